@@ -94,7 +94,7 @@ class Bare:
             "bench",
             Revision(number, revisions.content_hash(content), content),
             spec,
-            serve_config.Scale(1, 1),
+            serve_config.ReplicaScale(1, 1),
         )
 
     def roll(self, number: int, before: Path | None, model: Path) -> float:

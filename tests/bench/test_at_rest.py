@@ -102,7 +102,7 @@ def in_memory(folder: Path) -> Iterator[tuple[Path, OperatorProcess]]:
 def edge_pod(namespace: str) -> Object:
     """Nobody makes pods of Deployments there."""
     ports = [{"name": "agent", "containerPort": 9090}]
-    labels = {**names.OURS, names.LABEL_NAME: names.EDGE}
+    labels = {**names.PART_OF_SUNDOG, names.LABEL_NAME: names.EDGE}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -18,7 +18,14 @@ from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Flagger, Policy
 from stalling_replicas import Stalling
 from sundog_operator.api import Rollout
-from sundog_operator.core.stats.power.rollout_simulation import TICK_S, Outcomes, Plan, Steady, World, roll_out
+from sundog_operator.core.stats.power.rollout_simulation import (
+    TICK_S,
+    SimulatedPlan,
+    SimulatedRollouts,
+    SteadyTraffic,
+    TrafficModel,
+    simulate_rollouts,
+)
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -29,7 +36,7 @@ BY_CHANCE = 3 * (ALPHA * (1 - ALPHA) / RUNS) ** 0.5
 NONE = 1e-9
 """A rate of failures of which nobody sees one."""
 
-ALIKE: dict[str, Callable[[float], World]] = {
+ALIKE: dict[str, Callable[[float], TrafficModel]] = {
     "2 s of 30 %, one replica each": lambda rps: stalling(rps, 2.0, 0.3),
     "3 s of 50 %, one each": lambda rps: stalling(rps, 3.0, 0.5),
     "20 s of 20 %, one each": lambda rps: stalling(rps, 20.0, 0.2),
@@ -49,11 +56,11 @@ TOOLS: dict[str, Callable[[], Policy]] = {
 }
 
 
-def stalling(rps: float, seconds: float, failing: float, stable: int = 1) -> World:
+def stalling(rps: float, seconds: float, failing: float, stable: int = 1) -> TrafficModel:
     return Stalling(RUNS, rps=rps, replicas=(stable, 1), seconds=seconds, failing=failing)
 
 
-def plans(rps: float) -> tuple[Plan, Plan]:
+def plans(rps: float) -> tuple[SimulatedPlan, SimulatedPlan]:
     """The default plan without early harm and with it, after its warm-up."""
     asked, now = Rollout().warmup, by_default(rps)
     warm_s = min(asked.duration.total_seconds(), asked.requests / (rps * now.weights[0]))
@@ -69,7 +76,9 @@ def test_candidates_like_stable_whose_replicas_stall() -> None:
     columns = ("stalls and what fails in them", "requests a second", "without early harm", "with it")
     record = Record("early_harm_alike", title, columns)
     asked = {
-        (name, rps, early): partial(roll_out, plan, world(rps), runs=RUNS, ticks=TEN_MINUTES, seed=SEED + 200 + place)
+        (name, rps, early): partial(
+            simulate_rollouts, plan, world(rps), runs=RUNS, ticks=TEN_MINUTES, seed=SEED + 200 + place
+        )
         for place, (name, world) in enumerate(ALIKE.items())
         for rps in (1.0, 10.0, 100.0)
         for early, plan in enumerate(plans(rps))
@@ -91,9 +100,10 @@ def test_failures_until_it_is_rolled_back() -> None:
     for rps in (10.0, 20.0, 100.0):
         for failing in (0.14, 0.05):
             for base in (NONE, 0.001, 0.01):
-                world = Steady(rps, base, failing / base)
+                world = SteadyTraffic(rps, base, failing / base)
                 before, after = (
-                    roll_out(plan, world, runs=WORSE_RUNS, ticks=HALF_AN_HOUR, seed=SEED + 300) for plan in plans(rps)
+                    simulate_rollouts(plan, world, runs=WORSE_RUNS, ticks=HALF_AN_HOUR, seed=SEED + 300)
+                    for plan in plans(rps)
                 )
                 tools = (by_threshold(made, rps, failing) for made in TOOLS.values())
                 shares = (f"{failing:.0%}", "0" if base == NONE else f"{base:.1%}")
@@ -103,7 +113,7 @@ def test_failures_until_it_is_rolled_back() -> None:
     record.finish()
 
 
-def told(ends: Outcomes) -> tuple[str, str]:
+def told(ends: SimulatedRollouts) -> tuple[str, str]:
     """Failures and minutes."""
     found = ends.rolled_back.astype(bool)
     return _failures(ends.failed[found], len(found)), f"{np.median(ends.minutes[found]):.1f} min"

@@ -16,11 +16,11 @@ from measuring.record import Record
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, Rollout, StepStatus
 from sundog_operator.core.analysis import counters, evaluate
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import verdicts
-from sundog_operator.core.stats.dispersion import Blocks
-from sundog_operator.core.stats.power.rollout_simulation import LENGTHS
-from sundog_operator.core.stats.verdicts import Counts, Limits, Verdict
+from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.power.rollout_simulation import BLOCK_LENGTHS_TICKS
+from sundog_operator.core.stats.verdicts import EventCounts, MetricLimits, MetricVerdict
 
 pytestmark = pytest.mark.bench
 
@@ -32,7 +32,7 @@ FEW = 13
 T0 = 1_764_034_200
 
 
-def counted() -> Counts:
+def counted() -> EventCounts:
     """Ten minutes an epoch, in which a candidate like control has a tenth to a half of the traffic, and bursts of events."""
     draw = np.random.default_rng(1)
     shape = (METRICS, ARMS, EPOCHS, BLOCKS)
@@ -40,29 +40,29 @@ def counted() -> Counts:
     rate = draw.uniform(0.1, 3, (METRICS, 1, 1, 1)) * draw.gamma(5, 0.2, shape)
     x, c = (draw.poisson(rate * share[..., None]) for share in (weight, 1 - weight))
     units = np.full(shape[:-1], 60_000.0)
-    blocks = [summed(x, x + c, length) for length in LENGTHS]
-    return Counts(c.sum(-1), x.sum(-1), units * (1 - weight), units * weight, weight, blocks)
+    blocks = [summed(x, x + c, length) for length in BLOCK_LENGTHS_TICKS]
+    return EventCounts(c.sum(-1), x.sum(-1), units * (1 - weight), units * weight, weight, blocks)
 
 
-def summed(x: Any, s: Any, length: int) -> Blocks:
+def summed(x: Any, s: Any, length: int) -> BlockMoments:
     """Of a series of the shortest blocks, joined to blocks of so many of them."""
     x, s = (series.reshape(*series.shape[:-1], -1, length).sum(-1).astype(float) for series in (x, s))
     closed = np.full(x.shape[:-1], float(x.shape[-1]))
-    return Blocks(closed, *(part.sum(-1) for part in (x, s, x * x, x * s, s * s)))
+    return BlockMoments(closed, *(part.sum(-1) for part in (x, s, x * x, x * s, s * s)))
 
 
-def attempt() -> tuple[ExperimentStatus, evaluate.Seen]:
+def attempt() -> tuple[ExperimentStatus, evaluate.RolloutCounts]:
     """At the sixth of six steps with three metrics: what the operator asks at each pass."""
     weights = (1, 5, 10, 20, 35, 50)
     spec = {"steps": [{"weight": weight} for weight in weights]}
-    stable = Traffic(50, [100, 0], (500_000, 10_000_000))
+    stable = StableTraffic(50, [100, 0], (500_000, 10_000_000))
     status = freeze.freeze(Rollout.from_json(spec), 7, 8, datetime.fromtimestamp(T0, UTC), stable)
     numbers = [2 * (index + 1) for index in range(len(weights))]
     epochs = tuple(EvidenceEpoch(number=n, weight=weight) for n, weight in zip(numbers, weights, strict=True))
     step = StepStatus(index=len(weights), of=len(weights), gate=status.plan.steps[-1].gate, warm=True)
     changes = {"step": step, "epoch": Epoch(number=numbers[-1], confirmed=True), "evidence_epochs": epochs}
     status = status.model_copy(
-        update={"phase": "Running", "arms": freeze.arms_at(weights[-1], 7, 8), **changes}, deep=True
+        update={"phase": "Running", "arms": freeze.arms_at_weight(weights[-1], 7, 8), **changes}, deep=True
     )
     rows = [
         evenly(arm, number, T0 + 600 * index, FEW, ok=19 * share, server5xx=share, slow=share)
@@ -70,9 +70,11 @@ def attempt() -> tuple[ExperimentStatus, evaluate.Seen]:
         for arm, share in (("stable", 100 - weight), ("canary", weight))
     ]
     reports, now_s = [report(*rows)], T0 + 600.0 * len(weights) + 60
-    blocks = counters.blocks_of(ATTEMPT, reports)
-    known = counters.take(counters.Tallies(ATTEMPT), reports, blocks, counters.Look(numbers, numbers[-1], now_s, 30.0))
-    return status, evaluate.Seen(known, reports, blocks, stable, now_s, 30.0, (3, 3))
+    blocks = counters.collect_blocks(ATTEMPT, reports)
+    known = counters.update_counters(
+        counters.Counters(ATTEMPT), reports, blocks, counters.CountScope(numbers, numbers[-1], now_s, 30.0)
+    )
+    return status, evaluate.RolloutCounts(known, reports, blocks, stable, now_s, 30.0, (3, 3))
 
 
 def spent(work: Callable[[], Any]) -> float:
@@ -85,16 +87,18 @@ def spent(work: Callable[[], Any]) -> float:
 def test_weighing() -> None:
     counts, limits = (
         counted(),
-        Limits(0.25, np.array([[0.005], [0.0], [0.01], [0.0], [0.0001]]), 0.5, 0.05, METRICS * ARMS),
+        MetricLimits(0.25, np.array([[0.005], [0.0], [0.01], [0.0], [0.0001]]), 0.5, 0.05, METRICS * ARMS),
     )
     status, seen = attempt()
     asked = {
         f"{METRICS} metrics × {ARMS} arms × {EPOCHS} epochs: `verdicts.judge`": functools.partial(
-            verdicts.judge, counts, limits, promotes=False
+            verdicts.evaluate_verdicts, counts, limits, promotes=False
         ),
-        "the same, of the newest epoch alone": functools.partial(verdicts.judge, counts, limits, promotes=True),
+        "the same, of the newest epoch alone": functools.partial(
+            verdicts.evaluate_verdicts, counts, limits, promotes=True
+        ),
         f"{len(status.plan.guardrails)} metrics × {len(status.evidence_epochs)} epochs, of what edges report: `judging.judge`": (
-            functools.partial(evaluate.judge, status, seen)
+            functools.partial(evaluate.evaluate_rollout, status, seen)
         ),
     }
     # Two parts of the mixture, each before and after the counts, for each of the two tests.
@@ -118,5 +122,8 @@ def test_weighing() -> None:
         middle, most = statistics.median(sides["ours"]), statistics.quantiles(sides["ours"], n=10)[-1]
         record.add(name, f"{middle:.2f} ms", f"{most:.2f} ms", f"{ratio:.1f}")
     record.finish()
-    assert {*verdicts.judge(counts, limits, promotes=False).verdict.flat} == {Verdict.PASSED, Verdict.UNDECIDED}
-    assert {each.verdict for each in evaluate.judge(status, seen).metrics} == {Verdict.UNDECIDED}
+    assert {*verdicts.evaluate_verdicts(counts, limits, promotes=False).verdict.flat} == {
+        MetricVerdict.PASSED,
+        MetricVerdict.UNDECIDED,
+    }
+    assert {each.verdict for each in evaluate.evaluate_rollout(status, seen).metrics} == {MetricVerdict.UNDECIDED}

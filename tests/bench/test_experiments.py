@@ -15,24 +15,24 @@ from returning_buyers import Returning
 from sundog_operator.core.stats import group_sequential, success_metrics
 from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import (
-    NOBODY,
-    Adaptive,
-    Base,
-    Design,
+    NO_WINNER,
+    AdaptiveWeights,
+    ControlBaseline,
+    ExperimentDesign,
     Generator,
-    Normal,
-    Played,
-    Steady,
-    World,
+    NormalUnits,
+    SimulatedExperiments,
+    SteadyUnits,
+    UnitModel,
 )
-from sundog_operator.core.stats.success_metrics import Epoch, Metric, Outcomes
+from sundog_operator.core.stats.success_metrics import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 LOOKS = 100
-RATE, MEAN = (Metric("conversion", minimum_effect=0.05), Metric("revenue", "mean", minimum_effect=0.05))
+RATE, MEAN = (OutcomeMetric("conversion", minimum_effect=0.05), OutcomeMetric("revenue", "mean", minimum_effect=0.05))
 TWO, TEN, FEW = (0.5, 0.5), (0.1,) * 10, (0.9, 0.1)
-MOVING = Adaptive(every=5)
+MOVING = AdaptiveWeights(every=5)
 ROUNDS = 200
 
 
@@ -52,64 +52,106 @@ def either(draw: Generator, count: int) -> np.ndarray:
 
 def test_how_often_nobodys_win_is_declared() -> None:
     ten = {"tests": 9}
-    rows: list[tuple[str, str, Design, World, int]] = [
-        ("rate of 10 %", "2", Design(RATE, TWO), Steady(400, (0.1,) * 2), 400),
-        ("rate of 0.5 %", "2", Design(RATE, TWO), Steady(4000, (0.005,) * 2), 400),
-        ("rate of 60 %", "2", Design(RATE, TWO), Steady(200, (0.6,) * 2), 400),
-        ("rate of 10 %", "10", Design(RATE, TEN, **ten), Steady(2000, (0.1,) * 10), 200),
-        ("rate of 10 %, outcomes come 20 looks later", "2", Design(RATE, TWO), Steady(400, (0.1,) * 2, delay=20), 400),
+    rows: list[tuple[str, str, ExperimentDesign, UnitModel, int]] = [
+        ("rate of 10 %", "2", ExperimentDesign(RATE, TWO), SteadyUnits(400, (0.1,) * 2), 400),
+        ("rate of 0.5 %", "2", ExperimentDesign(RATE, TWO), SteadyUnits(4000, (0.005,) * 2), 400),
+        ("rate of 60 %", "2", ExperimentDesign(RATE, TWO), SteadyUnits(200, (0.6,) * 2), 400),
+        ("rate of 10 %", "10", ExperimentDesign(RATE, TEN, **ten), SteadyUnits(2000, (0.1,) * 10), 200),
+        (
+            "rate of 10 %, outcomes come 20 looks later",
+            "2",
+            ExperimentDesign(RATE, TWO),
+            SteadyUnits(400, (0.1,) * 2, delay=20),
+            400,
+        ),
         (
             "rate of 5 % that rises to 20 %, 10 % of units",
             "2",
-            Design(RATE, FEW),
-            Steady(400, (0.05,) * 2, drift=4, over=LOOKS),
+            ExperimentDesign(RATE, FEW),
+            SteadyUnits(400, (0.05,) * 2, drift=4, over=LOOKS),
             2000,
         ),
-        ("rate of 10 %, thompson", "2", Design(RATE, TWO, adaptive=MOVING), Steady(400, (0.1,) * 2), 400),
+        (
+            "rate of 10 %, thompson",
+            "2",
+            ExperimentDesign(RATE, TWO, adaptive=MOVING),
+            SteadyUnits(400, (0.1,) * 2),
+            400,
+        ),
         (
             "rate of 5 % that rises to 20 %, 20 looks late, thompson",
             "2",
-            Design(RATE, TWO, adaptive=MOVING),
-            Steady(400, (0.05,) * 2, delay=20, drift=4, over=LOOKS),
+            ExperimentDesign(RATE, TWO, adaptive=MOVING),
+            SteadyUnits(400, (0.05,) * 2, delay=20, drift=4, over=LOOKS),
             400,
         ),
         (
             "rate of 10 %, thompson",
             "4",
-            Design(RATE, (0.25,) * 4, tests=3, adaptive=MOVING),
-            Steady(800, (0.1,) * 4),
+            ExperimentDesign(RATE, (0.25,) * 4, tests=3, adaptive=MOVING),
+            SteadyUnits(800, (0.1,) * 4),
             400,
         ),
-        ("mean, one in ten has 1", "2", Design(MEAN, TWO), Steady(400, (0.1,) * 2), 400),
-        ("mean, lognormal with σ = 2 of one in ten", "2", Design(MEAN, TWO), Steady(400, (0.1,) * 2, lognormal), 400),
-        ("the same, 10 % of the units", "2", Design(MEAN, FEW), Steady(400, (0.1,) * 2, lognormal), 400),
-        ("the same, 90 % of the units", "2", Design(MEAN, FEW[::-1]), Steady(400, (0.1,) * 2, lognormal), 400),
-        ("the same, equal shares", "10", Design(MEAN, TEN, **ten), Steady(2000, (0.1,) * 10, lognormal), 200),
+        ("mean, one in ten has 1", "2", ExperimentDesign(MEAN, TWO), SteadyUnits(400, (0.1,) * 2), 400),
+        (
+            "mean, lognormal with σ = 2 of one in ten",
+            "2",
+            ExperimentDesign(MEAN, TWO),
+            SteadyUnits(400, (0.1,) * 2, lognormal),
+            400,
+        ),
+        ("the same, 10 % of the units", "2", ExperimentDesign(MEAN, FEW), SteadyUnits(400, (0.1,) * 2, lognormal), 400),
+        (
+            "the same, 90 % of the units",
+            "2",
+            ExperimentDesign(MEAN, FEW[::-1]),
+            SteadyUnits(400, (0.1,) * 2, lognormal),
+            400,
+        ),
+        (
+            "the same, equal shares",
+            "10",
+            ExperimentDesign(MEAN, TEN, **ten),
+            SteadyUnits(2000, (0.1,) * 10, lognormal),
+            200,
+        ),
         (
             "mean, pareto with an index of 1.5, 90 % of the units",
             "2",
-            Design(MEAN, FEW[::-1]),
-            Steady(400, (0.1,) * 2, pareto),
+            ExperimentDesign(MEAN, FEW[::-1]),
+            SteadyUnits(400, (0.1,) * 2, pareto),
             1000,
         ),
-        ("mean, gains and losses around 0", "2", Design(MEAN, TWO), Steady(400, (0.5,) * 2, either), 400),
-        ("mean, normal", "2", Design(MEAN, TWO), Normal(400, (1.0, 1.0), 3.0), 400),
-        ("mean, normal", "10", Design(MEAN, TEN, **ten), Normal(2000, (1.0,) * 10, 3.0), 200),
+        (
+            "mean, gains and losses around 0",
+            "2",
+            ExperimentDesign(MEAN, TWO),
+            SteadyUnits(400, (0.5,) * 2, either),
+            400,
+        ),
+        ("mean, normal", "2", ExperimentDesign(MEAN, TWO), NormalUnits(400, (1.0, 1.0), 3.0), 400),
+        ("mean, normal", "10", ExperimentDesign(MEAN, TEN, **ten), NormalUnits(2000, (1.0,) * 10, 3.0), 200),
         (
             "mean that rises fourfold, thompson",
             "2",
-            Design(MEAN, TWO, adaptive=MOVING),
-            Steady(400, (0.05,) * 2, drift=4, over=LOOKS),
+            ExperimentDesign(MEAN, TWO, adaptive=MOVING),
+            SteadyUnits(400, (0.05,) * 2, drift=4, over=LOOKS),
             400,
         ),
-        ("mean, lognormal, thompson", "2", Design(MEAN, TWO, adaptive=MOVING), Steady(400, (0.1,) * 2, lognormal), 400),
-        ("rate of users who come back", "2", Design(RATE, TWO), Returning(20, LOOKS), 100),
-        ("mean of users who come back", "2", Design(MEAN, TWO), Returning(20, LOOKS), 100),
-        ("the same, lognormal users", "2", Design(MEAN, TWO), Returning(20, LOOKS, lognormal), 100),
+        (
+            "mean, lognormal, thompson",
+            "2",
+            ExperimentDesign(MEAN, TWO, adaptive=MOVING),
+            SteadyUnits(400, (0.1,) * 2, lognormal),
+            400,
+        ),
+        ("rate of users who come back", "2", ExperimentDesign(RATE, TWO), Returning(20, LOOKS), 100),
+        ("mean of users who come back", "2", ExperimentDesign(MEAN, TWO), Returning(20, LOOKS), 100),
+        ("the same, lognormal users", "2", ExperimentDesign(MEAN, TWO), Returning(20, LOOKS, lognormal), 100),
         (
             "the same, thompson, more and more events",
             "2",
-            Design(MEAN, TWO, adaptive=MOVING),
+            ExperimentDesign(MEAN, TWO, adaptive=MOVING),
             Returning(20, LOOKS, drift=4),
             400,
         ),
@@ -118,8 +160,8 @@ def test_how_often_nobodys_win_is_declared() -> None:
     record = Record("experiments_errors", title, ("success metric", "arms", "runs", "a winner", "none can win"))
     levels = {}
     for seed, (name, arms, design, world, runs) in enumerate(rows):
-        found = experiment_simulation.play(design, world, runs=runs, looks=LOOKS, seed=seed)
-        levels[name, arms] = float((found.winner != NOBODY).mean())
+        found = experiment_simulation.simulate_experiments(design, world, runs=runs, looks=LOOKS, seed=seed)
+        levels[name, arms] = float((found.winner != NO_WINNER).mean())
         record.add(name, arms, str(runs), f"{levels[name, arms]:.1%}", f"{found.hopeless.mean():.1%}")
     record.finish()
     assert max(levels.values()) <= 0.065, levels
@@ -138,13 +180,17 @@ def test_how_long_a_win_takes() -> None:
         (RATE, 0.1, 0.1, 10),
         (MEAN, 0.1, 0.1, 10),
     ):
-        one_look = group_sequential.bounds(group_sequential.pocock, 1, 0.05 / (arms - 1))
-        drift = group_sequential.drift_for(one_look, 0.8)
-        once = experiment_simulation.planned_units(Design(RATE, (1 / arms,) * arms), Base(base), better, drift)
-        world = Steady(3 * once / LOOKS, (base, base * (1 + better), *[base] * (arms - 2)))
-        design = Design(metric, (1 / arms,) * arms, tests=arms - 1)
-        found = experiment_simulation.play(design, world, runs=400 if arms == 2 else 100, looks=LOOKS, seed=7)
-        right, wrong = found.winner == 0, (found.winner != NOBODY) & (found.winner != 0)
+        one_look = group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05 / (arms - 1))
+        drift = group_sequential.required_drift(one_look, 0.8)
+        once = experiment_simulation.group_sequential_units(
+            ExperimentDesign(RATE, (1 / arms,) * arms), ControlBaseline(base), better, drift
+        )
+        world = SteadyUnits(3 * once / LOOKS, (base, base * (1 + better), *[base] * (arms - 2)))
+        design = ExperimentDesign(metric, (1 / arms,) * arms, tests=arms - 1)
+        found = experiment_simulation.simulate_experiments(
+            design, world, runs=400 if arms == 2 else 100, looks=LOOKS, seed=7
+        )
+        right, wrong = found.winner == 0, (found.winner != NO_WINNER) & (found.winner != 0)
         units = np.where(right, found.ended / LOOKS * 3, np.inf)
         late = np.quantile(units, 0.8, method="higher")
         record.add(
@@ -169,9 +215,9 @@ def test_weights_that_move() -> None:
     for rates in ((0.1, 0.11), (0.1, 0.12), (0.1, 0.09, 0.11, 0.13), (*(0.1,) * 9, 0.12)):
         forgone = {}
         for name, rule in (("fixed", None), ("thompson", MOVING)):
-            design = Design(RATE, (1 / len(rates),) * len(rates), tests=len(rates) - 1, adaptive=rule)
-            found = experiment_simulation.play(
-                design, Steady(200 * len(rates), rates), runs=100, looks=LOOKS, seed=3, ends=False
+            design = ExperimentDesign(RATE, (1 / len(rates),) * len(rates), tests=len(rates) - 1, adaptive=rule)
+            found = experiment_simulation.simulate_experiments(
+                design, SteadyUnits(200 * len(rates), rates), runs=100, looks=LOOKS, seed=3, ends=False
             )
             best = found.winner == len(rates) - 2
             forgone[name] = _forgone(found, rates)
@@ -182,7 +228,7 @@ def test_weights_that_move() -> None:
                 name,
                 "100",
                 f"{best.mean():.0%}",
-                f"{((found.winner != NOBODY) & ~best).mean():.1%}",
+                f"{((found.winner != NO_WINNER) & ~best).mean():.1%}",
                 f"{np.median(until):.0f}" if np.isfinite(np.median(until)) else "–",
                 f"{forgone[name]:.0f}",
             )
@@ -190,21 +236,21 @@ def test_weights_that_move() -> None:
     record.finish()
 
 
-def _forgone(found: Played, rates: Sequence[float]) -> float:
+def _forgone(found: SimulatedExperiments, rates: Sequence[float]) -> float:
     return float((found.units * (max(rates) - np.array(rates))).sum(-1).mean())
 
 
 def test_what_it_costs() -> None:
-    metrics = [Metric("conversion", minimum_effect=0.02), Metric("refunds", goal="decrease"), MEAN]
+    metrics = [OutcomeMetric("conversion", minimum_effect=0.02), OutcomeMetric("refunds", goal="decrease"), MEAN]
     epochs = [
-        Epoch([1] * 10, [[_of(10_000, 1000 + 7 * arm + metric) for arm in range(10)] for metric in range(3)])
+        OutcomeEpoch([1] * 10, [[_of(10_000, 1000 + 7 * arm + metric) for arm in range(10)] for metric in range(3)])
         for _ in range(10)
     ]
-    success_metrics.judge(metrics, epochs, 0.05)
+    success_metrics.evaluate_outcomes(metrics, epochs, 0.05)
     spent = []
     for _ in range(ROUNDS):
         started = time.process_time_ns()
-        found = success_metrics.judge(metrics, epochs, 0.05, elapsed_s=3600)
+        found = success_metrics.evaluate_outcomes(metrics, epochs, 0.05, elapsed_s=3600)
         spent.append((time.process_time_ns() - started) / 1e6)
     record = Record(
         "experiments_cost", f"One look at success metrics, {ROUNDS} rounds", ("asked", "CPU, median", "90 %")
@@ -216,5 +262,5 @@ def test_what_it_costs() -> None:
     assert len(found) == 3
 
 
-def _of(exposed: int, positive: int) -> Outcomes:
-    return Outcomes(exposed, positive, positive, positive * 10**6, positive * 10**12)
+def _of(exposed: int, positive: int) -> OutcomeCounts:
+    return OutcomeCounts(exposed, positive, positive, positive * 10**6, positive * 10**12)

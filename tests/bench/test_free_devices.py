@@ -20,7 +20,7 @@ from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.device_inventory import COST_FACTOR, LEAST_S, DeviceInventory
+from sundog_operator.app.device_inventory import COST_FACTOR, MIN_INTERVAL_S, DeviceInventory
 from sundog_operator.core.kubernetes import capacity
 from sundog_operator.core.planner.conditions import RESYNC_S
 
@@ -66,7 +66,9 @@ async def test_waiting_for_devices(tmp_path: Path) -> None:
                 grown = max(grown, memory_mib() - before)
                 began = time.process_time()
                 for _ in range(WAITING):
-                    room = capacity.look(spec, await devices.look(server, ours, clock), [], installation)
+                    room = capacity.find_available_capacity(
+                        spec, await devices.look(server, ours, clock), [], installation
+                    )
                 asks.append((time.process_time() - began) / WAITING)
         finally:
             await server.close()
@@ -75,7 +77,7 @@ async def test_waiting_for_devices(tmp_path: Path) -> None:
     assert room.on_nodes is not None
     assert (room.on_nodes.total, room.on_nodes.free) == (NODES * GPUS, NODES * (GPUS - TAKEN))
     look_s, ask_s = statistics.median(looks), statistics.median(asks)
-    every_s = max(LEAST_S, COST_FACTOR * look_s)
+    every_s = max(MIN_INTERVAL_S, COST_FACTOR * look_s)
     share = look_s / every_s + WAITING * ask_s / RESYNC_S
     record = Record("free_devices", f"{WAITING} ModelDeployments wait; {NODES} nodes, {PODS} pods", ("", ""))
     record.add("CPU of a look at all nodes and pods", f"{look_s * 1000:.0f} ms, every {every_s:.0f} s")

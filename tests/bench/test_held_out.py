@@ -18,7 +18,7 @@ from measuring.record import Record
 from measuring.side_by_side import in_processes
 from returning_users import Users, by_beta, unevenly
 from stalling_replicas import Stalling
-from sundog_operator.core.stats.power.rollout_simulation import World, roll_out
+from sundog_operator.core.stats.power.rollout_simulation import TrafficModel, simulate_rollouts
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -30,7 +30,7 @@ PLAN = by_default(1)
 BOUNDARY = replace(PLAN, floor=0.0)
 """Without a floor, what is as bad as the margin allows is at the boundary of both tests."""
 
-Made = Callable[[float], World]
+Made = Callable[[float], TrafficModel]
 DEVELOPMENT: dict[str, Made] = {
     "development: stalls of 2 s": lambda rps: Stalling(RUNS, rps=rps, replicas=(4, 1), seconds=2.0, failing=0.3),
     "development: stalls of 20 s": lambda rps: Stalling(RUNS, rps=rps, replicas=(1, 1), seconds=20.0, failing=0.2),
@@ -53,9 +53,9 @@ def test_candidates_like_stable_and_at_the_margin() -> None:
     for place, (name, made) in enumerate({**DEVELOPMENT, **ALIKE}.items()):
         for rps in (10.0, 100.0):
             how, world = {"runs": RUNS, "ticks": AN_HOUR, "seed": SEED + 10 * place + (rps > 10)}, made(rps)
-            asked[name, rps, False] = partial(roll_out, PLAN, world, **how)
+            asked[name, rps, False] = partial(simulate_rollouts, PLAN, world, **how)
             if isinstance(world, HeldOut):
-                asked[name, rps, True] = partial(roll_out, BOUNDARY, replace(world, ratio=1.25), **how)
+                asked[name, rps, True] = partial(simulate_rollouts, BOUNDARY, replace(world, ratio=1.25), **how)
     ends = dict(zip(asked, in_processes(record.part, [*asked.values()]), strict=True))
     found = {}
     for name, rps, worse in ends:

@@ -20,7 +20,13 @@ from measuring.side_by_side import in_processes
 from returning_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
 from sundog_operator.core.rollout.resolve import BUSY_RPS
-from sundog_operator.core.stats.power.rollout_simulation import Outcomes, Plan, Steady, World, roll_out
+from sundog_operator.core.stats.power.rollout_simulation import (
+    SimulatedPlan,
+    SimulatedRollouts,
+    SteadyTraffic,
+    TrafficModel,
+    simulate_rollouts,
+)
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -42,7 +48,7 @@ LATER_HOLDS = 0.1
 FOUND_BY = 3
 """Minutes in which three times the errors are found, at a quarter of 100 requests a second."""
 
-Row = tuple[str, Plan, World, int, int]
+Row = tuple[str, SimulatedPlan, TrafficModel, int, int]
 
 
 def told(minutes: float) -> str:
@@ -51,12 +57,12 @@ def told(minutes: float) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def played(record: Record, rows: Sequence[Row], further: Sequence[str] = ()) -> list[Outcomes]:
+def played(record: Record, rows: Sequence[Row], further: Sequence[str] = ()) -> list[SimulatedRollouts]:
     """Play all, and tell of each; `further` are the cells of a last column."""
     found = in_processes(
         record.part,
         [
-            partial(roll_out, plan, world, runs=runs, ticks=ticks, seed=seed)
+            partial(simulate_rollouts, plan, world, runs=runs, ticks=ticks, seed=seed)
             for seed, (_, plan, world, runs, ticks) in enumerate(rows)
         ],
     )
@@ -68,30 +74,30 @@ def played(record: Record, rows: Sequence[Row], further: Sequence[str] = ()) -> 
     return found
 
 
-def drifting(ratio: float | Sequence[float]) -> Steady:
+def drifting(ratio: float | Sequence[float]) -> SteadyTraffic:
     """100 requests a second, of which 0.1 % fail at first and 5 % at last."""
-    return Steady(100, 0.001, ratio, to=0.05, drift=AN_HOUR)
+    return SteadyTraffic(100, 0.001, ratio, to=0.05, drift=AN_HOUR)
 
 
 def test_how_often_it_errs() -> None:
-    plan, bad_last = Plan(), (0.8, 0.8, 1.26)
+    plan, bad_last = SimulatedPlan(), (0.8, 0.8, 1.26)
     title = "At the boundary: 100 requests a second, α = 5 %, margin 25 %, an hour"
     errs = played(
         Record("promises_errors", title, COLUMNS),
         [
             ("1.25 times the errors at every step, 0.1 % rising to 5 %", plan, drifting(1.25), 2000, AN_HOUR),
             ("at every step the most that it allows, rising so too", plan, drifting((2.0, 1.5, 1.25)), 2000, AN_HOUR),
-            ("0.8, 0.8 and then 1.26 times the errors, 1 %", plan, Steady(100, 0.01, bad_last), 2000, AN_HOUR),
+            ("0.8, 0.8 and then 1.26 times the errors, 1 %", plan, SteadyTraffic(100, 0.01, bad_last), 2000, AN_HOUR),
         ],
     )
     assert all(found.promoted.mean() <= 0.065 for found in errs)
     assert errs[0].rolled_back.mean() <= 0.065
 
 
-def worse_by_the_floor(plan: Plan, base: float) -> Steady:
+def worse_by_the_floor(plan: SimulatedPlan, base: float) -> SteadyTraffic:
     """A candidate whose rate is above control's by exactly what the floor allows at each step."""
     room = [plan.floor / following for following in (*plan.weights[1:], 1.0)]
-    return Steady(100, base, tuple((base + more) / base for more in room))
+    return SteadyTraffic(100, base, tuple((base + more) / base for more in room))
 
 
 def test_what_a_floor_lets_through() -> None:
@@ -99,7 +105,10 @@ def test_what_a_floor_lets_through() -> None:
     rows: list[Row] = []
     for plan, rps in ((TWO_STEPS, 20), (THREE_STEPS, 100)):
         name = f"{plan.floor:.1%} of {rps} requests a second"
-        rows += [(f"{name}, twice {base:.2%} errors", plan, Steady(rps, base, 2.0), 200, 4 * AN_HOUR) for base in bases]
+        rows += [
+            (f"{name}, twice {base:.2%} errors", plan, SteadyTraffic(rps, base, 2.0), 200, 4 * AN_HOUR)
+            for base in bases
+        ]
     boundary: list[Row] = [
         (
             f"{plan.floor:.1%}, {base:.2%} errors and exactly the floor more",
@@ -168,15 +177,15 @@ def test_users_who_come_back() -> None:
 
 def test_how_long_it_takes() -> None:
     rows: list[Row] = [
-        ("1 request a second, no errors", TWO_STEPS, Steady(1, 0.0), 200, 2 * AN_HOUR),
-        ("1, 0.1 %", TWO_STEPS, Steady(1, 0.001), 200, 4 * AN_HOUR),
-        ("1, 1 %", TWO_STEPS, Steady(1, 0.01), 200, 12 * AN_HOUR),
-        ("0.1, 0.1 %", TWO_STEPS, Steady(0.1, 0.001), 200, 24 * AN_HOUR),
-        ("5000, 0.01 %", THREE_STEPS, Steady(5000, 0.0001), 200, 2 * AN_HOUR),
-        ("5000, 0.1 %", THREE_STEPS, Steady(5000, 0.001), 200, 2 * AN_HOUR),
-        ("5, 1 %, 5 times worse, 5 % of traffic", THREE_STEPS, Steady(5, 0.01, 5.0), 200, 2 * AN_HOUR),
-        ("100, 1 %, 3 times worse, 25 % of traffic", TWO_STEPS, Steady(100, 0.01, 3.0), 1000, AN_HOUR),
-        ("50, 1 %, twice as bad, 5 % of traffic", THREE_STEPS, Steady(50, 0.01, 2.0), 200, 4 * AN_HOUR),
+        ("1 request a second, no errors", TWO_STEPS, SteadyTraffic(1, 0.0), 200, 2 * AN_HOUR),
+        ("1, 0.1 %", TWO_STEPS, SteadyTraffic(1, 0.001), 200, 4 * AN_HOUR),
+        ("1, 1 %", TWO_STEPS, SteadyTraffic(1, 0.01), 200, 12 * AN_HOUR),
+        ("0.1, 0.1 %", TWO_STEPS, SteadyTraffic(0.1, 0.001), 200, 24 * AN_HOUR),
+        ("5000, 0.01 %", THREE_STEPS, SteadyTraffic(5000, 0.0001), 200, 2 * AN_HOUR),
+        ("5000, 0.1 %", THREE_STEPS, SteadyTraffic(5000, 0.001), 200, 2 * AN_HOUR),
+        ("5, 1 %, 5 times worse, 5 % of traffic", THREE_STEPS, SteadyTraffic(5, 0.01, 5.0), 200, 2 * AN_HOUR),
+        ("100, 1 %, 3 times worse, 25 % of traffic", TWO_STEPS, SteadyTraffic(100, 0.01, 3.0), 1000, AN_HOUR),
+        ("50, 1 %, twice as bad, 5 % of traffic", THREE_STEPS, SteadyTraffic(50, 0.01, 2.0), 200, 4 * AN_HOUR),
     ]
     title = "How long it takes: requests a second, and how many fail"
     designed = [*map(told, AS_DESIGNED)]

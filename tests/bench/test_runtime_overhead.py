@@ -26,10 +26,10 @@ from measuring.record import Record
 from sundog_runtime.context import RequestContext
 from sundog_runtime.protocol.body import read_body
 from sundog_runtime.replica import Replica
-from sundog_runtime.scheduling.execution_mode import Pace
-from sundog_runtime.signature import conform
-from sundog_runtime.telemetry.metrics import Metrics
-from sundog_runtime.tensors import plain
+from sundog_runtime.scheduling.execution_mode import PassDurations
+from sundog_runtime.signature import check_outputs
+from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.tensors import to_plain
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
@@ -149,7 +149,7 @@ def phases(replica: Replica, body: bytes) -> dict[str, float]:
     query = decode(headers, body)
     predict = replica._model.predict
     output = predict(query.batch)
-    converted = plain(output)
+    converted = to_plain(output)
     message = {"type": "http.request", "body": body}
 
     async def receive() -> Any:
@@ -160,7 +160,7 @@ def phases(replica: Replica, body: bytes) -> dict[str, float]:
         with contextlib.suppress(StopIteration):
             coroutine.send(None)
 
-    metrics, pace = Metrics(), Pace()
+    metrics, pace = ReplicaMetrics(), PassDurations()
 
     def count() -> None:
         metrics.answered("ok", 0.001)
@@ -173,8 +173,8 @@ def phases(replica: Replica, body: bytes) -> dict[str, float]:
         "parse and convert": microseconds(lambda: decode(headers, body)),
         "context": microseconds(lambda: RequestContext(dict(HEADERS))),
         "forward": microseconds(lambda: predict(query.batch)),
-        "tensor to numpy": microseconds(lambda: plain(output)),
-        "conform and encode": microseconds(lambda: query.encode(conform((), converted))),
+        "tensor to numpy": microseconds(lambda: to_plain(output)),
+        "conform and encode": microseconds(lambda: query.encode(check_outputs((), converted))),
         "count": microseconds(count),
     }
 

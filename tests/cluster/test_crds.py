@@ -15,7 +15,7 @@ from real_kubernetes.api import Api
 from real_kubernetes.binaries import ROOT
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl, Object
-from sundog_operator.api import format_micro_instant
+from sundog_operator.api import format_micro_time
 from sundog_operator.core import events
 from waiting import eventually
 
@@ -216,9 +216,9 @@ def _without_rules(kubectl: Kubectl) -> Object:
 
 def test_the_longest_note_of_an_event_is_taken(kubectl: Kubectl) -> None:
     regarding = {**digits(), "metadata": {**digits()["metadata"], "uid": "u"}}
-    at = format_micro_instant(datetime.now(UTC))
+    at = format_micro_time(datetime.now(UTC))
     told = [events.revision_failed(number, "LoadFailed", letter * 2000, 1) for number, letter in enumerate("xé模")]
     for event in told:
-        kubectl("create", "-f", "-", stdin=json.dumps(events.make_event(event, regarding, "test", at)))
+        kubectl("create", "-f", "-", stdin=json.dumps(events.make_event_object(event, regarding, "test", at)))
     found = kubectl.get("-n", NAMESPACE, "events.events.k8s.io")["items"]
     assert len([event for event in found if event["reason"] == "LoadFailed"]) == len(told)

@@ -27,14 +27,14 @@ from real_serving import has_store
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.ray_serve import parse_state
-from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
+from sundog_operator.adapters.ray_serve import parse_serve_state
+from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.controller import RECONCILERS
-from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
-from sundog_operator.app.reconcile_ray_cluster import applications_of
+from sundog_operator.app.reconcile_ray_cluster import make_applications
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ReplicaStart
@@ -68,7 +68,7 @@ class StandInServe:
 
     async def read(self, *_: Any) -> Any:
         async with self._session.get(self._url) as response:
-            return parse_state(await response.json())
+            return parse_serve_state(await response.json())
 
     async def start(self, *_: Any) -> ReplicaStart:
         return ReplicaStart()
@@ -85,7 +85,7 @@ class Namespace:
     """
 
     def __init__(
-        self, cluster: Cluster, name: str, kube: KubernetesClient, operator: World, serve: StandInServe
+        self, cluster: Cluster, name: str, kube: KubernetesClient, operator: Dependencies, serve: StandInServe
     ) -> None:
         self.cluster = cluster
         self.name = name
@@ -128,14 +128,16 @@ class Namespace:
         await self._play_ray(await self.kube.list(MODEL_DEPLOYMENT, self.name))
 
     async def _play_ray(self, deployments: list[Json]) -> None:
-        owned = revisions.by_owner(await self.kube.views(CONTROLLER_REVISION, self.name, revisions.read))
+        owned = revisions.group_by_owner(
+            await self.kube.views(CONTROLLER_REVISION, self.name, revisions.parse_stored_revision)
+        )
         serve = await self.serve.read()
         applications: list[Json] = []
         for obj in deployments:
-            for cluster in desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status"))):
+            for cluster in desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status"))):
                 await self._cluster(cluster)
                 known = owned.get(obj["metadata"]["uid"], ())
-                applications += applications_of(obj, known, serve, cluster, self.operator.settings.installation)
+                applications += make_applications(obj, known, serve, cluster, self.operator.settings.installation)
         await self.serve.play(applications)
 
     async def _cluster(self, name: str) -> None:
@@ -333,11 +335,13 @@ async def namespace(cluster: Cluster, operators_kubeconfig: Path) -> AsyncIterat
     address = cluster.kubectl("-n", name, "get", "pod", HEAD, "-o", "jsonpath={.status.podIP}")
     kube = await KubernetesClient.connect(cluster.kubeconfig)
     operators = await KubernetesClient.connect(operators_kubeconfig)
-    settings = Settings.of(parse_installation(installation(), "test"), "test")
+    settings = OperatorSettings.of(parse_installation(installation(), "test"), "test")
     try:
         async with aiohttp.ClientSession() as session:
             serve = StandInServe(session, address)
-            operator = World(operators, serve, HttpEdges(session), HttpWebhooks(Reach()), SystemClock(), settings)
+            operator = Dependencies(
+                operators, serve, HttpEdges(session), HttpWebhooks(AddressPolicy()), SystemClock(), settings
+            )
             yield Namespace(cluster, name, kube, operator, serve)
     finally:
         await operators.close()

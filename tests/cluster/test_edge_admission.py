@@ -9,7 +9,7 @@ import yaml
 
 from real_kubernetes.cluster import Cluster
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.app.edge_in_cluster import shared
+from sundog_operator.app.edge_in_cluster import make_shared_objects
 from sundog_operator.core.edge import objects as edge_objects
 from sundog_operator.core.edge import pods
 from sundog_operator.core.kubernetes.subset import contains
@@ -45,7 +45,7 @@ def objects(namespace: str, text: str) -> list[dict[str, Any]]:
     return [
         edge_objects.make_secret(namespace, [member], {"keys": "e30="}),
         edge_objects.make_config_map(namespace, [member], {"version": 1}),
-        *shared(namespace, [member], installation),
+        *make_shared_objects(namespace, [member], installation),
         pods.make_deployment(namespace, [member], installation),
         edge_objects.make_service(member, tls=True),
     ]
@@ -65,7 +65,7 @@ def test_an_edge_that_is_not_ready_may_be_evicted_and_one_that_is_ready_waits_fo
 ) -> None:
     """Nothing counts pods for the budget here, so it allows nobody to be without a pod."""
     kubectl = api_server.kubectl
-    kubectl.apply(edge_objects.make_budget(namespace, []))
+    kubectl.apply(edge_objects.make_disruption_budget(namespace, []))
     for name, ready in (("starting", "False"), ("serving", "True")):
         kubectl.apply(edge_pod(namespace, name))
         status = {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}

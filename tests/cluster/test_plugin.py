@@ -10,7 +10,7 @@ import pytest
 from charting.life import CANARY, MDEP, TEAM, Life, model_deployment
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 
 INSTALLED = Path(sys.executable).parent
 """Where the package puts its commands."""
@@ -70,12 +70,12 @@ def test_errors_are_one_line_and_a_code_of_its_own(kubectl: Kubectl, life: Life)
     del life
     absent = kubectl.run("sundog", "describe", "nobody", "-n", TEAM)
     assert (absent.returncode, absent.stderr) == (
-        Exit.NOT_FOUND,
+        ExitCode.NOT_FOUND,
         f"error: ModelDeployment {TEAM}/nobody does not exist\n",
     )
     wrong = kubectl.run("sundog", "promote", "nobody", "--sideways")
-    assert wrong.returncode == Exit.USAGE
+    assert wrong.returncode == ExitCode.USAGE
     assert "see `kubectl sundog promote --help`" in wrong.stderr
     lacking = kubectl.run("sundog", "get", "--context", "nowhere")
-    assert lacking.returncode == Exit.UNREACHABLE
+    assert lacking.returncode == ExitCode.UNREACHABLE
     assert len(lacking.stderr.splitlines()) == 1

@@ -15,7 +15,7 @@ from charting import NAMESPACE, account
 from measuring.record import Record
 from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
-from sundog_operator.core.analysis.counters import Tallies, Tally
+from sundog_operator.core.analysis.counters import ArmCounts, Counters
 from told_edges import ToldEdges
 from waiting import patience
 
@@ -131,9 +131,9 @@ def rollout(team: Team, name: str) -> Json:
     return team.get(f"{name}-r2", "mexp")
 
 
-def counted(experiment: Json) -> Tallies:
+def counted(experiment: Json) -> Counters:
     """What is stored of what edges have counted."""
-    return Tallies.unpack(experiment["status"].get("tallies", ""), experiment["metadata"]["uid"])
+    return Counters.unpack(experiment["status"].get("tallies", ""), experiment["metadata"]["uid"])
 
 
 def test_a_plan_of_evidence_is_frozen_and_kept_with_its_counts(served: Team, weighed: Weighed) -> None:
@@ -156,7 +156,7 @@ def collects(team: Team, name: str) -> bool:
     return bool(status.get("step", {}).get("warm")) and bool(status.get("epoch", {}).get("confirmed"))
 
 
-def of_candidate(experiment: Json, edge: str = "") -> Tally:
+def of_candidate(experiment: Json, edge: str = "") -> ArmCounts:
     """What is stored of what an edge has counted of the candidate, or all of them."""
     known = counted(experiment)
     sources = {source: own for source, own in known.sources.items() if source.startswith(edge)}
@@ -203,7 +203,8 @@ def forgotten(before: Json, after: Json) -> list[str]:
     lost = [
         f"{source} {key}: {now}, it was {tally}"
         for source, key, tally in rows
-        if (now := new.sources.get(source, {}).get(key, Tally())).assigned < tally.assigned or now.errors < tally.errors
+        if (now := new.sources.get(source, {}).get(key, ArmCounts())).assigned < tally.assigned
+        or now.errors < tally.errors
     ]
     blocks = {number: (own.following, own.lengths[0].closed) for number, own in new.folded.items()}
     lost += [

@@ -16,20 +16,27 @@ import atheris
 with atheris.instrument_imports(include=["sundog_runtime", "sundog_edge", "tarfile", "zipfile"]):
     from sundog_edge.counting.counters import Ledger
     from sundog_edge.errors import DocumentError, SecretError
-    from sundog_edge.feedback.events import BodyRefused, Event, Reading, Refusal, items_of, read
-    from sundog_edge.feedback.exposure import verified
-    from sundog_edge.security.certificates import CERTIFICATE_FILE, KEY_FILE, MAX_PEM_BYTES, pem_of
-    from sundog_edge.security.credentials import JWKS_FILE, token_keys
+    from sundog_edge.feedback.events import (
+        BodyRefused,
+        ItemRefusal,
+        OutcomeEvent,
+        ParseContext,
+        parse_item,
+        parse_items,
+    )
+    from sundog_edge.feedback.exposure import verify_exposure
+    from sundog_edge.security.certificates import CERTIFICATE_FILE, KEY_FILE, MAX_PEM_BYTES, build_pem
+    from sundog_edge.security.credentials import JWKS_FILE, parse_jwks
     from sundog_edge.split import document
     from sundog_runtime.description import parse_description
     from sundog_runtime.errors import Problem, StartError
-    from sundog_runtime.formats.detect import Content, sniff, transformers_config
+    from sundog_runtime.formats.detect import Content, detect_content, read_transformers_config
     from sundog_runtime.formats.model import LoadedModel
     from sundog_runtime.protocol.grpc_messages import decode_infer
     from sundog_runtime.protocol.oip import decode_oip
     from sundog_runtime.protocol.plain import decode_plain
     from sundog_runtime.signature import Signature
-    from sundog_runtime.sources.archive import SUFFIXES, unpack
+    from sundog_runtime.sources.archive import ARCHIVE_SUFFIXES, unpack
     from sundog_runtime.sources.uri import parse_uri
     from sundog_runtime.tensors import TensorSpec
 
@@ -85,7 +92,7 @@ def archive(data: bytes) -> None:
     """What a store sends to be unpacked: the first byte says by which suffix."""
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        packed = place / f"model{SUFFIXES[data[0] % len(SUFFIXES) if data else 0]}"
+        packed = place / f"model{ARCHIVE_SUFFIXES[data[0] % len(ARCHIVE_SUFFIXES) if data else 0]}"
         packed.write_bytes(data[1:])
         into = place / "into"
         into.mkdir()
@@ -137,14 +144,14 @@ def content(data: bytes) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_bytes(data)
-        _hold(isinstance(sniff(path), Content), data)
-        config = transformers_config(path.parent)
+        _hold(isinstance(detect_content(path), Content), data)
+        config = read_transformers_config(path.parent)
         _hold(config is None or isinstance(config["model_type"], str), config)
 
 
 def key_set(data: bytes) -> None:
     """A JSON Web Key Set in a Secret: every key is taken, or told as wrong."""
-    found, wrong = token_keys({JWKS_FILE: data})
+    found, wrong = parse_jwks({JWKS_FILE: data})
     _hold(all("\n" not in told for told in wrong), wrong)
     _hold(all(algorithm[:2] in ("HS", "RS", "ES") and key for algorithm, key in found.values()), found)
 
@@ -153,7 +160,7 @@ def certificate(data: bytes) -> None:
     """A certificate and its key in a Secret, with a zero between them."""
     chain, _, key = data.partition(b"\0")
     try:
-        pem = pem_of({CERTIFICATE_FILE: chain, KEY_FILE: key})
+        pem = build_pem({CERTIFICATE_FILE: chain, KEY_FILE: key})
     except SecretError as error:
         _hold("\n" not in str(error), error)
     else:
@@ -174,7 +181,7 @@ def uri(data: bytes) -> None:
 def split_document(data: bytes) -> None:
     """What the operator hands to the edge."""
     try:
-        document.parse(data, "vision")
+        document.parse_document(data, "vision")
     except DocumentError as error:
         _hold("\n" not in str(error), error)
 
@@ -190,17 +197,21 @@ def log_lines(data: bytes) -> None:
 
 def feedback(data: bytes) -> None:
     """What is reported to the edge: a list of items, each an event or a refusal."""
-    reading = Reading(
-        1.7e9, ("converted",), True, lambda text: verified([b"k" * 32], "digits", text, ["stable"]), "digits-attempt"
+    reading = ParseContext(
+        1.7e9,
+        ("converted",),
+        True,
+        lambda text: verify_exposure([b"k" * 32], "digits", text, ["stable"]),
+        "digits-attempt",
     )
     try:
-        items = items_of(data)
+        items = parse_items(data)
     except BodyRefused as refused:
         _hold("\n" not in str(refused), refused)
         return
     for item in items:
-        found = read(item, reading)
-        _hold(isinstance(found, Event | Refusal), found)
+        found = parse_item(item, reading)
+        _hold(isinstance(found, OutcomeEvent | ItemRefusal), found)
 
 
 def _start_error(call: Callable[[], object]) -> None:

@@ -1,26 +1,26 @@
 """The plan of `rollout: {}` as simulations play it."""
 
 from sundog_operator.api import Rollout
-from sundog_operator.core.analysis.forecast import error_guardrail, harm_tests, weighed_steps
-from sundog_operator.core.rollout.freeze import early_alpha, resolved
-from sundog_operator.core.rollout.resolve import Traffic
-from sundog_operator.core.stats.power.rollout_simulation import Plan
+from sundog_operator.core.analysis.forecast import find_error_guardrail, gated_steps, harm_test_count
+from sundog_operator.core.rollout.freeze import early_alpha, resolve_plan
+from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan
 
 
-def by_default(requests_per_second: float, *, units: bool = False) -> Plan:
+def by_default(requests_per_second: float, *, units: bool = False) -> SimulatedPlan:
     """Its gates of errors, of a service with so much traffic, and no warm-up; harm's error is shared among all that the plan looks at.
 
     With `units` requests of one user stay with a revision.
     """
     asked = {"unit": {"header": "x-user-id"}} if units else {}
-    plan = resolved(Rollout.from_json(asked), Traffic(requests_per_second))
-    errors = error_guardrail(plan)
+    plan = resolve_plan(Rollout.from_json(asked), StableTraffic(requests_per_second))
+    errors = find_error_guardrail(plan)
     assert errors is not None
-    weights = tuple(step.weight / 100 for step in weighed_steps(plan))
-    return Plan(
+    weights = tuple(step.weight / 100 for step in gated_steps(plan))
+    return SimulatedPlan(
         weights=weights,
         margin=errors.margin,
         floor=errors.floor,
-        metrics=harm_tests(plan),
+        metrics=harm_test_count(plan),
         early_alpha=early_alpha(plan),
     )

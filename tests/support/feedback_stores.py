@@ -11,11 +11,11 @@ import pytest
 
 from ports import free_port
 from store_processes import running
-from sundog_edge.counting.export import Exposed, Outcome
+from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.events import Event
-from sundog_edge.feedback.joining import Batch, First, Known, join
-from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, Stored
+from sundog_edge.feedback.events import OutcomeEvent
+from sundog_edge.feedback.joining import FirstExposure, OutcomeBatch, StoredState, join
+from sundog_edge.feedback.stored import RETENTION_S, StoreSnapshot
 
 PASSWORD = "a password of tests"
 
@@ -25,10 +25,10 @@ class MemoryAttempt:
     """All of one attempt."""
 
     keys: set[bytes] = field(default_factory=set)
-    firsts: dict[int, First] = field(default_factory=dict)
+    firsts: dict[int, FirstExposure] = field(default_factory=dict)
     totals: dict[tuple[int, str], int] = field(default_factory=dict)
     tally: dict[str, int] = field(default_factory=dict)
-    events: list[tuple[Event, First]] = field(default_factory=list)
+    events: list[tuple[OutcomeEvent, FirstExposure]] = field(default_factory=list)
 
 
 class MemoryStore:
@@ -40,11 +40,11 @@ class MemoryStore:
         self.away = False
         self.writes = 0
 
-    async def write(self, attempt: str, batch: Batch) -> list[str]:
+    async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
         self._answer()
         own = self.attempts[attempt]
         self.named.setdefault(attempt, 0)
-        change = join(batch, Known(own.keys, own.firsts, own.totals, own.tally))
+        change = join(batch, StoredState(own.keys, own.firsts, own.totals, own.tally))
         own.keys |= change.keys
         own.firsts |= change.firsts
         own.totals |= change.totals
@@ -53,26 +53,26 @@ class MemoryStore:
         self.writes += 1
         return change.results
 
-    async def read(self, attempts: Collection[str]) -> Stored:
+    async def read(self, attempts: Collection[str]) -> StoreSnapshot:
         self._answer()
-        return Stored("memory", {attempt: dict(self.attempts[attempt].tally) for attempt in attempts})
+        return StoreSnapshot("memory", {attempt: dict(self.attempts[attempt].tally) for attempt in attempts})
 
     async def name(self, attempts: Collection[str], now: float) -> None:
         self._answer()
         self.named |= {name: now for name, at in self.named.items() if at == 0} | dict.fromkeys(attempts, now)
-        for name in [name for name, at in self.named.items() if at < now - FORGOTTEN_AFTER_S]:
+        for name in [name for name, at in self.named.items() if at < now - RETENTION_S]:
             del self.named[name]
             self.attempts.pop(name, None)
 
-    async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+    async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
         self._answer()
         for unit, first in self.attempts[attempt].firsts.items():
-            yield Exposed(unit, *first)
+            yield ExportedExposure(unit, *first)
 
-    async def outcomes(self, attempt: str) -> AsyncIterator[Outcome]:
+    async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         self._answer()
         for event, first in self.attempts[attempt].events:
-            yield Outcome(event.unit, event.metric, first.epoch, first.arm, event.value, event.seconds)
+            yield ExportedOutcome(event.unit, event.metric, first.epoch, first.arm, event.value, event.seconds)
 
     async def close(self) -> None:
         pass

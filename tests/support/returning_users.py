@@ -8,10 +8,16 @@ import numpy as np
 
 from sundog_operator.core.stats import metric_evidence, sample_ratio, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.cluster_variance import Groups
-from sundog_operator.core.stats.dispersion import Blocks
-from sundog_operator.core.stats.power.rollout_simulation import LENGTHS, TICK_S, Generator, Outcomes, Plan
-from sundog_operator.core.stats.verdicts import Counts, Verdict
+from sundog_operator.core.stats.cluster_variance import GroupedEvents
+from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.power.rollout_simulation import (
+    BLOCK_LENGTHS_TICKS,
+    TICK_S,
+    Generator,
+    SimulatedPlan,
+    SimulatedRollouts,
+)
+from sundog_operator.core.stats.verdicts import EventCounts, MetricVerdict
 
 GROUPS: Final = 100
 Drawn = Callable[[Generator, tuple[int, int]], Numbers]
@@ -79,7 +85,7 @@ class Users:
 class _World:
     """The users of each run, and what was counted of them by step."""
 
-    def __init__(self, users: Users, plan: Plan, runs: int, draw: Generator) -> None:
+    def __init__(self, users: Users, plan: SimulatedPlan, runs: int, draw: Generator) -> None:
         shape = (runs, users.count)
         often, fails = users.often(draw, shape), users.fails(draw, shape)
         self.asks = users.rps * TICK_S * often / often.sum(-1, keepdims=True)
@@ -91,8 +97,8 @@ class _World:
         # By arm, of requests and of events; the last place is of those without a group, of whom there are none here.
         self.grouped = np.zeros((runs, steps, 2, 2, GROUPS + 1))
         self.alone = np.zeros((runs, steps, 2, 2))
-        self.blocks = {length: np.zeros((6, runs, steps)) for length in LENGTHS}
-        self.open = {length: np.zeros((2, runs)) for length in LENGTHS}
+        self.blocks = {length: np.zeros((6, runs, steps)) for length in BLOCK_LENGTHS_TICKS}
+        self.open = {length: np.zeros((2, runs)) for length in BLOCK_LENGTHS_TICKS}
         self._users, self._draw = users, draw
 
     def tick(self, tick: int, live: Numbers, step: Numbers, weight: Numbers, counts: Numbers) -> None:
@@ -127,7 +133,7 @@ class _World:
         self.first[live] = np.where(new, step[:, None], self.first[live])
         self.was_candidate[live] = np.where(new, of_candidate, self.was_candidate[live])
 
-    def counts(self, at: Numbers, weights: Numbers) -> Counts:
+    def counts(self, at: Numbers, weights: Numbers) -> EventCounts:
         """Of these runs, for as many steps as there are weights, as `judging` has them of edges."""
         steps = len(weights)
         grouped, alone = self.grouped[at, :steps], self.alone[at, :steps]
@@ -136,12 +142,12 @@ class _World:
         total = control_units + candidate_units
         share = np.where(total > 0, candidate_units / np.maximum(total, 1), weights)
         share = np.where((share > 0) & (share < 1), share, weights)
-        blocks = [Blocks(*sums[:, at, :steps]) for sums in self.blocks.values()]
+        blocks = [BlockMoments(*sums[:, at, :steps]) for sums in self.blocks.values()]
         (asked, fails), (asked_candidate, fails_candidate) = np.moveaxis(grouped, (2, 3), (0, 1))
-        groups = Groups(
+        groups = GroupedEvents(
             fails, fails_candidate, asked, asked_candidate, alone[..., 0, 1], alone[..., 1, 1], alone[..., 0].sum(-1)
         )
-        return Counts(control, candidate, control_units, candidate_units, share, blocks, groups)
+        return EventCounts(control, candidate, control_units, candidate_units, share, blocks, groups)
 
     def mismatched(self, at: Numbers, weights: Numbers) -> Numbers:
         """Log E against "users fall to the arms by the weights", each counted once."""
@@ -157,12 +163,12 @@ class _World:
 class Ends:
     """How rollouts ended, and in which of them the split was ever called wrong."""
 
-    outcomes: Outcomes
+    outcomes: SimulatedRollouts
     mismatched: Numbers
 
 
 def roll_out(
-    plan: Plan, users: Users, *, runs: int, ticks: int, seed: int, every: int = 6, by_unit: bool = True
+    plan: SimulatedPlan, users: Users, *, runs: int, ticks: int, seed: int, every: int = 6, by_unit: bool = True
 ) -> Ends:
     """Let every run go on until it is promoted or rolled back, or the ticks are over, with a look each `every` ticks.
 
@@ -182,11 +188,11 @@ def roll_out(
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = world.counts(at, weights[: number + 1])
             counts = counts if by_unit else replace(counts, groups=None)
-            verdict = verdicts.judge(counts, plan.limits(number), promotes=last).verdict
-            rolled_back[at] = verdict == Verdict.HARM
+            verdict = verdicts.evaluate_verdicts(counts, plan.limits(number), promotes=last).verdict
+            rolled_back[at] = verdict == MetricVerdict.HARM
             wrong[at] |= world.mismatched(at, weights[: number + 1]) >= np.log(1000)
-            passed = at[(verdict == Verdict.PASSED) & (stayed[at] >= plan.least_ticks)]
+            passed = at[(verdict == MetricVerdict.PASSED) & (stayed[at] >= plan.least_ticks)]
             promoted[passed] = last
             step[passed], stayed[passed] = number + (not last), 0
         ended[(promoted | rolled_back) & (ended == 0)] = tick + 1
-    return Ends(Outcomes(promoted, rolled_back, ended, np.zeros(runs)), wrong)
+    return Ends(SimulatedRollouts(promoted, rolled_back, ended, np.zeros(runs)), wrong)

@@ -20,7 +20,7 @@ from sundog_operator.core.experiments import arms, freeze
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import history
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 from told_rollouts import BEGUN, condition
 
 HOUR: Final = timedelta(hours=1)
@@ -45,8 +45,8 @@ def frozen(beside: Sequence[str] = ("a", "b"), **spec: Any) -> ExperimentStatus:
             **spec,
         }
     )
-    planned = [(arm, 8 + place) for place, arm in enumerate(arms.planned(stable, told))]
-    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(100.0), BEGUN)
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
+    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(100.0), BEGUN)
 
 
 def outcome(of: Mapping[str, Any], arm: str, ratio: float, look: int, verdict: str = "Undecided") -> MetricStatus:
@@ -89,7 +89,7 @@ def lived(
     for look, (shares, told) in enumerate(zip(weights, metrics, strict=True)):
         now = BEGUN + look * HOUR
         known = at(known, shares, look).model_copy(update={"metrics": tuple(told), "counted_at": now, "since": BEGUN})
-        known = history.remember(known, told, now)
+        known = history.record_point(known, told, now)
     return known.model_copy(update={"conditions": (condition("DataQuality", "True", "Consistent"),)})
 
 

@@ -21,7 +21,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.analysis import counters
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 BEGUN = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -70,7 +70,7 @@ def looks(count: int = 12, weights: Sequence[int] = (0, 25), verdict: str | None
 
 def running(**changes: Any) -> ExperimentStatus:
     """Revision 8 at 25 % beside revision 7, for eleven minutes."""
-    frozen = freeze.freeze(Rollout(), stable=7, candidate=8, now=BEGUN, traffic=Traffic(100.0))
+    frozen = freeze.freeze(Rollout(), stable=7, candidate=8, now=BEGUN, traffic=StableTraffic(100.0))
     counted = {"stable": (49_500, 495), "canary": (16_500, 176)}
     status = frozen.model_copy(
         update={
@@ -80,7 +80,7 @@ def running(**changes: Any) -> ExperimentStatus:
             "evidence_epochs": (EvidenceEpoch(number=2, weight=25),),
             "arms": tuple(
                 arm.model_copy(update=dict(zip(("requests", "errors"), counted[arm.name], strict=True)))
-                for arm in freeze.arms_at(25, 7, 8)
+                for arm in freeze.arms_at_weight(25, 7, 8)
             ),
             "metrics": (ERRORS, REJECTIONS),
             "history": looks(),
@@ -126,12 +126,14 @@ def without_traffic() -> ExperimentStatus:
         update={"events": (0, 0), "ratio": None, "interval": (0.0,), "verdict": "NoData", "message": "nothing yet"}
     )
     empty = HistoryPoint(at=BEGUN, epoch=1, weight=25, requests=(0, 0), errors=(0, 0))
-    return running(arms=freeze.arms_at(25, 7, 8), metrics=(nothing,), history=(empty,), counted_at=None, tallies="")
+    return running(
+        arms=freeze.arms_at_weight(25, 7, 8), metrics=(nothing,), history=(empty,), counted_at=None, tallies=""
+    )
 
 
 def running_arms(weight: int) -> Any:
     counts = {arm.name: {"requests": arm.requests, "errors": arm.errors} for arm in running().arms}
-    return tuple(arm.model_copy(update=counts[arm.name]) for arm in freeze.arms_at(weight, 7, 8))
+    return tuple(arm.model_copy(update=counts[arm.name]) for arm in freeze.arms_at_weight(weight, 7, 8))
 
 
 def condition(type_: str, status: Any, reason: str, at: datetime = BEGUN, message: str = "") -> Condition:
@@ -147,7 +149,7 @@ def packed(stable: tuple[int, int, int], canary: tuple[int, int, int]) -> str:
         for arm, (assigned, lost, running) in (("stable", stable), ("canary", canary))
     }
     stored = {
-        "version": counters.VERSION,
+        "version": counters.FORMAT_VERSION,
         "attempt": UID,
         "columns": ["assigned", "errors", "slow", "rejections", "retried", "lost", "running"],
         "sources": {"edge-0/b": rows},

@@ -16,7 +16,9 @@ ASKED = "import ports; ports._RANGE = range({0}, {0} + 2); print(ports.free_port
 def two(monkeypatch: pytest.MonkeyPatch) -> range:
     """Two ports that no test asks for."""
     first = next(
-        port for port in range(3_000, 4_000) if ports_allocation.is_free(port) and ports_allocation.is_free(port + 1)
+        port
+        for port in range(3_000, 4_000)
+        if ports_allocation.is_port_free(port) and ports_allocation.is_port_free(port + 1)
     )
     monkeypatch.setattr(ports, "_RANGE", range(first, first + 2))
     return ports._RANGE

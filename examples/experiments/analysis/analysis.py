@@ -181,7 +181,7 @@ def unlikeliness(control, arm, odds):
     return ((control + arm) * np.logaddexp(0.0, odds) - arm * odds).sum(-1)
 
 
-def likeliest(control, arm, share):
+def maximum_likelihood(control, arm, share):
     """The log ratio at which the events are the least unlikely, and how much less likely they become beside it."""
     events, offset = control + arm, logit(share)
     centre = np.log((arm.sum(-1) + 0.5) / ((control * np.exp(offset)).sum(-1) + 0.5))
@@ -198,7 +198,7 @@ def likeliest(control, arm, share):
 def most_likely(control, arm, share):
     """The ratio that fits all epochs best."""
     with np.errstate(all="ignore"):
-        centre, _ = likeliest(control, arm, share)
+        centre, _ = maximum_likelihood(control, arm, share)
     ratio = np.where(arm.sum(-1) == 0, 0.0, np.where(control.sum(-1) == 0, np.inf, np.exp(centre)))
     return np.where(control.sum(-1) + arm.sum(-1) == 0, np.nan, ratio)
 
@@ -207,7 +207,7 @@ def interval(against_equal, control, arm, share, bar):
     with np.errstate(all="ignore"):
         offset, events = logit(share), control + arm
         rise = against_equal - unlikeliness(control, arm, offset) - bar
-        centre, curvature = likeliest(control, arm, share)
+        centre, curvature = maximum_likelihood(control, arm, share)
         least = rise + unlikeliness(control, arm, centre[..., None] + offset)
         one_sided = (control.sum(-1) == 0) | (arm.sum(-1) == 0)
         reach = np.where(one_sided, FAR, np.sqrt(-2 * least / curvature))

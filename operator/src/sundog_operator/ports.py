@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-from sundog_operator.core.observed import EdgeReport, LogAnswer, Reading, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, ExposureLogResult, PrometheusResult, ServeState, WebhookResult
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
@@ -204,14 +204,14 @@ class Edges(Protocol):
 class Webhooks(Protocol):
     """Addresses outside that manifests name."""
 
-    def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> Coroutine[Any, Any, WebhookAnswer]:
+    def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> Coroutine[Any, Any, WebhookResult]:
         """POST a JSON document once, and give what came of it within so many seconds. Never raises.
 
         No redirect is followed, the body of the answer is not read, and TLS is verified.
         """
 
 
-class ExposureLogs(Protocol):
+class ExposureLogWriter(Protocol):
     """Places outside that hold exposure logs of experiments."""
 
     async def write(
@@ -223,7 +223,7 @@ class ExposureLogs(Protocol):
         at: datetime,
         *,
         final: bool,
-    ) -> LogAnswer:
+    ) -> ExposureLogResult:
         """Write what the edges among these pods keep of an Experiment into a folder, `plan.json` last. Never raises.
 
         `at` is the time of it. With `final` nothing may come while it is read. What a killed process has left there is replaced.
@@ -233,7 +233,7 @@ class ExposureLogs(Protocol):
 class Prometheus(Protocol):
     """The Prometheus of the administrator."""
 
-    def query(self, expression: str) -> Coroutine[Any, Any, Reading]:
+    def query(self, expression: str) -> Coroutine[Any, Any, PrometheusResult]:
         """What an expression of PromQL gives now, without the time of asking. Never raises."""
 
 

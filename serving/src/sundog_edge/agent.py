@@ -13,43 +13,43 @@ import aiohttp
 
 from sundog_edge import metrics
 from sundog_edge.counting import evidence as counting_evidence
-from sundog_edge.counting.ledger import Counting
+from sundog_edge.counting.ledger import CounterCollector
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
-from sundog_edge.feedback.intake import Intake
+from sundog_edge.feedback.intake import FeedbackIntake
 from sundog_edge.feedback.signing import SigningKeyFile
-from sundog_edge.feedback.stored import Store
-from sundog_edge.mirror.supervision import Shadowing
+from sundog_edge.feedback.stored import OutcomeStore
+from sundog_edge.mirror.supervision import MirrorSupervisor
 from sundog_edge.replicas.plan import ServeClient
-from sundog_edge.replicas.starts import Starts
-from sundog_edge.replicas.sync import Answers, Following
-from sundog_edge.runtime_api import Haproxy
+from sundog_edge.replicas.starts import StartupReports
+from sundog_edge.replicas.sync import ReplicaSync, ServePoller
+from sundog_edge.runtime_api import HaproxyClient
 from sundog_edge.security.secrets import Secrets
-from sundog_edge.split.apply import Traffic
-from sundog_edge.split.document import Document, parse
+from sundog_edge.split.apply import SplitApplier
+from sundog_edge.split.document import SplitDocument, parse_document
 from sundog_edge.state_dir import StateDir
-from sundog_edge.steps import Step
+from sundog_edge.steps import PeriodicTask
 from sundog_edge.workers import Workers
 
 LOG = logging.getLogger(__name__)
-CONTROL_S = 0.1
-DRAIN_S = 0.05
-COUNT_S = 1.0
-FEEDBACK_S = 1.0
-MIRROR_S = 0.5
-STARTS_S = 0.5
-FORGET_S = 60.0
-SECRETS_S = 1.0
-AGAIN_S = 1.0
+CONTROL_PERIOD_S = 0.1
+DRAIN_PERIOD_S = 0.05
+COUNT_PERIOD_S = 1.0
+FEEDBACK_PERIOD_S = 1.0
+MIRROR_PERIOD_S = 0.5
+STARTUP_PERIOD_S = 0.5
+FORGET_PERIOD_S = 60.0
+SECRETS_PERIOD_S = 1.0
+RETRY_S = 1.0
 """Pause before what HAProxy refused is tried again: each try may have it check a whole configuration."""
 
-LONGEST_AGAIN_S = 10.0
+MAX_RETRY_S = 10.0
 
 _STALE_S = 5.0
 _STUCK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class AgentOptions:
     """How the agent was started. `settle_s` is how long it may take to find the replicas before it calls itself ready without them.
 
     Without `signing_key` or `store` no feedback is taken.
@@ -63,34 +63,34 @@ class Options:
     secrets: Secrets
     settle_s: float = 0.0
     signing_key: Path | None = None
-    store: Store | None = None
+    store: OutcomeStore | None = None
 
 
 class Agent:
     """Composes the parts; `run` until cancelled."""
 
-    def __init__(self, options: Options, session: aiohttp.ClientSession) -> None:
-        haproxy = Haproxy(options.state.master_socket)
+    def __init__(self, options: AgentOptions, session: aiohttp.ClientSession) -> None:
+        haproxy = HaproxyClient(options.state.master_socket)
         self._options = options
         self._workers = Workers(haproxy)
         signing = SigningKeyFile(options.signing_key)
-        self._traffic = Traffic(haproxy, self._workers, options.state, options.secrets, signing)
-        self._counting = Counting(haproxy, self._workers, options.state)
-        self._answers = Answers(ServeClient(session, options.token_file))
-        self._following = Following(haproxy, self._workers, self._traffic, self._answers)
-        self.intake = Intake(
+        self._traffic = SplitApplier(haproxy, self._workers, options.state, options.secrets, signing)
+        self._counting = CounterCollector(haproxy, self._workers, options.state)
+        self._answers = ServePoller(ServeClient(session, options.token_file))
+        self._following = ReplicaSync(haproxy, self._workers, self._traffic, self._answers)
+        self.intake = FeedbackIntake(
             options.store,
             lambda: self._traffic.signing_keys,
             lambda: self._traffic.in_force.document if self._traffic.in_force else None,
-            self._counting.drain_now,
+            self._counting.drain_lines,
         )
         # Before any line is counted: those that wait in the pipe show first exposures too.
         self._watch_units()
-        self._shadowing = Shadowing(haproxy, self._workers, options.state)
+        self._shadowing = MirrorSupervisor(haproxy, self._workers, options.state)
         self._done: tuple[int, ...] = ()
         self._failed: tuple[int, ...] = ()
         self._failures = 0
-        self._starts = Starts(session)
+        self._starts = StartupReports(session)
         self._again_at = 0.0
         self._error = ""
         self._alive_at = 0.0
@@ -98,31 +98,31 @@ class Agent:
         self._away.set()
         self._settle_until: float | None = None
         self._settled = options.settle_s == 0
-        self._replicas = Step(self._following.tick)
+        self._replicas = PeriodicTask(self._following.tick)
         self._steps = (
-            Step(self._follow_document),
-            Step(self._renew_secrets, every_s=SECRETS_S, again_s=AGAIN_S),
-            Step(self._offer_grpc, again_s=AGAIN_S),
-            Step(self._check_maps),
+            PeriodicTask(self._follow_document),
+            PeriodicTask(self._renew_secrets, every_s=SECRETS_PERIOD_S, again_s=RETRY_S),
+            PeriodicTask(self._offer_grpc, again_s=RETRY_S),
+            PeriodicTask(self._check_maps),
         )
 
     async def run(self) -> None:
         """Serve until cancelled; on the way out everything counted is written down."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_repeat(Step(self._control), lambda: CONTROL_S))
-                tasks.create_task(_repeat(Step(self._counting.drain), lambda: DRAIN_S))
-                tasks.create_task(_repeat(Step(self._counting.tick), lambda: COUNT_S))
-                tasks.create_task(_repeat(Step(self.intake.tick), lambda: FEEDBACK_S))
-                tasks.create_task(_repeat(Step(self._mirror), lambda: MIRROR_S))
-                tasks.create_task(_repeat(Step(self._ask_starts), lambda: STARTS_S))
-                tasks.create_task(_repeat(Step(self._forget), lambda: FORGET_S))
-                tasks.create_task(_repeat(Step(self._poll), lambda: self._following.poll_pause_s))
+                tasks.create_task(_repeat(PeriodicTask(self._control), lambda: CONTROL_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._counting.drain), lambda: DRAIN_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._counting.tick), lambda: COUNT_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self.intake.tick), lambda: FEEDBACK_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._mirror), lambda: MIRROR_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._ask_starts), lambda: STARTUP_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._forget), lambda: FORGET_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._poll), lambda: self._following.poll_delay_s))
         finally:
             self._counting.stop()
             await self._shadowing.stop()
 
-    async def outlive_haproxy(self, seconds: float) -> None:
+    async def wait_for_haproxy_exit(self, seconds: float) -> None:
         """Return some seconds after HAProxy has ended: what it served last is still counted, and can still be read."""
         await self._away.wait()
         await asyncio.sleep(seconds)
@@ -142,7 +142,9 @@ class Agent:
         """Whether a document is in force in a running HAProxy that has got to know the replicas of what has traffic."""
         return self.healthy and self._traffic.in_force is not None and self._settled
 
-    async def evidence(self, question: counting_evidence.Question = counting_evidence.EVERYTHING) -> dict[str, Any]:
+    async def evidence(
+        self, question: counting_evidence.EvidenceQuery = counting_evidence.FULL_QUERY
+    ) -> dict[str, Any]:
         """The evidence document, or what of it is asked for, with HAProxy's counts as they are now or, without HAProxy, were last read.
 
         Raises OSError where the counters cannot be written down.
@@ -155,7 +157,7 @@ class Agent:
         # What is told here is on disk first: no counter of a boot ever goes back, whatever is killed next.
         self._counting.save()
         self._shadowing.save()
-        seen = counting_evidence.Surroundings(
+        seen = counting_evidence.AgentState(
             self._options.edge,
             self._options.namespace,
             self._error,
@@ -167,7 +169,9 @@ class Agent:
             self._shadowing.ready,
             self._starts.known,
         )
-        return counting_evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
+        return counting_evidence.build_evidence(
+            seen, self._traffic.in_force, self._counting.ledger, time.time(), question
+        )
 
     async def metrics(self) -> bytes:
         """The page for Prometheus, with HAProxy's counts as they are now."""
@@ -176,7 +180,7 @@ class Agent:
         # A counter that has been told must not go back when the agent is killed.
         self._counting.save()
         self._shadowing.save()
-        return metrics.text(
+        return metrics.render_metrics(
             self._counting.ledger,
             self._traffic.in_force,
             self._following.servers,
@@ -230,12 +234,12 @@ class Agent:
 
     async def _offer_grpc(self) -> None:
         if any(self._answers.calls.values()):
-            await self._traffic.offer_grpc(time.time())
+            await self._traffic.enable_grpc(time.time())
 
     async def _check_maps(self) -> None:
         await self._traffic.check(time.time())
 
-    def _watch_units(self, coming: Document | None = None) -> None:
+    def _watch_units(self, coming: SplitDocument | None = None) -> None:
         if self.intake.follow(coming):
             self._counting.ledger.watch(self.intake.first_seen)
 
@@ -269,7 +273,7 @@ class Agent:
             self._error = f"split document {self._options.split} cannot be read: {error.strerror}"
             return
         try:
-            document = parse(raw, self._options.namespace)
+            document = parse_document(raw, self._options.namespace)
         except DocumentError as error:
             LOG.warning("%s", error)
             self._done, self._error = version, str(error)
@@ -282,7 +286,7 @@ class Agent:
             raise
         self._done, self._failures, self._error = version, 0, ""
 
-    async def _take(self, document: Document) -> None:
+    async def _take(self, document: SplitDocument) -> None:
         in_force = self._traffic.in_force
         if in_force is None or in_force.document != document:
             # Its first requests may have ended before all workers have it.
@@ -296,16 +300,16 @@ class Agent:
         self._failures = self._failures + 1 if version == self._failed else 1
         self._failed = version
         # Whether HAProxy is back costs nothing to find out.
-        pause_s = 0.0 if isinstance(error, HaproxyUnavailable) else again_s(self._failures)
+        pause_s = 0.0 if isinstance(error, HaproxyUnavailable) else retry_delay_s(self._failures)
         self._again_at = time.monotonic() + pause_s
 
 
-def again_s(failures: int) -> float:
+def retry_delay_s(failures: int) -> float:
     """Seconds until a document that could not be applied so many times in a row is tried again."""
-    return min(AGAIN_S * 2.0 ** min(failures - 1, 10), LONGEST_AGAIN_S)
+    return min(RETRY_S * 2.0 ** min(failures - 1, 10), MAX_RETRY_S)
 
 
-async def _repeat(step: Step, pause_s: Callable[[], float]) -> None:
+async def _repeat(step: PeriodicTask, pause_s: Callable[[], float]) -> None:
     while True:
         await step.take()
         await asyncio.sleep(pause_s())

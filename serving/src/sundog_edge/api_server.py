@@ -18,7 +18,7 @@ import orjson
 
 from sundog_edge.errors import ApiUnavailable, SettingsError
 
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MAX_BYTES = 8 << 20
 _WATCH_S = 300
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
@@ -27,7 +27,7 @@ _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_read=_WATCH_S
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ServiceAccount:
     """Where the API server is, and who asks: the token is read for every request, for the kubelet exchanges it about once an hour."""
 
     url: str
@@ -35,7 +35,9 @@ class Account:
     authorities: Path
 
     @classmethod
-    def of_pod(cls, environment: Mapping[str, str] = os.environ, directory: Path = ACCOUNT) -> "Account":
+    def of_pod(
+        cls, environment: Mapping[str, str] = os.environ, directory: Path = SERVICE_ACCOUNT_DIR
+    ) -> "ServiceAccount":
         """The account that Kubernetes gives a pod. Raises SettingsError outside of one."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
         if not host:
@@ -44,7 +46,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedObject:
     """An object as a list or a watch told it, None where there is none, and the resourceVersion to go on from."""
 
     object: Mapping[str, Any] | None
@@ -57,7 +59,7 @@ class ApiServer:
     Every method raises ApiUnavailable, whose one line says what was asked and holds no token.
     """
 
-    def __init__(self, account: Account, namespace: str) -> None:
+    def __init__(self, account: ServiceAccount, namespace: str) -> None:
         self._account = account
         self._namespace = namespace
         self._session: aiohttp.ClientSession | None = None
@@ -68,7 +70,7 @@ class ApiServer:
         if session is not None:
             await session.close()
 
-    async def read(self, plural: str, name: str) -> Seen:
+    async def read(self, plural: str, name: str) -> ObservedObject:
         """The object as it is now."""
         body = b""
         async with self._answer(plural, name, {}, _LIST_TIMEOUT) as response:
@@ -76,9 +78,9 @@ class ApiServer:
                 body = self._joined(body, chunk)
         listed = _json(body)
         items = listed.get("items") or []
-        return Seen(items[0] if items else None, _version(listed))
+        return ObservedObject(items[0] if items else None, _version(listed))
 
-    async def watch(self, plural: str, name: str, version: str) -> AsyncGenerator[Seen]:
+    async def watch(self, plural: str, name: str, version: str) -> AsyncGenerator[ObservedObject]:
         """What comes after `version`; ends when the object has to be read again."""
         query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(_WATCH_S)}
         async with self._answer(plural, name, query, _WATCH_TIMEOUT) as response:
@@ -89,7 +91,7 @@ class ApiServer:
                     if event.get("type") == "ERROR":
                         return
                     found = event.get("object") or {}
-                    yield Seen(None if event.get("type") == "DELETED" else found, _version(found))
+                    yield ObservedObject(None if event.get("type") == "DELETED" else found, _version(found))
 
     @asynccontextmanager
     async def _answer(

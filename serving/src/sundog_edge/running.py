@@ -11,13 +11,13 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from sundog_edge.agent import Agent, Options
-from sundog_edge.api_server import Account, ApiServer
+from sundog_edge.agent import Agent, AgentOptions
+from sundog_edge.api_server import ApiServer, ServiceAccount
 from sundog_edge.cluster_source import ClusterSource
 from sundog_edge.feedback import receiver
 from sundog_edge.feedback.opening import open_store
 from sundog_edge.security.secrets import ComposedSecrets, SecretsDir
-from sundog_edge.server import application
+from sundog_edge.server import make_agent_app
 from sundog_edge.state_dir import StateDir
 
 _THREADS = 32
@@ -44,17 +44,17 @@ def run(
     Raises EdgeError, and OSError when the address cannot be listened on.
     """
     secrets = SecretsDir(secrets_dir) if split is not None else ComposedSecrets(state.secrets)
-    options = Options(
+    options = AgentOptions(
         *(state, split or state.split, edge_name, namespace, ray_token_file, secrets, settle_seconds, signing_key),
         store=open_store(store, namespace, store_password_file) if store else None,
     )
-    account = Account.of_pod() if config_map else None
+    account = ServiceAccount.of_pod() if config_map else None
     source = ClusterSource(lambda: ApiServer(account, namespace), state, config_map) if account else None
     asyncio.run(_run(options, source, *address, linger_seconds))
 
 
 async def _run(
-    options: Options, source: ClusterSource | None, host: str, port: int, linger_seconds: float | None
+    options: AgentOptions, source: ClusterSource | None, host: str, port: int, linger_seconds: float | None
 ) -> None:
     # Names are resolved in threads; a name server that hangs must not take those with which files are read.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
@@ -71,17 +71,17 @@ async def _run(
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         await stopping.wait()
         if linger_seconds is not None:
-            await agent.outlive_haproxy(linger_seconds)
+            await agent.wait_for_haproxy_exit(linger_seconds)
         for task in work:
             task.cancel()
     logging.getLogger(__name__).info("stopped")
 
 
 @asynccontextmanager
-async def _served(options: Options, session: aiohttp.ClientSession, host: str, port: int) -> AsyncIterator[Agent]:
+async def _served(options: AgentOptions, session: aiohttp.ClientSession, host: str, port: int) -> AsyncIterator[Agent]:
     agent = Agent(options, session)
-    runner = web.AppRunner(application(agent), access_log=None)
-    feedback = web.AppRunner(receiver.application(agent.intake), access_log=None)
+    runner = web.AppRunner(make_agent_app(agent), access_log=None)
+    feedback = web.AppRunner(receiver.make_feedback_app(agent.intake), access_log=None)
     await runner.setup()
     await feedback.setup()
     try:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sundog_edge.counting.counters import Seen
+from sundog_edge.counting.counters import TableEntry
 from sundog_edge.errors import HaproxyRefused, HaproxySilent, HaproxyUnavailable
 from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, MIRRORED_TABLE, ROWS_TABLE
-from sundog_edge.haproxy.rules.relay import KNOWN
+from sundog_edge.haproxy.rules.relay import SUCCESSOR_KEY
 from sundog_edge.split.layout import FALL, RISE
 
 TIMEOUT_S = 5.0
@@ -39,7 +39,7 @@ _MAINTENANCE_FLAGS = 0x01 | 0x02 | 0x04 | 0x20
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class WorkerProcess:
     """One worker as the master lists it. `old` after a reload: it only finishes what it has."""
 
     pid: int
@@ -71,7 +71,7 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class MirrorSampling:
     """Requests of a service that were drawn to be mirrored, those of them that a copy was made of, and those of the latter that run."""
 
     all: int = 0
@@ -84,14 +84,14 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RequestLoad:
     """Requests running by backend and by (backend, server)."""
 
     backends: Mapping[str, int]
     servers: Mapping[tuple[str, str], int]
 
 
-class Haproxy:
+class HaproxyClient:
     """Commands to the HAProxy whose master listens on `socket`.
 
     Every method raises HaproxyUnavailable when nothing answers in time, and HaproxyRefused for an answer that is an error.
@@ -131,20 +131,20 @@ class Haproxy:
                 if not _EXPECTED.match(line.strip()):
                     raise HaproxyRefused(f"HAProxy worker {pid}: {line.strip()} ({chunk[0]} …)")
 
-    async def processes(self) -> list[Process]:
+    async def processes(self) -> list[WorkerProcess]:
         """The workers, the current one first."""
         try:
             answer = await self.command("show proc", patience_s=_FIRST_PATIENCE_S)
         except HaproxySilent:
             answer = await self.command("show proc")
-        found: list[Process] = []
+        found: list[WorkerProcess] = []
         old = False
         for line in answer.splitlines():
             if line.startswith("# old workers"):
                 old = True
             fields = line.split()
             if len(fields) > 2 and fields[1] == "worker":
-                found.append(Process(int(fields[0]), old))
+                found.append(WorkerProcess(int(fields[0]), old))
         return found
 
     async def boot_id(self, pid: int) -> str:
@@ -164,12 +164,12 @@ class Haproxy:
         """Lines that a worker could not write because the pipe was full."""
         return int((await self.info(pid)).get("DroppedLogs", "0"))
 
-    async def table(self, pid: int) -> dict[str, Seen]:
+    async def table(self, pid: int) -> dict[str, TableEntry]:
         """Requests assigned and running, by row."""
         answer = await self.command(f"show table {ROWS_TABLE}", pid)
-        return {match[1]: Seen(int(match[2]), int(match[3])) for match in _ROW.finditer(answer)}
+        return {match[1]: TableEntry(int(match[2]), int(match[3])) for match in _ROW.finditer(answer)}
 
-    async def running_by_block(self, pid: int) -> dict[str, dict[int, int]]:
+    async def in_flight_by_block(self, pid: int) -> dict[str, dict[int, int]]:
         """Requests running, by row and block of arrival. Costs what runs, not what has ever run."""
         answer = await self.command(f"show table {BLOCKS_TABLE} data.conn_cur gt 0", pid)
         found: dict[str, dict[int, int]] = {}
@@ -177,10 +177,12 @@ class Haproxy:
             found.setdefault(match[1], {})[int(match[2])] = int(match[3])
         return found
 
-    async def mirrored(self, pid: int) -> dict[str, Sampled]:
+    async def mirrored(self, pid: int) -> dict[str, MirrorSampling]:
         """What was drawn to be mirrored, by `service/attempt/epoch`; nothing where the worker has no rules for it."""
         answer = await self.command(f"show table {MIRRORED_TABLE}", pid)
-        return {match[1]: Sampled(int(match[2]), int(match[4]), int(match[3])) for match in _SAMPLED.finditer(answer)}
+        return {
+            match[1]: MirrorSampling(int(match[2]), int(match[4]), int(match[3])) for match in _SAMPLED.finditer(answer)
+        }
 
     async def forget_rows(self, pid: int, rows: Sequence[str]) -> None:
         """Take rows out of the table of counts."""
@@ -244,11 +246,11 @@ class Haproxy:
         await self._succeed(f"set ssl cert {path} <<\n{pem.decode()}", pid, "Transaction")
         await self._succeed(f"commit ssl cert {path}", pid, "Success!")
 
-    async def list_certificate(self, pid: int, path: Path, file: str, hosts: str) -> None:
+    async def add_certificate_to_list(self, pid: int, path: Path, file: str, hosts: str) -> None:
         """Have a certificate answer for host names."""
         await self._succeed(f"add ssl crt-list {path} <<\n{file} {hosts}\n", pid, "Success!")
 
-    async def unlist_certificate(self, pid: int, path: Path, line: str) -> None:
+    async def remove_certificate_from_list(self, pid: int, path: Path, line: str) -> None:
         """Take one `file:number` from a list."""
         await self._succeed(f"del ssl crt-list {path} {line}", pid, "deleted")
 
@@ -271,7 +273,7 @@ class Haproxy:
         rows = (line.split() for line in answer.splitlines() if not line.startswith("#"))
         return [_server_state(row) for row in rows if len(row) > 21]
 
-    async def load(self, pid: int, slots: Iterable[str] | None = None) -> Load:
+    async def load(self, pid: int, slots: Iterable[str] | None = None) -> RequestLoad:
         """Requests running: of all backends, or of some slots and their servers."""
         if slots is None:
             answer = await self.command("show stat -1 2 -1", pid)
@@ -280,7 +282,7 @@ class Haproxy:
         # A line begins with the names of proxy and server, its fifth field is the number of sessions.
         rows = (line.split(",", 5) for line in answer.splitlines() if line and not line.startswith("#"))
         current = {(row[0], row[1]): int(row[4]) for row in rows if len(row) > 5}
-        return Load({proxy: count for (proxy, name), count in current.items() if name == "BACKEND"}, current)
+        return RequestLoad({proxy: count for (proxy, name), count in current.items() if name == "BACKEND"}, current)
 
     async def _many(self, commands: Sequence[str], pid: int) -> str:
         answers = [await self._send(_joined(chunk, pid), pid) for chunk in _chunks(commands, pid)]
@@ -288,7 +290,7 @@ class Haproxy:
 
     async def relay(self, pid: int, path: Path) -> None:
         """Have a worker that was replaced hand every further request to its successor; `path` is the map that says so."""
-        await self._silently(f"add map {path} {KNOWN} 1", pid, path)
+        await self._silently(f"add map {path} {SUCCESSOR_KEY} 1", pid, path)
 
     async def reload(self) -> None:
         """Start a new worker with the configuration file; the old one finishes what it has."""

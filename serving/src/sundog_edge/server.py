@@ -10,18 +10,18 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from sundog_edge.agent import Agent
 from sundog_edge.counting import export
-from sundog_edge.counting.evidence import DETAILS, Question
-from sundog_edge.feedback.joining import section
+from sundog_edge.counting.evidence import DETAILS, EvidenceQuery
+from sundog_edge.feedback.joining import render_feedback_section
 
 
-def application(agent: Agent) -> web.Application:
+def make_agent_app(agent: Agent) -> web.Application:
     """`/evidence`, `/metrics`, `/livez` (the agent runs), `/healthz` (and HAProxy answers) and `/readyz` (and can serve); and an export of
     what was reported.
     """
 
     async def evidence(request: web.Request) -> web.Response:
         try:
-            question = question_of(request.query.getall)
+            question = parse_query(request.query.getall)
         except ValueError as error:
             return web.Response(status=400, text=f"{error}\n")
         try:
@@ -46,14 +46,17 @@ def application(agent: Agent) -> web.Application:
     app = web.Application(client_max_size=0)
     app.router.add_get("/evidence", evidence)
     app.router.add_get("/metrics", metrics)
-    app.router.add_get("/feedback/{service}/{attempt}/export", export.handler(lambda: agent.intake.store, section))
+    app.router.add_get(
+        "/feedback/{service}/{attempt}/export",
+        export.make_export_handler(lambda: agent.intake.store, render_feedback_section),
+    )
     app.router.add_get("/livez", livez)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     return app
 
 
-def question_of(every: Callable[[str, list[str]], list[str]]) -> Question:
+def parse_query(every: Callable[[str, list[str]], list[str]]) -> EvidenceQuery:
     """What a query asks for; `every` gives all values of a parameter. Raises ValueError that names the parameter and what was expected."""
     since = every("since", ["0"])[-1]
     details = frozenset(word for value in every("detail", []) for word in value.split(",") if word)
@@ -63,7 +66,7 @@ def question_of(every: Callable[[str, list[str]], list[str]]) -> Question:
         instant = float(since)
     except ValueError:
         raise ValueError(f"since {since[:40]!r} is no number of Unix seconds") from None
-    return Question(frozenset(every("service", [])), instant, details)
+    return EvidenceQuery(frozenset(every("service", [])), instant, details)
 
 
 def _encode(document: dict[str, Any]) -> bytes:

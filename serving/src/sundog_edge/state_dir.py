@@ -156,7 +156,7 @@ def read_json(path: Path) -> Any | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class HaproxyProcessSettings:
     """How HAProxy runs: what only a restart or a reload changes. Times in seconds, sizes in bytes. `https_bind` empty is no TLS.
 
     `drain_seconds` is the least deadline of a worker that leaves. `max_connections` 0 is as many as the limit of open files allows.
@@ -182,7 +182,7 @@ class Settings:
         write_atomically(state.settings, orjson.dumps(asdict(self)))
 
     @classmethod
-    def load(cls, state: StateDir) -> "Settings | None":
+    def load(cls, state: StateDir) -> "HaproxyProcessSettings | None":
         """The settings of the HAProxy of this state directory; None before its first start."""
         stored = read_json(state.settings)
         known = cls.__slots__

@@ -9,7 +9,7 @@ from sundog_edge.errors import EdgeError
 LOG = logging.getLogger(__name__)
 
 
-class Step:
+class PeriodicTask:
     """Something that is done again and again. What it raises is logged, and keeps nothing else from its turn.
 
     `every_s` is the least time in seconds from the end of one turn to the next, `again_s` the same after one that failed.

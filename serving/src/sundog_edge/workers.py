@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.maps import Maps
-from sundog_edge.runtime_api import Haproxy
+from sundog_edge.runtime_api import HaproxyClient
 from sundog_edge.security.certificates import Certificates
 
 
@@ -26,7 +26,7 @@ class Worker:
 class Workers:
     """Follows the master's list of workers."""
 
-    def __init__(self, haproxy: Haproxy) -> None:
+    def __init__(self, haproxy: HaproxyClient) -> None:
         self._haproxy = haproxy
         self._known: dict[str, Worker] = {}
 

@@ -9,11 +9,11 @@ import httpx
 from tenacity import AsyncRetrying
 
 from sundog_feedback.batches import Counts
-from sundog_feedback.client import Client, Options, Outcome, event_of
-from sundog_feedback.delivery import NotTaken, read
+from sundog_feedback.client import BaseClient, Options, Outcome, make_event
+from sundog_feedback.delivery import DeliveryFailed, parse_response
 
 
-class AsyncFeedback(Client):
+class AsyncFeedback(BaseClient):
     """As `Feedback`, with `async with`; `send` is called without `await`."""
 
     def __init__(
@@ -35,7 +35,7 @@ class AsyncFeedback(Client):
         if self._task is None or self._task.done():
             self._outbox.drop(1, "the client is not open")
             return False
-        taken = self._outbox.put(event_of(**outcome))
+        taken = self._outbox.put(make_event(**outcome))
         if taken:
             self._some.set()
             self._none.clear()
@@ -83,11 +83,11 @@ class AsyncFeedback(Client):
             while body := self._outbox.take():
                 try:
                     self._outbox.settle(await self._retrying(self._post, body))
-                except (httpx.HTTPError, NotTaken) as error:
-                    self._outbox.give_up(str(error) or type(error).__name__)
+                except (httpx.HTTPError, DeliveryFailed) as error:
+                    self._outbox.drop_batch(str(error) or type(error).__name__)
             self._some.clear()
             self._hurry.clear()
             self._none.set()
 
     async def _post(self, body: bytes) -> Any:
-        return read(await self._http.post(self._url, content=body))
+        return parse_response(await self._http.post(self._url, content=body))

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-LOG = logging.getLogger("sundog_feedback")
-PATH = "/-/feedback"
-CAPACITY = 10_000
-MAX_ITEMS = 1000
-MAX_BYTES = 900_000
+LOGGER = logging.getLogger("sundog_feedback")
+FEEDBACK_PATH = "/-/feedback"
+DEFAULT_CAPACITY = 10_000
+MAX_BATCH_EVENTS = 1000
+MAX_BATCH_BYTES = 900_000
 """An edge takes 1 MiB."""
 
 
@@ -28,7 +28,7 @@ class Counts:
 class Outbox:
     """Events that wait, at most `capacity`; those that find no room are dropped and counted. Not more than one batch is under way."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
         self._capacity = capacity
         self._waiting: deque[bytes] = deque()
         self._under_way = 0
@@ -48,9 +48,9 @@ class Outbox:
         """The body of the next request; empty if nothing waits."""
         items: list[bytes] = []
         size = 0
-        while self._waiting and len(items) < MAX_ITEMS:
+        while self._waiting and len(items) < MAX_BATCH_EVENTS:
             size += len(self._waiting[0]) + 1
-            if items and size > MAX_BYTES:
+            if items and size > MAX_BATCH_BYTES:
                 break
             items.append(self._waiting.popleft())
         self._under_way = len(items)
@@ -67,7 +67,7 @@ class Outbox:
         if refused:
             problems = told.get("problems")
             first = problems[0] if isinstance(problems, list) and problems else {}
-            LOG.warning("%d events were refused, the first one as %s", refused, first)
+            LOGGER.warning("%d events were refused, the first one as %s", refused, first)
         before = self.counts
         self.counts = replace(
             before,
@@ -77,7 +77,7 @@ class Outbox:
         )
         self._under_way = 0
 
-    def give_up(self, why: str) -> None:
+    def drop_batch(self, why: str) -> None:
         """Nobody takes the batch under way."""
         count, self._under_way = self._under_way, 0
         self.drop(count, why)
@@ -93,7 +93,7 @@ class Outbox:
         """Count events as dropped; the log tells of the first."""
         if count:
             if not self._told:
-                LOG.warning("events are dropped, the first %d: %s", count, why)
+                LOGGER.warning("events are dropped, the first %d: %s", count, why)
             self._told = True
             self.counts = replace(self.counts, dropped=self.counts.dropped + count)
 

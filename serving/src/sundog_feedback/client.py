@@ -5,10 +5,10 @@ from typing import Any, Required, TypedDict
 
 import httpx
 
-from sundog_feedback.batches import CAPACITY, PATH, Outbox
-from sundog_feedback.delivery import GIVE_UP_S, TIMEOUT_S, policy
+from sundog_feedback.batches import DEFAULT_CAPACITY, FEEDBACK_PATH, Outbox
+from sundog_feedback.delivery import DEFAULT_GIVE_UP_S, REQUEST_TIMEOUT_S, retry_options
 
-LINGER_S = 0.2
+DEFAULT_LINGER_S = 0.2
 
 
 class Options(TypedDict, total=False):
@@ -38,7 +38,7 @@ class Outcome(TypedDict, total=False):
     time: str | None
 
 
-class Client:
+class BaseClient:
     """Takes the options. Raises httpx.InvalidURL for what is no URL."""
 
     def __init__(
@@ -46,19 +46,19 @@ class Client:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        capacity: int = CAPACITY,
-        linger_s: float = LINGER_S,
-        give_up_s: float = GIVE_UP_S,
+        capacity: int = DEFAULT_CAPACITY,
+        linger_s: float = DEFAULT_LINGER_S,
+        give_up_s: float = DEFAULT_GIVE_UP_S,
     ) -> None:
-        self._url = httpx.URL(url.rstrip("/") + PATH)
+        self._url = httpx.URL(url.rstrip("/") + FEEDBACK_PATH)
         self._headers = {"content-type": "application/json", **(headers or {})}
-        self._timeout_s = TIMEOUT_S
+        self._timeout_s = REQUEST_TIMEOUT_S
         self._outbox = Outbox(capacity)
         self._linger_s = linger_s
-        self._policy = policy(give_up_s)
+        self._policy = retry_options(give_up_s)
 
 
-def event_of(
+def make_event(
     *,
     metric: str,
     exposure: str | None = None,

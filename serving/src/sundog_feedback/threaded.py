@@ -9,11 +9,11 @@ import httpx
 from tenacity import Retrying
 
 from sundog_feedback.batches import Counts
-from sundog_feedback.client import Client, Options, Outcome, event_of
-from sundog_feedback.delivery import NotTaken, read
+from sundog_feedback.client import BaseClient, Options, Outcome, make_event
+from sundog_feedback.delivery import DeliveryFailed, parse_response
 
 
-class Feedback(Client):
+class Feedback(BaseClient):
     """Reports outcomes to the service at `url`, as in `with Feedback("http://digits.vision.svc") as feedback: feedback.send(…)`.
 
     How is said by the members of `Options`. `close` sends what waits; so does the end of `with`.
@@ -40,7 +40,7 @@ class Feedback(Client):
 
     def send(self, **outcome: Unpack[Outcome]) -> bool:
         """Report an outcome, by the members of `Outcome`. Returns at once, edge or no edge; False if it was dropped at once."""
-        event = event_of(**outcome)
+        event = make_event(**outcome)
         if self._is_forked:
             self._outbox.drop(1, "the client belongs to the process that this one was forked from")
             return False
@@ -102,9 +102,9 @@ class Feedback(Client):
         while body := self._next():
             try:
                 answer = self._retrying(self._post, body)
-            except (httpx.HTTPError, NotTaken) as error:
+            except (httpx.HTTPError, DeliveryFailed) as error:
                 with self._changed:
-                    self._outbox.give_up(str(error) or type(error).__name__)
+                    self._outbox.drop_batch(str(error) or type(error).__name__)
             else:
                 with self._changed:
                     self._outbox.settle(answer)
@@ -120,8 +120,8 @@ class Feedback(Client):
 
     def _post(self, body: bytes) -> Any:
         if self._abandoned.is_set():
-            raise NotTaken("the client was closed")
-        return read(self._http.post(self._url, content=body))
+            raise DeliveryFailed("the client was closed")
+        return parse_response(self._http.post(self._url, content=body))
 
     def _sleep(self, seconds: float) -> None:
         self._abandoned.wait(seconds)

@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sundog_runtime.errors import LoadFailed
 
-VERSION = 1
+ARGUMENTS_VERSION = 1
 """The version of the contract that this server reads."""
 
-Format = Literal["auto", "torch", "exported", "torchscript", "transformers", "python"]
+ModelFormat = Literal["auto", "torch", "exported", "torchscript", "transformers", "python"]
 
-Name = Annotated[str, Field(min_length=1, max_length=253)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 class _Contract(BaseModel):
@@ -19,12 +19,12 @@ class _Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-class Model(_Contract):
+class ModelArguments(_Contract):
     """What is served. `digest` is empty or `sha256:` and 64 lower-case hex digits."""
 
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
-    format: Format = "auto"
+    format: ModelFormat = "auto"
     entrypoint: Annotated[str, Field(max_length=512)] = ""
     config: dict[str, Any] = {}
     trust_code: Annotated[bool, Field(alias="trustCode")] = False
@@ -55,18 +55,18 @@ class Arguments(_Contract):
     """`args` of the Serve application. `cpu` is in cores."""
 
     version: Literal[1]
-    namespace: Name
-    service: Name
+    namespace: ObjectName
+    service: ObjectName
     revision: Annotated[int, Field(ge=1)]
     revision_hash: Annotated[str, Field(alias="revisionHash")] = ""
-    model: Model
+    model: ModelArguments
     batching: Batching = Batching()
     warmup: Warmup = Warmup()
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     gpu: Gpu = Gpu()
 
 
-class Settings(_Contract):
+class ReplicaSettings(_Contract):
     """`user_config` of the deployment. `max_request_bytes` is in bytes."""
 
     user_config: Annotated[dict[str, Any], Field(alias="userConfig")] = {}
@@ -76,18 +76,18 @@ class Settings(_Contract):
 def parse_arguments(args: Any) -> Arguments:
     """Raises LoadFailed naming every field that is wrong."""
     found = args.get("version") if isinstance(args, dict) else None
-    if isinstance(args, dict) and (found != VERSION or isinstance(found, bool)):
-        raise LoadFailed(f"args.version is {found!r}; this model server reads version {VERSION}")
+    if isinstance(args, dict) and (found != ARGUMENTS_VERSION or isinstance(found, bool)):
+        raise LoadFailed(f"args.version is {found!r}; this model server reads version {ARGUMENTS_VERSION}")
     try:
         return Arguments.model_validate(args)
     except ValidationError as error:
         raise LoadFailed(_describe("args", error)) from None
 
 
-def parse_settings(user_config: Any) -> Settings:
+def parse_settings(user_config: Any) -> ReplicaSettings:
     """Raises LoadFailed naming every field that is wrong. None is all defaults."""
     try:
-        return Settings.model_validate({} if user_config is None else user_config)
+        return ReplicaSettings.model_validate({} if user_config is None else user_config)
     except ValidationError as error:
         raise LoadFailed(_describe("user_config", error)) from None
 

@@ -24,7 +24,7 @@ from sundog_runtime.errors import LoadTimeout, StartError, WarmupTimeout
 
 Result = TypeVar("Result")
 
-TOLD_SECONDS = 60.0
+REPORT_WINDOW_S = 60.0
 """So long an attempt that did not end speaks for those that follow at the same build of the application, which Serve makes at once."""
 
 _GRACE_SECONDS = 5.0
@@ -42,7 +42,7 @@ _LIBRARIES = tuple({f"{prefix}/lib" for prefix in (sys.prefix, sys.base_prefix)}
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-class Attempts:
+class StartAttempts:
     """The attempts on this node to start one build of a revision, which `revision` names.
 
     `folder` is made where it is missing; where it cannot be, nothing is told.
@@ -53,12 +53,12 @@ class Attempts:
         self._prefix = hashlib.sha256(revision.encode()).hexdigest()[:32] + "-"
         self._clock = clock
 
-    def tell_last(self) -> None:
+    def raise_last_timeout(self) -> None:
         """Raises LoadTimeout or WarmupTimeout where an attempt of less than a minute ago did not end."""
         for path in self._left():
             with suppress(OSError):
                 text = path.read_text("utf-8", "replace")
-                if 0 <= self._clock() - path.stat().st_mtime < TOLD_SECONDS and (error := _told_by(text)):
+                if 0 <= self._clock() - path.stat().st_mtime < REPORT_WINDOW_S and (error := _told_by(text)):
                     raise error
 
     async def in_time(self, work: Awaitable[Result], seconds: float, late: StartError) -> Result:

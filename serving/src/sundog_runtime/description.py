@@ -21,13 +21,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sundog_runtime.arguments import Format, Model
+from sundog_runtime.arguments import ModelArguments, ModelFormat
 from sundog_runtime.errors import LoadFailed
-from sundog_runtime.signature import Signature, TensorField, with_rows
+from sundog_runtime.signature import Signature, TensorField, add_row_axis
 from sundog_runtime.tensors import TensorSpec
 
-FILE_NAME = "model.yaml"
-MAX_BYTES = 64 * 1024
+MODEL_YAML = "model.yaml"
+MAX_MODEL_YAML_BYTES = 64 * 1024
 _MERGE = "tag:yaml.org,2002:merge"
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -48,7 +48,7 @@ class DescriptionFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, title="model.yaml")
 
     format: Annotated[
-        Format, Field(description="How the model is stored. `auto` tells it from the content of the files.")
+        ModelFormat, Field(description="How the model is stored. `auto` tells it from the content of the files.")
     ] = "auto"
     entrypoint: Annotated[
         str,
@@ -86,10 +86,10 @@ class DescriptionFile(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelDescription:
     """What `model.yaml` and the manifest say together."""
 
-    format: Format = "auto"
+    format: ModelFormat = "auto"
     entrypoint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     signature: Signature = field(default_factory=Signature)
@@ -104,7 +104,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """The next node. Raises LoadFailed for an alias."""
         if self.check_event(yaml.AliasEvent):
-            raise LoadFailed(f"{FILE_NAME} uses YAML aliases; write the values out")
+            raise LoadFailed(f"{MODEL_YAML} uses YAML aliases; write the values out")
         return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -117,35 +117,35 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if (key.tag, key.value) in lines:
                 first = lines[key.tag, key.value]
-                raise LoadFailed(f"{FILE_NAME}: line {line}: key {key.value!r} is there twice, first in line {first}")
+                raise LoadFailed(f"{MODEL_YAML}: line {line}: key {key.value!r} is there twice, first in line {first}")
             lines[key.tag, key.value] = line
         return node
 
 
-def parse_description(text: bytes) -> Description:
+def parse_description(text: bytes) -> ModelDescription:
     """Raises LoadFailed naming the file and every field that is wrong."""
-    if len(text) > MAX_BYTES:
-        raise LoadFailed(f"{FILE_NAME} is larger than {MAX_BYTES} bytes")
+    if len(text) > MAX_MODEL_YAML_BYTES:
+        raise LoadFailed(f"{MODEL_YAML} is larger than {MAX_MODEL_YAML_BYTES} bytes")
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 it is a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise LoadFailed(f"{FILE_NAME} is not YAML: {error}") from None
+        raise LoadFailed(f"{MODEL_YAML} is not YAML: {error}") from None
     try:
         parsed = DescriptionFile.model_validate({} if document is None else document)
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False)
         )
-        raise LoadFailed(f"{FILE_NAME}: {wrong}") from None
+        raise LoadFailed(f"{MODEL_YAML}: {wrong}") from None
     for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):
-            raise LoadFailed(f"{FILE_NAME}: {kind} holds a name twice")
-    return Description(
+            raise LoadFailed(f"{MODEL_YAML}: {kind} holds a name twice")
+    return ModelDescription(
         format=parsed.format,
         entrypoint=parsed.entrypoint,
         config=parsed.config,
-        signature=with_rows(parsed.batchable, Signature(_specs(parsed.inputs), _specs(parsed.outputs))),
+        signature=add_row_axis(parsed.batchable, Signature(_specs(parsed.inputs), _specs(parsed.outputs))),
         batchable=parsed.batchable,
         channels_last=parsed.channels_last,
         compile=parsed.compile,
@@ -156,9 +156,9 @@ def _specs(fields: list[TensorField]) -> tuple[TensorSpec, ...]:
     return tuple(item.spec() for item in fields)
 
 
-def under(manifest: Model, file: Description) -> Description:
+def merge_manifest(manifest: ModelArguments, file: ModelDescription) -> ModelDescription:
     """The file's description with what the manifest says put over it."""
-    return Description(
+    return ModelDescription(
         format=file.format if manifest.format == "auto" else manifest.format,
         entrypoint=manifest.entrypoint or file.entrypoint,
         config={**file.config, **manifest.config},

@@ -18,16 +18,16 @@ from uuid import uuid4
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.context import headers_of
-from sundog_runtime.protocol.query import Buffer, Reply
+from sundog_runtime.protocol.query import Buffer, HttpResponse
 
-REQUEST_ID = b"x-request-id"
+REQUEST_ID_HEADER = b"x-request-id"
 _FIT_TO_BE_REPEATED = re.compile(rb"[\x21-\x7e]{1,256}")
 _STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-class Doorkeeper(Protocol):
+class AdmissionCounter(Protocol):
     """Counts the requests in the house for whoever limits and scales by them."""
 
     def enter(self) -> bool:
@@ -36,23 +36,23 @@ class Doorkeeper(Protocol):
     def leave(self, status: int, seconds: float) -> None:
         """It was answered."""
 
-    def turn_away(self) -> None:
+    def cancel_admission(self) -> None:
         """It comes in by another door: as if it had not entered."""
 
 
 @dataclass(frozen=True, slots=True)
-class ShortWay:
+class FastPath:
     """`answer` gives the reply to a POST by path, headers and body, or None to have it asked the usual way.
 
     `paths` are those as they stand in a request, without a query. Whatever `answer` raises closes this way for good.
     """
 
     paths: Mapping[bytes, str]
-    answer: Callable[[str, Mapping[bytes, bytes], Buffer], Reply | None]
-    doorkeeper: Doorkeeper
+    answer: Callable[[str, Mapping[bytes, bytes], Buffer], HttpResponse | None]
+    admission_counter: AdmissionCounter
 
 
-class WithoutTrailers(HttpToolsProtocol):
+class TrailerDroppingProtocol(HttpToolsProtocol):
     """uvicorn's protocol, but for trailers, which it puts behind the headers: nobody in front of it has looked at them.
 
     A proxy that takes headers away, or sets them, does so before the body, and passes on what comes after it.
@@ -76,10 +76,10 @@ class WithoutTrailers(HttpToolsProtocol):
         super().on_headers_complete()
 
 
-class _ShortWayProtocol(WithoutTrailers):
+class _ShortWayProtocol(TrailerDroppingProtocol):
     """One connection."""
 
-    way: ClassVar[ShortWay]
+    way: ClassVar[FastPath]
     open: ClassVar[bool] = True
     _held = False
     _body: bytes | bytearray = b""
@@ -168,20 +168,20 @@ class _ShortWayProtocol(WithoutTrailers):
     def _answer_at_once(self) -> bool:
         begun = time.monotonic()
         headers = headers_of(self.headers)
-        given = headers.get(REQUEST_ID)
+        given = headers.get(REQUEST_ID_HEADER)
         if given is None:
-            given = headers[REQUEST_ID] = str(uuid4()).encode()
+            given = headers[REQUEST_ID_HEADER] = str(uuid4()).encode()
         elif not _FIT_TO_BE_REPEATED.fullmatch(given):
             return False
-        doorkeeper = self.way.doorkeeper
-        if not doorkeeper.enter():
+        admission_counter = self.way.admission_counter
+        if not admission_counter.enter():
             return False
         reply = None
         try:
             reply = self.way.answer(self.way.paths[self.url], headers, self._body)
         finally:
             if reply is None:
-                doorkeeper.turn_away()
+                admission_counter.cancel_admission()
         if reply is None:
             return False
         ready = time.monotonic()
@@ -192,13 +192,13 @@ class _ShortWayProtocol(WithoutTrailers):
 
     def _put_down(self, status: int, seconds: float) -> None:
         try:
-            self.way.doorkeeper.leave(status, seconds)
+            self.way.admission_counter.leave(status, seconds)
         except Exception:
             type(self).open = False
             _logger.exception("requests are not answered at once any more: they could not be counted")
         self.on_response_complete()
 
-    def _write(self, reply: Reply, request_id: bytes) -> None:
+    def _write(self, reply: HttpResponse, request_id: bytes) -> None:
         found = self.server_state.default_headers
         if found is not self._default_headers:
             self._default_headers = found
@@ -211,6 +211,6 @@ class _ShortWayProtocol(WithoutTrailers):
         )
 
 
-def protocol_class(short_way: ShortWay) -> type[HttpToolsProtocol]:
+def make_protocol_class(short_way: FastPath) -> type[HttpToolsProtocol]:
     """What uvicorn makes for every connection, in the place of its own."""
     return type("ShortWayProtocol", (_ShortWayProtocol,), {"way": short_way})

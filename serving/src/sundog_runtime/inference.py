@@ -17,13 +17,13 @@ import numpy as np
 from sundog_runtime.context import RequestContext, call_for, working_on
 from sundog_runtime.errors import Problem, bad_input
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.query import Answer, Buffer, Query
+from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
 from sundog_runtime.scheduling.execution_mode import SMALL_BYTES, is_small
 from sundog_runtime.scheduling.model_thread import ModelThread, as_exception
-from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, expired
-from sundog_runtime.signature import conform
-from sundog_runtime.telemetry.metrics import Metrics
-from sundog_runtime.tensors import plain
+from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, make_deadline_problem
+from sundog_runtime.signature import check_outputs
+from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.tensors import to_plain
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ class Inference:
     """One model's answers. `thread` runs the model; large bodies are read and written on `codec`, a thread beside it."""
 
     def __init__(
-        self, model: LoadedModel, scheduler: Scheduler, thread: ModelThread, codec: ModelThread, metrics: Metrics
+        self, model: LoadedModel, scheduler: Scheduler, thread: ModelThread, codec: ModelThread, metrics: ReplicaMetrics
     ) -> None:
         self.streams = model.streams
         self.scheduler = scheduler
@@ -48,14 +48,17 @@ class Inference:
         self._metrics = metrics
         self._answers_are_small = True
 
-    def read_at_once(
-        self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
-    ) -> Query | None:
+    def try_read_at_once(
+        self,
+        decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest],
+        headers: Mapping[bytes, bytes],
+        body: Buffer,
+    ) -> DecodedRequest | None:
         """The query in `body`; None where `answer_at_once` would have nothing to say to it. Raises Problem 400."""
         small = len(body) <= SMALL_BYTES and self._answers_are_small
-        return decode(headers, body) if small and not self.streams and self.scheduler.may_infer_at_once() else None
+        return decode(headers, body) if small and not self.streams and self.scheduler.can_infer_at_once() else None
 
-    def answer_at_once(self, query: Query, context: RequestContext) -> Answer | None:
+    def answer_at_once(self, query: DecodedRequest, context: RequestContext) -> EncodedResponse | None:
         """As `answer`, but without waiting for anything; None where something must be waited for.
 
         An answer is written here however large it is. After a large one the next is not asked for here.
@@ -71,18 +74,28 @@ class Inference:
             raise
 
     async def read(
-        self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
-    ) -> Query:
+        self,
+        decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest],
+        headers: Mapping[bytes, bytes],
+        body: Buffer,
+    ) -> DecodedRequest:
         """The query in `body`. Raises Problem 400."""
-        return decode(headers, body) if len(body) <= SMALL_BYTES else await self.read_aside(decode, headers, body)
+        return (
+            decode(headers, body)
+            if len(body) <= SMALL_BYTES
+            else await self.read_on_codec_thread(decode, headers, body)
+        )
 
-    async def read_aside(
-        self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
-    ) -> Query:
+    async def read_on_codec_thread(
+        self,
+        decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest],
+        headers: Mapping[bytes, bytes],
+        body: Buffer,
+    ) -> DecodedRequest:
         """As `read`, while the event loop goes on. Raises Problem 400."""
         return await self._codec.run(lambda: decode(headers, body))
 
-    async def answer(self, query: Query, context: RequestContext) -> Answer:
+    async def answer(self, query: DecodedRequest, context: RequestContext) -> EncodedResponse:
         """Raises Problem, and what the model raises. Cancel it, and the request leaves the queue."""
         if self.streams:
             raise Problem(400, "Streaming", "the model answers in a stream, which this way of asking does not have")
@@ -96,7 +109,7 @@ class Inference:
             _refuse_lack_of_values(error, query.batch)
             raise
 
-    async def stream(self, query: Query, context: RequestContext) -> AsyncGenerator[Answer, None]:
+    async def stream(self, query: DecodedRequest, context: RequestContext) -> AsyncGenerator[EncodedResponse, None]:
         """One answer for each item that the model yields, computed when it is asked for. Close it to stop the model.
 
         The deadline is that of the last item. Raises as `answer` does.
@@ -124,13 +137,13 @@ class Inference:
                 self._metrics.waited(work.begun - work.asked)
                 self._metrics.passed(1, work.seconds)
 
-    def _encode(self, query: Query, output: Any) -> Answer:
-        return query.encode(conform(self._model.signature.outputs, output))
+    def _encode(self, query: DecodedRequest, output: Any) -> EncodedResponse:
+        return query.encode(check_outputs(self._model.signature.outputs, output))
 
     async def _on_model(self, call: Callable[[], Any], context: RequestContext, work: "_Work") -> Any:
         """One call of the model for a stream, on its thread."""
         timed = partial(work.of, lambda: call_for((context,), call))
-        return await self._thread.run(lambda: self.scheduler.patiently(context.deadline - work.asked, timed))
+        return await self._thread.run(lambda: self.scheduler.run_with_stuck_limit(context.deadline - work.asked, timed))
 
     async def _on_thread(self, generator: Any, context: RequestContext, work: "_Work") -> AsyncGenerator[Any, None]:
         """Between two items other requests have their turn."""
@@ -142,7 +155,9 @@ class Inference:
                     return
                 yield item
         finally:
-            self._thread.post(lambda: self.scheduler.patiently(context.deadline - work.asked, generator.close))
+            self._thread.post(
+                lambda: self.scheduler.run_with_stuck_limit(context.deadline - work.asked, generator.close)
+            )
 
 
 def _refuse_lack_of_values(error: Exception, batch: Any) -> None:
@@ -162,7 +177,7 @@ def _lacks_values(value: Any) -> bool:
     return isinstance(value, list) and all(map(_lacks_values, value))
 
 
-def _told(context: RequestContext, query: Query) -> RequestContext:
+def _told(context: RequestContext, query: DecodedRequest) -> RequestContext:
     return context if query.parameters is None else context.with_parameters(query.parameters)
 
 
@@ -205,7 +220,7 @@ async def _on_loop(generator: Any, context: RequestContext, work: _Work) -> Asyn
                 raise as_exception(error) from error
             if item is _END:
                 return
-            yield plain(item)
+            yield to_plain(item)
     finally:
         try:
             await generator.aclose()
@@ -223,12 +238,12 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 async def _one(value: Any) -> AsyncGenerator[Any, None]:
-    yield plain(value)
+    yield to_plain(value)
 
 
 def _next(generator: Any) -> Any:
     item = next(generator, _END)
-    return item if item is _END else plain(item, copy=True)
+    return item if item is _END else to_plain(item, copy=True)
 
 
 async def _before(deadline: float, awaitable: Any) -> Any:
@@ -240,5 +255,5 @@ async def _before(deadline: float, awaitable: Any) -> Any:
             return await awaitable
     except TimeoutError:
         if limit.expired():
-            raise expired() from None
+            raise make_deadline_problem() from None
         raise

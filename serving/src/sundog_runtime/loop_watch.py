@@ -11,10 +11,10 @@ from typing import NoReturn
 STALL_S = 60.0
 """As long as a call on the model's thread is waited for at least."""
 
-BEAT_S = 5.0
+HEARTBEAT_S = 5.0
 
 
-async def watch() -> NoReturn:
+async def watch_event_loop() -> NoReturn:
     """Until cancelled, put off the end of the process again and again, which the event loop can do only while it turns.
 
     When it has stood still for STALL_S seconds, the stacks of all threads are written to stderr and the process ends with status 1. A timer
@@ -23,6 +23,6 @@ async def watch() -> NoReturn:
     try:
         while True:
             faulthandler.dump_traceback_later(STALL_S, exit=True)
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
     finally:
         faulthandler.cancel_dump_traceback_later()

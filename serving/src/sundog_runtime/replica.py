@@ -8,27 +8,27 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from sundog_runtime.arguments import Arguments, Settings, parse_arguments, parse_settings
-from sundog_runtime.attempts import Attempts
+from sundog_runtime.arguments import Arguments, ReplicaSettings, parse_arguments, parse_settings
+from sundog_runtime.attempts import StartAttempts
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
-from sundog_runtime.formats.deadline import load_seconds, size_of
+from sundog_runtime.formats.deadline import load_deadline_s, total_file_bytes
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.inference import Inference
-from sundog_runtime.protocol.app import App
+from sundog_runtime.protocol.app import HttpApp
 from sundog_runtime.protocol.grpc_app import PEERS_VARIABLE, GrpcApp
-from sundog_runtime.protocol.plain import encode
-from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.plain import encode_json
+from sundog_runtime.protocol.query import DecodedRequest, EncodedResponse
 from sundog_runtime.protocol.routes import Route, Routes
-from sundog_runtime.scheduling.batch_assembly import why_not_joinable
-from sundog_runtime.scheduling.cpu_affinity import set_environment
+from sundog_runtime.scheduling.batch_assembly import find_unbatchable_reason
+from sundog_runtime.scheduling.cpu_affinity import limit_library_threads
 from sundog_runtime.scheduling.model_thread import ModelThread
 from sundog_runtime.scheduling.scheduler import Scheduler
-from sundog_runtime.signature import inputs_of_example
+from sundog_runtime.signature import infer_inputs
 from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.files import ModelFiles, open_model
-from sundog_runtime.telemetry.metrics import Metrics
-from sundog_runtime.telemetry.startup import Startup
+from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.startup import StartupPhases
 from sundog_runtime.warmup import warm_up
 
 STARTUP_PATH = "/-/startup"
@@ -41,32 +41,37 @@ class Replica:
     """A model in memory that answers. Made by `start`; ready after the first `reconfigure` or `check_health`."""
 
     def __init__(
-        self, arguments: Arguments, model: LoadedModel, thread: ModelThread, startup: Startup, attempts: Attempts
+        self,
+        arguments: Arguments,
+        model: LoadedModel,
+        thread: ModelThread,
+        startup: StartupPhases,
+        attempts: StartAttempts,
     ) -> None:
         self.startup = startup
-        self.metrics = Metrics()
+        self.metrics = ReplicaMetrics()
         self._arguments = arguments
         self._attempts = attempts
         self._model = model
         self._thread = thread
         self._codec = ModelThread(name="sundog-codec")
-        self._settings: Settings | None = None
+        self._settings: ReplicaSettings | None = None
         batching = arguments.batching
         self._scheduler = Scheduler(model, thread, self.metrics, batching.max_size, batching.max_delay_seconds)
         self._inference = Inference(model, self._scheduler, thread, self._codec, self.metrics)
         routes = Routes(arguments.service, version("sundog"), model)
-        routes.add(STARTUP_PATH, Route(answer=lambda: Answer(encode(startup.document()))))
-        self.app = App(routes, self._inference, self.metrics, Settings().max_request_bytes)
+        routes.add(STARTUP_PATH, Route(answer=lambda: EncodedResponse(encode_json(startup.document()))))
+        self.app = HttpApp(routes, self._inference, self.metrics, ReplicaSettings().max_request_bytes)
         self.grpc = GrpcApp(
             arguments.service,
             version("sundog"),
             model,
             self._inference,
             self.metrics,
-            Settings().max_request_bytes,
+            ReplicaSettings().max_request_bytes,
             os.environ.get(PEERS_VARIABLE, ""),
         )
-        if batching.max_size > 1 and (why := why_not_joinable(model)):
+        if batching.max_size > 1 and (why := find_unbatchable_reason(model)):
             _logger.warning("requests are not batched: %s", why)
 
     @classmethod
@@ -77,9 +82,9 @@ class Replica:
         """
         arguments = parse_arguments(args)
         attempts = _attempts(arguments, build)
-        attempts.tell_last()
-        set_environment(arguments.cpu)
-        thread, startup = ModelThread(), Startup()
+        attempts.raise_last_timeout()
+        limit_library_threads(arguments.cpu)
+        thread, startup = ModelThread(), StartupPhases()
         try:
             with startup.phase("download"):
                 files = await thread.run(
@@ -87,7 +92,7 @@ class Replica:
                 )
             startup.detail("download", files.seconds)
             with startup.phase("load"):
-                seconds = load_seconds(size_of(files))
+                seconds = load_deadline_s(total_file_bytes(files))
                 late = LoadTimeout(f"loading did not end within {seconds:.0f} s")
                 model = await attempts.in_time(thread.run(lambda: _load(files, arguments)), seconds, late)
             _use_cores(arguments.cpu)
@@ -109,7 +114,7 @@ class Replica:
         try:
             settings = parse_settings(user_config)
             if self._settings is None:
-                seconds = load_seconds(0)
+                seconds = load_deadline_s(0)
                 late = LoadTimeout(f"configure did not end within {seconds:.0f} s")
                 await self._attempts.in_time(self._configure(settings.user_config), seconds, late)
             elif settings.user_config != self._settings.user_config:
@@ -137,7 +142,7 @@ class Replica:
         if self._scheduler.stuck:
             raise RuntimeError(f"the model has been busy with one call for {self._thread.busy_seconds:.0f} s")
 
-    async def infer(self, query: Query, context: RequestContext | None = None) -> Answer:
+    async def infer(self, query: DecodedRequest, context: RequestContext | None = None) -> EncodedResponse:
         """The answer to a query of any protocol, by the same queue and in the same batches as all others.
 
         Raises Problem, and what the model raises on this request. Cancel it, and the request leaves the queue.
@@ -174,26 +179,26 @@ class Replica:
         _logger.info("started: %s", self.startup.line())
 
 
-def _attempts(arguments: Arguments, build: str) -> Attempts:
+def _attempts(arguments: Arguments, build: str) -> StartAttempts:
     revision = f"{arguments.namespace}/{arguments.service}/{arguments.revision}/{arguments.revision_hash}/{build}"
-    return Attempts(cache_root() / "starts", revision)
+    return StartAttempts(cache_root() / "starts", revision)
 
 
 def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
     """The model, with the inputs of its example where it declares none."""
     # torch takes seconds to import: a model that is not there, or is not what was promised, is told without it.
-    from sundog_runtime.formats.device import device_for, watch_for
+    from sundog_runtime.formats.device import make_device_watch, select_device
     from sundog_runtime.formats.load import load_model
 
     _use_cores(arguments.cpu)
     gpu = arguments.gpu
-    model = load_model(files, arguments.model, arguments.namespace, lambda: device_for(gpu.count, gpu.vendor))
-    if (watch := watch_for(gpu.count, gpu.vendor)) is not None:
+    model = load_model(files, arguments.model, arguments.namespace, lambda: select_device(gpu.count, gpu.vendor))
+    if (watch := make_device_watch(gpu.count, gpu.vendor)) is not None:
         model = replace(model, predict=watch.over(model.predict), lost=lambda: watch.lost)
     if model.example is None or model.signature.inputs:
         return model
     try:
-        inputs = inputs_of_example(model.example())
+        inputs = infer_inputs(model.example())
     except Exception as error:
         raise LoadFailed(f"example() raised {type(error).__name__}: {error}") from error
     return replace(model, signature=replace(model.signature, inputs=inputs))
@@ -201,6 +206,6 @@ def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
 
 def _use_cores(cpu: float) -> None:
     """OpenMP keeps the number of threads per thread: every thread that runs the model must be told."""
-    from sundog_runtime.formats.torch_state import use_cores
+    from sundog_runtime.formats.torch_state import set_torch_threads
 
-    use_cores(cpu)
+    set_torch_threads(cpu)

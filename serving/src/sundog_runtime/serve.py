@@ -15,11 +15,11 @@ from ray.util.metrics import Counter, Gauge
 
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
-from sundog_runtime.loop_watch import watch
-from sundog_runtime.protocol.grpc_service import Answers, GrpcMethods
-from sundog_runtime.telemetry.logs import SERVE_LOGGER_NAME, make_no_records_of_requests, use_json_lines
-from sundog_runtime.telemetry.model_output import log_model_output
-from sundog_runtime.telemetry.ray_metrics import Exporter
+from sundog_runtime.loop_watch import watch_event_loop
+from sundog_runtime.protocol.grpc_service import GrpcHandler, GrpcMethods
+from sundog_runtime.telemetry.logs import SERVE_LOGGER_NAME, disable_request_logs, install_json_formatter
+from sundog_runtime.telemetry.model_output import capture_model_output
+from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter
 
 MAX_START_FAILURES = 3
 """Serve gives up after so many failed starts, whatever the number of replicas: most failures are for good."""
@@ -41,21 +41,21 @@ class _Model(GrpcMethods):
         from sundog_runtime.replica import Replica
 
         arguments = parse_arguments(args)
-        use_json_lines(arguments.service, arguments.revision, logging.getLogger(SERVE_LOGGER_NAME))
-        log_model_output()
+        install_json_formatter(arguments.service, arguments.revision, logging.getLogger(SERVE_LOGGER_NAME))
+        capture_model_output()
         with _told():
             self._replica = await Replica.start(args, build)
-        exporter = Exporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
+        exporter = RayMetricsExporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
         self._watching: asyncio.Task[NoReturn] | None = None
         self._exporting = asyncio.create_task(exporter.export_forever())
-        make_no_records_of_requests(logging.getLogger(SERVE_LOGGER_NAME))
+        disable_request_logs(logging.getLogger(SERVE_LOGGER_NAME))
         _shorten_the_way(self._replica.app)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application that Serve calls; made after the constructor."""
         return self._replica.app
 
-    def grpc_answers(self) -> Answers:
+    def grpc_handler(self) -> GrpcHandler:
         """What answers Serve's calls of the gRPC methods."""
         return self._replica.grpc
 
@@ -75,7 +75,7 @@ class _Model(GrpcMethods):
         """Watch the event loop from when the replica has started: until then the start is what is watched."""
         if self._watching is None:
             _leave_what_stays_to_no_collection()
-            self._watching = asyncio.create_task(watch())
+            self._watching = asyncio.create_task(watch_event_loop())
 
 
 def _leave_what_stays_to_no_collection() -> None:
@@ -96,11 +96,11 @@ def _shorten_the_way(app: Any) -> None:
         )
         return
     try:
-        from sundog_runtime.serve_internals import shorten_the_way
+        from sundog_runtime.serve_internals import install_fast_path
     except ImportError as error:
         _logger.warning("requests take Serve's own way, which is longer: %s", error)
         return
-    shorten_the_way(app.at_once, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
+    install_fast_path(app.at_once, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
 
 
 @contextmanager

@@ -20,15 +20,15 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.errors import one_line
-from sundog_runtime.fast_path import ShortWay, WithoutTrailers, protocol_class
-from sundog_runtime.protocol.query import Buffer, Reply
+from sundog_runtime.fast_path import FastPath, TrailerDroppingProtocol, make_protocol_class
+from sundog_runtime.protocol.query import Buffer, HttpResponse
 
-Answering: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], Reply | None]
+AnswerAtOnce: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], HttpResponse | None]
 
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-def shorten_the_way(answer: Answering, paths: Iterable[str], *, is_on: bool = True) -> None:
+def install_fast_path(answer: AnswerAtOnce, paths: Iterable[str], *, is_on: bool = True) -> None:
     """Called while Serve constructs the replica: its HTTP server, when it starts, answers at once what `answer` can.
 
     `paths` are those below the prefix that `answer` knows. Where Serve is not as expected the log says so, once. Where it is not `is_on`,
@@ -59,7 +59,7 @@ def _tell(why_not: str) -> None:
     _logger.warning("requests take Serve's own way, which is longer: %s", one_line(why_not))
 
 
-def _put_in(replica: Any, answer: Answering, paths: Iterable[str], *, is_on: bool = True) -> str:
+def _put_in(replica: Any, answer: AnswerAtOnce, paths: Iterable[str], *, is_on: bool = True) -> str:
     """Why it was not done; empty where it was. Raises whatever the internals of another Serve lead to."""
     server = replica._direct_ingress_http_server
     if server is None:
@@ -67,7 +67,7 @@ def _put_in(replica: Any, answer: Answering, paths: Iterable[str], *, is_on: boo
     if not _speaks_by_httptools(server.config):
         return "its HTTP server does not speak by httptools"
     # What it is configured with counts until it is loaded, and what it has loaded from then on.
-    server.config.http = server.config.http_protocol_class = WithoutTrailers
+    server.config.http = server.config.http_protocol_class = TrailerDroppingProtocol
     if not is_on:
         return "it was switched off"
     if why_not := _why_not(replica, server.config):
@@ -77,7 +77,7 @@ def _put_in(replica: Any, answer: Answering, paths: Iterable[str], *, is_on: boo
     if prefix:
         whole[prefix.encode("ascii")] = "/"
     metered = _Metered(replica, asyncio.get_running_loop())
-    protocol = protocol_class(ShortWay(whole, answer, metered))
+    protocol = make_protocol_class(FastPath(whole, answer, metered))
     server.config.http = server.config.http_protocol_class = protocol
     return ""
 
@@ -151,7 +151,7 @@ class _Metered:
             status_code=str(status),
         )
 
-    def turn_away(self) -> None:
+    def cancel_admission(self) -> None:
         self._counts.dec_num_ongoing_requests(self._request)
 
     def _come_round(self) -> None:

@@ -17,9 +17,9 @@ from sundog_runtime.tensors import (
     OIP_TYPES,
     Array,
     TensorSpec,
+    check_finite,
     numpy_type,
     output_array,
-    require_finite,
     to_numpy,
 )
 
@@ -111,28 +111,28 @@ class Axis:
                 )
 
 
-def may_batch(batchable: bool | None, signature: Signature) -> bool:
+def is_batchable(batchable: bool | None, signature: Signature) -> bool:
     """What `batchable` in model.yaml says; else whether every declared input and output has rows, as many as you like."""
     if batchable is not None:
         return batchable
     return all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
 
 
-def with_rows(batchable: bool | None, signature: Signature) -> Signature:
+def add_row_axis(batchable: bool | None, signature: Signature) -> Signature:
     """The same, where the first size is the number of rows: all inputs with a free one must have as many."""
     free = tuple((spec.name, 0) for spec in signature.inputs if spec.shape[:1] == (-1,))
-    if len(free) < 2 or not may_batch(batchable, signature):
+    if len(free) < 2 or not is_batchable(batchable, signature):
         return signature
     return replace(signature, axes=(Axis(free, least=0),))
 
 
-def never_empty(signature: Signature) -> Signature:
+def forbid_empty_inputs(signature: Signature) -> Signature:
     """The same, where no input has a size of 0: for models that were not made for it."""
     free = [(spec.name, at) for spec in signature.inputs for at, size in enumerate(spec.shape) if size == -1]
     return replace(signature, axes=(*signature.axes, *(Axis((place,)) for place in free)))
 
 
-def inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:
+def infer_inputs(example: Any) -> tuple[TensorSpec, ...]:
     """Names, types and numbers of dimensions of an example batch; empty when it is not made of arrays.
 
     An example tells no sizes: which dimensions may vary cannot be read off one value.
@@ -147,14 +147,14 @@ def inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def conform(specs: tuple[TensorSpec, ...], output: Any) -> Any:
+def check_outputs(specs: tuple[TensorSpec, ...], output: Any) -> Any:
     """`output`, as `tensors.plain` gives it, with nested lists turned into arrays of the declared types.
 
     Raises Problem 500 when it is not what was declared, or not finite where that is not allowed. Without a declaration it
     stays as it is, and must be finite.
     """
     if not specs:
-        require_finite(output)
+        check_finite(output)
         return output
     named = output if isinstance(output, dict) else {specs[0].name: output}
     if sorted(named) != sorted(spec.name for spec in specs):
@@ -165,8 +165,8 @@ def conform(specs: tuple[TensorSpec, ...], output: Any) -> Any:
 
 def _conform(spec: TensorSpec, value: Any) -> Any:
     if not spec.allow_nan and spec.dtype != "bytes":
-        require_finite(value)
-    array = declared_output(spec, value)
+        check_finite(value)
+    array = to_declared_array(spec, value)
     if array.dtype.name != numpy_type(spec.dtype) or not spec.accepts(array.shape):
         found = spec.dtype if array.dtype.kind == "O" else array.dtype.name
         declared = f"declared is {spec.dtype} {list(spec.shape)}"
@@ -174,7 +174,7 @@ def _conform(spec: TensorSpec, value: Any) -> Any:
     return value if array.dtype.kind == "O" else array
 
 
-def declared_output(spec: TensorSpec, value: Any) -> Array:
+def to_declared_array(spec: TensorSpec, value: Any) -> Array:
     """An output of `tensors.plain` as an array of the declared type. Raises Problem 500.
 
     A scalar is an array of one where that is declared, and an empty list has no rows, of whatever size.

@@ -97,7 +97,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Flat:
+class FlatList:
     """The scalars of a rectangular nested list in row-major order, with their JSON types."""
 
     values: list[Any]
@@ -105,7 +105,7 @@ class Flat:
     types: frozenset[type]
 
 
-def flatten(value: Any, what: str) -> Flat:
+def flatten(value: Any, what: str) -> FlatList:
     """Raises Problem 400 when the nested lists are ragged, mixed with scalars or too deep; `what` names them.
 
     Nothing larger than the list itself is allocated, whatever it holds.
@@ -122,7 +122,7 @@ def flatten(value: Any, what: str) -> Flat:
         level = list(chain.from_iterable(level))
     if list in types:
         raise bad_input("RaggedInput", f"{what} is ragged: dimension {len(shape)} mixes arrays and values")
-    return Flat(level, tuple(shape), types)
+    return FlatList(level, tuple(shape), types)
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
@@ -134,7 +134,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return (len(value), *shape_of(value[0])) if value else (0,)
 
 
-def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
+def try_number_array(value: Any, spec: TensorSpec) -> Array | None:
     """Nested lists that are at once seen to hold what `spec` says, as an array; None where a closer look is needed.
 
     The short way for what most requests are, with the same result as `flatten`, `check_shape` and `to_array`. It does not
@@ -171,7 +171,7 @@ def _row_of(size: int, code: str) -> struct.Struct:
     return struct.Struct(f"{size}{code}")
 
 
-def to_array(flat: Flat, dtype: str, what: str, *, allow_nan: bool = False) -> Array:
+def to_array(flat: FlatList, dtype: str, what: str, *, allow_nan: bool = False) -> Array:
     """Convert without loss of kind: integers may become numbers, and 2.0 is an integer as JSON Schema has it.
 
     Nothing else changes its type. Strings and bytes become an array of objects. Raises Problem 400, also for numbers that
@@ -192,10 +192,10 @@ def to_array(flat: Flat, dtype: str, what: str, *, allow_nan: bool = False) -> A
     return array.reshape(flat.shape)
 
 
-def _whole(flat: Flat) -> Flat:
+def _whole(flat: FlatList) -> FlatList:
     """With integers in place of numbers that are whole."""
     values = [int(value) if type(value) is float and value.is_integer() else value for value in flat.values]
-    return Flat(values, flat.shape, frozenset(map(type, values)))
+    return FlatList(values, flat.shape, frozenset(map(type, values)))
 
 
 def numpy_type(dtype: str) -> str:
@@ -245,7 +245,7 @@ def _natural(types: frozenset[type]) -> str:
     return _NATURAL.get(types, "float64")
 
 
-def plain(output: Any, *, copy: bool = False) -> Any:
+def to_plain(output: Any, *, copy: bool = False) -> Any:
     """A model's output as what orjson writes, numpy arrays, lists, strings and numbers, and bytes, which it does not.
 
     A numpy scalar, as which an array without dimensions counts, keeps its type outside of lists.
@@ -255,7 +255,7 @@ def plain(output: Any, *, copy: bool = False) -> Any:
     return _plain(output, 0, copy=copy)
 
 
-def require_finite(value: Any) -> None:
+def check_finite(value: Any) -> None:
     """Raises Problem 500 when `value`, as `plain` gives it, holds NaN or infinity anywhere, or bytes.
 
     JSON would turn the former into null, and a wrong answer with status 200 is invisible to whoever counts errors. It has no
@@ -265,7 +265,7 @@ def require_finite(value: Any) -> None:
         finite = is_finite(np.asarray(value))
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            require_finite(item)
+            check_finite(item)
         return
     elif isinstance(value, bytes):
         raise _unusable("holds bytes, for which an output has to be declared in model.yaml, with dtype: bytes")

@@ -12,11 +12,11 @@ import numpy as np
 
 from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.plain import encode
-from sundog_runtime.scheduling.batch_assembly import form, join, split
+from sundog_runtime.protocol.plain import encode_json
+from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
 from sundog_runtime.scheduling.model_thread import as_exception
-from sundog_runtime.signature import Signature, conform
-from sundog_runtime.tensors import TensorSpec, numpy_type, plain, to_numpy
+from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy, to_plain
 
 _logger = logging.getLogger("ray.serve.sundog")
 
@@ -40,7 +40,7 @@ def warm_up(
     if not requests:
         return 0
     own = model.example is not None
-    example = _example(model) if own else zeros(model.signature.inputs)
+    example = _example(model) if own else make_zero_batch(model.signature.inputs)
     if example is None and not own:
         why = ", and its inputs hold bytes" if model.signature.inputs else " and no inputs in model.yaml"
         _logger.info("warm-up skipped: the model has no example()%s", why)
@@ -55,7 +55,7 @@ def warm_up(
     return requests
 
 
-def zeros(inputs: tuple[TensorSpec, ...]) -> Any:
+def make_zero_batch(inputs: tuple[TensorSpec, ...]) -> Any:
     """A batch as `predict` gets it, all zeros and empty strings, every free dimension 1.
 
     None where nothing is declared, or bytes are: nobody knows of which file.
@@ -124,7 +124,7 @@ def _is_finite(model: LoadedModel, example: Any, which: str, loop: asyncio.Abstr
         raise WarmupFailed(f"{which} raised {type(error).__name__}: {error}") from error
     try:
         for item in output if model.streams and isinstance(output, list) else [output]:
-            _encode(conform(model.signature.outputs, plain(item)), model.signature)
+            _encode(check_outputs(model.signature.outputs, to_plain(item)), model.signature)
     except Problem as problem:
         if problem.code == "OutputNotFinite" and not own:
             _logger.warning("%s, not of its example: %s", which, problem.detail)
@@ -136,7 +136,7 @@ def _is_finite(model: LoadedModel, example: Any, which: str, loop: asyncio.Abstr
 def _encode(output: Any, signature: Signature) -> None:
     """As JSON, but for a model whose outputs have no form there."""
     if all(spec.dtype != "bytes" for spec in signature.outputs):
-        encode(output)
+        encode_json(output)
 
 
 async def _items(generator: AsyncGenerator[Any, Any]) -> list[Any]:
@@ -151,20 +151,20 @@ async def _items(generator: AsyncGenerator[Any, Any]) -> list[Any]:
 def _warm_up_joined(
     model: LoadedModel, example: Any, requests: int, max_rows: int, stop_joining: Callable[[str], None]
 ) -> None:
-    example = as_arrays(example)
-    key, rows = form(example)
+    example = to_arrays(example)
+    key, rows = batch_key(example)
     if key is None:
         stop_joining("its example is not made of arrays with the same number of rows")
         return
     times = max(1, max_rows // rows)
     try:
         for _ in range(min(2, requests)):
-            output = model.predict(join([example] * times))
+            output = model.predict(join_batches([example] * times))
     except Exception as error:  # noqa: BLE001 (what fails on many rows may serve one at a time)
         stop_joining(f"{rows * times} rows at once raised {type(error).__name__}: {error}")
         return
     try:
-        parts = split(plain(output), [rows] * times)
+        parts = split_output(to_plain(output), [rows] * times)
     except Problem:
         # Not finite: said above already, and no matter of the number of rows.
         return
@@ -172,6 +172,6 @@ def _warm_up_joined(
         stop_joining("its outputs do not have as many rows as its inputs")
 
 
-def as_arrays(batch: Any) -> Any:
+def to_arrays(batch: Any) -> Any:
     """`batch` with numpy arrays where it has tensors, as requests have them."""
     return {name: to_numpy(value) for name, value in batch.items()} if isinstance(batch, dict) else to_numpy(batch)

@@ -15,21 +15,21 @@ import pytest
 
 import analysis_script
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.analysis.counters import Tallies, Tally
-from sundog_operator.core.analysis.evaluate import Counted
-from sundog_operator.core.analysis.feedback import Sums
+from sundog_operator.core.analysis.counters import ArmCounts, Counters
+from sundog_operator.core.analysis.evaluate import CollectedCounts
+from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
-from sundog_operator.core.experiments.winner import Arm, Decided, Seen
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
+from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import sample_ratio, success_metrics
-from sundog_operator.core.stats.success_metrics import Epoch, Finding, Metric, Outcomes
+from sundog_operator.core.stats.success_metrics import OutcomeCounts, OutcomeEpoch, OutcomeFinding, OutcomeMetric
 
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (
-    Metric("conversion", "rate", "increase", 0.02),
-    Metric("complaints", "rate", "decrease"),
-    Metric("revenue", "mean", "increase", 0.5),
+    OutcomeMetric("conversion", "rate", "increase", 0.02),
+    OutcomeMetric("complaints", "rate", "decrease"),
+    OutcomeMetric("revenue", "mean", "increase", 0.5),
 )
 
 
@@ -153,7 +153,7 @@ class MadeUp:
         (folder / "plan.json").write_text(json.dumps(self.plan()))
         return folder
 
-    def epochs(self) -> list[Epoch]:
+    def epochs(self) -> list[OutcomeEpoch]:
         """As the operator has them of the edges, which have joined and summed by themselves."""
         values: dict[tuple[str, str], list[int]] = {}
         places: dict[tuple[str, str], tuple[str, int, str]] = {}
@@ -165,14 +165,14 @@ class MadeUp:
         for key, place in places.items():
             cells[place].append(values[key])
 
-        def outcomes(metric: str, epoch: int, arm: str) -> Outcomes:
+        def outcomes(metric: str, epoch: int, arm: str) -> OutcomeCounts:
             own = cells[metric, epoch, arm]
             totals = [sum(each) for each in own]
             positive, squares = sum(each[0] > 0 for each in own), sum(total**2 for total in totals)
-            return Outcomes(self.assigned[epoch, arm], len(own), positive, sum(totals), squares)
+            return OutcomeCounts(self.assigned[epoch, arm], len(own), positive, sum(totals), squares)
 
         return [
-            Epoch(
+            OutcomeEpoch(
                 own[1:],
                 [
                     [outcomes(metric, number, arm) for arm in self.arms]
@@ -186,21 +186,25 @@ class MadeUp:
     def broken(self) -> str:
         """Why the operator decides nothing by these counts: the split by its own look, or what it was told of beside."""
         if self.sticky:
-            counted = Tallies("uid", feedback=Sums("s1", 1, self.assigned))
+            counted = Counters("uid", feedback=FeedbackSums("s1", 1, self.assigned))
         else:
-            counted = Tallies("uid", {"edge/1": {place: Tally(count) for place, count in self.assigned.items()}})
+            counted = Counters("uid", {"edge/1": {place: ArmCounts(count) for place, count in self.assigned.items()}})
         status = ExperimentStatus.from_json({k: v for k, v in self.status().items() if k != "conditions"})
-        seen = Counted(tallies=counted, reports=(), blocks={}, traffic=Traffic(), now_s=0.0, timeout_s=30.0)
-        return evaluate.judge(status, seen, {}).broken or self.quality[2]
+        seen = CollectedCounts(
+            tallies=counted, reports=(), blocks={}, traffic=StableTraffic(), now_s=0.0, timeout_s=30.0
+        )
+        return evaluate.evaluate_experiment(status, seen, {}).broken or self.quality[2]
 
-    def seen(self) -> Seen:
-        arms = [Arm(name, {"errorRate": self.rails[name]}) for name in self.arms[1:]]
-        return Seen(METRICS, arms, self.epochs(), self.alpha, self.broken())
+    def seen(self) -> WinnerInputs:
+        arms = [ArmInput(name, {"errorRate": self.rails[name]}) for name in self.arms[1:]]
+        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.broken())
 
-    def judged(self) -> tuple[list[list[Finding]], Decided]:
+    def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
         seen = self.seen()
-        return success_metrics.judge(METRICS, seen.epochs, self.alpha), experiments_winner.decide(seen)
+        return success_metrics.evaluate_outcomes(METRICS, seen.epochs, self.alpha), experiments_winner.decide_winner(
+            seen
+        )
 
 
 def same(one: float, other: float) -> bool:
@@ -274,8 +278,8 @@ def test_what_the_operator_decides_nothing_by_names_no_winner_here(
     analysis: ModuleType, life: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = life.seen()
-    assert experiments_winner.decide(replace(seen, broken="")).decision == "Winner"
-    told = experiments_winner.decide(seen).reason
+    assert experiments_winner.decide_winner(replace(seen, broken="")).decision == "Winner"
+    told = experiments_winner.decide_winner(seen).reason
     analysis.show(life.write(tmp_path))
     assert told == f"nothing is decided: {life.broken()}"
     assert f"here: Undecided: {told}" in capsys.readouterr().out.splitlines()
@@ -315,11 +319,13 @@ def test_the_number_of_the_split_is_the_operators(analysis: ModuleType, seed: in
     shares = [[draw.randint(1, 5000) for _ in arms]]
     shares += [[draw.randint(0, 1) * draw.randint(1, 5000) for _ in arms] for _ in range(draw.randint(0, 39))]
     units = [[draw.randint(0, 10 ** draw.randint(1, 6)) if share else 0 for share in own] for own in shares]
-    assert analysis.log_e_of_split(units, shares) == sample_ratio.mismatch(units, shares) != 0.0
+    assert analysis.log_e_of_split(units, shares) == sample_ratio.mismatch_log_e(units, shares) != 0.0
 
 
 def test_whoever_is_where_nobody_could_fall_is_there_by_no_chance(analysis: ModuleType) -> None:
-    assert analysis.log_e_of_split([[5, 5, 1]], [[50, 50, 0]]) == sample_ratio.mismatch([[5, 5, 1]], [[50, 50, 0]])
+    assert analysis.log_e_of_split([[5, 5, 1]], [[50, 50, 0]]) == sample_ratio.mismatch_log_e(
+        [[5, 5, 1]], [[50, 50, 0]]
+    )
     assert analysis.log_e_of_split([[5, 5, 1]], [[50, 50, 0]]) == math.inf
 
 

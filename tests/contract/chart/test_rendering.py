@@ -28,7 +28,7 @@ from charting import (
 from charting.generate import MADE
 from real_kubernetes.audit import Right
 from sundog_operator.adapters import exposure_logs
-from sundog_operator.api.installation import Installation, NetworkPolicies, parse_installation
+from sundog_operator.api.installation import Installation, NetworkPolicySettings, parse_installation
 from sundog_operator.shell.operator import LEASE_NAME
 
 SMALLEST = values("smallest")
@@ -203,7 +203,7 @@ def test_all_defaults_are_the_operators_own() -> None:
     wanted = Installation(
         runtime_image=SMALLEST["installation"]["runtimeImage"],
         edge_image="registry.example.com/sundog/operator-edge:0.1.0",
-        network_policies=NetworkPolicies(
+        network_policies=NetworkPolicySettings(
             enabled=True,
             operator_namespace=NAMESPACE,
             metrics_from=tuple(yaml.safe_load((CHART / "values.yaml").read_text())["networkPolicy"]["metricsFrom"]),
@@ -256,7 +256,7 @@ def test_claims_of_exposure_logs_are_mounted_where_the_operator_looks_for_them()
     }
     mounts = {mount["name"]: mount["mountPath"] for mount in operator["containers"][0]["volumeMounts"]}
     assert sorted(claims.values()) == ["2026.archive", "logs"]
-    assert mounts | {name: str(exposure_logs.CLAIMS / claim) for name, claim in claims.items()} == mounts
+    assert mounts | {name: str(exposure_logs.CLAIMS_ROOT / claim) for name, claim in claims.items()} == mounts
 
 
 def test_a_single_replica_has_no_budget_that_would_hold_up_a_drain() -> None:

@@ -17,7 +17,7 @@ from sundog_operator.core.edge import pods as edge_pods
 from sundog_operator.core.edge import store
 from sundog_operator.core.ray import pods as ray_pods
 from sundog_operator.core.ray import valkey
-from sundog_operator.core.ray.valkey import Server
+from sundog_operator.core.ray.valkey import ValkeyServer
 from sundog_operator.core.revisions import Revision
 
 CASE = "namespaced"
@@ -91,10 +91,10 @@ def made(given: Installation) -> dict[str, Object]:
     group = ray_pods.make_worker_group("digits", revision, (1, 1), given.runtime_image, given, timedelta(seconds=1))
     edge = edge_pods.make_deployment("vision", [MEMBER], given, feedback=True, drain_s=30)
     fault_tolerance = given.ray.gcs_fault_tolerance
-    server = Server(fault_tolerance.image, fault_tolerance.storage)
-    of_ray = valkey.make_stateful_set(valkey.of_cluster(ray), server, given.ray.pods, None)
+    server = ValkeyServer(fault_tolerance.image, fault_tolerance.storage)
+    of_ray = valkey.make_stateful_set(valkey.make_cluster_store(ray), server, given.ray.pods, None)
     of_edges = valkey.make_stateful_set(
-        store.of_namespace("vision", [MEMBER]), store.server(given), given.edge.pods, None
+        store.make_namespace_store("vision", [MEMBER]), store.make_server(given), given.edge.pods, None
     )
     head = ray["spec"]["headGroupSpec"]["template"]["spec"]
     # KubeRay adds the container of the autoscaler, with what these options say.

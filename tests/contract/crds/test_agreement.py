@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from profiles import examples
-from sundog_operator.api import RESOURCES, violations
-from sundog_operator.api.schema.structure import Node, structure
+from sundog_operator.api import RESOURCE_TYPES, find_violations
+from sundog_operator.api.schema.structure import Node, build_node_tree
 
 DURATIONS = ["30s", "0s", "5m", "1h30m", "2ms", "14d", "1d12h", "5", "", "-1s", "1.5h", "5m\n", "1m1h"]
 QUANTITIES = [
@@ -117,14 +117,14 @@ def objects(draw: st.DrawFn, node: Node) -> dict[str, Any]:
 
 
 def resources(kind: str) -> st.SearchStrategy[dict[str, Any]]:
-    specs = values(structure(RESOURCES[kind]).fields["spec"].node)
+    specs = values(build_node_tree(RESOURCE_TYPES[kind]).fields["spec"].node)
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": kind}
     names = st.sampled_from(["digits", "digits", "digits", "8b", "a" * 41, "a" * 64, "a.b"])
     return st.builds(lambda name, spec: {**head, "metadata": {"name": name}, "spec": spec}, names, specs)
 
 
 def assert_agreement(admission: Any, obj: dict[str, Any]) -> None:
-    found, denials = violations(obj), admission.denials(obj)
+    found, denials = find_violations(obj), admission.denials(obj)
     event("accepted" if not found else "shape" if not denials or denials[0].phase == "shape" else "rule")
     assert bool(found) == bool(denials), (found, denials)
     if not denials:
@@ -147,7 +147,7 @@ def split(denial: Any) -> tuple[str, str]:
     return path, message
 
 
-@pytest.mark.parametrize("kind", sorted(RESOURCES))
+@pytest.mark.parametrize("kind", sorted(RESOURCE_TYPES))
 def test_generated_objects_get_the_same_verdict(admissions: Any, kind: str) -> None:
     @settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(resources(kind))
@@ -177,7 +177,7 @@ BASES = {
 @pytest.mark.parametrize(("kind", "path"), PARTS)
 def test_one_part_at_a_time(admissions: Any, kind: str, path: str) -> None:
     """Depth: the rest of the object is good, so that the rules of the part are reached."""
-    node = structure(RESOURCES[kind])
+    node = build_node_tree(RESOURCE_TYPES[kind])
     for name in path.split("."):
         node = node.fields[name].node
 

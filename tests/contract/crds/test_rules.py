@@ -5,7 +5,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from sundog_operator.api import RESOURCES, PlanGuardrail, refused_changes, violations
+from sundog_operator.api import RESOURCE_TYPES, PlanGuardrail, find_immutable_changes, find_violations
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -712,22 +712,22 @@ def ids(cases: list[Any]) -> list[str]:
 
 @pytest.mark.parametrize(("obj", "message"), RULES + REPEATED, ids=ids(RULES + REPEATED))
 def test_a_broken_rule_is_told_alike_by_both(admissions: Any, obj: dict[str, Any], message: str) -> None:
-    assert [str(violation) for violation in violations(obj)] == [message]
+    assert [str(violation) for violation in find_violations(obj)] == [message]
     (denial,) = admissions[obj["kind"]].denials(obj)
     assert message in (f"{denial.path}: {denial.message}", denial.message)
 
 
 @pytest.mark.parametrize(("obj", "message", "told"), KEYS, ids=ids(KEYS))
 def test_a_bad_key_is_found_by_both(admissions: Any, obj: dict[str, Any], message: str, told: str) -> None:
-    assert message in [str(violation) for violation in violations(obj)]
+    assert message in [str(violation) for violation in find_violations(obj)]
     assert told in [denial.message for denial in admissions[obj["kind"]].denials(obj)]
 
 
 def test_an_experiment_cannot_move_to_another_deployment(admissions: Any) -> None:
     old, new = experiment({}), experiment({"modelDeployment": "letters"})
     message = "cannot be changed; create another Experiment"
-    kind = RESOURCES["Experiment"]
-    assert [str(found) for found in refused_changes(kind.parse(old), kind.parse(new))] == [
+    kind = RESOURCE_TYPES["Experiment"]
+    assert [str(found) for found in find_immutable_changes(kind.parse(old), kind.parse(new))] == [
         f"spec.modelDeployment: {message}"
     ]
     assert [(found.path, found.message) for found in admissions["Experiment"].denials(new, old)] == [
@@ -735,7 +735,7 @@ def test_an_experiment_cannot_move_to_another_deployment(admissions: Any) -> Non
     ]
     assert admissions["Experiment"].denials(old, old) == []
     assert admissions["Experiment"].denials(new) == []
-    assert refused_changes(kind.parse(old), kind.parse(old)) == []
+    assert find_immutable_changes(kind.parse(old), kind.parse(old)) == []
 
 
 def test_an_arm_that_was_stored_as_canary_may_stay(documented: Any) -> None:
@@ -759,7 +759,7 @@ def test_no_outcome_has_the_name_of_what_is_judged_of_an_arm_anyway() -> None:
     judged = {*get_args(get_type_hints(PlanGuardrail)["metric"])}
     assert {"errorRate", "rejections", "retries"} < judged
     for name in judged:
-        assert violations(experiment({"metrics": {"success": [{"name": name, "feedback": "b"}]}})), name
+        assert find_violations(experiment({"metrics": {"success": [{"name": name, "feedback": "b"}]}})), name
 
 
 def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
@@ -971,13 +971,13 @@ GOOD: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("obj", GOOD, ids=range(len(GOOD)))
 def test_good_objects_pass_both(admissions: Any, obj: dict[str, Any]) -> None:
-    assert violations(obj) == []
+    assert find_violations(obj) == []
     assert admissions[obj["kind"]].denials(obj) == []
 
 
 @pytest.mark.parametrize("obj", GOOD, ids=range(len(GOOD)))
 def test_the_operator_and_the_api_server_fill_in_the_same_defaults(admissions: Any, obj: dict[str, Any]) -> None:
-    kind = RESOURCES[obj["kind"]]
+    kind = RESOURCE_TYPES[obj["kind"]]
     stored = admissions[obj["kind"]].stored(obj)
     assert kind.parse(stored).to_json()["spec"] == kind.parse(obj).to_json()["spec"]
     assert stored["status"] == {"observedGeneration": -1}

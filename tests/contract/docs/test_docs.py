@@ -15,9 +15,9 @@ from sundog_operator.adapters.local import doctor
 from sundog_operator.api import (
     ModelDeployment,
     ModelDeploymentSpec,
-    not_yet_supported,
+    find_unsupported_fields,
+    find_violations,
     reference,
-    violations,
 )
 from sundog_operator.core.edge import pods
 from sundog_operator.core.kubernetes import grace_periods
@@ -103,10 +103,10 @@ def manifests() -> Iterator[tuple[str, dict[str, Any], bool]]:
 def test_manifests_that_are_shown_are_accepted_and_supported(
     page: str, manifest: dict[str, Any], in_pods: bool
 ) -> None:
-    assert violations(manifest) == [], page
+    assert find_violations(manifest) == [], page
     spec = ModelDeployment.parse(manifest).spec
-    assert not_yet_supported(spec, in_pods=in_pods) == [], page
-    assert windows.problems(spec.rollout.windows, page) == []
+    assert find_unsupported_fields(spec, in_pods=in_pods) == [], page
+    assert windows.find_problems(spec.rollout.windows, page) == []
 
 
 def test_the_readme_brings_a_model_into_a_cluster_by_the_lines_of_its_example() -> None:
@@ -165,7 +165,7 @@ def test_commands_were_found() -> None:
 
 @pytest.mark.parametrize("page", ["limits.md", "operations.md"])
 def test_how_long_an_edge_takes_to_leave_is_what_its_pods_are_given(page: str) -> None:
-    assert f"{pods.grace_s(grace_periods.USUAL_EDGE_S)} s at" in (ROOT / "docs" / page).read_text()
+    assert f"{pods.termination_grace_s(grace_periods.DEFAULT_EDGE_DRAIN_S)} s at" in (ROOT / "docs" / page).read_text()
 
 
 def test_the_readme_asks_for_the_memory_that_doctor_wants() -> None:
@@ -186,5 +186,5 @@ def test_trouble_by_reason_names_every_reason_that_is_trouble() -> None:
         for each in text.reasons
         if text.type in of_interest and (each.truth == "True") == (text.type == "Stalled")
     ]
-    for reason in (*trouble, *(each.reason for each in reference.START_FAILURES)):
+    for reason in (*trouble, *(each.reason for each in reference.START_FAILURE_REASONS)):
         assert f"`{reason}`" in page, reason

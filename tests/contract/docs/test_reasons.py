@@ -35,7 +35,7 @@ WORD = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
 
 TABLES = {MODEL_DEPLOYMENT: reference.MODEL_DEPLOYMENT_CONDITIONS, EXPERIMENT: reference.EXPERIMENT_CONDITIONS}
 TYPES = {condition.type for table in TABLES.values() for condition in table}
-FAILURES = {each.reason for each in reference.START_FAILURES}
+FAILURES = {each.reason for each in reference.START_FAILURE_REASONS}
 EVENTS = {each.reason for each in reference.EVENTS}
 TOLD = FAILURES | EVENTS | {each.reason for table in TABLES.values() for text in table for each in text.reasons}
 
@@ -133,12 +133,12 @@ def start_errors() -> list[str]:
 
 def test_each_failure_of_the_model_server_is_told_with_what_follows() -> None:
     assert {*start_errors(), "DeployFailed"} == FAILURES
-    retried = {each.reason for each in reference.START_FAILURES if each.truth == "retried"}
-    assert retried == readiness.RETRYABLE
+    retried = {each.reason for each in reference.START_FAILURE_REASONS if each.truth == "retried"}
+    assert retried == readiness.RETRYABLE_REASONS
 
 
 def test_the_page_shows_the_tables() -> None:
-    page = reference.render()
+    page = reference.render_api_reference()
     for reason in TOLD:
         assert f"| `{reason}` |" in page
     for type_ in TYPES:
@@ -203,8 +203,8 @@ async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
         assert event["type"] in (known or ["Warning"])
     reasons = {reason for *_, reason in listener.heard}
     # Those that this life does not come by: what needs damage, foreign objects, Secrets, another ModelDeployment, a Gateway, or pods.
-    unheard = {
-        *pod_problems.ORDER,
+    unreachable_edges = {
+        *pod_problems.PRECEDENCE,
         "PodRefused",
         *("ConfigMapNotFound", "ConfigMapIncomplete", "ServiceAccountNotFound", "ClaimNotFound"),
         *("DigestRequired", "Fits", "InsufficientCapacity", "InsufficientQuota"),
@@ -218,7 +218,7 @@ async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
         "SecretInvalid",
     }
     own = {each.reason for text in reference.MODEL_DEPLOYMENT_CONDITIONS for each in text.reasons}
-    assert own - reasons - unheard == set()
+    assert own - reasons - unreachable_edges == set()
 
 
 async def live(cluster: Cluster) -> None:

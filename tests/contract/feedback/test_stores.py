@@ -14,13 +14,13 @@ import redis
 from feedback_stores import PASSWORD, MemoryStore, redis_server
 from ports import free_port
 from sundog_edge.errors import SettingsError, StoreUnavailable
-from sundog_edge.feedback.events import Event
-from sundog_edge.feedback.exposure import Exposure
-from sundog_edge.feedback.joining import WINDOW_S, Batch, First
+from sundog_edge.feedback.events import OutcomeEvent
+from sundog_edge.feedback.exposure import SignedExposure
+from sundog_edge.feedback.joining import WINDOW_S, FirstExposure, OutcomeBatch
 from sundog_edge.feedback.opening import open_store
 from sundog_edge.feedback.redis_store import RedisStore
 from sundog_edge.feedback.sqlite_store import SqliteStore
-from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, Store
+from sundog_edge.feedback.stored import RETENTION_S, OutcomeStore
 
 T0 = 1_769_000_000
 MILLION = 1_000_000
@@ -32,16 +32,22 @@ def key(number: int) -> bytes:
 
 
 def event(
-    number: int, unit: int, value: int = MILLION, *, metric: str = "m", at: int = T0 + 5, told: Exposure | None = None
+    number: int,
+    unit: int,
+    value: int = MILLION,
+    *,
+    metric: str = "m",
+    at: int = T0 + 5,
+    told: SignedExposure | None = None,
 ):
-    return Event(key(number), unit, told, metric, value, at)
+    return OutcomeEvent(key(number), unit, told, metric, value, at)
 
 
-def first(arm: str = "a", epoch: int = 1, at: int = T0) -> First:
-    return First(at * MILLION + 7, epoch, arm)
+def first(arm: str = "a", epoch: int = 1, at: int = T0) -> FirstExposure:
+    return FirstExposure(at * MILLION + 7, epoch, arm)
 
 
-Opener = Callable[[], Awaitable[Store]]
+Opener = Callable[[], Awaitable[OutcomeStore]]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +59,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
     """Opens the store once more, as another edge does."""
-    stores: list[Store] = []
+    stores: list[OutcomeStore] = []
     memory = MemoryStore()
     namespace = f"n{random.randrange(1 << 60)}"
 
-    async def another() -> Store:
+    async def another() -> OutcomeStore:
         if request.param == "memory":
             return memory
         if request.param == "sqlite":
@@ -74,11 +80,11 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 @pytest.fixture
-async def store(opened: Opener) -> Store:
+async def store(opened: Opener) -> OutcomeStore:
     return await opened()
 
 
-async def tally(store: Store, attempt: str = "s/a") -> dict[str, int]:
+async def tally(store: OutcomeStore, attempt: str = "s/a") -> dict[str, int]:
     return dict((await store.read([attempt])).tallies[attempt])
 
 
@@ -92,9 +98,9 @@ async def test_an_empty_store_has_an_id_and_nothing_else(opened: Opener) -> None
 
 async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
     store, other = await opened(), await opened()
-    assert await store.write("s/a", Batch({1: first("a"), 2: first("b", 2), (1 << 64) - 1: first("b", 2)})) == []
+    assert await store.write("s/a", OutcomeBatch({1: first("a"), 2: first("b", 2), (1 << 64) - 1: first("b", 2)})) == []
     # The first that was recorded stays.
-    await other.write("s/a", Batch({1: first("b", 9), 3: first("a")}))
+    await other.write("s/a", OutcomeBatch({1: first("b", 9), 3: first("a")}))
     events = (
         event(1, 1, 2 * MILLION),
         event(2, 1, -5 * MILLION),
@@ -107,7 +113,7 @@ async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
         event(8, 3, at=T0),
         event(9, 3, at=T0 + WINDOW_S, metric="other"),
     )
-    results = await other.write("s/a", Batch(events=events, refused={"invalid": 2, "future": 1, "unknown": 3}))
+    results = await other.write("s/a", OutcomeBatch(events=events, refused={"invalid": 2, "future": 1, "unknown": 3}))
     assert results == [*["accepted"] * 4, "unknown", "duplicate", "late", "late", "accepted", "accepted"]
     assert await tally(store) == {
         "exposed/1/a": 2,
@@ -138,72 +144,75 @@ async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
 
 async def test_what_comes_again_in_another_batch_is_a_duplicate(opened: Opener) -> None:
     store, other = await opened(), await opened()
-    batch = Batch({1: first()}, (event(1, 1), event(2, 1)))
+    batch = OutcomeBatch({1: first()}, (event(1, 1), event(2, 1)))
     assert await store.write("s/a", batch) == ["accepted", "accepted"]
     assert await other.write("s/a", batch) == ["duplicate", "duplicate"]
     found = await tally(store)
     assert (found["outcome/m/1/a/sum"], found["duplicate"], found["events"]) == (2 * MILLION, 2, 2)
 
 
-async def test_attempts_know_nothing_of_each_other(store: Store) -> None:
-    await store.write("s/a", Batch({1: first()}, (event(1, 1),)))
-    assert await store.write("s/b", Batch(events=(event(1, 1),))) == ["unknown"]
-    assert await store.write("s/b", Batch({1: first("b")}, (event(1, 1),))) == ["accepted"]
+async def test_attempts_know_nothing_of_each_other(store: OutcomeStore) -> None:
+    await store.write("s/a", OutcomeBatch({1: first()}, (event(1, 1),)))
+    assert await store.write("s/b", OutcomeBatch(events=(event(1, 1),))) == ["unknown"]
+    assert await store.write("s/b", OutcomeBatch({1: first("b")}, (event(1, 1),))) == ["accepted"]
     assert (await tally(store))["exposed/1/a"] == 1
 
 
-async def test_a_write_that_changes_nothing_leaves_the_sequence(store: Store) -> None:
-    await store.write("s/a", Batch({1: first()}))
-    assert await store.write("s/a", Batch({1: first("b")})) == []
+async def test_a_write_that_changes_nothing_leaves_the_sequence(store: OutcomeStore) -> None:
+    await store.write("s/a", OutcomeBatch({1: first()}))
+    assert await store.write("s/a", OutcomeBatch({1: first("b")})) == []
     assert (await tally(store))["sequence"] == 1
 
 
-async def test_sums_of_large_values_are_exact(store: Store) -> None:
-    await store.write("s/a", Batch({1: first(), 2: first()}))
+async def test_sums_of_large_values_are_exact(store: OutcomeStore) -> None:
+    await store.write("s/a", OutcomeBatch({1: first(), 2: first()}))
     for number in range(30):
-        await store.write("s/a", Batch(events=(event(number, 1 + number % 2, BIG - number),)))
+        await store.write("s/a", OutcomeBatch(events=(event(number, 1 + number % 2, BIG - number),)))
     sums = [sum(BIG - number for number in range(start, 30, 2)) for start in (0, 1)]
     found = await tally(store)
     assert found["outcome/m/1/a/sum"] == sum(sums)
     assert found["outcome/m/1/a/squares"] == sum(own**2 for own in sums) > 1 << 100
 
 
-async def test_requests_are_units_that_are_not_kept(store: Store) -> None:
-    told = Exposure("a", 4, "b", 9, T0)
-    batch = Batch(events=(event(1, 9, told=told), event(2, 10, told=told._replace(unit=10))), sticky=False)
+async def test_requests_are_units_that_are_not_kept(store: OutcomeStore) -> None:
+    told = SignedExposure("a", 4, "b", 9, T0)
+    batch = OutcomeBatch(events=(event(1, 9, told=told), event(2, 10, told=told._replace(unit=10))), sticky=False)
     assert await store.write("s/a", batch) == ["accepted", "accepted"]
     found = await tally(store)
     assert (found["outcome/m/4/b/units"], found.get("units"), found.get("exposed/4/b")) == (2, None, None)
 
 
-async def test_a_signed_exposure_is_known_before_its_request_was_counted(store: Store) -> None:
-    told = Exposure("a", 4, "b", 9, T0)
-    assert await store.write("s/a", Batch(events=(event(1, 9, told=told),))) == ["accepted"]
-    await store.write("s/a", Batch({9: first("a", 5)}, (event(2, 9),)))
+async def test_a_signed_exposure_is_known_before_its_request_was_counted(store: OutcomeStore) -> None:
+    told = SignedExposure("a", 4, "b", 9, T0)
+    assert await store.write("s/a", OutcomeBatch(events=(event(1, 9, told=told),))) == ["accepted"]
+    await store.write("s/a", OutcomeBatch({9: first("a", 5)}, (event(2, 9),)))
     found = await tally(store)
     assert (found["exposed/4/b"], found["outcome/m/4/b/sum"]) == (1, 2 * MILLION)
     assert "exposed/5/a" not in found
 
 
-async def test_beyond_its_bounds_a_store_counts_and_keeps_nothing(store: Store) -> None:
+async def test_beyond_its_bounds_a_store_counts_and_keeps_nothing(store: OutcomeStore) -> None:
     bounds = {"max_units": 2, "max_events": 2}
-    told = Exposure("a", 4, "b", 9, T0)
-    await store.write("s/a", Batch({unit: first() for unit in range(5)}, dropped=10, **bounds))
-    results = await store.write("s/a", Batch(events=tuple(event(n, n) for n in range(3)), **bounds))
+    told = SignedExposure("a", 4, "b", 9, T0)
+    await store.write("s/a", OutcomeBatch({unit: first() for unit in range(5)}, dropped=10, **bounds))
+    results = await store.write("s/a", OutcomeBatch(events=tuple(event(n, n) for n in range(3)), **bounds))
     assert results == ["accepted", "accepted", "unknown"]
-    assert await store.write("s/a", Batch(events=(event(9, 0), event(1, 1)), **bounds)) == ["overflow", "duplicate"]
-    assert await store.write("s/a", Batch(events=(event(10, 9, told=told),), **bounds)) == ["unknown"]
+    assert await store.write("s/a", OutcomeBatch(events=(event(9, 0), event(1, 1)), **bounds)) == [
+        "overflow",
+        "duplicate",
+    ]
+    assert await store.write("s/a", OutcomeBatch(events=(event(10, 9, told=told),), **bounds)) == ["unknown"]
     found = await tally(store)
     assert (found["units"], found["events"], found["overflow"], found["unknown"]) == (2, 2, 15, 2)
 
 
-async def test_what_is_kept_can_be_read_as_it_came(store: Store) -> None:
+async def test_what_is_kept_can_be_read_as_it_came(store: OutcomeStore) -> None:
     firsts = {unit * 0x9E3779B97F4A7C15 & (1 << 64) - 1: first("ab"[unit % 2], unit % 3) for unit in range(2500)}
-    await store.write("s/a", Batch(firsts))
+    await store.write("s/a", OutcomeBatch(firsts))
     units = [*firsts]
     for start in range(0, 1200, 300):
         told = tuple(event(n, units[n], n - 600, at=T0 + n, metric="mn"[n % 2]) for n in range(start, start + 300))
-        await store.write("s/a", Batch(events=(*told, event(start, units[start]))))
+        await store.write("s/a", OutcomeBatch(events=(*told, event(start, units[start]))))
     assert {each.unit: each[1:] for each in [each async for each in store.exposures("s/a")]} == firsts
     outcomes = [each async for each in store.outcomes("s/a")]
     assert outcomes == [
@@ -215,28 +224,28 @@ async def test_what_is_kept_can_be_read_as_it_came(store: Store) -> None:
 async def test_an_attempt_that_nobody_names_is_forgotten_after_a_week(opened: Opener) -> None:
     store, other = await opened(), await opened()
     for attempt in ("s/a", "s/b", "s/c"):
-        await store.write(attempt, Batch({1: first()}, (event(1, 1),)))
+        await store.write(attempt, OutcomeBatch({1: first()}, (event(1, 1),)))
     await store.name(["s/a", "s/b"], T0)
-    await other.name(["s/a"], T0 + FORGOTTEN_AFTER_S)
+    await other.name(["s/a"], T0 + RETENTION_S)
     assert (await tally(store, "s/b"))["units"] == 1
-    await other.name(["s/a"], T0 + FORGOTTEN_AFTER_S + 1)
+    await other.name(["s/a"], T0 + RETENTION_S + 1)
     assert (await tally(store, "s/a"))["units"] == 1
     assert await tally(store, "s/b") == await tally(store, "s/c") == {}
     # Nothing of it is left that could make a new event a duplicate.
-    assert await store.write("s/b", Batch({1: first()}, (event(1, 1),))) == ["accepted"]
+    assert await store.write("s/b", OutcomeBatch({1: first()}, (event(1, 1),))) == ["accepted"]
 
 
 async def test_edges_that_write_at_the_same_time_count_each_event_once(opened: Opener) -> None:
     stores = [await opened() for _ in range(4)]
     numbers = list(range(120))
 
-    async def report(store: Store, seed: int) -> list[str]:
+    async def report(store: OutcomeStore, seed: int) -> list[str]:
         generator, results = random.Random(seed), []
         own = generator.sample(numbers, len(numbers))
         while own:
             some, own = own[:7], own[7:]
             events = tuple(event(number, number % 11, number) for number in some)
-            results += await store.write("s/a", Batch({unit: first() for unit in range(11)}, events))
+            results += await store.write("s/a", OutcomeBatch({unit: first() for unit in range(11)}, events))
         return results
 
     results = list(chain(*await asyncio.gather(*(report(store, seed) for seed, store in enumerate(stores)))))
@@ -250,7 +259,7 @@ async def test_edges_that_write_at_the_same_time_count_each_event_once(opened: O
 async def test_edges_that_open_a_new_file_at_the_same_time_all_write_to_it(tmp_path: Path) -> None:
     for attempt in range(25):
         stores = [SqliteStore(tmp_path / f"{attempt}.db") for _ in range(8)]
-        batches = (Batch({1: first()}, (event(number, 1),)) for number in range(8))
+        batches = (OutcomeBatch({1: first()}, (event(number, 1),)) for number in range(8))
         results = await asyncio.gather(*map(SqliteStore.write, stores, repeat("s/a"), batches), return_exceptions=True)
         assert results == [["accepted"]] * 8
         await asyncio.gather(*(store.close() for store in stores))
@@ -262,7 +271,9 @@ async def test_the_stream_of_events_is_bounded_and_the_sums_are_not(tmp_path: Pa
     stream = RedisStore("127.0.0.1", port, password, "bounded", stream_events=10)
     for store in (small, stream):
         for start in range(0, 500, 5):
-            await store.write("s/a", Batch({1: first()}, tuple(event(number, 1) for number in range(start, start + 5))))
+            await store.write(
+                "s/a", OutcomeBatch({1: first()}, tuple(event(number, 1) for number in range(start, start + 5)))
+            )
         assert (await tally(store))["events"] == 500
         await store.close()
     with sqlite3.connect(tmp_path / "small.db") as connection:
@@ -282,12 +293,12 @@ async def test_a_store_tells_that_it_is_away_and_comes_back(tmp_path: Path, unus
     with pytest.raises(StoreUnavailable, match=f"store of feedback 127.0.0.1:{unused_port}"):
         await store.read(["s/a"])
     with redis_server(folder, unused_port):
-        assert await store.write("s/a", Batch({1: first()}, (event(1, 1),))) == ["accepted"]
+        assert await store.write("s/a", OutcomeBatch({1: first()}, (event(1, 1),))) == ["accepted"]
     with pytest.raises(StoreUnavailable):
-        await store.write("s/a", Batch(events=(event(2, 1),)))
+        await store.write("s/a", OutcomeBatch(events=(event(2, 1),)))
     with redis_server(folder, unused_port):
         # What was acknowledged outlived the server; what was not can be sent again.
-        assert await store.write("s/a", Batch(events=(event(1, 1), event(2, 1)))) == ["duplicate", "accepted"]
+        assert await store.write("s/a", OutcomeBatch(events=(event(1, 1), event(2, 1)))) == ["duplicate", "accepted"]
         password.write_text("wrong")
         other = open_store(f"redis://127.0.0.1:{unused_port}", "n", password)
         with pytest.raises(StoreUnavailable) as raised:
@@ -305,7 +316,7 @@ async def test_a_file_that_cannot_be_a_store_is_told_and_tried_again(tmp_path: P
     place.parent.mkdir()
     place.write_text("no database, and longer than a header of one could be" * 3)
     with pytest.raises(StoreUnavailable, match="not a database"):
-        await store.write("s/a", Batch({1: first()}))
+        await store.write("s/a", OutcomeBatch({1: first()}))
     place.unlink()
     assert (await store.read(["s/a"])).tallies == {"s/a": {}}
     assert place.stat().st_mode & 0o077 == 0
@@ -321,7 +332,7 @@ async def test_what_is_only_asked_for_is_not_made(tmp_path: Path) -> None:
     place = tmp_path / "asked.db"
     store = SqliteStore(place)
     assert (await store.read(["s/a", "s/b"])).tallies == {"s/a": {}, "s/b": {}}
-    await store.write("s/c", Batch({1: first()}))
+    await store.write("s/c", OutcomeBatch({1: first()}))
     await store.close()
     assert _attempts(place) == [("s/c",)]
 
@@ -337,16 +348,19 @@ async def test_a_path_may_have_what_urls_have(tmp_path: Path) -> None:
 async def test_a_full_server_takes_nothing_and_forgets_nothing(tmp_path: Path, unused_port: int) -> None:
     with redis_server(tmp_path, unused_port) as (port, password):
         store = open_store(f"redis://127.0.0.1:{port}", "n", password)
-        await store.write("s/a", Batch({1: first()}, (event(1, 1),)))
+        await store.write("s/a", OutcomeBatch({1: first()}, (event(1, 1),)))
         before = await tally(store)
         with redis.Redis(port=port, password=PASSWORD) as plain:
             plain.config_set("maxmemory-policy", "noeviction")
             plain.config_set("maxmemory", 1)
             with pytest.raises(StoreUnavailable, match="used memory > 'maxmemory'"):
-                await store.write("s/a", Batch({2: first()}, (event(2, 1),)))
+                await store.write("s/a", OutcomeBatch({2: first()}, (event(2, 1),)))
             plain.config_set("maxmemory", 0)
         assert await tally(store) == before
-        assert await store.write("s/a", Batch({2: first()}, (event(1, 1), event(2, 1)))) == ["duplicate", "accepted"]
+        assert await store.write("s/a", OutcomeBatch({2: first()}, (event(1, 1), event(2, 1)))) == [
+            "duplicate",
+            "accepted",
+        ]
         await store.close()
 
 
@@ -360,15 +374,15 @@ async def test_what_is_not_ours_in_a_server_is_told_as_one_that_does_not_answer(
         plain.set("sundog:{foreign}:s/d:tally", "no hash")
     for work in (
         store.read(["s/a"]),
-        store.write("s/a", Batch({1: first()})),
-        store.write("s/b", Batch(events=(event(1, 7),))),
+        store.write("s/a", OutcomeBatch({1: first()})),
+        store.write("s/b", OutcomeBatch(events=(event(1, 7),))),
         anext(store.exposures("s/b")),
         anext(store.outcomes("s/b")),
         store.read(["s/d"]),
     ):
         with pytest.raises(StoreUnavailable, match=r"store of feedback 127\.0\.0\.1"):
             await work
-    await store.write("s/c", Batch({1: first()}))
+    await store.write("s/c", OutcomeBatch({1: first()}))
     await store.close()
 
 

@@ -70,7 +70,7 @@ def test_the_test_data_is_what_the_operator_could_write(kind: str, path: str, wa
     obj = loaded(kind, path)
     parsed = {"ModelDeployment": ModelDeployment, "Experiment": Experiment}[kind].parse(obj)
     assert parsed is not None
-    text = reference.render()
+    text = reference.render_api_reference()
     for condition in obj["status"].get("conditions", ()):
         assert f"`{condition['type']}`" in text
         assert kind == "Experiment" or f"`{condition['reason']}`" in text, condition

@@ -26,7 +26,7 @@ def test_every_secret_arrives_as_it_was(contents: dict[str, dict[str, bytes]]) -
         name: {"data": {key: base64.b64encode(value).decode() for key, value in keys.items()}}
         for name, keys in contents.items()
     }
-    data = secrets.compose([*stored.items(), ("missing", None)])
+    data = secrets.compose_secret_data([*stored.items(), ("missing", None)])
     with TemporaryDirectory() as folder:
         file = Path(folder) / "secrets.json"
         file.write_text(json.dumps(data))

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from doubles.cluster import Cluster
 from sundog_edge.counting.counters import Ledger
-from sundog_edge.counting.evidence import InForce, ServerCounts, Surroundings, build
-from sundog_edge.replicas.starts import UNKNOWN
+from sundog_edge.counting.evidence import AgentState, AppliedDocument, ServerCounts, build_evidence
+from sundog_edge.replicas.starts import UNKNOWN_STARTUP
 from sundog_edge.split import document as edge_document
-from sundog_edge.split.layout import USUAL_DRAIN_S, Layout, fit
+from sundog_edge.split.layout import DEFAULT_DRAIN_S, Layout, fit_layout
 from sundog_operator.api import ModelDeploymentSpec, parse_rate
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import split as edge_split
-from sundog_operator.core.edge.buckets import two_arms
-from sundog_operator.core.edge.split import Arm, Split
+from sundog_operator.core.edge.buckets import two_arm_ranges
+from sundog_operator.core.edge.split import Split, SplitArm
 from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray import serve_config
@@ -155,7 +155,7 @@ def test_the_model_server_reads_what_the_operator_deploys(spec_json: dict[str, A
     app = json.loads(
         json.dumps(
             serve_config.make_application(
-                "vision", "digits", revision_of(spec), spec, serve_config.Scale(replicas, replicas)
+                "vision", "digits", revision_of(spec), spec, serve_config.ReplicaScale(replicas, replicas)
             )
         )
     )
@@ -195,12 +195,12 @@ def test_grpc_listens_where_the_cluster_says() -> None:
 @given(specs, st.integers(0, 100), st.booleans())
 def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weight: int, ready: bool) -> None:
     spec = ModelDeploymentSpec.from_json(spec_json)
-    stable, canary = two_arms(weight)
-    arms = (Arm("stable", 7, 100 - weight, tuple(stable)), Arm("canary", 8, weight, tuple(canary)))
+    stable, canary = two_arm_ranges(weight)
+    arms = (SplitArm("stable", 7, 100 - weight, tuple(stable)), SplitArm("canary", 8, weight, tuple(canary)))
     split = Split("uid", "uid", 4, arms) if ready else None
-    service = edge_split.make_service("vision", "digits", spec, "sundog-0", split)
-    written = edge_split.make_document("vision", [service], edge_split.make_clusters([CLUSTER], None), None)
-    read = edge_document.parse(json.dumps(written).encode(), "vision")
+    service = edge_split.make_service_entry("vision", "digits", spec, "sundog-0", split)
+    written = edge_split.make_document("vision", [service], edge_split.make_cluster_entries([CLUSTER], None), None)
+    read = edge_document.parse_document(json.dumps(written).encode(), "vision")
     assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
     assert {name: value for name, value in _admission_of(read.services[0]).items() if value} == _admission_of(spec)
     assert read.services[0].unit.model_dump(exclude_defaults=True) == written["services"][0]["unit"]
@@ -230,20 +230,20 @@ def test_both_sides_give_an_edge_that_leaves_the_same_time(timeout: str, wait: s
     """The operator gives it to the edge's pod, and the edge to its HAProxy."""
     endpoint = {"requestTimeout": timeout, "queue": {"timeout": wait}}
     services = [
-        edge_split.make_service("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
+        edge_split.make_service_entry("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
         for name, spec in (
             ("digits", {"model": {"uri": "file:///m"}, "endpoint": endpoint}),
             ("letters", {"model": {"uri": "file:///m"}}),
         )
     ]
-    written = edge_split.make_document("vision", services, edge_split.make_clusters([CLUSTER], None), None)
-    read = edge_document.parse(json.dumps(written).encode(), "vision")
-    assert grace_periods.edge_s(written["services"]) == seconds
-    assert (fit(Layout(), read).drain_s or USUAL_DRAIN_S) == seconds
+    written = edge_split.make_document("vision", services, edge_split.make_cluster_entries([CLUSTER], None), None)
+    read = edge_document.parse_document(json.dumps(written).encode(), "vision")
+    assert grace_periods.edge_drain_s(written["services"]) == seconds
+    assert (fit_layout(Layout(), read).drain_s or DEFAULT_DRAIN_S) == seconds
 
 
 def test_a_namespace_may_name_as_many_networks_as_an_edge_takes() -> None:
-    assert edge_split.MOST_NETWORKS == edge_document.MAX_NETWORKS
+    assert edge_split.MAX_OVERRIDE_NETWORKS == edge_document.MAX_NETWORKS
 
 
 def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[str, Any]:
@@ -285,45 +285,47 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
 
 def test_the_operator_reads_what_the_edge_reports() -> None:
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    split = edge_split.whole("digits", "1f0c9a3e-5d2b", 7, followed=8)
+    split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7, followed=8)
     written = edge_split.make_document(
         "vision",
-        [edge_split.make_service("vision", "digits", spec, "sundog-0", split)],
-        edge_split.make_clusters([CLUSTER], None),
+        [edge_split.make_service_entry("vision", "digits", spec, "sundog-0", split)],
+        edge_split.make_cluster_entries([CLUSTER], None),
         None,
     )
-    document = edge_document.parse(json.dumps(written).encode(), "vision")
-    seen = Surroundings(
+    document = edge_document.parse_document(json.dumps(written).encode(), "vision")
+    seen = AgentState(
         "edge-0",
         "vision",
         servers={"digits-r7": ServerCounts(up=2)},
         running={"digits": {"digits-r8": 3}},
         problems={"digits": ["Secret keys is missing or empty"]},
     )
-    evidence = json.loads(json.dumps(build(seen, InForce(document, 1.0, {}), Ledger(), 2.0)))
+    evidence = json.loads(json.dumps(build_evidence(seen, AppliedDocument(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
     assert edge_split.confirm("digits", split, reports).confirmed
-    assert not edge_split.confirm("digits", edge_split.whole("digits", "1f0c9a3e-5d2b", 8), reports).confirmed
-    assert edge_split.healthy_replicas("digits", 7, reports) == edge_split.known_replicas("digits", 7, reports) == 2
-    assert edge_split.in_flight("digits", 8, reports) == 3
-    assert edge_split.problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
+    assert not edge_split.confirm(
+        "digits", edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 8), reports
+    ).confirmed
+    assert edge_split.healthy_replicas("digits", 7, reports) == edge_split.reported_replicas("digits", 7, reports) == 2
+    assert edge_split.count_in_flight("digits", 8, reports) == 3
+    assert edge_split.find_edge_problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
 
 
 def test_of_replicas_that_an_edge_has_not_looked_at_nothing_is_known() -> None:
-    split = edge_split.whole("digits", "1f0c9a3e-5d2b", 7)
+    split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7)
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    service = edge_split.make_service("vision", "digits", spec, "sundog-0", split)
-    written = edge_split.make_document("vision", [service], edge_split.make_clusters([CLUSTER], None), None)
-    in_force = InForce(edge_document.parse(json.dumps(written).encode(), "vision"), 1.0, {})
+    service = edge_split.make_service_entry("vision", "digits", spec, "sundog-0", split)
+    written = edge_split.make_document("vision", [service], edge_split.make_cluster_entries([CLUSTER], None), None)
+    in_force = AppliedDocument(edge_document.parse_document(json.dumps(written).encode(), "vision"), 1.0, {})
     told = [
-        json.loads(json.dumps(build(Surroundings(edge, "vision", servers=servers), in_force, Ledger(), 2.0)))
+        json.loads(json.dumps(build_evidence(AgentState(edge, "vision", servers=servers), in_force, Ledger(), 2.0)))
         for edge, servers in (("edge-0", {}), ("edge-1", {"digits-r7": ServerCounts(up=2)}))
     ]
     young, other = (EdgeReport(each["edge"], ready=True, terminating=False, evidence=each) for each in told)
-    assert edge_split.known_replicas("digits", 7, [young]) is None
-    assert edge_split.known_replicas("digits", 7, [young, other]) == 2
+    assert edge_split.reported_replicas("digits", 7, [young]) is None
+    assert edge_split.reported_replicas("digits", 7, [young, other]) == 2
     assert edge_split.healthy_replicas("digits", 7, [young, other]) == 0
-    assert edge_split.known_replicas("digits", 7, []) == 0
+    assert edge_split.reported_replicas("digits", 7, []) == 0
 
 
 async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:
@@ -333,9 +335,11 @@ async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:
     pod = {"metadata": {"name": "sundog-edge-0"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     (fake,) = await cluster.edges.read([pod])
     assert fake.evidence is not None
-    document = edge_document.parse(json.dumps(cluster.edges.in_force()[0]).encode(), "vision")
-    looked = Surroundings("edge-0", "vision", servers={"digits-r1": ServerCounts(up=1)}, starts={"digits-r1": UNKNOWN})
-    real = build(looked, InForce(document, 1.0, {}), Ledger(), 2.0)
+    document = edge_document.parse_document(json.dumps(cluster.edges.in_force()[0]).encode(), "vision")
+    looked = AgentState(
+        "edge-0", "vision", servers={"digits-r1": ServerCounts(up=1)}, starts={"digits-r1": UNKNOWN_STARTUP}
+    )
+    real = build_evidence(looked, AppliedDocument(document, 1.0, {}), Ledger(), 2.0)
     real_service, fake_service = real["services"]["digits"], fake.evidence["services"]["digits"]
     assert set(fake.evidence) <= set(real)
     assert set(fake_service) <= set(real_service)
@@ -359,7 +363,7 @@ def test_the_page_shows_documents_that_hold(number: int) -> None:
             assert parse_arguments(example["args"]).revision == 8
             assert parse_settings(example["deployments"][0]["user_config"]).max_request_bytes == 10 * 2**20
         case 1:
-            assert edge_document.parse(json.dumps(example).encode(), "vision").generation == 17
+            assert edge_document.parse_document(json.dumps(example).encode(), "vision").generation == 17
         case _:
             row = example["counters"][0]
             assert row["assigned"] == sum(row["ends"].values()) + row["inFlight"] + row["lost"]

@@ -16,9 +16,9 @@ from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.api import RESOURCES, violations
+from sundog_operator.api import RESOURCE_TYPES, find_violations
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -137,7 +137,7 @@ def crd_schemas() -> dict[str, Object]:
 
 def admit(obj: Object, before: Object | None) -> list[str]:
     del before
-    return [str(violation) for violation in violations(obj)] if obj["kind"] in RESOURCES else []
+    return [str(violation) for violation in find_violations(obj)] if obj["kind"] in RESOURCE_TYPES else []
 
 
 @asynccontextmanager
@@ -150,7 +150,7 @@ async def reopened(tmp_path: Path) -> AsyncIterator[Kubernetes]:
 @asynccontextmanager
 async def http(tmp_path: Path) -> AsyncIterator[Kubernetes]:
     store, clock = MemoryKubernetes(TickingClock(), schemas=SCHEMAS), TickingClock()
-    async with serve(store, clock, token="let me in") as url:
+    async with serve_http(store, clock, token="let me in") as url:
         write_kubeconfig(tmp_path / "kubeconfig", url, "let me in")
         client = await KubernetesClient.connect(tmp_path / "kubeconfig")
         try:

@@ -13,7 +13,7 @@ from aiohttp import web
 from stand_in_ray import end
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotServed
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, Object, Ref, WatchEvent
@@ -72,7 +72,7 @@ def store() -> MemoryKubernetes:
 
 @pytest.fixture
 async def client(store: MemoryKubernetes, tmp_path: Path) -> AsyncIterator[KubernetesClient]:
-    async with serve(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as opened:
+    async with serve_http(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as opened:
         yield opened
 
 
@@ -254,7 +254,7 @@ class TestErrors:
 
     async def test_a_wrong_token(self, store: MemoryKubernetes, tmp_path: Path) -> None:
         async with (
-            serve(store, FixedClock(), token="right") as url,
+            serve_http(store, FixedClock(), token="right") as url,
             client_of(url, tmp_path, token="wrong") as client,
         ):
             with pytest.raises(DependencyError, match="Unauthorized"):
@@ -264,7 +264,7 @@ class TestErrors:
         self, store: MemoryKubernetes, tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_tcp_port}")
-        async with serve(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as client:
+        async with serve_http(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as client:
             assert await client.get(A) is None
 
     async def test_no_configuration(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

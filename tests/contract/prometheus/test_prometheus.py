@@ -16,8 +16,8 @@ from doubles.prometheus import HANGS_S, FakePrometheus
 from ports import free_port
 from real_prometheus import MISSING, prometheus
 from stand_in_ray import end
-from sundog_operator.adapters.prometheus import MOST_BYTES, HttpPrometheus
-from sundog_operator.core.observed import Reading
+from sundog_operator.adapters.prometheus import MAX_RESPONSE_BYTES, HttpPrometheus
+from sundog_operator.core.observed import PrometheusResult
 from sundog_operator.ports import Prometheus
 from waiting import PATIENCE_S, comes_true
 
@@ -87,29 +87,29 @@ def giving(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Gi
 @pytest.mark.parametrize("number", [0.0, 0.25, -3.0, 1e12])
 async def test_a_number_is_read_as_it_is(giving: Giving, number: float) -> None:
     asked, expression = await giving(number)
-    assert await asked.query(expression) == Reading(number)
+    assert await asked.query(expression) == PrometheusResult(number)
 
 
 async def test_no_data_is_no_number(giving: Giving) -> None:
     asked, expression = await giving(None)
-    assert await asked.query(expression) == Reading(problem="gives no data")
+    assert await asked.query(expression) == PrometheusResult(problem="gives no data")
 
 
 @pytest.mark.parametrize(
     ("expression", "reading"),
     [
-        ("scalar(vector(2.5))", Reading(2.5)),
-        ("1 + 1", Reading(2)),
-        ("count(tests_number)", Reading(2)),
-        ("tests_number", Reading(problem="gives 2 series instead of one number")),
-        ("tests_number[5m]", Reading(problem="gives a matrix instead of one number")),
-        ('"text"', Reading(problem="gives a string instead of one number")),
-        ("vector(0) / 0", Reading(problem="gives NaN, which is no number")),
-        ("vector(1) / 0", Reading(problem="gives +Inf, which is no number")),
+        ("scalar(vector(2.5))", PrometheusResult(2.5)),
+        ("1 + 1", PrometheusResult(2)),
+        ("count(tests_number)", PrometheusResult(2)),
+        ("tests_number", PrometheusResult(problem="gives 2 series instead of one number")),
+        ("tests_number[5m]", PrometheusResult(problem="gives a matrix instead of one number")),
+        ('"text"', PrometheusResult(problem="gives a string instead of one number")),
+        ("vector(0) / 0", PrometheusResult(problem="gives NaN, which is no number")),
+        ("vector(1) / 0", PrometheusResult(problem="gives +Inf, which is no number")),
     ],
 )
 async def test_what_is_one_number_and_what_is_none(
-    real: Real, session: aiohttp.ClientSession, expression: str, reading: Reading
+    real: Real, session: aiohttp.ClientSession, expression: str, reading: PrometheusResult
 ) -> None:
     asked = HttpPrometheus(session, f"{real.url}/", 30)
 
@@ -122,7 +122,7 @@ async def test_what_is_one_number_and_what_is_none(
 
 async def test_what_is_no_promql_is_told_as_prometheus_tells_it(real: Real, session: aiohttp.ClientSession) -> None:
     found = await HttpPrometheus(session, real.url, 30).query("rate(up")
-    assert found == Reading(
+    assert found == PrometheusResult(
         problem='is refused by Prometheus: invalid parameter "query": 1:8: parse error: unclosed left parenthesis'
     )
 
@@ -156,7 +156,7 @@ async def test_it_is_asked_by_post_below_its_address(misbehaving: Callable[..., 
         seen.append((request.method, request.path, dict(await request.post())))
         return web.json_response({"status": "success", "data": {"resultType": "scalar", "result": [1, "7"]}})
 
-    assert await (await misbehaving(handle)).query("up") == Reading(7)
+    assert await (await misbehaving(handle)).query("up") == PrometheusResult(7)
     assert seen == [("POST", "/prefix/api/v1/query", {"query": "up", "timeout": f"{math.ceil(PATIENCE_S)}s"})]
 
 
@@ -168,7 +168,7 @@ async def test_no_redirect_is_followed(misbehaving: Callable[..., Any]) -> None:
         raise web.HTTPTemporaryRedirect("/elsewhere")
 
     problem = "was answered 307 by what does not speak as Prometheus does"
-    assert await (await misbehaving(handle)).query("up") == Reading(problem=problem)
+    assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem=problem)
     assert paths == ["/prefix/api/v1/query"]
 
 
@@ -187,7 +187,7 @@ async def test_what_is_no_answer_of_prometheus_is_no_number(misbehaving: Callabl
         return web.Response(text=body, status=200)
 
     problem = "was answered 200 by what does not speak as Prometheus does"
-    assert await (await misbehaving(handle)).query("up") == Reading(problem=problem)
+    assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem=problem)
 
 
 async def test_what_is_told_of_an_answer_has_room_in_a_status(misbehaving: Callable[..., Any]) -> None:
@@ -195,7 +195,7 @@ async def test_what_is_told_of_an_answer_has_room_in_a_status(misbehaving: Calla
         result = [1, f"NaN{' ' * 50_000}"]
         return web.json_response({"status": "success", "data": {"resultType": "scalar", "result": result}})
 
-    assert await (await misbehaving(handle)).query("up") == Reading(problem="gives NaN, which is no number")
+    assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem="gives NaN, which is no number")
 
 
 async def test_an_endless_answer_is_not_read_to_its_end(misbehaving: Callable[..., Any]) -> None:
@@ -205,13 +205,15 @@ async def test_an_endless_answer_is_not_read_to_its_end(misbehaving: Callable[..
         nonlocal written
         response = web.StreamResponse()
         await response.prepare(request)
-        while written < 64 * MOST_BYTES:
+        while written < 64 * MAX_RESPONSE_BYTES:
             await response.write(b" " * 65536)
             written += 65536
         return response
 
-    assert await (await misbehaving(handle)).query("up") == Reading(problem="had more than 1 MiB for an answer")
-    assert written < 64 * MOST_BYTES
+    assert await (await misbehaving(handle)).query("up") == PrometheusResult(
+        problem="had more than 1 MiB for an answer"
+    )
+    assert written < 64 * MAX_RESPONSE_BYTES
 
 
 async def test_one_that_hangs_is_given_up(misbehaving: Callable[..., Any]) -> None:
@@ -222,7 +224,7 @@ async def test_one_that_hangs_is_given_up(misbehaving: Callable[..., Any]) -> No
         return web.Response()
 
     found = await (await misbehaving(handle, SHORT_S)).query("up")
-    assert found == Reading(problem="had no answer from Prometheus within 0.3 s")
+    assert found == PrometheusResult(problem="had no answer from Prometheus within 0.3 s")
 
 
 async def test_the_stand_in_hangs_alike() -> None:
@@ -234,9 +236,9 @@ async def test_the_stand_in_hangs_alike() -> None:
         await asyncio.sleep(0)
     assert not task.done()
     clock.advance(HANGS_S)
-    assert await task == Reading(problem="had no answer from Prometheus within 10 s")
+    assert await task == PrometheusResult(problem="had no answer from Prometheus within 10 s")
 
 
 async def test_one_that_is_not_there_is_told(session: aiohttp.ClientSession) -> None:
     found = await HttpPrometheus(session, f"http://127.0.0.1:{free_port()}", PATIENCE_S).query("up")
-    assert found == Reading(problem="cannot reach Prometheus: it cannot be connected to")
+    assert found == PrometheusResult(problem="cannot reach Prometheus: it cannot be connected to")

@@ -8,7 +8,7 @@ import pytest
 
 from sundog_operator.api.model_deployment import ModelSource
 from sundog_operator.api.scalars import MODEL_SCHEMES
-from sundog_operator.api.schema.validation import check
+from sundog_operator.api.schema.validation import validate
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.sources.uri import SCHEMES, parse_uri
 
@@ -23,7 +23,7 @@ def _table() -> ModuleType:
 
 
 def _violations(uri: str, digest: str) -> list[str]:
-    _, violations = check(ModelSource, {"uri": uri, "digest": digest})
+    _, violations = validate(ModelSource, {"uri": uri, "digest": digest})
     return [str(violation) for violation in violations]
 
 

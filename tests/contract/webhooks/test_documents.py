@@ -14,7 +14,7 @@ from aiohttp import web
 
 from doubles.cluster import Cluster
 from stand_in_ray import end
-from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
+from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from waiting import PATIENCE_S
 
 CONCEPTS = Path(__file__).parents[3] / "docs" / "concepts.md"
@@ -54,7 +54,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 async def rolled_out(receiver: Receiver) -> Cluster:
     """Revision 2 is promoted, once the receiver has refused and then confirmed."""
     cluster = Cluster()
-    cluster.world = replace(cluster.world, webhooks=HttpWebhooks(Reach(own_machine=True)))
+    cluster.world = replace(cluster.world, webhooks=HttpWebhooks(AddressPolicy(allow_loopback=True)))
     rollout = {
         "steps": [{"weight": 25, "gate": "time", "minDuration": "5s"}, {"webhook": {"url": f"{receiver.url}/confirm"}}],
         "notify": [{"webhook": f"{receiver.url}/hear", "events": ["started", "promoted"]}],

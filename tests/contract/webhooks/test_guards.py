@@ -2,9 +2,9 @@
 
 import pytest
 
-from sundog_operator.adapters.webhooks import Forbidden, Reach
+from sundog_operator.adapters.webhooks import AddressForbidden, AddressPolicy
 from sundog_runtime.errors import SourceRefused
-from sundog_runtime.sources.guard import Guard
+from sundog_runtime.sources.guard import AddressGuard
 
 ADDRESSES = [
     *("93.184.216.34", "2606:2800:220:1::1", "1.1.1.1"),
@@ -16,26 +16,26 @@ ADDRESSES = [
 ]
 
 
-def refuses(guard: Reach | Guard, address: str) -> bool:
+def refuses(guard: AddressPolicy | AddressGuard, address: str) -> bool:
     try:
         guard.check("ci.example", address)
-    except (Forbidden, SourceRefused):
+    except (AddressForbidden, SourceRefused):
         return True
     return False
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_what_one_refuses_the_other_refuses(address: str) -> None:
-    assert refuses(Reach(), address) is refuses(Guard(), address)
+    assert refuses(AddressPolicy(), address) is refuses(AddressGuard(), address)
 
 
 def test_some_are_refused_and_some_are_not() -> None:
-    assert {refuses(Reach(), address) for address in ADDRESSES[:3]} == {False}
-    assert sum(refuses(Reach(), address) for address in ADDRESSES) > 20
+    assert {refuses(AddressPolicy(), address) for address in ADDRESSES[:3]} == {False}
+    assert sum(refuses(AddressPolicy(), address) for address in ADDRESSES) > 20
 
 
 @pytest.mark.parametrize("address", [each for each in ADDRESSES if each not in ("127.0.0.1", "::1")])
 def test_what_is_listed_leads_as_far_but_for_the_operators_own_pod(address: str) -> None:
     listed = frozenset({"ci.example"})
-    assert refuses(Reach(listed), address) is refuses(Guard(listed), address)
-    assert refuses(Reach(listed), "127.0.0.1")
+    assert refuses(AddressPolicy(listed), address) is refuses(AddressGuard(listed), address)
+    assert refuses(AddressPolicy(listed), "127.0.0.1")

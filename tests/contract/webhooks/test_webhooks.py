@@ -17,8 +17,8 @@ from doubles.clock import FakeClock
 from doubles.webhooks import FakeWebhooks
 from ports import free_port
 from stand_in_ray import end
-from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
+from sundog_operator.core.observed import WebhookResult
 from sundog_operator.ports import Webhooks
 from waiting import PATIENCE_S
 
@@ -40,7 +40,7 @@ class Outside(Protocol):
 
     def received(self, url: str) -> list[dict[str, Any]]: ...
 
-    async def until(self, task: "asyncio.Task[WebhookAnswer]") -> WebhookAnswer: ...
+    async def until(self, task: "asyncio.Task[WebhookResult]") -> WebhookResult: ...
 
 
 @dataclass
@@ -64,7 +64,7 @@ class StandIn:
     def received(self, url: str) -> list[dict[str, Any]]:
         return self.webhooks.posted(url)
 
-    async def until(self, task: "asyncio.Task[WebhookAnswer]") -> WebhookAnswer:
+    async def until(self, task: "asyncio.Task[WebhookResult]") -> WebhookResult:
         await self.webhooks.turn()
         self.clock.advance(SHORT_S)
         return await task
@@ -74,7 +74,7 @@ class Server:
     """A real one. Its paths say what it does."""
 
     def __init__(self) -> None:
-        self.webhooks: Webhooks = HttpWebhooks(Reach(own_machine=True))
+        self.webhooks: Webhooks = HttpWebhooks(AddressPolicy(allow_loopback=True))
         self.requests: list[tuple[web.Request, bytes]] = []
         self.url = ""
         self._never = asyncio.Event()
@@ -107,7 +107,7 @@ class Server:
     def received(self, url: str) -> list[dict[str, Any]]:
         return [orjson.loads(body) for request, body in self.requests if f"{self.url}{request.path}" == url]
 
-    async def until(self, task: "asyncio.Task[WebhookAnswer]") -> WebhookAnswer:
+    async def until(self, task: "asyncio.Task[WebhookResult]") -> WebhookResult:
         return await task
 
 
@@ -140,7 +140,7 @@ def outside(request: pytest.FixtureRequest) -> Outside:
 async def test_the_status_of_the_answer_is_told_whatever_it_is(outside: Outside, status: int) -> None:
     url = outside.answering(status)
     answer = await outside.webhooks.post(url, DOCUMENT, PATIENCE_S)
-    assert answer == WebhookAnswer(status)
+    assert answer == WebhookResult(status)
     assert answer.confirms == (status in (200, 201, 202))
     assert answer.told == f"answered {status}"
     assert outside.received(url) == [DOCUMENT]
@@ -156,14 +156,14 @@ async def test_each_post_is_one_request(outside: Outside) -> None:
 async def test_one_that_hangs_has_its_time_and_no_more(outside: Outside) -> None:
     url = outside.hanging()
     answer = await outside.until(asyncio.ensure_future(outside.webhooks.post(url, DOCUMENT, SHORT_S)))
-    assert answer == WebhookAnswer(problem="did not answer within 1 s")
+    assert answer == WebhookResult(problem="did not answer within 1 s")
     assert outside.received(url) == [DOCUMENT]
     assert not answer.confirms
 
 
 async def test_one_that_is_not_there_raises_nothing(outside: Outside) -> None:
     answer = await outside.webhooks.post(outside.absent(), DOCUMENT, PATIENCE_S)
-    assert (answer, answer.told) == (WebhookAnswer(problem="cannot be connected to"), "cannot be connected to")
+    assert (answer, answer.told) == (WebhookResult(problem="cannot be connected to"), "cannot be connected to")
 
 
 async def test_it_is_json_with_the_users_password_and_nothing_of_ours(server: Server) -> None:
@@ -178,12 +178,12 @@ async def test_it_is_json_with_the_users_password_and_nothing_of_ours(server: Se
 
 async def test_no_redirect_is_followed(server: Server) -> None:
     target = server.url.removeprefix("http://")
-    assert await server.webhooks.post(f"{server.url}/to/{target}", DOCUMENT, PATIENCE_S) == WebhookAnswer(302)
+    assert await server.webhooks.post(f"{server.url}/to/{target}", DOCUMENT, PATIENCE_S) == WebhookResult(302)
     assert len(server.requests) == 1
 
 
 async def test_the_body_of_an_answer_is_not_waited_for(server: Server) -> None:
-    assert await server.webhooks.post(f"{server.url}/endless", DOCUMENT, PATIENCE_S) == WebhookAnswer(200)
+    assert await server.webhooks.post(f"{server.url}/endless", DOCUMENT, PATIENCE_S) == WebhookResult(200)
 
 
 async def test_headers_without_an_end_are_no_answer(server: Server) -> None:
@@ -203,8 +203,8 @@ async def test_headers_without_an_end_are_no_answer(server: Server) -> None:
     ],
 )
 async def test_a_strange_address_raises_nothing_and_its_secrets_are_not_told(url: str, problem: str) -> None:
-    answer = await HttpWebhooks(Reach(own_machine=True)).post(url, DOCUMENT, PATIENCE_S)
-    assert answer == WebhookAnswer(problem=problem)
+    answer = await HttpWebhooks(AddressPolicy(allow_loopback=True)).post(url, DOCUMENT, PATIENCE_S)
+    assert answer == WebhookResult(problem=problem)
 
 
 async def test_a_certificate_that_signs_itself_is_not_trusted(tmp_path: Path) -> None:
@@ -216,13 +216,13 @@ async def test_a_certificate_that_signs_itself_is_not_trusted(tmp_path: Path) ->
     runner = await started(server, tls)
     answer = await server.webhooks.post(f"{server.url}/200", DOCUMENT, PATIENCE_S)
     await end(runner)
-    assert answer == WebhookAnswer(problem="shows a certificate that is not trusted")
+    assert answer == WebhookResult(problem="shows a certificate that is not trusted")
     assert server.requests == []
 
 
 async def test_plain_http_is_no_tls(server: Server) -> None:
     answer = await server.webhooks.post(server.url.replace("http:", "https:") + "/200", DOCUMENT, PATIENCE_S)
-    assert answer == WebhookAnswer(problem="does not speak TLS")
+    assert answer == WebhookResult(problem="does not speak TLS")
 
 
 @pytest.mark.parametrize("hosts", [(), ("localhost", "127.0.0.1")])
@@ -230,7 +230,7 @@ async def test_plain_http_is_no_tls(server: Server) -> None:
 async def test_in_a_cluster_the_operators_own_pod_is_not_asked(
     server: Server, hosts: tuple[str, ...], rename: Callable[[str], str]
 ) -> None:
-    webhooks = HttpWebhooks(Reach(frozenset(hosts)))
+    webhooks = HttpWebhooks(AddressPolicy(frozenset(hosts)))
     answer = await webhooks.post(f"{rename(server.url)}/200", DOCUMENT, PATIENCE_S)
-    assert answer == WebhookAnswer(problem="leads to the operator's own pod, which is forbidden")
+    assert answer == WebhookResult(problem="leads to the operator's own pod, which is forbidden")
     assert server.requests == []

@@ -10,7 +10,7 @@ import pytest
 from ports import free_port
 from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.names import ALL_REQUESTS
-from sundog_edge.runtime_api import Haproxy
+from sundog_edge.runtime_api import HaproxyClient
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
@@ -196,7 +196,7 @@ async def test_a_hanging_request_is_assigned_and_in_flight_before_it_ends(edge, 
 
 
 async def test_haproxy_lets_go_of_no_row_that_is_in_use_and_says_nothing_of_one_that_it_does_not_have(edge, digits):
-    haproxy = Haproxy(edge.root / "s" / "master.sock")
+    haproxy = HaproxyClient(edge.root / "s" / "master.sock")
     pid = (await haproxy.processes())[0].pid
     hanging = asyncio.create_task(ask(edge, "/digits/?events=1"))
     await digits["stable"].entered.wait()

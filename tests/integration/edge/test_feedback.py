@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from feedback_stores import redis_server
 from ports import free_port
-from sundog_edge.feedback.exposure import signed, verified
-from sundog_edge.haproxy.rules.feedback import PER_SECOND
+from sundog_edge.feedback.exposure import sign_exposure, verify_exposure
+from sundog_edge.haproxy.rules.feedback import MAX_REQUESTS_PER_SECOND
 from sundog_edge.split.assignment import json_unit, unit_hash
 
 pytestmark = pytest.mark.haproxy
@@ -99,7 +99,7 @@ async def exposure_of(edge, unit="", path="/digits/", **options):
 
 
 def read(text, service="digits", keys=(KEY,), arms=()):
-    found = verified(keys, service, text, arms)
+    found = verify_exposure(keys, service, text, arms)
     assert found is not None, text
     return found
 
@@ -180,7 +180,7 @@ async def test_haproxy_writes_the_id_that_python_reads(feeding):
         found = read(answer.headers[HEADER])
         assert found[:4] == ("digits-attempt", 0, answer.headers["x-sundog-arm"], unit_hash(unit.encode()))
         assert before <= found.seconds <= time.time()
-        assert signed(KEY, "digits", found) == answer.headers[HEADER]
+        assert sign_exposure(KEY, "digits", found) == answer.headers[HEADER]
     attempt, epoch = "A._-" * 15, (1 << 63) - 1
     await edge.apply(halves(edge, attempt=attempt, epoch=epoch, unit={"kind": "jsonPath", "name": "$.user"}))
     for value in ("ada", 7, 7.5, -(1 << 52), True):
@@ -338,13 +338,13 @@ async def test_what_is_no_feedback_is_refused_and_counted(feeding):
     edge = feeding
     await edge.apply(halves(edge), halves(edge, "other", attempt="digits-attempt"))
     told, foreign = await exposure_of(edge, "u"), await exposure_of(edge, "u", "/other/")
-    ended = signed(KEY, "digits", read(told)._replace(attempt="before"))
+    ended = sign_exposure(KEY, "digits", read(told)._replace(attempt="before"))
     cases = [
         ({"exposure": told, "metric": "converted"}, {"accepted": 1}),
         ({"exposure": told, "metric": "converted"}, {"duplicate": 1}),
         ({"exposure": foreign, "metric": "converted"}, {"unknown": 1}),
         ({"exposure": ended, "metric": "converted"}, {"unknown": 1}),
-        ({"exposure": signed(OTHER, "digits", read(told)), "metric": "converted"}, {"unknown": 1}),
+        ({"exposure": sign_exposure(OTHER, "digits", read(told)), "metric": "converted"}, {"unknown": 1}),
         ({"unit": "never seen", "metric": "converted"}, {"unknown": 1}),
         ({"exposure": told, "metric": "converted", "time": "2100-01-01T00:00:00Z"}, {"future": 1}),
         ({"exposure": told, "metric": "converted", "time": "2020-01-01T00:00:00Z"}, {"late": 1}),
@@ -360,7 +360,7 @@ async def test_what_is_no_feedback_is_refused_and_counted(feeding):
             continue
         assert status == (200 if set(wanted) <= {"accepted", "duplicate"} else 207), item
         assert {name: count for name, count in answer.items() if count and name != "problems"} == wanted, item
-    old = signed(KEY, "digits", read(told)._replace(unit=5, seconds=int(time.time()) - 31 * 86_400))
+    old = sign_exposure(KEY, "digits", read(told)._replace(unit=5, seconds=int(time.time()) - 31 * 86_400))
     assert await result(edge, {"exposure": old, "metric": "converted"}) == {"late": 1}
     found = await section(edge, duplicate=1, unknown=4, future=1, late=2, invalid=4)
     assert [row[3:] for row in found["outcomes"]] == [[1, 1, 10**6, 10**12]]
@@ -557,7 +557,7 @@ async def test_feedback_that_comes_too_often_is_refused_and_traffic_is_not(feedi
     took = time.monotonic() - began
     assert set(statuses) <= {207, 429, 503}
     # A machine that is too slow for so many a second is refused nothing. The rate is a sliding one.
-    assert statuses[429] > 0 or took > statuses.total() / (2 * PER_SECOND) - 1
+    assert statuses[429] > 0 or took > statuses.total() / (2 * MAX_REQUESTS_PER_SECOND) - 1
     assert (await edge.get("/digits/")).headers["x-sundog-arm"]
 
 
@@ -613,7 +613,7 @@ async def test_a_new_key_leaves_what_the_old_one_has_signed(feeding):
 
     async def by_the_new_key():
         text = await exposure_of(edge, "u")
-        return text if verified([OTHER], "digits", text) else None
+        return text if verify_exposure([OTHER], "digits", text) else None
 
     new = await edge.comes_true(by_the_new_key, "an id by the new key")
     items = [{"exposure": text, "metric": "revenue", "id": str(n)} for n, text in enumerate((old, new))]

@@ -14,7 +14,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import service_pb2 as protocol
 from tritonclient.grpc import service_pb2_grpc as service
 
-from sundog_edge.haproxy.rules.memory_limits import STREAMS
+from sundog_edge.haproxy.rules.memory_limits import MAX_STREAMS
 from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
 from waiting import PATIENCE_S
 
@@ -236,8 +236,8 @@ async def test_a_unit_has_the_same_arm_by_grpc_and_by_http(edge, called):
 
 async def test_a_channel_may_have_more_calls_under_way_than_a_connection_has_streams(edge, called):
     async with channel(edge) as opened:
-        found = await asyncio.gather(*(code(opened, "sleep=0.2") for _ in range(3 * STREAMS)))
-    assert Counter(found) == {"OK": 3 * STREAMS}
+        found = await asyncio.gather(*(code(opened, "sleep=0.2") for _ in range(3 * MAX_STREAMS)))
+    assert Counter(found) == {"OK": 3 * MAX_STREAMS}
 
 
 class Calls:

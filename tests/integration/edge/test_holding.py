@@ -8,7 +8,7 @@ from typing import Self
 import aiohttp
 import pytest
 
-from sundog_edge.haproxy.rules.memory_limits import STREAMS
+from sundog_edge.haproxy.rules.memory_limits import MAX_STREAMS
 
 pytestmark = pytest.mark.haproxy
 
@@ -137,11 +137,11 @@ async def test_an_address_has_only_so_many_requests_however_few_its_connections(
 
 
 async def test_a_connection_has_only_so_many_requests_and_is_told(edge, digits):
-    async with Holding(edge, STREAMS + 5) as client:
+    async with Holding(edge, MAX_STREAMS + 5) as client:
 
         async def refused() -> bool:
             return len(client.refused) == 5
 
         await edge.comes_true(refused, "the requests beyond the limit refused")
-        assert client.streams == STREAMS
+        assert client.streams == MAX_STREAMS
         assert await status_from(edge, "127.0.0.1") == 200

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sundog_edge.errors import HaproxyUnavailable
-from sundog_edge.runtime_api import Haproxy
+from sundog_edge.runtime_api import HaproxyClient
 
 pytestmark = pytest.mark.haproxy
 
@@ -128,7 +128,7 @@ async def test_a_replica_that_refuses_is_checked_at_once_however_rarely_it_is_ch
     stored["servers"] = [{**server, "check_ms": 600_000} for server in stored["servers"]]
     layout.write_text(json.dumps(stored))
     await edge.start_haproxy()
-    haproxy = Haproxy(edge.root / "s" / "master.sock")
+    haproxy = HaproxyClient(edge.root / "s" / "master.sock")
 
     async def up() -> set[str] | None:
         try:
@@ -230,7 +230,7 @@ async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serv
     await edge.up("digits", stable=1)
     await one_arm(edge, maxOngoingRequests=1)
 
-    haproxy = Haproxy(edge.root / "s" / "master.sock")
+    haproxy = HaproxyClient(edge.root / "s" / "master.sock")
 
     async def queued() -> int:
         answer = await haproxy.command("show stat -1 2 -1", (await haproxy.processes())[0].pid)

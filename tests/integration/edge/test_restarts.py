@@ -10,7 +10,7 @@ import signal
 import aiohttp
 import pytest
 
-from sundog_edge.runtime_api import Haproxy
+from sundog_edge.runtime_api import HaproxyClient
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
@@ -67,7 +67,7 @@ async def test_an_agent_that_is_asked_to_stop_loses_nothing_while_idle(edge, dig
 async def test_the_next_agent_completes_what_one_left_half_way(edge, digits):
     """The files have the document, HAProxy's maps do not: as after a death between the two."""
     await edge.kill_agent()
-    haproxy = Haproxy(edge.root / "s" / "master.sock")
+    haproxy = HaproxyClient(edge.root / "s" / "master.sock")
     pid = (await haproxy.processes())[0].pid
     await haproxy.replace_map(pid, edge.root / "s" / "maps" / "splits.map", {})
     assert (await edge.get("/digits/")).status == 404

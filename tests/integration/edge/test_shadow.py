@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from sundog_edge.haproxy.rules.shadow import MAX_BODY_BYTES, MOST_PER_SECOND
-from sundog_edge.mirror.sending import MOST_IN_FLIGHT
+from sundog_edge.haproxy.rules.shadow import MAX_BODY_BYTES, MAX_MIRRORED_PER_SECOND
+from sundog_edge.mirror.sending import MAX_IN_FLIGHT
 from waiting import PATIENCE_S
 
 SHADOW = {"arm": "canary", "percent": 100, "comparator": {"kind": "tolerance", "rtol": 0.01}}
@@ -243,16 +243,16 @@ async def test_behind_a_hanging_candidate_copies_are_dropped_and_counted(shadowe
     async def full() -> bool:
         # A mirror that gets no CPU for a moment drops some before it has as many under way as it may.
         await ask()
-        return mirrored(await shadowed.edge.evidence()).get("inFlight") == MOST_IN_FLIGHT
+        return mirrored(await shadowed.edge.evidence()).get("inFlight") == MAX_IN_FLIGHT
 
     await shadowed.edge.comes_true(full, "as many under way as may be")
     for _ in range(20):
         await ask()
     found = await shadowed.settled(asked)
-    assert found["timeouts"] == found["sent"] >= MOST_IN_FLIGHT
+    assert found["timeouts"] == found["sent"] >= MAX_IN_FLIGHT
     assert found["dropped"] + found["sent"] + found["skipped"].get("rate", 0) == asked
     assert found["dropped"] > 0
-    assert shadowed.canary.seen[MOST_IN_FLIGHT:] == [] or found["sent"] > MOST_IN_FLIGHT
+    assert shadowed.canary.seen[MAX_IN_FLIGHT:] == [] or found["sent"] > MAX_IN_FLIGHT
 
 
 async def test_a_mirror_that_is_killed_is_replaced_and_what_it_held_is_counted(shadowed):
@@ -409,8 +409,8 @@ async def test_a_share_is_drawn_and_a_rate_is_not_exceeded(shadowed):
     rows = [row for row in (await shadowed.edge.evidence())["shadows"] if row["epoch"] == 1]
     rate = sum(row["skipped"].get("rate", 0) for row in rows)
     # HAProxy's rate is a sliding one: of two neighbouring seconds never much more than twice the limit.
-    assert asked - rate <= 2 * MOST_PER_SECOND * (took + 1)
-    assert rate > 0 or took > asked / (2 * MOST_PER_SECOND)
+    assert asked - rate <= 2 * MAX_MIRRORED_PER_SECOND * (took + 1)
+    assert rate > 0 or took > asked / (2 * MAX_MIRRORED_PER_SECOND)
 
 
 async def _some(shadowed: Shadowed, number: int) -> None:

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sundog_edge.counting.log_lines import SLOW
-from sundog_edge.split.assignment import bucket, group, json_unit, unit_hash
+from sundog_edge.counting.log_lines import SLOW_COLUMNS
+from sundog_edge.split.assignment import bucket_of_unit, group_of_unit, json_unit, unit_hash
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
@@ -24,7 +24,7 @@ def halves(edge, **changes):
 
 
 def arm_of(unit: bytes) -> str:
-    return f"a{int(bucket('digits-salt', unit) >= 5000)}"
+    return f"a{int(bucket_of_unit('digits-salt', unit) >= 5000)}"
 
 
 @pytest.fixture(autouse=True)
@@ -257,8 +257,8 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
     assert all(start % 10 == 0 for start, *_ in row["blocks"])
     names = seen["groups"]["columns"]
     groups = {counts[0]: dict(zip(names, counts, strict=True)) for counts in row["groups"]}
-    assert set(groups) == {group("digits-salt", unit) for unit in (u1, u2, u3)}
-    assert groups[group("digits-salt", u2)]["ok"] == 2
+    assert set(groups) == {group_of_unit("digits-salt", unit) for unit in (u1, u2, u3)}
+    assert groups[group_of_unit("digits-salt", u2)]["ok"] == 2
     (sample,) = seen["units"]
     found = {number: (n, sorted(events)) for number, _, n, events in sample["units"]}
     assert found == {
@@ -295,10 +295,10 @@ async def test_each_threshold_of_an_arm_is_in_force_and_counts_for_itself(edge, 
     await edge.settled(3)
     seen = await edge.evidence("detail=blocks,groups,units")
     rows = {row["arm"]: row for row in seen["counters"]}
-    assert [[rows[arm][name] for name in SLOW] for arm in ("stable", "canary")] == [[1, 2, 0], [0, 0, 0]]
+    assert [[rows[arm][name] for name in SLOW_COLUMNS] for arm in ("stable", "canary")] == [[1, 2, 0], [0, 0, 0]]
     for detail in ("blocks", "groups"):
         counts = dict(zip(seen[detail]["columns"], map(sum, zip(*rows["stable"][detail], strict=True)), strict=True))
-        assert [counts[name] for name in SLOW] == [1, 2, 0]
+        assert [counts[name] for name in SLOW_COLUMNS] == [1, 2, 0]
     (sample,) = seen["units"]
     found = {number: sorted(events) for number, _, _, events in sample["units"]}
     assert found == {

@@ -27,14 +27,14 @@ from store_processes import BUILD_S, go_tool, running
 from sundog_operator.adapters import log_places
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
-from sundog_operator.adapters.exposure_logs import EdgeLogs
+from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.ray_serve import RayServe, one_token
-from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
-from sundog_operator.app.controller import Operator
-from sundog_operator.app.dependencies import Settings, World
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.adapters.ray_serve import RayServe, fixed_token
+from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
+from sundog_operator.app.controller import Controller
+from sundog_operator.app.dependencies import Dependencies, OperatorSettings
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 from waiting import PATIENCE_S, comes_true
 
@@ -104,17 +104,17 @@ class Site:
     @contextlib.asynccontextmanager
     async def operator(self) -> AsyncIterator[None]:
         """One that runs until it is cut off."""
-        world = World(
+        world = Dependencies(
             self.kube,
-            RayServe(self.session, one_token("")),
+            RayServe(self.session, fixed_token("")),
             HttpEdges(self.session),
-            HttpWebhooks(Reach(own_machine=True)),
+            HttpWebhooks(AddressPolicy(allow_loopback=True)),
             self.clock,
-            Settings(runtime_image="local", edge_image="local"),
-            exposure_logs=EdgeLogs(),
+            OperatorSettings(runtime_image="local", edge_image="local"),
+            exposure_logs=EdgeExposureLogWriter(),
         )
         try:
-            async with going_on(Operator(world).run()):
+            async with going_on(Controller(world).run()):
                 yield
         finally:
             # What a process has under way ends with it.
@@ -179,7 +179,7 @@ class Site:
         status = obj.get("status") or {}
         if (status.get("paused") or {}).get("reason") != "Won" or not await self.has_stored(USERS):
             return False
-        judged = Tallies.unpack(status["tallies"], obj["metadata"]["uid"]).feedback
+        judged = Counters.unpack(status["tallies"], obj["metadata"]["uid"]).feedback
         return judged.sequence == (await self.told()).get("sequence")
 
 
@@ -315,14 +315,14 @@ async def test_a_bucket_that_is_gone_is_told_and_written_to_once_it_is_back(site
 async def test_an_operator_that_ends_half_way_is_followed_by_one_that_writes_it_whole_and_once(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, half_way = log_places.put, asyncio.Event()
+    put, half_way = log_places.put_files, asyncio.Event()
 
     async def put_all_but_the_last(files: Sequence[Path], *where: Any) -> None:
         await put(files[:-1], *where)
         half_way.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(log_places, "put", put_all_but_the_last)
+    monkeypatch.setattr(log_places, "put_files", put_all_but_the_last)
     async with site.operator():
         await begun(site)
         own = await site.folder()
@@ -335,7 +335,7 @@ async def test_an_operator_that_ends_half_way_is_followed_by_one_that_writes_it_
     assert site.objects() == [f"{own}/000001/{name}" for name in ("exposures.parquet", "outcomes.parquet")]
     assert "exposureLog" not in await site.status()
 
-    monkeypatch.setattr(log_places, "put", put)
+    monkeypatch.setattr(log_places, "put_files", put)
     async with site.operator():
         first = await comes_true(lambda: logged(site, 1), "it is written")
         plan = json.loads(site.get(f"{own}/000001/plan.json"))

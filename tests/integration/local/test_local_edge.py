@@ -16,7 +16,7 @@ import pytest
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.local.edge import LocalEdge
-from sundog_operator.adapters.local.ports_allocation import single
+from sundog_operator.adapters.local.ports_allocation import allocate_port
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import DEPLOYMENT, POD, Object, Ref
 from waiting import patience
@@ -123,7 +123,7 @@ async def test_an_edge_becomes_ready_follows_its_document_and_goes_with_its_depl
     local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], state_dir: Path
 ) -> None:
     await cluster.kube.create(deployment(cluster.namespace))
-    edge, port = make_edge(wanted := single()), wanted
+    edge, port = make_edge(wanted := allocate_port()), wanted
     async with local.running(edge):
 
         async def waits_for_config() -> bool:
@@ -260,7 +260,7 @@ async def test_two_namespaces_have_an_edge_each_and_only_the_first_gets_the_pref
 ) -> None:
     one, two = Cluster(kube, "one"), Cluster(kube, "two")
     await one.create()
-    edge = make_edge(wanted := single())
+    edge = make_edge(wanted := allocate_port())
     try:
         async with local.running(edge):
             await local.comes_true(one.ready, "readiness of one")

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from sundog_operator.adapters.clock import SystemClock
-from sundog_operator.adapters.local.ports_allocation import BLOCK
+from sundog_operator.adapters.local.ports_allocation import BLOCK_SIZE
 from sundog_operator.adapters.local.ray_cluster import LocalRay
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.core.ray.clusters import ClusterView, make_ray_cluster, view
+from sundog_operator.core.ray.clusters import ClusterView, make_local_ray_cluster, parse_cluster_view
 from sundog_operator.ports import RAY_CLUSTER, Ref
 from waiting import PATIENCE_S
 
@@ -50,7 +50,7 @@ class Instance:
     ray: LocalRay
 
     async def ready(self) -> ClusterView | None:
-        cluster = view(REF.name, await self.kube.get(REF))
+        cluster = parse_cluster_view(REF.name, await self.kube.get(REF))
         return None if cluster.problem else cluster
 
     async def not_ready(self) -> bool:
@@ -83,7 +83,7 @@ def second_state_dir() -> Iterator[Path]:
 
 async def _instance(state: Path, clock: SystemClock) -> Instance:
     kube = MemoryKubernetes(clock)
-    await kube.create(make_ray_cluster(REF.namespace, REF.name, [], "none"))
+    await kube.create(make_local_ray_cluster(REF.namespace, REF.name, [], "none"))
     return Instance(kube, state, LocalRay(kube, state, clock))
 
 
@@ -116,11 +116,11 @@ async def test_two_clusters_live_side_by_side_heal_are_adopted_and_leave_nothing
     finally:
         await asyncio.gather(first.ray.stop_all(), second.ray.stop_all())
     assert local.running_in(second_state_dir) == []
-    assert [view(REF.name, await second.kube.get(REF)).problem] != [""]
+    assert [parse_cluster_view(REF.name, await second.kube.get(REF)).problem] != [""]
 
 
 async def _check_apart(first: Instance, second: Instance, one: ClusterView, two: ClusterView) -> None:
-    assert abs(int(one.dashboard_port) - int(two.dashboard_port)) >= BLOCK
+    assert abs(int(one.dashboard_port) - int(two.dashboard_port)) >= BLOCK_SIZE
     status = (await first.kube.get(REF) or {})["status"]
     assert status["head"] == {
         "podIP": "127.0.0.1",
@@ -175,7 +175,7 @@ async def _check_serving(local: Any, http: aiohttp.ClientSession, cluster: Clust
         return next(iter(ports - {int(cluster.serve_port)}), None)
 
     replica = await local.comes_true(replica_port, "a replica of its own")
-    base = int(cluster.dashboard_port) // BLOCK * BLOCK
+    base = int(cluster.dashboard_port) // BLOCK_SIZE * BLOCK_SIZE
     assert base + 340 <= replica < base + 670
     for port in (replica, int(cluster.serve_port)):
         async with http.get(f"http://127.0.0.1:{port}/a.app") as answer:
@@ -200,7 +200,7 @@ async def _check_healed(local: Any, instance: Instance, before: ClusterView) -> 
     old = instance.head().pid
     os.kill(old, signal.SIGKILL)
     await local.comes_true(instance.not_ready, "HeadPodReady=False")
-    problem = view(REF.name, await instance.kube.get(REF)).problem
+    problem = parse_cluster_view(REF.name, await instance.kube.get(REF)).problem
     assert "Ray ended with signal 9" in problem
     assert await local.comes_true(instance.ready, "the healed cluster") == before
     assert instance.head().pid != old

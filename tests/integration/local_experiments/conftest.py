@@ -18,8 +18,8 @@ import pytest
 from real_local import GROUP, Up, instance, is_ready
 from standing_in.local_up import Beside, Ranges
 from standing_in.ray_heads import Head, running_head
-from sundog_edge.split.assignment import bucket
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_edge.split.assignment import bucket_of_unit
+from sundog_operator.core.analysis.counters import Counters
 from waiting import comes_true
 
 EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"
@@ -45,7 +45,7 @@ def luck(user: str) -> float:
 
 def owner(ranges: Ranges, salt: str, user: str) -> str:
     """Whose a user is by an epoch's ranges."""
-    place = bucket(salt, user.encode())
+    place = bucket_of_unit(salt, user.encode())
     return next(arm for arm, own in ranges.items() for start, end in own if start <= place < end)
 
 
@@ -207,7 +207,7 @@ class Site:
             obj = await self.read(name)
             if not obj:
                 return None
-            known = Tallies.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback
+            known = Counters.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback
             if known.sequence == told["sequence"]:
                 return obj
             self.beside.advance(timedelta(seconds=10))

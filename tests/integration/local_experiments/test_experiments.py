@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scipy.stats import chi2_contingency
 
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.counters import Counters
 from waiting import comes_true
 
 pytestmark = pytest.mark.haproxy
@@ -112,7 +112,7 @@ async def test_an_arm_that_is_gone_wins_nothing_by_what_is_told_since(site: Any)
         return seen if "outcomes" in seen else None
 
     assert sum(row[3] for row in (await comes_true(read, "the edge has looked into the store"))["outcomes"]) == 0
-    assert not Tallies.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback.outcomes
+    assert not Counters.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback.outcomes
 
 
 async def test_experiments_of_two_services_assign_independently_each_by_its_own_salt(site: Any) -> None:

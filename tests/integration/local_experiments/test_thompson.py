@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import chisquare
 
 import analysis_script
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.counters import Counters
 from waiting import comes_true
 
 pytest.importorskip("pyarrow")
@@ -254,7 +254,7 @@ def moved_buckets(before: Any, after: Any) -> int:
 
 def counted_once(site: Any, buyers: Buyers, obj: Json) -> None:
     """What the operator knows is what happened, whoever was killed and however often it was told."""
-    known = Tallies.unpack(obj["status"]["tallies"], obj["metadata"]["uid"]).feedback
+    known = Counters.unpack(obj["status"]["tallies"], obj["metadata"]["uid"]).feedback
     counts = buyers.counts()
     assert {(e, a): (own.units, own.positive) for (_, e, a), own in known.outcomes.items()} == counts
     exposed = {place: units for place, (units, _) in counts.items()}

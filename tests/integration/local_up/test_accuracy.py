@@ -13,7 +13,7 @@ import pytest
 import analysis_script
 from real_local import GROUP, Up, is_ready
 from sundog_feedback import AsyncFeedback, Counts
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.counters import Counters
 from waiting import eventually
 
 pytest.importorskip("torch")
@@ -119,9 +119,12 @@ def trained(models: Path) -> tuple[dict[str, float], list[Any], list[int]]:
     torch.set_num_threads(1)
     digits = training.read_digits()
     reached = {}
-    for recipe in (training.Recipe("linear", "linear", 10, 0.01), training.Recipe("conv", "conv", 2, 0.01)):
+    for recipe in (
+        training.TrainingRecipe("linear", "linear", 10, 0.01),
+        training.TrainingRecipe("conv", "conv", 2, 0.01),
+    ):
         net = training.train(recipe, digits, lambda *_: None)
-        reached[recipe.name] = training.accuracy(net, digits)
+        reached[recipe.name] = training.measure_accuracy(net, digits)
         training.write_model(models / recipe.name, recipe.code, net)
     return reached, digits.held_out_images.int().tolist(), digits.held_out_labels.tolist()
 
@@ -158,7 +161,7 @@ def has_seen_all(up: Up, labels: int) -> Json | None:
     if sum(stored(told).values()) < labels:
         return None
     obj = read(up)
-    known = Tallies.unpack(obj["status"]["tallies"], obj["metadata"]["uid"]).feedback
+    known = Counters.unpack(obj["status"]["tallies"], obj["metadata"]["uid"]).feedback
     return obj if known.sequence == told["sequence"] else None
 
 
@@ -200,7 +203,7 @@ async def test_the_network_that_reads_better_wins_by_labels_that_come_late(up: U
     assert not reading.failed
     assert (counts.accepted, counts.duplicate, counts.refused, counts.dropped) == (reading.told, 0, 0, 0)
     assert stored(feedback(up)) == reading.read
-    seen = Tallies.unpack(obj["status"]["tallies"], obj["metadata"]["uid"]).feedback
+    seen = Counters.unpack(obj["status"]["tallies"], obj["metadata"]["uid"]).feedback
     evidence = [epoch["number"] for epoch in obj["status"]["evidenceEpochs"]]
     for place in ((epoch, arm) for epoch in evidence for arm in ("control", "conv", "again")):
         assert seen.of("correct", *place)[:1] == (reading.read[place],)

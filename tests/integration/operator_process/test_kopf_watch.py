@@ -12,10 +12,10 @@ from aiohttp import web
 
 from stand_in_ray import end
 from sundog_operator.adapters.clock import SystemClock
-from sundog_operator.adapters.kopf_watch import KopfWatch, Watched
+from sundog_operator.adapters.kopf_watch import KopfWatch, WatchTarget
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import application
+from sundog_operator.adapters.memory_kubernetes.facade import make_application
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import CONFIG_MAP, SECRET, Kind, Object, Ref
 from waiting import PATIENCE_S
@@ -50,7 +50,7 @@ class Told:
 
 @asynccontextmanager
 async def served(store: MemoryKubernetes, folder: Path, middleware: Any = None) -> AsyncIterator[KubernetesClient]:
-    app = application(store, SystemClock(), token="t")
+    app = make_application(store, SystemClock(), token="t")
     if middleware is not None:
         app.middlewares.append(middleware)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -68,7 +68,7 @@ async def served(store: MemoryKubernetes, folder: Path, middleware: Any = None) 
 
 @asynccontextmanager
 async def watching(
-    watched: list[Watched], told: Told, client: KubernetesClient, *namespaces: str
+    watched: list[WatchTarget], told: Told, client: KubernetesClient, *namespaces: str
 ) -> AsyncIterator[KopfWatch]:
     watch = KopfWatch(lambda: watched, told, client.login, namespaces)
     running = asyncio.ensure_future(watch.run())
@@ -90,7 +90,7 @@ async def test_it_tells_of_what_is_ours_and_of_every_change(store: MemoryKuberne
     told = Told()
     await store.create(config_map("before"))
     await store.create(config_map("foreign", labels={}))
-    async with served(store, tmp_path) as client, watching([Watched(CONFIG_MAP, OURS)], told, client):
+    async with served(store, tmp_path) as client, watching([WatchTarget(CONFIG_MAP, OURS)], told, client):
         await told.until(lambda t: "before" in t.names())
         created = await store.create(config_map("a", x="1"))
         await told.until(lambda t: "a" in t.names())
@@ -108,7 +108,7 @@ async def test_it_tells_of_what_is_ours_and_of_every_change(store: MemoryKuberne
 
 async def test_one_namespace_of_many(store: MemoryKubernetes, tmp_path: Path) -> None:
     told = Told()
-    async with served(store, tmp_path) as client, watching([Watched(CONFIG_MAP)], told, client, "vision"):
+    async with served(store, tmp_path) as client, watching([WatchTarget(CONFIG_MAP)], told, client, "vision"):
         await store.create(config_map("elsewhere", namespace="audio"))
         await store.create(config_map("here"))
         await told.until(lambda t: "here" in t.names())
@@ -120,7 +120,7 @@ async def test_types_of_secrets_that_are_nobodys_here(store: MemoryKubernetes, t
     for name, kind in (("helm", "helm.sh/release.v1"), ("keys", "Opaque")):
         meta = {"name": name, "namespace": "vision"}
         await store.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": kind})
-    watched = [Watched(SECRET, fields="type!=helm.sh/release.v1")]
+    watched = [WatchTarget(SECRET, fields="type!=helm.sh/release.v1")]
     async with served(store, tmp_path) as client, watching(watched, told, client):
         await told.until(lambda t: "keys" in t.names())
         assert told.names() == {"keys"}
@@ -139,7 +139,7 @@ async def test_an_error_that_kopf_does_not_know_costs_a_new_start(store: MemoryK
             return web.Response(text=json.dumps({"type": "ERROR", "object": status}) + "\n")
         return await handler(request)
 
-    async with served(store, tmp_path, fail_once) as client, watching([Watched(CONFIG_MAP)], told, client) as watch:
+    async with served(store, tmp_path, fail_once) as client, watching([WatchTarget(CONFIG_MAP)], told, client) as watch:
         async with asyncio.timeout(PATIENCE_S):
             while watch.starts < 2:  # noqa: ASYNC110 - counted in another thread
                 await asyncio.sleep(0.05)
@@ -157,7 +157,7 @@ async def test_a_kind_that_is_served_only_later(store: MemoryKubernetes, tmp_pat
         return await handler(request)
 
     await store.create(config_map("a"))
-    async with served(store, tmp_path, hide) as client, watching([Watched(CONFIG_MAP)], told, client) as watch:
+    async with served(store, tmp_path, hide) as client, watching([WatchTarget(CONFIG_MAP)], told, client) as watch:
         async with asyncio.timeout(PATIENCE_S):
             while watch.starts < 1:  # noqa: ASYNC110 - counted in another thread
                 await asyncio.sleep(0.05)

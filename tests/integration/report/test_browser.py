@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.shell.report.content import report_of
-from sundog_operator.shell.report.page import page
+from sundog_operator.shell.report.content import make_report
+from sundog_operator.shell.report.page import render_html
 from told_experiments import HOUR, means, moving, ten_arms
 from told_rollouts import BEGUN, promoted, stored
 from waiting import PATIENCE_S
@@ -43,7 +43,7 @@ document.title = JSON.stringify({
 @pytest.mark.parametrize("status", STATES.values(), ids=STATES)
 def test_it_fits_and_can_be_read(tmp_path: Path, status: ExperimentStatus, width: int, scheme: str, paper: str) -> None:
     now = BEGUN + 12 * HOUR
-    shown = html.escape(page(report_of(stored(status), now), "0.1.0", now))
+    shown = html.escape(render_html(make_report(stored(status), now), "0.1.0", now))
     frame = f'<iframe width="{width}" height="900" style="border: 0" srcdoc="{shown}"></iframe>'
     seen = measured(tmp_path, f'<body>{frame}<script>addEventListener("load", () => {{{LOOK}}})</script>', scheme)
     assert seen["taken"] == seen["asked"] <= width

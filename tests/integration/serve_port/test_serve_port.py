@@ -11,13 +11,13 @@ import pytest
 
 from doubles.clock import FakeClock
 from doubles.serve import FakeServe
-from sundog_operator.adapters.ray_serve import RayServe, one_token
+from sundog_operator.adapters.ray_serve import RayServe, fixed_token
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.ray import serve_config
 from sundog_operator.core.ray.clusters import ClusterView
-from sundog_operator.core.ray.readiness import Readiness, of_revision
+from sundog_operator.core.ray.readiness import Readiness, evaluate_readiness
 from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import Serve
@@ -48,7 +48,9 @@ class Backend:
         for number, model, replicas in wanted:
             revision, spec = self.revision(number, model)
             apps.append(
-                serve_config.make_application("vision", "port", revision, spec, serve_config.Scale(replicas, replicas))
+                serve_config.make_application(
+                    "vision", "port", revision, spec, serve_config.ReplicaScale(replicas, replicas)
+                )
             )
         await self.serve.put(self.dashboard, "vision", serve_config.make_document(apps, self.cluster))
 
@@ -63,7 +65,7 @@ class Backend:
         return await comes_true(reached, "the state of Serve")
 
     def readiness(self, state: ServeState, number: int, model: str = "good") -> Readiness:
-        return of_revision("port", self.revision(number, model)[0], state)
+        return evaluate_readiness("port", self.revision(number, model)[0], state)
 
 
 @pytest.fixture
@@ -93,8 +95,8 @@ async def backend(request: pytest.FixtureRequest, models: Path) -> AsyncIterator
         async def pause() -> None:
             await asyncio.sleep(0.2)
 
-        yield Backend(RayServe(session, one_token("")), ray.dashboard, cluster, models, pause)
-        await RayServe(session, one_token("")).put(ray.dashboard, "vision", serve_config.make_document([], cluster))
+        yield Backend(RayServe(session, fixed_token("")), ray.dashboard, cluster, models, pause)
+        await RayServe(session, fixed_token("")).put(ray.dashboard, "vision", serve_config.make_document([], cluster))
 
 
 async def test_an_application_becomes_ready_scales_and_goes(backend: Backend) -> None:
@@ -103,9 +105,9 @@ async def test_an_application_becomes_ready_scales_and_goes(backend: Backend) ->
     assert state.known
     assert backend.readiness(state, 1).running == 1
     revision, spec = backend.revision(1)
-    wanted = [serve_config.make_application("vision", "port", revision, spec, serve_config.Scale(1, 1))]
+    wanted = [serve_config.make_application("vision", "port", revision, spec, serve_config.ReplicaScale(1, 1))]
     deployed = {name: app.config for name, app in state.applications.items()}
-    assert not serve_config.differs(wanted, deployed), "what was PUT reads back as it was"
+    assert not serve_config.needs_update(wanted, deployed), "what was PUT reads back as it was"
 
     await backend.put((1, "good", 2))
     state = await backend.until(lambda seen: backend.readiness(seen, 1).running == 2)
@@ -118,7 +120,7 @@ async def test_another_hash_under_the_same_name_is_not_this_revision(backend: Ba
     await backend.put((1, "good", 1))
     state = await backend.until(lambda seen: backend.readiness(seen, 1).ready)
     other = Revision(1, "0" * 16, backend.revision(1)[0].content)
-    assert not of_revision("port", other, state).ready
+    assert not evaluate_readiness("port", other, state).ready
 
 
 async def test_a_failed_start_tells_its_reason_and_is_tried_anew_after_removal(backend: Backend) -> None:
@@ -136,7 +138,7 @@ async def test_a_failed_start_tells_its_reason_and_is_tried_anew_after_removal(b
 
 async def test_two_applications_of_one_prefix_are_refused(backend: Backend) -> None:
     revision, spec = backend.revision(1)
-    app = serve_config.make_application("vision", "port", revision, spec, serve_config.Scale(1, 1))
+    app = serve_config.make_application("vision", "port", revision, spec, serve_config.ReplicaScale(1, 1))
     document = serve_config.make_document([app, {**app, "name": "other"}], backend.cluster)
     with pytest.raises(ServeRefused, match="route_prefix"):
         await backend.serve.put(backend.dashboard, "vision", document)

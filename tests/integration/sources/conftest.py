@@ -16,10 +16,10 @@ from ports import free_port
 from real_kubernetes.binaries import FAKE_GCS, VERSITYGW
 from store_processes import Put, go_tool, running
 from sundog_runtime.sources import fetch, files
-from sundog_runtime.sources.limits import Limits, limits_of
+from sundog_runtime.sources.limits import DownloadLimits, read_limits
 from waiting import PATIENCE_S
 
-FAST = Limits(part_bytes=64 * 1024, pause=0.001, longest_pause=0.01, attempts=3, connect=10, idle=20)
+FAST = DownloadLimits(part_bytes=64 * 1024, pause=0.001, max_pause_s=0.01, attempts=3, connect=10, idle=20)
 
 Serve = Callable[[Handler], Server]
 
@@ -34,7 +34,7 @@ def cache(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    monkeypatch.setattr(fetch, "limits_of", _limits)
+    monkeypatch.setattr(fetch, "read_limits", _limits)
     yield tmp_path / "cache"
     _release()
 
@@ -143,8 +143,8 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     return f"{request.param}://models", put
 
 
-def _limits() -> Limits:
-    given = limits_of()
+def _limits() -> DownloadLimits:
+    given = read_limits()
     return replace(FAST, model_bytes=given.model_bytes, cache_bytes=given.cache_bytes)
 
 

@@ -21,7 +21,7 @@ from model_stores import Handler, Server, answer, well_behaved
 from sundog_runtime.errors import DigestMismatch, LoadFailed
 from sundog_runtime.sources import cache as layout
 from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.transfer import FILES, JOURNAL
+from sundog_runtime.sources.transfer import DOWNLOAD_DIRECTORY, JOURNAL_FILE
 from waiting import eventually
 
 PART = 64 * 1024
@@ -59,7 +59,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def journal(cache: Path) -> list[str]:
-    path = cache / "models" / "default" / "partial" / KEY / JOURNAL
+    path = cache / "models" / "default" / "partial" / KEY / JOURNAL_FILE
     return path.read_text().splitlines()[1:] if path.exists() else []
 
 
@@ -127,7 +127,7 @@ def test_parts_of_two_versions_are_never_joined(serve: Serve, cache: Path) -> No
         until(lambda: len(journal(cache)) == 4)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    partial = cache / "models" / "default" / "partial" / KEY / FILES / "m.pt2"
+    partial = cache / "models" / "default" / "partial" / KEY / DOWNLOAD_DIRECTORY / "m.pt2"
     partial.write_bytes(bytes(len(BODY)))
     gate.etag = '"new"'
     gate.opened.set()
@@ -146,7 +146,7 @@ def test_a_crash_on_the_last_step_is_no_hole(serve: Serve, cache: Path) -> None:
         process.wait()
     # As after a crash between the last byte and the rename that shows the entry.
     partial = cache / "models" / "default" / "partial" / KEY
-    (partial / FILES).rename(partial / layout.MODEL)
+    (partial / DOWNLOAD_DIRECTORY).rename(partial / layout.MODEL_DIRECTORY)
     gate.opened.set()
     assert open_model(uri, SHA).path.read_bytes() == BODY
 
@@ -157,10 +157,10 @@ def test_an_entry_is_read_only_and_verified(serve: Serve) -> None:
     assert stat.S_IMODE(found.path.stat().st_mode) == 0o444
     assert stat.S_IMODE(found.root.stat().st_mode) == 0o555
     assert [entry.sha256 for entry in found.verified or ()] == [SHA.removeprefix("sha256:")]
-    found.still_verified()
+    found.check_unchanged()
     found.path.chmod(0o644)
     with pytest.raises(DigestMismatch, match="changed while the model was loaded"):
-        found.still_verified()
+        found.check_unchanged()
 
 
 def test_with_a_digest_the_store_is_asked_once(serve: Serve) -> None:
@@ -192,7 +192,7 @@ def test_a_copy_whose_facts_were_forged_is_brought_anew(serve: Serve, release: C
     good = open_model(uri, SHA).root.parent
     evil = open_model(f"https://{server.authority}/evil.pt2", "").root.parent
     release()
-    layout.remove(good)
+    layout.remove_path(good)
     evil.rename(good)
     (good / "model").chmod(0o755)
     (good / "model" / "evil.pt2").rename(good / "model" / "m.pt2")
@@ -242,15 +242,15 @@ def test_what_was_used_least_recently_goes_first_and_what_is_in_use_stays(
     ]
 
 
-def kept(root: Path, namespace: str, key: str) -> layout.Cache:
+def kept(root: Path, namespace: str, key: str) -> layout.ModelCache:
     """A namespace's cache with one entry, as a replica leaves it that has ended."""
-    cache = layout.Cache(root, namespace)
-    lease = cache.exclusive(key)
+    cache = layout.ModelCache(root, namespace)
+    lease = cache.acquire_exclusive(key)
     assert lease is not None
-    code = cache.partial(key) / layout.MODEL / "code"
+    code = cache.partial(key) / layout.MODEL_DIRECTORY / "code"
     code.mkdir(parents=True)
     (code / "net.py").write_bytes(b"x" * 10_000)
-    cache.publish(key, layout.Facts("", "", 10_000))
+    cache.publish(key, layout.CacheEntryFacts("", "", 10_000))
     lease.release()
     return cache
 

@@ -25,7 +25,7 @@ from sundog_runtime.errors import (
 )
 from sundog_runtime.sources import fetch
 from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.guard import Guard
+from sundog_runtime.sources.guard import AddressGuard
 from waiting import PATIENCE_S
 
 BODY = os.urandom(200_000)
@@ -189,10 +189,10 @@ def test_a_hostile_store(
     case = CASES[name]
     for variable, value in case.environment.items():
         monkeypatch.setenv(variable, value)
-    usual = fetch.limits_of()
+    usual = fetch.read_limits()
     monkeypatch.setattr(
         fetch,
-        "limits_of",
+        "read_limits",
         # Only what drips is to be caught by its rate: a loaded machine is slow to begin.
         lambda: replace(
             usual,
@@ -228,8 +228,8 @@ def test_a_hostile_store(
 def test_a_stubborn_store_is_left_without_its_farewell(
     answers: bytes, says: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = fetch.limits_of()
-    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, idle=PATIENCE_S if answers else 0.2))
+    usual = fetch.read_limits()
+    monkeypatch.setattr(fetch, "read_limits", lambda: replace(usual, idle=PATIENCE_S if answers else 0.2))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "127.0.0.1")
     with StubbornStore(certificate, answers) as store:
         with pytest.raises(SourceUnavailable, match=says):
@@ -252,8 +252,8 @@ def test_a_listing_that_drips(serve: Callable[[Handler], Server], monkeypatch: p
             await asyncio.sleep(0.01)
         return web.Response()
 
-    usual = fetch.limits_of()
-    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, listing=0.3))
+    usual = fetch.read_limits()
+    monkeypatch.setattr(fetch, "read_limits", lambda: replace(usual, listing=0.3))
     with pytest.raises(SourceUnavailable, match=r"within 0\.3 s what it has"):
         open_model(f"https://{serve(handle).authority}/m.pt2", "")
 
@@ -322,7 +322,7 @@ def test_a_listed_network_is_allowed(serve: Callable[[Handler], Server], monkeyp
 
 
 def test_a_listed_name_does_not_open_the_metadata_service() -> None:
-    guard = Guard(frozenset({"metadata", "169.254.169.254"}))
+    guard = AddressGuard(frozenset({"metadata", "169.254.169.254"}))
     with pytest.raises(SourceRefused, match="metadata"):
         guard.check("metadata", "169.254.169.254")
 

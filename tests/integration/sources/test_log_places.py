@@ -8,7 +8,7 @@ from obstore.store import S3Store
 
 from store_processes import BUILD_S, Put
 from sundog_operator.adapters import log_places
-from sundog_operator.adapters.log_places import PlaceRefused
+from sundog_operator.adapters.log_places import DestinationRefused
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(BUILD_S + PATIENCE_S)
@@ -23,10 +23,10 @@ async def test_files_are_put_below_a_prefix_and_replaced(bucket: tuple[str, Put]
     large.write_bytes(b"a row\n" * 2_000_000)
     for text in (b"one", b"another"):
         small.write_bytes(text)
-        await log_places.put([large, small], f"{start}/logs/a/")
+        await log_places.put_files([large, small], f"{start}/logs/a/")
         assert obstore.get(store, "logs/a/plan.json").bytes() == text
     assert obstore.get(store, "logs/a/exposures.jsonl").bytes() == large.read_bytes()
-    await log_places.put([small], start)
+    await log_places.put_files([small], start)
     assert obstore.get(store, "plan.json").bytes() == b"another"
 
 
@@ -38,6 +38,6 @@ async def test_what_a_bucket_refuses_is_told_without_its_credentials(
     if start.startswith("s3"):
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret")
     place = start.replace("models", "no-such-bucket")
-    with pytest.raises(PlaceRefused, match=f"^{place}/logs: cannot be written") as refused:
-        await log_places.put([tmp_path / "plan.json"], f"{place}/logs")
+    with pytest.raises(DestinationRefused, match=f"^{place}/logs: cannot be written") as refused:
+        await log_places.put_files([tmp_path / "plan.json"], f"{place}/logs")
     assert "secret" not in str(refused.value)

@@ -11,7 +11,7 @@ import yaml
 
 from charting import CHART, GOLDEN, argocd, cases, golden
 from sundog_operator.api.installation import Installation
-from sundog_operator.api.schema.structure import Node, structure
+from sundog_operator.api.schema.structure import Node, build_node_tree
 
 SCHEMA = CHART / "values.schema.json"
 VALUES = CHART / "values.yaml"
@@ -30,7 +30,7 @@ ELSEWHERE = ("watchNamespaces", "networkPolicies")
 
 def installation_schema() -> dict[str, Any]:
     """The JSON schema of `installation`."""
-    schema = _schema(structure(Installation))
+    schema = _schema(build_node_tree(Installation))
     for name in ELSEWHERE:
         del schema["properties"][name]
     for name, meaning in OURS.items():

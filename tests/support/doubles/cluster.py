@@ -14,9 +14,9 @@ from doubles.webhooks import FakeWebhooks
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.controller import RECONCILERS
-from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
-from sundog_operator.core.planner.conditions import EVIDENCE_S
+from sundog_operator.core.planner.conditions import EVIDENCE_POLL_S
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -28,7 +28,7 @@ from sundog_operator.ports import (
     Object,
     Ref,
 )
-from sundog_operator.shell.local.api_server import schemas
+from sundog_operator.shell.local.api_server import crd_schemas
 
 NAMESPACE = "vision"
 NAME = "digits"
@@ -39,7 +39,7 @@ TIMED = {"steps": [{"weight": 25, "gate": "time", "minDuration": "30s"}]}
 
 STATUS_SCHEMAS = {
     kind: {"properties": {**schema["properties"], "spec": {"x-kubernetes-preserve-unknown-fields": True}}}
-    for kind, schema in schemas().items()
+    for kind, schema in crd_schemas().items()
 }
 """What the API server allows of statuses. Specs are taken as they are, for tests of what admission refuses."""
 
@@ -64,11 +64,11 @@ class Cluster:
         self.kuberay = FakeKubeRay(self.kube, self.serve_apis, NAMESPACE) if installation else None
         serve = self.serve_apis if installation else self.serve
         self.edges = FakeEdges(self.kube, serve, self.clock, NAMESPACE)
-        settings = Settings.of(installation, "sundog") if installation else Settings()
+        settings = OperatorSettings.of(installation, "sundog") if installation else OperatorSettings()
         self.webhooks = FakeWebhooks(self.clock)
         self.prometheus = FakePrometheus(self.clock)
         self.logs = FakeLogs()
-        self.world = World(
+        self.world = Dependencies(
             self.kube,
             serve,
             self.edges,
@@ -172,7 +172,7 @@ class Cluster:
         """Let time pass until a condition holds: in rounds of so many seconds, of one while the operator wants to look again at once."""
         end = self.clock.now() + timedelta(minutes=minutes)
         while self.clock.now() < end:
-            await self.round(seconds if self._look_again_s >= EVIDENCE_S else 1.0)
+            await self.round(seconds if self._look_again_s >= EVIDENCE_POLL_S else 1.0)
             if until is not None and await until():
                 return True
         return until is None

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from doubles.feedback import Outcomes
 from doubles.traffic import CountingEdge, Replicas, Traffic
-from sundog_edge.counting.evidence import EVERYTHING, InForce, Question, ServerCounts, Surroundings
+from sundog_edge.counting.evidence import FULL_QUERY, AgentState, AppliedDocument, EvidenceQuery, ServerCounts
 from sundog_edge.split import document as edge_document
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
@@ -52,7 +52,7 @@ class FakeEdges:
         self.outcomes = Outcomes()
         self.weights_seen: list[dict[str, int]] = []
         self._in_force: dict[str, dict[str, Any]] = {}
-        self._parsed: dict[str, InForce] = {}
+        self._parsed: dict[str, AppliedDocument] = {}
         self._first_seen: dict[int, datetime] = {}
         self._counting: dict[str, CountingEdge] = {}
 
@@ -62,7 +62,7 @@ class FakeEdges:
     async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
         document = await self._document()
         details = {"blocks", "groups", "units"} if by_unit else {"blocks"}
-        question = Question(frozenset({service}), details=frozenset(details)) if service else EVERYTHING
+        question = EvidenceQuery(frozenset({service}), details=frozenset(details)) if service else FULL_QUERY
         return [self._report(pod, document, question) for pod in pods]
 
     async def pass_time(self, seconds: float) -> None:
@@ -95,7 +95,7 @@ class FakeEdges:
         text = (stored or {}).get("data", {}).get("split.json")
         return json.loads(text) if text else None
 
-    def _report(self, pod: Object, document: dict[str, Any] | None, question: Question) -> EdgeReport:
+    def _report(self, pod: Object, document: dict[str, Any] | None, question: EvidenceQuery) -> EdgeReport:
         name = pod["metadata"]["name"]
         if document is not None and name not in self.deaf:
             self._apply(name, document)
@@ -118,16 +118,16 @@ class FakeEdges:
         if (now - seen).total_seconds() >= self.lag_s and self._in_force.get(name) != document:
             self._in_force[name] = document
             # The edge's own reader: what it would refuse is an error here.
-            parsed = edge_document.parse(json.dumps(document).encode(), self._namespace)
-            self._parsed[name] = InForce(parsed, now.timestamp(), {})
+            parsed = edge_document.parse_document(json.dumps(document).encode(), self._namespace)
+            self._parsed[name] = AppliedDocument(parsed, now.timestamp(), {})
             for service in document["services"]:
                 self.weights_seen.append({arm["application"]: arm["weight"] for arm in service["arms"]})
 
-    def _around(self, name: str) -> Surroundings:
+    def _around(self, name: str) -> AgentState:
         services = self._in_force.get(name, {}).get("services", ())
         applications = {arm["application"] for service in services for arm in service["arms"]}
         seen = applications if name not in self.young else ()
-        return Surroundings(
+        return AgentState(
             edge=name,
             namespace=self._namespace,
             servers={each: ServerCounts(up=self._serve.running(each)) for each in seen},

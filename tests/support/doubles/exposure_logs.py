@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
-from sundog_operator.core.observed import LogAnswer
+from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.ports import Object
 
 
@@ -27,13 +27,13 @@ class FakeLogs:
 
     async def write(
         self, experiment: Object, pods: Sequence[Object], place: str, form: str, at: datetime, *, final: bool
-    ) -> LogAnswer:
+    ) -> ExposureLogResult:
         assert pods
         assert form == "parquet"
         self.tried.append(place)
         if self.hangs:
             await self.released.wait()
         if self.problem:
-            return LogAnswer(at, problem=self.problem)
+            return ExposureLogResult(at, problem=self.problem)
         self.written[place] = experiment["status"]["phase"]
-        return LogAnswer(at, 3, 2, complete=True, final=final)
+        return ExposureLogResult(at, 3, 2, complete=True, final=final)

@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from doubles.traffic import Place
-from sundog_edge.feedback.events import MILLION, Event
-from sundog_edge.feedback.exposure import Exposure
-from sundog_edge.feedback.joining import MAX_EVENTS, Batch, First, Known, join, section
+from sundog_edge.feedback.events import MILLION, OutcomeEvent
+from sundog_edge.feedback.exposure import SignedExposure
+from sundog_edge.feedback.joining import (
+    MAX_EVENTS,
+    FirstExposure,
+    OutcomeBatch,
+    StoredState,
+    join,
+    render_feedback_section,
+)
 
 Json = dict[str, Any]
 
@@ -19,7 +26,7 @@ class _Due(NamedTuple):
     at_s: float
     service: str
     sticky: bool
-    event: Event
+    event: OutcomeEvent
 
 
 @dataclass
@@ -27,12 +34,12 @@ class Attempt:
     """What the store has of one."""
 
     keys: set[bytes] = field(default_factory=set)
-    firsts: dict[int, First] = field(default_factory=dict)
+    firsts: dict[int, FirstExposure] = field(default_factory=dict)
     totals: dict[tuple[int, str], int] = field(default_factory=dict)
     tally: dict[str, int] = field(default_factory=dict)
 
-    def write(self, batch: Batch) -> None:
-        change = join(batch, Known(self.keys, self.firsts, self.totals, self.tally))
+    def write(self, batch: OutcomeBatch) -> None:
+        change = join(batch, StoredState(self.keys, self.firsts, self.totals, self.tally))
         self.keys |= change.keys
         self.firsts |= change.firsts
         self.totals |= change.totals
@@ -77,7 +84,7 @@ class Outcomes:
             due = self._due.popleft()
             if "feedback" in services.get(due.service, {}):
                 self._of(due.event.exposure.attempt if due.event.exposure else "").write(
-                    Batch(events=(due.event,), sticky=due.sticky, max_events=self.most_events)
+                    OutcomeBatch(events=(due.event,), sticky=due.sticky, max_events=self.most_events)
                 )
 
     def _expose(self, now_s: float, service: Json, arm: Json, place: Place, count: int) -> None:
@@ -85,14 +92,14 @@ class Outcomes:
         units = range(first, first + count)
         self._units += count
         if sticky:
-            seen = First(int(now_s * MILLION), place.epoch, place.arm)
-            self._of(place.attempt).write(Batch(firsts=dict.fromkeys(units, seen)))
+            seen = FirstExposure(int(now_s * MILLION), place.epoch, place.arm)
+            self._of(place.attempt).write(OutcomeBatch(firsts=dict.fromkeys(units, seen)))
         for metric in service["feedback"]["metrics"]:
             chance = self.chance.get(arm["application"], {}).get(metric, 0.0)
             for unit in np.flatnonzero(self._draw.random(count) < chance) + first:
-                exposure = Exposure(place.attempt, place.epoch, place.arm, int(unit), int(now_s))
+                exposure = SignedExposure(place.attempt, place.epoch, place.arm, int(unit), int(now_s))
                 key = f"{metric}/{unit}".encode()
-                event = Event(key, int(unit), exposure, metric, MILLION, int(now_s))
+                event = OutcomeEvent(key, int(unit), exposure, metric, MILLION, int(now_s))
                 self._due.append(_Due(now_s + self.delay_s, place.service, sticky, event))
 
     def _of(self, attempt: str) -> Attempt:
@@ -109,4 +116,4 @@ class Outcomes:
     def _section(self, attempt: str) -> Json:
         if self.error:
             return {"attempt": attempt, "error": self.error}
-        return section(attempt, self.store, self._of(attempt).tally)
+        return render_feedback_section(attempt, self.store, self._of(attempt).tally)

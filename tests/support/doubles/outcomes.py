@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 
-from sundog_edge.counting.export import Exposed, Outcome
+from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import EdgeError
 
 
@@ -17,8 +17,8 @@ class Tallied:
 class MemoryOutcomes:
     """Of every attempt. It fails after so many exposures; `grows` is by how much its sequence rises with each look."""
 
-    exposed: list[Exposed] = field(default_factory=list)
-    told: list[Outcome] = field(default_factory=list)
+    exposed: list[ExportedExposure] = field(default_factory=list)
+    told: list[ExportedOutcome] = field(default_factory=list)
     sequence: int = 7
     grows: int = 0
     events: int | None = None
@@ -34,13 +34,13 @@ class MemoryOutcomes:
         tally = {"sequence": self.sequence, "events": events, "units": len(self.exposed)}
         return Tallied("s1", dict.fromkeys(attempts, tally))
 
-    async def exposures(self, _attempt: str) -> AsyncIterator[Exposed]:
+    async def exposures(self, _attempt: str) -> AsyncIterator[ExportedExposure]:
         for number, each in enumerate(self.exposed):
             if number == self.fails_after:
                 raise EdgeError("the store went away")
             yield each
 
-    async def outcomes(self, _attempt: str) -> AsyncIterator[Outcome]:
+    async def outcomes(self, _attempt: str) -> AsyncIterator[ExportedOutcome]:
         for each in self.told:
             yield each
 

@@ -1,6 +1,6 @@
 """A Prometheus that gives what it was told to."""
 
-from sundog_operator.core.observed import Reading
+from sundog_operator.core.observed import PrometheusResult
 from sundog_operator.ports import Clock
 
 HANGS_S = 10.0
@@ -23,12 +23,12 @@ class FakePrometheus:
         self.hangs = False
         self.asked: list[str] = []
 
-    async def query(self, expression: str) -> Reading:
+    async def query(self, expression: str) -> PrometheusResult:
         self.asked.append(expression)
         if self.hangs:
             await self._clock.sleep(HANGS_S)
-            return Reading(problem=f"had no answer from Prometheus within {HANGS_S:g} s")
+            return PrometheusResult(problem=f"had no answer from Prometheus within {HANGS_S:g} s")
         if self.problem:
-            return Reading(problem=self.problem)
+            return PrometheusResult(problem=self.problem)
         found = self.numbers.get(expression)
-        return Reading(problem="gives no data") if found is None else Reading(found)
+        return PrometheusResult(problem="gives no data") if found is None else PrometheusResult(found)

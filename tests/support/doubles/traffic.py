@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 
 from sundog_edge.counting import blocks, evidence
-from sundog_edge.counting.counters import Ledger, Seen
-from sundog_edge.counting.evidence import InForce, Question, Surroundings
+from sundog_edge.counting.counters import Ledger, TableEntry
+from sundog_edge.counting.evidence import AgentState, AppliedDocument, EvidenceQuery
 from sundog_edge.split import assignment
 
 _ENDINGS: Final = {
@@ -189,14 +189,14 @@ class CountingEdge:
         """Requests that arrive now and end at once, after so long; anonymous ones, or of these units."""
         row = _row(place, sticky=bool(units))
         self._worker.assigned[row] += len(times_us)
-        self._write(now_s, row, int(now_s) // blocks.SECONDS, end, times_us, slow_us, units)
+        self._write(now_s, row, int(now_s) // blocks.BLOCK_S, end, times_us, slow_us, units)
 
     def hangs(self, now_s: float, place: Place, count: int, timeout_s: float, units: Sequence[Unit] = ()) -> None:
         """Requests that arrive now and are not answered."""
         if count:
             row = _row(place, sticky=bool(units))
             self._worker.assigned[row] += count
-            block = int(now_s) // blocks.SECONDS
+            block = int(now_s) // blocks.BLOCK_S
             self._worker.hanging.append(_Hanging(now_s + timeout_s, row, block, units or [NOBODY] * count))
 
     def _write(
@@ -211,7 +211,7 @@ class CountingEdge:
     ) -> None:
         head = f"{self._worker.boot} {row} - - {_ENDINGS[end]} {','.join(map(str, slow_us)) or '-'} {block} {self._worker.assigned[row]}"
         tails = [
-            f"0 {hash_} {group} {block * blocks.SECONDS * 10**6}" for hash_, group in units or [NOBODY] * len(times_us)
+            f"0 {hash_} {group} {block * blocks.BLOCK_S * 10**6}" for hash_, group in units or [NOBODY] * len(times_us)
         ]
         told = [f"{head} {time} {time} {tail}".encode() for time, tail in zip(times_us, tails, strict=True)]
         self.ledger.consume(told[round(self.drops * len(told)) :], now_s)
@@ -230,13 +230,15 @@ class CountingEdge:
             own = running.setdefault(each.row, {})
             own[each.block] = own.get(each.block, 0) + len(each.units)
         boot = self.ledger.boot(worker.boot, now_s)
-        table = {row: Seen(count, sum(running.get(row, {}).values())) for row, count in worker.assigned.items()}
+        table = {row: TableEntry(count, sum(running.get(row, {}).values())) for row, count in worker.assigned.items()}
         boot.settle(table, "", now_s)
         boot.running = running
 
-    def told(self, now_s: float, around: Surroundings, in_force: InForce | None, question: Question) -> Json:
+    def told(self, now_s: float, around: AgentState, in_force: AppliedDocument | None, question: EvidenceQuery) -> Json:
         """What the agent reports."""
-        found: Json = orjson.loads(orjson.dumps(evidence.build(around, in_force, self.ledger, now_s, question)))
+        found: Json = orjson.loads(
+            orjson.dumps(evidence.build_evidence(around, in_force, self.ledger, now_s, question))
+        )
         return found
 
 
@@ -360,13 +362,15 @@ class _Placed(NamedTuple):
 
 @functools.cache
 def _placed(users: Users, salt: str, ranges: str) -> _Placed:
-    table = assignment.segments(json.loads(ranges))
+    table = assignment.build_segments(json.loads(ranges))
     named = [users.name(number) for number in range(users.count)]
     units = [
-        Unit(int.from_bytes(assignment.unit_hash(each).to_bytes(8), signed=True), assignment.group(salt, each))
+        Unit(int.from_bytes(assignment.unit_hash(each).to_bytes(8), signed=True), assignment.group_of_unit(salt, each))
         for each in named
     ]
-    return _Placed(units, np.array([assignment.arm_of(table, assignment.bucket(salt, each)) for each in named]))
+    return _Placed(
+        units, np.array([assignment.find_arm(table, assignment.bucket_of_unit(salt, each)) for each in named])
+    )
 
 
 def _place(service: Json, arm: Json) -> Place:
@@ -377,6 +381,6 @@ def _within_blocks(begin_s: float, seconds: float) -> Iterator[tuple[float, floa
     """Parts of a while that each lie in one block: (begin, seconds)."""
     end_s = begin_s + seconds
     while begin_s < end_s:
-        following = min(end_s, (begin_s // blocks.SECONDS + 1) * blocks.SECONDS)
+        following = min(end_s, (begin_s // blocks.BLOCK_S + 1) * blocks.BLOCK_S)
         yield begin_s, following - begin_s
         begin_s = following

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from doubles.cluster import NAMESPACE, Cluster
-from sundog_operator.adapters.cached.kubernetes import OURS, SCOPES, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import SCOPES, SUNDOG_LABELS, CachedKubernetes
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.controller import Operator, Result
+from sundog_operator.app.controller import Controller, Result
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Kind, Object, Ref, ref_of
@@ -74,7 +74,7 @@ class WatchedCluster(Cluster):
             self.counted,
             lambda obj: self.operator.wake(obj),
             self.clock,
-            on_write=lambda obj: self.operator.wrote(obj),
+            on_write=lambda obj: self.operator.handle_own_write(obj),
         )
         world = replace(
             self.world,
@@ -83,10 +83,10 @@ class WatchedCluster(Cluster):
             edges=SharedEdges(self.edges, self.clock),
             serve=SharedServe(self.serve_apis, self.clock),
         )
-        self.operator = Operator(world, observer=self.passes)
+        self.operator = Controller(world, observer=self.passes)
 
     async def add_edge(self, name: str) -> None:
-        labels = {names.LABEL_NAME: names.EDGE, **OURS}
+        labels = {names.LABEL_NAME: names.EDGE, **SUNDOG_LABELS}
         ports = [{"name": "agent", "containerPort": 9090}]
         head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}
         await self.kube.create({**head, "spec": {"containers": [{"name": "agent", "ports": ports}]}})

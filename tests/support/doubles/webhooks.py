@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.core.observed import WebhookResult
 from sundog_operator.ports import Clock
 
 
@@ -24,16 +24,16 @@ class FakeWebhooks:
         self.hanging: set[str] = set()
         self.received: list[tuple[str, dict[str, Any]]] = []
 
-    async def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> WebhookAnswer:
+    async def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> WebhookResult:
         received = (url, json.loads(json.dumps(document)))
         if url in self.hanging:
             self.received.append(received)
             await self._clock.sleep(timeout_s)
-            return WebhookAnswer(problem=f"did not answer within {timeout_s:g} s")
+            return WebhookResult(problem=f"did not answer within {timeout_s:g} s")
         if url not in self.answers:
-            return WebhookAnswer(problem="cannot be connected to")
+            return WebhookResult(problem="cannot be connected to")
         self.received.append(received)
-        return WebhookAnswer(self.answers[url])
+        return WebhookResult(self.answers[url])
 
     def posted(self, url: str) -> list[dict[str, Any]]:
         """What one of them received."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import Object, ref_of
 
@@ -79,7 +79,7 @@ async def main(kubeconfig: Path) -> None:
         stored = await kube.create(made)
         # As with a real API server, the status is another resource.
         await kube.patch_status(ref_of(stored), made["status"], resource_version=stored["metadata"]["resourceVersion"])
-    async with serve(kube, clock, token=token) as url:
+    async with serve_http(kube, clock, token=token) as url:
         write_kubeconfig(kubeconfig, url, token)
         await asyncio.Event().wait()
 

@@ -29,7 +29,7 @@ def application(name: str, model: Path, runtime: Mapping[str, Any] | None = None
     )
     content = revisions.content_of(spec)
     return serve_config.make_application(
-        "bench", name, Revision(1, revisions.content_hash(content), content), spec, serve_config.Scale(1, 1)
+        "bench", name, Revision(1, revisions.content_hash(content), content), spec, serve_config.ReplicaScale(1, 1)
     )
 
 

@@ -64,7 +64,7 @@ def replicas(counts: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
     script.write_text(_WORK)
     config.write_text(_CONFIG.format(binds=binds, prefixes=prefixes, script=script))
     try:
-        with running([str(binary.find()), "-f", str(config)], folder / "log"):
+        with running([str(binary.find_haproxy()), "-f", str(config)], folder / "log"):
             yield ports
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -21,9 +21,15 @@ from standing_in.ray_heads import lead
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.state_directory import write_atomically
-from sundog_operator.app.dependencies import World
+from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.ports import CONFIG_MAP, EXPERIMENT, Clock, Kubernetes, Object, Ref
-from sundog_operator.shell.local.instance import Parts, Stop, real_world, run, signals
+from sundog_operator.shell.local.instance import (
+    InstanceParts,
+    StopRequest,
+    handle_signals,
+    make_dependencies,
+    run_instance,
+)
 from sundog_operator.shell.local.views import LineView
 
 Json = dict[str, Any]
@@ -148,17 +154,19 @@ def controllers(beside: Beside, kube: Kubernetes, state: Path, clock: Clock) -> 
     return Heads(kube, beside.port), LocalEdge(kube, state, clock, http_port=0, https_port=0)
 
 
-def world(beside: Beside, kube: Kubernetes, session: aiohttp.ClientSession, ray_token: str, clock: Clock) -> World:
+def world(
+    beside: Beside, kube: Kubernetes, session: aiohttp.ClientSession, ray_token: str, clock: Clock
+) -> Dependencies:
     del clock
     noted: Any = Noted(kube, beside)
-    return real_world(noted, session, ray_token, ClockAhead(beside))
+    return make_dependencies(noted, session, ray_token, ClockAhead(beside))
 
 
 async def main(manifests: Path, state: Path) -> int:
-    beside, stop = Beside(manifests.parent), Stop()
-    parts = Parts(partial(controllers, beside), partial(world, beside))
-    with signals(stop):
-        return await run(state, manifests, stop, LineView(quiet=False), parts=parts)
+    beside, stop = Beside(manifests.parent), StopRequest()
+    parts = InstanceParts(partial(controllers, beside), partial(world, beside))
+    with handle_signals(stop):
+        return await run_instance(state, manifests, stop, LineView(quiet=False), parts=parts)
 
 
 if __name__ == "__main__":

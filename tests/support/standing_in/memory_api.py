@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.shell.local.api_server import admit, schemas
+from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations
 from waiting import PATIENCE_S
 
 
@@ -72,12 +72,12 @@ class MemoryApi:
 
     async def _serve(self) -> None:
         clock = SystemClock()
-        self.store = MemoryKubernetes(clock, schemas=schemas(), admit=admit)
+        self.store = MemoryKubernetes(clock, schemas=crd_schemas(), admit=find_admission_violations)
         while True:
             await self._wanted.wait()
             if self._ended:
                 break
-            async with serve(self.store, clock, token=self._token, port=self._port) as url:
+            async with serve_http(self.store, clock, token=self._token, port=self._port) as url:
                 self._port = int(url.rpartition(":")[2])
                 write_kubeconfig(self.kubeconfig, url, self._token)
                 self._present.set()

@@ -11,7 +11,7 @@ from doubles.clock import FakeClock
 from sundog_operator.adapters import edges
 from sundog_operator.adapters.cached.shared import SharedEdges
 from sundog_operator.adapters.edges import HttpEdges
-from sundog_operator.adapters.ray_serve import RayServe, one_token
+from sundog_operator.adapters.ray_serve import RayServe, fixed_token
 from sundog_operator.ports import Edges, Object
 
 
@@ -118,7 +118,7 @@ async def test_what_serve_tells_in_parts_is_read_to_its_end() -> None:
     app = web.Application()
     app.router.add_get("/api/serve/applications/", serve_in_parts)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        state = await RayServe(session, one_token("")).read(str(server.make_url("")).rstrip("/"), "vision")
+        state = await RayServe(session, fixed_token("")).read(str(server.make_url("")).rstrip("/"), "vision")
     assert sorted(state.applications) == ["a"]
 
 
@@ -132,7 +132,7 @@ async def test_what_serve_tells_again_is_read_once() -> None:
     app = web.Application()
     app.router.add_get("/api/serve/applications/", tell)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        serve, dashboard = RayServe(session, one_token("")), str(server.make_url("")).rstrip("/")
+        serve, dashboard = RayServe(session, fixed_token("")), str(server.make_url("")).rstrip("/")
         first = await serve.read(dashboard, "vision")
         assert await serve.read(dashboard, "vision") is first
         message = ""

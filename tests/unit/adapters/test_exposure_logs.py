@@ -15,12 +15,12 @@ from aiohttp import web
 from doubles.outcomes import MemoryOutcomes, section
 from stand_in_ray import end
 from sundog_edge.counting import export
-from sundog_edge.counting.export import Exposed, Outcome
+from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters import exposure_logs
-from sundog_operator.adapters.exposure_logs import EdgeLogs
-from sundog_operator.core.analysis.counters import Tallies
-from sundog_operator.core.analysis.feedback import Sums
-from sundog_operator.core.observed import LogAnswer
+from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
+from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums
+from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.ports import Object
 from waiting import PATIENCE_S
 
@@ -30,17 +30,17 @@ AT = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 UID = "uid-1"
 
 
-JUDGED = Sums("s1", 7)
+JUDGED = FeedbackSums("s1", 7)
 
 
-def experiment(judged: Sums = JUDGED) -> Object:
+def experiment(judged: FeedbackSums = JUDGED) -> Object:
     return {
         "metadata": {"name": "ab", "namespace": "vision", "uid": UID, "generation": 1},
         "spec": {"modelDeployment": "digits"},
         "status": {
             "phase": "Concluded",
             "verdict": {"decision": "Winner"},
-            "tallies": Tallies(UID, {}, feedback=judged).pack(),
+            "tallies": Counters(UID, {}, feedback=judged).pack(),
         },
     }
 
@@ -56,8 +56,10 @@ class Edge:
     longest_s: float = PATIENCE_S
 
     def fill(self, units: int = 3) -> None:
-        self.store.exposed = [Exposed(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)]
-        self.store.told = [Outcome(1, "bought", 1, "control", 1_500_000, 1_750_000_000)]
+        self.store.exposed = [
+            ExportedExposure(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)
+        ]
+        self.store.told = [ExportedOutcome(1, "bought", 1, "control", 1_500_000, 1_750_000_000)]
 
     @property
     def pods(self) -> list[Object]:
@@ -71,9 +73,11 @@ class Edge:
             }
         ]
 
-    async def write(self, number: int = 1, *, final: bool = False, **changes: Any) -> LogAnswer:
+    async def write(self, number: int = 1, *, final: bool = False, **changes: Any) -> ExposureLogResult:
         place = f"file://{self.folder}/{number:06d}"
-        return await EdgeLogs(self.longest_s).write(experiment(**changes), self.pods, place, "parquet", AT, final=final)
+        return await EdgeExposureLogWriter(self.longest_s).write(
+            experiment(**changes), self.pods, place, "parquet", AT, final=final
+        )
 
     def names(self, number: int = 1) -> list[str]:
         folder = self.folder / f"{number:06d}"
@@ -85,7 +89,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     made = Edge(tmp_path / "logs")
     made.fill()
     app = web.Application()
-    app.router.add_get("/feedback/{service}/{attempt}/export", export.handler(lambda: made.store, section))
+    app.router.add_get("/feedback/{service}/{attempt}/export", export.make_export_handler(lambda: made.store, section))
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -96,7 +100,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
 
 async def test_it_is_three_files_in_a_folder(edge: Edge) -> None:
     answer = await edge.write(final=True)
-    assert answer == LogAnswer(AT, 3, 1, complete=True, final=True)
+    assert answer == ExposureLogResult(AT, 3, 1, complete=True, final=True)
     assert edge.names() == ["exposures.parquet", "outcomes.parquet", "plan.json"]
     rows = parquet.read_table(edge.folder / "000001/exposures.parquet").to_pylist()
     assert [row["unit"] for row in rows] == ["0000000000000000", "0000000000000001", "0000000000000002"]
@@ -121,8 +125,12 @@ async def test_what_a_killed_process_left_is_replaced(edge: Edge) -> None:
         ({"fails_after": 0}, {}, "pod sundog-edge-0: status 503: the store is away"),
         ({"fails_after": 1}, {}, "pod sundog-edge-0: the export broke off: "),
         ({"grows": 1}, {"final": True}, "outcomes came while it was read, although the experiment has ended"),
-        ({}, {"judged": Sums("s1", 8)}, "the store of outcomes is at change 7, and it was judged by change 8: "),
-        ({}, {"judged": Sums("s0", 7)}, "the store of outcomes is s1, and it was judged by s0, which is lost"),
+        (
+            {},
+            {"judged": FeedbackSums("s1", 8)},
+            "the store of outcomes is at change 7, and it was judged by change 8: ",
+        ),
+        ({}, {"judged": FeedbackSums("s0", 7)}, "the store of outcomes is s1, and it was judged by s0, which is lost"),
         ({"most": 2}, {}, "pod sundog-edge-0: it has 3 exposures, and 2 are written at most; "),
     ],
 )
@@ -130,7 +138,7 @@ async def test_what_is_no_log_is_told_and_leaves_no_folder(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], changes: dict[str, Any], problem: str
 ) -> None:
     edge.ready = change.pop("ready", True)
-    monkeypatch.setattr(exposure_logs, "MOST_EXPOSURES", change.pop("most", 1000))
+    monkeypatch.setattr(exposure_logs, "MAX_EXPOSURES", change.pop("most", 1000))
     vars(edge.store).update(change)
     answer = await edge.write(**changes)
     assert answer.problem.startswith(problem)
@@ -139,7 +147,7 @@ async def test_what_is_no_log_is_told_and_leaves_no_folder(
 
 async def test_while_it_runs_what_comes_meanwhile_is_told_in_the_plan(edge: Edge) -> None:
     edge.store.grows = 1
-    assert await edge.write() == LogAnswer(AT, 3, 1, complete=False)
+    assert await edge.write() == ExposureLogResult(AT, 3, 1, complete=False)
     assert json.loads((edge.folder / "000001/plan.json").read_text())["complete"] is False
 
 
@@ -151,9 +159,9 @@ async def test_a_place_that_cannot_be_written_is_named(edge: Edge) -> None:
 
 async def test_a_claim_is_written_to_where_it_is_mounted(edge: Edge, tmp_path: Path) -> None:
     (tmp_path / "claims/logs").mkdir(parents=True)
-    logs, place = EdgeLogs(claims=tmp_path / "claims"), "pvc://{}/a/000001"
+    logs, place = EdgeExposureLogWriter(claims=tmp_path / "claims"), "pvc://{}/a/000001"
     answer = await logs.write(experiment(), edge.pods, place.format("logs"), "parquet", AT, final=False)
-    assert answer == LogAnswer(AT, 3, 1, complete=True)
+    assert answer == ExposureLogResult(AT, 3, 1, complete=True)
     written = tmp_path / "claims/logs/a/000001"
     assert sorted(path.name for path in written.iterdir()) == ["exposures.parquet", "outcomes.parquet", "plan.json"]
     answer = await logs.write(experiment(), edge.pods, place.format("others"), "parquet", AT, final=False)
@@ -173,7 +181,9 @@ async def test_a_claim_whose_server_is_away_holds_up_nobody(
 
     monkeypatch.setattr(Path, "is_dir", waits)
     place = "pvc://logs/a/000001"
-    answer = await EdgeLogs(0.5, tmp_path).write(experiment(), edge.pods, place, "parquet", AT, final=False)
+    answer = await EdgeExposureLogWriter(0.5, tmp_path).write(
+        experiment(), edge.pods, place, "parquet", AT, final=False
+    )
     assert await asyncio.to_thread(away.wait, PATIENCE_S), "it was looked at"
     assert answer.problem == f"{place}: not written within 0.5 s"
     back.set()
@@ -181,7 +191,7 @@ async def test_a_claim_whose_server_is_away_holds_up_nobody(
 
 async def test_one_is_written_at_a_time(edge: Edge) -> None:
     class Slow(MemoryOutcomes):
-        async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+        async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
             for _ in range(500):
                 # Whoever else asks has the time for it.
                 await asyncio.sleep(0)
@@ -190,7 +200,7 @@ async def test_one_is_written_at_a_time(edge: Edge) -> None:
 
     edge.store = Slow()
     edge.fill()
-    logs = EdgeLogs()
+    logs = EdgeExposureLogWriter()
     places = [f"file://{edge.folder}/{number}" for number in range(3)]
     answers = await asyncio.gather(
         *(logs.write(experiment(), edge.pods, place, "parquet", AT, final=False) for place in places)
@@ -201,7 +211,7 @@ async def test_one_is_written_at_a_time(edge: Edge) -> None:
 
 async def test_an_edge_that_hangs_is_given_up(edge: Edge) -> None:
     class Hanging(MemoryOutcomes):
-        async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+        async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
             await asyncio.Event().wait()
             yield self.exposed[0]
 

@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from doubles.clock import FakeClock
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from sundog_operator.adapters.metrics import Metrics
-from sundog_operator.app.controller import Operator, Result
-from sundog_operator.app.dependencies import Told, World
-from sundog_operator.app.event_recorder import record
+from sundog_operator.adapters.metrics import OperatorMetrics
+from sundog_operator.app.controller import Controller, Result
+from sundog_operator.app.dependencies import Dependencies, EventDeduplicator
+from sundog_operator.app.event_recorder import record_events
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core import events
 from sundog_operator.errors import DependencyError
@@ -24,18 +24,18 @@ KEY = Key("modeldeployment", NAMESPACE, NAME)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def samples(metrics: Metrics) -> Samples:
+def samples(metrics: OperatorMetrics) -> Samples:
     families = text_string_to_metric_families(metrics.text().decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
 
-def of(metrics: Metrics, name: str, /, **labels: str) -> float:
+def of(metrics: OperatorMetrics, name: str, /, **labels: str) -> float:
     return samples(metrics)[name, tuple(sorted(labels.items()))]
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(4, "a")
+def metrics() -> OperatorMetrics:
+    return OperatorMetrics(4, "a")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def metrics() -> Metrics:
         ("panic", "error", 1, 1),
     ],
 )
-def test_passes(metrics: Metrics, result: Result, told: str, errors: int, panics: int) -> None:
+def test_passes(metrics: OperatorMetrics, result: Result, told: str, errors: int, panics: int) -> None:
     metrics.began(KEY)
     assert of(metrics, "controller_runtime_active_workers", controller="modeldeployment") == 1
     assert of(metrics, "workqueue_longest_running_processor_seconds", name="sundog") >= 0
@@ -61,10 +61,10 @@ def test_passes(metrics: Metrics, result: Result, told: str, errors: int, panics
     assert of(metrics, "controller_runtime_max_concurrent_reconciles", controller="edge") == 4
 
 
-async def test_a_loop_that_works_tells_all_of_it(metrics: Metrics) -> None:
+async def test_a_loop_that_works_tells_all_of_it(metrics: OperatorMetrics) -> None:
     cluster = Cluster()
     await cluster.apply()
-    operator = Operator(cluster.world, observer=metrics)
+    operator = Controller(cluster.world, observer=metrics)
     metrics.measure(lambda: operator.queue.depth, lambda: [("Pod", 3)])
     operator.queue.add(KEY)
     operator.queue.add(KEY)
@@ -80,7 +80,7 @@ async def test_a_loop_that_works_tells_all_of_it(metrics: Metrics) -> None:
     assert of(metrics, "workqueue_retries_total", name="sundog") == 1
 
 
-async def test_what_statuses_say(metrics: Metrics) -> None:
+async def test_what_statuses_say(metrics: OperatorMetrics) -> None:
     cluster = Cluster()
     await cluster.apply(replicas=2)
     await cluster.until(lambda: cluster.serves(1))
@@ -94,7 +94,7 @@ async def test_what_statuses_say(metrics: Metrics) -> None:
     assert not [name for name, _ in samples(metrics) if name.startswith("sundog_modeldeployment_")]
 
 
-def test_requests_leadership_and_gaps(metrics: Metrics) -> None:
+def test_requests_leadership_and_gaps(metrics: OperatorMetrics) -> None:
     metrics.asked("GET", "https://10.0.0.1:443", 200)
     metrics.asked("GET", "https://10.0.0.1:443", 0)
     metrics.missed("Pod", 2)
@@ -103,32 +103,34 @@ def test_requests_leadership_and_gaps(metrics: Metrics) -> None:
     assert of(metrics, "rest_client_requests_total", code="<error>", **host) == 1
     assert of(metrics, "sundog_watch_missed_total", kind="Pod") == 2
     assert of(metrics, "leader_election_master_status", name="a") == 0
-    metrics.led(leads=True)
+    metrics.set_leading(leads=True)
     assert of(metrics, "leader_election_master_status", name="a") == 1
 
 
-async def test_an_event_is_told_once_and_decisions_are_counted(metrics: Metrics) -> None:
+async def test_an_event_is_told_once_and_decisions_are_counted(metrics: OperatorMetrics) -> None:
     cluster = Cluster()
     clock: FakeClock = cluster.clock
     await cluster.apply()
-    world = World(cluster.kube, cluster.serve, cluster.edges, cluster.webhooks, clock, told=Told(metrics.told))
+    world = Dependencies(
+        cluster.kube, cluster.serve, cluster.edges, cluster.webhooks, clock, told=EventDeduplicator(metrics.told)
+    )
     told = [
-        events.promoted(2, 1, "digits-r2"),
+        events.revision_promoted(2, 1, "digits-r2"),
         events.revision_created(2),
         events.rollout_ended("Aborted", "digits-r2", "asked"),
     ]
     asked: list[str] = []
     cluster.kube.faults = lambda verb, ref: asked.append(verb)
     for _ in range(3):
-        await record(world, await cluster.get(), told)
+        await record_events(world, await cluster.get(), told)
         clock.advance(60)
     assert asked.count("create") == 3
     assert len(await cluster.kube.list(EVENT)) == 3
     assert (await cluster.kube.list(EVENT))[0]["eventTime"] == "2026-11-25T12:00:00.000000Z", "a MicroTime"
     assert of(metrics, "sundog_rollout_decisions_total", decision="promote", reason="Promoted") == 1
     assert of(metrics, "sundog_rollout_decisions_total", decision="aborted", reason="RolloutAborted") == 1
-    clock.advance(Told.LIFE_S)
-    await record(world, await cluster.get(), told[:1])
+    clock.advance(EventDeduplicator.LIFE_S)
+    await record_events(world, await cluster.get(), told[:1])
     assert asked.count("create") == 4, "after a while the API server is asked again"
     assert of(metrics, "sundog_rollout_decisions_total", decision="promote", reason="Promoted") == 1
 

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from sundog_operator.api.installation import Haproxy, Installation, PodTemplate, parse_installation
-from sundog_operator.api.schema.structure import structure
-from sundog_operator.app.dependencies import Settings
+from sundog_operator.api.installation import HaproxySettings, Installation, PodTemplate, parse_installation
+from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.app.dependencies import OperatorSettings
 from sundog_operator.errors import InstallationError
 
 FULL = """
@@ -73,9 +73,9 @@ def test_every_field_is_read() -> None:
     assert read.gpu.aliases == {"h100": {"example.com/gpu": ("H100-SXM",)}}
     # Nothing in the file is at its default, so a field that is not read would show.
     dumped = read.model_dump(exclude_defaults=True)
-    assert set(dumped) == set(structure(Installation).fields)
-    assert set(dumped["ray"]["pods"]) == set(structure(PodTemplate).fields)
-    assert len(dumped["edge"]["haproxy"]) == len(structure(Haproxy).fields)
+    assert set(dumped) == set(build_node_tree(Installation).fields)
+    assert set(dumped["ray"]["pods"]) == set(build_node_tree(PodTemplate).fields)
+    assert len(dumped["edge"]["haproxy"]) == len(build_node_tree(HaproxySettings).fields)
     assert dumped["ray"]["cache"] == {"hostPath": "/var/lib/sundog"}
 
 
@@ -126,11 +126,11 @@ def test_what_is_wrong_is_told_in_one_line(text: str, message: str) -> None:
 
 def test_settings_of_an_installation() -> None:
     installation = parse_installation(FULL, "f")
-    settings = Settings.of(installation, "sundog-0")
+    settings = OperatorSettings.of(installation, "sundog-0")
     assert settings.runtime_image == "example.com/runtime:1"
     assert (settings.edge_image, settings.workers) == ("example.com/edge:1", 8)
     assert settings.installation is installation
-    assert Settings().installation is None
+    assert OperatorSettings().installation is None
 
 
 def test_policies_that_would_keep_the_operator_out_are_refused() -> None:

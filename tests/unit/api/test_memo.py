@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from sundog_operator.api import ModelDeploymentStatus
-from sundog_operator.api.memo import KEPT_BYTES, Remembered
+from sundog_operator.api.memo import MAX_KEY_BYTES, Memoized
 
 
 class Counting:
@@ -20,7 +20,7 @@ class Counting:
 
 def test_equal_values_are_computed_once() -> None:
     compute = Counting()
-    remembered = Remembered(compute)
+    remembered = Memoized(compute)
     assert remembered({"a": [1]}) is remembered({"a": [1]})
     assert remembered({"a": [2]}) == ({"a": [2]},)
     assert compute.calls == [{"a": [1]}, {"a": [2]}]
@@ -28,7 +28,7 @@ def test_equal_values_are_computed_once() -> None:
 
 def test_other_arguments_are_told_apart_by_identity() -> None:
     compute = Counting()
-    remembered = Remembered(compute)
+    remembered = Memoized(compute)
     first, second = [1], [1]
     assert remembered("a", first)[1] is first
     assert remembered("a", second)[1] is second
@@ -38,7 +38,7 @@ def test_other_arguments_are_told_apart_by_identity() -> None:
 
 def test_what_was_not_asked_for_lately_goes_first() -> None:
     compute = Counting()
-    remembered = Remembered(compute, kept=2)
+    remembered = Memoized(compute, kept=2)
     for value in ("a", "b", "a", "c", "a", "b"):
         remembered(value)
     assert compute.calls == ["a", "b", "c", "b"]
@@ -46,7 +46,7 @@ def test_what_was_not_asked_for_lately_goes_first() -> None:
 
 def test_what_is_no_json_is_computed_each_time() -> None:
     compute = Counting()
-    remembered = Remembered(compute)
+    remembered = Memoized(compute)
     for _ in range(2):
         assert remembered({"a": {1, 2}}) == ({"a": {1, 2}},)
     assert len(compute.calls) == 2
@@ -54,7 +54,7 @@ def test_what_is_no_json_is_computed_each_time() -> None:
 
 def test_large_ones_are_kept_as_far_as_all_together_are_not_too_large() -> None:
     compute = Counting()
-    remembered = Remembered(compute, kept_bytes=250)
+    remembered = Memoized(compute, kept_bytes=250)
     first, second, third, huge = "a" * 98, "b" * 98, "c" * 98, "d" * 300
     for value in (first, second, first, third, first):
         remembered(value)
@@ -90,4 +90,4 @@ def test_the_statuses_that_are_kept_take_less_than_64_mebibytes() -> None:
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert taken / sum(length for _, length in kept) * KEPT_BYTES < 64 * 2**20
+    assert taken / sum(length for _, length in kept) * MAX_KEY_BYTES < 64 * 2**20

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sundog_operator.api import Experiment, ModelDeployment, parse, unknown_fields, violations
+from sundog_operator.api import Experiment, ModelDeployment, find_violations, parse_resource, unknown_fields
 from sundog_operator.errors import SpecError
 
 
@@ -195,12 +195,12 @@ CASES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("obj", "message"), CASES, ids=[message for _, message in CASES])
 def test_each_violation_is_one_sentence(obj: dict[str, Any], message: str) -> None:
-    assert [str(violation) for violation in violations(obj)] == [message]
+    assert [str(violation) for violation in find_violations(obj)] == [message]
 
 
 def test_all_violations_are_told_at_once() -> None:
     obj = deployment(replicas="3", paused=1, resources={"gpu": {"count": -1}})
-    assert [str(violation) for violation in violations(obj)] == [
+    assert [str(violation) for violation in find_violations(obj)] == [
         "spec.resources.gpu.count: -1 is not between 0 and 128",
         'spec.replicas: "3" is a string, not an integer',
         "spec.paused: 1 is an integer, not true or false",
@@ -219,15 +219,15 @@ def test_parse_raises_what_violations_says() -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    (violation,) = violations(deployment(replicas="9" * 500))
+    (violation,) = find_violations(deployment(replicas="9" * 500))
     assert str(violation) == f'spec.replicas: "{"9" * 78}… is a string, not an integer'
 
 
 @pytest.mark.parametrize("obj", [None, 5, "x", [], {}, {"kind": None}, {"kind": ["ModelDeployment"]}])
 def test_what_is_no_resource_at_all(obj: Any) -> None:
-    assert [violation.path for violation in violations(obj)] == ["kind"]
+    assert [violation.path for violation in find_violations(obj)] == ["kind"]
     with pytest.raises(SpecError):
-        parse(obj)
+        parse_resource(obj)
 
 
 def test_unknown_fields_are_named_and_dropped() -> None:
@@ -280,7 +280,7 @@ def test_no_input_is_too_odd_for_a_sentence(spec: Any, status: Any) -> None:
         "spec": spec,
         "status": status,
     }
-    for violation in violations(obj):
+    for violation in find_violations(obj):
         assert violation.path.startswith("spec")
         assert re.search(r" (is|has) |^is |^has |^key ", violation.message), violation
         assert "\n" not in str(violation)
@@ -289,7 +289,7 @@ def test_no_input_is_too_odd_for_a_sentence(spec: Any, status: Any) -> None:
 def test_messages_hold_no_value_of_a_variable() -> None:
     for value in ("s3cret" * 6000, 53125, ["s3cret"]):
         obj = deployment(runtime={"env": [{"name": "TOKEN", "value": value}]})
-        told = " ".join(str(violation) for violation in violations(obj))
+        told = " ".join(str(violation) for violation in find_violations(obj))
         assert told
         assert "s3cret" not in told
         assert "53125" not in told

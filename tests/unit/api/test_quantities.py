@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_operator.api import (
-    cpu_cores,
     format_duration,
-    format_instant,
-    fraction,
-    memory_bytes,
+    format_timestamp,
+    parse_bytes,
+    parse_cpu_cores,
     parse_duration,
-    parse_instant,
+    parse_percent,
+    parse_timestamp,
 )
 
 
@@ -54,7 +54,7 @@ def test_every_duration_survives_text(duration: timedelta) -> None:
     [("1", 1.0), ("500m", 0.5), ("0.25", 0.25), (".5", 0.5), ("2.", 2.0), ("1k", 1000.0), ("2e0", 2.0), ("1e-1", 0.1)],
 )
 def test_cpu(text: str, cores: float) -> None:
-    assert math.isclose(cpu_cores(text), cores)
+    assert math.isclose(parse_cpu_cores(text), cores)
 
 
 @pytest.mark.parametrize(
@@ -75,28 +75,28 @@ def test_cpu(text: str, cores: float) -> None:
     ],
 )
 def test_memory(text: str, count: int) -> None:
-    assert memory_bytes(text) == count
+    assert parse_bytes(text) == count
 
 
 @pytest.mark.parametrize("text", ["", ".", "Gi", "1GB", "1 Gi", "-1", "1g", "0x10", "1ee3", "1.2.3"])
 def test_what_is_no_quantity(text: str) -> None:
     with pytest.raises(ValueError, match="quantit"):
-        memory_bytes(text)
+        parse_bytes(text)
 
 
 def test_percentages() -> None:
-    assert fraction("25%") == 0.25
-    assert fraction("0.5%") == 0.005
-    assert fraction("250%") == 2.5
+    assert parse_percent("25%") == 0.25
+    assert parse_percent("0.5%") == 0.005
+    assert parse_percent("250%") == 2.5
     with pytest.raises(ValueError, match="is not a percentage such as 25%"):
-        fraction("25")
+        parse_percent("25")
 
 
 def test_instants_are_utc_to_the_second() -> None:
     instant = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
-    assert parse_instant("2026-11-20T09:30:00Z") == instant
-    assert parse_instant("2026-11-20T10:30:00.987654+01:00") == instant
-    assert format_instant(instant) == "2026-11-20T09:30:00Z"
-    assert format_instant(instant.astimezone(timezone(timedelta(hours=-5)))) == "2026-11-20T09:30:00Z"
+    assert parse_timestamp("2026-11-20T09:30:00Z") == instant
+    assert parse_timestamp("2026-11-20T10:30:00.987654+01:00") == instant
+    assert format_timestamp(instant) == "2026-11-20T09:30:00Z"
+    assert format_timestamp(instant.astimezone(timezone(timedelta(hours=-5)))) == "2026-11-20T09:30:00Z"
     with pytest.raises(ValueError, match="names no time zone"):
-        parse_instant("2026-11-20T09:30:00")
+        parse_timestamp("2026-11-20T09:30:00")

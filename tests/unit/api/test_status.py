@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import (
     ArmStatus,
-    Capacity,
+    CapacityStatus,
     Condition,
+    DrainingRevision,
     Epoch,
     ExperimentStatus,
     FrozenPlan,
@@ -21,9 +22,8 @@ from sundog_operator.api import (
     MetricStatus,
     ModelDeployment,
     ModelDeploymentStatus,
-    Paused,
+    PauseStatus,
     PlanStep,
-    Retiring,
     RevisionStatus,
     Startup,
     StepStatus,
@@ -42,9 +42,9 @@ FULL = ModelDeploymentStatus(
     cluster="sundog",
     stable=RevisionStatus(revision=7, weight=75, uri="file:///a", replicas=2, ready_replicas=2),
     candidate=RevisionStatus(revision=8, weight=25, uri="file:///b", replicas=1, ready_replicas=1),
-    retiring=(Retiring(revision=6, since=NOW),),
+    retiring=(DrainingRevision(revision=6, since=NOW),),
     experiment="digits-r8",
-    capacity=Capacity(gpus_requested=3.0, gpus_allocated=2.5, mode="surge"),
+    capacity=CapacityStatus(gpus_requested=3.0, gpus_allocated=2.5, mode="surge"),
     startup=Startup(scheduled=timedelta(seconds=3), load=timedelta(milliseconds=1500)),
     last_command=LastCommand(id="abc", verb="promote", revision=8, result="Accepted", at=NOW),
     last_rollout=LastRollout(experiment="digits-r7", revision=7, outcome="Promoted", at=NOW),
@@ -61,7 +61,7 @@ RUNNING = ExperimentStatus(
         frozen_at=NOW,
     ),
     step=StepStatus(index=1, of=3, since=NOW, gate="time", reason="waits"),
-    paused=Paused(reason="Manual", since=NOW),
+    paused=PauseStatus(reason="Manual", since=NOW),
     epoch=Epoch(number=2, since=NOW, confirmed=True),
     arms=(ArmStatus(name="canary", revision=8, weight=25, ranges=((0, 2500),), units=3, requests=9, errors=1),),
     metrics=(
@@ -109,10 +109,10 @@ def test_written_and_read_it_is_the_same_byte_for_byte(admission_of_status: Any)
 
 def test_times_are_text_in_utc_to_the_second() -> None:
     moment = datetime(2026, 11, 20, 10, 30, 15, 999_999, tzinfo=UTC)
-    retiring = Retiring(revision=6, since=moment)
+    retiring = DrainingRevision(revision=6, since=moment)
     assert retiring.since == moment.replace(microsecond=0)
     assert retiring.to_json()["since"] == "2026-11-20T10:30:15Z"
-    assert Retiring.model_validate(retiring.to_json()) == retiring
+    assert DrainingRevision.model_validate(retiring.to_json()) == retiring
 
 
 def test_nothing_at_all_is_the_initial_status() -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 import sundog_operator.api as api
-from sundog_operator.api import RESOURCES
-from sundog_operator.api.base import Part
+from sundog_operator.api import RESOURCE_TYPES
+from sundog_operator.api.base import ApiBase
 from sundog_operator.api.schema.rules import Rule
-from sundog_operator.api.schema.structure import Node, structure
+from sundog_operator.api.schema.structure import Node, build_node_tree
 
 
 def test_exported_members() -> None:
@@ -36,8 +36,8 @@ def test_python_names_build_parts_too() -> None:
 
 
 def test_rules_and_their_messages_name_fields_that_exist() -> None:
-    for kind in RESOURCES.values():
-        for node in nodes(structure(kind)):
+    for kind in RESOURCE_TYPES.values():
+        for node in nodes(build_node_tree(kind)):
             for rule in node.rules:
                 assert rule.cel
                 assert_named(node, rule)
@@ -62,15 +62,15 @@ def nodes(node: Node) -> Iterator[Node]:
         yield from nodes(node.items)
 
 
-def subclasses(type_: type[Part]) -> Iterator[type[Part]]:
+def subclasses(type_: type[ApiBase]) -> Iterator[type[ApiBase]]:
     for child in type_.__subclasses__():
         yield child
         yield from subclasses(child)
 
 
 def test_what_an_arm_replaces_are_fields_of_the_deployment() -> None:
-    spec = structure(RESOURCES["ModelDeployment"]).fields["spec"].node
-    arm = structure(RESOURCES["Experiment"]).fields["spec"].node.fields["arms"].node.items
+    spec = build_node_tree(RESOURCE_TYPES["ModelDeployment"]).fields["spec"].node
+    arm = build_node_tree(RESOURCE_TYPES["Experiment"]).fields["spec"].node.fields["arms"].node.items
     assert arm is not None
     for name in ("model", "runtime", "resources"):
         whole, part = spec.fields[name].node, arm.fields[name].node
@@ -81,4 +81,4 @@ def test_what_an_arm_replaces_are_fields_of_the_deployment() -> None:
 
 
 def test_every_type_says_what_it_is() -> None:
-    assert [part.__name__ for part in subclasses(Part) if not part.__doc__] == []
+    assert [part.__name__ for part in subclasses(ApiBase) if not part.__doc__] == []

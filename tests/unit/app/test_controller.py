@@ -8,8 +8,8 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.app import controller
-from sundog_operator.app.controller import Operator
-from sundog_operator.app.dependencies import World
+from sundog_operator.app.controller import Controller
+from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key, edge_key, keys_for
 from sundog_operator.errors import Conflict, DependencyError, Invalid
 
@@ -29,7 +29,7 @@ async def spin(cluster: Cluster, until: Callable[[], Awaitable[bool]]) -> None:
 
 async def test_an_applied_deployment_is_served_without_anybody_calling_reconcile() -> None:
     cluster = Cluster()
-    running = asyncio.ensure_future(Operator(cluster.world).run())
+    running = asyncio.ensure_future(Controller(cluster.world).run())
     try:
         await cluster.apply()
         await spin(cluster, lambda: cluster.serves(1))
@@ -40,7 +40,7 @@ async def test_an_applied_deployment_is_served_without_anybody_calling_reconcile
 
 async def test_a_broken_watch_starts_anew() -> None:
     cluster = Cluster()
-    running = asyncio.ensure_future(Operator(cluster.world).run())
+    running = asyncio.ensure_future(Controller(cluster.world).run())
     try:
         await asyncio.sleep(0)
         cluster.kube.drop_watches()
@@ -64,11 +64,11 @@ async def test_an_error_of_one_key_only_delays_that_key(
     error: Exception, again_s: float, level: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster = Cluster()
-    operator = Operator(cluster.world)
+    operator = Controller(cluster.world)
     operator.queue._jitter = lambda: 0.0
     passes = []
 
-    async def reconcile(_: World, key: Key) -> float | None:
+    async def reconcile(_: Dependencies, key: Key) -> float | None:
         passes.append(key)
         if key == MODEL:
             raise error
@@ -88,9 +88,9 @@ async def test_an_error_of_one_key_only_delays_that_key(
 async def test_what_the_api_server_finds_wrong_is_told_in_its_words_and_is_no_panic(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    operator = Operator(Cluster().world)
+    operator = Controller(Cluster().world)
 
-    async def reconcile(_: World, __: Key) -> float | None:
+    async def reconcile(_: Dependencies, __: Key) -> float | None:
         raise Invalid("ConfigMap vision/sundog-edge", ["data: Too long"])
 
     monkeypatch.setattr(controller, "RECONCILERS", {"edge": reconcile})
@@ -102,19 +102,19 @@ async def test_what_the_api_server_finds_wrong_is_told_in_its_words_and_is_no_pa
 @pytest.mark.parametrize("again_s", [5.0, 15.0, 30.0])
 def test_those_of_a_namespace_look_again_together(again_s: float) -> None:
     # Half a millisecond inside of a period, so that no rounding decides.
-    first = 1000.0 + controller.together_s(MODEL, again_s, 1000.0) + 0.0005
+    first = 1000.0 + controller.aligned_delay_s(MODEL, again_s, 1000.0) + 0.0005
     for now in (first, first + 0.3 * again_s, first + 0.99 * again_s):
         for key in (MODEL, OTHER):
-            waits = controller.together_s(key, again_s, now)
+            waits = controller.aligned_delay_s(key, again_s, now)
             assert 0 < waits <= again_s
             assert now + waits == pytest.approx(first + again_s - 0.0005)
-    elsewhere = controller.together_s(Key("modeldeployment", "audio", NAME), again_s, first)
-    assert elsewhere != controller.together_s(MODEL, again_s, first)
+    elsewhere = controller.aligned_delay_s(Key("modeldeployment", "audio", NAME), again_s, first)
+    assert elsewhere != controller.aligned_delay_s(MODEL, again_s, first)
 
 
 @pytest.mark.parametrize("again_s", [0.2, 1.0])
 def test_what_has_something_to_do_does_not_wait_for_others(again_s: float) -> None:
-    assert controller.together_s(MODEL, again_s, 1234.5) == again_s
+    assert controller.aligned_delay_s(MODEL, again_s, 1234.5) == again_s
 
 
 async def test_a_deployment_wakes_itself_its_cluster_and_its_edge() -> None:

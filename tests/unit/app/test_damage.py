@@ -276,7 +276,7 @@ async def test_hosts_never_stand_twice_in_the_document() -> None:
     await cluster.settle(10)
     stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
     assert stored is not None
-    edge_document.parse(stored["data"]["split.json"].encode(), NAMESPACE)
+    edge_document.parse_document(stored["data"]["split.json"].encode(), NAMESPACE)
 
 
 async def test_a_clock_that_is_set_back_neither_promotes_nor_stops_the_work() -> None:

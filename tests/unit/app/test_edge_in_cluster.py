@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
-from sundog_operator.api.installation import Installation, NetworkPolicies
-from sundog_operator.app.controller import Operator
-from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.api.installation import Installation, NetworkPolicySettings
+from sundog_operator.app.controller import Controller
+from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
-from sundog_operator.app.reconcile_edge import WAITING_S, reconcile_edge
+from sundog_operator.app.reconcile_edge import UNCONFIRMED_RESYNC_S, reconcile_edge
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import (
@@ -48,8 +48,8 @@ async def cluster() -> Cluster:
     await cluster.kube.delete(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
     world = cluster.world
-    settings = Settings.of(Installation(), "test")
-    cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
+    settings = OperatorSettings.of(Installation(), "test")
+    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
     return cluster
 
 
@@ -86,11 +86,11 @@ async def test_everything_is_made_and_made_once(cluster: Cluster) -> None:
 
 
 async def test_pods_wait_for_the_token_of_ray(cluster: Cluster) -> None:
-    assert await reconcile(cluster) == WAITING_S
+    assert await reconcile(cluster) == UNCONFIRMED_RESYNC_S
     assert not await exists(cluster, DEPLOYMENT)
     assert await exists(cluster, CONFIG_MAP)
     await put_secret(cluster, names.RAY, token="t")
-    assert await reconcile(cluster) != WAITING_S
+    assert await reconcile(cluster) != UNCONFIRMED_RESYNC_S
     assert await exists(cluster, DEPLOYMENT)
 
 
@@ -125,13 +125,13 @@ async def test_a_secret_that_changes_or_goes_changes_in_the_copy(cluster: Cluste
 
 
 async def test_who_uses_a_secret_and_the_edge_are_woken_by_it(cluster: Cluster) -> None:
-    operator = Operator(cluster.world)
-    await operator.wake_users(NAMESPACE, "keys")
+    operator = Controller(cluster.world)
+    await operator.enqueue_secret_users(NAMESPACE, "keys")
     assert {await operator.queue.take() for _ in range(operator.queue.depth)} == {
         Key("modeldeployment", NAMESPACE, NAME),
         edge_key(NAMESPACE),
     }
-    await operator.wake_users(NAMESPACE, "unnamed")
+    await operator.enqueue_secret_users(NAMESPACE, "unnamed")
     assert operator.queue.depth == 0
 
 
@@ -235,9 +235,9 @@ async def test_nothing_is_left_after_the_last_modeldeployment(cluster: Cluster) 
 
 async def test_network_policies_come_and_go_with_the_installations_word(cluster: Cluster) -> None:
     world = cluster.world
-    policies = NetworkPolicies(enabled=True, operator_namespace="sundog-system")
-    strict = Settings.of(Installation(network_policies=policies), "test")
-    cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, strict)
+    policies = NetworkPolicySettings(enabled=True, operator_namespace="sundog-system")
+    strict = OperatorSettings.of(Installation(network_policies=policies), "test")
+    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, strict)
     await reconcile(cluster)
     made = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
     assert made == ["sundog-edge", "sundog-ray", "sundog-ray-heads", "sundog-ray-workers", "sundog-valkey"]
@@ -251,8 +251,8 @@ async def test_network_policies_come_and_go_with_the_installations_word(cluster:
 
 async def test_the_edge_answers_for_the_full_names_of_its_own_cluster(cluster: Cluster) -> None:
     world = cluster.world
-    settings = Settings.of(Installation(cluster_domain="k8s.example"), "test")
-    cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
+    settings = OperatorSettings.of(Installation(cluster_domain="k8s.example"), "test")
+    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
     await cluster.kube.apply(model_deployment(name="other", endpoint={"host": f"{NAME}.{NAMESPACE}.svc.k8s.example"}))
     await reconcile(cluster)
     stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
@@ -410,5 +410,5 @@ async def test_a_service_that_is_refused_keeps_no_other_and_no_route_from_being_
 
 async def test_a_route_waits_for_the_pods_of_the_edge(cluster: Cluster) -> None:
     await cluster.apply(endpoint=GATEWAY)
-    assert await reconcile(cluster) == WAITING_S
+    assert await reconcile(cluster) == UNCONFIRMED_RESYNC_S
     assert not await exists(cluster, HTTP_ROUTE, NAME)

@@ -10,7 +10,7 @@ from doubles.cluster import NAMESPACE, Cluster, model_deployment
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app import edge_store
 from sundog_operator.app.controller import RECONCILERS
-from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key, keys_for
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.core.edge import pods
@@ -51,8 +51,8 @@ async def cluster() -> Cluster:
 
 def installed(cluster: Cluster, text: str = "") -> None:
     world = cluster.world
-    settings = Settings.of(parse_installation(text, "test"), "test")
-    cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
+    settings = OperatorSettings.of(parse_installation(text, "test"), "test")
+    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
 
 
 async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
@@ -89,7 +89,7 @@ async def there(cluster: Cluster, kinds: Sequence[Kind] = (*STORE, NETWORK_POLIC
 async def takes_feedback(cluster: Cluster) -> bool:
     deployment = await stored(cluster, DEPLOYMENT, names.EDGE)
     assert deployment is not None
-    return pods.takes_feedback(deployment)
+    return pods.has_feedback_store(deployment)
 
 
 async def test_without_such_an_experiment_there_is_no_store(cluster: Cluster) -> None:
@@ -202,7 +202,7 @@ async def test_what_is_somebody_elses_is_never_touched_and_keeps_no_edge_from_se
     assert not await takes_feedback(cluster)
     installation = cluster.world.settings.installation
     assert installation is not None
-    assert await edge_store.problem(cluster.world, NAMESPACE, installation) == (
+    assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) == (
         "NotOwned",
         f"{kind.kind} sundog-edge-store: exists and was not made by Sundog; it is left alone",
     )
@@ -230,17 +230,17 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
     await experiment(cluster, **OUTCOMES)
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
-    told = await edge_store.problem(cluster.world, NAMESPACE, installation)
+    told = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
     assert told == ("SecretNotFound", "Secret redis, of the store of outcomes, does not exist")
     await put_secret(cluster, "redis", user="u")
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
-    told = await edge_store.problem(cluster.world, NAMESPACE, installation)
+    told = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
     assert told == ("SecretIncomplete", "Secret redis, of the store of outcomes, has no key password")
     await put_secret(cluster, "redis", password="p")
     await reconcile(cluster)
     assert await takes_feedback(cluster)
-    assert await edge_store.problem(cluster.world, NAMESPACE, installation) == ("", "")
+    assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) == ("", "")
     assert await there(cluster) == ["Secret"]
     await cluster.kube.delete(EXPERIMENT_REF)
     await reconcile(cluster)

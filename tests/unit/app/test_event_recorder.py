@@ -7,13 +7,13 @@ import logging
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from sundog_operator.app.dependencies import Told
-from sundog_operator.app.event_recorder import record
+from sundog_operator.app.dependencies import EventDeduplicator
+from sundog_operator.app.event_recorder import record_events
 from sundog_operator.core import events
 from sundog_operator.errors import DependencyError, Invalid
 from sundog_operator.ports import EVENT, EXPERIMENT, Object, Ref
 
-PROMOTED = events.promoted(2, 1, "digits-r2")
+PROMOTED = events.revision_promoted(2, 1, "digits-r2")
 AB: Object = {
     "apiVersion": "serving.sundog.dev/v1alpha1",
     "kind": "Experiment",
@@ -36,14 +36,14 @@ async def told(cluster: Cluster) -> list[Object]:
 async def test_an_event_is_written_once_and_asked_for_once(cluster: Cluster) -> None:
     deployment = await cluster.get()
     for _ in range(3):
-        await record(cluster.world, deployment, [PROMOTED])
+        await record_events(cluster.world, deployment, [PROMOTED])
     asked = len(cluster.kube.writes)
     assert [event["reason"] for event in await told(cluster)] == ["Promoted"]
-    await record(cluster.world, deployment, [PROMOTED, events.promoted(3, 2, "digits-r3")])
+    await record_events(cluster.world, deployment, [PROMOTED, events.revision_promoted(3, 2, "digits-r3")])
     assert len(cluster.kube.writes) == asked + 1
     # Another process, or the same one long after: the name of the event says that it was told.
-    world = dataclasses.replace(cluster.world, told=Told())
-    await record(world, deployment, [PROMOTED])
+    world = dataclasses.replace(cluster.world, told=EventDeduplicator())
+    await record_events(world, deployment, [PROMOTED])
     assert len(await told(cluster)) == 2
 
 
@@ -54,10 +54,10 @@ async def test_what_cannot_be_written_is_lost_and_the_next_is_told(
     deployment, refusals = await cluster.get(), [refusal]
     cluster.kube.faults = lambda verb, ref: refusals.pop() if ref.kind == EVENT and refusals else None
     with caplog.at_level(logging.WARNING):
-        await record(cluster.world, deployment, [PROMOTED, events.promoted(3, 2, "digits-r3")])
+        await record_events(cluster.world, deployment, [PROMOTED, events.revision_promoted(3, 2, "digits-r3")])
     assert [event["note"] for event in await told(cluster)] == ["revision 3 is stable; it was revision 2"]
     assert [line for line in caplog.messages if "event Promoted" in line and "quota of events" in line]
-    await record(cluster.world, deployment, [PROMOTED])
+    await record_events(cluster.world, deployment, [PROMOTED])
     assert len(await told(cluster)) == 2, "it was not noted as told"
 
 
@@ -65,7 +65,7 @@ async def test_what_cannot_be_written_is_lost_and_the_next_is_told(
 def test_a_note_is_cut_by_bytes_and_never_within_a_letter(letter: str) -> None:
     failed = events.revision_failed(1, "LoadFailed", letter * 2000, 1)
     deployment = {"apiVersion": "v", "kind": "K", "metadata": {"name": "n", "namespace": "vision", "uid": "u"}}
-    note = events.make_event(failed, deployment, "me", "now")["note"]
+    note = events.make_event_object(failed, deployment, "me", "now")["note"]
     assert events.NOTE_LIMIT - 3 < len(note.encode()) <= events.NOTE_LIMIT
     assert set(note.removeprefix("revision 1: ")) == {letter}
 

@@ -14,7 +14,7 @@ from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.traffic import Answers, Traffic, Users
 from sundog_edge.split import assignment
 from sundog_operator.core.analysis import evaluate, unit_groups
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 
 FINE = Answers(errors=0.01)
@@ -88,7 +88,7 @@ def writes(cluster: Cluster) -> Counter[str]:
 async def counted(cluster: Cluster, name: str = CANARY) -> Counter[tuple[int, str]]:
     """What is stored of a rollout's requests, by epoch and arm."""
     stored = await cluster.experiment(name)
-    tallies, found = Tallies.unpack(stored["status"]["tallies"], stored["metadata"]["uid"]), Counter[tuple[int, str]]()
+    tallies, found = Counters.unpack(stored["status"]["tallies"], stored["metadata"]["uid"]), Counter[tuple[int, str]]()
     for rows in tallies.sources.values():
         for key, tally in rows.items():
             found[key] += tally.assigned
@@ -588,7 +588,7 @@ async def test_users_who_ask_or_fail_more_than_others_are_not_held_against_the_c
 async def test_one_user_whose_every_request_fails_makes_no_dead_candidate() -> None:
     """He makes most of the candidate's requests, once he is the candidate's."""
     users = Users(60, zipf=2.0, failing={0: 1.0})
-    salt = next(salt for salt in map(str, itertools.count()) if assignment.bucket(salt, users.name(0)) < 2500)
+    salt = next(salt for salt in map(str, itertools.count()) if assignment.bucket_of_unit(salt, users.name(0)) < 2500)
     cluster = await asked_by(users, FINE, rollout={**BY_USER, "unit": {"header": "x-user-id", "salt": salt}})
     await cluster.go_on(4)
     status = await experiment(cluster)
@@ -608,12 +608,12 @@ async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
     cluster.edges.traffic.rps[NAME] = 0
     await cluster.go_on(1.5)
     stored = await cluster.experiment(CANARY)
-    tallies = Tallies.unpack(stored["status"]["tallies"], stored["metadata"]["uid"])
+    tallies = Counters.unpack(stored["status"]["tallies"], stored["metadata"]["uid"])
     (epoch,) = [each["number"] for each in stored["status"]["evidenceEpochs"]]
     for arm in ("stable", "canary"):
-        requests = unit_groups.of(tallies.groups, epoch, arm)[0]
+        requests = unit_groups.sum_groups(tallies.groups, epoch, arm)[0]
         assert sum(requests) == (await came(cluster))[epoch, arm] > 1000
-        assert 0.15 < requests[unit_groups.ALONE] / sum(requests) < 0.25
+        assert 0.15 < requests[unit_groups.WITHOUT_UNIT] / sum(requests) < 0.25
     assert len(tallies.groups) == 5
 
 

@@ -657,7 +657,7 @@ async def test_an_edit_of_its_bounds_counts_for_stable_and_arms_at_once(bounds: 
 
 def test_the_manifest_of_these_tests_is_one() -> None:
     assert Experiment.parse(experiment()).spec.arms[0].name == "wide"
-    assert machine.MOST_EPOCHS >= 10
+    assert machine.MAX_EPOCHS >= 10
 
 
 async def test_a_claim_is_a_unit_where_the_service_verifies_tokens_and_else_the_experiment_waits_and_says_so() -> None:

@@ -16,7 +16,7 @@ from doubles.crashes import Died, assert_same_end_after_any
 from profiles import examples
 from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core.edge.buckets import covers_once
+from sundog_operator.core.edge.buckets import is_partition
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Ref
@@ -72,7 +72,7 @@ class Watcher:
             ours = {"stable", "canary"} >= {arm["name"] for arm in service["arms"]}
             assert all(isinstance(arm["weight"], int) for arm in service["arms"] if ours)
             ranges = [tuple(interval) for arm in service["arms"] for interval in arm["ranges"]]
-            assert covers_once(ranges)
+            assert is_partition(ranges)
             for arm in service["arms"]:
                 assert sum(end - start for start, end in arm["ranges"]) == round(arm["weight"] * 100)
                 forced = arm["name"] in chosen(service)
@@ -92,7 +92,7 @@ class Watcher:
         for stored in await self.cluster.kube.list(EXPERIMENT, NAMESPACE):
             told = ExperimentStatus.from_json(stored.get("status") or {})
             own = told.plan.comparison is not None
-            assert not own or covers_once([interval for arm in told.arms for interval in arm.ranges])
+            assert not own or is_partition([interval for arm in told.arms for interval in arm.ranges])
             running += [stored["metadata"]["name"]] if own and told.phase == "Running" else []
         # One that was let go of in a lost status is told so at the next pass.
         assert len(running) <= 1

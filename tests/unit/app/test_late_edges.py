@@ -8,7 +8,7 @@ import pytest
 
 from doubles.cluster import NAMESPACE, Cluster
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.dependencies import Settings
+from sundog_operator.app.dependencies import OperatorSettings
 from sundog_operator.core.edge.objects import LOST_AFTER, is_gone
 from sundog_operator.ports import POD, Ref
 
@@ -31,7 +31,7 @@ async def aborted(*late: str, in_cluster: bool = True, command: str = "abort rev
     await cluster.settle(3)
     if in_cluster:
         world = cluster.world
-        cluster.world = dataclasses.replace(world, settings=Settings.of(Installation(), "test"))
+        cluster.world = dataclasses.replace(world, settings=OperatorSettings.of(Installation(), "test"))
     cluster.edges.deaf = {*late}
     await cluster.command(command)
     return cluster

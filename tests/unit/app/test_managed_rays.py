@@ -35,7 +35,7 @@ from sundog_operator.ports import (
     Object,
     Ref,
 )
-from sundog_operator.shell.preview.model_deployment import preview
+from sundog_operator.shell.preview.model_deployment import preview_model_deployment
 
 INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
 RAY = kubernetes_names.ray_cluster(0, "example.com/runtime:1")
@@ -943,7 +943,7 @@ async def planned(cluster: Cluster, **spec: Any) -> list[str]:
     """What `sundog plan` says of another model, without which revision that makes and which fields differ."""
     manifest, stored = model_deployment("file:///models/v10", **spec), await cluster.get()
     seen = await observe(cluster.world, {**stored, "spec": manifest["spec"]})
-    lines = preview(manifest, stored, seen, cluster.clock.now()).lines
+    lines = preview_model_deployment(manifest, stored, seen, cluster.clock.now()).lines
     return [line for line in lines if not line.startswith(("makes ", "changes "))]
 
 
@@ -1158,17 +1158,17 @@ async def test_a_head_that_kuberay_may_not_make_is_told_likewise(cluster: Cluste
     status, reason, message = await said(cluster, "Ready")
     assert (status, reason) == ("False", "PodRefused")
     assert message.endswith(NO_QUOTA)
-    assert clusters.view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")
+    assert clusters.parse_cluster_view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")
 
 
 def test_a_hundred_share_a_cluster_and_the_next_one_goes_to_another() -> None:
     image = "example.com/runtime:1"
     first, second = kubernetes_names.ray_cluster(0, image), kubernetes_names.ray_cluster(1, image)
-    assert clusters.assign([first] * 99, image) == first
-    assert clusters.assign([first] * 100, image) == second
-    assert clusters.assign([first] * 100 + [second] * 100, image) == kubernetes_names.ray_cluster(2, image)
-    assert clusters.assign([second] * 100, image) == first
-    assert clusters.assign([kubernetes_names.ray_cluster(0, "example.com/other:1")] * 100, image) == first
+    assert clusters.assign_cluster([first] * 99, image) == first
+    assert clusters.assign_cluster([first] * 100, image) == second
+    assert clusters.assign_cluster([first] * 100 + [second] * 100, image) == kubernetes_names.ray_cluster(2, image)
+    assert clusters.assign_cluster([second] * 100, image) == first
+    assert clusters.assign_cluster([kubernetes_names.ray_cluster(0, "example.com/other:1")] * 100, image) == first
 
 
 KEEPING = {**RECREATE, "keepPrevious": {"for": "1h"}}

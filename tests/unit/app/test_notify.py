@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from sundog_operator.app.background.webhook_dispatcher import Posts
-from sundog_operator.app.dependencies import Told
+from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
+from sundog_operator.app.dependencies import EventDeduplicator
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
 from sundog_operator.errors import Conflict
@@ -202,7 +202,7 @@ async def test_another_operator_goes_on_where_the_last_one_was() -> None:
 
 
 def another(cluster: Cluster) -> None:
-    cluster.world = dataclasses.replace(cluster.world, told=Told(), posts=Posts())
+    cluster.world = dataclasses.replace(cluster.world, told=EventDeduplicator(), posts=BackgroundRequests())
 
 
 async def test_an_operator_that_dies_between_post_and_write_tells_again_with_the_same_id() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from sundog_operator.app.background.webhook_dispatcher import Posts
+from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
-from sundog_operator.core.observed import Reading
+from sundog_operator.core.observed import PrometheusResult
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
 
 V2 = "file:///models/v2"
@@ -89,7 +89,7 @@ async def test_an_operator_that_begins_anew_counts_on() -> None:
     failed = (await status(cluster))["checks"][0]["failed"]
     assert failed == 1
     for _ in range(3):
-        cluster.world = dataclasses.replace(cluster.world, queries=Posts[Reading]())
+        cluster.world = dataclasses.replace(cluster.world, queries=BackgroundRequests[PrometheusResult]())
         await cluster.settle(4)
     assert (await status(cluster))["checks"][0]["failed"] == failed, "what is asked too early does not count"
     await cluster.until(functools.partial(ended, cluster), rounds=200)

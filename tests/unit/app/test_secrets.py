@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
-from sundog_operator.app.controller import Operator
+from sundog_operator.app.controller import Controller
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.ports import CONFIG_MAP, KINDS, SECRET, Ref
 from waiting import PATIENCE_S
@@ -81,7 +81,7 @@ async def test_no_value_of_a_secret_reaches_another_object(cluster: Cluster) -> 
 
 async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -> None:
     await cluster.kube.apply(model_deployment(name="words"))
-    operator = Operator(cluster.world)
+    operator = Controller(cluster.world)
     watching = asyncio.ensure_future(operator._watch(SECRET))
     try:
         await put(cluster, ann="one")

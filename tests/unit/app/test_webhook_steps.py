@@ -8,7 +8,7 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Answers, Traffic
-from sundog_operator.app.background.webhook_dispatcher import Posts
+from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
 from sundog_operator.app.observe import observe
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
@@ -151,7 +151,7 @@ async def test_another_operator_asks_anew() -> None:
     cluster = await asked({"steps": AFTER_IT}, hangs=True)
     cluster.webhooks.hanging.clear()
     cluster.webhooks.answers[URL] = 202
-    cluster.world = dataclasses.replace(cluster.world, posts=Posts())
+    cluster.world = dataclasses.replace(cluster.world, posts=BackgroundRequests())
     await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
 
 

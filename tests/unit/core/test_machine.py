@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import freeze, load, machine, shadow_comparison
-from sundog_operator.core.rollout.commands import Command
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.machine import Inputs
-from sundog_operator.core.rollout.shadow_comparison import Comparison
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.machine import RolloutInputs
+from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 STEPS = [{"weight": 10, "gate": "time", "minDuration": "60s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]
@@ -32,9 +32,9 @@ def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = 
         at = (status.step.index if status.step else 0, machine.canary_weight(status))
         if at == until and (status.epoch.confirmed or not confirmed):
             return status
-        after = machine.tick(status, Inputs(now, replicas=2, available=2, confirmed=True))
+        after = machine.tick(status, RolloutInputs(now, replicas=2, available=2, confirmed=True))
         if after == status:
-            after = machine.obey(status, Command(f"c{tick}", "promote", 8), now)
+            after = machine.execute_command(status, RolloutCommand(f"c{tick}", "promote", 8), now)
         status = after
     raise AssertionError(f"{until} was not reached: {status}")
 
@@ -43,7 +43,7 @@ def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = 
 class Row:
     story: str
     given: ExperimentStatus
-    when: Inputs
+    when: RolloutInputs
     phase: str
     step: int | None
     weight: int
@@ -52,7 +52,7 @@ class Row:
     extra: dict[str, object] = field(default_factory=dict)
 
 
-def seen(**changes: object) -> Inputs:
+def seen(**changes: object) -> RolloutInputs:
     values: dict[str, object] = {
         "now": T0 + timedelta(hours=2),
         "replicas": 2,
@@ -60,7 +60,7 @@ def seen(**changes: object) -> Inputs:
         "confirmed": True,
         **changes,
     }
-    return Inputs(**values)  # type: ignore[arg-type]
+    return RolloutInputs(**values)  # type: ignore[arg-type]
 
 
 COLLECTING = walk(frozen(), until=(1, 10))
@@ -138,7 +138,7 @@ def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() ->
         ),
         until=(1, 10),
     )
-    at_scale = machine.obey(at_scale, Command("a", "promote", 8), T0)
+    at_scale = machine.execute_command(at_scale, RolloutCommand("a", "promote", 8), T0)
     for _ in range(5):
         at_scale = machine.tick(at_scale, seen(available=1))
     assert at_scale.step is not None
@@ -171,14 +171,14 @@ AT_WEBHOOK = machine.tick(
     ("when", "step", "reason"),
     [
         ({}, 2, "asks webhook https://gate/a"),
-        ({"answer": WebhookAnswer(404)}, 2, "webhook https://gate/a answered 404; asks again"),
-        ({"answer": WebhookAnswer(problem="broke off")}, 2, "webhook https://gate/a broke off; asks again"),
-        ({"answer": WebhookAnswer(199)}, 2, "webhook https://gate/a answered 199; asks again"),
-        ({"answer": WebhookAnswer(203)}, 2, "webhook https://gate/a answered 203; asks again"),
-        ({"answer": WebhookAnswer(404), "held": True}, 2, "held by the spec"),
-        ({"answer": WebhookAnswer(200), "held": True}, 2, "held by the spec"),
-        ({"answer": WebhookAnswer(200)}, 3, "Shifting"),
-        ({"answer": WebhookAnswer(202)}, 3, "Shifting"),
+        ({"answer": WebhookResult(404)}, 2, "webhook https://gate/a answered 404; asks again"),
+        ({"answer": WebhookResult(problem="broke off")}, 2, "webhook https://gate/a broke off; asks again"),
+        ({"answer": WebhookResult(199)}, 2, "webhook https://gate/a answered 199; asks again"),
+        ({"answer": WebhookResult(203)}, 2, "webhook https://gate/a answered 203; asks again"),
+        ({"answer": WebhookResult(404), "held": True}, 2, "held by the spec"),
+        ({"answer": WebhookResult(200), "held": True}, 2, "held by the spec"),
+        ({"answer": WebhookResult(200)}, 3, "Shifting"),
+        ({"answer": WebhookResult(202)}, 3, "Shifting"),
     ],
 )
 def test_a_webhook_ends_its_step_when_it_confirms(when: dict[str, object], step: int, reason: str) -> None:
@@ -189,27 +189,27 @@ def test_a_webhook_ends_its_step_when_it_confirms(when: dict[str, object], step:
 
 
 def test_a_webhook_is_asked_only_while_its_step_waits() -> None:
-    webhook = machine.asked(AT_WEBHOOK)
+    webhook = machine.pending_webhook(AT_WEBHOOK)
     assert webhook is not None
     assert webhook.url == "https://u:p@gate/a?t=1"
-    paused = machine.obey(AT_WEBHOOK, Command("p", "pause", 8), T0)
-    opened = machine.obey(AT_WEBHOOK, Command("f", "promote", 8, full=True), T0)
+    paused = machine.execute_command(AT_WEBHOOK, RolloutCommand("p", "pause", 8), T0)
+    opened = machine.execute_command(AT_WEBHOOK, RolloutCommand("f", "promote", 8, full=True), T0)
     stopped = machine.stop(AT_WEBHOOK, "Aborted", "by command x", T0)
     for other in (frozen(), COLLECTING, AT_PAUSE, AT_HALF, paused, opened, stopped):
-        assert machine.asked(other) is None
+        assert machine.pending_webhook(other) is None
 
 
 def test_a_webhook_waits_for_its_weight_to_be_confirmed() -> None:
     assert AT_WEBHOOK.step is not None
     early = AT_WEBHOOK.model_copy(update={"step": AT_WEBHOOK.step.model_copy(update={"since": None})})
-    assert machine.asked(early) is None
-    after = machine.tick(early, seen(answer=WebhookAnswer(200)))
+    assert machine.pending_webhook(early) is None
+    after = machine.tick(early, seen(answer=WebhookResult(200)))
     assert after.step is not None
     assert (after.step.index, after.step.since) == (2, seen().now)
 
 
 def test_promote_passes_a_webhook() -> None:
-    after = machine.obey(AT_WEBHOOK, Command("a", "promote", 8), T0)
+    after = machine.execute_command(AT_WEBHOOK, RolloutCommand("a", "promote", 8), T0)
     assert after.step is not None
     assert after.step.index == 3
 
@@ -230,7 +230,7 @@ def test_a_timed_gate_opens_exactly_when_its_time_is_over() -> None:
 def test_a_pause_outlasts_the_time_of_a_gate(held: dict[str, bool]) -> None:
     started = machine.tick(COLLECTING, seen(now=T0))
     if not held:
-        started = machine.obey(started, Command("p", "pause", 8), T0)
+        started = machine.execute_command(started, RolloutCommand("p", "pause", 8), T0)
     late = machine.tick(started, seen(now=T0 + timedelta(days=2), **held))
     assert late.step is not None
     assert late.step.index == 1
@@ -248,7 +248,7 @@ def test_promote_at_the_last_gate_waits_for_the_replicas_of_all_traffic() -> Non
 
 def test_full_promote_goes_to_the_end_from_anywhere() -> None:
     for status in (frozen(), COLLECTING, AT_PAUSE, AT_HALF):
-        opened = machine.obey(status, Command("f", "promote", 8, full=True), T0)
+        opened = machine.execute_command(status, RolloutCommand("f", "promote", 8, full=True), T0)
         assert machine.tick(opened, seen(available=1)).phase == "Running"
         assert machine.tick(opened, seen()).phase == "Concluded"
 
@@ -275,7 +275,7 @@ BAKED = freeze.freeze(
     8,
     T0,
 )
-HEARD = Judgement(silent=False, requests=1000)
+HEARD = Evaluation(silent=False, requests=1000)
 AT_BAKE = machine.tick(
     machine.tick(
         machine.tick(walk(BAKED, until=(2, 98)), seen(now=T0, evidence=HEARD)),
@@ -292,8 +292,8 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
     assert machine.weight_after(steps, 50) == 100
     assert AT_BAKE.step is not None
     assert (AT_BAKE.step.index, AT_BAKE.step.warm, AT_BAKE.step.since) == (2, True, T0)
-    assert machine.bakes(AT_BAKE)
-    assert not machine.bakes(walk(BAKED, until=(1, 50)))
+    assert machine.is_baking(AT_BAKE)
+    assert not machine.is_baking(walk(BAKED, until=(1, 50)))
 
 
 @pytest.mark.parametrize(
@@ -317,21 +317,21 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
         ),
         (
             "silent",
-            {"now": T0 + timedelta(minutes=10), "evidence": Judgement(silent=True)},
+            {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=True)},
             2,
             98,
             "has baked, and waits for requests of both revisions: no data is no success",
         ),
         (
             "unheard",
-            {"now": T0 + timedelta(minutes=10), "evidence": Judgement(silent=False, unheard=("edge-1",))},
+            {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=False, unreachable_edges=("edge-1",))},
             2,
             98,
             "has baked, and waits until edge-1 has told what was counted there",
         ),
         (
             "harm",
-            {"now": T0 + timedelta(minutes=1), "evidence": Judgement(silent=False, harm="errorRate is 9 times")},
+            {"now": T0 + timedelta(minutes=1), "evidence": Evaluation(silent=False, harm="errorRate is 9 times")},
             2,
             0,
             "RolledBack",
@@ -356,7 +356,7 @@ def test_a_bake_without_warmup_or_replicas_for_all_is_not_over() -> None:
             "epoch": AT_BAKE.epoch.model_copy(update={"since": late}),
         }
     )
-    waits = machine.tick(cold, seen(now=late, evidence=Judgement(silent=False, requests=1)))
+    waits = machine.tick(cold, seen(now=late, evidence=Evaluation(silent=False, requests=1)))
     assert waits.step is not None
     assert (waits.step.index, waits.step.warm) == (2, False)
     over = machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=20), evidence=HEARD))
@@ -395,11 +395,11 @@ SHADOWED = freeze.freeze(
 KNOWN = ShadowStatus(message="agreement: 900 of 900")
 
 
-def copied(**changes: Any) -> Inputs:
-    return seen(**{"now": T0, "copies": Comparison(KNOWN, (), passed=True, silent=False), **changes})
+def copied(**changes: Any) -> RolloutInputs:
+    return seen(**{"now": T0, "copies": ShadowComparison(KNOWN, (), passed=True, silent=False), **changes})
 
 
-def ticked(status: ExperimentStatus, given_inputs: Inputs) -> ExperimentStatus:
+def ticked(status: ExperimentStatus, given_inputs: RolloutInputs) -> ExperimentStatus:
     """Until nothing is due at that moment."""
     for _ in range(20):
         after = machine.tick(status, given_inputs)
@@ -417,42 +417,44 @@ def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
         "Passed",
         "waits for promote",
     )
-    assert machine.stands_by_copies(COPIES_PASSED)
-    assert not machine.is_weighed(COPIES_PASSED)
+    assert machine.is_decided_by_copies(COPIES_PASSED)
+    assert not machine.is_evaluated(COPIES_PASSED)
     later = {"now": T0 + timedelta(days=1), "evidence": HEARD}
     assert ticked(COPIES_PASSED, seen(**later)) == COPIES_PASSED
-    assert machine.why_not_skipped(COPIES_PASSED) == (
+    assert machine.skip_refusal(COPIES_PASSED) == (
         "what follows on step 2 of 4 is the bake at 95 %: promote leads there"
     )
-    opened = machine.obey(COPIES_PASSED, Command("p", "promote", 8), T0)
-    assert machine.is_weighed(opened)
-    assert not machine.stands_by_copies(opened)
+    opened = machine.execute_command(COPIES_PASSED, RolloutCommand("p", "promote", 8), T0)
+    assert machine.is_evaluated(opened)
+    assert not machine.is_decided_by_copies(opened)
     short = ticked(opened, seen(**later, available=1))
     assert (machine.wanted_replicas(short, 2), machine.canary_weight(short)) == (2, 0)
     baking = ticked(opened, seen(**later))
-    assert (machine.bakes(baking), machine.canary_weight(baking)) == (True, 95)
-    harmed = machine.tick(baking, seen(**{**later, "evidence": Judgement(silent=False, harm="errorRate is 9 times")}))
+    assert (machine.is_baking(baking), machine.canary_weight(baking)) == (True, 95)
+    harmed = machine.tick(baking, seen(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")}))
     assert (harmed.phase, harmed.verdict.decision, machine.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
     aborted = machine.stop(baking, "Aborted", "by command x", T0)
     assert (aborted.verdict.decision, machine.canary_weight(aborted)) == ("Passed", 0)
     over = ticked(baking, seen(now=T0 + timedelta(days=1, minutes=10), evidence=HEARD))
     assert (over.phase, over.verdict.decision, over.verdict.winner) == ("Concluded", "Passed", "")
-    full = ticked(machine.obey(COPIES_PASSED, Command("f", "promote", 8, full=True), T0), seen(**later))
+    full = ticked(
+        machine.execute_command(COPIES_PASSED, RolloutCommand("f", "promote", 8, full=True), T0), seen(**later)
+    )
     assert (full.phase, full.epoch.number) == ("Concluded", 1)
 
 
 inputs = st.builds(
-    Inputs,
+    RolloutInputs,
     copies=st.sampled_from(
         [
             None,
-            Comparison(KNOWN, (), passed=True, silent=False),
-            Comparison(KNOWN, (), silent=False),
-            Comparison(KNOWN, ()),
-            Comparison(KNOWN, (), failed="agreement: 3 of 900"),
+            ShadowComparison(KNOWN, (), passed=True, silent=False),
+            ShadowComparison(KNOWN, (), silent=False),
+            ShadowComparison(KNOWN, ()),
+            ShadowComparison(KNOWN, (), failed="agreement: 3 of 900"),
         ]
     ),
-    answer=st.sampled_from([None, WebhookAnswer(200), WebhookAnswer(404)]),
+    answer=st.sampled_from([None, WebhookResult(200), WebhookResult(404)]),
     now=st.integers(0, 10_000).map(lambda seconds: T0 + timedelta(seconds=seconds)),
     replicas=st.integers(1, 5),
     available=st.integers(0, 5),
@@ -463,9 +465,9 @@ inputs = st.builds(
     evidence=st.sampled_from(
         [
             None,
-            Judgement(silent=False, requests=1000),
-            Judgement(),
-            Judgement(silent=False, harm="errorRate is 9 times"),
+            Evaluation(silent=False, requests=1000),
+            Evaluation(),
+            Evaluation(silent=False, harm="errorRate is 9 times"),
         ]
     ),
 )
@@ -475,16 +477,16 @@ verbs = st.sampled_from(["", "pause", "resume", "promote", "abort"])
 @given(st.lists(st.tuples(inputs, verbs, st.booleans()), max_size=40), st.sampled_from([frozen(), BAKED, SHADOWED]))
 @example([(copied(), "", False)] * 3 + [(copied(), "promote", False)] * 2 + [(copied(), "", False)] * 2, SHADOWED)
 def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
-    ticks: list[tuple[Inputs, str, bool]], begun: ExperimentStatus
+    ticks: list[tuple[RolloutInputs, str, bool]], begun: ExperimentStatus
 ) -> None:
     status, promoted, fully = begun, False, False
     for number, (given_inputs, verb, full) in enumerate(ticks):
         before = status
         if verb and not machine.is_over(status):
             promoted, fully = promoted or verb == "promote", fully or (verb == "promote" and full)
-            status = machine.obey(status, Command(f"c{number}", verb, 8, full=full), given_inputs.now)
+            status = machine.execute_command(status, RolloutCommand(f"c{number}", verb, 8, full=full), given_inputs.now)
         else:
-            told = given_inputs if shadow_comparison.planned(status) else replace(given_inputs, copies=None)
+            told = given_inputs if shadow_comparison.active_shadow(status) else replace(given_inputs, copies=None)
             status = machine.tick(status, told)
         rose = machine.canary_weight(status) - machine.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100

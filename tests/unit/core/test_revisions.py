@@ -8,7 +8,7 @@ import pytest
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
 from sundog_operator.core.ray import serve_config
-from sundog_operator.core.ray.serve_config import Scale
+from sundog_operator.core.ray.serve_config import ReplicaScale
 from sundog_operator.core.revisions import Revision
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,7 +52,7 @@ def test_hashes_are_those_of_earlier_releases(spec: dict[str, Any], golden: str)
     assert digest(spec) == golden
 
 
-def application(spec: dict[str, Any], scale: Scale, *, in_pods: bool) -> str:
+def application(spec: dict[str, Any], scale: ReplicaScale, *, in_pods: bool) -> str:
     """What Serve is told of the seventh revision of `vision/digits`, as it is sent; to Serve 1 and 1.0 are two values."""
     current = ModelDeploymentSpec.from_json(spec)
     content = revisions.content_of(current)
@@ -64,13 +64,13 @@ def application(spec: dict[str, Any], scale: Scale, *, in_pods: bool) -> str:
 @pytest.mark.parametrize(
     ("name", "spec", "scale", "in_pods"),
     [
-        ("smallest", SMALLEST, Scale(1, 1), False),
-        ("full", FULL, Scale(3, 3), False),
-        ("pods", PODS, Scale(1, 9, ModelDeploymentSpec.from_json(PODS).autoscaling), True),
+        ("smallest", SMALLEST, ReplicaScale(1, 1), False),
+        ("full", FULL, ReplicaScale(3, 3), False),
+        ("pods", PODS, ReplicaScale(1, 9, ModelDeploymentSpec.from_json(PODS).autoscaling), True),
     ],
 )
 def test_serve_is_told_of_a_revision_what_earlier_releases_told(
-    name: str, spec: dict[str, Any], scale: Scale, in_pods: bool
+    name: str, spec: dict[str, Any], scale: ReplicaScale, in_pods: bool
 ) -> None:
     """A failure here means that an upgrade of the operator would restart every replica: mend the code, not the golden.
 
@@ -132,7 +132,7 @@ def test_a_stored_revision_reads_back_and_means_the_same_spec() -> None:
     stored = revisions.make_controller_revision(owner, made)
     assert stored["metadata"]["name"] == "digits-r3"
     assert stored["data"]["image"] == "sundog/runtime:1"
-    read = revisions.read_controller_revision(copy.deepcopy(stored))
+    read = revisions.parse_controller_revision(copy.deepcopy(stored))
     assert read == made
     again = revisions.spec_of(read)
     assert (again.model, again.runtime, again.resources, again.scheduling) == (
@@ -145,13 +145,13 @@ def test_a_stored_revision_reads_back_and_means_the_same_spec() -> None:
 
 
 def test_a_revision_of_another_format_is_not_read() -> None:
-    assert revisions.read_controller_revision({"revision": 1, "data": {"format": "v9", "content": {}}}) is None
-    assert revisions.read_controller_revision({"revision": 1}) is None
+    assert revisions.parse_controller_revision({"revision": 1, "data": {"format": "v9", "content": {}}}) is None
+    assert revisions.parse_controller_revision({"revision": 1}) is None
 
 
 def test_surplus_keeps_the_newest_idle_ones_and_all_live_ones() -> None:
     stored = [Revision(number, str(number), {}) for number in range(1, 16)]
-    gone = revisions.surplus(stored, live={1, 15})
+    gone = revisions.find_surplus(stored, live={1, 15})
     assert [revision.number for revision in gone] == [2, 3, 4]
 
 

@@ -8,8 +8,8 @@ from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Rollout
 from sundog_operator.core.analysis import counters, evaluate, stable_traffic
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, resolve
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import count_ratio
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -25,7 +25,7 @@ def status(epoch: int = 2) -> ExperimentStatus:
     return frozen.model_copy(
         update={
             "phase": "Running",
-            "arms": freeze.arms_at(50, 1, 2),
+            "arms": freeze.arms_at_weight(50, 1, 2),
             "epoch": frozen.epoch.model_copy(update={"number": epoch, "confirmed": True}),
             "evidence_epochs": (EvidenceEpoch(number=epoch, weight=50),),
         }
@@ -52,21 +52,25 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
     }
 
 
-def take(before: counters.Tallies, edges: list[EdgeReport], now_s: float) -> counters.Tallies:
-    return counters.take(before, edges, counters.blocks_of(ATTEMPT, edges), counters.Look([2], 2, now_s, 30.0))
+def take(before: counters.Counters, edges: list[EdgeReport], now_s: float) -> counters.Counters:
+    return counters.update_counters(
+        before, edges, counters.collect_blocks(ATTEMPT, edges), counters.CountScope([2], 2, now_s, 30.0)
+    )
 
 
-def seen(blocks: int, stable: int, canary: int) -> evaluate.Seen:
+def seen(blocks: int, stable: int, canary: int) -> evaluate.RolloutCounts:
     """After so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + counters.GRACE_S
-    counted = take(counters.Tallies(ATTEMPT), edges, now_s)
-    return evaluate.Seen(counted, edges, counters.blocks_of(ATTEMPT, edges), Traffic(), now_s, 30.0, (1, 1))
+    counted = take(counters.Counters(ATTEMPT), edges, now_s)
+    return evaluate.RolloutCounts(
+        counted, edges, counters.collect_blocks(ATTEMPT, edges), StableTraffic(), now_s, 30.0, (1, 1)
+    )
 
 
-def judge(blocks: int, stable: int, canary: int) -> Judgement:
-    return evaluate.judge(status(), seen(blocks, stable, canary))
+def judge(blocks: int, stable: int, canary: int) -> Evaluation:
+    return evaluate.evaluate_rollout(status(), seen(blocks, stable, canary))
 
 
 def test_too_early_is_told_with_what_is_there_of_it() -> None:
@@ -87,7 +91,7 @@ def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
 def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
     told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
-    known = take(counters.Tallies(ATTEMPT), [told], START + 25.0)
+    known = take(counters.Counters(ATTEMPT), [told], START + 25.0)
     # Its agent starts anew.
     silent = EdgeReport("edge-0", False, False, None)
     assert take(known, [silent], START + 65.0).folded == known.folded
@@ -113,7 +117,7 @@ def timed(attempt: str, epoch: int, bucket: int, blocks: int) -> dict[str, objec
 def latency_of(rows: list[dict[str, object]], now_s: float, epoch: int) -> int | None:
     document = {"blocks": {"columns": COLUMNS}, "histogram": {"edgesUs": [10, 20]}, "counters": rows}
     edges = [EdgeReport("edge-0", True, False, document)]
-    return stable_traffic.of_attempts("m", ["m-r1", ATTEMPT], edges, now_s, epoch=epoch).quantile_us(0.95)
+    return stable_traffic.measure_traffic("m", ["m-r1", ATTEMPT], edges, now_s, epoch=epoch).quantile_us(0.95)
 
 
 def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> None:
@@ -125,12 +129,12 @@ def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> 
 
 def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "latencyP95", "margin": "25%"}]})
-    frozen, *_ = resolve.guardrails(rollout, Traffic(5.0, [1000, 0], [10]))
+    frozen, *_ = resolve.resolve_guardrails(rollout, StableTraffic(5.0, [1000, 0], [10]))
     assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 1010)
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
     running = status().model_copy(update={"plan": plan})
-    (told,) = evaluate.judge(running, seen(13, 0, 0)).metrics
+    (told,) = evaluate.evaluate_rollout(running, seen(13, 0, 0)).metrics
     assert told.verdict == "Passed"
 
 

@@ -15,19 +15,19 @@ import pytest
 
 from feedback_stores import MemoryStore
 from sundog_edge import agent as loops
-from sundog_edge.agent import Agent, Options
-from sundog_edge.counting.evidence import InForce
+from sundog_edge.agent import Agent, AgentOptions
+from sundog_edge.counting.evidence import AppliedDocument
 from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
-from sundog_edge.feedback.joining import First
-from sundog_edge.replicas.sync import Following
+from sundog_edge.feedback.joining import FirstExposure
+from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.security.secrets import SecretsDir
 from sundog_edge.split import apply as split_apply
-from sundog_edge.split.apply import Traffic
-from sundog_edge.split.document import parse
-from sundog_edge.split.layout import Layout, fit
+from sundog_edge.split.apply import SplitApplier
+from sundog_edge.split.document import parse_document
+from sundog_edge.split.layout import Layout, fit_layout
 from sundog_edge.state_dir import StateDir
-from sundog_edge.steps import Step
+from sundog_edge.steps import PeriodicTask
 from sundog_edge.workers import Workers
 from waiting import comes_true
 
@@ -47,7 +47,7 @@ def turns(monkeypatch) -> Counter[str]:
 
         return take
 
-    for owner, names in ((Traffic, STEPS), (Workers, ("refresh",)), (Following, ("tick",))):
+    for owner, names in ((SplitApplier, STEPS), (Workers, ("refresh",)), (ReplicaSync, ("tick",))):
         for name in names:
             monkeypatch.setattr(owner, name, turn(name))
     for pause in ("CONTROL_S", "SECRETS_S", "AGAIN_S"):
@@ -61,10 +61,10 @@ async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path,
         turns[broken] += 1
         raise HaproxyRefused(f"{broken} is refused")
 
-    monkeypatch.setattr(Traffic, broken, refused)
+    monkeypatch.setattr(SplitApplier, broken, refused)
     split = tmp_path / "split.json"
     split.write_text(json.dumps(DOCUMENT))
-    options = Options(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
+    options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
     async with aiohttp.ClientSession() as session:
         agent = Agent(options, session)
         agent._answers.calls = {"sundog": {"digits-r7": {"127.0.0.1:1": 2}}}
@@ -96,11 +96,11 @@ async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_p
     async def tick(self):
         order.append("tick")
 
-    monkeypatch.setattr(Traffic, "apply", apply)
-    monkeypatch.setattr(Following, "tick", tick)
+    monkeypatch.setattr(SplitApplier, "apply", apply)
+    monkeypatch.setattr(ReplicaSync, "tick", tick)
     split = tmp_path / "split.json"
     split.write_text(json.dumps(DOCUMENT))
-    options = Options(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None), settle_s=0.0)
+    options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None), settle_s=0.0)
     async with aiohttp.ClientSession() as session:
         agent = Agent(options, session)
         try:
@@ -115,17 +115,19 @@ async def test_an_edge_that_cannot_follow_its_replicas_has_not_got_to_know_them(
     async def refused(self):
         raise HaproxyRefused("no")
 
-    options = Options(StateDir.at(tmp_path / "s"), tmp_path / "none", "e", "n", None, SecretsDir(None), settle_s=1e-9)
+    options = AgentOptions(
+        StateDir.at(tmp_path / "s"), tmp_path / "none", "e", "n", None, SecretsDir(None), settle_s=1e-9
+    )
     async with aiohttp.ClientSession() as session:
         with monkeypatch.context() as broken:
-            broken.setattr(Following, "tick", refused)
+            broken.setattr(ReplicaSync, "tick", refused)
             agent = Agent(options, session)
         agent._traffic.in_force = SimpleNamespace(document=SimpleNamespace(services=()))
         try:
             for _ in range(3):
                 await agent._control()
             assert not agent._settled
-            agent._replicas = Step(agent._following.tick)
+            agent._replicas = PeriodicTask(agent._following.tick)
             await agent._control()
             assert agent._settled
         finally:
@@ -157,12 +159,12 @@ class Edge:
         self.state = StateDir.at(folder / "s")
         self.split = folder / "split.json"
         self.store = MemoryStore()
-        self.options = Options(
+        self.options = AgentOptions(
             *(self.state, self.split, "edge-0", "vision", None, SecretsDir(None)), settle_s=0.0, store=self.store
         )
         self.pipe = open_for_haproxy(self.state.log_pipe)
         content = taking_feedback("d-1")
-        layout = fit(Layout(), parse(json.dumps(content).encode(), "vision"))
+        layout = fit_layout(Layout(), parse_document(json.dumps(content).encode(), "vision"))
         self.state.layout.write_text(json.dumps(layout.as_json()))
         self.state.applied.write_text(json.dumps({"document": content, "appliedAt": 1.0, "since": {}}))
 
@@ -197,7 +199,7 @@ async def test_lines_that_waited_for_the_agent_show_first_exposures_though_hapro
             with contextlib.suppress(asyncio.CancelledError):
                 await running
         await agent.intake.finish()
-    assert edge.store.attempts["digits/d-1"].firsts == {5: First(1_000_000_000, 1, "stable")}
+    assert edge.store.attempts["digits/d-1"].firsts == {5: FirstExposure(1_000_000_000, 1, "stable")}
 
 
 async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, monkeypatch, turns):
@@ -209,9 +211,9 @@ async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, 
         edge.answer("d-2", unit=6)
         await agent._counting.drain()
         seen.update({attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()})
-        self.in_force = InForce(document, now, {})
+        self.in_force = AppliedDocument(document, now, {})
 
-    monkeypatch.setattr(Traffic, "apply", apply)
+    monkeypatch.setattr(SplitApplier, "apply", apply)
     edge.split.write_text(json.dumps(taking_feedback("d-2")))
     async with aiohttp.ClientSession() as session:
         agent = Agent(edge.options, session)
@@ -232,7 +234,7 @@ async def following(tmp_path, turns) -> AsyncIterator[tuple[Agent, Path]]:
     """An agent without HAProxy, whose control loop a test turns, and the file of its split document."""
     split = tmp_path / "split.json"
     split.write_text(json.dumps(DOCUMENT))
-    options = Options(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
+    options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
     async with aiohttp.ClientSession() as session:
         agent = Agent(options, session)
         yield agent, split
@@ -247,9 +249,9 @@ def failing(monkeypatch, errors: list[Exception]) -> list[int]:
         attempts.append(document.generation)
         if errors:
             raise errors.pop(0)
-        self.in_force = InForce(document, now, {})
+        self.in_force = AppliedDocument(document, now, {})
 
-    monkeypatch.setattr(Traffic, "apply", apply)
+    monkeypatch.setattr(SplitApplier, "apply", apply)
     return attempts
 
 
@@ -281,8 +283,8 @@ async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_sh
 
 async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_is_to_wait(following, monkeypatch):
     agent, split = following
-    monkeypatch.setattr(loops, "AGAIN_S", 1000.0)
-    monkeypatch.setattr(loops, "LONGEST_AGAIN_S", 1000.0)
+    monkeypatch.setattr(loops, "RETRY_S", 1000.0)
+    monkeypatch.setattr(loops, "MAX_RETRY_S", 1000.0)
     attempts = failing(monkeypatch, [FULL_DISK])
     for _ in range(3):
         await agent._control()
@@ -294,7 +296,7 @@ async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_
 
 
 def test_the_pause_before_another_attempt_grows_to_ten_seconds():
-    assert [loops.again_s(failures) for failures in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
+    assert [loops.retry_delay_s(failures) for failures in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
 
 
 async def test_the_error_of_a_document_that_could_not_be_read_goes_when_it_can(following, monkeypatch):
@@ -320,13 +322,13 @@ async def test_what_cannot_be_written_down_is_not_in_force(tmp_path, monkeypatch
         raise FULL_DISK
 
     state = StateDir.at(tmp_path / "s")
-    moved = Traffic(None, None, state, SecretsDir(None))
-    monkeypatch.setattr(Traffic, "_put", put)
-    document = parse(json.dumps(DOCUMENT).encode(), "vision")
+    moved = SplitApplier(None, None, state, SecretsDir(None))
+    monkeypatch.setattr(SplitApplier, "_put", put)
+    document = parse_document(json.dumps(DOCUMENT).encode(), "vision")
     with monkeypatch.context() as disk:
         disk.setattr(split_apply, "write_atomically", full)
         with pytest.raises(OSError, match="No space left"):
             await moved.apply(document, 1.0)
     assert moved.in_force is None
     await moved.apply(document, 2.0)
-    assert Traffic(None, None, state, SecretsDir(None)).in_force == moved.in_force
+    assert SplitApplier(None, None, state, SecretsDir(None)).in_force == moved.in_force

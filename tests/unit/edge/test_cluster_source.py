@@ -11,8 +11,8 @@ from aiohttp import web
 
 from stand_in_ray import end
 from sundog_edge import api_server, cluster_source
-from sundog_edge.api_server import Account, ApiServer
-from sundog_edge.cluster_source import ClusterSource, pause_s
+from sundog_edge.api_server import ApiServer, ServiceAccount
+from sundog_edge.cluster_source import ClusterSource, retry_delay_s
 from sundog_edge.errors import ApiUnavailable, SettingsError
 from sundog_edge.security.secrets import ComposedSecrets
 from sundog_edge.state_dir import StateDir
@@ -133,7 +133,7 @@ async def api(monkeypatch):
 @pytest.fixture
 def account(api, tmp_path):
     (tmp_path / "token").write_text("first\n")
-    return Account(f"http://127.0.0.1:{api.port}", tmp_path / "token", tmp_path / "ca.crt")
+    return ServiceAccount(f"http://127.0.0.1:{api.port}", tmp_path / "token", tmp_path / "ca.crt")
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ async def test_what_is_deleted_stays_as_it_was(api, state):
 
 
 async def test_an_api_server_that_is_away_takes_nothing_away_and_comes_back(api, state, monkeypatch, caplog):
-    monkeypatch.setattr(cluster_source, "LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(cluster_source, "MAX_PAUSE_S", 0.02)
     api.document(1)
     await until(lambda: generation(state) == 1 and len(api.watches) == 2)
     api.end_watches()
@@ -327,17 +327,17 @@ async def test_an_answer_without_end_is_refused(api, account, monkeypatch):
 
 
 def test_the_account_of_a_pod(tmp_path):
-    found = Account.of_pod({"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}, tmp_path)
-    assert found == Account("https://[fd00::1]:6443", tmp_path / "token", tmp_path / "ca.crt")
+    found = ServiceAccount.of_pod({"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}, tmp_path)
+    assert found == ServiceAccount("https://[fd00::1]:6443", tmp_path / "token", tmp_path / "ca.crt")
     with pytest.raises(SettingsError, match="KUBERNETES_SERVICE_HOST is not set"):
-        Account.of_pod({}, tmp_path)
+        ServiceAccount.of_pod({}, tmp_path)
 
 
 def test_pauses_grow_to_a_bound_and_are_never_all_the_same():
     for failures in range(2000):
-        assert 0.25 <= pause_s(failures) <= 10
-    assert len({pause_s(20) for _ in range(20)}) > 1
-    assert max(pause_s(20) for _ in range(50)) > 1 > max(pause_s(0) for _ in range(50))
+        assert 0.25 <= retry_delay_s(failures) <= 10
+    assert len({retry_delay_s(20) for _ in range(20)}) > 1
+    assert max(retry_delay_s(20) for _ in range(50)) > 1 > max(retry_delay_s(0) for _ in range(50))
 
 
 @pytest.mark.parametrize(

@@ -25,22 +25,22 @@ class Body:
 
 async def test_all_of_it_is_read():
     body = Body(b"a", b"b", b"c")
-    await drain.drain(body)
+    await drain.drain_body(body)
     assert body.pieces == []
 
 
 async def test_no_more_than_so_much_is_read(monkeypatch):
     monkeypatch.setattr(drain, "MAX_BYTES", 4)
     body = Body(b"abc", b"def", b"ghi", b"jkl")
-    await drain.drain(body)
+    await drain.drain_body(body)
     assert body.pieces == [b"ghi", b"jkl"]
 
 
 @pytest.mark.parametrize("bound", ["TIME_S", "SILENCE_S"])
 async def test_who_dawdles_is_not_waited_for(monkeypatch, bound):
-    monkeypatch.setattr(drain, "TIME_S", PATIENCE_S)
-    monkeypatch.setattr(drain, "SILENCE_S", PATIENCE_S)
+    monkeypatch.setattr(drain, "BODY_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(drain, "IDLE_TIMEOUT_S", PATIENCE_S)
     monkeypatch.setattr(drain, bound, 0.001)
     body = Body(b"abc", ends=False)
-    await drain.drain(body)
+    await drain.drain_body(body)
     assert body.pieces == []

@@ -8,41 +8,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_edge.errors import SecretError
-from sundog_edge.feedback.exposure import MAX_CHARACTERS, Exposure, _signature, signed, verified
-from sundog_edge.feedback.signing import NO_KEYS, SETTLES_S, SigningKeyFile, SigningKeys, keys_of
+from sundog_edge.feedback.exposure import MAX_CHARACTERS, SignedExposure, _signature, sign_exposure, verify_exposure
+from sundog_edge.feedback.signing import KEY_SETTLE_S, NO_KEYS, SigningKeyFile, SigningKeys, parse_keys
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
-ONE = Exposure("digits-12-1", 3, "canary", 0x0123456789ABCDEF, 1_769_000_000)
+ONE = SignedExposure("digits-12-1", 3, "canary", 0x0123456789ABCDEF, 1_769_000_000)
 
 tokens = st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=63)
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
 exposures = st.builds(
-    Exposure, tokens, st.integers(0, (1 << 63) - 1), names, st.integers(0, (1 << 64) - 1), st.integers(0, 10**12 - 1)
+    SignedExposure,
+    tokens,
+    st.integers(0, (1 << 63) - 1),
+    names,
+    st.integers(0, (1 << 64) - 1),
+    st.integers(0, 10**12 - 1),
 )
 
 
 @given(names, exposures)
-def test_an_id_is_read_as_it_was_signed_with_either_key(service: str, exposure: Exposure) -> None:
-    text = signed(KEY, service, exposure)
+def test_an_id_is_read_as_it_was_signed_with_either_key(service: str, exposure: SignedExposure) -> None:
+    text = sign_exposure(KEY, service, exposure)
     assert len(text) <= MAX_CHARACTERS
     assert set(text) <= {*string.ascii_letters, *string.digits, *"-._~"}
-    assert verified([KEY], service, text) == exposure
-    assert verified([KEY], service, text, ["other"]) == exposure
-    hidden = signed(KEY, service, exposure, reveal=False)
+    assert verify_exposure([KEY], service, text) == exposure
+    assert verify_exposure([KEY], service, text, ["other"]) == exposure
+    hidden = sign_exposure(KEY, service, exposure, reveal=False)
     assert len(hidden) <= MAX_CHARACTERS
     assert hidden.split("~")[3] == ""
-    assert verified([OTHER, KEY], service, hidden, ["-other", exposure.arm, "-another"]) == exposure
-    assert verified([KEY], service, hidden, ["-other"]) is None
-    assert verified([KEY], service, hidden) is None
-    assert verified([OTHER, KEY], service, text) == exposure
-    assert verified([OTHER], service, text) is None
-    assert verified([], service, text) is None
-    assert verified([KEY], f"{service}x", text) is None
+    assert verify_exposure([OTHER, KEY], service, hidden, ["-other", exposure.arm, "-another"]) == exposure
+    assert verify_exposure([KEY], service, hidden, ["-other"]) is None
+    assert verify_exposure([KEY], service, hidden) is None
+    assert verify_exposure([OTHER, KEY], service, text) == exposure
+    assert verify_exposure([OTHER], service, text) is None
+    assert verify_exposure([], service, text) is None
+    assert verify_exposure([KEY], f"{service}x", text) is None
 
 
 @given(st.data())
 def test_no_id_with_another_byte_is_read(data: st.DataObject) -> None:
-    text = signed(KEY, "digits", ONE)
+    text = sign_exposure(KEY, "digits", ONE)
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters().filter(lambda character: character != text[place]))
     for changed in (
@@ -50,31 +55,31 @@ def test_no_id_with_another_byte_is_read(data: st.DataObject) -> None:
         text[:place] + text[place + 1 :],
         text[:place] + other + text[place:],
     ):
-        assert verified([KEY], "digits", changed) is None, changed
+        assert verify_exposure([KEY], "digits", changed) is None, changed
 
 
 def test_every_other_character_at_every_place_is_refused() -> None:
-    text = signed(KEY, "digits", ONE)
+    text = sign_exposure(KEY, "digits", ONE)
     for place, own in enumerate(text):
         for other in {*string.printable, "é", "\0"} - {own}:
-            assert verified([KEY], "digits", text[:place] + other + text[place + 1 :]) is None
+            assert verify_exposure([KEY], "digits", text[:place] + other + text[place + 1 :]) is None
 
 
 @given(st.text(max_size=300))
 def test_any_text_is_no_id(text: str) -> None:
-    assert verified([KEY], "digits", text) is None
+    assert verify_exposure([KEY], "digits", text) is None
 
 
 @pytest.mark.parametrize(
     "told", ["2~a~0~b~0123456789abcdef~1", "1~a~0~b~0123456789ABCDEF~1", "1~a~-1~b~0123456789abcdef~1"]
 )
 def test_a_text_of_another_shape_is_no_id_though_it_be_signed(told: str) -> None:
-    assert verified([KEY], "digits", f"{told}~{_signature(KEY, 'digits', 'b', told)}") is None
+    assert verify_exposure([KEY], "digits", f"{told}~{_signature(KEY, 'digits', 'b', told)}") is None
 
 
 def test_a_file_has_one_key_or_two(tmp_path) -> None:
-    assert keys_of(KEY.hex().encode()) == (KEY,)
-    assert keys_of(f"\n {OTHER.hex()}\r\n{KEY.hex().upper()}\n".encode()) == (OTHER, KEY)
+    assert parse_keys(KEY.hex().encode()) == (KEY,)
+    assert parse_keys(f"\n {OTHER.hex()}\r\n{KEY.hex().upper()}\n".encode()) == (OTHER, KEY)
     for content, told in (
         ("", "has 0 keys"),
         (f"{'ab' * 16}\n" * 3, "has 3 keys"),
@@ -83,7 +88,7 @@ def test_a_file_has_one_key_or_two(tmp_path) -> None:
         ("ab" * 16 + "a", "line 1 is no key"),
     ):
         with pytest.raises(SecretError, match=told) as raised:
-            keys_of(content.encode())
+            parse_keys(content.encode())
         assert "abab" not in str(raised.value)
 
 
@@ -101,7 +106,7 @@ def test_a_new_key_signs_once_every_edge_can_have_it(tmp_path) -> None:
     clock[0] += 500
     write(OTHER, KEY)
     assert reader.read() == SigningKeys(KEY, (OTHER, KEY))
-    clock[0] += SETTLES_S - 1
+    clock[0] += KEY_SETTLE_S - 1
     assert reader.read().signing == KEY
     clock[0] += 1
     assert reader.read() == SigningKeys(OTHER, (OTHER, KEY))

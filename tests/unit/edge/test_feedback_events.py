@@ -8,26 +8,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.feedback.events import FUTURE_S, MAX_ITEMS, BodyRefused, Event, Reading, Refusal, items_of, read
-from sundog_edge.feedback.exposure import Exposure
+from sundog_edge.feedback.events import (
+    MAX_FUTURE_S,
+    MAX_ITEMS,
+    BodyRefused,
+    ItemRefusal,
+    OutcomeEvent,
+    ParseContext,
+    parse_item,
+    parse_items,
+)
+from sundog_edge.feedback.exposure import SignedExposure
 from sundog_edge.split.assignment import unit_hash
 
 NOW = 1_769_000_000.5
-ONE = Exposure("a-1", 2, "canary", 77, 1_768_999_000)
+ONE = SignedExposure("a-1", 2, "canary", 77, 1_768_999_000)
 ENDED = ONE._replace(attempt="before", seconds=ONE.seconds - 3600)
 YOUNG = ENDED._replace(seconds=int(NOW) - 30)
 KNOWN = {"known": ONE, "ended": ENDED, "young": YOUNG}
-READING = Reading(NOW, ("converted", "revenue"), True, KNOWN.get, ONE.attempt, NOW - 10)
-OF_REQUESTS = Reading(NOW, ("converted",), False, KNOWN.get, ONE.attempt, NOW - 10)
+READING = ParseContext(NOW, ("converted", "revenue"), True, KNOWN.get, ONE.attempt, NOW - 10)
+OF_REQUESTS = ParseContext(NOW, ("converted",), False, KNOWN.get, ONE.attempt, NOW - 10)
 
 
 def item(**members):
     return {"exposure": "known", "metric": "converted", **members}
 
 
-def event(**members) -> Event:
-    found = read(item(**members), READING)
-    assert isinstance(found, Event), found
+def event(**members) -> OutcomeEvent:
+    found = parse_item(item(**members), READING)
+    assert isinstance(found, OutcomeEvent), found
     return found
 
 
@@ -36,7 +45,7 @@ def event(**members) -> Event:
     [(b"{}", [{}]), (b"[{}, 1]", [{}, 1]), (b' [{"a": [[]]}] ', [{"a": [[]]}])],
 )
 def test_a_body_is_an_object_or_a_list(body, items):
-    assert items_of(body) == items
+    assert parse_items(body) == items
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,7 @@ def test_a_body_is_an_object_or_a_list(body, items):
 )
 def test_a_body_that_is_no_list_of_items_is_refused(body, told):
     with pytest.raises(BodyRefused, match=told) as raised:
-        items_of(body)
+        parse_items(body)
     assert len(str(raised.value)) < 250
 
 
@@ -75,7 +84,7 @@ def test_an_item_is_an_event():
 
 def test_a_unit_is_what_the_edge_takes_for_one():
     for value, unit in (("u-7", b"u-7"), (7, b"7"), (7.9, b"7"), (True, b"1"), ("é", "é".encode())):
-        found = read({"unit": value, "metric": "revenue"}, READING)
+        found = parse_item({"unit": value, "metric": "revenue"}, READING)
         assert (found.unit, found.exposure) == (unit_hash(unit), None)
 
 
@@ -135,8 +144,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("told", "result", "field", "found", "expected"), REFUSED)
 def test_what_is_no_event_is_told_by_field_found_and_expected(told, result, field, found, expected):
-    refusal = read(told, READING)
-    assert isinstance(refusal, Refusal), refusal
+    refusal = parse_item(told, READING)
+    assert isinstance(refusal, ItemRefusal), refusal
     assert (refusal.result, refusal.field) == (result, field)
     assert found in refusal.found
     assert expected in refusal.expected
@@ -144,19 +153,19 @@ def test_what_is_no_event_is_told_by_field_found_and_expected(told, result, fiel
 
 
 def test_a_time_up_to_a_minute_ahead_is_taken_for_another_clock():
-    ahead = datetime.fromtimestamp(int(NOW) + FUTURE_S, UTC).isoformat()
-    assert event(time=ahead).seconds == int(NOW) + FUTURE_S
+    ahead = datetime.fromtimestamp(int(NOW) + MAX_FUTURE_S, UTC).isoformat()
+    assert event(time=ahead).seconds == int(NOW) + MAX_FUTURE_S
 
 
 def test_where_requests_are_units_a_unit_cannot_be_told():
-    refusal = read({"unit": "u", "metric": "converted"}, OF_REQUESTS)
+    refusal = parse_item({"unit": "u", "metric": "converted"}, OF_REQUESTS)
     assert refusal[:3] == ("invalid", "unit", "a unit")
-    assert isinstance(read(item(), OF_REQUESTS), Event)
+    assert isinstance(parse_item(item(), OF_REQUESTS), OutcomeEvent)
 
 
 def test_what_makes_two_events_one():
-    later = Reading(NOW + 5, READING.metrics, True, READING.exposure_of, ONE.attempt)
-    assert read(item(), later).key == event().key, "a repetition without a time is the same"
+    later = ParseContext(NOW + 5, READING.metrics, True, READING.exposure_of, ONE.attempt)
+    assert parse_item(item(), later).key == event().key, "a repetition without a time is the same"
     assert event(id="a").key == event(id="a", value=3, time="2026-01-21T12:00:00Z").key, "an id says it all"
     different = [
         event(),
@@ -166,9 +175,9 @@ def test_what_makes_two_events_one():
         event(id="b"),
         event(metric="revenue"),
         event(metric="revenue", id="a"),
-        read({"unit": "u", "metric": "converted"}, READING),
-        read({"unit": "v", "metric": "converted"}, READING),
-        read({"unit": "v", "metric": "converted", "id": "a"}, READING),
+        parse_item({"unit": "u", "metric": "converted"}, READING),
+        parse_item({"unit": "v", "metric": "converted"}, READING),
+        parse_item({"unit": "v", "metric": "converted", "id": "a"}, READING),
     ]
     assert len({each.key for each in different}) == len(different)
 
@@ -184,6 +193,6 @@ told_values = json_values | st.sampled_from(("known", "converted", "2026-01-21T1
 
 @given(json_values | st.dictionaries(fields, told_values, max_size=6))
 def test_every_value_is_an_event_or_a_refusal(value):
-    found = read(value, READING)
-    assert isinstance(found, Event | Refusal)
-    json.dumps(found[1:] if isinstance(found, Event) else found)
+    found = parse_item(value, READING)
+    assert isinstance(found, OutcomeEvent | ItemRefusal)
+    json.dumps(found[1:] if isinstance(found, OutcomeEvent) else found)

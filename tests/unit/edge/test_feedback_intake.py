@@ -9,19 +9,19 @@ import pytest
 
 from feedback_stores import MemoryStore
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.exposure import Exposure, signed
-from sundog_edge.feedback.intake import MAX_PROBLEMS, Intake
-from sundog_edge.feedback.joining import Batch
+from sundog_edge.feedback.exposure import SignedExposure, sign_exposure
+from sundog_edge.feedback.intake import MAX_PROBLEMS, FeedbackIntake
+from sundog_edge.feedback.joining import OutcomeBatch
 from sundog_edge.feedback.signing import NO_KEYS, SigningKeys
 from sundog_edge.split.assignment import unit_hash
-from sundog_edge.split.document import Document, parse
+from sundog_edge.split.document import SplitDocument, parse_document
 from waiting import PATIENCE_S
 
 KEY, OLD, OTHER = (bytes([number]) * 32 for number in range(3))
 NOW = 1_769_000_000.0
 
 
-def document(attempt: str = "d-1", **changes: object) -> Document:
+def document(attempt: str = "d-1", **changes: object) -> SplitDocument:
     arm = {
         "name": "stable",
         "application": "digits-r1",
@@ -51,7 +51,7 @@ def document(attempt: str = "d-1", **changes: object) -> Document:
         "clusters": {"c": {"dashboard": "http://127.0.0.1:1"}},
         "services": [service],
     }
-    return parse(json.dumps(content).encode(), "vision")
+    return parse_document(json.dumps(content).encode(), "vision")
 
 
 class Desk:
@@ -60,10 +60,12 @@ class Desk:
     def __init__(self) -> None:
         self.store: MemoryStore = MemoryStore()
         self.keys = SigningKeys(KEY, (KEY, OLD))
-        self.document: Document | None = document()
+        self.document: SplitDocument | None = document()
         self.lines: list[tuple[int, int]] = []
         self.clock = NOW
-        self.intake = Intake(self.store, lambda: self.keys, lambda: self.document, self.drain, lambda: self.clock)
+        self.intake = FeedbackIntake(
+            self.store, lambda: self.keys, lambda: self.document, self.drain, lambda: self.clock
+        )
         self.intake.follow()
 
     def drain(self) -> None:
@@ -72,7 +74,7 @@ class Desk:
         self.lines = []
 
     def id(self, number: int = 1, attempt: str = "d-1", key: bytes = KEY, service: str = "digits") -> str:
-        return signed(key, service, Exposure(attempt, 1, "stable", number, int(NOW) - 10))
+        return sign_exposure(key, service, SignedExposure(attempt, 1, "stable", number, int(NOW) - 10))
 
     async def take(self, *items: object, name: str = "digits") -> tuple[int, dict[str, object]]:
         answer = await self.intake.take(name, json.dumps(items).encode())
@@ -98,10 +100,10 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     desk.document = document("d-2")
     desk.clock = NOW + 55
     desk.intake.follow()
-    told = signed(KEY, "digits", Exposure("d-1", 1, "stable", 2, int(NOW) - 10))
+    told = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 2, int(NOW) - 10))
     status, answer = await desk.take(converted(told), before)
     assert (status, answer["late"], answer["accepted"]) == (207, 2, 0)
-    ahead = signed(KEY, "digits", Exposure("d-3", 1, "stable", 2, int(NOW) + 40))
+    ahead = sign_exposure(KEY, "digits", SignedExposure("d-3", 1, "stable", 2, int(NOW) + 40))
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
     section = await desk.section()
     assert (section["late"], section["unknown"], section["outcomes"]) == (2, 1, [])
@@ -212,7 +214,7 @@ async def test_without_a_key_no_feedback_is_taken_and_the_evidence_says_why(desk
     assert await desk.section() == {"attempt": "d-1", "error": "--signing-key /k cannot be read: Permission denied"}
     desk.keys = NO_KEYS
     assert (await desk.section())["error"] == "the agent was started without --signing-key"
-    without = Intake(None, lambda: desk.keys, lambda: desk.document, desk.drain)
+    without = FeedbackIntake(None, lambda: desk.keys, lambda: desk.document, desk.drain)
     await without.tick()
     assert without.follow() is False
     assert without.sections() == {"digits": {"attempt": "d-1", "error": "the agent was started without --store"}}
@@ -239,13 +241,15 @@ async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> No
     class Hanging(MemoryStore):
         hangs = True
 
-        async def write(self, attempt: str, batch: Batch) -> list[str]:
+        async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
             if self.hangs:
                 await asyncio.Event().wait()
             return await super().write(attempt, batch)
 
     desk.store = Hanging()
-    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW, answer_s=0.05)
+    desk.intake = FeedbackIntake(
+        desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW, answer_s=0.05
+    )
     async with asyncio.timeout(PATIENCE_S):
         answers = await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(20)))
     assert {(status, answer["code"]) for status, answer in answers} == {(503, "FeedbackUnavailable")}
@@ -277,7 +281,7 @@ async def test_a_new_attempt_begins_at_nothing(desk: Desk) -> None:
 async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_again(desk: Desk) -> None:
     """As after a warm-up, of which lines still come when the next epoch is on its way."""
     desk.document, coming = document(epoch=1, feedback=None), document(epoch=2)
-    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
+    desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
     assert desk.intake.follow(coming) is True
     seen = desk.intake.first_seen["digits/d-1"]
     seen.see(7, int(NOW * 1e6), 1, "stable")
@@ -290,7 +294,7 @@ async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_ag
 
 async def test_an_agent_that_is_started_anew_takes_the_lines_that_waited_for_it(desk: Desk) -> None:
     desk.document, coming = None, document(epoch=5)
-    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
+    desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
     assert desk.intake.follow(coming) is True
     desk.intake.first_seen["digits/d-1"].see(7, int(NOW * 1e6), 4, "stable")
     desk.document = coming
@@ -308,13 +312,13 @@ async def test_where_requests_are_units_none_is_watched(desk: Desk) -> None:
 
 async def test_what_found_no_room_is_counted_once_however_many_report_at_once(desk: Desk) -> None:
     class Slow(MemoryStore):
-        async def write(self, attempt: str, batch: Batch) -> list[str]:
+        async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
             for _ in range(20):
                 await asyncio.sleep(0)
             return await super().write(attempt, batch)
 
     desk.store = Slow()
-    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW)
+    desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW)
     desk.intake.follow()
     desk.intake.first_seen["digits/d-1"].dropped = 7
     await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(5)))
@@ -348,7 +352,7 @@ def test_services_share_the_memory_for_units(desk: Desk) -> None:
 
 
 async def test_an_edge_whose_clock_is_behind_that_of_another_takes_what_happens_now(desk: Desk) -> None:
-    ahead = signed(KEY, "digits", Exposure("d-1", 1, "stable", 1, int(NOW) + 2))
+    ahead = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 1, int(NOW) + 2))
     told = datetime.fromtimestamp(NOW, UTC).isoformat()
     _, answer = await desk.take(converted(ahead), converted(ahead, time=told))
     assert (answer["accepted"], answer["late"]) == (1, 1)

@@ -8,30 +8,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feedback_stores import MemoryAttempt
-from sundog_edge.feedback.events import Event
-from sundog_edge.feedback.exposure import Exposure
-from sundog_edge.feedback.first_seen import AT_ONCE, FirstSeen
-from sundog_edge.feedback.joining import WINDOW_S, Batch, First, Known, join, section
+from sundog_edge.feedback.events import OutcomeEvent
+from sundog_edge.feedback.exposure import SignedExposure
+from sundog_edge.feedback.first_seen import WRITE_BATCH_UNITS, FirstExposureTracker
+from sundog_edge.feedback.joining import (
+    WINDOW_S,
+    FirstExposure,
+    OutcomeBatch,
+    StoredState,
+    join,
+    render_feedback_section,
+)
 
 T0 = 1_769_000_000
 units = st.integers(0, 5)
 arms = st.sampled_from(("a", "b"))
 instants = st.sampled_from((T0 - 1, T0, T0 + 1, T0 + WINDOW_S, T0 + WINDOW_S + 1))
-firsts = st.builds(First, st.integers(0, 1_999_999).map(lambda us: T0 * 1_000_000 + us), st.integers(0, 2), arms)
+firsts = st.builds(
+    FirstExposure, st.integers(0, 1_999_999).map(lambda us: T0 * 1_000_000 + us), st.integers(0, 2), arms
+)
 
 
 @st.composite
-def events(draw: st.DrawFn) -> Event:
+def events(draw: st.DrawFn) -> OutcomeEvent:
     unit = draw(units)
-    told = Exposure("attempt", draw(st.integers(0, 2)), draw(arms), unit, T0) if draw(st.booleans()) else None
+    told = SignedExposure("attempt", draw(st.integers(0, 2)), draw(arms), unit, T0) if draw(st.booleans()) else None
     value = draw(st.integers(-3, 3) | st.sampled_from((10**15, -(10**15))))
     key, metric = bytes([draw(st.integers(0, 20))]), draw(st.sampled_from(("m", "n")))
-    return Event(key, unit, told, metric, value, draw(instants), draw(st.booleans()))
+    return OutcomeEvent(key, unit, told, metric, value, draw(instants), draw(st.booleans()))
 
 
 batches = st.lists(
     st.builds(
-        Batch,
+        OutcomeBatch,
         firsts=st.dictionaries(units, firsts, max_size=3),
         events=st.lists(events(), max_size=8),
         refused=st.dictionaries(st.sampled_from(("invalid", "unknown", "future")), st.integers(1, 3), max_size=2),
@@ -43,8 +52,8 @@ batches = st.lists(
 )
 
 
-def write(own: MemoryAttempt, batch: Batch) -> list[str]:
-    change = join(batch, Known(own.keys, own.firsts, own.totals, own.tally))
+def write(own: MemoryAttempt, batch: OutcomeBatch) -> list[str]:
+    change = join(batch, StoredState(own.keys, own.firsts, own.totals, own.tally))
     own.keys |= change.keys
     own.firsts |= change.firsts
     own.totals |= change.totals
@@ -56,23 +65,23 @@ class Replay:
     """What came of everything, told one event at a time and summed at the end."""
 
     def __init__(self) -> None:
-        self.first: dict[int, First] = {}
-        self.counted: list[tuple[Event, First]] = []
+        self.first: dict[int, FirstExposure] = {}
+        self.counted: list[tuple[OutcomeEvent, FirstExposure]] = []
         self.counts: dict[str, int] = defaultdict(int)
 
-    def expose(self, unit: int, first: First) -> None:
+    def expose(self, unit: int, first: FirstExposure) -> None:
         if unit not in self.first:
             if len(self.first) < 4:
                 self.first[unit] = first
             else:
                 self.counts["overflow"] += 1
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: OutcomeBatch) -> None:
         for unit, first in batch.firsts.items():
             self.expose(unit, first)
         for event in batch.events:
             if event.exposure is not None:
-                self.expose(event.unit, First(T0 * 1_000_000, event.exposure.epoch, event.exposure.arm))
+                self.expose(event.unit, FirstExposure(T0 * 1_000_000, event.exposure.epoch, event.exposure.arm))
             first = self.first.get(event.unit)
             if first is None:
                 self.counts["unknown"] += 1
@@ -101,14 +110,14 @@ class Replay:
 
 
 @given(batches)
-def test_sums_are_those_of_everything_counted_from_the_beginning(told: list[Batch]) -> None:
+def test_sums_are_those_of_everything_counted_from_the_beginning(told: list[OutcomeBatch]) -> None:
     own, replay = MemoryAttempt(), Replay()
     for batch in told:
         before = own.tally.get("sequence", 0), dict(own.tally)
         write(own, batch)
         replay.write(batch)
         assert (own.tally.get("sequence", 0) > before[0]) == (own.tally != before[1])
-    found = section("attempt", "store", own.tally)
+    found = render_feedback_section("attempt", "store", own.tally)
     exposed: dict[tuple[int, str], int] = defaultdict(int)
     for first in replay.first.values():
         exposed[first.epoch, first.arm] += 1
@@ -120,7 +129,7 @@ def test_sums_are_those_of_everything_counted_from_the_beginning(told: list[Batc
 
 
 def test_a_section_of_nothing_is_all_zero() -> None:
-    assert section("a-1", "id", {}) == {
+    assert render_feedback_section("a-1", "id", {}) == {
         "attempt": "a-1",
         "store": "id",
         "sequence": 0,
@@ -131,19 +140,19 @@ def test_a_section_of_nothing_is_all_zero() -> None:
 
 
 def test_a_unit_waits_with_its_earliest_request_and_is_asked_for_once() -> None:
-    seen = FirstSeen()
+    seen = FirstExposureTracker()
     seen.see(1, 20, 1, "b")
     seen.see(1, 10, 0, "a")
     seen.see(1, 30, 1, "b")
-    assert seen.some() == ({1: First(10, 0, "a")}, 0)
-    assert seen.some() == ({1: First(10, 0, "a")}, 0), "until it is written"
+    assert seen.some() == ({1: FirstExposure(10, 0, "a")}, 0)
+    assert seen.some() == ({1: FirstExposure(10, 0, "a")}, 0), "until it is written"
     seen.written(*seen.some())
     seen.see(1, 40, 2, "a")
     assert seen.some() == ({}, 0)
 
 
 def test_what_finds_no_room_is_counted_and_taken_when_it_comes_again() -> None:
-    seen = FirstSeen(waiting=2)
+    seen = FirstExposureTracker(waiting=2)
     for unit in (1, 2, 3, 4):
         seen.see(unit, 10, 0, "a")
     firsts, dropped = seen.some()
@@ -151,11 +160,11 @@ def test_what_finds_no_room_is_counted_and_taken_when_it_comes_again() -> None:
     seen.see(5, 10, 0, "a")
     seen.written(firsts, dropped)
     seen.see(3, 50, 1, "a")
-    assert seen.some() == ({3: First(50, 1, "a")}, 1)
+    assert seen.some() == ({3: FirstExposure(50, 1, "a")}, 1)
 
 
 def test_units_that_come_again_are_remembered_among_many_that_do_not() -> None:
-    seen = FirstSeen(remembered=100)
+    seen = FirstExposureTracker(remembered=100)
     asked = 0
     for number in range(10_000):
         for unit in (10**6 + number, number % 10):
@@ -168,7 +177,7 @@ def test_units_that_come_again_are_remembered_among_many_that_do_not() -> None:
 
 
 def test_many_attempts_hold_no_more_than_a_few() -> None:
-    seen = FirstSeen()
+    seen = FirstExposureTracker()
     for attempts, remembered, waits in (
         (0, 200_000, 100_000),
         (4, 200_000, 100_000),
@@ -181,14 +190,14 @@ def test_many_attempts_hold_no_more_than_a_few() -> None:
 
 @pytest.mark.extended
 def test_a_flood_of_units_leaves_memory_bounded() -> None:
-    seen = FirstSeen(remembered=20_000, waiting=10_000)
+    seen = FirstExposureTracker(remembered=20_000, waiting=10_000)
     largest = 0
     tracemalloc.start()
     try:
         for unit in range(1, 200_001):
             # The spread of a hash, without the cost of one here.
             seen.see(unit * 0x9E3779B97F4A7C15 & 0xFFFF_FFFF_FFFF_FFFF, unit, 3, "canary")
-            if unit % AT_ONCE == 0 and unit < 100_000:
+            if unit % WRITE_BATCH_UNITS == 0 and unit < 100_000:
                 largest = max(largest, seen.held)
                 seen.written(*seen.some())
         peak = tracemalloc.get_traced_memory()[1]

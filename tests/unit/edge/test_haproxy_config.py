@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from sundog_edge.haproxy.config import render
-from sundog_edge.haproxy.maps import maps_of
-from sundog_edge.memory import bound
-from sundog_edge.security.credentials import Credentials
-from sundog_edge.split.document import Document
-from sundog_edge.split.layout import Layout, Server, fit
-from sundog_edge.state_dir import Settings, StateDir
+from sundog_edge.haproxy.config import render_config
+from sundog_edge.haproxy.maps import build_maps
+from sundog_edge.memory import memory_limit_bytes
+from sundog_edge.security.credentials import CallerCredentials
+from sundog_edge.split.document import SplitDocument
+from sundog_edge.split.layout import Layout, SlotServer, fit_layout
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
 STATE = StateDir(Path("/tmp/x"))
 
 
-def document(*applications: str, header: str = "", services: int = 1, **changes) -> Document:
+def document(*applications: str, header: str = "", services: int = 1, **changes) -> SplitDocument:
     arms = [
         {
             "name": f"a{n}",
@@ -46,7 +46,7 @@ def document(*applications: str, header: str = "", services: int = 1, **changes)
         }
         for number in range(services)
     ]
-    return Document.model_validate(
+    return SplitDocument.model_validate(
         {
             "version": 1,
             "namespace": "n",
@@ -59,7 +59,7 @@ def document(*applications: str, header: str = "", services: int = 1, **changes)
 
 def test_one_value_says_which_table_assigns_and_the_table_has_the_arms():
     wanted = document("digits-r7", "digits-r8", header="X-User", services=2)
-    maps = maps_of(wanted, fit(Layout(), wanted))
+    maps = build_maps(wanted, fit_layout(Layout(), wanted))
     table = maps["splits"]["digits"].split("|")[5]
     assert maps["splits"] == {
         "digits": f"salt|header:x-user|2500|3.5|99|{table}|r",
@@ -74,7 +74,7 @@ def test_one_value_says_which_table_assigns_and_the_table_has_the_arms():
 def test_another_content_is_another_table_and_the_same_content_the_same(changes):
     def tables(**own) -> set[str]:
         wanted = document("digits-r7", **own)
-        return {key.split("/")[0] for key in maps_of(wanted, fit(Layout(), wanted))["ranges"]}
+        return {key.split("/")[0] for key in build_maps(wanted, fit_layout(Layout(), wanted))["ranges"]}
 
     assert tables() == tables()
     assert tables() == tables(requestTimeoutSeconds=9.0)
@@ -85,7 +85,7 @@ def test_feedback_changes_the_arms_that_it_is_for_and_no_others():
     def maps(**own):
         override = {"header": "x-pick", "value": "v", "arm": "a0", "callers": {"networks": ["10.0.0.0/8"]}}
         wanted = document("digits-r7", header="X-User", overrides=[override], **own)
-        return maps_of(wanted, fit(Layout(), wanted), Credentials(signing_key=b"\1\2"))
+        return build_maps(wanted, fit_layout(Layout(), wanted), CallerCredentials(signing_key=b"\1\2"))
 
     plain, taking = maps(), maps(feedback={"metrics": ["m"]})
     (value,), (told,) = plain["ranges"].values(), taking["ranges"].values()
@@ -99,14 +99,14 @@ def test_feedback_changes_the_arms_that_it_is_for_and_no_others():
 HOSTILE = 'a b|c"%[src]\\'
 
 
-def matching(*headers: str, arm: str = "a1", **changes) -> Document:
+def matching(*headers: str, arm: str = "a1", **changes) -> SplitDocument:
     match = {"arm": arm, "headers": dict.fromkeys(headers, HOSTILE)} if headers else None
     return document("digits-r7", "digits-r8", match=match, **changes)
 
 
 def test_headers_are_a_table_of_hashes_that_leads_to_the_arm():
     wanted = matching("x-b", "x-a")
-    maps = maps_of(wanted, fit(Layout(), wanted))
+    maps = build_maps(wanted, fit_layout(Layout(), wanted))
     table = maps["splits"]["digits"].split("|")[5]
     digest = hashlib.sha256(HOSTILE.encode()).hexdigest()
     assert maps["splits"]["digits"].split("|")[6] == "rh"
@@ -120,8 +120,8 @@ def test_headers_are_a_table_of_hashes_that_leads_to_the_arm():
 
 
 def test_other_headers_are_another_table_and_none_are_the_table_of_before():
-    def table(wanted: Document) -> str:
-        return maps_of(wanted, fit(Layout(), wanted))["splits"]["digits"].split("|")[5]
+    def table(wanted: SplitDocument) -> str:
+        return build_maps(wanted, fit_layout(Layout(), wanted))["splits"]["digits"].split("|")[5]
 
     tables = {table(matching(*headers, arm=arm)) for headers in (["x-a"], ["x-b"]) for arm in ("a0", "a1")}
     assert len(tables) == 4
@@ -130,21 +130,21 @@ def test_other_headers_are_another_table_and_none_are_the_table_of_before():
 
 
 def test_a_new_name_of_a_header_is_a_reload_and_its_rules_are_there_for_services_that_ask():
-    plain = fit(Layout(), document("a-r1"))
-    assert "matched" not in render(Settings(http_bind="0.0.0.0:80"), plain, STATE)
+    plain = fit_layout(Layout(), document("a-r1"))
+    assert "matched" not in render_config(HaproxyProcessSettings(http_bind="0.0.0.0:80"), plain, STATE)
     wanted = matching("x-b", "x-a")
-    asked = fit(plain, wanted)
+    asked = fit_layout(plain, wanted)
     assert plain.needs_reload(asked)
     assert asked.matches == ("x-a", "x-b")
-    assert not asked.needs_reload(fit(asked, matching("x-a")))
+    assert not asked.needs_reload(fit_layout(asked, matching("x-a")))
     assert Layout.from_json(asked.as_json()) == asked
     assert Layout.from_json({name: value for name, value in asked.as_json().items() if name != "matches"}).matches == ()
-    text = render(Settings(http_bind="0.0.0.0:80"), asked, STATE)
+    text = render_config(HaproxyProcessSettings(http_bind="0.0.0.0:80"), asked, STATE)
     assert HOSTILE not in text
     assert text.index("txn.matched),map_str") < text.index("map_beg"), "before buckets decide"
 
 
-def with_thresholds(*us: int | None, **further: int) -> Document:
+def with_thresholds(*us: int | None, **further: int) -> SplitDocument:
     """Two arms that share the buckets, each with its own threshold and all with further ones, and a way to choose the second."""
     service = document("digits-r7", "digits-r8").model_dump(mode="json")["services"][0]
     for arm, ranges, own in zip(service["arms"], ([[0, 4000]], [[4000, 10_000]]), us, strict=True):
@@ -156,7 +156,7 @@ def with_thresholds(*us: int | None, **further: int) -> Document:
 def test_an_arms_value_says_what_counts_as_slow_and_another_threshold_is_another_table():
     def thresholds(*us: int | None, **further: int) -> tuple[str, dict[str, str], dict[str, str]]:
         wanted = with_thresholds(*us, **further)
-        maps = maps_of(wanted, fit(Layout(), wanted))
+        maps = build_maps(wanted, fit_layout(Layout(), wanted))
         values = [value.split("!") for value in maps["ranges"].values()]
         (override,) = (value.split("!") for value in maps["overrides"].values())
         table = maps["splits"]["digits"].split("|")[5]
@@ -180,7 +180,7 @@ def test_an_override_holds_for_every_network_inside_an_allowed_one():
             {"header": "x-canary", "value": "no", "arm": "a0", "callers": {"networks": ["10.1.0.0/16", "fd00::/8"]}},
         ],
     )
-    maps = maps_of(wanted, fit(Layout(), wanted))
+    maps = build_maps(wanted, fit_layout(Layout(), wanted))
     *_, table, flags = maps["splits"]["digits"].split("|")
     assert flags == "ro"
     value = "slot0!digits/att/3/a0/override!/digits-r7.app!0!a0!-"
@@ -194,13 +194,13 @@ def test_an_override_holds_for_every_network_inside_an_allowed_one():
 
 
 def test_applications_keep_their_slots_and_give_them_back():
-    first = fit(Layout(), document("a-r1", "a-r2"))
+    first = fit_layout(Layout(), document("a-r1", "a-r2"))
     assert first.slot_of == {"a-r1": "slot0", "a-r2": "slot1"}
-    second = fit(first, document("a-r2", "a-r3"))
+    second = fit_layout(first, document("a-r2", "a-r3"))
     # slot0 may still have requests of a-r1.
     assert second.slot_of == {"a-r2": "slot1", "a-r3": "slot2"}
     assert [holding.application for holding in second.leaving] == ["a-r1"]
-    back = fit(second, document("a-r1", "a-r3"))
+    back = fit_layout(second, document("a-r1", "a-r3"))
     assert back.slot_of == {"a-r1": "slot0", "a-r3": "slot2"}
     assert not first.needs_reload(back)
 
@@ -208,18 +208,18 @@ def test_applications_keep_their_slots_and_give_them_back():
 def test_slots_double_when_they_run_out_and_names_stay_until_the_next_reload():
     layout = Layout()
     for number in range(3):
-        layout = fit(layout, document(*(f"b{number}-{n}" for n in range(8))))
+        layout = fit_layout(layout, document(*(f"b{number}-{n}" for n in range(8))))
     assert layout.slots == 32
     assert len({holding.slot for holding in (*layout.held, *layout.leaving)}) == 24
-    with_header = fit(layout, document("c", header="X-A"))
+    with_header = fit_layout(layout, document("c", header="X-A"))
     assert layout.needs_reload(with_header)
-    assert fit(with_header, document("c")).units == ("header:x-a",)
-    assert fit(with_header, document("c", header="x-b")).units == ("header:x-b",)
-    assert not with_header.needs_reload(fit(with_header, document("c", header="x-A")))
+    assert fit_layout(with_header, document("c")).units == ("header:x-a",)
+    assert fit_layout(with_header, document("c", header="x-b")).units == ("header:x-b",)
+    assert not with_header.needs_reload(fit_layout(with_header, document("c", header="x-A")))
 
 
 def test_a_layout_survives_its_json():
-    layout = fit(Layout(servers=(Server("slot0", "s", "1.2.3.4:5", 6),)), document("a", "b", header="x-u"))
+    layout = fit_layout(Layout(servers=(SlotServer("slot0", "s", "1.2.3.4:5", 6),)), document("a", "b", header="x-u"))
     assert Layout.from_json(layout.as_json()) == layout
 
 
@@ -228,9 +228,9 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
         slots=17,
         units=("header:x-a", "cookie:sid", "jsonPath:$.a[0]", "jwtClaim:cognito:username"),
         overrides=("x-b",),
-        servers=(Server("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),),
+        servers=(SlotServer("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),),
     )
-    text = render(Settings(http_bind="0.0.0.0:80"), layout, STATE)
+    text = render_config(HaproxyProcessSettings(http_bind="0.0.0.0:80"), layout, STATE)
     assert "backend slot16 from arm" in text
     assert "backend slot17" not in text
     assert (
@@ -246,49 +246,49 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
     )
     assert text.index("set-var(txn.signed) var(txn.token)") < text.index(claim)
     assert "req.fhdr(x-b,1)" in text
-    assert text == render(Settings(http_bind="0.0.0.0:80"), layout, STATE)
+    assert text == render_config(HaproxyProcessSettings(http_bind="0.0.0.0:80"), layout, STATE)
 
 
 @pytest.mark.parametrize(
     ("memory", "buffer", "wanted"), [(1 << 30, 16_384, 32_768), (1 << 30, 1 << 20, 512), (1 << 20, 1 << 20, 64)]
 )
 def test_buffers_take_half_of_the_memory_there_is(memory, buffer, wanted):
-    text = render(Settings(memory_bytes=memory, buffer_bytes=buffer), Layout(), STATE)
+    text = render_config(HaproxyProcessSettings(memory_bytes=memory, buffer_bytes=buffer), Layout(), STATE)
     assert f"    tune.buffers.limit {wanted}\n" in text
 
 
 def test_how_many_requests_an_address_has_is_asked_where_connections_are():
-    assert "sc_conn_cur(7) gt 5 " in render(Settings(source_connections=5), Layout(), STATE)
-    assert "sc_conn_cur" not in render(Settings(source_connections=0), Layout(), STATE)
+    assert "sc_conn_cur(7) gt 5 " in render_config(HaproxyProcessSettings(source_connections=5), Layout(), STATE)
+    assert "sc_conn_cur" not in render_config(HaproxyProcessSettings(source_connections=0), Layout(), STATE)
 
 
 def test_the_memory_there_is_is_the_containers_where_that_is_less_than_the_machines(tmp_path):
-    machine = bound(())
+    machine = memory_limit_bytes(())
     newer, older = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
-    assert bound((newer, older)) == machine
+    assert memory_limit_bytes((newer, older)) == machine
     newer.write_text("max\n")
-    assert bound((newer, older)) == machine
+    assert memory_limit_bytes((newer, older)) == machine
     older.write_text(f"{1 << 62}\n")
-    assert bound((newer, older)) == machine
+    assert memory_limit_bytes((newer, older)) == machine
     newer.write_text("1048576\n")
-    assert bound((newer, older)) == 1 << 20
+    assert memory_limit_bytes((newer, older)) == 1 << 20
 
 
-def waits(timeout: float, *applications: str) -> Document:
+def waits(timeout: float, *applications: str) -> SplitDocument:
     return document(*applications, queue={"maxRequests": 7, "timeoutSeconds": timeout})
 
 
 def test_a_wait_of_its_own_needs_one_reload_and_the_next_revision_none():
-    layout = fit(Layout(), document("a-r1"))
-    first = fit(layout, waits(2, "a-r1", "a-r2"))
+    layout = fit_layout(Layout(), document("a-r1"))
+    first = fit_layout(layout, waits(2, "a-r1", "a-r2"))
     assert layout.needs_reload(first)
     assert {first.slot_of["a-r1"], first.slot_of["a-r2"]} < {slot for slot, ms in first.waits if ms == 2000}
-    second = fit(first, waits(2, "a-r2", "a-r3"))
+    second = fit_layout(first, waits(2, "a-r2", "a-r3"))
     assert not first.needs_reload(second)
     assert dict(second.waits)[second.slot_of["a-r3"]] == 2000
-    assert first.needs_reload(fit(first, waits(3, "a-r1", "a-r2")))
+    assert first.needs_reload(fit_layout(first, waits(3, "a-r1", "a-r2")))
     assert Layout.from_json(second.as_json()) == second
-    assert "timeout queue 2000ms" in render(Settings(), second, STATE)
+    assert "timeout queue 2000ms" in render_config(HaproxyProcessSettings(), second, STATE)
 
 
 def test_only_services_that_ask_for_something_have_a_policy():
@@ -298,10 +298,10 @@ def test_only_services_that_ask_for_something_have_a_policy():
         rateLimit={"perClient": {"requests": 7, "seconds": 60}, "total": {"requests": 2, "seconds": 3600}},
         queue={"maxRequests": 0, "timeoutSeconds": 1},
     )
-    maps = maps_of(asked, fit(Layout(), asked))
+    maps = build_maps(asked, fit_layout(Layout(), asked))
     assert maps["policies"] == {"digits": "clients|issuer|https://i/a b|d|7|60|9|2|3600|1800|0"}
     plain = waits(5, "digits-r7")
-    maps = maps_of(plain, fit(Layout(), plain))
+    maps = build_maps(plain, fit_layout(Layout(), plain))
     assert maps["policies"] == {}
     assert maps["queues"] == {"slot0": "7"}
 
@@ -315,39 +315,39 @@ def test_arms_that_share_an_application_share_its_queue():
     service = asked.services[0].model_copy(update={"arms": tuple(halves)})
     shared = asked.model_copy(update={"services": (service,)})
     whole = asked.services[0].queue.share(90)
-    assert maps_of(shared, fit(Layout(), shared))["queues"] == {"slot0": str(whole)}
+    assert build_maps(shared, fit_layout(Layout(), shared))["queues"] == {"slot0": str(whole)}
 
 
 def test_answers_are_compressed_where_a_service_offers_it():
     plain, asked = document("digits-r7"), document("digits-r7", compression="gzip")
-    assert "compression algo" not in render(Settings(), fit(Layout(), plain), STATE)
-    layout = fit(fit(Layout(), plain), asked)
-    assert fit(Layout(), plain).needs_reload(layout)
+    assert "compression algo" not in render_config(HaproxyProcessSettings(), fit_layout(Layout(), plain), STATE)
+    layout = fit_layout(fit_layout(Layout(), plain), asked)
+    assert fit_layout(Layout(), plain).needs_reload(layout)
     assert Layout.from_json(layout.as_json()).compression
-    text = render(Settings(), layout, STATE)
+    text = render_config(HaproxyProcessSettings(), layout, STATE)
     # Of arms alone: calls by gRPC, feedback and what the edge answers itself stay as they are.
     assert text.count("compression algo gzip") == 1
     assert "compression algo gzip" in text[text.index("defaults arm from base") :]
-    assert maps_of(asked, layout)["splits"]["digits"].split("|")[6] == "rz"
+    assert build_maps(asked, layout)["splits"]["digits"].split("|")[6] == "rz"
 
 
 def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_be_sent():
     plain = document("digits-r7")
-    assert "access-control" not in render(Settings(), fit(Layout(), plain), STATE)
+    assert "access-control" not in render_config(HaproxyProcessSettings(), fit_layout(Layout(), plain), STATE)
     asked = document("digits-r7", header="X-User-Id", cors={"allowedOrigins": ["https://a.example", "http://b:3000"]})
-    layout = fit(fit(Layout(), plain), asked)
-    assert fit(Layout(), plain).needs_reload(layout)
+    layout = fit_layout(fit_layout(Layout(), plain), asked)
+    assert fit_layout(Layout(), plain).needs_reload(layout)
     assert Layout.from_json(layout.as_json()).cors
-    assert "access-control" in render(Settings(), layout, STATE)
-    maps = maps_of(asked, layout)
+    assert "access-control" in render_config(HaproxyProcessSettings(), layout, STATE)
+    maps = build_maps(asked, layout)
     assert maps["origins"] == {"digits|https://a.example": "https://a.example", "digits|http://b:3000": "http://b:3000"}
     origin, request, response, seconds, credentials = maps["cors"]["digits"].split("|")
     assert (origin, seconds, credentials) == ("", "600", "")
     assert {"authorization", "x-api-key", "x-user-id"} <= {*request.split(",")}
     assert {"retry-after", "x-request-id"} <= {*response.split(",")}
     # They stay when the last of them is gone: that is no reason for a reload.
-    assert fit(layout, plain).cors
-    assert maps_of(plain, fit(layout, plain))["cors"] == {}
+    assert fit_layout(layout, plain).cors
+    assert build_maps(plain, fit_layout(layout, plain))["cors"] == {}
 
 
 @pytest.mark.parametrize(
@@ -377,11 +377,13 @@ def test_new_public_keys_and_grpc_need_a_reload_and_keys_that_go_do_not():
     assert layout.needs_reload(Layout(public_keys=("a.pem", "b.pem")))
     assert not layout.needs_reload(Layout())
     assert layout.needs_reload(Layout(public_keys=("a.pem",), grpc=True))
-    text = render(Settings(https_bind="0.0.0.0:443"), Layout(public_keys=("a.pem",), grpc=True), STATE)
+    text = render_config(
+        HaproxyProcessSettings(https_bind="0.0.0.0:443"), Layout(public_keys=("a.pem",), grpc=True), STATE
+    )
     assert "backend slot15-grpc from call\n" in text
     assert 'jwt_verify("RS256","/tmp/x/public_keys/a.pem")' in text
     assert "    bind 0.0.0.0:443 ssl crt-list /tmp/x/certificates/list.txt alpn h2,http/1.1\n" in text
-    assert "ssl crt-list" not in render(Settings(), Layout(), STATE)
+    assert "ssl crt-list" not in render_config(HaproxyProcessSettings(), Layout(), STATE)
 
 
 SHADOW = {"arm": "a1", "percent": 20, "comparator": {"kind": "tolerance", "atol": 1, "path": "$.outputs[0]"}}
@@ -389,14 +391,14 @@ SHADOW = {"arm": "a1", "percent": 20, "comparator": {"kind": "tolerance", "atol"
 
 def test_a_shadow_is_one_reload_and_two_fields_more():
     plain, shadowed = document("digits-r7", "digits-r8"), document("digits-r7", "digits-r8", shadow=SHADOW)
-    before, after = fit(Layout(), plain), fit(fit(Layout(), plain), shadowed)
+    before, after = fit_layout(Layout(), plain), fit_layout(fit_layout(Layout(), plain), shadowed)
     assert before.needs_reload(after)
-    assert not after.needs_reload(fit(after, plain)), "its rules stay"
+    assert not after.needs_reload(fit_layout(after, plain)), "its rules stay"
     assert Layout.from_json(after.as_json()) == after
-    assert maps_of(shadowed, after)["splits"]["digits"].split("|")[7:] == ["2000", "a1"]
-    assert maps_of(plain, after)["splits"]["digits"].split("|")[7:] == []
-    assert "mirror" not in render(Settings(), before, STATE)
-    text = render(Settings(), after, STATE)
+    assert build_maps(shadowed, after)["splits"]["digits"].split("|")[7:] == ["2000", "a1"]
+    assert build_maps(plain, after)["splits"]["digits"].split("|")[7:] == []
+    assert "mirror" not in render_config(HaproxyProcessSettings(), before, STATE)
+    text = render_config(HaproxyProcessSettings(), after, STATE)
     assert f"log {STATE.mirror_socket} len 65535 format rfc5424 local0 notice" in text
     assert text.count("http-response wait-for-body") == 1
 
@@ -423,10 +425,10 @@ def test_a_shadow_that_cannot_be_is_refused(shadow, says):
 )
 def test_a_worker_that_leaves_outlives_the_longest_request(seconds, wait, hard_stop):
     wanted = document("digits-r7", requestTimeoutSeconds=seconds, queue={"timeoutSeconds": wait})
-    layout = fit(Layout(), wanted)
-    assert f"    hard-stop-after {hard_stop}s\n" in render(Settings(), layout, STATE)
+    layout = fit_layout(Layout(), wanted)
+    assert f"    hard-stop-after {hard_stop}s\n" in render_config(HaproxyProcessSettings(), layout, STATE)
     assert Layout().needs_reload(layout) is (hard_stop > 120)
     # What was once allowed may still run: a shorter one changes nothing, and is not worth a reload.
-    assert fit(layout, document("digits-r7")).drain_s == layout.drain_s
+    assert fit_layout(layout, document("digits-r7")).drain_s == layout.drain_s
     assert Layout.from_json(layout.as_json()) == layout
-    assert "    hard-stop-after 3000s\n" in render(Settings(drain_seconds=3000), layout, STATE)
+    assert "    hard-stop-after 3000s\n" in render_config(HaproxyProcessSettings(drain_seconds=3000), layout, STATE)

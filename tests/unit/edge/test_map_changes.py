@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.runtime_api import Haproxy
+from sundog_edge.runtime_api import HaproxyClient
 
 MAP = Path("/m/x.map")
 ENTRIES = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["1", "2", "3"]))
 
 
-class Recorder(Haproxy):
+class Recorder(HaproxyClient):
     """Keeps one map by the commands that it gets."""
 
     def __init__(self, entries: dict[str, str]) -> None:

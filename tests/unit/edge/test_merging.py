@@ -7,16 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sundog_edge.counting import unit_groups as grouping
-from sundog_edge.counting.blocks import AHEAD, KEPT, Blocks
-from sundog_edge.counting.counters import ROW_COLUMNS, Ledger, Row
+from sundog_edge.counting.blocks import MAX_BLOCKS_AHEAD, RETAINED_BLOCKS, TimeBlockCounts
+from sundog_edge.counting.counters import ROW_COLUMNS, Ledger, RowCounters
 from sundog_edge.counting.log_lines import ENDS
-from sundog_edge.counting.unit_sample import LIMIT, MIN_LIMIT, WHOLE, Sample, limit_for
+from sundog_edge.counting.unit_sample import FULL_TAU, MAX_UNITS, MIN_UNITS, UnitSample, units_per_sample
 
-BLOCKS = st.lists(st.tuples(st.integers(1000, 1000 + 3 * KEPT), st.integers(0, 2), st.integers(1, 9)), max_size=60)
+BLOCKS = st.lists(
+    st.tuples(st.integers(1000, 1000 + 3 * RETAINED_BLOCKS), st.integers(0, 2), st.integers(1, 9)), max_size=60
+)
 
 
-def blocks_of(entries) -> Blocks:
-    made = Blocks(3)
+def blocks_of(entries) -> TimeBlockCounts:
+    made = TimeBlockCounts(3)
     for block, column, count in entries:
         made.add(block, column, count)
     return made
@@ -32,24 +34,34 @@ def test_blocks_are_the_same_in_any_order_and_merged(entries, order: random.Rand
     merged = blocks_of(shuffled[:cut])
     merged.merge(blocks_of(shuffled[cut:]).rows())
     assert merged.rows() == whole.rows()
-    kept = [block for block, _, _ in entries if block > max((b for b, _, _ in entries), default=0) - KEPT]
+    kept = [block for block, _, _ in entries if block > max((b for b, _, _ in entries), default=0) - RETAINED_BLOCKS]
     assert sum(sum(row[1:]) for row in whole.rows()) == sum(n for b, _, n in entries if b in kept)
 
 
 def test_blocks_that_are_ahead_of_the_clock_leave_no_other_out():
     """The clock was a day ahead for a moment, or so far that what was before is kept, and what is ahead was counted by then."""
-    for ahead in (8640, KEPT + 1, KEPT, KEPT - 1, KEPT // 2, AHEAD + 2):
-        blocks = Blocks(1)
+    for ahead in (
+        8640,
+        RETAINED_BLOCKS + 1,
+        RETAINED_BLOCKS,
+        RETAINED_BLOCKS - 1,
+        RETAINED_BLOCKS // 2,
+        MAX_BLOCKS_AHEAD + 2,
+    ):
+        blocks = TimeBlockCounts(1)
         for block in range(1000, 1010):
             blocks.add(block, 0, 1, block)
         blocks.add(1009 + ahead, 0, 7, 1009 + ahead)
-        for block in range(1010, 1010 + 2 * KEPT):
+        for block in range(1010, 1010 + 2 * RETAINED_BLOCKS):
             blocks.add(block, 0, 1, block)
             kept = [row for row in blocks.rows() if row[0] >= 1010]
-            assert kept == [[own, 1] for own in range(max(1010, block - KEPT + 1), block + 1)], (ahead, block)
+            assert kept == [[own, 1] for own in range(max(1010, block - RETAINED_BLOCKS + 1), block + 1)], (
+                ahead,
+                block,
+            )
             if block == 1010:
                 before = [row for row in blocks.rows() if row[0] < 1010]
-                assert before == [[own, 1] for own in range(1000, 1010) if own > 1009 + ahead - KEPT]
+                assert before == [[own, 1] for own in range(1000, 1010) if own > 1009 + ahead - RETAINED_BLOCKS]
 
 
 def test_a_line_that_is_ahead_of_the_clock_counts_as_one_of_now():
@@ -65,21 +77,21 @@ def test_a_line_that_is_ahead_of_the_clock_counts_as_one_of_now():
 
 
 def test_a_line_of_the_first_block_of_all_times_is_counted():
-    blocks = Blocks(1)
+    blocks = TimeBlockCounts(1)
     blocks.add(0, 0, 1)
     assert blocks.rows() == [[0, 1]]
 
 
 def test_a_little_ahead_of_the_clock_is_what_it_says():
-    blocks = Blocks(1)
-    blocks.add(1000 + AHEAD, 0, 1, 1000)
+    blocks = TimeBlockCounts(1)
+    blocks.add(1000 + MAX_BLOCKS_AHEAD, 0, 1, 1000)
     blocks.add(1000, 0, 1, 1000)
-    assert blocks.rows() == [[1000, 1], [1000 + AHEAD, 1]]
+    assert blocks.rows() == [[1000, 1], [1000 + MAX_BLOCKS_AHEAD, 1]]
 
 
 SEEN = st.lists(
     st.tuples(
-        st.integers(0, WHOLE - 1) | st.integers(0, 40).map(lambda n: n << 57),
+        st.integers(0, FULL_TAU - 1) | st.integers(0, 40).map(lambda n: n << 57),
         st.tuples(st.integers(0, 50), st.integers(0, 3), st.sampled_from(["canary", "stable"])),
         st.lists(st.sampled_from(["error", "slow", "abort"]), unique=True, max_size=2).map(tuple),
     ),
@@ -87,8 +99,8 @@ SEEN = st.lists(
 )
 
 
-def sample_of(entries, limit=8) -> Sample:
-    made = Sample(limit=limit)
+def sample_of(entries, limit=8) -> UnitSample:
+    made = UnitSample(limit=limit)
     for number, moment, events in entries:
         if number < made.tau:
             made.see(number, moment, events)
@@ -109,7 +121,7 @@ def test_a_sample_is_the_same_in_any_order_and_merged(entries, order: random.Ran
     merged.merge(parts[1])
     merged.merge(parts[2])
     assert merged.as_json() == whole.as_json()
-    assert Sample.from_json(whole.as_json()).as_json() == whole.as_json()
+    assert UnitSample.from_json(whole.as_json()).as_json() == whole.as_json()
     # Nobody below the threshold is missing, and each has the earliest of all it did.
     by_unit: dict[int, list] = {}
     for number, moment, events in entries:
@@ -125,9 +137,9 @@ def test_a_sample_is_the_same_in_any_order_and_merged(entries, order: random.Ran
 
 
 def test_many_samples_share_one_budget():
-    assert limit_for(1) == LIMIT
-    assert limit_for(500) == 100
-    assert limit_for(10**6) == MIN_LIMIT
+    assert units_per_sample(1) == MAX_UNITS
+    assert units_per_sample(500) == 100
+    assert units_per_sample(10**6) == MIN_UNITS
 
 
 NOW = 14_005.0
@@ -156,7 +168,7 @@ LINES = st.lists(
 
 
 def row_of(ledger: Ledger, arm: str) -> dict:
-    merged = Row()
+    merged = RowCounters()
     for boot in ledger.boots.values():
         if (key := f"digits/att/0/{arm}/assigned/sticky") in boot.rows:
             merged.merge(boot.rows[key])
@@ -193,7 +205,7 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
             kept = [
                 number
                 for number, (_, arm, _, block) in enumerate(entries, start=1)
-                if f"/{arm}/" in key and block > newest - KEPT
+                if f"/{arm}/" in key and block > newest - RETAINED_BLOCKS
             ]
             columns = dict(zip(ROW_COLUMNS, map(sum, list(zip(*row.blocks.rows(), strict=True))[1:]), strict=True))
             assert sum(columns[end] for end in ENDS) == len(kept)
@@ -202,12 +214,12 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
             assert dict(zip(grouping.COLUMNS, sums, strict=True)) | row.ends == dict(
                 zip(grouping.COLUMNS, sums, strict=True)
             )
-            assert [sums[place] for place in grouping.SLOW] == [row.slow, row.slow2, row.slow3]
+            assert [sums[place] for place in grouping.SLOW_INDEXES] == [row.slow, row.slow2, row.slow3]
             totals = [
                 total_us(number, user) for number, (status, arm, user, _) in told if status != 500 and f"/{arm}/" in key
             ]
             assert [row.slow, row.slow2] == [sum(total > limit for total in totals) for limit in (3000, 9000)]
-            assert sums[grouping.FIRST_ATTEMPT_FAILED] == row.first_attempt_failed
+            assert sums[grouping.FIRST_ATTEMPT_FAILED_INDEX] == row.first_attempt_failed
     again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
     assert again.details_as_json() == ledger.details_as_json()
     assert again.as_json() == ledger.as_json()
@@ -234,4 +246,4 @@ def test_a_line_with_a_damaged_tail_counts_nothing_but_itself(own):
     (row,) = boot.rows.values()
     assert row.ended == 0
     assert row.groups == {}
-    assert row.total == Row().total
+    assert row.total == RowCounters().total

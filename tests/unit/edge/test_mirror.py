@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_edge.counting import histogram
-from sundog_edge.mirror.__main__ import sender
-from sundog_edge.mirror.comparing import Incomparable, agree, verdicts
-from sundog_edge.mirror.counts import Counts
-from sundog_edge.mirror.records import Answer, Record, parse
-from sundog_edge.mirror.sending import MOST_BEHIND_US, MOST_IN_FLIGHT, Mirror, Target
+from sundog_edge.mirror.__main__ import make_session
+from sundog_edge.mirror.comparing import Incomparable, answers_agree, compare_answers
+from sundog_edge.mirror.counts import MirrorCounts
+from sundog_edge.mirror.records import MirroredAnswer, MirrorRecord, parse_record
+from sundog_edge.mirror.sending import MAX_IN_FLIGHT, MAX_LAG_US, Mirror, MirrorTarget
 from sundog_edge.split.document import Comparator, PartComparator
 from waiting import PATIENCE_S
 
@@ -31,18 +31,18 @@ DOCUMENTS = st.recursive(
 )
 
 
-def plain(document: Any) -> Answer:
-    return Answer("application/json", None, orjson.dumps(document))
+def plain(document: Any) -> MirroredAnswer:
+    return MirroredAnswer("application/json", None, orjson.dumps(document))
 
 
-def binary(*tensors: tuple[str, list[int], bytes]) -> Answer:
+def binary(*tensors: tuple[str, list[int], bytes]) -> MirroredAnswer:
     """An answer of the Open Inference Protocol with its tensors behind the JSON."""
     outputs = [
         {"name": f"y{index}", "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
         for index, (kind, shape, data) in enumerate(tensors)
     ]
     text = orjson.dumps({"model_name": "m", "outputs": outputs})
-    return Answer("application/octet-stream", len(text), text + b"".join(data for _, _, data in tensors))
+    return MirroredAnswer("application/octet-stream", len(text), text + b"".join(data for _, _, data in tensors))
 
 
 def encoded(value: bytes) -> bytes:
@@ -80,16 +80,22 @@ def datagram(**changes: Any) -> bytes:
 
 
 def test_a_record_is_read_as_it_was_sent() -> None:
-    record = parse(datagram())
-    assert record == Record(
-        "b1-7", "digits/att/3", "", 1700000000002500, 2500, record.request, Answer("application/json", None, b"[1]")
+    record = parse_record(datagram())
+    assert record == MirrorRecord(
+        "b1-7",
+        "digits/att/3",
+        "",
+        1700000000002500,
+        2500,
+        record.request,
+        MirroredAnswer("application/json", None, b"[1]"),
     )
     assert record.request == ("r-1", "/v2/infer?a=%22", "application/json", "", 'x "y]', b"{}")
 
 
 @given(body=st.binary(max_size=12_000), answer=st.binary(max_size=12_000))
 def test_bodies_survive_the_way(body: bytes, answer: bytes) -> None:
-    record = parse(datagram(body=body, size=str(len(body)), answer=answer, answer_size=str(len(answer))))
+    record = parse_record(datagram(body=body, size=str(len(body)), answer=answer, answer_size=str(len(answer))))
     assert (record.skip, record.request.body, record.answer.body) == ("", body, answer)
 
 
@@ -106,7 +112,7 @@ def test_bodies_survive_the_way(body: bytes, answer: bytes) -> None:
     ids=str,
 )
 def test_what_cannot_be_repeated_says_why(changes: dict[str, str], skip: str) -> None:
-    assert parse(datagram(**changes)).skip == skip
+    assert parse_record(datagram(**changes)).skip == skip
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_what_cannot_be_repeated_says_why(changes: dict[str, str], skip: str) ->
 )
 def test_what_is_no_record_is_refused(damaged: bytes) -> None:
     with pytest.raises(ValueError, match=r"record|literal|base64"):
-        parse(damaged)
+        parse_record(damaged)
 
 
 @pytest.mark.parametrize("kind", ["exact", "tolerance"])
@@ -127,15 +133,15 @@ def test_every_answer_agrees_with_itself_in_any_order(kind: str, document: Any) 
             return {name: turned(value[name]) for name in reversed(value)}
         return [turned(each) for each in value] if isinstance(value, list) else value
 
-    assert agree(Comparator(kind=kind), plain(document), plain(turned(document)))
+    assert answers_agree(Comparator(kind=kind), plain(document), plain(turned(document)))
 
 
 @given(one=DOCUMENTS, other=DOCUMENTS)
 def test_exact_is_symmetric_and_tolerance_forgives_no_less(one: Any, other: Any) -> None:
-    exact = agree(Comparator(), plain(one), plain(other))
-    assert exact == agree(Comparator(), plain(other), plain(one))
+    exact = answers_agree(Comparator(), plain(one), plain(other))
+    assert exact == answers_agree(Comparator(), plain(other), plain(one))
     if exact:
-        assert agree(Comparator(kind="tolerance", rtol=0.1), plain(one), plain(other))
+        assert answers_agree(Comparator(kind="tolerance", rtol=0.1), plain(one), plain(other))
 
 
 @given(
@@ -146,7 +152,7 @@ def test_tolerance_is_a_limit(rows: list[list[float]], off: float) -> None:
     within = all(
         abs(b - a) <= 1.0 for row, other in zip(rows, moved, strict=True) for a, b in zip(row, other, strict=True)
     )
-    assert agree(Comparator(kind="tolerance", atol=1.0), plain(rows), plain(moved)) == within
+    assert answers_agree(Comparator(kind="tolerance", atol=1.0), plain(rows), plain(moved)) == within
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def test_tolerance_is_a_limit(rows: list[list[float]], off: float) -> None:
 )
 def test_what_json_calls_equal_is_equal(one: Any, other: Any, same: bool) -> None:
     for kind in ("exact", "tolerance"):
-        assert agree(Comparator(kind=kind), plain(one), plain(other)) == same
+        assert answers_agree(Comparator(kind=kind), plain(one), plain(other)) == same
 
 
 @pytest.mark.parametrize(
@@ -189,16 +195,16 @@ def test_what_json_calls_equal_is_equal(one: Any, other: Any, same: bool) -> Non
     ids=str,
 )
 def test_argmax_looks_at_places_alone(one: Any, other: Any, same: bool) -> None:
-    assert agree(Comparator(kind="argmax"), plain(one), plain(other)) == same
+    assert answers_agree(Comparator(kind="argmax"), plain(one), plain(other)) == same
 
 
 def test_a_path_leaves_aside_what_is_elsewhere() -> None:
     one, other = {"model": "v1", "outputs": [{"data": [1]}]}, {"model": "v2", "outputs": [{"data": [1]}]}
-    assert not agree(Comparator(), plain(one), plain(other))
-    assert agree(Comparator(path="$.outputs[0].data"), plain(one), plain(other))
-    assert not agree(Comparator(path="$.outputs[0].data"), plain(one), plain({"outputs": []}))
+    assert not answers_agree(Comparator(), plain(one), plain(other))
+    assert answers_agree(Comparator(path="$.outputs[0].data"), plain(one), plain(other))
+    assert not answers_agree(Comparator(path="$.outputs[0].data"), plain(one), plain({"outputs": []}))
     with pytest.raises(Incomparable, match=r"nothing at \$.x"):
-        agree(Comparator(path="$.x"), plain(one), plain(other))
+        answers_agree(Comparator(path="$.x"), plain(one), plain(other))
 
 
 SCORES = PartComparator(kind="argmax", path="$.scores")
@@ -219,30 +225,30 @@ CUSTOM = Comparator(kind="custom", parts=(SCORES, BOX))
 )
 def test_custom_agrees_where_every_part_does_in_its_own_way(other: Any, same: bool, by_part: tuple[bool, bool]) -> None:
     one = plain({"scores": [0.1, 0.9], "box": [1, 9], "id": "a"})
-    assert agree(CUSTOM, one, plain(other)) == same
-    found = verdicts(CUSTOM, one, plain(other))
+    assert answers_agree(CUSTOM, one, plain(other)) == same
+    found = compare_answers(CUSTOM, one, plain(other))
     assert found == {"argmax $.scores": by_part[0], "tolerance $.box": by_part[1], "exact": False, "custom": same}
-    assert verdicts(CUSTOM, one, one) == dict.fromkeys(found, True)
+    assert compare_answers(CUSTOM, one, one) == dict.fromkeys(found, True)
 
 
 def test_custom_is_no_measure_where_stable_lacks_a_part_whatever_the_others_say() -> None:
     one, other = plain({"scores": [0.1, 0.9]}), plain({"scores": [0.9, 0.1], "box": [1, 9]})
-    found = verdicts(CUSTOM, one, other)
+    found = compare_answers(CUSTOM, one, other)
     assert found == {"argmax $.scores": False, "tolerance $.box": None, "exact": False, "custom": None}
-    garbage = Answer("", None, b"{[")
-    assert verdicts(CUSTOM, garbage, other) == dict.fromkeys(found)
-    assert verdicts(CUSTOM, other, garbage) == dict.fromkeys(found, False)
+    garbage = MirroredAnswer("", None, b"{[")
+    assert compare_answers(CUSTOM, garbage, other) == dict.fromkeys(found)
+    assert compare_answers(CUSTOM, other, garbage) == dict.fromkeys(found, False)
 
 
 def test_what_is_compared_exactly_beside_is_the_same_part() -> None:
     one, other = plain({"a": [1.0, 2.0], "id": 1}), plain({"a": [1.0, 2.0], "id": 2})
-    assert verdicts(Comparator(kind="argmax", path="$.a"), one, other) == {"argmax": True, "exact": True}
-    assert verdicts(Comparator(), one, other) == {"exact": False}
+    assert compare_answers(Comparator(kind="argmax", path="$.a"), one, other) == {"argmax": True, "exact": True}
+    assert compare_answers(Comparator(), one, other) == {"exact": False}
 
 
 def test_a_target_is_told_whole() -> None:
     told = orjson.loads(orjson.dumps(target(comparator=CUSTOM).as_json()))
-    assert Target.from_json(told) == target(comparator=CUSTOM)
+    assert MirrorTarget.from_json(told) == target(comparator=CUSTOM)
 
 
 @pytest.mark.parametrize(
@@ -264,61 +270,61 @@ def test_parts_that_nobody_can_compare_are_refused(comparator: dict[str, Any]) -
 def test_binary_tensors_are_compared_as_numbers() -> None:
     one = binary(("FP32", [1, 2], struct.pack("<2f", 1.0, 2.0)), ("INT64", [1], struct.pack("<q", 7)))
     near = binary(("FP32", [1, 2], struct.pack("<2f", 1.0, 2.001)), ("INT64", [1], struct.pack("<q", 7)))
-    assert not agree(Comparator(), one, near)
-    assert agree(Comparator(kind="tolerance", rtol=0.01), one, near)
-    assert agree(Comparator(kind="argmax"), one, near)
+    assert not answers_agree(Comparator(), one, near)
+    assert answers_agree(Comparator(kind="tolerance", rtol=0.01), one, near)
+    assert answers_agree(Comparator(kind="argmax"), one, near)
     nan = binary(("FP64", [1], struct.pack("<d", float("nan"))))
-    assert agree(Comparator(), nan, nan)
+    assert answers_agree(Comparator(), nan, nan)
     endless, finite, other = (binary(("FP64", [1], struct.pack("<d", value))) for value in (math.inf, 1.0, -math.inf))
     forgiving = Comparator(kind="tolerance", atol=1.0, rtol=0.1)
-    assert agree(forgiving, endless, endless)
+    assert answers_agree(forgiving, endless, endless)
     assert not any(
-        agree(forgiving, one, another) for one, another in itertools.permutations((endless, finite, other), 2)
+        answers_agree(forgiving, one, another) for one, another in itertools.permutations((endless, finite, other), 2)
     )
-    assert not agree(Comparator(), binary(("BYTES", [1], b"\1\0\0\0a")), binary(("BYTES", [1], b"\1\0\0\0b")))
+    assert not answers_agree(Comparator(), binary(("BYTES", [1], b"\1\0\0\0a")), binary(("BYTES", [1], b"\1\0\0\0b")))
 
 
 def test_bfloat16_is_compared_as_the_numbers_it_stands_for() -> None:
     # 1.0 and 2.0, and 1.0 and the next number after 2.0, which is larger by one of 128 parts.
     one, near = (binary(("BF16", [1, 2], bytes.fromhex(told))) for told in ("803f0040", "803f0140"))
-    assert not agree(Comparator(), one, near)
-    assert agree(Comparator(kind="tolerance", rtol=0.008), one, near)
-    assert not agree(Comparator(kind="tolerance", rtol=0.007), one, near)
+    assert not answers_agree(Comparator(), one, near)
+    assert answers_agree(Comparator(kind="tolerance", rtol=0.008), one, near)
+    assert not answers_agree(Comparator(kind="tolerance", rtol=0.007), one, near)
     # 1.0 and 2.0 beside 256.0 and 2.0: as bytes, the first of either is the largest.
-    assert not agree(Comparator(kind="argmax"), one, binary(("BF16", [1, 2], bytes.fromhex("80430040"))))
-    assert agree(Comparator(kind="argmax"), one, near)
+    assert not answers_agree(Comparator(kind="argmax"), one, binary(("BF16", [1, 2], bytes.fromhex("80430040"))))
+    assert answers_agree(Comparator(kind="argmax"), one, near)
 
 
 @pytest.mark.parametrize(
     "garbage",
     [
-        Answer("", None, b"\x00{["),
-        Answer("", 5, b"{}"),
-        Answer("", 14, b'{"outputs": 1}xx'),
+        MirroredAnswer("", None, b"\x00{["),
+        MirroredAnswer("", 5, b"{}"),
+        MirroredAnswer("", 14, b'{"outputs": 1}xx'),
         binary(("FP32", [1], b"abc")),
         binary(("BF16", [1], b"abc")),
-        Answer("", None, b"[" * 5000),
+        MirroredAnswer("", None, b"[" * 5000),
     ],
     ids=lambda each: str(each.body[:20]),
 )
 @pytest.mark.parametrize("kind", ["exact", "tolerance", "argmax"])
-def test_garbage_agrees_with_nothing_and_is_no_measure(kind: str, garbage: Answer) -> None:
-    assert not agree(Comparator(kind=kind), plain({"outputs": [1.0, 2.0]}), garbage)
+def test_garbage_agrees_with_nothing_and_is_no_measure(kind: str, garbage: MirroredAnswer) -> None:
+    assert not answers_agree(Comparator(kind=kind), plain({"outputs": [1.0, 2.0]}), garbage)
     with pytest.raises(Incomparable):
-        agree(Comparator(kind=kind), garbage, plain({"outputs": [1.0, 2.0]}))
+        answers_agree(Comparator(kind=kind), garbage, plain({"outputs": [1.0, 2.0]}))
 
 
 @pytest.mark.parametrize("kind", ["exact", "tolerance", "argmax"])
 def test_what_is_nested_deeper_than_is_looked_at_is_no_measure(kind: str) -> None:
-    deep = Answer("", None, b"[" * 1000 + b"1" + b"]" * 1000)
+    deep = MirroredAnswer("", None, b"[" * 1000 + b"1" + b"]" * 1000)
     with pytest.raises(Incomparable, match="nested too deeply"):
-        agree(Comparator(kind=kind), deep, deep)
+        answers_agree(Comparator(kind=kind), deep, deep)
 
 
 NOW_US = 1_700_000_000_002_500 + 1
 
 
-def target(**changes: Any) -> Target:
+def target(**changes: Any) -> MirrorTarget:
     fields: dict[str, Any] = {
         "key": "digits/att/3",
         "prefix": "/digits-r8.app",
@@ -326,7 +332,7 @@ def target(**changes: Any) -> Target:
         "comparator": Comparator(),
         **changes,
     }
-    return Target(**fields, timeout_s=PATIENCE_S)
+    return MirrorTarget(**fields, timeout_s=PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -337,13 +343,13 @@ def target(**changes: Any) -> Target:
         ({"key": "digits/att/2"}, {}, 0, {"ended": 1}),
         ({"key": "other/att/3"}, {}, 0, {"ended": 1}),
         ({}, {"addresses": ()}, 0, {"noReplica": 1}),
-        ({}, {}, MOST_BEHIND_US, {"dropped": 1}),
+        ({}, {}, MAX_LAG_US, {"dropped": 1}),
     ],
 )
 async def test_what_is_not_to_be_repeated_is_not(
     fields: dict[str, str], aim: dict[str, Any], late_us: int, counted: dict[str, int]
 ) -> None:
-    async with sender() as session:
+    async with make_session() as session:
         mirror = Mirror(session)
         mirror.follow({"digits": target(**aim)})
         mirror.take(datagram(**fields), NOW_US + late_us)
@@ -357,7 +363,7 @@ async def test_what_finds_no_replica_once_the_candidate_has_answered_counts_agai
 
     app = web.Application()
     app.router.add_post("/{any:.*}", answer)
-    async with TestServer(app) as server, sender() as session:
+    async with TestServer(app) as server, make_session() as session:
         mirror = Mirror(session)
         mirror.follow({"digits": target(addresses=())})
         mirror.take(datagram(), NOW_US)
@@ -378,16 +384,16 @@ async def test_what_finds_no_replica_once_the_candidate_has_answered_counts_agai
 
 
 async def test_copies_under_way_are_few() -> None:
-    async with sender() as session:
+    async with make_session() as session:
         mirror = Mirror(session)
         mirror.follow({"digits": target()})
-        for _ in range(MOST_IN_FLIGHT + 5):
+        for _ in range(MAX_IN_FLIGHT + 5):
             mirror.take(datagram(), NOW_US)
         (own,) = mirror.counts.values()
-        assert (own.sent, own.in_flight, own.dropped) == (MOST_IN_FLIGHT, MOST_IN_FLIGHT, 5)
+        assert (own.sent, own.in_flight, own.dropped) == (MAX_IN_FLIGHT, MAX_IN_FLIGHT, 5)
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
-    assert (own.errors, own.in_flight) == (MOST_IN_FLIGHT, 0)
+    assert (own.errors, own.in_flight) == (MAX_IN_FLIGHT, 0)
 
 
 async def test_a_copy_goes_nowhere_but_to_a_replica() -> None:
@@ -399,7 +405,7 @@ async def test_a_copy_goes_nowhere_but_to_a_replica() -> None:
 
     app = web.Application()
     app.router.add_post("/{any:.*}", answer)
-    async with TestServer(app) as server, sender() as session:
+    async with TestServer(app) as server, make_session() as session:
         mirror = Mirror(session)
         mirror.follow({"digits": target(addresses=(f"127.0.0.1:{server.port}",))})
         mirror.take(datagram(), NOW_US)
@@ -419,14 +425,14 @@ async def test_a_cookie_of_one_answer_goes_with_no_other_copy() -> None:
     app = web.Application()
     app.router.add_post("/", answer)
     # By a name: aiohttp keeps no cookies of bare addresses anyway.
-    async with TestServer(app, host="localhost") as server, sender() as session:
+    async with TestServer(app, host="localhost") as server, make_session() as session:
         for _ in range(2):
             (await session.post(server.make_url("/"))).release()
     assert seen == [None, None]
 
 
-def some() -> Counts:
-    counts = Counts(sent=5, dropped=2, errors=1, timeouts=1, in_flight=1)
+def some() -> MirrorCounts:
+    counts = MirrorCounts(sent=5, dropped=2, errors=1, timeouts=1, in_flight=1)
     counts.skip("size")
     counts.took(1250, 1000)
     counts.took(910, 1000)
@@ -437,7 +443,7 @@ def some() -> Counts:
 
 def test_counts_keep_what_they_are_over_a_restart() -> None:
     counts = some()
-    stored = Counts.from_json(orjson.loads(orjson.dumps(counts.as_json())))
+    stored = MirrorCounts.from_json(orjson.loads(orjson.dumps(counts.as_json())))
     assert stored == counts
     ended = counts.ended()
     assert (ended.lost, ended.in_flight) == (1, 0)
@@ -449,9 +455,9 @@ def test_counts_keep_what_they_are_over_a_restart() -> None:
 
 
 def test_how_long_both_took_is_counted_apart() -> None:
-    counts = Counts()
+    counts = MirrorCounts()
     counts.took(1250, 1000)
-    at = histogram.bucket_of
+    at = histogram.find_bucket
     assert (counts.candidate[at(1250)], counts.stable[at(1000)], counts.slower[at(250)]) == (1, 1, 1)
     before = {name: value for name, value in counts.as_json().items() if name not in ("stable", "candidate")}
-    assert Counts.from_json(before).stable == []
+    assert MirrorCounts.from_json(before).stable == []

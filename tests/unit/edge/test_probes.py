@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.counting.counters import Ledger, Seen
-from sundog_edge.counting.evidence import Surroundings, build
-from sundog_edge.feedback.first_seen import FirstSeen
+from sundog_edge.counting.counters import Ledger, TableEntry
+from sundog_edge.counting.evidence import AgentState, build_evidence
+from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.haproxy.rules import grpc, probes
-from sundog_edge.metrics import text
+from sundog_edge.metrics import render_metrics
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.grpc_service import METHODS
-from sundog_runtime.protocol.query import Answer
+from sundog_runtime.protocol.query import EncodedResponse
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.replica import STARTUP_PATH
 from sundog_runtime.signature import Signature
 
 ROUTES = Routes("digits", "1.0", LoadedModel("python", "", lambda batch: batch, Signature()))
-ROUTES.add(STARTUP_PATH, Route(answer=Answer(b"")))
+ROUTES.add(STARTUP_PATH, Route(answer=EncodedResponse(b"")))
 PARTS = (
     "",
     "v2",
@@ -60,7 +60,7 @@ WITHOUT_THE_MODEL = (
 
 
 def is_probe(path: str) -> bool:
-    return any(re.fullmatch(found, path) for found in (probes.PATHS, probes.POSTED))
+    return any(re.fullmatch(found, path) for found in (probes.PATHS, probes.POST_PATHS))
 
 
 def route(path: str) -> Route | None:
@@ -129,13 +129,13 @@ REQUEST, PROBE = "digits/att/2/stable/assigned/sticky", "digits/att/2/stable/pro
 
 def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_be_without_them():
     def told(lines: list[bytes], requests: int, asked: int):
-        ledger, seen = Ledger(), FirstSeen()
+        ledger, seen = Ledger(), FirstExposureTracker()
         ledger.watch({"digits/att": seen})
         ledger.consume(lines, 1.0)
-        table = {REQUEST: Seen(requests, 0), **({PROBE: Seen(asked, 0)} if asked else {})}
-        ledger.boots["a-1"].settle({"all": Seen(requests + asked, 0), **table}, "all", 1.0)
-        rows = {row["origin"]: row for row in build(Surroundings("e", "n"), None, ledger, 2.0)["counters"]}
-        page = text(ledger, None, {}, "", {}).decode().splitlines()
+        table = {REQUEST: TableEntry(requests, 0), **({PROBE: TableEntry(asked, 0)} if asked else {})}
+        ledger.boots["a-1"].settle({"all": TableEntry(requests + asked, 0), **table}, "all", 1.0)
+        rows = {row["origin"]: row for row in build_evidence(AgentState("e", "n"), None, ledger, 2.0)["counters"]}
+        page = render_metrics(ledger, None, {}, "", {}).decode().splitlines()
         kept = [each for each in page if "_log_" not in each and "_created" not in each]
         return rows, seen.some(), ledger.samples["digits/att"].as_json(), kept
 
@@ -153,7 +153,9 @@ def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_
 def test_a_probe_whose_line_is_lost_is_lost_among_probes():
     ledger = Ledger()
     ledger.consume([line(PROBE, 1, 50), line(REQUEST, 1, 50)], 1.0)
-    ledger.boots["a-1"].settle({"all": Seen(4, 1), PROBE: Seen(3, 1), REQUEST: Seen(1, 0)}, "all", 1.0)
+    ledger.boots["a-1"].settle(
+        {"all": TableEntry(4, 1), PROBE: TableEntry(3, 1), REQUEST: TableEntry(1, 0)}, "all", 1.0
+    )
     rows = {key: (row.assigned, row.ended, row.in_flight, row.lost) for key, row in ledger.boots["a-1"].rows.items()}
     assert rows == {PROBE: (3, 1, 1, 1), REQUEST: (1, 1, 0, 0)}
 
@@ -163,7 +165,7 @@ def test_probes_that_are_forgotten_stay_in_the_sum_of_probes():
     ledger.consume([line(PROBE, 1, 50), line(PROBE, 2, 50), line(REQUEST, 1, 50)], 1.0)
     ledger.forget_rows("a-1", ledger.idle_rows("a-1", 2.0, set()))
     again = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
-    page = text(again, None, {}, "", {}).decode()
+    page = render_metrics(again, None, {}, "", {}).decode()
     assert 'sundog_edge_probes_total{arm="stable",end="ok",revision="",service="digits"} 2.0' in page
     assert 'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 1.0' in page
     before = {name: value for name, value in ledger.as_json().items() if name != "pastProbes"}

@@ -8,7 +8,7 @@ import pytest
 
 from sundog_edge import runtime_api
 from sundog_edge.errors import HaproxyRefused, HaproxySilent
-from sundog_edge.runtime_api import Haproxy, Process
+from sundog_edge.runtime_api import HaproxyClient, WorkerProcess
 
 
 class Master:
@@ -43,7 +43,7 @@ async def master(tmp_path: Path) -> AsyncIterator[Master]:
 
 async def test_a_master_that_does_not_answer_the_first_connection_is_asked_again(master: Master) -> None:
     master.silent = 1
-    assert await Haproxy(master.path).processes() == [Process(31, old=False)]
+    assert await HaproxyClient(master.path).processes() == [WorkerProcess(31, old=False)]
     assert master.asked == ["show proc", "show proc"]
 
 
@@ -51,7 +51,7 @@ async def test_another_command_is_sent_once_and_its_silence_told(master: Master)
     """It may have been obeyed."""
     master.silent = 1
     with pytest.raises(HaproxySilent, match=rf"does not answer on {master.path} within 0.05 s"):
-        await Haproxy(master.path).command("reload", patience_s=0.05)
+        await HaproxyClient(master.path).command("reload", patience_s=0.05)
     assert master.asked == ["reload"]
 
 
@@ -60,7 +60,7 @@ async def test_a_reload_has_more_time_than_other_commands(master: Master, monkey
     monkeypatch.setattr(runtime_api, "RELOAD_S", 0.05)
     master.silent = 1
     with pytest.raises(HaproxySilent, match=r"within 0\.05 s"):
-        await Haproxy(master.path).reload()
+        await HaproxyClient(master.path).reload()
 
 
 SEPARATED = (
@@ -75,7 +75,7 @@ SEPARATED = (
 
 @pytest.mark.parametrize("command", SEPARATED)
 async def test_what_would_be_more_than_one_command_is_not_sent(master: Master, command: str) -> None:
-    haproxy = Haproxy(master.path)
+    haproxy = HaproxyClient(master.path)
     for send in (haproxy.command(command, 7), haproxy.batch(["show info", command], 7)):
         with pytest.raises(HaproxyRefused, match="was not sent"):
             await send
@@ -85,21 +85,21 @@ async def test_what_would_be_more_than_one_command_is_not_sent(master: Master, c
 @pytest.mark.parametrize("payload", ["a 1\n\ndisable frontend edge\n", "\ndisable frontend edge\n", "a \x00\n"])
 async def test_a_payload_that_would_end_early_is_not_sent(master: Master, payload: str) -> None:
     with pytest.raises(HaproxyRefused, match="was not sent"):
-        await Haproxy(master.path).command(f"add map /s/hosts.map <<\n{payload}", 7)
+        await HaproxyClient(master.path).command(f"add map /s/hosts.map <<\n{payload}", 7)
     with pytest.raises(HaproxyRefused, match="a payload cannot be one of several"):
-        await Haproxy(master.path).batch(["add map /s/hosts.map <<\na 1\n"], 7)
+        await HaproxyClient(master.path).batch(["add map /s/hosts.map <<\na 1\n"], 7)
     assert master.asked == []
 
 
 @pytest.mark.parametrize("entries", [{"a": "1\nb 2"}, {"a\nb": "1"}])
 async def test_an_entry_of_a_map_that_would_be_two_is_not_sent(master: Master, entries: dict[str, str]) -> None:
     with pytest.raises(HaproxyRefused, match="was not sent"):
-        await Haproxy(master.path).change_map(7, Path("/s/hosts.map"), {}, entries)
+        await HaproxyClient(master.path).change_map(7, Path("/s/hosts.map"), {}, entries)
     assert master.asked == []
 
 
 async def test_a_path_with_other_letters_and_a_payload_are_sent(master: Master) -> None:
-    await Haproxy(master.path).command("add map /home/josé/s/hosts.map <<\na 1; 2\nb 2\n", 7)
+    await HaproxyClient(master.path).command("add map /home/josé/s/hosts.map <<\na 1; 2\nb 2\n", 7)
     assert master.asked == ["@!7 add map /home/josé/s/hosts.map <<"]
 
 
@@ -121,6 +121,6 @@ async def test_a_check_that_was_late_is_told_from_one_that_failed(
 ) -> None:
     """Lines as HAProxy 2.8.25 writes them."""
     master.said = f"1\n# be_id be_name …\n2 slot0 1 10.0.0.1:1 10.0.0.1 {state} 0 1 1 3 {status} 0 {health} 7 0 0 0 - 1 - 0 0 - - 0\n"
-    (found,) = await Haproxy(master.path).servers(31)
+    (found,) = await HaproxyClient(master.path).servers(31)
     assert (found.running, found.slow, found.failing) == expected
     assert (found.slot, found.address) == ("slot0", "10.0.0.1:1")

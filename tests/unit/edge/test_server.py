@@ -4,7 +4,7 @@ import errno
 
 from aiohttp.test_utils import TestClient, TestServer
 
-from sundog_edge.server import application
+from sundog_edge.server import make_agent_app
 
 
 class Agent:
@@ -15,7 +15,7 @@ class Agent:
 
 
 async def test_counters_that_cannot_be_written_down_are_not_shown_and_the_answer_says_why():
-    async with TestClient(TestServer(application(Agent()))) as client:
+    async with TestClient(TestServer(make_agent_app(Agent()))) as client:
         answer = await client.get("/evidence")
         assert answer.status == 503
         assert await answer.text() == (

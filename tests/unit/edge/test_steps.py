@@ -3,7 +3,7 @@
 import pytest
 
 from sundog_edge.errors import HaproxyRefused
-from sundog_edge.steps import Step
+from sundog_edge.steps import PeriodicTask
 
 
 class Work:
@@ -19,8 +19,8 @@ class Work:
         if self.error is not None:
             raise self.error
 
-    def step(self, **pauses: float) -> Step:
-        return Step(self.turn, clock=lambda: self.now, **pauses)
+    def step(self, **pauses: float) -> PeriodicTask:
+        return PeriodicTask(self.turn, clock=lambda: self.now, **pauses)
 
 
 async def test_a_step_comes_at_once_and_then_in_its_own_time():

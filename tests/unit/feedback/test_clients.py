@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
-from sundog_edge.feedback.events import items_of
+from sundog_edge.feedback.events import parse_items
 from sundog_feedback import AsyncFeedback, Counts, Feedback
-from sundog_feedback.batches import MAX_BYTES, MAX_ITEMS, Outbox
-from sundog_feedback.delivery import NotTaken, TryAgain, read
+from sundog_feedback.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Outbox
+from sundog_feedback.delivery import DeliveryFailed, RetryableDeliveryError, parse_response
 from waiting import PATIENCE_S
 
 URL = "http://digits.test"
@@ -165,7 +165,7 @@ async def test_a_strange_answer_is_no_end_of_a_client(report: Report) -> None:
 async def test_many_events_go_in_as_many_requests_as_an_edge_takes(report: Report) -> None:
     server = Server()
     assert await report(server, *map(event, range(2500)), linger_s=60.0) == Counts(accepted=2500)
-    assert max(len(body) for body in server.bodies) <= MAX_ITEMS
+    assert max(len(body) for body in server.bodies) <= MAX_BATCH_EVENTS
     assert [each["exposure"] for each in server.taken] == [f"e{number}" for number in range(2500)]
 
 
@@ -185,7 +185,7 @@ async def test_what_an_edge_cannot_read_spoils_no_other_event(report: Report, po
     server = Server()
     counts = await report(server, event(1), event(**poison), event(2, event_id="h\u00e9"), linger_s=60.0)
     assert counts == Counts(accepted=2, dropped=1)
-    assert len(items_of(json.dumps(server.bodies[0], ensure_ascii=False).encode())) == 2
+    assert len(parse_items(json.dumps(server.bodies[0], ensure_ascii=False).encode())) == 2
 
 
 async def test_what_is_nested_deeper_than_json_goes_is_dropped(report: Report) -> None:
@@ -270,7 +270,7 @@ def test_a_batch_is_no_larger_than_an_edge_takes() -> None:
         sizes.append(len(body))
         items += len(json.loads(body))
         outbox.settle({"accepted": 1})
-    assert (max(sizes) <= MAX_BYTES + 2, items) == (True, 500)
+    assert (max(sizes) <= MAX_BATCH_BYTES + 2, items) == (True, 500)
     assert outbox.counts == Counts(accepted=len(sizes), refused=500 - len(sizes))
 
 
@@ -296,15 +296,15 @@ def test_who_sends_never_waits_and_a_closing_client_waits_no_longer_than_told() 
 
 
 def test_an_answer_is_read_by_its_status() -> None:
-    with pytest.raises(TryAgain) as raised:
-        read(httpx.Response(503, headers={"retry-after": "3"}))
+    with pytest.raises(RetryableDeliveryError) as raised:
+        parse_response(httpx.Response(503, headers={"retry-after": "3"}))
     assert raised.value.after == 3
     for text, wanted in (("3600", 10), ("Wed, 21 Oct 2026 07:28:00 GMT", 0), ("", 0)):
-        with pytest.raises(TryAgain) as raised:
-            read(httpx.Response(429, headers={"retry-after": text}))
+        with pytest.raises(RetryableDeliveryError) as raised:
+            parse_response(httpx.Response(429, headers={"retry-after": text}))
         assert raised.value.after == wanted
-    with pytest.raises(NotTaken, match="answered 401 Unauthorized"):
-        read(httpx.Response(401))
+    with pytest.raises(DeliveryFailed, match="answered 401 Unauthorized"):
+        parse_response(httpx.Response(401))
 
 
 def test_what_is_no_url_is_told_at_once() -> None:

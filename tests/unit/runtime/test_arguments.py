@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sundog_runtime.arguments import Settings, parse_arguments, parse_settings
+from sundog_runtime.arguments import ReplicaSettings, parse_arguments, parse_settings
 from sundog_runtime.errors import LoadFailed
 
 
@@ -56,7 +56,7 @@ def test_values_are_not_repeated(args: Any) -> None:
 
 
 def test_settings() -> None:
-    assert parse_settings(None) == Settings()
+    assert parse_settings(None) == ReplicaSettings()
     assert parse_settings({"userConfig": {"a": 1}, "maxRequestBytes": 5}).max_request_bytes == 5
     for wrong in ({"maxRequestBytes": 0}, {"maxRequestBytes": "1"}, {"userConfig": []}, []):
         with pytest.raises(LoadFailed, match="user_config"):

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sundog_runtime.arguments import parse_arguments
-from sundog_runtime.attempts import TOLD_SECONDS, Attempts
+from sundog_runtime.attempts import REPORT_WINDOW_S, StartAttempts
 from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
-from sundog_runtime.formats.deadline import load_seconds
+from sundog_runtime.formats.deadline import load_deadline_s
 from sundog_runtime.replica import Replica, _attempts
 from waiting import PATIENCE_S
 
@@ -77,14 +77,14 @@ async def never() -> None:
 
 
 async def test_what_ends_in_time_leaves_nothing(tmp_path: Path) -> None:
-    attempts = Attempts(tmp_path / "starts", "digits")
+    attempts = StartAttempts(tmp_path / "starts", "digits")
 
     async def seven() -> int:
         return 7
 
     assert await attempts.in_time(seven(), PATIENCE_S, LATE) == 7
     assert left(tmp_path / "starts") == []
-    attempts.tell_last()
+    attempts.raise_last_timeout()
 
 
 async def test_what_fails_in_time_leaves_nothing(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ async def test_what_fails_in_time_leaves_nothing(tmp_path: Path) -> None:
         raise TimeoutError("of the model's own")
 
     with pytest.raises(TimeoutError, match="of the model's own"):
-        await Attempts(tmp_path / "starts", "digits").in_time(fails(), PATIENCE_S, LATE)
+        await StartAttempts(tmp_path / "starts", "digits").in_time(fails(), PATIENCE_S, LATE)
     assert left(tmp_path / "starts") == []
 
 
@@ -102,26 +102,26 @@ async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
 ) -> None:
     now = time.time()
     with pytest.raises(type(late)):
-        await Attempts(tmp_path, "digits").in_time(never(), 0.01, late)
+        await StartAttempts(tmp_path, "digits").in_time(never(), 0.01, late)
 
     def at(seconds: float, revision: str = "digits") -> None:
-        Attempts(tmp_path, revision, clock=lambda: now + seconds).tell_last()
+        StartAttempts(tmp_path, revision, clock=lambda: now + seconds).raise_last_timeout()
 
     with pytest.raises(type(late), match=f"^{late}$"):
         at(1)
     at(1, "ocr")
     at(-3600)
-    at(TOLD_SECONDS + 60)
+    at(REPORT_WINDOW_S + 60)
     assert len(left(tmp_path)) == 1
     at(86_400 * 2, "ocr")
     assert left(tmp_path) == []
 
 
 async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
-    under_way = asyncio.create_task(Attempts(tmp_path, "digits").in_time(never(), PATIENCE_S, LATE))
+    under_way = asyncio.create_task(StartAttempts(tmp_path, "digits").in_time(never(), PATIENCE_S, LATE))
     await asyncio.sleep(0)
     assert len(left(tmp_path)) == 1
-    Attempts(tmp_path, "digits").tell_last()
+    StartAttempts(tmp_path, "digits").raise_last_timeout()
     under_way.cancel()
     with pytest.raises(asyncio.CancelledError):
         await under_way
@@ -130,8 +130,8 @@ async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_made_hinders_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    attempts = Attempts(tmp_path / "file", "digits")
-    attempts.tell_last()
+    attempts = StartAttempts(tmp_path / "file", "digits")
+    attempts.raise_last_timeout()
     with pytest.raises(LoadTimeout):
         await attempts.in_time(never(), 0.01, LATE)
 
@@ -192,8 +192,8 @@ def test_every_build_of_an_application_has_a_name_of_its_own(args: Callable[...,
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "soon", "²"])
 def test_a_deadline_that_is_no_number_of_seconds_is_refused(text: str) -> None:
     with pytest.raises(LoadFailed, match="SUNDOG_LOAD_MAX_SECONDS"):
-        load_seconds(0, {"SUNDOG_LOAD_MAX_SECONDS": text})
+        load_deadline_s(0, {"SUNDOG_LOAD_MAX_SECONDS": text})
 
 
 def test_whoever_runs_the_server_says_how_long_a_load_may_take() -> None:
-    assert load_seconds(40_000_000, {"SUNDOG_LOAD_MAX_SECONDS": "30"}) == 32
+    assert load_deadline_s(40_000_000, {"SUNDOG_LOAD_MAX_SECONDS": "30"}) == 32

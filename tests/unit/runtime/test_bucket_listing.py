@@ -3,7 +3,7 @@
 import pytest
 
 from sundog_runtime.errors import LoadFailed
-from sundog_runtime.sources.bucket_listing import Found, Page, page_query, read_page
+from sundog_runtime.sources.bucket_listing import BucketObject, ListingPage, page_query, parse_page
 
 AMAZON = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>"""
@@ -17,7 +17,7 @@ def contents(key: str, size: str, etag: str = "&quot;v1&quot;") -> str:
     ("written", "etag"), [("&quot;v1&quot;", '"v1"'), ("v1", '"v1"'), ('W/"v1"', 'W/"v1"'), ("", "")]
 )
 def test_an_etag_as_the_header_has_it(written: str, etag: str) -> None:
-    page = read_page(f"<ListBucketResult>{contents('a', '1', written)}</ListBucketResult>".encode(), "s3://models/a")
+    page = parse_page(f"<ListBucketResult>{contents('a', '1', written)}</ListBucketResult>".encode(), "s3://models/a")
     assert page.objects[0].etag == etag
 
 
@@ -27,12 +27,16 @@ def test_a_page(namespace: str) -> None:
         f"<?xml version='1.0' encoding='UTF-8'?><ListBucketResult {namespace}><Name>models</Name>"
         f"{contents('a/ü &amp; b', '7')}{contents('a/c', '0')}<IsTruncated>false</IsTruncated></ListBucketResult>"
     )
-    assert read_page(text.encode(), "s3://models/a") == Page((Found("a/ü & b", 7, '"v1"'), Found("a/c", 0, '"v1"')), "")
+    assert parse_page(text.encode(), "s3://models/a") == ListingPage(
+        (BucketObject("a/ü & b", 7, '"v1"'), BucketObject("a/c", 0, '"v1"')), ""
+    )
 
 
 def test_a_page_before_the_last() -> None:
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>1/+=</NextContinuationToken>"
-    assert read_page(f"<ListBucketResult>{more}</ListBucketResult>".encode(), "s3://models/a") == Page((), "1/+=")
+    assert parse_page(f"<ListBucketResult>{more}</ListBucketResult>".encode(), "s3://models/a") == ListingPage(
+        (), "1/+="
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def test_a_page_before_the_last() -> None:
 )
 def test_what_is_no_page(text: str) -> None:
     with pytest.raises(LoadFailed, match="s3://models/a: what the store sent is no listing") as caught:
-        read_page(text.encode(), "s3://models/a")
+        parse_page(text.encode(), "s3://models/a")
     assert "secret" not in caught.value.message
 
 

@@ -24,7 +24,7 @@ from open_inference.openapi.types import InferenceRequest, RequestInput
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from sundog_runtime.protocol.grpc_service import SERVICE, GrpcMethods, add_to_server
+from sundog_runtime.protocol.grpc_service import INFERENCE_SERVICE, GrpcMethods, add_to_server
 from sundog_runtime.protocol.inference_pb2 import HealthCheckRequest, HealthCheckResponse
 from sundog_runtime.replica import Replica
 from waiting import PATIENCE_S
@@ -80,7 +80,7 @@ class Deployed(GrpcMethods):
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
 
-    def grpc_answers(self) -> Any:
+    def grpc_handler(self) -> Any:
         return self.replica.grpc
 
 
@@ -258,7 +258,9 @@ def test_what_tritonclient_is_told_over_http(served: Served) -> None:
             client.infer("echo", [tensor], sequence_id=3, sequence_start=True)
 
 
-@pytest.mark.parametrize(("service", "code"), [("", "OK"), ("echo", "OK"), (SERVICE, "OK"), ("other", "NOT_FOUND")])
+@pytest.mark.parametrize(
+    ("service", "code"), [("", "OK"), ("echo", "OK"), (INFERENCE_SERVICE, "OK"), ("other", "NOT_FOUND")]
+)
 def test_health_as_grpc_has_it(served: Served, service: str, code: str) -> None:
     with grpc.insecure_channel(served.grpc) as channel:
         call = channel.unary_unary(

@@ -13,11 +13,11 @@ import setuptools  # noqa: F401 the compiler imports it, which changes sys.path
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from sundog_runtime.arguments import Model
+from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import LoadFailed, LoadTimeout
 from sundog_runtime.formats import deadline
-from sundog_runtime.formats.compiling import keep_code, shapes
-from sundog_runtime.formats.deadline import size_of
+from sundog_runtime.formats.compiling import make_compile_batches, persist_compiled_code
+from sundog_runtime.formats.deadline import total_file_bytes
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.replica import Replica
@@ -46,7 +46,7 @@ def compiled_model(torch_model: Path) -> Path:
 
 
 def load(root: Path, namespace: str = "vision", **model: Any) -> LoadedModel:
-    spec = Model.model_validate({"uri": f"file://{root}", "entrypoint": "net:Net", **model})
+    spec = ModelArguments.model_validate({"uri": f"file://{root}", "entrypoint": "net:Net", **model})
     return load_model(open_model(spec.uri, ""), spec, namespace)
 
 
@@ -111,7 +111,7 @@ def test_whether_a_request_may_wait_for_the_compiler(
     description = compiled_model / "model.yaml"
     text = description.read_text().replace("shape: [-1, 4]", f"shape: {shape}")
     description.write_text(f"{text}\nbatchable: {batchable}\n")
-    assert load(compiled_model).compiles is later
+    assert load(compiled_model).needs_model_thread is later
 
 
 def test_without_compile_nothing_is_compiled(torch_model: Path, compiler: Compiler) -> None:
@@ -176,30 +176,35 @@ def test_a_directory_that_cannot_be_made_is_told(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "file"))
-    keep_code("vision")
+    persist_compiled_code("vision")
     assert DIRECTORY not in os.environ
     assert "compiled code is not kept: " in caplog.text
 
 
 @pytest.mark.parametrize("namespace", ["", "..", "a/b", "-a"])
 def test_only_a_namespace_has_a_directory(cache: Path, namespace: str) -> None:
-    keep_code(namespace)
+    persist_compiled_code(namespace)
     assert DIRECTORY not in os.environ
     assert not cache.exists()
 
 
 def test_a_directory_that_the_environment_names_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DIRECTORY, "/mine")
-    keep_code("vision")
+    persist_compiled_code("vision")
     assert os.environ[DIRECTORY] == "/mine"
 
 
 def test_shapes_come_from_the_example_or_from_what_is_declared() -> None:
     signature = Signature((TensorSpec("x", "float32", (-1, 4)), TensorSpec("y", "int64", (-1,))))
-    assert [batch["x"].shape for batch in shapes(None, signature, batches=True)] == [(1, 4), (2, 4)]
-    assert [batch.shape for batch in shapes(lambda: torch.zeros(3, 2), signature, batches=True)] == [(3, 2), (6, 2)]
-    assert [batch.shape for batch in shapes(lambda: np.zeros((3, 2)), signature, batches=False)] == [(3, 2)]
-    assert list(shapes(None, Signature(), batches=True)) == []
+    assert [batch["x"].shape for batch in make_compile_batches(None, signature, batches=True)] == [(1, 4), (2, 4)]
+    assert [batch.shape for batch in make_compile_batches(lambda: torch.zeros(3, 2), signature, batches=True)] == [
+        (3, 2),
+        (6, 2),
+    ]
+    assert [batch.shape for batch in make_compile_batches(lambda: np.zeros((3, 2)), signature, batches=False)] == [
+        (3, 2)
+    ]
+    assert list(make_compile_batches(None, Signature(), batches=True)) == []
 
 
 CONVOLUTION = """
@@ -239,7 +244,7 @@ def test_images_are_kept_in_channels_last_order(tmp_path: Path, description: str
 async def test_a_load_that_does_not_end_has_a_deadline(
     python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadline, "BASE_SECONDS", 0.2)
+    monkeypatch.setattr(deadline, "BASE_LOAD_SECONDS", 0.2)
     root = python_model(
         "import time\nclass Predictor:\n"
         "    def load(self, path, config):\n        while not (path / 'end').exists(): time.sleep(0.01)\n"
@@ -256,5 +261,5 @@ def test_the_size_of_a_model(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "a").write_bytes(bytes(3))
     (tmp_path / "b").write_bytes(bytes(4))
-    assert size_of(ModelFiles(tmp_path)) >= 7
-    assert size_of(ModelFiles(tmp_path, "b")) == 4
+    assert total_file_bytes(ModelFiles(tmp_path)) >= 7
+    assert total_file_bytes(ModelFiles(tmp_path, "b")) == 4

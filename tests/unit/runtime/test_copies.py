@@ -12,8 +12,8 @@ from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.body import read_body
 from sundog_runtime.protocol.oip import decode_oip
-from sundog_runtime.signature import Signature, conform
-from sundog_runtime.tensors import TensorSpec, plain
+from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.tensors import TensorSpec, to_plain
 
 SHAPE = (8, 3, 224, 224)
 PAYLOAD = int(np.prod(SHAPE)) * 4
@@ -51,7 +51,7 @@ async def test_less_than_two_copies_in_and_out() -> None:
         body = await read_body(headers, receiving(text, PAYLOAD), 2 * PAYLOAD)
         query = decode_oip("m", model, headers, body)
         _, read = tracemalloc.get_traced_memory()
-        answer = query.encode(conform(model.signature.outputs, plain(model.predict(query.batch))))
+        answer = query.encode(check_outputs(model.signature.outputs, to_plain(model.predict(query.batch))))
         _, both = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

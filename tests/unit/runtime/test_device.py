@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from sundog_runtime.arguments import Model, parse_arguments
+from sundog_runtime.arguments import ModelArguments, parse_arguments
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.formats import transformers_directory
-from sundog_runtime.formats.device import CPU, Device, Watch, device_for
+from sundog_runtime.formats.device import CPU, Device, DeviceWatch, select_device
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.sentence_transformers import Sentences
+from sundog_runtime.formats.sentence_transformers import SentenceEncoding
 from sundog_runtime.sources.files import open_model
 
 X = np.ones((2, 4), np.float32)
@@ -49,7 +49,7 @@ def device(pinned: Pinned) -> Device:
 
 
 def load(path: Path, device: Device, entrypoint: str = "net:Net", **model: Any) -> LoadedModel:
-    spec = Model.model_validate({"uri": f"file://{path}", "entrypoint": entrypoint, **model})
+    spec = ModelArguments.model_validate({"uri": f"file://{path}", "entrypoint": entrypoint, **model})
     return load_model(open_model(spec.uri, ""), spec, device=lambda: device)
 
 
@@ -112,8 +112,8 @@ def test_generated_tokens_go_where_the_first_ones_were() -> None:
             seen.append(input_ids.device.type)
             return type("Output", (dict,), {"logits": torch.tensor([[[0.0, 1.0]]])})({"cache": None})
 
-    settings = transformers_directory.Settings.model_validate({"maxNewTokens": 3})
-    model = transformers_directory._Model(Network(), CPU, None, "generation", settings, Sentences(), 2, 0)
+    settings = transformers_directory.TransformersSettings.model_validate({"maxNewTokens": 3})
+    model = transformers_directory._Model(Network(), CPU, None, "generation", settings, SentenceEncoding(), 2, 0)
     assert list(transformers_directory._continuation(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
     assert seen == ["meta", "meta", "meta"]
 
@@ -122,7 +122,7 @@ def test_a_compiled_network_stays_on_one_thread(torch_model: Path, device: Devic
     (torch_model / "model.yaml").write_text(
         "inputs: [{name: x, dtype: float32, shape: [-1, 4]}]\ncompile: {enabled: true}\n"
     )
-    assert load(torch_model, device).compiles
+    assert load(torch_model, device).needs_model_thread
 
 
 def test_predictors_place_themselves(python_model: Callable[[str], Path]) -> None:
@@ -131,7 +131,7 @@ def test_predictors_place_themselves(python_model: Callable[[str], Path]) -> Non
     def never() -> Device:
         raise AssertionError("asked for a device")
 
-    spec = Model.model_validate({"uri": f"file://{path}", "entrypoint": "predictor:Predictor"})
+    spec = ModelArguments.model_validate({"uri": f"file://{path}", "entrypoint": "predictor:Predictor"})
     assert load_model(open_model(spec.uri, ""), spec, device=never).platform == "python"
 
 
@@ -150,20 +150,20 @@ class Cuda:
 
 @pytest.mark.parametrize("vendor", ["nvidia", "amd"])
 def test_the_first_of_the_replica_s_own_devices_is_taken(vendor: str) -> None:
-    device = device_for(2, vendor, Cuda(available=True))
+    device = select_device(2, vendor, Cuda(available=True))
     assert (device.where, device.name) == (torch.device("cuda:0"), "cuda:0, GPU 0")
 
 
 @pytest.mark.parametrize(("count", "vendor"), [(0, "nvidia"), (1, "gaudi"), (1, "neuron"), (1, "intel")])
 def test_without_devices_of_cuda_the_cpu_computes(count: int, vendor: str) -> None:
-    assert device_for(count, vendor, Cuda(available=True)).is_cpu
+    assert select_device(count, vendor, Cuda(available=True)).is_cpu
 
 
 def test_a_device_that_torch_does_not_see_is_told_and_not_replaced_by_the_cpu() -> None:
     with pytest.raises(
         LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\) and torch .* sees no device: the image"
     ):
-        device_for(1, "nvidia", Cuda(available=False))
+        select_device(1, "nvidia", Cuda(available=False))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device here")
@@ -188,13 +188,13 @@ def test_a_device_is_lost_when_it_refuses_everything_after_an_error() -> None:
     def refuses() -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    once, lost = Watch(lambda: None), Watch(refuses)
+    once, lost = DeviceWatch(lambda: None), DeviceWatch(refuses)
     for watch in (once, lost):
         with pytest.raises(torch.AcceleratorError):
             watch.over(fails)(None)
     assert once.lost == ""
     assert lost.lost.startswith("CUDA error: device-side assert triggered")
-    assert Watch(refuses).over(lambda batch: batch)(1) == 1
+    assert DeviceWatch(refuses).over(lambda batch: batch)(1) == 1
 
 
 async def test_a_replica_whose_device_is_lost_is_unhealthy(

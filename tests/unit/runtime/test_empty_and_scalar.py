@@ -15,31 +15,31 @@ from sundog_runtime.protocol.grpc_messages import decode_infer
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest, ModelInferResponse
 from sundog_runtime.protocol.oip import decode_oip
 from sundog_runtime.protocol.plain import decode_plain
-from sundog_runtime.protocol.query import Answer, Query
-from sundog_runtime.protocol.raw import to_raw
-from sundog_runtime.signature import Axis, Signature, conform, never_empty, with_rows
-from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec, plain
+from sundog_runtime.protocol.query import DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.raw import encode_raw
+from sundog_runtime.signature import Axis, Signature, add_row_axis, check_outputs, forbid_empty_inputs
+from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec, to_plain
 
-Decode = Callable[[LoadedModel, str, list[int], Any], Query]
+Decode = Callable[[LoadedModel, str, list[int], Any], DecodedRequest]
 Shown = tuple[str, list[int], list[Any]]
 
 LENGTH = b"inference-header-content-length"
 FIELDS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents", "BYTES": "bytes_contents"}
 
 
-def by_json(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> Query:
+def by_json(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> DecodedRequest:
     tensor = {"name": "x", "datatype": datatype, "shape": shape, "data": values}
     return decode_oip("m", model, {}, orjson.dumps({"inputs": [tensor]}))
 
 
-def in_binary(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> Query:
-    raw = bytes(to_raw(*_array(datatype, values)))
+def in_binary(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> DecodedRequest:
+    raw = bytes(encode_raw(*_array(datatype, values)))
     tensor = {"name": "x", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(raw)}}
     text = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     return decode_oip("m", model, {LENGTH: b"%d" % len(text)}, text + raw)
 
 
-def by_grpc(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> Query:
+def by_grpc(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> DecodedRequest:
     request = ModelInferRequest(model_name="m")
     tensor = request.inputs.add(name="x", datatype=datatype, shape=shape)
     sent = [value.encode() for value in values] if datatype == "BYTES" else values
@@ -47,8 +47,8 @@ def by_grpc(model: LoadedModel, datatype: str, shape: list[int], values: list[An
     return decode_infer("m", model, request.SerializeToString())
 
 
-def by_grpc_raw(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> Query:
-    request = ModelInferRequest(model_name="m", raw_input_contents=[bytes(to_raw(*_array(datatype, values)))])
+def by_grpc_raw(model: LoadedModel, datatype: str, shape: list[int], values: list[Any]) -> DecodedRequest:
+    request = ModelInferRequest(model_name="m", raw_input_contents=[bytes(encode_raw(*_array(datatype, values)))])
     request.inputs.add(name="x", datatype=datatype, shape=shape)
     return decode_infer("m", model, request.SerializeToString())
 
@@ -58,7 +58,7 @@ def _array(datatype: str, values: list[Any]) -> tuple[Any, str]:
     return np.array(values, object if dtype == "string" else dtype), dtype
 
 
-def shown(answer: Answer) -> Shown:
+def shown(answer: EncodedResponse) -> Shown:
     """Datatype, shape and values of the one output."""
     headers = dict(answer.headers)
     if answer.content_type == b"application/grpc":
@@ -88,8 +88,8 @@ def _values(datatype: str, raw: bytes) -> list[Any]:
     return values
 
 
-def answer(model: LoadedModel, query: Query, output: Any) -> Shown:
-    return shown(query.encode(conform(model.signature.outputs, plain(output))))
+def answer(model: LoadedModel, query: DecodedRequest, output: Any) -> Shown:
+    return shown(query.encode(check_outputs(model.signature.outputs, to_plain(output))))
 
 
 def model_of(dtype: str, *shape: int, outputs: tuple[TensorSpec, ...] = (), platform: str = "python") -> LoadedModel:
@@ -191,7 +191,7 @@ def test_declared_outputs(decode: Decode, dtype: str, shape: tuple[int, ...], ou
 def test_bytes_without_values_and_dimensions_are_bytes() -> None:
     for shape, output in (((), np.array(b"\xff", object)), ((-1, 2), np.empty((0, 2), object))):
         model = model_of("float32", -1, outputs=(TensorSpec("y", "bytes", shape),))
-        encoded = in_binary(model, "FP32", [1], [1.0]).encode(conform(model.signature.outputs, plain(output)))
+        encoded = in_binary(model, "FP32", [1], [1.0]).encode(check_outputs(model.signature.outputs, to_plain(output)))
         end = int(dict(encoded.headers)[LENGTH])
         [described] = orjson.loads(encoded.body[:end])["outputs"]
         assert described["shape"] == [max(size, 0) for size in shape]
@@ -203,19 +203,19 @@ def test_a_scalar_keeps_its_type_also_in_plain_json(dtype: str) -> None:
     scalar = np.array(1, np.dtype(dtype).newbyteorder(">"))
     model = LoadedModel("python", "", lambda batch: batch, Signature())
     assert answer(model, by_json(model, "FP32", [1], [1.0]), scalar) == (OIP_TYPES[dtype], [], [1])
-    found = decode_plain(model, b'{"inputs":[1]}').encode(conform((), plain({"y": scalar, "z": [scalar]})))
+    found = decode_plain(model, b'{"inputs":[1]}').encode(check_outputs((), to_plain({"y": scalar, "z": [scalar]})))
     assert orjson.loads(found.body) == {"outputs": {"y": 1, "z": [1]}}
 
 
 @pytest.mark.parametrize("value", [np.array(np.nan), np.float32(np.inf), {"y": np.array(-np.inf, ">f4")}])
 def test_a_scalar_must_be_finite_as_all_outputs(value: Any) -> None:
     with pytest.raises(Problem, match="NaN or infinity"):
-        conform((), plain(value))
+        check_outputs((), to_plain(value))
 
 
 def test_rows_may_be_none_where_inputs_agree() -> None:
     both = (TensorSpec("x", "float32", (-1, 2)), TensorSpec("y", "float32", (-1,)))
-    [axis] = with_rows(None, Signature(both)).axes
+    [axis] = add_row_axis(None, Signature(both)).axes
     axis.check({"x": (0, 2), "y": (0,)})
     with pytest.raises(Problem, match="input 'y' has the size 1 in dimension 0; expected 0"):
         axis.check({"x": (0, 2), "y": (1,)})
@@ -223,7 +223,7 @@ def test_rows_may_be_none_where_inputs_agree() -> None:
 
 @ENCODINGS
 def test_some_models_are_never_given_nothing(decode: Decode) -> None:
-    signature = never_empty(Signature((TensorSpec("x", "float32", (-1, 2)),)))
+    signature = forbid_empty_inputs(Signature((TensorSpec("x", "float32", (-1, 2)),)))
     assert signature.axes == (Axis((("x", 0),)),)
     with pytest.raises(Problem) as caught:
         decode(LoadedModel("pytorch", "", lambda batch: batch, signature), "FP32", [0, 2], [])

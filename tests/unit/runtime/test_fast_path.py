@@ -13,8 +13,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.context import parameters
-from sundog_runtime.fast_path import ShortWay, WithoutTrailers, protocol_class
-from sundog_runtime.protocol.query import Buffer, Reply
+from sundog_runtime.fast_path import FastPath, TrailerDroppingProtocol, make_protocol_class
+from sundog_runtime.protocol.query import Buffer, HttpResponse
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduling import execution_mode
 from waiting import PATIENCE_S
@@ -43,7 +43,7 @@ class Door:
         self.inside -= 1
         self.left.append(status)
 
-    def turn_away(self) -> None:
+    def cancel_admission(self) -> None:
         self.inside -= 1
 
 
@@ -60,14 +60,14 @@ class House:
         self.server: uvicorn.Server
         self.serving: asyncio.Task[None]
 
-    def answer(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> Reply | None:
+    def answer(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> HttpResponse | None:
         if body == b"usual":
             return None
         if body == b"raise":
             raise RuntimeError("a mistake of ours")
         self.told.append(headers)
         status = int(headers.get(b"x-status", b"200"))
-        return Reply(status, ((b"content-type", b"text/plain"),), b"short " + path.encode() + b" " + bytes(body))
+        return HttpResponse(status, ((b"content-type", b"text/plain"),), b"short " + path.encode() + b" " + bytes(body))
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         self.asked += 1
@@ -93,7 +93,7 @@ def protocol() -> type[HttpToolsProtocol] | None:
 @pytest.fixture
 async def house(protocol: type[HttpToolsProtocol] | None) -> AsyncIterator[House]:
     made = House()
-    protocol = protocol or protocol_class(ShortWay({b"/m": "/", b"/m/": "/"}, made.answer, made.door))
+    protocol = protocol or make_protocol_class(FastPath({b"/m": "/", b"/m/": "/"}, made.answer, made.door))
     config = uvicorn.Config(
         made.app,
         port=0,
@@ -256,7 +256,9 @@ async def test_no_trailer_is_a_header_on_the_short_way(house: House, connect: An
     ]
 
 
-@pytest.mark.parametrize("protocol", [None, WithoutTrailers], ids=["beside the short way", "without a short way"])
+@pytest.mark.parametrize(
+    "protocol", [None, TrailerDroppingProtocol], ids=["beside the short way", "without a short way"]
+)
 @pytest.mark.parametrize(("path", "body"), [("/m", b"usual"), ("/other", b"one")])
 @pytest.mark.parametrize("at", [-len(TRAILERS) - 2, -3, 10_000], ids=["late", "in two pieces", "at once"])
 async def test_no_trailer_is_a_header_on_the_usual_way(

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sundog_runtime.arguments import Model
+from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import (
     DigestMismatch,
     EntrypointMissing,
@@ -23,16 +23,16 @@ from sundog_runtime.errors import (
     StartError,
 )
 from sundog_runtime.formats.code import ModelCode
-from sundog_runtime.formats.detect import Content, sniff
+from sundog_runtime.formats.detect import Content, detect_content
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import failed, natural_types
+from sundog_runtime.formats.module import default_dtypes, make_load_error
 from sundog_runtime.sources.files import ModelFiles, open_model
 from sundog_runtime.sources.tree import read_tree, tree_digest
 
 
 def load(path: Path, entrypoint: str = "net:Net", digest: str = "", **model: Any) -> LoadedModel:
-    spec = Model.model_validate({"uri": f"file://{path}", "entrypoint": entrypoint, "digest": digest, **model})
+    spec = ModelArguments.model_validate({"uri": f"file://{path}", "entrypoint": entrypoint, "digest": digest, **model})
     return load_model(open_model(spec.uri, spec.digest), spec)
 
 
@@ -234,9 +234,12 @@ def test_truncated_weights(torch_model: Path) -> None:
 
 
 def test_out_of_memory_has_its_own_reason() -> None:
-    assert type(failed("x", MemoryError())) is ModelTooLarge
-    assert type(failed("x", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))) is ModelTooLarge
-    assert type(failed("x", RuntimeError("y"))) is LoadFailed
+    assert type(make_load_error("x", MemoryError())) is ModelTooLarge
+    assert (
+        type(make_load_error("x", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")))
+        is ModelTooLarge
+    )
+    assert type(make_load_error("x", RuntimeError("y"))) is LoadFailed
 
 
 def test_the_digest_covers_code_and_nothing_is_written(torch_model: Path) -> None:
@@ -250,7 +253,7 @@ def test_verified_code_is_what_runs_even_if_the_file_changes(torch_model: Path) 
     (torch_model / "net.py").write_text("raise AssertionError('not what was verified')")
     assert ModelCode(files).resolve("net:Net").__name__ == "Net"
     with pytest.raises(DigestMismatch, match=r"net\.py changed"):
-        load_model(files, Model.model_validate({"uri": "file:///x", "entrypoint": "net:Net"}))
+        load_model(files, ModelArguments.model_validate({"uri": "file:///x", "entrypoint": "net:Net"}))
 
 
 def revision(root: Path, number: int) -> ModelCode:
@@ -368,7 +371,7 @@ def test_a_predictor_changed_while_it_loads(python_model: Callable[[str], Path])
 )
 def test_content(tmp_path: Path, content: bytes, found: Content) -> None:
     (tmp_path / "x").write_bytes(content)
-    assert sniff(tmp_path / "x") is found
+    assert detect_content(tmp_path / "x") is found
 
 
 def test_a_real_torchscript_archive_is_not_taken_for_a_state_dict(tmp_path: Path) -> None:
@@ -377,15 +380,15 @@ def test_a_real_torchscript_archive_is_not_taken_for_a_state_dict(tmp_path: Path
         for name in ("m/data.pkl", "m/constants.pkl", "m/version"):
             archive.writestr(name, b"")
     (tmp_path / "m").write_bytes(buffer.getvalue())
-    assert sniff(tmp_path / "m") is Content.TORCHSCRIPT
+    assert detect_content(tmp_path / "m") is Content.TORCHSCRIPT
 
 
 def test_types_of_undeclared_numbers() -> None:
-    assert natural_types(torch.nn.Linear(2, 2)) == ("float32", "float32")
-    assert natural_types(torch.nn.Linear(2, 2).double()) == ("float64", "float64")
+    assert default_dtypes(torch.nn.Linear(2, 2)) == ("float32", "float32")
+    assert default_dtypes(torch.nn.Linear(2, 2).double()) == ("float64", "float64")
     embedding = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
-    assert natural_types(embedding) == ("float32", "int64")
-    assert natural_types(torch.nn.ReLU()) == ("float32", "float32")
+    assert default_dtypes(embedding) == ("float32", "int64")
+    assert default_dtypes(torch.nn.ReLU()) == ("float32", "float32")
 
 
 @pytest.mark.parametrize(

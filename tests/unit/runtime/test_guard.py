@@ -3,13 +3,13 @@
 import pytest
 
 from sundog_runtime.errors import LoadFailed, SourceRefused
-from sundog_runtime.sources.guard import Guard, guard_of
-from sundog_runtime.sources.limits import GIB, limits_of
+from sundog_runtime.sources.guard import AddressGuard, read_guard
+from sundog_runtime.sources.limits import GIB, read_limits
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1"])
 def test_public_addresses_are_open(address: str) -> None:
-    Guard().check("host", address)
+    AddressGuard().check("host", address)
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def test_public_addresses_are_open(address: str) -> None:
 )  # fmt: skip
 def test_private_addresses_are_open_to_listed_hosts_only(address: str) -> None:
     with pytest.raises(SourceRefused, match="host leads to a private address"):
-        Guard(frozenset({"other"})).check("host", address)
-    Guard(frozenset({"host"})).check("host", address)
+        AddressGuard(frozenset({"other"})).check("host", address)
+    AddressGuard(frozenset({"host"})).check("host", address)
 
 
 @pytest.mark.parametrize(
@@ -31,32 +31,32 @@ def test_private_addresses_are_open_to_listed_hosts_only(address: str) -> None:
 )  # fmt: skip
 def test_metadata_services_are_open_to_no_name(address: str) -> None:
     with pytest.raises(SourceRefused, match="forbidden") as caught:
-        Guard(frozenset({"host"})).check("host", address)
+        AddressGuard(frozenset({"host"})).check("host", address)
     assert address not in caught.value.message
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0", "127.000.000.001", "127.0.0.1."])
 def test_what_a_resolver_may_take_for_an_address_is_refused(host: str) -> None:
     with pytest.raises(SourceRefused, match="written in full"):
-        Guard().check_literal(host)
+        AddressGuard().check_literal(host)
 
 
 def test_names_and_networks_are_listed_between_commas() -> None:
-    guard = guard_of({"SUNDOG_SOURCE_ALLOW_HOSTS": " Minio.models.svc, 10.0.0.0/8 ,,fd00::/8"})
+    guard = read_guard({"SUNDOG_SOURCE_ALLOW_HOSTS": " Minio.models.svc, 10.0.0.0/8 ,,fd00::/8"})
     guard.check("minio.models.svc", "192.168.0.1")
     guard.check("any", "10.2.3.4")
     guard.check("any", "fd00::1")
     assert guard.lists("minio.models.svc")
     with pytest.raises(LoadFailed, match=r"'10\.0\.0\.1/8', which is no network"):
-        guard_of({"SUNDOG_SOURCE_ALLOW_HOSTS": "10.0.0.1/8"})
+        read_guard({"SUNDOG_SOURCE_ALLOW_HOSTS": "10.0.0.1/8"})
 
 
 def test_limits_come_from_the_environment() -> None:
-    limits = limits_of({"SUNDOG_MODEL_MAX_BYTES": "5", "SUNDOG_SOURCE_MAX_SECONDS": "7"})
+    limits = read_limits({"SUNDOG_MODEL_MAX_BYTES": "5", "SUNDOG_SOURCE_MAX_SECONDS": "7"})
     assert (limits.model_bytes, limits.seconds, limits.cache_bytes) == (5, 7, 200 * GIB)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "1Gi", "²", " 1"])
 def test_limits_are_positive_whole_numbers(text: str) -> None:
     with pytest.raises(LoadFailed, match="SUNDOG_CACHE_MAX_BYTES"):
-        limits_of({"SUNDOG_CACHE_MAX_BYTES": text})
+        read_limits({"SUNDOG_CACHE_MAX_BYTES": text})

@@ -79,8 +79,8 @@ async def test_while_the_event_loop_turns_the_end_is_put_off_and_afterwards_ther
         faulthandler, "dump_traceback_later", lambda seconds, **how: calls.append((seconds, how["exit"]))
     )
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: cancelled.append(True))
-    monkeypatch.setattr(loop_watch, "BEAT_S", 0.0)
-    watching = asyncio.create_task(loop_watch.watch())
+    monkeypatch.setattr(loop_watch, "HEARTBEAT_S", 0.0)
+    watching = asyncio.create_task(loop_watch.watch_event_loop())
 
     async def beaten() -> bool:
         return len(calls) > 10

@@ -12,9 +12,9 @@ from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.oip import decode_oip
 from sundog_runtime.protocol.plain import decode_plain
-from sundog_runtime.protocol.query import Answer
-from sundog_runtime.signature import Signature, conform
-from sundog_runtime.tensors import OIP_TYPES, TensorSpec, plain
+from sundog_runtime.protocol.query import EncodedResponse
+from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_plain
 
 VALUES: dict[str, Any] = {
     "bool": np.array([[True, False], [False, True]]),
@@ -41,9 +41,9 @@ def echo(dtype: str, platform: str = "python", declared: bool = True, allow_nan:
     return LoadedModel(platform, "", lambda batch: batch, signature)
 
 
-def answer(model: LoadedModel, body: bytes, headers: dict[bytes, bytes] | None = None) -> Answer:
+def answer(model: LoadedModel, body: bytes, headers: dict[bytes, bytes] | None = None) -> EncodedResponse:
     query = decode_oip("m", model, headers or {}, body)
-    return query.encode(conform(model.signature.outputs, plain(model.predict(query.batch))))
+    return query.encode(check_outputs(model.signature.outputs, to_plain(model.predict(query.batch))))
 
 
 def raw_of(dtype: str, array: Any) -> bytes:
@@ -67,7 +67,7 @@ def sent(dtype: str, raw: bytes, **change: Any) -> dict[str, Any]:
     return {"name": "x", "datatype": OIP_TYPES[dtype], "shape": [2, 2], "parameters": parameters} | change
 
 
-def parts(found: Answer) -> tuple[Any, bytes]:
+def parts(found: EncodedResponse) -> tuple[Any, bytes]:
     """The JSON and the bytes behind it."""
     headers = dict(found.headers)
     assert found.content_type == b"application/octet-stream"
@@ -114,8 +114,8 @@ def test_an_output_in_the_other_byte_order_is_answered_as_in_ours(dtype: str, de
     for query in (decode_plain(model, b'{"inputs":[[1,2]]}'), decode_oip("m", model, {}, asked), in_binary):
         for output in (theirs, {"y": theirs}, {"y": theirs[:, ::-1]}):
             native = {"y": output["y"].astype(ours.dtype)} if isinstance(output, dict) else ours
-            found = query.encode(conform(model.signature.outputs, plain(output, copy=copy)))
-            assert found == query.encode(conform(model.signature.outputs, plain(native)))
+            found = query.encode(check_outputs(model.signature.outputs, to_plain(output, copy=copy)))
+            assert found == query.encode(check_outputs(model.signature.outputs, to_plain(native)))
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -184,7 +184,7 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
     assert query.batch == VALUES["bytes"].tolist()
     assert {type(value) for row in query.batch for value in row} == {bytes}
     output = np.array(query.batch, object) if array else query.batch
-    assert parts(query.encode(conform(model.signature.outputs, plain(output))))[1] == raw
+    assert parts(query.encode(check_outputs(model.signature.outputs, to_plain(output))))[1] == raw
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
 def test_only_an_output_that_is_declared_so_holds_bytes(dtype: str, output: Any, code: str, says: str) -> None:
     specs = echo(dtype).signature.outputs if dtype else ()
     with pytest.raises(Problem) as caught:
-        conform(specs, plain(output))
+        check_outputs(specs, to_plain(output))
     assert (caught.value.status, caught.value.code) == (500, code)
     assert says in caught.value.detail
 
@@ -217,7 +217,7 @@ def test_bf16_rounds_to_the_nearest_and_to_even(number: float, bits: int) -> Non
     model = echo("bfloat16", allow_nan=True)
     query = decode_oip("m", model, *reversed(asking(model)))
     output = np.array([[number, float("nan")]], np.float32)
-    _, tail = parts(query.encode(conform(model.signature.outputs, plain(output))))
+    _, tail = parts(query.encode(check_outputs(model.signature.outputs, to_plain(output))))
     assert struct.unpack("<HH", tail) == (bits, 0x7FC0)
 
 
@@ -480,7 +480,7 @@ def test_sums_that_overflow_are_no_proof_of_infinity() -> None:
 )
 def test_an_unusable_output_is_marked(output: Any, code: str) -> None:
     with pytest.raises(Problem) as caught:
-        conform(echo("float32").signature.outputs, plain(output))
+        check_outputs(echo("float32").signature.outputs, to_plain(output))
     assert (caught.value.status, caught.value.code) == (500, code)
     assert caught.value.headers == ((b"x-sundog-outcome", b"invalid"),)
 
@@ -490,5 +490,5 @@ def test_nan_is_null_in_json_where_it_is_declared() -> None:
     query = decode_oip(
         "m", model, {}, orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]})
     )
-    output = conform(model.signature.outputs, plain([[1.0, float("nan")]]))
+    output = check_outputs(model.signature.outputs, to_plain([[1.0, float("nan")]]))
     assert orjson.loads(query.encode(output).body)["outputs"][0]["data"] == [1.0, None]

@@ -15,10 +15,10 @@ import schemathesis
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.oip import decode_oip
-from sundog_runtime.protocol.openapi import openapi
+from sundog_runtime.protocol.openapi import render_openapi
 from sundog_runtime.protocol.plain import decode_plain
-from sundog_runtime.signature import Signature, conform
-from sundog_runtime.tensors import OIP_TYPES, TensorSpec, plain
+from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_plain
 
 
 def model_of(*inputs: TensorSpec) -> LoadedModel:
@@ -36,7 +36,7 @@ DRAWS = replace(PICTURES, signature=Signature(ONE.signature.inputs, PICTURES.sig
 
 
 def document_of(model: LoadedModel) -> Any:
-    return orjson.loads(openapi("m", "1.0", model))
+    return orjson.loads(render_openapi("m", "1.0", model))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_examples_fit_their_schemas_and_are_answered(model: LoadedModel) -> None
         )
         body = orjson.dumps(media["example"])
         query = decode_plain(model, body) if path == "/" else decode_oip("m", model, {}, body)
-        answer = query.encode(conform(model.signature.outputs, plain(model.predict(query.batch)))).body
+        answer = query.encode(check_outputs(model.signature.outputs, to_plain(model.predict(query.batch)))).body
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
         jsonschema.Draft202012Validator(schema | {"components": document["components"]}).validate(orjson.loads(answer))
 
@@ -109,7 +109,7 @@ def test_what_has_no_form_in_json_is_asked_for_in_binary() -> None:
     assert set(content) == {"application/octet-stream"}
     example = document_of(DRAWS)["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
     query = decode_oip("m", DRAWS, {}, orjson.dumps(example))
-    found = query.encode(conform(DRAWS.signature.outputs, {"png": [b"\xff"], "turn": [1]}))
+    found = query.encode(check_outputs(DRAWS.signature.outputs, {"png": [b"\xff"], "turn": [1]}))
     assert found.content_type == b"application/octet-stream"
 
 

@@ -16,8 +16,8 @@ from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.grpc_messages import decode_infer
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest
 from sundog_runtime.protocol.oip import decode_oip
-from sundog_runtime.protocol.plain import decode_plain, encode
-from sundog_runtime.protocol.query import Query
+from sundog_runtime.protocol.plain import decode_plain, encode_json
+from sundog_runtime.protocol.query import DecodedRequest
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import TensorSpec
 
@@ -25,29 +25,29 @@ MODEL = LoadedModel("python", "", lambda batch: batch, Signature((TensorSpec("x"
 GIVEN = {"language": "de", "seed": 7, "temperature": 0.5, "verbose": True, "stop": None}
 
 
-def told(query: Query) -> tuple[dict[str, Any], dict[str, Any]]:
+def told(query: DecodedRequest) -> tuple[dict[str, Any], dict[str, Any]]:
     assert query.parameters is not None
     return dict(query.parameters.request), {name: dict(found) for name, found in query.parameters.inputs.items()}
 
 
-def rest(parameters: Any = None, of_input: Any = None, of_output: Any = None) -> Query:
+def rest(parameters: Any = None, of_input: Any = None, of_output: Any = None) -> DecodedRequest:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
     document = {"inputs": [tensor | ({} if of_input is None else {"parameters": of_input})]}
     document |= {} if parameters is None else {"parameters": parameters}
     document |= {} if of_output is None else {"outputs": [{"name": "y", "parameters": of_output}]}
-    return decode_oip("m", MODEL, {}, encode(document))
+    return decode_oip("m", MODEL, {}, encode_json(document))
 
 
-def grpc(parameters: Any = None, of_input: Any = None) -> Query:
+def grpc(parameters: Any = None, of_input: Any = None) -> DecodedRequest:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": of_input}
     raw = [np.zeros(2, np.float32).tobytes()]
     request = ModelInferRequest(model_name="m", parameters=parameters, inputs=[tensor], raw_input_contents=raw)
     return decode_infer("m", MODEL, request.SerializeToString())
 
 
-def plain(parameters: Any = None) -> Query:
+def plain(parameters: Any = None) -> DecodedRequest:
     document = {"inputs": [[1, 2]]} | ({} if parameters is None else {"parameters": parameters})
-    return decode_plain(MODEL, encode(document))
+    return decode_plain(MODEL, encode_json(document))
 
 
 def test_they_come_through_as_they_were_sent() -> None:
@@ -79,7 +79,7 @@ def test_every_kind_of_grpc_is_the_value_it_holds() -> None:
 
 def test_where_there_are_none_nothing_is_made() -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
-    text = encode({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    text = encode_json({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     headers = {b"inference-header-content-length": str(len(text)).encode()}
     queries = (rest(), rest({}, {}), plain(), plain({}), grpc(), decode_oip("m", MODEL, headers, text + bytes(8)))
     assert [query.parameters for query in queries] == [None] * 6
@@ -92,7 +92,7 @@ def test_how_tensors_are_sent_is_no_matter_of_the_model() -> None:
 
 @pytest.mark.parametrize("ask", [rest, plain, lambda given: grpc({name: {} for name in given})])
 @pytest.mark.parametrize("name", ["classification", "shared_memory_region", "sequence_id"])
-def test_what_asks_for_another_answer_is_refused_everywhere(ask: Callable[[Any], Query], name: str) -> None:
+def test_what_asks_for_another_answer_is_refused_everywhere(ask: Callable[[Any], DecodedRequest], name: str) -> None:
     with pytest.raises(Problem) as caught:
         ask({name: 1})
     assert (caught.value.status, caught.value.code) == (400, "UnsupportedParameter")

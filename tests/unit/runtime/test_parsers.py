@@ -16,10 +16,10 @@ from sundog_runtime.protocol.grpc_messages import decode_infer, model_metadata, 
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest, ModelInferResponse
 from sundog_runtime.protocol.oip import decode_oip
 from sundog_runtime.protocol.plain import decode_plain, may_hold_booleans
-from sundog_runtime.protocol.raw import from_raw, to_raw
-from sundog_runtime.signature import Signature, conform
+from sundog_runtime.protocol.raw import decode_raw, encode_raw
+from sundog_runtime.signature import Signature, check_outputs
 from sundog_runtime.tensors import DTYPES as DTYPE_OF
-from sundog_runtime.tensors import OIP_TYPES, TensorSpec, flatten, numbers_of, numpy_type, plain, to_array
+from sundog_runtime.tensors import OIP_TYPES, TensorSpec, flatten, numpy_type, to_array, to_plain, try_number_array
 
 DTYPES = tuple(OIP_TYPES)
 
@@ -73,7 +73,7 @@ def answered(model: LoadedModel, decode: Any) -> None:
     problem = None
     try:
         query = decode()
-        query.encode(conform((), plain(query.batch)))
+        query.encode(check_outputs((), to_plain(query.batch)))
     except Problem as raised:
         problem = raised
     # An undeclared Python model may be given what is no tensor, and then answer with what has no datatype.
@@ -159,9 +159,9 @@ def typed(draw: st.DrawFn) -> tuple[str, Any]:
 @given(typed())
 def test_bytes_round_trip(found: tuple[str, Any]) -> None:
     dtype, array = found
-    raw = bytes(to_raw(array, dtype))
+    raw = bytes(encode_raw(array, dtype))
     sent = TensorSpec("x", DTYPE_OF[OIP_TYPES[dtype]], array.shape)
-    again = from_raw(sent, raw, TensorSpec("x", dtype, array.shape))
+    again = decode_raw(sent, raw, TensorSpec("x", dtype, array.shape))
     np.testing.assert_array_equal(np.array(again, dtype=array.dtype), array)
 
 
@@ -170,10 +170,10 @@ def test_grpc_round_trip(found: tuple[str, Any], raw: bool) -> None:
     dtype, array = found
     model = model_of(TensorSpec("x", dtype, array.shape))
     tensor = {"name": "x", "datatype": OIP_TYPES[dtype], "shape": array.shape}
-    request = ModelInferRequest(model_name="m", inputs=[tensor], raw_input_contents=[bytes(to_raw(array, dtype))])
+    request = ModelInferRequest(model_name="m", inputs=[tensor], raw_input_contents=[bytes(encode_raw(array, dtype))])
     query = decode_infer("m", model, request.SerializeToString())
     answer = ModelInferResponse.FromString(
-        bytes(query.encode(conform(model.signature.outputs, plain(query.batch))).body)
+        bytes(query.encode(check_outputs(model.signature.outputs, to_plain(query.batch))).body)
     )
     assert answer.raw_output_contents[0] == request.raw_input_contents[0]
     if raw or "float16" in dtype:
@@ -203,7 +203,7 @@ nested = st.recursive(
 @given(nested, st.sampled_from(DTYPES), st.lists(st.integers(-1, 3), min_size=1, max_size=3))
 def test_the_short_way_gives_what_the_long_way_gives(value: Any, dtype: str, shape: list[int]) -> None:
     spec = TensorSpec("x", dtype, tuple(shape))
-    quick = numbers_of(value, spec)
+    quick = try_number_array(value, spec)
     if quick is None:
         return
     flat = flatten(value, "x")
@@ -218,7 +218,7 @@ def test_the_short_way_gives_what_the_long_way_gives(value: Any, dtype: str, sha
     [("float16", 65520.0), ("float32", 1e300), ("float32", -1e39), ("int8", 128), ("uint8", -1), ("uint64", 2**64)],
 )
 def test_the_short_way_leaves_what_is_out_of_range_to_the_long_one(dtype: str, value: Any) -> None:
-    assert numbers_of([0, value], TensorSpec("x", dtype, (2,))) is None
+    assert try_number_array([0, value], TensorSpec("x", dtype, (2,))) is None
 
 
 @pytest.mark.parametrize("body", [b"[true]", b'{"a":[false, 1]}', bytearray(b"[true]"), memoryview(b"[true]")])

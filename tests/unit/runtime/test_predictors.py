@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from sundog_runtime.arguments import Model
-from sundog_runtime.formats.deadline import BASE_SECONDS, load_seconds, size_of
+from sundog_runtime.arguments import ModelArguments
+from sundog_runtime.formats.deadline import BASE_LOAD_SECONDS, load_deadline_s, total_file_bytes
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.tensors_in import tensor
-from sundog_runtime.signature import Signature, may_batch
+from sundog_runtime.formats.tensors_in import to_tensor
+from sundog_runtime.signature import Signature, is_batchable
 from sundog_runtime.sources.files import ModelFiles, open_model
 from sundog_runtime.tensors import TensorSpec
 
@@ -36,7 +36,7 @@ class Predictor:
 
 
 def load(root: Path) -> LoadedModel:
-    spec = Model.model_validate({"uri": f"file://{root}", "entrypoint": "predictor:Predictor"})
+    spec = ModelArguments.model_validate({"uri": f"file://{root}", "entrypoint": "predictor:Predictor"})
     return load_model(open_model(spec.uri, ""), spec)
 
 
@@ -116,11 +116,11 @@ def spec(*shape: int) -> TensorSpec:
 def test_rows_may_be_joined_where_any_number_of_them_is_declared(
     batchable: bool | None, signature: Signature, batches: bool
 ) -> None:
-    assert may_batch(batchable, signature) is batches
+    assert is_batchable(batchable, signature) is batches
 
 
 def test_batchable_in_model_yaml(torch_model: Path) -> None:
-    model = Model.model_validate({"uri": f"file://{torch_model}", "entrypoint": "net:Net"})
+    model = ModelArguments.model_validate({"uri": f"file://{torch_model}", "entrypoint": "net:Net"})
     assert load_model(open_model(model.uri, ""), model).batches
     (torch_model / "model.yaml").write_text("batchable: false\n")
     assert not load_model(open_model(model.uri, ""), model).batches
@@ -131,24 +131,24 @@ def test_a_request_s_bytes_become_a_tensor_without_a_warning(values: int) -> Non
     body = np.arange(values, dtype=np.float32).tobytes()
     array = np.frombuffer(body, np.float32)
     assert not array.flags.writeable
-    assert tensor(array).tolist() == array.tolist()
+    assert to_tensor(array).tolist() == array.tolist()
 
 
 def test_a_large_array_is_not_copied() -> None:
     array = np.frombuffer(bytes(40_000), np.float32).reshape(100, 100)
-    assert tensor(array).data_ptr() == array.__array_interface__["data"][0]
+    assert to_tensor(array).data_ptr() == array.__array_interface__["data"][0]
 
 
 def test_byte_strings_that_the_interpreter_shares_are_not_written_to() -> None:
     shared = bytes([7])
-    tensor(np.frombuffer(shared, np.uint8)).fill_(9)
+    to_tensor(np.frombuffer(shared, np.uint8)).fill_(9)
     assert bytes([7])[0] == 7
 
 
 def test_what_is_no_array_of_numbers_stays_as_it_is() -> None:
-    assert tensor(["a"]) == ["a"]
+    assert to_tensor(["a"]) == ["a"]
     texts = np.array(["a"], dtype=object)
-    assert tensor(texts) is texts
+    assert to_tensor(texts) is texts
 
 
 def test_what_goes_while_a_model_is_measured_counts_for_nothing(
@@ -158,7 +158,7 @@ def test_what_goes_while_a_model_is_measured_counts_for_nothing(
     going.mkdir(parents=True)
     (going / "weights").write_bytes(b"123")
     (going.parent / "weights").write_bytes(b"12345")
-    whole = size_of(ModelFiles(going.parent))
+    whole = total_file_bytes(ModelFiles(going.parent))
     scandir = os.scandir
 
     def removing(path: Any = ".") -> Any:
@@ -167,10 +167,10 @@ def test_what_goes_while_a_model_is_measured_counts_for_nothing(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", removing)
-    assert 0 < size_of(ModelFiles(going.parent)) < whole
+    assert 0 < total_file_bytes(ModelFiles(going.parent)) < whole
     assert (tmp_path / "gone").exists()
 
 
 def test_a_large_model_has_longer_to_load() -> None:
-    assert load_seconds(0) == BASE_SECONDS
-    assert load_seconds(20_000_000_000) == BASE_SECONDS + 1000
+    assert load_deadline_s(0) == BASE_LOAD_SECONDS
+    assert load_deadline_s(20_000_000_000) == BASE_LOAD_SECONDS + 1000

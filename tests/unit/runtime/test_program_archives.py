@@ -12,9 +12,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from sundog_runtime.arguments import Model
+from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import CodeNotTrusted, FormatNotRecognised, LoadFailed, StartError
-from sundog_runtime.formats.detect import Content, sniff
+from sundog_runtime.formats.detect import Content, detect_content
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.sources.files import open_model
@@ -63,7 +63,7 @@ def script(module: torch.nn.Module, path: Path) -> Path:
 
 
 def load(path: Path, **model: Any) -> LoadedModel:
-    spec = Model.model_validate({"uri": f"file://{path}", "trustCode": True, **model})
+    spec = ModelArguments.model_validate({"uri": f"file://{path}", "trustCode": True, **model})
     return load_model(open_model(spec.uri, spec.digest), spec)
 
 
@@ -365,7 +365,7 @@ def test_what_is_refused_says_what_to_do_instead(
     tmp_path: Path, write: Callable[[Path], None], found: Content, instead: str
 ) -> None:
     write(tmp_path / "model.safetensors")
-    assert sniff(tmp_path / "model.safetensors") is found
+    assert detect_content(tmp_path / "model.safetensors") is found
     with pytest.raises(FormatNotRecognised) as caught:
         load(tmp_path, format="torch", entrypoint="net:Net")
     assert f"model.safetensors is {found}" in caught.value.message
@@ -377,4 +377,4 @@ def test_a_real_package_of_torch_is_known(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         with torch.package.PackageExporter(tmp_path / "p.pt") as exporter:
             exporter.save_pickle("model", "m.pkl", {"a": 1})
-    assert sniff(tmp_path / "p.pt") is Content.TORCH_PACKAGE
+    assert detect_content(tmp_path / "p.pt") is Content.TORCH_PACKAGE

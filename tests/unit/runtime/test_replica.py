@@ -16,7 +16,7 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
 from sundog_runtime.replica import Replica
-from sundog_runtime.scheduling.execution_mode import Pace
+from sundog_runtime.scheduling.execution_mode import PassDurations
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread
 from sundog_runtime.scheduling.scheduler import Scheduler
 from waiting import eventually
@@ -356,7 +356,7 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
         return set(names)
 
     assert await ask() == {"sundog-model"}
-    scheduler._pace = Pace()
+    scheduler._pace = PassDurations()
     scheduler._pace._on_probation = 0
     assert await ask() == {"MainThread"}
     release = threading.Event()

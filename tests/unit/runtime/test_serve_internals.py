@@ -16,9 +16,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.serve._private.http_util import RequestIdMiddleware
 
-    from sundog_runtime.fast_path import WithoutTrailers
+    from sundog_runtime.fast_path import TrailerDroppingProtocol
     from sundog_runtime.serve import FAST_PATH_VARIABLE, _Model, _shorten_the_way
-    from sundog_runtime.serve_internals import _Metered, _put_in, shorten_the_way
+    from sundog_runtime.serve_internals import _Metered, _put_in, install_fast_path
 
 
 class Counts:
@@ -109,7 +109,7 @@ async def test_another_serve_is_left_as_it_is(
     change(replica)
     assert reason in _put_in(replica, lambda *_: None, ("/",))
     server = replica._direct_ingress_http_server
-    assert server is None or server.config.http == ("h11" if reason == "httptools" else WithoutTrailers)
+    assert server is None or server.config.http == ("h11" if reason == "httptools" else TrailerDroppingProtocol)
 
 
 @pytest.mark.parametrize("missing", sorted(set(vars(standin())) - {"_semaphore", "_can_accept_request"}))
@@ -128,7 +128,7 @@ async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
     replica._maybe_start_direct_ingress_servers = start
     actors = {worker.global_worker.actor_id: SimpleNamespace(_replica_impl=replica)}
     monkeypatch.setattr(worker.global_worker, "actors", actors)
-    shorten_the_way(lambda *_: None, ("/",))
+    install_fast_path(lambda *_: None, ("/",))
     await replica._maybe_start_direct_ingress_servers()
     assert started == [True]
     [record] = [each for each in caplog.records if each.name == "ray.serve.sundog"]
@@ -187,7 +187,7 @@ async def test_requests_count_until_the_event_loop_comes_round() -> None:
         assert metered.enter()
         metered.leave(status, 0.001)
     assert metered.enter()
-    metered.turn_away()
+    metered.cancel_admission()
     assert counts.ongoing == 3
     await asyncio.sleep(0)
     assert counts.ongoing == 0

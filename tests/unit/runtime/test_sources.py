@@ -25,7 +25,7 @@ from sundog_runtime.errors import (
 )
 from sundog_runtime.sources import tree
 from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.tree import from_os_error, read_tree, tree_digest
+from sundog_runtime.sources.tree import make_os_start_error, read_tree, tree_digest
 from sundog_runtime.sources.uri import FileUri, parse_uri
 
 
@@ -161,12 +161,12 @@ def test_with_a_digest_the_model_itself_is_no_link(tmp_path: Path) -> None:
 def test_a_change_after_the_check_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     files = open_model(f"file://{tmp_path}", tree_digest(read_tree(tmp_path)))
-    files.still_verified()
+    files.check_unchanged()
     facts = (tmp_path / "a").stat()
     (tmp_path / "a").write_bytes(b"2")
     os.utime(tmp_path / "a", ns=(facts.st_atime_ns, facts.st_mtime_ns))
     with pytest.raises(DigestMismatch, match="a changed while the model was loaded"):
-        files.still_verified()
+        files.check_unchanged()
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_not_readable(tmp_path: Path) -> None:
     ],
 )
 def test_system_errors_have_reasons(number: int, kind: type[StartError]) -> None:
-    error = from_os_error(OSError(number, "x"), "/m")
+    error = make_os_start_error(OSError(number, "x"), "/m")
     assert type(error) is kind
     assert error.message == f"/m: {os.strerror(number)}"
 

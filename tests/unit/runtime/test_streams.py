@@ -13,7 +13,7 @@ import pytest
 
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem, WarmupFailed
-from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.query import DecodedRequest, EncodedResponse
 
 STREAMING = """
 import asyncio
@@ -375,7 +375,7 @@ async def test_a_later_cancellation_of_the_models_own_is_told(stream: Any, own: 
 @pytest.mark.parametrize("own", list(OWN.values())[:2], ids=list(OWN)[:2])
 async def test_who_asks_for_a_stream_is_not_cancelled_by_the_model(stream: Any, own: str) -> None:
     client = await stream(CANCELLED.format(own))
-    query = Query({"items": "later"}, lambda output: Answer(b"x"))
+    query = DecodedRequest({"items": "later"}, lambda output: EncodedResponse(b"x"))
     answers = client.replica._inference.stream(query, RequestContext())
     await anext(answers)
     with pytest.raises(RuntimeError, match="the model raised CancelledError") as caught:
@@ -445,7 +445,7 @@ async def test_other_requests_have_their_turn_between_two_items(stream: Any, log
 
 async def test_what_cannot_stream_refuses(stream: Any) -> None:
     client = await stream(STREAMING)
-    query = Query({"items": [1]}, lambda output: Answer(b"x", b"application/octet-stream"))
+    query = DecodedRequest({"items": [1]}, lambda output: EncodedResponse(b"x", b"application/octet-stream"))
     with pytest.raises(Problem) as caught:
         await client.replica.infer(query, RequestContext())
     assert (caught.value.status, caught.value.code) == (400, "Streaming")

@@ -13,11 +13,16 @@ import httpx
 import pytest
 
 from sundog_runtime.context import RequestContext, current, deadline_of, joined, working_on
-from sundog_runtime.scheduling.cpu_affinity import set_environment
-from sundog_runtime.telemetry.logs import AboutRequest, JsonLines, make_no_records_of_requests, use_json_lines
-from sundog_runtime.telemetry.metrics import OTHER, Histogram, Metrics
-from sundog_runtime.telemetry.ray_metrics import Exporter, samples
-from sundog_runtime.telemetry.startup import Startup
+from sundog_runtime.scheduling.cpu_affinity import limit_library_threads
+from sundog_runtime.telemetry.logs import (
+    JsonLinesFormatter,
+    RequestContextFilter,
+    disable_request_logs,
+    install_json_formatter,
+)
+from sundog_runtime.telemetry.metrics import END_OTHER, Histogram, ReplicaMetrics
+from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter, iterate_samples
+from sundog_runtime.telemetry.startup import StartupPhases
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -82,14 +87,14 @@ def test_lines_are_json_and_serves_lines_stay(caplog: pytest.LogCaptureFixture) 
     target.setFormatter(others)
     buffering = logging.handlers.MemoryHandler(100, target=target)
     parent.addHandler(buffering)
-    use_json_lines("digits", 8, parent)
-    use_json_lines("digits", 8, parent)
+    install_json_formatter("digits", 8, parent)
+    install_json_formatter("digits", 8, parent)
     written = target.formatter
-    assert isinstance(written, JsonLines)
+    assert isinstance(written, JsonLinesFormatter)
 
     def record(name: str, **extra: Any) -> logging.LogRecord:
         made = logging.makeLogRecord({"name": name, "levelname": "ERROR", "msg": "line\n%s", "args": ("two",), **extra})
-        AboutRequest().filter(made)
+        RequestContextFilter().filter(made)
         return made
 
     assert written.format(record("ray.serve")) == "plain line\ntwo"
@@ -114,7 +119,7 @@ def test_no_record_waits_for_others(tmp_path: Path) -> None:
     target = logging.FileHandler(tmp_path / "replica.log")
     parent.addHandler(logging.handlers.MemoryHandler(1000, target=target))
     parent.info("before")
-    use_json_lines("digits", 8, parent)
+    install_json_formatter("digits", 8, parent)
     parent.info("after")
     target.close()
     lines = [json.loads(line) for line in (tmp_path / "replica.log").read_text().splitlines()]
@@ -134,7 +139,7 @@ def test_a_traceback_is_whole_although_serve_replaces_print(name: str, monkeypat
         found = (type(error), error, error.__traceback__)
     record = logging.makeLogRecord({"name": name, "levelname": "ERROR", "msg": "it raised", "exc_info": found})
     monkeypatch.setattr("builtins.print", of_serve)
-    line = JsonLines("digits", 8, logging.Formatter("%(message)s")).format(record)
+    line = JsonLinesFormatter("digits", 8, logging.Formatter("%(message)s")).format(record)
     told = line.partition("\n")[2] if name == "ray.serve" else json.loads(line)["exception"]
     assert told.startswith("Traceback (most recent call last):\n  File ")
     assert told.endswith("\nValueError: wrong")
@@ -156,7 +161,7 @@ def test_serve_makes_no_record_of_a_request_and_we_still_speak(
 ) -> None:
     serve, ours = loggers
     serve.setLevel(level)
-    make_no_records_of_requests(serve)
+    disable_request_logs(serve)
     assert serve.isEnabledFor(logging.INFO) is serve_says
     assert serve.isEnabledFor(logging.WARNING)
     assert ours.isEnabledFor(logging.INFO)
@@ -170,11 +175,11 @@ def test_a_histogram_counts_up_to_its_edges() -> None:
 
 
 def test_the_number_of_series_is_bounded() -> None:
-    metrics = Metrics()
+    metrics = ReplicaMetrics()
     for number in range(1000):
         metrics.answered(f"Code{number}", 0.1)
     assert len(metrics.answers) == 101
-    assert metrics.answers[OTHER] == 900
+    assert metrics.answers[END_OTHER] == 900
 
 
 class Recorded:
@@ -201,9 +206,9 @@ class Recorded:
 
 
 def test_growth_is_exported_once() -> None:
-    metrics, counters, gauges = Metrics(), Recorded(), Recorded()
+    metrics, counters, gauges = ReplicaMetrics(), Recorded(), Recorded()
     metrics.startup = {"load": 2.5}
-    exporter = Exporter(metrics, "digits", 8, counters, gauges)
+    exporter = RayMetricsExporter(metrics, "digits", 8, counters, gauges)
     metrics.answered("ok", 0.003)
     exporter.export()
     metrics.answered("ok", 0.3)
@@ -223,7 +228,7 @@ def test_growth_is_exported_once() -> None:
     assert found["sundog_runtime_request_seconds_sum", ""] == pytest.approx(0.603)
     assert found["sundog_runtime_batch_requests_bucket", "4.0"] == 1
     assert ("sundog_runtime_batch_requests_bucket", "2.0") not in found
-    assert len(list(samples(metrics))) < 100
+    assert len(list(iterate_samples(metrics))) < 100
 
 
 @pytest.mark.parametrize(
@@ -231,13 +236,13 @@ def test_growth_is_exported_once() -> None:
     [({}, 2.0, "2"), ({"OMP_NUM_THREADS": "1"}, 1.2, "2"), ({"OMP_NUM_THREADS": "1"}, 0.5, "1")],
 )
 def test_libraries_are_told_their_share(before: dict[str, str], cpu: float, threads: str) -> None:
-    set_environment(cpu, before)
+    limit_library_threads(cpu, before)
     assert set(before.values()) == {threads}
 
 
 def test_what_the_user_set_stays() -> None:
     environment = {"OMP_NUM_THREADS": "7", "MKL_NUM_THREADS": "3"}
-    set_environment(2.0, environment)
+    limit_library_threads(2.0, environment)
     assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == ("7", "3")
 
 
@@ -270,7 +275,7 @@ async def test_a_predictor_asks_about_its_request(python_model: Callable[[str], 
     assert (await client.get("/nowhere")).status_code == 404
     # A probe says nothing of the model.
     assert (await client.get("/v2/health/ready")).status_code == 200
-    metrics: Metrics = client.replica.metrics  # type: ignore[attr-defined]
+    metrics: ReplicaMetrics = client.replica.metrics  # type: ignore[attr-defined]
     assert metrics.answers == {"ok": 1, "NotFound": 1}
     assert sum(metrics.latency.counts) == 2
 
@@ -287,7 +292,7 @@ async def test_the_phases_of_the_start_can_be_read(torch_model: Path, args: Any,
 
 
 def test_the_parts_of_a_phase_stand_in_its_place() -> None:
-    startup = Startup(iter((1.0, 6.0, 6.0, 7.0)).__next__)
+    startup = StartupPhases(iter((1.0, 6.0, 6.0, 7.0)).__next__)
     for name in ("download", "load"):
         with startup.phase(name):
             pass

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as library_logging
 
-from sundog_runtime.arguments import Model
+from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed, Problem, StartError
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
@@ -71,7 +71,7 @@ def save(root: Path, network: Any, words: Any = None) -> Path:
 
 
 def load(root: Path, **model: Any) -> LoadedModel:
-    spec = Model.model_validate({"uri": f"file://{root}", **model})
+    spec = ModelArguments.model_validate({"uri": f"file://{root}", **model})
     return load_model(open_model(spec.uri, spec.digest), spec)
 
 

@@ -17,11 +17,11 @@ import pytest
 from doubles.clock import FakeClock
 from doubles.cluster import NAMESPACE, Cluster
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell import cli
 from sundog_operator.shell.local import place
-from sundog_operator.shell.local.api_server import admit, columns, schemas
+from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations, printer_columns
 from waiting import PATIENCE_S
 
 T = TypeVar("T")
@@ -89,9 +89,9 @@ class Server:
 
     async def _serve(self) -> None:
         clock = FakeClock()
-        kube = MemoryKubernetes(clock, schemas=schemas(), admit=admit)
+        kube = MemoryKubernetes(clock, schemas=crd_schemas(), admit=find_admission_violations)
         self.cluster = Cluster(kube)
-        async with serve(kube, clock, token="let me in", columns=columns()) as url:
+        async with serve_http(kube, clock, token="let me in", columns=printer_columns()) as url:
             write_kubeconfig(self.kubeconfig, url, "let me in", namespace=NAMESPACE)
             self._ready.set()
             work = asyncio.create_task(self._work())
@@ -150,8 +150,8 @@ def on_server(sundog: Sundog, server: Server) -> Sundog:
 def local_state(server: Server) -> Iterator[Path]:
     """The state directory of an instance of local mode that has the API server."""
     with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
-        state = place.prepare(Path(folder))
-        shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG)
+        state = place.prepare_state_dir(Path(folder))
+        shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG_FILE)
         with state.hold():
             yield state.path
 

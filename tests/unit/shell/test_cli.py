@@ -12,7 +12,7 @@ import pytest
 
 from sundog_operator.errors import Conflict, DependencyError, NotFound, RayUnavailable, SpecError, SundogError
 from sundog_operator.shell import cli, reference
-from sundog_operator.shell.exits import MEANINGS, CommandFailed, Exit, exit_of
+from sundog_operator.shell.exits import EXIT_CODE_MEANINGS, CommandFailed, ExitCode, exit_code_of
 from waiting import PATIENCE_S
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
@@ -24,7 +24,7 @@ def test_help_names_every_command_and_every_exit_code(sundog: Any) -> None:
     for name, entry in cli.COMMANDS.items():
         assert f"  {name} " in done.out
         assert entry.help.split()[0] in done.out
-    for code, meaning in MEANINGS.items():
+    for code, meaning in EXIT_CODE_MEANINGS.items():
         assert f"  {code.value} " in done.out
         assert meaning.split()[0] in done.out
 
@@ -70,7 +70,7 @@ def test_every_command_can_be_imported_and_explains_itself(name: str, sundog: An
 )
 def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: list[str], told: str) -> None:
     done = sundog(*arguments)
-    assert done.code == Exit.USAGE
+    assert done.code == ExitCode.USAGE
     assert told in done.err
     assert len(done.err.splitlines()) == 1
 
@@ -90,7 +90,7 @@ def test_an_address_in_place_of_a_manifest_is_told_as_one(
     sundog: Any, arguments: list[str], instead: str, address: str
 ) -> None:
     done = sundog(*arguments, address)
-    assert done.code == Exit.USAGE
+    assert done.code == ExitCode.USAGE
     assert f"{address!r} is an address, and addresses are not taken: give {instead};" in done.err
     assert len(done.err.splitlines()) == 1
 
@@ -109,24 +109,24 @@ def test_a_path_that_reads_like_an_address_is_a_path(
 
 def test_no_command_shows_the_overview(sundog: Any) -> None:
     done = sundog()
-    assert done.code == Exit.USAGE
+    assert done.code == ExitCode.USAGE
     assert "Commands:" in done.err
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (CommandFailed("x", Exit.TIMEOUT), Exit.TIMEOUT),
-        (NotFound("x"), Exit.NOT_FOUND),
-        (Conflict("x"), Exit.REFUSED),
-        (DependencyError("x"), Exit.UNREACHABLE),
-        (RayUnavailable("x"), Exit.UNREACHABLE),
-        (SpecError("Invalid", "x"), Exit.REFUSED),
-        (SundogError("x"), Exit.REFUSED),
+        (CommandFailed("x", ExitCode.TIMEOUT), ExitCode.TIMEOUT),
+        (NotFound("x"), ExitCode.NOT_FOUND),
+        (Conflict("x"), ExitCode.REFUSED),
+        (DependencyError("x"), ExitCode.UNREACHABLE),
+        (RayUnavailable("x"), ExitCode.UNREACHABLE),
+        (SpecError("Invalid", "x"), ExitCode.REFUSED),
+        (SundogError("x"), ExitCode.REFUSED),
     ],
 )
-def test_each_error_has_its_exit_code(error: SundogError, code: Exit) -> None:
-    assert exit_of(error) == code
+def test_each_error_has_its_exit_code(error: SundogError, code: ExitCode) -> None:
+    assert exit_code_of(error) == code
 
 
 def _failing(error: BaseException) -> click.Command:
@@ -139,21 +139,21 @@ def _failing(error: BaseException) -> click.Command:
 def test_an_error_of_our_own_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(KeyError("some\nthing")))
     done = sundog("version")
-    assert done.code == Exit.INTERNAL
+    assert done.code == ExitCode.INTERNAL
     assert done.err.startswith("error: in sundog itself: KeyError: ")
     assert len(done.err.splitlines()) == 1
 
 
 def test_debug_shows_the_traceback(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(KeyError("something")))
-    monkeypatch.setenv(cli.DEBUG, "1")
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
     with pytest.raises(KeyError):
         sundog("version")
 
 
 def test_ctrl_c_is_code_130(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(KeyboardInterrupt()))
-    assert sundog("version").code == Exit.INTERRUPTED
+    assert sundog("version").code == ExitCode.INTERRUPTED
 
 
 def test_ctrl_c_while_the_command_is_imported_shows_no_traceback() -> None:
@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -
     full = OSError(errno.ENOSPC, "No space left on device", "/state/origins.json")
     monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(full))
     done = sundog("version")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err == (
         "error: /state/origins.json: No space left on device: free some space, or choose another --state-dir\n"
     )
@@ -184,14 +184,14 @@ def test_a_full_disk_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_not_installed_is_named(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sundog_operator.shell.demo.command", None)
     done = sundog("demo")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert "pip install 'sundog[local]'" in done.err
 
 
 def test_a_command_that_no_package_brings_says_how_to_get_it(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
     done = sundog("digest", "x")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err == (
         "error: `sundog digest` is not part of this installation: pip install --upgrade 'sundog[runtime]'\n"
     )
@@ -223,7 +223,7 @@ def test_get_and_completion_of_a_local_instance_import_nothing_slow(local_state:
 def test_what_a_model_is_refused_for_is_code_1(sundog: Any, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     done = sundog("digest", str(tmp_path))
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert "link is a symbolic link" in done.err
 
 
@@ -240,6 +240,6 @@ def test_completion_is_a_script_for_the_shell(sundog: Any, shell: str) -> None:
 
 
 def test_reference_is_what_the_commands_say() -> None:
-    assert REFERENCE.read_text(encoding="utf-8") == reference.document(), (
+    assert REFERENCE.read_text(encoding="utf-8") == reference.render_cli_reference(), (
         "run python -m sundog_operator.shell.reference"
     )

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sundog_operator.api.resource import API_VERSION
-from sundog_operator.api.schema.crds import DEFINITIONS, root_schema
+from sundog_operator.api.schema.crds import CRD_DEFINITIONS, root_schema
 from sundog_operator.errors import NotServed
-from sundog_operator.shell.crd_skew import log_skew
+from sundog_operator.shell.crd_skew import log_crd_skew
 
 Schemas = dict[str, dict[str, Any]]
 
@@ -33,7 +33,7 @@ def published() -> Schemas:
     """As of this release."""
     group, version = API_VERSION.split("/")
     made: Schemas = {"io.k8s.Status": {"type": "object"}}
-    for definition in DEFINITIONS:
+    for definition in CRD_DEFINITIONS:
         named = {"group": group, "version": version, "kind": definition.kind}
         made[definition.kind] = {**root_schema(definition.resource), "x-kubernetes-group-version-kind": [named]}
     return copy.deepcopy(made)
@@ -41,7 +41,7 @@ def published() -> Schemas:
 
 async def told(published: Schemas | None, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     with caplog.at_level(logging.INFO, logger="sundog.operator"):
-        await log_skew(Server(published), API_VERSION)
+        await log_crd_skew(Server(published), API_VERSION)
     return [(each.levelname, getattr(each, "reason", ""), each.getMessage()) for each in caplog.records]
 
 

@@ -8,39 +8,39 @@ import pytest
 from rich.console import Console
 
 from sundog_operator.api import (
-    Capacity,
+    CapacityStatus,
     Condition,
-    Delivery,
     Epoch,
     EvidenceEpoch,
     ExperimentStatus,
     FrozenPlan,
-    GivingBack,
     MetricStatus,
     ModelDeploymentStatus,
-    Notice,
-    Notification,
+    NotificationDelivery,
+    NotificationReceiver,
     PassedStep,
-    Paused,
+    PauseStatus,
     PlanGuardrail,
     PlanHeader,
     PlanShadow,
     PlanStep,
     PlanWebhook,
     Rollout,
+    RolloutNotice,
     ShadowStatus,
     StepStatus,
+    TrafficReturnStatus,
     Verdict,
 )
 from sundog_operator.core.rollout import freeze, plan_text
-from sundog_operator.core.rollout.resolve import Traffic, guardrails
+from sundog_operator.core.rollout.resolve import StableTraffic, resolve_guardrails
 from sundog_operator.shell.describe import (
-    ONE_SIDE,
-    Subject,
+    ONE_SIDED_NOTE,
+    DeploymentDetails,
     describe_experiment,
+    describe_guardrail_limit,
     describe_model_deployment,
-    limit,
-    waits_for,
+    find_wait_reason,
 )
 from told_experiments import two_arms
 from told_rollouts import stored
@@ -112,7 +112,7 @@ def collecting(**changes: Any) -> ExperimentStatus:
             index=1, of=3, since=NOW - timedelta(minutes=3), gate="evidence", reason=ERRORS.message, warm=True
         ),
         epoch=Epoch(number=2, since=NOW, confirmed=True),
-        arms=freeze.arms_at(25, 7, 8),
+        arms=freeze.arms_at_weight(25, 7, 8),
         evidence_epochs=(EvidenceEpoch(number=2, weight=25),),
         metrics=(ERRORS, LATENCY, REJECTIONS),
         counted_at=NOW - timedelta(seconds=40),
@@ -160,7 +160,7 @@ def test_why_an_interval_beside_a_verdict_contains_1_is_said(
     verdict: str, interval: tuple[float, ...], says: bool
 ) -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="conv", verdict=verdict, interval=interval)
-    assert (ONE_SIDE in told(collecting(metrics=(ERRORS, mistakes)))) is says
+    assert (ONE_SIDED_NOTE in told(collecting(metrics=(ERRORS, mistakes)))) is says
 
 
 def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
@@ -176,7 +176,7 @@ def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
             ),
         )
         status = ModelDeploymentStatus(observed_generation=2, conditions=conditions)
-        return waits_for({"metadata": {"generation": 2}}, status)
+        return find_wait_reason({"metadata": {"generation": 2}}, status)
 
     assert waits("True") == "revision 2 waits until Experiment aa has ended"
     assert waits("False") == "none is healthy"
@@ -200,7 +200,7 @@ def test_a_start_says_where_the_time_went(startup: dict[str, Any] | None, says: 
         "status": {} if startup is None else {"startup": startup},
     }
     output = io.StringIO()
-    Console(file=output, width=200).print(describe_model_deployment(Subject(obj), NOW))
+    Console(file=output, width=200).print(describe_model_deployment(DeploymentDetails(obj), NOW))
     lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
     assert [line for line in lines if line.startswith("Started")] == says
 
@@ -236,8 +236,11 @@ def test_what_arms_are_held_to_is_told_beside_control() -> None:
 
 def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None:
     spec = Rollout.from_json({"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP99"}]})
-    left_out = next(each for each in guardrails(spec, Traffic(10)) if each.metric == "latencyP95")
-    assert limit(left_out, "stable") == "for harm alone, from 25 % longer than stable on; no gate waits for it"
+    left_out = next(each for each in resolve_guardrails(spec, StableTraffic(10)) if each.metric == "latencyP95")
+    assert (
+        describe_guardrail_limit(left_out, "stable")
+        == "for harm alone, from 25 % longer than stable on; no gate waits for it"
+    )
 
 
 def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
@@ -245,12 +248,15 @@ def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
     both = "0.05, the error of each direction; of rolling back 0.0167 for each shadow step and for traffic"
     assert f"alpha {both}" in told(collecting(plan=shared))
     alone = shared.model_copy(update={"guardrails": (), "harm_shares": 2})
-    assert plan_text.alpha(alone) == "0.05, the error of each direction; of rolling back 0.025 for each shadow step"
+    assert (
+        plan_text.describe_alpha(alone)
+        == "0.05, the error of each direction; of rolling back 0.025 for each shadow step"
+    )
 
 
 def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
     plan = PLAN.model_copy(update={"early_harm": 0.2})
-    assert plan_text.alpha(plan) == (
+    assert plan_text.describe_alpha(plan) == (
         "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first blocks"
     )
 
@@ -296,7 +302,7 @@ def test_a_bake_tells_what_remains() -> None:
     lines = told(collecting(plan=plan, step=step))
     assert "3 98 % bakes 30m, 2 % with stable now: bakes" in lines
     assert "this step promoted in 27m, unless it does harm" in lines
-    held = told(collecting(plan=plan, step=step, paused=Paused(reason="Manual", since=NOW)))
+    held = told(collecting(plan=plan, step=step, paused=PauseStatus(reason="Manual", since=NOW)))
     assert "this step its time stands still" in held
     over = told(collecting(plan=plan, step=step.model_copy(update={"since": NOW - timedelta(minutes=31)})))
     assert not any(line.startswith("this step") for line in over)
@@ -315,7 +321,7 @@ def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
 
 
 def test_a_paused_rollout_has_its_reason_and_no_deadline() -> None:
-    lines = told(collecting(paused=Paused(reason="Inconclusive", since=NOW)))
+    lines = told(collecting(paused=PauseStatus(reason="Inconclusive", since=NOW)))
     assert "Rollout digits-r8: Running, paused (Inconclusive)" in lines
     assert not any("undecided in" in line for line in lines)
 
@@ -361,12 +367,17 @@ def test_a_webhook_is_named_without_its_secrets() -> None:
 
 def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
     receivers = [
-        Notification(webhook="https://ann:secret@a.example/secret?token=secret", events=("started",)),
-        Notification(webhook="https://b.example:8443/"),
-        Notification(webhook="https://c.example/"),
+        NotificationReceiver(webhook="https://ann:secret@a.example/secret?token=secret", events=("started",)),
+        NotificationReceiver(webhook="https://b.example:8443/"),
+        NotificationReceiver(webhook="https://c.example/"),
     ]
-    notices = [Notice(event=event, reason="Manual: by hand", time=NOW) for event in ("started", "paused", "promoted")]
-    deliveries = [Delivery(receiver=0, told=1), Delivery(receiver=1, told=2, lost=1, problem="answered 500")]
+    notices = [
+        RolloutNotice(event=event, reason="Manual: by hand", time=NOW) for event in ("started", "paused", "promoted")
+    ]
+    deliveries = [
+        NotificationDelivery(receiver=0, told=1),
+        NotificationDelivery(receiver=1, told=2, lost=1, problem="answered 500"),
+    ]
     plan = PLAN.model_copy(update={"notify": tuple(receivers)})
     lines = told(collecting(plan=plan, notices=tuple(notices), deliveries=tuple(deliveries)))
     at = lines.index("Told to")
@@ -392,7 +403,7 @@ def test_the_table_fits_an_ordinary_terminal() -> None:
 def test_a_step_by_header_says_which_and_what_became_of_such_requests() -> None:
     headers = (PlanHeader(name="x-canary", value="true"), PlanHeader(name="x-team", value="ranking"))
     steps = (PlanStep(weight=0, gate="headers", headers=headers), PlanStep(weight=0, gate="manual", headers=headers))
-    stable, canary = freeze.arms_at(0, 7, 8)
+    stable, canary = freeze.arms_at_weight(0, 7, 8)
     status = ExperimentStatus(
         phase="Running",
         plan=FrozenPlan(strategy="canary", steps=steps),
@@ -418,7 +429,7 @@ def test_a_step_that_compares_copies_says_what_it_asks_and_what_became_of_them()
             phase="Running",
             plan=plan,
             step=StepStatus(index=1, of=1, gate="shadow", reason="110 of 2000 pairs", since=NOW),
-            arms=freeze.arms_at(0, 7, 8),
+            arms=freeze.arms_at_weight(0, 7, 8),
             shadow=known.model_copy(
                 update={
                     "latency_difference_microseconds": -1500,
@@ -442,7 +453,9 @@ def test_a_verdict_on_copies_is_told_while_a_person_is_waited_for() -> None:
     plan = freeze.freeze(Rollout(strategy="shadow"), 7, 8, NOW).plan
     verdict = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
     step = StepStatus(index=2, of=3, gate="manual", reason="waits for promote", since=NOW)
-    status = ExperimentStatus(phase="Running", plan=plan, step=step, arms=freeze.arms_at(0, 7, 8), verdict=verdict)
+    status = ExperimentStatus(
+        phase="Running", plan=plan, step=step, arms=freeze.arms_at_weight(0, 7, 8), verdict=verdict
+    )
     assert "agreement by exact: 99.9 % of 901" in told(status)
 
 
@@ -450,15 +463,17 @@ def test_replicas_that_are_shared_and_traffic_that_goes_back_are_told() -> None:
     status = ModelDeploymentStatus(
         replicas=4,
         ready_replicas=3,
-        capacity=Capacity(mode="inPlace", needed_replicas=4, spare_replicas=0),
+        capacity=CapacityStatus(mode="inPlace", needed_replicas=4, spare_replicas=0),
     )
     obj = {"metadata": {"namespace": "vision", "name": "digits"}, "spec": {}, "status": status.to_json()}
     out = io.StringIO()
-    Console(file=out, width=200).print(describe_model_deployment(Subject(obj), NOW))
+    Console(file=out, width=200).print(describe_model_deployment(DeploymentDetails(obj), NOW))
     assert "3 of 4 ready; in place: both revisions share the 4 that the service needs " in out.getvalue()
-    spare = status.model_copy(update={"capacity": Capacity(mode="inPlace", needed_replicas=4, spare_replicas=1)})
+    spare = status.model_copy(update={"capacity": CapacityStatus(mode="inPlace", needed_replicas=4, spare_replicas=1)})
     out = io.StringIO()
-    Console(file=out, width=200).print(describe_model_deployment(Subject({**obj, "status": spare.to_json()}), NOW))
+    Console(file=out, width=200).print(
+        describe_model_deployment(DeploymentDetails({**obj, "status": spare.to_json()}), NOW)
+    )
     assert "share the 4 that the service needs, and 1 more for which there was room" in out.getvalue()
-    back = GivingBack(reason="RolledBack", message="errorRate", since=NOW)
+    back = TrafficReturnStatus(reason="RolledBack", message="errorRate", since=NOW)
     assert "Rollout digits-r8: Running, gives its traffic back (RolledBack)" in told(collecting(giving_back=back))

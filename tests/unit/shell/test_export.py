@@ -16,10 +16,10 @@ from doubles.cluster import NAMESPACE, Cluster
 from doubles.outcomes import MemoryOutcomes, section
 from stand_in_ray import end
 from sundog_edge.counting import export
-from sundog_edge.counting.export import Exposed, Outcome
+from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 from waiting import PATIENCE_S
 
 NAME = "wide-or-narrow"
@@ -63,7 +63,7 @@ class Edge:
             listed = {"kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": [pod("10.0.0.9", 9090)]}
             return web.json_response(listed)
 
-        answer = export.handler(lambda: self.store, section)
+        answer = export.make_export_handler(lambda: self.store, section)
         app, path = web.Application(), "/feedback/{service}/{attempt}/export"
         app.router.add_get(path, answer)
         objects = f"/apis/{EXPERIMENT.api_version}/namespaces/{NAMESPACE}"
@@ -96,9 +96,9 @@ def edge() -> Iterator[Edge]:
 
 
 def fill(store: MemoryOutcomes, units: int = 3) -> None:
-    store.exposed = [Exposed(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)]
+    store.exposed = [ExportedExposure(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)]
     store.told = [
-        Outcome(unit, "converted", 1, "control", 1_500_000, 1_750_000_000 + unit) for unit in range(0, units, 2)
+        ExportedOutcome(unit, "converted", 1, "control", 1_500_000, 1_750_000_000 + unit) for unit in range(0, units, 2)
     ]
 
 
@@ -195,7 +195,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_way_to_it(
 
     monkeypatch.setattr(builtins, "__import__", lacking)
     done = exported("--format", "parquet")
-    assert (done.code, edge.store.asked) == (Exit.REFUSED, [])
+    assert (done.code, edge.store.asked) == (ExitCode.REFUSED, [])
     assert "parquet needs pyarrow, which is not installed: pip install 'sundog[parquet]'" in done.err
     assert not (tmp_path / "out").exists()
 
@@ -223,30 +223,30 @@ def test_a_store_that_goes_away_leaves_no_file(exported: Any, edge: Edge, tmp_pa
     fill(edge.store)
     edge.store.fails_after = after
     done = exported()
-    assert done.code == Exit.UNREACHABLE
+    assert done.code == ExitCode.UNREACHABLE
     assert why in done.err
     assert not (tmp_path / "out").exists()
 
 
 def test_an_experiment_without_outcomes_has_nothing_to_export(exported: Any) -> None:
     done = exported(guardrails=[{"metric": "errorRate"}])
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert f"Experiment {NAMESPACE}/{NAME} has neither success nor secondary metrics" in done.err
 
 
 def test_without_a_ready_edge_it_says_so(exported: Any) -> None:
     done = exported(ready=False)
-    assert done.code == Exit.UNREACHABLE
+    assert done.code == ExitCode.UNREACHABLE
     assert f"namespace {NAMESPACE} has no edge that is ready" in done.err
 
 
 def test_an_edge_can_be_named(exported: Any, edge: Edge, tmp_path: Path) -> None:
     fill(edge.store)
     assert exported("--url", edge.url, ready=False).code == 0
-    assert exported("--url", "http://127.0.0.1:1", ready=False).code == Exit.UNREACHABLE
+    assert exported("--url", "http://127.0.0.1:1", ready=False).code == ExitCode.UNREACHABLE
     for url in ("nowhere", "ftp://127.0.0.1:1", "127.0.0.1:1", "http://[::1"):
         done = exported("--url", url, ready=False)
-        assert done.code == Exit.USAGE
+        assert done.code == ExitCode.USAGE
         assert done.err.startswith(f"error: --url {url!r} is not an address such as http://HOST:PORT")
 
 
@@ -263,12 +263,12 @@ def test_from_outside_of_a_cluster_it_goes_through_the_api_server(sundog: Any, e
 @pytest.mark.parametrize("place", ["ftp://host/x", "s3:///x", "pvc://claim/x", "file://host/x"])
 def test_a_place_of_another_kind_is_refused(exported: Any, edge: Edge, place: str) -> None:
     done = exported("--to", place)
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert place in done.err or "names no bucket" in done.err
 
 
 def test_a_directory_that_cannot_be_written_is_named(exported: Any, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     done = exported()
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err.startswith(f"error: {tmp_path}/out: cannot be written")

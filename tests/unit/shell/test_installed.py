@@ -6,7 +6,7 @@ from charting import Object, installed
 from doubles.clock import FakeClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import Forbidden
-from sundog_operator.shell.installed import installation_for
+from sundog_operator.shell.installed import find_installation
 
 A, B = ["s3://logs/a"], ["s3://logs/b"]
 
@@ -28,7 +28,7 @@ async def test_the_one_that_looks_after_a_namespace(config_maps: list[Object], p
     kube = MemoryKubernetes(FakeClock())
     for config_map in config_maps:
         await kube.create(config_map)
-    found = await installation_for(kube, "vision")
+    found = await find_installation(kube, "vision")
     assert (None if found is None else list(found.exposure_logs.places)) == places
 
 
@@ -36,4 +36,4 @@ async def test_nothing_is_known_to_who_may_not_read_it() -> None:
     kube = MemoryKubernetes(FakeClock())
     await kube.create(installed("sundog", A))
     kube.faults = lambda *_: Forbidden("configmaps is forbidden")
-    assert await installation_for(kube, "vision") is None
+    assert await find_installation(kube, "vision") is None

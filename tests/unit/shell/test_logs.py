@@ -10,7 +10,7 @@ from doubles.cluster import NAMESPACE
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import Object, Ref, ref_of
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def test_lines_tell_whose_they_are(local: Any, manifest: Any, replicas: Path) ->
     assert local("logs", "digits", "--tail", "1", "--revision", "1").out == "r1 aaa | two\n"
     assert {line.partition(" | ")[0] for line in local("logs", "digits").out.splitlines()} == {"r1 aaa", "r2 bbb"}
     done = local("logs", "digits", "--revision", "3")
-    assert (done.code, done.out) == (Exit.NOT_FOUND, "")
+    assert (done.code, done.out) == (ExitCode.NOT_FOUND, "")
     assert done.err.startswith("error: no replica of revision 3 of digits has written a log: `sundog describe digits`")
-    assert local("logs", "nothing").code == Exit.NOT_FOUND
+    assert local("logs", "nothing").code == ExitCode.NOT_FOUND
 
 
 def test_describe_shows_what_the_candidate_raised(local: Any, server: Any, manifest: Any, replicas: Path) -> None:
@@ -70,4 +70,4 @@ def test_in_a_cluster_each_running_pod_is_asked(
     assert on_server("logs", "digits", "--tail", "7").out == "r1 w1 | one\nr1 w1 | two\nr1 w1 | three\n"
     files = "/tmp/ray/session_latest/logs/serve/replica_digits-r1_*.log"
     assert asked == [("w1", "ray-worker", f"tail -q -n 7 {files} 2>/dev/null")]
-    assert on_server("logs", "digits", "--revision", "2").code == Exit.NOT_FOUND
+    assert on_server("logs", "digits", "--revision", "2").code == ExitCode.NOT_FOUND

@@ -22,7 +22,7 @@ BOMB = f"{good()}# many\nlabels: &a [{'x, ' * 9_000}]\nb: [{'*a, ' * 60}]"
 
 
 def read(text: str, path: Path | None = Path("/x/a.yaml")) -> tuple[list[Any], list[str]]:
-    documents, problems = manifests.parse(text, "a.yaml", path, "default")
+    documents, problems = manifests.parse_manifest(text, "a.yaml", path, "default")
     return documents, [str(problem) for problem in problems]
 
 
@@ -120,7 +120,7 @@ def test_folders_are_read_without_hidden_and_other_files(tmp_path: Path) -> None
         path = tmp_path / place
         path.parent.mkdir(exist_ok=True)
         path.write_text(good(path.stem.strip(".")))
-    reading = manifests.read(tmp_path, "default")
+    reading = manifests.read_manifests(tmp_path, "default")
     assert [document.ref.name for document in reading.documents] == ["a", "b"]
     assert reading.problems == ()
 
@@ -128,7 +128,7 @@ def test_folders_are_read_without_hidden_and_other_files(tmp_path: Path) -> None
 def test_of_two_descriptions_the_first_counts(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(good(uri="file:///first"))
     (tmp_path / "b.yaml").write_text(good(uri="file:///second"))
-    reading = manifests.read(tmp_path, "default")
+    reading = manifests.read_manifests(tmp_path, "default")
     assert [document.object["spec"]["model"]["uri"] for document in reading.documents] == ["file:///first"]
     assert str(reading.problems[0]) == (
         f"{tmp_path}/b.yaml: ModelDeployment default/digits is in {tmp_path}/a.yaml too, which counts"
@@ -137,16 +137,16 @@ def test_of_two_descriptions_the_first_counts(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_are_told_and_unsure(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
-    (tmp_path / "large.yaml").write_bytes(b"#" * (manifests.MAX_BYTES + 1))
+    (tmp_path / "large.yaml").write_bytes(b"#" * (manifests.MAX_MANIFEST_BYTES + 1))
     (tmp_path / "pod.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}")
-    reading = manifests.read(tmp_path, "default")
+    reading = manifests.read_manifests(tmp_path, "default")
     told = {Path(problem.source).name: problem.message for problem in reading.problems if not problem.skipped}
     assert told == {
-        "large.yaml": f"is larger than {manifests.MAX_BYTES} bytes",
+        "large.yaml": f"is larger than {manifests.MAX_MANIFEST_BYTES} bytes",
         "latin.yaml": "is not UTF-8 text",
     }
-    assert reading.may_hold(tmp_path / "latin.yaml", "any")
-    assert reading.may_hold(tmp_path / "large.yaml", "any")
+    assert reading.can_contain(tmp_path / "latin.yaml", "any")
+    assert reading.can_contain(tmp_path / "large.yaml", "any")
     # Another kind may be no mistake; only what has its name may have been meant.
-    assert reading.may_hold(tmp_path / "pod.yaml", "x")
-    assert not reading.may_hold(tmp_path / "pod.yaml", "any")
+    assert reading.can_contain(tmp_path / "pod.yaml", "x")
+    assert not reading.can_contain(tmp_path / "pod.yaml", "any")

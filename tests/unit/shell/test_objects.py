@@ -9,7 +9,7 @@ import yaml
 
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 from sundog_operator.shell.local import place
 
 FULL = "modeldeployment.serving.sundog.dev/digits"
@@ -45,7 +45,7 @@ def test_a_refused_object_is_one_line_that_names_file_field_and_value(
 ) -> None:
     path = manifest(**spec)
     done = on_server("apply", "-f", str(path))
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err.startswith(f"error: {path}: ModelDeployment vision/digits")
     assert told in done.err
     assert len(done.err.splitlines()) == 1
@@ -60,14 +60,14 @@ def test_a_manifest_whose_aliases_write_out_to_too_much_is_told_and_the_rest_goe
     good = str(manifest())
     for verb, shown in (("plan", "ModelDeployment vision/digits is created\n"), ("apply", f"{FULL} created\n")):
         done = on_server(verb, "-f", str(bomb), "-f", good)
-        assert (done.code, done.out.startswith(shown)) == (Exit.REFUSED, True)
+        assert (done.code, done.out.startswith(shown)) == (ExitCode.REFUSED, True)
         assert done.err == f"error: {bomb}: line 2: aliases write out to more than 1048576 characters\n"
 
 
 def test_a_spec_that_is_stored_and_not_acted_on_is_told_at_once(on_server: Any, manifest: Any) -> None:
     path = str(manifest(scheduling={"queue": "q"}))
     for done in (on_server("apply", "-f", path), on_server("apply", "-f", path)):
-        assert done.code == Exit.REFUSED
+        assert done.code == ExitCode.REFUSED
         assert done.err == (
             f"error: {path}: ModelDeployment vision/digits: NotYetSupported: spec.scheduling.queue: is not supported yet; leave it out\n"
         )
@@ -77,9 +77,9 @@ def test_a_spec_that_is_stored_and_not_acted_on_is_told_at_once(on_server: Any, 
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.parametrize(("stopped", "code"), [(False, Exit.REFUSED), (True, Exit.OK)])
+@pytest.mark.parametrize(("stopped", "code"), [(False, ExitCode.REFUSED), (True, ExitCode.OK)])
 def test_an_experiment_that_is_not_acted_on_is_told_unless_it_is_to_end(
-    on_server: Any, tmp_path: Path, stopped: bool, code: Exit
+    on_server: Any, tmp_path: Path, stopped: bool, code: ExitCode
 ) -> None:
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
     spec = {
@@ -98,7 +98,7 @@ def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manif
     manifest()
     (tmp_path / "bad.yaml").write_text("a: [1")
     done = on_server("apply", "-f", str(tmp_path / "digits.yaml"), "-f", str(tmp_path / "bad.yaml"))
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.out == f"{FULL} created\n"
     assert done.err.startswith(f"error: {tmp_path}/bad.yaml: line ")
 
@@ -107,7 +107,7 @@ def test_nothing_to_apply_is_told(on_server: Any, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     done = on_server("apply", "-f", str(tmp_path / "empty.yaml"))
     assert (done.code, done.err) == (
-        Exit.REFUSED,
+        ExitCode.REFUSED,
         f"error: no ModelDeployment, Experiment or Secret in {tmp_path}/empty.yaml\n",
     )
 
@@ -133,11 +133,11 @@ def test_what_local_mode_could_not_apply_is_told_beside_what_is_there(
     local: Any, local_state: Path, manifest: Any
 ) -> None:
     local("apply", "-f", str(manifest()))
-    place.write_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
+    place.write_manifest_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
     told = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
     assert local("get").err == local("describe", "digits").err == told
     assert local("get", "digits", "-o", "json").json["metadata"]["name"] == "digits"
-    place.write_problems(local_state, [])
+    place.write_manifest_problems(local_state, [])
     assert local("get").err == ""
 
 
@@ -162,7 +162,7 @@ def test_what_get_prints_can_be_applied(on_server: Any, manifest: Any, tmp_path:
 def test_an_unknown_name_is_code_3(on_server: Any) -> None:
     for arguments in (["get", "nothing"], ["describe", "nothing"], ["promote", "nothing"], ["rollback", "nothing"]):
         done = on_server(*arguments)
-        assert (done.code, done.err) == (Exit.NOT_FOUND, "error: ModelDeployment vision/nothing does not exist\n")
+        assert (done.code, done.err) == (ExitCode.NOT_FOUND, "error: ModelDeployment vision/nothing does not exist\n")
     assert on_server("get", "mexp", "nothing").err == "error: Experiment vision/nothing does not exist\n"
 
 
@@ -263,13 +263,13 @@ def test_delete_takes_objects_and_tells_what_is_absent(on_server: Any, server: A
     path = str(manifest())
     on_server("apply", "-f", path)
     done = on_server("delete", "digits", "other")
-    assert (done.code, done.out) == (Exit.NOT_FOUND, f"{FULL} deleted\n")
+    assert (done.code, done.out) == (ExitCode.NOT_FOUND, f"{FULL} deleted\n")
     assert done.err == "error: ModelDeployment vision/other does not exist\n"
     assert server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits"))) is None
     on_server("apply", "-f", path)
     assert on_server("delete", "-f", path).out == f"{FULL} deleted\n"
     assert on_server("delete", "-f", path, "--ignore-not-found").code == 0
-    assert on_server("delete").code == Exit.USAGE
+    assert on_server("delete").code == ExitCode.USAGE
 
 
 def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_describe_prints_documents(on_server: Any, server: Any, manifest: Any) -
 def test_url_is_the_endpoint_alone(on_server: Any, server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest()))
     done = on_server("url", "digits")
-    assert (done.code, done.out) == (Exit.REFUSED, "")
+    assert (done.code, done.out) == (ExitCode.REFUSED, "")
     assert "has no endpoint yet: `sundog describe digits` tells why" in done.err
     server.serve_revision(1)
     assert on_server("url", "digits").out == f"{on_server('get', 'digits', '-o', 'json').json['status']['url']}\n"

@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.metrics import Metrics
+from sundog_operator.adapters.metrics import OperatorMetrics
 from sundog_operator.api.installation import Installation
 from sundog_operator.errors import DependencyError, Forbidden, NotServed
 from sundog_operator.ports import CONFIG_MAP, HTTP_ROUTE, RAY_CLUSTER, SECRET, Kind, Snapshot
-from sundog_operator.shell.operator import Options, Watching
+from sundog_operator.shell.operator import ObjectWatcher, OperatorOptions
 
 
 class Client:
@@ -36,11 +36,11 @@ class Client:
         return Snapshot([], "1")
 
 
-def watching_of(client: Client, installation: Installation) -> Watching:
-    options = Options(
+def watching_of(client: Client, installation: Installation) -> ObjectWatcher:
+    options = OperatorOptions(
         installation, kubeconfig=Path("unused"), namespace="sundog", lease="lease", identity="me", host="", port=0
     )
-    return Watching(cast("KubernetesClient", client), options, Metrics(1, "me"))
+    return ObjectWatcher(cast("KubernetesClient", client), options, OperatorMetrics(1, "me"))
 
 
 @pytest.mark.parametrize("watch_secrets", [False, True])

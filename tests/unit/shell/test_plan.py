@@ -8,8 +8,8 @@ import pytest
 
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
-from sundog_operator.shell.exits import Exit
-from sundog_operator.shell.preview.model_deployment import refused_by_server
+from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.preview.model_deployment import find_server_violations
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def served(on_server: Any, server: Any, manifest: Any) -> Any:
 def plan(call: Any, path: Any) -> dict[str, Any]:
     done = call("plan", "-f", str(path), "-o", "json")
     (preview,) = done.json
-    assert done.code == (Exit.REFUSED if preview["outcome"] == "refused" else Exit.OK)
+    assert done.code == (ExitCode.REFUSED if preview["outcome"] == "refused" else ExitCode.OK)
     found: dict[str, Any] = preview
     return found
 
@@ -331,14 +331,16 @@ def test_what_is_stored_already_is_refused_by_no_api_server() -> None:
 
     before = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]})
     edited = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]}, replicas=2)
-    assert refused_by_server(edited, edited, before) == ()
-    (problem,) = refused_by_server(edited, edited, None)
+    assert find_server_violations(edited, edited, before) == ()
+    (problem,) = find_server_violations(edited, edited, None)
     assert problem.startswith("spec.rollout.steps: ")
     both = {"strategy": "recreate", "bake": {}}
     taken = deployment(rollout=both)
-    assert refused_by_server(deployment(rollout=both, replicas=2), deployment(rollout=both, replicas=2), taken) == ()
+    assert (
+        find_server_violations(deployment(rollout=both, replicas=2), deployment(rollout=both, replicas=2), taken) == ()
+    )
     worse = deployment(rollout={"steps": [{"scale": {"replicas": 0}}]})
-    assert refused_by_server(worse, worse, before) != ()
+    assert find_server_violations(worse, worse, before) != ()
 
 
 def test_a_running_rollout_is_ended_by_another_revision(served: Any, server: Any, manifest: Any) -> None:

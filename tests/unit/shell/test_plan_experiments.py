@@ -12,10 +12,10 @@ from charting import installed
 from doubles.cluster import NAMESPACE
 from doubles.traffic import Answers, Traffic
 from sundog_operator.ports import EXPERIMENT
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 from sundog_operator.shell.preview.experiment import preview_experiment
-from sundog_operator.shell.target import Server as Connection
-from sundog_operator.shell.verbs.plan import log_refusal
+from sundog_operator.shell.target import ServerConnection as Connection
+from sundog_operator.shell.verbs.plan import make_log_place_check
 
 Json = dict[str, Any]
 BUYING = {"success": [{"name": "conversion", "feedback": "bought", "minimumEffect": "20%"}]}
@@ -63,7 +63,7 @@ def experiment(tmp_path: Path) -> Callable[..., Path]:
 def plan(call: Any, *paths: Path) -> Json:
     done = call("plan", *(word for path in paths for word in ("-f", str(path))), "-o", "json")
     preview = done.json[-1]
-    assert done.code == (Exit.REFUSED if preview["outcome"] == "refused" else Exit.OK), done
+    assert done.code == (ExitCode.REFUSED if preview["outcome"] == "refused" else ExitCode.OK), done
     found: Json = preview
     return found
 
@@ -222,7 +222,7 @@ def test_a_place_that_no_administrator_allows_is_told_where_that_may_be_read(
 
 
 async def test_local_mode_allows_any_place_that_a_machine_has() -> None:
-    refusal = await log_refusal(Connection(None, NAMESPACE, Path("state")), NAMESPACE)  # type: ignore[arg-type]
+    refusal = await make_log_place_check(Connection(None, NAMESPACE, Path("state")), NAMESPACE)  # type: ignore[arg-type]
     assert refusal("file:///home/ada/logs") == ""
     assert refusal("pvc://logs/a") == "pvc:// is for clusters; in local mode file:// is there"
 
@@ -290,7 +290,7 @@ def test_a_salt_that_others_have_is_told_before_either_is_applied(
     served: Any, server: Any, manifest: Any, experiment: Any
 ) -> None:
     assert shared(plan(served, experiment(unit=SPRING))) == []
-    assert served("apply", "-f", str(experiment("earlier", unit=SPRING))).code == Exit.OK
+    assert served("apply", "-f", str(experiment("earlier", unit=SPRING))).code == ExitCode.OK
     of_earlier = ["SaltReused: spec.unit.salt is that of Experiment earlier"]
     assert shared(plan(served, experiment(unit=SPRING))) == of_earlier
     assert shared(plan(served, experiment(unit=SPRING, modelDeployment="letters"))) == of_earlier
@@ -300,7 +300,7 @@ def test_a_salt_that_others_have_is_told_before_either_is_applied(
     assert shared(plan(served, manifest(rollout={"unit": SPRING}))) == of_rollouts
     assert shared(plan(served, manifest(name="letters", rollout={"unit": SPRING}))) == of_rollouts
     # What is applied may be what is told of already.
-    assert served("apply", "-f", str(manifest(rollout={"unit": SPRING}))).code == Exit.OK
+    assert served("apply", "-f", str(manifest(rollout={"unit": SPRING}))).code == ExitCode.OK
     unchanged = plan(served, manifest(rollout={"unit": SPRING}))
     assert (unchanged["outcome"], shared(unchanged)) == ("unchanged", of_rollouts)
     server.until(told_of_spec, "SaltReused of ModelDeployment digits")
@@ -318,6 +318,6 @@ def test_a_salt_is_shared_by_what_is_applied_together_and_no_more_by_what_is_men
     letters = manifest(name="letters", file="letters.yaml", rollout={"unit": SPRING})
     assert shared(plan(served, first, letters)) == ["SaltReused: spec.rollout.unit.salt is that of Experiment first"]
     assert shared(plan(served, letters, second)) == ["SaltReused: spec.unit.salt is that of ModelDeployment letters"]
-    assert served("apply", "-f", str(first)).code == Exit.OK
+    assert served("apply", "-f", str(first)).code == ExitCode.OK
     mended = experiment("first", unit={**SPRING, "salt": "autumn"})
     assert shared(plan(served, mended, second)) == []

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import FrozenPlan, PlanGuardrail, PlanStep
-from sundog_operator.core.analysis.forecast import Forecast, Service
-from sundog_operator.core.analysis.power import doubt, power
-from sundog_operator.core.stats.power.expected_sample_size import typical
-from sundog_operator.core.stats.verdicts import Limits
+from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
+from sundog_operator.core.analysis.power import estimate_gate_power, find_undecidable_step
+from sundog_operator.core.stats.power.expected_sample_size import estimate_sample_size
+from sundog_operator.core.stats.verdicts import MetricLimits
 from sundog_operator.shell.forecast import options as forecast_options
 
 MINUTE = timedelta(minutes=1)
@@ -45,7 +45,7 @@ def plan(weight: int = 50, floor: float = 0.0, **gate: Any) -> FrozenPlan:
 def test_half_of_simulated_rollouts_need_about_as_long(
     weight: int, floor: float, errors: float, times: float, by: str
 ) -> None:
-    found = power(plan(weight, floor), Service(20.0, errors), times, runs=60)
+    found = estimate_gate_power(plan(weight, floor), ServiceTraffic(20.0, errors), times, runs=60)
     assert found.typical is not None
     assert found.typical.by == by
     assert found.forecast.promoted + found.forecast.rolled_back == 1.0
@@ -56,28 +56,28 @@ def test_half_of_simulated_rollouts_need_about_as_long(
 
 
 def test_events_are_a_share_of_the_requests() -> None:
-    found = power(plan(25), Service(20.0, 0.01), 2.0, runs=10).typical
+    found = estimate_gate_power(plan(25), ServiceTraffic(20.0, 0.01), 2.0, runs=10).typical
     assert found is not None
     assert found.events / found.requests == pytest.approx(0.01 * 0.75 + 0.02 * 0.25)
 
 
 def test_at_the_margin_nothing_decides_without_a_floor() -> None:
-    found = power(plan(max_duration=timedelta(hours=1)), Service(20.0, 0.01), 1.25, runs=20)
+    found = estimate_gate_power(plan(max_duration=timedelta(hours=1)), ServiceTraffic(20.0, 0.01), 1.25, runs=20)
     assert (found.typical, found.seconds) == (None, float("inf"))
     assert found.forecast.undecided > 0.9
-    assert power(plan(floor=0.01), Service(20.0, 0.01), 1.25, runs=10).typical is not None
+    assert estimate_gate_power(plan(floor=0.01), ServiceTraffic(20.0, 0.01), 1.25, runs=10).typical is not None
 
 
 def test_a_step_lasts_as_long_as_it_says_but_harm_does_not_wait_for_that() -> None:
     long = plan(50, 0.05, min_duration=30 * MINUTE)
-    assert power(long, Service(100.0, 0.001), 1.0, runs=10).seconds == 1800
-    assert power(long, Service(100.0, 0.01), 20.0, runs=10).seconds < 300
+    assert estimate_gate_power(long, ServiceTraffic(100.0, 0.001), 1.0, runs=10).seconds == 1800
+    assert estimate_gate_power(long, ServiceTraffic(100.0, 0.01), 20.0, runs=10).seconds < 300
 
 
 def test_harm_beside_shadows_takes_more_and_what_passes_does_not() -> None:
     alone, shared = plan(), plan().model_copy(update={"harm_shares": 3})
     for times, more in ((3.0, True), (0.5, False)):
-        found = [power(each, Service(20.0, 0.01), times, runs=40) for each in (alone, shared)]
+        found = [estimate_gate_power(each, ServiceTraffic(20.0, 0.01), times, runs=40) for each in (alone, shared)]
         typically = [each.typical.events for each in found if each.typical]
         assert (typically[0] < typically[1]) is more
         assert (found[0].forecast.median_minutes < found[1].forecast.median_minutes) is more
@@ -85,7 +85,7 @@ def test_harm_beside_shadows_takes_more_and_what_passes_does_not() -> None:
 
 @pytest.mark.parametrize("times", [0.0, 1000.0])
 def test_extremes_are_numbers(times: float) -> None:
-    found = power(plan(), Service(1.0, 0.5), times, runs=10).typical
+    found = estimate_gate_power(plan(), ServiceTraffic(1.0, 0.5), times, runs=10).typical
     assert found is not None
     assert 0 < found.events <= found.requests < 1000
 
@@ -127,15 +127,15 @@ def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates
 def test_a_plan_with_too_little_time_for_its_traffic_is_told(
     rps: float | None, errors: float | None, floor: float, gates: dict[str, Any], said: str
 ) -> None:
-    found = doubt(frozen(rps, errors, floor, **gates))
+    found = find_undecidable_step(frozen(rps, errors, floor, **gates))
     assert said in found
     assert bool(found) is bool(said)
 
 
 def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> None:
-    found = doubt(frozen(2.0, 0.02, 0.0, max_duration=5 * MINUTE))
+    found = find_undecidable_step(frozen(2.0, 0.02, 0.0, max_duration=5 * MINUTE))
     # The first step asks for half of the traffic.
-    needed = typical(0.02, 1.0, 0.25, Limits(0.25, 0.0, 0.5, 0.05))
+    needed = estimate_sample_size(0.02, 1.0, 0.25, MetricLimits(0.25, 0.0, 0.5, 0.05))
     assert needed is not None
     assert found.endswith(f"that takes some {math.ceil(needed.requests / 2 / 3600)}h")
 
@@ -247,6 +247,6 @@ def test_what_cannot_be_simulated_is_told(sundog: Any, manifest: Any) -> None:
 
 
 def test_what_is_decided_for_certain_leaves_nothing_undecided() -> None:
-    each = Forecast(times=2, promoted=0.55, rolled_back=0.45, median_minutes=1, late_minutes=2, failed=3)
+    each = RolloutForecast(times=2, promoted=0.55, rolled_back=0.45, median_minutes=1, p80_minutes=2, failed=3)
     assert 1 - each.promoted - each.rolled_back < 0
-    assert forecast_options.likelihoods(each) == ("55%", "45%", "0%")
+    assert forecast_options.format_likelihoods(each) == ("55%", "45%", "0%")

@@ -20,7 +20,7 @@ from sundog_operator.adapters.local.status import pod_status
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.core.edge import objects
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 from waiting import PATIENCE_S
 
 
@@ -143,7 +143,7 @@ def test_data_may_be_a_file(digits: Any, endpoint: Endpoint, tmp_path: Path) -> 
     (tmp_path / "body.json").write_text("[4]")
     assert digits("predict", "digits", "-d", f"@{tmp_path / 'body.json'}").out == '{"outputs":[8]}\n'
     missing = digits("predict", "digits", "-d", "@/nowhere.json")
-    assert (missing.code, missing.err) == (Exit.REFUSED, "error: /nowhere.json: No such file or directory\n")
+    assert (missing.code, missing.err) == (ExitCode.REFUSED, "error: /nowhere.json: No such file or directory\n")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def edge_pod(server: Any, stopped: dict[str, tuple[str, str]]) -> None:
     """The edge of an instance, with why parts of it do not run."""
 
     async def publish(cluster: Any) -> None:
-        metadata = {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": objects.SELECTOR}
+        metadata = {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": objects.EDGE_SELECTOR}
         spec = {"containers": [{"name": "haproxy"}, {"name": "agent"}]}
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         stored = await cluster.kube.get(ref_of(made)) or await cluster.kube.create(made)
@@ -183,7 +183,7 @@ def test_whoever_else_listens_in_place_of_the_edge_is_not_asked(
 ) -> None:
     edge_pod(server, {"haproxy": TAKEN})
     done = local("predict", "digits", "-d", "[1]")
-    assert (done.code, done.out) == (Exit.UNREACHABLE, "")
+    assert (done.code, done.out) == (ExitCode.UNREACHABLE, "")
     assert done.err == f"error: ModelDeployment vision/digits: its edge does not run: {TAKEN[1]}\n"
     assert endpoint.seen == []
     assert local("predict", "digits", "-d", "[1]", "--url", endpoint.url).code == 0, (
@@ -200,7 +200,9 @@ def test_an_edge_without_its_agent_is_asked(local: Any, server: Any, digits: Any
 
 def test_an_answer_that_is_cut_off_is_no_success(digits: Any, endpoint: Endpoint) -> None:
     done = digits("predict", "digits", "-d", '"cut"')
-    assert (done.code, done.out) == (Exit.REFUSED, '{"token":"a"}\n'), "the endpoint was reached: the prediction failed"
+    assert (done.code, done.out) == (ExitCode.REFUSED, '{"token":"a"}\n'), (
+        "the endpoint was reached: the prediction failed"
+    )
     assert done.err.startswith(f"error: {endpoint.url}: the answer was cut off")
 
 
@@ -221,7 +223,7 @@ def test_a_key_is_sent_and_best_read_from_the_environment(
 @pytest.mark.parametrize("endpoint", [self_signed("digits.vision.svc")], indirect=True)
 def test_a_certificate_is_checked_for_the_name_of_the_service(digits: Any, endpoint: Endpoint, tmp_path: Path) -> None:
     refused = digits("predict", "digits", "-d", "[1]")
-    assert refused.code == Exit.UNREACHABLE
+    assert refused.code == ExitCode.UNREACHABLE
     assert "its certificate is not trusted (" in refused.err
     assert refused.err.endswith("give --cacert FILE, or --insecure\n")
     assert digits("predict", "digits", "-d", "[1]", "--insecure").code == 0
@@ -232,17 +234,17 @@ def test_a_certificate_is_checked_for_the_name_of_the_service(digits: Any, endpo
 @pytest.mark.parametrize("endpoint", [self_signed("other.vision.svc")], indirect=True)
 def test_a_certificate_for_another_name_is_refused(digits: Any, endpoint: Endpoint, tmp_path: Path) -> None:
     done = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "tls.crt"))
-    assert done.code == Exit.UNREACHABLE
+    assert done.code == ExitCode.UNREACHABLE
     assert "digits.vision.svc" in done.err
     (tmp_path / "junk.pem").write_text("no certificate")
     junk = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "junk.pem"))
-    assert (junk.code, junk.err) == (Exit.REFUSED, f"error: --cacert {tmp_path}/junk.pem: holds no certificates\n")
+    assert (junk.code, junk.err) == (ExitCode.REFUSED, f"error: --cacert {tmp_path}/junk.pem: holds no certificates\n")
 
 
 def test_a_key_that_no_header_can_hold_is_not_shown(digits: Any, endpoint: Endpoint) -> None:
     for key in ("s3cret\r", "s3\ncret", "s3cret\udcff"):
         done = digits("predict", "digits", "-d", "[1]", "--api-key", key)
-        assert (done.code, done.out) == (Exit.USAGE, "")
+        assert (done.code, done.out) == (ExitCode.USAGE, "")
         assert done.err.startswith("error: the API key holds a character that no header can, such as the end of a line")
         assert "cret" not in done.err
     assert endpoint.seen == []
@@ -274,47 +276,55 @@ def test_from_outside_of_the_cluster_it_goes_through_the_api_server(
     assert done.err.startswith("arm canary, revision 8, ")
     assert (endpoint.seen, endpoint.keys) == ([({"inputs": [1, 2]}, "ada")], ["a key"])
     refused = sundog(*asked, "--data", '"one"')
-    assert (refused.code, "WrongType: inputs is a JSON number" in refused.err) == (Exit.REFUSED, True)
-    assert sundog(*asked, "--data", '"wait"', "--timeout", "0.2").code == Exit.TIMEOUT
+    assert (refused.code, "WrongType: inputs is a JSON number" in refused.err) == (ExitCode.REFUSED, True)
+    assert sundog(*asked, "--data", '"wait"', "--timeout", "0.2").code == ExitCode.TIMEOUT
 
 
 def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) -> None:
     done = digits("predict", "digits", "-d", "5")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err == f"error: {endpoint.url}: status 400: WrongType: inputs is a JSON number; expected a list\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["-d", "[1"], Exit.REFUSED, "error: the data is not JSON: "),
-        ([], Exit.USAGE, "error: give either --data or -f"),
-        (["-d", "1", "-H", "nonsense"], Exit.USAGE, "error: --header 'nonsense' is not NAME:VALUE"),
+        (["-d", "[1"], ExitCode.REFUSED, "error: the data is not JSON: "),
+        ([], ExitCode.USAGE, "error: give either --data or -f"),
+        (["-d", "1", "-H", "nonsense"], ExitCode.USAGE, "error: --header 'nonsense' is not NAME:VALUE"),
         (
             ["-d", "1", "-H", "a: b\r\nc: d"],
-            Exit.USAGE,
+            ExitCode.USAGE,
             r"error: --header 'a: b\r\nc: d' holds a character that no header can",
         ),
-        (["-d", "1", "-H", "a: b\x7f"], Exit.USAGE, r"error: --header 'a: b\x7f' holds a character that no header can"),
+        (
+            ["-d", "1", "-H", "a: b\x7f"],
+            ExitCode.USAGE,
+            r"error: --header 'a: b\x7f' holds a character that no header can",
+        ),
         (
             ["-d", "1", "-H", "a: \udcff"],
-            Exit.USAGE,
+            ExitCode.USAGE,
             r"error: --header 'a: \udcff' holds a character that no header can",
         ),
-        (["-d", "1", "-H", "a\r\nb: c"], Exit.USAGE, r"error: --header 'a\r\nb: c' is not NAME:VALUE"),
-        (["-d", "1", "-H", "a b: c"], Exit.USAGE, "error: --header 'a b: c' is not NAME:VALUE"),
+        (["-d", "1", "-H", "a\r\nb: c"], ExitCode.USAGE, r"error: --header 'a\r\nb: c' is not NAME:VALUE"),
+        (["-d", "1", "-H", "a b: c"], ExitCode.USAGE, "error: --header 'a b: c' is not NAME:VALUE"),
         (
             ["-d", "1", "-H", "Content-Length: abc"],
-            Exit.USAGE,
+            ExitCode.USAGE,
             "error: the request cannot be sent: Invalid Content-Length",
         ),
         (
             ["-d", "1", "--url", "http://127.0.0.1:1/x"],
-            Exit.UNREACHABLE,
+            ExitCode.UNREACHABLE,
             "error: http://127.0.0.1:1/x: cannot be reached",
         ),
         *(
-            (["-d", "1", "--url", url], Exit.USAGE, f"error: --url {url!r} is not an address such as http://HOST:PORT")
+            (
+                ["-d", "1", "--url", url],
+                ExitCode.USAGE,
+                f"error: --url {url!r} is not an address such as http://HOST:PORT",
+            )
             for url in (
                 "nonsense",
                 "",
@@ -331,11 +341,11 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
                 "http://\udcff",
             )
         ),
-        (["-d", "1", "--url", "HTTP://[::1]:1/x"], Exit.UNREACHABLE, "error: HTTP://[::1]:1/x: cannot be reached"),
-        (["-d", '"wait"', "--timeout", "0.2"], Exit.TIMEOUT, "no answer within 0.2 s"),
+        (["-d", "1", "--url", "HTTP://[::1]:1/x"], ExitCode.UNREACHABLE, "error: HTTP://[::1]:1/x: cannot be reached"),
+        (["-d", '"wait"', "--timeout", "0.2"], ExitCode.TIMEOUT, "no answer within 0.2 s"),
     ],
 )
-def test_mistakes_have_their_codes(digits: Any, arguments: list[str], code: Exit, told: str) -> None:
+def test_mistakes_have_their_codes(digits: Any, arguments: list[str], code: ExitCode, told: str) -> None:
     done = digits("predict", "digits", *arguments)
     assert done.code == code
     assert told in done.err
@@ -345,7 +355,7 @@ def test_mistakes_have_their_codes(digits: Any, arguments: list[str], code: Exit
 def test_without_an_endpoint_it_says_where_to_look(on_server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest()))
     done = on_server("predict", "digits", "-d", "1")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err == (
         "error: ModelDeployment vision/digits has no endpoint yet: `sundog describe digits` tells why\n"
     )

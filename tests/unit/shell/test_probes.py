@@ -21,7 +21,7 @@ async def test_each_check_is_named_with_what_is_wrong() -> None:
         return lambda: wrong[name]
 
     health, ready = {"a": check("a"), "b": check("b")}, {"a": check("a")}
-    async with probes.serve("127.0.0.1", 0, health=health, readiness=ready, metrics=lambda: b"up 1\n") as port:
+    async with probes.serve_probes("127.0.0.1", 0, health=health, readiness=ready, metrics=lambda: b"up 1\n") as port:
         assert await ask(port, "/healthz") == (503, "a: ok\nb: stands still for 61 s\n")
         assert await ask(port, "/readyz") == (200, "a: ok\n")
         assert await ask(port, "/metrics") == (200, "up 1\n")
@@ -32,5 +32,5 @@ async def test_each_check_is_named_with_what_is_wrong() -> None:
 
 def test_a_loop_that_stands_still_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: 1000.0))
-    assert probes.beats(lambda: 1000.0, "the loop")() == ""
-    assert probes.beats(lambda: 900.0, "the loop")() == "the loop stands still for 100 s"
+    assert probes.make_heartbeat_check(lambda: 1000.0, "the loop")() == ""
+    assert probes.make_heartbeat_check(lambda: 900.0, "the loop")() == "the loop stands still for 100 s"

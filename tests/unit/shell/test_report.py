@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_its_numbers_are_printed_as_json(rolling: Any) -> None:
 @pytest.mark.parametrize(
     ("file", "code", "problem"),
     [
-        ("report.json", Exit.USAGE, "report.json does not end with .html"),
-        ("nowhere/report.html", Exit.REFUSED, "nowhere/report.html: cannot be written: No such file or directory"),
+        ("report.json", ExitCode.USAGE, "report.json does not end with .html"),
+        ("nowhere/report.html", ExitCode.REFUSED, "nowhere/report.html: cannot be written: No such file or directory"),
     ],
 )
 def test_a_page_that_cannot_be_written_is_one_line(
@@ -83,12 +83,12 @@ def test_a_page_that_cannot_be_written_is_one_line(
 def test_what_is_not_there_is_told_by_name(on_server: Any, server: Any, manifest: Any) -> None:
     done = report(on_server, "nothing")
     assert (done.code, done.err) == (
-        Exit.NOT_FOUND,
+        ExitCode.NOT_FOUND,
         "error: there is neither an Experiment nor a ModelDeployment vision/nothing\n",
     )
     on_server("apply", "-f", str(manifest()))
     done = report(on_server, "digits")
     assert (done.code, done.err) == (
-        Exit.NOT_FOUND,
+        ExitCode.NOT_FOUND,
         "error: ModelDeployment vision/digits has had no rollout: there is nothing to report\n",
     )

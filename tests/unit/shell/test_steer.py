@@ -14,9 +14,9 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
-from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.exits import CommandFailed, ExitCode
 from sundog_operator.shell.verbs.get import find
-from sundog_operator.shell.verbs.steer import previous, to_retry
+from sundog_operator.shell.verbs.steer import find_previous_revision, find_revision_to_retry
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_command_that_nobody_has_handled_yet_is_not_overwritten(canary: Any, s
     server.operator.clear()
     assert canary("promote", "digits", "--no-wait").code == 0
     done = canary("abort", "digits", "--no-wait")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err.startswith("error: ModelDeployment vision/digits: the command 'promote revision=2 id=")
 
 
@@ -75,7 +75,7 @@ def test_of_two_commands_at_once_the_first_stays(canary: Any, server: Any, writt
     server.operator.clear()
     written_after_reading(1, **{COMMAND: THEIRS})
     done = canary("pause", "digits", "--no-wait")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert f"the command {THEIRS!r} is not handled yet: try again in a moment" in done.err
     assert annotations(server) == {COMMAND: THEIRS}
 
@@ -92,7 +92,7 @@ def test_whose_command_is_overwritten_is_told_by_what(canary: Any, server: Any, 
     server.operator.clear()
     written_after_reading(2, **{COMMAND: THEIRS})
     done = canary("pause", "digits")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert f"was overwritten before anybody told what became of it; the annotation is {THEIRS!r}" in done.err
 
 
@@ -100,13 +100,13 @@ def test_skip_leads_to_the_next_step_and_to_no_promotion(canary: Any, server: An
     assert canary("skip", "digits").out == "digits: skip revision 2 accepted\n"
     server.until(lambda cluster: cluster.at_weight(2, 50), "50 %")
     done = canary("skip", "digits", "--revision", "2")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert "what follows on step 2 of 3 is all traffic: promote leads there" in done.err
 
 
 def test_a_command_for_another_revision_is_rejected_with_the_reason(canary: Any, server: Any) -> None:
     done = canary("promote", "digits", "--revision", "1")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err == (
         "error: ModelDeployment vision/digits: promote revision 1 was rejected: revision 1 is not the candidate, which is revision 2\n"
     )
@@ -123,7 +123,7 @@ def test_pause_and_resume(canary: Any, server: Any) -> None:
     assert "paused (Manual)" in canary("describe", "digits").out
     assert canary("resume", "digits").code == 0
     again = canary("resume", "digits")
-    assert (again.code, again.out) == (Exit.REFUSED, "")
+    assert (again.code, again.out) == (ExitCode.REFUSED, "")
     assert again.err == (
         "error: ModelDeployment vision/digits: resume revision 2 was rejected: revision 2 is not paused: there is nothing to resume;"
         " it waits for promote\n"
@@ -166,7 +166,7 @@ def test_what_there_is_nothing_for_is_told_with_the_object(
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     done = on_server(verb, "digits")
-    assert done.code == Exit.REFUSED
+    assert done.code == ExitCode.REFUSED
     assert done.err.startswith(f"error: ModelDeployment {NAMESPACE}/digits: ")
     assert problem in done.err
 
@@ -177,7 +177,7 @@ def test_who_stops_an_experiment_by_its_own_name_is_told_whose_it_is(canary: Any
     path.write_text(json.dumps({**head, "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}]}}))
     assert canary("apply", "-f", str(path)).code == 0
     done = canary("stop", "wide")
-    assert done.code == Exit.NOT_FOUND
+    assert done.code == ExitCode.NOT_FOUND
     assert done.err == (
         f"error: ModelDeployment {NAMESPACE}/wide does not exist; Experiment wide is one of digits: `sundog stop digits`\n"
     )
@@ -187,7 +187,7 @@ def test_who_stops_an_experiment_by_its_own_name_is_told_whose_it_is(canary: Any
 def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any) -> None:
     server.operator.clear()
     done = canary("promote", "digits", "--timeout", "0.5")
-    assert done.code == Exit.TIMEOUT
+    assert done.code == ExitCode.TIMEOUT
     assert "no operator handled the command within 0.5 s" in done.err
     assert len(done.err.splitlines()) == 1
 
@@ -212,7 +212,7 @@ def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
     monkeypatch.setattr(KubernetesClient, "get", goes_away)
     monkeypatch.setattr(KubernetesClient, "annotate", writes)
     done = canary("abort", "digits")
-    assert done.code == Exit.UNREACHABLE
+    assert done.code == ExitCode.UNREACHABLE
     begin = f"error: ModelDeployment {NAMESPACE}/digits: abort revision 2 is kept as "
     assert done.err.startswith(begin)
     assert ", and handled when an operator runs (ModelDeployment" in done.err
@@ -224,7 +224,7 @@ def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
     monkeypatch.setattr(KubernetesClient, "annotate", is_gone)
     server.do(lambda cluster: cluster.kube.annotate(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits"), {COMMAND: None}))
     done = canary("abort", "digits")
-    assert done.code == Exit.UNREACHABLE
+    assert done.code == ExitCode.UNREACHABLE
     assert "whether the API server has taken the command is not known: `sundog describe` shows it" in done.err
 
 
@@ -263,14 +263,14 @@ def test_which_revision_a_rollback_goes_to(
 ) -> None:
     revisions = [Revision(number, "", {}) for number in known]
     if isinstance(wanted, int):
-        assert previous(status, revisions, frozenset(failed)) == wanted
+        assert find_previous_revision(status, revisions, frozenset(failed)) == wanted
         return
     with pytest.raises(CommandFailed, match=wanted):
-        previous(status, revisions, frozenset(failed))
+        find_previous_revision(status, revisions, frozenset(failed))
 
 
 def test_which_revision_is_retried() -> None:
-    assert to_retry(_status(1, candidate=2)) == 2
-    assert to_retry(_status(1, held=2)) == 2
+    assert find_revision_to_retry(_status(1, candidate=2)) == 2
+    assert find_revision_to_retry(_status(1, held=2)) == 2
     with pytest.raises(CommandFailed, match="there is nothing to retry"):
-        to_retry(_status(1))
+        find_revision_to_retry(_status(1))

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from sundog_operator.adapters.whole_answers import body_of
+from sundog_operator.adapters.whole_answers import read_body
 from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.errors import SundogError
@@ -53,25 +53,25 @@ class HttpEdges:
         )
 
     async def _evidence(self, pod: Object, question: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
-        address, port = (pod.get("status") or {}).get("podIP"), agent_port(pod)
+        address, port = (pod.get("status") or {}).get("podIP"), find_agent_port(pod)
         if not address or not port:
             return None, "the pod has no address yet"
         url = f"http://{address}:{port}/evidence"
         try:
             async with self._session.get(url, params=question, timeout=_TIMEOUT, allow_redirects=False) as response:
-                body = await body_of(response, MAX_EVIDENCE_BYTES)
+                body = await read_body(response, MAX_EVIDENCE_BYTES)
                 if response.status != 200:
                     return None, f"GET {url}: status {response.status}{_why(body)}"
                 if len(body) > MAX_EVIDENCE_BYTES:
                     return None, f"GET {url}: {len(body)} bytes, at most {MAX_EVIDENCE_BYTES} are read"
-            return evidence_of(body), ""
+            return parse_evidence(body), ""
         except NoEvidenceError as err:
             return None, f"GET {url}: {err}"
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
             return None, f"GET {url}: {type(err).__name__}"
 
 
-def evidence_of(body: bytes) -> dict[str, Any]:
+def parse_evidence(body: bytes) -> dict[str, Any]:
     """The evidence document in an answer. Raises NoEvidenceError."""
     try:
         # Sums of squares outgrow 64 bits, beyond which orjson rounds.
@@ -93,7 +93,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def agent_port(pod: Object) -> int | None:
+def find_agent_port(pod: Object) -> int | None:
     """The port of the pod's agent container, by its name."""
     for container in pod.get("spec", {}).get("containers", ()):
         for port in container.get("ports", ()):
@@ -104,10 +104,10 @@ def agent_port(pod: Object) -> int | None:
 
 def is_ready(pod: Object) -> bool:
     """Whether a pod says that it is."""
-    return pod_problems.condition(pod, "Ready").get("status") == "True"
+    return pod_problems.find_condition(pod, "Ready").get("status") == "True"
 
 
 def _why_not_ready(pod: Object) -> str:
     """What the condition of a pod that is not ready says; empty where it says nothing."""
-    condition = pod_problems.condition(pod, "Ready")
+    condition = pod_problems.find_condition(pod, "Ready")
     return "" if condition.get("status") == "True" else condition.get("message") or ""

@@ -12,69 +12,78 @@ from urllib.parse import quote
 
 import aiohttp
 
-from sundog_operator.adapters.edges import agent_port, is_ready
-from sundog_operator.adapters.log_tables import Buffered, Format, make_table
-from sundog_operator.adapters.whole_answers import body_of
-from sundog_operator.core.experiments.exposure_log import Exposure, Lines, LogBroken, Outcome, Row, plan_of
+from sundog_operator.adapters.edges import find_agent_port, is_ready
+from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
+from sundog_operator.adapters.whole_answers import read_body
+from sundog_operator.core.experiments.exposure_log import (
+    ExposureLogReader,
+    ExposureRow,
+    InvalidExposureLog,
+    LogRow,
+    OutcomeRow,
+    make_plan_document,
+)
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object
 
-PLAN: Final = "plan.json"
-CONNECT_S: Final = 10.0
+PLAN_FILE: Final = "plan.json"
+CONNECT_TIMEOUT_S: Final = 10.0
 _SILENCE_S: Final = 60.0
 _MOST_TOLD: Final = 500
 """Of what somebody else says in a message, in characters."""
 
 
-class ExportBroken(SundogError):
+class ExportError(SundogError):
     """An edge gave no export, or broke one off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EdgeAgent:
     """An edge's agent. `where` names it in messages; `open` asks it for a path, until the stack is left."""
 
     where: str
     open: Callable[[str, AsyncExitStack], Awaitable[aiohttp.ClientResponse]]
 
 
-def directly(where: str, url: str) -> Source:
+def make_direct_agent(where: str, url: str) -> EdgeAgent:
     """An agent by its address. Asking raises aiohttp.InvalidURL where that is none."""
 
     async def open_(path: str, stack: AsyncExitStack) -> aiohttp.ClientResponse:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=_SILENCE_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=_SILENCE_S)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         return await stack.enter_async_context(session.get(url.rstrip("/") + path, allow_redirects=False))
 
-    return Source(where, open_)
+    return EdgeAgent(where, open_)
 
 
-def edge_among(pods: Iterable[Object]) -> Object | None:
+def find_ready_edge(pods: Iterable[Object]) -> Object | None:
     """A ready edge; all of a namespace have one store."""
-    ready = (pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and is_ready(pod) and agent_port(pod))
+    ready = (
+        pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and is_ready(pod) and find_agent_port(pod)
+    )
     return next(ready, None)
 
 
-async def fetch(
-    experiment: Object, find: Callable[[], Awaitable[Source]], folder: Path, form: Format, most: int | None = None
-) -> tuple[Lines, list[Path]]:
+async def fetch_export(
+    experiment: Object, find: Callable[[], Awaitable[EdgeAgent]], folder: Path, form: Format, most: int | None = None
+) -> tuple[ExposureLogReader, list[Path]]:
     """What an edge told, of at most so many exposures, and the files that it was written to.
 
     Raises what `find` raises, ExportBroken, FormatMissing, and aiohttp.InvalidURL.
     """
-    files = {kind: folder / f"{word}.{form}" for kind, word in ((Exposure, "exposures"), (Outcome, "outcomes"))}
-    lines = Lines(most)
+    files = {kind: folder / f"{word}.{form}" for kind, word in ((ExposureRow, "exposures"), (OutcomeRow, "outcomes"))}
+    lines = ExposureLogReader(most)
     async with AsyncExitStack() as stack:
         # First what may be missing here, before an edge is bothered.
-        tables: dict[type[Row], Buffered] = {
-            kind: stack.enter_context(Buffered(make_table(file, form, kind))) for kind, file in files.items()
+        tables: dict[type[LogRow], BufferedTable] = {
+            kind: stack.enter_context(BufferedTable(make_table(file, form, kind))) for kind, file in files.items()
         }
         source = await find()
         with _told_of(source.where):
             response = await source.open(_path(experiment), stack)
             if response.status != 200:
-                told = _one_line((await body_of(response, _MOST_TOLD))[:_MOST_TOLD].decode("utf-8", "replace"))
-                raise LogBroken(f"status {response.status}: {told}")
+                told = _one_line((await read_body(response, _MOST_TOLD))[:_MOST_TOLD].decode("utf-8", "replace"))
+                raise InvalidExposureLog(f"status {response.status}: {told}")
             async for line in _lines_of(response):
                 if (row := lines.read(line)) is not None:
                     tables[type(row)].add(row)
@@ -82,11 +91,11 @@ async def fetch(
     return lines, [*files.values()]
 
 
-def write_plan(experiment: Object, lines: Lines, folder: Path, now: datetime) -> Path:
+def write_plan(experiment: Object, lines: ExposureLogReader, folder: Path, now: datetime) -> Path:
     """The file beside the tables. It is put last, so that who sees it sees the others of the same export. Raises OSError."""
-    plan = folder / PLAN
+    plan = folder / PLAN_FILE
     # Not by orjson, which writes no number beyond 64 bits, as sums of squares are.
-    plan.write_text(json.dumps(plan_of(experiment, lines, now), indent=2, ensure_ascii=False), "utf-8")
+    plan.write_text(json.dumps(make_plan_document(experiment, lines, now), indent=2, ensure_ascii=False), "utf-8")
     return plan
 
 
@@ -100,12 +109,12 @@ def _told_of(where: str) -> Iterator[None]:
     """Errors in the words of who reads them, also where an answer breaks off."""
     try:
         yield
-    except LogBroken as err:
-        raise ExportBroken(f"{where}: {err}") from None
+    except InvalidExposureLog as err:
+        raise ExportError(f"{where}: {err}") from None
     except aiohttp.InvalidURL:
         raise
     except (aiohttp.ClientError, TimeoutError, OSError) as err:
-        raise ExportBroken(f"{where}: the export broke off: {_one_line(str(err)) or type(err).__name__}") from None
+        raise ExportError(f"{where}: the export broke off: {_one_line(str(err)) or type(err).__name__}") from None
 
 
 def _one_line(text: str) -> str:

@@ -30,7 +30,7 @@ _NOT_WORTH_TELLING: Final = "OS signals are ignored"
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchTarget:
     """A kind to watch, and which of its objects the server should tell of."""
 
     kind: Kind
@@ -65,7 +65,7 @@ class KopfWatch:
 
     def __init__(
         self,
-        watched: Callable[[], Sequence[Watched]],
+        watched: Callable[[], Sequence[WatchTarget]],
         deliver: Deliver,
         login: Callable[[], Awaitable[Login]],
         namespaces: Sequence[str] = (),
@@ -145,7 +145,7 @@ class KopfWatch:
             self.beat = time.monotonic()
             await asyncio.sleep(_BEAT_S)
 
-    def _registry(self, target: asyncio.AbstractEventLoop, kinds: Sequence[Watched]) -> kopf.OperatorRegistry:
+    def _registry(self, target: asyncio.AbstractEventLoop, kinds: Sequence[WatchTarget]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
         async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -169,7 +169,7 @@ def _listen(registry: kopf.OperatorRegistry, kind: Kind, deliver: Deliver, targe
     kopf.on.event(kind.group, version, kind.plural, id=f"{kind.plural}-changed", registry=registry)(changed)
 
 
-def make_settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
+def make_settings(watched: Sequence[WatchTarget]) -> kopf.OperatorSettings:
     """Settings under which kopf only watches: no events, no peers, no annotations, no finalizers, and no end because of an error."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -196,7 +196,7 @@ def make_settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     return settings
 
 
-def quiet_kopf() -> None:
+def silence_kopf_loggers() -> None:
     """Let kopf's loggers tell of trouble only."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("kopf._core.reactor.running").addFilter(

@@ -184,7 +184,7 @@ class KubernetesClient:
         call = _Call(str(service), "POST", url, body=body)
         return await self._answer(call, aiohttp.ClientTimeout(total=None), headers)
 
-    async def get_of_pod(self, pod: Ref, port: int, path: str) -> aiohttp.ClientResponse:
+    async def get_from_pod(self, pod: Ref, port: int, path: str) -> aiohttp.ClientResponse:
         """GET a path of a pod through the API server, and take whatever it answers; for who is outside of the cluster.
 
         How long to wait is the caller's to say. Raises DependencyError when the API server does not answer.

@@ -11,32 +11,32 @@ from urllib.parse import urlsplit
 
 from sundog_operator.errors import SundogError
 
-BUCKETS: Final = ("s3", "gs")
+BUCKET_SCHEMES: Final = ("s3", "gs")
 # A mount whose server is away lets nobody go: whoever waits for it may keep no other waiting, nor take threads that others need.
 _COPIER: Final = ThreadPoolExecutor(1, thread_name_prefix="log-places")
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
-class PlaceRefused(SundogError):
+class DestinationRefused(SundogError):
     """Nothing can be written there."""
 
 
-async def put(files: Sequence[Path], place: str, claims: Path | None = None) -> None:
+async def put_files(files: Sequence[Path], place: str, claims: Path | None = None) -> None:
     """Put files at a place, in that order: a directory, `file://`, `s3://` or `gs://`. One of the same name is replaced, whole.
 
     `claims` is where claims are mounted, each in a directory of its name, for `pvc://` as well. Credentials of a bucket are those of the
     environment. Raises PlaceRefused, which names the place and what is wrong.
     """
     parts = urlsplit(place)
-    if parts.scheme in BUCKETS:
+    if parts.scheme in BUCKET_SCHEMES:
         await _upload(files, parts.scheme, parts.netloc, parts.path.strip("/"))
     elif parts.scheme in ("", "file") and not parts.netloc:
         await _in_thread(_copy, files, Path(parts.path if parts.scheme else place))
     elif parts.scheme == "pvc" and claims is not None:
         await _in_thread(_copy_to_claim, files, claims / parts.netloc, parts.path.strip("/"), place)
     else:
-        known = ", ".join(f"{scheme}://" for scheme in ("file", *BUCKETS))
-        raise PlaceRefused(f"{place}: a directory, or one of {known}, is expected")
+        known = ", ".join(f"{scheme}://" for scheme in ("file", *BUCKET_SCHEMES))
+        raise DestinationRefused(f"{place}: a directory, or one of {known}, is expected")
 
 
 async def _in_thread(work: Callable[..., None], *given: Any) -> None:
@@ -46,7 +46,7 @@ async def _in_thread(work: Callable[..., None], *given: Any) -> None:
 def _copy_to_claim(files: Sequence[Path], claim: Path, directory: str, place: str) -> None:
     # Made by whoever mounts it: what is written beside it would be lost.
     if not claim.is_dir():
-        raise PlaceRefused(f"{place}: claim {claim.name} is not mounted at {claim}")
+        raise DestinationRefused(f"{place}: claim {claim.name} is not mounted at {claim}")
     _copy(files, claim / directory)
 
 
@@ -58,7 +58,7 @@ def _copy(files: Sequence[Path], directory: Path) -> None:
             shutil.copyfile(file, draft)
             draft.replace(directory / file.name)
     except OSError as error:
-        raise PlaceRefused(f"{directory}: cannot be written: {error.strerror or error}") from None
+        raise DestinationRefused(f"{directory}: cannot be written: {error.strerror or error}") from None
 
 
 async def _upload(files: Sequence[Path], scheme: str, bucket: str, prefix: str) -> None:
@@ -68,11 +68,11 @@ async def _upload(files: Sequence[Path], scheme: str, bucket: str, prefix: str) 
         from obstore.exceptions import BaseError
         from obstore.store import GCSStore, S3Store
     except ModuleNotFoundError:
-        raise PlaceRefused(
+        raise DestinationRefused(
             f"{shown}: buckets need obstore, which is not installed: pip install 'sundog[buckets]'"
         ) from None
     if not bucket:
-        raise PlaceRefused(f"{shown}: names no bucket")
+        raise DestinationRefused(f"{shown}: names no bucket")
     try:
         # Plain HTTP is where an endpoint or a key file says so.
         endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
@@ -88,4 +88,4 @@ async def _upload(files: Sequence[Path], scheme: str, bucket: str, prefix: str) 
             await obstore.put_async(store, f"{prefix}/{file.name}".lstrip("/"), file, max_concurrency=2)
     except (BaseError, ValueError, OSError) as error:
         # What obstore says may hold what it was given, credentials among it.
-        raise PlaceRefused(f"{shown}: cannot be written ({type(error).__name__})") from None
+        raise DestinationRefused(f"{shown}: cannot be written ({type(error).__name__})") from None

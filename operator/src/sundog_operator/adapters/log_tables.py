@@ -8,12 +8,12 @@ from typing import Final, Literal, Protocol, Self
 
 import orjson
 
-from sundog_operator.core.experiments.exposure_log import Row
+from sundog_operator.core.experiments.exposure_log import LogRow
 from sundog_operator.errors import SundogError
 
 Format = Literal["jsonl", "parquet"]
 
-BLOCK: Final = 10_000
+ROWS_PER_BLOCK: Final = 10_000
 """Rows that are held before they are written; a group of rows in Parquet."""
 
 
@@ -21,27 +21,27 @@ class FormatMissing(SundogError):
     """What a format needs is not installed."""
 
 
-class Table(Protocol):
+class TableWriter(Protocol):
     """One file. Closed, it is whole."""
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[LogRow]) -> None:
         """Append rows of the table's own type. Raises OSError."""
 
     def close(self) -> None:
         """Write what is left. Raises OSError."""
 
 
-class Buffered:
+class BufferedTable:
     """Rows one by one into a table, some thousands at a time. As a context it closes the table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: TableWriter) -> None:
         self._table = table
-        self._rows: list[Row] = []
+        self._rows: list[LogRow] = []
 
-    def add(self, row: Row) -> None:
+    def add(self, row: LogRow) -> None:
         """Append one row. Raises OSError."""
         self._rows.append(row)
-        if len(self._rows) >= BLOCK:
+        if len(self._rows) >= ROWS_PER_BLOCK:
             self._flush()
 
     def _flush(self) -> None:
@@ -60,7 +60,7 @@ class Buffered:
             self._table.close()
 
 
-def make_table(path: Path, form: Format, row: type[Row]) -> Table:
+def make_table(path: Path, form: Format, row: type[LogRow]) -> TableWriter:
     """A new file for rows of that type. Raises FormatMissing, OSError."""
     return _JsonLines(path) if form == "jsonl" else _Parquet(path, row)
 
@@ -71,7 +71,7 @@ class _JsonLines:
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[LogRow]) -> None:
         self._file.write(b"".join(orjson.dumps(row._asdict(), option=orjson.OPT_UTC_Z) + b"\n" for row in rows))
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class _JsonLines:
 class _Parquet:
     """Columns with the names of the fields; times in microseconds, in UTC."""
 
-    def __init__(self, path: Path, row: type[Row]) -> None:
+    def __init__(self, path: Path, row: type[LogRow]) -> None:
         try:
             import pyarrow as pa
             from pyarrow import parquet
@@ -95,7 +95,7 @@ class _Parquet:
         # Hashes in hexadecimal digits take half the room.
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[LogRow]) -> None:
         self._writer.write_batch(self._batch_of([row._asdict() for row in rows], schema=self._schema))
 
     def close(self) -> None:

@@ -10,17 +10,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sundog_operator.app.controller import Result
-from sundog_operator.app.queue.keys import Key, Kind
-from sundog_operator.core.events import Event
+from sundog_operator.app.queue.keys import Key, KeyKind
+from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.ports import Object
 
-QUEUE: Final = "sundog"
+QUEUE_NAME: Final = "sundog"
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 _DECISIONS: Final = {"Promoted": "promote", "RolloutStarted": "start", "TrafficShifted": "shift"}
 _OF_A_ROLLOUT: Final = "Rollout"
 
 
-class Metrics:
+class OperatorMetrics:
     """One process's metrics. It hears of passes and of the queue (`app.loop.Observer`), of requests and of events."""
 
     def __init__(self, workers: int, identity: str) -> None:
@@ -39,25 +39,27 @@ class Metrics:
         self._seconds = self._histogram("controller_runtime_reconcile_time_seconds", "Time of a pass.", "controller")
         self._active = self._gauge("controller_runtime_active_workers", "Passes that run now.", "controller")
         most = self._gauge("controller_runtime_max_concurrent_reconciles", "Passes at a time.", "controller")
-        self._adds = self._counter("workqueue_adds", "Keys that came into the line.", "name").labels(QUEUE)
-        self._retries = self._counter("workqueue_retries", "Keys that came back after a failure.", "name").labels(QUEUE)
+        self._adds = self._counter("workqueue_adds", "Keys that came into the line.", "name").labels(QUEUE_NAME)
+        self._retries = self._counter("workqueue_retries", "Keys that came back after a failure.", "name").labels(
+            QUEUE_NAME
+        )
         self._waited = self._histogram(
             "workqueue_queue_duration_seconds", "From when a key was due until a worker took it.", "name"
-        ).labels(QUEUE)
-        self._worked = self._histogram("workqueue_work_duration_seconds", "Time of a pass.", "name").labels(QUEUE)
+        ).labels(QUEUE_NAME)
+        self._worked = self._histogram("workqueue_work_duration_seconds", "Time of a pass.", "name").labels(QUEUE_NAME)
         self._requests = self._counter("rest_client_requests", "Requests to the API server.", "code", "method", "host")
         self._told = self._counter("sundog_rollout_decisions", "What was decided about rollouts.", "decision", "reason")
         self._missed = self._counter("sundog_watch_missed", "Objects whose change only a list told, by kind.", "kind")
         self._leads = self._gauge("leader_election_master_status", "1 in the process that leads.", "name")
         self._identity = identity
         self._running: dict[Key, float] = {}
-        for kind in get_args(Kind):
+        for kind in get_args(KeyKind):
             most.labels(kind).set(workers)
             self._active.labels(kind).set(0)
             self._errors.labels(kind)
             self._terminal.labels(kind)
             self._panics.labels(kind)
-        self.led(leads=False)
+        self.set_leading(leads=False)
         self.registry.register(_Computed(self._unfinished))
 
     def text(self) -> bytes:
@@ -97,7 +99,7 @@ class Metrics:
         """A request to the API server was answered; status 0: it was not."""
         self._requests.labels(str(status) if status else "<error>", method, urlsplit(host).netloc).inc()
 
-    def told(self, event: Event) -> None:
+    def told(self, event: KubernetesEvent) -> None:
         """An event was told for the first time."""
         if event.reason in _DECISIONS or event.reason.startswith(_OF_A_ROLLOUT):
             decision = _DECISIONS.get(event.reason) or event.reason.removeprefix(_OF_A_ROLLOUT).lower()
@@ -107,7 +109,7 @@ class Metrics:
         """A list told of so many changes that a watch should have told of."""
         self._missed.labels(kind).inc(count)
 
-    def led(self, *, leads: bool) -> None:
+    def set_leading(self, *, leads: bool) -> None:
         """Whether this process leads now."""
         self._leads.labels(self._identity).set(leads)
 
@@ -120,7 +122,7 @@ class Metrics:
                         "workqueue_depth",
                         "Keys that are due and that no worker has taken yet.",
                         ("name",),
-                        [((QUEUE,), depth())],
+                        [((QUEUE_NAME,), depth())],
                     ),
                     _gauge(
                         "sundog_cached_objects", "Objects kept in memory.", ("kind",), [((k,), n) for k, n in kept()]
@@ -141,13 +143,13 @@ class Metrics:
                 "workqueue_unfinished_work_seconds",
                 "Time of all passes that run now.",
                 ("name",),
-                [((QUEUE,), sum(since))],
+                [((QUEUE_NAME,), sum(since))],
             ),
             _gauge(
                 "workqueue_longest_running_processor_seconds",
                 "Time of the longest pass that runs now.",
                 ("name",),
-                [((QUEUE,), max(since, default=0.0))],
+                [((QUEUE_NAME,), max(since, default=0.0))],
             ),
         ]
 

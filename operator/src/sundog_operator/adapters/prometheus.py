@@ -6,11 +6,11 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from sundog_operator.adapters.webhooks import problem
-from sundog_operator.adapters.whole_answers import body_of
-from sundog_operator.core.observed import Reading
+from sundog_operator.adapters.webhooks import describe_error
+from sundog_operator.adapters.whole_answers import read_body
+from sundog_operator.core.observed import PrometheusResult
 
-MOST_BYTES: Final = 2**20
+MAX_RESPONSE_BYTES: Final = 2**20
 """Of an answer: a number takes some hundred, and what gives thousands of series is no number."""
 
 _SHOWN: Final = 200
@@ -26,15 +26,15 @@ class HttpPrometheus:
         self._url = f"{url.rstrip('/')}/api/v1/query"
         self._timeout_s = timeout_s
 
-    async def query(self, expression: str) -> Reading:
+    async def query(self, expression: str) -> PrometheusResult:
         """See the port."""
         try:
             status, body = await self._post(expression)
         except TimeoutError:
-            return Reading(problem=f"had no answer from Prometheus within {self._timeout_s:g} s")
+            return PrometheusResult(problem=f"had no answer from Prometheus within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as err:
-            return Reading(problem=f"cannot reach Prometheus: it {problem(err, self._timeout_s)}")
-        return Reading(problem="had more than 1 MiB for an answer") if body is None else _read(status, body)
+            return PrometheusResult(problem=f"cannot reach Prometheus: it {describe_error(err, self._timeout_s)}")
+        return PrometheusResult(problem="had more than 1 MiB for an answer") if body is None else _read(status, body)
 
     async def _post(self, expression: str) -> tuple[int, bytes | None]:
         """The status and the body, None for one that is too long."""
@@ -43,31 +43,35 @@ class HttpPrometheus:
         async with self._session.post(
             self._url, data=form, headers=_ASKED, allow_redirects=False, timeout=limits
         ) as response:
-            body = await body_of(response, MOST_BYTES)
-            return response.status, body if len(body) <= MOST_BYTES else None
+            body = await read_body(response, MAX_RESPONSE_BYTES)
+            return response.status, body if len(body) <= MAX_RESPONSE_BYTES else None
 
 
-def _read(status: int, body: bytes) -> Reading:
+def _read(status: int, body: bytes) -> PrometheusResult:
     try:
         document = orjson.loads(body)
         if document["status"] == "error":
-            return Reading(problem=f"is refused by Prometheus: {_line(document['error'])}")
+            return PrometheusResult(problem=f"is refused by Prometheus: {_line(document['error'])}")
         return _number(document["data"]["resultType"], document["data"]["result"])
     except (KeyError, TypeError, ValueError, IndexError):
-        return Reading(problem=f"was answered {status} by what does not speak as Prometheus does")
+        return PrometheusResult(problem=f"was answered {status} by what does not speak as Prometheus does")
 
 
-def _number(kind: str, result: Any) -> Reading:
+def _number(kind: str, result: Any) -> PrometheusResult:
     """The number of a scalar, or of a vector's only sample. Raises KeyError, TypeError, ValueError and IndexError."""
     if kind not in ("scalar", "vector"):
-        return Reading(problem=f"gives a {_line(kind)} instead of one number")
+        return PrometheusResult(problem=f"gives a {_line(kind)} instead of one number")
     if kind == "vector" and not result:
-        return Reading(problem="gives no data")
+        return PrometheusResult(problem="gives no data")
     if kind == "vector" and len(result) > 1:
-        return Reading(problem=f"gives {len(result)} series instead of one number")
+        return PrometheusResult(problem=f"gives {len(result)} series instead of one number")
     text = str(result[1] if kind == "scalar" else result[0]["value"][1])
     value = float(text)
-    return Reading(value) if math.isfinite(value) else Reading(problem=f"gives {_line(text)}, which is no number")
+    return (
+        PrometheusResult(value)
+        if math.isfinite(value)
+        else PrometheusResult(problem=f"gives {_line(text)}, which is no number")
+    )
 
 
 def _line(text: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from sundog_operator.adapters.whole_answers import body_of
+from sundog_operator.adapters.whole_answers import read_body
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.errors import RayUnavailable, ServeRefused
@@ -17,11 +17,11 @@ from sundog_operator.ports import SECRET, Clock, Kubernetes, Ref
 MAX_RESPONSE_BYTES: Final = 32 * 2**20
 _PATH: Final = "/api/serve/applications/"
 _ADVERTISEMENT: Final = "For further information visit"
-TOKEN_S: Final = 30.0
+TOKEN_TTL_S: Final = 30.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=2)
 
 
-Tokens = Callable[[str], Awaitable[str]]
+TokenSource = Callable[[str], Awaitable[str]]
 """The token of a namespace's clusters; empty where there is none. Raises DependencyError."""
 
 
@@ -32,7 +32,7 @@ class RayServe:
     connected to.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, tokens: Tokens) -> None:
+    def __init__(self, session: aiohttp.ClientSession, tokens: TokenSource) -> None:
         self._session = session
         self._tokens = tokens
         self._last: dict[str, tuple[bytes, ServeState]] = {}
@@ -45,7 +45,7 @@ class RayServe:
         digest = hashlib.sha256(body).digest()
         if known is None or known[0] != digest:
             try:
-                known = digest, parse_state(orjson.loads(body))
+                known = digest, parse_serve_state(orjson.loads(body))
             except (ValueError, KeyError, TypeError, AttributeError) as err:
                 raise RayUnavailable(
                     f"{dashboard}{_PATH}: the answer is no Serve status: {type(err).__name__}"
@@ -68,7 +68,7 @@ class RayServe:
             async with self._session.request(
                 method, url, data=data, headers=headers, timeout=_TIMEOUT, allow_redirects=False
             ) as response:
-                body = await body_of(response, MAX_RESPONSE_BYTES)
+                body = await read_body(response, MAX_RESPONSE_BYTES)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
             raise RayUnavailable(f"{method} {url}: {type(err).__name__}") from err
@@ -81,7 +81,7 @@ class RayServe:
         return body
 
 
-def one_token(token: str) -> Tokens:
+def fixed_token(token: str) -> TokenSource:
     """The same token everywhere, as in local mode."""
 
     async def tokens(_namespace: str) -> str:
@@ -100,8 +100,8 @@ class SecretTokens:
 
     async def __call__(self, namespace: str) -> str:
         """See `Tokens`."""
-        read_at, token = self._known.get(namespace, (-TOKEN_S, ""))
-        if token and self._clock.monotonic() - read_at < TOKEN_S:
+        read_at, token = self._known.get(namespace, (-TOKEN_TTL_S, ""))
+        if token and self._clock.monotonic() - read_at < TOKEN_TTL_S:
             return token
         stored = await self._kube.get(Ref(SECRET, namespace, names.RAY))
         encoded = ((stored or {}).get("data") or {}).get(names.RAY_TOKEN_KEY, "")
@@ -120,7 +120,7 @@ def last_line(body: bytes, limit: int = 300) -> str:
     return lines[-1][:limit] if lines else "no reason given"
 
 
-def parse_state(answer: Mapping[str, Any]) -> ServeState:
+def parse_serve_state(answer: Mapping[str, Any]) -> ServeState:
     """Serve's status document. Empty `controller_info` means that the controller is not running or unknown."""
     applications = {name: _application(name, app) for name, app in answer["applications"].items()}
     return ServeState(known=bool(answer.get("controller_info")), applications=applications)

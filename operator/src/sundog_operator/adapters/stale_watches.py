@@ -5,13 +5,13 @@ from typing import Final
 
 from sundog_operator.ports import Kind
 
-RENEW_AT: Final = 2
+RESTART_THRESHOLD: Final = 2
 """Lists in a row with changes that a watch told nothing of. One may be a moment ahead of its watch."""
-GIVE_UP_AT: Final = 4
+FAILURE_THRESHOLD: Final = 4
 """As many although the watches began anew in between: what is left is a new process."""
 
 
-class Deafness:
+class StaleWatchDetector:
     """Counts, per kind, the lists in a row that found changes while its watch told nothing."""
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class Deafness:
             self._silent.pop(kind, None)
             return False
         self._silent[kind] += 1
-        return self._silent[kind] == RENEW_AT
+        return self._silent[kind] == RESTART_THRESHOLD
 
     def problem(self) -> str:
         """The kinds whose watches cannot be helped, in one line; empty while there are none."""
-        kinds = sorted(kind.plural for kind, lists in self._silent.items() if lists >= GIVE_UP_AT)
+        kinds = sorted(kind.plural for kind, lists in self._silent.items() if lists >= FAILURE_THRESHOLD)
         return f"lists find changes that the watch does not tell: {', '.join(kinds)}" if kinds else ""

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.core.observed import WebhookResult
 
 _HEADERS: Final = {"Content-Type": "application/json", "User-Agent": "sundog-operator"}
 _METADATA: Final = frozenset(
@@ -24,12 +24,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
-class Forbidden(OSError):
+class AddressForbidden(OSError):
     """An address that is not connected to."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class AddressPolicy:
     """Where webhooks may lead: to public addresses, and with a listed name to private ones. Nothing may lead to metadata of a cloud.
 
     Who writes a manifest must not make the operator ask what only the operator can reach.
@@ -40,20 +40,20 @@ class Reach:
     """
 
     hosts: frozenset[str] = frozenset()
-    own_machine: bool = False
+    allow_loopback: bool = False
 
     def check(self, host: str, address: str) -> None:
         """Raises Forbidden where `host` must not be reached at `address`."""
         found = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
         if found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified:
-            raise Forbidden("leads to a link-local, metadata or multicast address, which is forbidden")
+            raise AddressForbidden("leads to a link-local, metadata or multicast address, which is forbidden")
         is_public = found.is_global and (isinstance(found, ipaddress.IPv4Address) or found in _PUBLIC_V6)
-        if is_public or self.own_machine:
+        if is_public or self.allow_loopback:
             return
         if found.is_loopback:
-            raise Forbidden("leads to the operator's own pod, which is forbidden")
+            raise AddressForbidden("leads to the operator's own pod, which is forbidden")
         if host.lower().rstrip(".") not in self.hosts:
-            raise Forbidden(
+            raise AddressForbidden(
                 "leads to a private address; an administrator can list its host in installation.webhooks.hosts"
             )
 
@@ -61,10 +61,10 @@ class Reach:
 class HttpWebhooks:
     """`ports.Webhooks`. Each post has a connection of its own, to an address that was looked at when it was connected to."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: AddressPolicy) -> None:
         self._reach = reach
 
-    async def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> WebhookAnswer:
+    async def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> WebhookResult:
         """See the port."""
         try:
             target = URL(url)
@@ -77,9 +77,9 @@ class HttpWebhooks:
                 ) as session,
                 session.post(target, data=orjson.dumps(document), headers=_HEADERS, allow_redirects=False) as response,
             ):
-                return WebhookAnswer(response.status)
+                return WebhookResult(response.status)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
-            return WebhookAnswer(problem=problem(err, timeout_s))
+            return WebhookResult(problem=describe_error(err, timeout_s))
 
     def _sockets(self, host: str) -> Callable[[AddressInfo], socket.socket]:
         def make(info: AddressInfo) -> socket.socket:
@@ -90,12 +90,12 @@ class HttpWebhooks:
         return make
 
 
-def problem(err: Exception, timeout_s: float) -> str:
+def describe_error(err: Exception, timeout_s: float) -> str:
     """Why there is no answer. The errors' own words have the address, with what is secret in it."""
     match err:
         case TimeoutError():
             return f"did not answer within {timeout_s:g} s"
-        case aiohttp.ClientConnectorError(os_error=Forbidden() as forbidden):
+        case aiohttp.ClientConnectorError(os_error=AddressForbidden() as forbidden):
             return str(forbidden)
         case aiohttp.ClientConnectorCertificateError():
             return "shows a certificate that is not trusted"

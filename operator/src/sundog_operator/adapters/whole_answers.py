@@ -3,7 +3,7 @@
 import aiohttp
 
 
-async def body_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
     """The whole body, or `most` + 1 bytes of one that is larger.
 
     `read(most)` of aiohttp gives what has come by then, which is all of it only where the answer is small and the machine idle.

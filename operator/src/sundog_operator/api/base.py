@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from sundog_operator.api.schema.rules import Rule
 
 
-class Part(BaseModel):
+class ApiBase(BaseModel):
     """A frozen object: snake_case in Python, camelCase in JSON, unknown fields dropped as the API server drops them."""
 
     model_config = ConfigDict(

@@ -6,31 +6,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sundog_operator.api.base import Part
-from sundog_operator.api.scalars import Instant, Integer, Message
-from sundog_operator.api.schema.rules import Noun
+from sundog_operator.api.base import ApiBase
+from sundog_operator.api.scalars import Integer, Message, Timestamp
+from sundog_operator.api.schema.rules import ExpectedNoun
 
-Truth = Literal["True", "False", "Unknown"]
+ConditionStatus = Literal["True", "False", "Unknown"]
 CAMEL_CASE = r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$"
 MAX_MESSAGE_LENGTH = 32_768
 
 
-class Condition(Part):
+class Condition(ApiBase):
     """One observation, shaped as Kubernetes' own. `last_transition_time` is when `status` last changed."""
 
     type: Annotated[
-        str, Field(min_length=1, max_length=316, pattern=CAMEL_CASE), Noun("a CamelCase word such as Ready")
+        str, Field(min_length=1, max_length=316, pattern=CAMEL_CASE), ExpectedNoun("a CamelCase word such as Ready")
     ]
-    status: Truth
+    status: ConditionStatus
     reason: Annotated[
-        str, Field(min_length=1, max_length=1024, pattern=CAMEL_CASE), Noun("a CamelCase word such as SpecInvalid")
+        str,
+        Field(min_length=1, max_length=1024, pattern=CAMEL_CASE),
+        ExpectedNoun("a CamelCase word such as SpecInvalid"),
     ]
     message: Message = ""
-    last_transition_time: Instant
+    last_transition_time: Timestamp
     observed_generation: Annotated[Integer, Field(ge=0)] = 0
 
 
-def clip(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
+def truncate(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
     """The message, cut with an ellipsis where it is longer than `limit` characters."""
     return message if len(message) <= limit else message[: limit - 1] + "…"
 
@@ -87,7 +89,7 @@ class ConditionSet:
         """All present conditions, in a fixed order."""
         return tuple(condition for type_ in self._order if (condition := self.get(type_)) is not None)
 
-    def _mark(self, type_: str, status: Truth, reason: str, message: str, at: datetime) -> None:
+    def _mark(self, type_: str, status: ConditionStatus, reason: str, message: str, at: datetime) -> None:
         if type_ not in self._order:
             raise ValueError(f"{type_} is none of {', '.join(self._order)}")
         if type_ in self._abnormal and status != "True":
@@ -95,7 +97,7 @@ class ConditionSet:
             return
         self._conditions[type_] = self._condition(type_, status, reason, message, at)
 
-    def _condition(self, type_: str, status: Truth, reason: str, message: str, at: datetime) -> Condition:
+    def _condition(self, type_: str, status: ConditionStatus, reason: str, message: str, at: datetime) -> Condition:
         stored = self._stored.get(type_)
         since = at
         if stored is not None:
@@ -104,7 +106,7 @@ class ConditionSet:
             type=type_,
             status=status,
             reason=reason,
-            message=clip(message),
+            message=truncate(message),
             last_transition_time=since,
             observed_generation=self._generation,
         )

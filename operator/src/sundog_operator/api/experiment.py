@@ -7,31 +7,31 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sundog_operator.api.base import Part
+from sundog_operator.api.base import ApiBase
 from sundog_operator.api.conditions import Condition
 from sundog_operator.api.model_deployment import (
-    RESERVED_POD_LABELS,
+    RESERVED_POD_LABELS_RULE,
     Batching,
-    Count,
-    Credentials,
     EnvVar,
     Gpu,
+    ModelCredentials,
     ModelFormat,
-    Percentage,
-    Revision,
+    NonNegativeInt,
+    RevisionNumber,
     Warmup,
+    WholePercent,
 )
 from sundog_operator.api.resource import Metadata, Resource, Status
 from sundog_operator.api.rollout import (
-    CEILING_FITS,
-    FEW_LATENCIES,
-    MOST_LATENCIES,
-    ONE_GUARDRAIL_PER_METRIC,
+    MAX_FITS_METRIC_RULE,
+    MAX_LATENCY_GUARDRAILS,
+    MAX_LATENCY_GUARDRAILS_RULE,
+    ONE_GUARDRAIL_PER_METRIC_RULE,
     Comparator,
     MetricGuardrail,
     MetricName,
-    NoticeEvent,
-    Notification,
+    NotificationEvent,
+    NotificationReceiver,
     PartComparator,
     PositiveDuration,
     Strategy,
@@ -47,7 +47,6 @@ from sundog_operator.api.scalars import (
     Entrypoint,
     HttpUrl,
     Image,
-    Instant,
     Integer,
     Items,
     Json,
@@ -55,14 +54,15 @@ from sundog_operator.api.scalars import (
     LogUri,
     Message,
     Name,
-    Percent,
-    Portion,
+    PercentNumber,
+    PercentText,
+    PercentUpTo100Text,
     QualifiedName,
-    Share,
     Text,
+    Timestamp,
     Uri,
 )
-from sundog_operator.api.schema.rules import ListType, Noun, Rule, Transition, not_zero
+from sundog_operator.api.schema.rules import ExpectedNoun, ListType, Rule, TransitionRule, nonzero_rule
 
 Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
 BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
@@ -79,14 +79,14 @@ CANARY = "canary"
 _OF_A_ROLLOUT = re.compile("-r[0-9]+(-a[0-9]+)?$")
 """How the name of an Experiment of a rollout ends, after that of its ModelDeployment."""
 
-IMMUTABLE = Transition(
+IMMUTABLE_RULE = TransitionRule(
     cel="self == oldSelf",
     holds=lambda old, new: bool(old == new),
     message="cannot be changed; create another Experiment",
 )
 
 
-class ArmModel(Part):
+class ArmModel(ApiBase):
     """Fields of `spec.model` of the ModelDeployment that the arm replaces."""
 
     uri: Annotated[Uri, Field(min_length=1)] | None = Field(
@@ -97,7 +97,7 @@ class ArmModel(Part):
     entrypoint: Entrypoint | None = Field(None, description="Replaces spec.model.entrypoint of the deployment.")
     config: Json | None = Field(None, description="Replaces spec.model.config of the deployment.")
     trust_code: bool | None = Field(None, description="Replaces spec.model.trustCode of the deployment.")
-    credentials: Credentials | None = Field(None, description="Replaces spec.model.credentials of the deployment.")
+    credentials: ModelCredentials | None = Field(None, description="Replaces spec.model.credentials of the deployment.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -112,7 +112,7 @@ class ArmModel(Part):
     )
 
 
-class ArmRuntime(Part):
+class ArmRuntime(ApiBase):
     """Fields of `spec.runtime` of the ModelDeployment that the arm replaces."""
 
     image: Image | None = Field(None, description="Replaces spec.runtime.image of the deployment.")
@@ -126,8 +126,8 @@ class ArmRuntime(Part):
     placement: Literal["dedicated", "shared"] | None = Field(
         None, description="Replaces spec.runtime.placement of the deployment."
     )
-    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS] | None = Field(
-        None, description="Replaces spec.runtime.podLabels of the deployment."
+    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE] | None = (
+        Field(None, description="Replaces spec.runtime.podLabels of the deployment.")
     )
     warmup: Warmup | None = Field(None, description="Replaces spec.runtime.warmup of the deployment.")
     user_config: Json | None = Field(
@@ -137,7 +137,7 @@ class ArmRuntime(Part):
     )
 
 
-class ArmResources(Part):
+class ArmResources(ApiBase):
     """Fields of `spec.resources` of the ModelDeployment that the arm replaces."""
 
     cpu: Cpu | None = Field(None, description="Replaces spec.resources.cpu of the deployment.")
@@ -145,7 +145,7 @@ class ArmResources(Part):
     gpu: Gpu | None = Field(None, description="Replaces spec.resources.gpu of the deployment.")
 
 
-class Arm(Part):
+class Arm(ApiBase):
     """One alternative to the stable revision. Given fields replace the deployment's; none makes an A/A test."""
 
     name: Annotated[Name, Field(max_length=30)] = Field(description="Names the arm in status, headers and metrics.")
@@ -164,35 +164,35 @@ class Arm(Part):
 
 
 MinimumEffect = Annotated[
-    Percent,
-    not_zero("0% is never told from no effect; leave it out for one of about 5 %"),
+    PercentText,
+    nonzero_rule("0% is never told from no effect; leave it out for one of about 5 %"),
 ]
-Exposure = Annotated[
-    Share,
-    not_zero("0% leaves every arm without units; set stopped: true to end an experiment"),
+ExposurePercent = Annotated[
+    PercentUpTo100Text,
+    nonzero_rule("0% leaves every arm without units; set stopped: true to end an experiment"),
 ]
 
 
-OF_THE_EDGE = ("rejections", "retries")
+RESERVED_METRIC_NAMES = ("rejections", "retries")
 """Metrics that edges measure by names that an outcome could have too: others have capitals. They are judged of every arm."""
 
-NOT_OF_THE_EDGE = Rule(
-    cel="!(self in [" + ", ".join(f"'{name}'" for name in OF_THE_EDGE) + "])",
-    holds=lambda name: name not in OF_THE_EDGE,
+NOT_RESERVED_METRIC_NAME_RULE = Rule(
+    cel="!(self in [" + ", ".join(f"'{name}'" for name in RESERVED_METRIC_NAMES) + "])",
+    holds=lambda name: name not in RESERVED_METRIC_NAMES,
     message="{} is a metric of the edge that is always judged, and reports would mix both; expected another name",
 )
 
 
-class SuccessMetric(Part):
+class SuccessMetric(ApiBase):
     """An outcome that an arm may win by."""
 
-    name: Annotated[Name, NOT_OF_THE_EDGE] = Field(
+    name: Annotated[Name, NOT_RESERVED_METRIC_NAME_RULE] = Field(
         description="Names it in status. No metric of the edge may be called so."
     )
     feedback: Annotated[
         str,
         Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
-        Noun("a feedback metric such as converted"),
+        ExpectedNoun("a feedback metric such as converted"),
     ] = Field(description="The metric of the feedback API.")
     type: Literal["rate", "mean"] = Field(
         "rate",
@@ -207,35 +207,35 @@ class SuccessMetric(Part):
     )
 
 
-class Guardrail(MetricGuardrail):
+class ExperimentGuardrail(MetricGuardrail):
     """A metric of the edge that may not get worse."""
 
     metric: MetricName = Field(description="A metric that the edge measures.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (CEILING_FITS,)
+    rules: ClassVar[tuple[Rule, ...]] = (MAX_FITS_METRIC_RULE,)
 
 
-class Metrics(Part):
+class ExperimentMetrics(ApiBase):
     """What is compared."""
 
     success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
         (), description="What an arm may win by."
     )
-    guardrails: Annotated[Items[Guardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC, FEW_LATENCIES] = Field(
-        (), description=f"What may not get worse. At most {MOST_LATENCIES} latencies."
-    )
+    guardrails: Annotated[
+        Items[ExperimentGuardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC_RULE, MAX_LATENCY_GUARDRAILS_RULE
+    ] = Field((), description=f"What may not get worse. At most {MAX_LATENCY_GUARDRAILS} latencies.")
     secondary: Annotated[Items[SuccessMetric], Field(max_length=20), ListType("map", "name")] = Field(
         (), description="What is reported beside."
     )
 
 
-class Allocation(Part):
+class Allocation(ApiBase):
     """How weights move: not at all, or towards the better arm."""
 
     mode: Literal["fixed", "thompson"] = Field(
         "fixed", description="fixed keeps the weights; thompson moves them towards the better arm."
     )
-    floor: Share | None = Field(
+    floor: PercentUpTo100Text | None = Field(
         None,
         description="The least weight of an arm that is not out; with thompson. 5 % where it is not given. Of all arms together, control"
         " included, no more than 100 %.",
@@ -257,7 +257,7 @@ class Allocation(Part):
     )
 
 
-class Stop(Part):
+class StoppingRule(ApiBase):
     """What ends an experiment without a verdict."""
 
     max_duration: PositiveDuration = Field(timedelta(days=14), description="How long it runs at most.")
@@ -266,7 +266,7 @@ class Stop(Part):
     )
 
 
-class ExposureLog(Part):
+class ExposureLog(ApiBase):
     """Where exposures and outcomes are written, at the end and now and then before; an empty uri leaves them in the namespace's store."""
 
     uri: LogUri = Field(
@@ -290,10 +290,10 @@ def _floors_fit(spec: "ExperimentSpec") -> bool:
     return floor is None or float(floor.removesuffix("%")) * (len(spec.arms) + 1) <= 100
 
 
-class ExperimentSpec(Part):
+class ExperimentSpec(ApiBase):
     """What is compared with what, on whose traffic, until when."""
 
-    model_deployment: Annotated[Name, Field(max_length=40), IMMUTABLE] = Field(
+    model_deployment: Annotated[Name, Field(max_length=40), IMMUTABLE_RULE] = Field(
         description="The ModelDeployment whose stable revision is the control arm."
     )
     arms: Annotated[Items[Arm], Field(min_length=1, max_length=9), ListType("map", "name")] = Field(
@@ -302,11 +302,13 @@ class ExperimentSpec(Part):
     weights: Annotated[dict[str, Weight], Field(max_length=10)] = Field(
         {}, description="Percent of the exposed units by arm, control included; none means equal."
     )
-    exposure: Exposure = Field("20%", description="The share of units in the experiment; the rest stay on stable.")
+    exposure: ExposurePercent = Field(
+        "20%", description="The share of units in the experiment; the rest stay on stable."
+    )
     unit: Unit = Field(Unit(), description="What is assigned to an arm and stays there.")
-    metrics: Metrics = Field(Metrics(), description="What is compared.")
+    metrics: ExperimentMetrics = Field(ExperimentMetrics(), description="What is compared.")
     allocation: Allocation = Field(Allocation(), description="How weights move.")
-    stop: Stop = Field(Stop(), description="What ends the experiment without a verdict.")
+    stop: StoppingRule = Field(StoppingRule(), description="What ends the experiment without a verdict.")
     stopped: bool = Field(False, description="true ends the experiment with the evidence so far.")
     exposure_log: ExposureLog = Field(ExposureLog(), description="Where exposures and outcomes are written.")
     alpha: Alpha = Field(0.05, description="The error of each direction.")
@@ -343,7 +345,7 @@ class ExperimentSpec(Part):
             holds=lambda spec: not _names(spec.metrics.success) & _names(spec.metrics.secondary),
             message="a success metric has the same name; what is told of one of them could be of the other",
             field="metrics.secondary",
-            spares_stored=True,
+            applies_to_new_only=True,
         ),
         Rule(
             cel=(
@@ -353,7 +355,7 @@ class ExperimentSpec(Part):
             holds=_floors_fit,
             message="{allocation.floor} of each arm, control included, is more than 100% of all",
             field="allocation.floor",
-            spares_stored=True,
+            applies_to_new_only=True,
         ),
         Rule(
             cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0",
@@ -364,14 +366,14 @@ class ExperimentSpec(Part):
     )
 
 
-class PlanWebhook(Part):
+class PlanWebhook(ApiBase):
     """What a step asks, as frozen."""
 
     url: HttpUrl = Field(description="As the step's webhook.url was, secrets included.")
     timeout: Duration = Field(timedelta(seconds=10), description="As the step's webhook.timeout was.")
 
 
-class PlanCheck(Part):
+class PlanCheck(ApiBase):
     """A number that Prometheus is asked for, as frozen."""
 
     name: Name = Field(description="As the guardrail's or the analysis' name was.")
@@ -381,12 +383,12 @@ class PlanCheck(Part):
     min: float | None = Field(None, description="As threshold.min was.")
     max: float | None = Field(None, description="As threshold.max was.")
     interval: Duration = Field(timedelta(minutes=1), description="As prometheus.interval was.")
-    failure_limit: Count = Field(3, description="As prometheus.failureLimit was.")
-    inconclusive_limit: Count = Field(5, description="As prometheus.inconclusiveLimit was.")
-    count: Count = Field(1, description="As the analysis' count was.")
+    failure_limit: NonNegativeInt = Field(3, description="As prometheus.failureLimit was.")
+    inconclusive_limit: NonNegativeInt = Field(5, description="As prometheus.inconclusiveLimit was.")
+    count: NonNegativeInt = Field(1, description="As the analysis' count was.")
 
 
-class PlanComparedPart(Part):
+class PlanComparedPart(ApiBase):
     """A part of answers that is compared, as frozen."""
 
     path: Annotated[str, Field(max_length=200)] = Field(description="As its path was.")
@@ -395,7 +397,7 @@ class PlanComparedPart(Part):
     rtol: Annotated[float, Field(ge=0)] = Field(0.0, description="As its rtol was.")
 
 
-class PlanShadow(Part):
+class PlanShadow(ApiBase):
     """What a step that compares copies of requests does, as frozen."""
 
     percent: Annotated[Integer, Field(ge=1, le=100)] = Field(description="As the step's shadow.percent was.")
@@ -417,26 +419,26 @@ class PlanShadow(Part):
     min_samples: Annotated[Integer, Field(ge=1)] = Field(2000, description="As shadow.minSamples was.")
 
 
-class PlanHeader(Part):
+class PlanHeader(ApiBase):
     """A header that a request has to have, as frozen."""
 
     name: Annotated[str, Field(max_length=63)] = Field(description="In lower case.")
     value: Annotated[str, Field(max_length=256)] = Field(description="Exactly so.")
 
 
-class PlanStep(Part):
+class PlanStep(ApiBase):
     """A weight with its gate, as frozen. The 100 % step that a list leaves implied has gate none."""
 
-    weight: Percentage = Field(description="The candidate's percent of the traffic.")
+    weight: WholePercent = Field(description="The candidate's percent of the traffic.")
     gate: Literal["evidence", "time", "manual", "webhook", "analysis", "scale", "shadow", "headers", "bake", "none"] = (
         Field(description="What lets the rollout pass it; bake is the time that spec.rollout.bake asks for.")
     )
     webhook: PlanWebhook | None = Field(None, description="With gate webhook, what is asked.")
     analysis: PlanCheck | None = Field(None, description="With gate analysis, the number that has to be good.")
-    replicas: Count | None = Field(
+    replicas: NonNegativeInt | None = Field(
         None, description="The fewest replicas of the candidate, as scale.replicas was last."
     )
-    replicas_percent: Percentage | None = Field(
+    replicas_percent: WholePercent | None = Field(
         None, description="The same in percent of what the service needs, as scale.percent was last."
     )
     shadow: PlanShadow | None = Field(None, description="With gate shadow, what is copied and compared.")
@@ -453,7 +455,7 @@ class PlanStep(Part):
     )
 
 
-class PlanGuardrail(Part):
+class PlanGuardrail(ApiBase):
     """What the candidate is judged by, as frozen."""
 
     metric: Literal[MetricName, "rejections", "retries"] = Field(
@@ -493,7 +495,7 @@ class PlanGuardrail(Part):
     )
 
 
-class PlanUnit(Part):
+class PlanUnit(ApiBase):
     """What is assigned to an arm, as frozen."""
 
     kind: Literal["request", "header", "cookie", "jsonPath", "jwtClaim"] = Field(
@@ -504,7 +506,7 @@ class PlanUnit(Part):
     )
 
 
-class PlanArm(Part):
+class PlanArm(ApiBase):
     """An arm of an Experiment of a user's own, as frozen."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="control, or one of spec.arms.")
@@ -512,7 +514,7 @@ class PlanArm(Part):
     buckets: Bucket = Field(description="How many of the 10000 buckets it has.")
 
 
-class PlanOutcome(Part):
+class PlanOutcome(ApiBase):
     """An outcome that comes by feedback, as frozen."""
 
     name: Text = Field(description="As in spec.metrics.")
@@ -525,7 +527,7 @@ class PlanOutcome(Part):
     )
 
 
-class PlanAllocation(Part):
+class PlanAllocation(ApiBase):
     """How weights move towards the better arm, as frozen."""
 
     floor: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -535,7 +537,7 @@ class PlanAllocation(Part):
     pace: Duration = Field(description="How long weights stay at least: an hour, or a thirtieth of maxDuration.")
 
 
-class Comparison(Part):
+class PlanComparison(ApiBase):
     """What an Experiment of a user's own has beside what a rollout has, as frozen."""
 
     arms: Annotated[Items[PlanArm], Field(max_length=10)] = Field(
@@ -546,22 +548,22 @@ class Comparison(Part):
         description="The metrics that come by feedback: those an arm may win by, then those that are reported beside.",
     )
     max_duration: Duration = Field(description="As spec.stop.maxDuration was.")
-    max_units: Count = Field(description="As spec.stop.maxUnits was.")
+    max_units: NonNegativeInt = Field(description="As spec.stop.maxUnits was.")
     on_win: Literal["none", "pause"] = Field("none", description="As spec.onWin was.")
     allocation: PlanAllocation | None = Field(
         None, description="With spec.allocation.mode thompson; absent where weights stay."
     )
 
 
-class PlanInPlace(Part):
+class PlanInPlace(ApiBase):
     """That the candidate's replicas take the place of stable's, as frozen."""
 
-    spare: Count = Field(
+    spare: NonNegativeInt = Field(
         0, description="Replicas beyond those that the service needs for which there was room, 0 or 1."
     )
 
 
-class FrozenPlan(Part):
+class FrozenPlan(ApiBase):
     """What was resolved when the experiment started, and is not changed by later edits."""
 
     hash: Text = Field(
@@ -578,7 +580,7 @@ class FrozenPlan(Part):
     steps: Annotated[Items[PlanStep], Field(max_length=24)] = Field((), description="The steps, the last one at 100 %.")
     reason: Text = Field("", description="Why the steps are not those of the spec; empty where they are.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
-    harm_shares: Annotated[Count, Field(ge=1)] | None = Field(
+    harm_shares: Annotated[NonNegativeInt, Field(ge=1)] | None = Field(
         None,
         description="Of a rollout: among how many `alpha` is shared for rolling back, each shadow step and traffic where harm is looked"
         " for in it; absent where all of it is for one.",
@@ -600,7 +602,7 @@ class FrozenPlan(Part):
     checks: Annotated[Items[PlanCheck], Field(max_length=10)] = Field(
         (), description="The guardrails that are read from Prometheus."
     )
-    warmup_requests: Count = Field(0, description="As spec.rollout.warmup.requests was.")
+    warmup_requests: NonNegativeInt = Field(0, description="As spec.rollout.warmup.requests was.")
     warmup_duration: Duration = Field(timedelta(), description="As spec.rollout.warmup.duration was.")
     on_inconclusive: Literal["pause", "rollback", "promote"] = Field(
         "pause", description="As spec.rollout.onInconclusive was."
@@ -613,18 +615,20 @@ class FrozenPlan(Part):
     error_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="The share of stable's requests that failed in that time; absent where that is."
     )
-    notify: Annotated[Items[Notification], Field(max_length=8)] = Field((), description="As spec.rollout.notify was.")
-    comparison: Comparison | None = Field(
+    notify: Annotated[Items[NotificationReceiver], Field(max_length=8)] = Field(
+        (), description="As spec.rollout.notify was."
+    )
+    comparison: PlanComparison | None = Field(
         None, description="Of an Experiment of a user's own: its arms, outcomes and end; absent of a rollout."
     )
     in_place: PlanInPlace | None = Field(
         None,
         description="Of a rollout: what spec.rollout.capacity was resolved to; absent with surge.",
     )
-    frozen_at: Instant | None = Field(None, description="When the plan was frozen.")
+    frozen_at: Timestamp | None = Field(None, description="When the plan was frozen.")
 
 
-class CheckStatus(Part):
+class CheckStatus(ApiBase):
     """What Prometheus said of one check, since the weights are as they are."""
 
     name: Text = Field(description="As in the plan.")
@@ -632,30 +636,30 @@ class CheckStatus(Part):
         "", description="Of the last check: within the threshold, outside of it, or no number. Empty before the first."
     )
     value: float | None = Field(None, description="The last number.")
-    passed: Count = Field(0, description="Of an analysis, how many checks were good.")
-    failed: Count = Field(0, description="How many in a row were not, those without a number left aside.")
-    unknown: Count = Field(0, description="How many in a row gave no number.")
-    at: Instant | None = Field(
+    passed: NonNegativeInt = Field(0, description="Of an analysis, how many checks were good.")
+    failed: NonNegativeInt = Field(0, description="How many in a row were not, those without a number left aside.")
+    unknown: NonNegativeInt = Field(0, description="How many in a row gave no number.")
+    at: Timestamp | None = Field(
         None, description="When that was checked; a check that stays good is written once a minute."
     )
     message: Message = Field("", description="The last check in a sentence.")
 
 
-class StepStatus(Part):
+class StepStatus(ApiBase):
     """Where a rollout is. `index` counts from 1; `gate` is that of the step, or none once a command opened it."""
 
-    index: Count = Field(1, description="Counted from 1.")
-    of: Count = Field(0, description="How many there are, the one at 100 % included.")
-    since: Instant | None = Field(
+    index: NonNegativeInt = Field(1, description="Counted from 1.")
+    of: NonNegativeInt = Field(0, description="How many there are, the one at 100 % included.")
+    since: Timestamp | None = Field(
         None, description="When all edges had its weight in force, or when a pause for too long a step was ended."
     )
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
-    held_since: Instant | None = Field(
+    held_since: Timestamp | None = Field(
         None,
         description="Since when the spec holds it, or its windows do; with the gates evidence, shadow and bake, which windows do not hold.",
     )
-    short_since: Instant | None = Field(
+    short_since: Timestamp | None = Field(
         None,
         description="Since when it waits for replicas of the candidate: its progressDeadline counts from then on. Absent while nothing is"
         " short, or the rollout is paused or held.",
@@ -667,15 +671,15 @@ class StepStatus(Part):
     )
 
 
-class PassedStep(Part):
+class PassedStep(ApiBase):
     """A step that was passed although evidence had not decided."""
 
-    step: Count = Field(description="Which one, counted from 1.")
-    weight: Percentage = Field(description="Its percent of the traffic.")
+    step: NonNegativeInt = Field(description="Which one, counted from 1.")
+    weight: WholePercent = Field(description="Its percent of the traffic.")
     by: Text = Field(description="By what: onInconclusive: promote, onNoData: promote, or a command.")
 
 
-class Paused(Part):
+class PauseStatus(ApiBase):
     """Why nothing moves."""
 
     reason: Text = Field(
@@ -686,33 +690,33 @@ class Paused(Part):
         " ProgressDeadlineExceeded: the revision was not ready in time. Won: an arm has won, and spec.onWin is pause."
     )
     message: Message = Field("", description="The same with numbers, as far as there are some.")
-    since: Instant = Field(description="Since when.")
+    since: Timestamp = Field(description="Since when.")
 
 
-class GivingBack(Part):
+class TrafficReturnStatus(ApiBase):
     """Why a rollout in place ends, while the candidate's traffic goes back to stable as fast as stable's replicas come."""
 
     reason: Text = Field(description="Why, in a word, as in status.verdict once it has ended.")
     message: Message = Field("", description="The same in a sentence.")
-    since: Instant = Field(description="When traffic went back last: after another progressDeadline all of it does.")
+    since: Timestamp = Field(description="When traffic went back last: after another progressDeadline all of it does.")
 
 
-class Epoch(Part):
+class Epoch(ApiBase):
     """An interval of constant weights. `confirmed` once every edge has applied it."""
 
-    number: Count = Field(
+    number: NonNegativeInt = Field(
         0,
         description="Rises with every change of weights, and where counting begins anew; 0 has no traffic on the candidate.",
     )
-    since: Instant | None = Field(None, description="When it was committed, then when it was confirmed.")
+    since: Timestamp | None = Field(None, description="When it was committed, then when it was confirmed.")
     confirmed: bool = Field(False, description="Whether every edge has it in force.")
 
 
-class EvidenceEpoch(Part):
+class EvidenceEpoch(ApiBase):
     """An epoch whose counts are evidence; those of a warm-up are not."""
 
-    number: Count = Field(description="As in status.epoch.")
-    weight: Percentage = Field(
+    number: NonNegativeInt = Field(description="As in status.epoch.")
+    weight: WholePercent = Field(
         0, description="The candidate's percent of the traffic in it; of an Experiment of a user's own 0."
     )
     buckets: Annotated[Items[Bucket], Field(max_length=11)] | None = Field(
@@ -722,58 +726,64 @@ class EvidenceEpoch(Part):
         False,
         description="Whether stable was no measure in it: gates leave it out, and harm is looked for in it all the same.",
     )
-    restarts: Count = Field(
+    restarts: NonNegativeInt = Field(
         0,
         description="How many epochs of evidence came before it at the same weight, as after an outage of stable. The last gate looks at"
         " the newest one alone: the first has nine tenths of alpha, and each further one nine tenths of what is left.",
     )
 
 
-class ArmStatus(Part):
+class ArmStatus(ApiBase):
     """One arm: its revision, its half-open bucket ranges, and what was counted."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)] = Field(
         description="Of a rollout: stable or canary. Of an Experiment of a user's own: stable, which is outside of it, control, or an arm."
     )
-    revision: Revision | None = Field(None, description="The revision that answers for it.")
-    weight: Portion = Field(0, description="Its percent of the traffic.")
+    revision: RevisionNumber | None = Field(None, description="The revision that answers for it.")
+    weight: PercentNumber = Field(0, description="Its percent of the traffic.")
     ranges: Annotated[Items[BucketRange], Field(max_length=128)] = Field(
         (), description="Its half-open intervals of the 10000 buckets."
     )
-    units: Count = Field(
+    units: NonNegativeInt = Field(
         0,
         description="Of an Experiment of a user's own: units whose first request fell to it, estimated from a sample where there are very"
         " many; where each request is a unit, as many as requests.",
     )
-    requests: Count = Field(0, description="Requests assigned to it, at most a minute old while no weight changes.")
-    errors: Count = Field(0, description="Of those, server errors, timeouts, cut and invalid answers.")
-    header_requests: Count | None = Field(
+    requests: NonNegativeInt = Field(
+        0, description="Requests assigned to it, at most a minute old while no weight changes."
+    )
+    errors: NonNegativeInt = Field(0, description="Of those, server errors, timeouts, cut and invalid answers.")
+    header_requests: NonNegativeInt | None = Field(
         None,
         description="Requests that steps with headers or overrides of the endpoint sent to it, which are no evidence and not among"
         " requests.",
     )
-    header_errors: Count | None = Field(None, description="Of those, as errors of requests.")
+    header_errors: NonNegativeInt | None = Field(None, description="Of those, as errors of requests.")
     dropped: Message | None = Field(
         None,
         description="Of an Experiment of a user's own: why it got no traffic any more, in a word, a colon and a sentence.",
     )
 
 
-class ShadowStatus(Part):
+class ShadowStatus(ApiBase):
     """What became of the copies of requests that the candidate got in the rollout's last shadow step."""
 
-    sampled: Count = Field(0, description="Requests that were drawn.")
-    sent: Count = Field(0, description="Copies that were sent to the candidate.")
-    dropped: Count = Field(0, description="Copies that were not sent, for the mirror was behind.")
-    skipped: Count = Field(
+    sampled: NonNegativeInt = Field(0, description="Requests that were drawn.")
+    sent: NonNegativeInt = Field(0, description="Copies that were sent to the candidate.")
+    dropped: NonNegativeInt = Field(0, description="Copies that were not sent, for the mirror was behind.")
+    skipped: NonNegativeInt = Field(
         0,
         description="Requests that were left out: too large, streamed, gRPC, not answered well by stable, or too many a second.",
     )
-    paired: Count = Field(0, description="Copies that the candidate answered well, as stable did.")
-    agreed: Count = Field(0, description="Pairs that agree.")
-    disagreed: Count = Field(0, description="Pairs that do not. What is neither is no answer that can be compared.")
-    errors: Count = Field(0, description="Copies that the candidate answered otherwise than with 200, or not at all.")
-    timeouts: Count = Field(0, description="Copies that it did not answer in time.")
+    paired: NonNegativeInt = Field(0, description="Copies that the candidate answered well, as stable did.")
+    agreed: NonNegativeInt = Field(0, description="Pairs that agree.")
+    disagreed: NonNegativeInt = Field(
+        0, description="Pairs that do not. What is neither is no answer that can be compared."
+    )
+    errors: NonNegativeInt = Field(
+        0, description="Copies that the candidate answered otherwise than with 200, or not at all."
+    )
+    timeouts: NonNegativeInt = Field(0, description="Copies that it did not answer in time.")
     latency_difference_microseconds: Integer | None = Field(
         None,
         description="How much later than stable it answers at the median, below 0 for earlier; the mirror's own time is in it. Absent"
@@ -785,8 +795,12 @@ class ShadowStatus(Part):
         " do not answer any more.",
     )
     message: Message = Field("", description="What is known, in a sentence.")
-    step: Count | None = Field(None, description="The shadow step that all of this is of; absent of the first.")
-    epoch: Count | None = Field(None, description="What was counted since; absent of the first step that copies.")
+    step: NonNegativeInt | None = Field(
+        None, description="The shadow step that all of this is of; absent of the first."
+    )
+    epoch: NonNegativeInt | None = Field(
+        None, description="What was counted since; absent of the first step that copies."
+    )
     earlier: Annotated[Items[Text], Field(max_length=20)] | None = Field(
         None, description="What was known at the end of each shadow step before, in a sentence."
     )
@@ -795,13 +809,13 @@ class ShadowStatus(Part):
     )
 
 
-class MetricStatus(Part):
+class MetricStatus(ApiBase):
     """What is known of one metric of one arm, beside stable."""
 
     name: Text = Field(description="As in the plan's guardrails, or outcomes.")
     role: Text = Field("", description="As in the plan: guardrail or harm; of an outcome success or secondary.")
     arm: Text = Field("", description="The arm that is judged; of a rollout canary.")
-    events: Annotated[Items[Count], Field(max_length=2)] = Field(
+    events: Annotated[Items[NonNegativeInt], Field(max_length=2)] = Field(
         (),
         description="Of stable and of that arm, in what basis says: failures, answers that took too long or failed,"
         " rejections, or retries. Requests of that arm whose end nobody knows are counted as failures. Of an outcome units: of a rate those"
@@ -847,7 +861,7 @@ class MetricStatus(Part):
     message: Message = Field("", description="All of that in a sentence.")
 
 
-class HistoryMetric(Part):
+class HistoryMetric(ApiBase):
     """What was known of one metric at one look."""
 
     name: Text = Field(description="As in the plan's guardrails, or outcomes.")
@@ -868,62 +882,64 @@ class HistoryMetric(Part):
     verdict: Text | None = Field(None, description="As in status.metrics; absent for Undecided.")
 
 
-class HistoryPoint(Part):
+class HistoryPoint(ApiBase):
     """What was known at one look."""
 
-    at: Instant = Field(description="When it was looked.")
-    epoch: Count = Field(description="As in status.epoch.")
-    weight: Percentage = Field(
+    at: Timestamp = Field(description="When it was looked.")
+    epoch: NonNegativeInt = Field(description="As in status.epoch.")
+    weight: WholePercent = Field(
         description="The candidate's percent of the traffic; of an Experiment of a user's own that of its arms beside control together,"
         " to a whole number."
     )
-    weights: Annotated[Items[Portion], Field(max_length=11)] | None = Field(
+    weights: Annotated[Items[PercentNumber], Field(max_length=11)] | None = Field(
         None, description="Percent of the traffic of each of status.arms; absent of a rollout."
     )
-    requests: Annotated[Items[Count], Field(max_length=11)] = Field(
+    requests: Annotated[Items[NonNegativeInt], Field(max_length=11)] = Field(
         (), description="Of stable and of the candidate, since the rollout began; else of each of status.arms."
     )
-    errors: Annotated[Items[Count], Field(max_length=11)] = Field((), description="Of those, the ones that failed.")
+    errors: Annotated[Items[NonNegativeInt], Field(max_length=11)] = Field(
+        (), description="Of those, the ones that failed."
+    )
     metrics: Annotated[Items[HistoryMetric], Field(max_length=24)] | None = Field(
         None, description="Those of which there were any events; absent where there are none."
     )
 
 
-class Notice(Part):
+class RolloutNotice(ApiBase):
     """Something that happened, of which those in the plan's notify are told."""
 
-    event: NoticeEvent = Field(description="What: one that spec.rollout.notify[].events can name.")
-    step: Count = Field(0, description="At which step; 0 before the first.")
-    weight: Percentage = Field(0, description="The candidate's percent of the traffic then.")
+    event: NotificationEvent = Field(description="What: one that spec.rollout.notify[].events can name.")
+    step: NonNegativeInt = Field(0, description="At which step; 0 before the first.")
+    weight: WholePercent = Field(0, description="The candidate's percent of the traffic then.")
     reason: Text = Field("", description="Why: a word, a colon, and a sentence.")
     verdict: Text = Field("", description="What evidence had decided by then, as in status.verdict.decision.")
-    time: Instant = Field(description="When.")
+    time: Timestamp = Field(description="When.")
 
 
-class Delivery(Part):
+class NotificationDelivery(ApiBase):
     """How far one receiver is. Absent until it was told something, or could not be."""
 
-    receiver: Count = Field(description="Its place in the plan's notify, from 0.")
-    told: Count = Field(0, description="The last notice that it is done with, counted from 1.")
-    lost: Count = Field(0, description="How many were given up after an hour.")
+    receiver: NonNegativeInt = Field(description="Its place in the plan's notify, from 0.")
+    told: NonNegativeInt = Field(0, description="The last notice that it is done with, counted from 1.")
+    lost: NonNegativeInt = Field(0, description="How many were given up after an hour.")
     problem: Text = Field("", description="Why it could not be told the next one, or the last one that was given up.")
 
 
-class ExposureLogStatus(Part):
+class ExposureLogStatus(ApiBase):
     """What was written of spec.exposureLog last."""
 
     uri: Annotated[str, Field(max_length=2304)] = Field(
         description="Where it lies: below spec.exposureLog.uri by namespace, name, uid and sequence."
     )
-    sequence: Count = Field(description="Counted from 1; each has a folder of its own, which stays.")
-    written_at: Instant = Field(description="When it was read.")
-    exposures: Count = Field(0, description="Rows of exposures.parquet.")
-    outcomes: Count = Field(0, description="Rows of outcomes.parquet.")
+    sequence: NonNegativeInt = Field(description="Counted from 1; each has a folder of its own, which stays.")
+    written_at: Timestamp = Field(description="When it was read.")
+    exposures: NonNegativeInt = Field(0, description="Rows of exposures.parquet.")
+    outcomes: NonNegativeInt = Field(0, description="Rows of outcomes.parquet.")
     complete: bool = Field(False, description="Whether they are just what the sums in plan.json are of; as there.")
     final: bool = Field(False, description="Whether it was read after the end: then it is the last one.")
 
 
-class Verdict(Part):
+class Verdict(ApiBase):
     """What was decided, and whether by evidence."""
 
     decision: Text = Field(
@@ -952,8 +968,8 @@ class ExperimentStatus(Status):
     )
     plan: FrozenPlan = Field(FrozenPlan(), description="What was resolved at the start; later edits do not change it.")
     step: StepStatus | None = Field(None, description="Where the rollout is.")
-    paused: Paused | None = Field(None, description="Why nothing moves; absent while it does.")
-    giving_back: GivingBack | None = Field(
+    paused: PauseStatus | None = Field(None, description="Why nothing moves; absent while it does.")
+    giving_back: TrafficReturnStatus | None = Field(
         None, description="Of a rollout in place: why it ends, while the candidate still has traffic; else absent."
     )
     epoch: Epoch = Field(Epoch(), description="The interval of constant weights that is in force, or is to be.")
@@ -989,10 +1005,10 @@ class ExperimentStatus(Status):
     last_command: Annotated[str, Field(max_length=64)] = Field(
         "", description="Id of the last command that acted on it."
     )
-    since: Instant | None = Field(
+    since: Timestamp | None = Field(
         None, description="Of an Experiment of a user's own: when all edges had its first weights in force."
     )
-    resumed_at: Instant | None = Field(
+    resumed_at: Timestamp | None = Field(
         None,
         description="When a pause was ended that a revision which was not ready in time had, or one which had not begun: its"
         " progressDeadline counts from then on.",
@@ -1002,11 +1018,13 @@ class ExperimentStatus(Status):
         description="Of a rollout: whether its candidate was given requests, by its weight or by their headers. Absent where it began"
         " before this was told.",
     )
-    counted_at: Instant | None = Field(None, description="When the counts of arms and metrics were read.")
-    notices: Annotated[Items[Notice], Field(max_length=32)] = Field(
+    counted_at: Timestamp | None = Field(None, description="When the counts of arms and metrics were read.")
+    notices: Annotated[Items[RolloutNotice], Field(max_length=32)] = Field(
         (), description="What happened, in order; empty where the plan has no receivers."
     )
-    deliveries: Annotated[Items[Delivery], Field(max_length=8)] = Field((), description="How far each receiver is.")
+    deliveries: Annotated[Items[NotificationDelivery], Field(max_length=8)] = Field(
+        (), description="How far each receiver is."
+    )
     exposure_log: ExposureLogStatus | None = Field(
         None, description="What was written of spec.exposureLog last; absent before."
     )
@@ -1054,6 +1072,6 @@ class Experiment(Resource):
             holds=lambda experiment: _names_no_canary(experiment) or _is_named_as_of_a_rollout(experiment),
             message=f"{CANARY} is the name of a rollout's own arm; give the arm another one",
             field="spec.arms",
-            spares_stored=True,
+            applies_to_new_only=True,
         ),
     )

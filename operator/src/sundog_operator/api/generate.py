@@ -11,22 +11,22 @@ from typing import Any
 import yaml
 
 from sundog_operator.api import reference
-from sundog_operator.api.schema.crds import DEFINITIONS, custom_resource_definition
+from sundog_operator.api.schema.crds import CRD_DEFINITIONS, custom_resource_definition
 
 HEADER = "# Generated from sundog_operator.api by `python -m sundog_operator.api.generate`. Edit the types instead.\n"
 
 
-def documents() -> Iterator[tuple[str, str]]:
+def render_crds() -> Iterator[tuple[str, str]]:
     """File name and text of each CRD."""
-    for definition in DEFINITIONS:
+    for definition in CRD_DEFINITIONS:
         yield f"{definition.plural}.yaml", HEADER + _yaml(custom_resource_definition(definition))
 
 
-def write(root: Path) -> None:
+def write_generated_files(root: Path) -> None:
     """Write everything below a folder."""
     folders = (root / "crds", root / "helm" / "sundog" / "files" / "crds")
-    files = {folder / name: text for name, text in documents() for folder in folders}
-    files[root / "docs" / "reference" / "api.md"] = reference.render()
+    files = {folder / name: text for name, text in render_crds() for folder in folders}
+    files[root / "docs" / "reference" / "api.md"] = reference.render_api_reference()
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -39,4 +39,4 @@ def _yaml(document: Any) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=Path())
-    write(parser.parse_args().root)
+    write_generated_files(parser.parse_args().root)

@@ -5,37 +5,37 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from sundog_operator.api.base import Part
+from sundog_operator.api.base import ApiBase
 from sundog_operator.api.quantities import QUANTITY_PATTERN
 from sundog_operator.api.rollout import PositiveDuration
 from sundog_operator.api.scalars import (
     Bytes,
-    Digits,
     Host,
     Image,
     Integer,
+    IntegerAsText,
     Items,
     Json,
     LabelValue,
-    LogPlace,
+    LogPlacePrefix,
     MinimumBytes,
     Name,
     ObjectName,
     QualifiedName,
 )
 from sundog_operator.api.schema import strict_yaml
-from sundog_operator.api.schema.rules import ListType, Noun, Rule, TextOrInteger
-from sundog_operator.api.schema.validation import check, unknown
+from sundog_operator.api.schema.rules import ExpectedNoun, ListType, Rule, TextOrInteger
+from sundog_operator.api.schema.validation import find_unknown_fields, validate
 from sundog_operator.errors import InstallationError
 
-MAX_BYTES: Final = 2**20
+MAX_INSTALLATION_BYTES: Final = 2**20
 
 Quantity = Annotated[
     str,
-    Digits,
+    IntegerAsText,
     Field(max_length=32, pattern=QUANTITY_PATTERN),
     TextOrInteger(),
-    Noun("a quantity above 0 such as 500m, 2 or 8Gi"),
+    ExpectedNoun("a quantity above 0 such as 500m, 2 or 8Gi"),
 ]
 
 
@@ -43,25 +43,25 @@ def _is_named(items: tuple[dict[str, Any], ...], *keys: str) -> bool:
     return all(isinstance(item.get(key), str) and item[key] for item in items for key in keys)
 
 
-NAMED = Rule(
+HAS_NAMES_RULE = Rule(
     cel="self.all(item, has(item.name))",
     holds=lambda items: _is_named(items, "name"),
     message="each of them needs a name",
 )
-MOUNTED = Rule(
+HAS_MOUNT_PATHS_RULE = Rule(
     cel="self.all(item, has(item.name) && has(item.mountPath))",
     holds=lambda items: _is_named(items, "name", "mountPath"),
     message="each of them needs a name and a mountPath",
 )
 
 
-class PullSecret(Part):
+class PullSecret(ApiBase):
     """A Secret of the pods' own namespace with which images are pulled."""
 
     name: Annotated[ObjectName, Field(min_length=1)]
 
 
-class PodTemplate(Part):
+class PodTemplate(ApiBase):
     """What an administrator adds to pods, in the words of a PodSpec. Free-form parts are checked by the API server alone."""
 
     service_account_name: ObjectName = ""
@@ -73,37 +73,37 @@ class PodTemplate(Part):
     runtime_class_name: ObjectName = ""
     labels: dict[QualifiedName, LabelValue] = Field({})
     annotations: dict[QualifiedName, str] = Field({})
-    env: Annotated[Items[Json], NAMED] = ()
-    volumes: Annotated[Items[Json], NAMED] = ()
-    volume_mounts: Annotated[Items[Json], MOUNTED] = ()
+    env: Annotated[Items[Json], HAS_NAMES_RULE] = ()
+    volumes: Annotated[Items[Json], HAS_NAMES_RULE] = ()
+    volume_mounts: Annotated[Items[Json], HAS_MOUNT_PATHS_RULE] = ()
     security_context: Json | None = Field(None, description="Of the pod; None means that of `restricted` pods.")
     container_security_context: Json | None = Field(None, description="Of its containers; None likewise.")
 
 
-class Requirements(Part):
+class ResourceRequirements(ApiBase):
     """Requests and limits of a container."""
 
     requests: dict[QualifiedName, Quantity] = Field({})
     limits: dict[QualifiedName, Quantity] = Field({})
 
 
-class Head(Part):
+class RayHead(ApiBase):
     """The head of a RayCluster, which runs no model."""
 
-    resources: Requirements = Requirements(
+    resources: ResourceRequirements = ResourceRequirements(
         requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}
     )
 
 
-class Autoscaler(Part):
+class RayAutoscaler(ApiBase):
     """Ray's autoscaler beside the head."""
 
-    resources: Requirements = Requirements(
+    resources: ResourceRequirements = ResourceRequirements(
         requests={"cpu": "100m", "memory": "256Mi"}, limits={"cpu": "500m", "memory": "512Mi"}
     )
 
 
-class Storage(Part):
+class StorageClaim(ApiBase):
     """A claim. Without a size there is none, and what is stored lives as long as its pod."""
 
     size: MinimumBytes = "1Gi"
@@ -113,11 +113,11 @@ class Storage(Part):
 Address = Annotated[
     str,
     Field(max_length=320, pattern=r"^([a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5})?$"),
-    Noun("an address such as redis.example.com:6379"),
+    ExpectedNoun("an address such as redis.example.com:6379"),
 ]
 
 
-class ExternalStore(Part):
+class ExternalStore(ApiBase):
     """A Redis or Valkey that somebody else runs. The Secret, of each namespace that uses it, has the key `password`."""
 
     address: Address = Field("", description="Empty means that Sundog runs one wherever one is needed.")
@@ -133,30 +133,30 @@ class ExternalStore(Part):
     )
 
 
-class FaultTolerance(Part):
+class FaultTolerance(ApiBase):
     """Where Ray keeps what a new head needs to take up the work of a lost one."""
 
     enabled: bool = True
     image: Annotated[Image, Field(min_length=1)] = Field(
         "docker.io/valkey/valkey:8.1", description="With valkey-server or redis-server, and a shell."
     )
-    storage: Storage = Storage()
+    storage: StorageClaim = StorageClaim()
     external: ExternalStore = ExternalStore()
 
 
 RayVersion = Annotated[
-    str, Field(max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"), Noun("a release of Ray such as 2.60.0")
+    str, Field(max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"), ExpectedNoun("a release of Ray such as 2.60.0")
 ]
 
 
 CacheFolder = Annotated[
     str,
     Field(max_length=256, pattern=r"^((/[A-Za-z0-9_-][A-Za-z0-9._-]*)+)?$"),
-    Noun("an absolute path such as /var/lib/sundog"),
+    ExpectedNoun("an absolute path such as /var/lib/sundog"),
 ]
 
 
-class Cache(Part):
+class CacheSettings(ApiBase):
     """Where replicas keep models that were downloaded and code that was compiled."""
 
     host_path: CacheFolder = Field(
@@ -166,19 +166,19 @@ class Cache(Part):
     )
 
 
-class Ray(Part):
+class RaySettings(ApiBase):
     """The RayClusters."""
 
     version: RayVersion = Field("2.60.0", description="The Ray in the runtime image; KubeRay goes by it.")
     pods: PodTemplate = PodTemplate()
-    cache: Cache = Cache()
-    head: Head = Head()
-    autoscaler: Autoscaler = Autoscaler()
+    cache: CacheSettings = CacheSettings()
+    head: RayHead = RayHead()
+    autoscaler: RayAutoscaler = RayAutoscaler()
     idle_timeout: PositiveDuration = Field(timedelta(minutes=1), description="How long a worker pod may be idle.")
     gcs_fault_tolerance: FaultTolerance = FaultTolerance()
 
 
-class FeedbackStore(Part):
+class FeedbackStore(ApiBase):
     """Where the edges of a namespace keep exposures and outcomes, while an Experiment has metrics of outcomes."""
 
     image: Annotated[Image, Field(min_length=1)] = Field(
@@ -187,17 +187,17 @@ class FeedbackStore(Part):
     memory: Bytes = Field(
         "1Gi", description="Of its container. At seven tenths of it what comes is refused, and nothing is forgotten."
     )
-    storage: Storage = Storage(size="4Gi")
+    storage: StorageClaim = StorageClaim(size="4Gi")
     external: ExternalStore = ExternalStore()
 
 
-class Feedback(Part):
+class FeedbackSettings(ApiBase):
     """What clients tell of outcomes."""
 
     store: FeedbackStore = FeedbackStore()
 
 
-class Haproxy(Part):
+class HaproxySettings(ApiBase):
     """What HAProxy of an edge grants its clients."""
 
     buffer_bytes: Annotated[Integer, Field(ge=16_384, le=1_048_576)] = Field(
@@ -216,22 +216,24 @@ class Haproxy(Part):
     )
 
 
-class Edge(Part):
+class EdgeSettings(ApiBase):
     """The edge of each namespace."""
 
     replicas: Annotated[Integer, Field(ge=1, le=100)] = 2
-    resources: Requirements = Requirements(requests={"cpu": "200m", "memory": "256Mi"}, limits={"memory": "1Gi"})
-    haproxy: Haproxy = Haproxy()
+    resources: ResourceRequirements = ResourceRequirements(
+        requests={"cpu": "200m", "memory": "256Mi"}, limits={"memory": "1Gi"}
+    )
+    haproxy: HaproxySettings = HaproxySettings()
     pods: PodTemplate = PodTemplate()
 
 
-Spelling = Annotated[str, Field(min_length=1, max_length=63)]
+NodeLabelValue = Annotated[str, Field(min_length=1, max_length=63)]
 
 
-class Accelerators(Part):
+class AcceleratorSettings(ApiBase):
     """How GPU types are told apart by nodes' labels."""
 
-    aliases: dict[Name, dict[QualifiedName, Items[Spelling]]] = Field(
+    aliases: dict[Name, dict[QualifiedName, Items[NodeLabelValue]]] = Field(
         {}, description="By type and label key the values that mean it, beside those that are known."
     )
     nodes_come: bool = Field(
@@ -242,7 +244,7 @@ class Accelerators(Part):
 Port = Annotated[Integer, Field(ge=1, le=65535)]
 
 
-class NetworkPolicies(Part):
+class NetworkPolicySettings(ApiBase):
     """The NetworkPolicies of namespaces with an edge."""
 
     enabled: bool = False
@@ -266,7 +268,7 @@ class NetworkPolicies(Part):
 HostName = Annotated[Host, Field(min_length=1)]
 
 
-class Outside(Part):
+class WebhookSettings(ApiBase):
     """Where webhooks and notifications of rollouts may lead: to public addresses, and to what is listed here."""
 
     hosts: Annotated[Items[HostName], Field(max_length=100), ListType("set")] = Field(
@@ -278,11 +280,11 @@ class Outside(Part):
 PrometheusUrl = Annotated[
     str,
     Field(max_length=512, pattern=r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?)?$"),
-    Noun("an address such as http://prometheus.monitoring.svc:9090"),
+    ExpectedNoun("an address such as http://prometheus.monitoring.svc:9090"),
 ]
 
 
-class PrometheusServer(Part):
+class PrometheusServer(ApiBase):
     """The Prometheus that guardrails and analyses of rollouts are read from."""
 
     url: PrometheusUrl = Field(
@@ -291,17 +293,17 @@ class PrometheusServer(Part):
     timeout: PositiveDuration = Field(timedelta(seconds=10), description="How long one query may take.")
 
 
-class ExposureLogs(Part):
+class ExposureLogSettings(ApiBase):
     """Where exposure logs of Experiments may be written, with what credentials the operator's environment has."""
 
-    places: Annotated[Items[LogPlace], Field(max_length=100), ListType("set")] = Field(
+    places: Annotated[Items[LogPlacePrefix], Field(max_length=100), ListType("set")] = Field(
         (),
         description="Beginnings of places, such as s3://logs/experiments: spec.exposureLog.uri has to be one of them or lie below one."
         " Of pvc://claim the chart mounts the claim, which is one of the operator's namespace. Empty: none is written.",
     )
 
 
-class Installation(Part):
+class Installation(ApiBase):
     """All that is the same for every ModelDeployment of an installation."""
 
     runtime_image: Annotated[Image, Field(min_length=1)] = Field(
@@ -316,14 +318,14 @@ class Installation(Part):
         False, description="Notice a changed Secret at once; takes the right to list and watch all Secrets."
     )
     cluster_domain: Annotated[Host, Field(min_length=1)] = "cluster.local"
-    ray: Ray = Ray()
-    edge: Edge = Edge()
-    feedback: Feedback = Feedback()
-    gpu: Accelerators = Accelerators()
-    network_policies: NetworkPolicies = NetworkPolicies()
-    webhooks: Outside = Outside()
+    ray: RaySettings = RaySettings()
+    edge: EdgeSettings = EdgeSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    gpu: AcceleratorSettings = AcceleratorSettings()
+    network_policies: NetworkPolicySettings = NetworkPolicySettings()
+    webhooks: WebhookSettings = WebhookSettings()
     prometheus: PrometheusServer = PrometheusServer()
-    exposure_logs: ExposureLogs = ExposureLogs()
+    exposure_logs: ExposureLogSettings = ExposureLogSettings()
     require_digest: bool = Field(False, description="Refuse models without spec.model.digest.")
 
 
@@ -332,15 +334,15 @@ def parse_installation(text: str, source: str) -> Installation:
 
     `source` names it in messages. Raises InstallationError, one line, for what is no YAML, of another shape, or unknown.
     """
-    if len(text.encode()) > MAX_BYTES:
-        raise InstallationError(f"{source}: {len(text.encode())} bytes, more than {MAX_BYTES}")
+    if len(text.encode()) > MAX_INSTALLATION_BYTES:
+        raise InstallationError(f"{source}: {len(text.encode())} bytes, more than {MAX_INSTALLATION_BYTES}")
     try:
         document = strict_yaml.load(text)
-    except strict_yaml.BadYaml as error:
+    except strict_yaml.InvalidYaml as error:
         raise InstallationError(f"{source}: {error}") from error
     document = {} if document is None else document
-    installation, violations = check(Installation, document)
-    found = [*violations, *unknown(Installation, document)]
+    installation, violations = validate(Installation, document)
+    found = [*violations, *find_unknown_fields(Installation, document)]
     if installation is None or found:
         raise InstallationError(f"{source}: {'; '.join(map(str, found))}")
     return installation

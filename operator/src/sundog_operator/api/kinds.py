@@ -6,18 +6,18 @@ from typing import Any
 from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment
 from sundog_operator.api.resource import Resource
-from sundog_operator.api.schema.validation import Violation, changes, found, unknown
+from sundog_operator.api.schema.validation import Violation, find_changed_immutables, find_unknown_fields, quote_value
 from sundog_operator.errors import SpecError
 
-RESOURCES: dict[str, type[Resource]] = {"ModelDeployment": ModelDeployment, "Experiment": Experiment}
+RESOURCE_TYPES: dict[str, type[Resource]] = {"ModelDeployment": ModelDeployment, "Experiment": Experiment}
 
 
-def parse(obj: Mapping[str, Any]) -> Resource:
+def parse_resource(obj: Mapping[str, Any]) -> Resource:
     """Read an object of either kind. Raises SpecError (reason InvalidSpec)."""
     return _type_of(obj).parse(obj)
 
 
-def violations(obj: Mapping[str, Any]) -> list[Violation]:
+def find_violations(obj: Mapping[str, Any]) -> list[Violation]:
     """Everything that is wrong with an object; empty when it can be acted on."""
     try:
         return _type_of(obj).violations(obj)
@@ -28,19 +28,19 @@ def violations(obj: Mapping[str, Any]) -> list[Violation]:
 def unknown_fields(obj: Mapping[str, Any]) -> list[Violation]:
     """Fields that are pruned; empty for a kind that is not ours."""
     try:
-        return unknown(_type_of(obj), {name: value for name, value in obj.items() if name != "metadata"})
+        return find_unknown_fields(_type_of(obj), {name: value for name, value in obj.items() if name != "metadata"})
     except SpecError:
         return []
 
 
-def refused_changes(old: Resource, new: Resource) -> list[Violation]:
+def find_immutable_changes(old: Resource, new: Resource) -> list[Violation]:
     """Which immutable fields a new version of an object changes."""
-    return changes(type(new), old, new)
+    return find_changed_immutables(type(new), old, new)
 
 
 def _type_of(obj: object) -> type[Resource]:
     kind = obj.get("kind") if isinstance(obj, Mapping) else None
-    type_ = RESOURCES.get(kind) if isinstance(kind, str) else None
+    type_ = RESOURCE_TYPES.get(kind) if isinstance(kind, str) else None
     if type_ is None:
-        raise SpecError("InvalidSpec", f"{found(kind)} is not one of {', '.join(RESOURCES)}")
+        raise SpecError("InvalidSpec", f"{quote_value(kind)} is not one of {', '.join(RESOURCE_TYPES)}")
     return type_

@@ -11,15 +11,15 @@ import orjson
 
 T = TypeVar("T")
 
-KEPT: Final = 4096
-KEPT_BYTES: Final = 4 << 20
+MAX_ENTRIES: Final = 4096
+MAX_KEY_BYTES: Final = 4 << 20
 """Of JSON. What is read from it takes some ten times as much, and most of what is kept of a thousand ModelDeployments is states gone by."""
 
 
-class Remembered(Generic[T]):
+class Memoized(Generic[T]):
     """A pure function of a JSON value and of objects that stay as they are, which are told apart by identity."""
 
-    def __init__(self, compute: Callable[..., T], kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, compute: Callable[..., T], kept: int = MAX_ENTRIES, kept_bytes: int = MAX_KEY_BYTES) -> None:
         self._compute = compute
         self._most = kept
         self._most_bytes = kept_bytes

@@ -7,12 +7,19 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from sundog_operator.api.base import Part
+from sundog_operator.api.base import ApiBase
 from sundog_operator.api.conditions import Condition
-from sundog_operator.api.model_uri import PINS
+from sundog_operator.api.model_uri import PIN_RULES
 from sundog_operator.api.quantities import RATE_PATTERN
 from sundog_operator.api.resource import Metadata, Resource, Status
-from sundog_operator.api.rollout import IN_PLACE, IN_PLACE_RULES, HeaderName, PositiveDuration, Rollout, given
+from sundog_operator.api.rollout import (
+    CAPACITY_IN_PLACE,
+    IN_PLACE_RULES,
+    HeaderName,
+    PositiveDuration,
+    Rollout,
+    set_fields,
+)
 from sundog_operator.api.scalars import (
     Bytes,
     Cpu,
@@ -21,7 +28,6 @@ from sundog_operator.api.scalars import (
     Entrypoint,
     Host,
     Image,
-    Instant,
     Integer,
     Items,
     Json,
@@ -31,31 +37,32 @@ from sundog_operator.api.scalars import (
     Name,
     Namespace,
     ObjectName,
-    Portion,
+    PercentNumber,
     QualifiedName,
     Text,
+    Timestamp,
     Uri,
 )
-from sundog_operator.api.schema.rules import Confidential, ListType, Noun, Rule
+from sundog_operator.api.schema.rules import Confidential, ExpectedNoun, ListType, Rule
 
 ModelFormat = Literal["auto", "torch", "exported", "torchscript", "transformers", "python"]
-Replicas = Annotated[Integer, Field(ge=0, le=1000)]
-Revision = Annotated[Integer, Field(ge=1)]
-Percentage = Annotated[Integer, Field(ge=0, le=100)]
-Count = Annotated[Integer, Field(ge=0)]
+ReplicaCount = Annotated[Integer, Field(ge=0, le=1000)]
+RevisionNumber = Annotated[Integer, Field(ge=1)]
+WholePercent = Annotated[Integer, Field(ge=0, le=100)]
+NonNegativeInt = Annotated[Integer, Field(ge=0)]
 
-RESERVED_VARIABLES = ("RAY_", "SUNDOG_", "KUBERAY_")
-RESERVED_LABELS = ("serving.sundog.dev/", "app.kubernetes.io/", "ray.io/")
+RESERVED_VARIABLE_PREFIXES = ("RAY_", "SUNDOG_", "KUBERAY_")
+RESERVED_LABEL_PREFIXES = ("serving.sundog.dev/", "app.kubernetes.io/", "ray.io/")
 
 
-class Credentials(Part):
+class ModelCredentials(ApiBase):
     """How the model's source is read: a Secret, or workload identity."""
 
     secret_name: ObjectName = Field("", description="A Secret of the own namespace.")
     service_account_name: ObjectName = Field("", description="A ServiceAccount of the own namespace.")
 
 
-CODE_IS_TRUSTED = Rule(
+TRUST_CODE_RULE = Rule(
     cel="!(self.format in ['exported', 'torchscript']) || self.trustCode",
     holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code,
     message="{format} archives can run code when they are loaded; set trustCode: true to accept that",
@@ -63,7 +70,7 @@ CODE_IS_TRUSTED = Rule(
 )
 
 
-class ModelSource(Part):
+class ModelSource(ApiBase):
     """What is served. A change makes a revision."""
 
     uri: Annotated[Uri, Field(min_length=1)] = Field(
@@ -74,24 +81,24 @@ class ModelSource(Part):
     entrypoint: Entrypoint = Field("", description="module:attribute inside the model directory, for torch and python.")
     config: Json = Field({}, description="Given to the entrypoint as it is.")
     trust_code: bool = Field(False, description="Accept formats that run code when they are loaded.")
-    credentials: Credentials = Field(Credentials(), description="How the source is read.")
+    credentials: ModelCredentials = Field(ModelCredentials(), description="How the source is read.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (CODE_IS_TRUSTED, *PINS)
+    rules: ClassVar[tuple[Rule, ...]] = (TRUST_CODE_RULE, *PIN_RULES)
 
 
-class KeyRef(Part):
+class KeyRef(ApiBase):
     """One key of a Secret or ConfigMap of the own namespace."""
 
     name: Annotated[ObjectName, Field(min_length=1)] = Field(description="The Secret or ConfigMap.")
     key: Annotated[
         str,
         Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$"),
-        Noun("a key of letters, digits, -, _ and ."),
+        ExpectedNoun("a key of letters, digits, -, _ and ."),
     ] = Field(description="The key in it.")
     optional: bool = Field(False, description="Start without the variable where the key is missing.")
 
 
-class EnvSource(Part):
+class EnvSource(ApiBase):
     """Where a variable's value comes from."""
 
     secret_key_ref: KeyRef | None = Field(None, description="A key of a Secret.")
@@ -100,23 +107,23 @@ class EnvSource(Part):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
-            holds=lambda source: len(given(source, ("secret_key_ref", "config_map_key_ref"))) == 1,
+            holds=lambda source: len(set_fields(source, ("secret_key_ref", "config_map_key_ref"))) == 1,
             message="exactly one of secretKeyRef and configMapKeyRef has to be given",
         ),
     )
 
 
-class EnvVar(Part):
+class EnvVar(ApiBase):
     """An environment variable of the replicas."""
 
     name: Annotated[
         str,
         Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
-        Noun("a variable name such as LOG_LEVEL"),
+        ExpectedNoun("a variable name such as LOG_LEVEL"),
         Rule(
-            cel="!(" + " || ".join(f"self.startsWith('{prefix}')" for prefix in RESERVED_VARIABLES) + ")",
-            holds=lambda name: not name.startswith(RESERVED_VARIABLES),
-            message=f"{{}} begins as those that are set by the operator: {', '.join(RESERVED_VARIABLES)}",
+            cel="!(" + " || ".join(f"self.startsWith('{prefix}')" for prefix in RESERVED_VARIABLE_PREFIXES) + ")",
+            holds=lambda name: not name.startswith(RESERVED_VARIABLE_PREFIXES),
+            message=f"{{}} begins as those that are set by the operator: {', '.join(RESERVED_VARIABLE_PREFIXES)}",
         ),
     ] = Field(description="The variable.")
     value: Annotated[str, Field(max_length=32768), Confidential()] | None = Field(None, description="Its value.")
@@ -131,28 +138,28 @@ class EnvVar(Part):
     )
 
 
-class Batching(Part):
+class Batching(ApiBase):
     """Requests that the model sees together."""
 
     max_size: Annotated[Integer, Field(ge=1, le=4096)] = Field(1, description="1 means no batching.")
     max_delay: Duration = Field(timedelta(milliseconds=2), description="How long the first request waits for others.")
 
 
-class Warmup(Part):
+class Warmup(ApiBase):
     """Requests a replica answers before it is ready."""
 
     requests: Annotated[Integer, Field(ge=0, le=1000)] = Field(4, description="How many; 0 means none.")
     timeout: PositiveDuration = Field(timedelta(minutes=5), description="How long all of them may take.")
 
 
-RESERVED_POD_LABELS = Rule(
-    cel="!self.exists(k, " + " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_LABELS) + ")",
-    holds=lambda labels: not any(key.startswith(RESERVED_LABELS) for key in labels),
-    message=f"keys below {', '.join(RESERVED_LABELS)} are set by the operator",
+RESERVED_POD_LABELS_RULE = Rule(
+    cel="!self.exists(k, " + " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_LABEL_PREFIXES) + ")",
+    holds=lambda labels: not any(key.startswith(RESERVED_LABEL_PREFIXES) for key in labels),
+    message=f"keys below {', '.join(RESERVED_LABEL_PREFIXES)} are set by the operator",
 )
 
 
-class Runtime(Part):
+class Runtime(ApiBase):
     """How the model is run. A change makes a revision, userConfig excepted."""
 
     image: Image = Field("", description="The replicas' image; empty means the installation's.")
@@ -166,21 +173,21 @@ class Runtime(Part):
     placement: Literal["dedicated", "shared"] = Field(
         "dedicated", description="dedicated: a pod per replica; shared: small models share pods of the namespace."
     )
-    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS] = Field(
+    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE] = Field(
         {}, description="Labels of the replicas' pods."
     )
     warmup: Warmup = Field(Warmup(), description="Requests a replica answers before it is ready.")
     user_config: Json = Field({}, description="Applied in place, without a new revision.")
 
 
-FRACTION_BELOW_ONE = Rule(
+GPU_FRACTION_RULE = Rule(
     cel="self == '' || double(self) > 0.0 && double(self) < 1.0",
     holds=lambda share: share == "" or 0 < float(share) < 1,
     message="{} is not between 0 and 1",
 )
 
 
-class Sharing(Part):
+class GpuSharing(ApiBase):
     """How a GPU is shared with other replicas."""
 
     mode: Literal["exclusive", "mig", "fraction", "timeSliced", "mps"] = Field(
@@ -190,13 +197,13 @@ class Sharing(Part):
     profile: Annotated[
         str,
         Field(max_length=32, pattern=r"^([1-7]g\.[1-9][0-9]{0,2}gb(\.[a-z]{2,8})?)?$"),
-        Noun("a MIG profile such as 1g.10gb"),
+        ExpectedNoun("a MIG profile such as 1g.10gb"),
     ] = Field("", description="The MIG profile; with mode mig.")
     fraction: Annotated[
         str,
         Field(max_length=16, pattern=r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)?$"),
-        Noun("a number in quotes such as '0.5'"),
-        FRACTION_BELOW_ONE,
+        ExpectedNoun("a number in quotes such as '0.5'"),
+        GPU_FRACTION_RULE,
     ] = Field("", description="The share of one GPU, above 0 and below 1; with mode fraction.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -227,14 +234,14 @@ class Sharing(Part):
     )
 
 
-class Topology(Part):
+class GpuTopology(ApiBase):
     """Where the GPUs of one replica are."""
 
     nodes: Annotated[Integer, Field(ge=1, le=64)] = Field(1, description="Over how many nodes one replica is spread.")
     interconnect: Literal["any", "nvlink"] = Field("any", description="How the GPUs have to be connected.")
 
 
-class Gpu(Part):
+class Gpu(ApiBase):
     """The accelerators of one replica."""
 
     count: Annotated[Integer, Field(ge=0, le=128)] = Field(0, description="0 means none.")
@@ -245,11 +252,11 @@ class Gpu(Part):
         (), description="Types that will do, the preferred one first."
     )
     memory: MinimumBytes = Field("", description="The least memory of each device.")
-    sharing: Sharing = Field(Sharing(), description="How a GPU is shared with other replicas.")
+    sharing: GpuSharing = Field(GpuSharing(), description="How a GPU is shared with other replicas.")
     allocation: Literal["auto", "devicePlugin", "dra"] = Field(
         "auto", description="How pods ask for it: by device plugin, by DRA, or as the cluster offers."
     )
-    topology: Topology = Field(Topology(), description="Where the GPUs of one replica are.")
+    topology: GpuTopology = Field(GpuTopology(), description="Where the GPUs of one replica are.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -261,7 +268,7 @@ class Gpu(Part):
     )
 
 
-class Resources(Part):
+class Resources(ApiBase):
     """What one replica gets. A change makes a revision."""
 
     cpu: Cpu = Field("1", description="Cores.")
@@ -269,10 +276,10 @@ class Resources(Part):
     gpu: Gpu = Field(Gpu(), description="Accelerators.")
 
 
-class Autoscaling(Part):
+class Autoscaling(ApiBase):
     """Replicas by load; left out means a fixed number."""
 
-    min_replicas: Replicas = Field(1, description="0 scales to zero; the edge holds requests meanwhile.")
+    min_replicas: ReplicaCount = Field(1, description="0 scales to zero; the edge holds requests meanwhile.")
     max_replicas: Annotated[Integer, Field(ge=1, le=1000)] = Field(4, description="The most replicas.")
     target_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
         2, description="Requests per replica to aim at; at most half of runtime.maxOngoingRequests."
@@ -300,7 +307,7 @@ class Autoscaling(Part):
     )
 
 
-class Toleration(Part):
+class Toleration(ApiBase):
     """A taint that the replicas' pods accept. The key is required: tolerating everything is not for a model."""
 
     key: QualifiedName = Field(description="The taint's key.")
@@ -329,7 +336,7 @@ class Toleration(Part):
     )
 
 
-class Scheduling(Part):
+class Scheduling(ApiBase):
     """Where the replicas' pods run. A change makes a revision."""
 
     queue: ObjectName = Field("", description="The queue that admits the pods.")
@@ -344,7 +351,7 @@ class Scheduling(Part):
     runtime_class_name: ObjectName = Field("", description="The pods' RuntimeClass.")
 
 
-class Gateway(Part):
+class Gateway(ApiBase):
     """The Gateway that an HTTPRoute to the edge hangs on."""
 
     name: ObjectName = Field("", description="The Gateway; empty means no HTTPRoute.")
@@ -367,7 +374,7 @@ class Gateway(Part):
     )
 
 
-class Tls(Part):
+class Tls(ApiBase):
     """TLS at the edge."""
 
     secret_name: ObjectName = Field(
@@ -375,7 +382,7 @@ class Tls(Part):
     )
 
 
-class ApiKeys(Part):
+class ApiKeys(ApiBase):
     """Keys that clients send."""
 
     secret_name: ObjectName = Field(
@@ -383,22 +390,22 @@ class ApiKeys(Part):
     )
 
 
-Claim = Annotated[
+JwtClaimName = Annotated[
     str,
     # A field of the edge's maps, whose separator is |.
     Field(max_length=512, pattern=r"^([^|\x00-\x20\x7f]([^|\x00-\x1f\x7f]*[^|\x00-\x20\x7f])?)?$"),
-    Noun("a text without |, control characters and blanks at its ends"),
+    ExpectedNoun("a text without |, control characters and blanks at its ends"),
 ]
 
 
-class Jwt(Part):
+class Jwt(ApiBase):
     """Tokens that clients send."""
 
     jwks_secret_name: ObjectName = Field(
         "", description="A Secret with the public keys in its key jwks.json; empty means no tokens."
     )
-    issuer: Claim = Field("", description="The claim iss of the tokens that are accepted; empty means any.")
-    audience: Claim = Field("", description="What their claim aud has to name; empty means anything.")
+    issuer: JwtClaimName = Field("", description="The claim iss of the tokens that are accepted; empty means any.")
+    audience: JwtClaimName = Field("", description="What their claim aud has to name; empty means anything.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -410,41 +417,43 @@ class Jwt(Part):
     )
 
 
-class Auth(Part):
+class Auth(ApiBase):
     """Who may ask; none of both means anyone who reaches the edge."""
 
     api_keys: ApiKeys = Field(ApiKeys(), description="Keys that clients send.")
     jwt: Jwt = Field(Jwt(), description="Tokens that clients send.")
 
 
-WITHIN_A_DAY = Rule(
+WITHIN_A_DAY_RULE = Rule(
     cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) < duration('24h')",
     holds=lambda timeout: timeout < timedelta(days=1),
     message="must be less than a day",
 )
 
 
-class Queue(Part):
+class Queue(ApiBase):
     """Requests that wait at the edge."""
 
     max_requests: Annotated[Integer, Field(ge=0, le=100_000)] = Field(
         1000, description="How many may wait; 0 means none."
     )
-    timeout: Annotated[Duration, WITHIN_A_DAY] = Field(
+    timeout: Annotated[Duration, WITHIN_A_DAY_RULE] = Field(
         timedelta(seconds=5), description="How long one may wait, less than a day."
     )
 
 
-Rate = Annotated[
-    str, Field(max_length=16, pattern=rf"^({RATE_PATTERN[1:-1]})?$"), Noun("a rate such as 100/s, 600/m or 5000/h")
+RateText = Annotated[
+    str,
+    Field(max_length=16, pattern=rf"^({RATE_PATTERN[1:-1]})?$"),
+    ExpectedNoun("a rate such as 100/s, 600/m or 5000/h"),
 ]
 
 
-class RateLimit(Part):
+class RateLimit(ApiBase):
     """Requests per time; empty means no limit."""
 
-    per_client: Rate = Field("", description="For each client.")
-    total: Rate = Field("", description="For all clients together.")
+    per_client: RateText = Field("", description="For each client.")
+    total: RateText = Field("", description="For all clients together.")
 
 
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -454,11 +463,11 @@ def _is_whole_network(text: str) -> bool:
     return str(ip_network(text, strict=False)) == text
 
 
-Network = Annotated[
+IPv4Network = Annotated[
     str,
     # Edges listen on IPv4.
     Field(max_length=18, pattern=rf"^({_BYTE}\.){{3}}{_BYTE}/(3[0-2]|[12]?[0-9])$"),
-    Noun("an IPv4 network such as 10.0.0.0/8"),
+    ExpectedNoun("an IPv4 network such as 10.0.0.0/8"),
     Rule(
         cel="cidr(self) == cidr(self).masked()",
         holds=_is_whole_network,
@@ -468,18 +477,18 @@ Network = Annotated[
 ClientName = Annotated[
     str,
     Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$"),
-    Noun("the name of an API key, of letters, digits, dots, dashes and underscores"),
+    ExpectedNoun("the name of an API key, of letters, digits, dots, dashes and underscores"),
 ]
 
 
-class Callers(Part):
+class Callers(ApiBase):
     """Who may choose: any of these."""
 
     api_keys: Annotated[Items[ClientName], Field(max_length=32), ListType("set")] = Field(
         (),
         description="Clients whose key let them in: names of entries of the Secret of auth.apiKeys, which has to be set.",
     )
-    networks: Annotated[Items[Network], Field(max_length=32), ListType("set")] = Field(
+    networks: Annotated[Items[IPv4Network], Field(max_length=32), ListType("set")] = Field(
         (),
         description="Networks that connections come from, such as 10.0.0.0/8. Forwarded-for headers count for nothing.",
     )
@@ -493,12 +502,14 @@ class Callers(Part):
     )
 
 
-class Override(Part):
+class Override(ApiBase):
     """A header with which callers of yours choose the arm that answers them. From anybody else it has no effect."""
 
     header: HeaderName = Field(description="Its name, in lower case.")
     value: Annotated[
-        str, Field(max_length=128, pattern=r"^[A-Za-z0-9._~-]+$"), Noun("letters, digits, dots, dashes, _ and ~")
+        str,
+        Field(max_length=128, pattern=r"^[A-Za-z0-9._~-]+$"),
+        ExpectedNoun("letters, digits, dots, dashes, _ and ~"),
     ] = Field(description="The value that it has to have, exactly.")
     arm: Name = Field(
         description="stable, canary, or an arm of an Experiment. While none of this name is there and ready, the override has no effect."
@@ -509,13 +520,13 @@ class Override(Part):
 ANY_ORIGIN: Final = "*"
 
 _DEFAULT_PORT = "^(http://.*:80|https://.*:443)$"
-Origin = Annotated[
+CorsOrigin = Annotated[
     str,
     Field(
         max_length=253,
         pattern=r"^(\*|[a-z][a-z0-9+.-]*://([a-z0-9]([-a-z0-9._]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?)$",
     ),
-    Noun("an origin such as https://app.example.com, in lower case and without a path, or *"),
+    ExpectedNoun("an origin such as https://app.example.com, in lower case and without a path, or *"),
     Rule(
         cel=f"!self.matches('{_DEFAULT_PORT}')",
         holds=lambda origin: not re.search(_DEFAULT_PORT, origin),
@@ -523,13 +534,13 @@ Origin = Annotated[
     ),
 ]
 
-ANY_ORIGIN_ALONE = Rule(
+ANY_ORIGIN_ALONE_RULE = Rule(
     cel=f"!('{ANY_ORIGIN}' in self.allowedOrigins) || self.allowedOrigins.size() == 1",
     holds=lambda cors: ANY_ORIGIN not in cors.allowed_origins or len(cors.allowed_origins) == 1,
     message="* stands for every origin; leave out the others",
     field="allowedOrigins",
 )
-CREDENTIALS_FOR_NAMED_ORIGINS = Rule(
+CORS_CREDENTIALS_RULE = Rule(
     cel=f"!self.allowCredentials || !('{ANY_ORIGIN}' in self.allowedOrigins)",
     holds=lambda cors: not cors.allow_credentials or ANY_ORIGIN not in cors.allowed_origins,
     message="is for origins that are named, and allowedOrigins has *; name them",
@@ -537,10 +548,10 @@ CREDENTIALS_FOR_NAMED_ORIGINS = Rule(
 )
 
 
-class Cors(Part):
+class Cors(ApiBase):
     """Which pages of other origins may call from a browser, and read the answers (CORS). It replaces no `auth`."""
 
-    allowed_origins: Annotated[Items[Origin], Field(min_length=1, max_length=32), ListType("set")] = Field(
+    allowed_origins: Annotated[Items[CorsOrigin], Field(min_length=1, max_length=32), ListType("set")] = Field(
         description="Origins of these pages, such as https://app.example.com, compared as they are written; or * alone for every page."
     )
     allowed_headers: Annotated[Items[HeaderName], Field(max_length=16), ListType("set")] = Field(
@@ -557,7 +568,7 @@ class Cors(Part):
             " x-sundog-exposure and x-sundog-revision."
         ),
     )
-    max_age: Annotated[Duration, WITHIN_A_DAY] = Field(
+    max_age: Annotated[Duration, WITHIN_A_DAY_RULE] = Field(
         timedelta(minutes=10),
         description="How long a browser may keep the answer to its preflight, less than a day, in whole seconds.",
     )
@@ -565,17 +576,17 @@ class Cors(Part):
         False, description="Let pages send cookies, and client certificates; needs origins that are named."
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = (ANY_ORIGIN_ALONE, CREDENTIALS_FOR_NAMED_ORIGINS)
+    rules: ClassVar[tuple[Rule, ...]] = (ANY_ORIGIN_ALONE_RULE, CORS_CREDENTIALS_RULE)
 
 
-EACH_CHOICE_ONCE = Rule(
+UNIQUE_OVERRIDE_HEADERS_RULE = Rule(
     cel="self.all(o, self.exists_one(p, p.header == o.header && p.value == o.value))",
     holds=lambda overrides: len({(each.header, each.value) for each in overrides}) == len(overrides),
     message="two overrides have the same header and value",
 )
 
 
-class Endpoint(Part):
+class Endpoint(ApiBase):
     """The edge's part. A change makes no revision."""
 
     host: Host = Field("", description="Empty means <name>.<namespace>.svc.")
@@ -592,13 +603,13 @@ class Endpoint(Part):
             " over slow networks; it costs the edge CPU time."
         ),
     )
-    request_timeout: Annotated[PositiveDuration, WITHIN_A_DAY] = Field(
+    request_timeout: Annotated[PositiveDuration, WITHIN_A_DAY_RULE] = Field(
         timedelta(seconds=30), description="The deadline of a request, less than a day."
     )
     max_request_bytes: Bytes = Field("10Mi", description="The largest body that is accepted.")
     queue: Queue = Field(Queue(), description="Requests that wait at the edge.")
     rate_limit: RateLimit = Field(RateLimit(), description="Requests per time.")
-    overrides: Annotated[Items[Override], Field(max_length=16), EACH_CHOICE_ONCE] = Field(
+    overrides: Annotated[Items[Override], Field(max_length=16), UNIQUE_OVERRIDE_HEADERS_RULE] = Field(
         (),
         description="Headers with which callers of yours choose the arm that answers them, as testers do; no evidence is made of them.",
     )
@@ -620,7 +631,7 @@ class Endpoint(Part):
     )
 
 
-class Baseline(Part):
+class Baseline(ApiBase):
     """Pins the stable model in Git while a rollout runs, so that a rebuilt cluster serves it first."""
 
     uri: Uri = Field("", description="As spec.model.uri.")
@@ -640,7 +651,7 @@ def _scales_before_full(spec: "ModelDeploymentSpec") -> bool:
     return spec.autoscaling is None or spec.autoscaling.target_ongoing_requests * 2 <= spec.runtime.max_ongoing_requests
 
 
-SCALES_BEFORE_FULL = Rule(
+AUTOSCALING_TARGET_RULE = Rule(
     # Replicas report only the requests they have let in; a target above half of that is never exceeded.
     cel="!has(self.autoscaling) || self.autoscaling.targetOngoingRequests * 2 <= self.runtime.maxOngoingRequests",
     holds=_scales_before_full,
@@ -652,7 +663,7 @@ SCALES_BEFORE_FULL = Rule(
 )
 
 
-CLAIMS_ARE_VERIFIED = Rule(
+JWT_CLAIM_UNIT_RULE = Rule(
     cel="!has(self.rollout.unit.jwtClaim) || self.endpoint.auth.jwt.jwksSecretName != ''",
     holds=lambda spec: spec.rollout.unit.jwt_claim is None or bool(spec.endpoint.auth.jwt.jwks_secret_name),
     message="{rollout.unit.jwtClaim} is read from verified tokens, and endpoint.auth.jwt.jwksSecretName is not set",
@@ -660,30 +671,30 @@ CLAIMS_ARE_VERIFIED = Rule(
 )
 
 
-FIXED_IN_PLACE = Rule(
-    cel=f"!has(self.autoscaling) || self.rollout.capacity != '{IN_PLACE}'",
-    holds=lambda spec: spec.autoscaling is None or spec.rollout.capacity != IN_PLACE,
+IN_PLACE_REPLICAS_RULE = Rule(
+    cel=f"!has(self.autoscaling) || self.rollout.capacity != '{CAPACITY_IN_PLACE}'",
+    holds=lambda spec: spec.autoscaling is None or spec.rollout.capacity != CAPACITY_IN_PLACE,
     message="inPlace shares a fixed number of replicas, and autoscaling is set; leave it at auto",
     field="rollout.capacity",
 )
 
 
-def why_not_in_place(spec: "ModelDeploymentSpec") -> str:
+def find_in_place_conflict(spec: "ModelDeploymentSpec") -> str:
     """What in a spec does not go with `rollout.capacity: inPlace`, whatever that is; empty for nothing."""
-    rollout = spec.rollout.model_copy(update={"capacity": IN_PLACE})
+    rollout = spec.rollout.model_copy(update={"capacity": CAPACITY_IN_PLACE})
     asked = spec.model_copy(update={"rollout": rollout})
     broken = [rule for rule in IN_PLACE_RULES if not rule.holds(rollout)]
-    broken += [] if FIXED_IN_PLACE.holds(asked) else [FIXED_IN_PLACE]
+    broken += [] if IN_PLACE_REPLICAS_RULE.holds(asked) else [IN_PLACE_REPLICAS_RULE]
     return next((rule.message for rule in broken), "")
 
 
-class ModelDeploymentSpec(Part):
+class ModelDeploymentSpec(ApiBase):
     """What a team asks for."""
 
     model: ModelSource = Field(description="What is served. A change makes a revision.")
     runtime: Runtime = Field(Runtime(), description="How it is run. A change makes a revision, userConfig excepted.")
     resources: Resources = Field(Resources(), description="What one replica gets. A change makes a revision.")
-    replicas: Replicas = Field(1, description="Ignored while autoscaling is set.")
+    replicas: ReplicaCount = Field(1, description="Ignored while autoscaling is set.")
     autoscaling: Autoscaling | None = Field(None, description="Replicas by load; left out means a fixed number.")
     rollout: Rollout = Field(
         Rollout(),
@@ -694,31 +705,33 @@ class ModelDeploymentSpec(Part):
     baseline: Baseline = Field(Baseline(), description="Pins the stable model in Git while a rollout runs.")
     paused: bool = Field(False, description="Freeze rollouts, keep serving.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (SCALES_BEFORE_FULL, CLAIMS_ARE_VERIFIED, FIXED_IN_PLACE)
+    rules: ClassVar[tuple[Rule, ...]] = (AUTOSCALING_TARGET_RULE, JWT_CLAIM_UNIT_RULE, IN_PLACE_REPLICAS_RULE)
 
 
-class RevisionStatus(Part):
+class RevisionStatus(ApiBase):
     """One revision with its share of traffic."""
 
-    revision: Revision = Field(description="Its number.")
+    revision: RevisionNumber = Field(description="Its number.")
     cluster: Annotated[str, Field(max_length=253)] = Field(
         "", description="Its RayCluster; empty means status.cluster."
     )
-    weight: Portion = Field(0, description="Percent of the traffic that was committed to it.")
+    weight: PercentNumber = Field(0, description="Percent of the traffic that was committed to it.")
     uri: Annotated[str, Field(max_length=2048)] = Field("", description="Its spec.model.uri.")
     digest: Text = Field("", description="Its spec.model.digest.")
-    replicas: Count = Field(0, description="How many it is to have now.")
-    ready_replicas: Count = Field(0, description="How many Serve runs; the last known number while Serve is silent.")
-    since: Instant | None = Field(None, description="When it took this role.")
-    failures: Count = Field(0, description="Failed starts in a row.")
-    retry_at: Instant | None = Field(
+    replicas: NonNegativeInt = Field(0, description="How many it is to have now.")
+    ready_replicas: NonNegativeInt = Field(
+        0, description="How many Serve runs; the last known number while Serve is silent."
+    )
+    since: Timestamp | None = Field(None, description="When it took this role.")
+    failures: NonNegativeInt = Field(0, description="Failed starts in a row.")
+    retry_at: Timestamp | None = Field(
         None, description="When it is started again; until then a candidate is not deployed."
     )
-    lost_since: Instant | None = Field(
+    lost_since: Timestamp | None = Field(
         None, description="Since when no edge sees a healthy replica of it, while it has traffic and stable's are seen."
     )
-    held_since: Instant | None = Field(None, description="Of a candidate: since when the spec holds its rollout.")
-    resumed_at: Instant | None = Field(
+    held_since: Timestamp | None = Field(None, description="Of a candidate: since when the spec holds its rollout.")
+    resumed_at: Timestamp | None = Field(
         None,
         description="Of a candidate: when the spec last ceased to hold its rollout; its progressDeadline counts from then on.",
     )
@@ -735,18 +748,18 @@ class ArmRevision(RevisionStatus):
     problem: Message | None = Field(None, description="What it failed of last, while it was brought up.")
 
 
-class Retiring(Part):
+class DrainingRevision(ApiBase):
     """A revision without traffic whose replicas still drain."""
 
-    revision: Revision = Field(description="Its number.")
+    revision: RevisionNumber = Field(description="Its number.")
     cluster: Annotated[str, Field(max_length=253)] = Field(
         "", description="Its RayCluster; empty means status.cluster."
     )
-    replicas: Count = Field(1, description="How many still run.")
-    since: Instant = Field(description="When it lost its traffic.")
+    replicas: NonNegativeInt = Field(1, description="How many still run.")
+    since: Timestamp = Field(description="When it lost its traffic.")
 
 
-class Capacity(Part):
+class CapacityStatus(ApiBase):
     """GPUs of all revisions together, and where those of a candidate come from."""
 
     gpus_requested: Annotated[float, Field(ge=0)] = 0.0
@@ -754,18 +767,18 @@ class Capacity(Part):
     mode: Literal["surge", "inPlace"] | None = Field(
         None, description="As spec.rollout.capacity was resolved for the rollout under way; surge without one."
     )
-    needed_replicas: Count | None = Field(
+    needed_replicas: NonNegativeInt | None = Field(
         None, description="With mode inPlace: replicas for all of the traffic, which both revisions share."
     )
-    spare_replicas: Count | None = Field(
+    spare_replicas: NonNegativeInt | None = Field(
         None, description="With mode inPlace: replicas beyond those that there was room for when it began, 0 or 1."
     )
 
 
-class Startup(Part):
+class Startup(ApiBase):
     """How long the phases of the last revision's start took; what is not known is left out."""
 
-    revision: Revision | None = Field(None, description="The revision.")
+    revision: RevisionNumber | None = Field(None, description="The revision.")
     cluster: Duration | None = Field(
         None, description="Until its first pod was made: a first model waits for Ray's store and head."
     )
@@ -780,27 +793,27 @@ class Startup(Part):
     total: Duration | None = Field(None, description="From when it was to run until its replicas were seen to run.")
 
 
-class LastCommand(Part):
+class LastCommand(ApiBase):
     """The last command annotation and what became of it."""
 
     id: Text = Field(description="The command's id; each is run once.")
     verb: Text = Field(description="What it asked for.")
-    revision: Revision | None = Field(None, description="The revision it was about.")
+    revision: RevisionNumber | None = Field(None, description="The revision it was about.")
     result: Literal["Accepted", "Rejected"] = Field(description="Whether it was run.")
     message: Message = Field("", description="Why it was rejected.")
-    at: Instant = Field(description="When it was handled.")
+    at: Timestamp = Field(description="When it was handled.")
 
 
-class LastRollout(Part):
+class LastRollout(ApiBase):
     """How the last rollout ended."""
 
     experiment: Text = Field(description="Its Experiment; empty for one without steps.")
-    revision: Revision = Field(description="The revision it was about.")
+    revision: RevisionNumber = Field(description="The revision it was about.")
     outcome: Literal["Promoted", "Aborted", "RolledBack", "Superseded"] = Field(
         description="Aborted and RolledBack hold the revision back until `retry`, or until the spec stands for what is stable."
     )
     reason: Message = Field("", description="Why it ended so.")
-    at: Instant = Field(description="When it ended.")
+    at: Timestamp = Field(description="When it ended.")
 
 
 class ModelDeploymentStatus(Status):
@@ -810,18 +823,18 @@ class ModelDeploymentStatus(Status):
         -1, description="The generation of the spec that all of this is about."
     )
     url: Annotated[str, Field(max_length=2048)] = Field("", description="Where the edge answers for it.")
-    replicas: Count = Field(0, description="How many stable, candidate and arms are to have together.")
-    ready_replicas: Count = Field(0, description="How many of them Serve runs.")
+    replicas: NonNegativeInt = Field(0, description="How many stable, candidate and arms are to have together.")
+    ready_replicas: NonNegativeInt = Field(0, description="How many of them Serve runs.")
     selector: Annotated[str, Field(max_length=1024)] = Field("", description="Label selector of its pods, for /scale.")
     cluster: Annotated[str, Field(max_length=253)] = Field(
         "", description="The RayCluster of its newest revision; another image is another one."
     )
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
     candidate: RevisionStatus | None = Field(None, description="The revision that is to replace it.")
-    queued: Revision | None = Field(
+    queued: RevisionNumber | None = Field(
         None, description="The revision that waits, by spec.rollout.onNewRevision, for what is under way to end."
     )
-    stable_before: Annotated[Items[Revision], Field(max_length=20)] = Field(
+    stable_before: Annotated[Items[RevisionNumber], Field(max_length=20)] = Field(
         (),
         description="Revisions that were stable before it, the newest first, but for those that were gone back from and those that"
         " lost their traffic as a candidate since; spec.rollout.rollbackWindow counts these.",
@@ -830,16 +843,16 @@ class ModelDeploymentStatus(Status):
         None,
         description="The revisions beside stable of the Experiment of a user's own that runs; absent where none does.",
     )
-    retiring: Annotated[Items[Retiring], Field(max_length=20)] = Field(
+    retiring: Annotated[Items[DrainingRevision], Field(max_length=20)] = Field(
         (), description="Revisions without traffic whose last requests are still answered."
     )
-    kept: Annotated[Items[Retiring], Field(max_length=8)] = Field(
+    kept: Annotated[Items[DrainingRevision], Field(max_length=8)] = Field(
         (), description="Revisions that spec.rollout.keepPrevious keeps warm, since when they lost their traffic."
     )
     experiment: Annotated[str, Field(max_length=253)] = Field(
         "", description="The Experiment under way: that of the rollout, or one of a user's own."
     )
-    capacity: Capacity | None = Field(
+    capacity: CapacityStatus | None = Field(
         None,
         description="Accelerators of all revisions together; left out where none asks for any and no rollout is in place.",
     )

@@ -13,8 +13,8 @@ from sundog_operator.api.schema.rules import Rule
 _LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _PORT: Final = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _AUTHORITY: Final = f"({_LABEL}([.]{_LABEL})*|\\[[0-9a-f:.]+\\])(:{_PORT})?"
-BUCKET: Final = "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
-CLAIM: Final = f"{_LABEL}([.]{_LABEL})*"
+BUCKET_PATTERN: Final = "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+CLAIM_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
 _HUB_NAME: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _OCI_NAME: Final = "[a-z0-9]+([._-]+[a-z0-9]+)*"
 _SHA256: Final = "sha256:[0-9a-f]{64}"
@@ -26,13 +26,13 @@ _USER_OF: Final = {"hf": "[^/]*:[^/]*@"}
 
 _FORMS: Final = {
     "file": ("file:///path", "/[^/].*"),
-    "pvc": ("pvc://claim/path", f"{CLAIM}(/.*)?"),
+    "pvc": ("pvc://claim/path", f"{CLAIM_PATTERN}(/.*)?"),
     "https": (
         "https://host/path/file, of letters, digits and . _ ~ + = , : @ - /",
         f"{_AUTHORITY}/[A-Za-z0-9._~+=,:@/-]*[A-Za-z0-9._~+=,:@-]",
     ),
-    "s3": ("s3://bucket/key", f"{BUCKET}/[^/].*"),
-    "gs": ("gs://bucket/key", f"{BUCKET}/[^/].*"),
+    "s3": ("s3://bucket/key", f"{BUCKET_PATTERN}/[^/].*"),
+    "gs": ("gs://bucket/key", f"{BUCKET_PATTERN}/[^/].*"),
     "hf": ("hf://owner/name@commit/path", f"{_HUB_NAME}(/{_HUB_NAME})?(@[A-Za-z0-9_.-]{{1,100}}(/.+)?)?/?"),
     "oci": (
         f"oci://registry/repository@{_SHA256[:7]}<64 hex digits>",
@@ -65,26 +65,26 @@ _DOTS: Final = "/[.]{1,2}(/|$)"
 _has_user, _has_commit = _matches(_WITH_USER), _matches(_COMMIT_BEHIND_NAME)
 _has_segments, _has_dots = _matches(_SEGMENTS), _matches(_DOTS)
 
-NO_USER: Final = Rule(
+NO_USER_RULE: Final = Rule(
     cel=f"!self.matches('{_WITH_USER}') || self.matches('{_COMMIT_BEHIND_NAME}')",
     holds=lambda uri: not _has_user(uri) or _has_commit(uri),
     # Without the value, which would show the secret.
     message="holds user information before @; credentials do not belong into a URI",
 )
-NO_ESCAPES: Final = Rule(
+NO_ESCAPES_RULE: Final = Rule(
     cel=f"!self.matches('{_ESCAPES}') && !self.contains('\\\\')",
     holds=lambda uri: not set(uri) & set("%?#\\"),
     message="holds a %, ?, # or backslash; a model's URI has no escapes, query or fragment",
 )
-PLAIN_SEGMENTS: Final = Rule(
+PLAIN_SEGMENTS_RULE: Final = Rule(
     cel=f"!self.contains('://') || (self.matches('{_SEGMENTS}') && !self.matches('{_DOTS}'))",
     holds=lambda uri: "://" not in uri or (_has_segments(uri) and not _has_dots(uri)),
     message="has an empty, . or .. segment in its path",
 )
-SHAPES: Final = (
-    NO_USER,
-    NO_ESCAPES,
-    PLAIN_SEGMENTS,
+URI_RULES: Final = (
+    NO_USER_RULE,
+    NO_ESCAPES_RULE,
+    PLAIN_SEGMENTS_RULE,
     *(_shape(scheme, form, rest) for scheme, (form, rest) in _FORMS.items()),
 )
 """Rules on the text of a URI; the empty text passes."""
@@ -103,7 +103,7 @@ def _pinned_as_digest(model: Any) -> bool:
     )
 
 
-PINS: Final = (
+PIN_RULES: Final = (
     Rule(
         cel=f"!self.uri.startsWith('hf://') || self.digest != '' || self.uri.matches('{_COMMIT}')",
         holds=lambda model: not model.uri.startswith("hf://") or bool(model.digest) or _names_commit(model.uri),

@@ -99,17 +99,17 @@ def canonical_quantity(text: str) -> str:
     return f"{number}{units[power - 1] if power else ''}{'i' if binary and power else ''}"
 
 
-def cpu_cores(quantity: str) -> float:
+def parse_cpu_cores(quantity: str) -> float:
     """`500m` is 0.5 cores. Raises ValueError."""
     return float(parse_quantity(quantity))
 
 
-def memory_bytes(quantity: str) -> int:
+def parse_bytes(quantity: str) -> int:
     """`2Gi` is 2147483648 bytes; parts of a byte round up. Raises ValueError."""
     return int(parse_quantity(quantity).to_integral_value(ROUND_CEILING))
 
 
-def fraction(percentage: str) -> float:
+def parse_percent(percentage: str) -> float:
     """`25%` is 0.25. Raises ValueError."""
     if not re.fullmatch(PERCENT_PATTERN, percentage):
         raise ValueError(f"{percentage!r} is not a percentage such as 25%")
@@ -124,7 +124,7 @@ def parse_rate(text: str) -> tuple[int, int]:
     return int(count), _UNITS[unit] // timedelta(seconds=1)
 
 
-def parse_instant(text: str) -> datetime:
+def parse_timestamp(text: str) -> datetime:
     """An RFC 3339 time, in UTC, to the second. Raises ValueError."""
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
@@ -132,11 +132,11 @@ def parse_instant(text: str) -> datetime:
     return instant.astimezone(UTC).replace(microsecond=0)
 
 
-def format_instant(instant: datetime) -> str:
+def format_timestamp(instant: datetime) -> str:
     """`2026-11-20T09:30:00Z`."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def format_micro_instant(instant: datetime) -> str:
+def format_micro_time(instant: datetime) -> str:
     """`2026-11-20T09:30:00.000000Z`, the only form that Kubernetes reads as a MicroTime."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -14,11 +14,11 @@ from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymentSpec
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.scalars import MODEL_SCHEMES
-from sundog_operator.api.schema.structure import FieldNode, Limits, Node, structure
-from sundog_operator.api.schema.unsupported import ACTED_ON, IN_CLUSTER, not_yet_supported
+from sundog_operator.api.schema.structure import FieldNode, Node, ValueBounds, build_node_tree
+from sundog_operator.api.schema.unsupported import CLUSTER_ONLY_FIELDS, SUPPORTED_FIELDS, find_unsupported_fields
 
 REVISION_PARTS: Final = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")
-IN_PLACE: Final = ("spec.runtime.userConfig",)
+IN_PLACE_FIELDS: Final = ("spec.runtime.userConfig",)
 
 _HEADER: Final = """# API reference
 
@@ -58,7 +58,7 @@ _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z.]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class ReasonText:
     """One reason: `truth` is the status of the condition, or the type of the event."""
 
     truth: str
@@ -72,28 +72,28 @@ class ConditionText:
 
     type: str
     meaning: str
-    reasons: tuple[Reason, ...] = ()
+    reasons: tuple[ReasonText, ...] = ()
     borrows: str = ""
 
 
-START_FAILURES: Final = (
-    Reason("retried", "ModelNotFound", "Nothing is at `spec.model.uri`."),
-    Reason("retried", "AccessDenied", "The model is there, and the replica may not read it."),
-    Reason("retried", "NoSpace", "The disk is full."),
-    Reason("retried", "SourceUnavailable", "The store does not answer, or not as it should."),
-    Reason("retried", "LoadTimeout", "Loading did not end in time."),
-    Reason("retried", "WarmupTimeout", "The warm-up did not end within `spec.runtime.warmup.timeout`."),
-    Reason("retried", "DeployFailed", "Serve gave up and the model server told nothing, as when a process dies."),
-    Reason("final", "DigestMismatch", "The model's bytes are not those that `spec.model.digest` promises."),
-    Reason("final", "ModelTooLarge", "The model has too many files or bytes, or does not fit into memory."),
-    Reason(
+START_FAILURE_REASONS: Final = (
+    ReasonText("retried", "ModelNotFound", "Nothing is at `spec.model.uri`."),
+    ReasonText("retried", "AccessDenied", "The model is there, and the replica may not read it."),
+    ReasonText("retried", "NoSpace", "The disk is full."),
+    ReasonText("retried", "SourceUnavailable", "The store does not answer, or not as it should."),
+    ReasonText("retried", "LoadTimeout", "Loading did not end in time."),
+    ReasonText("retried", "WarmupTimeout", "The warm-up did not end within `spec.runtime.warmup.timeout`."),
+    ReasonText("retried", "DeployFailed", "Serve gave up and the model server told nothing, as when a process dies."),
+    ReasonText("final", "DigestMismatch", "The model's bytes are not those that `spec.model.digest` promises."),
+    ReasonText("final", "ModelTooLarge", "The model has too many files or bytes, or does not fit into memory."),
+    ReasonText(
         "final", "SourceRefused", "The source leads to a forbidden address, or its archive holds what none may hold."
     ),
-    Reason("final", "FormatNotRecognised", "There is nothing that the model server can load."),
-    Reason("final", "CodeNotTrusted", "The archive can run code, and `spec.model.trustCode` is not set."),
-    Reason("final", "EntrypointMissing", "The entrypoint is needed and not given, or names nothing."),
-    Reason("final", "LoadFailed", "Loading raised; the message has the first useful line."),
-    Reason("final", "WarmupFailed", "A warm-up request raised."),
+    ReasonText("final", "FormatNotRecognised", "There is nothing that the model server can load."),
+    ReasonText("final", "CodeNotTrusted", "The archive can run code, and `spec.model.trustCode` is not set."),
+    ReasonText("final", "EntrypointMissing", "The entrypoint is needed and not given, or names nothing."),
+    ReasonText("final", "LoadFailed", "Loading raised; the message has the first useful line."),
+    ReasonText("final", "WarmupFailed", "A warm-up request raised."),
 )
 """Why a revision did not start. What is retried may pass without an edit; what is final waits for one, or for `retry`."""
 
@@ -103,10 +103,10 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         "The stable revision serves: every ready edge that tells sees a healthy replica of it. While none tells, as when an agent starts "
         "anew, it stays True until edges are late (`EdgeNotConfirmed`), in a cluster only as long as one is ready.",
         (
-            Reason("True", "Serving", "It does."),
-            Reason("False", "NoHealthyReplica", "A revision is stable, and an edge sees no healthy replica of it."),
-            Reason("False", "SecretNotFound", "See `TrafficSynced`: the edge cannot let requests in."),
-            Reason("False", "SecretIncomplete", "See `TrafficSynced`."),
+            ReasonText("True", "Serving", "It does."),
+            ReasonText("False", "NoHealthyReplica", "A revision is stable, and an edge sees no healthy replica of it."),
+            ReasonText("False", "SecretNotFound", "See `TrafficSynced`: the edge cannot let requests in."),
+            ReasonText("False", "SecretIncomplete", "See `TrafficSynced`."),
         ),
         "While nothing is stable: the reason of `SpecAccepted` where that is False, else that of `RevisionReady`.",
     ),
@@ -117,19 +117,19 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         "Stalled",
         "Present while nothing goes on without you.",
         (
-            Reason("True", "Aborted", "What the spec stands for failed or was aborted, and is held back."),
-            Reason(
+            ReasonText("True", "Aborted", "What the spec stands for failed or was aborted, and is held back."),
+            ReasonText(
                 "True",
                 "RolledBack",
                 "The candidate did harm, or a command went back to an earlier revision; what the spec says is held back.",
             ),
-            Reason(
+            ReasonText(
                 "True",
                 "ProgressDeadlineExceeded",
                 "A first revision, or one without steps that is to be waited for, is not ready in time; it is tried on.",
             ),
-            Reason("True", "InsufficientCapacity", "See `CapacityAvailable`; it is looked at again."),
-            Reason("True", "InsufficientQuota", "See `CapacityAvailable`; it is looked at again."),
+            ReasonText("True", "InsufficientCapacity", "See `CapacityAvailable`; it is looked at again."),
+            ReasonText("True", "InsufficientQuota", "See `CapacityAvailable`; it is looked at again."),
         ),
         "The reason of `SpecAccepted` where that is False; why a first revision failed for good.",
     ),
@@ -137,63 +137,73 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         "SpecAccepted",
         "The spec can be acted on.",
         (
-            Reason("True", "Accepted", "It can."),
-            Reason(
+            ReasonText("True", "Accepted", "It can."),
+            ReasonText(
                 "True",
                 "SaltReused",
                 "`spec.rollout.unit.salt` is that of an Experiment or another ModelDeployment: the assignments depend on each other.",
             ),
-            Reason("False", "InvalidSpec", "A rule is broken; the message names field, value and limit."),
-            Reason("False", "NotYetSupported", "A field asks for what this version does not do; the message names it."),
-            Reason("False", "DigestRequired", "The administrator asks for `spec.model.digest`."),
-            Reason("False", "HostTaken", "`spec.endpoint.host` belongs to another ModelDeployment of the namespace."),
-            Reason("False", "NotOwned", "An object stands where one of ours should; it is left alone."),
+            ReasonText("False", "InvalidSpec", "A rule is broken; the message names field, value and limit."),
+            ReasonText(
+                "False", "NotYetSupported", "A field asks for what this version does not do; the message names it."
+            ),
+            ReasonText("False", "DigestRequired", "The administrator asks for `spec.model.digest`."),
+            ReasonText(
+                "False", "HostTaken", "`spec.endpoint.host` belongs to another ModelDeployment of the namespace."
+            ),
+            ReasonText("False", "NotOwned", "An object stands where one of ours should; it is left alone."),
         ),
     ),
     ConditionText(
         "CapacityAvailable",
         "What is asked for fits.",
         (
-            Reason("True", "NoGPURequested", "No GPU is asked for, and nothing else is looked at yet."),
-            Reason("True", "Fits", "The GPUs of the newest revision are allocated, or free, or nobody could look."),
-            Reason(
+            ReasonText("True", "NoGPURequested", "No GPU is asked for, and nothing else is looked at yet."),
+            ReasonText("True", "Fits", "The GPUs of the newest revision are allocated, or free, or nobody could look."),
+            ReasonText(
                 "False", "InsufficientCapacity", "Not enough are free on nodes that fit; the message has the numbers."
             ),
-            Reason("False", "InsufficientQuota", "The namespace's quota leaves too few; the message has the numbers."),
+            ReasonText(
+                "False", "InsufficientQuota", "The namespace's quota leaves too few; the message has the numbers."
+            ),
         ),
     ),
     ConditionText(
         "RevisionReady",
         "The newest revision, the candidate or else stable, runs.",
         (
-            Reason("True", "Ready", "Serve calls it healthy, and where it has traffic, the edges do too."),
-            Reason("Unknown", "NoRevision", "There is no revision yet."),
-            Reason("Unknown", "RayUnknown", "Serve's REST API did not answer, which says nothing about the revision."),
-            Reason(
+            ReasonText("True", "Ready", "Serve calls it healthy, and where it has traffic, the edges do too."),
+            ReasonText("Unknown", "NoRevision", "There is no revision yet."),
+            ReasonText(
+                "Unknown", "RayUnknown", "Serve's REST API did not answer, which says nothing about the revision."
+            ),
+            ReasonText(
                 "False",
                 "Deploying",
                 "Serve does not have it yet, or is starting it, or its pods take the places of others that are yet to go.",
             ),
-            Reason("False", "Unhealthy", "Serve calls it unhealthy, and goes on trying."),
-            Reason("False", "NoHealthyReplica", "It has traffic, and an edge sees no healthy replica of it."),
-            Reason("False", "RevisionMissing", "Its ControllerRevision was deleted."),
-            Reason(
+            ReasonText("False", "Unhealthy", "Serve calls it unhealthy, and goes on trying."),
+            ReasonText("False", "NoHealthyReplica", "It has traffic, and an edge sees no healthy replica of it."),
+            ReasonText("False", "RevisionMissing", "Its ControllerRevision was deleted."),
+            ReasonText(
                 "False",
                 "Unschedulable",
                 "No node takes a pod of it, or of Ray's head or store; the message has the scheduler's.",
             ),
-            Reason("False", "PodRefused", "KubeRay may make no pod for it, as by a quota; the message has why."),
-            Reason("False", "ImagePullBackOff", "An image cannot be had."),
-            Reason("False", "CreateContainerError", "A container cannot be made."),
-            Reason("False", "CrashLoopBackOff", "A container ends again and again."),
-            Reason("False", "ContainerExited", "A container ended with an error."),
-            Reason("False", "OOMKilled", "A container needed more memory than its limit."),
-            Reason("False", "SecretNotFound", "A Secret that the spec names does not exist; it is looked for."),
-            Reason("False", "SecretIncomplete", "It lacks the key that the spec names."),
-            Reason("False", "ConfigMapNotFound", "A ConfigMap that the spec names does not exist; it is looked for."),
-            Reason("False", "ConfigMapIncomplete", "It lacks the key that the spec names."),
-            Reason("False", "ServiceAccountNotFound", "The ServiceAccount does not exist; it is looked for."),
-            Reason("False", "ClaimNotFound", "The claim of a `pvc://` model does not exist; it is looked for."),
+            ReasonText("False", "PodRefused", "KubeRay may make no pod for it, as by a quota; the message has why."),
+            ReasonText("False", "ImagePullBackOff", "An image cannot be had."),
+            ReasonText("False", "CreateContainerError", "A container cannot be made."),
+            ReasonText("False", "CrashLoopBackOff", "A container ends again and again."),
+            ReasonText("False", "ContainerExited", "A container ended with an error."),
+            ReasonText("False", "OOMKilled", "A container needed more memory than its limit."),
+            ReasonText("False", "SecretNotFound", "A Secret that the spec names does not exist; it is looked for."),
+            ReasonText("False", "SecretIncomplete", "It lacks the key that the spec names."),
+            ReasonText(
+                "False", "ConfigMapNotFound", "A ConfigMap that the spec names does not exist; it is looked for."
+            ),
+            ReasonText("False", "ConfigMapIncomplete", "It lacks the key that the spec names."),
+            ReasonText("False", "ServiceAccountNotFound", "The ServiceAccount does not exist; it is looked for."),
+            ReasonText("False", "ClaimNotFound", "The claim of a `pvc://` model does not exist; it is looked for."),
         ),
         "[Why it could not be started](#why-a-revision-did-not-start), until it is ready or the spec changes.",
     ),
@@ -201,13 +211,17 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         "TrafficSynced",
         "Every edge has the split in force, and the Secrets that the endpoint needs.",
         (
-            Reason("True", "InForce", "Each one told so."),
-            Reason("Unknown", "Confirming", "Not every edge has told so yet; for at most 30 s."),
-            Reason("False", "EdgeNotConfirmed", "An edge has not confirmed it for 30 s; the message names the pod."),
-            Reason("False", "NothingServes", "No revision is stable yet, so there is no split."),
-            Reason("False", "SecretNotFound", "A Secret that `spec.endpoint` names does not exist; it is looked for."),
-            Reason("False", "SecretIncomplete", "It exists and lacks a key; the message names both."),
-            Reason(
+            ReasonText("True", "InForce", "Each one told so."),
+            ReasonText("Unknown", "Confirming", "Not every edge has told so yet; for at most 30 s."),
+            ReasonText(
+                "False", "EdgeNotConfirmed", "An edge has not confirmed it for 30 s; the message names the pod."
+            ),
+            ReasonText("False", "NothingServes", "No revision is stable yet, so there is no split."),
+            ReasonText(
+                "False", "SecretNotFound", "A Secret that `spec.endpoint` names does not exist; it is looked for."
+            ),
+            ReasonText("False", "SecretIncomplete", "It exists and lacks a key; the message names both."),
+            ReasonText(
                 "False",
                 "SecretInvalid",
                 "An edge cannot use all that is in it; the message says what. The rest counts.",
@@ -218,16 +232,16 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         "RouteAccepted",
         "The Gateway's controller takes the HTTPRoute. Present while `spec.endpoint.gateway` names a Gateway; nothing else depends on it.",
         (
-            Reason("True", "Accepted", "It told `Accepted` and `ResolvedRefs` of the route as it is now."),
-            Reason("Unknown", "NotWritten", "There is no route yet; the edge comes first."),
-            Reason("Unknown", "NotAnswered", "No controller told both: the Gateway is not there, or has none."),
-            Reason(
+            ReasonText("True", "Accepted", "It told `Accepted` and `ResolvedRefs` of the route as it is now."),
+            ReasonText("Unknown", "NotWritten", "There is no route yet; the edge comes first."),
+            ReasonText("Unknown", "NotAnswered", "No controller told both: the Gateway is not there, or has none."),
+            ReasonText(
                 "False",
                 "GatewayAPIMissing",
                 "HTTPRoutes are not installed, or Sundog may not list them; they are looked for every 20 s.",
             ),
-            Reason("False", "NotOwned", "An HTTPRoute of that name exists and is not ours; it is left alone."),
-            Reason("False", "NotAccepted", "The controller refuses it, for a reason that is no single word."),
+            ReasonText("False", "NotOwned", "An HTTPRoute of that name exists and is not ours; it is left alone."),
+            ReasonText("False", "NotAccepted", "The controller refuses it, for a reason that is no single word."),
         ),
         "The reason for which the controller refuses the route, such as `NotAllowedByListeners`; the message has its words.",
     ),
@@ -235,42 +249,44 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         "Progressing",
         "A revision is on its way to all traffic.",
         (
-            Reason("True", "Deploying", "It is brought up for all traffic: a first one, `recreate`, or a rollback."),
-            Reason("True", "RollingOut", "It walks its steps; the message says which and what it waits for."),
-            Reason(
+            ReasonText(
+                "True", "Deploying", "It is brought up for all traffic: a first one, `recreate`, or a rollback."
+            ),
+            ReasonText("True", "RollingOut", "It walks its steps; the message says which and what it waits for."),
+            ReasonText(
                 "True",
                 "Paused",
                 "It stands still, by command, by the spec, outside its windows, or for the evidence does not decide.",
             ),
-            Reason(
+            ReasonText(
                 "True",
                 "RollingBack",
                 "A rollout in place ends, and gives its traffic back as stable's replicas come; the message says why, and how far it is.",
             ),
-            Reason("True", "Queued", "It waits until the replicas of the candidate before are gone."),
-            Reason("True", "Retrying", "It could not be started, and is tried again at the time in the message."),
-            Reason("False", "Complete", "Nothing is on its way."),
-            Reason(
+            ReasonText("True", "Queued", "It waits until the replicas of the candidate before are gone."),
+            ReasonText("True", "Retrying", "It could not be started, and is tried again at the time in the message."),
+            ReasonText("False", "Complete", "Nothing is on its way."),
+            ReasonText(
                 "False",
                 "ExperimentRunning",
                 "A revision waits, by `spec.rollout.duringExperiment`, until an Experiment of a user has ended.",
             ),
-            Reason("False", "DryRun", "`spec.rollout.dryRun` is true; the message tells what would begin."),
-            Reason("False", "NotStarted", "Nothing was ever on its way."),
-            Reason("False", "Aborted", "What the spec stands for failed or was aborted."),
-            Reason("False", "RolledBack", "What the spec stands for was rolled back."),
-            Reason("False", "InsufficientCapacity", "See `CapacityAvailable`: nothing is started."),
-            Reason("False", "InsufficientQuota", "See `CapacityAvailable`: nothing is started."),
+            ReasonText("False", "DryRun", "`spec.rollout.dryRun` is true; the message tells what would begin."),
+            ReasonText("False", "NotStarted", "Nothing was ever on its way."),
+            ReasonText("False", "Aborted", "What the spec stands for failed or was aborted."),
+            ReasonText("False", "RolledBack", "What the spec stands for was rolled back."),
+            ReasonText("False", "InsufficientCapacity", "See `CapacityAvailable`: nothing is started."),
+            ReasonText("False", "InsufficientQuota", "See `CapacityAvailable`: nothing is started."),
         ),
     ),
     ConditionText(
         "Promoted",
         "What the spec stands for has all traffic.",
         (
-            Reason("True", "Promoted", "It has, and every edge confirmed it."),
-            Reason("False", "NotPromoted", "It has not."),
-            Reason("False", "Confirming", "It is stable, and not every edge has confirmed it."),
-            Reason("Unknown", "SpecRefused", "The spec is refused, so it stands for nothing."),
+            ReasonText("True", "Promoted", "It has, and every edge confirmed it."),
+            ReasonText("False", "NotPromoted", "It has not."),
+            ReasonText("False", "Confirming", "It is stable, and not every edge has confirmed it."),
+            ReasonText("Unknown", "SpecRefused", "The spec is refused, so it stands for nothing."),
         ),
     ),
 )
@@ -280,18 +296,20 @@ EXPERIMENT_CONDITIONS: Final = (
         "Ready",
         "Of a rollout: its status is kept. Of an Experiment of your own: it runs, or has ended as it should.",
         (
-            Reason("True", "Pending", "Of a rollout: its revision is being brought up."),
-            Reason("True", "Running", "It walks its steps, or its arms have their traffic."),
-            Reason("True", "Concluded", "Its revision was promoted; an Experiment of your own has run its course."),
-            Reason("True", "Stopped", "It ended before, with all traffic on stable."),
-            Reason("False", "WaitsForModelDeployment", "Its ModelDeployment serves nothing yet, or is paused."),
-            Reason("False", "ModelDeploymentNotFound", "There is none of that name; it begins when there is one."),
-            Reason("False", "Queued", "Another Experiment or a rollout goes first; the message names it."),
-            Reason("False", "ArmsStarting", "Its arms are being brought up; the message says what each lacks."),
-            Reason("False", "NotYetSupported", "A field is set that nobody acts on yet; the message names it."),
-            Reason("False", "InvalidSpec", "A rule is broken, or an arm cannot be a revision of its ModelDeployment."),
-            Reason("False", "ProgressDeadlineExceeded", "See `Running`."),
-            Reason("False", "ArmUnavailable", "See `Running`."),
+            ReasonText("True", "Pending", "Of a rollout: its revision is being brought up."),
+            ReasonText("True", "Running", "It walks its steps, or its arms have their traffic."),
+            ReasonText("True", "Concluded", "Its revision was promoted; an Experiment of your own has run its course."),
+            ReasonText("True", "Stopped", "It ended before, with all traffic on stable."),
+            ReasonText("False", "WaitsForModelDeployment", "Its ModelDeployment serves nothing yet, or is paused."),
+            ReasonText("False", "ModelDeploymentNotFound", "There is none of that name; it begins when there is one."),
+            ReasonText("False", "Queued", "Another Experiment or a rollout goes first; the message names it."),
+            ReasonText("False", "ArmsStarting", "Its arms are being brought up; the message says what each lacks."),
+            ReasonText("False", "NotYetSupported", "A field is set that nobody acts on yet; the message names it."),
+            ReasonText(
+                "False", "InvalidSpec", "A rule is broken, or an arm cannot be a revision of its ModelDeployment."
+            ),
+            ReasonText("False", "ProgressDeadlineExceeded", "See `Running`."),
+            ReasonText("False", "ArmUnavailable", "See `Running`."),
         ),
         "[Why an arm could not be started](#why-a-revision-did-not-start).",
     ),
@@ -299,12 +317,12 @@ EXPERIMENT_CONDITIONS: Final = (
         "Stalled",
         "Somebody has to act. Present while it is True, and of Experiments of your own alone.",
         (
-            Reason("True", "NotYetSupported", "See `SpecAccepted`."),
-            Reason("True", "InvalidSpec", "See `SpecAccepted`."),
-            Reason("True", "PlanFrozen", "See `SpecAccepted`."),
-            Reason("True", "ProgressDeadlineExceeded", "See `Running`."),
-            Reason("True", "ArmUnavailable", "See `Running`."),
-            Reason("True", "ModelDeploymentNotFound", "Its ModelDeployment was deleted while it ran."),
+            ReasonText("True", "NotYetSupported", "See `SpecAccepted`."),
+            ReasonText("True", "InvalidSpec", "See `SpecAccepted`."),
+            ReasonText("True", "PlanFrozen", "See `SpecAccepted`."),
+            ReasonText("True", "ProgressDeadlineExceeded", "See `Running`."),
+            ReasonText("True", "ArmUnavailable", "See `Running`."),
+            ReasonText("True", "ModelDeploymentNotFound", "Its ModelDeployment was deleted while it ran."),
         ),
         "[Why an arm could not be started](#why-a-revision-did-not-start).",
     ),
@@ -312,15 +330,15 @@ EXPERIMENT_CONDITIONS: Final = (
         "SpecAccepted",
         "Of an Experiment of your own: its spec can be acted on.",
         (
-            Reason("True", "Accepted", "It can."),
-            Reason(
+            ReasonText("True", "Accepted", "It can."),
+            ReasonText(
                 "True",
                 "SaltReused",
                 "`spec.unit.salt` is that of another Experiment or of a ModelDeployment: the assignments depend on each other.",
             ),
-            Reason("False", "NotYetSupported", "See `Ready`."),
-            Reason("False", "InvalidSpec", "See `Ready`."),
-            Reason(
+            ReasonText("False", "NotYetSupported", "See `Ready`."),
+            ReasonText("False", "InvalidSpec", "See `Ready`."),
+            ReasonText(
                 "False",
                 "PlanFrozen",
                 "An edit would change the plan of what runs; the message names the fields, and what runs goes on as it was.",
@@ -331,30 +349,36 @@ EXPERIMENT_CONDITIONS: Final = (
         "Running",
         "The rollout, or the Experiment, is under way.",
         (
-            Reason("True", "Pending", "See `Ready`."),
-            Reason("True", "Running", "See `Ready`."),
-            Reason("False", "Promoted", "It ended well."),
-            Reason("False", "Aborted", "A command ended it."),
-            Reason("False", "Superseded", "The spec changed to another revision."),
-            Reason("False", "RolledBack", "Its candidate did harm, or a rollback ended it."),
-            Reason("False", "Inconclusive", "A step took longer than `maxDuration`, and `onInconclusive` is rollback."),
-            Reason("False", "SampleRatioMismatch", "Requests did not fall to the arms by their weights for 5 minutes."),
-            Reason("False", "CandidateUnavailable", "The candidate had no healthy replica for 30 s, while stable had."),
-            Reason("False", "ProgressDeadlineExceeded", "It was not ready within `spec.rollout.progressDeadline`."),
-            Reason("False", "NotYetSupported", "See `Ready`."),
-            Reason("False", "InvalidSpec", "See `Ready`."),
-            Reason("False", "WaitsForModelDeployment", "See `Ready`."),
-            Reason("False", "ModelDeploymentNotFound", "See `Ready`; if it ran, its ModelDeployment was deleted."),
-            Reason("False", "Queued", "See `Ready`."),
-            Reason("False", "ArmsStarting", "See `Ready`."),
-            Reason("False", "StoppedByUser", "`spec.stopped` is true."),
-            Reason("False", "StopCommand", "The command `stop` ended it."),
-            Reason("False", "MaxDuration", "It has run for `spec.stop.maxDuration`."),
-            Reason("False", "MaxUnits", "It has taken `spec.stop.maxUnits` units."),
-            Reason("False", "Winner", "An arm has won, and `spec.onWin` is none; the message says by what."),
-            Reason("False", "NoWinner", "No arm can win any more."),
-            Reason("False", "Harm", "Every arm was worse than it may be."),
-            Reason("False", "ArmUnavailable", "Its arms had no healthy replica for 30 s, while stable had."),
+            ReasonText("True", "Pending", "See `Ready`."),
+            ReasonText("True", "Running", "See `Ready`."),
+            ReasonText("False", "Promoted", "It ended well."),
+            ReasonText("False", "Aborted", "A command ended it."),
+            ReasonText("False", "Superseded", "The spec changed to another revision."),
+            ReasonText("False", "RolledBack", "Its candidate did harm, or a rollback ended it."),
+            ReasonText(
+                "False", "Inconclusive", "A step took longer than `maxDuration`, and `onInconclusive` is rollback."
+            ),
+            ReasonText(
+                "False", "SampleRatioMismatch", "Requests did not fall to the arms by their weights for 5 minutes."
+            ),
+            ReasonText(
+                "False", "CandidateUnavailable", "The candidate had no healthy replica for 30 s, while stable had."
+            ),
+            ReasonText("False", "ProgressDeadlineExceeded", "It was not ready within `spec.rollout.progressDeadline`."),
+            ReasonText("False", "NotYetSupported", "See `Ready`."),
+            ReasonText("False", "InvalidSpec", "See `Ready`."),
+            ReasonText("False", "WaitsForModelDeployment", "See `Ready`."),
+            ReasonText("False", "ModelDeploymentNotFound", "See `Ready`; if it ran, its ModelDeployment was deleted."),
+            ReasonText("False", "Queued", "See `Ready`."),
+            ReasonText("False", "ArmsStarting", "See `Ready`."),
+            ReasonText("False", "StoppedByUser", "`spec.stopped` is true."),
+            ReasonText("False", "StopCommand", "The command `stop` ended it."),
+            ReasonText("False", "MaxDuration", "It has run for `spec.stop.maxDuration`."),
+            ReasonText("False", "MaxUnits", "It has taken `spec.stop.maxUnits` units."),
+            ReasonText("False", "Winner", "An arm has won, and `spec.onWin` is none; the message says by what."),
+            ReasonText("False", "NoWinner", "No arm can win any more."),
+            ReasonText("False", "Harm", "Every arm was worse than it may be."),
+            ReasonText("False", "ArmUnavailable", "Its arms had no healthy replica for 30 s, while stable had."),
         ),
         "[Why the candidate, or an arm, could not be started](#why-a-revision-did-not-start).",
     ),
@@ -362,87 +386,89 @@ EXPERIMENT_CONDITIONS: Final = (
         "DataQuality",
         "The counters can be trusted.",
         (
-            Reason(
+            ReasonText(
                 "True",
                 "Consistent",
                 "Requests fall to the arms by their weights; the message may say how many have no known end, or no unit.",
             ),
-            Reason(
+            ReasonText(
                 "False", "SampleRatioMismatch", "They do not, and nothing is concluded; the message has the numbers."
             ),
-            Reason(
+            ReasonText(
                 "Unknown", "EdgeSilent", "An edge that serves does not tell what it has counted; the message names it."
             ),
-            Reason(
+            ReasonText(
                 "False", "ControlUnhealthy", "Control and an arm are above `max`: no evidence is counted meanwhile."
             ),
-            Reason(
+            ReasonText(
                 "False",
                 "ControlDegraded",
                 "Control is much worse than before it began: no evidence is counted meanwhile.",
             ),
-            Reason(
+            ReasonText(
                 "False",
                 "NotOwned",
                 "An object of somebody else's is where the edges' store of outcomes should be: none is kept.",
             ),
-            Reason("False", "SecretNotFound", "The Secret of the store of outcomes does not exist: none is kept."),
-            Reason("False", "SecretIncomplete", "It has no key `password`: none is kept."),
-            Reason(
+            ReasonText("False", "SecretNotFound", "The Secret of the store of outcomes does not exist: none is kept."),
+            ReasonText("False", "SecretIncomplete", "It has no key `password`: none is kept."),
+            ReasonText(
                 "False",
                 "FeedbackUnavailable",
                 "No edge tells what outcomes it has: nobody wins meanwhile. The message says what each lacks.",
             ),
-            Reason(
+            ReasonText(
                 "False",
                 "FeedbackStoreReplaced",
                 "The edges tell of another store of outcomes than what was counted is of: nobody wins any more.",
             ),
-            Reason(
+            ReasonText(
                 "False",
                 "RequestsLost",
                 "Of an arm's requests more than 1 % ended nobody knows how, for their lines were lost: nobody wins before that is less of"
                 " all that was counted. The message has the numbers.",
             ),
-            Reason(
+            ReasonText(
                 "False",
                 "FeedbackOverflow",
                 "The store had no room for more than 1 % of exposures and outcomes: nobody wins meanwhile. The message has the numbers.",
             ),
-            Reason("Unknown", "NotEvaluated", "Nothing is evidence yet, or no step of a rollout is gated by it."),
-            Reason("Unknown", "Pending", "Nobody has looked."),
+            ReasonText("Unknown", "NotEvaluated", "Nothing is evidence yet, or no step of a rollout is gated by it."),
+            ReasonText("Unknown", "Pending", "Nobody has looked."),
         ),
     ),
     ConditionText(
         "Conclusive",
         "The evidence decides.",
         (
-            Reason("True", "Promoted", "By evidence, every guardrail was kept."),
-            Reason("True", "RolledBack", "By evidence, the candidate did harm; the message says which."),
-            Reason("True", "Passed", "With strategy: shadow, the copies have passed; a person decides what follows."),
-            Reason("True", "Winner", "By outcomes, an arm has won; the message says which, and by what."),
-            Reason("True", "NoWinner", "By outcomes and guardrails, no arm can win any more."),
-            Reason("True", "Harm", "By evidence, every arm did harm; the message says which."),
-            Reason(
+            ReasonText("True", "Promoted", "By evidence, every guardrail was kept."),
+            ReasonText("True", "RolledBack", "By evidence, the candidate did harm; the message says which."),
+            ReasonText(
+                "True", "Passed", "With strategy: shadow, the copies have passed; a person decides what follows."
+            ),
+            ReasonText("True", "Winner", "By outcomes, an arm has won; the message says which, and by what."),
+            ReasonText("True", "NoWinner", "By outcomes and guardrails, no arm can win any more."),
+            ReasonText("True", "Harm", "By evidence, every arm did harm; the message says which."),
+            ReasonText(
                 "False",
                 "Undecided",
                 "It has not decided, or none is weighed; the message says what it waits for, which step has too little time, and by which"
                 " policies and gates a candidate may be promoted without; of a rollout that has ended, how.",
             ),
-            Reason("Unknown", "Pending", "Nobody has looked."),
+            ReasonText("Unknown", "Pending", "Nobody has looked."),
         ),
     ),
     ConditionText(
         "LogWritten",
         "Of an Experiment of your own with `spec.exposureLog.uri`: what is due of its log is written. Absent before anything was.",
         (
-            Reason("True", "Written", "It is; the message says where the last one lies, and how many rows it has."),
-            Reason(
+            ReasonText("True", "Written", "It is; the message says where the last one lies, and how many rows it has."),
+            ReasonText(
                 "False",
                 "NotWritten",
                 "The next one could not be; the message says why, and it is tried again for ever.",
             ),
-            Reason(
+            ReasonText(
                 "False",
                 "PlaceNotAllowed",
                 "Nothing is written there: in a cluster to what `installation.exposureLogs.places` lists alone, and never `file://`; in"
@@ -453,67 +479,75 @@ EXPERIMENT_CONDITIONS: Final = (
 )
 
 EVENTS: Final = (
-    Reason("Normal", "RevisionCreated", "A change of the spec made a revision."),
-    Reason("Normal", "RolloutStarted", "A candidate is being brought up beside stable, with steps to walk."),
-    Reason("Normal", "TrafficShifted", "A new weight was committed, and the edges follow; the note says by what."),
-    Reason(
+    ReasonText("Normal", "RevisionCreated", "A change of the spec made a revision."),
+    ReasonText("Normal", "RolloutStarted", "A candidate is being brought up beside stable, with steps to walk."),
+    ReasonText("Normal", "TrafficShifted", "A new weight was committed, and the edges follow; the note says by what."),
+    ReasonText(
         "Normal", "GateOpened", "A gate opened, and the next step begins at the same weight; the note says by what."
     ),
-    Reason("Warning", "RolloutPaused", "The evidence does not decide, or cannot be trusted; the note says which."),
-    Reason("Normal", "RolloutResumed", "It goes on by itself: stable, which had failed, has done well for 5 minutes."),
-    Reason(
+    ReasonText("Warning", "RolloutPaused", "The evidence does not decide, or cannot be trusted; the note says which."),
+    ReasonText(
+        "Normal", "RolloutResumed", "It goes on by itself: stable, which had failed, has done well for 5 minutes."
+    ),
+    ReasonText(
         "Normal",
         "Promoted",
         "A revision became stable; the note says by what, and which steps passed without evidence.",
     ),
-    Reason(
+    ReasonText(
         "Warning",
         "NotificationFailed",
         "A receiver of `spec.rollout.notify` could not be told; once for each rollout and receiver.",
     ),
-    Reason("Normal", "RolloutSuperseded", "A candidate was dropped, for the spec changed."),
-    Reason("Warning", "RolloutAborted", "A rollout failed or was aborted; stable has all traffic."),
-    Reason("Warning", "RolloutRolledBack", "A candidate did harm, or a rollback ended a rollout."),
-    Reason("Normal", "ExperimentStarted", "The arms of an Experiment of a user are being brought up beside stable."),
-    Reason("Normal", "ExperimentRunning", "They have their traffic."),
-    Reason("Normal", "WeightsMoved", "Outcomes have moved the weights of its arms."),
-    Reason(
+    ReasonText("Normal", "RolloutSuperseded", "A candidate was dropped, for the spec changed."),
+    ReasonText("Warning", "RolloutAborted", "A rollout failed or was aborted; stable has all traffic."),
+    ReasonText("Warning", "RolloutRolledBack", "A candidate did harm, or a rollback ended a rollout."),
+    ReasonText(
+        "Normal", "ExperimentStarted", "The arms of an Experiment of a user are being brought up beside stable."
+    ),
+    ReasonText("Normal", "ExperimentRunning", "They have their traffic."),
+    ReasonText("Normal", "WeightsMoved", "Outcomes have moved the weights of its arms."),
+    ReasonText(
         "Warning",
         "ExperimentPaused",
         "It counts no evidence until control, which fails, has done well for 5 minutes; the note has numbers.",
     ),
-    Reason("Normal", "ExperimentResumed", "It counts evidence again, by itself."),
-    Reason(
+    ReasonText("Normal", "ExperimentResumed", "It counts evidence again, by itself."),
+    ReasonText(
         "Warning",
         "EvidenceDoubted",
         "`DataQuality` of the Experiment is False for a minute: nothing is concluded meanwhile; the note says why.",
     ),
-    Reason("Normal", "ArmWon", "One has won, and `spec.onWin` is pause: all stays as it is until somebody ends it."),
-    Reason("Warning", "ArmDropped", "One lost its traffic while the others go on; the note says why."),
-    Reason("Normal", "ExperimentConcluded", "It has run its course; stable has all traffic."),
-    Reason("Warning", "ExperimentStopped", "It was ended before, or failed; stable has all traffic."),
-    Reason(
+    ReasonText(
+        "Normal", "ArmWon", "One has won, and `spec.onWin` is pause: all stays as it is until somebody ends it."
+    ),
+    ReasonText("Warning", "ArmDropped", "One lost its traffic while the others go on; the note says why."),
+    ReasonText("Normal", "ExperimentConcluded", "It has run its course; stable has all traffic."),
+    ReasonText("Warning", "ExperimentStopped", "It was ended before, or failed; stable has all traffic."),
+    ReasonText(
         "Warning", "LogNotWritten", "An exposure log could not be written; once for each. It is tried again for ever."
     ),
-    Reason(
+    ReasonText(
         "Warning",
         "ServiceRefused",
         "The API server does not let its Service be written, as by a quota; the note has why. It is tried again.",
     ),
-    Reason("Warning", "ReplicaLost", "A replica was killed, hung or lost its node, and Serve starts another."),
-    Reason("Warning", "EdgeReplaced", "An edge did not take up an abort for a minute and was deleted."),
-    Reason(
+    ReasonText("Warning", "ReplicaLost", "A replica was killed, hung or lost its node, and Serve starts another."),
+    ReasonText("Warning", "EdgeReplaced", "An edge did not take up an abort for a minute and was deleted."),
+    ReasonText(
         "Warning",
         "PoisonRequest",
         "A request ended without an answer at one replica and then at another: it may have ended both. It is not tried a third time.",
     ),
-    Reason("Normal", "CommandAccepted", "A command was run."),
-    Reason("Warning", "CommandRejected", "A command was refused; the note says why."),
-    Reason("Warning", "InvalidSpec", "The spec is refused: once per generation, as for each reason of `SpecAccepted`."),
-    Reason("Warning", "NotYetSupported", "As above."),
-    Reason("Warning", "DigestRequired", "As above."),
-    Reason("Warning", "HostTaken", "As above."),
-    Reason("Warning", "NotOwned", "As above."),
+    ReasonText("Normal", "CommandAccepted", "A command was run."),
+    ReasonText("Warning", "CommandRejected", "A command was refused; the note says why."),
+    ReasonText(
+        "Warning", "InvalidSpec", "The spec is refused: once per generation, as for each reason of `SpecAccepted`."
+    ),
+    ReasonText("Warning", "NotYetSupported", "As above."),
+    ReasonText("Warning", "DigestRequired", "As above."),
+    ReasonText("Warning", "HostTaken", "As above."),
+    ReasonText("Warning", "NotOwned", "As above."),
 )
 """Those of ModelDeployments. A revision that could not be started is a Warning with that reason."""
 
@@ -523,12 +557,12 @@ own: what happens to one is told of its ModelDeployment.
 """
 
 
-def render() -> str:
+def render_api_reference() -> str:
     """The whole page."""
     deployment = [
         *_kind("ModelDeployment", ModelDeployment),
         *_conditions("ModelDeployment", MODEL_DEPLOYMENT_CONDITIONS),
-        _FAILURES + _reasons(("", "reason", "meaning"), START_FAILURES),
+        _FAILURES + _reasons(("", "reason", "meaning"), START_FAILURE_REASONS),
         "### ModelDeployment events\n\n" + _reasons(("type", "reason", "meaning"), EVENTS) + _START_EVENTS,
     ]
     experiment = [*_kind("Experiment", Experiment, _EXPERIMENT), *_conditions("Experiment", EXPERIMENT_CONDITIONS)]
@@ -536,7 +570,7 @@ def render() -> str:
 
 
 def _kind(name: str, kind: type[Resource], note: str = "") -> Iterator[str]:
-    root = structure(kind)
+    root = build_node_tree(kind)
     spec, status = root.fields["spec"].node, root.fields["status"].node
     yield f"## {name}\n\n{root.description}\n"
     if note:
@@ -601,10 +635,10 @@ def _default(child: FieldNode) -> str:
 
 
 def _change(path: str) -> str:
-    everywhere = _is_among(path, ACTED_ON)
-    if not everywhere and not _is_among(path, IN_CLUSTER):
+    everywhere = _is_among(path, SUPPORTED_FIELDS)
+    if not everywhere and not _is_among(path, CLUSTER_ONLY_FIELDS):
         return "*later*"
-    revises = any(_covers(part, path) for part in REVISION_PARTS) and path not in IN_PLACE
+    revises = any(_covers(part, path) for part in REVISION_PARTS) and path not in IN_PLACE_FIELDS
     return ("**revision**" if revises else "in place") + ("" if everywhere else ", *cluster*")
 
 
@@ -623,9 +657,9 @@ def _later_values(path: str, node: Node) -> str:
         values = [f"{scheme}://" for scheme in MODEL_SCHEMES]
     elif path in ("spec.replicas", "spec.autoscaling.minReplicas"):
         values = [0]
-    acted = path in ACTED_ON or path in IN_CLUSTER
+    acted = path in SUPPORTED_FIELDS or path in CLUSTER_ONLY_FIELDS
     refused = [f"`{value}`" for value in values if acted and _is_refused(path, value, in_pods=True)]
-    local = [f"`{value}`" for value in values if path in ACTED_ON and _is_refused(path, value, in_pods=False)]
+    local = [f"`{value}`" for value in values if path in SUPPORTED_FIELDS and _is_refused(path, value, in_pods=False)]
     only = [value for value in local if value not in refused]
     told = f"Not supported yet: {', '.join(refused)}." if refused else ""
     return f"{told} In a cluster only: {', '.join(only)}.".strip() if only else told
@@ -645,7 +679,7 @@ def _is_refused(path: str, value: Any, *, in_pods: bool) -> bool:
         content = {key.removesuffix("[]"): content}
     content["model"] = {"uri": "file:///model", **content.get("model", {})}
     spec = ModelDeploymentSpec.model_validate(content)
-    return path in {violation.path.replace("[0]", "[]") for violation in not_yet_supported(spec, in_pods=in_pods)}
+    return path in {violation.path.replace("[0]", "[]") for violation in find_unsupported_fields(spec, in_pods=in_pods)}
 
 
 def _limits(node: Node) -> str:
@@ -659,7 +693,7 @@ def _limits(node: Node) -> str:
     return f"({'; '.join(said)})" if said else ""
 
 
-def _bounds(limits: Limits) -> str:
+def _bounds(limits: ValueBounds) -> str:
     low = f"more than {limits.gt:g}" if limits.gt is not None else _number("at least", limits.ge)
     high = f"less than {limits.lt:g}" if limits.lt is not None else _number("at most", limits.le)
     if limits.ge is not None and limits.le is not None:
@@ -699,7 +733,7 @@ def _conditions(name: str, conditions: Sequence[ConditionText]) -> Iterator[str]
             yield f"{'Besides: ' if condition.reasons else ''}{condition.borrows}\n"
 
 
-def _reasons(head: Sequence[str], said: Sequence[Reason]) -> str:
+def _reasons(head: Sequence[str], said: Sequence[ReasonText]) -> str:
     return _table(head, ((each.truth, f"`{each.reason}`", _cell(each.meaning)) for each in said))
 
 

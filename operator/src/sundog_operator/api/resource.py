@@ -5,16 +5,16 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from sundog_operator.api.base import Part
-from sundog_operator.api.memo import Remembered
-from sundog_operator.api.scalars import Instant, Items
-from sundog_operator.api.schema.validation import Violation, check
+from sundog_operator.api.base import ApiBase
+from sundog_operator.api.memo import Memoized
+from sundog_operator.api.scalars import Items, Timestamp
+from sundog_operator.api.schema.validation import Violation, validate
 from sundog_operator.errors import SpecError
 
 API_VERSION: Literal["serving.sundog.dev/v1alpha1"] = "serving.sundog.dev/v1alpha1"
 
 
-class OwnerReference(Part):
+class OwnerReference(ApiBase):
     """Who owns the object."""
 
     api_version: str = ""
@@ -23,7 +23,7 @@ class OwnerReference(Part):
     uid: str = ""
 
 
-class Metadata(Part):
+class Metadata(ApiBase):
     """The part of an object's metadata that is read here."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
@@ -34,11 +34,11 @@ class Metadata(Part):
     labels: dict[str, str] = Field({})
     annotations: dict[str, str] = Field({})
     owner_references: Items[OwnerReference] = ()
-    creation_timestamp: Instant | None = None
-    deletion_timestamp: Instant | None = None
+    creation_timestamp: Timestamp | None = None
+    deletion_timestamp: Timestamp | None = None
 
 
-class Status(Part):
+class Status(ApiBase):
     """A status, which is read whatever it holds: the operator wrote it, and must get over what others did to it."""
 
     @classmethod
@@ -59,10 +59,10 @@ def _read_status(obj: object, cls: type[Status]) -> Status:
             _drop(remaining, error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"])
 
 
-_STATUSES: Final = Remembered(_read_status)
+_STATUSES: Final = Memoized(_read_status)
 
 
-class Resource(Part):
+class Resource(ApiBase):
     """An object of the API."""
 
     api_version: Literal["serving.sundog.dev/v1alpha1"] = API_VERSION
@@ -74,7 +74,7 @@ class Resource(Part):
 
         Raises SpecError, reason InvalidSpec, with one sentence per violation.
         """
-        value, found = check(cls, _without_status(obj))
+        value, found = validate(cls, _without_status(obj))
         if value is None:
             raise SpecError("InvalidSpec", "; ".join(str(violation) for violation in found))
         return value.model_copy(update={"status": cls.status_type().parse(obj.get("status"))})
@@ -82,7 +82,7 @@ class Resource(Part):
     @classmethod
     def violations(cls, obj: Mapping[str, Any]) -> list[Violation]:
         """What `parse` would complain about."""
-        return check(cls, _without_status(obj))[1]
+        return validate(cls, _without_status(obj))[1]
 
     @classmethod
     def status_type(cls) -> type[Status]:

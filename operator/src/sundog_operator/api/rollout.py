@@ -7,20 +7,20 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from sundog_operator.api.base import Part
+from sundog_operator.api.base import ApiBase
 from sundog_operator.api.quantities import format_duration
 from sundog_operator.api.scalars import (
-    POSITIVE,
+    POSITIVE_DURATION_RULE,
     Alpha,
     Duration,
     HttpUrl,
     Integer,
     Items,
     Name,
-    Percent,
-    Share,
+    PercentText,
+    PercentUpTo100Text,
 )
-from sundog_operator.api.schema.rules import Found, ListType, Noun, Rule, not_zero
+from sundog_operator.api.schema.rules import ExpectedNoun, ListType, MessageValue, Rule, nonzero_rule
 
 Strategy = Literal["canary", "blueGreen", "shadow", "recreate"]
 Gate = Literal["evidence", "time", "manual"]
@@ -28,7 +28,7 @@ MetricName = Literal["errorRate", "latencyP50", "latencyP90", "latencyP95", "lat
 PartComparator = Literal["exact", "tolerance", "argmax"]
 Comparator = Literal[PartComparator, "custom"]
 Weight = Annotated[Integer, Field(ge=1, le=100)]
-PositiveDuration = Annotated[Duration, POSITIVE]
+PositiveDuration = Annotated[Duration, POSITIVE_DURATION_RULE]
 
 DEFAULT_GATE: Gate = "evidence"
 DEFAULT_MIN_DURATION = timedelta(minutes=5)
@@ -38,7 +38,7 @@ DEFAULT_ALPHA = 0.05
 HeaderName = Annotated[
     str,
     Field(max_length=63, pattern=r"^[a-z0-9][-a-z0-9_]*$"),
-    Noun("a header name in lower case such as x-canary"),
+    ExpectedNoun("a header name in lower case such as x-canary"),
 ]
 
 StepHeaders = Annotated[
@@ -47,7 +47,7 @@ StepHeaders = Annotated[
         Annotated[
             str,
             Field(max_length=256, pattern=r"^[!-~]([ -~]*[!-~])?$"),
-            Noun("printable ASCII without blanks around it"),
+            ExpectedNoun("printable ASCII without blanks around it"),
         ],
     ],
     Field(min_length=1, max_length=8),
@@ -58,26 +58,28 @@ JSON_PATH = r"^\$(\.[A-Za-z0-9_-]{1,63}|\[[0-9]{1,4}\]){1,8}$"
 JSON_PATH_NOUN = "a JSON path such as $.user.id or $.rows[0].id, of at most 8 parts"
 
 
-def given(part: Part, names: Sequence[str]) -> list[str]:
+def set_fields(part: ApiBase, names: Sequence[str]) -> list[str]:
     """Which of these optional fields are set."""
     return [name for name in names if getattr(part, name) is not None]
 
 
-def is_latency(metric: str) -> bool:
+def is_latency_metric(metric: str) -> bool:
     """Whether a metric of the edge is how long answers take."""
     return metric.startswith("latency")
 
 
-class PerRequest(Part):
+class PerRequestUnit(ApiBase):
     """Each request is assigned on its own."""
 
 
-class Unit(Part):
+class Unit(ApiBase):
     """What is assigned to an arm and stays there: at most one source; none means the request."""
 
     header: (
         Annotated[
-            str, Field(max_length=63, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_]*$"), Noun("a header name such as x-user-id")
+            str,
+            Field(max_length=63, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_]*$"),
+            ExpectedNoun("a header name such as x-user-id"),
         ]
         | None
     ) = Field(None, description="The request header that names the unit, such as x-user-id.")
@@ -85,7 +87,7 @@ class Unit(Part):
         Annotated[
             str,
             Field(max_length=63, pattern=r"^[A-Za-z0-9_-]+$"),
-            Noun("a cookie name of letters, digits, dashes and underscores"),
+            ExpectedNoun("a cookie name of letters, digits, dashes and underscores"),
         ]
         | None
     ) = Field(None, description="The cookie that names the unit; the edge gives one to who has none.")
@@ -93,20 +95,24 @@ class Unit(Part):
         Annotated[
             str,
             Field(max_length=200, pattern=JSON_PATH),
-            Noun(JSON_PATH_NOUN),
+            ExpectedNoun(JSON_PATH_NOUN),
         ]
         | None
     ) = Field(None, description="Where the unit is in the request's JSON body, such as $.user.id.")
     jwt_claim: (
-        Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9_:-]+$"), Noun("the name of a claim such as sub")]
+        Annotated[
+            str, Field(max_length=63, pattern=r"^[A-Za-z0-9_:-]+$"), ExpectedNoun("the name of a claim such as sub")
+        ]
         | None
     ) = Field(
         None,
         description="The claim that names the unit, of a token that the edge has verified by endpoint.auth.jwt, which has to be set.",
     )
-    request: PerRequest | None = Field(None, description="Each request is a unit of its own; the default.")
+    request: PerRequestUnit | None = Field(None, description="Each request is a unit of its own; the default.")
     salt: Annotated[
-        str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$"), Noun("letters, digits, dots, dashes and underscores")
+        str,
+        Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$"),
+        ExpectedNoun("letters, digits, dots, dashes and underscores"),
     ] = Field(
         "",
         description="Fixes the assignment over several attempts; empty means a new one for each. That another Experiment or ModelDeployment"
@@ -119,7 +125,7 @@ class Unit(Part):
                 "[has(self.header), has(self.cookie), has(self.jsonPath), has(self.jwtClaim), has(self.request)]"
                 ".filter(x, x).size() <= 1"
             ),
-            holds=lambda unit: len(given(unit, ("header", "cookie", "json_path", "jwt_claim", "request"))) <= 1,
+            holds=lambda unit: len(set_fields(unit, ("header", "cookie", "json_path", "jwt_claim", "request"))) <= 1,
             message="at most one of header, cookie, jsonPath, jwtClaim and request can be given",
         ),
     )
@@ -136,13 +142,13 @@ class Unit(Part):
         return "jwtClaim" if self.jwt_claim is not None else "request"
 
 
-class Pause(Part):
+class PauseStep(ApiBase):
     """A stop between steps: until `resume` or `promote`, or for a duration."""
 
     duration: Duration | None = Field(None, description="How long to wait; without it, until a command.")
 
 
-class Scale(Part):
+class ScaleStep(ApiBase):
     """Candidate replicas from this step on, whatever its weight needs beyond."""
 
     replicas: Annotated[Integer, Field(ge=1, le=1000)] | None = Field(None, description="So many.")
@@ -167,13 +173,13 @@ _CHECKS_PACE = Rule(
 )
 
 
-class PrometheusQuery(Part):
+class PrometheusQuery(ApiBase):
     """A number that is read from the administrator's Prometheus again and again."""
 
     query: Annotated[
         str,
         Field(min_length=1, max_length=4096, pattern=rf"^([^{{]|\{{[^{{]|{_PLACE})*\{{?$"),
-        Noun(
+        ExpectedNoun(
             "PromQL in which {{namespace}}, {{service}}, {{revision}}, {{stableRevision}} and {{arm}} alone stand in double braces"
         ),
     ] = Field(
@@ -191,7 +197,7 @@ class PrometheusQuery(Part):
     )
 
 
-class Threshold(Part):
+class Threshold(ApiBase):
     """Limits of a number, inclusive."""
 
     min: float | None = Field(None, description="The least good value.")
@@ -211,7 +217,7 @@ class Threshold(Part):
     )
 
 
-class Analysis(Part):
+class Analysis(ApiBase):
     """A number that has to be good before the next step."""
 
     name: Name = Field(description="Names it in status.")
@@ -222,14 +228,14 @@ class Analysis(Part):
     )
 
 
-AT_MOST_AN_HOUR = Rule(
+AT_MOST_AN_HOUR_RULE = Rule(
     cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) <= duration('1h')",
     holds=lambda timeout: timeout <= timedelta(hours=1),
     message="must be at most an hour",
 )
 
 
-class WebhookStep(Part):
+class WebhookStep(ApiBase):
     """A service that has to confirm before the next step."""
 
     url: HttpUrl = Field(
@@ -239,33 +245,33 @@ class WebhookStep(Part):
         "confirm",
         description="confirm: the step ends once the answer is 200, 201 or 202; after any other it is asked again.",
     )
-    timeout: Annotated[PositiveDuration, AT_MOST_AN_HOUR] = Field(
+    timeout: Annotated[PositiveDuration, AT_MOST_AN_HOUR_RULE] = Field(
         timedelta(seconds=10), description="How long one call may take, at most an hour. Nothing else waits for it."
     )
 
 
-Tolerance = Annotated[float, Field(ge=0)]
-AnswerPath = Annotated[str, Field(max_length=200, pattern=JSON_PATH), Noun(JSON_PATH_NOUN)]
+ToleranceValue = Annotated[float, Field(ge=0)]
+AnswerPath = Annotated[str, Field(max_length=200, pattern=JSON_PATH), ExpectedNoun(JSON_PATH_NOUN)]
 
-TOLERANCES = Rule(
+TOLERANCE_RULE = Rule(
     cel="self.by == 'tolerance' || self.atol == 0.0 && self.rtol == 0.0",
     holds=lambda compared: compared.by == "tolerance" or not (compared.atol or compared.rtol),
     message="atol and rtol go with by: tolerance only",
 )
 
 
-class ComparedPart(Part):
+class ComparedPart(ApiBase):
     """A part of the answer, and when it agrees."""
 
     path: AnswerPath = Field(description="Where it is in the answer, such as $.outputs[0].data.")
     by: PartComparator = Field("exact", description="exact, tolerance or argmax, as agreement.by.")
-    atol: Tolerance = Field(0.0, description="With tolerance, how far numbers may differ.")
-    rtol: Tolerance = Field(0.0, description="With tolerance, the same as a share of stable's number.")
+    atol: ToleranceValue = Field(0.0, description="With tolerance, how far numbers may differ.")
+    rtol: ToleranceValue = Field(0.0, description="With tolerance, the same as a share of stable's number.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (TOLERANCES,)
+    rules: ClassVar[tuple[Rule, ...]] = (TOLERANCE_RULE,)
 
 
-class Agreement(Part):
+class Agreement(ApiBase):
     """How often the answers of both revisions have to agree."""
 
     min: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -277,22 +283,22 @@ class Agreement(Part):
         " equal."
         " argmax: in each row of numbers the largest is in the same place. custom: every one of parts agrees, each in its own way.",
     )
-    atol: Tolerance = Field(0.0, description="With tolerance, how far numbers may differ.")
-    rtol: Tolerance = Field(0.0, description="With tolerance, the same as a share of stable's number.")
+    atol: ToleranceValue = Field(0.0, description="With tolerance, how far numbers may differ.")
+    rtol: ToleranceValue = Field(0.0, description="With tolerance, the same as a share of stable's number.")
     path: AnswerPath | None = Field(
         None,
         description="The part of the answer that is compared, such as $.outputs[0].data; all of it where it is left out.",
     )
     parts: (
         Annotated[
-            Items[Annotated[ComparedPart, Noun("a part such as {path: $.outputs[0].data, by: argmax}")]],
+            Items[Annotated[ComparedPart, ExpectedNoun("a part such as {path: $.outputs[0].data, by: argmax}")]],
             Field(min_length=1, max_length=8),
         ]
         | None
     ) = Field(None, description="With custom, the parts that are compared. What is in none of them may differ.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        TOLERANCES,
+        TOLERANCE_RULE,
         Rule(
             cel="(self.by == 'custom') == has(self.parts)",
             holds=lambda agreement: (agreement.by == "custom") == (agreement.parts is not None),
@@ -306,19 +312,19 @@ class Agreement(Part):
     )
 
 
-Margin = Annotated[
-    Percent,
-    not_zero("0% would let no candidate pass that is just as good as stable"),
+LatencyMargin = Annotated[
+    PercentText,
+    nonzero_rule("0% would let no candidate pass that is just as good as stable"),
 ]
 
 
-class LatencyComparison(Part):
+class LatencyComparison(ApiBase):
     """How much longer the slowest answers to copies may take."""
 
-    margin: Margin = Field("10%", description="In percent of stable.")
+    margin: LatencyMargin = Field("10%", description="In percent of stable.")
 
 
-class Comparison(Part):
+class ShadowComparisonSpec(ApiBase):
     """What a shadow is compared by."""
 
     agreement: Agreement | None = Field(None, description="How often the answers have to agree.")
@@ -329,11 +335,11 @@ class Comparison(Part):
     )
 
 
-class Shadow(Part):
+class Shadow(ApiBase):
     """The candidate gets copies of requests; its answers are compared and thrown away."""
 
     percent: Annotated[Integer, Field(ge=1, le=100)] = Field(100, description="The share of requests that is copied.")
-    compare: Comparison = Field(Comparison(), description="What is compared.")
+    compare: ShadowComparisonSpec = Field(ShadowComparisonSpec(), description="What is compared.")
     min_samples: Annotated[Integer, Field(ge=1, le=10_000_000)] = Field(
         2000, description="How many pairs it takes at least."
     )
@@ -360,7 +366,7 @@ def _has_time_to_end(step: "Step") -> bool:
     return least // _SECOND <= most // _SECOND
 
 
-HAS_TIME_TO_END = Rule(
+SHADOW_TIME_RULE = Rule(
     cel=(
         "!has(self.weight) || has(self.gate) && self.gate != 'evidence'"
         " || has(self.maxDuration) && !self.maxDuration.matches('[1-9]')"
@@ -380,7 +386,7 @@ HAS_TIME_TO_END = Rule(
 STEP_KINDS = ("weight", "pause", "headers", "scale", "analysis", "webhook", "shadow")
 
 
-class Step(Part):
+class Step(ApiBase):
     """One step of a rollout: exactly one of weight, pause, headers, scale, analysis, webhook and shadow.
 
     A weight step that names no gate, minDuration or maxDuration has the defaults (evidence, 5m, 24h) once it is read.
@@ -398,13 +404,13 @@ class Step(Part):
         None,
         description="With gate evidence: how long a weight step may take before onInconclusive follows; default 24h.",
     )
-    pause: Pause | None = Field(None, description="Wait for a command or for a duration.")
+    pause: PauseStep | None = Field(None, description="Wait for a command or for a duration.")
     headers: StepHeaders | None = Field(
         None,
         description="Requests with all of these headers, names in lower case and values exactly so, go to the candidate, until the next"
         " step with headers or a weight begins. They are no evidence. The step ends once every edge does so.",
     )
-    scale: Scale | None = Field(
+    scale: ScaleStep | None = Field(
         None,
         description="From here on the candidate has at least these replicas, and never more than the service needs; the step ends once"
         " they are ready.",
@@ -420,15 +426,17 @@ class Step(Part):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"[{', '.join(f'has(self.{kind})' for kind in STEP_KINDS)}].filter(x, x).size() == 1",
-            holds=lambda step: len(given(step, STEP_KINDS)) == 1,
+            holds=lambda step: len(set_fields(step, STEP_KINDS)) == 1,
             message="exactly one of weight, pause, headers, scale, analysis, webhook and shadow has to be given",
         ),
         Rule(
             cel="has(self.weight) || !(has(self.gate) || has(self.minDuration) || has(self.maxDuration))",
-            holds=lambda step: step.weight is not None or not given(step, ("gate", "min_duration", "max_duration")),
+            holds=lambda step: (
+                step.weight is not None or not set_fields(step, ("gate", "min_duration", "max_duration"))
+            ),
             message="gate, minDuration and maxDuration go with weight only",
         ),
-        HAS_TIME_TO_END,
+        SHADOW_TIME_RULE,
     )
 
     @model_validator(mode="before")
@@ -448,11 +456,11 @@ class Step(Part):
         return filled
 
 
-Ceiling = Annotated[
+GuardrailMaximum = Annotated[
     str,
     Field(max_length=16, pattern=r"^([0-9]{1,2}(\.[0-9]{1,4})?%|100%|[0-9]{1,6}(us|ms|s|m))$"),
-    Noun("a percentage such as 2% or a duration such as 500ms"),
-    not_zero("0 would let no candidate pass"),
+    ExpectedNoun("a percentage such as 2% or a duration such as 500ms"),
+    nonzero_rule("0 would let no candidate pass"),
 ]
 
 
@@ -462,7 +470,7 @@ def _ceiling_fits(guardrail: "MetricGuardrail") -> bool:
     return guardrail.max.endswith("%") == (guardrail.metric == "errorRate")
 
 
-CEILING_FITS = Rule(
+MAX_FITS_METRIC_RULE = Rule(
     cel="!has(self.metric) || !has(self.max) || self.max.endsWith('%') == (self.metric == 'errorRate')",
     holds=_ceiling_fits,
     message="errorRate has a percentage for max, a latency has a duration",
@@ -470,21 +478,21 @@ CEILING_FITS = Rule(
 )
 
 
-class MetricGuardrail(Part):
+class MetricGuardrail(ApiBase):
     """How much worse than stable a metric may be."""
 
     metric: MetricName | None = Field(None, description="A metric that the edge measures.")
-    margin: Margin | None = Field(
+    margin: LatencyMargin | None = Field(
         None,
         description="How much worse than stable the candidate may be, in percent of stable; default 25% for errorRate, 10% for"
         " latencies, of which a margin is a millisecond at least.",
     )
-    floor: Share | None = Field(
+    floor: PercentUpTo100Text | None = Field(
         None,
         description="A gate also passes if no more than this share of requests fail, or take long, above stable's; default for errorRate"
         " 0.5%, below 50 requests a second 1%, for a latency a tenth of what is long by its name. It never excuses harm.",
     )
-    max: Ceiling | None = Field(
+    max: GuardrailMaximum | None = Field(
         None,
         description="An absolute ceiling: 2% for errorRate, 500ms for a latency. No gate passes what is not known to be below it.",
     )
@@ -509,17 +517,23 @@ class RolloutGuardrail(MetricGuardrail):
         ),
         Rule(
             cel="!has(self.prometheus) || has(self.name) && has(self.threshold)",
-            holds=lambda guardrail: guardrail.prometheus is None or len(given(guardrail, ("name", "threshold"))) == 2,
+            holds=lambda guardrail: (
+                guardrail.prometheus is None or len(set_fields(guardrail, ("name", "threshold"))) == 2
+            ),
             message="prometheus needs a name and a threshold",
         ),
         Rule(
             cel="has(self.prometheus) || !has(self.name) && !has(self.threshold)",
-            holds=lambda guardrail: guardrail.prometheus is not None or not given(guardrail, ("name", "threshold")),
+            holds=lambda guardrail: (
+                guardrail.prometheus is not None or not set_fields(guardrail, ("name", "threshold"))
+            ),
             message="name and threshold go with prometheus only",
         ),
         Rule(
             cel="has(self.metric) || !has(self.margin) && !has(self.floor) && !has(self.max)",
-            holds=lambda guardrail: guardrail.metric is not None or not given(guardrail, ("margin", "floor", "max")),
+            holds=lambda guardrail: (
+                guardrail.metric is not None or not set_fields(guardrail, ("margin", "floor", "max"))
+            ),
             message="margin, floor and max go with metric only",
         ),
         Rule(
@@ -528,15 +542,15 @@ class RolloutGuardrail(MetricGuardrail):
             holds=lambda guardrail: guardrail.enabled or _is_only_a_latency(guardrail),
             message="enabled: false goes with a latency alone, without margin, floor and max",
         ),
-        CEILING_FITS,
+        MAX_FITS_METRIC_RULE,
     )
 
 
 def _is_only_a_latency(guardrail: RolloutGuardrail) -> bool:
-    return is_latency(guardrail.metric or "") and not given(guardrail, ("margin", "floor", "max"))
+    return is_latency_metric(guardrail.metric or "") and not set_fields(guardrail, ("margin", "floor", "max"))
 
 
-class RolloutWarmup(Part):
+class RolloutWarmup(ApiBase):
     """The first part of each weight, which is no evidence: it ends with whichever comes first. 0 of either means no warm-up."""
 
     requests: Annotated[Integer, Field(ge=0, le=1_000_000)] = Field(
@@ -545,14 +559,14 @@ class RolloutWarmup(Part):
     duration: Duration = Field(timedelta(seconds=60), description="It ends after so long.")
 
 
-class Bake(Part):
+class Bake(ApiBase):
     """What follows the last step: the old revision keeps a share and is compared still."""
 
     duration: PositiveDuration = Field(
         timedelta(minutes=30), description="How long, from when all edges have that split in force; pauses left aside."
     )
     holdback: Annotated[
-        str, Field(max_length=12, pattern=r"^([1-9]|[1-4][0-9])%$"), Noun("a whole percentage from 1% to 49%")
+        str, Field(max_length=12, pattern=r"^([1-9]|[1-4][0-9])%$"), ExpectedNoun("a whole percentage from 1% to 49%")
     ] = Field("1%", description="The share that the old revision keeps; the weight of each step is below the rest.")
 
     @property
@@ -561,7 +575,7 @@ class Bake(Part):
         return 100 - int(self.holdback.removesuffix("%"))
 
 
-class KeepPrevious(Part):
+class KeepPrevious(ApiBase):
     """Revisions that were stable and stay warm after a promotion, to go back to at once."""
 
     revisions: Annotated[Integer, Field(ge=0, le=5)] = Field(
@@ -571,7 +585,7 @@ class KeepPrevious(Part):
     for_: Duration = Field(timedelta(hours=1), alias="for", description="How long after it lost its traffic.")
 
 
-class RollbackWindow(Part):
+class RollbackWindow(ApiBase):
     """Revisions that were stable and may return without steps."""
 
     revisions: Annotated[Integer, Field(ge=0, le=20)] = Field(
@@ -579,30 +593,30 @@ class RollbackWindow(Part):
     )
 
 
-class Window(Part):
+class RolloutWindow(ApiBase):
     """When traffic may move forward."""
 
     cron: Annotated[
         str,
         Field(max_length=128, pattern=r"^[-0-9A-Za-z*/,]+( [-0-9A-Za-z*/,]+){4}$"),
-        Noun("a cron line of five fields such as 0 9 * * 1-5"),
+        ExpectedNoun("a cron line of five fields such as 0 9 * * 1-5"),
     ] = Field(description="When it opens: minute, hour, day of the month, month and weekday.")
     duration: PositiveDuration = Field(description="How long it stays open, in hours that pass; 1m or more.")
     tz: Annotated[
         str,
         Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$"),
-        Noun("a time zone such as UTC or Europe/Prague"),
+        ExpectedNoun("a time zone such as UTC or Europe/Prague"),
     ] = Field("UTC", description="The time zone of cron.")
 
 
-NoticeEvent = Literal["started", "paused", "promoted", "aborted", "rolledBack"]
+NotificationEvent = Literal["started", "paused", "promoted", "aborted", "rolledBack"]
 
 
-class Notification(Part):
+class NotificationReceiver(ApiBase):
     """An address that is told what happened."""
 
     webhook: HttpUrl = Field(description="Where to post. What is told of it elsewhere is its scheme and host.")
-    events: Annotated[Items[NoticeEvent], Field(min_length=1, max_length=5), ListType("set")] = Field(
+    events: Annotated[Items[NotificationEvent], Field(min_length=1, max_length=5), ListType("set")] = Field(
         ("paused", "promoted", "rolledBack"),
         description="What is told. paused: it stands still as `status.paused` of the Experiment says, or at a step that waits for promote.",
     )
@@ -625,7 +639,7 @@ def _falling_weights(steps: tuple[Step, ...]) -> str:
     return next(f"step {late[0]} has {late[1]}, and step {early[0]} has {early[1]}" for late, early in pairs)
 
 
-RISING_WEIGHTS = Rule(
+RISING_WEIGHTS_RULE = Rule(
     cel=(
         "self.filter(s, has(s.weight)).map(s, s.weight).isSorted()"
         " && self.all(s, !has(s.weight) || self.filter(t, has(t.weight)).exists_one(t, t.weight == s.weight))"
@@ -633,7 +647,7 @@ RISING_WEIGHTS = Rule(
     holds=_weights_rise,
     message="the weights do not rise from step to step: {found}",
     found=(
-        Found(
+        MessageValue(
             "found",
             cel=(
                 f"{_INDEXES}.filter(l, l < self.size() && has(self[l].weight)).map(l,"
@@ -654,7 +668,7 @@ def _weights_are_below_the_bake(rollout: "Rollout") -> bool:
 _HELD_BACK = ", ".join(f"'{share}%': {share}" for share in range(1, 50))
 """CEL as every API server knows it cannot cut the % off."""
 
-BELOW_THE_BAKE = Rule(
+STEPS_BELOW_BAKE_RULE = Rule(
     cel=(
         "!has(self.bake) || !has(self.steps)"
         f" || self.steps.all(s, !has(s.weight) || s.weight + {{{_HELD_BACK}}}[self.bake.holdback] < 100)"
@@ -670,25 +684,25 @@ def _metrics_differ(guardrails: Sequence[MetricGuardrail]) -> bool:
     return len(metrics) == len(set(metrics))
 
 
-ONE_GUARDRAIL_PER_METRIC = Rule(
+ONE_GUARDRAIL_PER_METRIC_RULE = Rule(
     cel="self.all(g, !has(g.metric) || self.filter(h, has(h.metric)).exists_one(h, h.metric == g.metric))",
     holds=_metrics_differ,
     message="a metric has more than one guardrail",
 )
 
 
-MOST_LATENCIES: Final = 3
+MAX_LATENCY_GUARDRAILS: Final = 3
 """Among the guardrails of one spec: edges count what takes long by so many times, each for itself."""
 
 
 def _latencies_fit(guardrails: Sequence[MetricGuardrail]) -> bool:
-    return sum(is_latency(guardrail.metric or "") for guardrail in guardrails) <= MOST_LATENCIES
+    return sum(is_latency_metric(guardrail.metric or "") for guardrail in guardrails) <= MAX_LATENCY_GUARDRAILS
 
 
-FEW_LATENCIES = Rule(
-    cel=f"self.filter(g, has(g.metric) && g.metric.startsWith('latency')).size() <= {MOST_LATENCIES}",
+MAX_LATENCY_GUARDRAILS_RULE = Rule(
+    cel=f"self.filter(g, has(g.metric) && g.metric.startsWith('latency')).size() <= {MAX_LATENCY_GUARDRAILS}",
     holds=_latencies_fit,
-    message=f"more than {MOST_LATENCIES} latencies; edges count what takes long by so many at most",
+    message=f"more than {MAX_LATENCY_GUARDRAILS} latencies; edges count what takes long by so many at most",
 )
 
 
@@ -697,7 +711,7 @@ def _names_differ(guardrails: Sequence[RolloutGuardrail]) -> bool:
     return len(names) == len(set(names))
 
 
-NAMES_DIFFER = Rule(
+UNIQUE_GUARDRAIL_NAMES_RULE = Rule(
     cel="self.all(g, !has(g.name) || self.filter(h, has(h.name)).exists_one(h, h.name == g.name))",
     holds=_names_differ,
     message="two guardrails have the same name",
@@ -757,14 +771,14 @@ _STOPS_SHORT = (
 _CANARY_WITH_STEPS = "self.strategy == 'canary' && has(self.steps) && self.steps.size() > 0"
 _COPIES = "self.steps.exists(s, has(s.shadow))"
 
-IN_PLACE: Final = "inPlace"
+CAPACITY_IN_PLACE: Final = "inPlace"
 
 
 def _in_place(cel: str, holds: Callable[["Rollout"], bool], message: str, field: str) -> Rule:
     """A rule of rollouts in which the candidate's replicas take the place of stable's."""
     return Rule(
-        cel=f"self.capacity != '{IN_PLACE}' || {cel}",
-        holds=lambda rollout: rollout.capacity != IN_PLACE or holds(rollout),
+        cel=f"self.capacity != '{CAPACITY_IN_PLACE}' || {cel}",
+        holds=lambda rollout: rollout.capacity != CAPACITY_IN_PLACE or holds(rollout),
         message=message,
         field=field,
     )
@@ -804,7 +818,7 @@ IN_PLACE_RULES = (
 )
 
 
-class Rollout(Part):
+class Rollout(ApiBase):
     """`{}` is a canary whose steps, margins and verdict come from evidence."""
 
     strategy: Strategy = Field(
@@ -815,7 +829,9 @@ class Rollout(Part):
     paused: bool = Field(False, description="Holds this rollout where it is.")
     unit: Unit = Field(Unit(), description="What is assigned to a revision and stays there while weights rise.")
     steps: Annotated[
-        Items[Annotated[Step, Noun("a step such as {weight: 5}")]], Field(max_length=_MOST_STEPS), RISING_WEIGHTS
+        Items[Annotated[Step, ExpectedNoun("a step such as {weight: 5}")]],
+        Field(max_length=_MOST_STEPS),
+        RISING_WEIGHTS_RULE,
     ] = Field(
         (),
         description="Steps up to 100 %, which is implied; one of them has a weight below that or waits for promote; none means gates of"
@@ -823,13 +839,17 @@ class Rollout(Part):
         " With strategy: shadow, copies until promote; none means one shadow.",
     )
     guardrails: Annotated[
-        Items[RolloutGuardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC, FEW_LATENCIES, NAMES_DIFFER
+        Items[RolloutGuardrail],
+        Field(max_length=10),
+        ONE_GUARDRAIL_PER_METRIC_RULE,
+        MAX_LATENCY_GUARDRAILS_RULE,
+        UNIQUE_GUARDRAIL_NAMES_RULE,
     ] = Field(
         (),
         description="What may not get worse; none means errorRate by 25% and latencyP95 by 25%, from 50 requests a second on"
         " latencyP99 by 10%. Metrics that are given replace these at gates; this latency is tested for harm alone then, also where"
         " the list has another latency, unless it is given with enabled: false. Queries of Prometheus are beside them."
-        f" At most {MOST_LATENCIES} latencies. With strategy: shadow beside bake only.",
+        f" At most {MAX_LATENCY_GUARDRAILS} latencies. With strategy: shadow beside bake only.",
     )
     warmup: RolloutWarmup = Field(
         RolloutWarmup(), description="The first part of each weight, which is no evidence; the shorter of both."
@@ -898,17 +918,17 @@ class Rollout(Part):
         description="Decide and report, move nothing: what would begin is told in the condition Progressing, no replica is started, and"
         " a rollout that is under way stands still. Harm, abort and rollback act all the same.",
     )
-    windows: Annotated[Items[Window], Field(max_length=16)] = Field(
+    windows: Annotated[Items[RolloutWindow], Field(max_length=16)] = Field(
         (),
         description="When traffic may move forward: within any of them; none means always. Outside, a rollout stands still, and that"
         " takes no time of maxDuration or progressDeadline; harm, abort, rollback and a return within rollbackWindow act at any time.",
     )
-    notify: Annotated[Items[Notification], Field(max_length=8)] = Field(
+    notify: Annotated[Items[NotificationReceiver], Field(max_length=8)] = Field(
         (), description="Who is told what happens in a rollout, each once and in order."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        BELOW_THE_BAKE,
+        STEPS_BELOW_BAKE_RULE,
         *IN_PLACE_RULES,
         Rule(
             cel="self.strategy != 'shadow' || self.steps.all(s, !has(s.weight) && !has(s.headers))",
@@ -928,7 +948,7 @@ class Rollout(Part):
             message="nothing stops all traffic from following at once, for {found}: one of the steps has to have a weight below 100, or to"
             " wait for promote, as gate: manual and a pause without duration do",
             field="steps",
-            found=(Found("found", _WHOLE_WEIGHT, _whole_weight),),
+            found=(MessageValue("found", _WHOLE_WEIGHT, _whole_weight),),
         ),
         Rule(
             cel=f"!({_CANARY_WITH_STEPS}) || !{_COPIES} || {_STOPS_SHORT}",

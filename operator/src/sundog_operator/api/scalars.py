@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from sundog_operator.api import quantities
-from sundog_operator.api.model_uri import BUCKET, CLAIM, SHAPES
-from sundog_operator.api.schema.rules import FreeForm, Noun, Pattern, Rule, TextOrInteger
+from sundog_operator.api.model_uri import BUCKET_PATTERN, CLAIM_PATTERN, URI_RULES
+from sundog_operator.api.schema.rules import ExpectedNoun, PreserveUnknownFields, Rule, TextOrInteger, TextPattern
 
 MODEL_SCHEMES = ("file", "pvc", "s3", "gs", "https", "hf", "oci")
 LOG_SCHEMES = ("file", "pvc", "s3", "gs")
@@ -45,7 +45,7 @@ def _digits(value: Any) -> Any:
 
 
 def _seconds(value: datetime) -> datetime:
-    return quantities.parse_instant(value.isoformat())
+    return quantities.parse_timestamp(value.isoformat())
 
 
 def scheme_rule(schemes: tuple[str, ...]) -> Rule:
@@ -58,18 +58,18 @@ def scheme_rule(schemes: tuple[str, ...]) -> Rule:
     )
 
 
-NO_PLACEHOLDER = Rule(
+NO_PLACEHOLDER_RULE = Rule(
     cel="!self.contains('$')",
     holds=lambda uri: "$" not in uri,
     message="holds a $, which nobody replaces here; sundog replaces MANIFEST_DIR in files",
 )
 
 # A bucket, or a claim, and a way below it.
-_LOG_PLACE = f"((s3|gs)://{BUCKET}|pvc://{CLAIM})(/[A-Za-z0-9._=+,:@~-]+)*"
+_LOG_PLACE = f"((s3|gs)://{BUCKET_PATTERN}|pvc://{CLAIM_PATTERN})(/[A-Za-z0-9._=+,:@~-]+)*"
 _LOG_FORM = f"^(file://(/[^/?#$]+)+/?|{_LOG_PLACE}/?)$"
 _DOTS = "/[.][.]?(/|$)"
 _IS_LOG, _HAS_DOTS = re.compile(_LOG_FORM), re.compile(_DOTS)
-LOG_SHAPE = Rule(
+LOG_URI_RULE = Rule(
     cel=f"!self.matches('^({'|'.join(LOG_SCHEMES)})://.') || self.matches(r'{_LOG_FORM}') && !self.matches(r'{_DOTS}')",
     holds=lambda uri: (
         not any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in LOG_SCHEMES)
@@ -79,14 +79,14 @@ LOG_SHAPE = Rule(
     message="is not of the form s3://bucket/prefix, gs://bucket/prefix, pvc://claim/directory or file:///directory",
 )
 
-POSITIVE = Rule(
+POSITIVE_DURATION_RULE = Rule(
     cel="self.matches('[1-9]')",
     holds=lambda duration: duration > timedelta(),
     message="0s is not more than 0s",
 )
 
 Items = Annotated[tuple[T, ...], BeforeValidator(_tuple)]
-Digits = BeforeValidator(_digits)
+IntegerAsText = BeforeValidator(_digits)
 """Marks text that JSON may hold as an integer."""
 Integer = Annotated[int, BeforeValidator(_whole)]
 Text = Annotated[str, Field(max_length=1024)]
@@ -96,24 +96,24 @@ _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 Name = Annotated[
     str,
     Field(min_length=1, max_length=63, pattern=f"^{_LABEL}$"),
-    Noun("a name of lower-case letters, digits and inner dashes"),
+    ExpectedNoun("a name of lower-case letters, digits and inner dashes"),
 ]
 ObjectName = Annotated[
     str,
     Field(max_length=253, pattern=rf"^({_LABEL}(\.{_LABEL})*)?$"),
-    Noun("a name of lower-case letters, digits, inner dashes and dots"),
+    ExpectedNoun("a name of lower-case letters, digits, inner dashes and dots"),
 ]
 """Names an object of the own namespace; empty means none."""
 Namespace = Annotated[
     str,
     Field(max_length=63, pattern=f"^({_LABEL})?$"),
-    Noun("a name of lower-case letters, digits and inner dashes"),
+    ExpectedNoun("a name of lower-case letters, digits and inner dashes"),
 ]
 """Names a namespace; empty means the own one."""
 Host = Annotated[
     str,
     Field(max_length=253, pattern=rf"^({_LABEL}(\.{_LABEL})*)?$"),
-    Noun("a lower-case host name such as digits.example.com"),
+    ExpectedNoun("a lower-case host name such as digits.example.com"),
 ]
 QualifiedName = Annotated[
     str,
@@ -122,86 +122,92 @@ QualifiedName = Annotated[
         max_length=317,
         pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?(/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
     ),
-    Noun("a label key such as example.com/team"),
+    ExpectedNoun("a label key such as example.com/team"),
 ]
 LabelValue = Annotated[
     str,
     Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
-    Noun("a label value such as gold or v1.2"),
+    ExpectedNoun("a label value such as gold or v1.2"),
 ]
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 Uri = Annotated[
     str,
     Field(max_length=2048, pattern=_NO_CONTROLS),
-    Noun("a URI without control characters"),
+    ExpectedNoun("a URI without control characters"),
     scheme_rule(MODEL_SCHEMES),
-    NO_PLACEHOLDER,
-    *SHAPES,
+    NO_PLACEHOLDER_RULE,
+    *URI_RULES,
 ]
 LogUri = Annotated[
     str,
     Field(max_length=2048, pattern=_NO_CONTROLS),
-    Noun("a URI without control characters"),
+    ExpectedNoun("a URI without control characters"),
     scheme_rule(LOG_SCHEMES),
-    LOG_SHAPE,
+    LOG_URI_RULE,
 ]
-LogPlace = Annotated[
+LogPlacePrefix = Annotated[
     str,
     Field(max_length=2048, pattern=f"^{_LOG_PLACE}$"),
-    Noun("the beginning of a place such as s3://logs/experiments or pvc://claim/experiments"),
+    ExpectedNoun("the beginning of a place such as s3://logs/experiments or pvc://claim/experiments"),
 ]
 HttpUrl = Annotated[
-    str, Field(max_length=2048, pattern=r"^https?://[^/ ][^ ]*$"), Noun("an http:// or https:// address")
+    str, Field(max_length=2048, pattern=r"^https?://[^/ ][^ ]*$"), ExpectedNoun("an http:// or https:// address")
 ]
 Digest = Annotated[
-    str, Field(max_length=71, pattern=r"^(sha256:[0-9a-f]{64})?$"), Noun("sha256: and 64 lower-case hexadecimal digits")
+    str,
+    Field(max_length=71, pattern=r"^(sha256:[0-9a-f]{64})?$"),
+    ExpectedNoun("sha256: and 64 lower-case hexadecimal digits"),
 ]
-Image = Annotated[str, Field(max_length=512, pattern=r"^[^ ]*$"), Noun("a container image without spaces")]
+Image = Annotated[str, Field(max_length=512, pattern=r"^[^ ]*$"), ExpectedNoun("a container image without spaces")]
 Entrypoint = Annotated[
     str,
     Field(max_length=256, pattern=r"^([A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*)?$"),
-    Noun("module:attribute such as net:Net"),
+    ExpectedNoun("module:attribute such as net:Net"),
 ]
 Duration = Annotated[
     timedelta,
     BeforeValidator(_read(quantities.parse_duration)),
     PlainSerializer(quantities.format_duration, return_type=str),
-    Pattern(quantities.DURATION_PATTERN, max_length=32),
-    Noun("a duration such as 30s, 5m, 1h30m or 14d"),
+    TextPattern(quantities.DURATION_PATTERN, max_length=32),
+    ExpectedNoun("a duration such as 30s, 5m, 1h30m or 14d"),
 ]
-Instant = Annotated[
+Timestamp = Annotated[
     datetime,
-    BeforeValidator(_read(quantities.parse_instant)),
+    BeforeValidator(_read(quantities.parse_timestamp)),
     AfterValidator(_seconds),
-    PlainSerializer(quantities.format_instant, return_type=str),
-    Noun("a time such as 2026-11-20T09:30:00Z"),
+    PlainSerializer(quantities.format_timestamp, return_type=str),
+    ExpectedNoun("a time such as 2026-11-20T09:30:00Z"),
 ]
-Percent = Annotated[str, Field(max_length=12, pattern=quantities.PERCENT_PATTERN), Noun("a percentage such as 25%")]
-Portion = Annotated[float, Field(ge=0, le=100), AfterValidator(_whole), PlainSerializer(_whole)]
+PercentText = Annotated[
+    str, Field(max_length=12, pattern=quantities.PERCENT_PATTERN), ExpectedNoun("a percentage such as 25%")
+]
+PercentNumber = Annotated[float, Field(ge=0, le=100), AfterValidator(_whole), PlainSerializer(_whole)]
 """Percent of the traffic, in hundredths; a whole number is an integer in Python too."""
 
-Share = Annotated[str, Field(max_length=12, pattern=quantities.SHARE_PATTERN), Noun("a percentage from 0% to 100%")]
+PercentUpTo100Text = Annotated[
+    str, Field(max_length=12, pattern=quantities.SHARE_PATTERN), ExpectedNoun("a percentage from 0% to 100%")
+]
 Cpu = Annotated[
     str,
-    Digits,
+    IntegerAsText,
     Field(max_length=32, pattern=quantities.CPU_PATTERN),
     TextOrInteger(),
-    Noun("a quantity of cores above 0 such as 500m or 2"),
+    ExpectedNoun("a quantity of cores above 0 such as 500m or 2"),
 ]
 Bytes = Annotated[
     str,
-    Digits,
+    IntegerAsText,
     Field(max_length=32, pattern=quantities.BYTES_PATTERN),
     TextOrInteger(),
-    Noun("a quantity of bytes above 0 such as 512Mi or 8Gi"),
+    ExpectedNoun("a quantity of bytes above 0 such as 512Mi or 8Gi"),
 ]
 MinimumBytes = Annotated[
     str,
-    Digits,
+    IntegerAsText,
     Field(max_length=32, pattern=rf"^({quantities.BYTES_PATTERN[1:-1]})?$"),
     TextOrInteger(),
-    Noun("a quantity of bytes above 0 such as 512Mi or 8Gi"),
+    ExpectedNoun("a quantity of bytes above 0 such as 512Mi or 8Gi"),
 ]
 """Empty means no minimum."""
-Json = Annotated[dict[str, Any], Field(max_length=256), FreeForm()]
+Json = Annotated[dict[str, Any], Field(max_length=256), PreserveUnknownFields()]
 Alpha = Annotated[float, Field(gt=0, le=0.5)]

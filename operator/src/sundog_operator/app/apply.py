@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-from sundog_operator.app.dependencies import World
-from sundog_operator.core.kubernetes.owners import with_owners
+from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.core.kubernetes.owners import add_owners
 from sundog_operator.core.kubernetes.subset import contains
-from sundog_operator.core.ray.clusters import is_ours
+from sundog_operator.core.ray.clusters import is_managed_by_sundog
 from sundog_operator.errors import AlreadyExists, Conflict
 from sundog_operator.ports import Object, Ref
 
 
-async def ensure(world: World, wanted: Object, stored: Object | None) -> Object:
+async def ensure(world: Dependencies, wanted: Object, stored: Object | None) -> Object:
     """Apply an object of ours unless the stored one says all of it already. Returns what is stored then.
 
     Raises DependencyError.
@@ -24,7 +24,7 @@ async def ensure(world: World, wanted: Object, stored: Object | None) -> Object:
     return await world.kube.apply(wanted)
 
 
-async def create(world: World, wanted: Object) -> Object:
+async def create_object(world: Dependencies, wanted: Object) -> Object:
     """Make an object that is not there. Raises DependencyError; Conflict where somebody was faster: the next pass sees whose it is."""
     try:
         return await world.kube.create(wanted)
@@ -32,7 +32,7 @@ async def create(world: World, wanted: Object) -> Object:
         raise Conflict(str(err)) from err
 
 
-async def ensure_once(world: World, ref: Ref, owners: Sequence[Object], make: Callable[[], Object]) -> None:
+async def ensure_created(world: Dependencies, ref: Ref, owners: Sequence[Object], make: Callable[[], Object]) -> None:
     """Make an object that stays as it was first made, and is owned by all of `owners`.
 
     Raises DependencyError; Conflict where one of its name was not made by us, or somebody wrote it meanwhile.
@@ -40,9 +40,9 @@ async def ensure_once(world: World, ref: Ref, owners: Sequence[Object], make: Ca
     stored = await world.kube.get(ref)
     if stored is None:
         await world.kube.create(make())
-    elif not is_ours(stored):
+    elif not is_managed_by_sundog(stored):
         raise Conflict(f"{ref} exists and was not made by Sundog; it is left alone")
-    elif (wanted := with_owners(stored, owners)) is not None:
+    elif (wanted := add_owners(stored, owners)) is not None:
         await world.kube.replace(wanted)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Final, Literal, Protocol
 
-from sundog_operator.app.dependencies import World
-from sundog_operator.app.observe import secrets_of
-from sundog_operator.app.queue.idle_check import LOOK_S, changed
-from sundog_operator.app.queue.keys import Key, Kind, edge_key, keys_for, resting_key
+from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.app.observe import referenced_secrets
+from sundog_operator.app.queue.idle_check import CHECK_INTERVAL_S, find_changed_keys
+from sundog_operator.app.queue.keys import Key, KeyKind, edge_key, idle_check_key, keys_for
 from sundog_operator.app.queue.work_queue import QueueObserver, WorkQueue
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
@@ -36,9 +36,9 @@ log = logging.getLogger("sundog.operator")
 Result = Literal["success", "requeue_after", "requeue", "error", "panic"]
 """How a pass ended, in controller-runtime's words; `panic` is an error in our own code."""
 
-Reconcile = Callable[[World, Key], Awaitable[float | None]]
+Reconcile = Callable[[Dependencies, Key], Awaitable[float | None]]
 
-RECONCILERS: Final[Mapping[Kind, Reconcile]] = {
+RECONCILERS: Final[Mapping[KeyKind, Reconcile]] = {
     "modeldeployment": reconcile_model_deployment,
     "experiment": reconcile_experiment,
     "raycluster": reconcile_ray_cluster,
@@ -46,13 +46,13 @@ RECONCILERS: Final[Mapping[Kind, Reconcile]] = {
 }
 WATCHED: Final = (MODEL_DEPLOYMENT, EXPERIMENT, RAY_CLUSTER, CONFIG_MAP, SECRET, DEPLOYMENT, POD)
 WATCH_RETRY_S: Final = 1.0
-TOGETHER_S: Final = 5.0
-OWN_S: Final = 0.2
+ALIGN_ABOVE_S: Final = 5.0
+OWN_WRITE_DELAY_S: Final = 0.2
 """After how many seconds a key looks at what its own pass wrote: with what others have made of it until then."""
 _AT_WORK: Final[ContextVar[Key | None]] = ContextVar("at_work", default=None)
 
 
-class Observer(QueueObserver, Protocol):
+class ControllerObserver(QueueObserver, Protocol):
     """Hears of every pass too."""
 
     def began(self, key: Key) -> None:
@@ -62,10 +62,12 @@ class Observer(QueueObserver, Protocol):
         """Its pass is over."""
 
 
-class Operator:
+class Controller:
     """Reconciles all keys of a world until cancelled."""
 
-    def __init__(self, world: World, namespace: str | None = None, observer: Observer | None = None) -> None:
+    def __init__(
+        self, world: Dependencies, namespace: str | None = None, observer: ControllerObserver | None = None
+    ) -> None:
         self._world = world
         self._namespace = namespace
         self._observer = observer
@@ -89,16 +91,16 @@ class Operator:
         for key in keys_for(obj):
             self.queue.add(key)
 
-    def wrote(self, obj: Object) -> None:
+    def handle_own_write(self, obj: Object) -> None:
         """Like `wake`, of what this process wrote: the key whose pass it was knows of it, and looks again a moment later."""
         for key in keys_for(obj):
-            self.queue.add(key, OWN_S if key == _AT_WORK.get() else 0.0)
+            self.queue.add(key, OWN_WRITE_DELAY_S if key == _AT_WORK.get() else 0.0)
 
-    async def wake_users(self, namespace: str, secret: str) -> None:
+    async def enqueue_secret_users(self, namespace: str, secret: str) -> None:
         """A Secret changed: ask for work on the ModelDeployments that name it, and on the edge that has a copy. Raises DependencyError."""
         for each in await self._world.kube.list(MODEL_DEPLOYMENT, namespace):
             # Most Secrets of a cluster are nobody's here: a look at the text spares a look at the meaning.
-            if _mentions(each.get("spec"), secret) and secret in secrets_of(self._world, each):
+            if _mentions(each.get("spec"), secret) and secret in referenced_secrets(self._world, each):
                 self.queue.add(Key("modeldeployment", namespace, each["metadata"]["name"]))
                 if self._world.settings.installation is not None:
                     self.queue.add(edge_key(namespace))
@@ -111,7 +113,7 @@ class Operator:
                         continue
                     if kind == SECRET:
                         meta = event.object["metadata"]
-                        await self.wake_users(meta["namespace"], meta["name"])
+                        await self.enqueue_secret_users(meta["namespace"], meta["name"])
                     else:
                         self.wake(event.object)
             except DependencyError as err:
@@ -151,27 +153,27 @@ class Operator:
             return "panic"
         self.queue.done(key)
         if self._world.rests.of(key.namespace):
-            self._add_later(resting_key(key.namespace), LOOK_S)
+            self._add_later(idle_check_key(key.namespace), CHECK_INTERVAL_S)
         if again_s is None:
             return "success"
         self._add_later(key, again_s)
         return "requeue_after"
 
     def _add_later(self, key: Key, after_s: float) -> None:
-        self.queue.add(key, together_s(key, after_s, self._world.clock.monotonic()))
+        self.queue.add(key, aligned_delay_s(key, after_s, self._world.clock.monotonic()))
 
     async def _look(self, key: Key) -> None:
         """Ask for work on what rests in a namespace and would see something else now. Raises DependencyError."""
-        for each in await changed(self._world, key.namespace):
+        for each in await find_changed_keys(self._world, key.namespace):
             self.queue.add(each)
 
 
-def together_s(key: Key, again_s: float, now: float) -> float:
+def aligned_delay_s(key: Key, again_s: float, now: float) -> float:
     """After how many seconds to look again at the latest: those of a namespace that have nothing to do look at the same time.
 
     So they share one answer of Serve and of the edges; namespaces are spread over the period.
     """
-    if again_s < TOGETHER_S:
+    if again_s < ALIGN_ABOVE_S:
         return again_s
     phase = zlib.crc32(key.namespace.encode()) / 2**32 * again_s
     return math.floor((now + again_s - phase) / again_s) * again_s + phase - now

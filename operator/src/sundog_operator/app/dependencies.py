@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.background.webhook_dispatcher import Posts
+from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
 from sundog_operator.app.device_inventory import DeviceInventory
-from sundog_operator.app.lost_replicas import LastReplicas
-from sundog_operator.app.queue.idle import Rests
-from sundog_operator.core.events import Event
+from sundog_operator.app.lost_replicas import ReplicaTracker
+from sundog_operator.app.queue.idle import IdleKeys
+from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.observed import LogAnswer, Reading, WebhookAnswer
-from sundog_operator.ports import Clock, Edges, ExposureLogs, Kubernetes, Prometheus, Serve, Webhooks
+from sundog_operator.core.observed import ExposureLogResult, PrometheusResult, WebhookResult
+from sundog_operator.ports import Clock, Edges, ExposureLogWriter, Kubernetes, Prometheus, Serve, Webhooks
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class OperatorSettings:
     """What an installation decides.
 
     Attributes:
@@ -51,12 +51,12 @@ class Settings:
         )
 
 
-class Told:
+class EventDeduplicator:
     """The events told lately, so that telling one again does not even ask the API server."""
 
     LIFE_S: Final = 600.0
 
-    def __init__(self, heard: Callable[[Event], None] = lambda _: None) -> None:
+    def __init__(self, heard: Callable[[KubernetesEvent], None] = lambda _: None) -> None:
         """`heard` is called with each event that was not told before."""
         self._at: OrderedDict[str, float] = OrderedDict()
         self.heard = heard
@@ -75,7 +75,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Dependencies:
     """The ports, the settings of this installation, the events told lately, the posts, queries and logs that are under way,
     and the replicas that ran at the last pass.
 
@@ -89,14 +89,14 @@ class World:
     edges: Edges
     webhooks: Webhooks
     clock: Clock
-    settings: Settings = Settings()
-    told: Told = field(default_factory=Told, compare=False)
+    settings: OperatorSettings = OperatorSettings()
+    told: EventDeduplicator = field(default_factory=EventDeduplicator, compare=False)
     server: Kubernetes | None = None
     devices: DeviceInventory = field(default_factory=DeviceInventory, compare=False)
-    rests: Rests = field(default_factory=Rests, compare=False)
-    posts: Posts[WebhookAnswer] = field(default_factory=Posts, compare=False)
+    rests: IdleKeys = field(default_factory=IdleKeys, compare=False)
+    posts: BackgroundRequests[WebhookResult] = field(default_factory=BackgroundRequests, compare=False)
     prometheus: Prometheus | None = None
-    queries: Posts[Reading] = field(default_factory=Posts, compare=False)
-    exposure_logs: ExposureLogs | None = None
-    logs: Posts[LogAnswer] = field(default_factory=Posts, compare=False)
-    replicas: LastReplicas = field(default_factory=LastReplicas, compare=False)
+    queries: BackgroundRequests[PrometheusResult] = field(default_factory=BackgroundRequests, compare=False)
+    exposure_logs: ExposureLogWriter | None = None
+    logs: BackgroundRequests[ExposureLogResult] = field(default_factory=BackgroundRequests, compare=False)
+    replicas: ReplicaTracker = field(default_factory=ReplicaTracker, compare=False)

@@ -10,7 +10,7 @@ from sundog_operator.core.kubernetes.capacity import Inventory
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import NODE, POD, Clock, Kubernetes
 
-LEAST_S: Final = 10.0
+MIN_INTERVAL_S: Final = 10.0
 COST_FACTOR: Final = 40.0
 """Looks take at most a fortieth of a core, however many pods there are: about as much as a hundred who ask for the result."""
 
@@ -41,16 +41,16 @@ class DeviceInventory:
                 self._due_at = now + await self._read(server)
         if self._others is None:
             return None
-        ours = await kube.views(POD, None, capacity.of_pod, names.OURS)
-        return capacity.with_pods(self._others, ours)
+        ours = await kube.views(POD, None, capacity.pod_devices, names.PART_OF_SUNDOG)
+        return capacity.add_pods(self._others, ours)
 
     async def _read(self, server: Kubernetes) -> float:
         """Look, and return the seconds until the next look."""
         began = time.thread_time()
         try:
-            nodes = await server.scan(NODE, capacity.of_node)
-            self._others = capacity.inventory(nodes, await server.scan(POD, capacity.of_others_pod))
+            nodes = await server.scan(NODE, capacity.trim_node)
+            self._others = capacity.make_inventory(nodes, await server.scan(POD, capacity.foreign_pod_devices))
         except Forbidden:
             self._others = None
             return FORBIDDEN_S
-        return max(LEAST_S, COST_FACTOR * (time.thread_time() - began))
+        return max(MIN_INTERVAL_S, COST_FACTOR * (time.thread_time() - began))

@@ -3,20 +3,20 @@
 import logging
 from collections.abc import Iterable
 
-from sundog_operator.api import format_micro_instant
-from sundog_operator.app.dependencies import World
-from sundog_operator.core.events import Event, make_event
+from sundog_operator.api import format_micro_time
+from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.core.events import KubernetesEvent, make_event_object
 from sundog_operator.errors import AlreadyExists, DependencyError, Invalid
 from sundog_operator.ports import Object
 
 log = logging.getLogger("sundog.operator")
 
 
-async def record(world: World, regarding: Object, told: Iterable[Event]) -> None:
+async def record_events(world: Dependencies, regarding: Object, told: Iterable[KubernetesEvent]) -> None:
     """Store events about an object."""
-    at = format_micro_instant(world.clock.now())
+    at = format_micro_time(world.clock.now())
     for event in told:
-        made = make_event(event, regarding, world.settings.identity, at)
+        made = make_event_object(event, regarding, world.settings.identity, at)
         key = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
         if world.told.lately(key, world.clock.monotonic()):
             continue

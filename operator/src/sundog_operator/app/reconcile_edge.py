@@ -8,17 +8,17 @@ from typing import Any
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.app import edge_in_cluster, edge_store
 from sundog_operator.app.apply import ensure
-from sundog_operator.app.dependencies import World
-from sundog_operator.app.queue.idle_check import Look
+from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
-from sundog_operator.app.ray_clusters import view_of
+from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import hosts, objects
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.kubernetes import grace_periods, names
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.planner.admission import accept
-from sundog_operator.core.ray.clusters import ClusterView, is_ours
+from sundog_operator.core.planner.admission import accept_model_deployment
+from sundog_operator.core.ray.clusters import ClusterView, is_managed_by_sundog
 from sundog_operator.core.revisions import Revision
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -34,35 +34,41 @@ from sundog_operator.ports import (
 log = logging.getLogger("sundog.operator")
 
 RESYNC_S = 30.0
-AT_REST_S = math.inf
+IDLE_RESYNC_S = math.inf
 """Nothing is left to do until something changes that a look sees. Objects of others and the Secrets of a store are none of that."""
-WAITING_S = 1.0
+UNCONFIRMED_RESYNC_S = 1.0
 
 
-async def reconcile_edge(world: World, key: Key) -> float | None:
+async def reconcile_edge(world: Dependencies, key: Key) -> float | None:
     """One pass. Returns after how many seconds to look again, None for a namespace without services.
 
     Raises DependencyError, or Invalid where the API server finds something wrong with an object.
     """
-    seen_before = await Look(world, key.namespace).sees(key)
+    seen_before = await NamespaceState(world, key.namespace).sees(key)
     again_s = await _reconcile(world, key)
-    rests = again_s == AT_REST_S
+    rests = again_s == IDLE_RESYNC_S
     return world.rests.note(key, seen_before, RESYNC_S if rests else again_s, rests=rests)
 
 
-async def _reconcile(world: World, key: Key) -> float | None:
-    deployments = sorted(await world.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.age)
+async def _reconcile(world: Dependencies, key: Key) -> float | None:
+    deployments = sorted(await world.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.creation_order)
     config_map = await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
     deployment = await world.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
-    if any(stored is not None and not is_ours(stored) for stored in (config_map, deployment)):
+    if any(stored is not None and not is_managed_by_sundog(stored) for stored in (config_map, deployment)):
         return RESYNC_S
     previous = edge_split.read_document(config_map)
-    members = [obj for obj in deployments if _cluster_of(obj) or edge_split.entry_of(previous, obj["metadata"]["name"])]
+    members = [
+        obj
+        for obj in deployments
+        if _cluster_of(obj) or edge_split.find_service_entry(previous, obj["metadata"]["name"])
+    ]
     if not members:
         return None
-    clusters = edge_split.make_clusters(await _clusters(world, key.namespace, members), previous)
+    clusters = edge_split.make_cluster_entries(await _clusters(world, key.namespace, members), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
-    owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
+    owned = revisions.group_by_owner(
+        await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
+    )
     entries = (
         _entry(world, member, members, experiments, owned.get(member["metadata"]["uid"], []), previous)
         for member in members
@@ -74,42 +80,42 @@ async def _reconcile(world: World, key: Key) -> float | None:
     installation = world.settings.installation
     if installation is None:
         await ensure(world, wanted, config_map)
-        made = objects.make_deployment(key.namespace, members, world.settings.edge_image)
+        made = objects.make_local_deployment(key.namespace, members, world.settings.edge_image)
         await ensure(world, made, deployment)
-        return AT_REST_S
-    if await edge_in_cluster.foreign(world, key.namespace, installation):
+        return IDLE_RESYNC_S
+    if await edge_in_cluster.find_foreign_shared_objects(world, key.namespace, installation):
         return RESYNC_S
     # A Secret is there before the document names it, and goes in a later pass than its name.
-    if not await edge_in_cluster.put_secrets(world, key.namespace, members, (previous, document)):
+    if not await edge_in_cluster.apply_secrets(world, key.namespace, members, (previous, document)):
         return RESYNC_S
     await ensure(world, wanted, config_map)
-    await edge_in_cluster.put_shared(world, key.namespace, members, installation)
-    wanted_store = await edge_store.is_wanted(world, key.namespace)
-    feedback = wanted_store and await edge_store.put(world, key.namespace, members, installation)
-    there = await edge_in_cluster.put_pods(
+    await edge_in_cluster.apply_shared_objects(world, key.namespace, members, installation)
+    wanted_store = await edge_store.is_needed(world, key.namespace)
+    feedback = wanted_store and await edge_store.apply_edge_store(world, key.namespace, members, installation)
+    there = await edge_in_cluster.apply_pods(
         world,
         key.namespace,
         members,
         installation,
         deployment,
         feedback=feedback,
-        drain_s=grace_periods.edge_s(document["services"]),
+        drain_s=grace_periods.edge_drain_s(document["services"]),
     )
     if not wanted_store:
-        await edge_store.take_away(world, key.namespace, deployment)
-    failed = await edge_in_cluster.put_services(world, members, document)
+        await edge_store.delete_edge_store(world, key.namespace, deployment)
+    failed = await edge_in_cluster.apply_services(world, members, document)
     if there:
-        failed += await edge_in_cluster.put_routes(world, key.namespace, members, document)
+        failed += await edge_in_cluster.apply_routes(world, key.namespace, members, document)
     if failed:
         raise failed[0]
     if not there:
-        return WAITING_S
-    return RESYNC_S if wanted_store else AT_REST_S
+        return UNCONFIRMED_RESYNC_S
+    return RESYNC_S if wanted_store else IDLE_RESYNC_S
 
 
 def _tell_of_networks(namespace: str, services: Sequence[Object], document: Object, previous: Object | None) -> None:
     """Say once, as the document changes, whose overrides found no room in it."""
-    if document != previous and (lacking := edge_split.without_room(services, document)):
+    if document != previous and (lacking := edge_split.find_services_with_dropped_overrides(services, document)):
         log.warning("overrides of %s name too many networks: without some of %s", namespace, ", ".join(lacking))
 
 
@@ -118,7 +124,7 @@ def _cluster_of(deployment: Object) -> str:
 
 
 def _entry(
-    world: World,
+    world: Dependencies,
     member: Object,
     members: list[Object],
     experiments: dict[str, Object],
@@ -134,31 +140,35 @@ def _entry(
     name, status, known = (
         meta["name"],
         ModelDeploymentStatus.parse(member.get("status")),
-        edge_split.entry_of(previous, meta["name"]),
+        edge_split.find_service_entry(previous, meta["name"]),
     )
     if not status.cluster:
         return known
-    uid, rollout = desired_state.rollout_of(status, experiments)
-    split = desired_state.split_of(member, status, uid, rollout)
+    uid, rollout = desired_state.find_active_experiment(status, experiments)
+    split = desired_state.desired_split(member, status, uid, rollout)
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
-    spec = accept(member, world.settings.installation).spec
+    spec = accept_model_deployment(member, world.settings.installation).spec
     if spec is None and known is not None:
-        return edge_split.with_split(known, status.cluster, name, split, limits)
+        return edge_split.update_service_entry(known, status.cluster, name, split, limits)
     if spec is None:
-        stable = revisions.by_number(owned, status.stable.revision if status.stable else None)
+        stable = revisions.find_by_number(owned, status.stable.revision if status.stable else None)
         spec = revisions.spec_of(stable) if stable else None
     if spec is None:
         return None
     domain = world.settings.cluster_domain
-    host = "" if hosts.taken_by(member, members, domain) else spec.endpoint.host
-    return edge_split.make_service(
+    host = "" if hosts.find_conflicting_deployment(member, members, domain) else spec.endpoint.host
+    return edge_split.make_service_entry(
         meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
     )
 
 
-async def _clusters(world: World, namespace: str, members: list[Object]) -> list[ClusterView]:
-    used = {name for obj in members for name in desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status")))}
+async def _clusters(world: Dependencies, namespace: str, members: list[Object]) -> list[ClusterView]:
+    used = {
+        name
+        for obj in members
+        for name in desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status")))
+    }
     return [
-        view_of(world, namespace, name, await world.kube.get(Ref(RAY_CLUSTER, namespace, name)))
+        resolve_cluster_view(world, namespace, name, await world.kube.get(Ref(RAY_CLUSTER, namespace, name)))
         for name in sorted(used)
     ]

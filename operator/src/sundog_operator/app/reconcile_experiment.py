@@ -7,20 +7,20 @@ from typing import Final
 
 from sundog_operator.api import ExperimentStatus, experiment_conditions
 from sundog_operator.app.background import exposure_logs, notifications
-from sundog_operator.app.dependencies import World
+from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
 from sundog_operator.core.experiments import machine
-from sundog_operator.core.experiments.admission import Acceptance, accept
+from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.rollout.machine import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
-NOT_FOUND: Final = "ModelDeploymentNotFound"
+MODEL_DEPLOYMENT_NOT_FOUND: Final = "ModelDeploymentNotFound"
 RESYNC_S: Final = 15.0
 """Between two looks whether the ModelDeployment is still there: what goes wakes nobody."""
 
 
-async def reconcile_experiment(world: World, key: Key) -> float | None:
+async def reconcile_experiment(world: Dependencies, key: Key) -> float | None:
     """Say why a user's is refused or what it lacks, and keep its exposure log; tell receivers what happened in a rollout.
 
     Raises DependencyError.
@@ -29,26 +29,26 @@ async def reconcile_experiment(world: World, key: Key) -> float | None:
     """
     stored = await world.kube.get(Ref(EXPERIMENT, key.namespace, key.name))
     if stored is None:
-        notifications.forget(world, key.namespace, key.name)
-        exposure_logs.forget(world, key.namespace, key.name)
+        notifications.forget_notifications(world, key.namespace, key.name)
+        exposure_logs.forget_exposure_log(world, key.namespace, key.name)
         return None
-    acceptance = accept(stored)
+    acceptance = check_admission(stored)
     if acceptance.of_rollout:
-        return await notifications.notify(world, stored)
+        return await notifications.deliver_notifications(world, stored)
     before = ExperimentStatus.parse(stored.get("status"))
     if "deletionTimestamp" in stored["metadata"]:
         return None
     if is_over(before):
-        return await exposure_logs.keep(world, stored, acceptance.spec)
+        return await exposure_logs.reconcile_exposure_log(world, stored, acceptance.spec)
     if (told := await _told(world, stored, acceptance, before)) is not None:
         await write_status(world, stored, told.to_json())
         return RESYNC_S
-    again_s = await exposure_logs.keep(world, stored, acceptance.spec)
+    again_s = await exposure_logs.reconcile_exposure_log(world, stored, acceptance.spec)
     return RESYNC_S if again_s is None else min(again_s, RESYNC_S)
 
 
 async def _told(
-    world: World, stored: Object, acceptance: Acceptance, before: ExperimentStatus
+    world: Dependencies, stored: Object, acceptance: ExperimentAcceptance, before: ExperimentStatus
 ) -> ExperimentStatus | None:
     """The status of one that its ModelDeployment has nothing to say of; None for all others."""
     now = world.clock.now().replace(microsecond=0)
@@ -60,19 +60,21 @@ async def _told(
         return None
     missing = f"spec.modelDeployment: there is no ModelDeployment {name} in namespace {stored['metadata']['namespace']}"
     if machine.has_begun(before):
-        ended = machine.end(before, STOPPED, NOT_FOUND, missing, now)
-        return _refused(stored, ended, NOT_FOUND, missing, world)
+        ended = machine.end_experiment(before, STOPPED, MODEL_DEPLOYMENT_NOT_FOUND, missing, now)
+        return _refused(stored, ended, MODEL_DEPLOYMENT_NOT_FOUND, missing, world)
     waiting = before.model_copy(update={"phase": "Pending"})
-    return _refused(stored, waiting, NOT_FOUND, f"{missing}; it begins when there is one", world)
+    return _refused(stored, waiting, MODEL_DEPLOYMENT_NOT_FOUND, f"{missing}; it begins when there is one", world)
 
 
-def _refused(stored: Object, status: ExperimentStatus, reason: str, message: str, world: World) -> ExperimentStatus:
+def _refused(
+    stored: Object, status: ExperimentStatus, reason: str, message: str, world: Dependencies
+) -> ExperimentStatus:
     """A status with why it does not run."""
     now, generation = world.clock.now().replace(microsecond=0), stored["metadata"]["generation"]
     conditions = experiment_conditions(status.conditions, generation=generation, at=now)
-    waits = reason == NOT_FOUND and not is_over(status)
+    waits = reason == MODEL_DEPLOYMENT_NOT_FOUND and not is_over(status)
     mark_stalled = conditions.mark_false if waits else conditions.mark_true
     mark_stalled("Stalled", reason, message, at=now)
-    for type_ in ("Ready", "Running", *(() if reason == NOT_FOUND else ("SpecAccepted",))):
+    for type_ in ("Ready", "Running", *(() if reason == MODEL_DEPLOYMENT_NOT_FOUND else ("SpecAccepted",))):
         conditions.mark_false(type_, reason, message, at=now)
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions.conditions()})

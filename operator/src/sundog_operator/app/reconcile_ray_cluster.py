@@ -7,15 +7,15 @@ from sundog_operator.api import Endpoint, ModelDeploymentSpec, ModelDeploymentSt
 from sundog_operator.api.installation import Installation
 from sundog_operator.app import ray_clusters
 from sundog_operator.app.apply import ensure
-from sundog_operator.app.dependencies import World
-from sundog_operator.app.queue.idle_check import Look
+from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.kubernetes import grace_periods, names
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.planner.admission import accept
+from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.ray import clusters, pods, serve_config
 from sundog_operator.core.ray.clusters import ClusterView
@@ -24,40 +24,40 @@ from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
 RESYNC_S = 15.0
-NOT_READY_S = 0.5
-READ_BACK_S = 1.0
+NOT_READY_RESYNC_S = 0.5
+READ_BACK_DELAY_S = 1.0
 """A document that is PUT while Serve is starting can be lost without an error: it is read back."""
 
 
-async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
+async def reconcile_ray_cluster(world: Dependencies, key: Key) -> float | None:
     """One pass. Returns after how many seconds to look again, None for a cluster without members. Raises DependencyError."""
-    seen_before = await Look(world, key.namespace).sees(key)
+    seen_before = await NamespaceState(world, key.namespace).sees(key)
     again_s = await _reconcile(world, key)
     return world.rests.note(key, seen_before, again_s, rests=again_s == RESYNC_S)
 
 
-async def _reconcile(world: World, key: Key) -> float | None:
+async def _reconcile(world: Dependencies, key: Key) -> float | None:
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
     members = _members(deployments, key.name)
     stored = await world.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
-    if stored is not None and not clusters.is_ours(stored):
+    if stored is not None and not clusters.is_managed_by_sundog(stored):
         return RESYNC_S
     if stored is not None and "deletionTimestamp" in stored["metadata"]:
-        await ray_clusters.let_go(world, stored)
+        await ray_clusters.release_finalizer(world, stored)
         return RESYNC_S if members else None
     if not members:
         return await _without_members(world, key, stored, deployments)
-    serve = await _read(world, key, ray_clusters.view_of(world, key.namespace, key.name, stored))
+    serve = await _read(world, key, ray_clusters.resolve_cluster_view(world, key.namespace, key.name, stored))
     stored = await _ensure(world, key, members, stored, serve)
-    view = ray_clusters.view_of(world, key.namespace, key.name, stored)
+    view = ray_clusters.resolve_cluster_view(world, key.namespace, key.name, stored)
     if view.problem:
-        return NOT_READY_S
+        return NOT_READY_RESYNC_S
     if serve is None:
         serve = await world.serve.read(view.dashboard, key.namespace)
     return await _deploy(world, key, view, serve)
 
 
-async def _read(world: World, key: Key, view: ClusterView) -> ServeState | None:
+async def _read(world: Dependencies, key: Key, view: ClusterView) -> ServeState | None:
     """What Serve has; None while it does not answer, which must not keep pods from being asked for."""
     if view.problem:
         return None
@@ -68,13 +68,15 @@ async def _read(world: World, key: Key, view: ClusterView) -> ServeState | None:
 
 
 async def _ensure(
-    world: World, key: Key, members: list[Object], stored: Object | None, serve: ServeState | None
+    world: Dependencies, key: Key, members: list[Object], stored: Object | None, serve: ServeState | None
 ) -> Object:
     installation = world.settings.installation
     if installation is None:
         image = world.settings.runtime_image
-        return await ensure(world, clusters.make_ray_cluster(key.namespace, key.name, members, image), stored)
-    owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
+        return await ensure(world, clusters.make_local_ray_cluster(key.namespace, key.name, members, image), stored)
+    owned = revisions.group_by_owner(
+        await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
+    )
     placed = [
         (member, revision, image)
         for member in members
@@ -90,14 +92,14 @@ async def _ensure(
     serve = serve if serve is not None and serve.known else None
     groups = [_group(member, revision, image, installation, serve, stored) for member, revision, image in placed]
     deployed = frozenset(serve.applications) if serve is not None else None
-    return await ray_clusters.ensure_managed(world, installation, wanted, groups, stored, deployed)
+    return await ray_clusters.ensure_ray_cluster(world, installation, wanted, groups, stored, deployed)
 
 
 def _placed(member: Object, known: Sequence[Revision], cluster: str, default: str) -> Iterable[tuple[Revision, str]]:
     """The revisions of a ModelDeployment that are to have pods on a cluster, each with its image."""
     status = ModelDeploymentStatus.parse(member.get("status"))
-    for number, place in sorted(desired_state.places(status).items()):
-        revision = revisions.by_number(known, number)
+    for number, place in sorted(desired_state.clusters_by_revision(status).items()):
+        revision = revisions.find_by_number(known, number)
         if place == cluster and revision is not None:
             yield revision, revision.image or default
 
@@ -110,7 +112,7 @@ def _group(
     serve: ServeState | None,
     stored: Object | None,
 ) -> Object:
-    service, current = member["metadata"]["name"], accept(member, installation).spec
+    service, current = member["metadata"]["name"], accept_model_deployment(member, installation).spec
     kept = None if current else _bounds_as_deployed(names.application(service, revision.number), serve, stored)
     bounds = kept or _bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
     timeout = current.endpoint.request_timeout if current else _timeout_as_stored(service, revision, stored)
@@ -121,13 +123,15 @@ def _timeout_as_stored(service: str, revision: Revision, stored: Object | None) 
     """The `requestTimeout` that a revision's pods were given their grace for; the default before they have any."""
     group = _stored_group(names.application(service, revision.number), stored)
     grace = group["template"]["spec"].get("terminationGracePeriodSeconds") if group is not None else None
-    return grace_periods.timeout_of(grace) if grace else Endpoint().request_timeout
+    return grace_periods.request_timeout_of_grace(grace) if grace else Endpoint().request_timeout
 
 
 def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None) -> tuple[int, int]:
-    replicas = next(max(each.replicas, 1) for each in desired_state.told(status) if each.revision == revision.number)
+    replicas = next(
+        max(each.replicas, 1) for each in desired_state.revisions_in_status(status) if each.revision == revision.number
+    )
     spec = current or revisions.spec_of(revision)
-    scale = serve_config.scale_of(status, revision.number, spec, replicas)
+    scale = serve_config.resolve_scale(status, revision.number, spec, replicas)
     return scale.fewest, scale.most
 
 
@@ -151,7 +155,9 @@ def _stored_group(application: str, stored: Object | None) -> Object | None:
     return next((each for each in groups if each["groupName"] == application), None)
 
 
-async def _without_members(world: World, key: Key, stored: Object | None, deployments: list[Object]) -> float | None:
+async def _without_members(
+    world: Dependencies, key: Key, stored: Object | None, deployments: list[Object]
+) -> float | None:
     """A cluster that nobody needs goes with its last owner; where owners live and use others now, it is deleted.
 
     An owner without a status was not planned yet, as after a restore from a backup: what serves must not be deleted under it.
@@ -163,30 +169,34 @@ async def _without_members(world: World, key: Key, stored: Object | None, deploy
     if not left:
         return None
     split = edge_split.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
-    used = edge_split.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
-    if used or not all(desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
+    used = edge_split.find_applications_with_traffic(split, key.name, {obj["metadata"]["name"] for obj in deployments})
+    if used or not all(desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
         return RESYNC_S
-    await ray_clusters.abandon(world, key, stored)
+    await ray_clusters.delete_unused(world, key, stored)
     return None
 
 
-async def _deploy(world: World, key: Key, view: ClusterView, serve: ServeState) -> float:
+async def _deploy(world: Dependencies, key: Key, view: ClusterView, serve: ServeState) -> float:
     # Serve may have taken its time: what is live is read after its answer, right before the PUT that deletes all that is not.
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
-    owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
+    owned = revisions.group_by_owner(
+        await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
+    )
     split = edge_split.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
         app
         for member in _members(deployments, key.name)
-        for app in applications_of(member, _of(member, owned), serve, key.name, world.settings.installation)
+        for app in make_applications(member, _of(member, owned), serve, key.name, world.settings.installation)
     ]
-    carrying = edge_split.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
+    carrying = edge_split.find_applications_with_traffic(
+        split, key.name, {obj["metadata"]["name"] for obj in deployments}
+    )
     applications += _kept(carrying - {app["name"] for app in applications}, serve)
     deployed = {name: app.config for name, app in serve.applications.items()}
-    if serve.known and not serve_config.differs(applications, deployed):
+    if serve.known and not serve_config.needs_update(applications, deployed):
         return RESYNC_S
     await world.serve.put(view.dashboard, key.namespace, serve_config.make_document(applications, view))
-    return READ_BACK_S
+    return READ_BACK_DELAY_S
 
 
 def _of(member: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Revision]:
@@ -195,7 +205,9 @@ def _of(member: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Rev
 
 def _members(deployments: list[Object], cluster: str) -> list[Object]:
     return [
-        obj for obj in deployments if cluster in desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status")))
+        obj
+        for obj in deployments
+        if cluster in desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status")))
     ]
 
 
@@ -204,7 +216,7 @@ def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
     return [dict(serve.applications[name].config) for name in sorted(applications) if name in serve.applications]
 
 
-def applications_of(
+def make_applications(
     member: Object,
     known: Sequence[Revision],
     serve: ServeState,
@@ -216,12 +228,12 @@ def applications_of(
     A spec that is refused changes nothing, nor does a revision that is gone: what Serve has deployed for it stays as it is.
     """
     meta = member["metadata"]
-    current = accept(member, installation).spec
+    current = accept_model_deployment(member, installation).spec
     status = ModelDeploymentStatus.parse(member.get("status"))
-    places = desired_state.places(status)
+    places = desired_state.clusters_by_revision(status)
     found = []
     for number, replicas in sorted(live_revisions(status).items()):
-        revision = revisions.by_number(known, number)
+        revision = revisions.find_by_number(known, number)
         if places[number] != cluster:
             continue
         if revision is None:
@@ -230,7 +242,7 @@ def applications_of(
         else:
             attempt = status.stable.failures if status.stable and status.stable.revision == number else 0
             spec = current or revisions.spec_of(revision)
-            scale = serve_config.scale_of(status, number, spec, replicas)
+            scale = serve_config.resolve_scale(status, number, spec, replicas)
             app = serve_config.make_application(
                 meta["namespace"], meta["name"], revision, spec, scale, attempt, in_pods=installation is not None
             )

@@ -3,18 +3,18 @@
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.api.schema.structure import structure
-from sundog_operator.api.schema.unknown_status import carry_over
-from sundog_operator.app.dependencies import World
+from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.api.schema.unknown_status import keep_unknown_fields
+from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 _KINDS: Final = {
-    "ModelDeployment": (MODEL_DEPLOYMENT, structure(ModelDeploymentStatus)),
-    "Experiment": (EXPERIMENT, structure(ExperimentStatus)),
+    "ModelDeployment": (MODEL_DEPLOYMENT, build_node_tree(ModelDeploymentStatus)),
+    "Experiment": (EXPERIMENT, build_node_tree(ExperimentStatus)),
 }
 
 
-async def write_status(world: World, stored: Object, status: dict[str, Any]) -> None:
+async def write_status(world: Dependencies, stored: Object, status: dict[str, Any]) -> None:
     """Write a status in the place of a stored object's, where it differs; fields that only a newer release knows stay.
 
     Raises DependencyError; Conflict where somebody wrote the object meanwhile.
@@ -23,7 +23,7 @@ async def write_status(world: World, stored: Object, status: dict[str, Any]) -> 
     if before == status:
         return
     kind, node = _KINDS[stored["kind"]]
-    wanted = carry_over(before, status, node)
+    wanted = keep_unknown_fields(before, status, node)
     if before == wanted:
         return
     meta = stored["metadata"]

@@ -66,7 +66,7 @@ class ReplicaStart:
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookAnswer:
+class WebhookResult:
     """What came of one POST: a status, or without an answer why there is none.
 
     `problem` follows on the name of a receiver and holds nothing of its address, such as `did not answer within 10 s`.
@@ -92,7 +92,7 @@ class WebhookAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PrometheusResult:
     """What Prometheus gave for one query: a finite number, or without one why there is none.
 
     `problem` follows on the name of a check, such as `gives no data`; `at` is when it was asked.
@@ -104,7 +104,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class LogAnswer:
+class ExposureLogResult:
     """What came of writing an exposure log, or in a sentence why none was written, which names edge or place and no credentials.
 
     Attributes:

@@ -9,10 +9,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.api.memo import Remembered
+from sundog_operator.api.memo import Memoized
 from sundog_operator.core.kubernetes import names
 
-FORMAT = "v1"
+CONTENT_FORMAT = "v1"
 HISTORY_LIMIT = 10
 
 Json = dict[str, Any]
@@ -64,7 +64,7 @@ def content_hash(content: Mapping[str, Any], repetition: int = 0) -> str:
 
     `repetition` counts those of the same content before it that are to have revisions of their own.
     """
-    told = [FORMAT, content, repetition] if repetition else [FORMAT, content]
+    told = [CONTENT_FORMAT, content, repetition] if repetition else [CONTENT_FORMAT, content]
     body = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
@@ -74,15 +74,15 @@ def spec_of(revision: Revision) -> ModelDeploymentSpec:
     return _SPECS(revision.content)
 
 
-_SPECS: Final[Remembered[ModelDeploymentSpec]] = Remembered(ModelDeploymentSpec.model_validate)
+_SPECS: Final[Memoized[ModelDeploymentSpec]] = Memoized(ModelDeploymentSpec.model_validate)
 
 
-def find(revisions: Iterable[Revision], digest: str) -> Revision | None:
+def find_by_hash(revisions: Iterable[Revision], digest: str) -> Revision | None:
     """The newest revision with that hash."""
     return max((r for r in revisions if r.hash == digest), key=lambda r: r.number, default=None)
 
 
-def by_number(revisions: Iterable[Revision], number: int | None) -> Revision | None:
+def find_by_number(revisions: Iterable[Revision], number: int | None) -> Revision | None:
     """The revision with that number."""
     return next((r for r in revisions if r.number == number), None)
 
@@ -92,7 +92,7 @@ def next_number(taken: Iterable[int]) -> int:
     return max(taken, default=0) + 1
 
 
-def surplus(revisions: Iterable[Revision], live: set[int], served: Collection[int] = ()) -> list[Revision]:
+def find_surplus(revisions: Iterable[Revision], live: set[int], served: Collection[int] = ()) -> list[Revision]:
     """Revisions beyond the history limit; live ones neither count nor go.
 
     Those that have never served go before those that have, for an experiment makes as many as it has arms; of either the oldest first.
@@ -126,14 +126,19 @@ def make_controller_revision(owner: Json, revision: Revision) -> Json:
             "ownerReferences": [owner_reference(owner, controller=True)],
         },
         "revision": revision.number,
-        "data": {"format": FORMAT, "hash": revision.hash, "content": dict(revision.content), "image": revision.image},
+        "data": {
+            "format": CONTENT_FORMAT,
+            "hash": revision.hash,
+            "content": dict(revision.content),
+            "image": revision.image,
+        },
     }
 
 
-def read_controller_revision(obj: Json) -> Revision | None:
+def parse_controller_revision(obj: Json) -> Revision | None:
     """The revision in a ControllerRevision; None for one that this release cannot read."""
     data = obj.get("data") or {}
-    if data.get("format") != FORMAT or not isinstance(data.get("content"), dict):
+    if data.get("format") != CONTENT_FORMAT or not isinstance(data.get("content"), dict):
         return None
     revision = Revision(
         number=int(obj["revision"]),
@@ -149,7 +154,7 @@ def read_controller_revision(obj: Json) -> Revision | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredRevision:
     """A ControllerRevision as far as it matters: `revision` is None where this release cannot read it, `owners` are uids."""
 
     name: str
@@ -157,17 +162,17 @@ class Stored:
     revision: Revision | None
 
 
-def read(obj: Json) -> Stored:
+def parse_stored_revision(obj: Json) -> StoredRevision:
     """A stored ControllerRevision."""
-    return Stored(obj["metadata"]["name"], owners_of(obj), read_controller_revision(obj))
+    return StoredRevision(obj["metadata"]["name"], owner_uids(obj), parse_controller_revision(obj))
 
 
-def owned(stored: Iterable[Stored], uid: str) -> list[Revision]:
+def revisions_of_owner(stored: Iterable[StoredRevision], uid: str) -> list[Revision]:
     """The revisions in the ControllerRevisions that an owner has, out of all that are stored."""
     return [each.revision for each in stored if uid in each.owners and each.revision is not None]
 
 
-def by_owner(stored: Iterable[Stored]) -> dict[str, list[Revision]]:
+def group_by_owner(stored: Iterable[StoredRevision]) -> dict[str, list[Revision]]:
     """The revisions of all owners, by uid: who looks at many owners does not go through all for each."""
     found: dict[str, list[Revision]] = {}
     for each in stored:
@@ -177,7 +182,7 @@ def by_owner(stored: Iterable[Stored]) -> dict[str, list[Revision]]:
     return found
 
 
-def owners_of(obj: Json) -> tuple[str, ...]:
+def owner_uids(obj: Json) -> tuple[str, ...]:
     """The uids of an object's owners."""
     return tuple(str(ref.get("uid")) for ref in obj["metadata"].get("ownerReferences") or ())
 
@@ -189,6 +194,6 @@ def owner_reference(owner: Json, *, controller: bool) -> Json:
     return {**reference, "controller": True, "blockOwnerDeletion": True} if controller else reference
 
 
-def owned_by(obj: Json, uid: str) -> bool:
+def is_owned_by(obj: Json, uid: str) -> bool:
     """Whether an owner reference of the object names that uid."""
     return any(ref.get("uid") == uid for ref in obj["metadata"].get("ownerReferences") or ())

@@ -10,7 +10,7 @@ import click
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def http_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def validate_http_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """The callback of an option that takes an address of HTTP. Raises UsageError for anything else."""
     if value is None or _is_http(value):
         return value

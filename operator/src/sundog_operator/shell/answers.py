@@ -13,8 +13,8 @@ from aiohttp import ClientResponse
 from sundog_operator.shell.exits import CommandFailed
 from sundog_operator.shell.output import print_document
 
-LINES: Final = ("application/x-ndjson", "application/jsonl")
-EVENTS: Final = "text/event-stream"
+JSON_LINES_TYPES: Final = ("application/x-ndjson", "application/jsonl")
+EVENT_STREAM_TYPE: Final = "text/event-stream"
 _JSON: Final = ("application/json", "application/problem+json")
 _ARM: Final = "x-sundog-arm"
 _REVISION: Final = "x-sundog-revision"
@@ -22,7 +22,7 @@ _MAX_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EndpointResponse:
     """A whole answer."""
 
     status: int
@@ -35,7 +35,7 @@ class Answer:
     def body(self) -> Any:
         """JSON as it is, lines and events as a list of their items, text as text, anything else as base64."""
         text = _text(self.raw)
-        if self.content_type in LINES or self.content_type == EVENTS:
+        if self.content_type in JSON_LINES_TYPES or self.content_type == EVENT_STREAM_TYPE:
             return [_json(item) for item in _items(self.content_type, text or "")]
         return (
             {"contentType": self.content_type, "base64": base64.b64encode(self.raw).decode()}
@@ -46,10 +46,10 @@ class Answer:
 
 def is_streamed(response: ClientResponse) -> bool:
     """Whether an answer comes piece by piece."""
-    return response.status == 200 and response.content_type in (*LINES, EVENTS)
+    return response.status == 200 and response.content_type in (*JSON_LINES_TYPES, EVENT_STREAM_TYPE)
 
 
-async def read(response: ClientResponse) -> Answer:
+async def read_response(response: ClientResponse) -> EndpointResponse:
     """The whole answer. Raises CommandFailed for one that is too large, ClientError for one that is cut off."""
     raw = b""
     async for chunk in response.content.iter_any():
@@ -57,10 +57,10 @@ async def read(response: ClientResponse) -> Answer:
         if len(raw) > _MAX_BYTES:
             raise CommandFailed(f"{response.url}: the answer is larger than {_MAX_BYTES} bytes")
     told = response.headers
-    return Answer(response.status, response.content_type, raw, told.get(_ARM, ""), told.get(_REVISION, ""))
+    return EndpointResponse(response.status, response.content_type, raw, told.get(_ARM, ""), told.get(_REVISION, ""))
 
 
-async def show_as_it_comes(response: ClientResponse) -> Answer:
+async def print_streamed_response(response: ClientResponse) -> EndpointResponse:
     """Print every piece at once; the answer without its body. Raises ClientError for one that is cut off."""
     last = b""
     async for chunk in response.content.iter_any():
@@ -69,10 +69,10 @@ async def show_as_it_comes(response: ClientResponse) -> Answer:
     if last and not last.endswith(b"\n"):
         click.echo()
     told = response.headers
-    return Answer(response.status, response.content_type, b"", told.get(_ARM, ""), told.get(_REVISION, ""))
+    return EndpointResponse(response.status, response.content_type, b"", told.get(_ARM, ""), told.get(_REVISION, ""))
 
 
-def show(answer: Answer) -> None:
+def print_response(answer: EndpointResponse) -> None:
     """Print a whole answer for people and pipes. Raises CommandFailed rather than to write bytes to a terminal."""
     if answer.content_type in _JSON or _text(answer.raw) is not None:
         body = answer.body
@@ -86,7 +86,7 @@ def show(answer: Answer) -> None:
         click.echo(answer.raw, nl=False)
 
 
-def show_document(answer: Answer, milliseconds: float, output: str) -> None:
+def print_response_document(answer: EndpointResponse, milliseconds: float, output: str) -> None:
     """Print an answer with who gave it, as JSON or YAML."""
     whole = {
         "prediction": answer.body,
@@ -97,12 +97,12 @@ def show_document(answer: Answer, milliseconds: float, output: str) -> None:
     print_document(whole, "json" if output == "json" else "yaml")
 
 
-def show_source(answer: Answer, milliseconds: float) -> None:
+def print_response_source(answer: EndpointResponse, milliseconds: float) -> None:
     """Tell on standard error who answered, and how fast."""
     click.echo(f"arm {answer.arm or '?'}, revision {answer.revision or '?'}, {milliseconds:.1f} ms", err=True)
 
 
-def reason(answer: Answer) -> str:
+def error_reason(answer: EndpointResponse) -> str:
     """What problem details or a Status of the API server say, or the start of the text."""
     body = answer.body
     if isinstance(body, dict):
@@ -113,7 +113,7 @@ def reason(answer: Answer) -> str:
 
 def _items(content_type: str, text: str) -> Iterator[str]:
     for line in text.splitlines():
-        if content_type == EVENTS:
+        if content_type == EVENT_STREAM_TYPE:
             field, _, value = line.partition(":")
             if field == "data":
                 yield value.removeprefix(" ")

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from sundog_operator.api.schema import skew
-from sundog_operator.api.schema.crds import DEFINITIONS, Definition
-from sundog_operator.api.schema.structure import structure
+from sundog_operator.api.schema.crds import CRD_DEFINITIONS, CrdDefinition
+from sundog_operator.api.schema.structure import build_node_tree
 from sundog_operator.errors import DependencyError
 
 log = logging.getLogger("sundog.operator")
@@ -15,36 +15,36 @@ _SHOWN: Final = 5
 _PARTS: Final = ("spec", "status")
 
 
-class Publisher(Protocol):
+class SchemaPublisher(Protocol):
     """Who publishes the schemas of an API group's version, by any names."""
 
     async def schemas(self, api_version: str) -> Mapping[str, Any]:
         """Raises DependencyError."""
 
 
-async def log_skew(server: Publisher, api_version: str) -> None:
+async def log_crd_skew(server: SchemaPublisher, api_version: str) -> None:
     """Log which fields the CRDs lack, and which they have beyond this release. Nothing where the API server does not publish them."""
     try:
         published = await server.schemas(api_version)
     except DependencyError as err:
         log.debug("the CRDs could not be compared: %s", err)
         return
-    for definition in DEFINITIONS:
-        schema = skew.served_schema(published, api_version.partition("/")[0], definition.kind)
+    for definition in CRD_DEFINITIONS:
+        schema = skew.find_served_schema(published, api_version.partition("/")[0], definition.kind)
         if schema is not None:
             _log(definition, schema)
 
 
-def _log(definition: Definition, schema: Mapping[str, Any]) -> None:
+def _log(definition: CrdDefinition, schema: Mapping[str, Any]) -> None:
     name = definition.plural
-    if lacking := list(_paths(definition, schema, skew.lacking)):
+    if lacking := list(_paths(definition, schema, skew.find_missing_fields)):
         log.error(
             "CRD %s: has no %s; expected the CRD of this release. The API server drops these fields: apply the CRD of this release",
             name,
             _shown(lacking),
             extra={"reason": "CRDOlder"},
         )
-    if unknown := list(_paths(definition, schema, skew.unknown)):
+    if unknown := list(_paths(definition, schema, skew.find_extra_fields)):
         log.warning(
             "CRD %s: has %s, which this release does not know; it leaves them as they are and does nothing with them",
             name,
@@ -53,8 +53,8 @@ def _log(definition: Definition, schema: Mapping[str, Any]) -> None:
         )
 
 
-def _paths(definition: Definition, schema: Mapping[str, Any], compare: Any) -> Iterator[str]:
-    node, properties = structure(definition.resource), schema.get("properties") or {}
+def _paths(definition: CrdDefinition, schema: Mapping[str, Any], compare: Any) -> Iterator[str]:
+    node, properties = build_node_tree(definition.resource), schema.get("properties") or {}
     for part in _PARTS:
         yield from compare(properties.get(part) or {}, node.fields[part].node, part)
 

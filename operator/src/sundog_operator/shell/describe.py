@@ -11,20 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.api import (
-    IN_PLACE,
-    Comparison,
+    CAPACITY_IN_PLACE,
     Condition,
     ExperimentStatus,
     FrozenPlan,
     MetricStatus,
     ModelDeploymentStatus,
+    PlanComparison,
     PlanGuardrail,
     PlanOutcome,
     PlanStep,
     RevisionStatus,
     ShadowStatus,
     format_duration,
-    is_latency,
+    is_latency_metric,
 )
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
@@ -37,11 +37,11 @@ from sundog_operator.core.rollout import (
     plan_text,
     webhook_urls,
 )
-from sundog_operator.core.rollout.resolve import spoken
+from sundog_operator.core.rollout.resolve import format_latency
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 from sundog_operator.ports import Object
 
-ONE_SIDE: Final = (
+ONE_SIDED_NOTE: Final = (
     "Better and Worse are each found by one side alone, at every look; an interval has both its ends at that level, "
     "so it is a little wider and may still contain 1."
 )
@@ -55,7 +55,7 @@ _UNDECIDED: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class DeploymentDetails:
     """What is known of a ModelDeployment.
 
     `experiment` is that of the rollout under way, or of the last one; `exception` is what its model raised last, where that is known.
@@ -68,7 +68,7 @@ class Subject:
     events: Sequence[Object] = field(default_factory=tuple)
 
 
-def describe_model_deployment(subject: Subject, now: datetime) -> RenderableType:
+def describe_model_deployment(subject: DeploymentDetails, now: datetime) -> RenderableType:
     """A ModelDeployment in full."""
     meta = subject.obj["metadata"]
     status = ModelDeploymentStatus.parse(subject.obj.get("status"))
@@ -98,7 +98,7 @@ def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) ->
     )
 
 
-def waits_for(obj: Object, status: ModelDeploymentStatus) -> str:
+def find_wait_reason(obj: Object, status: ModelDeploymentStatus) -> str:
     """What has to happen next, in one line; `nothing` when all is as the spec says."""
     if status.observed_generation != obj["metadata"].get("generation"):
         return "the operator has not looked at the newest spec yet"
@@ -121,7 +121,7 @@ def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]
     ready = next((condition for condition in status.conditions if condition.type == "Ready"), None)
     return [
         ("Ready", f"{ready.status}, {ready.reason}" if ready else "Unknown, Pending"),
-        ("Waits for", waits_for(obj, status)),
+        ("Waits for", find_wait_reason(obj, status)),
         ("Endpoint", status.url or "none yet"),
         ("Replicas", f"{status.ready_replicas} of {status.replicas} ready{_sharing(status)}"),
         *([("Started", started)] if (started := _started(status)) else []),
@@ -130,16 +130,16 @@ def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]
     ]
 
 
-def _raised(subject: Subject, status: ModelDeploymentStatus) -> Iterator[tuple[str, str]]:
+def _raised(subject: DeploymentDetails, status: ModelDeploymentStatus) -> Iterator[tuple[str, str]]:
     """What the model of the newest rollout raised, and where more of it is."""
-    number = newest_rollout(status)
+    number = newest_rollout_revision(status)
     if subject.exception:
         yield "Raised", f"revision {number}: {subject.exception}"
     if subject.exception or (status.last_rollout is not None and status.last_rollout.outcome == "RolledBack"):
         yield "Logs", f"sundog logs {subject.obj['metadata']['name']} --revision {number}"
 
 
-def newest_rollout(status: ModelDeploymentStatus) -> int | None:
+def newest_rollout_revision(status: ModelDeploymentStatus) -> int | None:
     """The revision that is rolled out, or was last."""
     if status.candidate is not None:
         return status.candidate.revision
@@ -149,7 +149,7 @@ def newest_rollout(status: ModelDeploymentStatus) -> int | None:
 def _sharing(status: ModelDeploymentStatus) -> str:
     """That a candidate's replicas take the place of stable's, where they do."""
     told = status.capacity
-    if told is None or told.mode != IN_PLACE or told.needed_replicas is None:
+    if told is None or told.mode != CAPACITY_IN_PLACE or told.needed_replicas is None:
         return ""
     spare = f", and {told.spare_replicas} more for which there was room" if told.spare_replicas else ""
     return f"; in place: both revisions share the {told.needed_replicas} that the service needs{spare}"
@@ -193,7 +193,7 @@ def _grid(*columns: str, header: bool = False) -> Table:
     return table
 
 
-def _revisions(subject: Subject, status: ModelDeploymentStatus, now: datetime) -> RenderableType:
+def _revisions(subject: DeploymentDetails, status: ModelDeploymentStatus, now: datetime) -> RenderableType:
     table = _grid("", "ROLE", "WEIGHT", "READY", "SINCE", "MODEL", header=True)
     shown: list[tuple[str, RevisionStatus | None]] = [("stable", status.stable), ("candidate", status.candidate)]
     shown += [(f"arm {arm.name}", arm) for arm in status.arms or ()]
@@ -258,13 +258,13 @@ def _beside_weights(status: ExperimentStatus) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if status.shadow is not None:
         parts += _section("Copies", _facts(_copies(status.shadow)))
-    if (told := plan_text.by_header(status)) is not None:
+    if (told := plan_text.describe_header_requests(status)) is not None:
         parts += _section("By header", _facts([(names.CANARY, told)]))
     return parts
 
 
 def _copies(shadow: ShadowStatus) -> Iterator[tuple[str, str]]:
-    yield "shadow", plan_text.copies(shadow)
+    yield "shadow", plan_text.describe_copies(shadow)
     for each in shadow.earlier or ():
         yield "before", each
 
@@ -276,7 +276,7 @@ def _is_of_rollout(status: ExperimentStatus) -> bool:
 
 def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
     """Who is told of it, and how far each of them is."""
-    waiting = {each.receiver: each.notice for each in notifications.pending(status)}
+    waiting = {each.receiver: each.notice for each in notifications.pending_notices(status)}
     deliveries = {each.receiver: each for each in status.deliveries}
     for number, receiver in enumerate(status.plan.notify):
         notice, delivery = waiting.get(number), deliveries.get(number)
@@ -285,7 +285,7 @@ def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
             told += f", {delivery.lost} given up"
         if delivery is not None and delivery.problem:
             told += f": {delivery.problem}"
-        yield webhook_urls.origin(receiver.webhook), told
+        yield webhook_urls.url_origin(receiver.webhook), told
 
 
 def _steps(status: ExperimentStatus) -> RenderableType:
@@ -315,24 +315,26 @@ def _gate(step: PlanStep) -> str:
             return f"evidence, {format_duration(step.min_duration)}{longest}"
         case "shadow" if step.shadow is not None:
             longest = f", up to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
-            return f"{plan_text.compared_by(step.shadow)}{longest}"
+            return f"{plan_text.describe_shadow(step.shadow)}{longest}"
         case "webhook" if step.webhook is not None:
-            return f"webhook {webhook_urls.place(step.webhook.url)}"
+            return f"webhook {webhook_urls.redact_url(step.webhook.url)}"
         case "analysis" if step.analysis is not None:
             times = f", {step.analysis.count} times" if step.analysis.count > 1 else ""
-            return f"analysis {step.analysis.name} {metric_checks.limits(step.analysis)}{times}"
+            return f"analysis {step.analysis.name} {metric_checks.format_limits(step.analysis)}{times}"
         case "scale":
-            return load.scale(step)
+            return load.describe_scale(step)
         case "headers":
-            return f"headers {header_match.spoken(step.headers or ())}"
+            return f"headers {header_match.format_headers(step.headers or ())}"
         case gate:
             return gate
 
 
 def _checks(status: ExperimentStatus) -> RenderableType:
     table = _grid("CHECK", "ALLOWED", "VERDICT", "", header=True)
-    for check, told in zip(status.plan.checks, metric_checks.known(status), strict=True):
-        table.add_row(*map(Text, (check.name, metric_checks.limits(check), told.verdict or "none yet", told.message)))
+    for check, told in zip(status.plan.checks, metric_checks.check_statuses(status), strict=True):
+        table.add_row(
+            *map(Text, (check.name, metric_checks.format_limits(check), told.verdict or "none yet", told.message))
+        )
     return table
 
 
@@ -342,13 +344,13 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
     traffic = plan.requests_per_second
     yield "traffic", "not known when it began" if traffic is None else f"{traffic:.3g} requests a second when it began"
     for guardrail in plan.guardrails:
-        yield guardrail.metric, limit(guardrail, beside(plan))
+        yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
     if plan.alpha is not None:
-        yield "alpha", plan_text.alpha(plan)
+        yield "alpha", plan_text.describe_alpha(plan)
     if plan.comparison is not None:
-        yield "ends", ends(plan.comparison)
+        yield "ends", describe_end_conditions(plan.comparison)
         for outcome in plan.comparison.outcomes:
-            yield outcome.name, f"{outcome.role}: {wanted(outcome)}"
+            yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
     if not machine.is_over(status) and (doubt := _doubt(plan)):
         yield "beware", doubt
     if not machine.is_over(status) and (told := "; ".join(_timing(status, now))):
@@ -357,18 +359,18 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
 
 def _doubt(plan: FrozenPlan) -> str:
     # Arrays take their time to load, and most of what is described needs none.
-    from sundog_operator.core.analysis.power import doubt
+    from sundog_operator.core.analysis.power import find_undecidable_step
 
-    return doubt(plan)
+    return find_undecidable_step(plan)
 
 
-def wanted(outcome: PlanOutcome) -> str:
+def describe_outcome_goal(outcome: PlanOutcome) -> str:
     """Which way an outcome is better, and from what effect on it matters."""
     least = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
     return f"{outcome.type} of {outcome.feedback} should {outcome.goal}{least}"
 
 
-def ends(comparison: Comparison) -> str:
+def describe_end_conditions(comparison: PlanComparison) -> str:
     """What ends an Experiment of a user's own without a verdict."""
     told = f"after {format_duration(comparison.max_duration)} or {comparison.max_units} units"
     if not any(each.role == "success" for each in comparison.outcomes):
@@ -377,25 +379,25 @@ def ends(comparison: Comparison) -> str:
     return f"{won}, {told}"
 
 
-def beside(plan: FrozenPlan) -> str:
+def baseline_arm(plan: FrozenPlan) -> str:
     """What is compared with: control of an Experiment of a user's own, stable of a rollout."""
     return names.STABLE if plan.comparison is None else names.CONTROL
 
 
-def limit(guardrail: PlanGuardrail, than: str) -> str:
+def describe_guardrail_limit(guardrail: PlanGuardrail, than: str) -> str:
     """How much worse than that a candidate, or an arm, may be."""
     if guardrail.role == "harm":
-        more = "longer" if is_latency(guardrail.metric) else "more"
+        more = "longer" if is_latency_metric(guardrail.metric) else "more"
         return f"for harm alone, from {_percent(guardrail.margin)} {more} than {than} on; no gate waits for it"
-    if not is_latency(guardrail.metric):
+    if not is_latency_metric(guardrail.metric):
         floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
         ceiling = f"; at most {_percent(guardrail.max)} of its own" if guardrail.max else ""
         return f"up to {_percent(guardrail.margin)} more than {than}{floor}{ceiling}"
     stable, candidate = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
-    longest = f"; at most {spoken(guardrail.max_microseconds)} of its own" if guardrail.max_microseconds else ""
+    longest = f"; at most {format_latency(guardrail.max_microseconds)} of its own" if guardrail.max_microseconds else ""
     if stable is None or candidate is None:
         return f"up to {_percent(guardrail.margin)} longer than {than}, whose own is not known yet{longest}"
-    return f"no more answers above {spoken(candidate)} than {than} has above {spoken(stable)}{longest}"
+    return f"no more answers above {format_latency(candidate)} than {than} has above {format_latency(stable)}{longest}"
 
 
 def _percent(share: float) -> str:
@@ -408,12 +410,12 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
     if step is None or step.since is None or not status.plan.steps:
         return
     planned = machine.current_step(status)
-    if machine.bakes(status):
+    if machine.is_baking(status):
         left = step.since + planned.min_duration - now
         if status.paused is not None or step.held_since is not None:
             yield "its time stands still"
         elif left > timedelta(0):
-            yield f"promoted in {span(left)}, unless it does harm"
+            yield f"promoted in {format_span(left)}, unless it does harm"
     if step.gate != "evidence":
         return
     if not step.warm:
@@ -422,10 +424,10 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
         )
         yield f"warms up, until {ends}"
     if (left := step.since + planned.min_duration - now) > timedelta(0):
-        yield f"takes at least {span(left)} more"
+        yield f"takes at least {format_span(left)} more"
     if planned.max_duration is not None and status.paused is None and step.held_since is None:
         left = max(step.since + planned.max_duration - now, timedelta(0))
-        yield f"undecided in {span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
+        yield f"undecided in {format_span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
 
 
 def _age_of_evidence(status: ExperimentStatus, now: datetime) -> str:
@@ -449,14 +451,14 @@ def _metric(metric: MetricStatus, *, over: bool) -> tuple[str, ...]:
         metric.role,
         "/".join(map(str, metric.events)),
         "" if metric.ratio is None else f"{metric.ratio:.3g}",
-        interval(metric),
+        format_interval(metric),
         f"{metric.allowed:.3g}" if judged and metric.allowed is not None else "",
         metric.verdict,
-        ("unknown" if metric.eta is None else span(metric.eta)) if waits else "",
+        ("unknown" if metric.eta is None else format_span(metric.eta)) if waits else "",
     )
 
 
-def interval(metric: MetricStatus) -> str:
+def format_interval(metric: MetricStatus) -> str:
     """Both ends, or the lower one where the upper is not known, and that they are of this step alone; empty where neither is."""
     alone = " in this step" if metric.basis == "ThisStep" else ""
     match metric.interval:
@@ -476,14 +478,14 @@ def _told_beside(status: ExperimentStatus) -> Iterator[str]:
         stands = stands or metric.role == "success"
         if (stands or metric.verdict == "Harm") and metric.message and metric.message not in told:
             yield metric.message
-    if side := of_one_side(status.metrics):
+    if side := find_one_sided_note(status.metrics):
         yield side
 
 
-def of_one_side(metrics: Sequence[MetricStatus]) -> str:
+def find_one_sided_note(metrics: Sequence[MetricStatus]) -> str:
     """Why an interval that is shown beside `Better` or `Worse` contains 1; empty where none does."""
     ends = ((*each.interval, math.inf)[:2] for each in metrics if each.interval and each.verdict in ("Better", "Worse"))
-    return ONE_SIDE if any(lower <= 1 <= upper for lower, upper in ends) else ""
+    return ONE_SIDED_NOTE if any(lower <= 1 <= upper for lower, upper in ends) else ""
 
 
 def _arms(status: ExperimentStatus) -> RenderableType:
@@ -537,10 +539,10 @@ def _instant(text: str) -> datetime | None:
 
 def _ago(since: Any, now: datetime) -> str:
     """How long ago, in one unit."""
-    return span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
+    return format_span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
 
 
-def span(time: timedelta) -> str:
+def format_span(time: timedelta) -> str:
     """A time for people, in one unit."""
     seconds = int(time.total_seconds())
     for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):

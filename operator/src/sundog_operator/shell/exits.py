@@ -7,7 +7,7 @@ from typing import Final
 from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     """The exit codes of every command."""
 
     OK = 0
@@ -20,39 +20,39 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-MEANINGS: Final[Mapping[Exit, str]] = {
-    Exit.OK: "done",
-    Exit.REFUSED: "refused or failed: a bad manifest, a rejected command, a failed check or prediction, an answer that was cut off",
-    Exit.USAGE: "the command line is wrong",
-    Exit.NOT_FOUND: "what was named does not exist",
-    Exit.UNREACHABLE: "the API server or the endpoint cannot be reached",
-    Exit.TIMEOUT: "no answer in time",
-    Exit.INTERNAL: "an error in sundog itself",
-    Exit.INTERRUPTED: "interrupted by Ctrl-C",
+EXIT_CODE_MEANINGS: Final[Mapping[ExitCode, str]] = {
+    ExitCode.OK: "done",
+    ExitCode.REFUSED: "refused or failed: a bad manifest, a rejected command, a failed check or prediction, an answer that was cut off",
+    ExitCode.USAGE: "the command line is wrong",
+    ExitCode.NOT_FOUND: "what was named does not exist",
+    ExitCode.UNREACHABLE: "the API server or the endpoint cannot be reached",
+    ExitCode.TIMEOUT: "no answer in time",
+    ExitCode.INTERNAL: "an error in sundog itself",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
 class CommandFailed(SundogError):
     """A command ends with one line and an exit code."""
 
-    def __init__(self, message: str, exit_code: Exit = Exit.REFUSED) -> None:
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.REFUSED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
-def exit_of(error: SundogError) -> Exit:
+def exit_code_of(error: SundogError) -> ExitCode:
     """The exit code of an error."""
     match error:
         case CommandFailed():
             return error.exit_code
         case NotFound():
-            return Exit.NOT_FOUND
+            return ExitCode.NOT_FOUND
         case Conflict():
-            return Exit.REFUSED
+            return ExitCode.REFUSED
         case DependencyError():
-            return Exit.UNREACHABLE
+            return ExitCode.UNREACHABLE
         case _:
-            return Exit.REFUSED
+            return ExitCode.REFUSED
 
 
 def one_line(text: object) -> str:

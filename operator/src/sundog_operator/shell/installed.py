@@ -10,7 +10,7 @@ _OF_THE_CHART: Final = {"app.kubernetes.io/name": "sundog-operator", "app.kubern
 _FILE: Final = "installation.yaml"
 
 
-async def installation_for(kube: Kubernetes, namespace: str) -> Installation | None:
+async def find_installation(kube: Kubernetes, namespace: str) -> Installation | None:
     """The installation that looks after a namespace; None where that is not known.
 
     So it is where one may not read it, where none or several look after it, and where one is of a version that has what is not known here.

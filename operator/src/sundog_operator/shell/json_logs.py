@@ -39,7 +39,7 @@ def _where(trace: object) -> list[str]:
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
 
 
-def log_json(level: str) -> None:
+def configure_json_logs(level: str) -> None:
     """Let this process log so, to standard error: warnings and errors that nobody caught as well."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())

@@ -12,7 +12,7 @@ _NAMES: Final = {
 }
 
 
-def split(arguments: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
+def parse_kind_and_names(arguments: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
     """(kind, names) of arguments such as `digits`, `mexp digits-r8` or `modeldeployment/digits`; ModelDeployment unless told."""
     if not arguments:
         return MODEL_DEPLOYMENT, ()

@@ -13,19 +13,19 @@ from typing import Any, Final
 
 import orjson
 
-from sundog_operator.api import API_VERSION, RESOURCES
+from sundog_operator.api import API_VERSION, RESOURCE_TYPES
 from sundog_operator.api.schema import strict_yaml
-from sundog_operator.api.schema.validation import shown
+from sundog_operator.api.schema.validation import format_value
 from sundog_operator.ports import SECRET, Object, Ref, ref_of
 
-MANIFEST_DIR: Final = "${MANIFEST_DIR}"
-MAX_BYTES: Final = 3 * 2**20
+MANIFEST_DIR_PLACEHOLDER: Final = "${MANIFEST_DIR}"
+MAX_MANIFEST_BYTES: Final = 3 * 2**20
 _FILE: Final = "file://"
 _SUFFIXES: Final = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ManifestObject:
     """One object of a manifest. `source` names its file for messages; `path` is None for standard input."""
 
     source: str
@@ -38,7 +38,7 @@ class Document:
         return ref_of(self.object)
 
 
-def is_same(before: Object | None, after: Object) -> bool:
+def is_unchanged(before: Object | None, after: Object) -> bool:
     """Whether an apply left an object as it was; its status, which others write meanwhile, does not count."""
     return before is not None and _content(before) == _content(after)
 
@@ -49,7 +49,7 @@ def _content(obj: Object) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ManifestProblem:
     """What is wrong with a file or a document of it.
 
     `skipped`: an object of a kind that is not served here, which need be no mistake; `name` is then its name.
@@ -65,17 +65,17 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ManifestReading:
     """What was found below a path.
 
     `empty`: files that are there and describe nothing, such as those of comments alone.
     """
 
-    documents: tuple[Document, ...]
-    problems: tuple[Problem, ...]
+    documents: tuple[ManifestObject, ...]
+    problems: tuple[ManifestProblem, ...]
     empty: frozenset[Path] = frozenset()
 
-    def may_hold(self, path: Path, name: str) -> bool:
+    def can_contain(self, path: Path, name: str) -> bool:
         """Whether a file may describe an object although no document does.
 
         It, or a folder around it, cannot be read in full; or a document has that name, and perhaps a mistake in its kind.
@@ -86,7 +86,7 @@ class Reading:
         return any(problem.source == str(path) and problem.name == name for problem in self.problems if problem.skipped)
 
 
-def find_files(root: Path) -> tuple[list[Path], list[Problem]]:
+def find_manifest_files(root: Path) -> tuple[list[Path], list[ManifestProblem]]:
     """The manifests at a path, in order: the file itself, or all `*.yaml` and `*.yml` below the folder, hidden ones left out.
 
     With them, the folders that cannot be read.
@@ -98,7 +98,7 @@ def find_files(root: Path) -> tuple[list[Path], list[Problem]]:
     for folder, folders, names in os.walk(root, onerror=refused.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(folder, name) for name in names if is_manifest(name)]
-    return sorted(found), [Problem(str(err.filename), err.strerror or "cannot be read") for err in refused]
+    return sorted(found), [ManifestProblem(str(err.filename), err.strerror or "cannot be read") for err in refused]
 
 
 def is_manifest(name: str) -> bool:
@@ -106,14 +106,18 @@ def is_manifest(name: str) -> bool:
     return name.endswith(_SUFFIXES) and not name.startswith(".")
 
 
-def read(root: Path, namespace: str, *, force_namespace: bool = False) -> Reading:
+def read_manifests(root: Path, namespace: str, *, force_namespace: bool = False) -> ManifestReading:
     """Read every manifest at a path. An object that two documents describe counts once, as in the first."""
-    paths, refused = find_files(root)
-    return _gather(((path, *read_file(path, namespace, force_namespace=force_namespace)) for path in paths), refused)
+    paths, refused = find_manifest_files(root)
+    return _gather(
+        ((path, *read_manifest_file(path, namespace, force_namespace=force_namespace)) for path in paths), refused
+    )
 
 
-def _gather(files: Iterable[tuple[Path, list[Document], list[Problem]]], refused: list[Problem]) -> Reading:
-    documents: dict[Ref, Document] = {}
+def _gather(
+    files: Iterable[tuple[Path, list[ManifestObject], list[ManifestProblem]]], refused: list[ManifestProblem]
+) -> ManifestReading:
+    documents: dict[Ref, ManifestObject] = {}
     problems = list(refused)
     empty: set[Path] = set()
     for path, found, wrong in files:
@@ -123,37 +127,41 @@ def _gather(files: Iterable[tuple[Path, list[Document], list[Problem]]], refused
         for document in found:
             first = documents.setdefault(document.ref, document)
             if first is not document:
-                problems.append(Problem(str(path), f"{document.ref} is in {first.source} too, which counts"))
-    return Reading(tuple(documents.values()), tuple(problems), frozenset(empty))
+                problems.append(ManifestProblem(str(path), f"{document.ref} is in {first.source} too, which counts"))
+    return ManifestReading(tuple(documents.values()), tuple(problems), frozenset(empty))
 
 
-def read_file(path: Path, namespace: str, *, force_namespace: bool = False) -> tuple[list[Document], list[Problem]]:
+def read_manifest_file(
+    path: Path, namespace: str, *, force_namespace: bool = False
+) -> tuple[list[ManifestObject], list[ManifestProblem]]:
     """The documents of one file, and what is wrong with it. Never raises for what a file holds."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return [], [Problem(str(path), f"is larger than {MAX_BYTES} bytes")]
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            return [], [ManifestProblem(str(path), f"is larger than {MAX_MANIFEST_BYTES} bytes")]
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:
-        return [], [Problem(str(path), err.strerror or str(err) if isinstance(err, OSError) else "is not UTF-8 text")]
-    return parse(text, str(path), path, namespace, force_namespace=force_namespace)
+        return [], [
+            ManifestProblem(str(path), err.strerror or str(err) if isinstance(err, OSError) else "is not UTF-8 text")
+        ]
+    return parse_manifest(text, str(path), path, namespace, force_namespace=force_namespace)
 
 
-def parse(
+def parse_manifest(
     text: str, source: str, path: Path | None, namespace: str, *, force_namespace: bool = False
-) -> tuple[list[Document], list[Problem]]:
+) -> tuple[list[ManifestObject], list[ManifestProblem]]:
     """The documents of a text, and what is wrong with it.
 
     `namespace` is that of objects that name none; with `force_namespace` objects of another one are refused.
     """
-    documents: list[Document] = []
-    problems: list[Problem] = []
+    documents: list[ManifestObject] = []
+    problems: list[ManifestProblem] = []
     try:
         for raw in strict_yaml.load_all(text):
             for item in _items(raw):
                 made = _document(item, source, path, namespace, force_namespace)
-                (documents if isinstance(made, Document) else problems).append(made)  # type: ignore[arg-type]
-    except strict_yaml.BadYaml as err:
-        problems.append(Problem(source, str(err)))
+                (documents if isinstance(made, ManifestObject) else problems).append(made)  # type: ignore[arg-type]
+    except strict_yaml.InvalidYaml as err:
+        problems.append(ManifestProblem(source, str(err)))
     return documents, problems
 
 
@@ -167,24 +175,28 @@ def _items(raw: Any) -> Iterator[Any]:
         yield raw
 
 
-def _document(raw: Any, source: str, path: Path | None, namespace: str, force: bool) -> Document | Problem:
+def _document(
+    raw: Any, source: str, path: Path | None, namespace: str, force: bool
+) -> ManifestObject | ManifestProblem:
     if not isinstance(raw, dict):
-        return Problem(source, f"a document is a {type(raw).__name__}, expected an object with apiVersion and kind")
+        return ManifestProblem(
+            source, f"a document is a {type(raw).__name__}, expected an object with apiVersion and kind"
+        )
     try:
         obj: Object = orjson.loads(orjson.dumps(raw))
     except TypeError as err:
-        return Problem(source, f"{raw.get('kind', 'a document')} cannot be written as JSON: {err}")
+        return ManifestProblem(source, f"{raw.get('kind', 'a document')} cannot be written as JSON: {err}")
     if problem := _foreign(obj):
-        return Problem(source, problem, skipped=not _is_ours(obj), name=_name_of(obj))
+        return ManifestProblem(source, problem, skipped=not _is_ours(obj), name=_name_of(obj))
     if problem := _place(obj, namespace, force):
-        return Problem(source, problem)
+        return ManifestProblem(source, problem)
     problems: list[str] = []
     spec = obj.get("spec")
     if isinstance(spec, dict):
         obj["spec"] = _expand(spec, "spec", path, problems)
     if problems:
-        return Problem(source, f"{obj['kind']} {obj['metadata']['name']}: {problems[0]}")
-    return Document(source, path, obj)
+        return ManifestProblem(source, f"{obj['kind']} {obj['metadata']['name']}: {problems[0]}")
+    return ManifestObject(source, path, obj)
 
 
 def _is_ours(obj: Object) -> bool:
@@ -202,8 +214,10 @@ def _foreign(obj: Object) -> str:
     kind, version = obj.get("kind"), obj.get("apiVersion")
     if (version, kind) == (SECRET.api_version, SECRET.kind):
         return ""
-    if kind not in RESOURCES or not _is_ours(obj) or not version:
-        return f"kind {kind!r} of {version!r} is not one of {', '.join(RESOURCES)} of {API_VERSION}, or Secret of v1"
+    if kind not in RESOURCE_TYPES or not _is_ours(obj) or not version:
+        return (
+            f"kind {kind!r} of {version!r} is not one of {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"
+        )
     return "" if version == API_VERSION else f"apiVersion: {version!r} is not {API_VERSION}"
 
 
@@ -225,14 +239,14 @@ def _place(obj: Object, namespace: str, force: bool) -> str:
 def _nameless(meta: Any) -> str:
     """Why metadata hold no name; empty where they do."""
     if meta is not None and not isinstance(meta, dict):
-        return f"metadata: {shown(meta)} is not an object"
+        return f"metadata: {format_value(meta)} is not an object"
     name = (meta or {}).get("name")
     if name is None or name == "":
         return "metadata.name is required"
     if isinstance(name, str):
         return ""
     hint = "" if isinstance(name, dict | list) else ", quotes make it one"
-    return f"metadata.name: {shown(name)} is not a string{hint}"
+    return f"metadata.name: {format_value(name)} is not a string{hint}"
 
 
 def _expand(value: Any, where: str, path: Path | None, problems: list[str]) -> Any:
@@ -247,12 +261,12 @@ def _expand(value: Any, where: str, path: Path | None, problems: list[str]) -> A
 
 def _file_uri(uri: str, where: str, path: Path | None, problems: list[str]) -> str:
     rest = uri.removeprefix(_FILE)
-    if rest == MANIFEST_DIR or rest.startswith(f"{MANIFEST_DIR}/"):
+    if rest == MANIFEST_DIR_PLACEHOLDER or rest.startswith(f"{MANIFEST_DIR_PLACEHOLDER}/"):
         if path is None:
-            problems.append(f"{where}: {MANIFEST_DIR} needs a manifest in a file")
+            problems.append(f"{where}: {MANIFEST_DIR_PLACEHOLDER} needs a manifest in a file")
             return uri
-        below = rest.removeprefix(MANIFEST_DIR).lstrip("/")
+        below = rest.removeprefix(MANIFEST_DIR_PLACEHOLDER).lstrip("/")
         return _FILE + os.path.normpath(Path(os.path.abspath(path.parent), below))  # noqa: PTH100 links are kept
     if not re.match(r"/[^/]|/$", rest):
-        problems.append(f"{where}: {uri!r} is not absolute: write file:///… or file://{MANIFEST_DIR}/…")
+        problems.append(f"{where}: {uri!r} is not absolute: write file:///… or file://{MANIFEST_DIR_PLACEHOLDER}/…")
     return uri

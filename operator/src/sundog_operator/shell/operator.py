@@ -21,33 +21,33 @@ from sundog_operator.adapters.cached.kubernetes import OPTIONAL, SCOPES, CachedK
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
-from sundog_operator.adapters.exposure_logs import EdgeLogs
-from sundog_operator.adapters.kopf_watch import KopfWatch, Watched, quiet_kopf
+from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
+from sundog_operator.adapters.kopf_watch import KopfWatch, WatchTarget, silence_kopf_loggers
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.metrics import Metrics
+from sundog_operator.adapters.metrics import OperatorMetrics
 from sundog_operator.adapters.prometheus import HttpPrometheus
 from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
-from sundog_operator.adapters.stale_watches import Deafness
-from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
+from sundog_operator.adapters.stale_watches import StaleWatchDetector
+from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.api.resource import API_VERSION
-from sundog_operator.app.controller import Operator
-from sundog_operator.app.dependencies import Settings, Told, World
+from sundog_operator.app.controller import Controller
+from sundog_operator.app.dependencies import Dependencies, EventDeduplicator, OperatorSettings
 from sundog_operator.app.leadership.elector import Elector
 from sundog_operator.app.leadership.fence import FencedKubernetes, FencedServe
 from sundog_operator.errors import DependencyError, NotServed, SundogError
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell import probes
-from sundog_operator.shell.crd_skew import log_skew
-from sundog_operator.shell.exits import Exit, one_line
-from sundog_operator.shell.json_logs import log_json
+from sundog_operator.shell.crd_skew import log_crd_skew
+from sundog_operator.shell.exits import ExitCode, one_line
+from sundog_operator.shell.json_logs import configure_json_logs
 
 log = logging.getLogger("sundog.operator")
 
 LEASE_NAME: Final = "sundog-operator"
 RESYNC_S: Final = 120.0
 """How often everything is listed: a watch that lost its place never tells of what was deleted meanwhile."""
-LOOK_S: Final = 20.0
+OPTIONAL_KIND_CHECK_S: Final = 20.0
 """How often an optional kind that the API server does not serve is looked for."""
 _RETRY_S: Final = 2.0
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -58,7 +58,7 @@ _SECRETS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class OperatorOptions:
     """What the command line says."""
 
     installation: Installation
@@ -71,28 +71,28 @@ class Options:
     resync_s: float = RESYNC_S
 
 
-class Watching:
+class ObjectWatcher:
     """Objects in memory, kept by kopf's watches and by lists now and then."""
 
-    def __init__(self, client: KubernetesClient, options: Options, metrics: Metrics) -> None:
+    def __init__(self, client: KubernetesClient, options: OperatorOptions, metrics: OperatorMetrics) -> None:
         self._metrics = metrics
         self._resync_s = options.resync_s
         self._waking: set[asyncio.Task[None]] = set()
         self._absent: set[Kind] = set()
         self._closed: frozenset[str] = frozenset()
-        self._operator: Operator | None = None
-        self.deafness = Deafness()
+        self._operator: Controller | None = None
+        self.deafness = StaleWatchDetector()
         namespaces = tuple(options.installation.watch_namespaces)
         self.kube = CachedKubernetes(client, self._changed, SystemClock(), namespaces, on_write=self._wrote)
         self._secrets = options.installation.watch_secrets
         self.kopf = KopfWatch(self.watched, self._told, client.login, namespaces, lambda: self.kube.closed)
 
-    def watched(self) -> list[Watched]:
+    def watched(self) -> list[WatchTarget]:
         """What kopf is told to watch. It would warn of an optional kind that is not served."""
-        watched = [Watched(kind, labels) for kind, labels in SCOPES.items() if not self.kube.lacks(kind)]
-        return [*watched, Watched(SECRET, fields=_SECRETS)] if self._secrets else watched
+        watched = [WatchTarget(kind, labels) for kind, labels in SCOPES.items() if not self.kube.lacks(kind)]
+        return [*watched, WatchTarget(SECRET, fields=_SECRETS)] if self._secrets else watched
 
-    def wakes(self, operator: Operator) -> None:
+    def set_controller(self, operator: Controller) -> None:
         """Whom to tell of changes from now on."""
         self._operator = operator
 
@@ -103,7 +103,7 @@ class Watching:
             await self._look_for(OPTIONAL)
             group.create_task(self.kopf.run())
             while True:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(OPTIONAL_KIND_CHECK_S)
                 await self._look_for(filter(self.kube.lacks, OPTIONAL))
 
     async def _look_for(self, kinds: Iterable[Kind]) -> None:
@@ -169,9 +169,9 @@ class Watching:
             self._waking.add(task)
             task.add_done_callback(self._waking.discard)
 
-    async def _wake_users(self, operator: Operator, namespace: str, secret: str) -> None:
+    async def _wake_users(self, operator: Controller, namespace: str, secret: str) -> None:
         try:
-            await operator.wake_users(namespace, secret)
+            await operator.enqueue_secret_users(namespace, secret)
         except DependencyError as err:
             log.warning("users of Secret %s/%s: %s", namespace, secret, one_line(err))
 
@@ -181,12 +181,12 @@ class Watching:
 
     def _wrote(self, obj: Object) -> None:
         if self._operator is not None:
-            self._operator.wrote(obj)
+            self._operator.handle_own_write(obj)
 
 
-async def run(options: Options) -> Exit:
+async def run_operator(options: OperatorOptions) -> ExitCode:
     """Run until SIGTERM or until another process leads. Raises DependencyError where there is no configuration."""
-    clock, metrics = SystemClock(), Metrics(options.installation.workers, options.identity)
+    clock, metrics = SystemClock(), OperatorMetrics(options.installation.workers, options.identity)
     async with contextlib.AsyncExitStack() as stack:
         client = await _connected(options, metrics, stack)
         session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -195,23 +195,23 @@ async def run(options: Options) -> Exit:
         elector = Elector(
             await _connected(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
         )
-        watching = Watching(client, options, metrics)
+        watching = ObjectWatcher(client, options, metrics)
         # A thread that the end of the process surprises complains after what is to be its last word: why it ends.
         stack.push_async_callback(watching.kopf.ended)
-        world = World(
+        world = Dependencies(
             FencedKubernetes(watching.kube, lambda: elector.leads),
             FencedServe(SharedServe(RayServe(session, SecretTokens(client, clock)), clock), lambda: elector.leads),
             SharedEdges(HttpEdges(session), clock),
-            HttpWebhooks(Reach(frozenset(options.installation.webhooks.hosts))),
+            HttpWebhooks(AddressPolicy(frozenset(options.installation.webhooks.hosts))),
             clock,
-            Settings.of(options.installation, options.identity),
-            Told(metrics.told),
+            OperatorSettings.of(options.installation, options.identity),
+            EventDeduplicator(metrics.told),
             client,
             prometheus=_prometheus(session, options.installation),
-            exposure_logs=EdgeLogs(),
+            exposure_logs=EdgeExposureLogWriter(),
         )
-        operator = Operator(world, observer=metrics)
-        watching.wakes(operator)
+        operator = Controller(world, observer=metrics)
+        watching.set_controller(operator)
         await stack.enter_async_context(_endpoints(options, metrics, watching, operator))
         work = _work(watching, elector, operator, metrics, client)
         return await _until_asked(work, watching.run(), release=elector.release)
@@ -223,7 +223,9 @@ def _prometheus(session: aiohttp.ClientSession, installation: Installation) -> H
     return HttpPrometheus(session, named.url, named.timeout.total_seconds()) if named.url else None
 
 
-async def _connected(options: Options, metrics: Metrics, stack: contextlib.AsyncExitStack) -> KubernetesClient:
+async def _connected(
+    options: OperatorOptions, metrics: OperatorMetrics, stack: contextlib.AsyncExitStack
+) -> KubernetesClient:
     client = await KubernetesClient.connect(options.kubeconfig)
     stack.push_async_callback(client.close)
     client.on_answer = metrics.asked
@@ -231,14 +233,14 @@ async def _connected(options: Options, metrics: Metrics, stack: contextlib.Async
 
 
 async def _work(
-    watching: Watching, elector: Elector, operator: Operator, metrics: Metrics, client: KubernetesClient
+    watching: ObjectWatcher, elector: Elector, operator: Controller, metrics: OperatorMetrics, client: KubernetesClient
 ) -> None:
     """Follow, then lead. Raises LeadershipLost."""
     await elector.acquire()
     async with asyncio.TaskGroup() as group:
         group.create_task(elector.keep())
-        metrics.led(leads=True)
-        group.create_task(log_skew(client, API_VERSION))
+        metrics.set_leading(leads=True)
+        group.create_task(log_crd_skew(client, API_VERSION))
         # What the last leader wrote must be known before anything is decided.
         while True:
             try:
@@ -252,17 +254,19 @@ async def _work(
 
 
 @contextlib.asynccontextmanager
-async def _endpoints(options: Options, metrics: Metrics, watching: Watching, operator: Operator) -> AsyncIterator[None]:
-    heart = Heart()
+async def _endpoints(
+    options: OperatorOptions, metrics: OperatorMetrics, watching: ObjectWatcher, operator: Controller
+) -> AsyncIterator[None]:
+    heart = LoopHeartbeat()
     metrics.measure(lambda: operator.queue.depth, lambda: [(k.kind, watching.kube.objects.count(k)) for k in SCOPES])
     metrics.describe(lambda: (entry.load() for entry in watching.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
     health = {
-        "loop": probes.beats(lambda: heart.beat, "the event loop"),
-        "watches": probes.beats(lambda: watching.kopf.beat, "the watches' event loop"),
+        "loop": probes.make_heartbeat_check(lambda: heart.beat, "the event loop"),
+        "watches": probes.make_heartbeat_check(lambda: watching.kopf.beat, "the watches' event loop"),
         "changes": watching.deafness.problem,
     }
     readiness = {"objects": lambda: "" if watching.kube.ready else "not every kind was listed yet"}
-    async with probes.serve(
+    async with probes.serve_probes(
         options.host, options.port, health=health, readiness=readiness, metrics=metrics.text
     ) as port:
         log.info("probes and metrics are at port %d", port)
@@ -273,7 +277,7 @@ async def _endpoints(options: Options, metrics: Metrics, watching: Watching, ope
             beating.cancel()
 
 
-class Heart:
+class LoopHeartbeat:
     """Notes that an event loop turns."""
 
     def __init__(self) -> None:
@@ -286,7 +290,7 @@ class Heart:
             await asyncio.sleep(1.0)
 
 
-async def _until_asked(*work: Coroutine[Any, Any, None], release: Any) -> Exit:
+async def _until_asked(*work: Coroutine[Any, Any, None], release: Any) -> ExitCode:
     """Run all until a signal asks for the end, or one of them fails; then let another process lead."""
     asked = asyncio.Event()
     with _signals(asked):
@@ -303,7 +307,7 @@ async def _until_asked(*work: Coroutine[Any, Any, None], release: Any) -> Exit:
         if isinstance(end, Exception):
             raise _cause(end)
     log.info("ended as asked")
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _cause(error: Exception) -> Exception:
@@ -380,10 +384,10 @@ def main(
 
     Of several replicas the one that holds the Lease acts; the others watch, and take over when it ends or falls silent.
     """
-    log_json(log_level)
-    quiet_kopf()
+    configure_json_logs(log_level)
+    silence_kopf_loggers()
     try:
-        options = Options(
+        options = OperatorOptions(
             installation=parse_installation(config.read_text() if config else "", str(config or "defaults")),
             kubeconfig=kubeconfig,
             namespace=namespace or _own_namespace(),
@@ -393,7 +397,7 @@ def main(
             port=port,
             resync_s=resync_seconds,
         )
-        sys.exit(asyncio.run(run(options)))
+        sys.exit(asyncio.run(run_operator(options)))
     except SundogError as err:
         log.error("%s", one_line(err), extra={"reason": type(err).__name__})  # noqa: TRY400 - one line, no traceback
-        sys.exit(Exit.UNREACHABLE if isinstance(err, DependencyError) else Exit.REFUSED)
+        sys.exit(ExitCode.UNREACHABLE if isinstance(err, DependencyError) else ExitCode.REFUSED)

@@ -14,17 +14,17 @@ from rich.text import Text
 
 from sundog_operator.ports import Kind, Object
 
-Format = Literal["table", "wide", "json", "yaml", "name"]
-FORMATS: Final = ("table", "wide", "json", "yaml", "name")
-NO_TERMINAL: Final = 10_000
+OutputFormat = Literal["table", "wide", "json", "yaml", "name"]
+OUTPUT_FORMATS: Final = ("table", "wide", "json", "yaml", "name")
+PIPE_WIDTH_COLUMNS: Final = 10_000
 """Columns where nobody looks at a terminal: nothing is cut off or folded."""
 
-OUTPUT: Final = click.option(
-    "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+OUTPUT_OPTION: Final = click.option(
+    "-o", "--output", type=click.Choice(OUTPUT_FORMATS), default="table", show_default=True, help="How to print."
 )
 
 
-def full_name(kind: Kind, name: str) -> str:
+def format_full_name(kind: Kind, name: str) -> str:
     """An object's name as kubectl prints it, such as `modeldeployment.serving.sundog.dev/digits`."""
     return f"{kind.kind.lower()}{'.' + kind.group if kind.group else ''}/{name}"
 
@@ -39,33 +39,33 @@ def print_yaml(document: Any) -> None:
     click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
-def print_document(document: Any, output: Format) -> None:
+def print_document(document: Any, output: OutputFormat) -> None:
     """A document as JSON or YAML."""
     (print_yaml if output == "yaml" else print_json)(document)
 
 
-def print_objects(kind: Kind, objects: Sequence[Object], output: Format, *, single: bool) -> None:
+def print_objects(kind: Kind, objects: Sequence[Object], output: OutputFormat, *, single: bool) -> None:
     """Print objects of one kind as documents or by name: `single` without a list around it."""
     if output == "name":
         for obj in objects:
-            click.echo(full_name(kind, obj["metadata"]["name"]))
+            click.echo(format_full_name(kind, obj["metadata"]["name"]))
     else:
         listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         print_document(objects[0] if single else listed, output)
 
 
-def table_of(
+def make_table(
     kind: Kind, objects: Sequence[Object], *, wide: bool, namespaces: bool
 ) -> tuple[list[str], list[list[str]]]:
     """(headers, rows) by the printer columns of the CRD, as kubectl shows them."""
     from sundog_operator.adapters.memory_kubernetes import tables
-    from sundog_operator.shell.local.api_server import columns
+    from sundog_operator.shell.local.api_server import printer_columns
 
-    table = tables.table(objects, columns()[kind.kind], "0", datetime.now(UTC))
-    return shown(table, wide=wide, namespaces=namespaces)
+    table = tables.make_table(objects, printer_columns()[kind.kind], "0", datetime.now(UTC))
+    return select_visible_columns(table, wide=wide, namespaces=namespaces)
 
 
-def shown(table: Object, *, wide: bool, namespaces: bool) -> tuple[list[str], list[list[str]]]:
+def select_visible_columns(table: Object, *, wide: bool, namespaces: bool) -> tuple[list[str], list[list[str]]]:
     """(headers, rows) of a Table of an API server, without the columns for wide terminals unless `wide`."""
     columns = [(each, wide or not each.get("priority")) for each in table["columnDefinitions"]]
     headers = [str(each["name"]).upper() for each, is_shown in columns if is_shown]
@@ -84,7 +84,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header
         table.add_column(name, overflow="fold", no_wrap=not sys.stdout.isatty())
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    print_rich(table, None if sys.stdout.isatty() else NO_TERMINAL)
+    print_rich(table, None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
 
 
 def print_rich(renderable: RenderableType, width: int | None) -> None:

@@ -8,13 +8,13 @@ from typing import Final
 from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Check = Callable[[], str]
+ProbeCheck = Callable[[], str]
 """What is wrong, in one line; empty when nothing is."""
 
-STALE_S: Final = 60.0
+STALE_AFTER_S: Final = 60.0
 
 
-def beats(beat: Callable[[], float], what: str, stale_s: float = STALE_S) -> Check:
+def make_heartbeat_check(beat: Callable[[], float], what: str, stale_s: float = STALE_AFTER_S) -> ProbeCheck:
     """A check that a loop turned lately; `beat` gives when, by time.monotonic."""
 
     def check() -> str:
@@ -25,8 +25,13 @@ def beats(beat: Callable[[], float], what: str, stale_s: float = STALE_S) -> Che
 
 
 @asynccontextmanager
-async def serve(
-    host: str, port: int, *, health: Mapping[str, Check], readiness: Mapping[str, Check], metrics: Callable[[], bytes]
+async def serve_probes(
+    host: str,
+    port: int,
+    *,
+    health: Mapping[str, ProbeCheck],
+    readiness: Mapping[str, ProbeCheck],
+    metrics: Callable[[], bytes],
 ) -> AsyncIterator[int]:
     """Answer while the context lasts; gives the port, a free one for 0."""
     app = web.Application()
@@ -42,7 +47,7 @@ async def serve(
         await runner.cleanup()
 
 
-def _answer(checks: Mapping[str, Check]) -> Handler:
+def _answer(checks: Mapping[str, ProbeCheck]) -> Handler:
     async def answer(_: web.Request) -> web.Response:
         wrong = {name: problem for name, check in checks.items() if (problem := check())}
         lines = [f"{name}: {wrong.get(name) or 'ok'}" for name in checks]

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from sundog_operator.shell.cli import COMMANDS, root
-from sundog_operator.shell.exits import MEANINGS
+from sundog_operator.shell.exits import EXIT_CODE_MEANINGS
 
 _ELSEWHERE: Final = ("demo",)
 _SERVER: Final = ("namespace", "kubeconfig", "context", "instance", "state_dir", "verbose")
@@ -48,11 +48,11 @@ Only the kinds of `serving.sundog.dev` and Secrets are read.
 """
 
 
-def document() -> str:
+def render_cli_reference() -> str:
     """The whole reference as Markdown."""
     context = click.Context(root, info_name="sundog")
     lines = ["| code | meaning |", "|---|---|"]
-    lines += [f"| {code.value} | {meaning} |" for code, meaning in MEANINGS.items()]
+    lines += [f"| {code.value} | {meaning} |" for code, meaning in EXIT_CODE_MEANINGS.items()]
     text = _TOP + "\n".join(lines) + "\n" + _WHICH
     for name, entry in COMMANDS.items():
         if name in _ELSEWHERE:
@@ -89,4 +89,4 @@ def _cell(text: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=Path("docs/reference/cli.md"))
-    parser.parse_args().file.write_text(document(), encoding="utf-8")
+    parser.parse_args().file.write_text(render_cli_reference(), encoding="utf-8")

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from sundog_operator.shell.cli import PLUGIN
-from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.cli import PLUGIN_NAME
+from sundog_operator.shell.exits import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
 
 T = TypeVar("T")
 
-MANAGER: Final = "sundog-cli"
+FIELD_MANAGER: Final = "sundog-cli"
 """Field manager of what users apply, by command or by file: the newest apply decides."""
 _KUBECONFIG: Final = "KUBECONFIG"
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ServerSelection:
     """What the command line says about the API server. `plugin`: it is kubectl's, whose cluster is meant unless an instance is named."""
 
     kubeconfig: Path | None = None
@@ -37,7 +37,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerTarget:
     """An API server. `kubeconfig` may be several files, as KUBECONFIG has them. `note` says which one was chosen over another.
 
     `local`: that of an instance of local mode, which has no pods.
@@ -51,17 +51,17 @@ class Target:
     local: bool = False
 
 
-def resolve(selection: Selection, environment: Mapping[str, str]) -> Target:
+def resolve_target(selection: ServerSelection, environment: Mapping[str, str]) -> ServerTarget:
     """The API server that is meant. Raises CommandFailed when there is none."""
     if selection.kubeconfig is not None:
         if not selection.kubeconfig.is_file():
-            raise CommandFailed(f"--kubeconfig {selection.kubeconfig}: there is no such file", Exit.UNREACHABLE)
+            raise CommandFailed(f"--kubeconfig {selection.kubeconfig}: there is no such file", ExitCode.UNREACHABLE)
         return _target(selection, selection.kubeconfig, f"kubeconfig {selection.kubeconfig}")
     from sundog_operator.shell.local import place
 
     named = selection.state_dir is not None or selection.instance is not None
     # Who names an instance by the variable must not reach a cluster because that instance has ended.
-    named = named or (selection.context is None and bool(environment.get(place.STATE_DIR)))
+    named = named or (selection.context is None and bool(environment.get(place.STATE_DIR_VARIABLE)))
     cluster = None if named else _cluster_kubeconfig(environment)
     elsewhere = selection.context is not None or (selection.plugin and cluster is not None)
     local = None if elsewhere and not named else _local_kubeconfig(selection, environment)
@@ -72,29 +72,29 @@ def resolve(selection: Selection, environment: Mapping[str, str]) -> Target:
     if named:
         where = _place(selection, environment)
         raise CommandFailed(
-            f"no local instance runs in {where}: start one with `sundog local up PATH`", Exit.UNREACHABLE
+            f"no local instance runs in {where}: start one with `sundog local up PATH`", ExitCode.UNREACHABLE
         )
     if cluster is None:
         raise CommandFailed(
             "no API server: no local instance runs (`sundog local up PATH`), and there is no kubeconfig",
-            Exit.UNREACHABLE,
+            ExitCode.UNREACHABLE,
         )
     return _target(selection, cluster, f"kubeconfig {cluster}")
 
 
-def _place(selection: Selection, environment: Mapping[str, str]) -> Path:
+def _place(selection: ServerSelection, environment: Mapping[str, str]) -> Path:
     from sundog_operator.shell.local import place
 
-    return place.choose(selection.state_dir, selection.instance, environment)
+    return place.choose_state_dir(selection.state_dir, selection.instance, environment)
 
 
-def _local_kubeconfig(selection: Selection, environment: Mapping[str, str]) -> tuple[Path, Path] | None:
+def _local_kubeconfig(selection: ServerSelection, environment: Mapping[str, str]) -> tuple[Path, Path] | None:
     """(kubeconfig, state directory) of the instance, if it runs."""
     from sundog_operator.shell.local import place
 
     where = _place(selection, environment)
-    state = place.find(where)
-    kubeconfig = state.path / place.KUBECONFIG
+    state = place.find_state_dir(where)
+    kubeconfig = state.path / place.KUBECONFIG_FILE
     return (kubeconfig, where) if state.is_held() and kubeconfig.is_file() else None
 
 
@@ -105,9 +105,9 @@ def _cluster_kubeconfig(environment: Mapping[str, str]) -> Path | None:
     return usual if usual.is_file() else None
 
 
-def _target(selection: Selection, kubeconfig: Path, description: str, note: str = "") -> Target:
+def _target(selection: ServerSelection, kubeconfig: Path, description: str, note: str = "") -> ServerTarget:
     namespace = selection.namespace or _namespace(kubeconfig, selection.context) or "default"
-    return Target(kubeconfig, namespace, description, selection.context, note)
+    return ServerTarget(kubeconfig, namespace, description, selection.context, note)
 
 
 def _namespace(kubeconfig: Path, context: str | None) -> str:
@@ -129,7 +129,7 @@ def _namespace(kubeconfig: Path, context: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerConnection:
     """A connection, and the namespace of objects that name none."""
 
     kube: "KubernetesClient"
@@ -142,7 +142,7 @@ class Server:
         """Whether it is that of an instance of local mode, which has no pods."""
         return self.state is not None
 
-    def show_problems(self) -> None:
+    def print_problems(self) -> None:
         """Print what is wrong with the manifests of a local instance, which no object can tell."""
         from sundog_operator.shell.local import place
 
@@ -150,7 +150,7 @@ class Server:
             click.echo(f"not applied: {line}", err=True)
 
 
-def talks_to_server(
+def with_server(
     command: Callable[..., Awaitable[T]], *, without: Callable[..., bool] = lambda **_: False
 ) -> Callable[..., T]:
     """Give a command the options that choose its API server, and run it as a coroutine with a connection.
@@ -162,10 +162,10 @@ def talks_to_server(
     @functools.wraps(command)
     def wrapped(**options: Any) -> T:
         names = ("kubeconfig", "context", "state_dir", "instance", "namespace", "verbose")
-        plugin = click.get_current_context().find_root().info_name == PLUGIN
-        selection = Selection(**{name: options.pop(name) for name in names}, plugin=plugin)
+        plugin = click.get_current_context().find_root().info_name == PLUGIN_NAME
+        selection = ServerSelection(**{name: options.pop(name) for name in names}, plugin=plugin)
         try:
-            target = resolve(selection, os.environ)
+            target = resolve_target(selection, os.environ)
         except CommandFailed as err:
             if without(namespace=selection.namespace or "default", **options):
                 raise CommandFailed(str(err)) from None
@@ -179,31 +179,31 @@ def talks_to_server(
     return wrapped
 
 
-async def _connected(target: Target, use: Callable[[Server], Awaitable[T]]) -> T:
+async def _connected(target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]]) -> T:
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
 
     if target.local:
-        kube = KubernetesClient.local(target.kubeconfig, manager=MANAGER)
+        kube = KubernetesClient.local(target.kubeconfig, manager=FIELD_MANAGER)
     else:
-        kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=MANAGER)
+        kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=FIELD_MANAGER)
     try:
         state = target.kubeconfig.parent if target.local else None
-        return await use(Server(kube, target.namespace, state))
+        return await use(ServerConnection(kube, target.namespace, state))
     finally:
         await kube.close()
 
 
-def complete_name(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of ModelDeployments for shell completion; none where the server does not answer at once."""
     from sundog_operator.ports import MODEL_DEPLOYMENT
 
-    async def names(server: Server) -> list[str]:
+    async def names(server: ServerConnection) -> list[str]:
         async with asyncio.timeout(1.0):
             objects = await server.kube.list(MODEL_DEPLOYMENT, server.namespace)
         return [obj["metadata"]["name"] for obj in objects if obj["metadata"]["name"].startswith(incomplete)]
 
     given = ctx.params
-    selection = Selection(
+    selection = ServerSelection(
         kubeconfig=given.get("kubeconfig"),
         context=given.get("context"),
         state_dir=given.get("state_dir"),
@@ -211,7 +211,7 @@ def complete_name(ctx: click.Context, _parameter: click.Parameter, incomplete: s
         namespace=given.get("namespace"),
     )
     try:
-        return asyncio.run(_connected(resolve(selection, os.environ), names))
+        return asyncio.run(_connected(resolve_target(selection, os.environ), names))
     except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
         return []
 
@@ -225,4 +225,4 @@ _OPTIONS: Final = (
     click.option("-v", "--verbose", is_flag=True, help="Tell which API server is used."),
 )
 
-NAME: Final = click.argument("name", shell_complete=complete_name)
+NAME_ARGUMENT: Final = click.argument("name", shell_complete=complete_names)

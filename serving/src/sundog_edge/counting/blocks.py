@@ -3,13 +3,13 @@
 from array import array
 from collections.abc import Iterable, Sequence
 
-SECONDS = 10
-KEPT = 360
-AHEAD = 6
+BLOCK_S = 10
+RETAINED_BLOCKS = 360
+MAX_BLOCKS_AHEAD = 6
 """So many blocks ahead of the clock may be what HAProxy has stamped: it reads the same clock at another moment."""
 
 
-class Blocks:
+class TimeBlockCounts:
     """`width` counts for each of the last KEPT blocks. A block is a UTC instant divided by SECONDS.
 
     What arrives more than KEPT blocks before the newest is left out, so in which order lines come makes no difference to any block kept.
@@ -29,19 +29,19 @@ class Blocks:
         Where `present`, the block of the clock, is given, blocks that are too far ahead of it are forgotten, and this one counts there.
         """
         if present is not None:
-            if self.newest > present + AHEAD:
+            if self.newest > present + MAX_BLOCKS_AHEAD:
                 self._go_back(present)
-            if block > present + AHEAD:
+            if block > present + MAX_BLOCKS_AHEAD:
                 block = present
         if block > self.newest or not self._counts:
             self._advance(block)
-        elif block <= self.newest - KEPT:
+        elif block <= self.newest - RETAINED_BLOCKS:
             return
-        self._counts[block % KEPT * self.width + column] += count
+        self._counts[block % RETAINED_BLOCKS * self.width + column] += count
 
     def _advance(self, block: int) -> None:
         if not self._counts:
-            self._counts = array("Q", bytes(8 * KEPT * self.width))
+            self._counts = array("Q", bytes(8 * RETAINED_BLOCKS * self.width))
         self._clear(self.newest, block)
         self.newest = block
 
@@ -51,8 +51,8 @@ class Blocks:
 
     def _clear(self, after: int, last: int) -> None:
         nothing = array("Q", bytes(8 * self.width))
-        for block in range(max(after, last - KEPT) + 1, last + 1):
-            start = block % KEPT * self.width
+        for block in range(max(after, last - RETAINED_BLOCKS) + 1, last + 1):
+            start = block % RETAINED_BLOCKS * self.width
             self._counts[start : start + self.width] = nothing
 
     def rows(self, oldest: int = 0) -> list[list[int]]:
@@ -60,8 +60,8 @@ class Blocks:
         if not self._counts:
             return []
         found = []
-        for block in range(max(oldest, self.newest - KEPT + 1, 0), self.newest + 1):
-            start = block % KEPT * self.width
+        for block in range(max(oldest, self.newest - RETAINED_BLOCKS + 1, 0), self.newest + 1):
+            start = block % RETAINED_BLOCKS * self.width
             counts = self._counts[start : start + self.width].tolist()
             if any(counts):
                 found.append([block, *counts])

@@ -20,48 +20,48 @@ from typing import Any, NamedTuple
 
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
-from sundog_edge.counting.blocks import SECONDS, Blocks
+from sundog_edge.counting.blocks import BLOCK_S, TimeBlockCounts
 from sundog_edge.counting.log_lines import (
     ABORTS,
     ENDS,
-    SLOW,
+    SLOW_COLUMNS,
     TAIL_FIELDS,
     EndHead,
     FeedbackHead,
     RefusalHead,
     parse_head,
 )
-from sundog_edge.counting.unit_groups import Groups
-from sundog_edge.counting.unit_sample import EVENT_OF_END, Sample, limit_for
-from sundog_edge.feedback.first_seen import FirstSeen
-from sundog_edge.haproxy.names import FALLBACK, PROBE
-from sundog_edge.split.document import Document
+from sundog_edge.counting.unit_groups import UnitGroupCounts
+from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample, units_per_sample
+from sundog_edge.feedback.first_seen import FirstExposureTracker
+from sundog_edge.haproxy.names import FALLBACK_PREFIX, PROBE_ORIGIN
+from sundog_edge.split.document import SplitDocument
 
 KINDS = ("ok", "failed", "aborted")
 KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
-STICKY = "sticky"
-ASSIGNED = "assigned"
+STICKY_UNIT = "sticky"
+ASSIGNED_ORIGIN = "assigned"
 _TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
 """Ends that can be slow. Who gives up has waited for so long at least; failures are counted as what they are."""
 
-ROW_COLUMNS = (*ENDS, SLOW[0], "firstAttemptFailed", *SLOW[1:])
+ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
 """What the blocks of a row count."""
 
-_SLOW, *_SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW)
+_SLOW, *_SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW_COLUMNS)
 _FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
 _MAX_CELLS = 10_000
 _NEVER = 1 << 62
 _UNSIGNED = (1 << 64) - 1
 
 
-class Seen(NamedTuple):
+class TableEntry(NamedTuple):
     """One entry of HAProxy's table: requests counted so far, and requests running."""
 
     assigned: int
     running: int
 
 
-Table = Mapping[str, Seen]
+StickTable = Mapping[str, TableEntry]
 
 
 def _by_kind() -> dict[str, list[int]]:
@@ -69,7 +69,7 @@ def _by_kind() -> dict[str, list[int]]:
 
 
 @dataclass(slots=True)
-class Row:
+class RowCounters:
     """The counters of one row. Histograms as in `histogram`; `duration_us` is the sum of the total times that they hold.
 
     `changed` is the instant of the last change in Unix seconds. `written_off` is what of `lost` only the end of the worker says.
@@ -93,8 +93,8 @@ class Row:
     ttfb: dict[str, list[int]] = field(default_factory=_by_kind)
     total: dict[str, list[int]] = field(default_factory=_by_kind)
     changed: float = 0.0
-    blocks: Blocks = field(default_factory=lambda: Blocks(len(ROW_COLUMNS)))
-    groups: Groups = field(default_factory=dict)
+    blocks: TimeBlockCounts = field(default_factory=lambda: TimeBlockCounts(len(ROW_COLUMNS)))
+    groups: UnitGroupCounts = field(default_factory=dict)
 
     @property
     def assigned(self) -> int:
@@ -117,12 +117,12 @@ class Row:
         self.written_off -= back
         self.lost -= back
 
-    def settle(self, seen: Seen) -> None:
+    def settle(self, seen: TableEntry) -> None:
         """Raise `lost` to what a table entry proves, all lines before it having come."""
         self.highest = max(self.highest, seen.assigned)
         self.lost = max(self.lost, seen.assigned - seen.running - self.ended)
 
-    def merge(self, other: "Row") -> None:
+    def merge(self, other: "RowCounters") -> None:
         """Add the counts of another boot or edge; requests in flight there stay in flight here."""
         self.highest = self.assigned + other.assigned
         for name in _SUMS:
@@ -134,7 +134,7 @@ class Row:
             histogram.merge(self.total[kind], other.total[kind])
         self.changed = max(self.changed, other.changed)
         self.blocks.merge(other.blocks.rows())
-        grouping.merge(self.groups, grouping.rows(other.groups))
+        grouping.merge(self.groups, grouping.to_rows(other.groups))
 
     def as_json(self) -> dict[str, Any]:
         """For the snapshot: what is cumulative."""
@@ -142,9 +142,9 @@ class Row:
 
     def details_as_json(self) -> dict[str, Any]:
         """For the snapshot: blocks and groups."""
-        return {"blocks": self.blocks.rows(), "groups": grouping.rows(self.groups)}
+        return {"blocks": self.blocks.rows(), "groups": grouping.to_rows(self.groups)}
 
-    def take_details(self, stored: Mapping[str, Any]) -> None:
+    def add_details(self, stored: Mapping[str, Any]) -> None:
         """Add what `details_as_json` gave."""
         self.blocks.merge(stored["blocks"])
         grouping.merge(self.groups, stored["groups"])
@@ -160,7 +160,7 @@ _SUMS = (
     "rescued",
     "poison",
     "served_elsewhere",
-    *SLOW,
+    *SLOW_COLUMNS,
     "duration_us",
 )
 
@@ -201,19 +201,19 @@ class Boot:
     unparsable: int = 0
     gaps: int = 0
     dropped: int = 0
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, RowCounters] = field(default_factory=dict)
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
     running: dict[str, dict[int, int]] = field(default_factory=dict)
     feedback: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def row(self, key: str) -> Row:
+    def row(self, key: str) -> RowCounters:
         """The row of a key, made if it is new."""
         found = self.rows.get(key)
         if found is None:
-            found = self.rows[key] = Row()
+            found = self.rows[key] = RowCounters()
         return found
 
-    def settle(self, table: Table, whole: str, now: float = 0.0) -> None:
+    def settle(self, table: StickTable, whole: str, now: float = 0.0) -> None:
         """Find lost lines: `table` was read before lines that have all been counted by now.
 
         `whole` is the entry that counts every request.
@@ -244,7 +244,7 @@ class Boot:
                 row.write_off()
                 row.changed = now
 
-    def come_back(self, now: float) -> None:
+    def resume(self, now: float) -> None:
         """The worker is there after all, having been away from the list for a while: what was written off still runs."""
         self.ended_at = 0.0
         for row in self.rows.values():
@@ -252,7 +252,7 @@ class Boot:
                 row.take_back(row.written_off)
                 row.changed = now
 
-    def take_sums(self, other: "Boot") -> None:
+    def add_sums(self, other: "Boot") -> None:
         """Add another boot's counts of lines and refusals."""
         gaps = self.gaps + other.all_gaps
         for name in ("requests", "lines", "counted_lines", "unparsable", "dropped"):
@@ -272,7 +272,7 @@ class Boot:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Boot":
         """The boot that `as_json` gave."""
-        rows = {key: Row(**row) for key, row in stored["rows"].items()}
+        rows = {key: RowCounters(**row) for key, row in stored["rows"].items()}
         return cls(**{**stored, "rows": rows})
 
 
@@ -288,10 +288,10 @@ class _Cell:
         self.boot = boot
         self.head = head
         self.n = self.slow = self.highest = self.us = 0
-        self.row: Row | None = None
-        self.groups: Groups | None = None
-        self.sample: Sample | None = None
-        self.firsts: FirstSeen | None = None
+        self.row: RowCounters | None = None
+        self.groups: UnitGroupCounts | None = None
+        self.sample: UnitSample | None = None
+        self.firsts: FirstExposureTracker | None = None
         self.total: list[int] | None = None
         self.ttfb: list[int] = []
         self.slow_us = _NEVER
@@ -307,11 +307,11 @@ class _Cell:
         self.retried = head.retries > 0
         self.events = (EVENT_OF_END[head.end],) if head.end in EVENT_OF_END else ()
         self.row = row = boot.row(head.row)
-        if not head.server.startswith(FALLBACK):
+        if not head.server.startswith(FALLBACK_PREFIX):
             # Serve's own proxy holds requests while there is no replica: that wait says nothing about the arm's model.
             self.total = row.total[KIND_OF_END[head.end]]
             self.ttfb = row.ttfb[KIND_OF_END[head.end]]
-        if self.key.unit == STICKY:
+        if self.key.unit == STICKY_UNIT:
             self.groups = row.groups
         if head.slow_us and head.end in _TIMED_ENDS:
             # It says a lot about the arm, though: who waits there waits because it has no replica.
@@ -330,12 +330,12 @@ class Ledger:
     boots: dict[str, Boot] = field(default_factory=dict)
     strays: int = 0
     dirty: bool = False
-    samples: dict[str, Sample] = field(default_factory=dict)
+    samples: dict[str, UnitSample] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
-    past: dict[str, Row] = field(default_factory=dict)
-    past_probes: dict[str, Row] = field(default_factory=dict)
+    past: dict[str, RowCounters] = field(default_factory=dict)
+    past_probes: dict[str, RowCounters] = field(default_factory=dict)
     gone: Boot = field(default_factory=lambda: Boot("gone", 0, 0.0))
-    first_seen: Mapping[str, FirstSeen] = field(default_factory=dict)
+    first_seen: Mapping[str, FirstExposureTracker] = field(default_factory=dict)
     _cells: dict[bytes, _Cell] = field(default_factory=dict)
 
     def consume(self, lines: Iterable[bytes], now: float) -> None:
@@ -382,23 +382,23 @@ class Ledger:
     def _cell(self, head: bytes, now: float) -> _Cell:
         parsed = parse_head(head)
         cell = self._cells[head] = _Cell(self.boot(parsed.boot, now), parsed)
-        if cell.groups is not None and cell.key.origin == ASSIGNED:
+        if cell.groups is not None and cell.key.origin == ASSIGNED_ORIGIN:
             cell.sample = self.sample(cell.key)
             cell.firsts = self.first_seen.get(f"{cell.key.service}/{cell.key.attempt}")
         return cell
 
-    def watch(self, first_seen: Mapping[str, FirstSeen]) -> None:
+    def watch(self, first_seen: Mapping[str, FirstExposureTracker]) -> None:
         """Let the units of these attempts be seen there from now on, and of no others."""
         self.first_seen = first_seen
         self._cells.clear()
 
-    def sample(self, key: RowKey) -> Sample:
+    def sample(self, key: RowKey) -> UnitSample:
         """The sample of an attempt's units, made if it is new: then all others may have to shrink."""
         name = f"{key.service}/{key.attempt}"
         found = self.samples.get(name)
         if found is None:
-            found = self.samples[name] = Sample()
-            limit = limit_for(len(self.samples))
+            found = self.samples[name] = UnitSample()
+            limit = units_per_sample(len(self.samples))
             for sample in self.samples.values():
                 sample.shrink(limit)
         return found
@@ -436,7 +436,7 @@ class Ledger:
         for boot in gone:
             for key, row in boot.rows.items():
                 self._keep_sums(key, row)
-            self.gone.take_sums(boot)
+            self.gone.add_sums(boot)
             del self.boots[boot.id]
         known = {f"{key.service}/{key.attempt}" for boot in self.boots.values() for key in map(RowKey.of, boot.rows)}
         known |= {f"{service}/{attempt}" for service, attempt in attempts}
@@ -446,14 +446,14 @@ class Ledger:
             self._cells.clear()
             self.dirty = True
 
-    def _keep_sums(self, key: str, row: Row) -> None:
+    def _keep_sums(self, key: str, row: RowCounters) -> None:
         parts = RowKey.of(key)
-        row.blocks, row.groups = Blocks(len(ROW_COLUMNS)), {}
+        row.blocks, row.groups = TimeBlockCounts(len(ROW_COLUMNS)), {}
         name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
-        past = self.past_probes if parts.origin == PROBE else self.past
-        past.setdefault(name, Row()).merge(row)
+        past = self.past_probes if parts.origin == PROBE_ORIGIN else self.past
+        past.setdefault(name, RowCounters()).merge(row)
 
-    def know(self, document: Document) -> None:
+    def know(self, document: SplitDocument) -> None:
         """Remember which revision each arm of a document is."""
         for service in document.services:
             for arm in service.arms:
@@ -490,16 +490,16 @@ class Ledger:
         ledger = cls({boot.id: boot for boot in boots}, stored["strays"])
         ledger.revisions = dict(stored["revisions"])
         ledger.gone = Boot.from_json(stored["gone"])
-        ledger.past = {name: Row(**row) for name, row in stored["past"].items()}
+        ledger.past = {name: RowCounters(**row) for name, row in stored["past"].items()}
         # An agent of before probes were told apart has written none.
-        ledger.past_probes = {name: Row(**row) for name, row in stored.get("pastProbes", {}).items()}
+        ledger.past_probes = {name: RowCounters(**row) for name, row in stored.get("pastProbes", {}).items()}
         for boot_id, key, own in (details or {}).get("rows", ()):
             row = ledger.boots[boot_id].rows.get(key) if boot_id in ledger.boots else None
             if row is not None:
-                row.take_details(own)
-        ledger.samples = {name: Sample.from_json(own) for name, own in (details or {}).get("samples", {}).items()}
+                row.add_details(own)
+        ledger.samples = {name: UnitSample.from_json(own) for name, own in (details or {}).get("samples", {}).items()}
         for sample in ledger.samples.values():
-            sample.shrink(limit_for(len(ledger.samples)))
+            sample.shrink(units_per_sample(len(ledger.samples)))
         return ledger
 
     def _count_unparsable(self, line: bytes) -> None:
@@ -517,13 +517,13 @@ def _count_further(cell: _Cell, total_us: int) -> None:
 
 def _time(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
     cell.us += total_us
-    histogram.add(total, histogram.bucket_of(total_us))
-    histogram.add(cell.ttfb, histogram.bucket_of(ttfb_us))
+    histogram.add(total, histogram.find_bucket(total_us))
+    histogram.add(cell.ttfb, histogram.find_bucket(ttfb_us))
 
 
 def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int) -> None:
     """Count one request of a sticky unit in its group and, if it was drawn, in the sample."""
-    counts = grouping.counts_of(cell.groups if cell.groups is not None else {}, group)
+    counts = grouping.get_or_add_counts(cell.groups if cell.groups is not None else {}, group)
     slow = total_us > cell.slow_us
     counts[cell.column] += 1
     if slow:
@@ -532,21 +532,21 @@ def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int
         for column, limit in zip(_FURTHER_OF_GROUP, cell.further_us, strict=False):
             counts[column] += total_us > limit
     if cell.retried:
-        counts[grouping.FIRST_ATTEMPT_FAILED] += 1
+        counts[grouping.FIRST_ATTEMPT_FAILED_INDEX] += 1
     sample = cell.sample
     if sample is not None:
         number = unit & _UNSIGNED
         if cell.firsts is not None:
             cell.firsts.see(number, received, cell.key.epoch, cell.key.arm)
         if number < sample.tau:
-            events = (*cell.events, SLOW[0]) if slow else cell.events
+            events = (*cell.events, SLOW_COLUMNS[0]) if slow else cell.events
             if cell.further_us:
                 above = (total_us > limit for limit in cell.further_us)
-                events = (*events, *itertools.compress(SLOW[1:], above))
+                events = (*events, *itertools.compress(SLOW_COLUMNS[1:], above))
             sample.see(number, (received, cell.key.epoch, cell.key.arm), events)
 
 
-_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = grouping.SLOW
+_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = grouping.SLOW_INDEXES
 
 
 def _flush(cell: _Cell, now: float) -> None:
@@ -564,11 +564,11 @@ def _flush(cell: _Cell, now: float) -> None:
         statuses[str(head.status)] = statuses.get(str(head.status), 0) + n
     elif cell.row is not None:
         boot.counted_lines += n
-        _flush_ends(cell, cell.row, head, n, int(now) // SECONDS)
+        _flush_ends(cell, cell.row, head, n, int(now) // BLOCK_S)
         cell.row.changed = now
 
 
-def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int, present: int) -> None:
+def _flush_ends(cell: _Cell, row: RowCounters, head: EndHead, n: int, present: int) -> None:
     row.take_back(n)
     row.ended += n
     row.ends[head.end] += n
@@ -589,7 +589,7 @@ def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int, present: int) -> N
         row.blocks.add(head.block, _SLOW, cell.slow, present)
     for place, count in enumerate(cell.further):
         if count:
-            name, column = SLOW[1 + place], _SLOW_FURTHER[place]
+            name, column = SLOW_COLUMNS[1 + place], _SLOW_FURTHER[place]
             setattr(row, name, getattr(row, name) + count)
             row.blocks.add(head.block, column, count, present)
             cell.further[place] = 0

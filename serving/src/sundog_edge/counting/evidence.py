@@ -7,9 +7,9 @@ from typing import Any
 from sundog_edge.counting import blocks as blocking
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
-from sundog_edge.counting.counters import ROW_COLUMNS, Boot, Ledger, Row, RowKey
-from sundog_edge.counting.log_lines import OF_SERVICE, SLOW
-from sundog_edge.split.document import Arm, Document, Service
+from sundog_edge.counting.counters import ROW_COLUMNS, Boot, Ledger, RowCounters, RowKey
+from sundog_edge.counting.log_lines import SERVICE_REFUSALS, SLOW_COLUMNS
+from sundog_edge.split.document import Arm, Service, SplitDocument
 
 VERSION = 1
 
@@ -24,16 +24,16 @@ class ServerCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
+class AppliedDocument:
     """The document that every new request is assigned by. `since` has the instant at which each service last changed."""
 
-    document: Document
+    document: SplitDocument
     applied_at: float
     since: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class AgentState:
     """What the agent sees beside the counters: replicas by application, running requests by service and
     application (those that have left the document included), why a document was refused, what services lack of their Secrets, the feedback
     of services that take any, what was mirrored, whether a mirror runs, and how the first replica of each application started.
@@ -52,7 +52,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EvidenceQuery:
     """What of the evidence is asked for: services by name (none: all), rows that changed at or after an instant, and details.
 
     Raises nothing: a service that is not known has nothing to tell.
@@ -68,12 +68,16 @@ class Question:
 
 
 DETAILS = frozenset({"blocks", "groups", "units"})
-EVERYTHING = Question()
+FULL_QUERY = EvidenceQuery()
 BLOCK_COLUMNS = ("start", *ROW_COLUMNS, "inFlight")
 
 
-def build(
-    seen: Surroundings, in_force: InForce | None, ledger: Ledger, clock: float, question: Question = EVERYTHING
+def build_evidence(
+    seen: AgentState,
+    in_force: AppliedDocument | None,
+    ledger: Ledger,
+    clock: float,
+    question: EvidenceQuery = FULL_QUERY,
 ) -> dict[str, Any]:
     """The evidence document of this edge at `clock` (Unix seconds)."""
     boots = list(ledger.boots.values())
@@ -109,10 +113,10 @@ def build(
     }
 
 
-def _details(ledger: Ledger, question: Question) -> dict[str, Any]:
+def _details(ledger: Ledger, question: EvidenceQuery) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "blocks" in question.details:
-        found["blocks"] = {"seconds": blocking.SECONDS, "columns": BLOCK_COLUMNS}
+        found["blocks"] = {"seconds": blocking.BLOCK_S, "columns": BLOCK_COLUMNS}
     if "groups" in question.details:
         found["groups"] = {"columns": ("group", *grouping.COLUMNS)}
     if "units" in question.details:
@@ -124,7 +128,9 @@ def _details(ledger: Ledger, question: Question) -> dict[str, Any]:
     return found
 
 
-def _service(service: Service, in_force: InForce | None, seen: Surroundings, boots: Sequence[Boot]) -> dict[str, Any]:
+def _service(
+    service: Service, in_force: AppliedDocument | None, seen: AgentState, boots: Sequence[Boot]
+) -> dict[str, Any]:
     applications = {arm.application for arm in service.arms}
     running = seen.running.get(service.name, {})
     refused = [(boot.id, boot.refused[service.name]) for boot in boots if service.name in boot.refused]
@@ -134,7 +140,7 @@ def _service(service: Service, in_force: InForce | None, seen: Surroundings, boo
         "since": in_force.since.get(service.name, in_force.applied_at) if in_force else 0.0,
         "arms": {arm.name: _arm(arm, seen) for arm in service.arms},
         "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
-        "refused": [{"boot": boot, **dict.fromkeys(OF_SERVICE, 0), **kinds} for boot, kinds in refused],
+        "refused": [{"boot": boot, **dict.fromkeys(SERVICE_REFUSALS, 0), **kinds} for boot, kinds in refused],
         "problems": list(seen.problems.get(service.name, ())),
         **({"feedback": seen.feedback[service.name]} if service.name in seen.feedback else {}),
         **({"match": service.match.model_dump()} if service.match else {}),
@@ -142,7 +148,7 @@ def _service(service: Service, in_force: InForce | None, seen: Surroundings, boo
     }
 
 
-def _arm(arm: Arm, seen: Surroundings) -> dict[str, Any]:
+def _arm(arm: Arm, seen: AgentState) -> dict[str, Any]:
     counts = seen.servers.get(arm.application)
     told: dict[str, Any] = {
         "application": arm.application,
@@ -176,7 +182,7 @@ def _boot(boot: Boot) -> dict[str, Any]:
     }
 
 
-def _row(boot: Boot, key: str, row: Row, question: Question) -> dict[str, Any]:
+def _row(boot: Boot, key: str, row: RowCounters, question: EvidenceQuery) -> dict[str, Any]:
     running = boot.running.get(key, {})
     made: dict[str, Any] = {
         "boot": boot.id,
@@ -184,10 +190,10 @@ def _row(boot: Boot, key: str, row: Row, question: Question) -> dict[str, Any]:
         "changed": row.changed,
         "assigned": row.assigned,
         "inFlight": row.in_flight,
-        "inFlightSince": [[block * blocking.SECONDS, running[block]] for block in sorted(running)],
+        "inFlightSince": [[block * blocking.BLOCK_S, running[block]] for block in sorted(running)],
         "lost": row.lost,
         "ends": row.ends,
-        **{name: getattr(row, name) for name in SLOW},
+        **{name: getattr(row, name) for name in SLOW_COLUMNS},
         "retries": {
             "firstAttemptFailed": row.first_attempt_failed,
             "retries": row.retries,
@@ -202,14 +208,14 @@ def _row(boot: Boot, key: str, row: Row, question: Question) -> dict[str, Any]:
     if "blocks" in question.details:
         made["blocks"] = _blocks(row, running)
     if "groups" in question.details:
-        made["groups"] = grouping.rows(row.groups)
+        made["groups"] = grouping.to_rows(row.groups)
     return made
 
 
-def _blocks(row: Row, running: Mapping[int, int]) -> list[list[int]]:
+def _blocks(row: RowCounters, running: Mapping[int, int]) -> list[list[int]]:
     ended = {block: counts for block, *counts in row.blocks.rows()}
     nothing = [0] * row.blocks.width
     return [
-        [block * blocking.SECONDS, *ended.get(block, nothing), running.get(block, 0)]
+        [block * blocking.BLOCK_S, *ended.get(block, nothing), running.get(block, 0)]
         for block in sorted({*ended, *running})
     ]

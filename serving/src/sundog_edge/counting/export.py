@@ -29,7 +29,7 @@ _LONGEST_S: Final = 600.0
 _ATTEMPT: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
 
-class Exposed(NamedTuple):
+class ExportedExposure(NamedTuple):
     """The first exposure of a unit. `unit` is its hash, `us` Unix time in microseconds."""
 
     unit: int
@@ -38,7 +38,7 @@ class Exposed(NamedTuple):
     arm: str
 
 
-class Outcome(NamedTuple):
+class ExportedOutcome(NamedTuple):
     """One accepted outcome, with the epoch and arm of its unit's first exposure. `value` is in millionths, `seconds` is Unix time."""
 
     unit: int
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
     seconds: int
 
 
-class Tallied(Protocol):
+class StoredTallies(Protocol):
     """What a store says of the attempts that it was asked for."""
 
     @property
@@ -61,31 +61,33 @@ class Tallied(Protocol):
         """By attempt."""
 
 
-class Store(Protocol):
+class ExportableStore(Protocol):
     """The part of a store of feedback that is exported. Attempts are named `service/attempt`; every method raises EdgeError."""
 
-    async def read(self, attempts: Collection[str]) -> Tallied:
+    async def read(self, attempts: Collection[str]) -> StoredTallies:
         """The tallies as they are now."""
 
-    def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+    def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
         """Every first exposure that is kept; one may come more than once."""
 
-    def outcomes(self, attempt: str) -> AsyncIterator[Outcome]:
+    def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         """Every outcome that is kept, the oldest first."""
 
 
-Section = Callable[[str, str, Mapping[str, int]], dict[str, Any]]
+SectionRenderer = Callable[[str, str, Mapping[str, int]], dict[str, Any]]
 """What the evidence says of an attempt, by its uid, the id of the store, and its tally."""
 
 
-async def lines(store: Store, section: Section, service: str, attempt: str) -> AsyncIterator[bytes]:
+async def export_lines(
+    store: ExportableStore, section: SectionRenderer, service: str, attempt: str
+) -> AsyncIterator[bytes]:
     """The lines of one attempt, some hundreds at a time. Raises EdgeError."""
     name = f"{service}/{attempt}"
     told = await _sums(store, section, name, attempt)
     yield _line("head", {"version": VERSION, "service": service, "attempt": attempt, **told})
     counts = {"exposures": 0, "outcomes": 0}
     block: list[bytes] = []
-    kept: tuple[tuple[str, AsyncIterator[Exposed | Outcome]], ...] = (
+    kept: tuple[tuple[str, AsyncIterator[ExportedExposure | ExportedOutcome]], ...] = (
         ("exposure", store.exposures(name)),
         ("outcome", store.outcomes(name)),
     )
@@ -99,7 +101,7 @@ async def lines(store: Store, section: Section, service: str, attempt: str) -> A
     yield b"".join([*block, _line("end", {**counts, **await _sums(store, section, name, attempt)})])
 
 
-async def _sums(store: Store, section: Section, name: str, attempt: str) -> dict[str, Any]:
+async def _sums(store: ExportableStore, section: SectionRenderer, name: str, attempt: str) -> dict[str, Any]:
     stored = await store.read([name])
     tally = stored.tallies.get(name, {})
     return {"events": tally.get("events", 0), "feedback": section(attempt, stored.id, tally)}
@@ -113,7 +115,9 @@ def _line(kind: str, content: Any) -> bytes:
         return json.dumps({kind: content}).encode() + b"\n"
 
 
-def handler(store: Callable[[], Store | None], section: Section) -> Callable[[web.Request], Any]:
+def make_export_handler(
+    store: Callable[[], ExportableStore | None], section: SectionRenderer
+) -> Callable[[web.Request], Any]:
     """Answers `GET /feedback/{service}/{attempt}/export`, one at a time: what is asked for meanwhile is to come again."""
     exporting = asyncio.Lock()
 
@@ -124,7 +128,7 @@ def handler(store: Callable[[], Store | None], section: Section) -> Callable[[we
         if exporting.locked():
             return web.Response(status=503, headers={"retry-after": "10"}, text="another export is under way\n")
         async with exporting:
-            return await _answer(request, lines(kept, section, service, attempt))
+            return await _answer(request, export_lines(kept, section, service, attempt))
 
     return export
 

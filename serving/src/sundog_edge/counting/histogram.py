@@ -11,7 +11,7 @@ EDGES_US: tuple[int, ...] = tuple(round(100 * 10 ** (step / 50)) for step in ran
 """Upper edges in microseconds, 100 µs to 1000 s, 50 a decade: a bucket is 4.7 % wide, so that a margin of 10 % is two of them."""
 
 
-def bucket_of(duration_us: int) -> int:
+def find_bucket(duration_us: int) -> int:
     """The bucket of a duration."""
     return bisect_right(EDGES_US, duration_us)
 

@@ -7,16 +7,16 @@ from collections.abc import Collection, Sequence
 
 import orjson
 
-from sundog_edge.counting.counters import Ledger, Table
+from sundog_edge.counting.counters import Ledger, StickTable
 from sundog_edge.counting.log_pipe import LogReader
 from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.names import ALL_REQUESTS
-from sundog_edge.runtime_api import Haproxy
+from sundog_edge.runtime_api import HaproxyClient
 from sundog_edge.state_dir import StateDir, read_json, write_atomically
 from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
-KEEP_ENDED_S = 3600.0
+RETAIN_ENDED_S = 3600.0
 _GONE_AFTER_S = 1.0
 _DETAILS_EVERY_S = 10.0
 _COST_FACTOR = 50
@@ -25,7 +25,7 @@ _READABLE = frozenset({4, _FORMAT})
 """Before 5 nothing was counted by a further threshold, which what is read from then on says as well."""
 
 
-class Counting:
+class CounterCollector:
     """The counters of this edge.
 
     An agent that is killed loses the lines that it read after its last snapshot (at most a second's); lines that it did not read wait in
@@ -35,7 +35,7 @@ class Counting:
     killed then, they are all since the last snapshot.
     """
 
-    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir) -> None:
+    def __init__(self, haproxy: HaproxyClient, workers: Workers, state: StateDir) -> None:
         self.ledger = _read(state)
         self._haproxy = haproxy
         self._workers = workers
@@ -48,9 +48,9 @@ class Counting:
 
     async def drain(self) -> None:
         """Count the lines that have come."""
-        self.drain_now()
+        self.drain_lines()
 
-    def drain_now(self) -> None:
+    def drain_lines(self) -> None:
         """The same, for who has to know of all that has been answered."""
         self._reader.drain(time.time())
 
@@ -67,7 +67,7 @@ class Counting:
 
         HAProxy lets go of a row first: one that it still had would come back from there, with all of its requests lost.
         """
-        before = time.time() - KEEP_ENDED_S
+        before = time.time() - RETAIN_ENDED_S
         self.ledger.forget(before, attempts)
         for worker in self._workers.all:
             rows = self.ledger.idle_rows(worker.boot, before, attempts)
@@ -108,13 +108,13 @@ class Counting:
         self._reader.drain(now)
         boot = self.ledger.boot(worker.boot, worker.started_at)
         if boot.ended_at:
-            boot.come_back(now)
+            boot.resume(now)
         boot.pid, boot.started_at = worker.pid, worker.started_at
         boot.settle(table, ALL_REQUESTS, now)
-        boot.running = await self._haproxy.running_by_block(worker.pid)
+        boot.running = await self._haproxy.in_flight_by_block(worker.pid)
         boot.dropped = max(boot.dropped, await self._haproxy.dropped_lines(worker.pid))
 
-    async def _table(self, worker: Worker) -> Table:
+    async def _table(self, worker: Worker) -> StickTable:
         """A worker's counts as they are now, without what was let go of."""
         while True:
             forgotten = self._forgotten

@@ -26,16 +26,16 @@ ENDS = (
 )
 ABORTS = frozenset({"abortBefore", "abortDuring"})
 ERRORS = frozenset({"server5xx", "edge5xx", "timeout", "truncated", "invalid"})
-SLOW = ("slow", "slow2", "slow3")
+SLOW_COLUMNS = ("slow", "slow2", "slow3")
 """What is counted of answers that take long, by the place of the threshold that they are above."""
 
-OF_SERVICE = ("auth", "rate", "size", "malformed", "websocket", "notReady")
+SERVICE_REFUSALS = ("auth", "rate", "size", "malformed", "websocket", "notReady")
 """Why a service refuses a request before it has an arm."""
 
-FEEDBACK = "feedback"
+FEEDBACK_KIND = "feedback"
 """What stands for the kind of a refusal in the line of a request with feedback, however that was answered."""
 
-GIVEN_UP = "givenUp"
+GIVEN_UP_OUTCOME = "givenUp"
 """The outcome of a call by gRPC that its client's own deadline has ended, whatever was answered to it then."""
 
 _KIND_OF_STATUS = {401: "auth", 403: "auth", 413: "size", 429: "rate", 501: "websocket", 503: "notReady"}
@@ -100,16 +100,16 @@ def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
     boot, row, service, refused, status, termination, retries, server, outcome, slow, block = fields
     if row == _NONE:
         known = "" if service == _NONE else service
-        if refused == FEEDBACK:
+        if refused == FEEDBACK_KIND:
             return FeedbackHead(boot, known, int(status), block != _NONE)
-        kind = refused if refused != _NONE else refusal_kind(int(status), termination, bool(known))
+        kind = refused if refused != _NONE else classify_refusal(int(status), termination, bool(known))
         if not _KIND.fullmatch(kind):
             raise ValueError("a line's kind of refusal is no word")
         return RefusalHead(boot, kind, known, block != _NONE)
     return EndHead(
         boot,
         row,
-        end_class(int(status), termination, outcome),
+        classify_end(int(status), termination, outcome),
         int(retries),
         retries.startswith("+"),
         server,
@@ -121,19 +121,19 @@ def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
 
 def _thresholds(told: str) -> tuple[int, ...]:
     found = tuple(map(int, told.split(",")))
-    if len(found) > len(SLOW):
-        raise ValueError(f"a line has {len(found)} thresholds, more than {len(SLOW)}")
+    if len(found) > len(SLOW_COLUMNS):
+        raise ValueError(f"a line has {len(found)} thresholds, more than {len(SLOW_COLUMNS)}")
     return found
 
 
-def end_class(status: int, termination: str, outcome: str) -> str:
+def classify_end(status: int, termination: str, outcome: str) -> str:
     """The class of a request's end.
 
     `termination` is HAProxy's pair of letters: who ended the session (`-` nobody, C or c the client, S the server, s the server by
     timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `outcome` is `-` until a replica's
     status has come, then `ok`, `invalid`, `grpc<status>` or `givenUp`; `timeout` where Serve's own proxy has waited in vain.
     """
-    if outcome == GIVEN_UP:
+    if outcome == GIVEN_UP_OUTCOME:
         return "abortBefore"
     cause = termination[:1]
     responded = outcome != _NONE
@@ -162,7 +162,7 @@ def _answered(status: int, cause: str, outcome: str) -> str:
     return "invalid" if outcome == "invalid" else "ok"
 
 
-def refusal_kind(status: int, termination: str, known_service: bool) -> str:
+def classify_refusal(status: int, termination: str, known_service: bool) -> str:
     """Why a request got no arm, where no rule of ours has said so."""
     if termination[:1] in {"C", "c"} or status == 408:
         return "unfinished"

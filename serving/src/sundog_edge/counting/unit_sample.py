@@ -10,12 +10,12 @@ from typing import Any
 
 from sundog_edge.counting.log_lines import ENDS, ERRORS
 
-WHOLE = 1 << 64
-LIMIT = 1000
-BUDGET = 50_000
+FULL_TAU = 1 << 64
+MAX_UNITS = 1000
+TOTAL_UNITS_BUDGET = 50_000
 """Units over all samples of an edge; with many samples each gets less."""
 
-MIN_LIMIT = 50
+MIN_UNITS = 50
 EVENT_OF_END = {
     **dict.fromkeys(ERRORS, "error"),
     "client4xx": "client4xx",
@@ -25,19 +25,19 @@ EVENT_OF_END = {
 }
 assert {*EVENT_OF_END} == {*ENDS} - {"ok"}
 
-Moment = tuple[int, int, str]
+Arrival = tuple[int, int, str]
 """(arrival in Unix microseconds, epoch, arm): ordered by time, so that the least is the earliest and ties are no ambiguity."""
 
 
 @dataclass(slots=True)
-class Unit:
+class SampledUnit:
     """One unit: its first exposure, its ended requests, and the first event of each kind."""
 
-    first: Moment
+    first: Arrival
     n: int = 0
-    events: dict[str, Moment] = field(default_factory=dict)
+    events: dict[str, Arrival] = field(default_factory=dict)
 
-    def add(self, first: Moment, n: int, events: Mapping[str, Moment]) -> None:
+    def add(self, first: Arrival, n: int, events: Mapping[str, Arrival]) -> None:
         """Take in more of the same unit."""
         self.first = min(self.first, first)
         self.n += n
@@ -46,28 +46,28 @@ class Unit:
 
 
 @dataclass(slots=True)
-class Sample:
+class UnitSample:
     """The units below `tau`, by hash."""
 
-    tau: int = WHOLE
-    units: dict[int, Unit] = field(default_factory=dict)
-    limit: int = LIMIT
+    tau: int = FULL_TAU
+    units: dict[int, SampledUnit] = field(default_factory=dict)
+    limit: int = MAX_UNITS
 
-    def see(self, number: int, moment: Moment, events: tuple[str, ...]) -> None:
+    def see(self, number: int, moment: Arrival, events: tuple[str, ...]) -> None:
         """Count one ended request of the unit with this hash, which is below `tau`."""
         unit = self.units.get(number)
         if unit is None:
-            unit = self.units[number] = Unit(moment)
+            unit = self.units[number] = SampledUnit(moment)
         unit.add(moment, 1, dict.fromkeys(events, moment))
         if len(self.units) > self.limit:
             self.shrink(self.limit)
 
-    def merge(self, other: "Sample") -> None:
+    def merge(self, other: "UnitSample") -> None:
         """Take in another edge's or boot's sample of the same attempt."""
         self._cut(min(self.tau, other.tau))
         for number, unit in other.units.items():
             if number < self.tau:
-                self.units.setdefault(number, Unit(unit.first)).add(unit.first, unit.n, unit.events)
+                self.units.setdefault(number, SampledUnit(unit.first)).add(unit.first, unit.n, unit.events)
         self.shrink(self.limit)
 
     def shrink(self, limit: int) -> None:
@@ -90,15 +90,15 @@ class Sample:
         return {"tau": f"{self.tau:x}", "units": units}
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Sample":
+    def from_json(cls, stored: Mapping[str, Any]) -> "UnitSample":
         """The sample that `as_json` gave."""
         units = {
-            int(number, 16): Unit(tuple(first), n, {kind: tuple(moment) for kind, moment in events.items()})
+            int(number, 16): SampledUnit(tuple(first), n, {kind: tuple(moment) for kind, moment in events.items()})
             for number, first, n, events in stored["units"]
         }
         return cls(int(stored["tau"], 16), units)
 
 
-def limit_for(samples: int) -> int:
+def units_per_sample(samples: int) -> int:
     """Units that each of so many samples may hold."""
-    return max(MIN_LIMIT, min(LIMIT, BUDGET // max(1, samples)))
+    return max(MIN_UNITS, min(MAX_UNITS, TOTAL_UNITS_BUDGET // max(1, samples)))

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from sundog_edge.feedback.exposure import Exposure
+from sundog_edge.feedback.exposure import SignedExposure
 from sundog_edge.split.assignment import json_unit, unit_hash
 
 MAX_ITEMS = 1000
 MAX_VALUE = 10**9
 MILLION = 1_000_000
-FUTURE_S = 60
-AHEAD_S = 60
+MAX_FUTURE_S = 60
+ATTEMPT_SKEW_S = 60
 """By so much other edges may have a new attempt earlier, clocks included."""
 
 MAX_ID_CHARACTERS = 200
@@ -37,7 +37,7 @@ class BodyRefused(ValueError):
     """A body that is no list of items; the message says what was found and expected."""
 
 
-class Refusal(NamedTuple):
+class ItemRefusal(NamedTuple):
     """Why an item is refused: the result that it counts as, its field, what was found and what was expected."""
 
     result: str
@@ -46,7 +46,7 @@ class Refusal(NamedTuple):
     expected: str
 
 
-class Event(NamedTuple):
+class OutcomeEvent(NamedTuple):
     """One outcome. `key` is the same for a repetition and for nothing else, `value` is in millionths, `seconds` is Unix time.
 
     `exposure` is what a signed id told; None where the unit's value was told, whose `unit` is the hash of it. `timed` says whether an
@@ -55,7 +55,7 @@ class Event(NamedTuple):
 
     key: bytes
     unit: int
-    exposure: Exposure | None
+    exposure: SignedExposure | None
     metric: str
     value: int
     seconds: int
@@ -63,7 +63,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParseContext:
     """What an item is read by: the clock in Unix seconds, the metrics of the service, whether it has sticky units, and its exposures.
 
     `exposure_of` gives the exposure of an id of the service, None for every other text. `attempt` is the one in force, which this edge
@@ -73,12 +73,12 @@ class Reading:
     now: float
     metrics: Sequence[str]
     sticky: bool
-    exposure_of: Callable[[str], Exposure | None]
+    exposure_of: Callable[[str], SignedExposure | None]
     attempt: str
     began: float = -math.inf
 
 
-def items_of(body: bytes) -> list[Any]:
+def parse_items(body: bytes) -> list[Any]:
     """The items of a body: a list of them, or one. Raises BodyRefused."""
     try:
         parsed = orjson.loads(body)
@@ -92,90 +92,92 @@ def items_of(body: bytes) -> list[Any]:
     return items
 
 
-def read(item: Any, reading: Reading) -> Event | Refusal:
+def parse_item(item: Any, reading: ParseContext) -> OutcomeEvent | ItemRefusal:
     """The event that an item is, or why it is none."""
     if not isinstance(item, dict):
-        return Refusal("invalid", "", _kind(item), "an object")
+        return ItemRefusal("invalid", "", _kind(item), "an object")
     wrong = _shape(item, reading) or _value(item) or _id(item)
     if wrong:
         return wrong
     seconds = _seconds(item.get("time"), reading.now)
-    if isinstance(seconds, Refusal):
+    if isinstance(seconds, ItemRefusal):
         return seconds
     whose = _whose(item, reading)
-    if isinstance(whose, Refusal):
+    if isinstance(whose, ItemRefusal):
         return whose
     unit, exposure = whose
     value = round(item.get("value", 1) * MILLION)
     timed = item.get("time") is not None
-    return Event(_key(item, unit, value), unit, exposure, item["metric"], value, seconds, timed)
+    return OutcomeEvent(_key(item, unit, value), unit, exposure, item["metric"], value, seconds, timed)
 
 
-def _shape(item: Mapping[str, Any], reading: Reading) -> Refusal | None:
+def _shape(item: Mapping[str, Any], reading: ParseContext) -> ItemRefusal | None:
     surplus = item.keys() - _MEMBERS
     if surplus:
-        return Refusal("invalid", _shown(min(surplus)), "a field", f"none but {', '.join(sorted(_MEMBERS))}")
+        return ItemRefusal("invalid", _shown(min(surplus)), "a field", f"none but {', '.join(sorted(_MEMBERS))}")
     if ("exposure" in item) == ("unit" in item):
         found = "both" if "unit" in item else "neither"
-        return Refusal("invalid", "exposure", f"{found} of exposure and unit", "one of the two")
+        return ItemRefusal("invalid", "exposure", f"{found} of exposure and unit", "one of the two")
     metric = item.get("metric")
     if not isinstance(metric, str) or metric not in reading.metrics:
         found = _shown(metric) if "metric" in item else "nothing"
-        return Refusal("invalid", "metric", found, f"one of {', '.join(reading.metrics)}")
+        return ItemRefusal("invalid", "metric", found, f"one of {', '.join(reading.metrics)}")
     return None
 
 
-def _value(item: Mapping[str, Any]) -> Refusal | None:
+def _value(item: Mapping[str, Any]) -> ItemRefusal | None:
     value = item.get("value", 1)
     # `orjson` takes neither NaN nor infinity; a number too large for it to hold is infinite.
     if not isinstance(value, int | float) or not -MAX_VALUE <= value <= MAX_VALUE:
-        return Refusal("invalid", "value", _shown(value), f"a boolean or a number from {-MAX_VALUE} to {MAX_VALUE}")
+        return ItemRefusal("invalid", "value", _shown(value), f"a boolean or a number from {-MAX_VALUE} to {MAX_VALUE}")
     return None
 
 
-def _id(item: Mapping[str, Any]) -> Refusal | None:
+def _id(item: Mapping[str, Any]) -> ItemRefusal | None:
     told = item.get("id", "-")
     if not isinstance(told, str) or not 0 < len(told) <= MAX_ID_CHARACTERS:
-        return Refusal("invalid", "id", _shown(told), f"a string of 1 to {MAX_ID_CHARACTERS} characters")
+        return ItemRefusal("invalid", "id", _shown(told), f"a string of 1 to {MAX_ID_CHARACTERS} characters")
     return None
 
 
-def _seconds(told: Any, now: float) -> int | Refusal:
+def _seconds(told: Any, now: float) -> int | ItemRefusal:
     """The instant of the event in whole Unix seconds: an exposure is known no more exactly."""
     if told is None:
         return int(now)
     expected = "an instant as of RFC 3339, such as 2026-01-31T12:00:00Z"
     if not isinstance(told, str) or not _TIME.fullmatch(told):
-        return Refusal("invalid", "time", _shown(told), expected)
+        return ItemRefusal("invalid", "time", _shown(told), expected)
     try:
         seconds = int(datetime.fromisoformat(told.upper()).timestamp())
     except (ValueError, OverflowError):
-        return Refusal("invalid", "time", _shown(told), expected)
-    if seconds > now + FUTURE_S:
-        return Refusal("future", "time", _shown(told), f"no more than {FUTURE_S} s from now")
+        return ItemRefusal("invalid", "time", _shown(told), expected)
+    if seconds > now + MAX_FUTURE_S:
+        return ItemRefusal("future", "time", _shown(told), f"no more than {MAX_FUTURE_S} s from now")
     return seconds
 
 
-def _whose(item: Mapping[str, Any], reading: Reading) -> tuple[int, Exposure | None] | Refusal:
+def _whose(item: Mapping[str, Any], reading: ParseContext) -> tuple[int, SignedExposure | None] | ItemRefusal:
     if "exposure" in item:
         told = item["exposure"]
         exposure = reading.exposure_of(told) if isinstance(told, str) else None
         if exposure is None:
             found = _NO_ID if isinstance(told, str) else _kind(told)
             result = "unknown" if isinstance(told, str) else "invalid"
-            return Refusal(result, "exposure", found, _IN_FORCE)
+            return ItemRefusal(result, "exposure", found, _IN_FORCE)
         if exposure.attempt != reading.attempt:
-            if exposure.seconds < reading.began - AHEAD_S:
-                return Refusal("late", "exposure", "an exposure of an attempt that has ended", _IN_FORCE)
+            if exposure.seconds < reading.began - ATTEMPT_SKEW_S:
+                return ItemRefusal("late", "exposure", "an exposure of an attempt that has ended", _IN_FORCE)
             # Other edges may have its attempt already: it looks like any other that is not known.
-            return Refusal("unknown", "exposure", _NO_ID, _IN_FORCE)
+            return ItemRefusal("unknown", "exposure", _NO_ID, _IN_FORCE)
         return exposure.unit, exposure
     if not reading.sticky:
-        return Refusal("invalid", "unit", "a unit", "an exposure: every request is a unit of its own in this service")
+        return ItemRefusal(
+            "invalid", "unit", "a unit", "an exposure: every request is a unit of its own in this service"
+        )
     unit = json_unit(item["unit"])
     if not 0 < len(unit) <= MAX_UNIT_BYTES:
         found = _kind(item["unit"]) + (f" of {len(unit)} bytes" if unit else "")
-        return Refusal("invalid", "unit", found, f"a string of 1 to {MAX_UNIT_BYTES} bytes, or a number")
+        return ItemRefusal("invalid", "unit", found, f"a string of 1 to {MAX_UNIT_BYTES} bytes, or a number")
     return unit_hash(unit), None
 
 

@@ -25,7 +25,7 @@ _SHAPE = re.compile(
 )
 
 
-class Exposure(NamedTuple):
+class SignedExposure(NamedTuple):
     """One exposure. `unit` is the hash; `seconds` is Unix time."""
 
     attempt: str
@@ -35,14 +35,16 @@ class Exposure(NamedTuple):
     seconds: int
 
 
-def signed(key: bytes, service: str, exposure: Exposure, *, reveal: bool = True) -> str:
+def sign_exposure(key: bytes, service: str, exposure: SignedExposure, *, reveal: bool = True) -> str:
     """The id of an exposure; only one that is to `reveal` it tells the arm."""
     attempt, epoch, arm, unit, seconds = exposure
     text = SEPARATOR.join((VERSION, attempt, str(epoch), arm if reveal else "", f"{unit:016x}", str(seconds)))
     return f"{text}{SEPARATOR}{_signature(key, service, arm, text)}"
 
 
-def verified(keys: Collection[bytes], service: str, text: str, arms: Iterable[str] = ()) -> Exposure | None:
+def verify_exposure(
+    keys: Collection[bytes], service: str, text: str, arms: Iterable[str] = ()
+) -> SignedExposure | None:
     """The exposure of an id that one of the keys has signed for the service, else None. Of an id that tells no arm it is one of `arms`."""
     told, _, signature = text[: MAX_CHARACTERS + 1].rpartition(SEPARATOR)
     match = _SHAPE.fullmatch(told)
@@ -59,7 +61,9 @@ def verified(keys: Collection[bytes], service: str, text: str, arms: Iterable[st
     ]
     if not genuine:
         return None
-    return Exposure(match["attempt"], int(match["epoch"]), genuine[0], int(match["unit"], 16), int(match["seconds"]))
+    return SignedExposure(
+        match["attempt"], int(match["epoch"]), genuine[0], int(match["unit"], 16), int(match["seconds"])
+    )
 
 
 def _signature(key: bytes, service: str, arm: str, text: str) -> str:

@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from itertools import islice
 
-from sundog_edge.feedback.joining import First
+from sundog_edge.feedback.joining import FirstExposure
 
-REMEMBERED = 200_000
+MAX_REMEMBERED_UNITS = 200_000
 """Units known to be in the store, of those asked for lately; one that is forgotten here is asked for once more there."""
 
-WAITING = 100_000
+MAX_WAITING_UNITS = 100_000
 """Units that the store does not have yet, while it is away or slow."""
 
-WHOLE = 4
+FULL_SHARE_ATTEMPTS = 4
 """Attempts that may have so much each; where there are more they share what these have: about 50 MB each."""
 
-AT_ONCE = 5_000
+WRITE_BATCH_UNITS = 5_000
 """Units of one write."""
 
 
-class FirstSeen:
+class FirstExposureTracker:
     """First exposures of one attempt's sticky units.
 
     What the store has is remembered in two generations: the older is dropped as a whole when the younger is full, and a unit that
@@ -30,19 +30,21 @@ class FirstSeen:
 
     __slots__ = ("_old", "_since", "_young", "dropped", "remembered", "waiting", "waits")
 
-    def __init__(self, remembered: int = REMEMBERED, waiting: int = WAITING, since: int = 0) -> None:
+    def __init__(
+        self, remembered: int = MAX_REMEMBERED_UNITS, waiting: int = MAX_WAITING_UNITS, since: int = 0
+    ) -> None:
         self._since = since
         self.remembered = remembered
         self.waits = waiting
         self.dropped = 0
-        self.waiting: dict[int, First] = {}
+        self.waiting: dict[int, FirstExposure] = {}
         self._young: set[int] = set()
         self._old: set[int] = set()
 
     def share(self, attempts: int) -> None:
         """Hold no more than one of so many attempts may."""
-        self.remembered = max(1, REMEMBERED * WHOLE // max(WHOLE, attempts))
-        self.waits = max(1, WAITING * WHOLE // max(WHOLE, attempts))
+        self.remembered = max(1, MAX_REMEMBERED_UNITS * FULL_SHARE_ATTEMPTS // max(FULL_SHARE_ATTEMPTS, attempts))
+        self.waits = max(1, MAX_WAITING_UNITS * FULL_SHARE_ATTEMPTS // max(FULL_SHARE_ATTEMPTS, attempts))
 
     def see(self, unit: int, us: int, epoch: int, arm: str) -> None:
         """Take note of one request of a unit."""
@@ -58,13 +60,13 @@ class FirstSeen:
             # Not remembered: if the unit comes again there may be room.
             self.dropped += 1
         elif known is None or us < known.us:
-            self.waiting[unit] = First(us, epoch, arm)
+            self.waiting[unit] = FirstExposure(us, epoch, arm)
 
-    def some(self) -> tuple[dict[int, First], int]:
+    def some(self) -> tuple[dict[int, FirstExposure], int]:
         """Exposures for one write, the longest waiting first, and how many could not be kept; both stay until `written`."""
-        return dict(islice(self.waiting.items(), AT_ONCE)), self.dropped
+        return dict(islice(self.waiting.items(), WRITE_BATCH_UNITS)), self.dropped
 
-    def written(self, firsts: Mapping[int, First], dropped: int) -> None:
+    def written(self, firsts: Mapping[int, FirstExposure], dropped: int) -> None:
         """The store has them."""
         self.dropped -= dropped
         for unit in firsts:

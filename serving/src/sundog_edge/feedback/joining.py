@@ -9,13 +9,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sundog_edge.feedback.events import MILLION, Event
+from sundog_edge.feedback.events import MILLION, OutcomeEvent
 
 WINDOW_S = 30 * 24 * 3600
 """So long after its exposure an outcome counts."""
 
 ACCEPTED = "accepted"
-COUNTED = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
+REJECTED_RESULTS = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
 """Results of items that are in no sum but are counted, in the order of the evidence."""
 
 MAX_EVENTS = 4_000_000
@@ -30,7 +30,7 @@ EVENTS = "events"
 _OUTCOME = ("units", "positive", "sum", "squares")
 
 
-class First(NamedTuple):
+class FirstExposure(NamedTuple):
     """A first exposure: arrival in Unix microseconds, epoch and arm."""
 
     us: int
@@ -39,14 +39,14 @@ class First(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class OutcomeBatch:
     """What is written in one step: exposures by unit, reported events, and how many items were refused, by result.
 
     `sticky` says whether units come again: only then are their exposures kept. `dropped` exposures could not be kept until now.
     """
 
-    firsts: Mapping[int, First] = field(default_factory=dict)
-    events: Sequence[Event] = ()
+    firsts: Mapping[int, FirstExposure] = field(default_factory=dict)
+    events: Sequence[OutcomeEvent] = ()
     refused: Mapping[str, int] = field(default_factory=dict)
     dropped: int = 0
     sticky: bool = True
@@ -70,28 +70,28 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class StoredState:
     """What a store has of the things a batch names: keys of events, first exposures, sums by (unit, metric); and the whole tally."""
 
     keys: Collection[bytes]
-    firsts: Mapping[int, First]
+    firsts: Mapping[int, FirstExposure]
     totals: Mapping[tuple[int, str], int]
     tally: Mapping[str, int]
 
 
 @dataclass(slots=True)
-class Change:
+class StoreChange:
     """What a store has to write: `tally` and `totals` are new values. `results` has one word for each event of the batch."""
 
     results: list[str] = field(default_factory=list)
-    firsts: dict[int, First] = field(default_factory=dict)
-    events: list[tuple[Event, First]] = field(default_factory=list)
+    firsts: dict[int, FirstExposure] = field(default_factory=dict)
+    events: list[tuple[OutcomeEvent, FirstExposure]] = field(default_factory=list)
     keys: set[bytes] = field(default_factory=set)
     totals: dict[tuple[int, str], int] = field(default_factory=dict)
     tally: dict[str, int] = field(default_factory=dict)
 
 
-def join(batch: Batch, known: Known) -> Change:
+def join(batch: OutcomeBatch, known: StoredState) -> StoreChange:
     """What comes of a batch. Order within it counts: the first of two equal events is accepted."""
     joining = _Joining(batch, known)
     joining.count("overflow", batch.dropped)
@@ -108,8 +108,8 @@ def join(batch: Batch, known: Known) -> Change:
 
 
 class _Joining:
-    def __init__(self, batch: Batch, known: Known) -> None:
-        self.change = Change()
+    def __init__(self, batch: OutcomeBatch, known: StoredState) -> None:
+        self.change = StoreChange()
         self._batch = batch
         self._known = known
 
@@ -117,7 +117,7 @@ class _Joining:
         if more:
             self.change.tally[name] = self._tally(name) + more
 
-    def expose(self, unit: int, first: First) -> First | None:
+    def expose(self, unit: int, first: FirstExposure) -> FirstExposure | None:
         """The unit's first exposure, which is the one that was recorded first; None where no more units are kept."""
         stored = self._known.firsts.get(unit) or self.change.firsts.get(unit)
         if stored is not None:
@@ -130,7 +130,7 @@ class _Joining:
         self.count(f"exposed/{first.epoch}/{first.arm}", 1)
         return first
 
-    def take(self, event: Event) -> str:
+    def take(self, event: OutcomeEvent) -> str:
         first = self._first(event)
         if first is None:
             return "unknown"
@@ -147,15 +147,15 @@ class _Joining:
         self._add(event, first)
         return ACCEPTED
 
-    def _first(self, event: Event) -> First | None:
+    def _first(self, event: OutcomeEvent) -> FirstExposure | None:
         told = event.exposure
-        own = None if told is None else First(told.seconds * MILLION, told.epoch, told.arm)
+        own = None if told is None else FirstExposure(told.seconds * MILLION, told.epoch, told.arm)
         if own is None or not self._batch.sticky:
             return own or self._known.firsts.get(event.unit) or self.change.firsts.get(event.unit)
         # An exposure that is signed proves itself, also before the line of its request has been counted.
         return self.expose(event.unit, own)
 
-    def _add(self, event: Event, first: First) -> None:
+    def _add(self, event: OutcomeEvent, first: FirstExposure) -> None:
         change = self.change
         place = (event.unit, event.metric)
         before = change.totals.get(place, self._known.totals.get(place))
@@ -173,7 +173,7 @@ class _Joining:
         return self.change.tally.get(name, self._known.tally.get(name, 0))
 
 
-def section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any]:
+def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any]:
     """What the evidence says of one attempt's feedback."""
     exposed: list[list[Any]] = []
     outcomes: dict[tuple[str, int, str], dict[str, int]] = {}
@@ -190,5 +190,5 @@ def section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any
         SEQUENCE: tally.get(SEQUENCE, 0),
         "exposed": sorted(exposed),
         "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
-        **{name: tally.get(name, 0) for name in COUNTED},
+        **{name: tally.get(name, 0) for name in REJECTED_RESULTS},
     }

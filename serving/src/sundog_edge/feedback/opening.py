@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 from sundog_edge.errors import SettingsError
 from sundog_edge.feedback.sqlite_store import SqliteStore
-from sundog_edge.feedback.stored import Store
+from sundog_edge.feedback.stored import OutcomeStore
 
 
-def open_store(url: str, namespace: str, password_file: Path | None = None) -> Store:
+def open_store(url: str, namespace: str, password_file: Path | None = None) -> OutcomeStore:
     """The store at `sqlite:///PATH` or `redis://HOST:PORT`. Raises SettingsError for another URL; nothing is connected yet."""
     parts = urlsplit(url)
     # As it stands: a path may have what a URL takes for a query or a fragment.

@@ -8,50 +8,50 @@ import orjson
 from aiohttp import web
 
 from sundog_edge import drain
-from sundog_edge.feedback.intake import RETRY_AFTER_S, Answer, Intake
+from sundog_edge.feedback.intake import RETRY_AFTER_S, FeedbackIntake, FeedbackResponse
 from sundog_edge.haproxy.rules.drain import PATH as DRAIN_PATH
 from sundog_edge.haproxy.rules.feedback import MAX_BYTES, PATH, SERVICE_HEADER
 
 _TITLES = {status: status.phrase for status in HTTPStatus} | {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """As HTTP has them now, and HAProxy's answers here."""
 
-BODY_S = 10.0
+BODY_TIMEOUT_S = 10.0
 """For a body to come: who dawdles must not hold a place that others wait for."""
 
 
-def application(intake: Intake) -> web.Application:
+def make_feedback_app(intake: FeedbackIntake) -> web.Application:
     """`POST /-/feedback`, and whatever is to be read and forgotten."""
 
     async def feedback(request: web.Request) -> web.Response:
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(BODY_TIMEOUT_S):
                 body = await request.read()
         except TimeoutError:
-            answer = Answer(408, code="RequestTimeout", detail="the body did not arrive in time")
+            answer = FeedbackResponse(408, code="RequestTimeout", detail="the body did not arrive in time")
         except web.HTTPRequestEntityTooLarge:
-            await drain.drain(request.content)
-            answer = Answer(413, code="BodyTooLarge", detail=f"the body is larger than {MAX_BYTES} bytes")
+            await drain.drain_body(request.content)
+            answer = FeedbackResponse(413, code="BodyTooLarge", detail=f"the body is larger than {MAX_BYTES} bytes")
         else:
             services = request.headers.getall(SERVICE_HEADER, [])
             # HAProxy sets one. Another has come past its rules, as a trailer may, and nobody knows which of them is true.
             answer = await intake.take(services[0], body) if len(services) == 1 else _unclear(services)
-        return response(answer, request.headers.get("x-request-id", ""))
+        return make_response(answer, request.headers.get("x-request-id", ""))
 
     app = web.Application(client_max_size=MAX_BYTES)
     app.router.add_post(PATH, feedback)
-    app.router.add_route("*", DRAIN_PATH, drain.handler)
+    app.router.add_route("*", DRAIN_PATH, drain.handle_drain)
     return app
 
 
-def _unclear(services: list[str]) -> Answer:
-    return Answer(
+def _unclear(services: list[str]) -> FeedbackResponse:
+    return FeedbackResponse(
         400,
         code="BadFeedback",
         detail=f"{SERVICE_HEADER} is expected once, with a service, and came {len(services)} times",
     )
 
 
-def response(answer: Answer, request_id: str) -> web.Response:
+def make_response(answer: FeedbackResponse, request_id: str) -> web.Response:
     """An answer as HTTP; one with a code is a problem document."""
     if not answer.code:
         return web.Response(status=answer.status, body=orjson.dumps(answer.document), content_type="application/json")

@@ -17,10 +17,10 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError, WatchError
 
-from sundog_edge.counting.export import Exposed, Outcome
+from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.joining import STREAM_EVENTS, Batch, Change, First, Known, join
-from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, PAGE, Stored, packed, unpacked
+from sundog_edge.feedback.joining import STREAM_EVENTS, FirstExposure, OutcomeBatch, StoreChange, StoredState, join
+from sundog_edge.feedback.stored import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
 
 _T = TypeVar("_T")
 _ANSWER_S = 2.0
@@ -55,11 +55,11 @@ class RedisStore:
             client_name="sundog-edge",
         )
 
-    async def write(self, attempt: str, batch: Batch) -> list[str]:
+    async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
         """See the protocol."""
         return await self._guarded(lambda: self._write(attempt, batch))
 
-    async def read(self, attempts: Collection[str]) -> Stored:
+    async def read(self, attempts: Collection[str]) -> StoreSnapshot:
         """See the protocol."""
         return await self._guarded(lambda: self._read(tuple(attempts)))
 
@@ -67,7 +67,7 @@ class RedisStore:
         """See the protocol."""
         await self._guarded(lambda: self._name(attempts, now))
 
-    async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+    async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
         """See the protocol."""
         key, cursor = self._key(attempt, "units"), 0
         while True:
@@ -77,7 +77,7 @@ class RedisStore:
             if cursor == 0:
                 return
 
-    async def outcomes(self, attempt: str) -> AsyncIterator[Outcome]:
+    async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         """See the protocol."""
         key, after = self._key(attempt, "events"), "-"
         while page := await self._guarded(lambda at=after: self._entries(key, at)):  # type: ignore[misc]
@@ -85,13 +85,13 @@ class RedisStore:
                 yield outcome
             after = f"({page[-1][0]}"
 
-    async def _page(self, key: str, cursor: int) -> tuple[int, list[Exposed]]:
-        page: Any = await self._redis.hscan(key, cursor, count=PAGE)
+    async def _page(self, key: str, cursor: int) -> tuple[int, list[ExportedExposure]]:
+        page: Any = await self._redis.hscan(key, cursor, count=PAGE_ROWS)
         following, found = page
-        return following, [Exposed(unpacked(unit), *_first(text)) for unit, text in found.items()]
+        return following, [ExportedExposure(unpack_unit(unit), *_first(text)) for unit, text in found.items()]
 
-    async def _entries(self, key: str, after: str) -> list[tuple[str, Outcome]]:
-        found: Any = await self._redis.xrange(key, min=after, count=PAGE)
+    async def _entries(self, key: str, after: str) -> list[tuple[str, ExportedOutcome]]:
+        found: Any = await self._redis.xrange(key, min=after, count=PAGE_ROWS)
         return [(number.decode(), _outcome(told)) for number, told in found]
 
     async def close(self) -> None:
@@ -111,7 +111,7 @@ class RedisStore:
     def _key(self, attempt: str, what: str) -> str:
         return f"{self._prefix}:{attempt}:{what}"
 
-    async def _write(self, attempt: str, batch: Batch) -> list[str]:
+    async def _write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
         for tried in range(_TRIES):
             async with self._redis.pipeline(transaction=True) as pipe:
                 await pipe.watch(self._key(attempt, "tally"))
@@ -129,7 +129,7 @@ class RedisStore:
             await asyncio.sleep(random.uniform(0, _PAUSE_S) * min(tried + 1, 10))  # noqa: S311 - no secret
         raise StoreUnavailable(f"store of feedback {self._address}: others wrote at the same time, {_TRIES} times")
 
-    async def _known(self, attempt: str, batch: Batch) -> Known:
+    async def _known(self, attempt: str, batch: OutcomeBatch) -> StoredState:
         keys = [event.key for event in batch.events]
         units, totals = [*batch.units], [*batch.totals]
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -137,7 +137,7 @@ class RedisStore:
             if keys:
                 pipe.smismember(self._key(attempt, "keys"), keys)
             if units:
-                pipe.hmget(self._key(attempt, "units"), [packed(unit) for unit in units])
+                pipe.hmget(self._key(attempt, "units"), [pack_unit(unit) for unit in units])
             if totals:
                 pipe.hmget(self._key(attempt, "totals"), [_place(*place) for place in totals])
             answers = iter(await pipe.execute())
@@ -145,16 +145,16 @@ class RedisStore:
         seen = next(answers) if keys else ()
         firsts = next(answers) if units else ()
         sums = next(answers) if totals else ()
-        return Known(
+        return StoredState(
             {key for key, there in zip(keys, seen, strict=True) if there},
             {unit: _first(text) for unit, text in zip(units, firsts, strict=True) if text is not None},
             {place: int(text) for place, text in zip(totals, sums, strict=True) if text is not None},
             tally,
         )
 
-    def _queue(self, pipe: Any, attempt: str, change: Change) -> None:
+    def _queue(self, pipe: Any, attempt: str, change: StoreChange) -> None:
         if change.firsts:
-            told = {packed(unit): f"{first.us}/{first.epoch}/{first.arm}" for unit, first in change.firsts.items()}
+            told = {pack_unit(unit): f"{first.us}/{first.epoch}/{first.arm}" for unit, first in change.firsts.items()}
             pipe.hset(self._key(attempt, "units"), mapping=told)
         if change.keys:
             pipe.sadd(self._key(attempt, "keys"), *change.keys)
@@ -163,7 +163,7 @@ class RedisStore:
             pipe.hset(self._key(attempt, "totals"), mapping={key: str(total) for key, total in sums.items()})
         for event, first in change.events:
             entry = {
-                "unit": packed(event.unit),
+                "unit": pack_unit(event.unit),
                 "metric": event.metric,
                 "epoch": first.epoch,
                 "arm": first.arm,
@@ -176,21 +176,23 @@ class RedisStore:
         # One that no document names any more is forgotten all the same.
         pipe.hsetnx(f"{self._prefix}:attempts", attempt, "0")
 
-    async def _read(self, attempts: tuple[str, ...]) -> Stored:
+    async def _read(self, attempts: tuple[str, ...]) -> StoreSnapshot:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(f"{self._prefix}:store", uuid.uuid4().hex[:16], nx=True)
             pipe.get(f"{self._prefix}:store")
             for attempt in attempts:
                 pipe.hgetall(self._key(attempt, "tally"))
             _, own, *tallies = await pipe.execute()
-        return Stored(own.decode(), {attempt: _tally(found) for attempt, found in zip(attempts, tallies, strict=True)})
+        return StoreSnapshot(
+            own.decode(), {attempt: _tally(found) for attempt, found in zip(attempts, tallies, strict=True)}
+        )
 
     async def _name(self, attempts: Collection[str], now: float) -> None:
         key = f"{self._prefix}:attempts"
         found: Any = await self._redis.hgetall(key)
         named = {name.decode(): float(at) for name, at in found.items()}
         fresh = {*attempts, *(name for name, at in named.items() if at == 0)}
-        forgotten = [name for name, at in named.items() if name not in fresh and at < now - FORGOTTEN_AFTER_S]
+        forgotten = [name for name, at in named.items() if name not in fresh and at < now - RETENTION_S]
         async with self._redis.pipeline(transaction=True) as pipe:
             for attempt in fresh:
                 pipe.hset(key, attempt, str(now))
@@ -214,20 +216,20 @@ class _PasswordFile(CredentialProvider):
 
 
 def _place(unit: int, metric: str) -> bytes:
-    return packed(unit) + metric.encode()
+    return pack_unit(unit) + metric.encode()
 
 
-def _first(text: bytes) -> First:
+def _first(text: bytes) -> FirstExposure:
     us, epoch, arm = text.decode().split("/")
-    return First(int(us), int(epoch), arm)
+    return FirstExposure(int(us), int(epoch), arm)
 
 
-def _outcome(told: Mapping[bytes, bytes]) -> Outcome:
+def _outcome(told: Mapping[bytes, bytes]) -> ExportedOutcome:
     names = (b"unit", b"metric", b"epoch", b"arm", b"value", b"seconds")
     if not told.keys() >= {*names}:
         raise ValueError("an entry of the stream is no outcome")
     unit, metric, epoch, arm, value, seconds = (told[name] for name in names)
-    return Outcome(unpacked(unit), metric.decode(), int(epoch), arm.decode(), int(value), int(seconds))
+    return ExportedOutcome(unpack_unit(unit), metric.decode(), int(epoch), arm.decode(), int(value), int(seconds))
 
 
 def _tally(found: Mapping[bytes, bytes]) -> dict[str, int]:

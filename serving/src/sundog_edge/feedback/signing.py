@@ -10,7 +10,7 @@ from sundog_edge.errors import SecretError
 
 MIN_KEY_BYTES = 16
 MAX_FILE_BYTES = 4096
-SETTLES_S = 120.0
+KEY_SETTLE_S = 120.0
 """So long after its file has changed a new key only verifies: by then every edge has it."""
 
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
@@ -28,7 +28,7 @@ class SigningKeys:
 NO_KEYS = SigningKeys()
 
 
-def keys_of(content: bytes) -> tuple[bytes, ...]:
+def parse_keys(content: bytes) -> tuple[bytes, ...]:
     """The keys in a file's content, the newest first. Raises SecretError that names the line."""
     lines = [line.strip() for line in content.decode(errors="replace").split("\n") if line.strip()]
     if len(lines) not in {1, 2}:
@@ -59,7 +59,7 @@ class SigningKeyFile:
             if stamp != self._stamp:
                 with self._file.open("rb") as opened:
                     content = opened.read(MAX_FILE_BYTES)
-                self._keys, self._problem, self._stamp = keys_of(content), "", stamp
+                self._keys, self._problem, self._stamp = parse_keys(content), "", stamp
         except OSError as error:
             self._keys, self._problem, self._stamp = (), f"cannot be read: {error.strerror}", None
         except SecretError as error:
@@ -67,5 +67,5 @@ class SigningKeyFile:
         if not self._keys:
             return SigningKeys(problem=f"--signing-key {self._file} {self._problem}")
         # Another edge may not have read the new key yet, and would not know an exposure that it has signed.
-        fresh = self._clock() - stamp[1] / 1e9 < SETTLES_S
+        fresh = self._clock() - stamp[1] / 1e9 < KEY_SETTLE_S
         return SigningKeys(self._keys[-1] if fresh else self._keys[0], self._keys)

@@ -11,10 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sundog_edge.counting.export import Exposed, Outcome
+from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.joining import EVENTS, STREAM_EVENTS, Batch, Change, First, Known, join
-from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, PAGE, Stored, packed, unpacked
+from sundog_edge.feedback.joining import (
+    EVENTS,
+    STREAM_EVENTS,
+    FirstExposure,
+    OutcomeBatch,
+    StoreChange,
+    StoredState,
+    join,
+)
+from sundog_edge.feedback.stored import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
 
 _T = TypeVar("_T")
 _BUSY_S = 5.0
@@ -47,11 +55,11 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feedback-store")
         self._connection: sqlite3.Connection | None = None
 
-    async def write(self, attempt: str, batch: Batch) -> list[str]:
+    async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
         """See the protocol."""
         return await self._run(lambda: self._write(attempt, batch))
 
-    async def read(self, attempts: Collection[str]) -> Stored:
+    async def read(self, attempts: Collection[str]) -> StoreSnapshot:
         """See the protocol."""
         return await self._run(lambda: self._read(tuple(attempts)))
 
@@ -59,26 +67,26 @@ class SqliteStore:
         """See the protocol."""
         await self._run(lambda: self._name(tuple(attempts), now))
 
-    async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+    async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
         """See the protocol."""
         after = b""
         while page := await self._page(_EXPOSURES, attempt, after):
             for unit, *first in page:
-                yield Exposed(unpacked(unit), *first)
+                yield ExportedExposure(unpack_unit(unit), *first)
             after = page[-1][0]
 
-    async def outcomes(self, attempt: str) -> AsyncIterator[Outcome]:
+    async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         """See the protocol."""
         after = 0
         while page := await self._page(_OUTCOMES, attempt, after):
             for _, unit, *told in page:
-                yield Outcome(unpacked(unit), *told)
+                yield ExportedOutcome(unpack_unit(unit), *told)
             after = page[-1][0]
 
     async def _page(self, query: str, attempt: str, after: bytes | int) -> list[tuple[Any, ...]]:
         def read() -> list[tuple[Any, ...]]:
             with self._transaction() as connection:
-                return connection.execute(query, (attempt, after, PAGE)).fetchall()
+                return connection.execute(query, (attempt, after, PAGE_ROWS)).fetchall()
 
         return await self._run(read)
 
@@ -137,7 +145,7 @@ class SqliteStore:
             self._connection.close()
             self._connection = None
 
-    def _write(self, attempt: str, batch: Batch) -> list[str]:
+    def _write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
         with self._transaction() as connection:
             number = _number(connection, attempt)
             known = _known(connection, number, batch)
@@ -145,20 +153,20 @@ class SqliteStore:
             self._apply(connection, number, change, known.tally.get(EVENTS, 0))
         return change.results
 
-    def _apply(self, connection: sqlite3.Connection, number: int, change: Change, events: int) -> None:
+    def _apply(self, connection: sqlite3.Connection, number: int, change: StoreChange, events: int) -> None:
         connection.executemany(
             "INSERT INTO units VALUES (?, ?, ?, ?, ?)",
-            ((number, packed(unit), *first) for unit, first in change.firsts.items()),
+            ((number, pack_unit(unit), *first) for unit, first in change.firsts.items()),
         )
         connection.executemany("INSERT INTO keys VALUES (?, ?)", ((number, key) for key in change.keys))
         connection.executemany(
             "REPLACE INTO totals VALUES (?, ?, ?, ?)",
-            ((number, packed(unit), metric, str(total)) for (unit, metric), total in change.totals.items()),
+            ((number, pack_unit(unit), metric, str(total)) for (unit, metric), total in change.totals.items()),
         )
         connection.executemany(
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (number, place, packed(event.unit), event.metric, first.epoch, first.arm, event.value, event.seconds)
+                (number, place, pack_unit(event.unit), event.metric, first.epoch, first.arm, event.value, event.seconds)
                 for place, (event, first) in enumerate(change.events, events + 1)
             ),
         )
@@ -170,11 +178,11 @@ class SqliteStore:
             "REPLACE INTO tally VALUES (?, ?, ?)", ((number, name, str(value)) for name, value in change.tally.items())
         )
 
-    def _read(self, attempts: tuple[str, ...]) -> Stored:
+    def _read(self, attempts: tuple[str, ...]) -> StoreSnapshot:
         with self._transaction() as connection:
             (own,) = connection.execute("SELECT id FROM store").fetchone()
             # What is only asked for is not made: anybody who may read evidence may ask for any name.
-            return Stored(own, {name: _tally(connection, _there(connection, name)) for name in attempts})
+            return StoreSnapshot(own, {name: _tally(connection, _there(connection, name)) for name in attempts})
 
     def _name(self, attempts: tuple[str, ...], now: float) -> None:
         with self._transaction() as connection:
@@ -182,7 +190,7 @@ class SqliteStore:
                 connection.execute("UPDATE attempts SET named = ? WHERE number = ?", (now, _number(connection, name)))
             connection.execute("UPDATE attempts SET named = ? WHERE named = 0", (now,))
             forgotten = connection.execute(
-                "SELECT number FROM attempts WHERE named < ?", (now - FORGOTTEN_AFTER_S,)
+                "SELECT number FROM attempts WHERE named < ?", (now - RETENTION_S,)
             ).fetchall()
             for table in _OF_ATTEMPT:
                 connection.executemany(f"DELETE FROM {table} WHERE attempt = ?", forgotten)  # noqa: S608 - names of ours
@@ -210,7 +218,7 @@ def _there(connection: sqlite3.Connection, attempt: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _known(connection: sqlite3.Connection, number: int, batch: Batch) -> Known:
+def _known(connection: sqlite3.Connection, number: int, batch: OutcomeBatch) -> StoredState:
     keys = {
         event.key
         for event in batch.events
@@ -219,18 +227,18 @@ def _known(connection: sqlite3.Connection, number: int, batch: Batch) -> Known:
     firsts = {}
     for unit in batch.units:
         row = connection.execute(
-            "SELECT us, epoch, arm FROM units WHERE attempt = ? AND unit = ?", (number, packed(unit))
+            "SELECT us, epoch, arm FROM units WHERE attempt = ? AND unit = ?", (number, pack_unit(unit))
         ).fetchone()
         if row is not None:
-            firsts[unit] = First(*row)
+            firsts[unit] = FirstExposure(*row)
     totals = {}
     for unit, metric in batch.totals:
         row = connection.execute(
-            "SELECT total FROM totals WHERE attempt = ? AND unit = ? AND metric = ?", (number, packed(unit), metric)
+            "SELECT total FROM totals WHERE attempt = ? AND unit = ? AND metric = ?", (number, pack_unit(unit), metric)
         ).fetchone()
         if row is not None:
             totals[unit, metric] = int(row[0])
-    return Known(keys, firsts, totals, _tally(connection, number))
+    return StoredState(keys, firsts, totals, _tally(connection, number))
 
 
 def _tally(connection: sqlite3.Connection, number: int) -> dict[str, int]:

@@ -1,17 +1,25 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
-from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, FATAL_TABLE, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.names import (
+    BLOCKS_TABLE,
+    FALLBACK_PREFIX,
+    FATAL_TABLE,
+    GRPC_SUFFIX,
+    MAX_BLOCKS,
+    MAX_ROWS,
+    ROWS_TABLE,
+)
+from sundog_edge.haproxy.problems import render_problem
 from sundog_edge.haproxy.rules import admission, assignment, compression, feedback, grpc, probes, shadow
-from sundog_edge.haproxy.rules.request_id import NAMED
-from sundog_edge.split.layout import CHECK_MS, FALL, RISE, Server
+from sundog_edge.haproxy.rules.request_id import HAS_CLIENT_ID
+from sundog_edge.split.layout import CHECK_MS, FALL, RISE, SlotServer
 from sundog_edge.state_dir import StateDir
 
-CHECK_AT_ONCE_MS = 100
+FAST_CHECK_MS = 100
 _FATAL_IDS = 100_000
 
 
-def server_options(server: Server) -> str:
+def render_server_options(server: SlotServer) -> str:
     """The options of a server line, the same in the file and at run time."""
     limit = f" maxconn {server.maxconn}" if server.maxconn else ""
     # A gRPC port answers no check of ours; its replica's HTTP port does, and both are one process.
@@ -21,12 +29,12 @@ def server_options(server: Server) -> str:
     # One that refuses a request's connection is out at once. One whose check fails is asked again at once, and is out when that fails
     # too: a busy machine makes a check late now and then. Where no replica answers in time, the agent keeps those in that only are slow.
     return (
-        f"{server.address} check inter {server.check_ms} fastinter {CHECK_AT_ONCE_MS} downinter {CHECK_MS} "
+        f"{server.address} check inter {server.check_ms} fastinter {FAST_CHECK_MS} downinter {CHECK_MS} "
         f"observe layer4 error-limit 1 on-error mark-down fall {FALL} rise {RISE}{call}{limit}"
     )
 
 
-def tables() -> str:
+def render_tables() -> str:
     """Backends that hold no server: counts by row, those running by row and block of arrival, ids of requests that replicas died of, and
     where requests without a slot end.
     """
@@ -44,23 +52,23 @@ backend none from base
 """
 
 
-def arm(state: StateDir, *, shadowed: bool = False, compressed: bool = False) -> str:
+def render_arm_defaults(state: StateDir, *, shadowed: bool = False, compressed: bool = False) -> str:
     """`defaults arm`: count the choice, rewrite the path, pick a replica, mark the answer."""
     paths = """    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless { var(txn.byhost) -m found }
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if { var(txn.byhost) -m found }
 """
     paths += compression.rules() if compressed else ""
     if shadowed:
-        return _defaults("arm", paths + shadow.request(), _stand_in() + shadow.response(), state)
+        return _defaults("arm", paths + shadow.request_rules(), _stand_in() + shadow.response_rules(), state)
     return _defaults("arm", paths, _stand_in(), state)
 
 
 def _stand_in() -> str:
     """What Serve's own proxy says of itself, in plain text where a model speaks JSON: there was no replica, or none answered in time."""
     mine = "{ var(txn.standin) -m bool }"
-    late = problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded")
-    nobody = problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica")
-    return f"""    http-response set-var(txn.standin) bool(true) if {{ srv_name -m beg {FALLBACK}- }} {{ status 404 408 500 503 }} \
+    late = render_problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded")
+    nobody = render_problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica")
+    return f"""    http-response set-var(txn.standin) bool(true) if {{ srv_name -m beg {FALLBACK_PREFIX}- }} {{ status 404 408 500 503 }} \
 !{{ res.hdr(content-type) -m sub json }}
     http-response unset-var(txn.outcome) if {mine}
     http-response set-var(txn.outcome) str(timeout) if {mine} {{ status 408 }}
@@ -69,19 +77,19 @@ def _stand_in() -> str:
 """
 
 
-def call(state: StateDir, *, shadowed: bool = False) -> str:
+def render_grpc_defaults(state: StateDir, *, shadowed: bool = False) -> str:
     """`defaults call`: the same for gRPC, where the path stays and a header names the application."""
-    mirrored = shadow.request() if shadowed else ""
-    return _defaults("call", grpc.errors() + grpc.replica(state) + mirrored, grpc.outcome(), state)
+    mirrored = shadow.request_rules() if shadowed else ""
+    return _defaults("call", grpc.error_responses() + grpc.request_rules(state) + mirrored, grpc.outcome_rules(), state)
 
 
 def _fatal() -> str:
     """A request of which a replica died, and the next one too, is tried no third time, not even when its client sends it again."""
     known = "{ sc_get_gpc0(8) gt 0 }"
     died = "{ status 502 } !{ var(txn.outcome) -m found }"
-    return f"""    http-request track-sc8 var(txn.requestid) table {FATAL_TABLE} if {NAMED}
-    http-request disable-l7-retry if {NAMED} {known}
-    http-after-response sc-inc-gpc0(8) if {NAMED} {died}
+    return f"""    http-request track-sc8 var(txn.requestid) table {FATAL_TABLE} if {HAS_CLIENT_ID}
+    http-request disable-l7-retry if {HAS_CLIENT_ID} {known}
+    http-after-response sc-inc-gpc0(8) if {HAS_CLIENT_ID} {died}
 """
 
 
@@ -97,12 +105,12 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     http-check send meth GET uri /-/routes
     http-check expect string-lf "\\"%[be_name,map_str({state.map("prefixes")},none)]\\""
     http-request set-var(txn.row) var(txn.arm),field(2,!),concat(/,txn.unitkind)
-{probes.row()}\
+{probes.row_rule()}\
     http-request track-sc0 var(txn.row) table {ROWS_TABLE}
     http-request set-var(txn.count) sc_inc_gpc0(0)
     http-request set-var(txn.block) var(txn.received),div(10000000)
     http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
-{admission.queue(state)}\
+{admission.queue_limit(state)}\
 {_fatal()}\
     http-request set-timeout server var(txn.split),field(3,|)
 {request}\
@@ -111,12 +119,12 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     http-response set-var(txn.outcome) str(invalid) if {{ res.hdr(x-sundog-outcome) -m str invalid }}
 {response}\
     http-response del-header x-sundog- -m beg
-{assignment.answer()}\
-{feedback.exposure(state)}"""
+{assignment.response_rules()}\
+{feedback.exposure_header(state)}"""
 
 
-def slot(name: str, wait_ms: int, servers: list[Server]) -> str:
+def render_slot(name: str, wait_ms: int, servers: list[SlotServer]) -> str:
     """One arm slot, or its twin for gRPC, with the longest wait for a busy replica, and the replicas that a new worker starts with."""
-    lines = "".join(f"    server {server.name} {server_options(server)}\n" for server in servers)
-    kind = "call" if name.endswith(GRPC) else "arm"
+    lines = "".join(f"    server {server.name} {render_server_options(server)}\n" for server in servers)
+    kind = "call" if name.endswith(GRPC_SUFFIX) else "arm"
     return f"backend {name} from {kind}\n    timeout queue {wait_ms}ms\n{lines}"

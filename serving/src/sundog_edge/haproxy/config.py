@@ -6,38 +6,38 @@ always belong together; the slot's backend then counts the choice, rewrites the 
 """
 
 from sundog_edge.haproxy import backends
-from sundog_edge.haproxy.frontend import frontend
-from sundog_edge.haproxy.names import GRPC
-from sundog_edge.haproxy.process import base, process
+from sundog_edge.haproxy.frontend import render_frontend
+from sundog_edge.haproxy.names import GRPC_SUFFIX
+from sundog_edge.haproxy.process import render_defaults, render_global
 from sundog_edge.haproxy.rules import admission, drain, feedback, memory_limits, relay, shadow
-from sundog_edge.split.layout import Layout, Server, slot_names
+from sundog_edge.split.layout import Layout, SlotServer, slot_names
 from sundog_edge.split.policy import DEFAULT_WAIT_MS
-from sundog_edge.state_dir import Settings, StateDir
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
 
-def render(settings: Settings, layout: Layout, state: StateDir) -> str:
+def render_config(settings: HaproxyProcessSettings, layout: Layout, state: StateDir) -> str:
     """The whole configuration."""
     slots = slot_names(layout.slots)
-    calls = [slot + GRPC for slot in slots] if layout.grpc else []
-    by_slot: dict[str, list[Server]] = {slot: [] for slot in (*slots, *calls)}
+    calls = [slot + GRPC_SUFFIX for slot in slots] if layout.grpc else []
+    by_slot: dict[str, list[SlotServer]] = {slot: [] for slot in (*slots, *calls)}
     for server in sorted(layout.servers):
         by_slot.get(server.slot, []).append(server)
     waits = dict(layout.waits)
     parts = [
-        process(settings, layout.drain_s),
-        base(settings),
-        frontend(settings, layout, state),
-        backends.tables(),
+        render_global(settings, layout.drain_s),
+        render_defaults(settings),
+        render_frontend(settings, layout, state),
+        backends.render_tables(),
         *([shadow.table()] if layout.shadow else []),
         relay.backends(state),
         memory_limits.table(),
         admission.backends(layout, state),
         feedback.backends(state),
         drain.backend(state),
-        backends.arm(state, shadowed=layout.shadow, compressed=layout.compression),
-        *([backends.call(state, shadowed=layout.shadow)] if layout.grpc else []),
+        backends.render_arm_defaults(state, shadowed=layout.shadow, compressed=layout.compression),
+        *([backends.render_grpc_defaults(state, shadowed=layout.shadow)] if layout.grpc else []),
         *(
-            backends.slot(name, waits.get(name.removesuffix(GRPC), DEFAULT_WAIT_MS), servers)
+            backends.render_slot(name, waits.get(name.removesuffix(GRPC_SUFFIX), DEFAULT_WAIT_MS), servers)
             for name, servers in by_slot.items()
         ),
     ]

@@ -17,10 +17,10 @@ from sundog_edge.haproxy.rules import (
     shadow,
 )
 from sundog_edge.split.layout import Layout
-from sundog_edge.state_dir import Settings, StateDir
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
 
-def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
+def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: StateDir) -> str:
     """The section."""
     # HAProxy tells HTTP/2 from HTTP/1 by itself: by its preface without TLS, by ALPN with it.
     https = f"    bind {settings.https_bind} ssl crt-list {state.certificate_list} alpn h2,http/1.1\n"
@@ -28,31 +28,31 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
     bind {settings.http_bind}
 {https if settings.https_bind else ""}\
 {relay.bind(state)}\
-{admission.connections(settings)}\
+{admission.connection_limit(settings)}\
 {memory_limits.rules(settings)}\
-{log_line.rules()}\
-{shadow.lines(state) if layout.shadow else ""}\
+{log_line.render_log_format()}\
+{shadow.log_target(state) if layout.shadow else ""}\
 {relay.rules(state)}\
 {request_id.rules()}\
-{routing.name(state)}\
+{routing.service_name(state)}\
 {cors.rules(state) if layout.cors else ""}\
-{grpc.unsupported()}\
-{admission.expectation(state)}\
-{memory_limits.wait(settings)}\
+{grpc.refuse_unsupported()}\
+{admission.expect_continue(state)}\
+{memory_limits.wait_for_body(settings)}\
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
     http-request sc-inc-gpc0(1)
 {routing.rules(state)}\
-{feedback.route()}\
+{feedback.route_rules()}\
 {probes.rules()}\
 {admission.rules(state)}\
-{assignment.unit(layout, state)}\
-{admission.headers()}\
-{assignment.arm(state)}\
-{relay.choice(state)}\
-{drain.choice()}\
-{feedback.choice()}\
-{grpc.choice(layout)}\
+{assignment.unit_rules(layout, state)}\
+{admission.header_rules()}\
+{assignment.arm_rules(state)}\
+{relay.use_backend(state)}\
+{drain.use_backend()}\
+{feedback.use_backend()}\
+{grpc.use_backend(layout)}\
     use_backend %[var(txn.arm),field(1,!)]
     default_backend none
 """

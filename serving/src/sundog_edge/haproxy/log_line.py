@@ -27,7 +27,7 @@ _OWN = (
 )
 
 
-def rules() -> str:
+def render_log_format() -> str:
     """Where lines go, and what is in them."""
     return f"""    log fd@${{{LOG_VARIABLE}}} len 2048 format raw local0
     log-format "{" ".join((*_ALIKE, *_OWN))}"

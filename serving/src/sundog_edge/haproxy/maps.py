@@ -28,18 +28,18 @@ from collections.abc import Iterator, Mapping
 import xxhash
 
 from sundog_edge.feedback.exposure import SEPARATOR
-from sundog_edge.haproxy.names import GRPC
-from sundog_edge.haproxy.policies import policy_maps
+from sundog_edge.haproxy.names import GRPC_SUFFIX
+from sundog_edge.haproxy.policies import build_policy_maps
 from sundog_edge.haproxy.rules import cors
-from sundog_edge.haproxy.rules.feedback import NEWEST
-from sundog_edge.security.credentials import NOBODY, Credentials
-from sundog_edge.split.assignment import prefixes
-from sundog_edge.split.document import Arm, Document, Service
+from sundog_edge.haproxy.rules.feedback import SIGNING_KEY_ENTRY
+from sundog_edge.security.credentials import NO_CREDENTIALS, CallerCredentials
+from sundog_edge.split.assignment import bucket_prefixes
+from sundog_edge.split.document import Arm, Service, SplitDocument
 from sundog_edge.split.layout import Layout
 
-NONE = "-"
-ASSIGNED = "assigned"
-FORCED = "override"
+EMPTY_FIELD = "-"
+ASSIGNED_ORIGIN = "assigned"
+OVERRIDE_ORIGIN = "override"
 """The origin of requests whose arm was chosen: by their caller, or by their headers."""
 
 _ONE = "+"
@@ -70,33 +70,37 @@ TABLE_MAPS = ("ranges", "overrides", "matches")
 """Maps whose entries outlive the document for a while."""
 
 
-def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBODY) -> Maps:
+def build_maps(document: SplitDocument, layout: Layout, credentials: CallerCredentials = NO_CREDENTIALS) -> Maps:
     """The content of all maps for a document whose applications have their slots in `layout`."""
     slots = layout.slot_of
-    twins = ("", GRPC) if layout.grpc else ("",)
+    twins = ("", GRPC_SUFFIX) if layout.grpc else ("",)
     networks = sorted(document.networks)
     maps: Maps = (
-        {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials, twins) | cors.maps(document)
+        {name: {} for name in MAP_NAMES}
+        | build_policy_maps(document, slots, credentials, twins)
+        | cors.build_cors_maps(document)
     )
     maps["prefixes"] = {
         holding.slot + twin: holding.prefix for holding in (*layout.leaving, *layout.held) for twin in twins
     }
     if layout.grpc:
-        maps["applications"] = {holding.slot + GRPC: holding.application for holding in (*layout.leaving, *layout.held)}
+        maps["applications"] = {
+            holding.slot + GRPC_SUFFIX: holding.application for holding in (*layout.leaving, *layout.held)
+        }
     maps["networks"] = {network: network for network in networks}
     if credentials.signing_key and any(service.feedback for service in document.services):
-        maps["signing"] = {NEWEST: base64.b64encode(credentials.signing_key).decode()}
+        maps["signing"] = {SIGNING_KEY_ENTRY: base64.b64encode(credentials.signing_key).decode()}
     for service in document.services:
         table, ranges = _table(service, slots)
         maps["ranges"] |= ranges
         maps["overrides"] |= dict(_overrides(service, table, slots, networks))
         maps["matches"] |= _matches(service, table, slots)
-        maps["splits"][service.name] = split_value(service, table)
+        maps["splits"][service.name] = render_split_value(service, table)
         maps["hosts"] |= dict.fromkeys(service.hosts, service.name)
     return maps
 
 
-def split_value(service: Service, table: str) -> str:
+def render_split_value(service: Service, table: str) -> str:
     """The value of one service in `splits`."""
     timeout_ms = max(1, round(service.requestTimeoutSeconds * 1000))
     asked = {
@@ -110,12 +114,12 @@ def split_value(service: Service, table: str) -> str:
     # The replica gets a second more than the edge: else its own 408 could come first and count as the client's fault.
     fields = (
         service.salt,
-        service.unit.source or NONE,
+        service.unit.source or EMPTY_FIELD,
         str(timeout_ms),
         f"{service.requestTimeoutSeconds + 1:g}",
         str(service.maxRequestBytes),
         table,
-        flags or NONE,
+        flags or EMPTY_FIELD,
         *((str(100 * service.shadow.percent), service.shadow.arm) if service.shadow else ()),
     )
     return "|".join(fields)
@@ -123,17 +127,17 @@ def split_value(service: Service, table: str) -> str:
 
 def _table(service: Service, slots: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """(name, entries of `ranges`) of a service's table; `-` and nothing without arms."""
-    arms = [_arm(service, arm, ASSIGNED, slots) for arm in service.arms]
+    arms = [_arm(service, arm, ASSIGNED_ORIGIN, slots) for arm in service.arms]
     segments = service.table
     if not segments:
-        return NONE, {}
+        return EMPTY_FIELD, {}
     content = repr((arms, segments, service.overrides, *([service.match] if service.match else [])))
     table = xxhash.xxh64_hexdigest(content.encode())
     starts = (0, *(segment.end for segment in segments[:-1]))
     found = [
         (arms[segment.arm], prefix)
         for start, segment in zip(starts, segments, strict=True)
-        for prefix in prefixes(start, segment.end)
+        for prefix in bucket_prefixes(start, segment.end)
     ]
     # The longest prefix decides, so the arm that would need the most is what the shortest of all stands for.
     most = Counter(arm for arm, _ in found).most_common(1)[0][0]
@@ -144,10 +148,10 @@ def _overrides(
     service: Service, table: str, slots: Mapping[str, str], networks: list[str]
 ) -> Iterator[tuple[str, str]]:
     arms = {arm.name: arm for arm in service.arms}
-    if table == NONE:
+    if table == EMPTY_FIELD:
         return
     for override in service.overrides:
-        value = _arm(service, arms[override.arm], FORCED, slots)
+        value = _arm(service, arms[override.arm], OVERRIDE_ORIGIN, slots)
         callers = [f"k{key}" for key in override.callers.keys]
         # A client is looked up by its narrowest network, which may be a part of one that is allowed here.
         callers += [f"n{network}" for network in networks if _within(network, override.callers.networks)]
@@ -156,12 +160,12 @@ def _overrides(
 
 def _matches(service: Service, table: str, slots: Mapping[str, str]) -> dict[str, str]:
     match = service.match
-    if match is None or table == NONE:
+    if match is None or table == EMPTY_FIELD:
         return {}
     arm = next(arm for arm in service.arms if arm.name == match.arm)
     hashed = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in match.headers.items()}
     wanted = {f"{table}|{name}|{digest}": _ONE for name, digest in hashed.items()}
-    return {**wanted, f"{table}|{len(wanted)}": _arm(service, arm, FORCED, slots)}
+    return {**wanted, f"{table}|{len(wanted)}": _arm(service, arm, OVERRIDE_ORIGIN, slots)}
 
 
 def _within(network: str, allowed: tuple[str, ...]) -> bool:
@@ -180,14 +184,14 @@ def _arm(service: Service, arm: Arm, origin: str, slots: Mapping[str, str]) -> s
         arm.routePrefix.rstrip("/"),
         str(arm.revision),
         arm.name,
-        ",".join(map(str, arm.slow_us)) or NONE,
+        ",".join(map(str, arm.slow_us)) or EMPTY_FIELD,
     )
     # Who chose the arm himself was not assigned, and what becomes of him is no evidence.
     told = SEPARATOR.join((service.attempt, str(service.epoch), arm.name if service.reveal else ""))
     exposed = (told,) if service.feedback else ()
-    return "!".join((*fields, *(exposed if origin == ASSIGNED else ())))
+    return "!".join((*fields, *(exposed if origin == ASSIGNED_ORIGIN else ())))
 
 
-def map_text(entries: Mapping[str, str]) -> str:
+def render_map(entries: Mapping[str, str]) -> str:
     """A map file."""
     return "".join(f"{key} {value}\n" for key, value in sorted(entries.items()))

@@ -3,11 +3,11 @@
 BOOT_VARIABLE = "SUNDOG_EDGE_BOOT"
 LOG_VARIABLE = "SUNDOG_EDGE_LOG_FD"
 ALL_REQUESTS = "all"
-FALLBACK = "fallback"
-PROBE = "probe"
+FALLBACK_PREFIX = "fallback"
+PROBE_ORIGIN = "probe"
 """The origin of requests that the model server answers without its model."""
 
-GRPC = "-grpc"
+GRPC_SUFFIX = "-grpc"
 """What is added to a slot's name for the backend that reaches the same replicas by gRPC."""
 
 ROWS_TABLE = "rows"

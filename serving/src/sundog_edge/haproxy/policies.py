@@ -7,15 +7,15 @@
 
 from collections.abc import Mapping
 
-from sundog_edge.security.credentials import Credentials
-from sundog_edge.split.document import Document, Service
+from sundog_edge.security.credentials import CallerCredentials
+from sundog_edge.split.document import Service, SplitDocument
 
 
-def policy_maps(
-    document: Document, slots: Mapping[str, str], credentials: Credentials, twins: tuple[str, ...] = ("",)
+def build_policy_maps(
+    document: SplitDocument, slots: Mapping[str, str], credentials: CallerCredentials, twins: tuple[str, ...] = ("",)
 ) -> dict[str, dict[str, str]]:
     """The entries of all of them; `slots` has the slot of every application, `twins` what its backends' names end with."""
-    policies = {service.name: policy_value(service) for service in document.services}
+    policies = {service.name: render_policy(service) for service in document.services}
     return {
         "queues": {
             slots[application] + twin: str(service.queue.share(weight))
@@ -38,7 +38,7 @@ def _weights(service: Service) -> dict[str, float]:
     return found
 
 
-def policy_value(service: Service) -> str:
+def render_policy(service: Service) -> str:
     """`API keys|token keys|issuer|audience|requests of a client|in seconds|retry after|requests of all|in seconds|retry after|queue`, where
     the first two are Secrets and the last is 0 for a service without a queue; nothing but separators where it asks for nothing.
     """

@@ -2,7 +2,7 @@
 
 import json
 
-IS_CALL = "{ var(txn.grpc) -m bool }"
+IS_GRPC = "{ var(txn.grpc) -m bool }"
 """Whether a request is a call by gRPC."""
 
 _SHOWN_BYTES = 64
@@ -27,17 +27,17 @@ _GRPC_STATUS = {
 """By HTTP status. A gRPC client prefers it, but gives up on an answer that has a body, too."""
 
 
-def in_json(fetch: str) -> str:
+def json_excerpt(fetch: str) -> str:
     """What a client sent, in the detail of a problem document: its beginning, escaped."""
     return f"'%[{fetch},bytes(0,{_SHOWN_BYTES}),json(utf8s)]'"
 
 
-def in_header(fetch: str) -> str:
+def header_excerpt(fetch: str) -> str:
     """The same in that of a call, which is a header field and may have escapes by percent."""
     return f"'%[{fetch},bytes(0,{_SHOWN_BYTES}),url_enc]'"
 
 
-def problem(status: int, title: str, detail: str, extra: str = "", code: str = "") -> str:
+def render_problem(status: int, title: str, detail: str, extra: str = "", code: str = "") -> str:
     """The arguments of `http-error` or `http-request return` for a problem document; `extra` holds further header fields.
 
     It has the members that those of the model server have: `code`, the title as one word unless told, and `requestId`, empty where the
@@ -57,18 +57,18 @@ def problem(status: int, title: str, detail: str, extra: str = "", code: str = "
     return f'status {status} content-type application/problem+json lf-string "{body}"{extra}'
 
 
-def call_problem(status: int, detail: str, extra: str = "") -> str:
+def render_grpc_problem(status: int, detail: str, extra: str = "") -> str:
     """The same for gRPC. The HTTP status stays, for it tells in the log what was refused."""
     return f'status {status} hdr grpc-status {_GRPC_STATUS[status]} hdr grpc-message "{detail}"{extra}'
 
 
-def refusal(
+def render_refusal(
     status: int, title: str, detail: str, condition: str, extra: str = "", code: str = "", call: str = ""
 ) -> str:
     """Rules that refuse a request to which `condition` applies, in the form that its client understands.
 
     `call` is the detail for callers by gRPC, where it is another one.
     """
-    return f"""    http-request return {call_problem(status, call or detail, extra)} if {IS_CALL} {condition}
-    http-request return {problem(status, title, detail, extra, code)} if {condition}
+    return f"""    http-request return {render_grpc_problem(status, call or detail, extra)} if {IS_GRPC} {condition}
+    http-request return {render_problem(status, title, detail, extra, code)} if {condition}
 """

@@ -1,9 +1,9 @@
 """The process as a whole, and what every section inherits."""
 
 from sundog_edge.haproxy.names import STICK_COUNTERS
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.problems import render_problem
 from sundog_edge.haproxy.rules import compression, memory_limits
-from sundog_edge.state_dir import Settings
+from sundog_edge.state_dir import HaproxyProcessSettings
 
 # Of TLS 1.2, what has forward secrecy and authenticated encryption; every cipher of TLS 1.3 has both.
 CIPHERS = ":".join(
@@ -13,7 +13,7 @@ CIPHERS = ":".join(
 )
 
 
-def process(settings: Settings, drain_s: int = 0) -> str:
+def render_global(settings: HaproxyProcessSettings, drain_s: int = 0) -> str:
     """`global`: what the process may use. `drain_s`: the least seconds for the requests of a worker that leaves."""
     # The limit of open files of a container can be a thousand times what is needed, and HAProxy allocates for all of it.
     connections = f"maxconn {settings.max_connections}" if settings.max_connections else "fd-hard-limit 65536"
@@ -33,15 +33,15 @@ def process(settings: Settings, drain_s: int = 0) -> str:
 """
 
 
-def base(settings: Settings) -> str:
+def render_defaults(settings: HaproxyProcessSettings) -> str:
     """`defaults base`: timeouts, and HAProxy's own errors as problem documents."""
     errors = (
-        problem(400, "Bad Request", "the request is not valid HTTP, or its headers are too large"),
-        problem(408, "Request Timeout", "the request did not arrive in time"),
-        problem(500, "Internal Server Error", "the edge failed"),
-        problem(502, "Bad Gateway", "the replica gave no valid answer"),
-        problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica"),
-        problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded"),
+        render_problem(400, "Bad Request", "the request is not valid HTTP, or its headers are too large"),
+        render_problem(408, "Request Timeout", "the request did not arrive in time"),
+        render_problem(500, "Internal Server Error", "the edge failed"),
+        render_problem(502, "Bad Gateway", "the replica gave no valid answer"),
+        render_problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica"),
+        render_problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded"),
     )
     lines = "\n".join(f"    http-error {error}" for error in errors)
     # A first packet that was lost is sent again after a second: with no more patience than that one lost packet is a replica that is down.

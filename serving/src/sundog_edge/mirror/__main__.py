@@ -16,9 +16,9 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from sundog_edge.mirror.sending import Mirror, Target
+from sundog_edge.mirror.sending import Mirror, MirrorTarget
 
-REPORT_S = 0.2
+REPORT_PERIOD_S = 0.2
 _NICE = 10
 _MOST_LINE_BYTES = 16 << 20
 _DATAGRAM_BYTES = 1 << 17
@@ -27,7 +27,7 @@ _IDLE_S = 2.0
 """A connection that a replica might close any moment is not used again: that would count as the candidate's error."""
 
 
-def bound(path: Path) -> socket.socket:
+def bind_socket(path: Path) -> socket.socket:
     """The socket that HAProxy sends to, in the place of one that a mirror before has left."""
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -38,20 +38,20 @@ def bound(path: Path) -> socket.socket:
     return made
 
 
-def drain(mirror: Mirror, source: socket.socket) -> None:
+def receive_all(mirror: Mirror, source: socket.socket) -> None:
     """Take every datagram that has come."""
     with contextlib.suppress(BlockingIOError):
         while True:
             mirror.take(source.recv(_DATAGRAM_BYTES), time.time_ns() // 1000)
 
 
-def report(mirror: Mirror) -> bytes:
+def render_report(mirror: Mirror) -> bytes:
     """One line."""
     counts = [{"boot": boot, "key": key, **own.as_json()} for (boot, key), own in mirror.counts.items()]
     return orjson.dumps({"counts": counts, "unparsable": mirror.unparsable}) + b"\n"
 
 
-def sender() -> aiohttp.ClientSession:
+def make_session() -> aiohttp.ClientSession:
     """What copies are sent by. No cookie of an answer goes along with the next copy, which is somebody else's."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
@@ -62,10 +62,10 @@ def sender() -> aiohttp.ClientSession:
 
 async def _run(path: Path) -> None:
     loop = asyncio.get_running_loop()
-    async with sender() as session:
+    async with make_session() as session:
         mirror = Mirror(session)
-        with bound(path) as source:
-            loop.add_reader(source, drain, mirror, source)
+        with bind_socket(path) as source:
+            loop.add_reader(source, receive_all, mirror, source)
             followed = asyncio.Event()
             telling = asyncio.create_task(_tell(mirror, followed))
             try:
@@ -81,7 +81,7 @@ async def _listen(mirror: Mirror, followed: asyncio.Event) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         told = orjson.loads(line)["services"]
-        mirror.follow({name: Target.from_json(target) for name, target in told.items()})
+        mirror.follow({name: MirrorTarget.from_json(target) for name, target in told.items()})
         followed.set()
 
 
@@ -90,8 +90,8 @@ async def _tell(mirror: Mirror, followed: asyncio.Event) -> None:
     await followed.wait()
     while True:
         # An agent that does not read holds nothing up but this process; one that has gone ends it.
-        await asyncio.to_thread(_write, report(mirror))
-        await asyncio.sleep(REPORT_S)
+        await asyncio.to_thread(_write, render_report(mirror))
+        await asyncio.sleep(REPORT_PERIOD_S)
 
 
 def _write(line: bytes) -> None:
@@ -100,7 +100,7 @@ def _write(line: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Whoever asks, and whoever answers, comes first: by weight, and on Linux by that a copy that is due interrupts nobody."""
     os.nice(_NICE)
     if sys.platform == "linux":
@@ -111,7 +111,7 @@ def give_way() -> None:
 
 def main() -> None:
     """Run until the input ends."""
-    give_way()
+    lower_priority()
     # A terminal's interrupt reaches all of its processes; the agent is the one to end this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(_run(Path(sys.argv[1])))

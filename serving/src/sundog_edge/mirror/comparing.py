@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from sundog_edge.mirror.records import Answer
+from sundog_edge.mirror.records import MirroredAnswer
 from sundog_edge.split.document import Comparator, PartComparator
 
 _EXACT: Final = PartComparator()
@@ -38,7 +38,9 @@ class Incomparable(ValueError):
     """Stable's own answer is none that the comparator knows: nothing follows for the candidate. One line says what was found."""
 
 
-def verdicts(comparator: Comparator, stable: Answer, candidate: Answer) -> dict[str, bool | None]:
+def compare_answers(
+    comparator: Comparator, stable: MirroredAnswer, candidate: MirroredAnswer
+) -> dict[str, bool | None]:
     """Whether they agree, by name: by what is asked for, by each of its parts, and exactly beside that, which tells how much is forgiven.
 
     None where stable's answer is not what a comparator is for.
@@ -60,12 +62,12 @@ def _verdict(comparator: Comparator | PartComparator, wanted: Any, found: Any) -
         return None
 
 
-def agree(comparator: Comparator, stable: Answer, candidate: Answer) -> bool:
+def answers_agree(comparator: Comparator, stable: MirroredAnswer, candidate: MirroredAnswer) -> bool:
     """Whether they do. Raises Incomparable where stable's answer is not what the comparator is for."""
     return _agree(comparator, _document(stable), _of_candidate(candidate))
 
 
-def _of_candidate(candidate: Answer) -> Any:
+def _of_candidate(candidate: MirroredAnswer) -> Any:
     """What nobody can read agrees with nothing."""
     try:
         return _document(candidate)
@@ -97,7 +99,7 @@ def _same(comparator: Comparator | PartComparator, wanted: Any, found: Any) -> b
             return _same_places(wanted, found)
 
 
-def _document(answer: Answer) -> Any:
+def _document(answer: MirroredAnswer) -> Any:
     """The JSON of an answer, each binary tensor as the data it stands for."""
     try:
         document = orjson.loads(answer.body[: answer.json_length])

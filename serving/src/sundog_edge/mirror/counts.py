@@ -12,7 +12,7 @@ _HISTOGRAMS = ("slower", "faster", "stable", "candidate")
 
 
 @dataclass(slots=True)
-class Counts:
+class MirrorCounts:
     """`sent` is paired + errors + timeouts + in flight + lost. All that was sampled is sent, dropped, skipped, or on its way to be.
 
     Attributes:
@@ -62,11 +62,11 @@ class Counts:
         """Count a pair, by how long each took."""
         self.paired += 1
         difference_us = candidate_us - stable_us
-        histogram.add(self.candidate, histogram.bucket_of(candidate_us))
-        histogram.add(self.stable, histogram.bucket_of(stable_us))
-        histogram.add(self.slower if difference_us >= 0 else self.faster, histogram.bucket_of(abs(difference_us)))
+        histogram.add(self.candidate, histogram.find_bucket(candidate_us))
+        histogram.add(self.stable, histogram.find_bucket(stable_us))
+        histogram.add(self.slower if difference_us >= 0 else self.faster, histogram.find_bucket(abs(difference_us)))
 
-    def add(self, other: "Counts") -> None:
+    def add(self, other: "MirrorCounts") -> None:
         """Add another's counts in place. What is in flight is no count and stays."""
         for name in _SINGLE:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -78,9 +78,9 @@ class Counts:
         for name in _HISTOGRAMS:
             histogram.merge(getattr(self, name), getattr(other, name))
 
-    def ended(self) -> "Counts":
+    def ended(self) -> "MirrorCounts":
         """As they are when their mirror is gone: what was in flight is lost."""
-        made = Counts(lost=self.in_flight)
+        made = MirrorCounts(lost=self.in_flight)
         made.add(self)
         return made
 

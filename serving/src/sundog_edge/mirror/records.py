@@ -12,7 +12,7 @@ _NONE = "-"
 _PARTS = len(FIELDS) + 2
 
 
-class Request(NamedTuple):
+class MirroredRequest(NamedTuple):
     """What is repeated. `path` has its query and not the route prefix; empty headers were not sent."""
 
     id: str
@@ -23,7 +23,7 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Answer(NamedTuple):
+class MirroredAnswer(NamedTuple):
     """An answer with status 200. `json_length` is how much of it is JSON, where binary tensors follow; else None."""
 
     content_type: str
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Record(NamedTuple):
+class MirrorRecord(NamedTuple):
     """One request. `skip` says why it cannot be repeated, and is empty where it can; then all else is there.
 
     `key` is `service/attempt/epoch`; `ended_us` is Unix time and `total_us` what stable took, in microseconds.
@@ -42,11 +42,11 @@ class Record(NamedTuple):
     skip: str
     ended_us: int
     total_us: int
-    request: Request
-    answer: Answer
+    request: MirroredRequest
+    answer: MirroredAnswer
 
 
-def parse(datagram: bytes) -> Record:
+def parse_record(datagram: bytes) -> MirrorRecord:
     """The record in a datagram. Raises ValueError for one that is none of ours."""
     found = _DATA.search(datagram)
     if found is None:
@@ -60,7 +60,7 @@ def parse(datagram: bytes) -> Record:
     path, content_type, json_length, accept, answer_type, answer_json = (_bytes(part) for part in parts[12:18])
     body, answer = _bytes(parts[18]), _bytes(parts[19])
     shown_path = path.decode("ascii", errors="replace")
-    request = Request(
+    request = MirroredRequest(
         request_id,
         shown_path.removeprefix(prefix) or "/",
         _header(content_type),
@@ -69,14 +69,14 @@ def parse(datagram: bytes) -> Record:
         body,
     )
     length = answer_json.decode("ascii", errors="replace").strip()
-    return Record(
+    return MirrorRecord(
         boot,
         key,
         _why_not(skip, status, termination, outcome) or _cut(len(body), size, len(answer), answer_size),
         int(received) + int(total),
         int(total),
         request,
-        Answer(_header(answer_type), int(length) if length.isdecimal() else None, answer),
+        MirroredAnswer(_header(answer_type), int(length) if length.isdecimal() else None, answer),
     )
 
 

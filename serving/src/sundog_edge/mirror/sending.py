@@ -11,28 +11,28 @@ from typing import Any, Final, Self
 import aiohttp
 from yarl import URL
 
-from sundog_edge.mirror.comparing import verdicts
-from sundog_edge.mirror.counts import Counts
-from sundog_edge.mirror.records import Answer, Record, Request, parse
+from sundog_edge.mirror.comparing import compare_answers
+from sundog_edge.mirror.counts import MirrorCounts
+from sundog_edge.mirror.records import MirroredAnswer, MirroredRequest, MirrorRecord, parse_record
 from sundog_edge.split.document import Comparator
-from sundog_edge.whole_answers import body_of
+from sundog_edge.whole_answers import read_body
 
 LOG = logging.getLogger(__name__)
-MOST_IN_FLIGHT: Final = 32
+MAX_IN_FLIGHT: Final = 32
 """Requests of one service that wait for the candidate. Beyond that it is behind, and more would only hold it up more."""
 
-MOST_BEHIND_US: Final = 5_000_000
+MAX_LAG_US: Final = 5_000_000
 """What ended longer ago is not repeated any more."""
 
 _MOST_ANSWER_BYTES: Final = 1 << 20
 _JSON_LENGTH: Final = "inference-header-content-length"
 
-Key = tuple[str, str]
+CountsKey = tuple[str, str]
 """HAProxy worker's boot, and `service/attempt/epoch`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class MirrorTarget:
     """Where the copies of a service's requests go: `addresses` are healthy replicas of the candidate. Made by the agent as JSON."""
 
     key: str
@@ -62,27 +62,27 @@ class Mirror:
     """Takes datagrams, and keeps counts. `unparsable` are those that are none of HAProxy's."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
-        self.counts: dict[Key, Counts] = {}
+        self.counts: dict[CountsKey, MirrorCounts] = {}
         self.unparsable = 0
         self._session = session
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, MirrorTarget] = {}
         self._turns = itertools.count()
         self._running: dict[str, set[asyncio.Task[None]]] = {}
         self._answered: dict[str, str] = {}
 
-    def follow(self, targets: Mapping[str, Target]) -> None:
+    def follow(self, targets: Mapping[str, MirrorTarget]) -> None:
         """Send copies to these from now on, by service."""
         self._targets = dict(targets)
 
     def take(self, datagram: bytes, now_us: int) -> None:
         """Repeat the request in a datagram, unless there is a reason not to."""
         try:
-            record = parse(datagram)
+            record = parse_record(datagram)
         except ValueError as error:
             LOG.debug("%s", error)
             self.unparsable += 1
             return
-        counts = self.counts.setdefault((record.boot, record.key), Counts())
+        counts = self.counts.setdefault((record.boot, record.key), MirrorCounts())
         service = record.key.partition("/")[0]
         target = self._targets.get(service)
         running = self._running.setdefault(service, set())
@@ -96,7 +96,7 @@ class Mirror:
         elif not target.addresses:
             counts.sent += 1
             counts.errors += 1
-        elif len(running) >= MOST_IN_FLIGHT or now_us - record.ended_us > MOST_BEHIND_US:
+        elif len(running) >= MAX_IN_FLIGHT or now_us - record.ended_us > MAX_LAG_US:
             counts.dropped += 1
         else:
             counts.sent += 1
@@ -105,7 +105,7 @@ class Mirror:
             running.add(task)
             task.add_done_callback(running.discard)
 
-    async def _repeat(self, record: Record, target: Target, counts: Counts) -> None:
+    async def _repeat(self, record: MirrorRecord, target: MirrorTarget, counts: MirrorCounts) -> None:
         address = target.addresses[next(self._turns) % len(target.addresses)]
         began = time.perf_counter_ns()
         try:
@@ -122,12 +122,12 @@ class Mirror:
             else:
                 self._answered[record.key.partition("/")[0]] = record.key
                 counts.took((time.perf_counter_ns() - began) // 1000, record.total_us)
-                for name, agree in verdicts(target.comparator, record.answer, answer).items():
+                for name, agree in compare_answers(target.comparator, record.answer, answer).items():
                     counts.compared(name, agree=agree)
         finally:
             counts.in_flight -= 1
 
-    async def _ask(self, base: str, target: Target, request: Request) -> Answer | None:
+    async def _ask(self, base: str, target: MirrorTarget, request: MirroredRequest) -> MirroredAnswer | None:
         """The candidate's answer; None for one without status 200 or without an end."""
         headers = {
             "content-type": request.content_type,
@@ -144,6 +144,6 @@ class Mirror:
             if response.status != 200 or response.headers.get("x-sundog-outcome") == "invalid":
                 return None
             # No answer of stable's that is compared is nearly as long.
-            body = await body_of(response, _MOST_ANSWER_BYTES)
+            body = await read_body(response, _MOST_ANSWER_BYTES)
             length = response.headers.get(_JSON_LENGTH, "")
-            return Answer(response.content_type, int(length) if length.isdecimal() else None, body)
+            return MirroredAnswer(response.content_type, int(length) if length.isdecimal() else None, body)

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from sundog_edge.errors import HaproxyRefused
-from sundog_edge.mirror.counts import Counts
-from sundog_edge.mirror.sending import MOST_BEHIND_US, Key, Target
-from sundog_edge.runtime_api import Haproxy, Sampled
-from sundog_edge.split.document import Document
+from sundog_edge.mirror.counts import MirrorCounts
+from sundog_edge.mirror.sending import MAX_LAG_US, CountsKey, MirrorTarget
+from sundog_edge.runtime_api import HaproxyClient, MirrorSampling
+from sundog_edge.split.document import SplitDocument
 from sundog_edge.state_dir import StateDir, read_json, write_atomically
 from sundog_edge.workers import Workers
 
@@ -26,26 +26,26 @@ _START_S = 120.0
 """The same for one that has told nothing at all yet."""
 
 _AGAIN_S = 1.0
-_SETTLED_S = MOST_BEHIND_US / 1e6 + 1
+_SETTLED_S = MAX_LAG_US / 1e6 + 1
 """What ended longer ago and was not told of by then never will be: the mirror itself would drop it."""
 
 _MOST_LINE_BYTES = 16 << 20
 _FORMAT = 1
 
 
-class Shadowing:
+class MirrorSupervisor:
     """Counts by (boot, `service/attempt/epoch`), cumulative over mirrors and agents; and the mirror's process, while one is needed."""
 
-    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir) -> None:
-        self.sampled: dict[Key, Sampled] = {}
+    def __init__(self, haproxy: HaproxyClient, workers: Workers, state: StateDir) -> None:
+        self.sampled: dict[CountsKey, MirrorSampling] = {}
         self._haproxy = haproxy
         self._workers = workers
         self._state = state
-        self._past: dict[Key, Counts] = {}
-        self._now: dict[Key, Counts] = {}
-        self._gone: dict[str, tuple[int, Counts]] = {}
-        self._unheard: dict[Key, int] = {}
-        self._expected: list[tuple[float, dict[Key, int]]] = []
+        self._past: dict[CountsKey, MirrorCounts] = {}
+        self._now: dict[CountsKey, MirrorCounts] = {}
+        self._gone: dict[str, tuple[int, MirrorCounts]] = {}
+        self._unheard: dict[CountsKey, int] = {}
+        self._expected: list[tuple[float, dict[CountsKey, int]]] = []
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._told: bytes = b""
@@ -56,11 +56,11 @@ class Shadowing:
         self._read()
 
     @property
-    def counts(self) -> dict[Key, Counts]:
+    def counts(self) -> dict[CountsKey, MirrorCounts]:
         """Everything that is known; what HAProxy counted and no mirror was told of is dropped."""
         found = self._lasting()
         for key, own in found.items():
-            sampled = self.sampled.get(key, Sampled())
+            sampled = self.sampled.get(key, MirrorSampling())
             if sampled.all > sampled.taken:
                 own.skipped["rate"] = sampled.all - sampled.taken
         return found
@@ -83,7 +83,7 @@ class Shadowing:
             found.append({**named, "sampled": sampled, "waiting": sampled - own.received, **own.as_json()})
         return found
 
-    async def tick(self, document: Document | None, addresses: Mapping[str, Collection[str]]) -> None:
+    async def tick(self, document: SplitDocument | None, addresses: Mapping[str, Collection[str]]) -> None:
         """Keep a mirror for what the document asks for; `addresses` has the healthy replicas of each application.
 
         Raises HaproxyUnavailable.
@@ -104,12 +104,12 @@ class Shadowing:
         self.save()
 
     @property
-    def by_service(self) -> dict[str, tuple[int, Counts]]:
+    def by_service(self) -> dict[str, tuple[int, MirrorCounts]]:
         """(sampled, counts) of each service since the edge's first start, what was let go of included."""
         found = dict(self._gone)
         for (boot, key), own in self.counts.items():
             service = key.partition("/")[0]
-            sampled, before = found.get(service, (0, Counts()))
+            sampled, before = found.get(service, (0, MirrorCounts()))
             found[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
         return found
 
@@ -121,20 +121,25 @@ class Shadowing:
         } - {*self._now}
         for boot, key in gone:
             service = key.partition("/")[0]
-            sampled, before = self._gone.get(service, (0, Counts()))
+            sampled, before = self._gone.get(service, (0, MirrorCounts()))
             own = counts[boot, key]
             self._gone[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
             for known in (self._past, self._unheard, self.sampled):
                 known.pop((boot, key), None)
 
-    def _sampled_of(self, key: Key, own: Counts) -> int:
+    def _sampled_of(self, key: CountsKey, own: MirrorCounts) -> int:
         # The mirror may have told of some that came after the last look at HAProxy.
-        return max(self.sampled.get(key, Sampled()).all, own.received)
+        return max(self.sampled.get(key, MirrorSampling()).all, own.received)
 
     def save(self) -> None:
         """Write a snapshot where anything has changed."""
         rows = [
-            {"boot": boot, "key": key, **self.sampled.get((boot, key), Sampled()).as_json(), **own.ended().as_json()}
+            {
+                "boot": boot,
+                "key": key,
+                **self.sampled.get((boot, key), MirrorSampling()).as_json(),
+                **own.ended().as_json(),
+            }
             for (boot, key), own in self._lasting().items()
         ]
         gone = {name: {"sampled": sampled, **own.as_json()} for name, (sampled, own) in self._gone.items()}
@@ -143,8 +148,8 @@ class Shadowing:
             write_atomically(self._state.mirrored, content)
             self._saved = content
 
-    def _lasting(self) -> dict[Key, Counts]:
-        found: dict[Key, Counts] = {}
+    def _lasting(self) -> dict[CountsKey, MirrorCounts]:
+        found: dict[CountsKey, MirrorCounts] = {}
         for key in {*self._past, *self._now, *self.sampled}:
             own = _sum(each[key] for each in (self._past, self._now) if key in each)
             own.in_flight = self._now[key].in_flight if key in self._now else 0
@@ -158,9 +163,9 @@ class Shadowing:
             return
         for row in stored["rows"]:
             key = row["boot"], row["key"]
-            self._past[key] = Counts.from_json(row)
-            self.sampled[key] = Sampled(row["sampled"], row["taken"])
-        self._gone = {name: (row["sampled"], Counts.from_json(row)) for name, row in stored["gone"].items()}
+            self._past[key] = MirrorCounts.from_json(row)
+            self.sampled[key] = MirrorSampling(row["sampled"], row["taken"])
+        self._gone = {name: (row["sampled"], MirrorCounts.from_json(row)) for name, row in stored["gone"].items()}
 
     @property
     def _is_silent(self) -> bool:
@@ -189,7 +194,7 @@ class Shadowing:
         while line := await process.stdout.readline():
             with contextlib.suppress(orjson.JSONDecodeError):
                 told = orjson.loads(line)
-                self._now = {(row["boot"], row["key"]): Counts.from_json(row) for row in told["counts"]}
+                self._now = {(row["boot"], row["key"]): MirrorCounts.from_json(row) for row in told["counts"]}
                 self._heard, self._heard_at = True, time.monotonic()
 
     async def _end(self) -> None:
@@ -204,10 +209,10 @@ class Shadowing:
             await self._reading
             self._reading = None
         for key, counts in self._now.items():
-            self._past.setdefault(key, Counts()).add(counts.ended())
+            self._past.setdefault(key, MirrorCounts()).add(counts.ended())
         self._now = {}
 
-    def _tell(self, targets: Mapping[str, Target]) -> None:
+    def _tell(self, targets: Mapping[str, MirrorTarget]) -> None:
         line = orjson.dumps({"services": {name: target.as_json() for name, target in targets.items()}}) + b"\n"
         pipe = self._process.stdin if self._process is not None else None
         # One that does not read gets no more; it hangs, and is replaced.
@@ -221,7 +226,7 @@ class Shadowing:
         if self._process is None and not self.sampled:
             return
         now = time.monotonic()
-        expected: dict[Key, int] = {}
+        expected: dict[CountsKey, int] = {}
         for worker in self._workers.all:
             try:
                 table = await self._haproxy.mirrored(worker.pid)
@@ -241,21 +246,21 @@ class Shadowing:
                 self._unheard[key] = max(self._unheard.get(key, 0), count - received)
 
 
-def _sum(parts: Iterable[Counts]) -> Counts:
+def _sum(parts: Iterable[MirrorCounts]) -> MirrorCounts:
     """A new one; what is in flight is left out."""
-    made = Counts()
+    made = MirrorCounts()
     for each in parts:
         made.add(each)
     return made
 
 
-def _targets(document: Document | None, addresses: Mapping[str, Collection[str]]) -> dict[str, Target]:
-    found: dict[str, Target] = {}
+def _targets(document: SplitDocument | None, addresses: Mapping[str, Collection[str]]) -> dict[str, MirrorTarget]:
+    found: dict[str, MirrorTarget] = {}
     for service in document.services if document else ():
         shadow = service.shadow
         arm = next((arm for arm in service.arms if shadow is not None and arm.name == shadow.arm), None)
         if shadow is not None and arm is not None:
-            found[service.name] = Target(
+            found[service.name] = MirrorTarget(
                 key=f"{service.name}/{service.attempt}/{service.epoch}",
                 prefix=arm.routePrefix.rstrip("/"),
                 addresses=tuple(sorted(addresses.get(arm.application, ()))),

@@ -11,12 +11,12 @@ import aiohttp
 import orjson
 
 from sundog_edge.errors import ServeUnavailable
-from sundog_edge.haproxy.backends import server_options
-from sundog_edge.haproxy.names import FALLBACK
+from sundog_edge.haproxy.backends import render_server_options
+from sundog_edge.haproxy.names import FALLBACK_PREFIX
 from sundog_edge.runtime_api import ServerState
 from sundog_edge.split.document import Cluster
-from sundog_edge.split.layout import CHECK_MS, Server
-from sundog_edge.whole_answers import body_of
+from sundog_edge.split.layout import CHECK_MS, SlotServer
+from sundog_edge.whole_answers import read_body
 
 MAX_ANSWER_BYTES = 16 << 20
 POLL_TIMEOUT_S = 3.0
@@ -26,20 +26,20 @@ FORGET_DOWN_S = 30
 CHECK_PATIENCE_S = 5
 """How long a new replica may take to pass its check before it no longer keeps the replaced ones."""
 
-LEAST_DRAIN_S = 60.0
+MIN_DRAIN_S = 60.0
 _DRAIN_MARGIN_S = 10.0
 
 _PROTOCOLS = ("HTTP", "gRPC")
 
-Targets = Mapping[str, tuple[str, ...]]
+ReplicaAddresses = Mapping[str, tuple[str, ...]]
 """Application → addresses of its replicas; empty where Serve names none but its own proxy."""
 
-Calls = Mapping[str, Mapping[str, int]]
+GrpcPorts = Mapping[str, Mapping[str, int]]
 """Application → address of each replica's gRPC port → its HTTP port."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServeTarget:
     """A replica's port as Serve names it. `address` is `<numeric address>:<port>` and nothing else."""
 
     application: str
@@ -49,7 +49,7 @@ class Target:
     port: int
 
 
-def targets_of(answer: Any, cluster: Cluster) -> Targets:
+def parse_http_targets(answer: Any, cluster: Cluster) -> ReplicaAddresses:
     """The replicas in the answer of `GET /api/serve/applications/`. Raises ServeUnavailable for an answer of another shape."""
     found: dict[str, list[str]] = {}
     for target in _read(answer, cluster):
@@ -60,7 +60,7 @@ def targets_of(answer: Any, cluster: Cluster) -> Targets:
     return {application: tuple(addresses) for application, addresses in found.items()}
 
 
-def calls_of(answer: Any, cluster: Cluster) -> Calls:
+def parse_grpc_targets(answer: Any, cluster: Cluster) -> GrpcPorts:
     """The gRPC ports in the same answer, for replicas that have an HTTP port too; Serve's own proxy is none. Raises ServeUnavailable."""
     targets = _read(answer, cluster)
     http = {
@@ -76,12 +76,12 @@ def calls_of(answer: Any, cluster: Cluster) -> Calls:
     return found
 
 
-def _is_proxy(target: Target, cluster: Cluster) -> bool:
+def _is_proxy(target: ServeTarget, cluster: Cluster) -> bool:
     """Whether a target is Serve's own proxy, which Serve names while an application has no replica."""
     return str(target.port) == cluster.fallback.rpartition(":")[2]
 
 
-def _read(answer: Any, cluster: Cluster) -> list[Target]:
+def _read(answer: Any, cluster: Cluster) -> list[ServeTarget]:
     """All targets of all applications.
 
     The answer comes from a process that models run in: what becomes part of a command for HAProxy is parsed, not passed on. With a
@@ -100,7 +100,7 @@ def _read(answer: Any, cluster: Cluster) -> list[Target]:
         raise ServeUnavailable(f"Serve's answer has no usable target_groups: {type(error).__name__} {error}") from None
 
 
-def _target(group: Mapping[str, Any], target: Mapping[str, Any], loopback: str) -> Target:
+def _target(group: Mapping[str, Any], target: Mapping[str, Any], loopback: str) -> ServeTarget:
     application, port = group["app_name"], target["port"]
     if not isinstance(application, str):
         raise TypeError(f"app_name: found {str(application)[:60]!r}; expected a string")
@@ -114,7 +114,7 @@ def _target(group: Mapping[str, Any], target: Mapping[str, Any], loopback: str) 
     # A scope is whatever follows a %: Python checks none of it.
     if address is None or getattr(address, "scope_id", None):
         raise ValueError(f"ip of {application[:60]!r}: found {str(host)[:60]!r}; expected a numeric address")
-    return Target(application, group["protocol"], str(target.get("name", "")), f"{address}:{port}", port)
+    return ServeTarget(application, group["protocol"], str(target.get("name", "")), f"{address}:{port}", port)
 
 
 def _is_loopback(host: str) -> bool:
@@ -140,7 +140,7 @@ class ServeClient:
         except OSError as error:
             raise ServeUnavailable(f"Ray token file {self._token_file} cannot be read: {error.strerror}") from None
 
-    async def targets(self, cluster: Cluster) -> tuple[Targets, Calls]:
+    async def targets(self, cluster: Cluster) -> tuple[ReplicaAddresses, GrpcPorts]:
         """The replicas' HTTP and gRPC ports. Raises ServeUnavailable: then nothing is known, which is not the same as no replicas."""
         url = f"{cluster.dashboard.rstrip('/')}/api/serve/applications/"
         timeout = aiohttp.ClientTimeout(total=POLL_TIMEOUT_S)
@@ -149,18 +149,18 @@ class ServeClient:
             async with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
                 if response.status != 200:
                     raise ServeUnavailable(f"Serve answered {response.status} at {url}")
-                body = await body_of(response, MAX_ANSWER_BYTES)
+                body = await read_body(response, MAX_ANSWER_BYTES)
                 if len(body) > MAX_ANSWER_BYTES:
                     raise ServeUnavailable(f"Serve's answer is larger than {MAX_ANSWER_BYTES} bytes")
             answer = orjson.loads(body)
-            return targets_of(answer, cluster), calls_of(answer, cluster)
+            return parse_http_targets(answer, cluster), parse_grpc_targets(answer, cluster)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A ValueError is an answer that is no JSON, or a host that Python cannot encode.
             raise ServeUnavailable(f"Serve does not answer at {url}: {type(error).__name__}") from None
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DesiredSlot:
     """What one slot should have. `listed` is None while Serve's answer is not known, and empty when it names no replica.
 
     `check_ports` by address, where that is a gRPC port. `request_s` is the longest that a request may take, in seconds.
@@ -176,7 +176,7 @@ class Wish:
     request_s: float = 0.0
 
 
-def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
+def desired_servers(wish: DesiredSlot, present: Sequence[ServerState]) -> dict[str, SlotServer]:
     """The servers of a slot by name.
 
     While an application is rebuilt Serve names no replica although the old ones still answer, and Serve itself may be gone: healthy
@@ -194,17 +194,17 @@ def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
     addresses = dict.fromkeys([*listed, *(server.address for server in kept)])
     ports = {server.address: server.check_port for server in present} | dict(wish.check_ports)
     servers = {
-        address: Server(wish.slot, address, address, wish.maxconn, False, wish.check_ms, ports.get(address, 0))
+        address: SlotServer(wish.slot, address, address, wish.maxconn, False, wish.check_ms, ports.get(address, 0))
         for address in addresses
     }
     if wish.fallback:
-        name = f"{FALLBACK}-{wish.fallback}"
-        servers[name] = Server(wish.slot, name, wish.fallback, 0, True, wish.fallback_check_ms)
+        name = f"{FALLBACK_PREFIX}-{wish.fallback}"
+        servers[name] = SlotServer(wish.slot, name, wish.fallback, 0, True, wish.fallback_check_ms)
     return servers
 
 
 def _is_candidate(server: ServerState) -> bool:
-    return not (server.name.startswith(FALLBACK) or server.draining or server.maintenance)
+    return not (server.name.startswith(FALLBACK_PREFIX) or server.draining or server.maintenance)
 
 
 def _worth_keeping(server: ServerState, *, certain: bool) -> bool:
@@ -226,7 +226,7 @@ def _given_up(server: ServerState) -> bool:
     return server.since_s >= CHECK_PATIENCE_S
 
 
-def keep_slow(wish: Wish, present: Sequence[ServerState], proven: Collection[str]) -> list[str]:
+def plan_slow_replicas(wish: DesiredSlot, present: Sequence[ServerState], proven: Collection[str]) -> list[str]:
     """Commands that keep replicas in whose checks only come too late, where no other answers in time.
 
     To take out all that are slow would fail every request, as on a machine without CPU. One that refuses connections or answers for another
@@ -245,23 +245,23 @@ def keep_slow(wish: Wish, present: Sequence[ServerState], proven: Collection[str
     ]
 
 
-def still_proven(before: Collection[str], present: Sequence[ServerState]) -> frozenset[str]:
+def find_proven(before: Collection[str], present: Sequence[ServerState]) -> frozenset[str]:
     """The servers of a slot that have passed a check and, since then, failed none but by being slow. `before`: those of the last look."""
     return frozenset(server.name for server in present if server.running or (server.slow and server.name in before))
 
 
 def drain_limit_s(request_s: float) -> float:
     """Seconds that a leaving replica has for its requests, of which each may take `request_s`."""
-    return max(LEAST_DRAIN_S, request_s + _DRAIN_MARGIN_S)
+    return max(MIN_DRAIN_S, request_s + _DRAIN_MARGIN_S)
 
 
-def plan(
+def plan_commands(
     slot: str,
-    want: Mapping[str, Server],
+    want: Mapping[str, SlotServer],
     present: Sequence[ServerState],
     running: Mapping[tuple[str, str], int],
-    drained_for: Mapping[tuple[str, str], float],
-    limit_s: float = LEAST_DRAIN_S,
+    draining_s: Mapping[tuple[str, str], float],
+    limit_s: float = MIN_DRAIN_S,
 ) -> list[str]:
     """Commands that bring one slot of one worker closer to `want`.
 
@@ -271,7 +271,7 @@ def plan(
     commands: list[str] = []
     names = {server.name for server in present}
     for server in present:
-        commands += _keep(server) if server.name in want else _remove(server, running, drained_for, limit_s)
+        commands += _keep(server) if server.name in want else _remove(server, running, draining_s, limit_s)
     for name, wish in want.items():
         if name not in names:
             commands += _add(slot, wish)
@@ -289,7 +289,7 @@ def _keep(server: ServerState) -> list[str]:
 def _remove(
     server: ServerState,
     running: Mapping[tuple[str, str], int],
-    drained_for: Mapping[tuple[str, str], float],
+    draining_s: Mapping[tuple[str, str], float],
     limit_s: float,
 ) -> list[str]:
     key = (server.slot, server.name)
@@ -300,17 +300,17 @@ def _remove(
         return [f"set server {where} state drain"]
     if running.get(key, 0) == 0:
         return [f"set server {where} state maint"]
-    if drained_for.get(key, 0.0) > limit_s:
+    if draining_s.get(key, 0.0) > limit_s:
         return [f"shutdown sessions server {where}", f"set server {where} state maint"]
     return []
 
 
-def _add(slot: str, server: Server) -> list[str]:
+def _add(slot: str, server: SlotServer) -> list[str]:
     # HAProxy takes a new server for healthy until a check fails. Weight 0 keeps requests away until it is marked down, and
     # then the first check that finds the application's own prefix raises it.
     where = f"{slot}/{server.name}"
     return [
-        f"add server {where} {server_options(server)} weight 0",
+        f"add server {where} {render_server_options(server)} weight 0",
         f"enable health {where}",
         f"enable server {where}",
         f"set server {where} health down",

@@ -10,11 +10,11 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from sundog_edge.split.document import Document
-from sundog_edge.whole_answers import body_of
+from sundog_edge.split.document import SplitDocument
+from sundog_edge.whole_answers import read_body
 
 PATH: Final = "/-/startup"
-AGAIN_S: Final = 30.0
+RETRY_S: Final = 30.0
 """Pause before an application whose replica did not answer is asked again."""
 
 _AT_ONCE: Final = 16
@@ -24,21 +24,21 @@ _MOST_S: Final = 1e7
 _PHASE: Final = re.compile(r"[a-z]{1,32}")
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 
-Start = Mapping[str, Any]
+StartupReport = Mapping[str, Any]
 """`phases`: seconds by name, and `beganAt`, Unix seconds, where the replica reports it. No phases: no replica could be asked."""
 
-UNKNOWN: Final[Start] = {"phases": {}}
+UNKNOWN_STARTUP: Final[StartupReport] = {"phases": {}}
 
 
-class Starts:
+class StartupReports:
     """The starts of the applications of the document in force, in `known`. A replica runs a tenant's code and may answer anything."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
-        self.known: dict[str, Start] = {}
+        self.known: dict[str, StartupReport] = {}
         self._session = session
         self._ask_at: dict[str, float] = {}
 
-    async def tick(self, document: Document | None, addresses: Mapping[str, Collection[str]]) -> None:
+    async def tick(self, document: SplitDocument | None, addresses: Mapping[str, Collection[str]]) -> None:
         """Ask for what is not known; `addresses` has the healthy replicas of each application, each as host:port."""
         prefixes = {
             arm.application: arm.routePrefix for each in (document.services if document else ()) for arm in each.arms
@@ -53,19 +53,19 @@ class Starts:
         }
         for name, start in zip(questions, await asyncio.gather(*map(self._ask, questions.values())), strict=True):
             self.known[name] = start
-            self._ask_at[name] = math.inf if start["phases"] else now + AGAIN_S
+            self._ask_at[name] = math.inf if start["phases"] else now + RETRY_S
 
-    async def _ask(self, url: str) -> Start:
+    async def _ask(self, url: str) -> StartupReport:
         try:
             async with self._session.get(url, timeout=_TIMEOUT, allow_redirects=False) as response:
-                body = await body_of(response, _MOST_BYTES)
+                body = await read_body(response, _MOST_BYTES)
                 is_told = response.status == 200 and len(body) <= _MOST_BYTES
-                return parse(orjson.loads(body)) if is_told else UNKNOWN
+                return parse_startup(orjson.loads(body)) if is_told else UNKNOWN_STARTUP
         except (aiohttp.ClientError, OSError, ValueError):
-            return UNKNOWN
+            return UNKNOWN_STARTUP
 
 
-def parse(answer: Any) -> Start:
+def parse_startup(answer: Any) -> StartupReport:
     """Read the answer of a replica. Raises ValueError for one of another shape."""
     phases = answer.get("phases") if isinstance(answer, dict) else None
     if not isinstance(phases, dict) or len(phases) > _MOST_PHASES:

@@ -10,56 +10,56 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sundog_edge.counting.evidence import ServerCounts
 from sundog_edge.errors import HaproxyRefused, ServeUnavailable
-from sundog_edge.haproxy.names import FALLBACK, GRPC
+from sundog_edge.haproxy.names import FALLBACK_PREFIX, GRPC_SUFFIX
 from sundog_edge.replicas.plan import (
-    Calls,
+    DesiredSlot,
+    GrpcPorts,
+    ReplicaAddresses,
     ServeClient,
-    Targets,
-    Wish,
+    desired_servers,
     drain_limit_s,
-    keep_slow,
-    plan,
-    still_proven,
-    wanted,
+    find_proven,
+    plan_commands,
+    plan_slow_replicas,
 )
-from sundog_edge.runtime_api import Haproxy, Load, ServerState
-from sundog_edge.split.apply import Traffic
+from sundog_edge.runtime_api import HaproxyClient, RequestLoad, ServerState
+from sundog_edge.split.apply import SplitApplier
 from sundog_edge.split.document import Cluster, Service
-from sundog_edge.split.layout import CHECK_MS, USUAL_DRAIN_S, Holding, Layout, Server, request_s
+from sundog_edge.split.layout import CHECK_MS, DEFAULT_DRAIN_S, Layout, SlotAssignment, SlotServer, max_request_s
 from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
-POLL_EAGERLY_S = 0.15
+FAST_POLL_S = 0.15
 POLL_JITTER = 0.2
 RESOLVE_S = 5.0
 """How long the address of Serve's own proxy is taken as known while Serve answers; a new head has another."""
 
-PATIENCE_S = 0.5
+POLL_WAIT_S = 0.5
 """How long a round of questions waits for those that are slow to answer."""
 
 COST_FACTOR = 50
 """What is done again and again takes a fiftieth of the time at most."""
 
 SERVERS_AT_FULL_PACE = 64
-MOST_CHECK_MS = 4000
+MAX_CHECK_MS = 4000
 """Replicas are checked some hundred times a second in all: the more there are, the less often each is, up to this interval."""
 
 FALLBACKS_AT_FULL_PACE = 64
 """Serve's own proxy is one process that every slot checks: the more slots, the less often each does."""
 
-_NO_LOAD = Load({}, {})
+_NO_LOAD = RequestLoad({}, {})
 
 
-class Answers:
+class ServePoller:
     """What each cluster's Serve said last: its replicas, and its own proxy as numeric address.
 
     A cluster that has stopped answering has no entry in `targets`: unknown, not "no replicas".
     """
 
     def __init__(self, client: ServeClient) -> None:
-        self.targets: dict[str, Targets] = {}
-        self.calls: dict[str, Calls] = {}
+        self.targets: dict[str, ReplicaAddresses] = {}
+        self.calls: dict[str, GrpcPorts] = {}
         self.fallbacks: dict[str, str] = {}
         self.version = object()
         self.cost_s = 0.0
@@ -87,7 +87,7 @@ class Answers:
             if name not in self._asking:
                 self._asking[name] = asyncio.create_task(self._ask(name, cluster))
         if self._asking:
-            await asyncio.wait(self._asking.values(), timeout=PATIENCE_S)
+            await asyncio.wait(self._asking.values(), timeout=POLL_WAIT_S)
         for name in [name for name, task in self._asking.items() if task.done()]:
             self._asking.pop(name).result()
         for name in self.targets.keys() - clusters.keys():
@@ -130,14 +130,14 @@ class Answers:
         self._resolved[name] = (address, time.monotonic())
 
 
-class Following:
+class ReplicaSync:
     """Applies what `replicas.plan` wants to every worker, and tells what it saw.
 
     Reading all servers costs as much as there are. So all are read only as often as that takes a small part of the time, and between
     two such sweeps only the slots of which something is changing: what Serve says of them, or their servers.
     """
 
-    def __init__(self, haproxy: Haproxy, workers: Workers, traffic: Traffic, answers: Answers) -> None:
+    def __init__(self, haproxy: HaproxyClient, workers: Workers, traffic: SplitApplier, answers: ServePoller) -> None:
         self.servers: dict[str, ServerCounts] = {}
         self._haproxy = haproxy
         self._workers = workers
@@ -146,10 +146,10 @@ class Following:
         self._draining_since: dict[tuple[int, str, str], float] = {}
         self._drain_limits: dict[str, float] = {}
         self._proven: dict[tuple[int, str], frozenset[str]] = {}
-        self._wishes: dict[str, Wish] = {}
+        self._wishes: dict[str, DesiredSlot] = {}
         self._wished_for: tuple[object, ...] = ()
         self._unsettled: set[str] = set()
-        self._up: dict[str, tuple[Server, ...]] = {}
+        self._up: dict[str, tuple[SlotServer, ...]] = {}
         self._sweep_at = 0.0
         self._again_at = 0.0
         self._pids: list[int] = []
@@ -163,13 +163,13 @@ class Following:
         }
 
     @property
-    def poll_pause_s(self) -> float:
+    def poll_delay_s(self) -> float:
         """How long to wait before Serve is asked again, in seconds: short while an application has no healthy replica.
 
         Drawn at random, so that many edges do not ask at the same instant, and never so short that asking takes up the agent.
         """
         eager = any(counts.up == 0 for counts in self.servers.values())
-        pause = max(POLL_EAGERLY_S if eager else POLL_S, COST_FACTOR * self._answers.cost_s)
+        pause = max(FAST_POLL_S if eager else POLL_S, COST_FACTOR * self._answers.cost_s)
         return pause * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret hangs on it
 
     async def tick(self) -> None:
@@ -196,7 +196,7 @@ class Following:
         for worker in self._workers.all:
             if layout.leaving:
                 load = await self._haproxy.load(worker.pid)
-                occupied |= {slot.removesuffix(GRPC) for slot, count in load.backends.items() if count}
+                occupied |= {slot.removesuffix(GRPC_SUFFIX) for slot, count in load.backends.items() if count}
             # HAProxy takes no new server in a worker that is on its way out; its servers stay as they were.
             if not worker.old:
                 occupied |= await self._look_at(worker, layout, slots, whole=True)
@@ -208,10 +208,10 @@ class Following:
     ) -> set[str]:
         """Bring some slots of a worker one step closer to what is wished. Gives the slots that have servers."""
         if layout.grpc:
-            bare = {slot.removesuffix(GRPC) for slot in slots}
-            slots = bare | {slot + GRPC for slot in bare}
+            bare = {slot.removesuffix(GRPC_SUFFIX) for slot in slots}
+            slots = bare | {slot + GRPC_SUFFIX for slot in bare}
         by_slot = _by_slot(await self._haproxy.servers(worker.pid, None if whole else slots))
-        known: dict[str, list[Server]] = defaultdict(list)
+        known: dict[str, list[SlotServer]] = defaultdict(list)
         for server in self._traffic.layout.servers:
             known[server.slot].append(server)
         draining = [slot for slot, own in by_slot.items() if any(server.draining for server in own)]
@@ -219,20 +219,20 @@ class Following:
         self._unsettled -= {*slots}
         for slot in {*slots, *by_slot}:
             present = by_slot.get(slot, [])
-            want = wanted(self._wishes[slot], present) if slot in self._wishes else {}
+            want = desired_servers(self._wishes[slot], present) if slot in self._wishes else {}
             # Nothing is known of a slot that was left before this agent began.
-            limit_s = self._drain_limits.get(slot, max(USUAL_DRAIN_S, layout.drain_s))
-            commands = plan(slot, want, present, load.servers, self._drained_for(worker, present), limit_s)
+            limit_s = self._drain_limits.get(slot, max(DEFAULT_DRAIN_S, layout.drain_s))
+            commands = plan_commands(slot, want, present, load.servers, self._drained_for(worker, present), limit_s)
             commands += _limits(want, present, known.get(slot, ()))
-            proven = self._proven[worker.pid, slot] = still_proven(self._proven.get((worker.pid, slot), ()), present)
+            proven = self._proven[worker.pid, slot] = find_proven(self._proven.get((worker.pid, slot), ()), present)
             if slot in self._wishes:
-                commands += keep_slow(self._wishes[slot], present, proven)
+                commands += plan_slow_replicas(self._wishes[slot], present, proven)
             if commands or any(_is_unsettled(server) for server in present):
                 self._unsettled.add(slot)
             if commands:
                 await self._run(worker, commands)
         self._record(layout, by_slot, slots)
-        return {slot.removesuffix(GRPC) for slot, own in by_slot.items() if own}
+        return {slot.removesuffix(GRPC_SUFFIX) for slot, own in by_slot.items() if own}
 
     async def _run(self, worker: Worker, commands: Sequence[str]) -> None:
         try:
@@ -247,7 +247,9 @@ class Following:
         found: dict[str, dict[str, int]] = defaultdict(dict)
         loads = [await self._haproxy.load(worker.pid) for worker in self._workers.all]
         for holding in (*layout.leaving, *layout.held):
-            count = sum(load.backends.get(slot, 0) for slot in (holding.slot, holding.slot + GRPC) for load in loads)
+            count = sum(
+                load.backends.get(slot, 0) for slot in (holding.slot, holding.slot + GRPC_SUFFIX) for load in loads
+            )
             found[holding.service][holding.application] = count
         return dict(found)
 
@@ -260,42 +262,42 @@ class Following:
         services = {service.name: service for service in in_force.document.services} if in_force else {}
         fallback_check_ms = CHECK_MS * max(1, layout.slots // FALLBACKS_AT_FULL_PACE)
         # Of a cluster that is silent nothing is known, but its servers are there.
-        check_ms = check_ms_of(max(self._answers.count, len(layout.servers)))
-        wishes: dict[str, Wish] = {}
+        check_ms = check_interval_ms(max(self._answers.count, len(layout.servers)))
+        wishes: dict[str, DesiredSlot] = {}
         for holding in layout.held:
             if holding.service in services:
                 wishes[holding.slot] = self._wish(holding, services[holding.service], check_ms, fallback_check_ms)
                 if layout.grpc:
-                    wishes[holding.slot + GRPC] = self._call_wish(holding, services[holding.service], check_ms)
+                    wishes[holding.slot + GRPC_SUFFIX] = self._call_wish(holding, services[holding.service], check_ms)
         before, self._wishes, self._wished_for = self._wishes, wishes, wished_for
         # A slot that is left keeps the limit that it had.
         self._drain_limits |= {slot: drain_limit_s(wish.request_s) for slot, wish in wishes.items()}
         return {slot for slot in {*before, *wishes} if before.get(slot) != wishes.get(slot)}
 
-    def _wish(self, holding: Holding, service: Service, check_ms: int, fallback_check_ms: int) -> Wish:
+    def _wish(self, holding: SlotAssignment, service: Service, check_ms: int, fallback_check_ms: int) -> DesiredSlot:
         targets = self._answers.targets.get(service.cluster)
-        return Wish(
+        return DesiredSlot(
             slot=holding.slot,
             listed=None if targets is None else targets.get(holding.application, ()),
             fallback=self._answers.fallbacks.get(service.cluster, ""),
             maxconn=_limit(holding, service),
             check_ms=check_ms,
             fallback_check_ms=fallback_check_ms,
-            request_s=request_s(service),
+            request_s=max_request_s(service),
         )
 
-    def _call_wish(self, holding: Holding, service: Service, check_ms: int) -> Wish:
+    def _call_wish(self, holding: SlotAssignment, service: Service, check_ms: int) -> DesiredSlot:
         # Serve's own proxy is no backup here: it has another port for gRPC, which the document does not tell.
         calls = self._answers.calls.get(service.cluster)
         listed = {} if calls is None else calls.get(holding.application, {})
-        return Wish(
-            holding.slot + GRPC,
+        return DesiredSlot(
+            holding.slot + GRPC_SUFFIX,
             None if calls is None else tuple(listed),
             "",
             _limit(holding, service),
             check_ms,
             check_ports=listed,
-            request_s=request_s(service),
+            request_s=max_request_s(service),
         )
 
     def _drained_for(self, worker: Worker, present: Sequence[ServerState]) -> dict[tuple[str, str], float]:
@@ -314,15 +316,15 @@ class Following:
             if holding.slot not in slots:
                 continue
             states = by_slot.get(holding.slot, ())
-            up: list[Server] = []
-            for slot in (holding.slot, holding.slot + GRPC):
+            up: list[SlotServer] = []
+            for slot in (holding.slot, holding.slot + GRPC_SUFFIX):
                 present = by_slot.get(slot, ())
-                want = wanted(self._wishes[slot], present) if slot in self._wishes else {}
+                want = desired_servers(self._wishes[slot], present) if slot in self._wishes else {}
                 up += [want[server.name] for server in present if server.up and server.name in want]
             for level, told in health_changes(holding, self._up.get(holding.application, ()), up, states):
                 LOG.log(level, "%s", told)
             self._up[holding.application] = tuple(up)
-            replicas = [server for server in states if not server.name.startswith(FALLBACK)]
+            replicas = [server for server in states if not server.name.startswith(FALLBACK_PREFIX)]
             leaving = sum(server.draining or server.maintenance for server in replicas)
             healthy = sum(server.up for server in replicas)
             self.servers[holding.application] = ServerCounts(healthy, len(replicas) - healthy - leaving, leaving)
@@ -331,17 +333,17 @@ class Following:
             self.servers = {name: counts for name, counts in self.servers.items() if name in known}
             self._up = {name: servers for name, servers in self._up.items() if name in known}
 
-    def _note(self, layout: Layout, leaving: Collection[Holding]) -> None:
+    def _note(self, layout: Layout, leaving: Collection[SlotAssignment]) -> None:
         up = tuple(sorted(server for holding in layout.held for server in self._up.get(holding.application, ())))
-        self._traffic.note_servers(up, frozenset(holding.slot for holding in leaving))
+        self._traffic.record_servers(up, frozenset(holding.slot for holding in leaving))
 
 
 def _is_unsettled(server: ServerState) -> bool:
-    return not server.name.startswith(FALLBACK) and (server.failing or not server.up)
+    return not server.name.startswith(FALLBACK_PREFIX) and (server.failing or not server.up)
 
 
 def health_changes(
-    holding: Holding, before: Iterable[Server], now: Iterable[Server], states: Iterable[ServerState]
+    holding: SlotAssignment, before: Iterable[SlotServer], now: Iterable[SlotServer], states: Iterable[ServerState]
 ) -> list[tuple[int, str]]:
     """Which replicas began to answer, failed or left: a level and a line for the log. Those of gRPC are the same processes.
 
@@ -362,7 +364,7 @@ def health_changes(
     return lines
 
 
-def _limits(want: Mapping[str, Server], present: Iterable[ServerState], known: Iterable[Server]) -> list[str]:
+def _limits(want: Mapping[str, SlotServer], present: Iterable[ServerState], known: Iterable[SlotServer]) -> list[str]:
     # HAProxy does not tell a server's limit, so it is set when the layout, which has the limits set before, differs.
     names = {server.name for server in present}
     return [
@@ -372,13 +374,13 @@ def _limits(want: Mapping[str, Server], present: Iterable[ServerState], known: I
     ]
 
 
-def check_ms_of(servers: int) -> int:
+def check_interval_ms(servers: int) -> int:
     """Milliseconds between two health checks of one of so many servers: they double as the servers do, so that few changes change them."""
     crowds = max(0, (servers - 1) // SERVERS_AT_FULL_PACE).bit_length()
-    return min(MOST_CHECK_MS, CHECK_MS << crowds)
+    return min(MAX_CHECK_MS, CHECK_MS << crowds)
 
 
-def _limit(holding: Holding, service: Service) -> int:
+def _limit(holding: SlotAssignment, service: Service) -> int:
     """Requests that one replica gets at once: what its own revision admits, else what the service says."""
     own = (arm.maxOngoingRequests for arm in service.arms if arm.application == holding.application)
     return next(own, None) or service.maxOngoingRequests

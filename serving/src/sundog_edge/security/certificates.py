@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from sundog_edge.errors import SecretError
-from sundog_edge.split.document import Document
+from sundog_edge.split.document import SplitDocument
 
 CERTIFICATE_FILE = "tls.crt"
 KEY_FILE = "tls.key"
@@ -28,7 +28,7 @@ class Certificates:
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def certificates_of(document: Document, secrets: Mapping[str, Mapping[str, bytes]]) -> Certificates:
+def load_certificates(document: SplitDocument, secrets: Mapping[str, Mapping[str, bytes]]) -> Certificates:
     """The certificates that the services of a document name, with the hosts that each answers for."""
     pems: dict[str, bytes] = {}
     hosts: dict[str, tuple[str, ...]] = {}
@@ -38,19 +38,19 @@ def certificates_of(document: Document, secrets: Mapping[str, Mapping[str, bytes
             hosts[service.tls] = tuple(sorted({*hosts.get(service.tls, ()), *service.hosts}))
     for secret in sorted(hosts):
         try:
-            pems[secret] = pem_of(secrets.get(secret, {}))
+            pems[secret] = build_pem(secrets.get(secret, {}))
         except SecretError as error:
             problems[secret] = (str(error),)
     return Certificates(pems, hosts, problems)
 
 
-def with_last_good(found: Certificates, before: Certificates, there: Iterable[str]) -> Certificates:
+def keep_last_good(found: Certificates, before: Certificates, there: Iterable[str]) -> Certificates:
     """`found`, and for every Secret of `there` that has become broken what it was `before`: told as a problem, and served on."""
     kept = {secret: before.pems[secret] for secret in there if secret in found.problems and secret in before.pems}
     return replace(found, pems={**found.pems, **kept})
 
 
-def pem_of(files: Mapping[str, bytes]) -> bytes:
+def build_pem(files: Mapping[str, bytes]) -> bytes:
     """Chain and key of a Secret of type kubernetes.io/tls as one PEM without blank lines. Raises SecretError saying what is wrong."""
     for name in (CERTIFICATE_FILE, KEY_FILE):
         if name not in files:
@@ -77,7 +77,7 @@ def pem_of(files: Mapping[str, bytes]) -> bytes:
     return pem
 
 
-def self_signed(now: dt.datetime) -> bytes:
+def make_self_signed(now: dt.datetime) -> bytes:
     """A certificate that no client trusts, for names that have none: HAProxy needs one to begin with."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sundog-edge.invalid")])

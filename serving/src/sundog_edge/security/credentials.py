@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sundog_edge.errors import SecretError
-from sundog_edge.split.document import Document
+from sundog_edge.split.document import SplitDocument
 
 JWKS_FILE = "jwks.json"
 MIN_KEY_CHARACTERS = 16
@@ -29,7 +29,7 @@ Files = Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class CallerCredentials:
     """What `keys` and `tokens` hold, the files of public keys by name (PEM), what is wrong, by Secret, and what exposures are signed with.
 
     `keys`: `<secret>/<SHA-256 of the API key>` → client. `tokens`: `<secret>/<SHA-256 of the id>` → `<algorithm>|<key>`, where a key is
@@ -45,10 +45,12 @@ class Credentials:
 
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
-NOBODY = Credentials()
+NO_CREDENTIALS = CallerCredentials()
 
 
-def credentials_of(document: Document, secrets: Mapping[str, Files], path_of: Callable[[str], str]) -> Credentials:
+def load_credentials(
+    document: SplitDocument, secrets: Mapping[str, Files], path_of: Callable[[str], str]
+) -> CallerCredentials:
     """Everything that services of `document` accept; `path_of` tells where a public key's file will be.
 
     A Secret that is missing lets nobody in; of one that is broken in part the rest counts.
@@ -58,20 +60,20 @@ def credentials_of(document: Document, secrets: Mapping[str, Files], path_of: Ca
     public_keys: dict[str, bytes] = {}
     problems: dict[str, tuple[str, ...]] = {}
     for secret in sorted({service.auth.apiKeys for service in document.services} - {""}):
-        clients, problems[secret] = api_keys(secrets.get(secret, {}))
+        clients, problems[secret] = parse_api_keys(secrets.get(secret, {}))
         keys |= {f"{secret}/{digest}": client for digest, client in clients.items()}
     for secret in sorted({service.auth.jwt.jwks for service in document.services if service.auth.jwt}):
-        found, wrong = token_keys(secrets.get(secret, {}))
+        found, wrong = parse_jwks(secrets.get(secret, {}))
         problems[secret] = (*problems.get(secret, ()), *wrong)
         for key_id, (algorithm, key) in found.items():
-            shown = key if isinstance(key, str) else path_of(file_of(key))
+            shown = key if isinstance(key, str) else path_of(key_file_name(key))
             tokens[f"{secret}/{key_id}"] = f"{algorithm}|{shown}"
             if isinstance(key, bytes):
-                public_keys[file_of(key)] = key
-    return Credentials(keys, tokens, public_keys, {secret: wrong for secret, wrong in problems.items() if wrong})
+                public_keys[key_file_name(key)] = key
+    return CallerCredentials(keys, tokens, public_keys, {secret: wrong for secret, wrong in problems.items() if wrong})
 
 
-def api_keys(files: Files) -> tuple[dict[str, str], tuple[str, ...]]:
+def parse_api_keys(files: Files) -> tuple[dict[str, str], tuple[str, ...]]:
     """SHA-256 of each key → client, and what is wrong with the others."""
     found: dict[str, str] = {}
     wrong: list[str] = [] if files else ["is missing or empty"]
@@ -90,7 +92,7 @@ def api_keys(files: Files) -> tuple[dict[str, str], tuple[str, ...]]:
     return found, tuple(wrong)
 
 
-def token_keys(files: Files) -> tuple[dict[str, tuple[str, str | bytes]], tuple[str, ...]]:
+def parse_jwks(files: Files) -> tuple[dict[str, tuple[str, str | bytes]], tuple[str, ...]]:
     """SHA-256 of each key's id → its algorithm and the key (PEM of a public one, base64url of a shared one), and what is wrong.
 
     A set with one key also serves tokens that name none (id "").
@@ -120,7 +122,7 @@ def token_keys(files: Files) -> tuple[dict[str, tuple[str, str | bytes]], tuple[
     return found, tuple(wrong)
 
 
-def file_of(pem: bytes) -> str:
+def key_file_name(pem: bytes) -> str:
     """The name of a public key's file: another key has another name, so that what HAProxy has loaded never changes under it."""
     return f"{hashlib.sha256(pem).hexdigest()[:32]}.pem"
 

@@ -12,21 +12,21 @@ from typing import Any
 import orjson
 
 from sundog_edge import binary
-from sundog_edge.counting.evidence import InForce
+from sundog_edge.counting.evidence import AppliedDocument
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.feedback.signing import NO_KEYS, SigningKeyFile
-from sundog_edge.haproxy.config import render
-from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, map_text, maps_of
+from sundog_edge.haproxy.config import render_config
+from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, build_maps, render_map
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.haproxy.rules.relay import MAP as RELAY_MAP
-from sundog_edge.runtime_api import Haproxy
-from sundog_edge.security.certificates import Certificates, certificates_of, with_last_good
-from sundog_edge.security.credentials import NOBODY, Credentials, credentials_of
+from sundog_edge.runtime_api import HaproxyClient
+from sundog_edge.security.certificates import Certificates, keep_last_good, load_certificates
+from sundog_edge.security.credentials import NO_CREDENTIALS, CallerCredentials, load_credentials
 from sundog_edge.security.secrets import Secrets
-from sundog_edge.security.tls import Tls
-from sundog_edge.split.document import Document, Service
-from sundog_edge.split.layout import Layout, Server, fit
-from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
+from sundog_edge.security.tls import CertificateSync
+from sundog_edge.split.document import Service, SplitDocument
+from sundog_edge.split.layout import Layout, SlotServer, fit_layout
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, read_json, write_atomically
 from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _WRITE_EVERY_S = 0.2
 _WRITE_COST_FACTOR = 50
 
 
-class Traffic:
+class SplitApplier:
     """What is in force, and how it gets there.
 
     Everything is in the state directory before HAProxy is told: a new worker, a restarted HAProxy and a restarted agent all begin
@@ -44,7 +44,7 @@ class Traffic:
 
     def __init__(
         self,
-        haproxy: Haproxy,
+        haproxy: HaproxyClient,
         workers: Workers,
         state: StateDir,
         secrets: Secrets,
@@ -65,20 +65,20 @@ class Traffic:
         self._signing = signing or SigningKeyFile(None)
         self.signing_keys = NO_KEYS
         self._grpc = False
-        self._tls = Tls(haproxy, workers, state)
-        self._credentials, self._certificates = NOBODY, self._tls.last()
+        self._tls = CertificateSync(haproxy, workers, state)
+        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.last()
         if self.in_force is not None:
             self._credentials, self._certificates = self._read_secrets(self.in_force.document)
             self._tls.write(self._certificates)
         self._maps: Maps | None = (
-            None if self.in_force is None else maps_of(self.in_force.document, self.layout, self._credentials)
+            None if self.in_force is None else build_maps(self.in_force.document, self.layout, self._credentials)
         )
 
     @property
     def problems(self) -> dict[str, list[str]]:
         """What each service lacks of what it asks for, one line each."""
         document = self.in_force.document if self.in_force else None
-        settings = Settings.load(self._state)
+        settings = HaproxyProcessSettings.load(self._state)
         without_tls = settings is None or not settings.https_bind
         return {
             service.name: [
@@ -95,19 +95,19 @@ class Traffic:
     def _wrong(self, secret: str) -> tuple[str, ...]:
         return (*self._certificates.problems.get(secret, ()), *self._credentials.problems.get(secret, ()))
 
-    async def apply(self, document: Document, now: float) -> None:
+    async def apply(self, document: SplitDocument, now: float) -> None:
         """Put `document` in force for every new request, as a whole.
 
         Raises DocumentError, HaproxyRefused, HaproxyUnavailable, or OSError for a file that cannot be written or a process that cannot be
         started; then the previous document stays in force, or, where that happened half way, the next attempt completes this one.
         """
         await self._put(document, *await asyncio.to_thread(self._read_secrets, document), now)
-        in_force = InForce(document, now, _since(self.in_force, document, now))
+        in_force = AppliedDocument(document, now, _since(self.in_force, document, now))
         # In force is what an agent that is started anew finds too.
         write_atomically(self._state.applied, orjson.dumps(_stored(in_force)))
         self.in_force = in_force
 
-    async def offer_grpc(self, now: float) -> None:
+    async def enable_grpc(self, now: float) -> None:
         """Give every slot its twin for gRPC, from the first replica on that has such a port. Raises as `apply` does."""
         if self.in_force is not None and not self.layout.grpc:
             self._grpc = True
@@ -162,16 +162,16 @@ class Traffic:
         if layout == self.layout and not self._stale and self._state.layout.exists():
             return
         began = time.monotonic()
-        settings = Settings.load(self._state)
+        settings = HaproxyProcessSettings.load(self._state)
         if settings is not None:
-            write_atomically(self._state.config, render(settings, layout, self._state).encode())
+            write_atomically(self._state.config, render_config(settings, layout, self._state).encode())
         write_atomically(self._state.layout, orjson.dumps(layout.as_json()))
         self.layout = layout
         self._stale = False
         now = time.monotonic()
         self._write_again_at = now + max(_WRITE_EVERY_S, _WRITE_COST_FACTOR * (now - began))
 
-    def note_servers(self, servers: tuple[Server, ...], leaving: frozenset[str]) -> None:
+    def record_servers(self, servers: tuple[SlotServer, ...], leaving: frozenset[str]) -> None:
         """Remember which servers are up, and which slots are still being left.
 
         Written down from time to time: a new worker that starts with a server too few or too many soon finds out.
@@ -183,21 +183,23 @@ class Traffic:
         if self._stale and time.monotonic() >= self._write_again_at:
             self.keep(self.layout)
 
-    def _read_secrets(self, document: Document) -> tuple[Credentials, Certificates]:
+    def _read_secrets(self, document: SplitDocument) -> tuple[CallerCredentials, Certificates]:
         secrets = self._secrets.read(secret for service in document.services for secret in service.secrets)
-        credentials = credentials_of(document, secrets, lambda file: str(self._state.public_key(file)))
+        credentials = load_credentials(document, secrets, lambda file: str(self._state.public_key(file)))
         self.signing_keys = self._signing.read()
         credentials = replace(credentials, signing_key=self.signing_keys.signing)
         there = [secret for secret, files in secrets.items() if files]
-        return credentials, with_last_good(certificates_of(document, secrets), self._certificates, there)
+        return credentials, keep_last_good(load_certificates(document, secrets), self._certificates, there)
 
-    async def _put(self, document: Document, credentials: Credentials, certificates: Certificates, now: float) -> None:
+    async def _put(
+        self, document: SplitDocument, credentials: CallerCredentials, certificates: Certificates, now: float
+    ) -> None:
         layout = replace(
-            fit(self.layout, document),
+            fit_layout(self.layout, document),
             public_keys=tuple(sorted(credentials.public_keys)),
             grpc=self.layout.grpc or self._grpc,
         )
-        wanted = maps_of(document, layout, credentials)
+        wanted = build_maps(document, layout, credentials)
         if self._workers.current is None:
             raise HaproxyUnavailable("HAProxy is not running")
         for file, pem in credentials.public_keys.items():
@@ -218,7 +220,7 @@ class Traffic:
     def _write_maps(self, maps: Maps) -> None:
         for name in MAP_NAMES:
             if self._written.get(name) != maps[name]:
-                write_atomically(self._state.map(name), map_text(maps[name]).encode())
+                write_atomically(self._state.map(name), render_map(maps[name]).encode())
                 self._written[name] = maps[name]
 
     async def _push(self, worker: Worker, maps: Maps) -> None:
@@ -253,12 +255,12 @@ class Traffic:
                     LOG.info("%s", error)
 
     async def _reload(self, layout: Layout) -> None:
-        settings = Settings.load(self._state)
+        settings = HaproxyProcessSettings.load(self._state)
         if settings is None:
             raise HaproxyUnavailable(f"HAProxy has not been started with {self._state.root} yet")
         before = self._state.config.read_bytes()
-        await check_config(render(settings, layout, self._state), self._state)
-        write_atomically(self._state.config, render(settings, layout, self._state).encode())
+        await check_config(render_config(settings, layout, self._state), self._state)
+        write_atomically(self._state.config, render_config(settings, layout, self._state).encode())
         try:
             await self._haproxy.reload()
         except (HaproxyRefused, HaproxyUnavailable):
@@ -281,7 +283,7 @@ async def check_config(text: str, state: StateDir) -> None:
     """Have HAProxy parse a configuration. Raises HaproxyRefused with its first complaint, SettingsError where HAProxy is missing."""
     write_atomically(state.candidate, text.encode())
     process = await asyncio.create_subprocess_exec(
-        binary.find(),
+        binary.find_haproxy(),
         *("-c", "-f", str(state.candidate)),
         # What stands for the log pipe here is never written to.
         env={**os.environ, BOOT_VARIABLE: "check", LOG_VARIABLE: "2"},
@@ -302,7 +304,7 @@ def ensure_map_files(state: StateDir) -> None:
             write_atomically(path, b"")
 
 
-def _since(before: InForce | None, document: Document, now: float) -> dict[str, float]:
+def _since(before: AppliedDocument | None, document: SplitDocument, now: float) -> dict[str, float]:
     """The instant at which each service became what it is."""
     known: dict[str, Service] = {service.name: service for service in before.document.services} if before else {}
     return {
@@ -311,7 +313,7 @@ def _since(before: InForce | None, document: Document, now: float) -> dict[str, 
     }
 
 
-def _stored(in_force: InForce) -> dict[str, Any]:
+def _stored(in_force: AppliedDocument) -> dict[str, Any]:
     return {
         "document": in_force.document.model_dump(mode="json"),
         "appliedAt": in_force.applied_at,
@@ -319,6 +321,6 @@ def _stored(in_force: InForce) -> dict[str, Any]:
     }
 
 
-def _in_force_of(stored: Mapping[str, Any]) -> InForce:
-    document = Document.model_validate_json(orjson.dumps(stored["document"]))
-    return InForce(document, stored["appliedAt"], stored["since"])
+def _in_force_of(stored: Mapping[str, Any]) -> AppliedDocument:
+    document = SplitDocument.model_validate_json(orjson.dumps(stored["document"]))
+    return AppliedDocument(document, stored["appliedAt"], stored["since"])

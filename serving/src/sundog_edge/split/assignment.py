@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 import xxhash
 
-BUCKETS = 10_000
-GROUPS = 100
+BUCKET_COUNT = 10_000
+GROUP_COUNT = 100
 _POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
 
 
-def bucket(salt: str, unit: bytes) -> int:
+def bucket_of_unit(salt: str, unit: bytes) -> int:
     """The bucket of a unit: XXH64(salt ":" unit, seed 0), sign bit dropped, modulo 10 000.
 
     `unit` is the header value as HAProxy sees it: raw bytes without leading and trailing blanks. The sign bit goes because
     HAProxy's integers are signed and its modulo would be negative; the bias of the modulo is below 1e-14.
     """
-    return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKETS
+    return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKET_COUNT
 
 
 def json_unit(value: object) -> bytes:
@@ -36,9 +36,9 @@ def unit_hash(unit: bytes) -> int:
     return xxhash.xxh64_intdigest(unit)
 
 
-def group(salt: str, unit: bytes) -> int:
+def group_of_unit(salt: str, unit: bytes) -> int:
     """The group of a unit, 0..99, independent of its bucket: XXH64("g:" salt unit), sign bit dropped, modulo 100."""
-    return (xxhash.xxh64_intdigest(b"g:" + salt.encode() + unit) & _POSITIVE) % GROUPS
+    return (xxhash.xxh64_intdigest(b"g:" + salt.encode() + unit) & _POSITIVE) % GROUP_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Segment:
     arm: int
 
 
-def segments(ranges: Sequence[Sequence[tuple[int, int]]]) -> tuple[Segment, ...]:
+def build_segments(ranges: Sequence[Sequence[tuple[int, int]]]) -> tuple[Segment, ...]:
     """The table of half-open bucket ranges per arm as ascending segments, neighbours of one arm joined.
 
     Raises ValueError unless every bucket of 0..9999 is covered exactly once. No ranges at all give no segments.
@@ -65,17 +65,17 @@ def segments(ranges: Sequence[Sequence[tuple[int, int]]]) -> tuple[Segment, ...]
             table.pop()
         table.append(Segment(end, arm))
         position = end
-    if flat and position != BUCKETS:
+    if flat and position != BUCKET_COUNT:
         raise ValueError(f"bucket {position} is not covered")
     return tuple(table)
 
 
-def arm_of(table: Sequence[Segment], number: int) -> int | None:
+def find_arm(table: Sequence[Segment], number: int) -> int | None:
     """The arm that owns a bucket; None for an empty table."""
     return next((segment.arm for segment in table if number < segment.end), None)
 
 
-def prefixes(start: int, end: int) -> tuple[str, ...]:
+def bucket_prefixes(start: int, end: int) -> tuple[str, ...]:
     """The fewest decimal prefixes that together hold exactly the buckets of [start, end), each bucket written as 10000 + bucket.
 
     With them HAProxy finds a bucket's range in one look-up of the longest prefix, however many ranges there are: [2500, 10000) is 125 … 129
@@ -86,9 +86,9 @@ def prefixes(start: int, end: int) -> tuple[str, ...]:
     while position < end:
         digits = next(
             count
-            for count in range(len(str(BUCKETS)))
+            for count in range(len(str(BUCKET_COUNT)))
             if position % 10 ** (4 - count) == 0 and position + 10 ** (4 - count) <= end
         )
-        found.append(str(BUCKETS + position)[: digits + 1])
+        found.append(str(BUCKET_COUNT + position)[: digits + 1])
         position += 10 ** (4 - digits)
     return tuple(found)

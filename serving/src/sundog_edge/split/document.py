@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from sundog_edge.errors import DocumentError
-from sundog_edge.split.assignment import BUCKETS, Segment, segments
+from sundog_edge.split.assignment import BUCKET_COUNT, Segment, build_segments
 from sundog_edge.split.policy import Auth, Cors, Queue, RateLimit, SecretName
 
 VERSION = 1
@@ -49,7 +49,7 @@ HeaderValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}
 Caller = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][-A-Za-z0-9_.]{0,62}$")]
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
-Bucket = Annotated[int, Field(ge=0, le=BUCKETS)]
+Bucket = Annotated[int, Field(ge=0, le=BUCKET_COUNT)]
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
@@ -290,7 +290,7 @@ class Service(_Part):
             raise ValueError(f"service {self.name} has {len(self.arms)} arms, at most {MAX_ARMS} are possible")
         _unique((arm.name for arm in self.arms), f"arm name of service {self.name}")
         try:
-            table = segments([arm.ranges for arm in self.arms])
+            table = build_segments([arm.ranges for arm in self.arms])
         except ValueError as error:
             raise ValueError(f"ranges of service {self.name}: {error}") from None
         if len(table) > MAX_SEGMENTS:
@@ -335,10 +335,10 @@ class Service(_Part):
     @property
     def table(self) -> tuple[Segment, ...]:
         """The range table; segment arms index `arms`."""
-        return segments([arm.ranges for arm in self.arms])
+        return build_segments([arm.ranges for arm in self.arms])
 
 
-class Document(_Part):
+class SplitDocument(_Part):
     """The split document of one namespace."""
 
     version: Literal[1]
@@ -388,12 +388,12 @@ def _unique(values: Iterable[str], what: str) -> None:
         raise ValueError(f"{what} {repeated[0]!r} appears twice")
 
 
-def parse(raw: bytes, namespace: str) -> Document:
+def parse_document(raw: bytes, namespace: str) -> SplitDocument:
     """The document in `raw`, meant for `namespace`. Raises DocumentError with one line that names the field and what was found."""
     if len(raw) > MAX_BYTES:
         raise DocumentError(f"split document has {len(raw)} bytes, at most {MAX_BYTES} are read")
     try:
-        document = Document.model_validate_json(raw)
+        document = SplitDocument.model_validate_json(raw)
     except ValidationError as error:
         raise DocumentError(f"split document refused: {_one_line(error)}") from None
     if document.namespace != namespace:

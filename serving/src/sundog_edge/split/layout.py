@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sundog_edge.split.document import Document, Service
+from sundog_edge.split.document import Service, SplitDocument
 from sundog_edge.split.policy import DEFAULT_WAIT_MS
 
 MIN_SLOTS = 16
-USUAL_DRAIN_S = 120
+DEFAULT_DRAIN_S = 120
 _DRAIN_MARGIN_S = 20
 CHECK_MS = 500
 """Between two health checks of a server, where there are few."""
@@ -18,7 +18,7 @@ FALL, RISE = 2, 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Server:
+class SlotServer:
     """One server of a slot, as it is known to answer. `maxconn` 0 is no limit of our own. `check_ms` is between health checks.
 
     `check_port` other than 0 makes it a gRPC server, whose replica is checked at that port by HTTP.
@@ -34,7 +34,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class SlotAssignment:
     """A slot in an application's hands."""
 
     slot: str
@@ -70,9 +70,9 @@ class Layout:
     cors: bool = False
     compression: bool = False
     drain_s: int = 0
-    held: tuple[Holding, ...] = ()
-    leaving: tuple[Holding, ...] = ()
-    servers: tuple[Server, ...] = ()
+    held: tuple[SlotAssignment, ...] = ()
+    leaving: tuple[SlotAssignment, ...] = ()
+    servers: tuple[SlotServer, ...] = ()
 
     @property
     def slot_of(self) -> dict[str, str]:
@@ -98,9 +98,9 @@ class Layout:
             cors=stored.get("cors", False),
             compression=stored.get("compression", False),
             drain_s=stored.get("drain_s", 0),
-            held=tuple(Holding(**holding) for holding in stored["held"]),
-            leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
-            servers=tuple(Server(**server) for server in stored["servers"]),
+            held=tuple(SlotAssignment(**holding) for holding in stored["held"]),
+            leaving=tuple(SlotAssignment(**holding) for holding in stored["leaving"]),
+            servers=tuple(SlotServer(**server) for server in stored["servers"]),
         )
 
     def needs_reload(self, other: "Layout") -> bool:
@@ -120,7 +120,7 @@ def slot_names(count: int) -> tuple[str, ...]:
     return tuple(f"slot{number}" for number in range(count))
 
 
-def fit(layout: Layout, document: Document) -> Layout:
+def fit_layout(layout: Layout, document: SplitDocument) -> Layout:
     """The layout for a document: every application keeps its slot, new ones get a free one, those gone start to leave theirs.
 
     When slots run out their number doubles, so that the next many applications need no reload. Names that nobody uses any more stay
@@ -133,7 +133,7 @@ def fit(layout: Layout, document: Document) -> Layout:
         for arm in service.arms
     }
     known = {holding.application: holding for holding in (*layout.leaving, *layout.held)}
-    kept = {name: Holding(known[name].slot, name, *rest) for name, rest in wanted.items() if name in known}
+    kept = {name: SlotAssignment(known[name].slot, name, *rest) for name, rest in wanted.items() if name in known}
     leaving = tuple(holding for holding in known.values() if holding.application not in kept)
     newcomers = [name for name in wanted if name not in kept]
     taken = {holding.slot for holding in known.values()}
@@ -147,7 +147,7 @@ def fit(layout: Layout, document: Document) -> Layout:
         [slot for slot in slot_names(slots) if slot not in taken],
         dict(layout.waits),
     )
-    fresh = {name: Holding(places[name], name, *wanted[name]) for name in newcomers}
+    fresh = {name: SlotAssignment(places[name], name, *wanted[name]) for name in newcomers}
     units = {service.unit.source for service in document.services} - {""}
     overrides = {override.header.lower() for service in document.services for override in service.overrides}
     matches = {name for service in document.services if service.match for name in service.match.headers}
@@ -167,18 +167,18 @@ def fit(layout: Layout, document: Document) -> Layout:
     )
 
 
-def request_s(service: Service) -> float:
+def max_request_s(service: Service) -> float:
     """The longest that a request of a service may be at the edge, in seconds, its wait for a replica included."""
     wait_s = service.queue.timeoutSeconds if service.queue else DEFAULT_WAIT_MS / 1000
     return service.requestTimeoutSeconds + wait_s
 
 
-def _drain_s(document: Document) -> int:
+def _drain_s(document: SplitDocument) -> int:
     """The least of 120, 240, 480 … seconds that is longer than any request; 0 for the first of them."""
-    needed, found = max(map(request_s, document.services), default=0.0) + _DRAIN_MARGIN_S, USUAL_DRAIN_S
+    needed, found = max(map(max_request_s, document.services), default=0.0) + _DRAIN_MARGIN_S, DEFAULT_DRAIN_S
     while found < needed:
         found *= 2
-    return found if found > USUAL_DRAIN_S else 0
+    return found if found > DEFAULT_DRAIN_S else 0
 
 
 def _places(

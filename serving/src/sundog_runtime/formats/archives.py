@@ -17,25 +17,25 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.export.passes import move_to_device_pass
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from sundog_runtime.description import FILE_NAME, Description
+from sundog_runtime.description import MODEL_YAML, ModelDescription
 from sundog_runtime.errors import CodeNotTrusted, LoadFailed
-from sundog_runtime.formats.detect import Found
+from sundog_runtime.formats.detect import DetectedFile
 from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import (
-    caller,
-    compiles,
-    failed,
-    is_half,
-    natural_types,
-    network_caller,
-    use_channels_last,
+    default_dtypes,
+    is_bfloat16,
+    make_load_error,
+    make_network_predict,
+    make_predict,
+    needs_channels_last,
+    needs_model_thread,
 )
-from sundog_runtime.signature import Axis, Signature, may_batch
+from sundog_runtime.signature import Axis, Signature, is_batchable
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
 
-def require_trust(found: Found, trusted: bool) -> None:
+def check_code_trusted(found: DetectedFile, trusted: bool) -> None:
     """Raises CodeNotTrusted naming what to set."""
     if not trusted:
         raise CodeNotTrusted(
@@ -44,7 +44,9 @@ def require_trust(found: Found, trusted: bool) -> None:
         )
 
 
-def load_exported(path: Path, archive: Found, description: Description, device: Device = CPU) -> LoadedModel:
+def load_exported(
+    path: Path, archive: DetectedFile, description: ModelDescription, device: Device = CPU
+) -> LoadedModel:
     """Read a program that was saved with `torch.export.save`. Raises a StartError."""
     try:
         # By descriptor: given a path, torch complains of a name that does not end in .pt2.
@@ -57,10 +59,10 @@ def load_exported(path: Path, archive: Found, description: Description, device: 
         # A program remembers devices in its steps as well, which `to` of a module would not change.
         module = (program if device.is_cpu else move_to_device_pass(program, device.where)).module()
     except Exception as error:
-        raise failed(f"reading {archive.name}", error) from error
-    numbers, whole_numbers = natural_types(module)
-    batches = may_batch(description.batchable, signature)
-    predict = network_caller(
+        raise make_load_error(f"reading {archive.name}", error) from error
+    numbers, whole_numbers = default_dtypes(module)
+    batches = is_batchable(description.batchable, signature)
+    predict = make_network_predict(
         module,
         description,
         signature,
@@ -79,13 +81,15 @@ def load_exported(path: Path, archive: Found, description: Description, device: 
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=batches,
-        compiles=compiles(description, signature, device, batches=batches),
+        needs_model_thread=needs_model_thread(description, signature, device, batches=batches),
         module=module,
         device=device.name,
     )
 
 
-def load_torchscript(path: Path, archive: Found, description: Description, device: Device = CPU) -> LoadedModel:
+def load_torchscript(
+    path: Path, archive: DetectedFile, description: ModelDescription, device: Device = CPU
+) -> LoadedModel:
     """Read a module that was saved with `torch.jit.save`. Raises a StartError."""
     try:
         with warnings.catch_warnings():
@@ -98,27 +102,29 @@ def load_torchscript(path: Path, archive: Found, description: Description, devic
             parameter.requires_grad_(False)
         parameters = _script_parameters(module)
     except Exception as error:
-        raise failed(f"reading {archive.name}", error) from error
+        raise make_load_error(f"reading {archive.name}", error) from error
     if description.compile.enabled:
-        raise LoadFailed(f"{FILE_NAME}: compile is not for TorchScript, which has a compiler of its own; remove it")
-    numbers, whole_numbers = natural_types(module)
+        raise LoadFailed(f"{MODEL_YAML}: compile is not for TorchScript, which has a compiler of its own; remove it")
+    numbers, whole_numbers = default_dtypes(module)
     channels_last = _channels_last(module, description)
     return LoadedModel(
         platform="pytorch",
         found=f"{archive.name}, which is {archive.content}",
-        predict=caller(module, description.signature, device, channels_last=channels_last, half=is_half(module)),
+        predict=make_predict(
+            module, description.signature, device, channels_last=channels_last, half=is_bfloat16(module)
+        ),
         signature=description.signature,
         parameters=parameters,
         numbers=numbers,
         whole_numbers=whole_numbers,
-        batches=may_batch(description.batchable, description.signature),
+        batches=is_batchable(description.batchable, description.signature),
         device=device.name,
     )
 
 
-def _channels_last(module: torch.nn.Module, description: Description) -> bool:
+def _channels_last(module: torch.nn.Module, description: ModelDescription) -> bool:
     """An archive's weights stay in the order they were saved in; its inputs follow only where that is asked for."""
-    return description.channels_last is True and use_channels_last(module, description)
+    return description.channels_last is True and needs_channels_last(module, description)
 
 
 _TENSOR = object()
@@ -162,7 +168,7 @@ def _under(declared: Signature, found: Signature) -> Signature:
     if declared.inputs and len(declared.inputs) != len(found.inputs):
         taken = ", ".join(spec.name for spec in found.inputs)
         raise LoadFailed(
-            f"{FILE_NAME}: inputs has {len(declared.inputs)} tensors; the program takes {len(found.inputs)}: {taken}"
+            f"{MODEL_YAML}: inputs has {len(declared.inputs)} tensors; the program takes {len(found.inputs)}: {taken}"
         )
     inputs = declared.inputs or found.inputs
     names = {own.name: spec.name for own, spec in zip(found.inputs, inputs, strict=True)}

@@ -82,7 +82,7 @@ class ModelCode:
             return any(name.startswith(f"{path}/") for name in self._verified)
         return not self._files.only and (self._files.root / path).is_dir()
 
-    def owns(self, top_level: str) -> bool:
+    def has_module(self, top_level: str) -> bool:
         """Whether the model's directory has a module or package of that name."""
         return self.source(f"{top_level}.py") is not None or self.is_directory(top_level)
 
@@ -100,7 +100,7 @@ class ModelCode:
     ) -> ModuleType:
         """`__import__` as the model's modules see it: their own directory first, as with `python model/net.py`."""
         top_level = name.partition(".")[0]
-        if level or not self.owns(top_level):
+        if level or not self.has_module(top_level):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         if fromlist:
             return builtins.__import__(f"{self.package}.{name}", globals, locals, fromlist, 0)
@@ -108,7 +108,7 @@ class ModelCode:
         return sys.modules[f"{self.package}.{top_level}"]
 
     def _import(self, name: str, entrypoint: str) -> ModuleType:
-        own = self.owns(name.partition(".")[0])
+        own = self.has_module(name.partition(".")[0])
         full_name = f"{self.package}.{name}" if own else name
         try:
             return importlib.import_module(full_name)

@@ -29,7 +29,7 @@ _SIZES = (1, 2)
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-class Compiled:
+class CompiledNetwork:
     """A network that runs compiled until the compiler fails, and from then on as it is."""
 
     def __init__(self, module: torch.nn.Module, mode: CompileMode) -> None:
@@ -51,7 +51,7 @@ class Compiled:
             return self._module(*args, **kwargs)
 
 
-def keep_code(namespace: str) -> None:
+def persist_compiled_code(namespace: str) -> None:
     """Let the compiler keep its code below the node's cache, unless the environment says where.
 
     A directory that cannot be made is no reason to fail: the code is then lost with the process.
@@ -67,8 +67,8 @@ def keep_code(namespace: str) -> None:
     os.environ[_DIRECTORY] = str(path)
 
 
-def compile_now(
-    network: Compiled,
+def compile_on_batches(
+    network: CompiledNetwork,
     predict: Callable[[Any], Any],
     batches: Iterator[Any],
     clock: Callable[[], float] = time.monotonic,
@@ -89,7 +89,7 @@ def compile_now(
         _logger.info("compiled for %d shapes in %.1f s; code is kept in %s", made, clock() - begun, where)
 
 
-def shapes(example: Callable[[], Any] | None, signature: Signature, *, batches: bool) -> Iterator[Any]:
+def make_compile_batches(example: Callable[[], Any] | None, signature: Signature, *, batches: bool) -> Iterator[Any]:
     """Batches of the numbers of rows that make torch compile for any number; empty where no input is known."""
     if example is not None:
         given = example()
@@ -101,7 +101,7 @@ def shapes(example: Callable[[], Any] | None, signature: Signature, *, batches: 
             yield named if len(named) > 1 else next(iter(named.values()))
 
 
-def may_compile_later(signature: Signature, *, batches: bool) -> bool:
+def can_recompile_later(signature: Signature, *, batches: bool) -> bool:
     """Whether a request can have sizes that `shapes` does not cover: any but a free number of rows, which it does."""
     if not signature.inputs:
         return True

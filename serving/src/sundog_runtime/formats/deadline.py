@@ -7,32 +7,34 @@ from itertools import islice
 
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.sources.files import ModelFiles
-from sundog_runtime.sources.tree import MAX_FILES, everything_below
+from sundog_runtime.sources.tree import MAX_FILES, iterate_paths
 
-BASE_SECONDS = 600.0
+BASE_LOAD_SECONDS = 600.0
 """For importing torch and the model's code, for building the network and, where asked for, compiling it."""
 
-VARIABLE = "SUNDOG_LOAD_MAX_SECONDS"
+LOAD_DEADLINE_VARIABLE = "SUNDOG_LOAD_MAX_SECONDS"
 """Says another number than BASE_SECONDS. Set by whoever runs the server, never by a manifest."""
 
 SLOWEST_BYTES_PER_SECOND = 20e6
 """Storage that is slower than this is broken: a network disk under load gives ten times as much."""
 
 
-def load_seconds(model_bytes: int, environment: Mapping[str, str] = os.environ) -> float:
+def load_deadline_s(model_bytes: int, environment: Mapping[str, str] = os.environ) -> float:
     """The deadline for loading a model of that size. Raises LoadFailed where the environment says what is no positive whole number."""
-    text = environment.get(VARIABLE, "")
+    text = environment.get(LOAD_DEADLINE_VARIABLE, "")
     if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise LoadFailed(f"the environment variable {VARIABLE} is {text!r}; expected a positive whole number")
-    return (float(text) if text else BASE_SECONDS) + model_bytes / SLOWEST_BYTES_PER_SECOND
+        raise LoadFailed(
+            f"the environment variable {LOAD_DEADLINE_VARIABLE} is {text!r}; expected a positive whole number"
+        )
+    return (float(text) if text else BASE_LOAD_SECONDS) + model_bytes / SLOWEST_BYTES_PER_SECOND
 
 
-def size_of(files: ModelFiles) -> int:
+def total_file_bytes(files: ModelFiles) -> int:
     """The bytes of a model's files; those that vanish meanwhile count for nothing."""
     if files.verified is not None:
         return sum(entry.size for entry in files.verified)
     total = 0
-    for path in islice([files.path] if files.only else everything_below(files.root), MAX_FILES):
+    for path in islice([files.path] if files.only else iterate_paths(files.root), MAX_FILES):
         with suppress(OSError):
             total += path.stat().st_size
     return total

@@ -34,10 +34,10 @@ class Content(StrEnum):
     EMPTY = "an empty file"
 
 
-WEIGHTS = frozenset({Content.SAFETENSORS, Content.STATE_DICT})
+WEIGHT_CONTENTS = frozenset({Content.SAFETENSORS, Content.STATE_DICT})
 """What the torch format loads."""
 
-INSTEAD = {
+CONVERSION_HINTS = {
     Content.PICKLE: "a pickle runs code when it is read: save the state dict with safetensors.torch.save_file",
     Content.AOT_INDUCTOR: "it is native code for one kind of machine: save the program with torch.export.save",
     Content.TORCH_PACKAGE: "it holds code and pickles: save the state dict with safetensors.torch.save_file",
@@ -49,14 +49,14 @@ INSTEAD = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DetectedFile:
     """A file that could hold weights, and what it is. `name` is relative to the model."""
 
     name: str
     content: Content
 
 
-def sniff(path: Path) -> Content:
+def detect_content(path: Path) -> Content:
     """Reads at most the head and, for a zip file, its directory. Raises OSError."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -70,7 +70,7 @@ def sniff(path: Path) -> Content:
     return _sniff_head(head)
 
 
-def transformers_config(root: Path) -> dict[str, Any] | None:
+def read_transformers_config(root: Path) -> dict[str, Any] | None:
     """`config.json` of a Hugging Face transformers directory; None where there is none. Raises OSError."""
     path = root / "config.json"
     if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:

@@ -12,7 +12,7 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, one_line
 
-CUDA = frozenset({"nvidia", "amd"})
+CUDA_VENDORS = frozenset({"nvidia", "amd"})
 """Vendors whose devices are CUDA's to torch. With the others a model has to place itself."""
 
 _logger = logging.getLogger("ray.serve.sundog")
@@ -54,12 +54,12 @@ def _pinned(value: torch.Tensor) -> torch.Tensor:
 CPU = Device(torch.device("cpu"), "cpu", lambda value: value)
 
 
-def device_for(count: int, vendor: str, cuda: Any = torch.cuda) -> Device:
+def select_device(count: int, vendor: str, cuda: Any = torch.cuda) -> Device:
     """The device of a replica that was given so many of a vendor. Raises LoadFailed where torch sees none of them.
 
     A network that was promised an accelerator must not be served on the CPU, a hundred times slower, without a word.
     """
-    if not count or vendor not in CUDA:
+    if not count or vendor not in CUDA_VENDORS:
         return CPU
     if not cuda.is_available():
         raise LoadFailed(
@@ -70,7 +70,7 @@ def device_for(count: int, vendor: str, cuda: Any = torch.cuda) -> Device:
 
 
 @dataclass(slots=True)
-class Watch:
+class DeviceWatch:
     """Notices when a device is lost: after some errors, such as an index out of range, CUDA refuses a process everything.
 
     `synchronize` raises then. Attributes: `lost` says why, and is empty until then.
@@ -99,6 +99,6 @@ class Watch:
             _logger.error("the device is lost, the replica has to be replaced: %s", self.lost)  # noqa: TRY400 (the request has the traceback)
 
 
-def watch_for(count: int, vendor: str) -> Watch | None:
+def make_device_watch(count: int, vendor: str) -> DeviceWatch | None:
     """What watches the devices of a replica; None where there is nothing to be lost."""
-    return Watch(torch.cuda.synchronize) if count and vendor in CUDA else None
+    return DeviceWatch(torch.cuda.synchronize) if count and vendor in CUDA_VENDORS else None

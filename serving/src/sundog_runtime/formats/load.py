@@ -4,21 +4,34 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from sundog_runtime.arguments import Model
-from sundog_runtime.description import FILE_NAME, MAX_BYTES, Description, parse_description, under
+from sundog_runtime.arguments import ModelArguments
+from sundog_runtime.description import (
+    MAX_MODEL_YAML_BYTES,
+    MODEL_YAML,
+    ModelDescription,
+    merge_manifest,
+    parse_description,
+)
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
-from sundog_runtime.formats.archives import load_exported, load_torchscript, require_trust
+from sundog_runtime.formats.archives import check_code_trusted, load_exported, load_torchscript
 from sundog_runtime.formats.code import ModelCode
-from sundog_runtime.formats.compiling import keep_code
-from sundog_runtime.formats.detect import INSTEAD, WEIGHTS, Content, Found, sniff, transformers_config
+from sundog_runtime.formats.compiling import persist_compiled_code
+from sundog_runtime.formats.detect import (
+    CONVERSION_HINTS,
+    WEIGHT_CONTENTS,
+    Content,
+    DetectedFile,
+    detect_content,
+    read_transformers_config,
+)
 from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.python_class import is_predictor, load_python
 from sundog_runtime.formats.torch_state import load_torch
 from sundog_runtime.sources.files import ModelFiles
-from sundog_runtime.sources.tree import from_os_error
+from sundog_runtime.sources.tree import make_os_start_error
 
-SUPPORTED = (
+SUPPORTED_FORMATS = (
     "safetensors or a torch state dict with an entrypoint (format torch), a torch.export archive (exported), "
     "a TorchScript archive (torchscript), a Hugging Face directory (transformers), or a predictor class (python)"
 )
@@ -29,7 +42,7 @@ _logger = logging.getLogger("ray.serve.sundog")
 
 
 def load_model(
-    files: ModelFiles, model: Model, namespace: str = "", device: Callable[[], Device] = lambda: CPU
+    files: ModelFiles, model: ModelArguments, namespace: str = "", device: Callable[[], Device] = lambda: CPU
 ) -> LoadedModel:
     """Load in the format that is asked for, or for `auto` the one found, and compile where model.yaml says so.
 
@@ -37,21 +50,23 @@ def load_model(
     Raises a StartError.
     """
     try:
-        description = under(model, _description(files))
+        description = merge_manifest(model, _description(files))
         if description.compile.enabled:
-            keep_code(namespace)
+            persist_compiled_code(namespace)
         loaded = _load(files, description, device, trusted=model.trust_code)
     except OSError as error:
-        raise from_os_error(error, error.filename or files.path) from error
-    files.still_verified()
+        raise make_os_start_error(error, error.filename or files.path) from error
+    files.check_unchanged()
     if description.compile.enabled and loaded.platform != "pytorch":
-        raise LoadFailed(f"{FILE_NAME}: compile is for networks of format torch or exported; found {loaded.found}")
+        raise LoadFailed(f"{MODEL_YAML}: compile is for networks of format torch or exported; found {loaded.found}")
     _logger.info("format %s: found %s in %s, on %s", description.format, loaded.found, files.path, loaded.device)
     return loaded
 
 
-def _load(files: ModelFiles, description: Description, device: Callable[[], Device], *, trusted: bool) -> LoadedModel:
-    candidates = [Found(path.name, sniff(path)) for path in _weight_files(files)]
+def _load(
+    files: ModelFiles, description: ModelDescription, device: Callable[[], Device], *, trusted: bool
+) -> LoadedModel:
+    candidates = [DetectedFile(path.name, detect_content(path)) for path in _weight_files(files)]
     match _choose(files, description, candidates):
         case "transformers":
             # Its own library takes seconds to import.
@@ -60,27 +75,27 @@ def _load(files: ModelFiles, description: Description, device: Callable[[], Devi
             return load_transformers(files, description, device())
         case "exported":
             archive = _one(files, candidates, {Content.EXPORTED})
-            require_trust(archive, trusted)
+            check_code_trusted(archive, trusted)
             return load_exported(files.root / archive.name, archive, description, device())
         case "torchscript":
             archive = _one(files, candidates, {Content.TORCHSCRIPT})
-            require_trust(archive, trusted)
+            check_code_trusted(archive, trusted)
             return load_torchscript(files.root / archive.name, archive, description, device())
         case "python":
             return load_python(files.path, _target(files, description), description)
         case "torch":
-            weights = _one(files, candidates, WEIGHTS)
+            weights = _one(files, candidates, WEIGHT_CONTENTS)
             return load_torch(files.root / weights.name, weights, _target(files, description), description, device())
         case _:
             # An entrypoint that is no predictor builds a network.
             target = _target(files, description)
             if is_predictor(target):
                 return load_python(files.path, target, description)
-            weights = _one(files, candidates, WEIGHTS)
+            weights = _one(files, candidates, WEIGHT_CONTENTS)
             return load_torch(files.root / weights.name, weights, target, description, device())
 
 
-def _choose(files: ModelFiles, description: Description, candidates: list[Found]) -> str:
+def _choose(files: ModelFiles, description: ModelDescription, candidates: list[DetectedFile]) -> str:
     """The format: what is asked for, else what the content is. Raises a StartError where it is none."""
     if description.format != "auto":
         if description.format in ("torch", "python") and not description.entrypoint:
@@ -88,7 +103,7 @@ def _choose(files: ModelFiles, description: Description, candidates: list[Found]
         return description.format
     if description.entrypoint:
         return "auto"
-    if not files.only and transformers_config(files.root) is not None:
+    if not files.only and read_transformers_config(files.root) is not None:
         return "transformers"
     for content, name in ((Content.EXPORTED, "exported"), (Content.TORCHSCRIPT, "torchscript")):
         if any(found.content is content for found in candidates):
@@ -96,8 +111,10 @@ def _choose(files: ModelFiles, description: Description, candidates: list[Found]
     raise _no_entrypoint(files, "torch", candidates)
 
 
-def _no_entrypoint(files: ModelFiles, wanted: str, candidates: list[Found]) -> EntrypointMissing | FormatNotRecognised:
-    weights = [found for found in candidates if found.content in WEIGHTS]
+def _no_entrypoint(
+    files: ModelFiles, wanted: str, candidates: list[DetectedFile]
+) -> EntrypointMissing | FormatNotRecognised:
+    weights = [found for found in candidates if found.content in WEIGHT_CONTENTS]
     if weights and wanted == "torch":
         return EntrypointMissing(
             f"{weights[0].name} is {weights[0].content}: model.entrypoint must name its module, such as net:Net"
@@ -119,7 +136,7 @@ def _modules(files: ModelFiles) -> list[Path]:
     return sorted(path for path in files.root.glob("*.py") if path.is_file() and path.stem.isidentifier())
 
 
-def _one(files: ModelFiles, candidates: list[Found], wanted: set[Content] | frozenset[Content]) -> Found:
+def _one(files: ModelFiles, candidates: list[DetectedFile], wanted: set[Content] | frozenset[Content]) -> DetectedFile:
     """The one file of that content. Raises FormatNotRecognised or LoadFailed."""
     fitting = [found for found in candidates if found.content in wanted]
     if not fitting:
@@ -130,16 +147,16 @@ def _one(files: ModelFiles, candidates: list[Found], wanted: set[Content] | froz
     return fitting[0]
 
 
-def _target(files: ModelFiles, description: Description) -> object:
+def _target(files: ModelFiles, description: ModelDescription) -> object:
     return ModelCode(files).resolve(description.entrypoint)
 
 
-def _description(files: ModelFiles) -> Description:
-    path = files.root / FILE_NAME
+def _description(files: ModelFiles) -> ModelDescription:
+    path = files.root / MODEL_YAML
     if files.only or not path.is_file():
-        return Description()
+        return ModelDescription()
     with path.open("rb") as file:
-        return parse_description(file.read(MAX_BYTES + 1))
+        return parse_description(file.read(MAX_MODEL_YAML_BYTES + 1))
 
 
 def _weight_files(files: ModelFiles) -> list[Path]:
@@ -152,9 +169,9 @@ def _weight_files(files: ModelFiles) -> list[Path]:
     return found
 
 
-def _nothing(files: ModelFiles, candidates: list[Found]) -> str:
+def _nothing(files: ModelFiles, candidates: list[DetectedFile]) -> str:
     known = [found for found in candidates[:5] if found.content is not Content.OTHER]
     listed = ", ".join(f"{found.name} is {found.content}" for found in known)
     others = ", ".join(found.name for found in candidates[:5])
-    advice = next((f" ({INSTEAD[found.content]})" for found in known if found.content in INSTEAD), "")
-    return f"{files.path}: found {listed or others or 'no weights'}{advice}; supported: {SUPPORTED}"
+    advice = next((f" ({CONVERSION_HINTS[found.content]})" for found in known if found.content in CONVERSION_HINTS), "")
+    return f"{files.path}: found {listed or others or 'no weights'}{advice}; supported: {SUPPORTED_FORMATS}"

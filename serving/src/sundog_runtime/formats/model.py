@@ -58,7 +58,7 @@ class LoadedModel:
     whole_numbers: str = "int64"
     streams: bool = False
     batches: bool = True
-    compiles: bool = False
+    needs_model_thread: bool = False
     module: Any = None
     device: str = "cpu"
     lost: Callable[[], str] = lambda: ""

@@ -5,17 +5,22 @@ from typing import Any
 
 import torch
 
-from sundog_runtime.description import Description
+from sundog_runtime.description import ModelDescription
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError
-from sundog_runtime.formats.compiling import Compiled, compile_now, may_compile_later, shapes
+from sundog_runtime.formats.compiling import (
+    CompiledNetwork,
+    can_recompile_later,
+    compile_on_batches,
+    make_compile_batches,
+)
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.tensors_in import tensors
+from sundog_runtime.formats.tensors_in import to_tensors
 from sundog_runtime.signature import Signature
 
 _EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
 
 
-def failed(doing: str, error: Exception) -> StartError:
+def make_load_error(doing: str, error: Exception) -> StartError:
     """The start error for an exception of the model or of torch."""
     if isinstance(error, StartError):
         return error
@@ -24,21 +29,21 @@ def failed(doing: str, error: Exception) -> StartError:
     return LoadFailed(f"{doing} raised {type(error).__name__}: {error}")
 
 
-def place(module: torch.nn.Module, device: Device, name: str) -> torch.nn.Module:
+def place_module(module: torch.nn.Module, device: Device, name: str) -> torch.nn.Module:
     """The module on the device. Raises a StartError that names what was loaded."""
     try:
         return device.place(module)
     except Exception as error:
-        raise failed(f"placing {name} on {device.name}", error) from error
+        raise make_load_error(f"placing {name} on {device.name}", error) from error
 
 
-def compiles(description: Description, signature: Signature, device: Device, *, batches: bool) -> bool:
+def needs_model_thread(description: ModelDescription, signature: Signature, device: Device, *, batches: bool) -> bool:
     """Whether a request may meet the compiler, or code that only one thread may run, as the graphs that CUDA replays."""
     enabled = description.compile.enabled
-    return enabled and (not device.is_cpu or may_compile_later(signature, batches=batches))
+    return enabled and (not device.is_cpu or can_recompile_later(signature, batches=batches))
 
 
-def natural_types(module: torch.nn.Module) -> tuple[str, str]:
+def default_dtypes(module: torch.nn.Module) -> tuple[str, str]:
     """Types for undeclared numbers and whole numbers.
 
     Numbers get the type of the first floating parameter. Whole numbers do too, because JSON writers drop the `.0`,
@@ -46,11 +51,11 @@ def natural_types(module: torch.nn.Module) -> tuple[str, str]:
     """
     floating = (parameter.dtype for parameter in module.parameters() if parameter.dtype.is_floating_point)
     numbers = {torch.float64: "float64", torch.float16: "float16"}.get(next(floating, torch.float32), "float32")
-    first = first_layer(module)
+    first = find_first_layer(module)
     return numbers, "int64" if first is not None and _kind(first) in _EMBEDDINGS else numbers
 
 
-def first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
+def find_first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
     """The first part that has parameters of its own."""
     return next((layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None), None)
 
@@ -62,21 +67,21 @@ def _kind(layer: torch.nn.Module) -> str:
     return str(found) if found else next((kind for kind in kinds if kind in _EMBEDDINGS | {"Conv2d"}), kinds[0])
 
 
-def use_channels_last(module: torch.nn.Module, description: Description) -> bool:
+def needs_channels_last(module: torch.nn.Module, description: ModelDescription) -> bool:
     """Whether 4-D weights and inputs go into channels-last order: as asked, else where it is known to help.
 
     Convolutions on CPU and GPU compute in that order; without it they convert in each layer.
     """
     if description.channels_last is not None:
         return description.channels_last
-    first = first_layer(module)
+    first = find_first_layer(module)
     images = any(len(spec.shape) == 4 for spec in description.signature.inputs)
     return images and first is not None and _kind(first) == "Conv2d"
 
 
-def network_caller(
+def make_network_predict(
     module: torch.nn.Module,
-    description: Description,
+    description: ModelDescription,
     signature: Signature,
     example: Callable[[], Any] | None,
     device: Device = CPU,
@@ -90,14 +95,14 @@ def network_caller(
     `arrange` makes what is called with inputs by name, or with one, of what takes the network's own arguments.
     """
     if not description.compile.enabled:
-        return caller(arrange(module), signature, device, channels_last=channels_last, half=is_half(module))
-    network = Compiled(module, description.compile.mode)
-    predict = caller(arrange(network), signature, device, channels_last=channels_last, half=is_half(module))
-    compile_now(network, predict, shapes(example, signature, batches=batches))
+        return make_predict(arrange(module), signature, device, channels_last=channels_last, half=is_bfloat16(module))
+    network = CompiledNetwork(module, description.compile.mode)
+    predict = make_predict(arrange(network), signature, device, channels_last=channels_last, half=is_bfloat16(module))
+    compile_on_batches(network, predict, make_compile_batches(example, signature, batches=batches))
     return predict
 
 
-def caller(
+def make_predict(
     module: Callable[..., Any],
     signature: Signature,
     device: Device = CPU,
@@ -117,7 +122,7 @@ def caller(
 
     def predict(batch: Any) -> Any:
         with torch.inference_mode():
-            given = tensors(batch)
+            given = to_tensors(batch)
             if moves:
                 given = device.give(given)
             if every or halved:
@@ -144,7 +149,7 @@ def _halved(given: Any, names: set[str], *, every: bool) -> Any:
     return given.to(torch.bfloat16) if every and is_float else given
 
 
-def is_half(module: torch.nn.Module) -> bool:
+def is_bfloat16(module: torch.nn.Module) -> bool:
     """Whether the weights are bfloat16."""
     found = next((each.dtype for each in module.parameters() if each.dtype.is_floating_point), None)
     return found is torch.bfloat16

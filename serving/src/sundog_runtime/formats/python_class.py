@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from sundog_runtime.description import FILE_NAME, Description
+from sundog_runtime.description import MODEL_YAML, ModelDescription
 from sundog_runtime.errors import EntrypointMissing, LoadFailed
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import failed, name_outputs
-from sundog_runtime.formats.stepping import is_stream, without_gradients
-from sundog_runtime.signature import may_batch
+from sundog_runtime.formats.module import make_load_error, name_outputs
+from sundog_runtime.formats.stepping import in_inference_mode, is_streaming
+from sundog_runtime.signature import is_batchable
 
 _METHODS = ("load", "predict")
 
@@ -20,7 +20,7 @@ def is_predictor(target: Any) -> bool:
     return isinstance(target, type) and all(callable(getattr(target, name, None)) for name in _METHODS)
 
 
-def load_python(path: Path, target: Any, description: Description) -> LoadedModel:
+def load_python(path: Path, target: Any, description: ModelDescription) -> LoadedModel:
     """Make the predictor and let it load. Raises a StartError."""
     entrypoint = description.entrypoint
     if not is_predictor(target):
@@ -33,16 +33,16 @@ def load_python(path: Path, target: Any, description: Description) -> LoadedMode
             predictor = target()
             predictor.load(path, dict(description.config))
     except Exception as error:
-        raise failed(f"{entrypoint}.load", error) from error
+        raise make_load_error(f"{entrypoint}.load", error) from error
 
-    streams = is_stream(predictor)
+    streams = is_streaming(predictor)
     outputs = description.signature.outputs
     if streams and (raw := [spec.name for spec in outputs if spec.dtype == "bytes"]):
         raise LoadFailed(
-            f"{FILE_NAME}: output {raw[0]!r} is of bytes, and the answers of a stream are JSON, which has no form for them"
+            f"{MODEL_YAML}: output {raw[0]!r} is of bytes, and the answers of a stream are JSON, which has no form for them"
         )
     names = [spec.name for spec in outputs]
-    call = without_gradients(predictor.predict)
+    call = in_inference_mode(predictor.predict)
     return LoadedModel(
         platform="python",
         found=f"the predictor class {entrypoint}",
@@ -51,5 +51,5 @@ def load_python(path: Path, target: Any, description: Description) -> LoadedMode
         example=getattr(predictor, "example", None),
         configure=getattr(predictor, "configure", None),
         streams=streams,
-        batches=not streams and may_batch(description.batchable, description.signature),
+        batches=not streams and is_batchable(description.batchable, description.signature),
     )

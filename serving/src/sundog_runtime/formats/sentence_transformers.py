@@ -31,7 +31,7 @@ _FLAGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sentences:
+class SentenceEncoding:
     """How a text becomes a vector. `max_length` is in tokens, 0 where nothing is said; `prompt` stands before each text."""
 
     pooling: tuple[str, ...] = ("mean",)
@@ -53,7 +53,7 @@ class Sentences:
         return torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
-def read_sentences(root: Path) -> Sentences | None:
+def read_sentence_encoding(root: Path) -> SentenceEncoding | None:
     """None where the directory is no such one. Raises LoadFailed for steps and settings that this server does not take."""
     if not (root / MODULES_FILE).is_file():
         return None
@@ -74,7 +74,7 @@ def read_sentences(root: Path) -> Sentences | None:
         (_read(root / name, dict) for name in _TRANSFORMER_FILES if (root / name).is_file()), {}
     )
     prompt = _prompt(main)
-    return Sentences(
+    return SentenceEncoding(
         pooling=_modes(
             _read(root / folders[1] / "config.json", dict), f"{folders[1]}/config.json", prompted=bool(prompt)
         ),

@@ -17,14 +17,14 @@ import torch
 _END = object()
 
 
-def is_stream(predictor: Any) -> bool:
+def is_streaming(predictor: Any) -> bool:
     """Whether its `predict` is a generator function, or the class says `streams = True`: its answer comes in parts."""
     predict = predictor.predict
     is_generator = inspect.isgeneratorfunction(predict) or inspect.isasyncgenfunction(predict)
     return is_generator or getattr(predictor, "streams", False) is True
 
 
-def without_gradients(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def in_inference_mode(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`predict` in inference mode; a coroutine function is run to its end."""
     if inspect.iscoroutinefunction(predict):
         return _awaited(predict)

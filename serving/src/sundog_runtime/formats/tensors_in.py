@@ -24,7 +24,7 @@ def _silence_the_read_only_warning() -> None:
 _silence_the_read_only_warning()
 
 
-def tensor(value: Any) -> Any:
+def to_tensor(value: Any) -> Any:
     """A tensor over the same memory where `value` is an array of numbers or booleans; anything else as it is."""
     if not isinstance(value, np.ndarray) or value.dtype.kind == "O":
         return value
@@ -33,6 +33,6 @@ def tensor(value: Any) -> Any:
     return torch.from_numpy(value)
 
 
-def tensors(batch: Any) -> Any:
+def to_tensors(batch: Any) -> Any:
     """`tensor` of a batch: one value, or a dict of them by name."""
-    return {name: tensor(value) for name, value in batch.items()} if isinstance(batch, dict) else tensor(batch)
+    return {name: to_tensor(value) for name, value in batch.items()} if isinstance(batch, dict) else to_tensor(batch)

@@ -9,43 +9,45 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from sundog_runtime.description import Description
+from sundog_runtime.description import ModelDescription
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
-from sundog_runtime.formats.detect import Content, Found
+from sundog_runtime.formats.detect import Content, DetectedFile
 from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import (
-    compiles,
-    failed,
-    natural_types,
-    network_caller,
-    place,
-    use_channels_last,
+    default_dtypes,
+    make_load_error,
+    make_network_predict,
+    needs_channels_last,
+    needs_model_thread,
+    place_module,
 )
-from sundog_runtime.scheduling.cpu_affinity import threads_of
-from sundog_runtime.signature import may_batch, never_empty
+from sundog_runtime.scheduling.cpu_affinity import thread_count
+from sundog_runtime.signature import forbid_empty_inputs, is_batchable
 
 
-def use_cores(cpu: float) -> None:
+def set_torch_threads(cpu: float) -> None:
     """Let a forward pass on this thread use as many threads as the replica has cores, rounded up.
 
     OpenMP keeps the number per thread, so every thread that runs the model must be told.
     """
-    torch.set_num_threads(threads_of(cpu))
+    torch.set_num_threads(thread_count(cpu))
     # One call at a time leaves nothing to run beside it. Torch lets this be set once in a process, before any work.
     with contextlib.suppress(RuntimeError):
         if torch.get_num_interop_threads() != 1:
             torch.set_num_interop_threads(1)
 
 
-def load_torch(path: Path, weights: Found, factory: Any, description: Description, device: Device = CPU) -> LoadedModel:
+def load_torch(
+    path: Path, weights: DetectedFile, factory: Any, description: ModelDescription, device: Device = CPU
+) -> LoadedModel:
     """Build the module, give it the weights of `path`, place it. Raises a StartError."""
     if not callable(factory):
         raise EntrypointMissing(
             f"the entrypoint is a {type(factory).__name__}; expected a torch.nn.Module class or a function"
         )
-    module = build(factory, description.config)
-    state = read_state(path, weights)
+    module = build_module(factory, description.config)
+    state = read_state_dict(path, weights)
     _check_types(module, state, weights.name)
     try:
         # strict: a missing or surplus tensor would be a model that answers, with other weights than were trained.
@@ -53,19 +55,19 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
     except Exception as error:
         if isinstance(error, RuntimeError):
             raise LoadFailed(f"{weights.name} does not fit the entrypoint's module: {_one_line(error)}") from error
-        raise failed(f"loading {weights.name}", error) from error
-    module = place(module.eval().requires_grad_(False), device, weights.name)
-    channels_last = use_channels_last(module, description)
+        raise make_load_error(f"loading {weights.name}", error) from error
+    module = place_module(module.eval().requires_grad_(False), device, weights.name)
+    channels_last = needs_channels_last(module, description)
     if channels_last:
         module.to(memory_format=torch.channels_last)
-    numbers, whole_numbers = natural_types(module)
-    example, batches = getattr(module, "example", None), may_batch(description.batchable, description.signature)
+    numbers, whole_numbers = default_dtypes(module)
+    example, batches = getattr(module, "example", None), is_batchable(description.batchable, description.signature)
     # No batch that was compiled for is empty, so one that is would meet the compiler.
-    signature = never_empty(description.signature) if description.compile.enabled else description.signature
+    signature = forbid_empty_inputs(description.signature) if description.compile.enabled else description.signature
     return LoadedModel(
         platform="pytorch",
         found=f"{weights.name}, which is {weights.content}",
-        predict=network_caller(
+        predict=make_network_predict(
             module,
             description,
             signature,
@@ -81,18 +83,18 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=batches,
-        compiles=compiles(description, signature, device, batches=batches),
+        needs_model_thread=needs_model_thread(description, signature, device, batches=batches),
         module=module,
         device=device.name,
     )
 
 
-def build(factory: Callable[..., Any], config: dict[str, Any]) -> torch.nn.Module:
+def build_module(factory: Callable[..., Any], config: dict[str, Any]) -> torch.nn.Module:
     """Call the entrypoint. Raises a StartError."""
     try:
         module = factory(**config)
     except Exception as error:
-        raise failed("the entrypoint", error) from error
+        raise make_load_error("the entrypoint", error) from error
     if not isinstance(module, torch.nn.Module):
         raise EntrypointMissing(f"the entrypoint returned a {type(module).__name__}; expected a torch.nn.Module")
     return module
@@ -118,7 +120,7 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def read_state(path: Path, weights: Found) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path, weights: DetectedFile) -> dict[str, torch.Tensor]:
     """The tensors by name. No code in the file runs. Raises a StartError."""
     try:
         if weights.content is Content.SAFETENSORS:
@@ -131,7 +133,7 @@ def read_state(path: Path, weights: Found) -> dict[str, torch.Tensor]:
                 f"{weights.name} is a pickle of more than tensors; supported is a state dict: "
                 "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)"
             ) from error
-        raise failed(f"reading {weights.name}", error) from error
+        raise make_load_error(f"reading {weights.name}", error) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise FormatNotRecognised(
             f"{weights.name} holds a {type(state).__name__}; supported is a state dict, names to tensors"

@@ -24,22 +24,22 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sundog_runtime.description import Description
+from sundog_runtime.description import ModelDescription
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed, bad_input
-from sundog_runtime.formats.detect import transformers_config
+from sundog_runtime.formats.detect import read_transformers_config
 from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import failed
-from sundog_runtime.formats.sentence_transformers import Sentences, read_sentences
-from sundog_runtime.formats.stepping import without_gradients
-from sundog_runtime.formats.tensors_in import tensors
-from sundog_runtime.signature import Signature, may_batch, never_empty
+from sundog_runtime.formats.module import make_load_error
+from sundog_runtime.formats.sentence_transformers import SentenceEncoding, read_sentence_encoding
+from sundog_runtime.formats.stepping import in_inference_mode
+from sundog_runtime.formats.tensors_in import to_tensors
+from sundog_runtime.signature import Signature, forbid_empty_inputs, is_batchable
 from sundog_runtime.sources.files import ModelFiles
 from sundog_runtime.tensors import TensorSpec
 
-Task = Literal["classification", "embeddings", "generation", "tensors"]
+TransformersTask = Literal["classification", "embeddings", "generation", "tensors"]
 
-_TASKS: dict[str, Task] = {
+_TASKS: dict[str, TransformersTask] = {
     "ForSequenceClassification": "classification",
     "ForImageClassification": "classification",
     "ForCausalLM": "generation",
@@ -51,12 +51,12 @@ _TASKS: dict[str, Task] = {
 _MAX_TOKENS = 32_768
 
 
-class Settings(BaseModel):
+class TransformersSettings(BaseModel):
     """`config` of a transformers model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    task: Task | None = None
+    task: TransformersTask | None = None
     max_length: Annotated[int | None, Field(alias="maxLength", ge=1, le=_MAX_TOKENS)] = None
     pooling: Literal["mean", "first"] | None = None
     max_new_tokens: Annotated[int, Field(alias="maxNewTokens", ge=1, le=4096)] = 64
@@ -69,26 +69,26 @@ class _Model:
     network: Any
     device: Device
     tokenizer: Any
-    task: Task
-    settings: Settings
-    sentences: Sentences
+    task: TransformersTask
+    settings: TransformersSettings
+    sentences: SentenceEncoding
     vocabulary: int
     max_length: int
 
 
-def load_transformers(files: ModelFiles, description: Description, device: Device = CPU) -> LoadedModel:
+def load_transformers(files: ModelFiles, description: ModelDescription, device: Device = CPU) -> LoadedModel:
     """Build the class that `config.json` names, give it its weights and place it. Raises a StartError."""
     root = files.root
-    document = None if files.only else transformers_config(root)
+    document = None if files.only else read_transformers_config(root)
     if document is None:
         raise FormatNotRecognised(f"{files.path} has no config.json with a model_type, as save_pretrained writes it")
     settings = _settings(description.config)
-    sentences = read_sentences(root) if settings.task in (None, "embeddings") else None
+    sentences = read_sentence_encoding(root) if settings.task in (None, "embeddings") else None
     try:
         network = device.place(_network(root, document, embeds=sentences is not None))
         tokenizer = _tokenizer(root)
     except Exception as error:
-        raise failed(f"loading {root}", error) from error
+        raise make_load_error(f"loading {root}", error) from error
     model = _assemble(network, device, tokenizer, settings, sentences)
     signature = _signature(model, description.signature)
     _check_inputs(model, signature)
@@ -96,19 +96,19 @@ def load_transformers(files: ModelFiles, description: Description, device: Devic
     return LoadedModel(
         platform="transformers",
         found=f"a Hugging Face directory with {type(network).__name__}, used for {model.task}",
-        predict=without_gradients(_generator(model) if streams else _predictor(model, signature)),
+        predict=in_inference_mode(_generator(model) if streams else _predictor(model, signature)),
         signature=signature,
         example=_example(signature),
         streams=streams,
-        batches=not streams and may_batch(description.batchable, signature),
+        batches=not streams and is_batchable(description.batchable, signature),
         module=network,
         device=device.name,
     )
 
 
-def _settings(config: dict[str, Any]) -> Settings:
+def _settings(config: dict[str, Any]) -> TransformersSettings:
     try:
-        return Settings.model_validate(config)
+        return TransformersSettings.model_validate(config)
     except ValidationError as error:
         wrong = "; ".join(
             f"config.{'.'.join(map(str, found['loc']))}: {found['msg']}"
@@ -192,11 +192,13 @@ def _tokenizer(root: Path) -> Any:
     return tokenizer
 
 
-def _assemble(network: Any, device: Device, tokenizer: Any, settings: Settings, sentences: Sentences | None) -> _Model:
+def _assemble(
+    network: Any, device: Device, tokenizer: Any, settings: TransformersSettings, sentences: SentenceEncoding | None
+) -> _Model:
     name = type(network).__name__
-    natural: Task = next((task for end, task in _TASKS.items() if name.endswith(end)), "tensors")
+    natural: TransformersTask = next((task for end, task in _TASKS.items() if name.endswith(end)), "tensors")
     task = settings.task or ("embeddings" if sentences else natural)
-    sentences = sentences or Sentences()
+    sentences = sentences or SentenceEncoding()
     if settings.pooling is not None:
         sentences = replace(sentences, pooling=("cls" if settings.pooling == "first" else settings.pooling,))
     if task == "classification" and natural != "classification":
@@ -216,7 +218,7 @@ def _assemble(network: Any, device: Device, tokenizer: Any, settings: Settings, 
 
 def _signature(model: _Model, declared: Signature) -> Signature:
     known = Signature(declared.inputs or _inputs(model), declared.outputs or _outputs(model), declared.axes)
-    return never_empty(known)
+    return forbid_empty_inputs(known)
 
 
 def _inputs(model: _Model) -> tuple[TensorSpec, ...]:
@@ -300,7 +302,7 @@ def _given(model: _Model, batch: Any, names: list[str]) -> dict[str, Any]:
     """The network's keyword arguments, looked at before they go where it is. Raises Problem 400."""
     if names == ["text"] and model.tokenizer is not None:
         return dict(model.device.give(_tokens(model, batch)))
-    given = tensors(batch if isinstance(batch, dict) else {names[0]: batch})
+    given = to_tensors(batch if isinstance(batch, dict) else {names[0]: batch})
     ids = given.get("input_ids")
     if isinstance(ids, torch.Tensor):
         if model.vocabulary and (int(ids.min()) < 0 or int(ids.max()) >= model.vocabulary):

@@ -13,11 +13,11 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, Problem, StartError, bad_input
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import failed, first_layer
-from sundog_runtime.protocol.plain import batch_of
+from sundog_runtime.formats.module import find_first_layer, make_load_error
+from sundog_runtime.protocol.plain import make_json_batch
 from sundog_runtime.signature import Signature
-from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, plain, to_numpy
-from sundog_runtime.warmup import zeros
+from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, to_numpy, to_plain
+from sundog_runtime.warmup import make_zero_batch
 
 _END = object()
 _BASE64 = "base64"
@@ -25,38 +25,38 @@ _ONE_TO_ONE = "latin-1"
 """An encoding in which each byte is a character, and the other way round."""
 
 
-def batch_for(model: LoadedModel, example: Any) -> Any:
+def choose_batch(model: LoadedModel, example: Any) -> Any:
     """A batch to run the model with: the example given (JSON), its own, zeros of its inputs, or a guess; else None.
 
     Raises LoadFailed for an example that is none.
     """
     if example is not None:
         try:
-            return given_batch(model, example)
+            return decode_example(model, example)
         except Problem as problem:
             raise LoadFailed(f"--example: {problem.detail}") from None
     if model.example is not None:
         given = model.example()
         return {name: to_numpy(value) for name, value in given.items()} if isinstance(given, dict) else to_numpy(given)
     if model.signature.inputs:
-        return zeros(model.signature.inputs)
+        return make_zero_batch(model.signature.inputs)
     return _guess(model)
 
 
-def given_batch(model: LoadedModel, example: Any) -> Any:
+def decode_example(model: LoadedModel, example: Any) -> Any:
     """What `predict` gets for an example in JSON, which has a form for bytes here: text, or an object with `base64`.
 
     Raises Problem 400.
     """
     raw = {spec.name for spec in model.signature.inputs if spec.dtype == "bytes"}
     if not raw:
-        return batch_of(model, example)
+        return make_json_batch(model, example)
     # As strings they are checked as any other input is; each character of them is one byte.
     inputs = tuple(replace(spec, dtype="string") if spec.name in raw else spec for spec in model.signature.inputs)
     named = example if isinstance(example, dict) else {inputs[0].name: example}
     texts = {name: _as_text(value, f"input {name!r}") if name in raw else value for name, value in named.items()}
     given = texts if isinstance(example, dict) else texts[inputs[0].name]
-    batch = batch_of(replace(model, signature=Signature(inputs)), given)
+    batch = make_json_batch(replace(model, signature=Signature(inputs)), given)
     if len(inputs) == 1:
         return _as_bytes(batch)
     return {name: _as_bytes(value) if name in raw else value for name, value in batch.items()}
@@ -80,19 +80,19 @@ def _as_bytes(value: Any) -> Any:
     return [_as_bytes(item) for item in value] if isinstance(value, list) else value.encode(_ONE_TO_ONE)
 
 
-def run(model: LoadedModel, batch: Any) -> Any:
+def run_model(model: LoadedModel, batch: Any) -> Any:
     """The output as a client would get it; of a stream, the first item. Raises a StartError."""
     try:
         output = model.predict(batch)
         if model.streams:
             output = _first(output)
-        return plain(output)
+        return to_plain(output)
     except StartError:
         raise
     except Problem as problem:
         raise LoadFailed(f"a prediction failed: {problem.detail}") from None
     except Exception as error:
-        raise failed("a prediction", error) from error
+        raise make_load_error("a prediction", error) from error
 
 
 def _first(stream: Any) -> Any:
@@ -110,7 +110,7 @@ async def _first_of(stream: AsyncGenerator[Any, Any]) -> Any:
         return await anext(stream, _END)
 
 
-def signature_of(model: LoadedModel, batch: Any, output: Any) -> Signature:
+def infer_signature(model: LoadedModel, batch: Any, output: Any) -> Signature:
     """What is declared, and for the rest what `batch` and its `output` show.
 
     The first size is any (-1) where twice the rows give twice the rows; the other sizes are as they were seen.
@@ -138,7 +138,7 @@ def _scales(model: LoadedModel, batch: Any, output: Any) -> bool:
     if model.streams:
         return False
     try:
-        twice = run(model, _twice(batch))
+        twice = run_model(model, _twice(batch))
     except (StartError, ValueError):
         return False
     once, doubled = _arrays(output), _arrays(twice)
@@ -197,7 +197,7 @@ def _input_name(model: LoadedModel) -> str:
 
 def _guess(model: LoadedModel) -> Any:
     """A row of zeros for a network that begins with a linear layer and takes it; else None."""
-    layer = first_layer(model.module) if isinstance(model.module, torch.nn.Module) else None
+    layer = find_first_layer(model.module) if isinstance(model.module, torch.nn.Module) else None
     if not isinstance(layer, torch.nn.Linear):
         return None
     batch = np.zeros((1, layer.in_features), dtype=model.numbers)

@@ -7,28 +7,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sundog_runtime.arguments import Format, Model
-from sundog_runtime.description import FILE_NAME, MAX_BYTES, Compile, Description, parse_description
+from sundog_runtime.arguments import ModelArguments, ModelFormat
+from sundog_runtime.description import MAX_MODEL_YAML_BYTES, MODEL_YAML, Compile, ModelDescription, parse_description
 from sundog_runtime.errors import LoadFailed, Problem, StartError
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.packaging.inference import batch_for, run, signature_of
-from sundog_runtime.packaging.staging import add_code, add_weights, convert_weights, staged, write_description
-from sundog_runtime.scheduling.batch_assembly import why_not_joinable
-from sundog_runtime.signature import Signature, conform
+from sundog_runtime.packaging.inference import choose_batch, infer_signature, run_model
+from sundog_runtime.packaging.staging import (
+    add_code,
+    add_weights,
+    convert_weights,
+    staging_directory,
+    write_description,
+)
+from sundog_runtime.scheduling.batch_assembly import find_unbatchable_reason
+from sundog_runtime.signature import Signature, check_outputs
 from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.tree import Entry, read_tree, tree_digest
+from sundog_runtime.sources.tree import FileEntry, read_tree, tree_digest
 from sundog_runtime.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PackageRequest:
     """What is to be packaged. What is empty is left to the directory and its model.yaml, or found out."""
 
     entrypoint: str = ""
     weights: Path | None = None
     code: tuple[Path, ...] = ()
-    format: Format = "auto"
+    format: ModelFormat = "auto"
     config: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[TensorSpec, ...] = ()
     example: Any = None
@@ -38,7 +44,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class PackageReport:
     """What was packaged. Times are in seconds, of this machine; `latency` is None where nothing could be run.
 
     `unjoined` says why requests are not joined in batches; empty where they may be.
@@ -52,19 +58,19 @@ class Report:
     load: float
     latency: float | None
     streams: bool
-    unjoined: str
+    unbatchable_reason: str
     signature: Signature
     digest: str
 
 
-def package(place: Path, wanted: Wanted) -> Report:
+def package(place: Path, wanted: PackageRequest) -> PackageReport:
     """Write the directory `place`, load it as the server does and run it. Nothing is written where that fails.
 
     Raises a StartError.
     """
     if place.exists() and not place.is_dir():
         raise LoadFailed(f"{place} is no directory")
-    with staged(place) as stage:
+    with staging_directory(place) as stage:
         if wanted.weights is None:
             convert_weights(stage)
         else:
@@ -82,12 +88,12 @@ def package(place: Path, wanted: Wanted) -> Report:
             raise type(error)(_in_place(error.message, stage, place, copied)) from error
 
 
-def _tried(place: Path, stage: Path, wanted: Wanted, description: Description) -> Report:
+def _tried(place: Path, stage: Path, wanted: PackageRequest, description: ModelDescription) -> PackageReport:
     """Load what is staged and run it, and complete its description. Raises a StartError."""
     model, _ = _load(stage, wanted)
-    batch = batch_for(model, wanted.example)
+    batch = choose_batch(model, wanted.example)
     if batch is not None and not (model.signature.inputs and model.signature.outputs):
-        signature = signature_of(model, batch, run(model, batch))
+        signature = infer_signature(model, batch, run_model(model, batch))
         write_description(stage, replace(description, signature=signature))
     entries = read_tree(stage)
     model, seconds = _load(stage, wanted, entries)
@@ -102,12 +108,12 @@ def _in_place(message: str, stage: Path, place: Path, copied: Sequence[Path]) ->
     return message.replace(str(stage), str(place))
 
 
-def _found(stage: Path) -> Description:
-    path = stage / FILE_NAME
-    return parse_description(path.read_bytes()[: MAX_BYTES + 1]) if path.is_file() else Description()
+def _found(stage: Path) -> ModelDescription:
+    path = stage / MODEL_YAML
+    return parse_description(path.read_bytes()[: MAX_MODEL_YAML_BYTES + 1]) if path.is_file() else ModelDescription()
 
 
-def _over(found: Description, wanted: Wanted) -> Description:
+def _over(found: ModelDescription, wanted: PackageRequest) -> ModelDescription:
     return replace(
         found,
         format=found.format if wanted.format == "auto" else wanted.format,
@@ -118,10 +124,10 @@ def _over(found: Description, wanted: Wanted) -> Description:
     )
 
 
-def _load(stage: Path, wanted: Wanted, entries: tuple[Entry, ...] = ()) -> tuple[LoadedModel, float]:
+def _load(stage: Path, wanted: PackageRequest, entries: tuple[FileEntry, ...] = ()) -> tuple[LoadedModel, float]:
     """Load as a replica does, with the digest where the files are final; the model and how long it took."""
     digest = tree_digest(entries) if entries else ""
-    asked = Model.model_validate({"uri": f"file://{stage}", "digest": digest, "trustCode": wanted.trust_code})
+    asked = ModelArguments.model_validate({"uri": f"file://{stage}", "digest": digest, "trustCode": wanted.trust_code})
     begun = time.perf_counter()
     model = load_model(open_model(asked.uri, asked.digest), asked)
     return model, time.perf_counter() - begun
@@ -129,24 +135,24 @@ def _load(stage: Path, wanted: Wanted, entries: tuple[Entry, ...] = ()) -> tuple
 
 def _latency(model: LoadedModel, batch: Any, runs: int) -> float:
     """The median of some runs after the first, whose answer is checked as every answer is. Raises a StartError."""
-    output = run(model, batch)
+    output = run_model(model, batch)
     if not model.streams:
         try:
-            conform(model.signature.outputs, output)
+            check_outputs(model.signature.outputs, output)
         except Problem as problem:
             raise LoadFailed(f"a prediction failed: {problem.detail}") from None
     taken = []
     for _ in range(max(1, runs)):
         begun = time.perf_counter()
-        run(model, batch)
+        run_model(model, batch)
         taken.append(time.perf_counter() - begun)
     return statistics.median(taken)
 
 
 def _report(
-    place: Path, model: LoadedModel, entries: tuple[Entry, ...], seconds: float, latency: float | None
-) -> Report:
-    return Report(
+    place: Path, model: LoadedModel, entries: tuple[FileEntry, ...], seconds: float, latency: float | None
+) -> PackageReport:
+    return PackageReport(
         path=place,
         found=model.found,
         files=len(entries),
@@ -155,7 +161,7 @@ def _report(
         load=seconds,
         latency=latency,
         streams=model.streams,
-        unjoined=why_not_joinable(model),
+        unbatchable_reason=find_unbatchable_reason(model),
         signature=model.signature,
         digest=tree_digest(entries),
     )

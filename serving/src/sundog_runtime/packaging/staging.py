@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 import yaml
 
-from sundog_runtime.description import FILE_NAME, Description
+from sundog_runtime.description import MODEL_YAML, ModelDescription
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed
-from sundog_runtime.formats.detect import INSTEAD, Content, Found, sniff
-from sundog_runtime.formats.module import failed
+from sundog_runtime.formats.detect import CONVERSION_HINTS, Content, DetectedFile, detect_content
+from sundog_runtime.formats.module import make_load_error
 from sundog_runtime.signature import Signature
 
 WEIGHTS_NAME = "model.safetensors"
@@ -24,7 +24,7 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 
 @contextmanager
-def staged(place: Path) -> Iterator[Path]:
+def staging_directory(place: Path) -> Iterator[Path]:
     """A copy of `place`, or an empty directory, which takes its place when the block ends well.
 
     Files are linked where the file system can, so a large model is not copied; nothing in `place` changes before the end.
@@ -70,25 +70,25 @@ def add_weights(stage: Path, path: Path) -> str:
     """
     name = _add(stage, path)
     for other in [each for each in stage.iterdir() if each.is_file() and each.name != name]:
-        if sniff(other) in _WEIGHTS:
+        if detect_content(other) in _WEIGHTS:
             other.unlink()
     return name
 
 
 def _add(stage: Path, path: Path) -> str:
-    content = sniff(path)
+    content = detect_content(path)
     match content:
         case Content.SAFETENSORS:
             _copy(path, stage / WEIGHTS_NAME)
             return WEIGHTS_NAME
         case Content.STATE_DICT | Content.PICKLE:
-            to_safetensors(path, stage / WEIGHTS_NAME)
+            convert_to_safetensors(path, stage / WEIGHTS_NAME)
             return WEIGHTS_NAME
         case Content.EXPORTED | Content.TORCHSCRIPT:
             _copy(path, stage / path.name)
             return path.name
         case _:
-            instead = f": {INSTEAD[content]}" if content in INSTEAD else ""
+            instead = f": {CONVERSION_HINTS[content]}" if content in CONVERSION_HINTS else ""
             raise FormatNotRecognised(
                 f"{path.name} is {content}{instead}; expected a state dict, a .pt2 or a TorchScript archive"
             )
@@ -96,14 +96,14 @@ def _add(stage: Path, path: Path) -> str:
 
 def convert_weights(stage: Path) -> None:
     """Turn a state dict that is alone in the directory into safetensors."""
-    found = [Found(path.name, sniff(path)) for path in stage.iterdir() if path.is_file()]
+    found = [DetectedFile(path.name, detect_content(path)) for path in stage.iterdir() if path.is_file()]
     states = [each.name for each in found if each.content is Content.STATE_DICT]
     if len(states) == 1 and not any(each.content is Content.SAFETENSORS for each in found):
-        to_safetensors(stage / states[0], stage / WEIGHTS_NAME)
+        convert_to_safetensors(stage / states[0], stage / WEIGHTS_NAME)
         (stage / states[0]).unlink()
 
 
-def to_safetensors(source: Path, target: Path) -> None:
+def convert_to_safetensors(source: Path, target: Path) -> None:
     """Write a state dict as safetensors. No code in the source runs. Raises a StartError."""
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
@@ -113,7 +113,7 @@ def to_safetensors(source: Path, target: Path) -> None:
                 f"{source.name} holds more than tensors, which would run code when it is read: "
                 "write torch.save(model.state_dict(), …) where the model is trained"
             ) from error
-        raise failed(f"reading {source.name}", error) from error
+        raise make_load_error(f"reading {source.name}", error) from error
     if isinstance(state, dict):
         state = next((state[key] for key in _NESTED if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -124,7 +124,7 @@ def to_safetensors(source: Path, target: Path) -> None:
     safetensors.torch.save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, target)
 
 
-def write_description(stage: Path, description: Description) -> None:
+def write_description(stage: Path, description: ModelDescription) -> None:
     """Write `model.yaml` with what is not the default."""
     document: dict[str, object] = {}
     if description.format != "auto":
@@ -140,7 +140,7 @@ def write_description(stage: Path, description: Description) -> None:
         document["channelsLast"] = description.channels_last
     if description.compile.enabled:
         document["compile"] = description.compile.model_dump()
-    path = stage / FILE_NAME
+    path = stage / MODEL_YAML
     # Not through a link: the file in the model's place is another name of the same bytes until the end.
     path.unlink(missing_ok=True)
     if document:

@@ -12,21 +12,28 @@ from typing import Any
 from sundog_runtime.context import RequestContext, deadline_of, headers_of
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.inference import Inference
-from sundog_runtime.protocol.body import Incoming, Message, Receive, decompressed, encoding_of, read_in_time
-from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
-from sundog_runtime.protocol.query import Answer, Buffer, Query, Reply
-from sundog_runtime.protocol.routes import Decode, Route, Routes
-from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events, whole_stream
-from sundog_runtime.telemetry.metrics import CLIENT_GONE, OK, Metrics
+from sundog_runtime.protocol.body import (
+    Message,
+    Receive,
+    RequestBody,
+    content_encoding,
+    decompress,
+    read_body_before_deadline,
+)
+from sundog_runtime.protocol.problems import PROBLEM_TYPE, make_problem, render_problem
+from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse, HttpResponse
+from sundog_runtime.protocol.routes import Decoder, Route, Routes
+from sundog_runtime.protocol.streams import BrokenStreamError, collect_stream, send_stream, until_gone, wants_events
+from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class App:
+class HttpApp:
     """Serves one model. `max_request_bytes` may be set at any time and holds for requests that begin afterwards."""
 
-    def __init__(self, routes: Routes, inference: Inference, metrics: Metrics, max_request_bytes: int) -> None:
+    def __init__(self, routes: Routes, inference: Inference, metrics: ReplicaMetrics, max_request_bytes: int) -> None:
         self.max_request_bytes = max_request_bytes
         self._routes = routes
         self._inference = inference
@@ -44,9 +51,9 @@ class App:
     @property
     def paths(self) -> tuple[str, ...]:
         """Those that `at_once` may have an answer for."""
-        return self._routes.predicting
+        return self._routes.prediction_paths
 
-    def at_once(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> Reply | None:
+    def at_once(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> HttpResponse | None:
         """The reply to a whole POST below the prefix, where nothing has to be waited for.
 
         None where it must, and for whatever is not the usual: then nothing has happened, and `__call__` takes it.
@@ -56,22 +63,22 @@ class App:
             return None
         try:
             decode = self._routes.find(path).decode
-            query = self._inference.read_at_once(decode, headers, body) if decode is not None else None
+            query = self._inference.try_read_at_once(decode, headers, body) if decode is not None else None
         except Problem:
             return None
         if query is None:
             return None
         context = RequestContext(headers, deadline_of(headers, begun))
-        end = OK
+        end = END_OK
         try:
             answer = self._inference.answer_at_once(query, context)
             if answer is None:
                 return None
-            reply = Reply(200, ((b"content-type", answer.content_type), *answer.headers), answer.body)
+            reply = HttpResponse(200, ((b"content-type", answer.content_type), *answer.headers), answer.body)
         except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
             problem, document = as_problem(error, context)
             end = problem.code
-            reply = Reply(problem.status, ((b"content-type", PROBLEM_TYPE), *problem.headers), document)
+            reply = HttpResponse(problem.status, ((b"content-type", PROBLEM_TYPE), *problem.headers), document)
         self._metrics.answered(end, time.monotonic() - begun)
         self._metrics.at_once += 1
         return reply
@@ -81,8 +88,8 @@ class App:
         headers = headers_of(scope["headers"])
         deadline = deadline_of(headers, begun)
         context = RequestContext(headers, deadline, partial(until_gone, receive))
-        incoming = Incoming(headers, receive, deadline)
-        end: str | None = CLIENT_GONE
+        incoming = RequestBody(headers, receive, deadline)
+        end: str | None = END_CLIENT_GONE
         try:
             end = await self._reply(scope, headers, context, incoming, send)
         except ClientGoneError:
@@ -104,7 +111,7 @@ class App:
             await send({"type": "http.response.body"})
 
     async def _reply(
-        self, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext, incoming: Incoming, send: Send
+        self, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext, incoming: RequestBody, send: Send
     ) -> str | None:
         """How the request is counted; None for what says nothing of the model, such as a probe."""
         route = self._route(scope)
@@ -117,32 +124,32 @@ class App:
         scheduler.expect()
         try:
             limit = self.max_request_bytes
-            body = await read_in_time(headers, incoming, limit)
+            body = await read_body_before_deadline(headers, incoming, limit)
             query = await self._read(route.decode, headers, body, limit)
         finally:
             scheduler.expected()
         if self._inference.streams and scope.get("http_version") == "1.0":
             # It has no chunks, and the HTTP server would send it some.
             answers = self._inference.stream(query, context)
-            await _send_answer(send, await whole_stream(answers, wants_events(headers), incoming.receive))
+            await _send_answer(send, await collect_stream(answers, wants_events(headers), incoming.receive))
         elif self._inference.streams:
             answers = self._inference.stream(query, context)
             tell = partial(as_problem, context=context)
             await send_stream(answers, wants_events(headers), incoming.receive, send, tell)
         else:
             await _send_answer(send, await self._inference.answer(query, context))
-        return OK
+        return END_OK
 
-    async def _read(self, decode: Decode, headers: Mapping[bytes, bytes], body: Buffer, limit: int) -> Query:
+    async def _read(self, decode: Decoder, headers: Mapping[bytes, bytes], body: Buffer, limit: int) -> DecodedRequest:
         """The query in a body, as it was sent."""
-        if not (encoding := encoding_of(headers)):
+        if not (encoding := content_encoding(headers)):
             return await self._inference.read(decode, headers, body)
 
-        def read(headers: Mapping[bytes, bytes], body: Buffer) -> Query:
-            return decode(headers, decompressed(body, encoding, limit))
+        def read(headers: Mapping[bytes, bytes], body: Buffer) -> DecodedRequest:
+            return decode(headers, decompress(body, encoding, limit))
 
         # Whatever its size: a few bytes may become very many.
-        return await self._inference.read_aside(read, headers, body)
+        return await self._inference.read_on_codec_thread(read, headers, body)
 
     def _route(self, scope: Scope) -> Route:
         route = self._routes.find(_path(scope))
@@ -162,11 +169,11 @@ def _path(scope: Scope) -> str:
 
 def as_problem(error: Exception, context: RequestContext) -> tuple[Problem, bytes]:
     """The problem of an exception, and its document."""
-    problem = problem_of(error, context)
-    return problem, problem_body(problem, context.request_id)
+    problem = make_problem(error, context)
+    return problem, render_problem(problem, context.request_id)
 
 
-async def _send_answer(send: Send, answer: Answer, *, more: bool = False) -> None:
+async def _send_answer(send: Send, answer: EncodedResponse, *, more: bool = False) -> None:
     await _send(send, 200, [(b"content-type", answer.content_type), *answer.headers], answer.body, more=more)
 
 

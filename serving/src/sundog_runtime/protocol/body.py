@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 
 from sundog_runtime.errors import ClientGoneError, Problem, bad_input
-from sundog_runtime.protocol.oip import padding_of
+from sundog_runtime.protocol.oip import alignment_padding
 from sundog_runtime.protocol.query import Buffer
 
 Message = MutableMapping[str, Any]
@@ -29,11 +29,11 @@ _TURNS = 3
 """Of the event loop, until what has come to the server has come to who asks for it."""
 
 
-class Incoming:
+class RequestBody:
     """A request's body on its way. `to_come` says whether there is more of it, `arrived` how many bytes were taken."""
 
     def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, deadline: float) -> None:
-        self.to_come = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        self.has_more = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         self.arrived = 0
         self.deadline = deadline
         self._receive = receive
@@ -41,12 +41,12 @@ class Incoming:
     @property
     def is_held(self) -> bool:
         """Whether a client that still sends would hold its connection beyond the deadline."""
-        return self.to_come and self.deadline < inf
+        return self.has_more and self.deadline < inf
 
     async def receive(self) -> Message:
         """The next message, as the server gives it."""
         message = await self._receive()
-        self.to_come = message.get("more_body", False)
+        self.has_more = message.get("more_body", False)
         self.arrived += len(message.get("body", b""))
         return message
 
@@ -64,16 +64,16 @@ class Incoming:
         """Drop what still comes. Whether all of it came before the deadline."""
         with suppress(TimeoutError):
             async with self.until_deadline():
-                while self.to_come:
+                while self.has_more:
                     await self.receive()
-        return not self.to_come
+        return not self.has_more
 
     def until_deadline(self) -> asyncio.Timeout:
         """Cancels what it is put around when the deadline has passed."""
         return asyncio.timeout(max(0.0, self.deadline - time.monotonic()))
 
 
-async def read_in_time(headers: Mapping[bytes, bytes], incoming: Incoming, limit: int) -> Buffer:
+async def read_body_before_deadline(headers: Mapping[bytes, bytes], incoming: RequestBody, limit: int) -> Buffer:
     """As `read_body`. Raises Problem 408 where the deadline passes before the body is here, 504 where it is and was not read."""
     reading = read_body(headers, incoming.receive, limit)
     if incoming.deadline == inf:
@@ -88,14 +88,14 @@ async def read_in_time(headers: Mapping[bytes, bytes], incoming: Incoming, limit
     raise await _given_up(headers, incoming)
 
 
-async def _given_up(headers: Mapping[bytes, bytes], incoming: Incoming) -> Problem:
+async def _given_up(headers: Mapping[bytes, bytes], incoming: RequestBody) -> Problem:
     """Whose fault it is: a replica that was too busy to read has a good part of the body, or its end, before it."""
     unread = await incoming.receive_at_once()
     if unread is not None and unread["type"] == "http.disconnect":
         raise ClientGoneError
-    waits = unread is not None and (len(unread.get("body", b"")) >= _UNREAD_BYTES or not incoming.to_come)
+    waits = unread is not None and (len(unread.get("body", b"")) >= _UNREAD_BYTES or not incoming.has_more)
     # What still comes would hold the connection, and with it a place at the edge, for as long as it comes.
-    incoming.to_come = False
+    incoming.has_more = False
     close = ((b"connection", b"close"),)
     if waits:
         return Problem(504, "DeadlineExceeded", "the request's time was over before its body was read", close)
@@ -116,10 +116,10 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length[:20]) > limit:
         raise _too_large(limit)
-    if (encoding := encoding_of(headers)) and encoding not in _WINDOWS:
+    if (encoding := content_encoding(headers)) and encoding not in _WINDOWS:
         shown, known = encoding[:60].decode("latin-1"), b", ".join(_WINDOWS).decode()
         raise Problem(415, "ContentEncoding", f"the body has the content encoding {shown!r}; expected {known} or none")
-    whole, padding = bytearray(), padding_of(headers)
+    whole, padding = bytearray(), alignment_padding(headers)
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -137,13 +137,13 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
             return memoryview(whole)[padding:] if padding else whole
 
 
-def encoding_of(headers: Mapping[bytes, bytes]) -> bytes:
+def content_encoding(headers: Mapping[bytes, bytes]) -> bytes:
     """How the body is compressed, in lower case; empty where it is not."""
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     return b"" if encoding == b"identity" else encoding
 
 
-def decompressed(body: Buffer, encoding: bytes, limit: int) -> bytes:
+def decompress(body: Buffer, encoding: bytes, limit: int) -> bytes:
     """The body itself, of which no more than `limit` bytes are ever in memory. Raises Problem 413 for more, 400 for what is damaged."""
     inflater = zlib.decompressobj(_WINDOWS[encoding])
     try:

@@ -8,9 +8,9 @@ from typing import Any
 from sundog_runtime.context import Parameter, Parameters
 from sundog_runtime.errors import Problem, bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.parameters import for_the_model
-from sundog_runtime.protocol.plain import check_names, kind
-from sundog_runtime.signature import Axis, declared_output
+from sundog_runtime.protocol.parameters import model_parameters
+from sundog_runtime.protocol.plain import check_names, json_type
+from sundog_runtime.signature import Axis, to_declared_array
 from sundog_runtime.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -32,7 +32,7 @@ MAX_EMPTY_SIZES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class RequestTensor:
     """An input as the client sent it: what the client says of it, and how its values are read.
 
     `read` gets what the model declares, or `spec` itself where it declares nothing, compares sizes before it allocates, and
@@ -45,7 +45,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class ResponseTensor:
     """One output of the model, of one of our types."""
 
     name: str
@@ -58,12 +58,12 @@ class Output:
         return OIP_TYPES[self.dtype]
 
 
-def sent_spec(name: Any, datatype: Any, shape: Any, where: str) -> TensorSpec:
+def parse_tensor_spec(name: Any, datatype: Any, shape: Any, where: str) -> TensorSpec:
     """Name, type and shape of an input from what a client wrote. Raises Problem 400."""
     if not isinstance(name, str) or not name:
         raise bad_input("WrongType", f"{where}.name is not a string with at least one character")
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        found = repr(datatype[:60]) if isinstance(datatype, str) else f"a JSON {kind(datatype)}"
+        found = repr(datatype[:60]) if isinstance(datatype, str) else f"a JSON {json_type(datatype)}"
         raise bad_input("WrongType", f"input {name[:60]!r}: datatype is {found}; expected one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise bad_input("WrongShape", f"input {name[:60]!r}: shape is not an array of sizes ≥ 0")
@@ -77,7 +77,7 @@ def sent_spec(name: Any, datatype: Any, shape: Any, where: str) -> TensorSpec:
     return TensorSpec(name, DTYPES[datatype], tuple(shape))
 
 
-def check_count(tensors: Sequence[Any], what: str) -> None:
+def check_tensor_count(tensors: Sequence[Any], what: str) -> None:
     """Raises Problem 400 for more tensors than any model has."""
     if len(tensors) > MAX_TENSORS:
         raise bad_input("TooManyTensors", f"{what} has {len(tensors)} tensors; at most {MAX_TENSORS} are read")
@@ -95,7 +95,7 @@ def check_model(model_name: str, version: str, name: str) -> None:
         )
 
 
-def batch_of_sent(model: LoadedModel, inputs: Sequence[Sent]) -> Any:
+def make_batch(model: LoadedModel, inputs: Sequence[RequestTensor]) -> Any:
     """What `predict` gets. Everything is checked before any input is read. Raises Problem 400."""
     names = [sent.spec.name for sent in inputs]
     if len(set(names)) < len(names):
@@ -110,21 +110,21 @@ def batch_of_sent(model: LoadedModel, inputs: Sequence[Sent]) -> Any:
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
-def told_beside(request: Mapping[str, Parameter], inputs: Sequence[Sent]) -> Parameters | None:
+def collect_parameters(request: Mapping[str, Parameter], inputs: Sequence[RequestTensor]) -> Parameters | None:
     """What the model may read beside its tensors; None, at no cost to speak of, where there is nothing."""
     if not request and not any(sent.parameters for sent in inputs):
         return None
-    return for_the_model(request, {sent.spec.name: sent.parameters for sent in inputs})
+    return model_parameters(request, {sent.spec.name: sent.parameters for sent in inputs})
 
 
-def check_wanted(model: LoadedModel, wanted: Sequence[str]) -> None:
+def check_requested_outputs(model: LoadedModel, wanted: Sequence[str]) -> None:
     """Raises Problem 400 for an output that is not among the declared ones, before the model runs for nothing."""
     names = [spec.name for spec in model.signature.outputs]
     if names and (missing := [name for name in wanted if name not in names]):
         raise _unknown_output(missing[0], names)
 
 
-def outputs_of(model: LoadedModel, output: Any, wanted: Sequence[str] | None) -> list[Output]:
+def make_response_tensors(model: LoadedModel, output: Any, wanted: Sequence[str] | None) -> list[ResponseTensor]:
     """The outputs asked for, or all. Raises Problem 400 for an unknown one, 500 for one without a datatype."""
     declared = {spec.name: spec for spec in model.signature.outputs}
     named = output if isinstance(output, dict) else {next(iter(declared), "outputs"): output}
@@ -135,7 +135,7 @@ def outputs_of(model: LoadedModel, output: Any, wanted: Sequence[str] | None) ->
     return [_output(name, named[name], declared.get(name)) for name in wanted]
 
 
-def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], inputs: Sequence[Sent]) -> None:
+def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], inputs: Sequence[RequestTensor]) -> None:
     if sorted(declared) != sorted(sent.spec.name for sent in inputs):
         found = ", ".join(repr(sent.spec.name[:60]) for sent in inputs[:10])
         raise bad_input("WrongInputs", f"inputs has {found}; expected {', '.join(map(repr, declared))}")
@@ -152,7 +152,7 @@ def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], input
         axis.check(shapes)
 
 
-def _check_undeclared(model: LoadedModel, inputs: Sequence[Sent]) -> None:
+def _check_undeclared(model: LoadedModel, inputs: Sequence[RequestTensor]) -> None:
     texts = [sent.spec.name for sent in inputs if sent.spec.dtype == "string"]
     if model.platform == "pytorch" and texts:
         raise bad_input("WrongType", f"input {texts[0][:60]!r} has the datatype BYTES, which the model does not take")
@@ -171,13 +171,13 @@ def _unknown_output(name: str, names: Sequence[str]) -> Problem:
     return bad_input("UnknownOutput", f"the model has no output {name[:60]!r}; it has {', '.join(map(repr, names))}")
 
 
-def _output(name: str, value: Any, declared: TensorSpec | None) -> Output:
+def _output(name: str, value: Any, declared: TensorSpec | None) -> ResponseTensor:
     if declared is not None:
-        return Output(name, declared.dtype, declared_output(declared, value))
+        return ResponseTensor(name, declared.dtype, to_declared_array(declared, value))
     array = output_array(name, value)
     dtype = "string" if array.dtype.kind == "O" else array.dtype.name
     if dtype not in OIP_TYPES:
         raise bad_output(
             "OutputUnusable", f"output {name!r} holds {array.dtype}, which has no datatype in the protocol"
         )
-    return Output(name, dtype, array)
+    return ResponseTensor(name, dtype, array)

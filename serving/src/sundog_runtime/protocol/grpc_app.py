@@ -21,10 +21,10 @@ from sundog_runtime.protocol.grpc_messages import (
     server_metadata,
     server_ready,
 )
-from sundog_runtime.protocol.grpc_service import Context
-from sundog_runtime.protocol.problems import problem_of
-from sundog_runtime.protocol.query import Buffer, Query
-from sundog_runtime.telemetry.metrics import CLIENT_GONE, OK, Metrics
+from sundog_runtime.protocol.grpc_service import GrpcContext
+from sundog_runtime.protocol.problems import make_problem
+from sundog_runtime.protocol.query import Buffer, DecodedRequest
+from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
 PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"
 LOOPBACK = "loopback"
@@ -59,7 +59,7 @@ class GrpcApp:
         version: str,
         model: LoadedModel,
         inference: Inference,
-        metrics: Metrics,
+        metrics: ReplicaMetrics,
         max_request_bytes: int,
         peers: str = "",
     ) -> None:
@@ -75,20 +75,22 @@ class GrpcApp:
             "Check": lambda body: health(name, body),
             "ModelMetadata": lambda body: model_metadata(name, model, body),
         }
-        self._decode: Callable[[Mapping[bytes, bytes], Buffer], Query] = lambda _, body: decode_infer(name, model, body)
+        self._decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest] = lambda _, body: decode_infer(
+            name, model, body
+        )
 
-    async def answer(self, method: str, body: bytes, context: Context) -> bytes:
+    async def answer(self, method: str, body: bytes, context: GrpcContext) -> bytes:
         """The bytes of the answering message. Where there is none, `context` gets a status, its details and trailers."""
         begun = time.monotonic()
         headers = _headers(context)
         request = RequestContext(headers, deadline_of(headers, begun))
-        end: str | None = CLIENT_GONE
+        end: str | None = END_CLIENT_GONE
         try:
             found = await self._answer(method, body, context, request)
             # As by REST: what is answered without the model says nothing of it.
-            end = None if method in self._about else OK
+            end = None if method in self._about else END_OK
         except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
-            problem = problem_of(error, request)
+            problem = make_problem(error, request)
             end = problem.code
             # Set, not raised: Serve would log a traceback for what is the client's mistake.
             context.set_code(_code(problem.status))
@@ -100,7 +102,7 @@ class GrpcApp:
                 self._metrics.answered(end, time.monotonic() - begun)
         return found
 
-    async def _answer(self, method: str, body: bytes, context: Context, request: RequestContext) -> bytes:
+    async def _answer(self, method: str, body: bytes, context: GrpcContext, request: RequestContext) -> bytes:
         if self._peers == LOOPBACK and not _is_local(context.peer()):
             raise Problem(403, "NotLocal", "only calls from the same machine are answered here")
         if len(body) > self.max_request_bytes:
@@ -125,7 +127,7 @@ def _code(status: int) -> grpc.StatusCode:
     return _CODES.get(status, others)
 
 
-def _headers(context: Context) -> dict[bytes, bytes]:
+def _headers(context: GrpcContext) -> dict[bytes, bytes]:
     """The metadata as headers of HTTP, which they were. The edge gives the request's id in Serve's name for it."""
     headers = {
         name.encode(): value if isinstance(value, bytes) else value.encode()

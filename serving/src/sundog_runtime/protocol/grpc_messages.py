@@ -17,17 +17,17 @@ from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import (
     EXTENSIONS,
     MODEL_VERSION,
-    Output,
-    Sent,
-    batch_of_sent,
-    check_count,
+    RequestTensor,
+    ResponseTensor,
     check_model,
-    check_wanted,
-    outputs_of,
-    sent_spec,
-    told_beside,
+    check_requested_outputs,
+    check_tensor_count,
+    collect_parameters,
+    make_batch,
+    make_response_tensors,
+    parse_tensor_spec,
 )
-from sundog_runtime.protocol.grpc_service import SERVICE
+from sundog_runtime.protocol.grpc_service import INFERENCE_SERVICE
 from sundog_runtime.protocol.inference_pb2 import (
     HealthCheckRequest,
     HealthCheckResponse,
@@ -44,8 +44,8 @@ from sundog_runtime.protocol.inference_pb2 import (
     ServerReadyResponse,
 )
 from sundog_runtime.protocol.parameters import check_parameters
-from sundog_runtime.protocol.query import Answer, Buffer, Query
-from sundog_runtime.protocol.raw import element_of, elements, from_raw, shaped, to_raw
+from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.raw import decode_element, decode_raw, encode_elements, encode_raw, reshape_to_lists
 from sundog_runtime.tensors import OIP_TYPES, Array, TensorSpec, is_finite
 
 MESSAGE_TYPE = b"application/grpc"
@@ -81,8 +81,10 @@ def server_ready() -> bytes:
 def health(name: str, body: bytes) -> bytes:
     """The answer of gRPC's own health check, of the server, the protocol's service or the model. Raises Problem 400 and 404."""
     service = _parse(HealthCheckRequest, body).service
-    if service not in ("", SERVICE, name):
-        raise Problem(404, "NotFound", f"there is no service {service[:100]!r} here; expected {SERVICE!r} or {name!r}")
+    if service not in ("", INFERENCE_SERVICE, name):
+        raise Problem(
+            404, "NotFound", f"there is no service {service[:100]!r} here; expected {INFERENCE_SERVICE!r} or {name!r}"
+        )
     return HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
 
 
@@ -111,29 +113,29 @@ def model_metadata(name: str, model: LoadedModel, body: bytes) -> bytes:
     ).SerializeToString()
 
 
-def decode_infer(name: str, model: LoadedModel, body: Buffer) -> Query:
+def decode_infer(name: str, model: LoadedModel, body: Buffer) -> DecodedRequest:
     """The request of ModelInfer. Raises Problem 400 and 404."""
     request = _parse(ModelInferRequest, body)
     check_model(request.model_name, request.model_version, name)
     parameters = _parameters(request.parameters, "the request")
     inputs = _inputs(request)
     wanted = _wanted(request)
-    check_wanted(model, wanted or ())
+    check_requested_outputs(model, wanted or ())
     raw = bool(request.raw_input_contents)
 
-    def answer(output: Any) -> Answer:
-        outputs = outputs_of(model, output, wanted)
+    def answer(output: Any) -> EncodedResponse:
+        outputs = make_response_tensors(model, output, wanted)
         response = ModelInferResponse(model_name=name, model_version=MODEL_VERSION, id=request.id)
         as_bytes = raw or any(found.dtype not in _CONTENTS for found in outputs)
         for found in outputs:
             tensor = response.outputs.add(name=found.name, datatype=found.datatype, shape=found.array.shape)
             if as_bytes:
-                response.raw_output_contents.append(bytes(to_raw(found.array, found.dtype)))
+                response.raw_output_contents.append(bytes(encode_raw(found.array, found.dtype)))
             else:
                 getattr(tensor.contents, _CONTENTS[found.dtype]).extend(_values(found))
-        return Answer(_serialized(response), MESSAGE_TYPE)
+        return EncodedResponse(_serialized(response), MESSAGE_TYPE)
 
-    return Query(batch_of_sent(model, inputs), answer, told_beside(parameters, inputs))
+    return DecodedRequest(make_batch(model, inputs), answer, collect_parameters(parameters, inputs))
 
 
 def _parse(kind: Any, body: Buffer) -> Any:
@@ -143,22 +145,22 @@ def _parse(kind: Any, body: Buffer) -> Any:
         raise bad_input("MalformedMessage", f"the message is no {kind.DESCRIPTOR.name}") from None
 
 
-def _inputs(request: ModelInferRequest) -> list[Sent]:
+def _inputs(request: ModelInferRequest) -> list[RequestTensor]:
     if not request.inputs:
         raise bad_input("MissingInputs", "the request has no inputs")
-    check_count(request.inputs, "inputs")
+    check_tensor_count(request.inputs, "inputs")
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise bad_input("WrongSize", f"raw_input_contents has {len(raw)} items for {len(request.inputs)} inputs")
-    inputs = list[Sent]()
+    inputs = list[RequestTensor]()
     for index, tensor in enumerate(request.inputs):
-        spec = sent_spec(tensor.name, tensor.datatype, list(tensor.shape), f"inputs[{index}]")
+        spec = parse_tensor_spec(tensor.name, tensor.datatype, list(tensor.shape), f"inputs[{index}]")
         where = f"input {spec.name[:60]!r}"
         parameters = _parameters(tensor.parameters, where)
         if raw and tensor.contents.ListFields():
             raise bad_input("WrongInputs", f"{where} has contents, and the request has raw_input_contents")
         read = _raw(spec, raw[index]) if raw else _typed(spec, tensor.contents, where)
-        inputs.append(Sent(spec, read, parameters))
+        inputs.append(RequestTensor(spec, read, parameters))
     return inputs
 
 
@@ -176,7 +178,7 @@ def _value(parameter: InferParameter) -> Parameter:
 
 
 def _raw(spec: TensorSpec, data: bytes) -> Callable[[TensorSpec], Any]:
-    return lambda wanted: from_raw(spec, data, wanted)
+    return lambda wanted: decode_raw(spec, data, wanted)
 
 
 def _typed(spec: TensorSpec, contents: InferTensorContents, where: str) -> Callable[[TensorSpec], Any]:
@@ -195,7 +197,7 @@ def _typed_array(spec: TensorSpec, values: Sequence[Any], wanted: TensorSpec) ->
     if len(values) != count:
         raise bad_input("WrongShape", f"{what}: contents has {len(values)} values; shape says {list(spec.shape)}")
     if spec.dtype == "string":
-        return shaped([element_of(value, wanted, what) for value in values], spec.shape)
+        return reshape_to_lists([decode_element(value, wanted, what) for value in values], spec.shape)
     array: Array = np.fromiter(values, dtype=_wide(spec.dtype), count=count)
     if array.dtype.kind in "iu" and count:
         limits = np.iinfo(spec.dtype)
@@ -214,7 +216,7 @@ def _wide(dtype: str) -> str:
 
 def _wanted(request: ModelInferRequest) -> list[str] | None:
     """The outputs asked for, or None for all."""
-    check_count(request.outputs, "outputs")
+    check_tensor_count(request.outputs, "outputs")
     wanted = [tensor.name for tensor in request.outputs]
     for tensor in request.outputs:
         check_parameters(tensor.parameters, f"output {tensor.name[:60]!r}")
@@ -223,9 +225,9 @@ def _wanted(request: ModelInferRequest) -> list[str] | None:
     return wanted or None
 
 
-def _values(found: Output) -> list[Any]:
+def _values(found: ResponseTensor) -> list[Any]:
     if found.dtype in ("string", "bytes"):
-        return elements(found.array, found.dtype)
+        return encode_elements(found.array, found.dtype)
     return found.array.ravel().tolist()
 
 

@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 import grpc
 
-SERVICE = "inference.GRPCInferenceService"
-HEALTH = "grpc.health.v1.Health"
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+HEALTH_SERVICE = "grpc.health.v1.Health"
 _SERVICE_OF = {
-    "ServerLive": SERVICE,
-    "ServerReady": SERVICE,
-    "ModelReady": SERVICE,
-    "ServerMetadata": SERVICE,
-    "ModelMetadata": SERVICE,
-    "ModelInfer": SERVICE,
-    "Check": HEALTH,
+    "ServerLive": INFERENCE_SERVICE,
+    "ServerReady": INFERENCE_SERVICE,
+    "ModelReady": INFERENCE_SERVICE,
+    "ServerMetadata": INFERENCE_SERVICE,
+    "ModelMetadata": INFERENCE_SERVICE,
+    "ModelInfer": INFERENCE_SERVICE,
+    "Check": HEALTH_SERVICE,
 }
 METHODS = tuple(_SERVICE_OF)
 
@@ -44,7 +44,7 @@ class _Handlers(grpc.ServiceRpcHandler):
 
     def service_name(self) -> str:
         """The service that most of them belong to."""
-        return SERVICE
+        return INFERENCE_SERVICE
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call; None for a method that is not known."""
@@ -62,7 +62,7 @@ class _Handlers(grpc.ServiceRpcHandler):
         return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
 
 
-class Context(Protocol):
+class GrpcContext(Protocol):
     """What is used of Serve's RayServegRPCContext."""
 
     def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
@@ -86,7 +86,7 @@ class Context(Protocol):
         ...
 
 
-class Serialized:
+class SerializedMessage:
     """A message that is bytes already. Serve asks every message to serialise itself."""
 
     __slots__ = ("_body",)
@@ -99,10 +99,10 @@ class Serialized:
         return self._body
 
 
-class Answers(Protocol):
+class GrpcHandler(Protocol):
     """What answers a method."""
 
-    async def answer(self, method: str, body: bytes, context: Context) -> bytes:
+    async def answer(self, method: str, body: bytes, context: GrpcContext) -> bytes:
         """The bytes of the answering message; on `context` the status, where it is another than OK."""
         ...
 
@@ -110,34 +110,34 @@ class Answers(Protocol):
 class GrpcMethods:
     """The methods of the protocol, for the class that Serve deploys."""
 
-    def grpc_answers(self) -> Answers:
+    def grpc_handler(self) -> GrpcHandler:
         """What answers, once the replica has started."""
         raise NotImplementedError
 
-    async def ServerLive(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802 (the protocol's names)
+    async def ServerLive(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802 (the protocol's names)
         """Whether the server runs."""
-        return Serialized(await self.grpc_answers().answer("ServerLive", request, grpc_context))
+        return SerializedMessage(await self.grpc_handler().answer("ServerLive", request, grpc_context))
 
-    async def ServerReady(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+    async def ServerReady(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
         """Whether it serves its model."""
-        return Serialized(await self.grpc_answers().answer("ServerReady", request, grpc_context))
+        return SerializedMessage(await self.grpc_handler().answer("ServerReady", request, grpc_context))
 
-    async def ModelReady(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+    async def ModelReady(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
         """Whether it serves the model asked for."""
-        return Serialized(await self.grpc_answers().answer("ModelReady", request, grpc_context))
+        return SerializedMessage(await self.grpc_handler().answer("ModelReady", request, grpc_context))
 
-    async def ServerMetadata(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+    async def ServerMetadata(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
         """Name, version and extensions of the server."""
-        return Serialized(await self.grpc_answers().answer("ServerMetadata", request, grpc_context))
+        return SerializedMessage(await self.grpc_handler().answer("ServerMetadata", request, grpc_context))
 
-    async def ModelMetadata(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+    async def ModelMetadata(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
         """Inputs and outputs of the model."""
-        return Serialized(await self.grpc_answers().answer("ModelMetadata", request, grpc_context))
+        return SerializedMessage(await self.grpc_handler().answer("ModelMetadata", request, grpc_context))
 
-    async def Check(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802 (that of gRPC's own health checks)
+    async def Check(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802 (that of gRPC's own health checks)
         """Whether the server, or a service of it, is served."""
-        return Serialized(await self.grpc_answers().answer("Check", request, grpc_context))
+        return SerializedMessage(await self.grpc_handler().answer("Check", request, grpc_context))
 
-    async def ModelInfer(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+    async def ModelInfer(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
         """One prediction."""
-        return Serialized(await self.grpc_answers().answer("ModelInfer", request, grpc_context))
+        return SerializedMessage(await self.grpc_handler().answer("ModelInfer", request, grpc_context))

@@ -17,20 +17,20 @@ from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import (
     EXTENSIONS,
     MODEL_VERSION,
-    Output,
-    Sent,
-    batch_of_sent,
-    check_count,
-    check_wanted,
-    outputs_of,
-    sent_spec,
-    told_beside,
+    RequestTensor,
+    ResponseTensor,
+    check_requested_outputs,
+    check_tensor_count,
+    collect_parameters,
+    make_batch,
+    make_response_tensors,
+    parse_tensor_spec,
 )
-from sundog_runtime.protocol.parameters import parameters_in
-from sundog_runtime.protocol.plain import check_json_input, encode, may_hold_booleans, parse_object
-from sundog_runtime.protocol.query import JSON_TYPE, Answer, Buffer, Query
-from sundog_runtime.protocol.raw import from_raw, shaped, to_raw
-from sundog_runtime.tensors import OIP_TYPES, Flat, TensorSpec, flatten, numbers_of, to_array
+from sundog_runtime.protocol.parameters import parse_parameters
+from sundog_runtime.protocol.plain import check_json_input, encode_json, may_hold_booleans, parse_json_object
+from sundog_runtime.protocol.query import JSON_TYPE, Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.raw import decode_raw, encode_raw, reshape_to_lists
+from sundog_runtime.tensors import OIP_TYPES, FlatList, TensorSpec, flatten, to_array, try_number_array
 
 JSON_LENGTH_HEADER = b"inference-header-content-length"
 BINARY_TYPE = b"application/octet-stream"
@@ -45,17 +45,17 @@ _ALIGNMENT = 16
 
 def server_metadata(version: str) -> bytes:
     """`GET /v2`."""
-    return encode({"name": "sundog", "version": version, "extensions": list(EXTENSIONS)})
+    return encode_json({"name": "sundog", "version": version, "extensions": list(EXTENSIONS)})
 
 
 def repository_index(name: str) -> bytes:
     """`POST /v2/repository/index`, of Triton's extension: the one model, which is ready, as nobody would be answered before."""
-    return encode([{"name": name, "version": MODEL_VERSION, "state": "READY", "reason": ""}])
+    return encode_json([{"name": name, "version": MODEL_VERSION, "state": "READY", "reason": ""}])
 
 
 def model_metadata(name: str, model: LoadedModel) -> bytes:
     """`GET /v2/models/{name}`."""
-    return encode(
+    return encode_json(
         {
             "name": name,
             "versions": [MODEL_VERSION],
@@ -66,43 +66,43 @@ def model_metadata(name: str, model: LoadedModel) -> bytes:
     )
 
 
-def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], body: Buffer) -> Query:
+def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], body: Buffer) -> DecodedRequest:
     """`POST /v2/models/{name}/infer`. Raises Problem 400.
 
     Unknown members of the request are ignored, as other servers do: KServe's client, for one, always sends `model_name`.
     """
     text, tail = _split(headers, body)
-    request = parse_object(text)
+    request = parse_json_object(text)
     request_id = request.get("id", "")
     if not isinstance(request_id, str):
         raise bad_input("WrongType", "id is not a string")
-    parameters = parameters_in(request, "the request")
+    parameters = parse_parameters(request, "the request")
     inputs = _inputs(request.get("inputs"), tail, may_hold_booleans(text))
     wanted = _wanted(request.get("outputs"))
-    check_wanted(model, list(wanted or ()))
+    check_requested_outputs(model, list(wanted or ()))
     binary_by_default = _flag(parameters, "binary_data_output", "the request", default=False)
-    batch = batch_of_sent(model, inputs)
+    batch = make_batch(model, inputs)
     _check_forms(model, wanted, binary_by_default)
 
-    def answer(output: Any) -> Answer:
+    def answer(output: Any) -> EncodedResponse:
         names = None if wanted is None else list(wanted)
         asked = wanted or {}
         document: dict[str, Any] = {"model_name": name, "model_version": MODEL_VERSION, "outputs": []}
         if request_id:
             document["id"] = request_id
         parts = list[Buffer]()
-        for found in outputs_of(model, output, names):
+        for found in make_response_tensors(model, output, names):
             binary = _is_binary(found.name, asked, binary_by_default)
-            raw = to_raw(found.array, found.dtype) if binary else None
+            raw = encode_raw(found.array, found.dtype) if binary else None
             document["outputs"].append(_output(found, raw))
             if raw is not None:
                 parts.append(raw)
-        return _answer(encode(document), parts)
+        return _answer(encode_json(document), parts)
 
-    return Query(batch, answer, told_beside(parameters, inputs))
+    return DecodedRequest(batch, answer, collect_parameters(parameters, inputs))
 
 
-def padding_of(headers: Mapping[bytes, bytes]) -> int:
+def alignment_padding(headers: Mapping[bytes, bytes]) -> int:
     """How many bytes must stand before a body so that what follows its JSON is aligned."""
     length = headers.get(JSON_LENGTH_HEADER, b"").strip()
     return -int(length) % _ALIGNMENT if length.isdigit() and len(length) <= _MAX_DIGITS else 0
@@ -124,12 +124,12 @@ def _split(headers: Mapping[bytes, bytes], body: Buffer) -> tuple[Buffer, memory
     return bytes(view[:end]), view[end:]
 
 
-def _inputs(value: Any, tail: memoryview | None, booleans: bool) -> list[Sent]:
+def _inputs(value: Any, tail: memoryview | None, booleans: bool) -> list[RequestTensor]:
     """The tensors of a request with what the client says about them. All binary data is some tensor's."""
     if not isinstance(value, list) or not value:
         raise bad_input("MissingInputs", "inputs is not a non-empty array of tensors")
-    check_count(value, "inputs")
-    inputs, at = list[Sent](), 0
+    check_tensor_count(value, "inputs")
+    inputs, at = list[RequestTensor](), 0
     for index, item in enumerate(value):
         spec, size, parameters = _sent(item, index)
         if size is None:
@@ -153,10 +153,10 @@ def _sent(item: Any, index: int) -> tuple[TensorSpec, int | None, dict[str, Para
     """What a client says about an input, with the size of its binary data, and all of its parameters."""
     if not isinstance(item, dict):
         raise bad_input("WrongType", f"inputs[{index}] is not an object")
-    spec = sent_spec(item.get("name"), item.get("datatype"), item.get("shape"), f"inputs[{index}]")
+    spec = parse_tensor_spec(item.get("name"), item.get("datatype"), item.get("shape"), f"inputs[{index}]")
     where = f"input {spec.name[:60]!r}"
     _check_fields(item, _INPUT_FIELDS, where)
-    parameters = parameters_in(item, where)
+    parameters = parse_parameters(item, where)
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in item:
@@ -171,18 +171,20 @@ def _sent(item: Any, index: int) -> tuple[TensorSpec, int | None, dict[str, Para
     return spec, size, parameters
 
 
-def _from_json(spec: TensorSpec, item: dict[str, Any], booleans: bool, parameters: dict[str, Parameter]) -> Sent:
+def _from_json(
+    spec: TensorSpec, item: dict[str, Any], booleans: bool, parameters: dict[str, Parameter]
+) -> RequestTensor:
     data = item["data"]
 
     def read(wanted: TensorSpec) -> Any:
         check_json_input(wanted)
         return _json_array(spec, data, booleans)
 
-    return Sent(spec, read, parameters)
+    return RequestTensor(spec, read, parameters)
 
 
-def _from_tail(spec: TensorSpec, data: memoryview, parameters: dict[str, Parameter]) -> Sent:
-    return Sent(spec, lambda wanted: from_raw(spec, data, wanted), parameters)
+def _from_tail(spec: TensorSpec, data: memoryview, parameters: dict[str, Parameter]) -> RequestTensor:
+    return RequestTensor(spec, lambda wanted: decode_raw(spec, data, wanted), parameters)
 
 
 def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
@@ -190,14 +192,14 @@ def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
     what, count = f"input {spec.name[:60]!r}", prod(spec.shape)
     if not booleans:
         nested = isinstance(data, list) and bool(data) and type(data[0]) is list
-        quick = numbers_of(data, spec if nested else TensorSpec(spec.name, spec.dtype, (count,)))
+        quick = try_number_array(data, spec if nested else TensorSpec(spec.name, spec.dtype, (count,)))
         if quick is not None:
             return quick.reshape(spec.shape)
     flat = flatten(data, what)
     if flat.shape not in (spec.shape, (count,)):
         raise bad_input("WrongShape", f"{what}: data has the shape {list(flat.shape)}; shape says {list(spec.shape)}")
-    array = to_array(Flat(flat.values, spec.shape, flat.types), spec.dtype, what)
-    return shaped(flat.values, spec.shape) if spec.dtype == "string" else array
+    array = to_array(FlatList(flat.values, spec.shape, flat.types), spec.dtype, what)
+    return reshape_to_lists(flat.values, spec.shape) if spec.dtype == "string" else array
 
 
 def _wanted(value: Any) -> dict[str, bool | None] | None:
@@ -208,14 +210,14 @@ def _wanted(value: Any) -> dict[str, bool | None] | None:
         isinstance(item, dict) and isinstance(item.get("name"), str) for item in value
     ):
         raise bad_input("WrongType", "outputs is not an array of objects with a name")
-    check_count(value, "outputs")
+    check_tensor_count(value, "outputs")
     wanted = dict[str, bool | None]()
     for item in value:
         name, where = item["name"], f"output {item['name'][:60]!r}"
         _check_fields(item, _OUTPUT_FIELDS, where)
         if name in wanted:
             raise bad_input("WrongOutputs", f"outputs names {name[:60]!r} twice")
-        wanted[name] = _flag(parameters_in(item, where), "binary_data", where, default=None)
+        wanted[name] = _flag(parse_parameters(item, where), "binary_data", where, default=None)
     return wanted or None
 
 
@@ -249,7 +251,7 @@ def _check_fields(holder: dict[str, Any], known: frozenset[str], where: str) -> 
         )
 
 
-def _output(found: Output, raw: Buffer | None) -> dict[str, Any]:
+def _output(found: ResponseTensor, raw: Buffer | None) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": found.name,
         "datatype": found.datatype,
@@ -261,11 +263,11 @@ def _output(found: Output, raw: Buffer | None) -> dict[str, Any]:
     return described | {"data": flat.tolist() if found.dtype == "string" else flat}
 
 
-def _answer(text: bytes, parts: list[Buffer]) -> Answer:
+def _answer(text: bytes, parts: list[Buffer]) -> EncodedResponse:
     """JSON alone, or with binary data behind it: one copy of each output, this one."""
     if not parts:
-        return Answer(text, JSON_TYPE)
-    return Answer(b"".join([text, *parts]), BINARY_TYPE, ((JSON_LENGTH_HEADER, b"%d" % len(text)),))
+        return EncodedResponse(text, JSON_TYPE)
+    return EncodedResponse(b"".join([text, *parts]), BINARY_TYPE, ((JSON_LENGTH_HEADER, b"%d" % len(text)),))
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy as np
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import MODEL_VERSION
 from sundog_runtime.protocol.oip import BINARY_TYPE
-from sundog_runtime.protocol.plain import encode
+from sundog_runtime.protocol.plain import encode_json
 from sundog_runtime.protocol.query import JSON_TYPE
-from sundog_runtime.protocol.streams import LINES_TYPE, SSE_TYPE
+from sundog_runtime.protocol.streams import NDJSON_TYPE, SSE_TYPE
 from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec, numpy_type
 
 Json = dict[str, Any]
@@ -32,7 +32,7 @@ _PROBLEM_CODES = {
 _STREAM_CODES = dict(sorted({**_PROBLEM_CODES, "406": "Binary outputs, which no stream has."}.items()))
 
 
-def openapi(name: str, version: str, model: LoadedModel) -> bytes:
+def render_openapi(name: str, version: str, model: LoadedModel) -> bytes:
     """`GET /openapi.json`. Paths are below the place of this document, whatever prefix that has."""
     infer = {"post": _infer(model)}
     about = {
@@ -49,7 +49,7 @@ def openapi(name: str, version: str, model: LoadedModel) -> bytes:
     signature = model.signature
     # Where a value has no form in JSON, the path is there and answers 400 to everything.
     plain = {} if _of_bytes((*signature.inputs, *signature.outputs)) else {"/": {"post": _plain(model)}}
-    return encode(
+    return encode_json(
         {
             "openapi": "3.1.0",
             "info": {"title": name, "version": version, "description": "A model served by Sundog."},
@@ -263,7 +263,7 @@ def _stream(answer: Json) -> Json:
         optional={"event": {"enum": ["message", "error"]}},
     )
     event["description"] = "One event. An error is the last, and its data the problem."
-    return {LINES_TYPE.decode(): {"schema": line}, SSE_TYPE.decode(): {"schema": event}}
+    return {NDJSON_TYPE.decode(): {"schema": line}, SSE_TYPE.decode(): {"schema": event}}
 
 
 def _json(schema: Json) -> Json:

@@ -20,7 +20,7 @@ def check_parameters(names: Iterable[str], where: str) -> None:
             raise bad_input("UnsupportedParameter", f"{where} has the parameter {name[:60]!r}, which is not supported")
 
 
-def parameters_in(holder: Mapping[str, Any], where: str) -> dict[str, Parameter]:
+def parse_parameters(holder: Mapping[str, Any], where: str) -> dict[str, Parameter]:
     """The `parameters` of an object in JSON. Raises Problem 400."""
     value = holder.get("parameters")
     if value is None:
@@ -31,7 +31,9 @@ def parameters_in(holder: Mapping[str, Any], where: str) -> dict[str, Parameter]
     return value
 
 
-def for_the_model(request: Mapping[str, Parameter], inputs: Mapping[str, Mapping[str, Parameter]]) -> Parameters | None:
+def model_parameters(
+    request: Mapping[str, Parameter], inputs: Mapping[str, Mapping[str, Parameter]]
+) -> Parameters | None:
     """Those that are not this server's, of the request and by input. None where there are none."""
     left = _left(request)
     of_inputs = {name: found for name, given in inputs.items() if (found := _left(given))}

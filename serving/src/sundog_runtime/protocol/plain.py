@@ -6,15 +6,15 @@ import orjson
 
 from sundog_runtime.errors import bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.parameters import for_the_model, parameters_in
-from sundog_runtime.protocol.query import Answer, Buffer, Query
-from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, numbers_of, shape_of, to_array
+from sundog_runtime.protocol.parameters import model_parameters, parse_parameters
+from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, shape_of, to_array, try_number_array
 
 _FIELDS = frozenset({"inputs", "parameters"})
 _BINARY = "binary tensor of the Open Inference Protocol"
 
 
-def parse(body: Buffer) -> Any:
+def parse_json(body: Buffer) -> Any:
     """JSON. NaN, Infinity, overflowing numbers, bad UTF-8 and deep nesting are none. Raises Problem 400."""
     if not body:
         raise bad_input("EmptyBody", "the body is empty; expected JSON")
@@ -24,11 +24,11 @@ def parse(body: Buffer) -> Any:
         raise bad_input("MalformedJson", f"the body is not JSON: {error}") from None
 
 
-def parse_object(body: Buffer) -> dict[str, Any]:
+def parse_json_object(body: Buffer) -> dict[str, Any]:
     """As `parse`, and an object."""
-    document = parse(body)
+    document = parse_json(body)
     if not isinstance(document, dict):
-        raise bad_input("WrongType", f"the body is a JSON {kind(document)}; expected an object")
+        raise bad_input("WrongType", f"the body is a JSON {json_type(document)}; expected an object")
     return document
 
 
@@ -39,9 +39,9 @@ def may_hold_booleans(body: Buffer) -> bool:
     return (b"r" in text and b"true" in text) or (b"l" in text and b"false" in text)
 
 
-def decode_plain(model: LoadedModel, body: Buffer) -> Query:
+def decode_plain(model: LoadedModel, body: Buffer) -> DecodedRequest:
     """`POST /`. Raises Problem 400."""
-    document, told = parse(body), None
+    document, told = parse_json(body), None
     if isinstance(document, dict):
         if "inputs" not in document:
             raise bad_input("MissingInputs", 'the body has no "inputs"; expected {"inputs": …}')
@@ -51,20 +51,20 @@ def decode_plain(model: LoadedModel, body: Buffer) -> Query:
                 f'the body has the unknown field {unknown[0][:60]!r}; expected "inputs", and "parameters" where there are some',
             )
         if "parameters" in document:
-            told = for_the_model(parameters_in(document, "the request"), {})
+            told = model_parameters(parse_parameters(document, "the request"), {})
         document = document["inputs"]
     elif not isinstance(document, list):
-        raise bad_input("WrongType", f"the body is a JSON {kind(document)}; expected an object or an array")
-    batch = batch_of(model, document, may_hold_booleans(body))
+        raise bad_input("WrongType", f"the body is a JSON {json_type(document)}; expected an object or an array")
+    batch = make_json_batch(model, document, may_hold_booleans(body))
     check_json_outputs(model)
-    return Query(batch, _encode_plain, told)
+    return DecodedRequest(batch, _encode_plain, told)
 
 
-def _encode_plain(output: Any) -> Answer:
-    return Answer(encode({"outputs": output}))
+def _encode_plain(output: Any) -> EncodedResponse:
+    return EncodedResponse(encode_json({"outputs": output}))
 
 
-def encode(document: Any) -> bytes:
+def encode_json(document: Any) -> bytes:
     """JSON, with numpy arrays written as nested lists. Raises Problem 500 for what JSON or UTF-8 cannot hold."""
     try:
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -72,7 +72,7 @@ def encode(document: Any) -> bytes:
         raise bad_output("OutputUnusable", f"the model's output cannot be written as JSON: {error}") from None
 
 
-def batch_of(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
+def make_json_batch(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
     """What `predict` gets; `booleans` says whether there may be any in `inputs`. Raises Problem 400."""
     specs = model.signature.inputs
     if not specs:
@@ -80,7 +80,7 @@ def batch_of(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
     if len(specs) == 1 and not isinstance(inputs, dict):
         inputs = {specs[0].name: inputs}
     if not isinstance(inputs, dict):
-        raise bad_input("WrongType", f"inputs is a JSON {kind(inputs)}; expected an object with {_names(specs)}")
+        raise bad_input("WrongType", f"inputs is a JSON {json_type(inputs)}; expected an object with {_names(specs)}")
     if sorted(inputs) != sorted(spec.name for spec in specs):
         raise bad_input("WrongInputs", f"inputs has {_shown(sorted(inputs))}; expected {_names(specs)}")
     named = {spec.name: declared_array(spec, inputs[spec.name], booleans) for spec in specs}
@@ -95,7 +95,7 @@ def declared_array(spec: TensorSpec, value: Any, booleans: bool) -> Any:
     """An input of the declared type and shape. Strings stay nested lists. Raises Problem 400."""
     check_json_input(spec)
     if not booleans:
-        quick = numbers_of(value, spec)
+        quick = try_number_array(value, spec)
         if quick is not None:
             return quick
     what = f"input {spec.name!r}"
@@ -125,8 +125,8 @@ def _undeclared(model: LoadedModel, inputs: Any) -> Any:
         if not inputs:
             raise bad_input("EmptyInput", "inputs is an empty object")
         check_names(model, list(inputs))
-        return {name: natural_array(model, value, name) for name, value in inputs.items()}
-    return natural_array(model, inputs, "inputs")
+        return {name: undeclared_array(model, value, name) for name, value in inputs.items()}
+    return undeclared_array(model, inputs, "inputs")
 
 
 def check_names(model: LoadedModel, names: list[str]) -> None:
@@ -139,11 +139,11 @@ def check_names(model: LoadedModel, names: list[str]) -> None:
         raise bad_input("WrongInputs", f"inputs has {_shown(names)}, which the model does not take: {error}") from None
 
 
-def natural_array(model: LoadedModel, value: Any, name: str) -> Array | Any:
+def undeclared_array(model: LoadedModel, value: Any, name: str) -> Array | Any:
     """An array where `value` is a rectangular array of numbers or booleans; else, for Python models, the JSON it is."""
     if not isinstance(value, list):
         if model.platform == "pytorch":
-            raise bad_input("WrongType", f"input {name!r} is a JSON {kind(value)}; expected an array")
+            raise bad_input("WrongType", f"input {name!r} is a JSON {json_type(value)}; expected an array")
         return value
     if not value:
         raise bad_input("EmptyInput", f"input {name!r} is an empty array")
@@ -167,7 +167,7 @@ def _has_other_than_numbers(value: list[Any]) -> bool:
     return False
 
 
-def kind(value: Any) -> str:
+def json_type(value: Any) -> str:
     """What JSON calls a value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")

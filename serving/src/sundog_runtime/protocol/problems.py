@@ -6,14 +6,14 @@ from typing import Any
 
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem
-from sundog_runtime.protocol.plain import encode
+from sundog_runtime.protocol.plain import encode_json
 
 PROBLEM_TYPE = b"application/problem+json"
 
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-def problem_of(error: Exception, context: RequestContext) -> Problem:
+def make_problem(error: Exception, context: RequestContext) -> Problem:
     """The problem of an exception. What is none is the model's: it is logged, and clients are told no more than that."""
     if isinstance(error, Problem):
         return error
@@ -30,7 +30,7 @@ _TITLES = {int(status): status.phrase for status in HTTPStatus} | {
 """As HTTP has them now, and the edge. A predictor may raise a Problem of any status, also of one that has no phrase."""
 
 
-def problem_body(problem: Problem, request_id: str) -> bytes:
+def render_problem(problem: Problem, request_id: str) -> bytes:
     """Problem details as the edge's are, with `code`, `requestId` and, for clients of the Open Inference Protocol, `error`."""
     document: dict[str, Any] = {
         "type": "about:blank",
@@ -41,4 +41,4 @@ def problem_body(problem: Problem, request_id: str) -> bytes:
         "requestId": request_id,
         "error": problem.detail,
     }
-    return encode(document)
+    return encode_json(document)

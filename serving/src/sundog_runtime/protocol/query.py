@@ -13,7 +13,7 @@ JSON_TYPE = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EncodedResponse:
     """A whole answer with status 200: its body, its content type, and headers beside that."""
 
     body: bytes
@@ -22,7 +22,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpResponse:
     """A whole answer of any status, but for `content-length` and what the HTTP server adds."""
 
     status: int
@@ -31,7 +31,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class DecodedRequest:
     """One decoded request.
 
     `batch` is what the model's `predict` gets: an array, names to arrays, or JSON. `encode` turns the output, as
@@ -40,5 +40,5 @@ class Query:
     """
 
     batch: Any
-    encode: Callable[[Any], Answer]
+    encode: Callable[[Any], EncodedResponse]
     parameters: Parameters | None = None

@@ -20,7 +20,7 @@ def item_size(dtype: str) -> int:
     return np.dtype(_wire_type(dtype)).itemsize
 
 
-def from_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
+def decode_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
     """An array of the type and shape in `sent`, or nested lists of strings, or of bytes where `wanted` says so. Raises Problem 400.
 
     The sizes are compared before anything is allocated. Numbers stay where they are in `data` where it can be written to
@@ -29,7 +29,9 @@ def from_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
     what = f"input {sent.name[:60]!r}"
     count = prod(sent.shape)
     if sent.dtype == "string":
-        return shaped([element_of(part, wanted, what) for part in _elements(data, count, what)], sent.shape)
+        return reshape_to_lists(
+            [decode_element(part, wanted, what) for part in _elements(data, count, what)], sent.shape
+        )
     expected = count * item_size(sent.dtype)
     if len(data) != expected:
         raise bad_input(
@@ -41,10 +43,10 @@ def from_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
     return array
 
 
-def to_raw(array: Array, dtype: str) -> Buffer:
+def encode_raw(array: Array, dtype: str) -> Buffer:
     """The bytes of an output, without a copy where the array has them. Raises Problem 500 for what is no text."""
     if dtype in ("string", "bytes"):
-        return _joined(elements(array, dtype))
+        return _joined(encode_elements(array, dtype))
     if dtype == "bfloat16":
         array = _to_bfloat16(array)
     contiguous = np.ascontiguousarray(array, dtype=_wire_type(dtype))
@@ -91,7 +93,7 @@ def _elements(data: Buffer, count: int, what: str) -> Iterator[memoryview]:
         raise bad_input("WrongSize", f"{what} has {len(view) - at} bytes behind its last element")
 
 
-def element_of(data: Buffer, wanted: TensorSpec, what: str) -> str | bytes:
+def decode_element(data: Buffer, wanted: TensorSpec, what: str) -> str | bytes:
     """An element of BYTES. Raises Problem 400 where it is no UTF-8, unless bytes are wanted: strings are text, here as in JSON."""
     if wanted.dtype == "bytes":
         return bytes(data)
@@ -101,12 +103,12 @@ def element_of(data: Buffer, wanted: TensorSpec, what: str) -> str | bytes:
         raise bad_input("WrongType", f"{what} holds bytes that are no UTF-8; send them as UINT8") from None
 
 
-def shaped(values: Sequence[str | bytes], shape: Sequence[int]) -> Any:
+def reshape_to_lists(values: Sequence[str | bytes], shape: Sequence[int]) -> Any:
     """Strings or bytes as nested lists of that shape."""
     return np.array(values, dtype=object).reshape(shape).tolist()
 
 
-def elements(array: Array, dtype: str) -> list[bytes]:
+def encode_elements(array: Array, dtype: str) -> list[bytes]:
     """Those of an output in BYTES, strings in UTF-8. Raises Problem 500 for surrogates, which have none."""
     values: list[Any] = array.ravel().tolist()
     if dtype == "bytes":

@@ -9,15 +9,15 @@ from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import check_model
 from sundog_runtime.protocol.oip import decode_oip, model_metadata, repository_index, server_metadata
-from sundog_runtime.protocol.openapi import openapi
-from sundog_runtime.protocol.plain import decode_plain, encode
-from sundog_runtime.protocol.query import Answer, Buffer, Query
+from sundog_runtime.protocol.openapi import render_openapi
+from sundog_runtime.protocol.plain import decode_plain, encode_json
+from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
 from sundog_runtime.protocol.v1 import decode_v1, model_list, model_status
 
 Headers: TypeAlias = Mapping[bytes, bytes]
 """Names in lower case, as ASGI gives them; of a name sent twice the last."""
 
-Decode: TypeAlias = Callable[[Headers, Buffer], Query]
+Decoder: TypeAlias = Callable[[Headers, Buffer], DecodedRequest]
 """From headers and body to a query. Raises Problem."""
 
 _V1_PATH = re.compile(r"/v1/models/([^/]+?)(?::predict)?")
@@ -28,8 +28,8 @@ _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
 class Route:
     """Either an answer to GET (to POST where it is `posted`), made before or when it is asked for, or what decodes the body of a POST."""
 
-    answer: Answer | Callable[[], Answer] | None = None
-    decode: Decode | None = None
+    answer: EncodedResponse | Callable[[], EncodedResponse] | None = None
+    decode: Decoder | None = None
     posted: bool = False
 
     @property
@@ -45,23 +45,23 @@ class Routes:
         self._name = name
         self._fixed = {
             "/": Route(decode=lambda _, body: decode_plain(model, body)),
-            "/openapi.json": _get(openapi(name, version, model)),
+            "/openapi.json": _get(render_openapi(name, version, model)),
             "/v2": _get(server_metadata(version)),
-            "/v2/health/live": _get(encode({"live": True})),
-            "/v2/health/ready": _get(encode({"ready": True})),
-            "/v2/repository/index": Route(answer=Answer(repository_index(name)), posted=True),
+            "/v2/health/live": _get(encode_json({"live": True})),
+            "/v2/health/ready": _get(encode_json({"ready": True})),
+            "/v2/repository/index": Route(answer=EncodedResponse(repository_index(name)), posted=True),
             "/v1/models": _get(model_list(name)),
             f"/v1/models/{name}": _get(model_status(name)),
             f"/v1/models/{name}:predict": Route(decode=lambda _, body: decode_v1(model, body)),
         }
         self._of_model = {
             "": _get(model_metadata(name, model)),
-            "/ready": _get(encode({"name": name, "ready": True})),
+            "/ready": _get(encode_json({"name": name, "ready": True})),
             "/infer": Route(decode=lambda headers, body: decode_oip(name, model, headers, body)),
         }
 
     @property
-    def predicting(self) -> tuple[str, ...]:
+    def prediction_paths(self) -> tuple[str, ...]:
         """Paths that the model is asked at, without those of versions."""
         fixed = (path for path, route in self._fixed.items() if route.decode is not None)
         of_model = (path for path, route in self._of_model.items() if route.decode is not None)
@@ -86,4 +86,4 @@ class Routes:
 
 
 def _get(body: bytes) -> Route:
-    return Route(answer=Answer(body))
+    return Route(answer=EncodedResponse(body))

@@ -12,13 +12,13 @@ from typing import Any
 import orjson
 
 from sundog_runtime.errors import ClientGoneError, Problem
-from sundog_runtime.protocol.query import JSON_TYPE, Answer
+from sundog_runtime.protocol.query import JSON_TYPE, EncodedResponse
 from sundog_runtime.scheduling.model_thread import as_exception
 
 Message = MutableMapping[str, Any]
 
 SSE_TYPE = b"text/event-stream"
-LINES_TYPE = b"application/x-ndjson"
+NDJSON_TYPE = b"application/x-ndjson"
 
 
 class BrokenStreamError(Exception):
@@ -35,7 +35,7 @@ def wants_events(headers: Mapping[bytes, bytes]) -> bool:
 
 
 async def send_stream(
-    answers: AsyncGenerator[Answer, None],
+    answers: AsyncGenerator[EncodedResponse, None],
     events: bool,
     receive: Callable[[], Awaitable[Message]],
     send: Callable[[Message], Awaitable[None]],
@@ -68,9 +68,9 @@ async def send_stream(
         gone.cancel()
 
 
-async def whole_stream(
-    answers: AsyncGenerator[Answer, None], events: bool, receive: Callable[[], Awaitable[Message]]
-) -> Answer:
+async def collect_stream(
+    answers: AsyncGenerator[EncodedResponse, None], events: bool, receive: Callable[[], Awaitable[Message]]
+) -> EncodedResponse:
     """All pieces as one answer, for a client that knows no others. Raises what `answers` raises, and ClientGoneError."""
     gone = asyncio.create_task(until_gone(receive))
     pieces = list[bytes]()
@@ -80,14 +80,14 @@ async def whole_stream(
                 pieces.append(_event(answer.body, events))
     finally:
         gone.cancel()
-    return Answer(b"".join(pieces), _content_type(events)[1])
+    return EncodedResponse(b"".join(pieces), _content_type(events)[1])
 
 
 def _content_type(events: bool) -> tuple[bytes, bytes]:
-    return b"content-type", SSE_TYPE if events else LINES_TYPE
+    return b"content-type", SSE_TYPE if events else NDJSON_TYPE
 
 
-async def _next(answers: AsyncGenerator[Answer, None], gone: "asyncio.Task[None]") -> Answer | None:
+async def _next(answers: AsyncGenerator[EncodedResponse, None], gone: "asyncio.Task[None]") -> EncodedResponse | None:
     following = asyncio.ensure_future(anext(answers, None))
     try:
         await asyncio.wait((following, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -8,29 +8,36 @@ from typing import Any
 
 from sundog_runtime.errors import bad_input
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.plain import batch_of, check_json_outputs, encode, kind, may_hold_booleans, parse_object
-from sundog_runtime.protocol.query import Answer, Buffer, Query
+from sundog_runtime.protocol.plain import (
+    check_json_outputs,
+    encode_json,
+    json_type,
+    make_json_batch,
+    may_hold_booleans,
+    parse_json_object,
+)
+from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
 from sundog_runtime.tensors import Array
 
 
 def model_list(name: str) -> bytes:
     """`GET /v1/models`."""
-    return encode({"models": [name]})
+    return encode_json({"models": [name]})
 
 
 def model_status(name: str) -> bytes:
     """`GET /v1/models/{name}`."""
-    return encode({"name": name, "ready": True})
+    return encode_json({"name": name, "ready": True})
 
 
-def decode_v1(model: LoadedModel, body: Buffer) -> Query:
+def decode_v1(model: LoadedModel, body: Buffer) -> DecodedRequest:
     """`POST /v1/models/{name}:predict`. Raises Problem 400."""
-    instances = parse_object(body).get("instances")
+    instances = parse_json_object(body).get("instances")
     if not isinstance(instances, list) or not instances:
         raise bad_input("MissingInputs", 'the body has no "instances"; expected {"instances": [row, …]}')
-    batch = batch_of(model, _inputs(model, instances), may_hold_booleans(body))
+    batch = make_json_batch(model, _inputs(model, instances), may_hold_booleans(body))
     check_json_outputs(model)
-    return Query(batch, _encode)
+    return DecodedRequest(batch, _encode)
 
 
 def _inputs(model: LoadedModel, instances: list[Any]) -> Any:
@@ -41,15 +48,15 @@ def _inputs(model: LoadedModel, instances: list[Any]) -> Any:
     for index, row in enumerate(instances):
         if not isinstance(row, dict):
             raise bad_input(
-                "WrongType", f"instances[{index}] is a JSON {kind(row)}; expected an object, as instances[0] is"
+                "WrongType", f"instances[{index}] is a JSON {json_type(row)}; expected an object, as instances[0] is"
             )
         if row.keys() != names:
             raise bad_input("WrongInputs", f"instances[{index}] has other names than instances[0]")
     return {name: [row[name] for row in instances] for name in names}
 
 
-def _encode(output: Any) -> Answer:
-    return Answer(encode({"predictions": _rows(output)}))
+def _encode(output: Any) -> EncodedResponse:
+    return EncodedResponse(encode_json({"predictions": _rows(output)}))
 
 
 def _rows(output: Any) -> Any:

@@ -20,7 +20,7 @@ from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.tensors import Array
 
 
-def why_not_joinable(model: LoadedModel) -> str:
+def find_unbatchable_reason(model: LoadedModel) -> str:
     """Why requests to the model must not be joined at all; empty where they may be."""
     declared = model.signature.inputs
     if model.streams:
@@ -38,7 +38,7 @@ def why_not_joinable(model: LoadedModel) -> str:
     return ""
 
 
-def form(batch: Any) -> tuple[Hashable, int]:
+def batch_key(batch: Any) -> tuple[Hashable, int]:
     """What batches must have in common to be joined, and the number of rows; (None, 1) for what cannot be."""
     if isinstance(batch, np.ndarray):
         return (None, 1) if not _is_rows(batch) else ((batch.dtype.str, batch.shape[1:]), batch.shape[0])
@@ -53,17 +53,17 @@ def form(batch: Any) -> tuple[Hashable, int]:
     return tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(batch.items())), rows
 
 
-def join(batches: Sequence[Any]) -> Any:
+def join_batches(batches: Sequence[Any]) -> Any:
     """One batch of equal `form`s, in their order. Always a copy: what a model does to it reaches no request."""
     if isinstance(batches[0], dict):
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return np.concatenate(batches)
 
 
-def split(output: Any, rows: Sequence[int]) -> list[Any] | None:
+def split_output(output: Any, rows: Sequence[int]) -> list[Any] | None:
     """Each request's part of `output`, which is as `tensors.plain` gives it; None where its rows are not the inputs'."""
     if isinstance(output, dict):
-        named = {name: split(value, rows) for name, value in output.items()}
+        named = {name: split_output(value, rows) for name, value in output.items()}
         if not named or any(parts is None or isinstance(output[name], dict) for name, parts in named.items()):
             return None
         return [

@@ -20,7 +20,7 @@ Payload = TypeVar("Payload")
 
 
 @dataclass(eq=False, slots=True)
-class Entry(Generic[Payload]):
+class QueuedRequest(Generic[Payload]):
     """A waiting request. Entries with equal `key` may be joined; None joins with nobody. `rows` is its size."""
 
     payload: Payload
@@ -30,7 +30,7 @@ class Entry(Generic[Payload]):
 
 
 @dataclass(slots=True)
-class Batches(Generic[Payload]):
+class BatchQueue(Generic[Payload]):
     """Requests in the order of their arrival, handed out in batches of at most `max_rows` rows.
 
     A request of more rows than that is handed out alone. Times are in seconds of one clock, whichever.
@@ -39,7 +39,7 @@ class Batches(Generic[Payload]):
     max_rows: int = 1
     max_delay: float = 0.0
     pass_seconds: float = 0.0
-    _waiting: deque[Entry[Payload]] = field(default_factory=deque)
+    _waiting: deque[QueuedRequest[Payload]] = field(default_factory=deque)
     _running: int = 0
     _about: int = 1
     _held: bool = False
@@ -48,13 +48,13 @@ class Batches(Generic[Payload]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, entry: Entry[Payload], now: float) -> None:
+    def add(self, entry: QueuedRequest[Payload], now: float) -> None:
         """Queue a request."""
         entry.arrived = now
         self._waiting.append(entry)
         self._about = max(self._about, len(self._waiting) + self._running)
 
-    def discard(self, entry: Entry[Payload]) -> bool:
+    def discard(self, entry: QueuedRequest[Payload]) -> bool:
         """Take a request back that nobody wants an answer to any more. False when it is not waiting."""
         try:
             self._waiting.remove(entry)
@@ -62,7 +62,7 @@ class Batches(Generic[Payload]):
             return False
         return True
 
-    def take(self, now: float) -> tuple[list[Entry[Payload]], float | None]:
+    def take(self, now: float) -> tuple[list[QueuedRequest[Payload]], float | None]:
         """The next batch, all with one key, the oldest request first; or none, and when to ask again at the latest.
 
         None instead of a time when nothing waits. The caller tells by `done` when the batch is through.
@@ -91,7 +91,7 @@ class Batches(Generic[Payload]):
         self._running = 0
         self.pass_seconds += (seconds - self.pass_seconds) / self._memory if self.pass_seconds else seconds
 
-    def _next(self) -> tuple[list[Entry[Payload]], bool]:
+    def _next(self) -> tuple[list[QueuedRequest[Payload]], bool]:
         """The oldest request and those that may join it, and whether no further one could."""
         first = self._waiting[0]
         batch, rows = [first], first.rows

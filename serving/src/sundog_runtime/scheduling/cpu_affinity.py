@@ -8,17 +8,17 @@ _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUM
 _RAYS = "OMP_NUM_THREADS"
 
 
-def threads_of(cpu: float) -> int:
+def thread_count(cpu: float) -> int:
     """Threads of one forward pass: the cores, rounded up."""
     return max(1, math.ceil(cpu))
 
 
-def set_environment(cpu: float, environment: MutableMapping[str, str] = os.environ) -> None:
+def limit_library_threads(cpu: float, environment: MutableMapping[str, str] = os.environ) -> None:
     """For libraries that a model loads later: they read the number of threads where they start.
 
     What a user has set stays. Ray sets OMP_NUM_THREADS too, to the cores rounded down; that value is replaced.
     """
-    threads = str(threads_of(cpu))
+    threads = str(thread_count(cpu))
     if environment.get(_RAYS) == str(max(1, int(cpu))):
         environment[_RAYS] = threads
     for name in _VARIABLES:

@@ -53,33 +53,33 @@ def is_small(value: Any) -> bool:
     return items <= _MANY_ITEMS and (not isinstance(value, np.ndarray) or items * value.nbytes <= SMALL_BYTES)
 
 
-class Usage(NamedTuple):
+class ThreadUsage(NamedTuple):
     """What a thread has had since its start: CPU seconds, and how often it gave up its core to wait for something."""
 
     cpu_s: float
     waits: int
 
 
-def thread_usage() -> Usage:
+def read_thread_usage() -> ThreadUsage:
     """That of the calling thread."""
     found = resource.getrusage(resource.RUSAGE_THREAD)
-    return Usage(found.ru_utime + found.ru_stime, found.ru_nvcsw)
+    return ThreadUsage(found.ru_utime + found.ru_stime, found.ru_nvcsw)
 
 
 def _waits_are_counted() -> bool:
     """Not on macOS, which has no usage by thread, nor in sandboxes that count nothing."""
     if not hasattr(resource, "RUSAGE_THREAD"):
         return False
-    before = thread_usage().waits
+    before = read_thread_usage().waits
     time.sleep(0.001)
-    return thread_usage().waits > before
+    return read_thread_usage().waits > before
 
 
-usage_of_thread: Callable[[], Usage] | None = thread_usage if _waits_are_counted() else None
+thread_usage_reader: Callable[[], ThreadUsage] | None = read_thread_usage if _waits_are_counted() else None
 """None where the kernel does not say what a thread has had."""
 
 
-def own_seconds(seconds: float, before: Usage, usage: Callable[[], Usage]) -> float:
+def unpreempted_seconds(seconds: float, before: ThreadUsage, usage: Callable[[], ThreadUsage]) -> float:
     """The own time of a pass that took `seconds` from begin to end on this thread, whose usage was `before` when it began.
 
     A thread that never waited has had its CPU time. One that did, for a device, a lock or a clock, has had all of it.
@@ -91,7 +91,7 @@ def own_seconds(seconds: float, before: Usage, usage: Callable[[], Usage]) -> fl
     return min(seconds, now.cpu_s - before.cpu_s) if now.waits == before.waits else seconds
 
 
-class Pace:
+class PassDurations:
     """How long the passes of one model take: an exponentially weighted mean over some 32, and a memory for long ones."""
 
     def __init__(self) -> None:

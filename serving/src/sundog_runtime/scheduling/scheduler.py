@@ -15,22 +15,28 @@ from typing import Any, TypeAlias, TypeVar
 from sundog_runtime.context import NO_PARAMETERS, RequestContext, call_for
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.scheduling.batch_assembly import form, join, split, why_not_joinable
-from sundog_runtime.scheduling.batch_rule import Batches, Entry
-from sundog_runtime.scheduling.execution_mode import Pace, Usage, is_small, own_seconds, usage_of_thread
+from sundog_runtime.scheduling.batch_assembly import batch_key, find_unbatchable_reason, join_batches, split_output
+from sundog_runtime.scheduling.batch_rule import BatchQueue, QueuedRequest
+from sundog_runtime.scheduling.execution_mode import (
+    PassDurations,
+    ThreadUsage,
+    is_small,
+    thread_usage_reader,
+    unpreempted_seconds,
+)
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread, as_exception
-from sundog_runtime.telemetry.metrics import Metrics
-from sundog_runtime.tensors import plain
+from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.tensors import to_plain
 
 Result = TypeVar("Result")
 
-MAX_WAITING = 1024
+MAX_QUEUED_REQUESTS = 1024
 """Requests that may wait in one replica. Serve admits `maxOngoingRequests` at a time, which is less as a rule."""
 
 NOT_AT_ONCE = object()
 """Instead of an output: the request has to wait."""
 
-PATIENCE = 4.0
+STUCK_DEADLINE_FACTOR = 4.0
 """A call that runs longer than so many times the deadlines of its requests is stuck: nobody waits for it any more."""
 
 _LEAST_PATIENCE_SECONDS = 60.0
@@ -46,7 +52,7 @@ class _Ask:
     future: "asyncio.Future[Any]"
 
 
-_Entry: TypeAlias = Entry[_Ask]
+_Entry: TypeAlias = QueuedRequest[_Ask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +76,12 @@ class Scheduler:
         self,
         model: LoadedModel,
         thread: ModelThread,
-        metrics: Metrics,
+        metrics: ReplicaMetrics,
         max_rows: int = 1,
         max_delay: float = 0.0,
-        max_waiting: int = MAX_WAITING,
+        max_waiting: int = MAX_QUEUED_REQUESTS,
         clock: Callable[[], float] = time.monotonic,
-        usage: Callable[[], Usage] | None = usage_of_thread,
+        usage: Callable[[], ThreadUsage] | None = thread_usage_reader,
     ) -> None:
         self._model = model
         self._thread = thread
@@ -84,11 +90,11 @@ class Scheduler:
         self._clock = clock
         self._usage = usage
         # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
-        self._pace = Pace() if model.platform == "pytorch" and not model.compiles else None
+        self._pace = PassDurations() if model.platform == "pytorch" and not model.needs_model_thread else None
         # It may also answer with memory of its own that its next call writes to, before this answer is written.
         self._copies = model.platform == "python"
-        self.joins = max_rows > 1 and not why_not_joinable(model)
-        self._batches: Batches[_Ask] = Batches(max_rows if self.joins else 1, max_delay)
+        self.joins = max_rows > 1 and not find_unbatchable_reason(model)
+        self._batches: BatchQueue[_Ask] = BatchQueue(max_rows if self.joins else 1, max_delay)
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         # Whether a step is on the model's thread, or about to be. Changes under the lock; while it is False nothing
@@ -109,9 +115,9 @@ class Scheduler:
         """Whether a call of the model has been running for so long that nothing behind it will be answered."""
         return self._thread.busy_seconds > self._patience
 
-    def patiently(self, longest: float, call: Callable[[], Result]) -> Result:
+    def run_with_stuck_limit(self, longest: float, call: Callable[[], Result]) -> Result:
         """`call()`, on the model's thread. While it runs, `stuck` goes by `longest`, the seconds that who asked for it waits."""
-        self._patience = min(max(_LEAST_PATIENCE_SECONDS, PATIENCE * longest), STUCK_AFTER_SECONDS)
+        self._patience = min(max(_LEAST_PATIENCE_SECONDS, STUCK_DEADLINE_FACTOR * longest), STUCK_AFTER_SECONDS)
         try:
             return call()
         finally:
@@ -127,7 +133,7 @@ class Scheduler:
         if self._held and not self._coming:
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def may_infer_at_once(self) -> bool:
+    def can_infer_at_once(self) -> bool:
         """Whether `infer_at_once` may have an answer for a request that is here now."""
         return self._may_run_here() and not self._held and not (self._coming and self.joins)
 
@@ -135,8 +141,8 @@ class Scheduler:
         """As `infer`, where nothing has to be waited for; else NOT_AT_ONCE, and nothing has happened."""
         now = self._clock()
         if context.deadline <= now:
-            raise expired()
-        return self._here(batch, context, now) if self.may_infer_at_once() and is_small(batch) else NOT_AT_ONCE
+            raise make_deadline_problem()
+        return self._here(batch, context, now) if self.can_infer_at_once() and is_small(batch) else NOT_AT_ONCE
 
     async def infer(self, batch: Any, context: RequestContext) -> Any:
         """The model's output for `batch`, as `tensors.plain` gives it.
@@ -172,10 +178,10 @@ class Scheduler:
     async def _wait(self, batch: Any, context: RequestContext, now: float) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        key, rows = form(batch) if self.joins else (None, 1)
+        key, rows = batch_key(batch) if self.joins else (None, 1)
         if key is not None and context.parameters is not NO_PARAMETERS:
             key = (key, context.parameters.key)
-        entry = Entry(_Ask(batch, context, future), key, rows)
+        entry = QueuedRequest(_Ask(batch, context, future), key, rows)
         alarm = None
         if context.deadline < inf:
             alarm = loop.call_later(context.deadline - now, self._expire, entry)
@@ -247,7 +253,7 @@ class Scheduler:
     def _expire(self, entry: _Entry) -> None:
         self._withdraw(entry)
         if not entry.payload.future.done():
-            entry.payload.future.set_exception(expired())
+            entry.payload.future.set_exception(make_deadline_problem())
 
     def _settle(self, passed: _Passed) -> None:
         """On the event loop: give every request its end."""
@@ -279,7 +285,7 @@ class Scheduler:
                     return
                 self._changed.wait(until - self._clock())
         longest = max(entry.payload.context.deadline - entry.arrived for entry in batch)
-        passed = self.patiently(longest, lambda: self._pass(batch))
+        passed = self.run_with_stuck_limit(longest, lambda: self._pass(batch))
         with self._changed:
             self._batches.done(passed.seconds)
             self._stepping = again = bool(self._batches)
@@ -301,11 +307,11 @@ class Scheduler:
         seconds = self._clock() - begun
         return _Passed(batch, ends, begun, seconds, self._own(seconds, before))
 
-    def _own(self, seconds: float, before: Usage | None) -> float:
+    def _own(self, seconds: float, before: ThreadUsage | None) -> float:
         """The own time of a pass on this thread; all of it where nothing says what the thread has had."""
         if before is None or self._usage is None:
             return seconds
-        return own_seconds(seconds, before, self._usage)
+        return unpreempted_seconds(seconds, before, self._usage)
 
     def _joined(self, batch: list[_Entry]) -> list[tuple[Any, BaseException | None]] | None:
         """Every request's part of one call; None where the call failed: then each must be tried alone.
@@ -314,18 +320,18 @@ class Scheduler:
         """
         asks = [entry.payload for entry in batch]
         try:
-            inputs = join([ask.batch for ask in asks])
+            inputs = join_batches([ask.batch for ask in asks])
             output = self._plain(call_for(tuple(ask.context for ask in asks), lambda: self._model.predict(inputs)))
         except BaseException:  # noqa: BLE001 (told to the request that raises it again)
             return None
-        parts = split(output, [entry.rows for entry in batch])
+        parts = split_output(output, [entry.rows for entry in batch])
         if parts is None:
             self.stop_joining("its outputs do not have as many rows as its inputs")
             return None
         return [(part, None) for part in parts]
 
     def _plain(self, output: Any) -> Any:
-        return plain(output, copy=self._copies)
+        return to_plain(output, copy=self._copies)
 
     def stop_joining(self, why: str) -> None:
         """From now on each request is a pass of its own."""
@@ -347,7 +353,7 @@ class Scheduler:
             return None, raised
 
 
-def expired() -> Problem:
+def make_deadline_problem() -> Problem:
     """The end of a request whose time is over."""
     return Problem(504, "DeadlineExceeded", "the request's time was over before the model had answered it")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sundog_runtime.errors import StartError
-from sundog_runtime.sources.tree import from_os_error, read_entry, read_tree, tree_digest
+from sundog_runtime.sources.tree import make_os_start_error, read_entry, read_tree, tree_digest
 
 
 @click.command()
@@ -23,4 +23,4 @@ def digest(path: Path) -> None:
     except StartError as error:
         raise click.ClickException(f"{error.reason}: {error.message}") from None
     except OSError as error:
-        raise click.ClickException(from_os_error(error, path).message) from None
+        raise click.ClickException(make_os_start_error(error, path).message) from None

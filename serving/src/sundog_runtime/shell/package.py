@@ -14,7 +14,7 @@ from sundog_runtime.errors import StartError, one_line
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec
 
 if TYPE_CHECKING:
-    from sundog_runtime.packaging.package import Report
+    from sundog_runtime.packaging.package import PackageReport
 
 _FILE = click.Path(exists=True, path_type=Path)
 _EXAMPLE = 'A request\'s "inputs" as JSON, or @FILE, to run the model with. Bytes are text, or {"base64": "…"}.'
@@ -109,13 +109,15 @@ def package(  # one parameter for each option
     sundog package model --weights digits.pt2 --trust-code
     """  # noqa: D301 click takes the character, not its spelling
     try:
-        from sundog_runtime.packaging.package import Wanted
+        from sundog_runtime.packaging.package import PackageRequest
         from sundog_runtime.packaging.package import package as write
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"`sundog package` needs {error.name}, which is not installed: pip install 'sundog[runtime]'"
         ) from error
-    wanted = Wanted(entrypoint, weights, code, format_, dict(config), inputs, example, compile_, trust_code, runs)
+    wanted = PackageRequest(
+        entrypoint, weights, code, format_, dict(config), inputs, example, compile_, trust_code, runs
+    )
     try:
         # The URI that it is loaded by has no `..`; links are kept.
         report = write(Path(os.path.abspath(directory)), wanted)  # noqa: PTH100
@@ -124,12 +126,12 @@ def package(  # one parameter for each option
     except OSError as error:
         raise click.ClickException(one_line(error)) from None
     if output == "json":
-        click.echo(orjson.dumps(document(report), option=orjson.OPT_INDENT_2).decode())
+        click.echo(orjson.dumps(render_report(report), option=orjson.OPT_INDENT_2).decode())
     else:
         _print(report)
 
 
-def document(report: "Report") -> dict[str, Any]:
+def render_report(report: "PackageReport") -> dict[str, Any]:
     """The report as JSON."""
     return {
         "path": str(report.path),
@@ -140,7 +142,7 @@ def document(report: "Report") -> dict[str, Any]:
         "loadSeconds": report.load,
         "latencySeconds": report.latency,
         "streams": report.streams,
-        "batchable": not report.unjoined,
+        "batchable": not report.unbatchable_reason,
         "inputs": [_tensor(spec) for spec in report.signature.inputs],
         "outputs": [_tensor(spec) for spec in report.signature.outputs],
         "digest": report.digest,
@@ -151,7 +153,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
 
 
-def _print(report: "Report") -> None:
+def _print(report: "PackageReport") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -166,7 +168,7 @@ def _print(report: "Report") -> None:
         ("parameters", "unknown" if report.parameters is None else f"{report.parameters:,}"),
         ("inputs", _shown(report.signature.inputs)),
         ("outputs", _shown(report.signature.outputs)),
-        ("batchable", f"no: {report.unjoined}" if report.unjoined else "yes"),
+        ("batchable", f"no: {report.unbatchable_reason}" if report.unbatchable_reason else "yes"),
         ("load", f"{report.load:.2f} s"),
         ("prediction", latency),
         ("digest", report.digest),

@@ -19,10 +19,10 @@ from typing import IO, Any
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, SourceRefused
 from sundog_runtime.sources.tree import MAX_DEPTH, MAX_FILES
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
-MAX_RATIO = 200
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+MAX_EXPANSION_RATIO = 200
 """Bytes that one byte of an archive may become; weights compress by less than 2, text by less than 20."""
-SMALL = 64 * 1024 * 1024
+UNLIMITED_RATIO_BYTES = 64 * 1024 * 1024
 """Up to this many bytes in all the ratio does not matter."""
 
 _CHUNK = 1024 * 1024
@@ -44,7 +44,7 @@ _UNUSABLE = (
 
 def is_archive(name: str) -> bool:
     """Whether a file is unpacked: the author of the manifest says so by its name. `.pt2` is a zip file and stays one."""
-    return name.endswith(SUFFIXES)
+    return name.endswith(ARCHIVE_SUFFIXES)
 
 
 def unpack(archive: Path, into: Path, most_bytes: int) -> int:
@@ -53,7 +53,7 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> int:
     Raises SourceRefused for a member that is no plain file or would land elsewhere, ModelTooLarge beyond `most_bytes`,
     LoadFailed for what is no such archive, OSError for what the disk says.
     """
-    allowed = min(most_bytes, max(SMALL, MAX_RATIO * archive.stat().st_size))
+    allowed = min(most_bytes, max(UNLIMITED_RATIO_BYTES, MAX_EXPANSION_RATIO * archive.stat().st_size))
     try:
         read = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
         return read(archive, into, allowed)
@@ -61,7 +61,7 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> int:
         raise LoadFailed(f"{archive.name} is not a usable archive: {type(error).__name__}: {error}") from None
 
 
-def plain_name(name: str, archive: str) -> str:
+def check_member_name(name: str, archive: str) -> str:
     """The name with '/' between segments, none of them empty, '.' or '..'. Raises SourceRefused."""
     shown = f"{archive} holds {name[:100]!r}"
     if any(ord(char) < 0x20 or ord(char) == 0x7F or char == "\\" for char in name):
@@ -95,12 +95,12 @@ class _Writer:
     def directory(self, name: str) -> None:
         """Raises SourceRefused where a file of that name was written before."""
         self._count()
-        self._make(self._into / plain_name(name, self._archive))
+        self._make(self._into / check_member_name(name, self._archive))
 
     def file(self, name: str, content: IO[bytes]) -> None:
         """Raises SourceRefused where the name is taken: of two members of one name, which one counts is a trap."""
         self._count()
-        plain = plain_name(name, self._archive)
+        plain = check_member_name(name, self._archive)
         if not plain:
             raise SourceRefused(f"{self._archive} holds a file without a name")
         path = self._into / plain
@@ -118,7 +118,7 @@ class _Writer:
         self.written += count
         if self.written > self._allowed:
             raise ModelTooLarge(
-                f"{self._archive} unpacks to more than the size limit, or to more than {MAX_RATIO} times its size"
+                f"{self._archive} unpacks to more than the size limit, or to more than {MAX_EXPANSION_RATIO} times its size"
             )
 
     def _count(self) -> None:
@@ -225,7 +225,7 @@ def _decompress(archive: Path, allowed: int) -> Path:
             if left < 0:
                 plain.unlink()
                 raise ModelTooLarge(
-                    f"{archive.name} unpacks to more than the size limit, or to more than {MAX_RATIO} times its size"
+                    f"{archive.name} unpacks to more than the size limit, or to more than {MAX_EXPANSION_RATIO} times its size"
                 )
             write_all(target.fileno(), block)
     return plain

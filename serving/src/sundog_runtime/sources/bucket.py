@@ -24,14 +24,21 @@ from obstore.store import GCSStore, S3Store
 from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, StartError
-from sundog_runtime.sources.archive import is_archive, plain_name
-from sundog_runtime.sources.bucket_listing import Found, Page, page_query, read_page
-from sundog_runtime.sources.guard import Guard, check_all
-from sundog_runtime.sources.limits import Limits
-from sundog_runtime.sources.remote import Changed, Listing, Read, Remote, Transient, retrying
+from sundog_runtime.sources.archive import check_member_name, is_archive
+from sundog_runtime.sources.bucket_listing import BucketObject, ListingPage, page_query, parse_page
+from sundog_runtime.sources.guard import AddressGuard, check_addresses
+from sundog_runtime.sources.limits import DownloadLimits
+from sundog_runtime.sources.remote import (
+    ModelListing,
+    ObjectChanged,
+    ReadRange,
+    RemoteObject,
+    TransientSourceError,
+    make_retrying,
+)
 from sundog_runtime.sources.tree import MAX_FILES
 from sundog_runtime.sources.uri import BucketUri
-from sundog_runtime.sources.web import Web, check_status, whole
+from sundog_runtime.sources.web import WebSession, check_status, read_whole_body
 
 _SIGNED_FOR = timedelta(minutes=15)
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3})")
@@ -81,7 +88,7 @@ _Guarded = _Bare | _Signed
 _Door = _Guarded | GCSStore
 
 
-async def list_bucket(uri: BucketUri, web: Web, guard: Guard, limits: Limits) -> Listing:
+async def list_bucket(uri: BucketUri, web: WebSession, guard: AddressGuard, limits: DownloadLimits) -> ModelListing:
     """The object itself, or all below it. Raises a StartError."""
     door = await _open(uri, guard, limits)
     shown = f"{uri.scheme}://{uri.bucket}/{uri.key}"
@@ -89,14 +96,14 @@ async def list_bucket(uri: BucketUri, web: Web, guard: Guard, limits: Limits) ->
         found = await _find(door, uri.key, shown, web, limits)
         if found is not None:
             name = uri.key.rpartition("/")[2]
-            return Listing((_remote(door, uri, found, name, web),), name)
+            return ModelListing((_remote(door, uri, found, name, web),), name)
     below = await _below(door, uri.key, shown, web, limits)
     if not below:
         raise ModelNotFound(f"{shown}: no such object, and nothing below it")
-    return Listing(tuple(_remote(door, uri, found, _below_name(found, uri), web) for found in below))
+    return ModelListing(tuple(_remote(door, uri, found, _below_name(found, uri), web) for found in below))
 
 
-async def _open(uri: BucketUri, guard: Guard, limits: Limits) -> _Door:
+async def _open(uri: BucketUri, guard: AddressGuard, limits: DownloadLimits) -> _Door:
     # One kind of retry is enough, and it is ours: it also counts an answer that ends too early.
     options: dict[str, Any] = {
         "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=limits.idle)},
@@ -130,7 +137,7 @@ async def _s3(bucket: str, options: dict[str, Any]) -> _Guarded:
     return _Signed(bucket, S3Store(bucket, **options), base, options)
 
 
-async def _google(bucket: str, guard: Guard, options: dict[str, Any]) -> _Bare | GCSStore:
+async def _google(bucket: str, guard: AddressGuard, options: dict[str, Any]) -> _Bare | GCSStore:
     endpoint = os.environ.get("GOOGLE_BASE_URL", "")
     if _unsigned("GOOGLE_SKIP_SIGNATURE"):
         return _Bare(URL(endpoint or _GOOGLE) / bucket)
@@ -148,32 +155,32 @@ def _unsigned(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
-async def _check_endpoint(endpoint: str, guard: Guard) -> None:
+async def _check_endpoint(endpoint: str, guard: AddressGuard) -> None:
     """Obstore resolves on its own; this keeps it from an endpoint that leads to a forbidden address."""
     host = URL(endpoint).host or ""
     guard.check_literal(host)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
-        raise Transient(f"the name of the endpoint {host} cannot be resolved") from None
-    check_all(guard, host, [str(address[4][0]) for address in found])
+        raise TransientSourceError(f"the name of the endpoint {host} cannot be resolved") from None
+    check_addresses(guard, host, [str(address[4][0]) for address in found])
 
 
-async def _find(door: _Door, key: str, shown: str, web: Web, limits: Limits) -> Found | None:
+async def _find(door: _Door, key: str, shown: str, web: WebSession, limits: DownloadLimits) -> BucketObject | None:
     """One object, None without it."""
     try:
-        async for attempt in retrying(limits):
+        async for attempt in make_retrying(limits):
             with attempt, _Told(shown):
                 if isinstance(door, GCSStore):
                     return _found(await obstore.head_async(door, key))
                 size, etag, _ = await web.probe(await door.object(key), shown)
-                return Found(key, size or 0, etag)
+                return BucketObject(key, size or 0, etag)
     except ModelNotFound:
         pass
     return None
 
 
-async def _below(door: _Door, key: str, shown: str, web: Web, limits: Limits) -> list[Found]:
+async def _below(door: _Door, key: str, shown: str, web: WebSession, limits: DownloadLimits) -> list[BucketObject]:
     """All objects whose keys begin with `key/`, by key."""
     prefix = f"{key}/"
     if isinstance(door, GCSStore):
@@ -183,8 +190,10 @@ async def _below(door: _Door, key: str, shown: str, web: Web, limits: Limits) ->
     return sorted(found, key=lambda one: one.key)
 
 
-async def _listed(door: _Guarded, prefix: str, shown: str, web: Web, limits: Limits) -> list[Found]:
-    found, seen, following = list[Found](), 0, ""
+async def _listed(
+    door: _Guarded, prefix: str, shown: str, web: WebSession, limits: DownloadLimits
+) -> list[BucketObject]:
+    found, seen, following = list[BucketObject](), 0, ""
     while True:
         page = await _page(door, page_query(prefix, following), shown, web, limits)
         seen += len(page.objects)
@@ -196,21 +205,21 @@ async def _listed(door: _Guarded, prefix: str, shown: str, web: Web, limits: Lim
         following = page.following
 
 
-async def _page(door: _Guarded, query: str, shown: str, web: Web, limits: Limits) -> Page:
-    async for attempt in retrying(limits):
+async def _page(door: _Guarded, query: str, shown: str, web: WebSession, limits: DownloadLimits) -> ListingPage:
+    async for attempt in make_retrying(limits):
         with attempt, _Told(shown):
             async with web.get(await door.page(query), shown) as response:
                 if response.status == 404:
                     raise ModelNotFound(f"{shown}: nothing is there, the store has no such bucket")
                 check_status(response, shown)
-                body = await whole(response, shown)
-    return read_page(body, shown)
+                body = await read_whole_body(response, shown)
+    return parse_page(body, shown)
 
 
-async def _listed_by_obstore(store: GCSStore, prefix: str, shown: str, limits: Limits) -> list[Found]:
-    async for attempt in retrying(limits):
+async def _listed_by_obstore(store: GCSStore, prefix: str, shown: str, limits: DownloadLimits) -> list[BucketObject]:
+    async for attempt in make_retrying(limits):
         with attempt, _Told(shown):
-            found: list[Found] = []
+            found: list[BucketObject] = []
             async for batch in obstore.list(store, prefix=prefix):
                 found += (_found(meta) for meta in batch if not _is_directory(meta["path"]))
                 if len(found) > MAX_FILES:
@@ -227,26 +236,26 @@ def _too_many(shown: str) -> ModelTooLarge:
     return ModelTooLarge(f"{shown} holds more than {MAX_FILES} objects")
 
 
-def _found(meta: Any) -> Found:
-    return Found(str(meta["path"]), int(meta["size"]), str(meta["e_tag"] or ""))
+def _found(meta: Any) -> BucketObject:
+    return BucketObject(str(meta["path"]), int(meta["size"]), str(meta["e_tag"] or ""))
 
 
-def _below_name(found: Found, uri: BucketUri) -> str:
-    return plain_name(found.key.removeprefix(f"{uri.key}/"), f"{uri.scheme}://{uri.bucket}/{uri.key}")
+def _below_name(found: BucketObject, uri: BucketUri) -> str:
+    return check_member_name(found.key.removeprefix(f"{uri.key}/"), f"{uri.scheme}://{uri.bucket}/{uri.key}")
 
 
-def _remote(door: _Door, uri: BucketUri, found: Found, name: str, web: Web) -> Remote:
+def _remote(door: _Door, uri: BucketUri, found: BucketObject, name: str, web: WebSession) -> RemoteObject:
     shown = f"{uri.scheme}://{uri.bucket}/{found.key}"
-    read: Read = (
+    read: ReadRange = (
         partial(_read_by_obstore, door, found, shown)
         if isinstance(door, GCSStore)
         else partial(_read, door, found, shown, web)
     )
-    return Remote(name, found.size, found.etag, read, unpack=found.key == uri.key and is_archive(name))
+    return RemoteObject(name, found.size, found.etag, read, unpack=found.key == uri.key and is_archive(name))
 
 
 async def _read(
-    door: _Guarded, found: Found, shown: str, web: Web, start: int, end: int | None
+    door: _Guarded, found: BucketObject, shown: str, web: WebSession, start: int, end: int | None
 ) -> AsyncGenerator[bytes, None]:
     with _Told(shown):
         url = await door.object(found.key)
@@ -256,7 +265,7 @@ async def _read(
 
 
 async def _read_by_obstore(
-    store: GCSStore, found: Found, shown: str, start: int, end: int | None
+    store: GCSStore, found: BucketObject, shown: str, start: int, end: int | None
 ) -> AsyncGenerator[bytes, None]:
     options: Any = {"range": {"offset": start} if end is None else (start, end)}
     if found.etag:
@@ -264,7 +273,9 @@ async def _read_by_obstore(
     with _Told(shown):
         result = await obstore.get_async(store, found.key, options=options)
         if result.range[0] != start or (end is not None and result.range[1] > end):
-            raise Transient(f"{shown}: bytes from {result.range[0]} were sent where bytes from {start} were asked for")
+            raise TransientSourceError(
+                f"{shown}: bytes from {result.range[0]} were sent where bytes from {start} were asked for"
+            )
         async for chunk in result.stream(min_chunk_size=_CHUNK):
             yield bytes(chunk)
 
@@ -289,7 +300,7 @@ class _Told:
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             return AccessDenied(f"{self._shown}: the store refuses it with these credentials")
         if isinstance(error, PreconditionError):
-            return Changed(f"{self._shown}: changed while it was read")
+            return ObjectChanged(f"{self._shown}: changed while it was read")
         found = _STATUS.search(str(error))
         status = next(filter(None, found.groups()), "") if found else ""
         if status == "404":
@@ -297,4 +308,4 @@ class _Told:
         if status in ("401", "403"):
             return AccessDenied(f"{self._shown}: the store refuses it with these credentials")
         told = f"the store answered {status}" if status else "the store cannot be reached, or broke off its answer"
-        return Transient(f"{self._shown}: {told}")
+        return TransientSourceError(f"{self._shown}: {told}")

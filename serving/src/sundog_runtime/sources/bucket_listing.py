@@ -11,7 +11,7 @@ _ROOT = "ListBucketResult"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BucketObject:
     """An object: its whole key, its bytes, and its ETag as it is sent with it, in quotes."""
 
     key: str
@@ -20,10 +20,10 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListingPage:
     """Some of the objects. `following` is what the next page is asked by, empty after the last one."""
 
-    objects: tuple[Found, ...]
+    objects: tuple[BucketObject, ...]
     following: str
 
 
@@ -33,7 +33,7 @@ def page_query(prefix: str, following: str = "") -> str:
     return urlencode(asked, quote_via=quote, safe="")
 
 
-def read_page(body: bytes, shown: str) -> Page:
+def parse_page(body: bytes, shown: str) -> ListingPage:
     """Raises LoadFailed for what is no page of a listing, and shows nothing of it. `shown` names what was listed."""
     parser = XMLParser(target=_WithoutDoctype())  # noqa: S314 - what makes XML dangerous is declared in document types
     try:
@@ -51,13 +51,13 @@ class _WithoutDoctype(TreeBuilder):
         raise ValueError(f"a document type {name!r}")
 
 
-def _page(root: Element) -> Page:
+def _page(root: Element) -> ListingPage:
     # Some stores answer in Amazon's namespace, some in none.
     if root.tag.rpartition("}")[2] != _ROOT:
         raise ValueError("another document")
-    objects = tuple(Found(_text(item, "Key"), _size(item), _etag(item)) for item in root.iterfind("{*}Contents"))
+    objects = tuple(BucketObject(_text(item, "Key"), _size(item), _etag(item)) for item in root.iterfind("{*}Contents"))
     more = root.findtext("{*}IsTruncated", "").strip() == "true"
-    return Page(objects, _text(root, "NextContinuationToken") if more else "")
+    return ListingPage(objects, _text(root, "NextContinuationToken") if more else "")
 
 
 def _text(element: Element, name: str) -> str:

@@ -22,17 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sundog_runtime.errors import LoadFailed, StartError
-from sundog_runtime.sources.tree import everything_below, from_os_error
+from sundog_runtime.sources.tree import iterate_paths, make_os_start_error
 
-MODEL = "model"
-FACTS = "entry.json"
-DIRECTORY = "SUNDOG_CACHE_DIR"
+MODEL_DIRECTORY = "model"
+ENTRY_FILE = "entry.json"
+CACHE_DIR_VARIABLE = "SUNDOG_CACHE_DIR"
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CacheEntryFacts:
     """What is known of an entry: its tree's digest when it was made, its one file's name or '', and its bytes."""
 
     tree: str
@@ -40,7 +40,7 @@ class Facts:
     size: int
 
 
-class Lease:
+class CacheLease:
     """The right to an entry, or to make it, until `release` or the end of the process."""
 
     def __init__(self, descriptor: int) -> None:
@@ -53,7 +53,7 @@ class Lease:
             self._descriptor = -1
 
 
-class Cache:
+class ModelCache:
     """One namespace's part of a node's cache."""
 
     def __init__(self, root: Path, namespace: str) -> None:
@@ -67,7 +67,7 @@ class Cache:
             for name in ("entries", "partial", "locks"):
                 (self._home / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise from_os_error(error, f"the cache {self._home}") from None
+            raise make_os_start_error(error, f"the cache {self._home}") from None
 
     def entry(self, key: str) -> Path:
         """Where the entry is, or would be."""
@@ -77,7 +77,7 @@ class Cache:
         """Where it is made. Only who holds it exclusively may touch it."""
         return self._home / "partial" / key
 
-    def shared(self, key: str) -> Lease | None:
+    def shared(self, key: str) -> CacheLease | None:
         """A lease on an entry that is there; None if it is not, or is being made or removed."""
         if not self.entry(key).is_dir():
             return None
@@ -88,47 +88,51 @@ class Cache:
             return None
         return lease
 
-    def exclusive(self, key: str) -> Lease | None:
+    def acquire_exclusive(self, key: str) -> CacheLease | None:
         """The right to make or remove the entry; None while anybody else has it, or uses the entry."""
         return self._lease(key, fcntl.LOCK_EX)
 
-    def _lease(self, key: str, kind: int) -> Lease | None:
+    def _lease(self, key: str, kind: int) -> CacheLease | None:
         descriptor = _open_lock(self._home / "locks" / key)
         if not _try(descriptor, kind):
             os.close(descriptor)
             return None
         with contextlib.suppress(OSError):
             os.utime(descriptor)
-        return Lease(descriptor)
+        return CacheLease(descriptor)
 
-    def facts(self, key: str) -> Facts | None:
+    def facts(self, key: str) -> CacheEntryFacts | None:
         """None where they cannot be read: then the entry is worth nothing."""
         try:
-            found = json.loads((self.entry(key) / FACTS).read_bytes())
-            return Facts(str(found["tree"]), str(found["only"]), int(found["size"]))
+            found = json.loads((self.entry(key) / ENTRY_FILE).read_bytes())
+            return CacheEntryFacts(str(found["tree"]), str(found["only"]), int(found["size"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def publish(self, key: str, facts: Facts) -> None:
+    def publish(self, key: str, facts: CacheEntryFacts) -> None:
         """Make `partial(key)/model` the entry, all at once. Needs the exclusive lease."""
         partial, entry = self.partial(key), self.entry(key)
         for path in partial.iterdir():
-            if path.name != MODEL:
-                remove(path)
+            if path.name != MODEL_DIRECTORY:
+                remove_path(path)
         document = {"tree": facts.tree, "only": facts.only, "size": facts.size}
-        with (partial / FACTS).open("w") as file:
+        with (partial / ENTRY_FILE).open("w") as file:
             json.dump(document, file)
             file.flush()
             os.fsync(file.fileno())
-        for directory in (*(path for path in (partial / MODEL).rglob("*") if path.is_dir()), partial / MODEL, partial):
+        for directory in (
+            *(path for path in (partial / MODEL_DIRECTORY).rglob("*") if path.is_dir()),
+            partial / MODEL_DIRECTORY,
+            partial,
+        ):
             _sync(directory)
-        remove(entry)
+        remove_path(entry)
         partial.rename(entry)
         _sync(entry.parent)
 
     def discard(self, key: str) -> None:
         """Remove the entry and what was begun. Needs the exclusive lease."""
-        remove(self.partial(key))
+        remove_path(self.partial(key))
         self._remove_entry(self._home, key)
 
     def make_room(self, needed: int, budget: int) -> None:
@@ -164,7 +168,7 @@ class Cache:
             if not _try(descriptor, fcntl.LOCK_EX):
                 return False
             self._remove_entry(home, key)
-            remove(home / "partial" / key)
+            remove_path(home / "partial" / key)
             return True
         finally:
             os.close(descriptor)
@@ -174,26 +178,26 @@ class Cache:
         entry, grave = home / "entries" / key, home / "partial" / key / "removed"
         if not entry.exists():
             return
-        remove(home / "partial" / key)
+        remove_path(home / "partial" / key)
         grave.parent.mkdir(parents=True)
         entry.rename(grave)
-        remove(home / "partial" / key)
+        remove_path(home / "partial" / key)
 
 
 def cache_root() -> Path:
     """SUNDOG_CACHE_DIR, else `~/.cache/sundog`."""
-    given = os.environ.get(DIRECTORY, "")
+    given = os.environ.get(CACHE_DIR_VARIABLE, "")
     return Path(given) if given else Path.home() / ".cache" / "sundog"
 
 
-def freeze(root: Path) -> None:
+def make_read_only(root: Path) -> None:
     """Take away every right to write: before the hashing, for a change of rights changes a file's stamp."""
     for path in sorted(root.rglob("*"), reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     root.chmod(0o555)
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Whatever it is, read-only or not there. Raises OSError."""
     if not path.is_symlink() and path.is_dir():
         for directory in (path, *(inner for inner in path.rglob("*") if inner.is_dir() and not inner.is_symlink())):
@@ -211,7 +215,7 @@ def _open_lock(path: Path) -> int:
         # What was put into a read-only cache can be used all the same.
         if error.errno == errno.EROFS and path.exists():
             return os.open(path, os.O_RDONLY | flags)
-        raise from_os_error(error, f"the cache's {path}") from None
+        raise make_os_start_error(error, f"the cache's {path}") from None
 
 
 def _try(descriptor: int, kind: int) -> bool:
@@ -233,7 +237,7 @@ def _inside(directory: Path) -> list[Path]:
 def _bytes_below(directory: Path) -> int:
     """Bytes that the disk gave, not those that a sparse file claims."""
     total = 0
-    for path in everything_below(directory):
+    for path in iterate_paths(directory):
         with contextlib.suppress(OSError):
             total += path.lstat().st_blocks * 512
     return total

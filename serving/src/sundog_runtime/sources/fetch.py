@@ -13,14 +13,21 @@ from pathlib import Path
 from sundog_runtime.errors import AccessDenied, DigestMismatch, LoadFailed, SourceUnavailable, StartError
 from sundog_runtime.sources import cache as layout
 from sundog_runtime.sources.archive import is_archive, unpack
-from sundog_runtime.sources.cache import Cache, Facts, Lease
-from sundog_runtime.sources.guard import Guard, guard_of
-from sundog_runtime.sources.limits import Limits, limits_of
-from sundog_runtime.sources.remote import Changed, Listing
-from sundog_runtime.sources.transfer import FILES, Transfer
-from sundog_runtime.sources.tree import Entry, changed, from_os_error, read_entry, read_tree, tree_digest
+from sundog_runtime.sources.cache import CacheEntryFacts, CacheLease, ModelCache
+from sundog_runtime.sources.guard import AddressGuard, read_guard
+from sundog_runtime.sources.limits import DownloadLimits, read_limits
+from sundog_runtime.sources.remote import ModelListing, ObjectChanged
+from sundog_runtime.sources.transfer import DOWNLOAD_DIRECTORY, Transfer
+from sundog_runtime.sources.tree import (
+    FileEntry,
+    find_changed_file,
+    make_os_start_error,
+    read_entry,
+    read_tree,
+    tree_digest,
+)
 from sundog_runtime.sources.uri import ArtefactUri, BucketUri, HubUri, WebUri
-from sundog_runtime.sources.web import Web
+from sundog_runtime.sources.web import WebSession
 
 StoreUri = WebUri | BucketUri | HubUri | ArtefactUri
 
@@ -28,23 +35,23 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedModel:
     """A verified model in the cache, and how long which phase took, in seconds. `lease` keeps it there."""
 
     root: Path
     only: str
-    verified: tuple[Entry, ...]
-    lease: Lease
+    verified: tuple[FileEntry, ...]
+    lease: CacheLease
     seconds: dict[str, float]
 
 
-def fetch(uri: StoreUri, digest: str, namespace: str) -> Fetched:
+def fetch_model(uri: StoreUri, digest: str, namespace: str) -> FetchedModel:
     """Raises a StartError. Not to be called where an event loop runs."""
-    cache = Cache(layout.cache_root(), namespace)
+    cache = ModelCache(layout.cache_root(), namespace)
     try:
-        return asyncio.run(_Fetch(uri, digest, cache, limits_of(), guard_of()).run())
+        return asyncio.run(_Fetch(uri, digest, cache, read_limits(), read_guard()).run())
     except OSError as error:
-        raise from_os_error(error, error.filename or f"the cache {layout.cache_root()}") from None
+        raise make_os_start_error(error, error.filename or f"the cache {layout.cache_root()}") from None
 
 
 @dataclass(slots=True)
@@ -53,14 +60,14 @@ class _Fetch:
 
     uri: StoreUri
     digest: str
-    cache: Cache
-    limits: Limits
-    guard: Guard
+    cache: ModelCache
+    limits: DownloadLimits
+    guard: AddressGuard
     seconds: dict[str, float] = field(default_factory=dict)
-    made: tuple[Entry, ...] = ()
+    made: tuple[FileEntry, ...] = ()
     """What this fetch itself has just put into the cache, and hashed."""
 
-    async def run(self) -> Fetched:
+    async def run(self) -> FetchedModel:
         """From the cache without asking anybody where a digest says what is meant; else the store is asked first."""
         promised = self._promised()
         if promised and (found := await asyncio.to_thread(self._cached, _key(promised))):
@@ -74,15 +81,15 @@ class _Fetch:
     def _promised(self) -> str:
         return self.uri.digest if isinstance(self.uri, ArtefactUri) else self.digest
 
-    def _identity(self, listing: Listing) -> str:
+    def _identity(self, listing: ModelListing) -> str:
         # What has no identity can be loaded, and not be shared: nobody could tell when it is outdated.
         text = listing.identity or uuid.uuid4().hex
         return "id:" + hashlib.sha256(f"{self.uri!r}\n{listing.only}\n{text}".encode()).hexdigest()
 
     @asynccontextmanager
-    async def _listing(self) -> AsyncIterator[Listing]:
+    async def _listing(self) -> AsyncIterator[ModelListing]:
         async with AsyncExitStack() as stack:
-            web = await stack.enter_async_context(Web(self.guard, self.limits))
+            web = await stack.enter_async_context(WebSession(self.guard, self.limits))
             try:
                 # A store that sends a listing byte by byte is never silent.
                 async with asyncio.timeout(self.limits.listing):
@@ -93,12 +100,12 @@ class _Fetch:
                 ) from None
             yield listing
 
-    async def _wait_or_make(self, key: str, listing: Listing) -> Fetched:
+    async def _wait_or_make(self, key: str, listing: ModelListing) -> FetchedModel:
         deadline = time.monotonic() + 2 * self.limits.seconds
         while time.monotonic() < deadline:
             if found := await asyncio.to_thread(self._cached, key):
                 return found
-            if lease := self.cache.exclusive(key):
+            if lease := self.cache.acquire_exclusive(key):
                 try:
                     if not self.cache.entry(key).is_dir():
                         await self._make(key, listing)
@@ -109,16 +116,16 @@ class _Fetch:
             await asyncio.sleep(_POLL_S)
         raise SourceUnavailable(f"another process has been loading the same model for {2 * self.limits.seconds:g} s")
 
-    def _cached(self, key: str) -> Fetched | None:
+    def _cached(self, key: str) -> FetchedModel | None:
         """The entry, hashed anew: a disk or a neighbour may have changed it since."""
         lease = self.cache.shared(key)
         if lease is None:
             return None
         begun = time.monotonic()
-        root, facts = self.cache.entry(key) / layout.MODEL, self.cache.facts(key)
+        root, facts = self.cache.entry(key) / layout.MODEL_DIRECTORY, self.cache.facts(key)
         try:
             # Bytes that were hashed on their way in are not hashed again, if no stamp says that they changed.
-            fresh = bool(self.made) and not changed(root, self.made)
+            fresh = bool(self.made) and not find_changed_file(root, self.made)
             entries = self.made if fresh else read_tree(root)
             whole = facts is not None and tree_digest(entries) == facts.tree and self._as_promised(entries, facts.only)
         except StartError:
@@ -128,9 +135,9 @@ class _Fetch:
             self._discard(key)
             return None
         self.seconds["verify"] = self.seconds.get("verify", 0) + time.monotonic() - begun
-        return Fetched(root, facts.only, entries, lease, self.seconds)
+        return FetchedModel(root, facts.only, entries, lease, self.seconds)
 
-    def _as_promised(self, entries: tuple[Entry, ...], only: str) -> bool:
+    def _as_promised(self, entries: tuple[FileEntry, ...], only: str) -> bool:
         """Of archives the digest is that of what was sent, which is gone; for them stands what was found in them."""
         if not self.digest or self._pinned_otherwise():
             return True
@@ -144,7 +151,7 @@ class _Fetch:
         )
 
     def _discard(self, key: str) -> None:
-        lease = self.cache.exclusive(key)
+        lease = self.cache.acquire_exclusive(key)
         if lease is None:
             raise DigestMismatch(f"the cached copy {self.cache.entry(key)} was changed, and other replicas use it")
         try:
@@ -152,7 +159,7 @@ class _Fetch:
         finally:
             lease.release()
 
-    async def _make(self, key: str, listing: Listing) -> None:
+    async def _make(self, key: str, listing: ModelListing) -> None:
         if self.digest and listing.only and not isinstance(self.uri, ArtefactUri):
             promised = replace(listing.objects[0], sha256=self.digest.removeprefix("sha256:"))
             listing = replace(listing, objects=(promised,))
@@ -167,19 +174,19 @@ class _Fetch:
             self.seconds["verify"] = time.monotonic() - begun
         except BaseException as error:
             if not _resumable(error):
-                layout.remove(partial)
+                layout.remove_path(partial)
             raise
         self.cache.publish(key, facts)
 
-    def _assemble(self, partial: Path, listing: Listing) -> Facts:
+    def _assemble(self, partial: Path, listing: ModelListing) -> CacheEntryFacts:
         """Put what was downloaded in its place, archives unpacked, and hash it."""
-        root = partial / layout.MODEL
-        layout.remove(root)
+        root = partial / layout.MODEL_DIRECTORY
+        layout.remove_path(root)
         if any(remote.unpack for remote in listing.objects):
-            _unpack(partial / FILES, root, listing, self.limits)
+            _unpack(partial / DOWNLOAD_DIRECTORY, root, listing, self.limits)
         else:
-            (partial / FILES).rename(root)
-        layout.freeze(root)
+            (partial / DOWNLOAD_DIRECTORY).rename(root)
+        layout.make_read_only(root)
         entries = read_tree(root)
         _check_hashes(entries, listing)
         only = "" if any(remote.unpack for remote in listing.objects) else listing.only
@@ -189,10 +196,10 @@ class _Fetch:
         for entry in entries:
             _sync(root / entry.path)
         self.made = entries
-        return Facts(tree_digest(entries), only, sum(entry.size for entry in entries))
+        return CacheEntryFacts(tree_digest(entries), only, sum(entry.size for entry in entries))
 
 
-async def _list(uri: StoreUri, web: Web, guard: Guard, limits: Limits) -> Listing:
+async def _list(uri: StoreUri, web: WebSession, guard: AddressGuard, limits: DownloadLimits) -> ModelListing:
     # Each store's libraries take time to import, and most servers need none of them.
     match uri:
         case WebUri():
@@ -213,7 +220,7 @@ async def _list(uri: StoreUri, web: Web, guard: Guard, limits: Limits) -> Listin
             return await list_artefact(uri, web, limits)
 
 
-def _unpack(downloaded: Path, root: Path, listing: Listing, limits: Limits) -> None:
+def _unpack(downloaded: Path, root: Path, listing: ModelListing, limits: DownloadLimits) -> None:
     root.mkdir()
     left = limits.model_bytes
     for remote in listing.objects:
@@ -230,7 +237,7 @@ def _unpack(downloaded: Path, root: Path, listing: Listing, limits: Limits) -> N
         path.rename(target)
 
 
-def _check_hashes(entries: tuple[Entry, ...], listing: Listing) -> None:
+def _check_hashes(entries: tuple[FileEntry, ...], listing: ModelListing) -> None:
     promised = {remote.path: remote.sha256 for remote in listing.objects if not remote.unpack}
     for entry in entries:
         _check_hash(entry.path, entry.sha256, promised.get(entry.path, ""))
@@ -247,7 +254,7 @@ def _key(identity: str) -> str:
 
 def _resumable(error: BaseException) -> bool:
     """Whether what arrived so far is worth keeping: the store may come back, a credential may be renewed."""
-    if isinstance(error, Changed):
+    if isinstance(error, ObjectChanged):
         return False
     return isinstance(error, SourceUnavailable | AccessDenied) or not isinstance(error, Exception)
 

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Final
 
 from sundog_runtime.errors import DigestMismatch, LoadFailed, ModelNotFound, SourceRefused
-from sundog_runtime.sources.cache import Lease
-from sundog_runtime.sources.tree import Entry, changed, from_os_error, read_entry, read_tree, tree_digest
+from sundog_runtime.sources.cache import CacheLease
+from sundog_runtime.sources.tree import (
+    FileEntry,
+    find_changed_file,
+    make_os_start_error,
+    read_entry,
+    read_tree,
+    tree_digest,
+)
 from sundog_runtime.sources.uri import FileUri, PvcUri, parse_uri
 
-PVC_ROOT: Final = "SUNDOG_PVC_ROOT"
+PVC_ROOT_VARIABLE: Final = "SUNDOG_PVC_ROOT"
 
-_held: Final[list[Lease]] = []
+_held: Final[list[CacheLease]] = []
 """Leases of this process: a model's code may open its files long after it was loaded."""
 
 
@@ -29,7 +36,7 @@ class ModelFiles:
 
     root: Path
     only: str = ""
-    verified: tuple[Entry, ...] | None = None
+    verified: tuple[FileEntry, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -37,9 +44,9 @@ class ModelFiles:
         """The model's directory or its one file."""
         return self.root / self.only if self.only else self.root
 
-    def still_verified(self) -> None:
+    def check_unchanged(self) -> None:
         """Raises DigestMismatch when a verified file changed since: what was loaded may then be something else."""
-        if self.verified is not None and (path := changed(self.root, self.verified)):
+        if self.verified is not None and (path := find_changed_file(self.root, self.verified)):
             raise DigestMismatch(f"{path} changed while the model was loaded")
 
 
@@ -55,9 +62,9 @@ def open_model(uri: str, digest: str, namespace: str = "default") -> ModelFiles:
     if isinstance(source, PvcUri):
         return _open_path(_mounted(source), digest)
     # Its libraries take time to import, and a model on a path needs none of them.
-    from sundog_runtime.sources.fetch import fetch
+    from sundog_runtime.sources.fetch import fetch_model
 
-    found = fetch(source, digest, namespace)
+    found = fetch_model(source, digest, namespace)
     _held.append(found.lease)
     return ModelFiles(found.root, found.only, found.verified, found.seconds)
 
@@ -68,7 +75,7 @@ def _open_path(path: Path, digest: str) -> ModelFiles:
         path.stat()
         is_directory = path.is_dir()
     except OSError as error:
-        raise from_os_error(error, path) from None
+        raise make_os_start_error(error, path) from None
     if not is_directory and not path.is_file():
         raise LoadFailed(f"{path} is neither a directory nor a regular file")
     verify = _verified_tree if is_directory else _verified_file
@@ -83,7 +90,7 @@ def _open_path(path: Path, digest: str) -> ModelFiles:
 
 def _mounted(uri: PvcUri) -> Path:
     """Raises ModelNotFound without a mount, SourceRefused where a link leads out of the volume."""
-    root = Path(os.environ.get(PVC_ROOT, "") or "/mnt/pvc") / uri.claim
+    root = Path(os.environ.get(PVC_ROOT_VARIABLE, "") or "/mnt/pvc") / uri.claim
     if not root.is_dir():
         raise ModelNotFound(f"no volume of the claim {uri.claim!r} is mounted at {root}")
     path = root / uri.path
@@ -92,7 +99,7 @@ def _mounted(uri: PvcUri) -> Path:
     return path
 
 
-def _verified_tree(path: Path, digest: str) -> tuple[Entry, ...]:
+def _verified_tree(path: Path, digest: str) -> tuple[FileEntry, ...]:
     if path.is_symlink():
         raise DigestMismatch(f"{path} is a symbolic link; a model with a digest is a directory or a regular file")
     entries = read_tree(path)
@@ -100,13 +107,13 @@ def _verified_tree(path: Path, digest: str) -> tuple[Entry, ...]:
     return entries
 
 
-def _verified_file(path: Path, digest: str) -> tuple[Entry, ...]:
+def _verified_file(path: Path, digest: str) -> tuple[FileEntry, ...]:
     if path.is_symlink():
         raise DigestMismatch(f"{path} is a symbolic link; a model with a digest is a directory or a regular file")
     try:
         entry = read_entry(path, path.name)
     except OSError as error:
-        raise from_os_error(error, path) from None
+        raise make_os_start_error(error, path) from None
     _compare(path, f"sha256:{entry.sha256}", digest)
     return (entry,)
 

@@ -15,7 +15,7 @@ from aiohttp.resolver import ThreadedResolver
 
 from sundog_runtime.errors import LoadFailed, SourceRefused
 
-ALLOWED_HOSTS = "SUNDOG_SOURCE_ALLOW_HOSTS"
+ALLOWED_HOSTS_VARIABLE = "SUNDOG_SOURCE_ALLOW_HOSTS"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -31,7 +31,7 @@ _PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class AddressGuard:
     """The rules. A listed name may lead to private addresses, but only a listed network to a metadata service."""
 
     names: frozenset[str] = frozenset()
@@ -46,7 +46,9 @@ class Guard:
             raise SourceRefused(f"{host} leads to a link-local, metadata or multicast address, which is forbidden")
         is_public = found.is_global and (isinstance(found, ipaddress.IPv4Address) or found in _PUBLIC_V6)
         if not is_public and host not in self.names:
-            raise SourceRefused(f"{host} leads to a private address; an administrator can list it in {ALLOWED_HOSTS}")
+            raise SourceRefused(
+                f"{host} leads to a private address; an administrator can list it in {ALLOWED_HOSTS_VARIABLE}"
+            )
 
     def check_literal(self, host: str) -> None:
         """The same for a host that is an address itself and so is never resolved."""
@@ -64,24 +66,26 @@ class Guard:
         return host in self.names
 
 
-def guard_of(environment: Mapping[str, str] = os.environ) -> Guard:
+def read_guard(environment: Mapping[str, str] = os.environ) -> AddressGuard:
     """Names and networks of SUNDOG_SOURCE_ALLOW_HOSTS, between commas. Raises LoadFailed."""
     names, networks = set(), []
-    for item in filter(None, (item.strip().lower() for item in environment.get(ALLOWED_HOSTS, "").split(","))):
+    for item in filter(None, (item.strip().lower() for item in environment.get(ALLOWED_HOSTS_VARIABLE, "").split(","))):
         if "/" not in item:
             names.add(item)
             continue
         try:
             networks.append(ipaddress.ip_network(item))
         except ValueError:
-            raise LoadFailed(f"{ALLOWED_HOSTS} holds {item!r}, which is no network such as 10.0.0.0/8") from None
-    return Guard(frozenset(names), tuple(networks))
+            raise LoadFailed(
+                f"{ALLOWED_HOSTS_VARIABLE} holds {item!r}, which is no network such as 10.0.0.0/8"
+            ) from None
+    return AddressGuard(frozenset(names), tuple(networks))
 
 
 class GuardedResolver(AbstractResolver):
     """Resolves for a connector, which then connects to what is returned and asks nobody again."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
         self._resolver = ThreadedResolver()
 
@@ -90,14 +94,14 @@ class GuardedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Raises SourceRefused if one of the addresses is forbidden: which one is taken would be chance."""
         found = await self._resolver.resolve(host, port, family)
-        check_all(self._guard, host, [result["host"] for result in found])
+        check_addresses(self._guard, host, [result["host"] for result in found])
         return found
 
     async def close(self) -> None:
         """Nothing is kept open."""
 
 
-def check_all(guard: Guard, host: str, addresses: Sequence[str]) -> None:
+def check_addresses(guard: AddressGuard, host: str, addresses: Sequence[str]) -> None:
     """Raises SourceRefused."""
     for address in addresses:
         guard.check(host, address)

@@ -3,25 +3,25 @@
 from yarl import URL
 
 from sundog_runtime.sources.archive import is_archive
-from sundog_runtime.sources.limits import Limits
-from sundog_runtime.sources.remote import Listing, Remote, retrying
+from sundog_runtime.sources.limits import DownloadLimits
+from sundog_runtime.sources.remote import ModelListing, RemoteObject, make_retrying
 from sundog_runtime.sources.uri import WebUri
-from sundog_runtime.sources.web import Web
+from sundog_runtime.sources.web import WebSession
 
 
-async def list_file(uri: WebUri, web: Web, limits: Limits) -> Listing:
+async def list_file(uri: WebUri, web: WebSession, limits: DownloadLimits) -> ModelListing:
     """Raises a StartError."""
     url = URL(f"https://{uri.authority}/{uri.path}", encoded=True)
     what, name = f"https://{uri.authority}/{uri.path}", uri.path.rpartition("/")[2]
-    async for attempt in retrying(limits):
+    async for attempt in make_retrying(limits):
         with attempt:
-            size, etag, ranged = await web.probe(url, what)
-    remote = Remote(
+            size, etag, supports_ranges = await web.probe(url, what)
+    remote = RemoteObject(
         name,
         size,
         etag,
         lambda start, end: web.read(url, what, start, end, etag=etag, size=size),
-        ranged=ranged,
+        supports_ranges=supports_ranges,
         unpack=is_archive(name),
     )
-    return Listing((remote,), name)
+    return ModelListing((remote,), name)

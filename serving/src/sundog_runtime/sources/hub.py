@@ -17,14 +17,14 @@ import aiohttp
 from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceRefused
-from sundog_runtime.sources.archive import plain_name
-from sundog_runtime.sources.limits import Limits
-from sundog_runtime.sources.remote import Listing, Remote, retrying
+from sundog_runtime.sources.archive import check_member_name
+from sundog_runtime.sources.limits import DownloadLimits
+from sundog_runtime.sources.remote import ModelListing, RemoteObject, make_retrying
 from sundog_runtime.sources.tree import MAX_FILES
 from sundog_runtime.sources.uri import HubUri
-from sundog_runtime.sources.web import Web, check_status, whole
+from sundog_runtime.sources.web import WebSession, check_status, read_whole_body
 
-ENDPOINT = "HF_ENDPOINT"
+ENDPOINT_VARIABLE = "HF_ENDPOINT"
 _PUBLIC = "https://huggingface.co"
 _MAIN = "main"
 
@@ -39,9 +39,9 @@ class _File:
     sha256: str
 
 
-async def list_repository(uri: HubUri, web: Web, limits: Limits) -> Listing:
+async def list_repository(uri: HubUri, web: WebSession, limits: DownloadLimits) -> ModelListing:
     """Raises a StartError. Of what the hub keeps as large files, it tells the sha256, which is checked."""
-    endpoint = URL(os.environ.get(ENDPOINT, "").rstrip("/") or _PUBLIC)
+    endpoint = URL(os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/") or _PUBLIC)
     token = os.environ.get("HF_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     revision = uri.revision or _MAIN
@@ -53,13 +53,13 @@ async def list_repository(uri: HubUri, web: Web, limits: Limits) -> Listing:
     only = uri.path.rpartition("/")[2] if [file.path for file in below] == [uri.path] else ""
     objects = []
     for file in below:
-        name = only or plain_name(file.path.removeprefix(f"{uri.path}/") if uri.path else file.path, shown)
+        name = only or check_member_name(file.path.removeprefix(f"{uri.path}/") if uri.path else file.path, shown)
         url = endpoint / uri.repository / "resolve" / revision / file.path
         # Without a commit the name of the content is all there is: the branch may move between listing and reading.
         identity = f"{uri.revision}/{file.sha256 or file.content}"
-        read = partial(web.read, url, f"{shown}/{file.path}", size=file.size, headers=headers, roam=True)
-        objects.append(Remote(name, file.size, identity, read, sha256=file.sha256))
-    return Listing(tuple(objects), only)
+        read = partial(web.read, url, f"{shown}/{file.path}", size=file.size, headers=headers, allow_other_hosts=True)
+        objects.append(RemoteObject(name, file.size, identity, read, sha256=file.sha256))
+    return ModelListing(tuple(objects), only)
 
 
 def _tree(endpoint: URL, repository: str, revision: str) -> URL:
@@ -68,7 +68,9 @@ def _tree(endpoint: URL, repository: str, revision: str) -> URL:
     return tree.with_query(recursive="true", expand="false")
 
 
-async def _files(first: URL, headers: Mapping[str, str], shown: str, web: Web, limits: Limits) -> list[_File]:
+async def _files(
+    first: URL, headers: Mapping[str, str], shown: str, web: WebSession, limits: DownloadLimits
+) -> list[_File]:
     """All files of a repository. Directories are items of the listing too."""
     found, seen = list[_File](), 0
     page: URL | None = first
@@ -85,14 +87,14 @@ async def _files(first: URL, headers: Mapping[str, str], shown: str, web: Web, l
 
 
 async def _page(
-    url: URL, headers: Mapping[str, str], shown: str, web: Web, limits: Limits
+    url: URL, headers: Mapping[str, str], shown: str, web: WebSession, limits: DownloadLimits
 ) -> tuple[list[Any], URL | None]:
     """The items of one page, and where the next one is."""
-    async for attempt in retrying(limits):
+    async for attempt in make_retrying(limits):
         with attempt:
             async with web.get(url, shown, headers) as response:
                 _check(response, shown)
-                body = await whole(response, shown)
+                body = await read_whole_body(response, shown)
                 following = response.links.get("next")
     try:
         items = json.loads(body)

@@ -17,7 +17,7 @@ _BYTES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DownloadLimits:
     """Sizes in bytes, times in seconds.
 
     Attributes:
@@ -43,12 +43,12 @@ class Limits:
     connections: int = 8
     attempts: int = 5
     pause: float = 0.25
-    longest_pause: float = 10
+    max_pause_s: float = 10
     connect: float = 10
     idle: float = 30
 
 
-def limits_of(environment: Mapping[str, str] = os.environ) -> Limits:
+def read_limits(environment: Mapping[str, str] = os.environ) -> DownloadLimits:
     """The defaults, or what the environment says instead. Raises LoadFailed for what is no positive whole number."""
     given = {}
     for name, field in _BYTES.items():
@@ -57,4 +57,4 @@ def limits_of(environment: Mapping[str, str] = os.environ) -> Limits:
             raise LoadFailed(f"the environment variable {name} is {text!r}; expected a positive whole number")
         if text:
             given[field] = int(text)
-    return Limits(**given)
+    return DownloadLimits(**given)

@@ -22,44 +22,46 @@ from typing import Any
 from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, DigestMismatch, LoadFailed, ModelTooLarge
-from sundog_runtime.sources.archive import plain_name
-from sundog_runtime.sources.limits import Limits
-from sundog_runtime.sources.remote import Listing, Remote, retrying
+from sundog_runtime.sources.archive import check_member_name
+from sundog_runtime.sources.limits import DownloadLimits
+from sundog_runtime.sources.remote import ModelListing, RemoteObject, make_retrying
 from sundog_runtime.sources.tree import MAX_FILES
-from sundog_runtime.sources.uri import ArtefactUri, authority_parts
-from sundog_runtime.sources.web import Web, check_status, whole
+from sundog_runtime.sources.uri import ArtefactUri, split_authority
+from sundog_runtime.sources.web import WebSession, check_status, read_whole_body
 
-MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
-TITLE = "org.opencontainers.image.title"
-UNPACK = "io.deis.oras.content.unpack"
+MANIFEST_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+TITLE_ANNOTATION = "org.opencontainers.image.title"
+UNPACK_ANNOTATION = "io.deis.oras.content.unpack"
 
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAR = re.compile(r"application/vnd\.(oci\.image\.layer\.v1\.tar(\+gzip)?|docker\.image\.rootfs\.diff\.tar(\.gzip)?)")
 
 
-async def list_artefact(uri: ArtefactUri, web: Web, limits: Limits) -> Listing:
+async def list_artefact(uri: ArtefactUri, web: WebSession, limits: DownloadLimits) -> ModelListing:
     """Raises a StartError, DigestMismatch where the manifest is not the promised one."""
     shown = f"oci://{uri.authority}/{uri.repository}@{uri.digest}"
     base = _base(uri)
     access = _Access(uri, base, web, shown)
-    async for attempt in retrying(limits):
+    async for attempt in make_retrying(limits):
         with attempt:
             await access.renew(access.headers)
             url = base / "manifests" / uri.digest
-            async with web.get(url, shown, {**access.headers, "Accept": ", ".join(MANIFESTS)}, roam=True) as response:
+            async with web.get(
+                url, shown, {**access.headers, "Accept": ", ".join(MANIFEST_TYPES)}, allow_other_hosts=True
+            ) as response:
                 check_status(response, shown)
-                body = await whole(response, shown)
+                body = await read_whole_body(response, shown)
     if (found := "sha256:" + hashlib.sha256(body).hexdigest()) != uri.digest:
         raise DigestMismatch(f"{shown}: the manifest that was sent has the digest {found}")
     layers = _layers(body, shown)
-    return Listing(tuple(_remote(layer, number, base, access, web, shown) for number, layer in enumerate(layers)))
+    return ModelListing(tuple(_remote(layer, number, base, access, web, shown) for number, layer in enumerate(layers)))
 
 
 class _Access:
     """What the registry wants to see with each request. Its tokens live for minutes, and a download may take longer."""
 
-    def __init__(self, uri: ArtefactUri, base: URL, web: Web, shown: str) -> None:
+    def __init__(self, uri: ArtefactUri, base: URL, web: WebSession, shown: str) -> None:
         self.headers: Mapping[str, str] = {}
         self._ask = partial(_authorization, uri, base, web, shown)
         self._asking = asyncio.Lock()
@@ -71,11 +73,11 @@ class _Access:
                 self.headers = await self._ask()
 
     async def read(
-        self, web: Web, url: URL, what: str, start: int, end: int | None, *, size: int
+        self, web: WebSession, url: URL, what: str, start: int, end: int | None, *, size: int
     ) -> AsyncGenerator[bytes, None]:
         """As `Web.read`. A token that is refused is replaced once: a refusal comes before the first byte."""
         sent = self.headers
-        reading = partial(web.read, url, what, start, end, size=size, roam=True)
+        reading = partial(web.read, url, what, start, end, size=size, allow_other_hosts=True)
         try:
             async with aclosing(reading(headers=sent)) as chunks:
                 async for chunk in chunks:
@@ -91,12 +93,12 @@ class _Access:
 
 def _base(uri: ArtefactUri) -> URL:
     # As every client does: a registry on this machine has no certificate. It is reached only where it is listed.
-    host, _ = authority_parts(uri.authority)
+    host, _ = split_authority(uri.authority)
     scheme = "http" if host in ("localhost", "127.0.0.1", "::1") else "https"
     return URL(f"{scheme}://{uri.authority}/v2/{uri.repository}", encoded=True)
 
 
-async def _authorization(uri: ArtefactUri, base: URL, web: Web, shown: str) -> Mapping[str, str]:
+async def _authorization(uri: ArtefactUri, base: URL, web: WebSession, shown: str) -> Mapping[str, str]:
     """What the registry wants to see with each request: nothing, a password, or a token that is fetched for it."""
     login = _login(uri.authority)
     async with web.get(base.origin() / "v2/", shown) as response:
@@ -115,7 +117,7 @@ async def _authorization(uri: ArtefactUri, base: URL, web: Web, shown: str) -> M
     }
     async with web.get(realm.update_query(query), shown, login) as response:
         check_status(response, shown)
-        body = await whole(response, shown)
+        body = await read_whole_body(response, shown)
     try:
         answer = json.loads(body)
         return {"Authorization": f"Bearer {answer.get('token') or answer['access_token']}"}
@@ -150,12 +152,12 @@ def _layers(body: bytes, shown: str) -> list[Any]:
     return list(layers)
 
 
-def _remote(layer: Any, number: int, base: URL, access: _Access, web: Web, shown: str) -> Remote:
+def _remote(layer: Any, number: int, base: URL, access: _Access, web: WebSession, shown: str) -> RemoteObject:
     notes = layer.get("annotations") or {}
-    digest, kind, title = str(layer["digest"]), str(layer.get("mediaType", "")), str(notes.get(TITLE, ""))
-    tar = notes.get(UNPACK) == "true" or (not title and _TAR.fullmatch(kind) is not None)
+    digest, kind, title = str(layer["digest"]), str(layer.get("mediaType", "")), str(notes.get(TITLE_ANNOTATION, ""))
+    tar = notes.get(UNPACK_ANNOTATION) == "true" or (not title and _TAR.fullmatch(kind) is not None)
     if not tar and not title:
         raise LoadFailed(f"{shown}: layer {number} is neither a tar archive nor a file with a title ({kind[:100]!r})")
-    name = f"layer-{number}.tar" if tar else plain_name(title, shown)
+    name = f"layer-{number}.tar" if tar else check_member_name(title, shown)
     read = partial(access.read, web, base / "blobs" / digest, f"{shown} layer {number}", size=int(layer["size"]))
-    return Remote(name, int(layer["size"]), digest, read, sha256=digest.removeprefix("sha256:"), unpack=tar)
+    return RemoteObject(name, int(layer["size"]), digest, read, sha256=digest.removeprefix("sha256:"), unpack=tar)

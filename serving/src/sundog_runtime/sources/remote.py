@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from sundog_runtime.errors import SourceUnavailable
-from sundog_runtime.sources.limits import Limits
+from sundog_runtime.sources.limits import DownloadLimits
 
-Read = Callable[[int, int | None], AsyncGenerator[bytes, None]]
+ReadRange = Callable[[int, int | None], AsyncGenerator[bytes, None]]
 """The bytes from one offset to before another, or to the end. Raises a StartError, Transient where trying helps."""
 
 
-class Transient(SourceUnavailable):
+class TransientSourceError(SourceUnavailable):
     """Trouble that may pass at once. `after` is how many seconds the store asked to be left alone."""
 
     reason = "SourceUnavailable"
@@ -24,14 +24,14 @@ class Transient(SourceUnavailable):
         self.after = after
 
 
-class Changed(SourceUnavailable):
+class ObjectChanged(SourceUnavailable):
     """An object is no longer what the listing told: parts of the two must not be joined."""
 
     reason = "SourceUnavailable"
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteObject:
     """One object. `size` is in bytes, None where the store does not tell.
 
     Attributes:
@@ -45,22 +45,22 @@ class Remote:
     path: str
     size: int | None
     identity: str
-    read: Read
-    ranged: bool = True
+    read: ReadRange
+    supports_ranges: bool = True
     sha256: str = ""
     unpack: bool = False
 
     @property
     def in_parts(self) -> bool:
         """Whether parts that were read at different times belong together."""
-        return bool(self.ranged and self.identity and self.size is not None)
+        return bool(self.supports_ranges and self.identity and self.size is not None)
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ModelListing:
     """A model as a store has it. `only` is the name of its one file, empty for a directory."""
 
-    objects: tuple[Remote, ...]
+    objects: tuple[RemoteObject, ...]
     only: str = ""
 
     @property
@@ -77,15 +77,18 @@ class Listing:
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
-def retrying(limits: Limits) -> AsyncRetrying:
+def make_retrying(limits: DownloadLimits) -> AsyncRetrying:
     """Attempts, with growing pauses, as long as what is raised is Transient. The last one is raised as it is."""
-    backoff = wait_random_exponential(multiplier=limits.pause, max=limits.longest_pause)
+    backoff = wait_random_exponential(multiplier=limits.pause, max=limits.max_pause_s)
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, Transient) else 0
-        return max(backoff(state), min(asked, limits.longest_pause))
+        asked = error.after if isinstance(error, TransientSourceError) else 0
+        return max(backoff(state), min(asked, limits.max_pause_s))
 
     return AsyncRetrying(
-        retry=retry_if_exception_type(Transient), stop=stop_after_attempt(limits.attempts), wait=wait, reraise=True
+        retry=retry_if_exception_type(TransientSourceError),
+        stop=stop_after_attempt(limits.attempts),
+        wait=wait,
+        reraise=True,
     )

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sundog_runtime.errors import ModelTooLarge, NoSpace, SourceRefused, SourceUnavailable, StartError
-from sundog_runtime.sources.cache import remove
-from sundog_runtime.sources.limits import Limits
-from sundog_runtime.sources.remote import Changed, Listing, Remote, Transient, retrying
+from sundog_runtime.sources.cache import remove_path
+from sundog_runtime.sources.limits import DownloadLimits
+from sundog_runtime.sources.remote import ModelListing, ObjectChanged, RemoteObject, TransientSourceError, make_retrying
 from sundog_runtime.sources.tree import MAX_FILES
 
-FILES = "download"
-JOURNAL = "journal"
+DOWNLOAD_DIRECTORY = "download"
+JOURNAL_FILE = "journal"
 
 MakeRoom = Callable[[int], None]
 """Frees that many bytes where it can."""
@@ -35,7 +35,7 @@ class _Part:
     end: int | None
 
 
-class Journal:
+class DownloadJournal:
     """The parts that are on the disk, of one listing. Lines of JSON; a torn last line counts as none."""
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -70,24 +70,24 @@ class Journal:
 class Transfer:
     """Downloads one listing into one directory. `received` counts the bytes that came, retries included."""
 
-    def __init__(self, listing: Listing, directory: Path, limits: Limits) -> None:
+    def __init__(self, listing: ModelListing, directory: Path, limits: DownloadLimits) -> None:
         self._objects = listing.objects
         self._identity = f"{listing.identity}/{limits.part_bytes}" if listing.identity else ""
         self._known = listing.size
         self._directory = directory
         self._limits = limits
-        self._journal = Journal(directory / JOURNAL, self._identity)
+        self._journal = DownloadJournal(directory / JOURNAL_FILE, self._identity)
         self.received = 0
 
     async def run(self, make_room: MakeRoom) -> None:
         """Raises a StartError. What arrived stays on the disk and is taken up by the next run."""
-        check_names(self._objects)
-        check_size(self._objects, self._limits)
+        check_object_paths(self._objects)
+        check_total_size(self._objects, self._limits)
         done = self._journal.read()
         # What was complete and on its way into its place when a process died is not where the journal has it.
         if not done or not all(self._file(index).is_file() for index, _ in done if index < len(self._objects)):
             done = set()
-            remove(self._directory / FILES)
+            remove_path(self._directory / DOWNLOAD_DIRECTORY)
             self._directory.mkdir(parents=True, exist_ok=True)
             self._journal.begin()
         parts = list(self._parts())
@@ -95,7 +95,7 @@ class Transfer:
         self._make_files()
         needed = sum(_length(part) for part in left)
         make_room(needed)
-        check_space(self._directory, needed)
+        check_disk_space(self._directory, needed)
         try:
             async with asyncio.timeout(self._limits.seconds):
                 await self._all(left)
@@ -118,7 +118,7 @@ class Transfer:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
 
     def _file(self, index: int) -> Path:
-        return self._directory / FILES / self._objects[index].path
+        return self._directory / DOWNLOAD_DIRECTORY / self._objects[index].path
 
     async def _all(self, parts: list[_Part]) -> None:
         queue = iter(parts)
@@ -155,7 +155,7 @@ class Transfer:
         remote, cursor = self._objects[part.index], _Cursor(part.start)
         descriptor = os.open(self._file(part.index), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            async for attempt in retrying(self._limits):
+            async for attempt in make_retrying(self._limits):
                 with attempt:
                     if not remote.in_parts:
                         cursor.offset = 0
@@ -167,7 +167,7 @@ class Transfer:
         if remote.in_parts:
             self._journal.add(part.index, part.number)
 
-    async def _read(self, remote: Remote, descriptor: int, cursor: "_Cursor", end: int | None) -> None:
+    async def _read(self, remote: RemoteObject, descriptor: int, cursor: "_Cursor", end: int | None) -> None:
         """From the cursor on; it says how far this came, also where it raises."""
         if cursor.offset == end:
             return
@@ -180,7 +180,7 @@ class Transfer:
                 _write_at(descriptor, chunk, cursor.offset)
                 cursor.offset += len(chunk)
         if end is not None and cursor.offset < end:
-            raise Transient(f"{remote.path}: the store's answer ended {end - cursor.offset} bytes too early")
+            raise TransientSourceError(f"{remote.path}: the store's answer ended {end - cursor.offset} bytes too early")
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ class _Cursor:
     offset: int
 
 
-def check_names(objects: Sequence[Remote]) -> None:
+def check_object_paths(objects: Sequence[RemoteObject]) -> None:
     """Raises SourceRefused where two objects cannot both be files of one tree."""
     seen: set[str] = set()
     for path in sorted(remote.path for remote in objects):
@@ -200,7 +200,7 @@ def check_names(objects: Sequence[Remote]) -> None:
         seen.add(path)
 
 
-def check_size(objects: Sequence[Remote], limits: Limits) -> None:
+def check_total_size(objects: Sequence[RemoteObject], limits: DownloadLimits) -> None:
     """Raises ModelTooLarge before the first byte, as far as sizes are known."""
     if len(objects) > MAX_FILES:
         raise ModelTooLarge(f"the model has more than {MAX_FILES} files")
@@ -209,7 +209,7 @@ def check_size(objects: Sequence[Remote], limits: Limits) -> None:
         raise ModelTooLarge(f"the model has {total} bytes; SUNDOG_MODEL_MAX_BYTES allows {limits.model_bytes}")
 
 
-def check_space(directory: Path, needed: int) -> None:
+def check_disk_space(directory: Path, needed: int) -> None:
     """Raises NoSpace."""
     found = os.statvfs(directory)
     free = found.f_bavail * found.f_frsize
@@ -217,12 +217,12 @@ def check_space(directory: Path, needed: int) -> None:
         raise NoSpace(f"the model needs {needed} bytes more and the disk of the cache has {free}")
 
 
-def _too_much(remote: Remote, end: int | None, limits: Limits) -> StartError:
+def _too_much(remote: RemoteObject, end: int | None, limits: DownloadLimits) -> StartError:
     if end is None:
         return ModelTooLarge(
             f"{remote.path}: more than the {limits.model_bytes} bytes of SUNDOG_MODEL_MAX_BYTES were sent"
         )
-    return Changed(f"{remote.path}: the store sent more bytes than it told")
+    return ObjectChanged(f"{remote.path}: the store sent more bytes than it told")
 
 
 def _length(part: _Part) -> int:

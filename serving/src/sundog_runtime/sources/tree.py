@@ -31,7 +31,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class FileStamp:
     """What a change of a file's content changes too. `changed_ns` cannot be set back by an unprivileged process."""
 
     device: int
@@ -42,18 +42,18 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FileEntry:
     """One regular file. `path` is relative to the model, with '/' between segments; `size` is in bytes."""
 
     path: str
     size: int
     sha256: str
-    stamp: Stamp
+    stamp: FileStamp
     source: bytes | None
     """The hashed content of a Python file, so that exactly what was verified is what runs."""
 
 
-def from_os_error(error: OSError, path: object) -> StartError:
+def make_os_start_error(error: OSError, path: object) -> StartError:
     """The start error that says what the system said."""
     detail = f"{path}: {os.strerror(error.errno) if error.errno else error}"
     if error.errno in _NOT_THERE:
@@ -65,7 +65,7 @@ def from_os_error(error: OSError, path: object) -> StartError:
     return LoadFailed(detail)
 
 
-def tree_digest(entries: Iterable[Entry]) -> str:
+def tree_digest(entries: Iterable[FileEntry]) -> str:
     """`sha256:` and the hash of canonical JSON of [path, size, sha256] rows in the order of their paths.
 
     Two trees with equal digests hold the same files, so they load identically.
@@ -75,7 +75,7 @@ def tree_digest(entries: Iterable[Entry]) -> str:
     return "sha256:" + hashlib.sha256(body).hexdigest()
 
 
-def read_tree(root: Path) -> tuple[Entry, ...]:
+def read_tree(root: Path) -> tuple[FileEntry, ...]:
     """Hash every file below `root`, a directory. Raises DigestMismatch for anything that is no regular file."""
     entries = []
     try:
@@ -91,11 +91,11 @@ def read_tree(root: Path) -> tuple[Entry, ...]:
                 if len(entries) > MAX_FILES:
                     raise ModelTooLarge(f"{root} holds more than {MAX_FILES} files")
     except OSError as error:
-        raise from_os_error(error, error.filename or root) from None
+        raise make_os_start_error(error, error.filename or root) from None
     return tuple(sorted(entries, key=lambda entry: entry.path))
 
 
-def read_entry(path: Path, relative: str) -> Entry:
+def read_entry(path: Path, relative: str) -> FileEntry:
     """Hash one file through one descriptor. Raises OSError, also when `path` is a symbolic link."""
     keep = relative.endswith(".py")
     hasher, kept, size = hashlib.sha256(), bytearray(), 0
@@ -111,10 +111,10 @@ def read_entry(path: Path, relative: str) -> Entry:
     if _stamp(before) != _stamp(after):
         raise DigestMismatch(f"{relative} changed while it was read")
     source = bytes(kept) if keep and size <= MAX_SOURCE_BYTES else None
-    return Entry(relative, size, hasher.hexdigest(), _stamp(after), source)
+    return FileEntry(relative, size, hasher.hexdigest(), _stamp(after), source)
 
 
-def changed(root: Path, entries: Iterable[Entry]) -> str:
+def find_changed_file(root: Path, entries: Iterable[FileEntry]) -> str:
     """The relative path of the first file that is no longer what was hashed; empty if there is none."""
     for entry in entries:
         try:
@@ -126,7 +126,7 @@ def changed(root: Path, entries: Iterable[Entry]) -> str:
     return ""
 
 
-def everything_below(directory: Path) -> Iterator[Path]:
+def iterate_paths(directory: Path) -> Iterator[Path]:
     """All that is in a directory. Others may remove meanwhile: what cannot be listed any more is passed over, which `rglob` does not do."""
     for folder, directories, names in os.walk(directory):
         yield from (Path(folder, name) for name in (*directories, *names))
@@ -144,8 +144,8 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield here, directories, sorted(names)
 
 
-def _stamp(found: os.stat_result) -> Stamp:
-    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _stamp(found: os.stat_result) -> FileStamp:
+    return FileStamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _kind(mode: int) -> str:

@@ -124,7 +124,7 @@ def parse_uri(raw: str, digest: str = "") -> ModelUri:
             return _bucket(scheme, authority, path, shown)
 
 
-def authority_parts(authority: str) -> tuple[str, int | None]:
+def split_authority(authority: str) -> tuple[str, int | None]:
     """Host, without the brackets of an IPv6 address, and port."""
     parts = urlsplit(f"//{authority}")
     return parts.hostname or "", parts.port

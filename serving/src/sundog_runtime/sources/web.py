@@ -15,12 +15,12 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceRefused, StartError
-from sundog_runtime.sources.guard import Guard, GuardedResolver
-from sundog_runtime.sources.limits import Limits
-from sundog_runtime.sources.remote import Changed, Transient
+from sundog_runtime.sources.guard import AddressGuard, GuardedResolver
+from sundog_runtime.sources.limits import DownloadLimits
+from sundog_runtime.sources.remote import ObjectChanged, TransientSourceError
 
-MAX_HOPS = 5
-CHUNK = 1024 * 1024
+MAX_REDIRECTS = 5
+CHUNK_BYTES = 1024 * 1024
 _MOST_TOLD = 4 * 1024 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -28,10 +28,10 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
-class Web:
+class WebSession:
     """A session. `what` in its methods names the object in errors: a URL can hold a signature, and is never shown."""
 
-    def __init__(self, guard: Guard, limits: Limits) -> None:
+    def __init__(self, guard: AddressGuard, limits: DownloadLimits) -> None:
         self._guard = guard
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
@@ -75,7 +75,7 @@ class Web:
 
     @asynccontextmanager
     async def get(
-        self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, roam: bool = False
+        self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, allow_other_hosts: bool = False
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer behind all redirects, whatever its status; without `roam` they stay on the host.
 
@@ -84,43 +84,47 @@ class Web:
         assert self._session is not None
         sent = dict(headers or {})
         try:
-            for _ in range(MAX_HOPS + 1):
+            for _ in range(MAX_REDIRECTS + 1):
                 self._guard.check_literal(url.host or "")
                 async with self._session.get(url, headers=sent, allow_redirects=False) as response:
                     if response.status not in _REDIRECTS:
                         yield response
                         return
-                    following = self._follow(url, response.headers.get("Location", ""), what, roam=roam)
+                    following = self._follow(
+                        url, response.headers.get("Location", ""), what, allow_other_hosts=allow_other_hosts
+                    )
                 if following.origin() != url.origin():
                     sent.pop("Authorization", None)
                 url = following
         except StartError:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Transient(f"{what}: {_told(error)}") from None
-        raise SourceRefused(f"{what}: more than {MAX_HOPS} redirects")
+            raise TransientSourceError(f"{what}: {_told(error)}") from None
+        raise SourceRefused(f"{what}: more than {MAX_REDIRECTS} redirects")
 
     async def probe(
-        self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, roam: bool = False
+        self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, allow_other_hosts: bool = False
     ) -> tuple[int | None, str, bool]:
         """Size, strong ETag and whether ranges are answered, by asking for the first byte."""
-        async with self.get(url, what, {**(headers or {}), "Range": "bytes=0-0"}, roam=roam) as response:
+        async with self.get(
+            url, what, {**(headers or {}), "Range": "bytes=0-0"}, allow_other_hosts=allow_other_hosts
+        ) as response:
             etag = _strong(response.headers.get("ETag", ""))
             total = _total(response)
             if response.status == 416 and total == 0:
                 return 0, etag, True
             # An empty object has no first byte, and not every store tells its size beside saying so.
             if response.status == 416:
-                return await self._whole(url, what, headers, roam=roam)
+                return await self._whole(url, what, headers, allow_other_hosts=allow_other_hosts)
             if response.status == 206:
                 return total, etag, total is not None
             check_status(response, what)
             return response.content_length, etag, False
 
     async def _whole(
-        self, url: URL, what: str, headers: Mapping[str, str] | None, *, roam: bool
+        self, url: URL, what: str, headers: Mapping[str, str] | None, *, allow_other_hosts: bool
     ) -> tuple[int | None, str, bool]:
-        async with self.get(url, what, headers, roam=roam) as response:
+        async with self.get(url, what, headers, allow_other_hosts=allow_other_hosts) as response:
             check_status(response, what)
             return response.content_length, _strong(response.headers.get("ETag", "")), False
 
@@ -134,7 +138,7 @@ class Web:
         etag: str = "",
         size: int | None = None,
         headers: Mapping[str, str] | None = None,
-        roam: bool = False,
+        allow_other_hosts: bool = False,
     ) -> AsyncGenerator[bytes, None]:
         """Bytes `start` to before `end`. Raises Changed where the object is not the one with that ETag and size."""
         wanted = dict(headers or {})
@@ -142,24 +146,24 @@ class Web:
             wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             if etag:
                 wanted["If-Range"] = etag
-        async with self.get(url, what, wanted, roam=roam) as response:
+        async with self.get(url, what, wanted, allow_other_hosts=allow_other_hosts) as response:
             check_status(response, what)
             found = _strong(response.headers.get("ETag", ""))
             if etag and found and found != etag:
-                raise Changed(f"{what}: changed while it was read")
+                raise ObjectChanged(f"{what}: changed while it was read")
             if partly and response.status == 206:
                 _check_range(response, what, start, end, size)
             elif partly:
-                raise Changed(
+                raise ObjectChanged(
                     f"{what}: all of it was sent where a part was asked for; it changed, or ranges are ignored"
                 )
             try:
-                async for chunk in response.content.iter_chunked(CHUNK):
+                async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                     yield chunk
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise Transient(f"{what}: {_told(error)}") from None
+                raise TransientSourceError(f"{what}: {_told(error)}") from None
 
-    def _follow(self, url: URL, location: str, what: str, *, roam: bool) -> URL:
+    def _follow(self, url: URL, location: str, what: str, *, allow_other_hosts: bool) -> URL:
         try:
             following = url.join(URL(location))
             same = following.origin() == url.origin()
@@ -167,7 +171,7 @@ class Web:
             raise SourceRefused(f"{what}: redirected to what is no address") from None
         if following.scheme != url.scheme or following.user or following.password:
             raise SourceRefused(f"{what}: redirected to another scheme, or with credentials")
-        if not same and not roam and not self._guard.lists(following.host or ""):
+        if not same and not allow_other_hosts and not self._guard.lists(following.host or ""):
             raise SourceRefused(f"{what}: redirected to another host, {following.host}, which is not followed")
         return following
 
@@ -194,13 +198,13 @@ def check_status(response: aiohttp.ClientResponse, what: str) -> None:
     if status in (404, 410):
         raise ModelNotFound(f"{what}: the store answered {status}")
     if status in (412, 416):
-        raise Changed(f"{what}: changed while it was read (the store answered {status})")
+        raise ObjectChanged(f"{what}: changed while it was read (the store answered {status})")
     if status in _TRANSIENT:
-        raise Transient(f"{what}: the store answered {status}", _after(response))
+        raise TransientSourceError(f"{what}: the store answered {status}", _after(response))
     raise LoadFailed(f"{what}: the store answered {status}")
 
 
-async def whole(response: aiohttp.ClientResponse, what: str) -> bytes:
+async def read_whole_body(response: aiohttp.ClientResponse, what: str) -> bytes:
     """The body of what tells about models. Raises ModelTooLarge, or Transient where it breaks off."""
     body = bytearray()
     try:
@@ -209,7 +213,7 @@ async def whole(response: aiohttp.ClientResponse, what: str) -> bytes:
             if len(body) > _MOST_TOLD:
                 raise ModelTooLarge(f"{what}: the answer has more than {_MOST_TOLD} bytes")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Transient(f"{what}: {_told(error)}") from None
+        raise TransientSourceError(f"{what}: {_told(error)}") from None
     return bytes(body)
 
 
@@ -217,9 +221,9 @@ def _check_range(response: aiohttp.ClientResponse, what: str, start: int, end: i
     sent = response.headers.get("Content-Range", "")
     found = _RANGE.fullmatch(sent)
     if found is None or found[1] is None or int(found[1]) != start or (end is not None and int(found[2]) >= end):
-        raise Transient(f"{what}: {sent[:60]!r} was sent where bytes from {start} were asked for")
+        raise TransientSourceError(f"{what}: {sent[:60]!r} was sent where bytes from {start} were asked for")
     if size is not None and found[3] != "*" and int(found[3]) != size:
-        raise Changed(f"{what}: has {found[3]} bytes now, and had {size}")
+        raise ObjectChanged(f"{what}: has {found[3]} bytes now, and had {size}")
 
 
 def _total(response: aiohttp.ClientResponse) -> int | None:

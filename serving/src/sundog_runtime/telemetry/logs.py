@@ -19,7 +19,7 @@ SERVE_LOGGER_NAME = "ray.serve"
 LOGGER_NAME = f"{SERVE_LOGGER_NAME}.sundog"
 
 
-class AboutRequest(logging.Filter):
+class RequestContextFilter(logging.Filter):
     """Notes the request that a record is about where the record is made: a handler may format it much later."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -29,7 +29,7 @@ class AboutRequest(logging.Filter):
         return True
 
 
-class JsonLines(logging.Formatter):
+class JsonLinesFormatter(logging.Formatter):
     """Formats records as JSON, and leaves those of Serve's logger to the formatter that was there before."""
 
     def __init__(self, service: str, revision: int, others: logging.Formatter | None) -> None:
@@ -66,24 +66,24 @@ class JsonLines(logging.Formatter):
         return "".join(traceback.format_exception(*ei)).rstrip("\n")
 
 
-def use_json_lines(service: str, revision: int, parent: logging.Logger) -> None:
+def install_json_formatter(service: str, revision: int, parent: logging.Logger) -> None:
     """Give the handlers of `parent`, and those they pass records on to, this form, and let none hold lines back.
 
     Serve's throughput mode keeps a thousand records in memory before it writes them, which is for records of requests.
     """
     logger = logging.getLogger(LOGGER_NAME)
-    if not any(isinstance(found, AboutRequest) for found in logger.filters):
-        logger.addFilter(AboutRequest())
+    if not any(isinstance(found, RequestContextFilter) for found in logger.filters):
+        logger.addFilter(RequestContextFilter())
     for handler in parent.handlers:
         writing = getattr(handler, "target", None) or handler
-        if not isinstance(writing.formatter, JsonLines):
-            writing.setFormatter(JsonLines(service, revision, writing.formatter))
+        if not isinstance(writing.formatter, JsonLinesFormatter):
+            writing.setFormatter(JsonLinesFormatter(service, revision, writing.formatter))
         if isinstance(handler, logging.handlers.MemoryHandler):
             handler.flush()
             handler.capacity = 1
 
 
-def make_no_records_of_requests(parent: logging.Logger) -> None:
+def disable_request_logs(parent: logging.Logger) -> None:
     """Raise the level of `parent`, which is Serve's logger, above INFO; this package keeps saying what it says.
 
     Serve makes a record of every request, and where the access log is off drops it in a handler: up to a tenth of a small

@@ -7,12 +7,12 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BATCH_SIZE_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 
-OK = "ok"
-CLIENT_GONE = "ClientGone"
-OTHER = "Other"
+END_OK = "ok"
+END_CLIENT_GONE = "ClientGone"
+END_OTHER = "Other"
 
 _MAX_CODES = 100
 
@@ -34,7 +34,7 @@ class Histogram:
         self.total += value
 
 
-class Metrics:
+class ReplicaMetrics:
     """Counts since the start of the replica. Times are in seconds."""
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Metrics:
         """Requests by their end: `ok`, the code of a problem, or `ClientGone`."""
         self.at_once = 0
         """Requests among them that were answered in the call that received them (`short_way`)."""
-        self.latency = Histogram(SECONDS)
+        self.latency = Histogram(LATENCY_BUCKETS_S)
         """From the first byte that the application sees to the last that it sends."""
-        self.queue_wait = Histogram(SECONDS)
-        self.pass_time = Histogram(SECONDS)
-        self.batch_size = Histogram(SIZES)
+        self.queue_wait = Histogram(LATENCY_BUCKETS_S)
+        self.pass_time = Histogram(LATENCY_BUCKETS_S)
+        self.batch_size = Histogram(BATCH_SIZE_BUCKETS)
         """Requests per pass of the model."""
         self.startup: dict[str, float] = {}
         """Seconds of each phase of the start."""
@@ -55,7 +55,7 @@ class Metrics:
         """One request is over."""
         # A predictor may raise problems with codes of its own: the number of time series must stay bounded.
         if end not in self.answers and len(self.answers) >= _MAX_CODES:
-            end = OTHER
+            end = END_OTHER
         self.answers[end] += 1
         self.latency.observe(seconds)
 

@@ -17,7 +17,7 @@ from sundog_runtime.telemetry.logs import LOGGER_NAME
 MAX_PARTIAL_CHARACTERS = 65_536
 """So much text without a line break becomes a line."""
 
-CHATTY_LOGGERS = ("httpx", "uvicorn")
+NOISY_LOGGERS = ("httpx", "uvicorn")
 """Loggers of libraries that the model server uses: at INFO they log each request, with the secrets in signed URLs, and each server."""
 
 
@@ -118,7 +118,7 @@ def print_to_stream(
         out.flush()
 
 
-def log_model_output() -> None:
+def capture_model_output() -> None:
     """From now on what the process prints, and logs by any logger from INFO up, goes into the replica's log.
 
     Levels and handlers that somebody has set stay.
@@ -133,6 +133,6 @@ def log_model_output() -> None:
         root.addHandler(_ToReplicaLog())
     if root.level == logging.WARNING:
         root.setLevel(logging.INFO)
-    for name in CHATTY_LOGGERS:
+    for name in NOISY_LOGGERS:
         if (logger := logging.getLogger(name)).level == logging.NOTSET:
             logger.setLevel(logging.WARNING)

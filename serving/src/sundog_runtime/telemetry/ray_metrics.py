@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
-from sundog_runtime.telemetry.metrics import Histogram, Metrics
+from sundog_runtime.telemetry.metrics import Histogram, ReplicaMetrics
 
-EVERY_SECONDS = 5.0
+EXPORT_INTERVAL_SECONDS = 5.0
 PREFIX = "sundog_runtime_"
 
 _LABELS = ("service", "revision")
@@ -23,7 +23,7 @@ Sample = tuple[str, str, str, float]
 """Name without prefix, name and value of one more label (empty: none), and the total since the start."""
 
 
-def samples(metrics: Metrics) -> Iterator[Sample]:
+def iterate_samples(metrics: ReplicaMetrics) -> Iterator[Sample]:
     """Everything that only grows."""
     for end, count in metrics.answers.items():
         yield "requests", "end", end, count
@@ -45,11 +45,16 @@ def _histogram(name: str, histogram: Histogram) -> Iterator[Sample]:
     yield f"{name}_count", "", "", counts[-1]
 
 
-class Exporter:
+class RayMetricsExporter:
     """Hands the growth of `metrics` over. `counter` and `gauge` make Ray's metrics; they take name, text and labels."""
 
     def __init__(
-        self, metrics: Metrics, service: str, revision: int, counter: Callable[..., Any], gauge: Callable[..., Any]
+        self,
+        metrics: ReplicaMetrics,
+        service: str,
+        revision: int,
+        counter: Callable[..., Any],
+        gauge: Callable[..., Any],
     ) -> None:
         self._metrics = metrics
         self._tags = {"service": service, "revision": str(revision)}
@@ -64,7 +69,7 @@ class Exporter:
         """Once. What did not grow is not touched."""
         for phase, seconds in self._metrics.startup.items():
             self._startup.set(seconds, tags=self._tags | {"phase": phase})
-        for name, label, value, total in samples(self._metrics):
+        for name, label, value, total in iterate_samples(self._metrics):
             grown = total - self._told.get((name, value), 0.0)
             if grown > 0:
                 self._counter(name, label).inc(grown, tags=self._tags | ({label: value} if label else {}))
@@ -73,7 +78,7 @@ class Exporter:
     async def export_forever(self) -> None:
         """Every few seconds, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_SECONDS)
+            await asyncio.sleep(EXPORT_INTERVAL_SECONDS)
             try:
                 self.export()
             except Exception:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-VERSION = 1
+STARTUP_VERSION = 1
 
 
-class Startup:
+class StartupPhases:
     """Seconds by phase, in the order in which the phases were begun. A phase that failed is not among them.
 
     `began_s` is when the first of them began, in seconds since 1970.
@@ -37,7 +37,7 @@ class Startup:
     def document(self) -> dict[str, object]:
         """What `GET /-/startup` answers."""
         phases = {name: round(seconds, 6) for name, seconds in self.phases.items()}
-        return {"version": VERSION, "beganAt": round(self.began_s, 3), "phases": phases}
+        return {"version": STARTUP_VERSION, "beganAt": round(self.began_s, 3), "phases": phases}
 
     def line(self) -> str:
         """For the log."""

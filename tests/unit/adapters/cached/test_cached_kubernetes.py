@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.kubernetes import ABSENT_S, SCOPES, SECRET_S, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import ABSENT_TTL_S, SCOPES, SECRET_TTL_S, CachedKubernetes
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotServed
 from sundog_operator.ports import (
@@ -106,7 +106,7 @@ async def test_a_secret_is_asked_for_now_and_then(world: World) -> None:
     for _ in range(3):
         assert await world.cached.get(ref) == first
     assert world.asked == ["get keys"]
-    world.clock.advance(SECRET_S)
+    world.clock.advance(SECRET_TTL_S)
     await world.cached.get(ref)
     assert world.asked == ["get keys"] * 2
     changed = await world.cached.apply(thing(SECRET, "keys", stringData={"a": "c"}))
@@ -273,7 +273,7 @@ async def test_who_only_looks_asks_less_often_for_a_name_that_nobody_had(world: 
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
     assert await world.cached.labels(ref) is None
     await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
-    world.clock.advance(ABSENT_S - 0.1)
+    world.clock.advance(ABSENT_TTL_S - 0.1)
     assert await world.cached.labels(ref) is None
     assert await world.cached.view(ref, name_of) is None
     assert world.asked.count("get sundog-edge") == 1

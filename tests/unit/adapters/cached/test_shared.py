@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.shared import FRESH_S, SharedEdges, SharedServe
+from sundog_operator.adapters.cached.shared import MAX_AGE_S, SharedEdges, SharedServe
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import Object
@@ -57,7 +57,7 @@ async def test_members_of_a_cluster_share_an_answer(clock: FakeClock) -> None:
     assert all(answer is answers[0] for answer in answers)
     await shared.read("http://another", "vision")
     assert len(serve.reads) == 2
-    clock.advance(FRESH_S)
+    clock.advance(MAX_AGE_S)
     await shared.read(HEAD, "vision")
     assert len(serve.reads) == 3
 
@@ -99,7 +99,7 @@ async def test_an_error_is_shared_and_forgotten_as_an_answer_is(clock: FakeClock
     assert [type(error) for error in errors] == [RayUnavailable] * 3
     assert len(serve.reads) == 1
     serve.down = False
-    clock.advance(FRESH_S)
+    clock.advance(MAX_AGE_S)
     assert (await shared.read(HEAD, "vision")).known
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sundog_operator.adapters.local.process_table import MARK, Command, Seen
+from sundog_operator.adapters.local.process_table import MARK_ENV_VAR, ProcessCommand, ProcessInfo
 from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.state_directory import StateDirectory
 
@@ -37,20 +37,20 @@ class FakeTable:
     """Processes that exist only here. `stubborn` ones ignore SIGTERM, `immortal` ones SIGKILL too."""
 
     clock: FakeClock
-    processes: dict[int, Seen] = field(default_factory=dict)
+    processes: dict[int, ProcessInfo] = field(default_factory=dict)
     parents: dict[int, int] = field(default_factory=dict)
     stubborn: set[int] = field(default_factory=set)
     immortal: set[int] = field(default_factory=set)
     signals: list[tuple[int, signal.Signals]] = field(default_factory=list)
     codes: dict[int, int] = field(default_factory=dict)
-    commands: list[Command] = field(default_factory=list)
+    commands: list[ProcessCommand] = field(default_factory=list)
     next_pid: int = 100
 
-    def spawn(self, command: Command) -> Seen:
+    def spawn(self, command: ProcessCommand) -> ProcessInfo:
         if command.argv[0] == "missing":
             raise FileNotFoundError(2, "No such file or directory")
         self.commands.append(command)
-        return self.add(argv=command.argv, mark=command.env.get(MARK, ""))
+        return self.add(argv=command.argv, mark=command.env.get(MARK_ENV_VAR, ""))
 
     def add(
         self,
@@ -60,13 +60,13 @@ class FakeTable:
         parent: int | None = None,
         session: int | None = None,
         age: float = 0.0,
-    ) -> Seen:
+    ) -> ProcessInfo:
         """A process; a child is in its parent's session."""
         pid = self.next_pid
         self.next_pid += 1
         if session is None:
             session = pid if parent is None else self.processes[parent].session
-        seen = Seen(pid, self.clock.now().timestamp() - age, session, argv, mark)
+        seen = ProcessInfo(pid, self.clock.now().timestamp() - age, session, argv, mark)
         self.processes[pid] = seen
         if parent is not None:
             self.parents[pid] = parent
@@ -80,22 +80,22 @@ class FakeTable:
         self.processes.pop(pid, None)
         self.parents = {child: parent for child, parent in self.parents.items() if pid not in {child, parent}}
 
-    def look(self, pid: int) -> Seen | None:
+    def look(self, pid: int) -> ProcessInfo | None:
         return self.processes.get(pid)
 
     def exit_code(self, pid: int) -> int | None:
         return self.codes.get(pid)
 
-    def everything(self) -> list[Seen]:
+    def everything(self) -> list[ProcessInfo]:
         return list(self.processes.values())
 
-    def descendants(self, pid: int) -> list[Seen]:
+    def descendants(self, pid: int) -> list[ProcessInfo]:
         children = [child for child, parent in self.parents.items() if parent == pid]
         return [self.processes[child] for child in children] + [
             s for child in children for s in self.descendants(child)
         ]
 
-    def signal(self, seen: Seen, number: signal.Signals) -> None:
+    def signal(self, seen: ProcessInfo, number: signal.Signals) -> None:
         self.signals.append((seen.pid, number))
         deaf = self.immortal | (self.stubborn if number is signal.SIGTERM else set())
         if seen.pid not in deaf:

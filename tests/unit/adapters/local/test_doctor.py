@@ -16,15 +16,15 @@ GIB = 2**30
     ("version", "status"), [((3, 10, 9), "fail"), ((3, 11, 0), "ok"), ((3, 13, 5), "ok"), ((3, 14, 0), "fail")]
 )
 def test_python(version: tuple[int, ...], status: str) -> None:
-    assert doctor.python(version).status == status
+    assert doctor.check_python(version).status == status
 
 
 def test_a_package_that_is_missing_old_or_right() -> None:
-    missing = doctor.package("sundog-no-such-package", ((1,), (2,)))
+    missing = doctor.check_package("sundog-no-such-package", ((1,), (2,)))
     assert (missing.status, missing.found) == ("fail", "not installed")
     assert "pip install" in missing.fix
-    assert doctor.package("psutil", ((7,), (8,))).status == "ok"
-    old = doctor.package("psutil", ((100, 1), (101,)))
+    assert doctor.check_package("psutil", ((7,), (8,))).status == "ok"
+    old = doctor.check_package("psutil", ((100, 1), (101,)))
     assert old.status == "fail"
     assert "at least 100.1 and below 101" in old.fix
 
@@ -39,7 +39,7 @@ def test_a_package_that_is_missing_old_or_right() -> None:
     ],
 )
 def test_haproxy(text: str, status: str) -> None:
-    assert doctor.haproxy(text).status == status
+    assert doctor.check_haproxy(text).status == status
 
 
 @pytest.mark.parametrize(
@@ -47,36 +47,36 @@ def test_haproxy(text: str, status: str) -> None:
     [("+LUA +OPENSSL -OPENSSL_WOLFSSL", "ok"), ("-OPENSSL +OPENSSL_WOLFSSL", "warn"), ("", "warn")],
 )
 def test_haproxy_without_openssl_is_a_warning(features: str, status: str) -> None:
-    check = doctor.encryption(f"HAProxy version 2.8.25\nFeature list : {features}\nBuilt with …")
+    check = doctor.check_tls_support(f"HAProxy version 2.8.25\nFeature list : {features}\nBuilt with …")
     assert check.status == status
     assert bool(check.fix) == (status == "warn")
 
 
 def test_memory_needs_three_gibibytes() -> None:
-    assert doctor.memory(3 * GIB).status == "ok"
-    scarce = doctor.memory(3 * GIB - 2**28)
+    assert doctor.check_memory(3 * GIB).status == "ok"
+    scarce = doctor.check_memory(3 * GIB - 2**28)
     assert (scarce.status, scarce.found) == ("fail", "2.8 GiB free")
     assert scarce.fix
 
 
 def test_little_shared_memory_is_a_warning_with_the_option_of_docker() -> None:
-    assert doctor.shared_memory(GIB).status == "ok"
-    small = doctor.shared_memory(64 * 2**20)
+    assert doctor.check_shared_memory(GIB).status == "ok"
+    small = doctor.check_shared_memory(64 * 2**20)
     assert (small.status, small.found) == ("warn", "64 MiB free in /dev/shm")
     assert "--shm-size" in small.fix
 
 
 def test_a_state_directory_that_is_too_long_says_how_long_it_may_be() -> None:
-    check = doctor.state_directory(StateDirectory.at(Path("/", "a" * 90)))
+    check = doctor.check_state_directory(StateDirectory.at(Path("/", "a" * 90)))
     assert check.status == "fail"
     assert "91 bytes long" in check.found
     assert "choose a shorter path" in check.fix
 
 
 def test_another_instance_is_told_by_its_pid(state: StateDirectory) -> None:
-    assert doctor.instance(state).status == "ok"
+    assert doctor.check_running_instance(state).status == "ok"
     with state.hold():
-        check = doctor.instance(state)
+        check = doctor.check_running_instance(state)
         assert check.status == "warn"
         assert str(state.holder()) in check.found
 
@@ -84,16 +84,16 @@ def test_another_instance_is_told_by_its_pid(state: StateDirectory) -> None:
 def test_a_taken_port_is_told_with_its_holder() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert doctor.edge_port(port).status == "warn"
-        assert "pid" in doctor.edge_port(port).found
-        assert doctor.edge_port(port, {os.getpid()}) == doctor.Check(
+        assert doctor.check_edge_port(port).status == "warn"
+        assert "pid" in doctor.check_edge_port(port).found
+        assert doctor.check_edge_port(port, {os.getpid()}) == doctor.Check(
             f"port {port}", "ok", "held by this instance's edge"
         )
-    assert doctor.edge_port(port).status == "ok"
+    assert doctor.check_edge_port(port).status == "ok"
 
 
 def test_all_checks_run_on_this_machine_and_every_complaint_has_a_fix(state: StateDirectory) -> None:
-    checks = doctor.examine(state.path)
+    checks = doctor.run_checks(state.path)
     assert len({check.name for check in checks}) == len(checks) >= 10
     assert all(check.fix for check in checks if check.status != "ok")
     assert not any(check.fix for check in checks if check.status == "ok")

@@ -14,7 +14,7 @@ import pytest
 from background import going_on
 from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.edge import LocalEdge
-from sundog_operator.adapters.local.ports_allocation import single
+from sundog_operator.adapters.local.ports_allocation import allocate_port
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import EVENT, POD, Object
@@ -39,7 +39,7 @@ def config_map(namespace: str) -> Object:
 @pytest.fixture
 def preferred(monkeypatch: pytest.MonkeyPatch) -> int:
     """A free port. Who finds it free goes on together with another who does, if one comes."""
-    port, together, is_free = single(), threading.Barrier(2), ports_allocation.is_free
+    port, together, is_free = allocate_port(), threading.Barrier(2), ports_allocation.is_port_free
 
     def is_free_for_both(candidate: int) -> bool:
         if candidate == port:
@@ -47,7 +47,7 @@ def preferred(monkeypatch: pytest.MonkeyPatch) -> int:
                 together.wait(0.2)
         return is_free(candidate)
 
-    monkeypatch.setattr(ports_allocation, "is_free", is_free_for_both)
+    monkeypatch.setattr(ports_allocation, "is_port_free", is_free_for_both)
     return port
 
 

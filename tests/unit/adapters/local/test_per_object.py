@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from background import going_on
-from sundog_operator.adapters.local.per_object import PerObject
+from sundog_operator.adapters.local.per_object import ObjectReconciler
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, RAY_CLUSTER, Object, Ref
@@ -63,7 +63,7 @@ def kube(clock: Any) -> MemoryKubernetes:
     return MemoryKubernetes(clock)
 
 
-def running(objects: PerObject, *also: Any) -> AbstractAsyncContextManager[None]:
+def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManager[None]:
     return going_on(objects.run(*also))
 
 
@@ -71,7 +71,7 @@ async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
     kube: MemoryKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
-    async with running(PerObject(kube, RAY_CLUSTER, steps, Hour(clock))):
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
         await steps.wait((A, 1))
         await kube.apply(cluster(A, x=2))
         await steps.wait((A, 2))
@@ -86,7 +86,7 @@ async def test_what_was_deleted_while_nobody_looked_is_taken_down(
     kube: MemoryKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
-    async with running(PerObject(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A, B])):
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A, B])):
         await steps.wait((A, 1), (B, None))
     assert steps.seen == [(A, 1), (B, None)]
 
@@ -96,7 +96,7 @@ async def test_an_error_is_tried_again_and_stops_nobody_else(
 ) -> None:
     steps.failures = 2
     await kube.create(cluster(A, x=1))
-    async with running(PerObject(kube, RAY_CLUSTER, steps, Hour(clock))):
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
         await steps.wait((A, 1), (A, 1), (A, 1))
         await kube.create(cluster(B, x=5))
         await steps.wait((B, 5))
@@ -105,14 +105,14 @@ async def test_an_error_is_tried_again_and_stops_nobody_else(
 
 async def test_a_take_down_that_fails_is_tried_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
     steps.failures = 1
-    async with running(PerObject(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A])):
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A])):
         await steps.wait((A, None), (A, None))
 
 
 async def test_a_broken_watch_is_opened_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
     broken = [DependencyError("connection refused")]
     kube.faults = lambda verb, ref: broken.pop() if verb == "watch" and broken else None
-    async with running(PerObject(kube, RAY_CLUSTER, steps, Hour(clock))):
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
         await kube.create(cluster(A, x=1))
         await steps.wait((A, 1))
     assert not broken
@@ -121,7 +121,7 @@ async def test_a_broken_watch_is_opened_again(kube: MemoryKubernetes, steps: Ste
 async def test_objects_that_are_not_wanted_are_left_alone(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     await kube.create(cluster(B, x=2))
-    objects = PerObject(kube, RAY_CLUSTER, steps, Hour(clock), wanted=lambda obj: obj["spec"]["x"] == 2)
+    objects = ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), wanted=lambda obj: obj["spec"]["x"] == 2)
     async with running(objects):
         await steps.wait((B, 2))
     assert steps.seen == [(B, 2)]
@@ -130,7 +130,7 @@ async def test_objects_that_are_not_wanted_are_left_alone(kube: MemoryKubernetes
 async def test_another_kind_wakes_the_object_it_belongs_to(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     meta = {"name": "c", "namespace": "n"}
-    async with running(PerObject(kube, RAY_CLUSTER, steps, Hour(clock)), (CONFIG_MAP, lambda _: A)):
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock)), (CONFIG_MAP, lambda _: A)):
         await steps.wait((A, 1))
         await kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {}})
         await steps.wait((A, 1), (A, 1))

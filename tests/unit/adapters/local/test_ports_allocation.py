@@ -7,15 +7,15 @@ from itertools import pairwise
 import pytest
 
 from sundog_operator.adapters.local.ports_allocation import (
-    BASES,
-    BLOCK,
-    SINGLES,
+    BLOCK_BASES,
+    BLOCK_SIZE,
+    SINGLE_PORTS,
     RayPorts,
-    allocate,
+    allocate_block,
+    allocate_port,
     claim_block,
-    holder_of,
-    is_free,
-    single,
+    describe_holder,
+    is_port_free,
 )
 from sundog_operator.errors import DependencyError
 
@@ -29,13 +29,13 @@ def test_every_port_of_a_block_has_one_use() -> None:
 
 
 def test_blocks_do_not_touch_and_stay_below_the_ephemeral_ports() -> None:
-    assert all(after - before == BLOCK for before, after in pairwise(BASES))
-    assert BASES[-1] + BLOCK <= 32_768
+    assert all(after - before == BLOCK_SIZE for before, after in pairwise(BLOCK_BASES))
+    assert BLOCK_BASES[-1] + BLOCK_SIZE <= 32_768
 
 
 def test_a_block_goes_to_one_of_those_who_ask_for_it() -> None:
-    first, one = allocate("same seed")
-    second, two = allocate("same seed")
+    first, one = allocate_block("same seed")
+    second, two = allocate_block("same seed")
     with one, two:
         assert first != second
         assert claim_block(first) is None
@@ -46,17 +46,17 @@ def test_a_block_goes_to_one_of_those_who_ask_for_it() -> None:
 
 
 def test_a_block_with_a_server_on_a_port_that_ray_needs_is_passed_over() -> None:
-    ports, claim = allocate("server")
+    ports, claim = allocate_block("server")
     claim.close()
     with socket.create_server(("127.0.0.1", ports.dashboard)):
         assert claim_block(ports) is None
-        other, claim = allocate("server")
+        other, claim = allocate_block("server")
         claim.close()
     assert other != ports
 
 
 def test_one_server_among_the_worker_ports_does_no_harm() -> None:
-    ports, claim = allocate("worker")
+    ports, claim = allocate_block("worker")
     claim.close()
     with socket.create_server(("127.0.0.1", ports.workers.start)):
         claim_again = claim_block(ports)
@@ -65,30 +65,30 @@ def test_one_server_among_the_worker_ports_does_no_harm() -> None:
 
 
 def test_no_free_block_is_an_error_with_the_range() -> None:
-    ports, claim = allocate("only")
+    ports, claim = allocate_block("only")
     with claim, pytest.raises(DependencyError, match=f"between {ports.base} and {ports.base + 999}, which Ray needs"):
-        allocate("only", [ports.base])
+        allocate_block("only", [ports.base])
 
 
 def test_the_holder_of_a_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert not is_free(port)
-        assert f"(pid {os.getpid()})" in holder_of(port)
-    assert is_free(port)
-    assert holder_of(port) == "another process"
+        assert not is_port_free(port)
+        assert f"(pid {os.getpid()})" in describe_holder(port)
+    assert is_port_free(port)
+    assert describe_holder(port) == "another process"
 
 
 def test_a_single_port_is_free_and_no_outgoing_connection_takes_it() -> None:
-    port = single()
-    assert is_free(port)
-    assert BASES[-1] + BLOCK <= port < 32_768
-    assert set(SINGLES).isdisjoint(range(BASES[0], BASES[-1] + BLOCK))
+    port = allocate_port()
+    assert is_port_free(port)
+    assert BLOCK_BASES[-1] + BLOCK_SIZE <= port < 32_768
+    assert set(SINGLE_PORTS).isdisjoint(range(BLOCK_BASES[0], BLOCK_BASES[-1] + BLOCK_SIZE))
 
 
 def test_single_ports_that_are_taken_or_held_are_passed_over() -> None:
-    first, second, third = SINGLES[-3:]
+    first, second, third = SINGLE_PORTS[-3:]
     with socket.create_server(("127.0.0.1", second)):
-        assert single({first}, (first, second, third)) == third
+        assert allocate_port({first}, (first, second, third)) == third
         with pytest.raises(DependencyError, match=f"no port between {first} and {third} is free"):
-            single({first, third}, (first, second, third))
+            allocate_port({first, third}, (first, second, third))

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.local.process_table import Command
-from sundog_operator.adapters.local.processes import Processes, marked
+from sundog_operator.adapters.local.process_table import ProcessCommand
+from sundog_operator.adapters.local.processes import Processes, find_marked_processes
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.errors import DependencyError
 from waiting import PATIENCE_S
 
 
-def command(state: StateDirectory, name: str = "ray-0", argv: tuple[str, ...] = ("ray", "start")) -> Command:
-    return Command(name, argv, {"PATH": "/bin"}, state.path, state.logs / f"{name}.log")
+def command(state: StateDirectory, name: str = "ray-0", argv: tuple[str, ...] = ("ray", "start")) -> ProcessCommand:
+    return ProcessCommand(name, argv, {"PATH": "/bin"}, state.path, state.logs / f"{name}.log")
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ async def test_other_names_and_other_state_directories_are_left_alone(
     elsewhere = table.add(mark=f"{state.path}2|ray-1|x")
     await processes.stop("ray-1", grace_s=1.0)
     assert set(table.processes) == {neighbour.pid, elsewhere.pid}
-    assert [seen.pid for seen in marked(state, table)] == [neighbour.pid]
+    assert [seen.pid for seen in find_marked_processes(state, table)] == [neighbour.pid]
 
 
 async def test_what_survives_sigkill_is_named(processes: Processes, state: StateDirectory, table: Any) -> None:
@@ -202,7 +202,7 @@ async def test_a_start_that_is_cancelled_is_still_found_and_ended(
     entered, go = threading.Event(), threading.Event()
     spawn = table.spawn
 
-    def slow(command: Command) -> Any:
+    def slow(command: ProcessCommand) -> Any:
         entered.set()
         assert go.wait(PATIENCE_S)
         return spawn(command)
@@ -240,7 +240,7 @@ async def test_an_end_is_told_with_the_last_words(
     table.end(record.pid, 0)
     table.codes[record.pid] = code
     await processes.running("ray-0")
-    assert await processes.obituary("ray-0", log) == text.format(log=log)
+    assert await processes.describe_end("ray-0", log) == text.format(log=log)
 
 
 async def test_how_a_process_of_an_earlier_run_ended_is_not_waited_for(
@@ -252,5 +252,5 @@ async def test_how_a_process_of_an_earlier_run_ended_is_not_waited_for(
     table.codes[record.pid] = None
     assert await again.running("ray-0") is None
     before = clock.monotonic()
-    assert await again.obituary("ray-0", log) == f"ended; {log} ends with: no room left"
+    assert await again.describe_end("ray-0", log) == f"ended; {log} ends with: no room left"
     assert clock.monotonic() == before

@@ -14,7 +14,7 @@ import pytest
 
 from background import going_on
 from stand_in_ray import end
-from sundog_operator.adapters.local.ports_allocation import allocate, is_free
+from sundog_operator.adapters.local.ports_allocation import allocate_block, is_port_free
 from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
@@ -147,7 +147,7 @@ async def test_a_head_that_ends_again_and_again_is_started_after_longer_and_long
 async def test_a_head_keeps_its_ports_although_others_became_free(
     ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any
 ) -> None:
-    preferred, claim = allocate(str(state.path / "ray-0"))
+    preferred, claim = allocate_block(str(state.path / "ray-0"))
     await kube.create(CLUSTER)
     async with running(ray):
         with claim:
@@ -227,7 +227,7 @@ async def test_a_cluster_that_was_deleted_while_nobody_looked_is_taken_down(
     async with running(ray):
         await until(lambda: len(table.commands) == 1)
     base = port(table.commands[0]) - 2
-    assert is_free(base), (
+    assert is_port_free(base), (
         "the claim of the ports is the head's after its controller is gone, and this head is pretended"
     )
     await kube.delete(REF)

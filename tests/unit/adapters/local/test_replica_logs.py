@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from sundog_operator.adapters.local.replica_logs import Reader, find, last_exception
+from sundog_operator.adapters.local.replica_logs import ReplicaLogReader, find_last_exception, find_logs
 
 
 def log(state: Path, name: str, *lines: str, at: int = 0) -> Path:
@@ -27,9 +27,9 @@ def test_logs_are_found_by_service_and_revision_in_the_order_of_their_last_lines
     log(tmp_path, "digits-r12_Model_ccc", at=3)
     log(tmp_path, "digits-r1-r1_Model_ddd")
     log(tmp_path, "other-r1_Model_eee")
-    assert [file.label for file in find(tmp_path, "digits")] == ["r2 bbb", "r1 aaa", "r12 ccc"]
-    assert [file.label for file in find(tmp_path, "digits", 1)] == ["r1 aaa"]
-    assert find(tmp_path / "nowhere", "digits") == []
+    assert [file.label for file in find_logs(tmp_path, "digits")] == ["r2 bbb", "r1 aaa", "r12 ccc"]
+    assert [file.label for file in find_logs(tmp_path, "digits", 1)] == ["r1 aaa"]
+    assert find_logs(tmp_path / "nowhere", "digits") == []
 
 
 @pytest.mark.parametrize(("lines", "told"), [(2, ["two", "three"]), (9, ["one", "two", "three"]), (0, [])])
@@ -37,7 +37,7 @@ def test_a_reader_begins_with_the_last_lines_and_goes_on_behind_them(
     tmp_path: Path, lines: int, told: list[str]
 ) -> None:
     path = log(tmp_path, "digits-r1_Model_aaa", "one", "two", "three")
-    reader = Reader(path)
+    reader = ReplicaLogReader(path)
     assert reader.last(lines) == told
     assert reader.more() == []
     with path.open("a") as file:
@@ -54,7 +54,7 @@ def test_a_reader_begins_with_the_last_lines_and_goes_on_behind_them(
 
 def test_of_a_large_file_no_half_line_is_told(tmp_path: Path) -> None:
     path = log(tmp_path, "digits-r1_Model_aaa", *(f"{number} {'x' * 1000}" for number in range(2000)))
-    told = Reader(path).last(5000)
+    told = ReplicaLogReader(path).last(5000)
     assert told[-1].startswith("1999 ")
     assert len(told) < 2000
     assert all(len(line.partition(" ")[2]) == 1000 for line in told)
@@ -68,7 +68,7 @@ def test_an_exception_that_the_model_caught_and_logged_is_none_that_it_raised(tm
         raised("2026-11-29T05:00:01", "ValueError: raised"),
         orjson.dumps(caught).decode(),
     )
-    assert last_exception(tmp_path, "digits", 2) == "2026-11-29T05:00:01 ValueError: raised"
+    assert find_last_exception(tmp_path, "digits", 2) == "2026-11-29T05:00:01 ValueError: raised"
 
 
 def test_the_newest_exception_of_a_revision_is_its_last_line(tmp_path: Path) -> None:
@@ -76,5 +76,5 @@ def test_the_newest_exception_of_a_revision_is_its_last_line(tmp_path: Path) -> 
     log(tmp_path, "digits-r2_Model_aaa", "INFO plain", raised("2026-11-29T05:00:02", trace + "second"), at=1)
     log(tmp_path, "digits-r2_Model_bbb", raised("2026-11-29T05:00:01", trace + "first"), '{"exception": 1', at=2)
     log(tmp_path, "digits-r1_Model_ccc", raised("2026-11-29T05:00:03", trace + "of another"))
-    assert last_exception(tmp_path, "digits", 2) == "2026-11-29T05:00:02 ValueError: second"
-    assert last_exception(tmp_path, "digits", 3) == ""
+    assert find_last_exception(tmp_path, "digits", 2) == "2026-11-29T05:00:02 ValueError: second"
+    assert find_last_exception(tmp_path, "digits", 3) == ""

@@ -25,7 +25,7 @@ def test_secrets_appear_change_and_go(tmp_path: Path) -> None:
         {"keys": {}},
         {},
     ):
-        secret_files.project(tmp_path / "secrets", wanted)
+        secret_files.write_secret_files(tmp_path / "secrets", wanted)
         assert shown(tmp_path / "secrets") == wanted
         versions = list((tmp_path / "secrets" / ".versions").iterdir())
         assert len(versions) == len(wanted), "nothing of an earlier version is left"
@@ -34,7 +34,7 @@ def test_secrets_appear_change_and_go(tmp_path: Path) -> None:
 def test_only_this_user_can_read_them(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
-        secret_files.project(tmp_path / "secrets", {"keys": {"ann": b"1"}})
+        secret_files.write_secret_files(tmp_path / "secrets", {"keys": {"ann": b"1"}})
     finally:
         os.umask(old)
     for path in ((tmp_path / "secrets"), *(tmp_path / "secrets").rglob("*")):
@@ -43,15 +43,15 @@ def test_only_this_user_can_read_them(tmp_path: Path) -> None:
 
 
 def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
-    secret_files.project(tmp_path, {"keys": {"ann": b"1"}, "more": {"a": b"b"}})
+    secret_files.write_secret_files(tmp_path, {"keys": {"ann": b"1"}, "more": {"a": b"b"}})
     before = (tmp_path / "keys").readlink()
-    secret_files.project(tmp_path, {"keys": {"ann": b"1"}})
+    secret_files.write_secret_files(tmp_path, {"keys": {"ann": b"1"}})
     assert (tmp_path / "keys").readlink() == before
 
 
 def test_a_reader_sees_one_version_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash before the exchange leaves the version before, and the next look finishes the work."""
-    secret_files.project(tmp_path, {"cert": {"tls.crt": b"1", "tls.key": b"1"}})
+    secret_files.write_secret_files(tmp_path, {"cert": {"tls.crt": b"1", "tls.key": b"1"}})
 
     def crash(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -59,8 +59,8 @@ def test_a_reader_sees_one_version_whole(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as broken:
         broken.setattr(Path, "replace", crash)
         with pytest.raises(OSError, match="No space"):
-            secret_files.project(tmp_path, {"cert": {"tls.crt": b"2", "tls.key": b"2"}})
+            secret_files.write_secret_files(tmp_path, {"cert": {"tls.crt": b"2", "tls.key": b"2"}})
     assert shown(tmp_path) == {"cert": {"tls.crt": b"1", "tls.key": b"1"}}
-    secret_files.project(tmp_path, {"cert": {"tls.crt": b"2", "tls.key": b"2"}})
+    secret_files.write_secret_files(tmp_path, {"cert": {"tls.crt": b"2", "tls.key": b"2"}})
     assert shown(tmp_path) == {"cert": {"tls.crt": b"2", "tls.key": b"2"}}
     assert len(list((tmp_path / ".versions").iterdir())) == 1

@@ -4,7 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sundog_operator.adapters.local.ports_allocation import RayPorts
-from sundog_operator.adapters.local.status import deployment_status, pod, pod_status, ray_cluster_status, with_condition
+from sundog_operator.adapters.local.status import (
+    deployment_status,
+    make_edge_pod,
+    pod_status,
+    ray_cluster_status,
+    set_condition,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
@@ -40,10 +46,10 @@ def test_a_ready_head_tells_where_it_is_as_strings() -> None:
 
 
 def test_the_transition_time_moves_with_the_status_alone() -> None:
-    ready = {"conditions": with_condition({}, "Ready", None, "Fine", NOW)}
-    still = {"conditions": with_condition(ready, "Ready", None, "Fine", LATER)}
-    broken = {"conditions": with_condition(still, "Ready", ("Died", "first"), "Fine", LATER)}
-    other = with_condition(broken, "Ready", ("Died", "second"), "Fine", LATER + timedelta(hours=1))
+    ready = {"conditions": set_condition({}, "Ready", None, "Fine", NOW)}
+    still = {"conditions": set_condition(ready, "Ready", None, "Fine", LATER)}
+    broken = {"conditions": set_condition(still, "Ready", ("Died", "first"), "Fine", LATER)}
+    other = set_condition(broken, "Ready", ("Died", "second"), "Fine", LATER + timedelta(hours=1))
     assert still == ready
     assert broken["conditions"][0]["lastTransitionTime"] == "2026-01-02T03:05:05Z"
     assert other == [{**broken["conditions"][0], "message": "second"}]
@@ -51,7 +57,7 @@ def test_the_transition_time_moves_with_the_status_alone() -> None:
 
 def test_other_conditions_are_kept() -> None:
     foreign = {"type": "Foreign", "status": "True"}
-    assert with_condition({"conditions": [foreign]}, "Ready", None, "Fine", NOW)[0] == foreign
+    assert set_condition({"conditions": [foreign]}, "Ready", None, "Fine", NOW)[0] == foreign
 
 
 def test_a_status_that_says_nothing_new_is_equal() -> None:
@@ -60,7 +66,7 @@ def test_a_status_that_says_nothing_new_is_equal() -> None:
 
 
 def test_the_pod_belongs_to_its_deployment_and_names_its_ports() -> None:
-    made = pod(DEPLOYMENT, 8080, 8443, 4321)
+    made = make_edge_pod(DEPLOYMENT, 8080, 8443, 4321)
     assert made["metadata"]["name"] == "sundog-edge-0"
     assert made["metadata"]["labels"]["extra"] == "1"
     (owner,) = made["metadata"]["ownerReferences"]
@@ -70,7 +76,7 @@ def test_the_pod_belongs_to_its_deployment_and_names_its_ports() -> None:
 
 
 def test_pod_and_deployment_are_ready_together() -> None:
-    made = pod(DEPLOYMENT, 8080, 8443, 4321)
+    made = make_edge_pod(DEPLOYMENT, 8080, 8443, 4321)
     well, ill = None, ("ProcessExited", "the agent ended with signal 9")
     assert pod_status(made, True, well, NOW, {})["phase"] == "Running"
     assert pod_status(made, True, well, NOW, {})["podIP"] == "127.0.0.1"

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 
 from sundog_operator.adapters.local.state_directory import StateDirectory
-from sundog_operator.adapters.local.units import Restarts, Unit, Units
+from sundog_operator.adapters.local.units import ObjectDirectories, ObjectDirectory, RestartBackoff
 from sundog_operator.ports import RAY_CLUSTER, Ref
 from waiting import PATIENCE_S
 
@@ -19,29 +19,29 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def units(state: StateDirectory) -> Units:
-    return Units(state.ray, RAY_CLUSTER)
+def units(state: StateDirectory) -> ObjectDirectories:
+    return ObjectDirectories(state.ray, RAY_CLUSTER)
 
 
-def test_an_object_keeps_its_directory_and_facts(units: Units, state: StateDirectory) -> None:
-    unit = units.remember(units.obtain(ONE), {"base": 14_000})
-    again = Units(state.ray, RAY_CLUSTER).obtain(ONE)
+def test_an_object_keeps_its_directory_and_facts(units: ObjectDirectories, state: StateDirectory) -> None:
+    unit = units.remember(units.get_or_create(ONE), {"base": 14_000})
+    again = ObjectDirectories(state.ray, RAY_CLUSTER).get_or_create(ONE)
     assert again == unit
     assert (again.name, again.number("base"), again.number("other")) == ("ray-0", 14_000, None)
 
 
-def test_facts_are_added(units: Units) -> None:
-    unit = units.remember(units.remember(units.obtain(ONE), {"a": 1}), {"b": "2"})
+def test_facts_are_added(units: ObjectDirectories) -> None:
+    unit = units.remember(units.remember(units.get_or_create(ONE), {"a": 1}), {"b": "2"})
     assert units.find(ONE) == unit
     assert unit.facts == {"a": 1, "b": "2"}
 
 
-def test_the_lowest_free_number_is_used_again(units: Units) -> None:
-    names = [units.obtain(ref).name for ref in (ONE, TWO)]
+def test_the_lowest_free_number_is_used_again(units: ObjectDirectories) -> None:
+    names = [units.get_or_create(ref).name for ref in (ONE, TWO)]
     first = units.find(ONE)
     assert first is not None
     units.remove(first)
-    assert [*names, units.obtain(THREE).name] == ["ray-0", "ray-1", "ray-0"]
+    assert [*names, units.get_or_create(THREE).name] == ["ray-0", "ray-1", "ray-0"]
     assert units.find(ONE) is None
     assert [unit.ref for unit in units.all()] == [THREE, TWO]
 
@@ -61,61 +61,61 @@ def all_at_once(act: Callable[[Ref], T]) -> list[T]:
         return list(pool.map(run, TEAMS))
 
 
-def test_objects_that_come_at_once_have_a_directory_each(units: Units) -> None:
-    names = all_at_once(lambda ref: units.obtain(ref).name)
+def test_objects_that_come_at_once_have_a_directory_each(units: ObjectDirectories) -> None:
+    names = all_at_once(lambda ref: units.get_or_create(ref).name)
     assert sorted(names) == sorted(f"ray-{number}" for number in range(len(TEAMS)))
     # Whoever came later made none of them anew.
     assert {unit.ref: unit.name for unit in units.all()} == dict(zip(TEAMS, names, strict=True))
 
 
-def test_what_is_chosen_at_once_is_chosen_one_after_the_other(units: Units) -> None:
-    made = {ref: units.obtain(ref) for ref in TEAMS}
+def test_what_is_chosen_at_once_is_chosen_one_after_the_other(units: ObjectDirectories) -> None:
+    made = {ref: units.get_or_create(ref) for ref in TEAMS}
 
-    def next_one(known: Sequence[Unit]) -> dict[str, int]:
+    def next_one(known: Sequence[ObjectDirectory]) -> dict[str, int]:
         return {"base": 1 + max(unit.number("base") or 0 for unit in known)}
 
     chosen = all_at_once(lambda ref: units.choose(made[ref], next_one).number("base"))
     assert sorted(filter(None, chosen)) == list(range(1, len(TEAMS) + 1))
 
 
-def test_a_directory_that_a_crash_left_is_used_again(units: Units, state: StateDirectory) -> None:
+def test_a_directory_that_a_crash_left_is_used_again(units: ObjectDirectories, state: StateDirectory) -> None:
     (state.ray / "0").mkdir()
     (state.ray / "0" / "unit.json").write_text("{")
     (state.ray / "0" / "rest").touch()
-    unit = units.obtain(ONE)
+    unit = units.get_or_create(ONE)
     assert unit.name == "ray-0"
     assert [path.name for path in unit.directory.iterdir()] == ["unit.json"]
 
 
 def test_the_first_restart_is_at_once_and_the_others_wait_longer_and_longer() -> None:
-    restarts = Restarts()
-    assert restarts.remaining_s(NOW) == 0.0
+    restarts = RestartBackoff()
+    assert restarts.remaining_delay_s(NOW) == 0.0
     pauses = []
     for _ in range(10):
         restarts.died(NOW)
-        pauses.append(restarts.remaining_s(NOW))
+        pauses.append(restarts.remaining_delay_s(NOW))
     assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
-    assert restarts.remaining_s(NOW + timedelta(seconds=59)) == 1.0
-    assert restarts.remaining_s(NOW + timedelta(minutes=5)) == 0.0
-    assert restarts.remaining_s(NOW - timedelta(days=1)) == 60.0, "the clock was set back"
+    assert restarts.remaining_delay_s(NOW + timedelta(seconds=59)) == 1.0
+    assert restarts.remaining_delay_s(NOW + timedelta(minutes=5)) == 0.0
+    assert restarts.remaining_delay_s(NOW - timedelta(days=1)) == 60.0, "the clock was set back"
 
 
 def test_a_minute_of_life_is_forgiveness() -> None:
-    restarts = Restarts()
+    restarts = RestartBackoff()
     for _ in range(5):
         restarts.died(NOW)
     assert not restarts.lived(timedelta(seconds=59))
     assert restarts.lived(timedelta(seconds=60))
     restarts.died(NOW)
-    assert restarts.remaining_s(NOW) == 0.0
+    assert restarts.remaining_delay_s(NOW) == 0.0
 
 
 def test_what_did_its_work_is_started_at_once() -> None:
-    restarts = Restarts()
+    restarts = RestartBackoff()
     for _ in range(5):
         restarts.died(NOW)
-    restarts.forgive()
+    restarts.reset_backoff()
     restarts.died(NOW)
-    assert restarts.remaining_s(NOW) == 0.0
+    assert restarts.remaining_delay_s(NOW) == 0.0
     restarts.died(NOW)
-    assert restarts.remaining_s(NOW) == 1.0
+    assert restarts.remaining_delay_s(NOW) == 1.0

@@ -14,7 +14,7 @@ import yaml
 from aiohttp.test_utils import TestClient, TestServer
 
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import application, serve
+from sundog_operator.adapters.memory_kubernetes.facade import make_application, serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Object, Ref
@@ -44,7 +44,7 @@ def kube(clock: Any) -> MemoryKubernetes:
 
 @pytest.fixture
 async def url(kube: MemoryKubernetes, clock: Any) -> AsyncIterator[str]:
-    async with serve(kube, clock, token=TOKEN, columns=COLUMNS) as base:
+    async with serve_http(kube, clock, token=TOKEN, columns=COLUMNS) as base:
         yield base
 
 
@@ -266,7 +266,7 @@ class TestWatch:
         await kube.apply(mdep())
         headers = {"Authorization": "Bearer t"}
         async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):
-            async with serve(kube, clock, token="t") as base:
+            async with serve_http(kube, clock, token="t") as base:
                 response = await session.get(base + MDEPS, params={"watch": "true"}, headers=headers)
                 await watch_lines(response, 1)
             response.close()
@@ -358,7 +358,7 @@ class TestKubectl:
 
 
 async def test_a_watch_that_begins_while_the_server_ends_holds_up_nothing(kube: MemoryKubernetes, clock: Any) -> None:
-    app = application(kube, clock, token=TOKEN)
+    app = make_application(kube, clock, token=TOKEN)
     async with TestClient(TestServer(app)) as client:
         await app.shutdown()
         query = {"watch": "true", "timeoutSeconds": "300"}

@@ -19,14 +19,14 @@ class Applied:
 
     def __init__(self) -> None:
         self.object: Object = obj()
-        self.owners: fields.Owners = {}
+        self.owners: fields.FieldOwners = {}
 
     def apply(self, manager: str, intent: Object, *, force: bool = True) -> Object:
-        self.object, self.owners = fields.apply(self.object, self.owners, intent, manager, force=force)
+        self.object, self.owners = fields.apply_fields(self.object, self.owners, intent, manager, force=force)
         return self.object
 
     def update(self, manager: str, after: Object) -> None:
-        self.owners = fields.update(self.object, self.owners, after, manager)
+        self.owners = fields.update_owners(self.object, self.owners, after, manager)
         self.object = after
 
 

@@ -2,13 +2,13 @@ import asyncio
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes.history import Change, Expired, History
+from sundog_operator.adapters.memory_kubernetes.history import Expired, History, ObjectChange
 from sundog_operator.ports import CONFIG_MAP, Ref
 from waiting import PATIENCE_S
 
 
-def change(revision: int, size: int = 2) -> Change:
-    return Change(revision, "ADDED", Ref(CONFIG_MAP, "vision", "a"), b"x" * size, {}, None)
+def change(revision: int, size: int = 2) -> ObjectChange:
+    return ObjectChange(revision, "ADDED", Ref(CONFIG_MAP, "vision", "a"), b"x" * size, {}, None)
 
 
 async def test_reads_in_order_from_any_place_that_is_kept() -> None:

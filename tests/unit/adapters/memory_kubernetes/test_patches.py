@@ -2,7 +2,12 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes.patches import BadPatch, is_plain_merge, json_patch, merge_patch
+from sundog_operator.adapters.memory_kubernetes.patches import (
+    BadPatch,
+    apply_json_patch,
+    apply_merge_patch,
+    is_plain_merge,
+)
 
 
 # The examples of RFC 7386, appendix A.
@@ -26,7 +31,7 @@ from sundog_operator.adapters.memory_kubernetes.patches import BadPatch, is_plai
     ],
 )
 def test_merge_patch(target: Any, patch: Any, result: Any) -> None:
-    assert merge_patch(target, patch) == result
+    assert apply_merge_patch(target, patch) == result
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,7 @@ def test_merge_patch(target: Any, patch: Any, result: Any) -> None:
     ],
 )
 def test_json_patch(target: Any, operation: Any, result: Any) -> None:
-    assert json_patch(target, [operation]) == result
+    assert apply_json_patch(target, [operation]) == result
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def test_json_patch(target: Any, operation: Any, result: Any) -> None:
 )
 def test_json_patch_that_does_not_fit(operation: Any) -> None:
     with pytest.raises(BadPatch):
-        json_patch({"a": 1, "l": []}, [operation])
+        apply_json_patch({"a": 1, "l": []}, [operation])
 
 
 def test_plain_merges() -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes.schemas import Schema, default, prune
+from sundog_operator.adapters.memory_kubernetes.schemas import Schema, apply_defaults, prune
 
 FREE = {"x-kubernetes-preserve-unknown-fields": True}
 INTEGER: dict[str, Any] = {"type": "integer"}
@@ -45,15 +45,15 @@ def test_prune(found: Any, rule: Schema, kept: Any, dropped: list[str]) -> None:
     ],
 )
 def test_default(found: Any, rule: Schema, filled: Any) -> None:
-    default(found, rule)
+    apply_defaults(found, rule)
     assert found == filled
 
 
 def test_a_default_is_a_copy() -> None:
     rule = schema(x={"default": {"a": []}})
     first: dict[str, Any] = {}
-    default(first, rule)
+    apply_defaults(first, rule)
     first["x"]["a"].append(1)
     second: dict[str, Any] = {}
-    default(second, rule)
+    apply_defaults(second, rule)
     assert second == {"x": {"a": []}}

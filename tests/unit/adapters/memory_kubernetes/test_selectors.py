@@ -3,15 +3,17 @@ from typing import Any, Literal
 import orjson
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes.history import Change
-from sundog_operator.adapters.memory_kubernetes.selectors import BadSelector, selection
+from sundog_operator.adapters.memory_kubernetes.history import ObjectChange
+from sundog_operator.adapters.memory_kubernetes.selectors import BadSelector, parse_selection
 from sundog_operator.ports import CONFIG_MAP, POD, SECRET, Ref
 
 ON, OFF = {"x": "1", "y": "2"}, {"x": "0"}
 
 
-def change(kind: Literal["ADDED", "MODIFIED", "DELETED"], now: Any, before: Any, ref: Ref | None = None) -> Change:
-    return Change(1, kind, ref or Ref(CONFIG_MAP, "vision", "a"), b"", now, before)
+def change(
+    kind: Literal["ADDED", "MODIFIED", "DELETED"], now: Any, before: Any, ref: Ref | None = None
+) -> ObjectChange:
+    return ObjectChange(1, kind, ref or Ref(CONFIG_MAP, "vision", "a"), b"", now, before)
 
 
 @pytest.mark.parametrize(
@@ -30,18 +32,18 @@ def change(kind: Literal["ADDED", "MODIFIED", "DELETED"], now: Any, before: Any,
         (change("ADDED", ON, None, Ref(CONFIG_MAP, "vision", "b")), None),
     ],
 )
-def test_what_a_watcher_of_a_selection_sees(found: Change, shown: str | None) -> None:
-    assert selection(CONFIG_MAP, "vision", "x=1, y==2", "metadata.name=a").event_type(found) == shown
+def test_what_a_watcher_of_a_selection_sees(found: ObjectChange, shown: str | None) -> None:
+    assert parse_selection(CONFIG_MAP, "vision", "x=1, y==2", "metadata.name=a").event_type(found) == shown
 
 
 def test_types_of_secrets_can_be_left_out() -> None:
-    chosen = selection(SECRET, None, "", "type!=helm.sh/release.v1,type!=other,metadata.name=a")
+    chosen = parse_selection(SECRET, None, "", "type!=helm.sh/release.v1,type!=other,metadata.name=a")
     secret = {"metadata": {"name": "a", "namespace": "vision"}, "type": "Opaque"}
     helm = secret | {"type": "helm.sh/release.v1"}
     assert chosen.has(secret)
     assert not chosen.has(helm)
     for obj, shown in ((secret, "ADDED"), (helm, None)):
-        made = Change(1, "ADDED", Ref(SECRET, "vision", "a"), orjson.dumps(obj), {}, None)
+        made = ObjectChange(1, "ADDED", Ref(SECRET, "vision", "a"), orjson.dumps(obj), {}, None)
         assert chosen.event_type(made) == shown
 
 
@@ -50,4 +52,4 @@ def test_types_of_secrets_can_be_left_out() -> None:
 )
 def test_what_is_not_understood_is_refused(labels: str, fields: str) -> None:
     with pytest.raises(BadSelector):
-        selection(CONFIG_MAP, None, labels, fields)
+        parse_selection(CONFIG_MAP, None, labels, fields)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from profiles import examples
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.history import Change
+from sundog_operator.adapters.memory_kubernetes.history import ObjectChange
 from sundog_operator.errors import AlreadyExists, Conflict, NotFound
 from sundog_operator.ports import CONFIG_MAP, KINDS, MODEL_DEPLOYMENT, POD, Object, Ref, ref_of
 
@@ -184,7 +184,7 @@ class Histories(RuleBasedStateMachine):
         for change in self.run(self.changes.next(timeout_s=0)):
             self.see(change)
 
-    def see(self, change: Change) -> None:
+    def see(self, change: ObjectChange) -> None:
         assert change.revision == self.last + 1, "a resourceVersion was left out or came twice"
         self.last = change.revision
         obj, before = change.load(), self.replica.get(change.ref)

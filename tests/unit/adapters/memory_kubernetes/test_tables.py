@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes.tables import find, table
+from sundog_operator.adapters.memory_kubernetes.tables import find_value, make_table
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CONDITIONS = {"status": {"conditions": [{"type": "Stalled"}, {"type": "Ready", "status": "True"}], "n": [1, 2]}}
@@ -24,7 +24,7 @@ CONDITIONS = {"status": {"conditions": [{"type": "Stalled"}, {"type": "Ready", "
     ],
 )
 def test_find(path: str, value: Any) -> None:
-    assert find(CONDITIONS, path) == value
+    assert find_value(CONDITIONS, path) == value
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_find(path: str, value: Any) -> None:
 )  # fmt: skip
 def test_age(seconds: int, shown: str) -> None:
     created = (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    made = table([{"metadata": {"name": "a", "creationTimestamp": created}}], (), "7", NOW)
+    made = make_table([{"metadata": {"name": "a", "creationTimestamp": created}}], (), "7", NOW)
     assert made["rows"][0]["cells"] == ["a", shown]
     assert [column["name"] for column in made["columnDefinitions"]] == ["Name", "Age"]
 
@@ -44,6 +44,6 @@ def test_columns() -> None:
         {"name": "None", "type": "string", "jsonPath": ".status.none"},
         {"name": "Since", "type": "date", "jsonPath": ".metadata.name"},
     ]
-    made = table([CONDITIONS | {"metadata": {"name": "a"}}], columns, "7", NOW)
+    made = make_table([CONDITIONS | {"metadata": {"name": "a"}}], columns, "7", NOW)
     assert made["rows"][0]["cells"] == ["a", "True", 1, None, "<invalid>"]
     assert [column["priority"] for column in made["columnDefinitions"]] == [0, 0, 1, 0, 0]

@@ -3,7 +3,7 @@
 import pytest
 
 from sundog_operator.api.schema import strict_yaml
-from sundog_operator.api.schema.strict_yaml import BadYaml
+from sundog_operator.api.schema.strict_yaml import InvalidYaml
 
 
 def nested(levels: int) -> str:
@@ -14,7 +14,7 @@ def nested(levels: int) -> str:
 
 
 def wrong(text: str) -> str:
-    with pytest.raises(BadYaml) as caught:
+    with pytest.raises(InvalidYaml) as caught:
         list(strict_yaml.load_all(text))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -95,7 +95,7 @@ def test_one_document_is_read_as_strictly() -> None:
         ("[" * 5000, "nested too deeply"),
         ("a\n---\nb", "line 2"),
     ):
-        with pytest.raises(BadYaml, match=told):
+        with pytest.raises(InvalidYaml, match=told):
             strict_yaml.load(text)
 
 
@@ -131,5 +131,5 @@ def test_what_a_merge_brings_is_not_there_twice() -> None:
 def test_what_comes_before_it_is_read() -> None:
     documents = strict_yaml.load_all("a: 1\n---\na: [")
     assert next(documents) == {"a": 1}
-    with pytest.raises(BadYaml, match="line 3"):
+    with pytest.raises(InvalidYaml, match="line 3"):
         next(documents)

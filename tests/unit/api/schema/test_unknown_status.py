@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.api.schema.structure import structure
-from sundog_operator.api.schema.unknown_status import carry_over
+from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.api.schema.unknown_status import keep_unknown_fields
 
-NODE = structure(ModelDeploymentStatus)
+NODE = build_node_tree(ModelDeploymentStatus)
 STORED: dict[str, Any] = {
     "url": "http://a",
     "forecast": {"at": "noon"},
@@ -18,7 +18,7 @@ STORED: dict[str, Any] = {
 
 
 def carried(written: dict[str, Any], stored: Any = STORED) -> Any:
-    return carry_over(stored, written, NODE)
+    return keep_unknown_fields(stored, written, NODE)
 
 
 def test_unknown_fields_stay_in_each_object_that_stays() -> None:
@@ -45,6 +45,8 @@ def test_a_status_of_another_shape_leaves_nothing_behind(stored: Any) -> None:
 def test_what_is_known_is_written_as_it_is() -> None:
     written = {"phase": "Running", "plan": {"hash": "a"}}
     assert (
-        carry_over({"phase": "Pending", "plan": {"hash": "b", "steps": []}}, written, structure(ExperimentStatus))
+        keep_unknown_fields(
+            {"phase": "Pending", "plan": {"hash": "b", "steps": []}}, written, build_node_tree(ExperimentStatus)
+        )
         == written
     )

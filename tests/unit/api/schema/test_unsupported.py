@@ -9,18 +9,18 @@ from sundog_operator.api import (
     ExperimentSpec,
     ModelDeployment,
     ModelDeploymentSpec,
-    experiment_not_yet_supported,
-    is_of_rollout,
-    not_yet_supported,
+    find_unsupported_experiment_fields,
+    find_unsupported_fields,
+    is_rollout_experiment,
 )
-from sundog_operator.api.schema.structure import leaves, structure
+from sundog_operator.api.schema.structure import build_node_tree, leaf_paths
 from sundog_operator.api.schema.unsupported import (
-    ACTED_ON,
-    EXPERIMENT_ACTED_ON,
-    EXPERIMENT_LATER,
-    IN_CLUSTER,
-    LATER,
-    NOT_LOCAL,
+    CLUSTER_ONLY_FIELDS,
+    SUPPORTED_EXPERIMENT_FIELDS,
+    SUPPORTED_FIELDS,
+    UNSUPPORTED_EXPERIMENT_FIELDS,
+    UNSUPPORTED_FIELDS,
+    UNSUPPORTED_IN_LOCAL_MODE,
 )
 
 
@@ -52,17 +52,17 @@ def below(path: str, prefixes: frozenset[str]) -> bool:
 
 def test_every_field_is_either_acted_on_or_refused() -> None:
     """A new field fails here until somebody says which of both it is."""
-    paths = set(leaves(structure(ModelDeploymentSpec), "spec"))
-    acted = {path for path in paths if path in ACTED_ON}
-    in_cluster = {path for path in paths if path in IN_CLUSTER}
-    later = {path for path in paths if below(path, LATER)}
+    paths = set(leaf_paths(build_node_tree(ModelDeploymentSpec), "spec"))
+    acted = {path for path in paths if path in SUPPORTED_FIELDS}
+    in_cluster = {path for path in paths if path in CLUSTER_ONLY_FIELDS}
+    later = {path for path in paths if below(path, UNSUPPORTED_FIELDS)}
     assert paths - acted - in_cluster - later == set()
     assert acted & later == in_cluster & later == acted & in_cluster == set()
-    assert in_cluster == IN_CLUSTER, "a path that is no field any more"
-    assert {path for path in paths if below(path, frozenset(NOT_LOCAL))} - in_cluster - later == set()
-    assert in_cluster - {path for path in paths if below(path, frozenset(NOT_LOCAL))} == set()
-    assert acted == ACTED_ON, "a path that is no field any more"
-    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in LATER), (
+    assert in_cluster == CLUSTER_ONLY_FIELDS, "a path that is no field any more"
+    assert {path for path in paths if below(path, frozenset(UNSUPPORTED_IN_LOCAL_MODE))} - in_cluster - later == set()
+    assert in_cluster - {path for path in paths if below(path, frozenset(UNSUPPORTED_IN_LOCAL_MODE))} == set()
+    assert acted == SUPPORTED_FIELDS, "a path that is no field any more"
+    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in UNSUPPORTED_FIELDS), (
         "a path that is no field any more"
     )
 
@@ -164,7 +164,7 @@ ACCEPTED = [
 
 @pytest.mark.parametrize("accepted", ACCEPTED, ids=range(len(ACCEPTED)))
 def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
-    assert not_yet_supported(accepted) == []
+    assert find_unsupported_fields(accepted) == []
 
 
 REFUSED = [
@@ -196,7 +196,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("refused", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_is_refused(refused: ModelDeploymentSpec, message: str) -> None:
-    assert [str(violation) for violation in not_yet_supported(refused)] == [message]
+    assert [str(violation) for violation in find_unsupported_fields(refused)] == [message]
 
 
 ACCEPTED_IN_PODS = [
@@ -214,7 +214,7 @@ ACCEPTED_IN_PODS = [
 
 @pytest.mark.parametrize("accepted", ACCEPTED_IN_PODS, ids=range(len(ACCEPTED_IN_PODS)))
 def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
-    assert not_yet_supported(accepted, in_pods=True) == []
+    assert find_unsupported_fields(accepted, in_pods=True) == []
 
 
 REFUSED_IN_PODS = [
@@ -246,13 +246,13 @@ REFUSED_IN_PODS = [
 
 @pytest.mark.parametrize(("refused", "message"), REFUSED_IN_PODS, ids=[message for _, message in REFUSED_IN_PODS])
 def test_what_is_refused_in_pods(refused: ModelDeploymentSpec, message: str) -> None:
-    assert [str(violation) for violation in not_yet_supported(refused, in_pods=True)] == [message]
+    assert [str(violation) for violation in find_unsupported_fields(refused, in_pods=True)] == [message]
 
 
 @pytest.mark.parametrize("unit", [{"header": "x-user"}, {"cookie": "u"}, {"jsonPath": "$.user"}, {"request": {}}])
 def test_units_of_evidence_are_supported_whether_they_stay_with_an_arm_or_not(unit: dict[str, Any]) -> None:
     for steps in ([], [{"weight": 5}], [{"weight": 5, "gate": "manual"}]):
-        assert not_yet_supported(rollout(unit=unit, steps=steps)) == []
+        assert find_unsupported_fields(rollout(unit=unit, steps=steps)) == []
 
 
 def experiment(metadata: dict[str, Any] | None = None, arm: dict[str, Any] | None = None, **spec: Any) -> Experiment:
@@ -269,11 +269,11 @@ OUTCOMES = {"secondary": [{"name": "conversion", "feedback": "bought"}]}
 
 
 def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
-    paths = set(leaves(structure(ExperimentSpec), "spec"))
-    later = {path for path in paths if below(path, EXPERIMENT_LATER)}
-    assert paths - EXPERIMENT_ACTED_ON == later
-    assert paths >= EXPERIMENT_ACTED_ON, "a path that is no field any more"
-    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in EXPERIMENT_LATER)
+    paths = set(leaf_paths(build_node_tree(ExperimentSpec), "spec"))
+    later = {path for path in paths if below(path, UNSUPPORTED_EXPERIMENT_FIELDS)}
+    assert paths - SUPPORTED_EXPERIMENT_FIELDS == later
+    assert paths >= SUPPORTED_EXPERIMENT_FIELDS, "a path that is no field any more"
+    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in UNSUPPORTED_EXPERIMENT_FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -286,16 +286,16 @@ def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
     ],
 )
 def test_what_of_an_experiment_is_not_supported_yet(refused: Experiment, message: str) -> None:
-    assert [str(violation) for violation in experiment_not_yet_supported(refused)] == [message]
+    assert [str(violation) for violation in find_unsupported_experiment_fields(refused)] == [message]
 
 
 def test_experiments_of_users_and_of_rollouts_are_accepted() -> None:
     label = {"serving.sundog.dev/rollout": "true"}
     owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
     of_rollout = experiment({"labels": label, "ownerReferences": owner}, {"resources": {"gpu": {"memory": "40Gi"}}})
-    assert is_of_rollout(of_rollout)
-    assert experiment_not_yet_supported(of_rollout) == []
+    assert is_rollout_experiment(of_rollout)
+    assert find_unsupported_experiment_fields(of_rollout) == []
     logged = experiment(exposureLog={"uri": "s3://logs/a"}, metrics=OUTCOMES)
     for own in (experiment(), experiment({"labels": label}), experiment({"ownerReferences": owner}), logged):
-        assert not is_of_rollout(own)
-        assert experiment_not_yet_supported(own) == []
+        assert not is_rollout_experiment(own)
+        assert find_unsupported_experiment_fields(own) == []

@@ -10,9 +10,9 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Traffic
 from sundog_operator.api.installation import Installation, parse_installation
-from sundog_operator.app.background.webhook_dispatcher import Posts
+from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
 from sundog_operator.app.controller import RECONCILERS
-from sundog_operator.app.dependencies import Told
+from sundog_operator.app.dependencies import EventDeduplicator
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import EVENT, EXPERIMENT, Object, Ref
@@ -110,7 +110,7 @@ def restart(cluster: Cluster) -> None:
     """Another operator takes over: what was in memory is not."""
     for task in cluster.world.logs.under_way:
         task.cancel()
-    cluster.world = dataclasses.replace(cluster.world, logs=Posts(), told=Told())
+    cluster.world = dataclasses.replace(cluster.world, logs=BackgroundRequests(), told=EventDeduplicator())
 
 
 async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:

@@ -4,23 +4,23 @@ import asyncio
 
 import pytest
 
-from sundog_operator.app.background.webhook_dispatcher import Posts
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
+from sundog_operator.core.observed import WebhookResult
 
-OK, BUSY = WebhookAnswer(200), WebhookAnswer(503)
+OK, BUSY = WebhookResult(200), WebhookResult(503)
 
 
 class Receiver:
     """Answers when it is told to."""
 
     def __init__(self) -> None:
-        self.posts: list[asyncio.Future[WebhookAnswer]] = []
+        self.posts: list[asyncio.Future[WebhookResult]] = []
 
-    async def post(self) -> WebhookAnswer:
+    async def post(self) -> WebhookResult:
         self.posts.append(asyncio.get_running_loop().create_future())
         return await self.posts[-1]
 
-    async def answers(self, answer: WebhookAnswer) -> None:
+    async def answers(self, answer: WebhookResult) -> None:
         self.posts[-1].set_result(answer)
         await turn()
 
@@ -31,8 +31,8 @@ async def turn() -> None:
 
 
 async def ask(
-    posts: Posts[WebhookAnswer], receiver: Receiver, now: float, about: str = "a", slot: str = "s"
-) -> WebhookAnswer | None:
+    posts: BackgroundRequests[WebhookResult], receiver: Receiver, now: float, about: str = "a", slot: str = "s"
+) -> WebhookResult | None:
     answer = posts.ask(
         slot,
         about,
@@ -46,7 +46,7 @@ async def ask(
 
 
 async def test_who_asks_never_waits_and_gets_the_answer_later() -> None:
-    posts, receiver = Posts[WebhookAnswer](), Receiver()
+    posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     assert await ask(posts, receiver, 0) is None
     assert await ask(posts, receiver, 100) is None
     assert len(receiver.posts) == 1
@@ -56,7 +56,7 @@ async def test_who_asks_never_waits_and_gets_the_answer_later() -> None:
 
 
 async def test_what_is_not_enough_is_asked_again_ever_later_and_told_meanwhile() -> None:
-    posts, receiver = Posts[WebhookAnswer](), Receiver()
+    posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     await ask(posts, receiver, 0)
     await receiver.answers(BUSY)
     assert await ask(posts, receiver, 9.9) == BUSY
@@ -73,7 +73,7 @@ async def test_what_is_not_enough_is_asked_again_ever_later_and_told_meanwhile()
 
 
 async def test_a_post_that_breaks_is_told_of_once_and_made_anew() -> None:
-    posts, receiver = Posts[WebhookAnswer](), Receiver()
+    posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     await ask(posts, receiver, 0)
     receiver.posts[0].set_exception(RuntimeError("a bug"))
     await turn()
@@ -85,7 +85,7 @@ async def test_a_post_that_breaks_is_told_of_once_and_made_anew() -> None:
 
 
 async def test_another_question_is_another_answer() -> None:
-    posts, receiver = Posts[WebhookAnswer](), Receiver()
+    posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     await ask(posts, receiver, 0)
     first = receiver.posts[0]
     assert await ask(posts, receiver, 1, about="b") is None
@@ -96,7 +96,7 @@ async def test_another_question_is_another_answer() -> None:
 
 
 async def test_slots_do_not_wait_for_each_other() -> None:
-    posts, one, other = Posts[WebhookAnswer](), Receiver(), Receiver()
+    posts, one, other = BackgroundRequests[WebhookResult](), Receiver(), Receiver()
     await ask(posts, one, 0)
     await ask(posts, other, 0, slot="t")
     await other.answers(OK)
@@ -105,7 +105,7 @@ async def test_slots_do_not_wait_for_each_other() -> None:
 
 
 async def test_what_is_forgotten_is_given_up_and_forgetting_nothing_is_fine() -> None:
-    posts, receiver = Posts[WebhookAnswer](), Receiver()
+    posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     posts.forget("s")
     await ask(posts, receiver, 0)
     assert len(posts.under_way) == 1

@@ -9,10 +9,10 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, model_deployment
 from doubles.watched_cluster import TICK_S, WatchedCluster, watched_cluster
-from sundog_operator.adapters.cached.kubernetes import SECRET_S
+from sundog_operator.adapters.cached.kubernetes import SECRET_TTL_S
 from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster
 from sundog_operator.app.queue import idle
-from sundog_operator.app.queue.idle import resting
+from sundog_operator.app.queue.idle import find_idle_deployment
 from sundog_operator.core.planner.conditions import RESYNC_S
 from sundog_operator.ports import SECRET, Ref
 
@@ -75,7 +75,7 @@ async def test_nothing_is_planned_while_nothing_changes(cluster: WatchedCluster,
 async def test_a_pass_is_made_from_time_to_time_all_the_same(
     worked: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idle, "LONGEST_S", 60.0)
+    monkeypatch.setattr(idle, "MAX_IDLE_S", 60.0)
     async with watched_cluster() as cluster:
         await cluster.kube.create(model_deployment())
         await cluster.until_all(is_ready)
@@ -133,7 +133,7 @@ async def test_one_that_names_secrets_rests_too_until_one_loses_a_key(
     await run(cluster, 3 * RESYNC_S)
     assert worked["planned"] == 0
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, "keys"))
-    await run(cluster, RESYNC_S + SECRET_S + 1)
+    await run(cluster, RESYNC_S + SECRET_TTL_S + 1)
     assert worked["planned"]
     assert (await cluster.condition("TrafficSynced"))[1] == "SecretNotFound"
 
@@ -154,7 +154,7 @@ RESTS: dict[str, Any] = {
 
 
 def test_one_revision_that_serves_may_rest() -> None:
-    found = resting(RESTS)
+    found = find_idle_deployment(RESTS)
     assert found is not None
     assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1", ())
 
@@ -168,7 +168,7 @@ def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_
             "auth": {"jwt": {"issuer": "https://a.example.com", "audiences": ["a"], "jwksSecretName": "jwks"}},
         },
     }
-    found = resting({**RESTS, "spec": spec})
+    found = find_idle_deployment({**RESTS, "spec": spec})
     assert found is not None
     assert found.secrets == ("certificate", "jwks")
 
@@ -189,4 +189,4 @@ def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_
     ],
 )
 def test_what_has_something_under_way_or_cannot_be_read_may_not(changes: dict[str, Any]) -> None:
-    assert resting({**RESTS, **changes}) is None
+    assert find_idle_deployment({**RESTS, **changes}) is None

@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 
 from edge_counts import ATTEMPT, block, report, row
-from sundog_operator.api import Comparison, FrozenPlan, PlanGuardrail
+from sundog_operator.api import FrozenPlan, PlanComparison, PlanGuardrail
 from sundog_operator.core.analysis import baseline_health, counters
-from sundog_operator.core.analysis.baseline_health import DEGRADED, UNHEALTHY, Control
+from sundog_operator.core.analysis.baseline_health import CONTROL_DEGRADED, CONTROL_UNHEALTHY, BaselineHealth
 
 END = 1_764_034_200
 NOW = END + counters.GRACE_S + 1
 CAPPED = FrozenPlan(guardrails=(PlanGuardrail(metric="errorRate", margin=0.25, max=0.02),))
 
 
-def watch(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int], ago_s: int = 0) -> Control:
+def watch(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int], ago_s: int = 0) -> BaselineHealth:
     """After a minute in which each arm had so many requests in every ten seconds; then the arms did well."""
     rows = []
     for arm, counts in (("stable", stable), ("canary", canary)):
         troubled = [block(END - ago_s - 10 * number, **counts) for number in range(1, 7)]
         fine = [block(END - 10 * number, ok=100) for number in range(1, ago_s // 10 + 1)]
         rows.append(row(arm, blocks=[*troubled, *fine]))
-    return baseline_health.watch(plan, counters.blocks_of(ATTEMPT, [report(*rows)]), NOW)
+    return baseline_health.evaluate_baseline(plan, counters.collect_blocks(ATTEMPT, [report(*rows)]), NOW)
 
 
 BAD: dict[str, int] = {"ok": 50, "server5xx": 50}
@@ -31,7 +31,7 @@ FINE: dict[str, int] = {"ok": 100}
 
 def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
     found = watch(CAPPED, BAD, {"ok": 90, "timeout": 10})
-    assert (found.reason, found.settled) == (UNHEALTHY, False)
+    assert (found.reason, found.settled) == (CONTROL_UNHEALTHY, False)
     assert found.message == (
         "50.0% of stable's requests failed in a minute and 10.0% of the candidate's, where max is 2 %"
     )
@@ -56,14 +56,14 @@ def test_what_is_no_outage(plan: FrozenPlan, stable: dict[str, int], canary: dic
 @pytest.mark.parametrize(("before", "failed"), [(0.1, 51), (0.001, 6), (0.0, 6)])
 def test_much_worse_than_before_the_rollout_is_degraded(before: float, failed: int) -> None:
     found = watch(FrozenPlan(error_rate=before), {"ok": 100 - failed, "server5xx": failed}, FINE)
-    assert (found.reason, found.settled) == (DEGRADED, False)
+    assert (found.reason, found.settled) == (CONTROL_DEGRADED, False)
     assert (
         found.message == f"{failed:.1f}% of stable's requests failed in a minute, and {before:.2%} before the rollout"
     )
 
 
 def test_an_experiment_is_not_called_a_rollout() -> None:
-    comparison = Comparison(arms=(), max_duration=timedelta(days=1), max_units=1)
+    comparison = PlanComparison(arms=(), max_duration=timedelta(days=1), max_units=1)
     bad = {"ok": 40, "server5xx": 60}
     found = watch(FrozenPlan(error_rate=0.01, comparison=comparison), bad, FINE)
     assert found.message.endswith("in a minute, and 1.00% before the experiment")
@@ -79,4 +79,4 @@ def test_it_is_over_after_five_minutes_without_a_minute_like_that(ago_s: int, se
 
 
 def test_nothing_counted_is_no_outage() -> None:
-    assert baseline_health.watch(CAPPED, {}, NOW) == baseline_health.WELL
+    assert baseline_health.evaluate_baseline(CAPPED, {}, NOW) == baseline_health.HEALTHY

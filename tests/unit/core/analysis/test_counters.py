@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, BEFORE_SEVERAL_LATENCIES, COLUMNS, ENDS, block, evenly, report, row, rows_in, silent
 from sundog_operator.core.analysis import counters, unit_groups
-from sundog_operator.core.analysis.counters import Look, Tallies, Tally
+from sundog_operator.core.analysis.counters import ArmCounts, Counters, CountScope
 from sundog_operator.core.edge.reported_counts import EVENTS
 from sundog_operator.core.observed import EdgeReport
 
@@ -25,15 +25,15 @@ BEGIN = block(T0 - 10)
 """In which an epoch begins: there is no telling which part of it is the epoch's."""
 
 
-def take(before: Tallies, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Tallies:
-    return look_at(before, reports, Look(epochs, in_force=2, now_s=now, timeout_s=30))
+def take(before: Counters, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Counters:
+    return look_at(before, reports, CountScope(epochs, in_force=2, now_s=now, timeout_s=30))
 
 
-def look_at(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Tallies:
-    return counters.take(before, reports, counters.blocks_of(ATTEMPT, reports), look)
+def look_at(before: Counters, reports: Sequence[EdgeReport], look: CountScope) -> Counters:
+    return counters.update_counters(before, reports, counters.collect_blocks(ATTEMPT, reports), look)
 
 
-NOTHING = Tallies(ATTEMPT)
+NOTHING = Counters(ATTEMPT)
 
 few = st.dictionaries(st.sampled_from((*ENDS, "slow", "slow2", "slow3")), st.integers(1, 50), max_size=2)
 rows = st.builds(
@@ -55,8 +55,8 @@ def test_every_request_is_counted_once_however_often_and_in_which_order_edges_ar
         assert again == once
     assigned = sum(each["assigned"] for each in rows_in(told))
     assert sum(once.of(epoch, arm).assigned for epoch in (1, 2) for arm in ("stable", "canary")) == assigned
-    assert Tallies.from_json(json.loads(json.dumps(once.as_json())), ATTEMPT) == once
-    assert Tallies.unpack(once.pack(), ATTEMPT) == once
+    assert Counters.from_json(json.loads(json.dumps(once.as_json())), ATTEMPT) == once
+    assert Counters.unpack(once.pack(), ATTEMPT) == once
 
 
 @given(reports)
@@ -77,7 +77,7 @@ def test_events_are_told_apart() -> None:
             {**told, "ends": {**told["ends"], "truncated": 9, "invalid": 10}, "retries": {"firstAttemptFailed": 11}}
         ),
     )
-    assert counted.of(2, "canary") == Tally(assigned=118, errors=37, slow=8, rejections=10, retried=11)
+    assert counted.of(2, "canary") == ArmCounts(assigned=118, errors=37, slow=8, rejections=10, retried=11)
 
 
 def test_only_requests_that_were_assigned_count() -> None:
@@ -88,9 +88,9 @@ def test_only_requests_that_were_assigned_count() -> None:
 
 def test_an_edge_that_is_gone_keeps_its_counts_and_what_ran_there_is_lost() -> None:
     counted = take(NOTHING, report(row(ok=8, server5xx=1, inFlight=3)))
-    assert counted.of(2, "canary", present=["edge-0/b1"]) == Tally(12, errors=1, running=3)
+    assert counted.of(2, "canary", present=["edge-0/b1"]) == ArmCounts(12, errors=1, running=3)
     gone = take(counted, report(row(ok=2), pod="edge-1"))
-    assert gone.of(2, "canary", present=["edge-1/b1"]) == Tally(14, errors=1, lost=3)
+    assert gone.of(2, "canary", present=["edge-1/b1"]) == ArmCounts(14, errors=1, lost=3)
 
 
 def test_an_agent_that_starts_anew_and_knows_less_takes_nothing_back() -> None:
@@ -98,18 +98,18 @@ def test_an_agent_that_starts_anew_and_knows_less_takes_nothing_back() -> None:
     less = take(counted, report(row(ok=8, server5xx=1)))
     assert less == counted
     more = take(less, report(row(ok=90, server5xx=11, slow=5, lost=4)))
-    assert more.of(2, "canary") == Tally(105, errors=11, slow=5, lost=4)
+    assert more.of(2, "canary") == ArmCounts(105, errors=11, slow=5, lost=4)
 
 
 def test_what_was_taken_for_lost_and_ends_after_all_is_lost_no_more() -> None:
     counted = take(NOTHING, report(row(ok=8, lost=2)))
     back = take(counted, report(row(ok=9, inFlight=1)))
-    assert back.of(2, "canary", back.sources) == Tally(10, running=1)
+    assert back.of(2, "canary", back.sources) == ArmCounts(10, running=1)
 
 
 def test_what_has_ended_runs_no_longer() -> None:
     counted = take(take(NOTHING, report(row(ok=8, inFlight=3))), report(row(ok=11)))
-    assert counted.of(2, "canary", counted.sources) == Tally(11)
+    assert counted.of(2, "canary", counted.sources) == ArmCounts(11)
 
 
 def test_processes_of_one_edge_add_up() -> None:
@@ -123,7 +123,7 @@ def test_many_processes_that_are_gone_are_kept_as_one_and_lose_no_count() -> Non
     for boot in range(300):
         counted = take(counted, report(row(boot=f"b{boot}", ok=1, inFlight=1)))
     assert len(counted.sources) <= 65
-    assert counted.of(2, "canary", present=["edge-0/b299"]) == Tally(600, lost=299, running=1)
+    assert counted.of(2, "canary", present=["edge-0/b299"]) == ArmCounts(600, lost=299, running=1)
 
 
 def test_an_edge_that_is_silent_for_a_while_does_not_count_twice() -> None:
@@ -134,7 +134,7 @@ def test_an_edge_that_is_silent_for_a_while_does_not_count_twice() -> None:
     assert counted.of(2, "canary").assigned == 200
 
 
-def closed(counted: Tallies, epoch: int = 2) -> list[int]:
+def closed(counted: Counters, epoch: int = 2) -> list[int]:
     return [each.closed for each in counted.folded[epoch].lengths]
 
 
@@ -152,8 +152,8 @@ def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
         (5, 6, 25, 30, 36),
         (0, 6, 0, 0, 36),
         (0, 7, 0, 0, 49),
-        counters.NOTHING,
-        counters.NOTHING,
+        counters.ZERO_SUMS,
+        counters.ZERO_SUMS,
         (0, 8, 0, 0, 64),
     )
     assert [each.open for each in longer] == [((5, 6), (0, 6), (0, 7), (0, 0), (0, 0), (0, 8))] * 2
@@ -171,7 +171,7 @@ def test_requests_that_come_evenly_vary_no_more_for_an_epoch_that_begins_and_end
     began, ended = block(T0 + 40, ok=40, server5xx=20), block(T0 + 280, ok=20, server5xx=10)
     between = [block(T0 + 10 * number, ok=100, server5xx=50) for number in range(5, 28)]
     told = report({**row(epoch=1), "blocks": [began, *between, ended]})
-    for look in (Look((1,), in_force=1, now_s=T0 + 285, timeout_s=30), Look((1,), 2, T0 + 900, 30)):
+    for look in (CountScope((1,), in_force=1, now_s=T0 + 285, timeout_s=30), CountScope((1,), 2, T0 + 900, 30)):
         for length in look_at(NOTHING, [told], look).folded[1].lengths:
             x, _, square, _, _ = length.sums[0]
             assert length.closed >= 3
@@ -217,7 +217,7 @@ def test_an_epoch_that_is_over_has_no_blocks_from_its_last_on() -> None:
     assert closed(counted, 1) == [11, 3, 1]
     assert take(counted, report(over), now=T0 + 3000, epochs=(1, 2)).folded == counted.folded
     assert take(counted, report(), now=T0 + 9000, epochs=(1, 2)).folded == counted.folded
-    newest_is_over = look_at(NOTHING, [report(over)], Look((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
+    newest_is_over = look_at(NOTHING, [report(over)], CountScope((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
     assert closed(newest_is_over, 1) == [11, 3, 1]
 
 
@@ -233,10 +233,13 @@ def test_requests_and_events_of_whole_blocks_are_counted_by_arm() -> None:
     stable = {**row("stable"), "blocks": [block(T0 - 10, ok=99, timeout=9), block(T0, ok=5, timeout=1, inFlight=1)]}
     canary = {**row(), "blocks": [BEGIN, block(T0, ok=2, slow=1, throttled=1), block(T0 + 10, ok=70)]}
     told = [report(stable), report(canary, pod="edge-1")]
-    assert take(NOTHING, *told, now=T0 + 20).folded[2].counts() == (Tally(), Tally())
+    assert take(NOTHING, *told, now=T0 + 20).folded[2].counts() == (ArmCounts(), ArmCounts())
     counted = take(NOTHING, *told, now=T0 + 45).folded[2]
-    assert counted.counts() == (Tally(7, errors=1), Tally(73, slow=1, rejections=1))
-    assert take(NOTHING, *told, now=T0 + 20).over[2].counts() == (Tally(7, errors=1), Tally(3, slow=1, rejections=1))
+    assert counted.counts() == (ArmCounts(7, errors=1), ArmCounts(73, slow=1, rejections=1))
+    assert take(NOTHING, *told, now=T0 + 20).over[2].counts() == (
+        ArmCounts(7, errors=1),
+        ArmCounts(3, slow=1, rejections=1),
+    )
 
 
 def test_what_was_stored_before_requests_were_counted_by_block_is_folded_anew() -> None:
@@ -245,7 +248,7 @@ def test_what_was_stored_before_requests_were_counted_by_block_is_folded_anew() 
     stored = json.loads(json.dumps(counted.as_json()))
     for epoch in stored["epochs"].values():
         del epoch["requests"]
-    before = Tallies.from_json(stored, ATTEMPT)
+    before = Counters.from_json(stored, ATTEMPT)
     assert (before.sources, before.folded) == (counted.sources, {})
     assert take(before, told).folded == counted.folded
 
@@ -261,9 +264,9 @@ def test_columns_are_found_by_their_names() -> None:
 def test_requests_are_overdue_when_the_last_of_their_block_is() -> None:
     own = {**row(), "inFlightSince": [[T0, 2], [T0 + 10, 1]]}
     told = [report(own), report({**own, "arm": "stable"}, pod="edge-1")]
-    assert counters.overdue(ATTEMPT, told, T0 + 45, 30) == {}
-    assert counters.overdue(ATTEMPT, told, T0 + 46, 30) == {(2, "canary"): 2, (2, "stable"): 2}
-    assert counters.overdue(ATTEMPT, told, T0 + 56, 30) == {(2, "canary"): 3, (2, "stable"): 3}
+    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 45, 30) == {}
+    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 46, 30) == {(2, "canary"): 2, (2, "stable"): 2}
+    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 56, 30) == {(2, "canary"): 3, (2, "stable"): 3}
 
 
 STRANGE: tuple[Any, ...] = (None, True, -1, 1.5, math.inf, math.nan, 10**400, "", "1", [], [[]], {}, {"a": 1})
@@ -291,20 +294,20 @@ def damaged(whole: Any) -> Iterator[Any]:
 STORED = json.loads(json.dumps(take(NOTHING, report(two_minutes(ok=1, server5xx=2), row("stable", ok=3))).as_json()))
 
 
-def check_use(found: Tallies) -> None:
+def check_use(found: Counters) -> None:
     after = take(found, report(two_minutes(ok=1)), now=T0 + 90)
     assert after.attempt == ATTEMPT
-    assert Tallies.from_json(after.as_json(), ATTEMPT) == after
+    assert Counters.from_json(after.as_json(), ATTEMPT) == after
 
 
 @given(anything)
 def test_whatever_is_stored_can_be_read(stored: Any) -> None:
-    check_use(Tallies.from_json(stored, ATTEMPT))
+    check_use(Counters.from_json(stored, ATTEMPT))
 
 
 def test_what_is_stored_and_was_damaged_can_be_read() -> None:
     for stored in damaged(STORED):
-        check_use(Tallies.from_json(stored, ATTEMPT))
+        check_use(Counters.from_json(stored, ATTEMPT))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +333,7 @@ def test_what_is_stored_and_was_damaged_can_be_read() -> None:
     ],
 )
 def test_nothing_is_counted_of_what_is_damaged_or_of_another_attempt(stored: Any) -> None:
-    assert Tallies.from_json(stored, ATTEMPT) == NOTHING
+    assert Counters.from_json(stored, ATTEMPT) == NOTHING
 
 
 def packed(plain: bytes) -> str:
@@ -351,7 +354,7 @@ def packed(plain: bytes) -> str:
     ids=["empty", "text", "plain", "cut", "list", "deep", "large"],
 )
 def test_nothing_is_counted_of_a_text_that_is_none_of_ours(text: str) -> None:
-    assert Tallies.unpack(text, ATTEMPT) == NOTHING
+    assert Counters.unpack(text, ATTEMPT) == NOTHING
 
 
 def test_the_text_is_small_and_empty_while_nothing_is_counted() -> None:
@@ -362,11 +365,11 @@ def test_the_text_is_small_and_empty_while_nothing_is_counted() -> None:
 
 @pytest.mark.extended
 def test_what_is_kept_of_very_many_groups_can_be_read_again() -> None:
-    own = ((10_000,) * (unit_groups.GROUPS + 1), *unit_groups.NOTHING[1:])
+    own = ((10_000,) * (unit_groups.GROUPS + 1), *unit_groups.ZERO_GROUPS[1:])
     places = [(epoch, f"arm-{number}") for epoch in range(40) for number in range(10)]
-    counted = {"edge-0/b1": {places[0]: Tally(assigned=7)}}
-    groups = {f"edge-{number}/b1": dict.fromkeys(places, own) for number in range(unit_groups.MOST_SOURCES)}
-    known = Tallies.unpack(Tallies(ATTEMPT, counted, groups=groups).pack(), ATTEMPT)
+    counted = {"edge-0/b1": {places[0]: ArmCounts(assigned=7)}}
+    groups = {f"edge-{number}/b1": dict.fromkeys(places, own) for number in range(unit_groups.MAX_SOURCES)}
+    known = Counters.unpack(Counters(ATTEMPT, counted, groups=groups).pack(), ATTEMPT)
     assert known.sources == counted
     epochs = {epoch for rows in known.groups.values() for epoch, _ in rows}
     assert 20 < len(epochs) < 40
@@ -382,7 +385,7 @@ def test_what_was_stored_before_retries_were_counted_is_read() -> None:
     for epoch in stored["epochs"].values():
         epoch["lengths"] = [[closed, sums[:3], open_[:3]] for closed, sums, open_ in epoch["lengths"]]
     del stored["events"]
-    assert Tallies.from_json(stored, ATTEMPT) == counted
+    assert Counters.from_json(stored, ATTEMPT) == counted
 
 
 BEFORE_SEVERAL = ["assigned", "errors", "slow", "rejections", "retried", "lost", "running"]
@@ -395,24 +398,29 @@ def test_what_one_latency_counts_is_stored_as_it_was_before_there_could_be_sever
     assert (stored["columns"], stored["events"]) == (BEFORE_SEVERAL, 4)
     assert {len(own) for source in stored["sources"].values() for own in source.values()} == {7}
     assert {len(sums) for epoch in stored["epochs"].values() for _, sums, _ in epoch["lengths"]} == {4}
-    assert Tallies.from_json(stored, ATTEMPT) == counted
+    assert Counters.from_json(stored, ATTEMPT) == counted
 
 
 def test_what_is_slow_by_another_latency_is_stored_so_that_no_operator_takes_it_for_anything_else() -> None:
     counted = take(NOTHING, report(two_minutes(ok=7, slow=2, slow2=1)), now=T0 + 135)
     stored = json.loads(json.dumps(counted.as_json()))
     assert (stored["columns"], stored["events"]) == ([*BEFORE_SEVERAL, "slow2"], 5)
-    assert Tallies.from_json(stored, ATTEMPT) == counted
+    assert Counters.from_json(stored, ATTEMPT) == counted
     assert counted.of(2, "canary").slow2 > 0
     # One that knows of four kinds of events refuses five, and begins anew with what edges tell.
-    assert Tallies.from_json({**stored, "events": len(EVENTS) + 1}, ATTEMPT) == NOTHING
+    assert Counters.from_json({**stored, "events": len(EVENTS) + 1}, ATTEMPT) == NOTHING
 
 
 def test_an_edge_that_counts_by_one_latency_is_told_where_several_are_compared() -> None:
     own = row(ok=7)
     before = {name: told for name, told in own.items() if name not in ("slow2", "slow3")}
     told = [report(own), report(before, pod="edge-1")]
-    assert [counters.counting_fewer(ATTEMPT, told, count) for count in (0, 1, 2, 3)] == [[], [], ["edge-1"], ["edge-1"]]
+    assert [counters.find_edges_without_latencies(ATTEMPT, told, count) for count in (0, 1, 2, 3)] == [
+        [],
+        [],
+        ["edge-1"],
+        ["edge-1"],
+    ]
     happened = {"start": T0, "ok": 1, "server5xx": 2, "slow": 3, "firstAttemptFailed": 9}
     blocks = [BEGIN, [happened.get(name, 0) for name in BEFORE_SEVERAL_LATENCIES]]
     counted = take(NOTHING, report({**before, "blocks": blocks}, columns=BEFORE_SEVERAL_LATENCIES), now=T0 + 15)
@@ -420,9 +428,11 @@ def test_an_edge_that_counts_by_one_latency_is_told_where_several_are_compared()
 
 
 def test_stored_columns_are_found_by_their_names() -> None:
-    columns = ["new", *reversed(Tally._fields)]
+    columns = ["new", *reversed(ArmCounts._fields)]
     stored = {**STORED, "columns": columns, "sources": {"edge-0/b1": {"2/canary": [99, 9, 8, 7, 6, 5, 4, 3, 2, 1]}}}
-    assert Tallies.from_json(stored, ATTEMPT).sources["edge-0/b1"] == {(2, "canary"): Tally(1, 2, 3, 4, 5, 6, 7, 8, 9)}
+    assert Counters.from_json(stored, ATTEMPT).sources["edge-0/b1"] == {
+        (2, "canary"): ArmCounts(1, 2, 3, 4, 5, 6, 7, 8, 9)
+    }
 
 
 REPORTED = {**row(ok=1, blocks=[block(T0, ok=1), block(T0 + 10, ok=1)]), "inFlightSince": [[T0, 2]]}
@@ -435,13 +445,13 @@ def test_a_row_that_is_none_is_left_out_and_the_others_count() -> None:
         assert counted.of(2, "stable").assigned >= 5
         assert counted.folded[2].lengths[0].sums[0][1] >= 1
         assert orjson.dumps(counted.as_json())
-        assert counters.overdue(ATTEMPT, [report(own)], T0 + 600, 30).get((2, "canary"), 0) >= 0
+        assert counters.count_overdue_requests(ATTEMPT, [report(own)], T0 + 600, 30).get((2, "canary"), 0) >= 0
 
 
 @pytest.mark.parametrize("columns", [*STRANGE, COLUMNS[1:], COLUMNS[:5], ["end", *COLUMNS[1:]]])
 def test_blocks_without_their_columns_are_none(columns: Any) -> None:
     told = report(REPORTED, columns=columns)
-    assert counters.blocks_of(ATTEMPT, [told]) == {}
+    assert counters.collect_blocks(ATTEMPT, [told]) == {}
     assert take(NOTHING, told).of(2, "canary").assigned == 1
 
 
@@ -457,4 +467,4 @@ def test_a_document_that_is_none_counts_nothing(told: Any) -> None:
 )
 def test_edges_have_counted_until_the_clock_that_is_behind_says(clocks: list[Any], until: float) -> None:
     told = [EdgeReport("edge-0", True, False, {"clock": clock}) for clock in clocks]
-    assert counters.counted_until([*told, silent()], T0) == until
+    assert counters.counted_until_s([*told, silent()], T0) == until

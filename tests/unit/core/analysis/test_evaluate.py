@@ -13,16 +13,16 @@ from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, 
 from profiles import examples
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
 from sundog_operator.core.analysis import counters, evaluate, forecast
-from sundog_operator.core.analysis.counters import Look, Tallies
+from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import count_ratio
 
 T0 = 1_764_034_200
 NOW = T0 + 610
-KNOWN = Traffic(10, [100, 0], (500_000, 10_000_000))
+KNOWN = StableTraffic(10, [100, 0], (500_000, 10_000_000))
 THREE = {"steps": [{"weight": 10}, {"weight": 25}, {"weight": 50}]}
 ERRORS = [{"metric": "errorRate"}]
 ONE_PERCENT = {"ok": 285, "server5xx": 3, "slow": 12}
@@ -30,7 +30,7 @@ ONE_PERCENT = {"ok": 285, "server5xx": 3, "slow": 12}
 
 
 def at_step(
-    index: int, spec: dict[str, Any] | None = None, traffic: Traffic = KNOWN, *, warm: bool = True
+    index: int, spec: dict[str, Any] | None = None, traffic: StableTraffic = KNOWN, *, warm: bool = True
 ) -> ExperimentStatus:
     """An attempt that collects at a step: each step before has had its epoch, of twice the step's number."""
     status = freeze.freeze(Rollout.from_json(spec or {}), 7, 8, datetime.fromtimestamp(T0, UTC), traffic)
@@ -44,34 +44,36 @@ def at_step(
             "phase": "Running",
             "step": StepStatus(index=index, of=len(steps), gate=steps[index - 1].gate, warm=warm),
             "epoch": Epoch(number=2 * index - (not warm), confirmed=True),
-            "arms": freeze.arms_at(steps[index - 1].weight, 7, 8),
+            "arms": freeze.arms_at_weight(steps[index - 1].weight, 7, 8),
             "evidence_epochs": tuple(epochs),
         }
     )
 
 
 def judge(
-    status: ExperimentStatus, *reports: EdgeReport, replicas: tuple[int, int] = (3, 1), traffic: Traffic = KNOWN
-) -> Judgement:
-    look = Look([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
-    return evaluate.judge(status, seen(take(reports, look), reports, replicas, traffic))
+    status: ExperimentStatus, *reports: EdgeReport, replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
+) -> Evaluation:
+    look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
+    return evaluate.evaluate_rollout(status, seen(take(reports, look), reports, replicas, traffic))
 
 
-def take(reports: Sequence[EdgeReport], look: Look) -> Tallies:
-    return counters.take(Tallies(ATTEMPT), reports, counters.blocks_of(ATTEMPT, reports), look)
+def take(reports: Sequence[EdgeReport], look: CountScope) -> Counters:
+    return counters.update_counters(Counters(ATTEMPT), reports, counters.collect_blocks(ATTEMPT, reports), look)
 
 
 def seen(
-    counted: Tallies, reports: Sequence[EdgeReport], replicas: tuple[int, int] = (3, 1), traffic: Traffic = KNOWN
-) -> evaluate.Seen:
-    return evaluate.Seen(counted, reports, counters.blocks_of(ATTEMPT, reports), traffic, NOW, 30, replicas)
+    counted: Counters, reports: Sequence[EdgeReport], replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
+) -> evaluate.RolloutCounts:
+    return evaluate.RolloutCounts(
+        counted, reports, counters.collect_blocks(ATTEMPT, reports), traffic, NOW, 30, replicas
+    )
 
 
 def arms(epoch: int, stable: dict[str, int], canary: dict[str, int], blocks: int = 60) -> list[dict[str, Any]]:
     return [evenly("stable", epoch, T0, blocks, **stable), evenly("canary", epoch, T0, blocks, **canary)]
 
 
-def metric(told: Judgement, name: str = "errorRate") -> MetricStatus:
+def metric(told: Evaluation, name: str = "errorRate") -> MetricStatus:
     return next(each for each in told.metrics if each.name == name)
 
 
@@ -182,7 +184,7 @@ BAKED = {"steps": [{"weight": 50}], "bake": {"holdback": "5%"}, "guardrails": ER
 ALIKE = arms(2, {"ok": 990, "server5xx": 10}, {"ok": 990, "server5xx": 10})
 
 
-def baking(stable: dict[str, int], canary: dict[str, int]) -> Judgement:
+def baking(stable: dict[str, int], canary: dict[str, int]) -> Evaluation:
     """A bake after a gate at which both were alike."""
     return judge(at_step(2, BAKED), report(*ALIKE, *arms(4, stable, canary)), replicas=(3, 3))
 
@@ -414,8 +416,8 @@ def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
     running = report(GOOD[0], {**GOOD[1], "inFlight": 300, "assigned": GOOD[1]["assigned"] + 300})
     assert judge(at_step(1), running).passed
     status = at_step(1)
-    counted = take([running], Look([2], 2, NOW, 30))
-    told = evaluate.judge(status, seen(counted, []))
+    counted = take([running], CountScope([2], 2, NOW, 30))
+    told = evaluate.evaluate_rollout(status, seen(counted, []))
     assert metric(told).events == (0, 300)
     assert "; of the candidate's requests 300 were lost, nobody knows how they ended" in metric(told).message
     assert "lost" not in metric(judge(status, running)).message
@@ -488,7 +490,7 @@ FAILING, NONE_FAILED = {"server5xx": 7, "ok": 43}, {"ok": 150}
 def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_its_warm_up_is_over() -> None:
     def of(
         blocks: int, canary: dict[str, int] = FAILING, stable: dict[str, int] = NONE_FAILED, **how: Any
-    ) -> Judgement:
+    ) -> Evaluation:
         rows = lately("canary", *[canary] * blocks), lately("stable", *[stable] * blocks)
         return judge(at_step(1, warm=False, **how), report(*rows))
 
@@ -536,8 +538,8 @@ def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
     assert freeze.early_alpha(plan) == pytest.approx(0.05 * 0.2)
     assert freeze.early_alpha(whole) == 0
     assert freeze.early_alpha(plan.model_copy(update={"harm_shares": 2})) == pytest.approx(0.025 * 0.2)
-    assert (evaluate.levels_of(plan).harm_left, evaluate.levels_of(whole).harm_left) == (0.8, 1.0)
-    assert forecast.harm_tests(plan) == pytest.approx(len(plan.guardrails) / 0.8)
+    assert (evaluate.error_levels(plan).harm_error_share, evaluate.error_levels(whole).harm_error_share) == (0.8, 1.0)
+    assert forecast.harm_test_count(plan) == pytest.approx(len(plan.guardrails) / 0.8)
 
 
 def test_without_any_counts_nothing_follows() -> None:
@@ -548,22 +550,22 @@ def test_without_any_counts_nothing_follows() -> None:
 
 
 def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
-    unknown = at_step(1, traffic=Traffic())
+    unknown = at_step(1, traffic=StableTraffic())
     assert [each.threshold_microseconds for each in judge(unknown, traffic=KNOWN).guardrails] == [
         None,
         500_000,
         None,
         None,
     ]
-    assert judge(unknown, traffic=Traffic()).guardrails == unknown.plan.guardrails
-    later = Traffic(10, [0, 100], (500_000, 10_000_000))
+    assert judge(unknown, traffic=StableTraffic()).guardrails == unknown.plan.guardrails
+    later = StableTraffic(10, [0, 100], (500_000, 10_000_000))
     assert judge(at_step(1), traffic=later).guardrails == at_step(1).plan.guardrails
 
 
 def test_what_a_long_answer_is_is_said() -> None:
     told = metric(judge(at_step(1), report(*GOOD)), "latencyP95")
     assert told.message.startswith("latencyP95 (answers above 500 ms, the candidate's above 625 ms) is 0.2")
-    slow = at_step(1, traffic=Traffic(10, [0, 100], (500_000, 10_000_000)))
+    slow = at_step(1, traffic=StableTraffic(10, [0, 100], (500_000, 10_000_000)))
     assert "above 10 s, the candidate's above 12.5 s" in metric(judge(slow, report(*GOOD)), "latencyP95").message
 
 
@@ -667,11 +669,11 @@ def test_more_errors_within_their_margin_are_no_long_answers() -> None:
 
 def test_an_edge_that_counted_and_is_silent_opens_no_gate_and_hides_no_harm() -> None:
     both = [report(*GOOD), report(*GOOD, pod="edge-1")]
-    known = take(both, Look([2], 2, NOW, 30))
+    known = take(both, CountScope([2], 2, NOW, 30))
     reports = [both[0], silent("edge-1")]
-    told = evaluate.judge(at_step(1), seen(known, reports))
-    assert (told.passed, told.unheard) == (False, ("edge-1",))
-    assert evaluate.judge(at_step(1), seen(known, both)).passed
+    told = evaluate.evaluate_rollout(at_step(1), seen(known, reports))
+    assert (told.passed, told.unreachable_edges) == (False, ("edge-1",))
+    assert evaluate.evaluate_rollout(at_step(1), seen(known, both)).passed
 
 
 def test_an_epoch_with_one_arm_says_nothing_of_two() -> None:
@@ -683,13 +685,13 @@ def test_an_epoch_with_one_arm_says_nothing_of_two() -> None:
 
 
 def test_a_latency_that_nothing_is_known_of_yet_holds_the_gate_and_errors_do_harm() -> None:
-    unknown = at_step(1, traffic=Traffic())
-    told = judge(unknown, report(*GOOD), traffic=Traffic())
+    unknown = at_step(1, traffic=StableTraffic())
+    told = judge(unknown, report(*GOOD), traffic=StableTraffic())
     assert (told.passed, metric(told, "latencyP95").verdict) == (False, "Undecided")
     assert metric(told, "latencyP95").message.endswith(
         "waits until stable has answered enough to know what a long answer is"
     )
-    bad = judge(unknown, report(*arms(2, {"ok": 300}, {"ok": 70, "server5xx": 30})), traffic=Traffic())
+    bad = judge(unknown, report(*arms(2, {"ok": 300}, {"ok": 70, "server5xx": 30})), traffic=StableTraffic())
     assert bad.harm.startswith("errorRate never happened in stable")
 
 
@@ -734,9 +736,9 @@ def test_edges_that_do_not_count_groups_decide_nothing() -> None:
 
 def test_groups_that_a_status_lost_are_waited_for() -> None:
     reports = [by_unit(*kept(GOOD))]
-    known = take(reports, Look([2], 2, NOW, 30))
-    assert evaluate.judge(at_step(1, BY_USER), seen(known, reports)).passed
-    assert not evaluate.judge(at_step(1, BY_USER), seen(replace(known, groups={}), reports)).passed
+    known = take(reports, CountScope([2], 2, NOW, 30))
+    assert evaluate.evaluate_rollout(at_step(1, BY_USER), seen(known, reports)).passed
+    assert not evaluate.evaluate_rollout(at_step(1, BY_USER), seen(replace(known, groups={}), reports)).passed
 
 
 def test_requests_that_were_lost_may_have_been_one_users() -> None:
@@ -812,14 +814,14 @@ def test_a_ceiling_is_kept_by_users_and_not_by_requests() -> None:
     assert few.message.startswith("errorRate of the candidate is not known to be below max 10 % yet")
 
 
-def looked_at(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: float, before: Tallies) -> Tallies:
-    look = Look([each.number for each in status.evidence_epochs], status.epoch.number, now_s, 30)
-    return counters.take(before, reports, counters.blocks_of(ATTEMPT, reports), look)
+def looked_at(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: float, before: Counters) -> Counters:
+    look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, now_s, 30)
+    return counters.update_counters(before, reports, counters.collect_blocks(ATTEMPT, reports), look)
 
 
 def verdicts_over_time(
     status: ExperimentStatus, stable: dict[str, int], canary: dict[str, int], burst: dict[str, dict[str, int]]
-) -> list[Judgement]:
+) -> list[Evaluation]:
     """What is found every second of the half minute in which a burst comes on top of one block, after ten calm minutes."""
     calm = {"stable": stable, "canary": canary}
     rows = []
@@ -830,11 +832,13 @@ def verdicts_over_time(
             more[name] = more.get(name, 0) + count
         whole = {name: 60 * usual.get(name, 0) + more.get(name, 0) for name in {*usual, *more}}
         rows.append(row(arm, 2, blocks=[*own["blocks"], block(T0 + 600, **more)], **whole))
-    reports, counted, found = [report(*rows)], Tallies(ATTEMPT), []
+    reports, counted, found = [report(*rows)], Counters(ATTEMPT), []
     for now_s in range(T0 + 601, T0 + 631):
         counted = looked_at(status, reports, now_s, counted)
-        told = evaluate.Seen(counted, reports, counters.blocks_of(ATTEMPT, reports), KNOWN, now_s, 30, (3, 3))
-        found.append(evaluate.judge(status, told))
+        told = evaluate.RolloutCounts(
+            counted, reports, counters.collect_blocks(ATTEMPT, reports), KNOWN, now_s, 30, (3, 3)
+        )
+        found.append(evaluate.evaluate_rollout(status, told))
     return found
 
 
@@ -865,14 +869,14 @@ def test_failures_of_stable_that_come_together_open_no_gate_before_their_block_i
 def test_an_edge_that_is_silent_holds_what_is_judged_where_it_was_for_harm_as_for_gates() -> None:
     status, (stable, canary) = at_step(1), arms(2, {"ok": 300}, {"ok": 100})
     fine = report(*arms(2, {"ok": 3}, {"ok": 1}), pod="edge-1")
-    before = take([report(stable, canary), fine], Look([2], 2, NOW, 30))
+    before = take([report(stable, canary), fine], CountScope([2], 2, NOW, 30))
     failing = [block(T0 + 600 + 10 * number, ok=97, server5xx=3) for number in range(30)]
     worse = row("canary", 2, blocks=[*canary["blocks"], *failing], ok=8910, server5xx=90)
     for second, harms in ((silent("edge-1"), False), (fine, True)):
         reports = [report(stable, worse), second]
         counted = looked_at(status, reports, NOW + 305, before)
-        told = evaluate.Seen(counted, reports, {}, KNOWN, NOW + 305, 30, (3, 1))
-        assert (evaluate.judge(status, told).harm != "") is harms
+        told = evaluate.RolloutCounts(counted, reports, {}, KNOWN, NOW + 305, 30, (3, 1))
+        assert (evaluate.evaluate_rollout(status, told).harm != "") is harms
 
 
 def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
@@ -880,9 +884,11 @@ def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
     begin, *others = canary["blocks"]
     hanging = {**canary, "blocks": [begin, *([*each[:-1], 1] for each in others)]}
     reports = [report(stable, hanging)]
-    look = Look([2], 2, T0 + 200, 3600)
-    counted = counters.take(Tallies(ATTEMPT), reports, counters.blocks_of(ATTEMPT, reports), look)
-    told = evaluate.judge(status, evaluate.Seen(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1)))
+    look = CountScope([2], 2, T0 + 200, 3600)
+    counted = counters.update_counters(Counters(ATTEMPT), reports, counters.collect_blocks(ATTEMPT, reports), look)
+    told = evaluate.evaluate_rollout(
+        status, evaluate.RolloutCounts(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1))
+    )
     assert told.harm.startswith("errorRate never happened in stable")
     assert not told.passed
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from sundog_edge.feedback.joining import section
+from sundog_edge.feedback.joining import render_feedback_section
 from sundog_operator.core.analysis import feedback
-from sundog_operator.core.analysis.counters import Tallies
-from sundog_operator.core.analysis.feedback import Joined, Sums, Wanted
+from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.feedback import FeedbackSelection, FeedbackSums, OutcomeSums
 from sundog_operator.core.observed import EdgeReport
 
-WANTED = Wanted("digits", "uid", {2}, {"control", "wide"}, {"bought"})
+WANTED = FeedbackSelection("digits", "uid", {2}, {"control", "wide"}, {"bought"})
 COLUMNS = ("units", "positive", "sum", "squares")
 TALLY = {
     "sequence": 5,
@@ -26,7 +26,9 @@ TALLY = {
     },
     **{f"outcome/other/2/wide/{name}": 1 for name in COLUMNS},
 }
-KNOWN = Sums("s1", 5, {(2, "control"): 40, (2, "wide"): 41}, {("bought", 2, "wide"): Joined(7, 6, -5, 2**70)})
+KNOWN = FeedbackSums(
+    "s1", 5, {(2, "control"): 40, (2, "wide"): 41}, {("bought", 2, "wide"): OutcomeSums(7, 6, -5, 2**70)}
+)
 Json = dict[str, Any]
 
 
@@ -36,31 +38,33 @@ def edge(pod: str, told: Any) -> EdgeReport:
 
 
 def of(tally: Mapping[str, int], store: str = "s1", attempt: str = "uid") -> Json:
-    return section(attempt, store, tally)
+    return render_feedback_section(attempt, store, tally)
 
 
 def test_what_is_asked_for_of_the_newest_is_taken_and_nothing_is_added() -> None:
     newer, older = edge("a", of(TALLY)), edge("b", of({"sequence": 4, "exposed/2/wide": 7}))
     for reports in ([newer, older], [older, newer], [newer, newer]):
-        assert feedback.take(Sums(), reports, WANTED) == (KNOWN, None)
+        assert feedback.update_sums(FeedbackSums(), reports, WANTED) == (KNOWN, None)
     assert KNOWN.of("bought", 2, "wide").squares == 2**70
-    assert KNOWN.of("bought", 2, "control") == Joined()
+    assert KNOWN.of("bought", 2, "control") == OutcomeSums()
     assert (KNOWN.reported(2, "wide"), KNOWN.reported(2, "control")) == (7, 0)
 
 
 def test_what_found_no_room_and_what_is_of_nobody_is_known_and_kept_where_there_is_any() -> None:
-    known, _ = feedback.take(Sums(), [edge("a", of({**TALLY, "overflow": 4, "unknown": 9, "late": 2}))], WANTED)
-    assert known == Sums("s1", 5, KNOWN.exposed, KNOWN.outcomes, overflow=4, unknown=9)
-    assert feedback.from_json(json.loads(json.dumps(known.as_json()))) == known
+    known, _ = feedback.update_sums(
+        FeedbackSums(), [edge("a", of({**TALLY, "overflow": 4, "unknown": 9, "late": 2}))], WANTED
+    )
+    assert known == FeedbackSums("s1", 5, KNOWN.exposed, KNOWN.outcomes, overflow=4, unknown=9)
+    assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
     # As an operator of before has it.
     assert set(KNOWN.as_json()) == {"store", "sequence", "exposed", "outcomes"}
-    assert feedback.from_json(KNOWN.as_json()) == KNOWN
+    assert feedback.parse_sums(KNOWN.as_json()) == KNOWN
 
 
 def test_what_was_known_is_never_taken_back() -> None:
     older = edge("b", of({"sequence": 4, "exposed/2/wide": 7}))
-    assert feedback.take(KNOWN, [older], WANTED) == (KNOWN, None)
-    assert feedback.take(KNOWN, [], WANTED) == (KNOWN, (feedback.UNAVAILABLE, "there is no edge"))
+    assert feedback.update_sums(KNOWN, [older], WANTED) == (KNOWN, None)
+    assert feedback.update_sums(KNOWN, [], WANTED) == (KNOWN, (feedback.FEEDBACK_UNAVAILABLE, "there is no edge"))
 
 
 @pytest.mark.parametrize(
@@ -90,30 +94,30 @@ def test_what_was_known_is_never_taken_back() -> None:
     ],
 )
 def test_what_is_missing_or_broken_is_told_and_one_edge_that_tells_is_enough(report: EdgeReport, why: str) -> None:
-    assert feedback.take(KNOWN, [report], WANTED) == (KNOWN, (feedback.UNAVAILABLE, why))
-    assert feedback.take(Sums(), [report, edge("b", of(TALLY))], WANTED) == (KNOWN, None)
+    assert feedback.update_sums(KNOWN, [report], WANTED) == (KNOWN, (feedback.FEEDBACK_UNAVAILABLE, why))
+    assert feedback.update_sums(FeedbackSums(), [report, edge("b", of(TALLY))], WANTED) == (KNOWN, None)
 
 
 def test_another_store_is_said_and_not_taken() -> None:
     other = of({"sequence": 90, "exposed/2/wide": 7}, "s2")
     for reports in ([edge("a", other)], [edge("a", other), edge("b", of(TALLY))]):
-        known, problem = feedback.take(KNOWN, reports, WANTED)
+        known, problem = feedback.update_sums(KNOWN, reports, WANTED)
         assert known == KNOWN
         assert problem is not None
-        assert problem[0] == feedback.REPLACED
+        assert problem[0] == feedback.FEEDBACK_STORE_REPLACED
         assert "(s1, s2)" in problem[1]
 
 
 def test_a_store_of_which_nothing_was_taken_may_be_another() -> None:
-    empty, _ = feedback.take(Sums(), [edge("a", of({}))], WANTED)
+    empty, _ = feedback.update_sums(FeedbackSums(), [edge("a", of({}))], WANTED)
     assert (empty.store, empty.sequence) == ("s1", 0)
-    known, problem = feedback.take(empty, [edge("a", of({"sequence": 1}, "s2"))], WANTED)
+    known, problem = feedback.update_sums(empty, [edge("a", of({"sequence": 1}, "s2"))], WANTED)
     assert (known.store, problem) == ("s2", None)
 
 
 def test_it_is_kept_in_the_tallies_as_it_is() -> None:
-    packed = Tallies("uid", feedback=KNOWN).pack()
-    assert Tallies.unpack(packed, "uid").feedback == KNOWN
-    assert feedback.from_json(json.loads(json.dumps(KNOWN.as_json()))) == KNOWN
-    assert Tallies("uid").pack() == ""
-    assert "feedback" not in Tallies("uid").as_json()
+    packed = Counters("uid", feedback=KNOWN).pack()
+    assert Counters.unpack(packed, "uid").feedback == KNOWN
+    assert feedback.parse_sums(json.loads(json.dumps(KNOWN.as_json()))) == KNOWN
+    assert Counters("uid").pack() == ""
+    assert "feedback" not in Counters("uid").as_json()

@@ -25,10 +25,10 @@ from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.rollout import freeze, load, machine, plan_text
-from sundog_operator.core.rollout.commands import Command
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.machine import Inputs
-from sundog_operator.core.rollout.shadow_comparison import Comparison
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.machine import RolloutInputs
+from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 ATTEMPT = "uid-1"
@@ -51,15 +51,15 @@ def running(status: ExperimentStatus, index: int = 1) -> ExperimentStatus:
     return status.model_copy(update={"phase": "Running", "step": step, "epoch": epoch})
 
 
-def look(*rows: dict[str, Any], shadow: Mapping[str, Any] = SHADOW, **spec: Any) -> Comparison:
-    found = shadow_agreement.look(running(frozen(shadow, **spec)), ATTEMPT, [report(*rows)])
+def look(*rows: dict[str, Any], shadow: Mapping[str, Any] = SHADOW, **spec: Any) -> ShadowComparison:
+    found = shadow_agreement.evaluate_shadow(running(frozen(shadow, **spec)), ATTEMPT, [report(*rows)])
     assert found is not None
     return found
 
 
-def inputs(copies: Comparison | None, after: timedelta = timedelta(minutes=10), **changes: Any) -> Inputs:
+def inputs(copies: ShadowComparison | None, after: timedelta = timedelta(minutes=10), **changes: Any) -> RolloutInputs:
     values: dict[str, Any] = {"replicas": 3, "available": 3, "confirmed": True, **changes}
-    return Inputs(now=T0 + after, copies=copies, **values)
+    return RolloutInputs(now=T0 + after, copies=copies, **values)
 
 
 def test_a_step_is_frozen_at_the_weight_before_it() -> None:
@@ -109,7 +109,7 @@ HOUR = timedelta(hours=1)
 TWICE = {"steps": [{"shadow": SHADOW}, {"shadow": {**SHADOW, "percent": 100, "compare": {}}}, *HALF]}
 
 
-def at_the_second() -> tuple[ExperimentStatus, Comparison]:
+def at_the_second() -> tuple[ExperimentStatus, ShadowComparison]:
     """A rollout that is about to begin its second shadow step, and what was known of the first."""
     first = look(row(agree=900))
     status = machine.tick(running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0)), inputs(first))
@@ -121,20 +121,20 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
     status, first = at_the_second()
     assert status.step is not None
     assert status.step.index == 2
-    assert desired_state.comparison.planned(status) is None, "or copies of both steps would be told by one key"
-    assert shadow_agreement.look(status, ATTEMPT, [report(row(agree=900))]) is None
+    assert desired_state.shadow_comparison.planned(status) is None, "or copies of both steps would be told by one key"
+    assert shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900))]) is None
     status = machine.tick(status, inputs(None))
     assert (status.epoch.number, status.epoch.confirmed, status.metrics) == (1, False, ())
     assert status.shadow is not None
     assert (status.shadow.step, status.shadow.epoch, status.shadow.sent) == (2, 1, 0)
     assert status.shadow.earlier == (f"step 1: {first.status.message}",)
-    assert desired_state.comparison.planned(status) == status.plan.steps[1].shadow
+    assert desired_state.shadow_comparison.planned(status) == status.plan.steps[1].shadow
     later = {"epoch": 1, "verdicts": {"exact": [3, 1, 0]}, "paired": 4, "sampled": 4, "sent": 4}
-    told = shadow_agreement.look(status, ATTEMPT, [report(row(agree=900), row(**later))])
+    told = shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900), row(**later))])
     assert told is not None
     assert (told.status.agreed, told.status.sent, told.status.step, told.status.epoch) == (3, 4, 2, 1)
     assert told.status.earlier == status.shadow.earlier
-    again = shadow_agreement.look(status.model_copy(update={"shadow": told.status}), ATTEMPT, [])
+    again = shadow_agreement.evaluate_shadow(status.model_copy(update={"shadow": told.status}), ATTEMPT, [])
     assert again is not None
     assert again.status.agreed == 3
 
@@ -142,10 +142,10 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
 def test_a_second_shadow_begins_once_and_walks_on() -> None:
     status, _ = at_the_second()
     for _ in range(3):
-        status = machine.tick(status, inputs(shadow_agreement.look(status, ATTEMPT, [])))
+        status = machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [])))
     assert status.epoch.number == 1
     rows = row(epoch=1, verdicts={"exact": [900, 0, 0]}, paired=900, sampled=900, sent=900)
-    status = machine.tick(status, inputs(shadow_agreement.look(status, ATTEMPT, [report(rows)])))
+    status = machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(rows)])))
     assert status.step is not None
     assert status.step.index == 3
 
@@ -155,7 +155,7 @@ def test_a_shadow_after_one_that_was_passed_by_command_counts_anew_too(known: bo
     status = running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0))
     first = look(row(agree=9))
     status = status.model_copy(update={"shadow": first.status if known else None})
-    status = machine.obey(status, Command(id="c", verb="promote", revision=8), T0)
+    status = machine.execute_command(status, RolloutCommand(id="c", verb="promote", revision=8), T0)
     status = machine.tick(status, inputs(None))
     assert status.shadow is not None
     assert (status.epoch.number, status.shadow.epoch) == (1, 1)
@@ -167,7 +167,7 @@ def test_what_is_counted_in_a_later_shadows_epoch_is_evidence_where_it_was_befor
     steps = [{"weight": 25}, {"shadow": SHADOW}, {"shadow": SHADOW}, {"weight": 50}]
     status = running(freeze.freeze(Rollout.from_json({"steps": steps}), 7, 8, T0), 3)
     assert status.step is not None
-    update = {"arms": freeze.arms_at(25, 7, 8), "step": status.step.model_copy(update={"warm": warm})}
+    update = {"arms": freeze.arms_at_weight(25, 7, 8), "step": status.step.model_copy(update={"warm": warm})}
     status = machine.tick(status.model_copy(update=update), inputs(None))
     assert status.epoch.number == 1
     assert [(each.number, each.weight) for each in status.evidence_epochs] == ([(1, 25)] if warm else [])
@@ -206,7 +206,7 @@ def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.Da
         now += data.draw(st.sampled_from([timedelta(seconds=5), timedelta(minutes=40), timedelta(days=2)]))
         rows = data.draw(st.sampled_from([[], [row(agree=100)], [row(agree=9000)], [row(agree=5, disagree=400)]]))
         for _ in range(3):
-            copies = shadow_agreement.look(status, ATTEMPT, [report(*rows)])
+            copies = shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(*rows)])
             status = machine.tick(status, inputs(copies, now))
             assert machine.canary_weight(status) == 0
             assert status.phase != "Concluded"
@@ -223,7 +223,7 @@ def test_alone_it_lasts_as_long_as_it_was_given_and_ends_with_a_verdict() -> Non
     assert (ended.step.index, ended.step.gate, ended.phase) == (2, "manual", "Running")
     assert (ended.verdict.decision, ended.verdict.winner, ended.verdict.reason) == ("Passed", "", told.status.message)
     assert (ended.shadow, ended.metrics) == (told.status, told.metrics)
-    assert desired_state.comparison.planned(ended) is None
+    assert desired_state.shadow_comparison.planned(ended) is None
 
 
 def test_alone_a_candidate_is_rolled_back_before_its_time() -> None:
@@ -243,7 +243,7 @@ def test_alone_what_is_not_known_in_its_time_pauses() -> None:
 @pytest.mark.parametrize(("verb", "phase"), [("promote", "Concluded"), ("abort", "Stopped")])
 def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, phase: str) -> None:
     status = machine.tick(running(alone()), inputs(look(row(agree=900)), HOUR))
-    status = machine.obey(status, Command(id="c", verb=verb, revision=8), T0 + HOUR)
+    status = machine.execute_command(status, RolloutCommand(id="c", verb=verb, revision=8), T0 + HOUR)
     for _ in range(3):
         status = machine.tick(status, inputs(None, HOUR))
     assert (status.phase, status.verdict.decision, status.verdict.winner) == (phase, "Passed", "")
@@ -251,13 +251,13 @@ def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, 
 
 
 def test_alone_a_step_that_is_left_out_leads_to_the_closing_gate_and_never_beyond() -> None:
-    skip = Command("s1", "skip", 8)
+    skip = RolloutCommand("s1", "skip", 8)
     status = machine.tick(alone(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta()))
-    while machine.may_skip(status):
-        status = machine.obey(status, skip, T0)
+    while machine.can_skip(status):
+        status = machine.execute_command(status, skip, T0)
     assert (status.step and status.step.gate, status.step and status.step.of) == ("manual", len(status.plan.steps))
     assert machine.current_step(status).weight == 0
-    assert machine.obey(status, skip, T0).step == status.step
+    assert machine.execute_command(status, skip, T0).step == status.step
 
 
 @pytest.mark.parametrize(
@@ -308,8 +308,8 @@ ONCE, AGAIN = {"steps": [{"shadow": SHADOW}, *HALF]}, {"steps": [{"shadow": SHAD
 
 
 def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it_was() -> None:
-    def of(spec: dict[str, Any], **counts: int) -> Comparison:
-        found = shadow_agreement.look(
+    def of(spec: dict[str, Any], **counts: int) -> ShadowComparison:
+        found = shadow_agreement.evaluate_shadow(
             running(freeze.freeze(Rollout.from_json(spec), 7, 8, T0)), ATTEMPT, [report(row(**counts))]
         )
         assert found is not None
@@ -326,7 +326,7 @@ def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it
         assert wanted == [each.verdict == "Passed" for each in of(ONCE, agree=agree).metrics] == [passes, passes]
     stored = running(freeze.freeze(Rollout.from_json(AGAIN), 7, 8, T0)).to_json()
     stored["plan"].pop("harmShares", None)
-    before = shadow_agreement.look(ExperimentStatus.parse(stored), ATTEMPT, [report(row(**few))])
+    before = shadow_agreement.evaluate_shadow(ExperimentStatus.parse(stored), ATTEMPT, [report(row(**few))])
     assert before == of(ONCE, **few)
 
 
@@ -334,7 +334,7 @@ def test_one_copy_is_told_as_one() -> None:
     told = look(row(timeouts=1))
     assert told.metrics[1].message.startswith("shadowFailures: 0 errors and 1 timeout of 1 copy, between ")
     one = ShadowStatus(sampled=1, sent=1, errors=1)
-    assert plan_text.copies(one).startswith(
+    assert plan_text.describe_copies(one).startswith(
         "1 copy of 1 sampled request: 0 agree, 0 do not, 1 error, 0 timeouts; 0 dropped"
     )
 
@@ -349,17 +349,17 @@ def test_agreement_that_is_not_asked_for_is_told_and_decides_nothing() -> None:
 def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
     status = running(frozen())
     reports = [report(row(agree=100), row("b2", agree=50)), report(row(agree=7, disagree=1), pod="edge-1")]
-    first = shadow_agreement.look(status, ATTEMPT, reports)
+    first = shadow_agreement.evaluate_shadow(status, ATTEMPT, reports)
     assert first is not None
     assert (first.status.agreed, first.status.disagreed, first.status.sent) == (157, 1, 158)
-    later = shadow_agreement.look(
+    later = shadow_agreement.evaluate_shadow(
         status.model_copy(update={"shadow": first.status}), ATTEMPT, [report(row("b2", agree=60))]
     )
     assert later is not None
     assert (later.status.agreed, later.status.disagreed) == (167, 1)
     # Another attempt's, and what is no row, count for nothing.
     strange = report(row(attempt="other", agree=9), {"attempt": ATTEMPT}, row(agree=-1), row(sent="x"))  # type: ignore[arg-type]
-    again = shadow_agreement.look(status.model_copy(update={"shadow": later.status}), ATTEMPT, [strange])
+    again = shadow_agreement.evaluate_shadow(status.model_copy(update={"shadow": later.status}), ATTEMPT, [strange])
     assert again is not None
     assert again.status.tallies == later.status.tallies
     assert again.status.agreed == 167
@@ -369,7 +369,9 @@ def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
 def test_damaged_memory_is_none(text: str) -> None:
     status = running(frozen())
     shadow = look().status.model_copy(update={"tallies": text})
-    told = shadow_agreement.look(status.model_copy(update={"shadow": shadow}), ATTEMPT, [report(row(agree=3))])
+    told = shadow_agreement.evaluate_shadow(
+        status.model_copy(update={"shadow": shadow}), ATTEMPT, [report(row(agree=3))]
+    )
     assert told is not None
     assert told.status.agreed == 3
 
@@ -486,15 +488,15 @@ def test_without_a_margin_no_latency_is_compared() -> None:
 
 def test_copies_are_asked_for_while_the_step_is_walked_and_only_then() -> None:
     status = frozen()
-    assert shadow_agreement.look(status, ATTEMPT, [report(row(agree=1))]) is None
-    assert shadow_agreement.look(running(status, 2), ATTEMPT, []) is None
+    assert shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=1))]) is None
+    assert shadow_agreement.evaluate_shadow(running(status, 2), ATTEMPT, []) is None
     opened = running(status)
     assert opened.step is not None
     opened = opened.model_copy(update={"step": opened.step.model_copy(update={"gate": "none"})})
-    assert shadow_agreement.look(opened, ATTEMPT, []) is None
+    assert shadow_agreement.evaluate_shadow(opened, ATTEMPT, []) is None
     stopped = machine.stop(running(status), "Aborted", "by command", T0)
-    assert shadow_agreement.look(stopped, ATTEMPT, []) is None
-    assert desired_state.comparison.planned(running(status)) == status.plan.steps[0].shadow
+    assert shadow_agreement.evaluate_shadow(stopped, ATTEMPT, []) is None
+    assert desired_state.shadow_comparison.planned(running(status)) == status.plan.steps[0].shadow
 
 
 def test_the_step_ends_when_enough_agree() -> None:
@@ -507,7 +509,7 @@ def test_the_step_ends_when_enough_agree() -> None:
 def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_rollout(holds: str) -> None:
     status, changes = running(frozen()), {}
     if holds == "pause":
-        status = machine.obey(status, Command("p", "pause", 8), T0)
+        status = machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
     elif holds == "spec":
         changes = {"held": True}
     else:
@@ -558,7 +560,7 @@ def test_after_its_time_what_is_not_decided_follows_the_policy(
     assert reached == follows
     assert after.shadow == told.status
     if after.paused:
-        assert told.status.message in machine.paused_for(after) or not rows
+        assert told.status.message in machine.describe_pause(after) or not rows
 
 
 @pytest.mark.parametrize(
@@ -568,7 +570,7 @@ def test_what_copies_were_judged_by_stays_beside_what_traffic_was(counts: dict[s
     weighed = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
     status = running(frozen({**SHADOW, "maxDuration": "1h"}, onInconclusive=policy))
     told = look(row(**counts))
-    after = machine.tick(status, inputs(told, HOUR, evidence=Judgement(silent=False, metrics=(weighed,))))
+    after = machine.tick(status, inputs(told, HOUR, evidence=Evaluation(silent=False, metrics=(weighed,))))
     assert after.phase == "Stopped"
     assert [each.name for each in after.metrics] == ["agreement", "shadowFailures", "errorRate"]
     assert after.metrics[0] == told.metrics[0]
@@ -586,9 +588,9 @@ def test_held_time_is_no_time_of_the_step() -> None:
 
 def test_a_hold_or_pause_decides_nothing_and_a_command_passes_the_step() -> None:
     few, right = look(row(agree=100)), look(row(agree=900))
-    paused = machine.obey(running(frozen()), Command("c1", "pause", 8), T0)
+    paused = machine.execute_command(running(frozen()), RolloutCommand("c1", "pause", 8), T0)
     for told in (few, right):
         after = machine.tick(paused, inputs(told))
         assert (after.phase, after.step and after.step.index) == ("Running", 1)
-    promoted = machine.obey(paused, Command("c2", "promote", 8), T0)
+    promoted = machine.execute_command(paused, RolloutCommand("c2", "promote", 8), T0)
     assert (promoted.step and promoted.step.index) == 2

@@ -26,7 +26,7 @@ def report(*rows: dict[str, Any], edges: Any = EDGES_US) -> EdgeReport:
 
 
 def rate(*reports: EdgeReport) -> float | None:
-    return stable_traffic.of_attempts("digits", [ALONE, ROLLOUT], reports, NOW).requests_per_second
+    return stable_traffic.measure_traffic("digits", [ALONE, ROLLOUT], reports, NOW).requests_per_second
 
 
 def test_the_rate_is_that_of_all_edges_and_arms_since_the_first_request_of_the_last_hour() -> None:
@@ -46,19 +46,19 @@ def test_the_share_that_failed_is_that_of_stable() -> None:
     bad = edge_counts.row("stable", 0, blocks=[edge_counts.block(NOW - 100, ok=95, server5xx=3, timeout=2)])
     worse = edge_counts.row("canary", 0, blocks=[edge_counts.block(NOW - 100, server5xx=50)])
     rows = [{**each, "service": "digits", "attempt": ALONE} for each in (bad, worse)]
-    assert stable_traffic.of_attempts("digits", [ALONE], [report(*rows)], NOW).error_rate == pytest.approx(0.05)
-    assert stable_traffic.of_attempts("digits", [ALONE], [report(rows[1])], NOW).error_rate is None
+    assert stable_traffic.measure_traffic("digits", [ALONE], [report(*rows)], NOW).error_rate == pytest.approx(0.05)
+    assert stable_traffic.measure_traffic("digits", [ALONE], [report(rows[1])], NOW).error_rate is None
 
 
 def test_what_came_before_the_service_was_made_was_another_of_its_name() -> None:
     told = [report(row(ended={1000: 5000, 200: 100, 100: 300}))]
-    found = stable_traffic.of_attempts("digits", [ALONE], told, NOW, made_s=NOW - 205)
+    found = stable_traffic.measure_traffic("digits", [ALONE], told, NOW, made_s=NOW - 205)
     assert found.requests_per_second == pytest.approx(2)
 
 
 def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
     long = report(row("2f41", ended={3000: 1}), edges=None)
-    found = stable_traffic.of_attempts("digits", [ALONE, ROLLOUT], [*reports, long], NOW)
+    found = stable_traffic.measure_traffic("digits", [ALONE, ROLLOUT], [*reports, long], NOW)
     return list(found.latencies), tuple(found.edges_us)
 
 
@@ -70,7 +70,7 @@ def test_answers_of_stable_are_added_up_over_edges_whatever_the_attempt() -> Non
 def test_probes_are_no_traffic_of_stables() -> None:
     def told(*more: dict[str, Any]) -> Any:
         own = row(ended={3000: 1, 100: 300}, ok=[10, 2])
-        return stable_traffic.of_attempts("digits", [ALONE], [report(own, *more)], NOW)
+        return stable_traffic.measure_traffic("digits", [ALONE], [report(own, *more)], NOW)
 
     probes = {**row(ended={3500: 9, 100: 9000}, ok=[9000]), "origin": "probe"}
     assert told(probes) == told()
@@ -94,5 +94,5 @@ def test_a_row_that_does_not_fit_the_buckets_is_left_out(ok: Any) -> None:
 
 def test_an_edge_that_is_silent_tells_nothing() -> None:
     nobody = EdgeReport(pod="edge", ready=True, terminating=False, evidence=None)
-    assert stable_traffic.of_attempts("digits", [ALONE], [nobody], NOW).requests_per_second is None
+    assert stable_traffic.measure_traffic("digits", [ALONE], [nobody], NOW).requests_per_second is None
     assert latencies(nobody) == ([], ())

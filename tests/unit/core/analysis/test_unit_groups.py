@@ -12,23 +12,25 @@ from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, by_unit, report, row, silent, sticky
 from sundog_operator.core.analysis import counters, exposures, unit_groups
-from sundog_operator.core.analysis.counters import Look, Tallies
-from sundog_operator.core.analysis.unit_groups import ALONE, Grouped
+from sundog_operator.core.analysis.counters import Counters, CountScope
+from sundog_operator.core.analysis.unit_groups import WITHOUT_UNIT, GroupCounts
 from sundog_operator.core.observed import EdgeReport
 
-NOTHING = Tallies(ATTEMPT)
+NOTHING = Counters(ATTEMPT)
 
 
-def take(before: Tallies, *reports: EdgeReport, epochs: Sequence[int] = (2,)) -> Tallies:
-    return counters.take(before, reports, {}, Look(epochs, in_force=2, now_s=1_764_034_800, timeout_s=30))
+def take(before: Counters, *reports: EdgeReport, epochs: Sequence[int] = (2,)) -> Counters:
+    return counters.update_counters(
+        before, reports, {}, CountScope(epochs, in_force=2, now_s=1_764_034_800, timeout_s=30)
+    )
 
 
-def of(told: Tallies, arm: str = "canary", epoch: int = 2) -> Grouped:
-    return unit_groups.of(told.groups, epoch, arm)
+def of(told: Counters, arm: str = "canary", epoch: int = 2) -> GroupCounts:
+    return unit_groups.sum_groups(told.groups, epoch, arm)
 
 
-def sums(told: Grouped) -> list[int]:
-    return [sum(column[:ALONE]) for column in told]
+def sums(told: GroupCounts) -> list[int]:
+    return [sum(column[:WITHOUT_UNIT]) for column in told]
 
 
 def test_groups_are_added_over_edges_processes_and_rows_and_kept_apart_from_what_has_no_unit() -> None:
@@ -53,7 +55,7 @@ def test_groups_are_added_over_edges_processes_and_rows_and_kept_apart_from_what
         by_unit(sticky(row(**many)), pod="edge-1"),
     )
     assert sums(of(counted)) == [3 * 560, 3 * 37, 3 * 44, 3 * 23, 3 * 5, 3 * 17, 3 * 4]
-    assert [column[ALONE] for column in of(counted)] == [10, 1, 2, 0, 6, 1, 0]
+    assert [column[WITHOUT_UNIT] for column in of(counted)] == [10, 1, 2, 0, 6, 1, 0]
     assert of(counted)[0][:2] == (27, 27)
     assert sums(of(counted, "stable")) == [0] * 7
 
@@ -81,7 +83,7 @@ def test_every_request_is_in_one_group_once_however_often_edges_are_read(told: l
     assert take(once, *told) == once == take(NOTHING, *reversed(told))
     for arm in ("stable", "canary"):
         assert sums(of(once, arm))[0] == once.of(2, arm).assigned
-    assert Tallies.unpack(once.pack(), ATTEMPT) == (once if once.sources else NOTHING)
+    assert Counters.unpack(once.pack(), ATTEMPT) == (once if once.sources else NOTHING)
 
 
 def test_warmups_are_not_kept_by_group() -> None:
@@ -114,7 +116,7 @@ def test_many_processes_that_are_gone_are_kept_as_one_and_lose_nothing() -> None
     counted = NOTHING
     for boot in range(40):
         counted = take(counted, by_unit(sticky(row(boot=f"b{boot}", ok=100, server5xx=100))))
-    assert len(counted.groups) <= unit_groups.MOST_SOURCES
+    assert len(counted.groups) <= unit_groups.MAX_SOURCES
     assert sums(of(counted))[:2] == [8000, 4000]
 
 
@@ -127,7 +129,7 @@ def test_an_edge_that_is_silent_for_a_while_does_not_count_twice() -> None:
 
 def test_of_too_many_processes_that_live_some_are_not_kept_by_group() -> None:
     counted = take(NOTHING, *(by_unit(sticky(row(ok=100)), pod=f"edge-{number:02}") for number in range(30)))
-    assert len(counted.groups) == unit_groups.MOST_SOURCES
+    assert len(counted.groups) == unit_groups.MAX_SOURCES
     assert counted.of(2, "canary").assigned == 3000
 
 
@@ -151,7 +153,7 @@ def test_a_status_stays_far_below_what_it_may_hold() -> None:
             ),
             pod=f"edge-{number}",
         )
-        for number in range(unit_groups.MOST_SOURCES)
+        for number in range(unit_groups.MAX_SOURCES)
     ]
     varied = [_varied(each) for each in reports]
     assert 10_000 < len(take(NOTHING, *varied[:3], epochs=epochs).pack()) < 60_000
@@ -217,17 +219,17 @@ def test_groups_that_are_none_are_left_out_and_the_requests_are_not(damaged: Any
 def test_stored_groups_that_are_none_cost_no_other_counts(damaged: Any) -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800))))
     stored = {**json.loads(json.dumps(counted.as_json())), "groups": damaged}
-    back = Tallies.from_json(stored, ATTEMPT)
+    back = Counters.from_json(stored, ATTEMPT)
     assert (back.groups, back.sources) == ({}, counted.sources)
 
 
 def test_edges_that_do_not_count_groups_are_named() -> None:
     told = [by_unit(sticky(row(ok=1))), report(sticky(row(ok=1)), pod="edge-1"), report(pod="edge-2"), silent("edge-3")]
-    assert counters.ungrouped(ATTEMPT, told) == ["edge-1"]
+    assert counters.find_edges_without_groups(ATTEMPT, told) == ["edge-1"]
 
 
 def first(*reports: EdgeReport, before_s: float = 1000) -> dict[tuple[int, str], int]:
-    return exposures.first(ATTEMPT, reports, before_s)
+    return exposures.count_first_exposures(ATTEMPT, reports, before_s)
 
 
 def test_each_unit_counts_once_where_it_came_first() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_operator.core.edge.buckets import BUCKETS, Range, covers_once, move, two_arms
+from sundog_operator.core.edge.buckets import BUCKETS, Range, is_partition, reassign, two_arm_ranges
 
 weights = st.integers(0, 100)
 
@@ -15,23 +15,23 @@ def held(ranges: list[tuple[int, int]]) -> set[int]:
 
 @given(weights)
 def test_both_arms_hold_each_bucket_once_and_their_share(weight: int) -> None:
-    stable, canary = two_arms(weight)
-    assert covers_once([*stable, *canary])
+    stable, canary = two_arm_ranges(weight)
+    assert is_partition([*stable, *canary])
     assert len(held(canary)) == weight * BUCKETS // 100
 
 
 @given(weights, weights)
 def test_a_ramp_only_moves_units_one_way(a: int, b: int) -> None:
     low, high = sorted((a, b))
-    assert held(two_arms(low)[1]) <= held(two_arms(high)[1])
+    assert held(two_arm_ranges(low)[1]) <= held(two_arm_ranges(high)[1])
 
 
 def test_gaps_and_overlaps_are_no_cover() -> None:
-    assert not covers_once([(0, 5000)])
-    assert not covers_once([(0, 5000), (4999, BUCKETS)])
-    assert not covers_once([(0, 5000), (5001, BUCKETS)])
-    assert not covers_once([])
-    assert covers_once([(5000, BUCKETS), (0, 5000)])
+    assert not is_partition([(0, 5000)])
+    assert not is_partition([(0, 5000), (4999, BUCKETS)])
+    assert not is_partition([(0, 5000), (5001, BUCKETS)])
+    assert not is_partition([])
+    assert is_partition([(5000, BUCKETS), (0, 5000)])
 
 
 @st.composite
@@ -61,8 +61,8 @@ def test_a_change_of_many_arms_moves_half_the_sum_of_the_differences(history: li
     shares = [BUCKETS, *(0 for _ in history[0][1:])]
     for wanted in history:
         before = _owners(ranges)
-        ranges = move(ranges, wanted)
-        assert covers_once([interval for own in ranges for interval in own])
+        ranges = reassign(ranges, wanted)
+        assert is_partition([interval for own in ranges for interval in own])
         after = _owners(ranges)
         assert [after.count(arm) for arm in range(len(wanted))] == wanted
         moved = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
@@ -76,11 +76,11 @@ def test_a_change_of_many_arms_moves_half_the_sum_of_the_differences(history: li
 def test_two_arms_move_as_the_ramp_does(weights: list[int]) -> None:
     ranges: list[list[Range]] = [[(0, BUCKETS)], []]
     for weight in weights:
-        ranges = move(ranges, [BUCKETS - weight * 100, weight * 100])
-        assert ranges == [*two_arms(weight)]
+        ranges = reassign(ranges, [BUCKETS - weight * 100, weight * 100])
+        assert ranges == [*two_arm_ranges(weight)]
 
 
 @pytest.mark.parametrize("shares", [[1], [BUCKETS, 1], [BUCKETS + 1, -1]])
 def test_shares_that_do_not_add_up_are_refused(shares: list[int]) -> None:
     with pytest.raises(ValueError, match="do not add up"):
-        move([[(0, BUCKETS)], []], shares)
+        reassign([[(0, BUCKETS)], []], shares)

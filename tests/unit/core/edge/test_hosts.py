@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.core.edge.hosts import taken_by
+from sundog_operator.core.edge.hosts import find_conflicting_deployment
 
 
 def deployment(name: str, host: str = "", created: str = "2026-11-25T12:00:00Z") -> dict[str, Any]:
@@ -32,4 +32,4 @@ LATER = "2026-11-25T13:00:00Z"
 def test_a_host_belongs_to_its_name_else_to_the_oldest(
     asking: dict[str, Any], others: list[dict[str, Any]], owner: str
 ) -> None:
-    assert taken_by(asking, others) == owner
+    assert find_conflicting_deployment(asking, others) == owner

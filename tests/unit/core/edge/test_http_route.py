@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import Condition, Endpoint, ModelDeployment
-from sundog_operator.core.edge.http_route import answer, make_route
+from sundog_operator.core.edge.http_route import evaluate_route, make_route
 from sundog_operator.core.kubernetes import names
 
 HOSTS = ["digits.example.com", "digits.vision.svc"]
@@ -108,7 +108,7 @@ ACCEPTED, RESOLVED = said("Accepted", "True"), said("ResolvedRefs", "True")
 
 
 def test_a_route_that_is_taken_and_leads_somewhere_is_accepted() -> None:
-    assert answer(MEMBER, endpoint(), stored(ACCEPTED, RESOLVED), served=True) == (
+    assert evaluate_route(MEMBER, endpoint(), stored(ACCEPTED, RESOLVED), served=True) == (
         "True",
         "Accepted",
         "Gateway infra/public takes the route (example.com/gateway)",
@@ -132,7 +132,7 @@ UNANSWERED = "no controller told Accepted and ResolvedRefs of the route to Gatew
     ],
 )
 def test_nobody_answered_for_this_route_as_it_is(route: dict[str, Any], message: str) -> None:
-    assert answer(MEMBER, endpoint(), route, served=True) == ("Unknown", "NotAnswered", message)
+    assert evaluate_route(MEMBER, endpoint(), route, served=True) == ("Unknown", "NotAnswered", message)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_nobody_answered_for_this_route_as_it_is(route: dict[str, Any], message:
 def test_a_refusal_is_told_in_the_words_of_the_controller(
     conditions: list[dict[str, Any]], reason: str, message: str
 ) -> None:
-    found = answer(MEMBER, endpoint(), stored(*conditions), served=True)
+    found = evaluate_route(MEMBER, endpoint(), stored(*conditions), served=True)
     assert found == ("False", reason, message)
     Condition(type="RouteAccepted", status="False", reason=found[1], last_transition_time="2026-03-01T12:00:00Z")  # type: ignore[arg-type]
 
@@ -166,20 +166,20 @@ def test_a_refusal_is_told_in_the_words_of_the_controller(
 def test_a_listener_is_named_and_only_its_answer_counts() -> None:
     gateway = {"name": "public", "namespace": "infra", "sectionName": "https"}
     whole = stored(ACCEPTED, RESOLVED, gateway=gateway)
-    assert answer(MEMBER, endpoint(gateway=gateway), whole, served=True)[1] == "NotAnswered"
+    assert evaluate_route(MEMBER, endpoint(gateway=gateway), whole, served=True)[1] == "NotAnswered"
     listener = stored(ACCEPTED, RESOLVED, gateway=gateway, parent=gateway)
-    assert "infra/public, listener https" in answer(MEMBER, endpoint(gateway=gateway), listener, served=True)[2]
+    assert "infra/public, listener https" in evaluate_route(MEMBER, endpoint(gateway=gateway), listener, served=True)[2]
 
 
 def test_what_is_not_there_yet_and_what_is_not_ours() -> None:
-    assert answer(MEMBER, endpoint(), None, served=True)[:2] == ("Unknown", "NotWritten")
+    assert evaluate_route(MEMBER, endpoint(), None, served=True)[:2] == ("Unknown", "NotWritten")
     theirs = {"metadata": {"name": "digits", "namespace": "vision", "labels": {"team": "x"}}}
-    status, reason, message = answer(MEMBER, endpoint(), theirs, served=True)
+    status, reason, message = evaluate_route(MEMBER, endpoint(), theirs, served=True)
     assert (status, reason) == ("False", "NotOwned")
     assert message.startswith("HTTPRoute digits: ")
 
 
 def test_without_the_gateway_api() -> None:
-    status, reason, message = answer(MEMBER, endpoint(), None, served=False)
+    status, reason, message = evaluate_route(MEMBER, endpoint(), None, served=False)
     assert (status, reason) == ("False", "GatewayAPIMissing")
     assert message == "spec.endpoint.gateway: no HTTPRoutes of gateway.networking.k8s.io/v1 are served to Sundog"

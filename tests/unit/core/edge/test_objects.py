@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from sundog_edge import cli as edge_cli
-from sundog_operator.api.installation import Haproxy, parse_installation
-from sundog_operator.api.schema.structure import structure
-from sundog_operator.app.edge_in_cluster import shared
+from sundog_operator.api.installation import HaproxySettings, parse_installation
+from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.app.edge_in_cluster import make_shared_objects
 from sundog_operator.core.edge import network_policies, objects, pods, secrets
 from sundog_operator.core.kubernetes.subset import contains
 
@@ -57,7 +57,7 @@ def everything(text: str) -> list[dict[str, Any]]:
     return [
         objects.make_secret("vision", MEMBERS, {"keys": "e30="}),
         objects.make_config_map("vision", MEMBERS, {"version": 1}),
-        *shared("vision", MEMBERS, installation),
+        *make_shared_objects("vision", MEMBERS, installation),
         pods.make_deployment("vision", MEMBERS, installation),
         objects.make_service(MEMBERS[0], tls=False),
         objects.make_service(MEMBERS[1], tls=True),
@@ -103,8 +103,8 @@ def test_only_what_an_administrator_changes_of_haproxy_is_an_argument() -> None:
 def test_the_defaults_of_an_installation_are_those_of_the_edge_s_command_line() -> None:
     """Else what is left out of the arguments would be something else than the installation says."""
     usual = {option.name: option for option in edge_cli.haproxy.params}
-    limits = structure(Haproxy).fields
-    fields = Haproxy()
+    limits = build_node_tree(HaproxySettings).fields
+    fields = HaproxySettings()
     for option, told in (
         ("buffer_bytes", fields.buffer_bytes),
         ("request_seconds", fields.request_timeout.total_seconds()),
@@ -155,7 +155,7 @@ def test_every_shared_object_goes_after_its_last_owner_and_a_service_with_its_ow
     ],
 )
 def test_whose_service_it_is(labels: dict[str, str], ours: bool) -> None:
-    assert objects.is_of({"metadata": {"name": "digits", "labels": labels}}, MEMBERS[1]) is ours
+    assert objects.is_made_for({"metadata": {"name": "digits", "labels": labels}}, MEMBERS[1]) is ours
 
 
 def test_what_the_api_server_gives_back_is_what_we_asked_for() -> None:
@@ -167,10 +167,12 @@ def test_what_the_api_server_gives_back_is_what_we_asked_for() -> None:
 
 
 def test_secrets_that_do_not_fit_are_left_out_from_the_last_on() -> None:
-    large = {"data": {"key": "x" * (secrets.MOST_BYTES // 2)}}
-    found = secrets.compose([("a", large), ("gone", None), ("b", large), ("c", {"data": {"key": "eA=="}}), ("d", {})])
+    large = {"data": {"key": "x" * (secrets.MAX_SECRET_BYTES // 2)}}
+    found = secrets.compose_secret_data(
+        [("a", large), ("gone", None), ("b", large), ("c", {"data": {"key": "eA=="}}), ("d", {})]
+    )
     assert found.keys() == {"a", "c", "d"}
-    assert sum(len(text) for text in found.values()) < 1.4 * secrets.MOST_BYTES
+    assert sum(len(text) for text in found.values()) < 1.4 * secrets.MAX_SECRET_BYTES
 
 
 def allowed(policies: list[dict[str, Any]], name: str, port: int) -> list[dict[str, Any]] | None:
@@ -294,4 +296,4 @@ def test_every_pod_of_ray_has_a_policy_of_egress_and_policies_that_add_up_add_no
 
 def test_an_edge_that_is_not_ready_holds_up_no_drain() -> None:
     """Before the first model starts no edge is ready, and a budget that waits for health would never let one go."""
-    assert objects.make_budget("vision", MEMBERS)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert objects.make_disruption_budget("vision", MEMBERS)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"

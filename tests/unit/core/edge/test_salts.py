@@ -3,18 +3,20 @@ from typing import Any
 import pytest
 
 from sundog_operator.core.edge import salts
-from sundog_operator.core.edge.salts import Kind, Salted
+from sundog_operator.core.edge.salts import SaltOwner, SaltOwnerKind
 
 
-def stored(kind: Kind, unit: Any) -> dict[str, Any]:
+def stored(kind: SaltOwnerKind, unit: Any) -> dict[str, Any]:
     spec = {"unit": unit} if kind == "Experiment" else {"rollout": {"unit": unit}}
     return {"metadata": {"name": "digits"}, "spec": spec}
 
 
 @pytest.mark.parametrize("kind", ["Experiment", "ModelDeployment"])
 @pytest.mark.parametrize("source", [{"header": "x-user-id"}, {"cookie": "c"}, {"jsonPath": "$.a"}, {"jwtClaim": "sub"}])
-def test_units_that_stay_have_the_salt_of_the_spec(kind: Kind, source: dict[str, str]) -> None:
-    assert salts.of(kind, stored(kind, {**source, "salt": "spring"})) == Salted(kind, "digits", "spring")
+def test_units_that_stay_have_the_salt_of_the_spec(kind: SaltOwnerKind, source: dict[str, str]) -> None:
+    assert salts.find_salt_owner(kind, stored(kind, {**source, "salt": "spring"})) == SaltOwner(
+        kind, "digits", "spring"
+    )
 
 
 @pytest.mark.parametrize("kind", ["Experiment", "ModelDeployment"])
@@ -31,17 +33,17 @@ def test_units_that_stay_have_the_salt_of_the_spec(kind: Kind, source: dict[str,
         "broken",
     ],
 )
-def test_without_a_salt_and_of_requests_there_is_nothing_to_share(kind: Kind, unit: Any) -> None:
-    assert salts.of(kind, stored(kind, unit)) is None
+def test_without_a_salt_and_of_requests_there_is_nothing_to_share(kind: SaltOwnerKind, unit: Any) -> None:
+    assert salts.find_salt_owner(kind, stored(kind, unit)) is None
 
 
 @pytest.mark.parametrize("spec", [None, {}, {"rollout": None}, {"rollout": "broken"}])
 def test_a_spec_that_is_none_fixes_nothing(spec: Any) -> None:
-    assert salts.of("ModelDeployment", {"metadata": {"name": "digits"}, "spec": spec}) is None
+    assert salts.find_salt_owner("ModelDeployment", {"metadata": {"name": "digits"}, "spec": spec}) is None
 
 
-DIGITS, LETTERS = (Salted("ModelDeployment", name, "spring") for name in ("digits", "letters"))
-WIDE, OTHER = Salted("Experiment", "digits", "spring"), Salted("Experiment", "other", "autumn")
+DIGITS, LETTERS = (SaltOwner("ModelDeployment", name, "spring") for name in ("digits", "letters"))
+WIDE, OTHER = SaltOwner("Experiment", "digits", "spring"), SaltOwner("Experiment", "other", "autumn")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,6 @@ WIDE, OTHER = Salted("Experiment", "digits", "spring"), Salted("Experiment", "ot
         (OTHER, [], ""),
     ],
 )
-def test_the_first_of_those_with_the_same_salt_is_named(own: Salted, known: list[Salted], said: str) -> None:
+def test_the_first_of_those_with_the_same_salt_is_named(own: SaltOwner, known: list[SaltOwner], said: str) -> None:
     wanted = said and f"{said}who was with one of its arms is with one here again"
-    assert salts.told(own.kind, own.name, known) == wanted
+    assert salts.make_reuse_message(own.kind, own.name, known) == wanted

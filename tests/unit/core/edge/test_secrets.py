@@ -18,8 +18,8 @@ THERE = {
 }
 
 
-def problem(endpoint: dict[str, Any], found: secrets.Keys) -> tuple[str, str] | None:
-    return secrets.problem(secrets.uses(Endpoint.from_json(endpoint)), found, "vision")
+def problem(endpoint: dict[str, Any], found: secrets.KeysBySecret) -> tuple[str, str] | None:
+    return secrets.find_missing_secrets(secrets.secret_references(Endpoint.from_json(endpoint)), found, "vision")
 
 
 def test_what_is_all_there_is_no_problem() -> None:
@@ -47,7 +47,7 @@ def test_what_is_all_there_is_no_problem() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_named(change: secrets.Keys, reason: str, told: str) -> None:
+def test_what_is_missing_is_named(change: secrets.KeysBySecret, reason: str, told: str) -> None:
     assert problem(WHOLE, {**THERE, **change}) == (reason, told)
 
 
@@ -63,8 +63,10 @@ def test_the_split_document_names_the_same_secrets() -> None:
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "endpoint": WHOLE})
     plain = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
     services = [
-        split.make_service("vision", "digits", spec, "sundog-0", None),
-        split.make_service("vision", "words", plain, "sundog-0", None),
+        split.make_service_entry("vision", "digits", spec, "sundog-0", None),
+        split.make_service_entry("vision", "words", plain, "sundog-0", None),
     ]
-    assert secrets.named_in({"services": services}) == {use.secret for use in secrets.uses(spec.endpoint)}
-    assert secrets.named_in(None) == frozenset()
+    assert secrets.secret_names_in_document({"services": services}) == {
+        use.secret for use in secrets.secret_references(spec.endpoint)
+    }
+    assert secrets.secret_names_in_document(None) == frozenset()

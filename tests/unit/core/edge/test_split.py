@@ -17,7 +17,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.api import Rollout as RolloutSpec
 from sundog_operator.core.edge import split as edge_split
-from sundog_operator.core.edge.units import frozen_in
+from sundog_operator.core.edge.units import frozen_unit
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.rollout import freeze
@@ -30,7 +30,7 @@ QUEUE = {"queue": {"maxRequests": 1000, "timeoutSeconds": 5.0}}
 
 def service(split: edge_split.Split | None = None, **spec: Any) -> dict[str, Any]:
     parsed = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, **spec})
-    return edge_split.make_service("vision", "digits", parsed, "sundog-0", split)
+    return edge_split.make_service_entry("vision", "digits", parsed, "sundog-0", split)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def running(rollout: dict[str, Any]) -> edge_split.Split:
     )
     frozen = freeze.freeze(RolloutSpec.from_json(rollout), stable=1, candidate=2, now=T0)
     stored = ExperimentStatus.parse(frozen.to_json())
-    split = desired_state.split_of("digits", status, "uid", stored)
+    split = desired_state.desired_split("digits", status, "uid", stored)
     assert split is not None
     return split
 
@@ -118,8 +118,8 @@ def test_a_salt_of_the_spec_outlives_attempts_and_else_each_has_its_own() -> Non
 
 
 def test_a_plan_that_an_earlier_version_froze_keeps_its_unit() -> None:
-    assert frozen_in(FrozenPlan.from_json({"unitHeader": "x-user-id"})) == PlanUnit(kind="header", name="x-user-id")
-    assert frozen_in(FrozenPlan.from_json({})) == PlanUnit(kind="request")
+    assert frozen_unit(FrozenPlan.from_json({"unitHeader": "x-user-id"})) == PlanUnit(kind="header", name="x-user-id")
+    assert frozen_unit(FrozenPlan.from_json({})) == PlanUnit(kind="request")
 
 
 @pytest.mark.parametrize(("quantity", "told"), [("1Ki", 1024), ("8Ei", (1 << 63) - 1), ("1e30", (1 << 63) - 1)])
@@ -135,9 +135,9 @@ def test_a_step_by_header_is_told_to_edges_and_left_out_again_where_nothing_else
     asked = replace(plain, headers=(PlanHeader(name="x-canary", value="true"),))
     assert "match" not in service(plain)
     assert service(asked)["match"] == MATCHED
-    kept = edge_split.with_split(service(asked), "sundog-0", "digits", plain, {})
+    kept = edge_split.update_service_entry(service(asked), "sundog-0", "digits", plain, {})
     assert "match" not in kept
-    assert edge_split.with_split(kept, "sundog-0", "digits", asked, {})["match"] == MATCHED
+    assert edge_split.update_service_entry(kept, "sundog-0", "digits", asked, {})["match"] == MATCHED
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_step_by_header_is_told_to_edges_and_left_out_again_where_nothing_else
     ],
 )
 def test_an_edge_confirms_headers_by_telling_the_same(told: dict[str, Any] | None, confirmed: bool) -> None:
-    report, arm = in_force(()), edge_split.Arm("stable", 7, 100, ((0, 10_000),))
+    report, arm = in_force(()), edge_split.SplitArm("stable", 7, 100, ((0, 10_000),))
     assert report.evidence is not None
     if told is not None:
         report.evidence["services"]["digits"]["match"] = told
@@ -164,7 +164,7 @@ def test_what_is_reached_by_header_alone_carries_traffic() -> None:
     split = running({"steps": STEPS})
     for headers, carried in (((), {"digits-r1"}), ((PlanHeader(name="a", value="b"),), {"digits-r1", "digits-r2"})):
         document = {"services": [service(replace(split, headers=headers))]}
-        assert edge_split.carrying(document, "sundog-0", {"digits"}) == carried
+        assert edge_split.find_applications_with_traffic(document, "sundog-0", {"digits"}) == carried
 
 
 def test_requests_that_chose_their_arm_are_counted_apart() -> None:
@@ -174,14 +174,14 @@ def test_requests_that_chose_their_arm_are_counted_apart() -> None:
 
     rows = [row("assigned", 10, 1), row("override", 5, 4), row("probe", 99, 99), row("assigned", 20, 0)]
     reports = [EdgeReport("edge-0", True, False, {"counters": rows})]
-    assert edge_split.counts_of("uid", "canary", reports) == (30, 1)
-    assert edge_split.counts_of("uid", "canary", reports, forced=True) == (5, 4)
-    assert edge_split.counts_of("uid", "stable", reports) == (0, 0)
+    assert edge_split.count_requests_and_errors("uid", "canary", reports) == (30, 1)
+    assert edge_split.count_requests_and_errors("uid", "canary", reports, forced=True) == (5, 4)
+    assert edge_split.count_requests_and_errors("uid", "stable", reports) == (0, 0)
 
 
 def in_force(slow_us: tuple[int, ...]) -> EdgeReport:
     arm: dict[str, Any] = {"application": "digits-r7", "weight": 100, "slowMicroseconds": None, "servers": {"up": 1}}
-    told = {**arm, **dict(zip(edge_split.THRESHOLDS, slow_us, strict=False))}
+    told = {**arm, **dict(zip(edge_split.SLOW_THRESHOLD_FIELDS, slow_us, strict=False))}
     told_of = {"attempt": "3b9f", "epoch": 2, "arms": {"stable": told}}
     return EdgeReport("edge-0", True, False, {"services": {"digits": told_of}})
 
@@ -205,13 +205,13 @@ def in_force(slow_us: tuple[int, ...]) -> EdgeReport:
 def test_an_edge_that_counts_other_answers_as_slow_confirms_no_split(
     wanted: tuple[int, ...], told: tuple[int, ...], confirmed: bool
 ) -> None:
-    arm = edge_split.Arm("stable", 7, 100, ((0, 10_000),), slow_us=wanted)
+    arm = edge_split.SplitArm("stable", 7, 100, ((0, 10_000),), slow_us=wanted)
     found = edge_split.confirm("digits", edge_split.Split("3b9f", "3b9f", 2, (arm,)), [in_force(told)])
     assert found.confirmed is confirmed
 
 
 def test_why_an_edge_has_another_split_in_force_is_said_with_what_it_has() -> None:
-    split = edge_split.whole("digits", "1f0c9a3e-5d2b", 7)
+    split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7)
     why = "generation 9 could not be applied and is tried again: [Errno 28] No space left on device"
     for services in ({}, {"digits": {"attempt": "other", "epoch": 1, "arms": {}}}):
         told = {"document": {"generation": 8, "error": why}, "services": services}
@@ -222,7 +222,7 @@ def test_why_an_edge_has_another_split_in_force_is_said_with_what_it_has() -> No
 
 
 def test_an_edge_that_is_not_ready_says_why() -> None:
-    split = edge_split.whole("digits", "1f0c9a3e-5d2b", 7)
+    split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7)
     taken = "port 8080, on which the haproxy of this edge listens, is held by python (pid 7)"
     reports = [EdgeReport("edge-0", False, False, None, unready=taken), EdgeReport("edge-1", False, False, None)]
     found = edge_split.confirm("digits", split, reports)
@@ -249,7 +249,7 @@ def at(phase: str, rollout: dict[str, Any] | None = None, **update: Any) -> edge
     status = ModelDeploymentStatus.parse(
         {"stable": {"revision": 1}, "candidate": {"revision": 2}, "experiment": "digits-r2"}
     )
-    split = desired_state.split_of("digits", status, "uid", stored)
+    split = desired_state.desired_split("digits", status, "uid", stored)
     assert split is not None
     return split
 
@@ -272,8 +272,8 @@ def test_overrides_are_told_in_the_words_of_the_document() -> None:
 
 def test_an_override_has_no_effect_while_its_arm_is_not_there_not_ready_or_on_its_way_out() -> None:
     assert chosen(None) == []
-    assert chosen(edge_split.whole("digits", "1f0c9a3e-5d2b", 1)) == ["stable"]
-    assert chosen(edge_split.whole("digits", "1f0c9a3e-5d2b", 1, followed=2)) == ["stable"], (
+    assert chosen(edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 1)) == ["stable"]
+    assert chosen(edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 1, followed=2)) == ["stable"], (
         "what follows may not be ready"
     )
     assert chosen(at("Pending")) == ["stable"]
@@ -301,7 +301,7 @@ def test_an_endpoint_that_stays_as_it_was_keeps_what_it_reveals_and_what_may_sti
         "overrides": [override("canary", "a", "10.0.0.0/8"), override("stable", "b", "10.0.0.0/8")],
     }
     known = service(at("Running"), endpoint=asked)
-    kept = edge_split.with_split(known, "sundog-0", "digits", at("Stopped"), {})
+    kept = edge_split.update_service_entry(known, "sundog-0", "digits", at("Stopped"), {})
     assert kept["overrides"] == [told_override("stable", "b", "10.0.0.0/8")]
     assert kept["reveal"] is False
     assert "reveal" not in service(at("Running"))
@@ -310,7 +310,7 @@ def test_an_endpoint_that_stays_as_it_was_keeps_what_it_reveals_and_what_may_sti
 def test_what_is_reached_by_an_override_alone_carries_traffic() -> None:
     for asked, carried in (([], {"digits-r1"}), ([override("canary", "a", "10.0.0.0/8")], {"digits-r1", "digits-r2"})):
         document = {"services": [service(at("Running"), endpoint={"overrides": asked})]}
-        assert edge_split.carrying(document, "sundog-0", {"digits"}) == carried
+        assert edge_split.find_applications_with_traffic(document, "sundog-0", {"digits"}) == carried
 
 
 def test_overrides_beyond_the_networks_that_an_edge_takes_are_left_out_of_the_youngest() -> None:
@@ -321,7 +321,7 @@ def test_overrides_beyond_the_networks_that_an_edge_takes_are_left_out_of_the_yo
             for place, (start, count) in enumerate(zip(starts, counts, strict=True))
         ]
         return {
-            **service(edge_split.whole("digits", "1f0c9a3e-5d2b", 1), endpoint={"overrides": overrides}),
+            **service(edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 1), endpoint={"overrides": overrides}),
             "name": name,
         }
 
@@ -330,5 +330,5 @@ def test_overrides_beyond_the_networks_that_an_edge_takes_are_left_out_of_the_yo
     left = {each["name"]: [one["value"] for one in each.get("overrides", ())] for each in document["services"]}
     assert left["middle"] == ["v0"], "networks count once"
     assert (len(left["old"]), left["young"]) == (8, ["v0", "v1"])
-    assert edge_split.without_room([old, middle, young], document) == ["young"]
-    assert edge_split.without_room([old, middle], document) == []
+    assert edge_split.find_services_with_dropped_overrides([old, middle, young], document) == ["young"]
+    assert edge_split.find_services_with_dropped_overrides([old, middle], document) == []

@@ -35,8 +35,8 @@ def experiment(phase: str = "", **metrics: Any) -> dict[str, Any]:
 
 def stateful_set(text: str = "") -> dict[str, Any]:
     installation = parse_installation(text, "test")
-    store = edge_store.of_namespace("vision", MEMBERS)
-    return valkey.make_stateful_set(store, edge_store.server(installation), installation.edge.pods, None)
+    store = edge_store.make_namespace_store("vision", MEMBERS)
+    return valkey.make_stateful_set(store, edge_store.make_server(installation), installation.edge.pods, None)
 
 
 def deployment(text: str = "", *, feedback: bool = True) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def feedback_options(made: dict[str, Any]) -> list[str]:
 def test_an_experiment_with_metrics_of_outcomes_wants_it_as_long_as_it_exists(
     obj: dict[str, Any], wanted: bool
 ) -> None:
-    assert edge_store.is_wanted_by(obj) is wanted
+    assert edge_store.is_needed_by(obj) is wanted
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_an_edit_of_what_runs_costs_nothing_that_was_kept(spec: dict[str, Any]) 
     plan = {"hash": "0" * 16, "comparison": {"arms": arms, "outcomes": outcomes, "maxDuration": "1h", "maxUnits": 9}}
     edited = {**experiment("Running"), "status": {"phase": "Running", "plan": plan}}
     edited["spec"] = {**edited["spec"], **spec}
-    assert edge_store.is_wanted_by(edited)
-    assert not edge_store.is_wanted_by({**edited, "status": {}})
+    assert edge_store.is_needed_by(edited)
+    assert not edge_store.is_needed_by({**edited, "status": {}})
 
 
 def test_it_refuses_instead_of_forgetting_and_outlives_its_pod() -> None:
@@ -116,15 +116,15 @@ def test_its_pod_is_restricted_and_talks_to_no_api_server() -> None:
 def test_it_is_found_by_a_label_that_no_edge_has() -> None:
     made = stateful_set()
     labels = made["spec"]["template"]["metadata"]["labels"]
-    assert not objects.SELECTOR.items() <= labels.items()
+    assert not objects.EDGE_SELECTOR.items() <= labels.items()
     assert made["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    service = valkey.make_service(edge_store.of_namespace("vision", MEMBERS))
+    service = valkey.make_service(edge_store.make_namespace_store("vision", MEMBERS))
     assert service["spec"]["selector"].items() <= labels.items()
     assert service["metadata"]["name"] == made["spec"]["serviceName"] == "sundog-edge-store"
 
 
 def test_its_objects_go_after_the_last_modeldeployment() -> None:
-    store = edge_store.of_namespace("vision", MEMBERS)
+    store = edge_store.make_namespace_store("vision", MEMBERS)
     made = [edge_store.make_secret(store, "p", "k"), valkey.make_service(store), stateful_set()]
     made.append(network_policies.make_store_policy("vision", MEMBERS))
     for obj in made:
@@ -170,8 +170,8 @@ def test_edges_without_it_are_as_they_were() -> None:
     # What this version makes without a store: a change here restarts all edges with an upgrade.
     assert without["metadata"]["annotations"] == {names.ANNOTATION_MADE_AS: "37301998bb4e2719"}
     assert feedback_options(without) == []
-    assert not pods.takes_feedback(without)
-    assert pods.takes_feedback(deployment())
+    assert not pods.has_feedback_store(without)
+    assert pods.has_feedback_store(deployment())
     assert without["spec"]["template"] != deployment()["spec"]["template"]
 
 

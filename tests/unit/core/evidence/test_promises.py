@@ -10,7 +10,7 @@ from default_plans import by_default
 from held_out_worlds import SEED, HeldOut
 from returning_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import Stalling
-from sundog_operator.core.stats.power.rollout_simulation import Plan, Steady, roll_out
+from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic, simulate_rollouts
 
 RUNS = 100
 AN_HOUR = 360
@@ -18,8 +18,8 @@ DEFAULT = by_default(1)
 
 
 def test_at_the_margin_hardly_any_is_promoted_and_hardly_any_rolled_back() -> None:
-    drifting = Steady(100, 0.001, 1.25, to=0.05, drift=120)
-    found = roll_out(Plan(), drifting, runs=RUNS, ticks=120, seed=1)
+    drifting = SteadyTraffic(100, 0.001, 1.25, to=0.05, drift=120)
+    found = simulate_rollouts(SimulatedPlan(), drifting, runs=RUNS, ticks=120, seed=1)
     assert found.promoted.sum() <= 6
     assert found.rolled_back.sum() <= 6
 
@@ -28,32 +28,37 @@ def test_at_the_margin_hardly_any_is_promoted_and_hardly_any_rolled_back() -> No
 def test_at_the_floor_hardly_any_is_promoted(base: float) -> None:
     """Worse by exactly the floor at each step: of few errors many times as bad, of many within the margin of harm."""
     rooms = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
-    worse = Steady(50, base, tuple((base + room) / base for room in rooms))
-    found = roll_out(DEFAULT, worse, runs=RUNS, ticks=180, seed=11)
+    worse = SteadyTraffic(50, base, tuple((base + room) / base for room in rooms))
+    found = simulate_rollouts(DEFAULT, worse, runs=RUNS, ticks=180, seed=11)
     assert found.promoted.sum() <= 6
 
 
 def test_twice_few_errors_are_within_the_floor_and_twice_many_are_harm() -> None:
-    few, many = (roll_out(DEFAULT, Steady(50, base, 2.0), runs=RUNS, ticks=180, seed=12) for base in (0.001, 0.02))
+    few, many = (
+        simulate_rollouts(DEFAULT, SteadyTraffic(50, base, 2.0), runs=RUNS, ticks=180, seed=12)
+        for base in (0.001, 0.02)
+    )
     assert few.promoted.mean() >= 0.5
     assert many.promoted.sum() <= 6
     assert many.rolled_back.mean() >= 0.9
 
 
 def test_good_epochs_do_not_carry_a_bad_last_one() -> None:
-    found = roll_out(Plan(), Steady(100, 0.02, (0.8, 0.8, 1.26)), runs=RUNS, ticks=AN_HOUR // 2, seed=2)
+    found = simulate_rollouts(
+        SimulatedPlan(), SteadyTraffic(100, 0.02, (0.8, 0.8, 1.26)), runs=RUNS, ticks=AN_HOUR // 2, seed=2
+    )
     assert found.promoted.sum() <= 6
 
 
 def test_three_times_the_errors_are_found_within_three_minutes() -> None:
-    found = roll_out(DEFAULT, Steady(100, 0.01, 3.0), runs=RUNS, ticks=18, seed=3)
+    found = simulate_rollouts(DEFAULT, SteadyTraffic(100, 0.01, 3.0), runs=RUNS, ticks=18, seed=3)
     assert found.rolled_back.mean() >= 0.8
 
 
 def test_what_fails_in_every_block_is_rolled_back_before_the_usual_test_can_tell() -> None:
-    plan, failing = replace(DEFAULT, warmup_ticks=6), Steady(20, 0.001, 140)
+    plan, failing = replace(DEFAULT, warmup_ticks=6), SteadyTraffic(20, 0.001, 140)
     found, before = (
-        roll_out(each, failing, runs=RUNS, ticks=20, seed=9) for each in (plan, replace(plan, early_alpha=0.0))
+        simulate_rollouts(each, failing, runs=RUNS, ticks=20, seed=9) for each in (plan, replace(plan, early_alpha=0.0))
     )
     assert np.median(found.minutes) <= 2
     assert np.median(before.minutes) > 3
@@ -61,7 +66,7 @@ def test_what_fails_in_every_block_is_rolled_back_before_the_usual_test_can_tell
 
 
 def test_a_candidate_like_control_is_promoted() -> None:
-    found = roll_out(DEFAULT, Steady(200, 0.01), runs=RUNS, ticks=AN_HOUR // 2, seed=4)
+    found = simulate_rollouts(DEFAULT, SteadyTraffic(200, 0.01), runs=RUNS, ticks=AN_HOUR // 2, seed=4)
     assert found.promoted.all()
     assert np.median(found.minutes) <= 15
 
@@ -69,7 +74,7 @@ def test_a_candidate_like_control_is_promoted() -> None:
 @pytest.mark.parametrize(("seconds", "failing"), [(3.0, 0.5), (20.0, 0.2)])
 def test_replicas_that_stall_in_both_arms_roll_nothing_back(seconds: float, failing: float) -> None:
     world = Stalling(RUNS, rps=100, replicas=(1, 1), seconds=seconds, failing=failing)
-    found = roll_out(DEFAULT, world, runs=RUNS, ticks=AN_HOUR // 2, seed=5)
+    found = simulate_rollouts(DEFAULT, world, runs=RUNS, ticks=AN_HOUR // 2, seed=5)
     assert found.rolled_back.sum() <= 5
 
 
@@ -98,14 +103,14 @@ def test_who_asks_often_hides_no_candidate_that_is_twice_as_bad() -> None:
 
 
 def test_without_requests_nothing_is_decided() -> None:
-    found = roll_out(DEFAULT, Steady(0, 0.01), runs=5, ticks=100, seed=6)
+    found = simulate_rollouts(DEFAULT, SteadyTraffic(0, 0.01), runs=5, ticks=100, seed=6)
     assert not found.ended.any()
 
 
 @pytest.mark.parametrize("together", [0.0, 0.5])
 def test_stalls_of_other_lengths_than_those_that_blocks_were_chosen_by_roll_little_back(together: float) -> None:
     world = HeldOut(RUNS, 50, together=together, swing=0.8)
-    found = roll_out(DEFAULT, world, runs=RUNS, ticks=180, seed=SEED + 900)
+    found = simulate_rollouts(DEFAULT, world, runs=RUNS, ticks=180, seed=SEED + 900)
     assert found.rolled_back.sum() <= 10
 
 

@@ -6,53 +6,55 @@ import pytest
 
 from sundog_operator.api import Allocation
 from sundog_operator.core.experiments import allocation
-from sundog_operator.core.experiments.allocation import Thompson
-from sundog_operator.core.stats.success_metrics import Epoch, Metric, Outcomes
+from sundog_operator.core.experiments.allocation import ThompsonRule
+from sundog_operator.core.stats.success_metrics import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
-METRIC = Metric("conversion")
-HOURLY = Thompson(floor=0.05, delta=0.2, pace=timedelta(hours=1))
+METRIC = OutcomeMetric("conversion")
+HOURLY = ThompsonRule(floor=0.05, delta=0.2, pace=timedelta(hours=1))
 AN_HOUR = timedelta(hours=1)
 ALL_IN = (False, False, False)
 
 
-def epoch(*positive: int, shares: tuple[float, ...] = (), exposed: int = 1000) -> Epoch:
-    row = [Outcomes(exposed, each, each, each, each) for each in positive]
-    return Epoch(shares or (1,) * len(positive), [[Outcomes()] * len(positive), row])
+def epoch(*positive: int, shares: tuple[float, ...] = (), exposed: int = 1000) -> OutcomeEpoch:
+    row = [OutcomeCounts(exposed, each, each, each, each) for each in positive]
+    return OutcomeEpoch(shares or (1,) * len(positive), [[OutcomeCounts()] * len(positive), row])
 
 
 def test_as_the_plan_has_it() -> None:
     fortnight = timedelta(days=14)
-    assert allocation.frozen(Allocation(), fortnight) is None
-    assert allocation.frozen(Allocation(mode="thompson"), fortnight) == Thompson(0.05, 0.2, fortnight / 30)
+    assert allocation.freeze_allocation(Allocation(), fortnight) is None
+    assert allocation.freeze_allocation(Allocation(mode="thompson"), fortnight) == ThompsonRule(
+        0.05, 0.2, fortnight / 30
+    )
     given = Allocation(mode="thompson", floor="10%", delta=0.5)
-    assert allocation.frozen(given, timedelta(hours=6)) == Thompson(0.1, 0.5, AN_HOUR)
+    assert allocation.freeze_allocation(given, timedelta(hours=6)) == ThompsonRule(0.1, 0.5, AN_HOUR)
 
 
 def test_shares_move_to_the_better_arm_by_what_was_counted_alone() -> None:
-    found = allocation.moved(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
+    found = allocation.next_weights(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
     assert found is not None
     assert sum(found) == 10_000
     assert found[1] > 8000
     assert min(found) >= 666
-    again = allocation.moved(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
+    again = allocation.next_weights(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
     assert found == again
 
 
 def test_an_epoch_lasts() -> None:
-    assert allocation.moved(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, timedelta(minutes=59)) is None
-    assert allocation.moved(HOURLY, METRIC, 1, [], ALL_IN, AN_HOUR) is None
+    assert allocation.next_weights(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, timedelta(minutes=59)) is None
+    assert allocation.next_weights(HOURLY, METRIC, 1, [], ALL_IN, AN_HOUR) is None
 
 
 def test_for_next_to_nothing_no_epoch_begins() -> None:
-    found = allocation.moved(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
+    found = allocation.next_weights(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
     assert found is not None
     settled = [epoch(100, 140, 100), epoch(0, 0, 0, shares=tuple(map(float, found)), exposed=0)]
-    assert allocation.moved(HOURLY, METRIC, 1, settled, ALL_IN, AN_HOUR) is None
+    assert allocation.next_weights(HOURLY, METRIC, 1, settled, ALL_IN, AN_HOUR) is None
 
 
 def test_few_units_move_nothing() -> None:
-    assert allocation.moved(HOURLY, METRIC, 1, [epoch(10, 30, 10, exposed=99)], ALL_IN, AN_HOUR) is None
-    assert allocation.moved(HOURLY, METRIC, 1, [epoch(10, 30, 10, exposed=101)], ALL_IN, AN_HOUR) is not None
+    assert allocation.next_weights(HOURLY, METRIC, 1, [epoch(10, 30, 10, exposed=99)], ALL_IN, AN_HOUR) is None
+    assert allocation.next_weights(HOURLY, METRIC, 1, [epoch(10, 30, 10, exposed=101)], ALL_IN, AN_HOUR) is not None
 
 
 @pytest.mark.parametrize(
@@ -64,4 +66,4 @@ def test_few_units_move_nothing() -> None:
     ],
 )
 def test_what_is_exposed_stays_as_it_is(shares: tuple[int, ...], buckets: int, scaled: tuple[int, ...]) -> None:
-    assert allocation.scaled(shares, buckets) == scaled
+    assert allocation.scale_to_buckets(shares, buckets) == scaled

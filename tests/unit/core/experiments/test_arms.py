@@ -10,7 +10,7 @@ from sundog_operator.api import ExperimentSpec, ModelDeploymentSpec
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments import arms
-from sundog_operator.core.experiments.admission import accept
+from sundog_operator.core.experiments.admission import check_admission
 from sundog_operator.core.revisions import Revision
 
 DIGEST = "sha256:" + "a" * 64
@@ -31,7 +31,7 @@ def test_given_fields_replace_those_of_the_stable_revision_and_the_others_stay()
         {"name": "wide", "model": {"uri": "file:///models/v2"}, "runtime": {"batching": {"maxSize": 8}}},
         {"name": "big", "resources": {"memory": "4Gi"}},
     )
-    wide, big = arms.planned(stable(), spec)
+    wide, big = arms.plan_arms(stable(), spec)
     # A digest is of the model that it was given for.
     assert wide.content == {
         "model": {"uri": "file:///models/v2", "entrypoint": "net:Net"},
@@ -44,10 +44,10 @@ def test_given_fields_replace_those_of_the_stable_revision_and_the_others_stay()
 def test_arms_of_the_same_content_have_hashes_of_their_own() -> None:
     change = {"model": {"uri": "file:///models/v2"}}
     spec = experiment({"name": "a"}, {"name": "b"}, {"name": "c", **change}, {"name": "d", **change})
-    found = arms.planned(stable(), spec)
+    found = arms.plan_arms(stable(), spec)
     assert len({stable().hash, *(arm.hash for arm in found)}) == 5
     assert found[2].hash == revisions.content_hash(found[2].content)
-    assert [arm.hash for arm in arms.planned(stable(), spec)] == [arm.hash for arm in found]
+    assert [arm.hash for arm in arms.plan_arms(stable(), spec)] == [arm.hash for arm in found]
 
 
 def test_a_config_of_its_own_is_part_of_what_an_arm_is() -> None:
@@ -55,7 +55,7 @@ def test_a_config_of_its_own_is_part_of_what_an_arm_is() -> None:
     spec = experiment(
         {"name": "none"}, *({"name": f"a{n}", "runtime": {"userConfig": own}} for n, own in enumerate(given))
     )
-    none, *found = arms.planned(stable(), spec)
+    none, *found = arms.plan_arms(stable(), spec)
     assert none.content == stable().content
     assert [arm.content["runtime"] for arm in found] == [{"userConfig": own} for own in given]
     assert len({stable().hash, none.hash, *(arm.hash for arm in found)}) == 6
@@ -63,9 +63,9 @@ def test_a_config_of_its_own_is_part_of_what_an_arm_is() -> None:
 
 
 def test_arms_of_a_revision_with_a_config_of_its_own_have_that() -> None:
-    (first,) = arms.planned(stable(), experiment({"name": "a", "runtime": {"userConfig": {"threshold": 0.5}}}))
+    (first,) = arms.plan_arms(stable(), experiment({"name": "a", "runtime": {"userConfig": {"threshold": 0.5}}}))
     spec = experiment({"name": "again"}, {"name": "none", "runtime": {"userConfig": {}}})
-    again, none = arms.planned(Revision(8, first.hash, first.content, "runtime:1"), spec)
+    again, none = arms.plan_arms(Revision(8, first.hash, first.content, "runtime:1"), spec)
     assert again.content == first.content
     assert again.hash == revisions.content_hash(first.content, 1)
     assert none.content["runtime"] == {"userConfig": {}}
@@ -82,7 +82,7 @@ def test_arms_of_a_revision_with_a_config_of_its_own_have_that() -> None:
 )
 def test_what_is_exposed_is_divided_by_weights(exposure: str, weights: dict[str, int], wanted: list[int]) -> None:
     spec = experiment({"name": "a"}, exposure=exposure, weights=weights)
-    assert list(arms.buckets_of(spec).values()) == wanted
+    assert list(arms.planned_buckets(spec).values()) == wanted
 
 
 @given(st.integers(1, 9), st.integers(1, 10_000))
@@ -90,13 +90,13 @@ def test_every_exposed_bucket_is_given_once_and_no_two_equal_arms_differ_by_more
     count: int, exposed: int
 ) -> None:
     spec = experiment(*({"name": f"a{n}"} for n in range(count)), exposure=f"{exposed / 100:.2f}%")
-    found = list(arms.buckets_of(spec).values())
+    found = list(arms.planned_buckets(spec).values())
     assert sum(found) == exposed
     assert max(found) - min(found) <= 1
     shares = [buckets.BUCKETS - exposed, *found]
-    moved = buckets.move([[(0, buckets.BUCKETS)], *([] for _ in found)], shares)
-    assert buckets.covers_once([interval for own in moved for interval in own])
-    assert [buckets.size(own) for own in moved] == shares
+    moved = buckets.reassign([[(0, buckets.BUCKETS)], *([] for _ in found)], shares)
+    assert buckets.is_partition([interval for own in moved for interval in own])
+    assert [buckets.bucket_count(own) for own in moved] == shares
 
 
 def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
@@ -106,7 +106,7 @@ def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
         "metadata": {"name": "ab"},
         "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}], "exposure": "0.004%"},
     }
-    found = accept(obj)
+    found = check_admission(obj)
     assert (found.spec, found.reason) == (None, "InvalidSpec")
     assert found.message == "spec.exposure: 0.004% leaves control and wide without any of the traffic"
 
@@ -123,6 +123,6 @@ def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
     ],
 )
 def test_an_arm_that_could_be_no_revision_is_told_by_its_field(arm: dict[str, Any], told: str) -> None:
-    problems = arms.problems(stable(), experiment({"name": "wide", **arm}), None)
+    problems = arms.find_arm_violations(stable(), experiment({"name": "wide", **arm}), None)
     assert len(problems) == 1
     assert str(problems[0]).startswith(told)

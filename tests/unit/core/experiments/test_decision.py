@@ -5,14 +5,21 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.api import EvidenceEpoch, ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Paused, Rollout
+from sundog_operator.api import (
+    EvidenceEpoch,
+    ExperimentSpec,
+    ExperimentStatus,
+    ModelDeploymentSpec,
+    PauseStatus,
+    Rollout,
+)
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis.counters import Tallies, Tally
-from sundog_operator.core.analysis.feedback import Joined, Sums
+from sundog_operator.core.analysis.counters import ArmCounts, Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.experiments import arms, decision, freeze, machine
-from sundog_operator.core.experiments.evaluation import Judgement, Ruling
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -36,11 +43,11 @@ def running(unit: dict[str, Any], epochs: int = 1, **spec: Any) -> ExperimentSta
         }
     )
     stable = Revision(7, revisions.content_hash(content), content)
-    planned = [(arm, 8 + place) for place, arm in enumerate(arms.planned(stable, told))]
-    frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(), T0)
-    ready = {name: machine.ArmSeen(available=1) for name in ("a", "b")}
-    begun = machine.tick(frozen, machine.Inputs(now=T0, confirmed=True, arms=ready))
-    shares = machine.buckets_of(begun)
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
+    frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
+    ready = {name: machine.ArmState(available=1) for name in ("a", "b")}
+    begun = machine.tick(frozen, machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    shares = machine.target_buckets(begun)
     found = tuple(
         EvidenceEpoch(number=number, buckets=tuple(shares[arm.name] for arm in begun.arms))
         for number in range(1, epochs + 1)
@@ -49,14 +56,16 @@ def running(unit: dict[str, Any], epochs: int = 1, **spec: Any) -> ExperimentSta
     return begun.model_copy(update={"evidence_epochs": found, "epoch": confirmed, "since": T0})
 
 
-def counted(positive: dict[str, int], units: int = 1000, epoch: int = 1) -> Tallies:
+def counted(positive: dict[str, int], units: int = 1000, epoch: int = 1) -> Counters:
     exposed = {(epoch, name): units for name in ("stable", *positive)}
-    outcomes = {("bought", epoch, name): Joined(own, own, own * 10**6, own * 10**12) for name, own in positive.items()}
-    return Tallies("uid", feedback=Sums("s1", 9, exposed, outcomes))
+    outcomes = {
+        ("bought", epoch, name): OutcomeSums(own, own, own * 10**6, own * 10**12) for name, own in positive.items()
+    }
+    return Counters("uid", feedback=FeedbackSums("s1", 9, exposed, outcomes))
 
 
-def look(status: ExperimentStatus, seen: Tallies, broken: str = "") -> decision.Look:
-    return decision.look(status, seen, {}, broken, T0 + HOUR)
+def look(status: ExperimentStatus, seen: Counters, broken: str = "") -> decision.OutcomeEvaluation:
+    return decision.evaluate_experiment_outcomes(status, seen, {}, broken, T0 + HOUR)
 
 
 def test_each_arm_and_metric_is_told_with_its_units() -> None:
@@ -133,9 +142,9 @@ def test_what_was_expected_of_an_arm_is_not_any_more_from_when_it_is_dropped() -
         update={"name": "errorRate", "role": "guardrail", "verdict": "Undecided", "message": "about 9 events decide"}
     )
     passed = rate.model_copy(update={"name": "retries", "verdict": "Passed", "message": "retries: no worse"})
-    evidence = Judgement(metrics=(*told, rate, passed), harm={"a": "x"})
-    after = machine.tick(status, machine.Inputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
-    again = machine.with_those_of_dropped(after, after.metrics)
+    evidence = ExperimentEvaluation(metrics=(*told, rate, passed), harm={"a": "x"})
+    after = machine.tick(status, machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+    again = machine.merge_dropped_metrics(after, after.metrics)
     assert again == after.metrics
     assert {(each.arm, each.needed, each.eta) for each in after.metrics if each.arm == "a"} == {("a", None, None)}
     assert next(each for each in after.metrics if each.arm == "b") == told[1]
@@ -150,18 +159,26 @@ def test_what_was_expected_of_an_arm_is_not_any_more_from_when_it_is_dropped() -
 def test_where_each_request_is_a_unit_those_counted_are_exposed_and_those_with_outcomes_at_least() -> None:
     status = running(BY_REQUEST)
     tallies = counted({"control": 100, "a": 250, "b": 90})
-    rows = {(1, "control"): Tally(assigned=400), (1, "a"): Tally(assigned=200), (1, "b"): Tally(assigned=400)}
-    seen = Tallies("uid", {"edge/boot": rows}, feedback=tallies.feedback)
-    assert [decision.exposed(status, seen, 1, arm) for arm in ("control", "a", "b")] == [400, 250, 400]
-    assert [decision.exposed(running(BY_USER), seen, 1, arm) for arm in ("control", "a", "b")] == [1000, 1000, 1000]
+    rows = {
+        (1, "control"): ArmCounts(assigned=400),
+        (1, "a"): ArmCounts(assigned=200),
+        (1, "b"): ArmCounts(assigned=400),
+    }
+    seen = Counters("uid", {"edge/boot": rows}, feedback=tallies.feedback)
+    assert [decision.count_exposed_units(status, seen, 1, arm) for arm in ("control", "a", "b")] == [400, 250, 400]
+    assert [decision.count_exposed_units(running(BY_USER), seen, 1, arm) for arm in ("control", "a", "b")] == [
+        1000,
+        1000,
+        1000,
+    ]
 
 
 def test_first_exposures_that_do_not_fall_by_the_weights_are_told() -> None:
     status, even = running(BY_USER), {"stable": 4000, "control": 2000, "a": 2000, "b": 2000}
     off = {**even, "control": 2600, "a": 1400}
     told = [
-        decision.split_is_off(
-            status, Tallies("uid", feedback=Sums("s1", 1, {(1, arm): own for arm, own in fell.items()}))
+        decision.find_split_mismatch(
+            status, Counters("uid", feedback=FeedbackSums("s1", 1, {(1, arm): own for arm, own in fell.items()}))
         )
         for fell in (even, off, {})
     ]
@@ -172,27 +189,31 @@ def test_first_exposures_that_do_not_fall_by_the_weights_are_told() -> None:
 def test_weights_move_once_an_hour_within_what_is_exposed() -> None:
     status = running(BY_USER, allocation={"mode": "thompson"}, stop={"maxDuration": "10h"})
     seen = counted({"control": 100, "a": 130, "b": 100})
-    early = decision.look(status, seen, {}, "", T0 + HOUR - timedelta(seconds=1))
+    early = decision.evaluate_experiment_outcomes(status, seen, {}, "", T0 + HOUR - timedelta(seconds=1))
     assert early.shares is None
     shares = look(status, seen).shares
     assert shares is not None
     assert sum(shares) == 6000
     assert shares[1] > 2000 > max(shares[0], shares[2])
     assert look(status, seen, "the split is off").shares is None
-    moved = machine.tick(status, machine.Inputs(now=T0 + HOUR, confirmed=True, evidence=Judgement(shares=shares)))
+    moved = machine.tick(
+        status, machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=ExperimentEvaluation(shares=shares))
+    )
     assert moved.epoch.number == status.epoch.number + 1
     assert moved.evidence_epochs[-1].buckets == (4000, *shares)
-    assert machine.buckets_of(moved) == {"stable": 4000, "control": shares[0], "a": shares[1], "b": shares[2]}
-    assert machine.most_buckets_of(moved, "a") == 6000
+    assert machine.target_buckets(moved) == {"stable": 4000, "control": shares[0], "a": shares[1], "b": shares[2]}
+    assert machine.max_target_buckets(moved, "a") == 6000
 
 
 @pytest.mark.parametrize("paused", [True, False])
 def test_a_winner_is_said_once_and_nothing_while_control_is_no_measure(paused: bool) -> None:
     status = running(BY_USER)
     if paused:
-        status = status.model_copy(update={"paused": Paused(reason="ControlDegraded", message="", since=T0)})
-    evidence = Judgement(ruling=Ruling("Winner", "a", "it is better " * 200), unheard=("edge",) if paused else ())
-    after = machine.tick(status, machine.Inputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+        status = status.model_copy(update={"paused": PauseStatus(reason="ControlDegraded", message="", since=T0)})
+    evidence = ExperimentEvaluation(
+        ruling=OutcomeRuling("Winner", "a", "it is better " * 200), unreachable_edges=("edge",) if paused else ()
+    )
+    after = machine.tick(status, machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
     if paused:
         assert after == status
         return
@@ -202,5 +223,5 @@ def test_a_winner_is_said_once_and_nothing_while_control_is_no_measure(paused: b
 
 
 def test_edges_keep_first_exposures_of_those_outside_of_the_experiment_too() -> None:
-    assert machine.units_kept(running(BY_USER, stop={"maxUnits": 6000})) == 10_000
-    assert machine.units_kept(running(BY_USER, stop={"maxUnits": 1_000_000_000})) == 100_000_000
+    assert machine.max_first_exposures(running(BY_USER, stop={"maxUnits": 6000})) == 10_000
+    assert machine.max_first_exposures(running(BY_USER, stop={"maxUnits": 1_000_000_000})) == 100_000_000

@@ -10,12 +10,12 @@ import pytest
 from sundog_operator.api import EvidenceEpoch, ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Rollout
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import counters
-from sundog_operator.core.analysis.counters import Block, BlockCounts, Folded, Tallies, Tally
-from sundog_operator.core.analysis.evaluate import Counted
+from sundog_operator.core.analysis.counters import ArmCounts, Block, BlockCounts, Counters, EpochBlocks
+from sundog_operator.core.analysis.evaluate import CollectedCounts
 from sundog_operator.core.experiments import arms, evaluate, freeze, machine
-from sundog_operator.core.experiments.evaluation import Judgement
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 NOW_S = T0.timestamp()
@@ -28,11 +28,11 @@ def running(*names: str, exposure: str = "100%", **spec: Any) -> ExperimentStatu
     told = ExperimentSpec.from_json(
         {"modelDeployment": "digits", "arms": [{"name": name} for name in names], "exposure": exposure, **spec}
     )
-    planned = [(arm, 8 + place) for place, arm in enumerate(arms.planned(stable, told))]
-    frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(), T0)
-    ready = {name: machine.ArmSeen(available=1) for name in names}
-    begun = machine.tick(frozen, machine.Inputs(now=T0, confirmed=True, arms=ready))
-    shares = machine.buckets_of(begun)
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
+    frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
+    ready = {name: machine.ArmState(available=1) for name in names}
+    begun = machine.tick(frozen, machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    shares = machine.target_buckets(begun)
     epoch = EvidenceEpoch(number=1, buckets=tuple(shares[arm.name] for arm in begun.arms))
     return begun.model_copy(update={"evidence_epochs": (epoch,)})
 
@@ -42,32 +42,32 @@ class Counts:
 
     def __init__(self, status: ExperimentStatus) -> None:
         self.status = status
-        self.rows = {(1, arm.name): Tally() for arm in status.arms}
+        self.rows = {(1, arm.name): ArmCounts() for arm in status.arms}
         self.blocks: dict[int, Block] = {}
-        self.compared = [arm.name for arm in machine.beside_control(status)]
-        self.folded = Folded.begun(FIRST, len(self.compared))
+        self.compared = [arm.name for arm in machine.treatment_arms(status)]
+        self.folded = EpochBlocks.begun(FIRST, len(self.compared))
 
     def block(self, requests: Mapping[str, int], errors: Mapping[str, int]) -> None:
         """Ten more seconds."""
         own = Block()
         for name, asked in requests.items():
             failed = errors.get(name, 0)
-            self.rows[1, name] = self.rows[1, name].plus(Tally(assigned=asked, errors=failed))
+            self.rows[1, name] = self.rows[1, name].plus(ArmCounts(assigned=asked, errors=failed))
             own.add(name, BlockCounts(errors=failed, ended=asked))
         self.folded = self.folded.take(own, "control", self.compared)
         following = self.folded.following
         self.blocks = {**{n: b for n, b in self.blocks.items() if n > following - 60}, following - 1: own}
 
-    def judge(self, feedback: tuple[str, str] | None = None) -> Judgement:
-        seen = Counted(
-            tallies=Tallies("uid", {"edge-0/b": self.rows}, {1: self.folded}, {1: self.folded}),
+    def judge(self, feedback: tuple[str, str] | None = None) -> ExperimentEvaluation:
+        seen = CollectedCounts(
+            tallies=Counters("uid", {"edge-0/b": self.rows}, {1: self.folded}, {1: self.folded}),
             reports=[],
             blocks={1: self.blocks},
-            traffic=Traffic(),
+            traffic=StableTraffic(),
             now_s=self.folded.following * counters.BLOCK_S + counters.GRACE_S,
             timeout_s=1.0,
         )
-        return evaluate.judge(self.status, seen, dict.fromkeys(("control", *self.compared), 1), feedback)
+        return evaluate.evaluate_experiment(self.status, seen, dict.fromkeys(("control", *self.compared), 1), feedback)
 
 
 def drawn(
@@ -197,7 +197,7 @@ def test_nothing_is_decided_while_too_much_of_what_was_to_be_counted_is_missing(
 def test_only_the_epoch_before_the_first_one_of_evidence_is_a_warm_up() -> None:
     status = running("wide")
     shares = dict.fromkeys((2, 3, 9), (0.8, 0.1, 0.1))
-    assert evaluate.with_warmup(status, shares) == {1: (0.8, 0.1, 0.1), **shares}
+    assert evaluate.include_warmup(status, shares) == {1: (0.8, 0.1, 0.1), **shares}
     # Of a long experiment the first epochs were let go of: the one before the others may have had other shares.
-    long = status.model_copy(update={"evidence_epochs": status.evidence_epochs * machine.MOST_EPOCHS})
-    assert evaluate.with_warmup(long, shares) == shares
+    long = status.model_copy(update={"evidence_epochs": status.evidence_epochs * machine.MAX_EPOCHS})
+    assert evaluate.include_warmup(long, shares) == shares

@@ -7,9 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from sundog_operator.core.analysis.counters import Tallies, Tally
-from sundog_operator.core.analysis.feedback import Sums
-from sundog_operator.core.experiments.exposure_log import Exposure, Lines, LogBroken, Outcome, plan_of
+from sundog_operator.core.analysis.counters import ArmCounts, Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums
+from sundog_operator.core.experiments.exposure_log import (
+    ExposureLogReader,
+    ExposureRow,
+    InvalidExposureLog,
+    OutcomeRow,
+    make_plan_document,
+)
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 UNIT = "00000000000000ff"
@@ -30,8 +36,8 @@ def end(exposures: int = 1, outcomes: int = 1, **told: Any) -> dict[str, Any]:
     return {"end": {"exposures": exposures, "outcomes": outcomes, **sums(), **told}}
 
 
-def read(*told: dict[str, Any]) -> tuple[list[Any], Lines]:
-    lines = Lines()
+def read(*told: dict[str, Any]) -> tuple[list[Any], ExposureLogReader]:
+    lines = ExposureLogReader()
     rows = [lines.read(orjson.dumps(line)) for line in told]
     return [row for row in rows if row is not None], lines
 
@@ -39,8 +45,8 @@ def read(*told: dict[str, Any]) -> tuple[list[Any], Lines]:
 def test_rows_are_what_was_told() -> None:
     rows, lines = read(head(), EXPOSURE, OUTCOME, end())
     assert rows == [
-        Exposure(UNIT, AT, 2, "wide"),
-        Outcome(UNIT, "revenue", -12.345678, AT.replace(microsecond=0) + timedelta(seconds=100), 2, "wide"),
+        ExposureRow(UNIT, AT, 2, "wide"),
+        OutcomeRow(UNIT, "revenue", -12.345678, AT.replace(microsecond=0) + timedelta(seconds=100), 2, "wide"),
     ]
     lines.check()
     assert lines.is_whole
@@ -53,7 +59,7 @@ def test_a_value_is_exact(millionths: int) -> None:
 
 
 def test_sums_beyond_64_bits_are_exact() -> None:
-    lines = Lines()
+    lines = ExposureLogReader()
     squares = 123_456_789_012_345_678_901_234_567_891
     told = {"events": 0, "feedback": {"outcomes": [["revenue", 2, "wide", 1, 1, 7, squares]]}}
     for line in ({"head": {"version": 1, **told}}, {"end": told}):
@@ -64,7 +70,7 @@ def test_sums_beyond_64_bits_are_exact() -> None:
 
 def test_a_unit_that_a_store_tells_twice_counts_once() -> None:
     rows, lines = read(head(), EXPOSURE, EXPOSURE, OUTCOME, end(exposures=2))
-    assert [type(row) for row in rows] == [Exposure, Outcome]
+    assert [type(row) for row in rows] == [ExposureRow, OutcomeRow]
     lines.check()
     assert lines.is_whole
 
@@ -81,7 +87,7 @@ def test_a_unit_that_a_store_tells_twice_counts_once() -> None:
     ],
 )
 def test_what_was_cut_off_or_does_not_add_up_is_no_log(told: tuple[dict[str, Any], ...]) -> None:
-    with pytest.raises(LogBroken, match="exposures"):
+    with pytest.raises(InvalidExposureLog, match="exposures"):
         read(*told)[1].check()
 
 
@@ -103,16 +109,16 @@ def test_what_was_cut_off_or_does_not_add_up_is_no_log(told: tuple[dict[str, Any
     ],
 )
 def test_a_line_of_another_kind_is_refused(line: bytes) -> None:
-    lines = Lines()
+    lines = ExposureLogReader()
     if not line.startswith(b'{"head"'):
         lines.read(orjson.dumps(head()))
-    with pytest.raises(LogBroken):
+    with pytest.raises(InvalidExposureLog):
         lines.read(line)
 
 
 def test_lines_have_their_places() -> None:
     for told in ([EXPOSURE], [head(), head()], [head(), end(0, 0), EXPOSURE]):
-        with pytest.raises(LogBroken, match="where none can be"):
+        with pytest.raises(InvalidExposureLog, match="where none can be"):
             read(*told)
 
 
@@ -132,23 +138,23 @@ def test_what_is_not_all_that_was_counted_is_told(first: dict[str, Any], last: d
 
 def test_so_many_exposures_are_read_at_most() -> None:
     for most, units in ((None, 5), (5, 5)):
-        lines = Lines(most)
+        lines = ExposureLogReader(most)
         lines.read(orjson.dumps(head(**sums(exposed=units))))
-    with pytest.raises(LogBroken, match="it has 6 exposures, and 5 are written at most"):
-        Lines(5).read(orjson.dumps(head(**sums(exposed=6))))
+    with pytest.raises(InvalidExposureLog, match="it has 6 exposures, and 5 are written at most"):
+        ExposureLogReader(5).read(orjson.dumps(head(**sums(exposed=6))))
 
 
 @pytest.mark.parametrize(
     ("judged", "why"),
     [
-        (Sums(), ""),
-        (Sums("s", 7), ""),
-        (Sums("s", 6), ""),
-        (Sums("s", 8), "at change 7, and it was judged by change 8"),
-        (Sums("t", 3), "is s, and it was judged by t"),
+        (FeedbackSums(), ""),
+        (FeedbackSums("s", 7), ""),
+        (FeedbackSums("s", 6), ""),
+        (FeedbackSums("s", 8), "at change 7, and it was judged by change 8"),
+        (FeedbackSums("t", 3), "is s, and it was judged by t"),
     ],
 )
-def test_a_store_that_has_less_than_was_judged_is_told(judged: Sums, why: str) -> None:
+def test_a_store_that_has_less_than_was_judged_is_told(judged: FeedbackSums, why: str) -> None:
     told = {"feedback": {**sums()["feedback"], "store": "s"}}
     _, lines = read(head(), end(0, 0, **told))
     found = lines.behind(judged)
@@ -166,10 +172,10 @@ def test_a_store_that_has_less_than_was_judged_is_told(judged: Sums, why: str) -
 def test_the_plan_has_what_an_analysis_needs_and_nothing_that_only_the_operator_reads(
     unit: dict[str, str], assigned: list[Any]
 ) -> None:
-    first = {(1, "control"): Tally(assigned=4), (2, "wide"): Tally(assigned=7)}
-    other = {(1, "control"): Tally(assigned=6), (1, "wide"): Tally(assigned=12)}
-    known = Sums("s", 7, {(1, "control"): 3})
-    tallies = Tallies("u", {"edge-1": first, "edge-2": other}, feedback=known).pack()
+    first = {(1, "control"): ArmCounts(assigned=4), (2, "wide"): ArmCounts(assigned=7)}
+    other = {(1, "control"): ArmCounts(assigned=6), (1, "wide"): ArmCounts(assigned=12)}
+    known = FeedbackSums("s", 7, {(1, "control"): 3})
+    tallies = Counters("u", {"edge-1": first, "edge-2": other}, feedback=known).pack()
     experiment = {
         "metadata": {
             "name": "wide-or-narrow",
@@ -187,7 +193,7 @@ def test_the_plan_has_what_an_analysis_needs_and_nothing_that_only_the_operator_
         },
     }
     _, lines = read(head(), EXPOSURE, OUTCOME, end())
-    assert plan_of(experiment, lines, NOW) == {
+    assert make_plan_document(experiment, lines, NOW) == {
         "version": 1,
         "experiment": {"name": "wide-or-narrow", "namespace": "vision", "uid": "u", "generation": 3},
         "exportedAt": "2026-11-20T09:30:00Z",

@@ -7,7 +7,7 @@ import pytest
 
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.experiments import log_exports
-from sundog_operator.core.observed import LogAnswer
+from sundog_operator.core.observed import ExposureLogResult
 
 BEGUN = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 EXPERIMENT = {"metadata": {"namespace": "vision", "name": "ab", "uid": "u-1"}}
@@ -30,27 +30,27 @@ def status(phase: str = "Running", begun: bool = True, **comparison: Any) -> Exp
 
 
 def after(own: ExperimentStatus, at: datetime, *, folder: str = FOLDER, final: bool = False) -> ExperimentStatus:
-    answer = LogAnswer(at, 5, 1, complete=True, final=final)
-    return log_exports.written(own, log_exports.next_place(folder, own), answer, 1, at)
+    answer = ExposureLogResult(at, 5, 1, complete=True, final=final)
+    return log_exports.record_export(own, log_exports.next_uri(folder, own), answer, 1, at)
 
 
 def test_the_first_is_due_an_hour_after_the_arms_have_their_traffic() -> None:
-    assert log_exports.due(status(), FOLDER) == hours(1)
+    assert log_exports.next_export_at(status(), FOLDER) == hours(1)
 
 
 @pytest.mark.parametrize("none", [status(begun=False), status("Stopped", begun=False), status(outcomes=[])])
 def test_none_is_due_of_what_never_ran_or_has_no_outcomes(none: ExperimentStatus) -> None:
-    assert log_exports.due(none, FOLDER) is None
+    assert log_exports.next_export_at(none, FOLDER) is None
 
 
 @pytest.mark.parametrize(("at", "next_"), [(1, 2), (9, 10), (10, 11), (20, 22), (300, 330)])
 def test_the_next_is_due_after_an_hour_or_a_tenth_of_its_time(at: float, next_: float) -> None:
-    assert log_exports.due(after(status(), hours(at)), FOLDER) == hours(next_)
+    assert log_exports.next_export_at(after(status(), hours(at)), FOLDER) == hours(next_)
 
 
 def test_two_weeks_make_some_dozens() -> None:
     own, count = status(), 0
-    while (due := log_exports.due(own, FOLDER)) is not None and due <= BEGUN + timedelta(days=14):
+    while (due := log_exports.next_export_at(own, FOLDER)) is not None and due <= BEGUN + timedelta(days=14):
         own, count = after(own, due), count + 1
     assert 40 <= count <= 50
 
@@ -58,11 +58,11 @@ def test_two_weeks_make_some_dozens() -> None:
 def test_at_the_end_one_is_due_at_once_and_then_no_more() -> None:
     running = after(status(), hours(1))
     ended = running.model_copy(update={"phase": "Concluded"})
-    assert log_exports.due(ended, FOLDER) == BEGUN
+    assert log_exports.next_export_at(ended, FOLDER) == BEGUN
     # Read before it ended, and written after.
-    assert log_exports.due(after(ended, hours(1.1)), FOLDER) == BEGUN
+    assert log_exports.next_export_at(after(ended, hours(1.1)), FOLDER) == BEGUN
     last = after(ended, hours(1.1), final=True)
-    assert log_exports.due(last, FOLDER) is None
+    assert log_exports.next_export_at(last, FOLDER) is None
     assert last.exposure_log is not None
     assert (last.exposure_log.uri, last.exposure_log.sequence) == (f"{FOLDER}/000002", 2)
 
@@ -71,8 +71,8 @@ def test_at_another_place_it_is_due_at_once() -> None:
     other = FOLDER.replace("logs/a", "logs/ab")
     for phase in ("Running", "Stopped"):
         own = after(status(phase), hours(3), final=phase == "Stopped")
-        assert log_exports.due(own, other) == BEGUN
-        assert log_exports.next_place(other, own) == f"{other}/000002"
+        assert log_exports.next_export_at(own, other) == BEGUN
+        assert log_exports.next_uri(other, own) == f"{other}/000002"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_at_another_place_it_is_due_at_once() -> None:
     ],
 )
 def test_an_experiment_has_a_folder_of_its_own(uri: str, folder: str) -> None:
-    assert log_exports.folder_of(uri, EXPERIMENT) == folder
+    assert log_exports.export_folder(uri, EXPERIMENT) == folder
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_an_experiment_has_a_folder_of_its_own(uri: str, folder: str) -> None:
     ],
 )
 def test_a_place_that_is_allowed(uri: str, allowed: list[str] | None) -> None:
-    assert log_exports.refused(uri, allowed) == ""
+    assert log_exports.find_place_violation(uri, allowed) == ""
 
 
 @pytest.mark.parametrize(
@@ -115,15 +115,18 @@ def test_a_place_that_is_allowed(uri: str, allowed: list[str] | None) -> None:
 )
 def test_a_place_that_is_not(uri: str, allowed: list[str]) -> None:
     told = f"{uri} is below none of the places that an administrator allows in installation.exposureLogs.places"
-    assert log_exports.refused(uri, allowed) == told
+    assert log_exports.find_place_violation(uri, allowed) == told
 
 
 def test_a_machine_has_no_claim() -> None:
-    assert log_exports.refused("pvc://logs/a", None) == "pvc:// is for clusters; in local mode file:// is there"
+    assert (
+        log_exports.find_place_violation("pvc://logs/a", None)
+        == "pvc:// is for clusters; in local mode file:// is there"
+    )
 
 
 def test_a_cluster_has_no_directory() -> None:
-    assert log_exports.refused("file:///home/ada", ["s3://logs"]).startswith("file:// is for local mode")
+    assert log_exports.find_place_violation("file:///home/ada", ["s3://logs"]).startswith("file:// is for local mode")
 
 
 def test_what_is_written_and_what_is_not_is_said() -> None:
@@ -131,9 +134,11 @@ def test_what_is_written_and_what_is_not_is_said() -> None:
     (said,) = [each for each in own.conditions if each.type == "LogWritten"]
     assert (said.status, said.reason) == ("True", "Written")
     assert said.message == f"5 exposures and 1 outcome in {FOLDER}/000001"
-    failing = log_exports.not_written(own, "NotWritten", "the bucket is gone", 4, hours(2))
+    failing = log_exports.record_export_failure(own, "NotWritten", "the bucket is gone", 4, hours(2))
     (said,) = [each for each in failing.conditions if each.type == "LogWritten"]
     assert (said.status, said.message, said.observed_generation) == ("False", "the bucket is gone", 4)
     assert failing.exposure_log == own.exposure_log
-    assert [each.type for each in log_exports.unasked(failing, 4, hours(2)).conditions if "Log" in each.type] == []
-    assert log_exports.unasked(status(), 1, BEGUN) == status()
+    assert [
+        each.type for each in log_exports.remove_condition(failing, 4, hours(2)).conditions if "Log" in each.type
+    ] == []
+    assert log_exports.remove_condition(status(), 1, BEGUN) == status()

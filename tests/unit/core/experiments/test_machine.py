@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, PlanGuardrail, Rollout
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis.baseline_health import Control
+from sundog_operator.core.analysis.baseline_health import BaselineHealth
 from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments import arms, freeze, machine
-from sundog_operator.core.experiments.evaluation import Judgement, Ruling
-from sundog_operator.core.experiments.machine import ArmSeen, Inputs
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
+from sundog_operator.core.experiments.machine import ArmState, ExperimentInputs
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-READY = ArmSeen(available=1)
+READY = ArmState(available=1)
 
 
 def frozen(names: tuple[str, ...] = ("a", "b"), **spec: Any) -> ExperimentStatus:
@@ -29,17 +29,17 @@ def frozen(names: tuple[str, ...] = ("a", "b"), **spec: Any) -> ExperimentStatus
     told = ExperimentSpec.from_json(
         {"modelDeployment": "digits", "arms": [{"name": name} for name in names], "exposure": "30%", **spec}
     )
-    planned = [(arm, 8 + place) for place, arm in enumerate(arms.planned(stable, told))]
-    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(), T0)
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
+    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
 
 
-def seen(minutes: float = 0, *, confirmed: bool = True, **more: Any) -> Inputs:
+def seen(minutes: float = 0, *, confirmed: bool = True, **more: Any) -> ExperimentInputs:
     arms_seen = dict.fromkeys(("a", "b", "c"), READY) | more.pop("arms", {})
-    return Inputs(now=T0 + minutes * MINUTE, confirmed=confirmed, arms=arms_seen, **more)
+    return ExperimentInputs(now=T0 + minutes * MINUTE, confirmed=confirmed, arms=arms_seen, **more)
 
 
-def evidence(**fields: Any) -> Judgement:
-    return Judgement(requests=10**6, **fields)
+def evidence(**fields: Any) -> ExperimentEvaluation:
+    return ExperimentEvaluation(requests=10**6, **fields)
 
 
 def running(**spec: Any) -> ExperimentStatus:
@@ -57,11 +57,11 @@ def weights(status: ExperimentStatus) -> dict[str, float]:
 def test_it_begins_once_every_arm_is_there_and_every_edge_has_confirmed() -> None:
     status = frozen()
     assert machine.tick(status, seen(confirmed=False)) == status
-    assert machine.tick(status, seen(arms={"b": ArmSeen(available=0)})) == status
+    assert machine.tick(status, seen(arms={"b": ArmState(available=0)})) == status
     begun = machine.tick(status, seen(5))
     assert (begun.phase, begun.epoch.number, begun.epoch.confirmed, begun.since) == ("Running", 1, False, None)
     assert weights(begun) == {"stable": 70, "control": 10, "a": 10, "b": 10}
-    assert buckets.covers_once([interval for arm in begun.arms for interval in arm.ranges])
+    assert buckets.is_partition([interval for arm in begun.arms for interval in arm.ranges])
     confirmed = machine.tick(begun, seen(6))
     assert (confirmed.epoch.confirmed, confirmed.since) == (True, T0 + 6 * MINUTE)
     assert confirmed.evidence_epochs == ()
@@ -69,7 +69,7 @@ def test_it_begins_once_every_arm_is_there_and_every_edge_has_confirmed() -> Non
 
 def test_its_warm_up_is_no_evidence() -> None:
     status = machine.tick(machine.tick(frozen(), seen()), seen(1))
-    cold = Judgement(requests=3)
+    cold = ExperimentEvaluation(requests=3)
     assert machine.tick(status, seen(1.5, evidence=cold)) == status
     after = machine.tick(status, seen(10, evidence=cold))
     assert [epoch.number for epoch in after.evidence_epochs] == [2]
@@ -101,7 +101,7 @@ def test_the_last_arm_that_does_harm_concludes_it_and_one_that_is_gone_stops_it(
     after = machine.tick(running(names=("a",)), seen(9, evidence=evidence(harm={"a": "worse"})))
     assert (after.phase, after.verdict.decision, after.verdict.winner) == ("Concluded", "Harm", "")
     assert weights(after) == {"stable": 100, "control": 0, "a": 0}
-    gone = {"a": ArmSeen(failure=("ArmUnavailable", "no replica"))}
+    gone = {"a": ArmState(failure=("ArmUnavailable", "no replica"))}
     after = machine.tick(running(names=("a",)), seen(9, arms=gone, evidence=evidence()))
     assert (after.phase, after.verdict.decision) == ("Stopped", "Undecided")
     assert after.verdict.reason == "ArmUnavailable: no arm is left: arm a: ArmUnavailable: no replica"
@@ -109,13 +109,13 @@ def test_the_last_arm_that_does_harm_concludes_it_and_one_that_is_gone_stops_it(
 
 def test_an_arm_that_cannot_start_stops_it_before_anything_moves() -> None:
     status = frozen()
-    after = machine.tick(status, seen(arms={"b": ArmSeen(failure=("LoadFailed", "size mismatch"))}))
+    after = machine.tick(status, seen(arms={"b": ArmState(failure=("LoadFailed", "size mismatch"))}))
     assert (after.phase, after.verdict.reason) == ("Stopped", "LoadFailed: arm b: size mismatch")
     assert (after.arms, after.epoch) == (status.arms, status.epoch)
 
 
 def test_while_control_is_in_trouble_nothing_is_evidence() -> None:
-    troubled = evidence(control=Control("ControlUnhealthy", "20 % of control's requests failed", settled=False))
+    troubled = evidence(control=BaselineHealth("ControlUnhealthy", "20 % of control's requests failed", settled=False))
     paused = machine.tick(running(), seen(9, evidence=troubled))
     assert paused.paused is not None
     assert [epoch.troubled for epoch in paused.evidence_epochs] == [True]
@@ -126,12 +126,12 @@ def test_while_control_is_in_trouble_nothing_is_evidence() -> None:
     assert [(epoch.number, epoch.troubled) for epoch in renewed.evidence_epochs] == [(2, True), (3, False)]
 
 
-OUTAGE = Control("ControlUnhealthy", "20 % of control's requests failed", settled=False)
+OUTAGE = BaselineHealth("ControlUnhealthy", "20 % of control's requests failed", settled=False)
 
 
 def won_by(arm: str) -> ExperimentStatus:
     """It goes on, with the edges' word that they have the epoch since."""
-    ruling = Ruling("Winner", arm, f"conversion of {arm} is better")
+    ruling = OutcomeRuling("Winner", arm, f"conversion of {arm} is better")
     status = machine.tick(running(onWin="pause"), seen(9, evidence=evidence(ruling=ruling)))
     assert (status.paused and status.paused.reason, status.verdict.winner) == ("Won", arm)
     return machine.tick(status, seen(10, evidence=evidence()))
@@ -144,7 +144,11 @@ def test_a_win_is_kept_from_outages_and_what_comes_after_them_is_counted() -> No
     hit = machine.tick(status, seen(11, evidence=evidence(control=OUTAGE)))
     assert [(epoch.number, epoch.troubled) for epoch in hit.evidence_epochs] == [(2, False), (3, True)]
     assert (hit.paused, hit.verdict) == (status.paused, status.verdict)
-    for early in (evidence(control=OUTAGE), evidence(control=Control(settled=False)), evidence(unheard=("edge-0",))):
+    for early in (
+        evidence(control=OUTAGE),
+        evidence(control=BaselineHealth(settled=False)),
+        evidence(unreachable_edges=("edge-0",)),
+    ):
         assert machine.tick(hit, seen(12, evidence=early)) == hit
     after = machine.tick(hit, seen(20, evidence=evidence()))
     assert [(epoch.number, epoch.troubled) for epoch in after.evidence_epochs] == [(2, False), (3, True), (4, False)]
@@ -162,20 +166,22 @@ def test_a_winner_that_does_harm_has_not_won_and_the_others_go_on() -> None:
     )
     assert after.verdict.reason == "a had won, and was dropped: Harm: arm a: errorRate is 3 times control's"
     again = machine.tick(after, seen(21, evidence=evidence()))
-    second = machine.tick(again, seen(22, evidence=evidence(ruling=Ruling("Winner", "b", "conversion of b is better"))))
+    second = machine.tick(
+        again, seen(22, evidence=evidence(ruling=OutcomeRuling("Winner", "b", "conversion of b is better")))
+    )
     assert (second.paused and second.paused.reason, second.verdict.winner) == ("Won", "b")
 
 
 def test_a_win_outlasts_harm_of_another_arm_and_a_winner_that_is_gone() -> None:
     status = won_by("a")
     harmed = machine.tick(status, seen(20, evidence=evidence(harm={"b": "worse"})))
-    gone = machine.tick(status, seen(20, arms={"a": ArmSeen(failure=("ArmUnavailable", "no replica"))}))
+    gone = machine.tick(status, seen(20, arms={"a": ArmState(failure=("ArmUnavailable", "no replica"))}))
     for after in (harmed, gone):
         assert (after.paused, after.verdict) == (status.paused, status.verdict)
 
 
 HARM_OF_B: dict[str, Any] = {"evidence": evidence(harm={"b": "worse"})}
-LOSS_OF_A: dict[str, Any] = {"arms": {"a": ArmSeen(failure=("ArmUnavailable", "no replica"))}, "evidence": evidence()}
+LOSS_OF_A: dict[str, Any] = {"arms": {"a": ArmState(failure=("ArmUnavailable", "no replica"))}, "evidence": evidence()}
 
 
 @pytest.mark.parametrize("drops", [(HARM_OF_B, LOSS_OF_A), (LOSS_OF_A, HARM_OF_B)], ids=["harm first", "loss first"])
@@ -196,14 +202,14 @@ def test_where_the_winner_does_harm_as_well_nobody_has_won() -> None:
 
 def test_an_arm_that_is_dropped_in_the_warm_up_ends_no_warm_up() -> None:
     status = machine.tick(machine.tick(frozen(), seen()), seen(1))
-    gone = {"a": ArmSeen(failure=("ArmUnavailable", "no replica"))}
-    after = machine.tick(status, seen(1.2, arms=gone, evidence=Judgement(requests=3)))
+    gone = {"a": ArmState(failure=("ArmUnavailable", "no replica"))}
+    after = machine.tick(status, seen(1.2, arms=gone, evidence=ExperimentEvaluation(requests=3)))
     assert (weights(after)["a"], after.epoch.number, after.evidence_epochs) == (0, 2, ())
 
 
 def test_a_warm_up_does_not_end_while_control_is_in_trouble() -> None:
     status = machine.tick(machine.tick(frozen(), seen()), seen(1))
-    troubled = evidence(control=Control("ControlUnhealthy", "bad", settled=False))
+    troubled = evidence(control=BaselineHealth("ControlUnhealthy", "bad", settled=False))
     paused = machine.tick(status, seen(2, evidence=troubled))
     assert paused.paused is not None
     assert machine.tick(paused, seen(30, evidence=troubled)) == paused
@@ -213,12 +219,14 @@ def test_a_warm_up_does_not_end_while_control_is_in_trouble() -> None:
 
 def test_of_many_outages_the_epochs_are_bounded_and_those_that_tell_something_stay() -> None:
     status = running()
-    for minute in range(10, 10 + 5 * machine.MOST_EPOCHS, 5):
-        status = machine.tick(status, seen(minute, evidence=evidence(control=Control("ControlUnhealthy", "bad"))))
+    for minute in range(10, 10 + 5 * machine.MAX_EPOCHS, 5):
+        status = machine.tick(
+            status, seen(minute, evidence=evidence(control=BaselineHealth("ControlUnhealthy", "bad")))
+        )
         for later in (1, 2, 3):
             status = machine.tick(status, seen(minute + later, evidence=evidence()))
     known = [epoch.number for epoch in status.evidence_epochs]
-    assert len(known) == machine.MOST_EPOCHS
+    assert len(known) == machine.MAX_EPOCHS
     assert known == sorted(known)
     assert known[-1] == status.epoch.number
     assert not status.evidence_epochs[-1].troubled
@@ -308,23 +316,23 @@ def test_whatever_happens_each_bucket_has_one_arm_and_control_keeps_its_own(hist
             harm=dict.fromkeys(now["harm"], "worse"),
             dead=dict.fromkeys(now["dead"], "dead"),
             broken="broken" if now["broken"] else "",
-            control=Control("ControlUnhealthy", "bad", settled=False) if now["trouble"] else Control(),
+            control=BaselineHealth("ControlUnhealthy", "bad", settled=False) if now["trouble"] else BaselineHealth(),
         )
-        failed = {name: ArmSeen(failure=("DeployFailed", "gone")) for name in now["failed"]}
+        failed = {name: ArmState(failure=("DeployFailed", "gone")) for name in now["failed"]}
         end = ("StoppedByUser", "asked for") if now["end"] else None
         before = status
         inputs = seen(minute, confirmed=now["confirmed"], arms=failed, end=end, evidence=told)
         status = machine.tick(status, inputs)
         # What was decided is not decided again after an operator died: the same inputs change nothing more of the weights.
         assert ExperimentStatus.from_json(status.to_json()) == status
-        assert buckets.covers_once([interval for arm in status.arms for interval in arm.ranges])
+        assert buckets.is_partition([interval for arm in status.arms for interval in arm.ranges])
         assert status.epoch.number >= before.epoch.number
         assert all(arm.weight == 0 for arm in status.arms if arm.dropped is not None)
         if status.phase == "Running":
             ranges = status.arms[1].ranges
             assert control in ((), ranges)
             control = ranges
-            assert machine.going_on(status)
+            assert machine.active_arms(status)
         if status.phase in ("Concluded", "Stopped"):
             assert weights(status)["stable"] == 100
 
@@ -346,7 +354,7 @@ def test_a_plan_knows_which_fields_of_an_edit_differ() -> None:
         told = ExperimentSpec.from_json(
             {"modelDeployment": "digits", "arms": [{"name": "a"}, {"name": "b"}], "exposure": "30%", **spec}
         )
-        return freeze.differences(frozen().plan, told, arms.planned(stable, told))
+        return freeze.find_changed_fields(frozen().plan, told, arms.plan_arms(stable, told))
 
     assert differences() == differences(stopped=True) == ""
     assert differences(exposure="40%") == "spec.exposure or spec.weights"

@@ -7,12 +7,12 @@ import pytest
 
 from sundog_operator.api import ExperimentSpec, MetricStatus
 from sundog_operator.core.experiments import power
-from sundog_operator.core.experiments.power import Traffic
-from sundog_operator.core.stats.power.experiment_simulation import Base
+from sundog_operator.core.experiments.power import ExperimentTraffic
+from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 
 CONVERSION = {"name": "conversion", "feedback": "converted", "minimumEffect": "10%"}
 REVENUE = {"name": "revenue", "feedback": "spent", "type": "mean", "minimumEffect": "10%"}
-A_SECOND = Traffic(1.0, Base(0.1))
+A_SECOND = ExperimentTraffic(1.0, ControlBaseline(0.1))
 
 
 def spec(*success: dict[str, Any], **changes: Any) -> ExperimentSpec:
@@ -29,15 +29,17 @@ def spec(*success: dict[str, Any], **changes: Any) -> ExperimentSpec:
 @pytest.mark.parametrize(
     ("given", "base"),
     [
-        (spec(), Base(0.1)),
-        (spec(weights={"control": 80, "wide": 20}), Base(0.1)),
-        (spec({**CONVERSION, "goal": "decrease"}), Base(0.1)),
-        (spec(REVENUE), Base(10.0, 30.0)),
-        (spec({**REVENUE, "goal": "decrease"}), Base(10.0, 30.0)),
+        (spec(), ControlBaseline(0.1)),
+        (spec(weights={"control": 80, "wide": 20}), ControlBaseline(0.1)),
+        (spec({**CONVERSION, "goal": "decrease"}), ControlBaseline(0.1)),
+        (spec(REVENUE), ControlBaseline(10.0, 30.0)),
+        (spec({**REVENUE, "goal": "decrease"}), ControlBaseline(10.0, 30.0)),
     ],
 )
-def test_half_of_simulated_experiments_need_about_as_long(given: ExperimentSpec, base: Base, effect: float) -> None:
-    found = power.forecast(given, Traffic(1.0, base), 0, effect, runs=100)
+def test_half_of_simulated_experiments_need_about_as_long(
+    given: ExperimentSpec, base: ControlBaseline, effect: float
+) -> None:
+    found = power.forecast_experiment(given, ExperimentTraffic(1.0, base), 0, effect, runs=100)
     assert found.right > 0.7
     assert found.wrong + found.nobody <= 0.03
     assert found.median_s == pytest.approx(found.seconds, rel=0.35)
@@ -45,7 +47,7 @@ def test_half_of_simulated_experiments_need_about_as_long(given: ExperimentSpec,
 
 
 def test_without_an_effect_nobody_is_right() -> None:
-    found = power.forecast(spec(), A_SECOND, 0, 0.0, runs=1000)
+    found = power.forecast_experiment(spec(), A_SECOND, 0, 0.0, runs=1000)
     assert found.right == 0
     assert found.wrong <= 0.065
     assert found.nobody > 0.8
@@ -54,7 +56,7 @@ def test_without_an_effect_nobody_is_right() -> None:
 
 def test_more_tests_take_longer() -> None:
     one, many = (
-        power.forecast(each, A_SECOND, 0, 0.2, runs=10)
+        power.forecast_experiment(each, A_SECOND, 0, 0.2, runs=10)
         for each in (spec(), spec(CONVERSION, REVENUE, arms=[{"name": "wide"}, {"name": "deep"}]))
     )
     assert many.units > 1.4 * one.units
@@ -62,7 +64,8 @@ def test_more_tests_take_longer() -> None:
 
 def test_weights_that_move_are_played_so() -> None:
     fixed, moving = (
-        power.forecast(spec(allocation={"mode": mode}), A_SECOND, 0, 0.2, runs=50) for mode in ("fixed", "thompson")
+        power.forecast_experiment(spec(allocation={"mode": mode}), A_SECOND, 0, 0.2, runs=50)
+        for mode in ("fixed", "thompson")
     )
     assert fixed.units == moving.units
     assert moving.right > 0.9
@@ -73,38 +76,48 @@ def test_units_end_an_experiment_before_its_time() -> None:
     given = spec(exposure="20%", stop={"maxDuration": "10d", "maxUnits": 1000})
     assert power.units_per_second(given, A_SECOND) == pytest.approx(0.2)
     assert power.horizon(given, A_SECOND) == timedelta(seconds=5000)
-    assert power.horizon(given, Traffic(0.001, Base(0.1))) == timedelta(days=10)
-    found = power.forecast(given, A_SECOND, 0, 0.2, runs=20)
+    assert power.horizon(given, ExperimentTraffic(0.001, ControlBaseline(0.1))) == timedelta(days=10)
+    found = power.forecast_experiment(given, A_SECOND, 0, 0.2, runs=20)
     assert found.undecided > 0.8
 
 
 @pytest.mark.parametrize(
     ("given", "bases", "said"),
     [
-        (spec(), {"conversion": Base(0.1)}, ""),
+        (spec(), {"conversion": ControlBaseline(0.1)}, ""),
         (spec(), {}, ""),
         (
             spec(stop={"maxDuration": "2h"}),
-            {"conversion": Base(0.1)},
+            {"conversion": ControlBaseline(0.1)},
             "conversion is hardly decided before the experiment stops: an effect of 10 % is to be found, that takes some 3.7e+04 units,"
             " and 7.2e+03 come in 2 hours",
         ),
-        (spec(stop={"maxUnits": 100}), {"conversion": Base(0.1)}, "and 100 come in 100 seconds"),
-        (spec(), {"conversion": Base(0.0)}, "no number of units decides that"),
-        (spec(CONVERSION, REVENUE), {"revenue": Base(1.0, 100.0)}, "revenue is hardly decided"),
+        (spec(stop={"maxUnits": 100}), {"conversion": ControlBaseline(0.1)}, "and 100 come in 100 seconds"),
+        (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units decides that"),
+        (spec(CONVERSION, REVENUE), {"revenue": ControlBaseline(1.0, 100.0)}, "revenue is hardly decided"),
         (
             spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "2h"}),
-            {"conversion": Base(0.1)},
+            {"conversion": ControlBaseline(0.1)},
             "conversion is hardly decided before the experiment stops: an effect of 5 %, as where no minimumEffect is given,"
             " is to be found, that takes some",
         ),
-        (spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "30d"}), {"conversion": Base(0.1)}, ""),
-        (spec({**CONVERSION, "minimumEffect": None}), {"conversion": Base(0.0)}, "no number of units decides that"),
+        (
+            spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "30d"}),
+            {"conversion": ControlBaseline(0.1)},
+            "",
+        ),
+        (
+            spec({**CONVERSION, "minimumEffect": None}),
+            {"conversion": ControlBaseline(0.0)},
+            "no number of units decides that",
+        ),
         (spec({**CONVERSION, "minimumEffect": None}), {}, ""),
     ],
 )
-def test_an_experiment_that_stops_too_early_is_told(given: ExperimentSpec, bases: dict[str, Base], said: str) -> None:
-    found = power.doubt(given, 1.0, bases)
+def test_an_experiment_that_stops_too_early_is_told(
+    given: ExperimentSpec, bases: dict[str, ControlBaseline], said: str
+) -> None:
+    found = power.find_undecidable_metric(given, 1.0, bases)
     assert said in found
     assert bool(found) is bool(said)
 
@@ -123,9 +136,9 @@ def test_an_experiment_that_stops_too_early_is_told(given: ExperimentSpec, bases
 )
 def test_a_guardrail_that_passes_after_the_end_at_the_earliest_is_told(known: dict[str, Any], doubtful: bool) -> None:
     told = MetricStatus.from_json({"name": "errorRate", "role": "guardrail", **known})
-    found = power.doubt_of_guardrail(told, 1800.0, 3600.0)
+    found = power.find_undecidable_guardrail(told, 1800.0, 3600.0)
     assert found == ("errorRate is hardly decided before the experiment stops, in 60 minutes" if doubtful else "")
 
 
 def test_without_traffic_nothing_is_said() -> None:
-    assert power.doubt(spec(), 0.0, {"conversion": Base(0.1)}) == ""
+    assert power.find_undecidable_metric(spec(), 0.0, {"conversion": ControlBaseline(0.1)}) == ""

@@ -6,17 +6,17 @@ import pytest
 
 from sundog_operator.api import SuccessMetric
 from sundog_operator.core.experiments import winner
-from sundog_operator.core.experiments.winner import Arm, Decided, Decision, Seen, Standing
-from sundog_operator.core.stats.success_metrics import Epoch, Metric, Outcomes
+from sundog_operator.core.experiments.winner import ArmInput, ArmStanding, Decision, WinnerDecision, WinnerInputs
+from sundog_operator.core.stats.success_metrics import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
-CONVERSION = Metric("conversion", minimum_effect=0.02)
-REFUNDS = Metric("refunds", goal="decrease", minimum_effect=0.1)
+CONVERSION = OutcomeMetric("conversion", minimum_effect=0.02)
+REFUNDS = OutcomeMetric("refunds", goal="decrease", minimum_effect=0.1)
 PASSED = {"errorRate": "Passed", "latencyP99": "Passed"}
 N = 10_000
 
 
-def of(exposed: int, positive: int) -> Outcomes:
-    return Outcomes(exposed, positive, positive, positive, positive)
+def of(exposed: int, positive: int) -> OutcomeCounts:
+    return OutcomeCounts(exposed, positive, positive, positive, positive)
 
 
 def decided(
@@ -26,20 +26,22 @@ def decided(
     broken: str = "",
     dropped: str = "",
     n: int = N,
-) -> Decided:
+) -> WinnerDecision:
     """With conversions and refunds of each arm; `dropped` is about the first one."""
     rows = [[of(n, each[metric]) for each in (control, *arms)] for metric in (0, 1)]
     given = [*guardrails, *[PASSED] * len(arms)][: len(arms)]
     named = [
-        Arm(name, own, dropped if name == "wide" else "")
+        ArmInput(name, own, dropped if name == "wide" else "")
         for name, own in zip(("wide", "deep", "odd"), given, strict=False)
     ]
-    return winner.decide(
-        Seen((CONVERSION, REFUNDS), named, [Epoch((1,) * len(rows[0]), rows)], 0.05, broken, elapsed_s=3600)
+    return winner.decide_winner(
+        WinnerInputs(
+            (CONVERSION, REFUNDS), named, [OutcomeEpoch((1,) * len(rows[0]), rows)], 0.05, broken, elapsed_s=3600
+        )
     )
 
 
-def standings(told: Decided) -> list[Standing]:
+def standings(told: WinnerDecision) -> list[ArmStanding]:
     return [arm.standing for arm in told.arms]
 
 
@@ -47,7 +49,7 @@ def test_an_arm_that_is_better_wins() -> None:
     told = decided((1300, 500))
     assert (told.decision, told.winner) == (Decision.WINNER, "wide")
     assert told.reason.startswith("conversion of wide is 30 % above control's (")
-    assert standings(told) == [Standing.WON]
+    assert standings(told) == [ArmStanding.WON]
 
 
 def test_better_by_any_metric_is_enough() -> None:
@@ -59,13 +61,13 @@ def test_better_by_any_metric_is_enough() -> None:
 def test_nobody_wins_before_there_is_evidence() -> None:
     told = decided((1020, 500), (1000, 490))
     assert (told.decision, told.winner) == (Decision.UNDECIDED, "")
-    assert standings(told) == [Standing.OPEN] * 2
+    assert standings(told) == [ArmStanding.OPEN] * 2
     assert "conversion of wide is 2 % above control's" in told.reason
     assert "conversion of deep is 0 % above control's" in told.reason
 
 
 def test_without_anything_counted() -> None:
-    told = winner.decide(Seen((CONVERSION,), [Arm("wide")], [], 0.05))
+    told = winner.decide_winner(WinnerInputs((CONVERSION,), [ArmInput("wide")], [], 0.05))
     assert (told.decision, told.reason) == (Decision.UNDECIDED, "conversion: nothing was counted yet")
 
 
@@ -79,14 +81,14 @@ def test_better_by_one_metric_and_worse_by_another_is_out() -> None:
 def test_a_winner_has_passed_every_guardrail(verdict: str) -> None:
     told = decided((1300, 500), guardrails=[{**PASSED, "errorRate": verdict}])
     assert (told.decision, told.winner) == (Decision.UNDECIDED, "")
-    assert standings(told) == [Standing.HELD]
+    assert standings(told) == [ArmStanding.HELD]
     assert told.reason.endswith(": better, but errorRate of wide not passed yet")
 
 
 def test_harm_drops_an_arm() -> None:
     told = decided((1300, 500), (1000, 500), guardrails=[{**PASSED, "errorRate": "Harm"}])
     assert (told.decision, told.winner) == (Decision.UNDECIDED, "")
-    assert standings(told) == [Standing.OUT, Standing.OPEN]
+    assert standings(told) == [ArmStanding.OUT, ArmStanding.OPEN]
     assert told.arms[0].reason == "wide is out: errorRate worse than its margin"
 
 
@@ -101,13 +103,15 @@ def test_broken_counts_decide_nothing() -> None:
         told = decided(*arms, broken="units do not fall to the arms by their weights")
         assert (told.decision, told.winner) == (Decision.UNDECIDED, "")
         assert told.reason == "nothing is decided: units do not fall to the arms by their weights"
-        assert standings(told) == [Standing.HELD]
+        assert standings(told) == [ArmStanding.HELD]
 
 
 def test_a_metric_without_data_holds_up_a_winner() -> None:
-    rows = [[of(N, 1000), of(N, 1300)], [Outcomes(-1), Outcomes()]]
-    told = winner.decide(Seen((CONVERSION, REFUNDS), [Arm("wide", PASSED)], [Epoch((1, 1), rows)], 0.05))
-    assert standings(told) == [Standing.HELD]
+    rows = [[of(N, 1000), of(N, 1300)], [OutcomeCounts(-1), OutcomeCounts()]]
+    told = winner.decide_winner(
+        WinnerInputs((CONVERSION, REFUNDS), [ArmInput("wide", PASSED)], [OutcomeEpoch((1, 1), rows)], 0.05)
+    )
+    assert standings(told) == [ArmStanding.HELD]
     assert told.reason.endswith("but refunds: the counters are no counts")
 
 
@@ -118,7 +122,7 @@ def test_of_several_winners_the_surest_is_named() -> None:
     far = decided((1300, 500), (2500, 500), (600, 500))
     assert far.winner == "deep"
     assert far.reason.endswith("better than control, and less so: wide")
-    assert standings(far) == [Standing.WON, Standing.WON, Standing.OUT]
+    assert standings(far) == [ArmStanding.WON, ArmStanding.WON, ArmStanding.OUT]
 
 
 def test_the_first_metric_goes_before_the_second() -> None:
@@ -130,30 +134,32 @@ def test_the_first_metric_goes_before_the_second() -> None:
 def test_who_can_win_no_more() -> None:
     told = decided((100_100, 50_000), (60_000, 50_000), control=(100_000, 50_000), n=10**6)
     assert told.decision == Decision.NO_WINNER
-    assert standings(told) == [Standing.HOPELESS, Standing.OUT]
+    assert standings(told) == [ArmStanding.HOPELESS, ArmStanding.OUT]
     assert "not the 2 % that are worth finding" in told.reason
 
 
 def test_an_effect_that_is_too_small_by_one_metric_may_be_found_by_another() -> None:
     told = decided((100_100, 50_100), control=(100_000, 50_000), n=1_000_000)
-    assert standings(told) == [Standing.HOPELESS]
+    assert standings(told) == [ArmStanding.HOPELESS]
     told = decided((100_100, 48), control=(100_000, 50), n=1_000_000)
-    assert standings(told) == [Standing.OPEN]
+    assert standings(told) == [ArmStanding.OPEN]
     told = decided((100_100, 46_500), control=(100_000, 50_000), n=1_000_000)
     assert told.winner == "wide"
 
 
 def test_without_success_metrics_nobody_wins() -> None:
-    told = winner.decide(Seen((), [Arm("wide", PASSED)], [Epoch((1, 1), [])], 0.05))
+    told = winner.decide_winner(WinnerInputs((), [ArmInput("wide", PASSED)], [OutcomeEpoch((1, 1), [])], 0.05))
     assert (told.decision, told.reason) == (Decision.UNDECIDED, "there is no success metric to win by")
-    harmed = winner.decide(Seen((), [Arm("wide", {"errorRate": "Harm"})], [Epoch((1, 1), [])], 0.05))
+    harmed = winner.decide_winner(
+        WinnerInputs((), [ArmInput("wide", {"errorRate": "Harm"})], [OutcomeEpoch((1, 1), [])], 0.05)
+    )
     assert harmed.decision == Decision.NO_WINNER
 
 
 def test_nine_arms_are_told_briefly() -> None:
-    arms = [Arm(f"arm{number}", PASSED) for number in range(9)]
+    arms = [ArmInput(f"arm{number}", PASSED) for number in range(9)]
     rows = [[of(N, 1000)] * 10]
-    told = winner.decide(Seen((CONVERSION,), arms, [Epoch((1,) * 10, rows)], 0.05))
+    told = winner.decide_winner(WinnerInputs((CONVERSION,), arms, [OutcomeEpoch((1,) * 10, rows)], 0.05))
     assert told.reason.endswith("; and 6 more")
 
 
@@ -162,4 +168,4 @@ def test_metrics_of_a_spec() -> None:
         SuccessMetric(name="conversion", feedback="converted", minimum_effect="2%"),
         SuccessMetric(name="spent", feedback="spent", type="mean", goal="decrease"),
     )
-    assert winner.metrics_of(given) == (CONVERSION, Metric("spent", "mean", "decrease"))
+    assert winner.parse_success_metrics(given) == (CONVERSION, OutcomeMetric("spent", "mean", "decrease"))

@@ -8,7 +8,7 @@ from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core.kubernetes import accelerators, capacity
 from sundog_operator.core.kubernetes.accelerators import Devices
-from sundog_operator.core.kubernetes.capacity import OnNodes, Room
+from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
@@ -36,16 +36,20 @@ def quota(hard: int, used: int) -> dict[str, Any]:
 
 def room(
     nodes: list[Any] | None, pods: Any = (), quotas: Any = (), text: str = "", count: int = 1, **spec: Any
-) -> Room:
+) -> AvailableCapacity:
     gpu = {"count": count, **spec.pop("gpu", {})}
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "resources": {"gpu": gpu}, **spec})
-    known = None if nodes is None else capacity.inventory(map(capacity.of_node, nodes), map(capacity.of_pod, pods))
-    found = capacity.look(asked, known, quotas, parse_installation(text, "test"))
+    known = (
+        None
+        if nodes is None
+        else capacity.make_inventory(map(capacity.trim_node, nodes), map(capacity.pod_devices, pods))
+    )
+    found = capacity.find_available_capacity(asked, known, quotas, parse_installation(text, "test"))
     assert found is not None
     return found
 
 
-def free(nodes: list[Any], pods: Any = (), **asked: Any) -> OnNodes:
+def free(nodes: list[Any], pods: Any = (), **asked: Any) -> NodeCapacity:
     found = room(nodes, pods, **asked).on_nodes
     assert found is not None
     return found
@@ -53,17 +57,17 @@ def free(nodes: list[Any], pods: Any = (), **asked: Any) -> OnNodes:
 
 def test_nothing_is_looked_for_without_devices() -> None:
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    known = capacity.inventory([node("a", 4)], ())
-    assert capacity.look(asked, known, (), parse_installation("", "test")) is None
+    known = capacity.make_inventory([node("a", 4)], ())
+    assert capacity.find_available_capacity(asked, known, (), parse_installation("", "test")) is None
 
 
 def test_of_most_pods_and_nodes_little_is_kept() -> None:
     container = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi", "hugepages-2Mi": "2Mi"}}}
-    assert capacity.of_pod({"spec": {"nodeName": "a", "containers": [container]}}) == {}
-    assert capacity.of_pod(pod("a", 2)) == {("a", GPU): 2}
-    assert capacity.of_pod(pod("", 2)) == {}
+    assert capacity.pod_devices({"spec": {"nodeName": "a", "containers": [container]}}) == {}
+    assert capacity.pod_devices(pod("a", 2)) == {("a", GPU): 2}
+    assert capacity.pod_devices(pod("", 2)) == {}
     large = {**node("a", 4), "status": {**node("a", 4)["status"], "images": [{"names": ["x" * 10_000]}]}}
-    assert len(str(capacity.of_node(large))) < 400
+    assert len(str(capacity.trim_node(large))) < 400
 
 
 def test_what_pods_have_is_taken_until_they_end() -> None:
@@ -75,7 +79,7 @@ def test_a_replica_finds_all_its_devices_on_one_node() -> None:
     found = room([node("a", 3), node("b", 3)], [pod("a", 2), pod("b", 2)], count=2)
     assert found.on_nodes is not None
     assert (found.on_nodes.free, found.on_nodes.replicas) == (2, 0)
-    assert capacity.shortage(TWO, 1, found, ()) == (
+    assert capacity.find_shortage(TWO, 1, found, ()) == (
         "InsufficientCapacity",
         f"2 {GPU} needed (1 × 2), 2 of 6 free on 2 nodes, not 2 of them on one node",
     )
@@ -150,9 +154,9 @@ def test_types_are_told_by_any_of_the_labels_and_by_an_administrator_s_words() -
 
 def test_shortage_is_told_with_numbers() -> None:
     found = room([node("a", 4)], [pod("a", 3)])
-    assert capacity.shortage(ONE, 1, found, ()) is None
-    assert capacity.shortage(ONE, 0, found, ()) is None
-    assert capacity.shortage(ONE, 3, found, ["l4", "h100"]) == (
+    assert capacity.find_shortage(ONE, 1, found, ()) is None
+    assert capacity.find_shortage(ONE, 0, found, ()) is None
+    assert capacity.find_shortage(ONE, 3, found, ["l4", "h100"]) == (
         "InsufficientCapacity",
         f"3 {GPU} of type l4 or h100 needed (3 × 1), 1 of 4 free on 1 node",
     )
@@ -161,8 +165,8 @@ def test_shortage_is_told_with_numbers() -> None:
 def test_the_tightest_quota_counts() -> None:
     found = room([node("a", 8)], quotas=[quota(6, 1), quota(4, 3), {"status": {"hard": {"pods": "9"}}}])
     assert found.quota == 1
-    assert capacity.shortage(ONE, 1, found, ()) is None
-    assert capacity.shortage(ONE, 2, found, ()) == (
+    assert capacity.find_shortage(ONE, 1, found, ()) is None
+    assert capacity.find_shortage(ONE, 2, found, ()) == (
         "InsufficientQuota",
         f"2 {GPU} needed (2 × 1), 8 of 8 free on 1 node, 1 left by the namespace's quota",
     )
@@ -170,24 +174,24 @@ def test_the_tightest_quota_counts() -> None:
 
 def test_what_becomes_free_counts_with_what_is_free() -> None:
     scattered = room([node("a", 2), node("b", 2)], [pod("a", 1), pod("b", 2)], quotas=[quota(4, 3)], count=2)
-    assert capacity.shortage(TWO, 1, scattered, ()) is not None
-    more = capacity.with_more(scattered, TWO, 1)
+    assert capacity.find_shortage(TWO, 1, scattered, ()) is not None
+    more = capacity.add_freed_devices(scattered, TWO, 1)
     assert (more.on_nodes and more.on_nodes.free, more.quota) == (2, 2)
-    assert capacity.shortage(TWO, 1, more, ()) is None
-    assert capacity.with_more(Room(GPU, None, None), TWO, 1) == Room(GPU, None, None)
+    assert capacity.find_shortage(TWO, 1, more, ()) is None
+    assert capacity.add_freed_devices(AvailableCapacity(GPU, None, None), TWO, 1) == AvailableCapacity(GPU, None, None)
 
 
 def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
     found = room(None, quotas=[quota(4, 2)], count=2)
-    assert found == Room(GPU, None, 2)
-    assert capacity.shortage(TWO, 1, found, ()) is None
+    assert found == AvailableCapacity(GPU, None, 2)
+    assert capacity.find_shortage(TWO, 1, found, ()) is None
     told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
-    assert capacity.shortage(TWO, 2, found, ["l4"]) == ("InsufficientQuota", told)
-    assert capacity.shortage(TWO, 9, room(None, count=2), ()) is None
+    assert capacity.find_shortage(TWO, 2, found, ["l4"]) == ("InsufficientQuota", told)
+    assert capacity.find_shortage(TWO, 9, room(None, count=2), ()) is None
 
 
 def test_the_first_type_is_preferred_and_all_are_enough() -> None:
-    made = accelerators.affinity(Gpu.from_json({"count": 1, "type": ["h100", "l4"]}), {})
+    made = accelerators.make_node_affinity(Gpu.from_json({"count": 1, "type": ["h100", "l4"]}), {})
     assert made is not None
     affinity = made["nodeAffinity"]
     terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
@@ -201,5 +205,5 @@ def test_the_first_type_is_preferred_and_all_are_enough() -> None:
 
 
 def test_without_types_any_node_will_do() -> None:
-    assert accelerators.affinity(Gpu.from_json({"count": 1}), {}) is None
-    assert accelerators.affinity(Gpu.from_json({"type": ["l4"]}), {}) is None
+    assert accelerators.make_node_affinity(Gpu.from_json({"count": 1}), {}) is None
+    assert accelerators.make_node_affinity(Gpu.from_json({"type": ["l4"]}), {}) is None

@@ -20,23 +20,23 @@ def service(timeout: timedelta, wait: timedelta = timedelta(seconds=5)) -> dict[
 
 @given(TIMEOUTS, TIMEOUTS)
 def test_no_layer_ends_before_the_one_within_it(timeout: timedelta, wait: timedelta) -> None:
-    replica, node = grace_periods.replica_s(timeout), grace_periods.node_s(timeout)
-    assert timeout.total_seconds() < replica < node < grace_periods.worker_pod_s(timeout)
+    replica, node = grace_periods.replica_grace_s(timeout), grace_periods.node_grace_s(timeout)
+    assert timeout.total_seconds() < replica < node < grace_periods.worker_pod_termination_grace_s(timeout)
     # A request that waited for its replica is at the edge for as long as both.
-    assert (timeout + wait).total_seconds() < grace_periods.edge_s(
+    assert (timeout + wait).total_seconds() < grace_periods.edge_drain_s(
         [service(timedelta(seconds=1)), service(timeout, wait)]
     )
 
 
 @given(TIMEOUTS)
 def test_a_pods_grace_tells_what_it_was_for(timeout: timedelta) -> None:
-    told = grace_periods.timeout_of(grace_periods.worker_pod_s(timeout))
-    assert grace_periods.worker_pod_s(told) == grace_periods.worker_pod_s(timeout)
+    told = grace_periods.request_timeout_of_grace(grace_periods.worker_pod_termination_grace_s(timeout))
+    assert grace_periods.worker_pod_termination_grace_s(told) == grace_periods.worker_pod_termination_grace_s(timeout)
 
 
 @pytest.mark.parametrize(
     ("seconds", "edge"), [(30, 120), (95, 120), (96, 240), (215, 240), (600, 960), (86_400, 122_880)]
 )
 def test_an_edges_time_to_drain_doubles_so_that_few_changes_make_its_pods_anew(seconds: int, edge: int) -> None:
-    assert grace_periods.edge_s([service(timedelta(seconds=seconds))]) == edge
-    assert grace_periods.edge_s([]) == 120
+    assert grace_periods.edge_drain_s([service(timedelta(seconds=seconds))]) == edge
+    assert grace_periods.edge_drain_s([]) == 120

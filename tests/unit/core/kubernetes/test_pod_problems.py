@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.core.kubernetes.pod_problems import problem
+from sundog_operator.core.kubernetes.pod_problems import find_pod_problem
 
 
 def pod(*states: dict[str, Any], name: str = "w", conditions: Any = (), **meta: Any) -> dict[str, Any]:
@@ -55,16 +55,16 @@ UNPLACED = {
     ],
 )
 def test_a_problem_is_one_line_with_pod_and_container(found: dict[str, Any], reason: str, told: str) -> None:
-    assert problem([found]) == (reason, told)
+    assert find_pod_problem([found]) == (reason, told)
 
 
 def test_what_is_nearer_to_the_cause_counts() -> None:
     pods = [pod(conditions=[UNPLACED], name="a"), pod(waiting("ImagePullBackOff", "denied"), name="b")]
-    assert problem(pods) == ("ImagePullBackOff", "pod b, container c0: denied")
+    assert find_pod_problem(pods) == ("ImagePullBackOff", "pod b, container c0: denied")
 
 
 def test_pods_that_start_run_or_leave_have_no_problem() -> None:
     running = {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1}}}
-    assert problem([pod(waiting("ContainerCreating")), pod(running)]) is None
-    assert problem([pod(waiting("ImagePullBackOff"), deletionTimestamp="2026-01-01T00:00:00Z")]) is None
-    assert problem([{"metadata": {"name": "new"}}]) is None
+    assert find_pod_problem([pod(waiting("ContainerCreating")), pod(running)]) is None
+    assert find_pod_problem([pod(waiting("ImagePullBackOff"), deletionTimestamp="2026-01-01T00:00:00Z")]) is None
+    assert find_pod_problem([{"metadata": {"name": "new"}}]) is None

@@ -6,7 +6,7 @@ import pytest
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core.kubernetes import references
-from sundog_operator.core.kubernetes.references import Need
+from sundog_operator.core.kubernetes.references import ObjectReference
 
 
 def spec(uri: str = "file:///models/v1", **more: Any) -> ModelDeploymentSpec:
@@ -21,19 +21,19 @@ ENV = [
     {"name": "D", "valueFrom": {"secretKeyRef": {"name": "maybe", "key": "d", "optional": True}}},
 ]
 NEEDED = (
-    Need("spec.model.credentials.secretName", "Secret", "read"),
-    Need("spec.model.credentials.serviceAccountName", "ServiceAccount", "reader"),
-    Need("spec.model.uri", "PersistentVolumeClaim", "models"),
-    Need("spec.runtime.env[1].valueFrom.secretKeyRef", "Secret", "keys", "b"),
-    Need("spec.runtime.env[2].valueFrom.configMapKeyRef", "ConfigMap", "settings", "c"),
+    ObjectReference("spec.model.credentials.secretName", "Secret", "read"),
+    ObjectReference("spec.model.credentials.serviceAccountName", "ServiceAccount", "reader"),
+    ObjectReference("spec.model.uri", "PersistentVolumeClaim", "models"),
+    ObjectReference("spec.runtime.env[1].valueFrom.secretKeyRef", "Secret", "keys", "b"),
+    ObjectReference("spec.runtime.env[2].valueFrom.configMapKeyRef", "ConfigMap", "settings", "c"),
 )
 
 
 def test_everything_that_is_named_is_needed_but_what_is_optional() -> None:
     credentials = {"secretName": "read", "serviceAccountName": "reader"}
     asked = spec("pvc://models/v1", model={"credentials": credentials}, runtime={"env": ENV})
-    assert references.needs(asked) == NEEDED
-    assert references.needs(spec()) == ()
+    assert references.find_references(asked) == NEEDED
+    assert references.find_references(spec()) == ()
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_everything_that_is_named_is_needed_but_what_is_optional() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_told_with_its_field(need: Need, keys: Any, reason: str, told: str) -> None:
-    assert references.problem([need], {(need.kind, need.name): keys}, "ns") == (reason, told)
+def test_what_is_missing_is_told_with_its_field(need: ObjectReference, keys: Any, reason: str, told: str) -> None:
+    assert references.find_missing_references([need], {(need.kind, need.name): keys}, "ns") == (reason, told)
 
 
 def test_what_is_there_or_was_not_looked_for_is_no_problem() -> None:
-    assert references.problem(NEEDED, {}, "ns") is None
-    assert references.problem([NEEDED[3]], {("Secret", "keys"): frozenset({"b"})}, "ns") is None
-    assert references.problem([NEEDED[0]], {("Secret", "read"): frozenset()}, "ns") is None
+    assert references.find_missing_references(NEEDED, {}, "ns") is None
+    assert references.find_missing_references([NEEDED[3]], {("Secret", "keys"): frozenset({"b"})}, "ns") is None
+    assert references.find_missing_references([NEEDED[0]], {("Secret", "read"): frozenset()}, "ns") is None
 
 
 @pytest.mark.parametrize(
@@ -82,14 +82,14 @@ def test_what_is_there_or_was_not_looked_for_is_no_problem() -> None:
     ],
 )
 def test_only_a_claim_s_name_is_mounted(uri: str, claim: str) -> None:
-    assert references.claim_of(uri) == claim
+    assert references.parse_claim(uri) == claim
 
 
 def test_a_registry_s_credentials_are_the_file_that_its_client_reads() -> None:
-    mounted = references.mounts_of(
+    mounted = references.make_mounts(
         spec("oci://registry.example.com/m@sha256:" + "0" * 64, model={"credentials": {"secretName": "registry"}})
     )
     (volume,) = mounted.volumes
     assert volume["secret"]["secretName"] == "registry"
     assert mounted.env == ({"name": "DOCKER_CONFIG", "value": mounted.mounts[0]["mountPath"]},)
-    assert references.mounts_of(spec()) == references.Mounted()
+    assert references.make_mounts(spec()) == references.PodMounts()

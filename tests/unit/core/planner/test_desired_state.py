@@ -7,12 +7,12 @@ import pytest
 from sundog_operator.api import ModelDeploymentStatus, Rollout
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 STATUS = ModelDeploymentStatus.parse({"stable": {"revision": 7}, "candidate": {"revision": 8}, "cluster": "sundog-0"})
-KNOWN = Traffic(10, [100, 0], (500, 1000))
-BOTH = Traffic(10, [60, 40, 0], (100, 500))
-LONG = Traffic(10, [60, 40], (100,))
+KNOWN = StableTraffic(10, [100, 0], (500, 1000))
+BOTH = StableTraffic(10, [60, 40, 0], (100, 500))
+LONG = StableTraffic(10, [60, 40], (100,))
 """Of which the time that the slowest exceed is not known."""
 
 
@@ -27,17 +27,17 @@ LONG = Traffic(10, [60, 40], (100,))
             [(500, 100, 500), (1500, 1100, 1500)],
         ),
         ({"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50"}]}, LONG, [(), ()]),
-        ({}, Traffic(), [(), ()]),
+        ({}, StableTraffic(), [(), ()]),
         ({"guardrails": [{"metric": "errorRate"}]}, KNOWN, [(500,), (1500,)]),
         ({"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP95", "enabled": False}]}, KNOWN, [(), ()]),
         ({"steps": [{"weight": 10, "gate": "time"}]}, KNOWN, [(), ()]),
     ],
 )
 def test_each_arm_has_its_own_time_from_which_answers_are_slow(
-    spec: dict[str, object], traffic: Traffic, slow: list[tuple[int, ...]]
+    spec: dict[str, object], traffic: StableTraffic, slow: list[tuple[int, ...]]
 ) -> None:
     frozen = freeze.freeze(Rollout.from_json(spec), 7, 8, datetime(2026, 11, 25, tzinfo=UTC), traffic)
-    split = desired_state.split_of("digits", STATUS, "3b9f", frozen)
+    split = desired_state.desired_split("digits", STATUS, "3b9f", frozen)
     assert split is not None
     assert [arm.slow_us for arm in split.arms] == slow
 
@@ -49,6 +49,6 @@ def test_edges_are_told_of_all_latencies_or_of_none() -> None:
     first, *others = frozen.plan.guardrails
     damaged = first.model_copy(update={"threshold_microseconds": None})
     plan = frozen.plan.model_copy(update={"guardrails": (damaged, *others)})
-    split = desired_state.split_of("digits", STATUS, "3b9f", frozen.model_copy(update={"plan": plan}))
+    split = desired_state.desired_split("digits", STATUS, "3b9f", frozen.model_copy(update={"plan": plan}))
     assert split is not None
     assert [arm.slow_us for arm in split.arms] == [(), ()]

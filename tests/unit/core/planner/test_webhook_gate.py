@@ -8,10 +8,10 @@ import pytest
 
 from sundog_operator.api import ModelDeploymentSpec, Rollout
 from sundog_operator.core.planner import webhook_gate
-from sundog_operator.core.planner.context import Rollout as Attempt
+from sundog_operator.core.planner.context import RolloutAttempt as Attempt
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, machine
-from sundog_operator.core.rollout.machine import Inputs
+from sundog_operator.core.rollout.machine import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DEPLOYMENT = {"metadata": {"name": "digits", "namespace": "vision"}}
@@ -26,8 +26,8 @@ def spec(**fields: Any) -> ModelDeploymentSpec:
 def attempt() -> Attempt:
     """At the first of two webhooks that follow each other."""
     status = freeze.freeze(Rollout.from_json({"steps": [GATE, GATE, {"weight": 50}]}), 7, 8, T0)
-    while machine.asked(status) is None:
-        status = machine.tick(status, Inputs(T0, 1, 1, confirmed=True))
+    while machine.pending_webhook(status) is None:
+        status = machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True))
     return Attempt("digits-r8", "u", 1, 8, status)
 
 
@@ -39,8 +39,10 @@ def at(attempt: Attempt, index: int) -> Attempt:
 
 
 def test_a_question_has_flaggers_document_and_the_plans_address(attempt: Attempt) -> None:
-    asked = webhook_gate.question(DEPLOYMENT, spec(), attempt, [Revision(8, "abc", {}), Revision(7, "old", {})], T0)
-    assert asked == webhook_gate.Question(
+    asked = webhook_gate.make_webhook_request(
+        DEPLOYMENT, spec(), attempt, [Revision(8, "abc", {}), Revision(7, "old", {})], T0
+    )
+    assert asked == webhook_gate.WebhookRequest(
         about="u/1",
         url="https://gate/?token=t",
         document={
@@ -56,12 +58,12 @@ def test_a_question_has_flaggers_document_and_the_plans_address(attempt: Attempt
 
 def test_questions_of_other_steps_and_attempts_are_others(attempt: Attempt) -> None:
     attempts = (attempt, at(attempt, 2), replace(attempt, uid="v"))
-    questions = [webhook_gate.question(DEPLOYMENT, spec(), each, (), T0) for each in attempts]
+    questions = [webhook_gate.make_webhook_request(DEPLOYMENT, spec(), each, (), T0) for each in attempts]
     assert len({question.about for question in questions if question is not None}) == 3
 
 
 def test_a_revision_that_is_gone_has_no_checksum(attempt: Attempt) -> None:
-    asked = webhook_gate.question(DEPLOYMENT, spec(), attempt, (), T0)
+    asked = webhook_gate.make_webhook_request(DEPLOYMENT, spec(), attempt, (), T0)
     assert asked is not None
     assert asked.document["checksum"] == ""
 
@@ -77,8 +79,8 @@ def test_a_revision_that_is_gone_has_no_checksum(attempt: Attempt) -> None:
     ],
 )
 def test_what_the_spec_holds_asks_nothing(attempt: Attempt, held: ModelDeploymentSpec | None) -> None:
-    assert webhook_gate.question(DEPLOYMENT, held, attempt, (), T0) is None
+    assert webhook_gate.make_webhook_request(DEPLOYMENT, held, attempt, (), T0) is None
     open_ = spec(rollout={"windows": [{"cron": "0 12 * * *", "duration": "1h"}]})
-    assert webhook_gate.question(DEPLOYMENT, open_, attempt, (), T0) is not None
-    assert webhook_gate.question(DEPLOYMENT, spec(), None, (), T0) is None
-    assert webhook_gate.question(DEPLOYMENT, spec(), at(attempt, 3), (), T0) is None
+    assert webhook_gate.make_webhook_request(DEPLOYMENT, open_, attempt, (), T0) is not None
+    assert webhook_gate.make_webhook_request(DEPLOYMENT, spec(), None, (), T0) is None
+    assert webhook_gate.make_webhook_request(DEPLOYMENT, spec(), at(attempt, 3), (), T0) is None

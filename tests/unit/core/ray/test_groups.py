@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_operator.core.ray.groups import Presence, make_group, merge
+from sundog_operator.core.ray.groups import GroupState, make_group, merge_groups
 
 TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "ray-worker", "image": "i"}]}}
 
@@ -21,15 +21,15 @@ def stored(name: str, replicas: int = 1, fewest: int = 1, most: int = 1, **more:
 
 def seen(
     pods: dict[str, int] | None = None, deployed: tuple[str, ...] | None = (), running: dict[str, int] | None = None
-) -> Presence:
+) -> GroupState:
     named = {group: [f"{group}-{number}" for number in range(count)] for group, count in (pods or {}).items()}
     told = running if running is not None else pods or {}
-    return Presence(named, told, None if deployed is None else frozenset(deployed))
+    return GroupState(named, told, None if deployed is None else frozenset(deployed))
 
 
 def test_a_new_group_is_appended_with_its_fewest_pods() -> None:
     before = [stored("digits-r7", 3, 1, 4)]
-    after = merge(before, [group("digits-r8", 2, 2), group("digits-r7", 1, 4)], seen({"digits-r7": 3}))
+    after = merge_groups(before, [group("digits-r8", 2, 2), group("digits-r7", 1, 4)], seen({"digits-r7": 3}))
     assert [each["groupName"] for each in after] == ["digits-r7", "digits-r8"]
     assert after[0] == before[0]
     assert after[1]["replicas"] == 2
@@ -40,7 +40,7 @@ def test_what_the_autoscaler_wrote_is_carried_over_when_a_group_changes() -> Non
     strategy = {"workersToDelete": ["digits-r7-worker-x"]}
     changed = {**TEMPLATE, "spec": {"containers": [{"name": "ray-worker", "image": "other"}]}}
     before = [stored("digits-r7", 3, 1, 4, scaleStrategy=strategy)]
-    (after,) = merge(before, [group("digits-r7", 2, 5, changed)], seen({"digits-r7": 3}))
+    (after,) = merge_groups(before, [group("digits-r7", 2, 5, changed)], seen({"digits-r7": 3}))
     assert (after["replicas"], after["scaleStrategy"]) == (3, strategy)
     assert (after["minReplicas"], after["maxReplicas"]) == (2, 5)
     assert after["template"]["spec"] == changed["spec"]
@@ -49,45 +49,45 @@ def test_what_the_autoscaler_wrote_is_carried_over_when_a_group_changes() -> Non
 def test_a_setting_that_is_taken_away_is_noticed() -> None:
     selected = {**TEMPLATE, "spec": {**TEMPLATE["spec"], "nodeSelector": {"disk": "fast"}}}
     before = [{**group("digits-r7", template=selected), "replicas": 1}]
-    (after,) = merge(before, [group("digits-r7")], seen({"digits-r7": 1}))
+    (after,) = merge_groups(before, [group("digits-r7")], seen({"digits-r7": 1}))
     assert "nodeSelector" not in after["template"]["spec"]
 
 
 def test_the_ceiling_comes_down_behind_the_pods() -> None:
-    (shrinking,) = merge([stored("digits-r7", 5, 5, 5)], [group("digits-r7", 2, 2)], seen({"digits-r7": 5}))
+    (shrinking,) = merge_groups([stored("digits-r7", 5, 5, 5)], [group("digits-r7", 2, 2)], seen({"digits-r7": 5}))
     assert (shrinking["minReplicas"], shrinking["maxReplicas"], shrinking["replicas"]) == (2, 5, 5)
-    (later,) = merge([{**shrinking, "replicas": 2}], [group("digits-r7", 2, 2)], seen({"digits-r7": 2}))
+    (later,) = merge_groups([{**shrinking, "replicas": 2}], [group("digits-r7", 2, 2)], seen({"digits-r7": 2}))
     assert (later["maxReplicas"], later["replicas"]) == (2, 2)
 
 
 def test_pods_that_never_ran_do_not_hold_the_ceiling_up() -> None:
     unplaced = seen({"digits-r7": 5}, running={"digits-r7": 1})
-    (after,) = merge([stored("digits-r7", 5, 5, 5)], [group("digits-r7", 2, 2)], unplaced)
+    (after,) = merge_groups([stored("digits-r7", 5, 5, 5)], [group("digits-r7", 2, 2)], unplaced)
     assert (after["maxReplicas"], after["replicas"]) == (2, 5)
 
 
 def test_a_group_goes_in_steps() -> None:
     before = [stored("digits-r7", 1, scaleStrategy={"workersToDelete": ["digits-r7-9"]})]
-    assert merge(before, [], seen({"digits-r7": 1}, deployed=None)) == before
-    assert merge(before, [], seen({"digits-r7": 1}, deployed=("digits-r7",))) == before
-    (leaving,) = merge(before, [], seen({"digits-r7": 1}))
+    assert merge_groups(before, [], seen({"digits-r7": 1}, deployed=None)) == before
+    assert merge_groups(before, [], seen({"digits-r7": 1}, deployed=("digits-r7",))) == before
+    (leaving,) = merge_groups(before, [], seen({"digits-r7": 1}))
     assert (leaving["minReplicas"], leaving["replicas"]) == (0, 0)
     assert leaving["scaleStrategy"] == {"workersToDelete": ["digits-r7-9", "digits-r7-0"]}
-    assert merge([leaving], [], seen({"digits-r7": 1})) == [leaving]
-    assert merge([leaving], [], seen()) == []
+    assert merge_groups([leaving], [], seen({"digits-r7": 1})) == [leaving]
+    assert merge_groups([leaving], [], seen()) == []
 
 
 def test_a_group_without_pods_goes_a_pass_after_it_was_scaled_to_zero() -> None:
-    (empty,) = merge([stored("digits-r7", 1)], [], seen())
+    (empty,) = merge_groups([stored("digits-r7", 1)], [], seen())
     assert (empty["minReplicas"], empty["replicas"]) == (0, 0)
-    assert merge([empty], [], seen()) == []
+    assert merge_groups([empty], [], seen()) == []
 
 
 NAMES = [f"digits-r{number}" for number in range(1, 7)]
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Presence]:
+def worlds(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]], GroupState]:
     present = draw(st.lists(st.sampled_from(NAMES), unique=True))
     wanted = draw(st.lists(st.sampled_from(NAMES), unique=True))
     bounds = st.tuples(st.integers(1, 4), st.integers(0, 4)).map(lambda pair: (pair[0], sum(pair)))
@@ -100,13 +100,13 @@ def worlds(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]],
     pods = draw(st.dictionaries(st.sampled_from(NAMES), st.integers(0, 6)))
     deployed = draw(st.none() | st.frozensets(st.sampled_from(NAMES)))
     named = {group: [f"{group}-{number}" for number in range(count)] for group, count in pods.items()}
-    return before, after, Presence(named, pods, deployed)
+    return before, after, GroupState(named, pods, deployed)
 
 
 @given(worlds())
-def test_nothing_is_lost(world: tuple[list[dict[str, Any]], list[dict[str, Any]], Presence]) -> None:
+def test_nothing_is_lost(world: tuple[list[dict[str, Any]], list[dict[str, Any]], GroupState]) -> None:
     before, wanted, there = world
-    merged = merge(before, wanted, there)
+    merged = merge_groups(before, wanted, there)
     by_name = {each["groupName"]: each for each in merged}
     names = [each["groupName"] for each in wanted]
     assert len(by_name) == len(merged)
@@ -131,7 +131,7 @@ def test_nothing_is_lost(world: tuple[list[dict[str, Any]], list[dict[str, Any]]
         if name in names:
             assert new["maxReplicas"] >= min(pods, old["maxReplicas"])
     # A pass over its own result changes nothing but what goes a step further.
-    again = merge(merged, wanted, there)
+    again = merge_groups(merged, wanted, there)
     assert [each for each in again if each["groupName"] in names] == [
         each for each in merged if each["groupName"] in names
     ]

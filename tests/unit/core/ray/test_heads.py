@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.core.ray.heads import without_autoscaler
+from sundog_operator.core.ray.heads import find_heads_without_autoscaler
 
 
 def pod(node_type: str = "head", policy: str = "Never", **status: Any) -> dict[str, Any]:
@@ -38,16 +38,16 @@ WORKER = pod("worker", phase="Running")
     ids=("ended", "without an error", "runs", "starts", "no status", "kubelet restarts it", "a worker", "another"),
 )
 def test_the_autoscaler_s_end_is_a_head_s(found: dict[str, Any], is_replaced: bool) -> None:
-    assert without_autoscaler([found, WORKER], keeps_state=True) == ([found] if is_replaced else [])
+    assert find_heads_without_autoscaler([found, WORKER], keeps_state=True) == ([found] if is_replaced else [])
 
 
 def test_one_that_is_going_is_not_deleted_again() -> None:
     going = pod(**containers(ENDED))
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert without_autoscaler([going], keeps_state=True) == []
+    assert find_heads_without_autoscaler([going], keeps_state=True) == []
 
 
 def test_without_a_store_it_is_replaced_only_while_no_worker_runs() -> None:
     head = pod(**containers(ENDED))
-    assert without_autoscaler([head, WORKER], keeps_state=False) == []
-    assert without_autoscaler([head, pod("worker", phase="Pending")], keeps_state=False) == [head]
+    assert find_heads_without_autoscaler([head, WORKER], keeps_state=False) == []
+    assert find_heads_without_autoscaler([head, pod("worker", phase="Pending")], keeps_state=False) == [head]

@@ -3,7 +3,7 @@
 import pytest
 
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState
-from sundog_operator.core.ray.lost_replicas import lost
+from sundog_operator.core.ray.lost_replicas import make_lost_replica_events
 
 States = dict[str, str]
 
@@ -26,7 +26,7 @@ TWO = application({"a": "RUNNING", "b": "RUNNING"}, 2)
     ],
 )
 def test_what_ended_unasked_is_told(states: States, told: str) -> None:
-    (event,) = lost(8, TWO, application(states, 2))
+    (event,) = make_lost_replica_events(8, TWO, application(states, 2))
     assert (event.type, event.reason, event.note) == ("Warning", "ReplicaLost", f"revision 8: {told}")
 
 
@@ -42,16 +42,16 @@ def test_what_ended_unasked_is_told(states: States, told: str) -> None:
     ],
 )
 def test_what_was_asked_for_is_not(states: States, target: int, status: str) -> None:
-    assert lost(8, TWO, application(states, target, status)) == []
+    assert make_lost_replica_events(8, TWO, application(states, target, status)) == []
 
 
 def test_what_serve_says_is_told_and_a_loss_is_one_event() -> None:
     now = application({"b": "RUNNING"}, 2, "UNHEALTHY", "Health check of\n replica a failed")
-    (event,) = lost(8, TWO, now)
+    (event,) = make_lost_replica_events(8, TWO, now)
     assert event.note.endswith("1 of 2 run: Health check of replica a failed")
-    assert event.dedupe == "a"
-    assert lost(8, now, now) == []
+    assert event.dedupe_key == "a"
+    assert make_lost_replica_events(8, now, now) == []
 
 
 def test_what_never_ran_is_not_lost() -> None:
-    assert lost(8, application({"a": "STARTING"}, 1), application({"b": "STARTING"}, 1)) == []
+    assert make_lost_replica_events(8, application({"a": "STARTING"}, 1), application({"b": "STARTING"}, 1)) == []

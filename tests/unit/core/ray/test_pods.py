@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.api import ModelDeploymentSpec, violations
+from sundog_operator.api import ModelDeploymentSpec, find_violations
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import pods, valkey
-from sundog_operator.core.ray.groups import Presence
-from sundog_operator.core.ray.valkey import Server
+from sundog_operator.core.ray.groups import GroupState
+from sundog_operator.core.ray.valkey import ValkeyServer
 from sundog_operator.core.revisions import Revision
 
-NOBODY = Presence({}, {}, frozenset())
+NOBODY = GroupState({}, {}, frozenset())
 ADMINISTRATOR = """
 runtimeImage: example.com/runtime:1
 ray:
@@ -67,8 +67,8 @@ def store_of(
 ) -> dict[str, Any]:
     """The StatefulSet of a RayCluster's store."""
     wanted = installation(text).ray
-    server = Server(wanted.gcs_fault_tolerance.image, wanted.gcs_fault_tolerance.storage)
-    return valkey.make_stateful_set(valkey.of_cluster(made), server, wanted.pods, stored)
+    server = ValkeyServer(wanted.gcs_fault_tolerance.image, wanted.gcs_fault_tolerance.storage)
+    return valkey.make_stateful_set(valkey.make_cluster_store(made), server, wanted.pods, stored)
 
 
 def group(
@@ -212,7 +212,7 @@ def test_the_cache_is_a_pod_s_own_unless_an_administrator_names_a_folder_of_the_
 
 def test_a_user_can_take_no_label_of_ours() -> None:
     runtime = {"podLabels": {"app.kubernetes.io/name": "sundog-edge", "ray.io/cluster": "other"}}
-    refused = violations(
+    refused = find_violations(
         {
             "apiVersion": "serving.sundog.dev/v1alpha1",
             "kind": "ModelDeployment",
@@ -286,7 +286,7 @@ def test_a_redis_of_somebody_else_is_used_with_its_password() -> None:
 
 def test_the_store_has_a_password_of_its_own_that_is_in_no_argument() -> None:
     made = cluster()
-    secret = valkey.make_secret(valkey.of_cluster(made), {"password": "p4ssw0rd"})
+    secret = valkey.make_secret(valkey.make_cluster_store(made), {"password": "p4ssw0rd"})
     assert secret["stringData"] == {"password": "p4ssw0rd"}
     stateful_set = store_of(made)
     container = stateful_set["spec"]["template"]["spec"]["containers"][0]
@@ -314,24 +314,24 @@ def test_a_stored_claim_stays_as_it_is() -> None:
     before = store_of(cluster())
     after = store_of(cluster(), smaller, before)
     assert after["spec"]["volumeClaimTemplates"] == before["spec"]["volumeClaimTemplates"]
-    assert valkey.is_as(before, after)
+    assert valkey.is_up_to_date(before, after)
     anew = store_of(cluster(), smaller)
     assert "volumeClaimTemplates" not in anew["spec"]
     assert anew["spec"]["template"]["spec"]["volumes"] == [{"name": "data", "emptyDir": {}}]
-    assert not valkey.is_as(before, anew)
+    assert not valkey.is_up_to_date(before, anew)
 
 
 def test_what_an_administrator_takes_away_is_noticed_and_what_nobody_changed_is_left() -> None:
     stored = {**cluster(ADMINISTRATOR), "spec": {**cluster(ADMINISTRATOR)["spec"], "suspend": False}}
-    assert pods.renew(stored, cluster(ADMINISTRATOR), [], NOBODY) is None
-    after = pods.renew(stored, cluster(), [], NOBODY)
+    assert pods.update_ray_cluster(stored, cluster(ADMINISTRATOR), [], NOBODY) is None
+    after = pods.update_ray_cluster(stored, cluster(), [], NOBODY)
     assert after is not None
     assert "nodeSelector" not in after["spec"]["headGroupSpec"]["template"]["spec"]
     assert after["spec"]["suspend"] is False
 
 
 def test_a_renewed_cluster_keeps_the_ray_that_its_pods_have() -> None:
-    after = pods.renew(cluster(), cluster("ray: {version: 2.61.0, idleTimeout: 5m}"), [], NOBODY)
+    after = pods.update_ray_cluster(cluster(), cluster("ray: {version: 2.61.0, idleTimeout: 5m}"), [], NOBODY)
     assert after is not None
     assert after["spec"]["rayVersion"] == "2.60.0"
     assert after["spec"]["autoscalerOptions"]["idleTimeoutSeconds"] == 300

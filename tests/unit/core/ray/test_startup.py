@@ -34,7 +34,7 @@ def seconds(found: dict[str, timedelta]) -> dict[str, float]:
 
 def test_all_phases_from_the_role_to_the_replicas() -> None:
     replica = ReplicaStart({"download": 0.25, "load": 2.0004, "warmup": 0.5, "list": 9.0}, at(24.5))
-    found = ray_startup.phases(at(0.5), [pod(10, 12, 13, 17)], replica, at(28))
+    found = ray_startup.startup_phases(at(0.5), [pod(10, 12, 13, 17)], replica, at(28))
     assert seconds(found) == {
         "cluster": 9.5,
         "scheduled": 2.0,
@@ -48,27 +48,29 @@ def test_all_phases_from_the_role_to_the_replicas() -> None:
 
 
 def test_of_several_pods_the_slowest_counts_and_the_first() -> None:
-    found = ray_startup.phases(at(0), [pod(2, 2, 3, 9), pod(1, 6, 7, 8)], ReplicaStart(began=at(12)), at(20))
+    found = ray_startup.startup_phases(at(0), [pod(2, 2, 3, 9), pod(1, 6, 7, 8)], ReplicaStart(began=at(12)), at(20))
     assert seconds(found) == {"cluster": 1, "scheduled": 5, "image": 6, "ray": 4, "total": 20}
 
 
 def test_without_pods_ray_begins_with_the_role() -> None:
-    found = ray_startup.phases(at(1), [], ReplicaStart({"load": 1.0}, at(11.25)), at(13))
+    found = ray_startup.startup_phases(at(1), [], ReplicaStart({"load": 1.0}, at(11.25)), at(13))
     assert seconds(found) == {"ray": 10.25, "load": 1, "total": 12}
 
 
 def test_what_is_not_known_is_left_out() -> None:
     bare = {"metadata": {"name": "w", "creationTimestamp": "yesterday"}}
-    assert ray_startup.phases(None, [bare], ReplicaStart({"load": 1.0}), at(3)) == {"load": timedelta(seconds=1)}
+    assert ray_startup.startup_phases(None, [bare], ReplicaStart({"load": 1.0}), at(3)) == {
+        "load": timedelta(seconds=1)
+    }
 
 
 def test_of_a_role_that_began_after_the_start_nothing_is_said() -> None:
-    found = ray_startup.phases(at(20), [pod(2, 3, 4, 5)], ReplicaStart(began=at(9)), at(21))
+    found = ray_startup.startup_phases(at(20), [pod(2, 3, 4, 5)], ReplicaStart(began=at(9)), at(21))
     assert seconds(found) == {"scheduled": 1, "image": 1, "ray": 4}
 
 
 def test_clocks_that_differ_make_no_phase_negative() -> None:
-    found = ray_startup.phases(at(5), [pod(4, 4, 4, 8)], ReplicaStart(began=at(7.5)), at(9))
+    found = ray_startup.startup_phases(at(5), [pod(4, 4, 4, 8)], ReplicaStart(began=at(7.5)), at(9))
     assert seconds(found) == {"cluster": 0, "scheduled": 0, "image": 4, "ray": 0, "total": 4}
 
 
@@ -80,7 +82,7 @@ def edge(*startups: Any) -> EdgeReport:
 
 
 def reported(*reports: EdgeReport) -> ReplicaStart | None:
-    return ray_startup.reported("digits", "digits-r1", reports)
+    return ray_startup.find_reported_start("digits", "digits-r1", reports)
 
 
 def test_an_edge_that_has_asked_no_replica_reports_no_start() -> None:

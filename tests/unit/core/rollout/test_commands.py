@@ -2,22 +2,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_operator.core.rollout.commands import Command, parse
+from sundog_operator.core.rollout.commands import RolloutCommand, parse_command
 
 
 @pytest.mark.parametrize(
     ("text", "command"),
     [
-        ("promote revision=8 id=abc", Command("abc", "promote", 8)),
-        ("  abort   id=a.b-c_1 revision=12 ", Command("a.b-c_1", "abort", 12)),
-        ("promote revision=8 id=abc full=true", Command("abc", "promote", 8, full=True)),
-        ("promote revision=8 id=abc full=false", Command("abc", "promote", 8)),
-        ("skip revision=8 id=abc", Command("abc", "skip", 8)),
-        ("rollback revision=3 id=x", Command("x", "rollback", 3)),
+        ("promote revision=8 id=abc", RolloutCommand("abc", "promote", 8)),
+        ("  abort   id=a.b-c_1 revision=12 ", RolloutCommand("a.b-c_1", "abort", 12)),
+        ("promote revision=8 id=abc full=true", RolloutCommand("abc", "promote", 8, full=True)),
+        ("promote revision=8 id=abc full=false", RolloutCommand("abc", "promote", 8)),
+        ("skip revision=8 id=abc", RolloutCommand("abc", "skip", 8)),
+        ("rollback revision=3 id=x", RolloutCommand("x", "rollback", 3)),
     ],
 )
-def test_commands_are_read(text: str, command: Command) -> None:
-    assert parse(text) == command
+def test_commands_are_read(text: str, command: RolloutCommand) -> None:
+    assert parse_command(text) == command
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_commands_are_read(text: str, command: Command) -> None:
     ],
 )
 def test_what_cannot_be_run_says_why(text: str, problem: str) -> None:
-    assert parse(text).problem == problem
+    assert parse_command(text).problem == problem
 
 
 @given(st.text(max_size=400))
 def test_any_text_gives_a_command_with_a_bounded_id(text: str) -> None:
-    command = parse(text)
+    command = parse_command(text)
     assert len(command.id) <= 64
     assert command.problem or command.revision >= 1

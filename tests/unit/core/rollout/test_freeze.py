@@ -7,24 +7,24 @@ import pytest
 
 from sundog_operator.api import ExperimentStatus, Rollout
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
-BUSY = Traffic(60.12345, [0, 100], (400, 500))
+BUSY = StableTraffic(60.12345, [0, 100], (400, 500))
 
 
-def frozen(spec: dict[str, Any], traffic: Traffic = BUSY) -> ExperimentStatus:
+def frozen(spec: dict[str, Any], traffic: StableTraffic = BUSY) -> ExperimentStatus:
     return freeze.freeze(Rollout.from_json(spec), 7, 8, T0, traffic)
 
 
-def steps(spec: dict[str, Any], traffic: Traffic = BUSY) -> list[tuple[int, str]]:
+def steps(spec: dict[str, Any], traffic: StableTraffic = BUSY) -> list[tuple[int, str]]:
     return [(step.weight, step.gate) for step in frozen(spec, traffic).plan.steps]
 
 
 def test_a_rollout_without_anything_has_the_plan_of_its_traffic() -> None:
     plan = frozen({}).plan
     assert steps({}) == [(5, "evidence"), (25, "evidence"), (50, "evidence"), (100, "none")]
-    assert steps({}, Traffic()) == [(25, "evidence"), (50, "evidence"), (100, "none")]
+    assert steps({}, StableTraffic()) == [(25, "evidence"), (50, "evidence"), (100, "none")]
     assert (plan.alpha, plan.requests_per_second) == (0.05, 60.123)
     assert (plan.warmup_requests, plan.warmup_duration) == (200, timedelta(seconds=60))
     assert (plan.on_inconclusive, plan.on_no_data) == ("pause", "hold")
@@ -33,8 +33,8 @@ def test_a_rollout_without_anything_has_the_plan_of_its_traffic() -> None:
 
 
 def test_traffic_that_is_not_known_is_left_out() -> None:
-    assert frozen({}, Traffic()).plan.requests_per_second is None
-    assert frozen({}, Traffic(0.0)).plan.requests_per_second == 0
+    assert frozen({}, StableTraffic()).plan.requests_per_second is None
+    assert frozen({}, StableTraffic(0.0)).plan.requests_per_second == 0
 
 
 def test_steps_of_the_spec_are_kept() -> None:
@@ -101,7 +101,7 @@ def test_latencies_are_compared_once_under_the_same_load(
             "guardrails": [{"metric": guardrail}],
         }
     )
-    plan = freeze.resolved(rollout, BUSY, replicas)
+    plan = freeze.resolve_plan(rollout, BUSY, replicas)
     assert [step.weight for step in plan.steps] == walked
     assert {step.max_duration for step in plan.steps[:-1]} == {timedelta(hours=2)}
 
@@ -117,7 +117,7 @@ def test_steps_by_time_and_by_hand_weigh_nothing_and_say_so() -> None:
     assert status.plan.guardrails == ()
     assert (status.plan.warmup_requests, status.plan.warmup_duration) == (0, timedelta(0))
     assert status.verdict.reason == freeze.NO_EVIDENCE
-    assert frozen({}).verdict.reason == freeze.WEIGHED
+    assert frozen({}).verdict.reason == freeze.EVIDENCE_IS_EVALUATED
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_the_hash_tells_plans_apart(change: dict[str, Any]) -> None:
 
 
 def test_the_hash_tells_resolved_plans_apart_and_is_that_of_the_same_plan_later() -> None:
-    assert frozen({}, Traffic(60.12345, [100, 0], (400, 500))).plan.hash != frozen({}).plan.hash
-    assert frozen({}, Traffic()).plan.hash != frozen({}).plan.hash
+    assert frozen({}, StableTraffic(60.12345, [100, 0], (400, 500))).plan.hash != frozen({}).plan.hash
+    assert frozen({}, StableTraffic()).plan.hash != frozen({}).plan.hash
     assert freeze.freeze(Rollout(), 9, 10, T0 + timedelta(days=1), BUSY).plan.hash == frozen({}).plan.hash
 
 
@@ -203,7 +203,7 @@ def test_a_plan_without_a_bake_hashes_to_what_it_did() -> None:
     status = frozen({})
     assert status.plan.hash == "e98f26973a1ecf89"
     before = status.plan.model_copy(update={"hash": "", "frozen_at": None, "early_harm": None})
-    assert freeze.hash_of(before) == "23452c78682c3188"
+    assert freeze.plan_hash(before) == "23452c78682c3188"
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ BY_HAND = {"weight": 50, "gate": "manual"}
 def test_the_error_of_rolling_back_is_shared_among_shadows_and_traffic(
     spec: dict[str, Any], shares: int | None
 ) -> None:
-    status = frozen(spec, Traffic())
+    status = frozen(spec, StableTraffic())
     assert status.plan.harm_shares == shares
     assert status.plan.to_json().get("harmShares") == shares
     assert ExperimentStatus.parse(status.to_json()).plan == status.plan
 
 
 def test_a_plan_whose_alpha_nothing_shares_hashes_to_what_it_did() -> None:
-    assert frozen({"strategy": "shadow"}, Traffic()).plan.hash == "fcb825630d5fc1ff"
+    assert frozen({"strategy": "shadow"}, StableTraffic()).plan.hash == "fcb825630d5fc1ff"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sundog_operator.api import Comparison, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, Rollout
+from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, PlanComparison, Rollout
 from sundog_operator.core.rollout import freeze, history
 from told_experiments import at, frozen, guardrail, lived, moving, one_name, outcome
 
@@ -26,7 +26,7 @@ def status(weight: int = 25, **changes: Any) -> ExperimentStatus:
     frozen = freeze.freeze(Rollout(), stable=7, candidate=8, now=T0)
     arms = tuple(
         arm.model_copy(update={"requests": 1000 * (n + 1), "errors": 10 * (n + 1)})
-        for n, arm in enumerate(freeze.arms_at(weight, 7, 8))
+        for n, arm in enumerate(freeze.arms_at_weight(weight, 7, 8))
     )
     return frozen.model_copy(update={"phase": "Running", "arms": arms, **changes})
 
@@ -36,7 +36,7 @@ def after(*looks: tuple[int, int, Sequence[MetricStatus]]) -> tuple[HistoryPoint
     known = status()
     for at_s, weight, metrics in looks:
         shown = status(weight, history=known.history)
-        known = history.remember(shown, metrics, T0 + at_s * SECOND)
+        known = history.record_point(shown, metrics, T0 + at_s * SECOND)
     return known.history
 
 
@@ -55,28 +55,28 @@ def test_a_point_says_what_its_intervals_are_of(basis: str, kept: str | None) ->
 
 
 def test_only_a_rollouts_arm_goes_without_its_name() -> None:
-    plan = status().plan.model_copy(update={"comparison": Comparison(arms=(), max_duration=MINUTE, max_units=1)})
-    metrics = history.point_of(status(plan=plan), (ERRORS,), T0).metrics
+    plan = status().plan.model_copy(update={"comparison": PlanComparison(arms=(), max_duration=MINUTE, max_units=1)})
+    metrics = history.make_point(status(plan=plan), (ERRORS,), T0).metrics
     assert metrics is not None
     assert metrics[0].arm == "canary"
 
 
 def test_weights_are_those_of_each_arm_of_an_experiment_and_a_rollout_has_one_as_before() -> None:
     told = at(frozen(("a",), exposure="1%"), {"control": 0.5, "a": 0.5}, 0)
-    point = history.point_of(told, (), T0)
+    point = history.make_point(told, (), T0)
     assert point.weights == (99, 0.5, 0.5)
     assert point.to_json()["weights"] == [99, 0.5, 0.5]
-    assert "weights" not in history.point_of(status(), (), T0).to_json()
+    assert "weights" not in history.make_point(status(), (), T0).to_json()
 
 
 def test_weights_that_move_among_arms_are_told_at_once_and_stay() -> None:
     told = at(frozen(), {"control": 10, "a": 10, "b": 10}, 1)
-    known = history.remember(told, (), T0)
-    assert history.remember(known, (), T0 + SECOND) == known
-    moved = history.remember(at(known, {"control": 10, "a": 15, "b": 5}, 1), (), T0 + SECOND)
+    known = history.record_point(told, (), T0)
+    assert history.record_point(known, (), T0 + SECOND) == known
+    moved = history.record_point(at(known, {"control": 10, "a": 15, "b": 5}, 1), (), T0 + SECOND)
     assert [each.weights for each in moved.history] == [(70, 10, 10, 10), (70, 10, 15, 5)]
     for minute in range(1, 200):
-        moved = history.remember(moved, (), T0 + minute * MINUTE)
+        moved = history.record_point(moved, (), T0 + minute * MINUTE)
     assert [each.at for each in moved.history[:2]] == [T0, T0 + SECOND]
 
 
@@ -93,9 +93,9 @@ def test_a_verdict_that_changes_of_one_of_two_metrics_of_a_name_is_told() -> Non
     known = one_name()
     outcome_, harm = known.metrics
     now = known.history[-1].at + SECOND
-    assert history.remember(known, known.metrics, now) == known
+    assert history.record_point(known, known.metrics, now) == known
     changed = (outcome_.model_copy(update={"verdict": "Undecided"}), harm)
-    assert len(history.remember(known, changed, now).history) == len(known.history) + 1
+    assert len(history.record_point(known, changed, now).history) == len(known.history) + 1
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -121,7 +121,7 @@ def test_a_look_that_tells_nothing_new_is_not_kept() -> None:
 
 def test_the_end_is_always_kept() -> None:
     known = status(history=after((0, 25, (ERRORS,))), phase="Stopped")
-    assert len(history.remember(known, (ERRORS,), T0 + SECOND).history) == 2
+    assert len(history.record_point(known, (ERRORS,), T0 + SECOND).history) == 2
 
 
 def point(at_s: int, weight: int) -> HistoryPoint:
@@ -145,23 +145,23 @@ def test_it_is_bounded_and_the_whole_attempt_stays_visible(told: list[tuple[int,
         now += pause
         weight, rises = (weight + 1, rises - 1) if rise and rises else (weight, rises)
         seen.append(point(now, weight))
-        kept = history.thinned((*kept, seen[-1]))
-        assert len(kept) <= history.MOST
+        kept = history.thin_points((*kept, seen[-1]))
+        assert len(kept) <= history.MAX_POINTS
     assert (kept[0], kept[-1]) == (seen[0], seen[-1])
     assert [each for each in seen if each in kept] == list(kept)
     # The first point of each weight is there, and no gap is longer than what the points that may go have to bridge.
     firsts = {each.weight: each for each in reversed(seen)}
     assert {each.weight: each for each in reversed(kept)} == firsts
-    spare, longest = history.MOST - len(firsts) - 1, max(pause for pause, _ in told)
+    spare, longest = history.MAX_POINTS - len(firsts) - 1, max(pause for pause, _ in told)
     gaps = [(b.at - a.at) // SECOND for a, b in itertools.pairwise(kept)]
     assert max(gaps, default=0) <= max(longest, 2 * (now - told[0][0]) / max(spare, 1))
-    assert history.thinned(kept) == kept
+    assert history.thin_points(kept) == kept
 
 
 def test_a_weight_at_every_point_breaks_nothing() -> None:
     points = [point(n, n % 100) for n in range(100)]
-    kept = history.thinned(points)
-    assert len(kept) == history.MOST
+    kept = history.thin_points(points)
+    assert len(kept) == history.MAX_POINTS
     assert (kept[0], kept[-1]) == (points[0], points[-1])
 
 
@@ -178,7 +178,7 @@ def test_it_takes_a_few_kibibytes() -> None:
         for n in range(200)
     ]
     stored = [each.to_json() for each in after(*looks)]
-    assert len(stored) == history.MOST
+    assert len(stored) == history.MAX_POINTS
     assert len(json.dumps(stored, separators=(",", ":"))) < 12 << 10
 
 
@@ -190,7 +190,7 @@ def test_that_of_ten_arms_whose_weights_move_is_bounded() -> None:
         told += [guardrail(arm, 5, role="harm") for arm in beside]
     weights = [dict.fromkeys(["control", *beside], 0.11 + n % 7 / 100) for n in range(100)]
     stored = [each.to_json() for each in lived(frozen(beside), weights, metrics).history]
-    assert len(stored) == history.MOST
+    assert len(stored) == history.MAX_POINTS
     assert len(json.dumps(stored, separators=(",", ":"))) < 128 << 10
 
 
@@ -204,4 +204,4 @@ def test_a_status_of_before_has_none() -> None:
     stored = status().to_json()
     del stored["history"]
     assert ExperimentStatus.parse(stored).history == ()
-    assert history.remember(ExperimentStatus.parse({"phase": "Running"}), (), T0).history[0].requests == ()
+    assert history.record_point(ExperimentStatus.parse({"phase": "Running"}), (), T0).history[0].requests == ()

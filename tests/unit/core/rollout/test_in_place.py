@@ -7,36 +7,36 @@ import pytest
 
 from sundog_operator.api import ExperimentStatus, PlanInPlace, Rollout
 from sundog_operator.core.rollout import freeze, in_place, load, machine
-from sundog_operator.core.rollout.commands import Command
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.in_place import Sizes
-from sundog_operator.core.rollout.machine import Inputs
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.in_place import ArmReplicas
+from sundog_operator.core.rollout.machine import RolloutInputs
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SERVICES = [(needed, spare) for needed in (*range(2, 26), 100, 101, 250, 1000) for spare in (0, 1)]
 WEIGHTS = (1, 5, 12, 25, 30, 33, 50, 66, 75, 90, 95, 99, 100)
 
 
-def up(needed: int, spare: int, target: int) -> Iterator[tuple[int, Sizes]]:
+def up(needed: int, spare: int, target: int) -> Iterator[tuple[int, ArmReplicas]]:
     """Each weight in force on the way to a target, with the replicas that the next one waits for."""
     weight = 0
     for _ in range(1100):
-        sizes = in_place.sizes(needed, spare, weight, target)
+        sizes = in_place.compute_replicas(needed, spare, weight, target)
         yield weight, sizes
         if weight == target:
             return
-        reached = in_place.reached(needed, spare, target, sizes.candidate)
+        reached = in_place.reachable_weight(needed, spare, target, sizes.candidate)
         assert reached > weight, "the candidate has all it may have, and traffic does not follow"
         weight = reached
     raise AssertionError("never there")
 
 
-def back(needed: int, spare: int, weight: int) -> Iterator[tuple[int, Sizes, int]]:
+def back(needed: int, spare: int, weight: int) -> Iterator[tuple[int, ArmReplicas, int]]:
     """Each weight in force on the way back, the replicas that come while it is, and the weight that follows on them."""
     for _ in range(1100):
-        sizes = in_place.sizes(needed, spare, weight, 0)
-        left = in_place.left(needed, spare, weight, sizes.stable)
+        sizes = in_place.compute_replicas(needed, spare, weight, 0)
+        left = in_place.remaining_weight(needed, spare, weight, sizes.stable)
         yield weight, sizes, left
         assert left < weight, "stable has all it may have, and traffic does not follow"
         if not left:
@@ -63,7 +63,7 @@ def test_on_the_way_up_each_has_what_its_traffic_needs_but_for_one_replica(neede
 @pytest.mark.parametrize(("needed", "spare"), SERVICES)
 def test_once_it_is_there_each_has_what_its_weight_needs_rounded(needed: int, spare: int) -> None:
     for weight in WEIGHTS[:-1]:
-        sizes = in_place.sizes(needed, spare, weight, weight)
+        sizes = in_place.compute_replicas(needed, spare, weight, weight)
         short = lacking(needed, 100 - weight, sizes.stable)
         assert short == 0 if spare else short < 1
         assert sizes.stable + sizes.candidate <= needed + spare
@@ -101,17 +101,17 @@ def test_with_a_spare_one_stable_lacks_none() -> None:
 )
 def test_the_last_gate_compares_latencies_under_the_same_load(needed: int, spare: int, weight: int) -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 20}], "capacity": "inPlace"})
-    plan = freeze.resolved(rollout, Traffic(10), needed, PlanInPlace(spare=spare))
+    plan = freeze.resolve_plan(rollout, StableTraffic(10), needed, PlanInPlace(spare=spare))
     assert [step.weight for step in plan.steps][-2:] == [weight, 100]
-    sizes = in_place.sizes(needed, spare, weight, weight)
-    assert load.ratio(weight, sizes.stable, sizes.candidate) >= 1 / load.EQUAL
+    sizes = in_place.compute_replicas(needed, spare, weight, weight)
+    assert load.load_ratio(weight, sizes.stable, sizes.candidate) >= 1 / load.MAX_COMPARABLE_RATIO
 
 
 def test_no_step_is_added_where_the_candidate_has_as_much_to_do_or_more() -> None:
     shared = PlanInPlace(spare=0)
-    equal = freeze.resolved(Rollout.from_json({"steps": [{"weight": 50}]}), Traffic(10), 4, shared)
+    equal = freeze.resolve_plan(Rollout.from_json({"steps": [{"weight": 50}]}), StableTraffic(10), 4, shared)
     assert [step.weight for step in equal.steps] == [50, 100]
-    more = freeze.resolved(Rollout.from_json({"steps": [{"weight": 90}]}), Traffic(10), 2, shared)
+    more = freeze.resolve_plan(Rollout.from_json({"steps": [{"weight": 90}]}), StableTraffic(10), 2, shared)
     assert [step.weight for step in more.steps] == [90, 100]
 
 
@@ -132,9 +132,9 @@ def begun(weight: int, needed: int = 4, spare: int = 0) -> ExperimentStatus:
     return status
 
 
-def seen(needed: int = 4, after: timedelta = timedelta(0), **changes: object) -> Inputs:
+def seen(needed: int = 4, after: timedelta = timedelta(0), **changes: object) -> RolloutInputs:
     values: dict[str, object] = {"available": 0, "stable": 0, "confirmed": True, **changes}
-    return Inputs(now=T0 + after, replicas=needed, **values)  # type: ignore[arg-type]
+    return RolloutInputs(now=T0 + after, replicas=needed, **values)  # type: ignore[arg-type]
 
 
 class TestGivingBack:
@@ -160,7 +160,7 @@ class TestGivingBack:
         status = machine.tick(machine.stop(begun(50), "Aborted", "a", T0), seen(stable=2))
         assert machine.canary_weight(machine.tick(status, seen(stable=0))) == 25
 
-    @pytest.mark.parametrize("end", [{"dead": True}, {"after": machine.PATIENCE}])
+    @pytest.mark.parametrize("end", [{"dead": True}, {"after": machine.GIVE_BACK_TIMEOUT}])
     def test_all_of_it_goes_back_at_once_from_what_is_dead_or_where_nothing_comes(self, end: dict[str, object]) -> None:
         status = machine.stop(begun(75), "Aborted", "a", T0)
         status = machine.tick(status, seen(stable=0))
@@ -169,7 +169,7 @@ class TestGivingBack:
         assert (ended.phase, machine.canary_weight(ended)) == ("Stopped", 0)
 
     def test_each_share_has_its_own_time_to_go_back(self) -> None:
-        late = machine.PATIENCE - timedelta(seconds=1)
+        late = machine.GIVE_BACK_TIMEOUT - timedelta(seconds=1)
         status = machine.tick(machine.stop(begun(75, 8), "Aborted", "a", T0), seen(8, late, stable=3))
         weight = machine.canary_weight(status)
         assert 0 < weight < 75
@@ -179,7 +179,7 @@ class TestGivingBack:
         back = timedelta(days=1)
         status = machine.tick(machine.stop(begun(75), "Aborted", "a", T0), seen(after=-back))
         assert machine.canary_weight(status) == 75
-        ended = machine.tick(status, seen(after=machine.PATIENCE - back))
+        ended = machine.tick(status, seen(after=machine.GIVE_BACK_TIMEOUT - back))
         assert (ended.phase, machine.canary_weight(ended)) == ("Stopped", 0)
 
     def test_without_traffic_there_is_nothing_to_give_back(self) -> None:
@@ -191,7 +191,9 @@ class TestGivingBack:
         beside = begun(50).model_copy(update={"plan": begun(50).plan.model_copy(update={"in_place": None})})
         assert machine.stop(beside, "Aborted", "a", T0).phase == "Stopped"
 
-    @pytest.mark.parametrize("ends", [{"failure": ("CandidateUnavailable", "gone")}, {"evidence": Judgement(harm="h")}])
+    @pytest.mark.parametrize(
+        "ends", [{"failure": ("CandidateUnavailable", "gone")}, {"evidence": Evaluation(harm="h")}]
+    )
     def test_whatever_ends_it_is_paced(self, ends: dict[str, object]) -> None:
         status = machine.tick(begun(50), seen(available=2, stable=2, **ends))
         assert (status.phase, machine.canary_weight(status), status.paused) == ("Running", 50, None)
@@ -205,10 +207,10 @@ class TestHolding:
         for _ in range(5):
             status = machine.tick(status, seen(available=1, stable=3))
         assert machine.canary_weight(status) == 25
-        assert machine.shared_replicas(status, 4) == Sizes(2, 2)
-        assert machine.shared_replicas(status, 4, stands_still=True) == Sizes(3, 1)
-        paused = machine.obey(status, Command("p", "pause", 8), T0)
-        assert machine.shared_replicas(paused, 4) == Sizes(3, 1)
+        assert machine.shared_replicas(status, 4) == ArmReplicas(2, 2)
+        assert machine.shared_replicas(status, 4, stands_still=True) == ArmReplicas(3, 1)
+        paused = machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
+        assert machine.shared_replicas(paused, 4) == ArmReplicas(3, 1)
 
     def test_each_replica_has_its_own_time_to_come(self) -> None:
         rollout = Rollout.from_json({"steps": [{"weight": 75, "gate": "manual"}], "capacity": "inPlace"})
@@ -227,7 +229,7 @@ class TestHolding:
 
 def test_all_traffic_needs_all_replicas_but_for_stables_last() -> None:
     for needed, spare, enough in ((4, 0, 3), (4, 1, 4), (2, 0, 1)):
-        status = machine.obey(begun(50, needed, spare), Command("f", "promote", 8, full=True), T0)
+        status = machine.execute_command(begun(50, needed, spare), RolloutCommand("f", "promote", 8, full=True), T0)
         short = machine.tick(status, seen(needed, available=enough - 1))
         assert short.phase == "Running"
         ended = machine.tick(status, seen(needed, available=enough))
@@ -237,4 +239,4 @@ def test_all_traffic_needs_all_replicas_but_for_stables_last() -> None:
 def test_the_shares_of_whole_percents_round_by_less_than_a_percent() -> None:
     for needed in range(1, 301):
         for ready in range(needed + 1):
-            assert 0 <= ready / needed - in_place.bearable(needed, ready) / 100 < 0.01
+            assert 0 <= ready / needed - in_place.supported_weight(needed, ready) / 100 < 0.01

@@ -12,44 +12,44 @@ from profiles import examples
 from sundog_operator.api import (
     ExperimentStatus,
     MetricStatus,
-    Paused,
+    PauseStatus,
     PlanGuardrail,
     PlanInPlace,
     PlanStep,
     Rollout,
     StepStatus,
 )
-from sundog_operator.core.analysis.baseline_health import UNHEALTHY, WELL, Control
+from sundog_operator.core.analysis.baseline_health import CONTROL_UNHEALTHY, HEALTHY, BaselineHealth
 from sundog_operator.core.rollout import freeze, load, machine
-from sundog_operator.core.rollout.commands import Command
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.machine import Inputs
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.machine import RolloutInputs
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
-KNOWN = Traffic(10, [100, 0], (500, 1000))
+KNOWN = StableTraffic(10, [100, 0], (500, 1000))
 TWO = {"steps": [{"weight": 25, "maxDuration": "1h"}, {"weight": 50, "maxDuration": "1h"}]}
 OPEN = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
 
 
-def frozen(traffic: Traffic = KNOWN, **spec: Any) -> ExperimentStatus:
+def frozen(traffic: StableTraffic = KNOWN, **spec: Any) -> ExperimentStatus:
     return freeze.freeze(Rollout.from_json({**TWO, **spec}), 7, 8, T0, traffic)
 
 
 PLAN = frozen().plan
 
 
-def judged(**changes: Any) -> Judgement:
+def judged(**changes: Any) -> Evaluation:
     values: dict[str, Any] = {"silent": False, "metrics": (OPEN,), "guardrails": PLAN.guardrails, **changes}
-    return Judgement(**values)
+    return Evaluation(**values)
 
 
-def seen(at: timedelta, evidence: Judgement | None, **changes: Any) -> Inputs:
+def seen(at: timedelta, evidence: Evaluation | None, **changes: Any) -> RolloutInputs:
     values: dict[str, Any] = {"replicas": 3, "available": 3, "confirmed": True, **changes}
-    return Inputs(now=T0 + at, evidence=evidence, **values)
+    return RolloutInputs(now=T0 + at, evidence=evidence, **values)
 
 
-def settle(status: ExperimentStatus, at: timedelta, evidence: Judgement | None, **changes: Any) -> ExperimentStatus:
+def settle(status: ExperimentStatus, at: timedelta, evidence: Evaluation | None, **changes: Any) -> ExperimentStatus:
     """Tick at one instant until nothing is due."""
     for _ in range(20):
         after = machine.tick(status, seen(at, evidence, **changes))
@@ -89,7 +89,7 @@ def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
 
 
 def test_traffic_is_what_was_given_not_what_a_step_is_to_have() -> None:
-    waits = machine.obey(frozen(), Command("a", "promote", 8, full=True), T0)
+    waits = machine.execute_command(frozen(), RolloutCommand("a", "promote", 8, full=True), T0)
     assert not machine.had_traffic(machine.stop(waits, "Aborted", "by command b", T0))
     served = settle(frozen(), timedelta(0), judged())
     assert machine.had_traffic(machine.stop(served, "Aborted", "by command b", T0))
@@ -123,7 +123,7 @@ def test_without_a_warm_up_the_first_epoch_is_evidence(warmup: dict[str, Any]) -
 
 @pytest.mark.parametrize("warmup", [{}, {"requests": 0}])
 def test_another_epoch_begins_once_it_is_known_what_a_long_answer_is(warmup: dict[str, Any]) -> None:
-    unknown = frozen(Traffic(), warmup=warmup)
+    unknown = frozen(StableTraffic(), warmup=warmup)
     nothing = judged(guardrails=unknown.plan.guardrails)
     waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
     assert len(epochs(waiting)) == 1
@@ -137,7 +137,7 @@ def test_another_epoch_begins_once_it_is_known_what_a_long_answer_is(warmup: dic
 
 def test_no_epoch_begins_for_a_latency_that_no_gate_waits_for() -> None:
     errors = [{"metric": "errorRate"}]
-    unknown, learned = frozen(Traffic(), guardrails=errors), frozen(guardrails=errors).plan.guardrails
+    unknown, learned = frozen(StableTraffic(), guardrails=errors), frozen(guardrails=errors).plan.guardrails
     nothing = judged(guardrails=unknown.plan.guardrails)
     waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
     known = settle(waiting, LATER, judged(guardrails=learned))
@@ -185,7 +185,7 @@ def test_the_last_switch_waits_for_a_window_too() -> None:
 def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
     harmed = machine.tick(collecting(), seen(LATER, judged(harm="five times the errors"), opens_at=OPENS))
     failed = machine.tick(collecting(), seen(LATER, judged(), opens_at=OPENS, failure=("LoadFailed", "boom")))
-    aborted = machine.obey(collecting(), Command("a", "abort", 8), T0 + LATER)
+    aborted = machine.execute_command(collecting(), RolloutCommand("a", "abort", 8), T0 + LATER)
     for ended in (harmed, failed, aborted):
         assert (ended.phase, machine.canary_weight(ended)) == ("Stopped", 0)
     broken = judged(broken="600 of 1000")
@@ -204,7 +204,9 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
     for number, (length, how, is_paused) in enumerate(stretches):
         now = T0 + at
         if is_paused != (status.paused is not None):
-            status = machine.obey(status, Command(f"c{number}", "pause" if is_paused else "resume", 8), now)
+            status = machine.execute_command(
+                status, RolloutCommand(f"c{number}", "pause" if is_paused else "resume", 8), now
+            )
         holds = {"held": how == "held", "opens_at": OPENS if how == "outside" else None}
         status = settle(status, at, judged(), **holds)
         at += timedelta(minutes=length)
@@ -213,7 +215,7 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
             return
         status = settle(status, at, judged(), **holds)
     if status.paused is not None:
-        status = machine.obey(status, Command("r", "resume", 8), T0 + at)
+        status = machine.execute_command(status, RolloutCommand("r", "resume", 8), T0 + at)
     status = settle(status, at, judged())
     assert status.step is not None
     assert status.step.since == T0 + at - free
@@ -232,17 +234,17 @@ def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
 
 
 def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
-    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
+    paused = machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
     assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused
 
 
-OUTAGE = Control(UNHEALTHY, "50.0% of stable's requests failed in a minute", settled=False)
-CALM = Control(settled=False)
+OUTAGE = BaselineHealth(CONTROL_UNHEALTHY, "50.0% of stable's requests failed in a minute", settled=False)
+CALM = BaselineHealth(settled=False)
 
 
 def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_on_by_itself() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE, passed=True))
-    assert (hit.paused and hit.paused.reason, index(hit), machine.canary_weight(hit)) == (UNHEALTHY, 1, 25)
+    assert (hit.paused and hit.paused.reason, index(hit), machine.canary_weight(hit)) == (CONTROL_UNHEALTHY, 1, 25)
     assert [each.troubled for each in hit.evidence_epochs] == [True]
     assert hit.step is not None
     assert hit.step.reason == f"paused until stable has done well for 5 minutes: {OUTAGE.message}"
@@ -294,7 +296,7 @@ def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evid
 def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str) -> None:
     three = {"steps": [*TWO["steps"], {"weight": 75}]}
     hit = settle(collecting(**three), LATER, judged(control=OUTAGE))
-    left = machine.obey(hit, Command("l", verb, 8), T0 + LATER)
+    left = machine.execute_command(hit, RolloutCommand("l", verb, 8), T0 + LATER)
     shifted = settle(left, LATER * 3, judged())
     assert (machine.canary_weight(shifted), epochs(shifted), shifted.epoch.number) == (50, [(2, 25)], 3)
     assert epochs(settle(shifted, LATER * 4, judged())) == [(2, 25), (4, 50)]
@@ -302,30 +304,32 @@ def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str
 
 def test_resumed_in_an_outage_it_is_paused_again_and_counts_anew_where_it_is_none() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    resumed = machine.obey(hit, Command("r", "resume", 8), T0 + timedelta(minutes=31))
+    resumed = machine.execute_command(hit, RolloutCommand("r", "resume", 8), T0 + timedelta(minutes=31))
     again = settle(resumed, timedelta(minutes=31), judged(control=OUTAGE))
-    assert (again.paused and again.paused.reason, epochs(again)) == (UNHEALTHY, epochs(hit))
+    assert (again.paused and again.paused.reason, epochs(again)) == (CONTROL_UNHEALTHY, epochs(hit))
     assert epochs(settle(resumed, timedelta(minutes=31), judged(control=CALM))) == [(2, 25), (3, 25)]
 
 
 def test_an_outage_in_a_warm_up_only_lengthens_it() -> None:
     started = settle(frozen(), timedelta(0), judged(silent=True))
     hit = settle(started, timedelta(seconds=30), judged(control=OUTAGE))
-    assert (hit.paused and hit.paused.reason, epochs(hit)) == (UNHEALTHY, [])
+    assert (hit.paused and hit.paused.reason, epochs(hit)) == (CONTROL_UNHEALTHY, [])
     assert epochs(settle(hit, timedelta(minutes=9), judged())) == [(2, 25)]
 
 
 def test_a_pause_by_hand_stays_one_in_an_outage_and_after_it() -> None:
-    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
-    for control in (OUTAGE, WELL):
+    paused = machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
+    for control in (OUTAGE, HEALTHY):
         assert settle(paused, LATER * 9, judged(control=control)).paused == paused.paused
 
 
 def test_an_outage_in_a_pause_by_hand_is_no_evidence_either() -> None:
-    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
+    paused = machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
     hit = settle(paused, LATER * 2, judged(control=OUTAGE))
     assert [each.troubled for each in hit.evidence_epochs] == [True]
-    resumed = machine.obey(settle(hit, LATER * 4, judged()), Command("r", "resume", 8), T0 + LATER * 4)
+    resumed = machine.execute_command(
+        settle(hit, LATER * 4, judged()), RolloutCommand("r", "resume", 8), T0 + LATER * 4
+    )
     gone_on = settle(resumed, LATER * 4, judged())
     assert [(each.number, each.troubled) for each in gone_on.evidence_epochs] == [(2, True), (3, False)]
     assert [each.restarts for each in gone_on.evidence_epochs] == [0, 1]
@@ -341,13 +345,13 @@ def test_a_warm_up_does_not_end_in_an_outage() -> None:
 def test_who_promotes_in_full_needs_not_wait_for_the_end_of_an_outage() -> None:
     """The candidate may be what ends it."""
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    promoted = machine.obey(hit, Command("f", "promote", 8, full=True), T0 + timedelta(minutes=31))
+    promoted = machine.execute_command(hit, RolloutCommand("f", "promote", 8, full=True), T0 + timedelta(minutes=31))
     assert settle(promoted, timedelta(minutes=31), judged(control=OUTAGE)).phase == "Concluded"
 
 
 def test_silent_edges_do_not_end_an_outage() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    assert settle(hit, timedelta(minutes=31), judged(unheard=("sundog-edge-0",))) == hit
+    assert settle(hit, timedelta(minutes=31), judged(unreachable_edges=("sundog-edge-0",))) == hit
 
 
 def test_outages_without_end_leave_room_for_the_epoch_that_counts() -> None:
@@ -356,7 +360,7 @@ def test_outages_without_end_leave_room_for_the_epoch_that_counts() -> None:
         status = settle(status, at, judged(control=OUTAGE))
         status = settle(status, at + timedelta(minutes=6), judged())
         at += timedelta(minutes=10)
-    assert len(status.evidence_epochs) == machine.MOST_EPOCHS
+    assert len(status.evidence_epochs) == machine.MAX_EVIDENCE_EPOCHS
     assert (status.evidence_epochs[-1].number, status.evidence_epochs[-1].troubled) == (status.epoch.number, False)
     assert ExperimentStatus.parse(status.to_json()) == status
 
@@ -382,7 +386,7 @@ def test_what_has_passed_waits_for_its_least_time_and_says_so() -> None:
 
 
 def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
-    done = machine.obey(collecting(), Command("p", "promote", 8, full=True), T0)
+    done = machine.execute_command(collecting(), RolloutCommand("p", "promote", 8, full=True), T0)
     done = settle(done, LATER, judged())
     assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Undecided", "")
 
@@ -407,7 +411,7 @@ def test_the_next_weight_is_that_of_the_next_step_with_more_traffic() -> None:
 def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> None:
     status = collecting()
     if not held:
-        status = machine.obey(status, Command("p", "pause", 8), T0)
+        status = machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
     harmful = judged(harm="five times the errors", passed=True, broken="600 of 1000")
     after = machine.tick(status, seen(LATER, harmful, held=held))
     assert (after.phase, machine.canary_weight(after), after.paused) == ("Stopped", 0, None)
@@ -423,7 +427,7 @@ def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_res
     assert late.step is not None
     assert late.step.reason == "paused, for it took too long: about 60 events decide"
     assert settle(late, timedelta(hours=9), judged(passed=True)) == late
-    resumed = machine.obey(late, Command("r", "resume", 8), T0 + timedelta(hours=9))
+    resumed = machine.execute_command(late, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
     assert settle(resumed, timedelta(hours=9, minutes=59), judged()).paused is None
     again = settle(resumed, timedelta(hours=10), judged())
     assert again.paused is not None
@@ -432,14 +436,14 @@ def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_res
 
 
 def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
-    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + timedelta(minutes=30))
-    resumed = machine.obey(paused, Command("r", "resume", 8), T0 + timedelta(hours=30))
+    paused = machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + timedelta(minutes=30))
+    resumed = machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=30))
     assert settle(resumed, timedelta(hours=30, minutes=29), judged()).paused is None
     assert settle(resumed, timedelta(hours=30, minutes=30), judged()).paused is not None
 
 
-PAUSE = Command("p", "pause", 8)
-RESUME = Command("r", "resume", 8)
+PAUSE = RolloutCommand("p", "pause", 8)
+RESUME = RolloutCommand("r", "resume", 8)
 
 
 @pytest.mark.parametrize("slow", [timedelta(minutes=9), None])
@@ -447,38 +451,38 @@ def test_a_step_tells_of_the_metric_that_is_expected_last(slow: timedelta | None
     soon = OPEN.model_copy(update={"eta": timedelta(minutes=1)})
     last = OPEN.model_copy(update={"name": "latencyP95", "message": "latencyP95 is open", "eta": slow})
     known = collecting().model_copy(update={"metrics": (soon, last)})
-    assert machine.waiting_for_evidence(known) == "latencyP95 is open"
+    assert machine.describe_missing_evidence(known) == "latencyP95 is open"
 
 
 def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew() -> None:
     late = settle(collecting(), timedelta(hours=1), judged())
-    paused = machine.obey(late, PAUSE, T0 + timedelta(hours=3))
+    paused = machine.execute_command(late, PAUSE, T0 + timedelta(hours=3))
     assert paused == late.model_copy(update={"last_command": "p"})
-    resumed = machine.obey(paused, RESUME, T0 + timedelta(hours=4))
+    resumed = machine.execute_command(paused, RESUME, T0 + timedelta(hours=4))
     assert settle(resumed, timedelta(hours=4, minutes=59), judged()).paused is None
     assert settle(resumed, timedelta(hours=5), judged()).paused is not None
 
 
 def test_a_pause_by_hand_leaves_a_revision_that_was_late_its_time_anew() -> None:
     late = settle(frozen(), timedelta(minutes=15), None, available=0, late="not ready within 15m")
-    paused = machine.obey(late, PAUSE, T0 + timedelta(minutes=16))
-    resumed = machine.obey(paused, RESUME, T0 + timedelta(minutes=17))
+    paused = machine.execute_command(late, PAUSE, T0 + timedelta(minutes=16))
+    resumed = machine.execute_command(paused, RESUME, T0 + timedelta(minutes=17))
     assert (resumed.paused, resumed.resumed_at) == (None, T0 + timedelta(minutes=17))
 
 
 def test_a_pause_by_hand_does_not_end_with_an_outage_and_takes_none_of_the_steps_time() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    paused = machine.obey(hit, PAUSE, T0 + timedelta(minutes=40))
+    paused = machine.execute_command(hit, PAUSE, T0 + timedelta(minutes=40))
     calm = settle(paused, timedelta(hours=2), judged())
-    assert calm.paused == Paused(reason="Manual", since=T0 + timedelta(minutes=30))
-    resumed = machine.obey(calm, RESUME, T0 + timedelta(hours=3))
+    assert calm.paused == PauseStatus(reason="Manual", since=T0 + timedelta(minutes=30))
+    resumed = machine.execute_command(calm, RESUME, T0 + timedelta(hours=3))
     assert settle(resumed, timedelta(hours=3, minutes=29), judged()).paused is None
     assert settle(resumed, timedelta(hours=3, minutes=30), judged()).paused is not None
 
 
 def test_a_pause_by_hand_keeps_no_traffic_on_a_split_that_stays_wrong() -> None:
     broken = judged(broken="600 of 1000")
-    paused = machine.obey(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
+    paused = machine.execute_command(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
     assert settle(paused, LATER * 2, broken).phase == "Stopped"
 
 
@@ -500,13 +504,13 @@ def without(status: ExperimentStatus) -> list[tuple[int, int, str]]:
 def test_what_passes_without_evidence_is_told_with_the_promotion_and_by_what() -> None:
     first = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
     assert without(first) == [(1, 25, "onInconclusive: promote")]
-    assert machine.moved_by(first) == "onInconclusive: promote, although about 60 events decide"
+    assert machine.weight_change_reason(first) == "onInconclusive: promote, although about 60 events decide"
     warm = settle(first, timedelta(hours=1, minutes=1), judged())
     late = settle(warm, timedelta(hours=3), judged())
     assert (late.phase, late.verdict.decision) == ("Concluded", "Undecided")
     told = "after step 3 at 100 %; without evidence: step 1 at 25 %, step 2 at 50 % by onInconclusive: promote"
     assert late.verdict.reason == f"Promoted: {told}"
-    assert machine.promoted_by(late) == f"{told}; onInconclusive: promote, although about 60 events decide"
+    assert machine.promotion_reason(late) == f"{told}; onInconclusive: promote, although about 60 events decide"
     decided = settle(warm, timedelta(hours=1, minutes=30), judged(passed=True, metrics=(FOUND,)))
     assert decided.verdict.decision == "Promoted"
     assert decided.verdict.reason.endswith("100 %; without evidence: step 1 at 25 % by onInconclusive: promote")
@@ -516,29 +520,29 @@ def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics()
     other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
     found = judged(passed=True, metrics=(FOUND, other))
     passed = settle(collecting(), LATER, found)
-    assert machine.moved_by(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
+    assert machine.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
     over = settle(settle(passed, timedelta(minutes=7), found), timedelta(minutes=20), found)
     assert (over.verdict.reason, without(over)) == ("Promoted: after step 3 at 100 %", [])
-    assert machine.promoted_by(over) == f"after step 3 at 100 %; {machine.moved_by(passed)}"
+    assert machine.promotion_reason(over) == f"after step 3 at 100 %; {machine.weight_change_reason(passed)}"
 
 
 def test_an_arm_without_requests_passes_by_a_policy_that_is_told() -> None:
     on = settle(collecting(onNoData="promote"), timedelta(minutes=6), judged(silent=True))
     assert without(on) == [(1, 25, "onNoData: promote")]
-    assert machine.moved_by(on) == "onNoData: promote, although an arm has no requests"
+    assert machine.weight_change_reason(on) == "onNoData: promote, although an arm has no requests"
 
 
 def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_nothing_else() -> None:
-    given = machine.obey(collecting(), Command("a", "promote", 8), T0)
-    assert (without(given), machine.moved_by(given)) == ([(1, 25, "command promote")], "by command promote")
-    full = machine.obey(collecting(), Command("a", "promote", 8, full=True), T0)
+    given = machine.execute_command(collecting(), RolloutCommand("a", "promote", 8), T0)
+    assert (without(given), machine.weight_change_reason(given)) == ([(1, 25, "command promote")], "by command promote")
+    full = machine.execute_command(collecting(), RolloutCommand("a", "promote", 8, full=True), T0)
     assert without(full) == [(1, 25, "command promote --full"), (2, 50, "command promote --full")]
-    skipped = machine.obey(collecting(), Command("a", "skip", 8), T0)
-    assert (without(skipped), machine.moved_by(skipped)) == ([(1, 25, "command skip")], "by command skip")
+    skipped = machine.execute_command(collecting(), RolloutCommand("a", "skip", 8), T0)
+    assert (without(skipped), machine.weight_change_reason(skipped)) == ([(1, 25, "command skip")], "by command skip")
     by_hand = [{"weight": 25, "gate": "manual"}, {"weight": 50}]
-    assert without(machine.obey(collecting(steps=by_hand), Command("a", "promote", 8), T0)) == []
+    assert without(machine.execute_command(collecting(steps=by_hand), RolloutCommand("a", "promote", 8), T0)) == []
     timed = [{"weight": 25, "gate": "time"}]
-    assert without(machine.obey(collecting(steps=timed), Command("a", "promote", 8), T0)) == []
+    assert without(machine.execute_command(collecting(steps=timed), RolloutCommand("a", "promote", 8), T0)) == []
 
 
 def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> None:
@@ -548,8 +552,8 @@ def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> N
     over = settle(status, LATER * 5, found)
     told = "after step 3 at 100 %; without evidence: step 2 at 50 % (for 10m) by its gate"
     assert over.verdict.reason == f"Promoted: {told}"
-    assert machine.promoted_by(over) == f"{told}; 10m are over"
-    hurried = machine.obey(status, Command("a", "promote", 8), T0)
+    assert machine.promotion_reason(over) == f"{told}; 10m are over"
+    hurried = machine.execute_command(status, RolloutCommand("a", "promote", 8), T0)
     assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
 
 
@@ -589,7 +593,7 @@ def test_an_epoch_that_has_just_begun_is_not_silent_yet(policy: str) -> None:
 
 def test_resuming_without_traffic_waits_for_it_anew() -> None:
     paused = settle(collecting(onNoData="pause"), timedelta(minutes=6), judged(silent=True))
-    resumed = machine.obey(paused, Command("r", "resume", 8), T0 + timedelta(hours=9))
+    resumed = machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
     assert settle(resumed, timedelta(hours=9, minutes=4), judged(silent=True)).paused is None
 
 
@@ -607,7 +611,7 @@ def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
 def test_a_split_that_is_right_again_waits_for_a_person() -> None:
     paused = settle(collecting(), LATER, judged(broken="600 of 1000"))
     assert settle(paused, timedelta(hours=5), judged(passed=True)).paused == paused.paused
-    resumed = machine.obey(paused, Command("r", "resume", 8), T0 + LATER)
+    resumed = machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
     assert index(settle(resumed, LATER, judged(passed=True))) == 2
 
 
@@ -663,7 +667,7 @@ def test_a_scale_holds_from_its_step_on_until_another() -> None:
 
 minutes = st.sampled_from([0, 1, 2, 6, 70])
 evidences = st.none() | st.builds(
-    Judgement,
+    Evaluation,
     metrics=st.just((OPEN,)),
     harm=st.sampled_from(["", "", "", "", "harm"]),
     passed=st.booleans(),
@@ -675,16 +679,18 @@ evidences = st.none() | st.builds(
 flags = st.tuples(st.booleans(), st.sampled_from([False, False, False, True]))
 verbs = st.sampled_from(["", "", "", "", "", "", "pause", "resume"])
 walks = st.lists(st.tuples(minutes, evidences, st.sampled_from([0, 3]), flags, verbs), max_size=30)
-Walk = list[tuple[int, Judgement | None, int, tuple[bool, bool], str]]
+Walk = list[tuple[int, Evaluation | None, int, tuple[bool, bool], str]]
 
 
-def walked(status: ExperimentStatus, ticks: Walk) -> Iterator[tuple[ExperimentStatus, Inputs | None, ExperimentStatus]]:
+def walked(
+    status: ExperimentStatus, ticks: Walk
+) -> Iterator[tuple[ExperimentStatus, RolloutInputs | None, ExperimentStatus]]:
     """(before, inputs, after) of each tick, and of each command without inputs."""
     at = timedelta(0)
     for number, (wait, evidence, available, (confirmed, held), verb) in enumerate(ticks):
         at += timedelta(minutes=wait)
         if verb and not machine.is_over(status):
-            after = machine.obey(status, Command(f"c{number}", verb, 8), T0 + at)
+            after = machine.execute_command(status, RolloutCommand(f"c{number}", verb, 8), T0 + at)
             yield status, None, after
         else:
             inputs = seen(at, evidence, available=available, confirmed=confirmed, held=held)
@@ -736,14 +742,18 @@ def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
         step = status.step.model_copy(update={"index": given_index})
         damaged = status.model_copy(update={"step": step})
         settle(damaged, timedelta(hours=2), judged(passed=True))
-        settle(machine.obey(damaged, Command("p", "promote", 8), T0), timedelta(hours=2), judged(passed=True))
+        settle(
+            machine.execute_command(damaged, RolloutCommand("p", "promote", 8), T0),
+            timedelta(hours=2),
+            judged(passed=True),
+        )
 
 
-SKIP = Command("s1", "skip", 8)
+SKIP = RolloutCommand("s1", "skip", 8)
 
 
 def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on() -> None:
-    skipped = machine.obey(collecting(), SKIP, T0)
+    skipped = machine.execute_command(collecting(), SKIP, T0)
     assert (index(skipped), skipped.last_command, skipped.step and skipped.step.gate) == (2, "s1", "evidence")
     there = settle(skipped, timedelta(minutes=2), judged())
     assert (index(there), machine.canary_weight(there), there.phase) == (2, 50, "Running")
@@ -753,17 +763,17 @@ def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on(
 
 
 def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
-    last = settle(machine.obey(collecting(), SKIP, T0), timedelta(minutes=2), judged())
-    assert not machine.may_skip(last)
-    again = machine.obey(last, Command("s2", "skip", 8), T0)
+    last = settle(machine.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), judged())
+    assert not machine.can_skip(last)
+    again = machine.execute_command(last, RolloutCommand("s2", "skip", 8), T0)
     assert again == last.model_copy(update={"last_command": "s2"})
-    assert not machine.may_skip(frozen()), "there is no step yet"
+    assert not machine.can_skip(frozen()), "there is no step yet"
     errors: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
     by_hand = collecting(steps=[{"weight": 25}, {"weight": 100, "gate": "manual"}], **errors)
-    assert not machine.may_skip(by_hand)
-    assert machine.may_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
+    assert not machine.can_skip(by_hand)
+    assert machine.can_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
     baked = {"steps": [{"weight": 25}], "bake": {}, **errors}
-    assert not machine.may_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
+    assert not machine.can_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
 
 
 ERRORS: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
@@ -788,30 +798,30 @@ LAST_BAKE = (
 @pytest.mark.parametrize("gate", ["evidence", "manual"])
 def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(gate: str, following: Any) -> None:
     status = collecting(steps=[{"weight": 50, "gate": gate}, following], **ERRORS)
-    assert machine.why_not_skipped(status) == LAST_ALL
-    assert index(machine.obey(status, SKIP, T0)) == 1
+    assert machine.skip_refusal(status) == LAST_ALL
+    assert index(machine.execute_command(status, SKIP, T0)) == 1
     baked = collecting(steps=[{"weight": 50, "gate": gate}, following], bake={}, **ERRORS)
-    assert machine.why_not_skipped(baked) == LAST_BAKE
+    assert machine.skip_refusal(baked) == LAST_BAKE
     decided = [{"weight": 50, "gate": gate}, following, {"weight": 90, "gate": "manual"}]
-    assert machine.may_skip(collecting(steps=decided, **ERRORS))
+    assert machine.can_skip(collecting(steps=decided, **ERRORS))
 
 
 def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
     timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
-    assert machine.may_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
-    assert machine.why_not_skipped(collecting(steps=[timed], bake={}, **ERRORS)) == (
+    assert machine.can_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
+    assert machine.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (
         "what follows on step 1 of 3 is the bake at 99 %: promote leads there"
     )
     last = [{"weight": 50}, {"scale": {"percent": 100}}, {"weight": 100, "gate": "manual"}]
-    assert machine.why_not_skipped(collecting(steps=last, **ERRORS)) == LAST_ALL
+    assert machine.skip_refusal(collecting(steps=last, **ERRORS)) == LAST_ALL
 
 
 @pytest.mark.parametrize(
     ("reason", "stays"),
-    [("Inconclusive", False), ("NoData", False), ("Manual", True), ("SampleRatio", True), (UNHEALTHY, True)],
+    [("Inconclusive", False), ("NoData", False), ("Manual", True), ("SampleRatio", True), (CONTROL_UNHEALTHY, True)],
 )
 def test_a_pause_ends_with_the_step_that_it_is_for(reason: Any, stays: bool) -> None:
-    paused = collecting().model_copy(update={"paused": Paused(reason=reason, since=T0)})
-    skipped = machine.obey(paused, SKIP, T0)
+    paused = collecting().model_copy(update={"paused": PauseStatus(reason=reason, since=T0)})
+    skipped = machine.execute_command(paused, SKIP, T0)
     assert index(skipped) == 2
     assert (skipped.paused is not None) is stays

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import CheckStatus, ExperimentStatus, Rollout
-from sundog_operator.core.observed import Reading
+from sundog_operator.core.observed import PrometheusResult
 from sundog_operator.core.rollout import freeze, machine, metric_checks
-from sundog_operator.core.rollout.commands import Command
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.machine import Inputs
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.machine import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 OOM: dict[str, Any] = {"name": "oom", "prometheus": {"query": "oom"}, "threshold": {"max": 0}}
@@ -28,7 +28,7 @@ class Walk:
 
     def __init__(self, *steps: dict[str, Any], **fields: Any) -> None:
         self.now = T0
-        self.readings: dict[str, Reading] = {}
+        self.readings: dict[str, PrometheusResult] = {}
         self.held = False
         rollout = Rollout.from_json({"steps": list(steps) or [TIMED], **fields})
         self.status = freeze.freeze(rollout, stable=7, candidate=8, now=T0)
@@ -37,22 +37,22 @@ class Walk:
         self.now += timedelta(seconds=10)
         asked = {
             query.slot: query.about
-            for query in metric_checks.queries(self.status, "n", "s", "u", stands_still=self.held)
+            for query in metric_checks.make_queries(self.status, "n", "s", "u", stands_still=self.held)
         }
         for name, given in readings.items():
             slot = name if name == metric_checks.ANALYSIS else f"guardrail {name}"
-            told = Reading(problem=given) if isinstance(given, str) else Reading(given)
-            self.readings[asked.get(slot, "")] = Reading(told.value, told.problem, self.now)
+            told = PrometheusResult(problem=given) if isinstance(given, str) else PrometheusResult(given)
+            self.readings[asked.get(slot, "")] = PrometheusResult(told.value, told.problem, self.now)
         known = {slot: self.readings[about] for slot, about in asked.items() if about in self.readings}
-        taken = metric_checks.take(self.status, known)
+        taken = metric_checks.record_readings(self.status, known)
         self.status = machine.tick(
-            taken, Inputs(self.now, 2, 2, confirmed=True, held=self.held, evidence=self.evidence())
+            taken, RolloutInputs(self.now, 2, 2, confirmed=True, held=self.held, evidence=self.evidence())
         )
         return self.status
 
-    def evidence(self) -> Judgement | None:
+    def evidence(self) -> Evaluation | None:
         judged = self.status.plan.guardrails
-        return Judgement(passed=True, silent=False, guardrails=judged) if judged else None
+        return Evaluation(passed=True, silent=False, guardrails=judged) if judged else None
 
     def ticks(self, number: int, **readings: float | str) -> ExperimentStatus:
         for _ in range(number):
@@ -90,21 +90,21 @@ def analysed(**fields: Any) -> Walk:
 
 def test_places_are_filled_with_what_needs_no_quotes() -> None:
     walk = analysed()
-    (query,) = metric_checks.queries(walk.status, "vision", "digits", "u", stands_still=False)
+    (query,) = metric_checks.make_queries(walk.status, "vision", "digits", "u", stands_still=False)
     assert query.expression == 'up{namespace="vision", r="8/7", s="digits", arm="canary"}'
     assert (query.slot, query.about, query.interval_s) == ("analysis", "u/analysis/2", 60)
 
 
 def test_a_guardrail_is_asked_as_long_as_both_arms_have_traffic() -> None:
     walk = Walk(TIMED, guardrails=[OOM])
-    assert metric_checks.queries(walk.status, "n", "s", "u", stands_still=False) == ()
+    assert metric_checks.make_queries(walk.status, "n", "s", "u", stands_still=False) == ()
     walk = watched()
-    held, free = (metric_checks.queries(walk.status, "n", "s", "u", stands_still=held) for held in (True, False))
+    held, free = (metric_checks.make_queries(walk.status, "n", "s", "u", stands_still=held) for held in (True, False))
     assert [each.slot for each in held] == ["guardrail oom"] == [each.slot for each in free]
     paused = walk.status.model_copy(update={"paused": {"reason": "Manual"}})
-    assert metric_checks.queries(paused, "n", "s", "u", stands_still=False) == free
+    assert metric_checks.make_queries(paused, "n", "s", "u", stands_still=False) == free
     over = walk.status.model_copy(update={"phase": "Stopped"})
-    assert metric_checks.queries(over, "n", "s", "u", stands_still=False) == ()
+    assert metric_checks.make_queries(over, "n", "s", "u", stands_still=False) == ()
 
 
 @pytest.mark.parametrize("still", ["held", "paused"])
@@ -112,7 +112,7 @@ def test_an_analysis_is_asked_while_its_step_goes_on(still: str) -> None:
     status = analysed().status
     if still == "paused":
         status = status.model_copy(update={"paused": {"reason": "Manual"}})
-    assert metric_checks.queries(status, "n", "s", "u", stands_still=still == "held") == ()
+    assert metric_checks.make_queries(status, "n", "s", "u", stands_still=still == "held") == ()
 
 
 def test_a_step_waits_for_a_guardrail_that_was_not_asked_yet() -> None:
@@ -164,7 +164,7 @@ def test_it_rolls_back_while_it_stands_still(hold: str) -> None:
     walk = watched()
     walk.held = hold == "held"
     if hold == "paused":
-        walk.status = machine.obey(walk.status, Command("a", "pause", 8), walk.now)
+        walk.status = machine.execute_command(walk.status, RolloutCommand("a", "pause", 8), walk.now)
     walk.minutes(3, oom=1)
     assert walk.status.phase == "Stopped"
 
@@ -172,7 +172,7 @@ def test_it_rolls_back_while_it_stands_still(hold: str) -> None:
 def test_a_failing_check_at_one_weight_counts_on_at_the_next() -> None:
     walk = watched()
     walk.minutes(2, oom=1)
-    walk.status = machine.obey(walk.status, Command("a", "promote", 8), walk.now)
+    walk.status = machine.execute_command(walk.status, RolloutCommand("a", "promote", 8), walk.now)
     walk.ticks(2)
     assert walk.at == (2, 50)
     walk.ticks(2, oom=1)
@@ -184,10 +184,13 @@ def test_an_epoch_with_the_weights_of_the_one_before_is_asked_for_nothing_more()
     rare = {**OOM, "prometheus": {"query": "oom", "interval": "10m", "failureLimit": 2}}
     walk = Walk({"weight": 25}, guardrails=[rare])
     walk.ticks(3)
-    warm_up, asked = walk.status.epoch.number, metric_checks.queries(walk.status, "n", "s", "u", stands_still=False)
+    warm_up, asked = (
+        walk.status.epoch.number,
+        metric_checks.make_queries(walk.status, "n", "s", "u", stands_still=False),
+    )
     walk.ticks(50, oom=1)
     assert walk.status.epoch.number > warm_up
-    assert metric_checks.queries(walk.status, "n", "s", "u", stands_still=False) == asked
+    assert metric_checks.make_queries(walk.status, "n", "s", "u", stands_still=False) == asked
     assert (walk.status.phase, walk.status.checks[0].failed) == ("Running", 1)
     walk.ticks(15, oom=1)
     assert walk.status.phase == "Stopped"
@@ -227,19 +230,19 @@ def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase:
     assert walk.at == {"pause": (1, 25), "rollback": (1, 0), "promote": (2, 50)}[policy]
     if policy == "pause":
         told = "paused, for it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
-        assert machine.paused_for(walk.status) == told
+        assert machine.describe_pause(walk.status) == told
     passed = [(each.step, each.by) for each in walk.status.without_evidence or ()]
     by = "onInconclusive: promote, for check oom has no number"
     assert passed == ([(1, by)] if policy == "promote" else [])
     if policy == "promote":
-        assert machine.moved_by(walk.status).endswith(f"; {by}")
+        assert machine.weight_change_reason(walk.status).endswith(f"; {by}")
 
 
 def test_who_lets_it_go_on_starts_its_patience_anew() -> None:
     walk = watched()
     walk.minutes(5, oom="gives no data")
     assert walk.status.paused is not None
-    walk.status = machine.obey(walk.status, Command("a", "resume", 8), walk.now)
+    walk.status = machine.execute_command(walk.status, RolloutCommand("a", "resume", 8), walk.now)
     walk.minutes(4, oom="gives no data")
     assert walk.status.paused is None
     walk.minutes(1, oom="gives no data")
@@ -249,7 +252,7 @@ def test_who_lets_it_go_on_starts_its_patience_anew() -> None:
 def test_promote_passes_a_step_whatever_prometheus_says() -> None:
     walk = watched()
     walk.minutes(5, oom="gives no data")
-    walk.status = machine.obey(walk.status, Command("a", "promote", 8, full=True), walk.now)
+    walk.status = machine.execute_command(walk.status, RolloutCommand("a", "promote", 8, full=True), walk.now)
     walk.ticks(5)
     assert walk.status.phase == machine.CONCLUDED
 
@@ -312,8 +315,8 @@ def test_what_stays_good_is_written_once_a_minute() -> None:
 
 def test_only_prometheus_as_guardrails_leaves_the_metrics_as_they_are_by_default() -> None:
     """A gate of evidence with no metric would open at once."""
-    with_check = freeze.resolved(Rollout.from_json({"guardrails": [OOM]}), freeze.UNKNOWN)
-    without = freeze.resolved(Rollout(), freeze.UNKNOWN)
+    with_check = freeze.resolve_plan(Rollout.from_json({"guardrails": [OOM]}), freeze.UNKNOWN_TRAFFIC)
+    without = freeze.resolve_plan(Rollout(), freeze.UNKNOWN_TRAFFIC)
     assert with_check.guardrails == without.guardrails
     assert [each.name for each in with_check.checks] == ["oom"]
 
@@ -321,4 +324,4 @@ def test_only_prometheus_as_guardrails_leaves_the_metrics_as_they_are_by_default
 def test_a_status_of_a_check_that_the_plan_does_not_have_is_left_out() -> None:
     walk = watched()
     damaged = walk.status.model_copy(update={"checks": (CheckStatus(name="other", verdict="Passed"),)})
-    assert [(each.name, each.verdict) for each in metric_checks.known(damaged)] == [("oom", "")]
+    assert [(each.name, each.verdict) for each in metric_checks.check_statuses(damaged)] == [("oom", "")]

@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.api import Delivery, ExperimentStatus, Notice, Paused, Rollout
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.api import ExperimentStatus, NotificationDelivery, PauseStatus, Rollout, RolloutNotice
+from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import freeze, machine, notifications
-from sundog_operator.core.rollout.commands import Command
-from sundog_operator.core.rollout.machine import Inputs
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.machine import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 ALL = ["started", "paused", "promoted", "aborted", "rolledBack"]
 HOOK, OTHER = "https://hooks.example/a?token=t", "https://other.example/"
 STEPS = [{"weight": 10, "gate": "time"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]
-OK, BUSY = WebhookAnswer(204), WebhookAnswer(500)
+OK, BUSY = WebhookResult(204), WebhookResult(500)
 
 
 def frozen(*receivers: dict[str, Any], steps: list[dict[str, Any]] = STEPS) -> ExperimentStatus:
     rollout = Rollout.from_json({"steps": steps, "notify": list(receivers)})
-    return notifications.noted(ExperimentStatus(), freeze.freeze(rollout, 7, 8, T0), T0)
+    return notifications.add_notices(ExperimentStatus(), freeze.freeze(rollout, 7, 8, T0), T0)
 
 
 def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> ExperimentStatus:
@@ -29,10 +29,10 @@ def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> Experim
     left = list(commands)
     for number in range(ticks):
         now = T0 + timedelta(minutes=10 * (number + 1))
-        after = machine.tick(status, Inputs(now, replicas=1, available=1, confirmed=True))
+        after = machine.tick(status, RolloutInputs(now, replicas=1, available=1, confirmed=True))
         if after == status and left:
-            after = machine.obey(status, Command(f"c{number}", left.pop(0), 8), now)
-        status = notifications.noted(status, after, now)
+            after = machine.execute_command(status, RolloutCommand(f"c{number}", left.pop(0), 8), now)
+        status = notifications.add_notices(status, after, now)
     return status
 
 
@@ -55,7 +55,7 @@ def test_a_rollout_is_told_from_its_start_to_its_end_with_each_stop_between() ->
 def test_a_return_without_steps_is_told_as_well() -> None:
     rollout = Rollout.from_json({"notify": [{"webhook": HOOK, "events": ALL}]})
     begun = freeze.freeze_without_steps(rollout, 7, 5, T0, "returns to revision 5, within rollbackWindow")
-    after = walked(notifications.noted(ExperimentStatus(), begun, T0))
+    after = walked(notifications.add_notices(ExperimentStatus(), begun, T0))
     assert [each.event for each in after.notices] == ["started", "promoted"]
 
 
@@ -75,14 +75,14 @@ def test_without_receivers_nothing_is_kept() -> None:
 )
 def test_an_end_is_called_as_the_status_of_the_deployment_calls_it(end: tuple[str, str], event: str | None) -> None:
     before = frozen({"webhook": HOOK})
-    after = notifications.noted(before, machine.stop(before, *end, T0), T0)
+    after = notifications.add_notices(before, machine.stop(before, *end, T0), T0)
     assert told(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
-    assert notifications.noted(after, after, T0) == after
+    assert notifications.add_notices(after, after, T0) == after
 
 
 def test_a_reason_is_cut_to_what_a_status_takes() -> None:
     before = frozen({"webhook": HOOK})
-    after = notifications.noted(before, machine.stop(before, "LoadFailed", "x" * 5000, T0), T0)
+    after = notifications.add_notices(before, machine.stop(before, "LoadFailed", "x" * 5000, T0), T0)
     assert after.notices[-1].reason == "LoadFailed: " + "x" * (notifications.REASON_LIMIT - 12)
     assert ExperimentStatus.parse(after.to_json()).notices == after.notices
 
@@ -91,11 +91,11 @@ def test_a_pause_is_told_once_for_each_step_and_cause() -> None:
     status = frozen({"webhook": HOOK}, steps=[{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "time"}])
 
     def pauses(status: ExperimentStatus, reason: str, step: int) -> ExperimentStatus:
-        at = machine.tick(status, Inputs(T0, 1, 1, confirmed=True)).step
+        at = machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True)).step
         assert at is not None
         going = status.model_copy(update={"paused": None, "step": at.model_copy(update={"index": step})})
-        stops = going.model_copy(update={"paused": Paused(reason=reason, since=T0)})
-        return notifications.noted(going, stops, T0)
+        stops = going.model_copy(update={"paused": PauseStatus(reason=reason, since=T0)})
+        return notifications.add_notices(going, stops, T0)
 
     for reason, step in (("NoData", 1), ("Manual", 1), ("NoData", 1), ("NoData", 2), ("Manual", 1)):
         status = pauses(status, reason, step)
@@ -109,13 +109,13 @@ def test_a_pause_is_told_once_for_each_step_and_cause() -> None:
 def test_an_attempt_has_room_for_its_end_whatever_it_was_paused_for() -> None:
     status = frozen({"webhook": HOOK})
     many = [
-        Notice(event="paused", step=number, reason="Manual: paused by command", time=T0)
-        for number in range(notifications.MOST_PAUSES)
+        RolloutNotice(event="paused", step=number, reason="Manual: paused by command", time=T0)
+        for number in range(notifications.MAX_PAUSE_NOTICES)
     ]
     full = status.model_copy(update={"notices": (*status.notices, *many)})
-    paused = full.model_copy(update={"paused": Paused(reason="NoData", since=T0)})
-    assert notifications.noted(full, paused, T0).notices == full.notices
-    ended = notifications.noted(full, machine.stop(full, "Aborted", "by command x", T0), T0)
+    paused = full.model_copy(update={"paused": PauseStatus(reason="NoData", since=T0)})
+    assert notifications.add_notices(full, paused, T0).notices == full.notices
+    ended = notifications.add_notices(full, machine.stop(full, "Aborted", "by command x", T0), T0)
     assert ended.notices[-1].event == "aborted"
     assert ExperimentStatus.parse(ended.to_json()) == ended
 
@@ -124,7 +124,7 @@ def test_a_status_that_was_damaged_keeps_what_was_noted_and_is_not_told_to_start
     before = frozen({"webhook": HOOK, "events": ALL})
     damaged = before.model_copy(update={"arms": ()})
     again = freeze.freeze(Rollout.from_json({"steps": STEPS, "notify": [{"webhook": HOOK}]}), 7, 8, T0)
-    assert notifications.noted(damaged, again, T0).notices == before.notices
+    assert notifications.add_notices(damaged, again, T0).notices == before.notices
 
 
 def test_each_receiver_hears_what_it_asked_for_in_order() -> None:
@@ -134,59 +134,62 @@ def test_each_receiver_hears_what_it_asked_for_in_order() -> None:
         "promote",
     )
     heard: dict[int, list[tuple[str, int]]] = {0: [], 1: [], 2: []}
-    while waiting := notifications.pending(status):
+    while waiting := notifications.pending_notices(status):
         for each in waiting:
             heard[each.receiver].append((each.notice.event, each.number))
-            status = notifications.answered(status, each, OK, T0)
+            status = notifications.record_delivery(status, each, OK, T0)
     assert heard == {
         0: [("started", 1), ("paused", 2), ("paused", 3), ("promoted", 4)],
         1: [("paused", 2), ("paused", 3), ("promoted", 4)],
         2: [],
     }
-    assert status.deliveries == (Delivery(receiver=0, told=4), Delivery(receiver=1, told=4))
+    assert status.deliveries == (NotificationDelivery(receiver=0, told=4), NotificationDelivery(receiver=1, told=4))
 
 
 def test_one_that_fails_stays_at_its_notice_and_holds_up_no_other() -> None:
     status = frozen({"webhook": HOOK, "events": ALL}, {"webhook": OTHER, "events": ALL})
-    first, second = notifications.pending(status)
-    after = notifications.answered(notifications.answered(status, first, BUSY, T0), second, OK, T0)
-    assert after.deliveries == (Delivery(receiver=0, problem="answered 500"), Delivery(receiver=1, told=1))
-    assert notifications.pending(after) == [first]
-    again = notifications.answered(after, first, WebhookAnswer(problem="broke off"), T0 + timedelta(minutes=59))
+    first, second = notifications.pending_notices(status)
+    after = notifications.record_delivery(notifications.record_delivery(status, first, BUSY, T0), second, OK, T0)
+    assert after.deliveries == (
+        NotificationDelivery(receiver=0, problem="answered 500"),
+        NotificationDelivery(receiver=1, told=1),
+    )
+    assert notifications.pending_notices(after) == [first]
+    again = notifications.record_delivery(after, first, WebhookResult(problem="broke off"), T0 + timedelta(minutes=59))
     assert again == after, "the same trouble is written once"
-    assert notifications.answered(again, first, None, T0) == again
-    done = notifications.answered(again, first, OK, T0)
-    assert done.deliveries[0] == Delivery(receiver=0, told=1)
+    assert notifications.record_delivery(again, first, None, T0) == again
+    done = notifications.record_delivery(again, first, OK, T0)
+    assert done.deliveries[0] == NotificationDelivery(receiver=0, told=1)
 
 
 def test_after_an_hour_a_notice_is_given_up_and_counted() -> None:
     status = frozen({"webhook": HOOK, "events": ALL})
-    (first,) = notifications.pending(status)
-    early = notifications.answered(status, first, BUSY, T0 + notifications.GIVE_UP_AFTER - timedelta(seconds=1))
-    assert notifications.pending(early) == [first]
-    late = notifications.answered(early, first, WebhookAnswer(404), T0 + notifications.GIVE_UP_AFTER)
-    assert late.deliveries == (Delivery(receiver=0, told=1, lost=1, problem="answered 404"),)
-    assert notifications.pending(late) == []
+    (first,) = notifications.pending_notices(status)
+    early = notifications.record_delivery(status, first, BUSY, T0 + notifications.GIVE_UP_AFTER - timedelta(seconds=1))
+    assert notifications.pending_notices(early) == [first]
+    late = notifications.record_delivery(early, first, WebhookResult(404), T0 + notifications.GIVE_UP_AFTER)
+    assert late.deliveries == (NotificationDelivery(receiver=0, told=1, lost=1, problem="answered 404"),)
+    assert notifications.pending_notices(late) == []
 
 
 @pytest.mark.parametrize(("status", "accepts"), [(199, False), (200, True), (299, True), (300, False), (None, False)])
 def test_any_2xx_says_that_it_arrived(status: int | None, accepts: bool) -> None:
-    assert WebhookAnswer(status).accepts is accepts
+    assert WebhookResult(status).accepts is accepts
 
 
 def test_nothing_is_told_of_a_status_without_a_plan() -> None:
     status = frozen({"webhook": HOOK, "events": ALL})
-    assert notifications.pending(status.model_copy(update={"arms": ()})) == []
+    assert notifications.pending_notices(status.model_copy(update={"arms": ()})) == []
 
 
 def test_what_is_posted_names_everything_and_no_secret() -> None:
     status = walked(frozen({"webhook": HOOK}))
-    (what,) = notifications.pending(status)
+    (what,) = notifications.pending_notices(status)
     experiment = {
         "metadata": {"name": "digits-r8", "namespace": "vision", "uid": "u"},
         "spec": {"modelDeployment": "digits"},
     }
-    assert notifications.document(experiment, status, what) == {
+    assert notifications.make_payload(experiment, status, what) == {
         "id": "u/2",
         "event": "paused",
         "name": "digits",
@@ -206,7 +209,7 @@ def test_what_is_posted_names_everything_and_no_secret() -> None:
 def test_who_writes_the_rollout_leaves_deliveries_as_they_are_stored() -> None:
     stored = {"phase": "Running", "deliveries": [{"receiver": 0, "told": 2}]}
     stale = {"phase": "Stopped", "deliveries": [{"receiver": 0, "told": 1}]}
-    assert notifications.with_deliveries_of(stale, stored) == {**stored, "phase": "Stopped"}
-    assert notifications.with_deliveries_of({"phase": "Stopped"}, stored) == {**stored, "phase": "Stopped"}
+    assert notifications.preserve_deliveries(stale, stored) == {**stored, "phase": "Stopped"}
+    assert notifications.preserve_deliveries({"phase": "Stopped"}, stored) == {**stored, "phase": "Stopped"}
     for empty in (None, {}, {"phase": "Running"}):
-        assert notifications.with_deliveries_of({"phase": "Stopped"}, empty) == {"phase": "Stopped"}
+        assert notifications.preserve_deliveries({"phase": "Stopped"}, empty) == {"phase": "Stopped"}

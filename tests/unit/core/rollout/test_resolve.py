@@ -6,18 +6,18 @@ import pytest
 
 from sundog_operator.api import PlanGuardrail, Rollout
 from sundog_operator.core.rollout import resolve
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 EDGES_US = (100, 1000, 10_000)
-KNOWN = Traffic(10, [50, 45, 4, 1], EDGES_US)
+KNOWN = StableTraffic(10, [50, 45, 4, 1], EDGES_US)
 
 
-def weights(traffic: Traffic) -> list[int]:
+def weights(traffic: StableTraffic) -> list[int]:
     return [step.weight for step in resolve.default_steps(traffic)]
 
 
-def told(traffic: Traffic, *given: dict[str, Any]) -> list[tuple[str, str, float, float]]:
-    found = resolve.guardrails(Rollout.from_json({"guardrails": list(given)} if given else {}), traffic)
+def told(traffic: StableTraffic, *given: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+    found = resolve.resolve_guardrails(Rollout.from_json({"guardrails": list(given)} if given else {}), traffic)
     return [(each.metric, each.role, each.margin, each.floor) for each in found]
 
 
@@ -40,13 +40,13 @@ QUIET = [("errorRate", "guardrail", 0.25, 0.01), ("latencyP95", "guardrail", 0.2
 def test_the_more_traffic_the_smaller_the_first_weight_and_what_is_told_apart(
     requests_per_second: float | None, steps: list[int], guardrails: list[tuple[str, str, float, float]]
 ) -> None:
-    traffic = Traffic(requests_per_second)
+    traffic = StableTraffic(requests_per_second)
     assert weights(traffic) == steps
     assert told(traffic) == guardrails
 
 
 def test_steps_that_are_resolved_collect_for_five_minutes_at_least_and_a_day_at_most() -> None:
-    for step in resolve.default_steps(Traffic(2000)):
+    for step in resolve.default_steps(StableTraffic(2000)):
         assert step.gate == "evidence"
         assert (step.min_duration.total_seconds(), step.max_duration) == (
             300,
@@ -57,32 +57,43 @@ def test_steps_that_are_resolved_collect_for_five_minutes_at_least_and_a_day_at_
 
 
 def test_guardrails_of_the_spec_take_the_place_of_those_that_are_resolved_and_no_harm_may_hide_beside_them() -> None:
-    assert told(Traffic(), {"metric": "latencyP50"}) == [
+    assert told(StableTraffic(), {"metric": "latencyP50"}) == [
         ("latencyP50", "guardrail", 0.1, 0.05),
         ("latencyP95", "harm", 0.25, 0.0),
         ("errorRate", "harm", 0.25, 0.0),
         *HARM,
     ]
-    assert told(Traffic(60), {"metric": "errorRate", "margin": "50%"}) == [
+    assert told(StableTraffic(60), {"metric": "errorRate", "margin": "50%"}) == [
         ("errorRate", "guardrail", 0.5, 0.005),
         ("latencyP99", "harm", 0.1, 0.0),
         *HARM,
     ]
-    assert told(Traffic(60), {"metric": "latencyP99", "margin": "50%"})[0] == ("latencyP99", "guardrail", 0.5, 0.001)
-    assert told(Traffic(60), {"metric": "errorRate", "floor": "0%"})[0] == ("errorRate", "guardrail", 0.25, 0.0)
+    assert told(StableTraffic(60), {"metric": "latencyP99", "margin": "50%"})[0] == (
+        "latencyP99",
+        "guardrail",
+        0.5,
+        0.001,
+    )
+    assert told(StableTraffic(60), {"metric": "errorRate", "floor": "0%"})[0] == ("errorRate", "guardrail", 0.25, 0.0)
 
 
 def test_a_latency_is_left_out_by_its_name_alone_or_where_edges_count_no_more_of_them() -> None:
     errors, off = {"metric": "errorRate"}, {"metric": "latencyP95", "enabled": False}
-    assert [metric for metric, *_ in told(Traffic(), errors, off)] == ["errorRate", "rejections", "retries"]
-    assert [metric for metric, *_ in told(Traffic(60), errors, off)] == ["errorRate", "latencyP99", *NEVER_LATENCIES]
-    assert told(Traffic(), off) == [QUIET[0], *HARM]
+    assert [metric for metric, *_ in told(StableTraffic(), errors, off)] == ["errorRate", "rejections", "retries"]
+    assert [metric for metric, *_ in told(StableTraffic(60), errors, off)] == [
+        "errorRate",
+        "latencyP99",
+        *NEVER_LATENCIES,
+    ]
+    assert told(StableTraffic(), off) == [QUIET[0], *HARM]
     three = [{"metric": f"latencyP{each}"} for each in (50, 90, 99)]
-    assert [metric for metric, *_ in told(Traffic(), *three)][3:] == ["errorRate", *NEVER_LATENCIES]
+    assert [metric for metric, *_ in told(StableTraffic(), *three)][3:] == ["errorRate", *NEVER_LATENCIES]
 
 
-def latency(metric: str = "latencyP95", margin: str = "25%", traffic: Traffic = KNOWN) -> PlanGuardrail:
-    return resolve.guardrails(Rollout.from_json({"guardrails": [{"metric": metric, "margin": margin}]}), traffic)[0]
+def latency(metric: str = "latencyP95", margin: str = "25%", traffic: StableTraffic = KNOWN) -> PlanGuardrail:
+    return resolve.resolve_guardrails(
+        Rollout.from_json({"guardrails": [{"metric": metric, "margin": margin}]}), traffic
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -97,38 +108,38 @@ def test_a_long_answer_takes_longer_than_that_quantile_of_stables(metric: str, f
 
 
 def test_of_too_few_answers_or_answers_beyond_the_last_bucket_no_quantile_is_known() -> None:
-    few, long = Traffic(10, [0, 99, 0, 0], EDGES_US), Traffic(10, [0, 0, 90, 10], EDGES_US)
-    for traffic in (Traffic(), few, long):
+    few, long = StableTraffic(10, [0, 99, 0, 0], EDGES_US), StableTraffic(10, [0, 0, 90, 10], EDGES_US)
+    for traffic in (StableTraffic(), few, long):
         assert latency(traffic=traffic).threshold_microseconds is None
-        assert resolve.lacks_threshold([latency(traffic=traffic)])
-    enough = Traffic(10, [0, 100, 0, 0], EDGES_US)
+        assert resolve.needs_threshold([latency(traffic=traffic)])
+    enough = StableTraffic(10, [0, 100, 0, 0], EDGES_US)
     assert latency(traffic=enough).threshold_microseconds == 1000
-    assert not resolve.lacks_threshold([latency(traffic=enough)])
+    assert not resolve.needs_threshold([latency(traffic=enough)])
 
 
 def test_a_time_that_is_known_stays_and_one_that_is_not_is_found_later() -> None:
-    frozen, unknown = latency(), latency(traffic=Traffic())
-    slower = Traffic(10, [0, 0, 100, 0], EDGES_US)
-    assert resolve.with_thresholds([frozen], slower) == (frozen,)
-    (found,) = resolve.with_thresholds([unknown], slower)
+    frozen, unknown = latency(), latency(traffic=StableTraffic())
+    slower = StableTraffic(10, [0, 0, 100, 0], EDGES_US)
+    assert resolve.resolve_thresholds([frozen], slower) == (frozen,)
+    (found,) = resolve.resolve_thresholds([unknown], slower)
     assert found.threshold_microseconds == 10_000
     errors = PlanGuardrail(metric="errorRate", margin=0.25)
-    assert resolve.with_thresholds([errors], slower) == (errors,)
-    assert not resolve.lacks_threshold([errors])
+    assert resolve.resolve_thresholds([errors], slower) == (errors,)
+    assert not resolve.needs_threshold([errors])
 
 
 def test_several_latencies_have_a_time_each_and_all_are_known_at_once() -> None:
     spec = Rollout.from_json({"guardrails": [{"metric": "latencyP50"}, {"metric": "latencyP99", "margin": "20%"}]})
-    first, second, *harm = resolve.guardrails(spec, KNOWN)
+    first, second, *harm = resolve.resolve_guardrails(spec, KNOWN)
     assert (first.threshold_microseconds, first.candidate_threshold_microseconds) == (100, 1100)
     assert (second.threshold_microseconds, second.candidate_threshold_microseconds) == (10_000, 12_000)
     hidden = ("latencyP95", "errorRate", *NEVER_LATENCIES)
     assert [(each.metric, each.role) for each in harm] == [(name, "harm") for name in hidden]
     # Half of the answers are in the first bucket, and the slowest of a hundred are beyond the last.
-    half = Traffic(10, [60, 0, 0, 40], EDGES_US)
-    for each in resolve.guardrails(spec, half):
+    half = StableTraffic(10, [60, 0, 0, 40], EDGES_US)
+    for each in resolve.resolve_guardrails(spec, half):
         assert each.threshold_microseconds is None
-    assert resolve.with_thresholds(resolve.guardrails(spec, half), KNOWN) == (first, second, *harm)
+    assert resolve.resolve_thresholds(resolve.resolve_guardrails(spec, half), KNOWN) == (first, second, *harm)
 
 
 NEVER_LATENCIES = ("rejections", "retries")

@@ -7,7 +7,7 @@ import pytest
 
 from sundog_operator.api import Rollout
 from sundog_operator.core.rollout import freeze, unproven_steps
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 COPIES = {"shadow": {"compare": {"agreement": {"min": 0.99, "by": "exact"}}}}
@@ -16,11 +16,11 @@ UNDECIDED = "onInconclusive: promote passes a step that evidence does not decide
 
 
 def allowed(**rollout: Any) -> list[str]:
-    return list(unproven_steps.allowed_by(freeze.resolved(Rollout.from_json(rollout), Traffic())))
+    return list(unproven_steps.find_exceptions(freeze.resolve_plan(Rollout.from_json(rollout), StableTraffic())))
 
 
 def void(**rollout: Any) -> str:
-    return unproven_steps.void(freeze.resolved(Rollout.from_json(rollout), Traffic()))
+    return unproven_steps.describe_exceptions(freeze.resolve_plan(Rollout.from_json(rollout), StableTraffic()))
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_where_a_bake_alone_is_weighed_that_is_told_as_well() -> None:
 
 def test_a_way_back_has_no_steps_that_could_ask() -> None:
     back = freeze.freeze_without_steps(Rollout.from_json({"onInconclusive": "promote"}), 1, 2, NOW, "returns")
-    assert unproven_steps.allowed_by(back.plan) == ()
+    assert unproven_steps.find_exceptions(back.plan) == ()

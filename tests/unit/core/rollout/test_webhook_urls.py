@@ -13,8 +13,8 @@ from sundog_operator.core.rollout import webhook_urls
         ("http://ann@pw@ci/?x", "http://ci/", "http://ci"),
         ("http://[::1]:80", "http://[::1]:80", "http://[::1]:80"),
         ("https://ci/a\nb?token", "https://ci/ab", "https://ci"),
-        ("http://[secret", webhook_urls.UNREADABLE, webhook_urls.UNREADABLE),
+        ("http://[secret", webhook_urls.UNREADABLE_URL, webhook_urls.UNREADABLE_URL),
     ],
 )
 def test_a_place_has_no_secrets(url: str, place: str, origin: str) -> None:
-    assert (webhook_urls.place(url), webhook_urls.origin(url)) == (place, origin)
+    assert (webhook_urls.redact_url(url), webhook_urls.url_origin(url)) == (place, origin)

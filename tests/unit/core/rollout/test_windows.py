@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from profiles import examples
-from sundog_operator.api import Window
+from sundog_operator.api import RolloutWindow
 from sundog_operator.core.rollout import windows
 
 PRAGUE = ZoneInfo("Europe/Prague")
@@ -22,8 +22,8 @@ MINUTE = timedelta(minutes=1)
 AROUND = timedelta(days=3)
 
 
-def window(cron: str = "0 9 * * 1-5", duration: str = "8h", tz: str = "Europe/Prague") -> Window:
-    return Window.from_json({"cron": cron, "duration": duration, "tz": tz})
+def window(cron: str = "0 9 * * 1-5", duration: str = "8h", tz: str = "Europe/Prague") -> RolloutWindow:
+    return RolloutWindow.from_json({"cron": cron, "duration": duration, "tz": tz})
 
 
 def minutes_around(change: datetime) -> Iterator[datetime]:
@@ -54,7 +54,7 @@ def hourly(change: datetime, minute: int) -> list[datetime]:
 
 @pytest.mark.parametrize("cron", ["0 0 */31 * 5L", "0 0 */31 2 1L"])
 def test_a_line_that_no_day_fulfils_is_told_and_ends_no_pass_by_surprise(cron: str) -> None:
-    (problem,) = windows.problems([window(cron)], "spec.rollout.windows")
+    (problem,) = windows.find_problems([window(cron)], "spec.rollout.windows")
     assert str(problem) == f'spec.rollout.windows[0].cron: "{cron}" names no day that ever comes'
     with pytest.raises(CronSimError, match="no day"):
         windows.next_opening([window(cron)], FORWARD)
@@ -65,7 +65,7 @@ seconds = st.integers(-24 * 3600, 36 * 3600)
 lengths = st.integers(1, 16 * 60)
 
 
-def agrees(each: Window, openings: list[datetime], now: datetime) -> None:
+def agrees(each: RolloutWindow, openings: list[datetime], now: datetime) -> None:
     is_open = any(opening <= now < opening + each.duration for opening in openings)
     expected = None if is_open else min(opening for opening in openings if opening > now)
     assert windows.next_opening([each], now) == expected
@@ -107,7 +107,7 @@ def test_the_time_within_is_what_a_stopwatch_shows(
     since = (change + timedelta(seconds=second)).replace(second=0)
     now = since + timedelta(minutes=length)
     within = sum(any(start <= since + MINUTE * passed < end for start, end in intervals) for passed in range(length))
-    assert windows.lasted(several, since, now, timedelta(minutes=limit)) == (within >= limit)
+    assert windows.has_lasted(several, since, now, timedelta(minutes=limit)) == (within >= limit)
 
 
 def test_any_of_them_lets_traffic_move() -> None:
@@ -123,15 +123,15 @@ def test_a_window_that_opens_before_it_closes_is_always_open() -> None:
     always = window("* * * * *", "1m", "UTC")
     at = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
     assert windows.next_opening([always], at) is None
-    assert windows.lasted([always], at, at + timedelta(hours=1), timedelta(hours=1))
-    assert not windows.lasted([always], at, at + timedelta(hours=1), timedelta(hours=1, seconds=1))
+    assert windows.has_lasted([always], at, at + timedelta(hours=1), timedelta(hours=1))
+    assert not windows.has_lasted([always], at, at + timedelta(hours=1), timedelta(hours=1, seconds=1))
 
 
 def test_without_windows_traffic_moves_at_any_time_and_all_time_counts() -> None:
     at = datetime(2026, 11, 25, 12, tzinfo=UTC)
     assert windows.next_opening([], at) is None
-    assert windows.lasted([], at, at + MINUTE, MINUTE)
-    assert not windows.lasted([], at, at + MINUTE, MINUTE * 2)
+    assert windows.has_lasted([], at, at + MINUTE, MINUTE)
+    assert not windows.has_lasted([], at, at + MINUTE, MINUTE * 2)
 
 
 def test_the_reason_stays_the_same_until_the_window_opens() -> None:
@@ -140,7 +140,7 @@ def test_the_reason_stays_the_same_until_the_window_opens() -> None:
     for hour in range(56):
         opening = windows.next_opening([window()], saturday + timedelta(hours=hour))
         assert opening is not None
-        texts.add(windows.outside(opening))
+        texts.add(windows.describe_closed_windows(opening))
     assert texts == {"outside its windows; the next opens at 2026-11-30T08:00:00Z"}
 
 
@@ -156,15 +156,15 @@ def test_the_reason_stays_the_same_until_the_window_opens() -> None:
         (window(duration="59s"), "windows[0].duration: 59s is not 1m or more"),
     ],
 )  # fmt: skip
-def test_what_nobody_can_follow_is_named(wrong: Window, message: str) -> None:
-    assert [str(violation) for violation in windows.problems([wrong], "windows")] == [message]
-    (second,) = windows.problems([window(), wrong], "windows")
+def test_what_nobody_can_follow_is_named(wrong: RolloutWindow, message: str) -> None:
+    assert [str(violation) for violation in windows.find_problems([wrong], "windows")] == [message]
+    (second,) = windows.find_problems([window(), wrong], "windows")
     assert second.path == message.partition(":")[0].replace("[0]", "[1]")
 
 
 @pytest.mark.parametrize("cron", ["0 9 * * 1-5", "*/15 * * * *", "0 9,13 1-7 JAN-MAR mon", "0 0 29 2 *"])
 def test_cron_lines_of_every_form_are_followed(cron: str) -> None:
-    assert windows.problems([window(cron)], "windows") == []
+    assert windows.find_problems([window(cron)], "windows") == []
     assert windows.next_opening([window(cron, "1m")], datetime(2026, 11, 25, 12, 1, tzinfo=UTC)) is not None
 
 
@@ -173,9 +173,9 @@ def test_time_zones_are_known_where_the_system_has_none() -> None:
     zoneinfo.reset_tzpath(to=())
     ZoneInfo.clear_cache()
     try:
-        assert windows.problems([window()], "windows") == []
+        assert windows.find_problems([window()], "windows") == []
         assert windows.next_opening([window()], BACK) == datetime(2026, 10, 26, 8, tzinfo=UTC)
-        assert windows.problems([window(tz="Mars/Base")], "windows") != []
+        assert windows.find_problems([window(tz="Mars/Base")], "windows") != []
     finally:
         zoneinfo.reset_tzpath(to=before)
         ZoneInfo.clear_cache()

@@ -4,22 +4,26 @@ import numpy as np
 import pytest
 
 from sundog_operator.core.stats import adaptive_allocation
-from sundog_operator.core.stats.adaptive_allocation import Standing
-from sundog_operator.core.stats.success_metrics import Metric, Outcomes
+from sundog_operator.core.stats.adaptive_allocation import ArmEstimates
+from sundog_operator.core.stats.success_metrics import OutcomeCounts, OutcomeMetric
 
-RATE, COST = Metric("conversion"), Metric("cost", "mean", "decrease")
-
-
-def of(exposed: int, positive: int, value: int = 1_000_000) -> Outcomes:
-    return Outcomes(exposed, positive, positive, positive * value, positive * value**2)
+RATE, COST = OutcomeMetric("conversion"), OutcomeMetric("cost", "mean", "decrease")
 
 
-def known(*arms: tuple[float, float]) -> Standing:
-    return Standing(*np.array(arms, float).T)
+def of(exposed: int, positive: int, value: int = 1_000_000) -> OutcomeCounts:
+    return OutcomeCounts(exposed, positive, positive, positive * value, positive * value**2)
+
+
+def known(*arms: tuple[float, float]) -> ArmEstimates:
+    return ArmEstimates(*np.array(arms, float).T)
 
 
 def following(
-    *arms: Outcomes, metric: Metric = RATE, shares: tuple[float, ...] = (), floor: float = 0.0, delta: float = 0.2
+    *arms: OutcomeCounts,
+    metric: OutcomeMetric = RATE,
+    shares: tuple[float, ...] = (),
+    floor: float = 0.0,
+    delta: float = 0.2,
 ) -> list[float]:
     found = adaptive_allocation.next_shares(
         metric, [arms], [shares or (1.0,) * len(arms)], [False] * len(arms), floor=floor, delta=delta, least=100
@@ -32,14 +36,14 @@ def test_who_is_the_best_is_what_thompson_would_draw() -> None:
     draw = np.random.default_rng(3)
     values, errors = np.array([0.1, 0.11, 0.12, 0.05]), np.array([0.01, 0.02, 0.005, 0.03])
     drawn = draw.normal(values, errors, (200_000, 4)).argmax(-1)
-    found = adaptive_allocation.best(known(*zip(values, errors**2, strict=True)), 1)
+    found = adaptive_allocation.probability_best(known(*zip(values, errors**2, strict=True)), 1)
     np.testing.assert_allclose(found, [(drawn == arm).mean() for arm in range(4)], atol=0.004)
-    np.testing.assert_allclose(adaptive_allocation.best(Standing(-values, errors**2), -1), found)
+    np.testing.assert_allclose(adaptive_allocation.probability_best(ArmEstimates(-values, errors**2), -1), found)
 
 
 def test_arms_alike_share_alike() -> None:
-    np.testing.assert_allclose(adaptive_allocation.best(known((1, 1), (1, 1), (1, 1)), 1), [1 / 3] * 3)
-    np.testing.assert_allclose(adaptive_allocation.best(known((1, 0), (2, 0)), 1), [0.5, 0.5])
+    np.testing.assert_allclose(adaptive_allocation.probability_best(known((1, 1), (1, 1), (1, 1)), 1), [1 / 3] * 3)
+    np.testing.assert_allclose(adaptive_allocation.probability_best(known((1, 0), (2, 0)), 1), [0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def test_arms_alike_share_alike() -> None:
     [(0.0, 0.2, 0.05), (0.05, 0.2, 0.05), (0.1, 0.2, 0.1), (0.9, 0.2, 0.25), (0.1, 0.01, 0.1)],
 )
 def test_what_is_left_to_the_others(floor: float, delta: float, least: float) -> None:
-    found = adaptive_allocation.mixed(np.array([1.0, 0, 0, 0]), floor, delta)
+    found = adaptive_allocation.mix_shares(np.array([1.0, 0, 0, 0]), floor, delta)
     assert found.sum() == pytest.approx(1)
     np.testing.assert_allclose(found[1:], least)
 
@@ -65,7 +69,7 @@ def test_what_an_arm_stands_at() -> None:
     """Outcomes by their propensity, and one more in the variance: 60 at a share of 0.3 are as many as 100 at 0.5."""
     exposed, shares = np.array([1000.0]), np.array([[0.5, 0.3, 0.2]])
     had = np.array([[100.0, 60.0, 0.0]])
-    found = adaptive_allocation.standing(exposed, shares, had, had, had)
+    found = adaptive_allocation.estimate_arms(exposed, shares, had, had, had)
     np.testing.assert_allclose(found.value, [0.2, 0.2, 0.0])
     np.testing.assert_allclose(found.variance * 1e6, [101 / 0.25, 61 / 0.09, 1 / 0.04])
 
@@ -104,6 +108,6 @@ def test_an_arm_that_is_out_has_nothing() -> None:
 
 @pytest.mark.parametrize("shares", [(1, 1, 1), (0.5, 0.3, 0.2), (7,), (1e-9, 1, 1), (33.3, 33.3, 33.4)])
 def test_whole_parts(shares: tuple[float, ...]) -> None:
-    found = adaptive_allocation.rounded(shares, 10_000)
+    found = adaptive_allocation.round_shares(shares, 10_000)
     assert sum(found) == 10_000
     np.testing.assert_allclose(found, np.array(shares) / sum(shares) * 10_000, atol=1)

@@ -8,17 +8,19 @@ import pytest
 
 from sundog_operator.core.stats import cluster_variance, count_ratio
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.cluster_variance import Groups
+from sundog_operator.core.stats.cluster_variance import GroupedEvents
 
 GROUPS = 100
 
 
-def groups(control: Any, candidate: Any, asked: Any = 1000, alone: tuple[float, float, float] = (0, 0, 0)) -> Groups:
+def groups(
+    control: Any, candidate: Any, asked: Any = 1000, alone: tuple[float, float, float] = (0, 0, 0)
+) -> GroupedEvents:
     """Counts of shape (runs, epochs, groups); the requests of each group, all of them alike or one by one."""
     control, candidate = _and_none(control), _and_none(candidate)
     requests = _and_none(np.broadcast_to(np.asarray(asked, float), (*control.shape[:-1], GROUPS)))
     ours, theirs, apart = (np.full(control.shape[:-1], float(each)) for each in alone)
-    return Groups(control, candidate, requests, requests, ours, theirs, apart)
+    return GroupedEvents(control, candidate, requests, requests, ours, theirs, apart)
 
 
 def _and_none(grouped: Any) -> Numbers:
@@ -27,16 +29,16 @@ def _and_none(grouped: Any) -> Numbers:
     return np.concatenate([found, np.zeros((*found.shape[:-1], 1))], -1)
 
 
-def phi(told: Groups, weight: float = 0.5, ratio: float = 1.0) -> Numbers:
+def phi(told: GroupedEvents, weight: float = 0.5, ratio: float = 1.0) -> Numbers:
     weights = np.full(told.control.shape[:-1], weight)
-    return cluster_variance.factor(told, count_ratio.share(ratio, weights), weights)
+    return cluster_variance.design_effect(told, count_ratio.candidate_share(ratio, weights), weights)
 
 
 def draw(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def of_users(times: int, users: int = 20_000, weight: float = 0.5, epochs: int = 1, runs: int = 20) -> Groups:
+def of_users(times: int, users: int = 20_000, weight: float = 0.5, epochs: int = 1, runs: int = 20) -> GroupedEvents:
     """Users, one in a hundred of whom fails, so many times in each epoch; each in the same arm and group in all of them."""
     told = np.zeros((2, runs, epochs, GROUPS))
     for run in range(runs):
@@ -103,18 +105,20 @@ def test_what_has_no_group_was_at_worst_one_users() -> None:
 
 def test_requests_without_a_unit_are_independent() -> None:
     told = of_users(10)
-    alone = replace(told, control_alone=told.control.sum(-1) * 9, candidate_alone=told.candidate.sum(-1) * 9)
+    alone = replace(
+        told, control_without_unit=told.control.sum(-1) * 9, candidate_without_unit=told.candidate.sum(-1) * 9
+    )
     assert 1.5 < phi(alone).mean() < 0.25 * phi(told).mean()
 
 
 def test_where_nothing_happened_requests_are_worth_what_units_are() -> None:
     nothing = np.zeros((1, GROUPS))
-    assert cluster_variance.factor(groups(nothing, nothing), np.array([0.5]), np.array([0.5])) == 1
-    assert cluster_variance.of_requests(groups(nothing, nothing, 0)) == 1
+    assert cluster_variance.design_effect(groups(nothing, nothing), np.array([0.5]), np.array([0.5])) == 1
+    assert cluster_variance.request_design_effect(groups(nothing, nothing, 0)) == 1
     users = draw().integers(0, GROUPS, 500)
     asked = 50 * np.bincount(users, minlength=GROUPS)[None]
-    assert 70 < cluster_variance.of_requests(groups(nothing, nothing, asked)) < 130
-    assert cluster_variance.of_requests(groups(nothing, nothing, asked, (0, 0, 1e6))) < 10
+    assert 70 < cluster_variance.request_design_effect(groups(nothing, nothing, asked)) < 130
+    assert cluster_variance.request_design_effect(groups(nothing, nothing, asked, (0, 0, 1e6))) < 10
 
 
 def test_what_is_no_count_is_not_valid() -> None:
@@ -122,5 +126,5 @@ def test_what_is_no_count_is_not_valid() -> None:
     told.candidate[1, 0, 0] = -1
     assert told.valid.tolist() == [True, False]
     assert told.each(lambda part: np.where(told.valid[:, None], part, 0.0)).candidate[1].sum() == 0
-    told.requests_alone[0, 0] = np.nan
+    told.requests_without_unit[0, 0] = np.nan
     assert told.valid.tolist() == [False, False]

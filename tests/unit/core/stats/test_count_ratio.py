@@ -43,7 +43,7 @@ def test_more_known_values() -> None:
     assert found == pytest.approx((0.7009, 1.5270), abs=5e-5)
     uniform = beta_binomial.log_e(numbers(80), numbers(950), numbers(0.05), numbers(1), numbers(1))
     assert uniform == pytest.approx(numbers(3.2870), abs=5e-5)
-    found = count_ratio.interval_of(uniform.sum(-1), numbers(950), numbers(80), numbers(0.05), BAR)
+    found = count_ratio.interval_from_log_e(uniform.sum(-1), numbers(950), numbers(80), numbers(0.05), BAR)
     assert found == pytest.approx((1.0104, 2.4039), abs=5e-5)
 
 
@@ -57,7 +57,7 @@ def test_the_interval_that_decides_ends_where_a_test_of_one_side_reaches_the_bar
     epochs: list[tuple[int, int, float]], bar: float
 ) -> None:
     control, candidate, weight = (numbers(*column) for column in zip(*epochs, strict=True))
-    lower, upper = count_ratio.decided_interval(control, candidate, weight, np.asarray(bar))
+    lower, upper = count_ratio.one_sided_interval(control, candidate, weight, np.asarray(bar))
     for end, side in ((float(lower), "above"), (float(upper), "below")):
         for ratio in (0.2, 0.8, 1.0, 1.25, 3.0):
             told = float(count_ratio.log_e(control, candidate, weight, ratio, side))  # type: ignore[arg-type]

@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sundog_operator.core.stats.dispersion import Blocks, factor
+from sundog_operator.core.stats.dispersion import BlockMoments, dispersion_factor
 
 NULL = np.array([0.25])
 
 
-def sums(candidate: Any, control: Any, length: int = 1) -> Blocks:
+def sums(candidate: Any, control: Any, length: int = 1) -> BlockMoments:
     """Of a series of the shortest blocks, joined to blocks of so many of them."""
     x, c = (np.asarray(series, float).reshape(-1, length).sum(-1) for series in (candidate, control))
     s = x + c
-    return Blocks(
+    return BlockMoments(
         *(np.array([float(part)]) for part in (x.size, x.sum(), s.sum(), (x**2).sum(), (x * s).sum(), (s**2).sum()))
     )
 
@@ -22,31 +22,33 @@ def sums(candidate: Any, control: Any, length: int = 1) -> Blocks:
 def test_events_that_come_one_by_one_are_not_discounted() -> None:
     random = np.random.default_rng(1)
     candidate, control = random.poisson(3, 4000), random.poisson(9, 4000)
-    assert factor([sums(candidate, control)], NULL) == pytest.approx(1, abs=0.05)
+    assert dispersion_factor([sums(candidate, control)], NULL) == pytest.approx(1, abs=0.05)
     # Nor where the candidate is worse: what varies is what counts, not how large it is.
-    assert factor([sums(random.poisson(12, 4000), control)], NULL) == pytest.approx(1, abs=0.05)
+    assert dispersion_factor([sums(random.poisson(12, 4000), control)], NULL) == pytest.approx(1, abs=0.05)
 
 
 def test_a_stall_of_the_candidate_alone_counts_as_about_one_event() -> None:
     candidate = np.zeros(60)
     candidate[17] = 15
-    assert 15 < float(factor([sums(candidate, np.zeros(60))], NULL)) < 15 * 6
+    assert 15 < float(dispersion_factor([sums(candidate, np.zeros(60))], NULL)) < 15 * 6
     candidate[[5, 22, 31, 46]] = 15
-    assert 13 < float(factor([sums(candidate, np.zeros(60))], NULL)) < 15 * 2
+    assert 13 < float(dispersion_factor([sums(candidate, np.zeros(60))], NULL)) < 15 * 2
 
 
 def test_a_stall_that_lasts_shows_in_longer_blocks() -> None:
     candidate = np.zeros(120)
     candidate[12:18] = candidate[72:78] = 5
     short, long = sums(candidate, np.zeros(120)), sums(candidate, np.zeros(120), 6)
-    assert factor([short, long], NULL) == factor([long], NULL) > 3 * factor([short], NULL)
+    assert (
+        dispersion_factor([short, long], NULL) == dispersion_factor([long], NULL) > 3 * dispersion_factor([short], NULL)
+    )
 
 
 def test_what_befalls_both_arms_is_no_dispersion() -> None:
     burst = np.random.default_rng(2).gamma(0.2, 20, 2000)
     random = np.random.default_rng(3)
     candidate, control = random.poisson(burst), random.poisson(3 * burst)
-    assert factor([sums(candidate, control)], NULL) == pytest.approx(1, abs=0.1)
+    assert dispersion_factor([sums(candidate, control)], NULL) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +57,8 @@ def test_what_befalls_both_arms_is_no_dispersion() -> None:
     ids=("nothing closed", "no events", "few blocks"),
 )
 def test_where_nothing_is_known_nothing_is_discounted(candidate: list[int], control: list[int]) -> None:
-    assert factor([sums(candidate, control)], NULL) == 1
-    assert factor([], NULL) == 1
+    assert dispersion_factor([sums(candidate, control)], NULL) == 1
+    assert dispersion_factor([], NULL) == 1
 
 
 def test_epochs_are_compared_with_their_own_means() -> None:
@@ -65,5 +67,5 @@ def test_epochs_are_compared_with_their_own_means() -> None:
         sums(random.poisson(1, 500), random.poisson(19, 500)),
         sums(random.poisson(10, 500), random.poisson(10, 500)),
     )
-    both = Blocks(*(np.concatenate(parts) for parts in zip(first, second, strict=True)))
-    assert factor([both], np.array([0.05, 0.5])) == pytest.approx(1, abs=0.1)
+    both = BlockMoments(*(np.concatenate(parts) for parts in zip(first, second, strict=True)))
+    assert dispersion_factor([both], np.array([0.05, 0.5])) == pytest.approx(1, abs=0.1)

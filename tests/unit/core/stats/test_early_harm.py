@@ -9,33 +9,33 @@ from held_out_worlds import HeldOut
 from stalling_replicas import Stalling
 from sundog_operator.core.stats import early_harm, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.power.rollout_simulation import Steady, World
+from sundog_operator.core.stats.power.rollout_simulation import SteadyTraffic, TrafficModel
 
 RUNS = 3000
 LEVEL = 0.01
-FEWEST = multiple_testing.bar(LEVEL)
+FEWEST = multiple_testing.log_e_threshold(LEVEL)
 
 
-def played(world: World, weight: float, blocks: int = early_harm.BLOCKS, seed: int = 1) -> Numbers:
+def played(world: TrafficModel, weight: float, blocks: int = early_harm.MAX_BLOCKS, seed: int = 1) -> Numbers:
     """Log E after each of the first blocks, shape (runs, blocks)."""
     draw, step = np.random.default_rng(seed), np.zeros(RUNS, int)
     told = np.array([world.tick(draw, at, step, np.full(RUNS, weight)) for at in range(blocks)])
-    ratios = early_harm.log_ratio(told[:, 2].T, told[:, 3].T, weight, 0.25)
+    ratios = early_harm.log_likelihood_ratio(told[:, 2].T, told[:, 3].T, weight, 0.25)
     return np.stack([early_harm.log_e(ratios[:, : 1 + at]) for at in range(blocks)], -1)
 
 
-def share_found(world: World, weight: float) -> float:
+def share_found(world: TrafficModel, weight: float) -> float:
     return float((played(world, weight) >= FEWEST).any(-1).mean())
 
 
 def test_a_block_says_what_the_likelihood_of_its_events_does() -> None:
     # Of a candidate at half of the traffic: 5/6 of events by the alternative, 5/9 at the margin.
-    found = early_harm.log_ratio(np.array([0.0, 2.0]), np.array([3.0, 0.0]), 0.5, 0.25)
+    found = early_harm.log_likelihood_ratio(np.array([0.0, 2.0]), np.array([3.0, 0.0]), 0.5, 0.25)
     assert found == pytest.approx([3 * np.log(1.5), 2 * np.log((1 / 6) / (4 / 9))])
 
 
 def test_the_alternative_is_beyond_a_wide_margin() -> None:
-    assert early_harm.log_ratio(np.array([0.0]), np.array([1.0]), 0.25, 9.0)[0] > 0
+    assert early_harm.log_likelihood_ratio(np.array([0.0]), np.array([1.0]), 0.25, 9.0)[0] > 0
 
 
 def test_the_likelihood_ratio_is_one_on_average_at_the_margin_and_less_within() -> None:
@@ -45,7 +45,7 @@ def test_the_likelihood_ratio_is_one_on_average_at_the_margin_and_less_within() 
         share = times * weight / (times * weight + 1 - weight)
         chance = np.array([np.prod([(events - i) / (i + 1) for i in range(int(hit))]) for hit in hits])
         chance *= share**hits * (1 - share) ** (events - hits)
-        mean = (chance * np.exp(early_harm.log_ratio(events - hits, hits, weight, 0.25))).sum()
+        mean = (chance * np.exp(early_harm.log_likelihood_ratio(events - hits, hits, weight, 0.25))).sum()
         assert mean == pytest.approx(whole) if whole else mean < 1
 
 
@@ -59,7 +59,7 @@ def test_the_seven_worst_blocks_are_left_out() -> None:
 @pytest.mark.parametrize("weight", [0.05, 0.25, 0.5])
 @pytest.mark.parametrize("rps", [1.0, 10.0, 100.0])
 def test_what_is_at_the_margin_is_found_to_be_worse_as_seldom_as_asked(rps: float, weight: float) -> None:
-    assert share_found(Steady(rps, 0.05, 1.25), weight) <= LEVEL
+    assert share_found(SteadyTraffic(rps, 0.05, 1.25), weight) <= LEVEL
 
 
 @pytest.mark.parametrize("rps", [1.0, 10.0, 100.0])
@@ -89,4 +89,4 @@ def test_stalls_of_one_to_sixty_seconds_are_no_harm() -> None:
 def test_what_fails_all_the_time_is_found_soon(
     rps: float, weight: float, base: float, failing: float, within: int
 ) -> None:
-    assert (played(Steady(rps, base, failing / base), weight) >= FEWEST)[:, within - 1].mean() >= 0.8
+    assert (played(SteadyTraffic(rps, base, failing / base), weight) >= FEWEST)[:, within - 1].mean() >= 0.8

@@ -20,7 +20,7 @@ Z = float(ndtri(0.975))
     ],
 )
 def test_looking_more_often_than_planned_errs_so_often(looks: int, percent: float) -> None:
-    assert 100 * group_sequential.peeking(looks, 0.05) == pytest.approx(percent, abs=0.051)
+    assert 100 * group_sequential.peeking_error_rate(looks, 0.05) == pytest.approx(percent, abs=0.051)
 
 
 @pytest.mark.parametrize(
@@ -31,29 +31,31 @@ def test_looking_more_often_than_planned_errs_so_often(looks: int, percent: floa
     ],
 )
 def test_five_looks(spending: Spending, bounds: list[float]) -> None:
-    found = group_sequential.bounds(spending, 5, 0.05)
+    found = group_sequential.spending_bounds(spending, 5, 0.05)
     assert found == pytest.approx(bounds, abs=2e-4)
-    assert group_sequential.crossed(found) == pytest.approx(0.05, abs=1e-9)
+    assert group_sequential.crossing_probability(found) == pytest.approx(0.05, abs=1e-9)
 
 
 @pytest.mark.parametrize("spending", [group_sequential.obrien_fleming, group_sequential.pocock])
 @pytest.mark.parametrize("looks", [1, 3, 40])
 def test_all_of_the_error_is_spent_and_no_more(spending: Spending, looks: int) -> None:
-    assert group_sequential.crossed(group_sequential.bounds(spending, looks, 0.01)) == pytest.approx(0.01, abs=1e-9)
+    assert group_sequential.crossing_probability(
+        group_sequential.spending_bounds(spending, looks, 0.01)
+    ) == pytest.approx(0.01, abs=1e-9)
 
 
 @pytest.mark.parametrize(("size", "correlation", "percent"), [(20, 0.05, 16), (20, 0.1, 25), (50, 0.1, 42)])
 def test_requests_of_a_unit_are_no_looks_of_their_own(size: int, correlation: float, percent: float) -> None:
     """One look by who takes that many requests of each user for independent: Z is too large by the root of 1 + (m − 1)·ICC."""
-    found = group_sequential.crossed([Z / math.sqrt(1 + (size - 1) * correlation)])
+    found = group_sequential.crossing_probability([Z / math.sqrt(1 + (size - 1) * correlation)])
     assert 100 * found == pytest.approx(percent, abs=0.5)
 
 
 def test_the_drift_has_the_power_that_was_asked_for() -> None:
-    bounds = group_sequential.bounds(group_sequential.obrien_fleming, 5, 0.05)
-    one, five = group_sequential.drift_for([Z], 0.8), group_sequential.drift_for(bounds, 0.8)
+    bounds = group_sequential.spending_bounds(group_sequential.obrien_fleming, 5, 0.05)
+    one, five = group_sequential.required_drift([Z], 0.8), group_sequential.required_drift(bounds, 0.8)
     assert one == pytest.approx(Z + float(ndtri(0.8)), abs=1e-4)
-    assert group_sequential.crossed(bounds, five) == pytest.approx(0.8, abs=1e-6)
+    assert group_sequential.crossing_probability(bounds, five) == pytest.approx(0.8, abs=1e-6)
     # Jennison and Turnbull have 1.028 for bounds of O'Brien and Fleming's own shape.
     assert 1.02 < (five / one) ** 2 < 1.03
 
@@ -61,17 +63,22 @@ def test_the_drift_has_the_power_that_was_asked_for() -> None:
 @pytest.mark.parametrize("looks", [1, 5])
 def test_what_chance_finds_as_often_needs_nothing_to_be_found(looks: int) -> None:
     """At levels at which nobody tests: all that is left is spent, and no more."""
-    assert group_sequential.drift_for(group_sequential.bounds(group_sequential.obrien_fleming, looks, 0.9), 0.8) == 0
-    everything = group_sequential.bounds(group_sequential.obrien_fleming, looks, 1.0)
+    assert (
+        group_sequential.required_drift(
+            group_sequential.spending_bounds(group_sequential.obrien_fleming, looks, 0.9), 0.8
+        )
+        == 0
+    )
+    everything = group_sequential.spending_bounds(group_sequential.obrien_fleming, looks, 1.0)
     assert everything[-1] == pytest.approx(0, abs=1e-6)
-    assert group_sequential.crossed(everything) == pytest.approx(1)
+    assert group_sequential.crossing_probability(everything) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("drift", [0.0, 1.5, 3.0])
 def test_a_simulation_crosses_as_often(drift: float) -> None:
-    bounds, runs = group_sequential.bounds(group_sequential.pocock, 4, 0.05), 40_000
+    bounds, runs = group_sequential.spending_bounds(group_sequential.pocock, 4, 0.05), 40_000
     steps = np.random.default_rng(3).normal(drift / 2, 1, (runs, 4))
     z = steps.cumsum(-1) / np.sqrt(np.arange(1, 5))
     share = (np.abs(z) >= bounds).any(-1).mean()
-    expected = group_sequential.crossed(bounds, drift)
+    expected = group_sequential.crossing_probability(bounds, drift)
     assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / runs))

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from sundog_operator.core.stats import beta_binomial
-from sundog_operator.core.stats.mean_ratio import Contrast, Sums, contrast
+from sundog_operator.core.stats.mean_ratio import Contrast, UnitValueSums, make_contrast
 
 MILLION = 10**6
 
@@ -23,16 +23,16 @@ def told(control: float, candidate: float, control_variance: float, candidate_va
     return Contrast(*map(one, parts))
 
 
-def sums(*epochs: tuple[int, int, int, int]) -> Sums:
+def sums(*epochs: tuple[int, int, int, int]) -> UnitValueSums:
     """Of one arm: units, those with a value, Σy, Σy²."""
-    return Sums(*np.array(epochs, object).T)
+    return UnitValueSums(*np.array(epochs, object).T)
 
 
 def test_the_normal_mixture() -> None:
     """1000 pairs, a difference of 0.1, σ² = 1, τ² = 0.01: Σh = 500, and the deviation is τ."""
     found = told(1.0, 1.1, 0.0, 2 / 1000, 500)
-    assert float(found.log_e_both(1.0, 0.1)) == pytest.approx(1.187454, abs=5e-7)
-    assert math.exp(-float(found.log_e_both(1.0, 0.1))) == pytest.approx(0.30500, abs=5e-6)
+    assert float(found.log_e_two_sided(1.0, 0.1)) == pytest.approx(1.187454, abs=5e-7)
+    assert math.exp(-float(found.log_e_two_sided(1.0, 0.1))) == pytest.approx(0.30500, abs=5e-6)
     lower, upper = found.interval(0.1, math.log(20))
     assert float(upper) - 1.1 == pytest.approx(0.136674, abs=5e-7)
     assert 1.1 - float(lower) == pytest.approx(0.136674, abs=5e-7)
@@ -58,7 +58,7 @@ def test_two_rates_of_ten_thousand() -> None:
     """500 and 580: n = 20 000 observations, Σh = 5000."""
     found = told(0.05, 0.058, 0.05 * 0.95 / 1e4, 0.058 * 0.942 / 1e4, 5000)
     deviation = math.sqrt(tuned(20_000) * 20_000 / 5000)
-    assert float(found.log_e_both(1.0, deviation)) == pytest.approx(1.6827, abs=5e-5)
+    assert float(found.log_e_two_sided(1.0, deviation)) == pytest.approx(1.6827, abs=5e-5)
     difference = told(1.0, 1.008, 0.0, float(found.control_variance + found.candidate_variance) / 5000**2, 5000)
     lower, upper = difference.interval(deviation, math.log(20))
     assert (float(upper) - float(lower)) / 2 == pytest.approx(0.009700, abs=5e-7)
@@ -66,10 +66,10 @@ def test_two_rates_of_ten_thousand() -> None:
 
 def test_the_mixture_of_both_sides() -> None:
     """A sum of 10 at an intrinsic time of 100, tuned for 100; then the bound at 0.05."""
-    r = float(beta_binomial.tightest(100, 0.05))
+    r = float(beta_binomial.optimal_precision(100, 0.05))
 
     def at(total: float) -> float:
-        return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e_both(1.0, 1 / math.sqrt(r)))
+        return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e_two_sided(1.0, 1 / math.sqrt(r)))
 
     assert at(10) == pytest.approx(-0.6510052, abs=5e-8)
     assert brentq(lambda total: at(total) - math.log(20), 1, 100) == pytest.approx(30.35209, abs=5e-6)
@@ -77,7 +77,7 @@ def test_the_mixture_of_both_sides() -> None:
 
 def test_the_mixture_of_one_side() -> None:
     """A sum of 10 at an intrinsic time of 100, tuned for 100; then the bound at 0.05."""
-    r = float(beta_binomial.tightest(100, 0.1))
+    r = float(beta_binomial.optimal_precision(100, 0.1))
 
     def at(total: float) -> float:
         return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e(1.0, 1 / math.sqrt(r), 1))
@@ -88,7 +88,7 @@ def test_the_mixture_of_one_side() -> None:
 
 def test_an_epoch_is_what_it_was_counted_as() -> None:
     control, candidate = sums((1000, 400, 500, 700)), sums((2000, 900, 1200, 1500))
-    found = contrast(control, candidate)
+    found = make_contrast(control, candidate)
     assert float(found.time) == pytest.approx(2000 / 3)
     assert float(found.control / found.time) == pytest.approx(0.5)
     assert float(found.candidate / found.time) == pytest.approx(0.6)
@@ -102,19 +102,19 @@ def test_epochs_are_strata() -> None:
     """Weights and base change together: a pooled mean would show a difference where there is none."""
     control = sums((950, 950, 950, 1900), (500, 500, 1500, 5000))
     candidate = sums((50, 50, 50, 100), (500, 500, 1500, 5000))
-    found = contrast(control, candidate)
+    found = make_contrast(control, candidate)
     assert float(found.candidate - found.control) == pytest.approx(0, abs=1e-9)
     assert float(found.time) == pytest.approx(47.5 + 250)
 
 
 def test_a_young_epoch_counts_nothing() -> None:
     old, young = ((1000, 300, 400, 600), (1000, 330, 440, 700)), ((100, 29, 90, 300), (100, 60, 10, 40))
-    alone = contrast(sums(old[0]), sums(old[1]))
-    both = contrast(sums(old[0], young[0]), sums(old[1], young[1]))
+    alone = make_contrast(sums(old[0]), sums(old[1]))
+    both = make_contrast(sums(old[0], young[0]), sums(old[1], young[1]))
     assert both == alone
-    nothing = contrast(sums(young[0]), sums(young[1]))
+    nothing = make_contrast(sums(young[0]), sums(young[1]))
     assert float(nothing.time) == 0
-    assert float(nothing.log_e(1.0, 0.1, 1)) == float(nothing.log_e_both(1.0, 0.1)) == -math.inf
+    assert float(nothing.log_e(1.0, 0.1, 1)) == float(nothing.log_e_two_sided(1.0, 0.1)) == -math.inf
     assert np.isnan(nothing.interval(0.1, 3.0)).all()
 
 
@@ -131,7 +131,7 @@ def test_ratios_are_fiellers() -> None:
     lower, upper = (float(end) for end in found.interval(0.1, math.log(20)))
     assert lower < 1.3 < upper
     for end in (lower, upper):
-        assert float(found.log_e_both(end, 0.1)) == pytest.approx(math.log(20))
+        assert float(found.log_e_two_sided(end, 0.1)) == pytest.approx(math.log(20))
 
 
 @pytest.mark.parametrize("control", [0.0, -1.0, 0.2])
@@ -142,14 +142,14 @@ def test_a_control_that_may_be_0_has_no_ratio(control: float) -> None:
 
 
 def test_values_that_are_all_the_same_say_nothing() -> None:
-    same = contrast(sums((100, 100, 500, 2500)), sums((100, 100, 500, 2500)))
+    same = make_contrast(sums((100, 100, 500, 2500)), sums((100, 100, 500, 2500)))
     assert float(same.log_e(1.0, 0.1, 1)) == -math.inf
     assert np.isnan(same.interval(0.1, 3.0)).all()
     assert math.isinf(float(same.growth(None, 0.1, 3.0)))
 
 
 def test_growth_is_how_much_more_decides() -> None:
-    found, bar = contrast(sums((10_000, 1000, 1000, 1000)), sums((10_000, 1050, 1050, 1050))), math.log(20)
+    found, bar = make_contrast(sums((10_000, 1000, 1000, 1000)), sums((10_000, 1050, 1050, 1050))), math.log(20)
     times = float(found.growth(None, 0.03, bar))
     assert float(found.grown(times).log_e(1.0, 0.03, 1)) >= bar
     assert float(found.grown(times / 1.11).log_e(1.0, 0.03, 1)) < bar

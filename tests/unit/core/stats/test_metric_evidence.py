@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from sundog_operator.core.stats import metric_evidence
-from sundog_operator.core.stats.metric_evidence import Epoch, Levels, Metric, Split
-from sundog_operator.core.stats.verdicts import Basis, Verdict
+from sundog_operator.core.stats.metric_evidence import ArmSplit, EpochCounts, ErrorLevels, GuardrailMetric
+from sundog_operator.core.stats.verdicts import DecisionBasis, MetricVerdict
 
-ERRORS = Metric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
-SLOW = Metric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True)
+ERRORS = GuardrailMetric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
+SLOW = GuardrailMetric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True)
 LENGTHS = (60, 20, 10)
 
 
@@ -23,34 +23,35 @@ def even(control: int, candidate: int) -> list[tuple[int, ...]]:
     return found
 
 
-def epoch(weight: float, *per_block: tuple[int, int], requests: int = 300) -> Epoch:
+def epoch(weight: float, *per_block: tuple[int, int], requests: int = 300) -> EpochCounts:
     """Ten minutes, with so many events of control and of the candidate of each metric in each ten seconds."""
     units = round(60 * requests * (1 - weight)), round(60 * requests * weight)
-    return Epoch(weight, units, [(60 * a, 60 * b) for a, b in per_block], [even(*each) for each in per_block])
+    return EpochCounts(weight, units, [(60 * a, 60 * b) for a, b in per_block], [even(*each) for each in per_block])
 
 
 def test_without_an_epoch_nothing_was_counted() -> None:
-    found = metric_evidence.weigh([ERRORS, SLOW], [], Levels(0.05))
-    assert [each.verdict for each in found] == [Verdict.NO_DATA] * 2
-    assert metric_evidence.weigh([], [], Levels(0.05)) == []
+    found = metric_evidence.evaluate_counts([ERRORS, SLOW], [], ErrorLevels(0.05))
+    assert [each.verdict for each in found] == [MetricVerdict.NO_DATA] * 2
+    assert metric_evidence.evaluate_counts([], [], ErrorLevels(0.05)) == []
 
 
 def test_metrics_keep_their_order_and_their_own_limits() -> None:
     epochs = [epoch(0.25, (3, 1), (9, 1), (3, 1))]
-    found = metric_evidence.weigh(
-        [replace(ERRORS, margin=0.1, floor=0.0), SLOW, replace(ERRORS, margin=0.5)], epochs, Levels(0.05)
+    found = metric_evidence.evaluate_counts(
+        [replace(ERRORS, margin=0.1, floor=0.0), SLOW, replace(ERRORS, margin=0.5)], epochs, ErrorLevels(0.05)
     )
     assert [each.allowed for each in found] == [1.2, 1.0, 2.0]
     assert [each.ratio for each in found] == [pytest.approx(1), pytest.approx(1 / 3), pytest.approx(1)]
-    assert [each.verdict for each in found] == [Verdict.UNDECIDED, Verdict.PASSED, Verdict.PASSED]
+    assert [each.verdict for each in found] == [MetricVerdict.UNDECIDED, MetricVerdict.PASSED, MetricVerdict.PASSED]
 
 
 def test_a_metric_that_looks_at_the_newest_epoch_is_not_let_pass_by_those_before() -> None:
     epochs = [epoch(0.1, (30, 2)), epoch(0.25, (3, 1))]
     last = replace(ERRORS, floor=0.0, next_weight=1.0)
-    assert metric_evidence.weigh([last], epochs, Levels(0.05))[0].verdict == Verdict.PASSED
+    assert metric_evidence.evaluate_counts([last], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.PASSED
     assert (
-        metric_evidence.weigh([replace(last, newest_alone=True)], epochs, Levels(0.05))[0].verdict == Verdict.UNDECIDED
+        metric_evidence.evaluate_counts([replace(last, newest_alone=True)], epochs, ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
     )
 
 
@@ -63,21 +64,36 @@ def test_a_floor_looks_at_the_newest_epoch_alone() -> None:
         for arm in (0, 1)
     ]
     assert rates[1] < 0.6 * rates[0]
-    assert metric_evidence.weigh([metric], [newest], Levels(0.05))[0].verdict == Verdict.UNDECIDED
-    assert metric_evidence.weigh([metric], [before, newest], Levels(0.05))[0].verdict == Verdict.UNDECIDED
+    assert metric_evidence.evaluate_counts([metric], [newest], ErrorLevels(0.05))[0].verdict == MetricVerdict.UNDECIDED
+    assert (
+        metric_evidence.evaluate_counts([metric], [before, newest], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
 
 
 def test_a_floor_waits_until_the_newest_epoch_tells_how_its_events_vary() -> None:
     metric = replace(ERRORS, margin=0.1)
     closed = [(11,) + (0,) * 5, (3,) + (0,) * 5, (1,) + (0,) * 5]
-    young = Epoch(0.5, (50_000, 50_000), [(0, 0)], [closed])
-    assert metric_evidence.weigh([metric], [epoch(0.1, (0, 0)), young], Levels(0.05))[0].verdict == Verdict.UNDECIDED
+    young = EpochCounts(0.5, (50_000, 50_000), [(0, 0)], [closed])
+    assert (
+        metric_evidence.evaluate_counts([metric], [epoch(0.1, (0, 0)), young], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
     older = replace(young, blocks=[[(12,) + (0,) * 5, *closed[1:]]])
-    assert metric_evidence.weigh([metric], [epoch(0.1, (0, 0)), older], Levels(0.05))[0].verdict == Verdict.UNDECIDED
+    assert (
+        metric_evidence.evaluate_counts([metric], [epoch(0.1, (0, 0)), older], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
     old = replace(young, blocks=[[(13,) + (0,) * 5, (4,) + (0,) * 5, closed[2]]])
-    assert metric_evidence.weigh([metric], [epoch(0.1, (0, 0)), old], Levels(0.05))[0].verdict == Verdict.PASSED
-    silent = Epoch(0.5, (0, 0), [(0, 0)], [[(0,) * 6] * 3])
-    assert metric_evidence.weigh([metric], [epoch(0.1, (0, 0)), silent], Levels(0.05))[0].verdict == Verdict.UNDECIDED
+    assert (
+        metric_evidence.evaluate_counts([metric], [epoch(0.1, (0, 0)), old], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.PASSED
+    )
+    silent = EpochCounts(0.5, (0, 0), [(0, 0)], [[(0,) * 6] * 3])
+    assert (
+        metric_evidence.evaluate_counts([metric], [epoch(0.1, (0, 0)), silent], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
 
 
 @pytest.mark.parametrize("newest_alone", [False, True])
@@ -88,46 +104,58 @@ def test_what_is_shown_is_what_decides(candidate: int, alpha: float, newest_alon
     metric = replace(ERRORS, floor=0.0, margin=0.2, newest_alone=newest_alone)
     for blocks in range(1, 6):
         epochs = [epoch(0.25, *[(9, 3)] * 2), epoch(0.5, *[(3 * blocks, candidate * blocks)] * 2)]
-        found = metric_evidence.weigh([metric, metric], epochs, Levels(alpha))[0]
-        assert (found.verdict == Verdict.HARM) == (found.basis == Basis.HARM)
-        if found.basis == Basis.HARM:
+        found = metric_evidence.evaluate_counts([metric, metric], epochs, ErrorLevels(alpha))[0]
+        assert (found.verdict == MetricVerdict.HARM) == (found.basis == DecisionBasis.HARM)
+        if found.basis == DecisionBasis.HARM:
             assert found.lower >= found.allowed == 1.2
-        elif found.verdict == Verdict.HETEROGENEOUS:
+        elif found.verdict == MetricVerdict.HETEROGENEOUS:
             assert not newest_alone
         else:
-            assert (found.verdict == Verdict.PASSED) == (found.upper <= found.allowed == 1.4)
+            assert (found.verdict == MetricVerdict.PASSED) == (found.upper <= found.allowed == 1.4)
 
 
 def test_a_gate_of_the_newest_epoch_shows_that_epoch_alone() -> None:
     last = replace(ERRORS, newest_alone=True, next_weight=1.0, floor=0.0)
     before, newest = epoch(0.25, (30, 12)), epoch(0.5, (9, 9))
-    found, alone = (metric_evidence.weigh([last], epochs, Levels(0.05))[0] for epochs in ([before, newest], [newest]))
+    found, alone = (
+        metric_evidence.evaluate_counts([last], epochs, ErrorLevels(0.05))[0] for epochs in ([before, newest], [newest])
+    )
     assert (found.ratio, found.lower, found.upper) == (alone.ratio, alone.lower, alone.upper)
-    assert (found.basis, alone.basis) == (Basis.THIS_STEP, Basis.ALL_STEPS)
+    assert (found.basis, alone.basis) == (DecisionBasis.THIS_STEP, DecisionBasis.ALL_STEPS)
     assert found.sentence("errorRate").startswith("errorRate is 1 times control's in this step (")
-    pooled = metric_evidence.weigh([replace(last, newest_alone=False)], [before, newest], Levels(0.05))[0]
+    pooled = metric_evidence.evaluate_counts([replace(last, newest_alone=False)], [before, newest], ErrorLevels(0.05))[
+        0
+    ]
     assert pooled.ratio > 1.1
 
 
 def test_a_metric_that_no_gate_waits_for_shows_the_test_of_harm() -> None:
     epochs = [epoch(0.25, *[(3, 1)] * 4), epoch(0.5, *[(3, 3)] * 4)]
-    found = metric_evidence.weigh([replace(ERRORS, gates=False, newest_alone=True)] * 4, epochs, Levels(0.05))[0]
-    assert (found.verdict, found.basis, found.allowed) == (Verdict.UNDECIDED, Basis.HARM, 1.25)
+    found = metric_evidence.evaluate_counts(
+        [replace(ERRORS, gates=False, newest_alone=True)] * 4, epochs, ErrorLevels(0.05)
+    )[0]
+    assert (found.verdict, found.basis, found.allowed) == (MetricVerdict.UNDECIDED, DecisionBasis.HARM, 1.25)
     assert found.sentence("rejections").endswith("at every look); more than 1.25 times is harm")
-    alone = metric_evidence.weigh([replace(ERRORS, gates=False)], epochs, Levels(0.05))[0]
+    alone = metric_evidence.evaluate_counts([replace(ERRORS, gates=False)], epochs, ErrorLevels(0.05))[0]
     assert found.lower < alone.lower < alone.upper < found.upper
 
 
 def test_what_passed_by_its_floor_is_told_by_the_decision() -> None:
     """The newest epoch alone passes by the margin, although both together would not show it."""
     metric = replace(ERRORS, newest_alone=True, next_weight=1.0)
-    by_margin = metric_evidence.weigh([metric], [epoch(0.25, (9, 9)), epoch(0.5, (30, 15))], Levels(0.05))[0]
-    assert (by_margin.verdict, by_margin.by_floor) == (Verdict.HARM, False)
-    by_margin = metric_evidence.weigh([metric], [epoch(0.25, (30, 11)), epoch(0.5, (30, 15))], Levels(0.05))[0]
-    assert (by_margin.verdict, by_margin.by_floor) == (Verdict.PASSED, False)
+    by_margin = metric_evidence.evaluate_counts(
+        [metric], [epoch(0.25, (9, 9)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
+    )[0]
+    assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.HARM, False)
+    by_margin = metric_evidence.evaluate_counts(
+        [metric], [epoch(0.25, (30, 11)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
+    )[0]
+    assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.PASSED, False)
     assert "no worse than the 1.25 times that are allowed" in by_margin.sentence("errorRate")
-    by_floor = metric_evidence.weigh([metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], Levels(0.05))[0]
-    assert (by_floor.verdict, by_floor.by_floor) == (Verdict.PASSED, True)
+    by_floor = metric_evidence.evaluate_counts([metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], ErrorLevels(0.05))[
+        0
+    ]
+    assert (by_floor.verdict, by_floor.by_floor) == (MetricVerdict.PASSED, True)
     assert by_floor.sentence("errorRate").endswith("than its floor allows")
 
 
@@ -135,32 +163,32 @@ def test_a_ratio_that_changes_keeps_no_gate_shut_that_looks_at_one_epoch() -> No
     """The tail of latencies changes with load by nature: half as many long answers at first, as many as stable's later."""
     epochs = [epoch(0.25, (90, 12)), epoch(0.5, (30, 24))]
     alone, pooled = (replace(SLOW, newest_alone=newest_alone) for newest_alone in (True, False))
-    found = metric_evidence.weigh(
+    found = metric_evidence.evaluate_counts(
         [alone, pooled],
         [replace(each, events=each.events * 2, blocks=[*each.blocks] * 2) for each in epochs],
-        Levels(0.05),
+        ErrorLevels(0.05),
     )
-    assert [each.verdict for each in found] == [Verdict.PASSED, Verdict.HETEROGENEOUS]
+    assert [each.verdict for each in found] == [MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS]
     assert math.isnan(found[1].lower)
 
 
 def test_harm_in_any_epoch_is_harm_to_both_kinds() -> None:
     epochs = [epoch(0.25, (0, 3)), epoch(0.5, (0, 0))]
     for metric in (ERRORS, replace(ERRORS, newest_alone=True)):
-        assert metric_evidence.weigh([metric], epochs, Levels(0.05))[0].verdict == Verdict.HARM
+        assert metric_evidence.evaluate_counts([metric], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
 
 
 def test_the_error_of_harm_is_shared_among_metrics() -> None:
     blocks = [even(0, 0)[0]]
-    rare = Epoch(0.05, (9500, 500), [(0, 3)] * 2, [blocks] * 2)
-    alone = metric_evidence.weigh([ERRORS], [rare], Levels(0.1))[0]
-    assert alone.verdict == Verdict.HARM
-    assert metric_evidence.weigh([ERRORS] * 2, [rare], Levels(0.1))[0].verdict == Verdict.HARM
+    rare = EpochCounts(0.05, (9500, 500), [(0, 3)] * 2, [blocks] * 2)
+    alone = metric_evidence.evaluate_counts([ERRORS], [rare], ErrorLevels(0.1))[0]
+    assert alone.verdict == MetricVerdict.HARM
+    assert metric_evidence.evaluate_counts([ERRORS] * 2, [rare], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
     few = replace(rare, events=[(0, 2)] * 12, blocks=[blocks] * 12)
     bars = [math.log(tests / 0.1) for tests in (1, 12)]
-    assert bars[0] < metric_evidence.weigh([ERRORS], [few], Levels(0.1))[0].harm < bars[1]
-    assert metric_evidence.weigh([ERRORS], [few], Levels(0.1))[0].verdict == Verdict.HARM
-    assert metric_evidence.weigh([ERRORS] * 12, [few], Levels(0.1))[0].verdict != Verdict.HARM
+    assert bars[0] < metric_evidence.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].harm < bars[1]
+    assert metric_evidence.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
+    assert metric_evidence.evaluate_counts([ERRORS] * 12, [few], ErrorLevels(0.1))[0].verdict != MetricVerdict.HARM
 
 
 def test_events_that_come_together_weigh_less() -> None:
@@ -168,50 +196,54 @@ def test_events_that_come_together_weigh_less() -> None:
     closed, x, s, *_ = even(3, 3)[0]
     stall = (closed, x, s, x * x, x * s, s * s)
     together = replace(apart, blocks=[[stall, *even(3, 3)[1:]]])
-    assert metric_evidence.weigh([ERRORS], [apart], Levels(0.05))[0].verdict == Verdict.HARM
-    assert metric_evidence.weigh([ERRORS], [together], Levels(0.05))[0].verdict != Verdict.HARM
+    assert metric_evidence.evaluate_counts([ERRORS], [apart], ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
+    assert metric_evidence.evaluate_counts([ERRORS], [together], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
     longest = replace(apart, blocks=[[*even(3, 3)[:2], (10, *stall[1:])]])
-    assert metric_evidence.weigh([ERRORS], [longest], Levels(0.05))[0].verdict != Verdict.HARM
+    assert metric_evidence.evaluate_counts([ERRORS], [longest], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
 
 
 def test_what_the_floor_waits_for_is_told_where_it_may_decide() -> None:
     quiet = epoch(0.25, *[(0, 0)] * 4, requests=5)
-    found = metric_evidence.weigh(
-        [ERRORS, replace(ERRORS, floor=0.0), replace(ERRORS, floor=0.5), ERRORS], [quiet], Levels(0.05)
+    found = metric_evidence.evaluate_counts(
+        [ERRORS, replace(ERRORS, floor=0.0), replace(ERRORS, floor=0.5), ERRORS], [quiet], ErrorLevels(0.05)
     )
-    assert [each.verdict for each in found] == [*[Verdict.UNDECIDED] * 2, Verdict.PASSED, Verdict.UNDECIDED]
+    assert [each.verdict for each in found] == [
+        *[MetricVerdict.UNDECIDED] * 2,
+        MetricVerdict.PASSED,
+        MetricVerdict.UNDECIDED,
+    ]
     assert [math.isfinite(each.units) for each in found] == [True, False, False, True]
     times = found[0].units / quiet.units[1]
     assert found[0].eta_s == pytest.approx(600 * (times - 1))
-    for enough, verdict in ((1.01, Verdict.PASSED), (0.9, Verdict.UNDECIDED)):
+    for enough, verdict in ((1.01, MetricVerdict.PASSED), (0.9, MetricVerdict.UNDECIDED)):
         more = replace(quiet, units=tuple(math.ceil(each * times * enough) for each in quiet.units))
-        assert metric_evidence.weigh([ERRORS], [more], Levels(0.05))[0].verdict == verdict
+        assert metric_evidence.evaluate_counts([ERRORS], [more], ErrorLevels(0.05))[0].verdict == verdict
 
 
 def test_before_a_block_is_over_nobody_knows_how_long_it_takes() -> None:
-    found = metric_evidence.weigh(
-        [ERRORS], [replace(epoch(0.25, (0, 0), requests=5), blocks=[[(0,) * 6] * 3])], Levels(0.05)
+    found = metric_evidence.evaluate_counts(
+        [ERRORS], [replace(epoch(0.25, (0, 0), requests=5), blocks=[[(0,) * 6] * 3])], ErrorLevels(0.05)
     )[0]
     assert math.isfinite(found.units)
     assert math.isinf(found.eta_s)
 
 
 def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
-    def split(weight: float, *, more: int = 0) -> Split:
+    def split(weight: float, *, more: int = 0) -> ArmSplit:
         (control, candidate) = epoch(weight).units
-        return Split.of_two(weight, (control, candidate + more))
+        return ArmSplit.of_two(weight, (control, candidate + more))
 
-    assert metric_evidence.mismatch([]) == 0
-    assert metric_evidence.mismatch([split(0.05), split(0.5)]) < 0
-    assert metric_evidence.mismatch([split(0.05, more=400), split(0.5)]) > math.log(1000)
-    assert metric_evidence.mismatch([Split.of_two(1.0, (0, 900)), Split.of_two(0.0, (900, 0))]) == 0
+    assert metric_evidence.mismatch_log_e([]) == 0
+    assert metric_evidence.mismatch_log_e([split(0.05), split(0.5)]) < 0
+    assert metric_evidence.mismatch_log_e([split(0.05, more=400), split(0.5)]) > math.log(1000)
+    assert metric_evidence.mismatch_log_e([ArmSplit.of_two(1.0, (0, 900)), ArmSplit.of_two(0.0, (900, 0))]) == 0
 
 
 def test_a_split_among_many_arms_is_looked_at_as_one() -> None:
     shares = (0.8, 0.1, 0.05, 0.05)
-    assert metric_evidence.mismatch([Split(shares, (8000, 1000, 500, 500))]) < 0
-    assert metric_evidence.mismatch([Split(shares, (8000, 1000, 750, 250))]) > math.log(1000)
+    assert metric_evidence.mismatch_log_e([ArmSplit(shares, (8000, 1000, 500, 500))]) < 0
+    assert metric_evidence.mismatch_log_e([ArmSplit(shares, (8000, 1000, 750, 250))]) > math.log(1000)
     # An arm that has no share any more is none of them.
-    assert metric_evidence.mismatch([Split((0.9, 0.1, 0.0), (900, 100, 0))]) == metric_evidence.mismatch(
-        [Split((0.9, 0.1), (900, 100))]
+    assert metric_evidence.mismatch_log_e([ArmSplit((0.9, 0.1, 0.0), (900, 100, 0))]) == metric_evidence.mismatch_log_e(
+        [ArmSplit((0.9, 0.1), (900, 100))]
     )

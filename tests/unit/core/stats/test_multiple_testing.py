@@ -7,17 +7,17 @@ import pytest
 
 from sundog_operator.core.stats import group_sequential, multiple_testing
 from sundog_operator.core.stats.power import experiment_simulation, sample_size
-from sundog_operator.core.stats.power.experiment_simulation import Base, Design
-from sundog_operator.core.stats.success_metrics import Metric
+from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline, ExperimentDesign
+from sundog_operator.core.stats.success_metrics import OutcomeMetric
 
-ONE_LOOK = group_sequential.drift_for(group_sequential.bounds(group_sequential.pocock, 1, 0.05), 0.8)
+ONE_LOOK = group_sequential.required_drift(group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05), 0.8)
 
 
 def test_discoveries_by_hand() -> None:
     """Four nulls at 0.1: bars are 40, 20, 13.3 and 10."""
-    assert multiple_testing.discoveries(np.log([50.0, 15.0, 14.0, 1.0]), 0.1) == [0, 1, 2]
-    assert multiple_testing.discoveries(np.log([39.0, 19.0, 13.0, 9.0]), 0.1) == []
-    assert multiple_testing.discoveries(np.log([1.0, 41.0]), 0.1) == [1]
+    assert multiple_testing.find_discoveries(np.log([50.0, 15.0, 14.0, 1.0]), 0.1) == [0, 1, 2]
+    assert multiple_testing.find_discoveries(np.log([39.0, 19.0, 13.0, 9.0]), 0.1) == []
+    assert multiple_testing.find_discoveries(np.log([1.0, 41.0]), 0.1) == [1]
 
 
 @pytest.mark.parametrize(("weight", "ratio"), [(0.05, 6), (0.25, 2), (0.5, 1.5), (1.0, 1.25)])
@@ -26,7 +26,7 @@ def test_the_allowed_ratio_of_a_step(weight: float, ratio: float) -> None:
 
 
 def test_weights_have_a_floor_and_a_sum_of_one() -> None:
-    weights = multiple_testing.allocation(np.array([0.9, 0.1, 0.0]), 0.05)
+    weights = multiple_testing.floor_weights(np.array([0.9, 0.1, 0.0]), 0.05)
     assert weights.sum() == pytest.approx(1)
     assert weights.min() == pytest.approx(0.05)
 
@@ -46,7 +46,9 @@ def test_weights_have_a_floor_and_a_sum_of_one() -> None:
 )
 def test_the_sample_of_one_look(rate: float, uplift: float, units: int) -> None:
     half_a_digit = 50 if units % 1000 else 500
-    found = experiment_simulation.planned_units(Design(Metric("rate"), (0.5, 0.5)), Base(rate), uplift, ONE_LOOK)
+    found = experiment_simulation.group_sequential_units(
+        ExperimentDesign(OutcomeMetric("rate"), (0.5, 0.5)), ControlBaseline(rate), uplift, ONE_LOOK
+    )
     assert found / 2 == pytest.approx(units, abs=half_a_digit)
 
 
@@ -65,7 +67,7 @@ def test_what_never_decides_takes_infinitely_many() -> None:
 
 
 def test_a_gate_that_begins_anew_never_has_more_than_all_of_its_error() -> None:
-    shares = [multiple_testing.share_of_epoch(number) for number in range(1, 500)]
+    shares = [multiple_testing.epoch_error_share(number) for number in range(1, 500)]
     assert shares[:2] == pytest.approx([0.9, 0.09])
     assert sum(shares) <= 1 + 1e-12
     assert min(shares) > 0

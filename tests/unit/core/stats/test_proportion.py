@@ -13,7 +13,7 @@ BAR = math.log(1 / 0.05)
 
 
 def test_the_precision_of_the_tightest_mixture() -> None:
-    assert beta_binomial.tightest(100, 0.05) == pytest.approx(12.60056, abs=5e-6)
+    assert beta_binomial.optimal_precision(100, 0.05) == pytest.approx(12.60056, abs=5e-6)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_rate_is_seldom_outside_at_any_look() -> None:
 
 def test_a_lower_end_is_found_beside_others_however_far_out_it_is() -> None:
     hits, trials = np.array([3.0, 300.0, 5.0]), np.array([1000.0, 1000.0, 1e7])
-    found = proportion.lower(hits, trials, 9.0, 600, 0.01)
+    found = proportion.lower_bound(hits, trials, 9.0, 600, 0.01)
     assert found == pytest.approx([3.3079e-06, 0.234985, 1.1118e-09], rel=1e-4)
     assert proportion.log_e(hits, trials, found, 600, 0.01) == pytest.approx(np.full(3, 9.0), abs=1e-6)
 

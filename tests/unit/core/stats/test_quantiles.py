@@ -15,14 +15,14 @@ BAR = math.log(1 / 0.025)
     [(1000, 0.9719, 1), (5000, 0.9846, 0.9946), (20_000, 0.9876, 0.9922), (100_000, 0.9889, 0.9910)],
 )
 def test_levels_of_p99(count: int, lower: float, upper: float) -> None:
-    low, high = quantiles.levels(np.array(float(count)), 0.99, BAR, 20_000, 0.05)
+    low, high = quantiles.level_bounds(np.array(float(count)), 0.99, BAR, 20_000, 0.05)
     assert float(low) == pytest.approx(lower, abs=5e-5)
     assert float(high) == pytest.approx(upper, abs=5e-5)
 
 
 def test_p99_of_few_has_no_upper_bound() -> None:
-    assert float(quantiles.levels(np.array(400.0), 0.99, BAR, 1000, 0.025)[1]) == 1
-    assert float(quantiles.levels(np.array(800.0), 0.99, BAR, 1000, 0.025)[1]) < 1
+    assert float(quantiles.level_bounds(np.array(400.0), 0.99, BAR, 1000, 0.025)[1]) == 1
+    assert float(quantiles.level_bounds(np.array(800.0), 0.99, BAR, 1000, 0.025)[1]) < 1
 
 
 def test_bounds_are_rounded_outwards_to_buckets() -> None:

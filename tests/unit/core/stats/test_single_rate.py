@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sundog_operator.core.stats import multiple_testing, proportion, single_rate
-from sundog_operator.core.stats.verdicts import Verdict
+from sundog_operator.core.stats.verdicts import MetricVerdict
 
 ALPHA = 0.05
 
@@ -12,45 +12,49 @@ ALPHA = 0.05
 @pytest.mark.parametrize(
     ("hits", "trials", "verdict"),
     [
-        (0, 0, Verdict.NO_DATA),
-        (0, 50, Verdict.UNDECIDED),
-        (0, 400, Verdict.PASSED),
-        (4, 400, Verdict.UNDECIDED),
-        (40, 400, Verdict.HARM),
-        (400, 400, Verdict.HARM),
+        (0, 0, MetricVerdict.NO_DATA),
+        (0, 50, MetricVerdict.UNDECIDED),
+        (0, 400, MetricVerdict.PASSED),
+        (4, 400, MetricVerdict.UNDECIDED),
+        (40, 400, MetricVerdict.HARM),
+        (400, 400, MetricVerdict.HARM),
     ],
 )
-def test_what_follows_from_counts(hits: int, trials: int, verdict: Verdict) -> None:
-    found = single_rate.weigh(hits, trials, 0, 0.01, ALPHA)
+def test_what_follows_from_counts(hits: int, trials: int, verdict: MetricVerdict) -> None:
+    found = single_rate.evaluate_rate(hits, trials, 0, 0.01, ALPHA)
     assert found.verdict == verdict
     assert 0 <= found.lower <= (found.rate or 0.0) <= found.upper <= 1
 
 
 def test_without_a_hit_it_passes_no_later_than_the_bound_of_both_sides_does() -> None:
     # The design has 389 for the two-sided bound.
-    assert single_rate.weigh(0, 362, 0, 0.01, ALPHA).verdict == Verdict.UNDECIDED
-    assert single_rate.weigh(0, 363, 0, 0.01, ALPHA).verdict == Verdict.PASSED
+    assert single_rate.evaluate_rate(0, 362, 0, 0.01, ALPHA).verdict == MetricVerdict.UNDECIDED
+    assert single_rate.evaluate_rate(0, 363, 0, 0.01, ALPHA).verdict == MetricVerdict.PASSED
 
 
 def test_what_is_unknown_passes_nothing_and_harms_nothing() -> None:
-    assert single_rate.weigh(0, 400, 40, 0.01, ALPHA).verdict == Verdict.UNDECIDED
-    assert single_rate.weigh(0, 100, 400, 0.01, ALPHA).verdict == Verdict.UNDECIDED
+    assert single_rate.evaluate_rate(0, 400, 40, 0.01, ALPHA).verdict == MetricVerdict.UNDECIDED
+    assert single_rate.evaluate_rate(0, 100, 400, 0.01, ALPHA).verdict == MetricVerdict.UNDECIDED
 
 
 def test_two_questions_share_the_error_of_harm_alone() -> None:
-    alone, shared = (single_rate.weigh(14, 400, 0, 0.01, ALPHA, questions) for questions in (1, 2))
+    alone, shared = (single_rate.evaluate_rate(14, 400, 0, 0.01, ALPHA, questions) for questions in (1, 2))
     assert shared.lower < alone.lower
     assert shared.upper > alone.upper
-    assert [single_rate.weigh(0, 400, 0, 0.01, ALPHA, questions).verdict for questions in (1, 2)] == [
-        Verdict.PASSED
+    assert [single_rate.evaluate_rate(0, 400, 0, 0.01, ALPHA, questions).verdict for questions in (1, 2)] == [
+        MetricVerdict.PASSED
     ] * 2
-    first = next(hits for hits in range(400) if single_rate.weigh(hits, 400, 0, 0.01, ALPHA, 1).verdict == Verdict.HARM)
-    assert single_rate.weigh(first, 400, 0, 0.01, ALPHA, 2).verdict == Verdict.UNDECIDED
+    first = next(
+        hits
+        for hits in range(400)
+        if single_rate.evaluate_rate(hits, 400, 0, 0.01, ALPHA, 1).verdict == MetricVerdict.HARM
+    )
+    assert single_rate.evaluate_rate(first, 400, 0, 0.01, ALPHA, 2).verdict == MetricVerdict.UNDECIDED
 
 
 def test_nothing_asked_is_nothing_decided() -> None:
-    found = single_rate.weigh(0, 10**6, 0, None, ALPHA)
-    assert found.verdict == Verdict.UNDECIDED
+    found = single_rate.evaluate_rate(0, 10**6, 0, None, ALPHA)
+    assert found.verdict == MetricVerdict.UNDECIDED
     assert found.turned().lower > 0.9999
     assert found.turned().rate == 1.0
 
@@ -62,16 +66,16 @@ def test_at_the_limit_itself_either_error_is_rarer_than_alpha_over_all_looks(lim
     random = np.random.default_rng(7)
     hits = random.binomial(10, limit, (400, 600)).cumsum(axis=1).astype(float)
     trials = 10 * np.arange(1.0, 601)
-    optimum = proportion.tightest_for(limit)
+    optimum = proportion.optimum_for_rate(limit)
     told = proportion.log_e(hits, trials, np.array(limit), optimum, 2 * ALPHA, side)  # type: ignore[arg-type]
-    wrong = float((told >= multiple_testing.bar(ALPHA)).any(axis=1).mean())
+    wrong = float((told >= multiple_testing.log_e_threshold(ALPHA)).any(axis=1).mean())
     # Three standard errors above α.
     assert wrong <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / 400) ** 0.5
 
 
 def test_what_does_not_happen_lies_between_the_bounds_of_what_does() -> None:
-    found = single_rate.weigh(30, 1000, 0, None, 0.05)
+    found = single_rate.evaluate_rate(30, 1000, 0, None, 0.05)
     turned = found.turned()
     assert (turned.lower, turned.rate, turned.upper) == (1 - found.upper, 0.97, 1 - found.lower)
     assert turned.lower < 0.97 < turned.upper
-    assert single_rate.weigh(0, 0, 0, None, 0.05).turned()[:3] == (None, 0.0, 1.0)
+    assert single_rate.evaluate_rate(0, 0, 0, None, 0.05).turned()[:3] == (None, 0.0, 1.0)

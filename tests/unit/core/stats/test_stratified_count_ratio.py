@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from sundog_operator.core.stats import count_ratio
-from sundog_operator.core.stats.stratified_count_ratio import Evidence, mixture
+from sundog_operator.core.stats.stratified_count_ratio import RatioEvidence, make_mixture
 
-MIXED = mixture(0.1)
+MIXED = make_mixture(0.1)
 COUNTS = st.integers(0, 400)
 EPOCHS = st.lists(st.tuples(COUNTS, COUNTS, st.sampled_from((0.05, 0.25, 0.5, 0.8))), min_size=1, max_size=5)
 
 
-def evidence(*epochs: tuple[float, float, float], scale: float = 0.1) -> Evidence:
+def evidence(*epochs: tuple[float, float, float], scale: float = 0.1) -> RatioEvidence:
     control, candidate, weight = np.array(epochs, float).T
-    return Evidence(control, candidate, weight, mixture(scale))
+    return RatioEvidence(control, candidate, weight, make_mixture(scale))
 
 
 def e(told: np.ndarray) -> float:
@@ -28,7 +28,7 @@ def e(told: np.ndarray) -> float:
 
 def test_the_mixture_is_a_distribution() -> None:
     for scale in (0.001, 0.1, 3.0):
-        found = mixture(scale)
+        found = make_mixture(scale)
         assert np.exp(found.log_weights).sum() == pytest.approx(1)
         assert (np.diff(found.log_ratios) > 0).all()
 
@@ -48,7 +48,7 @@ def test_with_a_rate_within_the_null_e_is_below_1_in_expectation() -> None:
     for first in range(13):
         second_weight = 0.8 if first > 4 else 0.2
         for second in range(13):
-            chance = binom.pmf(first, 12, count_ratio.share(0.9, np.array([0.5]))[0]) * binom.pmf(
+            chance = binom.pmf(first, 12, count_ratio.candidate_share(0.9, np.array([0.5]))[0]) * binom.pmf(
                 second, 12, second_weight
             )
             total += chance * e(evidence((12 - first, first, 0.5), (12 - second, second, second_weight)).above())
@@ -158,7 +158,7 @@ def test_extreme_counts(counts: tuple[int, int]) -> None:
     lower, upper = found.interval(3.0)
     assert 0 <= lower <= 1 + (counts[1] > counts[0])
     assert upper >= lower
-    for told in (found.above(), found.below(), *found.likeliest()[1:]):
+    for told in (found.above(), found.below(), *found.maximum_likelihood()[1:]):
         assert np.isfinite(told)
     assert float(found.growth(None, 3.0)) >= 1
 

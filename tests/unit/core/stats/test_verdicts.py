@@ -10,53 +10,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_operator.core.stats.dispersion import Blocks
-from sundog_operator.core.stats.verdicts import Counts, Finding, Limits, Verdict, judge
+from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.verdicts import (
+    EventCounts,
+    MetricFinding,
+    MetricLimits,
+    MetricVerdict,
+    evaluate_verdicts,
+)
 
-GATE = Limits(margin=0.25, floor=0.005, next_weight=0.5, alpha=0.05, tests=2)
+GATE = MetricLimits(margin=0.25, floor=0.005, next_weight=0.5, alpha=0.05, tests=2)
 
 
 def counts(
     control: Any, candidate: Any, weight: Any, units: float = 10_000, *, blocks: float = 100, phi: float = 1
-) -> Counts:
+) -> EventCounts:
     """One metric of one arm, or for nested lists several; `units` of both arms in each epoch."""
     control, candidate = np.array(control, float), np.array(candidate, float)
     weight = np.broadcast_to(np.array(weight, float), control.shape)
     ours, theirs = units * weight, units * (1 - weight)
-    return Counts(control, candidate, theirs, ours, weight, [varying(control, candidate, blocks, phi)])
+    return EventCounts(control, candidate, theirs, ours, weight, [varying(control, candidate, blocks, phi)])
 
 
-def varying(control: Any, candidate: Any, blocks: float, phi: float) -> Blocks:
+def varying(control: Any, candidate: Any, blocks: float, phi: float) -> BlockMoments:
     """So many blocks, over which both arms' events vary as Poisson counts of clusters of `phi`, without a correction for few of them."""
     closed = np.full(control.shape, float(blocks) / control.shape[-1])
     with np.errstate(invalid="ignore"):
         both, scale = control + candidate, phi * (closed - 1) / closed
         squares, more = (total**2 / closed + scale * total for total in (candidate, both))
-        return Blocks(closed, candidate, both, squares, candidate * both / closed + scale * candidate, more)
+        return BlockMoments(closed, candidate, both, squares, candidate * both / closed + scale * candidate, more)
 
 
-def finding(given_counts: Counts, limits: Limits = GATE, *, promotes: bool = False) -> Finding:
-    return judge(given_counts, limits, promotes=promotes).at()
+def finding(given_counts: EventCounts, limits: MetricLimits = GATE, *, promotes: bool = False) -> MetricFinding:
+    return evaluate_verdicts(given_counts, limits, promotes=promotes).at()
 
 
 @pytest.mark.parametrize(("weight", "failures"), [(0.05, 3), (0.25, 6), (0.5, 11)])
 def test_so_many_failures_of_the_candidate_alone_are_harm(weight: float, failures: int) -> None:
-    assert finding(counts([0], [failures], weight)).verdict == Verdict.HARM
-    assert finding(counts([0], [failures - 1], weight)).verdict != Verdict.HARM
+    assert finding(counts([0], [failures], weight)).verdict == MetricVerdict.HARM
+    assert finding(counts([0], [failures - 1], weight)).verdict != MetricVerdict.HARM
 
 
 def test_five_times_the_errors_at_five_percent_are_harm_after_eleven_of_them() -> None:
-    assert finding(counts([42], [11], 0.05)).verdict == Verdict.HARM
-    assert finding(counts([33], [8], 0.05)).verdict != Verdict.HARM
+    assert finding(counts([42], [11], 0.05)).verdict == MetricVerdict.HARM
+    assert finding(counts([33], [8], 0.05)).verdict != MetricVerdict.HARM
 
 
 def test_harm_is_discounted_by_the_dispersion() -> None:
-    assert finding(counts([42], [11], 0.05, phi=3)).verdict == Verdict.UNDECIDED
+    assert finding(counts([42], [11], 0.05, phi=3)).verdict == MetricVerdict.UNDECIDED
 
 
 def test_nothing_is_decided_on_few_blocks() -> None:
-    assert finding(counts([0], [1000], 0.5, blocks=11)).verdict == Verdict.UNDECIDED
-    assert finding(counts([0], [1000], 0.5, blocks=12)).verdict == Verdict.HARM
+    assert finding(counts([0], [1000], 0.5, blocks=11)).verdict == MetricVerdict.UNDECIDED
+    assert finding(counts([0], [1000], 0.5, blocks=12)).verdict == MetricVerdict.HARM
 
 
 def test_nothing_is_decided_before_two_lengths_of_blocks_tell_of_bursts() -> None:
@@ -65,48 +71,48 @@ def test_nothing_is_decided_before_two_lengths_of_blocks_tell_of_bursts() -> Non
     three, four = (
         replace(plain, blocks=[*plain.blocks, varying(plain.control, plain.candidate, of, 1)]) for of in (3, 4)
     )
-    assert finding(three).verdict == Verdict.UNDECIDED
-    assert finding(four).verdict == Verdict.HARM
+    assert finding(three).verdict == MetricVerdict.UNDECIDED
+    assert finding(four).verdict == MetricVerdict.HARM
 
 
 def test_no_errors_at_all_pass_by_the_floor_once_there_were_requests_enough() -> None:
-    assert finding(counts([0], [0], 0.25, 500)).verdict == Verdict.UNDECIDED
-    assert finding(counts([0], [0], 0.25, 20_000)).verdict == Verdict.PASSED
-    without = Limits(margin=0.25, floor=0, next_weight=0.5, alpha=0.05)
-    assert finding(counts([0], [0], 0.25, 20_000), without).verdict == Verdict.UNDECIDED
+    assert finding(counts([0], [0], 0.25, 500)).verdict == MetricVerdict.UNDECIDED
+    assert finding(counts([0], [0], 0.25, 20_000)).verdict == MetricVerdict.PASSED
+    without = MetricLimits(margin=0.25, floor=0, next_weight=0.5, alpha=0.05)
+    assert finding(counts([0], [0], 0.25, 20_000), without).verdict == MetricVerdict.UNDECIDED
 
 
 def test_the_floor_excuses_no_harm() -> None:
-    wide = Limits(margin=0.25, floor=0.5, next_weight=0.5, alpha=0.05)
-    assert finding(counts([0], [40], 0.5), wide).verdict == Verdict.HARM
+    wide = MetricLimits(margin=0.25, floor=0.5, next_weight=0.5, alpha=0.05)
+    assert finding(counts([0], [40], 0.5), wide).verdict == MetricVerdict.HARM
 
 
 def test_the_same_rates_pass() -> None:
-    assert finding(counts([3000], [1000], 0.25, 400_000)).verdict == Verdict.PASSED
+    assert finding(counts([3000], [1000], 0.25, 400_000)).verdict == MetricVerdict.PASSED
 
 
 def test_good_epochs_do_not_promote_a_bad_last_one() -> None:
     epochs = counts([950, 750, 400], [40, 200, 504], [0.05, 0.25, 0.5], 100_000)
-    last = Limits(margin=0.25, floor=0, next_weight=1, alpha=0.05)
+    last = MetricLimits(margin=0.25, floor=0, next_weight=1, alpha=0.05)
     assert finding(epochs, last).passing > 0
-    assert finding(epochs, last, promotes=True).verdict != Verdict.PASSED
+    assert finding(epochs, last, promotes=True).verdict != MetricVerdict.PASSED
 
 
 def test_a_good_first_epoch_excuses_no_harm_in_the_next() -> None:
     """However good: of what it says against harm, next to nothing is left for a float."""
     for much in (1, 10, 100):
-        assert finding(counts([2000 * much, 300], [500 * much, 900], 0.5, 1e6)).verdict == Verdict.HARM
+        assert finding(counts([2000 * much, 300], [500 * much, 900], 0.5, 1e6)).verdict == MetricVerdict.HARM
 
 
 def test_few_events_that_come_together_are_not_heterogeneous() -> None:
-    assert finding(counts([2], [1], 0.5, 1000, phi=20)).verdict == Verdict.UNDECIDED
+    assert finding(counts([2], [1], 0.5, 1000, phi=20)).verdict == MetricVerdict.UNDECIDED
 
 
 def test_epochs_that_no_ratio_fits_are_heterogeneous_and_promote_nothing() -> None:
     changing = counts([22_500, 2800], [7500, 4200], [0.25, 0.5], 1e6)
-    found = finding(changing, Limits(0.75, 0, 1, 0.05))
-    assert found.verdict == Verdict.HETEROGENEOUS
-    assert finding(changing, Limits(0.75, 0, 1, 0.05), promotes=True).verdict == Verdict.PASSED
+    found = finding(changing, MetricLimits(0.75, 0, 1, 0.05))
+    assert found.verdict == MetricVerdict.HETEROGENEOUS
+    assert finding(changing, MetricLimits(0.75, 0, 1, 0.05), promotes=True).verdict == MetricVerdict.PASSED
     assert math.isnan(found.lower)
     assert math.isnan(found.upper)
 
@@ -114,19 +120,19 @@ def test_epochs_that_no_ratio_fits_are_heterogeneous_and_promote_nothing() -> No
 @pytest.mark.parametrize(
     ("given_counts", "verdict"),
     [
-        (counts([0], [0], 0.5, 0), Verdict.NO_DATA),
-        (counts([5], [5], 0.0), Verdict.INVALID),
-        (counts([5], [5], 1.0), Verdict.INVALID),
-        (counts([math.nan], [5], 0.5), Verdict.INVALID),
-        (counts([math.inf], [5], 0.5), Verdict.INVALID),
-        (counts([-1], [5], 0.5), Verdict.INVALID),
-        (counts([5], [5], 0.5, phi=math.nan), Verdict.INVALID),
-        (counts([5e11], [5e11], 0.5, 1e13), Verdict.PASSED),
-        (counts([1e12], [3e12], 0.5, 1e13), Verdict.HARM),
-        (counts([0, 0], [0, 0], [0.05, 0.25]), Verdict.PASSED),
+        (counts([0], [0], 0.5, 0), MetricVerdict.NO_DATA),
+        (counts([5], [5], 0.0), MetricVerdict.INVALID),
+        (counts([5], [5], 1.0), MetricVerdict.INVALID),
+        (counts([math.nan], [5], 0.5), MetricVerdict.INVALID),
+        (counts([math.inf], [5], 0.5), MetricVerdict.INVALID),
+        (counts([-1], [5], 0.5), MetricVerdict.INVALID),
+        (counts([5], [5], 0.5, phi=math.nan), MetricVerdict.INVALID),
+        (counts([5e11], [5e11], 0.5, 1e13), MetricVerdict.PASSED),
+        (counts([1e12], [3e12], 0.5, 1e13), MetricVerdict.HARM),
+        (counts([0, 0], [0, 0], [0.05, 0.25]), MetricVerdict.PASSED),
     ],
 )
-def test_whatever_was_counted_has_a_verdict_and_a_sentence(given_counts: Counts, verdict: Verdict) -> None:
+def test_whatever_was_counted_has_a_verdict_and_a_sentence(given_counts: EventCounts, verdict: MetricVerdict) -> None:
     for promotes in (False, True):
         found = finding(given_counts, promotes=promotes)
         assert found.verdict == verdict
@@ -136,13 +142,13 @@ def test_whatever_was_counted_has_a_verdict_and_a_sentence(given_counts: Counts,
 
 def test_what_is_undecided_says_what_decides_and_when() -> None:
     found = finding(counts([90], [30], 0.25, 10_000, blocks=60))
-    assert found.verdict == Verdict.UNDECIDED
+    assert found.verdict == MetricVerdict.UNDECIDED
     # 120 events in ten minutes.
     assert found.eta_s == pytest.approx((found.needed - 120) * 600 / 120)
     assert found.sentence("errorRate").endswith(
         f"about {found.needed:.0f} events decide, in some {found.eta_s / 60:.0f} minutes"
     )
-    never = finding(counts([300], [200], 0.25, 40_000, blocks=60), Limits(0.75, 0, 1, 0.0001))
+    never = finding(counts([300], [200], 0.25, 40_000, blocks=60), MetricLimits(0.75, 0, 1, 0.0001))
     assert (never.needed, never.eta_s) == (math.inf, math.inf)
     assert never.sentence("errorRate").endswith("no number of events will decide")
 
@@ -172,9 +178,11 @@ def test_many_at_once_are_as_each_by_itself() -> None:
     weight = np.array([0.05, 0.1, 0.25, 0.5])
     margin = np.array([[0.1], [0.25], [0.5]])
     promotes = np.array([[False], [True], [True]])
-    together = judge(counts(control, candidate, weight), Limits(margin, 0.01, 0.5, 0.05, 6), promotes=promotes)
+    together = evaluate_verdicts(
+        counts(control, candidate, weight), MetricLimits(margin, 0.01, 0.5, 0.05, 6), promotes=promotes
+    )
     for metric, arm in itertools.product(range(3), range(2)):
-        alone = Limits(float(margin[metric, 0]), 0.01, 0.5, 0.05, 6)
+        alone = MetricLimits(float(margin[metric, 0]), 0.01, 0.5, 0.05, 6)
         own = counts(control[metric, arm], candidate[metric, arm], weight)
         one = finding(own, alone, promotes=bool(promotes[metric, 0]))
         both = together.at(metric, arm)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
-from sundog_edge.counting.counters import ROW_COLUMNS, Boot, Ledger, Row, RowKey, Seen
-from sundog_edge.counting.evidence import Question, Surroundings, build
-from sundog_edge.counting.log_lines import SLOW
-from sundog_edge.feedback.first_seen import FirstSeen
-from sundog_edge.feedback.joining import First
-from sundog_edge.metrics import coarse, text
+from sundog_edge.counting.counters import ROW_COLUMNS, Boot, Ledger, RowCounters, RowKey, TableEntry
+from sundog_edge.counting.evidence import AgentState, EvidenceQuery, build_evidence
+from sundog_edge.counting.log_lines import SLOW_COLUMNS
+from sundog_edge.feedback.first_seen import FirstExposureTracker
+from sundog_edge.feedback.joining import FirstExposure
+from sundog_edge.metrics import coarsen, render_metrics
 
 KEY = "digits/att/0/{}/assigned/sticky"
 
@@ -39,7 +39,7 @@ def line(
     return f"{head} {fields['block']} {tail}".encode()
 
 
-def conserved(row: Row) -> bool:
+def conserved(row: RowCounters) -> bool:
     return row.assigned == sum(row.ends.values()) + row.in_flight + row.lost and min(row.in_flight, row.lost) >= 0
 
 
@@ -63,10 +63,13 @@ class Haproxy:
         if not dropped:
             self.pipe.append(line(self.boot, KEY.format(arm), number, status))
 
-    def table(self) -> dict[str, Seen]:
+    def table(self) -> dict[str, TableEntry]:
         counts = {arm: sum(name == arm for name, _ in self.running) for arm in self.assigned}
-        whole = Seen(sum(self.assigned.values()), len(self.running))
-        return {"all": whole, **{KEY.format(arm): Seen(count, counts[arm]) for arm, count in self.assigned.items()}}
+        whole = TableEntry(sum(self.assigned.values()), len(self.running))
+        return {
+            "all": whole,
+            **{KEY.format(arm): TableEntry(count, counts[arm]) for arm, count in self.assigned.items()},
+        }
 
 
 STEPS = st.lists(
@@ -135,7 +138,7 @@ def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
         ledger.consume(worker.pipe, 2)
         worker.pipe.clear()
     assert (sum(row.assigned for row in rows), boot.all_gaps) == (assigned, dropped + len(worker.running))
-    boot.come_back(3.0)
+    boot.resume(3.0)
     boot.settle(worker.table(), "all", 3.0)
     assert all(conserved(row) for row in rows)
     assert (sum(row.in_flight for row in rows), sum(row.lost for row in rows)) == (len(worker.running), dropped)
@@ -178,7 +181,7 @@ def test_a_permuted_log_gives_the_same_evidence(entries, order: random.Random):
         cut = len(batch) // 3
         ledger.consume(batch[:cut], 0)
         ledger.consume(batch[cut:], 0)
-        return orjson.dumps(build(Surroundings("e", "n"), None, ledger, 0.0))
+        return orjson.dumps(build_evidence(AgentState("e", "n"), None, ledger, 0.0))
 
     assert evidence(lines) == evidence(shuffled)
 
@@ -227,10 +230,12 @@ def test_poison_is_counted_stays_in_snapshots_and_is_shown():
     ledger.consume([line("a-1", key, number, 502, "SH", retries="+1") for number in range(1, 4)], 0)
     ledger.consume([line("a-1", key, 4, 502, "SH", retries="0"), line("a-1", key, 5, retries="+1")], 0)
     for known in (ledger, Ledger.from_json(ledger.as_json())):
-        (row,) = build(Surroundings("e", "n"), None, known, 0.0)["counters"]
+        (row,) = build_evidence(AgentState("e", "n"), None, known, 0.0)["counters"]
         assert row["retries"]["poison"] == 3
         assert row["ends"]["edge5xx"] == 4
-    assert b'sundog_edge_poison_total{arm="canary",revision="",service="digits"} 3.0' in text(ledger, None, {}, "", {})
+    assert b'sundog_edge_poison_total{arm="canary",revision="",service="digits"} 3.0' in render_metrics(
+        ledger, None, {}, "", {}
+    )
 
 
 def test_a_snapshot_of_before_poison_was_counted_has_none():
@@ -252,7 +257,7 @@ def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_fai
         [line("a-1", key, n, status, retries=own, block=block) for n, (block, own, status) in enumerate(tries)], 1015
     )
     ledger.boots["a-1"].running = {key: {101: 5}}
-    seen = build(Surroundings("e", "n"), None, ledger, 0.0, Question(details=frozenset({"blocks"})))
+    seen = build_evidence(AgentState("e", "n"), None, ledger, 0.0, EvidenceQuery(details=frozenset({"blocks"})))
     (row,) = seen["counters"]
     blocks = [dict(zip(seen["blocks"]["columns"], counts, strict=True)) for counts in row["blocks"]]
     assert [(own["start"], own["firstAttemptFailed"], own["slow"], own["inFlight"]) for own in blocks] == [
@@ -277,7 +282,7 @@ def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
     assert {arm: row.slow for arm, row in rows.items()} == slow
     column = 1 + ROW_COLUMNS.index("slow")
     assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
-    assert {arm: sum(own[grouping.SLOW[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
+    assert {arm: sum(own[grouping.SLOW_INDEXES[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
     # A request that began under another threshold.
     ledger.consume([line("a-1", KEY.format("canary"), 9, total=1150, slow=str(own)) for own in (1100, 1200)], 0)
     assert rows["canary"].slow == 2
@@ -292,23 +297,25 @@ def test_each_threshold_of_an_arm_has_counts_of_its_own():
     ledger.consume([line("a-1", key, 5, total=9000, slow="500"), line("a-1", key, 6, 500, total=9000, slow="5,5,5")], 0)
     row = ledger.boots["a-1"].rows[key]
     wanted = {"slow": 4, "slow2": 4, "slow3": 2}
-    assert {name: getattr(row, name) for name in SLOW} == wanted
+    assert {name: getattr(row, name) for name in SLOW_COLUMNS} == wanted
     blocks = dict(zip(ROW_COLUMNS, map(sum, list(zip(*row.blocks.rows(), strict=True))[1:]), strict=True))
-    assert {name: blocks[name] for name in SLOW} == wanted
+    assert {name: blocks[name] for name in SLOW_COLUMNS} == wanted
     groups = dict(zip(grouping.COLUMNS, map(sum, zip(*row.groups.values(), strict=True)), strict=True))
-    assert {name: groups[name] for name in SLOW} == wanted
+    assert {name: groups[name] for name in SLOW_COLUMNS} == wanted
     events = [unit.events for unit in ledger.samples["digits/att"].units.values()]
-    assert {name: sum(name in each for each in events) for name in SLOW} == wanted
-    told = build(Surroundings("edge", "vision"), None, ledger, 0.0, Question(details=frozenset({"blocks", "groups"})))
+    assert {name: sum(name in each for each in events) for name in SLOW_COLUMNS} == wanted
+    told = build_evidence(
+        AgentState("edge", "vision"), None, ledger, 0.0, EvidenceQuery(details=frozenset({"blocks", "groups"}))
+    )
     (own,) = told["counters"]
-    assert {name: own[name] for name in SLOW} == wanted
+    assert {name: own[name] for name in SLOW_COLUMNS} == wanted
     assert told["blocks"]["columns"][-3:] == ("slow2", "slow3", "inFlight")
     assert told["groups"]["columns"][-2:] == ("slow2", "slow3")
-    merged = Row()
+    merged = RowCounters()
     merged.merge(row)
     merged.merge(row)
     assert (merged.slow, merged.slow2, merged.slow3) == (8, 8, 4)
-    page = text(ledger, None, {}, "", {}).decode()
+    page = render_metrics(ledger, None, {}, "", {}).decode()
     arm = 'arm="stable",revision="",service="digits"'
     assert f"sundog_edge_slow_total{{{arm}}} 4.0" in page
     assert f'sundog_edge_slow_further_total{{{arm},threshold="2"}} 4.0' in page
@@ -339,7 +346,7 @@ def test_feedback_is_counted_by_status_and_in_no_row():
 
 
 def test_units_are_seen_first_where_their_attempt_is_watched():
-    ledger, seen = Ledger(), FirstSeen()
+    ledger, seen = Ledger(), FirstExposureTracker()
     row = "digits/{}/{}/stable/{}/{}"
     ledger.consume([line("b-1", row.format("att", 0, "assigned", "sticky"), 1, unit=5)], 1.0)
     ledger.watch({"digits/att": seen})
@@ -352,7 +359,7 @@ def test_units_are_seen_first_where_their_attempt_is_watched():
         (row.format("att", 0, "assigned", "sticky"), {"unit": 9, "received": 40}),
     ]
     ledger.consume([line("b-1", key, 2, **own) for key, own in shown], 2.0)
-    assert seen.some() == ({(1 << 64) - 5: First(20, 2, "stable"), 9: First(40, 0, "stable")}, 0)
+    assert seen.some() == ({(1 << 64) - 5: FirstExposure(20, 2, "stable"), 9: FirstExposure(40, 0, "stable")}, 0)
     ledger.watch({})
     ledger.consume([line("b-1", row.format("att", 1, "assigned", "sticky"), 3, unit=10)], 3.0)
     assert len(seen.waiting) == 2
@@ -383,7 +390,7 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     assert {*ledger.samples} == {"digits/next"}
     assert {name: row.assigned for name, row in ledger.past.items()} == {"digits//stable": 2}
     assert (ledger.gone.lines, ledger.gone.refused) == (2, {"digits": {"auth": 1}})
-    page = text(ledger, None, {}, "", {}).decode()
+    page = render_metrics(ledger, None, {}, "", {}).decode()
     assert 'sundog_edge_refused_total{kind="auth",service="digits"} 1.0' in page
     assert 'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 2.0' in page
     assert "sundog_edge_log_lines_total 4.0" in page
@@ -393,20 +400,20 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
     assert (
         'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 4.0'
-        in text(again, None, {}, "", {}).decode()
+        in render_metrics(again, None, {}, "", {}).decode()
     )
 
 
 def test_a_row_with_requests_running_is_not_forgotten():
     ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
-    ledger.boots["a-1"].settle({KEY.format("stable"): Seen(2, 2)}, "all", 1.0)
+    ledger.boots["a-1"].settle({KEY.format("stable"): TableEntry(2, 2)}, "all", 1.0)
     assert ledger.idle_rows("a-1", 5.0, set()) == []
 
 
 @given(st.integers(0, 10**10))
 def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
     counts: list[int] = []
-    histogram.add(counts, histogram.bucket_of(duration))
+    histogram.add(counts, histogram.find_bucket(duration))
     bucket = len(counts) - 1
     assert sum(counts) == counts[bucket] == 1
     assert bucket == 0 or histogram.EDGES_US[bucket - 1] <= duration
@@ -423,8 +430,8 @@ def test_edges_resolve_a_margin_of_ten_percent():
 def test_the_coarse_histogram_has_every_duration_below_the_same_edge():
     counts: list[int] = []
     for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
-        histogram.add(counts, histogram.bucket_of(duration))
-    found = coarse(counts)
+        histogram.add(counts, histogram.find_bucket(duration))
+    found = coarsen(counts)
     assert sum(found) == 6
     # Below 100 µs, below 200 µs, and without an upper edge.
     assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -11,7 +11,7 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from sundog_edge.counting import export
-from sundog_edge.counting.export import Exposed, Outcome
+from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import EdgeError
 
 PATH = "/feedback/digits/uid-1/export"
@@ -27,8 +27,8 @@ class Read:
 class Memory:
     """A store of what a test puts in. It fails after so many rows, and waits where it is told to."""
 
-    exposed: list[Exposed] = field(default_factory=list)
-    told: list[Outcome] = field(default_factory=list)
+    exposed: list[ExportedExposure] = field(default_factory=list)
+    told: list[ExportedOutcome] = field(default_factory=list)
     sequence: int = 7
     fails_after: int | None = None
     waits: asyncio.Event | None = None
@@ -39,7 +39,7 @@ class Memory:
         tally = {"sequence": self.sequence, "events": len(self.told), "squares": 2**70}
         return Read("s1", dict.fromkeys(attempts, tally))
 
-    async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+    async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
         assert attempt == "digits/uid-1"
         for number, each in enumerate(self.exposed):
             if number == self.fails_after:
@@ -48,7 +48,7 @@ class Memory:
         if self.waits is not None:
             await self.waits.wait()
 
-    async def outcomes(self, attempt: str) -> AsyncIterator[Outcome]:
+    async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         assert attempt == "digits/uid-1"
         for each in self.told:
             yield each
@@ -59,13 +59,13 @@ def section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any
 
 
 def many(units: int) -> Memory:
-    exposed = [Exposed(unit, 1_000_000 * unit, 1, "control") for unit in range(units)]
-    return Memory(exposed, [Outcome(unit, "converted", 1, "control", 1_500_000, unit) for unit in range(units)])
+    exposed = [ExportedExposure(unit, 1_000_000 * unit, 1, "control") for unit in range(units)]
+    return Memory(exposed, [ExportedOutcome(unit, "converted", 1, "control", 1_500_000, unit) for unit in range(units)])
 
 
 def client_of(store: Memory | None) -> TestClient[web.Request, web.Application]:
     app = web.Application()
-    app.router.add_get("/feedback/{service}/{attempt}/export", export.handler(lambda: store, section))
+    app.router.add_get("/feedback/{service}/{attempt}/export", export.make_export_handler(lambda: store, section))
     return TestClient(TestServer(app))
 
 

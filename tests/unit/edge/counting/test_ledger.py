@@ -6,8 +6,8 @@ import os
 import orjson
 import pytest
 
-from sundog_edge.counting.counters import RowKey, Seen
-from sundog_edge.counting.ledger import KEEP_ENDED_S, Counting
+from sundog_edge.counting.counters import RowKey, TableEntry
+from sundog_edge.counting.ledger import RETAIN_ENDED_S, CounterCollector
 from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.state_dir import StateDir
@@ -22,9 +22,9 @@ class Haproxy:
     """A worker with one request that runs."""
 
     async def table(self, pid):
-        return {"all": Seen(1, 1), KEY: Seen(1, 1)}
+        return {"all": TableEntry(1, 1), KEY: TableEntry(1, 1)}
 
-    async def running_by_block(self, pid):
+    async def in_flight_by_block(self, pid):
         return {}
 
     async def dropped_lines(self, pid):
@@ -44,7 +44,7 @@ async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypa
     now = 1000.0
     monkeypatch.setattr("sundog_edge.counting.ledger.time.time", lambda: now)
     workers = Workers()
-    counting = Counting(Haproxy(), workers, StateDir.at(tmp_path / "s"))
+    counting = CounterCollector(Haproxy(), workers, StateDir.at(tmp_path / "s"))
     try:
         await counting.settle()
         row = counting.ledger.boots["old-6"].rows[KEY]
@@ -63,20 +63,20 @@ async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypa
 
 def test_a_snapshot_whose_blocks_have_other_columns_is_left_alone(tmp_path):
     state = StateDir.at(tmp_path / "s")
-    first = Counting(Haproxy(), Workers(), state)
+    first = CounterCollector(Haproxy(), Workers(), state)
     first.ledger.boot("old-6", 1.0).row(KEY).blocks.add(1000, 11, 1)
     first.ledger.dirty = True
     first.stop()
-    again = Counting(Haproxy(), Workers(), state)
+    again = CounterCollector(Haproxy(), Workers(), state)
     again.stop()
     assert again.ledger.boots["old-6"].rows[KEY].blocks.rows() == [[1000, *[0] * 11, 1, 0, 0]]
     _of_one_latency(state)
-    before = Counting(Haproxy(), Workers(), state)
+    before = CounterCollector(Haproxy(), Workers(), state)
     before.stop()
     assert before.ledger.boots["old-6"].rows[KEY].blocks.rows() == [[1000, *[0] * 11, 1, 0, 0]]
     for file in (state.counters, state.details):
         file.write_bytes(orjson.dumps({**orjson.loads(file.read_bytes()), "format": 3}))
-    anew = Counting(Haproxy(), Workers(), state)
+    anew = CounterCollector(Haproxy(), Workers(), state)
     anew.stop()
     assert anew.ledger.boots == {}
 
@@ -100,7 +100,7 @@ class Table:
     """The counts of a worker: it answers with what they were when it was asked, and clears a row that no request uses."""
 
     def __init__(self) -> None:
-        self.rows = {"all": Seen(2 * COUNT, 0), KEY: Seen(COUNT, 0), OTHER: Seen(COUNT, 0)}
+        self.rows = {"all": TableEntry(2 * COUNT, 0), KEY: TableEntry(COUNT, 0), OTHER: TableEntry(COUNT, 0)}
         self.answering = asyncio.Event()
         self.answering.set()
         self.away = False
@@ -121,7 +121,7 @@ class Table:
         if in_use:
             raise HaproxyRefused("Entry currently in use, cannot remove")
 
-    async def running_by_block(self, pid):
+    async def in_flight_by_block(self, pid):
         return {}
 
     async def dropped_lines(self, pid):
@@ -134,7 +134,7 @@ class Books:
     def __init__(self, state: StateDir) -> None:
         self.haproxy, self.workers = Table(), Workers()
         self.workers.all = [self.workers.current]
-        self.counting = Counting(self.haproxy, self.workers, state)
+        self.counting = CounterCollector(self.haproxy, self.workers, state)
 
     @property
     def rows(self) -> dict[str, tuple[int, int, int]]:
@@ -160,7 +160,7 @@ async def books(tmp_path, monkeypatch):
     books.counting.ledger.consume([line(key, n + 1) for key in (KEY, OTHER) for n in range(COUNT)], now)
     await books.counting.settle()
     assert (books.rows, books.past) == (ENDED, {})
-    now += KEEP_ENDED_S + 1
+    now += RETAIN_ENDED_S + 1
     yield books
     books.counting.stop()
 
@@ -193,9 +193,9 @@ async def test_what_haproxy_was_not_there_to_let_go_of_is_kept(books):
 
 
 async def test_a_row_that_is_in_use_again_is_kept_and_the_others_go(books, caplog):
-    books.haproxy.rows[KEY] = Seen(COUNT + 1, 1)
+    books.haproxy.rows[KEY] = TableEntry(COUNT + 1, 1)
     # And one comes again as soon as it is cleared: its new count is no reason to keep the old one.
-    books.haproxy.cleared = lambda: books.haproxy.rows.update({OTHER: Seen(1, 1)})
+    books.haproxy.cleared = lambda: books.haproxy.rows.update({OTHER: TableEntry(1, 1)})
     await books.counting.forget(set())
     assert caplog.messages == ["Entry currently in use, cannot remove"]
     await books.counting.settle()

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.counting.log_lines import ENDS, HEAD_FIELDS, EndHead, FeedbackHead, RefusalHead, end_class, parse_head
+from sundog_edge.counting.log_lines import (
+    ENDS,
+    HEAD_FIELDS,
+    EndHead,
+    FeedbackHead,
+    RefusalHead,
+    classify_end,
+    parse_head,
+)
 
 ROW = "digits/att/0/stable/assigned/sticky"
 
@@ -107,7 +115,7 @@ def test_a_request_is_poison_where_two_replicas_in_a_row_went_away_without_an_an
     ],
 )
 def test_every_termination_has_one_class(status, termination, outcome, end):
-    assert end_class(status, termination, outcome) == end
+    assert classify_end(status, termination, outcome) == end
     assert end in ENDS
 
 

@@ -8,8 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sundog_edge.errors import ServeUnavailable
-from sundog_edge.haproxy.backends import server_options
-from sundog_edge.replicas.plan import Wish, calls_of, drain_limit_s, keep_slow, plan, still_proven, targets_of, wanted
+from sundog_edge.haproxy.backends import render_server_options
+from sundog_edge.replicas.plan import (
+    DesiredSlot,
+    desired_servers,
+    drain_limit_s,
+    find_proven,
+    parse_grpc_targets,
+    parse_http_targets,
+    plan_commands,
+    plan_slow_replicas,
+)
 from sundog_edge.runtime_api import ServerState
 from sundog_edge.split.document import Cluster
 
@@ -31,7 +40,7 @@ def server(address, *, running=True, draining=False, maintenance=False, since_s=
 
 
 def wish(*listed, known=True, fallback=""):
-    return Wish("slot0", listed if known else None, fallback, 8)
+    return DesiredSlot("slot0", listed if known else None, fallback, 8)
 
 
 def test_targets_are_read_and_serves_own_proxy_is_none():
@@ -43,9 +52,9 @@ def test_targets_are_read_and_serves_own_proxy_is_none():
             group("", ("10.0.0.7", 8000)),
         ]
     }
-    assert targets_of(answer, REMOTE) == {"a": ("10.0.0.7:30003", "10.0.0.8:30003"), "b": ()}
+    assert parse_http_targets(answer, REMOTE) == {"a": ("10.0.0.7:30003", "10.0.0.8:30003"), "b": ()}
     # With a loopback dashboard replicas listen on loopback only.
-    assert targets_of(answer, LOCAL)["a"] == ("127.0.0.1:30003", "127.0.0.1:30003")
+    assert parse_http_targets(answer, LOCAL)["a"] == ("127.0.0.1:30003", "127.0.0.1:30003")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +71,7 @@ def test_targets_are_read_and_serves_own_proxy_is_none():
 )
 def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
     with pytest.raises(ServeUnavailable):
-        targets_of(answer, REMOTE)
+        parse_http_targets(answer, REMOTE)
 
 
 @pytest.mark.parametrize(
@@ -91,20 +100,20 @@ def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
 def test_an_address_that_is_more_than_an_address_makes_the_answer_unusable(ip, port, protocol):
     answer = {"target_groups": [group("a", (ip, port), protocol=protocol)]}
     with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
-        targets_of(answer, REMOTE)
+        parse_http_targets(answer, REMOTE)
     with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
-        calls_of(answer, REMOTE)
+        parse_grpc_targets(answer, REMOTE)
 
 
 def test_an_address_of_ipv6_is_one():
     answer = {"target_groups": [group("a", ("FD00::0007", 30003))]}
-    assert targets_of(answer, REMOTE) == {"a": ("fd00::7:30003",)}
+    assert parse_http_targets(answer, REMOTE) == {"a": ("fd00::7:30003",)}
 
 
 @given(st.text() | st.from_regex(r"10\.0\.0\.1[;\n %:]+.*"), st.integers() | st.text())
 def test_whatever_serve_names_a_command_to_add_it_is_one_command(ip, port):
     try:
-        targets = targets_of({"target_groups": [group("a", (ip, port))]}, REMOTE)
+        targets = parse_http_targets({"target_groups": [group("a", (ip, port))]}, REMOTE)
     except ServeUnavailable:
         return
     for address in targets["a"]:
@@ -145,25 +154,25 @@ def test_whatever_serve_names_a_command_to_add_it_is_one_command(ip, port):
     ],
 )
 def test_which_servers_a_slot_should_have(request_, present, names):
-    assert {*wanted(request_, present)} == names
+    assert {*desired_servers(request_, present)} == names
 
 
 def test_replicas_of_a_large_edge_are_checked_less_often_but_at_once_when_they_refuse():
-    server = wanted(replace(wish("a:1"), check_ms=4000), [])["a:1"]
-    assert server_options(server).startswith(
+    server = desired_servers(replace(wish("a:1"), check_ms=4000), [])["a:1"]
+    assert render_server_options(server).startswith(
         "a:1 check inter 4000 fastinter 100 downinter 500 observe layer4 error-limit 1 "
     )
 
 
 def test_the_fallback_is_a_backup_without_a_limit():
-    servers = wanted(wish("a:1", fallback="p:8"), [])
+    servers = desired_servers(wish("a:1", fallback="p:8"), [])
     assert servers["fallback-p:8"].backup
     assert servers["fallback-p:8"].maxconn == 0
     assert not servers["a:1"].backup
 
 
 def test_a_new_server_gets_no_request_before_its_check_has_passed():
-    commands = plan("slot0", wanted(wish("a:1"), []), [], {}, {})
+    commands = plan_commands("slot0", desired_servers(wish("a:1"), []), [], {}, {})
     assert commands == [
         "add server slot0/a:1 a:1 check inter 500 fastinter 100 downinter 500 observe layer4 error-limit 1 "
         "on-error mark-down fall 2 rise 1 maxconn 8 weight 0",
@@ -192,7 +201,7 @@ def test_a_new_server_gets_no_request_before_its_check_has_passed():
 )
 def test_a_server_leaves_in_steps(state, running, drained_s, commands):
     key = ("slot0", "b:1")
-    assert plan("slot0", {}, [state], {key: running}, {key: drained_s}) == commands
+    assert plan_commands("slot0", {}, [state], {key: running}, {key: drained_s}) == commands
 
 
 SLOW = {"slow": True, "failing": True}
@@ -226,34 +235,36 @@ SLOW = {"slow": True, "failing": True}
 )
 def test_replicas_that_only_are_slow_stay_where_no_other_answers_in_time(present, kept):
     wished = wish("a:1", "b:1", "new:1")
-    commands = keep_slow(wished, present, {"a:1", "b:1", "gone:1"})
+    commands = plan_slow_replicas(wished, present, {"a:1", "b:1", "gone:1"})
     assert commands == [f"set server slot0/{name} health up" for name in kept]
 
 
 def test_while_serve_is_silent_all_that_are_there_count_as_named():
-    assert keep_slow(wish(known=False), [server("gone:1", **SLOW)], {"gone:1"}) == ["set server slot0/gone:1 health up"]
+    assert plan_slow_replicas(wish(known=False), [server("gone:1", **SLOW)], {"gone:1"}) == [
+        "set server slot0/gone:1 health up"
+    ]
 
 
 def test_a_server_is_proven_until_a_check_fails_for_another_reason_than_its_slowness():
     new, slow = server("a:1", running=False, failing=True), server("a:1", running=False, **SLOW)
-    assert still_proven((), [new]) == still_proven((), [slow]) == frozenset()
-    assert still_proven((), [server("a:1")]) == {"a:1"}
-    assert still_proven({"a:1"}, [slow]) == {"a:1"}
+    assert find_proven((), [new]) == find_proven((), [slow]) == frozenset()
+    assert find_proven((), [server("a:1")]) == {"a:1"}
+    assert find_proven({"a:1"}, [slow]) == {"a:1"}
     # Another application has its address, or nobody.
-    assert still_proven({"a:1"}, [new]) == still_proven({"a:1"}, []) == frozenset()
+    assert find_proven({"a:1"}, [new]) == find_proven({"a:1"}, []) == frozenset()
 
 
 def test_a_server_leaves_when_the_longest_request_of_its_service_has_had_its_time():
     key, state = ("slot0", "b:1"), server("b:1", draining=True)
     assert [drain_limit_s(seconds) for seconds in (0.5, 30, 90, 86_400)] == [60, 60, 100, 86_410]
-    assert plan("slot0", {}, [state], {key: 1}, {key: 99.0}, drain_limit_s(90)) == []
-    assert plan("slot0", {}, [state], {key: 1}, {key: 101.0}, drain_limit_s(90)) != []
+    assert plan_commands("slot0", {}, [state], {key: 1}, {key: 99.0}, drain_limit_s(90)) == []
+    assert plan_commands("slot0", {}, [state], {key: 1}, {key: 101.0}, drain_limit_s(90)) != []
 
 
 def test_a_server_that_comes_back_while_it_drains_is_ready_again_but_never_from_maintenance():
-    want = wanted(wish("a:1"), [])
-    assert plan("slot0", want, [server("a:1", draining=True)], {}, {}) == ["set server slot0/a:1 state ready"]
-    assert plan("slot0", want, [server("a:1", maintenance=True)], {}, {}) == ["del server slot0/a:1"]
+    want = desired_servers(wish("a:1"), [])
+    assert plan_commands("slot0", want, [server("a:1", draining=True)], {}, {}) == ["set server slot0/a:1 state ready"]
+    assert plan_commands("slot0", want, [server("a:1", maintenance=True)], {}, {}) == ["del server slot0/a:1"]
 
 
 @settings(deadline=None)
@@ -268,7 +279,7 @@ def test_stepping_ends_at_the_listed_servers_and_never_leaves_a_slot_bare(before
     for _ in range(20):
         had_running = any(state.up for state in states.values())
         present = list(states.values())
-        for command in plan("slot0", wanted(wish(*after), present), present, {}, {}):
+        for command in plan_commands("slot0", desired_servers(wish(*after), present), present, {}, {}):
             states = _run(states, command.split())
         if had_running:
             assert any(state.up for state in states.values())
@@ -278,7 +289,7 @@ def test_stepping_ends_at_the_listed_servers_and_never_leaves_a_slot_bare(before
     states = {name: server(name, draining=s.draining, maintenance=s.maintenance) for name, s in states.items()}
     for _ in range(4):
         present = list(states.values())
-        for command in plan("slot0", wanted(wish(*after), present), present, {}, {}):
+        for command in plan_commands("slot0", desired_servers(wish(*after), present), present, {}, {}):
             states = _run(states, command.split())
         states = {name: server(name, draining=s.draining, maintenance=s.maintenance) for name, s in states.items()}
     assert {*states} == ({*after} or {*before})
@@ -310,11 +321,11 @@ def test_grpc_ports_are_those_of_replicas_that_have_an_http_port_and_are_checked
             calls("HTTP", ("r1", 30001), ("", 8000)),
         ]
     }
-    assert calls_of(answer, REMOTE) == {"a": {"10.0.0.7:40001": 30001}}
-    assert calls_of(answer, LOCAL) == {"a": {"127.0.0.1:40001": 30001}}
+    assert parse_grpc_targets(answer, REMOTE) == {"a": {"10.0.0.7:40001": 30001}}
+    assert parse_grpc_targets(answer, LOCAL) == {"a": {"127.0.0.1:40001": 30001}}
     with pytest.raises(ServeUnavailable):
-        calls_of({"target_groups": [{"app_name": "a"}]}, REMOTE)
-    wished = Wish("slot0-grpc", ("10.0.0.7:40001",), "", 4, check_ports={"10.0.0.7:40001": 30001})
-    assert server_options(wanted(wished, [])["10.0.0.7:40001"]).endswith(
+        parse_grpc_targets({"target_groups": [{"app_name": "a"}]}, REMOTE)
+    wished = DesiredSlot("slot0-grpc", ("10.0.0.7:40001",), "", 4, check_ports={"10.0.0.7:40001": 30001})
+    assert render_server_options(desired_servers(wished, [])["10.0.0.7:40001"]).endswith(
         " port 30001 check-proto h1 proto h2 maxconn 4"
     )

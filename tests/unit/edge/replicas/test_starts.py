@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from sundog_edge.counting.counters import Ledger
-from sundog_edge.counting.evidence import InForce, Surroundings, build
-from sundog_edge.replicas.starts import UNKNOWN, Starts
-from sundog_edge.split.document import Document, parse
+from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
+from sundog_edge.replicas.starts import UNKNOWN_STARTUP, StartupReports
+from sundog_edge.split.document import SplitDocument, parse_document
 
 TOLD = {"version": 1, "beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
 START = {"beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
@@ -63,10 +63,10 @@ class Replica:
 
 
 @pytest.fixture
-def document() -> Document:
+def document() -> SplitDocument:
     clusters = {"sundog": {"dashboard": "http://127.0.0.1:8265", "fallback": "127.0.0.1:8000"}}
     written = {"version": 1, "namespace": "vision", "generation": 1, "clusters": clusters, "services": [SERVICE]}
-    return parse(json.dumps(written).encode(), "vision")
+    return parse_document(json.dumps(written).encode(), "vision")
 
 
 @pytest.fixture
@@ -77,12 +77,14 @@ async def replica() -> AsyncIterator[Replica]:
 
 
 @pytest.fixture
-async def starts() -> AsyncIterator[Starts]:
+async def starts() -> AsyncIterator[StartupReports]:
     async with aiohttp.ClientSession() as session:
-        yield Starts(session)
+        yield StartupReports(session)
 
 
-async def test_a_healthy_replica_is_asked_once(replica: Replica, starts: Starts, document: Document) -> None:
+async def test_a_healthy_replica_is_asked_once(
+    replica: Replica, starts: StartupReports, document: SplitDocument
+) -> None:
     await starts.tick(document, {"digits-r1": ()})
     assert starts.known == {}, "nobody is healthy yet"
     for _ in range(3):
@@ -91,15 +93,17 @@ async def test_a_healthy_replica_is_asked_once(replica: Replica, starts: Starts,
 
 
 async def test_the_evidence_has_it_beside_the_health_of_the_arm(
-    replica: Replica, starts: Starts, document: Document
+    replica: Replica, starts: StartupReports, document: SplitDocument
 ) -> None:
     await starts.tick(document, replica.addresses)
-    seen = Surroundings("e", "vision", starts=starts.known)
-    told = build(seen, InForce(document, 0.0, {}), Ledger(), 0.0)
+    seen = AgentState("e", "vision", starts=starts.known)
+    told = build_evidence(seen, AppliedDocument(document, 0.0, {}), Ledger(), 0.0)
     assert told["services"]["digits"]["arms"]["stable"]["startup"] == START
 
 
-async def test_what_leaves_the_document_is_forgotten(replica: Replica, starts: Starts, document: Document) -> None:
+async def test_what_leaves_the_document_is_forgotten(
+    replica: Replica, starts: StartupReports, document: SplitDocument
+) -> None:
     await starts.tick(document, replica.addresses)
     await starts.tick(None, replica.addresses)
     assert starts.known == {}
@@ -108,12 +112,12 @@ async def test_what_leaves_the_document_is_forgotten(replica: Replica, starts: S
 
 
 async def test_a_replica_that_does_not_answer_is_reported_and_asked_again_later(
-    replica: Replica, starts: Starts, document: Document, monkeypatch: pytest.MonkeyPatch
+    replica: Replica, starts: StartupReports, document: SplitDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica.status = 500
     for _ in range(3):
         await starts.tick(document, replica.addresses)
-    assert (starts.known, replica.asked) == ({"digits-r1": UNKNOWN}, 1)
+    assert (starts.known, replica.asked) == ({"digits-r1": UNKNOWN_STARTUP}, 1)
     replica.status = 200
     monkeypatch.setattr("sundog_edge.replicas.starts.time.monotonic", lambda: 1e9)
     await starts.tick(document, replica.addresses)
@@ -121,10 +125,12 @@ async def test_a_replica_that_does_not_answer_is_reported_and_asked_again_later(
 
 
 @pytest.mark.parametrize("status", [302, 404])
-async def test_a_redirect_is_not_followed(replica: Replica, starts: Starts, document: Document, status: int) -> None:
+async def test_a_redirect_is_not_followed(
+    replica: Replica, starts: StartupReports, document: SplitDocument, status: int
+) -> None:
     replica.status = status
     await starts.tick(document, replica.addresses)
-    assert (starts.known, replica.asked) == ({"digits-r1": UNKNOWN}, 1)
+    assert (starts.known, replica.asked) == ({"digits-r1": UNKNOWN_STARTUP}, 1)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +151,8 @@ async def test_a_redirect_is_not_followed(replica: Replica, starts: Starts, docu
     ],
 )
 async def test_an_answer_of_another_shape_is_no_start(
-    replica: Replica, starts: Starts, document: Document, told: Any
+    replica: Replica, starts: StartupReports, document: SplitDocument, told: Any
 ) -> None:
     replica.told = told
     await starts.tick(document, replica.addresses)
-    assert starts.known == {"digits-r1": UNKNOWN}
+    assert starts.known == {"digits-r1": UNKNOWN_STARTUP}

@@ -8,10 +8,10 @@ import pytest
 
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.replicas import sync
-from sundog_edge.replicas.sync import Answers, Following
+from sundog_edge.replicas.sync import ReplicaSync, ServePoller
 from sundog_edge.runtime_api import ServerState
 from sundog_edge.split.document import Cluster
-from sundog_edge.split.layout import Holding, Server
+from sundog_edge.split.layout import SlotAssignment, SlotServer
 
 GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
 
@@ -33,9 +33,9 @@ class Client:
 
 
 async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_time(monkeypatch):
-    monkeypatch.setattr(sync, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
     client = Client()
-    answers = Answers(client)
+    answers = ServePoller(client)
     await answers.poll({"good": GOOD, "slow": SLOW})
     first = answers.version
     await answers.poll({"good": GOOD, "slow": SLOW})
@@ -52,17 +52,17 @@ async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_tim
 
 
 def test_edges_do_not_ask_in_step():
-    calm = Following(None, None, None, Answers(Client()))
-    pauses = [calm.poll_pause_s for _ in range(50)]
+    calm = ReplicaSync(None, None, None, ServePoller(Client()))
+    pauses = [calm.poll_delay_s for _ in range(50)]
     low, high = ((1 + sign * sync.POLL_JITTER) * sync.POLL_S for sign in (-1, 1))
     assert low <= min(pauses) < max(pauses) <= high
     assert len({*pauses}) == len(pauses)
 
 
 async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(monkeypatch):
-    monkeypatch.setattr(sync, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
     client = Client()
-    answers = Answers(client)
+    answers = ServePoller(client)
     await answers.poll({"good": GOOD, "slow": SLOW})
     before = answers.version
     await answers.poll({"slow": SLOW})
@@ -77,21 +77,21 @@ async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(m
     [(0, 500), (1, 500), (64, 500), (65, 1000), (128, 1000), (129, 2000), (256, 2000), (257, 4000), (100_000, 4000)],
 )
 def test_the_more_servers_there_are_the_less_often_each_is_checked(servers, milliseconds):
-    assert sync.check_ms_of(servers) == milliseconds
+    assert sync.check_interval_ms(servers) == milliseconds
 
 
 async def test_all_ports_of_all_clusters_count(monkeypatch):
-    monkeypatch.setattr(sync, "PATIENCE_S", 0.01)
-    answers = Answers(Client())
+    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
+    answers = ServePoller(Client())
     await answers.poll({"good": GOOD, "again": GOOD})
     assert answers.count == 2
 
 
 def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
-    holding = Holding("slot2", "digits-r7", "digits", "/digits-r7")
+    holding = SlotAssignment("slot2", "digits-r7", "digits", "/digits-r7")
     names = ("stays", "comes", "fails", "drains", "went")
-    stays, comes, fails, drains, went = (Server("slot2", name, name, 0) for name in names)
-    call = Server("slot2", "call", "call", 0, check_port=1)
+    stays, comes, fails, drains, went = (SlotServer("slot2", name, name, 0) for name in names)
+    call = SlotServer("slot2", "call", "call", 0, check_port=1)
     states = [
         *(ServerState("slot2", name, name, True, False, False, 1) for name in ("stays", "comes")),
         ServerState("slot2", "fails", "fails", False, False, False, 1),
@@ -129,7 +129,7 @@ HEAD = Cluster(dashboard="http://good", fallback="sundog-0-head-svc.vision.svc:8
 
 async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(monkeypatch):
     names, client = Names(monkeypatch), Client()
-    answers = Answers(client)
+    answers = ServePoller(client)
     for _ in range(3):
         await answers.poll({"sundog-0": HEAD})
     assert (answers.fallbacks, names.asked) == ({"sundog-0": "10.0.0.1:8000"}, 1)
@@ -146,7 +146,7 @@ async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(mo
 
 async def test_a_head_that_is_silent_may_have_another_address(monkeypatch):
     names, client = Names(monkeypatch), Client()
-    answers = Answers(client)
+    answers = ServePoller(client)
     client.go_on.set()
     silent = SLOW.model_copy(update={"fallback": HEAD.fallback})
     monkeypatch.setattr(client, "targets", lambda _: Client.targets(client, SLOW))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from sundog_edge.errors import SecretError
 from sundog_edge.security import secrets as security_secrets
-from sundog_edge.security.certificates import MAX_PEM_BYTES, pem_of, self_signed
-from sundog_edge.security.credentials import MAX_KEYS_PER_SET, api_keys, file_of, token_keys
+from sundog_edge.security.certificates import MAX_PEM_BYTES, build_pem, make_self_signed
+from sundog_edge.security.credentials import MAX_KEYS_PER_SET, key_file_name, parse_api_keys, parse_jwks
 from sundog_edge.security.secrets import MAX_FILE_BYTES, SecretsDir
 
 GOOD = b"0123456789abcdef"
@@ -42,14 +42,14 @@ def digest(content: bytes) -> str:
     ],
 )
 def test_a_broken_api_key_is_told_and_the_others_count(files, wrong):
-    found, told = api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
+    found, told = parse_api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
     assert told[0].startswith(wrong)
     assert len(told) == 1
     assert (found.get(digest(b"zoe-key-0123456789")) == "zoe") is bool(files)
 
 
 def test_an_api_key_is_kept_as_its_digest_without_outer_blanks():
-    assert api_keys({"ada": GOOD + b"\r\n"}) == ({digest(GOOD): "ada"}, ())
+    assert parse_api_keys({"ada": GOOD + b"\r\n"}) == ({digest(GOOD): "ada"}, ())
 
 
 def member(key, **more):
@@ -91,13 +91,13 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
     ],
 )
 def test_a_broken_key_set_is_told(files, wrong):
-    found, told = token_keys(files)
+    found, told = parse_jwks(files)
     assert found == {}
     assert told[0].startswith(wrong)
 
 
 def test_good_keys_of_a_set_count_beside_broken_ones_and_what_they_sign_with_is_theirs_to_say():
-    found, told = token_keys(
+    found, told = parse_jwks(
         jwks(
             member(CURVE, kid="e"),
             member(ed25519.Ed25519PrivateKey.generate(), kid="ed"),
@@ -114,12 +114,12 @@ def test_good_keys_of_a_set_count_beside_broken_ones_and_what_they_sign_with_is_
     pem = found[digest(b"e")][1]
     assert isinstance(pem, bytes)
     assert pem.startswith(b"-----BEGIN PUBLIC KEY-----")
-    assert file_of(pem) != file_of(pem + b"\n")
+    assert key_file_name(pem) != key_file_name(pem + b"\n")
 
 
 def test_a_private_key_in_a_set_is_used_as_public_only():
     private = jwt.algorithms.ECAlgorithm.to_jwk(CURVE, as_dict=True)
-    found, told = token_keys(jwks({**private, "kid": "e"}))
+    found, told = parse_jwks(jwks({**private, "kid": "e"}))
     assert told == ()
     # The only key also serves tokens that name none.
     assert found[""] == found[digest(b"e")]
@@ -128,31 +128,31 @@ def test_a_private_key_in_a_set_is_used_as_public_only():
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
 def test_no_content_of_a_secret_raises_anything_but_a_secret_error(first, second, third):
-    api_keys({"ada": first})
-    token_keys({"jwks.json": second})
+    parse_api_keys({"ada": first})
+    parse_jwks({"jwks.json": second})
     with pytest.raises(SecretError):
-        pem_of({"tls.crt": first, "tls.key": third})
+        build_pem({"tls.crt": first, "tls.key": third})
 
 
 def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buffer_is_not():
-    pem = self_signed(dt.datetime.now(dt.UTC))
+    pem = make_self_signed(dt.datetime.now(dt.UTC))
     certificate, _, key = pem.partition(b"-----BEGIN PRIVATE KEY-----")
     files = {"tls.crt": certificate, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key}
-    assert pem_of(files) == pem
-    assert b"\n\n" not in pem_of({**files, "tls.crt": b"\n# note\n\n" + certificate})
+    assert build_pem(files) == pem
+    assert b"\n\n" not in build_pem({**files, "tls.crt": b"\n# note\n\n" + certificate})
     with pytest.raises(SecretError, match=rf"at most {MAX_PEM_BYTES} are taken"):
-        pem_of({**files, "tls.crt": certificate * 40})
+        build_pem({**files, "tls.crt": certificate * 40})
 
 
 def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
     """One Secret like this must not keep all others from being read."""
-    certificate, _, key = self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
+    certificate, _, key = make_self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
     # The name of elliptic curves in it, and another of the same length.
     known, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
     der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER).replace(known, unknown)
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
     with pytest.raises(SecretError, match=r"tls\.crt is for a key of a kind that is not supported"):
-        pem_of({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
+        build_pem({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
 
 
 def test_secrets_are_read_as_the_kubelet_writes_them(tmp_path: Path):

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sundog_edge.split.assignment import (
-    BUCKETS,
-    GROUPS,
-    arm_of,
-    bucket,
-    group,
+    BUCKET_COUNT,
+    GROUP_COUNT,
+    bucket_of_unit,
+    bucket_prefixes,
+    build_segments,
+    find_arm,
+    group_of_unit,
     json_unit,
-    prefixes,
-    segments,
     unit_hash,
 )
 
@@ -29,13 +29,13 @@ from sundog_edge.split.assignment import (
     ],
 )
 def test_golden_buckets(salt, unit, expected):
-    assert bucket(salt, unit) == expected
+    assert bucket_of_unit(salt, unit) == expected
 
 
 def test_buckets_are_uniform_and_salts_independent():
     units = [b"user-%d" % number for number in range(40_000)]
-    first = [bucket("salt-1", unit) < 5000 for unit in units]
-    second = [bucket("salt-2", unit) < 5000 for unit in units]
+    first = [bucket_of_unit("salt-1", unit) < 5000 for unit in units]
+    second = [bucket_of_unit("salt-2", unit) < 5000 for unit in units]
     both = sum(a and b for a, b in zip(first, second, strict=True))
     # Five standard deviations of a binomial.
     assert abs(sum(first) - 20_000) < 500
@@ -46,9 +46,9 @@ def test_buckets_are_uniform_and_salts_independent():
 def tables(draw):
     """Ranges of 1..11 arms that cover every bucket once, in any order."""
     count = draw(st.integers(1, 11))
-    cuts = sorted(draw(st.sets(st.integers(1, BUCKETS - 1), max_size=40)))
+    cuts = sorted(draw(st.sets(st.integers(1, BUCKET_COUNT - 1), max_size=40)))
     ranges = [[] for _ in range(count)]
-    for start, end in zip([0, *cuts], [*cuts, BUCKETS], strict=True):
+    for start, end in zip([0, *cuts], [*cuts, BUCKET_COUNT], strict=True):
         ranges[draw(st.integers(0, count - 1))].append((start, end))
     for own in ranges:
         own.sort(key=lambda pair: draw(st.integers(0, 9)))
@@ -57,9 +57,9 @@ def tables(draw):
 
 @given(tables())
 def test_a_table_gives_every_bucket_to_the_arm_that_claims_it(ranges):
-    table = segments(ranges)
+    table = build_segments(ranges)
     assert [segment.end for segment in table] == sorted({segment.end for segment in table})
-    assert table[-1].end == BUCKETS
+    assert table[-1].end == BUCKET_COUNT
     sizes = [0] * len(ranges)
     start = 0
     for segment in table:
@@ -68,7 +68,7 @@ def test_a_table_gives_every_bucket_to_the_arm_that_claims_it(ranges):
     assert sizes == [sum(end - start for start, end in own) for own in ranges]
     for arm, own in enumerate(ranges):
         for start, end in own:
-            assert arm_of(table, start) == arm_of(table, end - 1) == arm
+            assert find_arm(table, start) == find_arm(table, end - 1) == arm
 
 
 @given(tables(), st.data())
@@ -79,42 +79,57 @@ def test_a_table_with_a_gap_or_an_overlap_is_refused(ranges, data):
     if end - start > 1:
         ranges[arm].append((start, end - 1))
     with pytest.raises(ValueError, match=r"bucket \d+ is not covered"):
-        segments(ranges or [[(0, 1)]]) or segments([[(0, 1)]])
+        build_segments(ranges or [[(0, 1)]]) or build_segments([[(0, 1)]])
     ranges[arm] += [(start, end), (start, start + 1)]
     with pytest.raises(ValueError, match=r"bucket \d+ is (covered twice|not covered)"):
-        segments(ranges)
+        build_segments(ranges)
 
 
 def test_an_empty_table_has_no_arm():
-    assert segments([[], []]) == ()
-    assert arm_of((), 5) is None
+    assert build_segments([[], []]) == ()
+    assert find_arm((), 5) is None
 
 
 def test_the_bias_of_the_modulo_is_as_small_as_said():
-    assert Fraction(BUCKETS, 2**63) < Fraction(1, 10**14)
+    assert Fraction(BUCKET_COUNT, 2**63) < Fraction(1, 10**14)
 
 
 @settings(deadline=None)
-@given(st.tuples(st.integers(0, BUCKETS), st.integers(0, BUCKETS)).map(sorted))
+@given(st.tuples(st.integers(0, BUCKET_COUNT), st.integers(0, BUCKET_COUNT)).map(sorted))
 def test_prefixes_hold_exactly_the_buckets_of_their_range(interval):
     start, end = interval
-    found = prefixes(start, end)
-    held = [number for prefix in found for number in range(BUCKETS) if str(BUCKETS + number).startswith(prefix)]
+    found = bucket_prefixes(start, end)
+    held = [
+        number for prefix in found for number in range(BUCKET_COUNT) if str(BUCKET_COUNT + number).startswith(prefix)
+    ]
     assert held == [*range(start, end)]
     # Two digits each side of four, nine each: an entry costs memory.
     assert len(found) <= 72
 
 
 def test_prefixes_of_whole_percents_are_few():
-    assert prefixes(0, BUCKETS) == ("1",)
-    assert prefixes(2500, BUCKETS) == ("125", "126", "127", "128", "129", "13", "14", "15", "16", "17", "18", "19")
-    assert max(len(prefixes(0, share * 100)) for share in range(1, 101)) <= 18
+    assert bucket_prefixes(0, BUCKET_COUNT) == ("1",)
+    assert bucket_prefixes(2500, BUCKET_COUNT) == (
+        "125",
+        "126",
+        "127",
+        "128",
+        "129",
+        "13",
+        "14",
+        "15",
+        "16",
+        "17",
+        "18",
+        "19",
+    )
+    assert max(len(bucket_prefixes(0, share * 100)) for share in range(1, 101)) <= 18
 
 
 def test_groups_are_even_and_independent_of_buckets():
     units = [b"user-%d" % number for number in range(20_000)]
-    places = [(group("salt", unit), bucket("salt", unit)) for unit in units]
-    sizes = [sum(g == number for g, _ in places) for number in range(GROUPS)]
+    places = [(group_of_unit("salt", unit), bucket_of_unit("salt", unit)) for unit in units]
+    sizes = [sum(g == number for g, _ in places) for number in range(GROUP_COUNT)]
     # Six standard deviations of a binomial around 200.
     assert all(abs(size - 200) < 85 for size in sizes)
     low = sum(g < 50 and b < 5000 for g, b in places)

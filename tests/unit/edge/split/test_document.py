@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sundog_edge.errors import DocumentError
-from sundog_edge.split.document import parse
+from sundog_edge.split.document import parse_document
 
 GOOD = {
     "version": 1,
@@ -63,7 +63,7 @@ def override(header="x-canary", value="yes", arm="stable", **callers):
 
 def refusal(document, namespace="vision") -> str:
     with pytest.raises(DocumentError) as caught:
-        parse(document if isinstance(document, bytes) else json.dumps(document).encode(), namespace)
+        parse_document(document if isinstance(document, bytes) else json.dumps(document).encode(), namespace)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 500
@@ -75,7 +75,7 @@ CANARY = (*SERVICE, "arms", 1)
 
 
 def test_the_contracts_example_is_read():
-    document = parse(json.dumps(GOOD).encode(), "vision")
+    document = parse_document(json.dumps(GOOD).encode(), "vision")
     service = document.services[0]
     assert [(segment.end, service.arms[segment.arm].name) for segment in service.table] == [
         (2500, "canary"),
@@ -84,18 +84,24 @@ def test_the_contracts_example_is_read():
 
 
 def test_what_counts_as_slow_is_each_arms_own_and_may_be_left_out():
-    document = parse(json.dumps(changed((*CANARY, "slowMicroseconds"), 275_000)).encode(), "vision")
+    document = parse_document(json.dumps(changed((*CANARY, "slowMicroseconds"), 275_000)).encode(), "vision")
     assert [arm.slow_us for arm in document.services[0].arms] == [(), (275_000,)]
     several = changed((*CANARY, "slowMicroseconds"), 275_000)
     several["services"][0]["arms"][1] |= {"slowMicroseconds2": 9000, "slowMicroseconds3": 500_000}
-    assert parse(json.dumps(several).encode(), "vision").services[0].arms[1].slow_us == (275_000, 9000, 500_000)
+    assert parse_document(json.dumps(several).encode(), "vision").services[0].arms[1].slow_us == (
+        275_000,
+        9000,
+        500_000,
+    )
 
 
 def test_feedback_is_left_out_or_names_its_metrics():
     def feedback(value):
-        return parse(json.dumps(changed((*SERVICE, "feedback"), value)).encode(), "vision").services[0].feedback
+        return (
+            parse_document(json.dumps(changed((*SERVICE, "feedback"), value)).encode(), "vision").services[0].feedback
+        )
 
-    assert parse(json.dumps(GOOD).encode(), "vision").services[0].feedback is None
+    assert parse_document(json.dumps(GOOD).encode(), "vision").services[0].feedback is None
     assert feedback(None) is None
     assert (feedback({"metrics": ["a"]}).metrics, feedback({"metrics": ["a"]}).maxUnits) == (("a",), 2_000_000)
     many = [f"A-{n}.b_" for n in range(25)]
@@ -104,9 +110,9 @@ def test_feedback_is_left_out_or_names_its_metrics():
 
 def test_a_match_is_left_out_or_names_headers_and_an_arm():
     def match(value):
-        return parse(json.dumps(changed((*SERVICE, "match"), value)).encode(), "vision").services[0].match
+        return parse_document(json.dumps(changed((*SERVICE, "match"), value)).encode(), "vision").services[0].match
 
-    assert parse(json.dumps(GOOD).encode(), "vision").services[0].match is None
+    assert parse_document(json.dumps(GOOD).encode(), "vision").services[0].match is None
     headers = {"x-canary": "true", "x-b": 'any "text" | of \\ {ASCII}'}
     found = match({"arm": "canary", "headers": headers, "later": 1})
     assert (found.arm, found.headers) == ("canary", headers)
@@ -138,7 +144,7 @@ def test_a_match_that_could_be_anything_else_is_refused(arm, headers):
 
 
 def test_unknown_fields_are_ignored():
-    assert parse(json.dumps(changed(("later",), 1)).encode(), "vision").generation == 17
+    assert parse_document(json.dumps(changed(("later",), 1)).encode(), "vision").generation == 17
 
 
 @pytest.mark.parametrize(

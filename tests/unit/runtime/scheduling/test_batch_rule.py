@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_runtime.scheduling.batch_assembly import form, join, split
-from sundog_runtime.scheduling.batch_rule import Batches, Entry
+from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
+from sundog_runtime.scheduling.batch_rule import BatchQueue, QueuedRequest
 
 PASS_SECONDS = 0.01
 
 
-def queue(max_rows: int = 4, max_delay: float = 0.002, pass_seconds: float = PASS_SECONDS) -> Batches[int]:
-    return Batches(max_rows, max_delay, pass_seconds)
+def queue(max_rows: int = 4, max_delay: float = 0.002, pass_seconds: float = PASS_SECONDS) -> BatchQueue[int]:
+    return BatchQueue(max_rows, max_delay, pass_seconds)
 
 
-def taken(batches: Batches[int], now: float) -> list[int]:
+def taken(batches: BatchQueue[int], now: float) -> list[int]:
     batch, _ = batches.take(now)
     return [entry.payload for entry in batch]
 
@@ -25,7 +25,7 @@ def taken(batches: Batches[int], now: float) -> list[int]:
 def test_a_lone_request_never_waits() -> None:
     batches = queue()
     for number in range(100):
-        batches.add(Entry(number, "key"), number * 0.02)
+        batches.add(QueuedRequest(number, "key"), number * 0.02)
         assert taken(batches, number * 0.02) == [number]
         batches.done(PASS_SECONDS)
     assert batches.take(10.0) == ([], None)
@@ -33,10 +33,10 @@ def test_a_lone_request_never_waits() -> None:
 
 def test_what_gathers_while_the_model_is_busy_goes_together() -> None:
     batches = queue(max_rows=8)
-    batches.add(Entry(0, "key"), 0.0)
+    batches.add(QueuedRequest(0, "key"), 0.0)
     assert taken(batches, 0.0) == [0]
     for number in range(1, 5):
-        batches.add(Entry(number, "key"), 0.001)
+        batches.add(QueuedRequest(number, "key"), 0.001)
     batches.done(PASS_SECONDS)
     assert taken(batches, 0.01) == [1, 2, 3, 4], "they have waited longer than the delay"
 
@@ -44,33 +44,33 @@ def test_what_gathers_while_the_model_is_busy_goes_together() -> None:
 def test_company_that_was_there_lately_is_waited_for_no_longer_than_the_delay() -> None:
     batches = queue(max_rows=8)
     for number in range(3):
-        batches.add(Entry(number, "key"), 0.0)
+        batches.add(QueuedRequest(number, "key"), 0.0)
     assert taken(batches, 0.0) == [0, 1, 2]
     batches.done(PASS_SECONDS)
-    batches.add(Entry(3, "key"), 1.0)
+    batches.add(QueuedRequest(3, "key"), 1.0)
     assert batches.take(1.001) == ([], 1.002)
     assert taken(batches, 1.002) == [3]
     batches.done(PASS_SECONDS)
-    batches.add(Entry(4, "key"), 2.0)
+    batches.add(QueuedRequest(4, "key"), 2.0)
     assert taken(batches, 2.0) == [4], "who waited in vain teaches that nobody else is about"
 
 
 def test_all_that_are_about_end_the_wait() -> None:
     batches = queue(max_rows=8)
     for number in range(3):
-        batches.add(Entry(number, "key"), 0.0)
+        batches.add(QueuedRequest(number, "key"), 0.0)
     taken(batches, 0.0)
     batches.done(PASS_SECONDS)
     for number in range(3):
         assert taken(batches, 1.0) == []
-        batches.add(Entry(number, "key"), 1.0)
+        batches.add(QueuedRequest(number, "key"), 1.0)
     assert taken(batches, 1.0) == [0, 1, 2]
 
 
 def test_nobody_waits_longer_than_a_pass_takes() -> None:
     batches = queue(max_delay=1.0, pass_seconds=0.0005)
-    batches.add(Entry(0, "key"), 0.0)
-    batches.add(Entry(1, "other"), 0.0)
+    batches.add(QueuedRequest(0, "key"), 0.0)
+    batches.add(QueuedRequest(1, "other"), 0.0)
     assert taken(batches, 0.0) == [0]
     batches.done(0.0005)
     batches._about = 9
@@ -91,7 +91,7 @@ def test_nobody_waits_longer_than_a_pass_takes() -> None:
 def test_rows_fill_a_batch(rows: list[int], batches: list[list[int]]) -> None:
     waiting = queue()
     for number, count in enumerate(rows):
-        waiting.add(Entry(number, "key", count), 0.0)
+        waiting.add(QueuedRequest(number, "key", count), 0.0)
     found = []
     while batch := taken(waiting, 1.0):
         found.append(batch)
@@ -102,7 +102,7 @@ def test_rows_fill_a_batch(rows: list[int], batches: list[list[int]]) -> None:
 def test_only_equal_keys_are_joined_and_the_oldest_goes_first() -> None:
     batches = queue()
     for number, key in enumerate(["a", "b", "a", None, None, "b"]):
-        batches.add(Entry(number, key), 0.0)
+        batches.add(QueuedRequest(number, key), 0.0)
     found = []
     while batch := taken(batches, 1.0):
         found.append(batch)
@@ -111,7 +111,7 @@ def test_only_equal_keys_are_joined_and_the_oldest_goes_first() -> None:
 
 def test_who_left_is_not_handed_out() -> None:
     batches = queue()
-    entries = [Entry(number, "key") for number in range(3)]
+    entries = [QueuedRequest(number, "key") for number in range(3)]
     for entry in entries:
         batches.add(entry, 0.0)
     assert batches.discard(entries[1])
@@ -133,8 +133,8 @@ steps = st.lists(
 @settings(deadline=None)
 @given(steps, st.integers(1, 5), st.floats(0.0, 0.01))
 def test_every_request_is_handed_out_once_unless_it_left(steps: list[Any], max_rows: int, max_delay: float) -> None:
-    batches, now = Batches[int](max_rows, max_delay, PASS_SECONDS), 0.0
-    entries: list[Entry[int]] = []
+    batches, now = BatchQueue[int](max_rows, max_delay, PASS_SECONDS), 0.0
+    entries: list[QueuedRequest[int]] = []
     gone: set[int] = set()
     handed: list[int] = []
 
@@ -154,7 +154,7 @@ def test_every_request_is_handed_out_once_unless_it_left(steps: list[Any], max_r
 
     for kind, value, rows in steps:
         if kind == "add":
-            entries.append(Entry(len(entries), value, rows))
+            entries.append(QueuedRequest(len(entries), value, rows))
             batches.add(entries[-1], now)
         elif kind == "discard" and value < len(entries):
             was_waiting = value not in gone and value not in handed
@@ -178,10 +178,10 @@ def test_each_request_gets_its_own_rows(rows: list[int], named: bool) -> None:
     numbers = iter(range(100))
     parts = [np.array([[float(next(numbers))] * 3 for _ in range(count)], dtype="float32") for count in rows]
     batches: list[Any] = [{"x": part, "y": part.astype("int64") + 1} for part in parts] if named else parts
-    assert len({form(batch)[0] for batch in batches}) == 1
-    assert [form(batch)[1] for batch in batches] == rows
-    whole = join(batches)
-    found = split(whole, rows)
+    assert len({batch_key(batch)[0] for batch in batches}) == 1
+    assert [batch_key(batch)[1] for batch in batches] == rows
+    whole = join_batches(batches)
+    found = split_output(whole, rows)
     assert found is not None
     for mine, part in zip(batches, found, strict=True):
         assert repr(mine) == repr(part)
@@ -199,7 +199,7 @@ def test_each_request_gets_its_own_rows(rows: list[int], named: bool) -> None:
     ],
 )
 def test_forms_that_may_be_joined(batch: Any, same: bool) -> None:
-    assert (form(batch)[0] == form(np.ones((2, 4), "float32"))[0]) is same
+    assert (batch_key(batch)[0] == batch_key(np.ones((2, 4), "float32"))[0]) is same
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_forms_that_may_be_joined(batch: Any, same: bool) -> None:
     ],
 )
 def test_forms_that_join_nobody(batch: Any) -> None:
-    assert form(batch)[0] is None
+    assert batch_key(batch)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_forms_that_join_nobody(batch: Any) -> None:
     ],
 )
 def test_outputs_that_are_not_rows(output: Any) -> None:
-    assert split(output, [1, 2]) is None
+    assert split_output(output, [1, 2]) is None
 
 
 def test_lists_are_split_too() -> None:
-    assert split({"names": ["a", "b", "c"]}, [1, 2]) == [{"names": ["a"]}, {"names": ["b", "c"]}]
+    assert split_output({"names": ["a", "b", "c"]}, [1, 2]) == [{"names": ["a"]}, {"names": ["b", "c"]}]

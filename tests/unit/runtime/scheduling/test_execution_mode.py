@@ -19,22 +19,22 @@ from sundog_runtime.scheduling.execution_mode import (
     PENALTY_CALLS,
     PROBATION_CALLS,
     QUICK_SECONDS,
-    Pace,
-    Usage,
-    own_seconds,
-    thread_usage,
-    usage_of_thread,
+    PassDurations,
+    ThreadUsage,
+    read_thread_usage,
+    thread_usage_reader,
+    unpreempted_seconds,
 )
 from sundog_runtime.scheduling.model_thread import ModelThread
 from sundog_runtime.scheduling.scheduler import Scheduler
 from sundog_runtime.signature import Signature
-from sundog_runtime.telemetry.metrics import Metrics
+from sundog_runtime.telemetry.metrics import ReplicaMetrics
 
 ROW = np.zeros((1, 2), "float32")
 
 
 def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
-    pace = Pace()
+    pace = PassDurations()
     for _ in range(PROBATION_CALLS):
         assert not pace.quick
         pace.observe(QUICK_SECONDS / 4)
@@ -55,14 +55,14 @@ def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
 
 
 def test_pace_never_calls_a_slow_model_quick() -> None:
-    pace = Pace()
+    pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * 1.5)
     assert not pace.quick
 
 
 def test_pace_near_its_limit_does_not_go_to_and_fro() -> None:
-    pace = Pace()
+    pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * (1 + HYSTERESIS) / 2)
         assert not pace.quick
@@ -77,7 +77,7 @@ def test_pace_near_its_limit_does_not_go_to_and_fro() -> None:
     ("seconds", "passes"), [(LONG_SECONDS * 1.01, 1), (0.3, 1), (QUICK_SECONDS * 5, 16), (QUICK_SECONDS * 2, 64)]
 )
 def test_a_model_that_turns_slow_leaves_within_so_many_passes(seconds: float, passes: int) -> None:
-    pace = Pace()
+    pace = PassDurations()
     for _ in range(10 * PROBATION_CALLS):
         pace.observe(QUICK_SECONDS / 10)
     assert pace.quick
@@ -87,32 +87,32 @@ def test_a_model_that_turns_slow_leaves_within_so_many_passes(seconds: float, pa
 
 
 def test_a_short_pass_is_its_own_and_nobody_asks_the_kernel() -> None:
-    def never() -> Usage:
+    def never() -> ThreadUsage:
         raise AssertionError
 
-    assert own_seconds(QUICK_SECONDS, Usage(0.0, 0), never) == QUICK_SECONDS
+    assert unpreempted_seconds(QUICK_SECONDS, ThreadUsage(0.0, 0), never) == QUICK_SECONDS
 
 
 def test_a_long_pass_is_its_cpu_time_unless_it_waited() -> None:
-    before = Usage(5.0, 7)
-    assert own_seconds(0.3, before, lambda: Usage(5.25, 7)) == pytest.approx(0.25)
-    assert own_seconds(0.3, before, lambda: Usage(5.25, 8)) == 0.3
+    before = ThreadUsage(5.0, 7)
+    assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.25, 7)) == pytest.approx(0.25)
+    assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.25, 8)) == 0.3
     # The kernel's figures are not taken at the same moment as the clock.
-    assert own_seconds(0.3, before, lambda: Usage(5.4, 7)) == 0.3
+    assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.4, 7)) == 0.3
 
 
-@pytest.mark.skipif(usage_of_thread is None, reason="the kernel does not say what a thread has had")
+@pytest.mark.skipif(thread_usage_reader is None, reason="the kernel does not say what a thread has had")
 def test_the_kernel_counts_waiting_and_work_by_thread() -> None:
-    before = thread_usage()
+    before = read_thread_usage()
     aside = threading.Thread(target=lambda: [threading.Event().wait(0.001) for _ in range(5)])
     aside.start()
     until = time.thread_time() + 0.05
     while time.thread_time() < until:
         pass
-    worked = thread_usage()
+    worked = read_thread_usage()
     assert worked.cpu_s > before.cpu_s
     threading.Event().wait(0.001)
-    assert thread_usage().waits > worked.waits
+    assert read_thread_usage().waits > worked.waits
     aside.join()
 
 
@@ -121,7 +121,7 @@ class Machine:
     """A clock, and what the kernel says of the thread; each pass takes what stands here."""
 
     now: float = 100.0
-    used: Usage = field(default_factory=lambda: Usage(0.0, 0))
+    used: ThreadUsage = field(default_factory=lambda: ThreadUsage(0.0, 0))
     cpu: float = 0.0002
     stolen: float = 0.0
     waited: float = 0.0
@@ -129,7 +129,7 @@ class Machine:
 
     def predict(self, batch: Any) -> Any:
         self.now += self.cpu + self.stolen + self.waited
-        self.used = Usage(self.used.cpu_s + self.cpu, self.used.waits + (self.waited > 0))
+        self.used = ThreadUsage(self.used.cpu_s + self.cpu, self.used.waits + (self.waited > 0))
         self.threads.append(threading.current_thread() is threading.main_thread())
         return batch
 
@@ -143,7 +143,7 @@ def machine() -> Machine:
 async def scheduler(machine: Machine) -> AsyncIterator[Scheduler]:
     thread = ModelThread()
     model = LoadedModel("pytorch", "a test", machine.predict, Signature())
-    yield Scheduler(model, thread, Metrics(), clock=lambda: machine.now, usage=lambda: machine.used)
+    yield Scheduler(model, thread, ReplicaMetrics(), clock=lambda: machine.now, usage=lambda: machine.used)
     thread.close()
 
 
@@ -186,7 +186,7 @@ async def test_a_network_that_is_always_slow_never_runs_on_the_loop(
 async def test_without_the_kernels_word_a_pass_is_as_long_as_it_took(machine: Machine) -> None:
     thread = ModelThread()
     model = LoadedModel("pytorch", "a test", machine.predict, Signature())
-    scheduler = Scheduler(model, thread, Metrics(), clock=lambda: machine.now, usage=None)
+    scheduler = Scheduler(model, thread, ReplicaMetrics(), clock=lambda: machine.now, usage=None)
     await passes(scheduler, machine, 2 * PROBATION_CALLS)
     machine.stolen = 0.3
     assert await passes(scheduler, machine, 2) == [True, False]

@@ -14,9 +14,9 @@ from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.scheduling.execution_mode import LONG_SECONDS, is_small
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread
-from sundog_runtime.scheduling.scheduler import PATIENCE, Scheduler
+from sundog_runtime.scheduling.scheduler import STUCK_DEADLINE_FACTOR, Scheduler
 from sundog_runtime.signature import Signature
-from sundog_runtime.telemetry.metrics import Metrics
+from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.tensors import TensorSpec
 from waiting import PATIENCE_S
 
@@ -56,7 +56,7 @@ async def make() -> AsyncIterator[Callable[..., Scheduler]]:
 
     def make(model: LoadedModel, **change: Any) -> Scheduler:
         threads.append(ModelThread())
-        return Scheduler(model, threads[-1], Metrics(), **{"max_rows": 4, **change})
+        return Scheduler(model, threads[-1], ReplicaMetrics(), **{"max_rows": 4, **change})
 
     yield make
     for thread in threads:
@@ -321,7 +321,11 @@ async def test_a_pass_is_stuck_when_nobody_can_be_waiting_for_it(make: Callable[
     gate, now = Gate(), [1000.0]
     scheduler = make(loaded(gate), clock=lambda: now[0])
     scheduler._thread._clock = lambda: now[0]
-    for deadline, patience in ((now[0] + 1, 60.0), (now[0] + 30, 30 * PATIENCE), (float("inf"), STUCK_AFTER_SECONDS)):
+    for deadline, patience in (
+        (now[0] + 1, 60.0),
+        (now[0] + 30, 30 * STUCK_DEADLINE_FACTOR),
+        (float("inf"), STUCK_AFTER_SECONDS),
+    ):
         gate.began.clear(), gate.go.clear()
         now[0] = 1000.0
         task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=deadline)))
@@ -374,7 +378,7 @@ async def test_a_large_input_never_runs_on_the_event_loop(make: Callable[..., Sc
 
 
 async def test_a_model_that_may_have_to_compile_never_runs_on_the_event_loop(make: Callable[..., Scheduler]) -> None:
-    assert make(loaded(not_thirteen, "pytorch", compiles=True))._pace is None
+    assert make(loaded(not_thirteen, "pytorch", needs_model_thread=True))._pace is None
 
 
 async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable[..., Scheduler]) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from sundog_runtime.context import RequestContext, working_on
-from sundog_runtime.telemetry.logs import make_no_records_of_requests, use_json_lines
-from sundog_runtime.telemetry.model_output import CHATTY_LOGGERS, MAX_PARTIAL_CHARACTERS, log_model_output
+from sundog_runtime.telemetry.logs import disable_request_logs, install_json_formatter
+from sundog_runtime.telemetry.model_output import MAX_PARTIAL_CHARACTERS, NOISY_LOGGERS, capture_model_output
 
 Lines = Callable[[], list[tuple[str, str, str]]]
 
@@ -32,7 +32,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Tests call `log_model_output` themselves, because pytest sets the streams anew before each.
     """
     serve, root = logging.getLogger("ray.serve"), logging.getLogger()
-    changed = [serve, root, logging.getLogger("ray.serve.sundog"), *map(logging.getLogger, CHATTY_LOGGERS)]
+    changed = [serve, root, logging.getLogger("ray.serve.sundog"), *map(logging.getLogger, NOISY_LOGGERS)]
     before = [
         (logger, logger.level, logger.propagate, list(logger.handlers), list(logger.filters)) for logger in changed
     ]
@@ -46,8 +46,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setattr(sys, f"__{name}__", io.StringIO())
         monkeypatch.setattr(sys, name, io.StringIO())
     monkeypatch.setattr(builtins, "print", _serves_print)
-    use_json_lines("digits", 8, serve)
-    make_no_records_of_requests(serve)
+    install_json_formatter("digits", 8, serve)
+    disable_request_logs(serve)
     yield path
     target.close()
     for logger, level, propagate, handlers, filters in before:
@@ -69,7 +69,7 @@ def lines(file: Path) -> Lines:
 
 
 def test_print_and_both_streams(lines: Lines) -> None:
-    log_model_output()
+    capture_model_output()
     print("one", 2, sep="-")
     print("half", end="")
     print(" a line\n\nand one more", file=sys.stdout)
@@ -85,7 +85,7 @@ def test_print_and_both_streams(lines: Lines) -> None:
 
 
 def test_any_logger_from_info_up(lines: Lines) -> None:
-    log_model_output()
+    capture_model_output()
     logger = logging.getLogger("my.model")
     logger.debug("no")
     logger.info("%d rows", 3)
@@ -104,7 +104,7 @@ def test_any_logger_from_info_up(lines: Lines) -> None:
 
 
 def test_a_line_names_its_request_and_an_exception_is_in_it(file: Path) -> None:
-    log_model_output()
+    capture_model_output()
     with working_on(RequestContext({b"x-request-id": b"find-me"})):
         print("looking")
         try:
@@ -118,7 +118,7 @@ def test_a_line_names_its_request_and_an_exception_is_in_it(file: Path) -> None:
 
 
 def test_a_flush_shows_half_a_line_and_a_progress_bar_is_one_line(lines: Lines) -> None:
-    log_model_output()
+    capture_model_output()
     print("loading", end="", flush=True)
     assert lines() == [("info", "stdout", "loading")]
     for percent in range(101):
@@ -129,14 +129,14 @@ def test_a_flush_shows_half_a_line_and_a_progress_bar_is_one_line(lines: Lines) 
 
 
 def test_what_never_ends_its_line_is_shown(lines: Lines) -> None:
-    log_model_output()
+    capture_model_output()
     for _ in range(9):
         sys.stdout.write("x" * (MAX_PARTIAL_CHARACTERS // 8))
     assert [message for _, _, message in lines()] == ["x" * (MAX_PARTIAL_CHARACTERS // 8 * 9)]
 
 
 def test_half_lines_of_two_threads_do_not_mix(lines: Lines) -> None:
-    log_model_output()
+    capture_model_output()
     print("one ", end="")
     thread = threading.Thread(target=lambda: print("another"))
     thread.start()
@@ -146,7 +146,7 @@ def test_half_lines_of_two_threads_do_not_mix(lines: Lines) -> None:
 
 
 def test_other_files_are_written_as_python_does(lines: Lines) -> None:
-    log_model_output()
+    capture_model_output()
     other = io.StringIO()
     print("a", 1, file=other, sep=None, end=None, flush=True)
     assert other.getvalue() == "a 1\n"
@@ -158,7 +158,7 @@ def test_a_log_that_cannot_be_written_ends_in_the_process_s_own_stream(
 ) -> None:
     own = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", own)
-    log_model_output()
+    capture_model_output()
     handlers = logging.getLogger("ray.serve").handlers
     memory = next(each for each in handlers if isinstance(each, logging.handlers.MemoryHandler))
 
@@ -176,17 +176,17 @@ def test_a_log_that_cannot_be_written_ends_in_the_process_s_own_stream(
 
 
 def test_twice_is_as_once(lines: Lines) -> None:
-    log_model_output()
-    log_model_output()
+    capture_model_output()
+    capture_model_output()
     print("one")
     logging.getLogger("my.model").info("two")
     assert [message for _, _, message in lines()] == ["one", "two"]
 
 
 def test_levels_that_the_model_set_stay_and_clients_do_not_log_addresses(lines: Lines) -> None:
-    log_model_output()
+    capture_model_output()
     logging.getLogger("httpx").info("HTTP Request: GET https://store/model?signature=secret")
     logging.getLogger().setLevel(logging.ERROR)
-    log_model_output()
+    capture_model_output()
     logging.getLogger("my.model").warning("not wanted")
     assert lines() == []

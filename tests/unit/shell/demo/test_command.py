@@ -9,10 +9,10 @@ import pytest
 
 from sundog_operator.shell.cli import run
 from sundog_operator.shell.demo import command, digits, instance, story
-from sundog_operator.shell.demo.story import Folder
+from sundog_operator.shell.demo.story import DemoFolder
 
 
-async def trained(folder: Folder) -> AsyncIterator[dict[str, object]]:
+async def trained(folder: DemoFolder) -> AsyncIterator[dict[str, object]]:
     """Stands in for the training."""
     folder.models.mkdir(parents=True)
     image = [[0] * 8] * 8
@@ -27,7 +27,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "sundog"
     program.write_text(f"#!{sys.executable}\nimport sys\nprint('error: no memory', file=sys.stderr)\nsys.exit(4)\n")
     program.chmod(0o755)
-    monkeypatch.setattr(instance, "program", lambda: str(program))
+    monkeypatch.setattr(instance, "find_sundog_command", lambda: str(program))
     monkeypatch.setattr(story, "_training", trained)
     monkeypatch.setattr(command, "_NEEDED", ())
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sundog_operator.adapters.local.process_table import MARK
+from sundog_operator.adapters.local.process_table import MARK_ENV_VAR
 from sundog_operator.shell.demo import instance
-from sundog_operator.shell.demo.instance import Instance, Seen, watching
+from sundog_operator.shell.demo.instance import DemoInstance, DeploymentSnapshot, watch_deployment
 from sundog_operator.shell.exits import CommandFailed
 from waiting import PATIENCE_S
 
-Start = Callable[[str], Instance]
+Start = Callable[[str], DemoInstance]
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def state_dir() -> Iterator[Path]:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_dir: Path) -> Iterator[Start]:
     """Start a Python program as if it were `sundog`."""
-    started: list[Instance] = []
+    started: list[DemoInstance] = []
 
-    def run(code: str) -> Instance:
+    def run(code: str) -> DemoInstance:
         program = tmp_path / "sundog"
         program.write_text(f"#!{sys.executable}\nimport os, signal, subprocess, sys, time\n{code}\n")
         program.chmod(0o755)
-        monkeypatch.setattr(instance, "program", lambda: str(program))
-        started.append(Instance.start(tmp_path / "digits.yaml", state_dir, tmp_path / "log"))
+        monkeypatch.setattr(instance, "find_sundog_command", lambda: str(program))
+        started.append(DemoInstance.start(tmp_path / "digits.yaml", state_dir, tmp_path / "log"))
         return started[-1]
 
     yield run
@@ -45,7 +45,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_dir: Path) -> I
         each.process.wait()
 
 
-async def told(found: Instance, text: str) -> None:
+async def told(found: DemoInstance, text: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while True:
             if text in found.log.read_text():
@@ -56,7 +56,7 @@ async def told(found: Instance, text: str) -> None:
 async def test_one_that_ends_at_once_is_told_with_its_last_words(start: Start) -> None:
     found = start("print('error: port 1 is taken'); sys.exit(4)")
     with pytest.raises(CommandFailed, match=r"ended with status 4: error: port 1 is taken"):
-        async with watching(found, PATIENCE_S):
+        async with watch_deployment(found, PATIENCE_S):
             pass
 
 
@@ -64,7 +64,7 @@ async def test_one_that_never_answers_is_given_up(start: Start) -> None:
     found = start("print('starting', flush=True); time.sleep(60)")
     await told(found, "starting")
     with pytest.raises(CommandFailed, match=r"did not answer within 0 s: it wrote no kubeconfig: starting"):
-        async with watching(found, 0.3):
+        async with watch_deployment(found, 0.3):
             pass
 
 
@@ -88,7 +88,7 @@ async def test_one_that_does_not_end_is_killed_and_that_is_no_success(
 
 async def test_what_it_leaves_behind_is_killed_and_that_is_no_success(start: Start, state_dir: Path) -> None:
     found = start(
-        f"child = subprocess.Popen(['sleep', '60'], env={{**os.environ, {MARK!r}: '{state_dir}|ray-0|x'}})\n"
+        f"child = subprocess.Popen(['sleep', '60'], env={{**os.environ, {MARK_ENV_VAR!r}: '{state_dir}|ray-0|x'}})\n"
         "print(child.pid, 'up', flush=True)\n"
         "signal.signal(signal.SIGINT, lambda *_: os._exit(0))\ntime.sleep(60)"
     )
@@ -128,10 +128,10 @@ def test_a_status_of_an_older_spec_is_not_current() -> None:
             ],
         },
     }
-    seen = Seen.of(obj)
+    seen = DeploymentSnapshot.of(obj)
     assert not seen.current
     assert seen.weights == {1: 75, 2: 25}
     assert seen.is_true("Ready")
     assert not seen.is_true("Stalled")
     assert seen.explain() == "Ready=True Serving: revision 1 serves"
-    assert Seen.of({"metadata": {"generation": 1}}).explain() == "no status yet"
+    assert DeploymentSnapshot.of({"metadata": {"generation": 1}}).explain() == "no status yet"

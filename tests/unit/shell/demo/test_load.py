@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from stand_in_ray import end
-from sundog_operator.shell.demo.load import Load, Sample
+from sundog_operator.shell.demo.load import LoadGenerator, RequestSample
 from waiting import PATIENCE_S
 
 BODIES = tuple(orjson.dumps({"inputs": [[[digit] * 8] * 8]}) for digit in range(10))
@@ -41,8 +41,8 @@ async def echo(request: web.Request) -> web.Response:
     return web.json_response({"outputs": [scores]}, headers={"x-sundog-revision": "7"})
 
 
-async def samples(url: str, at_least: int, **options: int) -> list[Sample]:
-    load = Load(url, BODIES, pause_s=0.0, **options)  # type: ignore[arg-type]
+async def samples(url: str, at_least: int, **options: int) -> list[RequestSample]:
+    load = LoadGenerator(url, BODIES, pause_s=0.0, **options)  # type: ignore[arg-type]
     async with load.running(), asyncio.timeout(PATIENCE_S):
         while True:
             if len(load.samples) >= at_least:
@@ -85,7 +85,7 @@ async def test_the_end_waits_for_the_answers_that_are_due(serve: Serve) -> None:
         await released.wait()
         return await echo(request)
 
-    load = Load(await serve(answer), BODIES, clients=1)
+    load = LoadGenerator(await serve(answer), BODIES, clients=1)
     async with load.running():
         await asyncio.wait_for(waiting.wait(), PATIENCE_S)
         asyncio.get_running_loop().call_later(0.05, released.set)

@@ -7,28 +7,28 @@ import orjson
 from rich.console import Console
 
 from sundog_operator.shell.demo import report, view
-from sundog_operator.shell.demo.load import Sample
-from sundog_operator.shell.demo.record import Record, Step
-from sundog_operator.shell.demo.results import Phase, Traffic
+from sundog_operator.shell.demo.load import RequestSample
+from sundog_operator.shell.demo.record import DemoRecord, DemoStep
+from sundog_operator.shell.demo.results import RecentTraffic, WeightPhase
 
 
-def record(*, problem: str = "", reached: bool = True) -> Record:
-    found = Record(
+def record(*, problem: str = "", reached: bool = True) -> DemoRecord:
+    found = DemoRecord(
         steps=[
-            Step("train", "Train", 2.0, True, "done"),
-            Step("serve", "Serve v1", 1.0, reached, "" if reached else "no v1"),
+            DemoStep("train", "Train", 2.0, True, "done"),
+            DemoStep("serve", "Serve v1", 1.0, reached, "" if reached else "no v1"),
         ],
         models={1: "v1"},
         offline={"v1": 0.9},
         labels=[3],
-        samples=[Sample(0, 0.01, 0, 1, 3), Sample(1, 0.01, 0, 1, 3, problem)],
+        samples=[RequestSample(0, 0.01, 0, 1, 3), RequestSample(1, 0.01, 0, 1, 3, problem)],
         seconds=3.5,
     )
-    found.phases = [Phase("v1 alone", 0, 2, {1: 100})]
+    found.phases = [WeightPhase("v1 alone", 0, 2, {1: 100})]
     return found
 
 
-def printed(found: Record) -> str:
+def printed(found: DemoRecord) -> str:
     console = Console(file=StringIO(), width=100)
     report.print_results(console, found, [Path("out/results.json")])
     assert isinstance(console.file, StringIO)
@@ -54,7 +54,7 @@ def test_a_failed_request_is_no_success() -> None:
 
 
 def test_a_run_that_sent_nothing_can_be_told() -> None:
-    empty = Record(steps=[Step("train", "Train", 1.0, False, "no torch")])
+    empty = DemoRecord(steps=[DemoStep("train", "Train", 1.0, False, "no torch")])
     assert empty.document()["succeeded"] is False
     assert "not reached: Train: no torch" in printed(empty)
 
@@ -68,10 +68,10 @@ def test_the_tables_name_accuracy_and_shares() -> None:
 
 def test_without_a_terminal_there_are_plain_lines() -> None:
     console = Console(file=StringIO(), width=60)
-    shown = view.make(console)
+    shown = view.make_view(console)
     shown.begin("Serve v1")
     shown.detail("left out, because it changes all the time")
-    shown.traffic(Traffic(10, 5.0, {1: 1.0}, 4.0, 9.0), {1: "v1"}, 0)
+    shown.traffic(RecentTraffic(10, 5.0, {1: 1.0}, 4.0, 9.0), {1: "v1"}, 0)
     shown.say("[bold] is no markup here, and a line that is longer than the width of the console is not cut")
     shown.end("revision 1 answers", 2.0, reached=True)
     shown.rest()
@@ -89,5 +89,5 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
 
 def test_the_bar_has_one_width_whatever_the_shares_are() -> None:
     for shares in ({1: 1.0}, {1: 0.755, 2: 0.245}, {1: 1 / 3, 2: 2 / 3}, {}):
-        bar = view.traffic_bar(Traffic(1, 1.0, shares, 1.0, 1.0), {1: "v1", 2: "v2"}).plain
+        bar = view.render_traffic_bar(RecentTraffic(1, 1.0, shares, 1.0, 1.0), {1: "v1", 2: "v2"}).plain
         assert bar.count("█") + bar.count("░") == 40

@@ -18,7 +18,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, f
     folder = tmp_path_factory.mktemp("models")
     threads = torch.get_num_threads()
     try:
-        return folder, training.make(folder, lambda *_: None)
+        return folder, training.train_models(folder, lambda *_: None)
     finally:
         torch.set_num_threads(threads)
 
@@ -34,16 +34,16 @@ def test_what_was_written_reads_as_well_as_what_was_trained(trained: tuple[Path,
     folder, reached = trained
     data = training.read_digits()
     for name, code in (("v1", "linear"), ("v2", "conv")):
-        net = training.network(code)
+        net = training.make_network(code)
         net.load_state_dict(load_file(folder / name / "model.safetensors"))
-        assert training.accuracy(net.eval(), data) == reached[name]
+        assert training.measure_accuracy(net.eval(), data) == reached[name]
 
 
 def test_the_broken_model_does_not_load(trained: tuple[Path, dict[str, float]]) -> None:
     folder, _ = trained
     assert (folder / "v3" / "net.py").read_bytes() == (folder / "v2" / "net.py").read_bytes()
     with pytest.raises(RuntimeError, match="Missing key"):
-        training.network("conv").load_state_dict(load_file(folder / "v3" / "model.safetensors"))
+        training.make_network("conv").load_state_dict(load_file(folder / "v3" / "model.safetensors"))
 
 
 def test_whoever_serves_a_model_may_read_it(trained: tuple[Path, dict[str, float]]) -> None:
@@ -61,7 +61,7 @@ def test_no_held_out_image_was_trained_on() -> None:
 
 
 def test_the_split_and_the_training_repeat() -> None:
-    short = training.Recipe("v2", "conv", 1, 0.01)
+    short = training.TrainingRecipe("v2", "conv", 1, 0.01)
     first, second = (training.train(short, training.read_digits(), lambda *_: None).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -80,6 +80,6 @@ def test_the_clients_send_the_held_out_images(trained: tuple[Path, dict[str, flo
 def test_progress_is_told_after_each_pass() -> None:
     told: list[tuple[str, int, int]] = []
     training.train(
-        training.Recipe("v1", "linear", 2, 0.1), training.read_digits(), lambda *progress: told.append(progress)
+        training.TrainingRecipe("v1", "linear", 2, 0.1), training.read_digits(), lambda *progress: told.append(progress)
     )
     assert told == [("v1", 1, 2), ("v1", 2, 2)]

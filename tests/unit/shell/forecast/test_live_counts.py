@@ -38,12 +38,12 @@ def agent() -> Iterator[tuple[int, dict[str, Any]]]:
 
 async def edge(cluster: Any, port: int) -> None:
     """The only edge pod is one that answers at a real port."""
-    for pod in await cluster.kube.list(POD, NAMESPACE, objects.SELECTOR):
+    for pod in await cluster.kube.list(POD, NAMESPACE, objects.EDGE_SELECTOR):
         await cluster.kube.delete(ref_of(pod))
     made: Object = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "real", "namespace": NAMESPACE, "labels": objects.SELECTOR},
+        "metadata": {"name": "real", "namespace": NAMESPACE, "labels": objects.EDGE_SELECTOR},
         "spec": {"containers": [{"name": "agent", "ports": [{"name": "agent", "containerPort": port}]}]},
     }
     stored = await cluster.kube.create(made)

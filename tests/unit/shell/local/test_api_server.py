@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sundog_operator.shell.local.api_server import admit
+from sundog_operator.shell.local.api_server import find_admission_violations
 
 
 def experiment(**spec: Any) -> dict[str, Any]:
@@ -16,17 +16,17 @@ def experiment(**spec: Any) -> dict[str, Any]:
 
 def test_what_was_wrong_before_may_stay_so() -> None:
     old = experiment(arms=[{"name": "canary"}])
-    assert len(admit(old, None)) == 1
-    assert admit(experiment(arms=[{"name": "canary"}], stopped=True), old) == ()
-    assert len(admit(old, experiment())) == 1
+    assert len(find_admission_violations(old, None)) == 1
+    assert find_admission_violations(experiment(arms=[{"name": "canary"}], stopped=True), old) == ()
+    assert len(find_admission_violations(old, experiment())) == 1
 
 
 def test_what_is_wrong_as_well_is_told() -> None:
     old = experiment(arms=[{"name": "canary"}])
-    (told,) = admit(experiment(arms=[{"name": "canary"}], exposure="0%"), old)
+    (told,) = find_admission_violations(experiment(arms=[{"name": "canary"}], exposure="0%"), old)
     assert told.startswith("spec.exposure: 0% ")
 
 
 def test_another_deployment_is_refused() -> None:
-    (told,) = admit(experiment(modelDeployment="letters"), experiment())
+    (told,) = find_admission_violations(experiment(modelDeployment="letters"), experiment())
     assert told == "spec.modelDeployment: cannot be changed; create another Experiment"

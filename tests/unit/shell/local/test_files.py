@@ -13,9 +13,9 @@ from doubles.clock import FakeClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.local import place
-from sundog_operator.shell.local.api_server import admit, schemas
+from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations
 from sundog_operator.shell.local.files import ManifestFiles
-from sundog_operator.shell.local.origins import Origins
+from sundog_operator.shell.local.origins import OriginStore
 
 TEXT = """
 apiVersion: serving.sundog.dev/v1alpha1
@@ -61,7 +61,7 @@ class World:
         self.folder.mkdir()
         self.state = folder
         self.clock = FakeClock()
-        self.kube = MemoryKubernetes(self.clock, schemas=schemas(), admit=admit)
+        self.kube = MemoryKubernetes(self.clock, schemas=crd_schemas(), admit=find_admission_violations)
         self.view = Seen()
         self.root = self.folder
         self.files: ManifestFiles
@@ -70,11 +70,11 @@ class World:
         self.files = ManifestFiles(
             self.root,
             self.kube,
-            Origins(self.state / "origins.json"),
+            OriginStore(self.state / "origins.json"),
             self.clock,
             self.view,
             namespace="default",
-            keep=partial(place.write_problems, self.state),
+            keep=partial(place.write_manifest_problems, self.state),
         )
         return self
 

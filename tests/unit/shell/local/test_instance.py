@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.local.process_table import Command, MachineTable
-from sundog_operator.adapters.local.processes import Processes, marked
+from sundog_operator.adapters.local.process_table import ProcessCommand, SystemProcessTable
+from sundog_operator.adapters.local.processes import Processes, find_marked_processes
 from sundog_operator.adapters.local.state_directory import AnotherInstance, StateDirectory, StateDirectoryError
-from sundog_operator.app.dependencies import World
+from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import Clock, Kubernetes
-from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.exits import ExitCode
 from sundog_operator.shell.local import instance, place
-from sundog_operator.shell.local.instance import Parts, Stop, run, take_down
+from sundog_operator.shell.local.instance import InstanceParts, StopRequest, run_instance, stop_leftover_instance
 from sundog_operator.shell.local.views import LineView
 from waiting import PATIENCE_S, comes_true
 
@@ -30,7 +30,7 @@ class Stubborn:
     """Starts one process that ignores SIGTERM; `stop_all` waits long for it."""
 
     def __init__(self, _kube: Kubernetes, state: Path, clock: Clock, grace_s: float = 0.1) -> None:
-        self.processes = Processes(StateDirectory.at(state), MachineTable(), clock)
+        self.processes = Processes(StateDirectory.at(state), SystemProcessTable(), clock)
         self.state = state
         self.grace_s = grace_s
         self.error: Exception | None = None
@@ -41,7 +41,9 @@ class Stubborn:
         if await self.processes.running("stubborn") is None:
             code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
             await self.processes.start(
-                Command("stubborn", (sys.executable, "-c", code), {}, self.state, self.state / "logs" / "stubborn.log")
+                ProcessCommand(
+                    "stubborn", (sys.executable, "-c", code), {}, self.state, self.state / "logs" / "stubborn.log"
+                )
             )
         await asyncio.Event().wait()
 
@@ -61,16 +63,16 @@ class Silent:
         raise RayUnavailable(dashboard)
 
 
-def silent_world(kube: Kubernetes, _session: Any, _token: str, clock: Clock) -> World:
-    return World(kube, Silent(), Silent(), Silent(), clock)  # type: ignore[arg-type]
+def silent_world(kube: Kubernetes, _session: Any, _token: str, clock: Clock) -> Dependencies:
+    return Dependencies(kube, Silent(), Silent(), Silent(), clock)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="sdi-"))
     yield path
-    table = MachineTable()
-    for seen in marked(StateDirectory.at(path), table):
+    table = SystemProcessTable()
+    for seen in find_marked_processes(StateDirectory.at(path), table):
         table.signal(seen, signal.SIGKILL)
     shutil.rmtree(path, ignore_errors=True)
 
@@ -87,17 +89,19 @@ def manifests(tmp_path: Path) -> Path:
 
 
 def left(path: Path) -> list[int]:
-    return [seen.pid for seen in marked(StateDirectory.at(path), MachineTable())]
+    return [seen.pid for seen in find_marked_processes(StateDirectory.at(path), SystemProcessTable())]
 
 
 @contextlib.asynccontextmanager
-async def running(path: Path, manifests: Path, grace_s: float = 0.1) -> AsyncIterator[tuple[Stop, asyncio.Task[Exit]]]:
-    stop = Stop()
-    parts = Parts(lambda kube, state, clock: [Stubborn(kube, state, clock, grace_s)], silent_world)
-    task = asyncio.create_task(run(path, manifests, stop, LineView(), parts=parts))
+async def running(
+    path: Path, manifests: Path, grace_s: float = 0.1
+) -> AsyncIterator[tuple[StopRequest, asyncio.Task[ExitCode]]]:
+    stop = StopRequest()
+    parts = InstanceParts(lambda kube, state, clock: [Stubborn(kube, state, clock, grace_s)], silent_world)
+    task = asyncio.create_task(run_instance(path, manifests, stop, LineView(), parts=parts))
 
     async def is_up() -> bool:
-        return task.done() or bool(left(path) and (path / place.KUBECONFIG).exists())
+        return task.done() or bool(left(path) and (path / place.KUBECONFIG_FILE).exists())
 
     await comes_true(is_up, "an instance that runs")
     yield stop, task
@@ -108,7 +112,7 @@ async def running(path: Path, manifests: Path, grace_s: float = 0.1) -> AsyncIte
 
 async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, manifests: Path, sundog: Any) -> None:
     async with running(state_dir, manifests) as (stop, task):
-        assert (state_dir / place.KUBECONFIG).stat().st_mode & 0o777 == 0o600
+        assert (state_dir / place.KUBECONFIG_FILE).stat().st_mode & 0o777 == 0o600
 
         def applied() -> bool:
             return "a " in sundog("get", "--state-dir", str(state_dir)).out
@@ -117,9 +121,9 @@ async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, 
             while not await asyncio.to_thread(applied):
                 pass
         stop.ask()
-        assert await asyncio.wait_for(task, PATIENCE_S) == Exit.OK
+        assert await asyncio.wait_for(task, PATIENCE_S) == ExitCode.OK
     assert left(state_dir) == []
-    assert not (state_dir / place.KUBECONFIG).exists()
+    assert not (state_dir / place.KUBECONFIG_FILE).exists()
     assert not StateDirectory.at(state_dir).is_held()
 
 
@@ -129,14 +133,14 @@ async def test_asked_twice_it_kills(state_dir: Path, manifests: Path) -> None:
         await asyncio.sleep(0)
         assert not task.done()
         stop.ask()
-        assert await asyncio.wait_for(task, PATIENCE_S) == Exit.INTERRUPTED
+        assert await asyncio.wait_for(task, PATIENCE_S) == ExitCode.INTERRUPTED
     assert left(state_dir) == []
 
 
 async def test_a_second_one_is_refused_with_the_pid_of_the_first(state_dir: Path, manifests: Path) -> None:
     async with running(state_dir, manifests):
         with pytest.raises(AnotherInstance, match=r"is in use by pid \d+: end that process"):
-            await run(state_dir, manifests, Stop(), LineView())
+            await run_instance(state_dir, manifests, StopRequest(), LineView())
         assert left(state_dir)
 
 
@@ -145,7 +149,7 @@ async def test_two_state_directories_run_side_by_side(state_dir: Path, manifests
     try:
         async with running(state_dir, manifests) as (_, first), running(other, manifests) as (stop, second):
             stop.ask()
-            assert await asyncio.wait_for(second, PATIENCE_S) == Exit.OK
+            assert await asyncio.wait_for(second, PATIENCE_S) == ExitCode.OK
             assert not first.done()
             assert left(state_dir)
         assert left(other) == []
@@ -160,24 +164,24 @@ async def test_a_part_that_breaks_ends_the_instance_in_order(state_dir: Path, ma
         return [healthy, failing]
 
     with pytest.raises(StateDirectoryError, match="the disk is gone"):
-        await run(state_dir, manifests, Stop(), LineView(), parts=Parts(broken, silent_world))
+        await run_instance(state_dir, manifests, StopRequest(), LineView(), parts=InstanceParts(broken, silent_world))
     assert left(state_dir) == []
 
 
 async def test_what_a_killed_instance_left_is_taken_down(state_dir: Path, manifests: Path) -> None:
     async with running(state_dir, manifests) as (_, task):
         # As after kill -9: nothing was ended in order.
-        original, instance.end_all = instance.end_all, _nothing  # type: ignore[assignment]
+        original, instance.stop_all_processes = instance.stop_all_processes, _nothing  # type: ignore[assignment]
         try:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         finally:
-            instance.end_all = original
+            instance.stop_all_processes = original
     assert left(state_dir)
-    assert await take_down(state_dir)
+    assert await stop_leftover_instance(state_dir)
     assert left(state_dir) == []
-    assert not await take_down(state_dir)
+    assert not await stop_leftover_instance(state_dir)
 
 
 async def _nothing(*_arguments: Any) -> None:
@@ -185,15 +189,15 @@ async def _nothing(*_arguments: Any) -> None:
 
 
 def test_down_and_status_tell_what_is_there(state_dir: Path, sundog: Any) -> None:
-    place.prepare(state_dir)
+    place.prepare_state_dir(state_dir)
     told = sundog("local", "status", "--state-dir", str(state_dir))
-    assert (told.code, told.out) == (Exit.NOT_FOUND, f"no instance runs in {state_dir}\n")
+    assert (told.code, told.out) == (ExitCode.NOT_FOUND, f"no instance runs in {state_dir}\n")
     assert sundog("local", "down", "--state-dir", str(state_dir)).out == f"nothing runs in {state_dir}\n"
 
 
 def test_a_path_that_does_not_exist_is_code_2(sundog: Any, tmp_path: Path) -> None:
     done = sundog("local", "up", str(tmp_path / "absent"))
-    assert done.code == Exit.USAGE
+    assert done.code == ExitCode.USAGE
     assert len(done.err.splitlines()) == 1
 
 

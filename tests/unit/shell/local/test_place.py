@@ -12,14 +12,14 @@ from sundog_operator.shell.local import place
 
 def test_the_option_comes_before_the_variable_before_the_instance(tmp_path: Path) -> None:
     environment = {"SUNDOG_STATE_DIR": "/var/s", "XDG_STATE_HOME": "/x"}
-    assert place.choose(tmp_path, "two", environment) == tmp_path
-    assert place.choose(None, None, environment) == Path("/var/s")
-    assert place.choose(None, "two", environment) == Path("/x/sundog/two")
-    assert place.choose(None, None, {}) == Path.home() / ".local/state/sundog/default"
+    assert place.choose_state_dir(tmp_path, "two", environment) == tmp_path
+    assert place.choose_state_dir(None, None, environment) == Path("/var/s")
+    assert place.choose_state_dir(None, "two", environment) == Path("/x/sundog/two")
+    assert place.choose_state_dir(None, None, {}) == Path.home() / ".local/state/sundog/default"
 
 
 def test_a_short_path_is_used_as_it_is() -> None:
-    assert place.short(Path("/tmp/s")) == Path("/tmp/s")
+    assert place.shorten_path(Path("/tmp/s")) == Path("/tmp/s")
 
 
 @pytest.fixture
@@ -32,38 +32,38 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_long_path_is_reached_by_a_private_link(tmp_path: Path, links: Path) -> None:
     path = tmp_path / ("long" * 20) / "default"
-    assert place.short(path).is_relative_to(links)
-    state = place.prepare(path)
+    assert place.shorten_path(path).is_relative_to(links)
+    state = place.prepare_state_dir(path)
     assert state.path.readlink() == path
     assert stat.S_IMODE(state.path.parent.stat().st_mode) == 0o700
     assert (path / "ray-token").exists()
-    assert place.find(path) == state
-    assert place.prepare(path) == state
+    assert place.find_state_dir(path) == state
+    assert place.prepare_state_dir(path) == state
     # Another directory whose link was taken away by a clean-up gets it back.
     state.path.unlink()
-    assert place.prepare(path).path.readlink() == path
+    assert place.prepare_state_dir(path).path.readlink() == path
 
 
 def test_the_link_goes_with_the_instance_and_the_folder_with_the_last_link(tmp_path: Path, links: Path) -> None:
     one, two = (tmp_path / ("long" * 20) / name for name in ("one", "two"))
-    place.prepare(one)
-    place.prepare(two)
-    place.release(one)
+    place.prepare_state_dir(one)
+    place.prepare_state_dir(two)
+    place.remove_short_link(one)
     assert [path.readlink() for path in (links / f"sundog-{os.geteuid()}").iterdir()] == [two]
-    place.release(two)
+    place.remove_short_link(two)
     assert list(links.iterdir()) == []
     assert (two / "ray-token").exists()
-    place.release(two)
-    place.release(links)
+    place.remove_short_link(two)
+    place.remove_short_link(links)
 
 
 def test_the_longest_link_leaves_room_for_sockets() -> None:
     assert len("/tmp/sundog-4294967294/01234567") <= MAX_PATH_BYTES
-    assert str(place.short(Path("/long" * 20))).startswith(f"/tmp/sundog-{os.geteuid()}/")
+    assert str(place.shorten_path(Path("/long" * 20))).startswith(f"/tmp/sundog-{os.geteuid()}/")
 
 
 def test_a_folder_of_links_that_others_can_write_is_refused(tmp_path: Path, links: Path) -> None:
     (links / f"sundog-{os.geteuid()}").mkdir()
     (links / f"sundog-{os.geteuid()}").chmod(0o777)
     with pytest.raises(StateDirectoryError, match="is not a private folder of yours"):
-        place.prepare(tmp_path / ("long" * 20))
+        place.prepare_state_dir(tmp_path / ("long" * 20))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sundog_operator.shell.local.views import LineView, LoggedView, TableView
+from sundog_operator.shell.local.views import LineView, LiveInstanceView, LoggingInstanceView
 
 OBJECT: dict[str, Any] = {
     "metadata": {"namespace": "default", "name": "digits"},
@@ -66,7 +66,7 @@ def test_a_reader_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_not_applied_stays_below_the_table() -> None:
     screen = io.StringIO()
-    view = TableView(Console(file=screen, force_terminal=True, width=120), "sundog local")
+    view = LiveInstanceView(Console(file=screen, force_terminal=True, width=120), "sundog local")
     view.standing(["a.yaml: spec.replicas: -1 is less than 0"])
     for number in range(20):
         view.notice(f"notice {number}")
@@ -77,7 +77,7 @@ def test_what_is_not_applied_stays_below_the_table() -> None:
 
 def test_what_is_shown_is_logged(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     caplog.set_level(logging.INFO)
-    view = LoggedView(LineView(quiet=True))
+    view = LoggingInstanceView(LineView(quiet=True))
     view.notice("created")
     view.problem("a.yaml: nonsense")
     view.event(EVENT)
@@ -91,7 +91,7 @@ def test_what_is_shown_is_logged(caplog: pytest.LogCaptureFixture, capsys: pytes
 
 def test_the_table_shows_rows_and_the_last_events() -> None:
     screen = io.StringIO()
-    view = TableView(Console(file=screen, force_terminal=True, width=120), "sundog local")
+    view = LiveInstanceView(Console(file=screen, force_terminal=True, width=120), "sundog local")
     view.deployments([OBJECT])
     view.event(EVENT)
     view.problem("a.yaml: line 1: nonsense")

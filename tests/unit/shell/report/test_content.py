@@ -12,17 +12,17 @@ from sundog_operator.api import (
     EvidenceEpoch,
     ExperimentStatus,
     MetricStatus,
-    Paused,
+    PauseStatus,
     PlanUnit,
     Rollout,
     StepStatus,
     Verdict,
 )
 from sundog_operator.core.rollout import freeze
-from sundog_operator.shell.describe import ONE_SIDE
+from sundog_operator.shell.describe import ONE_SIDED_NOTE
 from sundog_operator.shell.report import terminal
-from sundog_operator.shell.report.content import Report, report_of
-from sundog_operator.shell.report.page import page
+from sundog_operator.shell.report.content import ExperimentReport, make_report
+from sundog_operator.shell.report.page import render_html
 from told_experiments import means, moving, of_before, one_name, ten_arms, two_arms
 from told_rollouts import (
     BEGUN,
@@ -44,19 +44,19 @@ NOW = BEGUN + 12 * MINUTE
 PASSED = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
 
 
-def told(status: ExperimentStatus, now: datetime = NOW) -> Report:
-    return report_of(stored(status), now)
+def told(status: ExperimentStatus, now: datetime = NOW) -> ExperimentReport:
+    return make_report(stored(status), now)
 
 
 def lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
     """What a terminal shows, with one space for many."""
     out = io.StringIO()
     now = max([NOW, *(point.at for point in status.history)])
-    Console(file=out, width=width).print(terminal.shown(told(status, now)))
+    Console(file=out, width=width).print(terminal.render_report(told(status, now)))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
-def fact(report: Report, name: str) -> str:
+def fact(report: ExperimentReport, name: str) -> str:
     return dict([*report.facts, *report.quality])[name]
 
 
@@ -82,10 +82,10 @@ def test_why_an_interval_beside_a_verdict_contains_1_is_said() -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="canary", verdict="Better", interval=(0.1, 1.02))
     status = running()
     beside = status.model_copy(update={"metrics": (*status.metrics, mistakes)})
-    assert ONE_SIDE in told(beside).why
-    assert ONE_SIDE in lines(beside)
-    assert ONE_SIDE not in lines(status)
-    assert ONE_SIDE in page(told(beside), "0.1.0", NOW)
+    assert ONE_SIDED_NOTE in told(beside).why
+    assert ONE_SIDED_NOTE in lines(beside)
+    assert ONE_SIDED_NOTE not in lines(status)
+    assert ONE_SIDED_NOTE in render_html(told(beside), "0.1.0", NOW)
 
 
 def test_a_bake_is_told_with_the_steps() -> None:
@@ -168,7 +168,7 @@ def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
     assert report.looks[0].weights == (75, 25)
     assert [bound.ratio for bound in report.metrics[0].bounds] == [1.05]
     assert ExperimentStatus.parse({}).history == ()
-    assert report_of({**stored(running()), "status": {}}, NOW).heading == "Has not begun"
+    assert make_report({**stored(running()), "status": {}}, NOW).heading == "Has not begun"
 
 
 def test_a_status_that_somebody_damaged_is_told_as_far_as_it_goes() -> None:
@@ -194,7 +194,7 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
 @pytest.mark.parametrize(
     ("changes", "heading"),
     [
-        ({"paused": Paused(reason="Inconclusive", since=BEGUN)}, "Paused: Inconclusive"),
+        ({"paused": PauseStatus(reason="Inconclusive", since=BEGUN)}, "Paused: Inconclusive"),
         (
             {"phase": "Concluded", "verdict": Verdict(reason="Promoted: after step 2 at 50 %")},
             "Promoted, not by evidence",
@@ -230,7 +230,7 @@ def test_a_bake_after_a_shadow_is_told_as_any_other_until_it_is_over() -> None:
     assert (report.heading, report.why[0]) == ("Undecided, goes on", "bakes until noon")
     assert fact(report, "steps") == "0 % → 0 % → 99 % → 100 %"
     assert fact(report, "bake") == "1 % stays with stable for 30m"
-    assert told(copied(3, "bake", paused=Paused(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
+    assert told(copied(3, "bake", paused=PauseStatus(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
     assert told(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies had passed"
 
 
@@ -258,7 +258,7 @@ def test_an_interval_of_one_step_alone_says_so(width: int) -> None:
     found = lines(status, width)
     assert not any("this step" in line for line in lines(running(), width))
     assert any("this step" in line for line in found)
-    assert "in this step</td>" in page(told(status), "0.1.0", NOW)
+    assert "in this step</td>" in render_html(told(status), "0.1.0", NOW)
     assert all(len(line) <= width for line in found)
 
 
@@ -327,7 +327,7 @@ def test_a_terminal_says_what_the_ratio_of_a_metric_of_an_arm_is() -> None:
 def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
     out = io.StringIO()
     report = told(two_arms(), BEGUN + 60 * 11 * MINUTE)
-    Console(file=out, width=200, force_terminal=True, color_system="standard").print(terminal.shown(report))
+    Console(file=out, width=200, force_terminal=True, color_system="standard").print(terminal.render_report(report))
     colours = {
         verdict: re.findall(rf"\x1b\[(\d+)m[^\x1b]*\x1b\[0m  {verdict}", out.getvalue())
         for verdict in ("Better", "Worse", "Passed")

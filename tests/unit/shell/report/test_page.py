@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, Verdict
 from sundog_operator.shell.report import charts
-from sundog_operator.shell.report.content import report_of
-from sundog_operator.shell.report.page import page
+from sundog_operator.shell.report.content import make_report
+from sundog_operator.shell.report.page import render_html
 from told_experiments import NINE, means, moving, of_before, one_name, ten_arms, two_arms
 from told_rollouts import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 
@@ -57,7 +57,7 @@ def now_of(status: ExperimentStatus) -> datetime:
 
 def made(status: ExperimentStatus, name: str = "digits-r8", deployment: str = "digits") -> str:
     now = now_of(status)
-    return page(report_of(stored(status, name, deployment), now), "0.1.0", now)
+    return render_html(make_report(stored(status, name, deployment), now), "0.1.0", now)
 
 
 def parsed(status: ExperimentStatus, **names: str) -> Element:
@@ -403,8 +403,8 @@ def test_nothing_is_drawn_outside_whatever_was_found(told: list[tuple[int, int, 
         for at, weight, requests, metric in sorted(told, key=lambda each: each[0])
     )
     now = history[-1].at + MINUTE
-    report = report_of(stored(running(history=history, metrics=(), counted_at=None)), now)
-    root = ET.fromstring(page(report, "0.1.0", now))
+    report = make_report(stored(running(history=history, metrics=(), counted_at=None)), now)
+    root = ET.fromstring(render_html(report, "0.1.0", now))
     for svg in root.iter("svg"):
         for name, value in places(svg):
             low, high = SIDES[name]
@@ -437,7 +437,7 @@ def test_nor_is_anything_of_arms(told: list[tuple[int, list[float] | None, list[
         for at, weights, requests in sorted(told, key=lambda each: each[0])
     )
     status = moving().model_copy(update={"history": history, "counted_at": None})
-    for chart in charts.charts_of(report_of(stored(status), now_of(status))):
+    for chart in charts.make_charts(make_report(stored(status), now_of(status))):
         drawn = [tuple(map(float, place.split(","))) for line in chart.lines for place in line.places.split()]
         drawn += [(dot.x, dot.y) for dot in chart.dots]
         assert drawn

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_operator.shell.report import scales
-from sundog_operator.shell.report.scales import Scale, Tick
+from sundog_operator.shell.report.scales import AxisScale, AxisTick
 
 positive = st.floats(1e-3, 1e6)
 
 
-def apart(ticks: list[Tick]) -> float:
+def apart(ticks: list[AxisTick]) -> float:
     return min((abs(b.at - a.at) for a, b in itertools.pairwise(ticks)), default=math.inf)
 
 
 @given(st.floats(1, 3e7))
 def test_times_are_whole_and_have_one_unit(seconds: float) -> None:
-    ticks = scales.time_ticks(Scale(0, seconds, 46, 388), 58)
+    ticks = scales.time_ticks(AxisScale(0, seconds, 46, 388), 58)
     assert 2 <= len(ticks) <= 6 or seconds < 1.5
     assert apart(ticks) >= 58
     assert ticks[0].text == "0"
@@ -37,7 +37,7 @@ def test_times_are_whole_and_have_one_unit(seconds: float) -> None:
     ],
 )
 def test_times(seconds: float, texts: list[str]) -> None:
-    found = [tick.text for tick in scales.time_ticks(Scale(0, seconds, 46, 388), 56)]
+    found = [tick.text for tick in scales.time_ticks(AxisScale(0, seconds, 46, 388), 56)]
     assert found == texts
 
 
@@ -94,7 +94,7 @@ def test_percents(most: float, texts: list[str]) -> None:
 
 @given(positive, st.floats(1.3, 1e6))
 def test_ratios_are_round_and_at_least_one_is_told_of_any_range_that_has_one(low: float, times: float) -> None:
-    scale = Scale(low, low * times, 172, 10, "log")
+    scale = AxisScale(low, low * times, 172, 10, "log")
     ticks = scales.ratio_ticks(scale, 20)
     assert len(ticks) >= 1 or times < 2.5
     assert len(ticks) < 2 or apart(ticks) >= 20 or math.log10(times) > 6
@@ -103,7 +103,7 @@ def test_ratios_are_round_and_at_least_one_is_told_of_any_range_that_has_one(low
 
 
 def test_what_is_beyond_an_end_lies_at_it() -> None:
-    scale = Scale(0.1, 10, 172, 10, "log")
+    scale = AxisScale(0.1, 10, 172, 10, "log")
     assert [round(scale.at(value), 6) for value in (1, 0.0001, 1e9)] == [91, 172, 10]
     assert scale.shows(10)
     assert not scale.shows(10.1)

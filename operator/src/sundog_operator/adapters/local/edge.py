@@ -15,18 +15,18 @@ from typing import Any, Final
 import aiohttp
 
 from sundog_operator.adapters.local import ports_allocation, secret_files
-from sundog_operator.adapters.local.per_object import PerObject
+from sundog_operator.adapters.local.per_object import ObjectReconciler
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK
-from sundog_operator.adapters.local.process_table import Command, MachineTable, ProcessTable
+from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
 from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.state_directory import StateDirectory, write_atomically
-from sundog_operator.adapters.local.status import deployment_status, pod, pod_status
-from sundog_operator.adapters.local.units import Restarts, Unit, Units
-from sundog_operator.adapters.whole_answers import body_of
-from sundog_operator.api import format_micro_instant
+from sundog_operator.adapters.local.status import deployment_status, make_edge_pod, pod_status
+from sundog_operator.adapters.local.units import ObjectDirectories, ObjectDirectory, RestartBackoff
+from sundog_operator.adapters.whole_answers import read_body
+from sundog_operator.api import format_micro_time
 from sundog_operator.core.edge import secrets as edge_secrets
 from sundog_operator.core.edge import split as edge_split
-from sundog_operator.core.events import Event, make_event
+from sundog_operator.core.events import KubernetesEvent, make_event_object
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import AlreadyExists, Conflict, NotFound, SundogError
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Kubernetes, Object, Ref, ref_of
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 Problem = tuple[str, str]
 
-LOOK_S: Final = 0.25
+POLL_S: Final = 0.25
 HAPROXY: Final = "haproxy"
 AGENT: Final = "agent"
 HTTPS: Final = "https"
@@ -56,7 +56,7 @@ _CLI: Final = (sys.executable, "-P", "-c", "from sundog_edge.cli import main; ma
 class _Part:
     """One of the two processes, as known in this run."""
 
-    restarts: Restarts = field(default_factory=Restarts)
+    restarts: RestartBackoff = field(default_factory=RestartBackoff)
     ran: bool = False
     death: str = ""
 
@@ -69,7 +69,7 @@ class _Edge:
     `settled`: its ports were looked at in this run; they stay as they are until the next.
     """
 
-    unit: Unit
+    unit: ObjectDirectory
     parts: Mapping[str, _Part] = field(default_factory=lambda: {name: _Part() for name in _PARTS})
     healthy_at: datetime | None = None
     needs: frozenset[str] | None = None
@@ -130,8 +130,8 @@ class LocalEdge:
         self._kube = kube
         self._clock = clock
         self._state = StateDirectory.at(state_dir)
-        self._processes = Processes(self._state, table or MachineTable(), clock)
-        self._units = Units(self._state.edge, DEPLOYMENT)
+        self._processes = Processes(self._state, table or SystemProcessTable(), clock)
+        self._units = ObjectDirectories(self._state.edge, DEPLOYMENT)
         self._preferred = {HAPROXY: http_port, HTTPS: https_port}
         self._cli = cli
         self._edges: dict[Ref, _Edge] = {}
@@ -141,12 +141,12 @@ class LocalEdge:
         """Until cancelled. Raises StateDirectoryError when the state directory cannot be used."""
         await asyncio.to_thread(self._state.prepare)
         await self._clear_unowned()
-        edges = PerObject(
+        edges = ObjectReconciler(
             self._kube,
             DEPLOYMENT,
             self._step,
             self._clock,
-            wanted=is_edge,
+            wanted=is_edge_deployment,
             remembered=lambda: [unit.ref for unit in self._units.all()],
         )
         try:
@@ -184,12 +184,12 @@ class LocalEdge:
     async def _step(self, ref: Ref, deployment: Object | None) -> float:
         if deployment is None:
             return await self._take_down(ref)
-        edge = self._edges.get(ref) or _Edge(await asyncio.to_thread(self._units.obtain, ref))
+        edge = self._edges.get(ref) or _Edge(await asyncio.to_thread(self._units.get_or_create, ref))
         self._edges[ref] = edge
         if not await self._project(edge):
             missing = ("NoConfig", f"ConfigMap {ref.namespace}/{names.EDGE} has no {names.SPLIT_KEY} yet")
             await self._report(edge, deployment, missing, dict.fromkeys(_PARTS, missing))
-            return LOOK_S
+            return POLL_S
         await asyncio.to_thread(self._choose_ports, edge)
         if not edge.settled:
             await self._leave_taken_ports(edge, deployment)
@@ -199,9 +199,9 @@ class LocalEdge:
         problem = next(iter(stopped.values()), None) or await self._health(edge)
         if problem is None:
             for part in edge.parts.values():
-                part.restarts.forgive()
+                part.restarts.reset_backoff()
         await self._report(edge, deployment, problem, stopped)
-        return LOOK_S
+        return POLL_S
 
     async def _take_down(self, ref: Ref) -> float:
         self._edges.pop(ref, None)
@@ -229,7 +229,7 @@ class LocalEdge:
         config_map = await self._kube.get(ref)
         text = (config_map or {}).get("data", {}).get(names.SPLIT_KEY)
         if (document := edge_split.read_document(config_map)) is not None:
-            edge.needs = edge_secrets.named_in(document)
+            edge.needs = edge_secrets.secret_names_in_document(document)
         await self._project_secrets(edge)
         return await asyncio.to_thread(_write_if_new, edge.split, text)
 
@@ -240,7 +240,7 @@ class LocalEdge:
         namespace = edge.unit.ref.namespace
         stored = {name: await self._kube.get(Ref(SECRET, namespace, name)) for name in sorted(edge.needs)}
         wanted = {name: _content(secret) for name, secret in stored.items() if secret is not None}
-        await asyncio.to_thread(secret_files.project, edge.secrets, wanted)
+        await asyncio.to_thread(secret_files.write_secret_files, edge.secrets, wanted)
 
     def _choose_ports(self, edge: _Edge) -> None:
         missing = [part for part in (HAPROXY, HTTPS, AGENT) if not edge.port(part)]
@@ -255,8 +255,8 @@ class LocalEdge:
                 continue
             await self._processes.clear(edge.process(part))
             for listener in _LISTENERS[part]:
-                if not await asyncio.to_thread(ports_allocation.is_free, edge.port(listener)):
-                    taken[listener] = await asyncio.to_thread(ports_allocation.holder_of, edge.port(listener))
+                if not await asyncio.to_thread(ports_allocation.is_port_free, edge.port(listener)):
+                    taken[listener] = await asyncio.to_thread(ports_allocation.describe_holder, edge.port(listener))
         if not taken:
             return
         before = {listener: edge.port(listener) for listener in taken}
@@ -266,15 +266,17 @@ class LocalEdge:
         for listener, holder in taken.items():
             note = f"port {before[listener]} is held by {holder}; the edge listens on port {edge.port(listener)} for {listener}"
             logger.warning("%s: %s", edge.unit.ref, note)
-            event = Event("Warning", "PortTaken", "ChoosePort", note, f"{before[listener]}/{edge.port(listener)}")
+            event = KubernetesEvent(
+                "Warning", "PortTaken", "ChoosePort", note, f"{before[listener]}/{edge.port(listener)}"
+            )
             await self._tell(deployment, event)
 
-    async def _tell(self, deployment: Object, event: Event) -> None:
-        made = make_event(event, deployment, _REPORTER, format_micro_instant(self._clock.now()))
+    async def _tell(self, deployment: Object, event: KubernetesEvent) -> None:
+        made = make_event_object(event, deployment, _REPORTER, format_micro_time(self._clock.now()))
         with contextlib.suppress(AlreadyExists):
             await self._kube.create(made)
 
-    def _ports_for(self, parts: Sequence[str], units: Sequence[Unit]) -> dict[str, int]:
+    def _ports_for(self, parts: Sequence[str], units: Sequence[ObjectDirectory]) -> dict[str, int]:
         """Ports that no edge has, as facts to remember."""
         taken = {port for unit in units for part in (HAPROXY, AGENT) for port in _Edge(unit).ports(part)}
         facts: dict[str, int] = {}
@@ -285,13 +287,17 @@ class LocalEdge:
     def _port_for(self, part: str, taken: Collection[int]) -> int:
         """The preferred port where nobody has it, else any."""
         port = self._preferred.get(part, 0)
-        return port if port and port not in taken and ports_allocation.is_free(port) else ports_allocation.single(taken)
+        return (
+            port
+            if port and port not in taken and ports_allocation.is_port_free(port)
+            else ports_allocation.allocate_port(taken)
+        )
 
     async def _ensure_pod(self, edge: _Edge, deployment: Object) -> None:
         """See to it that the Deployment has its pod. Who deleted one asked for both processes to be started anew."""
         ref, uid = _pod_ref(edge.unit.ref), deployment["metadata"]["uid"]
         found = await self._kube.get(ref)
-        wanted = pod(deployment, edge.port(HAPROXY), edge.port(HTTPS), edge.port(AGENT))
+        wanted = make_edge_pod(deployment, edge.port(HAPROXY), edge.port(HTTPS), edge.port(AGENT))
         if found is not None and not _is_pod(found, wanted, uid):
             await self._kube.delete(ref, uid=found["metadata"]["uid"])
             found = None
@@ -317,14 +323,14 @@ class LocalEdge:
         if part.ran:
             part.ran, edge.healthy_at = False, None
             part.restarts.died(now)
-            part.death = f"the {name} {await self._processes.obituary(process, self._log(edge, name))}"
+            part.death = f"the {name} {await self._processes.describe_end(process, self._log(edge, name))}"
             logger.warning("%s: %s", edge.unit.ref, part.death)
-        if part.restarts.remaining_s(now):
+        if part.restarts.remaining_delay_s(now):
             return "ProcessExited", part.death
         await self._processes.clear(process)
         for port in edge.ports(name):
-            if not await asyncio.to_thread(ports_allocation.is_free, port):
-                holder = await asyncio.to_thread(ports_allocation.holder_of, port)
+            if not await asyncio.to_thread(ports_allocation.is_port_free, port):
+                holder = await asyncio.to_thread(ports_allocation.describe_holder, port)
                 told = (
                     f"port {port}, on which the {name} of this edge listens, is held by {holder}:"
                     " end that process, or start local mode again, which takes another port"
@@ -338,7 +344,7 @@ class LocalEdge:
         part.ran, edge.healthy_at = True, None
         return None
 
-    def _command(self, edge: _Edge, part: str) -> Command:
+    def _command(self, edge: _Edge, part: str) -> ProcessCommand:
         address = f"{LOOPBACK}:{edge.port(part)}"
         options = [f"--state-dir={edge.state}"]
         if part == HAPROXY:
@@ -354,7 +360,7 @@ class LocalEdge:
                 f"--signing-key={self._state.signing_key}",
                 f"--store=sqlite://{edge.outcomes}",
             ]
-        return Command(
+        return ProcessCommand(
             name=edge.process(part),
             argv=(*self._cli, part, *options),
             env=os.environ,
@@ -378,7 +384,7 @@ class LocalEdge:
         url = f"http://{LOOPBACK}:{edge.port(AGENT)}/readyz"
         try:
             async with self._session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as response:
-                text = (await body_of(response, 200))[:200]
+                text = (await read_body(response, 200))[:200]
                 if response.status == 200:
                     return None
                 found = f"status {response.status} ({' '.join(text.decode('utf-8', 'replace').split())})"
@@ -410,7 +416,7 @@ class LocalEdge:
         return self._state.logs / f"{edge.process(part)}.log"
 
 
-def is_edge(deployment: Object) -> bool:
+def is_edge_deployment(deployment: Object) -> bool:
     """Whether a Deployment is an edge."""
     return (deployment["metadata"].get("labels") or {}).get(names.LABEL_NAME) == names.EDGE
 

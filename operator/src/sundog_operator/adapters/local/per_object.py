@@ -12,20 +12,20 @@ from sundog_operator.ports import Clock, Kind, Kubernetes, Object, Ref, ref_of
 
 logger = logging.getLogger(__name__)
 
-Step = Callable[[Ref, Object | None], Awaitable[float]]
+ReconcileStep = Callable[[Ref, Object | None], Awaitable[float]]
 """Make an object real, or, given None, take down what it left. Returns the seconds until the next look."""
 
 _RETRY_S: Final = 1.0
 
 
-class PerObject:
+class ObjectReconciler:
     """Runs `step` for each object of a kind: at every change, after the time it asked for, and once it is gone."""
 
     def __init__(
         self,
         kube: Kubernetes,
         kind: Kind,
-        step: Step,
+        step: ReconcileStep,
         clock: Clock,
         *,
         wanted: Callable[[Object], bool] = lambda _: True,

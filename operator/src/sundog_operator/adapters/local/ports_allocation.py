@@ -13,10 +13,10 @@ import psutil
 from sundog_operator.errors import DependencyError
 
 LOOPBACK: Final = "127.0.0.1"
-BLOCK: Final = 1000
+BLOCK_SIZE: Final = 1000
 # Below the ephemeral range of Linux (from 32768) and macOS (from 49152), whose ports any outgoing connection may take.
-BASES: Final = tuple(range(10_000, 32_000, BLOCK))
-SINGLES: Final = range(32_000, 32_768)
+BLOCK_BASES: Final = tuple(range(10_000, 32_000, BLOCK_SIZE))
+SINGLE_PORTS: Final = range(32_000, 32_768)
 _FREE_SHARE: Final = 0.9
 
 
@@ -82,7 +82,7 @@ class RayPorts:
     @property
     def replicas_grpc(self) -> range:
         """One more per replica, for gRPC."""
-        return range(self.base + 670, self.base + BLOCK)
+        return range(self.base + 670, self.base + BLOCK_SIZE)
 
     @property
     def singles(self) -> list[int]:
@@ -90,7 +90,7 @@ class RayPorts:
         return [self.gcs, self.dashboard, self.serve, self.serve_grpc, self.dashboard_metrics, *self.fixed.values()]
 
 
-def allocate(seed: str, bases: Collection[int] = BASES) -> tuple[RayPorts, socket.socket]:
+def allocate_block(seed: str, bases: Collection[int] = BLOCK_BASES) -> tuple[RayPorts, socket.socket]:
     """A free block and the socket that claims it, which the caller closes.
 
     The search starts at a place that depends on `seed`, so that instances which start together seldom meet.
@@ -104,7 +104,7 @@ def allocate(seed: str, bases: Collection[int] = BASES) -> tuple[RayPorts, socke
         if claim is not None:
             return ports, claim
     raise DependencyError(
-        f"no {BLOCK} ports in a row are free between {order[0]} and {order[-1] + BLOCK - 1}, which Ray needs"
+        f"no {BLOCK_SIZE} ports in a row are free between {order[0]} and {order[-1] + BLOCK_SIZE - 1}, which Ray needs"
     )
 
 
@@ -115,13 +115,13 @@ def claim_block(ports: RayPorts) -> socket.socket | None:
         return None
     claim.listen(1)
     ranges = (*ports.workers, *ports.replicas_http, *ports.replicas_grpc)
-    if all(map(is_free, ports.singles)) and sum(map(is_free, ranges)) >= _FREE_SHARE * len(ranges):
+    if all(map(is_port_free, ports.singles)) and sum(map(is_port_free, ranges)) >= _FREE_SHARE * len(ranges):
         return claim
     claim.close()
     return None
 
 
-def is_free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     """Whether a server could listen on a port of the loopback interface."""
     probe = _bind(port)
     if probe is None:
@@ -130,11 +130,11 @@ def is_free(port: int) -> bool:
     return True
 
 
-def single(taken: Collection[int] = (), singles: Collection[int] = SINGLES) -> int:
+def allocate_port(taken: Collection[int] = (), singles: Collection[int] = SINGLE_PORTS) -> int:
     """A free port of the loopback interface that is none of `taken`. Raises DependencyError when there is none."""
     candidates = [port for port in singles if port not in taken]
     random.shuffle(candidates)
-    found = next(filter(is_free, candidates), None)
+    found = next(filter(is_port_free, candidates), None)
     if found is None:
         raise DependencyError(
             f"no port between {min(singles)} and {max(singles)} is free, of which an edge needs three"
@@ -142,16 +142,16 @@ def single(taken: Collection[int] = (), singles: Collection[int] = SINGLES) -> i
     return found
 
 
-def holder_of(port: int) -> str:
+def describe_holder(port: int) -> str:
     """Who listens on a port, such as `nginx (pid 42)`; `another process` where the system does not tell."""
-    pid = holder_pid(port)
+    pid = find_holder_pid(port)
     if pid is not None:
         with contextlib.suppress(psutil.Error, OSError):
             return f"{psutil.Process(pid).name()} (pid {pid})"
     return "another process"
 
 
-def holder_pid(port: int) -> int | None:
+def find_holder_pid(port: int) -> int | None:
     """The process that listens on a port; None where the system does not tell, as of other users."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):

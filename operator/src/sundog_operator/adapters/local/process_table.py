@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Protocol
 
 import psutil
 
-MARK: Final = "SUNDOG_PROCESS"
+MARK_ENV_VAR: Final = "SUNDOG_PROCESS"
 """Environment variable by which every process below ours is known; its children inherit it."""
 CLOCK_STEP_S: Final = 2.0
 """How much the start time of a process may seem to move: it is told in whole seconds of a clock that is corrected."""
@@ -19,7 +19,7 @@ _LOG_BYTES: Final = 10 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ProcessCommand:
     """A process to start. `descriptors` stay open in it."""
 
     name: str
@@ -31,7 +31,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProcessInfo:
     """One running process. `created` is in seconds since the epoch; `mark` is empty where it cannot be read."""
 
     pid: int
@@ -44,33 +44,33 @@ class Seen:
 class ProcessTable(Protocol):
     """What supervision needs of the operating system. Every method may block for some milliseconds."""
 
-    def spawn(self, command: Command) -> Seen:
+    def spawn(self, command: ProcessCommand) -> ProcessInfo:
         """Start, as the leader of a session, so that no signal of our terminal reaches it. Raises OSError."""
 
-    def look(self, pid: int) -> Seen | None:
+    def look(self, pid: int) -> ProcessInfo | None:
         """A running process; None for one that has ended, reaped or not. Raises OSError when that cannot be told."""
 
     def exit_code(self, pid: int) -> int | None:
         """How a child of ours ended, negative for a signal; None where that is unknown."""
 
-    def everything(self) -> list[Seen]:
+    def everything(self) -> list[ProcessInfo]:
         """All processes of this user, except this one and its ancestors."""
 
-    def descendants(self, pid: int) -> list[Seen]:
+    def descendants(self, pid: int) -> list[ProcessInfo]:
         """Children, their children and so on."""
 
-    def signal(self, seen: Seen, number: signal.Signals) -> None:
+    def signal(self, seen: ProcessInfo, number: signal.Signals) -> None:
         """Signal exactly that process; nothing happens when it has ended."""
 
 
-class MachineTable:
+class SystemProcessTable:
     """`ProcessTable` of this machine."""
 
     # Children belong to this process and not to the table that started them: another table may have to reap them.
     _children: ClassVar[dict[int, subprocess.Popen[bytes]]] = {}
     _codes: ClassVar[dict[int, int]] = {}
 
-    def spawn(self, command: Command) -> Seen:
+    def spawn(self, command: ProcessCommand) -> ProcessInfo:
         """Start a process that outlives this one: its output goes to a file, never to a pipe of ours."""
         _rotate(command.log)
         with command.log.open("ab") as log:
@@ -87,12 +87,16 @@ class MachineTable:
         self._children[child.pid] = child
         self._codes.pop(child.pid, None)
         with contextlib.suppress(psutil.Error):
-            return Seen(
-                child.pid, psutil.Process(child.pid).create_time(), child.pid, command.argv, command.env.get(MARK, "")
+            return ProcessInfo(
+                child.pid,
+                psutil.Process(child.pid).create_time(),
+                child.pid,
+                command.argv,
+                command.env.get(MARK_ENV_VAR, ""),
             )
         raise OSError(f"{command.argv[0]} ended at once")
 
-    def look(self, pid: int) -> Seen | None:
+    def look(self, pid: int) -> ProcessInfo | None:
         """A running process; a child of ours that has ended is reaped on the way."""
         self._reap(pid)
         try:
@@ -107,7 +111,7 @@ class MachineTable:
         self._reap(pid)
         return self._codes.get(pid)
 
-    def everything(self) -> list[Seen]:
+    def everything(self) -> list[ProcessInfo]:
         """All processes of this user, except this one and its ancestors."""
         for child in list(self._children):
             self._reap(child)
@@ -120,7 +124,7 @@ class MachineTable:
                     found.append(seen)
         return found
 
-    def descendants(self, pid: int) -> list[Seen]:
+    def descendants(self, pid: int) -> list[ProcessInfo]:
         """Children, their children and so on."""
         found = []
         with contextlib.suppress(psutil.Error, OSError):
@@ -136,7 +140,7 @@ class MachineTable:
             self._codes[pid] = code
             self._children.pop(pid, None)
 
-    def signal(self, seen: Seen, number: signal.Signals) -> None:
+    def signal(self, seen: ProcessInfo, number: signal.Signals) -> None:
         """Signal exactly that process: its start time is compared, for its number may be another's by now."""
         with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(seen.pid)
@@ -144,14 +148,14 @@ class MachineTable:
                 process.send_signal(number)
 
 
-def _seen(process: psutil.Process) -> Seen | None:
+def _seen(process: psutil.Process) -> ProcessInfo | None:
     with process.oneshot():
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
         mark = ""
         with contextlib.suppress(psutil.Error, OSError):
-            mark = process.environ().get(MARK, "")
-        return Seen(process.pid, process.create_time(), os.getsid(process.pid), tuple(process.cmdline()), mark)
+            mark = process.environ().get(MARK_ENV_VAR, "")
+        return ProcessInfo(process.pid, process.create_time(), os.getsid(process.pid), tuple(process.cmdline()), mark)
 
 
 def _rotate(log: Path) -> None:

@@ -11,7 +11,14 @@ from typing import Final
 
 import orjson
 
-from sundog_operator.adapters.local.process_table import CLOCK_STEP_S, MARK, Command, ProcessTable, Seen, last_line
+from sundog_operator.adapters.local.process_table import (
+    CLOCK_STEP_S,
+    MARK_ENV_VAR,
+    ProcessCommand,
+    ProcessInfo,
+    ProcessTable,
+    last_line,
+)
 from sundog_operator.adapters.local.state_directory import StateDirectory, read_json, write_atomically
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import Clock
@@ -23,7 +30,7 @@ _KILL_DEADLINE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ProcessRecord:
     """What is remembered of a process. `created` is in seconds since the epoch, `command` a digest of its arguments."""
 
     name: str
@@ -32,7 +39,7 @@ class Record:
     command: str
     mark: str
 
-    def describes(self, seen: Seen | None) -> bool:
+    def describes(self, seen: ProcessInfo | None) -> bool:
         """Whether a process is the recorded one and not another that got its number.
 
         The mark is unique for each start. Where it cannot be read, start time and arguments must agree. For an instant
@@ -42,9 +49,9 @@ class Record:
             return False
         if seen.mark:
             return seen.mark == self.mark
-        return self.is_as_old_as(seen) and (not seen.argv or digest(seen.argv) == self.command)
+        return self.is_as_old_as(seen) and (not seen.argv or digest_arguments(seen.argv) == self.command)
 
-    def is_as_old_as(self, seen: Seen) -> bool:
+    def is_as_old_as(self, seen: ProcessInfo) -> bool:
         """Whether the start times agree, as far as the system tells them: relative to a clock that is corrected."""
         return abs(seen.created - self.created) <= CLOCK_STEP_S
 
@@ -57,17 +64,17 @@ class Processes:
         self._table = table
         self._clock = clock
         self._ended: dict[str, int] = {}
-        self._trusted: dict[str, Record] = {}
+        self._trusted: dict[str, ProcessRecord] = {}
         self._started: set[int] = set()
 
-    async def running(self, name: str) -> Record | None:
+    async def running(self, name: str) -> ProcessRecord | None:
         """The record of a process that runs. A record of one that has ended, or of before a reboot, is removed."""
         return await asyncio.to_thread(self._running, name)
 
-    async def start(self, command: Command) -> Record:
+    async def start(self, command: ProcessCommand) -> ProcessRecord:
         """Start a process and record it; what an earlier one left must be cleared before. Raises DependencyError."""
         mark = self._mark(command.name, uuid.uuid4().hex)
-        marked = replace(command, env={**command.env, MARK: mark})
+        marked = replace(command, env={**command.env, MARK_ENV_VAR: mark})
         start = asyncio.create_task(asyncio.to_thread(self._start, marked, mark))
         try:
             return await asyncio.shield(start)
@@ -89,7 +96,7 @@ class Processes:
             await self._gone(name, kin, grace_s)
         await self.clear(name, kin)
 
-    async def clear(self, name: str, kin: Iterable[Seen] = ()) -> None:
+    async def clear(self, name: str, kin: Iterable[ProcessInfo] = ()) -> None:
         """Kill what a process of that name left, and forget it. Raises DependencyError when something survives.
 
         Args:
@@ -104,15 +111,15 @@ class Processes:
             await self._clock.sleep(_POLL_S)
         await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
 
-    async def leftovers(self) -> list[Seen]:
+    async def leftovers(self) -> list[ProcessInfo]:
         """Every process that belongs to this state directory, whoever started it."""
-        return await asyncio.to_thread(marked, self._state, self._table)
+        return await asyncio.to_thread(find_marked_processes, self._state, self._table)
 
     def recorded(self) -> list[str]:
         """Names that have a record, running or not, in order."""
         return sorted(path.stem for path in self._state.processes.glob("*.json"))
 
-    async def obituary(self, name: str, log: Path) -> str:
+    async def describe_end(self, name: str, log: Path) -> str:
         """How the last process of that name ended, such as `ended with status 1; ray-0.log ends with: …`.
 
         A process that was killed had no last words.
@@ -141,20 +148,20 @@ class Processes:
     def _path(self, name: str) -> Path:
         return self._state.processes / f"{name}.json"
 
-    def _start(self, command: Command, mark: str) -> Record:
+    def _start(self, command: ProcessCommand, mark: str) -> ProcessRecord:
         seen = self._table.spawn(command)
-        record = Record(command.name, seen.pid, seen.created, digest(command.argv), mark)
+        record = ProcessRecord(command.name, seen.pid, seen.created, digest_arguments(command.argv), mark)
         write_atomically(self._path(command.name), orjson.dumps(asdict(record)))
         self._trusted[command.name] = record
         self._started.add(seen.pid)
         return record
 
-    def _read(self, name: str) -> Record | None:
+    def _read(self, name: str) -> ProcessRecord | None:
         document = read_json(self._path(name))
         if document is None:
             return None
         try:
-            return Record(
+            return ProcessRecord(
                 name=name,
                 pid=int(str(document["pid"])),
                 created=float(str(document["created"])),
@@ -164,7 +171,7 @@ class Processes:
         except (KeyError, ValueError):
             return None
 
-    def _running(self, name: str) -> Record | None:
+    def _running(self, name: str) -> ProcessRecord | None:
         record = self._read(name)
         if record is None:
             return None
@@ -174,7 +181,7 @@ class Processes:
         self._ended[name] = record.pid
         return None
 
-    def _is(self, record: Record, seen: Seen | None) -> bool:
+    def _is(self, record: ProcessRecord, seen: ProcessInfo | None) -> bool:
         """Whether a process is the recorded one. What was recognised once need not tell its mark again."""
         if seen is not None and not seen.mark and self._trusted.get(record.name) == record:
             return record.is_as_old_as(seen)
@@ -188,7 +195,7 @@ class Processes:
         self._table.signal(seen, signal.SIGTERM)
         return True
 
-    async def _gone(self, name: str, kin: Iterable[Seen], grace_s: float) -> None:
+    async def _gone(self, name: str, kin: Iterable[ProcessInfo], grace_s: float) -> None:
         deadline = self._clock.monotonic() + grace_s
         known = list(kin)
         while self._clock.monotonic() < deadline:
@@ -196,13 +203,13 @@ class Processes:
                 return
             await self._clock.sleep(_POLL_S)
 
-    def _kill(self, name: str, kin: Iterable[Seen]) -> list[Seen]:
+    def _kill(self, name: str, kin: Iterable[ProcessInfo]) -> list[ProcessInfo]:
         members = self._members(name, kin)
         for seen in members:
             self._table.signal(seen, signal.SIGKILL)
         return members
 
-    def _members(self, name: str, kin: Iterable[Seen] = ()) -> list[Seen]:
+    def _members(self, name: str, kin: Iterable[ProcessInfo] = ()) -> list[ProcessInfo]:
         """All that belongs to a name: by its mark, by descent, and by session.
 
         Descent misses what was orphaned, and the mark what rewrote its environment, but that keeps its session.
@@ -227,20 +234,20 @@ class Processes:
         return list(found.values())
 
 
-def marked(state: StateDirectory, table: ProcessTable) -> list[Seen]:
+def find_marked_processes(state: StateDirectory, table: ProcessTable) -> list[ProcessInfo]:
     """Every process whose mark names a state directory, in order of pid."""
     prefix = f"{state.path}{_SEPARATOR}"
     return sorted((seen for seen in table.everything() if seen.mark.startswith(prefix)), key=lambda seen: seen.pid)
 
 
-def digest(argv: Iterable[str]) -> str:
+def digest_arguments(argv: Iterable[str]) -> str:
     """SHA-256 of an argument list, in hexadecimal."""
     return hashlib.sha256("\0".join(argv).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _same(one: Seen, other: Seen) -> bool:
+def _same(one: ProcessInfo, other: ProcessInfo) -> bool:
     return one.pid == other.pid and abs(one.created - other.created) <= CLOCK_STEP_S
 
 
-def _describe(processes: Iterable[Seen]) -> str:
+def _describe(processes: Iterable[ProcessInfo]) -> str:
     return ", ".join(f"pid {seen.pid}" for seen in processes)

@@ -14,14 +14,14 @@ from typing import Final
 import aiohttp
 
 from sundog_operator.adapters.local import ports_allocation
-from sundog_operator.adapters.local.per_object import PerObject
+from sundog_operator.adapters.local.per_object import ObjectReconciler
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
-from sundog_operator.adapters.local.process_table import Command, MachineTable, ProcessTable
-from sundog_operator.adapters.local.processes import Processes, Record
+from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
+from sundog_operator.adapters.local.processes import Processes, ProcessRecord
 from sundog_operator.adapters.local.ray_command import make_argv, make_environment
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.local.status import ray_cluster_status
-from sundog_operator.adapters.local.units import Restarts, Unit, Units
+from sundog_operator.adapters.local.units import ObjectDirectories, ObjectDirectory, RestartBackoff
 from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 from sundog_operator.ports import RAY_CLUSTER, Clock, Kubernetes, Object, Ref
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 Problem = tuple[str, str]
 
-LOOK_S: Final = 0.25
-PROBE_S: Final = 5.0
+POLL_S: Final = 0.25
+PROBE_INTERVAL_S: Final = 5.0
 START_TIMEOUT_S: Final = 180.0
 GRACE_S: Final = 6.0
-MISSES: Final = 3
+MAX_FAILED_PROBES: Final = 3
 _SESSIONS_KEPT: Final = 2
 _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=1)
 
@@ -42,9 +42,9 @@ _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=1)
 class _Head:
     """What is known of a head in this run. `asked_since` is when it was asked first: one that was adopted may be old, and is not late."""
 
-    unit: Unit
+    unit: ObjectDirectory
     ports: RayPorts | None
-    restarts: Restarts = field(default_factory=Restarts)
+    restarts: RestartBackoff = field(default_factory=RestartBackoff)
     claim: socket.socket | None = None
     ran: bool = False
     ready: bool = False
@@ -72,8 +72,8 @@ class LocalRay:
         self._kube = kube
         self._clock = clock
         self._state = StateDirectory.at(state_dir)
-        self._processes = Processes(self._state, table or MachineTable(), clock)
-        self._units = Units(self._state.ray, RAY_CLUSTER)
+        self._processes = Processes(self._state, table or SystemProcessTable(), clock)
+        self._units = ObjectDirectories(self._state.ray, RAY_CLUSTER)
         self._heads: dict[Ref, _Head] = {}
         self._session: aiohttp.ClientSession | None = None
         self._environment: Mapping[str, str] = os.environ
@@ -84,7 +84,7 @@ class LocalRay:
         await self._clear_unowned()
         token = await asyncio.to_thread(self._state.ray_token.read_text)
         headers = {"Authorization": f"Bearer {token.strip()}"}
-        clusters = PerObject(
+        clusters = ObjectReconciler(
             self._kube,
             RAY_CLUSTER,
             self._step,
@@ -132,7 +132,7 @@ class LocalRay:
         return await self._observe(head, obj, record)
 
     def _load(self, ref: Ref) -> _Head:
-        unit = self._units.obtain(ref)
+        unit = self._units.get_or_create(ref)
         base = unit.number("base")
         return _Head(unit, None if base is None else RayPorts(base))
 
@@ -153,9 +153,9 @@ class LocalRay:
         if head.ran:
             head.restarts.died(now)
             head.forget_process()
-            head.death = f"Ray {await self._processes.obituary(head.unit.name, self._log(head.unit))}"
+            head.death = f"Ray {await self._processes.describe_end(head.unit.name, self._log(head.unit))}"
             logger.warning("%s: %s", head.unit.ref, head.death)
-        if pause := head.restarts.remaining_s(now):
+        if pause := head.restarts.remaining_delay_s(now):
             await self._publish(obj, head.ports, ("HeadExited", head.death))
             return pause
         # Ray's agents survive a killed raylet for minutes, holding ports and ignoring SIGTERM.
@@ -163,7 +163,7 @@ class LocalRay:
         await asyncio.to_thread(self._reserve, head)
         await self._start(head)
         await self._publish(obj, head.ports, _starting(head))
-        return LOOK_S
+        return POLL_S
 
     def _reserve(self, head: _Head) -> None:
         """Claim the ports of the last run, or others when somebody took one meanwhile."""
@@ -173,7 +173,7 @@ class LocalRay:
         if head.claim is None:
             if head.ports is not None:
                 logger.warning("%s: %s; Ray gets other ports", head.unit.ref, _taken(head.ports))
-            head.ports, head.claim = ports_allocation.allocate(str(self._state.path / head.unit.name))
+            head.ports, head.claim = ports_allocation.allocate_block(str(self._state.path / head.unit.name))
             head.unit = self._units.remember(head.unit, {"base": head.ports.base})
 
     async def _start(self, head: _Head) -> None:
@@ -181,7 +181,7 @@ class LocalRay:
             raise DependencyError(f"{head.unit.ref}: no ports")
         temporary, scratch = head.unit.directory, head.unit.directory / "tmp"
         await asyncio.to_thread(_tidy, temporary, scratch)
-        command = Command(
+        command = ProcessCommand(
             name=head.unit.name,
             argv=make_argv(head.ports, temporary),
             env=make_environment(self._environment, head.ports, self._state.ray_token, scratch, self._state.cache),
@@ -193,15 +193,15 @@ class LocalRay:
         head.ran = True
         logger.info("%s: started Ray as pid %s, dashboard on port %s", head.unit.ref, record.pid, head.ports.dashboard)
 
-    async def _observe(self, head: _Head, obj: Object, record: Record) -> float:
+    async def _observe(self, head: _Head, obj: Object, record: ProcessRecord) -> float:
         """Ask a running head whether Serve can be called, and report it."""
         head.ran = True
         now = self._clock.now()
         age = now - datetime.fromtimestamp(record.created, UTC)
-        if head.ready and head.probed_at is not None and now - head.probed_at < timedelta(seconds=PROBE_S):
+        if head.ready and head.probed_at is not None and now - head.probed_at < timedelta(seconds=PROBE_INTERVAL_S):
             if head.restarts.lived(age):
                 head.death = ""
-            return LOOK_S
+            return POLL_S
         head.probed_at = now
         head.asked_since = head.asked_since or now
         problem = await self._probe(head)
@@ -209,13 +209,13 @@ class LocalRay:
         if problem is None and not head.ready:
             head.ready = True
             logger.info("%s: ready %.1f s after its start", head.unit.ref, age.total_seconds())
-        if problem is None or not head.ready or head.misses >= MISSES:
+        if problem is None or not head.ready or head.misses >= MAX_FAILED_PROBES:
             await self._publish(obj, head.ports, problem)
         waited_s = (now - head.asked_since).total_seconds()
         if not head.ready and waited_s > START_TIMEOUT_S:
             logger.warning("%s: not ready after %.0f s; it is started anew", head.unit.ref, waited_s)
             await self._processes.stop(head.unit.name, GRACE_S)
-        return LOOK_S
+        return POLL_S
 
     async def _probe(self, head: _Head) -> Problem | None:
         if head.ports is None or self._session is None:
@@ -242,7 +242,7 @@ class LocalRay:
         except (Conflict, NotFound):
             logger.debug("%s changed meanwhile; its status is written at the next look", ref)
 
-    def _log(self, unit: Unit) -> Path:
+    def _log(self, unit: ObjectDirectory) -> Path:
         return self._state.logs / f"{unit.name}.log"
 
 
@@ -251,10 +251,10 @@ def _starting(head: _Head) -> Problem:
 
 
 def _taken(ports: RayPorts) -> str:
-    port = next((port for port in (ports.base, *ports.singles) if not ports_allocation.is_free(port)), None)
+    port = next((port for port in (ports.base, *ports.singles) if not ports_allocation.is_port_free(port)), None)
     if port is None:
-        return f"many of the ports {ports.base} to {ports.base + ports_allocation.BLOCK - 1} are in use"
-    return f"port {port} is held by {ports_allocation.holder_of(port)}"
+        return f"many of the ports {ports.base} to {ports.base + ports_allocation.BLOCK_SIZE - 1} are in use"
+    return f"port {port} is held by {ports_allocation.describe_holder(port)}"
 
 
 def _tidy(temporary: Path, scratch: Path) -> None:

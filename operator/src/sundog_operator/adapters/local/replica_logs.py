@@ -27,7 +27,7 @@ class LogFile:
         return f"r{self.revision} {self.replica}"
 
 
-def find(state: Path, service: str, revision: int | None = None) -> list[LogFile]:
+def find_logs(state: Path, service: str, revision: int | None = None) -> list[LogFile]:
     """The logs of a ModelDeployment's replicas, or of one revision's, those that ended included; the one written last is last."""
     pattern = re.compile(rf"replica_{re.escape(service)}-r(\d+)_(?:.*_)?([^_]+)\.log")
     found: list[tuple[float, LogFile]] = []
@@ -39,7 +39,7 @@ def find(state: Path, service: str, revision: int | None = None) -> list[LogFile
 
 
 @dataclass(slots=True)
-class Reader:
+class ReplicaLogReader:
     """Reads a growing file line by line."""
 
     path: Path
@@ -74,15 +74,15 @@ class Reader:
         return [line.decode("utf-8", "replace") for line in whole]
 
 
-def last_exception(state: Path, service: str, revision: int) -> str:
+def find_last_exception(state: Path, service: str, revision: int) -> str:
     """The newest exception that replicas of a revision logged, such as `2026-11-29T05:23:09.000+00:00 ValueError: wrong`; else empty."""
-    told = [each for file in find(state, service, revision) for each in _exceptions(file.path)]
+    told = [each for file in find_logs(state, service, revision) for each in _exceptions(file.path)]
     return " ".join(max(told)) if told else ""
 
 
 def _exceptions(path: Path) -> Iterator[tuple[str, str]]:
     """(time, last line) of each exception that the model server logged; what a model caught and logged itself has a `logger`."""
-    for line in Reader(path).last(_TAIL_BYTES):
+    for line in ReplicaLogReader(path).last(_TAIL_BYTES):
         if not line.startswith("{") or '"exception"' not in line:
             continue
         try:

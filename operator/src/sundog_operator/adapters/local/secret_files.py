@@ -9,7 +9,7 @@ from typing import Final
 _VERSIONS: Final = ".versions"
 
 
-def project(directory: Path, wanted: Mapping[str, Mapping[str, bytes]]) -> None:
+def write_secret_files(directory: Path, wanted: Mapping[str, Mapping[str, bytes]]) -> None:
     """Make a directory hold exactly these Secrets, private to this user.
 
     `<secret>` is a link to a directory of its own, so a reader sees all keys of one version or all of the next. A Secret that is not

@@ -11,12 +11,12 @@ from sundog_operator.ports import Object
 Conditions = list[dict[str, Any]]
 
 
-def timestamp(now: datetime) -> str:
+def format_timestamp(now: datetime) -> str:
     """RFC 3339 with seconds, as Kubernetes writes it."""
     return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def with_condition(
+def set_condition(
     previous: Mapping[str, Any] | None, kind: str, problem: tuple[str, str] | None, reason: str, now: datetime
 ) -> Conditions:
     """The conditions of a status with one of them set.
@@ -38,7 +38,7 @@ def with_condition(
         "status": value,
         "reason": said,
         "message": message,
-        "lastTransitionTime": since or timestamp(now),
+        "lastTransitionTime": since or format_timestamp(now),
     }
     return [*(c for c in before if c.get("type") != kind), condition]
 
@@ -57,7 +57,7 @@ def ray_cluster_status(
     name = obj["metadata"]["name"]
     status: dict[str, Any] = {
         "observedGeneration": obj["metadata"].get("generation", 1),
-        "conditions": with_condition(obj.get("status"), "HeadPodReady", problem, "HeadPodRunningAndReady", now),
+        "conditions": set_condition(obj.get("status"), "HeadPodReady", problem, "HeadPodRunningAndReady", now),
         "head": {
             "podIP": LOOPBACK,
             "serviceIP": LOOPBACK,
@@ -74,7 +74,7 @@ def ray_cluster_status(
     return status
 
 
-def pod(deployment: Object, http_port: int, https_port: int, agent_port: int) -> Object:
+def make_edge_pod(deployment: Object, http_port: int, https_port: int, agent_port: int) -> Object:
     """The edge's only pod, owned by its Deployment and labelled by the Deployment's template."""
     meta = deployment["metadata"]
     template = deployment.get("spec", {}).get("template", {}).get("metadata", {})
@@ -130,7 +130,7 @@ def pod_status(
         "phase": "Running" if running else "Pending",
         "podIP": LOOPBACK,
         "hostIP": LOOPBACK,
-        "conditions": with_condition(obj.get("status"), "Ready", problem, "ContainersReady", now),
+        "conditions": set_condition(obj.get("status"), "Ready", problem, "ContainersReady", now),
         "containerStatuses": [_container_status(each["name"], stopped) for each in obj["spec"]["containers"]],
     }
     return status
@@ -152,5 +152,5 @@ def deployment_status(obj: Object, problem: tuple[str, str] | None, now: datetim
         "readyReplicas": ready,
         "availableReplicas": ready,
         "unavailableReplicas": 1 - ready,
-        "conditions": with_condition(obj.get("status"), "Available", problem, "MinimumReplicasAvailable", now),
+        "conditions": set_condition(obj.get("status"), "Available", problem, "MinimumReplicasAvailable", now),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sundog_operator.adapters.memory_kubernetes.store import WITH_STATUS
+from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS
 from sundog_operator.ports import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -33,13 +33,13 @@ def core_versions() -> Object:
     return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
 
 
-def groups() -> Object:
+def api_groups() -> Object:
     """`GET /apis`."""
     versions = dict.fromkeys(kind.api_version for kind in KINDS if kind.group)
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(version) for version in versions]}
 
 
-def resources(api_version: str) -> Object:
+def api_resources(api_version: str) -> Object:
     """`GET /api/v1` and `GET /apis/<group>/<version>`."""
     kinds = [kind for kind in KINDS if kind.api_version == api_version]
     return {
@@ -74,7 +74,7 @@ def openapi(api_version: str) -> Object:
     }
 
 
-def namespace(name: str) -> Object:
+def make_namespace(name: str) -> Object:
     """A namespace: each one exists as soon as somebody names it."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "status": {"phase": "Active"}}
 
@@ -107,7 +107,7 @@ def _resources(kinds: Iterable[Kind]) -> Iterable[Object]:
         if kind in {MODEL_DEPLOYMENT, EXPERIMENT}:
             resource["categories"] = ["sundog"]
         yield resource
-        if kind in WITH_STATUS:
+        if kind in KINDS_WITH_STATUS:
             yield {
                 "name": f"{kind.plural}/status",
                 "singularName": "",

@@ -12,11 +12,11 @@ import orjson
 from aiohttp import BasicAuth, web
 
 from sundog_operator.adapters.memory_kubernetes import discovery, patches, selectors, tables
-from sundog_operator.adapters.memory_kubernetes.failures import BadRequest, Unsupported, failure
+from sundog_operator.adapters.memory_kubernetes.failures import BadRequest, UnsupportedMediaType, make_failure_status
 from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired, Subscription
 from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.selectors import Selection
-from sundog_operator.adapters.memory_kubernetes.store import WITH_STATUS, Subresource
+from sundog_operator.adapters.memory_kubernetes.selectors import ObjectSelection
+from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS, Subresource
 from sundog_operator.api.schema import strict_yaml
 from sundog_operator.errors import NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
@@ -30,7 +30,7 @@ Handler = Callable[[Kind, web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def serve(
+async def serve_http(
     kube: MemoryKubernetes,
     clock: Clock,
     *,
@@ -44,7 +44,7 @@ async def serve(
     Every request needs the token. `columns` maps a kind to the printer columns of its CRD.
     """
     runner = web.AppRunner(
-        application(kube, clock, token=token, columns=columns), access_log=None, shutdown_timeout=30.0
+        make_application(kube, clock, token=token, columns=columns), access_log=None, shutdown_timeout=30.0
     )
     await runner.setup()
     try:
@@ -56,7 +56,7 @@ async def serve(
         await runner.cleanup()
 
 
-def application(
+def make_application(
     kube: MemoryKubernetes, clock: Clock, *, token: str, columns: Mapping[str, Sequence[tables.Column]] | None = None
 ) -> web.Application:
     """The routes of the API server as an aiohttp application."""
@@ -65,13 +65,13 @@ def application(
     _add_discovery(app.router)
     for kind in KINDS:
         _add_kind(app.router, facade, kind)
-    app.on_shutdown.append(facade.hang_up)
+    app.on_shutdown.append(facade.end_watches)
     return app
 
 
 def _add_discovery(router: web.UrlDispatcher) -> None:
-    documents = {"/version": discovery.VERSION, "/api": discovery.core_versions(), "/apis": discovery.groups()}
-    documents |= {_root(kind): discovery.resources(kind.api_version) for kind in KINDS}
+    documents = {"/version": discovery.VERSION, "/api": discovery.core_versions(), "/apis": discovery.api_groups()}
+    documents |= {_root(kind): discovery.api_resources(kind.api_version) for kind in KINDS}
     documents["/openapi/v3"] = discovery.openapi_index()
     documents |= {f"/openapi/v3{_root(kind)}": discovery.openapi(kind.api_version) for kind in KINDS}
     for path, document in documents.items():
@@ -93,7 +93,7 @@ def _add_kind(router: web.UrlDispatcher, facade: "_Facade", kind: Kind) -> None:
         ("PATCH", item, facade.patch),
         ("DELETE", item, facade.delete),
     ]
-    if kind in WITH_STATUS:
+    if kind in KINDS_WITH_STATUS:
         status = f"{item}/{{subresource:status}}"
         routes += [("GET", status, facade.get), ("PUT", status, facade.replace), ("PATCH", status, facade.patch)]
     for method, path, handler in routes:
@@ -105,7 +105,7 @@ class _Watch:
     """One watch request: where it writes to, and what it wants to see."""
 
     response: web.StreamResponse
-    selection: Selection
+    selection: ObjectSelection
     show: Callable[[Object], Object]
     bookmarks: bool
 
@@ -128,7 +128,7 @@ class _Facade:
         self._watching: set[asyncio.Task[Any]] = set()
         self._leaving = False
 
-    async def hang_up(self, _app: web.Application) -> None:
+    async def end_watches(self, _app: web.Application) -> None:
         """End the watches, which would hold up a shutdown; those that begin later, on connections that are still open, end themselves."""
         self._leaving = True
         for task in self._watching:
@@ -138,7 +138,7 @@ class _Facade:
         ref = _ref(kind, request)
         obj = await self._kube.get(ref)
         if obj is None and kind == NAMESPACE:
-            obj = discovery.namespace(ref.name)
+            obj = discovery.make_namespace(ref.name)
         if obj is None:
             raise NotFound(f"{ref} does not exist")
         return _json(self._view(kind, request)(obj))
@@ -174,7 +174,7 @@ class _Facade:
 
     async def list(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         query = request.query
-        selection = selectors.selection(
+        selection = selectors.parse_selection(
             kind, request.match_info.get("namespace"), query.get("labelSelector", ""), query.get("fieldSelector", "")
         )
         if query.get("watch") in {"true", "1"}:
@@ -211,12 +211,12 @@ class _Facade:
         )
         return _json(applied)
 
-    async def _select(self, selection: Selection) -> tuple[Sequence[Object], int]:
+    async def _select(self, selection: ObjectSelection) -> tuple[Sequence[Object], int]:
         objects = await self._kube.list(selection.kind, selection.namespace, selection.labels)
         # Nothing ran since the list was made, so this is its resourceVersion.
         return [obj for obj in objects if selection.has(obj)], self._kube.store.revision
 
-    async def _watch(self, selection: Selection, request: web.Request) -> web.StreamResponse:
+    async def _watch(self, selection: ObjectSelection, request: web.Request) -> web.StreamResponse:
         await self._kube.enter("watch", Ref(selection.kind, selection.namespace or "", ""))
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
@@ -228,7 +228,7 @@ class _Facade:
         try:
             await self._follow(watch, request)
         except Expired as error:
-            await watch.send("ERROR", failure(error, selection.kind, "")[1])
+            await watch.send("ERROR", make_failure_status(error, selection.kind, "")[1])
         except Dropped:
             if request.transport is not None:
                 request.transport.abort()
@@ -275,7 +275,7 @@ class _Facade:
         return lambda obj: self._table(kind, [obj], int(obj["metadata"]["resourceVersion"]))
 
     def _table(self, kind: Kind, objects: Sequence[Object], revision: int) -> Object:
-        return tables.table(objects, self._columns.get(kind.kind, ()), str(revision), self._clock.now())
+        return tables.make_table(objects, self._columns.get(kind.kind, ()), str(revision), self._clock.now())
 
 
 async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.StreamResponse:
@@ -284,7 +284,7 @@ async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.Str
             raise BadRequest("dryRun: is served for apply alone")
         return await handler(kind, request)
     except (SundogError, ValueError) as error:
-        code, status = failure(error, kind, request.match_info.get("name", ""))
+        code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
         return _json(status, status=code)
 
 
@@ -315,12 +315,12 @@ def _secret(request: web.Request) -> bytes:
 
 def _change(content_type: str, patch: Any) -> Callable[[Object], Object]:
     if content_type == "application/json-patch+json" and isinstance(patch, list):
-        return lambda obj: patches.json_patch(obj, patch)
+        return lambda obj: patches.apply_json_patch(obj, patch)
     merge = content_type == "application/merge-patch+json"
     strategic = content_type == "application/strategic-merge-patch+json" and patches.is_plain_merge(patch)
     if (merge or strategic) and isinstance(patch, dict):
-        return lambda obj: patches.merge_patch(obj, patch)
-    raise Unsupported(f"a patch of type {content_type} is not served here")
+        return lambda obj: patches.apply_merge_patch(obj, patch)
+    raise UnsupportedMediaType(f"a patch of type {content_type} is not served here")
 
 
 def _expect(body: Any, kind: Kind, namespace: str, name: str | None) -> None:

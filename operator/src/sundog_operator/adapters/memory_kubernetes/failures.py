@@ -10,7 +10,7 @@ class BadRequest(ValueError):
     """The request cannot be understood."""
 
 
-class Unsupported(ValueError):
+class UnsupportedMediaType(ValueError):
     """The media type is not one that is served."""
 
 
@@ -22,7 +22,7 @@ _ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (AlreadyExists, 409, "AlreadyExists"),
     (Conflict, 409, "Conflict"),
     (Expired, 410, "Expired"),
-    (Unsupported, 415, "UnsupportedMediaType"),
+    (UnsupportedMediaType, 415, "UnsupportedMediaType"),
     (Invalid, 422, "Invalid"),
     (BadPatch, 422, "Invalid"),
     (DependencyError, 503, "ServiceUnavailable"),
@@ -30,7 +30,7 @@ _ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
-def failure(error: Exception, kind: Kind, name: str) -> tuple[int, Object]:
+def make_failure_status(error: Exception, kind: Kind, name: str) -> tuple[int, Object]:
     """The HTTP status and the `Status` object of an error about an object, or about a kind where the name is empty."""
     code, reason = next(
         ((code, reason) for fits, code, reason in _ANSWERS if isinstance(error, fits)), (500, "InternalError")

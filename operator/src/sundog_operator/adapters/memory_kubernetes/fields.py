@@ -11,21 +11,23 @@ from typing import Any
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import Object
 
-Path = tuple[str, ...]
-Owners = Mapping[str, frozenset[Path]]
-Leaves = dict[Path, Any]
+FieldPath = tuple[str, ...]
+FieldOwners = Mapping[str, frozenset[FieldPath]]
+Leaves = dict[FieldPath, Any]
 
 _NOT_CONTENT = frozenset({"apiVersion", "kind", "metadata", "status"})
 _REFERENCES = ("metadata", "ownerReferences")
 _FINALIZERS = ("metadata", "finalizers")
 
 
-def content(obj: Object) -> Object:
+def authored_content(obj: Object) -> Object:
     """What the author wrote: everything but type, metadata and status."""
     return {key: value for key, value in obj.items() if key not in _NOT_CONTENT}
 
 
-def apply(before: Object, owners: Owners, intent: Object, manager: str, *, force: bool) -> tuple[Object, Owners]:
+def apply_fields(
+    before: Object, owners: FieldOwners, intent: Object, manager: str, *, force: bool
+) -> tuple[Object, FieldOwners]:
     """The object and owners after `manager` applied its intent.
 
     What it applied before and leaves out now is removed unless another manager owns it too; where nobody owns anything
@@ -46,7 +48,7 @@ def apply(before: Object, owners: Owners, intent: Object, manager: str, *, force
     return _assemble(before, kept | wanted), _compact({**others, key: frozenset(wanted)})
 
 
-def update(before: Object, owners: Owners, after: Object, manager: str) -> Owners:
+def update_owners(before: Object, owners: FieldOwners, after: Object, manager: str) -> FieldOwners:
     """The owners after `manager` changed an object outright: it owns what it changed, and nobody owns what is gone."""
     key = f"{manager}:Update"
     found, left = _leaves(before), _leaves(after)
@@ -66,12 +68,12 @@ def _leaves(obj: Object) -> Leaves:
         leaves[*_FINALIZERS, name] = name
     for reference in metadata.get("ownerReferences") or ():
         leaves[*_REFERENCES, reference["uid"]] = reference
-    for key, value in content(obj).items():
+    for key, value in authored_content(obj).items():
         _flatten((key,), value, leaves)
     return leaves
 
 
-def _flatten(path: Path, value: Any, leaves: Leaves) -> None:
+def _flatten(path: FieldPath, value: Any, leaves: Leaves) -> None:
     if isinstance(value, dict) and value:
         for key, child in value.items():
             _flatten((*path, key), child, leaves)
@@ -96,7 +98,7 @@ def _assemble(before: Object, leaves: Leaves) -> Object:
     return after
 
 
-def _put(tree: dict[str, Any], path: Path, value: Any) -> None:
+def _put(tree: dict[str, Any], path: FieldPath, value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     if value == {}:
@@ -105,7 +107,7 @@ def _put(tree: dict[str, Any], path: Path, value: Any) -> None:
         tree[path[-1]] = value
 
 
-def _overlaps(changed: set[Path], wanted: Leaves, found: Leaves) -> set[Path]:
+def _overlaps(changed: set[FieldPath], wanted: Leaves, found: Leaves) -> set[FieldPath]:
     """Found leaves that cannot live beside a changed one: a value where an object comes, or the reverse."""
     fresh = {path for path in changed if path not in found}
     if not fresh:
@@ -115,7 +117,7 @@ def _overlaps(changed: set[Path], wanted: Leaves, found: Leaves) -> set[Path]:
     return {path for path, value in found.items() if (path in objects and value != {}) or _below(path, values)}
 
 
-def _refuse_conflicts(others: Owners, contested: set[Path]) -> None:
+def _refuse_conflicts(others: FieldOwners, contested: set[FieldPath]) -> None:
     lines = sorted(
         f"{'.'.join(path)} is owned by {name.partition(':')[0]}"
         for name, paths in others.items()
@@ -125,17 +127,17 @@ def _refuse_conflicts(others: Owners, contested: set[Path]) -> None:
         raise Conflict("; ".join(lines))
 
 
-def _below(path: Path, parents: set[Path]) -> bool:
+def _below(path: FieldPath, parents: set[FieldPath]) -> bool:
     return bool(parents) and any(path[:length] in parents for length in range(1, len(path) + 1))
 
 
-def _prefixes(paths: Iterable[Path]) -> set[Path]:
+def _prefixes(paths: Iterable[FieldPath]) -> set[FieldPath]:
     return {path[:length] for path in paths for length in range(1, len(path) + 1)}
 
 
-def _union(sets: Iterable[frozenset[Path]]) -> frozenset[Path]:
-    return frozenset[Path]().union(*sets)
+def _union(sets: Iterable[frozenset[FieldPath]]) -> frozenset[FieldPath]:
+    return frozenset[FieldPath]().union(*sets)
 
 
-def _compact(owners: Owners) -> Owners:
+def _compact(owners: FieldOwners) -> FieldOwners:
     return {name: paths for name, paths in owners.items() if paths}

@@ -24,7 +24,7 @@ class Dropped(DependencyError):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ObjectChange:
     """One committed write: the object after it, or the last one before it was deleted."""
 
     revision: int
@@ -44,7 +44,7 @@ class History:
     """A bounded log. Watchers read it at their own pace; one who falls behind what is kept gets Expired."""
 
     def __init__(self, revision: int, *, max_changes: int = _MAX_CHANGES, max_bytes: int = _MAX_BYTES) -> None:
-        self._changes: deque[Change] = deque()
+        self._changes: deque[ObjectChange] = deque()
         self._bytes = 0
         self._max_changes = max_changes
         self._max_bytes = max_bytes
@@ -54,7 +54,7 @@ class History:
         self._moved = asyncio.Event()
         self.closed = False
 
-    def append(self, change: Change) -> None:
+    def append(self, change: ObjectChange) -> None:
         """Add the newest change and wake every watcher."""
         self._changes.append(change)
         self._newest = change.revision
@@ -86,14 +86,14 @@ class History:
         """Everything after that resourceVersion."""
         return Subscription(self, revision, self._drops)
 
-    def after(self, revision: int, drops: int) -> list[Change]:
+    def after(self, revision: int, drops: int) -> list[ObjectChange]:
         """The changes after a resourceVersion. Raises Expired, and Dropped when `drop` was called since."""
         if drops != self._drops:
             raise Dropped("the watch was dropped")
         if not self._floor <= revision <= self._newest:
             # One from the future is from another life of this server.
             raise Expired(f"no changes are kept from resource version {revision}, only {self._floor} to {self._newest}")
-        newer: list[Change] = []
+        newer: list[ObjectChange] = []
         for change in reversed(self._changes):
             if change.revision <= revision:
                 break
@@ -117,7 +117,7 @@ class Subscription:
         self._drops = drops
         self.revision = revision
 
-    async def next(self, timeout_s: float | None = None) -> list[Change]:
+    async def next(self, timeout_s: float | None = None) -> list[ObjectChange]:
         """The next changes; none when the time is over or the history is closed. Raises Expired, Dropped."""
         changes = self._history.after(self.revision, self._drops)
         if not changes and not self._history.closed:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import orjson
 
-from sundog_operator.adapters.memory_kubernetes.fields import Owners
+from sundog_operator.adapters.memory_kubernetes.fields import FieldOwners
 from sundog_operator.errors import DependencyError, SundogError
 from sundog_operator.ports import KINDS, Ref
 
@@ -34,16 +34,16 @@ class StateRefused(SundogError):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JournalRow:
     """One stored object. `created` is the resourceVersion it was created at."""
 
     ref: Ref
     created: int
     body: bytes
-    owners: Owners
+    owners: FieldOwners
 
 
-class Journal:
+class ObjectJournal:
     """Writes each change to disk before it returns. Raises DependencyError when the disk refuses."""
 
     def __init__(self, path: Path) -> None:
@@ -60,16 +60,16 @@ class Journal:
             self._lock.close()
             raise
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[JournalRow]:
         """Every stored object, oldest first."""
         kinds = {(kind.api_version, kind.kind): kind for kind in KINDS}
         columns = "api_version, kind, namespace, name, created, body, owners"
         for row in self._database.execute(f"SELECT {columns} FROM objects ORDER BY created"):  # noqa: S608 - constants
             api_version, kind, namespace, name, created, body, owners = row
             ref = Ref(kinds[api_version, kind], namespace, name)
-            yield Row(ref, created, body, _owners(owners))
+            yield JournalRow(ref, created, body, _owners(owners))
 
-    def put(self, revision: int, row: Row) -> None:
+    def put(self, revision: int, row: JournalRow) -> None:
         """Store one object as of that resourceVersion."""
         with self._transaction(revision):
             self._database.execute(
@@ -161,9 +161,9 @@ def _key(ref: Ref) -> tuple[str, str, str, str]:
     return ref.kind.api_version, ref.kind.kind, ref.namespace, ref.name
 
 
-def _plain(owners: Owners) -> Mapping[str, list[list[str]]]:
+def _plain(owners: FieldOwners) -> Mapping[str, list[list[str]]]:
     return {name: sorted(map(list, paths)) for name, paths in owners.items()}
 
 
-def _owners(body: bytes) -> Owners:
+def _owners(body: bytes) -> FieldOwners:
     return {name: frozenset(map(tuple, paths)) for name, paths in orjson.loads(body).items()}

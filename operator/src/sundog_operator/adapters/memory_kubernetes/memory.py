@@ -8,9 +8,9 @@ from typing import Any, Literal, Self, TypeVar
 
 from sundog_operator.adapters.memory_kubernetes import validation
 from sundog_operator.adapters.memory_kubernetes.history import Subscription
-from sundog_operator.adapters.memory_kubernetes.journal import Journal
+from sundog_operator.adapters.memory_kubernetes.journal import ObjectJournal
 from sundog_operator.adapters.memory_kubernetes.schemas import Schema
-from sundog_operator.adapters.memory_kubernetes.store import Admit, Outcome, Store, Subresource
+from sundog_operator.adapters.memory_kubernetes.store import Admit, ObjectStore, Subresource, WriteResult
 from sundog_operator.errors import DependencyError, NotFound, NotServed
 from sundog_operator.ports import KINDS, Clock, Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
@@ -50,10 +50,10 @@ class MemoryKubernetes:
         schemas: Mapping[str, Schema] | None = None,
         admit: Admit | None = None,
         manager: str = FIELD_MANAGER,
-        journal: Journal | None = None,
+        journal: ObjectJournal | None = None,
     ) -> None:
         """`schemas` maps a kind to the openAPIV3Schema of its CRD; `admit` judges what is about to be stored."""
-        self.store = Store(clock, schemas=schemas or {}, admit=admit, journal=journal)
+        self.store = ObjectStore(clock, schemas=schemas or {}, admit=admit, journal=journal)
         self.manager = manager
         self.faults: Callable[[Verb, Ref], Exception | None] = _no_fault
         self.on_write: Callable[[Literal["before", "after"], Write], None] = _no_hook
@@ -73,7 +73,7 @@ class MemoryKubernetes:
 
         Raises StateRefused when another process has the file, it is damaged, or a newer version wrote it.
         """
-        journal = Journal(path)
+        journal = ObjectJournal(path)
         try:
             return cls(clock, schemas=schemas, admit=admit, manager=manager, journal=journal)
         except BaseException:
@@ -185,11 +185,11 @@ class MemoryKubernetes:
     async def delete(self, ref: Ref, *, uid: str | None = None, resource_version: str | None = None) -> None:
         """See the port."""
 
-        def act() -> Outcome:
+        def act() -> WriteResult:
             try:
-                return Outcome(self.store.delete(ref, uid=uid, revision=resource_version), changed=True)
+                return WriteResult(self.store.delete(ref, uid=uid, revision=resource_version), changed=True)
             except NotFound:
-                return Outcome({}, changed=False)
+                return WriteResult({}, changed=False)
 
         await self._write("delete", ref, act)
 
@@ -245,7 +245,7 @@ class MemoryKubernetes:
         if fault is not None:
             raise fault
 
-    async def _write(self, verb: Verb, ref: Ref, act: Callable[[], Outcome]) -> Object:
+    async def _write(self, verb: Verb, ref: Ref, act: Callable[[], WriteResult]) -> Object:
         await self.enter(verb, ref)
         self.on_write("before", Write(verb, ref))
         outcome = act()
@@ -259,7 +259,7 @@ def _ref(obj: Object) -> Ref:
     try:
         return ref_of(obj)
     except (KeyError, TypeError):
-        kind = validation.kind_of(obj)
+        kind = validation.find_kind(obj)
         if kind is None:
             raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}") from None
         return Ref(kind, "", "")

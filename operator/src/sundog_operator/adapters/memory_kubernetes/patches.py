@@ -12,7 +12,7 @@ class BadPatch(ValueError):
     """The patch is malformed, or does not fit the object."""
 
 
-def merge_patch(target: Any, patch: Any) -> Any:
+def apply_merge_patch(target: Any, patch: Any) -> Any:
     """RFC 7386: null removes, objects merge, everything else replaces."""
     if not isinstance(patch, Mapping):
         return patch
@@ -21,7 +21,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = merge_patch(merged.get(key), value)
+            merged[key] = apply_merge_patch(merged.get(key), value)
     return merged
 
 
@@ -32,7 +32,7 @@ def is_plain_merge(patch: Any) -> bool:
     return not isinstance(patch, list)
 
 
-def json_patch(target: Object, operations: Sequence[Any]) -> Object:
+def apply_json_patch(target: Object, operations: Sequence[Any]) -> Object:
     """RFC 6902 with the operations add, replace, remove and test. Changes and returns the target. Raises BadPatch."""
     for operation in operations:
         if not isinstance(operation, Mapping) or operation.get("op") not in _OPERATIONS:

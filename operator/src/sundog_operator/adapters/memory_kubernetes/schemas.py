@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from sundog_operator.api.schema.validation import unknown_message
+from sundog_operator.api.schema.validation import unknown_field_message
 
 Schema = dict[str, Any]
 
@@ -21,14 +21,14 @@ def prune(obj: dict[str, Any], schema: Schema) -> list[str]:
     return list(_prune_object(obj, schema | {"properties": properties | dict.fromkeys(_IMPLICIT, _ANYTHING)}, ""))
 
 
-def default(obj: dict[str, Any], schema: Schema) -> None:
+def apply_defaults(obj: dict[str, Any], schema: Schema) -> None:
     """Fill in, in place, the defaults of fields that are absent. A default is itself defaulted."""
     for key, child in schema.get("properties", {}).items():
         if key not in _IMPLICIT:
             _default_property(obj, key, child)
 
 
-def violations(value: Any, schema: Schema, path: str) -> Iterator[str]:
+def find_violations(value: Any, schema: Schema, path: str) -> Iterator[str]:
     """What of a value the schema does not allow, one line each: types, enumerations, patterns, bounds of numbers and of sizes.
 
     Rules in CEL are not looked at.
@@ -46,7 +46,7 @@ def violations(value: Any, schema: Schema, path: str) -> Iterator[str]:
     elif isinstance(value, list):
         yield from _repeated(value, schema, path)
         for position, item in enumerate(value):
-            yield from violations(item, schema.get("items", {}), f"{path}[{position}]")
+            yield from find_violations(item, schema.get("items", {}), f"{path}[{position}]")
 
 
 _JSON_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -116,7 +116,7 @@ def _violations_of_object(value: dict[str, Any], schema: Schema, path: str) -> I
             yield f"{path}.{name}: is required"
     for key, item in value.items():
         child = properties.get(key, others if isinstance(others, dict) else {})
-        yield from violations(item, child, f"{path}.{key}")
+        yield from find_violations(item, child, f"{path}.{key}")
 
 
 def _repeated(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
@@ -153,7 +153,7 @@ def _prune_object(value: dict[str, Any], schema: Schema, prefix: str) -> Iterato
             yield from _prune(value[key], others, f"{prefix}{key}")
         elif not others and not _keeps_unknown(schema):
             del value[key]
-            yield f"{prefix}{key}: {unknown_message(key, properties)}"
+            yield f"{prefix}{key}: {unknown_field_message(key, properties)}"
 
 
 def _keeps_unknown(schema: Schema) -> bool:

@@ -14,7 +14,7 @@ _TLS = "kubernetes.io/tls"
 _TLS_KEYS = ("tls.crt", "tls.key")
 
 
-def fold(obj: Object) -> None:
+def fold_string_data(obj: Object) -> None:
     """Move the texts of `stringData` into `data`, in place; what is no text stays, to be refused."""
     obj.setdefault("type", "Opaque")
     if obj.get("data") == {}:
@@ -29,7 +29,7 @@ def fold(obj: Object) -> None:
         obj["data"] = {**(obj.get("data") or {}), **encoded}
 
 
-def violations(obj: Object, before: Object | None) -> Iterator[str]:
+def find_violations(obj: Object, before: Object | None) -> Iterator[str]:
     """One line per broken rule."""
     for key, found in (obj.get("stringData") or {}).items():
         if not isinstance(found, str):
@@ -50,7 +50,7 @@ def _wrong_entries(data: dict[str, Any]) -> Iterator[str]:
     for key, text in data.items():
         if not _KEY.fullmatch(key) or key == "." or key.startswith(".."):
             yield f"data[{key}]: the key is not one of letters, digits, -, _ and ."
-        raw = decoded(text)
+        raw = decode_value(text)
         if raw is None:
             yield f"data[{key}]: is not base64; stringData takes plain text"
         size += len(raw or b"")
@@ -65,7 +65,7 @@ def _wrong_changes(obj: Object, before: Object) -> Iterator[str]:
         yield "data: is immutable, as the Secret says"
 
 
-def decoded(text: Any) -> bytes | None:
+def decode_value(text: Any) -> bytes | None:
     """The bytes of one entry of `data`; None where it is no base64."""
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) else None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sundog_operator.adapters.memory_kubernetes.history import Change
+from sundog_operator.adapters.memory_kubernetes.history import ObjectChange
 from sundog_operator.ports import SECRET, Kind, Object, Ref
 
 _FIELDS = frozenset({"metadata.name", "metadata.namespace"})
@@ -15,23 +15,23 @@ class BadSelector(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ObjectSelection:
     """A kind, perhaps one namespace, and what labels and fields must equal."""
 
     kind: Kind
     namespace: str | None
     labels: Mapping[str, str]
     fields: Mapping[str, str]
-    types_left_out: frozenset[str] = frozenset()
+    excluded_types: frozenset[str] = frozenset()
 
     def has(self, obj: Object) -> bool:
         """Whether an object of the kind is selected by its fields."""
         metadata = obj["metadata"]
         return self._typed(obj) and self._named(metadata.get("namespace", ""), metadata["name"])
 
-    def event_type(self, change: Change) -> str | None:
+    def event_type(self, change: ObjectChange) -> str | None:
         """What a change is to those who see only the selection; None when they see nothing of it."""
-        if not self._places(change.ref) or (self.types_left_out and not self._typed(change.load())):
+        if not self._places(change.ref) or (self.excluded_types and not self._typed(change.load())):
             return None
         before = change.previous_labels is not None and self._labelled(change.previous_labels)
         after = change.type != "DELETED" and self._labelled(change.labels)
@@ -49,19 +49,19 @@ class Selection:
         return self.fields.items() <= found.items()
 
     def _typed(self, obj: Object) -> bool:
-        return not self.types_left_out or obj.get(_TYPE) not in self.types_left_out
+        return not self.excluded_types or obj.get(_TYPE) not in self.excluded_types
 
     def _labelled(self, labels: Mapping[str, str]) -> bool:
         return self.labels.items() <= labels.items()
 
 
-def selection(kind: Kind, namespace: str | None, labels: str, fields: str) -> Selection:
+def parse_selection(kind: Kind, namespace: str | None, labels: str, fields: str) -> ObjectSelection:
     """Reads the two query parameters. Raises BadSelector."""
     left_out, rest = _types_left_out(kind, fields)
     chosen = _equalities(rest)
     if unknown := chosen.keys() - _FIELDS:
         raise BadSelector(f"field selector: {sorted(unknown)} are not among {sorted(_FIELDS)}")
-    return Selection(kind, namespace, _equalities(labels), chosen, left_out)
+    return ObjectSelection(kind, namespace, _equalities(labels), chosen, left_out)
 
 
 def _types_left_out(kind: Kind, selector: str) -> tuple[frozenset[str], str]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import orjson
 
 from sundog_operator.adapters.memory_kubernetes import fields, schemas, secrets, validation
-from sundog_operator.adapters.memory_kubernetes.history import Change, History
-from sundog_operator.adapters.memory_kubernetes.journal import FIRST_REVISION, Journal, Row
+from sundog_operator.adapters.memory_kubernetes.history import History, ObjectChange
+from sundog_operator.adapters.memory_kubernetes.journal import FIRST_REVISION, JournalRow, ObjectJournal
 from sundog_operator.errors import AlreadyExists, Conflict, Invalid, NotFound
 from sundog_operator.ports import (
     DEPLOYMENT,
@@ -45,10 +45,10 @@ Subresource = Literal["", "status"]
 _COUNTED_WITH_STATUS = frozenset(
     {MODEL_DEPLOYMENT, EXPERIMENT, DEPLOYMENT, POD, RAY_CLUSTER, STATEFUL_SET, POD_DISRUPTION_BUDGET, HTTP_ROUTE}
 )
-WITH_STATUS = _COUNTED_WITH_STATUS | {SERVICE, PERSISTENT_VOLUME_CLAIM, NODE, RESOURCE_QUOTA, NAMESPACE}
+KINDS_WITH_STATUS = _COUNTED_WITH_STATUS | {SERVICE, PERSISTENT_VOLUME_CLAIM, NODE, RESOURCE_QUOTA, NAMESPACE}
 """Kinds with a status subresource: only /status changes their status."""
 
-WITH_GENERATION = _COUNTED_WITH_STATUS | {NETWORK_POLICY}
+KINDS_WITH_GENERATION = _COUNTED_WITH_STATUS | {NETWORK_POLICY}
 """Kinds whose generation counts the changes of their content."""
 
 _EVENT_LIFE = timedelta(hours=1)
@@ -63,11 +63,11 @@ _SERVER_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class StoredObject:
     """One stored object: its JSON, which nobody can change, and what is looked up often."""
 
     body: bytes
-    owners: fields.Owners
+    owners: fields.FieldOwners
     uid: str
     created: int
     labels: Mapping[str, str]
@@ -80,18 +80,18 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WriteResult:
     """The object after a write, and whether the write changed it."""
 
     object: Object
     changed: bool
 
 
-class Store:
+class ObjectStore:
     """All objects, in memory and, with a journal, on disk."""
 
     def __init__(
-        self, clock: Clock, *, schemas: Mapping[str, schemas.Schema], admit: Admit | None, journal: Journal | None
+        self, clock: Clock, *, schemas: Mapping[str, schemas.Schema], admit: Admit | None, journal: ObjectJournal | None
     ) -> None:
         self._clock = clock
         self._schemas = schemas
@@ -99,7 +99,7 @@ class Store:
         self._journal = journal
         self._identity = uuid.UUID(journal.identity) if journal else uuid.NAMESPACE_OID
         self.revision = journal.revision if journal else FIRST_REVISION
-        self._records: dict[Kind, dict[tuple[str, str], Record]] = {kind: {} for kind in KINDS}
+        self._records: dict[Kind, dict[tuple[str, str], StoredObject]] = {kind: {} for kind in KINDS}
         self._by_uid: dict[str, Ref] = {}
         self._dependents: dict[str, set[Ref]] = {}
         self.history = History(self.revision)
@@ -112,16 +112,16 @@ class Store:
         record = self._find(ref)
         return record.load() if record else None
 
-    def create(self, obj: Object, manager: str, *, strict: bool) -> Outcome:
+    def create(self, obj: Object, manager: str, *, strict: bool) -> WriteResult:
         """Store a new object. Raises AlreadyExists, Invalid; strict makes a field that the schema lacks invalid."""
         ref, intent = self._intent(obj, strict=strict)
         if self._find(ref) is not None:
             raise AlreadyExists(f"{ref} already exists")
         if intent["metadata"].get("resourceVersion"):
             raise Invalid(str(ref), ["metadata.resourceVersion: must not be set on create"])
-        return self._write(ref, None, intent, lambda after: fields.update(_blank(ref), {}, after, manager))
+        return self._write(ref, None, intent, lambda after: fields.update_owners(_blank(ref), {}, after, manager))
 
-    def apply(self, obj: Object, manager: str, *, force: bool, strict: bool, dry_run: bool = False) -> Outcome:
+    def apply(self, obj: Object, manager: str, *, force: bool, strict: bool, dry_run: bool = False) -> WriteResult:
         """Server-side apply. Raises Conflict for a resourceVersion, a uid or (without force) another owner; Invalid.
 
         Strict makes a field that the schema lacks invalid; else it is dropped. A dry run stores nothing.
@@ -131,7 +131,7 @@ class Store:
         before = record.load() if record else _blank(ref)
         _check(ref, before, uid=intent["metadata"].get("uid"), revision=intent["metadata"].get("resourceVersion"))
         try:
-            after, owners = fields.apply(before, record.owners if record else {}, intent, manager, force=force)
+            after, owners = fields.apply_fields(before, record.owners if record else {}, intent, manager, force=force)
         except Conflict as error:
             raise Conflict(f"{ref}: {error}") from None
         return self._write(ref, record, after, lambda _: owners, dry_run=dry_run)
@@ -144,7 +144,7 @@ class Store:
         *,
         subresource: Subresource = "",
         strict: bool = False,
-    ) -> Outcome:
+    ) -> WriteResult:
         """Replace an object by what `change` makes of it; identity and system fields stay.
 
         A resourceVersion or uid that `change` sets is a precondition. Raises NotFound, Conflict, Invalid.
@@ -152,16 +152,18 @@ class Store:
         record = self._find(ref)
         if record is None:
             raise NotFound(f"{ref} does not exist")
-        if subresource and ref.kind not in WITH_STATUS:
+        if subresource and ref.kind not in KINDS_WITH_STATUS:
             raise NotFound(f"{ref} has no {subresource}")
         before = record.load()
         changed = _normal(ref, change(record.load()))
         _check(ref, before, uid=changed["metadata"].get("uid"), revision=changed["metadata"].get("resourceVersion"))
-        after = _merge_parts(before, changed, subresource, with_status=ref.kind in WITH_STATUS)
+        after = _merge_parts(before, changed, subresource, with_status=ref.kind in KINDS_WITH_STATUS)
         self._prune(ref, after, strict=strict)
         if subresource == "status":
             self._judge_status(ref, after, before)
-        return self._write(ref, record, after, lambda final: fields.update(before, record.owners, final, manager))
+        return self._write(
+            ref, record, after, lambda final: fields.update_owners(before, record.owners, final, manager)
+        )
 
     def delete(self, ref: Ref, *, uid: str | None = None, revision: str | None = None) -> Object:
         """Delete, and then collect what only this object owned. Raises NotFound, Conflict. Finalizers hold it back."""
@@ -184,7 +186,7 @@ class Store:
             self._journal.close()
 
     def _intent(self, obj: Object, *, strict: bool) -> tuple[Ref, Object]:
-        kind = validation.kind_of(obj)
+        kind = validation.find_kind(obj)
         if kind is None:
             raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}")
         metadata = obj.get("metadata") or {}
@@ -192,7 +194,7 @@ class Store:
         ref = Ref(kind, namespace, str(metadata.get("name") or ""))
         intent = _normal(ref, obj)
         self._prune(ref, intent, strict=strict)
-        if kind in WITH_STATUS:
+        if kind in KINDS_WITH_STATUS:
             intent.pop("status", None)
         return ref, intent
 
@@ -205,38 +207,38 @@ class Store:
     def _write(
         self,
         ref: Ref,
-        record: Record | None,
+        record: StoredObject | None,
         after: Object,
-        owners_of: Callable[[Object], fields.Owners],
+        owners_of: Callable[[Object], fields.FieldOwners],
         *,
         dry_run: bool = False,
-    ) -> Outcome:
+    ) -> WriteResult:
         before = record.load() if record else None
         if schema := self._schemas.get(ref.kind.kind):
-            schemas.default(after, schema)
+            schemas.apply_defaults(after, schema)
         owners = owners_of(after)
         _keep_server_fields(after, before)
         if record is not None and after == before and owners == record.owners:
-            return Outcome(after, changed=False)
+            return WriteResult(after, changed=False)
         self._judge(ref, after, before)
         if dry_run:
-            return Outcome(after, changed=False)
+            return WriteResult(after, changed=False)
         if (
             record is not None
             and after["metadata"].get("deletionTimestamp")
             and not after["metadata"].get("finalizers")
         ):
             self._collect(self._erase(ref, record))
-            return Outcome(after, changed=True)
+            return WriteResult(after, changed=True)
         self._stamp(ref, after, before)
         self._commit(ref, record, after, owners)
         self._collect([ref])
-        return Outcome(after, changed=True)
+        return WriteResult(after, changed=True)
 
     def _judge(self, ref: Ref, after: Object, before: Object | None) -> None:
-        found = validation.violations(after, before)
+        found = validation.find_violations(after, before)
         # Like ratcheting: content that was stored once can always be stored again, with new metadata or status.
-        if self._admit and (before is None or fields.content(after) != fields.content(before)):
+        if self._admit and (before is None or fields.authored_content(after) != fields.authored_content(before)):
             found += self._admit(orjson.loads(orjson.dumps(after)), before)
         if found:
             raise Invalid(str(ref), found)
@@ -246,7 +248,7 @@ class Store:
         schema = self._schemas.get(ref.kind.kind, {}).get("properties", {}).get("status")
         if schema is None or "status" not in after or after["status"] == before.get("status"):
             return
-        if found := list(schemas.violations(after["status"], schema, "status")):
+        if found := list(schemas.find_violations(after["status"], schema, "status")):
             raise Invalid(str(ref), found)
 
     def _stamp(self, ref: Ref, after: Object, before: Object | None) -> None:
@@ -256,27 +258,27 @@ class Store:
                 self._expire_events()
             metadata["uid"] = str(uuid.uuid5(self._identity, str(self.revision + 1)))
             metadata["creationTimestamp"] = _timestamp(self._clock.now())
-            if ref.kind in WITH_GENERATION:
+            if ref.kind in KINDS_WITH_GENERATION:
                 metadata["generation"] = 1
-        elif ref.kind in WITH_GENERATION and fields.content(after) != fields.content(before):
+        elif ref.kind in KINDS_WITH_GENERATION and fields.authored_content(after) != fields.authored_content(before):
             metadata["generation"] += 1
 
-    def _commit(self, ref: Ref, record: Record | None, after: Object, owners: fields.Owners) -> None:
+    def _commit(self, ref: Ref, record: StoredObject | None, after: Object, owners: fields.FieldOwners) -> None:
         revision = self.revision + 1
         after["metadata"]["resourceVersion"] = str(revision)
         fresh = _record(orjson.dumps(after), owners, record.created if record else revision)
         if self._journal:
-            self._journal.put(revision, Row(ref, fresh.created, fresh.body, owners))
+            self._journal.put(revision, JournalRow(ref, fresh.created, fresh.body, owners))
         self.revision = revision
         if record:
             self._displace(ref, record)
         self._place(ref, fresh)
         previous = record.labels if record else None
         self.history.append(
-            Change(revision, "MODIFIED" if record else "ADDED", ref, fresh.body, fresh.labels, previous)
+            ObjectChange(revision, "MODIFIED" if record else "ADDED", ref, fresh.body, fresh.labels, previous)
         )
 
-    def _remove(self, ref: Ref, record: Record) -> list[Ref]:
+    def _remove(self, ref: Ref, record: StoredObject) -> list[Ref]:
         obj = record.load()
         metadata = obj["metadata"]
         if not metadata.get("finalizers"):
@@ -289,7 +291,7 @@ class Store:
             self._commit(ref, record, obj, record.owners)
         return []
 
-    def _erase(self, ref: Ref, record: Record) -> list[Ref]:
+    def _erase(self, ref: Ref, record: StoredObject) -> list[Ref]:
         """Take one object away for good; the objects that named it as an owner."""
         revision = self.revision + 1
         obj = record.load()
@@ -299,7 +301,7 @@ class Store:
         self.revision = revision
         self._displace(ref, record)
         del self._records[ref.kind][ref.namespace, ref.name]
-        self.history.append(Change(revision, "DELETED", ref, orjson.dumps(obj), record.labels, record.labels))
+        self.history.append(ObjectChange(revision, "DELETED", ref, orjson.dumps(obj), record.labels, record.labels))
         return sorted(self._dependents.get(record.uid, ()))
 
     def _collect(self, suspects: Iterable[Ref]) -> None:
@@ -320,17 +322,17 @@ class Store:
         owner = self._by_uid.get(uid)
         return owner is not None and owner.namespace in {"", dependent.namespace}
 
-    def _forget_owners(self, ref: Ref, record: Record, alive: frozenset[str]) -> None:
+    def _forget_owners(self, ref: Ref, record: StoredObject, alive: frozenset[str]) -> None:
         obj = record.load()
         references = [item for item in obj["metadata"]["ownerReferences"] if item["uid"] in alive]
         obj["metadata"]["ownerReferences"] = references
-        self._commit(ref, record, obj, fields.update(record.load(), record.owners, obj, "garbage-collector"))
+        self._commit(ref, record, obj, fields.update_owners(record.load(), record.owners, obj, "garbage-collector"))
 
     def _expire_events(self) -> None:
         oldest = _timestamp(self._clock.now() - _EVENT_LIFE)
         events = self._records[EVENT]
         # Events are kept in order of creation, and the timestamps sort as text.
-        expired: list[tuple[Ref, Record]] = []
+        expired: list[tuple[Ref, StoredObject]] = []
         for (namespace, name), record in events.items():
             if record.load()["metadata"]["creationTimestamp"] >= oldest:
                 break
@@ -338,16 +340,16 @@ class Store:
         for ref, record in expired:
             self._erase(ref, record)
 
-    def _find(self, ref: Ref) -> Record | None:
+    def _find(self, ref: Ref) -> StoredObject | None:
         return self._records[ref.kind].get((ref.namespace, ref.name))
 
-    def _place(self, ref: Ref, record: Record) -> None:
+    def _place(self, ref: Ref, record: StoredObject) -> None:
         self._records[ref.kind][ref.namespace, ref.name] = record
         self._by_uid[record.uid] = ref
         for uid in record.owner_uids:
             self._dependents.setdefault(uid, set()).add(ref)
 
-    def _displace(self, ref: Ref, record: Record) -> None:
+    def _displace(self, ref: Ref, record: StoredObject) -> None:
         del self._by_uid[record.uid]
         for uid in record.owner_uids:
             self._dependents[uid].discard(ref)
@@ -365,10 +367,10 @@ class Store:
         ]
 
 
-def _record(body: bytes, owners: fields.Owners, created: int) -> Record:
+def _record(body: bytes, owners: fields.FieldOwners, created: int) -> StoredObject:
     metadata = orjson.loads(body)["metadata"]
     uids = frozenset(reference["uid"] for reference in metadata.get("ownerReferences") or ())
-    return Record(body, owners, metadata["uid"], created, metadata.get("labels") or {}, uids)
+    return StoredObject(body, owners, metadata["uid"], created, metadata.get("labels") or {}, uids)
 
 
 def _normal(ref: Ref, obj: Object) -> Object:
@@ -381,7 +383,7 @@ def _normal(ref: Ref, obj: Object) -> Object:
     metadata.pop("managedFields", None)
     metadata |= _named(ref)
     if ref.kind == SECRET:
-        secrets.fold(copy)
+        secrets.fold_string_data(copy)
     return copy | {"apiVersion": ref.kind.api_version, "kind": ref.kind.kind, "metadata": metadata}
 
 

@@ -15,7 +15,7 @@ _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]|\[\?\(@\.([A-Za-z0-9_-]+)==[\"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def table(objects: Sequence[Object], columns: Sequence[Column], version: str, now: datetime) -> Object:
+def make_table(objects: Sequence[Object], columns: Sequence[Column], version: str, now: datetime) -> Object:
     """A meta.k8s.io/v1 Table of the objects: their names, then the columns, or their age where a kind has none."""
     shown = columns or [_AGE]
     name = {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}
@@ -28,7 +28,7 @@ def table(objects: Sequence[Object], columns: Sequence[Column], version: str, no
     }
 
 
-def find(obj: Any, path: str) -> Any:
+def find_value(obj: Any, path: str) -> Any:
     """The value at a JSONPath of member, index and `[?(@.key=="value")]` steps; None where there is none."""
     position = 0
     while obj is not None and position < len(path):
@@ -63,7 +63,7 @@ def _definition(column: Column) -> Object:
 
 
 def _row(obj: Object, columns: Sequence[Column], now: datetime) -> Object:
-    cells = [_cell(find(obj, column["jsonPath"]), column["type"], now) for column in columns]
+    cells = [_cell(find_value(obj, column["jsonPath"]), column["type"], now) for column in columns]
     metadata = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"]}
     return {"cells": [obj["metadata"]["name"], *cells], "object": metadata}
 

@@ -18,15 +18,15 @@ _MAX_CONFIG_MAP = 1024 * 1024
 _TYPES = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 
-def kind_of(obj: Object) -> Kind | None:
+def find_kind(obj: Object) -> Kind | None:
     """The kind that an object says it is, or None where this API serves no such kind."""
     return _TYPES.get((str(obj.get("apiVersion")), str(obj.get("kind"))))
 
 
-def violations(obj: Object, before: Object | None) -> list[str]:
+def find_violations(obj: Object, before: Object | None) -> list[str]:
     """One line per broken rule, empty for a good object."""
     metadata = obj["metadata"]
-    kind = kind_of(obj)
+    kind = find_kind(obj)
     found = [
         *_names(metadata, namespaced=kind is None or kind.namespaced),
         *_labels(metadata),
@@ -36,7 +36,7 @@ def violations(obj: Object, before: Object | None) -> list[str]:
     if kind == CONFIG_MAP:
         found += _config_map(obj)
     if kind == SECRET:
-        found += secrets.violations(obj, before)
+        found += secrets.find_violations(obj, before)
     if kind == CONTROLLER_REVISION and before is not None and before.get("data") != obj.get("data"):
         found.append("data: is immutable")
     return found

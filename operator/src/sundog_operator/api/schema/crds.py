@@ -8,7 +8,7 @@ from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment
 from sundog_operator.api.resource import API_VERSION, Resource
 from sundog_operator.api.schema.rules import Rule
-from sundog_operator.api.schema.structure import FieldNode, Limits, Node, structure
+from sundog_operator.api.schema.structure import FieldNode, Node, ValueBounds, build_node_tree
 
 Schema = dict[str, Any]
 
@@ -30,7 +30,7 @@ _INITIAL_STATUS = {"observedGeneration": -1}
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PrinterColumn:
     """One column of `kubectl get`."""
 
     name: str
@@ -45,13 +45,13 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class CrdDefinition:
     """What a CRD says beside its schema."""
 
     resource: type[Resource]
     plural: str
     short_name: str
-    columns: tuple[Column, ...]
+    columns: tuple[PrinterColumn, ...]
     selectable: tuple[str, ...]
     scale: bool = False
 
@@ -61,46 +61,46 @@ class Definition:
         return self.resource.__name__
 
 
-_AGE = Column("Age", "date", ".metadata.creationTimestamp")
+_AGE = PrinterColumn("Age", "date", ".metadata.creationTimestamp")
 
 
 def _ready(part: str) -> str:
     return f'.status.conditions[?(@.type=="Ready")].{part}'
 
 
-DEFINITIONS = (
-    Definition(
+CRD_DEFINITIONS = (
+    CrdDefinition(
         resource=ModelDeployment,
         plural="modeldeployments",
         short_name="mdep",
         columns=(
-            Column("Ready", "string", _ready("status")),
-            Column("Reason", "string", _ready("reason")),
-            Column("Stable", "integer", ".status.stable.revision"),
-            Column("Candidate", "integer", ".status.candidate.revision"),
-            Column("Weight", "number", ".status.candidate.weight"),
-            Column("Replicas", "integer", ".status.replicas"),
-            Column("URL", "string", ".status.url", wide=True),
+            PrinterColumn("Ready", "string", _ready("status")),
+            PrinterColumn("Reason", "string", _ready("reason")),
+            PrinterColumn("Stable", "integer", ".status.stable.revision"),
+            PrinterColumn("Candidate", "integer", ".status.candidate.revision"),
+            PrinterColumn("Weight", "number", ".status.candidate.weight"),
+            PrinterColumn("Replicas", "integer", ".status.replicas"),
+            PrinterColumn("URL", "string", ".status.url", wide=True),
             _AGE,
-            Column("Message", "string", _ready("message")),
+            PrinterColumn("Message", "string", _ready("message")),
         ),
         selectable=(".spec.model.uri", ".spec.paused"),
         scale=True,
     ),
-    Definition(
+    CrdDefinition(
         resource=Experiment,
         plural="experiments",
         short_name="mexp",
         columns=(
-            Column("Ready", "string", _ready("status")),
-            Column("Phase", "string", ".status.phase"),
-            Column("Model", "string", ".spec.modelDeployment"),
-            Column("Step", "integer", ".status.step.index"),
-            Column("Paused", "string", ".status.paused.reason"),
-            Column("Decision", "string", ".status.verdict.decision"),
-            Column("Winner", "string", ".status.verdict.winner"),
-            Column("Waits For", "string", ".status.step.reason", wide=True),
-            Column("Reason", "string", ".status.verdict.reason", wide=True),
+            PrinterColumn("Ready", "string", _ready("status")),
+            PrinterColumn("Phase", "string", ".status.phase"),
+            PrinterColumn("Model", "string", ".spec.modelDeployment"),
+            PrinterColumn("Step", "integer", ".status.step.index"),
+            PrinterColumn("Paused", "string", ".status.paused.reason"),
+            PrinterColumn("Decision", "string", ".status.verdict.decision"),
+            PrinterColumn("Winner", "string", ".status.verdict.winner"),
+            PrinterColumn("Waits For", "string", ".status.step.reason", wide=True),
+            PrinterColumn("Reason", "string", ".status.verdict.reason", wide=True),
             _AGE,
         ),
         selectable=(".spec.modelDeployment", ".status.phase"),
@@ -108,7 +108,7 @@ DEFINITIONS = (
 )
 
 
-def custom_resource_definition(definition: Definition) -> Schema:
+def custom_resource_definition(definition: CrdDefinition) -> Schema:
     """The whole CRD as plain JSON; no two places share an object."""
     group, version = API_VERSION.split("/")
     subresources: Schema = {"status": {}}
@@ -152,7 +152,7 @@ def custom_resource_definition(definition: Definition) -> Schema:
 
 def root_schema(resource: type[Resource]) -> Schema:
     """The schema of a kind. The API server owns metadata, of which a schema may say nothing more."""
-    node = structure(resource)
+    node = build_node_tree(resource)
     schema = _with_rules({"description": node.description, "type": "object", "required": ["spec"]}, node)
     schema["properties"] = {
         "apiVersion": {"type": "string"},
@@ -230,7 +230,7 @@ def _list_type(node: Node) -> Schema:
 
 
 def _limits(node: Node) -> Schema:
-    limits: Limits = node.limits
+    limits: ValueBounds = node.limits
     suffix = _LENGTHS.get(node.kind, "Length")
     found = {
         "minimum": limits.ge if limits.ge is not None else limits.gt,
@@ -270,5 +270,5 @@ def _rule(rule: Rule) -> Schema:
         rule = replace(rule, message=f"{rule.field}: {rule.message}", field="")
     expression = rule.message_expression()
     said = {"messageExpression": expression} if expression else {"message": rule.message}
-    spared = {"optionalOldSelf": True} if rule.spares_stored else {}
+    spared = {"optionalOldSelf": True} if rule.applies_to_new_only else {}
     return {"rule": rule.expression(), **said, **spared, **({"fieldPath": f".{rule.field}"} if rule.field else {})}

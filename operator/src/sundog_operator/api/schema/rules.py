@@ -17,13 +17,13 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def escaped(name: str) -> str:
+def escape_field_name(name: str) -> str:
     """A field's name as the API server's CEL knows it."""
     return f"__{name}__" if _CEL_WORD.fullmatch(name) else name
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MessageValue:
     """What a message says of a value that is none of its fields: `{name}` in it stands for a text that `cel` and `of` make alike.
 
     Asked for where the rule does not hold.
@@ -50,9 +50,9 @@ class Rule:
     holds: Callable[[Any], bool]
     message: str
     field: str = ""
-    spares_stored: bool = False
+    applies_to_new_only: bool = False
     absent: tuple[tuple[str, str], ...] = ()
-    found: tuple[Found, ...] = ()
+    found: tuple[MessageValue, ...] = ()
 
     def render(self, value: Any, read: Callable[[str], Any]) -> str:
         """The message for a value, with the values that `read` finds in it by JSON path."""
@@ -76,13 +76,13 @@ class Rule:
         """CEL for what stands for a path in the message."""
         if (told := next((each.cel for each in self.found if each.name == path), None)) is not None:
             return told
-        value = ".".join(("self", *map(escaped, filter(None, path.split(".")))))
+        value = ".".join(("self", *map(escape_field_name, filter(None, path.split(".")))))
         absent = dict(self.absent).get(path)
         return value if absent is None else f"has({value}) ? {value} : {_quoted(absent)}"
 
     def expression(self) -> str:
         """What the API server evaluates."""
-        if not self.spares_stored:
+        if not self.applies_to_new_only:
             return self.cel
         # What the stored object has would be of no bounded size to the API server, which then refuses the whole CRD as too costly.
         return f"oldSelf.hasValue() || {self.cel}"
@@ -91,7 +91,7 @@ class Rule:
         return _PLACEHOLDER.findall(self.message)
 
 
-def not_zero(message: str) -> Rule:
+def nonzero_rule(message: str) -> Rule:
     """That a number written as text, such as a percentage or a duration, has a digit above 0."""
     return Rule(
         cel="self.matches('[1-9]')",
@@ -101,7 +101,7 @@ def not_zero(message: str) -> Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Transition:
+class TransitionRule:
     """A rule on a change: `cel` reads `self` and `oldSelf`."""
 
     cel: str
@@ -110,14 +110,14 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
-class Noun:
+class ExpectedNoun:
     """What a value should have been, for "<value> is not <noun>"."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
+class TextPattern:
     """A regular expression that the text in JSON matches, for types that are not text in Python."""
 
     regex: str
@@ -138,7 +138,7 @@ class TextOrInteger:
 
 
 @dataclass(frozen=True, slots=True)
-class FreeForm:
+class PreserveUnknownFields:
     """Any JSON object; the API server prunes nothing below."""
 
 

@@ -8,7 +8,7 @@ from sundog_operator.api.schema.structure import Node
 Schema = Mapping[str, Any]
 
 
-def served_schema(schemas: Mapping[str, Schema], group: str, kind: str) -> Schema | None:
+def find_served_schema(schemas: Mapping[str, Schema], group: str, kind: str) -> Schema | None:
     """The schema of a kind among those that an API server publishes (OpenAPI v3, `components.schemas`); None where it has none."""
     for schema in schemas.values():
         named = schema.get("x-kubernetes-group-version-kind") or ()
@@ -17,27 +17,27 @@ def served_schema(schemas: Mapping[str, Schema], group: str, kind: str) -> Schem
     return None
 
 
-def lacking(schema: Schema, node: Node, path: str) -> Iterator[str]:
+def find_missing_fields(schema: Schema, node: Node, path: str) -> Iterator[str]:
     """Paths of fields of this release that the schema does not have; of what is below them nothing is said."""
     properties = _properties(schema)
     for name, child in node.fields.items():
         if name not in properties:
             yield f"{path}.{name}"
         else:
-            yield from lacking(properties[name], child.node, f"{path}.{name}")
+            yield from find_missing_fields(properties[name], child.node, f"{path}.{name}")
     if node.items is not None:
-        yield from lacking(_items(schema), node.items, f"{path}[]")
+        yield from find_missing_fields(_items(schema), node.items, f"{path}[]")
 
 
-def unknown(schema: Schema, node: Node, path: str) -> Iterator[str]:
+def find_extra_fields(schema: Schema, node: Node, path: str) -> Iterator[str]:
     """Paths of fields of the schema that this release does not know, likewise."""
     for name, child in _properties(schema).items():
         if name in node.fields:
-            yield from unknown(child, node.fields[name].node, f"{path}.{name}")
+            yield from find_extra_fields(child, node.fields[name].node, f"{path}.{name}")
         elif node.kind == "object":
             yield f"{path}.{name}"
     if node.items is not None:
-        yield from unknown(_items(schema), node.items, f"{path}[]")
+        yield from find_extra_fields(_items(schema), node.items, f"{path}[]")
 
 
 def _properties(schema: Schema) -> Mapping[str, Schema]:

@@ -7,12 +7,12 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-MAX_REPEATED: Final = 2**20
+MAX_ALIAS_EXPANSION: Final = 2**20
 """Characters that aliases may write out in one text: an API server stores no object that is much larger."""
 _MERGE: Final = "tag:yaml.org,2002:merge"
 
 
-class BadYaml(ValueError):
+class InvalidYaml(ValueError):
     """The text cannot be read: one line that says where, as far as that is known, and why."""
 
 
@@ -21,7 +21,7 @@ def load(text: str | bytes) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506 it is a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
-        raise BadYaml(_told(error)) from None
+        raise InvalidYaml(_told(error)) from None
 
 
 def load_all(text: str | bytes) -> Iterator[Any]:
@@ -29,7 +29,7 @@ def load_all(text: str | bytes) -> Iterator[Any]:
     try:
         yield from yaml.load_all(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise BadYaml(_told(error)) from None
+        raise InvalidYaml(_told(error)) from None
 
 
 def _told(error: yaml.YAMLError | RecursionError) -> str:
@@ -91,8 +91,8 @@ class _Loader(yaml.SafeLoader):
             raise _refused(event, f"alias {event.anchor!r} is inside of what it stands for")
         self._written += size
         self._repeated += size
-        if self._repeated > MAX_REPEATED:
-            raise _refused(event, f"aliases write out to more than {MAX_REPEATED} characters")
+        if self._repeated > MAX_ALIAS_EXPANSION:
+            raise _refused(event, f"aliases write out to more than {MAX_ALIAS_EXPANSION} characters")
 
 
 def _refused(what: Any, why: str) -> ComposerError:

@@ -10,22 +10,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sundog_operator.api.base import Part
+from sundog_operator.api.base import ApiBase
 from sundog_operator.api.quantities import format_duration
 from sundog_operator.api.schema.rules import (
     Confidential,
-    FreeForm,
+    ExpectedNoun,
     ListType,
-    Noun,
-    Pattern,
+    PreserveUnknownFields,
     Rule,
     TextOrInteger,
-    Transition,
+    TextPattern,
+    TransitionRule,
 )
 
-Kind = Literal["object", "map", "array", "string", "time", "integer", "number", "boolean", "free"]
+NodeKind = Literal["object", "map", "array", "string", "time", "integer", "number", "boolean", "free"]
 
-_SCALARS: dict[Any, Kind] = {
+_SCALARS: dict[Any, NodeKind] = {
     str: "string",
     bool: "boolean",
     int: "integer",
@@ -36,7 +36,7 @@ _SCALARS: dict[Any, Kind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ValueBounds:
     """Bounds of a value, and of its length: characters, items or entries."""
 
     ge: float | None = None
@@ -64,13 +64,13 @@ class FieldNode:
 class Node:
     """One JSON value. `fields` by JSON name are of an object, `items` of an array or a map, `key` of a map."""
 
-    kind: Kind
+    kind: NodeKind
     description: str = ""
     noun: str = ""
-    limits: Limits = Limits()
+    limits: ValueBounds = ValueBounds()
     enum: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
-    transitions: tuple[Transition, ...] = ()
+    transitions: tuple[TransitionRule, ...] = ()
     list_type: ListType | None = None
     text_or_integer: bool = False
     confidential: bool = False
@@ -80,7 +80,7 @@ class Node:
 
 
 @cache
-def structure(part: type[Part]) -> Node:
+def build_node_tree(part: type[ApiBase]) -> Node:
     """The tree below a type."""
     fields = {}
     for name, info in part.model_fields.items():
@@ -96,13 +96,13 @@ def structure(part: type[Part]) -> Node:
     return Node("object", description=_summary(part), rules=part.rules, fields=fields)
 
 
-def leaves(node: Node, path: str) -> Iterator[str]:
+def leaf_paths(node: Node, path: str) -> Iterator[str]:
     """The paths of all values that are no objects with fields; list items are `[]`."""
     if node.kind == "object" and node.fields:
         for name, child in node.fields.items():
-            yield from leaves(child.node, f"{path}.{name}")
+            yield from leaf_paths(child.node, f"{path}.{name}")
     elif node.kind == "array" and node.items is not None and node.items.kind == "object":
-        yield from leaves(node.items, f"{path}[]")
+        yield from leaf_paths(node.items, f"{path}[]")
     else:
         yield path
 
@@ -114,20 +114,20 @@ def _node(annotation: Any, metadata: tuple[Any, ...]) -> Node:
     if get_origin(annotation) in (Union, UnionType):
         (inner,) = (item for item in get_args(annotation) if item is not NoneType)
         return _node(inner, metadata)
-    if isinstance(annotation, type) and issubclass(annotation, Part):
-        noun = next((mark.text for mark in _flat(metadata) if isinstance(mark, Noun)), "")
-        return replace(structure(annotation), noun=noun)
+    if isinstance(annotation, type) and issubclass(annotation, ApiBase):
+        noun = next((mark.text for mark in _flat(metadata) if isinstance(mark, ExpectedNoun)), "")
+        return replace(build_node_tree(annotation), noun=noun)
     return _described(annotation, tuple(_flat(metadata)))
 
 
 def _described(annotation: Any, marks: tuple[Any, ...]) -> Node:
-    shape = _shape(annotation, free=any(isinstance(mark, FreeForm) for mark in marks))
+    shape = _shape(annotation, free=any(isinstance(mark, PreserveUnknownFields) for mark in marks))
     return Node(
         **shape,
-        noun=next((mark.text for mark in marks if isinstance(mark, Noun)), ""),
+        noun=next((mark.text for mark in marks if isinstance(mark, ExpectedNoun)), ""),
         limits=_limits(marks),
         rules=tuple(mark for mark in marks if isinstance(mark, Rule)),
-        transitions=tuple(mark for mark in marks if isinstance(mark, Transition)),
+        transitions=tuple(mark for mark in marks if isinstance(mark, TransitionRule)),
         list_type=next((mark for mark in marks if isinstance(mark, ListType)), None),
         text_or_integer=any(isinstance(mark, TextOrInteger) for mark in marks),
         confidential=any(isinstance(mark, Confidential) for mark in marks),
@@ -155,28 +155,28 @@ def _flat(metadata: Iterable[Any]) -> Iterator[Any]:
             yield mark
 
 
-def _limits(marks: tuple[Any, ...]) -> Limits:
+def _limits(marks: tuple[Any, ...]) -> ValueBounds:
     found: dict[str, Any] = {}
     for mark in marks:
-        if isinstance(mark, Pattern):
+        if isinstance(mark, TextPattern):
             found |= {"pattern": mark.regex, "min_length": 1, "max_length": mark.max_length}
             continue
         for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern"):
             value = getattr(mark, name, None)
             if value is not None:
                 found[name] = value
-    return Limits(**found)
+    return ValueBounds(**found)
 
 
 def _json(value: Any) -> Any:
     if value is None or value is PydanticUndefined:
         return None
-    if isinstance(value, Part):
+    if isinstance(value, ApiBase):
         return {}
     if isinstance(value, timedelta):
         return format_duration(value)
     return list(value) if isinstance(value, tuple) else value
 
 
-def _summary(part: type[Part]) -> str:
+def _summary(part: type[ApiBase]) -> str:
     return " ".join((part.__doc__ or "").split("\n\n")[0].split())

@@ -8,7 +8,7 @@ from sundog_operator.api.schema.structure import Node
 Json = dict[str, Any]
 
 
-def carry_over(stored: Any, written: Any, node: Node) -> Any:
+def keep_unknown_fields(stored: Any, written: Any, node: Node) -> Any:
     """Return what is to be written, with the unknown fields of what is stored.
 
     An object keeps those that it has. An item of a list keeps them where its known fields stay as they are. What is removed goes whole.
@@ -19,12 +19,12 @@ def carry_over(stored: Any, written: Any, node: Node) -> Any:
         return (
             kept
             | dict(written)
-            | {name: carry_over(stored.get(name), written[name], each) for name, each in known.items()}
+            | {name: keep_unknown_fields(stored.get(name), written[name], each) for name, each in known.items()}
         )
     if node.items is None or node.items.kind != "object":
         return written
     if node.kind == "map" and isinstance(stored, Mapping) and isinstance(written, Mapping):
-        return {key: carry_over(stored.get(key), value, node.items) for key, value in written.items()}
+        return {key: keep_unknown_fields(stored.get(key), value, node.items) for key, value in written.items()}
     if node.kind == "array" and isinstance(stored, list) and isinstance(written, list):
         return list(_items(stored, written, node.items))
     return written

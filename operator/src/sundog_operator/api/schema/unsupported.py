@@ -12,14 +12,14 @@ from sundog_operator.api.rollout import (
     DEFAULT_MIN_DURATION,
     Step,
 )
-from sundog_operator.api.schema.structure import FieldNode, Node, structure
-from sundog_operator.api.schema.validation import Violation, found
+from sundog_operator.api.schema.structure import FieldNode, Node, build_node_tree
+from sundog_operator.api.schema.validation import Violation, quote_value
 
-REASON = "NotYetSupported"
+NOT_YET_SUPPORTED = "NotYetSupported"
 ROLLOUT_LABEL = "serving.sundog.dev/rollout"
-PVC = "pvc://"
+PVC_SCHEME = "pvc://"
 
-ACTED_ON = frozenset(
+SUPPORTED_FIELDS = frozenset(
     {
         "spec.model.uri",
         "spec.model.digest",
@@ -140,7 +140,7 @@ ACTED_ON = frozenset(
 )
 """Paths of single values, as `structure.leaves` names them."""
 
-IN_CLUSTER = frozenset(
+CLUSTER_ONLY_FIELDS = frozenset(
     {
         "spec.model.credentials.secretName",
         "spec.model.credentials.serviceAccountName",
@@ -178,7 +178,7 @@ IN_CLUSTER = frozenset(
 """Paths of single values that are acted on in a Kubernetes cluster; local mode takes their defaults only."""
 
 _NEEDS_PODS = "needs pods, which local mode has not"
-NOT_LOCAL: Mapping[str, str] = {
+UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
     "spec.model.credentials": _NEEDS_PODS,
     "spec.runtime.image": _NEEDS_PODS,
     "spec.runtime.env": _NEEDS_PODS,
@@ -190,7 +190,7 @@ NOT_LOCAL: Mapping[str, str] = {
 }
 """The parts that are all made of IN_CLUSTER and LATER, and what local mode lacks for them."""
 
-LATER = frozenset(
+UNSUPPORTED_FIELDS = frozenset(
     {
         "spec.runtime.placement",
         "spec.resources.gpu.memory",
@@ -206,7 +206,7 @@ LATER = frozenset(
 )
 """Paths of values, or of parts with all that is below them. Only their defaults are accepted."""
 
-EXPERIMENT_ACTED_ON = frozenset(
+SUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
         "spec.modelDeployment",
         "spec.arms[].name",
@@ -275,7 +275,7 @@ EXPERIMENT_ACTED_ON = frozenset(
 )
 """Paths of single values of an Experiment. What an arm asks for is what its ModelDeployment could ask for as well."""
 
-EXPERIMENT_LATER = frozenset(
+UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
         "spec.arms[].runtime.placement",
         "spec.arms[].resources.gpu.memory",
@@ -290,31 +290,33 @@ _STEP = "spec.rollout.steps[]"
 _SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
 
 
-def not_yet_supported(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
+def find_unsupported_fields(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
     """Fields that say something nobody acts on yet.
 
     `in_pods`: in a Kubernetes cluster, where replicas run in pods; local mode has none.
     """
-    refusal = _Refusal(LATER, _CONDITIONS if in_pods else _LOCAL_CONDITIONS, {} if in_pods else NOT_LOCAL)
-    return list(refusal.below(spec, structure(ModelDeploymentSpec), "spec", "spec"))
+    refusal = _Refusal(
+        UNSUPPORTED_FIELDS, _CONDITIONS if in_pods else _LOCAL_CONDITIONS, {} if in_pods else UNSUPPORTED_IN_LOCAL_MODE
+    )
+    return list(refusal.below(spec, build_node_tree(ModelDeploymentSpec), "spec", "spec"))
 
 
-def is_of_rollout(experiment: Experiment) -> bool:
+def is_rollout_experiment(experiment: Experiment) -> bool:
     """Whether a ModelDeployment made it for one of its rollouts."""
     owned = any(owner.kind == "ModelDeployment" for owner in experiment.metadata.owner_references)
     return owned and experiment.metadata.labels.get(ROLLOUT_LABEL) == "true"
 
 
-def experiment_not_yet_supported(experiment: Experiment) -> list[Violation]:
+def find_unsupported_experiment_fields(experiment: Experiment) -> list[Violation]:
     """Fields of an Experiment of a user's own that say something nobody acts on yet."""
-    if is_of_rollout(experiment):
+    if is_rollout_experiment(experiment):
         return []
-    refusal = _Refusal(EXPERIMENT_LATER, {}, {})
-    return list(refusal.below(experiment.spec, structure(ExperimentSpec), "spec", "spec"))
+    refusal = _Refusal(UNSUPPORTED_EXPERIMENT_FIELDS, {}, {})
+    return list(refusal.below(experiment.spec, build_node_tree(ExperimentSpec), "spec", "spec"))
 
 
 def _scheme_refused(uri: str) -> str:
-    return f"{PVC} needs pods to mount the claim, which local mode has not" if uri.startswith(PVC) else ""
+    return f"{PVC_SCHEME} needs pods to mount the claim, which local mode has not" if uri.startswith(PVC_SCHEME) else ""
 
 
 def _vendor_refused(vendor: str) -> str:
@@ -389,7 +391,7 @@ def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Itera
         for name, inner in child.node.fields.items():
             yield from _unless_default(getattr(value, inner.attribute), inner, f"{place}.{name}", why)
     elif child.node.kind in ("string", "integer", "number", "boolean") and child.initial not in (None, ""):
-        yield Violation(place, f"{found(_text(value))} {why}; leave it at {found(_text(child.initial))}")
+        yield Violation(place, f"{quote_value(_text(value))} {why}; leave it at {quote_value(_text(child.initial))}")
     else:
         yield Violation(place, f"{why}; leave it out")
 

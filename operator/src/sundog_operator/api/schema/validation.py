@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sundog_operator.api.base import Part
+from sundog_operator.api.base import ApiBase
 from sundog_operator.api.quantities import format_duration
 from sundog_operator.api.schema.rules import ListType
-from sundog_operator.api.schema.structure import Limits, Node, structure
+from sundog_operator.api.schema.structure import Node, ValueBounds, build_node_tree
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=ApiBase)
 Location = tuple[int | str, ...]
 
 _SHOWN_LENGTH = 80
@@ -43,12 +43,12 @@ class Violation:
         return f"{self.path}: {self.message}"
 
 
-def check(part: type[P], obj: object, path: str = "") -> tuple[P | None, list[Violation]]:
+def validate(part: type[P], obj: object, path: str = "") -> tuple[P | None, list[Violation]]:
     """The typed value, or None and why. Rules are looked at once the shape is right, as the API server does."""
-    node = structure(part)
+    node = build_node_tree(part)
     if not isinstance(obj, Mapping):
-        return None, [Violation(path or "the object", f"{shown(obj)} is {_kind_of(obj)}, not an object")]
-    written = pruned(obj, node)
+        return None, [Violation(path or "the object", f"{format_value(obj)} is {_kind_of(obj)}, not an object")]
+    written = prune(obj, node)
     try:
         value = part.from_json(written)
     except ValidationError as error:
@@ -58,44 +58,44 @@ def check(part: type[P], obj: object, path: str = "") -> tuple[P | None, list[Vi
     return (None, broken) if broken else (value, [])
 
 
-def unknown(part: type[Part], obj: object, path: str = "") -> list[Violation]:
+def find_unknown_fields(part: type[ApiBase], obj: object, path: str = "") -> list[Violation]:
     """Fields that no type has and that the API server prunes."""
-    return list(_unknown(obj, structure(part), path))
+    return list(_unknown(obj, build_node_tree(part), path))
 
 
-def unknown_message(name: str, known: Iterable[str]) -> str:
+def unknown_field_message(name: str, known: Iterable[str]) -> str:
     """What is said of a field that does not exist beside those that do."""
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"unknown field; did you mean {by_lower[near[0]]}?" if near else "unknown field"
 
 
-def changes(part: type[P], old: P, new: P, path: str = "") -> list[Violation]:
+def find_changed_immutables(part: type[P], old: P, new: P, path: str = "") -> list[Violation]:
     """Which fields differ although they may not."""
-    return list(_change_violations(old, new, structure(part), path))
+    return list(_change_violations(old, new, build_node_tree(part), path))
 
 
-def pruned(obj: Any, node: Node) -> Any:
+def prune(obj: Any, node: Node) -> Any:
     """A copy without unknown fields and without nulls, as the API server stores it."""
     if isinstance(obj, Mapping) and node.kind == "object":
         known = ((name, node.fields[name], value) for name, value in obj.items() if name in node.fields)
-        return {name: pruned(value, child.node) for name, child, value in known if value is not None}
+        return {name: prune(value, child.node) for name, child, value in known if value is not None}
     if isinstance(obj, Mapping) and node.kind == "map" and node.items is not None:
-        return {key: pruned(value, node.items) for key, value in obj.items() if value is not None}
+        return {key: prune(value, node.items) for key, value in obj.items() if value is not None}
     if isinstance(obj, Sequence) and not isinstance(obj, str) and node.kind == "array" and node.items is not None:
-        return [pruned(item, node.items) for item in obj]
+        return [prune(item, node.items) for item in obj]
     return obj
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A found value as it reads in a message: JSON on one line, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
 
 
-def found(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """A found value as `shown`, a plain word without its quotes."""
-    text = shown(value)
+    text = format_value(value)
     plain = isinstance(value, str) and value and not any(character.isspace() or character == '"' for character in value)
     return text.strip('"') if plain else text
 
@@ -135,16 +135,16 @@ def _sentence(detail: ErrorDetails, node: Node) -> str:
     if code == "missing":
         return "is required"
     if code == "literal_error":
-        return f"{found(value)} is not one of {', '.join(node.enum)}"
+        return f"{quote_value(value)} is not one of {', '.join(node.enum)}"
     if code in ("string_too_short", "too_short", "string_too_long", "too_long"):
         return _length_sentence(value, node)
     if code in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"{found(value)} is not {_range(limits)}"
+        return f"{quote_value(value)} is not {_range(limits)}"
     if code == "string_pattern_mismatch":
-        return f"{found(value)} is not {node.noun}"
+        return f"{quote_value(value)} is not {node.noun}"
     if code == "finite_number":
         return "is not a finite number"
-    what = "the value" if node.confidential else shown(value)
+    what = "the value" if node.confidential else format_value(value)
     if value is None or (node.noun and (node.kind == "object" or node.text_or_integer)):
         return f"{what} is not {node.noun or _KIND_NAMES[node.kind]}"
     return f"{what} is {_kind_of(value)}, not {_KIND_NAMES[node.kind]}"
@@ -159,7 +159,7 @@ def _length_sentence(value: Any, node: Node) -> str:
     return f"has {len(value)} {units}, fewer than {node.limits.min_length}"
 
 
-def _range(limits: Limits) -> str:
+def _range(limits: ValueBounds) -> str:
     low = limits.ge if limits.ge is not None else limits.gt
     high = limits.le if limits.le is not None else limits.lt
     if low is not None and high is not None:
@@ -196,7 +196,7 @@ def _repeated(items: Sequence[Any], list_type: ListType, path: str) -> Iterator[
         key = getattr(item, list_type.key) if list_type.key else item
         if key in seen:
             place = f"{path}[{index}].{list_type.key}" if list_type.key else f"{path}[{index}]"
-            yield Violation(place, f"{found(key)} is given twice")
+            yield Violation(place, f"{quote_value(key)} is given twice")
         seen.add(key)
 
 
@@ -249,7 +249,7 @@ def _unknown(obj: Any, node: Node, path: str) -> Iterator[Violation]:
             if name in node.fields:
                 yield from _unknown(value, node.fields[name].node, place)
             else:
-                yield Violation(place, unknown_message(str(name), node.fields))
+                yield Violation(place, unknown_field_message(str(name), node.fields))
     elif isinstance(obj, Mapping) and node.kind == "map" and node.items is not None:
         for key, value in obj.items():
             yield from _unknown(value, node.items, f"{path}[{key}]")

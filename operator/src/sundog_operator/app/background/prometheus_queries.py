@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from sundog_operator.app.dependencies import World
+from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
-from sundog_operator.core.observed import Reading
-from sundog_operator.core.rollout.metric_checks import Query
+from sundog_operator.core.observed import PrometheusResult
+from sundog_operator.core.rollout.metric_checks import CheckQuery
 
-NONE_KNOWN: Final = "has no Prometheus to ask; an administrator names one in installation.prometheus.url"
+NOT_CONFIGURED: Final = "has no Prometheus to ask; an administrator names one in installation.prometheus.url"
 
 
-def read(world: World, key: Key, queries: Sequence[Query]) -> Mapping[str, Reading]:
+def read_metrics(world: Dependencies, key: Key, queries: Sequence[CheckQuery]) -> Mapping[str, PrometheusResult]:
     """What was answered last to each query of a ModelDeployment, by slot; without those that were not answered yet. Never waits."""
     prefix, now = f"query {key}/", world.clock.monotonic()
-    world.queries.keep_of(prefix, [f"{prefix}{query.slot}" for query in queries])
+    world.queries.forget_except(prefix, [f"{prefix}{query.slot}" for query in queries])
     answers = {
         query.slot: world.queries.ask(
             f"{prefix}{query.slot}",
@@ -30,7 +30,11 @@ def read(world: World, key: Key, queries: Sequence[Query]) -> Mapping[str, Readi
     return {slot: answer for slot, answer in answers.items() if answer is not None}
 
 
-async def _ask(world: World, expression: str) -> Reading:
+async def _ask(world: Dependencies, expression: str) -> PrometheusResult:
     asked = world.clock.now().replace(microsecond=0)
-    reading = Reading(problem=NONE_KNOWN) if world.prometheus is None else await world.prometheus.query(expression)
+    reading = (
+        PrometheusResult(problem=NOT_CONFIGURED)
+        if world.prometheus is None
+        else await world.prometheus.query(expression)
+    )
     return replace(reading, at=asked)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-LOOK_S: Final = 1.0
+POLL_S: Final = 1.0
 """Between two looks at a post that is under way, in seconds."""
 
 A = TypeVar("A")
@@ -20,7 +20,7 @@ class _Slot(Generic[A]):
     due: float = 0.0
 
 
-class Posts(Generic[A]):
+class BackgroundRequests(Generic[A]):
     """Posts under way and their last answers, one by slot. They are in memory alone: another process posts anew."""
 
     def __init__(self) -> None:
@@ -56,12 +56,12 @@ class Posts(Generic[A]):
             kept.task = asyncio.ensure_future(post())
         return kept.answer
 
-    def due_s(self, slot: str, now: float) -> float:
+    def next_check_s(self, slot: str, now: float) -> float:
         """After how many seconds there may be something new in a slot."""
         kept = self._slots.get(slot)
-        return LOOK_S if kept is None or kept.task is not None else max(kept.due - now, LOOK_S)
+        return POLL_S if kept is None or kept.task is not None else max(kept.due - now, POLL_S)
 
-    def keep_of(self, prefix: str, slots: Collection[str]) -> None:
+    def forget_except(self, prefix: str, slots: Collection[str]) -> None:
         """Forget all slots that begin so, but for these."""
         for slot in [each for each in self._slots if each.startswith(prefix) and each not in slots]:
             self.forget(slot)

@@ -2,17 +2,17 @@
 
 from typing import Final
 
-from sundog_operator.app.dependencies import World
+from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
-from sundog_operator.core.observed import WebhookAnswer
-from sundog_operator.core.planner.conditions import EVIDENCE_S
-from sundog_operator.core.planner.webhook_gate import Question
+from sundog_operator.core.observed import WebhookResult
+from sundog_operator.core.planner.conditions import EVIDENCE_POLL_S
+from sundog_operator.core.planner.webhook_gate import WebhookRequest
 
-ASK_AGAIN_S: Final = EVIDENCE_S
+RETRY_S: Final = EVIDENCE_POLL_S
 """Between two questions: as between two looks at the evidence."""
 
 
-def answer_to(world: World, key: Key, question: Question | None) -> WebhookAnswer | None:
+def ask_webhook(world: Dependencies, key: Key, question: WebhookRequest | None) -> WebhookResult | None:
     """What a ModelDeployment's question was answered last; None where there is none yet, or nothing is asked. Never waits."""
     slot = f"confirm {key}"
     if question is None:
@@ -23,6 +23,6 @@ def answer_to(world: World, key: Key, question: Question | None) -> WebhookAnswe
         question.about,
         lambda: world.webhooks.post(question.url, question.document, question.timeout_s),
         enough=lambda answer: answer.confirms,
-        again_s=lambda _: ASK_AGAIN_S,
+        again_s=lambda _: RETRY_S,
         now=world.clock.monotonic(),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.api import format_micro_instant
+from sundog_operator.api import format_micro_time
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import LEASE, Clock, Kubernetes, Object, Ref
 
@@ -124,7 +124,7 @@ class Elector:
 
     def _record(self, stored: Object | None, *, holder: str, lease_s: float = LEASE_S) -> Object:
         before = _spec(stored) if stored is not None else {}
-        now = format_micro_instant(self._clock.now())
+        now = format_micro_time(self._clock.now())
         changes = before.get("holderIdentity") != holder
         spec = {
             "holderIdentity": holder,

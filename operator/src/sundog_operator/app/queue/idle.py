@@ -17,7 +17,7 @@ from sundog_operator.core.planner import desired_state
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import Object
 
-LONGEST_S: Final = 900.0
+MAX_IDLE_S: Final = 900.0
 """A pass is made after so long whatever was seen: for what depends on time alone, and for objects that are not ours."""
 
 _CHANGING: Final = frozenset({"inFlight", "refused", "feedback"})
@@ -29,7 +29,7 @@ _AT_REST: Final = dict.fromkeys(
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
+class IdleDeployment:
     """Where the only revision of a ModelDeployment runs that has nothing under way, and the Secrets that its endpoint names.
 
     What else a spec names is needed by pods that start, and no pass looks for it once they run.
@@ -40,7 +40,7 @@ class Resting:
     secrets: tuple[str, ...] = ()
 
 
-def resting(deployment: Object) -> Resting | None:
+def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
     """The revision of a stored ModelDeployment that may rest; None for one that may not."""
     meta, status = deployment["metadata"], ModelDeploymentStatus.parse(deployment.get("status"))
     under_way = (status.candidate, status.queued, status.arms, status.experiment, status.retiring, status.kept)
@@ -55,12 +55,14 @@ def resting(deployment: Object) -> Resting | None:
         # Accepted by an earlier release.
         return None
     number = status.stable.revision
-    return Resting(
-        desired_state.places(status)[number], names.application(meta["name"], number), edge_secrets.names_of(endpoint)
+    return IdleDeployment(
+        desired_state.clusters_by_revision(status)[number],
+        names.application(meta["name"], number),
+        edge_secrets.secret_names(endpoint),
     )
 
 
-def reports_of(service: str, reports: Sequence[EdgeReport]) -> object:
+def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:
     """What edges say of a service at rest."""
     return tuple(
         (each.uid, each.ready, each.terminating, each.error, each.unready, _entry(service, each)) for each in reports
@@ -73,7 +75,7 @@ def _entry(service: str, report: EdgeReport) -> dict[str, Any] | None:
     return {key: value for key, value in entry.items() if key not in _CHANGING} if isinstance(entry, Mapping) else None
 
 
-class Rests:
+class IdleKeys:
     """What the last pass of each key saw that left nothing to do."""
 
     def __init__(self) -> None:
@@ -90,7 +92,7 @@ class Rests:
         """
         if rests and seen is not None:
             self._seen.setdefault(key.namespace, {})[key] = seen
-            return LONGEST_S
+            return MAX_IDLE_S
         resting = self._seen.get(key.namespace, {})
         resting.pop(key, None)
         if not resting:

@@ -9,14 +9,14 @@ from sundog_operator.core.planner import desired_state
 from sundog_operator.core.ray import groups
 from sundog_operator.ports import Object
 
-Kind = Literal["modeldeployment", "experiment", "raycluster", "edge", "resting"]
+KeyKind = Literal["modeldeployment", "experiment", "raycluster", "edge", "resting"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
     """One unit of reconciliation. The edge of a namespace is named `sundog-edge`, and what rests in it has no name."""
 
-    kind: Kind
+    kind: KeyKind
     namespace: str
     name: str
 
@@ -29,7 +29,7 @@ def edge_key(namespace: str) -> Key:
     return Key("edge", namespace, names.EDGE)
 
 
-def resting_key(namespace: str) -> Key:
+def idle_check_key(namespace: str) -> Key:
     """The key of all that rests in a namespace."""
     return Key("resting", namespace, "")
 
@@ -41,7 +41,7 @@ def keys_for(obj: Object) -> list[Key]:
     owner = (meta.get("labels") or {}).get(names.LABEL_MODEL_DEPLOYMENT)
     match obj["kind"]:
         case "ModelDeployment":
-            clusters = sorted(desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status"))))
+            clusters = sorted(desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status"))))
             return [
                 Key("modeldeployment", namespace, name),
                 *(Key("raycluster", namespace, cluster) for cluster in clusters),

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from sundog_operator.api import FrozenPlan
-from sundog_operator.core.analysis.counters import BLOCK_S, GRACE_S, BlockCounts, Blocks, sum_of
+from sundog_operator.core.analysis.counters import BLOCK_S, GRACE_S, BlockCounts, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 
-UNHEALTHY: Final = "ControlUnhealthy"
-DEGRADED: Final = "ControlDegraded"
+CONTROL_UNHEALTHY: Final = "ControlUnhealthy"
+CONTROL_DEGRADED: Final = "ControlDegraded"
 _MINUTE: Final = 60 // BLOCK_S
 _FIVE_MINUTES: Final = 5 * _MINUTE
 _FAILURES: Final = 20
@@ -22,7 +22,7 @@ _MORE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class BaselineHealth:
     """How stable does by itself.
 
     Attributes:
@@ -36,24 +36,28 @@ class Control:
     settled: bool = True
 
 
-WELL: Final = Control()
+HEALTHY: Final = BaselineHealth()
 
 
-def watch(
-    plan: FrozenPlan, blocks: Blocks, now_s: float, control: str = names.STABLE, arms: Sequence[str] = (names.CANARY,)
-) -> Control:
+def evaluate_baseline(
+    plan: FrozenPlan,
+    blocks: BlocksByEpoch,
+    now_s: float,
+    control: str = names.STABLE,
+    arms: Sequence[str] = (names.CANARY,),
+) -> BaselineHealth:
     """What the last minute of blocks that are over says of control, and the last five. It is no test: a pause costs no more than time.
 
     `arms` are those that are compared with it.
     """
     newest = int(now_s - GRACE_S) // BLOCK_S
     if _sum(control, blocks, newest - _FIVE_MINUTES - _MINUTE, newest).errors < _FAILURES:
-        return WELL
+        return HEALTHY
     (reason, message), *before = (_minute(plan, blocks, newest - ago, control, arms) for ago in range(_FIVE_MINUTES))
-    return Control(reason, message, settled=not reason and not any(reason for reason, _ in before))
+    return BaselineHealth(reason, message, settled=not reason and not any(reason for reason, _ in before))
 
 
-def _minute(plan: FrozenPlan, blocks: Blocks, end: int, control: str, arms: Sequence[str]) -> tuple[str, str]:
+def _minute(plan: FrozenPlan, blocks: BlocksByEpoch, end: int, control: str, arms: Sequence[str]) -> tuple[str, str]:
     stable, *others = (_sum(arm, blocks, end - _MINUTE, end) for arm in (control, *arms))
     if stable.errors < _FAILURES:
         return "", ""
@@ -64,14 +68,19 @@ def _minute(plan: FrozenPlan, blocks: Blocks, end: int, control: str, arms: Sequ
             if arm.errors > ceiling * arm.ended:
                 who = "the candidate" if plan.comparison is None else f"arm {name}"
                 found = f"{told} and {arm.errors / arm.ended:.1%} of {who}'s, where max is {ceiling * 100:g} %"
-                return UNHEALTHY, found
+                return CONTROL_UNHEALTHY, found
     if before is not None and failed > max(_TIMES * before, before + _MORE):
-        return DEGRADED, f"{told}, and {before:.2%} before the {'rollout' if plan.comparison is None else 'experiment'}"
+        return (
+            CONTROL_DEGRADED,
+            f"{told}, and {before:.2%} before the {'rollout' if plan.comparison is None else 'experiment'}",
+        )
     return "", ""
 
 
-def _sum(arm: str, blocks: Blocks, begin: int, end: int) -> BlockCounts:
-    return sum_of(arm, (each[number] for each in blocks.values() for number in range(begin, end) if number in each))
+def _sum(arm: str, blocks: BlocksByEpoch, begin: int, end: int) -> BlockCounts:
+    return sum_arm_counts(
+        arm, (each[number] for each in blocks.values() for number in range(begin, end) if number in each)
+    )
 
 
 def _ceiling(plan: FrozenPlan) -> float | None:

@@ -15,30 +15,30 @@ from typing import Any, Final, NamedTuple, Self
 from sundog_operator.api import ArmStatus
 from sundog_operator.core.analysis import feedback as analysis_feedback
 from sundog_operator.core.analysis import packed_counts, unit_groups
-from sundog_operator.core.analysis.feedback import Sums as FeedbackSums
-from sundog_operator.core.analysis.unit_groups import Grouped
+from sundog_operator.core.analysis.feedback import FeedbackSums as FeedbackSums
+from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.edge.reported_counts import (
-    DAMAGED,
     ERRORS,
     EVENTS,
-    EVENTS_OF_ONE_LATENCY,
-    FIRST_ATTEMPT,
-    FIRST_EVENTS,
-    MOST,
+    FIRST_ATTEMPT_FAILED,
+    LEGACY_EVENT_COUNT,
+    MAX_COUNT,
+    PARSE_ERRORS,
     REJECTIONS,
+    SINGLE_LATENCY_EVENT_COUNT,
     SLOW,
-    count,
-    failed_and_refused,
-    first_attempts,
-    listed,
-    places,
+    column_indexes,
+    count_errors_and_rejections,
+    list_or_empty,
+    parse_count,
+    parse_failed_first_attempts,
 )
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 
-VERSION: Final = 1
+FORMAT_VERSION: Final = 1
 BLOCK_S: Final = 10
-LENGTHS: Final = (1, 3, 6)
+BLOCK_LENGTHS: Final = (1, 3, 6)
 """Of the blocks whose sums are kept, in blocks of the edges."""
 
 GRACE_S: Final = 5
@@ -50,7 +50,7 @@ _MOST_BEHIND_S: Final = 60
 _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
 _MOST_BYTES: Final = 4 << 20
-MOST_PACKED: Final = 524_288
+MAX_PACKED_CHARS: Final = 524_288
 """Characters that a status has room for."""
 
 _LATER_COLUMNS: Final = ("retried", *SLOW[1:])
@@ -62,7 +62,7 @@ _MOST_IN_A_BLOCK: Final = 10**8
 Json = dict[str, Any]
 
 
-class Tally(NamedTuple):
+class ArmCounts(NamedTuple):
     """Requests of one arm in one epoch, cumulative.
 
     Attributes:
@@ -87,31 +87,31 @@ class Tally(NamedTuple):
     slow2: int = 0
     slow3: int = 0
 
-    def plus(self, other: "Tally") -> "Tally":
+    def plus(self, other: "ArmCounts") -> "ArmCounts":
         """Both together."""
-        return Tally(*map(sum, zip(self, other, strict=True)))
+        return ArmCounts(*map(sum, zip(self, other, strict=True)))
 
-    def seen_again(self, newer: "Tally") -> "Tally":
+    def merge_newer(self, newer: "ArmCounts") -> "ArmCounts":
         """The higher of each count; of what runs the newer, and of what is lost too: a request may turn out to run still, or to have ended.
 
         Who has forgotten assignments may have forgotten losses as well: of those the higher then.
         """
         lost = newer.lost if newer.assigned >= self.assigned else max(self.lost, newer.lost)
-        return Tally(*map(max, self, newer))._replace(running=newer.running, lost=lost)
+        return ArmCounts(*map(max, self, newer))._replace(running=newer.running, lost=lost)
 
-    def written_off(self) -> "Tally":
+    def written_off(self) -> "ArmCounts":
         """What runs is lost."""
         return self._replace(lost=self.lost + self.running, running=0)
 
 
-Sums = tuple[int, int, int, int, int]
+BlockSums = tuple[int, int, int, int, int]
 """Σx, Σs, Σx², Σxs and Σs² over blocks, with x the candidate's events and s those of both arms."""
 
-NOTHING: Final[Sums] = (0, 0, 0, 0, 0)
+ZERO_SUMS: Final[BlockSums] = (0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Dispersed:
+class DispersionSums:
     """Blocks of one length: how many are closed, for each kind of event the sums over them, and (x, s) of the one that is open.
 
     Of several arms that are compared with control those of the first come first. None is open until the first one that is seen as a
@@ -119,10 +119,10 @@ class Dispersed:
     """
 
     closed: int = 0
-    sums: tuple[Sums, ...] = (NOTHING,) * len(EVENTS)
+    sums: tuple[BlockSums, ...] = (ZERO_SUMS,) * len(EVENTS)
     open: tuple[tuple[int, int], ...] = ()
 
-    def take(self, events: Sequence[tuple[int, int]], *, closes: bool) -> "Dispersed":
+    def take(self, events: Sequence[tuple[int, int]], *, closes: bool) -> "DispersionSums":
         """Take in one block of ten seconds, with which a block of this length may be over."""
         nothing = ((0, 0),) * len(events)
         if not self.open:
@@ -134,16 +134,16 @@ class Dispersed:
             (a + x, b + s, c + x * x, d + x * s, e + s * s)
             for (a, b, c, d, e), (x, s) in zip(self.sums, both, strict=True)
         )
-        return Dispersed(self.closed + 1, sums, nothing)
+        return DispersionSums(self.closed + 1, sums, nothing)
 
-    def of(self, kind: int, arm: int = 0) -> Sums:
+    def of(self, kind: int, arm: int = 0) -> BlockSums:
         """The sums of one of `EVENTS`, of one of the arms."""
         place = arm * len(EVENTS) + kind
-        return self.sums[place] if place < len(self.sums) else NOTHING
+        return self.sums[place] if place < len(self.sums) else ZERO_SUMS
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
+class EpochBlocks:
     """What lies in the blocks of one epoch: what is judged of it.
 
     Attributes:
@@ -153,41 +153,46 @@ class Folded:
     """
 
     following: int
-    lengths: tuple[Dispersed, ...] = (Dispersed(),) * len(LENGTHS)
+    lengths: tuple[DispersionSums, ...] = (DispersionSums(),) * len(BLOCK_LENGTHS)
     requests: tuple[int, ...] = (0, 0)
 
     @classmethod
-    def begun(cls, following: int, arms: int) -> "Folded":
+    def begun(cls, following: int, arms: int) -> "EpochBlocks":
         """With nothing taken in yet, of so many arms beside control."""
-        return cls(following, (Dispersed(sums=(NOTHING,) * (arms * len(EVENTS))),) * len(LENGTHS), (0,) * (1 + arms))
+        return cls(
+            following,
+            (DispersionSums(sums=(ZERO_SUMS,) * (arms * len(EVENTS))),) * len(BLOCK_LENGTHS),
+            (0,) * (1 + arms),
+        )
 
     @property
     def closed(self) -> int:
         """How many blocks of ten seconds are in it, each seen as a whole."""
         return self.lengths[0].closed
 
-    def counts(self, arm: int = 0) -> tuple[Tally, Tally]:
+    def counts(self, arm: int = 0) -> tuple[ArmCounts, ArmCounts]:
         """(control's, the arm's) requests and events in those blocks."""
         sums = [self.lengths[0].of(kind, arm) for kind in range(len(EVENTS))]
         own = {event: x for event, (x, *_) in zip(EVENTS, sums, strict=True)}
         control = {event: s - x for event, (x, s, *_) in zip(EVENTS, sums, strict=True)}
         requests = self.requests[1 + arm] if 1 + arm < len(self.requests) else 0
-        return Tally(assigned=self.requests[0], **control), Tally(assigned=requests, **own)
+        return ArmCounts(assigned=self.requests[0], **control), ArmCounts(assigned=requests, **own)
 
-    def take(self, block: "Block", control: str, arms: Sequence[str]) -> "Folded":
+    def take(self, block: "Block", control: str, arms: Sequence[str]) -> "EpochBlocks":
         """Take in the next block."""
         following, events = self.following + 1, block.events(control, arms)
         lengths = tuple(
-            own.take(events, closes=following % length == 0) for own, length in zip(self.lengths, LENGTHS, strict=True)
+            own.take(events, closes=following % length == 0)
+            for own, length in zip(self.lengths, BLOCK_LENGTHS, strict=True)
         )
         if lengths[0].closed == self.closed:
-            return Folded(following, lengths, self.requests)
+            return EpochBlocks(following, lengths, self.requests)
         came = (block.of(arm).requests for arm in (control, *arms))
-        return Folded(following, lengths, tuple(map(sum, zip(self.requests, came, strict=True))))
+        return EpochBlocks(following, lengths, tuple(map(sum, zip(self.requests, came, strict=True))))
 
 
 @dataclass(frozen=True, slots=True)
-class Tallies:
+class Counters:
     """What is known of one attempt.
 
     Attributes:
@@ -201,24 +206,24 @@ class Tallies:
     """
 
     attempt: str
-    sources: Mapping[str, Mapping[tuple[int, str], Tally]] = field(default_factory=dict)
-    folded: Mapping[int, Folded] = field(default_factory=dict)
-    over: Mapping[int, Folded] = field(default_factory=dict, compare=False)
-    groups: unit_groups.Sources = field(default_factory=dict)
+    sources: Mapping[str, Mapping[tuple[int, str], ArmCounts]] = field(default_factory=dict)
+    folded: Mapping[int, EpochBlocks] = field(default_factory=dict)
+    over: Mapping[int, EpochBlocks] = field(default_factory=dict, compare=False)
+    groups: unit_groups.GroupsBySource = field(default_factory=dict)
     feedback: FeedbackSums = field(default_factory=FeedbackSums)
 
-    def of(self, epoch: int, arm: str, present: Collection[str] = ()) -> Tally:
+    def of(self, epoch: int, arm: str, present: Collection[str] = ()) -> ArmCounts:
         """An arm's tally in an epoch over all sources; what runs at those that are not present is lost."""
-        total = Tally()
+        total = ArmCounts()
         for source, rows in self.sources.items():
-            own = rows.get((epoch, arm), Tally())
+            own = rows.get((epoch, arm), ArmCounts())
             total = total.plus(own if source in present else own.written_off())
         return total
 
-    def over_epochs(self, arm: str) -> Tally:
+    def over_epochs(self, arm: str) -> ArmCounts:
         """An arm's tally over all sources and epochs, those that are no evidence too."""
         rows = (tally for own in self.sources.values() for (_, name), tally in own.items() if name == arm)
-        return functools.reduce(Tally.plus, rows, Tally())
+        return functools.reduce(ArmCounts.plus, rows, ArmCounts())
 
     def pack(self) -> str:
         """For a status: `as_json` in short; empty where nothing was counted.
@@ -229,11 +234,11 @@ class Tallies:
         if not self.sources and not self.feedback.store:
             return ""
         written, epochs = (
-            packed_counts.plain(self.as_json()),
+            packed_counts.encode_json(self.as_json()),
             [epoch for rows in self.groups.values() for epoch, _ in rows],
         )
-        packed = packed_counts.shortened(written)
-        if not epochs or (len(packed) <= MOST_PACKED and len(written) <= _MOST_BYTES):
+        packed = packed_counts.compress(written)
+        if not epochs or (len(packed) <= MAX_PACKED_CHARS and len(written) <= _MOST_BYTES):
             return packed
         oldest = min(epochs)
         groups = {
@@ -242,20 +247,20 @@ class Tallies:
         return replace(self, groups=groups).pack()
 
     @classmethod
-    def unpack(cls, text: str, attempt: str) -> "Tallies":
+    def unpack(cls, text: str, attempt: str) -> "Counters":
         """What `pack` gave; nothing counted yet where that is damaged, too large, or of another attempt."""
         try:
-            return cls.from_json(packed_counts.unpacked(text, _MOST_BYTES), attempt)
-        except packed_counts.UNREADABLE:
+            return cls.from_json(packed_counts.unpack_json(text, _MOST_BYTES), attempt)
+        except packed_counts.UNPACK_ERRORS:
             return cls(attempt)
 
     def as_json(self) -> Json:
         """What is known, as plain JSON."""
         kinds, columns = self._kinds(), self._columns()
         return {
-            "version": VERSION,
+            "version": FORMAT_VERSION,
             "attempt": self.attempt,
-            "columns": list(Tally._fields[:columns]),
+            "columns": list(ArmCounts._fields[:columns]),
             "events": kinds,
             "sources": {
                 source: {f"{epoch}/{arm}": list(tally[:columns]) for (epoch, arm), tally in sorted(rows.items())}
@@ -283,7 +288,7 @@ class Tallies:
             for place, count in enumerate(counts)
             if any(count)
         )
-        return max(EVENTS_OF_ONE_LATENCY, max(used, default=0))
+        return max(SINGLE_LATENCY_EVENT_COUNT, max(used, default=0))
 
     def _columns(self) -> int:
         """The same of the columns of tallies."""
@@ -294,57 +299,61 @@ class Tallies:
             for place, count in enumerate(tally, start=1)
             if count
         )
-        return max(len(Tally._fields) - len(SLOW) + 1, max(used, default=0))
+        return max(len(ArmCounts._fields) - len(SLOW) + 1, max(used, default=0))
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any] | None, attempt: str) -> "Tallies":
+    def from_json(cls, stored: Mapping[str, Any] | None, attempt: str) -> "Counters":
         """What `as_json` gave; nothing counted yet where that is missing, damaged, or of another attempt."""
         try:
-            if not stored or stored["version"] != VERSION or stored["attempt"] != attempt:
+            if not stored or stored["version"] != FORMAT_VERSION or stored["attempt"] != attempt:
                 return cls(attempt)
-            at = places(stored["columns"])
+            at = column_indexes(stored["columns"])
             sources = {
                 source: dict(_row(key, counts, at) for key, counts in rows.items())
                 for source, rows in stored["sources"].items()
             }
-            kinds = count(stored.get("events", FIRST_EVENTS))
+            kinds = parse_count(stored.get("events", LEGACY_EVENT_COUNT))
             # What was stored before requests were counted by block is folded anew, out of what edges have kept.
             folded = {
                 int(epoch): _folded(each, kinds) for epoch, each in stored["epochs"].items() if "requests" in each
             }
-            told = analysis_feedback.from_json(stored["feedback"]) if "feedback" in stored else FeedbackSums()
-        except DAMAGED:
+            told = analysis_feedback.parse_sums(stored["feedback"]) if "feedback" in stored else FeedbackSums()
+        except PARSE_ERRORS:
             return cls(attempt)
         return cls(attempt, sources, folded, groups=unit_groups.from_json(stored.get("groups", {})), feedback=told)
 
 
-def _row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], Tally]:
+def _row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], ArmCounts]:
     epoch, _, arm = key.partition("/")
-    told = (name for name in Tally._fields if name in at or name not in _LATER_COLUMNS)
-    return (int(epoch), arm), Tally(**{name: count(counts[at[name]]) for name in told})
+    told = (name for name in ArmCounts._fields if name in at or name not in _LATER_COLUMNS)
+    return (int(epoch), arm), ArmCounts(**{name: parse_count(counts[at[name]]) for name in told})
 
 
-def _folded(stored: Mapping[str, Any], kinds: int) -> Folded:
+def _folded(stored: Mapping[str, Any], kinds: int) -> EpochBlocks:
     lengths = tuple(
-        Dispersed(count(closed), _sums(_of_kinds(sums, kinds, NOTHING)), _open(_of_kinds(open_, kinds, (0, 0))))
+        DispersionSums(
+            parse_count(closed), _sums(_of_kinds(sums, kinds, ZERO_SUMS)), _open(_of_kinds(open_, kinds, (0, 0)))
+        )
         for closed, sums, open_ in stored["lengths"]
     )
-    if len(lengths) != len(LENGTHS):
-        raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(LENGTHS)}")
-    requests = tuple(map(count, stored["requests"]))
+    if len(lengths) != len(BLOCK_LENGTHS):
+        raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(BLOCK_LENGTHS)}")
+    requests = tuple(map(parse_count, stored["requests"]))
     if len(requests) != 1 + len(lengths[0].sums) // len(EVENTS):
         raise ValueError(f"requests of {len(requests)} arms instead of those that have sums")
-    return Folded(count(stored["following"]), lengths, requests)
+    return EpochBlocks(parse_count(stored["following"]), lengths, requests)
 
 
-def _sums(stored: Sequence[Sequence[int]]) -> tuple[Sums, ...]:
+def _sums(stored: Sequence[Sequence[int]]) -> tuple[BlockSums, ...]:
     if not stored:
         raise ValueError("no sums of any kind of events")
-    return tuple((count(a), count(b), count(c), count(d), count(e)) for a, b, c, d, e in stored)
+    return tuple(
+        (parse_count(a), parse_count(b), parse_count(c), parse_count(d), parse_count(e)) for a, b, c, d, e in stored
+    )
 
 
 def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    return tuple((count(x), count(s)) for x, s in stored)
+    return tuple((parse_count(x), parse_count(s)) for x, s in stored)
 
 
 def _first(kinds: int, counts: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -361,21 +370,21 @@ def _of_kinds(stored: Sequence[Sequence[int]], kinds: int, nothing: Sequence[int
     return [each for arm in arms for each in (*arm, *missing)]
 
 
-def attempts_of(service: str, reports: Iterable[EdgeReport]) -> set[str]:
+def reported_attempts(service: str, reports: Iterable[EdgeReport]) -> set[str]:
     """The attempts of a service that edges report anything of."""
-    rows = (row for report in reports for row in listed((report.evidence or {}).get("counters")))
+    rows = (row for report in reports for row in list_or_empty((report.evidence or {}).get("counters")))
     return {str(row.get("attempt")) for row in rows if isinstance(row, Mapping) and row.get("service") == service}
 
 
-def rows_of(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def assigned_rows(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(source, row) of each row of assigned requests that edges report of an attempt; what is no row is left out."""
     for report in reports:
-        for row in listed((report.evidence or {}).get("counters")):
+        for row in list_or_empty((report.evidence or {}).get("counters")):
             if isinstance(row, Mapping) and row.get("attempt") == attempt and row.get("origin") == "assigned":
                 yield f"{report.pod}/{row.get('boot')}", row
 
 
-def counted_until(reports: Iterable[EdgeReport], now_s: float) -> float:
+def counted_until_s(reports: Iterable[EdgeReport], now_s: float) -> float:
     """Until when every edge has counted, in Unix seconds: now, or what the clock of an edge says that is behind, by a minute at most."""
     clocks = [(report.evidence or {}).get("clock") for report in reports]
     behind = (each for each in clocks if isinstance(each, int | float) and each >= now_s - _MOST_BEHIND_S)
@@ -387,7 +396,7 @@ def _key(row: Mapping[str, Any]) -> tuple[int, str]:
     arm = row["arm"]
     if not isinstance(arm, str):
         raise TypeError(f"{arm!r} is no arm")
-    return count(row["epoch"]), arm
+    return parse_count(row["epoch"]), arm
 
 
 class BlockCounts(NamedTuple):
@@ -437,17 +446,17 @@ class Block:
         return [(x, x + other) for arm in arms for x, other in zip(self.of(arm), beside, strict=False)]
 
 
-Blocks = Mapping[int, Mapping[int, Block]]
+BlocksByEpoch = Mapping[int, Mapping[int, Block]]
 """By epoch and number, which is Unix seconds by `BLOCK_S`."""
 
 
-def sum_of(arm: str, blocks: Iterable[Block]) -> BlockCounts:
+def sum_arm_counts(arm: str, blocks: Iterable[Block]) -> BlockCounts:
     """An arm's requests in all of these blocks."""
     return functools.reduce(BlockCounts.plus, (block.of(arm) for block in blocks), BlockCounts())
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class CountScope:
     """When and at what is looked.
 
     Attributes:
@@ -467,113 +476,115 @@ class Look:
     arms: Sequence[str] = (names.CANARY,)
 
 
-def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: Look) -> Tallies:
+def update_counters(
+    before: Counters, reports: Sequence[EdgeReport], blocks: BlocksByEpoch, look: CountScope
+) -> Counters:
     """What is known with the reports of every edge, and the blocks in them. What an edge reports and is no count is left out."""
-    told: dict[str, dict[tuple[int, str], Tally]] = {}
-    for source, row in rows_of(before.attempt, reports):
+    told: dict[str, dict[tuple[int, str], ArmCounts]] = {}
+    for source, row in assigned_rows(before.attempt, reports):
         own = told.setdefault(source, {})
         try:
             key, tally = _key(row), _tally(row)
-        except DAMAGED:
+        except PARSE_ERRORS:
             continue
-        own[key] = own.get(key, Tally()).plus(tally)
+        own[key] = own.get(key, ArmCounts()).plus(tally)
     sources = {name: dict(rows) for name, rows in before.sources.items()}
     for source, rows in told.items():
         known = sources.setdefault(source, {})
-        known.update({key: known.get(key, Tally()).seen_again(tally) for key, tally in rows.items()})
+        known.update({key: known.get(key, ArmCounts()).merge_newer(tally) for key, tally in rows.items()})
     silent = {report.pod for report in reports if report.evidence is None}
     present = {source for source in sources if source in told or source.partition("/")[0] in silent}
     known_groups, told_groups = (
         {source: {key: own for key, own in rows.items() if key[0] in look.epochs} for source, rows in each.items()}
-        for each in (before.groups, groups_of(before.attempt, reports))
+        for each in (before.groups, collect_groups(before.attempt, reports))
     )
-    groups = unit_groups.take(known_groups, told_groups, present)
+    groups = unit_groups.update_groups(known_groups, told_groups, present)
     folded = _fold(before, reports, blocks, look)
     over = _fold(replace(before, folded=folded), reports, blocks, replace(look, timeout_s=0.0))
-    return Tallies(before.attempt, _bounded(sources, present), folded, over, groups, before.feedback)
+    return Counters(before.attempt, _bounded(sources, present), folded, over, groups, before.feedback)
 
 
-def groups_of(attempt: str, reports: Iterable[EdgeReport]) -> unit_groups.Sources:
+def collect_groups(attempt: str, reports: Iterable[EdgeReport]) -> unit_groups.GroupsBySource:
     """Counts by group as edges report them. What is none is left out."""
-    found: dict[str, dict[tuple[int, str], Grouped]] = {}
+    found: dict[str, dict[tuple[int, str], GroupCounts]] = {}
     for report in reports:
-        at = unit_groups.columns_of(report.evidence)
-        for source, row in rows_of(attempt, (report,) if at else ()):
+        at = unit_groups.group_columns(report.evidence)
+        for source, row in assigned_rows(attempt, (report,) if at else ()):
             try:
-                key, own = _key(row), unit_groups.of_row(row, at)
-            except DAMAGED:
+                key, own = _key(row), unit_groups.parse_row(row, at)
+            except PARSE_ERRORS:
                 continue
             rows = found.setdefault(source, {})
-            rows[key] = unit_groups.plus(rows.get(key, unit_groups.NOTHING), own)
+            rows[key] = unit_groups.add_groups(rows.get(key, unit_groups.ZERO_GROUPS), own)
     return found
 
 
-def ungrouped(attempt: str, reports: Iterable[EdgeReport]) -> list[str]:
+def find_edges_without_groups(attempt: str, reports: Iterable[EdgeReport]) -> list[str]:
     """The pods of edges that count requests of an attempt, and do not tell in which groups of units."""
     return sorted(
         {
             source.partition("/")[0]
             for report in reports
-            if not unit_groups.columns_of(report.evidence)
-            for source, _ in rows_of(attempt, (report,))
+            if not unit_groups.group_columns(report.evidence)
+            for source, _ in assigned_rows(attempt, (report,))
         }
     )
 
 
-def counting_fewer(attempt: str, reports: Iterable[EdgeReport], latencies: int) -> list[str]:
+def find_edges_without_latencies(attempt: str, reports: Iterable[EdgeReport], latencies: int) -> list[str]:
     """The pods of edges that count requests of an attempt, and do not tell how many took long by each of so many latencies."""
     wanted = SLOW[:latencies]
     return sorted(
         {
             source.partition("/")[0]
-            for source, row in rows_of(attempt, reports)
+            for source, row in assigned_rows(attempt, reports)
             if any(name not in row for name in wanted[1:])
         }
     )
 
 
 def _bounded(
-    sources: dict[str, dict[tuple[int, str], Tally]], present: Collection[str]
-) -> dict[str, dict[tuple[int, str], Tally]]:
+    sources: dict[str, dict[tuple[int, str], ArmCounts]], present: Collection[str]
+) -> dict[str, dict[tuple[int, str], ArmCounts]]:
     """Many processes that are gone are kept as one. None that may be heard of again: it would count twice."""
-    absent = sorted(source for source in sources if source not in present and source != unit_groups.GONE)
+    absent = sorted(source for source in sources if source not in present and source != unit_groups.DEPARTED_SOURCE)
     if len(sources) <= _MOST_SOURCES or not absent:
         return sources
-    gone = sources.setdefault(unit_groups.GONE, {})
+    gone = sources.setdefault(unit_groups.DEPARTED_SOURCE, {})
     for source in absent:
         for key, tally in sources.pop(source).items():
-            gone[key] = gone.get(key, Tally()).plus(tally.written_off())
+            gone[key] = gone.get(key, ArmCounts()).plus(tally.written_off())
     return sources
 
 
-def _tally(row: Mapping[str, Any]) -> Tally:
+def _tally(row: Mapping[str, Any]) -> ArmCounts:
     def of(name: str) -> int:
-        return count(row.get(name, 0), MOST)
+        return parse_count(row.get(name, 0), MAX_COUNT)
 
-    errors, rejections = failed_and_refused(row.get("ends", {}))
-    return Tally(
+    errors, rejections = count_errors_and_rejections(row.get("ends", {}))
+    return ArmCounts(
         assigned=of("assigned"),
         errors=errors,
         slow=of("slow"),
         rejections=rejections,
-        retried=first_attempts(row),
+        retried=parse_failed_first_attempts(row),
         lost=of("lost"),
         running=of("inFlight"),
         **{name: of(name) for name in SLOW[1:]},
     )
 
 
-def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> Blocks:
+def collect_blocks(attempt: str, reports: Sequence[EdgeReport]) -> BlocksByEpoch:
     """Blocks by epoch and number, added over edges. What is no block is left out."""
     found: dict[int, dict[int, Block]] = {}
     for report in reports:
         at = _block_columns(report)
-        for _, row in rows_of(attempt, (report,)):
-            for counts in listed(row.get("blocks")):
+        for _, row in assigned_rows(attempt, (report,)):
+            for counts in list_or_empty(row.get("blocks")):
                 try:
-                    (epoch, arm), start = _key(row), count(counts[at["start"]])
+                    (epoch, arm), start = _key(row), parse_count(counts[at["start"]])
                     told = _block_counts(counts, at)
-                except DAMAGED:
+                except PARSE_ERRORS:
                     continue
                 found.setdefault(epoch, {}).setdefault(start // BLOCK_S, Block()).add(arm, told)
     return found
@@ -581,55 +592,57 @@ def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> Blocks:
 
 def _block_columns(report: EdgeReport) -> Mapping[str, int]:
     try:
-        return places((report.evidence or {})["blocks"]["columns"])
-    except DAMAGED:
+        return column_indexes((report.evidence or {})["blocks"]["columns"])
+    except PARSE_ERRORS:
         return {}
 
 
 def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
     def of(*columns: str) -> int:
-        return sum(count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
+        return sum(parse_count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
     # An edge of a version before does not tell of all of them.
-    retried, *further = (of(name) if name in at else 0 for name in (FIRST_ATTEMPT, *SLOW[1:]))
+    retried, *further = (of(name) if name in at else 0 for name in (FIRST_ATTEMPT_FAILED, *SLOW[1:]))
     ended, running = errors + rejections + of("ok"), of("inFlight")
     told = BlockCounts(errors, of("slow"), rejections, retried, ended=ended, running=running)
     return told._replace(**dict(zip(SLOW[1:], further, strict=True)))
 
 
-def _fold(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: Look) -> Mapping[int, Folded]:
+def _fold(
+    before: Counters, reports: Sequence[EdgeReport], blocks: BlocksByEpoch, look: CountScope
+) -> Mapping[int, EpochBlocks]:
     folded = dict(before.folded)
-    if silent(before, reports):
+    if find_unreachable_edges(before, reports):
         # What an edge has counted and does not tell belongs into the same blocks as what the others have. One that leaves may never tell.
         return folded
     for epoch in look.epochs:
         own = blocks.get(epoch, {})
         if epoch not in folded and not own:
             continue
-        known = folded.get(epoch) or Folded.begun(min(own), len(look.arms))
+        known = folded.get(epoch) or EpochBlocks.begun(min(own), len(look.arms))
         # Of the last block of an epoch that is over only the beginning is its own.
         last = int(look.now_s) // BLOCK_S if epoch == look.in_force else max(own, default=known.following)
         folded[epoch] = _fold_epoch(known, own, last, look)
     return folded
 
 
-def silent(known: Tallies, reports: Iterable[EdgeReport]) -> list[str]:
+def find_unreachable_edges(known: Counters, reports: Iterable[EdgeReport]) -> list[str]:
     """The pods of edges that have counted something and do not tell it."""
     return sorted(report.pod for report in reports if not _block_columns(report) and _has_counted(known, report))
 
 
-def _has_counted(before: Tallies, report: EdgeReport) -> bool:
+def _has_counted(before: Counters, report: EdgeReport) -> bool:
     """Whether an edge that tells nothing now will have something to tell. One whose agent starts anew is not ready, but told before."""
     known = any(source.partition("/")[0] == report.pod for source in before.sources)
     return (report.ready or known) and not report.terminating
 
 
-def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, look: Look) -> Folded:
+def _fold_epoch(known: EpochBlocks, blocks: Mapping[int, Block], end: int, look: CountScope) -> EpochBlocks:
     """Take in the blocks before `end` that are over, in order."""
     if known.following < end - _KEPT_BLOCKS:
         # Edges have forgotten the blocks between: what is open would be closed with others than its own.
-        lengths = tuple(Dispersed(own.closed, own.sums) for own in known.lengths)
+        lengths = tuple(DispersionSums(own.closed, own.sums) for own in known.lengths)
         known = replace(known, following=end - _KEPT_BLOCKS, lengths=lengths)
     while known.following < end:
         block, over_s = blocks.get(known.following, Block()), (known.following + 1) * BLOCK_S + GRACE_S
@@ -639,13 +652,15 @@ def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, look: Look
     return known
 
 
-def overdue(attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s: float) -> dict[tuple[int, str], int]:
+def count_overdue_requests(
+    attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s: float
+) -> dict[tuple[int, str], int]:
     """Requests by epoch and arm that run although their time is over."""
     found: dict[tuple[int, str], int] = {}
-    for _, row in rows_of(attempt, reports):
+    for _, row in assigned_rows(attempt, reports):
         try:
             key, late = _key(row), _late(row, now_s - BLOCK_S - GRACE_S - timeout_s)
-        except DAMAGED:
+        except PARSE_ERRORS:
             continue
         if late:
             found[key] = found.get(key, 0) + late
@@ -653,11 +668,14 @@ def overdue(attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s
 
 
 def _late(row: Mapping[str, Any], before_s: float) -> int:
-    told = [(count(start), count(running, MOST)) for start, running in listed(row.get("inFlightSince"))]
+    told = [
+        (parse_count(start), parse_count(running, MAX_COUNT))
+        for start, running in list_or_empty(row.get("inFlightSince"))
+    ]
     return sum(running for start, running in told if start < before_s)
 
 
-def never_fewer(arm: ArmStatus, told: tuple[int, int], counted: Tallies | None) -> tuple[int, int]:
+def monotonic_totals(arm: ArmStatus, told: tuple[int, int], counted: Counters | None) -> tuple[int, int]:
     """An arm's requests and errors, given what edges tell now: who is gone, or does not answer, takes back nothing that was counted."""
-    own = counted.over_epochs(arm.name) if counted is not None else Tally()
+    own = counted.over_epochs(arm.name) if counted is not None else ArmCounts()
     return max(arm.requests, told[0], own.assigned), max(arm.errors, told[1], own.errors)

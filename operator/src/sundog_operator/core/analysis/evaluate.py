@@ -18,31 +18,37 @@ from sundog_operator.api import (
     FrozenPlan,
     MetricStatus,
     PlanGuardrail,
-    is_latency,
+    is_latency_metric,
 )
 from sundog_operator.core.analysis import baseline_health, counters, exposures, stable_traffic, unit_groups, warmup_harm
-from sundog_operator.core.analysis.counters import Block, Blocks, Tallies, Tally, sum_of
-from sundog_operator.core.analysis.unit_groups import Grouped
+from sundog_operator.core.analysis.counters import ArmCounts, Block, BlocksByEpoch, Counters, sum_arm_counts
+from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.reported_counts import EVENTS, SLOW
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, header_match, load, machine
-from sundog_operator.core.rollout.evaluation import Judgement
+from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.freeze import MIXTURE
 from sundog_operator.core.rollout.resolve import (
     ERROR_RATE,
     REJECTIONS,
     RETRIES,
-    Traffic,
-    latencies,
-    quantile,
-    spoken,
-    with_thresholds,
+    StableTraffic,
+    format_latency,
+    latency_guardrails,
+    latency_quantile,
+    resolve_thresholds,
 )
 from sundog_operator.core.stats import dispersion, metric_evidence, multiple_testing, rate_ceiling
-from sundog_operator.core.stats.metric_evidence import Epoch, Levels, Metric, Split, Units
-from sundog_operator.core.stats.verdicts import Basis, Finding, Verdict
+from sundog_operator.core.stats.metric_evidence import (
+    ArmSplit,
+    EpochCounts,
+    ErrorLevels,
+    GroupedCounts,
+    GuardrailMetric,
+)
+from sundog_operator.core.stats.verdicts import DecisionBasis, MetricFinding, MetricVerdict
 
 SUSPENDED: Final = "Suspended"
 MISMATCH_LOG_E: Final = math.log(1000)
@@ -56,7 +62,7 @@ _LONGEST_ETA_S: Final = 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class CollectedCounts:
     """What was counted of an attempt.
 
     Attributes:
@@ -68,28 +74,28 @@ class Counted:
         timeout_s: of a request.
     """
 
-    tallies: Tallies
+    tallies: Counters
     reports: Sequence[EdgeReport]
-    blocks: Blocks
-    traffic: Traffic
+    blocks: BlocksByEpoch
+    traffic: StableTraffic
     now_s: float
     timeout_s: float
 
     @property
     def present(self) -> set[str]:
         """The processes of edges that tell of it now."""
-        return {source for source, _ in counters.rows_of(self.tallies.attempt, self.reports)}
+        return {source for source, _ in counters.assigned_rows(self.tallies.attempt, self.reports)}
 
 
 @dataclass(frozen=True, slots=True)
-class Seen(Counted):
+class RolloutCounts(CollectedCounts):
     """What a rollout is judged by. `replicas` are healthy ones of stable and of the candidate."""
 
     replicas: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ArmPair:
     """Two arms that are compared.
 
     Attributes:
@@ -110,14 +116,14 @@ class Pair:
         return self.control, self.arm
 
 
-CANDIDATE: Final = Pair()
-OF_UNITS: Final = "units and requests without one"
-Shares = tuple[float, ...]
+ROLLOUT_PAIR: Final = ArmPair()
+UNITS_TEXT: Final = "units and requests without one"
+ArmShares = tuple[float, ...]
 """Of what comes, that of each arm; of sum 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EvaluationLimits:
     """What an arm is held to.
 
     Attributes:
@@ -132,95 +138,105 @@ class Limits:
     """
 
     guardrails: Sequence[PlanGuardrail]
-    levels: Levels
+    levels: ErrorLevels
     next_weight: float
     newest_alone: bool
-    newest_times: bool
-    keeps_units: bool
+    newest_alone_for_latency: bool
+    has_sticky_units: bool
     bake: int | None = None
 
 
-def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
+def evaluate_rollout(status: ExperimentStatus, seen: RolloutCounts) -> Evaluation:
     """What the evidence says of an attempt whose plan has guardrails."""
     present = seen.present
     # One arm alone tells nothing of two.
     epochs = [each for each in status.evidence_epochs if 0 < each.weight < 100]
     shares = [each.weight / 100 for each in epochs]
     limits = _limits(status)
-    counted = count(CANDIDATE, limits, epochs, shares, seen)
-    told = tell(CANDIDATE, limits, epochs, counted, seen, load.ratio(machine.canary_weight(status), *seen.replicas))
+    counted = collect_epochs(ROLLOUT_PAIR, limits, epochs, shares, seen)
+    told = evaluate_metrics(
+        ROLLOUT_PAIR, limits, epochs, counted, seen, load.load_ratio(machine.canary_weight(status), *seen.replicas)
+    )
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
-    unheard = counters.silent(seen.tallies, seen.reports)
-    told = _beside_headers(as_counted(told, limits, seen), status)
-    told = told if unheard else _with_early_harm(told, status, seen)
-    stable, canary = (seen.tallies.of(status.epoch.number, arm, present).assigned for arm in CANDIDATE.both)
-    killed = dead(CANDIDATE, limits, seen)
-    return Judgement(
+    unreachable_edges = counters.find_unreachable_edges(seen.tallies, seen.reports)
+    told = _beside_headers(exclude_uncounted_metrics(told, limits, seen), status)
+    told = told if unreachable_edges else _with_early_harm(told, status, seen)
+    stable, canary = (seen.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
+    killed = find_dead_arm(ROLLOUT_PAIR, limits, seen)
+    return Evaluation(
         metrics=told,
         dead=killed != "",
-        harm=killed or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
+        harm=killed or next((each.message for each in told if each.verdict == MetricVerdict.HARM), ""),
         passed=warm
-        and not unheard
+        and not unreachable_edges
         and min(stable, canary) > 0
         and _is_long(epochs[-1], seen)
         and all(_passes(each, last=machine.next_weight(status) == 100) for each in told),
         silent=min(stable, canary) == 0,
-        unheard=tuple(unheard),
-        broken=_mismatch_of_units(status, epochs, seen) if limits.keeps_units else _mismatch_of_requests(counted),
-        control=baseline_health.watch(status.plan, seen.blocks, seen.now_s),
+        unreachable_edges=tuple(unreachable_edges),
+        broken=_mismatch_of_units(status, epochs, seen) if limits.has_sticky_units else _mismatch_of_requests(counted),
+        control=baseline_health.evaluate_baseline(status.plan, seen.blocks, seen.now_s),
         requests=canary,
-        guardrails=with_thresholds(status.plan.guardrails, seen.traffic),
+        guardrails=resolve_thresholds(status.plan.guardrails, seen.traffic),
         lost=_lost(epochs, seen),
     )
 
 
 def _with_early_harm(
-    told: tuple[MetricStatus, ...], status: ExperimentStatus, seen: Counted
+    told: tuple[MetricStatus, ...], status: ExperimentStatus, seen: CollectedCounts
 ) -> tuple[MetricStatus, ...]:
     """With harm of the candidate's first blocks, as long as the usual test has too few of them."""
     over, evident = seen.tallies.over, _shares(status.evidence_epochs)
     lengths = zip(*(over[number].lengths for number in evident if number in over), strict=True)
-    if dispersion.enough([sum(each.closed for each in epochs) for epochs in lengths]):
+    if dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]):
         return told
-    known = {number: own[-1] for number, own in with_warmup(status.plan, evident).items()}
+    known = {number: own[-1] for number, own in include_warmup(status.plan, evident).items()}
     weights = {status.epoch.number: machine.canary_weight(status) / 100, **known}
-    harm = warmup_harm.harm(status.plan, weights, seen.blocks, seen.now_s)
+    harm = warmup_harm.find_early_harm(status.plan, weights, seen.blocks, seen.now_s)
     if harm is None:
         return told
-    update = {**harm._asdict(), "verdict": str(Verdict.HARM), "basis": str(Basis.HARM), "needed": None, "eta": None}
+    update = {
+        **harm._asdict(),
+        "verdict": str(MetricVerdict.HARM),
+        "basis": str(DecisionBasis.HARM),
+        "needed": None,
+        "eta": None,
+    }
     return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in told)
 
 
-def _lost(epochs: Sequence[EvidenceEpoch], seen: Counted) -> tuple[int, int]:
+def _lost(epochs: Sequence[EvidenceEpoch], seen: CollectedCounts) -> tuple[int, int]:
     """Of how many requests of each arm nobody knows how they ended, over all epochs of evidence."""
-    present, both = seen.present, CANDIDATE.both
+    present, both = seen.present, ROLLOUT_PAIR.both
     stable, canary = (sum(seen.tallies.of(each.number, arm, present).lost for each in epochs) for arm in both)
     return stable, canary
 
 
-def _limits(status: ExperimentStatus) -> Limits:
+def _limits(status: ExperimentStatus) -> EvaluationLimits:
     following, plan = machine.next_weight(status) / 100, status.plan
-    return Limits(
+    return EvaluationLimits(
         guardrails=plan.guardrails,
-        levels=levels_of(plan, gate_share=_gate_share(status) if following == 1 else 1.0),
+        levels=error_levels(plan, gate_error_share=_gate_share(status) if following == 1 else 1.0),
         next_weight=following,
         newest_alone=following == 1,
-        newest_times=True,
-        keeps_units=units.keeps(plan),
+        newest_alone_for_latency=True,
+        has_sticky_units=units.is_sticky(plan),
         bake=_bake(plan),
     )
 
 
-def levels_of(plan: FrozenPlan, *, arms: int = 1, gate_share: float = 1.0) -> Levels:
+def error_levels(plan: FrozenPlan, *, arms: int = 1, gate_error_share: float = 1.0) -> ErrorLevels:
     """The error of one of so many arms, as a plan has frozen it."""
     alpha = (plan.alpha or DEFAULT_ALPHA) / arms
-    return Levels(alpha, plan.harm_shares or 1, gate_share, plan.mixture or MIXTURE, 1 - (plan.early_harm or 0.0))
+    return ErrorLevels(
+        alpha, plan.harm_shares or 1, gate_error_share, plan.mixture or MIXTURE, 1 - (plan.early_harm or 0.0)
+    )
 
 
 def _gate_share(status: ExperimentStatus) -> float:
     """What the gate in question has of the error where it looks at the newest epoch alone: the rest is for epochs that begin anew."""
     deciding = [each for each in status.evidence_epochs if 0 < each.weight < 100 and each.weight != _bake(status.plan)]
-    return multiple_testing.share_of_epoch(1 + (deciding[-1].restarts if deciding else 0))
+    return multiple_testing.epoch_error_share(1 + (deciding[-1].restarts if deciding else 0))
 
 
 def _bake(plan: FrozenPlan) -> int | None:
@@ -229,14 +245,14 @@ def _bake(plan: FrozenPlan) -> int | None:
     return baked if baked is not None and any(0 < step.weight < baked for step in plan.steps) else None
 
 
-def _is_long(newest: EvidenceEpoch, seen: Counted) -> bool:
+def _is_long(newest: EvidenceEpoch, seen: CollectedCounts) -> bool:
     """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
     folded = seen.tallies.folded.get(newest.number)
-    return folded is not None and bool(dispersion.enough([each.closed for each in folded.lengths]))
+    return folded is not None and bool(dispersion.has_enough_blocks([each.closed for each in folded.lengths]))
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class EpochComparison:
     """An epoch as gates see it, and as the test of harm does: what became of a request that nobody knows of is taken for the worse.
 
     Both see what lies in blocks, by which it is known how events come together: gates in those whose requests have ended, harm in those
@@ -248,17 +264,21 @@ class Compared:
         unknown: of how many requests of the arm nobody knows how they ended, and how many run on although their time is over.
     """
 
-    gate: Epoch
-    harm: Epoch
-    split: Split
+    gate: EpochCounts
+    harm: EpochCounts
+    split: ArmSplit
     unknown: tuple[int, int] = (0, 0)
 
 
-def count(
-    pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], shares: Sequence[float], seen: Counted
-) -> list[Compared]:
+def collect_epochs(
+    pair: ArmPair,
+    limits: EvaluationLimits,
+    epochs: Sequence[EvidenceEpoch],
+    shares: Sequence[float],
+    seen: CollectedCounts,
+) -> list[EpochComparison]:
     """What was counted of a pair in epochs of evidence, in each of which the arm was to get such a share of what both get."""
-    late = counters.overdue(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
+    late = counters.count_overdue_requests(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
     present = seen.present
     return [
         _compared(pair, limits, each.number, share, seen.tallies, present, late.get((each.number, pair.arm), 0))
@@ -267,14 +287,20 @@ def count(
 
 
 def _compared(
-    pair: Pair, limits: Limits, epoch: int, share: float, known: Tallies, present: Collection[str], overdue: int
-) -> Compared:
+    pair: ArmPair,
+    limits: EvaluationLimits,
+    epoch: int,
+    share: float,
+    known: Counters,
+    present: Collection[str],
+    overdue: int,
+) -> EpochComparison:
     until_now = [known.of(epoch, name, present) for name in pair.both]
     control, arm = until_now
     kinds = _kinds(limits.guardrails)
-    by_unit = _units_of(pair, kinds, epoch, known, until_now, overdue) if limits.keeps_units else None
+    by_unit = _units_of(pair, kinds, epoch, known, until_now, overdue) if limits.has_sticky_units else None
 
-    def made(folded: counters.Folded, failed_control: int, failed_arm: int) -> Epoch:
+    def made(folded: counters.EpochBlocks, failed_control: int, failed_arm: int) -> EpochCounts:
         blocks = [
             [(each.closed, *each.of(EVENTS.index(kind), pair.place)) for each in folded.lengths] for kind in kinds
         ]
@@ -283,28 +309,28 @@ def _compared(
         requests = both[0].assigned, both[1].assigned
         events = [(int(getattr(both[0], kind)), int(getattr(both[1], kind))) for kind in kinds]
         # Who asks often draws a share of requests that is not the weight: rates are compared by the requests that came.
-        weight = requests[1] / sum(requests) if limits.keeps_units and min(requests) else share
-        return Epoch(weight, requests, events, blocks, by_unit)
+        weight = requests[1] / sum(requests) if limits.has_sticky_units and min(requests) else share
+        return EpochCounts(weight, requests, events, blocks, by_unit)
 
-    none = counters.Folded.begun(0, 1 + pair.place)
+    none = counters.EpochBlocks.begun(0, 1 + pair.place)
     gate = made(known.folded.get(epoch, none), 0, arm.lost + overdue)
     harm = made(known.over.get(epoch, none), control.lost, 0)
-    return Compared(gate, harm, Split.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))
+    return EpochComparison(gate, harm, ArmSplit.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))
 
 
-def _with_unknown_ends(counts: Tally, until_now: Tally, failed: int) -> Tally:
+def _with_unknown_ends(counts: ArmCounts, until_now: ArmCounts, failed: int) -> ArmCounts:
     """What blocks have, and what was lost, which no block has; so many requests are taken for failures."""
     return counts._replace(assigned=counts.assigned + until_now.lost, errors=counts.errors + failed)
 
 
 def _units_of(
-    pair: Pair, kinds: Sequence[str], epoch: int, known: Tallies, until_now: Sequence[Tally], overdue: int
-) -> Units:
+    pair: ArmPair, kinds: Sequence[str], epoch: int, known: Counters, until_now: Sequence[ArmCounts], overdue: int
+) -> GroupedCounts:
     """What is known by group of units until now, with failures of which nobody knows the group: they may all be one unit's.
 
     It only tells how much a unit's requests vary together, for which newer counts than those that are judged do no harm.
     """
-    by_arm = [unit_groups.of(known.groups, epoch, name) for name in pair.both]
+    by_arm = [unit_groups.sum_groups(known.groups, epoch, name) for name in pair.both]
     control, arm = (
         each._replace(errors=each.errors + each.lost + late) for each, late in zip(until_now, (0, overdue), strict=True)
     )
@@ -313,8 +339,8 @@ def _units_of(
 
 
 def _by_unit(
-    arms: Sequence[Grouped], requests: tuple[int, int], events: Sequence[tuple[int, tuple[int, int]]]
-) -> Units:
+    arms: Sequence[GroupCounts], requests: tuple[int, int], events: Sequence[tuple[int, tuple[int, int]]]
+) -> GroupedCounts:
     """What is known by group of units, given all requests of each arm and all events of each kind, which has that place in `EVENTS`."""
 
     def split(column: int, whole: tuple[int, int]) -> tuple[Sequence[int], Sequence[int]]:
@@ -322,14 +348,14 @@ def _by_unit(
         return stable, canary
 
     def alone(column: int) -> tuple[int, int]:
-        stable, canary = (arm[column][unit_groups.ALONE] for arm in arms)
+        stable, canary = (arm[column][unit_groups.WITHOUT_UNIT] for arm in arms)
         return stable, canary
 
-    return Units(
+    return GroupedCounts(
         requests=split(0, requests),
         events=[split(1 + kind, whole) for kind, whole in events],
-        requests_alone=sum(alone(0)),
-        events_alone=[alone(1 + kind) for kind, _ in events],
+        requests_without_unit=sum(alone(0)),
+        events_without_unit=[alone(1 + kind) for kind, _ in events],
     )
 
 
@@ -348,7 +374,7 @@ def _kinds(guardrails: Sequence[PlanGuardrail]) -> list[str]:
 
 
 def _later_than_allowed(
-    pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], seen: Counted
+    pair: ArmPair, limits: EvaluationLimits, epochs: Sequence[EvidenceEpoch], seen: CollectedCounts
 ) -> dict[str, tuple[int, int]]:
     """By latency with a longest time, how many of the arm's requests of the newest epoch of gates may have taken longer, and of how many.
 
@@ -364,7 +390,7 @@ def _later_than_allowed(
                 0,
                 tally.assigned
                 - tally.rejections
-                - stable_traffic.answered_within(attempt, pair.arm, newest, seen.reports, microseconds),
+                - stable_traffic.count_answers_within(attempt, pair.arm, newest, seen.reports, microseconds),
             ),
             tally.assigned,
         )
@@ -372,12 +398,12 @@ def _later_than_allowed(
     }
 
 
-def tell(
-    pair: Pair,
-    limits: Limits,
+def evaluate_metrics(
+    pair: ArmPair,
+    limits: EvaluationLimits,
     epochs: Sequence[EvidenceEpoch],
-    counted: Sequence[Compared],
-    seen: Counted,
+    counted: Sequence[EpochComparison],
+    seen: CollectedCounts,
     times: float,
 ) -> tuple[MetricStatus, ...]:
     """What is known of each metric of an arm, a replica of which has so many times the load of one of control."""
@@ -401,7 +427,7 @@ def tell(
     return tuple(_tell_earliest(_with_unknown(pair, each, unknown), closed) for each in told)
 
 
-def _with_unknown(pair: Pair, told: MetricStatus, unknown: Sequence[tuple[int, int]]) -> MetricStatus:
+def _with_unknown(pair: ArmPair, told: MetricStatus, unknown: Sequence[tuple[int, int]]) -> MetricStatus:
     """With how many of its failures are none that anybody saw, where there are some: a gate takes them for failures."""
     lost, overdue = (sum(column) for column in zip(*unknown, strict=True)) if unknown else (0, 0)
     if told.name != ERROR_RATE or not lost + overdue:
@@ -410,61 +436,68 @@ def _with_unknown(pair: Pair, told: MetricStatus, unknown: Sequence[tuple[int, i
         f"{lost} were lost, nobody knows how they ended" if lost else "",
         f"{overdue} run on although their time is over" if overdue else "",
     )
-    beside = "besides, of" if told.verdict == Verdict.HARM else "of"
+    beside = "besides, of" if told.verdict == MetricVerdict.HARM else "of"
     message = f"{told.message}; {beside} {pair.who}'s requests {' and '.join(filter(None, ends))}"
     return told.model_copy(update={"message": message})
 
 
 def _below_ceiling(
-    pair: Pair,
+    pair: ArmPair,
     told: MetricStatus,
     guardrail: PlanGuardrail,
     index: int,
-    newest: Epoch | None,
-    levels: Levels,
+    newest: EpochCounts | None,
+    levels: ErrorLevels,
     late: Mapping[str, tuple[int, int]],
 ) -> MetricStatus:
     """No gate passes what is not known to be below its ceiling, as the newest epoch has it."""
     longest = guardrail.max_microseconds
-    ceiling = guardrail.max if longest is None else 1 - quantile(guardrail.metric)
-    if ceiling is None or newest is None or told.verdict not in (Verdict.PASSED, SUSPENDED):
+    ceiling = guardrail.max if longest is None else 1 - latency_quantile(guardrail.metric)
+    if ceiling is None or newest is None or told.verdict not in (MetricVerdict.PASSED, SUSPENDED):
         return told
     hits, trials = (newest.events[index][1], newest.units[1]) if longest is None else late[guardrail.metric]
     if rate_ceiling.is_below(
-        hits, trials, newest.blocks[index], ceiling, levels.alpha * levels.gate_share, metric_evidence.clumping(newest)
+        hits,
+        trials,
+        newest.blocks[index],
+        ceiling,
+        levels.alpha * levels.gate_error_share,
+        metric_evidence.request_design_effect(newest),
     ):
         return told
-    limit = f"{ceiling * 100:g} %" if longest is None else spoken(longest)
+    limit = f"{ceiling * 100:g} %" if longest is None else format_latency(longest)
     above = "" if longest is None else f", of which {ceiling * 100:.3g} % may take longer"
     message = f"{told.name} of {pair.who} is not known to be below max {limit} yet: {hits} of {trials} requests{above}"
-    return told.model_copy(update={"verdict": str(Verdict.UNDECIDED), "message": message})
+    return told.model_copy(update={"verdict": str(MetricVerdict.UNDECIDED), "message": message})
 
 
-def _decides(limits: Limits, epoch: EvidenceEpoch) -> bool:
+def _decides(limits: EvaluationLimits, epoch: EvidenceEpoch) -> bool:
     """Whether gates look at an epoch: what a bake counts comes after them."""
     return not epoch.troubled and epoch.weight != limits.bake
 
 
-def _weigh(limits: Limits, epochs: Sequence[Epoch]) -> list[Finding]:
+def _weigh(limits: EvaluationLimits, epochs: Sequence[EpochCounts]) -> list[MetricFinding]:
     following = limits.next_weight
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
-        Metric(0.0, each.floor, following, newest_alone=limits.newest_times, gates=each.role == "guardrail")
-        if is_latency(each.metric)
-        else Metric(
+        GuardrailMetric(
+            0.0, each.floor, following, newest_alone=limits.newest_alone_for_latency, gates=each.role == "guardrail"
+        )
+        if is_latency_metric(each.metric)
+        else GuardrailMetric(
             each.margin, each.floor, following, newest_alone=limits.newest_alone, gates=each.role == "guardrail"
         )
         for each in limits.guardrails
     ]
-    return metric_evidence.weigh(metrics, epochs, limits.levels)
+    return metric_evidence.evaluate_counts(metrics, epochs, limits.levels)
 
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
     """What is found of a metric, by which epochs, and whether it is harm only if all requests failed that were lost."""
 
-    finding: Finding
-    epochs: Sequence[Epoch]
+    finding: MetricFinding
+    epochs: Sequence[EpochCounts]
     harm_by_losses: bool = False
 
     def events(self, index: int) -> tuple[int, int]:
@@ -476,25 +509,25 @@ class _Decided:
 
 def _decided(guardrail: PlanGuardrail, gate: _Decided, harm: _Decided) -> _Decided:
     """What is found by the decision that is made or pending: harm where it is that, or where no gate waits for the metric."""
-    if harm.finding.verdict == Verdict.HARM or guardrail.role == "harm":
+    if harm.finding.verdict == MetricVerdict.HARM or guardrail.role == "harm":
         return harm
-    if gate.finding.basis == Basis.THIS_STEP:
+    if gate.finding.basis == DecisionBasis.THIS_STEP:
         return replace(gate, epochs=gate.epochs[-1:])
-    return replace(gate, harm_by_losses=gate.finding.verdict == Verdict.HARM)
+    return replace(gate, harm_by_losses=gate.finding.verdict == MetricVerdict.HARM)
 
 
 def _tell(
-    pair: Pair, guardrail: PlanGuardrail, decided: _Decided, events: tuple[int, int], times: float
+    pair: ArmPair, guardrail: PlanGuardrail, decided: _Decided, events: tuple[int, int], times: float
 ) -> MetricStatus:
     finding = decided.finding
     verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control)
     if decided.harm_by_losses:
-        verdict, message = Verdict.UNDECIDED, f"{message} if all requests that were lost failed"
+        verdict, message = MetricVerdict.UNDECIDED, f"{message} if all requests that were lost failed"
     told = str(verdict)
-    if is_latency(guardrail.metric) and guardrail.threshold_microseconds is None:
-        told = str(Verdict.UNDECIDED)
+    if is_latency_metric(guardrail.metric) and guardrail.threshold_microseconds is None:
+        told = str(MetricVerdict.UNDECIDED)
         message = f"{guardrail.metric}: waits until {names.STABLE} has answered enough to know what a long answer is"
-    elif is_latency(guardrail.metric):
+    elif is_latency_metric(guardrail.metric):
         told, message = _by_load(pair, verdict, message, times, gates=guardrail.role == "guardrail")
     return MetricStatus(
         name=guardrail.metric,
@@ -512,35 +545,37 @@ def _tell(
     )
 
 
-def as_counted(told: tuple[MetricStatus, ...], limits: Limits, seen: Counted) -> tuple[MetricStatus, ...]:
+def exclude_uncounted_metrics(
+    told: tuple[MetricStatus, ...], limits: EvaluationLimits, seen: CollectedCounts
+) -> tuple[MetricStatus, ...]:
     """Nothing follows from what an edge does not count: how requests depend on each other, or what takes long by a further latency."""
     attempt, reports = seen.tallies.attempt, seen.reports
-    if limits.keeps_units and counters.ungrouped(attempt, reports):
+    if limits.has_sticky_units and counters.find_edges_without_groups(attempt, reports):
         return tuple(_uncounted(each, "its edges do not count groups of units yet") for each in told)
-    further = [each.metric for each in latencies(limits.guardrails)][1:]
-    if not further or not (pods := counters.counting_fewer(attempt, reports, 1 + len(further))):
+    further = [each.metric for each in latency_guardrails(limits.guardrails)][1:]
+    if not further or not (pods := counters.find_edges_without_latencies(attempt, reports, 1 + len(further))):
         return told
     why = f"{', '.join(pods)} does not count answers by several latencies yet"
     return tuple(_uncounted(each, why) if each.name in further else each for each in told)
 
 
 def _uncounted(told: MetricStatus, why: str) -> MetricStatus:
-    update = {"verdict": str(Verdict.UNDECIDED), "message": f"{told.name}: {why}", "eta": None}
+    update = {"verdict": str(MetricVerdict.UNDECIDED), "message": f"{told.name}: {why}", "eta": None}
     return told.model_copy(update=update)
 
 
 def _beside_headers(told: tuple[MetricStatus, ...], status: ExperimentStatus) -> tuple[MetricStatus, ...]:
     """Requests by header come on top of the candidate's share: that it is slow is no harm of its own meanwhile."""
-    if not header_match.in_force(status):
+    if not header_match.active_headers(status):
         return told
     return tuple(
         each.model_copy(
             update={
-                "verdict": str(Verdict.UNDECIDED),
+                "verdict": str(MetricVerdict.UNDECIDED),
                 "message": f"{each.message}; but requests by header come on top of its share",
             }
         )
-        if is_latency(each.name) and each.verdict == Verdict.HARM
+        if is_latency_metric(each.name) and each.verdict == MetricVerdict.HARM
         else each
         for each in told
     )
@@ -548,10 +583,10 @@ def _beside_headers(told: tuple[MetricStatus, ...], status: ExperimentStatus) ->
 
 def _tell_earliest(told: MetricStatus, closed: int) -> MetricStatus:
     """Say so where it is too early for anything but events, however many of those there are."""
-    missing = dispersion.LEAST_BLOCKS - closed
-    if missing <= 0 or told.verdict != Verdict.UNDECIDED:
+    missing = dispersion.MIN_BLOCKS - closed
+    if missing <= 0 or told.verdict != MetricVerdict.UNDECIDED:
         return told
-    least, counted = dispersion.LEAST_BLOCKS * counters.BLOCK_S, closed * counters.BLOCK_S
+    least, counted = dispersion.MIN_BLOCKS * counters.BLOCK_S, closed * counters.BLOCK_S
     soonest = timedelta(seconds=missing * counters.BLOCK_S)
     return told.model_copy(
         update={
@@ -561,82 +596,86 @@ def _tell_earliest(told: MetricStatus, closed: int) -> MetricStatus:
     )
 
 
-def _name(pair: Pair, guardrail: PlanGuardrail) -> str:
+def _name(pair: ArmPair, guardrail: PlanGuardrail) -> str:
     stable, canary = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
     if stable is None or canary is None:
         return guardrail.metric
-    return f"{guardrail.metric} (answers above {spoken(stable)}, {pair.who}'s above {spoken(canary)})"
+    return f"{guardrail.metric} (answers above {format_latency(stable)}, {pair.who}'s above {format_latency(canary)})"
 
 
-def _by_load(pair: Pair, verdict: Verdict, message: str, times: float, *, gates: bool) -> tuple[str, str]:
+def _by_load(pair: ArmPair, verdict: MetricVerdict, message: str, times: float, *, gates: bool) -> tuple[str, str]:
     """Latencies are compared only as far as the replicas' unequal loads do not explain them."""
-    if math.isnan(times) and verdict in (Verdict.HARM, Verdict.PASSED, Verdict.UNDECIDED):
-        return Verdict.UNDECIDED, f"{message}; not judged while an arm has no healthy replica"
+    if math.isnan(times) and verdict in (MetricVerdict.HARM, MetricVerdict.PASSED, MetricVerdict.UNDECIDED):
+        return MetricVerdict.UNDECIDED, f"{message}; not judged while an arm has no healthy replica"
     told = f"each replica of {pair.who} has {times:.3g} times the load of one of stable"
-    if verdict == Verdict.HARM and times > load.EQUAL:
-        return Verdict.UNDECIDED, f"{message}; but {told}"
-    if gates and verdict in (Verdict.PASSED, Verdict.UNDECIDED) and times < 1 / load.EQUAL:
+    if verdict == MetricVerdict.HARM and times > load.MAX_COMPARABLE_RATIO:
+        return MetricVerdict.UNDECIDED, f"{message}; but {told}"
+    if gates and verdict in (MetricVerdict.PASSED, MetricVerdict.UNDECIDED) and times < 1 / load.MAX_COMPARABLE_RATIO:
         return SUSPENDED, f"{message}; not judged while {told}"
     return str(verdict), message
 
 
 def _passes(told: MetricStatus, *, last: bool) -> bool:
     if told.role == "harm":
-        return told.verdict in (Verdict.UNDECIDED, Verdict.PASSED, Verdict.HETEROGENEOUS)
-    return told.verdict == Verdict.PASSED or (told.verdict == SUSPENDED and not last)
+        return told.verdict in (MetricVerdict.UNDECIDED, MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
+    return told.verdict == MetricVerdict.PASSED or (told.verdict == SUSPENDED and not last)
 
 
-def _mismatch_of_requests(counted: Sequence[Compared]) -> str:
+def _mismatch_of_requests(counted: Sequence[EpochComparison]) -> str:
     splits = [each.split for each in counted]
-    return _mismatch(metric_evidence.mismatch(splits), splits, "requests")
+    return _mismatch(metric_evidence.mismatch_log_e(splits), splits, "requests")
 
 
-def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: Counted) -> str:
-    splits, log_e = splits_of_units(CANDIDATE.both, with_warmup(status.plan, _shares(epochs)), seen)
-    return _mismatch(log_e, splits, OF_UNITS)
+def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: CollectedCounts) -> str:
+    splits, log_e = count_unit_splits(ROLLOUT_PAIR.both, include_warmup(status.plan, _shares(epochs)), seen)
+    return _mismatch(log_e, splits, UNITS_TEXT)
 
 
-def _shares(epochs: Sequence[EvidenceEpoch]) -> dict[int, Shares]:
+def _shares(epochs: Sequence[EvidenceEpoch]) -> dict[int, ArmShares]:
     """Those of stable and the candidate."""
     return {each.number: (1 - each.weight / 100, each.weight / 100) for each in epochs}
 
 
-def with_warmup(plan: FrozenPlan, by_epoch: Mapping[int, Shares]) -> dict[int, Shares]:
+def include_warmup(plan: FrozenPlan, by_epoch: Mapping[int, ArmShares]) -> dict[int, ArmShares]:
     """The shares of epochs of evidence, with those of their warm-ups: these have the same weights, and most units come first in them."""
     if not plan.warmup_requests or not plan.warmup_duration:
         return dict(by_epoch)
     return {**{number - 1: own for number, own in by_epoch.items()}, **by_epoch}
 
 
-def splits_of_units(arms: Sequence[str], shares: Mapping[int, Shares], seen: Counted) -> tuple[list[Split], float]:
+def count_unit_splits(
+    arms: Sequence[str], shares: Mapping[int, ArmShares], seen: CollectedCounts
+) -> tuple[list[ArmSplit], float]:
     """How units fell to arms by the shares of each epoch, and log E against that they did so by chance.
 
     Units count once, at their first request, by the weight that was in force then; requests without one count as such.
     """
     before_s = seen.now_s - counters.GRACE_S - seen.timeout_s
-    first = exposures.first(seen.tallies.attempt, seen.reports, before_s)
+    first = exposures.count_first_exposures(seen.tallies.attempt, seen.reports, before_s)
     found, alone = [], []
     for number, own in shares.items():
-        found.append(Split(own, tuple(first.get((number, arm), 0) for arm in arms)))
-        without = (unit_groups.of(seen.tallies.groups, number, arm)[0][unit_groups.ALONE] for arm in arms)
-        alone.append(Split(own, tuple(without)))
-    return [*found, *alone], metric_evidence.mismatch(
+        found.append(ArmSplit(own, tuple(first.get((number, arm), 0) for arm in arms)))
+        without = (
+            unit_groups.sum_groups(seen.tallies.groups, number, arm)[0][unit_groups.WITHOUT_UNIT] for arm in arms
+        )
+        alone.append(ArmSplit(own, tuple(without)))
+    return [*found, *alone], metric_evidence.mismatch_log_e(
         found, metric_evidence.UNITS_CONCENTRATION
-    ) + metric_evidence.mismatch(alone)
+    ) + metric_evidence.mismatch_log_e(alone)
 
 
-def _mismatch(log_e: float, splits: Sequence[Split], what: str) -> str:
-    return f"{as_they_fell(splits, what)}: the split is not as it should be" if log_e >= MISMATCH_LOG_E else ""
+def _mismatch(log_e: float, splits: Sequence[ArmSplit], what: str) -> str:
+    return f"{describe_split(splits, what)}: the split is not as it should be" if log_e >= MISMATCH_LOG_E else ""
 
 
-def as_they_fell(splits: Sequence[Split], what: str) -> str:
+def describe_split(splits: Sequence[ArmSplit], what: str) -> str:
     """How many fell to the candidate, beside what its weights make of all of them; `what` is what fell."""
     canary, total = sum(split.units[-1] for split in splits), sum(sum(split.units) for split in splits)
     expected = sum(split.shares[-1] * sum(split.units) for split in splits)
-    return f"{CANDIDATE.who} got {canary} of {total} {what} where {expected:.0f} were expected"
+    return f"{ROLLOUT_PAIR.who} got {canary} of {total} {what} where {expected:.0f} were expected"
 
 
-def dead(pair: Pair, limits: Limits, seen: Counted) -> str:
+def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, seen: CollectedCounts) -> str:
     """Whether an arm fails most of what it gets while control does not: no statistics, and no wait for them.
 
     Requests that hang fail when their time is over, and count for when they came: so blocks are looked at that are as old as that.
@@ -647,8 +686,8 @@ def dead(pair: Pair, limits: Limits, seen: Counted) -> str:
     for number in range(oldest, newest):
         own = [blocks[number] for blocks in seen.blocks.values() if number in blocks]
         run = [*run, own] if _is_dead(pair, own) else []
-        if len(run) == _DEAD_BLOCKS and (not limits.keeps_units or _fails_for_many(pair, seen)):
-            arm = sum_of(pair.arm, itertools.chain.from_iterable(run))
+        if len(run) == _DEAD_BLOCKS and (not limits.has_sticky_units or _fails_for_many(pair, seen)):
+            arm = sum_arm_counts(pair.arm, itertools.chain.from_iterable(run))
             seconds = _DEAD_BLOCKS * counters.BLOCK_S
             return (
                 f"{pair.who} failed {arm.errors} of {arm.ended} requests in {seconds} s, while {pair.control} did not"
@@ -656,20 +695,20 @@ def dead(pair: Pair, limits: Limits, seen: Counted) -> str:
     return ""
 
 
-def _fails_for_many(pair: Pair, seen: Counted) -> bool:
+def _fails_for_many(pair: ArmPair, seen: CollectedCounts) -> bool:
     """Whether the arm has failed in most groups of those who asked it. One user may make most of its requests, and fail anywhere."""
-    told = counters.groups_of(seen.tallies.attempt, seen.reports).values()
+    told = counters.collect_groups(seen.tallies.attempt, seen.reports).values()
     total = functools.reduce(
-        unit_groups.plus,
+        unit_groups.add_groups,
         [own for rows in told for (_, arm), own in rows.items() if arm == pair.arm],
-        unit_groups.NOTHING,
+        unit_groups.ZERO_GROUPS,
     )
     asked = [place for place, count in enumerate(total[0]) if count]
     return not asked or 2 * sum(total[1][place] > 0 for place in asked) > len(asked)
 
 
-def _is_dead(pair: Pair, own: Sequence[Block]) -> bool:
-    arm, control = sum_of(pair.arm, own), sum_of(pair.control, own)
+def _is_dead(pair: ArmPair, own: Sequence[Block]) -> bool:
+    arm, control = sum_arm_counts(pair.arm, own), sum_arm_counts(pair.control, own)
     return (
         arm.errors >= _DEAD_FAILURES
         # What still runs may yet be answered: failures are often quicker than answers.

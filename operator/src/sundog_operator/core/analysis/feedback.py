@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from sundog_operator.core.edge.reported_counts import DAMAGED, count, listed
+from sundog_operator.core.edge.reported_counts import PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.observed import EdgeReport
 
-UNAVAILABLE: Final = "FeedbackUnavailable"
-REPLACED: Final = "FeedbackStoreReplaced"
+FEEDBACK_UNAVAILABLE: Final = "FeedbackUnavailable"
+FEEDBACK_STORE_REPLACED: Final = "FeedbackStoreReplaced"
 
-BESIDE: Final = ("overflow", "unknown")
+ATTEMPT_COUNTERS: Final = ("overflow", "unknown")
 """What is counted of a whole attempt, and is in no sum."""
 
 _MOST_TOLD: Final = 3
@@ -26,7 +26,7 @@ _MOST_SUM: Final = 2**128
 Json = dict[str, Any]
 
 
-class Joined(NamedTuple):
+class OutcomeSums(NamedTuple):
     """The outcomes of one metric of one arm in one epoch: units with one, those whose first was above 0, Σ of units' totals in millionths,
     and Σ of the squares of these.
     """
@@ -38,7 +38,7 @@ class Joined(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FeedbackSelection:
     """What of the sums is kept: epochs, arms and metrics of feedback, of one attempt of a service."""
 
     service: str
@@ -49,7 +49,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class FeedbackSums:
     """What a store has summed.
 
     Attributes:
@@ -64,13 +64,13 @@ class Sums:
     store: str = ""
     sequence: int = 0
     exposed: Mapping[tuple[int, str], int] = field(default_factory=dict)
-    outcomes: Mapping[tuple[str, int, str], Joined] = field(default_factory=dict)
+    outcomes: Mapping[tuple[str, int, str], OutcomeSums] = field(default_factory=dict)
     overflow: int = 0
     unknown: int = 0
 
-    def of(self, metric: str, epoch: int, arm: str) -> Joined:
+    def of(self, metric: str, epoch: int, arm: str) -> OutcomeSums:
         """Of one metric, epoch and arm."""
-        return self.outcomes.get((metric, epoch, arm), Joined())
+        return self.outcomes.get((metric, epoch, arm), OutcomeSums())
 
     def reported(self, epoch: int, arm: str) -> int:
         """Units of which some outcome was told: as many were exposed at least, whoever has counted them."""
@@ -83,45 +83,47 @@ class Sums:
             "sequence": self.sequence,
             "exposed": [[*place, units] for place, units in sorted(self.exposed.items())],
             "outcomes": [[*place, *own] for place, own in sorted(self.outcomes.items())],
-            **{name: told for name in BESIDE if (told := getattr(self, name))},
+            **{name: told for name in ATTEMPT_COUNTERS if (told := getattr(self, name))},
         }
 
 
-def from_json(stored: Any) -> Sums:
+def parse_sums(stored: Any) -> FeedbackSums:
     """What `as_json` gave; what it raises is `DAMAGED`."""
     if not isinstance(stored, Mapping):
         raise TypeError("no sums")
     store = stored["store"]
     if not isinstance(store, str) or len(store) > 64:
         raise TypeError("no id of a store")
-    return Sums(
+    return FeedbackSums(
         store,
-        count(stored["sequence"]),
-        {(count(epoch), str(arm)): count(units) for epoch, arm, units in stored["exposed"]},
+        parse_count(stored["sequence"]),
+        {(parse_count(epoch), str(arm)): parse_count(units) for epoch, arm, units in stored["exposed"]},
         {
-            (str(metric), count(epoch), str(arm)): Joined(
-                count(units), count(positive), _sum(total), count(squares, _MOST_SUM)
+            (str(metric), parse_count(epoch), str(arm)): OutcomeSums(
+                parse_count(units), parse_count(positive), _sum(total), parse_count(squares, _MOST_SUM)
             )
             for metric, epoch, arm, units, positive, total, squares in stored["outcomes"]
         },
-        **{name: count(stored.get(name, 0)) for name in BESIDE},
+        **{name: parse_count(stored.get(name, 0)) for name in ATTEMPT_COUNTERS},
     )
 
 
 def _sum(value: Any) -> int:
-    count(abs(value), _MOST_SUM)
+    parse_count(abs(value), _MOST_SUM)
     return int(value)
 
 
-def section_of(service: str, report: EdgeReport) -> Any:
+def find_feedback_section(service: str, report: EdgeReport) -> Any:
     """What an edge tells of a service's feedback; None where it tells of none."""
     own = ((report.evidence or {}).get("services") or {}).get(service)
     return own.get("feedback") if isinstance(own, Mapping) else None
 
 
-def take(before: Sums, reports: Sequence[EdgeReport], wanted: Wanted) -> tuple[Sums, tuple[str, str] | None]:
+def update_sums(
+    before: FeedbackSums, reports: Sequence[EdgeReport], wanted: FeedbackSelection
+) -> tuple[FeedbackSums, tuple[str, str] | None]:
     """What is known with the reports of every edge; and (reason, message) of why it is not to be built on, None where it is."""
-    found: list[Sums] = []
+    found: list[FeedbackSums] = []
     missing: list[str] = []
     for report in reports:
         told, problem = _read(report, wanted)
@@ -137,33 +139,33 @@ def take(before: Sums, reports: Sequence[EdgeReport], wanted: Wanted) -> tuple[S
         message = (
             f"the edges tell of more than one store of outcomes ({told_ids}): what one has counted, the other has not"
         )
-        return known, (REPLACED, message)
+        return known, (FEEDBACK_STORE_REPLACED, message)
     if not found:
-        return known, (UNAVAILABLE, "; ".join(missing[:_MOST_TOLD]) or "there is no edge")
+        return known, (FEEDBACK_UNAVAILABLE, "; ".join(missing[:_MOST_TOLD]) or "there is no edge")
     return known, None
 
 
-def _rank(sums: Sums) -> tuple[int, bool]:
+def _rank(sums: FeedbackSums) -> tuple[int, bool]:
     # Of two that nothing has changed in, one that has an id.
     return sums.sequence, bool(sums.store)
 
 
-def _read(report: EdgeReport, wanted: Wanted) -> tuple[Sums | None, str]:
+def _read(report: EdgeReport, wanted: FeedbackSelection) -> tuple[FeedbackSums | None, str]:
     """The sums of one edge; without any, what keeps it from telling them."""
     if report.evidence is None:
         return None, "does not answer"
-    section = section_of(wanted.service, report)
+    section = find_feedback_section(wanted.service, report)
     if not isinstance(section, Mapping) or section.get("attempt") != wanted.attempt:
         return None, "tells of no feedback"
     if "error" in section:
         return None, f"has no outcomes: {' '.join(str(section['error']).split())[:200]}"
     try:
-        return from_json({**section, **_only(section, wanted)}), ""
-    except DAMAGED:
+        return parse_sums({**section, **_only(section, wanted)}), ""
+    except PARSE_ERRORS:
         return None, "tells of feedback what cannot be read"
 
 
-def _only(section: Mapping[str, Any], wanted: Wanted) -> Json:
+def _only(section: Mapping[str, Any], wanted: FeedbackSelection) -> Json:
     """The rows that are asked for."""
     return {
         "exposed": [row for row in _rows(section, "exposed", 3) if row[0] in wanted.epochs and row[1] in wanted.arms],
@@ -176,7 +178,7 @@ def _only(section: Mapping[str, Any], wanted: Wanted) -> Json:
 
 
 def _rows(section: Mapping[str, Any], name: str, width: int) -> Iterator[Sequence[Any]]:
-    for row in listed(section[name]):
-        if len(listed(row)) != width:
+    for row in list_or_empty(section[name]):
+        if len(list_or_empty(row)) != width:
             raise ValueError(f"{name} has a row that is none")
         yield row

@@ -5,25 +5,25 @@ import json
 import zlib
 from typing import Any, Final
 
-UNREADABLE: Final = (ValueError, zlib.error, RecursionError)
+UNPACK_ERRORS: Final = (ValueError, zlib.error, RecursionError)
 """What comes of unpacking something else."""
 
 
-def plain(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     """Plain JSON as it is written."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def packed(value: Any) -> str:
+def pack_json(value: Any) -> str:
     """Plain JSON in short."""
-    return shortened(plain(value))
+    return compress(encode_json(value))
 
 
-def shortened(written: bytes) -> str:
+def compress(written: bytes) -> str:
     """The same of what is written already."""
     return base64.b64encode(zlib.compress(written, 9)).decode()
 
 
-def unpacked(text: str, most_bytes: int) -> Any:
+def unpack_json(text: str, most_bytes: int) -> Any:
     """What `packed` was given. Of more than so many bytes the rest is cut off, and so is no JSON; what it raises is `UNREADABLE`."""
     return json.loads(zlib.decompressobj().decompress(base64.b64decode(text, validate=True), most_bytes))

@@ -9,20 +9,20 @@ from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep, format_duration
 from sundog_operator.core.analysis import forecast as forecasting
-from sundog_operator.core.analysis.forecast import Forecast, Service
+from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.stats import dispersion, multiple_testing
-from sundog_operator.core.stats.power.expected_sample_size import Typical, typical
-from sundog_operator.core.stats.verdicts import Limits
+from sundog_operator.core.stats.power.expected_sample_size import ExpectedSampleSize, estimate_sample_size
+from sundog_operator.core.stats.verdicts import MetricLimits
 
-LONGEST: Final = timedelta(days=1)
+DEFAULT_GATE_DURATION: Final = timedelta(days=1)
 """For which a gate without a deadline is looked at."""
 
-_LEAST_S: Final = dispersion.LEAST_BLOCKS * dispersion.LENGTHS_S[0]
+_LEAST_S: Final = dispersion.MIN_BLOCKS * dispersion.LENGTHS_S[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Power:
+class GatePower:
     """What one candidate comes to at a gate.
 
     Attributes:
@@ -31,31 +31,31 @@ class Power:
         forecast: how often simulated rollouts were decided in the time that the gate has.
     """
 
-    typical: Typical | None
+    typical: ExpectedSampleSize | None
     seconds: float
-    forecast: Forecast
+    forecast: RolloutForecast
 
 
-def last_gate(plan: FrozenPlan) -> FrozenPlan:
+def make_last_gate_plan(plan: FrozenPlan) -> FrozenPlan:
     """A plan of the last step alone that evidence gates, and the weight that it leads to. The plan has such a step."""
-    step = forecasting.weighed_steps(plan)[-1]
+    step = forecasting.gated_steps(plan)[-1]
     following = PlanStep(weight=machine.weight_after(plan.steps, step.weight), gate="none")
     return plan.model_copy(update={"steps": (step, following)})
 
 
-def deadline(plan: FrozenPlan) -> timedelta:
+def first_gate_deadline(plan: FrozenPlan) -> timedelta:
     """How long a plan's first gate may take."""
-    return forecasting.weighed_steps(plan)[0].max_duration or LONGEST
+    return forecasting.gated_steps(plan)[0].max_duration or DEFAULT_GATE_DURATION
 
 
-def power(
+def estimate_gate_power(
     plan: FrozenPlan,
-    service: Service,
+    service: ServiceTraffic,
     times: float,
     *,
     runs: int,
     on_tick: Callable[[int], None] = lambda _: None,
-) -> Power:
+) -> GatePower:
     """What a candidate comes to at the gate of a `last_gate`.
 
     Args:
@@ -65,27 +65,29 @@ def power(
         runs: how many rollouts are simulated, for the likelihoods.
         on_tick: called with each ten seconds that are over.
     """
-    (step,), errors = forecasting.weighed_steps(plan), forecasting.error_guardrail(plan)
+    (step,), errors = forecasting.gated_steps(plan), forecasting.find_error_guardrail(plan)
     assert errors is not None
     found = _typical(plan, errors, service, times, step, machine.weight_after(plan.steps, step.weight))
-    return Power(
+    return GatePower(
         typical=found,
         seconds=math.inf if found is None else _seconds(found, plan, service, step),
-        forecast=forecasting.forecast(plan, service, times, runs=runs, within=deadline(plan), on_tick=on_tick),
+        forecast=forecasting.forecast_rollout(
+            plan, service, times, runs=runs, within=first_gate_deadline(plan), on_tick=on_tick
+        ),
     )
 
 
 def _typical(
-    plan: FrozenPlan, errors: PlanGuardrail, service: Service, times: float, step: PlanStep, following: int
-) -> Typical | None:
+    plan: FrozenPlan, errors: PlanGuardrail, service: ServiceTraffic, times: float, step: PlanStep, following: int
+) -> ExpectedSampleSize | None:
     alpha = plan.alpha or DEFAULT_ALPHA
-    tests = forecasting.harm_tests(plan)
-    share = multiple_testing.share_of_epoch(1) if following == 100 else 1.0
-    limits = Limits(errors.margin, errors.floor, following / 100, alpha, tests, share)
-    return typical(service.errors, times, step.weight / 100, limits)
+    tests = forecasting.harm_test_count(plan)
+    share = multiple_testing.epoch_error_share(1) if following == 100 else 1.0
+    limits = MetricLimits(errors.margin, errors.floor, following / 100, alpha, tests, share)
+    return estimate_sample_size(service.errors, times, step.weight / 100, limits)
 
 
-def _seconds(found: Typical, plan: FrozenPlan, service: Service, step: PlanStep) -> float:
+def _seconds(found: ExpectedSampleSize, plan: FrozenPlan, service: ServiceTraffic, step: PlanStep) -> float:
     counting = max(found.requests / service.requests_per_second, _LEAST_S)
     seconds = forecasting.warmup_s(plan, service, step) + counting
     # Harm waits for no step to be over.
@@ -93,16 +95,16 @@ def _seconds(found: Typical, plan: FrozenPlan, service: Service, step: PlanStep)
 
 
 @functools.lru_cache(maxsize=1024)
-def doubt(plan: FrozenPlan) -> str:
+def find_undecidable_step(plan: FrozenPlan) -> str:
     """Which step a candidate like stable will hardly pass in its time, at the traffic with which the plan was frozen; empty for none.
 
     Of errors alone; empty as well where that traffic is not known, or the plan asks nothing of errors. It is kept, for it takes tens of
     milliseconds, and is asked at each write of a rollout.
     """
-    errors, rps, rate = forecasting.error_guardrail(plan), plan.requests_per_second, plan.error_rate
+    errors, rps, rate = forecasting.find_error_guardrail(plan), plan.requests_per_second, plan.error_rate
     if errors is None or not rps or rate is None:
         return ""
-    service = Service(rps, rate)
+    service = ServiceTraffic(rps, rate)
     for index, step in enumerate(plan.steps, start=1):
         if step.gate != "evidence" or step.max_duration is None:
             continue

@@ -9,19 +9,19 @@ from typing import Any, Final, NamedTuple, Self
 
 from sundog_operator.api import DEFAULT_ALPHA, ExperimentStatus, MetricStatus, PlanShadow, ShadowStatus
 from sundog_operator.core.analysis import packed_counts, shadow_latency
-from sundog_operator.core.edge.reported_counts import DAMAGED, MOST, count, listed
+from sundog_operator.core.edge.reported_counts import MAX_COUNT, PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.plural import counted
+from sundog_operator.core.kubernetes.plural import format_count
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import plan_text
-from sundog_operator.core.rollout.shadow_comparison import SHADOW, Comparison, planned
+from sundog_operator.core.rollout.shadow_comparison import SHADOW, ShadowComparison, active_shadow
 from sundog_operator.core.stats import single_rate
-from sundog_operator.core.stats.single_rate import OneRate
-from sundog_operator.core.stats.verdicts import Verdict
+from sundog_operator.core.stats.single_rate import RateFinding
+from sundog_operator.core.stats.verdicts import MetricVerdict
 
 AGREEMENT: Final = "agreement"
 FAILURES: Final = "shadowFailures"
-MOST_FAILING: Final = 0.01
+MAX_FAILURE_SHARE: Final = 0.01
 """The share of copies that a candidate may leave without an answer: the floor of the default plan's errorRate."""
 
 _MOST_BYTES: Final = 1 << 20
@@ -39,7 +39,7 @@ _COUNTED: Final = (
 """What a status tells of them, by its name."""
 
 
-class Mirrored(NamedTuple):
+class ShadowCounts(NamedTuple):
     """Copies of requests, cumulative. `unknown` are those whose answer nobody waited for to the end; the rest is as edges have it."""
 
     sampled: int = 0
@@ -73,51 +73,56 @@ class Mirrored(NamedTuple):
         return self.agreed + self.disagreed + self.failed
 
 
-def look(status: ExperimentStatus, attempt: str, reports: Sequence[EdgeReport]) -> Comparison | None:
+def evaluate_shadow(status: ExperimentStatus, attempt: str, reports: Sequence[EdgeReport]) -> ShadowComparison | None:
     """What is known with the reports of every edge; None where the rollout compares no copies now."""
-    plan = planned(status)
+    plan = active_shadow(status)
     if plan is None:
         return None
     before, alpha, shares = status.shadow or ShadowStatus(), status.plan.alpha or DEFAULT_ALPHA, status.plan.harm_shares
     rows = list(_rows(attempt, before.epoch or 0, reports))
-    edges = shadow_latency.edges(reports)
+    edges = shadow_latency.histogram_edges(reports)
     sources = _take(_unpack(before.tallies), plan.by, rows)
-    total = Mirrored()
+    total = ShadowCounts()
     for own in sources.values():
         total = total.plus(own)
     known = ShadowStatus(
         step=before.step,
         epoch=before.epoch,
         earlier=before.earlier,
-        **shadow_latency.later(rows, edges, alpha),
+        **shadow_latency.estimate_latency_difference(rows, edges, alpha),
         tallies=_pack(sources),
     )
     unanswered = total.failed + total.unknown
-    latency = tuple(shadow_latency.compared(plan, rows, edges, unanswered, alpha))
+    latency = tuple(shadow_latency.evaluate_latency(plan, rows, edges, unanswered, alpha))
     return _judge(plan, total, alpha, shares or 1, known, latency)
 
 
 def _judge(
-    plan: PlanShadow, total: Mirrored, alpha: float, shares: int, known: ShadowStatus, latency: Sequence[MetricStatus]
-) -> Comparison:
+    plan: PlanShadow,
+    total: ShadowCounts,
+    alpha: float,
+    shares: int,
+    known: ShadowStatus,
+    latency: Sequence[MetricStatus],
+) -> ShadowComparison:
     least = plan.min_agreement
     questions = shares * (1 if least is None else 2)
     answered = total.paired + total.failed
-    failing = single_rate.weigh(total.failed, answered, total.unknown, MOST_FAILING, alpha, questions)
+    failing = single_rate.evaluate_rate(total.failed, answered, total.unknown, MAX_FAILURE_SHARE, alpha, questions)
     otherwise = total.trials - total.agreed
-    differing = single_rate.weigh(
+    differing = single_rate.evaluate_rate(
         otherwise, total.trials, total.unknown, None if least is None else 1 - least, alpha, questions
     )
     agreeing = differing.turned()
     metrics = (
         _metric(AGREEMENT, _agreement_told(plan, total, agreeing), agreeing, least),
-        _metric(FAILURES, _failures_told(total, answered, failing), failing, MOST_FAILING),
+        _metric(FAILURES, _failures_told(total, answered, failing), failing, MAX_FAILURE_SHARE),
         *latency,
     )
     enough = total.paired >= plan.min_samples
-    wrong = [each.message for each in metrics if each.verdict == Verdict.HARM]
+    wrong = [each.message for each in metrics if each.verdict == MetricVerdict.HARM]
     message = "; ".join(
-        [each.message for each in metrics if each.verdict != Verdict.PASSED] or [each.message for each in metrics]
+        [each.message for each in metrics if each.verdict != MetricVerdict.PASSED] or [each.message for each in metrics]
     )
     if not enough:
         message = f"{total.paired} of {plan.min_samples} pairs; {message}"
@@ -125,16 +130,16 @@ def _judge(
     told = "; ".join(wrong) or f"{message}{_left_out(total)}"
     status = known.model_copy(update={**counted, "message": told})
     judged = [each for each in metrics if each.name != AGREEMENT or least is not None]
-    return Comparison(
+    return ShadowComparison(
         status=status,
         metrics=metrics,
-        passed=enough and all(each.verdict == Verdict.PASSED for each in judged),
+        passed=enough and all(each.verdict == MetricVerdict.PASSED for each in judged),
         failed="; ".join(wrong),
         silent=answered == 0,
     )
 
 
-def _metric(name: str, message: str, found: OneRate, asked: float | None) -> MetricStatus:
+def _metric(name: str, message: str, found: RateFinding, asked: float | None) -> MetricStatus:
     return MetricStatus(
         name=name,
         role=SHADOW,
@@ -147,8 +152,8 @@ def _metric(name: str, message: str, found: OneRate, asked: float | None) -> Met
     )
 
 
-def _agreement_told(plan: PlanShadow, total: Mirrored, found: OneRate) -> str:
-    by = f" by {plan_text.comparator(plan)}"
+def _agreement_told(plan: PlanShadow, total: ShadowCounts, found: RateFinding) -> str:
+    by = f" by {plan_text.describe_comparator(plan)}"
     strange = f"; {total.incomparable} answers of stable are none that {plan.by} compares" if total.incomparable else ""
     if found.rate is None:
         return f"{AGREEMENT}{by}: no answer of the candidate yet{strange}"
@@ -159,16 +164,17 @@ def _agreement_told(plan: PlanShadow, total: Mirrored, found: OneRate) -> str:
     )
 
 
-def _failures_told(total: Mirrored, answered: int, found: OneRate) -> str:
+def _failures_told(total: ShadowCounts, answered: int, found: RateFinding) -> str:
     if found.rate is None:
         return f"{FAILURES}: no copy has ended yet"
     return (
-        f"{FAILURES}: {counted(total.errors, 'error')} and {counted(total.timeouts, 'timeout')} of {counted(answered, 'copy', 'copies')},"
-        f" between {_percent(found.lower)} and {_percent(found.upper)}, at most {_percent(MOST_FAILING)} wanted"
+        f"{FAILURES}: {format_count(total.errors, 'error')} and {format_count(total.timeouts, 'timeout')} of"
+        f" {format_count(answered, 'copy', 'copies')},"
+        f" between {_percent(found.lower)} and {_percent(found.upper)}, at most {_percent(MAX_FAILURE_SHARE)} wanted"
     )
 
 
-def _left_out(total: Mirrored) -> str:
+def _left_out(total: ShadowCounts) -> str:
     left = [f"{number} {what}" for number, what in ((total.dropped, "dropped"), (total.skipped, "left out")) if number]
     return f"; of {total.sampled} sampled {' and '.join(left)}" if left else ""
 
@@ -178,25 +184,25 @@ def _percent(share: float) -> str:
 
 
 def _take(
-    before: Mapping[str, Mirrored], by: str, rows: Sequence[tuple[str, Mapping[str, Any]]]
-) -> dict[str, Mirrored]:
-    told: dict[str, Mirrored] = {}
+    before: Mapping[str, ShadowCounts], by: str, rows: Sequence[tuple[str, Mapping[str, Any]]]
+) -> dict[str, ShadowCounts]:
+    told: dict[str, ShadowCounts] = {}
     for source, row in rows:
         try:
             own = _counts(row, by)
-        except DAMAGED:
+        except PARSE_ERRORS:
             continue
-        told[source] = told.get(source, Mirrored()).plus(own)
+        told[source] = told.get(source, ShadowCounts()).plus(own)
     sources = dict(before)
     for source, own in told.items():
-        sources[source] = Mirrored(*map(max, sources.get(source, Mirrored()), own))
+        sources[source] = ShadowCounts(*map(max, sources.get(source, ShadowCounts()), own))
     return sources
 
 
 def _rows(attempt: str, since: int, reports: Sequence[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What each process of an edge tells of an attempt from an epoch on."""
     for report in reports:
-        for row in listed((report.evidence or {}).get("shadows")):
+        for row in list_or_empty((report.evidence or {}).get("shadows")):
             if isinstance(row, Mapping) and row.get("attempt") == attempt and _epoch(row) >= since:
                 yield f"{report.pod}/{row.get('boot')}", row
 
@@ -206,16 +212,16 @@ def _epoch(row: Mapping[str, Any]) -> int:
     return found if type(found) is int else 0
 
 
-def _counts(row: Mapping[str, Any], by: str) -> Mirrored:
+def _counts(row: Mapping[str, Any], by: str) -> ShadowCounts:
     def of(name: str) -> int:
-        return count(row.get(name, 0), MOST)
+        return parse_count(row.get(name, 0), MAX_COUNT)
 
-    agreed, disagreed, incomparable = (count(each, MOST) for each in row["verdicts"].get(by, (0, 0, 0)))
-    return Mirrored(
+    agreed, disagreed, incomparable = (parse_count(each, MAX_COUNT) for each in row["verdicts"].get(by, (0, 0, 0)))
+    return ShadowCounts(
         sampled=of("sampled"),
         sent=of("sent"),
         dropped=of("dropped"),
-        skipped=sum(count(each, MOST) for each in row["skipped"].values()),
+        skipped=sum(parse_count(each, MAX_COUNT) for each in row["skipped"].values()),
         agreed=agreed,
         disagreed=disagreed,
         incomparable=incomparable,
@@ -225,14 +231,14 @@ def _counts(row: Mapping[str, Any], by: str) -> Mirrored:
     )
 
 
-def _pack(sources: Mapping[str, Mirrored]) -> str:
-    return packed_counts.packed({name: list(own) for name, own in sorted(sources.items())}) if sources else ""
+def _pack(sources: Mapping[str, ShadowCounts]) -> str:
+    return packed_counts.pack_json({name: list(own) for name, own in sorted(sources.items())}) if sources else ""
 
 
-def _unpack(text: str) -> dict[str, Mirrored]:
+def _unpack(text: str) -> dict[str, ShadowCounts]:
     """What `_pack` gave; nothing where that is damaged."""
     try:
-        stored = packed_counts.unpacked(text, _MOST_BYTES)
-        return {name: Mirrored(*(count(each) for each in own)) for name, own in stored.items()}
-    except (*DAMAGED, *packed_counts.UNREADABLE):
+        stored = packed_counts.unpack_json(text, _MOST_BYTES)
+        return {name: ShadowCounts(*(parse_count(each) for each in own)) for name, own in stored.items()}
+    except (*PARSE_ERRORS, *packed_counts.UNPACK_ERRORS):
         return {}

@@ -10,33 +10,35 @@ from itertools import accumulate
 from typing import Any, Final
 
 from sundog_operator.api import MetricStatus, PlanShadow
-from sundog_operator.core.edge.reported_counts import listed
+from sundog_operator.core.edge.reported_counts import list_or_empty
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout.resolve import spoken
+from sundog_operator.core.rollout.resolve import format_latency
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 from sundog_operator.core.stats import multiple_testing, quantiles
-from sundog_operator.core.stats.verdicts import Verdict
+from sundog_operator.core.stats.verdicts import MetricVerdict
 
-LATENCY: Final = "shadowLatencyP99"
+LATENCY_METRIC: Final = "shadowLatencyP99"
 
 _P99: Final = 0.99
 _TIGHTEST: Final = 1000
 """Pairs after which it is known best how much later a candidate answers."""
 
-Rows = Sequence[tuple[str, Mapping[str, Any]]]
+ShadowRows = Sequence[tuple[str, Mapping[str, Any]]]
 """Of each process of an edge its name, and what it has counted."""
 
 
-def edges(reports: Sequence[EdgeReport]) -> list[int]:
+def histogram_edges(reports: Sequence[EdgeReport]) -> list[int]:
     """Upper edges of the buckets but the last, as the first edge that answers tells."""
     told = (
-        listed((report.evidence or {}).get("histogram", {}).get("edgesUs")) for report in reports if report.evidence
+        list_or_empty((report.evidence or {}).get("histogram", {}).get("edgesUs"))
+        for report in reports
+        if report.evidence
     )
     return [each for each in next(told, ()) if type(each) is int]
 
 
-def later(rows: Rows, limits: Sequence[int], alpha: float) -> dict[str, Any]:
+def estimate_latency_difference(rows: ShadowRows, limits: Sequence[int], alpha: float) -> dict[str, Any]:
     """How much later the candidate answers at the median, and bounds of that: fields of a status; none without a pair."""
     sums = _differences(rows, limits)
     if not limits or not sum(sums):
@@ -45,13 +47,13 @@ def later(rows: Rows, limits: Sequence[int], alpha: float) -> dict[str, Any]:
     values = [*(-each for each in reversed(outer)), *outer]
     found = {"latency_difference_microseconds": values[bisect_left(list(accumulate(sums)), sum(sums) / 2)]}
     bounds = [-math.inf, *(-each for each in reversed(limits)), 0, *limits, math.inf]
-    lower, upper = quantiles.interval(sums, bounds, 0.5, multiple_testing.bar(alpha), _TIGHTEST, alpha)
+    lower, upper = quantiles.interval(sums, bounds, 0.5, multiple_testing.log_e_threshold(alpha), _TIGHTEST, alpha)
     if not (math.isfinite(lower) and math.isfinite(upper)):
         return found
     return {**found, "latency_difference_interval": (int(lower), int(upper))}
 
 
-def _differences(rows: Rows, limits: Sequence[int]) -> list[int]:
+def _differences(rows: ShadowRows, limits: Sequence[int]) -> list[int]:
     """Pairs by how much later the candidate answered: those that it answered earlier first, from the greatest difference on.
 
     Shape (2 · (limits + 1),).
@@ -59,17 +61,17 @@ def _differences(rows: Rows, limits: Sequence[int]) -> list[int]:
     return [*reversed(_summed(rows, "faster", limits)), *_summed(rows, "slower", limits)]
 
 
-def _summed(rows: Rows, name: str, limits: Sequence[int]) -> list[int]:
+def _summed(rows: ShadowRows, name: str, limits: Sequence[int]) -> list[int]:
     sums = [0] * (len(limits) + 1)
     for _, row in rows:
-        for place, number in enumerate(listed(row.get(name))):
+        for place, number in enumerate(list_or_empty(row.get(name))):
             if type(number) is int and number > 0:
                 sums[min(place, len(limits))] += number
     return sums
 
 
-def compared(
-    plan: PlanShadow, rows: Rows, limits: Sequence[int], unanswered: int, alpha: float
+def evaluate_latency(
+    plan: PlanShadow, rows: ShadowRows, limits: Sequence[int], unanswered: int, alpha: float
 ) -> Iterator[MetricStatus]:
     """The p99 of both, where a margin is asked for.
 
@@ -79,20 +81,23 @@ def compared(
     """
     if plan.latency_margin is None:
         return
-    told = MetricStatus(name=LATENCY, role=SHADOW, arm=names.CANARY, allowed=1 + plan.latency_margin)
+    told = MetricStatus(name=LATENCY_METRIC, role=SHADOW, arm=names.CANARY, allowed=1 + plan.latency_margin)
     stable, candidate = (_summed(rows, name, limits) for name in ("stable", "candidate"))
     candidate[-1] += unanswered
     if not limits or not sum(stable) or not sum(candidate):
-        message = f"{LATENCY}: no answer of the candidate yet"
-        yield told.model_copy(update={"verdict": Verdict.NO_DATA, "message": message})
+        message = f"{LATENCY_METRIC}: no answer of the candidate yet"
+        yield told.model_copy(update={"verdict": MetricVerdict.NO_DATA, "message": message})
         return
     own, others = (_p99(each, limits) for each in (candidate, stable))
     most, least = (_bounds(each, limits, plan, alpha / 2)[end] for each, end in ((candidate, 1), (stable, 0)))
     known = "not known yet"
     if least and math.isfinite(most):
-        known = f"known to be at most {spoken(int(most))} beside at least {spoken(int(least))}"
-    message = f"{LATENCY}: {spoken(own)} beside stable's {spoken(others)}, {known}, {round(plan.latency_margin * 100, 3):g} % more allowed"
-    verdict = Verdict.PASSED if most <= (1 + plan.latency_margin) * least else Verdict.UNDECIDED
+        known = f"known to be at most {format_latency(int(most))} beside at least {format_latency(int(least))}"
+    message = (
+        f"{LATENCY_METRIC}: {format_latency(own)} beside stable's {format_latency(others)}, {known},"
+        f" {round(plan.latency_margin * 100, 3):g} % more allowed"
+    )
+    verdict = MetricVerdict.PASSED if most <= (1 + plan.latency_margin) * least else MetricVerdict.UNDECIDED
     yield told.model_copy(update={"ratio": round(own / others, 6), "verdict": verdict, "message": message})
 
 
@@ -103,5 +108,7 @@ def _p99(counts: Sequence[int], limits: Sequence[int]) -> int:
 
 def _bounds(counts: Sequence[int], limits: Sequence[int], plan: PlanShadow, level: float) -> tuple[float, float]:
     optimum = float(plan.min_samples)
-    lower, upper = quantiles.interval(counts, [0, *limits, math.inf], _P99, multiple_testing.bar(level), optimum, level)
+    lower, upper = quantiles.interval(
+        counts, [0, *limits, math.inf], _P99, multiple_testing.log_e_threshold(level), optimum, level
+    )
     return max(lower, 0.0), upper

@@ -4,10 +4,17 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from sundog_operator.core.analysis.counters import BLOCK_S, BlockCounts, attempts_of, blocks_of, rows_of, sum_of
+from sundog_operator.core.analysis.counters import (
+    BLOCK_S,
+    BlockCounts,
+    assigned_rows,
+    collect_blocks,
+    reported_attempts,
+    sum_arm_counts,
+)
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 
 _HOUR_S: Final = 3600
 _LEAST_S: Final = 60
@@ -17,14 +24,14 @@ _REPRESENTATIVE_S: Final = 600
 """Of traffic, before it is known how long stable takes: in its first minutes caches are cold, and candidates may be starting beside it."""
 
 
-def of_attempts(
+def measure_traffic(
     service: str,
     attempts: Sequence[str],
     reports: Sequence[EdgeReport],
     now_s: float,
     made_s: float = 0.0,
     epoch: int = 0,
-) -> Traffic:
+) -> StableTraffic:
     """A service's traffic, with how long stable takes under these attempts: as the only arm, say, and in a rollout that goes on.
 
     What came before `made_s` was another's, of the same name.
@@ -36,9 +43,9 @@ def of_attempts(
     known = epoch or past.seconds >= _REPRESENTATIVE_S
     latencies, edges_us = _latencies(attempts, reports, epoch) if known else ([], ())
     if past.seconds < _LEAST_S:
-        return Traffic(None, latencies, edges_us)
+        return StableTraffic(None, latencies, edges_us)
     error_rate = past.failed / past.of_stable if past.of_stable else None
-    return Traffic(past.ended / past.seconds, latencies, edges_us, error_rate)
+    return StableTraffic(past.ended / past.seconds, latencies, edges_us, error_rate)
 
 
 class _Past(NamedTuple):
@@ -52,19 +59,19 @@ class _Past(NamedTuple):
 
 def _past(service: str, reports: Sequence[EdgeReport], now_s: float, made_s: float) -> _Past:
     """Those of rollouts that have ended count as well, or there would be a gap."""
-    attempts = attempts_of(service, reports)
+    attempts = reported_attempts(service, reports)
     since = max(int(now_s - _HOUR_S) // BLOCK_S, -(-int(made_s) // BLOCK_S))
     seen = [
         (number, block)
         for attempt in sorted(attempts)
-        for blocks in blocks_of(attempt, reports).values()
+        for blocks in collect_blocks(attempt, reports).values()
         for number, block in blocks.items()
         if number >= since
     ]
     if not seen:
         return _Past()
     of_stable = functools.reduce(
-        BlockCounts.plus, (sum_of(arm, (block for _, block in seen)) for arm in names.OF_STABLE)
+        BlockCounts.plus, (sum_arm_counts(arm, (block for _, block in seen)) for arm in names.STABLE_ARMS)
     )
     ended = sum(counts.ended for _, block in seen for counts in block.arms.values())
     return _Past(now_s - min(number for number, _ in seen) * BLOCK_S, ended, of_stable.ended, of_stable.errors)
@@ -78,19 +85,19 @@ def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport], epoch: in
         if not edges or _edges(report) != edges:
             continue
         for attempt in attempts:
-            for _, row in rows_of(attempt, (report,)):
-                if row.get("arm") in names.OF_STABLE and epoch in (0, row.get("epoch")):
+            for _, row in assigned_rows(attempt, (report,)):
+                if row.get("arm") in names.STABLE_ARMS and epoch in (0, row.get("epoch")):
                     total = [before + more for before, more in zip(total, _answers(row, len(total)), strict=True)]
     return total, edges
 
 
-def answered_within(attempt: str, arm: str, epoch: int, reports: Sequence[EdgeReport], microseconds: int) -> int:
+def count_answers_within(attempt: str, arm: str, epoch: int, reports: Sequence[EdgeReport], microseconds: int) -> int:
     """How many answers of an arm are known to have taken no longer, as far as edges that are there tell it by bucket."""
     found = 0
     for report in reports:
         edges = _edges(report)
         within = sum(edge <= microseconds for edge in edges)
-        for _, row in rows_of(attempt, (report,)):
+        for _, row in assigned_rows(attempt, (report,)):
             if edges and row.get("arm") == arm and row.get("epoch") == epoch:
                 found += sum(_answers(row, len(edges) + 1)[:within])
     return found

@@ -4,21 +4,23 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sundog_operator.api import FrozenPlan
-from sundog_operator.core.analysis.counters import BLOCK_S, GRACE_S, Block, Blocks, sum_of
+from sundog_operator.core.analysis.counters import BLOCK_S, GRACE_S, Block, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 from sundog_operator.core.stats import early_harm, multiple_testing
 
 
-class Harm(NamedTuple):
+class EarlyHarm(NamedTuple):
     """That the candidate's errors in its first blocks are more than its margin allows: in a sentence, and stable's and its own errors."""
 
     message: str
     events: tuple[int, int]
 
 
-def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: float) -> Harm | None:
+def find_early_harm(
+    plan: FrozenPlan, weights: Mapping[int, float], blocks: BlocksByEpoch, now_s: float
+) -> EarlyHarm | None:
     """Look for harm in the candidate's first blocks; None where it is not known to be any.
 
     Args:
@@ -33,18 +35,18 @@ def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: 
     if not began or margin is None or not freeze.early_alpha(plan):
         return None
     first = min(began)
-    over = range(first, min(first + early_harm.BLOCKS, int(now_s - GRACE_S) // BLOCK_S))
-    found = early_harm.of_epochs([(weights[number], *_errors(each, over)) for number, each in own.items()], margin)
-    if found < multiple_testing.bar(freeze.early_alpha(plan)):
+    over = range(first, min(first + early_harm.MAX_BLOCKS, int(now_s - GRACE_S) // BLOCK_S))
+    found = early_harm.pooled_log_e([(weights[number], *_errors(each, over)) for number, each in own.items()], margin)
+    if found < multiple_testing.log_e_threshold(freeze.early_alpha(plan)):
         return None
     seen = [each[at] for each in own.values() for at in over if at in each]
-    stable, canary = (sum_of(arm, seen) for arm in (names.STABLE, names.CANARY))
+    stable, canary = (sum_arm_counts(arm, seen) for arm in (names.STABLE, names.CANARY))
     message = (
         f"{ERROR_RATE} is {canary.errors} of {canary.ended} requests of the candidate in its first {len(over) * BLOCK_S} s, and"
-        f" {stable.errors} of {stable.ended} of {names.STABLE}: worse than its margin, also without its {early_harm.LEFT_OUT} worst"
+        f" {stable.errors} of {stable.ended} of {names.STABLE}: worse than its margin, also without its {early_harm.BLOCKS_LEFT_OUT} worst"
         f" blocks of {BLOCK_S} s"
     )
-    return Harm(message, (stable.errors, canary.errors))
+    return EarlyHarm(message, (stable.errors, canary.errors))
 
 
 def _errors(blocks: Mapping[int, Block], over: range) -> tuple[list[int], list[int]]:

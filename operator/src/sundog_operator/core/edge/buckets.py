@@ -13,12 +13,12 @@ def percent(buckets: int) -> float:
     return buckets // 100 if buckets % 100 == 0 else buckets / 100
 
 
-def size(ranges: Sequence[Sequence[int]]) -> int:
+def bucket_count(ranges: Sequence[Sequence[int]]) -> int:
     """How many buckets ranges hold."""
     return sum(end - start for start, end in ranges)
 
 
-def two_arms(canary_weight: int) -> tuple[list[Range], list[Range]]:
+def two_arm_ranges(canary_weight: int) -> tuple[list[Range], list[Range]]:
     """(stable, canary) for a canary weight in percent.
 
     The canary holds [0, w): units only enter it as w grows, and the latest ones leave first as it shrinks.
@@ -27,7 +27,7 @@ def two_arms(canary_weight: int) -> tuple[list[Range], list[Range]]:
     return _clean([(edge, BUCKETS)]), _clean([(0, edge)])
 
 
-def move(ranges: Sequence[Sequence[Range]], shares: Sequence[int]) -> list[list[Range]]:
+def reassign(ranges: Sequence[Sequence[Range]], shares: Sequence[int]) -> list[list[Range]]:
     """The ranges of all arms after their shares (in buckets, together BUCKETS) change, moving no bucket that need not move.
 
     Exactly half the sum of the differences changes hands. An arm that shrinks gives away what it got last: the first arm, the control,
@@ -60,7 +60,7 @@ def _joined(buckets: Sequence[int]) -> list[Range]:
     return joined
 
 
-def covers_once(ranges: Sequence[Range]) -> bool:
+def is_partition(ranges: Sequence[Range]) -> bool:
     """Whether the ranges hold each bucket exactly once."""
     position = 0
     for start, end in sorted(ranges):

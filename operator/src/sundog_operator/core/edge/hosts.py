@@ -6,7 +6,7 @@ from typing import Any
 from sundog_operator.core.kubernetes import names
 
 
-def taken_by(
+def find_conflicting_deployment(
     deployment: Mapping[str, Any], others: Iterable[Mapping[str, Any]], domain: str = names.CLUSTER_DOMAIN
 ) -> str:
     """The ModelDeployment that has the host which this one's `endpoint.host` asks for; empty when it is free or its own.
@@ -21,8 +21,10 @@ def taken_by(
     for other in rivals:
         if wanted in names.hosts(other["metadata"]["name"], other["metadata"]["namespace"], domain=domain):
             return str(other["metadata"]["name"])
-    older = [other for other in rivals if _wanted(other) == wanted and age(other) < age(deployment)]
-    return str(min(older, key=age)["metadata"]["name"]) if older else ""
+    older = [
+        other for other in rivals if _wanted(other) == wanted and creation_order(other) < creation_order(deployment)
+    ]
+    return str(min(older, key=creation_order)["metadata"]["name"]) if older else ""
 
 
 def _wanted(deployment: Mapping[str, Any]) -> str:
@@ -31,6 +33,6 @@ def _wanted(deployment: Mapping[str, Any]) -> str:
     return host if isinstance(host, str) else ""
 
 
-def age(deployment: Mapping[str, Any]) -> tuple[str, str]:
+def creation_order(deployment: Mapping[str, Any]) -> tuple[str, str]:
     """Sorts ModelDeployments, the oldest first."""
     return str(deployment["metadata"].get("creationTimestamp", "")), str(deployment["metadata"]["name"])

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from sundog_operator.api import Endpoint
 from sundog_operator.api.conditions import CAMEL_CASE
-from sundog_operator.core.edge.objects import is_of, own_metadata
+from sundog_operator.core.edge.objects import is_made_for, make_own_metadata
 from sundog_operator.core.kubernetes import names, pods
 
-GROUP: Final = "gateway.networking.k8s.io"
-API_VERSION: Final = f"{GROUP}/v1"
-CONDITION: Final = "RouteAccepted"
+GATEWAY_GROUP: Final = "gateway.networking.k8s.io"
+API_VERSION: Final = f"{GATEWAY_GROUP}/v1"
+ROUTE_ACCEPTED: Final = "RouteAccepted"
 _ASKED: Final = ("Accepted", "ResolvedRefs")
 """What a controller says of a route for each Gateway: that it takes it, and that it finds the Service."""
 _UNITS: Final = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -26,14 +26,14 @@ def make_route(member: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
     `hosts` are those that the edge answers for. The endpoint's own is all that a Gateway needs; one that the edge does not answer for,
     because it is another's, is not asked for.
     """
-    meta = own_metadata(member)
+    meta = make_own_metadata(member)
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
         "backendRefs": [{"kind": "Service", "name": meta["name"], "port": 80}],
         "timeouts": {"request": _duration(endpoint.queue.timeout + endpoint.request_timeout)},
     }
     spec = {
-        "parentRefs": [parent(endpoint, meta["namespace"])],
+        "parentRefs": [make_parent_ref(endpoint, meta["namespace"])],
         "hostnames": [endpoint.host] if endpoint.host in hosts else list(hosts),
         "rules": [rule],
     }
@@ -41,21 +41,21 @@ def make_route(member: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
     return {"apiVersion": API_VERSION, "kind": "HTTPRoute", "metadata": meta, "spec": spec}
 
 
-def parent(endpoint: Endpoint, namespace: str) -> Json:
+def make_parent_ref(endpoint: Endpoint, namespace: str) -> Json:
     """The reference to the Gateway that an endpoint in that namespace names."""
     gateway = endpoint.gateway
     section = {"sectionName": gateway.section_name} if gateway.section_name else {}
     where = gateway.namespace or namespace
-    return {"group": GROUP, "kind": "Gateway", "namespace": where, "name": gateway.name, **section}
+    return {"group": GATEWAY_GROUP, "kind": "Gateway", "namespace": where, "name": gateway.name, **section}
 
 
-def answer(deployment: Json, endpoint: Endpoint, route: Json | None, *, served: bool) -> tuple[str, str, str]:
+def evaluate_route(deployment: Json, endpoint: Endpoint, route: Json | None, *, served: bool) -> tuple[str, str, str]:
     """(status, reason, message) of what became of the route that the endpoint asks for.
 
     `route` is what is stored under its name; `served` is whether the API server knows HTTPRoutes.
     """
     meta = deployment["metadata"]
-    wanted = parent(endpoint, meta["namespace"])
+    wanted = make_parent_ref(endpoint, meta["namespace"])
     if not served:
         return (
             "False",
@@ -64,7 +64,7 @@ def answer(deployment: Json, endpoint: Endpoint, route: Json | None, *, served: 
         )
     if route is None:
         return "Unknown", "NotWritten", "the HTTPRoute is not there yet; if that lasts, the operator's log says why"
-    if not is_of(route, deployment):
+    if not is_made_for(route, deployment):
         found = f"HTTPRoute {meta['name']}: exists and was not made by Sundog; it is left alone. Rename or delete it"
         return "False", "NotOwned", found
     said = list(_said(route, wanted))
@@ -81,7 +81,7 @@ def _said(route: Json, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
     """(controller, condition) of what was said of the route as it is now for that Gateway."""
     meta = route["metadata"]
     for told in (route.get("status") or {}).get("parents", ()):
-        defaults = {"group": GROUP, "kind": "Gateway", "namespace": meta["namespace"]}
+        defaults = {"group": GATEWAY_GROUP, "kind": "Gateway", "namespace": meta["namespace"]}
         if {**defaults, **told["parentRef"]} != wanted:
             continue
         for condition in told["conditions"]:

@@ -7,38 +7,38 @@ Only a network plugin that enforces them makes them true. Probes of kubelets pas
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sundog_operator.api.installation import NetworkPolicies
+from sundog_operator.api.installation import NetworkPolicySettings
 from sundog_operator.core.edge import objects, pods
 from sundog_operator.core.edge import store as edge_store
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import valkey
 
-OPERATOR: Final = "sundog-operator"
+OPERATOR_NAME: Final = "sundog-operator"
 DASHBOARD_PORT: Final = 8265
 METRICS_PORT: Final = 8080
 SERVE_PORTS: Final = ((8000, 8000), (9000, 9000), (30000, 31000), (40000, 41000))
 """Serve's own proxy on the head, and the replicas' ports for HTTP and gRPC. None of them asks who is there."""
 
-METADATA: Final = (("0.0.0.0/0", "169.254.169.254/32"), ("::/0", "fd00:ec2::254/128"))
+METADATA_ADDRESSES: Final = (("0.0.0.0/0", "169.254.169.254/32"), ("::/0", "fd00:ec2::254/128"))
 """All addresses but those that hand out a node's credentials."""
 
-NAMES_PORT: Final = 53
+DNS_PORT: Final = 53
 
 _OF_RAY: Final = [{"key": "ray.io/cluster", "operator": "Exists"}]
-_RAY_PODS: Final = {"matchLabels": names.OURS, "matchExpressions": _OF_RAY}
+_RAY_PODS: Final = {"matchLabels": names.PART_OF_SUNDOG, "matchExpressions": _OF_RAY}
 """Of our RayClusters; somebody else's in the same namespace are none of our business."""
 
-_HEADS: Final = {"matchLabels": {**names.OURS, "ray.io/node-type": "head"}, "matchExpressions": _OF_RAY}
-_WORKERS: Final = {"matchLabels": {**names.OURS, "ray.io/node-type": "worker"}, "matchExpressions": _OF_RAY}
+_HEADS: Final = {"matchLabels": {**names.PART_OF_SUNDOG, "ray.io/node-type": "head"}, "matchExpressions": _OF_RAY}
+_WORKERS: Final = {"matchLabels": {**names.PART_OF_SUNDOG, "ray.io/node-type": "worker"}, "matchExpressions": _OF_RAY}
 _STORES: Final = {"matchLabels": {names.LABEL_NAME: names.VALKEY}}
-_EDGES: Final = {"podSelector": {"matchLabels": objects.SELECTOR}}
+_EDGES: Final = {"podSelector": {"matchLabels": objects.EDGE_SELECTOR}}
 
 Json = dict[str, Any]
 
 
-def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicies) -> list[Json]:
+def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicySettings) -> list[Json]:
     """The policies of one namespace; owned as the edge is, and so gone with it."""
-    operator = _pods_of(wanted.operator_namespace, OPERATOR)
+    operator = _pods_of(wanted.operator_namespace, OPERATOR_NAME)
     scrapers = [dict(peer) for peer in wanted.metrics_from]
     ray = {"podSelector": _RAY_PODS}
     edge = [
@@ -67,7 +67,12 @@ def make_store_policy(namespace: str, members: Sequence[Json]) -> Json:
     """The policy of the edges' own store, which answers the edges of its namespace and nobody else."""
     ingress = [{"ports": [_port(valkey.PORT)], "from": [_EDGES]}]
     made = _policy(
-        namespace, members, names.EDGE_STORE, {"matchLabels": edge_store.SELECTOR}, ingress=ingress, egress=[_names()]
+        namespace,
+        members,
+        names.EDGE_STORE,
+        {"matchLabels": edge_store.STORE_SELECTOR},
+        ingress=ingress,
+        egress=[_names()],
     )
     made["metadata"]["labels"] = names.labels(names.EDGE_STORE)
     return made
@@ -75,12 +80,12 @@ def make_store_policy(namespace: str, members: Sequence[Json]) -> Json:
 
 def _egress() -> list[Json]:
     """Of all but the stores: everything but the credentials of the node."""
-    blocks = [{"ipBlock": {"cidr": cidr, "except": [metadata]}} for cidr, metadata in METADATA]
+    blocks = [{"ipBlock": {"cidr": cidr, "except": [metadata]}} for cidr, metadata in METADATA_ADDRESSES]
     # Some plugins do not count pods among addresses.
     return [{"to": [*blocks, {"namespaceSelector": {}}]}]
 
 
-def _api_server(wanted: NetworkPolicies) -> Json:
+def _api_server(wanted: NetworkPolicySettings) -> Json:
     """For agents and autoscalers. Those plugins do not count nodes among addresses either, so that only its ports can be named.
 
     Nothing hands out credentials there: metadata services are asked at port 80.
@@ -90,7 +95,7 @@ def _api_server(wanted: NetworkPolicies) -> Json:
 
 def _names() -> Json:
     """Of the stores, which answer and ask nobody. Not an empty list: the API server stores none, and an earlier one would stay."""
-    return {"ports": [{"protocol": protocol, "port": NAMES_PORT} for protocol in ("UDP", "TCP")]}
+    return {"ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]}
 
 
 def _pods_of(namespace: str, name: str) -> Json:
@@ -118,6 +123,6 @@ def _policy(
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {**objects.metadata(namespace, members), "name": name},
+        "metadata": {**objects.make_shared_metadata(namespace, members), "name": name},
         "spec": {"podSelector": selector, "policyTypes": [way.capitalize() for way in rules], **rules},
     }

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sundog_operator.api import canonical_quantity
-from sundog_operator.api.installation import Haproxy, Installation, PodTemplate, Requirements
+from sundog_operator.api.installation import HaproxySettings, Installation, PodTemplate, ResourceRequirements
 from sundog_operator.core.edge import objects, store
 from sundog_operator.core.kubernetes import grace_periods, names, pods
-from sundog_operator.core.kubernetes.pods import Demand
+from sundog_operator.core.kubernetes.pods import PodRequirements
 
 HTTP: Final = "http"
 HTTPS: Final = "https"
@@ -22,7 +22,7 @@ HTTP_PORT: Final = 8080
 HTTPS_PORT: Final = 8443
 AGENT_PORT: Final = 9090
 
-LEAVE_S: Final = 15
+DRAIN_DELAY_S: Final = 15
 """How long a leaving edge still takes new connections: until every node has heard that it leaves, on a busy cluster as well."""
 LINGER_S: Final = 3
 SETTLE_S: Final = 10
@@ -43,9 +43,9 @@ _AGENT_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
 Json = dict[str, Any]
 
 
-def grace_s(drain_s: int) -> int:
+def termination_grace_s(drain_s: int) -> int:
     """Seconds of grace of an edge's pod whose HAProxy may drain for so long; what is over then is killed."""
-    return LEAVE_S + drain_s + LINGER_S + _ROOM_S
+    return DRAIN_DELAY_S + drain_s + LINGER_S + _ROOM_S
 
 
 def make_deployment(
@@ -54,7 +54,7 @@ def make_deployment(
     installation: Installation,
     *,
     feedback: bool = False,
-    drain_s: int = grace_periods.USUAL_EDGE_S,
+    drain_s: int = grace_periods.DEFAULT_EDGE_DRAIN_S,
 ) -> Json:
     """The Deployment. A new pod is ready before an old one leaves.
 
@@ -65,20 +65,20 @@ def make_deployment(
         "replicas": edge.replicas,
         "revisionHistoryLimit": 2,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-        "selector": {"matchLabels": objects.SELECTOR},
+        "selector": {"matchLabels": objects.EDGE_SELECTOR},
         "template": _template(namespace, installation, drain_s, feedback=feedback),
     }
-    meta = objects.metadata(namespace, members)
+    meta = objects.make_shared_metadata(namespace, members)
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
 
 
-def service_account(installation: Installation) -> str:
+def service_account_name(installation: Installation) -> str:
     """The account of the pods: an administrator's, else our own."""
     return installation.edge.pods.service_account_name or names.EDGE
 
 
-def takes_feedback(deployment: Mapping[str, Any]) -> bool:
+def has_feedback_store(deployment: Mapping[str, Any]) -> bool:
     """Whether a stored Deployment was made with `feedback`."""
     volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
     return any(volume["name"] == _FEEDBACK_VOLUME for volume in volumes)
@@ -91,13 +91,15 @@ def _template(namespace: str, installation: Installation, drain_s: int, *, feedb
         _agent(namespace, installation, template, feedback=feedback),
     ]
     volumes = [*_volumes(), *([_feedback_volume(installation)] if feedback else [])]
-    demand = Demand(labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account(installation))
+    demand = PodRequirements(
+        labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account_name(installation)
+    )
     made = pods.make_pod(template, demand, containers)
     made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
     made["spec"] |= {
         # Else each container has variables of every Service of the namespace.
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace_s(drain_s),
+        "terminationGracePeriodSeconds": termination_grace_s(drain_s),
         "topologySpreadConstraints": [_spread("kubernetes.io/hostname"), _spread("topology.kubernetes.io/zone")],
     }
     return made
@@ -124,19 +126,21 @@ def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) ->
             "readinessProbe": {**listening, "periodSeconds": 2},
             "livenessProbe": {**listening, "periodSeconds": 10},
             # SIGTERM would end what HAProxy has begun.
-            "lifecycle": {"preStop": {"exec": {"command": ["sundog-edge", "drain", f"--delay-seconds={LEAVE_S}"]}}},
+            "lifecycle": {
+                "preStop": {"exec": {"command": ["sundog-edge", "drain", f"--delay-seconds={DRAIN_DELAY_S}"]}}
+            },
             "volumeMounts": [_mount("state", _STATE)],
         },
     )
 
 
-def _limits(wanted: Haproxy) -> list[str]:
+def _limits(wanted: HaproxySettings) -> list[str]:
     """Options where they differ from what HAProxy has without them: any argument more would roll edges for nothing."""
-    asked, usual = _options(wanted), _options(Haproxy())
+    asked, usual = _options(wanted), _options(HaproxySettings())
     return [f"--{name}={value}" for name, value in asked.items() if value != usual[name]]
 
 
-def _options(haproxy: Haproxy) -> dict[str, int]:
+def _options(haproxy: HaproxySettings) -> dict[str, int]:
     return {
         "buffer-bytes": haproxy.buffer_bytes,
         "request-seconds": math.ceil(haproxy.request_timeout.total_seconds()),
@@ -174,7 +178,7 @@ def _agent(namespace: str, installation: Installation, template: PodTemplate, *,
             "livenessProbe": {**asked("/livez"), "periodSeconds": 10},
             "volumeMounts": [
                 _mount("state", _STATE),
-                pods.account_mount(_ACCOUNT_VOLUME),
+                pods.make_account_mount(_ACCOUNT_VOLUME),
                 _mount("ray-token", _RAY_TOKEN, read_only=True),
                 *([_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
             ],
@@ -186,24 +190,24 @@ def _volumes() -> list[Json]:
     """In memory, for certificates and keys are in it; what an API server would grant is mounted into the agent's container alone."""
     return [
         {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
-        pods.account_volume(_ACCOUNT_VOLUME),
+        pods.make_account_volume(_ACCOUNT_VOLUME),
         # A namespace's first edge may be there before Ray's token.
         {"name": "ray-token", "secret": {"secretName": names.RAY, "optional": True}},
     ]
 
 
 def _feedback_options(installation: Installation) -> list[str]:
-    password = store.password_secret(installation)
+    password = store.password_secret_name(installation)
     return [
         f"--signing-key={_FEEDBACK}/{names.SIGNING_KEY}",
-        f"--store={store.url(installation)}",
+        f"--store={store.store_url(installation)}",
         *([f"--store-password-file={_FEEDBACK}/{names.PASSWORD_KEY}"] if password else []),
     ]
 
 
 def _feedback_volume(installation: Installation) -> Json:
     """One volume of both Secrets, for their files are of one purpose and one reader."""
-    password = store.password_secret(installation)
+    password = store.password_secret_name(installation)
     sources = [
         _from_secret(names.EDGE_STORE, names.SIGNING_KEY),
         *([_from_secret(password, names.PASSWORD_KEY)] if password else []),
@@ -230,7 +234,7 @@ def _with_user(template: PodTemplate) -> PodTemplate:
     return template.model_copy(update={"security_context": context})
 
 
-def _resources(wanted: Requirements) -> Json:
+def _resources(wanted: ResourceRequirements) -> Json:
     return {
         kind: {name: canonical_quantity(amount) for name, amount in amounts.items()}
         for kind, amounts in (("requests", wanted.requests), ("limits", wanted.limits))
@@ -243,7 +247,7 @@ def _spread(key: str) -> Json:
         "maxSkew": 1,
         "topologyKey": key,
         "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": objects.SELECTOR},
+        "labelSelector": {"matchLabels": objects.EDGE_SELECTOR},
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 ERRORS: Final = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
 REJECTIONS: Final = ("client4xx", "throttled", "abortBefore", "abortDuring")
-FIRST_ATTEMPT: Final = "firstAttemptFailed"
+FIRST_ATTEMPT_FAILED: Final = "firstAttemptFailed"
 """The column of requests that another replica was tried for."""
 
 SLOW: Final = ("slow", "slow2", "slow3")
@@ -14,41 +14,41 @@ SLOW: Final = ("slow", "slow2", "slow3")
 EVENTS: Final = ("errors", "slow", "rejections", "retried", *SLOW[1:])
 """What is told apart. No request is two of the first two: an error is no slow answer."""
 
-EVENTS_OF_ONE_LATENCY: Final = len(EVENTS) - len(SLOW) + 1
+SINGLE_LATENCY_EVENT_COUNT: Final = len(EVENTS) - len(SLOW) + 1
 """How many of them, the first, there are where a plan has no more than one latency; others are stored only where they were counted."""
 
-FIRST_EVENTS: Final = 3
+LEGACY_EVENT_COUNT: Final = 3
 """How many of them, the first, what was stored before there were more tells apart."""
 
-MOST: Final = 2**53
+MAX_COUNT: Final = 2**53
 
-DAMAGED: Final = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+PARSE_ERRORS: Final = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """What comes of reading something that has another shape."""
 
 
-def count(value: Any, most: int = 2**64) -> int:
+def parse_count(value: Any, most: int = 2**64) -> int:
     """What is a count; ValueError for anything else."""
     if type(value) is not int or not 0 <= value < most:
         raise ValueError(f"{value!r} is no count")
     return value
 
 
-def first_attempts(row: Mapping[str, Any]) -> int:
+def parse_failed_first_attempts(row: Mapping[str, Any]) -> int:
     """For how many requests of a row another replica was tried; what it raises is `DAMAGED`."""
-    return count(row.get("retries", {}).get(FIRST_ATTEMPT, 0), MOST)
+    return parse_count(row.get("retries", {}).get(FIRST_ATTEMPT_FAILED, 0), MAX_COUNT)
 
 
-def failed_and_refused(ends: Mapping[str, Any]) -> tuple[int, int]:
+def count_errors_and_rejections(ends: Mapping[str, Any]) -> tuple[int, int]:
     """How many of these ends are `ERRORS`, and how many `REJECTIONS`; what it raises is `DAMAGED`."""
-    errors, rejections = (sum(count(ends.get(end, 0), MOST) for end in of) for of in (ERRORS, REJECTIONS))
+    errors, rejections = (sum(parse_count(ends.get(end, 0), MAX_COUNT) for end in of) for of in (ERRORS, REJECTIONS))
     return errors, rejections
 
 
-def places(columns: Sequence[str]) -> dict[str, int]:
+def column_indexes(columns: Sequence[str]) -> dict[str, int]:
     """Where each column is."""
     return {name: index for index, name in enumerate(columns)}
 
 
-def listed(value: Any) -> Sequence[Any]:
+def list_or_empty(value: Any) -> Sequence[Any]:
     """What is a list; an empty one for anything else."""
     return value if isinstance(value, list | tuple) else ()

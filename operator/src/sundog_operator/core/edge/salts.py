@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-REUSED: Final = "SaltReused"
+SALT_REUSED: Final = "SaltReused"
 
-Kind = Literal["Experiment", "ModelDeployment"]
+SaltOwnerKind = Literal["Experiment", "ModelDeployment"]
 
-_UNITS: Final[Mapping[Kind, tuple[str, ...]]] = {
+_UNITS: Final[Mapping[SaltOwnerKind, tuple[str, ...]]] = {
     "Experiment": ("spec", "unit"),
     "ModelDeployment": ("spec", "rollout", "unit"),
 }
@@ -16,15 +16,15 @@ _SOURCES: Final = ("header", "cookie", "jsonPath", "jwtClaim")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Salted:
+class SaltOwner:
     """An Experiment of a user's own, or a ModelDeployment for its rollouts, that fixes a salt."""
 
-    kind: Kind
+    kind: SaltOwnerKind
     name: str
     salt: str
 
 
-def of(kind: Kind, obj: Mapping[str, Any]) -> Salted | None:
+def find_salt_owner(kind: SaltOwnerKind, obj: Mapping[str, Any]) -> SaltOwner | None:
     """What an object fixes, whatever else its spec says; None without a salt, and where each request is a unit, which chance assigns."""
     unit: Any = obj
     for part in _UNITS[kind]:
@@ -32,10 +32,10 @@ def of(kind: Kind, obj: Mapping[str, Any]) -> Salted | None:
     salt = unit.get("salt") if isinstance(unit, Mapping) else None
     if not isinstance(salt, str) or not salt or not any(unit.get(source) for source in _SOURCES):
         return None
-    return Salted(kind, str(obj["metadata"]["name"]), salt)
+    return SaltOwner(kind, str(obj["metadata"]["name"]), salt)
 
 
-def told(kind: Kind, name: str, known: Collection[Salted]) -> str:
+def make_reuse_message(kind: SaltOwnerKind, name: str, known: Collection[SaltOwner]) -> str:
     """What is said of one of those that are known whose salt others have, of which the first is named; empty where there is none.
 
     Who is with an arm there is then with one here again: of assignments by the same salt none is independent of the other.

@@ -16,15 +16,15 @@ JWKS_KEYS: Final = ("jwks.json",)
 NOT_FOUND: Final = "SecretNotFound"
 INCOMPLETE: Final = "SecretIncomplete"
 INVALID: Final = "SecretInvalid"
-MOST_BYTES: Final = 1_000_000
+MAX_SECRET_BYTES: Final = 1_000_000
 """What an object of Kubernetes can hold, but for its metadata."""
 
-Keys = Mapping[str, frozenset[str] | None]
+KeysBySecret = Mapping[str, frozenset[str] | None]
 """The keys of each Secret by its name; None where there is no such Secret."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class SecretReference:
     """A field of a spec that names a Secret.
 
     Attributes:
@@ -38,23 +38,27 @@ class Use:
     without: str
 
 
-def uses(endpoint: Endpoint) -> tuple[Use, ...]:
+def secret_references(endpoint: Endpoint) -> tuple[SecretReference, ...]:
     """The Secrets of the own namespace that an endpoint names."""
     refused = "until then every request is refused"
     named = (
-        Use("tls.secretName", endpoint.tls.secret_name, TLS_KEYS, "until then it has no certificate of its own"),
-        Use("auth.apiKeys.secretName", endpoint.auth.api_keys.secret_name, (), refused),
-        Use("auth.jwt.jwksSecretName", endpoint.auth.jwt.jwks_secret_name, JWKS_KEYS, refused),
+        SecretReference(
+            "tls.secretName", endpoint.tls.secret_name, TLS_KEYS, "until then it has no certificate of its own"
+        ),
+        SecretReference("auth.apiKeys.secretName", endpoint.auth.api_keys.secret_name, (), refused),
+        SecretReference("auth.jwt.jwksSecretName", endpoint.auth.jwt.jwks_secret_name, JWKS_KEYS, refused),
     )
     return tuple(use for use in named if use.secret)
 
 
-def names_of(endpoint: Endpoint) -> tuple[str, ...]:
+def secret_names(endpoint: Endpoint) -> tuple[str, ...]:
     """The names of these, each once."""
-    return tuple(sorted({use.secret for use in uses(endpoint)}))
+    return tuple(sorted({use.secret for use in secret_references(endpoint)}))
 
 
-def problem(needed: Sequence[Use], found: Keys, namespace: str) -> tuple[str, str] | None:
+def find_missing_secrets(
+    needed: Sequence[SecretReference], found: KeysBySecret, namespace: str
+) -> tuple[str, str] | None:
     """(reason, message) of what is missing; None while nothing is."""
     lacking = [(use, why) for use in needed if (why := _lack(use, found.get(use.secret)))]
     if not lacking:
@@ -64,7 +68,7 @@ def problem(needed: Sequence[Use], found: Keys, namespace: str) -> tuple[str, st
     return reason, "; ".join(told)
 
 
-def _lack(use: Use, keys: frozenset[str] | None) -> str:
+def _lack(use: SecretReference, keys: frozenset[str] | None) -> str:
     if keys is None:
         return "does not exist"
     missing = [key for key in use.keys if key not in keys]
@@ -73,17 +77,17 @@ def _lack(use: Use, keys: frozenset[str] | None) -> str:
     return "" if keys else "has no keys"
 
 
-def keys_of(secret: Mapping[str, Any] | None) -> frozenset[str] | None:
+def data_keys(secret: Mapping[str, Any] | None) -> frozenset[str] | None:
     """The keys of a stored Secret or ConfigMap; None where there is none."""
     return None if secret is None else frozenset({**(secret.get("data") or {}), **(secret.get("binaryData") or {})})
 
 
-def named_in(document: Mapping[str, Any] | None) -> frozenset[str]:
+def secret_names_in_document(document: Mapping[str, Any] | None) -> frozenset[str]:
     """Every Secret that a split document names."""
     return frozenset(name for service in (document or {}).get("services", ()) for name in _named_by(service))
 
 
-def in_order(documents: Iterable[Mapping[str, Any] | None], services: Iterable[str]) -> list[str]:
+def ordered_secret_names(documents: Iterable[Mapping[str, Any] | None], services: Iterable[str]) -> list[str]:
     """Every Secret that the documents name, each once: first those of the first services."""
     entries = [{entry["name"]: entry for entry in (document or {}).get("services", ())} for document in documents]
     found = (name for service in services for named in entries for name in _named_by(named.get(service, {})))
@@ -96,14 +100,14 @@ def _named_by(service: Mapping[str, Any]) -> Iterator[str]:
     return (name for name in names if isinstance(name, str) and name)
 
 
-def compose(stored: Iterable[tuple[str, Mapping[str, Any] | None]]) -> dict[str, str]:
+def compose_secret_data(stored: Iterable[tuple[str, Mapping[str, Any] | None]]) -> dict[str, str]:
     """The `data` of one Secret out of several: name → base64 of {key: base64}. One that does not exist has no entry.
 
     A name cannot be confused with another so, and all keys of a Secret change at once. Those that do not fit any more are left out, the
     last ones first.
     """
     data: dict[str, str] = {}
-    left = MOST_BYTES
+    left = MAX_SECRET_BYTES
     for name, secret in stored:
         if secret is None:
             continue

@@ -15,7 +15,7 @@ from sundog_operator.api import (
     PlanHeader,
     PlanShadow,
     PlanUnit,
-    memory_bytes,
+    parse_bytes,
     parse_rate,
 )
 from sundog_operator.core.edge import units
@@ -26,14 +26,14 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray.clusters import ClusterView
 
 DOCUMENT_VERSION = 1
-ASSIGNED: Final = "assigned"
-FORCED: Final = "override"
+ORIGIN_ASSIGNED: Final = "assigned"
+ORIGIN_OVERRIDE: Final = "override"
 """The origins of requests: by the weights, or by what the request itself has."""
 
-MOST_NETWORKS: Final = 256
+MAX_OVERRIDE_NETWORKS: Final = 256
 """That overrides of one namespace may name: edges refuse a document with more."""
 
-THRESHOLDS: Final = ("slowMicroseconds", "slowMicroseconds2", "slowMicroseconds3")
+SLOW_THRESHOLD_FIELDS: Final = ("slowMicroseconds", "slowMicroseconds2", "slowMicroseconds3")
 """Above which answers count as each of `reported.SLOW`. An edge of before there were several knows the first alone."""
 
 # What an edge counts with; no body is larger, and a document beyond it would be refused as a whole.
@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class SplitArm:
     """One arm of a service: a revision and its share.
 
     `cluster` is empty where it is the service's. Answers that take longer than each of `slow_us`, in microseconds, are counted.
@@ -60,7 +60,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Feedback:
+class SplitFeedback:
     """The names of outcomes, and of how many units that come again the first exposure is kept."""
 
     metrics: tuple[str, ...]
@@ -79,11 +79,11 @@ class Split:
     attempt: str
     salt: str
     epoch: int
-    arms: tuple[Arm, ...]
+    arms: tuple[SplitArm, ...]
     unit: PlanUnit | None = None
     shadow: PlanShadow | None = None
     headers: tuple[PlanHeader, ...] = ()
-    feedback: Feedback | None = None
+    feedback: SplitFeedback | None = None
 
     @property
     def choosable(self) -> frozenset[str]:
@@ -91,19 +91,19 @@ class Split:
         return frozenset(arm.name for arm in self.arms if arm.weight or arm.choosable)
 
 
-def whole(service: str, uid: str, stable: int, followed: int | None = None) -> Split:
+def make_stable_split(service: str, uid: str, stable: int, followed: int | None = None) -> Split:
     """All traffic on stable. A followed revision gets none; its replicas are health-checked ahead of the switch.
 
     `uid` is the ModelDeployment's.
     """
-    attempt = names.undivided(service, stable, uid)
-    arms = [Arm(names.STABLE, stable, 100, ((0, BUCKETS),))]
+    attempt = names.stable_attempt(service, stable, uid)
+    arms = [SplitArm(names.STABLE, stable, 100, ((0, BUCKETS),))]
     if followed is not None:
-        arms.append(Arm(names.CANARY, followed, 0, ()))
+        arms.append(SplitArm(names.CANARY, followed, 0, ()))
     return Split(attempt, attempt, 0, tuple(arms))
 
 
-def make_service(
+def make_service_entry(
     namespace: str,
     name: str,
     spec: ModelDeploymentSpec,
@@ -124,10 +124,10 @@ def make_service(
         "name": name,
         "hosts": names.hosts(name, namespace, host, domain),
         "cluster": cluster,
-        "unit": units.in_document(units.unit_of(spec.rollout.unit)),
-        **split_fields(name, split, limits or {}),
+        "unit": units.make_unit_fields(units.resolve_unit(spec.rollout.unit)),
+        **make_split_fields(name, split, limits or {}),
         "requestTimeoutSeconds": endpoint.request_timeout.total_seconds(),
-        "maxRequestBytes": min(memory_bytes(endpoint.max_request_bytes), _MOST_BYTES),
+        "maxRequestBytes": min(parse_bytes(endpoint.max_request_bytes), _MOST_BYTES),
         "maxOngoingRequests": spec.runtime.max_ongoing_requests,
         **_admission(endpoint),
         **_choice(endpoint, split),
@@ -190,9 +190,9 @@ def _rate(text: str) -> Json:
     return {"requests": requests, "seconds": seconds}
 
 
-def split_fields(name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
+def make_split_fields(name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
     """The fields of a service that a split decides. An attempt keeps the unit it was frozen with."""
-    frozen = {} if split is None or split.unit is None else {"unit": units.in_document(split.unit)}
+    frozen = {} if split is None or split.unit is None else {"unit": units.make_unit_fields(split.unit)}
     return {
         **frozen,
         "attempt": split.attempt if split else name,
@@ -226,14 +226,14 @@ def _feedback(split: Split | None) -> Json:
     return {"feedback": {"metrics": list(split.feedback.metrics), "maxUnits": split.feedback.max_units}}
 
 
-def with_split(known: Json, cluster: str, name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
+def update_service_entry(known: Json, cluster: str, name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
     """An entry that stays as it was, but for its cluster and what a split decides."""
     kept = {field: value for field, value in known.items() if field not in ("feedback", "match", "overrides", "shadow")}
     chosen = _leading_somewhere(known.get("overrides", ()), split)
-    return {**kept, "cluster": cluster, **split_fields(name, split, limits), **chosen}
+    return {**kept, "cluster": cluster, **make_split_fields(name, split, limits), **chosen}
 
 
-def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
+def _arm(service: str, arm: SplitArm, limits: Mapping[int, int]) -> Json:
     made = {
         "name": arm.name,
         "application": names.application(service, arm.revision),
@@ -244,7 +244,7 @@ def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
     }
     placed = {"cluster": arm.cluster} if arm.cluster else {}
     limited = {"maxOngoingRequests": limits[arm.revision]} if arm.revision in limits else {}
-    timed = dict(zip(THRESHOLDS, arm.slow_us, strict=False))
+    timed = dict(zip(SLOW_THRESHOLD_FIELDS, arm.slow_us, strict=False))
     return {**made, **placed, **limited, **timed}
 
 
@@ -257,12 +257,14 @@ def read_document(config_map: Mapping[str, Any] | None) -> Json | None:
     return document if isinstance(document, dict) else None
 
 
-def entry_of(document: Mapping[str, Any] | None, name: str) -> Json | None:
+def find_service_entry(document: Mapping[str, Any] | None, name: str) -> Json | None:
     """A service's entry in a split document."""
     return next((service for service in (document or {}).get("services", ()) if service.get("name") == name), None)
 
 
-def carrying(document: Mapping[str, Any] | None, cluster: str, services: Collection[str]) -> set[str]:
+def find_applications_with_traffic(
+    document: Mapping[str, Any] | None, cluster: str, services: Collection[str]
+) -> set[str]:
     """Applications that edges send traffic to, out of a cluster's services of these names."""
     return {
         arm["application"]
@@ -280,7 +282,7 @@ def _chosen(service: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(each["arm"] for each in (*service.get("overrides", ()), *([match] if match else ())))
 
 
-def make_clusters(views: Iterable[ClusterView], previous: Mapping[str, Any] | None) -> dict[str, Json]:
+def make_cluster_entries(views: Iterable[ClusterView], previous: Mapping[str, Any] | None) -> dict[str, Json]:
     """The clusters of the split document.
 
     One whose head cannot be found now stays where it was: traffic must be able to shift without Ray.
@@ -344,19 +346,19 @@ def _within_networks(services: Iterable[Json]) -> list[Json]:
 def _fits(seen: set[str], networks: Iterable[str]) -> bool:
     """Whether there is room for these as well; they are `seen` then."""
     wanted = seen.union(networks)
-    if len(wanted) > MOST_NETWORKS:
+    if len(wanted) > MAX_OVERRIDE_NETWORKS:
         return False
     seen.update(wanted)
     return True
 
 
-def without_room(wanted: Iterable[Json], document: Mapping[str, Any]) -> list[str]:
+def find_services_with_dropped_overrides(wanted: Iterable[Json], document: Mapping[str, Any]) -> list[str]:
     """The services of which a document lacks overrides, for it would have too many networks."""
     return [
         str(service["name"])
         for service in wanted
         if service.get("overrides")
-        and (made := entry_of(document, service["name"])) is not None
+        and (made := find_service_entry(document, service["name"])) is not None
         and len(made.get("overrides", ())) < len(service["overrides"])
     ]
 
@@ -402,12 +404,16 @@ def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
     if (found.get("attempt"), found.get("epoch")) != (split.attempt, split.epoch):
         return f"has attempt {found.get('attempt')} epoch {found.get('epoch')}, expected {split.attempt} epoch {split.epoch}"
     arms = {
-        name: (arm.get("application"), arm.get("weight"), tuple(arm.get(each) for each in THRESHOLDS))
+        name: (arm.get("application"), arm.get("weight"), tuple(arm.get(each) for each in SLOW_THRESHOLD_FIELDS))
         for name, arm in found.get("arms", {}).items()
     }
-    none = (None,) * len(THRESHOLDS)
+    none = (None,) * len(SLOW_THRESHOLD_FIELDS)
     wanted = {
-        arm.name: (names.application(service, arm.revision), arm.weight, (*arm.slow_us, *none)[: len(THRESHOLDS)])
+        arm.name: (
+            names.application(service, arm.revision),
+            arm.weight,
+            (*arm.slow_us, *none)[: len(SLOW_THRESHOLD_FIELDS)],
+        )
         for arm in split.arms
     }
     if arms != wanted:
@@ -419,7 +425,7 @@ def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
     return f"does not send requests by {asked} to {names.CANARY}" if asked else "still sends requests by header"
 
 
-def problems(service: str, reports: Iterable[EdgeReport]) -> list[tuple[str, str]]:
+def find_edge_problems(service: str, reports: Iterable[EdgeReport]) -> list[tuple[str, str]]:
     """(pod, what it lacks) for each thing that an edge cannot do for a service, as with a certificate that cannot be read."""
     return [
         (report.pod, str(problem))
@@ -438,7 +444,7 @@ def healthy_replicas(service: str, revision: int, reports: Iterable[EdgeReport])
     return min(counts, default=0)
 
 
-def known_replicas(service: str, revision: int, reports: Sequence[EdgeReport]) -> int | None:
+def reported_replicas(service: str, revision: int, reports: Sequence[EdgeReport]) -> int | None:
     """The smallest number of healthy replicas of a revision that any ready edge tells; None where there are edges and none tells.
 
     For what may be taken away because of it: an edge that does not answer, or has just started, knows neither of health nor of death.
@@ -458,7 +464,7 @@ def _up(service: str, application: str, report: EdgeReport) -> int | None:
     return max(counts, default=None)
 
 
-def in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
+def count_in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
     """Requests in flight to a revision over all edges that answer, ready or not."""
     application = names.application(service, revision)
     return sum(int((_service(service, report) or {}).get("inFlight", {}).get(application, 0)) for report in reports)
@@ -469,12 +475,14 @@ def _service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: bool = False) -> tuple[int, int]:
+def count_requests_and_errors(
+    attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: bool = False
+) -> tuple[int, int]:
     """(requests, errors) of an arm over all epochs and boots of the edges that answer.
 
     Those that were assigned to it, or, with `forced`, those that its headers sent there. Errors are the ends of `ERRORS`.
     """
-    origin = FORCED if forced else ASSIGNED
+    origin = ORIGIN_OVERRIDE if forced else ORIGIN_ASSIGNED
     requests = errors = 0
     for row in (row for report in reports for row in (report.evidence or {}).get("counters", ())):
         if (row.get("attempt"), row.get("arm"), row.get("origin")) == (attempt, arm, origin):
@@ -484,7 +492,7 @@ def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: 
     return requests, errors
 
 
-def poison_of(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> int:
+def count_poison_requests(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> int:
     """Requests of an arm, whatever led them there, that were retried and then got no answer of that replica either."""
     return sum(
         int((row.get("retries") or {}).get("poison", 0))

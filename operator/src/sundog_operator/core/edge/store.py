@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from sundog_operator.api import Experiment, ExperimentStatus
 from sundog_operator.api.installation import Installation
-from sundog_operator.api.quantities import memory_bytes
+from sundog_operator.api.quantities import parse_bytes
 from sundog_operator.core.edge import objects
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import valkey
-from sundog_operator.core.ray.valkey import Server, Store
+from sundog_operator.core.ray.valkey import ValkeyServer, ValkeyStore
 from sundog_operator.errors import SpecError
 
-SELECTOR: Final = {names.LABEL_NAME: names.EDGE_STORE}
+STORE_SELECTOR: Final = {names.LABEL_NAME: names.EDGE_STORE}
 """The label by which the store's objects and its pod are found. That of the edges is another: their Service leads to no store."""
 
 _FILLED: Final = 0.7
@@ -24,7 +24,7 @@ _FILLED: Final = 0.7
 Json = dict[str, Any]
 
 
-def is_wanted_by(experiment: Mapping[str, Any]) -> bool:
+def is_needed_by(experiment: Mapping[str, Any]) -> bool:
     """Whether an Experiment has metrics of outcomes, by its spec or by the plan that it was frozen with.
 
     It wants the store for as long as it exists: one that has ended may be analysed, and only its deletion says that nobody will. What runs
@@ -40,34 +40,34 @@ def is_wanted_by(experiment: Mapping[str, Any]) -> bool:
     return bool(metrics.success or metrics.secondary)
 
 
-def of_namespace(namespace: str, members: Iterable[Json]) -> Store:
+def make_namespace_store(namespace: str, members: Iterable[Json]) -> ValkeyStore:
     """The store of a namespace's edges, owned as they are."""
-    return Store(
+    return ValkeyStore(
         name=names.EDGE_STORE,
         namespace=namespace,
         labels=names.labels(names.EDGE_STORE),
-        selector=SELECTOR,
-        owners=objects.metadata(namespace, members)["ownerReferences"],
+        selector=STORE_SELECTOR,
+        owners=objects.make_shared_metadata(namespace, members)["ownerReferences"],
     )
 
 
-def server(installation: Installation) -> Server:
+def make_server(installation: Installation) -> ValkeyServer:
     """How it runs."""
     wanted = installation.feedback.store
-    return Server(wanted.image, wanted.storage, wanted.memory, int(_FILLED * memory_bytes(wanted.memory)))
+    return ValkeyServer(wanted.image, wanted.storage, wanted.memory, int(_FILLED * parse_bytes(wanted.memory)))
 
 
-def make_secret(store: Store, password: str, signing_key: str) -> Json:
+def make_secret(store: ValkeyStore, password: str, signing_key: str) -> Json:
     """The Secret with the store's password, and the key of the edges: one of 32 bytes, in hex."""
     return valkey.make_secret(store, {names.PASSWORD_KEY: password, names.SIGNING_KEY: signing_key})
 
 
-def url(installation: Installation) -> str:
+def store_url(installation: Installation) -> str:
     """Where the edges find it."""
-    return f"redis://{installation.feedback.store.external.address or valkey.address(names.EDGE_STORE)}"
+    return f"redis://{installation.feedback.store.external.address or valkey.store_address(names.EDGE_STORE)}"
 
 
-def password_secret(installation: Installation) -> str:
+def password_secret_name(installation: Installation) -> str:
     """The Secret with its password; empty where a store of somebody else's asks for none."""
     external = installation.feedback.store.external
     return external.password_secret_name if external.address else names.EDGE_STORE

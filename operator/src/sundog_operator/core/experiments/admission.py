@@ -7,18 +7,18 @@ from sundog_operator.api import (
     NOT_YET_SUPPORTED,
     Experiment,
     ExperimentSpec,
-    experiment_not_yet_supported,
-    is_of_rollout,
+    find_unsupported_experiment_fields,
+    is_rollout_experiment,
 )
-from sundog_operator.api.memo import Remembered
-from sundog_operator.core.experiments.arms import buckets_of
+from sundog_operator.api.memo import Memoized
+from sundog_operator.core.experiments.arms import planned_buckets
 from sundog_operator.errors import SpecError
 
-INVALID: Final = "InvalidSpec"
+INVALID_SPEC: Final = "InvalidSpec"
 
 
 @dataclass(frozen=True, slots=True)
-class Acceptance:
+class ExperimentAcceptance:
     """A spec, or why it is refused.
 
     Attributes:
@@ -33,32 +33,32 @@ class Acceptance:
     stopped: bool = False
 
 
-def accept(obj: dict[str, Any]) -> Acceptance:
+def check_admission(obj: dict[str, Any]) -> ExperimentAcceptance:
     """Check the rules of admission again, then for what this release does not act on yet. Equal objects are judged once."""
     meta = obj.get("metadata") or {}
     kept = {name: meta[name] for name in ("name", "namespace", "labels", "ownerReferences") if name in meta}
     return _ACCEPTED({**{key: value for key, value in obj.items() if key != "status"}, "metadata": kept})
 
 
-def _accept(obj: dict[str, Any]) -> Acceptance:
+def _accept(obj: dict[str, Any]) -> ExperimentAcceptance:
     spec = obj.get("spec")
     return replace(_judged(obj), stopped=isinstance(spec, dict) and spec.get("stopped") is True)
 
 
-def _judged(obj: dict[str, Any]) -> Acceptance:
+def _judged(obj: dict[str, Any]) -> ExperimentAcceptance:
     try:
         experiment = Experiment.parse(obj)
     except SpecError as err:
-        return Acceptance(reason=err.reason, message=str(err))
-    if is_of_rollout(experiment):
-        return Acceptance(of_rollout=True)
-    if missing := experiment_not_yet_supported(experiment):
-        return Acceptance(reason=NOT_YET_SUPPORTED, message="; ".join(map(str, missing)))
-    empty = [name for name, buckets in buckets_of(experiment.spec).items() if not buckets]
+        return ExperimentAcceptance(reason=err.reason, message=str(err))
+    if is_rollout_experiment(experiment):
+        return ExperimentAcceptance(of_rollout=True)
+    if missing := find_unsupported_experiment_fields(experiment):
+        return ExperimentAcceptance(reason=NOT_YET_SUPPORTED, message="; ".join(map(str, missing)))
+    empty = [name for name, buckets in planned_buckets(experiment.spec).items() if not buckets]
     if empty:
         told = f"{experiment.spec.exposure} leaves {' and '.join(empty)} without any of the traffic"
-        return Acceptance(reason=INVALID, message=f"spec.exposure: {told}")
-    return Acceptance(experiment.spec)
+        return ExperimentAcceptance(reason=INVALID_SPEC, message=f"spec.exposure: {told}")
+    return ExperimentAcceptance(experiment.spec)
 
 
-_ACCEPTED: Final = Remembered(_accept)
+_ACCEPTED: Final = Memoized(_accept)

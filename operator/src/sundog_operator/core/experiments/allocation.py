@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import Allocation, fraction
+from sundog_operator.api import Allocation, parse_percent
 from sundog_operator.core.stats import adaptive_allocation
-from sundog_operator.core.stats.success_metrics import Epoch, Metric
+from sundog_operator.core.stats.success_metrics import OutcomeEpoch, OutcomeMetric
 
-WHOLE: Final = 10_000
+TOTAL_SHARE: Final = 10_000
 """Of which a share is a whole number: as many as there are buckets."""
 
 _FLOOR: Final = "5%"
@@ -30,7 +30,7 @@ _LEAST_MOVE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Thompson:
+class ThompsonRule:
     """How weights move.
 
     Attributes:
@@ -44,24 +44,29 @@ class Thompson:
     pace: timedelta
 
 
-def frozen(allocation: Allocation, max_duration: timedelta) -> Thompson | None:
+def freeze_allocation(allocation: Allocation, max_duration: timedelta) -> ThompsonRule | None:
     """As a plan has it; None where weights are fixed."""
     if allocation.mode == "fixed":
         return None
-    return Thompson(
-        floor=fraction(allocation.floor or _FLOOR),
+    return ThompsonRule(
+        floor=parse_percent(allocation.floor or _FLOOR),
         delta=_DELTA if allocation.delta is None else allocation.delta,
         pace=max(_LEAST_PACE, max_duration / _MOST_CHANGES),
     )
 
 
-def scaled(shares: Sequence[int], buckets: int) -> tuple[int, ...]:
+def scale_to_buckets(shares: Sequence[int], buckets: int) -> tuple[int, ...]:
     """Shares of `WHOLE` in so many buckets, which are the experiment's."""
-    return tuple(adaptive_allocation.rounded(shares, buckets))
+    return tuple(adaptive_allocation.round_shares(shares, buckets))
 
 
-def moved(
-    thompson: Thompson, metric: Metric, place: int, epochs: Sequence[Epoch], out: Sequence[bool], since: timedelta
+def next_weights(
+    thompson: ThompsonRule,
+    metric: OutcomeMetric,
+    place: int,
+    epochs: Sequence[OutcomeEpoch],
+    out: Sequence[bool],
+    since: timedelta,
 ) -> tuple[int, ...] | None:
     """The next shares of `WHOLE`, control first; None while those in force stay.
 
@@ -75,7 +80,7 @@ def moved(
     """
     if since < thompson.pace or not epochs:
         return None
-    now = adaptive_allocation.rounded(epochs[-1].shares, WHOLE)
+    now = adaptive_allocation.round_shares(epochs[-1].shares, TOTAL_SHARE)
     shares = adaptive_allocation.next_shares(
         metric,
         [each.outcomes[place] for each in epochs],
@@ -87,7 +92,7 @@ def moved(
     )
     if shares is None:
         return None
-    wanted = adaptive_allocation.rounded(shares, WHOLE)
+    wanted = adaptive_allocation.round_shares(shares, TOTAL_SHARE)
     if max(abs(new - old) for new, old in zip(wanted, now, strict=True)) < _LEAST_MOVE:
         return None
     return tuple(wanted)

@@ -12,15 +12,15 @@ from sundog_operator.api import (
     ExperimentSpec,
     ModelDeploymentSpec,
     Violation,
-    not_yet_supported,
-    violations,
+    find_unsupported_fields,
+    find_violations,
 )
 from sundog_operator.api.installation import Installation
 from sundog_operator.core import revisions
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.kubernetes import accelerators, capacity
 from sundog_operator.core.kubernetes.accelerators import Devices
-from sundog_operator.core.kubernetes.capacity import Room
+from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.revisions import Revision
 
 Json = dict[str, Any]
@@ -46,11 +46,11 @@ class PlannedArm:
     buckets: int
 
 
-def planned(stable: Revision, spec: ExperimentSpec) -> list[PlannedArm]:
+def plan_arms(stable: Revision, spec: ExperimentSpec) -> list[PlannedArm]:
     """The arms beside control, in order."""
     control = revisions.content_of(revisions.spec_of(stable), revisions.own_user_config(stable))
     before = Counter([revisions.content_hash(control)])
-    buckets, found = buckets_of(spec), []
+    buckets, found = planned_buckets(spec), []
     for arm in spec.arms:
         content = _content(stable, arm)
         digest = revisions.content_hash(content)
@@ -65,11 +65,11 @@ def planned(stable: Revision, spec: ExperimentSpec) -> list[PlannedArm]:
 def _content(stable: Revision, arm: Arm) -> Json:
     given = arm.runtime.user_config if arm.runtime is not None else None
     return revisions.content_of(
-        merged(revisions.spec_of(stable), arm), revisions.own_user_config(stable) if given is None else given
+        merge_arm_spec(revisions.spec_of(stable), arm), revisions.own_user_config(stable) if given is None else given
     )
 
 
-def merged(stable: ModelDeploymentSpec, arm: Arm) -> ModelDeploymentSpec:
+def merge_arm_spec(stable: ModelDeploymentSpec, arm: Arm) -> ModelDeploymentSpec:
     """The stable revision's spec with what the arm gives in its place. A digest stays with the model that it is of."""
     parts = {name: _replaced(getattr(stable, name), getattr(arm, name)) for name in _PARTS}
     model = arm.model
@@ -85,7 +85,7 @@ def _replaced(part: Any, given: Any) -> Any:
     return part.model_copy(update=fields)
 
 
-def problems(stable: Revision, spec: ExperimentSpec, installation: Installation | None) -> list[Violation]:
+def find_arm_violations(stable: Revision, spec: ExperimentSpec, installation: Installation | None) -> list[Violation]:
     """What of the arms could not be run as a revision of the ModelDeployment."""
     return [
         Violation(f"spec.arms[{index}].{each.path.removeprefix('spec.')}", each.message)
@@ -94,14 +94,16 @@ def problems(stable: Revision, spec: ExperimentSpec, installation: Installation 
     ]
 
 
-def refused(
+def find_experiment_violations(
     stable: Revision | None,
     spec: ExperimentSpec,
     deployment: ModelDeploymentSpec | None,
     installation: Installation | None,
 ) -> list[Violation]:
     """What of an experiment could not be acted on beside its ModelDeployment, whose spec is None where that is refused itself."""
-    return _unread_claim(spec, deployment) or ([] if stable is None else problems(stable, spec, installation))
+    return _unread_claim(spec, deployment) or (
+        [] if stable is None else find_arm_violations(stable, spec, installation)
+    )
 
 
 def _unread_claim(spec: ExperimentSpec, deployment: ModelDeploymentSpec | None) -> list[Violation]:
@@ -115,36 +117,36 @@ def _unread_claim(spec: ExperimentSpec, deployment: ModelDeploymentSpec | None) 
 
 def _problems(content: Json, installation: Installation | None) -> list[Violation]:
     obj = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "arm"}}
-    if wrong := violations({**obj, "spec": content}):
+    if wrong := find_violations({**obj, "spec": content}):
         return wrong
     spec = ModelDeploymentSpec.model_validate(content)
     if installation is not None and installation.require_digest and not spec.model.digest:
         return [Violation("spec.model.digest", "is required by the administrator of Sundog")]
-    return not_yet_supported(spec, in_pods=installation is not None)
+    return find_unsupported_fields(spec, in_pods=installation is not None)
 
 
-def shortage(
-    stable: Revision, spec: ExperimentSpec, rooms: Mapping[str, Room], replicas: Mapping[str, int]
+def find_arm_shortage(
+    stable: Revision, spec: ExperimentSpec, rooms: Mapping[str, AvailableCapacity], replicas: Mapping[str, int]
 ) -> tuple[str, str] | None:
     """(reason, message) of why replicas of the arms do not fit beside what runs; None where they do, or nobody could look.
 
     Arms that ask for the same are taken together. Those that ask for different devices are looked at one kind by itself.
     """
     known = revisions.spec_of(stable)
-    kinds: dict[tuple[Devices, tuple[str, ...]], tuple[Room, list[str]]] = {}
+    kinds: dict[tuple[Devices, tuple[str, ...]], tuple[AvailableCapacity, list[str]]] = {}
     for arm in spec.arms:
-        gpu = merged(known, arm).resources.gpu
-        devices, room = accelerators.devices_of(gpu), rooms.get(arm.name)
+        gpu = merge_arm_spec(known, arm).resources.gpu
+        devices, room = accelerators.replica_devices(gpu), rooms.get(arm.name)
         if devices is not None and room is not None:
             kinds.setdefault((devices, tuple(gpu.type)), (room, []))[1].append(arm.name)
     short = (
-        capacity.shortage(devices, sum(replicas[name] for name in names), room, types)
+        capacity.find_shortage(devices, sum(replicas[name] for name in names), room, types)
         for (devices, types), (room, names) in kinds.items()
     )
     return next(filter(None, short), None)
 
 
-def buckets_of(spec: ExperimentSpec) -> dict[str, int]:
+def planned_buckets(spec: ExperimentSpec) -> dict[str, int]:
     """Buckets by arm, control first: the exposed ones by weights, where those do not divide evenly to the largest remainders."""
     names = [CONTROL, *(arm.name for arm in spec.arms)]
     exposed = round(float(spec.exposure.removesuffix("%")) / 100 * BUCKETS)

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentStatus
-from sundog_operator.core.analysis.counters import Tally
-from sundog_operator.core.analysis.evaluate import Counted
-from sundog_operator.core.analysis.feedback import Sums
+from sundog_operator.core.analysis.counters import ArmCounts
+from sundog_operator.core.analysis.evaluate import CollectedCounts
+from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import machine
 
 REQUESTS_LOST: Final = "RequestsLost"
 OVERFLOW: Final = "FeedbackOverflow"
 
-MOST_LOST: Final = 0.01
+MAX_LOST_SHARE: Final = 0.01
 """The share of what was to be counted that may be missing, however much that is."""
 
 _MANY: Final = 0.1
@@ -34,7 +34,7 @@ _MANY: Final = 0.1
 _UNTIL: Final = "nothing is won before that is less of all that was counted"
 
 
-def found(status: ExperimentStatus, seen: Counted) -> tuple[str, str] | None:
+def find_data_loss(status: ExperimentStatus, seen: CollectedCounts) -> tuple[str, str] | None:
     """(reason, message) of why nothing may be won by what was counted; None where enough was."""
     if lost := _of_lines(status, seen):
         return REQUESTS_LOST, lost
@@ -43,7 +43,7 @@ def found(status: ExperimentStatus, seen: Counted) -> tuple[str, str] | None:
     return None
 
 
-def of_nobody(seen: Counted) -> str:
+def report_unknown_units(seen: CollectedCounts) -> str:
     """How many outcomes are of no unit that is known, where that is worth a look; empty where it is not.
 
     They say nothing of the arms, and whoever reports outcomes can make as many as he likes: nothing waits for them to be fewer.
@@ -59,14 +59,14 @@ def of_nobody(seen: Counted) -> str:
 
 
 def _is_much(lost: int, of: int) -> bool:
-    return lost > max(MOST_LOST * of, math.sqrt(of))
+    return lost > max(MAX_LOST_SHARE * of, math.sqrt(of))
 
 
 def _share(lost: int, of: int) -> str:
-    return f"{100 * lost / of:.3g} %, and {100 * MOST_LOST:g} % may be missing"
+    return f"{100 * lost / of:.3g} %, and {100 * MAX_LOST_SHARE:g} % may be missing"
 
 
-def _of_lines(status: ExperimentStatus, seen: Counted) -> str:
+def _of_lines(status: ExperimentStatus, seen: CollectedCounts) -> str:
     much = [(arm, own) for arm, own in _requests(status, seen) if _is_much(own.lost, own.assigned)]
     if not much:
         return ""
@@ -77,20 +77,20 @@ def _of_lines(status: ExperimentStatus, seen: Counted) -> str:
     )
 
 
-def _requests(status: ExperimentStatus, seen: Counted) -> Iterator[tuple[str, Tally]]:
+def _requests(status: ExperimentStatus, seen: CollectedCounts) -> Iterator[tuple[str, ArmCounts]]:
     """Of control and of each arm that goes on, those of its evidence."""
     present = seen.present
     epochs = [each.number for each in status.evidence_epochs if not each.troubled]
-    for arm in (CONTROL, *(each.name for each in machine.going_on(status))):
-        total = Tally()
+    for arm in (CONTROL, *(each.name for each in machine.active_arms(status))):
+        total = ArmCounts()
         for number in epochs:
             total = total.plus(seen.tallies.of(number, arm, present))
         yield arm, total
 
 
-def _of_outcomes(status: ExperimentStatus, sums: Sums) -> str:
+def _of_outcomes(status: ExperimentStatus, sums: FeedbackSums) -> str:
     exposed = sum(sums.exposed.values())
-    if units.keeps(status.plan) and exposed >= machine.units_kept(status):
+    if units.is_sticky(status.plan) and exposed >= machine.max_first_exposures(status):
         # It has its units, and is about to end: those that came later count in no arm, whatever comes of them.
         return ""
     counted = exposed + sum(own.units for own in sums.outcomes.values())

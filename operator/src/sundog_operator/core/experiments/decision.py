@@ -15,14 +15,21 @@ from sundog_operator.api import (
     PlanOutcome,
 )
 from sundog_operator.core.analysis import feedback
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import allocation, machine, sample_ratio, winner
-from sundog_operator.core.experiments.allocation import Thompson
-from sundog_operator.core.experiments.evaluation import Rate
-from sundog_operator.core.experiments.winner import Decided
+from sundog_operator.core.experiments.allocation import ThompsonRule
+from sundog_operator.core.experiments.evaluation import ObservedRate
+from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.stats import success_metrics
-from sundog_operator.core.stats.success_metrics import MILLIONTHS, Epoch, Finding, Found, Metric, Outcomes
+from sundog_operator.core.stats.success_metrics import (
+    MILLIONTHS,
+    OutcomeCounts,
+    OutcomeEpoch,
+    OutcomeFinding,
+    OutcomeMetric,
+    OutcomeVerdict,
+)
 
 SUCCESS: Final = "success"
 SECONDARY: Final = "secondary"
@@ -31,7 +38,7 @@ _LONGEST_S: Final = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class OutcomeEvaluation:
     """What the outcomes say at one look.
 
     Attributes:
@@ -42,27 +49,27 @@ class Look:
     """
 
     metrics: tuple[MetricStatus, ...] = ()
-    decided: Decided | None = None
+    decided: WinnerDecision | None = None
     shares: tuple[int, ...] | None = None
-    rate: Rate | None = None
+    rate: ObservedRate | None = None
 
 
-def outcomes_of(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
+def planned_outcomes(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
     """The metrics of one role, in the order of the plan."""
-    return [each for each in machine.comparison(status).outcomes if each.role == role]
+    return [each for each in machine.frozen_comparison(status).outcomes if each.role == role]
 
 
-def compared(status: ExperimentStatus) -> list[str]:
+def compared_arms(status: ExperimentStatus) -> list[str]:
     """Control and the arms beside it, in the order of the plan; dropped ones keep their place."""
-    return [CONTROL, *(arm.name for arm in machine.beside_control(status))]
+    return [CONTROL, *(arm.name for arm in machine.treatment_arms(status))]
 
 
-def wanted(service: str, attempt: str, status: ExperimentStatus) -> feedback.Wanted | None:
+def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus) -> feedback.FeedbackSelection | None:
     """What is kept of what edges tell of outcomes; None where the plan has none."""
-    outcomes = machine.comparison(status).outcomes
+    outcomes = machine.frozen_comparison(status).outcomes
     if not outcomes:
         return None
-    return feedback.Wanted(
+    return feedback.FeedbackSelection(
         service=service,
         attempt=attempt,
         epochs=frozenset(each.number for each in status.evidence_epochs),
@@ -71,17 +78,17 @@ def wanted(service: str, attempt: str, status: ExperimentStatus) -> feedback.Wan
     )
 
 
-def exposed(status: ExperimentStatus, counted: Tallies, epoch: int, arm: str) -> int:
+def count_exposed_units(status: ExperimentStatus, counted: Counters, epoch: int, arm: str) -> int:
     """Units of an arm that were first exposed in an epoch.
 
     Where each request is one, those that edges have counted, and no fewer than have outcomes: an edge that is lost takes counts with it.
     """
-    if units.keeps(status.plan):
+    if units.is_sticky(status.plan):
         return counted.feedback.exposed.get((epoch, arm), 0)
     return max(counted.of(epoch, arm).assigned, counted.feedback.reported(epoch, arm))
 
 
-def split_is_off(status: ExperimentStatus, counted: Tallies) -> str:
+def find_split_mismatch(status: ExperimentStatus, counted: Counters) -> str:
     """Why units did not fall to the arms as their weights say, by their first exposures; empty where they may have."""
     names = [arm.name for arm in status.arms]
     fell, meant = [], []
@@ -90,16 +97,16 @@ def split_is_off(status: ExperimentStatus, counted: Tallies) -> str:
         if sum(own):
             fell.append(own)
             meant.append(shares)
-    return sample_ratio.broken(names, fell, meant) if fell else ""
+    return sample_ratio.find_mismatch(names, fell, meant) if fell else ""
 
 
-def look(
+def evaluate_experiment_outcomes(
     status: ExperimentStatus,
-    counted: Tallies,
+    counted: Counters,
     guardrails: Mapping[str, Mapping[str, str]],
     broken: str,
     now: datetime,
-) -> Look:
+) -> OutcomeEvaluation:
     """Judge the outcomes.
 
     Args:
@@ -109,19 +116,19 @@ def look(
         broken: why nothing may be decided by what was counted; empty where something may.
         now: when it is looked.
     """
-    planned = {role: outcomes_of(status, role) for role in (SUCCESS, SECONDARY)}
+    planned = {role: planned_outcomes(status, role) for role in (SUCCESS, SECONDARY)}
     if not any(planned.values()):
-        return Look()
+        return OutcomeEvaluation()
     epochs = {role: list(_epochs(status, counted, own)) for role, own in planned.items()}
     elapsed_s = (now - status.since).total_seconds() if status.since is not None else math.nan
     decided = None
     if planned[SUCCESS]:
-        decided = winner.decide(
-            winner.Seen(
+        decided = winner.decide_winner(
+            winner.WinnerInputs(
                 metrics=[_metric(each) for each in planned[SUCCESS]],
                 arms=[
-                    winner.Arm(arm.name, guardrails.get(arm.name, {}), arm.dropped or "")
-                    for arm in machine.beside_control(status)
+                    winner.ArmInput(arm.name, guardrails.get(arm.name, {}), arm.dropped or "")
+                    for arm in machine.treatment_arms(status)
                 ],
                 epochs=epochs[SUCCESS],
                 alpha=status.plan.alpha or DEFAULT_ALPHA,
@@ -129,7 +136,7 @@ def look(
                 elapsed_s=elapsed_s,
             )
         )
-    return Look(
+    return OutcomeEvaluation(
         metrics=(*_told_of_success(status, decided, epochs), *_told_of_secondary(status, planned, epochs, elapsed_s)),
         decided=decided,
         shares=None if broken else _moved(status, planned[SUCCESS], epochs[SUCCESS], now),
@@ -146,16 +153,16 @@ def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[
         yield epoch, [by_arm.get(name, 0) for name in names]
 
 
-def _epochs(status: ExperimentStatus, counted: Tallies, planned: Sequence[PlanOutcome]) -> Iterator[Epoch]:
-    names = compared(status)
+def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanOutcome]) -> Iterator[OutcomeEpoch]:
+    names = compared_arms(status)
     for epoch, shares in _evidence(status, names):
         number = epoch.number
-        fell = [exposed(status, counted, number, name) for name in names]
-        yield Epoch(
+        fell = [count_exposed_units(status, counted, number, name) for name in names]
+        yield OutcomeEpoch(
             shares,
             [
                 [
-                    Outcomes(fell[place], *counted.feedback.of(metric.feedback, number, name))
+                    OutcomeCounts(fell[place], *counted.feedback.of(metric.feedback, number, name))
                     for place, name in enumerate(names)
                 ]
                 for metric in planned
@@ -163,16 +170,16 @@ def _epochs(status: ExperimentStatus, counted: Tallies, planned: Sequence[PlanOu
         )
 
 
-def _metric(planned: PlanOutcome) -> Metric:
-    return Metric(planned.name, planned.type, planned.goal, planned.minimum_effect)
+def _metric(planned: PlanOutcome) -> OutcomeMetric:
+    return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect)
 
 
 def _told_of_success(
-    status: ExperimentStatus, decided: Decided | None, epochs: Mapping[str, Sequence[Epoch]]
+    status: ExperimentStatus, decided: WinnerDecision | None, epochs: Mapping[str, Sequence[OutcomeEpoch]]
 ) -> Iterator[MetricStatus]:
-    out = machine.dropped(status)
+    out = machine.dropped_arms(status)
     for arm in decided.arms if decided is not None else ():
-        place = compared(status).index(arm.name)
+        place = compared_arms(status).index(arm.name)
         for index, finding in enumerate(arm.findings):
             events = _events(finding.metric, epochs[SUCCESS], index, place)
             yield _told(finding, SUCCESS, arm.name, events, out=arm.name in out)
@@ -181,30 +188,30 @@ def _told_of_success(
 def _told_of_secondary(
     status: ExperimentStatus,
     planned: Mapping[str, Sequence[PlanOutcome]],
-    by_role: Mapping[str, Sequence[Epoch]],
+    by_role: Mapping[str, Sequence[OutcomeEpoch]],
     elapsed_s: float,
 ) -> Iterator[MetricStatus]:
     """Each at the level of all secondary metrics; what differs by e-BH, of which a share of α are false at most, says so."""
     metrics, epochs = [_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
-    names, alpha, out = compared(status), status.plan.alpha or DEFAULT_ALPHA, machine.dropped(status)
+    names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, machine.dropped_arms(status)
     if not metrics:
         return
     if not epochs:
         for name in names[1:]:
-            yield from (_told(Finding(metric), SECONDARY, name, (), out=name in out) for metric in metrics)
+            yield from (_told(OutcomeFinding(metric), SECONDARY, name, (), out=name in out) for metric in metrics)
         return
-    findings = success_metrics.judge(metrics, epochs, alpha, elapsed_s=elapsed_s)
-    found = set(success_metrics.discoveries(findings, alpha))
+    findings = success_metrics.evaluate_outcomes(metrics, epochs, alpha, elapsed_s=elapsed_s)
+    found = set(success_metrics.find_discoveries(findings, alpha))
     for place, name in enumerate(names[1:], start=1):
         for index, metric in enumerate(metrics):
             events = _events(metric, epochs, index, place)
             told = _told(findings[index][place - 1], SECONDARY, name, events, out=name in out)
-            if (index, place - 1) in found and told.verdict == Found.UNDECIDED:
+            if (index, place - 1) in found and told.verdict == OutcomeVerdict.UNDECIDED:
                 told = told.model_copy(update={"message": f"{told.message}; it differs, as a discovery among many"})
             yield told
 
 
-def _events(metric: Metric, epochs: Sequence[Epoch], index: int, place: int) -> tuple[int, ...]:
+def _events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, place: int) -> tuple[int, ...]:
     """Of control and of an arm, units that count: of a rate those whose first value was above 0, of a mean those with any."""
     if not epochs:
         return ()
@@ -214,7 +221,7 @@ def _events(metric: Metric, epochs: Sequence[Epoch], index: int, place: int) -> 
     return sum(row[0].units for row in rows), sum(row[place].units for row in rows)
 
 
-def _told(finding: Finding, role: str, arm: str, events: tuple[int, ...], *, out: bool) -> MetricStatus:
+def _told(finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool) -> MetricStatus:
     """Of an arm that is out nothing is expected: no units come to it any more."""
     ends = [1 + end for end in (finding.lower, finding.upper)]
     return MetricStatus(
@@ -227,7 +234,7 @@ def _told(finding: Finding, role: str, arm: str, events: tuple[int, ...], *, out
         verdict=str(finding.verdict),
         needed=None if out else _finite(finding.needed),
         eta=timedelta(seconds=round(finding.eta_s)) if finding.eta_s <= _LONGEST_S and not out else None,
-        message=finding.sentence(arm, out=out)[: machine.MOST_TOLD],
+        message=finding.sentence(arm, out=out)[: machine.MAX_REASON_CHARS],
     )
 
 
@@ -235,47 +242,47 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def thompson(status: ExperimentStatus) -> Thompson | None:
+def planned_allocation(status: ExperimentStatus) -> ThompsonRule | None:
     """How weights move by the plan; None where they stay."""
-    planned = machine.comparison(status).allocation
-    return None if planned is None else Thompson(planned.floor, planned.delta, planned.pace)
+    planned = machine.frozen_comparison(status).allocation
+    return None if planned is None else ThompsonRule(planned.floor, planned.delta, planned.pace)
 
 
 def _moved(
-    status: ExperimentStatus, planned: Sequence[PlanOutcome], epochs: Sequence[Epoch], now: datetime
+    status: ExperimentStatus, planned: Sequence[PlanOutcome], epochs: Sequence[OutcomeEpoch], now: datetime
 ) -> tuple[int, ...] | None:
     """Buckets of control and of each arm that goes on, once an epoch has lasted; what is exposed stays as it is in all."""
-    rule, newest = thompson(status), status.evidence_epochs[-1] if status.evidence_epochs else None
+    rule, newest = planned_allocation(status), status.evidence_epochs[-1] if status.evidence_epochs else None
     if rule is None or not planned or newest is None or newest.number != status.epoch.number or newest.troubled:
         return None
     if not status.epoch.confirmed or status.epoch.since is None:
         return None
-    out = [False, *(arm.dropped is not None for arm in machine.beside_control(status))]
-    shares = allocation.moved(rule, _metric(planned[0]), 0, epochs, out, now - status.epoch.since)
+    out = [False, *(arm.dropped is not None for arm in machine.treatment_arms(status))]
+    shares = allocation.next_weights(rule, _metric(planned[0]), 0, epochs, out, now - status.epoch.since)
     if shares is None:
         return None
-    own = machine.buckets_of(status)
-    return allocation.scaled(shares, sum(own[name] for name in compared(status)))
+    own = machine.target_buckets(status)
+    return allocation.scale_to_buckets(shares, sum(own[name] for name in compared_arms(status)))
 
 
-def remembered_rate(status: ExperimentStatus, attempt: str) -> Rate | None:
+def estimate_past_rate(status: ExperimentStatus, attempt: str) -> ObservedRate | None:
     """What came to the service by what an experiment keeps of its counts; None where it has none. `attempt` is its uid."""
     if status.plan.comparison is None or status.since is None or not status.history:
         return None
-    counted, planned = Tallies.unpack(status.tallies, attempt), outcomes_of(status, SUCCESS)
+    counted, planned = Counters.unpack(status.tallies, attempt), planned_outcomes(status, SUCCESS)
     elapsed_s = (status.history[-1].at - status.since).total_seconds()
     return _rate(status, counted, planned, list(_epochs(status, counted, planned)), elapsed_s)
 
 
 def _rate(
     status: ExperimentStatus,
-    counted: Tallies,
+    counted: Counters,
     planned: Sequence[PlanOutcome],
-    epochs: Sequence[Epoch],
+    epochs: Sequence[OutcomeEpoch],
     elapsed_s: float,
-) -> Rate | None:
+) -> ObservedRate | None:
     numbers = [epoch.number for epoch, _ in _evidence(status, [])]
-    seen = sum(exposed(status, counted, number, arm.name) for number in numbers for arm in status.arms)
+    seen = sum(count_exposed_units(status, counted, number, arm.name) for number in numbers for arm in status.arms)
     values = {}
     for index, each in enumerate(planned):
         own = [epoch.outcomes[index][0] for epoch in epochs]
@@ -286,10 +293,10 @@ def _rate(
     evidence_s = elapsed_s - status.plan.warmup_duration.total_seconds()
     if not seen or not values or not evidence_s > 0:
         return None
-    return Rate(seen / evidence_s, values)
+    return ObservedRate(seen / evidence_s, values)
 
 
-def _value(type_: str, count: int, own: Sequence[Outcomes]) -> tuple[float, float]:
+def _value(type_: str, count: int, own: Sequence[OutcomeCounts]) -> tuple[float, float]:
     if type_ == "rate":
         return sum(row.positive for row in own) / count, 0.0
     mean, square = sum(row.total for row in own) / count, sum(row.squares for row in own) / count

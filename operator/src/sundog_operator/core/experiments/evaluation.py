@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sundog_operator.api import MetricStatus, PlanGuardrail
-from sundog_operator.core.analysis.baseline_health import WELL, Control
+from sundog_operator.core.analysis.baseline_health import HEALTHY, BaselineHealth
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class OutcomeRuling:
     """Who wins by outcomes: a decision of `winning`, the arm, and why."""
 
     decision: str
@@ -17,7 +17,7 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class ObservedRate:
     """What comes to the service, and what a unit of control comes to, as seen so far.
 
     Attributes:
@@ -30,7 +30,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ExperimentEvaluation:
     """The evidence of an experiment as it is now.
 
     Attributes:
@@ -55,14 +55,14 @@ class Judgement:
     harm: Mapping[str, str] = field(default_factory=dict)
     dead: Mapping[str, str] = field(default_factory=dict)
     broken: str = ""
-    control: Control = WELL
-    unheard: tuple[str, ...] = ()
+    control: BaselineHealth = HEALTHY
+    unreachable_edges: tuple[str, ...] = ()
     requests: int = 0
     units: Mapping[str, int] = field(default_factory=dict)
     guardrails: tuple[PlanGuardrail, ...] = ()
-    ruling: Ruling | None = None
+    ruling: OutcomeRuling | None = None
     shares: tuple[int, ...] | None = None
-    rate: Rate | None = None
+    rate: ObservedRate | None = None
     feedback: tuple[str, str] | None = None
     lost: tuple[str, str] | None = None
-    of_nobody: str = ""
+    unknown_units_message: str = ""

@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.analysis.counters import Tallies
-from sundog_operator.core.analysis.feedback import Sums
+from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.analysis.seen_units import SeenUnits
 from sundog_operator.core.edge import units as edge_units
-from sundog_operator.core.experiments.decision import exposed
+from sundog_operator.core.experiments.decision import count_exposed_units
 from sundog_operator.errors import SundogError
 
-VERSION: Final = 1
+FORMAT_VERSION: Final = 1
 MILLIONTHS: Final = 1_000_000
 """Of which a value is a whole number; divided by this it is the value that was told, and times this it is that number again."""
 
@@ -31,11 +31,11 @@ _LONG: Final = ("tallies", "history", "notices", "deliveries", "exposureLog")
 Json = dict[str, Any]
 
 
-class LogBroken(SundogError):
+class InvalidExposureLog(SundogError):
     """What an edge told is no whole log."""
 
 
-class Exposure(NamedTuple):
+class ExposureRow(NamedTuple):
     """The first exposure of a unit. `unit` is its hash in 16 hex digits."""
 
     unit: str
@@ -44,7 +44,7 @@ class Exposure(NamedTuple):
     arm: str
 
 
-class Outcome(NamedTuple):
+class OutcomeRow(NamedTuple):
     """One outcome, with epoch and arm of the first exposure of its unit. `value` is as it was told."""
 
     unit: str
@@ -55,11 +55,11 @@ class Outcome(NamedTuple):
     arm: str
 
 
-Row = Exposure | Outcome
+LogRow = ExposureRow | OutcomeRow
 
 
 @dataclass(slots=True)
-class Lines:
+class ExposureLogReader:
     """Reads the lines of one export, and keeps what they are checked by.
 
     Attributes:
@@ -78,7 +78,7 @@ class Lines:
     _units: SeenUnits = field(default_factory=SeenUnits)
     _told: int = 0
 
-    def read(self, line: bytes) -> Row | None:
+    def read(self, line: bytes) -> LogRow | None:
         """The row that a line is; None for head and end, and for a unit that was told before. Raises LogBroken."""
         try:
             ((kind, content),) = orjson.loads(line).items()
@@ -86,55 +86,55 @@ class Lines:
                 # Sums of squares outgrow 64 bits, beyond which orjson would round them.
                 content = json.loads(line)[kind]
             if (not self.head) != (kind == "head") or self.end:
-                raise LogBroken(f"a line of {kind} where none can be")
+                raise InvalidExposureLog(f"a line of {kind} where none can be")
             match kind:
                 case "exposure":
                     return self._exposure(*content)
                 case "outcome":
                     return self._outcome(*content)
-                case "head" if content["version"] == VERSION:
+                case "head" if content["version"] == FORMAT_VERSION:
                     self.head = dict(content)
                     self._make_room()
                 case "end":
                     self.end = dict(content)
                 case _:
-                    raise LogBroken(f"{kind}: this version of sundog knows no such line")
+                    raise InvalidExposureLog(f"{kind}: this version of sundog knows no such line")
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
-            raise LogBroken(f"line {line[:80]!r} is none of an export") from None
+            raise InvalidExposureLog(f"line {line[:80]!r} is none of an export") from None
         return None
 
     def _make_room(self) -> None:
         told = _exposed_in(self.head)
         if self.most is not None and told > self.most:
-            raise LogBroken(
+            raise InvalidExposureLog(
                 f"it has {told} exposures, and {self.most} are written at most; `sundog experiment export` writes any number"
             )
         self._units = SeenUnits(told)
 
-    def _exposure(self, unit: str, us: int, epoch: int, arm: str) -> Exposure | None:
+    def _exposure(self, unit: str, us: int, epoch: int, arm: str) -> ExposureRow | None:
         self._told += 1
         # A store may tell one twice, where it is rearranged meanwhile.
         if not self._units.add(int(unit, 16)):
             return None
         self.exposures += 1
-        return Exposure(unit, _EPOCH + timedelta(microseconds=us), epoch, arm)
+        return ExposureRow(unit, _EPOCH + timedelta(microseconds=us), epoch, arm)
 
-    def _outcome(self, unit: str, metric: str, epoch: int, arm: str, value: int, seconds: int) -> Outcome:
+    def _outcome(self, unit: str, metric: str, epoch: int, arm: str, value: int, seconds: int) -> OutcomeRow:
         self.outcomes += 1
-        return Outcome(unit, metric, value / MILLIONTHS, _EPOCH + timedelta(seconds=seconds), epoch, arm)
+        return OutcomeRow(unit, metric, value / MILLIONTHS, _EPOCH + timedelta(seconds=seconds), epoch, arm)
 
     def check(self) -> None:
         """Raises LogBroken where lines are missing."""
         if not self.end:
-            raise LogBroken(f"it was cut off after {self._told} exposures and {self.outcomes} outcomes")
+            raise InvalidExposureLog(f"it was cut off after {self._told} exposures and {self.outcomes} outcomes")
         told = (self.end.get("exposures"), self.end.get("outcomes"))
         if told != (self._told, self.outcomes):
-            raise LogBroken(
+            raise InvalidExposureLog(
                 f"it has {self._told} exposures and {self.outcomes} outcomes, and says that it has {told[0]} and {told[1]}"
             )
 
     @property
-    def is_still(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Whether nothing came from the head to the end."""
         first, last = ((told.get("feedback") or {}).get("sequence") for told in (self.head, self.end))
         return bool(first == last)
@@ -142,9 +142,9 @@ class Lines:
     @property
     def is_whole(self) -> bool:
         """Whether the rows are just what the sums at the end are of: nothing came meanwhile, and no outcome was too old to be kept."""
-        return self.is_still and self.outcomes == self.end.get("events") and self.exposures == _exposed_in(self.end)
+        return self.is_unchanged and self.outcomes == self.end.get("events") and self.exposures == _exposed_in(self.end)
 
-    def behind(self, judged: Sums) -> str:
+    def behind(self, judged: FeedbackSums) -> str:
         """Why these lines cannot have all that was judged; empty where they have."""
         told = self.end.get("feedback") or {}
         if not judged.sequence:
@@ -164,7 +164,7 @@ def _exposed_in(told: Mapping[str, Any]) -> int:
     return sum(units for _, _, units in (told.get("feedback") or {}).get("exposed") or ())
 
 
-def plan_of(experiment: Mapping[str, Any], lines: Lines, now: datetime) -> Json:
+def make_plan_document(experiment: Mapping[str, Any], lines: ExposureLogReader, now: datetime) -> Json:
     """What is written beside exposures and outcomes: spec, plan and verdict of the Experiment, and the sums that the edge has.
 
     `complete` says whether exposures and outcomes are what the sums are of. `assigned` are units by epoch and arm, where each request is
@@ -172,29 +172,29 @@ def plan_of(experiment: Mapping[str, Any], lines: Lines, now: datetime) -> Json:
     """
     meta, status = experiment["metadata"], experiment.get("status") or {}
     return {
-        "version": VERSION,
+        "version": FORMAT_VERSION,
         "experiment": {name: meta.get(name) for name in ("name", "namespace", "uid", "generation")},
         "exportedAt": now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "complete": lines.is_whole,
         "rows": {"exposures": lines.exposures, "outcomes": lines.outcomes},
         "feedback": lines.end.get("feedback") or {},
         "assigned": _assigned(str(meta.get("uid")), status),
-        "judged": judged_by(experiment).as_json(),
+        "judged": evaluated_sums(experiment).as_json(),
         "spec": experiment.get("spec") or {},
         "status": {name: value for name, value in status.items() if name not in _LONG},
     }
 
 
-def judged_by(experiment: Mapping[str, Any]) -> Sums:
+def evaluated_sums(experiment: Mapping[str, Any]) -> FeedbackSums:
     """The sums that an Experiment was judged by last."""
     status = experiment.get("status") or {}
-    return Tallies.unpack(str(status.get("tallies") or ""), str(experiment["metadata"].get("uid"))).feedback
+    return Counters.unpack(str(status.get("tallies") or ""), str(experiment["metadata"].get("uid"))).feedback
 
 
 def _assigned(attempt: str, status: Mapping[str, Any]) -> list[tuple[int, str, int]]:
     progress = ExperimentStatus.parse(status)
-    if edge_units.frozen_in(progress.plan) != edge_units.REQUEST:
+    if edge_units.frozen_unit(progress.plan) != edge_units.PER_REQUEST:
         return []
-    counted = Tallies.unpack(progress.tallies, attempt)
+    counted = Counters.unpack(progress.tallies, attempt)
     places = sorted({place for rows in counted.sources.values() for place in rows})
-    return [(epoch, arm, exposed(progress, counted, epoch, arm)) for epoch, arm in places]
+    return [(epoch, arm, count_exposed_units(progress, counted, epoch, arm)) for epoch, arm in places]

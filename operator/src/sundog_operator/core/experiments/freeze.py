@@ -8,25 +8,25 @@ from datetime import datetime
 from sundog_operator.api import (
     CONTROL,
     ArmStatus,
-    Comparison,
     Epoch,
     ExperimentSpec,
     ExperimentStatus,
     FrozenPlan,
     PlanAllocation,
     PlanArm,
+    PlanComparison,
     PlanOutcome,
     Rollout,
     Verdict,
-    fraction,
+    parse_percent,
 )
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation
-from sundog_operator.core.experiments.arms import PlannedArm, buckets_of
+from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.freeze import UNDECIDED, WEIGHED
-from sundog_operator.core.rollout.resolve import Traffic, with_harm
+from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
+from sundog_operator.core.rollout.resolve import StableTraffic, add_harm_guardrails
 
 
 def freeze(
@@ -34,7 +34,7 @@ def freeze(
     rollout: Rollout,
     stable: tuple[int, str],
     arms: Sequence[tuple[PlannedArm, int]],
-    traffic: Traffic,
+    traffic: StableTraffic,
     now: datetime,
 ) -> ExperimentStatus:
     """The first status of an experiment that is to begin: its plan, and no traffic on its arms.
@@ -44,18 +44,18 @@ def freeze(
     """
     planned = [arm for arm, _ in arms]
     plan = FrozenPlan(
-        hash=intent(spec, planned),
-        unit=units.unit_of(spec.unit),
+        hash=plan_hash(spec, planned),
+        unit=units.resolve_unit(spec.unit),
         salt=spec.unit.salt,
         alpha=spec.alpha,
-        guardrails=with_harm(spec.metrics.guardrails, traffic),
+        guardrails=add_harm_guardrails(spec.metrics.guardrails, traffic),
         warmup_requests=rollout.warmup.requests,
         warmup_duration=rollout.warmup.duration,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
         error_rate=traffic.error_rate and round(traffic.error_rate, 6),
-        comparison=Comparison(
+        comparison=PlanComparison(
             arms=(
-                PlanArm(name=CONTROL, hash=stable[1], buckets=buckets_of(spec)[CONTROL]),
+                PlanArm(name=CONTROL, hash=stable[1], buckets=planned_buckets(spec)[CONTROL]),
                 *(PlanArm(name=arm.name, hash=arm.hash, buckets=arm.buckets) for arm in planned),
             ),
             outcomes=tuple(_outcomes(spec)),
@@ -75,12 +75,12 @@ def freeze(
             ArmStatus(name=CONTROL, revision=stable[0]),
             *(ArmStatus(name=arm.name, revision=number) for arm, number in arms),
         ),
-        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED),
+        verdict=Verdict(decision=UNDECIDED, winner="", reason=EVIDENCE_IS_EVALUATED),
     )
 
 
 def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
-    rule = allocation.frozen(spec.allocation, spec.stop.max_duration)
+    rule = allocation.freeze_allocation(spec.allocation, spec.stop.max_duration)
     return None if rule is None else PlanAllocation(floor=rule.floor, delta=rule.delta, pace=rule.pace)
 
 
@@ -93,11 +93,11 @@ def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
                 feedback=each.feedback,
                 type=each.type,
                 goal=each.goal,
-                minimum_effect=None if each.minimum_effect is None else fraction(each.minimum_effect),
+                minimum_effect=None if each.minimum_effect is None else parse_percent(each.minimum_effect),
             )
 
 
-def intent(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
+def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
     """16 hex digits of SHA-256 over all that a plan follows from; whether it is stopped, and where its log is written, are no part of it.
 
     Values equal to their defaults are left out: a release that adds a field changes no plan.
@@ -107,19 +107,19 @@ def intent(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
-def differences(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
+def find_changed_fields(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
     """Which fields of a spec are not those that a plan was frozen from; empty where none is."""
     comparison = plan.comparison
-    if comparison is None or intent(spec, arms) == plan.hash:
+    if comparison is None or plan_hash(spec, arms) == plan.hash:
         return ""
     planned = [(arm.name, arm.hash) for arm in comparison.arms if arm.name != CONTROL]
     shares = [arm.buckets for arm in comparison.arms]
-    wanted = list(buckets_of(spec).values())
+    wanted = list(planned_buckets(spec).values())
     stop = (comparison.max_duration, comparison.max_units)
     found = {
         "spec.arms": planned != [(arm.name, arm.hash) for arm in arms],
         "spec.exposure or spec.weights": len(shares) == len(wanted) and shares != wanted,
-        "spec.unit": (units.frozen_in(plan), plan.salt) != (units.unit_of(spec.unit), spec.unit.salt),
+        "spec.unit": (units.frozen_unit(plan), plan.salt) != (units.resolve_unit(spec.unit), spec.unit.salt),
         "spec.alpha": plan.alpha != spec.alpha,
         "spec.stop": stop != (spec.stop.max_duration, spec.stop.max_units),
         "spec.onWin": comparison.on_win != spec.on_win,

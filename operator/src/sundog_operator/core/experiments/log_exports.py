@@ -9,21 +9,21 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ExposureLogStatus, experiment_conditions
-from sundog_operator.core.kubernetes.plural import counted
-from sundog_operator.core.observed import LogAnswer
+from sundog_operator.core.kubernetes.plural import format_count
+from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.core.rollout.machine import is_over
 
-LOG: Final = "exposureLog"
+LOG_FIELD: Final = "exposureLog"
 CONDITION: Final = "LogWritten"
 WRITTEN: Final = "Written"
 NOT_WRITTEN: Final = "NotWritten"
 PLACE_NOT_ALLOWED: Final = "PlaceNotAllowed"
 
-EVERY: Final = timedelta(hours=1)
-SHARE: Final = 10
+EXPORT_INTERVAL: Final = timedelta(hours=1)
+INTERVAL_DIVISOR: Final = 10
 """And every such share of its time: one that runs for weeks writes no more than some dozens of them."""
 
-MOST_EXPOSURES: Final = 2_500_000
+MAX_EXPOSURES: Final = 2_500_000
 """Of which units take 32 MiB of memory. More are for a machine of the user's own."""
 
 _CONDITIONS: Final = "conditions"
@@ -31,14 +31,14 @@ _CONDITIONS: Final = "conditions"
 Json = dict[str, Any]
 
 
-def folder_of(uri: str, experiment: Mapping[str, Any]) -> str:
+def export_folder(uri: str, experiment: Mapping[str, Any]) -> str:
     """Below which place all of an Experiment lie. Nobody else's do, whatever other Experiments name: the uid is in it."""
     meta = experiment["metadata"]
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{'/'.join((rest.rstrip('/'), meta['namespace'], meta['name'], meta['uid']))}"
 
 
-def next_place(folder: str, status: ExperimentStatus) -> str:
+def next_uri(folder: str, status: ExperimentStatus) -> str:
     """Where the next one goes."""
     return f"{folder}/{next_sequence(status):06d}"
 
@@ -48,7 +48,7 @@ def next_sequence(status: ExperimentStatus) -> int:
     return status.exposure_log.sequence + 1 if status.exposure_log is not None else 1
 
 
-def refused(uri: str, allowed: Sequence[str] | None) -> str:
+def find_place_violation(uri: str, allowed: Sequence[str] | None) -> str:
     """Why nothing is written to a place; empty where it may be. `allowed` are beginnings of places, None for any."""
     if allowed is None:
         return "pvc:// is for clusters; in local mode file:// is there" if uri.startswith("pvc://") else ""
@@ -60,7 +60,7 @@ def refused(uri: str, allowed: Sequence[str] | None) -> str:
     return f"{uri} is below none of the places that an administrator allows in installation.exposureLogs.places"
 
 
-def due(status: ExperimentStatus, folder: str) -> datetime | None:
+def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
     """From when on one is to be written; None for never, as things are."""
     last, begun, plan = status.exposure_log, status.since, status.plan.comparison
     if begun is None or plan is None or not plan.outcomes:
@@ -70,12 +70,12 @@ def due(status: ExperimentStatus, folder: str) -> datetime | None:
         return None if here is not None and here.final else begun
     if here is None:
         # Of another place what was written before is missed here at once.
-        return begun + EVERY if last is None else begun
-    return here.written_at + max(EVERY, (here.written_at - begun) / SHARE)
+        return begun + EXPORT_INTERVAL if last is None else begun
+    return here.written_at + max(EXPORT_INTERVAL, (here.written_at - begun) / INTERVAL_DIVISOR)
 
 
-def written(
-    status: ExperimentStatus, place: str, answer: LogAnswer, generation: int, now: datetime
+def record_export(
+    status: ExperimentStatus, place: str, answer: ExposureLogResult, generation: int, now: datetime
 ) -> ExperimentStatus:
     """The status with one that was written."""
     log = ExposureLogStatus(
@@ -87,18 +87,18 @@ def written(
         complete=answer.complete,
         final=answer.final,
     )
-    told = f"{counted(log.exposures, 'exposure')} and {counted(log.outcomes, 'outcome')} in {place}"
+    told = f"{format_count(log.exposures, 'exposure')} and {format_count(log.outcomes, 'outcome')} in {place}"
     return _saying(status.model_copy(update={"exposure_log": log}), "True", WRITTEN, told, generation, now)
 
 
-def not_written(
+def record_export_failure(
     status: ExperimentStatus, reason: str, problem: str, generation: int, now: datetime
 ) -> ExperimentStatus:
     """The status with why the next one is not."""
     return _saying(status, "False", reason, problem, generation, now)
 
 
-def unasked(status: ExperimentStatus, generation: int, now: datetime) -> ExperimentStatus:
+def remove_condition(status: ExperimentStatus, generation: int, now: datetime) -> ExperimentStatus:
     """The status of one that is not to be written, or not any more."""
     if all(each.type != CONDITION for each in status.conditions):
         return status
@@ -116,13 +116,13 @@ def _saying(
     return status.model_copy(update={"conditions": conditions.conditions()})
 
 
-def with_log_of(status: Json, stored: Mapping[str, Any] | None) -> Json:
+def merge_log_status(status: Json, stored: Mapping[str, Any] | None) -> Json:
     """A status about to be written by who writes everything else, with what is stored of the log."""
-    kept = {key: value for key, value in status.items() if key not in (LOG, _CONDITIONS)}
+    kept = {key: value for key, value in status.items() if key not in (LOG_FIELD, _CONDITIONS)}
     known = stored or {}
     conditions = [
         *(each for each in status.get(_CONDITIONS) or () if each["type"] != CONDITION),
         *(each for each in known.get(_CONDITIONS) or () if each["type"] == CONDITION),
     ]
-    told = {LOG: known.get(LOG), _CONDITIONS: conditions}
+    told = {LOG_FIELD: known.get(LOG_FIELD), _CONDITIONS: conditions}
     return {**kept, **{key: value for key, value in told.items() if value}}

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, fraction
+from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
 from sundog_operator.core.experiments import allocation, winner
 from sundog_operator.core.stats import group_sequential
 from sundog_operator.core.stats.power import experiment_simulation
-from sundog_operator.core.stats.power.experiment_simulation import Adaptive, Base, Design
-from sundog_operator.core.stats.success_metrics import Metric
-from sundog_operator.core.stats.verdicts import told_time
+from sundog_operator.core.stats.power.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
+from sundog_operator.core.stats.success_metrics import OutcomeMetric
+from sundog_operator.core.stats.verdicts import format_rough_duration
 
 LOOKS: Final = 200
 """At which a simulated experiment is looked at, evenly over its time."""
@@ -23,7 +23,7 @@ PLANNED_POWER: Final = 0.8
 
 FEW_LOOKS: Final = 5
 
-HARDLY: Final = "is hardly decided before the experiment stops"
+UNLIKELY_TEXT: Final = "is hardly decided before the experiment stops"
 """Said of a metric by its name, by which those are found again of which that is told."""
 
 _SEED: Final = 1
@@ -32,7 +32,7 @@ _OFTEN: Final = (timedelta(days=1), timedelta(hours=1))
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class ExperimentTraffic:
     """What comes to a service.
 
     Attributes:
@@ -41,11 +41,11 @@ class Traffic:
     """
 
     units_per_second: float
-    base: Base
+    base: ControlBaseline
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class ExperimentForecast:
     """What becomes of an experiment in which one arm is better and the others are like control.
 
     Attributes:
@@ -78,27 +78,27 @@ class Forecast:
         return max(0.0, 1 - self.right - self.wrong - self.nobody)
 
 
-def units_per_second(spec: ExperimentSpec, traffic: Traffic) -> float:
+def units_per_second(spec: ExperimentSpec, traffic: ExperimentTraffic) -> float:
     """New units of the experiment."""
-    return traffic.units_per_second * fraction(spec.exposure)
+    return traffic.units_per_second * parse_percent(spec.exposure)
 
 
-def horizon(spec: ExperimentSpec, traffic: Traffic) -> timedelta:
+def horizon(spec: ExperimentSpec, traffic: ExperimentTraffic) -> timedelta:
     """How long it runs at most: to its duration, or until it has its units."""
     rate = units_per_second(spec, traffic)
     filling = spec.stop.max_units / rate if rate else math.inf
     return timedelta(seconds=min(spec.stop.max_duration.total_seconds(), filling))
 
 
-def forecast(
+def forecast_experiment(
     spec: ExperimentSpec,
-    traffic: Traffic,
+    traffic: ExperimentTraffic,
     place: int,
     effect: float,
     *,
     runs: int,
     on_look: Callable[[int], None] = lambda _: None,
-) -> Forecast:
+) -> ExperimentForecast:
     """Play an experiment as the spec has it. Guardrails are taken as passed, other success metrics as without an effect.
 
     Args:
@@ -112,64 +112,70 @@ def forecast(
     design = _design(spec, place, horizon(spec, traffic))
     step_s = horizon(spec, traffic).total_seconds() / LOOKS
     effects = [effect, *[0.0] * (len(spec.arms) - 1)]
-    played = experiment_simulation.play(
+    played = experiment_simulation.simulate_experiments(
         design,
-        experiment_simulation.world(design.metric, traffic.base, units_per_second(spec, traffic) * step_s, effects),
+        experiment_simulation.make_unit_model(
+            design.metric, traffic.base, units_per_second(spec, traffic) * step_s, effects
+        ),
         runs=runs,
         looks=LOOKS,
         seed=_SEED,
         on_look=on_look,
     )
-    units = experiment_simulation.typical_units(design, traffic.base, effect)
+    units = experiment_simulation.expected_units(design, traffic.base, effect)
     one_look, few_looks = (
-        experiment_simulation.planned_units(design, traffic.base, effect, _drift(looks, design.alpha / design.tests))
+        experiment_simulation.group_sequential_units(
+            design, traffic.base, effect, _drift(looks, design.alpha / design.tests)
+        )
         for looks in (1, FEW_LOOKS)
     )
     won = [int(arm) for arm in played.winner]
     ends = sorted(step_s * int(look) if look else math.inf for look in played.ended)
     right = sum(arm == 0 for arm in won) if effect > 0 else 0
-    return Forecast(
+    return ExperimentForecast(
         effect=effect,
         units=units,
         one_look=one_look,
         few_looks=few_looks,
         seconds=units / units_per_second(spec, traffic),
         right=right / runs,
-        wrong=(sum(arm != experiment_simulation.NOBODY for arm in won) - right) / runs,
+        wrong=(sum(arm != experiment_simulation.NO_WINNER for arm in won) - right) / runs,
         nobody=sum(map(bool, played.hopeless)) / runs,
         median_s=ends[(runs - 1) // 2],
         late_s=ends[math.ceil(0.8 * runs) - 1],
     )
 
 
-def typical(spec: ExperimentSpec, traffic: Traffic, place: int) -> tuple[float, float]:
+def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, place: int) -> tuple[float, float]:
     """Units of all arms, and seconds, until an arm that is better by what is worth finding is typically decided; infinite for never."""
     design = _design(spec, place, horizon(spec, traffic))
-    units = experiment_simulation.typical_units(design, traffic.base, metrics(spec)[place].effect)
+    units = experiment_simulation.expected_units(design, traffic.base, planned_metrics(spec)[place].effect)
     return units, units / units_per_second(spec, traffic)
 
 
 @functools.lru_cache
 def _drift(looks: int, alpha: float) -> float:
     """What Z has to be expected to be for `PLANNED_POWER`, where each of the two directions errs with α, as a verdict's do."""
-    bounds = group_sequential.bounds(group_sequential.obrien_fleming, looks, 2 * alpha)
-    return group_sequential.drift_for(bounds, PLANNED_POWER)
+    bounds = group_sequential.spending_bounds(group_sequential.obrien_fleming, looks, 2 * alpha)
+    return group_sequential.required_drift(bounds, PLANNED_POWER)
 
 
-def peeked(spec: ExperimentSpec, traffic: Traffic) -> tuple[int, timedelta, float]:
+def estimate_peeking_errors(spec: ExperimentSpec, traffic: ExperimentTraffic) -> tuple[int, timedelta, float]:
     """What comes of a test for one look that is looked at all the time: (looks, time between two, how often it finds what is not there)."""
     longest = horizon(spec, traffic)
     every = next((each for each in _OFTEN if longest >= 2 * each), longest)
     looks = min(longest // every, _MOST_LOOKS)
-    return looks, every, group_sequential.peeking(looks, spec.alpha)
+    return looks, every, group_sequential.peeking_error_rate(looks, spec.alpha)
 
 
-def metrics(spec: ExperimentSpec) -> tuple[Metric, ...]:
+def planned_metrics(spec: ExperimentSpec) -> tuple[OutcomeMetric, ...]:
     """Those that an arm may win by, as they are judged."""
-    return winner.metrics_of(spec.metrics.success)
+    return winner.parse_success_metrics(spec.metrics.success)
 
 
-def doubt(spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[str, Base]) -> str:
+def find_undecidable_metric(
+    spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[str, ControlBaseline]
+) -> str:
     """Which success metric is hardly decided in the time and the units of `stop` at the effect that its evidence is for; empty for none.
 
     Args:
@@ -177,26 +183,26 @@ def doubt(spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[s
         units_per_second_of_all: new units of the service, exposed or not.
         bases: what a unit of control comes to, by the metric's name; of those that are missing nothing is said.
     """
-    for place, metric in enumerate(metrics(spec)):
+    for place, metric in enumerate(planned_metrics(spec)):
         base = bases.get(metric.name)
         if base is None or units_per_second_of_all <= 0:
             continue
-        traffic = Traffic(units_per_second_of_all, base)
+        traffic = ExperimentTraffic(units_per_second_of_all, base)
         longest = horizon(spec, traffic)
-        needed = experiment_simulation.typical_units(_design(spec, place, longest), base, metric.effect)
+        needed = experiment_simulation.expected_units(_design(spec, place, longest), base, metric.effect)
         coming = units_per_second(spec, traffic) * longest.total_seconds()
         if needed <= coming:
             continue
         takes = f"that takes some {needed:.3g} units" if math.isfinite(needed) else "no number of units decides that"
         which = "" if metric.minimum_effect else ", as where no minimumEffect is given,"
         return (
-            f"{metric.name} {HARDLY}: an effect of {100 * metric.effect:.3g} %{which} is to be found,"
-            f" {takes}, and {coming:.3g} come in {told_time(longest.total_seconds())}"
+            f"{metric.name} {UNLIKELY_TEXT}: an effect of {100 * metric.effect:.3g} %{which} is to be found,"
+            f" {takes}, and {coming:.3g} come in {format_rough_duration(longest.total_seconds())}"
         )
     return ""
 
 
-def doubt_of_guardrail(told: MetricStatus, lasted_s: float, left_s: float) -> str:
+def find_undecidable_guardrail(told: MetricStatus, lasted_s: float, left_s: float) -> str:
     """Whether a guardrail, which has to pass before an arm wins, hardly does before the experiment stops as it seems now; empty for no.
 
     Args:
@@ -212,18 +218,20 @@ def doubt_of_guardrail(told: MetricStatus, lasted_s: float, left_s: float) -> st
         takes_s = (told.needed / events - 1) * lasted_s
     else:
         return ""
-    return f"{told.name} {HARDLY}, in {told_time(left_s)}" if takes_s > left_s else ""
+    return f"{told.name} {UNLIKELY_TEXT}, in {format_rough_duration(left_s)}" if takes_s > left_s else ""
 
 
-def _design(spec: ExperimentSpec, place: int, longest: timedelta) -> Design:
-    metric, arms = metrics(spec)[place], len(spec.arms)
-    rule = allocation.frozen(spec.allocation, spec.stop.max_duration)
-    return Design(
+def _design(spec: ExperimentSpec, place: int, longest: timedelta) -> ExperimentDesign:
+    metric, arms = planned_metrics(spec)[place], len(spec.arms)
+    rule = allocation.freeze_allocation(spec.allocation, spec.stop.max_duration)
+    return ExperimentDesign(
         metric=metric,
         shares=_shares(spec),
         alpha=spec.alpha,
         tests=arms * len(spec.metrics.success),
-        adaptive=None if rule is None else Adaptive(rule.floor, rule.delta, math.ceil(LOOKS * (rule.pace / longest))),
+        adaptive=None
+        if rule is None
+        else AdaptiveWeights(rule.floor, rule.delta, math.ceil(LOOKS * (rule.pace / longest))),
     )
 
 

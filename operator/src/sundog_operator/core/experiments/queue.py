@@ -4,19 +4,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.experiments.admission import Acceptance
+from sundog_operator.core.experiments.admission import ExperimentAcceptance
 from sundog_operator.core.rollout.machine import is_over
 
 
 @dataclass(frozen=True, slots=True)
-class OwnExperiment:
+class UserExperiment:
     """An Experiment of a user's own as it is stored. `created` is its creationTimestamp."""
 
     name: str
     uid: str
     generation: int
     created: str
-    acceptance: Acceptance
+    acceptance: ExperimentAcceptance
     status: ExperimentStatus
 
     @property
@@ -27,7 +27,7 @@ class OwnExperiment:
         return (wanted or (plan is not None and bool(plan.outcomes))) and not is_over(self.status)
 
 
-def in_line(experiments: Iterable[OwnExperiment]) -> list[OwnExperiment]:
+def order_waiting(experiments: Iterable[UserExperiment]) -> list[UserExperiment]:
     """Those that have not ended, the oldest first, and of the same age by name."""
     waiting = (each for each in experiments if not is_over(each.status))
     return sorted(waiting, key=lambda each: (each.created, each.name))

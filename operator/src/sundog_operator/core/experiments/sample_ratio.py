@@ -6,7 +6,7 @@ from sundog_operator.core.analysis.evaluate import MISMATCH_LOG_E
 from sundog_operator.core.stats import sample_ratio
 
 
-def broken(names: Sequence[str], units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> str:
+def find_mismatch(names: Sequence[str], units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> str:
     """What is wrong with the split, in words; empty where nothing is known to be. It may be asked at every look, and errs once in 1000.
 
     Args:
@@ -14,7 +14,7 @@ def broken(names: Sequence[str], units: Sequence[Sequence[int]], shares: Sequenc
         units: first exposures by epoch and arm, each unit counted once; requests where the unit is the request.
         shares: that were in force, by epoch and arm; of any sum. An arm that was out has 0.
     """
-    if sample_ratio.mismatch(units, shares) < MISMATCH_LOG_E:
+    if sample_ratio.mismatch_log_e(units, shares) < MISMATCH_LOG_E:
         return ""
     fell = [sum(row[arm] for row in units) for arm in range(len(names))]
     meant = [

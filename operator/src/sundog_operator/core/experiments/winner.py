@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from sundog_operator.api import SuccessMetric, fraction
+from sundog_operator.api import SuccessMetric, parse_percent
 from sundog_operator.core.stats import success_metrics
-from sundog_operator.core.stats.success_metrics import Epoch, Finding, Found, Metric
-from sundog_operator.core.stats.verdicts import Verdict
+from sundog_operator.core.stats.success_metrics import OutcomeEpoch, OutcomeFinding, OutcomeMetric, OutcomeVerdict
+from sundog_operator.core.stats.verdicts import MetricVerdict
 
 _TOLD_AT_ONCE: Final = 3
 """Arms, of which a reason says why they are where they are."""
@@ -38,7 +38,7 @@ class Decision(StrEnum):
     NO_WINNER = "NoWinner"
 
 
-class Standing(StrEnum):
+class ArmStanding(StrEnum):
     """Of one arm."""
 
     OPEN = "Open"
@@ -49,7 +49,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmInput:
     """An arm beside control.
 
     Attributes:
@@ -64,7 +64,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class WinnerInputs:
     """What is known at one look.
 
     Attributes:
@@ -76,9 +76,9 @@ class Seen:
         elapsed_s: seconds in which units were exposed, for what is expected of the future.
     """
 
-    metrics: Sequence[Metric]
-    arms: Sequence[Arm]
-    epochs: Sequence[Epoch]
+    metrics: Sequence[OutcomeMetric]
+    arms: Sequence[ArmInput]
+    epochs: Sequence[OutcomeEpoch]
     alpha: float
     broken: str = ""
     elapsed_s: float = math.nan
@@ -97,13 +97,13 @@ class ArmDecision:
     """
 
     name: str
-    standing: Standing
+    standing: ArmStanding
     reason: str
-    findings: tuple[Finding, ...]
+    findings: tuple[OutcomeFinding, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class WinnerDecision:
     """What follows.
 
     Attributes:
@@ -119,79 +119,88 @@ class Decided:
     arms: tuple[ArmDecision, ...]
 
 
-def metrics_of(metrics: Sequence[SuccessMetric]) -> tuple[Metric, ...]:
+def parse_success_metrics(metrics: Sequence[SuccessMetric]) -> tuple[OutcomeMetric, ...]:
     """Success metrics of a spec, as they are judged."""
     return tuple(
-        Metric(each.name, each.type, each.goal, None if each.minimum_effect is None else fraction(each.minimum_effect))
+        OutcomeMetric(
+            each.name, each.type, each.goal, None if each.minimum_effect is None else parse_percent(each.minimum_effect)
+        )
         for each in metrics
     )
 
 
-def decide(seen: Seen) -> Decided:
+def decide_winner(seen: WinnerInputs) -> WinnerDecision:
     """Who wins by what is known now. It may be asked as often as one likes."""
     epochs = seen.epochs or [_nothing(len(seen.metrics), len(seen.arms))]
-    by_metric = success_metrics.judge(seen.metrics, epochs, seen.alpha, elapsed_s=seen.elapsed_s)
+    by_metric = success_metrics.evaluate_outcomes(seen.metrics, epochs, seen.alpha, elapsed_s=seen.elapsed_s)
     arms = tuple(
         _stand(arm, tuple(findings[index] for findings in by_metric), seen.broken)
         for index, arm in enumerate(seen.arms)
     )
     if seen.broken:
-        return Decided(Decision.UNDECIDED, "", f"nothing is decided: {seen.broken}", arms)
-    if won := [arm for arm in arms if arm.standing == Standing.WON]:
+        return WinnerDecision(Decision.UNDECIDED, "", f"nothing is decided: {seen.broken}", arms)
+    if won := [arm for arm in arms if arm.standing == ArmStanding.WON]:
         return _won(won, arms)
-    if all(arm.standing in (Standing.OUT, Standing.HOPELESS) for arm in arms):
-        return Decided(Decision.NO_WINNER, "", f"no arm can win any more: {_listed(arms)}", arms)
+    if all(arm.standing in (ArmStanding.OUT, ArmStanding.HOPELESS) for arm in arms):
+        return WinnerDecision(Decision.NO_WINNER, "", f"no arm can win any more: {_listed(arms)}", arms)
     if not seen.metrics:
-        return Decided(Decision.UNDECIDED, "", "there is no success metric to win by", arms)
-    return Decided(Decision.UNDECIDED, "", _listed([arm for arm in arms if arm.standing != Standing.OUT]), arms)
+        return WinnerDecision(Decision.UNDECIDED, "", "there is no success metric to win by", arms)
+    return WinnerDecision(
+        Decision.UNDECIDED, "", _listed([arm for arm in arms if arm.standing != ArmStanding.OUT]), arms
+    )
 
 
-def _nothing(metrics: int, arms: int) -> Epoch:
-    return Epoch((1,) * (arms + 1), [[success_metrics.Outcomes()] * (arms + 1)] * metrics)
+def _nothing(metrics: int, arms: int) -> OutcomeEpoch:
+    return OutcomeEpoch((1,) * (arms + 1), [[success_metrics.OutcomeCounts()] * (arms + 1)] * metrics)
 
 
-def _stand(arm: Arm, findings: tuple[Finding, ...], broken: str) -> ArmDecision:
+def _stand(arm: ArmInput, findings: tuple[OutcomeFinding, ...], broken: str) -> ArmDecision:
     standing, reason = _standing(arm, findings)
     if broken and not arm.dropped:
-        standing, reason = Standing.HELD, f"nothing is decided: {broken}"
+        standing, reason = ArmStanding.HELD, f"nothing is decided: {broken}"
     return ArmDecision(arm.name, standing, reason, findings)
 
 
-def _standing(arm: Arm, findings: Sequence[Finding]) -> tuple[Standing, str]:
+def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding]) -> tuple[ArmStanding, str]:
     """Where an arm stands, and why; what comes first goes before the rest."""
-    by: dict[Found, list[Finding]] = {}
+    by: dict[OutcomeVerdict, list[OutcomeFinding]] = {}
     for each in findings:
         by.setdefault(each.verdict, []).append(each)
-    harmed = sorted(name for name, verdict in arm.guardrails.items() if verdict == Verdict.HARM)
-    waiting = sorted(name for name, verdict in arm.guardrails.items() if verdict != Verdict.PASSED)
-    told = [each.sentence(arm.name) for each in (by.get(Found.WORSE) or by.get(Found.BETTER) or findings)]
+    harmed = sorted(name for name, verdict in arm.guardrails.items() if verdict == MetricVerdict.HARM)
+    waiting = sorted(name for name, verdict in arm.guardrails.items() if verdict != MetricVerdict.PASSED)
+    told = [
+        each.sentence(arm.name) for each in (by.get(OutcomeVerdict.WORSE) or by.get(OutcomeVerdict.BETTER) or findings)
+    ]
     match by:
         case _ if arm.dropped:
-            return Standing.OUT, f"{arm.name} is out: {arm.dropped}"
+            return ArmStanding.OUT, f"{arm.name} is out: {arm.dropped}"
         case _ if harmed:
-            return Standing.OUT, f"{arm.name} is out: {', '.join(harmed)} worse than its margin"
-        case {Found.WORSE: _}:
-            return Standing.OUT, f"{arm.name} is out: {told[0]}"
-        case {Found.BETTER: _} if missing := [*by.get(Found.NO_DATA, ()), *by.get(Found.INVALID, ())]:
-            return Standing.HELD, f"{told[0]}, but {missing[0].sentence(arm.name)}"
-        case {Found.BETTER: _} if waiting:
-            return Standing.HELD, f"{told[0]}, but {', '.join(waiting)} of {arm.name} not passed yet"
-        case {Found.BETTER: _}:
-            return Standing.WON, "; ".join(told)
-        case {Found.NO_EFFECT: few} if len(few) == len(findings):
-            return Standing.HOPELESS, told[0]
-    return Standing.OPEN, told[0] if told else f"{arm.name}: there is no success metric to win by"
+            return ArmStanding.OUT, f"{arm.name} is out: {', '.join(harmed)} worse than its margin"
+        case {OutcomeVerdict.WORSE: _}:
+            return ArmStanding.OUT, f"{arm.name} is out: {told[0]}"
+        case {OutcomeVerdict.BETTER: _} if missing := [
+            *by.get(OutcomeVerdict.NO_DATA, ()),
+            *by.get(OutcomeVerdict.INVALID, ()),
+        ]:
+            return ArmStanding.HELD, f"{told[0]}, but {missing[0].sentence(arm.name)}"
+        case {OutcomeVerdict.BETTER: _} if waiting:
+            return ArmStanding.HELD, f"{told[0]}, but {', '.join(waiting)} of {arm.name} not passed yet"
+        case {OutcomeVerdict.BETTER: _}:
+            return ArmStanding.WON, "; ".join(told)
+        case {OutcomeVerdict.NO_EFFECT: few} if len(few) == len(findings):
+            return ArmStanding.HOPELESS, told[0]
+    return ArmStanding.OPEN, told[0] if told else f"{arm.name}: there is no success metric to win by"
 
 
-def _won(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> Decided:
+def _won(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> WinnerDecision:
     places = range(len(won[0].findings))
-    place = next(place for place in places if any(arm.findings[place].verdict == Found.BETTER for arm in won))
-    better = [arm for arm in won if arm.findings[place].verdict == Found.BETTER]
+    place = next(place for place in places if any(arm.findings[place].verdict == OutcomeVerdict.BETTER for arm in won))
+    better = [arm for arm in won if arm.findings[place].verdict == OutcomeVerdict.BETTER]
     winner = max(better, key=lambda arm: _least(arm.findings[place]))
     bar = _least(winner.findings[place])
     near = [arm.name for arm in won if arm is not winner and not arm.findings[place].improvement[1] < bar]
     less = [arm.name for arm in won if arm is not winner and arm.name not in near]
-    others = [arm for arm in arms if arm.standing in (Standing.OPEN, Standing.HELD)]
+    others = [arm for arm in arms if arm.standing in (ArmStanding.OPEN, ArmStanding.HELD)]
     reason = [winner.reason]
     if near:
         reason.append(f"better than control too, and not told from {winner.name}: {', '.join(near)}")
@@ -199,10 +208,10 @@ def _won(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> Decided:
         reason.append(f"better than control, and less so: {', '.join(less)}")
     if others:
         reason.append(f"not decided: {', '.join(arm.name for arm in others)}")
-    return Decided(Decision.WINNER, winner.name, "; ".join(reason), tuple(arms))
+    return WinnerDecision(Decision.WINNER, winner.name, "; ".join(reason), tuple(arms))
 
 
-def _least(finding: Finding) -> float:
+def _least(finding: OutcomeFinding) -> float:
     """The lower end of an improvement; −∞ where it is not known."""
     least = finding.improvement[0]
     return -math.inf if math.isnan(least) else least

@@ -7,10 +7,10 @@ from typing import Any, Final
 from sundog_operator.api import Gpu
 
 Json = dict[str, Any]
-Aliases = Mapping[str, Mapping[str, Iterable[str]]]
+TypeAliases = Mapping[str, Mapping[str, Iterable[str]]]
 """By type and label key the values that mean it."""
 
-RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
+VENDOR_RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "nvidia": ("nvidia.com/gpu", "GPU"),
     "amd": ("amd.com/gpu", "GPU"),
     "intel": ("gpu.intel.com/xe", "GPU"),
@@ -19,7 +19,7 @@ RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """By vendor: what a pod asks the device plugin for, and what Ray calls it. Ray's GPU is what `num_gpus` counts."""
 
-RAYS_GPU: Final = "GPU"
+RAY_GPU: Final = "GPU"
 
 TYPE_LABELS: Final = (
     "nvidia.com/gpu.product",
@@ -39,7 +39,7 @@ TYPE_LABELS: Final = (
 _PRODUCT, _GKE, _CLASS = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "gpu.nvidia.com/class"
 _KARPENTER = ("eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name")
 
-KNOWN: Final[Aliases] = {
+KNOWN_TYPES: Final[TypeAliases] = {
     "t4": {_PRODUCT: ("Tesla-T4",), _GKE: ("nvidia-tesla-t4",), **dict.fromkeys(_KARPENTER, ("t4",))},
     "v100": {
         _PRODUCT: ("Tesla-V100-SXM2-16GB", "Tesla-V100-SXM2-32GB", "Tesla-V100-PCIE-16GB", "Tesla-V100-PCIE-32GB"),
@@ -89,28 +89,28 @@ class Devices:
     count: int
 
 
-def devices_of(gpu: Gpu) -> Devices | None:
+def replica_devices(gpu: Gpu) -> Devices | None:
     """The devices of a replica; None for none, or for a vendor that is not supported."""
-    if not gpu.count or gpu.vendor not in RESOURCES:
+    if not gpu.count or gpu.vendor not in VENDOR_RESOURCES:
         return None
-    return Devices(*RESOURCES[gpu.vendor], gpu.count)
+    return Devices(*VENDOR_RESOURCES[gpu.vendor], gpu.count)
 
 
 def actor_options(devices: Devices | None) -> Json:
     """What a replica asks Ray for."""
     if devices is None:
         return {}
-    if devices.ray_name == RAYS_GPU:
+    if devices.ray_name == RAY_GPU:
         return {"num_gpus": devices.count}
     return {"resources": {devices.ray_name: devices.count}}
 
 
-def tolerations(devices: Devices | None) -> list[Json]:
+def device_tolerations(devices: Devices | None) -> list[Json]:
     """The taint that keeps other pods off such nodes, by custom named as the resource is."""
     return [] if devices is None else [{"key": devices.resource, "operator": "Exists"}]
 
 
-def affinity(gpu: Gpu, aliases: Aliases) -> Json | None:
+def make_node_affinity(gpu: Gpu, aliases: TypeAliases) -> Json | None:
     """Nodes of one of the types, whatever key tells it; earlier types are preferred. None where any will do."""
     if not gpu.count or not gpu.type:
         return None
@@ -124,13 +124,13 @@ def affinity(gpu: Gpu, aliases: Aliases) -> Json | None:
     return {"nodeAffinity": {**required, **preference}}
 
 
-def matcher(types: Iterable[str], aliases: Aliases) -> Callable[[Mapping[str, str]], bool]:
+def make_type_matcher(types: Iterable[str], aliases: TypeAliases) -> Callable[[Mapping[str, str]], bool]:
     """Whether a node's labels tell one of the types, as a function of these; every node does where none is named."""
     spellings = _spellings(types, aliases)
     return lambda labels: not spellings or any(labels.get(key) in values for key, values in spellings.items())
 
 
-def _terms(types: Iterable[str], aliases: Aliases) -> list[Json]:
+def _terms(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
     spellings = _spellings(types, aliases)
     return [
         {"matchExpressions": [{"key": key, "operator": "In", "values": list(values)}]}
@@ -138,11 +138,11 @@ def _terms(types: Iterable[str], aliases: Aliases) -> list[Json]:
     ]
 
 
-def _spellings(types: Iterable[str], aliases: Aliases) -> dict[str, tuple[str, ...]]:
+def _spellings(types: Iterable[str], aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
     """The values to look for by label key, the keys that are told first in their fixed order."""
     found: dict[str, dict[str, None]] = {}
     for type_ in types:
-        known, given = KNOWN.get(type_, {}), aliases.get(type_, {})
+        known, given = KNOWN_TYPES.get(type_, {}), aliases.get(type_, {})
         for key in dict.fromkeys((*TYPE_LABELS, *given)):
             values = (type_, *known.get(key, ()), *given.get(key, ()))
             found.setdefault(key, {}).update(dict.fromkeys(values))

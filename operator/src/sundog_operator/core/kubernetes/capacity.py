@@ -12,14 +12,14 @@ from sundog_operator.core.kubernetes import accelerators, names, pods
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
 
-INSUFFICIENT: Final = "InsufficientCapacity"
-QUOTA: Final = "InsufficientQuota"
+INSUFFICIENT_CAPACITY: Final = "InsufficientCapacity"
+INSUFFICIENT_QUOTA: Final = "InsufficientQuota"
 
 Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class OnNodes:
+class NodeCapacity:
     """What is free on the nodes that have such devices, of the types asked for, ready and open to these pods.
 
     Attributes:
@@ -35,7 +35,7 @@ class OnNodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class AvailableCapacity:
     """What is free for replicas of one kind.
 
     Attributes:
@@ -45,7 +45,7 @@ class Room:
     """
 
     resource: str
-    on_nodes: OnNodes | None
+    on_nodes: NodeCapacity | None
     quota: int | None
 
 
@@ -64,12 +64,12 @@ class Inventory:
     fitting: dict[str, Sequence[Json]] = field(default_factory=dict, compare=False, repr=False)
 
 
-def inventory(nodes: Iterable[Json], running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
+def make_inventory(nodes: Iterable[Json], running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
     """The inventory of nodes and of what each pod has, as `of_node` and `of_pod` make them."""
-    return with_pods(Inventory(tuple(nodes), {}), running)
+    return add_pods(Inventory(tuple(nodes), {}), running)
 
 
-def with_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
+def add_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
     """The same with what more pods have."""
     taken = Counter(known.taken)
     for counts in running:
@@ -77,7 +77,7 @@ def with_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]]
     return replace(known, taken=taken)
 
 
-def of_node(node: Json) -> Json:
+def trim_node(node: Json) -> Json:
     """As much of a node as is looked at: a cluster may have thousands."""
     meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
     ready = [each for each in status.get("conditions") or () if each.get("type") == "Ready"]
@@ -89,45 +89,45 @@ def of_node(node: Json) -> Json:
     }
 
 
-def of_pod(pod: Json) -> Mapping[tuple[str, str], int]:
+def pod_devices(pod: Json) -> Mapping[tuple[str, str], int]:
     """Devices that a pod has, by node and resource; nothing for most pods."""
     if not is_scheduled(pod):
         return {}
     # The name of a device has a domain; those of cpu, memory and the like have none.
     resources = {name for each in _requests(pod) for name in each if "/" in name}
-    return {(pod["spec"]["nodeName"], name): requested(pod, name) for name in resources}
+    return {(pod["spec"]["nodeName"], name): requested_devices(pod, name) for name in resources}
 
 
-def of_others_pod(pod: Json) -> Mapping[tuple[str, str], int]:
+def foreign_pod_devices(pod: Json) -> Mapping[tuple[str, str], int]:
     """The same of a pod that is not Sundog's; nothing for Sundog's own, which are known anyhow."""
     labels = pod["metadata"].get("labels") or {}
-    return {} if names.OURS.items() <= labels.items() else of_pod(pod)
+    return {} if names.PART_OF_SUNDOG.items() <= labels.items() else pod_devices(pod)
 
 
-def look(
+def find_available_capacity(
     spec: ModelDeploymentSpec, known: Inventory | None, quotas: Iterable[Json], installation: Installation
-) -> Room | None:
+) -> AvailableCapacity | None:
     """What is free for a spec; None where it asks for no accelerator.
 
     `known` is None where nodes may not be looked at, `quotas` are those of its namespace.
     """
-    devices = accelerators.devices_of(spec.resources.gpu)
+    devices = accelerators.replica_devices(spec.resources.gpu)
     if devices is None:
         return None
     on_nodes = None
     if known is not None:
         on_nodes = _on_nodes(_fitting(known, spec, devices, installation), known.taken, devices)
-    return Room(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
+    return AvailableCapacity(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
 
 
-def _on_nodes(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> OnNodes:
+def _on_nodes(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> NodeCapacity:
     total = {node["metadata"]["name"]: _allocatable(node, devices.resource) for node in fitting}
     free = {name: max(count - taken.get((name, devices.resource), 0), 0) for name, count in total.items()}
     replicas = sum(count // devices.count for count in free.values())
-    return OnNodes(len(fitting), sum(total.values()), sum(free.values()), replicas)
+    return NodeCapacity(len(fitting), sum(total.values()), sum(free.values()), replicas)
 
 
-def with_more(room: Room, devices: Devices, freed: int) -> Room:
+def add_freed_devices(room: AvailableCapacity, devices: Devices, freed: int) -> AvailableCapacity:
     """The same once so many of its devices were free beside, wherever they are: with luck where others are free."""
     nodes, quota = room.on_nodes, room.quota
     if nodes is not None:
@@ -136,7 +136,9 @@ def with_more(room: Room, devices: Devices, freed: int) -> Room:
     return replace(room, on_nodes=nodes, quota=None if quota is None else quota + freed)
 
 
-def shortage(devices: Devices, replicas: int, room: Room, types: Sequence[str]) -> tuple[str, str] | None:
+def find_shortage(
+    devices: Devices, replicas: int, room: AvailableCapacity, types: Sequence[str]
+) -> tuple[str, str] | None:
     """(reason, message) of why so many more replicas do not fit; None where they do, as far as that is known."""
     needed, free = replicas * devices.count, room.on_nodes
     over_quota = room.quota is not None and needed > room.quota
@@ -150,18 +152,18 @@ def shortage(devices: Devices, replicas: int, room: Room, types: Sequence[str]) 
         told += f", {room.quota} left by the namespace's quota"
     # Nodes may come; a quota does not grow by itself. So it counts first where both fall short.
     if over_quota:
-        return QUOTA, told
+        return INSUFFICIENT_QUOTA, told
     scattered = free is not None and needed <= free.free
-    return INSUFFICIENT, told + (f", not {devices.count} of them on one node" if scattered else "")
+    return INSUFFICIENT_CAPACITY, told + (f", not {devices.count} of them on one node" if scattered else "")
 
 
-def holds_back(short: tuple[str, str] | None, installation: Installation | None) -> bool:
+def is_blocking(short: tuple[str, str] | None, installation: Installation | None) -> bool:
     """Whether what is short has to be there before pods are made. Nodes that pods bring come for those; no quota does."""
     comes = installation is not None and installation.gpu.nodes_come
-    return short is not None and not (comes and short[0] == INSUFFICIENT)
+    return short is not None and not (comes and short[0] == INSUFFICIENT_CAPACITY)
 
 
-def requested(pod: Json, resource: str) -> int:
+def requested_devices(pod: Json, resource: str) -> int:
     """Devices that a pod has."""
     return sum(_count(each, resource) for each in _requests(pod))
 
@@ -176,12 +178,12 @@ def _fitting(
 ) -> Sequence[Json]:
     """The nodes that the pods of a spec may come to."""
     template = installation.ray.pods
-    selector = pods.node_selector(template, spec.scheduling)
-    tolerations = pods.tolerations(template, spec.scheduling, accelerators.tolerations(devices))
+    selector = pods.merge_node_selector(template, spec.scheduling)
+    tolerations = pods.merge_tolerations(template, spec.scheduling, accelerators.device_tolerations(devices))
     types, aliases = spec.resources.gpu.type, installation.gpu.aliases
     asked = pods.fingerprint([devices.resource, selector, tolerations, types, aliases])
     if asked not in known.fitting:
-        matches = accelerators.matcher(types, aliases)
+        matches = accelerators.make_type_matcher(types, aliases)
         known.fitting[asked] = [
             node
             for node in known.nodes
@@ -197,7 +199,7 @@ def _takes(node: Json, resource: str, selector: Mapping[str, str], tolerations: 
     conditions = (node.get("status") or {}).get("conditions") or ()
     ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
     selected = all(labels.get(key) == value for key, value in selector.items())
-    return ready and selected and all(pods.tolerates(tolerations, taint) for taint in node_spec.get("taints") or ())
+    return ready and selected and all(pods.is_tolerated(tolerations, taint) for taint in node_spec.get("taints") or ())
 
 
 def _allocatable(node: Json, resource: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-USUAL_EDGE_S: Final = 120
+DEFAULT_EDGE_DRAIN_S: Final = 120
 """What an edge has where no service asks for more."""
 
 _REPLICA_MARGIN_S: Final = 15
@@ -22,27 +22,27 @@ _POD_MARGIN_S: Final = 15
 _EDGE_MARGIN_S: Final = 20
 
 
-def replica_s(request_timeout: timedelta) -> float:
+def replica_grace_s(request_timeout: timedelta) -> float:
     """Seconds after which Serve kills a replica that it stops."""
     return request_timeout.total_seconds() + _REPLICA_MARGIN_S
 
 
-def node_s(request_timeout: timedelta) -> int:
+def node_grace_s(request_timeout: timedelta) -> int:
     """Seconds that Ray leaves a node between SIGTERM and its end. One without a replica ends at once."""
-    return math.ceil(replica_s(request_timeout)) + _SUCCESSOR_S
+    return math.ceil(replica_grace_s(request_timeout)) + _SUCCESSOR_S
 
 
-def worker_pod_s(request_timeout: timedelta) -> int:
+def worker_pod_termination_grace_s(request_timeout: timedelta) -> int:
     """Seconds of grace of a worker's pod."""
-    return node_s(request_timeout) + _POD_MARGIN_S
+    return node_grace_s(request_timeout) + _POD_MARGIN_S
 
 
-def timeout_of(worker_pod_grace_s: int) -> timedelta:
+def request_timeout_of_grace(worker_pod_grace_s: int) -> timedelta:
     """The `requestTimeout` that a worker's pod was given its grace for."""
-    return timedelta(seconds=max(0, worker_pod_grace_s - worker_pod_s(timedelta())))
+    return timedelta(seconds=max(0, worker_pod_grace_s - worker_pod_termination_grace_s(timedelta())))
 
 
-def edge_s(services: Iterable[Mapping[str, Any]]) -> int:
+def edge_drain_s(services: Iterable[Mapping[str, Any]]) -> int:
     """Seconds after which a HAProxy that leaves ends what it has, for the services of a split document.
 
     It doubles, so that few changes of a timeout change it: with it the pods of the edge are made anew.
@@ -51,7 +51,7 @@ def edge_s(services: Iterable[Mapping[str, Any]]) -> int:
         float(service.get("requestTimeoutSeconds", 0)) + float((service.get("queue") or {}).get("timeoutSeconds", 0))
         for service in services
     )
-    needed, found = max(waits, default=0.0) + _EDGE_MARGIN_S, USUAL_EDGE_S
+    needed, found = max(waits, default=0.0) + _EDGE_MARGIN_S, DEFAULT_EDGE_DRAIN_S
     while found < needed:
         found *= 2
     return found

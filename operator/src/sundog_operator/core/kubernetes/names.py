@@ -12,7 +12,7 @@ LABEL_ROLLOUT = f"{GROUP}/rollout"
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_PART_OF = "app.kubernetes.io/part-of"
-OURS = {LABEL_PART_OF: "sundog"}
+PART_OF_SUNDOG = {LABEL_PART_OF: "sundog"}
 """The label of all that Sundog makes."""
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_COMMAND = f"{GROUP}/command"
@@ -40,7 +40,7 @@ SERVE_DEPLOYMENT = "Model"
 STABLE = "stable"
 CANARY = "canary"
 CONTROL = "control"
-OF_STABLE = (STABLE, CONTROL)
+STABLE_ARMS = (STABLE, CONTROL)
 """Arms that the stable revision answers for: outside of an Experiment, and within one."""
 
 
@@ -49,7 +49,7 @@ def application(service: str, revision: int) -> str:
     return f"{service}-r{revision}"
 
 
-def undivided(service: str, revision: int, uid: str) -> str:
+def stable_attempt(service: str, revision: int, uid: str) -> str:
     """The attempt by which edges count while a revision has all traffic, such as `digits-r8-1f0c9a3e`.
 
     `uid` is the ModelDeployment's: what edges have counted of an earlier one of its name is no traffic of this one.
@@ -65,13 +65,13 @@ def route_prefix(service: str, revision: int) -> str:
     return f"/{application(service, revision)}.app"
 
 
-def experiment(service: str, revision: int, attempt: int) -> str:
+def rollout_experiment(service: str, revision: int, attempt: int) -> str:
     """Experiment of a rollout attempt, counted from 1: `digits-r8`, then `digits-r8-a2`."""
     name = application(service, revision)
     return name if attempt == 1 else f"{name}-a{attempt}"
 
 
-def is_rollout(name: str, service: str, revision: int) -> bool:
+def is_rollout_experiment(name: str, service: str, revision: int) -> bool:
     """Whether a name is one that `experiment` gives to that revision."""
     first = application(service, revision)
     suffix = name.removeprefix(first)
@@ -116,4 +116,4 @@ def hosts(service: str, namespace: str, extra: str = "", domain: str = CLUSTER_D
 
 def labels(name: str) -> dict[str, str]:
     """Labels that every child carries."""
-    return {LABEL_NAME: name, **OURS, LABEL_MANAGED_BY: MANAGER}
+    return {LABEL_NAME: name, **PART_OF_SUNDOG, LABEL_MANAGED_BY: MANAGER}

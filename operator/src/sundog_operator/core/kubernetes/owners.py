@@ -6,7 +6,7 @@ from typing import Any
 Json = dict[str, Any]
 
 
-def with_owners(stored: Mapping[str, Any], owners: Sequence[Json]) -> Json | None:
+def add_owners(stored: Mapping[str, Any], owners: Sequence[Json]) -> Json | None:
     """The stored object owned by these as well; None where it is. Owners that are gone are for the garbage collector."""
     known = stored["metadata"].get("ownerReferences") or []
     uids = {ref["uid"] for ref in known}

@@ -6,40 +6,47 @@ from typing import Any, Final
 Pod = Mapping[str, Any]
 
 OOM_KILLED: Final = "OOMKilled"
-IMAGE: Final = "ImagePullBackOff"
-CREATE: Final = "CreateContainerError"
-CRASHES: Final = "CrashLoopBackOff"
-EXITED: Final = "ContainerExited"
+IMAGE_PULL_BACK_OFF: Final = "ImagePullBackOff"
+CREATE_CONTAINER_ERROR: Final = "CreateContainerError"
+CRASH_LOOP_BACK_OFF: Final = "CrashLoopBackOff"
+CONTAINER_EXITED: Final = "ContainerExited"
 UNSCHEDULABLE: Final = "Unschedulable"
-ORDER: Final = (OOM_KILLED, IMAGE, CREATE, CRASHES, EXITED, UNSCHEDULABLE)
+PRECEDENCE: Final = (
+    OOM_KILLED,
+    IMAGE_PULL_BACK_OFF,
+    CREATE_CONTAINER_ERROR,
+    CRASH_LOOP_BACK_OFF,
+    CONTAINER_EXITED,
+    UNSCHEDULABLE,
+)
 """Of several problems the first counts: what is nearer to the cause."""
 
 _WAITING: Final[Mapping[str, str]] = {
-    "ImagePullBackOff": IMAGE,
-    "ErrImagePull": IMAGE,
-    "ErrImageNeverPull": IMAGE,
-    "ImageInspectError": IMAGE,
-    "InvalidImageName": IMAGE,
-    "CreateContainerConfigError": CREATE,
-    "CreateContainerError": CREATE,
-    "RunContainerError": CREATE,
-    "CrashLoopBackOff": CRASHES,
+    "ImagePullBackOff": IMAGE_PULL_BACK_OFF,
+    "ErrImagePull": IMAGE_PULL_BACK_OFF,
+    "ErrImageNeverPull": IMAGE_PULL_BACK_OFF,
+    "ImageInspectError": IMAGE_PULL_BACK_OFF,
+    "InvalidImageName": IMAGE_PULL_BACK_OFF,
+    "CreateContainerConfigError": CREATE_CONTAINER_ERROR,
+    "CreateContainerError": CREATE_CONTAINER_ERROR,
+    "RunContainerError": CREATE_CONTAINER_ERROR,
+    "CrashLoopBackOff": CRASH_LOOP_BACK_OFF,
 }
 _LONGEST: Final = 300
 
 
-def problem(pods: Iterable[Pod]) -> tuple[str, str] | None:
+def find_pod_problem(pods: Iterable[Pod]) -> tuple[str, str] | None:
     """(reason, message) of what keeps one of the pods from running; None where nothing does. Pods that are leaving do not count."""
     found = [each for pod in pods if "deletionTimestamp" not in pod["metadata"] for each in _problems(pod)]
-    return min(found, key=lambda each: (ORDER.index(each[0]), each[1]), default=None)
+    return min(found, key=lambda each: (PRECEDENCE.index(each[0]), each[1]), default=None)
 
 
 def _problems(pod: Pod) -> Iterator[tuple[str, str]]:
     name = pod["metadata"]["name"]
-    scheduled = condition(pod, "PodScheduled")
+    scheduled = find_condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == UNSCHEDULABLE:
         yield UNSCHEDULABLE, f"pod {name}: {_line(scheduled.get('message'))}"
-    for container in containers(pod):
+    for container in container_statuses(pod):
         for reason, text in _of_container(container):
             yield reason, f"pod {name}, container {container.get('name')}: {text}"
 
@@ -55,7 +62,7 @@ def _of_container(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield OOM_KILLED, "it needed more memory than its limit"
         elif ended and ended.get("exitCode"):
             text = f"it ended with code {ended['exitCode']}"
-            yield EXITED, f"{text}: {_line(ended['message'])}" if ended.get("message") else text
+            yield CONTAINER_EXITED, f"{text}: {_line(ended['message'])}" if ended.get("message") else text
 
 
 def _line(text: Any) -> str:
@@ -63,13 +70,13 @@ def _line(text: Any) -> str:
     return lines[0][:_LONGEST] if lines else "no reason given"
 
 
-def containers(pod: Pod) -> Iterator[Mapping[str, Any]]:
+def container_statuses(pod: Pod) -> Iterator[Mapping[str, Any]]:
     """What the kubelet tells of each, those that run first included."""
     status = pod.get("status") or {}
     yield from (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
 
 
-def condition(pod: Pod, type_: str) -> Mapping[str, Any]:
+def find_condition(pod: Pod, type_: str) -> Mapping[str, Any]:
     """A pod's condition; empty where it has none of that type."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return next((each for each in conditions if each.get("type") == type_), {})

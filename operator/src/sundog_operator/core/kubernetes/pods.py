@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class PodRequirements:
     """What one kind of pod needs beyond its container.
 
     Attributes:
@@ -40,7 +40,7 @@ class Demand:
     service_account: str = ""
 
 
-def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) -> Json:
+def make_pod(template: PodTemplate, demand: PodRequirements, containers: Sequence[Json]) -> Json:
     """A pod template of containers made by `make_container`. Fields without a value are left out.
 
     No container has a token of the API server, except those that mount `account_volume`.
@@ -51,8 +51,8 @@ def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) 
         "volumes": [*demand.volumes, *map(dict, template.volumes)],
         "serviceAccountName": demand.service_account or template.service_account_name,
         "imagePullSecrets": [{"name": secret.name} for secret in template.image_pull_secrets],
-        "nodeSelector": node_selector(template, scheduling),
-        "tolerations": tolerations(template, scheduling, demand.tolerations),
+        "nodeSelector": merge_node_selector(template, scheduling),
+        "tolerations": merge_tolerations(template, scheduling, demand.tolerations),
         "affinity": demand.affinity,
         "priorityClassName": scheduling.priority_class_name or template.priority_class_name,
         "runtimeClassName": scheduling.runtime_class_name or template.runtime_class_name,
@@ -66,7 +66,7 @@ def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) 
     return {"metadata": metadata, "spec": {**made, "automountServiceAccountToken": False}}
 
 
-def account_volume(name: str) -> Json:
+def make_account_volume(name: str) -> Json:
     """Return a volume with the token of the pod's account and the authority of the API server.
 
     Each container that talks to the API server mounts it by `account_mount`; no other container of the pod can read it.
@@ -78,22 +78,22 @@ def account_volume(name: str) -> Json:
     return {"name": name, "projected": {"sources": sources}}
 
 
-def account_mount(name: str) -> Json:
+def make_account_mount(name: str) -> Json:
     """Return the mount of `account_volume` where Kubernetes clients look for it."""
     return {"name": name, "mountPath": _ACCOUNT, "readOnly": True}
 
 
-def node_selector(template: PodTemplate, scheduling: Scheduling) -> dict[str, str]:
+def merge_node_selector(template: PodTemplate, scheduling: Scheduling) -> dict[str, str]:
     """Labels of nodes; an administrator's outrank a user's."""
     return {**scheduling.node_selector, **template.node_selector}
 
 
-def tolerations(template: PodTemplate, scheduling: Scheduling, own: Iterable[Json]) -> list[Json]:
+def merge_tolerations(template: PodTemplate, scheduling: Scheduling, own: Iterable[Json]) -> list[Json]:
     """The administrator's, the user's, and those that a pod needs by itself."""
     return [*map(dict, template.tolerations), *(_toleration(each) for each in scheduling.tolerations), *own]
 
 
-def tolerates(tolerations: Iterable[Mapping[str, Any]], taint: Mapping[str, Any]) -> bool:
+def is_tolerated(tolerations: Iterable[Mapping[str, Any]], taint: Mapping[str, Any]) -> bool:
     """Whether pods with these tolerations may come to a node with this taint. One that only prefers other pods keeps nobody off."""
     return taint.get("effect") not in ("NoSchedule", "NoExecute") or any(
         each.get("effect") in (None, "", taint["effect"])

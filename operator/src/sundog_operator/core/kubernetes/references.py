@@ -7,9 +7,9 @@ from typing import Any, Final, Literal
 
 from sundog_operator.api import EnvVar, ModelDeploymentSpec
 
-Kind = Literal["Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim"]
+ReferenceKind = Literal["Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim"]
 Json = dict[str, Any]
-Found = Mapping[tuple[Kind, str], frozenset[str] | None]
+KeysByObject = Mapping[tuple[ReferenceKind, str], frozenset[str] | None]
 """The keys of each object, by kind and name; None where there is no such object. What has no keys has none."""
 
 PVC_ROOT: Final = "/mnt/pvc"
@@ -18,27 +18,27 @@ DOCKER_CONFIG: Final = "/var/run/secrets/sundog/docker"
 _PVC: Final = "pvc://"
 _OCI: Final = "oci://"
 _CLAIM: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
-_REASONS: Final[Mapping[Kind, str]] = {
+_REASONS: Final[Mapping[ReferenceKind, str]] = {
     "Secret": "SecretNotFound",
     "ConfigMap": "ConfigMapNotFound",
     "ServiceAccount": "ServiceAccountNotFound",
     "PersistentVolumeClaim": "ClaimNotFound",
 }
-_INCOMPLETE: Final[Mapping[Kind, str]] = {"Secret": "SecretIncomplete", "ConfigMap": "ConfigMapIncomplete"}
+_INCOMPLETE: Final[Mapping[ReferenceKind, str]] = {"Secret": "SecretIncomplete", "ConfigMap": "ConfigMapIncomplete"}
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class ObjectReference:
     """A field of a spec that names an object. Without a key any will do."""
 
     field: str
-    kind: Kind
+    kind: ReferenceKind
     name: str
     key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Mounted:
+class PodMounts:
     """Volumes of a pod, where its container has them, and the variables that tell of them."""
 
     volumes: tuple[Json, ...] = ()
@@ -46,37 +46,41 @@ class Mounted:
     env: tuple[Json, ...] = ()
 
 
-def claim_of(uri: str) -> str:
+def parse_claim(uri: str) -> str:
     """The claim that a model's URI names; empty where it names none, or one that cannot be."""
     claim = uri.removeprefix(_PVC).partition("/")[0] if uri.startswith(_PVC) else ""
     return claim if _CLAIM.fullmatch(claim) else ""
 
 
-def needs(spec: ModelDeploymentSpec) -> tuple[Need, ...]:
+def find_references(spec: ModelDeploymentSpec) -> tuple[ObjectReference, ...]:
     """What the pods cannot start without."""
     return tuple(_needs(spec))
 
 
-def _needs(spec: ModelDeploymentSpec) -> Iterator[Need]:
+def _needs(spec: ModelDeploymentSpec) -> Iterator[ObjectReference]:
     credentials = spec.model.credentials
     if credentials.secret_name:
-        yield Need("spec.model.credentials.secretName", "Secret", credentials.secret_name)
+        yield ObjectReference("spec.model.credentials.secretName", "Secret", credentials.secret_name)
     if credentials.service_account_name:
-        yield Need("spec.model.credentials.serviceAccountName", "ServiceAccount", credentials.service_account_name)
-    if claim := claim_of(spec.model.uri):
-        yield Need("spec.model.uri", "PersistentVolumeClaim", claim)
+        yield ObjectReference(
+            "spec.model.credentials.serviceAccountName", "ServiceAccount", credentials.service_account_name
+        )
+    if claim := parse_claim(spec.model.uri):
+        yield ObjectReference("spec.model.uri", "PersistentVolumeClaim", claim)
     for index, variable in enumerate(spec.runtime.env):
         source = variable.value_from
         if source is None:
             continue
         place = f"spec.runtime.env[{index}].valueFrom"
         if (secret := source.secret_key_ref) is not None and not secret.optional:
-            yield Need(f"{place}.secretKeyRef", "Secret", secret.name, secret.key)
+            yield ObjectReference(f"{place}.secretKeyRef", "Secret", secret.name, secret.key)
         if (config := source.config_map_key_ref) is not None and not config.optional:
-            yield Need(f"{place}.configMapKeyRef", "ConfigMap", config.name, config.key)
+            yield ObjectReference(f"{place}.configMapKeyRef", "ConfigMap", config.name, config.key)
 
 
-def problem(needed: Sequence[Need], found: Found, namespace: str) -> tuple[str, str] | None:
+def find_missing_references(
+    needed: Sequence[ObjectReference], found: KeysByObject, namespace: str
+) -> tuple[str, str] | None:
     """(reason, message) of what is missing; None while nothing is. What was not looked for counts as there."""
     lacking = [(need, reason) for need in needed if (reason := _lack(need, found))]
     if not lacking:
@@ -89,14 +93,14 @@ def problem(needed: Sequence[Need], found: Found, namespace: str) -> tuple[str, 
     return lacking[0][1], "; ".join(told)
 
 
-def _lack(need: Need, found: Found) -> str:
+def _lack(need: ObjectReference, found: KeysByObject) -> str:
     keys = found.get((need.kind, need.name), frozenset({need.key}))
     if keys is None:
         return _REASONS[need.kind]
     return _INCOMPLETE.get(need.kind, "") if need.key and need.key not in keys else ""
 
 
-def env_of(spec: ModelDeploymentSpec) -> list[Json]:
+def make_env(spec: ModelDeploymentSpec) -> list[Json]:
     """The variables of `runtime.env`, as a container has them."""
     return [_variable(variable) for variable in spec.runtime.env]
 
@@ -107,22 +111,22 @@ def _variable(variable: EnvVar) -> Json:
     return {"name": variable.name, "value": variable.value or ""}
 
 
-def env_from(spec: ModelDeploymentSpec) -> list[Json]:
+def make_env_from(spec: ModelDeploymentSpec) -> list[Json]:
     """The Secret with the credentials of the model's source, whose keys are the variables that the source's client reads."""
     name = spec.model.credentials.secret_name
     return [{"secretRef": {"name": name}}] if name else []
 
 
-def mounts_of(spec: ModelDeploymentSpec) -> Mounted:
+def make_mounts(spec: ModelDeploymentSpec) -> PodMounts:
     """The claim of a `pvc://` model, read-only, and a registry's credentials as the file that its client reads."""
-    if claim := claim_of(spec.model.uri):
+    if claim := parse_claim(spec.model.uri):
         volume = {"name": "sundog-model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
         mount = {"name": "sundog-model", "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": True}
-        return Mounted((volume,), (mount,), ({"name": "SUNDOG_PVC_ROOT", "value": PVC_ROOT},))
+        return PodMounts((volume,), (mount,), ({"name": "SUNDOG_PVC_ROOT", "value": PVC_ROOT},))
     secret = spec.model.credentials.secret_name
     if secret and spec.model.uri.startswith(_OCI):
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
         volume = {"name": "sundog-registry", "secret": {"secretName": secret, "items": items, "optional": True}}
         mount = {"name": "sundog-registry", "mountPath": DOCKER_CONFIG, "readOnly": True}
-        return Mounted((volume,), (mount,), ({"name": "DOCKER_CONFIG", "value": DOCKER_CONFIG},))
-    return Mounted()
+        return PodMounts((volume,), (mount,), ({"name": "DOCKER_CONFIG", "value": DOCKER_CONFIG},))
+    return PodMounts()

@@ -9,26 +9,26 @@ from typing import Final
 from sundog_operator.api import LastRollout, ModelDeploymentStatus
 
 HELD_OUTCOMES: Final = ("Aborted", "RolledBack")
-REMEMBERED: Final = 10
+MAX_HOLDS: Final = 10
 
 
-def is_lost(last: LastRollout | None) -> bool:
+def is_failed_rollout(last: LastRollout | None) -> bool:
     """Whether a rollout ended without its revision."""
     return last is not None and last.outcome in HELD_OUTCOMES
 
 
-def of(status: ModelDeploymentStatus, number: int) -> LastRollout | None:
+def find_hold(status: ModelDeploymentStatus, number: int) -> LastRollout | None:
     """What a revision is held back for; None where it is not."""
     found = next((each for each in status.held_back if each.revision == number), None)
     last = status.last_rollout
-    return last if found is None and last is not None and last.revision == number and is_lost(last) else found
+    return last if found is None and last is not None and last.revision == number and is_failed_rollout(last) else found
 
 
-def with_(before: Sequence[LastRollout], last: LastRollout) -> tuple[LastRollout, ...]:
+def add_hold(before: Sequence[LastRollout], last: LastRollout) -> tuple[LastRollout, ...]:
     """Those that are held back, the newest last, once that one is too."""
-    return (*without(before, last.revision), last)[-REMEMBERED:]
+    return (*remove_hold(before, last.revision), last)[-MAX_HOLDS:]
 
 
-def without(before: Sequence[LastRollout], number: int) -> tuple[LastRollout, ...]:
+def remove_hold(before: Sequence[LastRollout], number: int) -> tuple[LastRollout, ...]:
     """The same without one."""
     return tuple(each for each in before if each.revision != number)

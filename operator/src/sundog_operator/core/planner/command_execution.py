@@ -7,26 +7,26 @@ from sundog_operator.core import events, revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate as planner_candidate
 from sundog_operator.core.planner import capacity_mode, evaluation
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup
-from sundog_operator.core.planner.problems.pending_pods import hindered
+from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.ray.readiness import DEPLOYING
 from sundog_operator.core.rollout import commands, machine, windows
-from sundog_operator.core.rollout.commands import Command
+from sundog_operator.core.rollout.commands import RolloutCommand
 
-FORWARD: Final = ("promote", "skip")
+FORWARD_VERBS: Final = ("promote", "skip")
 """What lets traffic move forward."""
 
-REMEMBERED: Final = 20
+MAX_COMMAND_IDS: Final = 20
 """Ids that are known to have been used: a repository that writes an old annotation back must not run it again."""
 
 
-def obey(draft: Draft) -> None:
+def execute_command(draft: PlanContext) -> None:
     """Run the command in the annotation unless it was run before."""
     text = (draft.seen.deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND)
     if not text:
         return
-    command = commands.parse(text)
+    command = commands.parse_command(text)
     last = draft.status.last_command
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
@@ -44,19 +44,19 @@ def obey(draft: Draft) -> None:
     earlier = tuple(ident for ident in draft.status.command_ids if ident != command.id)
     draft.set(
         last_command=LastCommand(**done, message=problem[:1024], at=draft.now),
-        command_ids=(*earlier, command.id)[-REMEMBERED:],
+        command_ids=(*earlier, command.id)[-MAX_COMMAND_IDS:],
     )
     draft.events.append(events.command_handled(command.verb, command.id, result, problem))
 
 
-def _reused(draft: Draft, command: Command) -> str:
+def _reused(draft: PlanContext, command: RolloutCommand) -> str:
     last = draft.status.last_command
     if last is not None and last.id == command.id:
         return f"id {command.id} was used before, for {last.verb} revision={last.revision or 'none'}"
     return f"id {command.id} was used before" if command.id in draft.status.command_ids else ""
 
 
-def _refuse(draft: Draft, command: Command) -> str:
+def _refuse(draft: PlanContext, command: RolloutCommand) -> str:
     match command.verb:
         case "rollback":
             return _refuse_rollback(draft, command.revision)
@@ -70,19 +70,19 @@ def _refuse(draft: Draft, command: Command) -> str:
             return _refuse_steering(draft, command)
 
 
-def _gives_back(draft: Draft, number: int) -> bool:
+def _gives_back(draft: PlanContext, number: int) -> bool:
     candidate = draft.status.candidate
-    return draft.gives_back and candidate is not None and candidate.revision == number
+    return draft.is_giving_back and candidate is not None and candidate.revision == number
 
 
-def _was_run(draft: Draft, command: Command) -> bool:
+def _was_run(draft: PlanContext, command: RolloutCommand) -> bool:
     """Whether the rollout has run it already: an earlier pass got that far and died before this status was written."""
     name = draft.before.experiment
     attempt = next((rollout for rollout in draft.seen.rollouts if rollout.name == name), None)
     return attempt is not None and attempt.status.last_command == command.id
 
 
-def _refuse_steering(draft: Draft, command: Command) -> str:
+def _refuse_steering(draft: PlanContext, command: RolloutCommand) -> str:
     candidate = draft.status.candidate
     if candidate is None:
         runs = f"; stop ends Experiment {draft.own.name}" if draft.own is not None else ""
@@ -93,28 +93,28 @@ def _refuse_steering(draft: Draft, command: Command) -> str:
         return (
             "" if draft.status.stable else f"revision {command.revision} is the first one: there is none to go back to"
         )
-    if command.verb in FORWARD and not command.full and (why := _why_not_begun(draft, command)):
+    if command.verb in FORWARD_VERBS and not command.full and (why := _why_not_begun(draft, command)):
         return why
     if draft.progress is None:
         return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
     if command.verb == "resume" and draft.progress.paused is None:
         return _why_not_resumed(draft, command.revision)
-    if command.verb == "skip" and (why := machine.why_not_skipped(draft.progress)):
+    if command.verb == "skip" and (why := machine.skip_refusal(draft.progress)):
         return why
-    if command.verb in FORWARD and draft.held:
+    if command.verb in FORWARD_VERBS and draft.held:
         return _why_held(draft)
-    if command.verb in FORWARD and draft.opens_at is not None:
-        return f"{windows.outside(draft.opens_at)}: take spec.rollout.windows out to go on before"
+    if command.verb in FORWARD_VERBS and draft.opens_at is not None:
+        return f"{windows.describe_closed_windows(draft.opens_at)}: take spec.rollout.windows out to go on before"
     return _why_not_trusted(draft) if command.verb == "promote" else ""
 
 
-def _why_not_trusted(draft: Draft) -> str:
+def _why_not_trusted(draft: PlanContext) -> str:
     """Why a rollout that is paused for its split would be paused again at once; empty where it is not, or the split is right again."""
     paused = draft.progress.paused if draft.progress is not None else None
     if paused is None or paused.reason != machine.SAMPLE_RATIO:
         return ""
-    evaluation.weigh(draft)
-    broken = draft.judgement.broken if draft.judgement is not None else ""
+    evaluation.evaluate_rollout(draft)
+    broken = draft.evaluation.broken if draft.evaluation is not None else ""
     return (
         f"requests do not fall to the arms by their weights, {broken}: it would be paused again at once"
         if broken
@@ -122,23 +122,25 @@ def _why_not_trusted(draft: Draft) -> str:
     )
 
 
-def _why_not_begun(draft: Draft, command: Command) -> str:
+def _why_not_begun(draft: PlanContext, command: RolloutCommand) -> str:
     """Why a rollout is at no step that could be passed or left out; empty where it is at one, or has none."""
     progress = draft.progress
     if progress is None or progress.phase != machine.PENDING:
         return ""
     if progress.paused is not None:
-        return f"revision {command.revision} is {machine.paused_for(progress)}: resume lets it begin, once it is ready"
+        return (
+            f"revision {command.revision} is {machine.describe_pause(progress)}: resume lets it begin, once it is ready"
+        )
     if draft.held:
         return _why_held(draft)
     if command.verb == "skip":
-        return machine.why_not_skipped(progress)
+        return machine.skip_refusal(progress)
     return (
         f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
     )
 
 
-def _why_not_resumed(draft: Draft, number: int) -> str:
+def _why_not_resumed(draft: PlanContext, number: int) -> str:
     """That a rollout is not paused, and what lets it go on where it stands still all the same."""
     told = f"revision {number} is not paused: there is nothing to resume"
     if draft.held:
@@ -147,38 +149,38 @@ def _why_not_resumed(draft: Draft, number: int) -> str:
     return f"{told}; it {machine.WAITS_FOR_PROMOTE}" if waits else told
 
 
-def _why_held(draft: Draft) -> str:
+def _why_held(draft: PlanContext) -> str:
     if draft.spec is None:
         return "the spec is refused: mend it first"
     fields = {"spec.paused": draft.spec.paused, "spec.rollout.paused": draft.spec.rollout.paused}
     return f"{next((field for field, is_set in fields.items() if is_set), 'spec.rollout.dryRun')} is true"
 
 
-def _refuse_rollback(draft: Draft, number: int) -> str:
+def _refuse_rollback(draft: PlanContext, number: int) -> str:
     if draft.stable_number is None:
         return "nothing serves yet"
     if draft.stable_number == number and draft.status.candidate is None:
         return f"revision {number} serves already"
     if draft.wanted is not None and draft.wanted.number == number:
         return f"revision {number} is what the spec stands for: use retry"
-    if revisions.by_number(draft.seen.revisions, number) is None:
+    if revisions.find_by_number(draft.seen.revisions, number) is None:
         known = ", ".join(str(revision.number) for revision in draft.seen.revisions)
         return f"revision {number} is not in the history: {known}"
     return "" if number == draft.stable_number else _why_no_place(draft, number)
 
 
-def _why_no_place(draft: Draft, number: int) -> str:
+def _why_no_place(draft: PlanContext, number: int) -> str:
     """Why an earlier revision cannot be brought up for all traffic at once, as a rollback does; empty where it can."""
     candidate = draft.status.candidate
     if draft.in_place is not None and candidate is not None:
         return f"revision {candidate.revision} has replicas of stable, which has to have them back first: abort it, then roll back"
-    short = capacity_mode.shortage_for(draft, draft.spec, draft.replicas) if draft.spec is not None else None
-    if draft.spec is None or short is None or capacity_mode.find(draft, draft.spec).shared is None:
+    short = capacity_mode.find_shortage(draft, draft.spec, draft.replicas) if draft.spec is not None else None
+    if draft.spec is None or short is None or capacity_mode.find_placement(draft, draft.spec).shared is None:
         return ""
     return f"{short[1]}: apply the spec of revision {number}, which then comes in place"
 
 
-def _refuse_stop(draft: Draft, number: int) -> str:
+def _refuse_stop(draft: PlanContext, number: int) -> str:
     if draft.own is None:
         return "no Experiment of a user's own is under way"
     if draft.stable_number != number:
@@ -186,7 +188,7 @@ def _refuse_stop(draft: Draft, number: int) -> str:
     return ""
 
 
-def _refuse_retry(draft: Draft, number: int) -> str:
+def _refuse_retry(draft: PlanContext, number: int) -> str:
     candidate = draft.status.candidate
     if candidate is not None and candidate.revision == number:
         return _why_not_anew(draft, number)
@@ -199,7 +201,7 @@ def _refuse_retry(draft: Draft, number: int) -> str:
     return "" if draft.is_held_back(number) else f"revision {number} was neither aborted nor rolled back"
 
 
-def _why_not_anew(draft: Draft, number: int) -> str:
+def _why_not_anew(draft: PlanContext, number: int) -> str:
     """Why a candidate is not to be taken out and put in again: with it would go what answers requests, or what is on its way up."""
     if draft.progress is not None and machine.has_traffic(draft.progress):
         weight = machine.canary_weight(draft.progress)
@@ -214,57 +216,57 @@ def _why_not_anew(draft: Draft, number: int) -> str:
     return f"revision {number} starts and has not failed: there is nothing to try again"
 
 
-def _has_trouble(draft: Draft, number: int) -> bool:
+def _has_trouble(draft: PlanContext, number: int) -> bool:
     """Whether anything is known against a candidate that is not ready yet."""
     candidate, progress, readiness = draft.status.candidate, draft.progress, draft.readiness(number)
     if (
         candidate is None
         or candidate.failures
         or candidate.retry_at is not None
-        or planner_candidate.lateness(draft, candidate)
+        or planner_candidate.find_late_reason(draft, candidate)
     ):
         return True
-    if progress is not None and progress.paused is not None and progress.paused.reason == machine.LATE:
+    if progress is not None and progress.paused is not None and progress.paused.reason == machine.DEADLINE_EXCEEDED:
         return True
     calm = readiness.ready or readiness.reason == DEPLOYING
-    return not calm or hindered(draft, number) is not None
+    return not calm or find_pending_reason(draft, number) is not None
 
 
-def _run(draft: Draft, command: Command) -> None:
+def _run(draft: PlanContext, command: RolloutCommand) -> None:
     match command.verb:
         case "rollback":
             _roll_back(draft, command)
         case "retry":
             _retry(draft, command.revision)
         case "stop":
-            cleanup.end(draft, "StopCommand", f"by command {command.id}")
+            cleanup.stop_experiment(draft, "StopCommand", f"by command {command.id}")
         case "abort" if draft.progress is None:
-            planner_candidate.call_off(draft, f"by command {command.id}")
+            planner_candidate.abort_candidate(draft, f"by command {command.id}")
         case _:
             _steer(draft, command)
 
 
-def _steer(draft: Draft, command: Command) -> None:
+def _steer(draft: PlanContext, command: RolloutCommand) -> None:
     """Hand the command to the rollout's state machine."""
     if draft.rollout is not None:
-        draft.commit_rollout(machine.obey(draft.rollout.status, command, draft.now))
+        draft.commit_rollout(machine.execute_command(draft.rollout.status, command, draft.now))
 
 
-def _retry(draft: Draft, number: int) -> None:
+def _retry(draft: PlanContext, number: int) -> None:
     candidate = draft.status.candidate
     if candidate is not None and candidate.revision == number:
         # Out of the cluster first, so that what failed is forgotten; back in once Serve has it no more.
         draft.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": draft.now}))
     elif draft.is_held_back(number):
-        planner_candidate.release(draft, number)
+        planner_candidate.release_hold(draft, number)
     elif draft.status.stable is not None:
         draft.set(stable=draft.status.stable.model_copy(update={"retry_at": draft.now}))
 
 
-def _roll_back(draft: Draft, command: Command) -> None:
+def _roll_back(draft: PlanContext, command: RolloutCommand) -> None:
     """Go back to an earlier revision at once. What the spec stands for is held back until it changes or is retried."""
     reason = f"rollback to revision {command.revision} by command {command.id}"
-    cleanup.end(draft, "RolledBack", reason)
+    cleanup.stop_experiment(draft, "RolledBack", reason)
     planner_candidate.drop_candidate(draft, "RolledBack", reason)
     planner_candidate.hold_back(draft, reason)
     if command.revision != draft.stable_number:

@@ -13,41 +13,41 @@ from sundog_operator.api import (
     ModelDeploymentStatus,
     PlanInPlace,
     RevisionStatus,
-    parse_instant,
+    parse_timestamp,
 )
 from sundog_operator.api.installation import Installation
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import stable_traffic
 from sundog_operator.core.edge import split as edge_split
-from sundog_operator.core.edge.salts import Salted
-from sundog_operator.core.edge.secrets import Keys
+from sundog_operator.core.edge.salts import SaltOwner
+from sundog_operator.core.edge.secrets import KeysBySecret
 from sundog_operator.core.edge.split import Split
-from sundog_operator.core.events import Event
-from sundog_operator.core.experiments.evaluation import Judgement as OwnJudgement
-from sundog_operator.core.experiments.queue import OwnExperiment
+from sundog_operator.core.events import KubernetesEvent
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation as ExperimentEvaluation
+from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.capacity import Room
-from sundog_operator.core.kubernetes.references import Found
-from sundog_operator.core.observed import EdgeReport, Reading, ServeState, WebhookAnswer
+from sundog_operator.core.kubernetes.capacity import AvailableCapacity
+from sundog_operator.core.kubernetes.references import KeysByObject
+from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import aborted_revisions, desired_state, rollback_window
-from sundog_operator.core.planner.admission import Acceptance
+from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView
-from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, of_revision
+from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import in_place, machine, windows
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.resolve import Traffic
-from sundog_operator.core.rollout.shadow_comparison import Comparison
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
 
-COUNTS_PERIOD: Final = timedelta(seconds=60)
-LEAVING_PERIOD: Final = timedelta(seconds=5)
+REPORT_PERIOD: Final = timedelta(seconds=60)
+TERMINATING_EDGE_PERIOD: Final = timedelta(seconds=5)
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutAttempt:
     """A rollout's Experiment as it is stored. Without steps until its plan is frozen."""
 
     name: str
@@ -58,7 +58,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedState:
     """Everything a plan may look at.
 
     Attributes:
@@ -93,30 +93,30 @@ class Observed:
     deployment: Json
     revisions: tuple[Revision, ...]
     taken: tuple[int, ...]
-    rollouts: tuple[Rollout, ...]
+    rollouts: tuple[RolloutAttempt, ...]
     experiment_names: frozenset[str]
     clusters: Mapping[str, ClusterView]
     serves: Mapping[str, ServeState]
-    clusters_taken: tuple[str, ...]
+    clusters_of_others: tuple[str, ...]
     edges: tuple[EdgeReport, ...]
     foreign: tuple[str, ...] = ()
     url: str = ""
     split: Mapping[str, Any] | None = None
     host_taken_by: str = ""
     image: str = ""
-    secrets: Keys = field(default_factory=dict)
+    secrets: KeysBySecret = field(default_factory=dict)
     installation: Installation | None = None
-    references: Found = field(default_factory=dict)
+    references: KeysByObject = field(default_factory=dict)
     pods: tuple[Json, ...] = ()
-    room: Room | None = None
+    room: AvailableCapacity | None = None
     route: Json | None = None
     routes_served: bool = True
-    answer: WebhookAnswer | None = None
-    readings: Mapping[str, Reading] = field(default_factory=dict)
-    own: tuple[OwnExperiment, ...] = ()
-    salts: tuple[Salted, ...] = ()
+    answer: WebhookResult | None = None
+    readings: Mapping[str, PrometheusResult] = field(default_factory=dict)
+    own: tuple[UserExperiment, ...] = ()
+    salts: tuple[SaltOwner, ...] = ()
     storeless: tuple[str, str] = ("", "")
-    arm_rooms: Mapping[tuple[str, str], Room] = field(default_factory=dict)
+    arm_rooms: Mapping[tuple[str, str], AvailableCapacity] = field(default_factory=dict)
 
     @property
     def in_cluster(self) -> bool:
@@ -125,7 +125,7 @@ class Observed:
 
 
 @dataclass(slots=True)
-class Draft:
+class PlanContext:
     """The state a plan works on; changed in memory only.
 
     Attributes:
@@ -146,37 +146,37 @@ class Draft:
         made: revisions that this plan creates beside the wanted one.
     """
 
-    seen: Observed
+    seen: ObservedState
     now: datetime
     service: str
     before: ModelDeploymentStatus
     status: ModelDeploymentStatus
-    acceptance: Acceptance
+    acceptance: ModelDeploymentAcceptance
     spec: ModelDeploymentSpec | None
     wanted: Revision | None = None
-    rollout: Rollout | None = None
+    rollout: RolloutAttempt | None = None
     commit: tuple[str, ExperimentStatus] | None = None
-    rehearsal: str = ""
-    no_room: tuple[str, str] | None = None
+    dry_run_message: str = ""
+    capacity_shortage: tuple[str, str] | None = None
     shared: PlanInPlace | None = None
-    judgement: Judgement | None = None
-    copies: Comparison | None = None
-    own: OwnExperiment | None = None
-    own_statuses: dict[str, ExperimentStatus] = field(default_factory=dict)
-    own_judgement: OwnJudgement | None = None
-    own_judged: str = ""
-    own_waits: dict[str, tuple[str, str]] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    copies: ShadowComparison | None = None
+    own: UserExperiment | None = None
+    experiment_statuses: dict[str, ExperimentStatus] = field(default_factory=dict)
+    experiment_evaluation: ExperimentEvaluation | None = None
+    evaluated_experiment: str = ""
+    experiment_waits: dict[str, tuple[str, str]] = field(default_factory=dict)
     made: list[Revision] = field(default_factory=list)
-    creates: list[Json] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    objects_to_create: list[Json] = field(default_factory=list)
+    events: list[KubernetesEvent] = field(default_factory=list)
 
-    def is_due(self, status: ExperimentStatus) -> bool:
+    def is_report_due(self, status: ExperimentStatus) -> bool:
         """Whether what is known is to be told again, though nothing moves: a status must not change with each request."""
-        return self._is_older(status, COUNTS_PERIOD)
+        return self._is_older(status, REPORT_PERIOD)
 
-    def edge_leaves(self, status: ExperimentStatus) -> bool:
+    def has_terminating_edge(self, status: ExperimentStatus) -> bool:
         """Whether an edge leaves: what it has counted will not be there to be read again, so it is written more often."""
-        return self._is_older(status, LEAVING_PERIOD) and any(edge.terminating for edge in self.seen.edges)
+        return self._is_older(status, TERMINATING_EDGE_PERIOD) and any(edge.terminating for edge in self.seen.edges)
 
     def _is_older(self, status: ExperimentStatus, period: timedelta) -> bool:
         """Whether what is told was counted so long ago. Of a time to come nothing was: the clock was set back."""
@@ -196,23 +196,23 @@ class Draft:
         """A revision by number, the one that this plan creates included."""
         if self.wanted is not None and self.wanted.number == number:
             return self.wanted
-        return revisions.by_number((*self.made, *self.seen.revisions), number)
+        return revisions.find_by_number((*self.made, *self.seen.revisions), number)
 
-    def deployed_as(self, digest: str, numbers: Iterable[int]) -> int | None:
+    def find_deployed_number(self, digest: str, numbers: Iterable[int]) -> int | None:
         """The number under which Serve runs content of that hash: a ControllerRevision that was deleted gets its number back."""
         for number in sorted(numbers):
-            app = self.serve_of(number).applications.get(names.application(self.service, number))
+            app = self.serve_state_of(number).applications.get(names.application(self.service, number))
             if app is not None and (app.config.get("args") or {}).get("revisionHash") == digest:
                 return number
         return None
 
     def cluster_of(self, number: int) -> ClusterView | None:
         """The RayCluster of a revision, where it was looked at."""
-        return self.seen.clusters.get(desired_state.places(self.status).get(number, self.status.cluster))
+        return self.seen.clusters.get(desired_state.clusters_by_revision(self.status).get(number, self.status.cluster))
 
-    def serve_of(self, number: int) -> ServeState:
+    def serve_state_of(self, number: int) -> ServeState:
         """What the RayCluster of a revision serves; unknown where it was not looked at."""
-        place = desired_state.places(self.status).get(number, self.status.cluster)
+        place = desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
         return self.seen.serves.get(place, ServeState(known=False))
 
     def readiness(self, number: int) -> Readiness:
@@ -220,25 +220,28 @@ class Draft:
         revision = self.revision(number)
         if revision is None:
             return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number} is gone")
-        if revisions.by_number(self.seen.revisions, number) is None and self._place(number) not in self.seen.serves:
+        if (
+            revisions.find_by_number(self.seen.revisions, number) is None
+            and self._place(number) not in self.seen.serves
+        ):
             # Made by this plan: no status tells of it yet, and Serve is given what statuses tell.
             return NOT_DEPLOYED
-        return of_revision(self.service, revision, self.serve_of(number))
+        return evaluate_readiness(self.service, revision, self.serve_state_of(number))
 
     def pods_of(self, number: int) -> list[Json]:
         """The pods of a revision."""
         return self._pods_with({names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)})
 
-    def heads_of(self, number: int) -> list[Json]:
+    def head_pods_of(self, number: int) -> list[Json]:
         """The pods of the head of a revision's RayCluster."""
         return self._pods_with({groups.LABEL_CLUSTER: self._place(number), groups.LABEL_NODE_TYPE: "head"})
 
-    def stores_of(self, number: int) -> list[Json]:
+    def store_pods_of(self, number: int) -> list[Json]:
         """The pods of the store of a revision's RayCluster."""
-        return self._pods_with(valkey.selector(self._place(number)))
+        return self._pods_with(valkey.store_selector(self._place(number)))
 
     def _place(self, number: int) -> str:
-        return desired_state.places(self.status).get(number, self.status.cluster)
+        return desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
 
     def _pods_with(self, labels: Mapping[str, str]) -> list[Json]:
         return [pod for pod in self.seen.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
@@ -255,25 +258,27 @@ class Draft:
     def split(self) -> Split | None:
         """What the edges should have in force after this plan; None while nothing is ready to serve."""
         if self.own is not None:
-            return desired_state.split_of(self.seen.deployment, self.status, self.own.uid, self.own_progress)
+            return desired_state.desired_split(
+                self.seen.deployment, self.status, self.own.uid, self.experiment_progress
+            )
         uid = self.rollout.uid if self.rollout else ""
-        return desired_state.split_of(self.seen.deployment, self.status, uid, self.progress)
+        return desired_state.desired_split(self.seen.deployment, self.status, uid, self.progress)
 
     @property
     def created(self) -> datetime | None:
         """When the ModelDeployment was; None for one that is not stored yet."""
         text = self.seen.deployment["metadata"].get("creationTimestamp")
-        return parse_instant(text) if text else None
+        return parse_timestamp(text) if text else None
 
-    def traffic_of(self, stable: int, attempt: str = "", epoch: int = 0) -> Traffic:
+    def traffic_of(self, stable: int, attempt: str = "", epoch: int = 0) -> StableTraffic:
         """What came to the service, with how long a revision takes that had all traffic: then, and under an attempt that goes on.
 
         `epoch`: see `stable_traffic.of_attempts`.
         """
         meta = self.seen.deployment["metadata"]
-        attempts = [names.undivided(self.service, stable, meta["uid"]), *([attempt] if attempt else ())]
+        attempts = [names.stable_attempt(self.service, stable, meta["uid"]), *([attempt] if attempt else ())]
         now_s, made_s = self.now.timestamp(), self.created.timestamp() if self.created else 0.0
-        return stable_traffic.of_attempts(self.service, attempts, self.seen.edges, now_s, made_s, epoch)
+        return stable_traffic.measure_traffic(self.service, attempts, self.seen.edges, now_s, made_s, epoch)
 
     @property
     def confirmed(self) -> bool:
@@ -282,9 +287,9 @@ class Draft:
         return split is not None and edge_split.confirm(self.service, split, self.seen.edges).confirmed
 
     @property
-    def own_progress(self) -> ExperimentStatus | None:
+    def experiment_progress(self) -> ExperimentStatus | None:
         """The status of the Experiment of a user that is under way, as it will be after this plan."""
-        return None if self.own is None else self.own_statuses.get(self.own.name, self.own.status)
+        return None if self.own is None else self.experiment_statuses.get(self.own.name, self.own.status)
 
     @property
     def stable_number(self) -> int | None:
@@ -297,11 +302,11 @@ class Draft:
         return self.spec is None or self.spec.paused or self.spec.rollout.paused or self.spec.rollout.dry_run
 
     @property
-    def returns(self) -> bool:
+    def is_fast_rollback(self) -> bool:
         """Whether what the spec stands for was stable lately, and may be so again without steps."""
         if self.spec is None or self.wanted is None:
             return False
-        return self.wanted.number in rollback_window.window(self.spec.rollout, self.status.stable_before)
+        return self.wanted.number in rollback_window.revisions_in_window(self.spec.rollout, self.status.stable_before)
 
     @property
     def opens_at(self) -> datetime | None:
@@ -310,7 +315,7 @@ class Draft:
         What goes back to a revision that was stable waits for none.
         """
         progress = self.progress
-        if self.spec is None or (progress is not None and machine.returns(progress)):
+        if self.spec is None or (progress is not None and machine.is_fast_rollback(progress)):
             return None
         return windows.next_opening(self.spec.rollout.windows, self.now)
 
@@ -345,13 +350,13 @@ class Draft:
     def _with_more_than(self, stable: RevisionStatus) -> list[int]:
         """Revisions that have more of the traffic than stable, and for long. One with less may need many replicas because it is slow."""
         candidate, progress = self.status.candidate, self.progress
-        if candidate is not None and progress is not None and machine.bakes(progress):
+        if candidate is not None and progress is not None and machine.is_baking(progress):
             return [candidate.revision]
         return [arm.revision for arm in self.status.arms or () if arm.weight > stable.weight]
 
     def targets(self, number: int) -> int:
         """Replicas that Serve wants of a revision; 0 where nobody knows."""
-        app = self.serve_of(number).applications.get(names.application(self.service, number))
+        app = self.serve_state_of(number).applications.get(names.application(self.service, number))
         return sum(deployment.target_replicas for deployment in app.deployments) if app is not None else 0
 
     @property
@@ -370,22 +375,22 @@ class Draft:
             return self.progress.plan.in_place
         if self.status.candidate is None or not self.status.experiment:
             return None
-        return in_place.told_by(self.status.capacity)
+        return in_place.in_place_from_capacity(self.status.capacity)
 
     @property
-    def gives_back(self) -> bool:
+    def is_giving_back(self) -> bool:
         """Whether a candidate in place is on its way out, and has traffic still."""
         return self.progress is not None and self.progress.giving_back is not None
 
-    def condition_before(self, type_: str) -> Condition | None:
+    def stored_condition(self, type_: str) -> Condition | None:
         """A condition as it is stored."""
         return next((condition for condition in self.before.conditions if condition.type == type_), None)
 
     def is_held_back(self, number: int) -> bool:
         """Whether a revision was aborted or rolled back, and not retried since."""
-        return aborted_revisions.of(self.status, number) is not None
+        return aborted_revisions.find_hold(self.status, number) is not None
 
     @property
     def hold(self) -> LastRollout | None:
         """What the revision that the spec stands for is held back for; None where it is not."""
-        return aborted_revisions.of(self.status, self.wanted.number) if self.wanted is not None else None
+        return aborted_revisions.find_hold(self.status, self.wanted.number) if self.wanted is not None else None

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, PlanGuardrail, Retiring, RevisionStatus
+from sundog_operator.api import DrainingRevision, ExperimentStatus, ModelDeploymentStatus, PlanGuardrail, RevisionStatus
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge import units
-from sundog_operator.core.edge.split import Arm, Feedback, Split
+from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback
 from sundog_operator.core.experiments import machine as experiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import header_match, machine, resolve, shadow_comparison
@@ -28,24 +28,24 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
     return live
 
 
-def told(status: ModelDeploymentStatus) -> list[RevisionStatus | Retiring]:
+def revisions_in_status(status: ModelDeploymentStatus) -> list[RevisionStatus | DrainingRevision]:
     """What the status tells of each of its revisions."""
-    found: list[RevisionStatus | Retiring] = [*status.kept, *status.retiring, *(status.arms or ())]
+    found: list[RevisionStatus | DrainingRevision] = [*status.kept, *status.retiring, *(status.arms or ())]
     found += [each for each in (status.candidate, status.stable) if each is not None]
     return found
 
 
-def places(status: ModelDeploymentStatus) -> dict[int, str]:
+def clusters_by_revision(status: ModelDeploymentStatus) -> dict[int, str]:
     """The RayCluster of each revision that the status tells of, deployed or not."""
-    return {each.revision: each.cluster or status.cluster for each in told(status)}
+    return {each.revision: each.cluster or status.cluster for each in revisions_in_status(status)}
 
 
-def clusters(status: ModelDeploymentStatus) -> frozenset[str]:
+def needed_clusters(status: ModelDeploymentStatus) -> frozenset[str]:
     """Every RayCluster that the status needs: that of a revision yet to come included."""
-    return frozenset(filter(None, (status.cluster, *places(status).values())))
+    return frozenset(filter(None, (status.cluster, *clusters_by_revision(status).values())))
 
 
-def split_of(
+def desired_split(
     deployment: Mapping[str, Any], status: ModelDeploymentStatus, uid: str, rollout: ExperimentStatus | None
 ) -> Split | None:
     """The split that the edges of a ModelDeployment should have in force; None while nothing is ready to serve.
@@ -60,17 +60,19 @@ def split_of(
     if rollout is None or not (own or machine.is_frozen(rollout)):
         followed = status.candidate.revision if status.candidate else None
         meta = deployment["metadata"]
-        return _placed(edge_split.whole(meta["name"], meta["uid"], status.stable.revision, followed), status)
+        return _placed(
+            edge_split.make_stable_split(meta["name"], meta["uid"], status.stable.revision, followed), status
+        )
     plan = rollout.plan
     slow = _slow_us(plan.guardrails)
     choosable = rollout.phase == machine.RUNNING if own else _may_be_chosen(status, rollout)
     arms = tuple(
-        Arm(
+        SplitArm(
             name=arm.name,
             revision=arm.revision or 0,
             weight=arm.weight,
             ranges=tuple((a, b) for a, b in arm.ranges),
-            slow_us=slow[arm.name in names.OF_STABLE],
+            slow_us=slow[arm.name in names.STABLE_ARMS],
             choosable=choosable,
         )
         for arm in rollout.arms
@@ -81,9 +83,9 @@ def split_of(
         salt=plan.salt or uid,
         epoch=rollout.epoch.number,
         arms=arms,
-        unit=units.frozen_in(plan),
-        shadow=shadow_comparison.planned(rollout),
-        headers=header_match.in_force(rollout),
+        unit=units.frozen_unit(plan),
+        shadow=shadow_comparison.active_shadow(rollout),
+        headers=header_match.active_headers(rollout),
         feedback=_feedback(rollout) if own else None,
     )
     return _placed(split, status)
@@ -92,22 +94,23 @@ def split_of(
 def _may_be_chosen(status: ModelDeploymentStatus, rollout: ExperimentStatus) -> bool:
     """Whether overrides may lead to the candidate. One that is to be started anew has to leave Serve's document for that."""
     waits = status.candidate is not None and status.candidate.retry_at is not None
-    return machine.may_be_chosen(rollout) and not waits
+    return machine.can_be_selected(rollout) and not waits
 
 
-def _feedback(status: ExperimentStatus) -> Feedback | None:
+def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     """The outcomes that are taken, from the end of the warm-up on: a unit counts where it is first seen, which is to be evidence."""
-    outcomes = experiment.comparison(status).outcomes
+    outcomes = experiment.frozen_comparison(status).outcomes
     if not outcomes or not status.evidence_epochs or machine.is_over(status):
         return None
     names_of = tuple(dict.fromkeys(each.feedback for each in outcomes))
-    return Feedback(names_of, experiment.units_kept(status))
+    return SplitFeedback(names_of, experiment.max_first_exposures(status))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:
     """From how long on an answer is a slow one, by each latency that is compared: of stable's arms (True), and of others."""
     known = [
-        (each.threshold_microseconds, each.candidate_threshold_microseconds) for each in resolve.latencies(guardrails)
+        (each.threshold_microseconds, each.candidate_threshold_microseconds)
+        for each in resolve.latency_guardrails(guardrails)
     ]
     both = [(own, others) for own, others in known if own is not None and others is not None]
     # One that is not known yet must not have the place of the next.
@@ -117,7 +120,7 @@ def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]
 
 def _placed(split: Split, status: ModelDeploymentStatus) -> Split:
     """The split with the RayCluster of each arm that has another one than the service."""
-    where = places(status)
+    where = clusters_by_revision(status)
     arms = tuple(
         replace(arm, cluster=place) if (place := where.get(arm.revision, status.cluster)) != status.cluster else arm
         for arm in split.arms
@@ -125,7 +128,7 @@ def _placed(split: Split, status: ModelDeploymentStatus) -> Split:
     return replace(split, arms=arms)
 
 
-def rollout_of(
+def find_active_experiment(
     status: ModelDeploymentStatus, experiments: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, ExperimentStatus | None]:
     """(uid, status) of the Experiment that a ModelDeployment's status names, out of those stored by name."""

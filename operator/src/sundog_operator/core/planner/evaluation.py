@@ -5,29 +5,29 @@ from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.analysis import counters, evaluate
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import split as edge_split
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import machine
-from sundog_operator.core.rollout.resolve import Traffic, lacks_threshold
+from sundog_operator.core.rollout.resolve import StableTraffic, needs_threshold
 
-DEFAULT_TIMEOUT_S: Final = 30.0
+DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 
 
-def weigh(draft: Draft) -> Tallies | None:
+def evaluate_rollout(draft: PlanContext) -> Counters | None:
     """Judge the active attempt. Gives what was counted; None where no evidence is weighed."""
     progress, attempt = draft.progress, draft.rollout
-    if progress is None or attempt is None or not machine.is_weighed(progress) or machine.is_over(progress):
+    if progress is None or attempt is None or not machine.is_evaluated(progress) or machine.is_over(progress):
         return None
-    stable, candidate = machine.revisions(progress)
-    edges, waits_s = draft.seen.edges, timeout_s(draft.seen.split)
-    now_s = counters.counted_until(edges, draft.now.timestamp())
+    stable, candidate = machine.arm_revisions(progress)
+    edges, waits_s = draft.seen.edges, request_deadline_s(draft.seen.split)
+    now_s = counters.counted_until_s(edges, draft.now.timestamp())
     epochs = [epoch.number for epoch in progress.evidence_epochs]
-    look = counters.Look(epochs, progress.epoch.number, now_s, waits_s)
-    blocks = counters.blocks_of(attempt.uid, edges)
-    counted = counters.take(Tallies.unpack(progress.tallies, attempt.uid), edges, blocks, look)
+    look = counters.CountScope(epochs, progress.epoch.number, now_s, waits_s)
+    blocks = counters.collect_blocks(attempt.uid, edges)
+    counted = counters.update_counters(Counters.unpack(progress.tallies, attempt.uid), edges, blocks, look)
     healthy = [edge_split.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]
-    seen = evaluate.Seen(
+    seen = evaluate.RolloutCounts(
         tallies=counted,
         reports=edges,
         blocks=blocks,
@@ -36,19 +36,19 @@ def weigh(draft: Draft) -> Tallies | None:
         now_s=now_s,
         timeout_s=waits_s,
     )
-    draft.judgement = evaluate.judge(progress, seen)
+    draft.evaluation = evaluate.evaluate_rollout(progress, seen)
     return counted
 
 
-def _traffic(draft: Draft, progress: ExperimentStatus, stable: int, attempt: str) -> Traffic:
+def _traffic(draft: PlanContext, progress: ExperimentStatus, stable: int, attempt: str) -> StableTraffic:
     """Stable's, as long as a latency is not known that the candidate's is to be compared with."""
-    if not lacks_threshold(progress.plan.guardrails):
-        return Traffic()
+    if not needs_threshold(progress.plan.guardrails):
+        return StableTraffic()
     return draft.traffic_of(stable, attempt, progress.epoch.number)
 
 
-def timeout_s(split: Mapping[str, Any] | None) -> float:
+def request_deadline_s(split: Mapping[str, Any] | None) -> float:
     """For how long the edges let a request wait and run, as they were told: whatever became of the spec since."""
     told = split or {}
     waits = (told.get("queue") or {}).get("timeoutSeconds", 0.0)
-    return float(told.get("requestTimeoutSeconds", DEFAULT_TIMEOUT_S)) + float(waits)
+    return float(told.get("requestTimeoutSeconds", DEFAULT_REQUEST_TIMEOUT_S)) + float(waits)

@@ -12,7 +12,7 @@ from datetime import datetime
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import shadow_agreement
-from sundog_operator.core.events import Event
+from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import (
@@ -27,18 +27,18 @@ from sundog_operator.core.planner import (
     rollback_window,
     warm_revisions,
 )
-from sundog_operator.core.planner.admission import accept
-from sundog_operator.core.planner.command_execution import obey
-from sundog_operator.core.planner.context import Draft, Json, Observed
+from sundog_operator.core.planner.admission import accept_model_deployment
+from sundog_operator.core.planner.command_execution import execute_command
+from sundog_operator.core.planner.context import Json, ObservedState, PlanContext
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
 from sundog_operator.core.planner.experiment import lifecycle
-from sundog_operator.core.planner.problems.poison_requests import report_poison
-from sundog_operator.core.planner.problems.stale_edges import replace_late
+from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
+from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
 from sundog_operator.core.rollout import history, machine, metric_checks
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReconcilePlan:
     """What to write, in this order: creates, the Experiments' statuses, the status; then what is surplus goes. Nothing is written twice.
 
     Attributes:
@@ -50,67 +50,67 @@ class Plan:
         late_edges: edges whose pods to delete.
     """
 
-    creates: tuple[Json, ...]
+    objects_to_create: tuple[Json, ...]
     rollout: tuple[str, ExperimentStatus] | None
     status: ModelDeploymentStatus
     surplus_revisions: tuple[str, ...]
     surplus_experiments: tuple[str, ...]
-    events: tuple[Event, ...]
+    events: tuple[KubernetesEvent, ...]
     requeue_after_s: float
-    late_edges: tuple[EdgeReport, ...] = ()
+    edges_to_delete: tuple[EdgeReport, ...] = ()
     own: tuple[tuple[str, ExperimentStatus], ...] = ()
 
 
 STEPS = (
-    planner_candidate.recover,
-    planner_candidate.know_revision,
+    planner_candidate.recover_lost_status,
+    planner_candidate.find_or_create_revision,
     planner_candidate.assign_cluster,
-    lifecycle.settle,
-    planner_candidate.settle,
-    obey,
-    planner_candidate.choose,
-    planner_candidate.find_rollout,
-    planner_candidate.watch_candidate,
-    planner_candidate.retry_failed,
+    lifecycle.sync_active_experiment,
+    planner_candidate.apply_rollout_outcome,
+    execute_command,
+    planner_candidate.choose_candidate,
+    planner_candidate.ensure_rollout_experiment,
+    planner_candidate.track_candidate,
+    planner_candidate.retry_candidate,
     planner_candidate.retry_stable,
-    planner_candidate.switch_plainly,
-    lifecycle.begin,
+    planner_candidate.promote_without_steps,
+    lifecycle.start_next_experiment,
 )
 
 
-def plan(seen: Observed, now: datetime) -> Plan:
+def make_plan(seen: ObservedState, now: datetime) -> ReconcilePlan:
     """Decide one pass."""
     draft = _draft(seen, now)
     for step in STEPS:
         step(draft)
     _walk(draft)
-    lifecycle.walk(draft)
-    planner_candidate.let_go(draft)
-    warm_revisions.trim(draft)
-    planner_conditions.measure(draft)
-    planner_conditions.conclude(draft)
-    planner_conditions.conclude_rollout(draft)
-    experiment_conditions.conclude(draft)
-    lifecycle.doubt(draft)
-    report_poison(draft)
-    late = replace_late(draft)
-    return Plan(
-        creates=tuple(draft.creates),
+    lifecycle.advance_experiment(draft)
+    planner_candidate.release_drained_revisions(draft)
+    warm_revisions.release_expired(draft)
+    planner_conditions.update_measured_fields(draft)
+    planner_conditions.set_conditions(draft)
+    planner_conditions.set_rollout_conditions(draft)
+    experiment_conditions.set_conditions(draft)
+    lifecycle.report_data_quality(draft)
+    report_poison_requests(draft)
+    late = replace_stale_edge(draft)
+    return ReconcilePlan(
+        objects_to_create=tuple(draft.objects_to_create),
         rollout=draft.commit,
         status=draft.status,
         surplus_revisions=_surplus_revisions(draft),
         surplus_experiments=_surplus_experiments(draft),
         events=tuple(draft.events),
         requeue_after_s=planner_conditions.requeue_after_s(draft),
-        late_edges=late,
-        own=tuple(draft.own_statuses.items()),
+        edges_to_delete=late,
+        own=tuple(draft.experiment_statuses.items()),
     )
 
 
-def _draft(seen: Observed, now: datetime) -> Draft:
+def _draft(seen: ObservedState, now: datetime) -> PlanContext:
     stored = ModelDeploymentStatus.parse(seen.deployment.get("status"))
-    acceptance = accept(seen.deployment, seen.installation)
-    return Draft(
+    acceptance = accept_model_deployment(seen.deployment, seen.installation)
+    return PlanContext(
         seen=seen,
         now=now.replace(microsecond=0),
         service=seen.deployment["metadata"]["name"],
@@ -121,15 +121,15 @@ def _draft(seen: Observed, now: datetime) -> Draft:
     )
 
 
-def _walk(draft: Draft) -> None:
+def _walk(draft: PlanContext) -> None:
     """Let the rollout's state machine take one step, unless this plan commits something of it already."""
     progress, candidate = draft.progress, draft.status.candidate
     if progress is None or candidate is None or draft.commit is not None:
         return
-    counted = evaluation.weigh(draft)
+    counted = evaluation.evaluate_rollout(draft)
     attempt = draft.rollout
-    draft.copies = shadow_agreement.look(progress, attempt.uid if attempt else "", draft.seen.edges)
-    seen = machine.Inputs(
+    draft.copies = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", draft.seen.edges)
+    seen = machine.RolloutInputs(
         now=draft.now,
         replicas=draft.replicas,
         available=draft.available(candidate.revision),
@@ -137,39 +137,43 @@ def _walk(draft: Draft) -> None:
         confirmed=draft.confirmed,
         held=draft.held,
         opens_at=draft.opens_at,
-        failure=planner_candidate.failure_of(draft, candidate),
-        late=planner_candidate.patience_lost(draft, candidate),
-        evidence=draft.judgement,
+        failure=planner_candidate.find_failure(draft, candidate),
+        late=planner_candidate.find_deadline_pause_reason(draft, candidate),
+        evidence=draft.evaluation,
         answer=draft.seen.answer,
         copies=draft.copies,
         stable=draft.serving(draft.stable_number or 0),
         dead=planner_candidate.is_dead(draft, candidate),
-        patience=draft.spec.rollout.progress_deadline if draft.spec else machine.PATIENCE,
+        patience=draft.spec.rollout.progress_deadline if draft.spec else machine.GIVE_BACK_TIMEOUT,
     )
 
     def ticked(*, moved: bool) -> ExperimentStatus:
-        told = metric_checks.take(planner_conditions.tell(draft, progress, moved=moved), draft.seen.readings)
+        told = metric_checks.record_readings(
+            planner_conditions.report_metrics(draft, progress, moved=moved), draft.seen.readings
+        )
         return machine.tick(told, seen)
 
     after = ticked(moved=False)
     if after != progress:
         # Where anything moves more often than once a minute, what is known would never be told else.
         after = ticked(moved=True)
-    after = planner_conditions.count(draft, after, progress, counted, moved=False)
-    weighs = (draft.judgement or draft.copies) is not None
-    if after != progress or (weighs and draft.edge_leaves(progress)):
+    after = planner_conditions.report_counts(draft, after, progress, counted, moved=False)
+    weighs = (draft.evaluation or draft.copies) is not None
+    if after != progress or (weighs and draft.has_terminating_edge(progress)):
         # What was counted is written with what follows from it.
-        told = planner_conditions.count(draft, after, progress, counted, moved=True)
+        told = planner_conditions.report_counts(draft, after, progress, counted, moved=True)
         if counted is not None:
             told = told.model_copy(update={"tallies": counted.pack()})
         if draft.copies is not None:
             told = told.model_copy(update={"shadow": draft.copies.status})
         if told != progress:
-            draft.commit_rollout(history.remember(told, planner_conditions.judged_by(draft) or told.metrics, draft.now))
-            draft.events.extend(planner_conditions.shift_events(draft, progress, after))
+            draft.commit_rollout(
+                history.record_point(told, planner_conditions.current_metrics(draft) or told.metrics, draft.now)
+            )
+            draft.events.extend(planner_conditions.transition_events(draft, progress, after))
 
 
-def _surplus_revisions(draft: Draft) -> tuple[str, ...]:
+def _surplus_revisions(draft: PlanContext) -> tuple[str, ...]:
     """What is beyond the history. While the spec is refused nobody knows what may return, nor what was wanted and is held back."""
     if draft.spec is None:
         return ()
@@ -177,12 +181,12 @@ def _surplus_revisions(draft: Draft) -> tuple[str, ...]:
     if draft.status.candidate is not None:
         kept.add(draft.status.candidate.revision)
     kept.update(arm.revision for arm in draft.status.arms or ())
-    kept.update(rollback_window.window(draft.spec.rollout, draft.status.stable_before))
-    gone = revisions.surplus(draft.seen.revisions, kept, draft.status.stable_before)
+    kept.update(rollback_window.revisions_in_window(draft.spec.rollout, draft.status.stable_before))
+    gone = revisions.find_surplus(draft.seen.revisions, kept, draft.status.stable_before)
     return tuple(names.application(draft.service, revision.number) for revision in gone)
 
 
-def _surplus_experiments(draft: Draft) -> tuple[str, ...]:
+def _surplus_experiments(draft: PlanContext) -> tuple[str, ...]:
     ended = [
         rollout
         for rollout in draft.seen.rollouts

@@ -9,28 +9,28 @@ from typing import Final
 
 from sundog_operator.api import Rollout
 
-REMEMBERED: Final = 20
+MAX_STABLE_HISTORY: Final = 20
 """As many as `rollbackWindow.revisions` can ask for."""
 
 
-def after_switch(before: Sequence[int], left: int | None, number: int) -> tuple[int, ...]:
+def record_promotion(before: Sequence[int], left: int | None, number: int) -> tuple[int, ...]:
     """Revisions that were stable, the newest first, once `number` is stable in place of `left`."""
     if number in before:
         return tuple(before[before.index(number) + 1 :])
-    return tuple(before if left in (None, number) else (left, *before))[:REMEMBERED]
+    return tuple(before if left in (None, number) else (left, *before))[:MAX_STABLE_HISTORY]
 
 
-def without(before: Sequence[int], number: int) -> tuple[int, ...]:
+def forget_revision(before: Sequence[int], number: int) -> tuple[int, ...]:
     """The same, once `number` turned out to be none to go back to."""
     return tuple(each for each in before if each != number)
 
 
-def window(rollout: Rollout, before: Sequence[int]) -> tuple[int, ...]:
+def revisions_in_window(rollout: Rollout, before: Sequence[int]) -> tuple[int, ...]:
     """The revisions that may return without steps."""
     limits = rollout.rollback_window
     return tuple(before[: limits.revisions]) if limits is not None else ()
 
 
-def reason(number: int) -> str:
+def fast_rollback_reason(number: int) -> str:
     """Why a rollout of that revision has no steps."""
     return f"returns to revision {number}, within rollbackWindow"

@@ -2,30 +2,30 @@
 
 from typing import Final
 
-from sundog_operator.api import Retiring
+from sundog_operator.api import DrainingRevision
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.context import PlanContext
 
-MOST_KEPT: Final = 8
+MAX_WARM_REVISIONS: Final = 8
 """As many as a status has room for."""
 
-MOST_ASKED: Final = 5
+MAX_KEEP_PREVIOUS: Final = 5
 """As many as `keepPrevious.revisions` can ask for."""
 
 
-def keep(draft: Draft, drained: tuple[Retiring, ...]) -> None:
+def retain_drained(draft: PlanContext, drained: tuple[DrainingRevision, ...]) -> None:
     """Of revisions whose last requests were answered, keep those that one may go back to.
 
     Each with its RayCluster by name: which one is the service's own may change. While the spec is refused nobody knows which are to be
     kept: those that may be stay with what they have.
     """
-    places = desired_state.places(draft.status)
+    places = desired_state.clusters_by_revision(draft.status)
     kept = tuple(each.model_copy(update={"cluster": places[each.revision]}) for each in drained)
     others = tuple(each for each in draft.status.kept if each.revision not in {old.revision for old in drained})
-    draft.set(kept=(*(each for each in kept if _stays(draft, each)), *others)[:MOST_KEPT])
+    draft.set(kept=(*(each for each in kept if _stays(draft, each)), *others)[:MAX_WARM_REVISIONS])
 
 
-def trim(draft: Draft) -> None:
+def release_expired(draft: PlanContext) -> None:
     """Let go of those that were kept for long enough, or are none to go back to any more. A spec that is refused changes nothing."""
     if draft.spec is None or not draft.status.kept:
         return
@@ -35,10 +35,10 @@ def trim(draft: Draft) -> None:
     draft.set(kept=tuple(each.model_copy(update={"replicas": replicas}) for each in stay))
 
 
-def _stays(draft: Draft, revision: Retiring) -> bool:
+def _stays(draft: PlanContext, revision: DrainingRevision) -> bool:
     before = draft.status.stable_before
     if draft.spec is None:
-        return revision.revision in before[:MOST_ASKED]
+        return revision.revision in before[:MAX_KEEP_PREVIOUS]
     policy = draft.spec.rollout.keep_previous
     return (
         policy is not None

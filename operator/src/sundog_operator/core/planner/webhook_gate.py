@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
-from sundog_operator.core.planner.context import Rollout
+from sundog_operator.core.planner.context import RolloutAttempt
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine, windows
 
@@ -18,7 +18,7 @@ _PHASE: Final = "Progressing"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class WebhookRequest:
     """What to ask. Of equal `about` it is the same question, whose answer stays good; `timeout_s` is in seconds."""
 
     about: str
@@ -27,22 +27,24 @@ class Question:
     timeout_s: float
 
 
-def question(
+def make_webhook_request(
     deployment: Json,
     spec: ModelDeploymentSpec | None,
-    attempt: Rollout | None,
+    attempt: RolloutAttempt | None,
     known: Iterable[Revision],
     now: datetime,
-) -> Question | None:
+) -> WebhookRequest | None:
     """The question of the step that a rollout is at; None where it asks nothing, the spec holds it, or its windows are closed.
 
     The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, with texts alone in its metadata.
     """
-    webhook = machine.asked(attempt.status) if attempt is not None and not stands_still(spec, now) else None
+    webhook = (
+        machine.pending_webhook(attempt.status) if attempt is not None and not is_rollout_held(spec, now) else None
+    )
     if attempt is None or webhook is None:
         return None
     meta, step = deployment["metadata"], attempt.status.step
-    revision = revisions.by_number(known, attempt.revision)
+    revision = revisions.find_by_number(known, attempt.revision)
     number = step.index if step else 0
     document = {
         "name": meta["name"],
@@ -56,10 +58,10 @@ def question(
             "weight": str(machine.canary_weight(attempt.status)),
         },
     }
-    return Question(f"{attempt.uid}/{number}", webhook.url, document, webhook.timeout.total_seconds())
+    return WebhookRequest(f"{attempt.uid}/{number}", webhook.url, document, webhook.timeout.total_seconds())
 
 
-def stands_still(spec: ModelDeploymentSpec | None, now: datetime) -> bool:
+def is_rollout_held(spec: ModelDeploymentSpec | None, now: datetime) -> bool:
     """Whether the spec or its windows hold a rollout."""
     if spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run:
         return True

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import owner_reference
 
-MEMBERS_LIMIT = 100
+MAX_MEMBERS = 100
 SERVE_PORT = "8000"
 GRPC_PORT = "9000"
 GRPC_ENDPOINT = "serve-grpc"
@@ -54,7 +54,7 @@ class ClusterView:
         return "127.0.0.1" if self.host == "127.0.0.1" else "0.0.0.0"  # noqa: S104 a pod's own network
 
 
-def view(name: str, obj: Mapping[str, Any] | None, address: str = "") -> ClusterView:
+def parse_cluster_view(name: str, obj: Mapping[str, Any] | None, address: str = "") -> ClusterView:
     """Read a stored RayCluster. Only `HeadPodReady` decides: the other conditions also wait for workers that need an application first.
 
     `address` is where the head is found whatever its status says: in a Kubernetes cluster the name of its Service, which outlives it.
@@ -97,7 +97,7 @@ def _refusal(status: Mapping[str, Any]) -> str:
     return _POD.sub("a pod", _SUBJECT.sub("", told))[:_LONGEST]
 
 
-def assign(taken: Iterable[str], image: str = "") -> str:
+def assign_cluster(taken: Iterable[str], image: str = "") -> str:
     """The first RayCluster of the namespace, for pods of that image, with room for one more ModelDeployment.
 
     Args:
@@ -106,21 +106,21 @@ def assign(taken: Iterable[str], image: str = "") -> str:
     """
     members = Counter(taken)
     index = 0
-    while members[names.ray_cluster(index, image)] >= MEMBERS_LIMIT:
+    while members[names.ray_cluster(index, image)] >= MAX_MEMBERS:
         index += 1
     return names.ray_cluster(index, image)
 
 
-def make_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: str) -> Json:
+def make_local_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: str) -> Json:
     """The RayCluster as we apply it. The head runs no model code; one owner reference per member lets it go after the last."""
     head = {
         "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
         "template": {"spec": {"containers": [{"name": "ray-head", "image": image}]}},
     }
-    return as_object(namespace, name, members, {"headGroupSpec": head})
+    return make_ray_cluster_object(namespace, name, members, {"headGroupSpec": head})
 
 
-def as_object(namespace: str, name: str, members: Iterable[Json], spec: Json) -> Json:
+def make_ray_cluster_object(namespace: str, name: str, members: Iterable[Json], spec: Json) -> Json:
     """The RayCluster of that spec, ours, and owned by each of its members."""
     owners = [owner_reference(member, controller=False) for member in members]
     return {
@@ -136,11 +136,11 @@ def as_object(namespace: str, name: str, members: Iterable[Json], spec: Json) ->
     }
 
 
-def is_ours(obj: Mapping[str, Any]) -> bool:
+def is_managed_by_sundog(obj: Mapping[str, Any]) -> bool:
     """Whether an object carries our manager label: what does not is never adopted, changed or deleted."""
-    return is_ours_by(obj["metadata"].get("labels") or {})
+    return has_managed_by_label(obj["metadata"].get("labels") or {})
 
 
-def is_ours_by(labels: Mapping[str, str]) -> bool:
+def has_managed_by_label(labels: Mapping[str, str]) -> bool:
     """The same, by its labels."""
     return labels.get(names.LABEL_MANAGED_BY) == names.MANAGER

@@ -17,13 +17,13 @@ from sundog_operator.core.kubernetes.subset import contains
 LABEL_GROUP: Final = "ray.io/group"
 LABEL_CLUSTER: Final = "ray.io/cluster"
 LABEL_NODE_TYPE: Final = "ray.io/node-type"
-OWN_TO_THE_AUTOSCALER: Final = ("replicas", "scaleStrategy")
+AUTOSCALER_FIELDS: Final = ("replicas", "scaleStrategy")
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class GroupState:
     """What there is of groups beside the list.
 
     Attributes:
@@ -37,7 +37,7 @@ class Presence:
     deployed: frozenset[str] | None
 
 
-def merge(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], seen: Presence) -> list[Json]:
+def merge_groups(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], seen: GroupState) -> list[Json]:
     """The list to write, equal to the stored one when nothing is to change. `wanted` are the groups of the live revisions."""
     by_name = {group["groupName"]: group for group in wanted}
     merged = []
@@ -50,7 +50,7 @@ def merge(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], seen: Pre
     return [*merged, *({**group, "replicas": group["minReplicas"]} for group in by_name.values())]
 
 
-def forgotten(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]) -> list[Json]:
+def find_orphaned_pods(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]) -> list[Json]:
     """Workers of none of these groups, those that end excepted.
 
     KubeRay may make a pod from what it read of a group before the group was removed, and never looks at it again; Ray's
@@ -75,10 +75,10 @@ def _updated(stored: Mapping[str, Any], wanted: Json, running: int) -> Json:
     bounded = {**wanted, "maxReplicas": ceiling}
     if contains(stored, bounded):
         return dict(stored)
-    return {**bounded, **{key: stored[key] for key in OWN_TO_THE_AUTOSCALER if key in stored}}
+    return {**bounded, **{key: stored[key] for key in AUTOSCALER_FIELDS if key in stored}}
 
 
-def _leaving(stored: Mapping[str, Any], seen: Presence) -> Json | None:
+def _leaving(stored: Mapping[str, Any], seen: GroupState) -> Json | None:
     """A group whose revision is gone; None once it can be removed."""
     name = stored["groupName"]
     if seen.deployed is None or name in seen.deployed:

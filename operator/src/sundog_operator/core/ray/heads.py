@@ -5,13 +5,13 @@ from typing import Any, Final
 
 from sundog_operator.core.ray.groups import LABEL_NODE_TYPE
 
-AUTOSCALER: Final = "autoscaler"
+AUTOSCALER_CONTAINER: Final = "autoscaler"
 """KubeRay's name of the container beside the head's."""
 
 Json = dict[str, Any]
 
 
-def without_autoscaler(pods: Sequence[Json], *, keeps_state: bool) -> list[Json]:
+def find_heads_without_autoscaler(pods: Sequence[Json], *, keeps_state: bool) -> list[Json]:
     """Heads of a RayCluster to delete, so that KubeRay makes another: those whose autoscaler has ended while Ray's container runs on.
 
     With autoscaler v2 KubeRay has the kubelet restart nothing, and looks at Ray's container alone: such a head is never ready again.
@@ -37,4 +37,6 @@ def _phase(pod: Json) -> str:
 
 def _has_ended(head: Json) -> bool:
     containers: Iterable[Json] = (head.get("status") or {}).get("containerStatuses") or ()
-    return any(each.get("name") == AUTOSCALER and (each.get("state") or {}).get("terminated") for each in containers)
+    return any(
+        each.get("name") == AUTOSCALER_CONTAINER and (each.get("state") or {}).get("terminated") for each in containers
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sundog_operator.core import events
-from sundog_operator.core.events import Event
+from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.observed import ApplicationState, DeploymentState
 
 _RUNNING = "RUNNING"
@@ -11,7 +11,7 @@ _STOPPING = "STOPPING"
 _UPDATING = "UPDATING"
 
 
-def lost(revision: int, before: ApplicationState, now: ApplicationState) -> list[Event]:
+def make_lost_replica_events(revision: int, before: ApplicationState, now: ApplicationState) -> list[KubernetesEvent]:
     """An event for each deployment of a revision that has fewer of its running replicas left than its target explains.
 
     A replica that Serve stops because the target shrank, or because the application is deployed anew, is not lost.
@@ -25,7 +25,7 @@ def lost(revision: int, before: ApplicationState, now: ApplicationState) -> list
     ]
 
 
-def _of_deployment(revision: int, before: DeploymentState, now: DeploymentState) -> Iterator[Event]:
+def _of_deployment(revision: int, before: DeploymentState, now: DeploymentState) -> Iterator[KubernetesEvent]:
     if now.status == _UPDATING:
         return
     left = {replica.id for replica in now.replicas if replica.state != _STOPPING}

@@ -10,19 +10,19 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from sundog_operator.api import cpu_cores, memory_bytes
+from sundog_operator.api import parse_bytes, parse_cpu_cores
 from sundog_operator.api.installation import Installation
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names, pods, references
-from sundog_operator.core.kubernetes.pods import Demand
+from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
-from sundog_operator.core.ray.clusters import as_object
-from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES, Presence, make_group, merge
+from sundog_operator.core.ray.clusters import make_ray_cluster_object
+from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES, GroupState, make_group, merge_groups
 from sundog_operator.core.revisions import Revision, spec_of
 
 AGENT_PORT: Final = 52365
 GCS_PORT: Final = 6379
-PORTS: Final[Mapping[str, int]] = {
+CONTAINER_PORTS: Final[Mapping[str, int]] = {
     "gcs-server": GCS_PORT,
     "dashboard": 8265,
     "client": 10001,
@@ -43,7 +43,7 @@ ever being idle.
 """
 
 DRAIN_S: Final = 5
-DRAIN_VARIABLE: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+DRAIN_ENV_VAR: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 """After SIGTERM Ray tells Serve that the node ends, and waits so many seconds for its replicas to have gone."""
 CACHE_DIRECTORY: Final = "/var/cache/sundog"
 _CACHE: Final = "sundog-cache"
@@ -52,7 +52,7 @@ _ACCOUNT: Final = "sundog-account"
 Json = dict[str, Any]
 
 
-def environment() -> list[Json]:
+def ray_environment() -> list[Json]:
     """Variables of every Ray process, replicas included; local mode sets the same beside its own ports and paths."""
     plain = {
         "RAY_AUTH_MODE": "token",
@@ -72,7 +72,7 @@ def environment() -> list[Json]:
     ]
 
 
-NO_DEVICES: Final[Json] = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+NO_DEVICES_ENV: Final[Json] = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 """Else a container without a GPU of its own sees all of its node's, where the node's runtime hands them out by default."""
 
 
@@ -95,7 +95,7 @@ def make_ray_cluster(
             "template": _head(installation, image),
         },
     }
-    made = as_object(namespace, name, members, spec)
+    made = make_ray_cluster_object(namespace, name, members, spec)
     made["metadata"]["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
     return made
 
@@ -107,15 +107,15 @@ def _head(installation: Installation, image: str) -> Json:
         {
             "name": "ray-head",
             "image": image,
-            "ports": [{"name": name, "containerPort": port} for name, port in PORTS.items()],
-            "env": [*environment(), NO_DEVICES],
+            "ports": [{"name": name, "containerPort": port} for name, port in CONTAINER_PORTS.items()],
+            "env": [*ray_environment(), NO_DEVICES_ENV],
             "resources": installation.ray.head.resources.to_json(),
-            **_probes("/api/gcs_healthz", PORTS["dashboard"]),
+            **_probes("/api/gcs_healthz", CONTAINER_PORTS["dashboard"]),
         },
     )
     # The head keeps the account that KubeRay makes for its autoscaler, with permissions for just this RayCluster.
     own = template.model_copy(update={"service_account_name": ""})
-    demand = Demand(names.labels(names.RAY), volumes=[pods.account_volume(_ACCOUNT)])
+    demand = PodRequirements(names.labels(names.RAY), volumes=[pods.make_account_volume(_ACCOUNT)])
     return pods.make_pod(own, demand, [container])
 
 
@@ -129,7 +129,7 @@ def _probes(path: str, port: int) -> Json:
 
 
 def _autoscaler(installation: Installation) -> Json:
-    own = {"env": environment(), "volumeMounts": [pods.account_mount(_ACCOUNT)]}
+    own = {"env": ray_environment(), "volumeMounts": [pods.make_account_mount(_ACCOUNT)]}
     container = pods.make_container(installation.ray.pods, own)
     return {
         "version": "v2",
@@ -144,7 +144,7 @@ def _fault_tolerance(cluster: str, installation: Installation) -> Json:
     if not wanted.enabled:
         return {}
     secret = wanted.external.password_secret_name
-    address = wanted.external.address or valkey.address(names.valkey(cluster))
+    address = wanted.external.address or valkey.store_address(names.valkey(cluster))
     if not wanted.external.address:
         secret = names.valkey(cluster)
     key = {"name": secret, "key": names.PASSWORD_KEY}
@@ -163,10 +163,10 @@ def make_worker_group(
     """The worker group of a revision: a pod per replica. Pods that run keep the time to drain that they were started with."""
     application = names.application(service, revision.number)
     spec = spec_of(revision)
-    memory = memory_bytes(spec.resources.memory)
-    devices = accelerators.devices_of(spec.resources.gpu)
+    memory = parse_bytes(spec.resources.memory)
+    devices = accelerators.replica_devices(spec.resources.gpu)
     ray_resources = {
-        "CPU": str(math.ceil(cpu_cores(spec.resources.cpu))),
+        "CPU": str(math.ceil(parse_cpu_cores(spec.resources.cpu))),
         # Exactly one replica's: this is what makes it a pod per replica.
         "memory": str(memory),
         **({devices.ray_name: str(devices.count)} if devices else {}),
@@ -179,17 +179,17 @@ def _worker(
     service: str, revision: Revision, image: str, installation: Installation, request_timeout: timedelta
 ) -> Json:
     spec, template = spec_of(revision), installation.ray.pods
-    devices = accelerators.devices_of(spec.resources.gpu)
-    limits = {"memory": str(memory_bytes(spec.resources.memory) + OVERHEAD_BYTES)}
+    devices = accelerators.replica_devices(spec.resources.gpu)
+    limits = {"memory": str(parse_bytes(spec.resources.memory) + OVERHEAD_BYTES)}
     given = {devices.resource: str(devices.count)} if devices else {}
-    mounted = references.mounts_of(spec)
+    mounted = references.make_mounts(spec)
     own = [
         {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
-        {"name": DRAIN_VARIABLE, "value": str(grace_periods.node_s(request_timeout))},
+        {"name": DRAIN_ENV_VAR, "value": str(grace_periods.node_grace_s(request_timeout))},
     ]
     # A user's variables first: neither ours nor an administrator's can be replaced by them.
     env = pods.merge_env(
-        references.env_of(spec), mounted.env, [*own, *environment(), *([] if devices else [NO_DEVICES])]
+        references.make_env(spec), mounted.env, [*own, *ray_environment(), *([] if devices else [NO_DEVICES_ENV])]
     )
     container = pods.make_container(
         template,
@@ -197,13 +197,13 @@ def _worker(
             "name": "ray-worker",
             "image": image,
             "env": env,
-            "envFrom": references.env_from(spec),
+            "envFrom": references.make_env_from(spec),
             "resources": {"requests": {"cpu": spec.resources.cpu, **limits, **given}, "limits": {**limits, **given}},
             "volumeMounts": [{"name": _CACHE, "mountPath": CACHE_DIRECTORY}, *mounted.mounts],
             **_probes("/api/local_raylet_healthz", AGENT_PORT),
         },
     )
-    demand = Demand(
+    demand = PodRequirements(
         labels={
             **spec.runtime.pod_labels,
             **names.labels(names.RAY),
@@ -212,12 +212,12 @@ def _worker(
         },
         volumes=[_cache(installation.ray.cache.host_path), *mounted.volumes],
         scheduling=spec.scheduling,
-        tolerations=accelerators.tolerations(devices),
-        affinity=accelerators.affinity(spec.resources.gpu, installation.gpu.aliases),
+        tolerations=accelerators.device_tolerations(devices),
+        affinity=accelerators.make_node_affinity(spec.resources.gpu, installation.gpu.aliases),
         service_account=spec.model.credentials.service_account_name,
     )
     made = pods.make_pod(template, demand, [container])
-    made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_s(request_timeout)
+    made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)
     return made
 
 
@@ -226,13 +226,13 @@ def _cache(folder: str) -> Json:
     return {"name": _CACHE, **({"hostPath": {"path": folder, "type": "Directory"}} if folder else {"emptyDir": {}})}
 
 
-def renew(stored: Json, wanted: Json, groups: list[Json], seen: Presence) -> Json | None:
+def update_ray_cluster(stored: Json, wanted: Json, groups: list[Json], seen: GroupState) -> Json | None:
     """The RayCluster to put in place of the stored one; None where it says all of it already.
 
     Everything that KubeRay, its autoscaler and the API server added stays. The Ray version stays as it was made: its pods have that image.
     """
     spec = {**wanted["spec"], "rayVersion": stored["spec"].get("rayVersion", wanted["spec"]["rayVersion"])}
-    merged = merge(stored["spec"].get("workerGroupSpecs") or [], groups, seen)
+    merged = merge_groups(stored["spec"].get("workerGroupSpecs") or [], groups, seen)
     meta, asked = stored["metadata"], wanted["metadata"]
     same = {
         "annotations": _has(meta.get("annotations"), asked["annotations"]),

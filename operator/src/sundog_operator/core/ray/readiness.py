@@ -8,7 +8,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, ServeState
 from sundog_operator.core.revisions import Revision
 
-RETRYABLE: Final = frozenset(
+RETRYABLE_REASONS: Final = frozenset(
     {"ModelNotFound", "AccessDenied", "NoSpace", "SourceUnavailable", "LoadTimeout", "WarmupTimeout", "DeployFailed"}
 )
 """Reasons that can pass without an edit: a file appears, a right is granted, a disk is cleared, a machine recovers."""
@@ -41,13 +41,13 @@ class Readiness:
     @property
     def retryable(self) -> bool:
         """Whether starting it again may help."""
-        return self.reason in RETRYABLE
+        return self.reason in RETRYABLE_REASONS
 
 
 NOT_DEPLOYED: Final = Readiness(0, False, False, True, DEPLOYING, "the application is not deployed yet")
 
 
-def of_revision(service: str, revision: Revision, serve: ServeState) -> Readiness:
+def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> Readiness:
     """Readiness of a revision. An application of that name with another hash does not count."""
     if not serve.known:
         return Readiness(0, False, False, False, "RayUnknown", "Serve could not be asked")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sundog_operator.api import Autoscaling, ModelDeploymentSpec, ModelDeploymentStatus, cpu_cores, memory_bytes
+from sundog_operator.api import Autoscaling, ModelDeploymentSpec, ModelDeploymentStatus, parse_bytes, parse_cpu_cores
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray.clusters import ClusterView
@@ -17,15 +17,15 @@ IMPORT_PATH = "sundog_runtime.serve:build"
 GRPC_SERVICER = "sundog_runtime.protocol.grpc_service.add_to_server"
 """With it every replica also listens for gRPC. Serve's proxy and the replicas import it; the base image must have it."""
 
-METRICS_S = 2.0
-LOOK_BACK_S = 10.0
+METRICS_INTERVAL_S = 2.0
+LOOK_BACK_PERIOD_S = 10.0
 """Serve's own are 10 s and 30 s, beside which an `upscaleDelay` of seconds would mean nothing."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ReplicaScale:
     """How many replicas a revision has: a fixed number, or by load what `scaling` says, between the fewest and the most."""
 
     fewest: int
@@ -33,7 +33,9 @@ class Scale:
     scaling: Autoscaling | None = None
 
 
-def scale_of(status: ModelDeploymentStatus, number: int, current: ModelDeploymentSpec, replicas: int) -> Scale:
+def resolve_scale(
+    status: ModelDeploymentStatus, number: int, current: ModelDeploymentSpec, replicas: int
+) -> ReplicaScale:
     """The scale of a live revision of which `replicas` are wanted now.
 
     By load alone scales what has all traffic. While a candidate or arms are on their way none of them comes below what is wanted of it, nor
@@ -43,11 +45,11 @@ def scale_of(status: ModelDeploymentStatus, number: int, current: ModelDeploymen
     scaling = current.autoscaling
     stable = {status.stable.revision} if status.stable else set()
     others = {each.revision for each in (status.candidate, *(status.arms or ())) if each is not None}
-    if scaling is None or in_place.told_by(status.capacity) is not None or number not in stable | others:
-        return Scale(replicas, replicas)
+    if scaling is None or in_place.in_place_from_capacity(status.capacity) is not None or number not in stable | others:
+        return ReplicaScale(replicas, replicas)
     alone = not others and not status.retiring
     fewest = scaling.min_replicas if alone else max(1, min(replicas, scaling.max_replicas))
-    return Scale(fewest, max(scaling.max_replicas, fewest), scaling)
+    return ReplicaScale(fewest, max(scaling.max_replicas, fewest), scaling)
 
 
 def make_application(
@@ -55,7 +57,7 @@ def make_application(
     service: str,
     revision: Revision,
     current: ModelDeploymentSpec,
-    scale: Scale,
+    scale: ReplicaScale,
     attempt: int = 0,
     *,
     in_pods: bool = False,
@@ -106,14 +108,18 @@ def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeployme
             "maxDelaySeconds": runtime.batching.max_delay.total_seconds(),
         },
         "warmup": {"requests": runtime.warmup.requests, "timeoutSeconds": runtime.warmup.timeout.total_seconds()},
-        "cpu": cpu_cores(fixed.resources.cpu),
+        "cpu": parse_cpu_cores(fixed.resources.cpu),
         # Left out without devices: revisions of before it was there must find their `args` unchanged.
         **({"gpu": {"count": gpu.count, "vendor": str(gpu.vendor)}} if gpu.count else {}),
     }
 
 
 def _deployment(
-    fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, scale: Scale, group: str, user_config: Mapping[str, Any]
+    fixed: ModelDeploymentSpec,
+    current: ModelDeploymentSpec,
+    scale: ReplicaScale,
+    group: str,
+    user_config: Mapping[str, Any],
 ) -> Json:
     placed = {"label_selector": {names.RAY_LABEL_APPLICATION: group}} if group else {}
     return {
@@ -121,21 +127,21 @@ def _deployment(
         **_replicas(scale),
         "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
         "max_surge_percent": 100,
-        "graceful_shutdown_timeout_s": grace_periods.replica_s(current.endpoint.request_timeout),
+        "graceful_shutdown_timeout_s": grace_periods.replica_grace_s(current.endpoint.request_timeout),
         "user_config": {
             "userConfig": dict(user_config),
-            "maxRequestBytes": memory_bytes(current.endpoint.max_request_bytes),
+            "maxRequestBytes": parse_bytes(current.endpoint.max_request_bytes),
         },
         "ray_actor_options": {
-            "num_cpus": cpu_cores(fixed.resources.cpu),
-            "memory": memory_bytes(fixed.resources.memory),
-            **accelerators.actor_options(accelerators.devices_of(fixed.resources.gpu)),
+            "num_cpus": parse_cpu_cores(fixed.resources.cpu),
+            "memory": parse_bytes(fixed.resources.memory),
+            **accelerators.actor_options(accelerators.replica_devices(fixed.resources.gpu)),
             **placed,
         },
     }
 
 
-def _replicas(scale: Scale) -> Json:
+def _replicas(scale: ReplicaScale) -> Json:
     scaling = scale.scaling
     if scaling is None:
         return {"num_replicas": scale.fewest}
@@ -146,8 +152,8 @@ def _replicas(scale: Scale) -> Json:
             "target_ongoing_requests": scaling.target_ongoing_requests,
             "upscale_delay_s": scaling.upscale_delay.total_seconds(),
             "downscale_delay_s": scaling.downscale_delay.total_seconds(),
-            "metrics_interval_s": METRICS_S,
-            "look_back_period_s": LOOK_BACK_S,
+            "metrics_interval_s": METRICS_INTERVAL_S,
+            "look_back_period_s": LOOK_BACK_PERIOD_S,
         }
     }
 
@@ -167,7 +173,7 @@ def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:
     }
 
 
-def differs(wanted: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[str, Any]]) -> bool:
+def needs_update(wanted: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether the applications that Serve echoes are other than those wanted.
 
     Serve echoes what was submitted and may add fields of its own, so only the fields we set are compared; but in what a

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sundog_operator.api import parse_instant
-from sundog_operator.core.kubernetes.pod_problems import Pod, condition, containers
+from sundog_operator.api import parse_timestamp
+from sundog_operator.core.kubernetes.pod_problems import Pod, container_statuses, find_condition
 from sundog_operator.core.observed import EdgeReport, ReplicaStart
 
 _TOLD: Final = ("download", "load", "warmup")
@@ -14,7 +14,9 @@ _SECOND: Final = timedelta(seconds=1)
 _MOST_S: Final = 1e7
 
 
-def phases(since: datetime | None, pods: Sequence[Pod], told: ReplicaStart, now: datetime) -> dict[str, timedelta]:
+def startup_phases(
+    since: datetime | None, pods: Sequence[Pod], told: ReplicaStart, now: datetime
+) -> dict[str, timedelta]:
     """The phases in their order; what is not known is left out.
 
     `since` is when the revision was to run, `now` when its replicas were seen to; of one whose start had begun before, how long it took is
@@ -41,7 +43,7 @@ def phases(since: datetime | None, pods: Sequence[Pod], told: ReplicaStart, now:
     return {name: span for name, span in spans.items() if span is not None}
 
 
-def reported(service: str, application: str, reports: Iterable[EdgeReport]) -> ReplicaStart | None:
+def find_reported_start(service: str, application: str, reports: Iterable[EdgeReport]) -> ReplicaStart | None:
     """What edges report of the start of an application: the first with phases; None where none has asked a replica yet.
 
     The evidence comes from pods of a tenant's namespace: a start of another shape counts as one without phases.
@@ -93,17 +95,17 @@ def _made(pod: Pod) -> datetime | None:
 
 
 def _became(pod: Pod, type_: str) -> datetime | None:
-    told = condition(pod, type_)
+    told = find_condition(pod, type_)
     return _instant(told.get("lastTransitionTime")) if told.get("status") == "True" else None
 
 
 def _first_started(pod: Pod) -> datetime | None:
-    states = [state for each in containers(pod) for state in (each.get("state") or {}).values()]
+    states = [state for each in container_statuses(pod) for state in (each.get("state") or {}).values()]
     return min((at for state in states if (at := _instant(state.get("startedAt"))) is not None), default=None)
 
 
 def _instant(text: Any) -> datetime | None:
     try:
-        return parse_instant(text) if isinstance(text, str) else None
+        return parse_timestamp(text) if isinstance(text, str) else None
     except ValueError:
         return None

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.api.installation import PodTemplate, Storage
+from sundog_operator.api.installation import PodTemplate, StorageClaim
 from sundog_operator.core.kubernetes import names, pods
-from sundog_operator.core.kubernetes.pods import Demand
-from sundog_operator.core.revisions import owner_reference, owners_of
+from sundog_operator.core.kubernetes.pods import PodRequirements
+from sundog_operator.core.revisions import owner_reference, owner_uids
 
 PORT: Final = 6379
 _USER: Final = 999
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class ValkeyStore:
     """Which store it is.
 
     Attributes:
@@ -51,7 +51,7 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ValkeyServer:
     """How it runs.
 
     Attributes:
@@ -60,29 +60,29 @@ class Server:
     """
 
     image: str
-    storage: Storage
+    storage: StorageClaim
     memory: str = "512Mi"
     most_bytes: int = 0
 
 
-def of_cluster(cluster: Json) -> Store:
+def make_cluster_store(cluster: Json) -> ValkeyStore:
     """The store of a RayCluster."""
     meta = cluster["metadata"]
-    return Store(
+    return ValkeyStore(
         name=names.valkey(meta["name"]),
         namespace=meta["namespace"],
         labels={**names.labels(names.VALKEY), names.LABEL_INSTANCE: meta["name"]},
-        selector=selector(meta["name"]),
+        selector=store_selector(meta["name"]),
         owners=[owner_reference(cluster, controller=True)],
     )
 
 
-def make_secret(store: Store, values: Mapping[str, str]) -> Json:
+def make_secret(store: ValkeyStore, values: Mapping[str, str]) -> Json:
     """The Secret with the password, and with what else is secret beside it. Made once; never changed."""
     return _object(store, "v1", "Secret") | {"type": "Opaque", "stringData": dict(values)}
 
 
-def make_service(store: Store) -> Json:
+def make_service(store: ValkeyStore) -> Json:
     """The Service under whose name it is found."""
     spec = {
         "selector": dict(store.selector),
@@ -91,13 +91,15 @@ def make_service(store: Store) -> Json:
     return _object(store, "v1", "Service") | {"spec": spec}
 
 
-def make_stateful_set(store: Store, server: Server, template: PodTemplate, stored: Mapping[str, Any] | None) -> Json:
+def make_stateful_set(
+    store: ValkeyStore, server: ValkeyServer, template: PodTemplate, stored: Mapping[str, Any] | None
+) -> Json:
     """The one pod, and its claim where it has one. Both go with the owners. A claim cannot be changed: the stored one stays."""
     claims = [_claim(server.storage)] if server.storage.size else []
     if stored is not None:
         claims = stored["spec"].get("volumeClaimTemplates") or []
     claimed = {"volumeClaimTemplates": claims} if claims else {}
-    demand = Demand(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
+    demand = PodRequirements(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
     pod = pods.make_pod(_with_user(template), demand, [_container(store, server, template)])
     spec = {
         "replicas": 1,
@@ -113,7 +115,7 @@ def make_stateful_set(store: Store, server: Server, template: PodTemplate, store
     return made | {"spec": spec}
 
 
-def is_as(stored: Json, wanted: Json) -> bool:
+def is_up_to_date(stored: Json, wanted: Json) -> bool:
     """Whether a stored StatefulSet was made like that; the API server writes quantities its own way, so that they are not compared."""
     found, meta = stored["metadata"], wanted["metadata"]
     made = (found.get("annotations") or {}).get(names.ANNOTATION_MADE_AS) == meta["annotations"][
@@ -122,11 +124,11 @@ def is_as(stored: Json, wanted: Json) -> bool:
     return (
         made
         and stored["spec"].get("replicas") == wanted["spec"]["replicas"]
-        and set(owners_of(stored)) == set(owners_of(wanted))
+        and set(owner_uids(stored)) == set(owner_uids(wanted))
     )
 
 
-def _container(store: Store, server: Server, template: PodTemplate) -> Json:
+def _container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> Json:
     password = {"secretKeyRef": {"name": store.name, "key": names.PASSWORD_KEY}}
     limit = f" --maxmemory {server.most_bytes}" if server.most_bytes else ""
     return pods.make_container(
@@ -152,7 +154,7 @@ def _with_user(template: PodTemplate) -> PodTemplate:
     return template.model_copy(update={"security_context": context})
 
 
-def _claim(storage: Storage) -> Json:
+def _claim(storage: StorageClaim) -> Json:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage.size}}}
     return {
         "metadata": {"name": _DATA},
@@ -160,29 +162,29 @@ def _claim(storage: Storage) -> Json:
     }
 
 
-def address(name: str) -> str:
+def store_address(name: str) -> str:
     """Where the store of that name answers pods of its namespace."""
     return f"{name}:{PORT}"
 
 
-def is_of(cluster: Mapping[str, Any]) -> bool:
+def has_own_store(cluster: Mapping[str, Any]) -> bool:
     """Whether a stored RayCluster uses its own store, whatever the installation says today, and not a Redis of somebody else."""
     options = cluster["spec"].get("gcsFaultToleranceOptions") or {}
-    return bool(options.get("redisAddress") == address(names.valkey(cluster["metadata"]["name"])))
+    return bool(options.get("redisAddress") == store_address(names.valkey(cluster["metadata"]["name"])))
 
 
-def is_of_another(obj: Json, cluster_uid: str) -> bool:
+def has_other_owner(obj: Json, cluster_uid: str) -> bool:
     """Whether an object of a store goes with other owners than the RayCluster of that uid. One without owners stays, and is taken over."""
-    owners = owners_of(obj)
+    owners = owner_uids(obj)
     return bool(owners) and cluster_uid not in owners
 
 
-def selector(cluster: str) -> dict[str, str]:
+def store_selector(cluster: str) -> dict[str, str]:
     """The labels of the pod of a RayCluster's store."""
     return {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: cluster}
 
 
-def _object(store: Store, api_version: str, kind: str) -> Json:
+def _object(store: ValkeyStore, api_version: str, kind: str) -> Json:
     return {
         "apiVersion": api_version,
         "kind": kind,

@@ -10,7 +10,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class RolloutCommand:
     """A parsed command. `problem` is set when it must be rejected whatever the state is."""
 
     id: str
@@ -20,7 +20,7 @@ class Command:
     problem: str = ""
 
 
-def parse(text: str) -> Command:
+def parse_command(text: str) -> RolloutCommand:
     """Read `VERB revision=N id=ID [full=true]`. Never raises: what cannot be read becomes a command with a problem.
 
     A text without a usable id gets the text itself as its id, so that it is rejected once and not at every pass.
@@ -30,10 +30,12 @@ def parse(text: str) -> Command:
     options = dict(word.partition("=")[::2] for word in rest)
     ident = options.pop("id", "")
     if not _ID.fullmatch(ident):
-        return Command(text[:64], verb[:32], problem=f"id: {ident!r} is not 1 to 64 letters, digits, '.', '_' or '-'")
+        return RolloutCommand(
+            text[:64], verb[:32], problem=f"id: {ident!r} is not 1 to 64 letters, digits, '.', '_' or '-'"
+        )
     problem = _verb_problem(verb) or _options_problem(options)
     revision = int(options["revision"]) if not problem else 0
-    return Command(ident, verb[:32], revision, options.get("full") == "true", problem)
+    return RolloutCommand(ident, verb[:32], revision, options.get("full") == "true", problem)
 
 
 def _verb_problem(verb: str) -> str:

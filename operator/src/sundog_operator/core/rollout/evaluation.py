@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus, PlanGuardrail
-from sundog_operator.core.analysis.baseline_health import WELL, Control
+from sundog_operator.core.analysis.baseline_health import HEALTHY, BaselineHealth
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Evaluation:
     """The evidence of an attempt as it is now.
 
     Attributes:
@@ -29,8 +29,8 @@ class Judgement:
     passed: bool = False
     silent: bool = True
     broken: str = ""
-    control: Control = WELL
-    unheard: tuple[str, ...] = ()
+    control: BaselineHealth = HEALTHY
+    unreachable_edges: tuple[str, ...] = ()
     requests: int = 0
     guardrails: tuple[PlanGuardrail, ...] = ()
     dead: bool = False

@@ -24,20 +24,20 @@ from sundog_operator.api import (
     PlanWebhook,
     PrometheusQuery,
     Rollout,
-    Scale,
+    ScaleStep,
     Shadow,
     Step,
     Strategy,
     Threshold,
     Verdict,
-    is_latency,
+    is_latency_metric,
 )
 from sundog_operator.core.edge import units
-from sundog_operator.core.edge.buckets import two_arms
+from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision, owner_reference
 from sundog_operator.core.rollout import in_place, load
-from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails
+from sundog_operator.core.rollout.resolve import StableTraffic, default_steps, resolve_guardrails
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 
 BAKE: Final = "bake"
@@ -46,7 +46,7 @@ BAKE: Final = "bake"
 EQUAL_WEIGHT: Final = 50
 """Percent at which as many replicas of the candidate as of stable have the same load."""
 
-_ALIKE: Final = 1 / load.EQUAL
+_ALIKE: Final = 1 / load.MAX_COMPARABLE_RATIO
 
 MIXTURE: Final = (2.0, 50.0)
 """Concentrations of the mixture that new plans freeze: to choose others on the data that they judge would spend alpha again."""
@@ -54,21 +54,21 @@ MIXTURE: Final = (2.0, 50.0)
 EARLY_HARM: Final = 0.2
 """Of the error of harm by traffic, what new plans have for errors in the candidate's first blocks."""
 
-STEPPED: Final = ("canary", SHADOW)
+STEPPED_STRATEGIES: Final = ("canary", SHADOW)
 """Strategies of which a rollout walks steps."""
 
-UNKNOWN: Final = Traffic()
+UNKNOWN_TRAFFIC: Final = StableTraffic()
 UNDECIDED = "Undecided"
-WEIGHED = "evidence is weighed"
+EVIDENCE_IS_EVALUATED = "evidence is weighed"
 NO_EVIDENCE = "no step of this rollout is gated by evidence, and none is weighed"
-COMPARES = (
+ONLY_COPIES_COMPARED = (
     "copies of requests are compared; no step of this rollout is gated by evidence of traffic, and none is weighed"
 )
 
 Json = dict[str, Any]
 
 
-def plan_steps(rollout: Rollout, stable: Traffic = UNKNOWN) -> tuple[PlanStep, ...]:
+def plan_steps(rollout: Rollout, stable: StableTraffic = UNKNOWN_TRAFFIC) -> tuple[PlanStep, ...]:
     """The steps of a rollout as they are walked, the last one always at 100 %; resolved from stable's traffic where the spec has none.
 
     A pause becomes a step at the weight before it: gated by time if it has a duration, else by hand; likewise a webhook, gated by its
@@ -101,7 +101,7 @@ def _shadowed(rollout: Rollout) -> list[PlanStep]:
 
 
 def _given_steps(rollout: Rollout) -> Iterator[PlanStep]:
-    weight, scaled, headers = 0, Scale(), None
+    weight, scaled, headers = 0, ScaleStep(), None
     for step in rollout.steps:
         weight, scaled = step.weight or weight, step.scale or scaled
         # What weights are judged by are arms of equal load, which requests by header are not part of.
@@ -186,12 +186,12 @@ def freeze(
     stable: int,
     candidate: int,
     now: datetime,
-    traffic: Traffic = UNKNOWN,
+    traffic: StableTraffic = UNKNOWN_TRAFFIC,
     replicas: int = 1,
     shared: PlanInPlace | None = None,
 ) -> ExperimentStatus:
     """The first status of a rollout's Experiment: its plan, and no traffic on the candidate."""
-    return _frozen(resolved(rollout, traffic, replicas, shared), stable, candidate, now)
+    return _frozen(resolve_plan(rollout, traffic, replicas, shared), stable, candidate, now)
 
 
 def freeze_without_steps(
@@ -207,7 +207,7 @@ def freeze_without_steps(
     plan = FrozenPlan(
         in_place=shared,
         strategy=strategy,
-        unit=units.unit_of(rollout.unit),
+        unit=units.resolve_unit(rollout.unit),
         salt=rollout.unit.salt,
         steps=(_ungated(),),
         notify=rollout.notify,
@@ -219,22 +219,26 @@ def freeze_without_steps(
 def _frozen(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
     return ExperimentStatus(
         phase="Pending",
-        plan=plan.model_copy(update={"hash": hash_of(plan), "frozen_at": now}),
+        plan=plan.model_copy(update={"hash": plan_hash(plan), "frozen_at": now}),
         epoch=Epoch(number=0, since=now, confirmed=False),
-        arms=arms_at(0, stable, candidate),
+        arms=arms_at_weight(0, stable, candidate),
         had_traffic=False,
-        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED if plan.guardrails else unweighed(plan)),
+        verdict=Verdict(
+            decision=UNDECIDED, winner="", reason=EVIDENCE_IS_EVALUATED if plan.guardrails else no_evidence_reason(plan)
+        ),
     )
 
 
-def unweighed(plan: FrozenPlan) -> str:
+def no_evidence_reason(plan: FrozenPlan) -> str:
     """Why no evidence is weighed in a rollout with that plan."""
     if plan.reason:
         return f"{plan.reason}: no evidence is weighed"
-    return COMPARES if any(step.shadow is not None for step in plan.steps) else NO_EVIDENCE
+    return ONLY_COPIES_COMPARED if any(step.shadow is not None for step in plan.steps) else NO_EVIDENCE
 
 
-def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: PlanInPlace | None = None) -> FrozenPlan:
+def resolve_plan(
+    rollout: Rollout, traffic: StableTraffic, replicas: int = 1, shared: PlanInPlace | None = None
+) -> FrozenPlan:
     """The plan of a rollout with that traffic, before it is frozen, of a service that needs so many replicas.
 
     `shared` says how both revisions share them; None is that the candidate's come on top.
@@ -243,12 +247,12 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
     gated = any(step.gate == "evidence" for step in given)
     weighed = gated or rollout.bake is not None
     judged = _judged_by(rollout, traffic, gated=gated) if weighed else ()
-    compares_latencies = any(is_latency(each.metric) and each.role == "guardrail" for each in judged)
+    compares_latencies = any(is_latency_metric(each.metric) and each.role == "guardrail" for each in judged)
     steps = _with_equal_load(given, replicas, shared) if compares_latencies else given
     steps = steps if rollout.bake is None else _with_bake(steps, rollout.bake)
     return FrozenPlan(
         strategy="shadow" if rollout.strategy == SHADOW else "canary",
-        unit=units.unit_of(rollout.unit),
+        unit=units.resolve_unit(rollout.unit),
         salt=rollout.unit.salt,
         steps=steps,
         alpha=rollout.alpha,
@@ -268,9 +272,9 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
     )
 
 
-def _judged_by(rollout: Rollout, traffic: Traffic, *, gated: bool) -> tuple[PlanGuardrail, ...]:
+def _judged_by(rollout: Rollout, traffic: StableTraffic, *, gated: bool) -> tuple[PlanGuardrail, ...]:
     """The guardrails of a rollout that is weighed; where evidence opens none of its gates they are looked at for harm alone."""
-    found = guardrails(rollout, traffic)
+    found = resolve_guardrails(rollout, traffic)
     return found if gated else tuple(each.model_copy(update={"role": "harm"}) for each in found)
 
 
@@ -282,7 +286,7 @@ def _harm_shares(steps: tuple[PlanStep, ...], judged: tuple[PlanGuardrail, ...])
 
 def _early_harm(rollout: Rollout, judged: tuple[PlanGuardrail, ...]) -> float | None:
     """What the candidate's first blocks have of the error of harm by traffic; None with units, whose requests may all fail together."""
-    return EARLY_HARM if judged and units.unit_of(rollout.unit) == units.REQUEST else None
+    return EARLY_HARM if judged and units.resolve_unit(rollout.unit) == units.PER_REQUEST else None
 
 
 def early_alpha(plan: FrozenPlan) -> float:
@@ -307,23 +311,23 @@ def _with_equal_load(steps: tuple[PlanStep, ...], replicas: int, shared: PlanInP
     weight = EQUAL_WEIGHT if shared is None else _equal_in_place(deciding.weight, replicas, shared)
     if deciding.weight >= weight:
         return steps
-    if shared is None and load.ratio(deciding.weight, replicas, load.step_replicas(deciding, replicas)) >= _ALIKE:
+    if shared is None and load.load_ratio(deciding.weight, replicas, load.step_replicas(deciding, replicas)) >= _ALIKE:
         return steps
     return (*steps[:-1], deciding.model_copy(update={"weight": weight}), steps[-1])
 
 
 def _equal_in_place(weight: int, replicas: int, shared: PlanInPlace) -> int:
     """The first weight from that one on at which replicas of both revisions have the same load; 0 where there is none."""
-    whole = (in_place.bearable(replicas, ready) for ready in range(1, replicas))
+    whole = (in_place.supported_weight(replicas, ready) for ready in range(1, replicas))
     return next((each for each in (weight, *whole) if each >= weight and _is_equal(each, replicas, shared)), 0)
 
 
 def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
-    sizes = in_place.sizes(replicas, shared.spare, weight, weight)
-    return load.ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
+    sizes = in_place.compute_replicas(replicas, shared.spare, weight, weight)
+    return load.load_ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
 
 
-def hash_of(plan: FrozenPlan) -> str:
+def plan_hash(plan: FrozenPlan) -> str:
     """Of all that is in a plan, before it is frozen."""
     # What is not asked for is left out: plans of before it was there have their hashes.
     absent = {name for name in ("in_place", "harm_shares", "early_harm") if getattr(plan, name) is None}
@@ -333,9 +337,9 @@ def hash_of(plan: FrozenPlan) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
-def arms_at(weight: int, stable: int, candidate: int) -> tuple[ArmStatus, ...]:
+def arms_at_weight(weight: int, stable: int, candidate: int) -> tuple[ArmStatus, ...]:
     """Both arms with the candidate at a weight in percent."""
-    ranges_stable, ranges_canary = two_arms(weight)
+    ranges_stable, ranges_canary = two_arm_ranges(weight)
     return (
         ArmStatus(name=names.STABLE, revision=stable, weight=100 - weight, ranges=tuple(ranges_stable)),
         ArmStatus(name=names.CANARY, revision=candidate, weight=weight, ranges=tuple(ranges_canary)),

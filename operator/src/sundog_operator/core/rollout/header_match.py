@@ -9,7 +9,7 @@ HEADERS: Final = "headers"
 """The gate of a step that begins it: it opens once every edge sends them there."""
 
 
-def in_force(status: ExperimentStatus) -> tuple[PlanHeader, ...]:
+def active_headers(status: ExperimentStatus) -> tuple[PlanHeader, ...]:
     """The headers with which requests go to the candidate now; none where nothing but weights decides."""
     step = status.step
     if status.phase != "Running" or step is None or not 0 < step.index <= len(status.plan.steps):
@@ -17,6 +17,6 @@ def in_force(status: ExperimentStatus) -> tuple[PlanHeader, ...]:
     return status.plan.steps[step.index - 1].headers or ()
 
 
-def spoken(headers: Sequence[PlanHeader]) -> str:
+def format_headers(headers: Sequence[PlanHeader]) -> str:
     """Headers for people, such as `x-canary: true and x-team: ranking`."""
     return " and ".join(f"{each.name}: {each.value}" for each in headers)

@@ -7,9 +7,9 @@ from typing import Final
 from sundog_operator.api import ArmStatus, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import machine
-from sundog_operator.core.stats.verdicts import Basis, Verdict
+from sundog_operator.core.stats.verdicts import DecisionBasis, MetricVerdict
 
-MOST: Final = 32
+MAX_POINTS: Final = 32
 """Points that are kept: some 7 KiB of a status, of an experiment with ten arms a hundred."""
 
 _METRICS: Final = 24
@@ -17,11 +17,11 @@ _METRICS: Final = 24
 
 _FIRST: Final = "success"
 
-PERIOD: Final = timedelta(minutes=1)
+POINT_INTERVAL: Final = timedelta(minutes=1)
 """Between two looks that differ in nothing but numbers."""
 
 
-def remember(status: ExperimentStatus, metrics: Sequence[MetricStatus], now: datetime) -> ExperimentStatus:
+def record_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], now: datetime) -> ExperimentStatus:
     """A status that is about to be written, with what is known now where that is worth keeping.
 
     Args:
@@ -29,14 +29,14 @@ def remember(status: ExperimentStatus, metrics: Sequence[MetricStatus], now: dat
         metrics: what the evidence says, of the latest look.
         now: when that was.
     """
-    point = point_of(status, metrics, now)
+    point = make_point(status, metrics, now)
     known = status.history
     if known and not machine.is_over(status) and not _differs(known[-1], point):
         return status
-    return status.model_copy(update={"history": thinned((*known, point))})
+    return status.model_copy(update={"history": thin_points((*known, point))})
 
 
-def point_of(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: datetime) -> HistoryPoint:
+def make_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: datetime) -> HistoryPoint:
     """What is known at a time, in few digits; of metrics those that happened."""
     arms = list(_arms(status))
     known = [each for each in metrics if each.ratio is not None or any(each.events)]
@@ -55,7 +55,7 @@ def point_of(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: date
 
 def _outside(status: ExperimentStatus) -> float:
     """Percent of the traffic that no candidate and no arm gets."""
-    return sum(arm.weight for arm in status.arms if arm.name in names.OF_STABLE)
+    return sum(arm.weight for arm in status.arms if arm.name in names.STABLE_ARMS)
 
 
 def _arms(status: ExperimentStatus) -> Iterator[ArmStatus]:
@@ -74,8 +74,8 @@ def _metric(told: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
         ratio=_short(told.ratio),
         lower=_short(lower),
         upper=_short(upper),
-        basis=None if told.basis in ("", Basis.ALL_STEPS) else told.basis,
-        verdict=None if told.verdict == Verdict.UNDECIDED else told.verdict,
+        basis=None if told.basis in ("", DecisionBasis.ALL_STEPS) else told.basis,
+        verdict=None if told.verdict == MetricVerdict.UNDECIDED else told.verdict,
     )
 
 
@@ -85,7 +85,9 @@ def _short(number: float | None) -> float | None:
 
 def _differs(last: HistoryPoint, point: HistoryPoint) -> bool:
     """Whether anything but numbers has changed, or a while is over."""
-    return point.at - last.at >= PERIOD or _weights(point) != _weights(last) or _verdicts(point) != _verdicts(last)
+    return (
+        point.at - last.at >= POINT_INTERVAL or _weights(point) != _weights(last) or _verdicts(point) != _verdicts(last)
+    )
 
 
 def _weights(point: HistoryPoint) -> tuple[float, ...]:
@@ -96,13 +98,13 @@ def _verdicts(point: HistoryPoint) -> dict[tuple[str, str | None, str | None], s
     return {(each.name, each.role, each.arm): each.verdict for each in point.metrics or ()}
 
 
-def thinned(points: Sequence[HistoryPoint]) -> tuple[HistoryPoint, ...]:
+def thin_points(points: Sequence[HistoryPoint]) -> tuple[HistoryPoint, ...]:
     """At most `MOST` of them, spread over all of the time.
 
     The first, the newest and those at which a weight changed stay; of the others those go that are closest to both their neighbours.
     """
     kept = list(points)
-    while len(kept) > MOST:
+    while len(kept) > MAX_POINTS:
         inner = range(1, len(kept) - 1)
         spare = [index for index in inner if _weights(kept[index]) == _weights(kept[index - 1])]
         del kept[min(spare or inner, key=lambda index: kept[index + 1].at - kept[index - 1].at)]

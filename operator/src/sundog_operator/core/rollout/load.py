@@ -6,7 +6,7 @@ from typing import Final
 from sundog_operator.api import PlanStep
 from sundog_operator.core.edge.buckets import BUCKETS
 
-EQUAL: Final = 1.2
+MAX_COMPARABLE_RATIO: Final = 1.2
 """How many times the load of one arm's replicas may be that of the other's, for their latencies to be compared."""
 
 
@@ -40,7 +40,7 @@ def _scaled(step: PlanStep, replicas: int) -> int:
     return 0 if step.replicas_percent is None else canary_replicas(replicas, step.replicas_percent)
 
 
-def scale(step: PlanStep) -> str:
+def describe_scale(step: PlanStep) -> str:
     """What a step asks for by itself, such as `2 replicas` or `50 % of the replicas`; empty where it asks for none."""
     if step.replicas is not None:
         return f"{step.replicas} replica{'s' if step.replicas > 1 else ''}"
@@ -57,14 +57,14 @@ def arm_replicas(replicas: int, buckets: int, of_stable: int) -> int:
     return max(1, min(replicas, max(least, alike)))
 
 
-def ratio_to_pool(buckets: int, arm: int, of_stable: int, stable: int) -> float:
+def pool_load_ratio(buckets: int, arm: int, of_stable: int, stable: int) -> float:
     """Load of a replica of an arm by that of one of stable, given the buckets and replicas of each; NaN where one has none."""
     if not arm or not stable or not buckets or not of_stable:
         return math.nan
     return (buckets / arm) / (of_stable / stable)
 
 
-def ratio(weight: int, stable: int, canary: int) -> float:
+def load_ratio(weight: int, stable: int, canary: int) -> float:
     """Load of a replica of the candidate at that weight in percent, by that of one of stable; NaN where an arm has none, or no traffic."""
     if not stable or not canary or weight in (0, 100):
         return math.nan

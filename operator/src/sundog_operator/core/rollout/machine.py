@@ -18,19 +18,19 @@ from sundog_operator.api import (
     Epoch,
     EvidenceEpoch,
     ExperimentStatus,
-    GivingBack,
     MetricStatus,
-    Paused,
+    PauseStatus,
     PlanStep,
     PlanWebhook,
     StepStatus,
+    TrafficReturnStatus,
     Verdict,
     format_duration,
-    format_instant,
+    format_timestamp,
 )
-from sundog_operator.core.analysis.baseline_health import DEGRADED, UNHEALTHY
+from sundog_operator.core.analysis.baseline_health import CONTROL_DEGRADED, CONTROL_UNHEALTHY
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import (
     baseline_outage,
     header_match,
@@ -41,12 +41,12 @@ from sundog_operator.core.rollout import (
     webhook_urls,
     windows,
 )
-from sundog_operator.core.rollout.commands import Command
-from sundog_operator.core.rollout.evaluation import Judgement
-from sundog_operator.core.rollout.freeze import BAKE, UNDECIDED, arms_at
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.freeze import BAKE, UNDECIDED, arms_at_weight
 from sundog_operator.core.rollout.load import canary_replicas, step_replicas
-from sundog_operator.core.rollout.resolve import lacks_threshold
-from sundog_operator.core.rollout.shadow_comparison import SHADOW, Comparison
+from sundog_operator.core.rollout.resolve import needs_threshold
+from sundog_operator.core.rollout.shadow_comparison import SHADOW, ShadowComparison
 
 PENDING: Final = "Pending"
 RECREATE: Final = "recreate"
@@ -63,28 +63,28 @@ MANUAL: Final = "Manual"
 INCONCLUSIVE: Final = "Inconclusive"
 NO_DATA: Final = "NoData"
 SAMPLE_RATIO: Final = "SampleRatio"
-LATE: Final = "ProgressDeadlineExceeded"
+DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
 MISMATCH_GRACE: Final = timedelta(minutes=5)
 """How long a split that is not as it should be is looked into before stable gets all traffic."""
 
-MOST_EPOCHS: Final = 32
+MAX_EVIDENCE_EPOCHS: Final = 32
 """Of evidence, in a status that has room for 40: one for each step, and one for what a long answer is, are 23."""
 
-JUDGED: Final = ("evidence", SHADOW, BAKE)
+PAUSABLE_GATES: Final = ("evidence", SHADOW, BAKE)
 """Gates whose time stands still while the rollout does. A bake goes on outside of windows, for traffic does."""
 
-DECIDING: Final = ("evidence", "manual")
+DECIDING_GATES: Final = ("evidence", "manual")
 """Gates by which evidence of traffic, or a person, says that more may follow."""
 
-PATIENCE: Final = timedelta(minutes=15)
+GIVE_BACK_TIMEOUT: Final = timedelta(minutes=15)
 """For replicas of stable, where the spec is refused."""
 
-LEAST_SILENCE: Final = timedelta(minutes=1)
+MIN_NO_DATA_DURATION: Final = timedelta(minutes=1)
 """Of an epoch in force without any request of an arm, before that is called no data."""
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class RolloutInputs:
     """What a tick may look at.
 
     Attributes:
@@ -112,13 +112,13 @@ class Inputs:
     opens_at: datetime | None = None
     failure: tuple[str, str] | None = None
     late: str = ""
-    evidence: Judgement | None = None
-    answer: WebhookAnswer | None = None
-    copies: Comparison | None = None
+    evidence: Evaluation | None = None
+    answer: WebhookResult | None = None
+    copies: ShadowComparison | None = None
     serving: int | None = None
     stable: int = 0
     dead: bool = False
-    patience: timedelta = PATIENCE
+    patience: timedelta = GIVE_BACK_TIMEOUT
 
 
 def is_frozen(status: ExperimentStatus) -> bool:
@@ -142,7 +142,7 @@ def canary_weight(status: ExperimentStatus) -> int:
 
 def has_traffic(status: ExperimentStatus) -> bool:
     """Whether the candidate gets requests, by its weight or by their headers, as far as is committed."""
-    return canary_weight(status) > 0 or bool(header_match.in_force(status))
+    return canary_weight(status) > 0 or bool(header_match.active_headers(status))
 
 
 def had_traffic(status: ExperimentStatus) -> bool:
@@ -156,17 +156,17 @@ def _leads_to_traffic(status: ExperimentStatus) -> bool:
     return any(step.weight > 0 or step.headers for step in walked)
 
 
-def is_weighed(status: ExperimentStatus) -> bool:
+def is_evaluated(status: ExperimentStatus) -> bool:
     """Whether what the edges count of both arms is weighed now. With strategy: shadow one arm alone is asked before the bake."""
     return bool(status.plan.guardrails) and (status.plan.strategy != SHADOW or _leads_to_traffic(status))
 
 
-def stands_by_copies(status: ExperimentStatus) -> bool:
+def is_decided_by_copies(status: ExperimentStatus) -> bool:
     """Whether what copies have come to is the last that is known: the candidate got no traffic since, or it is over."""
     return status.verdict.decision == PASSED and (is_over(status) or not _leads_to_traffic(status))
 
 
-def may_be_chosen(status: ExperimentStatus) -> bool:
+def can_be_selected(status: ExperimentStatus) -> bool:
     """Whether callers may be led to the candidate without weight: it was ready once, and is not about to go.
 
     One that is promoted in full may not have been ready before.
@@ -174,7 +174,7 @@ def may_be_chosen(status: ExperimentStatus) -> bool:
     return status.phase == RUNNING and (current_step(status).weight < 100 or canary_weight(status) > 0)
 
 
-def revisions(status: ExperimentStatus) -> tuple[int, int]:
+def arm_revisions(status: ExperimentStatus) -> tuple[int, int]:
     """(stable, candidate) of the attempt."""
     by_name = {arm.name: arm.revision or 0 for arm in status.arms}
     return by_name[names.STABLE], by_name[names.CANARY]
@@ -186,7 +186,7 @@ def current_step(status: ExperimentStatus) -> PlanStep:
     return status.plan.steps[index - 1]
 
 
-def asked(status: ExperimentStatus) -> PlanWebhook | None:
+def pending_webhook(status: ExperimentStatus) -> PlanWebhook | None:
     """The webhook that the current step waits for; None where it waits for none, or stands still."""
     step = status.step
     if status.phase != RUNNING or status.paused is not None or step is None or step.since is None:
@@ -196,12 +196,12 @@ def asked(status: ExperimentStatus) -> PlanWebhook | None:
     return current_step(status).webhook if step.gate == "webhook" else None
 
 
-def returns(status: ExperimentStatus) -> bool:
+def is_fast_rollback(status: ExperimentStatus) -> bool:
     """Whether it goes back to what was stable, and so waits for no window."""
     return status.plan.reason != "" and status.plan.strategy != RECREATE
 
 
-def bakes(status: ExperimentStatus) -> bool:
+def is_baking(status: ExperimentStatus) -> bool:
     """Whether it is past its gates, and stable keeps a share for a while."""
     return not is_over(status) and _gate(status) == BAKE
 
@@ -224,19 +224,19 @@ def wanted_replicas(status: ExperimentStatus, replicas: int) -> int:
     return max(step_replicas(current_step(status), replicas), canary_replicas(replicas, canary_weight(status)))
 
 
-def shared_replicas(status: ExperimentStatus, replicas: int, *, stands_still: bool = False) -> in_place.Sizes:
+def shared_replicas(status: ExperimentStatus, replicas: int, *, stands_still: bool = False) -> in_place.ArmReplicas:
     """Replicas of both revisions in a rollout in place, where all traffic needs so many.
 
     `stands_still`: the rollout is held, so that none is to be started for traffic that does not come.
     """
     weight, spare = canary_weight(status), status.plan.in_place.spare if status.plan.in_place else 0
     if status.giving_back is not None:
-        return in_place.sizes(replicas, spare, weight, 0)
+        return in_place.compute_replicas(replicas, spare, weight, 0)
     still = stands_still or status.paused is not None
-    return in_place.sizes(replicas, spare, weight, weight if still else current_step(status).weight)
+    return in_place.compute_replicas(replicas, spare, weight, weight if still else current_step(status).weight)
 
 
-def replicas_short_of(status: ExperimentStatus, replicas: int, available: int) -> int:
+def replicas_waited_for(status: ExperimentStatus, replicas: int, available: int) -> int:
     """The replicas of the candidate without which the rollout does not go on; 0 where it waits for none."""
     step = current_step(status)
     if status.phase != RUNNING or status.step is None or status.giving_back is not None:
@@ -246,7 +246,7 @@ def replicas_short_of(status: ExperimentStatus, replicas: int, available: int) -
     return needed if waits and available < needed else 0
 
 
-def tick(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
+def tick(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     """The next status; equal to the given one when nothing is due. Total: any status and inputs give a status."""
     if is_over(status):
         return status
@@ -287,11 +287,11 @@ def stop(status: ExperimentStatus, reason: str, message: str, now: datetime) -> 
         return status
     if status.plan.in_place is None or not canary_weight(status):
         return _end(status, STOPPED, 0, reason, message, now)
-    back = GivingBack(reason=reason, message=message, since=now)
+    back = TrafficReturnStatus(reason=reason, message=message, since=now)
     return status.model_copy(update={"giving_back": back, "paused": None, "step": _reason(status, reason)})
 
 
-def _give_back(status: ExperimentStatus, back: GivingBack, seen: Inputs) -> ExperimentStatus:
+def _give_back(status: ExperimentStatus, back: TrafficReturnStatus, seen: RolloutInputs) -> ExperimentStatus:
     """Move the traffic to stable that its replicas bear: all of it where the candidate is dead, or none of them came for too long.
 
     What a dead candidate gets is lost; a stable that is too small answers most of it, and refuses the rest.
@@ -302,7 +302,7 @@ def _give_back(status: ExperimentStatus, back: GivingBack, seen: Inputs) -> Expe
         status = status.model_copy(update={"giving_back": back})
     spare, weight = status.plan.in_place.spare if status.plan.in_place else 0, canary_weight(status)
     lost = seen.dead or seen.now - back.since >= seen.patience
-    left = 0 if lost else in_place.left(seen.replicas, spare, weight, seen.stable)
+    left = 0 if lost else in_place.remaining_weight(seen.replicas, spare, weight, seen.stable)
     if not left:
         return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, back.reason, back.message, seen.now)
     if left < weight:
@@ -314,7 +314,7 @@ def _give_back(status: ExperimentStatus, back: GivingBack, seen: Inputs) -> Expe
     return _confirm(status, seen) or status.model_copy(update={"step": _reason(status, told)})
 
 
-def obey(status: ExperimentStatus, command: Command, now: datetime) -> ExperimentStatus:
+def execute_command(status: ExperimentStatus, command: RolloutCommand, now: datetime) -> ExperimentStatus:
     """Run an accepted command. Its id stays in the status, so that a crash before the next write does not run it twice."""
     marked = status.model_copy(update={"last_command": command.id})
     match command.verb:
@@ -326,7 +326,7 @@ def obey(status: ExperimentStatus, command: Command, now: datetime) -> Experimen
             return stop(marked, "Aborted", f"by command {command.id}", now)
         case "promote":
             return _promote(_waited_for(marked, now), full=command.full)
-        case "skip" if may_skip(marked):
+        case "skip" if can_skip(marked):
             return _skip(marked)
         case _:
             return marked
@@ -337,27 +337,27 @@ def _pause(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
 
     What would go on by itself stands still until `resume`, and has stood still since it was paused.
     """
-    if status.paused is not None and not baseline_outage.is_spared(status):
+    if status.paused is not None and not baseline_outage.is_paused_for_baseline(status):
         return status
     since = now if status.paused is None else status.paused.since
-    return status.model_copy(update={"paused": Paused(reason=MANUAL, since=since)})
+    return status.model_copy(update={"paused": PauseStatus(reason=MANUAL, since=since)})
 
 
 def _resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """Go on. A step that took too long gets its time anew, or it would be paused again at once; a pause by hand took none of it."""
     paused, step = status.paused, status.step
-    if paused is not None and step is not None and step.since is not None and step.gate in JUDGED:
+    if paused is not None and step is not None and step.since is not None and step.gate in PAUSABLE_GATES:
         late = paused.reason in (INCONCLUSIVE, NO_DATA)
         begun = max(paused.since, step.since)
         # What is held meanwhile gets that time back when the hold ends.
         ended = now if step.held_since is None else max(step.held_since, begun)
         step = step.model_copy(update={"since": now if late else step.since + (ended - begun)})
-    return metric_checks.forgiven(_waited_for(status, now).model_copy(update={"paused": None, "step": step}))
+    return metric_checks.reset_inconclusive(_waited_for(status, now).model_copy(update={"paused": None, "step": step}))
 
 
 def _waited_for(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """With its time to become ready anew, where that was what it is paused for, or passed while it was."""
-    waited = status.paused is not None and (status.paused.reason == LATE or status.phase == PENDING)
+    waited = status.paused is not None and (status.paused.reason == DEADLINE_EXCEEDED or status.phase == PENDING)
     return status.model_copy(update={"resumed_at": now}) if waited else status
 
 
@@ -384,13 +384,13 @@ def _verdict(status: ExperimentStatus, phase: str, told: str) -> Verdict:
     return Verdict(decision=decision, winner=winner, reason=told)
 
 
-def _conclusive(status: ExperimentStatus, decision: str, seen: Inputs) -> ExperimentStatus:
+def _conclusive(status: ExperimentStatus, decision: str, seen: RolloutInputs) -> ExperimentStatus:
     """Evidence has decided: it stays beside the decision."""
     verdict = status.verdict.model_copy(update={"decision": decision})
     return _with_what_is_known(status, seen).model_copy(update={"verdict": verdict})
 
 
-def _with_what_is_known(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
+def _with_what_is_known(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     """With the metrics of copies and of traffic as they are now."""
     if seen.copies is None and seen.evidence is None:
         return status
@@ -402,26 +402,26 @@ def _at_weight(status: ExperimentStatus, weight: int, now: datetime) -> Experime
     counted = {arm.name: arm for arm in status.arms}
     arms = tuple(
         counted[arm.name].model_copy(update={"revision": arm.revision, "weight": arm.weight, "ranges": arm.ranges})
-        for arm in arms_at(weight, *revisions(status))
+        for arm in arms_at_weight(weight, *arm_revisions(status))
     )
     epoch = Epoch(number=status.epoch.number + 1, since=now, confirmed=False)
     had = True if weight else status.had_traffic
     after = status.model_copy(update={"arms": arms, "epoch": epoch, "had_traffic": had})
-    return after if weight == canary_weight(status) else metric_checks.anew(after)
+    return after if weight == canary_weight(status) else metric_checks.reset_passes(after)
 
 
-def _stop(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _stop(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     return stop(status, *seen.failure, seen.now) if seen.failure else None
 
 
-def _roll_back(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _roll_back(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Harm ends the attempt whatever else holds it: paused or not, it goes on doing harm."""
     if seen.evidence is None or not seen.evidence.harm or canary_weight(status) in (0, 100):
         return None
     return stop(_conclusive(status, ROLLED_BACK, seen), ROLLED_BACK, seen.evidence.harm, seen.now)
 
 
-def _differ(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _differ(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """A candidate that answers copies otherwise than it may is done with, likewise."""
     if seen.copies is None or not seen.copies.failed:
         return None
@@ -429,33 +429,35 @@ def _differ(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     return stop(_conclusive(told, ROLLED_BACK, seen), ROLLED_BACK, seen.copies.failed, seen.now)
 
 
-def _fail(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _fail(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """A limit that a user set was broken too often in a row. That is no evidence, and ends the attempt all the same."""
-    failed = metric_checks.failure(status)
+    failed = metric_checks.find_failure(status)
     return stop(status, ROLLED_BACK, failed, seen.now) if failed else None
 
 
-def _tire(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _tire(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """A candidate that was not ready in time is tried on, and gets no traffic before somebody says so."""
     if not seen.late or status.paused is not None:
         return None
-    return status.model_copy(update={"paused": Paused(reason=LATE, since=seen.now, message=seen.late)})
+    return status.model_copy(
+        update={"paused": PauseStatus(reason=DEADLINE_EXCEEDED, since=seen.now, message=seen.late)}
+    )
 
 
-def _lose_patience(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _lose_patience(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """What Prometheus has no number for is never success. Where a policy says to go on without, gates wait for it no longer."""
-    unknown, policy = metric_checks.inconclusive(status), status.plan.on_inconclusive
+    unknown, policy = metric_checks.find_inconclusive(status), status.plan.on_inconclusive
     if not unknown or policy == "promote" or _gate(status) == "none" or _stands_still(status, seen):
         return None
     if policy == "rollback":
         return stop(status, INCONCLUSIVE, unknown, seen.now)
-    return status.model_copy(update={"paused": Paused(reason=INCONCLUSIVE, since=seen.now, message=unknown)})
+    return status.model_copy(update={"paused": PauseStatus(reason=INCONCLUSIVE, since=seen.now, message=unknown)})
 
 
-def _hold(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _hold(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """What the spec or its windows hold takes no time of a step that evidence gates."""
     step = status.step
-    if step is None or step.gate not in JUDGED:
+    if step is None or step.gate not in PAUSABLE_GATES:
         return None
     held = seen.held or (seen.opens_at is not None and step.gate != BAKE)
     if held == (step.held_since is not None):
@@ -469,19 +471,19 @@ def _hold(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     return status.model_copy(update={"step": step.model_copy(update={"held_since": None, "since": since})})
 
 
-def _doubt(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _doubt(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Conclude nothing from a split that is not as it should be; where it stays so, stable gets all traffic."""
     if seen.evidence is None or not seen.evidence.broken or status.phase != RUNNING:
         return None
     paused = status.paused
     if paused is None or paused.reason not in (SAMPLE_RATIO, MANUAL):
-        return status.model_copy(update={"paused": Paused(reason=SAMPLE_RATIO, since=seen.now)})
+        return status.model_copy(update={"paused": PauseStatus(reason=SAMPLE_RATIO, since=seen.now)})
     if paused.reason == MANUAL or seen.now - paused.since < MISMATCH_GRACE:
         return None
     return stop(status, "SampleRatioMismatch", seen.evidence.broken, seen.now)
 
 
-def _spare(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _spare(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Collect nothing while stable is no measure of anything: what fails both arms would drown what the candidate alone does.
 
     What is paused for something else stays so, and goes on counting. A gate that a command opened waits for no measure.
@@ -490,19 +492,19 @@ def _spare(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
         return None
     if status.phase != RUNNING or canary_weight(status) in (0, 100):
         return None
-    return baseline_outage.spared(status, seen.evidence.control, seen.now)
+    return baseline_outage.pause_for_baseline(status, seen.evidence.control, seen.now)
 
 
-def _recover(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _recover(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Go on by itself once stable has done well for a while, as all edges tell."""
-    if not baseline_outage.is_spared(status) or seen.evidence is None or seen.evidence.unheard:
+    if not baseline_outage.is_paused_for_baseline(status) or seen.evidence is None or seen.evidence.unreachable_edges:
         return None
     return _resume(status, seen.now) if seen.evidence.control.settled else None
 
 
-def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _renew(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Count anew after an epoch in which stable was no measure, unless traffic can move on: that begins another one."""
-    if not baseline_outage.is_troubled(status) or _is_held(status, seen):
+    if not baseline_outage.is_epoch_excluded(status) or _is_held(status, seen):
         return None
     return _as_evidence(_at_weight(status, canary_weight(status), seen.now), seen)
 
@@ -510,21 +512,21 @@ def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 def _promote(status: ExperimentStatus, *, full: bool) -> ExperimentStatus:
     """Pass the gate of the current step; of the last one, or with `full`, all that is left. A pause ends with it."""
     last = len(status.plan.steps)
-    running = metric_checks.forgiven(status.model_copy(update={"phase": RUNNING, "paused": None}))
+    running = metric_checks.reset_inconclusive(status.model_copy(update={"phase": RUNNING, "paused": None}))
     index = status.step.index if status.step else 0
     following = last if full or index >= last else index + 1
     command = "promote --full" if full else "promote"
-    known = unproven_steps.left_out(running, range(max(index, 1), following), command)
+    known = unproven_steps.record_skipped(running, range(max(index, 1), following), command)
     entered = _enter(known, following, f"by command {command}")
     return _ungated(entered) if full or index >= last else entered
 
 
-def may_skip(status: ExperimentStatus) -> bool:
+def can_skip(status: ExperimentStatus) -> bool:
     """Whether the current step may be left out, as `why_not_skipped` tells."""
-    return not why_not_skipped(status)
+    return not skip_refusal(status)
 
 
-def why_not_skipped(status: ExperimentStatus) -> str:
+def skip_refusal(status: ExperimentStatus) -> str:
     """Why the current step may not be left out; empty where it may.
 
     Another one follows that has not all traffic, nor all but what stable keeps in a bake. Where evidence or a person was to decide, one of
@@ -539,8 +541,8 @@ def why_not_skipped(status: ExperimentStatus) -> str:
         end = f"the bake at {following[0].weight} %" if following and following[0].gate == BAKE else "all traffic"
         return f"what follows on {place} is {end}: promote leads there"
     skipped = current_step(status)
-    decides = any(step.gate in DECIDING and not _is_the_end(step) for step in following)
-    if skipped.gate in DECIDING and not decides:
+    decides = any(step.gate in DECIDING_GATES and not _is_the_end(step) for step in following)
+    if skipped.gate in DECIDING_GATES and not decides:
         end = "the bake" if any(step.gate == BAKE for step in following) else "all traffic"
         return f"{place} is the last that evidence or a person decides, and {end} would follow by itself: promote passes it"
     return ""
@@ -553,9 +555,9 @@ def _is_the_end(step: PlanStep) -> bool:
 def _skip(status: ExperimentStatus) -> ExperimentStatus:
     """Leave out what is left of the current step. A pause that is not for this step stays: nothing was decided of its cause."""
     if status.paused is not None and status.paused.reason in (INCONCLUSIVE, NO_DATA):
-        status = metric_checks.forgiven(status.model_copy(update={"paused": None}))
+        status = metric_checks.reset_inconclusive(status.model_copy(update={"paused": None}))
     index = status.step.index if status.step else 0
-    known = unproven_steps.left_out(status, range(max(index, 1), index + 1), "skip")
+    known = unproven_steps.record_skipped(status, range(max(index, 1), index + 1), "skip")
     return _enter(known, index + 1, "by command skip")
 
 
@@ -564,7 +566,7 @@ def _ungated(status: ExperimentStatus) -> ExperimentStatus:
     return status.model_copy(update={"step": step})
 
 
-def _begin(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _begin(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     if status.phase != PENDING or _is_held(status, seen):
         return None
     if seen.opens_at is not None and current_step(status).headers:
@@ -585,12 +587,12 @@ def _enter(status: ExperimentStatus, index: int, opened_by: str | None = None) -
     return status.model_copy(update={"step": step, "had_traffic": had})
 
 
-def _shift(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _shift(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     step = current_step(status)
     if status.phase != RUNNING or step.weight == canary_weight(status) or _stands_still(status, seen):
         return None
     if status.plan.in_place is not None:
-        reached = in_place.reached(seen.replicas, status.plan.in_place.spare, step.weight, seen.available)
+        reached = in_place.reachable_weight(seen.replicas, status.plan.in_place.spare, step.weight, seen.available)
         if reached < step.weight:
             return _on_its_way(status, reached, seen.now) if reached > canary_weight(status) else None
     elif seen.available < step_replicas(step, seen.replicas):
@@ -601,14 +603,14 @@ def _shift(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     return _as_evidence(shifted, seen) if seen.evidence is not None and _needs_no_warmup(status) else shifted
 
 
-def _copy_anew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _copy_anew(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Begin an epoch for a step that copies after another one: by it their copies are told apart."""
-    if not shadow_comparison.is_to_begin_anew(status):
+    if not shadow_comparison.needs_restart(status):
         return None
     after = _at_weight(status, canary_weight(status), seen.now)
     if status.step is not None and status.step.warm:
         after = _as_evidence(after, seen)
-    return after.model_copy(update={"shadow": shadow_comparison.begun_anew(after), "metrics": ()})
+    return after.model_copy(update={"shadow": shadow_comparison.restarted_status(after), "metrics": ()})
 
 
 def _on_its_way(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
@@ -617,23 +619,23 @@ def _on_its_way(status: ExperimentStatus, weight: int, now: datetime) -> Experim
     return _at_weight(status.model_copy(update={"step": step}), weight, now)
 
 
-def _bears_all(status: ExperimentStatus, seen: Inputs) -> bool:
+def _bears_all(status: ExperimentStatus, seen: RolloutInputs) -> bool:
     """Whether the candidate's replicas may get all traffic."""
     if status.plan.in_place is not None:
-        return in_place.reached(seen.replicas, status.plan.in_place.spare, 100, seen.available) == 100
+        return in_place.reachable_weight(seen.replicas, status.plan.in_place.spare, 100, seen.available) == 100
     return seen.available >= canary_replicas(seen.replicas, 100)
 
 
-def _conclude(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _conclude(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     last = current_step(status)
     if not _bears_all(status, seen):
         return None
     told = status.plan.reason or f"after step {len(status.plan.steps)} at {last.weight} %"
-    without = "" if status.plan.reason else unproven_steps.told(status)
+    without = "" if status.plan.reason else unproven_steps.describe_passed(status)
     return _end(status, CONCLUDED, 100, PROMOTED, _joined(told, without), seen.now)
 
 
-def _confirm(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _confirm(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     if status.epoch.confirmed or not seen.confirmed:
         return None
     epoch = Epoch(number=status.epoch.number, since=seen.now, confirmed=True)
@@ -644,7 +646,7 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
     return not status.plan.warmup_requests or not status.plan.warmup_duration
 
 
-def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _warm_up(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """End a step's warm-up: from the next epoch on counts are evidence. Likewise once it is known what a long answer is.
 
     A gate looks at an epoch in which long answers were counted from the start. A latency that no gate waits for begins none.
@@ -653,7 +655,7 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
         return None
     if (
-        baseline_outage.is_spared(status)
+        baseline_outage.is_paused_for_baseline(status)
         or not status.epoch.confirmed
         or step.weight != canary_weight(status)
         or step.weight in (0, 100)
@@ -661,9 +663,9 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
         return None
     if status.step.warm:
         known = status.plan.guardrails
-        if not lacks_threshold(known) or lacks_threshold(evidence.guardrails):
+        if not needs_threshold(known) or needs_threshold(evidence.guardrails):
             return None
-        if lacks_threshold([each for each in known if each.role == "guardrail"]):
+        if needs_threshold([each for each in known if each.role == "guardrail"]):
             return _as_evidence(_at_weight(status, step.weight, seen.now), seen)
         return status.model_copy(update={"plan": status.plan.model_copy(update={"guardrails": evidence.guardrails})})
     waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
@@ -672,7 +674,7 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     return _as_evidence(_at_weight(status, step.weight, seen.now), seen)
 
 
-def _as_evidence(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
+def _as_evidence(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     """Let the epoch that begins count as evidence, against latencies that stay what they are from here on.
 
     Of a step whose weight is yet to come it is none, only of harm: that one has its own warm-up, and begins its own.
@@ -687,13 +689,13 @@ def _as_evidence(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
         update={
             "plan": status.plan.model_copy(update={"guardrails": guardrails}),
             "step": status.step.model_copy(update={"warm": warm}) if status.step else None,
-            "evidence_epochs": (*baseline_outage.with_room(status.evidence_epochs, MOST_EPOCHS), epoch),
+            "evidence_epochs": (*baseline_outage.trim_epochs(status.evidence_epochs, MAX_EVIDENCE_EPOCHS), epoch),
             "metrics": (),
         }
     )
 
 
-def _pass_gate(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _pass_gate(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     step = current_step(status)
     if (
         status.phase != RUNNING
@@ -707,9 +709,9 @@ def _pass_gate(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | Non
     if _stands_still(status, seen) or not _is_open(status, step, seen, seen.now - status.step.since):
         return None
     opened_by = _opened_by(status, step, seen)
-    if _gate(status) != "none" and (lacking := metric_checks.given_up(status)):
+    if _gate(status) != "none" and (lacking := metric_checks.find_ignored_check(status)):
         policy = f"{unproven_steps.ON_INCONCLUSIVE}, for {lacking}"
-        status, opened_by = unproven_steps.passed(status, (_index(status),), policy), _joined(opened_by, policy)
+        status, opened_by = unproven_steps.record_passed(status, (_index(status),), policy), _joined(opened_by, policy)
     if _gate(status) == "evidence" and next_weight(status) == 100:
         status = _conclusive(status, PROMOTED, seen)
     if seen.copies is not None and _decides_alone(status):
@@ -724,14 +726,14 @@ def _decides_alone(status: ExperimentStatus) -> bool:
     return status.plan.strategy == SHADOW and _gate(status) == SHADOW and not later
 
 
-def _passed_by(status: ExperimentStatus, copies: Comparison) -> ExperimentStatus:
+def _passed_by(status: ExperimentStatus, copies: ShadowComparison) -> ExperimentStatus:
     """The verdict on a candidate that nothing but a command promotes."""
     verdict = Verdict(decision=PASSED, winner="", reason=copies.status.message)
     return status.model_copy(update={"verdict": verdict, "shadow": copies.status, "metrics": copies.metrics})
 
 
-def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: timedelta) -> bool:
-    if _gate(status) != "none" and metric_checks.stands_in_the_way(status):
+def _is_open(status: ExperimentStatus, step: PlanStep, seen: RolloutInputs, waited: timedelta) -> bool:
+    if _gate(status) != "none" and metric_checks.find_blocking_check(status):
         return False
     match _gate(status):
         case "evidence":
@@ -741,7 +743,7 @@ def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: tim
         case "webhook":
             return seen.answer is not None and seen.answer.confirms
         case "analysis":
-            return metric_checks.is_done(status)
+            return metric_checks.is_analysis_done(status)
         case "scale":
             return seen.available >= step_replicas(step, seen.replicas)
         case "shadow":
@@ -754,14 +756,14 @@ def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: tim
             return gate == "none"
 
 
-def _is_heard(status: ExperimentStatus, seen: Inputs) -> bool:
+def _is_heard(status: ExperimentStatus, seen: RolloutInputs) -> bool:
     """Whether both arms have had requests since the warm-up, as all edges tell: what nobody looked at has shown no harm for that alone."""
     evidence = seen.evidence
     warm = status.step is not None and status.step.warm
-    return evidence is not None and warm and not evidence.silent and not evidence.unheard
+    return evidence is not None and warm and not evidence.silent and not evidence.unreachable_edges
 
 
-def _opened_by(status: ExperimentStatus, step: PlanStep, seen: Inputs) -> str:
+def _opened_by(status: ExperimentStatus, step: PlanStep, seen: RolloutInputs) -> str:
     """By what an open gate has opened, in a sentence."""
     lasted = format_duration(step.min_duration)
     match _gate(status):
@@ -770,9 +772,9 @@ def _opened_by(status: ExperimentStatus, step: PlanStep, seen: Inputs) -> str:
         case "time":
             return f"{lasted} are over"
         case "webhook":
-            return f"webhook {webhook_urls.place(step.webhook.url) if step.webhook else ''} confirms"
+            return f"webhook {webhook_urls.redact_url(step.webhook.url) if step.webhook else ''} confirms"
         case "analysis":
-            return metric_checks.waiting(status)
+            return metric_checks.describe_analysis(status)
         case "scale":
             return f"{seen.available} replicas are available"
         case "shadow":
@@ -801,31 +803,31 @@ def _index(status: ExperimentStatus) -> int:
     return status.step.index if status.step else 0
 
 
-def promoted_by(status: ExperimentStatus) -> str:
+def promotion_reason(status: ExperimentStatus) -> str:
     """By what a candidate became stable, in a sentence."""
     _, _, told = status.verdict.reason.partition(": ")
     return _joined(told, (status.step.opened_by if status.step else None) or "")
 
 
-def moved_by(status: ExperimentStatus) -> str:
+def weight_change_reason(status: ExperimentStatus) -> str:
     """By what the weights became what they are, in a sentence; empty where nothing had to say so."""
     if status.giving_back is not None:
         return f"{status.giving_back.reason}: {status.giving_back.message}"
     return (status.step.opened_by if status.step else None) or ""
 
 
-def entered_at_its_weight(before: ExperimentStatus, after: ExperimentStatus) -> StepStatus | None:
+def step_entered_without_shift(before: ExperimentStatus, after: ExperimentStatus) -> StepStatus | None:
     """The step that began with the gate before it, where no traffic moves for it; else None."""
     begins = before.step is not None and _index(before) < _index(after)
     return after.step if begins and current_step(after).weight == canary_weight(after) else None
 
 
-def _go_on(status: ExperimentStatus, seen: Inputs, opened_by: str) -> ExperimentStatus | None:
+def _go_on(status: ExperimentStatus, seen: RolloutInputs, opened_by: str) -> ExperimentStatus | None:
     index = _index(status)
     return _conclude(status, seen) if index >= len(status.plan.steps) else _enter(status, index + 1, opened_by)
 
 
-def _run_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _run_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """What follows on a candidate of whose copies too little is known in the step's time."""
     copies, step = seen.copies, current_step(status)
     if copies is None or status.step is None or status.step.since is None or _stands_still(status, seen):
@@ -837,7 +839,7 @@ def _run_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     return _give_up(told, seen, policy, reason)
 
 
-def _time_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+def _time_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """What follows on a step that evidence does not decide. Nothing does by default but a pause: no data is never success."""
     step, evidence = current_step(status), seen.evidence
     if status.phase != RUNNING or status.step is None or status.step.since is None or _stands_still(status, seen):
@@ -846,7 +848,7 @@ def _time_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None
         return None
     waited = seen.now - status.step.since
     quiet = min(waited, seen.now - (status.epoch.since or seen.now)) if status.epoch.confirmed else timedelta(0)
-    if evidence.silent and status.plan.on_no_data != "hold" and quiet >= max(step.min_duration, LEAST_SILENCE):
+    if evidence.silent and status.plan.on_no_data != "hold" and quiet >= max(step.min_duration, MIN_NO_DATA_DURATION):
         return _give_up(status, seen, status.plan.on_no_data, NO_DATA)
     if step.max_duration is None or waited < step.max_duration:
         return None
@@ -858,31 +860,31 @@ def _time_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None
     )
 
 
-def _give_up(status: ExperimentStatus, seen: Inputs, policy: str, reason: str) -> ExperimentStatus | None:
+def _give_up(status: ExperimentStatus, seen: RolloutInputs, policy: str, reason: str) -> ExperimentStatus | None:
     told = _with_what_is_known(status, seen)
-    unmet = metric_checks.stands_in_the_way(status)
+    unmet = metric_checks.find_blocking_check(status)
     match policy:
         case "rollback":
-            return stop(told, reason, waiting_for_evidence(told), seen.now)
+            return stop(told, reason, describe_missing_evidence(told), seen.now)
         case "promote":
             # Evidence is done without; what Prometheus says is waited for.
             return None if unmet else _go_on_without(told, seen, reason)
         case _:
-            return told.model_copy(update={"paused": Paused(reason=reason, since=seen.now, message=unmet)})
+            return told.model_copy(update={"paused": PauseStatus(reason=reason, since=seen.now, message=unmet)})
 
 
-def _go_on_without(status: ExperimentStatus, seen: Inputs, reason: str) -> ExperimentStatus | None:
+def _go_on_without(status: ExperimentStatus, seen: RolloutInputs, reason: str) -> ExperimentStatus | None:
     """Go on by a policy, which stays told: evidence vouches for nothing that follows on this step."""
-    missing = "an arm has no requests" if reason == NO_DATA else waiting_for_evidence(status)
+    missing = "an arm has no requests" if reason == NO_DATA else describe_missing_evidence(status)
     policy = unproven_steps.ON_NO_DATA if reason == NO_DATA else unproven_steps.ON_INCONCLUSIVE
-    known = unproven_steps.passed(status, (_index(status),), policy)
+    known = unproven_steps.record_passed(status, (_index(status),), policy)
     return _go_on(known, seen, f"{policy}, although {missing}")
 
 
-def waiting_for_evidence(status: ExperimentStatus) -> str:
+def describe_missing_evidence(status: ExperimentStatus) -> str:
     """What a gate of evidence waits for, or one that compares copies, by what the status says is known."""
     if _gate(status) == SHADOW:
-        known = status.shadow.message if status.shadow else shadow_comparison.NOTHING
+        known = status.shadow.message if status.shadow else shadow_comparison.NO_COPY_ANSWERED
         lasts = current_step(status).min_duration
         return f"copies requests for {format_duration(lasts)}: {known}" if lasts else known
     asked = [each for each in status.metrics if each.role == "guardrail"]
@@ -901,21 +903,21 @@ def _gate(status: ExperimentStatus) -> str:
     return status.step.gate if status.step else "none"
 
 
-def _is_held(status: ExperimentStatus, seen: Inputs) -> bool:
+def _is_held(status: ExperimentStatus, seen: RolloutInputs) -> bool:
     return seen.held or status.paused is not None
 
 
-def _stands_still(status: ExperimentStatus, seen: Inputs) -> bool:
+def _stands_still(status: ExperimentStatus, seen: RolloutInputs) -> bool:
     """Whether no traffic may move forward."""
     return seen.opens_at is not None or _is_held(status, seen)
 
 
-def _explain(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
+def _explain(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     """Say what the attempt waits for. No text changes with time alone, or status would change at every tick."""
     step = _reason(status, _waiting_for(status, seen))
     if step is None:
         return status
-    short = not _is_held(status, seen) and replicas_short_of(status, seen.replicas, seen.available) > 0
+    short = not _is_held(status, seen) and replicas_waited_for(status, seen.replicas, seen.available) > 0
     since = (step.short_since or seen.now) if short else None
     return status.model_copy(update={"step": step.model_copy(update={"short_since": since})})
 
@@ -924,13 +926,13 @@ def _reason(status: ExperimentStatus, reason: str) -> StepStatus | None:
     return status.step.model_copy(update={"reason": reason}) if status.step else None
 
 
-def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
+def _waiting_for(status: ExperimentStatus, seen: RolloutInputs) -> str:
     step, needed = current_step(status), wanted_replicas(status, seen.replicas)
-    unmet = metric_checks.stands_in_the_way(status)
+    unmet = metric_checks.find_blocking_check(status)
     explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
         (seen.held, lambda: "held by the spec"),
-        (status.paused is not None, lambda: paused_for(status)),
-        (seen.opens_at is not None, lambda: windows.outside(seen.opens_at or seen.now)),
+        (status.paused is not None, lambda: describe_pause(status)),
+        (seen.opens_at is not None, lambda: windows.describe_closed_windows(seen.opens_at or seen.now)),
         (
             not status.epoch.confirmed or (_gate(status) == header_match.HEADERS and not seen.confirmed),
             lambda: "waits for the edges to confirm the split",
@@ -941,49 +943,49 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
         (_gate(status) == "time", lambda: f"collects for {step.min_duration.total_seconds():g} s"),
         (_gate(status) == "evidence", lambda: _collecting(status)),
         (_gate(status) == "webhook", lambda: _asking(step, seen.answer)),
-        (_gate(status) == "analysis", lambda: metric_checks.waiting(status)),
-        (_gate(status) == SHADOW, lambda: waiting_for_evidence(status)),
+        (_gate(status) == "analysis", lambda: metric_checks.describe_analysis(status)),
+        (_gate(status) == SHADOW, lambda: describe_missing_evidence(status)),
         (_gate(status) == BAKE, lambda: _baking(status, seen)),
     )
     return next((text() for holds, text in explanations if holds), "shifts traffic")
 
 
-def _short(seen: Inputs, needed: int) -> str:
+def _short(seen: RolloutInputs, needed: int) -> str:
     serving = seen.available if seen.serving is None else seen.serving
     if serving < needed:
         return f"waits for replicas: {serving} of {needed} are available"
     return f"waits until Serve calls it ready: {serving} of {needed} replicas are available"
 
 
-def _baking(status: ExperimentStatus, seen: Inputs) -> str:
+def _baking(status: ExperimentStatus, seen: RolloutInputs) -> str:
     planned, begun = current_step(status), status.step.since if status.step else None
     if begun is None or seen.now < begun + planned.min_duration:
-        until = "" if begun is None else f" until {format_instant(begun + planned.min_duration)}"
+        until = "" if begun is None else f" until {format_timestamp(begun + planned.min_duration)}"
         return f"bakes{until}: {names.STABLE} keeps {100 - planned.weight} %, and harm rolls back"
-    unheard = seen.evidence.unheard if seen.evidence else ()
-    if unheard:
-        return f"has baked, and waits until {', '.join(unheard)} has told what was counted there"
+    unreachable_edges = seen.evidence.unreachable_edges if seen.evidence else ()
+    if unreachable_edges:
+        return f"has baked, and waits until {', '.join(unreachable_edges)} has told what was counted there"
     return "has baked, and waits for requests of both revisions: no data is no success"
 
 
-def _asking(step: PlanStep, answer: WebhookAnswer | None) -> str:
-    place = webhook_urls.place(step.webhook.url) if step.webhook else ""
+def _asking(step: PlanStep, answer: WebhookResult | None) -> str:
+    place = webhook_urls.redact_url(step.webhook.url) if step.webhook else ""
     return f"asks webhook {place}" if answer is None else f"webhook {place} {answer.told}; asks again"
 
 
-def paused_for(status: ExperimentStatus) -> str:
+def describe_pause(status: ExperimentStatus) -> str:
     """Why a paused rollout stands still."""
     match status.paused.reason if status.paused else MANUAL:
         case "Inconclusive":
             told = status.paused.message if status.paused else ""
-            return f"paused, for it took too long: {told or waiting_for_evidence(status)}"
+            return f"paused, for it took too long: {told or describe_missing_evidence(status)}"
         case "NoData":
             return "paused, for there is no traffic to judge by"
         case "ProgressDeadlineExceeded":
             return f"paused, for it was {status.paused.message if status.paused else 'not ready in time'}"
         case "SampleRatio":
             return "paused, for requests do not fall to the arms by their weights"
-        case reason if status.paused is not None and reason in (UNHEALTHY, DEGRADED):
+        case reason if status.paused is not None and reason in (CONTROL_UNHEALTHY, CONTROL_DEGRADED):
             return f"paused until {names.STABLE} has done well for 5 minutes: {status.paused.message}"
         case _:
             return "paused by command"
@@ -991,5 +993,5 @@ def paused_for(status: ExperimentStatus) -> str:
 
 def _collecting(status: ExperimentStatus) -> str:
     if status.step is None or status.step.warm:
-        return waiting_for_evidence(status)
+        return describe_missing_evidence(status)
     return "warms up; what is counted is no evidence yet"

@@ -9,36 +9,42 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sundog_operator.api import Delivery, ExperimentStatus, Notice, NoticeEvent, format_instant
-from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.api import (
+    ExperimentStatus,
+    NotificationDelivery,
+    NotificationEvent,
+    RolloutNotice,
+    format_timestamp,
+)
+from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import machine
 
 GIVE_UP_AFTER: Final = timedelta(hours=1)
 """For how long a receiver is tried again from when it happened; after that once."""
 
-MOST_PAUSES: Final = 24
+MAX_PAUSE_NOTICES: Final = 24
 """Of one attempt; so all of its notices find room in its status."""
 
 REASON_LIMIT: Final = 1024
 """Characters of a reason: a failure of a model may say far more."""
 
 DELIVERIES: Final = "deliveries"
-WAITS_FOR_PROMOTE: Final = "WaitsForPromote"
+WAITS_FOR_PROMOTE_REASON: Final = "WaitsForPromote"
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingNotice:
     """What a receiver hears next: `receiver` is its place in the plan, `number` that of the notice, from 1."""
 
     receiver: int
     number: int
     url: str
-    notice: Notice
+    notice: RolloutNotice
 
 
-def noted(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> ExperimentStatus:
+def add_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """The status after a transition, with what there is to tell of it. Without receivers there is nothing."""
     if not after.plan.notify or not machine.is_frozen(after):
         return after
@@ -47,9 +53,9 @@ def noted(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> E
     return after.model_copy(update={"notices": (*known, *new)})
 
 
-def _happened(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> Iterator[Notice]:
+def _happened(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> Iterator[RolloutNotice]:
     if not machine.is_frozen(before):
-        yield _notice(after, "started", f"Started: revision {machine.revisions(after)[1]} is brought up", now)
+        yield _notice(after, "started", f"Started: revision {machine.arm_revisions(after)[1]} is brought up", now)
     if machine.is_over(after):
         event = _end(after) if not machine.is_over(before) else None
         if event is not None:
@@ -58,8 +64,8 @@ def _happened(before: ExperimentStatus, after: ExperimentStatus, now: datetime) 
         yield _notice(after, "paused", waits, now)
 
 
-def _notice(status: ExperimentStatus, event: NoticeEvent, reason: str, now: datetime) -> Notice:
-    return Notice(
+def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now: datetime) -> RolloutNotice:
+    return RolloutNotice(
         event=event,
         step=status.step.index if status.step else 0,
         weight=machine.canary_weight(status),
@@ -69,7 +75,7 @@ def _notice(status: ExperimentStatus, event: NoticeEvent, reason: str, now: date
     )
 
 
-def _end(status: ExperimentStatus) -> NoticeEvent | None:
+def _end(status: ExperimentStatus) -> NotificationEvent | None:
     if status.phase == machine.CONCLUDED:
         return "promoted"
     match status.verdict.reason.partition(":")[0]:
@@ -85,26 +91,26 @@ def _standing(status: ExperimentStatus) -> str:
     """Why a rollout stands still, cause first; empty where it does not, or only its spec holds it."""
     step = status.step
     if status.paused is not None:
-        return f"{status.paused.reason}: {machine.paused_for(status)}"
+        return f"{status.paused.reason}: {machine.describe_pause(status)}"
     if step is not None and step.since is not None and step.gate == "manual":
-        return f"{WAITS_FOR_PROMOTE}: step {step.index} {machine.WAITS_FOR_PROMOTE}"
+        return f"{WAITS_FOR_PROMOTE_REASON}: step {step.index} {machine.WAITS_FOR_PROMOTE}"
     return ""
 
 
-def _is_known(new: Notice, known: Sequence[Notice]) -> bool:
+def _is_known(new: RolloutNotice, known: Sequence[RolloutNotice]) -> bool:
     """Each event is told once; a pause once for each step and cause, for what is paused again and again is not news."""
     told = [_key(each) for each in known]
-    full = new.event == "paused" and sum(each.event == "paused" for each in known) >= MOST_PAUSES
+    full = new.event == "paused" and sum(each.event == "paused" for each in known) >= MAX_PAUSE_NOTICES
     return full or _key(new) in told
 
 
-def _key(notice: Notice) -> tuple[object, ...]:
+def _key(notice: RolloutNotice) -> tuple[object, ...]:
     return (notice.event, notice.step, notice.reason.partition(":")[0]) if notice.event == "paused" else (notice.event,)
 
 
-def pending(status: ExperimentStatus) -> list[Pending]:
+def pending_notices(status: ExperimentStatus) -> list[PendingNotice]:
     """The next notice of each receiver that has not heard all that it asked for."""
-    found: list[Pending] = []
+    found: list[PendingNotice] = []
     if not machine.is_frozen(status):
         return found
     for receiver, wanted in enumerate(status.plan.notify):
@@ -112,11 +118,13 @@ def pending(status: ExperimentStatus) -> list[Pending]:
         left = ((number, each) for number, each in enumerate(status.notices, start=1) if number > told)
         following = next(((number, each) for number, each in left if each.event in wanted.events), None)
         if following is not None:
-            found.append(Pending(receiver, following[0], wanted.webhook, following[1]))
+            found.append(PendingNotice(receiver, following[0], wanted.webhook, following[1]))
     return found
 
 
-def answered(status: ExperimentStatus, what: Pending, answer: WebhookAnswer | None, now: datetime) -> ExperimentStatus:
+def record_delivery(
+    status: ExperimentStatus, what: PendingNotice, answer: WebhookResult | None, now: datetime
+) -> ExperimentStatus:
     """The status once a receiver has answered so. The first problem of a notice stays told until it is over."""
     if answer is None:
         return status
@@ -133,14 +141,16 @@ def answered(status: ExperimentStatus, what: Pending, answer: WebhookAnswer | No
     return status.model_copy(update={DELIVERIES: tuple(sorted_)})
 
 
-def _delivery(status: ExperimentStatus, receiver: int) -> Delivery:
-    return next((each for each in status.deliveries if each.receiver == receiver), Delivery(receiver=receiver))
+def _delivery(status: ExperimentStatus, receiver: int) -> NotificationDelivery:
+    return next(
+        (each for each in status.deliveries if each.receiver == receiver), NotificationDelivery(receiver=receiver)
+    )
 
 
-def document(experiment: Mapping[str, Any], status: ExperimentStatus, what: Pending) -> Json:
+def make_payload(experiment: Mapping[str, Any], status: ExperimentStatus, what: PendingNotice) -> Json:
     """What is posted of a notice."""
     meta, notice = experiment["metadata"], what.notice
-    stable, candidate = machine.revisions(status)
+    stable, candidate = machine.arm_revisions(status)
     return {
         "id": f"{meta['uid']}/{what.number}",
         "event": notice.event,
@@ -153,11 +163,11 @@ def document(experiment: Mapping[str, Any], status: ExperimentStatus, what: Pend
         "weight": notice.weight,
         "reason": notice.reason,
         "verdict": notice.verdict,
-        "time": format_instant(notice.time),
+        "time": format_timestamp(notice.time),
     }
 
 
-def with_deliveries_of(status: Json, stored: Mapping[str, Any] | None) -> Json:
+def preserve_deliveries(status: Json, stored: Mapping[str, Any] | None) -> Json:
     """A status about to be written by who writes everything else, with the deliveries that are stored."""
     kept = {key: value for key, value in status.items() if key != DELIVERIES}
     told = (stored or {}).get(DELIVERIES)

@@ -13,9 +13,9 @@ from sundog_operator.api import (
     format_duration,
 )
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.plural import counted
+from sundog_operator.core.kubernetes.plural import format_count
 from sundog_operator.core.rollout import freeze, header_match, load, metric_checks
-from sundog_operator.core.rollout.resolve import spoken
+from sundog_operator.core.rollout.resolve import format_latency
 
 _GATES: Final = {
     "manual": "manual gate",
@@ -27,27 +27,31 @@ _GATES: Final = {
 }
 
 
-def arrows(steps: Sequence[PlanStep]) -> str:
+def format_steps(steps: Sequence[PlanStep]) -> str:
     """Steps in one line, such as `25 % (manual gate) → 100 %`."""
-    return " → ".join(f"{step.weight} %" + ("" if step.gate == "none" else f" ({gate(step)})") for step in steps)
+    return " → ".join(
+        f"{step.weight} %" + ("" if step.gate == "none" else f" ({describe_gate(step)})") for step in steps
+    )
 
 
-def judged_by(plan: FrozenPlan) -> str:
+def describe_guardrails(plan: FrozenPlan) -> str:
     """What its gates of evidence wait for, such as `errorRate within 25 %, oom at most 0`; empty where there are none."""
     metrics = [f"{each.metric} within {each.margin * 100:g} %" for each in plan.guardrails if each.role == "guardrail"]
-    return ", ".join((*metrics, *(f"{each.name} {metric_checks.limits(each)}" for each in plan.checks)))
+    return ", ".join((*metrics, *(f"{each.name} {metric_checks.format_limits(each)}" for each in plan.checks)))
 
 
-def compared_by(shadow: PlanShadow) -> str:
+def describe_shadow(shadow: PlanShadow) -> str:
     """What a step that compares copies asks, such as `20 % copied, 99.5 % agree by argmax`."""
     agreement = (
-        "" if shadow.min_agreement is None else f", {shadow.min_agreement * 100:g} % agree by {comparator(shadow)}"
+        ""
+        if shadow.min_agreement is None
+        else f", {shadow.min_agreement * 100:g} % agree by {describe_comparator(shadow)}"
     )
     latency = "" if shadow.latency_margin is None else f", latencyP99 within {shadow.latency_margin * 100:g} %"
     return f"{shadow.percent} % copied{agreement}{latency}"
 
 
-def alpha(plan: FrozenPlan) -> str:
+def describe_alpha(plan: FrozenPlan) -> str:
     """How often it may err, such as `0.05, the error of each direction`."""
     whole = plan.alpha or DEFAULT_ALPHA
     told = f"{whole:g}, the error of each direction"
@@ -59,18 +63,18 @@ def alpha(plan: FrozenPlan) -> str:
     return told
 
 
-def comparator(shadow: PlanShadow) -> str:
+def describe_comparator(shadow: PlanShadow) -> str:
     """What answers are compared by, such as `argmax at $.outputs` or `custom in 2 parts`."""
     if shadow.parts is not None:
         return f"{shadow.by} in {len(shadow.parts)} part{'s' if len(shadow.parts) > 1 else ''}"
     return shadow.by + (f" at {shadow.path}" if shadow.path else "")
 
 
-def copies(shadow: ShadowStatus) -> str:
+def describe_copies(shadow: ShadowStatus) -> str:
     """What became of copies, in a sentence."""
     told = (
-        f"{counted(shadow.sent, 'copy', 'copies')} of {counted(shadow.sampled, 'sampled request')}: {shadow.agreed} agree,"
-        f" {shadow.disagreed} do not, {counted(shadow.errors, 'error')}, {counted(shadow.timeouts, 'timeout')};"
+        f"{format_count(shadow.sent, 'copy', 'copies')} of {format_count(shadow.sampled, 'sampled request')}: {shadow.agreed} agree,"
+        f" {shadow.disagreed} do not, {format_count(shadow.errors, 'error')}, {format_count(shadow.timeouts, 'timeout')};"
         f" {shadow.dropped} dropped and {shadow.skipped} left out"
     )
     later, known = shadow.latency_difference_microseconds, shadow.latency_difference_interval
@@ -81,10 +85,10 @@ def copies(shadow: ShadowStatus) -> str:
 
 
 def _later(microseconds: int) -> str:
-    return f"{spoken(abs(microseconds))} {'later' if microseconds >= 0 else 'earlier'}"
+    return f"{format_latency(abs(microseconds))} {'later' if microseconds >= 0 else 'earlier'}"
 
 
-def by_header(status: ExperimentStatus) -> str | None:
+def describe_header_requests(status: ExperimentStatus) -> str | None:
     """What became of requests that chose the candidate, in a sentence; None where there were none."""
     counted = next((arm for arm in status.arms if arm.name == names.CANARY and arm.header_requests), None)
     if counted is None:
@@ -92,15 +96,15 @@ def by_header(status: ExperimentStatus) -> str | None:
     return f"{counted.header_requests} requests, {counted.header_errors or 0} errors; they are no evidence"
 
 
-def gate(step: PlanStep) -> str:
+def describe_gate(step: PlanStep) -> str:
     """What a step waits for, such as `for 10m` or `manual gate`."""
     match step.gate:
         case "time":
             return f"for {format_duration(step.min_duration)}"
         case "scale":
-            return load.scale(step)
+            return load.describe_scale(step)
         case "headers":
-            return header_match.spoken(step.headers or ())
+            return header_match.format_headers(step.headers or ())
         case "bake":
             return f"bakes for {format_duration(step.min_duration)}"
         case other:

@@ -9,12 +9,12 @@ SHADOW: Final = "shadow"
 """The gate of a step that compares copies, and the role of what it is judged by."""
 
 
-NOTHING: Final = "no copy of a request was answered yet"
+NO_COPY_ANSWERED: Final = "no copy of a request was answered yet"
 _MOST_TOLD: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ShadowComparison:
     """The copies of the current step, as they compare now.
 
     Attributes:
@@ -32,14 +32,14 @@ class Comparison:
     silent: bool = True
 
 
-def planned(status: ExperimentStatus) -> PlanShadow | None:
+def active_shadow(status: ExperimentStatus) -> PlanShadow | None:
     """What the step that the rollout is at copies and compares; None where it does not, a command opened its gate, or counting has not
     begun anew since another one.
     """
-    return None if is_to_begin_anew(status) else _asked(status)
+    return None if needs_restart(status) else _asked(status)
 
 
-def is_to_begin_anew(status: ExperimentStatus) -> bool:
+def needs_restart(status: ExperimentStatus) -> bool:
     """Whether the rollout is at a step that copies, and what is counted still is another one's."""
     step = status.step
     if step is None or _asked(status) is None:
@@ -55,7 +55,7 @@ def _asked(status: ExperimentStatus) -> PlanShadow | None:
     return status.plan.steps[step.index - 1].shadow
 
 
-def begun_anew(status: ExperimentStatus) -> ShadowStatus:
+def restarted_status(status: ExperimentStatus) -> ShadowStatus:
     """Nothing of the step that is begun, since the epoch in force; of the step before what it came to."""
     before = status.shadow
     number = status.step.index if status.step else 0
@@ -65,4 +65,4 @@ def begun_anew(status: ExperimentStatus) -> ShadowStatus:
             index for index, step in enumerate(status.plan.steps, start=1) if step.shadow is not None
         )
         earlier = (*earlier, f"step {of}: {before.message}"[:_MOST_TOLD])
-    return ShadowStatus(step=number, epoch=status.epoch.number, earlier=earlier, message=NOTHING)
+    return ShadowStatus(step=number, epoch=status.epoch.number, earlier=earlier, message=NO_COPY_ANSWERED)

@@ -2,15 +2,15 @@
 
 from urllib.parse import urlsplit
 
-UNREADABLE = "at an address that cannot be read"
+UNREADABLE_URL = "at an address that cannot be read"
 
 
-def place(url: str) -> str:
+def redact_url(url: str) -> str:
     """A URL without user, password, query and fragment."""
     return "".join(_parts(url))
 
 
-def origin(url: str) -> str:
+def url_origin(url: str) -> str:
     """Its scheme and host alone."""
     return _parts(url)[0]
 
@@ -20,5 +20,5 @@ def _parts(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return UNREADABLE, ""
+        return UNREADABLE_URL, ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.path

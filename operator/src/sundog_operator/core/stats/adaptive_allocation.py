@@ -17,21 +17,21 @@ from scipy.special import ndtr
 
 from sundog_operator.core.stats import multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.mean_ratio import Wholes
-from sundog_operator.core.stats.success_metrics import Metric, Outcomes
+from sundog_operator.core.stats.mean_ratio import Integers
+from sundog_operator.core.stats.success_metrics import OutcomeCounts, OutcomeMetric
 
 _NODES: Final = np.linspace(-6.0, 6.0, 241)
 _MASSES: Final = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()
 
 
-class Standing(NamedTuple):
+class ArmEstimates(NamedTuple):
     """What each arm's outcome per unit is about, and the variance of that; shape (arms,)."""
 
     value: Numbers
     variance: Numbers
 
 
-def standing(exposed: Numbers, shares: Numbers, events: Numbers, total: Numbers, squares: Numbers) -> Standing:
+def estimate_arms(exposed: Numbers, shares: Numbers, events: Numbers, total: Numbers, squares: Numbers) -> ArmEstimates:
     """By inverse propensities: what an arm had, by the share of units with which it had it.
 
     Of an arm with few outcomes the variance is that of one more, a typical one: of none, nothing would seem known for sure.
@@ -49,10 +49,10 @@ def standing(exposed: Numbers, shares: Numbers, events: Numbers, total: Numbers,
     value = np.where(there, total / share, 0.0).sum(0) / units
     spread = np.where(there, squares / share**2, 0.0).sum(0)
     one_more = squares.sum() / max(float(events.sum()), 1.0) / share.min(0) ** 2
-    return Standing(value, (spread + one_more) / units**2)
+    return ArmEstimates(value, (spread + one_more) / units**2)
 
 
-def best(known: Standing, sign: int) -> Numbers:
+def probability_best(known: ArmEstimates, sign: int) -> Numbers:
     """The probability of each arm to have the highest value (of a sign of −1, the lowest), of independent normal ones; shape (arms,).
 
     By quadrature over each arm's own value, so that the same counts always give the same weights: nothing is drawn.
@@ -68,15 +68,15 @@ def best(known: Standing, sign: int) -> Numbers:
     return found
 
 
-def mixed(best: Numbers, floor: float, delta: float) -> Numbers:
+def mix_shares(best: Numbers, floor: float, delta: float) -> Numbers:
     """Shares of sum 1: δ for all alike, the rest by the probability to be the best; none below the floor, nor the floor above equality."""
     arms = best.size
     alike = delta / arms
     lift = max(0.0, (min(floor, 1 / arms) - alike) / (1 - delta))
-    return alike + (1 - delta) * multiple_testing.allocation(best, lift)
+    return alike + (1 - delta) * multiple_testing.floor_weights(best, lift)
 
 
-def rounded(shares: Sequence[float], whole: int) -> list[int]:
+def round_shares(shares: Sequence[float], whole: int) -> list[int]:
     """Shares of any sum above 0 in whole parts of sum `whole`: what is left by rounding down goes to those that lost the most by it."""
     exact = np.asarray(shares, float) / np.sum(shares) * whole
     parts = np.floor(exact).astype(int)
@@ -85,8 +85,8 @@ def rounded(shares: Sequence[float], whole: int) -> list[int]:
 
 
 def next_shares(
-    metric: Metric,
-    outcomes: Sequence[Sequence[Outcomes]],
+    metric: OutcomeMetric,
+    outcomes: Sequence[Sequence[OutcomeCounts]],
     shares: Sequence[Sequence[float]],
     out: Sequence[bool],
     *,
@@ -113,13 +113,13 @@ def next_shares(
     if not held.size or ((exposed[:, None] * given).sum(0)[held] < least).any():
         return None
     events, total, squares = (np.asarray(part, float) for part in _parts(metric, counts))
-    known = standing(exposed, given, events, total, squares)
+    known = estimate_arms(exposed, given, events, total, squares)
     found = np.zeros(len(out))
-    found[held] = mixed(best(Standing(*(part[held] for part in known)), metric.sign), floor, delta)
+    found[held] = mix_shares(probability_best(ArmEstimates(*(part[held] for part in known)), metric.sign), floor, delta)
     return [float(each) for each in found]
 
 
-def _parts(metric: Metric, counts: Wholes) -> tuple[Wholes, Wholes, Wholes]:
+def _parts(metric: OutcomeMetric, counts: Integers) -> tuple[Integers, Integers, Integers]:
     """Units with an outcome, Σy and Σy², given the fields of `Outcomes`."""
     _, units, positive, total, squares = counts
     return (positive, positive, positive) if metric.type == "rate" else (units, total, squares)

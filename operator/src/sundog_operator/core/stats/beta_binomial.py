@@ -74,7 +74,7 @@ def _log_tail(a: float | Numbers, b: float | Numbers, end: float | Numbers) -> N
     return found
 
 
-def tightest(optimum: float | Numbers, alpha: float) -> Numbers:
+def optimal_precision(optimum: float | Numbers, alpha: float) -> Numbers:
     """The mixture's precision with which a two-sided bound at level α is tightest at an intrinsic time; for one side take 2α.
 
     Source: Howard et al. (arXiv 1810.08240), proposition 3. Unit of `optimum`.

@@ -17,7 +17,7 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class GroupedEvents:
     """Events and requests by group of units, each of shape (..., epochs, groups). The last place has what nobody knows the group of.
 
     Attributes:
@@ -34,15 +34,15 @@ class Groups:
     candidate: Numbers
     control_requests: Numbers
     candidate_requests: Numbers
-    control_alone: Numbers
-    candidate_alone: Numbers
-    requests_alone: Numbers
+    control_without_unit: Numbers
+    candidate_without_unit: Numbers
+    requests_without_unit: Numbers
 
     @property
     def valid(self) -> NDArray[np.bool_]:
         """Whether every number is one, and none is below 0; shape (...)."""
         grouped = np.stack([self.control, self.candidate, self.control_requests, self.candidate_requests])
-        alone = np.stack([self.control_alone, self.candidate_alone, self.requests_alone])
+        alone = np.stack([self.control_without_unit, self.candidate_without_unit, self.requests_without_unit])
         found: NDArray[np.bool_] = np.logical_and(
             (np.isfinite(grouped) & (grouped >= 0)).all((0, -1, -2)), (np.isfinite(alone) & (alone >= 0)).all((0, -1))
         )
@@ -52,14 +52,14 @@ class Groups:
         """The same with every part changed as counts of shape (..., epochs) are, group by group."""
 
         def changed(part: Numbers) -> Numbers:
-            if part.ndim == self.control_alone.ndim:
+            if part.ndim == self.control_without_unit.ndim:
                 return change(part)
             return np.stack([change(group) for group in np.moveaxis(part, -1, 0)], -1)
 
         return replace(self, **{each.name: changed(getattr(self, each.name)) for each in fields(self)})
 
 
-def factor(groups: Groups, null: Numbers, weight: Numbers) -> Numbers:
+def design_effect(groups: GroupedEvents, null: Numbers, weight: Numbers) -> Numbers:
     """φ ≥ 1 over groups, of shape (...): the larger of two estimates of the same.
 
     A group's influence is what it adds to x − θ₀s beyond what its requests would at the null's rates. Over groups the influences, summed
@@ -77,7 +77,7 @@ def factor(groups: Groups, null: Numbers, weight: Numbers) -> Numbers:
     with np.errstate(all="ignore"):
         candidate = _beside_others(x, groups.candidate_requests, share * events)
         control = _beside_others(c, groups.control_requests, (1 - share) * events)
-        alone = groups.candidate_alone * (1 - null) ** 2 + groups.control_alone * null**2
+        alone = groups.candidate_without_unit * (1 - null) ** 2 + groups.control_without_unit * null**2
         chance = (x.sum(-1) * (1 - null) ** 2 + c.sum(-1) * null**2 + alone).sum(-1)
         seen = _spread(((1 - share) * candidate - share * control).sum(-2))
         as_candidate, as_control = (1 - null) / (1 - weight), null / weight
@@ -85,7 +85,7 @@ def factor(groups: Groups, null: Numbers, weight: Numbers) -> Numbers:
         of_chance = as_candidate**2 * x.sum(-1) + as_control**2 * c.sum(-1)
         drawn = _drawn(either, weight) + chance - (weight * (1 - weight) * of_chance + alone).sum(-1)
         index = (np.maximum(seen, drawn) + alone.sum(-1)) / chance
-        found = dispersion.beyond(index, _clusters((x + c).sum(-2)))
+        found = dispersion.inflate_for_few_clusters(index, _clusters((x + c).sum(-2)))
     return np.where(np.isfinite(found), np.maximum(found, 1.0), 1.0)
 
 
@@ -101,13 +101,13 @@ def _beside_others(events: Numbers, requests: Numbers, expected: Numbers) -> Num
     return found
 
 
-def of_requests(groups: Groups) -> Numbers:
+def request_design_effect(groups: GroupedEvents) -> Numbers:
     """What requests are worth less than units, of shape (...), where all requests of a unit end alike.
 
     As long as there are no events nobody knows that they do not.
     """
     requests = (groups.control_requests + groups.candidate_requests).sum(-2)
-    alone = groups.requests_alone.sum(-1)
+    alone = groups.requests_without_unit.sum(-1)
     with np.errstate(all="ignore"):
         index = (_spread(requests) + alone) / (requests.sum(-1) + alone)
     return np.where(np.isfinite(index), np.maximum(index, 1.0), 1.0)

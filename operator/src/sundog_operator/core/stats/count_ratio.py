@@ -49,14 +49,14 @@ def log_e(
     Returns:
         Shape (...).
     """
-    null = share(ratio, weight)
+    null = candidate_share(ratio, weight)
     k = np.asarray(concentrations, float).reshape(-1, *(1,) * np.broadcast(control, candidate, null).ndim)
     parts = beta_binomial.log_e(candidate, control, null, k * weight, k * (1 - weight), side).sum(-1)
     mean: Numbers = np.logaddexp.reduce(parts, axis=0) - math.log(len(concentrations))
     return mean
 
 
-def share(ratio: float | Numbers, weight: Numbers) -> Numbers:
+def candidate_share(ratio: float | Numbers, weight: Numbers) -> Numbers:
     """The candidate's share of the events of both arms at a ratio of the rates, shape (..., epochs); arguments as for `log_e`."""
     found: Numbers = expit(np.log(np.asarray(ratio, float))[..., None] + _logit(weight))
     return found
@@ -76,10 +76,10 @@ def ratio_interval(
     """
     with np.errstate(all="ignore"):
         against_equal = log_e(control, candidate, weight, 1.0, "both", concentrations)
-    return interval_of(against_equal, control, candidate, weight, bar)
+    return interval_from_log_e(against_equal, control, candidate, weight, bar)
 
 
-def decided_interval(
+def one_sided_interval(
     control: Numbers,
     candidate: Numbers,
     weight: Numbers,
@@ -100,12 +100,12 @@ def decided_interval(
         outwards = 1.0 if side == "below" else -1.0
         inside, within = _moved(excess, centre, -outwards, rejects=False)
         outside, beyond = _moved(excess, centre, outwards, rejects=True)
-        found = root_finding.crossing(excess, inside, outside, within, beyond)
+        found = root_finding.find_crossings(excess, inside, outside, within, beyond)
         return np.exp(np.where((within < 0) & (beyond >= 0), found, outwards * np.inf))
 
     with np.errstate(all="ignore"):
-        likeliest, _ = _likeliest(control, candidate, weight)
-        centre = np.where((control.sum(-1) == 0) | (candidate.sum(-1) == 0), 0.0, likeliest)
+        maximum_likelihood, _ = _likeliest(control, candidate, weight)
+        centre = np.where((control.sum(-1) == 0) | (candidate.sum(-1) == 0), 0.0, maximum_likelihood)
         lower, upper = end("above"), end("below")
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
@@ -124,7 +124,7 @@ def _moved(
     return at, value
 
 
-def interval_of(
+def interval_from_log_e(
     against_equal: Numbers, control: Numbers, candidate: Numbers, weight: Numbers, bar: float | Numbers
 ) -> tuple[Numbers, Numbers]:
     """The same for any mixture of ratios, by its log E against equal rates: against others it differs by their likelihood alone."""
@@ -139,7 +139,7 @@ def interval_of(
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
-def most_likely(control: Numbers, candidate: Numbers, weight: Numbers) -> Numbers:
+def maximum_likelihood_ratio(control: Numbers, candidate: Numbers, weight: Numbers) -> Numbers:
     """The ratio at which the events are the least unlikely, of shape (...); NaN without any."""
     none = control.sum(-1) + candidate.sum(-1) == 0
     with np.errstate(all="ignore"):

@@ -15,10 +15,10 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 LENGTHS_S: Final = (10, 30, 60)
 """Of blocks. The shortest sees a stall as it is, the longer ones what would be several in a row of it."""
 
-LEAST_BLOCKS: Final = 12
+MIN_BLOCKS: Final = 12
 """Of the shortest, closed, before anything is decided."""
 
-LEAST_CLOSED: Final = 4
+MIN_CLOSED_BLOCKS: Final = 4
 """Before blocks of a length say anything of how they vary."""
 
 _FEW: Final = 4.0
@@ -29,7 +29,7 @@ in 3.3 %, and one that is truly worse is found as soon.
 """
 
 
-class Blocks(NamedTuple):
+class BlockMoments(NamedTuple):
     """Sums over closed blocks of one length, added over edges before they were squared; each of shape (..., epochs).
 
     Attributes:
@@ -49,17 +49,17 @@ class Blocks(NamedTuple):
     both_squares: Numbers
 
 
-def enough(closed: Sequence[Numbers | int]) -> NDArray[np.bool_]:
+def has_enough_blocks(closed: Sequence[Numbers | int]) -> NDArray[np.bool_]:
     """Whether so many closed blocks, of each length and the shortest first, tell how events come together.
 
     Twelve of the shortest may have four of the next length in them, or three: with three, bursts of 10 s alone would be known.
     """
-    least = (LEAST_BLOCKS, LEAST_CLOSED)
+    least = (MIN_BLOCKS, MIN_CLOSED_BLOCKS)
     known = [np.asarray(found) >= wanted for found, wanted in zip(closed, least, strict=False)]
     return np.logical_and.reduce(known) if known else np.zeros((), bool)
 
 
-def factor(lengths: Iterable[Blocks], null: Numbers) -> Numbers:
+def dispersion_factor(lengths: Iterable[BlockMoments], null: Numbers) -> Numbers:
     """φ ≥ 1, by which log E is divided: the largest of the dispersions over blocks of several lengths, of shape (...).
 
     Of one length it is the index of dispersion of what the test adds up in a block, x − θ₀s: its variance over blocks, by that of Poisson
@@ -71,15 +71,15 @@ def factor(lengths: Iterable[Blocks], null: Numbers) -> Numbers:
         null: θ₀, the candidate's share of events that is tested, shape (..., epochs).
     """
     sums = np.array(list(lengths))
-    return _of(Blocks(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
+    return _of(BlockMoments(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
 
 
-def beyond(index: Numbers, clusters: Numbers) -> Numbers:
+def inflate_for_few_clusters(index: Numbers, clusters: Numbers) -> Numbers:
     """An index of dispersion that so many clusters told, for what it may be beyond that; 1 where it is less."""
     return 1 + np.maximum(index - 1, 0.0) * (1 + _FEW / np.maximum(clusters, 1.0))
 
 
-def _of(blocks: Blocks, null: Numbers) -> Numbers:
+def _of(blocks: BlockMoments, null: Numbers) -> Numbers:
     with np.errstate(all="ignore"):
         whole = blocks.candidate - null * blocks.both
         squares = blocks.candidate_squares - 2 * null * blocks.product + null**2 * blocks.both_squares
@@ -88,6 +88,6 @@ def _of(blocks: Blocks, null: Numbers) -> Numbers:
         chance = blocks.candidate * (1 - null) ** 2 + (blocks.both - blocks.candidate) * null**2
         index = spread / (chance * (closed - 1) / closed).sum(-1)
         clusters = blocks.both.sum(-1) ** 2 / blocks.both_squares.sum(-1)
-        found = beyond(index, clusters)
-    said = (blocks.closed.sum(-1) >= LEAST_CLOSED) & np.isfinite(found)
+        found = inflate_for_few_clusters(index, clusters)
+    said = (blocks.closed.sum(-1) >= MIN_CLOSED_BLOCKS) & np.isfinite(found)
     return np.where(said, found, 1.0)

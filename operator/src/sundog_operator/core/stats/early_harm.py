@@ -17,10 +17,10 @@ import numpy as np
 from sundog_operator.core.stats import count_ratio
 from sundog_operator.core.stats.beta_binomial import Numbers
 
-BLOCKS: Final = 22
+MAX_BLOCKS: Final = 22
 """Of the candidate's first, those that are looked at: until the usual test has the 12 to 14 that it takes, after a warm-up of a minute."""
 
-LEFT_OUT: Final = 7
+BLOCKS_LEFT_OUT: Final = 7
 """Blocks that a stall of a minute touches."""
 
 _TIMES: Final = 5.0
@@ -30,7 +30,7 @@ _BEYOND_MARGIN: Final = 2.0
 """Times what is within the margin, where that is more."""
 
 
-def log_ratio(control: Numbers, candidate: Numbers, weight: float | Numbers, margin: float) -> Numbers:
+def log_likelihood_ratio(control: Numbers, candidate: Numbers, weight: float | Numbers, margin: float) -> Numbers:
     """Of events in blocks, the log likelihood of "many times control's rate" by that of "as much more as the margin allows".
 
     Args:
@@ -44,7 +44,8 @@ def log_ratio(control: Numbers, candidate: Numbers, weight: float | Numbers, mar
     """
     weights = np.asarray(weight, float)
     null, other = (
-        count_ratio.share(times, weights) for times in (1 + margin, max(_TIMES, _BEYOND_MARGIN * (1 + margin)))
+        count_ratio.candidate_share(times, weights)
+        for times in (1 + margin, max(_TIMES, _BEYOND_MARGIN * (1 + margin)))
     )
     found: Numbers = candidate * np.log(other / null) + control * np.log((1 - other) / (1 - null))
     return found
@@ -52,12 +53,15 @@ def log_ratio(control: Numbers, candidate: Numbers, weight: float | Numbers, mar
 
 def log_e(log_ratios: Numbers) -> Numbers:
     """Log E without the `LEFT_OUT` largest of blocks in the last axis, shape (...); 0 where there are no others."""
-    kept = max(0, log_ratios.shape[-1] - LEFT_OUT)
+    kept = max(0, log_ratios.shape[-1] - BLOCKS_LEFT_OUT)
     found: Numbers = np.sort(log_ratios, axis=-1)[..., :kept].sum(-1)
     return found
 
 
-def of_epochs(epochs: Sequence[tuple[float, Sequence[int], Sequence[int]]], margin: float) -> float:
+def pooled_log_e(epochs: Sequence[tuple[float, Sequence[int], Sequence[int]]], margin: float) -> float:
     """Log E of blocks that epochs share: of each the candidate's weight, and by block the events of control and of the candidate."""
-    found = [log_ratio(np.array(ours, float), np.array(its, float), weight, margin) for weight, ours, its in epochs]
+    found = [
+        log_likelihood_ratio(np.array(ours, float), np.array(its, float), weight, margin)
+        for weight, ours, its in epochs
+    ]
     return float(log_e(np.sum(found, axis=0)))

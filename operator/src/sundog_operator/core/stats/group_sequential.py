@@ -46,7 +46,7 @@ class _Walk:
         self._places = places
 
 
-def crossed(bounds: Sequence[float], drift: float = 0.0) -> float:
+def crossing_probability(bounds: Sequence[float], drift: float = 0.0) -> float:
     """The probability that |Z| is at its bound at one of the looks; `drift` is what Z is expected to be at the last one."""
     walk, found = _Walk(drift / math.sqrt(len(bounds))), 0.0
     for bound in bounds:
@@ -55,12 +55,12 @@ def crossed(bounds: Sequence[float], drift: float = 0.0) -> float:
     return found
 
 
-def peeking(looks: int, alpha: float) -> float:
+def peeking_error_rate(looks: int, alpha: float) -> float:
     """How often a test at level α for one look finds what is not there, if it is looked at so many times."""
-    return crossed([float(ndtri(1 - alpha / 2))] * looks)
+    return crossing_probability([float(ndtri(1 - alpha / 2))] * looks)
 
 
-def bounds(spending: Spending, looks: int, alpha: float) -> list[float]:
+def spending_bounds(spending: Spending, looks: int, alpha: float) -> list[float]:
     """Bounds of |Z| that spend α over so many looks; 0 where nothing is left to be spent it on."""
     walk, found, spent = _Walk(0.0), list[float](), 0.0
     for look in range(1, looks + 1):
@@ -82,14 +82,14 @@ def pocock(share: float, alpha: float) -> float:
     return alpha * math.log1p((math.e - 1) * share)
 
 
-def drift_for(bounds: Sequence[float], power: float) -> float:
+def required_drift(bounds: Sequence[float], power: float) -> float:
     """What Z has to be expected to be at the last look, that with this probability some bound is crossed by then.
 
     0 where chance alone crosses one as often.
     """
-    if crossed(bounds) >= power:
+    if crossing_probability(bounds) >= power:
         return 0.0
-    return _root(lambda drift: crossed(bounds, drift) - power, _FAR + bounds[-1])
+    return _root(lambda drift: crossing_probability(bounds, drift) - power, _FAR + bounds[-1])
 
 
 def _root(excess: Callable[[float], float], highest: float) -> float:

@@ -22,7 +22,7 @@ from scipy.special import log_ndtr
 
 from sundog_operator.core.stats.beta_binomial import Numbers
 
-Wholes = NDArray[np.object_]
+Integers = NDArray[np.object_]
 """Integers of any size."""
 
 BURN_IN: Final = 30
@@ -33,7 +33,7 @@ _FACTORS: Final = np.geomspace(1.0, 1e6, 145)
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class UnitValueSums:
     """What the units of an arm come to.
 
     Attributes:
@@ -43,10 +43,10 @@ class Sums:
         squares: Σy², in that unit's square.
     """
 
-    count: Wholes
-    valued: Wholes
-    total: Wholes
-    squares: Wholes
+    count: Integers
+    valued: Integers
+    total: Integers
+    squares: Integers
 
     def plus(self, other: Self) -> Self:
         """Both arms as one."""
@@ -70,7 +70,7 @@ class Sums:
         return _floats(spread / (np.maximum(self.count, 1) * np.maximum(self.count - 1, 1)))
 
 
-def _floats(wholes: Wholes) -> Numbers:
+def _floats(wholes: Integers) -> Numbers:
     return np.asarray(wholes, float)
 
 
@@ -108,7 +108,7 @@ class Contrast:
             found = math.log(2) - 0.5 * np.log1p(spread) + kept * sigma**2 / 2 + log_ndtr(sign * sigma * np.sqrt(kept))
         return np.where(np.isnan(found), -np.inf, found)
 
-    def log_e_both(self, ratio: float | Numbers, deviation: float) -> Numbers:
+    def log_e_two_sided(self, ratio: float | Numbers, deviation: float) -> Numbers:
         """Log E against exactly so many times, by the normal mixture of both sides, with n·ρ² = Σh·deviation².
 
         Source: Johari, Pekelis and Walsh (arXiv 1512.04922), with the prior variance τ² = ρ²·n·V.
@@ -148,12 +148,12 @@ class Contrast:
         if ratio is None:
             found = np.maximum(grown.log_e(1.0, deviation, 1), grown.log_e(1.0, deviation, -1))
         else:
-            found = grown.log_e_both(ratio, deviation)
+            found = grown.log_e_two_sided(ratio, deviation)
         enough = found >= bar
         return np.where(enough.any(0), _FACTORS[enough.argmax(0)], np.inf)
 
 
-def contrast(control: Sums, candidate: Sums) -> Contrast:
+def make_contrast(control: UnitValueSums, candidate: UnitValueSums) -> Contrast:
     """Of both arms, over those epochs in which each has its burn-in."""
     counts, others = _floats(control.count), _floats(candidate.count)
     least = np.minimum(_floats(control.valued), _floats(candidate.valued))

@@ -8,13 +8,20 @@ from typing import Final
 import numpy as np
 
 from sundog_operator.core.stats import cluster_variance, count_ratio, sample_ratio, verdicts
-from sundog_operator.core.stats.cluster_variance import Groups
-from sundog_operator.core.stats.dispersion import Blocks
-from sundog_operator.core.stats.verdicts import Basis, Counts, Finding, Findings, Limits, Verdict
+from sundog_operator.core.stats.cluster_variance import GroupedEvents
+from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.verdicts import (
+    DecisionBasis,
+    EventCounts,
+    MetricFinding,
+    MetricFindings,
+    MetricLimits,
+    MetricVerdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class GuardrailMetric:
     """What one kind of event may cost.
 
     Attributes:
@@ -37,7 +44,7 @@ UNITS_CONCENTRATION: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Units:
+class GroupedCounts:
     """The same by group of units, where units stay with an arm, those without a group in a last one.
 
     Attributes:
@@ -49,12 +56,12 @@ class Units:
 
     requests: tuple[Sequence[int], Sequence[int]]
     events: Sequence[tuple[Sequence[int], Sequence[int]]]
-    requests_alone: int
-    events_alone: Sequence[tuple[int, int]]
+    requests_without_unit: int
+    events_without_unit: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
+class EpochCounts:
     """What was counted while the weights stood still.
 
     Attributes:
@@ -69,11 +76,11 @@ class Epoch:
     units: tuple[int, int]
     events: Sequence[tuple[int, int]]
     blocks: Sequence[Sequence[tuple[int, ...]]]
-    by_unit: Units | None = None
+    by_unit: GroupedCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class ErrorLevels:
     """How much error each test may have, and the mixture that all of them use.
 
     Attributes:
@@ -86,37 +93,41 @@ class Levels:
 
     alpha: float
     harm_shares: int = 1
-    gate_share: float = 1.0
+    gate_error_share: float = 1.0
     mixture: Sequence[float] = count_ratio.CONCENTRATIONS
-    harm_left: float = 1.0
+    harm_error_share: float = 1.0
 
 
-def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], levels: Levels) -> list[Finding]:
+def evaluate_counts(
+    metrics: Sequence[GuardrailMetric], epochs: Sequence[EpochCounts], levels: ErrorLevels
+) -> list[MetricFinding]:
     """What is found of each metric; with no epoch nothing was counted.
 
     Ratio and interval are those of the decision that is made or pending: of harm where that was found, or where no gate waits for the
     metric, else of the gate.
     """
     if not epochs:
-        epochs = [Epoch(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
+        epochs = [EpochCounts(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
     if not metrics:
         return []
     limits, counts = _limits(metrics, levels), _counts(len(metrics), epochs)
     alone = np.array([metric.newest_alone for metric in metrics])
-    findings = verdicts.judge(counts, limits, promotes=alone)
-    undecided = (findings.verdict == Verdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
+    findings = verdicts.evaluate_verdicts(counts, limits, promotes=alone)
+    undecided = (findings.verdict == MetricVerdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
     units, seconds = verdicts.units_for_floor(counts, limits, undecided)
     told = _as_decided(metrics, counts, limits, findings)
     return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(told)]
 
 
-def _as_decided(metrics: Sequence[Metric], counts: Counts, limits: Limits, findings: Findings) -> list[Finding]:
+def _as_decided(
+    metrics: Sequence[GuardrailMetric], counts: EventCounts, limits: MetricLimits, findings: MetricFindings
+) -> list[MetricFinding]:
     """Each finding with ratio, interval and limit of the decision that is made or pending."""
     alone, gates = (np.array([getattr(metric, name) for metric in metrics]) for name in ("newest_alone", "gates"))
-    of_harm = (findings.verdict == Verdict.HARM) | ~gates
+    of_harm = (findings.verdict == MetricVerdict.HARM) | ~gates
     gate = findings.ratio, *verdicts.gate_interval(counts, limits, promotes=alone)
     harm = verdicts.harm_interval(counts, limits) if of_harm.any() else gate
-    fits = (findings.verdict != Verdict.HETEROGENEOUS) & counts.valid
+    fits = (findings.verdict != MetricVerdict.HETEROGENEOUS) & counts.valid
     ends = [np.where(of_harm, *both) for both in zip(harm, gate, strict=True)]
     several = counts.control.shape[-1] > 1
     found = []
@@ -131,52 +142,52 @@ def _as_decided(metrics: Sequence[Metric], counts: Counts, limits: Limits, findi
         else:
             told = replace(told, lower=min(lower, upper), upper=upper)
         if of_harm[index]:
-            told = replace(told, basis=Basis.HARM, allowed=1 + metric.margin)
+            told = replace(told, basis=DecisionBasis.HARM, allowed=1 + metric.margin)
         elif metric.newest_alone and several:
-            told = replace(told, basis=Basis.THIS_STEP)
+            told = replace(told, basis=DecisionBasis.THIS_STEP)
         found.append(told if metric.gates else _without_gate(told))
     return found
 
 
-def _without_gate(finding: Finding) -> Finding:
+def _without_gate(finding: MetricFinding) -> MetricFinding:
     """No gate waits for it: nothing passes, and nothing but harm is to be decided."""
-    passes = finding.verdict in (Verdict.PASSED, Verdict.HETEROGENEOUS)
-    verdict = Verdict.UNDECIDED if passes else finding.verdict
+    passes = finding.verdict in (MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
+    verdict = MetricVerdict.UNDECIDED if passes else finding.verdict
     return replace(finding, verdict=verdict, by_floor=False, needed=math.nan, eta_s=math.inf)
 
 
-def _with_floor(finding: Finding, units: float, seconds: float) -> Finding:
+def _with_floor(finding: MetricFinding, units: float, seconds: float) -> MetricFinding:
     """With what decides by the floor, where anything is to be decided."""
     if not math.isfinite(units):
         return finding
     return replace(finding, units=units, eta_s=min(seconds, finding.eta_s))
 
 
-def clumping(epoch: Epoch) -> float:
+def request_design_effect(epoch: EpochCounts) -> float:
     """What requests are worth less than independent ones, at worst, where units stay with an arm; 1 where they do not."""
     groups = _groups(1, [epoch])
-    return 1.0 if groups is None else float(cluster_variance.of_requests(groups)[0])
+    return 1.0 if groups is None else float(cluster_variance.request_design_effect(groups)[0])
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class ArmSplit:
     """How many fell to each arm, and which share of them each was to have, of sum 1."""
 
     shares: tuple[float, ...]
     units: tuple[int, ...]
 
     @classmethod
-    def of_two(cls, weight: float, units: tuple[int, int]) -> "Split":
+    def of_two(cls, weight: float, units: tuple[int, int]) -> "ArmSplit":
         """Control and a candidate that was to have that share."""
         return cls((1 - weight, weight), units)
 
 
-def mismatch(splits: Sequence[Split], concentration: float = sample_ratio.CONCENTRATION) -> float:
+def mismatch_log_e(splits: Sequence[ArmSplit], concentration: float = sample_ratio.CONCENTRATION) -> float:
     """Log E against "they fall to the arms by their weights", each counted once; 0 without any that have two arms."""
     return sum(_mismatch(split, concentration) for split in splits)
 
 
-def _mismatch(split: Split, concentration: float) -> float:
+def _mismatch(split: ArmSplit, concentration: float) -> float:
     with_a_share = [(share, units) for share, units in zip(split.shares, split.units, strict=True) if share > 0]
     if len(with_a_share) < 2:
         return 0.0
@@ -184,45 +195,45 @@ def _mismatch(split: Split, concentration: float) -> float:
     return float(sample_ratio.log_e(units, shares, concentration * shares))
 
 
-def _limits(metrics: Sequence[Metric], levels: Levels) -> Limits:
+def _limits(metrics: Sequence[GuardrailMetric], levels: ErrorLevels) -> MetricLimits:
     margin, floor, weight = (
         np.array([getattr(metric, name) for metric in metrics]) for name in ("margin", "floor", "next_weight")
     )
-    tests = len(metrics) * levels.harm_shares / levels.harm_left
-    return Limits(margin, floor, weight, levels.alpha, tests, levels.gate_share, levels.mixture)
+    tests = len(metrics) * levels.harm_shares / levels.harm_error_share
+    return MetricLimits(margin, floor, weight, levels.alpha, tests, levels.gate_error_share, levels.mixture)
 
 
-def _counts(metrics: int, epochs: Sequence[Epoch]) -> Counts:
+def _counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
     """Arrays of shape (metrics, epochs)."""
     events = np.array([[epoch.events[index] for epoch in epochs] for index in range(metrics)], float)
     units = np.array([[epoch.units for epoch in epochs]] * metrics, float)
     weight = np.array([epoch.weight for epoch in epochs])
     blocks = np.array([[epoch.blocks[index] for epoch in epochs] for index in range(metrics)], float)
-    return Counts(
+    return EventCounts(
         control=events[..., 0],
         candidate=events[..., 1],
         control_units=units[..., 0],
         candidate_units=units[..., 1],
         weight=weight,
-        blocks=[Blocks(*np.moveaxis(blocks[:, :, length], -1, 0)) for length in range(blocks.shape[2])],
+        blocks=[BlockMoments(*np.moveaxis(blocks[:, :, length], -1, 0)) for length in range(blocks.shape[2])],
         groups=_groups(metrics, epochs),
     )
 
 
-def _groups(metrics: int, epochs: Sequence[Epoch]) -> Groups | None:
+def _groups(metrics: int, epochs: Sequence[EpochCounts]) -> GroupedEvents | None:
     """Arrays of shape (metrics, epochs, groups), where every epoch tells of units."""
     told = [epoch.by_unit for epoch in epochs if epoch.by_unit is not None]
     if len(told) < len(epochs):
         return None
     events = np.array([[each.events[index] for each in told] for index in range(metrics)], float)
     requests = np.array([[each.requests for each in told]] * metrics, float)
-    alone = np.array([[each.events_alone[index] for each in told] for index in range(metrics)], float)
-    return Groups(
+    alone = np.array([[each.events_without_unit[index] for each in told] for index in range(metrics)], float)
+    return GroupedEvents(
         control=events[:, :, 0],
         candidate=events[:, :, 1],
         control_requests=requests[:, :, 0],
         candidate_requests=requests[:, :, 1],
-        control_alone=alone[..., 0],
-        candidate_alone=alone[..., 1],
-        requests_alone=np.array([[each.requests_alone for each in told]] * metrics, float),
+        control_without_unit=alone[..., 0],
+        candidate_without_unit=alone[..., 1],
+        requests_without_unit=np.array([[each.requests_without_unit for each in told]] * metrics, float),
     )

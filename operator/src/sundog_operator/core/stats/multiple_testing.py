@@ -14,7 +14,7 @@ _MOST: Final = 99
 """Epochs after which no less is left, so that a float has it."""
 
 
-def discoveries(log_es: Numbers, alpha: float) -> list[int]:
+def find_discoveries(log_es: Numbers, alpha: float) -> list[int]:
     """Indices of the nulls that are rejected with a false discovery rate of α at most, whatever depends on what (e-BH).
 
     `log_es` are those of now: with the largest ever seen the rate would not hold. Source: Wang and Ramdas (arXiv 2009.02824).
@@ -30,7 +30,7 @@ def allowed_ratio(margin: float | Numbers, weight: float | Numbers) -> float | N
     return 1 + np.asarray(margin) / weight
 
 
-def share_of_epoch(number: int) -> float:
+def epoch_error_share(number: int) -> float:
     """Of the error of a gate that looks at the newest epoch alone, what the n-th one has that begins at the same weight, from 1 on.
 
     The first has nine tenths, and each further one nine tenths of what is left: together never more than all of it.
@@ -38,11 +38,11 @@ def share_of_epoch(number: int) -> float:
     return (1 - _LEFT) * _LEFT ** min(number - 1, _MOST)
 
 
-def bar(alpha: float) -> float:
+def log_e_threshold(alpha: float) -> float:
     """What log E has to reach."""
     return math.log(1 / alpha)
 
 
-def allocation(best: Numbers, floor: float) -> Numbers:
+def floor_weights(best: Numbers, floor: float) -> Numbers:
     """Weights of arms by the probability of each to be the best, of sum 1; none gets less than the floor."""
     return floor + (1 - len(best) * floor) * best

@@ -13,14 +13,14 @@ _LEAST_CONCENTRATION: Final = 1e-3
 _EVENTS_OF_NONE: Final = 3.0
 
 
-def tightest_for(rate: float | Numbers) -> float | Numbers:
+def optimum_for_rate(rate: float | Numbers) -> float | Numbers:
     """Trials after which a mixture is to be tightest that tests a rate from below: without any event log E is 3 by then, about."""
     return _EVENTS_OF_NONE / rate
 
 
 def concentration(optimum: float | Numbers, alpha: float) -> Numbers:
     """Of the mixture with which the interval is tightest after `optimum` trials at level α."""
-    return np.maximum(beta_binomial.tightest(optimum, alpha) - 1, _LEAST_CONCENTRATION)
+    return np.maximum(beta_binomial.optimal_precision(optimum, alpha) - 1, _LEAST_CONCENTRATION)
 
 
 def log_e(
@@ -43,10 +43,12 @@ def interval(
         optimum: trials after which it is to be tightest, a shape that fits.
         alpha: level at which it is to be tightest.
     """
-    return lower(hits, trials, bar, optimum, alpha), 1 - lower(trials - hits, trials, bar, optimum, alpha)
+    return lower_bound(hits, trials, bar, optimum, alpha), 1 - lower_bound(trials - hits, trials, bar, optimum, alpha)
 
 
-def lower(hits: Numbers, trials: Numbers, bar: float | Numbers, optimum: float | Numbers, alpha: float) -> Numbers:
+def lower_bound(
+    hits: Numbers, trials: Numbers, bar: float | Numbers, optimum: float | Numbers, alpha: float
+) -> Numbers:
     """The interval's lower end alone; arguments as for `interval`."""
     hits, trials, bar, optimum = np.broadcast_arrays(
         *(np.asarray(each, float) for each in (hits, trials, bar, optimum))
@@ -73,7 +75,7 @@ def lower(hits: Numbers, trials: Numbers, bar: float | Numbers, optimum: float |
             outside = np.where(beyond < 0, -_FAR, outside)
             beyond = excess(outside)
         found = np.where(
-            beyond >= 0, expit(root_finding.crossing(excess, inside, outside, -np.sqrt(bar - least), beyond)), 0.0
+            beyond >= 0, expit(root_finding.find_crossings(excess, inside, outside, -np.sqrt(bar - least), beyond)), 0.0
         )
     strange = ~(np.isfinite(hits) & np.isfinite(trials))
     return np.where(strange, np.nan, np.where(hits <= 0, 0.0, found))

@@ -11,7 +11,7 @@ from sundog_operator.core.stats.beta_binomial import Numbers, log_e
 _HALVINGS: Final = 60
 
 
-def levels(count: Numbers, quantile: float, bar: float, optimum: float, alpha: float) -> tuple[Numbers, Numbers]:
+def level_bounds(count: Numbers, quantile: float, bar: float, optimum: float, alpha: float) -> tuple[Numbers, Numbers]:
     """Levels of the empirical distribution between which the true quantile lies, in [0, 1]. At 0 or 1 that side has no bound yet.
 
     Args:
@@ -57,7 +57,7 @@ def interval(
     total = float(counts.sum())
     if not total:
         return -np.inf, np.inf
-    low, high = levels(np.asarray(total), quantile, bar, optimum, alpha)
+    low, high = level_bounds(np.asarray(total), quantile, bar, optimum, alpha)
     below = np.cumsum(counts)
     lower = -np.inf if low <= 0 else float(edges[np.searchsorted(below, np.floor(low * total) + 1)])
     upper = np.inf if high >= 1 else float(edges[np.searchsorted(below, np.ceil(high * total)) + 1])

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from sundog_operator.core.stats import dispersion, multiple_testing, proportion
-from sundog_operator.core.stats.dispersion import Blocks
+from sundog_operator.core.stats.dispersion import BlockMoments
 
 
 def is_below(
-    hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: float, alpha: float, clumping: float = 1.0
+    hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: float, alpha: float, design_effect: float = 1.0
 ) -> bool:
     """Whether it is known at every look that a rate is at most `ceiling`. Events that come together count as one.
 
@@ -19,17 +19,17 @@ def is_below(
         blocks: how the events of both arms vary with time, the six numbers of `dispersion.Blocks` for each length.
         ceiling: a share in (0, 1).
         alpha: the probability of being wrong about a rate above it.
-        clumping: what requests are worth less than independent ones, where those of a unit may all end alike.
+        design_effect: what requests are worth less than independent ones, where those of a unit may all end alike.
     """
-    lengths = [Blocks(*(np.array([part], float) for part in length)) for length in blocks]
+    lengths = [BlockMoments(*(np.array([part], float) for part in length)) for length in blocks]
     # Against a share of 0 what varies is the candidate's events alone.
-    phi = np.maximum(dispersion.factor(lengths, np.zeros(1)), clumping)
+    phi = np.maximum(dispersion.dispersion_factor(lengths, np.zeros(1)), design_effect)
     told = proportion.log_e(
         np.array(float(hits)),
         np.array(float(trials)),
         np.array(ceiling),
-        proportion.tightest_for(ceiling),
+        proportion.optimum_for_rate(ceiling),
         2 * alpha,
         "below",
     )
-    return bool(told / phi >= multiple_testing.bar(alpha))
+    return bool(told / phi >= multiple_testing.log_e_threshold(alpha))

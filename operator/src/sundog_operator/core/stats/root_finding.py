@@ -12,7 +12,7 @@ _CLOSE: Final = 1e-6
 """Of the last step but one: the last is far shorter."""
 
 
-def crossing(
+def find_crossings(
     excess: Callable[[Numbers], Numbers], inside: Numbers, outside: Numbers, within: Numbers, beyond: Numbers
 ) -> Numbers:
     """Where `excess` is 0 between points inside, where it is `within` and below 0, and points outside, where it is `beyond`: regula falsi.

@@ -32,7 +32,7 @@ def log_e(units: Numbers, shares: Numbers, prior: Numbers | None = None) -> Numb
     return told
 
 
-def mismatch(units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> float:
+def mismatch_log_e(units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> float:
     """Log E against "units fall to any number of arms by their shares", each counted once; 0 before there is anything to tell.
 
     Args:

@@ -5,13 +5,13 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from sundog_operator.core.stats import multiple_testing, proportion
-from sundog_operator.core.stats.verdicts import Verdict
+from sundog_operator.core.stats.verdicts import MetricVerdict
 
 _SCALE = 0.01
 """Of a rate that nothing is asked of: about there its interval is tightest."""
 
 
-class OneRate(NamedTuple):
+class RateFinding(NamedTuple):
     """What is known of a rate: as it seems, None without a trial; between which it is; and what follows where something is asked."""
 
     rate: float | None
@@ -26,7 +26,9 @@ class OneRate(NamedTuple):
         )
 
 
-def weigh(hits: int, trials: int, unknown: int, most: float | None, alpha: float, questions: int = 1) -> OneRate:
+def evaluate_rate(
+    hits: int, trials: int, unknown: int, most: float | None, alpha: float, questions: int = 1
+) -> RateFinding:
     """Weigh a rate.
 
     Args:
@@ -42,21 +44,21 @@ def weigh(hits: int, trials: int, unknown: int, most: float | None, alpha: float
         The bounds at level α by the number of questions.
     """
     if not trials:
-        return OneRate(None, 0.0, 1.0, str(Verdict.NO_DATA))
-    optimum, level = proportion.tightest_for(most or _SCALE), alpha / questions
-    bar, counts = multiple_testing.bar(level), (np.array(float(hits)), np.array(float(trials)))
+        return RateFinding(None, 0.0, 1.0, str(MetricVerdict.NO_DATA))
+    optimum, level = proportion.optimum_for_rate(most or _SCALE), alpha / questions
+    bar, counts = multiple_testing.log_e_threshold(level), (np.array(float(hits)), np.array(float(trials)))
     lower, upper = (float(end) for end in proportion.interval(*counts, bar, optimum, level))
-    return OneRate(hits / trials, lower, upper, str(_verdict(hits, trials, unknown, most, alpha, level)))
+    return RateFinding(hits / trials, lower, upper, str(_verdict(hits, trials, unknown, most, alpha, level)))
 
 
-def _verdict(hits: int, trials: int, unknown: int, most: float | None, alpha: float, level: float) -> Verdict:
+def _verdict(hits: int, trials: int, unknown: int, most: float | None, alpha: float, level: float) -> MetricVerdict:
     if most is None:
-        return Verdict.UNDECIDED
-    optimum, limit = proportion.tightest_for(most), np.array(most)
+        return MetricVerdict.UNDECIDED
+    optimum, limit = proportion.optimum_for_rate(most), np.array(most)
     worst = np.array(float(hits + unknown)), np.array(float(trials + unknown))
-    if proportion.log_e(*worst, limit, optimum, 2 * alpha, "below") >= multiple_testing.bar(alpha):
-        return Verdict.PASSED
+    if proportion.log_e(*worst, limit, optimum, 2 * alpha, "below") >= multiple_testing.log_e_threshold(alpha):
+        return MetricVerdict.PASSED
     counts = np.array(float(hits)), np.array(float(trials))
-    if proportion.log_e(*counts, limit, optimum, 2 * level, "above") >= multiple_testing.bar(level):
-        return Verdict.HARM
-    return Verdict.UNDECIDED
+    if proportion.log_e(*counts, limit, optimum, 2 * level, "above") >= multiple_testing.log_e_threshold(level):
+        return MetricVerdict.HARM
+    return MetricVerdict.UNDECIDED

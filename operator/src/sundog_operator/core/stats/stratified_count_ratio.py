@@ -54,7 +54,7 @@ class Mixture(NamedTuple):
 
 
 @functools.cache
-def mixture(scale: float) -> Mixture:
+def make_mixture(scale: float) -> Mixture:
     """The mixture for effects of about a scale, a log ratio above 0.
 
     Four fifths of it are a half normal distribution with that deviation, the others one with a deviation of 1.
@@ -66,7 +66,7 @@ def mixture(scale: float) -> Mixture:
     return Mixture(ratios, np.log(weights / weights.sum()))
 
 
-class Evidence:
+class RatioEvidence:
     """What events say of the ratio of two rates, the candidate's to control's."""
 
     def __init__(self, control: Numbers, candidate: Numbers, weight: Numbers, mixed: Mixture) -> None:
@@ -94,11 +94,11 @@ class Evidence:
         """The ratios that, holding in all epochs, have log E below `bar`, as (lower, upper) of shape (...); see `rates.ratio_interval`."""
         log_weights, values = self._all()
         against_equal = _mixed(log_weights + values)
-        return count_ratio.interval_of(against_equal, self._control, self._candidate, self._weight, bar)
+        return count_ratio.interval_from_log_e(against_equal, self._control, self._candidate, self._weight, bar)
 
-    def likeliest(self) -> tuple[Numbers, Numbers]:
+    def maximum_likelihood(self) -> tuple[Numbers, Numbers]:
         """The ratio at which events are the least unlikely, and the log of their likelihood then by that of equal rates; shape (...)."""
-        ratio = count_ratio.most_likely(self._control, self._candidate, self._weight)
+        ratio = count_ratio.maximum_likelihood_ratio(self._control, self._candidate, self._weight)
         with np.errstate(all="ignore"):
             finite = np.clip(np.nan_to_num(np.log(ratio), nan=0.0), -_BEYOND, _BEYOND)
         return ratio, self._log_likelihood(finite[..., None])[..., 0]

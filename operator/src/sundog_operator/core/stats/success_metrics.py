@@ -29,17 +29,17 @@ from numpy.typing import NDArray
 
 from sundog_operator.core.stats import count_ratio, mean_ratio, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.mean_ratio import Sums
-from sundog_operator.core.stats.stratified_count_ratio import Evidence, mixture
-from sundog_operator.core.stats.verdicts import told_time
+from sundog_operator.core.stats.mean_ratio import UnitValueSums
+from sundog_operator.core.stats.stratified_count_ratio import RatioEvidence, make_mixture
+from sundog_operator.core.stats.verdicts import format_rough_duration
 
-Type = Literal["rate", "mean"]
-Goal = Literal["increase", "decrease"]
+OutcomeType = Literal["rate", "mean"]
+OutcomeGoal = Literal["increase", "decrease"]
 
 MILLIONTHS: Final = 1_000_000
 """Of which a value of feedback is a whole number."""
 
-USUAL_EFFECT: Final = 0.05
+DEFAULT_EFFECT: Final = 0.05
 """The relative effect for which evidence is tuned where the plan names none. It is valid for all."""
 
 _TIMES_THE_EFFECT: Final = 2.0
@@ -48,14 +48,14 @@ _TIMES_THE_EFFECT: Final = 2.0
 _USUAL_VARIATION: Final = 3.0
 """A unit's standard deviation by its mean, as of a rate of 10 %; by it the mixture of means is tuned, nothing else depends on it."""
 
-OUT: Final = "the arm is out"
+ARM_IS_OUT: Final = "the arm is out"
 """Said instead of what will decide."""
 
 _LEAST_RATIO: Final = 1e-6
 _WHOLE: Final = frozenset({int})
 
 
-class Found(StrEnum):
+class OutcomeVerdict(StrEnum):
     """Of one success metric of one arm."""
 
     NO_DATA = "NoData"
@@ -68,7 +68,7 @@ class Found(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class OutcomeMetric:
     """An outcome that an arm may win by, as it is frozen in the plan.
 
     Attributes:
@@ -79,14 +79,14 @@ class Metric:
     """
 
     name: str
-    type: Type = "rate"
-    goal: Goal = "increase"
+    type: OutcomeType = "rate"
+    goal: OutcomeGoal = "increase"
     minimum_effect: float | None = None
 
     @property
     def effect(self) -> float:
         """The relative effect for which its evidence is tuned."""
-        return self.minimum_effect or USUAL_EFFECT
+        return self.minimum_effect or DEFAULT_EFFECT
 
     @property
     def scale(self) -> float:
@@ -111,7 +111,7 @@ class Metric:
         return max(1 + self.sign * self.minimum_effect, _LEAST_RATIO)
 
 
-class Outcomes(NamedTuple):
+class OutcomeCounts(NamedTuple):
     """One metric of one arm in one epoch. All are whole numbers.
 
     Attributes:
@@ -139,7 +139,7 @@ class Outcomes(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
+class OutcomeEpoch:
     """What came of the units that were first exposed while the weights stood still.
 
     Attributes:
@@ -148,11 +148,11 @@ class Epoch:
     """
 
     shares: Sequence[float]
-    outcomes: Sequence[Sequence[Outcomes]]
+    outcomes: Sequence[Sequence[OutcomeCounts]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class OutcomeFinding:
     """What is known of one success metric of one arm beside control.
 
     Attributes:
@@ -170,7 +170,7 @@ class Finding:
         verdict: what follows.
     """
 
-    metric: Metric
+    metric: OutcomeMetric
     control: float = math.nan
     arm: float = math.nan
     uplift: float = math.nan
@@ -181,7 +181,7 @@ class Finding:
     exposed: int = 0
     needed: float = math.nan
     eta_s: float = math.inf
-    verdict: Found = Found.NO_DATA
+    verdict: OutcomeVerdict = OutcomeVerdict.NO_DATA
 
     @property
     def improvement(self) -> tuple[float, float]:
@@ -191,21 +191,21 @@ class Finding:
     def sentence(self, arm: str = "the arm", control: str = "control", *, out: bool = False) -> str:
         """For a person; `out` of an arm to which no units come any more, so that nothing will decide."""
         match self.verdict:
-            case Found.NO_DATA:
+            case OutcomeVerdict.NO_DATA:
                 return f"{self.metric.name}: nothing was counted yet"
-            case Found.INVALID:
+            case OutcomeVerdict.INVALID:
                 return f"{self.metric.name}: the counters are no counts"
         seen = f"{self.metric.name} of {arm} {self._seen(control)}"
         match self.verdict:
-            case Found.HETEROGENEOUS:
+            case OutcomeVerdict.HETEROGENEOUS:
                 return f"{seen}: no one ratio fits all epochs, so nothing is won by it"
-            case Found.BETTER:
+            case OutcomeVerdict.BETTER:
                 return f"{seen}: better"
-            case Found.WORSE:
+            case OutcomeVerdict.WORSE:
                 return f"{seen}: worse"
-            case Found.NO_EFFECT:
+            case OutcomeVerdict.NO_EFFECT:
                 return f"{seen}: not the {_percent(self.metric.effect)} that are worth finding"
-        return f"{seen}: {OUT if out else self._wanted()}"
+        return f"{seen}: {ARM_IS_OUT if out else self._wanted()}"
 
     def _seen(self, control: str) -> str:
         if math.isinf(self.uplift):
@@ -223,7 +223,7 @@ class Finding:
         if not math.isfinite(self.needed):
             return "no number of units will decide"
         wanted = f"about {self.needed - self.exposed:.0f} more units decide"
-        return f"{wanted}, in some {told_time(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
+        return f"{wanted}, in some {format_rough_duration(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
 
 
 def _percent(share: float) -> str:
@@ -238,14 +238,14 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def judge(
-    metrics: Sequence[Metric],
-    epochs: Sequence[Epoch],
+def evaluate_outcomes(
+    metrics: Sequence[OutcomeMetric],
+    epochs: Sequence[OutcomeEpoch],
     alpha: float,
     *,
     tests: int | None = None,
     elapsed_s: float = math.nan,
-) -> list[list[Finding]]:
+) -> list[list[OutcomeFinding]]:
     """Of each metric, a finding of each arm beside control, in the order of the shares.
 
     Args:
@@ -263,18 +263,18 @@ def judge(
     ]
 
 
-def discoveries(findings: Sequence[Sequence[Finding]], alpha: float) -> list[tuple[int, int]]:
+def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float) -> list[tuple[int, int]]:
     """Secondary metrics that differ from control's, as (metric, arm) of `judge`: with a share of α false ones at most (e-BH).
 
     It holds at the look at which one stops. E of a difference is the mean of those of both directions.
     """
     places = [(metric, arm) for metric, row in enumerate(findings) for arm in range(len(row))]
     log_es = np.array([np.logaddexp(each.better, each.worse) - math.log(2) for row in findings for each in row])
-    return [places[index] for index in multiple_testing.discoveries(log_es, alpha)] if places else []
+    return [places[index] for index in multiple_testing.find_discoveries(log_es, alpha)] if places else []
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class OutcomePairs:
     """Control and other arms in the epochs that have both, of one metric.
 
     Attributes:
@@ -283,12 +283,12 @@ class Pairs:
         weight: the arm's share of the assignments to both, in (0, 1), of a shape that fits (..., epochs).
     """
 
-    control: mean_ratio.Wholes
-    candidate: mean_ratio.Wholes
+    control: mean_ratio.Integers
+    candidate: mean_ratio.Integers
     weight: Numbers
 
     @property
-    def exposed(self) -> tuple[mean_ratio.Wholes, mean_ratio.Wholes]:
+    def exposed(self) -> tuple[mean_ratio.Integers, mean_ratio.Integers]:
         """Units of control and of each arm, over epochs."""
         return self.control[0].sum(-1), self.candidate[0].sum(-1)
 
@@ -300,7 +300,7 @@ def _pairs(shares: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
         return shares[1:] / (shares[1:] + shares[0]), both
 
 
-class Compared(NamedTuple):
+class OutcomeFindings(NamedTuple):
     """`Finding`s as arrays of the shape (...) of the pairs; `growth` tells how many times as many units typically decide."""
 
     control: Numbers
@@ -314,15 +314,15 @@ class Compared(NamedTuple):
     growth: Callable[[], Numbers]
 
 
-def compare(metric: Metric, pairs: Pairs, bar: float) -> Compared:
+def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
     """What any counts say of a metric, given what log E has to reach."""
     return (_of_rate if metric.type == "rate" else _of_mean)(metric, pairs, bar)
 
 
-def _of_rate(metric: Metric, pairs: Pairs, bar: float) -> Compared:
+def _of_rate(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
     control, candidate = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.candidate))
-    evidence = Evidence(control, candidate, pairs.weight, mixture(metric.scale))
-    ratio, likelihood = evidence.likeliest()
+    evidence = RatioEvidence(control, candidate, pairs.weight, make_mixture(metric.scale))
+    ratio, likelihood = evidence.maximum_likelihood()
     # With a ratio of its own in each epoch events are this much more likely than with any that they have in common.
     differs = (
         count_ratio.log_e(control, candidate, pairs.weight, 1.0) - likelihood >= bar
@@ -343,9 +343,9 @@ def _of_rate(metric: Metric, pairs: Pairs, bar: float) -> Compared:
     )
 
 
-def _of_mean(metric: Metric, pairs: Pairs, bar: float) -> Compared:
-    control, candidate = (Sums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.candidate))
-    seen = mean_ratio.contrast(control, candidate)
+def _of_mean(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+    control, candidate = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.candidate))
+    seen = mean_ratio.make_contrast(control, candidate)
     with np.errstate(all="ignore"):
         ratio = np.where(seen.control > 0, seen.candidate / seen.control, np.nan)
     means = (
@@ -367,8 +367,8 @@ def _of_mean(metric: Metric, pairs: Pairs, bar: float) -> Compared:
 
 
 def _compared(
-    metric: Metric,
-    pairs: Pairs,
+    metric: OutcomeMetric,
+    pairs: OutcomePairs,
     values: Iterable[Numbers],
     ratio: Numbers,
     interval: tuple[Numbers, Numbers],
@@ -376,19 +376,19 @@ def _compared(
     growth: Callable[[Numbers | None], Numbers],
     differs: NDArray[np.bool_],
     bar: float,
-) -> Compared:
+) -> OutcomeFindings:
     better, worse = log_es if metric.goal == "increase" else log_es[::-1]
     lower, upper = interval
     # What is not known is not below.
     small = upper < metric.worth if metric.goal == "increase" else lower > metric.worth
     cases = [
-        ((pairs.exposed[0] == 0) | (pairs.exposed[1] == 0), Found.NO_DATA),
-        (worse >= bar, Found.WORSE),
-        (differs, Found.HETEROGENEOUS),
-        (better >= bar, Found.BETTER),
-        (small, Found.NO_EFFECT),
+        ((pairs.exposed[0] == 0) | (pairs.exposed[1] == 0), OutcomeVerdict.NO_DATA),
+        (worse >= bar, OutcomeVerdict.WORSE),
+        (differs, OutcomeVerdict.HETEROGENEOUS),
+        (better >= bar, OutcomeVerdict.BETTER),
+        (small, OutcomeVerdict.NO_EFFECT),
     ]
-    verdict = np.full(ratio.shape, Found.UNDECIDED, object)
+    verdict = np.full(ratio.shape, OutcomeVerdict.UNDECIDED, object)
     for where, found in reversed(cases):
         verdict[where] = found
 
@@ -397,47 +397,51 @@ def _compared(
         return first if math.isnan(metric.worth) else np.minimum(first, growth(np.full(ratio.shape, metric.worth)))
 
     control, arm = values
-    return Compared(control, arm, ratio - 1, lower - 1, upper - 1, better, worse, verdict, soonest)
+    return OutcomeFindings(control, arm, ratio - 1, lower - 1, upper - 1, better, worse, verdict, soonest)
 
 
-def _each(total: Numbers, exposed: mean_ratio.Wholes) -> Numbers:
+def _each(total: Numbers, exposed: mean_ratio.Integers) -> Numbers:
     with np.errstate(all="ignore"):
         found: Numbers = np.asarray(total, float) / np.asarray(exposed, float)
     return found
 
 
 def _judge(
-    metric: Metric, outcomes: Sequence[Sequence[Outcomes]], shares: Numbers, alpha: float, elapsed_s: float
-) -> list[Finding]:
+    metric: OutcomeMetric, outcomes: Sequence[Sequence[OutcomeCounts]], shares: Numbers, alpha: float, elapsed_s: float
+) -> list[OutcomeFinding]:
     """Of one metric; `outcomes` by epoch and arm, shares of shape (arms, epochs)."""
     valid = np.array([all(row[arm].valid for row in outcomes) for arm in range(len(shares))])
     sane = valid[1:] & valid[0]
     weight, counted = _pairs(shares)
     counted &= sane[:, None]
     counts = np.array(outcomes, object).transpose(2, 1, 0)
-    pairs = Pairs(
+    pairs = OutcomePairs(
         control=np.where(counted, counts[:, :1], 0),
         candidate=np.where(counted, counts[:, 1:], 0),
         weight=np.where(counted, weight, 0.5),
     )
-    known = compare(metric, pairs, multiple_testing.bar(alpha))
-    growth = known.growth() if (known.verdict == Found.UNDECIDED).any() else known.uplift
+    known = compare_pairs(metric, pairs, multiple_testing.log_e_threshold(alpha))
+    growth = known.growth() if (known.verdict == OutcomeVerdict.UNDECIDED).any() else known.uplift
     control, candidate = pairs.exposed
     return [
         _finding(metric, known, arm, control[arm] + candidate[arm], float(growth[arm]), elapsed_s)
         if sane[arm]
-        else Finding(metric, verdict=Found.INVALID)
+        else OutcomeFinding(metric, verdict=OutcomeVerdict.INVALID)
         for arm in range(len(sane))
     ]
 
 
-def _finding(metric: Metric, known: Compared, arm: int, exposed: int, growth: float, elapsed_s: float) -> Finding:
+def _finding(
+    metric: OutcomeMetric, known: OutcomeFindings, arm: int, exposed: int, growth: float, elapsed_s: float
+) -> OutcomeFinding:
     """Of one arm, given how many units both have, and how many times as many typically decide."""
-    verdict: Found = known.verdict[arm]
-    if verdict == Found.NO_DATA:
-        return Finding(metric, exposed=exposed)
-    needed, eta_s = (exposed * growth, (growth - 1) * elapsed_s) if verdict == Found.UNDECIDED else (math.nan, math.nan)
-    return Finding(
+    verdict: OutcomeVerdict = known.verdict[arm]
+    if verdict == OutcomeVerdict.NO_DATA:
+        return OutcomeFinding(metric, exposed=exposed)
+    needed, eta_s = (
+        (exposed * growth, (growth - 1) * elapsed_s) if verdict == OutcomeVerdict.UNDECIDED else (math.nan, math.nan)
+    )
+    return OutcomeFinding(
         metric,
         control=float(known.control[arm]),
         arm=float(known.arm[arm]),

@@ -19,8 +19,8 @@ from sundog_operator.core.stats import (
     dispersion as stats_dispersion,
 )
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
-from sundog_operator.core.stats.cluster_variance import Groups
-from sundog_operator.core.stats.dispersion import Blocks
+from sundog_operator.core.stats.cluster_variance import GroupedEvents
+from sundog_operator.core.stats.dispersion import BlockMoments
 from sundog_operator.core.stats.power import sample_size
 
 _OF_THE_BOUND: Final = 0.1
@@ -32,7 +32,7 @@ _STRIDE: Final = 4
 """From the first of the factors to the last."""
 
 
-class Verdict(StrEnum):
+class MetricVerdict(StrEnum):
     """Of one metric of one arm. Only `PASSED` lets anything go on."""
 
     NO_DATA = "NoData"
@@ -44,7 +44,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class EventCounts:
     """Of metrics that less is better of, for arms beside control.
 
     Attributes:
@@ -62,8 +62,8 @@ class Counts:
     control_units: Numbers
     candidate_units: Numbers
     weight: Numbers
-    blocks: Sequence[Blocks]
-    groups: Groups | None = None
+    blocks: Sequence[BlockMoments]
+    groups: GroupedEvents | None = None
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -83,7 +83,7 @@ class Counts:
     @property
     def enough(self) -> NDArray[np.bool_]:
         """Whether enough blocks are closed to know how events come together, of a shape that fits (...)."""
-        return stats_dispersion.enough([each.closed.sum(-1) for each in self.blocks])
+        return stats_dispersion.has_enough_blocks([each.closed.sum(-1) for each in self.blocks])
 
     @property
     def has_units(self) -> NDArray[np.bool_]:
@@ -125,19 +125,23 @@ class Counts:
             control_units=change(self.control_units),
             candidate_units=change(self.candidate_units),
             weight=change(self.weight),
-            blocks=[Blocks(*map(change, each)) for each in self.blocks],
+            blocks=[BlockMoments(*map(change, each)) for each in self.blocks],
             groups=self.groups and self.groups.each(change),
         )
 
     def dispersion(self, ratio: Numbers) -> Numbers:
         """What log E is divided by, shape (...). Bursts in time and units that differ are two reasons to vary, and each adds its own."""
-        null = count_ratio.share(ratio, self.weight)
-        phi = stats_dispersion.factor(self.blocks, null)
-        return phi if self.groups is None else phi + cluster_variance.factor(self.groups, null, self.weight) - 1
+        null = count_ratio.candidate_share(ratio, self.weight)
+        phi = stats_dispersion.dispersion_factor(self.blocks, null)
+        return phi if self.groups is None else phi + cluster_variance.design_effect(self.groups, null, self.weight) - 1
 
     def of_requests(self) -> Numbers:
         """What a request is worth less than a unit where nothing tells yet that requests of a unit differ, shape (...)."""
-        return np.ones(self.control.shape[:-1]) if self.groups is None else cluster_variance.of_requests(self.groups)
+        return (
+            np.ones(self.control.shape[:-1])
+            if self.groups is None
+            else cluster_variance.request_design_effect(self.groups)
+        )
 
     def log_e(self, ratio: Numbers, side: Side, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
@@ -146,12 +150,12 @@ class Counts:
 
     def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """(lower, upper): the ratios that no test of one side at that level rejects, with the dispersion against a ratio."""
-        bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * multiple_testing.bar(alpha)
-        return count_ratio.decided_interval(self.control, self.candidate, self.weight, bar, concentrations)
+        bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * multiple_testing.log_e_threshold(alpha)
+        return count_ratio.one_sided_interval(self.control, self.candidate, self.weight, bar, concentrations)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MetricLimits:
     """What metrics may cost; each number or array of a shape that fits the metrics and arms.
 
     Attributes:
@@ -170,13 +174,13 @@ class Limits:
     next_weight: float | Numbers
     alpha: float
     tests: float = 1
-    gate_share: float = 1.0
+    gate_error_share: float = 1.0
     concentrations: Sequence[float] = count_ratio.CONCENTRATIONS
 
     @property
     def gate_alpha(self) -> float:
         """The error of the gate; half of it is for each of its two ways to pass."""
-        return self.alpha * self.gate_share
+        return self.alpha * self.gate_error_share
 
     @property
     def allowed(self) -> Numbers:
@@ -189,7 +193,7 @@ class Limits:
         return np.asarray(self.floor) / self.next_weight
 
 
-class Basis(StrEnum):
+class DecisionBasis(StrEnum):
     """Of which decision a ratio and its interval are: a gate by all its epochs, a gate by the newest alone, or harm."""
 
     ALL_STEPS = "AllSteps"
@@ -198,7 +202,7 @@ class Basis(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MetricFinding:
     """What is known of one metric of one arm, by the decision that is made or pending: that of the gate, or that on harm.
 
     Attributes:
@@ -226,29 +230,29 @@ class Finding:
     allowed: float
     needed: float
     eta_s: float
-    verdict: Verdict
+    verdict: MetricVerdict
     by_floor: bool = False
     units: float = math.nan
-    basis: Basis = Basis.ALL_STEPS
+    basis: DecisionBasis = DecisionBasis.ALL_STEPS
 
     def sentence(self, metric: str, control: str = "control") -> str:
         """For a person; `control` is what that arm is called."""
         match self.verdict:
-            case Verdict.NO_DATA:
+            case MetricVerdict.NO_DATA:
                 return f"{metric}: nothing was counted yet"
-            case Verdict.INVALID:
+            case MetricVerdict.INVALID:
                 return f"{metric}: the counters are no counts"
-            case Verdict.HETEROGENEOUS:
+            case MetricVerdict.HETEROGENEOUS:
                 return f"{metric}: no one ratio fits all epochs, so none is promoted on"
         seen = self._seen(metric, control)
         match self.verdict:
-            case Verdict.HARM:
+            case MetricVerdict.HARM:
                 return f"{seen}: worse than its margin"
-            case Verdict.PASSED if self.by_floor:
+            case MetricVerdict.PASSED if self.by_floor:
                 return f"{seen}: no more above {control}'s rate than its floor allows"
-            case Verdict.PASSED:
+            case MetricVerdict.PASSED:
                 return f"{seen}: no worse than the {self.allowed:.3g} times that are allowed"
-        if self.basis == Basis.HARM:
+        if self.basis == DecisionBasis.HARM:
             return f"{seen}; more than {self.allowed:.3g} times is harm"
         return f"{seen}, and {self._limit(control)}: {self._wanted()}"
 
@@ -258,7 +262,7 @@ class Finding:
         return f"no more than {control}'s are allowed" if times == "1" else f"{times} times are allowed"
 
     def _seen(self, metric: str, control: str) -> str:
-        alone = " in this step" if self.basis == Basis.THIS_STEP else ""
+        alone = " in this step" if self.basis == DecisionBasis.THIS_STEP else ""
         if math.isnan(self.ratio):
             return f"{metric} happened in neither arm{alone}"
         if math.isnan(self.lower) or math.isnan(self.upper):
@@ -282,10 +286,10 @@ class Finding:
             wanted = by_floor or "no number of events will decide"
         # Where nothing more has to be counted, time alone is missing, which is told beside it.
         soon = math.isfinite(self.eta_s) and self.eta_s >= 1
-        return f"{wanted}, in some {told_time(self.eta_s)}" if soon else wanted
+        return f"{wanted}, in some {format_rough_duration(self.eta_s)}" if soon else wanted
 
 
-def told_time(seconds: float) -> str:
+def format_rough_duration(seconds: float) -> str:
     """A time for people, who read it as a guess."""
     units = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
     name, length = next((each for each in units if seconds >= 2 * each[1]), ("seconds", 1.0))
@@ -293,7 +297,7 @@ def told_time(seconds: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class MetricFindings:
     """`Finding`s as arrays of the shape of the metrics and arms."""
 
     ratio: Numbers
@@ -307,12 +311,14 @@ class Findings:
     verdict: NDArray[np.object_]
     by_floor: NDArray[np.bool_]
 
-    def at(self, *index: int) -> Finding:
+    def at(self, *index: int) -> MetricFinding:
         """One of them."""
-        return Finding(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
+        return MetricFinding(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
 
 
-def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_]) -> Findings:
+def evaluate_verdicts(
+    counts: EventCounts, limits: MetricLimits, *, promotes: bool | NDArray[np.bool_]
+) -> MetricFindings:
     """Findings for any counts. Harm is looked for in all epochs; where the step promotes, leave is given by the newest alone.
 
     Ratio and interval are those of the gate, the interval by a quicker test than the gate's. Whether one ratio fits all epochs is asked
@@ -327,44 +333,48 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     gate = sane.newest(promotes)
     harm, _ = sane.log_e(1 + np.asarray(limits.margin), "above", limits.concentrations)
     passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
-    bar = phi * multiple_testing.bar(limits.gate_alpha)
+    bar = phi * multiple_testing.log_e_threshold(limits.gate_alpha)
     lower, upper = count_ratio.ratio_interval(gate.control, gate.candidate, gate.weight, bar, limits.concentrations)
-    ratio = count_ratio.most_likely(gate.control, gate.candidate, gate.weight)
+    ratio = count_ratio.maximum_likelihood_ratio(gate.control, gate.candidate, gate.weight)
     early = ~sane.enough
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
     newest = sane.newest(True)
     long = newest.has_units & newest.enough
-    open_ = (verdict == Verdict.UNDECIDED) & long & (limits.room > 0)
+    open_ = (verdict == MetricVerdict.UNDECIDED) & long & (limits.room > 0)
     by_floor = np.zeros(verdict.shape, bool)
     if open_.any():
         clumped = np.broadcast_to(np.maximum(newest.dispersion(limits.allowed), newest.of_requests()), open_.shape)
         below = _is_below_floor(newest.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.gate_alpha)
         by_floor[open_] = below
-        verdict[by_floor] = Verdict.PASSED
+        verdict[by_floor] = MetricVerdict.PASSED
     allowed = np.broadcast_to(limits.allowed, valid.shape)
-    needed = _needed(gate, allowed, phi * multiple_testing.bar(limits.gate_alpha / 2), verdict == Verdict.UNDECIDED)
+    needed = _needed(
+        gate, allowed, phi * multiple_testing.log_e_threshold(limits.gate_alpha / 2), verdict == MetricVerdict.UNDECIDED
+    )
     ratio, lower, upper = (np.where(valid, part, np.nan) for part in (ratio, lower, upper))
-    return Findings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict, by_floor)
+    return MetricFindings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict, by_floor)
 
 
-def gate_interval(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
+def gate_interval(
+    counts: EventCounts, limits: MetricLimits, *, promotes: bool | NDArray[np.bool_]
+) -> tuple[Numbers, Numbers]:
     """(lower, upper) of the ratio as the gate tests it: it passes by the margin exactly where the upper end is at most `allowed`."""
     gate = counts.only(counts.valid).newest(promotes)
     return gate.interval(limits.allowed, limits.gate_alpha / 2, limits.concentrations)
 
 
-def harm_interval(counts: Counts, limits: Limits) -> tuple[Numbers, Numbers, Numbers]:
+def harm_interval(counts: EventCounts, limits: MetricLimits) -> tuple[Numbers, Numbers, Numbers]:
     """(ratio, lower, upper) as harm is tested: it is found exactly where the lower end is at least 1 + margin."""
     sane = counts.only(counts.valid)
-    ratio = count_ratio.most_likely(sane.control, sane.candidate, sane.weight)
+    ratio = count_ratio.maximum_likelihood_ratio(sane.control, sane.candidate, sane.weight)
     boundary = 1 + np.asarray(limits.margin)
     return ratio, *sane.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
 
 
 def _verdicts(
     valid: NDArray[np.bool_],
-    gate: Counts,
-    limits: Limits,
+    gate: EventCounts,
+    limits: MetricLimits,
     harm: Numbers,
     passing: Numbers,
     *,
@@ -373,14 +383,14 @@ def _verdicts(
 ) -> NDArray[np.object_]:
     """Of each, floors aside; what comes first in the list goes before the others."""
     cases = [
-        (~valid, Verdict.INVALID),
-        (~gate.has_units, Verdict.NO_DATA),
-        (early, Verdict.UNDECIDED),
-        (harm >= multiple_testing.bar(limits.alpha / limits.tests), Verdict.HARM),
-        (empty, Verdict.HETEROGENEOUS),
-        (passing >= multiple_testing.bar(limits.gate_alpha / 2), Verdict.PASSED),
+        (~valid, MetricVerdict.INVALID),
+        (~gate.has_units, MetricVerdict.NO_DATA),
+        (early, MetricVerdict.UNDECIDED),
+        (harm >= multiple_testing.log_e_threshold(limits.alpha / limits.tests), MetricVerdict.HARM),
+        (empty, MetricVerdict.HETEROGENEOUS),
+        (passing >= multiple_testing.log_e_threshold(limits.gate_alpha / 2), MetricVerdict.PASSED),
     ]
-    found = np.full(valid.shape, Verdict.UNDECIDED, object)
+    found = np.full(valid.shape, MetricVerdict.UNDECIDED, object)
     for where, verdict in reversed(cases):
         found[where] = verdict
     return found
@@ -404,23 +414,27 @@ def _is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) ->
         alpha: the error of the gate.
     """
     control, candidate, control_units, candidate_units = sums
-    optimum = proportion.tightest_for(room)
+    optimum = proportion.optimum_for_rate(room)
     bounding, testing = alpha / 2 * _OF_THE_BOUND, alpha / 2 * (1 - _OF_THE_BOUND)
 
     def keeps(least: Numbers) -> NDArray[np.bool_]:
         rate = np.clip(least + room, _LEAST_RATE, 1 - _LEAST_RATE)
         evidence = proportion.log_e(candidate, candidate_units, rate, optimum, 2 * testing, "below") / phi
-        found: NDArray[np.bool_] = evidence >= multiple_testing.bar(testing)
+        found: NDArray[np.bool_] = evidence >= multiple_testing.log_e_threshold(testing)
         return found
 
     # Where control's rate as it was seen leaves too little room, a lower one leaves less.
     possible = keeps(control / control_units)
     if not possible.any():
         return possible
-    return keeps(proportion.lower(control, control_units, phi * multiple_testing.bar(bounding), optimum, bounding))
+    return keeps(
+        proportion.lower_bound(
+            control, control_units, phi * multiple_testing.log_e_threshold(bounding), optimum, bounding
+        )
+    )
 
 
-def units_for_floor(counts: Counts, limits: Limits, wanted: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
+def units_for_floor(counts: EventCounts, limits: MetricLimits, wanted: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
     """The candidate's requests at which its floor is known to be kept if the rates stay, and in how many seconds.
 
     Infinite where that is never, and where it is not wanted: what is not valid cannot be.
@@ -448,14 +462,14 @@ def _first_factor(keeps: Callable[[Numbers], NDArray[np.bool_]], some: int) -> N
     return np.where(coarse.any(0), found, np.inf)
 
 
-def _eta_s(gate: Counts, needed: Numbers) -> Numbers:
+def _eta_s(gate: EventCounts, needed: Numbers) -> Numbers:
     events, seconds = (gate.control + gate.candidate).sum(-1), gate.closed * stats_dispersion.LENGTHS_S[0]
     with np.errstate(all="ignore"):
         left = np.maximum(needed - events, 0.0) * seconds / events
     return np.where((events > 0) & (seconds > 0), left, np.where(np.isnan(needed), np.nan, np.inf))
 
 
-def _needed(gate: Counts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.bool_]) -> Numbers:
+def _needed(gate: EventCounts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.bool_]) -> Numbers:
     """Of those that are wanted, the events of both arms that typically decide; NaN of the others."""
     found = np.full(wanted.shape, np.nan)
     if not wanted.any():
@@ -463,7 +477,7 @@ def _needed(gate: Counts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.boo
     control, candidate, weight = (
         np.broadcast_to(part, gate.control.shape)[wanted] for part in (gate.control, gate.candidate, gate.weight)
     )
-    ratio = count_ratio.most_likely(control, candidate, weight)
+    ratio = count_ratio.maximum_likelihood_ratio(control, candidate, weight)
     # What has not happened yet may still: half an event keeps the guess above 0.
     ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (control.sum(-1) + 1)))
     found[wanted] = sample_size.events_needed(ratio, allowed[wanted], weight[:, -1], bar[wanted], "below")

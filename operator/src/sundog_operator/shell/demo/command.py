@@ -17,10 +17,10 @@ from rich.console import Console
 
 from sundog_operator.errors import SundogError
 from sundog_operator.shell.demo import report
-from sundog_operator.shell.demo.record import Record
-from sundog_operator.shell.demo.story import Folder, Story
-from sundog_operator.shell.demo.view import make
-from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.demo.record import DemoRecord
+from sundog_operator.shell.demo.story import DemoFolder, DemoScenario
+from sundog_operator.shell.demo.view import make_view
+from sundog_operator.shell.exits import CommandFailed, ExitCode
 
 _NEEDED: Final = ("torch", "safetensors", "sklearn", "matplotlib", "ray")
 # What a model's URI cannot hold.
@@ -43,12 +43,12 @@ def demo(out: Path, keep: bool) -> int:
     Trains two networks on real images of handwritten digits, serves the first, walks a canary to the second, tries a
     broken third, and tells what the clients saw: accuracy through the endpoint, failed requests, shares, latency.
     """
-    folder = Folder(out.absolute())
+    folder = DemoFolder(out.absolute())
     _check(folder)
     console = Console(soft_wrap=False)
     # Below /tmp, not below $TMPDIR: the sockets in it need a short path.
     state_dir = Path(tempfile.mkdtemp(prefix="sundog-demo-", dir="/tmp"))
-    story = Story(folder, state_dir, make(console))
+    story = DemoScenario(folder, state_dir, make_view(console))
     kept, began = False, time.monotonic()
     try:
         kept = asyncio.run(_run(story, keep))
@@ -58,11 +58,11 @@ def demo(out: Path, keep: bool) -> int:
     story.record.seconds = time.monotonic() - began
     _conclude(console, folder, story)
     if kept:
-        report.print_kept(console, folder, story)
-    return Exit.REFUSED if story.record.problems() else Exit.OK
+        report.print_instance_help(console, folder, story)
+    return ExitCode.REFUSED if story.record.problems() else ExitCode.OK
 
 
-def _check(folder: Folder) -> None:
+def _check(folder: DemoFolder) -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CommandFailed(f"the demo needs {', '.join(missing)}: pip install 'sundog[local]'")
@@ -76,7 +76,7 @@ def _check(folder: Folder) -> None:
         raise CommandFailed(f"--out: {folder.path}: {error.strerror}") from error
 
 
-async def _run(story: Story, keep: bool) -> bool:
+async def _run(story: DemoScenario, keep: bool) -> bool:
     """Run the story until it ends or somebody asks for the end; whether the instance is still up.
 
     What is not reached is in the record. Raises KeyboardInterrupt after everything was ended.
@@ -113,7 +113,7 @@ def _signals(running: "asyncio.Future[None]") -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _conclude(console: Console, folder: Folder, story: Story) -> None:
+def _conclude(console: Console, folder: DemoFolder, story: DemoScenario) -> None:
     """Write the results and print them."""
     record = story.record
     files = [folder.path / "results.json"]
@@ -123,10 +123,10 @@ def _conclude(console: Console, folder: Folder, story: Story) -> None:
     report.print_results(console, record, files)
 
 
-def _plot(folder: Folder, record: Record) -> Path:
+def _plot(folder: DemoFolder, record: DemoRecord) -> Path:
     # Imported late: it takes a second, and whoever looks at --help has no use for it.
     from sundog_operator.shell.demo import plot
 
     path = folder.path / "rollout.png"
-    plot.write(path, record)
+    plot.write_plot(path, record)
     return path

@@ -14,7 +14,7 @@ TRAINED: Final = "trained.json"
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutImages:
     """Images that no model was trained on.
 
     Attributes:
@@ -28,9 +28,9 @@ class HeldOut:
     offline: dict[str, float]
 
 
-def read_held_out(directory: Path) -> HeldOut:
+def read_held_out(directory: Path) -> HeldOutImages:
     """What `training` wrote into a directory."""
     held_out = orjson.loads((directory / HELD_OUT).read_bytes())
     trained = orjson.loads((directory / TRAINED).read_bytes())
     bodies = tuple(orjson.dumps({"inputs": [image]}) for image in held_out["images"])
-    return HeldOut(bodies, tuple(held_out["labels"]), trained["accuracy"])
+    return HeldOutImages(bodies, tuple(held_out["labels"]), trained["accuracy"])

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.local.process_table import MachineTable
-from sundog_operator.adapters.local.processes import marked
+from sundog_operator.adapters.local.process_table import SystemProcessTable
+from sundog_operator.adapters.local.processes import find_marked_processes
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.api import Condition, ModelDeploymentStatus
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
-from sundog_operator.shell.demo.manifest import NAME, NAMESPACE
+from sundog_operator.shell.demo.manifest import DEPLOYMENT_NAME, NAMESPACE
 from sundog_operator.shell.exits import CommandFailed, one_line
 
 _POLL_S: Final = 0.2
@@ -29,14 +29,14 @@ _KILL_S: Final = 10.0
 _LOG_LINES: Final = 5
 
 
-def program() -> str:
+def find_sundog_command() -> str:
     """The command `sundog` of this installation, or, when it is installed for one user only, the one on the PATH."""
     own = Path(sysconfig.get_path("scripts"), "sundog")
     return str(own) if own.exists() else shutil.which("sundog") or str(own)
 
 
 @dataclass(slots=True)
-class Instance:
+class DemoInstance:
     """A running `sundog local up`. `log` gets all that it prints."""
 
     state_dir: Path
@@ -44,9 +44,9 @@ class Instance:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, manifest: Path, state_dir: Path, log: Path) -> "Instance":
+    def start(cls, manifest: Path, state_dir: Path, log: Path) -> "DemoInstance":
         """Start it, away from our terminal: Ctrl-C reaches it only through us."""
-        command = [program(), "local", "up", str(manifest), "--state-dir", str(state_dir)]
+        command = [find_sundog_command(), "local", "up", str(manifest), "--state-dir", str(state_dir)]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -70,7 +70,7 @@ class Instance:
     async def run(self, *arguments: str) -> str:
         """Run a verb of `sundog` against this instance; what it prints. Raises CommandFailed."""
         child = await asyncio.create_subprocess_exec(
-            program(),
+            find_sundog_command(),
             *arguments,
             env={**os.environ, "SUNDOG_STATE_DIR": str(self.state_dir)},
             stdin=subprocess.DEVNULL,
@@ -103,27 +103,27 @@ class Instance:
 
 
 def _left(state_dir: Path) -> list[int]:
-    return [seen.pid for seen in marked(StateDirectory.at(state_dir), MachineTable())]
+    return [seen.pid for seen in find_marked_processes(StateDirectory.at(state_dir), SystemProcessTable())]
 
 
 def _kill_left(state_dir: Path) -> None:
-    table = MachineTable()
+    table = SystemProcessTable()
     deadline = time.monotonic() + _KILL_S
-    while (found := marked(StateDirectory.at(state_dir), table)) and time.monotonic() < deadline:
+    while (found := find_marked_processes(StateDirectory.at(state_dir), table)) and time.monotonic() < deadline:
         for seen in found:
             table.signal(seen, signal.SIGKILL)
         time.sleep(_POLL_S)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DeploymentSnapshot:
     """The ModelDeployment at one moment. `current`: its status speaks of the newest spec."""
 
     status: ModelDeploymentStatus
     current: bool
 
     @classmethod
-    def of(cls, obj: Object) -> "Seen":
+    def of(cls, obj: Object) -> "DeploymentSnapshot":
         """Read a stored object."""
         status = ModelDeploymentStatus.parse(obj.get("status"))
         return cls(status, status.observed_generation == obj["metadata"].get("generation"))
@@ -152,21 +152,21 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Watched:
+class WatchedDeployment:
     """The demo's ModelDeployment, as the API server of an instance tells."""
 
-    instance: Instance
+    instance: DemoInstance
     kube: KubernetesClient
 
-    async def look(self) -> Seen | None:
+    async def look(self) -> DeploymentSnapshot | None:
         """The ModelDeployment now; None while there is none. Raises DependencyError, and CommandFailed for a dead instance."""
         self.instance.check()
-        obj = await self.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
-        return None if obj is None else Seen.of(obj)
+        obj = await self.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, DEPLOYMENT_NAME))
+        return None if obj is None else DeploymentSnapshot.of(obj)
 
-    async def until(self, holds: Callable[[Seen], Any], what: str, within_s: float) -> Seen:
+    async def until(self, holds: Callable[[DeploymentSnapshot], Any], what: str, within_s: float) -> DeploymentSnapshot:
         """Wait for something to be so. Raises CommandFailed with what was there instead."""
-        seen: Seen | None = None
+        seen: DeploymentSnapshot | None = None
         try:
             async with asyncio.timeout(within_s):
                 while True:
@@ -180,16 +180,16 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watching(instance: Instance, within_s: float) -> AsyncIterator[Watched]:
+async def watch_deployment(instance: DemoInstance, within_s: float) -> AsyncIterator[WatchedDeployment]:
     """Connect to an instance as kubectl would, by its kubeconfig, as soon as it answers. Raises CommandFailed."""
     kube = await _connect(instance, within_s)
     try:
-        yield Watched(instance, kube)
+        yield WatchedDeployment(instance, kube)
     finally:
         await kube.close()
 
 
-async def _connect(instance: Instance, within_s: float) -> KubernetesClient:
+async def _connect(instance: DemoInstance, within_s: float) -> KubernetesClient:
     problem = "it wrote no kubeconfig"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 import orjson
 
-CLIENTS: Final = 8
+CLIENT_COUNT: Final = 8
 PAUSE_S: Final = 0.02
 """What a client waits between an answer and its next request: some 300 requests a second leave two cores to the models."""
 REVISION_HEADER: Final = "x-sundog-revision"
@@ -19,7 +19,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RequestSample:
     """One request.
 
     Attributes:
@@ -40,14 +40,14 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Load:
+class LoadGenerator:
     """What was sent so far. `samples` only ever grows, in the order of the answers."""
 
     url: str
     bodies: Sequence[bytes]
-    clients: int = CLIENTS
+    clients: int = CLIENT_COUNT
     pause_s: float = PAUSE_S
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[RequestSample] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -79,7 +79,7 @@ class Load:
                 if self._stopping.is_set():
                     return
 
-    async def _send(self, session: aiohttp.ClientSession, image: int) -> Sample:
+    async def _send(self, session: aiohttp.ClientSession, image: int) -> RequestSample:
         sent = self.now_s()
         revision, predicted, problem = 0, -1, ""
         try:
@@ -90,7 +90,7 @@ class Load:
             revision, predicted, problem = _judge(response.status, response.headers.get(REVISION_HEADER, ""), body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             problem = f"no answer: {type(error).__name__}: {error}"[:200]
-        return Sample(sent, self.now_s() - sent, image, revision, predicted, problem)
+        return RequestSample(sent, self.now_s() - sent, image, revision, predicted, problem)
 
 
 def _judge(status: int, header: str, body: bytes) -> tuple[int, int, str]:

@@ -6,37 +6,37 @@ from typing import Any, Final
 import yaml
 
 from sundog_operator.ports import MODEL_DEPLOYMENT
-from sundog_operator.shell.manifests import MANIFEST_DIR
+from sundog_operator.shell.manifests import MANIFEST_DIR_PLACEHOLDER
 
-MODELS: Final = "models"
-NAME: Final = "digits"
+MODELS_FOLDER: Final = "models"
+DEPLOYMENT_NAME: Final = "digits"
 NAMESPACE: Final = "default"
-TIMED_WEIGHT: Final = 25
+TIMED_WEIGHT_PERCENT: Final = 25
 TIMED_STEP_S: Final = 5
-MANUAL_WEIGHT: Final = 50
+MANUAL_WEIGHT_PERCENT: Final = 50
 
 
-def document(model: str) -> dict[str, Any]:
+def make_manifest(model: str) -> dict[str, Any]:
     """A ModelDeployment of a model in the folder `models` beside it. An edit becomes a canary of two steps."""
     return {
         "apiVersion": MODEL_DEPLOYMENT.api_version,
         "kind": MODEL_DEPLOYMENT.kind,
-        "metadata": {"name": NAME, "namespace": NAMESPACE},
+        "metadata": {"name": DEPLOYMENT_NAME, "namespace": NAMESPACE},
         "spec": {
-            "model": {"uri": f"file://{MANIFEST_DIR}/{MODELS}/{model}", "entrypoint": "net:Net"},
+            "model": {"uri": f"file://{MANIFEST_DIR_PLACEHOLDER}/{MODELS_FOLDER}/{model}", "entrypoint": "net:Net"},
             "resources": {"cpu": "500m", "memory": "512Mi"},
             "rollout": {
                 "steps": [
-                    {"weight": TIMED_WEIGHT, "gate": "time", "minDuration": f"{TIMED_STEP_S}s"},
-                    {"weight": MANUAL_WEIGHT, "gate": "manual"},
+                    {"weight": TIMED_WEIGHT_PERCENT, "gate": "time", "minDuration": f"{TIMED_STEP_S}s"},
+                    {"weight": MANUAL_WEIGHT_PERCENT, "gate": "manual"},
                 ]
             },
         },
     }
 
 
-def write(path: Path, model: str) -> None:
+def write_manifest(path: Path, model: str) -> None:
     """Make the manifest serve another model. A reader sees the old text or the new, as with an editor's save."""
     draft = path.with_name(f".{path.name}.new")
-    draft.write_text(yaml.safe_dump(document(model), sort_keys=False))
+    draft.write_text(yaml.safe_dump(make_manifest(model), sort_keys=False))
     draft.replace(path)

@@ -15,8 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK
-from sundog_operator.shell.demo.load import Sample
-from sundog_operator.shell.demo.record import Mark, Record
+from sundog_operator.shell.demo.load import RequestSample
+from sundog_operator.shell.demo.record import DemoRecord, PlotMark
 from sundog_operator.shell.demo.results import percentile
 
 _COLOURS: Final[Mapping[str, str]] = {WEAK: "#5b7c99", GOOD: "#f0a030", BROKEN: "#c0392b"}
@@ -49,7 +49,7 @@ _STYLE: Final[Mapping[str, Any]] = {
 }
 
 
-def write(path: Path, record: Record) -> None:
+def write_plot(path: Path, record: DemoRecord) -> None:
     """Draw a run into a PNG file of some 1 600 × 1 000 pixels. Blocks for about a second; raises OSError."""
     with mpl.rc_context(dict(_STYLE)):
         figure = Figure(figsize=(11, 6.8), dpi=150, facecolor="white")
@@ -67,7 +67,7 @@ def write(path: Path, record: Record) -> None:
 class _Bins:
     """Answered requests by the time in which they were sent, and by revision."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(self, samples: Sequence[RequestSample]) -> None:
         self.end_s = max((sample.sent_s for sample in samples), default=1.0)
         self.width_s = max(0.5, self.end_s / 160)
         self.count = max(1, math.ceil(self.end_s / self.width_s))
@@ -103,7 +103,7 @@ class _Bins:
         return [percentile(found, share) for found in self.latencies[revision]]
 
 
-def _draw_shares(axes: Any, bins: _Bins, record: Record) -> None:
+def _draw_shares(axes: Any, bins: _Bins, record: DemoRecord) -> None:
     floor = [0.0] * (bins.count + 1)
     for revision, shares in bins.shares().items():
         # The last value once more, so that the last step has a width.
@@ -137,7 +137,7 @@ def _name(axes: Any, bins: _Bins, shares: Sequence[float], floor: Sequence[float
     axes.text(x, y, text, ha="center", va="center", color="white", fontsize=12, fontweight="bold")
 
 
-def _draw_latencies(axes: Any, bins: _Bins, record: Record) -> None:
+def _draw_latencies(axes: Any, bins: _Bins, record: DemoRecord) -> None:
     for revision in sorted(bins.latencies):
         model = record.models.get(revision, "?")
         colour = _COLOURS.get(model, _OTHER)
@@ -157,7 +157,7 @@ def _draw_latencies(axes: Any, bins: _Bins, record: Record) -> None:
         axes.legend(**_LEGEND)
 
 
-def _draw_marks(share: Any, latency: Any, marks: Sequence[Mark]) -> None:
+def _draw_marks(share: Any, latency: Any, marks: Sequence[PlotMark]) -> None:
     """A line through both panels for each event, its text slanted above so that near ones do not collide."""
     for mark in marks:
         for axes in (share, latency):
@@ -175,7 +175,7 @@ def _draw_marks(share: Any, latency: Any, marks: Sequence[Mark]) -> None:
         )
 
 
-def _draw_title(figure: Any, record: Record) -> None:
+def _draw_title(figure: Any, record: DemoRecord) -> None:
     summary = record.summary()
     failed = "none failed" if not summary.failed else f"{summary.failed} failed"
     figure.text(0.075, 0.955, "A canary of handwritten-digit models", fontsize=15, fontweight="bold")

@@ -6,12 +6,12 @@ from typing import Any
 
 from sundog_operator.api import Condition
 from sundog_operator.shell.demo import results
-from sundog_operator.shell.demo.load import Sample
-from sundog_operator.shell.demo.results import Phase
+from sundog_operator.shell.demo.load import RequestSample
+from sundog_operator.shell.demo.results import WeightPhase
 
 
 @dataclass(slots=True)
-class Step:
+class DemoStep:
     """One step of the demo. `seconds` is how long it took; `outcome` what came of it, or why it was not reached."""
 
     name: str
@@ -22,7 +22,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class PlotMark:
     """An event to be seen in the plot. `at_s` is in seconds since the load began."""
 
     at_s: float
@@ -30,7 +30,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Record:
+class DemoRecord:
     """Everything that is known of a run.
 
     Attributes:
@@ -40,13 +40,13 @@ class Record:
         seconds: how long the whole run took.
     """
 
-    steps: list[Step] = field(default_factory=list)
-    phases: list[Phase] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    steps: list[DemoStep] = field(default_factory=list)
+    phases: list[WeightPhase] = field(default_factory=list)
+    marks: list[PlotMark] = field(default_factory=list)
     models: dict[int, str] = field(default_factory=dict)
     offline: Mapping[str, float] = field(default_factory=dict)
     labels: Sequence[int] = ()
-    samples: Sequence[Sample] = ()
+    samples: Sequence[RequestSample] = ()
     refused: list[Condition] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -75,7 +75,7 @@ class Record:
                 {"name": step.name, "reached": step.reached, "seconds": round(step.seconds, 2), "outcome": step.outcome}
                 for step in self.steps
             ],
-            **results.document(self.summary(), self.models, self.offline),
+            **results.make_results_document(self.summary(), self.models, self.offline),
             "refused": [
                 {"type": told.type, "status": told.status, "reason": told.reason, "message": told.message}
                 for told in self.refused

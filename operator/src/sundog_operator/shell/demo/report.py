@@ -8,13 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.shell.demo import manifest
-from sundog_operator.shell.demo.record import Record
+from sundog_operator.shell.demo.record import DemoRecord
 from sundog_operator.shell.demo.results import PhaseResult, Results
-from sundog_operator.shell.demo.story import Folder, Story
-from sundog_operator.shell.demo.view import STYLES
+from sundog_operator.shell.demo.story import DemoFolder, DemoScenario
+from sundog_operator.shell.demo.view import MODEL_STYLES
 
 
-def print_results(console: Console, record: Record, files: Sequence[Path]) -> None:
+def print_results(console: Console, record: DemoRecord, files: Sequence[Path]) -> None:
     """What the clients saw, whether the demo succeeded, and where to look."""
     summary = record.summary()
     if record.samples:
@@ -37,14 +37,14 @@ def print_results(console: Console, record: Record, files: Sequence[Path]) -> No
         _line(console, f"wrote {path}", "dim")
 
 
-def print_kept(console: Console, folder: Folder, story: Story) -> None:
+def print_instance_help(console: Console, folder: DemoFolder, story: DemoScenario) -> None:
     """How to use what was left up, and how to end it."""
     body = '{"inputs": [[' + ", ".join(["[0,0,5,13,9,1,0,0]"] * 8) + "]]}"
     for text in (
         "",
         "It is still up. Ask it, look at it, edit its manifest, and end it:",
         f"  curl -s {story.url} -H 'content-type: application/json' -d '{body}'",
-        f"  sundog get mdep {manifest.NAME} --state-dir {story.state_dir}",
+        f"  sundog get mdep {manifest.DEPLOYMENT_NAME} --state-dir {story.state_dir}",
         f"  $EDITOR {folder.manifest}",
         f"  sundog local down --state-dir {story.state_dir} && rm -r {story.state_dir}",
     ):
@@ -56,7 +56,7 @@ def _line(console: Console, text: str, style: str) -> None:
     console.print(Text(text, style=style), soft_wrap=True)
 
 
-def _revisions(summary: Results, record: Record) -> Table:
+def _revisions(summary: Results, record: DemoRecord) -> Table:
     table = Table(title="What the clients saw", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name in ("model", "revision", "requests", "accuracy", "offline", "images", "p50", "p99"):
         table.add_column(name, justify="left" if name == "model" else "right", header_style="dim")
@@ -64,7 +64,7 @@ def _revisions(summary: Results, record: Record) -> Table:
         model = record.models.get(found.revision, "?")
         offline = record.offline.get(model)
         table.add_row(
-            Text(model, style=STYLES.get(model, "")),
+            Text(model, style=MODEL_STYLES.get(model, "")),
             str(found.revision),
             f"{found.requests:,}",
             f"{found.accuracy:.2%}",
@@ -76,7 +76,7 @@ def _revisions(summary: Results, record: Record) -> Table:
     return table
 
 
-def _phases(phases: Sequence[PhaseResult], record: Record) -> Table:
+def _phases(phases: Sequence[PhaseResult], record: DemoRecord) -> Table:
     table = Table(title="Who got the traffic", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name in ("phase", "requests", "model", "configured", "observed", "by chance"):
         table.add_column(name, justify="left" if name in ("phase", "model") else "right", header_style="dim")
@@ -86,7 +86,7 @@ def _phases(phases: Sequence[PhaseResult], record: Record) -> Table:
             table.add_row(
                 found.phase.name if index == 0 else "",
                 f"{found.requests:,}" if index == 0 else "",
-                Text(model, style=STYLES.get(model, "")),
+                Text(model, style=MODEL_STYLES.get(model, "")),
                 f"{share.configured:.0f} %",
                 f"{share.observed:.1f} %",
                 f"± {share.margin:.1f}",

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.shell.demo.load import Sample
+from sundog_operator.shell.demo.load import RequestSample
 
 _Z99: Final = 2.576
 _PROBLEMS_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class WeightPhase:
     """A time in which the configured split did not change.
 
     Attributes:
@@ -28,7 +28,7 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ObservedShare:
     """A revision's share of the requests of one phase, in percent.
 
     `margin` is how far chance alone moves the observed share from the configured one in 99 of 100 runs: 2.576 standard
@@ -45,9 +45,9 @@ class Share:
 class PhaseResult:
     """What was observed in a phase."""
 
-    phase: Phase
+    phase: WeightPhase
     requests: int
-    shares: tuple[Share, ...]
+    shares: tuple[ObservedShare, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class RevisionResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RecentTraffic:
     """The last seconds, for the live view. `rate` is in requests per second; `shares` are fractions by revision."""
 
     sent: int
@@ -90,10 +90,10 @@ class Results:
     phases: tuple[PhaseResult, ...]
 
 
-def summarise(samples: Sequence[Sample], phases: Sequence[Phase], labels: Sequence[int]) -> Results:
+def summarise(samples: Sequence[RequestSample], phases: Sequence[WeightPhase], labels: Sequence[int]) -> Results:
     """Everything there is to say about the samples. `labels` has the true digit of each held-out image."""
     answered = [sample for sample in samples if not sample.problem]
-    by_revision: dict[int, list[Sample]] = defaultdict(list)
+    by_revision: dict[int, list[RequestSample]] = defaultdict(list)
     for sample in answered:
         by_revision[sample.revision].append(sample)
     problems = Counter(sample.problem for sample in samples if sample.problem)
@@ -106,9 +106,9 @@ def summarise(samples: Sequence[Sample], phases: Sequence[Phase], labels: Sequen
     )
 
 
-def recent(samples: Sequence[Sample], now_s: float, window_s: float = 2.0) -> Traffic:
+def summarise_recent(samples: Sequence[RequestSample], now_s: float, window_s: float = 2.0) -> RecentTraffic:
     """What went on in the last seconds."""
-    inside: list[Sample] = []
+    inside: list[RequestSample] = []
     for sample in reversed(samples):
         # The list is in the order of the answers: a slow request among them was sent earlier than its neighbours.
         if sample.sent_s + sample.latency_s < now_s - window_s:
@@ -117,7 +117,7 @@ def recent(samples: Sequence[Sample], now_s: float, window_s: float = 2.0) -> Tr
     answered = [sample for sample in inside if not sample.problem]
     latencies = [1000 * sample.latency_s for sample in answered]
     counts = Counter(sample.revision for sample in answered)
-    return Traffic(
+    return RecentTraffic(
         sent=len(samples),
         rate=len(inside) / window_s,
         shares={revision: count / len(answered) for revision, count in sorted(counts.items())},
@@ -126,7 +126,7 @@ def recent(samples: Sequence[Sample], now_s: float, window_s: float = 2.0) -> Tr
     )
 
 
-def accuracy(samples: Sequence[Sample], labels: Sequence[int]) -> tuple[float, int]:
+def measure_accuracy(samples: Sequence[RequestSample], labels: Sequence[int]) -> tuple[float, int]:
     """(share of images read right, number of different images). An image that was sent more often counts once.
 
     NaN where there is no image.
@@ -145,15 +145,15 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _of_revision(revision: int, samples: Sequence[Sample], labels: Sequence[int]) -> RevisionResult:
-    reached, images = accuracy(samples, labels)
+def _of_revision(revision: int, samples: Sequence[RequestSample], labels: Sequence[int]) -> RevisionResult:
+    reached, images = measure_accuracy(samples, labels)
     latencies = [1000 * sample.latency_s for sample in samples]
     return RevisionResult(
         revision, len(samples), images, reached, percentile(latencies, 0.50), percentile(latencies, 0.99)
     )
 
 
-def _of_phase(phase: Phase, answered: Sequence[Sample]) -> PhaseResult:
+def _of_phase(phase: WeightPhase, answered: Sequence[RequestSample]) -> PhaseResult:
     inside = [sample.revision for sample in answered if phase.from_s <= sample.sent_s < phase.to_s]
     counts, total = Counter(inside), len(inside)
     shares = []
@@ -161,11 +161,11 @@ def _of_phase(phase: Phase, answered: Sequence[Sample]) -> PhaseResult:
         configured = phase.weights.get(revision, 0) / 100
         spread = math.sqrt(configured * (1 - configured) / total) if total else math.nan
         observed = counts[revision] / total if total else math.nan
-        shares.append(Share(revision, 100 * configured, 100 * observed, 100 * _Z99 * spread))
+        shares.append(ObservedShare(revision, 100 * configured, 100 * observed, 100 * _Z99 * spread))
     return PhaseResult(phase, total, tuple(shares))
 
 
-def document(results: Results, models: Mapping[int, str], offline: Mapping[str, float]) -> dict[str, Any]:
+def make_results_document(results: Results, models: Mapping[int, str], offline: Mapping[str, float]) -> dict[str, Any]:
     """The numbers as JSON. `models` names the model of each revision, `offline` the accuracy of each model."""
     return {
         "requests": {

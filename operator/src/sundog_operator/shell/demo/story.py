@@ -12,18 +12,18 @@ from typing import Final
 
 import orjson
 
-from sundog_operator.api.conditions import clip
+from sundog_operator.api.conditions import truncate
 from sundog_operator.errors import SundogError
 from sundog_operator.shell.demo import manifest
-from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK, HeldOut, read_held_out
-from sundog_operator.shell.demo.instance import Instance, Seen, Watched, watching
-from sundog_operator.shell.demo.load import CLIENTS, Load
-from sundog_operator.shell.demo.record import Mark, Record, Step
-from sundog_operator.shell.demo.results import Phase, recent
-from sundog_operator.shell.demo.view import View
+from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK, HeldOutImages, read_held_out
+from sundog_operator.shell.demo.instance import DemoInstance, DeploymentSnapshot, WatchedDeployment, watch_deployment
+from sundog_operator.shell.demo.load import CLIENT_COUNT, LoadGenerator
+from sundog_operator.shell.demo.record import DemoRecord, DemoStep, PlotMark
+from sundog_operator.shell.demo.results import WeightPhase, summarise_recent
+from sundog_operator.shell.demo.view import DemoView
 from sundog_operator.shell.exits import CommandFailed, one_line
 
-HOLD_S: Final = 5.0
+OBSERVE_S: Final = 5.0
 """How long traffic is watched at a weight that nothing else moves."""
 _ANSWER_S: Final = 60.0
 _READY_S: Final = 150.0
@@ -34,14 +34,14 @@ _DRAW_S: Final = 0.25
 _LINE: Final = 300
 _REFUSAL: Final = ("RevisionReady", "Stalled", "Ready")
 
-TITLES: Final = {
+STEP_TITLES: Final = {
     "train": "Train two networks on handwritten digits",
     "start": "Start `sundog local up`",
     "serve": "Serve v1",
-    "watch": f"Send the held-out images from {CLIENTS} clients",
+    "watch": f"Send the held-out images from {CLIENT_COUNT} clients",
     "edit": "Edit the manifest to v2",
-    "timed": f"Canary at {manifest.TIMED_WEIGHT} % for {manifest.TIMED_STEP_S} s",
-    "manual": f"Canary at {manifest.MANUAL_WEIGHT} % until promoted",
+    "timed": f"Canary at {manifest.TIMED_WEIGHT_PERCENT} % for {manifest.TIMED_STEP_S} s",
+    "manual": f"Canary at {manifest.MANUAL_WEIGHT_PERCENT} % until promoted",
     "promote": "Promote v2",
     "refuse": "Edit the manifest to v3, which is broken",
     "restore": "Put the manifest back to v2",
@@ -50,7 +50,7 @@ TITLES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class DemoFolder:
     """Where the demo works, and where its results are."""
 
     path: Path
@@ -58,7 +58,7 @@ class Folder:
     @property
     def models(self) -> Path:
         """Model directories, and the held-out images."""
-        return self.path / manifest.MODELS
+        return self.path / manifest.MODELS_FOLDER
 
     @property
     def manifest(self) -> Path:
@@ -77,13 +77,13 @@ class Folder:
 
 
 @dataclass(slots=True)
-class Story:
+class DemoScenario:
     """One run. `url` is the endpoint, once there is one."""
 
-    folder: Folder
+    folder: DemoFolder
     state_dir: Path
-    view: View
-    record: Record = field(default_factory=Record)
+    view: DemoView
+    record: DemoRecord = field(default_factory=DemoRecord)
     url: str = ""
 
     async def run(self, *, keep: bool) -> None:
@@ -92,10 +92,12 @@ class Story:
         Args:
             keep: leave the instance up after a success.
         """
-        self.record.steps = [Step(name, title) for name, title in TITLES.items() if not (keep and name == "stop")]
+        self.record.steps = [
+            DemoStep(name, title) for name, title in STEP_TITLES.items() if not (keep and name == "stop")
+        ]
         held_out = await self._train()
-        manifest.write(self.folder.manifest, WEAK)
-        instance = Instance.start(self.folder.manifest, self.state_dir, self.folder.log)
+        manifest.write_manifest(self.folder.manifest, WEAK)
+        instance = DemoInstance.start(self.folder.manifest, self.state_dir, self.folder.log)
         succeeded = False
         try:
             await self._serve(instance, held_out)
@@ -104,7 +106,7 @@ class Story:
             if not (keep and succeeded):
                 await self._stop(instance, quietly=keep)
 
-    async def _train(self) -> HeldOut:
+    async def _train(self) -> HeldOutImages:
         with self._step("train") as step:
             async for line in _training(self.folder):
                 self.view.detail(f"{line['model']}: pass {line['epoch']} of {line['of']}")
@@ -114,21 +116,21 @@ class Story:
             self.record.offline, self.record.labels = held_out.offline, held_out.labels
         return held_out
 
-    async def _serve(self, instance: Instance, held_out: HeldOut) -> None:
+    async def _serve(self, instance: DemoInstance, held_out: HeldOutImages) -> None:
         with self._step("start") as step:
             connection = contextlib.AsyncExitStack()
-            deployment = await connection.enter_async_context(watching(instance, _ANSWER_S))
+            deployment = await connection.enter_async_context(watch_deployment(instance, _ANSWER_S))
             step.outcome = f"its output goes to {self.folder.log}"
         async with connection:
             await self._first(deployment)
-            load = Load(self.url, held_out.bodies)
+            load = LoadGenerator(self.url, held_out.bodies)
             self.record.samples = load.samples
             async with load.running(), self._drawing(load):
                 await self._watch_first(load)
                 await self._canary(deployment, load)
                 await self._refusal(deployment, load)
 
-    async def _first(self, deployment: Watched) -> None:
+    async def _first(self, deployment: WatchedDeployment) -> None:
         with self._step("serve") as step:
             seen = await deployment.until(
                 lambda now: now.is_true("Ready") and now.is_true("TrafficSynced") and now.status.url, "v1", _READY_S
@@ -138,51 +140,55 @@ class Story:
             self.url = seen.status.url
             step.outcome = f"revision {seen.status.stable.revision} answers at {self.url}"
 
-    async def _watch_first(self, load: Load) -> None:
+    async def _watch_first(self, load: LoadGenerator) -> None:
         with self._step("watch") as step:
             began = load.now_s()
-            await asyncio.sleep(HOLD_S)
+            await asyncio.sleep(OBSERVE_S)
             step.outcome = self._phase("v1 alone", began, load.now_s(), dict.fromkeys(self.record.models, 100))
 
-    async def _canary(self, deployment: Watched, load: Load) -> None:
+    async def _canary(self, deployment: WatchedDeployment, load: LoadGenerator) -> None:
         with self._step("edit") as step:
-            manifest.write(self.folder.manifest, GOOD)
+            manifest.write_manifest(self.folder.manifest, GOOD)
             self._mark(load, "manifest: v2")
             seen = await deployment.until(lambda now: now.status.candidate, "a revision of v2", _SHIFT_S)
             assert seen.status.candidate is not None
             candidate = seen.status.candidate.revision
             self.record.models[candidate] = GOOD
-            seen = await deployment.until(lambda now: _at(now, manifest.TIMED_WEIGHT), "a canary of v2", _READY_S)
+            seen = await deployment.until(
+                lambda now: _at(now, manifest.TIMED_WEIGHT_PERCENT), "a canary of v2", _READY_S
+            )
             step.outcome = f"revision {candidate} is ready and gets its first share"
         with self._step("timed") as step:
             began = load.now_s()
-            self._mark(load, f"{manifest.TIMED_WEIGHT} %")
-            await deployment.until(lambda now: not _at(now, manifest.TIMED_WEIGHT), "the next weight", _SHIFT_S)
+            self._mark(load, f"{manifest.TIMED_WEIGHT_PERCENT} %")
+            await deployment.until(lambda now: not _at(now, manifest.TIMED_WEIGHT_PERCENT), "the next weight", _SHIFT_S)
             step.outcome = self._phase(step.title, began, load.now_s() - _BLUR_S, seen.weights)
         with self._step("manual") as step:
             seen = await deployment.until(
-                lambda now: _at(now, manifest.MANUAL_WEIGHT), f"{manifest.MANUAL_WEIGHT} % on v2", _SHIFT_S
+                lambda now: _at(now, manifest.MANUAL_WEIGHT_PERCENT),
+                f"{manifest.MANUAL_WEIGHT_PERCENT} % on v2",
+                _SHIFT_S,
             )
             began = load.now_s()
-            self._mark(load, f"{manifest.MANUAL_WEIGHT} %")
-            await asyncio.sleep(HOLD_S)
+            self._mark(load, f"{manifest.MANUAL_WEIGHT_PERCENT} %")
+            await asyncio.sleep(OBSERVE_S)
             step.outcome = self._phase(step.title, began, load.now_s(), seen.weights)
         await self._promote(deployment, load, candidate)
 
-    async def _promote(self, deployment: Watched, load: Load, candidate: int) -> None:
+    async def _promote(self, deployment: WatchedDeployment, load: LoadGenerator, candidate: int) -> None:
         with self._step("promote") as step:
-            self.view.say(f"$ sundog promote {manifest.NAME}")
-            await deployment.instance.run("promote", manifest.NAME)
+            self.view.say(f"$ sundog promote {manifest.DEPLOYMENT_NAME}")
+            await deployment.instance.run("promote", manifest.DEPLOYMENT_NAME)
             seen = await deployment.until(lambda now: _alone(now, candidate), "v2 with all traffic", _SHIFT_S)
             self._mark(load, "promoted")
             began = load.now_s()
-            await asyncio.sleep(HOLD_S)
+            await asyncio.sleep(OBSERVE_S)
             step.outcome = self._phase("v2 promoted", began, load.now_s(), seen.weights)
 
-    async def _refusal(self, deployment: Watched, load: Load) -> None:
+    async def _refusal(self, deployment: WatchedDeployment, load: LoadGenerator) -> None:
         stable = max(self.record.models)
         with self._step("refuse") as step:
-            manifest.write(self.folder.manifest, BROKEN)
+            manifest.write_manifest(self.folder.manifest, BROKEN)
             self._mark(load, "manifest: v3 (broken)")
             began = load.now_s()
             seen = await deployment.until(
@@ -191,19 +197,19 @@ class Story:
             self._mark(load, "v3 refused")
             self.record.refused = [told for type_ in _REFUSAL if (told := seen.condition(type_)) is not None]
             for told in self.record.refused:
-                self.view.say(clip(one_line(f"{told.type}={told.status} {told.reason}: {told.message}"), _LINE))
+                self.view.say(truncate(one_line(f"{told.type}={told.status} {told.reason}: {told.message}"), _LINE))
             share = self._phase("v3 refused", began, load.now_s(), {stable: 100})
             if not _serves(seen, stable):
                 raise CommandFailed(f"v2 does not serve while v3 is refused: {seen.explain()}")
             step.outcome = f"never ready, no traffic; v2 serves on ({share})"
         with self._step("restore") as step:
-            manifest.write(self.folder.manifest, GOOD)
+            manifest.write_manifest(self.folder.manifest, GOOD)
             await deployment.until(
                 lambda now: _alone(now, stable) and not now.is_true("Stalled"), "v2 settled", _SHIFT_S
             )
             step.outcome = f"revision {stable} is what the manifest says again"
 
-    async def _stop(self, instance: Instance, *, quietly: bool) -> None:
+    async def _stop(self, instance: DemoInstance, *, quietly: bool) -> None:
         """End the instance, whatever happened before, and even while we are being cancelled."""
         ending = asyncio.ensure_future(instance.stop())
         if quietly:
@@ -214,7 +220,7 @@ class Story:
             step.outcome = "no process is left"
 
     @contextlib.contextmanager
-    def _step(self, name: str) -> Iterator[Step]:
+    def _step(self, name: str) -> Iterator[DemoStep]:
         step = next(step for step in self.record.steps if step.name == name)
         self.view.begin(step.title)
         began = time.monotonic()
@@ -229,11 +235,11 @@ class Story:
             self.view.end(step.outcome or "interrupted", step.seconds, reached=step.reached)
 
     @contextlib.asynccontextmanager
-    async def _drawing(self, load: Load) -> AsyncIterator[None]:
+    async def _drawing(self, load: LoadGenerator) -> AsyncIterator[None]:
         async def draw() -> None:
             while True:
                 failed = sum(1 for sample in load.samples if sample.problem)
-                self.view.traffic(recent(load.samples, load.now_s()), self.record.models, failed)
+                self.view.traffic(summarise_recent(load.samples, load.now_s()), self.record.models, failed)
                 await asyncio.sleep(_DRAW_S)
 
         drawing = asyncio.create_task(draw())
@@ -243,30 +249,30 @@ class Story:
             drawing.cancel()
             self.view.rest()
 
-    def _mark(self, load: Load, text: str) -> None:
-        self.record.marks.append(Mark(load.now_s(), text))
+    def _mark(self, load: LoadGenerator, text: str) -> None:
+        self.record.marks.append(PlotMark(load.now_s(), text))
 
     def _phase(self, name: str, from_s: float, to_s: float, weights: dict[int, int]) -> str:
         """Note a phase; what was observed in it."""
-        phase = Phase(name, from_s, to_s, weights)
+        phase = WeightPhase(name, from_s, to_s, weights)
         self.record.phases.append(phase)
         found = self.record.summary().phases[-1]
         shares = ", ".join(f"{share.observed:.1f} % on {self.record.models[share.revision]}" for share in found.shares)
         return f"{shares} of {found.requests} requests"
 
 
-def _at(seen: Seen, weight: int) -> bool:
+def _at(seen: DeploymentSnapshot, weight: int) -> bool:
     """Whether every edge sends exactly this percentage to a candidate."""
     candidate = seen.status.candidate
     return seen.current and candidate is not None and candidate.weight == weight and seen.is_true("TrafficSynced")
 
 
-def _alone(seen: Seen, revision: int) -> bool:
+def _alone(seen: DeploymentSnapshot, revision: int) -> bool:
     """Whether a revision has all traffic and nothing is on its way."""
     return seen.status.candidate is None and _serves(seen, revision) and seen.is_true("Promoted")
 
 
-def _serves(seen: Seen, revision: int) -> bool:
+def _serves(seen: DeploymentSnapshot, revision: int) -> bool:
     stable = seen.status.stable
     return seen.current and stable is not None and stable.revision == revision and seen.is_true("Ready")
 
@@ -284,7 +290,7 @@ async def _finish(ending: "asyncio.Future[None]") -> None:
         raise cancelled
 
 
-async def _training(folder: Folder) -> AsyncIterator[dict[str, object]]:
+async def _training(folder: DemoFolder) -> AsyncIterator[dict[str, object]]:
     """Train in a process of its own; how far it is. Raises CommandFailed."""
     folder.models.mkdir(parents=True, exist_ok=True)
     command = (sys.executable, "-P", "-m", "sundog_operator.shell.demo.training", str(folder.models))

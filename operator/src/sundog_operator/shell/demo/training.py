@@ -25,12 +25,12 @@ HELD_OUT_IMAGES: Final = 540
 _BATCH: Final = 64
 _MODELS: Final = Path(__file__).with_name("models")
 
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Called with a model's name, the passes over the data that are done, and how many there will be."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TrainingRecipe:
     """How one model is trained. `epochs` are passes over the training images, `rate` is the highest learning rate."""
 
     name: str
@@ -39,11 +39,11 @@ class Recipe:
     rate: float
 
 
-RECIPES: Final = (Recipe(WEAK, "linear", 60, 0.1), Recipe(GOOD, "conv", 12, 0.01))
+TRAINING_RECIPES: Final = (TrainingRecipe(WEAK, "linear", 60, 0.1), TrainingRecipe(GOOD, "conv", 12, 0.01))
 
 
 @dataclass(frozen=True, slots=True)
-class Digits:
+class DigitsDataset:
     """1 797 images, split once. Images are float32 [n, 8, 8] of 0 to 16, labels int64 [n]."""
 
     images: torch.Tensor
@@ -52,20 +52,22 @@ class Digits:
     held_out_labels: torch.Tensor
 
 
-def read_digits(seed: int = SEED) -> Digits:
+def read_digits(seed: int = SEED) -> DigitsDataset:
     """The data that scikit-learn ships, with the same share of every digit in both parts."""
     images, labels = load_digits().images, load_digits().target
     train, held_out = train_test_split(
         range(len(labels)), test_size=HELD_OUT_IMAGES, random_state=seed, stratify=labels
     )
     tensor = torch.tensor(images, dtype=torch.float32), torch.tensor(labels)
-    return Digits(tensor[0][train], tensor[1][train], tensor[0][held_out], tensor[1][held_out])
+    return DigitsDataset(tensor[0][train], tensor[1][train], tensor[0][held_out], tensor[1][held_out])
 
 
-def train(recipe: Recipe, digits: Digits, progress: Progress, seed: int = SEED) -> torch.nn.Module:
+def train(
+    recipe: TrainingRecipe, digits: DigitsDataset, progress: ProgressCallback, seed: int = SEED
+) -> torch.nn.Module:
     """Adam on the cross entropy, with a learning rate that falls to zero."""
     torch.manual_seed(seed)
-    net = network(recipe.code)
+    net = make_network(recipe.code)
     optimizer = torch.optim.Adam(net.parameters(), recipe.rate)
     batches = -(-len(digits.labels) // _BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, recipe.epochs * batches)
@@ -80,7 +82,7 @@ def train(recipe: Recipe, digits: Digits, progress: Progress, seed: int = SEED) 
     return net.eval()
 
 
-def network(code: str) -> torch.nn.Module:
+def make_network(code: str) -> torch.nn.Module:
     """An untrained network, of the very file that is served with the weights."""
     spec = importlib.util.spec_from_file_location(f"sundog_demo_{code}", _MODELS / code / "net.py")
     if spec is None or spec.loader is None:
@@ -91,7 +93,7 @@ def network(code: str) -> torch.nn.Module:
     return net
 
 
-def accuracy(net: torch.nn.Module, digits: Digits) -> float:
+def measure_accuracy(net: torch.nn.Module, digits: DigitsDataset) -> float:
     """The share of held-out images that a network reads right."""
     with torch.inference_mode():
         right = net(digits.held_out_images).argmax(1) == digits.held_out_labels
@@ -109,15 +111,15 @@ def write_model(directory: Path, code: str, net: torch.nn.Module) -> None:
     weights.chmod(0o644)
 
 
-def make(directory: Path, progress: Progress) -> dict[str, float]:
+def train_models(directory: Path, progress: ProgressCallback) -> dict[str, float]:
     """Train and write everything that the demo serves and sends. Gives the accuracy of each model on the held-out images."""
     # A second thread makes steps of this size slower, and on a busy machine many times slower.
     torch.set_num_threads(1)
     digits = read_digits()
     reached = {}
-    for recipe in RECIPES:
+    for recipe in TRAINING_RECIPES:
         net = train(recipe, digits, progress)
-        reached[recipe.name] = accuracy(net, digits)
+        reached[recipe.name] = measure_accuracy(net, digits)
         write_model(directory / recipe.name, recipe.code, net)
         if recipe.name == WEAK:
             # An upload that went wrong: the weights of one network beside the code of another.
@@ -127,7 +129,7 @@ def make(directory: Path, progress: Progress) -> dict[str, float]:
     return reached
 
 
-def _held_out(digits: Digits) -> dict[str, Any]:
+def _held_out(digits: DigitsDataset) -> dict[str, Any]:
     return {"images": digits.held_out_images.int().tolist(), "labels": digits.held_out_labels.tolist()}
 
 
@@ -144,7 +146,7 @@ def main() -> None:
     """The program."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m sundog_operator.shell.demo.training DIRECTORY")
-    make(Path(sys.argv[1]), lambda name, done, of: _print_line({"model": name, "epoch": done, "of": of}))
+    train_models(Path(sys.argv[1]), lambda name, done, of: _print_line({"model": name, "epoch": done, "of": of}))
 
 
 if __name__ == "__main__":

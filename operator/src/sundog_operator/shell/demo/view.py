@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK
-from sundog_operator.shell.demo.results import Traffic
+from sundog_operator.shell.demo.results import RecentTraffic
 
-STYLES: Final[Mapping[str, str]] = {WEAK: "blue", GOOD: "yellow", BROKEN: "red"}
+MODEL_STYLES: Final[Mapping[str, str]] = {WEAK: "blue", GOOD: "yellow", BROKEN: "red"}
 _BAR: Final = 40
 
 
-class View(Protocol):
+class DemoView(Protocol):
     """Where the demo tells what happens."""
 
     def begin(self, title: str) -> None:
@@ -31,7 +31,7 @@ class View(Protocol):
     def end(self, outcome: str, seconds: float, *, reached: bool) -> None:
         """The step is over."""
 
-    def traffic(self, now: Traffic, models: Mapping[int, str], failed: int) -> None:
+    def traffic(self, now: RecentTraffic, models: Mapping[int, str], failed: int) -> None:
         """The last seconds of the load."""
 
     def rest(self) -> None:
@@ -41,12 +41,12 @@ class View(Protocol):
         """Nothing more is shown live."""
 
 
-def make(console: Console) -> View:
+def make_view(console: Console) -> DemoView:
     """The view for a console."""
-    return LiveView(console) if console.is_terminal else LineView(console)
+    return LiveDemoView(console) if console.is_terminal else PlainDemoView(console)
 
 
-class LineView:
+class PlainDemoView:
     """Plain lines, for logs. What changes all the time is left out."""
 
     def __init__(self, console: Console) -> None:
@@ -70,7 +70,7 @@ class LineView:
             self._print(f"  {self._traffic}")
         self._print(f"  {'done' if reached else 'FAILED'} in {seconds:.1f} s: {outcome}")
 
-    def traffic(self, now: Traffic, models: Mapping[int, str], failed: int) -> None:
+    def traffic(self, now: RecentTraffic, models: Mapping[int, str], failed: int) -> None:
         """See View."""
         shares = ", ".join(f"{models.get(revision, '?')} {share:.0%}" for revision, share in now.shares.items())
         self._traffic = f"traffic: {shares}; {_numbers(now, failed)}"
@@ -86,7 +86,7 @@ class LineView:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class LiveView:
+class LiveDemoView:
     """Finished steps stay; below them the current one and the traffic are drawn anew in place."""
 
     def __init__(self, console: Console) -> None:
@@ -120,10 +120,12 @@ class LiveView:
         self._console.print(line)
         self._title, self._detail = "", ""
 
-    def traffic(self, now: Traffic, models: Mapping[int, str], failed: int) -> None:
+    def traffic(self, now: RecentTraffic, models: Mapping[int, str], failed: int) -> None:
         """See View."""
         self._bar = Group(
-            Text(), traffic_bar(now, models), Text(f"  {_numbers(now, failed)}", style="red" if failed else "dim")
+            Text(),
+            render_traffic_bar(now, models),
+            Text(f"  {_numbers(now, failed)}", style="red" if failed else "dim"),
         )
 
     def rest(self) -> None:
@@ -142,20 +144,20 @@ class LiveView:
         return Group(self._spinner, self._bar)
 
 
-def traffic_bar(now: Traffic, models: Mapping[int, str]) -> Text:
+def render_traffic_bar(now: RecentTraffic, models: Mapping[int, str]) -> Text:
     """The shares of the last seconds as one coloured bar of a fixed width."""
     bar, legend = Text("  "), Text("  ")
     drawn, total = 0, 0.0
     for revision, share in now.shares.items():
         model, total = models.get(revision, "?"), total + share
         until = round(total * _BAR)
-        bar.append("█" * (until - drawn), style=STYLES.get(model, ""))
-        legend.append(f"{model} {share:.0%}  ", style=STYLES.get(model, ""))
+        bar.append("█" * (until - drawn), style=MODEL_STYLES.get(model, ""))
+        legend.append(f"{model} {share:.0%}  ", style=MODEL_STYLES.get(model, ""))
         drawn = until
     return bar.append("░" * (_BAR - drawn), style="dim").append_text(legend)
 
 
-def _numbers(now: Traffic, failed: int) -> str:
+def _numbers(now: RecentTraffic, failed: int) -> str:
     return (
         f"{now.rate:.0f} requests/s, p50 {now.p50_ms:.1f} ms, p99 {now.p99_ms:.1f} ms; {now.sent} sent, {failed} failed"
     )

@@ -16,9 +16,9 @@ from rich.table import Table
 from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
 from sundog_operator.core.experiments import power
-from sundog_operator.core.experiments.power import Forecast, Traffic
-from sundog_operator.core.stats.power.experiment_simulation import Base
-from sundog_operator.core.stats.success_metrics import Metric
+from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
+from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.stats.success_metrics import OutcomeMetric
 from sundog_operator.shell.exits import CommandFailed
 from sundog_operator.shell.forecast import options as forecast_options
 
@@ -30,7 +30,7 @@ _UNLIKELY: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ExperimentAssumptions:
     """What is said of control and of the better arm, and of which metric."""
 
     rate: float | None
@@ -49,7 +49,7 @@ class Asked:
 _OPTIONS: Final = (
     click.option(
         "--rate",
-        type=forecast_options.Share(),
+        type=forecast_options.PercentParam(),
         help="Of an Experiment: the share of control's units that the success metric counts, such as 3%.",
     ),
     click.option("--mean", type=float, help="Of an Experiment whose success metric is a mean: control's, by unit."),
@@ -63,20 +63,20 @@ _OPTIONS: Final = (
     click.option(
         "--effect",
         "effects",
-        type=forecast_options.Share(100_000),
+        type=forecast_options.PercentParam(100_000),
         multiple=True,
         help="Of an Experiment: by how much the better arm is better; may be repeated. By default none, and half to twice minimumEffect.",
     ),
 )
 
 
-def options(command: Callable[..., None]) -> Callable[..., None]:
+def experiment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of an Experiment, as its argument `asked`."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **given: Any) -> None:
         names = ("rate", "mean", "deviation", "units", "metric", "effects")
-        asked = Asked(*(given.pop(name) for name in names))
+        asked = ExperimentAssumptions(*(given.pop(name) for name in names))
         _refuse_others(asked, names)
         command(*args, asked=asked, **given)
 
@@ -86,7 +86,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     return found
 
 
-def _refuse_others(asked: Asked, names: Sequence[str]) -> None:
+def _refuse_others(asked: ExperimentAssumptions, names: Sequence[str]) -> None:
     """Raises click.UsageError for an option of a rollout beside those of an Experiment, and the other way round."""
     context = click.get_current_context()
     for option in context.command.params:
@@ -98,14 +98,14 @@ def _refuse_others(asked: Asked, names: Sequence[str]) -> None:
             raise click.UsageError(f"{option.opts[0]} is about an Experiment; give --rate or --mean as well")
 
 
-def show_power(asked: Asked, file: Path | None, rps: float | None, runs: int, output: str) -> None:
+def print_power(asked: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str) -> None:
     """Print what typically decides, and how likely each end is."""
     spec, place, traffic = _read(asked, file, rps)
     found = _played(asked, spec, place, traffic, runs)
-    forecast_options.show(
+    forecast_options.print_forecast(
         output, lambda: _document(spec, place, traffic, found), lambda: _power_table(spec, place, traffic, found)
     )
-    metric = power.metrics(spec)[place]
+    metric = power.planned_metrics(spec)[place]
     for each in found:
         if each.effect >= (metric.minimum_effect or math.inf) and each.right < _UNLIKELY:
             click.echo(
@@ -115,42 +115,46 @@ def show_power(asked: Asked, file: Path | None, rps: float | None, runs: int, ou
             )
 
 
-def show_simulation(asked: Asked, file: Path | None, rps: float | None, runs: int, output: str) -> None:
+def print_simulation(
+    asked: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str
+) -> None:
     """Print how likely each end is, and when it comes."""
     spec, place, traffic = _read(asked, file, rps)
     found = _played(asked, spec, place, traffic, runs)
-    forecast_options.show(
+    forecast_options.print_forecast(
         output, lambda: _document(spec, place, traffic, found), lambda: _ends_table(spec, place, traffic, found)
     )
 
 
-def _read(asked: Asked, file: Path | None, rps: float | None) -> tuple[ExperimentSpec, int, Traffic]:
+def _read(
+    asked: ExperimentAssumptions, file: Path | None, rps: float | None
+) -> tuple[ExperimentSpec, int, ExperimentTraffic]:
     """The experiment, the place of the metric that is meant, and the traffic. Raises CommandFailed for what does not go together."""
     if file is None:
         raise click.UsageError("--rate and --mean are about an Experiment; give its manifest with -f")
-    spec = forecast_options.only(file, Experiment).spec
-    found = power.metrics(spec)
+    spec = forecast_options.read_only_object(file, Experiment).spec
+    found = power.planned_metrics(spec)
     names = [each.name for each in found]
     if not found:
         raise CommandFailed(f"{file}: spec.metrics.success has no metric; there is nothing to win by")
     if asked.metric is not None and asked.metric not in names:
         raise CommandFailed(f"{file}: spec.metrics.success has no {asked.metric}; there are {', '.join(names)}")
     place = 0 if asked.metric is None else names.index(asked.metric)
-    return spec, place, Traffic(_units_per_second(asked, spec, rps), _base(asked, found[place]))
+    return spec, place, ExperimentTraffic(_units_per_second(asked, spec, rps), _base(asked, found[place]))
 
 
-def _base(asked: Asked, metric: Metric) -> Base:
+def _base(asked: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
     if metric.type == "rate":
         if asked.rate is None:
             raise click.UsageError(f"{metric.name} is a rate; give control's with --rate")
-        return Base(asked.rate)
+        return ControlBaseline(asked.rate)
     if asked.mean is None or asked.deviation is None:
         raise click.UsageError(f"{metric.name} is a mean; give control's with --mean and --deviation")
-    return Base(asked.mean, asked.deviation)
+    return ControlBaseline(asked.mean, asked.deviation)
 
 
-def _units_per_second(asked: Asked, spec: ExperimentSpec, rps: float | None) -> float:
-    if edge_units.unit_of(spec.unit) == edge_units.REQUEST:
+def _units_per_second(asked: ExperimentAssumptions, spec: ExperimentSpec, rps: float | None) -> float:
+    if edge_units.resolve_unit(spec.unit) == edge_units.PER_REQUEST:
         if rps is None:
             raise click.UsageError("each request is a unit; give --rps")
         return rps
@@ -159,16 +163,18 @@ def _units_per_second(asked: Asked, spec: ExperimentSpec, rps: float | None) -> 
     return asked.units / _A_DAY_S
 
 
-def _played(asked: Asked, spec: ExperimentSpec, place: int, traffic: Traffic, runs: int) -> list[Forecast]:
-    return forecast_options.played(
-        _effects(asked, power.metrics(spec)[place], traffic.base),
+def _played(
+    asked: ExperimentAssumptions, spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, runs: int
+) -> list[ExperimentForecast]:
+    return forecast_options.simulate_effects(
+        _effects(asked, power.planned_metrics(spec)[place], traffic.base),
         power.LOOKS,
-        lambda effect, on_look: power.forecast(spec, traffic, place, effect, runs=runs, on_look=on_look),
+        lambda effect, on_look: power.forecast_experiment(spec, traffic, place, effect, runs=runs, on_look=on_look),
         name=lambda effect: f"{100 * effect:.3g} % better",
     )
 
 
-def _effects(asked: Asked, metric: Metric, base: Base) -> Sequence[float]:
+def _effects(asked: ExperimentAssumptions, metric: OutcomeMetric, base: ControlBaseline) -> Sequence[float]:
     """Those that are asked for, else some around what is worth finding. Raises click.UsageError for a rate beyond 0 or 100 %."""
     most = _most(metric, base)
     for effect in asked.effects:
@@ -179,17 +185,19 @@ def _effects(asked: Asked, metric: Metric, base: Base) -> Sequence[float]:
     return asked.effects or [each * metric.effect for each in (0.0, 0.5, 1.0, 2.0) if each * metric.effect <= most]
 
 
-def _most(metric: Metric, base: Base) -> float:
+def _most(metric: OutcomeMetric, base: ControlBaseline) -> float:
     """By how much an arm can be better; a mean by any."""
     if metric.type == "mean" or not base.value:
         return math.inf
     return 1.0 if metric.sign < 0 else 1 / base.value - 1
 
 
-def _document(spec: ExperimentSpec, place: int, traffic: Traffic, found: Sequence[Forecast]) -> dict[str, object]:
-    looks, every, wrong = power.peeked(spec, traffic)
+def _document(
+    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+) -> dict[str, object]:
+    looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     return {
-        "metric": power.metrics(spec)[place].name,
+        "metric": power.planned_metrics(spec)[place].name,
         "alpha": spec.alpha,
         "maxDuration": format_duration(power.horizon(spec, traffic)),
         "peeking": {"looks": looks, "every": format_duration(every), "wrong": round(wrong, 4)},
@@ -199,13 +207,13 @@ def _document(spec: ExperimentSpec, place: int, traffic: Traffic, found: Sequenc
                 "units": _whole(each.units),
                 "oneLook": _whole(each.one_look),
                 "fiveLooks": _whole(each.few_looks),
-                "minutes": forecast_options.finite(each.seconds / 60),
+                "minutes": forecast_options.finite_or_none(each.seconds / 60),
                 "wins": each.right,
                 "wrongWins": each.wrong,
                 "noWinner": each.nobody,
                 "undecided": round(each.undecided, 6),
-                "medianMinutes": forecast_options.finite(each.median_s / 60),
-                "lateMinutes": forecast_options.finite(each.late_s / 60),
+                "medianMinutes": forecast_options.finite_or_none(each.median_s / 60),
+                "lateMinutes": forecast_options.finite_or_none(each.late_s / 60),
             }
             for each in found
         ],
@@ -217,12 +225,14 @@ def _whole(units: float) -> int | None:
     return round(units) if math.isfinite(units) else None
 
 
-def _power_table(spec: ExperimentSpec, place: int, traffic: Traffic, found: Sequence[Forecast]) -> RenderableType:
+def _power_table(
+    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+) -> RenderableType:
     rows = (
         (
             f"{100 * each.effect:.3g} % better",
             f"{each.units:.0f}" if math.isfinite(each.units) else "never decided",
-            forecast_options.told(each.seconds / 60),
+            forecast_options.format_minutes(each.seconds / 60),
             *_likelihoods(each),
         )
         for each in found
@@ -231,9 +241,11 @@ def _power_table(spec: ExperimentSpec, place: int, traffic: Traffic, found: Sequ
     return Group(_table(spec, place, traffic, names, rows), *_yardsticks(spec, place, traffic, found))
 
 
-def _yardsticks(spec: ExperimentSpec, place: int, traffic: Traffic, found: Sequence[Forecast]) -> Iterator[str]:
+def _yardsticks(
+    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+) -> Iterator[str]:
     """What tests of planned looks would take, and what looking at one all the time would cost."""
-    worth = power.metrics(spec)[place].effect
+    worth = power.planned_metrics(spec)[place].effect
     of = min((each for each in found if each.effect), key=lambda each: abs(each.effect - worth), default=None)
     if of is None:
         return
@@ -241,7 +253,7 @@ def _yardsticks(spec: ExperimentSpec, place: int, traffic: Traffic, found: Seque
         f"Looked at once, at the end, a test finds {100 * of.effect:.3g} % four times out of five with {of.one_look:.0f} units; with"
         f" {power.FEW_LOOKS} looks (O'Brien-Fleming), with {of.few_looks:.0f} at most."
     )
-    looks, every, wrong = power.peeked(spec, traffic)
+    looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     if looks > 1:
         yield (
             f"Looked at each {_EACH[every]}, {looks} times, the former finds what is not there in {wrong:.0%} of all experiments,"
@@ -249,13 +261,15 @@ def _yardsticks(spec: ExperimentSpec, place: int, traffic: Traffic, found: Seque
         )
 
 
-def _ends_table(spec: ExperimentSpec, place: int, traffic: Traffic, found: Sequence[Forecast]) -> RenderableType:
+def _ends_table(
+    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+) -> RenderableType:
     rows = (
         (
             f"{100 * each.effect:.3g} % better",
             *_likelihoods(each),
-            forecast_options.told(each.median_s / 60),
-            forecast_options.told(each.late_s / 60),
+            forecast_options.format_minutes(each.median_s / 60),
+            forecast_options.format_minutes(each.late_s / 60),
         )
         for each in found
     )
@@ -266,11 +280,11 @@ def _ends_table(spec: ExperimentSpec, place: int, traffic: Traffic, found: Seque
 def _table(
     spec: ExperimentSpec,
     place: int,
-    traffic: Traffic,
+    traffic: ExperimentTraffic,
     names: Sequence[str],
     rows: Iterable[Sequence[RenderableType]],
 ) -> RenderableType:
-    metric = power.metrics(spec)[place]
+    metric = power.planned_metrics(spec)[place]
     title = (
         f"{len(spec.arms)} beside control, {metric.name} to {metric.goal}, {spec.exposure} of the units, alpha {spec.alpha:g},"
         f" {spec.allocation.mode} weights, {format_duration(power.horizon(spec, traffic))} at most"
@@ -283,6 +297,6 @@ def _table(
     return Group(title, table)
 
 
-def _likelihoods(each: Forecast) -> tuple[RenderableType, ...]:
+def _likelihoods(each: ExperimentForecast) -> tuple[RenderableType, ...]:
     shares = (f"{share:.0%}" for share in (each.right, each.wrong, each.nobody, each.undecided))
-    return *shares, forecast_options.bar(each.right, each.wrong, each.nobody)
+    return *shares, forecast_options.render_likelihood_bar(each.right, each.wrong, each.nobody)

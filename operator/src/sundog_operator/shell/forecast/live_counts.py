@@ -6,26 +6,34 @@ from typing import Any, Final
 
 import aiohttp
 
-from sundog_operator.adapters.edges import MAX_EVIDENCE_BYTES, HttpEdges, NoEvidenceError, agent_port, evidence_of
-from sundog_operator.adapters.whole_answers import body_of
+from sundog_operator.adapters.edges import (
+    MAX_EVIDENCE_BYTES,
+    HttpEdges,
+    NoEvidenceError,
+    find_agent_port,
+    parse_evidence,
+)
+from sundog_operator.adapters.whole_answers import read_body
 from sundog_operator.core.edge import objects, split
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import machine
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import POD, Object, ref_of
-from sundog_operator.shell.target import Server
+from sundog_operator.shell.target import ServerConnection
 
 _PATIENCE_S: Final = 2.0
 
 
-async def with_live_counts(server: Server, experiment: Object) -> Object:
+async def add_live_counts(server: ServerConnection, experiment: Object) -> Object:
     """An Experiment with requests and errors of its arms as the edges tell them; as it is stored where none can be asked."""
     status = experiment.get("status") or {}
     if not status.get("arms") or status.get("phase") in (machine.CONCLUDED, machine.STOPPED):
         return experiment
     reports = await _reports(server)
     uid = str(experiment["metadata"]["uid"])
-    arms = [_counted(arm, split.counts_of(uid, str(arm.get("name")), reports)) for arm in status["arms"]]
+    arms = [
+        _counted(arm, split.count_requests_and_errors(uid, str(arm.get("name")), reports)) for arm in status["arms"]
+    ]
     return {**experiment, "status": {**status, "arms": arms}}
 
 
@@ -35,26 +43,26 @@ def _counted(arm: dict[str, Any], told: tuple[int, int]) -> dict[str, Any]:
     return {**arm, "requests": counts[0], "errors": counts[1]}
 
 
-async def _reports(server: Server) -> Sequence[EdgeReport]:
+async def _reports(server: ServerConnection) -> Sequence[EdgeReport]:
     """What the edges of the namespace tell."""
-    pods = await server.kube.list(POD, server.namespace, objects.SELECTOR)
+    pods = await server.kube.list(POD, server.namespace, objects.EDGE_SELECTOR)
     if server.local:
         async with aiohttp.ClientSession() as session:
             return await HttpEdges(session).read(pods)
     return await asyncio.gather(*(_by_api_server(server, pod) for pod in pods))
 
 
-async def _by_api_server(server: Server, pod: Object) -> EdgeReport:
+async def _by_api_server(server: ServerConnection, pod: Object) -> EdgeReport:
     """What one edge tells through the API server; without evidence where that may not or cannot be asked."""
     nothing = EdgeReport(pod["metadata"]["name"], ready=False, terminating=False, evidence=None)
-    port = agent_port(pod)
+    port = find_agent_port(pod)
     if port is None:
         return nothing
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            response = await server.kube.get_of_pod(ref_of(pod), port, "/evidence")
-            body = await body_of(response, MAX_EVIDENCE_BYTES)
-        evidence = evidence_of(body) if response.status == 200 else None
+            response = await server.kube.get_from_pod(ref_of(pod), port, "/evidence")
+            body = await read_body(response, MAX_EVIDENCE_BYTES)
+        evidence = parse_evidence(body) if response.status == 200 else None
     except (DependencyError, aiohttp.ClientError, OSError, NoEvidenceError):
         return nothing
     return EdgeReport(nothing.pod, ready=True, terminating=False, evidence=evidence)

@@ -13,14 +13,14 @@ from rich.text import Text
 
 from sundog_operator.api import Experiment, FrozenPlan, ModelDeployment, Rollout
 from sundog_operator.core.analysis import forecast as forecasting
-from sundog_operator.core.analysis.forecast import Forecast, Service
+from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.errors import SpecError
 from sundog_operator.shell import manifests
 from sundog_operator.shell.addresses import LocalPath
 from sundog_operator.shell.exits import CommandFailed
-from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
+from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_document, print_rich
 
 T = TypeVar("T")
 R = TypeVar("R", ModelDeployment, Experiment)
@@ -28,7 +28,7 @@ R = TypeVar("R", ModelDeployment, Experiment)
 _BAR: Final = 20
 
 
-class Share(click.ParamType[float]):
+class PercentParam(click.ParamType[float]):
     """A share such as 0.5%, below `most` percent."""
 
     name = "percentage"
@@ -48,47 +48,49 @@ class Share(click.ParamType[float]):
         return share
 
 
-FILE: Final = click.option(
+FILE_OPTION: Final = click.option(
     "-f",
     "--filename",
     "file",
     type=LocalPath(),
     help="A manifest with a rollout or an Experiment.",
 )
-RPS: Final = click.option("--rps", type=click.FloatRange(0.01, 100_000), help="Requests per second of the service.")
-ERRORS: Final = click.option(
-    "--errors", type=Share(), help="Of a rollout: the share of stable's requests that fail, such as 0.5%."
+RPS_OPTION: Final = click.option(
+    "--rps", type=click.FloatRange(0.01, 100_000), help="Requests per second of the service."
 )
-RUNS: Final = click.option(
+ERRORS_OPTION: Final = click.option(
+    "--errors", type=PercentParam(), help="Of a rollout: the share of stable's requests that fail, such as 0.5%."
+)
+RUNS_OPTION: Final = click.option(
     "--runs", type=click.IntRange(10, 10_000), default=200, show_default=True, help="How many are simulated of each."
 )
-OUTPUT: Final = click.option(
+FORECAST_OUTPUT_OPTION: Final = click.option(
     "-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True
 )
 
 
-def plan_of(file: Path | None, rps: float) -> FrozenPlan:
+def read_plan(file: Path | None, rps: float) -> FrozenPlan:
     """The plan as it would be frozen with that traffic. Raises CommandFailed for a manifest without one that can be simulated."""
     rollout, replicas = (Rollout(), 1) if file is None else _asked(file)
     if rollout.strategy != "canary":
         raise CommandFailed(f"{file}: spec.rollout.strategy is {rollout.strategy}; canary alone has steps to simulate")
-    plan = freeze.resolved(rollout, Traffic(rps), replicas)
-    if not forecasting.weighed_steps(plan):
+    plan = freeze.resolve_plan(rollout, StableTraffic(rps), replicas)
+    if not forecasting.gated_steps(plan):
         raise CommandFailed(f"{file}: spec.rollout has no step that is gated by evidence; there is nothing to simulate")
-    if forecasting.error_guardrail(plan) is None:
+    if forecasting.find_error_guardrail(plan) is None:
         raise CommandFailed(f"{file}: spec.rollout.guardrails has no errorRate, and other metrics are not simulated")
     return plan
 
 
 def _asked(file: Path) -> tuple[Rollout, int]:
     """The rollout of a manifest, and the replicas of its service."""
-    spec = only(file, ModelDeployment, "of an Experiment tell --rate or --mean").spec
+    spec = read_only_object(file, ModelDeployment, "of an Experiment tell --rate or --mean").spec
     return spec.rollout, spec.replicas
 
 
-def only(file: Path, kind: type[R], hint: str = "") -> R:
+def read_only_object(file: Path, kind: type[R], hint: str = "") -> R:
     """The one object of a kind in a manifest. Raises CommandFailed where there is not one, with the hint, or it is invalid."""
-    reading = manifests.read(file, "default")
+    reading = manifests.read_manifests(file, "default")
     found = [each for each in reading.documents if each.object["kind"] == kind.__name__]
     if reading.problems:
         raise CommandFailed(str(reading.problems[0]))
@@ -101,14 +103,14 @@ def only(file: Path, kind: type[R], hint: str = "") -> R:
         raise CommandFailed(f"{file}: {found[0].ref} is invalid: {err}") from None
 
 
-def service(rps: float | None, errors: float | None) -> Service:
+def make_service(rps: float | None, errors: float | None) -> ServiceTraffic:
     """The traffic of a rollout's service. Raises click.UsageError where it is not told."""
     if rps is None or errors is None:
         raise click.UsageError("a rollout needs --rps and --errors; an Experiment -f, with --rate or --mean")
-    return Service(rps, errors)
+    return ServiceTraffic(rps, errors)
 
 
-def played(
+def simulate_effects(
     times: Sequence[float],
     ticks: int,
     play: Callable[[float, Callable[[int], None]], T],
@@ -124,22 +126,22 @@ def played(
     return found
 
 
-def show(output: str, document: Callable[[], dict[str, object]], shown: Callable[[], RenderableType]) -> None:
+def print_forecast(output: str, document: Callable[[], dict[str, object]], shown: Callable[[], RenderableType]) -> None:
     """Print what was found as `OUTPUT` asks."""
     match output:
         case "json" | "yaml":
             print_document(document(), output)
         case _:
-            print_rich(shown(), None if sys.stdout.isatty() else NO_TERMINAL)
+            print_rich(shown(), None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
 
 
-def likelihoods(each: Forecast) -> tuple[str, str, str]:
+def format_likelihoods(each: RolloutForecast) -> tuple[str, str, str]:
     """Of each end, as text."""
     promoted, back, undecided = (f"{share:.0%}" for share in (each.promoted, each.rolled_back, each.undecided))
     return promoted, back, undecided
 
 
-def bar(good: float, bad: float, nobody: float = 0.0) -> Text:
+def render_likelihood_bar(good: float, bad: float, nobody: float = 0.0) -> Text:
     """Shares of the ends, drawn, with what is not decided in the rest."""
     parts = [round(share * _BAR) for share in (good, bad, nobody)]
     drawn = Text("█" * parts[0], style="green")
@@ -147,7 +149,7 @@ def bar(good: float, bad: float, nobody: float = 0.0) -> Text:
     return drawn.append("░" * (_BAR - sum(parts)), style="dim")
 
 
-def told(minutes: float) -> str:
+def format_minutes(minutes: float) -> str:
     """A time for people."""
     if not math.isfinite(minutes):
         return "–"
@@ -156,6 +158,6 @@ def told(minutes: float) -> str:
     return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.0f} d"
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """A number for JSON, which knows no infinity."""
     return round(value, 2) if math.isfinite(value) else None

@@ -5,43 +5,45 @@ from pathlib import Path
 from typing import Any
 
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.api import RESOURCES, parse, refused_changes, violations
-from sundog_operator.api.schema.crds import DEFINITIONS, custom_resource_definition
+from sundog_operator.api import RESOURCE_TYPES, find_immutable_changes, find_violations, parse_resource
+from sundog_operator.api.schema.crds import CRD_DEFINITIONS, custom_resource_definition
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import Clock, Object
 
-_CRDS = {definition.kind: custom_resource_definition(definition)["spec"]["versions"][0] for definition in DEFINITIONS}
-_PLURALS = {definition.kind: definition.plural for definition in DEFINITIONS}
+_CRDS = {
+    definition.kind: custom_resource_definition(definition)["spec"]["versions"][0] for definition in CRD_DEFINITIONS
+}
+_PLURALS = {definition.kind: definition.plural for definition in CRD_DEFINITIONS}
 
 
 def open_api_server(path: Path, clock: Clock) -> MemoryKubernetes:
     """The server whose objects live in an SQLite file. Raises StateRefused."""
-    return MemoryKubernetes.open(path, clock, schemas=schemas(), admit=admit)
+    return MemoryKubernetes.open(path, clock, schemas=crd_schemas(), admit=find_admission_violations)
 
 
-def schemas() -> Mapping[str, dict[str, Any]]:
+def crd_schemas() -> Mapping[str, dict[str, Any]]:
     """The schema of each of our kinds."""
     return {kind: version["schema"]["openAPIV3Schema"] for kind, version in _CRDS.items()}
 
 
-def columns() -> Mapping[str, Sequence[Mapping[str, Any]]]:
+def printer_columns() -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """The columns that `get` shows, by kind."""
     return {kind: version["additionalPrinterColumns"] for kind, version in _CRDS.items()}
 
 
-def admit(obj: Object, before: Object | None) -> Sequence[str]:
+def find_admission_violations(obj: Object, before: Object | None) -> Sequence[str]:
     """What is wrong with an object of ours, one line per violation, as the CRD's schema and rules have it.
 
     What was wrong before may stay so: of a rule that is new, edits of something else are not the place to tell.
     """
-    if obj.get("kind") not in RESOURCES:
+    if obj.get("kind") not in RESOURCE_TYPES:
         return ()
-    stored = set() if before is None else set(violations(before))
-    found = [str(violation) for violation in violations(obj) if violation not in stored]
+    stored = set() if before is None else set(find_violations(before))
+    found = [str(violation) for violation in find_violations(obj) if violation not in stored]
     if found or before is None:
         return found
     try:
-        old, new = parse(before), parse(obj)
+        old, new = parse_resource(before), parse_resource(obj)
     except SpecError:
         return ()
-    return [str(violation) for violation in refused_changes(old, new)]
+    return [str(violation) for violation in find_immutable_changes(old, new)]

@@ -12,29 +12,36 @@ from typing import Any, Final
 
 import click
 
-from sundog_operator.adapters.local.process_table import MachineTable
-from sundog_operator.adapters.local.processes import marked
+from sundog_operator.adapters.local.process_table import SystemProcessTable
+from sundog_operator.adapters.local.processes import find_marked_processes
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.api.installation import PrometheusServer
-from sundog_operator.api.schema.validation import check
+from sundog_operator.api.schema.validation import validate
 from sundog_operator.shell.addresses import LocalPath
-from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.exits import CommandFailed, ExitCode
 from sundog_operator.shell.local import place
-from sundog_operator.shell.local.instance import Parts, Stop, real_world, run, signals, take_down
-from sundog_operator.shell.local.views import LineView, TableView, View
+from sundog_operator.shell.local.instance import (
+    InstanceParts,
+    StopRequest,
+    handle_signals,
+    make_dependencies,
+    run_instance,
+    stop_leftover_instance,
+)
+from sundog_operator.shell.local.views import InstanceView, LineView, LiveInstanceView
 
 _END_S: Final = 60.0
 _POLL_S: Final = 0.1
 
 
-def which(command: Callable[..., Any]) -> Callable[..., Any]:
+def instance_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that name an instance."""
     for option in (
         click.option("--instance", metavar="NAME", help="One of several on this machine; each has a state of its own."),
         click.option(
             "--state-dir",
             type=click.Path(path_type=Path, file_okay=False),
-            help=f"Where all of it is kept. Default: {place.STATE_DIR}, or ~/.local/state/sundog/<instance>.",
+            help=f"Where all of it is kept. Default: {place.STATE_DIR_VARIABLE}, or ~/.local/state/sundog/<instance>.",
         ),
     ):
         command = option(command)
@@ -48,7 +55,7 @@ def local() -> None:
 
 def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
     """The same rules as in an installation."""
-    server, wrong = check(PrometheusServer, {"url": url})
+    server, wrong = validate(PrometheusServer, {"url": url})
     if server is None:
         raise click.BadParameter("; ".join(each.message for each in wrong))
     return server.url
@@ -56,7 +63,7 @@ def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str)
 
 @local.command()
 @click.argument("path", type=LocalPath())
-@which
+@instance_options
 @click.option("-n", "--namespace", default="default", show_default=True, help="Of objects that name none.")
 @click.option("-q", "--quiet", is_flag=True, help="Show problems only.")
 @click.option(
@@ -73,36 +80,36 @@ def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str,
     A later start goes on where this one ended.
     In a manifest, file://${MANIFEST_DIR} stands for the folder that the manifest is in.
     """
-    where = place.choose(state_dir, instance, os.environ)
-    parts = Parts(world=partial(real_world, prometheus=prometheus))
+    where = place.choose_state_dir(state_dir, instance, os.environ)
+    parts = InstanceParts(world=partial(make_dependencies, prometheus=prometheus))
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 links are kept
     return asyncio.run(_up(where, absolute, namespace, quiet, parts))
 
 
-async def _up(where: Path, path: Path, namespace: str, quiet: bool, parts: Parts) -> int:
-    stop = Stop()
+async def _up(where: Path, path: Path, namespace: str, quiet: bool, parts: InstanceParts) -> int:
+    stop = StopRequest()
     view = _view(where, quiet)
     try:
-        with signals(stop):
-            return await run(where, path, stop, view, namespace=namespace, parts=parts)
+        with handle_signals(stop):
+            return await run_instance(where, path, stop, view, namespace=namespace, parts=parts)
     finally:
         view.close()
 
 
-def _view(where: Path, quiet: bool) -> View:
+def _view(where: Path, quiet: bool) -> InstanceView:
     if quiet or not sys.stdout.isatty():
         return LineView(quiet=quiet)
     from rich.console import Console
 
-    return TableView(Console(), f"sundog local · {where}")
+    return LiveInstanceView(Console(), f"sundog local · {where}")
 
 
 @local.command()
-@which
+@instance_options
 def down(state_dir: Path | None, instance: str | None) -> int:
     """End an instance: one that runs, or what a killed one left."""
-    where = place.choose(state_dir, instance, os.environ)
-    state = place.find(where)
+    where = place.choose_state_dir(state_dir, instance, os.environ)
+    state = place.find_state_dir(where)
     if state.is_held():
         _end(state)
         click.echo(f"the instance in {where} was ended")
@@ -110,11 +117,11 @@ def down(state_dir: Path | None, instance: str | None) -> int:
         click.echo(f"what was left of the instance in {where} was ended")
     else:
         click.echo(f"nothing runs in {where}")
-    return Exit.OK
+    return ExitCode.OK
 
 
 async def _take_down(where: Path) -> bool:
-    return await take_down(where)
+    return await stop_leftover_instance(where)
 
 
 def _end(state: StateDirectory) -> None:
@@ -125,26 +132,26 @@ def _end(state: StateDirectory) -> None:
     deadline = time.monotonic() + _END_S
     while state.is_held():
         if time.monotonic() > deadline:
-            raise CommandFailed(f"pid {pid} did not end within {_END_S:g} s", Exit.TIMEOUT)
+            raise CommandFailed(f"pid {pid} did not end within {_END_S:g} s", ExitCode.TIMEOUT)
         time.sleep(_POLL_S)
 
 
 @local.command()
-@which
+@instance_options
 def status(state_dir: Path | None, instance: str | None) -> int:
     """Tell whether an instance runs, and where its parts are. Exit code 3 when none does."""
-    where = place.choose(state_dir, instance, os.environ)
-    state = place.find(where)
-    processes = marked(state, MachineTable())
+    where = place.choose_state_dir(state_dir, instance, os.environ)
+    state = place.find_state_dir(where)
+    processes = find_marked_processes(state, SystemProcessTable())
     if not state.is_held():
         left = f"; {len(processes)} processes of a killed one are left: `sundog local up` goes on with them, `sundog local down` ends them"
         click.echo(f"no instance runs in {where}{left if processes else ''}")
-        return Exit.NOT_FOUND
+        return ExitCode.NOT_FOUND
     click.echo(f"state directory  {where}")
     click.echo(f"pid              {state.holder()}")
-    click.echo(f"kubeconfig       {state.path / place.KUBECONFIG}")
+    click.echo(f"kubeconfig       {state.path / place.KUBECONFIG_FILE}")
     click.echo(f"logs             {state.logs}")
     click.echo(f"processes        {len(processes)}")
     for line in place.read_problems(state.path):
         click.echo(f"not applied      {line}")
-    return Exit.OK
+    return ExitCode.OK

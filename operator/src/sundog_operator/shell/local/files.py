@@ -14,10 +14,10 @@ from sundog_operator.errors import Conflict, Invalid, SundogError
 from sundog_operator.ports import Clock, Object, Ref
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exits import one_line
-from sundog_operator.shell.local.origins import Origin, Origins
-from sundog_operator.shell.local.views import View
-from sundog_operator.shell.manifests import Document, Reading
-from sundog_operator.shell.target import MANAGER
+from sundog_operator.shell.local.origins import ManifestOrigin, OriginStore
+from sundog_operator.shell.local.views import InstanceView
+from sundog_operator.shell.manifests import ManifestObject, ManifestReading
+from sundog_operator.shell.target import FIELD_MANAGER
 
 _RESCAN_MS: Final = 2000
 _GRACE_S: Final = 5.0
@@ -38,9 +38,9 @@ class ManifestFiles:
         self,
         root: Path,
         kube: MemoryKubernetes,
-        origins: Origins,
+        origins: OriginStore,
         clock: Clock,
-        view: View,
+        view: InstanceView,
         *,
         namespace: str,
         keep: Callable[[Sequence[str]], None] = lambda _: None,
@@ -96,7 +96,7 @@ class ManifestFiles:
         """Apply what changed, and delete what has been taken out for long enough."""
         await self._let_go(await self._apply_all())
 
-    async def _let_go(self, reading: Reading) -> None:
+    async def _let_go(self, reading: ManifestReading) -> None:
         """Announce what is taken out, and delete what still is when its file has been stable."""
         now = self._clock.monotonic()
         before = {ref for ref, _ in self._gone_since}
@@ -110,7 +110,7 @@ class ManifestFiles:
         self._tell_of_empty(_lasting(self._empty_since, now))
         self._show_standing(reading)
 
-    def _show_standing(self, reading: Reading) -> None:
+    def _show_standing(self, reading: ManifestReading) -> None:
         """Show what is wrong now, and keep it."""
         present = {document.ref for document in reading.documents}
         self._refused = {ref: told for ref, told in self._refused.items() if ref in present}
@@ -131,8 +131,8 @@ class ManifestFiles:
     def _concerns_us(self, _change: Change, path: str) -> bool:
         return manifests.is_manifest(Path(path).name) if self._is_folder else Path(path) == self._root
 
-    async def _apply_all(self) -> Reading:
-        reading = manifests.read(self._root, self._namespace)
+    async def _apply_all(self) -> ManifestReading:
+        reading = manifests.read_manifests(self._root, self._namespace)
         lines = {f"skipped: {problem}" if problem.skipped else str(problem) for problem in reading.problems}
         for line in sorted(lines - self._told):
             self._view.problem(line)
@@ -146,7 +146,7 @@ class ManifestFiles:
                 await self._look_after(document)
         return reading
 
-    async def _look_after(self, document: Document) -> None:
+    async def _look_after(self, document: ManifestObject) -> None:
         """Of an object that is described as it was: that it was deleted meanwhile, or where it is described now."""
         stored = await self._kube.get(document.ref)
         if stored is not None:
@@ -157,15 +157,15 @@ class ManifestFiles:
             f"{document.ref} was deleted; {document.source} still describes it, so an edit or the next start makes it again"
         )
 
-    def _remember(self, document: Document, stored: Object) -> None:
+    def _remember(self, document: ManifestObject, stored: Object) -> None:
         path = "" if document.path is None else str(document.path.absolute())
-        self._origins.remember(document.ref, Origin(path, stored["metadata"]["uid"]))
+        self._origins.remember(document.ref, ManifestOrigin(path, stored["metadata"]["uid"]))
 
-    async def _apply(self, document: Document) -> None:
+    async def _apply(self, document: ManifestObject) -> None:
         ref = document.ref
         try:
             before = await self._kube.get(ref)
-            stored = await self._kube.apply(document.object, manager=MANAGER, strict=True)
+            stored = await self._kube.apply(document.object, manager=FIELD_MANAGER, strict=True)
         except SundogError as err:
             told = f"{ref}: {'; '.join(err.causes)}" if isinstance(err, Invalid) else one_line(err)
             self._refused[ref] = f"{document.source}: {told}"
@@ -174,10 +174,10 @@ class ManifestFiles:
         self._refused.pop(ref, None)
         self._remember(document, stored)
         self._applied.add(ref)
-        if not manifests.is_same(before, stored):
+        if not manifests.is_unchanged(before, stored):
             self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
 
-    def _gone(self, reading: Reading) -> set[Ref]:
+    def _gone(self, reading: ManifestReading) -> set[Ref]:
         """Objects that came from a file and are in no manifest any more. What cannot be read, or is empty, takes nothing with it."""
         present = {document.ref for document in reading.documents}
         if self._is_folder and not self._root.is_dir():
@@ -188,10 +188,10 @@ class ManifestFiles:
             if ref not in present
             and self._is_here(origin)
             and Path(origin.path) not in reading.empty
-            and not reading.may_hold(Path(origin.path), ref.name)
+            and not reading.can_contain(Path(origin.path), ref.name)
         }
 
-    async def _kept(self, reading: Reading) -> set[str]:
+    async def _kept(self, reading: ManifestReading) -> set[str]:
         """Of each file that describes nothing any more, what is told of the objects that it described."""
         present = {document.ref for document in reading.documents}
         kept: dict[str, list[str]] = {}
@@ -203,7 +203,7 @@ class ManifestFiles:
             for path, refs in kept.items()
         }
 
-    def _is_here(self, origin: Origin) -> bool:
+    def _is_here(self, origin: ManifestOrigin) -> bool:
         path, root = Path(origin.path).absolute(), self._root.absolute()
         return path.is_relative_to(root) if self._is_folder else path == root
 

@@ -3,17 +3,17 @@
 import asyncio
 
 from sundog_operator.ports import EVENT, MODEL_DEPLOYMENT, Kubernetes, Object
-from sundog_operator.shell.local.views import View
+from sundog_operator.shell.local.views import InstanceView
 
 
-async def follow(kube: Kubernetes, view: View) -> None:
+async def update_view(kube: Kubernetes, view: InstanceView) -> None:
     """Until the API server closes or the task is cancelled."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_deployments(kube, view))
         group.create_task(_events(kube, view))
 
 
-async def _deployments(kube: Kubernetes, view: View) -> None:
+async def _deployments(kube: Kubernetes, view: InstanceView) -> None:
     known: dict[tuple[str, str], Object] = {}
     synced = False
     async for event in kube.watch(MODEL_DEPLOYMENT):
@@ -29,7 +29,7 @@ async def _deployments(kube: Kubernetes, view: View) -> None:
             view.deployments([known[place] for place in sorted(known)])
 
 
-async def _events(kube: Kubernetes, view: View) -> None:
+async def _events(kube: Kubernetes, view: InstanceView) -> None:
     synced = False
     async for event in kube.watch(EVENT):
         if event.type == "SYNCED":

@@ -16,29 +16,29 @@ import aiohttp
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
-from sundog_operator.adapters.exposure_logs import EdgeLogs
+from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
 from sundog_operator.adapters.local.edge import LocalEdge
-from sundog_operator.adapters.local.process_table import MachineTable
+from sundog_operator.adapters.local.process_table import SystemProcessTable
 from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.ray_cluster import LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.adapters.prometheus import HttpPrometheus
-from sundog_operator.adapters.ray_serve import RayServe, one_token
-from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
-from sundog_operator.app.controller import Operator
-from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.adapters.ray_serve import RayServe, fixed_token
+from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
+from sundog_operator.app.controller import Controller
+from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import Clock, Kubernetes
-from sundog_operator.shell.exits import Exit, one_line
+from sundog_operator.shell.exits import ExitCode, one_line
 from sundog_operator.shell.local import place
-from sundog_operator.shell.local.api_server import columns, open_api_server
+from sundog_operator.shell.local.api_server import open_api_server, printer_columns
 from sundog_operator.shell.local.files import ManifestFiles
-from sundog_operator.shell.local.follow import follow
-from sundog_operator.shell.local.origins import Origins
-from sundog_operator.shell.local.views import LoggedView, View
+from sundog_operator.shell.local.follow import update_view
+from sundog_operator.shell.local.origins import OriginStore
+from sundog_operator.shell.local.views import InstanceView, LoggingInstanceView
 
 log = logging.getLogger("sundog.local")
 
@@ -47,13 +47,13 @@ _STORE: Final = "objects.db"
 _ORIGINS: Final = "origins.json"
 _LOG: Final = "sundog.log"
 _LOG_BYTES: Final = 5 * 2**20
-_SETTINGS: Final = Settings(identity="sundog-local", runtime_image="local", edge_image="local")
+_SETTINGS: Final = OperatorSettings(identity="sundog-local", runtime_image="local", edge_image="local")
 _QUERY_S: Final = 10.0
 _KILL_ROUNDS: Final = 100
 _KILL_PAUSE_S: Final = 0.1
 
 
-class Controller(Protocol):
+class LocalController(Protocol):
     """Makes objects of the API server real on this machine."""
 
     async def run(self) -> None:
@@ -63,32 +63,39 @@ class Controller(Protocol):
         """End all that was ever started."""
 
 
-def real_controllers(kube: Kubernetes, state: Path, clock: Clock) -> Sequence[Controller]:
+def make_controllers(kube: Kubernetes, state: Path, clock: Clock) -> Sequence[LocalController]:
     """Ray and the edge."""
     return LocalRay(kube, state, clock), LocalEdge(kube, state, clock)
 
 
-def real_world(
+def make_dependencies(
     kube: Kubernetes, session: aiohttp.ClientSession, ray_token: str, clock: Clock, *, prometheus: str = ""
-) -> World:
+) -> Dependencies:
     """Ray Serve, the edges, webhooks and, where it has a URL, Prometheus over HTTP."""
-    serve, webhooks = RayServe(session, one_token(ray_token)), HttpWebhooks(Reach(own_machine=True))
+    serve, webhooks = RayServe(session, fixed_token(ray_token)), HttpWebhooks(AddressPolicy(allow_loopback=True))
     asked = HttpPrometheus(session, prometheus, _QUERY_S) if prometheus else None
-    return World(
-        kube, serve, HttpEdges(session), webhooks, clock, _SETTINGS, prometheus=asked, exposure_logs=EdgeLogs()
+    return Dependencies(
+        kube,
+        serve,
+        HttpEdges(session),
+        webhooks,
+        clock,
+        _SETTINGS,
+        prometheus=asked,
+        exposure_logs=EdgeExposureLogWriter(),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class InstanceParts:
     """What makes an instance real; tests put in others."""
 
-    controllers: Callable[[Kubernetes, Path, Clock], Sequence[Controller]] = real_controllers
-    world: Callable[[Kubernetes, aiohttp.ClientSession, str, Clock], World] = real_world
+    controllers: Callable[[Kubernetes, Path, Clock], Sequence[LocalController]] = make_controllers
+    world: Callable[[Kubernetes, aiohttp.ClientSession, str, Clock], Dependencies] = make_dependencies
 
 
 @dataclass(slots=True)
-class Stop:
+class StopRequest:
     """What the user asked for: an orderly end, and then a fast one."""
 
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -100,7 +107,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def signals(stop: Stop) -> Iterator[None]:
+def handle_signals(stop: StopRequest) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and a closed terminal ask for the end."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -113,29 +120,35 @@ def signals(stop: Stop) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def run(
-    path: Path, manifests: Path, stop: Stop, view: View, *, namespace: str = "default", parts: Parts | None = None
-) -> Exit:
+async def run_instance(
+    path: Path,
+    manifests: Path,
+    stop: StopRequest,
+    view: InstanceView,
+    *,
+    namespace: str = "default",
+    parts: InstanceParts | None = None,
+) -> ExitCode:
     """Run an instance until it is asked to stop, and leave no process behind.
 
     Raises StateDirectoryError (of which AnotherInstance) and StateRefused before anything is started.
     """
-    parts, clock = parts or Parts(), SystemClock()
-    state, view = await asyncio.to_thread(place.prepare, path), LoggedView(view)
+    parts, clock = parts or InstanceParts(), SystemClock()
+    state, view = await asyncio.to_thread(place.prepare_state_dir, path), LoggingInstanceView(view)
     with state.hold():
         await _run(path, state, manifests, stop, view, namespace, parts, clock)
-        await asyncio.to_thread(place.release, path)
-    return Exit.INTERRUPTED if stop.hurry.is_set() else Exit.OK
+        await asyncio.to_thread(place.remove_short_link, path)
+    return ExitCode.INTERRUPTED if stop.hurry.is_set() else ExitCode.OK
 
 
 async def _run(
     path: Path,
     state: StateDirectory,
     manifests: Path,
-    stop: Stop,
-    view: View,
+    stop: StopRequest,
+    view: InstanceView,
     namespace: str,
-    parts: Parts,
+    parts: InstanceParts,
     clock: Clock,
 ) -> None:
     with _logging(state), contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
@@ -146,25 +159,30 @@ async def _run(
                 files = ManifestFiles(
                     manifests,
                     kube,
-                    Origins(state.path / _ORIGINS),
+                    OriginStore(state.path / _ORIGINS),
                     clock,
                     view,
                     namespace=namespace,
                     keep=partial(_keep_problems, state.path),
                 )
-                work = [Operator(world).run(), *(each.run() for each in controllers), files.run(), follow(kube, view)]
+                work = [
+                    Controller(world).run(),
+                    *(each.run() for each in controllers),
+                    files.run(),
+                    update_view(kube, view),
+                ]
                 view.notice(f"serving {manifests}; state is in {path}, Ctrl-C ends it")
                 await _until_asked(stop, work)
         finally:
             view.notice("stopping Ray and the edge; Ctrl-C again kills them")
-            await end_all(state, controllers, stop)
+            await stop_all_processes(state, controllers, stop)
         view.notice("stopped, no process is left")
 
 
 def _keep_problems(state: Path, problems: Sequence[str]) -> None:
     """Keep them for other commands; an instance goes on where the disk is full."""
     try:
-        place.write_problems(state, problems)
+        place.write_manifest_problems(state, problems)
     except OSError as err:
         log.warning("problems of manifests cannot be kept for others: %s", one_line(err))
 
@@ -172,8 +190,8 @@ def _keep_problems(state: Path, problems: Sequence[str]) -> None:
 @contextlib.asynccontextmanager
 async def _reachable(kube: MemoryKubernetes, state: StateDirectory, clock: Clock, namespace: str) -> AsyncIterator[str]:
     """Answer on loopback, for whoever can read the kubeconfig."""
-    token, kubeconfig = secrets.token_urlsafe(32), state.path / place.KUBECONFIG
-    async with serve(kube, clock, token=token, columns=columns()) as url:
+    token, kubeconfig = secrets.token_urlsafe(32), state.path / place.KUBECONFIG_FILE
+    async with serve_http(kube, clock, token=token, columns=printer_columns()) as url:
         write_kubeconfig(kubeconfig, url, token, namespace=namespace)
         try:
             yield url
@@ -181,7 +199,7 @@ async def _reachable(kube: MemoryKubernetes, state: StateDirectory, clock: Clock
             kubeconfig.unlink(missing_ok=True)
 
 
-async def _until_asked(stop: Stop, work: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def _until_asked(stop: StopRequest, work: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run everything until the user asks for the end. Raises what a part raised, after all others were cancelled."""
     tasks = [asyncio.create_task(part) for part in work]
     asked = asyncio.create_task(stop.asked.wait())
@@ -203,7 +221,7 @@ def _cause(error: Exception) -> Exception:
     return error
 
 
-async def end_all(state: StateDirectory, controllers: Sequence[Controller], stop: Stop) -> None:
+async def stop_all_processes(state: StateDirectory, controllers: Sequence[LocalController], stop: StopRequest) -> None:
     """End every process of an instance: in order, or at once when the user is in a hurry. Raises DependencyError when one survives."""
     orderly = asyncio.create_task(_stop_orderly(controllers))
     hurry = asyncio.create_task(stop.hurry.wait())
@@ -212,18 +230,18 @@ async def end_all(state: StateDirectory, controllers: Sequence[Controller], stop
     if not orderly.done():
         orderly.cancel()
     await asyncio.gather(orderly, hurry, return_exceptions=True)
-    await kill_all(state)
+    await kill_all_processes(state)
 
 
-async def _stop_orderly(controllers: Sequence[Controller]) -> None:
+async def _stop_orderly(controllers: Sequence[LocalController]) -> None:
     for end in await asyncio.gather(*(each.stop_all() for each in controllers), return_exceptions=True):
         if isinstance(end, Exception):
             log.warning("not ended in order: %s", one_line(end))
 
 
-async def kill_all(state: StateDirectory) -> None:
+async def kill_all_processes(state: StateDirectory) -> None:
     """SIGKILL to every process that belongs to a state directory, until none is left. Raises DependencyError when one survives."""
-    table = MachineTable()
+    table = SystemProcessTable()
     processes = Processes(state, table, SystemClock())
     for name in processes.recorded():
         await processes.clear(name)
@@ -237,18 +255,18 @@ async def kill_all(state: StateDirectory) -> None:
     raise DependencyError(f"processes survived SIGKILL: {', '.join(str(seen.pid) for seen in left)}")
 
 
-async def take_down(path: Path) -> bool:
+async def stop_leftover_instance(path: Path) -> bool:
     """End what a killed instance left. False when there was nothing. Raises AnotherInstance while one runs."""
-    state = await asyncio.to_thread(place.prepare, path)
+    state = await asyncio.to_thread(place.prepare_state_dir, path)
     with state.hold():
-        processes = Processes(state, MachineTable(), SystemClock())
+        processes = Processes(state, SystemProcessTable(), SystemClock())
         found = bool(processes.recorded()) or bool(await processes.leftovers())
         if found:
             clock = SystemClock()
             with contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
-                await end_all(state, real_controllers(kube, state.path, clock), Stop())
-        (state.path / place.KUBECONFIG).unlink(missing_ok=True)
-        await asyncio.to_thread(place.release, path)
+                await stop_all_processes(state, make_controllers(kube, state.path, clock), StopRequest())
+        (state.path / place.KUBECONFIG_FILE).unlink(missing_ok=True)
+        await asyncio.to_thread(place.remove_short_link, path)
         return found
 
 

@@ -10,25 +10,25 @@ from sundog_operator.ports import KINDS, Ref
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ManifestOrigin:
     """An object that was applied from a file. The uid tells it from a later one of its name."""
 
     path: str
     uid: str
 
 
-class Origins:
+class OriginStore:
     """All origins of one instance. Each change is on disk when its call returns."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._known = _load(file)
 
-    def all(self) -> dict[Ref, Origin]:
+    def all(self) -> dict[Ref, ManifestOrigin]:
         """Every object that came from a file."""
         return dict(self._known)
 
-    def remember(self, ref: Ref, origin: Origin) -> None:
+    def remember(self, ref: Ref, origin: ManifestOrigin) -> None:
         """An object was applied from a file."""
         if self._known.get(ref) != origin:
             self._known[ref] = origin
@@ -47,7 +47,7 @@ class Origins:
         write_atomically(self._file, orjson.dumps({"version": 1, "objects": entries}))
 
 
-def _load(file: Path) -> dict[Ref, Origin]:
+def _load(file: Path) -> dict[Ref, ManifestOrigin]:
     entries = (read_json(file) or {}).get("objects")
     kinds = {kind.kind: kind for kind in KINDS}
     known = {}
@@ -55,5 +55,5 @@ def _load(file: Path) -> dict[Ref, Origin]:
         kind = kinds.get(str(entry.get("kind")))
         if kind is not None:
             ref = Ref(kind, str(entry["namespace"]), str(entry["name"]))
-            known[ref] = Origin(str(entry["path"]), str(entry["uid"]))
+            known[ref] = ManifestOrigin(str(entry["path"]), str(entry["uid"]))
     return known

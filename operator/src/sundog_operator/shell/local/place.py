@@ -18,24 +18,24 @@ from sundog_operator.adapters.local.state_directory import (
     write_atomically,
 )
 
-STATE_DIR: Final = "SUNDOG_STATE_DIR"
-INSTANCE: Final = "default"
-KUBECONFIG: Final = "kubeconfig"
+STATE_DIR_VARIABLE: Final = "SUNDOG_STATE_DIR"
+DEFAULT_INSTANCE: Final = "default"
+KUBECONFIG_FILE: Final = "kubeconfig"
 _PROBLEMS: Final = "problems.json"
 _LINKS: Final = Path("/tmp")  # noqa: S108 the folder of links below it is private, which is checked
 
 
-def choose(state_dir: Path | None, instance: str | None, environment: Mapping[str, str]) -> Path:
+def choose_state_dir(state_dir: Path | None, instance: str | None, environment: Mapping[str, str]) -> Path:
     """The state directory as its user knows it: the option, the variable, or one per instance below the XDG state folder."""
     if state_dir is not None:
         return StateDirectory.at(state_dir).path
-    if instance is None and (named := environment.get(STATE_DIR)):
+    if instance is None and (named := environment.get(STATE_DIR_VARIABLE)):
         return StateDirectory.at(Path(named)).path
     base = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return StateDirectory.at(Path(base) / "sundog" / (instance or INSTANCE)).path
+    return StateDirectory.at(Path(base) / "sundog" / (instance or DEFAULT_INSTANCE)).path
 
 
-def short(path: Path) -> Path:
+def shorten_path(path: Path) -> Path:
     """A path to a state directory that leaves room for the Unix sockets below it: itself, or where a short link is or will be."""
     if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         return path
@@ -43,9 +43,9 @@ def short(path: Path) -> Path:
     return _LINKS / f"sundog-{os.geteuid()}" / digest
 
 
-def prepare(path: Path) -> StateDirectory:
+def prepare_state_dir(path: Path) -> StateDirectory:
     """Create the state directory, with a short link to it where its path is too long. Raises StateDirectoryError."""
-    reached = short(path)
+    reached = shorten_path(path)
     if reached != path:
         _link(reached, path)
     state = StateDirectory.at(reached)
@@ -53,9 +53,9 @@ def prepare(path: Path) -> StateDirectory:
     return state
 
 
-def release(path: Path) -> None:
+def remove_short_link(path: Path) -> None:
     """Take away the short link to a state directory that nothing runs in, and the folder of links when it was the last."""
-    reached = short(path)
+    reached = shorten_path(path)
     if reached == path:
         return
     with contextlib.suppress(OSError):
@@ -65,12 +65,12 @@ def release(path: Path) -> None:
         reached.parent.rmdir()
 
 
-def find(path: Path) -> StateDirectory:
+def find_state_dir(path: Path) -> StateDirectory:
     """The state directory as a running instance knows it; nothing is created."""
-    return StateDirectory.at(short(path))
+    return StateDirectory.at(shorten_path(path))
 
 
-def write_problems(path: Path, problems: Sequence[str]) -> None:
+def write_manifest_problems(path: Path, problems: Sequence[str]) -> None:
     """Keep what is wrong with the manifests of an instance, one line each, for verbs that run beside it."""
     write_atomically(path / _PROBLEMS, orjson.dumps({"version": 1, "problems": list(problems)}))
 

@@ -22,7 +22,7 @@ _COLUMNS: Final = ("NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "
 _STYLES: Final = {"True": "green", "False": "red", "Unknown": "yellow"}
 
 
-class View(Protocol):
+class InstanceView(Protocol):
     """Where an instance tells what happens."""
 
     def notice(self, text: str) -> None:
@@ -44,7 +44,7 @@ class View(Protocol):
         """Nothing more is shown."""
 
 
-def row_of(obj: Object) -> dict[str, str]:
+def make_summary_row(obj: Object) -> dict[str, str]:
     """A ModelDeployment in short, by column."""
     meta, status = obj["metadata"], obj.get("status") or {}
     ready: dict[str, Any] = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
@@ -66,7 +66,7 @@ def _revision(revision: Any) -> str:
     return f"r{revision['revision']}" if revision else "-"
 
 
-def event_line(event: Object) -> str:
+def format_event(event: Object) -> str:
     """An event in one line."""
     regarding = event["regarding"]
     return f"{regarding['namespace']}/{regarding['name']}: {event['reason']}: {event['note']}"
@@ -93,7 +93,7 @@ class LineView:
 
     def deployments(self, objects: Sequence[Object]) -> None:
         """See View."""
-        rows = {row["NAME"]: _sentence(row) for row in map(row_of, objects)}
+        rows = {row["NAME"]: _sentence(row) for row in map(make_summary_row, objects)}
         for name, sentence in rows.items():
             if self._shown.get(name) != sentence:
                 self.notice(sentence)
@@ -101,7 +101,7 @@ class LineView:
 
     def event(self, event: Object) -> None:
         """See View."""
-        self.notice(event_line(event))
+        self.notice(format_event(event))
 
     def close(self) -> None:
         """See View."""
@@ -117,10 +117,10 @@ def _sentence(row: dict[str, str]) -> str:
     return f"{row['NAME']}: {ready} stable={row['STABLE']}{candidate} replicas={row['REPLICAS']}{url}{message}"
 
 
-class LoggedView:
+class LoggingInstanceView:
     """Passes everything on to another view, and logs what a reader of the log needs later."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: InstanceView) -> None:
         self._view = view
 
     def notice(self, text: str) -> None:
@@ -143,7 +143,7 @@ class LoggedView:
 
     def event(self, event: Object) -> None:
         """See View."""
-        log.log(logging.WARNING if event["type"] == "Warning" else logging.INFO, "%s", event_line(event))
+        log.log(logging.WARNING if event["type"] == "Warning" else logging.INFO, "%s", format_event(event))
         self._view.event(event)
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class LoggedView:
         self._view.close()
 
 
-class TableView:
+class LiveInstanceView:
     """A table that is drawn anew in place, with the last lines below it."""
 
     def __init__(self, console: Console, title: str) -> None:
@@ -178,7 +178,7 @@ class TableView:
 
     def deployments(self, objects: Sequence[Object]) -> None:
         """See View."""
-        rows = [row_of(obj) for obj in objects]
+        rows = [make_summary_row(obj) for obj in objects]
         if rows != self._rows:
             known = {row["NAME"]: row["MESSAGE"] for row in self._rows}
             self._rows = rows
@@ -189,7 +189,7 @@ class TableView:
 
     def event(self, event: Object) -> None:
         """See View."""
-        self._line(Text(event_line(event), style="yellow" if event["type"] == "Warning" else ""))
+        self._line(Text(format_event(event), style="yellow" if event["type"] == "Warning" else ""))
 
     def close(self) -> None:
         """See View."""

@@ -10,7 +10,7 @@ _SHOWN: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SpecChange:
     """One value that differs. `path` is below `spec`."""
 
     path: str
@@ -25,14 +25,14 @@ class Change:
         return f"spec.{self.path}: {_shown(before)} → {_shown(after)}"
 
 
-def between(before: Any, after: Any) -> list[Change]:
+def find_changes(before: Any, after: Any) -> list[SpecChange]:
     """Which single values differ, in the order of what is there afterwards."""
     old, new = dict(_flat(before)), dict(_flat(after))
     paths = [*new, *(path for path in old if path not in new)]
-    return [Change(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+    return [SpecChange(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
 
 
-def because(changes: Sequence[str]) -> str:
+def format_causes(changes: Sequence[str]) -> str:
     """Some of them in parentheses; empty where there is none."""
     if not changes:
         return ""
@@ -55,7 +55,7 @@ def _spoken(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_spoken(item) for item in value]
     is_address = isinstance(value, str) and value.lower().startswith(("http://", "https://"))
-    return webhook_urls.origin(value) if is_address else value
+    return webhook_urls.url_origin(value) if is_address else value
 
 
 def _shown(value: Any) -> str:

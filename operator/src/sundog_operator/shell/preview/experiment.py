@@ -7,34 +7,39 @@ from typing import Any, Final
 
 from sundog_operator.api import (
     DEFAULT_ALPHA,
-    Comparison,
     ExperimentSpec,
     ExperimentStatus,
     ModelDeploymentStatus,
+    PlanComparison,
     Rollout,
 )
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
-from sundog_operator.core.edge.salts import Salted
+from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.experiments import arms, decision, freeze, log_exports, machine, power
-from sundog_operator.core.experiments.admission import Acceptance, accept
+from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.experiments.arms import PlannedArm
-from sundog_operator.core.experiments.evaluation import Rate
-from sundog_operator.core.experiments.queue import OwnExperiment, in_line
+from sundog_operator.core.experiments.evaluation import ObservedRate
+from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner.admission import accept as accept_deployment
-from sundog_operator.core.planner.context import Observed
+from sundog_operator.core.planner.admission import accept_model_deployment as accept_deployment
+from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.desired_state import live_revisions
-from sundog_operator.core.planner.experiment.lifecycle import refusal
+from sundog_operator.core.planner.experiment.lifecycle import refusal_reason
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.machine import is_over
-from sundog_operator.core.rollout.resolve import Traffic
-from sundog_operator.core.stats.power.experiment_simulation import Base
-from sundog_operator.core.stats.verdicts import told_time
+from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.stats.verdicts import format_rough_duration
 from sundog_operator.ports import EXPERIMENT, Object
 from sundog_operator.shell import describe
 from sundog_operator.shell.preview import changes
-from sundog_operator.shell.preview.model_deployment import Outcome, Preview, blank, refused_by_server
+from sundog_operator.shell.preview.model_deployment import (
+    Preview,
+    PreviewOutcome,
+    find_server_violations,
+    make_new_object,
+)
 
 _OF_A_ROLLOUT: Final = "a ModelDeployment makes the Experiments of its rollouts, and nobody else does"
 
@@ -42,40 +47,42 @@ _OF_A_ROLLOUT: Final = "a ModelDeployment makes the Experiments of its rollouts,
 def preview_experiment(
     manifest: Object,
     stored: Object | None,
-    seen: Observed | None,
+    seen: ObservedState | None,
     now: datetime,
     *,
     comes: bool = False,
     log_refusal: Callable[[str], str] = lambda _: "",
-    known_salts: Collection[Salted] = (),
+    known_salts: Collection[SaltOwner] = (),
 ) -> Preview:
     """Preview one Experiment, given the object as it is (None where there is none) and what is observed of its ModelDeployment.
 
     `comes`: a ModelDeployment of the name that it gives is applied together with it. `log_refusal` tells why no exposure log may be written
     to a place, as far as that is known. `known_salts` are those that are fixed in the namespace, this one's included.
     """
-    wanted = blank(manifest) if stored is None else {**stored, "spec": manifest.get("spec") or {}}
+    wanted = make_new_object(manifest) if stored is None else {**stored, "spec": manifest.get("spec") or {}}
     status = ExperimentStatus.parse((stored or {}).get("status"))
     runs = machine.has_begun(status) and not is_over(status)
     kept = ("what runs goes on by its plan",) if runs else ()
-    acceptance = accept(wanted)
-    problems = refused_by_server(manifest, wanted, stored) or _refused(acceptance, status, seen)
+    acceptance = check_admission(wanted)
+    problems = find_server_violations(manifest, wanted, stored) or _refused(acceptance, status, seen)
     if problems:
         return _preview(manifest, "refused", problems=problems, lines=kept)
     more = (*_unwritten(acceptance.spec, log_refusal), *_shared_salt(manifest, acceptance, status, known_salts))
-    if stored is not None and accept(stored) == acceptance:
+    if stored is not None and check_admission(stored) == acceptance:
         return _preview(manifest, "unchanged", lines=("nothing changes", *_standing(status), *more))
     end, spec = _end(status, stopped=acceptance.stopped), acceptance.spec
     lines = (end,) if end or spec is None else tuple(_lines(spec, stored, status, seen, now, comes=comes))
     return _preview(manifest, "create" if stored is None else "change", lines=(*lines, *more))
 
 
-def _preview(manifest: Object, outcome: Outcome, *, lines: tuple[str, ...], problems: tuple[str, ...] = ()) -> Preview:
+def _preview(
+    manifest: Object, outcome: PreviewOutcome, *, lines: tuple[str, ...], problems: tuple[str, ...] = ()
+) -> Preview:
     meta = manifest["metadata"]
     return Preview(f"{meta['namespace']}/{meta['name']}", outcome, None, lines, problems, EXPERIMENT.kind)
 
 
-def _refused(acceptance: Acceptance, status: ExperimentStatus, seen: Observed | None) -> tuple[str, ...]:
+def _refused(acceptance: ExperimentAcceptance, status: ExperimentStatus, seen: ObservedState | None) -> tuple[str, ...]:
     """What the operator would say against it."""
     if acceptance.of_rollout:
         return (_OF_A_ROLLOUT,)
@@ -88,12 +95,14 @@ def _refused(acceptance: Acceptance, status: ExperimentStatus, seen: Observed | 
     if is_over(status) or seen is None:
         return ()
     if machine.has_begun(status):
-        control = revisions.by_number(seen.revisions, machine.control_revision(status))
-        fields = freeze.differences(status.plan, spec, arms.planned(control, spec)) if control is not None else ""
+        control = revisions.find_by_number(seen.revisions, machine.control_revision(status))
+        fields = (
+            freeze.find_changed_fields(status.plan, spec, arms.plan_arms(control, spec)) if control is not None else ""
+        )
         return (f"PlanFrozen: {fields}: cannot be changed while it runs",) if fields else ()
     deployment = accept_deployment(seen.deployment, seen.installation).spec
-    wrong = arms.refused(_stable(seen), spec, deployment, seen.installation)
-    return tuple(f"{refusal(each.message)}: {each}" for each in wrong)
+    wrong = arms.find_experiment_violations(_stable(seen), spec, deployment, seen.installation)
+    return tuple(f"{refusal_reason(each.message)}: {each}" for each in wrong)
 
 
 def _end(status: ExperimentStatus, *, stopped: bool) -> str:
@@ -112,12 +121,12 @@ def _unwritten(spec: ExperimentSpec | None, refusal: Callable[[str], str]) -> It
 
 
 def _shared_salt(
-    manifest: Object, acceptance: Acceptance, status: ExperimentStatus, known: Collection[Salted]
+    manifest: Object, acceptance: ExperimentAcceptance, status: ExperimentStatus, known: Collection[SaltOwner]
 ) -> Iterator[str]:
     """That others have its salt; of one that is to end nobody is with an arm again."""
-    told = salts.told("Experiment", manifest["metadata"]["name"], known)
+    told = salts.make_reuse_message("Experiment", manifest["metadata"]["name"], known)
     if told and not (acceptance.stopped or is_over(status)):
-        yield f"{salts.REUSED}: {told}"
+        yield f"{salts.SALT_REUSED}: {told}"
 
 
 def _standing(status: ExperimentStatus) -> Iterator[str]:
@@ -131,7 +140,7 @@ def _lines(
     spec: ExperimentSpec,
     stored: Object | None,
     status: ExperimentStatus,
-    seen: Observed | None,
+    seen: ObservedState | None,
     now: datetime,
     *,
     comes: bool,
@@ -141,7 +150,7 @@ def _lines(
         return
     stable = _stable(seen) if seen is not None else None
     yield from _waits(spec, stored, seen, comes=comes)
-    planned = arms.planned(stable, spec) if stable is not None else []
+    planned = arms.plan_arms(stable, spec) if stable is not None else []
     if seen is not None and stable is not None:
         yield f"compares with control, which is revision {stable.number}"
         yield from _arms(planned, stable, seen)
@@ -150,16 +159,16 @@ def _lines(
         yield from _how_long(spec, seen)
 
 
-def _stable(seen: Observed) -> Revision | None:
+def _stable(seen: ObservedState) -> Revision | None:
     stable = _status(seen).stable
-    return None if stable is None else revisions.by_number(seen.revisions, stable.revision)
+    return None if stable is None else revisions.find_by_number(seen.revisions, stable.revision)
 
 
-def _status(seen: Observed) -> ModelDeploymentStatus:
+def _status(seen: ObservedState) -> ModelDeploymentStatus:
     return ModelDeploymentStatus.parse(seen.deployment.get("status"))
 
 
-def _waits(spec: ExperimentSpec, stored: Object | None, seen: Observed | None, *, comes: bool) -> Iterator[str]:
+def _waits(spec: ExperimentSpec, stored: Object | None, seen: ObservedState | None, *, comes: bool) -> Iterator[str]:
     service = f"ModelDeployment {spec.model_deployment}"
     if seen is None:
         yield f"begins once {service}{', which is applied with it,' if comes else ''} serves"
@@ -167,7 +176,7 @@ def _waits(spec: ExperimentSpec, stored: Object | None, seen: Observed | None, *
             yield f"there is no {service} yet"
         return
     status, deployment = _status(seen), accept_deployment(seen.deployment, seen.installation).spec
-    earlier = [each.name for each in in_line(seen.own) if _goes_before(each, stored)]
+    earlier = [each.name for each in order_waiting(seen.own) if _goes_before(each, stored)]
     found = []
     if status.stable is None:
         found.append(f"{service} serves")
@@ -182,7 +191,7 @@ def _waits(spec: ExperimentSpec, stored: Object | None, seen: Observed | None, *
     yield f"waits until {' and '.join(found)}" if found else "begins when the replicas of its arms are ready"
 
 
-def _goes_before(other: OwnExperiment, stored: Object | None) -> bool:
+def _goes_before(other: UserExperiment, stored: Object | None) -> bool:
     if other.acceptance.spec is None and not machine.is_frozen(other.status):
         return False
     if stored is None:
@@ -192,13 +201,13 @@ def _goes_before(other: OwnExperiment, stored: Object | None) -> bool:
     return machine.has_begun(other.status) or (other.created, other.name) < itself
 
 
-def _arms(planned: list[PlannedArm], stable: Revision, seen: Observed) -> Iterator[str]:
+def _arms(planned: list[PlannedArm], stable: Revision, seen: ObservedState) -> Iterator[str]:
     """The revision of each arm, and what it has of its own."""
     taken = {*seen.taken, *live_revisions(_status(seen))}
     for arm in planned:
-        differing = [str(each) for each in changes.between(_control(stable, arm, seen), arm.content)]
-        why = changes.because(differing) or ", which differs in nothing"
-        known = revisions.find(seen.revisions, arm.hash)
+        differing = [str(each) for each in changes.find_changes(_control(stable, arm, seen), arm.content)]
+        why = changes.format_causes(differing) or ", which differs in nothing"
+        known = revisions.find_by_hash(seen.revisions, arm.hash)
         if known is None:
             number = revisions.next_number(taken)
             taken.add(number)
@@ -207,7 +216,7 @@ def _arms(planned: list[PlannedArm], stable: Revision, seen: Observed) -> Iterat
             yield f"arm {arm.name}: revision {known.number}, which is known already{why}"
 
 
-def _control(stable: Revision, arm: PlannedArm, seen: Observed) -> Any:
+def _control(stable: Revision, arm: PlannedArm, seen: ObservedState) -> Any:
     """What an arm is compared with; of the `userConfig`, which is no part of a revision, where the arm has one of its own."""
     spec = accept_deployment(seen.deployment, seen.installation).spec
     if "userConfig" not in arm.content.get("runtime", {}) or spec is None:
@@ -216,7 +225,7 @@ def _control(stable: Revision, arm: PlannedArm, seen: Observed) -> Any:
     return {**stable.content, "runtime": runtime}
 
 
-def _where_weights_go(plan: Comparison | None) -> str:
+def _where_weights_go(plan: PlanComparison | None) -> str:
     """What follows the shares at the begin; empty where these stay."""
     if plan is None or plan.allocation is None:
         return ""
@@ -226,23 +235,27 @@ def _where_weights_go(plan: Comparison | None) -> str:
     return f"; weights follow the first success metric, none below {floor:g} % of what is exposed"
 
 
-def _plan(spec: ExperimentSpec, seen: Observed | None, planned: list[PlannedArm], now: datetime) -> Iterator[str]:
+def _plan(spec: ExperimentSpec, seen: ObservedState | None, planned: list[PlannedArm], now: datetime) -> Iterator[str]:
     deployment = accept_deployment(seen.deployment, seen.installation).spec if seen is not None else None
     rollout = deployment.rollout if deployment is not None else Rollout()
-    plan = freeze.freeze(spec, rollout, (1, ""), [(arm, 1) for arm in planned], Traffic(), now).plan
-    shares = {name: own / 100 for name, own in arms.buckets_of(spec).items()}
+    plan = freeze.freeze(spec, rollout, (1, ""), [(arm, 1) for arm in planned], StableTraffic(), now).plan
+    shares = {name: own / 100 for name, own in arms.planned_buckets(spec).items()}
     outside = 100 - sum(shares.values())
     told = ", ".join(f"{name} {share:g} %" for name, share in {names.STABLE: outside, **shares}.items())
     yield f"shares of the traffic: {told}{_where_weights_go(plan.comparison)}"
-    unit = units.unit_of(spec.unit)
+    unit = units.resolve_unit(spec.unit)
     yield (
-        "each request is a unit" if unit == units.REQUEST else f"units stay with their arm, by {unit.kind} {unit.name}"
+        "each request is a unit"
+        if unit == units.PER_REQUEST
+        else f"units stay with their arm, by {unit.kind} {unit.name}"
     )
     for guardrail in plan.guardrails:
-        yield f"{guardrail.role} {guardrail.metric}: {describe.limit(guardrail, names.CONTROL)}"
+        yield f"{guardrail.role} {guardrail.metric}: {describe.describe_guardrail_limit(guardrail, names.CONTROL)}"
     if plan.comparison is not None:
-        yield from (f"{each.role} {each.name}: {describe.wanted(each)}" for each in plan.comparison.outcomes)
-        yield f"ends {describe.ends(plan.comparison)}"
+        yield from (
+            f"{each.role} {each.name}: {describe.describe_outcome_goal(each)}" for each in plan.comparison.outcomes
+        )
+        yield f"ends {describe.describe_end_conditions(plan.comparison)}"
     yield _alpha(spec)
 
 
@@ -252,7 +265,7 @@ def _alpha(spec: ExperimentSpec) -> str:
     return f"{told}; {alpha / tests:.3g} for each of {tests} pairs of arm and success metric" if tests > 1 else told
 
 
-def _how_long(spec: ExperimentSpec, seen: Observed | None) -> Iterator[str]:
+def _how_long(spec: ExperimentSpec, seen: ObservedState | None) -> Iterator[str]:
     """How long an arm that is better takes to be found, by what the newest experiment of its kind has counted."""
     known = _known(spec, seen)
     if known is None:
@@ -260,33 +273,35 @@ def _how_long(spec: ExperimentSpec, seen: Observed | None) -> Iterator[str]:
         return
     name, rate, bases = known
     yield f"by what Experiment {name} has counted, {rate.units_per_second * 86_400:.0f} units come a day:"
-    for place, metric in enumerate(power.metrics(spec)):
+    for place, metric in enumerate(power.planned_metrics(spec)):
         if metric.name not in bases:
             continue
         base = bases[metric.name]
-        told = power.doubt(spec, rate.units_per_second, {metric.name: base})
+        told = power.find_undecidable_metric(spec, rate.units_per_second, {metric.name: base})
         if not told:
-            count, seconds = power.typical(spec, power.Traffic(rate.units_per_second, base), place)
-            found = f"is typically found after {count:.0f} units, in {told_time(seconds)}"
+            count, seconds = power.expected_duration(spec, power.ExperimentTraffic(rate.units_per_second, base), place)
+            found = f"is typically found after {count:.0f} units, in {format_rough_duration(seconds)}"
             better = f"an arm that is better by {100 * metric.effect:.3g} %"
             told = f"{metric.name}: {better} {found if math.isfinite(seconds) else 'is never found'}"
         yield f"{told}; control has {base.value:.3g}"
 
 
-def _known(spec: ExperimentSpec, seen: Observed | None) -> tuple[str, Rate, dict[str, Base]] | None:
+def _known(
+    spec: ExperimentSpec, seen: ObservedState | None
+) -> tuple[str, ObservedRate, dict[str, ControlBaseline]] | None:
     """The newest other experiment that has counted units of the same kind and one of the success metrics, and what control had there."""
     found = []
     for own in seen.own if seen is not None else ():
-        rate = decision.remembered_rate(own.status, own.uid)
-        if rate is None or units.frozen_in(own.status.plan) != units.unit_of(spec.unit):
+        rate = decision.estimate_past_rate(own.status, own.uid)
+        if rate is None or units.frozen_unit(own.status.plan) != units.resolve_unit(spec.unit):
             continue
         counted = {
             (each.feedback, each.type): rate.values[each.name]
-            for each in decision.outcomes_of(own.status, decision.SUCCESS)
+            for each in decision.planned_outcomes(own.status, decision.SUCCESS)
             if each.name in rate.values
         }
         bases = {
-            each.name: Base(*counted[each.feedback, each.type])
+            each.name: ControlBaseline(*counted[each.feedback, each.type])
             for each in spec.metrics.success
             if counted.get((each.feedback, each.type), (0.0,))[0] > 0
         }

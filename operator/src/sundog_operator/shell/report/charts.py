@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from sundog_operator.shell.report import scales
-from sundog_operator.shell.report.content import OUTSIDE, ROLLOUT, Bound, Look, Metric, Report, told_interval
-from sundog_operator.shell.report.scales import Scale, Tick
+from sundog_operator.shell.report.content import (
+    OUTSIDE,
+    ROLLOUT,
+    ExperimentReport,
+    MetricPoint,
+    ReportMetric,
+    ReportPoint,
+    format_point_interval,
+)
+from sundog_operator.shell.report.scales import AxisScale, AxisTick
 
 WIDTH: Final = 400
 HEIGHT: Final = 200
@@ -43,7 +51,7 @@ _FARTHEST: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """A line through places as SVG has them; `kind` says what it stands for."""
 
     kind: str
@@ -51,7 +59,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class IntervalBar:
     """An interval: its ends, whether the drawing ends before it does, and where the ratio is, if it is known and in sight."""
 
     kind: str
@@ -65,7 +73,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Dot:
+class ChartDot:
     """A place."""
 
     kind: str
@@ -89,37 +97,37 @@ class Chart:
     title: str
     description: str
     legend: tuple[tuple[str, str], ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    lines: tuple[Line, ...] = ()
-    bars: tuple[Bar, ...] = ()
-    dots: tuple[Dot, ...] = ()
+    lines: tuple[ChartLine, ...] = ()
+    bars: tuple[IntervalBar, ...] = ()
+    dots: tuple[ChartDot, ...] = ()
     area: str = ""
 
 
-def charts_of(report: Report) -> list[Chart]:
+def make_charts(report: ExperimentReport) -> list[Chart]:
     """Traffic, requests, and each metric of which anything is known."""
-    time = Scale(0.0, report.seconds, LEFT, RIGHT)
+    time = AxisScale(0.0, report.seconds, LEFT, RIGHT)
     metrics = [_of_metric(metric, number, time) for number, metric in enumerate(report.metrics) if metric.bounds]
     return [*_of_looks(report, time), *metrics]
 
 
-def elapsed(seconds: float) -> str:
+def format_elapsed(seconds: float) -> str:
     """A time since the begin, such as 1:02:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}"
 
 
-def _of_looks(report: Report, time: Scale) -> Iterator[Chart]:
+def _of_looks(report: ExperimentReport, time: AxisScale) -> Iterator[Chart]:
     if report.looks:
         yield _share(report.looks, time) if report.kind == ROLLOUT else _shares(report, time)
         yield _requests(report, time)
 
 
-def _share(looks: Sequence[Look], time: Scale) -> Chart:
+def _share(looks: Sequence[ReportPoint], time: AxisScale) -> Chart:
     """Of a rollout: stable has what its candidate has not."""
     up = scales.percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
     counted = [None if shares is None else shares[-1] for shares in _counted(looks)]
@@ -133,17 +141,17 @@ def _share(looks: Sequence[Look], time: Scale) -> Chart:
         y_ticks=tuple(scales.percent_ticks(up)),
         head=("time", "configured", "counted until then"),
         rows=tuple(
-            (elapsed(look.at_s), f"{look.weight:g} %", _share_told(share))
+            (format_elapsed(look.at_s), f"{look.weight:g} %", _share_told(share))
             for look, share in zip(looks, counted, strict=True)
         ),
-        lines=(Line("candidate", line),),
+        lines=(ChartLine("candidate", line),),
         dots=tuple(_dots("observed", looks, counted, time, up)),
         area=f"{_place(time.at(looks[0].at_s))},{BOTTOM} {line} {_place(time.end)},{BOTTOM}",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class TrafficSeries:
     """What somebody was to get from each look on, and got until then, in percent; None where that is not known."""
 
     kind: str
@@ -152,15 +160,15 @@ class Course:
     counted: Sequence[float | None]
 
     @property
-    def is_drawn(self) -> bool:
+    def has_weights(self) -> bool:
         """Whether any weight is known."""
         return any(weight is not None for weight in self.weights)
 
 
-def _shares(report: Report, time: Scale) -> Chart:
+def _shares(report: ExperimentReport, time: AxisScale) -> Chart:
     """Of an experiment: a line for control and one for each arm."""
-    looks, courses = report.looks, list(courses_of(report))
-    drawn = [course for course in courses if course.is_drawn]
+    looks, courses = report.looks, list(make_traffic_series(report))
+    drawn = [course for course in courses if course.has_weights]
     most = max(filter(None, (weight for course in drawn for weight in course.weights)), default=0)
     up = scales.percent_scale(min(most * _ROOM, 100), BOTTOM, TOP)
     return Chart(
@@ -175,26 +183,26 @@ def _shares(report: Report, time: Scale) -> Chart:
         y_ticks=tuple(scales.percent_ticks(up)),
         head=("time", *(name for course in courses for name in _heads(course))),
         rows=tuple(
-            (elapsed(look.at_s), *(cell for course in courses for cell in _cells(course, number)))
+            (format_elapsed(look.at_s), *(cell for course in courses for cell in _cells(course, number)))
             for number, look in enumerate(looks)
         ),
         lines=tuple(
-            Line(course.kind, _joined(_held(looks, heights, time)))
+            ChartLine(course.kind, _joined(_held(looks, heights, time)))
             for course, heights in zip(drawn, _heights(drawn, up), strict=True)
         ),
         dots=tuple(dot for course in courses for dot in _dots(course.kind, looks, course.counted, time, up)),
     )
 
 
-def courses_of(report: Report) -> Iterator[Course]:
+def make_traffic_series(report: ExperimentReport) -> Iterator[TrafficSeries]:
     """Those of control and of the arms; before them what all arms had together, where a history has no more than that."""
     looks, counted = report.looks, _counted(report.looks)
     if any(look.weights is None for look in looks):
         sums = [float(look.weight) if look.weights is None else None for look in looks]
-        yield Course(_TOGETHER, "beside control, rounded", sums, [None] * len(looks))
+        yield TrafficSeries(_TOGETHER, "beside control, rounded", sums, [None] * len(looks))
     for place, lane in enumerate(report.lanes):
         if lane.kind != OUTSIDE:
-            yield Course(
+            yield TrafficSeries(
                 lane.kind,
                 lane.name,
                 [None if look.weights is None else look.weights[place] for look in looks],
@@ -202,16 +210,16 @@ def courses_of(report: Report) -> Iterator[Course]:
             )
 
 
-def _heads(course: Course) -> Iterator[str]:
-    if course.is_drawn:
+def _heads(course: TrafficSeries) -> Iterator[str]:
+    if course.has_weights:
         yield course.name
     if course.kind != _TOGETHER:
         yield f"{course.name}, counted"
 
 
-def _cells(course: Course, number: int) -> Iterator[str]:
+def _cells(course: TrafficSeries, number: int) -> Iterator[str]:
     weight = course.weights[number]
-    if course.is_drawn:
+    if course.has_weights:
         yield "–" if weight is None else f"{weight:g} %"
     if course.kind != _TOGETHER:
         yield _share_told(course.counted[number])
@@ -221,7 +229,7 @@ def _share_told(share: float | None) -> str:
     return "–" if share is None else f"{share:.3g} %"
 
 
-def _counted(looks: Sequence[Look]) -> list[tuple[float, ...] | None]:
+def _counted(looks: Sequence[ReportPoint]) -> list[tuple[float, ...] | None]:
     """Percent of the requests that each lane got since the look before; None where they were too few to tell."""
     found: list[tuple[float, ...] | None] = [None]
     for before, look in itertools.pairwise(looks):
@@ -231,13 +239,15 @@ def _counted(looks: Sequence[Look]) -> list[tuple[float, ...] | None]:
     return found
 
 
-def _dots(kind: str, looks: Sequence[Look], shares: Sequence[float | None], time: Scale, up: Scale) -> Iterator[Dot]:
+def _dots(
+    kind: str, looks: Sequence[ReportPoint], shares: Sequence[float | None], time: AxisScale, up: AxisScale
+) -> Iterator[ChartDot]:
     for look, share in zip(looks, shares, strict=True):
         if share is not None:
-            yield Dot(kind, _place(time.at(look.at_s)), _place(up.at(share)))
+            yield ChartDot(kind, _place(time.at(look.at_s)), _place(up.at(share)))
 
 
-def _heights(courses: Sequence[Course], up: Scale) -> list[list[float | None]]:
+def _heights(courses: Sequence[TrafficSeries], up: AxisScale) -> list[list[float | None]]:
     """Where the line of each course is from each look on; what would lie on each other lies side by side."""
     found: list[list[float | None]] = [[] for _ in courses]
     for weights in zip(*(course.weights for course in courses), strict=True):
@@ -266,14 +276,14 @@ def _side_by_side(heights: Sequence[float]) -> list[float]:
     return found
 
 
-def _held(looks: Sequence[Look], heights: Sequence[float | None], time: Scale) -> list[tuple[float, float]]:
+def _held(looks: Sequence[ReportPoint], heights: Sequence[float | None], time: AxisScale) -> list[tuple[float, float]]:
     """Each height holds until the next look, the last one until the end."""
     ends = [*(time.at(look.at_s) for look in looks), time.end]
     known = [(x, after, y) for (x, after), y in zip(itertools.pairwise(ends), heights, strict=True) if y is not None]
     return [place for x, after, y in known for place in ((x, y), (after, y))]
 
 
-def _requests(report: Report, time: Scale) -> Chart:
+def _requests(report: ExperimentReport, time: AxisScale) -> Chart:
     looks = report.looks
     drawn = [(place, lane) for place, lane in enumerate(report.lanes) if lane.kind != OUTSIDE]
     up = scales.count_scale(max(look.requests[place] for look in looks for place, _ in drawn), BOTTOM, TOP)
@@ -287,27 +297,30 @@ def _requests(report: Report, time: Scale) -> Chart:
         y_ticks=tuple(scales.count_ticks(up)),
         head=("time", *(name for lane in report.lanes for name in (lane.name, "errors"))),
         rows=tuple(
-            (elapsed(look.at_s), *(str(each) for pair in zip(look.requests, look.errors, strict=True) for each in pair))
+            (
+                format_elapsed(look.at_s),
+                *(str(each) for pair in zip(look.requests, look.errors, strict=True) for each in pair),
+            )
             for look in looks
         ),
         lines=tuple(
-            Line(lane.kind, _joined([(time.at(look.at_s), up.at(look.requests[place])) for look in looks]))
+            ChartLine(lane.kind, _joined([(time.at(look.at_s), up.at(look.requests[place])) for look in looks]))
             for place, lane in drawn
         ),
     )
 
 
-def _of_metric(metric: Metric, number: int, time: Scale) -> Chart:
-    up = ratio_scale(metric, BOTTOM, TOP)
+def _of_metric(metric: ReportMetric, number: int, time: AxisScale) -> Chart:
+    up = make_ratio_scale(metric, BOTTOM, TOP)
     gates = metric.judged and any(bound.allowed != metric.margin for bound in metric.bounds)
     bars = tuple(_bar(bound, time, up) for bound in metric.bounds if bound.lower is not None or bound.ratio)
-    lines = [Line("one", _across(1.0, time, up))]
+    lines = [ChartLine("one", _across(1.0, time, up))]
     legend = [("interval", "ratio and interval"), *_verdicts(bars), ("one", f"{metric.unit} (1)")]
     if metric.margin != 1:
-        lines.append(Line("margin", _across(metric.margin, time, up)))
+        lines.append(ChartLine("margin", _across(metric.margin, time, up)))
         legend.append(("margin", f"margin ({metric.margin:.3g})"))
     if gates:
-        lines.append(Line("gate", _joined(_allowed(metric.bounds, time, up))))
+        lines.append(ChartLine("gate", _joined(_allowed(metric.bounds, time, up))))
         legend.append(("gate", "what the next gate lets pass"))
     asked = "Held to" if metric.type == "event" else "Wanted"
     return Chart(
@@ -328,34 +341,34 @@ def _of_metric(metric: Metric, number: int, time: Scale) -> Chart:
     )
 
 
-def _verdicts(bars: Sequence[Bar]) -> Iterator[tuple[str, str]]:
+def _verdicts(bars: Sequence[IntervalBar]) -> Iterator[tuple[str, str]]:
     """(kind, words) of the verdicts that have a colour of their own, of those that are there."""
     there = {bar.kind for bar in bars}
     return ((kind, verdict) for verdict, kind in _COLOURED.items() if kind in there)
 
 
-def _across(ratio: float, time: Scale, up: Scale) -> str:
+def _across(ratio: float, time: AxisScale, up: AxisScale) -> str:
     return _joined([(time.start, up.at(ratio)), (time.end, up.at(ratio))])
 
 
-def _allowed(bounds: Sequence[Bound], time: Scale, up: Scale) -> Iterator[tuple[float, float]]:
+def _allowed(bounds: Sequence[MetricPoint], time: AxisScale, up: AxisScale) -> Iterator[tuple[float, float]]:
     """What is allowed holds until another is."""
     ends = [*(time.at(bound.at_s) for bound in bounds), time.end]
     for (x, after), bound in zip(itertools.pairwise(ends), bounds, strict=True):
         yield from ((x, up.at(bound.allowed)), (after, up.at(bound.allowed)))
 
 
-def _row(bound: Bound, *, judged: bool) -> tuple[str, ...]:
+def _row(bound: MetricPoint, *, judged: bool) -> tuple[str, ...]:
     return (
-        elapsed(bound.at_s),
+        format_elapsed(bound.at_s),
         "–" if bound.ratio is None else f"{bound.ratio:.3g}",
-        told_interval(bound) or "–",
+        format_point_interval(bound) or "–",
         f"{bound.allowed:.3g}" if judged else "–",
         bound.verdict,
     )
 
 
-def ratio_scale(metric: Metric, start: float, end: float) -> Scale:
+def make_ratio_scale(metric: ReportMetric, start: float, end: float) -> AxisScale:
     """An axis with everything that decides: limits, ratios, and the last interval; of the others what is not far beyond."""
     last = metric.bounds[-1]
     ratios = [bound.ratio for bound in metric.bounds if bound.ratio]
@@ -370,15 +383,15 @@ def ratio_scale(metric: Metric, start: float, end: float) -> Scale:
     low = min(low, max(min(lowers, default=low), low / _BEYOND))
     high = max(high, min(max(uppers, default=high), high * _BEYOND))
     # A status that somebody damaged may hold any number.
-    return Scale(max(low / 1.1, _LEAST_RATIO), min(high * 1.1, 1 / _LEAST_RATIO), start, end, "log")
+    return AxisScale(max(low / 1.1, _LEAST_RATIO), min(high * 1.1, 1 / _LEAST_RATIO), start, end, "log")
 
 
-def _bar(bound: Bound, time: Scale, up: Scale) -> Bar:
+def _bar(bound: MetricPoint, time: AxisScale, up: AxisScale) -> IntervalBar:
     lower = bound.lower if bound.lower is not None else bound.ratio or up.low
     known = bound.lower is not None
     upper = bound.upper if bound.upper is not None else up.high if known else lower
     seen = bound.ratio is not None and up.shows(bound.ratio)
-    return Bar(
+    return IntervalBar(
         kind=_COLOURED.get(bound.verdict, "open"),
         x=_place(time.at(bound.at_s)),
         top=_place(up.at(upper)),
@@ -386,7 +399,7 @@ def _bar(bound: Bound, time: Scale, up: Scale) -> Bar:
         cut_top=known and (bound.upper is None or bound.upper > up.high),
         cut_bottom=known and lower < up.low,
         centre=_place(up.at(bound.ratio)) if seen and bound.ratio is not None else None,
-        told=f"{elapsed(bound.at_s)}: {' '.join(_row(bound, judged=False)[1:3])}, {bound.verdict}",
+        told=f"{format_elapsed(bound.at_s)}: {' '.join(_row(bound, judged=False)[1:3])}, {bound.verdict}",
     )
 
 

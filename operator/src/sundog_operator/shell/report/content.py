@@ -16,17 +16,25 @@ from sundog_operator.api import (
     PlanOutcome,
     ShadowStatus,
     format_duration,
-    is_latency,
+    is_latency_metric,
 )
 from sundog_operator.core.analysis import evaluate, power
-from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import percent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import freeze, history, machine, metric_checks, plan_text
 from sundog_operator.core.stats import metric_evidence, multiple_testing
 from sundog_operator.ports import Object
-from sundog_operator.shell.describe import beside, ends, interval, limit, of_one_side, span, wanted
+from sundog_operator.shell.describe import (
+    baseline_arm,
+    describe_end_conditions,
+    describe_guardrail_limit,
+    describe_outcome_goal,
+    find_one_sided_note,
+    format_interval,
+    format_span,
+)
 
 _HEADINGS: Final = {
     "Promoted": "Promoted on evidence",
@@ -43,12 +51,12 @@ ROLLOUT: Final = "Rollout"
 OUTSIDE: Final = "outside"
 """Of an experiment what gets traffic, and is compared with nothing."""
 
-MOST_ARMS: Final = 9
+MAX_ARMS: Final = 9
 """Beside control."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class ReportLane:
     """Somebody who gets traffic.
 
     Attributes:
@@ -61,7 +69,7 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ReportPoint:
     """What was known at one time.
 
     Attributes:
@@ -80,7 +88,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class MetricPoint:
     """What was known of one metric at one time; `allowed` is the ratio up to which the gate of that time passes.
 
     An end that is None is not known; a ratio that is None is of a metric that stable never had. `basis` is as in `HistoryMetric`,
@@ -97,7 +105,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class ReportMetric:
     """One metric over all of the time.
 
     Attributes:
@@ -117,7 +125,7 @@ class Metric:
     type: Literal["event", "rate", "mean"]
     limit: str
     margin: float
-    bounds: tuple[Bound, ...]
+    bounds: tuple[MetricPoint, ...]
     last: MetricStatus | None
 
     @property
@@ -135,7 +143,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class ArmFigures:
+class ReportArm:
     """One arm: its revision, percent of the traffic now, requests in all and of those as evidence, and failures."""
 
     name: str
@@ -152,7 +160,7 @@ class ArmFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ExperimentReport:
     """A rollout, told.
 
     Attributes:
@@ -172,7 +180,7 @@ class Report:
 
     kind: str
     who: str
-    lanes: tuple[Lane, ...]
+    lanes: tuple[ReportLane, ...]
     arms_compared: tuple[str, str]
     title: str
     heading: str
@@ -180,33 +188,33 @@ class Report:
     why: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     quality: tuple[tuple[str, str], ...]
-    arms: tuple[ArmFigures, ...]
-    looks: tuple[Look, ...]
-    metrics: tuple[Metric, ...]
+    arms: tuple[ReportArm, ...]
+    looks: tuple[ReportPoint, ...]
+    metrics: tuple[ReportMetric, ...]
     seconds: float
     remembered: bool
 
 
-def report_of(obj: Object, now: datetime) -> Report:
+def make_report(obj: Object, now: datetime) -> ExperimentReport:
     """Tell an Experiment as it is stored."""
     status, meta = ExperimentStatus.parse(obj.get("status")), obj["metadata"]
-    tallies = Tallies.unpack(status.tallies, str(meta.get("uid", "")))
+    tallies = Counters.unpack(status.tallies, str(meta.get("uid", "")))
     begun = _begun(status, meta, now)
     ended = _ended(status) or now
     points = _points(status, ended)
     heading, tone = _heading(status)
     own = status.plan.comparison is not None
-    return Report(
+    return ExperimentReport(
         kind="Experiment" if own else ROLLOUT,
         who="arms" if own else "candidate",
         lanes=tuple(_lanes(status)),
         arms_compared=("control", "arm") if own else ("stable", "candidate"),
-        title=printable(f"{meta['namespace']}/{meta['name']}"),
-        heading=printable(heading),
+        title=replace_control_characters(f"{meta['namespace']}/{meta['name']}"),
+        heading=replace_control_characters(heading),
         tone=tone,
-        why=tuple(map(printable, _why(status))),
-        facts=tuple((name, printable(value)) for name, value in _facts(obj, status, begun, ended)),
-        quality=tuple((name, printable(value)) for name, value in _quality(status, tallies)),
+        why=tuple(map(replace_control_characters, _why(status))),
+        facts=tuple((name, replace_control_characters(value)) for name, value in _facts(obj, status, begun, ended)),
+        quality=tuple((name, replace_control_characters(value)) for name, value in _quality(status, tallies)),
         arms=tuple(_arms(status, tallies)),
         looks=tuple(
             _look(point, begun, own=own)
@@ -235,10 +243,10 @@ def _compared(status: ExperimentStatus) -> list[str | None]:
     """The arms that metrics are about; None for the candidate of a rollout."""
     if status.plan.comparison is None:
         return [None]
-    return [arm.name for arm in status.arms if arm.name not in names.OF_STABLE]
+    return [arm.name for arm in status.arms if arm.name not in names.STABLE_ARMS]
 
 
-def printable(text: str) -> str:
+def replace_control_characters(text: str) -> str:
     """A text without control characters, which terminals obey and which no document may hold."""
     return "".join(
         each if each.isprintable() else " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" for each in text
@@ -264,14 +272,14 @@ def _points(status: ExperimentStatus, ended: datetime) -> tuple[HistoryPoint, ..
     at = ended if machine.is_over(status) else status.counted_at
     if at is None or (status.history and status.history[-1].at >= at):
         return status.history
-    return (*status.history, history.point_of(status, status.metrics, at))
+    return (*status.history, history.make_point(status, status.metrics, at))
 
 
 def _heading(status: ExperimentStatus) -> tuple[str, str]:
     reason = status.verdict.reason.partition(":")[0]
     if status.verdict.winner and status.plan.comparison is not None:
         return f"{status.verdict.winner} has won", "good"
-    if machine.stands_by_copies(status):
+    if machine.is_decided_by_copies(status):
         return _of_copies(status, reason)
     match status.phase:
         case machine.CONCLUDED | machine.STOPPED if status.verdict.decision in _HEADINGS:
@@ -302,10 +310,10 @@ def _of_copies(status: ExperimentStatus, reason: str) -> tuple[str, str]:
 def _why(status: ExperimentStatus) -> Iterator[str]:
     """The outcome or what is waited for, then what is known of each guardrail, no sentence twice."""
     step = status.step.reason if status.step else ""
-    if machine.is_over(status) or status.verdict.winner or machine.stands_by_copies(status):
+    if machine.is_over(status) or status.verdict.winner or machine.is_decided_by_copies(status):
         first = status.verdict.reason
     else:
-        first = machine.paused_for(status) if status.paused else step
+        first = machine.describe_pause(status) if status.paused else step
     if first:
         yield first
     for each in status.metrics:
@@ -315,7 +323,7 @@ def _why(status: ExperimentStatus) -> Iterator[str]:
             and (each.role in ("guardrail", "success") or each.verdict == "Harm")
         ):
             yield each.message
-    if side := of_one_side(status.metrics):
+    if side := find_one_sided_note(status.metrics):
         yield side
     for check in status.checks:
         if check.message and check.message not in first:
@@ -327,27 +335,27 @@ def _facts(obj: Object, status: ExperimentStatus, begun: datetime, ended: dateti
     yield "model deployment", str((obj.get("spec") or {}).get("modelDeployment", ""))
     yield "began", f"{begun:%Y-%m-%d %H:%M:%S} UTC"
     if machine.is_over(status):
-        yield "ended", f"{ended:%Y-%m-%d %H:%M:%S} UTC, after {span(ended - begun)}"
+        yield "ended", f"{ended:%Y-%m-%d %H:%M:%S} UTC, after {format_span(ended - begun)}"
     else:
-        yield "so far", span(ended - begun)
+        yield "so far", format_span(ended - begun)
     if plan.comparison is None:
         yield from _steps(plan)
     else:
         yield "arms", ", ".join(f"{arm.name} {percent(arm.buckets):g} %" for arm in plan.comparison.arms)
-        yield "ends", ends(plan.comparison)
+        yield "ends", describe_end_conditions(plan.comparison)
     if plan.requests_per_second is not None:
         yield "traffic", f"{plan.requests_per_second:.3g} requests a second when it began"
     for guardrail in plan.guardrails:
-        yield guardrail.metric, limit(guardrail, beside(plan))
+        yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
     for check in plan.checks:
-        yield check.name, f"{metric_checks.limits(check)}, as Prometheus gives it"
+        yield check.name, f"{metric_checks.format_limits(check)}, as Prometheus gives it"
     if status.shadow is not None:
         yield from _copies(status.shadow)
     if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
-        yield "alpha", plan_text.alpha(plan)
+        yield "alpha", plan_text.describe_alpha(plan)
     for outcome in _outcomes(status):
-        yield outcome.name, f"{outcome.role}: {wanted(outcome)}"
-    if not machine.is_over(status) and (doubt := power.doubt(plan)):
+        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
+    if not machine.is_over(status) and (doubt := power.find_undecidable_step(plan)):
         yield "beware", doubt
 
 
@@ -359,13 +367,13 @@ def _steps(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
 
 
 def _copies(shadow: ShadowStatus) -> Iterator[tuple[str, str]]:
-    yield "copies", plan_text.copies(shadow)
+    yield "copies", plan_text.describe_copies(shadow)
     yield "compared", shadow.message
     for each in shadow.earlier or ():
         yield "compared before", each
 
 
-def _quality(status: ExperimentStatus, tallies: Tallies) -> Iterator[tuple[str, str]]:
+def _quality(status: ExperimentStatus, tallies: Counters) -> Iterator[tuple[str, str]]:
     told = next((each for each in status.conditions if each.type == "DataQuality"), None)
     if told is not None:
         yield "data quality", f"{told.reason}: {told.message}" if told.message else told.reason
@@ -385,54 +393,54 @@ def _quality(status: ExperimentStatus, tallies: Tallies) -> Iterator[tuple[str, 
     yield "running", f"{stable.running} of stable's and {canary.running} of the candidate's, when that was last told"
 
 
-def _sample_ratio(status: ExperimentStatus, tallies: Tallies) -> str:
+def _sample_ratio(status: ExperimentStatus, tallies: Counters) -> str:
     """How the requests that are evidence fell to the arms, and how much that speaks against the weights."""
     counted = [
-        metric_evidence.Split.of_two(each.weight / 100, _assigned(tallies, each.number))
+        metric_evidence.ArmSplit.of_two(each.weight / 100, _assigned(tallies, each.number))
         for each in status.evidence_epochs
         if 0 < each.weight < 100
     ]
     canary, total = sum(each.units[1] for each in counted), sum(sum(each.units) for each in counted)
     if not total:
         return "nothing was counted as evidence"
-    if units.frozen_in(status.plan) != units.REQUEST:
+    if units.frozen_unit(status.plan) != units.PER_REQUEST:
         return (
             f"the candidate got {canary} of {total} requests, which need not fall to the arms by the weights; units are to, and edges tell"
             " those while the rollout goes on"
         )
     return (
-        f"{evaluate.as_they_fell(counted, 'requests')}; log E against the split is"
-        f" {metric_evidence.mismatch(counted):.3g}, and pauses from {evaluate.MISMATCH_LOG_E:.3g} on"
+        f"{evaluate.describe_split(counted, 'requests')}; log E against the split is"
+        f" {metric_evidence.mismatch_log_e(counted):.3g}, and pauses from {evaluate.MISMATCH_LOG_E:.3g} on"
     )
 
 
-def _assigned(tallies: Tallies, epoch: int) -> tuple[int, int]:
+def _assigned(tallies: Counters, epoch: int) -> tuple[int, int]:
     stable, canary = (tallies.of(epoch, name).assigned for name in _ARMS)
     return stable, canary
 
 
-def _arms(status: ExperimentStatus, tallies: Tallies) -> Iterator[ArmFigures]:
+def _arms(status: ExperimentStatus, tallies: Counters) -> Iterator[ReportArm]:
     epochs = [each.number for each in status.evidence_epochs]
     for arm in (each for each in status.arms if status.plan.comparison is not None or each.name in _ARMS):
         evidence = sum(tallies.of(epoch, arm.name).assigned for epoch in epochs) if tallies.sources else None
-        yield ArmFigures(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors)
+        yield ReportArm(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors)
 
 
-def _lanes(status: ExperimentStatus) -> Iterator[Lane]:
+def _lanes(status: ExperimentStatus) -> Iterator[ReportLane]:
     if status.plan.comparison is None:
-        yield from (Lane("stable", "stable"), Lane("candidate", "candidate"))
+        yield from (ReportLane("stable", "stable"), ReportLane("candidate", "candidate"))
         return
-    known = {names.STABLE: Lane(OUTSIDE, "stable, outside"), names.CONTROL: Lane("control", names.CONTROL)}
-    beside = itertools.cycle(range(1, MOST_ARMS + 1))
+    known = {names.STABLE: ReportLane(OUTSIDE, "stable, outside"), names.CONTROL: ReportLane("control", names.CONTROL)}
+    beside = itertools.cycle(range(1, MAX_ARMS + 1))
     for arm in status.arms:
-        yield known.get(arm.name) or Lane(f"arm-{next(beside)}", printable(arm.name))
+        yield known.get(arm.name) or ReportLane(f"arm-{next(beside)}", replace_control_characters(arm.name))
 
 
-def _look(point: HistoryPoint, begun: datetime, *, own: bool) -> Look:
+def _look(point: HistoryPoint, begun: datetime, *, own: bool) -> ReportPoint:
     weights: tuple[float, ...] | None = point.weights if own else (100 - point.weight, point.weight)
     if weights is not None and len(weights) != len(point.requests):
         weights = None
-    return Look(_since(begun, point.at), point.weight, weights, point.requests, point.errors)
+    return ReportPoint(_since(begun, point.at), point.weight, weights, point.requests, point.errors)
 
 
 def _since(begun: datetime, at: datetime) -> float:
@@ -445,18 +453,26 @@ def _metric(
     points: tuple[HistoryPoint, ...],
     begun: datetime,
     arm: str | None,
-) -> Metric:
+) -> ReportMetric:
     named = (each for each in status.metrics if each.name == guardrail.metric and each.role not in _OUTCOMES)
     last = next((each for each in named if arm in (None, each.arm)), None)
-    return Metric(
+    return ReportMetric(
         name=_name(status.plan, guardrail.metric, guardrail.role, arm),
         judged=guardrail.role == "guardrail",
-        compared=("the candidate", names.STABLE) if arm is None else (f"arm {printable(arm)}", names.CONTROL),
+        compared=("the candidate", names.STABLE)
+        if arm is None
+        else (f"arm {replace_control_characters(arm)}", names.CONTROL),
         type="event",
-        limit=limit(guardrail, beside(status.plan)),
-        margin=1.0 if is_latency(guardrail.metric) else 1 + guardrail.margin,
+        limit=describe_guardrail_limit(guardrail, baseline_arm(status.plan)),
+        margin=1.0 if is_latency_metric(guardrail.metric) else 1 + guardrail.margin,
         bounds=tuple(_bounds(status.plan, guardrail, points, begun, arm)),
-        last=last and last.model_copy(update={"message": printable(last.message), "verdict": printable(last.verdict)}),
+        last=last
+        and last.model_copy(
+            update={
+                "message": replace_control_characters(last.message),
+                "verdict": replace_control_characters(last.verdict),
+            }
+        ),
     )
 
 
@@ -466,7 +482,7 @@ def _outcomes(status: ExperimentStatus) -> tuple[PlanOutcome, ...]:
 
 def _outcome(
     status: ExperimentStatus, outcome: PlanOutcome, points: tuple[HistoryPoint, ...], begun: datetime, arm: str
-) -> Metric:
+) -> ReportMetric:
     """An outcome of an arm, around what control's would be."""
     key = (outcome.name, outcome.role, arm)
     last = next((each for each in status.metrics if (each.name, each.role, each.arm) == key), None)
@@ -475,31 +491,47 @@ def _outcome(
         for point in points
         if (found := _found(status.plan, point, outcome.name, outcome.role, arm)) is not None
     ]
-    return Metric(
+    return ReportMetric(
         name=_name(status.plan, outcome.name, outcome.role, arm),
         judged=False,
-        compared=(f"arm {printable(arm)}", names.CONTROL),
+        compared=(f"arm {replace_control_characters(arm)}", names.CONTROL),
         type=outcome.type,
-        limit=wanted(outcome),
+        limit=describe_outcome_goal(outcome),
         margin=1.0,
         bounds=tuple(
-            Bound(_since(begun, at), each.ratio, each.lower, each.upper, printable(each.verdict or "Undecided"), 1.0)
+            MetricPoint(
+                _since(begun, at),
+                each.ratio,
+                each.lower,
+                each.upper,
+                replace_control_characters(each.verdict or "Undecided"),
+                1.0,
+            )
             for at, each in seen
         ),
-        last=last and last.model_copy(update={"message": printable(last.message), "verdict": printable(last.verdict)}),
+        last=last
+        and last.model_copy(
+            update={
+                "message": replace_control_characters(last.message),
+                "verdict": replace_control_characters(last.verdict),
+            }
+        ),
     )
 
 
 def _bounds(
     plan: FrozenPlan, guardrail: PlanGuardrail, points: tuple[HistoryPoint, ...], begun: datetime, arm: str | None
-) -> Iterator[Bound]:
+) -> Iterator[MetricPoint]:
     # What is known when the weight changes was counted under the one before.
     for before, point in itertools.pairwise((*points[:1], *points)):
         found = _found(plan, point, guardrail.metric, guardrail.role, arm)
         if found is not None:
-            verdict, allowed = printable(found.verdict or "Undecided"), _allowed(plan, guardrail, before.weight)
+            verdict, allowed = (
+                replace_control_characters(found.verdict or "Undecided"),
+                _allowed(plan, guardrail, before.weight),
+            )
             at_s, basis = _since(begun, point.at), found.basis or ""
-            yield Bound(at_s, found.ratio, found.lower, found.upper, verdict, allowed, basis)
+            yield MetricPoint(at_s, found.ratio, found.lower, found.upper, verdict, allowed, basis)
 
 
 def _found(plan: FrozenPlan, point: HistoryPoint, name: str, role: str, arm: str | None) -> HistoryMetric | None:
@@ -512,7 +544,7 @@ def _found(plan: FrozenPlan, point: HistoryPoint, name: str, role: str, arm: str
 def _name(plan: FrozenPlan, metric: str, role: str, arm: str | None) -> str:
     """A metric as it is told, with its role where another one has its name."""
     told = metric if arm is None else f"{arm}: {metric}"
-    return printable(f"{told} ({role})" if _shares_its_name(plan, metric) else told)
+    return replace_control_characters(f"{told} ({role})" if _shares_its_name(plan, metric) else told)
 
 
 def _shares_its_name(plan: FrozenPlan, name: str) -> bool:
@@ -525,12 +557,12 @@ def _shares_its_name(plan: FrozenPlan, name: str) -> bool:
 
 def _allowed(plan: FrozenPlan, guardrail: PlanGuardrail, weight: int) -> float:
     """The ratio up to which the gate at that weight passes."""
-    if is_latency(guardrail.metric):
+    if is_latency_metric(guardrail.metric):
         return 1.0
     return float(multiple_testing.allowed_ratio(guardrail.margin, machine.weight_after(plan.steps, weight) / 100))
 
 
-def told_interval(bound: Bound) -> str:
+def format_point_interval(bound: MetricPoint) -> str:
     """Both ends, and that they are of one step alone, as in the other tables."""
     ends = tuple(end for end in (bound.lower, bound.upper) if end is not None)
-    return interval(MetricStatus(name="", interval=ends if bound.lower is not None else (), basis=bound.basis))
+    return format_interval(MetricStatus(name="", interval=ends if bound.lower is not None else (), basis=bound.basis))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus
-from sundog_operator.shell.describe import interval
-from sundog_operator.shell.report.content import ROLLOUT, ArmFigures, Metric, Report
+from sundog_operator.shell.describe import format_interval
+from sundog_operator.shell.report.content import ROLLOUT, ExperimentReport, ReportArm, ReportMetric
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """A title, heads of columns, and rows of as many cells. The first `words` columns hold words, the others numbers."""
 
     title: str
@@ -17,15 +17,15 @@ class Table:
     words: int = 1
 
 
-def tables_of(report: Report) -> list[Table]:
+def make_tables(report: ExperimentReport) -> list[ReportTable]:
     """Arms, and metrics where any are judged."""
     total = sum(arm.requests for arm in report.arms)
-    arms = Table(
+    arms = ReportTable(
         "Sample",
         ("ARM", "REVISION", "WEIGHT", "REQUESTS", "SHARE", "EVIDENCE", "ERRORS", "ERROR RATE"),
         tuple(_arm(arm, total) for arm in report.arms),
     )
-    metrics = Table(
+    metrics = ReportTable(
         f"Metrics, with the events of {'both arms' if report.kind == ROLLOUT else 'control and of the arm'}",
         ("METRIC", "ROLE", "VERDICT", *(name.upper() for name in report.arms_compared), "RATIO", "INTERVAL", "ALLOWED"),
         tuple(_metric(metric, metric.last) for metric in report.metrics if metric.last is not None),
@@ -34,7 +34,7 @@ def tables_of(report: Report) -> list[Table]:
     return [table for table in (arms, metrics) if table.rows]
 
 
-def _arm(arm: ArmFigures, total: int) -> tuple[str, ...]:
+def _arm(arm: ReportArm, total: int) -> tuple[str, ...]:
     return (
         arm.name,
         f"r{arm.revision}",
@@ -47,7 +47,7 @@ def _arm(arm: ArmFigures, total: int) -> tuple[str, ...]:
     )
 
 
-def _metric(metric: Metric, last: MetricStatus) -> tuple[str, ...]:
+def _metric(metric: ReportMetric, last: MetricStatus) -> tuple[str, ...]:
     stable, candidate = (*map(str, last.events), "–", "–")[:2]
     return (
         metric.name,
@@ -56,6 +56,6 @@ def _metric(metric: Metric, last: MetricStatus) -> tuple[str, ...]:
         stable,
         candidate,
         "–" if last.ratio is None else f"{last.ratio:.3g}",
-        interval(last) or "–",
+        format_interval(last) or "–",
         f"{last.allowed:.3g}" if metric.judged and last.allowed is not None else "–",
     )

@@ -6,14 +6,14 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sundog_operator.shell.report import charts, figures
-from sundog_operator.shell.report.content import MOST_ARMS, Report
+from sundog_operator.shell.report.content import MAX_ARMS, ExperimentReport
 
 _TEMPLATE: Final = "page.html.j2"
 _DASHED: Final = 5
 """Beyond that arm lines have dashes: nine colours are many."""
 
 
-def page(report: Report, version: str, now: datetime) -> str:
+def render_html(report: ExperimentReport, version: str, now: datetime) -> str:
     """The document. Every text of the report is escaped; `version` and the time it was made are told at its end."""
     environment = Environment(
         loader=PackageLoader("sundog_operator.shell.report", "."),
@@ -24,10 +24,10 @@ def page(report: Report, version: str, now: datetime) -> str:
     )
     return environment.get_template(_TEMPLATE).render(
         report=report,
-        tables=figures.tables_of(report),
-        charts=charts.charts_of(report),
+        tables=figures.make_tables(report),
+        charts=charts.make_charts(report),
         size=charts,
-        arms=MOST_ARMS,
+        arms=MAX_ARMS,
         dashed=_DASHED,
         version=version,
         made=f"{now:%Y-%m-%d %H:%M:%S} UTC",

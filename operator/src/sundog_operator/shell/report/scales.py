@@ -24,7 +24,7 @@ _MANTISSAS: Final = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class AxisScale:
     """A range of values on a stretch of a drawing.
 
     Attributes:
@@ -54,46 +54,46 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class AxisTick:
     """A mark at a place of the drawing, with what is written beside it."""
 
     at: float
     text: str
 
 
-def time_ticks(scale: Scale, apart: float) -> list[Tick]:
+def time_ticks(scale: AxisScale, apart: float) -> list[AxisTick]:
     """Ticks of an axis of seconds from 0 on, at least so far from each other."""
     per_second = abs(scale.end - scale.start) / scale.high
     pause = next((each for each in _PAUSES if each * per_second >= apart), _PAUSES[-1])
     size, unit = next(each for each in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")) if pause % each[0] == 0)
     return [
-        Tick(scale.at(second), f"{second // size} {unit}" if second else "0")
+        AxisTick(scale.at(second), f"{second // size} {unit}" if second else "0")
         for second in range(0, int(scale.high) + 1, pause)
     ]
 
 
-def count_scale(most: float, start: float, end: float) -> Scale:
+def count_scale(most: float, start: float, end: float) -> AxisScale:
     """A linear axis of whole numbers from 0 to a round one that is no less than `most`, nor than 5."""
     step = _step(most)
-    return Scale(0.0, step * math.ceil(most / step) if most > _LEAST else _LEAST, start, end)
+    return AxisScale(0.0, step * math.ceil(most / step) if most > _LEAST else _LEAST, start, end)
 
 
-def percent_scale(most: float, start: float, end: float) -> Scale:
+def percent_scale(most: float, start: float, end: float) -> AxisScale:
     """The same of percents, down to hundredths: a weight of half a percent fills it. Of none at all it goes to 5."""
     scale = count_scale(most * _HUNDREDTHS, start, end)
     return replace(scale, high=scale.high / _HUNDREDTHS if most else _LEAST)
 
 
-def percent_ticks(scale: Scale) -> list[Tick]:
+def percent_ticks(scale: AxisScale) -> list[AxisTick]:
     """Those of a `percent_scale`."""
     step = _step(scale.high * _HUNDREDTHS) / _HUNDREDTHS
-    return [Tick(scale.at(step * n), f"{step * n:.4g} %") for n in range(round(scale.high / step) + 1)]
+    return [AxisTick(scale.at(step * n), f"{step * n:.4g} %") for n in range(round(scale.high / step) + 1)]
 
 
-def count_ticks(scale: Scale) -> list[Tick]:
+def count_ticks(scale: AxisScale) -> list[AxisTick]:
     """Four to six ticks of a `count_scale`, both ends among them."""
     step = _step(scale.high)
-    return [Tick(scale.at(step * n), counted(step * n)) for n in range(round(scale.high / step) + 1)]
+    return [AxisTick(scale.at(step * n), counted(step * n)) for n in range(round(scale.high / step) + 1)]
 
 
 def _step(most: float) -> float:
@@ -110,7 +110,7 @@ def counted(number: float) -> str:
     return f"{number / size:.3g} {unit}".rstrip()
 
 
-def ratio_ticks(scale: Scale, apart: float) -> list[Tick]:
+def ratio_ticks(scale: AxisScale, apart: float) -> list[AxisTick]:
     """Ticks of a log axis, as many as are so far from each other; at least one at a round value where there is any."""
     chosen: list[float] = []
     for mantissas in _MANTISSAS:
@@ -119,10 +119,10 @@ def ratio_ticks(scale: Scale, apart: float) -> list[Tick]:
         if chosen and any(abs(b - a) < apart for a, b in itertools.pairwise(places)):
             break
         chosen = found
-    return [Tick(scale.at(value), f"{value:g}") for value in chosen]
+    return [AxisTick(scale.at(value), f"{value:g}") for value in chosen]
 
 
-def _between(scale: Scale, mantissas: Sequence[float]) -> list[float]:
+def _between(scale: AxisScale, mantissas: Sequence[float]) -> list[float]:
     powers = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)
     values = [float(f"{mantissa * 10.0**power:.3g}") for power in powers for mantissa in mantissas]
     return [value for value in values if scale.shows(value)]

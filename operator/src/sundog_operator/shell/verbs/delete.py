@@ -9,18 +9,18 @@ import click
 from sundog_operator.ports import Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.addresses import LocalPath
-from sundog_operator.shell.exits import Exit
-from sundog_operator.shell.output import full_name
-from sundog_operator.shell.target import Server, complete_name, talks_to_server
-from sundog_operator.shell.verbs.apply import read_all, report
+from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.output import format_full_name
+from sundog_operator.shell.target import ServerConnection, complete_names, with_server
+from sundog_operator.shell.verbs.apply import read_all_manifests, report_problems
 
 
 def _told_without_server(files: Sequence[Path], namespace: str, **_: object) -> bool:
-    return report(read_all(files, namespace)[1])
+    return report_problems(read_all_manifests(files, namespace)[1])
 
 
 @click.command()
-@click.argument("what", nargs=-1, metavar="[mdep|mexp] NAME...", shell_complete=complete_name)
+@click.argument("what", nargs=-1, metavar="[mdep|mexp] NAME...", shell_complete=complete_names)
 @click.option(
     "-f",
     "--filename",
@@ -30,12 +30,12 @@ def _told_without_server(files: Sequence[Path], namespace: str, **_: object) -> 
     help="Delete what a manifest describes.",
 )
 @click.option("--ignore-not-found", is_flag=True, help="What does not exist is no error.")
-@partial(talks_to_server, without=_told_without_server)
-async def delete(server: Server, what: tuple[str, ...], files: Sequence[Path], ignore_not_found: bool) -> int:
+@partial(with_server, without=_told_without_server)
+async def delete(server: ServerConnection, what: tuple[str, ...], files: Sequence[Path], ignore_not_found: bool) -> int:
     """Delete ModelDeployments or Experiments, with all that serves them."""
-    kind, names = kinds.split(what)
-    documents, problems = read_all(files, server.namespace)
-    worst = Exit.REFUSED if report(problems) else Exit.OK
+    kind, names = kinds.parse_kind_and_names(what)
+    documents, problems = read_all_manifests(files, server.namespace)
+    worst = ExitCode.REFUSED if report_problems(problems) else ExitCode.OK
     refs = [*(Ref(kind, server.namespace, name) for name in names), *(document.ref for document in documents)]
     if not refs and not problems:
         raise click.UsageError("give NAME or -f")
@@ -44,8 +44,8 @@ async def delete(server: Server, what: tuple[str, ...], files: Sequence[Path], i
         if obj is None:
             if not ignore_not_found:
                 click.echo(f"error: {ref} does not exist", err=True)
-                worst = max(worst, Exit.NOT_FOUND)
+                worst = max(worst, ExitCode.NOT_FOUND)
             continue
         await server.kube.delete(ref, uid=obj["metadata"]["uid"])
-        click.echo(f"{full_name(ref.kind, ref.name)} deleted")
+        click.echo(f"{format_full_name(ref.kind, ref.name)} deleted")
     return worst

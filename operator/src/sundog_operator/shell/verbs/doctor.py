@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from sundog_operator.adapters.local.doctor import Check, examine
-from sundog_operator.shell.exits import Exit
+from sundog_operator.adapters.local.doctor import Check, run_checks
+from sundog_operator.shell.exits import ExitCode
 from sundog_operator.shell.local import place
 from sundog_operator.shell.output import print_document
 
@@ -25,13 +25,13 @@ def doctor(instance: str | None, state_dir: Path | None, output: str) -> int:
 
     Exit code 1 when something is missing.
     """
-    checks = examine(place.short(place.choose(state_dir, instance, os.environ)))
+    checks = run_checks(place.shorten_path(place.choose_state_dir(state_dir, instance, os.environ)))
     failed = any(check.status == "fail" for check in checks)
     if output == "json" or output == "yaml":
         print_document([asdict(check) for check in checks], "json" if output == "json" else "yaml")
     else:
         _print(checks)
-    return Exit.REFUSED if failed else Exit.OK
+    return ExitCode.REFUSED if failed else ExitCode.OK
 
 
 def _print(checks: list[Check]) -> None:

@@ -11,17 +11,17 @@ import aiohttp
 import click
 
 from sundog_operator.adapters import exports, log_places
-from sundog_operator.adapters.edges import agent_port
-from sundog_operator.adapters.exports import Source
+from sundog_operator.adapters.edges import find_agent_port
+from sundog_operator.adapters.exports import EdgeAgent
 from sundog_operator.adapters.log_tables import Format
 from sundog_operator.core.edge import store
-from sundog_operator.core.experiments.exposure_log import Lines
+from sundog_operator.core.experiments.exposure_log import ExposureLogReader
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.plural import counted
+from sundog_operator.core.kubernetes.plural import format_count
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
-from sundog_operator.shell.addresses import http_url
-from sundog_operator.shell.exits import CommandFailed, Exit
-from sundog_operator.shell.target import Server, talks_to_server
+from sundog_operator.shell.addresses import validate_http_url
+from sundog_operator.shell.exits import CommandFailed, ExitCode
+from sundog_operator.shell.target import ServerConnection, with_server
 from sundog_operator.shell.verbs.get import find
 
 LOOPBACK: Final = "127.0.0.1"
@@ -41,31 +41,33 @@ LOOPBACK: Final = "127.0.0.1"
 @click.option("--format", "form", type=click.Choice(("jsonl", "parquet")), default="jsonl", show_default=True)
 @click.option(
     "--url",
-    callback=http_url,
+    callback=validate_http_url,
     help="An edge's agent, where the API server cannot reach one, such as that of a kubectl port-forward.",
 )
-@talks_to_server
-async def export(server: Server, name: str, place: str, form: Format, url: str | None) -> None:
+@with_server
+async def export(server: ServerConnection, name: str, place: str, form: Format, url: str | None) -> None:
     """Write what an Experiment with outcomes was decided by, so that it can be analysed elsewhere.
 
     Three files: exposures (of each unit its first), outcomes, and plan.json, with the plan, the verdict, and what the edges had counted.
     Units are hashes. In a cluster it takes the right to get `pods/proxy`, unless --url is given.
     """
     experiment = await find(server, Ref(EXPERIMENT, server.namespace, name))
-    if not store.is_wanted_by(experiment):
+    if not store.is_needed_by(experiment):
         raise CommandFailed(
             f"Experiment {server.namespace}/{name} has neither success nor secondary metrics: there are no outcomes"
         )
     with tempfile.TemporaryDirectory(prefix="sundog-export-") as folder:
         lines, files = await _fetched(server, experiment, url, Path(folder), form)
         plan = exports.write_plan(experiment, lines, Path(folder), datetime.now(UTC))
-        await log_places.put([*files, plan], place)
-    click.echo(f"wrote {counted(lines.exposures, 'exposure')} and {counted(lines.outcomes, 'outcome')} to {place}")
+        await log_places.put_files([*files, plan], place)
+    click.echo(
+        f"wrote {format_count(lines.exposures, 'exposure')} and {format_count(lines.outcomes, 'outcome')} to {place}"
+    )
     if not lines.is_whole:
-        click.echo(f"they are not what the sums in {exports.PLAN} are of: {_why_not_whole(lines)}", err=True)
+        click.echo(f"they are not what the sums in {exports.PLAN_FILE} are of: {_why_not_whole(lines)}", err=True)
 
 
-def _why_not_whole(lines: Lines) -> str:
+def _why_not_whole(lines: ExposureLogReader) -> str:
     counted = lines.end.get("events", 0)
     if counted > lines.outcomes:
         return f"of {counted} outcomes the newest {lines.outcomes} are kept"
@@ -73,35 +75,35 @@ def _why_not_whole(lines: Lines) -> str:
 
 
 async def _fetched(
-    server: Server, experiment: Object, url: str | None, folder: Path, form: Format
-) -> tuple[Lines, list[Path]]:
+    server: ServerConnection, experiment: Object, url: str | None, folder: Path, form: Format
+) -> tuple[ExposureLogReader, list[Path]]:
     """What an edge told, and the files that it was written to. Raises CommandFailed, FormatMissing."""
 
-    async def source() -> Source:
-        return await _edge(server) if url is None else exports.directly(url, url)
+    async def source() -> EdgeAgent:
+        return await _edge(server) if url is None else exports.make_direct_agent(url, url)
 
     try:
-        return await exports.fetch(experiment, source, folder, form)
-    except exports.ExportBroken as err:
-        raise CommandFailed(str(err), Exit.UNREACHABLE) from None
+        return await exports.fetch_export(experiment, source, folder, form)
+    except exports.ExportError as err:
+        raise CommandFailed(str(err), ExitCode.UNREACHABLE) from None
     except aiohttp.InvalidURL:
         raise click.UsageError(f"--url {url!r} is not an address") from None
 
 
-async def _edge(server: Server) -> Source:
+async def _edge(server: ServerConnection) -> EdgeAgent:
     """An edge of the namespace: in a cluster through the API server. Raises CommandFailed."""
-    pod = exports.edge_among(await server.kube.list(POD, server.namespace, {names.LABEL_NAME: names.EDGE}))
+    pod = exports.find_ready_edge(await server.kube.list(POD, server.namespace, {names.LABEL_NAME: names.EDGE}))
     if pod is None:
-        raise CommandFailed(f"namespace {server.namespace} has no edge that is ready", Exit.UNREACHABLE)
-    port, address, meta = agent_port(pod) or 0, pod["status"].get("podIP"), pod["metadata"]
+        raise CommandFailed(f"namespace {server.namespace} has no edge that is ready", ExitCode.UNREACHABLE)
+    port, address, meta = find_agent_port(pod) or 0, pod["status"].get("podIP"), pod["metadata"]
     where = f"pod {meta['name']}"
     if address == LOOPBACK:
-        return exports.directly(where, f"http://{address}:{port}")
+        return exports.make_direct_agent(where, f"http://{address}:{port}")
 
     async def through(path: str, stack: AsyncExitStack) -> aiohttp.ClientResponse:
-        async with asyncio.timeout(exports.CONNECT_S):
-            response = await server.kube.get_of_pod(Ref(POD, meta["namespace"], meta["name"]), port, path)
+        async with asyncio.timeout(exports.CONNECT_TIMEOUT_S):
+            response = await server.kube.get_from_pod(Ref(POD, meta["namespace"], meta["name"]), port, path)
         stack.callback(response.close)
         return response
 
-    return Source(where, through)
+    return EdgeAgent(where, through)

@@ -5,19 +5,21 @@ import click
 from sundog_operator.errors import NotFound
 from sundog_operator.ports import Kind, Object, Ref
 from sundog_operator.shell import kinds, output
-from sundog_operator.shell.output import OUTPUT, Format, print_objects
-from sundog_operator.shell.target import Server, complete_name, talks_to_server
+from sundog_operator.shell.output import OUTPUT_OPTION, OutputFormat, print_objects
+from sundog_operator.shell.target import ServerConnection, complete_names, with_server
 
 
 @click.command()
-@click.argument("what", nargs=-1, metavar="[mdep|mexp] [NAME]", shell_complete=complete_name)
+@click.argument("what", nargs=-1, metavar="[mdep|mexp] [NAME]", shell_complete=complete_names)
 @click.option("-A", "--all-namespaces", is_flag=True)
 @click.option("-w", "--watch", is_flag=True, help="Go on and print what changes, until Ctrl-C.")
-@OUTPUT
-@talks_to_server
-async def get(server: Server, what: tuple[str, ...], all_namespaces: bool, watch: bool, output: Format) -> None:
+@OUTPUT_OPTION
+@with_server
+async def get(
+    server: ServerConnection, what: tuple[str, ...], all_namespaces: bool, watch: bool, output: OutputFormat
+) -> None:
     """List ModelDeployments (mdep, the default) or Experiments (mexp)."""
-    kind, names = kinds.split(what)
+    kind, names = kinds.parse_kind_and_names(what)
     namespace = None if all_namespaces else server.namespace
     if all_namespaces and names:
         raise click.UsageError("a NAME cannot be looked up in all namespaces")
@@ -28,16 +30,16 @@ async def get(server: Server, what: tuple[str, ...], all_namespaces: bool, watch
         await _print_table(server, kind, namespace, names, wide=output == "wide")
     else:
         print_objects(kind, await _read(server, kind, namespace, names), output, single=len(names) == 1)
-    server.show_problems()
+    server.print_problems()
 
 
-async def _read(server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
+async def _read(server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
     if not names:
         return await server.kube.list(kind, namespace)
     return [await find(server, Ref(kind, server.namespace, name)) for name in names]
 
 
-async def find(server: Server, ref: Ref) -> Object:
+async def find(server: ServerConnection, ref: Ref) -> Object:
     """An object. Raises NotFound."""
     obj = await server.kube.get(ref)
     if obj is None:
@@ -46,7 +48,7 @@ async def find(server: Server, ref: Ref) -> Object:
 
 
 async def _print_table(
-    server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...], *, wide: bool
+    server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...], *, wide: bool
 ) -> None:
     """The table that the API server makes: it knows the columns."""
     found = await _tables(server, kind, namespace, names)
@@ -55,10 +57,10 @@ async def _print_table(
         where = f"in namespace {namespace}" if namespace else "in any namespace"
         click.echo(f"no {kind.kind} {where}", err=True)
         return
-    output.print_table(*output.shown(table, wide=wide, namespaces=namespace is None))
+    output.print_table(*output.select_visible_columns(table, wide=wide, namespaces=namespace is None))
 
 
-async def _tables(server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
+async def _tables(server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
     """Of all objects, or one for each name. Raises NotFound."""
     if not names:
         return [await server.kube.table(kind, namespace)]
@@ -71,7 +73,9 @@ async def _tables(server: Server, kind: Kind, namespace: str | None, names: tupl
     return tables
 
 
-async def _watch(server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...], form: Format) -> None:
+async def _watch(
+    server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...], form: OutputFormat
+) -> None:
     """Print every object, and again whenever its line changes."""
     shown: dict[tuple[str, str], list[str]] = {}
     is_table = form in ("table", "wide")
@@ -82,7 +86,7 @@ async def _watch(server: Server, kind: Kind, namespace: str | None, names: tuple
         if not is_table:
             print_objects(kind, [event.object], form, single=True)
             continue
-        headers, rows = output.table_of(kind, [event.object], wide=form == "wide", namespaces=namespace is None)
+        headers, rows = output.make_table(kind, [event.object], wide=form == "wide", namespaces=namespace is None)
         place, line = (meta["namespace"], meta["name"]), rows[0]
         if not shown:
             _line(headers)

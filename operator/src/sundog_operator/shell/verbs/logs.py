@@ -10,8 +10,8 @@ import click
 from sundog_operator.adapters.local import replica_logs
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
-from sundog_operator.shell.exits import CommandFailed, Exit
-from sundog_operator.shell.target import NAME, Server, talks_to_server
+from sundog_operator.shell.exits import CommandFailed, ExitCode
+from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import find
 
 _LOOK_S: Final = 0.5
@@ -20,14 +20,14 @@ _FILES: Final = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 in the pod
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @click.option("--revision", type=click.IntRange(1), help="Of this revision alone. Default: of all that have replicas.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
 @click.option(
     "--tail", type=click.IntRange(0), default=100, show_default=True, help="At most so many lines of each replica."
 )
-@talks_to_server
-async def logs(server: Server, name: str, revision: int | None, follow: bool, tail: int) -> None:
+@with_server
+async def logs(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
     """Print what the replicas of a ModelDeployment log: what their models print, log and raise, by request id, and how they started.
 
     In local mode also that of replicas that have ended. In a cluster it takes the permission to get and create `pods/exec`.
@@ -40,11 +40,11 @@ async def logs(server: Server, name: str, revision: int | None, follow: bool, ta
 
 
 async def _of_files(state: Path, name: str, revision: int | None, follow: bool, tail: int) -> None:
-    readers: dict[Path, replica_logs.Reader] = {}
+    readers: dict[Path, replica_logs.ReplicaLogReader] = {}
     while True:
-        for file in replica_logs.find(state, name, revision):
+        for file in replica_logs.find_logs(state, name, revision):
             known = readers.get(file.path)
-            reader = readers.setdefault(file.path, replica_logs.Reader(file.path))
+            reader = readers.setdefault(file.path, replica_logs.ReplicaLogReader(file.path))
             for line in reader.last(tail) if known is None else reader.more():
                 click.echo(f"{file.label} | {line}")
         if not readers and not follow:
@@ -54,7 +54,7 @@ async def _of_files(state: Path, name: str, revision: int | None, follow: bool, 
         await asyncio.sleep(_LOOK_S)
 
 
-async def _of_pods(server: Server, name: str, revision: int | None, follow: bool, tail: int) -> None:
+async def _of_pods(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
     labels = {names.LABEL_MODEL_DEPLOYMENT: name}
     if revision is not None:
         labels[names.LABEL_REVISION] = str(revision)
@@ -64,7 +64,7 @@ async def _of_pods(server: Server, name: str, revision: int | None, follow: bool
     await asyncio.gather(*(_of_pod(server, pod, name, follow, tail) for pod in pods))
 
 
-async def _of_pod(server: Server, pod: Object, name: str, follow: bool, tail: int) -> None:
+async def _of_pod(server: ServerConnection, pod: Object, name: str, follow: bool, tail: int) -> None:
     meta = pod["metadata"]
     number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
     # A pod has one replica at a time; `-q` leaves out the names of its files.
@@ -92,5 +92,5 @@ def _runs(pod: Object) -> bool:
 def _nothing(name: str, revision: int | None) -> CommandFailed:
     of = f"revision {revision} of {name}" if revision is not None else name
     return CommandFailed(
-        f"no replica of {of} has written a log: `sundog describe {name}` tells what it waits for", Exit.NOT_FOUND
+        f"no replica of {of} has written a log: `sundog describe {name}` tells what it waits for", ExitCode.NOT_FOUND
     )

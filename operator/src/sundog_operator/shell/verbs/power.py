@@ -12,10 +12,10 @@ from rich.table import Table
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, format_duration, parse_duration
 from sundog_operator.core.analysis import forecast as forecasting
 from sundog_operator.core.analysis import power as powers
-from sundog_operator.core.analysis.forecast import Service
-from sundog_operator.core.analysis.power import Power
+from sundog_operator.core.analysis.forecast import ServiceTraffic
+from sundog_operator.core.analysis.power import GatePower
 from sundog_operator.shell.forecast import experiment, options
-from sundog_operator.shell.forecast.experiment import Asked
+from sundog_operator.shell.forecast.experiment import ExperimentAssumptions
 
 _BETTER: Final = (0.5, 0.8, 1.0)
 _WORSE: Final = (2.0, 3.0, 5.0)
@@ -41,9 +41,9 @@ class _Time(click.ParamType[timedelta]):
 
 
 @click.command()
-@options.FILE
-@options.RPS
-@options.ERRORS
+@options.FILE_OPTION
+@options.RPS_OPTION
+@options.ERRORS_OPTION
 @click.option(
     "--times",
     type=click.FloatRange(0, 1000),
@@ -52,14 +52,16 @@ class _Time(click.ParamType[timedelta]):
 )
 @click.option("--weight", type=click.IntRange(1, 99), help="The candidate's percent of the traffic at the gate.")
 @click.option(
-    "--margin", type=options.Share(10_000), help="How much worse it may be, such as 25%, instead of the plan's."
+    "--margin", type=options.PercentParam(10_000), help="How much worse it may be, such as 25%, instead of the plan's."
 )
-@click.option("--floor", type=options.Share(), help="Of all requests, such as 0.5%, instead of the plan's; 0% is none.")
+@click.option(
+    "--floor", type=options.PercentParam(), help="Of all requests, such as 0.5%, instead of the plan's; 0% is none."
+)
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), help="The error of each direction.")
 @click.option("--max-duration", type=_Time(), help="How long the gate may take, such as 30m or 1d.")
-@options.RUNS
-@experiment.options
-@options.OUTPUT
+@options.RUNS_OPTION
+@experiment.experiment_options
+@options.FORECAST_OUTPUT_OPTION
 def power(
     file: Path | None,
     rps: float | None,
@@ -70,7 +72,7 @@ def power(
     floor: float | None,
     alpha: float | None,
     max_duration: timedelta | None,
-    asked: Asked,
+    asked: ExperimentAssumptions,
     runs: int,
     output: str,
 ) -> None:
@@ -84,19 +86,19 @@ def power(
     effect, the others are like control, and guardrails pass.
     """
     if asked.given:
-        experiment.show_power(asked, file, rps, runs, output)
+        experiment.print_power(asked, file, rps, runs, output)
         return
-    service = options.service(rps, errors)
-    plan = powers.last_gate(options.plan_of(file, service.requests_per_second))
+    service = options.make_service(rps, errors)
+    plan = powers.make_last_gate_plan(options.read_plan(file, service.requests_per_second))
     plan = _with(plan, {"weight": weight, "max_duration": max_duration}, {"margin": margin, "floor": floor}, alpha)
-    guardrail = forecasting.error_guardrail(plan)
+    guardrail = forecasting.find_error_guardrail(plan)
     assert guardrail is not None
-    found = options.played(
+    found = options.simulate_effects(
         times or _effects(guardrail, service),
-        forecasting.ticks(plan, powers.deadline(plan)),
-        lambda each, on_tick: powers.power(plan, service, each, runs=runs, on_tick=on_tick),
+        forecasting.max_ticks(plan, powers.first_gate_deadline(plan)),
+        lambda each, on_tick: powers.estimate_gate_power(plan, service, each, runs=runs, on_tick=on_tick),
     )
-    options.show(output, lambda: _document(plan, found), lambda: _shown(plan, guardrail, found))
+    options.print_forecast(output, lambda: _document(plan, found), lambda: _shown(plan, guardrail, found))
     for warning in _warnings(plan, found):
         click.echo(warning, err=True)
 
@@ -107,7 +109,7 @@ def _with(plan: FrozenPlan, step: dict[str, object], guardrail: dict[str, object
         {name: value for name, value in given.items() if value is not None} for given in (step, guardrail)
     )
     gate, *others = plan.steps
-    judged = forecasting.error_guardrail(plan)
+    judged = forecasting.find_error_guardrail(plan)
     return plan.model_copy(
         update={
             "steps": (gate.model_copy(update=changes), *others),
@@ -117,13 +119,13 @@ def _with(plan: FrozenPlan, step: dict[str, object], guardrail: dict[str, object
     )
 
 
-def _effects(guardrail: PlanGuardrail, service: Service) -> list[float]:
+def _effects(guardrail: PlanGuardrail, service: ServiceTraffic) -> list[float]:
     """Better, alike, at the margin, and worse. Of a service without errors no number of times is more."""
     return sorted({*_BETTER, round(1 + guardrail.margin, 3), *_WORSE}) if service.errors else [1.0]
 
 
-def _document(plan: FrozenPlan, found: Sequence[Power]) -> dict[str, object]:
-    gate, guardrail = plan.steps[0], forecasting.error_guardrail(plan)
+def _document(plan: FrozenPlan, found: Sequence[GatePower]) -> dict[str, object]:
+    gate, guardrail = plan.steps[0], forecasting.find_error_guardrail(plan)
     assert guardrail is not None
     return {
         "weight": gate.weight,
@@ -131,14 +133,14 @@ def _document(plan: FrozenPlan, found: Sequence[Power]) -> dict[str, object]:
         "floor": guardrail.floor,
         "alpha": plan.alpha,
         **({} if plan.harm_shares is None else {"harmShares": plan.harm_shares}),
-        "maxDuration": format_duration(powers.deadline(plan)),
+        "maxDuration": format_duration(powers.first_gate_deadline(plan)),
         "candidates": [
             {
                 "times": each.forecast.times,
                 "decides": each.typical.by if each.typical else None,
                 "events": round(each.typical.events, 1) if each.typical else None,
                 "requests": round(each.typical.requests) if each.typical else None,
-                "minutes": options.finite(each.seconds / 60),
+                "minutes": options.finite_or_none(each.seconds / 60),
                 "passed": each.forecast.promoted,
                 "rolledBack": each.forecast.rolled_back,
                 "undecided": round(each.forecast.undecided, 6),
@@ -148,10 +150,10 @@ def _document(plan: FrozenPlan, found: Sequence[Power]) -> dict[str, object]:
     }
 
 
-def _shown(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[Power]) -> RenderableType:
+def _shown(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[GatePower]) -> RenderableType:
     title = (
         f"The gate at {plan.steps[0].weight} %, errorRate with a margin of {guardrail.margin:.0%}, a floor of {guardrail.floor:.2%},"
-        f" alpha {plan.alpha:g}{_shared(plan)}, {format_duration(powers.deadline(plan))} at most"
+        f" alpha {plan.alpha:g}{_shared(plan)}, {format_duration(powers.first_gate_deadline(plan))} at most"
     )
     table = Table(title=title, title_style="", title_justify="left", box=None, header_style="", padding=(0, 2, 0, 0))
     for name in ("ERRORS", "TYPICALLY", "EVENTS", "REQUESTS", "TIME", "PASSED", "ROLLED BACK", "UNDECIDED", ""):
@@ -163,9 +165,9 @@ def _shown(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[Power]) -
             _DECIDED[decided.by] if decided else "never decided",
             f"{decided.events:.0f}" if decided else "–",
             f"{decided.requests:.0f}" if decided else "–",
-            options.told(each.seconds / 60),
-            *options.likelihoods(each.forecast),
-            options.bar(each.forecast.promoted, each.forecast.rolled_back),
+            options.format_minutes(each.seconds / 60),
+            *options.format_likelihoods(each.forecast),
+            options.render_likelihood_bar(each.forecast.promoted, each.forecast.rolled_back),
         )
     return table
 
@@ -175,12 +177,13 @@ def _shared(plan: FrozenPlan) -> str:
     return "" if plan.harm_shares is None else f" ({(plan.alpha or DEFAULT_ALPHA) / plan.harm_shares:.3g} for harm)"
 
 
-def _warnings(plan: FrozenPlan, found: Sequence[Power]) -> Iterator[str]:
+def _warnings(plan: FrozenPlan, found: Sequence[GatePower]) -> Iterator[str]:
     """Where a candidate that is as good as stable will hardly be promoted in time."""
     for each in found:
         if each.forecast.times <= 1 and each.forecast.promoted < _UNLIKELY:
             yield (
                 f"warning: a candidate with {each.forecast.times:g} times stable's errors passes within"
-                f" {format_duration(powers.deadline(plan))} with a likelihood of {each.forecast.promoted:.0%} only; what takes longer does"
+                f" {format_duration(powers.first_gate_deadline(plan))} with a likelihood of {each.forecast.promoted:.0%}"
+                " only; what takes longer does"
                 f" what onInconclusive says, here {plan.on_inconclusive}"
             )

@@ -21,12 +21,12 @@ from sundog_operator.core.edge import objects
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, SERVICE, Object, Ref
 from sundog_operator.shell import answers
-from sundog_operator.shell.addresses import http_url
-from sundog_operator.shell.answers import Answer
-from sundog_operator.shell.exits import CommandFailed, Exit, one_line
-from sundog_operator.shell.target import NAME, Server, talks_to_server
+from sundog_operator.shell.addresses import validate_http_url
+from sundog_operator.shell.answers import EndpointResponse
+from sundog_operator.shell.exits import CommandFailed, ExitCode, one_line
+from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import find
-from sundog_operator.shell.verbs.url import endpoint_of
+from sundog_operator.shell.verbs.url import endpoint_url
 
 _INPUTS: Final = "inputs"
 _API_KEY: Final = "x-api-key"
@@ -34,7 +34,7 @@ _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class PredictEndpoint:
     """Where to ask.
 
     Attributes:
@@ -48,7 +48,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PredictRequest:
     """One request, and whom to trust for it. `verify` False trusts any certificate."""
 
     body: bytes
@@ -59,7 +59,7 @@ class Call:
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @click.option(
     "-d",
     "--data",
@@ -80,7 +80,9 @@ class Call:
     metavar="KEY",
     help="For an endpoint that asks for one. Others on the machine see arguments, but not the environment.",
 )
-@click.option("--url", callback=http_url, help="The endpoint, where that of the status cannot be reached from here.")
+@click.option(
+    "--url", callback=validate_http_url, help="The endpoint, where that of the status cannot be reached from here."
+)
 @click.option(
     "--cacert",
     type=click.Path(exists=True, path_type=Path, dir_okay=False),
@@ -91,9 +93,9 @@ class Call:
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds."
 )
 @click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
-@talks_to_server
+@with_server
 async def predict(
-    server: Server,
+    server: ServerConnection,
     name: str,
     data: str | None,
     file: Path | None,
@@ -111,15 +113,15 @@ async def predict(
 
     What answered, and how fast, goes to standard error. An answer in pieces is printed as it comes. `-o json` prints all of it.
     """
-    call = Call(_body(data, file), _headers(headers, api_key), timeout, not insecure, cacert)
-    endpoint = Endpoint(url) if url else await _endpoint(server, name)
+    call = PredictRequest(_body(data, file), _headers(headers, api_key), timeout, not insecure, cacert)
+    endpoint = PredictEndpoint(url) if url else await _endpoint(server, name)
     started = time.perf_counter()
     answer = await _post(server, endpoint, call, as_it_comes=output == "text")
     elapsed_ms = (time.perf_counter() - started) * 1000
     if output == "text":
-        answers.show_source(answer, elapsed_ms)
+        answers.print_response_source(answer, elapsed_ms)
     else:
-        answers.show_document(answer, elapsed_ms, output)
+        answers.print_response_document(answer, elapsed_ms, output)
 
 
 def _body(data: str | None, file: Path | None) -> bytes:
@@ -164,25 +166,25 @@ def _is_surrogate(each: str) -> bool:
     return 0xD800 <= ord(each) <= 0xDFFF
 
 
-async def _endpoint(server: Server, name: str) -> Endpoint:
+async def _endpoint(server: ServerConnection, name: str) -> PredictEndpoint:
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
-    address = endpoint_of(obj)
+    address = endpoint_url(obj)
     if server.local:
         await _refuse_a_stranger(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     service = Ref(SERVICE, server.namespace, name)
     inside = urlsplit(address).hostname in names.hosts(name, server.namespace)
     if inside and not await _is_known(str(urlsplit(address).hostname)):
-        return Endpoint(address, service=service)
-    return Endpoint(address, _certified(obj, address))
+        return PredictEndpoint(address, service=service)
+    return PredictEndpoint(address, _certified(obj, address))
 
 
-async def _refuse_a_stranger(server: Server, ref: Ref) -> None:
+async def _refuse_a_stranger(server: ServerConnection, ref: Ref) -> None:
     """Raises CommandFailed while HAProxy of the local instance does not run: whoever answers at its port then is somebody else."""
-    for pod in await server.kube.list(POD, ref.namespace, objects.SELECTOR):
+    for pod in await server.kube.list(POD, ref.namespace, objects.EDGE_SELECTOR):
         for container in (pod.get("status") or {}).get("containerStatuses") or ():
             waiting = container["state"].get("waiting")
             if container["name"] == objects.HAPROXY and waiting is not None:
-                raise CommandFailed(f"{ref}: its edge does not run: {waiting['message']}", Exit.UNREACHABLE)
+                raise CommandFailed(f"{ref}: its edge does not run: {waiting['message']}", ExitCode.UNREACHABLE)
 
 
 async def _is_known(host: str) -> bool:
@@ -204,7 +206,7 @@ def _certified(obj: Object, address: str) -> str:
     return str(host or names.hosts(meta["name"], meta["namespace"])[0])
 
 
-def _trust(call: Call) -> ssl.SSLContext | bool:
+def _trust(call: PredictRequest) -> ssl.SSLContext | bool:
     """What aiohttp is to do about certificates. Raises CommandFailed."""
     if not call.verify:
         return False
@@ -220,7 +222,9 @@ def _trust(call: Call) -> ssl.SSLContext | bool:
     return context
 
 
-async def _post(server: Server, endpoint: Endpoint, call: Call, *, as_it_comes: bool) -> Answer:
+async def _post(
+    server: ServerConnection, endpoint: PredictEndpoint, call: PredictRequest, *, as_it_comes: bool
+) -> EndpointResponse:
     """The answer, printed already with `as_it_comes`. Raises CommandFailed, also for an answer that is no prediction."""
     url, begun = endpoint.url, False
     try:
@@ -230,16 +234,16 @@ async def _post(server: Server, endpoint: Endpoint, call: Call, *, as_it_comes: 
     except aiohttp.InvalidURL:
         raise click.UsageError(f"--url {url!r} is not an address") from None
     except TimeoutError:
-        raise CommandFailed(f"{url}: no answer within {call.timeout_s:g} s", Exit.TIMEOUT) from None
+        raise CommandFailed(f"{url}: no answer within {call.timeout_s:g} s", ExitCode.TIMEOUT) from None
     except aiohttp.ClientConnectorCertificateError as err:
         told = one_line(getattr(err.certificate_error, "verify_message", "") or err.certificate_error)
         raise CommandFailed(
-            f"{url}: its certificate is not trusted ({told}): give --cacert FILE, or --insecure", Exit.UNREACHABLE
+            f"{url}: its certificate is not trusted ({told}): give --cacert FILE, or --insecure", ExitCode.UNREACHABLE
         ) from None
     except (aiohttp.ClientError, OSError) as err:
         if begun:
             raise CommandFailed(f"{url}: the answer was cut off: {one_line(err)}") from None
-        raise CommandFailed(f"{url}: cannot be reached: {one_line(err)}", Exit.UNREACHABLE) from None
+        raise CommandFailed(f"{url}: cannot be reached: {one_line(err)}", ExitCode.UNREACHABLE) from None
     except ValueError as err:
         if begun:
             raise
@@ -247,19 +251,21 @@ async def _post(server: Server, endpoint: Endpoint, call: Call, *, as_it_comes: 
         raise click.UsageError(f"the request cannot be sent: {one_line(err)}") from None
 
 
-async def _taken(url: str, response: aiohttp.ClientResponse, as_it_comes: bool) -> Answer:
+async def _taken(url: str, response: aiohttp.ClientResponse, as_it_comes: bool) -> EndpointResponse:
     if as_it_comes and answers.is_streamed(response):
-        return await answers.show_as_it_comes(response)
-    answer = await answers.read(response)
+        return await answers.print_streamed_response(response)
+    answer = await answers.read_response(response)
     if answer.status != 200:
-        raise CommandFailed(f"{url}: status {answer.status}: {answers.reason(answer)}")
+        raise CommandFailed(f"{url}: status {answer.status}: {answers.error_reason(answer)}")
     if as_it_comes:
-        answers.show(answer)
+        answers.print_response(answer)
     return answer
 
 
 @asynccontextmanager
-async def _asked(server: Server, endpoint: Endpoint, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+async def _asked(
+    server: ServerConnection, endpoint: PredictEndpoint, call: PredictRequest
+) -> AsyncIterator[aiohttp.ClientResponse]:
     scheme = urlsplit(endpoint.url).scheme
     if endpoint.service is not None:
         # By the path, for the API server sends a host of its own.

@@ -13,11 +13,11 @@ from sundog_operator.api import MetricStatus
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import NotFound
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
-from sundog_operator.shell.exits import CommandFailed, Exit
-from sundog_operator.shell.output import NO_TERMINAL, print_json, print_rich
+from sundog_operator.shell.exits import CommandFailed, ExitCode
+from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_json, print_rich
 from sundog_operator.shell.report import terminal
-from sundog_operator.shell.report.content import Report, report_of
-from sundog_operator.shell.target import NAME, Server, talks_to_server
+from sundog_operator.shell.report.content import ExperimentReport, make_report
+from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
 
 _JSON: Final = Path("json")
 _NAMES: Final = re.compile(r"_([a-z])")
@@ -25,7 +25,7 @@ _SUFFIXES: Final = (".html", ".htm")
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @click.option(
     "-o",
     "--output",
@@ -34,8 +34,8 @@ _SUFFIXES: Final = (".html", ".htm")
     metavar="FILE.html|json",
     help="Write a page with charts instead: one file that needs no other and no network. json prints the numbers.",
 )
-@talks_to_server
-async def report(server: Server, name: str, file: Path | None) -> None:
+@with_server
+async def report(server: ServerConnection, name: str, file: Path | None) -> None:
     """Report a rollout or an Experiment: verdict and why, samples, data quality, and traffic and intervals over time.
 
     NAME is that of an Experiment, or of a ModelDeployment, whose rollout that is under way is taken, else its newest.
@@ -44,12 +44,12 @@ async def report(server: Server, name: str, file: Path | None) -> None:
     if file is not None and not as_json and file.suffix.lower() not in _SUFFIXES:
         raise click.BadParameter(f"{file} does not end with {_SUFFIXES[0]}, nor is it {_JSON}", param_hint="'-o'")
     now = datetime.now(UTC)
-    told = report_of(await _attempt(server, name), now)
+    told = make_report(await _attempt(server, name), now)
     if as_json:
         print_json(_camel(orjson.loads(orjson.dumps(told, default=_plain))))
         return
     if file is None:
-        print_rich(terminal.shown(told), None if sys.stdout.isatty() else NO_TERMINAL)
+        print_rich(terminal.render_report(told), None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
         return
     _write(file, told, now)
     click.echo(f"wrote {file}")
@@ -71,18 +71,18 @@ def _camel(document: Any) -> Any:
     return document
 
 
-def _write(file: Path, told: Report, now: datetime) -> None:
+def _write(file: Path, told: ExperimentReport, now: datetime) -> None:
     """Raises CommandFailed."""
-    from sundog_operator.shell.report.page import page
+    from sundog_operator.shell.report.page import render_html
     from sundog_operator.shell.verbs.version import own_version
 
     try:
-        file.write_text(page(told, own_version(), now), encoding="utf-8")
+        file.write_text(render_html(told, own_version(), now), encoding="utf-8")
     except OSError as err:
         raise CommandFailed(f"{file}: cannot be written: {err.strerror or err}") from err
 
 
-async def _attempt(server: Server, name: str) -> Object:
+async def _attempt(server: ServerConnection, name: str) -> Object:
     """The Experiment that is meant. Raises NotFound, and CommandFailed for a ModelDeployment without any."""
     found = await server.kube.get(Ref(EXPERIMENT, server.namespace, name))
     if found is not None:
@@ -97,7 +97,8 @@ async def _attempt(server: Server, name: str) -> Object:
     }
     if not attempts:
         raise CommandFailed(
-            f"ModelDeployment {server.namespace}/{name} has had no rollout: there is nothing to report", Exit.NOT_FOUND
+            f"ModelDeployment {server.namespace}/{name} has had no rollout: there is nothing to report",
+            ExitCode.NOT_FOUND,
         )
     return attempts.get(current) or max(attempts.values(), key=_age)
 

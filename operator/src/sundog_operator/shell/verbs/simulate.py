@@ -11,18 +11,18 @@ from rich.table import Table
 
 from sundog_operator.api import FrozenPlan, PlanGuardrail, format_duration
 from sundog_operator.core.analysis import forecast as forecasting
-from sundog_operator.core.analysis.forecast import Forecast, Service
+from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.shell.forecast import experiment, options
-from sundog_operator.shell.forecast.experiment import Asked
+from sundog_operator.shell.forecast.experiment import ExperimentAssumptions
 
 _HOURS: Final = 24.0
 
 
 @click.command()
-@options.FILE
-@options.RPS
-@options.ERRORS
+@options.FILE_OPTION
+@options.RPS_OPTION
+@options.ERRORS_OPTION
 @click.option(
     "--times",
     type=click.FloatRange(0, 1000),
@@ -32,16 +32,16 @@ _HOURS: Final = 24.0
 @click.option(
     "--hours", type=click.FloatRange(0.05, 24 * 14), default=_HOURS, show_default=True, help="For how long at most."
 )
-@options.RUNS
-@experiment.options
-@options.OUTPUT
+@options.RUNS_OPTION
+@experiment.experiment_options
+@options.FORECAST_OUTPUT_OPTION
 def simulate(
     file: Path | None,
     rps: float | None,
     errors: float | None,
     times: Sequence[float],
     hours: float,
-    asked: Asked,
+    asked: ExperimentAssumptions,
     runs: int,
     output: str,
 ) -> None:
@@ -54,29 +54,31 @@ def simulate(
     lets it: one arm is better by each effect, the others are like control, and guardrails pass.
     """
     if asked.given:
-        experiment.show_simulation(asked, file, rps, runs, output)
+        experiment.print_simulation(asked, file, rps, runs, output)
         return
-    service = options.service(rps, errors)
-    plan = options.plan_of(file, service.requests_per_second)
-    guardrail = forecasting.error_guardrail(plan)
+    service = options.make_service(rps, errors)
+    plan = options.read_plan(file, service.requests_per_second)
+    guardrail = forecasting.find_error_guardrail(plan)
     assert guardrail is not None
     within = timedelta(hours=hours)
-    found = options.played(
+    found = options.simulate_effects(
         times or _candidates(guardrail, service),
-        forecasting.ticks(plan, within),
-        lambda each, on_tick: forecasting.forecast(plan, service, each, runs=runs, within=within, on_tick=on_tick),
+        forecasting.max_ticks(plan, within),
+        lambda each, on_tick: forecasting.forecast_rollout(
+            plan, service, each, runs=runs, within=within, on_tick=on_tick
+        ),
     )
-    options.show(output, lambda: _document(plan, found), lambda: _shown(plan, found, within))
+    options.print_forecast(output, lambda: _document(plan, found), lambda: _shown(plan, found, within))
 
 
-def _candidates(guardrail: PlanGuardrail, service: Service) -> list[float]:
+def _candidates(guardrail: PlanGuardrail, service: ServiceTraffic) -> list[float]:
     """As good as stable, as bad as gates may let pass, and worse. Of a service without errors no number of times is more."""
     if not service.errors:
         return [1.0]
     return sorted({1.0, round(1 + max(guardrail.margin, guardrail.floor / service.errors), 3), 2.0, 5.0})
 
 
-def _document(plan: FrozenPlan, found: Sequence[Forecast]) -> dict[str, object]:
+def _document(plan: FrozenPlan, found: Sequence[RolloutForecast]) -> dict[str, object]:
     return {
         "steps": [step.weight for step in plan.steps],
         "candidates": [
@@ -85,8 +87,8 @@ def _document(plan: FrozenPlan, found: Sequence[Forecast]) -> dict[str, object]:
                 "promoted": each.promoted,
                 "rolledBack": each.rolled_back,
                 "undecided": round(each.undecided, 6),
-                "medianMinutes": options.finite(each.median_minutes),
-                "lateMinutes": options.finite(each.late_minutes),
+                "medianMinutes": options.finite_or_none(each.median_minutes),
+                "lateMinutes": options.finite_or_none(each.p80_minutes),
                 "failedRequests": each.failed,
             }
             for each in found
@@ -94,8 +96,8 @@ def _document(plan: FrozenPlan, found: Sequence[Forecast]) -> dict[str, object]:
     }
 
 
-def _shown(plan: FrozenPlan, found: Sequence[Forecast], within: timedelta) -> RenderableType:
-    errors = forecasting.error_guardrail(plan)
+def _shown(plan: FrozenPlan, found: Sequence[RolloutForecast], within: timedelta) -> RenderableType:
+    errors = forecasting.find_error_guardrail(plan)
     assert errors is not None
     title = (
         f"{' → '.join(f'{step.weight} %' for step in plan.steps)}, errorRate with a margin of {errors.margin:.0%}, a floor of"
@@ -109,10 +111,10 @@ def _shown(plan: FrozenPlan, found: Sequence[Forecast], within: timedelta) -> Re
     for each in found:
         table.add_row(
             f"{each.times:g} × stable's",
-            *options.likelihoods(each),
-            options.bar(each.promoted, each.rolled_back),
-            options.told(each.median_minutes),
-            options.told(each.late_minutes),
+            *options.format_likelihoods(each),
+            options.render_likelihood_bar(each.promoted, each.rolled_back),
+            options.format_minutes(each.median_minutes),
+            options.format_minutes(each.p80_minutes),
             f"{each.failed:.0f}",
         )
     return table

@@ -16,8 +16,8 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import commands, machine
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, NotFound
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
-from sundog_operator.shell.exits import CommandFailed, Exit
-from sundog_operator.shell.target import NAME, Server, talks_to_server
+from sundog_operator.shell.exits import CommandFailed, ExitCode
+from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import find
 
 _POLL_S: Final = 0.15
@@ -36,75 +36,77 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @_REVISION
 @click.option("--full", is_flag=True, help="Pass all steps that are left.")
 @_options
-@talks_to_server
-async def promote(server: Server, name: str, revision: int | None, full: bool, wait: bool, timeout: float) -> None:
+@with_server
+async def promote(
+    server: ServerConnection, name: str, revision: int | None, full: bool, wait: bool, timeout: float
+) -> None:
     """Let a rollout pass its current step; after the last one its revision is stable."""
     await _steer(server, name, "promote", revision, wait, timeout, " full=true" if full else "")
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @_REVISION
 @_options
-@talks_to_server
-async def skip(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+@with_server
+async def skip(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """Leave out a rollout's current step and go on with the next one, which is never that of all traffic; harm is looked for on."""
     await _steer(server, name, "skip", revision, wait, timeout)
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @_REVISION
 @_options
-@talks_to_server
-async def pause(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+@with_server
+async def pause(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """Let a rollout stand still at its weight."""
     await _steer(server, name, "pause", revision, wait, timeout)
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @_REVISION
 @_options
-@talks_to_server
-async def resume(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+@with_server
+async def resume(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """Let a paused rollout go on."""
     await _steer(server, name, "resume", revision, wait, timeout)
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @_REVISION
 @_options
-@talks_to_server
-async def abort(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+@with_server
+async def abort(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """End a rollout; all traffic goes back to stable, and the revision is held back until `retry`."""
     await _steer(server, name, "abort", revision, wait, timeout)
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @_REVISION
 @_options
-@talks_to_server
-async def retry(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+@with_server
+async def retry(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """Try a revision again that failed, was aborted or was rolled back."""
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     with _named(obj):
-        number = revision or to_retry(ModelDeploymentStatus.parse(obj.get("status")))
+        number = revision or find_revision_to_retry(ModelDeploymentStatus.parse(obj.get("status")))
     await _send(server, obj, "retry", number, wait, timeout)
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @click.option("--to", type=click.IntRange(min=1), help="The revision to go back to; by default the one before.")
 @_options
-@talks_to_server
-async def rollback(server: Server, name: str, to: int | None, wait: bool, timeout: float) -> None:
+@with_server
+async def rollback(server: ServerConnection, name: str, to: int | None, wait: bool, timeout: float) -> None:
     """Go back to an earlier revision at once; what the spec stands for is held back until `retry`."""
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     with _named(obj):
@@ -113,11 +115,11 @@ async def rollback(server: Server, name: str, to: int | None, wait: bool, timeou
 
 
 @click.command()
-@NAME
+@NAME_ARGUMENT
 @_REVISION
 @_options
-@talks_to_server
-async def stop(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+@with_server
+async def stop(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """End the Experiment that runs on a ModelDeployment, with the evidence so far; stable gets all traffic."""
     obj = await _stopped(server, name)
     status = ModelDeploymentStatus.parse(obj.get("status"))
@@ -143,10 +145,10 @@ def _told_if_cut_off(ref: Ref, what_follows: str) -> Iterator[None]:
     except (Conflict, NotFound, Forbidden):
         raise
     except DependencyError as lost:
-        raise CommandFailed(f"{ref}: {what_follows} ({lost})", Exit.UNREACHABLE) from None
+        raise CommandFailed(f"{ref}: {what_follows} ({lost})", ExitCode.UNREACHABLE) from None
 
 
-async def _stopped(server: Server, name: str) -> Object:
+async def _stopped(server: ServerConnection, name: str) -> Object:
     """The ModelDeployment. Raises NotFound, which tells whoever gave an Experiment's name whose it is."""
     try:
         return await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
@@ -159,7 +161,7 @@ async def _stopped(server: Server, name: str) -> Object:
 
 
 async def _steer(
-    server: Server, name: str, verb: str, revision: int | None, wait: bool, timeout: float, options: str = ""
+    server: ServerConnection, name: str, verb: str, revision: int | None, wait: bool, timeout: float, options: str = ""
 ) -> None:
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     if revision is None:
@@ -173,7 +175,7 @@ async def _steer(
 
 
 async def _send(
-    server: Server, obj: Object, verb: str, revision: int, wait: bool, timeout: float, options: str = ""
+    server: ServerConnection, obj: Object, verb: str, revision: int, wait: bool, timeout: float, options: str = ""
 ) -> None:
     """Write the annotation and report what became of it. Raises CommandFailed."""
     ref = Ref(MODEL_DEPLOYMENT, server.namespace, obj["metadata"]["name"])
@@ -191,7 +193,7 @@ async def _send(
     except TimeoutError:
         raise CommandFailed(
             f"{ref}: no operator handled the command within {timeout:g} s; it stays in the annotation as {ident}",
-            Exit.TIMEOUT,
+            ExitCode.TIMEOUT,
         ) from None
     if done["result"] != "Accepted":
         raise CommandFailed(
@@ -200,7 +202,7 @@ async def _send(
     click.echo(f"{ref.name}: {verb} revision {revision} accepted")
 
 
-async def _write(server: Server, obj: Object, command: str) -> None:
+async def _write(server: ServerConnection, obj: Object, command: str) -> None:
     """Write the annotation over no command that nobody has handled, whoever else writes meanwhile. Raises CommandFailed."""
     ref = ref_of(obj)
     for _ in range(_TRIES):
@@ -219,7 +221,7 @@ def _wait_in_line(obj: Object) -> None:
     """Do not overwrite a command that nobody has handled yet. Raises CommandFailed."""
     text = _command(obj)
     last = (obj.get("status") or {}).get("lastCommand") or {}
-    if text and commands.parse(text).id != last.get("id"):
+    if text and commands.parse_command(text).id != last.get("id"):
         raise CommandFailed(f"{ref_of(obj)}: the command {text!r} is not handled yet: try again in a moment")
 
 
@@ -227,41 +229,43 @@ def _command(obj: Object) -> str:
     return str((obj["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND) or "")
 
 
-async def _handled(server: Server, ref: Ref, ident: str) -> dict[str, Any]:
+async def _handled(server: ServerConnection, ref: Ref, ident: str) -> dict[str, Any]:
     """What became of a command. Raises CommandFailed where somebody overwrote it before that was told."""
     while True:
         obj = await find(server, ref)
         last: dict[str, Any] = (obj.get("status") or {}).get("lastCommand") or {}
         if last.get("id") == ident:
             return last
-        if commands.parse(_command(obj)).id != ident:
+        if commands.parse_command(_command(obj)).id != ident:
             told = f"the command {ident} was overwritten before anybody told what became of it"
             raise CommandFailed(f"{ref}: {told}; the annotation is {_command(obj)!r}")
         await asyncio.sleep(_POLL_S)
 
 
-def to_retry(status: ModelDeploymentStatus) -> int:
+def find_revision_to_retry(status: ModelDeploymentStatus) -> int:
     """The revision that `retry` is about: the candidate, else the one that is held back. Raises CommandFailed."""
     if status.candidate is not None:
         return status.candidate.revision
     newest = status.held_back[-1] if status.held_back else status.last_rollout
-    if newest is not None and aborted_revisions.is_lost(newest):
+    if newest is not None and aborted_revisions.is_failed_rollout(newest):
         return newest.revision
     raise CommandFailed("no revision failed, was aborted or was rolled back: there is nothing to retry")
 
 
-async def _previous(server: Server, obj: Object) -> int:
+async def _previous(server: ServerConnection, obj: Object) -> int:
     """The revision that `rollback` goes back to. Raises CommandFailed."""
     uid, name = obj["metadata"]["uid"], obj["metadata"]["name"]
     labels = {names.LABEL_MODEL_DEPLOYMENT: name}
     stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, labels)
-    known = [r for each in stored if revisions.owned_by(each, uid) and (r := revisions.read_controller_revision(each))]
+    known = [
+        r for each in stored if revisions.is_owned_by(each, uid) and (r := revisions.parse_controller_revision(each))
+    ]
     attempts = await server.kube.list(EXPERIMENT, server.namespace, labels)
-    failed = failed_revisions([each for each in attempts if revisions.owned_by(each, uid)])
-    return previous(ModelDeploymentStatus.parse(obj.get("status")), known, failed)
+    failed = find_failed_revisions([each for each in attempts if revisions.is_owned_by(each, uid)])
+    return find_previous_revision(ModelDeploymentStatus.parse(obj.get("status")), known, failed)
 
 
-def failed_revisions(attempts: Sequence[Object]) -> frozenset[int]:
+def find_failed_revisions(attempts: Sequence[Object]) -> frozenset[int]:
     """Revisions whose rollouts all ended without a promotion."""
     promoted: set[int] = set()
     stopped: set[int] = set()
@@ -273,7 +277,7 @@ def failed_revisions(attempts: Sequence[Object]) -> frozenset[int]:
     return frozenset(stopped - promoted)
 
 
-def previous(status: ModelDeploymentStatus, known: Sequence[Revision], failed: frozenset[int]) -> int:
+def find_previous_revision(status: ModelDeploymentStatus, known: Sequence[Revision], failed: frozenset[int]) -> int:
     """The stable revision while a candidate is under way, else the newest earlier one that ever served. Raises CommandFailed."""
     if status.stable is None:
         raise CommandFailed("nothing serves yet: there is nothing to roll back")

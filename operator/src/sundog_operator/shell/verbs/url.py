@@ -4,19 +4,19 @@ import click
 
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exits import CommandFailed
-from sundog_operator.shell.target import NAME, Server, talks_to_server
+from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import find
 
 
 @click.command()
-@NAME
-@talks_to_server
-async def url(server: Server, name: str) -> None:
+@NAME_ARGUMENT
+@with_server
+async def url(server: ServerConnection, name: str) -> None:
     """Print the address of a model's endpoint, for other commands: curl "$(sundog url digits)"."""
-    click.echo(endpoint_of(await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))))
+    click.echo(endpoint_url(await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))))
 
 
-def endpoint_of(deployment: Object) -> str:
+def endpoint_url(deployment: Object) -> str:
     """The address of a ModelDeployment's endpoint. Raises CommandFailed while there is none."""
     address = (deployment.get("status") or {}).get("url")
     if not address:

@@ -4,21 +4,21 @@ Who is refused here has no arm. The kind of a refusal is told by its status (`lo
 """
 
 from sundog_edge.haproxy.names import CLIENT_ADDRESS
-from sundog_edge.haproxy.problems import IS_CALL, call_problem, problem, refusal
+from sundog_edge.haproxy.problems import IS_GRPC, render_grpc_problem, render_problem, render_refusal
 from sundog_edge.haproxy.rules import authentication, drain, feedback, grpc, rate_limits
 from sundog_edge.split.layout import Layout
-from sundog_edge.state_dir import Settings, StateDir
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
 SOURCES_TABLE = "sources"
 _SOURCES = 100_000
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
 """Those that a model server refuses with a problem document, if it does. Its parser does not know all others."""
 
-POLICY = "{ var(txn.policy) -m found }"
+HAS_POLICY = "{ var(txn.policy) -m found }"
 """Whether the service asks for more than what every service gets."""
 
 
-def connections(settings: Settings) -> str:
+def connection_limit(settings: HaproxyProcessSettings) -> str:
     """Refuse more connections of one address than it may have."""
     if not settings.source_connections:
         return ""
@@ -36,16 +36,16 @@ def backends(layout: Layout, state: StateDir) -> str:
 {authentication.backend(layout, state)}"""
 
 
-def expectation(state: StateDir) -> str:
+def expect_continue(state: StateDir) -> str:
     """Refuse a body that is larger by what the request says of itself, where the client waits to be asked for it.
 
     Others send it whatever is answered, and read that only if somebody reads theirs.
     """
-    asks = f"!{IS_CALL} {{ req.fhdr(expect) -i -m str 100-continue }} {{ req.hdr(content-length) -m found }}"
+    asks = f"!{IS_GRPC} {{ req.fhdr(expect) -i -m str 100-continue }} {{ req.hdr(content-length) -m found }}"
     large = "{ var(txn.limit) -m found } { req.hdr_val(content-length),sub(txn.limit) gt 0 }"
     limit = "larger than %[var(txn.limit)] bytes"
     found = "the body of %[req.hdr_val(content-length)] bytes is"
-    refused = problem(413, "Content Too Large", f"{found} {limit}", code="BodyTooLarge")
+    refused = render_problem(413, "Content Too Large", f"{found} {limit}", code="BodyTooLarge")
     return f"""    http-request set-var(txn.limit) var(txn.name),map_str({state.map("splits")}),field(5,|) if {asks}
     http-request return {refused} if {asks} {large}
 """
@@ -53,24 +53,24 @@ def expectation(state: StateDir) -> str:
 
 def rules(state: StateDir) -> str:
     """Refuse what the service does not take, and set `txn.policy` where the service has one."""
-    method = refusal(
+    method = render_refusal(
         405,
         "Method Not Allowed",
         "this method is not supported",
         f"!{{ method {' '.join(_METHODS)} }}",
         " hdr Allow GET,HEAD,OPTIONS,POST",
     )
-    host = refusal(
+    host = render_refusal(
         400, "Bad Request", "a request of HTTP/1.1 needs the header host", "{ req.ver 1.1 } !{ req.hdr(host) -m found }"
     )
-    websocket = refusal(
+    websocket = render_refusal(
         501,
         "Not Implemented",
         "websockets are not supported",
         "{ req.hdr(upgrade) -i -m sub websocket }",
         code="NoWebsockets",
     )
-    dots = refusal(
+    dots = render_refusal(
         400,
         "Bad Request",
         "the path has a segment of two dots",
@@ -78,12 +78,12 @@ def rules(state: StateDir) -> str:
     )
     return f"""{method}{host}{websocket}{dots}\
     http-request set-var(txn.limit) var(txn.split),field(5,|)
-    http-request set-var(txn.limit) int({feedback.MAX_BYTES}) if {feedback.ASKED}
+    http-request set-var(txn.limit) int({feedback.MAX_BYTES}) if {feedback.IS_FEEDBACK}
 {_body()}\
-{grpc.malformed()}\
+{grpc.refuse_malformed()}\
     http-request set-var(txn.policy) var(txn.name),map_str({state.map("policies")})
 {authentication.rules(state)}\
-{feedback.limit()}\
+{feedback.rate_limit()}\
 {rate_limits.rules()}"""
 
 
@@ -95,42 +95,44 @@ def _body() -> str:
     """
     large, told = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
     limit = "larger than %[var(txn.limit)] bytes"
-    packed = call_problem(415, "a compressed message is not supported; send it as it is")
+    packed = render_grpc_problem(415, "a compressed message is not supported; send it as it is")
     # That of feedback is no field's.
     field = ", which is endpoint.maxRequestBytes of its service"
-    message = call_problem(413, f"the message of %[var(txn.message)] bytes is {limit}{field}")
-    return f"""    http-request return {packed} if {IS_CALL} {{ req.body,bytes(0,1),hex -m str 01 }}
-    http-request set-var(txn.message) req.body,bytes(1,4),be2dec(,4) if {IS_CALL}
-    http-request return {message} if {IS_CALL} {{ var(txn.message),sub(txn.limit) gt 0 }}
-    http-request set-var-fmt(txn.toolarge) "the body is {limit}" if !{IS_CALL} {large}
-    http-request set-var-fmt(txn.toolarge) "%[var(txn.toolarge)]{field}" if {drain.TOO_LARGE} !{feedback.ASKED}
+    message = render_grpc_problem(413, f"the message of %[var(txn.message)] bytes is {limit}{field}")
+    return f"""    http-request return {packed} if {IS_GRPC} {{ req.body,bytes(0,1),hex -m str 01 }}
+    http-request set-var(txn.message) req.body,bytes(1,4),be2dec(,4) if {IS_GRPC}
+    http-request return {message} if {IS_GRPC} {{ var(txn.message),sub(txn.limit) gt 0 }}
+    http-request set-var-fmt(txn.toolarge) "the body is {limit}" if !{IS_GRPC} {large}
+    http-request set-var-fmt(txn.toolarge) "%[var(txn.toolarge)]{field}" if {drain.IS_TOO_LARGE} !{feedback.IS_FEEDBACK}
     http-request set-var-fmt(txn.toolarge) "the body of %[req.body_size] bytes is {limit}{field}" \
-if {drain.TOO_LARGE} {told} !{feedback.ASKED}
+if {drain.IS_TOO_LARGE} {told} !{feedback.IS_FEEDBACK}
 {drain.rules()}"""
 
 
-def headers() -> str:
+def header_rules() -> str:
     """Take away what only the edge may say to a replica, what is meant for the edge alone, and what an underscore disguises."""
     return f"""    http-request del-header x-sundog- -m beg
     http-request del-header _ -m sub
     http-request del-header upgrade
     http-request del-header proxy- -m beg
-    http-request del-header x-api-key if {POLICY} {authentication.REQUIRED}
-    http-request del-header authorization if {POLICY} {authentication.REQUIRED}
+    http-request del-header x-api-key if {HAS_POLICY} {authentication.AUTH_REQUIRED}
+    http-request del-header authorization if {HAS_POLICY} {authentication.AUTH_REQUIRED}
     http-request del-header x-request-timeout-seconds
     http-request set-header x-sundog-timeout-seconds %[var(txn.split),field(4,|)]
     http-request set-header x-request-disconnect-disabled ?1
 """
 
 
-def queue(state: StateDir) -> str:
+def queue_limit(state: StateDir) -> str:
     """Refuse, in an arm's backend, what would wait behind too many; it counts against the arm, whose shortage it is."""
     retry = " hdr Retry-After 1"
     full = [
-        refusal(503, "Service Unavailable", "too many requests wait for a replica", condition, retry, "Overloaded")
+        render_refusal(
+            503, "Service Unavailable", "too many requests wait for a replica", condition, retry, "Overloaded"
+        )
         for condition in (
             f"{{ var(txn.waiting) -m found }} {{ be_name,map_str_int({state.map('queues')},1000000),sub(txn.waiting) le 0 }}",
-            f"{POLICY} {{ var(txn.policy),field(11,|) -m str 0 }} {{ be_conn_free eq 0 }}",
+            f"{HAS_POLICY} {{ var(txn.policy),field(11,|) -m str 0 }} {{ be_conn_free eq 0 }}",
         )
     ]
     return f"""    http-request set-var(txn.waiting) queue if {{ queue gt 0 }}

@@ -2,10 +2,10 @@
 its headers stand for.
 """
 
-from sundog_edge.haproxy.problems import refusal
+from sundog_edge.haproxy.problems import render_refusal
 from sundog_edge.haproxy.rules import probes
-from sundog_edge.haproxy.rules.authentication import SIGNED
-from sundog_edge.haproxy.rules.relay import OVER_TLS
+from sundog_edge.haproxy.rules.authentication import HAS_VALID_TOKEN
+from sundog_edge.haproxy.rules.relay import IS_OVER_TLS
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import StateDir
 
@@ -13,7 +13,7 @@ COOKIE_MAX_AGE_S = 365 * 24 * 3600
 _HAS_UNIT = "{ var(txn.unit) -m len gt 0 }"
 
 
-def unit(layout: Layout, state: StateDir) -> str:
+def unit_rules(layout: Layout, state: StateDir) -> str:
     """Set `txn.unit` where the request has one, `txn.unitkind` and `txn.bucket`; and `txn.arm` if an override or a match holds.
 
     A unit is the whole value as bytes: a header's first line without outer blanks, a cookie, a JSON string, or the whole part of a
@@ -40,13 +40,13 @@ def _source(source: str) -> str:
         return f"    http-request set-var(txn.unit) req.fhdr({name},1) if {chosen}\n"
     if kind == "cookie":
         return f"""    http-request set-var(txn.unit) req.cook({name}) if {chosen}
-    http-request set-var(txn.issued) uuid() if {chosen} !{_HAS_UNIT} !{probes.ASKED}
+    http-request set-var(txn.issued) uuid() if {chosen} !{_HAS_UNIT} !{probes.IS_PROBE}
     http-request set-var(txn.unit) var(txn.issued) if {{ var(txn.issued) -m found }}
-{"".join(f"    http-request set-var(txn.secure) bool(true) if {chosen} {tls}{chr(10)}" for tls in OVER_TLS)}"""
+{"".join(f"    http-request set-var(txn.secure) bool(true) if {chosen} {tls}{chr(10)}" for tls in IS_OVER_TLS)}"""
     if kind == "jwtClaim":
         # As below; of a token that was not believed, or that an API key made needless, nothing is read.
         return f"""    http-request set-var(txn.unit) var(txn.token),jwt_payload_query('$.{name}','int'),concat(,) \
-if {chosen} {SIGNED}
+if {chosen} {HAS_VALID_TOKEN}
 """
     # Only a body that is here as a whole: of a longer one, what is in the buffer depends on how it arrived.
     # As `int` a number keeps all its digits; `concat` makes it text, so that 7 and "7" are the same unit.
@@ -55,9 +55,9 @@ if {chosen} {{ req.body_len,sub(txn.size) eq 0 }} {{ req.hdr(content-length) -m 
 """
 
 
-def arm(state: StateDir) -> str:
+def arm_rules(state: StateDir) -> str:
     """Set `txn.arm` where neither an override nor a match has, or answer 503."""
-    no_arm = refusal(
+    no_arm = render_refusal(
         503,
         "Service Unavailable",
         "the service is not ready yet",
@@ -108,7 +108,7 @@ def _matches(layout: Layout, state: StateDir) -> str:
     return "".join(lines) if layout.matches else ""
 
 
-def answer() -> str:
+def response_rules() -> str:
     """What a client is told: its arm where the service reveals it, and the cookie that makes it the same unit next time."""
     revealed = "if { var(txn.flags) -m sub r } { var(txn.arm) -m found }"
     cookie = (

@@ -4,17 +4,17 @@ Nothing here depends on how many keys there are: a digest, or the id of a token'
 """
 
 from sundog_edge.haproxy.names import CLIENT_ADDRESS
-from sundog_edge.haproxy.problems import refusal
+from sundog_edge.haproxy.problems import render_refusal
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import StateDir
 
 SKEW_S = 60
 MAX_AUDIENCES = 8
-REQUIRED = "{ var(txn.guarded) -m bool }"
+AUTH_REQUIRED = "{ var(txn.guarded) -m bool }"
 _POLICY = "{ var(txn.policy) -m found }"
 _KEYS = "{ var(txn.keys) -m len gt 0 }"
 _JWKS = "{ var(txn.jwks) -m len gt 0 }"
-SIGNED = "{ var(txn.signed) -m int 1 }"
+HAS_VALID_TOKEN = "{ var(txn.signed) -m int 1 }"  # noqa: S105
 """Whether the request's token, `txn.token`, is one of this service."""
 
 # What is no number counts as 0 in HAProxy's arithmetic, which lies in the past.
@@ -32,11 +32,11 @@ def backend(layout: Layout, state: StateDir) -> str:
 
 def rules(state: StateDir) -> str:
     """Set `txn.caller` (for rates) and `txn.client` (an API key's name), or answer 401 or 403."""
-    unknown = refusal(
+    unknown = render_refusal(
         401,
         "Unauthorized",
         "a valid API key or token of this service is needed",
-        f"{REQUIRED} !{{ var(txn.caller) -m found }}",
+        f"{AUTH_REQUIRED} !{{ var(txn.caller) -m found }}",
         " hdr WWW-Authenticate Bearer",
     )
     return f"""    http-request set-var(txn.keys) var(txn.policy),field(1,|) if {_POLICY}
@@ -61,14 +61,17 @@ def _tokens(state: StateDir) -> str:
     asked = f"{_JWKS} !{{ var(txn.client) -m found }}"
     wanted = "{ var(txn.audience) -m len gt 0 }"
     # Of a subject that HAProxy cannot read nobody knows whose it is: as a key of its own it would be that of all such tokens together.
-    named = f"{SIGNED} {{ var(txn.subject) -m len gt 0 }}"
+    named = f"{HAS_VALID_TOKEN} {{ var(txn.subject) -m len gt 0 }}"
     audiences = "".join(
-        f"    http-request set-var(txn.intended) bool(true) if {SIGNED} {wanted} "
+        f"    http-request set-var(txn.intended) bool(true) if {HAS_VALID_TOKEN} {wanted} "
         f"{{ var(txn.token),jwt_payload_query('{path}'),strcmp(txn.audience) eq 0 }}\n"
         for path in ("$.aud", *(f"$.aud[{index}]" for index in range(MAX_AUDIENCES)))
     )
-    elsewhere = refusal(
-        403, "Forbidden", "the token is not for this service", f"{SIGNED} {wanted} !{{ var(txn.intended) -m bool }}"
+    elsewhere = render_refusal(
+        403,
+        "Forbidden",
+        "the token is not for this service",
+        f"{HAS_VALID_TOKEN} {wanted} !{{ var(txn.intended) -m bool }}",
     )
     return f"""    http-request set-var(txn.token) http_auth_bearer if {asked}
     http-request set-var(txn.kid) var(txn.token),jwt_header_query('$.kid'),sha2(256),hex,lower if {asked}
@@ -78,21 +81,21 @@ def _tokens(state: StateDir) -> str:
     http-request set-var(txn.key) var(txn.key),ub64dec if {asked} {{ var(txn.alg) -m beg HS }}
     http-request set-var(txn.signed) var(txn.token),jwt_verify(txn.alg,txn.key) \
 if {asked} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
-    http-request set-var(txn.now) date if {SIGNED}
-    http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int') if {SIGNED}
-    http-request set-var(txn.nbf) var(txn.token),jwt_payload_query('$.nbf','int') if {SIGNED}
-    http-request set-var(txn.issuer) var(txn.policy),field(3,|) if {SIGNED}
-    http-request set-var(txn.audience) var(txn.policy),field(4,|) if {SIGNED}
-    http-request set-var(txn.signed) int(0) if {SIGNED} !{{ var(txn.exp) -m reg {_SECONDS} }}
-    http-request set-var(txn.signed) int(0) if {SIGNED} !{{ var(txn.exp),sub(txn.now),add({SKEW_S}) ge 0 }}
-    http-request set-var(txn.signed) int(0) if {SIGNED} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf) -m reg {_SECONDS} }}
-    http-request set-var(txn.signed) int(0) if {SIGNED} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf),sub(txn.now) le {SKEW_S} }}
-    http-request set-var(txn.signed) int(0) if {SIGNED} {{ var(txn.issuer) -m len gt 0 }} \
+    http-request set-var(txn.now) date if {HAS_VALID_TOKEN}
+    http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int') if {HAS_VALID_TOKEN}
+    http-request set-var(txn.nbf) var(txn.token),jwt_payload_query('$.nbf','int') if {HAS_VALID_TOKEN}
+    http-request set-var(txn.issuer) var(txn.policy),field(3,|) if {HAS_VALID_TOKEN}
+    http-request set-var(txn.audience) var(txn.policy),field(4,|) if {HAS_VALID_TOKEN}
+    http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN} !{{ var(txn.exp) -m reg {_SECONDS} }}
+    http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN} !{{ var(txn.exp),sub(txn.now),add({SKEW_S}) ge 0 }}
+    http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf) -m reg {_SECONDS} }}
+    http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf),sub(txn.now) le {SKEW_S} }}
+    http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN} {{ var(txn.issuer) -m len gt 0 }} \
 !{{ var(txn.token),jwt_payload_query('$.iss'),strcmp(txn.issuer) eq 0 }}
 {audiences}\
 {elsewhere}\
-    http-request set-var(txn.subject) var(txn.token),jwt_payload_query('$.sub') if {SIGNED}
+    http-request set-var(txn.subject) var(txn.token),jwt_payload_query('$.sub') if {HAS_VALID_TOKEN}
     http-request set-var(txn.subject) var(txn.subject),xxh64 if {named}
     http-request set-var(txn.caller) str(j),concat(/,txn.subject) if {named}
-    http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {SIGNED} !{{ var(txn.caller) -m found }}
+    http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {HAS_VALID_TOKEN} !{{ var(txn.caller) -m found }}
 """

@@ -4,14 +4,14 @@ HAProxy compresses what it forwards, and decides by the request's `accept-encodi
 It leaves alone answers to HEAD and HTTP/1.0, errors, and what a replica has compressed. Streams and gRPC have other types.
 """
 
-from sundog_edge.state_dir import Settings
+from sundog_edge.state_dir import HaproxyProcessSettings
 
 _OFFERED = "{ var(txn.flags) -m sub z }"
 _MEMORY_PART = 16
 """Of HAProxy's memory, what compression may use. An answer for which nothing is left is sent as it is."""
 
 
-def limits(settings: Settings) -> str:
+def limits(settings: HaproxyProcessSettings) -> str:
     """Line of `global`."""
     return f"    maxzlibmem {max(1, settings.memory_bytes // _MEMORY_PART >> 20)}\n"
 

@@ -7,18 +7,18 @@ refusals too. A preflight is a browser's question and no request of a client: it
 - Map `origins`: `service|origin` → the origin.
 """
 
-from sundog_edge.haproxy.problems import IS_CALL, in_json, problem
-from sundog_edge.split.document import Document, Service
+from sundog_edge.haproxy.problems import IS_GRPC, json_excerpt, render_problem
+from sundog_edge.split.document import Service, SplitDocument
 from sundog_edge.split.policy import ANY_ORIGIN, Cors
 from sundog_edge.state_dir import StateDir
 
-METHODS = "GET, HEAD, POST"
+ALLOWED_METHODS = "GET, HEAD, POST"
 """Those that a model server answers."""
 
-ALLOWED = ("authorization", "content-type", "inference-header-content-length", "x-api-key", "x-request-id")
+ALLOWED_HEADERS = ("authorization", "content-type", "inference-header-content-length", "x-api-key", "x-request-id")
 """Headers of requests that every client may have to send."""
 
-EXPOSED = (
+EXPOSED_HEADERS = (
     "inference-header-content-length",
     "retry-after",
     "x-request-id",
@@ -39,14 +39,14 @@ def rules(state: StateDir) -> str:
 
     For the frontend, once `txn.name` is set. Calls by gRPC are none that a browser could make.
     """
-    refused = problem(
+    refused = render_problem(
         403,
         "Forbidden",
-        f"the origin {in_json('var(txn.origin)')} is not among endpoint.cors.allowedOrigins of this service",
+        f"the origin {json_excerpt('var(txn.origin)')} is not among endpoint.cors.allowedOrigins of this service",
         code="OriginNotAllowed",
     )
     asked = f"{_ORIGIN} {{ method OPTIONS }} {{ req.fhdr(access-control-request-method) -m found }}"
-    return f"""    http-request set-var(txn.cors) var(txn.name),map_str({state.map("cors")}) if !{IS_CALL}
+    return f"""    http-request set-var(txn.cors) var(txn.name),map_str({state.map("cors")}) if !{IS_GRPC}
     http-request set-var(txn.origin) req.fhdr(origin) if {_SERVED} {{ req.fhdr(origin) -m found }}
     http-request set-var(txn.allowed) var(txn.name),concat(|,txn.origin),map_str({state.map("origins")}) if {_ORIGIN}
     http-request set-var(txn.allowed) str({ANY_ORIGIN}) if {_ORIGIN} {{ var(txn.cors),field(1,|) -m str {ANY_ORIGIN} }}
@@ -59,13 +59,13 @@ def rules(state: StateDir) -> str:
     http-after-response set-header access-control-allow-origin %[var(txn.allowed)] if {_ALLOWED}
     http-after-response set-header access-control-allow-credentials true if {_ALLOWED} {{ var(txn.cors),field(5,|) -m str true }}
     http-after-response set-header access-control-expose-headers %[var(txn.cors),field(3,|)] if {_ALLOWED} !{_PREFLIGHT}
-    http-after-response set-header access-control-allow-methods "{METHODS}" if {_ALLOWED} {_PREFLIGHT}
+    http-after-response set-header access-control-allow-methods "{ALLOWED_METHODS}" if {_ALLOWED} {_PREFLIGHT}
     http-after-response set-header access-control-allow-headers %[var(txn.cors),field(2,|)] if {_ALLOWED} {_PREFLIGHT}
     http-after-response set-header access-control-max-age %[var(txn.cors),field(4,|)] if {_ALLOWED} {_PREFLIGHT}
 """
 
 
-def maps(document: Document) -> dict[str, dict[str, str]]:
+def build_cors_maps(document: SplitDocument) -> dict[str, dict[str, str]]:
     """The entries of both maps. Pure."""
     asked = [(service, service.cors) for service in document.services if service.cors]
     return {
@@ -84,8 +84,8 @@ def _value(service: Service, cors: Cors) -> str:
     unit = (service.unit.name.lower(),) if service.unit.kind == "header" else ()
     fields = (
         ANY_ORIGIN if ANY_ORIGIN in cors.allowedOrigins else "",
-        ",".join(sorted({*ALLOWED, *unit, *cors.allowedHeaders})),
-        ",".join(sorted({*EXPOSED, *cors.exposedHeaders})),
+        ",".join(sorted({*ALLOWED_HEADERS, *unit, *cors.allowedHeaders})),
+        ",".join(sorted({*EXPOSED_HEADERS, *cors.exposedHeaders})),
         str(cors.maxAgeSeconds),
         "true" if cors.allowCredentials else "",
     )

@@ -4,37 +4,37 @@ A body of which all is here, and one that is known to be too large even for that
 away or busy with others.
 """
 
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.problems import render_problem
 from sundog_edge.state_dir import StateDir
 
 PATH = "/-/drain"
 MAX_BYTES = 64 << 20
 """Of one body, what is read at most."""
 
-TIME_S = 10.0
-SILENCE_S = 2.0
+BODY_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 2.0
 """For all of it, and for the next piece of it, at most."""
 
 BACKEND = "drain"
-TOO_LARGE = "{ var(txn.toolarge) -m found }"
+IS_TOO_LARGE = "{ var(txn.toolarge) -m found }"
 """Whether a body is too large; the variable says for what."""
 
-AT_ONCE = 8
+MAX_CONNECTIONS = 8
 _DRAINED = "{ var(txn.drained) -m bool }"
-_REFUSED = problem(413, "Content Too Large", "%[var(txn.toolarge)]", code="BodyTooLarge")
+_REFUSED = render_problem(413, "Content Too Large", "%[var(txn.toolarge)]", code="BodyTooLarge")
 _LENGTHS = "^(?!content-length$|transfer-encoding$|host$)"
 
 
 def rules() -> str:
     """Refuse a request whose body is too large, or have its rest read first."""
     unread = f"!{{ internal.htx.has_eom }} {{ req.body_size le {MAX_BYTES} }}"
-    return f"""    http-request set-var(txn.drained) bool(true) if {TOO_LARGE} {unread}
+    return f"""    http-request set-var(txn.drained) bool(true) if {IS_TOO_LARGE} {unread}
     http-request allow if {_DRAINED}
-    http-request return {_REFUSED} if {TOO_LARGE}
+    http-request return {_REFUSED} if {IS_TOO_LARGE}
 """
 
 
-def choice() -> str:
+def use_backend() -> str:
     """Rules of the frontend that end with a backend for such a request."""
     return f"    use_backend {BACKEND} if {_DRAINED}\n"
 
@@ -46,7 +46,7 @@ def backend(state: StateDir) -> str:
     )
     return f"""backend {BACKEND} from base
     timeout queue 1s
-    timeout server {TIME_S + 5:g}s
+    timeout server {BODY_TIMEOUT_S + 5:g}s
     retries 0
     option http-server-close
     http-reuse never
@@ -55,5 +55,5 @@ def backend(state: StateDir) -> str:
     http-request set-pathq {PATH}
     http-response return {_REFUSED}
     http-after-response set-status 413 if {{ status 502:504 }}
-    server agent unix@{state.feedback_socket} maxconn {AT_ONCE}
+    server agent unix@{state.feedback_socket} maxconn {MAX_CONNECTIONS}
 """

@@ -3,73 +3,77 @@
 Only services that ask for it pay for it. What is reported is no request of an arm: it is neither assigned nor counted in a row.
 """
 
-from sundog_edge.counting.log_lines import FEEDBACK
+from sundog_edge.counting.log_lines import FEEDBACK_KIND
 from sundog_edge.feedback.exposure import SEPARATOR, SIGNATURE_BYTES, VERSION
-from sundog_edge.haproxy.problems import problem, refusal
+from sundog_edge.haproxy.problems import render_problem, render_refusal
 from sundog_edge.haproxy.rules import probes
 from sundog_edge.state_dir import StateDir
 
 PATH = "/-/feedback"
 BACKEND = "feedback"
-NEWEST = "newest"
+SIGNING_KEY_ENTRY = "newest"
 SERVICE_HEADER = "x-sundog-service"
 EXPOSURE_HEADER = "x-sundog-exposure"
 MAX_BYTES = 1 << 20
-PER_SECOND = 200
+MAX_REQUESTS_PER_SECOND = 200
 """Requests with feedback of one service that one edge lets through in a second."""
 
-AT_ONCE = 16
-WAITING = 64
+MAX_CONNECTIONS = 16
+MAX_QUEUED = 64
 _TABLE = "feedback-rate"
 _SERVICES = 1000
-ASKED = "{ var(txn.feedback) -m bool }"
+IS_FEEDBACK = "{ var(txn.feedback) -m bool }"
 """Whether a request is feedback; so from `route` on."""
 
 _RETRY = " hdr Retry-After 1"
 _CODE = "FeedbackUnavailable"
 
 
-def route() -> str:
+def route_rules() -> str:
     """Set `txn.feedback` for what is meant for the agent: `/-/feedback` at the service's host, else `/<service>/-/feedback`.
 
     Who takes none refuses it here: what an application still reports after an experiment must be no rejection of an arm.
     """
     ends = f"{{ path -m end {PATH} }}"
-    method = refusal(
-        405, "Method Not Allowed", "feedback is taken by POST alone", f"{ASKED} !{{ method POST }}", " hdr Allow POST"
+    method = render_refusal(
+        405,
+        "Method Not Allowed",
+        "feedback is taken by POST alone",
+        f"{IS_FEEDBACK} !{{ method POST }}",
+        " hdr Allow POST",
     )
-    none = refusal(
+    none = render_refusal(
         404,
         "Not Found",
         "this service takes no feedback",
-        f"{ASKED} !{{ var(txn.split),field(7,|) -m sub f }}",
+        f"{IS_FEEDBACK} !{{ var(txn.split),field(7,|) -m sub f }}",
         code="NoFeedback",
     )
     return f"""    http-request set-var(txn.feedback) bool(true) if {ends} {{ var(txn.byhost) -m found }} {{ path -m str {PATH} }}
     http-request set-var(txn.feedback) bool(true) if {ends} !{{ var(txn.byhost) -m found }} {{ path,regsub(^/[^/]*,) -m str {PATH} }}
-    http-request set-var(txn.refused) str({FEEDBACK}) if {ASKED}
+    http-request set-var(txn.refused) str({FEEDBACK_KIND}) if {IS_FEEDBACK}
 {none}{method}"""
 
 
-def limit() -> str:
+def rate_limit() -> str:
     """Refuse what comes too often, in place of the service's own rates, which are for predictions."""
-    often = refusal(
+    often = render_refusal(
         429,
         "Too Many Requests",
         "feedback of this service comes too often: send more events with each request",
-        f"{ASKED} {{ sc_gpc0_rate(3) ge {PER_SECOND} }}",
+        f"{IS_FEEDBACK} {{ sc_gpc0_rate(3) ge {MAX_REQUESTS_PER_SECOND} }}",
         _RETRY,
     )
-    return f"""    http-request track-sc3 var(txn.name) table {_TABLE} if {ASKED}
+    return f"""    http-request track-sc3 var(txn.name) table {_TABLE} if {IS_FEEDBACK}
 {often}\
-    http-request sc-inc-gpc0(3) if {ASKED}
-    http-request allow if {ASKED}
+    http-request sc-inc-gpc0(3) if {IS_FEEDBACK}
+    http-request allow if {IS_FEEDBACK}
 """
 
 
-def choice() -> str:
+def use_backend() -> str:
     """Rules of the frontend that end with a backend for feedback."""
-    return f"    use_backend {BACKEND} if {ASKED}\n"
+    return f"    use_backend {BACKEND} if {IS_FEEDBACK}\n"
 
 
 def backends(state: StateDir) -> str:
@@ -81,13 +85,15 @@ def backends(state: StateDir) -> str:
     """
     away = "feedback is not taken now"
     errors = "".join(
-        f"    http-error {problem(status, title, away, _RETRY, _CODE)}\n"
+        f"    http-error {render_problem(status, title, away, _RETRY, _CODE)}\n"
         for status, title in ((502, "Bad Gateway"), (503, "Service Unavailable"), (504, "Gateway Timeout"))
     )
     own = "!{ res.hdr(content-type) -m sub json }"
-    unread = problem(400, "Bad Request", "the header of the request is not understood", code="BadFeedback")
-    broken = problem(500, "Internal Server Error", "feedback was not taken")
-    many = refusal(503, "Service Unavailable", away, f"{{ be_conn gt {AT_ONCE + WAITING} }}", _RETRY, _CODE)
+    unread = render_problem(400, "Bad Request", "the header of the request is not understood", code="BadFeedback")
+    broken = render_problem(500, "Internal Server Error", "feedback was not taken")
+    many = render_refusal(
+        503, "Service Unavailable", away, f"{{ be_conn gt {MAX_CONNECTIONS + MAX_QUEUED} }}", _RETRY, _CODE
+    )
     return f"""backend {_TABLE} from base
     stick-table type string len 64 size {_SERVICES} expire 10s store gpc0,gpc0_rate(1s)
 
@@ -108,11 +114,11 @@ backend {BACKEND} from base
     http-response return {unread} if {{ status 400:499 }} {own}
     http-response return {broken} if {{ status ge 500 }} {own}
     http-response del-header server
-    server agent unix@{state.feedback_socket} maxconn {AT_ONCE}
+    server agent unix@{state.feedback_socket} maxconn {MAX_CONNECTIONS}
 """
 
 
-def exposure(state: StateDir) -> str:
+def exposure_header(state: StateDir) -> str:
     """Rules of an arm's answer: its exposure, as `sundog_edge.feedback.exposure` reads it, while there is a key to sign it with.
 
     A service whose every request is a unit gets a number of its own for each; a request without a sticky unit is nobody's exposure.
@@ -123,12 +129,13 @@ def exposure(state: StateDir) -> str:
     text = SEPARATOR.join(
         (VERSION, "%[var(txn.mark)]", "%[var(txn.exposed),xxh64,hex,lower]", "%[var(txn.received),div(1000000)]")
     )
+    is_exposed = "{ var(txn.exposed) -m len gt 0 }"
     message = f"var(txn.name),concat({SEPARATOR},txn.armname,{SEPARATOR}),concat(,txn.exposure)"
     signature = f"{message},hmac(sha256,txn.signing),bytes(0,{SIGNATURE_BYTES}),ub64enc"
-    return f"""    http-after-response set-var(txn.mark) var(txn.arm),field(7,!) if {{ var(txn.flags) -m sub f }} !{probes.ASKED}
+    return f"""    http-after-response set-var(txn.mark) var(txn.arm),field(7,!) if {{ var(txn.flags) -m sub f }} !{probes.IS_PROBE}
     http-after-response set-var(txn.exposed) uuid() if {mark} {of_request}
     http-after-response set-var(txn.exposed) var(txn.unit) if {mark} !{of_request}
-    http-after-response set-var(txn.signing) str({NEWEST}),map_str({state.map("signing")}) if {mark} {{ var(txn.exposed) -m len gt 0 }}
+    http-after-response set-var(txn.signing) str({SIGNING_KEY_ENTRY}),map_str({state.map("signing")}) if {mark} {is_exposed}
     http-after-response set-var(txn.armname) var(txn.arm),field(5,!) if {{ var(txn.signing) -m found }}
     http-after-response set-var-fmt(txn.exposure) {text} if {{ var(txn.signing) -m found }}
     http-after-response set-header {EXPOSURE_HEADER} %[var(txn.exposure)]{SEPARATOR}%[{signature}] if {told}

@@ -3,8 +3,8 @@
 What the edge answers itself has the HTTP status of the same problem, a `grpc-status` beside it, and no body.
 """
 
-from sundog_edge.counting.log_lines import GIVEN_UP
-from sundog_edge.haproxy.problems import IS_CALL, call_problem
+from sundog_edge.counting.log_lines import GIVEN_UP_OUTCOME
+from sundog_edge.haproxy.problems import IS_GRPC, render_grpc_problem
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import StateDir
 
@@ -19,10 +19,10 @@ PROBES = (
 )
 """Paths that the model server answers without its model."""
 
-IS_CALLED = f"{{ path -m beg {SERVICE} {HEALTH} }}"
+IS_GRPC_PATH = f"{{ path -m beg {SERVICE} {HEALTH} }}"
 """Whether the path is one of gRPC: what `txn.grpc` is set by."""
 
-METADATA = "sundog-service"
+SERVICE_METADATA = "sundog-service"
 """Names the service where the authority does not."""
 
 _UNITS = {
@@ -52,40 +52,40 @@ _BINARY, _END = r"(^|\n)[^:\n]*-bin: ", r"\r"
 """Of a line of headers, what stands before the value of one in base64, and after it."""
 
 
-def unsupported() -> str:
+def refuse_unsupported() -> str:
     """Refuse at once a method that no replica has: the client of a stream sends on, and waits for the answer meanwhile."""
     known = " ".join((*PROBES, f"{SERVICE}ModelInfer"))
-    refused = call_problem(405, "this method is not supported")
-    return f"    http-request return {refused} if {IS_CALL} !{{ path -m str {known} }}\n"
+    refused = render_grpc_problem(405, "this method is not supported")
+    return f"    http-request return {refused} if {IS_GRPC} !{{ path -m str {known} }}\n"
 
 
-def malformed() -> str:
+def refuse_malformed() -> str:
     """Refuse what is no valid call. A server of gRPC takes it for its own error or waits for the rest, and an arm would be blamed.
 
     A message that is longer than the buffer and has no length in the headers cannot be seen to end early.
     """
-    method = call_problem(405, "a call is a POST", " hdr Allow POST")
-    trailers = call_problem(400, "a call needs the header te: trailers")
-    encoding = call_problem(415, "the grpc-encoding is unknown; send messages as they are")
-    binary = call_problem(400, "the value of a header whose name ends in -bin is not base64")
-    short = call_problem(400, "the message is shorter than the length in front of it")
+    method = render_grpc_problem(405, "a call is a POST", " hdr Allow POST")
+    trailers = render_grpc_problem(400, "a call needs the header te: trailers")
+    encoding = render_grpc_problem(415, "the grpc-encoding is unknown; send messages as they are")
+    binary = render_grpc_problem(400, "the value of a header whose name ends in -bin is not base64")
+    short = render_grpc_problem(400, "the message is shorter than the length in front of it")
     encodings = "{ req.fhdr(grpc-encoding) -m found }"
-    return f"""    http-request return {method} if {IS_CALL} !{{ method POST }}
-    http-request return {trailers} if {IS_CALL} !{{ req.fhdr(te) -i -m str trailers }}
-    http-request return {encoding} if {IS_CALL} {encodings} !{{ req.fhdr(grpc-encoding) -m str {_ENCODINGS} }}
-    http-request return {encoding} if {IS_CALL} {{ req.fhdr_cnt(grpc-encoding) gt 1 }}
-    http-request return {binary} if {IS_CALL} {{ req.hdrs -m sub "bin: " }} \
+    return f"""    http-request return {method} if {IS_GRPC} !{{ method POST }}
+    http-request return {trailers} if {IS_GRPC} !{{ req.fhdr(te) -i -m str trailers }}
+    http-request return {encoding} if {IS_GRPC} {encodings} !{{ req.fhdr(grpc-encoding) -m str {_ENCODINGS} }}
+    http-request return {encoding} if {IS_GRPC} {{ req.fhdr_cnt(grpc-encoding) gt 1 }}
+    http-request return {binary} if {IS_GRPC} {{ req.hdrs -m sub "bin: " }} \
 {{ req.hdrs,regsub("'{_BINARY}{_BASE64}{_END}'",,g) -m reg '{_BINARY}' }}
-    http-request set-var(txn.sent) req.body_size if {IS_CALL}
-    http-request set-var(txn.needed) int({_PREFIX_BYTES}) if {IS_CALL}
-    http-request set-var(txn.needed) req.body,bytes(1,4),be2dec(,4),add({_PREFIX_BYTES}) if {IS_CALL} {{ req.body,bytes(1,4) -m found }}
-    http-request set-var(txn.whole) bool(true) if {IS_CALL} {{ req.hdr(content-length) -m found }}
-    http-request set-var(txn.whole) bool(true) if {IS_CALL} {{ internal.htx.has_eom }}
-    http-request return {short} if {IS_CALL} {{ var(txn.whole) -m bool }} {{ var(txn.needed),sub(txn.sent) gt 0 }}
+    http-request set-var(txn.sent) req.body_size if {IS_GRPC}
+    http-request set-var(txn.needed) int({_PREFIX_BYTES}) if {IS_GRPC}
+    http-request set-var(txn.needed) req.body,bytes(1,4),be2dec(,4),add({_PREFIX_BYTES}) if {IS_GRPC} {{ req.body,bytes(1,4) -m found }}
+    http-request set-var(txn.whole) bool(true) if {IS_GRPC} {{ req.hdr(content-length) -m found }}
+    http-request set-var(txn.whole) bool(true) if {IS_GRPC} {{ internal.htx.has_eom }}
+    http-request return {short} if {IS_GRPC} {{ var(txn.whole) -m bool }} {{ var(txn.needed),sub(txn.sent) gt 0 }}
 """
 
 
-def replica(state: StateDir) -> str:
+def request_rules(state: StateDir) -> str:
     """Rules of an arm's gRPC backend: the application's name, and the client's deadline or the service's, whichever is earlier.
 
     What gRPC's libraries tell each other of calls is taken away: a server fails at values of it that it does not know.
@@ -96,7 +96,7 @@ def replica(state: StateDir) -> str:
         for unit, factor in _UNITS.items()
     )
     return f"""    http-request set-header application %[be_name,map_str({state.map("applications")})]
-    http-request del-header {METADATA}
+    http-request del-header {SERVICE_METADATA}
     http-request del-header grpc-internal- -m beg
     http-request del-header ^(grpc-(previous-rpc-attempts|retry-pushback-ms|status)|lb-cost-bin)$ -m reg
     http-request set-var(txn.deadline) var(txn.split),field(3,|),add(0)
@@ -107,30 +107,30 @@ def replica(state: StateDir) -> str:
 """
 
 
-def outcome() -> str:
+def outcome_rules() -> str:
     """A status that comes with the headers, as that of an error without an answer does; one that comes after an answer is not seen.
 
     Where the client's own deadline is the earlier one and has passed, a call that ends by it was given up by its client.
     """
     passed = f"{{ var(txn.ttfb),div(1000),add({_EARLY_MS}),sub(txn.deadline) ge 0 }}"
     return f"""    http-response set-var-fmt(txn.outcome) grpc%[res.fhdr(grpc-status)] if {{ res.fhdr(grpc-status) -m reg ^[0-9]{{1,2}}$ }}
-    http-response set-var(txn.outcome) str({GIVEN_UP}) if {{ res.fhdr(grpc-status) -m str 4 }} {{ var(txn.own) -m bool }} {passed}
+    http-response set-var(txn.outcome) str({GIVEN_UP_OUTCOME}) if {{ res.fhdr(grpc-status) -m str 4 }} {{ var(txn.own) -m bool }} {passed}
 """
 
 
-def choice(layout: Layout) -> str:
+def use_backend(layout: Layout) -> str:
     """Rules of the frontend that end with a backend for a call."""
     if not layout.grpc:
-        return f"    use_backend none if {IS_CALL}\n"
-    return f"    use_backend %[var(txn.arm),field(1,!)]-grpc if {IS_CALL}\n"
+        return f"    use_backend none if {IS_GRPC}\n"
+    return f"    use_backend %[var(txn.arm),field(1,!)]-grpc if {IS_GRPC}\n"
 
 
-def errors() -> str:
+def error_responses() -> str:
     """HAProxy's own errors, as a gRPC client reads them."""
     answers = (
-        call_problem(500, "the edge failed"),
-        call_problem(502, "the replica gave no valid answer"),
-        call_problem(503, "no replica is available"),
-        call_problem(504, "the replica did not answer in time"),
+        render_grpc_problem(500, "the edge failed"),
+        render_grpc_problem(502, "the replica gave no valid answer"),
+        render_grpc_problem(503, "no replica is available"),
+        render_grpc_problem(504, "the replica did not answer in time"),
     )
     return "".join(f"    http-error {answer}\n" for answer in answers)

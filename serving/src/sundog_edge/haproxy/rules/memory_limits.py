@@ -5,31 +5,31 @@ calls, and whatever for.
 """
 
 from sundog_edge.haproxy.names import CLIENT_ADDRESS
-from sundog_edge.state_dir import Settings
+from sundog_edge.state_dir import HaproxyProcessSettings
 
 TABLE = "holding"
 _SOURCES = 100_000
-KIND = "source"
+REFUSAL_KIND = "source"
 """The kind of refusal in the line of a request of an address that has too many."""
 
-STREAMS = 32
+MAX_STREAMS = 32
 """Requests of one HTTP/2 connection at once. Clients are told, and let further ones wait, or open another connection."""
 
 _FEWEST_BUFFERS = 64
 
 
-def limits(settings: Settings) -> str:
+def limits(settings: HaproxyProcessSettings) -> str:
     """Lines of `global`. Who finds no buffer waits: better late than that the kernel ends HAProxy with all that it holds.
 
     The other half of the memory is for TLS, tables, maps, and a worker that has a successor.
     """
     buffers = max(settings.memory_bytes // 2 // settings.buffer_bytes, _FEWEST_BUFFERS)
     return f"""    tune.buffers.limit {buffers}
-    tune.h2.fe.max-concurrent-streams {STREAMS}
+    tune.h2.fe.max-concurrent-streams {MAX_STREAMS}
 """
 
 
-def rules(settings: Settings) -> str:
+def rules(settings: HaproxyProcessSettings) -> str:
     """Close the connection of a request, as soon as its headers are there, if its address has as many under way as it may have connections.
 
     HTTP/2 and gRPC have many requests on a connection, so a limit of connections alone is none of memory.
@@ -38,12 +38,12 @@ def rules(settings: Settings) -> str:
         return ""
     many = f"{{ sc_conn_cur(7) gt {settings.source_connections} }}"
     return f"""    tcp-request content track-sc7 {CLIENT_ADDRESS} table {TABLE}
-    tcp-request content set-var(txn.refused) str({KIND}) if {many}
+    tcp-request content set-var(txn.refused) str({REFUSAL_KIND}) if {many}
     tcp-request content reject if {many}
 """
 
 
-def wait(settings: Settings) -> str:
+def wait_for_body(settings: HaproxyProcessSettings) -> str:
     """Wait until a request's body is here, or as much of it as a buffer takes."""
     return f"    http-request wait-for-body time {settings.request_seconds}s\n"
 

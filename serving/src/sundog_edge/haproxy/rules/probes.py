@@ -5,8 +5,8 @@ of another origin, whichever way their arm was chosen, and nobody's unit. The mo
 counts as it is written; one that is written otherwise is a request like any other.
 """
 
-from sundog_edge.haproxy.names import PROBE
-from sundog_edge.haproxy.problems import IS_CALL
+from sundog_edge.haproxy.names import PROBE_ORIGIN
+from sundog_edge.haproxy.problems import IS_GRPC
 from sundog_edge.haproxy.rules import grpc
 
 PATHS = "(/openapi[.]json|/-/startup|/v1/models(/[^/:]+)?|/v2(/health/(live|ready)|/models/[^/]+(/versions/[^/]+)?(/ready)?)?)/*"
@@ -15,10 +15,10 @@ PATHS = "(/openapi[.]json|/-/startup|/v1/models(/[^/:]+)?|/v2(/health/(live|read
 Of any model: the answer that there is no such one says nothing of the arm either.
 """
 
-POSTED = "/v2/repository/index/*"
+POST_PATHS = "/v2/repository/index/*"
 """The same for what is asked by POST."""
 
-ASKED = "{ var(txn.probe) -m bool }"
+IS_PROBE = "{ var(txn.probe) -m bool }"
 """Whether a request is a probe; so from `rules` on."""
 
 
@@ -27,13 +27,13 @@ def rules() -> str:
     asked, by_host = "{ method GET HEAD }", "{ var(txn.byhost) -m found }"
     return f"""    http-request set-var(txn.probe) bool(true) if {asked} {by_host} {{ path -m reg ^{PATHS}$ }}
     http-request set-var(txn.probe) bool(true) if {asked} !{by_host} {{ path -m reg ^/[^/]+{PATHS}$ }}
-    http-request set-var(txn.probe) bool(true) if {{ method POST }} {by_host} {{ path -m reg ^{POSTED}$ }}
-    http-request set-var(txn.probe) bool(true) if {{ method POST }} !{by_host} {{ path -m reg ^/[^/]+{POSTED}$ }}
-    http-request set-var(txn.probe) bool(true) if {IS_CALL} {{ path -m str {" ".join(grpc.PROBES)} }}
+    http-request set-var(txn.probe) bool(true) if {{ method POST }} {by_host} {{ path -m reg ^{POST_PATHS}$ }}
+    http-request set-var(txn.probe) bool(true) if {{ method POST }} !{by_host} {{ path -m reg ^/[^/]+{POST_PATHS}$ }}
+    http-request set-var(txn.probe) bool(true) if {IS_GRPC} {{ path -m str {" ".join(grpc.PROBES)} }}
 """
 
 
-def row() -> str:
+def row_rule() -> str:
     """The rule by which a probe of an arm is counted apart from the arm's requests, once `txn.row` is set."""
-    return f"""    http-request set-var(txn.row) var(txn.arm),field(2,!),field(1,/,4),concat(/{PROBE}/anonymous) if {ASKED}
+    return f"""    http-request set-var(txn.row) var(txn.arm),field(2,!),field(1,/,4),concat(/{PROBE_ORIGIN}/anonymous) if {IS_PROBE}
 """

@@ -1,7 +1,7 @@
 """How often a service may be called: by one client, and by all. Counted are requests that are let in; a limit holds per edge."""
 
 from sundog_edge.haproxy.names import CLIENT_ADDRESS
-from sundog_edge.haproxy.problems import refusal
+from sundog_edge.haproxy.problems import render_refusal
 
 PERIODS_S = (1, 60, 3600)
 _CLIENTS = 100_000
@@ -29,7 +29,7 @@ def rules() -> str:
 
 
 def _limit(counter: int, key: str, what: str, field: int) -> str:
-    slow = refusal(
+    slow = render_refusal(
         429,
         "Too Many Requests",
         "this client calls too often" if what == "client" else "this service is called too often",

@@ -11,15 +11,15 @@ from sundog_edge.state_dir import StateDir
 MAP = "relay"
 """Empty, until the agent has seen that a worker has a successor: HAProxy changes nothing else in one that was replaced."""
 
-KNOWN = "successor"
+SUCCESSOR_KEY = "successor"
 _TLS = "x-sundog-tls"
-OVER_TLS = ("{ ssl_fc }", f"{{ so_name relay }} {{ req.hdr({_TLS}) -m found }}")
+IS_OVER_TLS = ("{ ssl_fc }", f"{{ so_name relay }} {{ req.hdr({_TLS}) -m found }}")
 """Conditions of which either means that the client came by TLS."""
 
 
 def _relays(state: StateDir) -> str:
     """The condition; a worker that goes on pays for its first half only."""
-    return f"{{ stopping }} {{ str({KNOWN}),map_str({state.map(MAP)}) -m found }}"
+    return f"{{ stopping }} {{ str({SUCCESSOR_KEY}),map_str({state.map(MAP)}) -m found }}"
 
 
 def bind(state: StateDir) -> str:
@@ -37,10 +37,10 @@ def rules(state: StateDir) -> str:
 """
 
 
-def choice(state: StateDir) -> str:
+def use_backend(state: StateDir) -> str:
     """The first choice of a backend."""
     relays = _relays(state)
-    return f"""    use_backend relay-calls if {relays} {grpc.IS_CALLED}
+    return f"""    use_backend relay-calls if {relays} {grpc.IS_GRPC_PATH}
     use_backend relay if {relays}
 """
 

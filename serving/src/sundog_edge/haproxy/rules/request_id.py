@@ -1,6 +1,6 @@
 """A request's id: the client's if it is well-formed, else one of the edge's own, told to the replica and to the client."""
 
-NAMED = "{ var(txn.named) -m bool }"
+HAS_CLIENT_ID = "{ var(txn.named) -m bool }"
 """Whether the id is the client's, who may come again with it."""
 
 
@@ -8,7 +8,7 @@ def rules() -> str:
     """Set `txn.requestid`, `txn.named` and the header."""
     return f"""    http-request set-var(txn.requestid) req.fhdr(x-request-id,1)
     http-request set-var(txn.named) bool(true) if {{ var(txn.requestid) -m reg ^[A-Za-z0-9._:-]{{1,128}}$ }}
-    http-request set-var(txn.requestid) uuid() unless {NAMED}
+    http-request set-var(txn.requestid) uuid() unless {HAS_CLIENT_ID}
     http-request set-header x-request-id %[var(txn.requestid)]
     http-after-response set-header x-request-id %[var(txn.requestid)] if {{ var(txn.requestid) -m found }}
 """

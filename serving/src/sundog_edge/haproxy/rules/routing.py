@@ -1,32 +1,32 @@
 """Which service a request is for: by host, else by the first path segment, for gRPC by the metadata `sundog-service`."""
 
-from sundog_edge.haproxy.problems import IS_CALL, in_header, in_json, refusal
+from sundog_edge.haproxy.problems import IS_GRPC, header_excerpt, json_excerpt, render_refusal
 from sundog_edge.haproxy.rules import grpc
 from sundog_edge.state_dir import StateDir
 
-_METADATA = f"req.fhdr({grpc.METADATA})"
+_METADATA = f"req.fhdr({grpc.SERVICE_METADATA})"
 
 
-def name(state: StateDir) -> str:
+def service_name(state: StateDir) -> str:
     """Set `txn.name`. `txn.byhost` is there if the host decided."""
     return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,rtrim(.),lower,map_str({state.map("hosts")})
     http-request set-var(txn.name) var(txn.byhost)
     http-request set-var(txn.name) path,field(2,/) unless {{ var(txn.byhost) -m found }}
-    http-request set-var(txn.grpc) bool(true) if {grpc.IS_CALLED}
-    http-request set-var(txn.name) {_METADATA} if {IS_CALL} !{{ var(txn.byhost) -m found }}
+    http-request set-var(txn.grpc) bool(true) if {grpc.IS_GRPC_PATH}
+    http-request set-var(txn.name) {_METADATA} if {IS_GRPC} !{{ var(txn.byhost) -m found }}
 """
 
 
 def rules(state: StateDir) -> str:
     """Set the service's `splits` value `txn.split`, or answer 404. This comes behind the wait for a body: a value may not grow old."""
     host, metadata = "req.hdr(host)", _METADATA
-    unknown = refusal(
+    unknown = render_refusal(
         404,
         "Not Found",
-        f"no service has this host or path: {in_json(host)}, {in_json('path')}",
+        f"no service has this host or path: {json_excerpt(host)}, {json_excerpt('path')}",
         "!{ var(txn.split) -m found }",
         code="NoSuchService",
-        call=f"no service has this host or {grpc.METADATA}: {in_header(host)}, {in_header(metadata)}",
+        call=f"no service has this host or {grpc.SERVICE_METADATA}: {header_excerpt(host)}, {header_excerpt(metadata)}",
     )
     return f"""    http-request set-var(txn.split) var(txn.name),map_str({state.map("splits")})
 {unknown}\

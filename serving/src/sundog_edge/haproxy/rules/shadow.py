@@ -12,7 +12,7 @@ from sundog_edge.state_dir import StateDir
 MAX_BODY_BYTES = 12_000
 """Of a body that is copied: with its headers it fits the smallest buffer, and both in base64 fit a line."""
 
-MOST_PER_SECOND = 100
+MAX_MIRRORED_PER_SECOND = 100
 """Requests of one service that one edge mirrors in a second; a constant bound of what all of this may cost."""
 
 _SLICE_BYTES = 6_000
@@ -50,7 +50,7 @@ def _slices(variable: str) -> str:
     )
 
 
-def lines(state: StateDir) -> str:
+def log_target(state: StateDir) -> str:
     """Where the copies go, and what is in them."""
     copied = " ".join((*FIELDS, _slices("txn.mirrorbody"), _slices("txn.mirroranswer")))
     return f"""    log {state.mirror_socket} len 65535 format rfc5424 local0 notice
@@ -65,17 +65,17 @@ def table() -> str:
 """
 
 
-def request() -> str:
+def request_rules() -> str:
     """Draw whether a request is mirrored, and copy what is asked. For the defaults of arms, once the row and the path are set."""
     sampled = "{ var(txn.mirrored) -m bool }"
     copied = f"if {_TAKEN} {_WHOLE}"
     return f"""    http-request set-var(txn.mirrorbar) var(txn.split),field(8,|)
     http-request set-var(txn.mirrorarm) var(txn.split),field(9,|)
     http-request set-var(txn.mirrored) bool(true) if {{ var(txn.mirrorbar) -m int gt 0 }} {{ rand(10000),sub(txn.mirrorbar) lt 0 }} \
-!{{ var(txn.arm),field(5,!),strcmp(txn.mirrorarm) eq 0 }} !{probes.ASKED}
+!{{ var(txn.arm),field(5,!),strcmp(txn.mirrorarm) eq 0 }} !{probes.IS_PROBE}
     http-request track-sc{_COUNTER} var(txn.row),field(1,/,3) table {MIRRORED_TABLE} if {sampled}
     http-request sc-inc-gpc0({_COUNTER}) if {sampled}
-    http-request set-var(txn.mirror) bool(true) if {sampled} {{ sc_gpc1_rate({_COUNTER}) lt {MOST_PER_SECOND} }}
+    http-request set-var(txn.mirror) bool(true) if {sampled} {{ sc_gpc1_rate({_COUNTER}) lt {MAX_MIRRORED_PER_SECOND} }}
     http-request sc-inc-gpc1({_COUNTER}) if {_TAKEN}
     http-request set-log-level notice if {_TAKEN}
     http-request set-var(txn.mirrorskip) str(grpc) if {_TAKEN} {{ var(txn.grpc) -m bool }}
@@ -91,7 +91,7 @@ def request() -> str:
 """
 
 
-def response() -> str:
+def response_rules() -> str:
     """Copy what is answered. Waited for is only a body of known, small length, which its replica has begun to send."""
     good = "{ status 200 }"
     copied = f"if {_TAKEN} {_WHOLE} {good}"

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from sundog_operator.core.edge import split
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import poison_requests
 
 
@@ -17,12 +17,12 @@ def report(pod: str, **poisoned: int) -> EdgeReport:
 
 
 def told(*reports: EdgeReport) -> list[tuple[str, str]]:
-    arms = (split.Arm("stable", 7, 75, ((0, 7500),)), split.Arm("canary", 8, 25, ((7500, 10_000),)))
+    arms = (split.SplitArm("stable", 7, 75, ((0, 7500),)), split.SplitArm("canary", 8, 25, ((7500, 10_000),)))
     seen: Any = SimpleNamespace(
         split=lambda: split.Split("a", "a", 2, arms), seen=SimpleNamespace(edges=reports), events=[]
     )
-    poison_requests.report_poison(cast("Draft", seen))
-    return [(event.note, event.dedupe) for event in seen.events]
+    poison_requests.report_poison_requests(cast("PlanContext", seen))
+    return [(event.note, event.dedupe_key) for event in seen.events]
 
 
 def test_it_is_told_of_the_revision_over_all_edges_and_again_when_it_has_doubled() -> None:
@@ -40,5 +40,5 @@ def test_it_is_told_of_the_revision_over_all_edges_and_again_when_it_has_doubled
 
 def test_nothing_in_traffic_has_nothing_to_tell() -> None:
     seen: Any = SimpleNamespace(split=lambda: None, seen=SimpleNamespace(edges=[report("edge-0", canary=1)]), events=[])
-    poison_requests.report_poison(cast("Draft", seen))
+    poison_requests.report_poison_requests(cast("PlanContext", seen))
     assert seen.events == []

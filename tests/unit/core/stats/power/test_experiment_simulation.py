@@ -8,19 +8,19 @@ import pytest
 from sundog_operator.core.stats import group_sequential
 from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import (
-    NOBODY,
-    Adaptive,
-    Base,
-    Design,
+    NO_WINNER,
+    AdaptiveWeights,
+    ControlBaseline,
+    ExperimentDesign,
     Generator,
-    Played,
-    Steady,
+    SimulatedExperiments,
+    SteadyUnits,
 )
-from sundog_operator.core.stats.success_metrics import Metric
+from sundog_operator.core.stats.success_metrics import OutcomeMetric
 
-RATE = Metric("conversion", minimum_effect=0.05)
-MEAN = Metric("revenue", "mean", minimum_effect=0.05)
-HALVES, ADAPTIVE = (0.5, 0.5), Adaptive()
+RATE = OutcomeMetric("conversion", minimum_effect=0.05)
+MEAN = OutcomeMetric("revenue", "mean", minimum_effect=0.05)
+HALVES, ADAPTIVE = (0.5, 0.5), AdaptiveWeights()
 RUNS, LOOKS = 400, 100
 
 
@@ -29,44 +29,51 @@ def dear(draw: Generator, count: int) -> np.ndarray:
     return draw.lognormal(0, 2, count)
 
 
-def played(design: Design, world: Steady, *, runs: int = RUNS, ends: bool = True) -> Played:
-    return experiment_simulation.play(design, world, runs=runs, looks=LOOKS, seed=11, ends=ends)
+def played(
+    design: ExperimentDesign, world: SteadyUnits, *, runs: int = RUNS, ends: bool = True
+) -> SimulatedExperiments:
+    return experiment_simulation.simulate_experiments(design, world, runs=runs, looks=LOOKS, seed=11, ends=ends)
 
 
 @pytest.mark.parametrize(
     ("design", "world"),
     [
-        (Design(RATE, HALVES), Steady(400, (0.1, 0.1))),
-        (Design(RATE, (0.9, 0.1)), Steady(400, (0.1, 0.1), drift=0.3, over=LOOKS)),
-        (Design(RATE, HALVES), Steady(400, (0.1, 0.1), delay=20)),
-        (Design(RATE, HALVES, adaptive=ADAPTIVE), Steady(400, (0.1, 0.1))),
-        (Design(RATE, HALVES, adaptive=ADAPTIVE), Steady(400, (0.05, 0.05), delay=20, drift=4, over=LOOKS)),
-        (Design(RATE, (0.1,) * 10, tests=9), Steady(1000, (0.1,) * 10)),
-        (Design(RATE, (0.25,) * 4, tests=3, adaptive=ADAPTIVE), Steady(800, (0.1,) * 4)),
-        (Design(MEAN, HALVES), Steady(400, (0.1, 0.1), dear)),
-        (Design(MEAN, (0.9, 0.1)), Steady(400, (0.1, 0.1), dear)),
-        (Design(MEAN, (0.1, 0.9)), Steady(400, (0.1, 0.1), dear)),
-        (Design(MEAN, HALVES, adaptive=ADAPTIVE), Steady(400, (0.1, 0.1), dear)),
-        (Design(MEAN, HALVES, adaptive=ADAPTIVE), Steady(400, (0.1, 0.1), drift=4, over=LOOKS)),
+        (ExperimentDesign(RATE, HALVES), SteadyUnits(400, (0.1, 0.1))),
+        (ExperimentDesign(RATE, (0.9, 0.1)), SteadyUnits(400, (0.1, 0.1), drift=0.3, over=LOOKS)),
+        (ExperimentDesign(RATE, HALVES), SteadyUnits(400, (0.1, 0.1), delay=20)),
+        (ExperimentDesign(RATE, HALVES, adaptive=ADAPTIVE), SteadyUnits(400, (0.1, 0.1))),
+        (
+            ExperimentDesign(RATE, HALVES, adaptive=ADAPTIVE),
+            SteadyUnits(400, (0.05, 0.05), delay=20, drift=4, over=LOOKS),
+        ),
+        (ExperimentDesign(RATE, (0.1,) * 10, tests=9), SteadyUnits(1000, (0.1,) * 10)),
+        (ExperimentDesign(RATE, (0.25,) * 4, tests=3, adaptive=ADAPTIVE), SteadyUnits(800, (0.1,) * 4)),
+        (ExperimentDesign(MEAN, HALVES), SteadyUnits(400, (0.1, 0.1), dear)),
+        (ExperimentDesign(MEAN, (0.9, 0.1)), SteadyUnits(400, (0.1, 0.1), dear)),
+        (ExperimentDesign(MEAN, (0.1, 0.9)), SteadyUnits(400, (0.1, 0.1), dear)),
+        (ExperimentDesign(MEAN, HALVES, adaptive=ADAPTIVE), SteadyUnits(400, (0.1, 0.1), dear)),
+        (ExperimentDesign(MEAN, HALVES, adaptive=ADAPTIVE), SteadyUnits(400, (0.1, 0.1), drift=4, over=LOOKS)),
     ],
 )
-def test_arms_alike_rarely_win(design: Design, world: Steady) -> None:
+def test_arms_alike_rarely_win(design: ExperimentDesign, world: SteadyUnits) -> None:
     """At α = 0.05: of 400 runs 26 are 6.5 %."""
     runs = RUNS if len(design.shares) < 5 else RUNS // 2
-    assert (played(design, world, runs=runs).winner != NOBODY).sum() <= 0.065 * runs
+    assert (played(design, world, runs=runs).winner != NO_WINNER).sum() <= 0.065 * runs
 
 
 def test_epochs_that_were_pooled_would_win_often() -> None:
     """That the simulation can fail: a base that rises while the weights do, and nobody looks at epochs."""
-    world = Steady(400, (0.05, 0.05), drift=4, over=LOOKS)
-    found = experiment_simulation.play(Design(RATE, HALVES), _Ramped(world), runs=100, looks=LOOKS, seed=3)
-    assert (found.winner != NOBODY).sum() > 50
+    world = SteadyUnits(400, (0.05, 0.05), drift=4, over=LOOKS)
+    found = experiment_simulation.simulate_experiments(
+        ExperimentDesign(RATE, HALVES), _Ramped(world), runs=100, looks=LOOKS, seed=3
+    )
+    assert (found.winner != NO_WINNER).sum() > 50
 
 
 class _Ramped:
     """Weights that change behind the back of who weighs."""
 
-    def __init__(self, world: Steady) -> None:
+    def __init__(self, world: SteadyUnits) -> None:
         self._world = world
 
     def look(self, draw: Generator, number: int, shares: np.ndarray, epoch: int) -> np.ndarray:
@@ -78,18 +85,20 @@ class _Ramped:
 @pytest.mark.parametrize("metric", [RATE, MEAN])
 @pytest.mark.parametrize(("better", "times"), [(0.11, 1.05), (0.12, 1.05), (0.13, 1.35)])
 def test_a_better_arm_wins_about_as_soon_as_one_look_at_the_end_would_have_it(
-    metric: Metric, better: float, times: float
+    metric: OutcomeMetric, better: float, times: float
 ) -> None:
     """The median beside a fixed sample of 80 % power. For an effect of 30 %, where 5 % were planned for, it is somewhat later."""
-    found = played(Design(metric, HALVES), Steady(400, (0.1, better)))
+    found = played(ExperimentDesign(metric, HALVES), SteadyUnits(400, (0.1, better)))
     until = np.where(found.winner == 0, found.ended * 400, np.inf)
-    drift = group_sequential.drift_for(group_sequential.bounds(group_sequential.pocock, 1, 0.05), 0.8)
-    once = experiment_simulation.planned_units(Design(RATE, HALVES), Base(0.1), better / 0.1 - 1, drift)
+    drift = group_sequential.required_drift(group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05), 0.8)
+    once = experiment_simulation.group_sequential_units(
+        ExperimentDesign(RATE, HALVES), ControlBaseline(0.1), better / 0.1 - 1, drift
+    )
     assert np.median(until) < times * once
     assert not found.hopeless.any()
 
 
-def regret(found: Played, rates: Sequence[float]) -> float:
+def regret(found: SimulatedExperiments, rates: Sequence[float]) -> float:
     """Outcomes that a run lacks because not all units had the best arm."""
     return float((found.units * (max(rates) - np.array(rates))).sum(-1).mean())
 
@@ -98,23 +107,27 @@ def regret(found: Played, rates: Sequence[float]) -> float:
 @pytest.mark.parametrize("rates", [(0.1, 0.12), (0.1, 0.09, 0.11, 0.13)])
 def test_weights_that_move_cost_fewer_outcomes_and_find_the_same(rates: tuple[float, ...]) -> None:
     shares, tests, right = (1 / len(rates),) * len(rates), len(rates) - 1, len(rates) - 2
-    world = Steady(300 * len(rates), rates)
+    world = SteadyUnits(300 * len(rates), rates)
     fixed, moving = (
-        played(Design(RATE, shares, tests=tests, adaptive=rule), world, runs=100, ends=False)
+        played(ExperimentDesign(RATE, shares, tests=tests, adaptive=rule), world, runs=100, ends=False)
         for rule in (None, ADAPTIVE)
     )
     assert regret(moving, rates) < 0.6 * regret(fixed, rates)
     assert (moving.winner == right).mean() > 0.9
-    assert ((moving.winner != right) & (moving.winner != NOBODY)).sum() <= 3
+    assert ((moving.winner != right) & (moving.winner != NO_WINNER)).sum() <= 3
 
 
 def test_arms_without_an_effect_are_given_up() -> None:
-    found = played(Design(Metric("conversion", minimum_effect=0.3), HALVES), Steady(400, (0.1, 0.1)), runs=100)
+    found = played(
+        ExperimentDesign(OutcomeMetric("conversion", minimum_effect=0.3), HALVES),
+        SteadyUnits(400, (0.1, 0.1)),
+        runs=100,
+    )
     assert found.hopeless.mean() > 0.9
 
 
 def test_the_same_seed_has_the_same_answer() -> None:
-    design, world = Design(RATE, HALVES, adaptive=ADAPTIVE), Steady(400, (0.1, 0.12), delay=5)
+    design, world = ExperimentDesign(RATE, HALVES, adaptive=ADAPTIVE), SteadyUnits(400, (0.1, 0.12), delay=5)
     first, second = (played(design, world, runs=20) for _ in range(2))
     for one, other in ((first.winner, second.winner), (first.ended, second.ended), (first.units, second.units)):
         np.testing.assert_array_equal(one, other)

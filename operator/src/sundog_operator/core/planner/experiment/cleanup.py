@@ -5,38 +5,38 @@ from collections.abc import Collection
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core import events
 from sundog_operator.core.experiments import machine
-from sundog_operator.core.experiments.queue import OwnExperiment
-from sundog_operator.core.planner.context import Draft
-from sundog_operator.core.planner.drain import retire
+from sundog_operator.core.experiments.queue import UserExperiment
+from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.rollout.machine import STOPPED
 
 
-def end(draft: Draft, reason: str, message: str) -> None:
+def stop_experiment(draft: PlanContext, reason: str, message: str) -> None:
     """Stop the experiment that is under way, with all traffic on stable."""
-    own, progress = draft.own, draft.own_progress
+    own, progress = draft.own, draft.experiment_progress
     if own is None or progress is None:
         return
-    ended = machine.end(progress, STOPPED, reason, message, draft.now)
-    draft.own_statuses[own.name] = ended
-    close(draft, own, ended)
+    ended = machine.end_experiment(progress, STOPPED, reason, message, draft.now)
+    draft.experiment_statuses[own.name] = ended
+    finish_experiment(draft, own, ended)
 
 
-def close(draft: Draft, own: OwnExperiment, ended: ExperimentStatus) -> None:
+def finish_experiment(draft: PlanContext, own: UserExperiment, ended: ExperimentStatus) -> None:
     """Let go of what an experiment that has ended had."""
     draft.events.append(events.experiment_ended(own.name, own.uid, ended.phase, ended.verdict.reason))
-    let_go(draft)
+    release_experiment(draft)
 
 
-def let_go(draft: Draft) -> None:
+def release_experiment(draft: PlanContext) -> None:
     """Let all arms drain, and the ModelDeployment name no experiment."""
-    drop(draft, [arm.name for arm in draft.status.arms or ()])
+    drain_arms(draft, [arm.name for arm in draft.status.arms or ()])
     draft.set(arms=None, experiment="")
     draft.own = None
 
 
-def drop(draft: Draft, arms: Collection[str]) -> None:
+def drain_arms(draft: PlanContext, arms: Collection[str]) -> None:
     """Let some arms drain; one that waits for its next attempt runs nowhere."""
     for arm in draft.status.arms or ():
         if arm.name in arms and arm.retry_at is None:
-            retire(draft, arm)
+            start_draining(draft, arm)
     draft.set(arms=tuple(arm for arm in draft.status.arms or () if arm.name not in arms))

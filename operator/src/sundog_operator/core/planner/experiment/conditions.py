@@ -6,51 +6,51 @@ from typing import Final
 from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
 from sundog_operator.core.edge import salts
 from sundog_operator.core.experiments import decision, machine, power
-from sundog_operator.core.experiments.queue import OwnExperiment
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.experiments.queue import UserExperiment
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import lifecycle
 from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.rollout.machine import RUNNING, STOPPED, is_over
-from sundog_operator.core.stats.verdicts import Verdict
+from sundog_operator.core.stats.verdicts import MetricVerdict
 
 POLL_S: Final = 0.2
-WAITING_S: Final = 1.0
-EVIDENCE_S: Final = 5.0
+WAITING_POLL_S: Final = 1.0
+EVIDENCE_POLL_S: Final = 5.0
 
 PLAN_FROZEN: Final = "PlanFrozen"
-MISMATCH: Final = "SampleRatioMismatch"
-WELL_ENDED: Final = ("StoppedByUser", "StopCommand", "Superseded", "RolledBack")
+SAMPLE_RATIO_MISMATCH: Final = "SampleRatioMismatch"
+NORMAL_END_REASONS: Final = ("StoppedByUser", "StopCommand", "Superseded", "RolledBack")
 """Why an experiment was stopped that says nothing against it."""
 
-Said = tuple[str, str, str]
+Conclusion = tuple[str, str, str]
 """(status, reason, message) of a condition."""
 
 
-def conclude(draft: Draft) -> None:
+def set_conditions(draft: PlanContext) -> None:
     """Set the conditions of all of them; what changes is written."""
     for own in draft.seen.own:
-        status = draft.own_statuses.get(own.name, own.status)
+        status = draft.experiment_statuses.get(own.name, own.status)
         if own.acceptance.spec is None and not machine.is_frozen(status) and not is_over(status):
             # Why it is refused is told by itself, whatever becomes of its ModelDeployment.
-            draft.own_statuses.pop(own.name, None)
+            draft.experiment_statuses.pop(own.name, None)
             if status != own.status:
-                draft.own_statuses[own.name] = status
+                draft.experiment_statuses[own.name] = status
             continue
         told = _concluded(draft, own, _in_phase(draft, own, status))
-        draft.own_statuses.pop(own.name, None)
+        draft.experiment_statuses.pop(own.name, None)
         if told.to_json() != own.status.to_json():
-            draft.own_statuses[own.name] = told
+            draft.experiment_statuses[own.name] = told
 
 
-def _in_phase(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> ExperimentStatus:
+def _in_phase(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
     if is_over(status) or (draft.own is not None and draft.own.name == own.name):
         return status
-    waits = draft.own_waits.get(own.name)
+    waits = draft.experiment_waits.get(own.name)
     return status.model_copy(update={"phase": "Queued" if waits and waits[0] == lifecycle.QUEUED else "Pending"})
 
 
-def _concluded(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> ExperimentStatus:
+def _concluded(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
     conditions = experiment_conditions(own.status.conditions, generation=own.generation, at=draft.now)
     accepted = _accepted(draft, own, status)
     said = {
@@ -70,20 +70,20 @@ def _concluded(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> Ex
     return status.model_copy(update={"observed_generation": own.generation, "conditions": conditions.conditions()})
 
 
-def _accepted(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> Said:
+def _accepted(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
     acceptance, spec = own.acceptance, own.acceptance.spec
     if spec is None:
         return "False", acceptance.reason, _goes_on(status, acceptance.message)
-    waits = draft.own_waits.get(own.name)
+    waits = draft.experiment_waits.get(own.name)
     if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
         return "False", *waits
-    if not is_over(status) and machine.has_begun(status) and (fields := lifecycle.differences(draft, own, spec)):
+    if not is_over(status) and machine.has_begun(status) and (fields := lifecycle.find_plan_changes(draft, own, spec)):
         told = (
             f"{fields}: cannot be changed while it runs: undo that, or set spec.stopped and create another Experiment"
         )
         return "False", PLAN_FROZEN, _goes_on(status, told)
-    if not is_over(status) and (told := salts.told("Experiment", own.name, draft.seen.salts)):
-        return "True", salts.REUSED, told
+    if not is_over(status) and (told := salts.make_reuse_message("Experiment", own.name, draft.seen.salts)):
+        return "True", salts.SALT_REUSED, told
     return "True", "Accepted", ""
 
 
@@ -91,19 +91,19 @@ def _goes_on(status: ExperimentStatus, message: str) -> str:
     return f"{message}; what runs goes on by its plan" if machine.has_begun(status) and not is_over(status) else message
 
 
-def _running(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> Said:
+def _running(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
     if is_over(status):
         reason, _, _ = status.verdict.reason.partition(":")
         return "False", reason or status.phase, status.verdict.reason
     if status.phase == RUNNING:
         dropped = [
-            f"arm {arm.name} was dropped: {arm.dropped}" for arm in machine.beside_control(status) if arm.dropped
+            f"arm {arm.name} was dropped: {arm.dropped}" for arm in machine.treatment_arms(status) if arm.dropped
         ]
         won = [status.paused.message] if machine.has_won(status) and status.paused is not None else []
         return "True", RUNNING, "; ".join([*won, _shares(status), *dropped])
     if draft.own is not None and draft.own.name == own.name:
         return "False", "ArmsStarting", _starting(draft)
-    waits = draft.own_waits.get(own.name)
+    waits = draft.experiment_waits.get(own.name)
     return ("False", *waits) if waits else ("False", "Pending", "")
 
 
@@ -112,7 +112,7 @@ def _shares(status: ExperimentStatus) -> str:
     return shares if status.epoch.confirmed else f"{shares}; waits for the edges to confirm the split"
 
 
-def _starting(draft: Draft) -> str:
+def _starting(draft: PlanContext) -> str:
     """What each arm lacks."""
     told = []
     for arm in draft.status.arms or ():
@@ -121,13 +121,13 @@ def _starting(draft: Draft) -> str:
             continue
         again = f", is tried again at {arm.retry_at:%Y-%m-%dT%H:%M:%SZ}" if arm.retry_at else ""
         told.append(
-            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {lifecycle.what_hinders(draft, arm)}"
+            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {lifecycle.describe_pending_reason(draft, arm)}"
         )
     return "; ".join(told) or "waits for the edges to confirm the split"
 
 
-def _data_quality(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> Said:
-    judged = draft.own_judgement if draft.own_judged == own.name else None
+def _data_quality(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
+    judged = draft.experiment_evaluation if draft.evaluated_experiment == own.name else None
     told = next((each for each in own.status.conditions if each.type == "DataQuality"), None)
     if judged is None and told is not None and machine.has_begun(status):
         return told.status, told.reason, told.message
@@ -136,15 +136,15 @@ def _data_quality(draft: Draft, own: OwnExperiment, status: ExperimentStatus) ->
     if judged is None or not status.evidence_epochs:
         return storeless or ("Unknown", "NotEvaluated", "nothing that was counted is evidence yet")
     if judged.broken:
-        return _as_counted(draft, status, told, ("False", MISMATCH, judged.broken))
+        return _as_counted(draft, status, told, ("False", SAMPLE_RATIO_MISMATCH, judged.broken))
     if judged.feedback is not None:
         return storeless or ("False", *judged.feedback)
-    if judged.unheard:
-        who = ", ".join(judged.unheard)
+    if judged.unreachable_edges:
+        who = ", ".join(judged.unreachable_edges)
         return "Unknown", "EdgeSilent", f"nothing is concluded before {who} has told what was counted there"
     # What has ended is paused no more.
     before = own.status if is_over(status) else status
-    if baseline_outage.is_spared(before) and before.paused is not None:
+    if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
         return (
             "False",
             before.paused.reason,
@@ -152,10 +152,10 @@ def _data_quality(draft: Draft, own: OwnExperiment, status: ExperimentStatus) ->
         )
     if judged.lost is not None and not storeless:
         return _as_counted(draft, status, told, ("False", *judged.lost))
-    return storeless or _as_counted(draft, status, told, ("True", "Consistent", judged.of_nobody))
+    return storeless or _as_counted(draft, status, told, ("True", "Consistent", judged.unknown_units_message))
 
 
-def _as_counted(draft: Draft, status: ExperimentStatus, told: Condition | None, said: Said) -> Said:
+def _as_counted(draft: PlanContext, status: ExperimentStatus, told: Condition | None, said: Conclusion) -> Conclusion:
     """What is said now, or was when it was last counted, if that differs in nothing but numbers: they change with each look."""
     if told is None or status.counted_at == draft.now:
         return said
@@ -163,7 +163,7 @@ def _as_counted(draft: Draft, status: ExperimentStatus, told: Condition | None, 
     return (told.status, told.reason, told.message) if is_same else said
 
 
-def _conclusive(status: ExperimentStatus) -> Said:
+def _conclusive(status: ExperimentStatus) -> Conclusion:
     if status.verdict.decision != UNDECIDED:
         return "True", status.verdict.decision, status.verdict.reason
     if is_over(status):
@@ -178,9 +178,9 @@ def _conclusive(status: ExperimentStatus) -> Said:
 
 def _missing(status: ExperimentStatus) -> list[MetricStatus]:
     """What arms that go on may win by, then what they have to pass for it and have not yet."""
-    own = [each for each in status.metrics if each.arm not in machine.dropped(status)]
+    own = [each for each in status.metrics if each.arm not in machine.dropped_arms(status)]
     may_win_by = [each for each in own if each.role == decision.SUCCESS]
-    return may_win_by + [each for each in own if each.role == "guardrail" and each.verdict != Verdict.PASSED]
+    return may_win_by + [each for each in own if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
 
 
 def _told_first(missing: Sequence[MetricStatus]) -> str:
@@ -189,21 +189,21 @@ def _told_first(missing: Sequence[MetricStatus]) -> str:
 
 def _doubtful(missing: Sequence[MetricStatus]) -> str:
     """The names of those that are hardly decided in their time, of which there are 15 at most; not of the one that is told anyway."""
-    names = [each.name for each in missing if f"{each.name} {power.HARDLY}" in each.message]
-    others = [name for name in dict.fromkeys(names) if f"{name} {power.HARDLY}" not in missing[0].message]
+    names = [each.name for each in missing if f"{each.name} {power.UNLIKELY_TEXT}" in each.message]
+    others = [name for name in dict.fromkeys(names) if f"{name} {power.UNLIKELY_TEXT}" not in missing[0].message]
     return f"; hardly decided before it stops, see status.metrics: {', '.join(others)}" if others else ""
 
 
-def _stalled(status: ExperimentStatus, accepted: Said) -> Said:
+def _stalled(status: ExperimentStatus, accepted: Conclusion) -> Conclusion:
     if accepted[0] == "False" and not is_over(status):
         return "True", accepted[1], accepted[2]
     reason = status.verdict.reason.partition(":")[0]
-    if status.phase == STOPPED and reason not in WELL_ENDED:
+    if status.phase == STOPPED and reason not in NORMAL_END_REASONS:
         return "True", reason, status.verdict.reason
     return "False", "", ""
 
 
-def _ready(status: ExperimentStatus, said: dict[str, Said]) -> Said:
+def _ready(status: ExperimentStatus, said: dict[str, Conclusion]) -> Conclusion:
     truth, reason, message = said["Running"]
     if truth == "True":
         problem = said["Stalled"][2] if said["Stalled"][0] == "True" else ""
@@ -215,17 +215,17 @@ def _ready(status: ExperimentStatus, said: dict[str, Said]) -> Said:
     return "False", reason, message
 
 
-def requeue_after_s(draft: Draft) -> float | None:
+def requeue_after_s(draft: PlanContext) -> float | None:
     """When to look again, in seconds; None where no experiment asks for it."""
-    active = draft.own_progress
+    active = draft.experiment_progress
     if active is None:
-        status, queued = draft.status, any(reason == lifecycle.QUEUED for reason, _ in draft.own_waits.values())
+        status, queued = draft.status, any(reason == lifecycle.QUEUED for reason, _ in draft.experiment_waits.values())
         begins = queued and not status.retiring and status.candidate is None and status.queued is None
-        begins = begins and draft.no_room is None
+        begins = begins and draft.capacity_shortage is None
         return POLL_S if begins else None
-    if draft.own is not None and draft.own.name in draft.own_statuses:
+    if draft.own is not None and draft.own.name in draft.experiment_statuses:
         return 0.0
     confirmed = draft.confirmed
     if active.phase != RUNNING or not confirmed:
-        return WAITING_S if confirmed else POLL_S
-    return WAITING_S if draft.status.retiring else EVIDENCE_S
+        return WAITING_POLL_S if confirmed else POLL_S
+    return WAITING_POLL_S if draft.status.retiring else EVIDENCE_POLL_S

@@ -2,15 +2,15 @@
 
 from sundog_operator.core import events
 from sundog_operator.core.edge import split as edge_split
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.context import PlanContext
 
 
-def report_poison(draft: Draft) -> None:
+def report_poison_requests(draft: PlanContext) -> None:
     """Add an event for each revision in traffic that edges have seen such requests of."""
     split = draft.split()
     if split is None:
         return
     for arm in split.arms:
-        count = edge_split.poison_of(split.attempt, arm.name, draft.seen.edges)
+        count = edge_split.count_poison_requests(split.attempt, arm.name, draft.seen.edges)
         if count:
             draft.events.append(events.poison_request(arm.revision, count, split.attempt))

@@ -7,23 +7,23 @@ from sundog_operator.core import events
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import aborted_revisions
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.context import PlanContext
 
-PATIENCE: Final = timedelta(seconds=30)
+REPLACE_GRACE: Final = timedelta(seconds=30)
 """After an edge has been told of, which is when it has been late for 30 s."""
 
 
-def replace_late(draft: Draft) -> tuple[EdgeReport, ...]:
+def replace_stale_edge(draft: PlanContext) -> tuple[EdgeReport, ...]:
     """The edge to delete now, at most one, with its event.
 
     Only where another edge has the split in force: what all of them cannot do, new ones could not either.
     """
-    last, told = draft.status.last_rollout, draft.condition_before("TrafficSynced")
-    lost = {last.revision} if last is not None and aborted_revisions.is_lost(last) else set()
-    aborted = draft.gives_back or any(_retires(draft, revision) for revision in lost | _dropped(draft))
+    last, told = draft.status.last_rollout, draft.stored_condition("TrafficSynced")
+    lost = {last.revision} if last is not None and aborted_revisions.is_failed_rollout(last) else set()
+    aborted = draft.is_giving_back or any(_retires(draft, revision) for revision in lost | _dropped(draft))
     if not draft.seen.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
         return ()
-    if draft.now - told.last_transition_time < PATIENCE:
+    if draft.now - told.last_transition_time < REPLACE_GRACE:
         return ()
     split = draft.split()
     if split is None:
@@ -38,11 +38,11 @@ def replace_late(draft: Draft) -> tuple[EdgeReport, ...]:
     return (found[0],)
 
 
-def _dropped(draft: Draft) -> set[int]:
+def _dropped(draft: PlanContext) -> set[int]:
     """Arms of the experiment under way that got no traffic any more."""
-    arms = draft.own_progress.arms if draft.own_progress is not None else ()
+    arms = draft.experiment_progress.arms if draft.experiment_progress is not None else ()
     return {arm.revision for arm in arms if arm.dropped is not None and arm.revision is not None}
 
 
-def _retires(draft: Draft, revision: int) -> bool:
+def _retires(draft: PlanContext, revision: int) -> bool:
     return any(retiring.revision == revision for retiring in draft.status.retiring)

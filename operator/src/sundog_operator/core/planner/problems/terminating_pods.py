@@ -6,29 +6,29 @@ gets its devices.
 
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names, pod_problems
-from sundog_operator.core.kubernetes.plural import counted
+from sundog_operator.core.kubernetes.plural import format_count
 from sundog_operator.core.planner import capacity_mode, desired_state
-from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.context import PlanContext
 
 
-def count(draft: Draft, number: int) -> int:
+def count_terminating(draft: PlanContext, number: int) -> int:
     """How many of other revisions are to go that have the accelerators, on the nodes, that this one's ask for."""
     return sum(_by_revision(draft, number).values())
 
 
-def is_enough(draft: Draft, number: int) -> bool:
+def has_enough_terminating(draft: PlanContext, number: int) -> bool:
     """Whether those of a revision that have no node find one when all of these have gone."""
     unplaced = [pod for pod in draft.pods_of(number) if _stays(pod) and not pod_problems.is_scheduled(pod)]
-    return 0 < len(unplaced) <= count(draft, number)
+    return 0 < len(unplaced) <= count_terminating(draft, number)
 
 
-def told(draft: Draft, number: int) -> str:
+def describe_wait(draft: PlanContext, number: int) -> str:
     """What a revision waits for, if that is such pods."""
-    whose = [f"{counted(pods, 'pod')} of revision {other}" for other, pods in _by_revision(draft, number).items()]
+    whose = [f"{format_count(pods, 'pod')} of revision {other}" for other, pods in _by_revision(draft, number).items()]
     return f"takes the place of {' and '.join(whose)}, not gone yet"
 
 
-def _by_revision(draft: Draft, number: int) -> dict[int, int]:
+def _by_revision(draft: PlanContext, number: int) -> dict[int, int]:
     """The pods that are to go, of each revision that has any."""
     wanted, found = _wanted(draft), {}
     for other in _with_pods(draft) - {number}:
@@ -38,22 +38,22 @@ def _by_revision(draft: Draft, number: int) -> dict[int, int]:
     return dict(sorted(found.items()))
 
 
-def _with_pods(draft: Draft) -> set[int]:
+def _with_pods(draft: PlanContext) -> set[int]:
     labels = (pod["metadata"].get("labels") or {} for pod in draft.seen.pods)
     mine = (each for each in labels if each.get(names.LABEL_MODEL_DEPLOYMENT) == draft.service)
     return {int(each[names.LABEL_REVISION]) for each in mine if each.get(names.LABEL_REVISION, "").isdigit()}
 
 
-def _wanted(draft: Draft) -> dict[int, int]:
+def _wanted(draft: PlanContext) -> dict[int, int]:
     """Replicas that revisions are to keep: of what retires, none, and of what the status does not tell of any more."""
-    status, aim = draft.status, capacity_mode.aim(draft)
+    status, aim = draft.status, capacity_mode.final_replicas(draft)
     wanted = desired_state.live_revisions(status) | {each.revision: 0 for each in status.retiring}
     if aim is not None and status.stable is not None:
         wanted[status.stable.revision] = min(aim.stable, status.stable.replicas)
     return wanted
 
 
-def _alike(draft: Draft, one: int, other: int) -> bool:
+def _alike(draft: PlanContext, one: int, other: int) -> bool:
     found = [draft.revision(number) for number in (one, other)]
     specs = [revisions.spec_of(each) for each in found if each is not None]
     asked = [(spec.resources.gpu, spec.scheduling) for spec in specs]

@@ -9,16 +9,16 @@ import numpy as np
 from sundog_operator.core.stats import multiple_testing, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.power import sample_size
-from sundog_operator.core.stats.verdicts import Counts, Limits, Verdict
+from sundog_operator.core.stats.verdicts import EventCounts, MetricLimits, MetricVerdict
 
 _LEAST: Final = 1e-9
 """A ratio below which none is told from 0."""
 
-By = Literal["margin", "floor", "harm"]
+DecidedBy = Literal["margin", "floor", "harm"]
 
 
 @dataclass(frozen=True, slots=True)
-class Typical:
+class ExpectedSampleSize:
     """What about half of all rollouts need.
 
     Attributes:
@@ -28,13 +28,13 @@ class Typical:
         events: those of them that fail.
     """
 
-    verdict: Verdict
-    by: By
+    verdict: MetricVerdict
+    by: DecidedBy
     requests: float
     events: float
 
 
-def typical(rate: float, times: float, weight: float, limits: Limits) -> Typical | None:
+def estimate_sample_size(rate: float, times: float, weight: float, limits: MetricLimits) -> ExpectedSampleSize | None:
     """The first that is expected to decide; None where nothing ever is.
 
     Args:
@@ -45,24 +45,28 @@ def typical(rate: float, times: float, weight: float, limits: Limits) -> Typical
     """
     failing = rate * (1 - weight) + min(rate * times, 1.0) * weight
     found = [each for each in (_by_margin(times, weight, limits), _by_harm(times, weight, limits)) if failing]
-    decided = [Typical(verdict, by, events / failing, events) for verdict, by, events in found if math.isfinite(events)]
+    decided = [
+        ExpectedSampleSize(verdict, by, events / failing, events)
+        for verdict, by, events in found
+        if math.isfinite(events)
+    ]
     requests = _by_floor(rate, times, weight, limits)
     if math.isfinite(requests):
-        decided.append(Typical(Verdict.PASSED, "floor", requests, requests * failing))
+        decided.append(ExpectedSampleSize(MetricVerdict.PASSED, "floor", requests, requests * failing))
     return min(decided, key=lambda each: each.requests, default=None)
 
 
-def _by_margin(times: float, weight: float, limits: Limits) -> tuple[Verdict, By, float]:
+def _by_margin(times: float, weight: float, limits: MetricLimits) -> tuple[MetricVerdict, DecidedBy, float]:
     return (
-        Verdict.PASSED,
+        MetricVerdict.PASSED,
         "margin",
-        _events(times, limits.allowed, weight, multiple_testing.bar(limits.gate_alpha / 2), "below"),
+        _events(times, limits.allowed, weight, multiple_testing.log_e_threshold(limits.gate_alpha / 2), "below"),
     )
 
 
-def _by_harm(times: float, weight: float, limits: Limits) -> tuple[Verdict, By, float]:
-    bar = multiple_testing.bar(limits.alpha / limits.tests)
-    return Verdict.HARM, "harm", _events(times, 1 + np.asarray(limits.margin), weight, bar, "above")
+def _by_harm(times: float, weight: float, limits: MetricLimits) -> tuple[MetricVerdict, DecidedBy, float]:
+    bar = multiple_testing.log_e_threshold(limits.alpha / limits.tests)
+    return MetricVerdict.HARM, "harm", _events(times, 1 + np.asarray(limits.margin), weight, bar, "above")
 
 
 def _events(times: float, boundary: Numbers, weight: float, bar: float, side: Side) -> float:
@@ -70,14 +74,14 @@ def _events(times: float, boundary: Numbers, weight: float, bar: float, side: Si
     return float(sample_size.events_needed(ratio, boundary, np.asarray(weight), np.asarray(bar), side))
 
 
-def _by_floor(rate: float, times: float, weight: float, limits: Limits) -> float:
+def _by_floor(rate: float, times: float, weight: float, limits: MetricLimits) -> float:
     """Requests of both arms at which the floor is known to be kept; infinite without one, and where that is never."""
     if not limits.floor:
         return math.inf
     # One event of the candidate at a rate that is the floor: much less than decides.
     candidate = 1 / np.asarray(limits.floor, float)
     control = candidate * (1 - weight) / weight
-    counts = Counts(
+    counts = EventCounts(
         control=np.atleast_1d(control * rate),
         candidate=np.atleast_1d(candidate * min(rate * times, 1.0)),
         control_units=np.atleast_1d(control),

@@ -14,19 +14,19 @@ import numpy as np
 from sundog_operator.core.stats import adaptive_allocation, multiple_testing, success_metrics
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
-from sundog_operator.core.stats.stratified_count_ratio import Evidence, mixture
-from sundog_operator.core.stats.success_metrics import Found, Metric, Pairs
+from sundog_operator.core.stats.stratified_count_ratio import RatioEvidence, make_mixture
+from sundog_operator.core.stats.success_metrics import OutcomeMetric, OutcomePairs, OutcomeVerdict
 
 Generator = np.random.Generator
 
-NOBODY: Final = -1
+NO_WINNER: Final = -1
 
 _FEW_UNITS: Final = 100.0
 """That decide nothing, and are taken times what decides."""
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class AdaptiveWeights:
     """Weights that move.
 
     Attributes:
@@ -43,7 +43,7 @@ class Adaptive:
 
 
 @dataclass(frozen=True)
-class Design:
+class ExperimentDesign:
     """An experiment with one success metric.
 
     Attributes:
@@ -54,14 +54,14 @@ class Design:
         adaptive: how the shares move, where they do.
     """
 
-    metric: Metric
+    metric: OutcomeMetric
     shares: Sequence[float]
     alpha: float = 0.05
     tests: int = 1
-    adaptive: Adaptive | None = None
+    adaptive: AdaptiveWeights | None = None
 
 
-class World(Protocol):
+class UnitModel(Protocol):
     """What units do."""
 
     def look(self, draw: Generator, number: int, shares: Numbers, epoch: int) -> Numbers:
@@ -76,7 +76,7 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Played:
+class SimulatedExperiments:
     """Of each run.
 
     Attributes:
@@ -92,16 +92,16 @@ class Played:
     units: Numbers
 
 
-def play(
-    design: Design,
-    world: World,
+def simulate_experiments(
+    design: ExperimentDesign,
+    world: UnitModel,
     *,
     runs: int,
     looks: int,
     seed: int,
     ends: bool = True,
     on_look: Callable[[int], None] = lambda _: None,
-) -> Played:
+) -> SimulatedExperiments:
     """Let every run go on until somebody wins, nobody can any more, or the looks are over.
 
     Args:
@@ -117,7 +117,7 @@ def play(
     epochs = 1 if design.adaptive is None else 1 + looks // design.adaptive.every
     shares = np.tile(np.asarray(design.shares, float)[None, :, None], (runs, 1, epochs))
     counts, epoch = np.zeros((5, runs, arms, epochs)), 0
-    winner, hopeless, ended = np.full(runs, NOBODY), np.zeros(runs, bool), np.zeros(runs, int)
+    winner, hopeless, ended = np.full(runs, NO_WINNER), np.zeros(runs, bool), np.zeros(runs, int)
     live = np.arange(runs)
     for number in range(looks):
         new = world.look(draw, number, shares[:, :, epoch], epoch)
@@ -125,7 +125,7 @@ def play(
         open_ = live[ended[live] == 0]
         won, over = _decided(design, counts[:, open_, :, : epoch + 1], shares[open_, :, : epoch + 1])
         winner[open_], hopeless[open_] = won, over
-        ended[open_[(won != NOBODY) | over]] = number + 1
+        ended[open_[(won != NO_WINNER) | over]] = number + 1
         live = live[ended[live] == 0] if ends else live
         on_look(number)
         if not live.size:
@@ -136,26 +136,28 @@ def play(
                     design, design.adaptive, counts[:, run, :, : epoch + 1], shares[run, :, : epoch + 1]
                 )[:, None]
             epoch += 1
-    return Played(winner, hopeless, ended, counts[0].sum(-1))
+    return SimulatedExperiments(winner, hopeless, ended, counts[0].sum(-1))
 
 
-def _decided(design: Design, counts: Numbers, shares: Numbers) -> tuple[Numbers, Numbers]:
+def _decided(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tuple[Numbers, Numbers]:
     """The winner of each run, and whether nobody can win any more, by the rules of an experiment's decision."""
     control: Any = np.broadcast_to(counts[:, :, :1], counts[:, :, 1:].shape)
     others: Any = counts[:, :, 1:]
-    pairs = Pairs(control, others, shares[:, 1:] / (shares[:, 1:] + shares[:, :1]))
-    found = success_metrics.compare(design.metric, pairs, multiple_testing.bar(design.alpha / design.tests))
+    pairs = OutcomePairs(control, others, shares[:, 1:] / (shares[:, 1:] + shares[:, :1]))
+    found = success_metrics.compare_pairs(
+        design.metric, pairs, multiple_testing.log_e_threshold(design.alpha / design.tests)
+    )
     least = found.lower if design.metric.goal == "increase" else -found.upper
-    better = found.verdict == Found.BETTER
+    better = found.verdict == OutcomeVerdict.BETTER
     surest = np.where(better, np.nan_to_num(least, nan=-np.inf), -np.inf).argmax(-1)
     surest = np.where(
         better.any(-1) & ~np.take_along_axis(better, surest[:, None], -1)[:, 0], better.argmax(-1), surest
     )
-    gone = ((found.verdict == Found.WORSE) | (found.verdict == Found.NO_EFFECT)).all(-1)
-    return np.where(better.any(-1), surest, NOBODY), gone
+    gone = ((found.verdict == OutcomeVerdict.WORSE) | (found.verdict == OutcomeVerdict.NO_EFFECT)).all(-1)
+    return np.where(better.any(-1), surest, NO_WINNER), gone
 
 
-def _next(design: Design, rule: Adaptive, counts: Numbers, shares: Numbers) -> Numbers:
+def _next(design: ExperimentDesign, rule: AdaptiveWeights, counts: Numbers, shares: Numbers) -> Numbers:
     """The shares that follow, shape (arms,), given counts (5, arms, epochs) and shares (arms, epochs)."""
     outcomes: Any = counts.transpose(2, 1, 0)
     found = adaptive_allocation.next_shares(
@@ -171,7 +173,7 @@ def _next(design: Design, rule: Adaptive, counts: Numbers, shares: Numbers) -> N
 
 
 @dataclass
-class Steady:
+class SteadyUnits:
     """So many units a look, whose outcomes come at once or later.
 
     Attributes:
@@ -229,7 +231,7 @@ class Steady:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class ControlBaseline:
     """What a unit of control is known to come to.
 
     Attributes:
@@ -242,7 +244,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Normal:
+class NormalUnits:
     """So many units a look, each with a value, of which only mean and deviation are known: sums of many units are normal.
 
     Attributes:
@@ -265,21 +267,21 @@ class Normal:
         return found
 
 
-def world(metric: Metric, base: Base, units: float, effects: Sequence[float]) -> World:
+def make_unit_model(metric: OutcomeMetric, base: ControlBaseline, units: float, effects: Sequence[float]) -> UnitModel:
     """One in which arms beside control are so much better by a metric, as shares of control's."""
     values = [base.value, *(base.value * (1 + metric.sign * effect) for effect in effects)]
     if metric.type == "mean":
-        return Normal(units, values, base.deviation)
-    return Steady(units, [min(max(value, 0.0), 1.0) for value in values])
+        return NormalUnits(units, values, base.deviation)
+    return SteadyUnits(units, [min(max(value, 0.0), 1.0) for value in values])
 
 
-def typical_units(design: Design, base: Base, effect: float) -> float:
+def expected_units(design: ExperimentDesign, base: ControlBaseline, effect: float) -> float:
     """Units of all arms at which the first one beside control is expected to be decided, if it is so much better; infinite for never.
 
     Half of all experiments need more.
     """
     metric, (control, arm, *_) = design.metric, design.shares
-    ratio, bar = 1 + metric.sign * effect, multiple_testing.bar(design.alpha / design.tests)
+    ratio, bar = 1 + metric.sign * effect, multiple_testing.log_e_threshold(design.alpha / design.tests)
     growth = _rate_growth if metric.type == "rate" else _mean_growth
     found = growth(metric, base, _FEW_UNITS * np.array([control, arm]), ratio, None, bar)
     if not math.isnan(metric.worth):
@@ -289,7 +291,7 @@ def typical_units(design: Design, base: Base, effect: float) -> float:
     return found * _FEW_UNITS
 
 
-def planned_units(design: Design, base: Base, effect: float, drift: float) -> float:
+def group_sequential_units(design: ExperimentDesign, base: ControlBaseline, effect: float, drift: float) -> float:
     """Units of all arms with which a test of planned looks finds the first arm beside control, if it is so much better; infinite for none.
 
     Args:
@@ -308,15 +310,15 @@ def planned_units(design: Design, base: Base, effect: float, drift: float) -> fl
 
 
 def _rate_growth(
-    metric: Metric, base: Base, units: Numbers, ratio: float, against: Numbers | None, bar: float
+    metric: OutcomeMetric, base: ControlBaseline, units: Numbers, ratio: float, against: Numbers | None, bar: float
 ) -> float:
     events = units * base.value * np.array([1.0, ratio])
-    evidence = Evidence(events[:1], events[1:], np.array([units[1] / units.sum()]), mixture(metric.scale))
+    evidence = RatioEvidence(events[:1], events[1:], np.array([units[1] / units.sum()]), make_mixture(metric.scale))
     return float(evidence.growth(against, bar))
 
 
 def _mean_growth(
-    metric: Metric, base: Base, units: Numbers, ratio: float, against: Numbers | None, bar: float
+    metric: OutcomeMetric, base: ControlBaseline, units: Numbers, ratio: float, against: Numbers | None, bar: float
 ) -> float:
     time = np.asarray(units.prod() / units.sum())
     control, arm = (time**2 * base.deviation**2 / count for count in units)

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from sundog_operator.core.stats import dispersion, early_harm, multiple_testing, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.dispersion import Blocks
-from sundog_operator.core.stats.verdicts import Counts, Limits, Verdict
+from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.verdicts import EventCounts, MetricLimits, MetricVerdict
 
 TICK_S: Final = 10.0
-LENGTHS: Final = tuple(round(length / TICK_S) for length in dispersion.LENGTHS_S)
+BLOCK_LENGTHS_TICKS: Final = tuple(round(length / TICK_S) for length in dispersion.LENGTHS_S)
 """Of blocks, in ticks."""
 
-LAG: Final = 1
+LAG_TICKS: Final = 1
 """Ticks from the end of a block to the look that has it: five seconds of grace, and five until the operator looks again."""
 
 Generator = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Plan:
+class SimulatedPlan:
     """Steps with one metric, and what lets them go on.
 
     Attributes:
@@ -55,10 +55,10 @@ class Plan:
     warmup_ticks: int = 0
     following: Sequence[float] = ()
 
-    def limits(self, step: int) -> Limits:
+    def limits(self, step: int) -> MetricLimits:
         """What the gate of a step asks for."""
-        share = multiple_testing.share_of_epoch(1) if self.promotes(step) else 1.0
-        return Limits(self.margin, self.floor, self._following(step), self.alpha, self.metrics, share)
+        share = multiple_testing.epoch_error_share(1) if self.promotes(step) else 1.0
+        return MetricLimits(self.margin, self.floor, self._following(step), self.alpha, self.metrics, share)
 
     def promotes(self, step: int) -> bool:
         """Whether passing a step leads to all traffic."""
@@ -68,7 +68,7 @@ class Plan:
         return (self.following or (*self.weights[1:], 1.0))[step]
 
 
-class World(Protocol):
+class TrafficModel(Protocol):
     """What happens in ten seconds of each run."""
 
     def tick(
@@ -78,7 +78,7 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class SimulatedRollouts:
     """Of each run: how it ended, and in which tick; 0 where it did not. `failed` counts the candidate's failures until then."""
 
     promoted: Numbers
@@ -92,14 +92,14 @@ class Outcomes:
         return np.where(self.ended > 0, self.ended * TICK_S / 60, np.inf)
 
 
-class Sums:
+class SimulatedCounts:
     """Counts and blocks of each run and step, as the operator folds them."""
 
     def __init__(self, runs: int, steps: int) -> None:
         self._counts = np.zeros((4, runs, steps))
-        self._blocks = {length: np.zeros((6, runs, steps)) for length in LENGTHS}
-        self._open = {length: np.zeros((2, runs)) for length in LENGTHS}
-        self._since = {length: np.full(runs, -1) for length in LENGTHS}
+        self._blocks = {length: np.zeros((6, runs, steps)) for length in BLOCK_LENGTHS_TICKS}
+        self._open = {length: np.zeros((2, runs)) for length in BLOCK_LENGTHS_TICKS}
+        self._since = {length: np.full(runs, -1) for length in BLOCK_LENGTHS_TICKS}
         """The step whose evidence a run's open block has from its first tick on; -1 where it has none."""
 
     def add(self, tick: int, rows: Numbers, step: Numbers, seen: Numbers) -> None:
@@ -119,24 +119,24 @@ class Sums:
                 x, s = open_[:, whole]
                 sums[:, whole, step[whole]] += np.stack([np.ones(x.shape), x, s, x**2, x * s, s**2])
 
-    def counts(self, rows: Numbers, weights: Numbers) -> Counts:
+    def counts(self, rows: Numbers, weights: Numbers) -> EventCounts:
         """Of these runs, and of as many steps as there are weights."""
         control_units, candidate_units, control, candidate = self._counts[:, rows, : len(weights)]
-        blocks = [Blocks(*sums[:, rows, : len(weights)]) for sums in self._blocks.values()]
+        blocks = [BlockMoments(*sums[:, rows, : len(weights)]) for sums in self._blocks.values()]
         weight = np.broadcast_to(weights, control.shape)
-        return Counts(control, candidate, control_units, candidate_units, weight, blocks)
+        return EventCounts(control, candidate, control_units, candidate_units, weight, blocks)
 
 
-def roll_out(
-    plan: Plan,
-    world: World,
+def simulate_rollouts(
+    plan: SimulatedPlan,
+    world: TrafficModel,
     *,
     runs: int,
     ticks: int,
     seed: int,
     every: int = 1,
     on_tick: Callable[[int], None] = lambda _: None,
-) -> Outcomes:
+) -> SimulatedRollouts:
     """Let every run go on until it is promoted or rolled back, or the ticks are over.
 
     Args:
@@ -151,8 +151,8 @@ def roll_out(
     draw, rows = np.random.default_rng(seed), np.arange(runs)
     step, stayed, ended = np.zeros(runs, int), np.zeros(runs, int), np.zeros(runs, int)
     promoted, rolled_back = np.zeros(runs, bool), np.zeros(runs, bool)
-    failed, weights, sums = np.zeros(runs), np.asarray(plan.weights), Sums(runs, len(plan.weights))
-    first = np.zeros((runs, early_harm.BLOCKS))
+    failed, weights, sums = np.zeros(runs), np.asarray(plan.weights), SimulatedCounts(runs, len(plan.weights))
+    first = np.zeros((runs, early_harm.MAX_BLOCKS))
     under_way = deque[tuple[int, Numbers, Numbers, Numbers]]()
     for tick in range(ticks):
         live = rows[ended == 0]
@@ -160,11 +160,11 @@ def roll_out(
             break
         seen = np.stack(world.tick(draw, tick, step, weights[step]))
         under_way.append((tick, live[stayed[live] > plan.warmup_ticks], step.copy(), seen))
-        if len(under_way) > LAG:
+        if len(under_way) > LAG_TICKS:
             over, evident, then, told = under_way.popleft()
             sums.add(over, evident, then, told)
-            if over < early_harm.BLOCKS:
-                first[:, over] = early_harm.log_ratio(told[2], told[3], weights[then], plan.margin)
+            if over < early_harm.MAX_BLOCKS:
+                first[:, over] = early_harm.log_likelihood_ratio(told[2], told[3], weights[then], plan.margin)
         failed[live] += seen[3, live]
         stayed += 1
         on_tick(tick)
@@ -173,26 +173,26 @@ def roll_out(
         for number in np.unique(step[live]):
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = sums.counts(at, weights[: number + 1])
-            verdict = verdicts.judge(counts, plan.limits(number), promotes=plan.promotes(number)).verdict
-            early = _early_harm(plan, first[at, : max(0, tick + 1 - LAG)]) & ~counts.enough
-            rolled_back[at] = (verdict == Verdict.HARM) | early
-            passed = at[(verdict == Verdict.PASSED) & (stayed[at] >= plan.least_ticks)]
+            verdict = verdicts.evaluate_verdicts(counts, plan.limits(number), promotes=plan.promotes(number)).verdict
+            early = _early_harm(plan, first[at, : max(0, tick + 1 - LAG_TICKS)]) & ~counts.enough
+            rolled_back[at] = (verdict == MetricVerdict.HARM) | early
+            passed = at[(verdict == MetricVerdict.PASSED) & (stayed[at] >= plan.least_ticks)]
             promoted[passed] = last
             step[passed], stayed[passed] = number + (not last), 0
         ended[(promoted | rolled_back) & (ended == 0)] = tick + 1
-    return Outcomes(promoted, rolled_back, ended, failed)
+    return SimulatedRollouts(promoted, rolled_back, ended, failed)
 
 
-def _early_harm(plan: Plan, first: Numbers) -> NDArray[np.bool_]:
+def _early_harm(plan: SimulatedPlan, first: Numbers) -> NDArray[np.bool_]:
     """Of runs, given log ratios of their first blocks, shape (runs, blocks)."""
     if not plan.early_alpha:
         return np.zeros(len(first), bool)
-    found: NDArray[np.bool_] = early_harm.log_e(first) >= multiple_testing.bar(plan.early_alpha)
+    found: NDArray[np.bool_] = early_harm.log_e(first) >= multiple_testing.log_e_threshold(plan.early_alpha)
     return found
 
 
 @dataclass(frozen=True)
-class Steady:
+class SteadyTraffic:
     """So many requests a second, with a base rate of failures and how many times that the candidate has, by step or always.
 
     The base may go from one rate to another over the ticks of `drift`.
