@@ -227,7 +227,7 @@ class Namespace:
         """Whether the store answers the agent of an edge, with the password that it was given."""
         script = f"""
 import asyncio, pathlib
-from sundog_edge.feedback.opening import open_store
+from sundog_edge.feedback.open_store import open_store
 password = pathlib.Path("/var/run/secrets/sundog-feedback/password")
 store = open_store("redis://{names.EDGE_STORE}:6379", "{self.name}", password)
 print("id", asyncio.run(store.read([])).id)

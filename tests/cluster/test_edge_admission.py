@@ -9,9 +9,9 @@ import yaml
 
 from real_kubernetes.cluster import Cluster
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.app.edge_in_cluster import make_shared_objects
+from sundog_operator.app.edge_resources import make_shared_objects
+from sundog_operator.core.edge import deployment
 from sundog_operator.core.edge import objects as edge_objects
-from sundog_operator.core.edge import pods
 from sundog_operator.core.kubernetes.subset import contains
 
 pytestmark = pytest.mark.cluster
@@ -46,7 +46,7 @@ def objects(namespace: str, text: str) -> list[dict[str, Any]]:
         edge_objects.make_secret(namespace, [member], {"keys": "e30="}),
         edge_objects.make_config_map(namespace, [member], {"version": 1}),
         *make_shared_objects(namespace, [member], installation),
-        pods.make_deployment(namespace, [member], installation),
+        deployment.make_deployment(namespace, [member], installation),
         edge_objects.make_service(member, tls=True),
     ]
 
@@ -77,7 +77,7 @@ def test_an_edge_that_is_not_ready_may_be_evicted_and_one_that_is_ready_waits_fo
 
 def edge_pod(namespace: str, name: str, text: str = "") -> dict[str, Any]:
     """A pod of the edges, of an account that is there."""
-    template = pods.make_deployment(namespace, [], parse_installation(text, "test"))["spec"]["template"]
+    template = deployment.make_deployment(namespace, [], parse_installation(text, "test"))["spec"]["template"]
     meta = {"name": name, "namespace": namespace, "labels": template["metadata"]["labels"]}
     spec = template["spec"] | {"serviceAccountName": "default"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}

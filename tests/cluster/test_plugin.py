@@ -10,7 +10,7 @@ import pytest
 from charting.life import CANARY, MDEP, TEAM, Life, model_deployment
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 
 INSTALLED = Path(sys.executable).parent
 """Where the package puts its commands."""

@@ -14,7 +14,7 @@ import atheris
 
 # Beside our own what unpacks for us: it is the file's author who decides what is read where.
 with atheris.instrument_imports(include=["sundog_runtime", "sundog_edge", "tarfile", "zipfile"]):
-    from sundog_edge.counting.counters import Ledger
+    from sundog_edge.counting.ledger import Ledger
     from sundog_edge.errors import DocumentError, SecretError
     from sundog_edge.feedback.events import (
         BodyRefused,
@@ -28,13 +28,13 @@ with atheris.instrument_imports(include=["sundog_runtime", "sundog_edge", "tarfi
     from sundog_edge.security.certificates import CERTIFICATE_FILE, KEY_FILE, MAX_PEM_BYTES, build_pem
     from sundog_edge.security.credentials import JWKS_FILE, parse_jwks
     from sundog_edge.split import document
-    from sundog_runtime.description import parse_description
     from sundog_runtime.errors import Problem, StartError
     from sundog_runtime.formats.detect import Content, detect_content, read_transformers_config
-    from sundog_runtime.formats.model import LoadedModel
+    from sundog_runtime.formats.loaded_model import LoadedModel
+    from sundog_runtime.model_yaml import parse_description
     from sundog_runtime.protocol.grpc_messages import decode_infer
     from sundog_runtime.protocol.oip import decode_oip
-    from sundog_runtime.protocol.plain import decode_plain
+    from sundog_runtime.protocol.plain_json import decode_plain
     from sundog_runtime.signature import Signature
     from sundog_runtime.sources.archive import ARCHIVE_SUFFIXES, unpack
     from sundog_runtime.sources.uri import parse_uri

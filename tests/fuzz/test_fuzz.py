@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from sundog_edge.counting.counters import Ledger
+from sundog_edge.counting.ledger import Ledger
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest
 from waiting import patience
 

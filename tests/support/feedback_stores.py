@@ -11,11 +11,11 @@ import pytest
 
 from ports import free_port
 from store_processes import running
-from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import StoreUnavailable
 from sundog_edge.feedback.events import OutcomeEvent
-from sundog_edge.feedback.joining import FirstExposure, OutcomeBatch, StoredState, join
-from sundog_edge.feedback.stored import RETENTION_S, StoreSnapshot
+from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
+from sundog_edge.feedback.join import FirstExposure, OutcomeBatch, StoredState, join
+from sundog_edge.feedback.store import RETENTION_S, StoreSnapshot
 
 PASSWORD = "a password of tests"
 

@@ -53,8 +53,8 @@ def test_no_command_is_called_operator() -> None:
             ),
         ),
         ("sundog_edge.cli", (*RAY, "numpy", "aiohttp")),
-        ("sundog_edge.running", (*RAY, "numpy")),
-        ("sundog_edge.agent", (*RAY, "numpy")),
+        ("sundog_edge.agent.run", (*RAY, "numpy")),
+        ("sundog_edge.agent.agent", (*RAY, "numpy")),
     ],
 )
 def test_operator_cli_and_edge_load_nothing_that_they_do_not_use(module: str, foreign: tuple[str, ...]) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import click
 
-from sundog_edge import binary, memory
+from sundog_edge import memory_limit
 from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.errors import EdgeError
+from sundog_edge.haproxy import program as haproxy_program
 from sundog_edge.haproxy.config import render_config
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
-from sundog_edge.security import tls
+from sundog_edge.security import certificate_sync
 from sundog_edge.split.apply import check_config, ensure_map_files
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, read_json, write_atomically
@@ -94,7 +95,7 @@ def haproxy(
     """Become HAProxy, with the last good layout and maps of the state directory."""
     try:
         state = StateDir.at(state_dir)
-        program = binary.find_haproxy()
+        program = haproxy_program.find_haproxy()
         settings = HaproxyProcessSettings(
             http_bind=http_bind,
             https_bind=https_bind,
@@ -105,7 +106,7 @@ def haproxy(
             client_seconds=client_seconds,
             source_connections=source_connections,
             buffer_bytes=buffer_bytes,
-            memory_bytes=memory.memory_limit_bytes(),
+            memory_bytes=memory_limit.memory_limit_bytes(),
         )
         prepare(state, settings)
     except EdgeError as error:
@@ -118,7 +119,7 @@ def haproxy(
 def prepare(state: StateDir, settings: HaproxyProcessSettings) -> None:
     """Write the configuration for the layout of the state directory, checked by HAProxy itself."""
     ensure_map_files(state)
-    tls.ensure_files(state)
+    certificate_sync.ensure_files(state)
     stored = read_json(state.layout)
     layout = Layout() if stored is None else Layout.from_json(stored)
     # A public key whose file is gone only makes its tokens unknown; without this HAProxy would not start.
@@ -214,7 +215,7 @@ def agent(
     if not host or not port.isdigit():
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
     # HAProxy is to be back at once when it was killed, and needs none of what the agent is made of.
-    from sundog_edge.running import run
+    from sundog_edge.agent.run import run
 
     try:
         state = StateDir.at(state_dir)

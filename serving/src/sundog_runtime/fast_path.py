@@ -18,7 +18,7 @@ from uuid import uuid4
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.context import headers_of
-from sundog_runtime.protocol.query import Buffer, HttpResponse
+from sundog_runtime.protocol.messages import Buffer, HttpResponse
 
 REQUEST_ID_HEADER = b"x-request-id"
 _FIT_TO_BE_REPEATED = re.compile(rb"[\x21-\x7e]{1,256}")

@@ -16,8 +16,8 @@ import numpy as np
 
 from sundog_runtime.context import RequestContext, call_for, working_on
 from sundog_runtime.errors import Problem, bad_input
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse
 from sundog_runtime.scheduling.execution_mode import SMALL_BYTES, is_small
 from sundog_runtime.scheduling.model_thread import ModelThread, as_exception
 from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, make_deadline_problem

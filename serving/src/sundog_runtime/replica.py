@@ -9,16 +9,15 @@ from importlib.metadata import version
 from typing import Any
 
 from sundog_runtime.arguments import Arguments, ReplicaSettings, parse_arguments, parse_settings
-from sundog_runtime.attempts import StartAttempts
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
-from sundog_runtime.formats.deadline import load_deadline_s, total_file_bytes
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.load_deadline import load_deadline_s, total_file_bytes
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.inference import Inference
-from sundog_runtime.protocol.app import HttpApp
 from sundog_runtime.protocol.grpc_app import PEERS_VARIABLE, GrpcApp
-from sundog_runtime.protocol.plain import encode_json
-from sundog_runtime.protocol.query import DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.http_app import HttpApp
+from sundog_runtime.protocol.messages import DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.scheduling.batch_assembly import find_unbatchable_reason
 from sundog_runtime.scheduling.cpu_affinity import limit_library_threads
@@ -26,7 +25,8 @@ from sundog_runtime.scheduling.model_thread import ModelThread
 from sundog_runtime.scheduling.scheduler import Scheduler
 from sundog_runtime.signature import infer_inputs
 from sundog_runtime.sources.cache import cache_root
-from sundog_runtime.sources.files import ModelFiles, open_model
+from sundog_runtime.sources.open_model import ModelFiles, open_model
+from sundog_runtime.start_timeout import StartAttempts
 from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.telemetry.startup import StartupPhases
 from sundog_runtime.warmup import warm_up

@@ -15,7 +15,7 @@ from ray.util.metrics import Counter, Gauge
 
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
-from sundog_runtime.loop_watch import watch_event_loop
+from sundog_runtime.event_loop_watchdog import watch_event_loop
 from sundog_runtime.protocol.grpc_service import GrpcHandler, GrpcMethods
 from sundog_runtime.telemetry.logs import SERVE_LOGGER_NAME, disable_request_logs, install_json_formatter
 from sundog_runtime.telemetry.model_output import capture_model_output

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.errors import one_line
 from sundog_runtime.fast_path import FastPath, TrailerDroppingProtocol, make_protocol_class
-from sundog_runtime.protocol.query import Buffer, HttpResponse
+from sundog_runtime.protocol.messages import Buffer, HttpResponse
 
 AnswerAtOnce: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], HttpResponse | None]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from sundog_runtime.errors import Problem, WarmupFailed
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.plain import encode_json
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
 from sundog_runtime.scheduling.model_thread import as_exception
 from sundog_runtime.signature import Signature, check_outputs

@@ -22,8 +22,8 @@ from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
 from sundog_operator.core.rollout.resolve import StableTraffic
-from sundog_operator.core.stats import sample_ratio, success_metrics
-from sundog_operator.core.stats.success_metrics import OutcomeCounts, OutcomeEpoch, OutcomeFinding, OutcomeMetric
+from sundog_operator.core.stats import outcome_test, sample_ratio
+from sundog_operator.core.stats.outcome_test import OutcomeCounts, OutcomeEpoch, OutcomeFinding, OutcomeMetric
 
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (
@@ -202,9 +202,7 @@ class MadeUp:
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
         seen = self.seen()
-        return success_metrics.evaluate_outcomes(METRICS, seen.epochs, self.alpha), experiments_winner.decide_winner(
-            seen
-        )
+        return outcome_test.evaluate_outcomes(METRICS, seen.epochs, self.alpha), experiments_winner.decide_winner(seen)
 
 
 def same(one: float, other: float) -> bool:

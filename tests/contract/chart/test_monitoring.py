@@ -33,7 +33,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 def exported() -> str:
     """The code that names metrics."""
-    sources = [*ROOT.glob("operator/src/**/*.py"), *ROOT.glob("serving/src/sundog_edge/metrics.py")]
+    sources = [*ROOT.glob("operator/src/**/*.py"), *ROOT.glob("serving/src/sundog_edge/agent/metrics.py")]
     return "\n".join(path.read_text() for path in sources)
 
 

@@ -13,8 +13,8 @@ from charting import Object, account, objects, values
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.core import revisions
-from sundog_operator.core.edge import pods as edge_pods
-from sundog_operator.core.edge import store
+from sundog_operator.core.edge import deployment as edge_pods
+from sundog_operator.core.edge import feedback_store
 from sundog_operator.core.ray import pods as ray_pods
 from sundog_operator.core.ray import valkey
 from sundog_operator.core.ray.valkey import ValkeyServer
@@ -94,7 +94,10 @@ def made(given: Installation) -> dict[str, Object]:
     server = ValkeyServer(fault_tolerance.image, fault_tolerance.storage)
     of_ray = valkey.make_stateful_set(valkey.make_cluster_store(ray), server, given.ray.pods, None)
     of_edges = valkey.make_stateful_set(
-        store.make_namespace_store("vision", [MEMBER]), store.make_server(given), given.edge.pods, None
+        feedback_store.make_namespace_store("vision", [MEMBER]),
+        feedback_store.make_server(given),
+        given.edge.pods,
+        None,
     )
     head = ray["spec"]["headGroupSpec"]["template"]["spec"]
     # KubeRay adds the container of the autoscaler, with what these options say.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from profiles import examples
 from sundog_operator.api import RESOURCE_TYPES, find_violations
-from sundog_operator.api.schema.structure import Node, build_node_tree
+from sundog_operator.api.schema.node_tree import Node, build_node_tree
 
 DURATIONS = ["30s", "0s", "5m", "1h30m", "2ms", "14d", "1d12h", "5", "", "-1s", "1.5h", "5m\n", "1m1h"]
 QUANTITIES = [

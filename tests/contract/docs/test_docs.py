@@ -19,7 +19,7 @@ from sundog_operator.api import (
     find_violations,
     reference,
 )
-from sundog_operator.core.edge import pods
+from sundog_operator.core.edge import deployment
 from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.rollout import windows
 from sundog_operator.shell.cli import root
@@ -165,7 +165,10 @@ def test_commands_were_found() -> None:
 
 @pytest.mark.parametrize("page", ["limits.md", "operations.md"])
 def test_how_long_an_edge_takes_to_leave_is_what_its_pods_are_given(page: str) -> None:
-    assert f"{pods.termination_grace_s(grace_periods.DEFAULT_EDGE_DRAIN_S)} s at" in (ROOT / "docs" / page).read_text()
+    assert (
+        f"{deployment.termination_grace_s(grace_periods.DEFAULT_EDGE_DRAIN_S)} s at"
+        in (ROOT / "docs" / page).read_text()
+    )
 
 
 def test_the_readme_asks_for_the_memory_that_doctor_wants() -> None:

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from sundog_runtime import reference
-from sundog_runtime.description import parse_description
 from sundog_runtime.errors import LoadFailed
+from sundog_runtime.model_yaml import parse_description
 
 ROOT = Path(__file__).parents[3]
 

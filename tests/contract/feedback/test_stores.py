@@ -16,11 +16,11 @@ from ports import free_port
 from sundog_edge.errors import SettingsError, StoreUnavailable
 from sundog_edge.feedback.events import OutcomeEvent
 from sundog_edge.feedback.exposure import SignedExposure
-from sundog_edge.feedback.joining import WINDOW_S, FirstExposure, OutcomeBatch
-from sundog_edge.feedback.opening import open_store
+from sundog_edge.feedback.join import WINDOW_S, FirstExposure, OutcomeBatch
+from sundog_edge.feedback.open_store import open_store
 from sundog_edge.feedback.redis_store import RedisStore
 from sundog_edge.feedback.sqlite_store import SqliteStore
-from sundog_edge.feedback.stored import RETENTION_S, OutcomeStore
+from sundog_edge.feedback.store import RETENTION_S, OutcomeStore
 
 T0 = 1_769_000_000
 MILLION = 1_000_000

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_edge.cli import main
-from sundog_edge.cluster_source import SPLIT_KEY
+from sundog_edge.kubernetes.config_source import SPLIT_KEY
 from sundog_edge.security.secrets import ComposedSecrets
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.core.edge import pods, secrets
+from sundog_operator.core.edge import deployment as edge_deployment
+from sundog_operator.core.edge import secrets
 from sundog_operator.core.kubernetes import names
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,10}[a-z0-9])?", fullmatch=True)
@@ -36,7 +37,7 @@ def test_every_secret_arrives_as_it_was(contents: dict[str, dict[str, bytes]]) -
 @pytest.mark.parametrize("feedback", [False, True])
 def test_the_pods_run_commands_that_the_edge_knows(feedback: bool) -> None:
     assert SPLIT_KEY == names.SPLIT_KEY
-    deployment = pods.make_deployment("vision", [], parse_installation("", "test"), feedback=feedback)
+    deployment = edge_deployment.make_deployment("vision", [], parse_installation("", "test"), feedback=feedback)
     for container in deployment["spec"]["template"]["spec"]["containers"]:
         drain = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
         for program, name, *options in filter(None, (drain, [*container["command"], *container["args"]])):

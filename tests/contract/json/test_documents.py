@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.cluster import Cluster
-from sundog_edge.counting.counters import Ledger
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, ServerCounts, build_evidence
-from sundog_edge.replicas.starts import UNKNOWN_STARTUP
+from sundog_edge.counting.ledger import Ledger
+from sundog_edge.replicas.startup_reports import UNKNOWN_STARTUP
 from sundog_edge.split import document as edge_document
 from sundog_edge.split.layout import DEFAULT_DRAIN_S, Layout, fit_layout
 from sundog_operator.api import ModelDeploymentSpec, parse_rate

@@ -4,7 +4,7 @@ import pytest
 
 from sundog_operator.adapters.webhooks import AddressForbidden, AddressPolicy
 from sundog_runtime.errors import SourceRefused
-from sundog_runtime.sources.guard import AddressGuard
+from sundog_runtime.sources.address_guard import AddressGuard
 
 ADDRESSES = [
     *("93.184.216.34", "2606:2800:220:1::1", "1.1.1.1"),

@@ -9,8 +9,8 @@ import pytest
 
 from ports import free_port
 from sundog_edge.errors import HaproxyRefused
+from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.names import ALL_REQUESTS
-from sundog_edge.runtime_api import HaproxyClient
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from sundog_edge.drain import MAX_BYTES
+from sundog_edge.feedback.oversized_bodies import MAX_BYTES
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

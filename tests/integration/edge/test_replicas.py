@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sundog_edge.errors import HaproxyUnavailable
-from sundog_edge.runtime_api import HaproxyClient
+from sundog_edge.haproxy.client import HaproxyClient
 
 pytestmark = pytest.mark.haproxy
 

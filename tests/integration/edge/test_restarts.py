@@ -10,7 +10,7 @@ import signal
 import aiohttp
 import pytest
 
-from sundog_edge.runtime_api import HaproxyClient
+from sundog_edge.haproxy.client import HaproxyClient
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

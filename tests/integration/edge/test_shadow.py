@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sundog_edge.haproxy.rules.shadow import MAX_BODY_BYTES, MAX_MIRRORED_PER_SECOND
-from sundog_edge.mirror.sending import MAX_IN_FLIGHT
+from sundog_edge.mirror.send import MAX_IN_FLIGHT
 from waiting import PATIENCE_S
 
 SHADOW = {"arm": "canary", "percent": 100, "comparator": {"kind": "tolerance", "rtol": 0.01}}

@@ -24,7 +24,7 @@ from ports import free_port
 from real_kubernetes.binaries import VERSITYGW
 from standing_in.ray_heads import lead, running_head
 from store_processes import BUILD_S, go_tool, running
-from sundog_operator.adapters import log_places
+from sundog_operator.adapters import export_destinations
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
@@ -315,14 +315,14 @@ async def test_a_bucket_that_is_gone_is_told_and_written_to_once_it_is_back(site
 async def test_an_operator_that_ends_half_way_is_followed_by_one_that_writes_it_whole_and_once(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, half_way = log_places.put_files, asyncio.Event()
+    put, half_way = export_destinations.put_files, asyncio.Event()
 
     async def put_all_but_the_last(files: Sequence[Path], *where: Any) -> None:
         await put(files[:-1], *where)
         half_way.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(log_places, "put_files", put_all_but_the_last)
+    monkeypatch.setattr(export_destinations, "put_files", put_all_but_the_last)
     async with site.operator():
         await begun(site)
         own = await site.folder()
@@ -335,7 +335,7 @@ async def test_an_operator_that_ends_half_way_is_followed_by_one_that_writes_it_
     assert site.objects() == [f"{own}/000001/{name}" for name in ("exposures.parquet", "outcomes.parquet")]
     assert "exposureLog" not in await site.status()
 
-    monkeypatch.setattr(log_places, "put_files", put)
+    monkeypatch.setattr(export_destinations, "put_files", put)
     async with site.operator():
         first = await comes_true(lambda: logged(site, 1), "it is written")
         plan = json.loads(site.get(f"{own}/000001/plan.json"))

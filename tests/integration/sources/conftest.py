@@ -15,8 +15,8 @@ from model_stores import Handler, Server, make_certificate
 from ports import free_port
 from real_kubernetes.binaries import FAKE_GCS, VERSITYGW
 from store_processes import Put, go_tool, running
-from sundog_runtime.sources import fetch, files
-from sundog_runtime.sources.limits import DownloadLimits, read_limits
+from sundog_runtime.sources import fetch, open_model
+from sundog_runtime.sources.download_limits import DownloadLimits, read_limits
 from waiting import PATIENCE_S
 
 FAST = DownloadLimits(part_bytes=64 * 1024, pause=0.001, max_pause_s=0.01, attempts=3, connect=10, idle=20)
@@ -149,6 +149,6 @@ def _limits() -> DownloadLimits:
 
 
 def _release() -> None:
-    for lease in files._held:
+    for lease in open_model._held:
         lease.release()
-    files._held.clear()
+    open_model._held.clear()

@@ -20,7 +20,7 @@ from aiohttp import web
 from model_stores import Handler, Server, answer, well_behaved
 from sundog_runtime.errors import DigestMismatch, LoadFailed
 from sundog_runtime.sources import cache as layout
-from sundog_runtime.sources.files import open_model
+from sundog_runtime.sources.open_model import open_model
 from sundog_runtime.sources.transfer import DOWNLOAD_DIRECTORY, JOURNAL_FILE
 from waiting import eventually
 
@@ -32,8 +32,8 @@ KEY = SHA.replace(":", "-")
 SCRIPT = f"""
 import sys
 from sundog_runtime.sources import fetch
-from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.limits import Limits
+from sundog_runtime.sources.open_model import open_model
+from sundog_runtime.sources.download_limits import Limits
 fetch.limits_of = lambda: Limits(part_bytes={PART}, connections=3)
 print(open_model(sys.argv[1], sys.argv[2]).path, flush=True)
 sys.stdin.read()

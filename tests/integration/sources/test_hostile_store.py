@@ -24,8 +24,8 @@ from sundog_runtime.errors import (
     StartError,
 )
 from sundog_runtime.sources import fetch
-from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.guard import AddressGuard
+from sundog_runtime.sources.address_guard import AddressGuard
+from sundog_runtime.sources.open_model import open_model
 from waiting import PATIENCE_S
 
 BODY = os.urandom(200_000)

@@ -7,8 +7,8 @@ import pytest
 from obstore.store import S3Store
 
 from store_processes import BUILD_S, Put
-from sundog_operator.adapters import log_places
-from sundog_operator.adapters.log_places import DestinationRefused
+from sundog_operator.adapters import export_destinations
+from sundog_operator.adapters.export_destinations import DestinationRefused
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.timeout(BUILD_S + PATIENCE_S)
@@ -23,10 +23,10 @@ async def test_files_are_put_below_a_prefix_and_replaced(bucket: tuple[str, Put]
     large.write_bytes(b"a row\n" * 2_000_000)
     for text in (b"one", b"another"):
         small.write_bytes(text)
-        await log_places.put_files([large, small], f"{start}/logs/a/")
+        await export_destinations.put_files([large, small], f"{start}/logs/a/")
         assert obstore.get(store, "logs/a/plan.json").bytes() == text
     assert obstore.get(store, "logs/a/exposures.jsonl").bytes() == large.read_bytes()
-    await log_places.put_files([small], start)
+    await export_destinations.put_files([small], start)
     assert obstore.get(store, "plan.json").bytes() == b"another"
 
 
@@ -39,5 +39,5 @@ async def test_what_a_bucket_refuses_is_told_without_its_credentials(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret")
     place = start.replace("models", "no-such-bucket")
     with pytest.raises(DestinationRefused, match=f"^{place}/logs: cannot be written") as refused:
-        await log_places.put_files([tmp_path / "plan.json"], f"{place}/logs")
+        await export_destinations.put_files([tmp_path / "plan.json"], f"{place}/logs")
     assert "secret" not in str(refused.value)

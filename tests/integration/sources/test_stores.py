@@ -30,7 +30,7 @@ from sundog_runtime.errors import (
 )
 from sundog_runtime.sources import bucket as bucket_source
 from sundog_runtime.sources.bucket_listing import page_query
-from sundog_runtime.sources.files import open_model
+from sundog_runtime.sources.open_model import open_model
 from waiting import PATIENCE_S
 
 # The first test of a store waits until its server is built.

@@ -11,7 +11,7 @@ import yaml
 
 from charting import CHART, GOLDEN, argocd, cases, golden
 from sundog_operator.api.installation import Installation
-from sundog_operator.api.schema.structure import Node, build_node_tree
+from sundog_operator.api.schema.node_tree import Node, build_node_tree
 
 SCHEMA = CHART / "values.schema.json"
 VALUES = CHART / "values.yaml"

@@ -10,7 +10,7 @@ import numpy as np
 from doubles.traffic import Place
 from sundog_edge.feedback.events import MILLION, OutcomeEvent
 from sundog_edge.feedback.exposure import SignedExposure
-from sundog_edge.feedback.joining import (
+from sundog_edge.feedback.join import (
     MAX_EVENTS,
     FirstExposure,
     OutcomeBatch,

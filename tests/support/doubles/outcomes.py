@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 
-from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import EdgeError
+from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 
 from sundog_edge.counting import blocks, evidence
-from sundog_edge.counting.counters import Ledger, TableEntry
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, EvidenceQuery
+from sundog_edge.counting.ledger import Ledger, TableEntry
 from sundog_edge.split import assignment
 
 _ENDINGS: Final = {

@@ -17,7 +17,7 @@ from typing import Any
 
 from measuring.processes import running
 from ports import free_ports
-from sundog_edge import binary
+from sundog_edge.haproxy import program
 
 _CONFIG = """
 global
@@ -64,7 +64,7 @@ def replicas(counts: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
     script.write_text(_WORK)
     config.write_text(_CONFIG.format(binds=binds, prefixes=prefixes, script=script))
     try:
-        with running([str(binary.find_haproxy()), "-f", str(config)], folder / "log"):
+        with running([str(program.find_haproxy()), "-f", str(config)], folder / "log"):
             yield ports
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from doubles.outcomes import MemoryOutcomes, section
 from stand_in_ray import end
-from sundog_edge.counting import export
-from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
+from sundog_edge.feedback import export
+from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters import exposure_logs
 from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
 from sundog_operator.core.analysis.counters import Counters

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from sundog_operator.api.installation import HaproxySettings, Installation, PodTemplate, parse_installation
-from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.api.schema.node_tree import build_node_tree
 from sundog_operator.app.dependencies import OperatorSettings
 from sundog_operator.errors import InstallationError
 

@@ -8,8 +8,8 @@ import pytest
 import sundog_operator.api as api
 from sundog_operator.api import RESOURCE_TYPES
 from sundog_operator.api.base import ApiBase
+from sundog_operator.api.schema.node_tree import Node, build_node_tree
 from sundog_operator.api.schema.rules import Rule
-from sundog_operator.api.schema.structure import Node, build_node_tree
 
 
 def test_exported_members() -> None:

@@ -13,7 +13,7 @@ from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key, keys_for
 from sundog_operator.app.reconcile_edge import reconcile_edge
-from sundog_operator.core.edge import pods
+from sundog_operator.core.edge import deployment as edge_deployment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import (
@@ -89,7 +89,7 @@ async def there(cluster: Cluster, kinds: Sequence[Kind] = (*STORE, NETWORK_POLIC
 async def takes_feedback(cluster: Cluster) -> bool:
     deployment = await stored(cluster, DEPLOYMENT, names.EDGE)
     assert deployment is not None
-    return pods.has_feedback_store(deployment)
+    return edge_deployment.has_feedback_store(deployment)
 
 
 async def test_without_such_an_experiment_there_is_no_store(cluster: Cluster) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
+from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.dependencies import EventDeduplicator
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_experiment import reconcile_experiment

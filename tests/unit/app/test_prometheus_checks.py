@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
+from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.core.observed import PrometheusResult

@@ -8,7 +8,7 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Answers, Traffic
-from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
+from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.observe import observe
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.rollout import freeze, load, machine, shadow_comparison
+from sundog_operator.core.rollout import freeze, replica_counts, shadow_comparison, state_machine
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.machine import RolloutInputs
 from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
+from sundog_operator.core.rollout.state_machine import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 STEPS = [{"weight": 10, "gate": "time", "minDuration": "60s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]
@@ -29,12 +29,12 @@ def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = 
     """Tick, with everything available and gates opened by hand, until (step, weight) is reached and confirmed."""
     for tick in range(60):
         now = T0 + timedelta(minutes=tick)
-        at = (status.step.index if status.step else 0, machine.canary_weight(status))
+        at = (status.step.index if status.step else 0, state_machine.canary_weight(status))
         if at == until and (status.epoch.confirmed or not confirmed):
             return status
-        after = machine.tick(status, RolloutInputs(now, replicas=2, available=2, confirmed=True))
+        after = state_machine.tick(status, RolloutInputs(now, replicas=2, available=2, confirmed=True))
         if after == status:
-            after = machine.execute_command(status, RolloutCommand(f"c{tick}", "promote", 8), now)
+            after = state_machine.execute_command(status, RolloutCommand(f"c{tick}", "promote", 8), now)
         status = after
     raise AssertionError(f"{until} was not reached: {status}")
 
@@ -127,36 +127,36 @@ SCALED = freeze.freeze(
 def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() -> None:
     status = SCALED
     for _ in range(5):
-        status = machine.tick(status, seen(available=1))
-    assert (status.phase, machine.wanted_replicas(status, 2)) == ("Pending", 2)
+        status = state_machine.tick(status, seen(available=1))
+    assert (status.phase, state_machine.wanted_replicas(status, 2)) == ("Pending", 2)
     for _ in range(3):
-        status = machine.tick(status, seen())
-    assert (status.step.index if status.step else 0, machine.canary_weight(status)) == (2, 0)
+        status = state_machine.tick(status, seen())
+    assert (status.step.index if status.step else 0, state_machine.canary_weight(status)) == (2, 0)
     at_scale = walk(
         freeze.freeze(
             Rollout.from_json({"steps": [{"weight": 10, "gate": "manual"}, {"scale": {"replicas": 2}}]}), 7, 8, T0
         ),
         until=(1, 10),
     )
-    at_scale = machine.execute_command(at_scale, RolloutCommand("a", "promote", 8), T0)
+    at_scale = state_machine.execute_command(at_scale, RolloutCommand("a", "promote", 8), T0)
     for _ in range(5):
-        at_scale = machine.tick(at_scale, seen(available=1))
+        at_scale = state_machine.tick(at_scale, seen(available=1))
     assert at_scale.step is not None
     assert (at_scale.step.index, at_scale.step.reason) == (2, "waits for replicas: 1 of 2 are available")
-    assert machine.tick(at_scale, seen()).step.index == 3  # type: ignore[union-attr]
+    assert state_machine.tick(at_scale, seen()).step.index == 3  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.story)
 def test_one_tick(row: Row) -> None:
-    after = machine.tick(row.given, row.when)
+    after = state_machine.tick(row.given, row.when)
     assert (after.phase, after.step.index if after.step else None) == (row.phase, row.step)
-    assert (machine.canary_weight(after), after.epoch.number) == (row.weight, row.epoch)
+    assert (state_machine.canary_weight(after), after.epoch.number) == (row.weight, row.epoch)
     if row.reason:
         assert after.step is not None
         assert after.step.reason == row.reason
 
 
-AT_WEBHOOK = machine.tick(
+AT_WEBHOOK = state_machine.tick(
     walk(
         freeze.freeze(
             Rollout.from_json({"steps": [STEPS[0], {"webhook": {"url": "https://u:p@gate/a?t=1"}}]}), 7, 8, T0
@@ -182,80 +182,80 @@ AT_WEBHOOK = machine.tick(
     ],
 )
 def test_a_webhook_ends_its_step_when_it_confirms(when: dict[str, object], step: int, reason: str) -> None:
-    after = machine.tick(AT_WEBHOOK, seen(**when))
+    after = state_machine.tick(AT_WEBHOOK, seen(**when))
     assert after.step is not None
     assert (after.step.index, after.step.reason) == (step, reason)
-    assert (machine.canary_weight(after), after.phase) == (10, "Running")
+    assert (state_machine.canary_weight(after), after.phase) == (10, "Running")
 
 
 def test_a_webhook_is_asked_only_while_its_step_waits() -> None:
-    webhook = machine.pending_webhook(AT_WEBHOOK)
+    webhook = state_machine.pending_webhook(AT_WEBHOOK)
     assert webhook is not None
     assert webhook.url == "https://u:p@gate/a?t=1"
-    paused = machine.execute_command(AT_WEBHOOK, RolloutCommand("p", "pause", 8), T0)
-    opened = machine.execute_command(AT_WEBHOOK, RolloutCommand("f", "promote", 8, full=True), T0)
-    stopped = machine.stop(AT_WEBHOOK, "Aborted", "by command x", T0)
+    paused = state_machine.execute_command(AT_WEBHOOK, RolloutCommand("p", "pause", 8), T0)
+    opened = state_machine.execute_command(AT_WEBHOOK, RolloutCommand("f", "promote", 8, full=True), T0)
+    stopped = state_machine.stop(AT_WEBHOOK, "Aborted", "by command x", T0)
     for other in (frozen(), COLLECTING, AT_PAUSE, AT_HALF, paused, opened, stopped):
-        assert machine.pending_webhook(other) is None
+        assert state_machine.pending_webhook(other) is None
 
 
 def test_a_webhook_waits_for_its_weight_to_be_confirmed() -> None:
     assert AT_WEBHOOK.step is not None
     early = AT_WEBHOOK.model_copy(update={"step": AT_WEBHOOK.step.model_copy(update={"since": None})})
-    assert machine.pending_webhook(early) is None
-    after = machine.tick(early, seen(answer=WebhookResult(200)))
+    assert state_machine.pending_webhook(early) is None
+    after = state_machine.tick(early, seen(answer=WebhookResult(200)))
     assert after.step is not None
     assert (after.step.index, after.step.since) == (2, seen().now)
 
 
 def test_promote_passes_a_webhook() -> None:
-    after = machine.execute_command(AT_WEBHOOK, RolloutCommand("a", "promote", 8), T0)
+    after = state_machine.execute_command(AT_WEBHOOK, RolloutCommand("a", "promote", 8), T0)
     assert after.step is not None
     assert after.step.index == 3
 
 
 def test_a_timed_gate_opens_exactly_when_its_time_is_over() -> None:
-    started = machine.tick(COLLECTING, seen(now=T0 + timedelta(hours=1)))
+    started = state_machine.tick(COLLECTING, seen(now=T0 + timedelta(hours=1)))
     assert started.step is not None
     assert started.step.since == T0 + timedelta(hours=1)
-    early = machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=59)))
+    early = state_machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=59)))
     assert early.step is not None
     assert early.step.index == 1
-    due = machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=60)))
+    due = state_machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=60)))
     assert due.step is not None
     assert due.step.index == 2
 
 
 @pytest.mark.parametrize("held", [{"held": True}, {}], ids=["spec", "command"])
 def test_a_pause_outlasts_the_time_of_a_gate(held: dict[str, bool]) -> None:
-    started = machine.tick(COLLECTING, seen(now=T0))
+    started = state_machine.tick(COLLECTING, seen(now=T0))
     if not held:
-        started = machine.execute_command(started, RolloutCommand("p", "pause", 8), T0)
-    late = machine.tick(started, seen(now=T0 + timedelta(days=2), **held))
+        started = state_machine.execute_command(started, RolloutCommand("p", "pause", 8), T0)
+    late = state_machine.tick(started, seen(now=T0 + timedelta(days=2), **held))
     assert late.step is not None
     assert late.step.index == 1
 
 
 def test_promote_at_the_last_gate_waits_for_the_replicas_of_all_traffic() -> None:
     opened = walk(AT_HALF, until=(4, 50))
-    waiting = machine.tick(opened, seen(available=1))
-    assert (waiting.phase, machine.canary_weight(waiting)) == ("Running", 50)
-    assert machine.wanted_replicas(waiting, 2) == 2
-    done = machine.tick(opened, seen(available=2))
-    assert (done.phase, machine.canary_weight(done)) == ("Concluded", 100)
+    waiting = state_machine.tick(opened, seen(available=1))
+    assert (waiting.phase, state_machine.canary_weight(waiting)) == ("Running", 50)
+    assert state_machine.wanted_replicas(waiting, 2) == 2
+    done = state_machine.tick(opened, seen(available=2))
+    assert (done.phase, state_machine.canary_weight(done)) == ("Concluded", 100)
     assert done.verdict.decision == "Undecided"
 
 
 def test_full_promote_goes_to_the_end_from_anywhere() -> None:
     for status in (frozen(), COLLECTING, AT_PAUSE, AT_HALF):
-        opened = machine.execute_command(status, RolloutCommand("f", "promote", 8, full=True), T0)
-        assert machine.tick(opened, seen(available=1)).phase == "Running"
-        assert machine.tick(opened, seen()).phase == "Concluded"
+        opened = state_machine.execute_command(status, RolloutCommand("f", "promote", 8, full=True), T0)
+        assert state_machine.tick(opened, seen(available=1)).phase == "Running"
+        assert state_machine.tick(opened, seen()).phase == "Concluded"
 
 
 def test_an_ended_attempt_never_changes() -> None:
-    stopped = machine.stop(AT_HALF, "Aborted", "by command x", T0)
-    assert machine.tick(stopped, seen(failure=("LoadFailed", "boom"))) == stopped
+    stopped = state_machine.stop(AT_HALF, "Aborted", "by command x", T0)
+    assert state_machine.tick(stopped, seen(failure=("LoadFailed", "boom"))) == stopped
 
 
 def test_an_implied_last_step_is_added_and_an_explicit_one_is_kept() -> None:
@@ -276,9 +276,9 @@ BAKED = freeze.freeze(
     T0,
 )
 HEARD = Evaluation(silent=False, requests=1000)
-AT_BAKE = machine.tick(
-    machine.tick(
-        machine.tick(walk(BAKED, until=(2, 98)), seen(now=T0, evidence=HEARD)),
+AT_BAKE = state_machine.tick(
+    state_machine.tick(
+        state_machine.tick(walk(BAKED, until=(2, 98)), seen(now=T0, evidence=HEARD)),
         seen(now=T0, evidence=HEARD),
     ),
     seen(now=T0, evidence=HEARD),
@@ -289,11 +289,11 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
     steps = BAKED.plan.steps
     assert [(step.weight, step.gate) for step in steps] == [(50, "manual"), (98, "bake"), (100, "none")]
     assert steps[1].min_duration == timedelta(minutes=10)
-    assert machine.weight_after(steps, 50) == 100
+    assert state_machine.weight_after(steps, 50) == 100
     assert AT_BAKE.step is not None
     assert (AT_BAKE.step.index, AT_BAKE.step.warm, AT_BAKE.step.since) == (2, True, T0)
-    assert machine.is_baking(AT_BAKE)
-    assert not machine.is_baking(walk(BAKED, until=(1, 50)))
+    assert state_machine.is_baking(AT_BAKE)
+    assert not state_machine.is_baking(walk(BAKED, until=(1, 50)))
 
 
 @pytest.mark.parametrize(
@@ -341,9 +341,9 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
 def test_a_bake_ends_by_its_time_once_both_were_asked(
     story: str, when: dict[str, object], step: int, weight: int, reason: str | None
 ) -> None:
-    after = machine.tick(AT_BAKE, seen(**{"evidence": HEARD, **when}))
+    after = state_machine.tick(AT_BAKE, seen(**{"evidence": HEARD, **when}))
     assert after.step is not None
-    assert (after.step.index, machine.canary_weight(after)) == (step, weight), story
+    assert (after.step.index, state_machine.canary_weight(after)) == (step, weight), story
     assert reason is None or after.step.reason == reason
 
 
@@ -356,24 +356,24 @@ def test_a_bake_without_warmup_or_replicas_for_all_is_not_over() -> None:
             "epoch": AT_BAKE.epoch.model_copy(update={"since": late}),
         }
     )
-    waits = machine.tick(cold, seen(now=late, evidence=Evaluation(silent=False, requests=1)))
+    waits = state_machine.tick(cold, seen(now=late, evidence=Evaluation(silent=False, requests=1)))
     assert waits.step is not None
     assert (waits.step.index, waits.step.warm) == (2, False)
-    over = machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=20), evidence=HEARD))
-    assert machine.tick(over, seen(evidence=HEARD, available=1)).phase == "Running"
-    assert machine.tick(over, seen(evidence=HEARD)).phase == "Concluded"
+    over = state_machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=20), evidence=HEARD))
+    assert state_machine.tick(over, seen(evidence=HEARD, available=1)).phase == "Running"
+    assert state_machine.tick(over, seen(evidence=HEARD)).phase == "Concluded"
 
 
 def test_windows_take_no_time_of_a_bake_but_the_spec_does() -> None:
-    outside = machine.tick(
+    outside = state_machine.tick(
         AT_BAKE, seen(now=T0 + timedelta(minutes=1), evidence=HEARD, opens_at=T0 + timedelta(days=1))
     )
     assert outside.step is not None
     assert outside.step.held_since is None
-    held = machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=1), evidence=HEARD, held=True))
+    held = state_machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=1), evidence=HEARD, held=True))
     assert held.step is not None
     assert held.step.held_since == T0 + timedelta(minutes=1)
-    freed = machine.tick(held, seen(now=T0 + timedelta(minutes=31), evidence=HEARD))
+    freed = state_machine.tick(held, seen(now=T0 + timedelta(minutes=31), evidence=HEARD))
     assert freed.step is not None
     assert freed.step.since == T0 + timedelta(minutes=30)
 
@@ -402,7 +402,7 @@ def copied(**changes: Any) -> RolloutInputs:
 def ticked(status: ExperimentStatus, given_inputs: RolloutInputs) -> ExperimentStatus:
     """Until nothing is due at that moment."""
     for _ in range(20):
-        after = machine.tick(status, given_inputs)
+        after = state_machine.tick(status, given_inputs)
         if after == status:
             return status
         status = after
@@ -417,28 +417,30 @@ def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
         "Passed",
         "waits for promote",
     )
-    assert machine.is_decided_by_copies(COPIES_PASSED)
-    assert not machine.is_evaluated(COPIES_PASSED)
+    assert state_machine.is_decided_by_copies(COPIES_PASSED)
+    assert not state_machine.is_evaluated(COPIES_PASSED)
     later = {"now": T0 + timedelta(days=1), "evidence": HEARD}
     assert ticked(COPIES_PASSED, seen(**later)) == COPIES_PASSED
-    assert machine.skip_refusal(COPIES_PASSED) == (
+    assert state_machine.skip_refusal(COPIES_PASSED) == (
         "what follows on step 2 of 4 is the bake at 95 %: promote leads there"
     )
-    opened = machine.execute_command(COPIES_PASSED, RolloutCommand("p", "promote", 8), T0)
-    assert machine.is_evaluated(opened)
-    assert not machine.is_decided_by_copies(opened)
+    opened = state_machine.execute_command(COPIES_PASSED, RolloutCommand("p", "promote", 8), T0)
+    assert state_machine.is_evaluated(opened)
+    assert not state_machine.is_decided_by_copies(opened)
     short = ticked(opened, seen(**later, available=1))
-    assert (machine.wanted_replicas(short, 2), machine.canary_weight(short)) == (2, 0)
+    assert (state_machine.wanted_replicas(short, 2), state_machine.canary_weight(short)) == (2, 0)
     baking = ticked(opened, seen(**later))
-    assert (machine.is_baking(baking), machine.canary_weight(baking)) == (True, 95)
-    harmed = machine.tick(baking, seen(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")}))
-    assert (harmed.phase, harmed.verdict.decision, machine.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
-    aborted = machine.stop(baking, "Aborted", "by command x", T0)
-    assert (aborted.verdict.decision, machine.canary_weight(aborted)) == ("Passed", 0)
+    assert (state_machine.is_baking(baking), state_machine.canary_weight(baking)) == (True, 95)
+    harmed = state_machine.tick(
+        baking, seen(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")})
+    )
+    assert (harmed.phase, harmed.verdict.decision, state_machine.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
+    aborted = state_machine.stop(baking, "Aborted", "by command x", T0)
+    assert (aborted.verdict.decision, state_machine.canary_weight(aborted)) == ("Passed", 0)
     over = ticked(baking, seen(now=T0 + timedelta(days=1, minutes=10), evidence=HEARD))
     assert (over.phase, over.verdict.decision, over.verdict.winner) == ("Concluded", "Passed", "")
     full = ticked(
-        machine.execute_command(COPIES_PASSED, RolloutCommand("f", "promote", 8, full=True), T0), seen(**later)
+        state_machine.execute_command(COPIES_PASSED, RolloutCommand("f", "promote", 8, full=True), T0), seen(**later)
     )
     assert (full.phase, full.epoch.number) == ("Concluded", 1)
 
@@ -482,23 +484,27 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
     status, promoted, fully = begun, False, False
     for number, (given_inputs, verb, full) in enumerate(ticks):
         before = status
-        if verb and not machine.is_over(status):
+        if verb and not state_machine.is_over(status):
             promoted, fully = promoted or verb == "promote", fully or (verb == "promote" and full)
-            status = machine.execute_command(status, RolloutCommand(f"c{number}", verb, 8, full=full), given_inputs.now)
+            status = state_machine.execute_command(
+                status, RolloutCommand(f"c{number}", verb, 8, full=full), given_inputs.now
+            )
         else:
             told = given_inputs if shadow_comparison.active_shadow(status) else replace(given_inputs, copies=None)
-            status = machine.tick(status, told)
-        rose = machine.canary_weight(status) - machine.canary_weight(before)
+            status = state_machine.tick(status, told)
+        rose = state_machine.canary_weight(status) - state_machine.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100
         if begun is SHADOWED and not promoted:
-            assert machine.canary_weight(status) == 0, "whatever evidence and policies say"
+            assert state_machine.canary_weight(status) == 0, "whatever evidence and policies say"
         if rose > 0 and begun is SHADOWED and not fully:
-            assert (machine.canary_weight(before), machine.canary_weight(status)) in ((0, 95), (95, 100))
+            assert (state_machine.canary_weight(before), state_machine.canary_weight(status)) in ((0, 95), (95, 100))
         if rose > 0:
-            assert given_inputs.available >= load.canary_replicas(given_inputs.replicas, machine.canary_weight(status))
+            assert given_inputs.available >= replica_counts.canary_replicas(
+                given_inputs.replicas, state_machine.canary_weight(status)
+            )
             assert not given_inputs.held
         if rose < 0:
-            assert machine.canary_weight(status) == 0
+            assert state_machine.canary_weight(status) == 0
             assert status.phase == "Stopped"
         # What is weighed begins another epoch at the same weight, once it is warm.
         began = status.evidence_epochs != before.evidence_epochs

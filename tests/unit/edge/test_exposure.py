@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sundog_edge.errors import SecretError
 from sundog_edge.feedback.exposure import MAX_CHARACTERS, SignedExposure, _signature, sign_exposure, verify_exposure
-from sundog_edge.feedback.signing import KEY_SETTLE_S, NO_KEYS, SigningKeyFile, SigningKeys, parse_keys
+from sundog_edge.feedback.signing_keys import KEY_SETTLE_S, NO_KEYS, SigningKeyFile, SigningKeys, parse_keys
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 ONE = SignedExposure("digits-12-1", 3, "canary", 0x0123456789ABCDEF, 1_769_000_000)

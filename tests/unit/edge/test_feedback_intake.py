@@ -11,8 +11,8 @@ from feedback_stores import MemoryStore
 from sundog_edge.errors import StoreUnavailable
 from sundog_edge.feedback.exposure import SignedExposure, sign_exposure
 from sundog_edge.feedback.intake import MAX_PROBLEMS, FeedbackIntake
-from sundog_edge.feedback.joining import OutcomeBatch
-from sundog_edge.feedback.signing import NO_KEYS, SigningKeys
+from sundog_edge.feedback.join import OutcomeBatch
+from sundog_edge.feedback.signing_keys import NO_KEYS, SigningKeys
 from sundog_edge.split.assignment import unit_hash
 from sundog_edge.split.document import SplitDocument, parse_document
 from waiting import PATIENCE_S

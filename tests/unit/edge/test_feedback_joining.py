@@ -11,7 +11,7 @@ from feedback_stores import MemoryAttempt
 from sundog_edge.feedback.events import OutcomeEvent
 from sundog_edge.feedback.exposure import SignedExposure
 from sundog_edge.feedback.first_seen import WRITE_BATCH_UNITS, FirstExposureTracker
-from sundog_edge.feedback.joining import (
+from sundog_edge.feedback.join import (
     WINDOW_S,
     FirstExposure,
     OutcomeBatch,

@@ -8,7 +8,7 @@ import pytest
 
 from sundog_edge.haproxy.config import render_config
 from sundog_edge.haproxy.maps import build_maps
-from sundog_edge.memory import memory_limit_bytes
+from sundog_edge.memory_limit import memory_limit_bytes
 from sundog_edge.security.credentials import CallerCredentials
 from sundog_edge.split.document import SplitDocument
 from sundog_edge.split.layout import Layout, SlotServer, fit_layout

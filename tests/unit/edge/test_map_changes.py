@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.runtime_api import HaproxyClient
+from sundog_edge.haproxy.client import HaproxyClient
 
 MAP = Path("/m/x.map")
 ENTRIES = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["1", "2", "3"]))

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from sundog_edge.counting import histogram
 from sundog_edge.mirror.__main__ import make_session
-from sundog_edge.mirror.comparing import Incomparable, answers_agree, compare_answers
+from sundog_edge.mirror.compare import Incomparable, answers_agree, compare_answers
 from sundog_edge.mirror.counts import MirrorCounts
 from sundog_edge.mirror.records import MirroredAnswer, MirrorRecord, parse_record
-from sundog_edge.mirror.sending import MAX_IN_FLIGHT, MAX_LAG_US, Mirror, MirrorTarget
+from sundog_edge.mirror.send import MAX_IN_FLIGHT, MAX_LAG_US, Mirror, MirrorTarget
 from sundog_edge.split.document import Comparator, PartComparator
 from waiting import PATIENCE_S
 

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.counting.counters import Ledger, TableEntry
+from sundog_edge.agent.metrics import render_metrics
 from sundog_edge.counting.evidence import AgentState, build_evidence
+from sundog_edge.counting.ledger import Ledger, TableEntry
 from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.haproxy.rules import grpc, probes
-from sundog_edge.metrics import render_metrics
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.grpc_service import METHODS
-from sundog_runtime.protocol.query import EncodedResponse
+from sundog_runtime.protocol.messages import EncodedResponse
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.replica import STARTUP_PATH
 from sundog_runtime.signature import Signature

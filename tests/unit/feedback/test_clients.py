@@ -15,8 +15,8 @@ import pytest
 
 from sundog_edge.feedback.events import parse_items
 from sundog_feedback import AsyncFeedback, Counts, Feedback
-from sundog_feedback.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Outbox
-from sundog_feedback.delivery import DeliveryFailed, RetryableDeliveryError, parse_response
+from sundog_feedback.outbox import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Outbox
+from sundog_feedback.retry import DeliveryFailed, RetryableDeliveryError, parse_response
 from waiting import PATIENCE_S
 
 URL = "http://digits.test"

@@ -15,14 +15,14 @@ from torch._dynamo.exc import TorchDynamoException
 
 from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import LoadFailed, LoadTimeout
-from sundog_runtime.formats import deadline
-from sundog_runtime.formats.compiling import make_compile_batches, persist_compiled_code
-from sundog_runtime.formats.deadline import total_file_bytes
+from sundog_runtime.formats import load_deadline
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.load_deadline import total_file_bytes
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.formats.torch_compile import make_compile_batches, persist_compiled_code
 from sundog_runtime.replica import Replica
 from sundog_runtime.signature import Signature
-from sundog_runtime.sources.files import ModelFiles, open_model
+from sundog_runtime.sources.open_model import ModelFiles, open_model
 from sundog_runtime.tensors import TensorSpec
 
 DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
@@ -244,7 +244,7 @@ def test_images_are_kept_in_channels_last_order(tmp_path: Path, description: str
 async def test_a_load_that_does_not_end_has_a_deadline(
     python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deadline, "BASE_LOAD_SECONDS", 0.2)
+    monkeypatch.setattr(load_deadline, "BASE_LOAD_SECONDS", 0.2)
     root = python_model(
         "import time\nclass Predictor:\n"
         "    def load(self, path, config):\n        while not (path / 'end').exists(): time.sleep(0.01)\n"

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.body import read_body
 from sundog_runtime.protocol.oip import decode_oip
 from sundog_runtime.signature import Signature, check_outputs

@@ -13,9 +13,9 @@ from sundog_runtime.errors import LoadFailed
 from sundog_runtime.formats import transformers_directory
 from sundog_runtime.formats.device import CPU, Device, DeviceWatch, select_device
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.sentence_transformers import SentenceEncoding
-from sundog_runtime.sources.files import open_model
+from sundog_runtime.sources.open_model import open_model
 
 X = np.ones((2, 4), np.float32)
 ON_DEVICE = """

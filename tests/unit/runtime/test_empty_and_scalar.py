@@ -10,13 +10,13 @@ import orjson
 import pytest
 
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.binary_tensors import encode_raw
 from sundog_runtime.protocol.grpc_messages import decode_infer
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest, ModelInferResponse
+from sundog_runtime.protocol.messages import DecodedRequest, EncodedResponse
 from sundog_runtime.protocol.oip import decode_oip
-from sundog_runtime.protocol.plain import decode_plain
-from sundog_runtime.protocol.query import DecodedRequest, EncodedResponse
-from sundog_runtime.protocol.raw import encode_raw
+from sundog_runtime.protocol.plain_json import decode_plain
 from sundog_runtime.signature import Axis, Signature, add_row_axis, check_outputs, forbid_empty_inputs
 from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec, to_plain
 

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.context import parameters
 from sundog_runtime.fast_path import FastPath, TrailerDroppingProtocol, make_protocol_class
-from sundog_runtime.protocol.query import Buffer, HttpResponse
+from sundog_runtime.protocol.messages import Buffer, HttpResponse
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduling import execution_mode
 from waiting import PATIENCE_S

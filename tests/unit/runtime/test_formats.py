@@ -22,13 +22,13 @@ from sundog_runtime.errors import (
     ModelTooLarge,
     StartError,
 )
-from sundog_runtime.formats.code import ModelCode
 from sundog_runtime.formats.detect import Content, detect_content
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import default_dtypes, make_load_error
-from sundog_runtime.sources.files import ModelFiles, open_model
-from sundog_runtime.sources.tree import read_tree, tree_digest
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.formats.model_code import ModelCode
+from sundog_runtime.formats.torch_module import default_dtypes, make_load_error
+from sundog_runtime.sources.file_digests import read_tree, tree_digest
+from sundog_runtime.sources.open_model import ModelFiles, open_model
 
 
 def load(path: Path, entrypoint: str = "net:Net", digest: str = "", **model: Any) -> LoadedModel:

@@ -3,8 +3,8 @@
 import pytest
 
 from sundog_runtime.errors import LoadFailed, SourceRefused
-from sundog_runtime.sources.guard import AddressGuard, read_guard
-from sundog_runtime.sources.limits import GIB, read_limits
+from sundog_runtime.sources.address_guard import AddressGuard, read_guard
+from sundog_runtime.sources.download_limits import GIB, read_limits
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1"])

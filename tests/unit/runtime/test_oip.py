@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.messages import EncodedResponse
 from sundog_runtime.protocol.oip import decode_oip
-from sundog_runtime.protocol.plain import decode_plain
-from sundog_runtime.protocol.query import EncodedResponse
+from sundog_runtime.protocol.plain_json import decode_plain
 from sundog_runtime.signature import Signature, check_outputs
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_plain
 

@@ -13,10 +13,10 @@ import pytest
 import schemathesis
 
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.oip import decode_oip
 from sundog_runtime.protocol.openapi import render_openapi
-from sundog_runtime.protocol.plain import decode_plain
+from sundog_runtime.protocol.plain_json import decode_plain
 from sundog_runtime.signature import Signature, check_outputs
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_plain
 

@@ -12,12 +12,12 @@ import pytest
 
 from sundog_runtime.context import NO_PARAMETERS, RequestContext, parameters, parameters_of, working_on
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.grpc_messages import decode_infer
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest
+from sundog_runtime.protocol.messages import DecodedRequest
 from sundog_runtime.protocol.oip import decode_oip
-from sundog_runtime.protocol.plain import decode_plain, encode_json
-from sundog_runtime.protocol.query import DecodedRequest
+from sundog_runtime.protocol.plain_json import decode_plain, encode_json
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import TensorSpec
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.binary_tensors import decode_raw, encode_raw
 from sundog_runtime.protocol.grpc_messages import decode_infer, model_metadata, model_ready
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest, ModelInferResponse
 from sundog_runtime.protocol.oip import decode_oip
-from sundog_runtime.protocol.plain import decode_plain, may_hold_booleans
-from sundog_runtime.protocol.raw import decode_raw, encode_raw
+from sundog_runtime.protocol.plain_json import decode_plain, may_hold_booleans
 from sundog_runtime.signature import Signature, check_outputs
 from sundog_runtime.tensors import DTYPES as DTYPE_OF
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, flatten, numpy_type, to_array, to_plain, try_number_array

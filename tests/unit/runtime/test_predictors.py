@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from sundog_runtime.arguments import ModelArguments
-from sundog_runtime.formats.deadline import BASE_LOAD_SECONDS, load_deadline_s, total_file_bytes
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.tensors_in import to_tensor
+from sundog_runtime.formats.load_deadline import BASE_LOAD_SECONDS, load_deadline_s, total_file_bytes
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.formats.to_tensors import to_tensor
 from sundog_runtime.signature import Signature, is_batchable
-from sundog_runtime.sources.files import ModelFiles, open_model
+from sundog_runtime.sources.open_model import ModelFiles, open_model
 from sundog_runtime.tensors import TensorSpec
 
 STREAM = """

@@ -16,8 +16,8 @@ from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import CodeNotTrusted, FormatNotRecognised, LoadFailed, StartError
 from sundog_runtime.formats.detect import Content, detect_content
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.sources.files import open_model
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.sources.open_model import open_model
 
 BATCH = torch.export.Dim("batch")
 

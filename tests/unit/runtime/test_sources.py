@@ -23,9 +23,9 @@ from sundog_runtime.errors import (
     NoSpace,
     StartError,
 )
-from sundog_runtime.sources import tree
-from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.tree import make_os_start_error, read_tree, tree_digest
+from sundog_runtime.sources import file_digests
+from sundog_runtime.sources.file_digests import make_os_start_error, read_tree, tree_digest
+from sundog_runtime.sources.open_model import open_model
 from sundog_runtime.sources.uri import FileUri, parse_uri
 
 
@@ -187,7 +187,7 @@ def test_not_readable(tmp_path: Path) -> None:
     """In a process that root has taken its right to read everything from."""
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "a").chmod(0)
-    code = "import sys; from sundog_runtime.sources.files import open_model; open_model(*sys.argv[1:])"
+    code = "import sys; from sundog_runtime.sources.open_model import open_model; open_model(*sys.argv[1:])"
     command = [*without_privilege(), sys.executable, "-c", code, f"file://{tmp_path}", "sha256:" + "0" * 64]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (tmp_path / "a").chmod(stat.S_IRUSR)
@@ -212,13 +212,13 @@ def test_system_errors_have_reasons(number: int, kind: type[StartError]) -> None
 
 
 def test_trees_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_FILES", 2)
+    monkeypatch.setattr(file_digests, "MAX_FILES", 2)
     for name in "abc":
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ModelTooLarge, match="more than 2 files"):
         read_tree(tmp_path)
-    monkeypatch.setattr(tree, "MAX_FILES", 10)
-    monkeypatch.setattr(tree, "MAX_DEPTH", 2)
+    monkeypatch.setattr(file_digests, "MAX_FILES", 10)
+    monkeypatch.setattr(file_digests, "MAX_DEPTH", 2)
     (tmp_path / "1" / "2").mkdir(parents=True)
     with pytest.raises(ModelTooLarge, match="deeper than 2"):
         read_tree(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem, WarmupFailed
-from sundog_runtime.protocol.query import DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.messages import DecodedRequest, EncodedResponse
 
 STREAMING = """
 import asyncio

@@ -26,8 +26,8 @@ from transformers.utils import logging as library_logging
 from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed, Problem, StartError
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.sources.files import open_model
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.sources.open_model import open_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

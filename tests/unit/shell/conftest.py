@@ -20,7 +20,7 @@ from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell import cli
-from sundog_operator.shell.local import place
+from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations, printer_columns
 from waiting import PATIENCE_S
 
@@ -150,8 +150,8 @@ def on_server(sundog: Sundog, server: Server) -> Sundog:
 def local_state(server: Server) -> Iterator[Path]:
     """The state directory of an instance of local mode that has the API server."""
     with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
-        state = place.prepare_state_dir(Path(folder))
-        shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG_FILE)
+        state = state_dir_paths.prepare_state_dir(Path(folder))
+        shutil.copy(server.kubeconfig, state.path / state_dir_paths.KUBECONFIG_FILE)
         with state.hold():
             yield state.path
 

@@ -12,7 +12,7 @@ import pytest
 
 from sundog_operator.errors import Conflict, DependencyError, NotFound, RayUnavailable, SpecError, SundogError
 from sundog_operator.shell import cli, reference
-from sundog_operator.shell.exits import EXIT_CODE_MEANINGS, CommandFailed, ExitCode, exit_code_of
+from sundog_operator.shell.exit_codes import EXIT_CODE_MEANINGS, CommandFailed, ExitCode, exit_code_of
 from waiting import PATIENCE_S
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.adapters.local.doctor import Check
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.verbs import doctor
 
 FINE = Check("Python", "ok", "3.11.7")

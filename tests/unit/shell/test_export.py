@@ -15,11 +15,11 @@ from aiohttp import web
 from doubles.cluster import NAMESPACE, Cluster
 from doubles.outcomes import MemoryOutcomes, section
 from stand_in_ray import end
-from sundog_edge.counting import export
-from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
+from sundog_edge.feedback import export
+from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 from waiting import PATIENCE_S
 
 NAME = "wide-or-narrow"

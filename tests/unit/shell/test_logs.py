@@ -10,7 +10,7 @@ from doubles.cluster import NAMESPACE
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import Object, Ref, ref_of
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 
 
 @pytest.fixture

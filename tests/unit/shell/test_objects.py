@@ -9,8 +9,8 @@ import yaml
 
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
-from sundog_operator.shell.exits import ExitCode
-from sundog_operator.shell.local import place
+from sundog_operator.shell.exit_codes import ExitCode
+from sundog_operator.shell.local import state_dir_paths
 
 FULL = "modeldeployment.serving.sundog.dev/digits"
 
@@ -133,11 +133,11 @@ def test_what_local_mode_could_not_apply_is_told_beside_what_is_there(
     local: Any, local_state: Path, manifest: Any
 ) -> None:
     local("apply", "-f", str(manifest()))
-    place.write_manifest_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
+    state_dir_paths.write_manifest_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
     told = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
     assert local("get").err == local("describe", "digits").err == told
     assert local("get", "digits", "-o", "json").json["metadata"]["name"] == "digits"
-    place.write_manifest_problems(local_state, [])
+    state_dir_paths.write_manifest_problems(local_state, [])
     assert local("get").err == ""
 
 

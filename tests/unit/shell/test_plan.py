@@ -8,7 +8,7 @@ import pytest
 
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.preview.model_deployment import find_server_violations
 
 

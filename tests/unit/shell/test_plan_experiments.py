@@ -12,9 +12,9 @@ from charting import installed
 from doubles.cluster import NAMESPACE
 from doubles.traffic import Answers, Traffic
 from sundog_operator.ports import EXPERIMENT
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.preview.experiment import preview_experiment
-from sundog_operator.shell.target import ServerConnection as Connection
+from sundog_operator.shell.server_connection import ServerConnection as Connection
 from sundog_operator.shell.verbs.plan import make_log_place_check
 
 Json = dict[str, Any]

@@ -20,7 +20,7 @@ from sundog_operator.adapters.local.status import pod_status
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.core.edge import objects
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 from waiting import PATIENCE_S
 
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from sundog_operator.shell.exits import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode
 
 
 @pytest.fixture

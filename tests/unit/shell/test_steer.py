@@ -14,9 +14,9 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
-from sundog_operator.shell.exits import CommandFailed, ExitCode
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.verbs.get import find
-from sundog_operator.shell.verbs.steer import find_previous_revision, find_revision_to_retry
+from sundog_operator.shell.verbs.rollout_commands import find_previous_revision, find_revision_to_retry
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def written_after_reading(monkeypatch: pytest.MonkeyPatch, server: Any) -> Calla
                 server.do(lambda cluster: cluster.kube.annotate(ref, annotations))
             return obj
 
-        monkeypatch.setattr("sundog_operator.shell.verbs.steer.find", read)
+        monkeypatch.setattr("sundog_operator.shell.verbs.rollout_commands.find", read)
 
     return arrange
 

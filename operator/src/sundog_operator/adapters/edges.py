@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from sundog_operator.adapters.whole_answers import read_body
+from sundog_operator.adapters.http_body import read_body
 from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.errors import SundogError

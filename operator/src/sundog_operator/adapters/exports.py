@@ -13,8 +13,8 @@ from urllib.parse import quote
 import aiohttp
 
 from sundog_operator.adapters.edges import find_agent_port, is_ready
+from sundog_operator.adapters.http_body import read_body
 from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
-from sundog_operator.adapters.whole_answers import read_body
 from sundog_operator.core.experiments.exposure_log import (
     ExposureLogReader,
     ExposureRow,

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from sundog_operator.adapters import exports, log_places
+from sundog_operator.adapters import export_destinations, exports
 from sundog_operator.adapters.edges import find_agent_port
 from sundog_operator.adapters.exports import EdgeAgent, ExportError
 from sundog_operator.adapters.log_tables import Format
@@ -64,7 +64,7 @@ class EdgeExposureLogWriter:
             if final and not lines.is_unchanged:
                 raise ExportError("outcomes came while it was read, although the experiment has ended")
             plan = exports.write_plan(experiment, lines, Path(scratch), at)
-            await log_places.put_files([*files, plan], place, self._claims)
+            await export_destinations.put_files([*files, plan], place, self._claims)
         return lines
 
 

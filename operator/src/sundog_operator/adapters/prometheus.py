@@ -6,8 +6,8 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from sundog_operator.adapters.http_body import read_body
 from sundog_operator.adapters.webhooks import describe_error
-from sundog_operator.adapters.whole_answers import read_body
 from sundog_operator.core.observed import PrometheusResult
 
 MAX_RESPONSE_BYTES: Final = 2**20

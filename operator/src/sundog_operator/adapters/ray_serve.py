@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from sundog_operator.adapters.whole_answers import read_body
+from sundog_operator.adapters.http_body import read_body
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.errors import RayUnavailable, ServeRefused

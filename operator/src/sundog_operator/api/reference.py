@@ -14,7 +14,7 @@ from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymentSpec
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.scalars import MODEL_SCHEMES
-from sundog_operator.api.schema.structure import FieldNode, Node, ValueBounds, build_node_tree
+from sundog_operator.api.schema.node_tree import FieldNode, Node, ValueBounds, build_node_tree
 from sundog_operator.api.schema.unsupported import CLUSTER_ONLY_FIELDS, SUPPORTED_FIELDS, find_unsupported_fields
 
 REVISION_PARTS: Final = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from sundog_operator.app.dependencies import Dependencies
-from sundog_operator.core.kubernetes.owners import add_owners
+from sundog_operator.core.kubernetes.owner_references import add_owners
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray.clusters import is_managed_by_sundog
 from sundog_operator.errors import AlreadyExists, Conflict

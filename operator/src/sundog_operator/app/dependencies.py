@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
+from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.device_inventory import DeviceInventory
 from sundog_operator.app.lost_replicas import ReplicaTracker
 from sundog_operator.app.queue.idle import IdleKeys

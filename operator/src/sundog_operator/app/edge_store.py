@@ -8,10 +8,11 @@ from typing import Final
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.apply import ensure, ensure_created
 from sundog_operator.app.dependencies import Dependencies
-from sundog_operator.app.edge_in_cluster import find_foreign_objects
-from sundog_operator.app.stores import apply_valkey
-from sundog_operator.core.edge import network_policies, pods
-from sundog_operator.core.edge import store as edge_store
+from sundog_operator.app.edge_resources import find_foreign_objects
+from sundog_operator.app.valkey_store import apply_valkey
+from sundog_operator.core.edge import deployment as edge_deployment
+from sundog_operator.core.edge import feedback_store as edge_store
+from sundog_operator.core.edge import network_policies
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray.clusters import is_managed_by_sundog
 from sundog_operator.ports import EXPERIMENT, NETWORK_POLICY, SECRET, SERVICE, STATEFUL_SET, Object, Ref, ref_of
@@ -80,7 +81,7 @@ async def delete_edge_store(world: Dependencies, namespace: str, deployment: Obj
     What is looked for is in memory but for the Secret, which is the first to go. Raises DependencyError.
     """
     kept = [obj for kind in _KINDS[1:] for obj in await world.kube.list(kind, namespace, edge_store.STORE_SELECTOR)]
-    if not kept and (deployment is None or not pods.has_feedback_store(deployment)):
+    if not kept and (deployment is None or not edge_deployment.has_feedback_store(deployment)):
         return
     secret = await world.kube.get(Ref(SECRET, namespace, names.EDGE_STORE))
     for obj in [*([secret] if secret is not None else []), *kept]:

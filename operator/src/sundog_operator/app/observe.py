@@ -11,7 +11,7 @@ from sundog_operator.app import edge_store
 from sundog_operator.app.background.prometheus_queries import read_metrics
 from sundog_operator.app.background.webhook_gate import ask_webhook
 from sundog_operator.app.dependencies import Dependencies
-from sundog_operator.app.edge_in_cluster import find_blocking_objects, find_foreign_objects
+from sundog_operator.app.edge_resources import find_blocking_objects, find_foreign_objects
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.core import revisions
@@ -31,7 +31,7 @@ from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView
-from sundog_operator.core.rollout import commands, machine, metric_checks
+from sundog_operator.core.rollout import commands, prometheus_checks, state_machine
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -154,7 +154,7 @@ async def _edges(
     attempt = rollout.status if rollout is not None else None
     begins = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
-    weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != machine.PENDING
+    weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != state_machine.PENDING
     in_detail = (begins and (weighs or not frozen)) or (status.stable is not None and (dry_run or bool(waiting)))
     if not in_detail:
         return await world.edges.read(pods)
@@ -184,11 +184,13 @@ def _readings(
     """What Prometheus gave for the checks of the rollout that is under way."""
     meta, spec = deployment["metadata"], accept_model_deployment(deployment, world.settings.installation).spec
     key = Key("modeldeployment", meta["namespace"], meta["name"])
-    if attempt is None or not machine.is_frozen(attempt.status):
+    if attempt is None or not state_machine.is_frozen(attempt.status):
         return read_metrics(world, key, ())
     held = is_rollout_held(spec, world.clock.now())
     return read_metrics(
-        world, key, metric_checks.make_queries(attempt.status, key.namespace, key.name, attempt.uid, stands_still=held)
+        world,
+        key,
+        prometheus_checks.make_queries(attempt.status, key.namespace, key.name, attempt.uid, stands_still=held),
     )
 
 

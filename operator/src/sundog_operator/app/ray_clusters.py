@@ -10,7 +10,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.apply import ensure_created
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
-from sundog_operator.app.stores import apply_valkey
+from sundog_operator.app.valkey_store import apply_valkey
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import clusters, heads, token, valkey

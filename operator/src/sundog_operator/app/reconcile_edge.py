@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sundog_operator.api import ModelDeploymentStatus
-from sundog_operator.app import edge_in_cluster, edge_store
+from sundog_operator.app import edge_resources, edge_store
 from sundog_operator.app.apply import ensure
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.idle_check import NamespaceState
@@ -83,16 +83,16 @@ async def _reconcile(world: Dependencies, key: Key) -> float | None:
         made = objects.make_local_deployment(key.namespace, members, world.settings.edge_image)
         await ensure(world, made, deployment)
         return IDLE_RESYNC_S
-    if await edge_in_cluster.find_foreign_shared_objects(world, key.namespace, installation):
+    if await edge_resources.find_foreign_shared_objects(world, key.namespace, installation):
         return RESYNC_S
     # A Secret is there before the document names it, and goes in a later pass than its name.
-    if not await edge_in_cluster.apply_secrets(world, key.namespace, members, (previous, document)):
+    if not await edge_resources.apply_secrets(world, key.namespace, members, (previous, document)):
         return RESYNC_S
     await ensure(world, wanted, config_map)
-    await edge_in_cluster.apply_shared_objects(world, key.namespace, members, installation)
+    await edge_resources.apply_shared_objects(world, key.namespace, members, installation)
     wanted_store = await edge_store.is_needed(world, key.namespace)
     feedback = wanted_store and await edge_store.apply_edge_store(world, key.namespace, members, installation)
-    there = await edge_in_cluster.apply_pods(
+    there = await edge_resources.apply_pods(
         world,
         key.namespace,
         members,
@@ -103,9 +103,9 @@ async def _reconcile(world: Dependencies, key: Key) -> float | None:
     )
     if not wanted_store:
         await edge_store.delete_edge_store(world, key.namespace, deployment)
-    failed = await edge_in_cluster.apply_services(world, members, document)
+    failed = await edge_resources.apply_services(world, members, document)
     if there:
-        failed += await edge_in_cluster.apply_routes(world, key.namespace, members, document)
+        failed += await edge_resources.apply_routes(world, key.namespace, members, document)
     if failed:
         raise failed[0]
     if not there:

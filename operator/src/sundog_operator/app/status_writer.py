@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.api.schema.node_tree import build_node_tree
 from sundog_operator.api.schema.unknown_status import keep_unknown_fields
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import click
 
 from sundog_operator.errors import SundogError
-from sundog_operator.shell.exits import EXIT_CODE_MEANINGS, CommandFailed, ExitCode, exit_code_of, one_line
+from sundog_operator.shell.exit_codes import EXIT_CODE_MEANINGS, CommandFailed, ExitCode, exit_code_of, one_line
 
 DEBUG_VARIABLE: Final = "SUNDOG_DEBUG"
 PLUGIN_NAME: Final = "kubectl sundog"
@@ -40,14 +40,14 @@ COMMANDS: Final[dict[str, CommandEntry]] = {
     "experiment": CommandEntry("verbs.experiment:experiment", "Look ahead at what evidence will say, or report it."),
     "predict": CommandEntry("verbs.predict:predict", "Send a request to a model's endpoint."),
     "url": CommandEntry("verbs.url:url", "Print the address of a model's endpoint."),
-    "promote": CommandEntry("verbs.steer:promote", "Let a rollout pass its current step."),
-    "skip": CommandEntry("verbs.steer:skip", "Leave out a rollout's current step."),
-    "pause": CommandEntry("verbs.steer:pause", "Let a rollout stand still."),
-    "resume": CommandEntry("verbs.steer:resume", "Let a paused rollout go on."),
-    "abort": CommandEntry("verbs.steer:abort", "End a rollout; all traffic goes back to stable."),
-    "rollback": CommandEntry("verbs.steer:rollback", "Go back to an earlier revision at once."),
-    "stop": CommandEntry("verbs.steer:stop", "End the Experiment that runs on a ModelDeployment."),
-    "retry": CommandEntry("verbs.steer:retry", "Try a failed, aborted or rolled-back revision again."),
+    "promote": CommandEntry("verbs.rollout_commands:promote", "Let a rollout pass its current step."),
+    "skip": CommandEntry("verbs.rollout_commands:skip", "Leave out a rollout's current step."),
+    "pause": CommandEntry("verbs.rollout_commands:pause", "Let a rollout stand still."),
+    "resume": CommandEntry("verbs.rollout_commands:resume", "Let a paused rollout go on."),
+    "abort": CommandEntry("verbs.rollout_commands:abort", "End a rollout; all traffic goes back to stable."),
+    "rollback": CommandEntry("verbs.rollout_commands:rollback", "Go back to an earlier revision at once."),
+    "stop": CommandEntry("verbs.rollout_commands:stop", "End the Experiment that runs on a ModelDeployment."),
+    "retry": CommandEntry("verbs.rollout_commands:retry", "Try a failed, aborted or rolled-back revision again."),
     "package": CommandEntry("", "Write a model's directory from code and weights, and try it."),
     "digest": CommandEntry("", "Print the digest of a model's directory or file."),
     "local": CommandEntry("local.commands:local", "Serve manifests on this machine, without a cluster."),

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from sundog_operator.api.schema import skew
+from sundog_operator.api.schema import crd_diff
 from sundog_operator.api.schema.crds import CRD_DEFINITIONS, CrdDefinition
-from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.api.schema.node_tree import build_node_tree
 from sundog_operator.errors import DependencyError
 
 log = logging.getLogger("sundog.operator")
@@ -30,21 +30,21 @@ async def log_crd_skew(server: SchemaPublisher, api_version: str) -> None:
         log.debug("the CRDs could not be compared: %s", err)
         return
     for definition in CRD_DEFINITIONS:
-        schema = skew.find_served_schema(published, api_version.partition("/")[0], definition.kind)
+        schema = crd_diff.find_served_schema(published, api_version.partition("/")[0], definition.kind)
         if schema is not None:
             _log(definition, schema)
 
 
 def _log(definition: CrdDefinition, schema: Mapping[str, Any]) -> None:
     name = definition.plural
-    if lacking := list(_paths(definition, schema, skew.find_missing_fields)):
+    if lacking := list(_paths(definition, schema, crd_diff.find_missing_fields)):
         log.error(
             "CRD %s: has no %s; expected the CRD of this release. The API server drops these fields: apply the CRD of this release",
             name,
             _shown(lacking),
             extra={"reason": "CRDOlder"},
         )
-    if unknown := list(_paths(definition, schema, skew.find_extra_fields)):
+    if unknown := list(_paths(definition, schema, crd_diff.find_extra_fields)):
         log.warning(
             "CRD %s: has %s, which this release does not know; it leaves them as they are and does nothing with them",
             name,

@@ -30,11 +30,11 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import (
     header_match,
-    load,
-    machine,
-    metric_checks,
     notifications,
     plan_text,
+    prometheus_checks,
+    replica_counts,
+    state_machine,
     webhook_urls,
 )
 from sundog_operator.core.rollout.resolve import format_latency
@@ -238,7 +238,7 @@ def _rollout(experiment: Object, now: datetime) -> list[RenderableType]:
         parts.append(_steps(status))
     if status.arms:
         parts.append(_arms(status))
-    if (machine.is_over(status) or status.verdict.decision == machine.PASSED) and status.verdict.reason:
+    if (state_machine.is_over(status) or status.verdict.decision == state_machine.PASSED) and status.verdict.reason:
         parts.append(Text(status.verdict.reason))
     if status.plan.notify:
         parts += _section("Told to", _facts(_receivers(status)))
@@ -291,7 +291,7 @@ def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
 def _steps(status: ExperimentStatus) -> RenderableType:
     table = _grid("STEP", "WEIGHT", "GATE", "", header=True)
     current = status.step.index if status.step else 0
-    concluded = status.phase == machine.CONCLUDED
+    concluded = status.phase == state_machine.CONCLUDED
     without = {each.step: f"passed without evidence, by {each.by}" for each in status.without_evidence or ()}
     for index, step in enumerate(status.plan.steps, start=1):
         if concluded or index < current:
@@ -320,9 +320,9 @@ def _gate(step: PlanStep) -> str:
             return f"webhook {webhook_urls.redact_url(step.webhook.url)}"
         case "analysis" if step.analysis is not None:
             times = f", {step.analysis.count} times" if step.analysis.count > 1 else ""
-            return f"analysis {step.analysis.name} {metric_checks.format_limits(step.analysis)}{times}"
+            return f"analysis {step.analysis.name} {prometheus_checks.format_limits(step.analysis)}{times}"
         case "scale":
-            return load.describe_scale(step)
+            return replica_counts.describe_scale(step)
         case "headers":
             return f"headers {header_match.format_headers(step.headers or ())}"
         case gate:
@@ -331,9 +331,9 @@ def _gate(step: PlanStep) -> str:
 
 def _checks(status: ExperimentStatus) -> RenderableType:
     table = _grid("CHECK", "ALLOWED", "VERDICT", "", header=True)
-    for check, told in zip(status.plan.checks, metric_checks.check_statuses(status), strict=True):
+    for check, told in zip(status.plan.checks, prometheus_checks.check_statuses(status), strict=True):
         table.add_row(
-            *map(Text, (check.name, metric_checks.format_limits(check), told.verdict or "none yet", told.message))
+            *map(Text, (check.name, prometheus_checks.format_limits(check), told.verdict or "none yet", told.message))
         )
     return table
 
@@ -351,9 +351,9 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
         yield "ends", describe_end_conditions(plan.comparison)
         for outcome in plan.comparison.outcomes:
             yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
-    if not machine.is_over(status) and (doubt := _doubt(plan)):
+    if not state_machine.is_over(status) and (doubt := _doubt(plan)):
         yield "beware", doubt
-    if not machine.is_over(status) and (told := "; ".join(_timing(status, now))):
+    if not state_machine.is_over(status) and (told := "; ".join(_timing(status, now))):
         yield "this step", told
 
 
@@ -409,8 +409,8 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
     step = status.step
     if step is None or step.since is None or not status.plan.steps:
         return
-    planned = machine.current_step(status)
-    if machine.is_baking(status):
+    planned = state_machine.current_step(status)
+    if state_machine.is_baking(status):
         left = step.since + planned.min_duration - now
         if status.paused is not None or step.held_since is not None:
             yield "its time stands still"
@@ -433,14 +433,14 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
 def _age_of_evidence(status: ExperimentStatus, now: datetime) -> str:
     age = f", {_ago(status.counted_at, now)} old" if status.counted_at is not None else ""
     arms = "stable/candidate" if _is_of_rollout(status) else "control/arm"
-    return f"Evidence{' at its end' if machine.is_over(status) else age} (events of {arms})"
+    return f"Evidence{' at its end' if state_machine.is_over(status) else age} (events of {arms})"
 
 
 def _metrics(status: ExperimentStatus) -> RenderableType:
     table = _grid("METRIC", "ROLE", "EVENTS", "RATIO", "INTERVAL", "ALLOWED", "VERDICT", "ETA", header=True)
     for metric in status.metrics:
         told = metric.name if _is_of_rollout(status) or not metric.arm else f"{metric.arm}: {metric.name}"
-        table.add_row(*map(Text, (told, *_metric(metric, over=machine.is_over(status)))))
+        table.add_row(*map(Text, (told, *_metric(metric, over=state_machine.is_over(status)))))
     return table
 
 

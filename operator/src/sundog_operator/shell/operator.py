@@ -39,7 +39,7 @@ from sundog_operator.errors import DependencyError, NotServed, SundogError
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell import probes
 from sundog_operator.shell.crd_skew import log_crd_skew
-from sundog_operator.shell.exits import ExitCode, one_line
+from sundog_operator.shell.exit_codes import ExitCode, one_line
 from sundog_operator.shell.json_logs import configure_json_logs
 
 log = logging.getLogger("sundog.operator")

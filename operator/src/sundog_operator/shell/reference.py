@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from sundog_operator.shell.cli import COMMANDS, root
-from sundog_operator.shell.exits import EXIT_CODE_MEANINGS
+from sundog_operator.shell.exit_codes import EXIT_CODE_MEANINGS
 
 _ELSEWHERE: Final = ("demo",)
 _SERVER: Final = ("namespace", "kubeconfig", "context", "instance", "state_dir", "verbose")

@@ -1,170 +1,596 @@
-"""Keeps the ledger: HAProxy's tables and lines in, snapshots out."""
+"""What happened, per boot and row, accumulated from lines and from HAProxy's own counts. Pure: no I/O, no clock.
 
-import json
-import logging
-import time
-from collections.abc import Collection, Sequence
+A row is `service/attempt/epoch/arm/origin/unit`, and probes have rows of their own. Three sources make its numbers:
 
-import orjson
+- `assigned` is HAProxy's own count, taken when the arm is chosen, read from a stick table;
+- an end is counted when its line arrives;
+- `lost` is what must have ended although its line never came.
 
-from sundog_edge.counting.counters import Ledger, StickTable
-from sundog_edge.counting.log_pipe import LogReader
-from sundog_edge.errors import HaproxyRefused
-from sundog_edge.haproxy.names import ALL_REQUESTS
-from sundog_edge.runtime_api import HaproxyClient
-from sundog_edge.state_dir import StateDir, read_json, write_atomically
-from sundog_edge.workers import Worker, Workers
+For `lost`, HAProxy also keeps how many requests of a row are running, and it writes a request's line into the pipe before it
+takes the request out of that number. Read the table at an instant T, then read the pipe until it is empty. Now
+`assigned(T) - running(T) - ends seen` cannot be above the number of lost lines, because ends after T can only lower it. So the
+largest such value ever seen never blames a line that is only late, and it reaches the truth at the first reading without an end
+between table and pipe.
+"""
 
-LOG = logging.getLogger(__name__)
-RETAIN_ENDED_S = 3600.0
-_GONE_AFTER_S = 1.0
-_DETAILS_EVERY_S = 10.0
-_COST_FACTOR = 50
-_FORMAT = 5
-_READABLE = frozenset({4, _FORMAT})
-"""Before 5 nothing was counted by a further threshold, which what is read from then on says as well."""
+import itertools
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sundog_edge.counting import histogram
+from sundog_edge.counting import unit_groups as grouping
+from sundog_edge.counting.blocks import BLOCK_S, TimeBlockCounts
+from sundog_edge.counting.log_lines import (
+    ABORTS,
+    ENDS,
+    SLOW_COLUMNS,
+    TAIL_FIELDS,
+    EndHead,
+    FeedbackHead,
+    RefusalHead,
+    parse_head,
+)
+from sundog_edge.counting.unit_groups import UnitGroupCounts
+from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample, units_per_sample
+from sundog_edge.feedback.first_seen import FirstExposureTracker
+from sundog_edge.haproxy.names import FALLBACK_PREFIX, PROBE_ORIGIN
+from sundog_edge.split.document import SplitDocument
+
+KINDS = ("ok", "failed", "aborted")
+KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
+STICKY_UNIT = "sticky"
+ASSIGNED_ORIGIN = "assigned"
+_TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
+"""Ends that can be slow. Who gives up has waited for so long at least; failures are counted as what they are."""
+
+ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
+"""What the blocks of a row count."""
+
+_SLOW, *_SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW_COLUMNS)
+_FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
+_MAX_CELLS = 10_000
+_NEVER = 1 << 62
+_UNSIGNED = (1 << 64) - 1
 
 
-class CounterCollector:
-    """The counters of this edge.
+class TableEntry(NamedTuple):
+    """One entry of HAProxy's table: requests counted so far, and requests running."""
 
-    An agent that is killed loses the lines that it read after its last snapshot (at most a second's); lines that it did not read wait in
-    the pipe. HAProxy's own counts survive, so what is lost shows as `lost` as soon as the next agent has settled. When HAProxy
-    itself is killed, the requests that were running and what it counted after the agent's last look are lost as well; the latter, having
-    neither a count nor a line, are the only ones that nothing can show. Without an agent the pipe, too, is HAProxy's alone: if that is
-    killed then, they are all since the last snapshot.
+    assigned: int
+    running: int
+
+
+StickTable = Mapping[str, TableEntry]
+
+
+def _by_kind() -> dict[str, list[int]]:
+    return {kind: [] for kind in KINDS}
+
+
+@dataclass(slots=True)
+class RowCounters:
+    """The counters of one row. Histograms as in `histogram`; `duration_us` is the sum of the total times that they hold.
+
+    `changed` is the instant of the last change in Unix seconds. `written_off` is what of `lost` only the end of the worker says.
     """
 
-    def __init__(self, haproxy: HaproxyClient, workers: Workers, state: StateDir) -> None:
-        self.ledger = _read(state)
-        self._haproxy = haproxy
-        self._workers = workers
-        self._state = state
-        self._reader = LogReader(state.log_pipe, self.ledger)
-        self._absent_since: dict[str, float] = {}
-        self._save_at = 0.0
-        self._save_details_at = time.monotonic() + _DETAILS_EVERY_S
-        self._forgotten = 0
+    highest: int = 0
+    lost: int = 0
+    written_off: int = 0
+    ended: int = 0
+    ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
+    first_attempt_failed: int = 0
+    retries: int = 0
+    redispatched: int = 0
+    rescued: int = 0
+    poison: int = 0
+    served_elsewhere: int = 0
+    slow: int = 0
+    slow2: int = 0
+    slow3: int = 0
+    duration_us: int = 0
+    ttfb: dict[str, list[int]] = field(default_factory=_by_kind)
+    total: dict[str, list[int]] = field(default_factory=_by_kind)
+    changed: float = 0.0
+    blocks: TimeBlockCounts = field(default_factory=lambda: TimeBlockCounts(len(ROW_COLUMNS)))
+    groups: UnitGroupCounts = field(default_factory=dict)
 
-    async def drain(self) -> None:
-        """Count the lines that have come."""
-        self.drain_lines()
+    @property
+    def assigned(self) -> int:
+        """Requests for which the row was chosen: HAProxy's count as last read, or what lines have proved since."""
+        return max(self.highest, self.ended + self.lost)
 
-    def drain_lines(self) -> None:
-        """The same, for who has to know of all that has been answered."""
-        self._reader.drain(time.time())
+    @property
+    def in_flight(self) -> int:
+        """Requests that have neither ended nor been lost."""
+        return self.assigned - self.ended - self.lost
 
-    async def tick(self) -> None:
-        """Settle every worker, close the books of workers that are gone, write a snapshot. Raises HaproxyUnavailable."""
-        await self.settle()
-        if time.monotonic() >= self._save_at:
-            self.save()
-        if time.monotonic() >= self._save_details_at:
-            self.save_details()
+    def write_off(self) -> None:
+        """What is in flight never ends."""
+        self.written_off += self.in_flight
+        self.lost += self.in_flight
 
-    async def forget(self, attempts: Collection[tuple[str, str]]) -> None:
-        """Let go of what ended or was last counted an hour ago, but for the (service, attempt)s in force. Raises HaproxyUnavailable.
+    def take_back(self, most: int) -> None:
+        """So many of those written off have ended after all, or run on."""
+        back = min(most, self.written_off)
+        self.written_off -= back
+        self.lost -= back
 
-        HAProxy lets go of a row first: one that it still had would come back from there, with all of its requests lost.
+    def settle(self, seen: TableEntry) -> None:
+        """Raise `lost` to what a table entry proves, all lines before it having come."""
+        self.highest = max(self.highest, seen.assigned)
+        self.lost = max(self.lost, seen.assigned - seen.running - self.ended)
+
+    def merge(self, other: "RowCounters") -> None:
+        """Add the counts of another boot or edge; requests in flight there stay in flight here."""
+        self.highest = self.assigned + other.assigned
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for end, count in other.ends.items():
+            self.ends[end] += count
+        for kind in KINDS:
+            histogram.merge(self.ttfb[kind], other.ttfb[kind])
+            histogram.merge(self.total[kind], other.total[kind])
+        self.changed = max(self.changed, other.changed)
+        self.blocks.merge(other.blocks.rows())
+        grouping.merge(self.groups, grouping.to_rows(other.groups))
+
+    def as_json(self) -> dict[str, Any]:
+        """For the snapshot: what is cumulative."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in _DETAILS}
+
+    def details_as_json(self) -> dict[str, Any]:
+        """For the snapshot: blocks and groups."""
+        return {"blocks": self.blocks.rows(), "groups": grouping.to_rows(self.groups)}
+
+    def add_details(self, stored: Mapping[str, Any]) -> None:
+        """Add what `details_as_json` gave."""
+        self.blocks.merge(stored["blocks"])
+        grouping.merge(self.groups, stored["groups"])
+
+
+_DETAILS = ("blocks", "groups")
+_SUMS = (
+    "lost",
+    "ended",
+    "first_attempt_failed",
+    "retries",
+    "redispatched",
+    "rescued",
+    "poison",
+    "served_elsewhere",
+    *SLOW_COLUMNS,
+    "duration_us",
+)
+
+
+class RowKey(NamedTuple):
+    """A row's key taken apart."""
+
+    service: str
+    attempt: str
+    epoch: int
+    arm: str
+    origin: str
+    unit: str
+
+    @classmethod
+    def of(cls, key: str) -> "RowKey":
+        """Raises ValueError for a key of another shape."""
+        service, attempt, epoch, arm, origin, unit = key.split("/")
+        return cls(service, attempt, int(epoch), arm, origin, unit)
+
+
+@dataclass(slots=True)
+class Boot:
+    """The counters of one HAProxy worker process. Instants in Unix seconds; `ended_at` 0 while it runs.
+
+    `running` has, by row, how many requests that arrived in which block are still running; `feedback`, by service and status, those with
+    feedback.
+    """
+
+    id: str
+    pid: int
+    started_at: float
+    draining: bool = False
+    ended_at: float = 0.0
+    requests: int = 0
+    lines: int = 0
+    counted_lines: int = 0
+    unparsable: int = 0
+    gaps: int = 0
+    dropped: int = 0
+    rows: dict[str, RowCounters] = field(default_factory=dict)
+    refused: dict[str, dict[str, int]] = field(default_factory=dict)
+    running: dict[str, dict[int, int]] = field(default_factory=dict)
+    feedback: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def row(self, key: str) -> RowCounters:
+        """The row of a key, made if it is new."""
+        found = self.rows.get(key)
+        if found is None:
+            found = self.rows[key] = RowCounters()
+        return found
+
+    def settle(self, table: StickTable, whole: str, now: float = 0.0) -> None:
+        """Find lost lines: `table` was read before lines that have all been counted by now.
+
+        `whole` is the entry that counts every request.
         """
-        before = time.time() - RETAIN_ENDED_S
-        self.ledger.forget(before, attempts)
-        for worker in self._workers.all:
-            rows = self.ledger.idle_rows(worker.boot, before, attempts)
-            if rows:
-                cleared = await self._clear(worker, rows)
-                # Lines of what was cleared are in the pipe by now, and belong to what goes.
-                self._reader.drain(time.time())
-                self.ledger.forget_rows(worker.boot, cleared)
-                self._forgotten += 1
+        for key, seen in table.items():
+            if key == whole:
+                self.requests = max(self.requests, seen.assigned)
+                self.gaps = max(self.gaps, seen.assigned - seen.running - self.counted_lines)
+                continue
+            row = self.row(key)
+            before = row.highest, row.lost
+            row.settle(seen)
+            if before != (row.highest, row.lost):
+                row.changed = now
 
-    async def _clear(self, worker: Worker, rows: Sequence[str]) -> Sequence[str]:
-        """Take rows out of a worker's table. Gives those that are out of it: a row that is in use again stays."""
-        try:
-            await self._haproxy.forget_rows(worker.pid, rows)
-        except HaproxyRefused as error:
-            LOG.warning("%s", error)
-            table = await self._haproxy.table(worker.pid)
-            known = self.ledger.boots[worker.boot].rows
-            # A count only ever goes back by being cleared.
-            return [key for key in rows if key not in table or table[key].assigned < known[key].highest]
-        return rows
+    @property
+    def all_gaps(self) -> int:
+        """Requests without a line, by now: of a worker that is gone, all that it had counted."""
+        return max(self.gaps, self.requests - self.counted_lines) if self.ended_at else self.gaps
 
-    async def settle(self) -> None:
-        """Take over every worker's counts as they are now. Raises HaproxyUnavailable."""
-        for worker in self._workers.all:
+    def finish(self, now: float) -> None:
+        """The worker is gone and no line of it can come any more: what has not ended is lost."""
+        self.ended_at = now
+        self.draining = False
+        self.running = {}
+        for row in self.rows.values():
+            if row.in_flight:
+                row.write_off()
+                row.changed = now
+
+    def resume(self, now: float) -> None:
+        """The worker is there after all, having been away from the list for a while: what was written off still runs."""
+        self.ended_at = 0.0
+        for row in self.rows.values():
+            if row.written_off:
+                row.take_back(row.written_off)
+                row.changed = now
+
+    def add_sums(self, other: "Boot") -> None:
+        """Add another boot's counts of lines and refusals."""
+        gaps = self.gaps + other.all_gaps
+        for name in ("requests", "lines", "counted_lines", "unparsable", "dropped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.gaps = gaps
+        for mine, its in ((self.refused, other.refused), (self.feedback, other.feedback)):
+            for service, kinds in its.items():
+                own = mine.setdefault(service, {})
+                for kind, count in kinds.items():
+                    own[kind] = own.get(kind, 0) + count
+
+    def as_json(self) -> dict[str, Any]:
+        """For the snapshot."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in {"rows", "running"}}
+        return {**plain, "rows": {key: row.as_json() for key, row in self.rows.items()}}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Boot":
+        """The boot that `as_json` gave."""
+        rows = {key: RowCounters(**row) for key, row in stored["rows"].items()}
+        return cls(**{**stored, "rows": rows})
+
+
+class _Cell:
+    """Where the lines with one head are counted: what is alike for all of them, once, and what has come since the last flush."""
+
+    __slots__ = (
+        *("boot", "column", "events", "firsts", "further", "further_us", "groups", "head", "highest", "key", "n"),
+        *("retried", "row", "sample", "slow", "slow_us", "total", "ttfb", "us"),
+    )
+
+    def __init__(self, boot: Boot, head: EndHead | RefusalHead | FeedbackHead) -> None:
+        self.boot = boot
+        self.head = head
+        self.n = self.slow = self.highest = self.us = 0
+        self.row: RowCounters | None = None
+        self.groups: UnitGroupCounts | None = None
+        self.sample: UnitSample | None = None
+        self.firsts: FirstExposureTracker | None = None
+        self.total: list[int] | None = None
+        self.ttfb: list[int] = []
+        self.slow_us = _NEVER
+        self.further_us: tuple[int, ...] = ()
+        self.further: list[int] = []
+        self.retried = False
+        if isinstance(head, EndHead):
+            self._open(boot, head)
+
+    def _open(self, boot: Boot, head: EndHead) -> None:
+        self.key = RowKey.of(head.row)
+        self.column = ENDS.index(head.end)
+        self.retried = head.retries > 0
+        self.events = (EVENT_OF_END[head.end],) if head.end in EVENT_OF_END else ()
+        self.row = row = boot.row(head.row)
+        if not head.server.startswith(FALLBACK_PREFIX):
+            # Serve's own proxy holds requests while there is no replica: that wait says nothing about the arm's model.
+            self.total = row.total[KIND_OF_END[head.end]]
+            self.ttfb = row.ttfb[KIND_OF_END[head.end]]
+        if self.key.unit == STICKY_UNIT:
+            self.groups = row.groups
+        if head.slow_us and head.end in _TIMED_ENDS:
+            # It says a lot about the arm, though: who waits there waits because it has no replica.
+            self.slow_us, *further = head.slow_us
+            self.further_us, self.further = tuple(further), [0] * len(further)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All boots of this edge, the living and those that ended lately; and of every attempt a sample of its units.
+
+    `past` keeps the sums of rows that have been forgotten, by service and arm, `past_probes` those of probes, `gone` those of boots;
+    `revisions` has which revision an attempt's arm is. `first_seen` takes the first exposures of units, for the attempts that are in it.
+    """
+
+    boots: dict[str, Boot] = field(default_factory=dict)
+    strays: int = 0
+    dirty: bool = False
+    samples: dict[str, UnitSample] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
+    past: dict[str, RowCounters] = field(default_factory=dict)
+    past_probes: dict[str, RowCounters] = field(default_factory=dict)
+    gone: Boot = field(default_factory=lambda: Boot("gone", 0, 0.0))
+    first_seen: Mapping[str, FirstExposureTracker] = field(default_factory=dict)
+    _cells: dict[bytes, _Cell] = field(default_factory=dict)
+
+    def consume(self, lines: Iterable[bytes], now: float) -> None:
+        """Count lines, at the instant `now` in Unix seconds.
+
+        This is where the agent's time goes: each line costs one split, one look-up by its head and a few additions.
+        """
+        cells = self._cells
+        touched: list[_Cell] = []
+        for line in lines:
             try:
-                await self._settle(worker)
-            except HaproxyRefused as error:
-                LOG.warning("%s", error)
-        current = self._workers.current
-        for boot in self.ledger.boots.values():
-            boot.draining = not boot.ended_at and current is not None and boot.id != current.boot
-        self._finish_gone()
+                head, count, ttfb, total, _, unit, group, received = line.rsplit(b" ", TAIL_FIELDS)
+                cell = cells.get(head) or self._cell(head, now)
+                if not cell.n:
+                    touched.append(cell)
+                if cell.row is None:
+                    cell.n += 1
+                    continue
+                total_us = max(0, int(total))
+                ttfb_us = total_us if ttfb == b"-" else max(0, int(ttfb))
+                number = int(count)
+                if cell.groups is not None:
+                    _count_unit(cell, total_us, int(unit), int(group), int(received))
+            except ValueError:
+                self._count_unparsable(line)
+                continue
+            cell.n += 1
+            if number > cell.highest:
+                cell.highest = number
+            cell.slow += total_us > cell.slow_us
+            if cell.further_us:
+                _count_further(cell, total_us)
+            if cell.total is not None:
+                _time(cell, cell.total, total_us, ttfb_us)
+        self._take(touched, now)
 
-    async def _settle(self, worker: Worker) -> None:
-        table = await self._table(worker)
-        now = time.time()
-        self._reader.drain(now)
-        boot = self.ledger.boot(worker.boot, worker.started_at)
-        if boot.ended_at:
-            boot.resume(now)
-        boot.pid, boot.started_at = worker.pid, worker.started_at
-        boot.settle(table, ALL_REQUESTS, now)
-        boot.running = await self._haproxy.in_flight_by_block(worker.pid)
-        boot.dropped = max(boot.dropped, await self._haproxy.dropped_lines(worker.pid))
+    def _take(self, touched: Iterable[_Cell], now: float) -> None:
+        for cell in touched:
+            _flush(cell, now)
+        if len(self._cells) > _MAX_CELLS:
+            self._cells.clear()
+        self.dirty = True
 
-    async def _table(self, worker: Worker) -> StickTable:
-        """A worker's counts as they are now, without what was let go of."""
-        while True:
-            forgotten = self._forgotten
-            table = await self._haproxy.table(worker.pid)
-            # An answer from before a row was let go of would bring it back.
-            if forgotten == self._forgotten:
-                return table
+    def _cell(self, head: bytes, now: float) -> _Cell:
+        parsed = parse_head(head)
+        cell = self._cells[head] = _Cell(self.boot(parsed.boot, now), parsed)
+        if cell.groups is not None and cell.key.origin == ASSIGNED_ORIGIN:
+            cell.sample = self.sample(cell.key)
+            cell.firsts = self.first_seen.get(f"{cell.key.service}/{cell.key.attempt}")
+        return cell
 
-    def stop(self) -> None:
-        """Count what has come, write it down, and let go of the pipe."""
-        self._reader.drain(time.time())
-        self.save()
-        self.save_details()
-        self._reader.close()
+    def watch(self, first_seen: Mapping[str, FirstExposureTracker]) -> None:
+        """Let the units of these attempts be seen there from now on, and of no others."""
+        self.first_seen = first_seen
+        self._cells.clear()
 
-    def save(self) -> None:
-        """Write a snapshot of the counters if any line has come since the last. What it costs is kept to a small part of the time."""
-        if self.ledger.dirty:
-            began = time.monotonic()
-            write_atomically(self._state.counters, orjson.dumps({"format": _FORMAT, **self.ledger.as_json()}))
-            self.ledger.dirty = False
-            self._save_at = time.monotonic() + _COST_FACTOR * (time.monotonic() - began)
+    def sample(self, key: RowKey) -> UnitSample:
+        """The sample of an attempt's units, made if it is new: then all others may have to shrink."""
+        name = f"{key.service}/{key.attempt}"
+        found = self.samples.get(name)
+        if found is None:
+            found = self.samples[name] = UnitSample()
+            limit = units_per_sample(len(self.samples))
+            for sample in self.samples.values():
+                sample.shrink(limit)
+        return found
 
-    def save_details(self) -> None:
-        """Write a snapshot of blocks, groups and samples; it is larger, and what is lost of it is no count of requests."""
-        began = time.monotonic()
-        # Sums of squares outgrow what orjson writes.
-        write_atomically(self._state.details, json.dumps({"format": _FORMAT, **self.ledger.details_as_json()}).encode())
-        now = time.monotonic()
-        self._save_details_at = now + max(_DETAILS_EVERY_S, _COST_FACTOR * (now - began))
+    def boot(self, boot_id: str, now: float) -> Boot:
+        """The boot of an id `<start of HAProxy>-<pid>`, made if it is new."""
+        found = self.boots.get(boot_id)
+        if found is None:
+            pid = boot_id.rpartition("-")[2]
+            found = self.boots[boot_id] = Boot(id=boot_id, pid=int(pid) if pid.isdigit() else 0, started_at=now)
+        return found
 
-    def _finish_gone(self) -> None:
-        now = time.time()
-        present = {worker.boot for worker in self._workers.all}
-        absent = {key for key, boot in self.ledger.boots.items() if not boot.ended_at and key not in present}
-        self._absent_since = {key: self._absent_since.get(key, now) for key in absent}
-        for key, since in self._absent_since.items():
-            # The list of workers is read less often than lines: a boot that is new here must have had time to appear in it.
-            if present and now - since >= _GONE_AFTER_S:
-                self.ledger.boots[key].finish(now)
-                self.ledger.dirty = True
+    def idle_rows(self, boot_id: str, before: float, attempts: Collection[tuple[str, str]]) -> list[str]:
+        """Rows of a boot without requests in flight that last changed before an instant, but for the (service, attempt)s in force."""
+        boot = self.boots.get(boot_id)
+        return [
+            key
+            for key, row in (boot.rows.items() if boot is not None else ())
+            if row.changed < before and not row.in_flight and RowKey.of(key)[:2] not in attempts
+        ]
+
+    def forget_rows(self, boot_id: str, keys: Iterable[str]) -> None:
+        """Drop rows of a boot whose worker does not have them any more; their sums stay."""
+        for key in keys:
+            self._keep_sums(key, self.boots[boot_id].rows.pop(key))
+        self._cells.clear()
+        self.dirty = True
+
+    def forget(self, before: float, attempts: Collection[tuple[str, str]]) -> None:
+        """Drop boots that ended before an instant, and samples of attempts that have no rows.
+
+        `attempts` are the (service, attempt) in force, of which nothing but boots is dropped. The sums of rows stay.
+        """
+        gone = [boot for boot in self.boots.values() if boot.ended_at and boot.ended_at < before]
+        for boot in gone:
+            for key, row in boot.rows.items():
+                self._keep_sums(key, row)
+            self.gone.add_sums(boot)
+            del self.boots[boot.id]
+        known = {f"{key.service}/{key.attempt}" for boot in self.boots.values() for key in map(RowKey.of, boot.rows)}
+        known |= {f"{service}/{attempt}" for service, attempt in attempts}
+        self.samples = {name: sample for name, sample in self.samples.items() if name in known}
+        self.revisions = {key: number for key, number in self.revisions.items() if key.rpartition("/")[0] in known}
+        if gone:
+            self._cells.clear()
+            self.dirty = True
+
+    def _keep_sums(self, key: str, row: RowCounters) -> None:
+        parts = RowKey.of(key)
+        row.blocks, row.groups = TimeBlockCounts(len(ROW_COLUMNS)), {}
+        name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
+        past = self.past_probes if parts.origin == PROBE_ORIGIN else self.past
+        past.setdefault(name, RowCounters()).merge(row)
+
+    def know(self, document: SplitDocument) -> None:
+        """Remember which revision each arm of a document is."""
+        for service in document.services:
+            for arm in service.arms:
+                self.revisions[f"{service.name}/{service.attempt}/{arm.name}"] = arm.revision
+
+    def revision(self, key: RowKey) -> str:
+        """The revision that a row's arm is, as a label; empty where it is not known."""
+        return str(self.revisions.get(f"{key.service}/{key.attempt}/{key.arm}", ""))
+
+    def as_json(self) -> dict[str, Any]:
+        """For the snapshot: what is cumulative."""
+        return {
+            "boots": [boot.as_json() for boot in self.boots.values()],
+            "strays": self.strays,
+            "revisions": self.revisions,
+            "gone": self.gone.as_json(),
+            "past": {name: row.as_json() for name, row in self.past.items()},
+            "pastProbes": {name: row.as_json() for name, row in self.past_probes.items()},
+        }
+
+    def details_as_json(self) -> dict[str, Any]:
+        """For the snapshot: blocks and groups of every row, and the samples of units."""
+        return {
+            "rows": [
+                [boot.id, key, row.details_as_json()] for boot in self.boots.values() for key, row in boot.rows.items()
+            ],
+            "samples": {name: sample.as_json() for name, sample in self.samples.items()},
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> "Ledger":
+        """The ledger that `as_json` and `details_as_json` gave."""
+        boots = [Boot.from_json(boot) for boot in stored["boots"]]
+        ledger = cls({boot.id: boot for boot in boots}, stored["strays"])
+        ledger.revisions = dict(stored["revisions"])
+        ledger.gone = Boot.from_json(stored["gone"])
+        ledger.past = {name: RowCounters(**row) for name, row in stored["past"].items()}
+        # An agent of before probes were told apart has written none.
+        ledger.past_probes = {name: RowCounters(**row) for name, row in stored.get("pastProbes", {}).items()}
+        for boot_id, key, own in (details or {}).get("rows", ()):
+            row = ledger.boots[boot_id].rows.get(key) if boot_id in ledger.boots else None
+            if row is not None:
+                row.add_details(own)
+        ledger.samples = {name: UnitSample.from_json(own) for name, own in (details or {}).get("samples", {}).items()}
+        for sample in ledger.samples.values():
+            sample.shrink(units_per_sample(len(ledger.samples)))
+        return ledger
+
+    def _count_unparsable(self, line: bytes) -> None:
+        boot = self.boots.get(line.split(b" ", 1)[0].decode(errors="replace"))
+        if boot is None:
+            self.strays += 1
+        else:
+            boot.unparsable += 1
 
 
-def _read(state: StateDir) -> Ledger:
-    """The ledger of the last snapshot; an empty one where there is none of this format."""
-    stored = read_json(state.counters)
-    if stored is None or stored.get("format") not in _READABLE:
-        return Ledger()
-    try:
-        details = json.loads(state.details.read_bytes())
-    except (FileNotFoundError, ValueError):
-        details = {}
-    return Ledger.from_json(stored, details if details.get("format") in _READABLE else {})
+def _count_further(cell: _Cell, total_us: int) -> None:
+    for place, limit in enumerate(cell.further_us):
+        cell.further[place] += total_us > limit
+
+
+def _time(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
+    cell.us += total_us
+    histogram.add(total, histogram.find_bucket(total_us))
+    histogram.add(cell.ttfb, histogram.find_bucket(ttfb_us))
+
+
+def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int) -> None:
+    """Count one request of a sticky unit in its group and, if it was drawn, in the sample."""
+    counts = grouping.get_or_add_counts(cell.groups if cell.groups is not None else {}, group)
+    slow = total_us > cell.slow_us
+    counts[cell.column] += 1
+    if slow:
+        counts[_SLOW_OF_GROUP] += 1
+    if cell.further_us:
+        for column, limit in zip(_FURTHER_OF_GROUP, cell.further_us, strict=False):
+            counts[column] += total_us > limit
+    if cell.retried:
+        counts[grouping.FIRST_ATTEMPT_FAILED_INDEX] += 1
+    sample = cell.sample
+    if sample is not None:
+        number = unit & _UNSIGNED
+        if cell.firsts is not None:
+            cell.firsts.see(number, received, cell.key.epoch, cell.key.arm)
+        if number < sample.tau:
+            events = (*cell.events, SLOW_COLUMNS[0]) if slow else cell.events
+            if cell.further_us:
+                above = (total_us > limit for limit in cell.further_us)
+                events = (*events, *itertools.compress(SLOW_COLUMNS[1:], above))
+            sample.see(number, (received, cell.key.epoch, cell.key.arm), events)
+
+
+_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = grouping.SLOW_INDEXES
+
+
+def _flush(cell: _Cell, now: float) -> None:
+    """Bring what a cell has gathered into its boot and row."""
+    n, head, boot = cell.n, cell.head, cell.boot
+    cell.n = 0
+    boot.lines += n
+    if isinstance(head, RefusalHead):
+        boot.counted_lines += n if head.counted else 0
+        kinds = boot.refused.setdefault(head.service, {})
+        kinds[head.kind] = kinds.get(head.kind, 0) + n
+    elif isinstance(head, FeedbackHead):
+        boot.counted_lines += n if head.counted else 0
+        statuses = boot.feedback.setdefault(head.service, {})
+        statuses[str(head.status)] = statuses.get(str(head.status), 0) + n
+    elif cell.row is not None:
+        boot.counted_lines += n
+        _flush_ends(cell, cell.row, head, n, int(now) // BLOCK_S)
+        cell.row.changed = now
+
+
+def _flush_ends(cell: _Cell, row: RowCounters, head: EndHead, n: int, present: int) -> None:
+    row.take_back(n)
+    row.ended += n
+    row.ends[head.end] += n
+    row.highest = max(row.highest, cell.highest)
+    if head.retries:
+        row.first_attempt_failed += n
+        row.retries += n * head.retries
+        row.redispatched += n if head.redispatched else 0
+        row.rescued += n if head.end == "ok" else 0
+        row.poison += n if head.poison else 0
+        row.blocks.add(head.block, _FIRST_ATTEMPT_FAILED, n, present)
+    if cell.total is None:
+        row.served_elsewhere += n
+    row.slow += cell.slow
+    row.duration_us += cell.us
+    row.blocks.add(head.block, cell.column, n, present)
+    if cell.slow:
+        row.blocks.add(head.block, _SLOW, cell.slow, present)
+    for place, count in enumerate(cell.further):
+        if count:
+            name, column = SLOW_COLUMNS[1 + place], _SLOW_FURTHER[place]
+            setattr(row, name, getattr(row, name) + count)
+            row.blocks.add(head.block, column, count, present)
+            cell.further[place] = 0
+    cell.slow = cell.us = 0

@@ -10,7 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from sundog_edge.counting.counters import Ledger
+from sundog_edge.counting.ledger import Ledger
 
 _SIZES = (16 << 20, 4 << 20, 1 << 20)
 _READ_BYTES = 1 << 20

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import islice
 
-from sundog_edge.feedback.joining import FirstExposure
+from sundog_edge.feedback.join import FirstExposure
 
 MAX_REMEMBERED_UNITS = 200_000
 """Units known to be in the store, of those asked for lately; one that is forgotten here is asked for once more there."""

@@ -16,9 +16,9 @@ from sundog_edge.errors import StoreUnavailable
 from sundog_edge.feedback.events import BodyRefused, ItemRefusal, OutcomeEvent, ParseContext, parse_item, parse_items
 from sundog_edge.feedback.exposure import SignedExposure, verify_exposure
 from sundog_edge.feedback.first_seen import FirstExposureTracker
-from sundog_edge.feedback.joining import ACCEPTED, REJECTED_RESULTS, WINDOW_S, OutcomeBatch, render_feedback_section
-from sundog_edge.feedback.signing import SigningKeys
-from sundog_edge.feedback.stored import OutcomeStore, StoreSnapshot
+from sundog_edge.feedback.join import ACCEPTED, REJECTED_RESULTS, WINDOW_S, OutcomeBatch, render_feedback_section
+from sundog_edge.feedback.signing_keys import SigningKeys
+from sundog_edge.feedback.store import OutcomeStore, StoreSnapshot
 from sundog_edge.split.document import Service, SplitDocument
 
 LOG = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
-from sundog_edge import drain
+from sundog_edge.feedback import oversized_bodies
 from sundog_edge.feedback.intake import RETRY_AFTER_S, FeedbackIntake, FeedbackResponse
 from sundog_edge.haproxy.rules.drain import PATH as DRAIN_PATH
 from sundog_edge.haproxy.rules.feedback import MAX_BYTES, PATH, SERVICE_HEADER
@@ -29,7 +29,7 @@ def make_feedback_app(intake: FeedbackIntake) -> web.Application:
         except TimeoutError:
             answer = FeedbackResponse(408, code="RequestTimeout", detail="the body did not arrive in time")
         except web.HTTPRequestEntityTooLarge:
-            await drain.drain_body(request.content)
+            await oversized_bodies.drain_body(request.content)
             answer = FeedbackResponse(413, code="BodyTooLarge", detail=f"the body is larger than {MAX_BYTES} bytes")
         else:
             services = request.headers.getall(SERVICE_HEADER, [])
@@ -39,7 +39,7 @@ def make_feedback_app(intake: FeedbackIntake) -> web.Application:
 
     app = web.Application(client_max_size=MAX_BYTES)
     app.router.add_post(PATH, feedback)
-    app.router.add_route("*", DRAIN_PATH, drain.handle_drain)
+    app.router.add_route("*", DRAIN_PATH, oversized_bodies.handle_drain)
     return app
 
 

@@ -17,10 +17,10 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError, WatchError
 
-from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.joining import STREAM_EVENTS, FirstExposure, OutcomeBatch, StoreChange, StoredState, join
-from sundog_edge.feedback.stored import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
+from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
+from sundog_edge.feedback.join import STREAM_EVENTS, FirstExposure, OutcomeBatch, StoreChange, StoredState, join
+from sundog_edge.feedback.store import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
 
 _T = TypeVar("_T")
 _ANSWER_S = 2.0

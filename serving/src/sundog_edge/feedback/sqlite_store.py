@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sundog_edge.counting.export import ExportedExposure, ExportedOutcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.joining import (
+from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
+from sundog_edge.feedback.join import (
     EVENTS,
     STREAM_EVENTS,
     FirstExposure,
@@ -22,7 +22,7 @@ from sundog_edge.feedback.joining import (
     StoredState,
     join,
 )
-from sundog_edge.feedback.stored import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
+from sundog_edge.feedback.store import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
 
 _T = TypeVar("_T")
 _BUSY_S = 5.0

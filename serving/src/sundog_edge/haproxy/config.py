@@ -7,11 +7,11 @@ always belong together; the slot's backend then counts the choice, rewrites the 
 
 from sundog_edge.haproxy import backends
 from sundog_edge.haproxy.frontend import render_frontend
+from sundog_edge.haproxy.global_section import render_defaults, render_global
 from sundog_edge.haproxy.names import GRPC_SUFFIX
-from sundog_edge.haproxy.process import render_defaults, render_global
-from sundog_edge.haproxy.rules import admission, drain, feedback, memory_limits, relay, shadow
+from sundog_edge.haproxy.rules import admission, drain, feedback, handover, memory_limits, shadow
 from sundog_edge.split.layout import Layout, SlotServer, slot_names
-from sundog_edge.split.policy import DEFAULT_WAIT_MS
+from sundog_edge.split.policies import DEFAULT_WAIT_MS
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
 
@@ -29,7 +29,7 @@ def render_config(settings: HaproxyProcessSettings, layout: Layout, state: State
         render_frontend(settings, layout, state),
         backends.render_tables(),
         *([shadow.table()] if layout.shadow else []),
-        relay.backends(state),
+        handover.backends(state),
         memory_limits.table(),
         admission.backends(layout, state),
         feedback.backends(state),

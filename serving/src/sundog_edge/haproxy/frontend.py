@@ -9,9 +9,9 @@ from sundog_edge.haproxy.rules import (
     drain,
     feedback,
     grpc,
+    handover,
     memory_limits,
     probes,
-    relay,
     request_id,
     routing,
     shadow,
@@ -27,12 +27,12 @@ def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: Sta
     return f"""frontend edge from base
     bind {settings.http_bind}
 {https if settings.https_bind else ""}\
-{relay.bind(state)}\
+{handover.bind(state)}\
 {admission.connection_limit(settings)}\
 {memory_limits.rules(settings)}\
 {log_line.render_log_format()}\
 {shadow.log_target(state) if layout.shadow else ""}\
-{relay.rules(state)}\
+{handover.rules(state)}\
 {request_id.rules()}\
 {routing.service_name(state)}\
 {cors.rules(state) if layout.cors else ""}\
@@ -49,7 +49,7 @@ def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: Sta
 {assignment.unit_rules(layout, state)}\
 {admission.header_rules()}\
 {assignment.arm_rules(state)}\
-{relay.use_backend(state)}\
+{handover.use_backend(state)}\
 {drain.use_backend()}\
 {feedback.use_backend()}\
 {grpc.use_backend(layout)}\

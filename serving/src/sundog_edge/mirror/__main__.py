@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from sundog_edge.mirror.sending import Mirror, MirrorTarget
+from sundog_edge.mirror.send import Mirror, MirrorTarget
 
 REPORT_PERIOD_S = 0.2
 _NICE = 10

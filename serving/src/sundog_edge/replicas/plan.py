@@ -12,11 +12,11 @@ import orjson
 
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.backends import render_server_options
+from sundog_edge.haproxy.client import ServerState
 from sundog_edge.haproxy.names import FALLBACK_PREFIX
-from sundog_edge.runtime_api import ServerState
+from sundog_edge.http_body import read_body
 from sundog_edge.split.document import Cluster
 from sundog_edge.split.layout import CHECK_MS, SlotServer
-from sundog_edge.whole_answers import read_body
 
 MAX_ANSWER_BYTES = 16 << 20
 POLL_TIMEOUT_S = 3.0

@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sundog_edge.counting.evidence import ServerCounts
 from sundog_edge.errors import HaproxyRefused, ServeUnavailable
+from sundog_edge.haproxy.client import HaproxyClient, RequestLoad, ServerState
 from sundog_edge.haproxy.names import FALLBACK_PREFIX, GRPC_SUFFIX
+from sundog_edge.haproxy.workers import Worker, Workers
 from sundog_edge.replicas.plan import (
     DesiredSlot,
     GrpcPorts,
@@ -22,11 +24,9 @@ from sundog_edge.replicas.plan import (
     plan_commands,
     plan_slow_replicas,
 )
-from sundog_edge.runtime_api import HaproxyClient, RequestLoad, ServerState
 from sundog_edge.split.apply import SplitApplier
 from sundog_edge.split.document import Cluster, Service
 from sundog_edge.split.layout import CHECK_MS, DEFAULT_DRAIN_S, Layout, SlotAssignment, SlotServer, max_request_s
-from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5

@@ -11,23 +11,23 @@ from typing import Any
 
 import orjson
 
-from sundog_edge import binary
 from sundog_edge.counting.evidence import AppliedDocument
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
-from sundog_edge.feedback.signing import NO_KEYS, SigningKeyFile
+from sundog_edge.feedback.signing_keys import NO_KEYS, SigningKeyFile
+from sundog_edge.haproxy import program
+from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.config import render_config
 from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, build_maps, render_map
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
-from sundog_edge.haproxy.rules.relay import MAP as RELAY_MAP
-from sundog_edge.runtime_api import HaproxyClient
+from sundog_edge.haproxy.rules.handover import MAP as RELAY_MAP
+from sundog_edge.haproxy.workers import Worker, Workers
+from sundog_edge.security.certificate_sync import CertificateSync
 from sundog_edge.security.certificates import Certificates, keep_last_good, load_certificates
 from sundog_edge.security.credentials import NO_CREDENTIALS, CallerCredentials, load_credentials
 from sundog_edge.security.secrets import Secrets
-from sundog_edge.security.tls import CertificateSync
 from sundog_edge.split.document import Service, SplitDocument
 from sundog_edge.split.layout import Layout, SlotServer, fit_layout
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, read_json, write_atomically
-from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
 TABLE_LINGERS_S = 3.0
@@ -283,7 +283,7 @@ async def check_config(text: str, state: StateDir) -> None:
     """Have HAProxy parse a configuration. Raises HaproxyRefused with its first complaint, SettingsError where HAProxy is missing."""
     write_atomically(state.candidate, text.encode())
     process = await asyncio.create_subprocess_exec(
-        binary.find_haproxy(),
+        program.find_haproxy(),
         *("-c", "-f", str(state.candidate)),
         # What stands for the log pipe here is never written to.
         env={**os.environ, BOOT_VARIABLE: "check", LOG_VARIABLE: "2"},

@@ -19,7 +19,7 @@ from pydantic import (
 
 from sundog_edge.errors import DocumentError
 from sundog_edge.split.assignment import BUCKET_COUNT, Segment, build_segments
-from sundog_edge.split.policy import Auth, Cors, Queue, RateLimit, SecretName
+from sundog_edge.split.policies import Auth, Cors, Queue, RateLimit, SecretName
 
 VERSION = 1
 MAX_ARMS = 11

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sundog_edge.split.document import Service, SplitDocument
-from sundog_edge.split.policy import DEFAULT_WAIT_MS
+from sundog_edge.split.policies import DEFAULT_WAIT_MS
 
 MIN_SLOTS = 16
 DEFAULT_DRAIN_S = 120

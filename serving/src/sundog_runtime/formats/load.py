@@ -5,17 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sundog_runtime.arguments import ModelArguments
-from sundog_runtime.description import (
-    MAX_MODEL_YAML_BYTES,
-    MODEL_YAML,
-    ModelDescription,
-    merge_manifest,
-    parse_description,
-)
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
-from sundog_runtime.formats.archives import check_code_trusted, load_exported, load_torchscript
-from sundog_runtime.formats.code import ModelCode
-from sundog_runtime.formats.compiling import persist_compiled_code
 from sundog_runtime.formats.detect import (
     CONVERSION_HINTS,
     WEIGHT_CONTENTS,
@@ -25,11 +15,21 @@ from sundog_runtime.formats.detect import (
     read_transformers_config,
 )
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.formats.model_code import ModelCode
 from sundog_runtime.formats.python_class import is_predictor, load_python
+from sundog_runtime.formats.torch_archives import check_code_trusted, load_exported, load_torchscript
+from sundog_runtime.formats.torch_compile import persist_compiled_code
 from sundog_runtime.formats.torch_state import load_torch
-from sundog_runtime.sources.files import ModelFiles
-from sundog_runtime.sources.tree import make_os_start_error
+from sundog_runtime.model_yaml import (
+    MAX_MODEL_YAML_BYTES,
+    MODEL_YAML,
+    ModelDescription,
+    merge_manifest,
+    parse_description,
+)
+from sundog_runtime.sources.file_digests import make_os_start_error
+from sundog_runtime.sources.open_model import ModelFiles
 
 SUPPORTED_FORMATS = (
     "safetensors or a torch state dict with an entrypoint (format torch), a torch.export archive (exported), "

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from sundog_runtime.description import MODEL_YAML, ModelDescription
 from sundog_runtime.errors import EntrypointMissing, LoadFailed
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import make_load_error, name_outputs
-from sundog_runtime.formats.stepping import in_inference_mode, is_streaming
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.formats.predict_functions import in_inference_mode, is_streaming
+from sundog_runtime.formats.torch_module import make_load_error, name_outputs
+from sundog_runtime.model_yaml import MODEL_YAML, ModelDescription
 from sundog_runtime.signature import is_batchable
 
 _METHODS = ("load", "predict")

@@ -9,12 +9,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from sundog_runtime.description import ModelDescription
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, DetectedFile
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import (
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.formats.torch_module import (
     default_dtypes,
     make_load_error,
     make_network_predict,
@@ -22,6 +21,7 @@ from sundog_runtime.formats.module import (
     needs_model_thread,
     place_module,
 )
+from sundog_runtime.model_yaml import ModelDescription
 from sundog_runtime.scheduling.cpu_affinity import thread_count
 from sundog_runtime.signature import forbid_empty_inputs, is_batchable
 

@@ -24,17 +24,17 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sundog_runtime.description import ModelDescription
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed, bad_input
 from sundog_runtime.formats.detect import read_transformers_config
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.module import make_load_error
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.formats.predict_functions import in_inference_mode
 from sundog_runtime.formats.sentence_transformers import SentenceEncoding, read_sentence_encoding
-from sundog_runtime.formats.stepping import in_inference_mode
-from sundog_runtime.formats.tensors_in import to_tensors
+from sundog_runtime.formats.to_tensors import to_tensors
+from sundog_runtime.formats.torch_module import make_load_error
+from sundog_runtime.model_yaml import ModelDescription
 from sundog_runtime.signature import Signature, forbid_empty_inputs, is_batchable
-from sundog_runtime.sources.files import ModelFiles
+from sundog_runtime.sources.open_model import ModelFiles
 from sundog_runtime.tensors import TensorSpec
 
 TransformersTask = Literal["classification", "embeddings", "generation", "tensors"]

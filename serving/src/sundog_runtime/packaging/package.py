@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sundog_runtime.arguments import ModelArguments, ModelFormat
-from sundog_runtime.description import MAX_MODEL_YAML_BYTES, MODEL_YAML, Compile, ModelDescription, parse_description
 from sundog_runtime.errors import LoadFailed, Problem, StartError
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.packaging.inference import choose_batch, infer_signature, run_model
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.model_yaml import MAX_MODEL_YAML_BYTES, MODEL_YAML, Compile, ModelDescription, parse_description
 from sundog_runtime.packaging.staging import (
     add_code,
     add_weights,
@@ -20,10 +19,11 @@ from sundog_runtime.packaging.staging import (
     staging_directory,
     write_description,
 )
+from sundog_runtime.packaging.trial_run import choose_batch, infer_signature, run_model
 from sundog_runtime.scheduling.batch_assembly import find_unbatchable_reason
 from sundog_runtime.signature import Signature, check_outputs
-from sundog_runtime.sources.files import open_model
-from sundog_runtime.sources.tree import FileEntry, read_tree, tree_digest
+from sundog_runtime.sources.file_digests import FileEntry, read_tree, tree_digest
+from sundog_runtime.sources.open_model import open_model
 from sundog_runtime.tensors import TensorSpec
 
 

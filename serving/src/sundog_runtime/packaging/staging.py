@@ -11,10 +11,10 @@ import safetensors.torch
 import torch
 import yaml
 
-from sundog_runtime.description import MODEL_YAML, ModelDescription
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import CONVERSION_HINTS, Content, DetectedFile, detect_content
-from sundog_runtime.formats.module import make_load_error
+from sundog_runtime.formats.torch_module import make_load_error
+from sundog_runtime.model_yaml import MODEL_YAML, ModelDescription
 from sundog_runtime.signature import Signature
 
 WEIGHTS_NAME = "model.safetensors"

@@ -13,8 +13,8 @@ from math import inf
 from typing import Any
 
 from sundog_runtime.errors import ClientGoneError, Problem, bad_input
+from sundog_runtime.protocol.messages import Buffer
 from sundog_runtime.protocol.oip import alignment_padding
-from sundog_runtime.protocol.query import Buffer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -10,7 +10,7 @@ import grpc
 
 from sundog_runtime.context import RequestContext, deadline_of
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.inference import Inference
 from sundog_runtime.protocol.grpc_messages import (
     decode_infer,
@@ -22,8 +22,8 @@ from sundog_runtime.protocol.grpc_messages import (
     server_ready,
 )
 from sundog_runtime.protocol.grpc_service import GrpcContext
-from sundog_runtime.protocol.problems import make_problem
-from sundog_runtime.protocol.query import Buffer, DecodedRequest
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest
+from sundog_runtime.protocol.problem_details import make_problem
 from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
 PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"

@@ -13,19 +13,13 @@ from google.protobuf.message import DecodeError, Message
 
 from sundog_runtime.context import Parameter
 from sundog_runtime.errors import Problem, bad_input, bad_output
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.exchange import (
-    EXTENSIONS,
-    MODEL_VERSION,
-    RequestTensor,
-    ResponseTensor,
-    check_model,
-    check_requested_outputs,
-    check_tensor_count,
-    collect_parameters,
-    make_batch,
-    make_response_tensors,
-    parse_tensor_spec,
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.binary_tensors import (
+    decode_element,
+    decode_raw,
+    encode_elements,
+    encode_raw,
+    reshape_to_lists,
 )
 from sundog_runtime.protocol.grpc_service import INFERENCE_SERVICE
 from sundog_runtime.protocol.inference_pb2 import (
@@ -43,9 +37,21 @@ from sundog_runtime.protocol.inference_pb2 import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.oip_tensors import (
+    EXTENSIONS,
+    MODEL_VERSION,
+    RequestTensor,
+    ResponseTensor,
+    check_model,
+    check_requested_outputs,
+    check_tensor_count,
+    collect_parameters,
+    make_batch,
+    make_response_tensors,
+    parse_tensor_spec,
+)
 from sundog_runtime.protocol.parameters import check_parameters
-from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
-from sundog_runtime.protocol.raw import decode_element, decode_raw, encode_elements, encode_raw, reshape_to_lists
 from sundog_runtime.tensors import OIP_TYPES, Array, TensorSpec, is_finite
 
 MESSAGE_TYPE = b"application/grpc"

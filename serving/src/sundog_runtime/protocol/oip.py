@@ -13,8 +13,10 @@ from typing import Any
 
 from sundog_runtime.context import Parameter
 from sundog_runtime.errors import bad_input
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.exchange import (
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.binary_tensors import decode_raw, encode_raw, reshape_to_lists
+from sundog_runtime.protocol.messages import JSON_TYPE, Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.oip_tensors import (
     EXTENSIONS,
     MODEL_VERSION,
     RequestTensor,
@@ -27,9 +29,7 @@ from sundog_runtime.protocol.exchange import (
     parse_tensor_spec,
 )
 from sundog_runtime.protocol.parameters import parse_parameters
-from sundog_runtime.protocol.plain import check_json_input, encode_json, may_hold_booleans, parse_json_object
-from sundog_runtime.protocol.query import JSON_TYPE, Buffer, DecodedRequest, EncodedResponse
-from sundog_runtime.protocol.raw import decode_raw, encode_raw, reshape_to_lists
+from sundog_runtime.protocol.plain_json import check_json_input, encode_json, may_hold_booleans, parse_json_object
 from sundog_runtime.tensors import OIP_TYPES, FlatList, TensorSpec, flatten, to_array, try_number_array
 
 JSON_LENGTH_HEADER = b"inference-header-content-length"

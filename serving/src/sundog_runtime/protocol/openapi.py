@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.exchange import MODEL_VERSION
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.messages import JSON_TYPE
 from sundog_runtime.protocol.oip import BINARY_TYPE
-from sundog_runtime.protocol.plain import encode_json
-from sundog_runtime.protocol.query import JSON_TYPE
+from sundog_runtime.protocol.oip_tensors import MODEL_VERSION
+from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.protocol.streams import NDJSON_TYPE, SSE_TYPE
 from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec, numpy_type
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.exchange import check_model
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse
 from sundog_runtime.protocol.oip import decode_oip, model_metadata, repository_index, server_metadata
+from sundog_runtime.protocol.oip_tensors import check_model
 from sundog_runtime.protocol.openapi import render_openapi
-from sundog_runtime.protocol.plain import decode_plain, encode_json
-from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.plain_json import decode_plain, encode_json
 from sundog_runtime.protocol.v1 import decode_v1, model_list, model_status
 
 Headers: TypeAlias = Mapping[bytes, bytes]

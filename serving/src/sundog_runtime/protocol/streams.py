@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from sundog_runtime.errors import ClientGoneError, Problem
-from sundog_runtime.protocol.query import JSON_TYPE, EncodedResponse
+from sundog_runtime.protocol.messages import JSON_TYPE, EncodedResponse
 from sundog_runtime.scheduling.model_thread import as_exception
 
 Message = MutableMapping[str, Any]

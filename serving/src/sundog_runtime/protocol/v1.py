@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sundog_runtime.errors import bad_input
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.plain import (
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.plain_json import (
     check_json_outputs,
     encode_json,
     json_type,
@@ -16,7 +17,6 @@ from sundog_runtime.protocol.plain import (
     may_hold_booleans,
     parse_json_object,
 )
-from sundog_runtime.protocol.query import Buffer, DecodedRequest, EncodedResponse
 from sundog_runtime.tensors import Array
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.tensors import Array
 
 

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from sundog_runtime.context import NO_PARAMETERS, RequestContext, call_for
 from sundog_runtime.errors import ClientGoneError, Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.scheduling.batch_assembly import batch_key, find_unbatchable_reason, join_batches, split_output
-from sundog_runtime.scheduling.batch_rule import BatchQueue, QueuedRequest
+from sundog_runtime.scheduling.batch_queue import BatchQueue, QueuedRequest
 from sundog_runtime.scheduling.execution_mode import (
     PassDurations,
     ThreadUsage,

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sundog_runtime.errors import StartError
-from sundog_runtime.sources.tree import make_os_start_error, read_entry, read_tree, tree_digest
+from sundog_runtime.sources.file_digests import make_os_start_error, read_entry, read_tree, tree_digest
 
 
 @click.command()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, SourceRefused
-from sundog_runtime.sources.tree import MAX_DEPTH, MAX_FILES
+from sundog_runtime.sources.file_digests import MAX_DEPTH, MAX_FILES
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_EXPANSION_RATIO = 200

@@ -24,11 +24,13 @@ from obstore.store import GCSStore, S3Store
 from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, StartError
+from sundog_runtime.sources.address_guard import AddressGuard, check_addresses
 from sundog_runtime.sources.archive import check_member_name, is_archive
 from sundog_runtime.sources.bucket_listing import BucketObject, ListingPage, page_query, parse_page
-from sundog_runtime.sources.guard import AddressGuard, check_addresses
-from sundog_runtime.sources.limits import DownloadLimits
-from sundog_runtime.sources.remote import (
+from sundog_runtime.sources.download_limits import DownloadLimits
+from sundog_runtime.sources.file_digests import MAX_FILES
+from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
+from sundog_runtime.sources.listing import (
     ModelListing,
     ObjectChanged,
     ReadRange,
@@ -36,9 +38,7 @@ from sundog_runtime.sources.remote import (
     TransientSourceError,
     make_retrying,
 )
-from sundog_runtime.sources.tree import MAX_FILES
 from sundog_runtime.sources.uri import BucketUri
-from sundog_runtime.sources.web import WebSession, check_status, read_whole_body
 
 _SIGNED_FOR = timedelta(minutes=15)
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3})")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sundog_runtime.errors import LoadFailed, StartError
-from sundog_runtime.sources.tree import iterate_paths, make_os_start_error
+from sundog_runtime.sources.file_digests import iterate_paths, make_os_start_error
 
 MODEL_DIRECTORY = "model"
 ENTRY_FILE = "entry.json"

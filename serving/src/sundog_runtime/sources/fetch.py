@@ -12,13 +12,11 @@ from pathlib import Path
 
 from sundog_runtime.errors import AccessDenied, DigestMismatch, LoadFailed, SourceUnavailable, StartError
 from sundog_runtime.sources import cache as layout
+from sundog_runtime.sources.address_guard import AddressGuard, read_guard
 from sundog_runtime.sources.archive import is_archive, unpack
 from sundog_runtime.sources.cache import CacheEntryFacts, CacheLease, ModelCache
-from sundog_runtime.sources.guard import AddressGuard, read_guard
-from sundog_runtime.sources.limits import DownloadLimits, read_limits
-from sundog_runtime.sources.remote import ModelListing, ObjectChanged
-from sundog_runtime.sources.transfer import DOWNLOAD_DIRECTORY, Transfer
-from sundog_runtime.sources.tree import (
+from sundog_runtime.sources.download_limits import DownloadLimits, read_limits
+from sundog_runtime.sources.file_digests import (
     FileEntry,
     find_changed_file,
     make_os_start_error,
@@ -26,8 +24,10 @@ from sundog_runtime.sources.tree import (
     read_tree,
     tree_digest,
 )
+from sundog_runtime.sources.http_session import WebSession
+from sundog_runtime.sources.listing import ModelListing, ObjectChanged
+from sundog_runtime.sources.transfer import DOWNLOAD_DIRECTORY, Transfer
 from sundog_runtime.sources.uri import ArtefactUri, BucketUri, HubUri, WebUri
-from sundog_runtime.sources.web import WebSession
 
 StoreUri = WebUri | BucketUri | HubUri | ArtefactUri
 

@@ -3,10 +3,10 @@
 from yarl import URL
 
 from sundog_runtime.sources.archive import is_archive
-from sundog_runtime.sources.limits import DownloadLimits
-from sundog_runtime.sources.remote import ModelListing, RemoteObject, make_retrying
+from sundog_runtime.sources.download_limits import DownloadLimits
+from sundog_runtime.sources.http_session import WebSession
+from sundog_runtime.sources.listing import ModelListing, RemoteObject, make_retrying
 from sundog_runtime.sources.uri import WebUri
-from sundog_runtime.sources.web import WebSession
 
 
 async def list_file(uri: WebUri, web: WebSession, limits: DownloadLimits) -> ModelListing:

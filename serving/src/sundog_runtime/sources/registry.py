@@ -23,11 +23,11 @@ from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, DigestMismatch, LoadFailed, ModelTooLarge
 from sundog_runtime.sources.archive import check_member_name
-from sundog_runtime.sources.limits import DownloadLimits
-from sundog_runtime.sources.remote import ModelListing, RemoteObject, make_retrying
-from sundog_runtime.sources.tree import MAX_FILES
+from sundog_runtime.sources.download_limits import DownloadLimits
+from sundog_runtime.sources.file_digests import MAX_FILES
+from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
+from sundog_runtime.sources.listing import ModelListing, RemoteObject, make_retrying
 from sundog_runtime.sources.uri import ArtefactUri, split_authority
-from sundog_runtime.sources.web import WebSession, check_status, read_whole_body
 
 MANIFEST_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 TITLE_ANNOTATION = "org.opencontainers.image.title"

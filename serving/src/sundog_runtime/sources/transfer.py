@@ -14,9 +14,15 @@ from pathlib import Path, PurePosixPath
 
 from sundog_runtime.errors import ModelTooLarge, NoSpace, SourceRefused, SourceUnavailable, StartError
 from sundog_runtime.sources.cache import remove_path
-from sundog_runtime.sources.limits import DownloadLimits
-from sundog_runtime.sources.remote import ModelListing, ObjectChanged, RemoteObject, TransientSourceError, make_retrying
-from sundog_runtime.sources.tree import MAX_FILES
+from sundog_runtime.sources.download_limits import DownloadLimits
+from sundog_runtime.sources.file_digests import MAX_FILES
+from sundog_runtime.sources.listing import (
+    ModelListing,
+    ObjectChanged,
+    RemoteObject,
+    TransientSourceError,
+    make_retrying,
+)
 
 DOWNLOAD_DIRECTORY = "download"
 JOURNAL_FILE = "journal"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.api.schema.structure import build_node_tree
+from sundog_operator.api.schema.node_tree import build_node_tree
 from sundog_operator.api.schema.unknown_status import keep_unknown_fields
 
 NODE = build_node_tree(ModelDeploymentStatus)

@@ -13,7 +13,7 @@ from sundog_operator.api import (
     find_unsupported_fields,
     is_rollout_experiment,
 )
-from sundog_operator.api.schema.structure import build_node_tree, leaf_paths
+from sundog_operator.api.schema.node_tree import build_node_tree, leaf_paths
 from sundog_operator.api.schema.unsupported import (
     CLUSTER_ONLY_FIELDS,
     SUPPORTED_EXPERIMENT_FIELDS,

@@ -10,7 +10,7 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Traffic
 from sundog_operator.api.installation import Installation, parse_installation
-from sundog_operator.app.background.webhook_dispatcher import BackgroundRequests
+from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import EventDeduplicator
 from sundog_operator.app.queue.keys import Key

@@ -8,7 +8,7 @@ import pytest
 from edge_counts import ATTEMPT, block, report, row
 from sundog_operator.api import FrozenPlan, PlanComparison, PlanGuardrail
 from sundog_operator.core.analysis import baseline_health, counters
-from sundog_operator.core.analysis.baseline_health import CONTROL_DEGRADED, CONTROL_UNHEALTHY, BaselineHealth
+from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY, HEALTHY, BaselineHealth
 
 END = 1_764_034_200
 NOW = END + counters.GRACE_S + 1
@@ -79,4 +79,4 @@ def test_it_is_over_after_five_minutes_without_a_minute_like_that(ago_s: int, se
 
 
 def test_nothing_counted_is_no_outage() -> None:
-    assert baseline_health.evaluate_baseline(CAPPED, {}, NOW) == baseline_health.HEALTHY
+    assert baseline_health.evaluate_baseline(CAPPED, {}, NOW) == HEALTHY

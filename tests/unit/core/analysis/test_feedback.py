@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sundog_edge.feedback.joining import render_feedback_section
+from sundog_edge.feedback.join import render_feedback_section
 from sundog_operator.core.analysis import feedback
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSelection, FeedbackSums, OutcomeSums

@@ -24,11 +24,11 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.rollout import freeze, load, machine, plan_text
+from sundog_operator.core.rollout import freeze, plan_text, replica_counts, state_machine
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.machine import RolloutInputs
 from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
+from sundog_operator.core.rollout.state_machine import RolloutInputs
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 ATTEMPT = "uid-1"
@@ -112,7 +112,7 @@ TWICE = {"steps": [{"shadow": SHADOW}, {"shadow": {**SHADOW, "percent": 100, "co
 def at_the_second() -> tuple[ExperimentStatus, ShadowComparison]:
     """A rollout that is about to begin its second shadow step, and what was known of the first."""
     first = look(row(agree=900))
-    status = machine.tick(running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0)), inputs(first))
+    status = state_machine.tick(running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0)), inputs(first))
     # As what is known is written with every transition.
     return status.model_copy(update={"shadow": first.status, "metrics": first.metrics}), first
 
@@ -123,7 +123,7 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
     assert status.step.index == 2
     assert desired_state.shadow_comparison.planned(status) is None, "or copies of both steps would be told by one key"
     assert shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900))]) is None
-    status = machine.tick(status, inputs(None))
+    status = state_machine.tick(status, inputs(None))
     assert (status.epoch.number, status.epoch.confirmed, status.metrics) == (1, False, ())
     assert status.shadow is not None
     assert (status.shadow.step, status.shadow.epoch, status.shadow.sent) == (2, 1, 0)
@@ -142,10 +142,10 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
 def test_a_second_shadow_begins_once_and_walks_on() -> None:
     status, _ = at_the_second()
     for _ in range(3):
-        status = machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [])))
+        status = state_machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [])))
     assert status.epoch.number == 1
     rows = row(epoch=1, verdicts={"exact": [900, 0, 0]}, paired=900, sampled=900, sent=900)
-    status = machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(rows)])))
+    status = state_machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(rows)])))
     assert status.step is not None
     assert status.step.index == 3
 
@@ -155,8 +155,8 @@ def test_a_shadow_after_one_that_was_passed_by_command_counts_anew_too(known: bo
     status = running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0))
     first = look(row(agree=9))
     status = status.model_copy(update={"shadow": first.status if known else None})
-    status = machine.execute_command(status, RolloutCommand(id="c", verb="promote", revision=8), T0)
-    status = machine.tick(status, inputs(None))
+    status = state_machine.execute_command(status, RolloutCommand(id="c", verb="promote", revision=8), T0)
+    status = state_machine.tick(status, inputs(None))
     assert status.shadow is not None
     assert (status.epoch.number, status.shadow.epoch) == (1, 1)
     assert status.shadow.earlier == ((f"step 1: {first.status.message}",) if known else ())
@@ -168,7 +168,7 @@ def test_what_is_counted_in_a_later_shadows_epoch_is_evidence_where_it_was_befor
     status = running(freeze.freeze(Rollout.from_json({"steps": steps}), 7, 8, T0), 3)
     assert status.step is not None
     update = {"arms": freeze.arms_at_weight(25, 7, 8), "step": status.step.model_copy(update={"warm": warm})}
-    status = machine.tick(status.model_copy(update=update), inputs(None))
+    status = state_machine.tick(status.model_copy(update=update), inputs(None))
     assert status.epoch.number == 1
     assert [(each.number, each.weight) for each in status.evidence_epochs] == ([(1, 25)] if warm else [])
 
@@ -200,25 +200,25 @@ def test_alone_nothing_but_a_command_leads_to_traffic(steps: list[dict[str, Any]
 @pytest.mark.parametrize("policy", ["pause", "rollback", "promote"])
 @given(data=st.data())
 def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.DataObject) -> None:
-    status = machine.tick(alone(onInconclusive=policy, onNoData="promote"), inputs(None, timedelta()))
+    status = state_machine.tick(alone(onInconclusive=policy, onNoData="promote"), inputs(None, timedelta()))
     now = timedelta()
     for _ in range(data.draw(st.integers(1, 8))):
         now += data.draw(st.sampled_from([timedelta(seconds=5), timedelta(minutes=40), timedelta(days=2)]))
         rows = data.draw(st.sampled_from([[], [row(agree=100)], [row(agree=9000)], [row(agree=5, disagree=400)]]))
         for _ in range(3):
             copies = shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(*rows)])
-            status = machine.tick(status, inputs(copies, now))
-            assert machine.canary_weight(status) == 0
+            status = state_machine.tick(status, inputs(copies, now))
+            assert state_machine.canary_weight(status) == 0
             assert status.phase != "Concluded"
 
 
 def test_alone_it_lasts_as_long_as_it_was_given_and_ends_with_a_verdict() -> None:
     told = look(row(agree=900))
-    early = machine.tick(running(alone()), inputs(told, HOUR - timedelta(seconds=1)))
+    early = state_machine.tick(running(alone()), inputs(told, HOUR - timedelta(seconds=1)))
     assert early.step is not None
     assert (early.step.index, early.verdict.decision) == (1, "Undecided")
     assert early.step.reason.startswith("copies requests for 1h: ")
-    ended = machine.tick(running(alone()), inputs(told, HOUR))
+    ended = state_machine.tick(running(alone()), inputs(told, HOUR))
     assert ended.step is not None
     assert (ended.step.index, ended.step.gate, ended.phase) == (2, "manual", "Running")
     assert (ended.verdict.decision, ended.verdict.winner, ended.verdict.reason) == ("Passed", "", told.status.message)
@@ -227,37 +227,37 @@ def test_alone_it_lasts_as_long_as_it_was_given_and_ends_with_a_verdict() -> Non
 
 
 def test_alone_a_candidate_is_rolled_back_before_its_time() -> None:
-    status = machine.tick(running(alone()), inputs(look(row(agree=450, disagree=50)), timedelta(minutes=1)))
+    status = state_machine.tick(running(alone()), inputs(look(row(agree=450, disagree=50)), timedelta(minutes=1)))
     assert (status.phase, status.verdict.decision, status.verdict.winner) == ("Stopped", "RolledBack", "stable")
 
 
 def test_alone_what_is_not_known_in_its_time_pauses() -> None:
-    status = machine.tick(running(alone()), inputs(look(row(agree=100)), HOUR))
+    status = state_machine.tick(running(alone()), inputs(look(row(agree=100)), HOUR))
     assert status.paused is not None
     assert status.paused.reason == "Inconclusive"
-    skipped = machine.tick(running(alone(onInconclusive="promote")), inputs(look(row(agree=100)), HOUR))
+    skipped = state_machine.tick(running(alone(onInconclusive="promote")), inputs(look(row(agree=100)), HOUR))
     assert skipped.step is not None
     assert (skipped.step.index, skipped.verdict.decision) == (2, "Undecided")
 
 
 @pytest.mark.parametrize(("verb", "phase"), [("promote", "Concluded"), ("abort", "Stopped")])
 def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, phase: str) -> None:
-    status = machine.tick(running(alone()), inputs(look(row(agree=900)), HOUR))
-    status = machine.execute_command(status, RolloutCommand(id="c", verb=verb, revision=8), T0 + HOUR)
+    status = state_machine.tick(running(alone()), inputs(look(row(agree=900)), HOUR))
+    status = state_machine.execute_command(status, RolloutCommand(id="c", verb=verb, revision=8), T0 + HOUR)
     for _ in range(3):
-        status = machine.tick(status, inputs(None, HOUR))
+        status = state_machine.tick(status, inputs(None, HOUR))
     assert (status.phase, status.verdict.decision, status.verdict.winner) == (phase, "Passed", "")
-    assert machine.canary_weight(status) == (100 if verb == "promote" else 0)
+    assert state_machine.canary_weight(status) == (100 if verb == "promote" else 0)
 
 
 def test_alone_a_step_that_is_left_out_leads_to_the_closing_gate_and_never_beyond() -> None:
     skip = RolloutCommand("s1", "skip", 8)
-    status = machine.tick(alone(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta()))
-    while machine.can_skip(status):
-        status = machine.execute_command(status, skip, T0)
+    status = state_machine.tick(alone(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta()))
+    while state_machine.can_skip(status):
+        status = state_machine.execute_command(status, skip, T0)
     assert (status.step and status.step.gate, status.step and status.step.of) == ("manual", len(status.plan.steps))
-    assert machine.current_step(status).weight == 0
-    assert machine.execute_command(status, skip, T0).step == status.step
+    assert state_machine.current_step(status).weight == 0
+    assert state_machine.execute_command(status, skip, T0).step == status.step
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_alone_a_step_that_is_left_out_leads_to_the_closing_gate_and_never_beyon
 def test_it_has_replicas_for_the_copies_too(weight: int, percent: int, replicas: int) -> None:
     first = [{"weight": weight, "gate": "manual"}] if weight else []
     steps = freeze.plan_steps(Rollout.from_json({"steps": [*first, {"shadow": {"percent": percent}}]}))
-    assert load.step_replicas(steps[len(first)], 10) == replicas
+    assert replica_counts.step_replicas(steps[len(first)], 10) == replicas
 
 
 def test_enough_that_agree_pass() -> None:
@@ -460,7 +460,7 @@ def test_the_slowest_answers_may_be_waited_for(
 def test_a_candidate_is_never_rolled_back_for_how_long_it_takes() -> None:
     told = look(timed([9000], [0, 0, 0, 9000]), shadow=SLOWEST)
     assert (told.passed, told.failed, told.metrics[2].verdict) == (False, "", "Undecided")
-    status = machine.tick(running(frozen(SLOWEST)), inputs(told, timedelta(hours=24)))
+    status = state_machine.tick(running(frozen(SLOWEST)), inputs(told, timedelta(hours=24)))
     assert status.paused is not None
     assert status.paused.reason == "Inconclusive"
 
@@ -494,13 +494,13 @@ def test_copies_are_asked_for_while_the_step_is_walked_and_only_then() -> None:
     assert opened.step is not None
     opened = opened.model_copy(update={"step": opened.step.model_copy(update={"gate": "none"})})
     assert shadow_agreement.evaluate_shadow(opened, ATTEMPT, []) is None
-    stopped = machine.stop(running(status), "Aborted", "by command", T0)
+    stopped = state_machine.stop(running(status), "Aborted", "by command", T0)
     assert shadow_agreement.evaluate_shadow(stopped, ATTEMPT, []) is None
     assert desired_state.shadow_comparison.planned(running(status)) == status.plan.steps[0].shadow
 
 
 def test_the_step_ends_when_enough_agree() -> None:
-    status = machine.tick(running(frozen()), inputs(look(row(agree=900))))
+    status = state_machine.tick(running(frozen()), inputs(look(row(agree=900))))
     assert status.step is not None
     assert (status.step.index, status.step.gate) == (2, "manual")
 
@@ -509,26 +509,26 @@ def test_the_step_ends_when_enough_agree() -> None:
 def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_rollout(holds: str) -> None:
     status, changes = running(frozen()), {}
     if holds == "pause":
-        status = machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
+        status = state_machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
     elif holds == "spec":
         changes = {"held": True}
     else:
         changes = {"opens_at": T0 + timedelta(days=9)}
     told = look(row(disagree=600))
-    after = machine.tick(status, inputs(told, **changes))
+    after = state_machine.tick(status, inputs(told, **changes))
     assert (after.phase, after.verdict.reason) == ("Stopped", f"RolledBack: {told.failed}")
-    fine = machine.tick(status, inputs(look(row(agree=900)), HOUR * 30, **changes))
-    assert (fine.phase, machine.current_step(fine)) == ("Running", machine.current_step(status))
+    fine = state_machine.tick(status, inputs(look(row(agree=900)), HOUR * 30, **changes))
+    assert (fine.phase, state_machine.current_step(fine)) == ("Running", state_machine.current_step(status))
 
 
 def test_a_candidate_that_answers_otherwise_is_rolled_back_by_evidence() -> None:
     told = look(row(agree=450, disagree=50))
-    status = machine.tick(running(frozen()), inputs(told))
+    status = state_machine.tick(running(frozen()), inputs(told))
     assert status.phase == "Stopped"
     assert (status.verdict.decision, status.verdict.winner) == ("RolledBack", "stable")
     assert status.verdict.reason == f"RolledBack: {told.failed}"
     assert status.shadow == told.status
-    assert machine.canary_weight(status) == 0
+    assert state_machine.canary_weight(status) == 0
 
 
 @pytest.mark.parametrize(
@@ -547,20 +547,20 @@ def test_after_its_time_what_is_not_decided_follows_the_policy(
 ) -> None:
     shadow = {**SHADOW, "maxDuration": "1h"}
     status, told = running(frozen(shadow, onInconclusive=policy)), look(*rows, shadow=shadow)
-    before = machine.tick(status, inputs(told, timedelta(minutes=59)))
+    before = state_machine.tick(status, inputs(told, timedelta(minutes=59)))
     assert (before.phase, before.paused, before.step and before.step.index) == ("Running", None, 1)
-    after = machine.tick(status, inputs(told, timedelta(hours=1)))
+    after = state_machine.tick(status, inputs(told, timedelta(hours=1)))
     reached = (
         after.paused.reason
         if after.paused
         else after.phase
-        if machine.is_over(after)
+        if state_machine.is_over(after)
         else f"step {after.step and after.step.index}"
     )
     assert reached == follows
     assert after.shadow == told.status
     if after.paused:
-        assert told.status.message in machine.describe_pause(after) or not rows
+        assert told.status.message in state_machine.describe_pause(after) or not rows
 
 
 @pytest.mark.parametrize(
@@ -570,7 +570,7 @@ def test_what_copies_were_judged_by_stays_beside_what_traffic_was(counts: dict[s
     weighed = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
     status = running(frozen({**SHADOW, "maxDuration": "1h"}, onInconclusive=policy))
     told = look(row(**counts))
-    after = machine.tick(status, inputs(told, HOUR, evidence=Evaluation(silent=False, metrics=(weighed,))))
+    after = state_machine.tick(status, inputs(told, HOUR, evidence=Evaluation(silent=False, metrics=(weighed,))))
     assert after.phase == "Stopped"
     assert [each.name for each in after.metrics] == ["agreement", "shadowFailures", "errorRate"]
     assert after.metrics[0] == told.metrics[0]
@@ -579,18 +579,18 @@ def test_what_copies_were_judged_by_stays_beside_what_traffic_was(counts: dict[s
 def test_held_time_is_no_time_of_the_step() -> None:
     shadow = {**SHADOW, "maxDuration": "1h"}
     told = look(row(agree=100), shadow=shadow)
-    held = machine.tick(running(frozen(shadow)), inputs(told, timedelta(minutes=10), held=True))
-    freed = machine.tick(held, inputs(told, timedelta(hours=9)))
+    held = state_machine.tick(running(frozen(shadow)), inputs(told, timedelta(minutes=10), held=True))
+    freed = state_machine.tick(held, inputs(told, timedelta(hours=9)))
     assert freed.step is not None
     assert freed.step.since == T0 + timedelta(hours=8, minutes=50)
-    assert machine.tick(freed, inputs(told, timedelta(hours=9))).paused is None
+    assert state_machine.tick(freed, inputs(told, timedelta(hours=9))).paused is None
 
 
 def test_a_hold_or_pause_decides_nothing_and_a_command_passes_the_step() -> None:
     few, right = look(row(agree=100)), look(row(agree=900))
-    paused = machine.execute_command(running(frozen()), RolloutCommand("c1", "pause", 8), T0)
+    paused = state_machine.execute_command(running(frozen()), RolloutCommand("c1", "pause", 8), T0)
     for told in (few, right):
-        after = machine.tick(paused, inputs(told))
+        after = state_machine.tick(paused, inputs(told))
         assert (after.phase, after.step and after.step.index) == ("Running", 1)
-    promoted = machine.execute_command(paused, RolloutCommand("c2", "promote", 8), T0)
+    promoted = state_machine.execute_command(paused, RolloutCommand("c2", "promote", 8), T0)
     assert (promoted.step and promoted.step.index) == 2

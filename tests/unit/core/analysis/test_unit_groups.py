@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, by_unit, report, row, silent, sticky
-from sundog_operator.core.analysis import counters, exposures, unit_groups
+from sundog_operator.core.analysis import counters, first_exposures, unit_groups
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.analysis.unit_groups import WITHOUT_UNIT, GroupCounts
 from sundog_operator.core.observed import EdgeReport
@@ -229,7 +229,7 @@ def test_edges_that_do_not_count_groups_are_named() -> None:
 
 
 def first(*reports: EdgeReport, before_s: float = 1000) -> dict[tuple[int, str], int]:
-    return exposures.count_first_exposures(ATTEMPT, reports, before_s)
+    return first_exposures.count_first_exposures(ATTEMPT, reports, before_s)
 
 
 def test_each_unit_counts_once_where_it_came_first() -> None:

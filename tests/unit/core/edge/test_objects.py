@@ -11,9 +11,10 @@ import yaml
 
 from sundog_edge import cli as edge_cli
 from sundog_operator.api.installation import HaproxySettings, parse_installation
-from sundog_operator.api.schema.structure import build_node_tree
-from sundog_operator.app.edge_in_cluster import make_shared_objects
-from sundog_operator.core.edge import network_policies, objects, pods, secrets
+from sundog_operator.api.schema.node_tree import build_node_tree
+from sundog_operator.app.edge_resources import make_shared_objects
+from sundog_operator.core.edge import deployment as edge_deployment
+from sundog_operator.core.edge import network_policies, objects, secrets
 from sundog_operator.core.kubernetes.subset import contains
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,7 +59,7 @@ def everything(text: str) -> list[dict[str, Any]]:
         objects.make_secret("vision", MEMBERS, {"keys": "e30="}),
         objects.make_config_map("vision", MEMBERS, {"version": 1}),
         *make_shared_objects("vision", MEMBERS, installation),
-        pods.make_deployment("vision", MEMBERS, installation),
+        edge_deployment.make_deployment("vision", MEMBERS, installation),
         objects.make_service(MEMBERS[0], tls=False),
         objects.make_service(MEMBERS[1], tls=True),
     ]
@@ -74,14 +75,14 @@ def test_what_is_made_is_what_was_read(name: str, text: str) -> None:
 
 
 def haproxy_args(text: str = "") -> list[str]:
-    deployment = pods.make_deployment("vision", MEMBERS, parse_installation(text, "test"))
+    deployment = edge_deployment.make_deployment("vision", MEMBERS, parse_installation(text, "test"))
     container = next(each for each in deployment["spec"]["template"]["spec"]["containers"] if each["name"] == "haproxy")
     found: list[str] = container["args"]
     return found
 
 
 def test_a_pod_that_may_drain_for_long_is_given_the_grace_for_it() -> None:
-    deployment = pods.make_deployment("vision", MEMBERS, parse_installation("", "test"), drain_s=960)
+    deployment = edge_deployment.make_deployment("vision", MEMBERS, parse_installation("", "test"), drain_s=960)
     spec = deployment["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] == 1000
     assert "--drain-seconds=960" in spec["containers"][0]["args"]
@@ -119,7 +120,7 @@ def test_the_defaults_of_an_installation_are_those_of_the_edge_s_command_line() 
 
 
 def test_who_may_ask_the_api_server_is_the_agent_alone() -> None:
-    deployment = pods.make_deployment("vision", MEMBERS, parse_installation("", "test"))
+    deployment = edge_deployment.make_deployment("vision", MEMBERS, parse_installation("", "test"))
     spec = deployment["spec"]["template"]["spec"]
     mounted = {c["name"]: {mount["name"] for mount in c["volumeMounts"]} for c in spec["containers"]}
     assert mounted == {"haproxy": {"state"}, "agent": {"state", "account", "ray-token"}}
@@ -128,8 +129,8 @@ def test_who_may_ask_the_api_server_is_the_agent_alone() -> None:
 
 def test_the_template_does_not_change_with_members_documents_or_secrets() -> None:
     installation = parse_installation("", "test")
-    one = pods.make_deployment("vision", MEMBERS[:1], installation)
-    two = pods.make_deployment("vision", MEMBERS, installation)
+    one = edge_deployment.make_deployment("vision", MEMBERS[:1], installation)
+    two = edge_deployment.make_deployment("vision", MEMBERS, installation)
     assert one["spec"] == two["spec"]
     assert one["metadata"]["annotations"] == two["metadata"]["annotations"]
 
@@ -160,7 +161,7 @@ def test_whose_service_it_is(labels: dict[str, str], ours: bool) -> None:
 
 def test_what_the_api_server_gives_back_is_what_we_asked_for() -> None:
     installation = parse_installation(ADMINISTRATOR, "test")
-    wanted = pods.make_deployment("vision", MEMBERS, installation)
+    wanted = edge_deployment.make_deployment("vision", MEMBERS, installation)
     stored = wanted["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert stored == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "2"}}
     assert contains(wanted, wanted)

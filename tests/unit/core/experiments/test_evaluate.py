@@ -12,7 +12,7 @@ from sundog_operator.core import revisions
 from sundog_operator.core.analysis import counters
 from sundog_operator.core.analysis.counters import ArmCounts, Block, BlockCounts, Counters, EpochBlocks
 from sundog_operator.core.analysis.evaluate import CollectedCounts
-from sundog_operator.core.experiments import arms, evaluate, freeze, machine
+from sundog_operator.core.experiments import arms, evaluate, freeze, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.resolve import StableTraffic
@@ -30,9 +30,9 @@ def running(*names: str, exposure: str = "100%", **spec: Any) -> ExperimentStatu
     )
     planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
     frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
-    ready = {name: machine.ArmState(available=1) for name in names}
-    begun = machine.tick(frozen, machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
-    shares = machine.target_buckets(begun)
+    ready = {name: state_machine.ArmState(available=1) for name in names}
+    begun = state_machine.tick(frozen, state_machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    shares = state_machine.target_buckets(begun)
     epoch = EvidenceEpoch(number=1, buckets=tuple(shares[arm.name] for arm in begun.arms))
     return begun.model_copy(update={"evidence_epochs": (epoch,)})
 
@@ -44,7 +44,7 @@ class Counts:
         self.status = status
         self.rows = {(1, arm.name): ArmCounts() for arm in status.arms}
         self.blocks: dict[int, Block] = {}
-        self.compared = [arm.name for arm in machine.treatment_arms(status)]
+        self.compared = [arm.name for arm in state_machine.treatment_arms(status)]
         self.folded = EpochBlocks.begun(FIRST, len(self.compared))
 
     def block(self, requests: Mapping[str, int], errors: Mapping[str, int]) -> None:
@@ -199,5 +199,5 @@ def test_only_the_epoch_before_the_first_one_of_evidence_is_a_warm_up() -> None:
     shares = dict.fromkeys((2, 3, 9), (0.8, 0.1, 0.1))
     assert evaluate.include_warmup(status, shares) == {1: (0.8, 0.1, 0.1), **shares}
     # Of a long experiment the first epochs were let go of: the one before the others may have had other shares.
-    long = status.model_copy(update={"evidence_epochs": status.evidence_epochs * machine.MAX_EPOCHS})
+    long = status.model_copy(update={"evidence_epochs": status.evidence_epochs * state_machine.MAX_EPOCHS})
     assert evaluate.include_warmup(long, shares) == shares

@@ -8,9 +8,9 @@ import pytest
 
 from sundog_operator.api import ExperimentStatus, NotificationDelivery, PauseStatus, Rollout, RolloutNotice
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.rollout import freeze, machine, notifications
+from sundog_operator.core.rollout import freeze, notifications, state_machine
 from sundog_operator.core.rollout.commands import RolloutCommand
-from sundog_operator.core.rollout.machine import RolloutInputs
+from sundog_operator.core.rollout.state_machine import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 ALL = ["started", "paused", "promoted", "aborted", "rolledBack"]
@@ -29,9 +29,9 @@ def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> Experim
     left = list(commands)
     for number in range(ticks):
         now = T0 + timedelta(minutes=10 * (number + 1))
-        after = machine.tick(status, RolloutInputs(now, replicas=1, available=1, confirmed=True))
+        after = state_machine.tick(status, RolloutInputs(now, replicas=1, available=1, confirmed=True))
         if after == status and left:
-            after = machine.execute_command(status, RolloutCommand(f"c{number}", left.pop(0), 8), now)
+            after = state_machine.execute_command(status, RolloutCommand(f"c{number}", left.pop(0), 8), now)
         status = notifications.add_notices(status, after, now)
     return status
 
@@ -75,14 +75,14 @@ def test_without_receivers_nothing_is_kept() -> None:
 )
 def test_an_end_is_called_as_the_status_of_the_deployment_calls_it(end: tuple[str, str], event: str | None) -> None:
     before = frozen({"webhook": HOOK})
-    after = notifications.add_notices(before, machine.stop(before, *end, T0), T0)
+    after = notifications.add_notices(before, state_machine.stop(before, *end, T0), T0)
     assert told(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
     assert notifications.add_notices(after, after, T0) == after
 
 
 def test_a_reason_is_cut_to_what_a_status_takes() -> None:
     before = frozen({"webhook": HOOK})
-    after = notifications.add_notices(before, machine.stop(before, "LoadFailed", "x" * 5000, T0), T0)
+    after = notifications.add_notices(before, state_machine.stop(before, "LoadFailed", "x" * 5000, T0), T0)
     assert after.notices[-1].reason == "LoadFailed: " + "x" * (notifications.REASON_LIMIT - 12)
     assert ExperimentStatus.parse(after.to_json()).notices == after.notices
 
@@ -91,7 +91,7 @@ def test_a_pause_is_told_once_for_each_step_and_cause() -> None:
     status = frozen({"webhook": HOOK}, steps=[{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "time"}])
 
     def pauses(status: ExperimentStatus, reason: str, step: int) -> ExperimentStatus:
-        at = machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True)).step
+        at = state_machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True)).step
         assert at is not None
         going = status.model_copy(update={"paused": None, "step": at.model_copy(update={"index": step})})
         stops = going.model_copy(update={"paused": PauseStatus(reason=reason, since=T0)})
@@ -115,7 +115,7 @@ def test_an_attempt_has_room_for_its_end_whatever_it_was_paused_for() -> None:
     full = status.model_copy(update={"notices": (*status.notices, *many)})
     paused = full.model_copy(update={"paused": PauseStatus(reason="NoData", since=T0)})
     assert notifications.add_notices(full, paused, T0).notices == full.notices
-    ended = notifications.add_notices(full, machine.stop(full, "Aborted", "by command x", T0), T0)
+    ended = notifications.add_notices(full, state_machine.stop(full, "Aborted", "by command x", T0), T0)
     assert ended.notices[-1].event == "aborted"
     assert ExperimentStatus.parse(ended.to_json()) == ended
 

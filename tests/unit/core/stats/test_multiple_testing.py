@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sundog_operator.core.stats import group_sequential, multiple_testing
+from sundog_operator.core.stats.outcome_test import OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation, sample_size
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline, ExperimentDesign
-from sundog_operator.core.stats.success_metrics import OutcomeMetric
 
 ONE_LOOK = group_sequential.required_drift(group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05), 0.8)
 

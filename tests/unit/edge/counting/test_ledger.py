@@ -1,222 +1,437 @@
-"""The books of workers that leave the list, for good or for a while, and of rows that are let go of."""
+"""Accumulation: nothing vanishes, the order of lines does not matter, late is not lost."""
 
-import asyncio
-import os
+import random
+from itertools import pairwise
 
 import orjson
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sundog_edge.counting.counters import RowKey, TableEntry
-from sundog_edge.counting.ledger import RETAIN_ENDED_S, CounterCollector
-from sundog_edge.counting.log_pipe import open_for_haproxy
-from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
-from sundog_edge.state_dir import StateDir
-from sundog_edge.workers import Worker
+from sundog_edge.agent.metrics import coarsen, render_metrics
+from sundog_edge.counting import histogram
+from sundog_edge.counting import unit_groups as grouping
+from sundog_edge.counting.evidence import AgentState, EvidenceQuery, build_evidence
+from sundog_edge.counting.ledger import ROW_COLUMNS, Boot, Ledger, RowCounters, RowKey, TableEntry
+from sundog_edge.counting.log_lines import SLOW_COLUMNS
+from sundog_edge.feedback.first_seen import FirstExposureTracker
+from sundog_edge.feedback.join import FirstExposure
 
-KEY = "digits/att/0/stable/assigned/anonymous"
-OTHER = "digits/att/0/canary/assigned/anonymous"
-COUNT = 5
+KEY = "digits/att/0/{}/assigned/sticky"
+
+
+def line(
+    boot: str, row: str, number: int, status: int = 200, termination: str = "--", total: int = 5000, **own
+) -> bytes:
+    fields = {
+        "retries": number % 3,
+        "server": "s",
+        "slow": "-",
+        "block": 100,
+        "size": 20,
+        "unit": number,
+        "group": number % 100,
+        "received": 1_000_000_000,
+        **own,
+    }
+    outcome, ttfb = ("-", "-") if status >= 502 else ("ok", str(total // 2))
+    head = f"{boot} {row} digits - {status} {termination} {fields['retries']} {fields['server']} {outcome} {fields['slow']}"
+    tail = f"{number} {ttfb} {total} {fields['size']} {fields['unit']} {fields['group']} {fields['received']}"
+    return f"{head} {fields['block']} {tail}".encode()
+
+
+def conserved(row: RowCounters) -> bool:
+    return row.assigned == sum(row.ends.values()) + row.in_flight + row.lost and min(row.in_flight, row.lost) >= 0
 
 
 class Haproxy:
-    """A worker with one request that runs."""
+    """A worker in miniature: chooses, ends and writes lines as the real one does."""
 
-    async def table(self, pid):
-        return {"all": TableEntry(1, 1), KEY: TableEntry(1, 1)}
+    def __init__(self, boot: str) -> None:
+        self.boot = boot
+        self.assigned = {"stable": 0, "canary": 0}
+        self.running: list[tuple[str, int]] = []
+        self.pipe: list[bytes] = []
+        self.finished = 0
 
-    async def in_flight_by_block(self, pid):
-        return {}
+    def choose(self, arm: str) -> None:
+        self.assigned[arm] += 1
+        self.running.append((arm, self.assigned[arm]))
 
-    async def dropped_lines(self, pid):
-        return 0
+    def end(self, place: int, status: int, dropped: bool) -> None:
+        arm, number = self.running.pop(place % len(self.running))
+        self.finished += 1
+        if not dropped:
+            self.pipe.append(line(self.boot, KEY.format(arm), number, status))
 
-
-class Workers:
-    """What the master lists."""
-
-    def __init__(self) -> None:
-        self.current = Worker(7, "new-7", 1.0)
-        self.away = Worker(6, "old-6", 1.0, old=True)
-        self.all = [self.current, self.away]
-
-
-async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr("sundog_edge.counting.ledger.time.time", lambda: now)
-    workers = Workers()
-    counting = CounterCollector(Haproxy(), workers, StateDir.at(tmp_path / "s"))
-    try:
-        await counting.settle()
-        row = counting.ledger.boots["old-6"].rows[KEY]
-        workers.all = [workers.current]
-        for now in (1001.0, 1003.0):  # noqa: B007 - the clock reads it
-            await counting.settle()
-        assert (row.assigned, row.in_flight, row.lost) == (1, 0, 1)
-        assert counting.ledger.boots["old-6"].ended_at == 1003.0
-        workers.all = [workers.current, workers.away]
-        await counting.settle()
-        assert (row.assigned, row.in_flight, row.lost) == (1, 1, 0)
-        assert counting.ledger.boots["old-6"].ended_at == 0
-    finally:
-        counting.stop()
+    def table(self) -> dict[str, TableEntry]:
+        counts = {arm: sum(name == arm for name, _ in self.running) for arm in self.assigned}
+        whole = TableEntry(sum(self.assigned.values()), len(self.running))
+        return {
+            "all": whole,
+            **{KEY.format(arm): TableEntry(count, counts[arm]) for arm, count in self.assigned.items()},
+        }
 
 
-def test_a_snapshot_whose_blocks_have_other_columns_is_left_alone(tmp_path):
-    state = StateDir.at(tmp_path / "s")
-    first = CounterCollector(Haproxy(), Workers(), state)
-    first.ledger.boot("old-6", 1.0).row(KEY).blocks.add(1000, 11, 1)
-    first.ledger.dirty = True
-    first.stop()
-    again = CounterCollector(Haproxy(), Workers(), state)
-    again.stop()
-    assert again.ledger.boots["old-6"].rows[KEY].blocks.rows() == [[1000, *[0] * 11, 1, 0, 0]]
-    _of_one_latency(state)
-    before = CounterCollector(Haproxy(), Workers(), state)
-    before.stop()
-    assert before.ledger.boots["old-6"].rows[KEY].blocks.rows() == [[1000, *[0] * 11, 1, 0, 0]]
-    for file in (state.counters, state.details):
-        file.write_bytes(orjson.dumps({**orjson.loads(file.read_bytes()), "format": 3}))
-    anew = CounterCollector(Haproxy(), Workers(), state)
-    anew.stop()
-    assert anew.ledger.boots == {}
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("choose"), st.sampled_from(["stable", "canary"])),
+        st.tuples(st.just("end"), st.integers(0, 99), st.sampled_from([200, 404, 500, 503]), st.booleans()),
+        st.tuples(st.just("read"), st.integers(0, 3)),
+        st.tuples(st.just("settle"), st.booleans()),
+        st.tuples(st.just("restart")),
+    ),
+    max_size=60,
+)
 
 
-def _of_one_latency(state: StateDir) -> None:
-    """Make the snapshot one of an agent that counted by one threshold alone."""
-    counters, details = (orjson.loads(file.read_bytes()) for file in (state.counters, state.details))
-    for own in (row for boot in counters["boots"] for row in boot["rows"].values()):
-        del own["slow2"], own["slow3"]
-    for _, _, own in details["rows"]:
-        own["blocks"] = [each[:-2] for each in own["blocks"]]
-    for file, told in ((state.counters, counters), (state.details, details)):
-        file.write_bytes(orjson.dumps({**told, "format": 4}))
+@settings(deadline=None)
+@given(STEPS)
+def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
+    worker = Haproxy("abcd-1")
+    ledger = Ledger()
+    dropped = 0
+    snapshot = orjson.dumps(ledger.as_json())
+    for step in steps:
+        match step:
+            case ("choose", arm):
+                worker.choose(arm)
+            case ("end", place, status, gone) if worker.running:
+                worker.end(place, status, gone)
+                dropped += gone
+            case ("read", count):
+                ledger.consume(worker.pipe[:count], 0)
+                del worker.pipe[:count]
+            case ("settle", ends_between):
+                table = worker.table()
+                if ends_between and worker.running:
+                    worker.end(0, 200, dropped=False)
+                ledger.consume(worker.pipe, 0)
+                worker.pipe.clear()
+                ledger.boot(worker.boot, 0).settle(table, "all")
+                snapshot = orjson.dumps(ledger.as_json())
+            case ("restart",):
+                before = ledger
+                ledger = Ledger.from_json(orjson.loads(snapshot))
+                dropped += _ends(before) - _ends(ledger)
+        rows = [row for boot in ledger.boots.values() for row in boot.rows.values()]
+        assert all(conserved(row) for row in rows)
+        # Late is not lost: never more than what really went missing.
+        assert sum(row.lost for row in rows) <= dropped
+    ledger.consume(worker.pipe, 0)
+    worker.pipe.clear()
+    boot = ledger.boot(worker.boot, 0)
+    boot.settle(worker.table(), "all")
+    rows = list(boot.rows.values())
+    assert sum(row.lost for row in rows) == boot.gaps == dropped
+    assert sum(row.assigned for row in rows) == sum(worker.assigned.values())
+    assert sum(row.in_flight for row in rows) == len(worker.running)
+    boot.finish(1.0)
+    assert all(conserved(row) and row.in_flight == 0 for row in rows)
+    assert sum(row.lost for row in rows) == dropped + len(worker.running)
+    # What ends after all, or runs on since the worker was only away from the list, was lost for a while and is assigned once.
+    assigned = sum(worker.assigned.values())
+    ledger = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
+    boot = ledger.boot(worker.boot, 0)
+    rows = list(boot.rows.values())
+    if worker.running:
+        worker.end(0, 200, dropped=False)
+        ledger.consume(worker.pipe, 2)
+        worker.pipe.clear()
+    assert (sum(row.assigned for row in rows), boot.all_gaps) == (assigned, dropped + len(worker.running))
+    boot.resume(3.0)
+    boot.settle(worker.table(), "all", 3.0)
+    assert all(conserved(row) for row in rows)
+    assert (sum(row.in_flight for row in rows), sum(row.lost for row in rows)) == (len(worker.running), dropped)
+    while worker.running:
+        worker.end(0, 200, dropped=False)
+    ledger.consume(worker.pipe, 4)
+    assert (sum(row.assigned for row in rows), boot.gaps, boot.ended_at) == (assigned, dropped, 0)
 
 
-def line(key: str, number: int) -> bytes:
-    return f"new-7 {key} digits - 200 -- 0 r1 ok - 100 {number} 10 20 20 0 0 1000000000".encode()
+def _ends(ledger: Ledger) -> int:
+    return sum(row.ended for boot in ledger.boots.values() for row in boot.rows.values())
 
 
-class Table:
-    """The counts of a worker: it answers with what they were when it was asked, and clears a row that no request uses."""
-
-    def __init__(self) -> None:
-        self.rows = {"all": TableEntry(2 * COUNT, 0), KEY: TableEntry(COUNT, 0), OTHER: TableEntry(COUNT, 0)}
-        self.answering = asyncio.Event()
-        self.answering.set()
-        self.away = False
-        self.cleared = lambda: None
-
-    async def table(self, pid):
-        found = dict(self.rows)
-        await self.answering.wait()
-        return found
-
-    async def forget_rows(self, pid, rows):
-        if self.away:
-            raise HaproxyUnavailable("away")
-        in_use = [key for key in rows if self.rows[key].running]
-        for key in {*rows} - {*in_use}:
-            del self.rows[key]
-        self.cleared()
-        if in_use:
-            raise HaproxyRefused("Entry currently in use, cannot remove")
-
-    async def in_flight_by_block(self, pid):
-        return {}
-
-    async def dropped_lines(self, pid):
-        return 0
+LINES = st.lists(
+    st.builds(
+        lambda boot, arm, status, total: (boot, KEY.format(arm), status, total),
+        st.sampled_from(["a-1", "b-2"]),
+        st.sampled_from(["stable", "canary"]),
+        st.sampled_from([200, 302, 404, 429, 500, 503]),
+        st.integers(0, 2_000_000_000),
+    ),
+    max_size=80,
+)
 
 
-class Books:
-    """What was counted an hour ago of an attempt that is not in force any more."""
+@given(LINES, st.randoms())
+def test_a_permuted_log_gives_the_same_evidence(entries, order: random.Random):
+    lines = [
+        line(boot, row, number, status, "SC" if status == 503 else "--", total)
+        for number, (boot, row, status, total) in enumerate(entries, start=1)
+    ]
+    shuffled = list(lines)
+    order.shuffle(shuffled)
 
-    def __init__(self, state: StateDir) -> None:
-        self.haproxy, self.workers = Table(), Workers()
-        self.workers.all = [self.workers.current]
-        self.counting = CounterCollector(self.haproxy, self.workers, state)
+    def evidence(batch: list[bytes]) -> bytes:
+        ledger = Ledger()
+        for boot in ("a-1", "b-2"):
+            for arm in ("stable", "canary"):
+                ledger.boot(boot, 0).row(KEY.format(arm))
+        cut = len(batch) // 3
+        ledger.consume(batch[:cut], 0)
+        ledger.consume(batch[cut:], 0)
+        return orjson.dumps(build_evidence(AgentState("e", "n"), None, ledger, 0.0))
 
-    @property
-    def rows(self) -> dict[str, tuple[int, int, int]]:
-        """(assigned, in flight, lost) of each row."""
-        boot = self.counting.ledger.boots["new-7"]
-        return {RowKey.of(key).arm: (row.assigned, row.in_flight, row.lost) for key, row in boot.rows.items()}
-
-    @property
-    def past(self) -> dict[str, tuple[int, int, int]]:
-        """The same of what was let go of."""
-        past = self.counting.ledger.past
-        return {name.split("/")[2]: (row.assigned, row.in_flight, row.lost) for name, row in past.items()}
-
-
-ENDED = {"stable": (COUNT, 0, 0), "canary": (COUNT, 0, 0)}
+    assert evidence(lines) == evidence(shuffled)
 
 
-@pytest.fixture
-async def books(tmp_path, monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr("sundog_edge.counting.ledger.time.time", lambda: now)
-    books = Books(StateDir.at(tmp_path / "s"))
-    books.counting.ledger.consume([line(key, n + 1) for key in (KEY, OTHER) for n in range(COUNT)], now)
-    await books.counting.settle()
-    assert (books.rows, books.past) == (ENDED, {})
-    now += RETAIN_ENDED_S + 1
-    yield books
-    books.counting.stop()
+@given(LINES)
+def test_histograms_have_every_end_once(entries):
+    boot = Boot("a-1", 1, 0)
+    ledger = Ledger({"a-1": boot})
+    ledger.consume([line("a-1", row, n, status, total=total) for n, (_, row, status, total) in enumerate(entries)], 0)
+    for row in boot.rows.values():
+        for family in (row.ttfb, row.total):
+            assert sum(family["ok"]) == row.ends["ok"]
+            assert sum(map(sum, family.values())) == row.ended
+            assert all(counts[-1] > 0 for counts in family.values() if counts)
 
 
-async def test_a_table_that_was_asked_for_before_a_row_was_let_go_of_brings_nothing_back(books):
-    books.haproxy.answering.clear()
-    settling = asyncio.create_task(books.counting.settle())
-    await asyncio.sleep(0)
-    forgetting = asyncio.create_task(books.counting.forget(set()))
-    for _ in range(10):
-        await asyncio.sleep(0)
-    books.haproxy.answering.set()
-    await asyncio.gather(settling, forgetting)
-    await books.counting.settle()
-    assert (books.rows, books.past) == ({}, ENDED)
+def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
+    ledger = Ledger()
+    ledger.consume([line("a-1", KEY.format("stable"), 1, server="fallback-127.0.0.1:8000")], 0)
+    row = ledger.boots["a-1"].rows[KEY.format("stable")]
+    assert row.served_elsewhere == row.ends["ok"] == 1
+    assert row.total["ok"] == row.ttfb["ok"] == []
 
 
-async def test_what_haproxy_was_not_there_to_let_go_of_is_kept(books):
-    books.haproxy.away = True
-    with pytest.raises(HaproxyUnavailable):
-        await books.counting.forget(set())
-    await books.counting.settle()
-    assert (books.rows, books.past) == (ENDED, {})
-    books.haproxy.away = False
-    await books.counting.forget(set())
-    await books.counting.settle()
-    assert (books.rows, books.past) == ({}, ENDED)
-    books.counting.ledger.consume([line(KEY, 1)], 1000.0)
-    assert books.rows == {"stable": (1, 0, 0)}
+def test_what_waited_long_for_a_replica_is_slow_all_the_same():
+    """A candidate that dies again and again would be as quick as any else: what waits for its next replica, others answer."""
+    ledger, key = Ledger(), KEY.format("canary")
+    elsewhere = {"server": "fallback-127.0.0.1:8000", "slow": "2500"}
+    lines = [line("a-1", key, 1, total=2501, **elsewhere), line("a-1", key, 2, total=2500, **elsewhere)]
+    ledger.consume([*lines, line("a-1", key, 3, 503, total=9000, **elsewhere)], 0)
+    row = ledger.boots["a-1"].rows[key]
+    assert (row.served_elsewhere, row.slow) == (3, 1)
+    assert sum(counts[1 + ROW_COLUMNS.index("slow")] for counts in row.blocks.rows()) == 1
 
 
-async def test_a_row_that_is_in_use_again_is_kept_and_the_others_go(books, caplog):
-    books.haproxy.rows[KEY] = TableEntry(COUNT + 1, 1)
-    # And one comes again as soon as it is cleared: its new count is no reason to keep the old one.
-    books.haproxy.cleared = lambda: books.haproxy.rows.update({OTHER: TableEntry(1, 1)})
-    await books.counting.forget(set())
-    assert caplog.messages == ["Entry currently in use, cannot remove"]
-    await books.counting.settle()
-    assert books.rows == {"stable": (COUNT + 1, 1, 0), "canary": (1, 1, 0)}
-    assert books.past == {"canary": (COUNT, 0, 0)}
+def test_retries_are_charged_and_rescues_counted():
+    ledger = Ledger()
+    key = KEY.format("stable")
+    ledger.consume([line("a-1", key, 3, retries="+2"), line("a-1", key, 4, 500, retries="1")], 0)
+    row = ledger.boots["a-1"].rows[KEY.format("stable")]
+    assert (row.first_attempt_failed, row.retries, row.redispatched, row.rescued) == (2, 3, 1, 1)
 
 
-async def test_rows_of_a_worker_that_is_not_listed_are_kept(books):
-    listed, books.workers.all = books.workers.all, []
-    await books.counting.forget(set())
-    books.workers.all = listed
-    await books.counting.settle()
-    assert (books.rows, books.past) == (ENDED, {})
+def test_poison_is_counted_stays_in_snapshots_and_is_shown():
+    ledger, key = Ledger(), KEY.format("canary")
+    ledger.consume([line("a-1", key, number, 502, "SH", retries="+1") for number in range(1, 4)], 0)
+    ledger.consume([line("a-1", key, 4, 502, "SH", retries="0"), line("a-1", key, 5, retries="+1")], 0)
+    for known in (ledger, Ledger.from_json(ledger.as_json())):
+        (row,) = build_evidence(AgentState("e", "n"), None, known, 0.0)["counters"]
+        assert row["retries"]["poison"] == 3
+        assert row["ends"]["edge5xx"] == 4
+    assert b'sundog_edge_poison_total{arm="canary",revision="",service="digits"} 3.0' in render_metrics(
+        ledger, None, {}, "", {}
+    )
 
 
-async def test_a_line_that_waits_while_its_row_is_let_go_of_is_of_that_row(books, tmp_path):
-    pipe = open_for_haproxy(tmp_path / "s" / "log.pipe")
-    try:
-        books.haproxy.cleared = lambda: os.write(pipe, line(KEY, COUNT + 1) + b"\n")
-        await books.counting.forget(set())
-        await books.counting.settle()
-        assert (books.rows, books.past) == ({}, {**ENDED, "stable": (COUNT + 1, 0, 0)})
-    finally:
-        os.close(pipe)
+def test_a_snapshot_of_before_poison_was_counted_has_none():
+    ledger = Ledger()
+    ledger.consume([line("a-1", KEY.format("stable"), 1)], 0)
+    stored = ledger.as_json()
+    for boot in stored["boots"]:
+        for row in boot["rows"].values():
+            del row["poison"]
+    (row,) = Ledger.from_json(stored).boots["a-1"].rows.values()
+    assert row.poison == 0
+
+
+def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_failed():
+    ledger = Ledger()
+    key = KEY.format("canary")
+    tries = ((100, "+2", 200), (100, "1", 503), (100, "0", 200), (101, "1", 200))
+    ledger.consume(
+        [line("a-1", key, n, status, retries=own, block=block) for n, (block, own, status) in enumerate(tries)], 1015
+    )
+    ledger.boots["a-1"].running = {key: {101: 5}}
+    seen = build_evidence(AgentState("e", "n"), None, ledger, 0.0, EvidenceQuery(details=frozenset({"blocks"})))
+    (row,) = seen["counters"]
+    blocks = [dict(zip(seen["blocks"]["columns"], counts, strict=True)) for counts in row["blocks"]]
+    assert [(own["start"], own["firstAttemptFailed"], own["slow"], own["inFlight"]) for own in blocks] == [
+        (1000, 2, 0, 0),
+        (1010, 1, 0, 5),
+    ]
+
+
+def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
+    ledger = Ledger()
+    totals = ((1000, 200), (1001, 200), (1200, 404), (1201, 429), (9000, 500))
+    for arm, slow in (("stable", "1000"), ("canary", "1200"), ("other", "-")):
+        ledger.consume(
+            [
+                line("a-1", KEY.format(arm), n, status, total=total, slow=slow)
+                for n, (total, status) in enumerate(totals)
+            ],
+            0,
+        )
+    slow = {"stable": 3, "canary": 1, "other": 0}
+    rows = {RowKey.of(key).arm: row for key, row in ledger.boots["a-1"].rows.items()}
+    assert {arm: row.slow for arm, row in rows.items()} == slow
+    column = 1 + ROW_COLUMNS.index("slow")
+    assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
+    assert {arm: sum(own[grouping.SLOW_INDEXES[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
+    # A request that began under another threshold.
+    ledger.consume([line("a-1", KEY.format("canary"), 9, total=1150, slow=str(own)) for own in (1100, 1200)], 0)
+    assert rows["canary"].slow == 2
+
+
+def test_each_threshold_of_an_arm_has_counts_of_its_own():
+    ledger = Ledger()
+    key = KEY.format("stable")
+    totals = (100, 101, 501, 1001, 9000)
+    ledger.consume([line("a-1", key, n, total=total, slow="500,100,1000") for n, total in enumerate(totals)], 0)
+    # What began when there was one threshold, and failures, which are slow by none.
+    ledger.consume([line("a-1", key, 5, total=9000, slow="500"), line("a-1", key, 6, 500, total=9000, slow="5,5,5")], 0)
+    row = ledger.boots["a-1"].rows[key]
+    wanted = {"slow": 4, "slow2": 4, "slow3": 2}
+    assert {name: getattr(row, name) for name in SLOW_COLUMNS} == wanted
+    blocks = dict(zip(ROW_COLUMNS, map(sum, list(zip(*row.blocks.rows(), strict=True))[1:]), strict=True))
+    assert {name: blocks[name] for name in SLOW_COLUMNS} == wanted
+    groups = dict(zip(grouping.COLUMNS, map(sum, zip(*row.groups.values(), strict=True)), strict=True))
+    assert {name: groups[name] for name in SLOW_COLUMNS} == wanted
+    events = [unit.events for unit in ledger.samples["digits/att"].units.values()]
+    assert {name: sum(name in each for each in events) for name in SLOW_COLUMNS} == wanted
+    told = build_evidence(
+        AgentState("edge", "vision"), None, ledger, 0.0, EvidenceQuery(details=frozenset({"blocks", "groups"}))
+    )
+    (own,) = told["counters"]
+    assert {name: own[name] for name in SLOW_COLUMNS} == wanted
+    assert told["blocks"]["columns"][-3:] == ("slow2", "slow3", "inFlight")
+    assert told["groups"]["columns"][-2:] == ("slow2", "slow3")
+    merged = RowCounters()
+    merged.merge(row)
+    merged.merge(row)
+    assert (merged.slow, merged.slow2, merged.slow3) == (8, 8, 4)
+    page = render_metrics(ledger, None, {}, "", {}).decode()
+    arm = 'arm="stable",revision="",service="digits"'
+    assert f"sundog_edge_slow_total{{{arm}}} 4.0" in page
+    assert f'sundog_edge_slow_further_total{{{arm},threshold="2"}} 4.0' in page
+    assert f'sundog_edge_slow_further_total{{{arm},threshold="3"}} 2.0' in page
+
+
+def test_a_line_with_more_thresholds_than_are_counted_is_none():
+    ledger = Ledger()
+    ledger.boot("a-1", 0.0)
+    ledger.consume([line("a-1", KEY.format("stable"), n, slow=slow) for n, slow in enumerate(("1,2,3,4", "1,,2"))], 0)
+    assert (ledger.boots["a-1"].unparsable, ledger.boots["a-1"].rows) == (2, {})
+
+
+def test_feedback_is_counted_by_status_and_in_no_row():
+    ledger = Ledger()
+
+    def told(status: int, block: str) -> bytes:
+        return f"abcd-1 - digits feedback {status} -- 0 agent - - {block} - - 5 - - - -".encode()
+
+    ledger.consume([told(200, "1"), told(200, "2"), told(503, "1"), told(408, "-")], 1.0)
+    boot = ledger.boots["abcd-1"]
+    assert boot.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
+    assert (boot.lines, boot.counted_lines, boot.rows, boot.refused) == (4, 3, {}, {})
+    assert Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json()))).boots["abcd-1"].feedback == boot.feedback
+    boot.finish(2.0)
+    ledger.forget(3.0, ())
+    assert ledger.gone.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
+
+
+def test_units_are_seen_first_where_their_attempt_is_watched():
+    ledger, seen = Ledger(), FirstExposureTracker()
+    row = "digits/{}/{}/stable/{}/{}"
+    ledger.consume([line("b-1", row.format("att", 0, "assigned", "sticky"), 1, unit=5)], 1.0)
+    ledger.watch({"digits/att": seen})
+    shown = [
+        (row.format("att", 1, "assigned", "sticky"), {"unit": -5, "received": 30}),
+        (row.format("att", 2, "assigned", "sticky"), {"unit": -5, "received": 20}),
+        (row.format("att", 2, "override", "sticky"), {"unit": 6}),
+        (row.format("att", 2, "assigned", "anonymous"), {"unit": 7}),
+        (row.format("old", 2, "assigned", "sticky"), {"unit": 8}),
+        (row.format("att", 0, "assigned", "sticky"), {"unit": 9, "received": 40}),
+    ]
+    ledger.consume([line("b-1", key, 2, **own) for key, own in shown], 2.0)
+    assert seen.some() == ({(1 << 64) - 5: FirstExposure(20, 2, "stable"), 9: FirstExposure(40, 0, "stable")}, 0)
+    ledger.watch({})
+    ledger.consume([line("b-1", row.format("att", 1, "assigned", "sticky"), 3, unit=10)], 3.0)
+    assert len(seen.waiting) == 2
+
+
+def test_unparsable_lines_are_counted_where_they_come_from():
+    ledger = Ledger()
+    ledger.consume([line("a-1", KEY.format("stable"), 1), b"a-1 rubbish", b"rubbish", b"\xff"], 0)
+    assert ledger.boots["a-1"].unparsable == 1
+    assert ledger.strays == 2
+
+
+def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
+    old, new = KEY.format("stable"), KEY.format("canary").replace("/att/", "/next/")
+    ledger = Ledger({"a-1": Boot("a-1", 1, 0), "b-2": Boot("b-2", 2, 0)})
+    ledger.consume([line("a-1", old, 1), line("b-2", old, 1), line("b-2", new, 1)], 10.0)
+    ledger.consume([b"a-1 - digits auth 401 LR 0 <NOSRV> - - 100 - - 5 - - - -"], 10.0)
+    ledger.boots["a-1"].finish(10.0)
+    assert ledger.idle_rows("b-2", 5.0, set()) == []
+    ledger.forget(5.0, set())
+    assert {*ledger.boots} == {"a-1", "b-2"}
+    in_force = {("digits", "next")}
+    assert ledger.idle_rows("b-2", 11.0, in_force) == [old]
+    ledger.forget_rows("b-2", [old])
+    ledger.forget(11.0, in_force)
+    assert {*ledger.boots} == {"b-2"}
+    assert {*ledger.boots["b-2"].rows} == {new}
+    assert {*ledger.samples} == {"digits/next"}
+    assert {name: row.assigned for name, row in ledger.past.items()} == {"digits//stable": 2}
+    assert (ledger.gone.lines, ledger.gone.refused) == (2, {"digits": {"auth": 1}})
+    page = render_metrics(ledger, None, {}, "", {}).decode()
+    assert 'sundog_edge_refused_total{kind="auth",service="digits"} 1.0' in page
+    assert 'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 2.0' in page
+    assert "sundog_edge_log_lines_total 4.0" in page
+    ledger.consume([line("b-2", old, 2)], 12.0)
+    assert ledger.boots["b-2"].rows[old].ended == 1
+    # What is known of a forgotten arm goes on from where it was.
+    again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
+    assert (
+        'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 4.0'
+        in render_metrics(again, None, {}, "", {}).decode()
+    )
+
+
+def test_a_row_with_requests_running_is_not_forgotten():
+    ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
+    ledger.boots["a-1"].settle({KEY.format("stable"): TableEntry(2, 2)}, "all", 1.0)
+    assert ledger.idle_rows("a-1", 5.0, set()) == []
+
+
+@given(st.integers(0, 10**10))
+def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
+    counts: list[int] = []
+    histogram.add(counts, histogram.find_bucket(duration))
+    bucket = len(counts) - 1
+    assert sum(counts) == counts[bucket] == 1
+    assert bucket == 0 or histogram.EDGES_US[bucket - 1] <= duration
+    assert bucket == len(histogram.EDGES_US) or duration < histogram.EDGES_US[bucket]
+
+
+def test_edges_resolve_a_margin_of_ten_percent():
+    edges = histogram.EDGES_US
+    assert list(edges) == sorted(set(edges))
+    assert (edges[0], edges[-1]) == (100, 1_000_000_000)
+    assert all(high / low < 1.06 for low, high in pairwise(edges))
+
+
+def test_the_coarse_histogram_has_every_duration_below_the_same_edge():
+    counts: list[int] = []
+    for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
+        histogram.add(counts, histogram.find_bucket(duration))
+    found = coarsen(counts)
+    assert sum(found) == 6
+    # Below 100 µs, below 200 µs, and without an upper edge.
+    assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.backends import render_server_options
+from sundog_edge.haproxy.client import ServerState
 from sundog_edge.replicas.plan import (
     DesiredSlot,
     desired_servers,
@@ -19,7 +20,6 @@ from sundog_edge.replicas.plan import (
     plan_commands,
     plan_slow_replicas,
 )
-from sundog_edge.runtime_api import ServerState
 from sundog_edge.split.document import Cluster
 
 LOCAL = Cluster(dashboard="http://127.0.0.1:8265", fallback="127.0.0.1:8000")

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from sundog_edge.errors import ServeUnavailable
+from sundog_edge.haproxy.client import ServerState
 from sundog_edge.replicas import sync
 from sundog_edge.replicas.sync import ReplicaSync, ServePoller
-from sundog_edge.runtime_api import ServerState
 from sundog_edge.split.document import Cluster
 from sundog_edge.split.layout import SlotAssignment, SlotServer
 

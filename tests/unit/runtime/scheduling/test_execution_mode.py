@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sundog_runtime.context import RequestContext
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.scheduling.execution_mode import (
     FIRST_PENALTY_CALLS,
     FORGET_AFTER_CALLS,

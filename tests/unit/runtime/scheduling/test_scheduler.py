@@ -11,7 +11,7 @@ import pytest
 
 from sundog_runtime.context import RequestContext, current, joined, parameters_of
 from sundog_runtime.errors import ClientGoneError, Problem
-from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.scheduling.execution_mode import LONG_SECONDS, is_small
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread
 from sundog_runtime.scheduling.scheduler import STUCK_DEADLINE_FACTOR, Scheduler

@@ -8,16 +8,16 @@ import orjson
 import pytest
 
 from sundog_operator.shell.cli import run
-from sundog_operator.shell.demo import command, digits, instance, story
-from sundog_operator.shell.demo.story import DemoFolder
+from sundog_operator.shell.demo import command, dataset, instance, scenario
+from sundog_operator.shell.demo.scenario import DemoFolder
 
 
 async def trained(folder: DemoFolder) -> AsyncIterator[dict[str, object]]:
     """Stands in for the training."""
     folder.models.mkdir(parents=True)
     image = [[0] * 8] * 8
-    (folder.models / digits.HELD_OUT).write_bytes(orjson.dumps({"images": [image], "labels": [3]}))
-    (folder.models / digits.TRAINED).write_bytes(orjson.dumps({"accuracy": {"v1": 0.9, "v2": 0.98}}))
+    (folder.models / dataset.HELD_OUT).write_bytes(orjson.dumps({"images": [image], "labels": [3]}))
+    (folder.models / dataset.TRAINED).write_bytes(orjson.dumps({"accuracy": {"v1": 0.9, "v2": 0.98}}))
     yield {"model": "v1", "epoch": 1, "of": 1}
 
 
@@ -28,7 +28,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program.write_text(f"#!{sys.executable}\nimport sys\nprint('error: no memory', file=sys.stderr)\nsys.exit(4)\n")
     program.chmod(0o755)
     monkeypatch.setattr(instance, "find_sundog_command", lambda: str(program))
-    monkeypatch.setattr(story, "_training", trained)
+    monkeypatch.setattr(scenario, "_training", trained)
     monkeypatch.setattr(command, "_NEEDED", ())
 
 
@@ -83,7 +83,7 @@ def test_a_training_that_fails_is_told_by_its_last_line(
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'MemoryError: no room' >&2\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(story.sys, "executable", str(python))
+    monkeypatch.setattr(scenario.sys, "executable", str(python))
     monkeypatch.setattr(command, "_NEEDED", ())
     assert run(["demo", "--out", str(tmp_path / "out")]) == 1
     assert "the training ended with status 1: MemoryError: no room" in capsys.readouterr().out

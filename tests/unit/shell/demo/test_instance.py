@@ -13,7 +13,7 @@ import pytest
 from sundog_operator.adapters.local.process_table import MARK_ENV_VAR
 from sundog_operator.shell.demo import instance
 from sundog_operator.shell.demo.instance import DemoInstance, DeploymentSnapshot, watch_deployment
-from sundog_operator.shell.exits import CommandFailed
+from sundog_operator.shell.exit_codes import CommandFailed
 from waiting import PATIENCE_S
 
 Start = Callable[[str], DemoInstance]

@@ -8,7 +8,7 @@ from sundog_operator.api import ModelDeployment, find_unsupported_fields
 from sundog_operator.ports import Object
 from sundog_operator.shell import manifests
 from sundog_operator.shell.demo import manifest
-from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "digits" / "local" / "modeldeployment.yaml"
 

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from sundog_operator.shell.demo import plot
 from sundog_operator.shell.demo.load import RequestSample
-from sundog_operator.shell.demo.record import DemoRecord, PlotMark
 from sundog_operator.shell.demo.results import WeightPhase
+from sundog_operator.shell.demo.run_record import DemoRecord, PlotMark
 
 SLATE, AMBER, RED = (0x5B, 0x7C, 0x99), (0xF0, 0xA0, 0x30), (0xC0, 0x39, 0x2B)
 

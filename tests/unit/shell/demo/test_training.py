@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 import torch
 from safetensors.torch import load_file
 
-from sundog_operator.shell.demo import digits, training
+from sundog_operator.shell.demo import dataset, training
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_split_and_the_training_repeat() -> None:
 
 def test_the_clients_send_the_held_out_images(trained: tuple[Path, dict[str, float]]) -> None:
     folder, reached = trained
-    held_out = digits.read_held_out(folder)
+    held_out = dataset.read_held_out(folder)
     data = training.read_digits()
     assert held_out.labels == tuple(data.held_out_labels.tolist())
     assert held_out.offline == reached

@@ -12,10 +12,10 @@ import pytest
 from doubles.clock import FakeClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
-from sundog_operator.shell.local import place
+from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations
 from sundog_operator.shell.local.files import ManifestFiles
-from sundog_operator.shell.local.origins import OriginStore
+from sundog_operator.shell.local.manifest_origins import OriginStore
 
 TEXT = """
 apiVersion: serving.sundog.dev/v1alpha1
@@ -74,7 +74,7 @@ class World:
             self.clock,
             self.view,
             namespace="default",
-            keep=partial(place.write_manifest_problems, self.state),
+            keep=partial(state_dir_paths.write_manifest_problems, self.state),
         )
         return self
 
@@ -189,11 +189,11 @@ async def test_what_is_refused_stands_until_it_is_fixed(world: World) -> None:
     refused, unreadable = world.view.now
     assert refused.startswith(f"{world.folder}/a.yaml: ModelDeployment default/a: spec.replicas: ")
     assert unreadable.startswith(f"{world.folder}/bad.yaml: ")
-    assert place.read_problems(world.state) == [refused, unreadable]
+    assert state_dir_paths.read_problems(world.state) == [refused, unreadable]
     world.write("a.yaml", text("a", "v2"))
     (world.folder / "bad.yaml").unlink()
     await world.settle()
-    assert world.view.now == place.read_problems(world.state) == []
+    assert world.view.now == state_dir_paths.read_problems(world.state) == []
 
 
 async def test_removed_documents_and_files_take_their_objects_with_them(world: World) -> None:

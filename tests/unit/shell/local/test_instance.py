@@ -19,8 +19,8 @@ from sundog_operator.adapters.local.state_directory import AnotherInstance, Stat
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import Clock, Kubernetes
-from sundog_operator.shell.exits import ExitCode
-from sundog_operator.shell.local import instance, place
+from sundog_operator.shell.exit_codes import ExitCode
+from sundog_operator.shell.local import instance, state_dir_paths
 from sundog_operator.shell.local.instance import InstanceParts, StopRequest, run_instance, stop_leftover_instance
 from sundog_operator.shell.local.views import LineView
 from waiting import PATIENCE_S, comes_true
@@ -101,7 +101,7 @@ async def running(
     task = asyncio.create_task(run_instance(path, manifests, stop, LineView(), parts=parts))
 
     async def is_up() -> bool:
-        return task.done() or bool(left(path) and (path / place.KUBECONFIG_FILE).exists())
+        return task.done() or bool(left(path) and (path / state_dir_paths.KUBECONFIG_FILE).exists())
 
     await comes_true(is_up, "an instance that runs")
     yield stop, task
@@ -112,7 +112,7 @@ async def running(
 
 async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, manifests: Path, sundog: Any) -> None:
     async with running(state_dir, manifests) as (stop, task):
-        assert (state_dir / place.KUBECONFIG_FILE).stat().st_mode & 0o777 == 0o600
+        assert (state_dir / state_dir_paths.KUBECONFIG_FILE).stat().st_mode & 0o777 == 0o600
 
         def applied() -> bool:
             return "a " in sundog("get", "--state-dir", str(state_dir)).out
@@ -123,7 +123,7 @@ async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, 
         stop.ask()
         assert await asyncio.wait_for(task, PATIENCE_S) == ExitCode.OK
     assert left(state_dir) == []
-    assert not (state_dir / place.KUBECONFIG_FILE).exists()
+    assert not (state_dir / state_dir_paths.KUBECONFIG_FILE).exists()
     assert not StateDirectory.at(state_dir).is_held()
 
 
@@ -189,7 +189,7 @@ async def _nothing(*_arguments: Any) -> None:
 
 
 def test_down_and_status_tell_what_is_there(state_dir: Path, sundog: Any) -> None:
-    place.prepare_state_dir(state_dir)
+    state_dir_paths.prepare_state_dir(state_dir)
     told = sundog("local", "status", "--state-dir", str(state_dir))
     assert (told.code, told.out) == (ExitCode.NOT_FOUND, f"no instance runs in {state_dir}\n")
     assert sundog("local", "down", "--state-dir", str(state_dir)).out == f"nothing runs in {state_dir}\n"

@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import aiohttp
 
+from sundog_operator.adapters.http_body import read_body
 from sundog_operator.adapters.local import ports_allocation, secret_files
-from sundog_operator.adapters.local.per_object import ObjectReconciler
+from sundog_operator.adapters.local.object_directories import ObjectDirectories, ObjectDirectory, RestartBackoff
+from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK
 from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
 from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.state_directory import StateDirectory, write_atomically
 from sundog_operator.adapters.local.status import deployment_status, make_edge_pod, pod_status
-from sundog_operator.adapters.local.units import ObjectDirectories, ObjectDirectory, RestartBackoff
-from sundog_operator.adapters.whole_answers import read_body
 from sundog_operator.api import format_micro_time
 from sundog_operator.core.edge import secrets as edge_secrets
 from sundog_operator.core.edge import split as edge_split

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import orjson
 
-from sundog_operator.adapters.memory_kubernetes.fields import FieldOwners
+from sundog_operator.adapters.memory_kubernetes.field_ownership import FieldOwners
 from sundog_operator.errors import DependencyError, SundogError
 from sundog_operator.ports import KINDS, Ref
 

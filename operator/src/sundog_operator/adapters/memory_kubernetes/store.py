@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from sundog_operator.adapters.memory_kubernetes import fields, schemas, secrets, validation
+from sundog_operator.adapters.memory_kubernetes import field_ownership, schemas, secrets, validation
 from sundog_operator.adapters.memory_kubernetes.history import History, ObjectChange
 from sundog_operator.adapters.memory_kubernetes.journal import FIRST_REVISION, JournalRow, ObjectJournal
 from sundog_operator.errors import AlreadyExists, Conflict, Invalid, NotFound
@@ -67,7 +67,7 @@ class StoredObject:
     """One stored object: its JSON, which nobody can change, and what is looked up often."""
 
     body: bytes
-    owners: fields.FieldOwners
+    owners: field_ownership.FieldOwners
     uid: str
     created: int
     labels: Mapping[str, str]
@@ -119,7 +119,9 @@ class ObjectStore:
             raise AlreadyExists(f"{ref} already exists")
         if intent["metadata"].get("resourceVersion"):
             raise Invalid(str(ref), ["metadata.resourceVersion: must not be set on create"])
-        return self._write(ref, None, intent, lambda after: fields.update_owners(_blank(ref), {}, after, manager))
+        return self._write(
+            ref, None, intent, lambda after: field_ownership.update_owners(_blank(ref), {}, after, manager)
+        )
 
     def apply(self, obj: Object, manager: str, *, force: bool, strict: bool, dry_run: bool = False) -> WriteResult:
         """Server-side apply. Raises Conflict for a resourceVersion, a uid or (without force) another owner; Invalid.
@@ -131,7 +133,9 @@ class ObjectStore:
         before = record.load() if record else _blank(ref)
         _check(ref, before, uid=intent["metadata"].get("uid"), revision=intent["metadata"].get("resourceVersion"))
         try:
-            after, owners = fields.apply_fields(before, record.owners if record else {}, intent, manager, force=force)
+            after, owners = field_ownership.apply_fields(
+                before, record.owners if record else {}, intent, manager, force=force
+            )
         except Conflict as error:
             raise Conflict(f"{ref}: {error}") from None
         return self._write(ref, record, after, lambda _: owners, dry_run=dry_run)
@@ -162,7 +166,7 @@ class ObjectStore:
         if subresource == "status":
             self._judge_status(ref, after, before)
         return self._write(
-            ref, record, after, lambda final: fields.update_owners(before, record.owners, final, manager)
+            ref, record, after, lambda final: field_ownership.update_owners(before, record.owners, final, manager)
         )
 
     def delete(self, ref: Ref, *, uid: str | None = None, revision: str | None = None) -> Object:
@@ -209,7 +213,7 @@ class ObjectStore:
         ref: Ref,
         record: StoredObject | None,
         after: Object,
-        owners_of: Callable[[Object], fields.FieldOwners],
+        owners_of: Callable[[Object], field_ownership.FieldOwners],
         *,
         dry_run: bool = False,
     ) -> WriteResult:
@@ -238,7 +242,9 @@ class ObjectStore:
     def _judge(self, ref: Ref, after: Object, before: Object | None) -> None:
         found = validation.find_violations(after, before)
         # Like ratcheting: content that was stored once can always be stored again, with new metadata or status.
-        if self._admit and (before is None or fields.authored_content(after) != fields.authored_content(before)):
+        if self._admit and (
+            before is None or field_ownership.authored_content(after) != field_ownership.authored_content(before)
+        ):
             found += self._admit(orjson.loads(orjson.dumps(after)), before)
         if found:
             raise Invalid(str(ref), found)
@@ -260,10 +266,14 @@ class ObjectStore:
             metadata["creationTimestamp"] = _timestamp(self._clock.now())
             if ref.kind in KINDS_WITH_GENERATION:
                 metadata["generation"] = 1
-        elif ref.kind in KINDS_WITH_GENERATION and fields.authored_content(after) != fields.authored_content(before):
+        elif ref.kind in KINDS_WITH_GENERATION and field_ownership.authored_content(
+            after
+        ) != field_ownership.authored_content(before):
             metadata["generation"] += 1
 
-    def _commit(self, ref: Ref, record: StoredObject | None, after: Object, owners: fields.FieldOwners) -> None:
+    def _commit(
+        self, ref: Ref, record: StoredObject | None, after: Object, owners: field_ownership.FieldOwners
+    ) -> None:
         revision = self.revision + 1
         after["metadata"]["resourceVersion"] = str(revision)
         fresh = _record(orjson.dumps(after), owners, record.created if record else revision)
@@ -326,7 +336,9 @@ class ObjectStore:
         obj = record.load()
         references = [item for item in obj["metadata"]["ownerReferences"] if item["uid"] in alive]
         obj["metadata"]["ownerReferences"] = references
-        self._commit(ref, record, obj, fields.update_owners(record.load(), record.owners, obj, "garbage-collector"))
+        self._commit(
+            ref, record, obj, field_ownership.update_owners(record.load(), record.owners, obj, "garbage-collector")
+        )
 
     def _expire_events(self) -> None:
         oldest = _timestamp(self._clock.now() - _EVENT_LIFE)
@@ -367,7 +379,7 @@ class ObjectStore:
         ]
 
 
-def _record(body: bytes, owners: fields.FieldOwners, created: int) -> StoredObject:
+def _record(body: bytes, owners: field_ownership.FieldOwners, created: int) -> StoredObject:
     metadata = orjson.loads(body)["metadata"]
     uids = frozenset(reference["uid"] for reference in metadata.get("ownerReferences") or ())
     return StoredObject(body, owners, metadata["uid"], created, metadata.get("labels") or {}, uids)

@@ -7,8 +7,8 @@ from typing import Any
 from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment
 from sundog_operator.api.resource import API_VERSION, Resource
+from sundog_operator.api.schema.node_tree import FieldNode, Node, ValueBounds, build_node_tree
 from sundog_operator.api.schema.rules import Rule
-from sundog_operator.api.schema.structure import FieldNode, Node, ValueBounds, build_node_tree
 
 Schema = dict[str, Any]
 

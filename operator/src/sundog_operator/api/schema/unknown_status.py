@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sundog_operator.api.schema.structure import Node
+from sundog_operator.api.schema.node_tree import Node
 
 Json = dict[str, Any]
 

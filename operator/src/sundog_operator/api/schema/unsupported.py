@@ -12,7 +12,7 @@ from sundog_operator.api.rollout import (
     DEFAULT_MIN_DURATION,
     Step,
 )
-from sundog_operator.api.schema.structure import FieldNode, Node, build_node_tree
+from sundog_operator.api.schema.node_tree import FieldNode, Node, build_node_tree
 from sundog_operator.api.schema.validation import Violation, quote_value
 
 NOT_YET_SUPPORTED = "NotYetSupported"

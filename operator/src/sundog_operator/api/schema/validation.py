@@ -12,8 +12,8 @@ from pydantic_core import ErrorDetails
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.quantities import format_duration
+from sundog_operator.api.schema.node_tree import Node, ValueBounds, build_node_tree
 from sundog_operator.api.schema.rules import ListType
-from sundog_operator.api.schema.structure import Node, ValueBounds, build_node_tree
 
 P = TypeVar("P", bound=ApiBase)
 Location = tuple[int | str, ...]

@@ -1,16 +1,14 @@
 """Whether stable is fit to be compared with. What fails both arms, such as a database that is away, tells nothing of a candidate. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from sundog_operator.api import FrozenPlan
 from sundog_operator.core.analysis.counters import BLOCK_S, GRACE_S, BlockCounts, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY, HEALTHY, BaselineHealth
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 
-CONTROL_UNHEALTHY: Final = "ControlUnhealthy"
-CONTROL_DEGRADED: Final = "ControlDegraded"
 _MINUTE: Final = 60 // BLOCK_S
 _FIVE_MINUTES: Final = 5 * _MINUTE
 _FAILURES: Final = 20
@@ -19,24 +17,6 @@ _FAILURES: Final = 20
 _TIMES: Final = 5.0
 _MORE: Final = 0.05
 """Stable is much worse than before with five times the share of failures, and five percent of all requests more."""
-
-
-@dataclass(frozen=True, slots=True)
-class BaselineHealth:
-    """How stable does by itself.
-
-    Attributes:
-        reason: `UNHEALTHY` or `DEGRADED`; empty where it does well.
-        message: the same with numbers.
-        settled: whether it has done well for five minutes.
-    """
-
-    reason: str = ""
-    message: str = ""
-    settled: bool = True
-
-
-HEALTHY: Final = BaselineHealth()
 
 
 def evaluate_baseline(

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from sundog_operator.api import ArmStatus
 from sundog_operator.core.analysis import feedback as analysis_feedback
-from sundog_operator.core.analysis import packed_counts, unit_groups
+from sundog_operator.core.analysis import packed_json, unit_groups
 from sundog_operator.core.analysis.feedback import FeedbackSums as FeedbackSums
 from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.edge.reported_counts import (
@@ -234,10 +234,10 @@ class Counters:
         if not self.sources and not self.feedback.store:
             return ""
         written, epochs = (
-            packed_counts.encode_json(self.as_json()),
+            packed_json.encode_json(self.as_json()),
             [epoch for rows in self.groups.values() for epoch, _ in rows],
         )
-        packed = packed_counts.compress(written)
+        packed = packed_json.compress(written)
         if not epochs or (len(packed) <= MAX_PACKED_CHARS and len(written) <= _MOST_BYTES):
             return packed
         oldest = min(epochs)
@@ -250,8 +250,8 @@ class Counters:
     def unpack(cls, text: str, attempt: str) -> "Counters":
         """What `pack` gave; nothing counted yet where that is damaged, too large, or of another attempt."""
         try:
-            return cls.from_json(packed_counts.unpack_json(text, _MOST_BYTES), attempt)
-        except packed_counts.UNPACK_ERRORS:
+            return cls.from_json(packed_json.unpack_json(text, _MOST_BYTES), attempt)
+        except packed_json.UNPACK_ERRORS:
             return cls(attempt)
 
     def as_json(self) -> Json:

@@ -20,14 +20,21 @@ from sundog_operator.api import (
     PlanGuardrail,
     is_latency_metric,
 )
-from sundog_operator.core.analysis import baseline_health, counters, exposures, stable_traffic, unit_groups, warmup_harm
+from sundog_operator.core.analysis import (
+    baseline_health,
+    counters,
+    early_harm,
+    first_exposures,
+    stable_traffic,
+    unit_groups,
+)
 from sundog_operator.core.analysis.counters import ArmCounts, Block, BlocksByEpoch, Counters, sum_arm_counts
 from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.reported_counts import EVENTS, SLOW
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import freeze, header_match, load, machine
+from sundog_operator.core.rollout import freeze, header_match, replica_counts, state_machine
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.freeze import MIXTURE
 from sundog_operator.core.rollout.resolve import (
@@ -40,8 +47,8 @@ from sundog_operator.core.rollout.resolve import (
     latency_quantile,
     resolve_thresholds,
 )
-from sundog_operator.core.stats import dispersion, metric_evidence, multiple_testing, rate_ceiling
-from sundog_operator.core.stats.metric_evidence import (
+from sundog_operator.core.stats import dispersion, guardrail_test, multiple_testing, rate_ceiling
+from sundog_operator.core.stats.guardrail_test import (
     ArmSplit,
     EpochCounts,
     ErrorLevels,
@@ -155,7 +162,12 @@ def evaluate_rollout(status: ExperimentStatus, seen: RolloutCounts) -> Evaluatio
     limits = _limits(status)
     counted = collect_epochs(ROLLOUT_PAIR, limits, epochs, shares, seen)
     told = evaluate_metrics(
-        ROLLOUT_PAIR, limits, epochs, counted, seen, load.load_ratio(machine.canary_weight(status), *seen.replicas)
+        ROLLOUT_PAIR,
+        limits,
+        epochs,
+        counted,
+        seen,
+        replica_counts.load_ratio(state_machine.canary_weight(status), *seen.replicas),
     )
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
     unreachable_edges = counters.find_unreachable_edges(seen.tallies, seen.reports)
@@ -171,7 +183,7 @@ def evaluate_rollout(status: ExperimentStatus, seen: RolloutCounts) -> Evaluatio
         and not unreachable_edges
         and min(stable, canary) > 0
         and _is_long(epochs[-1], seen)
-        and all(_passes(each, last=machine.next_weight(status) == 100) for each in told),
+        and all(_passes(each, last=state_machine.next_weight(status) == 100) for each in told),
         silent=min(stable, canary) == 0,
         unreachable_edges=tuple(unreachable_edges),
         broken=_mismatch_of_units(status, epochs, seen) if limits.has_sticky_units else _mismatch_of_requests(counted),
@@ -191,8 +203,8 @@ def _with_early_harm(
     if dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]):
         return told
     known = {number: own[-1] for number, own in include_warmup(status.plan, evident).items()}
-    weights = {status.epoch.number: machine.canary_weight(status) / 100, **known}
-    harm = warmup_harm.find_early_harm(status.plan, weights, seen.blocks, seen.now_s)
+    weights = {status.epoch.number: state_machine.canary_weight(status) / 100, **known}
+    harm = early_harm.find_early_harm(status.plan, weights, seen.blocks, seen.now_s)
     if harm is None:
         return told
     update = {
@@ -213,7 +225,7 @@ def _lost(epochs: Sequence[EvidenceEpoch], seen: CollectedCounts) -> tuple[int, 
 
 
 def _limits(status: ExperimentStatus) -> EvaluationLimits:
-    following, plan = machine.next_weight(status) / 100, status.plan
+    following, plan = state_machine.next_weight(status) / 100, status.plan
     return EvaluationLimits(
         guardrails=plan.guardrails,
         levels=error_levels(plan, gate_error_share=_gate_share(status) if following == 1 else 1.0),
@@ -462,7 +474,7 @@ def _below_ceiling(
         newest.blocks[index],
         ceiling,
         levels.alpha * levels.gate_error_share,
-        metric_evidence.request_design_effect(newest),
+        guardrail_test.request_design_effect(newest),
     ):
         return told
     limit = f"{ceiling * 100:g} %" if longest is None else format_latency(longest)
@@ -489,7 +501,7 @@ def _weigh(limits: EvaluationLimits, epochs: Sequence[EpochCounts]) -> list[Metr
         )
         for each in limits.guardrails
     ]
-    return metric_evidence.evaluate_counts(metrics, epochs, limits.levels)
+    return guardrail_test.evaluate_counts(metrics, epochs, limits.levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -608,9 +620,13 @@ def _by_load(pair: ArmPair, verdict: MetricVerdict, message: str, times: float, 
     if math.isnan(times) and verdict in (MetricVerdict.HARM, MetricVerdict.PASSED, MetricVerdict.UNDECIDED):
         return MetricVerdict.UNDECIDED, f"{message}; not judged while an arm has no healthy replica"
     told = f"each replica of {pair.who} has {times:.3g} times the load of one of stable"
-    if verdict == MetricVerdict.HARM and times > load.MAX_COMPARABLE_RATIO:
+    if verdict == MetricVerdict.HARM and times > replica_counts.MAX_COMPARABLE_RATIO:
         return MetricVerdict.UNDECIDED, f"{message}; but {told}"
-    if gates and verdict in (MetricVerdict.PASSED, MetricVerdict.UNDECIDED) and times < 1 / load.MAX_COMPARABLE_RATIO:
+    if (
+        gates
+        and verdict in (MetricVerdict.PASSED, MetricVerdict.UNDECIDED)
+        and times < 1 / replica_counts.MAX_COMPARABLE_RATIO
+    ):
         return SUSPENDED, f"{message}; not judged while {told}"
     return str(verdict), message
 
@@ -623,7 +639,7 @@ def _passes(told: MetricStatus, *, last: bool) -> bool:
 
 def _mismatch_of_requests(counted: Sequence[EpochComparison]) -> str:
     splits = [each.split for each in counted]
-    return _mismatch(metric_evidence.mismatch_log_e(splits), splits, "requests")
+    return _mismatch(guardrail_test.mismatch_log_e(splits), splits, "requests")
 
 
 def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: CollectedCounts) -> str:
@@ -651,7 +667,7 @@ def count_unit_splits(
     Units count once, at their first request, by the weight that was in force then; requests without one count as such.
     """
     before_s = seen.now_s - counters.GRACE_S - seen.timeout_s
-    first = exposures.count_first_exposures(seen.tallies.attempt, seen.reports, before_s)
+    first = first_exposures.count_first_exposures(seen.tallies.attempt, seen.reports, before_s)
     found, alone = [], []
     for number, own in shares.items():
         found.append(ArmSplit(own, tuple(first.get((number, arm), 0) for arm in arms)))
@@ -659,9 +675,9 @@ def count_unit_splits(
             unit_groups.sum_groups(seen.tallies.groups, number, arm)[0][unit_groups.WITHOUT_UNIT] for arm in arms
         )
         alone.append(ArmSplit(own, tuple(without)))
-    return [*found, *alone], metric_evidence.mismatch_log_e(
-        found, metric_evidence.UNITS_CONCENTRATION
-    ) + metric_evidence.mismatch_log_e(alone)
+    return [*found, *alone], guardrail_test.mismatch_log_e(
+        found, guardrail_test.UNITS_CONCENTRATION
+    ) + guardrail_test.mismatch_log_e(alone)
 
 
 def _mismatch(log_e: float, splits: Sequence[ArmSplit], what: str) -> str:

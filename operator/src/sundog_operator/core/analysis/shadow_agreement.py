@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 from sundog_operator.api import DEFAULT_ALPHA, ExperimentStatus, MetricStatus, PlanShadow, ShadowStatus
-from sundog_operator.core.analysis import packed_counts, shadow_latency
+from sundog_operator.core.analysis import packed_json, shadow_latency
 from sundog_operator.core.edge.reported_counts import MAX_COUNT, PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.plural import format_count
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import plan_text
 from sundog_operator.core.rollout.shadow_comparison import SHADOW, ShadowComparison, active_shadow
 from sundog_operator.core.stats import single_rate
 from sundog_operator.core.stats.single_rate import RateFinding
 from sundog_operator.core.stats.verdicts import MetricVerdict
+from sundog_operator.core.text import format_count
 
 AGREEMENT: Final = "agreement"
 FAILURES: Final = "shadowFailures"
@@ -232,13 +232,13 @@ def _counts(row: Mapping[str, Any], by: str) -> ShadowCounts:
 
 
 def _pack(sources: Mapping[str, ShadowCounts]) -> str:
-    return packed_counts.pack_json({name: list(own) for name, own in sorted(sources.items())}) if sources else ""
+    return packed_json.pack_json({name: list(own) for name, own in sorted(sources.items())}) if sources else ""
 
 
 def _unpack(text: str) -> dict[str, ShadowCounts]:
     """What `_pack` gave; nothing where that is damaged."""
     try:
-        stored = packed_counts.unpack_json(text, _MOST_BYTES)
+        stored = packed_json.unpack_json(text, _MOST_BYTES)
         return {name: ShadowCounts(*(parse_count(each) for each in own)) for name, own in stored.items()}
-    except (*PARSE_ERRORS, *packed_counts.UNPACK_ERRORS):
+    except (*PARSE_ERRORS, *packed_json.UNPACK_ERRORS):
         return {}

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sundog_operator.api.installation import NetworkPolicySettings
-from sundog_operator.core.edge import objects, pods
-from sundog_operator.core.edge import store as edge_store
+from sundog_operator.core.edge import deployment, objects
+from sundog_operator.core.edge import feedback_store as edge_store
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import valkey
 
@@ -42,8 +42,8 @@ def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicy
     scrapers = [dict(peer) for peer in wanted.metrics_from]
     ray = {"podSelector": _RAY_PODS}
     edge = [
-        {"ports": [_port(pods.HTTP_PORT), _port(pods.HTTPS_PORT)]},
-        {"ports": [_port(pods.AGENT_PORT)], "from": [operator, *scrapers]},
+        {"ports": [_port(deployment.HTTP_PORT), _port(deployment.HTTPS_PORT)]},
+        {"ports": [_port(deployment.AGENT_PORT)], "from": [operator, *scrapers]},
     ]
     asked = [*_egress(), _api_server(wanted)]
     of_ray = [

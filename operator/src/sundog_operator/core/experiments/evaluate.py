@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
-from sundog_operator.core.analysis import baseline_health, counters, evaluate, exposures, unit_groups
+from sundog_operator.core.analysis import baseline_health, counters, evaluate, first_exposures, unit_groups
 from sundog_operator.core.analysis.evaluate import MISMATCH_LOG_E, ArmPair, CollectedCounts, EvaluationLimits
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.experiments import data_loss, decision, machine
+from sundog_operator.core.experiments import data_loss, outcome_evaluation, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import load
+from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.resolve import resolve_thresholds
-from sundog_operator.core.stats import metric_evidence
-from sundog_operator.core.stats.metric_evidence import ArmSplit
+from sundog_operator.core.stats import guardrail_test
+from sundog_operator.core.stats.guardrail_test import ArmSplit
 from sundog_operator.core.stats.verdicts import MetricVerdict
 
 
@@ -30,7 +30,7 @@ def evaluate_experiment(
     `replicas` are the healthy ones of each arm, control's among them; `feedback` is (reason, message) of why what edges tell of outcomes is
     not to be built on.
     """
-    limits, going_on = _limits(status), {arm.name for arm in machine.active_arms(status)}
+    limits, going_on = _limits(status), {arm.name for arm in state_machine.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in going_on]
     told = {pair.arm: _tell(status, pair, limits, seen, replicas) for pair in pairs}
     harm = {
@@ -48,7 +48,7 @@ def evaluate_experiment(
     lost = data_loss.find_data_loss(status, seen)
     undecided = broken or watched.message or silent or next((each[1] for each in (feedback, lost) if each), "")
     at = datetime.fromtimestamp(seen.now_s, UTC)
-    outcomes = decision.evaluate_experiment_outcomes(status, seen.tallies, _guardrails(told), undecided, at)
+    outcomes = outcome_evaluation.evaluate_experiment_outcomes(status, seen.tallies, _guardrails(told), undecided, at)
     return ExperimentEvaluation(
         metrics=(*(each for own in told.values() for each in own), *outcomes.metrics),
         harm={arm: why for arm, why in harm.items() if why},
@@ -79,13 +79,13 @@ def _ruling(decided: WinnerDecision | None) -> OutcomeRuling | None:
 
 def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
     """Each arm beside control, in the order in which their blocks are folded."""
-    arms = [arm.name for arm in machine.treatment_arms(status)]
+    arms = [arm.name for arm in state_machine.treatment_arms(status)]
     return [ArmPair(CONTROL, name, f"arm {name}", place) for place, name in enumerate(arms)]
 
 
 def _limits(status: ExperimentStatus) -> EvaluationLimits:
     """The error is shared among all arms of the plan. All epochs are evidence of one ratio, whatever weights they have."""
-    arms = len(machine.treatment_arms(status))
+    arms = len(state_machine.treatment_arms(status))
     return EvaluationLimits(
         guardrails=status.plan.guardrails,
         levels=evaluate.error_levels(status.plan, arms=arms),
@@ -123,9 +123,9 @@ def _shares(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str,
 
 def _load(status: ExperimentStatus, arm: str, replicas: Mapping[str, int]) -> float:
     """How many times the load of one of stable's replicas one of an arm has."""
-    shares = machine.target_buckets(status)
+    shares = state_machine.target_buckets(status)
     of_stable = sum(shares[name] for name in names.STABLE_ARMS)
-    return load.pool_load_ratio(shares[arm], replicas.get(arm, 0), of_stable, replicas.get(CONTROL, 0))
+    return replica_counts.pool_load_ratio(shares[arm], replicas.get(arm, 0), of_stable, replicas.get(CONTROL, 0))
 
 
 def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, seen: CollectedCounts) -> str:
@@ -141,9 +141,9 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, seen: Collecte
             ArmSplit(own, tuple(seen.tallies.of(number, arm, present).assigned for arm in arms))
             for number, own in shares.items()
         ]
-        log_e, what = metric_evidence.mismatch_log_e(splits), "requests"
+        log_e, what = guardrail_test.mismatch_log_e(splits), "requests"
     if log_e < MISMATCH_LOG_E:
-        return decision.find_split_mismatch(status, seen.tallies) if limits.has_sticky_units else ""
+        return outcome_evaluation.find_split_mismatch(status, seen.tallies) if limits.has_sticky_units else ""
     return f"{describe_split(arms, splits, what)}: the split is not as it should be"
 
 
@@ -152,7 +152,7 @@ def include_warmup(status: ExperimentStatus, shares: Mapping[int, evaluate.ArmSh
 
     Where epochs were let go of to make room, the one before those that are left is no warm-up, and may have had other shares.
     """
-    if not shares or len(status.evidence_epochs) >= machine.MAX_EPOCHS:
+    if not shares or len(status.evidence_epochs) >= state_machine.MAX_EPOCHS:
         return dict(shares)
     first = min(shares)
     return {**evaluate.include_warmup(status.plan, {first: shares[first]}), **shares}
@@ -176,7 +176,7 @@ def _requests(status: ExperimentStatus, seen: CollectedCounts) -> dict[str, int]
 
 def _units(status: ExperimentStatus, seen: CollectedCounts) -> dict[str, int]:
     """Units by arm, estimated from the sample that edges have; none where there is no sample."""
-    share, first = exposures.sample_first_exposures(seen.tallies.attempt, seen.reports, seen.now_s)
+    share, first = first_exposures.sample_first_exposures(seen.tallies.attempt, seen.reports, seen.now_s)
     if not share:
         return {}
     found = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sundog_operator.api import MetricStatus, PlanGuardrail
-from sundog_operator.core.analysis.baseline_health import HEALTHY, BaselineHealth
+from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
 
 
 @dataclass(frozen=True, slots=True)

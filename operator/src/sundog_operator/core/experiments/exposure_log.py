@@ -15,9 +15,9 @@ import orjson
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
-from sundog_operator.core.analysis.seen_units import SeenUnits
 from sundog_operator.core.edge import units as edge_units
-from sundog_operator.core.experiments.decision import count_exposed_units
+from sundog_operator.core.experiments.hash_set import SeenUnits
+from sundog_operator.core.experiments.outcome_evaluation import count_exposed_units
 from sundog_operator.errors import SundogError
 
 FORMAT_VERSION: Final = 1

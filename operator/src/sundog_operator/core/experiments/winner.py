@@ -22,8 +22,8 @@ from enum import StrEnum
 from typing import Final
 
 from sundog_operator.api import SuccessMetric, parse_percent
-from sundog_operator.core.stats import success_metrics
-from sundog_operator.core.stats.success_metrics import OutcomeEpoch, OutcomeFinding, OutcomeMetric, OutcomeVerdict
+from sundog_operator.core.stats import outcome_test
+from sundog_operator.core.stats.outcome_test import OutcomeEpoch, OutcomeFinding, OutcomeMetric, OutcomeVerdict
 from sundog_operator.core.stats.verdicts import MetricVerdict
 
 _TOLD_AT_ONCE: Final = 3
@@ -132,7 +132,7 @@ def parse_success_metrics(metrics: Sequence[SuccessMetric]) -> tuple[OutcomeMetr
 def decide_winner(seen: WinnerInputs) -> WinnerDecision:
     """Who wins by what is known now. It may be asked as often as one likes."""
     epochs = seen.epochs or [_nothing(len(seen.metrics), len(seen.arms))]
-    by_metric = success_metrics.evaluate_outcomes(seen.metrics, epochs, seen.alpha, elapsed_s=seen.elapsed_s)
+    by_metric = outcome_test.evaluate_outcomes(seen.metrics, epochs, seen.alpha, elapsed_s=seen.elapsed_s)
     arms = tuple(
         _stand(arm, tuple(findings[index] for findings in by_metric), seen.broken)
         for index, arm in enumerate(seen.arms)
@@ -151,7 +151,7 @@ def decide_winner(seen: WinnerInputs) -> WinnerDecision:
 
 
 def _nothing(metrics: int, arms: int) -> OutcomeEpoch:
-    return OutcomeEpoch((1,) * (arms + 1), [[success_metrics.OutcomeCounts()] * (arms + 1)] * metrics)
+    return OutcomeEpoch((1,) * (arms + 1), [[outcome_test.OutcomeCounts()] * (arms + 1)] * metrics)
 
 
 def _stand(arm: ArmInput, findings: tuple[OutcomeFinding, ...], broken: str) -> ArmDecision:

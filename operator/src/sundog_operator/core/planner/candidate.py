@@ -18,11 +18,11 @@ from sundog_operator.core import events, revisions
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import (
-    aborted_revisions,
-    capacity_mode,
+    candidate_placement,
     desired_state,
     dry_run,
     evaluation,
+    held_back_revisions,
     rollback_window,
     warm_revisions,
 )
@@ -32,7 +32,7 @@ from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.ray import clusters
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import freeze, load, machine, windows
+from sundog_operator.core.rollout import freeze, replica_counts, state_machine, windows
 from sundog_operator.core.rollout.freeze import STEPPED_STRATEGIES
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
@@ -86,8 +86,8 @@ def recover_lost_status(draft: PlanContext) -> None:
     attempts = sorted(
         draft.seen.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or draft.now, attempt.name)
     )
-    latest = attempts[-1] if attempts and machine.is_frozen(attempts[-1].status) else None
-    shared = latest.status.plan.in_place if latest is not None and not machine.is_over(latest.status) else None
+    latest = attempts[-1] if attempts and state_machine.is_frozen(attempts[-1].status) else None
+    shared = latest.status.plan.in_place if latest is not None and not state_machine.is_over(latest.status) else None
     replicas = _serving(draft, [stable] if shared is None or latest is None else [stable, latest.revision])
     if replicas is None:
         return
@@ -98,13 +98,13 @@ def recover_lost_status(draft: PlanContext) -> None:
     draft.set(stable=serving, cluster=cluster)
     if latest is None:
         return
-    if not machine.is_over(latest.status):
+    if not state_machine.is_over(latest.status):
         draft.set(experiment=latest.name, candidate=make_revision_status(draft, latest.revision, replicas))
         if shared is not None:
-            own = machine.shared_replicas(latest.status, replicas, stands_still=True)
-            told = capacity_mode.make_capacity_status(draft.status.capacity, shared, replicas)
+            own = state_machine.shared_replicas(latest.status, replicas, stands_still=True)
+            told = candidate_placement.make_capacity_status(draft.status.capacity, shared, replicas)
             draft.set(stable=serving.model_copy(update={"replicas": own.stable}), capacity=told)
-    elif latest.status.phase == machine.STOPPED:
+    elif latest.status.phase == state_machine.STOPPED:
         draft.set(last_rollout=_last(draft, latest.revision, *_ended(latest.status), latest.name))
 
 
@@ -145,11 +145,11 @@ def apply_rollout_outcome(draft: PlanContext) -> None:
     if attempt is None:
         return
     draft.rollout = attempt
-    if not machine.is_over(attempt.status):
+    if not state_machine.is_over(attempt.status):
         return
     draft.rollout = None
-    if attempt.status.phase == machine.CONCLUDED:
-        by = machine.promotion_reason(attempt.status)
+    if attempt.status.phase == state_machine.CONCLUDED:
+        by = state_machine.promotion_reason(attempt.status)
         promote_revision(draft, attempt.revision, attempt.name, attempt.status.plan.reason, by)
     else:
         end_candidate(draft, attempt.revision, *_ended(attempt.status), attempt.name)
@@ -170,7 +170,7 @@ def promote_revision(draft: PlanContext, number: int, experiment: str = "", reas
     previous, attempt = draft.status.stable, _attempt_of(draft, number, experiment)
     draft.set(
         stable_before=rollback_window.record_promotion(draft.status.stable_before, draft.stable_number, number),
-        held_back=aborted_revisions.remove_hold(draft.status.held_back, number),
+        held_back=held_back_revisions.remove_hold(draft.status.held_back, number),
     )
     if previous is not None and previous.revision != number:
         start_draining(draft, previous)
@@ -187,7 +187,7 @@ def end_candidate(draft: PlanContext, number: int, outcome: RolloutOutcome, reas
     candidate, last = draft.status.candidate, _last(draft, number, outcome, reason, experiment)
     attempt = _attempt_of(draft, number, experiment)
     # The spec does not stand for what a command brought back, and what it was brought back for is held back already.
-    is_held = aborted_revisions.is_failed_rollout(last) and not (
+    is_held = held_back_revisions.is_failed_rollout(last) and not (
         candidate is not None and _is_rollback(draft, candidate)
     )
     if candidate is not None and candidate.revision == number:
@@ -195,10 +195,10 @@ def end_candidate(draft: PlanContext, number: int, outcome: RolloutOutcome, reas
             # One that waits for its next attempt runs nowhere.
             start_draining(draft, candidate)
         draft.set(candidate=None)
-    if aborted_revisions.is_failed_rollout(last) and _had_traffic(draft, experiment):
+    if held_back_revisions.is_failed_rollout(last) and _had_traffic(draft, experiment):
         draft.set(stable_before=rollback_window.forget_revision(draft.status.stable_before, number))
     if is_held:
-        draft.set(held_back=aborted_revisions.add_hold(draft.status.held_back, last))
+        draft.set(held_back=held_back_revisions.add_hold(draft.status.held_back, last))
     draft.set(experiment="", last_rollout=last)
     draft.events.append(events.rollout_ended(outcome, attempt, f"revision {number}: {reason}"))
 
@@ -212,7 +212,7 @@ def _attempt_of(draft: PlanContext, number: int, experiment: str) -> str:
 
 def _had_traffic(draft: PlanContext, experiment: str) -> bool:
     """Whether a candidate ever got any."""
-    return any(each.name == experiment and machine.had_traffic(each.status) for each in draft.seen.rollouts)
+    return any(each.name == experiment and state_machine.had_traffic(each.status) for each in draft.seen.rollouts)
 
 
 def _last(draft: PlanContext, number: int, outcome: RolloutOutcome, reason: str, experiment: str) -> LastRollout:
@@ -271,7 +271,7 @@ def _wait_for_experiment(draft: PlanContext, wanted: Revision) -> None:
     if spec is None or draft.held:
         return
     if should_stop_experiments(spec):
-        if _finds_no_room(draft, spec) and not capacity_mode.can_fit_without_arms(draft, spec):
+        if _finds_no_room(draft, spec) and not candidate_placement.can_fit_without_arms(draft, spec):
             # What finds no place all the same ends none for it.
             draft.set(kept=())
             return
@@ -301,7 +301,7 @@ def _rehearses(draft: PlanContext, wanted: Revision) -> bool:
 def _outlasts_edits(draft: PlanContext) -> bool:
     """Whether what is under way may end before what the spec stands for begins. Without a plan nothing has begun."""
     policy = draft.spec.rollout.on_new_revision if draft.spec else ""
-    under_way = draft.progress is not None and draft.progress.plan.strategy != machine.RECREATE
+    under_way = draft.progress is not None and draft.progress.plan.strategy != state_machine.RECREATE
     return policy == "queue" and under_way and not draft.is_fast_rollback
 
 
@@ -320,7 +320,7 @@ def _return_to_stable(draft: PlanContext) -> None:
     if draft.status.candidate is not None:
         drop_candidate(draft, "Superseded", "the spec is back at the stable revision")
     else:
-        draft.set(held_back=(), last_rollout=None if aborted_revisions.is_failed_rollout(last) else last)
+        draft.set(held_back=(), last_rollout=None if held_back_revisions.is_failed_rollout(last) else last)
 
 
 def abort_candidate(draft: PlanContext, why: str) -> None:
@@ -337,7 +337,7 @@ def release_hold(draft: PlanContext, number: int) -> None:
     last = draft.status.last_rollout
     known = last is not None and last.revision == number
     draft.set(
-        held_back=aborted_revisions.remove_hold(draft.status.held_back, number), last_rollout=None if known else last
+        held_back=held_back_revisions.remove_hold(draft.status.held_back, number), last_rollout=None if known else last
     )
 
 
@@ -350,9 +350,9 @@ def drop_candidate(draft: PlanContext, outcome: RolloutOutcome, why: str) -> Non
     if draft.is_giving_back:
         return
     if attempt is not None and draft.progress is not None:
-        stopped = machine.stop(draft.progress, outcome, why, draft.now)
+        stopped = state_machine.stop(draft.progress, outcome, why, draft.now)
         draft.commit_rollout(stopped)
-        if not machine.is_over(stopped):
+        if not state_machine.is_over(stopped):
             return
         outcome, why = _ended(stopped)
     draft.rollout = None
@@ -365,7 +365,7 @@ def hold_back(draft: PlanContext, reason: str) -> None:
     number = draft.wanted.number if draft.wanted else draft.stable_number
     if number is not None:
         last = _last(draft, number, "RolledBack", reason, "")
-        draft.set(held_back=aborted_revisions.add_hold(draft.status.held_back, last), last_rollout=last)
+        draft.set(held_back=held_back_revisions.add_hold(draft.status.held_back, last), last_rollout=last)
 
 
 def start_rollback(draft: PlanContext, target: int) -> None:
@@ -385,7 +385,7 @@ def _become_candidate(
         _name_clusters(draft)
     candidate = make_revision_status(draft, number, replicas)
     draft.set(
-        capacity=capacity_mode.make_capacity_status(draft.status.capacity, shared, draft.replicas),
+        capacity=candidate_placement.make_capacity_status(draft.status.capacity, shared, draft.replicas),
         cluster=place,
         candidate=candidate.model_copy(update={"brought_back": brought_back}),
         retiring=tuple(r for r in draft.status.retiring if r.revision != number),
@@ -423,7 +423,7 @@ def _start(draft: PlanContext, wanted: Revision) -> None:
 
 def _finds_no_room(draft: PlanContext, spec: ModelDeploymentSpec) -> bool:
     """Whether a candidate's pods would find no place: beside what runs, or in the place of stable's."""
-    place = capacity_mode.find_placement(draft, spec)
+    place = candidate_placement.find_placement(draft, spec)
     draft.capacity_shortage, draft.shared = place.short, place.shared
     return not place.fits
 
@@ -433,7 +433,7 @@ def _first_replicas(draft: PlanContext, spec: ModelDeploymentSpec) -> int:
         return 1
     if spec.rollout.strategy not in STEPPED_STRATEGIES or draft.is_fast_rollback:
         return draft.replicas
-    return load.step_replicas(freeze.plan_steps(spec.rollout)[0], draft.replicas)
+    return replica_counts.step_replicas(freeze.plan_steps(spec.rollout)[0], draft.replicas)
 
 
 def ensure_rollout_experiment(draft: PlanContext) -> None:
@@ -454,9 +454,9 @@ def ensure_rollout_experiment(draft: PlanContext) -> None:
 
 
 def _frozen(draft: PlanContext, spec: ModelDeploymentSpec, stable: int, candidate: int) -> ExperimentStatus:
-    if spec.rollout.strategy == machine.RECREATE and not draft.is_fast_rollback:
+    if spec.rollout.strategy == state_machine.RECREATE and not draft.is_fast_rollback:
         why = f"replaces revision {stable} at once, as strategy recreate has it"
-        return freeze.freeze_without_steps(spec.rollout, stable, candidate, draft.now, why, machine.RECREATE)
+        return freeze.freeze_without_steps(spec.rollout, stable, candidate, draft.now, why, state_machine.RECREATE)
     shared = draft.in_place
     if draft.is_fast_rollback:
         why = rollback_window.fast_rollback_reason(candidate)
@@ -466,7 +466,7 @@ def _frozen(draft: PlanContext, spec: ModelDeploymentSpec, stable: int, candidat
 
 def _attempt(draft: PlanContext, wanted: Revision) -> RolloutAttempt | None:
     mine = [rollout for rollout in draft.seen.rollouts if rollout.revision == wanted.number]
-    open_one = next((rollout for rollout in mine if not machine.is_over(rollout.status)), None)
+    open_one = next((rollout for rollout in mine if not state_machine.is_over(rollout.status)), None)
     if open_one is not None:
         draft.set(experiment=open_one.name)
         return open_one
@@ -581,7 +581,7 @@ def _delay(failures: int) -> timedelta:
 
 
 def _has_traffic(draft: PlanContext) -> bool:
-    return draft.progress is not None and machine.has_traffic(draft.progress)
+    return draft.progress is not None and state_machine.has_traffic(draft.progress)
 
 
 def find_failure(draft: PlanContext, candidate: RevisionStatus) -> tuple[str, str] | None:
@@ -594,13 +594,13 @@ def find_failure(draft: PlanContext, candidate: RevisionStatus) -> tuple[str, st
         why = f": {failing.message}" if failing is not None else ""
         return "CandidateUnavailable", f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}"
     late = find_late_reason(draft, candidate)
-    return (machine.DEADLINE_EXCEEDED, f"{describe_deadline(draft)}: {late}") if late and _ends(draft) else None
+    return (state_machine.DEADLINE_EXCEEDED, f"{describe_deadline(draft)}: {late}") if late and _ends(draft) else None
 
 
 def _ends(draft: PlanContext) -> bool:
     """Whether a rollout whose candidate is late ends with that: one that has not begun waits where it is paused."""
     told = draft.progress
-    waits = told is not None and told.paused is not None and told.phase != machine.RUNNING
+    waits = told is not None and told.paused is not None and told.phase != state_machine.RUNNING
     return not waits and not is_retried_after_deadline(draft)
 
 
@@ -621,8 +621,8 @@ def _short_for_long(draft: PlanContext, candidate: RevisionStatus) -> str:
     step = progress.step if progress is not None else None
     if progress is None or spec is None or step is None or step.short_since is None or draft.held:
         return ""
-    needed = machine.replicas_waited_for(progress, draft.replicas, draft.available(candidate.revision))
-    counted = () if machine.is_fast_rollback(progress) else spec.rollout.windows
+    needed = state_machine.replicas_waited_for(progress, draft.replicas, draft.available(candidate.revision))
+    counted = () if state_machine.is_fast_rollback(progress) else spec.rollout.windows
     begun = max(step.short_since, progress.resumed_at or EARLIEST_TIME)
     if not needed or not windows.has_lasted(counted, begun, draft.now, spec.rollout.progress_deadline):
         return ""
@@ -710,7 +710,10 @@ def has_exceeded_deadline(draft: PlanContext, candidate: RevisionStatus) -> bool
     begun = _not_ready_since(draft, candidate)
     if draft.spec is None or begun is None:
         return False
-    rollout, returning_now = draft.spec.rollout, draft.progress is not None and machine.is_fast_rollback(draft.progress)
+    rollout, returning_now = (
+        draft.spec.rollout,
+        draft.progress is not None and state_machine.is_fast_rollback(draft.progress),
+    )
     counted = () if draft.status.stable is None or returning_now else rollout.windows
     resumed = (candidate.resumed_at, draft.progress.resumed_at if draft.progress is not None else None)
     begun = max(begun, *(each or EARLIEST_TIME for each in resumed))
@@ -719,7 +722,7 @@ def has_exceeded_deadline(draft: PlanContext, candidate: RevisionStatus) -> bool
 
 def _not_ready_since(draft: PlanContext, candidate: RevisionStatus) -> datetime | None:
     """From when a candidate's time to become ready counts: where it was ready before, from when it stopped to be so, as far as is told."""
-    if draft.progress is None or draft.progress.phase != machine.RUNNING:
+    if draft.progress is None or draft.progress.phase != state_machine.RUNNING:
         return candidate.since or draft.now
     failing = _unready(draft)
     return failing.last_transition_time if failing is not None else None

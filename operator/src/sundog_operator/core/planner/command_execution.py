@@ -6,12 +6,12 @@ from sundog_operator.api import LastCommand
 from sundog_operator.core import events, revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate as planner_candidate
-from sundog_operator.core.planner import capacity_mode, evaluation
+from sundog_operator.core.planner import candidate_placement, evaluation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.ray.readiness import DEPLOYING
-from sundog_operator.core.rollout import commands, machine, windows
+from sundog_operator.core.rollout import commands, state_machine, windows
 from sundog_operator.core.rollout.commands import RolloutCommand
 
 FORWARD_VERBS: Final = ("promote", "skip")
@@ -99,7 +99,7 @@ def _refuse_steering(draft: PlanContext, command: RolloutCommand) -> str:
         return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
     if command.verb == "resume" and draft.progress.paused is None:
         return _why_not_resumed(draft, command.revision)
-    if command.verb == "skip" and (why := machine.skip_refusal(draft.progress)):
+    if command.verb == "skip" and (why := state_machine.skip_refusal(draft.progress)):
         return why
     if command.verb in FORWARD_VERBS and draft.held:
         return _why_held(draft)
@@ -111,7 +111,7 @@ def _refuse_steering(draft: PlanContext, command: RolloutCommand) -> str:
 def _why_not_trusted(draft: PlanContext) -> str:
     """Why a rollout that is paused for its split would be paused again at once; empty where it is not, or the split is right again."""
     paused = draft.progress.paused if draft.progress is not None else None
-    if paused is None or paused.reason != machine.SAMPLE_RATIO:
+    if paused is None or paused.reason != state_machine.SAMPLE_RATIO:
         return ""
     evaluation.evaluate_rollout(draft)
     broken = draft.evaluation.broken if draft.evaluation is not None else ""
@@ -125,16 +125,14 @@ def _why_not_trusted(draft: PlanContext) -> str:
 def _why_not_begun(draft: PlanContext, command: RolloutCommand) -> str:
     """Why a rollout is at no step that could be passed or left out; empty where it is at one, or has none."""
     progress = draft.progress
-    if progress is None or progress.phase != machine.PENDING:
+    if progress is None or progress.phase != state_machine.PENDING:
         return ""
     if progress.paused is not None:
-        return (
-            f"revision {command.revision} is {machine.describe_pause(progress)}: resume lets it begin, once it is ready"
-        )
+        return f"revision {command.revision} is {state_machine.describe_pause(progress)}: resume lets it begin, once it is ready"
     if draft.held:
         return _why_held(draft)
     if command.verb == "skip":
-        return machine.skip_refusal(progress)
+        return state_machine.skip_refusal(progress)
     return (
         f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
     )
@@ -146,7 +144,7 @@ def _why_not_resumed(draft: PlanContext, number: int) -> str:
     if draft.held:
         return f"{told}; {_why_held(draft)}"
     waits = draft.progress is not None and draft.progress.step is not None and draft.progress.step.gate == "manual"
-    return f"{told}; it {machine.WAITS_FOR_PROMOTE}" if waits else told
+    return f"{told}; it {state_machine.WAITS_FOR_PROMOTE}" if waits else told
 
 
 def _why_held(draft: PlanContext) -> str:
@@ -174,8 +172,8 @@ def _why_no_place(draft: PlanContext, number: int) -> str:
     candidate = draft.status.candidate
     if draft.in_place is not None and candidate is not None:
         return f"revision {candidate.revision} has replicas of stable, which has to have them back first: abort it, then roll back"
-    short = capacity_mode.find_shortage(draft, draft.spec, draft.replicas) if draft.spec is not None else None
-    if draft.spec is None or short is None or capacity_mode.find_placement(draft, draft.spec).shared is None:
+    short = candidate_placement.find_shortage(draft, draft.spec, draft.replicas) if draft.spec is not None else None
+    if draft.spec is None or short is None or candidate_placement.find_placement(draft, draft.spec).shared is None:
         return ""
     return f"{short[1]}: apply the spec of revision {number}, which then comes in place"
 
@@ -203,8 +201,8 @@ def _refuse_retry(draft: PlanContext, number: int) -> str:
 
 def _why_not_anew(draft: PlanContext, number: int) -> str:
     """Why a candidate is not to be taken out and put in again: with it would go what answers requests, or what is on its way up."""
-    if draft.progress is not None and machine.has_traffic(draft.progress):
-        weight = machine.canary_weight(draft.progress)
+    if draft.progress is not None and state_machine.has_traffic(draft.progress):
+        weight = state_machine.canary_weight(draft.progress)
         share = f"{weight} % of the traffic" if weight else "requests by their headers"
         return (
             f"revision {number} has {share}: there is nothing to try again; abort, then retry begins its rollout anew"
@@ -226,7 +224,11 @@ def _has_trouble(draft: PlanContext, number: int) -> bool:
         or planner_candidate.find_late_reason(draft, candidate)
     ):
         return True
-    if progress is not None and progress.paused is not None and progress.paused.reason == machine.DEADLINE_EXCEEDED:
+    if (
+        progress is not None
+        and progress.paused is not None
+        and progress.paused.reason == state_machine.DEADLINE_EXCEEDED
+    ):
         return True
     calm = readiness.ready or readiness.reason == DEPLOYING
     return not calm or find_pending_reason(draft, number) is not None
@@ -249,7 +251,7 @@ def _run(draft: PlanContext, command: RolloutCommand) -> None:
 def _steer(draft: PlanContext, command: RolloutCommand) -> None:
     """Hand the command to the rollout's state machine."""
     if draft.rollout is not None:
-        draft.commit_rollout(machine.execute_command(draft.rollout.status, command, draft.now))
+        draft.commit_rollout(state_machine.execute_command(draft.rollout.status, command, draft.now))
 
 
 def _retry(draft: PlanContext, number: int) -> None:

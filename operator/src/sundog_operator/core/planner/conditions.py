@@ -26,8 +26,8 @@ from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import accelerators, capacity, names, pod_problems
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.planner import aborted_revisions, capacity_mode, desired_state
 from sundog_operator.core.planner import candidate as planner_candidate
+from sundog_operator.core.planner import candidate_placement, desired_state, held_back_revisions
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import conditions as conditions_of_experiment
 from sundog_operator.core.planner.experiment import lifecycle
@@ -35,7 +35,14 @@ from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.ray import startup
 from sundog_operator.core.ray.readiness import DEPLOYING
-from sundog_operator.core.rollout import baseline_outage, freeze, machine, notifications, unproven_steps, windows
+from sundog_operator.core.rollout import (
+    baseline_outage,
+    freeze,
+    notifications,
+    state_machine,
+    steps_without_evidence,
+    windows,
+)
 from sundog_operator.core.stats.verdicts import MetricVerdict
 
 RAY_GRACE: Final = timedelta(seconds=10)
@@ -108,11 +115,11 @@ def _counted(arm: ArmStatus, attempt: str, edges: Sequence[EdgeReport], counted:
 
 def transition_events(draft: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
     """The events of one transition; its end is told once the status of the ModelDeployment has it."""
-    rollout, paused, weight = draft.rollout, after.paused, machine.canary_weight(after)
-    if rollout is None or machine.is_over(after):
+    rollout, paused, weight = draft.rollout, after.paused, state_machine.canary_weight(after)
+    if rollout is None or state_machine.is_over(after):
         return []
-    if paused is not None and paused != before.paused and paused.reason != machine.MANUAL:
-        told = machine.describe_pause(after)
+    if paused is not None and paused != before.paused and paused.reason != state_machine.MANUAL:
+        told = state_machine.describe_pause(after)
         return [events.rollout_paused(rollout.name, after.epoch.number, paused.reason, told, paused.since)]
     if (
         before.paused is not None
@@ -121,10 +128,10 @@ def transition_events(draft: PlanContext, before: ExperimentStatus, after: Exper
         and after.giving_back is None
     ):
         return [events.rollout_resumed(rollout.name, before.paused.reason, before.paused.since)]
-    if machine.canary_weight(before) != weight:
-        why = machine.weight_change_reason(after)
+    if state_machine.canary_weight(before) != weight:
+        why = state_machine.weight_change_reason(after)
         return [events.traffic_shifted(rollout.name, after.epoch.number, weight, rollout.revision, why)]
-    if (step := machine.step_entered_without_shift(before, after)) is not None:
+    if (step := state_machine.step_entered_without_shift(before, after)) is not None:
         return [events.gate_opened(rollout.name, step.index, weight, step.opened_by or "")]
     return []
 
@@ -132,11 +139,11 @@ def transition_events(draft: PlanContext, before: ExperimentStatus, after: Exper
 def update_measured_fields(draft: PlanContext) -> None:
     """Fill in replicas, weights and addresses."""
     progress = draft.progress
-    weight = machine.canary_weight(progress) if progress else 0
-    candidate, stable, shared = draft.status.candidate, draft.status.stable, capacity_mode.desired_replicas(draft)
+    weight = state_machine.canary_weight(progress) if progress else 0
+    candidate, stable, shared = draft.status.candidate, draft.status.stable, candidate_placement.desired_replicas(draft)
     needed = draft.replicas
     if candidate is not None:
-        own = machine.wanted_replicas(progress, needed) if progress else _before_freeze(draft, candidate)
+        own = state_machine.wanted_replicas(progress, needed) if progress else _before_freeze(draft, candidate)
         draft.set(candidate=_measured(draft, candidate, weight, shared.candidate if shared else own))
     of_arms = lifecycle.update_arm_fields(draft)
     if stable is not None:
@@ -228,7 +235,7 @@ def _capacity_available(draft: PlanContext) -> Conclusion:
     short, in_place = draft.capacity_shortage, draft.in_place is not None
     if short is None and spec is not None and newest is not None and not in_place and _is_wanted(draft, newest):
         placed = sum(pod_problems.is_scheduled(pod) for pod in draft.pods_of(newest.revision))
-        short = capacity_mode.find_shortage(
+        short = candidate_placement.find_shortage(
             draft, spec, newest.replicas - placed - terminating_pods.count_terminating(draft, newest.revision)
         )
     if short is not None:
@@ -263,7 +270,7 @@ def _measure_capacity(draft: PlanContext, needed: int) -> CapacityStatus | None:
         if pod_problems.is_scheduled(pod)
         for resource in resources
     )
-    return capacity_mode.make_capacity_status(
+    return candidate_placement.make_capacity_status(
         CapacityStatus(gpus_requested=requested, gpus_allocated=allocated), shared, needed
     )
 
@@ -354,7 +361,7 @@ def _has_just_begun(draft: PlanContext, newest: RevisionStatus, told: Condition)
 
 def _has_traffic(draft: PlanContext, newest: RevisionStatus) -> bool:
     if newest is draft.status.candidate and draft.progress is not None:
-        return machine.has_traffic(draft.progress)
+        return state_machine.has_traffic(draft.progress)
     return bool(newest.weight)
 
 
@@ -400,7 +407,11 @@ def _route_accepted(draft: PlanContext) -> Conclusion | None:
 
 def _progressing(draft: PlanContext) -> Conclusion:
     progress, candidate = draft.progress, draft.status.candidate
-    asks = progress is not None and progress.paused is not None and progress.paused.reason == machine.DEADLINE_EXCEEDED
+    asks = (
+        progress is not None
+        and progress.paused is not None
+        and progress.paused.reason == state_machine.DEADLINE_EXCEEDED
+    )
     if candidate is not None and candidate.retry_at is not None and not asks:
         return (
             "True",
@@ -410,7 +421,9 @@ def _progressing(draft: PlanContext) -> Conclusion:
     if progress is not None and candidate is not None:
         paused = progress.paused is not None or draft.held or draft.opens_at is not None
         step = progress.step
-        waiting = machine.describe_pause(progress) if progress.paused else f"waits for revision {candidate.revision}"
+        waiting = (
+            state_machine.describe_pause(progress) if progress.paused else f"waits for revision {candidate.revision}"
+        )
         text = f"step {step.index} of {step.of}: {step.reason}" if step else waiting
         why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
         waits = f"; revision {draft.status.queued} waits until it has ended" if draft.status.queued else ""
@@ -446,7 +459,7 @@ def _held_for(draft: PlanContext, hold: LastRollout) -> str:
         last is None
         or last.revision == hold.revision
         or last.at < hold.at
-        or not aborted_revisions.is_failed_rollout(last)
+        or not held_back_revisions.is_failed_rollout(last)
     ):
         return hold.reason
     return f"{hold.reason}; revision {last.revision}: {last.reason}"
@@ -529,10 +542,10 @@ def _what_is_asked(draft: PlanContext) -> list[str]:
     step = progress.step
     if step is None:
         return []
-    if step.reason == machine.WAITS_FOR_PROMOTE:
-        return [f"revision {candidate.revision} {machine.WAITS_FOR_PROMOTE}"]
+    if step.reason == state_machine.WAITS_FOR_PROMOTE:
+        return [f"revision {candidate.revision} {state_machine.WAITS_FOR_PROMOTE}"]
     if step.gate == "evidence" and step.since is not None:
-        return [f"revision {candidate.revision} waits for evidence at {machine.canary_weight(progress)} %"]
+        return [f"revision {candidate.revision} waits for evidence at {state_machine.canary_weight(progress)} %"]
     return []
 
 
@@ -552,7 +565,7 @@ def _stalled(draft: PlanContext, said: dict[str, Conclusion]) -> Conclusion:
     if candidate is not None and _is_late(draft, candidate):
         return (
             "True",
-            machine.DEADLINE_EXCEEDED,
+            state_machine.DEADLINE_EXCEEDED,
             f"{planner_candidate.describe_deadline(draft)}: {said['RevisionReady'][2]}; it is tried on",
         )
     return "False", "", ""
@@ -574,9 +587,9 @@ def set_rollout_conditions(draft: PlanContext) -> None:
         return
     name, status = draft.commit
     conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=draft.now)
-    mark_running = conditions.mark_false if machine.is_over(status) else conditions.mark_true
-    reason = status.verdict.reason.partition(":")[0] if machine.is_over(status) else status.phase
-    mark_running("Running", reason, status.verdict.reason if machine.is_over(status) else "", at=draft.now)
+    mark_running = conditions.mark_false if state_machine.is_over(status) else conditions.mark_true
+    reason = status.verdict.reason.partition(":")[0] if state_machine.is_over(status) else status.phase
+    mark_running("Running", reason, status.verdict.reason if state_machine.is_over(status) else "", at=draft.now)
     conditions.mark_true("Ready", status.phase, "", at=draft.now)
     _mark_evidence(draft, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
@@ -601,10 +614,10 @@ def _mark_evidence(draft: PlanContext, status: ExperimentStatus, conditions: Con
         conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=draft.now)
     elif draft.evaluation is not None:
         conditions.mark_true("DataQuality", "Consistent", _lost(*draft.evaluation.lost), at=draft.now)
-    elif not machine.is_evaluated(status):
+    elif not state_machine.is_evaluated(status):
         conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=draft.now)
     # What the gates have let pass may still be rolled back, as in a bake.
-    settled = machine.is_over(status) or machine.is_decided_by_copies(status)
+    settled = state_machine.is_over(status) or state_machine.is_decided_by_copies(status)
     if status.verdict.decision == freeze.UNDECIDED or not settled:
         conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, _waits_for(status)), at=draft.now)
     else:
@@ -613,9 +626,9 @@ def _mark_evidence(draft: PlanContext, status: ExperimentStatus, conditions: Con
 
 def _undecided(status: ExperimentStatus, why: str) -> str:
     """Why evidence decides nothing yet, and what may promote without it; of one that has ended, how."""
-    if machine.is_over(status) and (status.plan.guardrails or status.without_evidence):
+    if state_machine.is_over(status) and (status.plan.guardrails or status.without_evidence):
         return status.verdict.reason
-    return "; ".join(filter(None, (why, unproven_steps.describe_exceptions(status.plan))))
+    return "; ".join(filter(None, (why, steps_without_evidence.describe_exceptions(status.plan))))
 
 
 def _lost(stable: int, canary: int) -> str:
@@ -629,10 +642,10 @@ def _lost(stable: int, canary: int) -> str:
 
 def _waits_for(status: ExperimentStatus) -> str:
     """What evidence is missing, and whether the plan gives it too little time; of a bake, what it waits for."""
-    if machine.is_baking(status) and status.step is not None:
+    if state_machine.is_baking(status) and status.step is not None:
         return status.step.reason
     return "; ".join(
-        filter(None, (machine.describe_missing_evidence(status), power.find_undecidable_step(status.plan)))
+        filter(None, (state_machine.describe_missing_evidence(status), power.find_undecidable_step(status.plan)))
     )
 
 

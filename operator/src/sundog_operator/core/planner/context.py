@@ -29,13 +29,13 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.kubernetes.references import KeysByObject
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
-from sundog_operator.core.planner import aborted_revisions, desired_state, rollback_window
+from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import in_place, machine, windows
+from sundog_operator.core.rollout import in_place, state_machine, windows
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
@@ -315,7 +315,7 @@ class PlanContext:
         What goes back to a revision that was stable waits for none.
         """
         progress = self.progress
-        if self.spec is None or (progress is not None and machine.is_fast_rollback(progress)):
+        if self.spec is None or (progress is not None and state_machine.is_fast_rollback(progress)):
             return None
         return windows.next_opening(self.spec.rollout.windows, self.now)
 
@@ -350,7 +350,7 @@ class PlanContext:
     def _with_more_than(self, stable: RevisionStatus) -> list[int]:
         """Revisions that have more of the traffic than stable, and for long. One with less may need many replicas because it is slow."""
         candidate, progress = self.status.candidate, self.progress
-        if candidate is not None and progress is not None and machine.is_baking(progress):
+        if candidate is not None and progress is not None and state_machine.is_baking(progress):
             return [candidate.revision]
         return [arm.revision for arm in self.status.arms or () if arm.weight > stable.weight]
 
@@ -366,7 +366,7 @@ class PlanContext:
             return None
         if self.commit is not None and self.commit[0] == self.rollout.name:
             return self.commit[1]
-        return self.rollout.status if machine.is_frozen(self.rollout.status) else None
+        return self.rollout.status if state_machine.is_frozen(self.rollout.status) else None
 
     @property
     def in_place(self) -> PlanInPlace | None:
@@ -388,9 +388,9 @@ class PlanContext:
 
     def is_held_back(self, number: int) -> bool:
         """Whether a revision was aborted or rolled back, and not retried since."""
-        return aborted_revisions.find_hold(self.status, number) is not None
+        return held_back_revisions.find_hold(self.status, number) is not None
 
     @property
     def hold(self) -> LastRollout | None:
         """What the revision that the spec stands for is held back for; None where it is not."""
-        return aborted_revisions.find_hold(self.status, self.wanted.number) if self.wanted is not None else None
+        return held_back_revisions.find_hold(self.status, self.wanted.number) if self.wanted is not None else None

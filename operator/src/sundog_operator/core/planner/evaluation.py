@@ -8,7 +8,7 @@ from sundog_operator.core.analysis import counters, evaluate
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import state_machine
 from sundog_operator.core.rollout.resolve import StableTraffic, needs_threshold
 
 DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
@@ -17,9 +17,14 @@ DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 def evaluate_rollout(draft: PlanContext) -> Counters | None:
     """Judge the active attempt. Gives what was counted; None where no evidence is weighed."""
     progress, attempt = draft.progress, draft.rollout
-    if progress is None or attempt is None or not machine.is_evaluated(progress) or machine.is_over(progress):
+    if (
+        progress is None
+        or attempt is None
+        or not state_machine.is_evaluated(progress)
+        or state_machine.is_over(progress)
+    ):
         return None
-    stable, candidate = machine.arm_revisions(progress)
+    stable, candidate = state_machine.arm_revisions(progress)
     edges, waits_s = draft.seen.edges, request_deadline_s(draft.seen.split)
     now_s = counters.counted_until_s(edges, draft.now.timestamp())
     epochs = [epoch.number for epoch in progress.evidence_epochs]

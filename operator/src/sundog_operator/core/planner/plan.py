@@ -34,7 +34,7 @@ from sundog_operator.core.planner.experiment import conditions as experiment_con
 from sundog_operator.core.planner.experiment import lifecycle
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
-from sundog_operator.core.rollout import history, machine, metric_checks
+from sundog_operator.core.rollout import history, prometheus_checks, state_machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _walk(draft: PlanContext) -> None:
     counted = evaluation.evaluate_rollout(draft)
     attempt = draft.rollout
     draft.copies = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", draft.seen.edges)
-    seen = machine.RolloutInputs(
+    seen = state_machine.RolloutInputs(
         now=draft.now,
         replicas=draft.replicas,
         available=draft.available(candidate.revision),
@@ -144,14 +144,14 @@ def _walk(draft: PlanContext) -> None:
         copies=draft.copies,
         stable=draft.serving(draft.stable_number or 0),
         dead=planner_candidate.is_dead(draft, candidate),
-        patience=draft.spec.rollout.progress_deadline if draft.spec else machine.GIVE_BACK_TIMEOUT,
+        patience=draft.spec.rollout.progress_deadline if draft.spec else state_machine.GIVE_BACK_TIMEOUT,
     )
 
     def ticked(*, moved: bool) -> ExperimentStatus:
-        told = metric_checks.record_readings(
+        told = prometheus_checks.record_readings(
             planner_conditions.report_metrics(draft, progress, moved=moved), draft.seen.readings
         )
-        return machine.tick(told, seen)
+        return state_machine.tick(told, seen)
 
     after = ticked(moved=False)
     if after != progress:
@@ -190,7 +190,7 @@ def _surplus_experiments(draft: PlanContext) -> tuple[str, ...]:
     ended = [
         rollout
         for rollout in draft.seen.rollouts
-        if machine.is_over(rollout.status) and rollout.name != draft.before.experiment
+        if state_machine.is_over(rollout.status) and rollout.name != draft.before.experiment
     ]
     ended.sort(key=lambda rollout: (rollout.status.plan.frozen_at or draft.now, rollout.name))
     return tuple(rollout.name for rollout in ended[: max(0, len(ended) - revisions.HISTORY_LIMIT)])

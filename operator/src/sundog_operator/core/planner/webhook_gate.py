@@ -9,7 +9,7 @@ from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
 from sundog_operator.core.planner.context import RolloutAttempt
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import machine, windows
+from sundog_operator.core.rollout import state_machine, windows
 
 Json = dict[str, Any]
 
@@ -39,7 +39,9 @@ def make_webhook_request(
     The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, with texts alone in its metadata.
     """
     webhook = (
-        machine.pending_webhook(attempt.status) if attempt is not None and not is_rollout_held(spec, now) else None
+        state_machine.pending_webhook(attempt.status)
+        if attempt is not None and not is_rollout_held(spec, now)
+        else None
     )
     if attempt is None or webhook is None:
         return None
@@ -55,7 +57,7 @@ def make_webhook_request(
             "revision": str(attempt.revision),
             "experiment": attempt.name,
             "step": str(number),
-            "weight": str(machine.canary_weight(attempt.status)),
+            "weight": str(state_machine.canary_weight(attempt.status)),
         },
     }
     return WebhookRequest(f"{attempt.uid}/{number}", webhook.url, document, webhook.timeout.total_seconds())

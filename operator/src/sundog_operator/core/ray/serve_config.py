@@ -5,12 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sundog_operator.api import Autoscaling, ModelDeploymentSpec, ModelDeploymentStatus, parse_bytes, parse_cpu_cores
+from sundog_operator.api import (
+    CAPACITY_IN_PLACE,
+    Autoscaling,
+    ModelDeploymentSpec,
+    ModelDeploymentStatus,
+    parse_bytes,
+    parse_cpu_cores,
+)
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.revisions import Revision, own_user_config, spec_of
-from sundog_operator.core.rollout import in_place
 
 ARGS_VERSION = 1
 IMPORT_PATH = "sundog_runtime.serve:build"
@@ -45,7 +51,8 @@ def resolve_scale(
     scaling = current.autoscaling
     stable = {status.stable.revision} if status.stable else set()
     others = {each.revision for each in (status.candidate, *(status.arms or ())) if each is not None}
-    if scaling is None or in_place.in_place_from_capacity(status.capacity) is not None or number not in stable | others:
+    shares = status.capacity is not None and status.capacity.mode == CAPACITY_IN_PLACE
+    if scaling is None or shares or number not in stable | others:
         return ReplicaScale(replicas, replicas)
     alone = not others and not status.retiring
     fewest = scaling.min_replicas if alone else max(1, min(replicas, scaling.max_replicas))

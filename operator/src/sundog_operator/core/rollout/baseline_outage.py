@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus, PauseStatus
-from sundog_operator.core.analysis.baseline_health import CONTROL_DEGRADED, CONTROL_UNHEALTHY, BaselineHealth
+from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY, BaselineHealth
 
 
 def is_paused_for_baseline(status: ExperimentStatus) -> bool:

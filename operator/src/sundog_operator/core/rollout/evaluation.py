@@ -1,9 +1,30 @@
 """What a tick is told of the evidence."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from sundog_operator.api import MetricStatus, PlanGuardrail
-from sundog_operator.core.analysis.baseline_health import HEALTHY, BaselineHealth
+
+CONTROL_UNHEALTHY: Final = "ControlUnhealthy"
+CONTROL_DEGRADED: Final = "ControlDegraded"
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineHealth:
+    """How stable does by itself.
+
+    Attributes:
+        reason: `CONTROL_UNHEALTHY` or `CONTROL_DEGRADED`; empty where it does well.
+        message: the same with numbers.
+        settled: whether it has done well for five minutes.
+    """
+
+    reason: str = ""
+    message: str = ""
+    settled: bool = True
+
+
+HEALTHY: Final = BaselineHealth()
 
 
 @dataclass(frozen=True, slots=True)

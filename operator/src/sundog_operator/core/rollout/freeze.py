@@ -36,7 +36,7 @@ from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision, owner_reference
-from sundog_operator.core.rollout import in_place, load
+from sundog_operator.core.rollout import in_place, replica_counts
 from sundog_operator.core.rollout.resolve import StableTraffic, default_steps, resolve_guardrails
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 
@@ -46,7 +46,7 @@ BAKE: Final = "bake"
 EQUAL_WEIGHT: Final = 50
 """Percent at which as many replicas of the candidate as of stable have the same load."""
 
-_ALIKE: Final = 1 / load.MAX_COMPARABLE_RATIO
+_ALIKE: Final = 1 / replica_counts.MAX_COMPARABLE_RATIO
 
 MIXTURE: Final = (2.0, 50.0)
 """Concentrations of the mixture that new plans freeze: to choose others on the data that they judge would spend alpha again."""
@@ -311,7 +311,11 @@ def _with_equal_load(steps: tuple[PlanStep, ...], replicas: int, shared: PlanInP
     weight = EQUAL_WEIGHT if shared is None else _equal_in_place(deciding.weight, replicas, shared)
     if deciding.weight >= weight:
         return steps
-    if shared is None and load.load_ratio(deciding.weight, replicas, load.step_replicas(deciding, replicas)) >= _ALIKE:
+    if (
+        shared is None
+        and replica_counts.load_ratio(deciding.weight, replicas, replica_counts.step_replicas(deciding, replicas))
+        >= _ALIKE
+    ):
         return steps
     return (*steps[:-1], deciding.model_copy(update={"weight": weight}), steps[-1])
 
@@ -324,7 +328,7 @@ def _equal_in_place(weight: int, replicas: int, shared: PlanInPlace) -> int:
 
 def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
     sizes = in_place.compute_replicas(replicas, shared.spare, weight, weight)
-    return load.load_ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
+    return replica_counts.load_ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
 
 
 def plan_hash(plan: FrozenPlan) -> str:

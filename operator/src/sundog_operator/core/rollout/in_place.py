@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from sundog_operator.api import CAPACITY_IN_PLACE, CapacityStatus, PlanInPlace
-from sundog_operator.core.rollout.load import canary_replicas
+from sundog_operator.core.rollout.replica_counts import canary_replicas
 
 
 @dataclass(frozen=True, slots=True)

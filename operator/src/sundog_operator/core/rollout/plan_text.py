@@ -13,9 +13,9 @@ from sundog_operator.api import (
     format_duration,
 )
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.plural import format_count
-from sundog_operator.core.rollout import freeze, header_match, load, metric_checks
+from sundog_operator.core.rollout import freeze, header_match, prometheus_checks, replica_counts
 from sundog_operator.core.rollout.resolve import format_latency
+from sundog_operator.core.text import format_count
 
 _GATES: Final = {
     "manual": "manual gate",
@@ -37,7 +37,7 @@ def format_steps(steps: Sequence[PlanStep]) -> str:
 def describe_guardrails(plan: FrozenPlan) -> str:
     """What its gates of evidence wait for, such as `errorRate within 25 %, oom at most 0`; empty where there are none."""
     metrics = [f"{each.metric} within {each.margin * 100:g} %" for each in plan.guardrails if each.role == "guardrail"]
-    return ", ".join((*metrics, *(f"{each.name} {metric_checks.format_limits(each)}" for each in plan.checks)))
+    return ", ".join((*metrics, *(f"{each.name} {prometheus_checks.format_limits(each)}" for each in plan.checks)))
 
 
 def describe_shadow(shadow: PlanShadow) -> str:
@@ -102,7 +102,7 @@ def describe_gate(step: PlanStep) -> str:
         case "time":
             return f"for {format_duration(step.min_duration)}"
         case "scale":
-            return load.describe_scale(step)
+            return replica_counts.describe_scale(step)
         case "headers":
             return header_match.format_headers(step.headers or ())
         case "bake":

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from sundog_operator.errors import SundogError
 from sundog_operator.shell.demo import report
-from sundog_operator.shell.demo.record import DemoRecord
-from sundog_operator.shell.demo.story import DemoFolder, DemoScenario
+from sundog_operator.shell.demo.run_record import DemoRecord
+from sundog_operator.shell.demo.scenario import DemoFolder, DemoScenario
 from sundog_operator.shell.demo.view import make_view
-from sundog_operator.shell.exits import CommandFailed, ExitCode
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 
 _NEEDED: Final = ("torch", "safetensors", "sklearn", "matplotlib", "ray")
 # What a model's URI cannot hold.

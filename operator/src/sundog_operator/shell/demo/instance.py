@@ -21,7 +21,7 @@ from sundog_operator.api import Condition, ModelDeploymentStatus
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.demo.manifest import DEPLOYMENT_NAME, NAMESPACE
-from sundog_operator.shell.exits import CommandFailed, one_line
+from sundog_operator.shell.exit_codes import CommandFailed, one_line
 
 _POLL_S: Final = 0.2
 _STOP_S: Final = 60.0

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.shell.demo import manifest
-from sundog_operator.shell.demo.record import DemoRecord
 from sundog_operator.shell.demo.results import PhaseResult, Results
-from sundog_operator.shell.demo.story import DemoFolder, DemoScenario
+from sundog_operator.shell.demo.run_record import DemoRecord
+from sundog_operator.shell.demo.scenario import DemoFolder, DemoScenario
 from sundog_operator.shell.demo.view import MODEL_STYLES
 
 

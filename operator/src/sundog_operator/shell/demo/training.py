@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from sundog_operator.shell.demo.digits import BROKEN, GOOD, HELD_OUT, TRAINED, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN, GOOD, HELD_OUT, TRAINED, WEAK
 
 SEED: Final = 7
 HELD_OUT_IMAGES: Final = 540

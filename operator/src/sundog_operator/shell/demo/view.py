@@ -9,7 +9,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK
 from sundog_operator.shell.demo.results import RecentTraffic
 
 MODEL_STYLES: Final[Mapping[str, str]] = {WEAK: "blue", GOOD: "yellow", BROKEN: "red"}

@@ -17,9 +17,9 @@ from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
 from sundog_operator.core.experiments import power
 from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
+from sundog_operator.core.stats.outcome_test import OutcomeMetric
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
-from sundog_operator.core.stats.success_metrics import OutcomeMetric
-from sundog_operator.shell.exits import CommandFailed
+from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.forecast import options as forecast_options
 
 _A_DAY_S: Final = 86_400.0

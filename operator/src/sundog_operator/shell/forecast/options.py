@@ -18,9 +18,9 @@ from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.errors import SpecError
 from sundog_operator.shell import manifests
-from sundog_operator.shell.addresses import LocalPath
-from sundog_operator.shell.exits import CommandFailed
+from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_document, print_rich
+from sundog_operator.shell.url_options import LocalPath
 
 T = TypeVar("T")
 R = TypeVar("R", ModelDeployment, Experiment)

@@ -17,9 +17,8 @@ from sundog_operator.adapters.local.processes import find_marked_processes
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.api.installation import PrometheusServer
 from sundog_operator.api.schema.validation import validate
-from sundog_operator.shell.addresses import LocalPath
-from sundog_operator.shell.exits import CommandFailed, ExitCode
-from sundog_operator.shell.local import place
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.instance import (
     InstanceParts,
     StopRequest,
@@ -29,6 +28,7 @@ from sundog_operator.shell.local.instance import (
     stop_leftover_instance,
 )
 from sundog_operator.shell.local.views import InstanceView, LineView, LiveInstanceView
+from sundog_operator.shell.url_options import LocalPath
 
 _END_S: Final = 60.0
 _POLL_S: Final = 0.1
@@ -41,7 +41,7 @@ def instance_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--state-dir",
             type=click.Path(path_type=Path, file_okay=False),
-            help=f"Where all of it is kept. Default: {place.STATE_DIR_VARIABLE}, or ~/.local/state/sundog/<instance>.",
+            help=f"Where all of it is kept. Default: {state_dir_paths.STATE_DIR_VARIABLE}, or ~/.local/state/sundog/<instance>.",
         ),
     ):
         command = option(command)
@@ -80,7 +80,7 @@ def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str,
     A later start goes on where this one ended.
     In a manifest, file://${MANIFEST_DIR} stands for the folder that the manifest is in.
     """
-    where = place.choose_state_dir(state_dir, instance, os.environ)
+    where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
     parts = InstanceParts(world=partial(make_dependencies, prometheus=prometheus))
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 links are kept
     return asyncio.run(_up(where, absolute, namespace, quiet, parts))
@@ -108,8 +108,8 @@ def _view(where: Path, quiet: bool) -> InstanceView:
 @instance_options
 def down(state_dir: Path | None, instance: str | None) -> int:
     """End an instance: one that runs, or what a killed one left."""
-    where = place.choose_state_dir(state_dir, instance, os.environ)
-    state = place.find_state_dir(where)
+    where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
+    state = state_dir_paths.find_state_dir(where)
     if state.is_held():
         _end(state)
         click.echo(f"the instance in {where} was ended")
@@ -140,8 +140,8 @@ def _end(state: StateDirectory) -> None:
 @instance_options
 def status(state_dir: Path | None, instance: str | None) -> int:
     """Tell whether an instance runs, and where its parts are. Exit code 3 when none does."""
-    where = place.choose_state_dir(state_dir, instance, os.environ)
-    state = place.find_state_dir(where)
+    where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
+    state = state_dir_paths.find_state_dir(where)
     processes = find_marked_processes(state, SystemProcessTable())
     if not state.is_held():
         left = f"; {len(processes)} processes of a killed one are left: `sundog local up` goes on with them, `sundog local down` ends them"
@@ -149,9 +149,9 @@ def status(state_dir: Path | None, instance: str | None) -> int:
         return ExitCode.NOT_FOUND
     click.echo(f"state directory  {where}")
     click.echo(f"pid              {state.holder()}")
-    click.echo(f"kubeconfig       {state.path / place.KUBECONFIG_FILE}")
+    click.echo(f"kubeconfig       {state.path / state_dir_paths.KUBECONFIG_FILE}")
     click.echo(f"logs             {state.logs}")
     click.echo(f"processes        {len(processes)}")
-    for line in place.read_problems(state.path):
+    for line in state_dir_paths.read_problems(state.path):
         click.echo(f"not applied      {line}")
     return ExitCode.OK

@@ -13,11 +13,11 @@ from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import Conflict, Invalid, SundogError
 from sundog_operator.ports import Clock, Object, Ref
 from sundog_operator.shell import manifests
-from sundog_operator.shell.exits import one_line
-from sundog_operator.shell.local.origins import ManifestOrigin, OriginStore
+from sundog_operator.shell.exit_codes import one_line
+from sundog_operator.shell.local.manifest_origins import ManifestOrigin, OriginStore
 from sundog_operator.shell.local.views import InstanceView
 from sundog_operator.shell.manifests import ManifestObject, ManifestReading
-from sundog_operator.shell.target import FIELD_MANAGER
+from sundog_operator.shell.server_connection import FIELD_MANAGER
 
 _RESCAN_MS: Final = 2000
 _GRACE_S: Final = 5.0

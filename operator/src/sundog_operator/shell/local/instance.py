@@ -32,12 +32,12 @@ from sundog_operator.app.controller import Controller
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import Clock, Kubernetes
-from sundog_operator.shell.exits import ExitCode, one_line
-from sundog_operator.shell.local import place
+from sundog_operator.shell.exit_codes import ExitCode, one_line
+from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.api_server import open_api_server, printer_columns
 from sundog_operator.shell.local.files import ManifestFiles
-from sundog_operator.shell.local.follow import update_view
-from sundog_operator.shell.local.origins import OriginStore
+from sundog_operator.shell.local.manifest_origins import OriginStore
+from sundog_operator.shell.local.view_feed import update_view
 from sundog_operator.shell.local.views import InstanceView, LoggingInstanceView
 
 log = logging.getLogger("sundog.local")
@@ -134,10 +134,10 @@ async def run_instance(
     Raises StateDirectoryError (of which AnotherInstance) and StateRefused before anything is started.
     """
     parts, clock = parts or InstanceParts(), SystemClock()
-    state, view = await asyncio.to_thread(place.prepare_state_dir, path), LoggingInstanceView(view)
+    state, view = await asyncio.to_thread(state_dir_paths.prepare_state_dir, path), LoggingInstanceView(view)
     with state.hold():
         await _run(path, state, manifests, stop, view, namespace, parts, clock)
-        await asyncio.to_thread(place.remove_short_link, path)
+        await asyncio.to_thread(state_dir_paths.remove_short_link, path)
     return ExitCode.INTERRUPTED if stop.hurry.is_set() else ExitCode.OK
 
 
@@ -182,7 +182,7 @@ async def _run(
 def _keep_problems(state: Path, problems: Sequence[str]) -> None:
     """Keep them for other commands; an instance goes on where the disk is full."""
     try:
-        place.write_manifest_problems(state, problems)
+        state_dir_paths.write_manifest_problems(state, problems)
     except OSError as err:
         log.warning("problems of manifests cannot be kept for others: %s", one_line(err))
 
@@ -190,7 +190,7 @@ def _keep_problems(state: Path, problems: Sequence[str]) -> None:
 @contextlib.asynccontextmanager
 async def _reachable(kube: MemoryKubernetes, state: StateDirectory, clock: Clock, namespace: str) -> AsyncIterator[str]:
     """Answer on loopback, for whoever can read the kubeconfig."""
-    token, kubeconfig = secrets.token_urlsafe(32), state.path / place.KUBECONFIG_FILE
+    token, kubeconfig = secrets.token_urlsafe(32), state.path / state_dir_paths.KUBECONFIG_FILE
     async with serve_http(kube, clock, token=token, columns=printer_columns()) as url:
         write_kubeconfig(kubeconfig, url, token, namespace=namespace)
         try:
@@ -257,7 +257,7 @@ async def kill_all_processes(state: StateDirectory) -> None:
 
 async def stop_leftover_instance(path: Path) -> bool:
     """End what a killed instance left. False when there was nothing. Raises AnotherInstance while one runs."""
-    state = await asyncio.to_thread(place.prepare_state_dir, path)
+    state = await asyncio.to_thread(state_dir_paths.prepare_state_dir, path)
     with state.hold():
         processes = Processes(state, SystemProcessTable(), SystemClock())
         found = bool(processes.recorded()) or bool(await processes.leftovers())
@@ -265,8 +265,8 @@ async def stop_leftover_instance(path: Path) -> bool:
             clock = SystemClock()
             with contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
                 await stop_all_processes(state, make_controllers(kube, state.path, clock), StopRequest())
-        (state.path / place.KUBECONFIG_FILE).unlink(missing_ok=True)
-        await asyncio.to_thread(place.remove_short_link, path)
+        (state.path / state_dir_paths.KUBECONFIG_FILE).unlink(missing_ok=True)
+        await asyncio.to_thread(state_dir_paths.remove_short_link, path)
         return found
 
 

@@ -16,7 +16,7 @@ from sundog_operator.api import (
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments import arms, decision, freeze, log_exports, machine, power
+from sundog_operator.core.experiments import arms, freeze, log_exports, outcome_evaluation, power, state_machine
 from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.experiments.arms import PlannedArm
 from sundog_operator.core.experiments.evaluation import ObservedRate
@@ -27,13 +27,13 @@ from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.experiment.lifecycle import refusal_reason
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.machine import is_over
 from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.state_machine import is_over
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 from sundog_operator.core.stats.verdicts import format_rough_duration
 from sundog_operator.ports import EXPERIMENT, Object
 from sundog_operator.shell import describe
-from sundog_operator.shell.preview import changes
+from sundog_operator.shell.preview import spec_diff
 from sundog_operator.shell.preview.model_deployment import (
     Preview,
     PreviewOutcome,
@@ -61,7 +61,7 @@ def preview_experiment(
     """
     wanted = make_new_object(manifest) if stored is None else {**stored, "spec": manifest.get("spec") or {}}
     status = ExperimentStatus.parse((stored or {}).get("status"))
-    runs = machine.has_begun(status) and not is_over(status)
+    runs = state_machine.has_begun(status) and not is_over(status)
     kept = ("what runs goes on by its plan",) if runs else ()
     acceptance = check_admission(wanted)
     problems = find_server_violations(manifest, wanted, stored) or _refused(acceptance, status, seen)
@@ -94,8 +94,8 @@ def _refused(acceptance: ExperimentAcceptance, status: ExperimentStatus, seen: O
         return (f"{acceptance.reason}: {acceptance.message}",)
     if is_over(status) or seen is None:
         return ()
-    if machine.has_begun(status):
-        control = revisions.find_by_number(seen.revisions, machine.control_revision(status))
+    if state_machine.has_begun(status):
+        control = revisions.find_by_number(seen.revisions, state_machine.control_revision(status))
         fields = (
             freeze.find_changed_fields(status.plan, spec, arms.plan_arms(control, spec)) if control is not None else ""
         )
@@ -111,7 +111,9 @@ def _end(status: ExperimentStatus, *, stopped: bool) -> str:
         return "it has ended, and no edit begins it again: create another Experiment"
     if not stopped:
         return ""
-    return "it ends, with the evidence so far" if machine.has_begun(status) else "it never begins, for it is stopped"
+    return (
+        "it ends, with the evidence so far" if state_machine.has_begun(status) else "it never begins, for it is stopped"
+    )
 
 
 def _unwritten(spec: ExperimentSpec | None, refusal: Callable[[str], str]) -> Iterator[str]:
@@ -132,7 +134,7 @@ def _shared_salt(
 def _standing(status: ExperimentStatus) -> Iterator[str]:
     if is_over(status):
         yield f"it has ended: {status.verdict.reason}"
-    elif machine.has_begun(status):
+    elif state_machine.has_begun(status):
         yield "it runs"
 
 
@@ -145,7 +147,7 @@ def _lines(
     *,
     comes: bool,
 ) -> Iterator[str]:
-    if machine.has_begun(status):
+    if state_machine.has_begun(status):
         yield "changes nothing of the plan by which it runs"
         return
     stable = _stable(seen) if seen is not None else None
@@ -192,21 +194,21 @@ def _waits(spec: ExperimentSpec, stored: Object | None, seen: ObservedState | No
 
 
 def _goes_before(other: UserExperiment, stored: Object | None) -> bool:
-    if other.acceptance.spec is None and not machine.is_frozen(other.status):
+    if other.acceptance.spec is None and not state_machine.is_frozen(other.status):
         return False
     if stored is None:
         return True
     meta = stored["metadata"]
     itself = (str(meta.get("creationTimestamp") or ""), meta["name"])
-    return machine.has_begun(other.status) or (other.created, other.name) < itself
+    return state_machine.has_begun(other.status) or (other.created, other.name) < itself
 
 
 def _arms(planned: list[PlannedArm], stable: Revision, seen: ObservedState) -> Iterator[str]:
     """The revision of each arm, and what it has of its own."""
     taken = {*seen.taken, *live_revisions(_status(seen))}
     for arm in planned:
-        differing = [str(each) for each in changes.find_changes(_control(stable, arm, seen), arm.content)]
-        why = changes.format_causes(differing) or ", which differs in nothing"
+        differing = [str(each) for each in spec_diff.find_changes(_control(stable, arm, seen), arm.content)]
+        why = spec_diff.format_causes(differing) or ", which differs in nothing"
         known = revisions.find_by_hash(seen.revisions, arm.hash)
         if known is None:
             number = revisions.next_number(taken)
@@ -292,12 +294,12 @@ def _known(
     """The newest other experiment that has counted units of the same kind and one of the success metrics, and what control had there."""
     found = []
     for own in seen.own if seen is not None else ():
-        rate = decision.estimate_past_rate(own.status, own.uid)
+        rate = outcome_evaluation.estimate_past_rate(own.status, own.uid)
         if rate is None or units.frozen_unit(own.status.plan) != units.resolve_unit(spec.unit):
             continue
         counted = {
             (each.feedback, each.type): rate.values[each.name]
-            for each in decision.planned_outcomes(own.status, decision.SUCCESS)
+            for each in outcome_evaluation.planned_outcomes(own.status, outcome_evaluation.SUCCESS)
             if each.name in rate.values
         }
         bases = {

@@ -20,17 +20,17 @@ from sundog_operator.api import (
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import power
 from sundog_operator.core.edge import salts, secrets
-from sundog_operator.core.planner import aborted_revisions, rollback_window
+from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
-from sundog_operator.core.rollout import in_place, plan_text, unproven_steps, windows
+from sundog_operator.core.rollout import in_place, plan_text, steps_without_evidence, windows
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
 from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
-from sundog_operator.shell.preview import changes
-from sundog_operator.shell.preview.changes import SpecChange, format_causes
+from sundog_operator.shell.preview import spec_diff
+from sundog_operator.shell.preview.spec_diff import SpecChange, format_causes
 
 PreviewOutcome = Literal["create", "change", "unchanged", "refused"]
 
@@ -148,7 +148,7 @@ def _changes(stored: Object | None, spec: ModelDeploymentSpec) -> list[SpecChang
         before = ModelDeployment.parse(stored).spec.to_json()
     except SpecError:
         before = stored["spec"]
-    return changes.find_changes(before, spec.to_json())
+    return spec_diff.find_changes(before, spec.to_json())
 
 
 def _makes_revision(change: SpecChange) -> bool:
@@ -198,7 +198,7 @@ def _way(
     spec: ModelDeploymentSpec, before: ModelDeploymentStatus, seen: ObservedState, decided: ReconcilePlan, number: int
 ) -> Iterator[str]:
     """How the revision gets its traffic."""
-    stable, hold = before.stable, aborted_revisions.find_hold(decided.status, number)
+    stable, hold = before.stable, held_back_revisions.find_hold(decided.status, number)
     if stable is None:
         yield f"revision {number} gets all traffic once it is ready"
     elif stable.revision == number:
@@ -288,7 +288,7 @@ def _window(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, number: in
 def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterator[str]:
     """Why an unchanged manifest may not be what serves."""
     status = _status(stored)
-    hold = aborted_revisions.find_hold(status, number)
+    hold = held_back_revisions.find_hold(status, number)
     if status.candidate is not None and status.candidate.revision == number:
         yield f"revision {number} is being rolled out: {describe_steps(spec)}"
     elif status.queued == number and status.candidate is not None:
@@ -329,5 +329,8 @@ def _passed_without_evidence(plan: FrozenPlan) -> Iterator[str]:
         unless = ", unless harm rolls back" if BAKE in gates else ", whatever the candidate answers"
         yield f"no gate decides on traffic: time alone leads to 100 %{unless}"
         return
-    yield from unproven_steps.weights_without_evidence(plan)
-    yield from (f"{each}, so {unproven_steps.NO_EVIDENCE_PROMISE}" for each in unproven_steps.find_exceptions(plan))
+    yield from steps_without_evidence.weights_without_evidence(plan)
+    yield from (
+        f"{each}, so {steps_without_evidence.NO_EVIDENCE_PROMISE}"
+        for each in steps_without_evidence.find_exceptions(plan)
+    )

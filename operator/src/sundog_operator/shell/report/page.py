@@ -5,7 +5,7 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sundog_operator.shell.report import charts, figures
+from sundog_operator.shell.report import charts, tables
 from sundog_operator.shell.report.content import MAX_ARMS, ExperimentReport
 
 _TEMPLATE: Final = "page.html.j2"
@@ -24,7 +24,7 @@ def render_html(report: ExperimentReport, version: str, now: datetime) -> str:
     )
     return environment.get_template(_TEMPLATE).render(
         report=report,
-        tables=figures.make_tables(report),
+        tables=tables.make_tables(report),
         charts=charts.make_charts(report),
         size=charts,
         arms=MAX_ARMS,

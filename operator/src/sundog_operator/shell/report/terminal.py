@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.report import charts, figures
+from sundog_operator.shell.report import charts, tables
 from sundog_operator.shell.report.content import (
     ROLLOUT,
     ExperimentReport,
@@ -41,7 +41,7 @@ def render_report(report: ExperimentReport) -> RenderableType:
         *map(Text, report.why),
         *_section("Plan", _facts(report.facts)),
     ]
-    for table in figures.make_tables(report):
+    for table in tables.make_tables(report):
         parts += _section(table.title, _table(table))
     parts += _section("Data quality", _facts(report.quality))
     if report.looks:
@@ -67,7 +67,7 @@ def _facts(facts: Sequence[tuple[str, str]]) -> RenderableType:
     return grid
 
 
-def _table(table: figures.ReportTable) -> RenderableType:
+def _table(table: tables.ReportTable) -> RenderableType:
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="", padding=(0, 2, 0, 0))
     for index, name in enumerate(table.head):
         grid.add_column(name, no_wrap=True, justify="left" if index < table.words else "right")

@@ -15,11 +15,11 @@ from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Object
 from sundog_operator.shell import manifests
-from sundog_operator.shell.addresses import LocalPath
-from sundog_operator.shell.exits import CommandFailed, ExitCode, exit_code_of, one_line
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, exit_code_of, one_line
 from sundog_operator.shell.manifests import ManifestObject, ManifestProblem
 from sundog_operator.shell.output import format_full_name
-from sundog_operator.shell.target import ServerConnection, with_server
+from sundog_operator.shell.server_connection import ServerConnection, with_server
+from sundog_operator.shell.url_options import LocalPath
 
 FILES_OPTION: Final = click.option(
     "-f",

@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from sundog_operator.shell.exits import CommandFailed
+from sundog_operator.shell.exit_codes import CommandFailed
 
 _VARIABLE = "_SUNDOG_COMPLETE"
 

@@ -19,9 +19,9 @@ from sundog_operator.shell.describe import (
     find_wait_reason,
     newest_rollout_revision,
 )
-from sundog_operator.shell.forecast.live_counts import add_live_counts
+from sundog_operator.shell.live_counts import add_live_counts
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_document, print_rich
-from sundog_operator.shell.target import ServerConnection, complete_names, with_server
+from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 from sundog_operator.shell.verbs.get import find
 
 _EVENTS: Final = 12

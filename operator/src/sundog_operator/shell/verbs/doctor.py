@@ -9,8 +9,8 @@ from typing import Final
 import click
 
 from sundog_operator.adapters.local.doctor import Check, run_checks
-from sundog_operator.shell.exits import ExitCode
-from sundog_operator.shell.local import place
+from sundog_operator.shell.exit_codes import ExitCode
+from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.output import print_document
 
 _SIGNS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
@@ -25,7 +25,7 @@ def doctor(instance: str | None, state_dir: Path | None, output: str) -> int:
 
     Exit code 1 when something is missing.
     """
-    checks = run_checks(place.shorten_path(place.choose_state_dir(state_dir, instance, os.environ)))
+    checks = run_checks(state_dir_paths.shorten_path(state_dir_paths.choose_state_dir(state_dir, instance, os.environ)))
     failed = any(check.status == "fail" for check in checks)
     if output == "json" or output == "yaml":
         print_document([asdict(check) for check in checks], "json" if output == "json" else "yaml")

@@ -10,18 +10,18 @@ from typing import Final
 import aiohttp
 import click
 
-from sundog_operator.adapters import exports, log_places
+from sundog_operator.adapters import export_destinations, exports
 from sundog_operator.adapters.edges import find_agent_port
 from sundog_operator.adapters.exports import EdgeAgent
 from sundog_operator.adapters.log_tables import Format
-from sundog_operator.core.edge import store
+from sundog_operator.core.edge import feedback_store
 from sundog_operator.core.experiments.exposure_log import ExposureLogReader
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.plural import format_count
+from sundog_operator.core.text import format_count
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
-from sundog_operator.shell.addresses import validate_http_url
-from sundog_operator.shell.exits import CommandFailed, ExitCode
-from sundog_operator.shell.target import ServerConnection, with_server
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+from sundog_operator.shell.server_connection import ServerConnection, with_server
+from sundog_operator.shell.url_options import validate_http_url
 from sundog_operator.shell.verbs.get import find
 
 LOOPBACK: Final = "127.0.0.1"
@@ -52,14 +52,14 @@ async def export(server: ServerConnection, name: str, place: str, form: Format, 
     Units are hashes. In a cluster it takes the right to get `pods/proxy`, unless --url is given.
     """
     experiment = await find(server, Ref(EXPERIMENT, server.namespace, name))
-    if not store.is_needed_by(experiment):
+    if not feedback_store.is_needed_by(experiment):
         raise CommandFailed(
             f"Experiment {server.namespace}/{name} has neither success nor secondary metrics: there are no outcomes"
         )
     with tempfile.TemporaryDirectory(prefix="sundog-export-") as folder:
         lines, files = await _fetched(server, experiment, url, Path(folder), form)
         plan = exports.write_plan(experiment, lines, Path(folder), datetime.now(UTC))
-        await log_places.put_files([*files, plan], place)
+        await export_destinations.put_files([*files, plan], place)
     click.echo(
         f"wrote {format_count(lines.exposures, 'exposure')} and {format_count(lines.outcomes, 'outcome')} to {place}"
     )

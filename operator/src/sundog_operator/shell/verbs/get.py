@@ -6,7 +6,7 @@ from sundog_operator.errors import NotFound
 from sundog_operator.ports import Kind, Object, Ref
 from sundog_operator.shell import kinds, output
 from sundog_operator.shell.output import OUTPUT_OPTION, OutputFormat, print_objects
-from sundog_operator.shell.target import ServerConnection, complete_names, with_server
+from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 
 
 @click.command()

@@ -10,8 +10,8 @@ import click
 from sundog_operator.adapters.local import replica_logs
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
-from sundog_operator.shell.exits import CommandFailed, ExitCode
-from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import find
 
 _LOOK_S: Final = 0.5

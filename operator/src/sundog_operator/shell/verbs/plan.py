@@ -18,13 +18,13 @@ from sundog_operator.core.experiments import log_exports
 from sundog_operator.core.observed import EdgeReport, ServeState, WebhookResult
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
-from sundog_operator.shell.exits import CommandFailed, ExitCode
-from sundog_operator.shell.installed import find_installation
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+from sundog_operator.shell.installation import find_installation
 from sundog_operator.shell.manifests import ManifestObject
 from sundog_operator.shell.output import print_document
 from sundog_operator.shell.preview.experiment import preview_experiment
 from sundog_operator.shell.preview.model_deployment import Preview, make_new_object, preview_model_deployment
-from sundog_operator.shell.target import ServerConnection, with_server
+from sundog_operator.shell.server_connection import ServerConnection, with_server
 from sundog_operator.shell.verbs.apply import FILES_OPTION, read_all_manifests, report_offline_problems, report_problems
 
 _TITLES: Final = {

@@ -20,11 +20,11 @@ import orjson
 from sundog_operator.core.edge import objects
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, SERVICE, Object, Ref
-from sundog_operator.shell import answers
-from sundog_operator.shell.addresses import validate_http_url
-from sundog_operator.shell.answers import EndpointResponse
-from sundog_operator.shell.exits import CommandFailed, ExitCode, one_line
-from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
+from sundog_operator.shell import responses
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, one_line
+from sundog_operator.shell.responses import EndpointResponse
+from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
+from sundog_operator.shell.url_options import validate_http_url
 from sundog_operator.shell.verbs.get import find
 from sundog_operator.shell.verbs.url import endpoint_url
 
@@ -119,9 +119,9 @@ async def predict(
     answer = await _post(server, endpoint, call, as_it_comes=output == "text")
     elapsed_ms = (time.perf_counter() - started) * 1000
     if output == "text":
-        answers.print_response_source(answer, elapsed_ms)
+        responses.print_response_source(answer, elapsed_ms)
     else:
-        answers.print_response_document(answer, elapsed_ms, output)
+        responses.print_response_document(answer, elapsed_ms, output)
 
 
 def _body(data: str | None, file: Path | None) -> bytes:
@@ -252,13 +252,13 @@ async def _post(
 
 
 async def _taken(url: str, response: aiohttp.ClientResponse, as_it_comes: bool) -> EndpointResponse:
-    if as_it_comes and answers.is_streamed(response):
-        return await answers.print_streamed_response(response)
-    answer = await answers.read_response(response)
+    if as_it_comes and responses.is_streamed(response):
+        return await responses.print_streamed_response(response)
+    answer = await responses.read_response(response)
     if answer.status != 200:
-        raise CommandFailed(f"{url}: status {answer.status}: {answers.error_reason(answer)}")
+        raise CommandFailed(f"{url}: status {answer.status}: {responses.error_reason(answer)}")
     if as_it_comes:
-        answers.print_response(answer)
+        responses.print_response(answer)
     return answer
 
 

@@ -3,8 +3,8 @@
 import click
 
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
-from sundog_operator.shell.exits import CommandFailed
-from sundog_operator.shell.target import NAME_ARGUMENT, ServerConnection, with_server
+from sundog_operator.shell.exit_codes import CommandFailed
+from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import find
 
 

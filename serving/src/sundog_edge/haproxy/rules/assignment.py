@@ -5,7 +5,7 @@ its headers stand for.
 from sundog_edge.haproxy.problems import render_refusal
 from sundog_edge.haproxy.rules import probes
 from sundog_edge.haproxy.rules.authentication import HAS_VALID_TOKEN
-from sundog_edge.haproxy.rules.relay import IS_OVER_TLS
+from sundog_edge.haproxy.rules.handover import IS_OVER_TLS
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import StateDir
 

@@ -9,7 +9,7 @@ refusals too. A preflight is a browser's question and no request of a client: it
 
 from sundog_edge.haproxy.problems import IS_GRPC, json_excerpt, render_problem
 from sundog_edge.split.document import Service, SplitDocument
-from sundog_edge.split.policy import ANY_ORIGIN, Cors
+from sundog_edge.split.policies import ANY_ORIGIN, Cors
 from sundog_edge.state_dir import StateDir
 
 ALLOWED_METHODS = "GET, HEAD, POST"

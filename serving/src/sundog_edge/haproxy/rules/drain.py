@@ -1,4 +1,4 @@
-"""What becomes of a body that is too large: the agent reads its rest, and then the client is told (`sundog_edge.drain` says why).
+"""Bodies that are too large: the agent reads the rest, and then the client gets its answer (`sundog_edge.feedback.oversized_bodies`).
 
 A body of which all is here, and one that is known to be too large even for that, are refused at once. So are all that find the agent
 away or busy with others.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sundog_operator.core.stats import group_sequential
+from sundog_operator.core.stats.outcome_test import OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import (
     NO_WINNER,
@@ -16,7 +17,6 @@ from sundog_operator.core.stats.power.experiment_simulation import (
     SimulatedExperiments,
     SteadyUnits,
 )
-from sundog_operator.core.stats.success_metrics import OutcomeMetric
 
 RATE = OutcomeMetric("conversion", minimum_effect=0.05)
 MEAN = OutcomeMetric("revenue", "mean", minimum_effect=0.05)

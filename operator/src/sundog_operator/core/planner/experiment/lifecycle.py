@@ -10,14 +10,13 @@ from typing import Final
 
 from sundog_operator.api import CONTROL, ArmRevision, ExperimentSpec, ExperimentStatus
 from sundog_operator.core import events, revisions
-from sundog_operator.core.analysis.baseline_health import CONTROL_DEGRADED, CONTROL_UNHEALTHY
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.events import KubernetesEvent
-from sundog_operator.core.experiments import allocation, arms, freeze, machine
+from sundog_operator.core.experiments import allocation, arms, freeze, state_machine
 from sundog_operator.core.experiments.arms import PlannedArm
-from sundog_operator.core.experiments.machine import ArmState
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
+from sundog_operator.core.experiments.state_machine import ArmState
 from sundog_operator.core.kubernetes import capacity, names
 from sundog_operator.core.kubernetes.names import STABLE_ARMS
 from sundog_operator.core.planner import candidate, desired_state
@@ -25,8 +24,9 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup, evaluation
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import baseline_outage, history, load
-from sundog_operator.core.rollout.machine import STOPPED, is_over
+from sundog_operator.core.rollout import baseline_outage, history, replica_counts
+from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY
+from sundog_operator.core.rollout.state_machine import STOPPED, is_over
 
 WAITS_FOR_MODEL_DEPLOYMENT: Final = "WaitsForModelDeployment"
 QUEUED: Final = "Queued"
@@ -49,7 +49,7 @@ def sync_active_experiment(draft: PlanContext) -> None:
         return
     if is_over(own.status):
         cleanup.finish_experiment(draft, own, own.status)
-    elif not machine.is_frozen(own.status) or (named is None and not _is_on_stable(draft, own.status)):
+    elif not state_machine.is_frozen(own.status) or (named is None and not _is_on_stable(draft, own.status)):
         cleanup.release_experiment(draft)
     else:
         draft.own = own
@@ -70,19 +70,19 @@ def _running(draft: PlanContext) -> UserExperiment | None:
     """The one that runs, where the status that named it was lost."""
     if draft.status.stable is None or draft.status.experiment or draft.status.candidate is not None:
         return None
-    return next((each for each in order_waiting(draft.seen.own) if machine.has_begun(each.status)), None)
+    return next((each for each in order_waiting(draft.seen.own) if state_machine.has_begun(each.status)), None)
 
 
 def _is_on_stable(draft: PlanContext, status: ExperimentStatus) -> bool:
     """Whether its control is stable: by number, and by content, for another ModelDeployment of the same name counts from 1 again."""
-    stable, control = draft.revision(draft.stable_number or 0), machine.frozen_comparison(status).arms[0]
+    stable, control = draft.revision(draft.stable_number or 0), state_machine.frozen_comparison(status).arms[0]
     is_same = stable is None or stable.hash == control.hash
-    return machine.control_revision(status) == draft.stable_number and is_same
+    return state_machine.control_revision(status) == draft.stable_number and is_same
 
 
 def _follow(draft: PlanContext, own: UserExperiment) -> None:
     """Let the status name the arms that go on, and no others."""
-    going_on = {arm.name: arm.revision or 0 for arm in machine.active_arms(own.status)}
+    going_on = {arm.name: arm.revision or 0 for arm in state_machine.active_arms(own.status)}
     known = {arm.name: arm for arm in draft.status.arms or () if going_on.get(arm.name) == arm.revision}
     cleanup.drain_arms(draft, [arm.name for arm in draft.status.arms or () if arm.name not in known])
     found = [known.get(name) or _arm(draft, name, number) for name, number in going_on.items()]
@@ -113,14 +113,20 @@ def start_next_experiment(draft: PlanContext) -> None:
     for own in order_waiting(draft.seen.own):
         if own.name in draft.experiment_statuses or (draft.own is not None and own.name == draft.own.name):
             continue
-        if own.acceptance.spec is None and not machine.is_frozen(own.status):
+        if own.acceptance.spec is None and not state_machine.is_frozen(own.status):
             continue
-        if machine.has_begun(own.status) and draft.stable_number is not None and not _is_on_stable(draft, own.status):
+        if (
+            state_machine.has_begun(own.status)
+            and draft.stable_number is not None
+            and not _is_on_stable(draft, own.status)
+        ):
             # What edges have counted under its name is of this plan: by another one it would be evidence of other revisions.
-            draft.experiment_statuses[own.name] = machine.end_experiment(own.status, STOPPED, *CONTROL_LOST, draft.now)
+            draft.experiment_statuses[own.name] = state_machine.end_experiment(
+                own.status, STOPPED, *CONTROL_LOST, draft.now
+            )
             continue
         if own.acceptance.stopped:
-            draft.experiment_statuses[own.name] = machine.end_experiment(
+            draft.experiment_statuses[own.name] = state_machine.end_experiment(
                 own.status, STOPPED, *STOPPED_BY_USER, draft.now
             )
             continue
@@ -128,7 +134,7 @@ def start_next_experiment(draft: PlanContext) -> None:
         if waits is None and (waits := _finds_no_room(draft, own)) is not None:
             # Who is younger would take the room that it waits for.
             reason = QUEUED, f"waits for Experiment {own.name}, which is older"
-        if draft.own is None and waits is None and not machine.has_begun(own.status):
+        if draft.own is None and waits is None and not state_machine.has_begun(own.status):
             _bring_up(draft, own)
         else:
             draft.experiment_waits[own.name] = waits or (QUEUED, f"waits for Experiment {draft.status.experiment}")
@@ -205,7 +211,7 @@ def _finds_no_room(draft: PlanContext, own: UserExperiment) -> tuple[str, str] |
     exposed = sum(shares.values())
     of_stable = BUCKETS - exposed + shares[CONTROL]
     replicas = {
-        arm.name: load.arm_replicas(draft.replicas, exposed if moves else shares[arm.name], of_stable)
+        arm.name: replica_counts.arm_replicas(draft.replicas, exposed if moves else shares[arm.name], of_stable)
         for arm in spec.arms
     }
     rooms = {arm: room for (experiment, arm), room in draft.seen.arm_rooms.items() if experiment == own.name}
@@ -232,23 +238,23 @@ def advance_experiment(draft: PlanContext) -> None:
     own, progress = draft.own, draft.experiment_progress
     if own is None or progress is None or own.name in draft.experiment_statuses:
         return
-    if not machine.has_begun(progress) and _is_another(draft, own):
+    if not state_machine.has_begun(progress) and _is_another(draft, own):
         # Nothing was assigned by the plan: it is made anew.
         draft.experiment_statuses[own.name] = ExperimentStatus(conditions=own.status.conditions)
         cleanup.release_experiment(draft)
         return
-    begun = machine.has_begun(progress)
+    begun = state_machine.has_begun(progress)
     found = [arm if begun else _started(draft, arm) for arm in draft.status.arms or ()]
     draft.set(arms=tuple(candidate.track_lost_since(draft, arm, begun=begun) for arm in found))
     counted = evaluation.evaluate_experiment(draft, own, progress)
-    seen = machine.ExperimentInputs(
+    seen = state_machine.ExperimentInputs(
         now=draft.now,
         confirmed=draft.confirmed,
         arms={arm.name: _seen(draft, arm, progress) for arm in draft.status.arms or ()},
         end=_why_ends(draft, own, progress),
         evidence=draft.experiment_evaluation,
     )
-    ticked = machine.tick(evaluation.report_metrics(draft, progress), seen)
+    ticked = state_machine.tick(evaluation.report_metrics(draft, progress), seen)
     after = evaluation.report_counts(draft, own, ticked, progress, counted, moved=False)
     if after != progress or (draft.experiment_evaluation is not None and draft.has_terminating_edge(progress)):
         _write(draft, own, progress, after, counted)
@@ -269,13 +275,13 @@ def _write(
     if is_over(told):
         cleanup.finish_experiment(draft, own, told)
         return
-    dropped = {arm.name: arm.dropped for arm in machine.treatment_arms(told) if arm.dropped is not None}
+    dropped = {arm.name: arm.dropped for arm in state_machine.treatment_arms(told) if arm.dropped is not None}
     new = [name for name in dropped if any(arm.name == name for arm in draft.status.arms or ())]
     draft.events.extend(events.arm_dropped(own.name, own.uid, name, dropped[name] or "") for name in new)
     cleanup.drain_arms(draft, new)
-    if machine.has_won(told) and not machine.has_won(before):
+    if state_machine.has_won(told) and not state_machine.has_won(before):
         draft.events.append(events.arm_won(own.name, own.uid, told.verdict.reason))
-    if machine.has_begun(told) and not machine.has_begun(before):
+    if state_machine.has_begun(told) and not state_machine.has_begun(before):
         draft.events.append(events.experiment_running(own.name, own.uid, told.epoch.number, _shares(told)))
     draft.events.extend(_moves(own, before, told))
 
@@ -286,7 +292,7 @@ def _shares(status: ExperimentStatus) -> str:
 
 def _moves(own: UserExperiment, before: ExperimentStatus, after: ExperimentStatus) -> Iterator[KubernetesEvent]:
     """What it does by itself with its weights, and while control is no measure."""
-    if machine.has_begun(before) and _layout(before) != _layout(after) and _going_on(before) == _going_on(after):
+    if state_machine.has_begun(before) and _layout(before) != _layout(after) and _going_on(before) == _going_on(after):
         yield events.weights_moved(own.name, own.uid, after.epoch.number, _shares(after))
     paused, was = after.paused, before.paused
     if paused is not None and paused != was and baseline_outage.is_paused_for_baseline(after):
@@ -300,7 +306,7 @@ def _layout(status: ExperimentStatus) -> list[float]:
 
 
 def _going_on(status: ExperimentStatus) -> list[str]:
-    return [arm.name for arm in machine.active_arms(status)]
+    return [arm.name for arm in state_machine.active_arms(status)]
 
 
 def report_data_quality(draft: PlanContext) -> None:
@@ -329,7 +335,7 @@ def _is_another(draft: PlanContext, own: UserExperiment) -> bool:
 
 def find_plan_changes(draft: PlanContext, own: UserExperiment, spec: ExperimentSpec) -> str:
     """Which fields of a spec differ from the plan that was frozen."""
-    stable = draft.revision(machine.control_revision(own.status))
+    stable = draft.revision(state_machine.control_revision(own.status))
     if stable is None:
         return ""
     return freeze.find_changed_fields(own.status.plan, spec, arms.plan_arms(stable, spec))
@@ -341,7 +347,7 @@ def _why_ends(draft: PlanContext, own: UserExperiment, progress: ExperimentStatu
     if not _is_on_stable(draft, progress):
         return (
             "Superseded",
-            f"revision {draft.stable_number} is stable, and its control is revision {machine.control_revision(progress)}",
+            f"revision {draft.stable_number} is stable, and its control is revision {state_machine.control_revision(progress)}",
         )
     return None
 
@@ -359,7 +365,7 @@ def _seen(draft: PlanContext, arm: ArmRevision, progress: ExperimentStatus) -> A
     return ArmState(
         available=draft.available(arm.revision),
         wanted=wanted_replicas(draft, progress, arm.name),
-        failure=_failure(draft, arm, begun=machine.has_begun(progress)),
+        failure=_failure(draft, arm, begun=state_machine.has_begun(progress)),
     )
 
 
@@ -370,7 +376,7 @@ def _failure(draft: PlanContext, arm: ArmRevision, *, begun: bool) -> tuple[str,
         return readiness.reason, f"{revision}: {readiness.message}"
     if begun:
         told = f"{revision} had no healthy replica for {candidate.UNAVAILABLE_GRACE.total_seconds():g} s, while {names.STABLE} had"
-        return (machine.ARM_UNAVAILABLE, told) if candidate.is_unavailable(draft, arm) else None
+        return (state_machine.ARM_UNAVAILABLE, told) if candidate.is_unavailable(draft, arm) else None
     limit = draft.spec.rollout.progress_deadline if draft.spec is not None else None
     if limit is None or draft.now - (arm.since or draft.now) < limit:
         return None
@@ -390,9 +396,9 @@ def describe_pending_reason(draft: PlanContext, arm: ArmRevision) -> str:
 
 def wanted_replicas(draft: PlanContext, progress: ExperimentStatus, arm: str) -> int:
     """Replicas that an arm needs for its share of the traffic."""
-    shares, most = machine.target_buckets(progress), machine.max_target_buckets(progress, arm)
+    shares, most = state_machine.target_buckets(progress), state_machine.max_target_buckets(progress, arm)
     of_stable = sum(shares[name] for name in STABLE_ARMS)
-    return load.arm_replicas(draft.replicas, most, of_stable)
+    return replica_counts.arm_replicas(draft.replicas, most, of_stable)
 
 
 def update_arm_fields(draft: PlanContext) -> float:

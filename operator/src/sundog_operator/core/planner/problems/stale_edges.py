@@ -6,7 +6,7 @@ from typing import Final
 from sundog_operator.core import events
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.planner import aborted_revisions
+from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.planner.context import PlanContext
 
 REPLACE_GRACE: Final = timedelta(seconds=30)
@@ -19,7 +19,7 @@ def replace_stale_edge(draft: PlanContext) -> tuple[EdgeReport, ...]:
     Only where another edge has the split in force: what all of them cannot do, new ones could not either.
     """
     last, told = draft.status.last_rollout, draft.stored_condition("TrafficSynced")
-    lost = {last.revision} if last is not None and aborted_revisions.is_failed_rollout(last) else set()
+    lost = {last.revision} if last is not None and held_back_revisions.is_failed_rollout(last) else set()
     aborted = draft.is_giving_back or any(_retires(draft, revision) for revision in lost | _dropped(draft))
     if not draft.seen.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
         return ()

@@ -6,9 +6,9 @@ gets its devices.
 
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names, pod_problems
-from sundog_operator.core.kubernetes.plural import format_count
-from sundog_operator.core.planner import capacity_mode, desired_state
+from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.text import format_count
 
 
 def count_terminating(draft: PlanContext, number: int) -> int:
@@ -46,7 +46,7 @@ def _with_pods(draft: PlanContext) -> set[int]:
 
 def _wanted(draft: PlanContext) -> dict[int, int]:
     """Replicas that revisions are to keep: of what retires, none, and of what the status does not tell of any more."""
-    status, aim = draft.status, capacity_mode.final_replicas(draft)
+    status, aim = draft.status, candidate_placement.final_replicas(draft)
     wanted = desired_state.live_revisions(status) | {each.revision: 0 for each in status.retiring}
     if aim is not None and status.stable is not None:
         wanted[status.stable.revision] = min(aim.stable, status.stable.replicas)

@@ -11,11 +11,11 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from sundog_operator.core.stats import adaptive_allocation, multiple_testing, success_metrics
+from sundog_operator.core.stats import adaptive_allocation, multiple_testing, outcome_test
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
-from sundog_operator.core.stats.stratified_count_ratio import RatioEvidence, make_mixture
-from sundog_operator.core.stats.success_metrics import OutcomeMetric, OutcomePairs, OutcomeVerdict
+from sundog_operator.core.stats.outcome_test import OutcomeMetric, OutcomePairs, OutcomeVerdict
+from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
 
 Generator = np.random.Generator
 
@@ -144,7 +144,7 @@ def _decided(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tupl
     control: Any = np.broadcast_to(counts[:, :, :1], counts[:, :, 1:].shape)
     others: Any = counts[:, :, 1:]
     pairs = OutcomePairs(control, others, shares[:, 1:] / (shares[:, 1:] + shares[:, :1]))
-    found = success_metrics.compare_pairs(
+    found = outcome_test.compare_pairs(
         design.metric, pairs, multiple_testing.log_e_threshold(design.alpha / design.tests)
     )
     least = found.lower if design.metric.goal == "increase" else -found.upper

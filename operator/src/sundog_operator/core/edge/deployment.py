@@ -1,0 +1,259 @@
+"""The edge of a namespace as pods: HAProxy and its agent, each in a container of its own, and what both share and each alone may see.
+
+Nothing here depends on a revision or a Secret of the namespace: edges are rolled by an upgrade or by an administrator; by the first
+Experiment of the namespace with metrics of outcomes, and the end of the last one; and where the longest `requestTimeout` of its services
+needs another time to drain, which doubles from 120 s on.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sundog_operator.api import canonical_quantity
+from sundog_operator.api.installation import HaproxySettings, Installation, PodTemplate, ResourceRequirements
+from sundog_operator.core.edge import feedback_store, objects
+from sundog_operator.core.kubernetes import grace_periods, names, pods
+from sundog_operator.core.kubernetes.pods import PodRequirements
+
+HTTP: Final = "http"
+HTTPS: Final = "https"
+AGENT: Final = "agent"
+HTTP_PORT: Final = 8080
+HTTPS_PORT: Final = 8443
+AGENT_PORT: Final = 9090
+
+DRAIN_DELAY_S: Final = 15
+"""How long a leaving edge still takes new connections: until every node has heard that it leaves, on a busy cluster as well."""
+LINGER_S: Final = 3
+SETTLE_S: Final = 10
+_ROOM_S: Final = 22
+"""For probes and slow starts of processes."""
+
+_USER: Final = 65532
+_STATE: Final = "/run/sundog"
+_RAY_TOKEN: Final = "/var/run/secrets/sundog-ray"  # noqa: S105 a directory
+_FEEDBACK: Final = "/var/run/secrets/sundog-feedback"
+_FEEDBACK_VOLUME: Final = "sundog-feedback"
+_ACCOUNT_VOLUME: Final = "account"
+_AGENT_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
+    "requests": {"cpu": "50m", "memory": "128Mi"},
+    "limits": {"memory": "1Gi"},
+}
+
+Json = dict[str, Any]
+
+
+def termination_grace_s(drain_s: int) -> int:
+    """Seconds of grace of an edge's pod whose HAProxy may drain for so long; what is over then is killed."""
+    return DRAIN_DELAY_S + drain_s + LINGER_S + _ROOM_S
+
+
+def make_deployment(
+    namespace: str,
+    members: Iterable[Json],
+    installation: Installation,
+    *,
+    feedback: bool = False,
+    drain_s: int = grace_periods.DEFAULT_EDGE_DRAIN_S,
+) -> Json:
+    """The Deployment. A new pod is ready before an old one leaves.
+
+    `feedback`: its agents keep exposures and outcomes in the store of the edges. `drain_s`: seconds for what a leaving HAProxy has.
+    """
+    edge = installation.edge
+    spec = {
+        "replicas": edge.replicas,
+        "revisionHistoryLimit": 2,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "selector": {"matchLabels": objects.EDGE_SELECTOR},
+        "template": _template(namespace, installation, drain_s, feedback=feedback),
+    }
+    meta = objects.make_shared_metadata(namespace, members)
+    meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
+
+
+def service_account_name(installation: Installation) -> str:
+    """The account of the pods: an administrator's, else our own."""
+    return installation.edge.pods.service_account_name or names.EDGE
+
+
+def has_feedback_store(deployment: Mapping[str, Any]) -> bool:
+    """Whether a stored Deployment was made with `feedback`."""
+    volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
+    return any(volume["name"] == _FEEDBACK_VOLUME for volume in volumes)
+
+
+def _template(namespace: str, installation: Installation, drain_s: int, *, feedback: bool) -> Json:
+    template = _with_user(installation.edge.pods)
+    containers = [
+        _haproxy(installation, template, drain_s),
+        _agent(namespace, installation, template, feedback=feedback),
+    ]
+    volumes = [*_volumes(), *([_feedback_volume(installation)] if feedback else [])]
+    demand = PodRequirements(
+        labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account_name(installation)
+    )
+    made = pods.make_pod(template, demand, containers)
+    made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
+    made["spec"] |= {
+        # Else each container has variables of every Service of the namespace.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": termination_grace_s(drain_s),
+        "topologySpreadConstraints": [_spread("kubernetes.io/hostname"), _spread("topology.kubernetes.io/zone")],
+    }
+    return made
+
+
+def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) -> Json:
+    listening = {"tcpSocket": {"port": HTTP}}
+    return _container(
+        template,
+        {
+            "name": "haproxy",
+            "image": installation.edge_image,
+            "command": ["sundog-edge", "haproxy"],
+            "args": [
+                f"--state-dir={_STATE}",
+                f"--http-bind=*:{HTTP_PORT}",
+                f"--https-bind=*:{HTTPS_PORT}",
+                f"--drain-seconds={drain_s}",
+                *_limits(installation.edge.haproxy),
+            ],
+            "ports": [_port(HTTP, HTTP_PORT), _port(HTTPS, HTTPS_PORT)],
+            "resources": _resources(installation.edge.resources),
+            "startupProbe": {**listening, "periodSeconds": 1, "failureThreshold": 60},
+            "readinessProbe": {**listening, "periodSeconds": 2},
+            "livenessProbe": {**listening, "periodSeconds": 10},
+            # SIGTERM would end what HAProxy has begun.
+            "lifecycle": {
+                "preStop": {"exec": {"command": ["sundog-edge", "drain", f"--delay-seconds={DRAIN_DELAY_S}"]}}
+            },
+            "volumeMounts": [_mount("state", _STATE)],
+        },
+    )
+
+
+def _limits(wanted: HaproxySettings) -> list[str]:
+    """Options where they differ from what HAProxy has without them: any argument more would roll edges for nothing."""
+    asked, usual = _options(wanted), _options(HaproxySettings())
+    return [f"--{name}={value}" for name, value in asked.items() if value != usual[name]]
+
+
+def _options(haproxy: HaproxySettings) -> dict[str, int]:
+    return {
+        "buffer-bytes": haproxy.buffer_bytes,
+        "request-seconds": math.ceil(haproxy.request_timeout.total_seconds()),
+        "client-seconds": math.ceil(haproxy.client_timeout.total_seconds()),
+        "source-connections": haproxy.source_connections,
+    }
+
+
+def _agent(namespace: str, installation: Installation, template: PodTemplate, *, feedback: bool) -> Json:
+    def asked(path: str) -> Json:
+        return {"httpGet": {"path": path, "port": AGENT}, "timeoutSeconds": 5}
+
+    return _container(
+        template,
+        {
+            "name": AGENT,
+            "image": installation.edge_image,
+            "command": ["sundog-edge", "agent"],
+            "args": [
+                f"--state-dir={_STATE}",
+                f"--config-map={names.EDGE}",
+                f"--namespace={namespace}",
+                "--edge-name=$(POD_NAME)",
+                f"--listen=0.0.0.0:{AGENT_PORT}",
+                f"--ray-token-file={_RAY_TOKEN}/{names.RAY_TOKEN_KEY}",
+                f"--settle-seconds={SETTLE_S}",
+                f"--linger-seconds={LINGER_S}",
+                *(_feedback_options(installation) if feedback else ()),
+            ],
+            "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+            "ports": [_port(AGENT, AGENT_PORT)],
+            "resources": {kind: dict(amounts) for kind, amounts in _AGENT_RESOURCES.items()},
+            "startupProbe": {**asked("/livez"), "periodSeconds": 1, "failureThreshold": 60},
+            "readinessProbe": {**asked("/readyz"), "periodSeconds": 2},
+            "livenessProbe": {**asked("/livez"), "periodSeconds": 10},
+            "volumeMounts": [
+                _mount("state", _STATE),
+                pods.make_account_mount(_ACCOUNT_VOLUME),
+                _mount("ray-token", _RAY_TOKEN, read_only=True),
+                *([_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
+            ],
+        },
+    )
+
+
+def _volumes() -> list[Json]:
+    """In memory, for certificates and keys are in it; what an API server would grant is mounted into the agent's container alone."""
+    return [
+        {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+        pods.make_account_volume(_ACCOUNT_VOLUME),
+        # A namespace's first edge may be there before Ray's token.
+        {"name": "ray-token", "secret": {"secretName": names.RAY, "optional": True}},
+    ]
+
+
+def _feedback_options(installation: Installation) -> list[str]:
+    password = feedback_store.password_secret_name(installation)
+    return [
+        f"--signing-key={_FEEDBACK}/{names.SIGNING_KEY}",
+        f"--store={feedback_store.store_url(installation)}",
+        *([f"--store-password-file={_FEEDBACK}/{names.PASSWORD_KEY}"] if password else []),
+    ]
+
+
+def _feedback_volume(installation: Installation) -> Json:
+    """One volume of both Secrets, for their files are of one purpose and one reader."""
+    password = feedback_store.password_secret_name(installation)
+    sources = [
+        _from_secret(names.EDGE_STORE, names.SIGNING_KEY),
+        *([_from_secret(password, names.PASSWORD_KEY)] if password else []),
+    ]
+    return {"name": _FEEDBACK_VOLUME, "projected": {"sources": sources}}
+
+
+def _from_secret(name: str, key: str) -> Json:
+    return {"secret": {"name": name, "items": [{"key": key, "path": key}]}}
+
+
+def _container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
+    made = pods.make_container(template, own)
+    if template.container_security_context is None:
+        made["securityContext"] = {**made["securityContext"], "readOnlyRootFilesystem": True}
+    return made
+
+
+def _with_user(template: PodTemplate) -> PodTemplate:
+    """Both containers have one user, whatever the image's is: they share a socket and a pipe that nobody else may open."""
+    if template.security_context is not None:
+        return template
+    context = {**pods.RESTRICTED_POD, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
+    return template.model_copy(update={"security_context": context})
+
+
+def _resources(wanted: ResourceRequirements) -> Json:
+    return {
+        kind: {name: canonical_quantity(amount) for name, amount in amounts.items()}
+        for kind, amounts in (("requests", wanted.requests), ("limits", wanted.limits))
+        if amounts
+    }
+
+
+def _spread(key: str) -> Json:
+    return {
+        "maxSkew": 1,
+        "topologyKey": key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": objects.EDGE_SELECTOR},
+    }
+
+
+def _port(name: str, port: int) -> Json:
+    return {"name": name, "containerPort": port, "protocol": "TCP"}
+
+
+def _mount(volume: str, path: str, *, read_only: bool = False) -> Json:
+    return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}

@@ -1,0 +1,228 @@
+"""Which API server a verb talks to: the local instance that runs here, or the cluster of a kubeconfig."""
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from sundog_operator.shell.cli import PLUGIN_NAME
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+
+if TYPE_CHECKING:
+    from sundog_operator.adapters.kubernetes_client import KubernetesClient
+
+T = TypeVar("T")
+
+FIELD_MANAGER: Final = "sundog-cli"
+"""Field manager of what users apply, by command or by file: the newest apply decides."""
+_KUBECONFIG: Final = "KUBECONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSelection:
+    """What the command line says about the API server. `plugin`: it is kubectl's, whose cluster is meant unless an instance is named."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    state_dir: Path | None = None
+    instance: str | None = None
+    namespace: str | None = None
+    verbose: bool = False
+    plugin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTarget:
+    """An API server. `kubeconfig` may be several files, as KUBECONFIG has them. `note` says which one was chosen over another.
+
+    `local`: that of an instance of local mode, which has no pods.
+    """
+
+    kubeconfig: Path
+    namespace: str
+    description: str
+    context: str | None = None
+    note: str = ""
+    local: bool = False
+
+
+def resolve_target(selection: ServerSelection, environment: Mapping[str, str]) -> ServerTarget:
+    """The API server that is meant. Raises CommandFailed when there is none."""
+    if selection.kubeconfig is not None:
+        if not selection.kubeconfig.is_file():
+            raise CommandFailed(f"--kubeconfig {selection.kubeconfig}: there is no such file", ExitCode.UNREACHABLE)
+        return _target(selection, selection.kubeconfig, f"kubeconfig {selection.kubeconfig}")
+    from sundog_operator.shell.local import state_dir_paths
+
+    named = selection.state_dir is not None or selection.instance is not None
+    # Who names an instance by the variable must not reach a cluster because that instance has ended.
+    named = named or (selection.context is None and bool(environment.get(state_dir_paths.STATE_DIR_VARIABLE)))
+    cluster = None if named else _cluster_kubeconfig(environment)
+    elsewhere = selection.context is not None or (selection.plugin and cluster is not None)
+    local = None if elsewhere and not named else _local_kubeconfig(selection, environment)
+    if local is not None:
+        path, where = local
+        note = f"using the local instance in {where}; --kubeconfig chooses a cluster" if cluster else ""
+        return replace(_target(selection, path, f"local instance in {where}", note), local=True)
+    if named:
+        where = _place(selection, environment)
+        raise CommandFailed(
+            f"no local instance runs in {where}: start one with `sundog local up PATH`", ExitCode.UNREACHABLE
+        )
+    if cluster is None:
+        raise CommandFailed(
+            "no API server: no local instance runs (`sundog local up PATH`), and there is no kubeconfig",
+            ExitCode.UNREACHABLE,
+        )
+    return _target(selection, cluster, f"kubeconfig {cluster}")
+
+
+def _place(selection: ServerSelection, environment: Mapping[str, str]) -> Path:
+    from sundog_operator.shell.local import state_dir_paths
+
+    return state_dir_paths.choose_state_dir(selection.state_dir, selection.instance, environment)
+
+
+def _local_kubeconfig(selection: ServerSelection, environment: Mapping[str, str]) -> tuple[Path, Path] | None:
+    """(kubeconfig, state directory) of the instance, if it runs."""
+    from sundog_operator.shell.local import state_dir_paths
+
+    where = _place(selection, environment)
+    state = state_dir_paths.find_state_dir(where)
+    kubeconfig = state.path / state_dir_paths.KUBECONFIG_FILE
+    return (kubeconfig, where) if state.is_held() and kubeconfig.is_file() else None
+
+
+def _cluster_kubeconfig(environment: Mapping[str, str]) -> Path | None:
+    if named := environment.get(_KUBECONFIG):
+        return Path(named) if any(Path(part).is_file() for part in named.split(os.pathsep) if part) else None
+    usual = Path.home() / ".kube" / "config"
+    return usual if usual.is_file() else None
+
+
+def _target(selection: ServerSelection, kubeconfig: Path, description: str, note: str = "") -> ServerTarget:
+    namespace = selection.namespace or _namespace(kubeconfig, selection.context) or "default"
+    return ServerTarget(kubeconfig, namespace, description, selection.context, note)
+
+
+def _namespace(kubeconfig: Path, context: str | None) -> str:
+    """The namespace of a kubeconfig's context; empty where it names none."""
+    import yaml
+
+    contexts: dict[str, Any] = {}
+    current = context or ""
+    for part in str(kubeconfig).split(os.pathsep):
+        try:
+            document = yaml.safe_load(Path(part).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(document, dict):
+            current = current or str(document.get("current-context") or "")
+            for entry in document.get("contexts") or ():
+                contexts.setdefault(str(entry.get("name")), entry.get("context") or {})
+    return str((contexts.get(current) or {}).get("namespace") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConnection:
+    """A connection, and the namespace of objects that name none."""
+
+    kube: "KubernetesClient"
+    namespace: str
+    state: Path | None = None
+    """The state directory of a local instance; None for a cluster."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it is that of an instance of local mode, which has no pods."""
+        return self.state is not None
+
+    def print_problems(self) -> None:
+        """Print what is wrong with the manifests of a local instance, which no object can tell."""
+        from sundog_operator.shell.local import state_dir_paths
+
+        for line in state_dir_paths.read_problems(self.state) if self.state is not None else ():
+            click.echo(f"not applied: {line}", err=True)
+
+
+def with_server(
+    command: Callable[..., Awaitable[T]], *, without: Callable[..., bool] = lambda **_: False
+) -> Callable[..., T]:
+    """Give a command the options that choose its API server, and run it as a coroutine with a connection.
+
+    Where there is no API server, `without` gets the namespace and the options: it tells what is wrong all the same, and whether
+    anything is. Then the exit code is that of what is refused.
+    """
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> T:
+        names = ("kubeconfig", "context", "state_dir", "instance", "namespace", "verbose")
+        plugin = click.get_current_context().find_root().info_name == PLUGIN_NAME
+        selection = ServerSelection(**{name: options.pop(name) for name in names}, plugin=plugin)
+        try:
+            target = resolve_target(selection, os.environ)
+        except CommandFailed as err:
+            if without(namespace=selection.namespace or "default", **options):
+                raise CommandFailed(str(err)) from None
+            raise
+        if selection.verbose or target.note:
+            click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)
+        return asyncio.run(_connected(target, lambda server: command(server, **options)))
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+async def _connected(target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]]) -> T:
+    from sundog_operator.adapters.kubernetes_client import KubernetesClient
+
+    if target.local:
+        kube = KubernetesClient.local(target.kubeconfig, manager=FIELD_MANAGER)
+    else:
+        kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=FIELD_MANAGER)
+    try:
+        state = target.kubeconfig.parent if target.local else None
+        return await use(ServerConnection(kube, target.namespace, state))
+    finally:
+        await kube.close()
+
+
+def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of ModelDeployments for shell completion; none where the server does not answer at once."""
+    from sundog_operator.ports import MODEL_DEPLOYMENT
+
+    async def names(server: ServerConnection) -> list[str]:
+        async with asyncio.timeout(1.0):
+            objects = await server.kube.list(MODEL_DEPLOYMENT, server.namespace)
+        return [obj["metadata"]["name"] for obj in objects if obj["metadata"]["name"].startswith(incomplete)]
+
+    given = ctx.params
+    selection = ServerSelection(
+        kubeconfig=given.get("kubeconfig"),
+        context=given.get("context"),
+        state_dir=given.get("state_dir"),
+        instance=given.get("instance"),
+        namespace=given.get("namespace"),
+    )
+    try:
+        return asyncio.run(_connected(resolve_target(selection, os.environ), names))
+    except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
+        return []
+
+
+_OPTIONS: Final = (
+    click.option("-n", "--namespace", metavar="NAME", help="Default: that of the kubeconfig."),
+    click.option("--kubeconfig", type=click.Path(path_type=Path), help="The API server; before everything else."),
+    click.option("--context", metavar="NAME", help="A context of the kubeconfig."),
+    click.option("--instance", metavar="NAME", help="A local instance by name."),
+    click.option("--state-dir", type=click.Path(path_type=Path), help="A local instance by its state directory."),
+    click.option("-v", "--verbose", is_flag=True, help="Tell which API server is used."),
+)
+
+NAME_ARGUMENT: Final = click.argument("name", shell_complete=complete_names)

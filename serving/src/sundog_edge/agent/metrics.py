@@ -1,0 +1,283 @@
+"""`/metrics` in Prometheus' text format, from the same ledger as the evidence. Pure.
+
+Rows of epochs, units, origins and boots are added up, and what the ledger has forgotten stays in the sums, so counters only rise.
+Probes are in a counter of their own alone: an alert or a guardrail that looks at the others is to see what the model does.
+Labels are service, arm, revision and end, and words of our own: their number follows the split document, never what clients send.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from sundog_edge.counting.evidence import AppliedDocument, ServerCounts
+from sundog_edge.counting.histogram import EDGES_US
+from sundog_edge.counting.ledger import KINDS, Ledger, RowCounters, RowKey
+from sundog_edge.counting.log_lines import ENDS, SLOW_COLUMNS
+from sundog_edge.feedback.intake import FeedbackIntake
+from sundog_edge.haproxy.names import PROBE_ORIGIN
+from sundog_edge.mirror.counts import MirrorCounts
+
+_ARM = ("service", "arm", "revision")
+_EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35})
+"""About 1, 2 and 5 of every decade, of the edges that the evidence has."""
+
+
+class _Sum:
+    """What one arm's rows add up to."""
+
+    __slots__ = (
+        "assigned",
+        "ends",
+        "further",
+        "lost",
+        "poison",
+        "rescued",
+        "retries",
+        "running",
+        "slow",
+        "total",
+        "us",
+    )
+
+    def __init__(self) -> None:
+        self.assigned = self.lost = self.retries = self.rescued = self.poison = self.running = self.slow = self.us = 0
+        self.further = dict.fromkeys(SLOW_COLUMNS[1:], 0)
+        self.ends = dict.fromkeys(ENDS, 0)
+        self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
+
+    def add(self, row: RowCounters) -> None:
+        self.assigned += row.assigned
+        self.running += row.in_flight
+        self.lost += row.lost
+        self.retries += row.retries
+        self.rescued += row.rescued
+        self.poison += row.poison
+        self.slow += row.slow
+        self.us += row.duration_us
+        for name in self.further:
+            self.further[name] += getattr(row, name)
+        for end, count in row.ends.items():
+            self.ends[end] += count
+        for kind in KINDS:
+            for place, count in enumerate(coarsen(row.total[kind])):
+                self.total[kind][place] += count
+
+
+def coarsen(counts: list[int]) -> list[int]:
+    """A histogram of the evidence with the edges of the metrics: counts per bucket, the last without an upper edge."""
+    starts = (0, *(edge + 1 for edge in _EDGES))
+    return [sum(counts[start:end]) for start, end in zip(starts, (*starts[1:], None), strict=True)]
+
+
+def render_metrics(
+    ledger: Ledger,
+    in_force: AppliedDocument | None,
+    servers: Mapping[str, ServerCounts],
+    error: str,
+    mirrored: Mapping[str, tuple[int, MirrorCounts]],
+    intake: FeedbackIntake | None = None,
+) -> bytes:
+    """The page. `mirrored` has for each service what was sampled, and what came of it."""
+    registry = CollectorRegistry()
+    taken = _feedback(ledger, intake) if intake is not None else ()
+    families = [
+        *_traffic(ledger),
+        *_probes(ledger),
+        *_shadows(mirrored),
+        *_edge(ledger, in_force, servers, error),
+        *taken,
+    ]
+    registry.register(_Page(families))
+    return generate_latest(registry)
+
+
+class _Page:
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _sums(ledger: Ledger, *, probes: bool) -> dict[tuple[str, ...], _Sum]:
+    """By service, arm and revision, of probes or of all else."""
+    sums: dict[tuple[str, ...], _Sum] = defaultdict(_Sum)
+    for name, row in (ledger.past_probes if probes else ledger.past).items():
+        service, revision, arm = name.split("/")
+        sums[service, arm, revision].add(row)
+    for boot in ledger.boots.values():
+        for text_key, row in boot.rows.items():
+            key = RowKey.of(text_key)
+            if (key.origin == PROBE_ORIGIN) == probes:
+                sums[key.service, key.arm, ledger.revision(key)].add(row)
+    return sums
+
+
+def _traffic(ledger: Ledger) -> Iterator[Metric]:
+    assigned = CounterMetricFamily("sundog_edge_assigned", "Requests for which an arm was chosen.", labels=_ARM)
+    ends = CounterMetricFamily("sundog_edge_requests", "Requests by how they ended.", labels=(*_ARM, "end"))
+    lost = CounterMetricFamily("sundog_edge_lost", "Requests whose end is not known.", labels=_ARM)
+    running = GaugeMetricFamily("sundog_edge_in_flight", "Requests running.", labels=_ARM)
+    retries = CounterMetricFamily("sundog_edge_retries", "Further attempts at another replica.", labels=_ARM)
+    rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that a further attempt made good.", labels=_ARM)
+    poison = CounterMetricFamily(
+        "sundog_edge_poison",
+        "Requests that were retried and ended without an answer of that replica either.",
+        labels=_ARM,
+    )
+    slow = CounterMetricFamily(
+        "sundog_edge_slow", "Answers above their arm's threshold, the first of several.", labels=_ARM
+    )
+    further = CounterMetricFamily(
+        "sundog_edge_slow_further", "Answers above a further threshold of their arm.", labels=(*_ARM, "threshold")
+    )
+    duration = HistogramMetricFamily(
+        "sundog_edge_request_duration_seconds",
+        "From the headers and the first 16 kB of the body received to the last byte answered.",
+        labels=_ARM,
+    )
+    for labels, own in sorted(_sums(ledger, probes=False).items()):
+        assigned.add_metric(labels, own.assigned)
+        lost.add_metric(labels, own.lost)
+        running.add_metric(labels, own.running)
+        retries.add_metric(labels, own.retries)
+        rescued.add_metric(labels, own.rescued)
+        poison.add_metric(labels, own.poison)
+        slow.add_metric(labels, own.slow)
+        for place, count in enumerate(own.further.values(), start=2):
+            if count:
+                further.add_metric((*labels, str(place)), count)
+        for end, count in own.ends.items():
+            if count:
+                ends.add_metric((*labels, end), count)
+        duration.add_metric(labels, _buckets(own), own.us / 1e6)
+    yield from (assigned, ends, lost, running, retries, rescued, poison, slow, further, duration)
+
+
+def _probes(ledger: Ledger) -> Iterator[Metric]:
+    probes = CounterMetricFamily(
+        "sundog_edge_probes", "Health checks and questions about the model by how they ended.", labels=(*_ARM, "end")
+    )
+    for labels, own in sorted(_sums(ledger, probes=True).items()):
+        for end, count in own.ends.items():
+            if count:
+                probes.add_metric((*labels, end), count)
+    yield probes
+
+
+def _shadows(mirrored: Mapping[str, tuple[int, MirrorCounts]]) -> Iterator[Metric]:
+    """What a candidate gets copies of: never in the counters of arms."""
+    sampled = CounterMetricFamily("sundog_edge_shadow_sampled", "Requests drawn to be copied.", labels=("service",))
+    copies = CounterMetricFamily(
+        "sundog_edge_shadow_copies",
+        "Sampled requests by what became of them: a pair, an error, a timeout, lost, dropped, or why left out.",
+        labels=("service", "outcome"),
+    )
+    pairs = CounterMetricFamily(
+        "sundog_edge_shadow_pairs", "Pairs by how they compare.", labels=("service", "comparator", "verdict")
+    )
+    for service, (drawn, own) in sorted(mirrored.items()):
+        sampled.add_metric((service,), drawn)
+        for outcome in ("paired", "errors", "timeouts", "lost", "dropped"):
+            copies.add_metric((service, outcome), getattr(own, outcome))
+        for why, count in sorted(own.skipped.items()):
+            copies.add_metric((service, why), count)
+        for comparator, counted in sorted(own.verdicts.items()):
+            for verdict, count in zip(("agree", "disagree", "incomparable"), counted, strict=True):
+                pairs.add_metric((service, comparator, verdict), count)
+    yield from (sampled, copies, pairs)
+
+
+def _buckets(own: _Sum) -> list[tuple[str, float]]:
+    limits = [f"{EDGES_US[edge] / 1e6:g}" for edge in _EDGES] + ["+Inf"]
+    reached = 0
+    found: list[tuple[str, float]] = []
+    for place, limit in enumerate(limits):
+        reached += sum(own.total[kind][place] for kind in KINDS)
+        found.append((limit, reached))
+    return found
+
+
+def _edge(
+    ledger: Ledger, in_force: AppliedDocument | None, servers: Mapping[str, ServerCounts], error: str
+) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "sundog_edge_refused", "Requests that got no arm, by why.", labels=("service", "kind")
+    )
+    kinds: dict[tuple[str, str], int] = defaultdict(int)
+    for boot in (*ledger.boots.values(), ledger.gone):
+        for service, own in boot.refused.items():
+            for kind, count in own.items():
+                kinds[service, kind] += count
+    for (service, kind), count in sorted(kinds.items()):
+        refused.add_metric((service, kind), count)
+    yield refused
+    replicas = GaugeMetricFamily(
+        "sundog_edge_replicas", "Replicas by health.", labels=("service", "arm", "revision", "state")
+    )
+    for service_name, arm_name, revision, counts in _arms(in_force, servers):
+        for state, number in (("up", counts.up), ("down", counts.down), ("draining", counts.draining)):
+            replicas.add_metric((service_name, arm_name, revision, state), number)
+    yield replicas
+    yield GaugeMetricFamily(
+        "sundog_edge_document_generation", "Generation in force.", in_force.document.generation if in_force else 0
+    )
+    yield GaugeMetricFamily("sundog_edge_document_refused", "1 while the newest document is refused.", int(bool(error)))
+    yield from _integrity(ledger)
+
+
+def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "sundog_edge_feedback_requests", "Requests with feedback, by their answer.", labels=("service", "status")
+    )
+    statuses: dict[tuple[str, str], int] = defaultdict(int)
+    for boot in (*ledger.boots.values(), ledger.gone):
+        for service, own in boot.feedback.items():
+            for status, count in own.items():
+                statuses[service, status] += count
+    for labels, count in sorted(statuses.items()):
+        requests.add_metric(labels, count)
+    yield requests
+    items = CounterMetricFamily(
+        "sundog_edge_feedback_items",
+        "Reported outcomes, by what came of them, since the agent's start.",
+        labels=("service", "result"),
+    )
+    for labels, count in sorted(intake.results.items()):
+        items.add_metric(labels, count)
+    yield items
+    yield CounterMetricFamily(
+        "sundog_edge_feedback_store_failures", "Times that the store did not answer.", intake.failures
+    )
+    yield GaugeMetricFamily(
+        "sundog_edge_feedback_exposures_waiting",
+        "First exposures of units that the store does not have yet.",
+        sum(len(seen.waiting) for seen in intake.first_seen.values()),
+    )
+
+
+def _arms(
+    in_force: AppliedDocument | None, servers: Mapping[str, ServerCounts]
+) -> Iterator[tuple[str, str, str, ServerCounts]]:
+    for service in in_force.document.services if in_force else ():
+        for arm in service.arms:
+            yield service.name, arm.name, str(arm.revision), servers.get(arm.application, ServerCounts())
+
+
+def _integrity(ledger: Ledger) -> Iterator[Metric]:
+    boots = list(ledger.boots.values())
+    for name, member, what in (
+        ("lines", "lines", "Lines read."),
+        ("unparsable", "unparsable", "Lines that are none of ours."),
+        ("dropped", "dropped", "Lines that HAProxy could not write."),
+        ("gaps", "all_gaps", "Requests without a line."),
+    ):
+        yield CounterMetricFamily(
+            f"sundog_edge_log_{name}", what, sum(getattr(boot, member) for boot in (*boots, ledger.gone))
+        )
+    yield GaugeMetricFamily(
+        "sundog_edge_workers", "HAProxy workers that run.", sum(not boot.ended_at for boot in boots)
+    )

@@ -1,0 +1,1 @@
+"""The ConfigMap and the Secret of an edge, read from the Kubernetes API."""

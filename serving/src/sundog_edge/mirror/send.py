@@ -1,0 +1,149 @@
+"""Repeats requests at a candidate's replicas, and counts how its answers compare. Nobody waits for any of it."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import aiohttp
+from yarl import URL
+
+from sundog_edge.http_body import read_body
+from sundog_edge.mirror.compare import compare_answers
+from sundog_edge.mirror.counts import MirrorCounts
+from sundog_edge.mirror.records import MirroredAnswer, MirroredRequest, MirrorRecord, parse_record
+from sundog_edge.split.document import Comparator
+
+LOG = logging.getLogger(__name__)
+MAX_IN_FLIGHT: Final = 32
+"""Requests of one service that wait for the candidate. Beyond that it is behind, and more would only hold it up more."""
+
+MAX_LAG_US: Final = 5_000_000
+"""What ended longer ago is not repeated any more."""
+
+_MOST_ANSWER_BYTES: Final = 1 << 20
+_JSON_LENGTH: Final = "inference-header-content-length"
+
+CountsKey = tuple[str, str]
+"""HAProxy worker's boot, and `service/attempt/epoch`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorTarget:
+    """Where the copies of a service's requests go: `addresses` are healthy replicas of the candidate. Made by the agent as JSON."""
+
+    key: str
+    prefix: str
+    addresses: tuple[str, ...]
+    timeout_s: float
+    comparator: Comparator
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The target that `as_json` gave."""
+        comparator = Comparator.model_validate(told["comparator"])
+        return cls(told["key"], told["prefix"], tuple(told["addresses"]), told["timeoutSeconds"], comparator)
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "key": self.key,
+            "prefix": self.prefix,
+            "addresses": list(self.addresses),
+            "timeoutSeconds": self.timeout_s,
+            "comparator": self.comparator.model_dump(),
+        }
+
+
+class Mirror:
+    """Takes datagrams, and keeps counts. `unparsable` are those that are none of HAProxy's."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.counts: dict[CountsKey, MirrorCounts] = {}
+        self.unparsable = 0
+        self._session = session
+        self._targets: dict[str, MirrorTarget] = {}
+        self._turns = itertools.count()
+        self._running: dict[str, set[asyncio.Task[None]]] = {}
+        self._answered: dict[str, str] = {}
+
+    def follow(self, targets: Mapping[str, MirrorTarget]) -> None:
+        """Send copies to these from now on, by service."""
+        self._targets = dict(targets)
+
+    def take(self, datagram: bytes, now_us: int) -> None:
+        """Repeat the request in a datagram, unless there is a reason not to."""
+        try:
+            record = parse_record(datagram)
+        except ValueError as error:
+            LOG.debug("%s", error)
+            self.unparsable += 1
+            return
+        counts = self.counts.setdefault((record.boot, record.key), MirrorCounts())
+        service = record.key.partition("/")[0]
+        target = self._targets.get(service)
+        running = self._running.setdefault(service, set())
+        if record.skip:
+            counts.skip(record.skip)
+        elif target is None or target.key != record.key:
+            counts.skip("ended")
+        elif not target.addresses and self._answered.get(service) != record.key:
+            # It may not be followed yet: what has answered here was there, and what comes after that is its own.
+            counts.skip("noReplica")
+        elif not target.addresses:
+            counts.sent += 1
+            counts.errors += 1
+        elif len(running) >= MAX_IN_FLIGHT or now_us - record.ended_us > MAX_LAG_US:
+            counts.dropped += 1
+        else:
+            counts.sent += 1
+            counts.in_flight += 1
+            task = asyncio.get_running_loop().create_task(self._repeat(record, target, counts))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+    async def _repeat(self, record: MirrorRecord, target: MirrorTarget, counts: MirrorCounts) -> None:
+        address = target.addresses[next(self._turns) % len(target.addresses)]
+        began = time.perf_counter_ns()
+        try:
+            async with asyncio.timeout(target.timeout_s):
+                answer = await self._ask(f"http://{address}{target.prefix}", target, record.request)
+        except TimeoutError:
+            counts.timeouts += 1
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            LOG.debug("%s: %s", address, error)
+            counts.errors += 1
+        else:
+            if answer is None:
+                counts.errors += 1
+            else:
+                self._answered[record.key.partition("/")[0]] = record.key
+                counts.took((time.perf_counter_ns() - began) // 1000, record.total_us)
+                for name, agree in compare_answers(target.comparator, record.answer, answer).items():
+                    counts.compared(name, agree=agree)
+        finally:
+            counts.in_flight -= 1
+
+    async def _ask(self, base: str, target: MirrorTarget, request: MirroredRequest) -> MirroredAnswer | None:
+        """The candidate's answer; None for one without status 200 or without an end."""
+        headers = {
+            "content-type": request.content_type,
+            "accept": request.accept,
+            _JSON_LENGTH: request.json_length,
+            "x-request-id": request.id,
+            "x-sundog-shadow": "1",
+            "x-sundog-timeout-seconds": f"{target.timeout_s:g}",
+            "x-request-disconnect-disabled": "?1",
+        }
+        sent = {name: value for name, value in headers.items() if value}
+        url = URL(base + request.path, encoded=True)
+        async with self._session.post(url, data=request.body, headers=sent, allow_redirects=False) as response:
+            if response.status != 200 or response.headers.get("x-sundog-outcome") == "invalid":
+                return None
+            # No answer of stable's that is compared is nearly as long.
+            body = await read_body(response, _MOST_ANSWER_BYTES)
+            length = response.headers.get(_JSON_LENGTH, "")
+            return MirroredAnswer(response.content_type, int(length) if length.isdecimal() else None, body)

@@ -1,0 +1,72 @@
+"""What both clients are told and have: where outcomes go and how, what an outcome is, and what waits."""
+
+from collections.abc import Mapping
+from typing import Any, Required, TypedDict
+
+import httpx
+
+from sundog_feedback.outbox import DEFAULT_CAPACITY, FEEDBACK_PATH, Outbox
+from sundog_feedback.retry import DEFAULT_GIVE_UP_S, REQUEST_TIMEOUT_S, retry_options
+
+DEFAULT_LINGER_S = 0.2
+
+
+class Options(TypedDict, total=False):
+    """How a client sends.
+
+    `headers` go with each request, such as an API key. Events wait up to `linger_s` seconds for others, then go in one request; at most
+    `capacity` wait. What the edge does not take for `give_up_s` seconds is dropped.
+    """
+
+    headers: Mapping[str, str] | None
+    capacity: int
+    linger_s: float
+    give_up_s: float
+
+
+class Outcome(TypedDict, total=False):
+    """An outcome of an exposure (the answer's header `x-sundog-exposure`) or of a unit.
+
+    The same outcome sent twice counts once, unless `event_id` or `time` (RFC 3339) tell them apart. `value` is 1 where none is given.
+    """
+
+    metric: Required[str]
+    exposure: str | None
+    unit: str | int | None
+    value: float
+    event_id: str | None
+    time: str | None
+
+
+class BaseClient:
+    """Takes the options. Raises httpx.InvalidURL for what is no URL."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        linger_s: float = DEFAULT_LINGER_S,
+        give_up_s: float = DEFAULT_GIVE_UP_S,
+    ) -> None:
+        self._url = httpx.URL(url.rstrip("/") + FEEDBACK_PATH)
+        self._headers = {"content-type": "application/json", **(headers or {})}
+        self._timeout_s = REQUEST_TIMEOUT_S
+        self._outbox = Outbox(capacity)
+        self._linger_s = linger_s
+        self._policy = retry_options(give_up_s)
+
+
+def make_event(
+    *,
+    metric: str,
+    exposure: str | None = None,
+    unit: str | int | None = None,
+    value: float = 1,
+    event_id: str | None = None,
+    time: str | None = None,
+) -> dict[str, Any]:
+    """An outcome as an edge takes it."""
+    members = {"exposure": exposure, "unit": unit, "metric": metric, "value": value, "id": event_id, "time": time}
+    return {name: member for name, member in members.items() if member is not None}

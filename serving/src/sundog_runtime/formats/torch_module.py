@@ -1,0 +1,163 @@
+"""What the formats that end in a torch module have in common: how it is called, and what is told about it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError
+from sundog_runtime.formats.device import CPU, Device
+from sundog_runtime.formats.to_tensors import to_tensors
+from sundog_runtime.formats.torch_compile import (
+    CompiledNetwork,
+    can_recompile_later,
+    compile_on_batches,
+    make_compile_batches,
+)
+from sundog_runtime.model_yaml import ModelDescription
+from sundog_runtime.signature import Signature
+
+_EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
+
+
+def make_load_error(doing: str, error: Exception) -> StartError:
+    """The start error for an exception of the model or of torch."""
+    if isinstance(error, StartError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return ModelTooLarge(f"{doing}: not enough memory: {error}")
+    return LoadFailed(f"{doing} raised {type(error).__name__}: {error}")
+
+
+def place_module(module: torch.nn.Module, device: Device, name: str) -> torch.nn.Module:
+    """The module on the device. Raises a StartError that names what was loaded."""
+    try:
+        return device.place(module)
+    except Exception as error:
+        raise make_load_error(f"placing {name} on {device.name}", error) from error
+
+
+def needs_model_thread(description: ModelDescription, signature: Signature, device: Device, *, batches: bool) -> bool:
+    """Whether a request may meet the compiler, or code that only one thread may run, as the graphs that CUDA replays."""
+    enabled = description.compile.enabled
+    return enabled and (not device.is_cpu or can_recompile_later(signature, batches=batches))
+
+
+def default_dtypes(module: torch.nn.Module) -> tuple[str, str]:
+    """Types for undeclared numbers and whole numbers.
+
+    Numbers get the type of the first floating parameter. Whole numbers do too, because JSON writers drop the `.0`,
+    unless the first layer is an embedding, which takes indices.
+    """
+    floating = (parameter.dtype for parameter in module.parameters() if parameter.dtype.is_floating_point)
+    numbers = {torch.float64: "float64", torch.float16: "float16"}.get(next(floating, torch.float32), "float32")
+    first = find_first_layer(module)
+    return numbers, "int64" if first is not None and _kind(first) in _EMBEDDINGS else numbers
+
+
+def find_first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The first part that has parameters of its own."""
+    return next((layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None), None)
+
+
+def _kind(layer: torch.nn.Module) -> str:
+    """The class, also of a part of a TorchScript module, which remembers its name only."""
+    kinds = [kind.__name__ for kind in type(layer).__mro__]
+    found = getattr(layer, "original_name", "")
+    return str(found) if found else next((kind for kind in kinds if kind in _EMBEDDINGS | {"Conv2d"}), kinds[0])
+
+
+def needs_channels_last(module: torch.nn.Module, description: ModelDescription) -> bool:
+    """Whether 4-D weights and inputs go into channels-last order: as asked, else where it is known to help.
+
+    Convolutions on CPU and GPU compute in that order; without it they convert in each layer.
+    """
+    if description.channels_last is not None:
+        return description.channels_last
+    first = find_first_layer(module)
+    images = any(len(spec.shape) == 4 for spec in description.signature.inputs)
+    return images and first is not None and _kind(first) == "Conv2d"
+
+
+def make_network_predict(
+    module: torch.nn.Module,
+    description: ModelDescription,
+    signature: Signature,
+    example: Callable[[], Any] | None,
+    device: Device = CPU,
+    *,
+    batches: bool,
+    channels_last: bool,
+    arrange: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda call: call,
+) -> Callable[[Any], Any]:
+    """`predict` of a network, compiled by now where model.yaml asks for it.
+
+    `arrange` makes what is called with inputs by name, or with one, of what takes the network's own arguments.
+    """
+    if not description.compile.enabled:
+        return make_predict(arrange(module), signature, device, channels_last=channels_last, half=is_bfloat16(module))
+    network = CompiledNetwork(module, description.compile.mode)
+    predict = make_predict(arrange(network), signature, device, channels_last=channels_last, half=is_bfloat16(module))
+    compile_on_batches(network, predict, make_compile_batches(example, signature, batches=batches))
+    return predict
+
+
+def make_predict(
+    module: Callable[..., Any],
+    signature: Signature,
+    device: Device = CPU,
+    *,
+    channels_last: bool,
+    half: bool = False,
+) -> Callable[[Any], Any]:
+    """`predict` of a module: one positional tensor for one input, keyword arguments for several, no gradients.
+
+    A tuple of as many tensors as outputs are declared gets their names. Inputs declared as bfloat16, or with `half` all
+    numbers with a fraction where none is declared, get that type: as arrays, which know none, they are float32.
+    """
+    names = [spec.name for spec in signature.outputs]
+    halved = {spec.name for spec in signature.inputs if spec.dtype == "bfloat16"}
+    every = bool(halved) if len(signature.inputs) == 1 else half and not signature.inputs
+    moves = not device.is_cpu
+
+    def predict(batch: Any) -> Any:
+        with torch.inference_mode():
+            given = to_tensors(batch)
+            if moves:
+                given = device.give(given)
+            if every or halved:
+                given = _halved(given, halved, every=every)
+            if channels_last:
+                given = _channels_last(given)
+            output = module(**given) if isinstance(given, dict) else module(given)
+        return name_outputs(output, names)
+
+    return predict
+
+
+def name_outputs(output: Any, names: list[str]) -> Any:
+    """A tuple or list of as many values as there are declared names, by name; anything else as it is."""
+    if len(names) > 1 and isinstance(output, list | tuple) and len(output) == len(names):
+        return dict(zip(names, output, strict=True))
+    return output
+
+
+def _halved(given: Any, names: set[str], *, every: bool) -> Any:
+    if isinstance(given, dict):
+        return {name: _halved(value, names, every=every or name in names) for name, value in given.items()}
+    is_float = isinstance(given, torch.Tensor) and given.dtype == torch.float32
+    return given.to(torch.bfloat16) if every and is_float else given
+
+
+def is_bfloat16(module: torch.nn.Module) -> bool:
+    """Whether the weights are bfloat16."""
+    found = next((each.dtype for each in module.parameters() if each.dtype.is_floating_point), None)
+    return found is torch.bfloat16
+
+
+def _channels_last(given: Any) -> Any:
+    if isinstance(given, dict):
+        return {name: _channels_last(value) for name, value in given.items()}
+    if isinstance(given, torch.Tensor) and given.ndim == 4:
+        return given.contiguous(memory_format=torch.channels_last)
+    return given

@@ -1,0 +1,194 @@
+"""The ASGI application: methods, streams and problem details. The paths are in `routes`, what is taken of a body in `body`.
+
+Raw ASGI, because a framework's share of the time of a small model's request is larger than the model's. Who waits for
+the model looks for itself whether its client is gone: Serve would start two tasks for every request to do it.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
+from typing import Any
+
+from sundog_runtime.context import RequestContext, deadline_of, headers_of
+from sundog_runtime.errors import ClientGoneError, Problem
+from sundog_runtime.inference import Inference
+from sundog_runtime.protocol.body import (
+    Message,
+    Receive,
+    RequestBody,
+    content_encoding,
+    decompress,
+    read_body_before_deadline,
+)
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse, HttpResponse
+from sundog_runtime.protocol.problem_details import PROBLEM_TYPE, make_problem, render_problem
+from sundog_runtime.protocol.routes import Decoder, Route, Routes
+from sundog_runtime.protocol.streams import BrokenStreamError, collect_stream, send_stream, until_gone, wants_events
+from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class HttpApp:
+    """Serves one model. `max_request_bytes` may be set at any time and holds for requests that begin afterwards."""
+
+    def __init__(self, routes: Routes, inference: Inference, metrics: ReplicaMetrics, max_request_bytes: int) -> None:
+        self.max_request_bytes = max_request_bytes
+        self._routes = routes
+        self._inference = inference
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Those that `at_once` may have an answer for."""
+        return self._routes.prediction_paths
+
+    def at_once(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> HttpResponse | None:
+        """The reply to a whole POST below the prefix, where nothing has to be waited for.
+
+        None where it must, and for whatever is not the usual: then nothing has happened, and `__call__` takes it.
+        """
+        begun = time.monotonic()
+        if len(body) > self.max_request_bytes or b"content-encoding" in headers:
+            return None
+        try:
+            decode = self._routes.find(path).decode
+            query = self._inference.try_read_at_once(decode, headers, body) if decode is not None else None
+        except Problem:
+            return None
+        if query is None:
+            return None
+        context = RequestContext(headers, deadline_of(headers, begun))
+        end = END_OK
+        try:
+            answer = self._inference.answer_at_once(query, context)
+            if answer is None:
+                return None
+            reply = HttpResponse(200, ((b"content-type", answer.content_type), *answer.headers), answer.body)
+        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
+            problem, document = as_problem(error, context)
+            end = problem.code
+            reply = HttpResponse(problem.status, ((b"content-type", PROBLEM_TYPE), *problem.headers), document)
+        self._metrics.answered(end, time.monotonic() - begun)
+        self._metrics.at_once += 1
+        return reply
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.monotonic()
+        headers = headers_of(scope["headers"])
+        deadline = deadline_of(headers, begun)
+        context = RequestContext(headers, deadline, partial(until_gone, receive))
+        incoming = RequestBody(headers, receive, deadline)
+        end: str | None = END_CLIENT_GONE
+        try:
+            end = await self._reply(scope, headers, context, incoming, send)
+        except ClientGoneError:
+            return
+        except BrokenStreamError as broken:
+            # Not the whole answer was sent: when the call returns now, the server cuts the connection.
+            end = broken.problem.code
+        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
+            problem, document = as_problem(error, context)
+            end = problem.code
+            headers_of_problem = [(b"content-type", PROBLEM_TYPE), *problem.headers]
+            await _send(send, problem.status, headers_of_problem, document, more=incoming.is_held)
+        finally:
+            if end is not None:
+                self._metrics.answered(end, time.monotonic() - begun)
+        # Who still sends would see a reset in the place of its answer if the connection were closed now; and held it for good
+        # if nobody closed it, which the server does when the call returns without the end of the response.
+        if incoming.is_held and await incoming.discard():
+            await send({"type": "http.response.body"})
+
+    async def _reply(
+        self, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext, incoming: RequestBody, send: Send
+    ) -> str | None:
+        """How the request is counted; None for what says nothing of the model, such as a probe."""
+        route = self._route(scope)
+        if route.answer is not None:
+            answer = route.answer() if callable(route.answer) else route.answer
+            await _send_answer(send, answer, more=incoming.is_held)
+            return None
+        assert route.decode is not None
+        scheduler = self._inference.scheduler
+        scheduler.expect()
+        try:
+            limit = self.max_request_bytes
+            body = await read_body_before_deadline(headers, incoming, limit)
+            query = await self._read(route.decode, headers, body, limit)
+        finally:
+            scheduler.expected()
+        if self._inference.streams and scope.get("http_version") == "1.0":
+            # It has no chunks, and the HTTP server would send it some.
+            answers = self._inference.stream(query, context)
+            await _send_answer(send, await collect_stream(answers, wants_events(headers), incoming.receive))
+        elif self._inference.streams:
+            answers = self._inference.stream(query, context)
+            tell = partial(as_problem, context=context)
+            await send_stream(answers, wants_events(headers), incoming.receive, send, tell)
+        else:
+            await _send_answer(send, await self._inference.answer(query, context))
+        return END_OK
+
+    async def _read(self, decode: Decoder, headers: Mapping[bytes, bytes], body: Buffer, limit: int) -> DecodedRequest:
+        """The query in a body, as it was sent."""
+        if not (encoding := content_encoding(headers)):
+            return await self._inference.read(decode, headers, body)
+
+        def read(headers: Mapping[bytes, bytes], body: Buffer) -> DecodedRequest:
+            return decode(headers, decompress(body, encoding, limit))
+
+        # Whatever its size: a few bytes may become very many.
+        return await self._inference.read_on_codec_thread(read, headers, body)
+
+    def _route(self, scope: Scope) -> Route:
+        route = self._routes.find(_path(scope))
+        if scope["method"] not in route.methods:
+            allowed = ", ".join(route.methods)
+            detail = f"{scope['method'][:20]} is not allowed here; allowed: {allowed}"
+            raise Problem(405, "MethodNotAllowed", detail, ((b"allow", allowed.encode()),))
+        return route
+
+
+def _path(scope: Scope) -> str:
+    """The path below the application's prefix, as `Routes.find` wants it."""
+    root: str = scope.get("root_path", "")
+    whole: str = scope["path"]
+    return (whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/"
+
+
+def as_problem(error: Exception, context: RequestContext) -> tuple[Problem, bytes]:
+    """The problem of an exception, and its document."""
+    problem = make_problem(error, context)
+    return problem, render_problem(problem, context.request_id)
+
+
+async def _send_answer(send: Send, answer: EncodedResponse, *, more: bool = False) -> None:
+    await _send(send, 200, [(b"content-type", answer.content_type), *answer.headers], answer.body, more=more)
+
+
+async def _send(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, *, more: bool = False
+) -> None:
+    """All that a client gets. With `more` the response is not over for the server."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,123 @@
+"""Where a model is: a path of this machine, a mounted volume, or what a store sent into the cache."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sundog_runtime.errors import DigestMismatch, LoadFailed, ModelNotFound, SourceRefused
+from sundog_runtime.sources.cache import CacheLease
+from sundog_runtime.sources.file_digests import (
+    FileEntry,
+    find_changed_file,
+    make_os_start_error,
+    read_entry,
+    read_tree,
+    tree_digest,
+)
+from sundog_runtime.sources.uri import FileUri, PvcUri, parse_uri
+
+PVC_ROOT_VARIABLE: Final = "SUNDOG_PVC_ROOT"
+
+_held: Final[list[CacheLease]] = []
+"""Leases of this process: a model's code may open its files long after it was loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model is, and what was verified about it.
+
+    `root` is the model's directory; for a model of one file, `only` is that file's name and `root` the directory around
+    it, of which nothing else belongs to the model. `verified` is None for a path without a digest. `seconds` says how
+    long list, download and verify (with unpacking) took; what did not happen is not in it.
+    """
+
+    root: Path
+    only: str = ""
+    verified: tuple[FileEntry, ...] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The model's directory or its one file."""
+        return self.root / self.only if self.only else self.root
+
+    def check_unchanged(self) -> None:
+        """Raises DigestMismatch when a verified file changed since: what was loaded may then be something else."""
+        if self.verified is not None and (path := find_changed_file(self.root, self.verified)):
+            raise DigestMismatch(f"{path} changed while the model was loaded")
+
+
+def open_model(uri: str, digest: str, namespace: str = "default") -> ModelFiles:
+    """Find a model or bring it here, and, with a digest, verify it before anything reads it as a model.
+
+    A directory's digest is `tree.tree_digest`, a file's or an archive's the sha256 of its bytes, an artefact's that of
+    its manifest. What came from a store stays in the cache as long as this process lives. Raises a StartError.
+    """
+    source = parse_uri(uri, digest)
+    if isinstance(source, FileUri):
+        return _open_path(Path(source.path), digest)
+    if isinstance(source, PvcUri):
+        return _open_path(_mounted(source), digest)
+    # Its libraries take time to import, and a model on a path needs none of them.
+    from sundog_runtime.sources.fetch import fetch_model
+
+    found = fetch_model(source, digest, namespace)
+    _held.append(found.lease)
+    return ModelFiles(found.root, found.only, found.verified, found.seconds)
+
+
+def _open_path(path: Path, digest: str) -> ModelFiles:
+    begun = time.monotonic()
+    try:
+        path.stat()
+        is_directory = path.is_dir()
+    except OSError as error:
+        raise make_os_start_error(error, path) from None
+    if not is_directory and not path.is_file():
+        raise LoadFailed(f"{path} is neither a directory nor a regular file")
+    verify = _verified_tree if is_directory else _verified_file
+    verified = verify(path, digest) if digest else None
+    seconds = {"verify": time.monotonic() - begun} if digest else {}
+    return (
+        ModelFiles(path, "", verified, seconds)
+        if is_directory
+        else ModelFiles(path.parent, path.name, verified, seconds)
+    )
+
+
+def _mounted(uri: PvcUri) -> Path:
+    """Raises ModelNotFound without a mount, SourceRefused where a link leads out of the volume."""
+    root = Path(os.environ.get(PVC_ROOT_VARIABLE, "") or "/mnt/pvc") / uri.claim
+    if not root.is_dir():
+        raise ModelNotFound(f"no volume of the claim {uri.claim!r} is mounted at {root}")
+    path = root / uri.path
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise SourceRefused(f"pvc://{uri.claim}/{uri.path} is a link that leads out of the volume")
+    return path
+
+
+def _verified_tree(path: Path, digest: str) -> tuple[FileEntry, ...]:
+    if path.is_symlink():
+        raise DigestMismatch(f"{path} is a symbolic link; a model with a digest is a directory or a regular file")
+    entries = read_tree(path)
+    _compare(path, tree_digest(entries), digest)
+    return entries
+
+
+def _verified_file(path: Path, digest: str) -> tuple[FileEntry, ...]:
+    if path.is_symlink():
+        raise DigestMismatch(f"{path} is a symbolic link; a model with a digest is a directory or a regular file")
+    try:
+        entry = read_entry(path, path.name)
+    except OSError as error:
+        raise make_os_start_error(error, path) from None
+    _compare(path, f"sha256:{entry.sha256}", digest)
+    return (entry,)
+
+
+def _compare(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise DigestMismatch(f"{path} has the digest {found}; model.digest is {expected}")

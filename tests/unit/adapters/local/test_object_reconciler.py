@@ -1,0 +1,136 @@
+"""One task per object: woken by changes, kept alive through errors, ended with the object."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from background import going_on
+from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.errors import DependencyError
+from sundog_operator.ports import CONFIG_MAP, RAY_CLUSTER, Object, Ref
+from waiting import PATIENCE_S
+
+A, B = Ref(RAY_CLUSTER, "n", "a"), Ref(RAY_CLUSTER, "n", "b")
+
+
+def cluster(ref: Ref, **spec: Any) -> Object:
+    meta = {"name": ref.name, "namespace": ref.namespace}
+    return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": meta, "spec": spec}
+
+
+class Steps:
+    """A step that notes what it was given. It asks for a look after an hour, and for none where there is no object."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Ref, Any]] = []
+        self.failures = 0
+        self.called = asyncio.Condition()
+
+    async def __call__(self, ref: Ref, obj: Object | None) -> float:
+        async with self.called:
+            self.seen.append((ref, None if obj is None else obj["spec"].get("x")))
+            self.called.notify_all()
+        if self.failures:
+            self.failures -= 1
+            raise DependencyError("not now")
+        return 0.0 if obj is None else 3600.0
+
+    async def wait(self, *expected: tuple[Ref, Any]) -> None:
+        async with asyncio.timeout(PATIENCE_S), self.called:
+            await self.called.wait_for(lambda: self.seen[-len(expected) :] == list(expected))
+
+
+class Hour:
+    """A clock on which pauses end only when they are cut short, except the one after an error."""
+
+    def __init__(self, inner: Any) -> None:
+        self.now = inner.now
+
+    async def sleep(self, seconds: float) -> None:
+        await (asyncio.sleep(0) if seconds <= 1 else asyncio.Event().wait())
+
+
+@pytest.fixture
+def steps() -> Steps:
+    return Steps()
+
+
+@pytest.fixture
+def kube(clock: Any) -> MemoryKubernetes:
+    return MemoryKubernetes(clock)
+
+
+def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManager[None]:
+    return going_on(objects.run(*also))
+
+
+async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
+    kube: MemoryKubernetes, steps: Steps, clock: Any
+) -> None:
+    await kube.create(cluster(A, x=1))
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
+        await steps.wait((A, 1))
+        await kube.apply(cluster(A, x=2))
+        await steps.wait((A, 2))
+        await kube.delete(A)
+        await steps.wait((A, None))
+        await kube.create(cluster(A, x=3))
+        await steps.wait((A, 3))
+    assert steps.seen == [(A, 1), (A, 2), (A, None), (A, 3)]
+
+
+async def test_what_was_deleted_while_nobody_looked_is_taken_down(
+    kube: MemoryKubernetes, steps: Steps, clock: Any
+) -> None:
+    await kube.create(cluster(A, x=1))
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A, B])):
+        await steps.wait((A, 1), (B, None))
+    assert steps.seen == [(A, 1), (B, None)]
+
+
+async def test_an_error_is_tried_again_and_stops_nobody_else(
+    kube: MemoryKubernetes, steps: Steps, clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps.failures = 2
+    await kube.create(cluster(A, x=1))
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
+        await steps.wait((A, 1), (A, 1), (A, 1))
+        await kube.create(cluster(B, x=5))
+        await steps.wait((B, 5))
+    assert "RayCluster n/a: not now; next attempt in 1.0 s" in caplog.text
+
+
+async def test_a_take_down_that_fails_is_tried_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+    steps.failures = 1
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A])):
+        await steps.wait((A, None), (A, None))
+
+
+async def test_a_broken_watch_is_opened_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+    broken = [DependencyError("connection refused")]
+    kube.faults = lambda verb, ref: broken.pop() if verb == "watch" and broken else None
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
+        await kube.create(cluster(A, x=1))
+        await steps.wait((A, 1))
+    assert not broken
+
+
+async def test_objects_that_are_not_wanted_are_left_alone(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+    await kube.create(cluster(A, x=1))
+    await kube.create(cluster(B, x=2))
+    objects = ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), wanted=lambda obj: obj["spec"]["x"] == 2)
+    async with running(objects):
+        await steps.wait((B, 2))
+    assert steps.seen == [(B, 2)]
+
+
+async def test_another_kind_wakes_the_object_it_belongs_to(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+    await kube.create(cluster(A, x=1))
+    meta = {"name": "c", "namespace": "n"}
+    async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock)), (CONFIG_MAP, lambda _: A)):
+        await steps.wait((A, 1))
+        await kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {}})
+        await steps.wait((A, 1), (A, 1))

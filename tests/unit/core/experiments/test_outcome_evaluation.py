@@ -1,0 +1,234 @@
+"""Which counts of outcomes are evidence, and what is told of them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import (
+    EvidenceEpoch,
+    ExperimentSpec,
+    ExperimentStatus,
+    ModelDeploymentSpec,
+    PauseStatus,
+    Rollout,
+)
+from sundog_operator.core import revisions
+from sundog_operator.core.analysis.counters import ArmCounts, Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
+from sundog_operator.core.experiments import arms, freeze, outcome_evaluation, state_machine
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout.resolve import StableTraffic
+
+T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+BY_USER, BY_REQUEST = {"header": "x-user-id"}, {"request": {}}
+
+
+def running(unit: dict[str, Any], epochs: int = 1, **spec: Any) -> ExperimentStatus:
+    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
+    metrics = {
+        "success": [{"name": "conversion", "feedback": "bought"}],
+        "secondary": [{"name": "spent", "feedback": "amount", "type": "mean"}],
+    }
+    told = ExperimentSpec.from_json(
+        {
+            "modelDeployment": "digits",
+            "arms": [{"name": name} for name in ("a", "b")],
+            "exposure": "60%",
+            "unit": unit,
+            "metrics": metrics,
+            **spec,
+        }
+    )
+    stable = Revision(7, revisions.content_hash(content), content)
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
+    frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
+    ready = {name: state_machine.ArmState(available=1) for name in ("a", "b")}
+    begun = state_machine.tick(frozen, state_machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    shares = state_machine.target_buckets(begun)
+    found = tuple(
+        EvidenceEpoch(number=number, buckets=tuple(shares[arm.name] for arm in begun.arms))
+        for number in range(1, epochs + 1)
+    )
+    confirmed = begun.epoch.model_copy(update={"number": epochs, "confirmed": True})
+    return begun.model_copy(update={"evidence_epochs": found, "epoch": confirmed, "since": T0})
+
+
+def counted(positive: dict[str, int], units: int = 1000, epoch: int = 1) -> Counters:
+    exposed = {(epoch, name): units for name in ("stable", *positive)}
+    outcomes = {
+        ("bought", epoch, name): OutcomeSums(own, own, own * 10**6, own * 10**12) for name, own in positive.items()
+    }
+    return Counters("uid", feedback=FeedbackSums("s1", 9, exposed, outcomes))
+
+
+def look(status: ExperimentStatus, seen: Counters, broken: str = "") -> outcome_evaluation.OutcomeEvaluation:
+    return outcome_evaluation.evaluate_experiment_outcomes(status, seen, {}, broken, T0 + HOUR)
+
+
+def test_each_arm_and_metric_is_told_with_its_units() -> None:
+    found = look(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}))
+    assert [(each.arm, each.name, each.role, each.verdict, each.events) for each in found.metrics] == [
+        ("a", "conversion", "success", "Better", (100, 250)),
+        ("b", "conversion", "success", "Undecided", (100, 90)),
+        ("a", "spent", "secondary", "Undecided", (0, 0)),
+        ("b", "spent", "secondary", "Undecided", (0, 0)),
+    ]
+    assert found.metrics[0].ratio == pytest.approx(2.5)
+    assert found.metrics[0].interval[0] < 2.5 < found.metrics[0].interval[1]
+    assert found.metrics[1].needed is not None
+    assert found.decided is not None
+    assert (found.decided.decision, found.decided.winner) == ("Winner", "a")
+    assert found.rate is not None
+    assert found.rate.values == {"conversion": (0.1, 0.0)}
+
+
+def test_what_control_was_no_measure_in_decides_nothing() -> None:
+    status = running(BY_USER)
+    (epoch,) = status.evidence_epochs
+    spoiled = status.model_copy(update={"evidence_epochs": (epoch.model_copy(update={"troubled": True}),)})
+    found = look(spoiled, counted({"control": 100, "a": 250, "b": 90}))
+    assert {each.verdict for each in found.metrics} == {"NoData"}
+    assert found.decided is not None
+    assert found.decided.winner == ""
+
+
+def test_counts_that_are_not_trusted_are_told_and_decide_nothing() -> None:
+    found = look(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}), "the split is off")
+    assert found.metrics[0].verdict == "Better"
+    assert found.decided is not None
+    assert (found.decided.decision, found.decided.reason) == ("Undecided", "nothing is decided: the split is off")
+
+
+def test_a_dropped_arm_keeps_its_place_and_cannot_win() -> None:
+    status = running(BY_USER, epochs=2)
+    marked = tuple(arm.model_copy(update={"dropped": "Harm: x"}) if arm.name == "a" else arm for arm in status.arms)
+    first, second = status.evidence_epochs
+    without = second.model_copy(update={"buckets": (6000, 2000, 0, 2000)})
+    dropped = status.model_copy(update={"arms": marked, "evidence_epochs": (first, without)})
+    found = look(dropped, counted({"control": 100, "a": 250, "b": 180}))
+    assert found.decided is not None
+    assert (found.decided.decision, found.decided.winner) == ("Winner", "b")
+    assert [arm.standing for arm in found.decided.arms] == ["Out", "Won"]
+
+
+def out(status: ExperimentStatus, name: str) -> ExperimentStatus:
+    marked = tuple(arm.model_copy(update={"dropped": "Harm: x"}) if arm.name == name else arm for arm in status.arms)
+    return status.model_copy(update={"arms": marked})
+
+
+def test_nothing_is_expected_of_an_arm_that_is_out() -> None:
+    seen = counted({"control": 100, "a": 105, "b": 105})
+    before, after = (look(status, seen).metrics for status in (running(BY_USER), out(running(BY_USER), "a")))
+    assert [each.eta is not None for each in before] == [True, True, False, False]
+    assert [(each.arm, each.name, each.needed is None, each.eta) for each in after] == [
+        ("a", "conversion", True, None),
+        ("b", "conversion", False, before[1].eta),
+        ("a", "spent", True, None),
+        ("b", "spent", before[3].needed is None, None),
+    ]
+    assert after[0].message.startswith("conversion of a is 5 % above control's")
+    assert [each.message.endswith(": the arm is out") for each in after] == [True, False, True, False]
+    assert (after[0].ratio, after[0].interval) == (before[0].ratio, before[0].interval)
+
+
+def test_what_was_expected_of_an_arm_is_not_any_more_from_when_it_is_dropped() -> None:
+    """Whatever told it: what was weighed before it was dropped, and guardrails, which are not weighed any more."""
+    status = running(BY_USER)
+    told = look(status, counted({"control": 100, "a": 105, "b": 105})).metrics
+    rate = told[0].model_copy(
+        update={"name": "errorRate", "role": "guardrail", "verdict": "Undecided", "message": "about 9 events decide"}
+    )
+    passed = rate.model_copy(update={"name": "retries", "verdict": "Passed", "message": "retries: no worse"})
+    evidence = ExperimentEvaluation(metrics=(*told, rate, passed), harm={"a": "x"})
+    after = state_machine.tick(status, state_machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+    again = state_machine.merge_dropped_metrics(after, after.metrics)
+    assert again == after.metrics
+    assert {(each.arm, each.needed, each.eta) for each in after.metrics if each.arm == "a"} == {("a", None, None)}
+    assert next(each for each in after.metrics if each.arm == "b") == told[1]
+    assert {each.name: each.message for each in after.metrics if each.arm == "a"} == {
+        "conversion": "conversion of a was not decided: the arm is out",
+        "spent": "spent of a was not decided: the arm is out",
+        "errorRate": "errorRate of a was not decided: the arm is out",
+        "retries": "retries: no worse; the arm is out",
+    }
+
+
+def test_where_each_request_is_a_unit_those_counted_are_exposed_and_those_with_outcomes_at_least() -> None:
+    status = running(BY_REQUEST)
+    tallies = counted({"control": 100, "a": 250, "b": 90})
+    rows = {
+        (1, "control"): ArmCounts(assigned=400),
+        (1, "a"): ArmCounts(assigned=200),
+        (1, "b"): ArmCounts(assigned=400),
+    }
+    seen = Counters("uid", {"edge/boot": rows}, feedback=tallies.feedback)
+    assert [outcome_evaluation.count_exposed_units(status, seen, 1, arm) for arm in ("control", "a", "b")] == [
+        400,
+        250,
+        400,
+    ]
+    assert [
+        outcome_evaluation.count_exposed_units(running(BY_USER), seen, 1, arm) for arm in ("control", "a", "b")
+    ] == [
+        1000,
+        1000,
+        1000,
+    ]
+
+
+def test_first_exposures_that_do_not_fall_by_the_weights_are_told() -> None:
+    status, even = running(BY_USER), {"stable": 4000, "control": 2000, "a": 2000, "b": 2000}
+    off = {**even, "control": 2600, "a": 1400}
+    told = [
+        outcome_evaluation.find_split_mismatch(
+            status, Counters("uid", feedback=FeedbackSums("s1", 1, {(1, arm): own for arm, own in fell.items()}))
+        )
+        for fell in (even, off, {})
+    ]
+    assert (told[0], told[2]) == ("", "")
+    assert told[1].endswith("of 10000 units where 2000 were expected: the split is not as it should be")
+
+
+def test_weights_move_once_an_hour_within_what_is_exposed() -> None:
+    status = running(BY_USER, allocation={"mode": "thompson"}, stop={"maxDuration": "10h"})
+    seen = counted({"control": 100, "a": 130, "b": 100})
+    early = outcome_evaluation.evaluate_experiment_outcomes(status, seen, {}, "", T0 + HOUR - timedelta(seconds=1))
+    assert early.shares is None
+    shares = look(status, seen).shares
+    assert shares is not None
+    assert sum(shares) == 6000
+    assert shares[1] > 2000 > max(shares[0], shares[2])
+    assert look(status, seen, "the split is off").shares is None
+    moved = state_machine.tick(
+        status,
+        state_machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=ExperimentEvaluation(shares=shares)),
+    )
+    assert moved.epoch.number == status.epoch.number + 1
+    assert moved.evidence_epochs[-1].buckets == (4000, *shares)
+    assert state_machine.target_buckets(moved) == {"stable": 4000, "control": shares[0], "a": shares[1], "b": shares[2]}
+    assert state_machine.max_target_buckets(moved, "a") == 6000
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_winner_is_said_once_and_nothing_while_control_is_no_measure(paused: bool) -> None:
+    status = running(BY_USER)
+    if paused:
+        status = status.model_copy(update={"paused": PauseStatus(reason="ControlDegraded", message="", since=T0)})
+    evidence = ExperimentEvaluation(
+        ruling=OutcomeRuling("Winner", "a", "it is better " * 200), unreachable_edges=("edge",) if paused else ()
+    )
+    after = state_machine.tick(status, state_machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+    if paused:
+        assert after == status
+        return
+    assert (after.phase, after.verdict.decision, after.verdict.winner) == ("Concluded", "Winner", "a")
+    assert len(after.verdict.reason) == 1024
+    assert {arm.name: arm.weight for arm in after.arms}["stable"] == 100
+
+
+def test_edges_keep_first_exposures_of_those_outside_of_the_experiment_too() -> None:
+    assert state_machine.max_first_exposures(running(BY_USER, stop={"maxUnits": 6000})) == 10_000
+    assert state_machine.max_first_exposures(running(BY_USER, stop={"maxUnits": 1_000_000_000})) == 100_000_000

@@ -1,0 +1,844 @@
+"""Gates of evidence: what passes them, what ends them, and what no input may bring about."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiles import examples
+from sundog_operator.api import (
+    ExperimentStatus,
+    MetricStatus,
+    PauseStatus,
+    PlanGuardrail,
+    PlanInPlace,
+    PlanStep,
+    Rollout,
+    StepStatus,
+)
+from sundog_operator.core.rollout import freeze, replica_counts, state_machine
+from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.evaluation import CONTROL_UNHEALTHY, HEALTHY, BaselineHealth, Evaluation
+from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.state_machine import RolloutInputs
+
+T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
+KNOWN = StableTraffic(10, [100, 0], (500, 1000))
+TWO = {"steps": [{"weight": 25, "maxDuration": "1h"}, {"weight": 50, "maxDuration": "1h"}]}
+OPEN = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
+
+
+def frozen(traffic: StableTraffic = KNOWN, **spec: Any) -> ExperimentStatus:
+    return freeze.freeze(Rollout.from_json({**TWO, **spec}), 7, 8, T0, traffic)
+
+
+PLAN = frozen().plan
+
+
+def judged(**changes: Any) -> Evaluation:
+    values: dict[str, Any] = {"silent": False, "metrics": (OPEN,), "guardrails": PLAN.guardrails, **changes}
+    return Evaluation(**values)
+
+
+def seen(at: timedelta, evidence: Evaluation | None, **changes: Any) -> RolloutInputs:
+    values: dict[str, Any] = {"replicas": 3, "available": 3, "confirmed": True, **changes}
+    return RolloutInputs(now=T0 + at, evidence=evidence, **values)
+
+
+def settle(status: ExperimentStatus, at: timedelta, evidence: Evaluation | None, **changes: Any) -> ExperimentStatus:
+    """Tick at one instant until nothing is due."""
+    for _ in range(20):
+        after = state_machine.tick(status, seen(at, evidence, **changes))
+        if after == status:
+            return status
+        status = after
+    raise AssertionError(f"never settles: {status}")
+
+
+def index(status: ExperimentStatus) -> int:
+    return status.step.index if status.step else 0
+
+
+def epochs(status: ExperimentStatus) -> list[tuple[int, int]]:
+    return [(each.number, each.weight) for each in status.evidence_epochs]
+
+
+def collecting(**spec: Any) -> ExperimentStatus:
+    """At the first step, its warm-up of a minute just over."""
+    started = settle(frozen(**spec), timedelta(0), judged(silent=True))
+    return settle(started, timedelta(minutes=1), judged())
+
+
+LATER = timedelta(minutes=5)
+
+
+def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
+    started = settle(frozen(), timedelta(0), judged())
+    assert (started.epoch.number, epochs(started)) == (1, [])
+    assert started.step is not None
+    assert started.step.reason == "warms up; what is counted is no evidence yet"
+    early = settle(started, timedelta(seconds=59), judged(requests=199))
+    assert epochs(early) == []
+    for at, requests in ((60, 0), (1, 200)):
+        warm = settle(started, timedelta(seconds=at), judged(requests=requests))
+        assert (warm.epoch.number, epochs(warm), state_machine.canary_weight(warm)) == (2, [(2, 25)], 25)
+
+
+def test_traffic_is_what_was_given_not_what_a_step_is_to_have() -> None:
+    waits = state_machine.execute_command(frozen(), RolloutCommand("a", "promote", 8, full=True), T0)
+    assert not state_machine.had_traffic(state_machine.stop(waits, "Aborted", "by command b", T0))
+    served = settle(frozen(), timedelta(0), judged())
+    assert state_machine.had_traffic(state_machine.stop(served, "Aborted", "by command b", T0))
+    by_header = settle(
+        frozen(steps=[{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25}]), timedelta(0), judged()
+    )
+    assert (state_machine.canary_weight(by_header), state_machine.had_traffic(by_header)) == (0, True)
+
+
+def test_of_an_attempt_of_before_the_steps_that_were_entered_tell() -> None:
+    def of_before(status: ExperimentStatus) -> ExperimentStatus:
+        return status.model_copy(update={"had_traffic": None})
+
+    assert not state_machine.had_traffic(of_before(frozen()))
+    served = of_before(settle(frozen(), timedelta(0), judged()))
+    assert state_machine.had_traffic(state_machine.stop(served, "Aborted", "by command b", T0))
+
+
+def test_a_warm_up_counts_from_when_all_edges_have_the_weight() -> None:
+    started = settle(frozen(), timedelta(0), judged(), confirmed=True)
+    unconfirmed = started.model_copy(update={"epoch": started.epoch.model_copy(update={"confirmed": False})})
+    late = settle(unconfirmed, timedelta(hours=1), judged(requests=1000), confirmed=False)
+    assert epochs(late) == []
+    assert epochs(settle(late, timedelta(hours=2), judged())) == []
+
+
+@pytest.mark.parametrize("warmup", [{"requests": 0}, {"duration": "0s"}])
+def test_without_a_warm_up_the_first_epoch_is_evidence(warmup: dict[str, Any]) -> None:
+    assert epochs(settle(frozen(warmup=warmup), timedelta(0), judged())) == [(1, 25)]
+
+
+@pytest.mark.parametrize("warmup", [{}, {"requests": 0}])
+def test_another_epoch_begins_once_it_is_known_what_a_long_answer_is(warmup: dict[str, Any]) -> None:
+    unknown = frozen(StableTraffic(), warmup=warmup)
+    nothing = judged(guardrails=unknown.plan.guardrails)
+    waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
+    assert len(epochs(waiting)) == 1
+    known = settle(waiting, LATER, judged())
+    assert (len(epochs(known)), epochs(known)[-1][0]) == (2, known.epoch.number)
+    assert [each.restarts for each in known.evidence_epochs] == [0, 1], "the last gate has less of alpha"
+    assert known.plan.guardrails == PLAN.guardrails
+    slower = tuple(each.model_copy(update={"margin": 9.0}) for each in PLAN.guardrails)
+    assert settle(known, LATER + LATER, judged(guardrails=slower)).plan.guardrails == PLAN.guardrails
+
+
+def test_no_epoch_begins_for_a_latency_that_no_gate_waits_for() -> None:
+    errors = [{"metric": "errorRate"}]
+    unknown, learned = frozen(StableTraffic(), guardrails=errors), frozen(guardrails=errors).plan.guardrails
+    nothing = judged(guardrails=unknown.plan.guardrails)
+    waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
+    known = settle(waiting, LATER, judged(guardrails=learned))
+    assert (epochs(known), known.plan.guardrails) == (epochs(waiting), learned)
+
+
+def test_a_pause_before_any_traffic_is_no_evidence() -> None:
+    status = settle(frozen(steps=[{"pause": {"duration": "10m"}}, {"weight": 25}]), timedelta(0), judged())
+    late = settle(status, timedelta(minutes=9), judged())
+    assert (index(late), state_machine.canary_weight(late), epochs(late)) == (1, 0, [])
+    begun = settle(settle(late, timedelta(minutes=10), judged()), timedelta(minutes=12), judged())
+    assert [weight for _, weight in epochs(begun)] == [25]
+
+
+@pytest.mark.parametrize("held_for", [timedelta(0), timedelta(hours=30)])
+def test_what_the_spec_holds_takes_no_time_of_a_step(held_for: timedelta) -> None:
+    held = settle(collecting(), timedelta(minutes=30), judged(), held=True)
+    back = settle(held, timedelta(minutes=30) + held_for, judged())
+    assert settle(back, timedelta(minutes=59) + held_for, judged()).paused is None
+    assert settle(back, timedelta(minutes=60) + held_for, judged()).paused is not None
+
+
+OPENS = T0 + timedelta(days=2)
+
+
+def test_outside_its_windows_a_rollout_stands_still_and_says_until_when() -> None:
+    waiting = settle(frozen(), timedelta(0), judged(), opens_at=OPENS)
+    assert (index(waiting), state_machine.canary_weight(waiting), waiting.paused) == (1, 0, None)
+    assert waiting.step is not None
+    assert waiting.step.reason == "outside its windows; the next opens at 2026-11-27T12:00:00Z"
+    assert settle(waiting, timedelta(hours=40), judged(passed=True), opens_at=OPENS) == waiting
+    assert state_machine.canary_weight(settle(waiting, timedelta(days=2), judged())) == 25
+    closed = settle(collecting(), LATER, judged(passed=True), opens_at=OPENS)
+    assert (index(closed), closed.step and closed.step.reason) == (1, waiting.step.reason)
+    assert index(settle(closed, timedelta(days=2) + LATER, judged(passed=True))) == 2
+
+
+def test_the_last_switch_waits_for_a_window_too() -> None:
+    steps = [{"weight": 25, "gate": "time", "minDuration": "1m"}]
+    started = settle(frozen(steps=steps), timedelta(0), None)
+    assert settle(started, timedelta(hours=9), None, opens_at=OPENS).phase == "Running"
+    assert settle(started, timedelta(hours=9), None).phase == "Concluded"
+
+
+def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
+    harmed = state_machine.tick(collecting(), seen(LATER, judged(harm="five times the errors"), opens_at=OPENS))
+    failed = state_machine.tick(collecting(), seen(LATER, judged(), opens_at=OPENS, failure=("LoadFailed", "boom")))
+    aborted = state_machine.execute_command(collecting(), RolloutCommand("a", "abort", 8), T0 + LATER)
+    for ended in (harmed, failed, aborted):
+        assert (ended.phase, state_machine.canary_weight(ended)) == ("Stopped", 0)
+    broken = judged(broken="600 of 1000")
+    doubted = settle(collecting(), LATER, broken, opens_at=OPENS)
+    assert settle(doubted, LATER * 2, broken, opens_at=OPENS).phase == "Stopped"
+
+
+stays = st.sampled_from(["free", "held", "outside"])
+
+
+@settings(max_examples=examples(150))
+@given(st.lists(st.tuples(st.integers(1, 50), stays, st.booleans()), min_size=1, max_size=12))
+def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: list[tuple[int, str, bool]]) -> None:
+    """Of holds, windows and pauses by hand in any order, overlapping or not."""
+    status, at, free = collecting(), timedelta(minutes=1), timedelta(minutes=1)
+    for number, (length, how, is_paused) in enumerate(stretches):
+        now = T0 + at
+        if is_paused != (status.paused is not None):
+            status = state_machine.execute_command(
+                status, RolloutCommand(f"c{number}", "pause" if is_paused else "resume", 8), now
+            )
+        holds = {"held": how == "held", "opens_at": OPENS if how == "outside" else None}
+        status = settle(status, at, judged(), **holds)
+        at += timedelta(minutes=length)
+        free += timedelta(minutes=length) if how == "free" and not is_paused else timedelta(0)
+        if free >= timedelta(hours=1):
+            return
+        status = settle(status, at, judged(), **holds)
+    if status.paused is not None:
+        status = state_machine.execute_command(status, RolloutCommand("r", "resume", 8), T0 + at)
+    status = settle(status, at, judged())
+    assert status.step is not None
+    assert status.step.since == T0 + at - free
+
+
+def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
+    """An operator that was rolled back reads what it wrote: the step that it cannot read may be what holds the traffic."""
+    status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
+    status["plan"]["steps"][0]["gate"] = "oracle"
+    read = ExperimentStatus.parse(status)
+    assert [step.weight for step in read.plan.steps] == [50, 100]
+    assert not state_machine.is_frozen(read)
+    status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
+    status["step"]["gate"] = "oracle"
+    assert index(settle(ExperimentStatus.parse(status), LATER, judged(passed=True))) == 1
+
+
+def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
+    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
+    assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused
+
+
+OUTAGE = BaselineHealth(CONTROL_UNHEALTHY, "50.0% of stable's requests failed in a minute", settled=False)
+CALM = BaselineHealth(settled=False)
+
+
+def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_on_by_itself() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE, passed=True))
+    assert (hit.paused and hit.paused.reason, index(hit), state_machine.canary_weight(hit)) == (
+        CONTROL_UNHEALTHY,
+        1,
+        25,
+    )
+    assert [each.troubled for each in hit.evidence_epochs] == [True]
+    assert hit.step is not None
+    assert hit.step.reason == f"paused until stable has done well for 5 minutes: {OUTAGE.message}"
+    assert settle(hit, timedelta(minutes=40), judged(control=CALM, passed=True)) == hit
+    over = settle(hit, timedelta(minutes=45), judged())
+    assert (over.paused, [(each.number, each.troubled) for each in over.evidence_epochs]) == (
+        None,
+        [(2, True), (3, False)],
+    )
+    assert (over.epoch.number, state_machine.canary_weight(over)) == (3, 25)
+    # The outage took nothing of the step's hour.
+    assert settle(over, timedelta(minutes=74), judged()).paused is None
+    assert settle(over, timedelta(minutes=75), judged()).paused is not None
+
+
+BAKED = {
+    "steps": [{"weight": 25, "maxDuration": "1h"}],
+    "bake": {"duration": "10m", "holdback": "5%"},
+    "guardrails": [{"metric": "errorRate"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "weight", "shared", "few"),
+    [(TWO, 50, None, 2), (BAKED, 95, None, 2), (TWO, 50, PlanInPlace(), 1)],
+    ids=["step", "bake", "inPlace"],
+)
+def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evidence(
+    spec: dict[str, Any], weight: int, shared: PlanInPlace | None, few: int
+) -> None:
+    fresh = freeze.freeze(Rollout.from_json(spec), 7, 8, T0, KNOWN, replicas=4, shared=shared)
+    waits = {"replicas": 4, "available": few}
+    started = settle(fresh, timedelta(0), judged(silent=True), **waits)
+    first = settle(started, timedelta(minutes=1), judged(), **waits)
+    waiting = settle(first, LATER, judged(passed=True), **waits)
+    assert (index(waiting), state_machine.canary_weight(waiting), epochs(waiting)) == (2, 25, [(2, 25)])
+    hit = settle(waiting, LATER * 2, judged(control=OUTAGE), **waits)
+    over = settle(hit, LATER * 4, judged(), **waits)
+    # Harm is looked for anew at the weight in force, and it is no evidence of the step that waits.
+    assert (epochs(over), over.step and over.step.warm) == ([(2, 25), (3, 25)], False)
+    shifted = settle(over, LATER * 5, judged(), replicas=4, available=4)
+    assert (state_machine.canary_weight(shifted), epochs(shifted)) == (weight, [(2, 25), (3, 25)])
+    warm = settle(shifted, LATER * 5 + timedelta(minutes=1), judged(), replicas=4, available=4)
+    assert epochs(warm) == [(2, 25), (3, 25), (warm.epoch.number, weight)]
+    assert (warm.phase, warm.step and warm.step.warm) == ("Running", True)
+
+
+@pytest.mark.parametrize("verb", ["promote", "skip"])
+def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str) -> None:
+    three = {"steps": [*TWO["steps"], {"weight": 75}]}
+    hit = settle(collecting(**three), LATER, judged(control=OUTAGE))
+    left = state_machine.execute_command(hit, RolloutCommand("l", verb, 8), T0 + LATER)
+    shifted = settle(left, LATER * 3, judged())
+    assert (state_machine.canary_weight(shifted), epochs(shifted), shifted.epoch.number) == (50, [(2, 25)], 3)
+    assert epochs(settle(shifted, LATER * 4, judged())) == [(2, 25), (4, 50)]
+
+
+def test_resumed_in_an_outage_it_is_paused_again_and_counts_anew_where_it_is_none() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    resumed = state_machine.execute_command(hit, RolloutCommand("r", "resume", 8), T0 + timedelta(minutes=31))
+    again = settle(resumed, timedelta(minutes=31), judged(control=OUTAGE))
+    assert (again.paused and again.paused.reason, epochs(again)) == (CONTROL_UNHEALTHY, epochs(hit))
+    assert epochs(settle(resumed, timedelta(minutes=31), judged(control=CALM))) == [(2, 25), (3, 25)]
+
+
+def test_an_outage_in_a_warm_up_only_lengthens_it() -> None:
+    started = settle(frozen(), timedelta(0), judged(silent=True))
+    hit = settle(started, timedelta(seconds=30), judged(control=OUTAGE))
+    assert (hit.paused and hit.paused.reason, epochs(hit)) == (CONTROL_UNHEALTHY, [])
+    assert epochs(settle(hit, timedelta(minutes=9), judged())) == [(2, 25)]
+
+
+def test_a_pause_by_hand_stays_one_in_an_outage_and_after_it() -> None:
+    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
+    for control in (OUTAGE, HEALTHY):
+        assert settle(paused, LATER * 9, judged(control=control)).paused == paused.paused
+
+
+def test_an_outage_in_a_pause_by_hand_is_no_evidence_either() -> None:
+    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
+    hit = settle(paused, LATER * 2, judged(control=OUTAGE))
+    assert [each.troubled for each in hit.evidence_epochs] == [True]
+    resumed = state_machine.execute_command(
+        settle(hit, LATER * 4, judged()), RolloutCommand("r", "resume", 8), T0 + LATER * 4
+    )
+    gone_on = settle(resumed, LATER * 4, judged())
+    assert [(each.number, each.troubled) for each in gone_on.evidence_epochs] == [(2, True), (3, False)]
+    assert [each.restarts for each in gone_on.evidence_epochs] == [0, 1]
+
+
+def test_a_warm_up_does_not_end_in_an_outage() -> None:
+    started = settle(frozen(), timedelta(0), judged(silent=True))
+    hit = settle(started, timedelta(seconds=30), judged(control=OUTAGE))
+    assert epochs(settle(hit, timedelta(minutes=2), judged(control=OUTAGE, requests=1000))) == []
+    assert epochs(settle(hit, timedelta(minutes=4), judged(control=CALM, requests=1000))) == []
+
+
+def test_who_promotes_in_full_needs_not_wait_for_the_end_of_an_outage() -> None:
+    """The candidate may be what ends it."""
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    promoted = state_machine.execute_command(
+        hit, RolloutCommand("f", "promote", 8, full=True), T0 + timedelta(minutes=31)
+    )
+    assert settle(promoted, timedelta(minutes=31), judged(control=OUTAGE)).phase == "Concluded"
+
+
+def test_silent_edges_do_not_end_an_outage() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    assert settle(hit, timedelta(minutes=31), judged(unreachable_edges=("sundog-edge-0",))) == hit
+
+
+def test_outages_without_end_leave_room_for_the_epoch_that_counts() -> None:
+    status, at = collecting(steps=[{"weight": 25, "maxDuration": "99h"}]), timedelta(minutes=10)
+    for _ in range(60):
+        status = settle(status, at, judged(control=OUTAGE))
+        status = settle(status, at + timedelta(minutes=6), judged())
+        at += timedelta(minutes=10)
+    assert len(status.evidence_epochs) == state_machine.MAX_EVIDENCE_EPOCHS
+    assert (status.evidence_epochs[-1].number, status.evidence_epochs[-1].troubled) == (status.epoch.number, False)
+    assert ExperimentStatus.parse(status.to_json()) == status
+
+
+def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() -> None:
+    status = collecting()
+    assert index(settle(status, timedelta(minutes=4), judged(passed=True))) == 1
+    assert index(settle(status, LATER, judged())) == 1
+    second = settle(status, LATER, judged(passed=True))
+    assert (index(second), state_machine.canary_weight(second), second.phase) == (2, 50, "Running")
+    warm = settle(second, timedelta(minutes=6), judged())
+    assert epochs(warm) == [(2, 25), (4, 50)]
+    done = settle(warm, timedelta(minutes=10), judged(passed=True))
+    assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Promoted", "canary")
+
+
+def test_what_has_passed_waits_for_its_least_time_and_says_so() -> None:
+    passed = OPEN.model_copy(update={"verdict": "Passed"})
+    status = settle(collecting(), timedelta(minutes=4), judged(passed=True)).model_copy(update={"metrics": (passed,)})
+    waits = settle(status, timedelta(minutes=4), judged(passed=True))
+    assert waits.step is not None
+    assert waits.step.reason == "every guardrail has passed; a step takes 5m and two minutes of evidence at least"
+
+
+def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
+    done = state_machine.execute_command(collecting(), RolloutCommand("p", "promote", 8, full=True), T0)
+    done = settle(done, LATER, judged())
+    assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Undecided", "")
+
+
+def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
+    status = collecting(steps=[{"weight": 50}, {"pause": {"duration": "1m"}}])
+    paused = settle(status, LATER, judged(passed=True))
+    assert (index(paused), state_machine.next_weight(paused)) == (2, 100)
+    done = settle(paused, timedelta(minutes=7), judged())
+    assert (done.phase, done.verdict.decision) == ("Concluded", "Promoted")
+
+
+def test_the_next_weight_is_that_of_the_next_step_with_more_traffic() -> None:
+    steps = [{"pause": {}}, {"weight": 10}, {"pause": {}}, {"weight": 60}, {"pause": {}}]
+    status = frozen(steps=steps)
+    found = [state_machine.next_weight(status)]
+    found += [
+        state_machine.next_weight(status.model_copy(update={"step": StepStatus(index=each)})) for each in range(1, 8)
+    ]
+    assert found == [10, 10, 60, 60, 100, 100, 100, 100]
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "paused"])
+def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> None:
+    status = collecting()
+    if not held:
+        status = state_machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
+    harmful = judged(harm="five times the errors", passed=True, broken="600 of 1000")
+    after = state_machine.tick(status, seen(LATER, harmful, held=held))
+    assert (after.phase, state_machine.canary_weight(after), after.paused) == ("Stopped", 0, None)
+    assert (after.verdict.decision, after.verdict.winner) == ("RolledBack", "stable")
+    assert after.verdict.reason == "RolledBack: five times the errors"
+    assert after.metrics == (OPEN,)
+
+
+def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_resumed() -> None:
+    late = settle(collecting(), timedelta(hours=1), judged())
+    assert late.paused is not None
+    assert (late.paused.reason, late.metrics) == ("Inconclusive", (OPEN,))
+    assert late.step is not None
+    assert late.step.reason == "paused, for it took too long: about 60 events decide"
+    assert settle(late, timedelta(hours=9), judged(passed=True)) == late
+    resumed = state_machine.execute_command(late, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
+    assert settle(resumed, timedelta(hours=9, minutes=59), judged()).paused is None
+    again = settle(resumed, timedelta(hours=10), judged())
+    assert again.paused is not None
+    passed = settle(resumed, timedelta(hours=9, minutes=5), judged(passed=True))
+    assert index(passed) == 2
+
+
+def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
+    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + timedelta(minutes=30))
+    resumed = state_machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=30))
+    assert settle(resumed, timedelta(hours=30, minutes=29), judged()).paused is None
+    assert settle(resumed, timedelta(hours=30, minutes=30), judged()).paused is not None
+
+
+PAUSE = RolloutCommand("p", "pause", 8)
+RESUME = RolloutCommand("r", "resume", 8)
+
+
+@pytest.mark.parametrize("slow", [timedelta(minutes=9), None])
+def test_a_step_tells_of_the_metric_that_is_expected_last(slow: timedelta | None) -> None:
+    soon = OPEN.model_copy(update={"eta": timedelta(minutes=1)})
+    last = OPEN.model_copy(update={"name": "latencyP95", "message": "latencyP95 is open", "eta": slow})
+    known = collecting().model_copy(update={"metrics": (soon, last)})
+    assert state_machine.describe_missing_evidence(known) == "latencyP95 is open"
+
+
+def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew() -> None:
+    late = settle(collecting(), timedelta(hours=1), judged())
+    paused = state_machine.execute_command(late, PAUSE, T0 + timedelta(hours=3))
+    assert paused == late.model_copy(update={"last_command": "p"})
+    resumed = state_machine.execute_command(paused, RESUME, T0 + timedelta(hours=4))
+    assert settle(resumed, timedelta(hours=4, minutes=59), judged()).paused is None
+    assert settle(resumed, timedelta(hours=5), judged()).paused is not None
+
+
+def test_a_pause_by_hand_leaves_a_revision_that_was_late_its_time_anew() -> None:
+    late = settle(frozen(), timedelta(minutes=15), None, available=0, late="not ready within 15m")
+    paused = state_machine.execute_command(late, PAUSE, T0 + timedelta(minutes=16))
+    resumed = state_machine.execute_command(paused, RESUME, T0 + timedelta(minutes=17))
+    assert (resumed.paused, resumed.resumed_at) == (None, T0 + timedelta(minutes=17))
+
+
+def test_a_pause_by_hand_does_not_end_with_an_outage_and_takes_none_of_the_steps_time() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    paused = state_machine.execute_command(hit, PAUSE, T0 + timedelta(minutes=40))
+    calm = settle(paused, timedelta(hours=2), judged())
+    assert calm.paused == PauseStatus(reason="Manual", since=T0 + timedelta(minutes=30))
+    resumed = state_machine.execute_command(calm, RESUME, T0 + timedelta(hours=3))
+    assert settle(resumed, timedelta(hours=3, minutes=29), judged()).paused is None
+    assert settle(resumed, timedelta(hours=3, minutes=30), judged()).paused is not None
+
+
+def test_a_pause_by_hand_keeps_no_traffic_on_a_split_that_stays_wrong() -> None:
+    broken = judged(broken="600 of 1000")
+    paused = state_machine.execute_command(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
+    assert settle(paused, LATER * 2, broken).phase == "Stopped"
+
+
+def test_a_step_that_takes_too_long_can_end_the_rollout_or_go_on() -> None:
+    back = settle(collecting(onInconclusive="rollback"), timedelta(hours=1), judged())
+    assert (back.phase, state_machine.canary_weight(back)) == ("Stopped", 0)
+    assert (back.verdict.decision, back.verdict.reason) == ("Undecided", "Inconclusive: about 60 events decide")
+    on = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
+    assert index(on) == 2
+
+
+FOUND = OPEN.model_copy(update={"verdict": "Passed", "message": "errorRate is 1 times stable's: no worse"})
+
+
+def without(status: ExperimentStatus) -> list[tuple[int, int, str]]:
+    return [(each.step, each.weight, each.by) for each in status.without_evidence or ()]
+
+
+def test_what_passes_without_evidence_is_told_with_the_promotion_and_by_what() -> None:
+    first = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
+    assert without(first) == [(1, 25, "onInconclusive: promote")]
+    assert state_machine.weight_change_reason(first) == "onInconclusive: promote, although about 60 events decide"
+    warm = settle(first, timedelta(hours=1, minutes=1), judged())
+    late = settle(warm, timedelta(hours=3), judged())
+    assert (late.phase, late.verdict.decision) == ("Concluded", "Undecided")
+    told = "after step 3 at 100 %; without evidence: step 1 at 25 %, step 2 at 50 % by onInconclusive: promote"
+    assert late.verdict.reason == f"Promoted: {told}"
+    assert state_machine.promotion_reason(late) == f"{told}; onInconclusive: promote, although about 60 events decide"
+    decided = settle(warm, timedelta(hours=1, minutes=30), judged(passed=True, metrics=(FOUND,)))
+    assert decided.verdict.decision == "Promoted"
+    assert decided.verdict.reason.endswith("100 %; without evidence: step 1 at 25 % by onInconclusive: promote")
+
+
+def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics() -> None:
+    other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
+    found = judged(passed=True, metrics=(FOUND, other))
+    passed = settle(collecting(), LATER, found)
+    assert state_machine.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
+    over = settle(settle(passed, timedelta(minutes=7), found), timedelta(minutes=20), found)
+    assert (over.verdict.reason, without(over)) == ("Promoted: after step 3 at 100 %", [])
+    assert (
+        state_machine.promotion_reason(over) == f"after step 3 at 100 %; {state_machine.weight_change_reason(passed)}"
+    )
+
+
+def test_an_arm_without_requests_passes_by_a_policy_that_is_told() -> None:
+    on = settle(collecting(onNoData="promote"), timedelta(minutes=6), judged(silent=True))
+    assert without(on) == [(1, 25, "onNoData: promote")]
+    assert state_machine.weight_change_reason(on) == "onNoData: promote, although an arm has no requests"
+
+
+def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_nothing_else() -> None:
+    given = state_machine.execute_command(collecting(), RolloutCommand("a", "promote", 8), T0)
+    assert (without(given), state_machine.weight_change_reason(given)) == (
+        [(1, 25, "command promote")],
+        "by command promote",
+    )
+    full = state_machine.execute_command(collecting(), RolloutCommand("a", "promote", 8, full=True), T0)
+    assert without(full) == [(1, 25, "command promote --full"), (2, 50, "command promote --full")]
+    skipped = state_machine.execute_command(collecting(), RolloutCommand("a", "skip", 8), T0)
+    assert (without(skipped), state_machine.weight_change_reason(skipped)) == (
+        [(1, 25, "command skip")],
+        "by command skip",
+    )
+    by_hand = [{"weight": 25, "gate": "manual"}, {"weight": 50}]
+    assert (
+        without(state_machine.execute_command(collecting(steps=by_hand), RolloutCommand("a", "promote", 8), T0)) == []
+    )
+    timed = [{"weight": 25, "gate": "time"}]
+    assert without(state_machine.execute_command(collecting(steps=timed), RolloutCommand("a", "promote", 8), T0)) == []
+
+
+def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> None:
+    steps = [{"weight": 25}, {"weight": 50, "gate": "time", "minDuration": "10m"}]
+    found = judged(passed=True, metrics=(FOUND,))
+    status = settle(settle(collecting(steps=steps), LATER, found), LATER * 2, found)
+    over = settle(status, LATER * 5, found)
+    told = "after step 3 at 100 %; without evidence: step 2 at 50 % (for 10m) by its gate"
+    assert over.verdict.reason == f"Promoted: {told}"
+    assert state_machine.promotion_reason(over) == f"{told}; 10m are over"
+    hurried = state_machine.execute_command(status, RolloutCommand("a", "promote", 8), T0)
+    assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
+
+
+def test_a_status_of_before_steps_that_passed_were_told_is_read_as_it_is() -> None:
+    stored = collecting().to_json()
+    assert "withoutEvidence" not in stored
+    assert "openedBy" not in stored["step"]
+    assert ExperimentStatus.parse(stored) == collecting()
+
+
+@pytest.mark.parametrize("policy", ["hold", "pause", "promote"])
+def test_no_traffic_for_long_is_no_success_unless_somebody_says_so(policy: str) -> None:
+    status = collecting(onNoData=policy, onInconclusive="rollback")
+    quiet = settle(status, timedelta(minutes=6), judged(silent=True))
+    late = settle(quiet, timedelta(hours=1), judged(silent=True))
+    if policy == "promote":
+        assert index(quiet) == 2
+    elif policy == "pause":
+        assert quiet.paused is not None
+        assert quiet.paused.reason == "NoData"
+    else:
+        assert quiet.paused is None
+        assert late.paused is not None
+        assert late.paused.reason == "NoData"
+
+
+@pytest.mark.parametrize("policy", ["pause", "promote"])
+def test_an_epoch_that_has_just_begun_is_not_silent_yet(policy: str) -> None:
+    steps = [{"weight": 25, "minDuration": "0s"}, {"weight": 50}]
+    started = settle(frozen(steps=steps, onNoData=policy), timedelta(0), judged(silent=True))
+    warm = settle(started, timedelta(seconds=59), judged(silent=True, requests=200))
+    young = settle(warm, timedelta(seconds=118), judged(silent=True))
+    assert (index(young), young.paused, len(epochs(young))) == (1, None, 1)
+    old = settle(warm, timedelta(seconds=119), judged(silent=True))
+    assert index(old) == 2 if policy == "promote" else old.paused is not None
+
+
+def test_resuming_without_traffic_waits_for_it_anew() -> None:
+    paused = settle(collecting(onNoData="pause"), timedelta(minutes=6), judged(silent=True))
+    resumed = state_machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
+    assert settle(resumed, timedelta(hours=9, minutes=4), judged(silent=True)).paused is None
+
+
+def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
+    broken = judged(broken="600 of 1000", passed=True)
+    paused = settle(collecting(), LATER, broken)
+    assert paused.paused is not None
+    assert (paused.paused.reason, paused.phase) == ("SampleRatio", "Running")
+    assert settle(paused, LATER + timedelta(seconds=299), broken) == paused
+    stopped = settle(paused, LATER + timedelta(seconds=300), broken)
+    assert (stopped.phase, state_machine.canary_weight(stopped)) == ("Stopped", 0)
+    assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
+
+
+def test_a_split_that_is_right_again_waits_for_a_person() -> None:
+    paused = settle(collecting(), LATER, judged(broken="600 of 1000"))
+    assert settle(paused, timedelta(hours=5), judged(passed=True)).paused == paused.paused
+    resumed = state_machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
+    assert index(settle(resumed, LATER, judged(passed=True))) == 2
+
+
+@pytest.mark.parametrize(
+    ("replicas", "weight", "gate", "needed"),
+    [
+        (3, 25, "evidence", 1),
+        (4, 25, "evidence", 2),
+        (4, 25, "time", 1),
+        (4, 50, "evidence", 4),
+        (4, 50, "manual", 2),
+        (10, 90, "evidence", 10),
+        (1, 5, "evidence", 1),
+        (5, 100, "none", 5),
+        (5, 100, "evidence", 5),
+        (5, 0, "manual", 1),
+    ],
+)
+def test_before_a_gate_of_evidence_no_replica_of_the_candidate_has_more_load_than_one_of_stable(
+    replicas: int, weight: int, gate: Any, needed: int
+) -> None:
+    assert replica_counts.step_replicas(PlanStep(weight=weight, gate=gate), replicas) == needed
+
+
+@pytest.mark.parametrize(
+    ("scale", "replicas", "needed"),
+    [
+        ({"replicas": 3}, 4, 3),
+        ({"replicas": 9}, 4, 4),
+        ({"replicas_percent": 60}, 4, 3),
+        ({"replicas": 1}, 4, 2),
+        ({}, 4, 2),
+    ],
+)
+def test_a_scale_is_a_least_and_never_more_than_the_service_needs(
+    scale: dict[str, int], replicas: int, needed: int
+) -> None:
+    for gate in ("manual", "scale", "none"):
+        assert replica_counts.step_replicas(PlanStep(weight=50, gate=gate, **scale), replicas) == needed  # type: ignore[arg-type]
+    assert replica_counts.step_replicas(PlanStep(weight=25, gate="evidence", replicas=3), 4) == 3
+
+
+def test_a_scale_holds_from_its_step_on_until_another() -> None:
+    given = [{"weight": 10}, {"scale": {"replicas": 3}}, {"pause": {}}, {"weight": 50}, {"scale": {"percent": 75}}]
+    plan = freeze.plan_steps(Rollout.from_json({"steps": given}))
+    assert [(each.weight, each.gate) for each in plan] == [
+        *((10, "evidence"), (10, "scale"), (10, "manual"), (50, "evidence"), (50, "scale"), (100, "none")),
+    ]
+    assert [(each.replicas, each.replicas_percent) for each in plan] == [
+        *((None, None), (3, None), (3, None), (3, None), (None, 75), (None, None)),
+    ]
+
+
+minutes = st.sampled_from([0, 1, 2, 6, 70])
+evidences = st.none() | st.builds(
+    Evaluation,
+    metrics=st.just((OPEN,)),
+    harm=st.sampled_from(["", "", "", "", "harm"]),
+    passed=st.booleans(),
+    silent=st.booleans(),
+    broken=st.sampled_from(["", "", "", "broken"]),
+    requests=st.sampled_from([0, 200]),
+    guardrails=st.sampled_from([PLAN.guardrails, (PlanGuardrail(metric="latencyP95", margin=0.1),)]),
+)
+flags = st.tuples(st.booleans(), st.sampled_from([False, False, False, True]))
+verbs = st.sampled_from(["", "", "", "", "", "", "pause", "resume"])
+walks = st.lists(st.tuples(minutes, evidences, st.sampled_from([0, 3]), flags, verbs), max_size=30)
+Walk = list[tuple[int, Evaluation | None, int, tuple[bool, bool], str]]
+
+
+def walked(
+    status: ExperimentStatus, ticks: Walk
+) -> Iterator[tuple[ExperimentStatus, RolloutInputs | None, ExperimentStatus]]:
+    """(before, inputs, after) of each tick, and of each command without inputs."""
+    at = timedelta(0)
+    for number, (wait, evidence, available, (confirmed, held), verb) in enumerate(ticks):
+        at += timedelta(minutes=wait)
+        if verb and not state_machine.is_over(status):
+            after = state_machine.execute_command(status, RolloutCommand(f"c{number}", verb, 8), T0 + at)
+            yield status, None, after
+        else:
+            inputs = seen(at, evidence, available=available, confirmed=confirmed, held=held)
+            after = state_machine.tick(status, inputs)
+            yield status, inputs, after
+        status = after
+
+
+@settings(max_examples=examples(150))
+@given(walks)
+def test_whatever_comes_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk) -> None:
+    for before, inputs, after in walked(frozen(), ticks):
+        assert ExperimentStatus.parse(after.to_json()) == after
+        numbers = [each.number for each in after.evidence_epochs]
+        assert numbers == sorted(set(numbers))
+        assert all(number <= after.epoch.number for number in numbers)
+        if after.evidence_epochs != before.evidence_epochs:
+            assert after.epoch.number == before.epoch.number + 1
+            assert numbers[-1] == after.epoch.number
+        evidence = inputs.evidence if inputs else None
+        if index(after) > max(index(before), 1):
+            assert evidence is not None
+            assert evidence.passed
+            assert not evidence.harm
+            assert not evidence.broken
+            assert before.paused is None
+        if after.phase == "Concluded":
+            assert index(after) == 3
+            assert after.verdict.decision == "Promoted"
+        if evidence and evidence.harm and not state_machine.is_over(before) and state_machine.canary_weight(before):
+            assert (after.phase, state_machine.canary_weight(after)) == ("Stopped", 0)
+
+
+@given(walks.filter(bool))
+def test_without_evidence_that_passes_nothing_is_promoted(ticks: Walk) -> None:
+    blind: Walk = [
+        (wait, evidence and judged(silent=evidence.silent, requests=evidence.requests), available, flag, verb)
+        for wait, evidence, available, flag, verb in ticks
+    ]
+    for _, _, after in walked(frozen(), blind):
+        assert index(after) <= 1
+        assert state_machine.canary_weight(after) <= 25
+
+
+def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
+    status = collecting(onInconclusive="promote")
+    assert status.step is not None
+    for given_index in (0, 3, 99):
+        step = status.step.model_copy(update={"index": given_index})
+        damaged = status.model_copy(update={"step": step})
+        settle(damaged, timedelta(hours=2), judged(passed=True))
+        settle(
+            state_machine.execute_command(damaged, RolloutCommand("p", "promote", 8), T0),
+            timedelta(hours=2),
+            judged(passed=True),
+        )
+
+
+SKIP = RolloutCommand("s1", "skip", 8)
+
+
+def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on() -> None:
+    skipped = state_machine.execute_command(collecting(), SKIP, T0)
+    assert (index(skipped), skipped.last_command, skipped.step and skipped.step.gate) == (2, "s1", "evidence")
+    there = settle(skipped, timedelta(minutes=2), judged())
+    assert (index(there), state_machine.canary_weight(there), there.phase) == (2, 50, "Running")
+    assert there.verdict.decision == "Undecided"
+    harmed = settle(there, timedelta(minutes=3), judged(harm="errorRate is 3 times stable's"))
+    assert (harmed.phase, state_machine.canary_weight(harmed)) == ("Stopped", 0)
+
+
+def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
+    last = settle(state_machine.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), judged())
+    assert not state_machine.can_skip(last)
+    again = state_machine.execute_command(last, RolloutCommand("s2", "skip", 8), T0)
+    assert again == last.model_copy(update={"last_command": "s2"})
+    assert not state_machine.can_skip(frozen()), "there is no step yet"
+    errors: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
+    by_hand = collecting(steps=[{"weight": 25}, {"weight": 100, "gate": "manual"}], **errors)
+    assert not state_machine.can_skip(by_hand)
+    assert state_machine.can_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
+    baked = {"steps": [{"weight": 25}], "bake": {}, **errors}
+    assert not state_machine.can_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
+
+
+ERRORS: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
+LAST_ALL = "step 1 of 3 is the last that evidence or a person decides, and all traffic would follow by itself: promote passes it"
+LAST_BAKE = (
+    "step 1 of 4 is the last that evidence or a person decides, and the bake would follow by itself: promote passes it"
+)
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        {"pause": {"duration": "1m"}},
+        {"scale": {"percent": 100}},
+        {"headers": {"x-canary": "1"}},
+        {"webhook": {"url": "http://ci/confirm"}},
+        {"shadow": {}},
+        {"weight": 75, "gate": "time"},
+    ],
+    ids=lambda step: next(iter(step)),
+)
+@pytest.mark.parametrize("gate", ["evidence", "manual"])
+def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(gate: str, following: Any) -> None:
+    status = collecting(steps=[{"weight": 50, "gate": gate}, following], **ERRORS)
+    assert state_machine.skip_refusal(status) == LAST_ALL
+    assert index(state_machine.execute_command(status, SKIP, T0)) == 1
+    baked = collecting(steps=[{"weight": 50, "gate": gate}, following], bake={}, **ERRORS)
+    assert state_machine.skip_refusal(baked) == LAST_BAKE
+    decided = [{"weight": 50, "gate": gate}, following, {"weight": 90, "gate": "manual"}]
+    assert state_machine.can_skip(collecting(steps=decided, **ERRORS))
+
+
+def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
+    timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
+    assert state_machine.can_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
+    assert state_machine.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (
+        "what follows on step 1 of 3 is the bake at 99 %: promote leads there"
+    )
+    last = [{"weight": 50}, {"scale": {"percent": 100}}, {"weight": 100, "gate": "manual"}]
+    assert state_machine.skip_refusal(collecting(steps=last, **ERRORS)) == LAST_ALL
+
+
+@pytest.mark.parametrize(
+    ("reason", "stays"),
+    [("Inconclusive", False), ("NoData", False), ("Manual", True), ("SampleRatio", True), (CONTROL_UNHEALTHY, True)],
+)
+def test_a_pause_ends_with_the_step_that_it_is_for(reason: Any, stays: bool) -> None:
+    paused = collecting().model_copy(update={"paused": PauseStatus(reason=reason, since=T0)})
+    skipped = state_machine.execute_command(paused, SKIP, T0)
+    assert index(skipped) == 2
+    assert (skipped.paused is not None) is stays

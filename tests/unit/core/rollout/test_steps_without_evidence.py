@@ -1,0 +1,65 @@
+"""What a plan lets pass without evidence, in words."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import Rollout
+from sundog_operator.core.rollout import freeze, steps_without_evidence
+from sundog_operator.core.rollout.resolve import StableTraffic
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+COPIES = {"shadow": {"compare": {"agreement": {"min": 0.99, "by": "exact"}}}}
+CHECK = {"name": "slo", "prometheus": {"query": "up"}, "threshold": {"max": 1}}
+UNDECIDED = "onInconclusive: promote passes a step that evidence does not decide"
+
+
+def allowed(**rollout: Any) -> list[str]:
+    return list(
+        steps_without_evidence.find_exceptions(freeze.resolve_plan(Rollout.from_json(rollout), StableTraffic()))
+    )
+
+
+def void(**rollout: Any) -> str:
+    return steps_without_evidence.describe_exceptions(freeze.resolve_plan(Rollout.from_json(rollout), StableTraffic()))
+
+
+@pytest.mark.parametrize(
+    ("rollout", "told"),
+    [
+        ({}, []),
+        ({"onInconclusive": "rollback", "onNoData": "pause"}, []),
+        ({"onInconclusive": "promote"}, [UNDECIDED]),
+        ({"onNoData": "promote"}, ["onNoData: promote passes a step that has no traffic"]),
+        ({"strategy": "shadow", "steps": [COPIES], "onInconclusive": "promote"}, [UNDECIDED]),
+        (
+            {"steps": [{"weight": 10, "gate": "manual"}], "guardrails": [CHECK], "onInconclusive": "promote"},
+            ["onInconclusive: promote passes a check that has no number"],
+        ),
+        ({"steps": [{"weight": 10, "gate": "manual"}], "onInconclusive": "promote"}, []),
+        ({"steps": [{"weight": 10, "gate": "time"}, {"weight": 50}]}, []),
+        ({"steps": [{"weight": 50}, {"pause": {"duration": "1h"}}], "bake": {}}, []),
+        (
+            {
+                "steps": [{"weight": 10}, {"weight": 50, "gate": "time", "minDuration": "10m"}, {"pause": {}}],
+                "bake": {},
+            },
+            ["step 2 at 50 % (for 10m, manual gate) asks for no evidence, and is the last before all traffic"],
+        ),
+    ],
+)
+def test_what_may_promote_without_evidence_is_told(rollout: Any, told: list[str]) -> None:
+    assert allowed(**rollout) == told
+    assert void(**rollout) == (f"evidence promises nothing of what is promoted: {told[0]}" if told else "")
+
+
+def test_where_a_bake_alone_is_weighed_that_is_told_as_well() -> None:
+    by_hand = {"steps": [{"weight": 25, "gate": "manual"}]}
+    assert void(**by_hand) == ""
+    assert void(**by_hand, bake={}) == "evidence promises nothing of what is promoted: no step is gated by evidence"
+
+
+def test_a_way_back_has_no_steps_that_could_ask() -> None:
+    back = freeze.freeze_without_steps(Rollout.from_json({"onInconclusive": "promote"}), 1, 2, NOW, "returns")
+    assert steps_without_evidence.find_exceptions(back.plan) == ()

@@ -1,0 +1,245 @@
+"""Plain counts of many metrics are weighed as each by itself."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from sundog_operator.core.stats import guardrail_test
+from sundog_operator.core.stats.guardrail_test import ArmSplit, EpochCounts, ErrorLevels, GuardrailMetric
+from sundog_operator.core.stats.verdicts import DecisionBasis, MetricVerdict
+
+ERRORS = GuardrailMetric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
+SLOW = GuardrailMetric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True)
+LENGTHS = (60, 20, 10)
+
+
+def even(control: int, candidate: int) -> list[tuple[int, ...]]:
+    """Blocks of each length, over which events are spread evenly: so many in each of the shortest."""
+    found: list[tuple[int, ...]] = []
+    for closed in LENGTHS:
+        x, s = candidate * 60 // closed, (control + candidate) * 60 // closed
+        found.append((closed, closed * x, closed * s, closed * x * x, closed * x * s, closed * s * s))
+    return found
+
+
+def epoch(weight: float, *per_block: tuple[int, int], requests: int = 300) -> EpochCounts:
+    """Ten minutes, with so many events of control and of the candidate of each metric in each ten seconds."""
+    units = round(60 * requests * (1 - weight)), round(60 * requests * weight)
+    return EpochCounts(weight, units, [(60 * a, 60 * b) for a, b in per_block], [even(*each) for each in per_block])
+
+
+def test_without_an_epoch_nothing_was_counted() -> None:
+    found = guardrail_test.evaluate_counts([ERRORS, SLOW], [], ErrorLevels(0.05))
+    assert [each.verdict for each in found] == [MetricVerdict.NO_DATA] * 2
+    assert guardrail_test.evaluate_counts([], [], ErrorLevels(0.05)) == []
+
+
+def test_metrics_keep_their_order_and_their_own_limits() -> None:
+    epochs = [epoch(0.25, (3, 1), (9, 1), (3, 1))]
+    found = guardrail_test.evaluate_counts(
+        [replace(ERRORS, margin=0.1, floor=0.0), SLOW, replace(ERRORS, margin=0.5)], epochs, ErrorLevels(0.05)
+    )
+    assert [each.allowed for each in found] == [1.2, 1.0, 2.0]
+    assert [each.ratio for each in found] == [pytest.approx(1), pytest.approx(1 / 3), pytest.approx(1)]
+    assert [each.verdict for each in found] == [MetricVerdict.UNDECIDED, MetricVerdict.PASSED, MetricVerdict.PASSED]
+
+
+def test_a_metric_that_looks_at_the_newest_epoch_is_not_let_pass_by_those_before() -> None:
+    epochs = [epoch(0.1, (30, 2)), epoch(0.25, (3, 1))]
+    last = replace(ERRORS, floor=0.0, next_weight=1.0)
+    assert guardrail_test.evaluate_counts([last], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.PASSED
+    assert (
+        guardrail_test.evaluate_counts([replace(last, newest_alone=True)], epochs, ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
+
+
+def test_a_floor_looks_at_the_newest_epoch_alone() -> None:
+    """Of both epochs together the candidate has half of control's rate, and in none of them a lower one."""
+    metric = replace(ERRORS, margin=0.1, floor=0.005)
+    before, newest = epoch(0.1, (45, 5), requests=100), epoch(0.5, (15, 18))
+    rates = [
+        sum(each.events[0][arm] for each in (before, newest)) / sum(each.units[arm] for each in (before, newest))
+        for arm in (0, 1)
+    ]
+    assert rates[1] < 0.6 * rates[0]
+    assert guardrail_test.evaluate_counts([metric], [newest], ErrorLevels(0.05))[0].verdict == MetricVerdict.UNDECIDED
+    assert (
+        guardrail_test.evaluate_counts([metric], [before, newest], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
+
+
+def test_a_floor_waits_until_the_newest_epoch_tells_how_its_events_vary() -> None:
+    metric = replace(ERRORS, margin=0.1)
+    closed = [(11,) + (0,) * 5, (3,) + (0,) * 5, (1,) + (0,) * 5]
+    young = EpochCounts(0.5, (50_000, 50_000), [(0, 0)], [closed])
+    assert (
+        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), young], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
+    older = replace(young, blocks=[[(12,) + (0,) * 5, *closed[1:]]])
+    assert (
+        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), older], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
+    old = replace(young, blocks=[[(13,) + (0,) * 5, (4,) + (0,) * 5, closed[2]]])
+    assert (
+        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), old], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.PASSED
+    )
+    silent = EpochCounts(0.5, (0, 0), [(0, 0)], [[(0,) * 6] * 3])
+    assert (
+        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), silent], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
+
+
+@pytest.mark.parametrize("newest_alone", [False, True])
+@pytest.mark.parametrize("candidate", range(1, 8))
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_what_is_shown_is_what_decides(candidate: int, alpha: float, newest_alone: bool) -> None:
+    """A gate passes by its margin where the upper end is at most what is allowed, and harm is a lower end above its margin."""
+    metric = replace(ERRORS, floor=0.0, margin=0.2, newest_alone=newest_alone)
+    for blocks in range(1, 6):
+        epochs = [epoch(0.25, *[(9, 3)] * 2), epoch(0.5, *[(3 * blocks, candidate * blocks)] * 2)]
+        found = guardrail_test.evaluate_counts([metric, metric], epochs, ErrorLevels(alpha))[0]
+        assert (found.verdict == MetricVerdict.HARM) == (found.basis == DecisionBasis.HARM)
+        if found.basis == DecisionBasis.HARM:
+            assert found.lower >= found.allowed == 1.2
+        elif found.verdict == MetricVerdict.HETEROGENEOUS:
+            assert not newest_alone
+        else:
+            assert (found.verdict == MetricVerdict.PASSED) == (found.upper <= found.allowed == 1.4)
+
+
+def test_a_gate_of_the_newest_epoch_shows_that_epoch_alone() -> None:
+    last = replace(ERRORS, newest_alone=True, next_weight=1.0, floor=0.0)
+    before, newest = epoch(0.25, (30, 12)), epoch(0.5, (9, 9))
+    found, alone = (
+        guardrail_test.evaluate_counts([last], epochs, ErrorLevels(0.05))[0] for epochs in ([before, newest], [newest])
+    )
+    assert (found.ratio, found.lower, found.upper) == (alone.ratio, alone.lower, alone.upper)
+    assert (found.basis, alone.basis) == (DecisionBasis.THIS_STEP, DecisionBasis.ALL_STEPS)
+    assert found.sentence("errorRate").startswith("errorRate is 1 times control's in this step (")
+    pooled = guardrail_test.evaluate_counts([replace(last, newest_alone=False)], [before, newest], ErrorLevels(0.05))[0]
+    assert pooled.ratio > 1.1
+
+
+def test_a_metric_that_no_gate_waits_for_shows_the_test_of_harm() -> None:
+    epochs = [epoch(0.25, *[(3, 1)] * 4), epoch(0.5, *[(3, 3)] * 4)]
+    found = guardrail_test.evaluate_counts(
+        [replace(ERRORS, gates=False, newest_alone=True)] * 4, epochs, ErrorLevels(0.05)
+    )[0]
+    assert (found.verdict, found.basis, found.allowed) == (MetricVerdict.UNDECIDED, DecisionBasis.HARM, 1.25)
+    assert found.sentence("rejections").endswith("at every look); more than 1.25 times is harm")
+    alone = guardrail_test.evaluate_counts([replace(ERRORS, gates=False)], epochs, ErrorLevels(0.05))[0]
+    assert found.lower < alone.lower < alone.upper < found.upper
+
+
+def test_what_passed_by_its_floor_is_told_by_the_decision() -> None:
+    """The newest epoch alone passes by the margin, although both together would not show it."""
+    metric = replace(ERRORS, newest_alone=True, next_weight=1.0)
+    by_margin = guardrail_test.evaluate_counts(
+        [metric], [epoch(0.25, (9, 9)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
+    )[0]
+    assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.HARM, False)
+    by_margin = guardrail_test.evaluate_counts(
+        [metric], [epoch(0.25, (30, 11)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
+    )[0]
+    assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.PASSED, False)
+    assert "no worse than the 1.25 times that are allowed" in by_margin.sentence("errorRate")
+    by_floor = guardrail_test.evaluate_counts([metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], ErrorLevels(0.05))[0]
+    assert (by_floor.verdict, by_floor.by_floor) == (MetricVerdict.PASSED, True)
+    assert by_floor.sentence("errorRate").endswith("than its floor allows")
+
+
+def test_a_ratio_that_changes_keeps_no_gate_shut_that_looks_at_one_epoch() -> None:
+    """The tail of latencies changes with load by nature: half as many long answers at first, as many as stable's later."""
+    epochs = [epoch(0.25, (90, 12)), epoch(0.5, (30, 24))]
+    alone, pooled = (replace(SLOW, newest_alone=newest_alone) for newest_alone in (True, False))
+    found = guardrail_test.evaluate_counts(
+        [alone, pooled],
+        [replace(each, events=each.events * 2, blocks=[*each.blocks] * 2) for each in epochs],
+        ErrorLevels(0.05),
+    )
+    assert [each.verdict for each in found] == [MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS]
+    assert math.isnan(found[1].lower)
+
+
+def test_harm_in_any_epoch_is_harm_to_both_kinds() -> None:
+    epochs = [epoch(0.25, (0, 3)), epoch(0.5, (0, 0))]
+    for metric in (ERRORS, replace(ERRORS, newest_alone=True)):
+        assert guardrail_test.evaluate_counts([metric], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
+
+
+def test_the_error_of_harm_is_shared_among_metrics() -> None:
+    blocks = [even(0, 0)[0]]
+    rare = EpochCounts(0.05, (9500, 500), [(0, 3)] * 2, [blocks] * 2)
+    alone = guardrail_test.evaluate_counts([ERRORS], [rare], ErrorLevels(0.1))[0]
+    assert alone.verdict == MetricVerdict.HARM
+    assert guardrail_test.evaluate_counts([ERRORS] * 2, [rare], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
+    few = replace(rare, events=[(0, 2)] * 12, blocks=[blocks] * 12)
+    bars = [math.log(tests / 0.1) for tests in (1, 12)]
+    assert bars[0] < guardrail_test.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].harm < bars[1]
+    assert guardrail_test.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
+    assert guardrail_test.evaluate_counts([ERRORS] * 12, [few], ErrorLevels(0.1))[0].verdict != MetricVerdict.HARM
+
+
+def test_events_that_come_together_weigh_less() -> None:
+    apart = epoch(0.25, (3, 3))
+    closed, x, s, *_ = even(3, 3)[0]
+    stall = (closed, x, s, x * x, x * s, s * s)
+    together = replace(apart, blocks=[[stall, *even(3, 3)[1:]]])
+    assert guardrail_test.evaluate_counts([ERRORS], [apart], ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
+    assert guardrail_test.evaluate_counts([ERRORS], [together], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
+    longest = replace(apart, blocks=[[*even(3, 3)[:2], (10, *stall[1:])]])
+    assert guardrail_test.evaluate_counts([ERRORS], [longest], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
+
+
+def test_what_the_floor_waits_for_is_told_where_it_may_decide() -> None:
+    quiet = epoch(0.25, *[(0, 0)] * 4, requests=5)
+    found = guardrail_test.evaluate_counts(
+        [ERRORS, replace(ERRORS, floor=0.0), replace(ERRORS, floor=0.5), ERRORS], [quiet], ErrorLevels(0.05)
+    )
+    assert [each.verdict for each in found] == [
+        *[MetricVerdict.UNDECIDED] * 2,
+        MetricVerdict.PASSED,
+        MetricVerdict.UNDECIDED,
+    ]
+    assert [math.isfinite(each.units) for each in found] == [True, False, False, True]
+    times = found[0].units / quiet.units[1]
+    assert found[0].eta_s == pytest.approx(600 * (times - 1))
+    for enough, verdict in ((1.01, MetricVerdict.PASSED), (0.9, MetricVerdict.UNDECIDED)):
+        more = replace(quiet, units=tuple(math.ceil(each * times * enough) for each in quiet.units))
+        assert guardrail_test.evaluate_counts([ERRORS], [more], ErrorLevels(0.05))[0].verdict == verdict
+
+
+def test_before_a_block_is_over_nobody_knows_how_long_it_takes() -> None:
+    found = guardrail_test.evaluate_counts(
+        [ERRORS], [replace(epoch(0.25, (0, 0), requests=5), blocks=[[(0,) * 6] * 3])], ErrorLevels(0.05)
+    )[0]
+    assert math.isfinite(found.units)
+    assert math.isinf(found.eta_s)
+
+
+def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
+    def split(weight: float, *, more: int = 0) -> ArmSplit:
+        (control, candidate) = epoch(weight).units
+        return ArmSplit.of_two(weight, (control, candidate + more))
+
+    assert guardrail_test.mismatch_log_e([]) == 0
+    assert guardrail_test.mismatch_log_e([split(0.05), split(0.5)]) < 0
+    assert guardrail_test.mismatch_log_e([split(0.05, more=400), split(0.5)]) > math.log(1000)
+    assert guardrail_test.mismatch_log_e([ArmSplit.of_two(1.0, (0, 900)), ArmSplit.of_two(0.0, (900, 0))]) == 0
+
+
+def test_a_split_among_many_arms_is_looked_at_as_one() -> None:
+    shares = (0.8, 0.1, 0.05, 0.05)
+    assert guardrail_test.mismatch_log_e([ArmSplit(shares, (8000, 1000, 500, 500))]) < 0
+    assert guardrail_test.mismatch_log_e([ArmSplit(shares, (8000, 1000, 750, 250))]) > math.log(1000)
+    # An arm that has no share any more is none of them.
+    assert guardrail_test.mismatch_log_e([ArmSplit((0.9, 0.1, 0.0), (900, 100, 0))]) == guardrail_test.mismatch_log_e(
+        [ArmSplit((0.9, 0.1), (900, 100))]
+    )

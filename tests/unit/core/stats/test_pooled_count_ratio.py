@@ -1,0 +1,173 @@
+"""Ratios that hold in all epochs: exactness by enumeration, epochs that depend on what was seen, intervals, and how much is missing."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from sundog_operator.core.stats import count_ratio
+from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
+
+MIXED = make_mixture(0.1)
+COUNTS = st.integers(0, 400)
+EPOCHS = st.lists(st.tuples(COUNTS, COUNTS, st.sampled_from((0.05, 0.25, 0.5, 0.8))), min_size=1, max_size=5)
+
+
+def evidence(*epochs: tuple[float, float, float], scale: float = 0.1) -> RatioEvidence:
+    control, candidate, weight = np.array(epochs, float).T
+    return RatioEvidence(control, candidate, weight, make_mixture(scale))
+
+
+def e(told: np.ndarray) -> float:
+    return math.exp(float(told))
+
+
+def test_the_mixture_is_a_distribution() -> None:
+    for scale in (0.001, 0.1, 3.0):
+        found = make_mixture(scale)
+        assert np.exp(found.log_weights).sum() == pytest.approx(1)
+        assert (np.diff(found.log_ratios) > 0).all()
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("events", [1, 7, 40])
+def test_with_equal_rates_e_is_1_in_expectation(events: int, weight: float) -> None:
+    chance = binom.pmf(np.arange(events + 1), events, weight)
+    for side in ("above", "below"):
+        expected = sum(p * e(getattr(evidence((events - s, s, weight)), side)()) for s, p in enumerate(chance))
+        assert expected == pytest.approx(1, abs=1e-9)
+
+
+def test_with_a_rate_within_the_null_e_is_below_1_in_expectation() -> None:
+    """Also where it changes from epoch to epoch, and where the second weight follows what was seen in the first one."""
+    total = 0.0
+    for first in range(13):
+        second_weight = 0.8 if first > 4 else 0.2
+        for second in range(13):
+            chance = binom.pmf(first, 12, count_ratio.candidate_share(0.9, np.array([0.5]))[0]) * binom.pmf(
+                second, 12, second_weight
+            )
+            total += chance * e(evidence((12 - first, first, 0.5), (12 - second, second, second_weight)).above())
+    assert 0.5 < total < 1
+
+
+def test_weights_that_follow_what_was_seen_leave_e_at_1() -> None:
+    total = 0.0
+    for first, second in itertools.product(range(13), range(13)):
+        weight = 0.9 if first > 6 else 0.1
+        chance = binom.pmf(first, 12, 0.5) * binom.pmf(second, 12, weight)
+        total += chance * e(evidence((12 - first, first, 0.5), (12 - second, second, weight)).above())
+    assert total == pytest.approx(1, abs=1e-9)
+
+
+@given(EPOCHS, st.randoms())
+def test_order_and_batches_do_not_matter(epochs: list[tuple[int, int, float]], random: object) -> None:
+    shuffled = list(epochs)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    split = [part for c, x, w in epochs for part in ((c // 3, x // 2, w), (c - c // 3, x - x // 2, w))]
+    whole, *others = (evidence(*each) for each in (epochs, shuffled, split))
+    for other in others:
+        assert float(other.above()) == pytest.approx(float(whole.above()), abs=1e-6)
+        assert float(other.below()) == pytest.approx(float(whole.below()), abs=1e-6)
+        np.testing.assert_allclose(other.interval(3.0), whole.interval(3.0), rtol=1e-5)
+
+
+@given(EPOCHS)
+def test_arms_are_alike(epochs: list[tuple[int, int, float]]) -> None:
+    found, mirrored = evidence(*epochs), evidence(*((x, c, 1 - w) for c, x, w in epochs))
+    assert float(mirrored.below()) == pytest.approx(float(found.above()), abs=1e-6)
+    lower, upper = found.interval(3.0)
+    other_lower, other_upper = mirrored.interval(3.0)
+    assert 1 / float(other_upper) == pytest.approx(float(lower), rel=1e-5)
+    assert (math.inf if other_lower == 0 else 1 / float(other_lower)) == pytest.approx(float(upper), rel=1e-5)
+
+
+@given(EPOCHS)
+def test_more_events_of_the_candidate_are_more_evidence(epochs: list[tuple[int, int, float]]) -> None:
+    (c, x, w), *rest = epochs
+    assert float(evidence((c, x + 1, w), *rest).above()) > float(evidence(*epochs).above())
+    assert float(evidence((c, x + 1, w), *rest).below()) < float(evidence(*epochs).below())
+
+
+@given(EPOCHS)
+def test_the_interval_ends_where_evidence_against_a_ratio_begins(epochs: list[tuple[int, int, float]]) -> None:
+    found, bar = evidence(*epochs), math.log(20)
+    lower, upper = (float(end) for end in found.interval(bar))
+    control, candidate, weight = np.array(epochs, float).T
+
+    def against(ratio: float) -> float:
+        """By both sides and none, from its definition."""
+        # The shares by their weights, as logarithms: 1 less a share would leave nothing of a very great ratio.
+        whole = np.log(ratio * weight + (1 - weight))
+        own = (candidate * (math.log(ratio) - whole) - control * whole).sum()
+        told = np.logaddexp(float(found.above()), float(found.below())) + math.log(0.45)
+        return float(np.logaddexp(told, math.log(0.1)) - own)
+
+    if lower > 0:
+        assert against(lower) == pytest.approx(bar, abs=1e-4)
+        assert against(lower * 0.9) > bar
+    if math.isfinite(upper):
+        assert against(upper) == pytest.approx(bar, abs=1e-4)
+        assert against(upper * 1.1) > bar
+    assert (lower == 0) == (candidate.sum() == 0) or lower < 1e-10
+    assert math.isfinite(upper) == (control.sum() > 0) or upper > 1e10
+
+
+@pytest.mark.parametrize(("control", "candidate"), [(1000, 1100), (1000, 900), (50, 70), (10_000, 10_100)])
+def test_growth_is_how_much_more_decides(control: int, candidate: int) -> None:
+    bar = math.log(20)
+    times = float(evidence((control, candidate, 0.5)).growth(None, bar))
+    assert times > 1
+    grown = evidence((control * times, candidate * times, 0.5))
+    assert max(float(grown.above()), float(grown.below())) == pytest.approx(bar, rel=1e-3)
+
+
+def test_growth_until_an_effect_is_excluded() -> None:
+    bar, found = math.log(20), evidence((1000, 1000, 0.5))
+    times = float(found.growth(np.array(1.05), bar))
+    _, upper = evidence((1000 * times, 1000 * times, 0.5)).interval(bar)
+    assert float(upper) == pytest.approx(1.05, rel=1e-3)
+    assert math.isinf(float(found.growth(None, bar)))
+
+
+def test_what_is_far_below_the_scale_is_never_told_from_nothing() -> None:
+    assert math.isinf(float(evidence((100_000, 100_100, 0.5)).growth(None, math.log(20))))
+    assert math.isfinite(float(evidence((100_000, 100_100, 0.5), scale=0.002).growth(None, math.log(20))))
+
+
+def test_what_is_decided_needs_no_more() -> None:
+    assert float(evidence((1000, 1500, 0.5)).growth(None, math.log(20))) == 1
+
+
+def test_many_epochs_cost_nothing_where_the_ratio_stays() -> None:
+    """With a mixture of its own in each epoch the same events tell next to nothing."""
+    parts = [(20.0, 24.0, 0.5)] * 100
+    whole, split = evidence((2000, 2400, 0.5)), evidence(*parts)
+    assert float(split.above()) == pytest.approx(float(whole.above())) == pytest.approx(15.6, abs=0.5)
+    control, candidate, weight = np.array(parts).T
+    assert float(count_ratio.log_e(control, candidate, weight, 1.0)) < 5
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (0, 12), (12, 0), (10**12, 10**12), (10**12, 2 * 10**12)])
+def test_extreme_counts(counts: tuple[int, int]) -> None:
+    found = evidence((*counts, 0.5))
+    lower, upper = found.interval(3.0)
+    assert 0 <= lower <= 1 + (counts[1] > counts[0])
+    assert upper >= lower
+    for told in (found.above(), found.below(), *found.maximum_likelihood()[1:]):
+        assert np.isfinite(told)
+    assert float(found.growth(None, 3.0)) >= 1
+
+
+def test_sizes_of_effects_are_found_about_as_soon_as_by_a_mixture_of_their_own() -> None:
+    """Events at which the expected split reaches the bar, by the least number for any one ratio: the price of not knowing it."""
+    bar = math.log(20)
+    for effect in (0.05, 0.1, 0.2, 0.5):
+        share = (1 + effect) / (2 + effect)
+        events = float(evidence((1 - share, share, 0.5), scale=0.1).growth(None, bar))
+        best = bar / (share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share)))
+        assert 1.3 < events / best < 1.85

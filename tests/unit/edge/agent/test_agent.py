@@ -1,0 +1,334 @@
+"""The agent's loop: whatever fails in it keeps nothing else from its turn."""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import aiohttp
+import pytest
+
+from feedback_stores import MemoryStore
+from sundog_edge.agent import agent as loops
+from sundog_edge.agent.agent import Agent, AgentOptions
+from sundog_edge.agent.periodic_task import PeriodicTask
+from sundog_edge.counting.evidence import AppliedDocument
+from sundog_edge.counting.log_pipe import open_for_haproxy
+from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
+from sundog_edge.feedback.join import FirstExposure
+from sundog_edge.haproxy.workers import Workers
+from sundog_edge.replicas.sync import ReplicaSync
+from sundog_edge.security.secrets import SecretsDir
+from sundog_edge.split import apply as split_apply
+from sundog_edge.split.apply import SplitApplier
+from sundog_edge.split.document import parse_document
+from sundog_edge.split.layout import Layout, fit_layout
+from sundog_edge.state_dir import StateDir
+from waiting import comes_true
+
+ROUNDS = 30
+STEPS = ("apply", "renew", "offer_grpc", "check")
+DOCUMENT = {"version": 1, "namespace": "vision", "generation": 1, "clusters": {}, "services": []}
+
+
+@pytest.fixture
+def turns(monkeypatch) -> Counter[str]:
+    """How often each part of the loop had its turn; there is no HAProxy that could refuse any of them, and no pause."""
+    counted: Counter[str] = Counter()
+
+    def turn(name: str):
+        async def take(self, *_):
+            counted[name] += 1
+
+        return take
+
+    for owner, names in ((SplitApplier, STEPS), (Workers, ("refresh",)), (ReplicaSync, ("tick",))):
+        for name in names:
+            monkeypatch.setattr(owner, name, turn(name))
+    for pause in ("CONTROL_S", "SECRETS_S", "AGAIN_S"):
+        monkeypatch.setattr(loops, pause, 0.0)
+    return counted
+
+
+@pytest.mark.parametrize("broken", STEPS)
+async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path, monkeypatch, caplog, turns, broken):
+    async def refused(self, *_):
+        turns[broken] += 1
+        raise HaproxyRefused(f"{broken} is refused")
+
+    monkeypatch.setattr(SplitApplier, broken, refused)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(DOCUMENT))
+    options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(options, session)
+        agent._answers.calls = {"sundog": {"digits-r7": {"127.0.0.1:1": 2}}}
+        running = asyncio.create_task(agent.run())
+
+        async def enough() -> bool:
+            assert not running.done()
+            # A document that is in force is not applied again.
+            asked = [name for name in STEPS if name == broken or name != "apply"]
+            return all(turns[name] >= ROUNDS for name in ("tick", *asked))
+
+        try:
+            await comes_true(enough, "many turns of all steps")
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"{broken} is refused"]
+
+
+async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_path, monkeypatch, turns):
+    order: list[str] = []
+
+    async def apply(self, document, now):
+        order.append("apply")
+        self.in_force = object()
+
+    async def tick(self):
+        order.append("tick")
+
+    monkeypatch.setattr(SplitApplier, "apply", apply)
+    monkeypatch.setattr(ReplicaSync, "tick", tick)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(DOCUMENT))
+    options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None), settle_s=0.0)
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(options, session)
+        try:
+            await agent._control()
+            await agent._control()
+        finally:
+            agent._counting.stop()
+    assert order == ["tick", "apply", "tick", "tick"]
+
+
+async def test_an_edge_that_cannot_follow_its_replicas_has_not_got_to_know_them(tmp_path, monkeypatch, turns):
+    async def refused(self):
+        raise HaproxyRefused("no")
+
+    options = AgentOptions(
+        StateDir.at(tmp_path / "s"), tmp_path / "none", "e", "n", None, SecretsDir(None), settle_s=1e-9
+    )
+    async with aiohttp.ClientSession() as session:
+        with monkeypatch.context() as broken:
+            broken.setattr(ReplicaSync, "tick", refused)
+            agent = Agent(options, session)
+        agent._traffic.in_force = SimpleNamespace(document=SimpleNamespace(services=()))
+        try:
+            for _ in range(3):
+                await agent._control()
+            assert not agent._settled
+            agent._replicas = PeriodicTask(agent._following.tick)
+            await agent._control()
+            assert agent._settled
+        finally:
+            agent._counting.stop()
+
+
+def taking_feedback(attempt: str) -> dict[str, object]:
+    arm = {"name": "stable", "application": "digits-r1", "routePrefix": "/digits-r1.app", "revision": 1, "weight": 100}
+    service = {
+        "name": "digits",
+        "cluster": "c",
+        "attempt": attempt,
+        "salt": "s",
+        "unit": {"kind": "header", "name": "x-user-id"},
+        "epoch": 1,
+        "arms": [{**arm, "ranges": [[0, 10000]]}],
+        "requestTimeoutSeconds": 5,
+        "maxRequestBytes": 1000,
+        "maxOngoingRequests": 5,
+        "feedback": {"metrics": ["converted"]},
+    }
+    return {**DOCUMENT, "clusters": {"c": {"dashboard": "http://127.0.0.1:1"}}, "services": [service]}
+
+
+class Edge:
+    """The state of an edge whose agent is about to start, with an attempt d-1 in force, and its pipe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = StateDir.at(folder / "s")
+        self.split = folder / "split.json"
+        self.store = MemoryStore()
+        self.options = AgentOptions(
+            *(self.state, self.split, "edge-0", "vision", None, SecretsDir(None)), settle_s=0.0, store=self.store
+        )
+        self.pipe = open_for_haproxy(self.state.log_pipe)
+        content = taking_feedback("d-1")
+        layout = fit_layout(Layout(), parse_document(json.dumps(content).encode(), "vision"))
+        self.state.layout.write_text(json.dumps(layout.as_json()))
+        self.state.applied.write_text(json.dumps({"document": content, "appliedAt": 1.0, "since": {}}))
+
+    def answer(self, attempt: str, unit: int) -> None:
+        """HAProxy writes of a request that has ended."""
+        row = f"digits/{attempt}/1/stable/assigned/sticky"
+        tail = f"1 10 20 20 {unit} 7 1000000000"
+        os.write(self.pipe, f"abcd-1 {row} digits - 200 -- 0 10.0.0.1:80 ok - 100 {tail}\n".encode())
+
+
+@pytest.fixture
+def edge(tmp_path) -> Iterator[Edge]:
+    edge = Edge(tmp_path)
+    yield edge
+    os.close(edge.pipe)
+
+
+async def test_lines_that_waited_for_the_agent_show_first_exposures_though_haproxy_is_away(edge):
+    edge.answer("d-1", unit=5)
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(edge.options, session)
+        running = asyncio.create_task(agent.run())
+
+        async def counted() -> bool:
+            assert not running.done()
+            return bool(agent._counting.ledger.boots)
+
+        try:
+            await comes_true(counted, "the line is counted")
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        await agent.intake.finish()
+    assert edge.store.attempts["digits/d-1"].firsts == {5: FirstExposure(1_000_000_000, 1, "stable")}
+
+
+async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, monkeypatch, turns):
+    seen: dict[str, list[int]] = {}
+
+    async def apply(self, document, now):
+        # One worker has the new document by now, another one does not.
+        edge.answer("d-1", unit=5)
+        edge.answer("d-2", unit=6)
+        await agent._counting.drain()
+        seen.update({attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()})
+        self.in_force = AppliedDocument(document, now, {})
+
+    monkeypatch.setattr(SplitApplier, "apply", apply)
+    edge.split.write_text(json.dumps(taking_feedback("d-2")))
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(edge.options, session)
+        try:
+            await agent._control()
+            assert seen == {"digits/d-1": [5], "digits/d-2": [6]}
+            edge.answer("d-2", unit=7)
+            await agent._counting.drain()
+            assert {attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()} == {
+                "digits/d-2": [6, 7]
+            }
+        finally:
+            agent._counting.stop()
+
+
+@pytest.fixture
+async def following(tmp_path, turns) -> AsyncIterator[tuple[Agent, Path]]:
+    """An agent without HAProxy, whose control loop a test turns, and the file of its split document."""
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(DOCUMENT))
+    options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(options, session)
+        yield agent, split
+        agent._counting.stop()
+
+
+def failing(monkeypatch, errors: list[Exception]) -> list[int]:
+    """Have the next attempts to apply a document fail; gives the generations of all attempts."""
+    attempts: list[int] = []
+
+    async def apply(self, document, now):
+        attempts.append(document.generation)
+        if errors:
+            raise errors.pop(0)
+        self.in_force = AppliedDocument(document, now, {})
+
+    monkeypatch.setattr(SplitApplier, "apply", apply)
+    return attempts
+
+
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device", "/s/applied.json")
+NO_PROCESS = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize("error", [FULL_DISK, NO_PROCESS, HaproxyRefused("no"), HaproxyUnavailable("away")])
+async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_shown_until_then(
+    following, monkeypatch, error
+):
+    agent, split = following
+    attempts = failing(monkeypatch, [])
+    await agent._control()
+    split.write_text(json.dumps({**DOCUMENT, "generation": 2}))
+    attempts.clear()
+    failing_twice = failing(monkeypatch, [error, error])
+    for _ in range(2):
+        await agent._control()
+        told = (await agent.evidence())["document"]
+        assert told["generation"] == 1
+        assert told["error"] == f"generation 2 could not be applied and is tried again: {error}"
+    await agent._control()
+    told = (await agent.evidence())["document"]
+    assert (told["generation"], told["error"]) == (2, "")
+    await agent._control()
+    assert failing_twice == [2, 2, 2]
+
+
+async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_is_to_wait(following, monkeypatch):
+    agent, split = following
+    monkeypatch.setattr(loops, "RETRY_S", 1000.0)
+    monkeypatch.setattr(loops, "MAX_RETRY_S", 1000.0)
+    attempts = failing(monkeypatch, [FULL_DISK])
+    for _ in range(3):
+        await agent._control()
+    assert attempts == [1]
+    split.write_text(json.dumps({**DOCUMENT, "generation": 2}))
+    await agent._control()
+    assert attempts == [1, 2]
+    assert agent._error == ""
+
+
+def test_the_pause_before_another_attempt_grows_to_ten_seconds():
+    assert [loops.retry_delay_s(failures) for failures in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
+
+
+async def test_the_error_of_a_document_that_could_not_be_read_goes_when_it_can(following, monkeypatch):
+    agent, split = following
+    attempts = failing(monkeypatch, [])
+    await agent._control()
+    content = split.read_bytes()
+    split.unlink()
+    split.mkdir()
+    await agent._control()
+    assert agent._error == f"split document {split} cannot be read: Is a directory"
+    split.rmdir()
+    split.write_bytes(content)
+    await agent._control()
+    assert (agent._error, attempts) == ("", [1])
+
+
+async def test_what_cannot_be_written_down_is_not_in_force(tmp_path, monkeypatch):
+    async def put(self, *_):
+        pass
+
+    def full(path, content):
+        raise FULL_DISK
+
+    state = StateDir.at(tmp_path / "s")
+    moved = SplitApplier(None, None, state, SecretsDir(None))
+    monkeypatch.setattr(SplitApplier, "_put", put)
+    document = parse_document(json.dumps(DOCUMENT).encode(), "vision")
+    with monkeypatch.context() as disk:
+        disk.setattr(split_apply, "write_atomically", full)
+        with pytest.raises(OSError, match="No space left"):
+            await moved.apply(document, 1.0)
+    assert moved.in_force is None
+    await moved.apply(document, 2.0)
+    assert SplitApplier(None, None, state, SecretsDir(None)).in_force == moved.in_force

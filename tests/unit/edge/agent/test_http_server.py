@@ -1,0 +1,23 @@
+"""What the agent answers over HTTP."""
+
+import errno
+
+from aiohttp.test_utils import TestClient, TestServer
+
+from sundog_edge.agent.http_server import make_agent_app
+
+
+class Agent:
+    """One whose disk is full."""
+
+    async def evidence(self, question):
+        raise OSError(errno.ENOSPC, "No space left on device", "/s/counters.json")
+
+
+async def test_counters_that_cannot_be_written_down_are_not_shown_and_the_answer_says_why():
+    async with TestClient(TestServer(make_agent_app(Agent()))) as client:
+        answer = await client.get("/evidence")
+        assert answer.status == 503
+        assert await answer.text() == (
+            "the counters cannot be written: [Errno 28] No space left on device: '/s/counters.json'\n"
+        )

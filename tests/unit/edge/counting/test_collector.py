@@ -1,0 +1,222 @@
+"""The books of workers that leave the list, for good or for a while, and of rows that are let go of."""
+
+import asyncio
+import os
+
+import orjson
+import pytest
+
+from sundog_edge.counting.collector import RETAIN_ENDED_S, CounterCollector
+from sundog_edge.counting.ledger import RowKey, TableEntry
+from sundog_edge.counting.log_pipe import open_for_haproxy
+from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
+from sundog_edge.haproxy.workers import Worker
+from sundog_edge.state_dir import StateDir
+
+KEY = "digits/att/0/stable/assigned/anonymous"
+OTHER = "digits/att/0/canary/assigned/anonymous"
+COUNT = 5
+
+
+class Haproxy:
+    """A worker with one request that runs."""
+
+    async def table(self, pid):
+        return {"all": TableEntry(1, 1), KEY: TableEntry(1, 1)}
+
+    async def in_flight_by_block(self, pid):
+        return {}
+
+    async def dropped_lines(self, pid):
+        return 0
+
+
+class Workers:
+    """What the master lists."""
+
+    def __init__(self) -> None:
+        self.current = Worker(7, "new-7", 1.0)
+        self.away = Worker(6, "old-6", 1.0, old=True)
+        self.all = [self.current, self.away]
+
+
+async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("sundog_edge.counting.collector.time.time", lambda: now)
+    workers = Workers()
+    counting = CounterCollector(Haproxy(), workers, StateDir.at(tmp_path / "s"))
+    try:
+        await counting.settle()
+        row = counting.ledger.boots["old-6"].rows[KEY]
+        workers.all = [workers.current]
+        for now in (1001.0, 1003.0):  # noqa: B007 - the clock reads it
+            await counting.settle()
+        assert (row.assigned, row.in_flight, row.lost) == (1, 0, 1)
+        assert counting.ledger.boots["old-6"].ended_at == 1003.0
+        workers.all = [workers.current, workers.away]
+        await counting.settle()
+        assert (row.assigned, row.in_flight, row.lost) == (1, 1, 0)
+        assert counting.ledger.boots["old-6"].ended_at == 0
+    finally:
+        counting.stop()
+
+
+def test_a_snapshot_whose_blocks_have_other_columns_is_left_alone(tmp_path):
+    state = StateDir.at(tmp_path / "s")
+    first = CounterCollector(Haproxy(), Workers(), state)
+    first.ledger.boot("old-6", 1.0).row(KEY).blocks.add(1000, 11, 1)
+    first.ledger.dirty = True
+    first.stop()
+    again = CounterCollector(Haproxy(), Workers(), state)
+    again.stop()
+    assert again.ledger.boots["old-6"].rows[KEY].blocks.rows() == [[1000, *[0] * 11, 1, 0, 0]]
+    _of_one_latency(state)
+    before = CounterCollector(Haproxy(), Workers(), state)
+    before.stop()
+    assert before.ledger.boots["old-6"].rows[KEY].blocks.rows() == [[1000, *[0] * 11, 1, 0, 0]]
+    for file in (state.counters, state.details):
+        file.write_bytes(orjson.dumps({**orjson.loads(file.read_bytes()), "format": 3}))
+    anew = CounterCollector(Haproxy(), Workers(), state)
+    anew.stop()
+    assert anew.ledger.boots == {}
+
+
+def _of_one_latency(state: StateDir) -> None:
+    """Make the snapshot one of an agent that counted by one threshold alone."""
+    counters, details = (orjson.loads(file.read_bytes()) for file in (state.counters, state.details))
+    for own in (row for boot in counters["boots"] for row in boot["rows"].values()):
+        del own["slow2"], own["slow3"]
+    for _, _, own in details["rows"]:
+        own["blocks"] = [each[:-2] for each in own["blocks"]]
+    for file, told in ((state.counters, counters), (state.details, details)):
+        file.write_bytes(orjson.dumps({**told, "format": 4}))
+
+
+def line(key: str, number: int) -> bytes:
+    return f"new-7 {key} digits - 200 -- 0 r1 ok - 100 {number} 10 20 20 0 0 1000000000".encode()
+
+
+class Table:
+    """The counts of a worker: it answers with what they were when it was asked, and clears a row that no request uses."""
+
+    def __init__(self) -> None:
+        self.rows = {"all": TableEntry(2 * COUNT, 0), KEY: TableEntry(COUNT, 0), OTHER: TableEntry(COUNT, 0)}
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.away = False
+        self.cleared = lambda: None
+
+    async def table(self, pid):
+        found = dict(self.rows)
+        await self.answering.wait()
+        return found
+
+    async def forget_rows(self, pid, rows):
+        if self.away:
+            raise HaproxyUnavailable("away")
+        in_use = [key for key in rows if self.rows[key].running]
+        for key in {*rows} - {*in_use}:
+            del self.rows[key]
+        self.cleared()
+        if in_use:
+            raise HaproxyRefused("Entry currently in use, cannot remove")
+
+    async def in_flight_by_block(self, pid):
+        return {}
+
+    async def dropped_lines(self, pid):
+        return 0
+
+
+class Books:
+    """What was counted an hour ago of an attempt that is not in force any more."""
+
+    def __init__(self, state: StateDir) -> None:
+        self.haproxy, self.workers = Table(), Workers()
+        self.workers.all = [self.workers.current]
+        self.counting = CounterCollector(self.haproxy, self.workers, state)
+
+    @property
+    def rows(self) -> dict[str, tuple[int, int, int]]:
+        """(assigned, in flight, lost) of each row."""
+        boot = self.counting.ledger.boots["new-7"]
+        return {RowKey.of(key).arm: (row.assigned, row.in_flight, row.lost) for key, row in boot.rows.items()}
+
+    @property
+    def past(self) -> dict[str, tuple[int, int, int]]:
+        """The same of what was let go of."""
+        past = self.counting.ledger.past
+        return {name.split("/")[2]: (row.assigned, row.in_flight, row.lost) for name, row in past.items()}
+
+
+ENDED = {"stable": (COUNT, 0, 0), "canary": (COUNT, 0, 0)}
+
+
+@pytest.fixture
+async def books(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("sundog_edge.counting.collector.time.time", lambda: now)
+    books = Books(StateDir.at(tmp_path / "s"))
+    books.counting.ledger.consume([line(key, n + 1) for key in (KEY, OTHER) for n in range(COUNT)], now)
+    await books.counting.settle()
+    assert (books.rows, books.past) == (ENDED, {})
+    now += RETAIN_ENDED_S + 1
+    yield books
+    books.counting.stop()
+
+
+async def test_a_table_that_was_asked_for_before_a_row_was_let_go_of_brings_nothing_back(books):
+    books.haproxy.answering.clear()
+    settling = asyncio.create_task(books.counting.settle())
+    await asyncio.sleep(0)
+    forgetting = asyncio.create_task(books.counting.forget(set()))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    books.haproxy.answering.set()
+    await asyncio.gather(settling, forgetting)
+    await books.counting.settle()
+    assert (books.rows, books.past) == ({}, ENDED)
+
+
+async def test_what_haproxy_was_not_there_to_let_go_of_is_kept(books):
+    books.haproxy.away = True
+    with pytest.raises(HaproxyUnavailable):
+        await books.counting.forget(set())
+    await books.counting.settle()
+    assert (books.rows, books.past) == (ENDED, {})
+    books.haproxy.away = False
+    await books.counting.forget(set())
+    await books.counting.settle()
+    assert (books.rows, books.past) == ({}, ENDED)
+    books.counting.ledger.consume([line(KEY, 1)], 1000.0)
+    assert books.rows == {"stable": (1, 0, 0)}
+
+
+async def test_a_row_that_is_in_use_again_is_kept_and_the_others_go(books, caplog):
+    books.haproxy.rows[KEY] = TableEntry(COUNT + 1, 1)
+    # And one comes again as soon as it is cleared: its new count is no reason to keep the old one.
+    books.haproxy.cleared = lambda: books.haproxy.rows.update({OTHER: TableEntry(1, 1)})
+    await books.counting.forget(set())
+    assert caplog.messages == ["Entry currently in use, cannot remove"]
+    await books.counting.settle()
+    assert books.rows == {"stable": (COUNT + 1, 1, 0), "canary": (1, 1, 0)}
+    assert books.past == {"canary": (COUNT, 0, 0)}
+
+
+async def test_rows_of_a_worker_that_is_not_listed_are_kept(books):
+    listed, books.workers.all = books.workers.all, []
+    await books.counting.forget(set())
+    books.workers.all = listed
+    await books.counting.settle()
+    assert (books.rows, books.past) == (ENDED, {})
+
+
+async def test_a_line_that_waits_while_its_row_is_let_go_of_is_of_that_row(books, tmp_path):
+    pipe = open_for_haproxy(tmp_path / "s" / "log.pipe")
+    try:
+        books.haproxy.cleared = lambda: os.write(pipe, line(KEY, COUNT + 1) + b"\n")
+        await books.counting.forget(set())
+        await books.counting.settle()
+        assert (books.rows, books.past) == ({}, {**ENDED, "stable": (COUNT + 1, 0, 0)})
+    finally:
+        os.close(pipe)

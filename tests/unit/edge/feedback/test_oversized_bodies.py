@@ -1,0 +1,46 @@
+"""A body that nobody takes is read to its end, but not for ever."""
+
+import asyncio
+
+import pytest
+
+from sundog_edge.feedback import oversized_bodies
+from waiting import PATIENCE_S
+
+
+class Body:
+    """Gives the pieces, and then its end, or nothing more."""
+
+    def __init__(self, *pieces: bytes, ends: bool = True) -> None:
+        self.pieces = list(pieces)
+        self.ends = ends
+
+    async def readany(self) -> bytes:
+        if self.pieces:
+            return self.pieces.pop(0)
+        if not self.ends:
+            await asyncio.Event().wait()
+        return b""
+
+
+async def test_all_of_it_is_read():
+    body = Body(b"a", b"b", b"c")
+    await oversized_bodies.drain_body(body)
+    assert body.pieces == []
+
+
+async def test_no_more_than_so_much_is_read(monkeypatch):
+    monkeypatch.setattr(oversized_bodies, "MAX_BYTES", 4)
+    body = Body(b"abc", b"def", b"ghi", b"jkl")
+    await oversized_bodies.drain_body(body)
+    assert body.pieces == [b"ghi", b"jkl"]
+
+
+@pytest.mark.parametrize("bound", ["TIME_S", "SILENCE_S"])
+async def test_who_dawdles_is_not_waited_for(monkeypatch, bound):
+    monkeypatch.setattr(oversized_bodies, "BODY_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(oversized_bodies, "IDLE_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(oversized_bodies, bound, 0.001)
+    body = Body(b"abc", ends=False)
+    await oversized_bodies.drain_body(body)
+    assert body.pieces == []

@@ -1,0 +1,158 @@
+"""How replicas started, as the agent learns it from themselves; they run a tenant's code, and may answer anything."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
+from sundog_edge.counting.ledger import Ledger
+from sundog_edge.replicas.startup_reports import UNKNOWN_STARTUP, StartupReports
+from sundog_edge.split.document import SplitDocument, parse_document
+
+TOLD = {"version": 1, "beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
+START = {"beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
+
+
+SERVICE = {
+    "name": "digits",
+    "hosts": ["digits.vision"],
+    "cluster": "sundog",
+    "attempt": "digits-r1",
+    "salt": "s",
+    "unit": {"kind": "request"},
+    "epoch": 0,
+    "arms": [
+        {
+            "name": "stable",
+            "application": "digits-r1",
+            "routePrefix": "/digits-r1.app",
+            "revision": 1,
+            "weight": 100,
+            "ranges": [[0, 10000]],
+        }
+    ],
+    "requestTimeoutSeconds": 30.0,
+    "maxRequestBytes": 10485760,
+    "maxOngoingRequests": 64,
+}
+
+
+class Replica:
+    """One that answers what it is told to, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.told: Any = TOLD
+        self.status = 200
+        self.asked = 0
+        app = web.Application()
+        app.router.add_get("/digits-r1.app/-/startup", self._startup)
+        self.server = TestServer(app)
+
+    async def _startup(self, _: web.Request) -> web.Response:
+        self.asked += 1
+        return web.json_response(self.told, status=self.status, headers={"Location": "/digits-r1.app/-/startup"})
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        return {"digits-r1": (f"{self.server.host}:{self.server.port}",)}
+
+
+@pytest.fixture
+def document() -> SplitDocument:
+    clusters = {"sundog": {"dashboard": "http://127.0.0.1:8265", "fallback": "127.0.0.1:8000"}}
+    written = {"version": 1, "namespace": "vision", "generation": 1, "clusters": clusters, "services": [SERVICE]}
+    return parse_document(json.dumps(written).encode(), "vision")
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[Replica]:
+    made = Replica()
+    async with made.server:
+        yield made
+
+
+@pytest.fixture
+async def starts() -> AsyncIterator[StartupReports]:
+    async with aiohttp.ClientSession() as session:
+        yield StartupReports(session)
+
+
+async def test_a_healthy_replica_is_asked_once(
+    replica: Replica, starts: StartupReports, document: SplitDocument
+) -> None:
+    await starts.tick(document, {"digits-r1": ()})
+    assert starts.known == {}, "nobody is healthy yet"
+    for _ in range(3):
+        await starts.tick(document, replica.addresses)
+    assert (starts.known, replica.asked) == ({"digits-r1": START}, 1)
+
+
+async def test_the_evidence_has_it_beside_the_health_of_the_arm(
+    replica: Replica, starts: StartupReports, document: SplitDocument
+) -> None:
+    await starts.tick(document, replica.addresses)
+    seen = AgentState("e", "vision", starts=starts.known)
+    told = build_evidence(seen, AppliedDocument(document, 0.0, {}), Ledger(), 0.0)
+    assert told["services"]["digits"]["arms"]["stable"]["startup"] == START
+
+
+async def test_what_leaves_the_document_is_forgotten(
+    replica: Replica, starts: StartupReports, document: SplitDocument
+) -> None:
+    await starts.tick(document, replica.addresses)
+    await starts.tick(None, replica.addresses)
+    assert starts.known == {}
+    await starts.tick(document, replica.addresses)
+    assert replica.asked == 2
+
+
+async def test_a_replica_that_does_not_answer_is_reported_and_asked_again_later(
+    replica: Replica, starts: StartupReports, document: SplitDocument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.status = 500
+    for _ in range(3):
+        await starts.tick(document, replica.addresses)
+    assert (starts.known, replica.asked) == ({"digits-r1": UNKNOWN_STARTUP}, 1)
+    replica.status = 200
+    monkeypatch.setattr("sundog_edge.replicas.startup_reports.time.monotonic", lambda: 1e9)
+    await starts.tick(document, replica.addresses)
+    assert starts.known == {"digits-r1": START}
+
+
+@pytest.mark.parametrize("status", [302, 404])
+async def test_a_redirect_is_not_followed(
+    replica: Replica, starts: StartupReports, document: SplitDocument, status: int
+) -> None:
+    replica.status = status
+    await starts.tick(document, replica.addresses)
+    assert (starts.known, replica.asked) == ({"digits-r1": UNKNOWN_STARTUP}, 1)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        [],
+        {"phases": None},
+        {"phases": {"load": "soon"}},
+        {"phases": {"load": -1}},
+        {"phases": {"load": 1e300}},
+        {"phases": {"load": True}},
+        {"phases": {"Load; disable": 1.0}},
+        {"phases": {chr(97 + number) * 2: 1.0 for number in range(17)}},
+        {"phases": {}, "beganAt": "noon"},
+        {"phases": {}, "beganAt": {"a": 1}},
+        {"phases": {"load": 1.0}, "padding": "x" * 70_000},
+    ],
+)
+async def test_an_answer_of_another_shape_is_no_start(
+    replica: Replica, starts: StartupReports, document: SplitDocument, told: Any
+) -> None:
+    replica.told = told
+    await starts.tick(document, replica.addresses)
+    assert starts.known == {"digits-r1": UNKNOWN_STARTUP}

@@ -1,0 +1,242 @@
+"""When waiting requests go, and which of them together; how rows are joined and split."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
+from sundog_runtime.scheduling.batch_queue import BatchQueue, QueuedRequest
+
+PASS_SECONDS = 0.01
+
+
+def queue(max_rows: int = 4, max_delay: float = 0.002, pass_seconds: float = PASS_SECONDS) -> BatchQueue[int]:
+    return BatchQueue(max_rows, max_delay, pass_seconds)
+
+
+def taken(batches: BatchQueue[int], now: float) -> list[int]:
+    batch, _ = batches.take(now)
+    return [entry.payload for entry in batch]
+
+
+def test_a_lone_request_never_waits() -> None:
+    batches = queue()
+    for number in range(100):
+        batches.add(QueuedRequest(number, "key"), number * 0.02)
+        assert taken(batches, number * 0.02) == [number]
+        batches.done(PASS_SECONDS)
+    assert batches.take(10.0) == ([], None)
+
+
+def test_what_gathers_while_the_model_is_busy_goes_together() -> None:
+    batches = queue(max_rows=8)
+    batches.add(QueuedRequest(0, "key"), 0.0)
+    assert taken(batches, 0.0) == [0]
+    for number in range(1, 5):
+        batches.add(QueuedRequest(number, "key"), 0.001)
+    batches.done(PASS_SECONDS)
+    assert taken(batches, 0.01) == [1, 2, 3, 4], "they have waited longer than the delay"
+
+
+def test_company_that_was_there_lately_is_waited_for_no_longer_than_the_delay() -> None:
+    batches = queue(max_rows=8)
+    for number in range(3):
+        batches.add(QueuedRequest(number, "key"), 0.0)
+    assert taken(batches, 0.0) == [0, 1, 2]
+    batches.done(PASS_SECONDS)
+    batches.add(QueuedRequest(3, "key"), 1.0)
+    assert batches.take(1.001) == ([], 1.002)
+    assert taken(batches, 1.002) == [3]
+    batches.done(PASS_SECONDS)
+    batches.add(QueuedRequest(4, "key"), 2.0)
+    assert taken(batches, 2.0) == [4], "who waited in vain teaches that nobody else is about"
+
+
+def test_all_that_are_about_end_the_wait() -> None:
+    batches = queue(max_rows=8)
+    for number in range(3):
+        batches.add(QueuedRequest(number, "key"), 0.0)
+    taken(batches, 0.0)
+    batches.done(PASS_SECONDS)
+    for number in range(3):
+        assert taken(batches, 1.0) == []
+        batches.add(QueuedRequest(number, "key"), 1.0)
+    assert taken(batches, 1.0) == [0, 1, 2]
+
+
+def test_nobody_waits_longer_than_a_pass_takes() -> None:
+    batches = queue(max_delay=1.0, pass_seconds=0.0005)
+    batches.add(QueuedRequest(0, "key"), 0.0)
+    batches.add(QueuedRequest(1, "other"), 0.0)
+    assert taken(batches, 0.0) == [0]
+    batches.done(0.0005)
+    batches._about = 9
+    assert batches.take(0.0001) == ([], 0.0005)
+    assert taken(batches, 0.0005) == [1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batches"),
+    [
+        ([1, 1, 1, 1, 1], [[0, 1, 2, 3], [4]]),
+        ([3, 2, 1], [[0], [1, 2]]),
+        ([9, 1, 1], [[0], [1, 2]]),
+        ([1, 9, 1], [[0], [1], [2]]),
+        ([4, 4], [[0], [1]]),
+    ],
+)
+def test_rows_fill_a_batch(rows: list[int], batches: list[list[int]]) -> None:
+    waiting = queue()
+    for number, count in enumerate(rows):
+        waiting.add(QueuedRequest(number, "key", count), 0.0)
+    found = []
+    while batch := taken(waiting, 1.0):
+        found.append(batch)
+        waiting.done(PASS_SECONDS)
+    assert found == batches
+
+
+def test_only_equal_keys_are_joined_and_the_oldest_goes_first() -> None:
+    batches = queue()
+    for number, key in enumerate(["a", "b", "a", None, None, "b"]):
+        batches.add(QueuedRequest(number, key), 0.0)
+    found = []
+    while batch := taken(batches, 1.0):
+        found.append(batch)
+    assert found == [[0, 2], [1, 5], [3], [4]]
+
+
+def test_who_left_is_not_handed_out() -> None:
+    batches = queue()
+    entries = [QueuedRequest(number, "key") for number in range(3)]
+    for entry in entries:
+        batches.add(entry, 0.0)
+    assert batches.discard(entries[1])
+    assert not batches.discard(entries[1])
+    assert taken(batches, 1.0) == [0, 2]
+    assert not batches.discard(entries[0])
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(["a", "b", None]), st.integers(1, 6)),
+        st.tuples(st.just("discard"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("take"), st.floats(0.0, 0.01), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(steps, st.integers(1, 5), st.floats(0.0, 0.01))
+def test_every_request_is_handed_out_once_unless_it_left(steps: list[Any], max_rows: int, max_delay: float) -> None:
+    batches, now = BatchQueue[int](max_rows, max_delay, PASS_SECONDS), 0.0
+    entries: list[QueuedRequest[int]] = []
+    gone: set[int] = set()
+    handed: list[int] = []
+
+    def take(at: float) -> bool:
+        oldest = min((entry.payload for entry in entries if entry.payload not in gone | set(handed)), default=None)
+        batch, until = batches.take(at)
+        if not batch:
+            assert (until is None) == (oldest is None)
+            assert until is None or until > at
+            return False
+        assert batch[0].payload == oldest
+        assert len(batch) == 1 or (sum(entry.rows for entry in batch) <= max_rows and batch[0].key is not None)
+        assert len({entry.key for entry in batch}) == 1
+        handed.extend(entry.payload for entry in batch)
+        batches.done(0.001)
+        return True
+
+    for kind, value, rows in steps:
+        if kind == "add":
+            entries.append(QueuedRequest(len(entries), value, rows))
+            batches.add(entries[-1], now)
+        elif kind == "discard" and value < len(entries):
+            was_waiting = value not in gone and value not in handed
+            assert batches.discard(entries[value]) == was_waiting
+            if was_waiting:
+                gone.add(value)
+        elif kind == "take":
+            now += value
+            take(now)
+    while take(now + 1.0):
+        pass
+    assert sorted([*handed, *gone]) == list(range(len(entries)))
+
+
+arrays = st.lists(st.integers(1, 4), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(arrays, st.booleans())
+def test_each_request_gets_its_own_rows(rows: list[int], named: bool) -> None:
+    numbers = iter(range(100))
+    parts = [np.array([[float(next(numbers))] * 3 for _ in range(count)], dtype="float32") for count in rows]
+    batches: list[Any] = [{"x": part, "y": part.astype("int64") + 1} for part in parts] if named else parts
+    assert len({batch_key(batch)[0] for batch in batches}) == 1
+    assert [batch_key(batch)[1] for batch in batches] == rows
+    whole = join_batches(batches)
+    found = split_output(whole, rows)
+    assert found is not None
+    for mine, part in zip(batches, found, strict=True):
+        assert repr(mine) == repr(part)
+
+
+@pytest.mark.parametrize(
+    ("batch", "same"),
+    [
+        (np.zeros((1, 4), "float32"), True),
+        (np.zeros((7, 4), "float32"), True),
+        (np.zeros((1, 4), "float64"), False),
+        (np.zeros((1, 5), "float32"), False),
+        (np.zeros((1, 4, 1), "float32"), False),
+        ({"x": np.zeros((1, 4), "float32")}, False),
+    ],
+)
+def test_forms_that_may_be_joined(batch: Any, same: bool) -> None:
+    assert (batch_key(batch)[0] == batch_key(np.ones((2, 4), "float32"))[0]) is same
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.float32(3),
+        np.zeros((), "float32"),
+        np.zeros((0, 4), "float32"),
+        np.array([["a"]], dtype=object),
+        [[1.0]],
+        "text",
+        {},
+        {"x": np.zeros((1, 4)), "y": np.zeros((2, 4))},
+        {"x": np.zeros((1, 4)), "y": [1]},
+    ],
+)
+def test_forms_that_join_nobody(batch: Any) -> None:
+    assert batch_key(batch)[0] is None
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        np.zeros((4, 2)),
+        np.float64(1.0),
+        [1, 2, 3, 4],
+        "abc",
+        None,
+        7,
+        {},
+        {"scores": np.zeros((3, 2)), "model": "x"},
+        {"scores": {"deep": np.zeros((3, 2))}},
+    ],
+)
+def test_outputs_that_are_not_rows(output: Any) -> None:
+    assert split_output(output, [1, 2]) is None
+
+
+def test_lists_are_split_too() -> None:
+    assert split_output({"names": ["a", "b", "c"]}, [1, 2]) == [{"names": ["a"]}, {"names": ["b", "c"]}]
