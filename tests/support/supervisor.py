@@ -44,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _start(config)
     folder = Path(given)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Shells start jobs in the background with SIGINT ignored. Neither pytest nor what tests start would hear of an interrupt then.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     config.option.basetemp = config.option.basetemp or folder / _TESTS
 

@@ -50,10 +50,10 @@ def test_one(fixture):
 class Run:
     """pytest on one module, in a folder of its own."""
 
-    def __init__(self, folder: Path, test: str) -> None:
+    def __init__(self, folder: Path, test: str, *shell: str) -> None:
         self.folder, self.pid = folder, folder / "pid"
         (folder / "test_it.py").write_text(DAEMON.format(here=str(folder), pid=str(self.pid)) + test)
-        command = (sys.executable, "-m", "pytest", "-p", "supervisor", "-p", "no:cacheprovider", "test_it.py")
+        command = (*shell, sys.executable, "-m", "pytest", "-p", "supervisor", "-p", "no:cacheprovider", "test_it.py")
         environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -102,6 +102,15 @@ def test_a_signal_tears_fixtures_down_and_leaves_nothing(hanging: Run, sent: sig
     assert (code, (hanging.folder / "torn-down").exists()) == (2, True), output
     assert not psutil.pid_exists(hanging.number("pid"))
     assert not Path((hanging.folder / "temporary").read_text()).exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_in_the_background_of_a_shell_hears_signals_too(tmp_path: Path, sent: signal.Signals) -> None:
+    run = Run(tmp_path, HANGS, "sh", "-c", 'trap "" INT; exec "$0" "$@"')
+    eventually((tmp_path / "ready").exists, "the test being at work")
+    run.process.send_signal(sent)
+    code, output = run.ends()
+    assert (code, (tmp_path / "torn-down").exists()) == (2, True), output
 
 
 def test_what_a_killed_run_had_started_is_ended(hanging: Run) -> None:
