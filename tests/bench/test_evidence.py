@@ -14,13 +14,14 @@ from scipy.special import betainc
 from edge_counts import ATTEMPT, evenly, report
 from measuring.record import Record
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, Rollout, StepStatus
-from sundog_operator.core.analysis import counters, evaluate
+from sundog_operator.core.analysis import arm_pair, counters, evaluate
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import verdicts
 from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.power.rollout_simulation import BLOCK_LENGTHS_TICKS
-from sundog_operator.core.stats.verdicts import EventCounts, MetricLimits, MetricVerdict
 
 pytestmark = pytest.mark.bench
 
@@ -51,7 +52,7 @@ def summed(x: Any, s: Any, length: int) -> BlockMoments:
     return BlockMoments(closed, *(part.sum(-1) for part in (x, s, x * x, x * s, s * s)))
 
 
-def attempt() -> tuple[ExperimentStatus, evaluate.RolloutCounts]:
+def attempt() -> tuple[ExperimentStatus, arm_pair.RolloutCounts]:
     """At the sixth of six steps with three metrics: what the operator asks at each pass."""
     weights = (1, 5, 10, 20, 35, 50)
     spec = {"steps": [{"weight": weight} for weight in weights]}
@@ -74,7 +75,7 @@ def attempt() -> tuple[ExperimentStatus, evaluate.RolloutCounts]:
     known = counters.update_counters(
         counters.Counters(ATTEMPT), reports, blocks, counters.CountScope(numbers, numbers[-1], now_s, 30.0)
     )
-    return status, evaluate.RolloutCounts(known, reports, blocks, stable, now_s, 30.0, (3, 3))
+    return status, arm_pair.RolloutCounts(known, reports, blocks, stable, now_s, 30.0, (3, 3))
 
 
 def spent(work: Callable[[], Any]) -> float:

@@ -13,7 +13,7 @@ import pytest
 from measuring.record import Record
 from returning_buyers import Returning
 from sundog_operator.core.stats import group_sequential, outcome_test
-from sundog_operator.core.stats.outcome_test import OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import (
     NO_WINNER,

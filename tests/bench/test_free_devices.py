@@ -22,7 +22,7 @@ from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.device_inventory import COST_FACTOR, MIN_INTERVAL_S, DeviceInventory
 from sundog_operator.core.kubernetes import capacity
-from sundog_operator.core.planner.conditions import RESYNC_S
+from sundog_operator.core.planner.requeue import RESYNC_S
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

@@ -15,7 +15,8 @@ from charting import NAMESPACE, account
 from measuring.record import Record
 from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
-from sundog_operator.core.analysis.counters import ArmCounts, Counters
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.counters import Counters
 from told_edges import ToldEdges
 from waiting import patience
 

@@ -10,6 +10,8 @@ from sundog_operator.core.stats import guardrail_test, sample_ratio, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.event_counts import EventCounts
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.power.rollout_simulation import (
     BLOCK_LENGTHS_TICKS,
     TICK_S,
@@ -17,7 +19,6 @@ from sundog_operator.core.stats.power.rollout_simulation import (
     SimulatedPlan,
     SimulatedRollouts,
 )
-from sundog_operator.core.stats.verdicts import EventCounts, MetricVerdict
 
 GROUPS: Final = 100
 Drawn = Callable[[Generator, tuple[int, int]], Numbers]

@@ -15,15 +15,17 @@ import pytest
 
 import analysis_script
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.analysis.counters import ArmCounts, Counters
-from sundog_operator.core.analysis.evaluate import CollectedCounts
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.arm_pair import CollectedCounts
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
 from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import outcome_test, sample_ratio
-from sundog_operator.core.stats.outcome_test import OutcomeCounts, OutcomeEpoch, OutcomeFinding, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_findings import OutcomeFinding
 
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (

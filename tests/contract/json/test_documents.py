@@ -20,6 +20,7 @@ from sundog_edge.split import document as edge_document
 from sundog_edge.split.layout import DEFAULT_DRAIN_S, Layout, fit_layout
 from sundog_operator.api import ModelDeploymentSpec, parse_rate
 from sundog_operator.core import revisions
+from sundog_operator.core.edge import confirmation, split_document
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.edge.split import Split, SplitArm
@@ -198,8 +199,10 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     stable, canary = two_arm_ranges(weight)
     arms = (SplitArm("stable", 7, 100 - weight, tuple(stable)), SplitArm("canary", 8, weight, tuple(canary)))
     split = Split("uid", "uid", 4, arms) if ready else None
-    service = edge_split.make_service_entry("vision", "digits", spec, "sundog-0", split)
-    written = edge_split.make_document("vision", [service], edge_split.make_cluster_entries([CLUSTER], None), None)
+    service = split_document.make_service_entry("vision", "digits", spec, "sundog-0", split)
+    written = split_document.make_document(
+        "vision", [service], split_document.make_cluster_entries([CLUSTER], None), None
+    )
     read = edge_document.parse_document(json.dumps(written).encode(), "vision")
     assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
     assert {name: value for name, value in _admission_of(read.services[0]).items() if value} == _admission_of(spec)
@@ -230,20 +233,22 @@ def test_both_sides_give_an_edge_that_leaves_the_same_time(timeout: str, wait: s
     """The operator gives it to the edge's pod, and the edge to its HAProxy."""
     endpoint = {"requestTimeout": timeout, "queue": {"timeout": wait}}
     services = [
-        edge_split.make_service_entry("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
+        split_document.make_service_entry("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
         for name, spec in (
             ("digits", {"model": {"uri": "file:///m"}, "endpoint": endpoint}),
             ("letters", {"model": {"uri": "file:///m"}}),
         )
     ]
-    written = edge_split.make_document("vision", services, edge_split.make_cluster_entries([CLUSTER], None), None)
+    written = split_document.make_document(
+        "vision", services, split_document.make_cluster_entries([CLUSTER], None), None
+    )
     read = edge_document.parse_document(json.dumps(written).encode(), "vision")
     assert grace_periods.edge_drain_s(written["services"]) == seconds
     assert (fit_layout(Layout(), read).drain_s or DEFAULT_DRAIN_S) == seconds
 
 
 def test_a_namespace_may_name_as_many_networks_as_an_edge_takes() -> None:
-    assert edge_split.MAX_OVERRIDE_NETWORKS == edge_document.MAX_NETWORKS
+    assert split_document.MAX_OVERRIDE_NETWORKS == edge_document.MAX_NETWORKS
 
 
 def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[str, Any]:
@@ -286,10 +291,10 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
 def test_the_operator_reads_what_the_edge_reports() -> None:
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
     split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7, followed=8)
-    written = edge_split.make_document(
+    written = split_document.make_document(
         "vision",
-        [edge_split.make_service_entry("vision", "digits", spec, "sundog-0", split)],
-        edge_split.make_cluster_entries([CLUSTER], None),
+        [split_document.make_service_entry("vision", "digits", spec, "sundog-0", split)],
+        split_document.make_cluster_entries([CLUSTER], None),
         None,
     )
     document = edge_document.parse_document(json.dumps(written).encode(), "vision")
@@ -302,30 +307,34 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     )
     evidence = json.loads(json.dumps(build_evidence(seen, AppliedDocument(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
-    assert edge_split.confirm("digits", split, reports).confirmed
-    assert not edge_split.confirm(
+    assert confirmation.confirm("digits", split, reports).confirmed
+    assert not confirmation.confirm(
         "digits", edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 8), reports
     ).confirmed
-    assert edge_split.healthy_replicas("digits", 7, reports) == edge_split.reported_replicas("digits", 7, reports) == 2
-    assert edge_split.count_in_flight("digits", 8, reports) == 3
-    assert edge_split.find_edge_problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
+    assert (
+        confirmation.healthy_replicas("digits", 7, reports) == confirmation.reported_replicas("digits", 7, reports) == 2
+    )
+    assert confirmation.count_in_flight("digits", 8, reports) == 3
+    assert confirmation.find_edge_problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
 
 
 def test_of_replicas_that_an_edge_has_not_looked_at_nothing_is_known() -> None:
     split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7)
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    service = edge_split.make_service_entry("vision", "digits", spec, "sundog-0", split)
-    written = edge_split.make_document("vision", [service], edge_split.make_cluster_entries([CLUSTER], None), None)
+    service = split_document.make_service_entry("vision", "digits", spec, "sundog-0", split)
+    written = split_document.make_document(
+        "vision", [service], split_document.make_cluster_entries([CLUSTER], None), None
+    )
     in_force = AppliedDocument(edge_document.parse_document(json.dumps(written).encode(), "vision"), 1.0, {})
     told = [
         json.loads(json.dumps(build_evidence(AgentState(edge, "vision", servers=servers), in_force, Ledger(), 2.0)))
         for edge, servers in (("edge-0", {}), ("edge-1", {"digits-r7": ServerCounts(up=2)}))
     ]
     young, other = (EdgeReport(each["edge"], ready=True, terminating=False, evidence=each) for each in told)
-    assert edge_split.reported_replicas("digits", 7, [young]) is None
-    assert edge_split.reported_replicas("digits", 7, [young, other]) == 2
-    assert edge_split.healthy_replicas("digits", 7, [young, other]) == 0
-    assert edge_split.reported_replicas("digits", 7, []) == 0
+    assert confirmation.reported_replicas("digits", 7, [young]) is None
+    assert confirmation.reported_replicas("digits", 7, [young, other]) == 2
+    assert confirmation.healthy_replicas("digits", 7, [young, other]) == 0
+    assert confirmation.reported_replicas("digits", 7, []) == 0
 
 
 async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:

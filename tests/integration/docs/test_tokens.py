@@ -15,7 +15,7 @@ import yaml
 from measuring import standins
 from measuring.edge import Edge, arm, running_edge, service
 from sundog_operator.api import ModelDeployment
-from sundog_operator.core.edge import split
+from sundog_operator.core.edge import split_document
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
@@ -87,5 +87,5 @@ def test_each_example_does_what_it_shows(edge: Edge, secrets: Path, tmp_path: Pa
 def asked_of_the_edge(manifest: dict[str, Any]) -> dict[str, Any]:
     """What the operator makes of the manifest's authentication."""
     parsed = ModelDeployment.parse(manifest).spec
-    made: dict[str, Any] = split.make_service_entry("default", "digits", parsed, "ray", None)["auth"]
+    made: dict[str, Any] = split_document.make_service_entry("default", "digits", parsed, "ray", None)["auth"]
     return made

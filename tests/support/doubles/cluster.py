@@ -16,7 +16,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
-from sundog_operator.core.planner.conditions import EVIDENCE_POLL_S
+from sundog_operator.core.planner.requeue import EVIDENCE_POLL_S
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
     CONFIG_MAP,

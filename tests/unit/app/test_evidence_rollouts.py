@@ -13,7 +13,7 @@ from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.traffic import Answers, Traffic, Users
 from sundog_edge.split import assignment
-from sundog_operator.core.analysis import evaluate, unit_groups
+from sundog_operator.core.analysis import split_mismatch, unit_groups
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -50,7 +50,7 @@ async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = ["600 of 1000 requests"]
-    monkeypatch.setattr(evaluate, "_mismatch_of_requests", lambda _: found[0])
+    monkeypatch.setattr(split_mismatch, "mismatch_of_requests", lambda _: found[0])
     cluster = await served(20, SHORT)
     assert await cluster.go_on(3, functools.partial(paused, cluster))
 

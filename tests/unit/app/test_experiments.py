@@ -14,7 +14,7 @@ from sundog_operator.api import Experiment
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.queue.keys import Key
-from sundog_operator.core.experiments import state_machine
+from sundog_operator.core.experiments import state
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
@@ -657,7 +657,7 @@ async def test_an_edit_of_its_bounds_counts_for_stable_and_arms_at_once(bounds: 
 
 def test_the_manifest_of_these_tests_is_one() -> None:
     assert Experiment.parse(experiment()).spec.arms[0].name == "wide"
-    assert state_machine.MAX_EPOCHS >= 10
+    assert state.MAX_EPOCHS >= 10
 
 
 async def test_a_claim_is_a_unit_where_the_service_verifies_tokens_and_else_the_experiment_waits_and_says_so() -> None:

@@ -10,11 +10,19 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.rollout import freeze, replica_counts, shadow_comparison, state_machine
+from sundog_operator.core.rollout import (
+    freeze,
+    replica_counts,
+    shadow_comparison,
+    state,
+    state_machine,
+    steering,
+    transitions,
+)
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
-from sundog_operator.core.rollout.state_machine import RolloutInputs
+from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 STEPS = [{"weight": 10, "gate": "time", "minDuration": "60s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]
@@ -29,12 +37,12 @@ def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = 
     """Tick, with everything available and gates opened by hand, until (step, weight) is reached and confirmed."""
     for tick in range(60):
         now = T0 + timedelta(minutes=tick)
-        at = (status.step.index if status.step else 0, state_machine.canary_weight(status))
+        at = (status.step.index if status.step else 0, state.canary_weight(status))
         if at == until and (status.epoch.confirmed or not confirmed):
             return status
         after = state_machine.tick(status, RolloutInputs(now, replicas=2, available=2, confirmed=True))
         if after == status:
-            after = state_machine.execute_command(status, RolloutCommand(f"c{tick}", "promote", 8), now)
+            after = steering.execute_command(status, RolloutCommand(f"c{tick}", "promote", 8), now)
         status = after
     raise AssertionError(f"{until} was not reached: {status}")
 
@@ -128,17 +136,17 @@ def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() ->
     status = SCALED
     for _ in range(5):
         status = state_machine.tick(status, seen(available=1))
-    assert (status.phase, state_machine.wanted_replicas(status, 2)) == ("Pending", 2)
+    assert (status.phase, state.wanted_replicas(status, 2)) == ("Pending", 2)
     for _ in range(3):
         status = state_machine.tick(status, seen())
-    assert (status.step.index if status.step else 0, state_machine.canary_weight(status)) == (2, 0)
+    assert (status.step.index if status.step else 0, state.canary_weight(status)) == (2, 0)
     at_scale = walk(
         freeze.freeze(
             Rollout.from_json({"steps": [{"weight": 10, "gate": "manual"}, {"scale": {"replicas": 2}}]}), 7, 8, T0
         ),
         until=(1, 10),
     )
-    at_scale = state_machine.execute_command(at_scale, RolloutCommand("a", "promote", 8), T0)
+    at_scale = steering.execute_command(at_scale, RolloutCommand("a", "promote", 8), T0)
     for _ in range(5):
         at_scale = state_machine.tick(at_scale, seen(available=1))
     assert at_scale.step is not None
@@ -150,7 +158,7 @@ def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() ->
 def test_one_tick(row: Row) -> None:
     after = state_machine.tick(row.given, row.when)
     assert (after.phase, after.step.index if after.step else None) == (row.phase, row.step)
-    assert (state_machine.canary_weight(after), after.epoch.number) == (row.weight, row.epoch)
+    assert (state.canary_weight(after), after.epoch.number) == (row.weight, row.epoch)
     if row.reason:
         assert after.step is not None
         assert after.step.reason == row.reason
@@ -185,31 +193,31 @@ def test_a_webhook_ends_its_step_when_it_confirms(when: dict[str, object], step:
     after = state_machine.tick(AT_WEBHOOK, seen(**when))
     assert after.step is not None
     assert (after.step.index, after.step.reason) == (step, reason)
-    assert (state_machine.canary_weight(after), after.phase) == (10, "Running")
+    assert (state.canary_weight(after), after.phase) == (10, "Running")
 
 
 def test_a_webhook_is_asked_only_while_its_step_waits() -> None:
-    webhook = state_machine.pending_webhook(AT_WEBHOOK)
+    webhook = state.pending_webhook(AT_WEBHOOK)
     assert webhook is not None
     assert webhook.url == "https://u:p@gate/a?t=1"
-    paused = state_machine.execute_command(AT_WEBHOOK, RolloutCommand("p", "pause", 8), T0)
-    opened = state_machine.execute_command(AT_WEBHOOK, RolloutCommand("f", "promote", 8, full=True), T0)
-    stopped = state_machine.stop(AT_WEBHOOK, "Aborted", "by command x", T0)
+    paused = steering.execute_command(AT_WEBHOOK, RolloutCommand("p", "pause", 8), T0)
+    opened = steering.execute_command(AT_WEBHOOK, RolloutCommand("f", "promote", 8, full=True), T0)
+    stopped = transitions.stop(AT_WEBHOOK, "Aborted", "by command x", T0)
     for other in (frozen(), COLLECTING, AT_PAUSE, AT_HALF, paused, opened, stopped):
-        assert state_machine.pending_webhook(other) is None
+        assert state.pending_webhook(other) is None
 
 
 def test_a_webhook_waits_for_its_weight_to_be_confirmed() -> None:
     assert AT_WEBHOOK.step is not None
     early = AT_WEBHOOK.model_copy(update={"step": AT_WEBHOOK.step.model_copy(update={"since": None})})
-    assert state_machine.pending_webhook(early) is None
+    assert state.pending_webhook(early) is None
     after = state_machine.tick(early, seen(answer=WebhookResult(200)))
     assert after.step is not None
     assert (after.step.index, after.step.since) == (2, seen().now)
 
 
 def test_promote_passes_a_webhook() -> None:
-    after = state_machine.execute_command(AT_WEBHOOK, RolloutCommand("a", "promote", 8), T0)
+    after = steering.execute_command(AT_WEBHOOK, RolloutCommand("a", "promote", 8), T0)
     assert after.step is not None
     assert after.step.index == 3
 
@@ -230,7 +238,7 @@ def test_a_timed_gate_opens_exactly_when_its_time_is_over() -> None:
 def test_a_pause_outlasts_the_time_of_a_gate(held: dict[str, bool]) -> None:
     started = state_machine.tick(COLLECTING, seen(now=T0))
     if not held:
-        started = state_machine.execute_command(started, RolloutCommand("p", "pause", 8), T0)
+        started = steering.execute_command(started, RolloutCommand("p", "pause", 8), T0)
     late = state_machine.tick(started, seen(now=T0 + timedelta(days=2), **held))
     assert late.step is not None
     assert late.step.index == 1
@@ -239,22 +247,22 @@ def test_a_pause_outlasts_the_time_of_a_gate(held: dict[str, bool]) -> None:
 def test_promote_at_the_last_gate_waits_for_the_replicas_of_all_traffic() -> None:
     opened = walk(AT_HALF, until=(4, 50))
     waiting = state_machine.tick(opened, seen(available=1))
-    assert (waiting.phase, state_machine.canary_weight(waiting)) == ("Running", 50)
-    assert state_machine.wanted_replicas(waiting, 2) == 2
+    assert (waiting.phase, state.canary_weight(waiting)) == ("Running", 50)
+    assert state.wanted_replicas(waiting, 2) == 2
     done = state_machine.tick(opened, seen(available=2))
-    assert (done.phase, state_machine.canary_weight(done)) == ("Concluded", 100)
+    assert (done.phase, state.canary_weight(done)) == ("Concluded", 100)
     assert done.verdict.decision == "Undecided"
 
 
 def test_full_promote_goes_to_the_end_from_anywhere() -> None:
     for status in (frozen(), COLLECTING, AT_PAUSE, AT_HALF):
-        opened = state_machine.execute_command(status, RolloutCommand("f", "promote", 8, full=True), T0)
+        opened = steering.execute_command(status, RolloutCommand("f", "promote", 8, full=True), T0)
         assert state_machine.tick(opened, seen(available=1)).phase == "Running"
         assert state_machine.tick(opened, seen()).phase == "Concluded"
 
 
 def test_an_ended_attempt_never_changes() -> None:
-    stopped = state_machine.stop(AT_HALF, "Aborted", "by command x", T0)
+    stopped = transitions.stop(AT_HALF, "Aborted", "by command x", T0)
     assert state_machine.tick(stopped, seen(failure=("LoadFailed", "boom"))) == stopped
 
 
@@ -289,11 +297,11 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
     steps = BAKED.plan.steps
     assert [(step.weight, step.gate) for step in steps] == [(50, "manual"), (98, "bake"), (100, "none")]
     assert steps[1].min_duration == timedelta(minutes=10)
-    assert state_machine.weight_after(steps, 50) == 100
+    assert state.weight_after(steps, 50) == 100
     assert AT_BAKE.step is not None
     assert (AT_BAKE.step.index, AT_BAKE.step.warm, AT_BAKE.step.since) == (2, True, T0)
-    assert state_machine.is_baking(AT_BAKE)
-    assert not state_machine.is_baking(walk(BAKED, until=(1, 50)))
+    assert state.is_baking(AT_BAKE)
+    assert not state.is_baking(walk(BAKED, until=(1, 50)))
 
 
 @pytest.mark.parametrize(
@@ -343,7 +351,7 @@ def test_a_bake_ends_by_its_time_once_both_were_asked(
 ) -> None:
     after = state_machine.tick(AT_BAKE, seen(**{"evidence": HEARD, **when}))
     assert after.step is not None
-    assert (after.step.index, state_machine.canary_weight(after)) == (step, weight), story
+    assert (after.step.index, state.canary_weight(after)) == (step, weight), story
     assert reason is None or after.step.reason == reason
 
 
@@ -417,30 +425,30 @@ def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
         "Passed",
         "waits for promote",
     )
-    assert state_machine.is_decided_by_copies(COPIES_PASSED)
-    assert not state_machine.is_evaluated(COPIES_PASSED)
+    assert state.is_decided_by_copies(COPIES_PASSED)
+    assert not state.is_evaluated(COPIES_PASSED)
     later = {"now": T0 + timedelta(days=1), "evidence": HEARD}
     assert ticked(COPIES_PASSED, seen(**later)) == COPIES_PASSED
-    assert state_machine.skip_refusal(COPIES_PASSED) == (
+    assert steering.skip_refusal(COPIES_PASSED) == (
         "what follows on step 2 of 4 is the bake at 95 %: promote leads there"
     )
-    opened = state_machine.execute_command(COPIES_PASSED, RolloutCommand("p", "promote", 8), T0)
-    assert state_machine.is_evaluated(opened)
-    assert not state_machine.is_decided_by_copies(opened)
+    opened = steering.execute_command(COPIES_PASSED, RolloutCommand("p", "promote", 8), T0)
+    assert state.is_evaluated(opened)
+    assert not state.is_decided_by_copies(opened)
     short = ticked(opened, seen(**later, available=1))
-    assert (state_machine.wanted_replicas(short, 2), state_machine.canary_weight(short)) == (2, 0)
+    assert (state.wanted_replicas(short, 2), state.canary_weight(short)) == (2, 0)
     baking = ticked(opened, seen(**later))
-    assert (state_machine.is_baking(baking), state_machine.canary_weight(baking)) == (True, 95)
+    assert (state.is_baking(baking), state.canary_weight(baking)) == (True, 95)
     harmed = state_machine.tick(
         baking, seen(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")})
     )
-    assert (harmed.phase, harmed.verdict.decision, state_machine.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
-    aborted = state_machine.stop(baking, "Aborted", "by command x", T0)
-    assert (aborted.verdict.decision, state_machine.canary_weight(aborted)) == ("Passed", 0)
+    assert (harmed.phase, harmed.verdict.decision, state.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
+    aborted = transitions.stop(baking, "Aborted", "by command x", T0)
+    assert (aborted.verdict.decision, state.canary_weight(aborted)) == ("Passed", 0)
     over = ticked(baking, seen(now=T0 + timedelta(days=1, minutes=10), evidence=HEARD))
     assert (over.phase, over.verdict.decision, over.verdict.winner) == ("Concluded", "Passed", "")
     full = ticked(
-        state_machine.execute_command(COPIES_PASSED, RolloutCommand("f", "promote", 8, full=True), T0), seen(**later)
+        steering.execute_command(COPIES_PASSED, RolloutCommand("f", "promote", 8, full=True), T0), seen(**later)
     )
     assert (full.phase, full.epoch.number) == ("Concluded", 1)
 
@@ -484,27 +492,27 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
     status, promoted, fully = begun, False, False
     for number, (given_inputs, verb, full) in enumerate(ticks):
         before = status
-        if verb and not state_machine.is_over(status):
+        if verb and not state.is_over(status):
             promoted, fully = promoted or verb == "promote", fully or (verb == "promote" and full)
-            status = state_machine.execute_command(
+            status = steering.execute_command(
                 status, RolloutCommand(f"c{number}", verb, 8, full=full), given_inputs.now
             )
         else:
             told = given_inputs if shadow_comparison.active_shadow(status) else replace(given_inputs, copies=None)
             status = state_machine.tick(status, told)
-        rose = state_machine.canary_weight(status) - state_machine.canary_weight(before)
+        rose = state.canary_weight(status) - state.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100
         if begun is SHADOWED and not promoted:
-            assert state_machine.canary_weight(status) == 0, "whatever evidence and policies say"
+            assert state.canary_weight(status) == 0, "whatever evidence and policies say"
         if rose > 0 and begun is SHADOWED and not fully:
-            assert (state_machine.canary_weight(before), state_machine.canary_weight(status)) in ((0, 95), (95, 100))
+            assert (state.canary_weight(before), state.canary_weight(status)) in ((0, 95), (95, 100))
         if rose > 0:
             assert given_inputs.available >= replica_counts.canary_replicas(
-                given_inputs.replicas, state_machine.canary_weight(status)
+                given_inputs.replicas, state.canary_weight(status)
             )
             assert not given_inputs.held
         if rose < 0:
-            assert state_machine.canary_weight(status) == 0
+            assert state.canary_weight(status) == 0
             assert status.phase == "Stopped"
         # What is weighed begins another epoch at the same weight, once it is warm.
         began = status.evidence_epochs != before.evidence_epochs

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Rollout
-from sundog_operator.core.analysis import counters, evaluate, stable_traffic
+from sundog_operator.core.analysis import arm_pair, counters, evaluate, stable_traffic
+from sundog_operator.core.analysis import blocks as analysis_blocks
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, resolve
 from sundog_operator.core.rollout.evaluation import Evaluation
@@ -58,13 +59,13 @@ def take(before: counters.Counters, edges: list[EdgeReport], now_s: float) -> co
     )
 
 
-def seen(blocks: int, stable: int, canary: int) -> evaluate.RolloutCounts:
+def seen(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
     """After so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
-    now_s = START + 10.0 * blocks + counters.GRACE_S
+    now_s = START + 10.0 * blocks + analysis_blocks.GRACE_S
     counted = take(counters.Counters(ATTEMPT), edges, now_s)
-    return evaluate.RolloutCounts(
+    return arm_pair.RolloutCounts(
         counted, edges, counters.collect_blocks(ATTEMPT, edges), StableTraffic(), now_s, 30.0, (1, 1)
     )
 

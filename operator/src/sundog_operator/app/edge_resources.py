@@ -10,7 +10,7 @@ from sundog_operator.app.apply import create_object, ensure
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.event_recorder import record_events
 from sundog_operator.core import events
-from sundog_operator.core.edge import deployment, http_route, network_policies, objects, secrets, split
+from sundog_operator.core.edge import deployment, http_route, network_policies, objects, secrets, split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.ray.clusters import has_managed_by_label, is_managed_by_sundog
@@ -157,7 +157,7 @@ async def _put_service(world: Dependencies, member: Object, document: Mapping[st
     labels = await world.kube.labels(ref)
     if labels is not None and not objects.has_labels_of(labels, member):
         return
-    entry = split.find_service_entry(document, meta["name"]) or {}
+    entry = split_document.find_service_entry(document, meta["name"]) or {}
     wanted = objects.make_service(member, tls=bool(entry.get("tls")))
     if labels is None:
         await create_object(world, wanted)
@@ -188,7 +188,7 @@ async def apply_routes(
 
 async def _put_route(world: Dependencies, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
     meta, spec = member["metadata"], accept_model_deployment(member, world.settings.installation).spec
-    entry = split.find_service_entry(document, meta["name"])
+    entry = split_document.find_service_entry(document, meta["name"])
     if spec is None or entry is None or "deletionTimestamp" in meta:
         return
     if not spec.endpoint.gateway.name:

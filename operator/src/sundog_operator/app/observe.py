@@ -15,8 +15,7 @@ from sundog_operator.app.edge_resources import find_blocking_objects, find_forei
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.core import revisions
-from sundog_operator.core.edge import hosts, salts, secrets, units
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import hosts, salts, secrets, split_document, units
 from sundog_operator.core.edge.objects import is_gone
 from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.experiments import arms
@@ -31,7 +30,7 @@ from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView
-from sundog_operator.core.rollout import commands, prometheus_checks, state_machine
+from sundog_operator.core.rollout import commands, prometheus_checks, state
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -69,7 +68,7 @@ async def observe(world: Dependencies, deployment: Object) -> ObservedState:
     rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(desired_state.needed_clusters(stored_status))]
     views = {ref.name: await read_cluster_view(world, namespace, ref.name) for ref in rays}
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
-    split = edge_split.find_service_entry(await world.kube.view(config_map, edge_split.read_document), name)
+    split = split_document.find_service_entry(await world.kube.view(config_map, split_document.read_document), name)
     pods = await list_edge_pods(world, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
     own = tuple(each.own for each in experiments if each.own is not None and each.model_deployment == name)
@@ -154,7 +153,7 @@ async def _edges(
     attempt = rollout.status if rollout is not None else None
     begins = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
-    weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != state_machine.PENDING
+    weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != state.PENDING
     in_detail = (begins and (weighs or not frozen)) or (status.stable is not None and (dry_run or bool(waiting)))
     if not in_detail:
         return await world.edges.read(pods)
@@ -184,7 +183,7 @@ def _readings(
     """What Prometheus gave for the checks of the rollout that is under way."""
     meta, spec = deployment["metadata"], accept_model_deployment(deployment, world.settings.installation).spec
     key = Key("modeldeployment", meta["namespace"], meta["name"])
-    if attempt is None or not state_machine.is_frozen(attempt.status):
+    if attempt is None or not state.is_frozen(attempt.status):
         return read_metrics(world, key, ())
     held = is_rollout_held(spec, world.clock.now())
     return read_metrics(

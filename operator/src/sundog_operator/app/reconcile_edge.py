@@ -13,8 +13,7 @@ from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.core import revisions
-from sundog_operator.core.edge import hosts, objects
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import hosts, objects, split_document
 from sundog_operator.core.kubernetes import grace_periods, names
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
@@ -56,15 +55,15 @@ async def _reconcile(world: Dependencies, key: Key) -> float | None:
     deployment = await world.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
     if any(stored is not None and not is_managed_by_sundog(stored) for stored in (config_map, deployment)):
         return RESYNC_S
-    previous = edge_split.read_document(config_map)
+    previous = split_document.read_document(config_map)
     members = [
         obj
         for obj in deployments
-        if _cluster_of(obj) or edge_split.find_service_entry(previous, obj["metadata"]["name"])
+        if _cluster_of(obj) or split_document.find_service_entry(previous, obj["metadata"]["name"])
     ]
     if not members:
         return None
-    clusters = edge_split.make_cluster_entries(await _clusters(world, key.namespace, members), previous)
+    clusters = split_document.make_cluster_entries(await _clusters(world, key.namespace, members), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
     owned = revisions.group_by_owner(
         await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
@@ -74,7 +73,7 @@ async def _reconcile(world: Dependencies, key: Key) -> float | None:
         for member in members
     )
     services = [entry for entry in entries if entry is not None]
-    document = edge_split.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
+    document = split_document.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
     _tell_of_networks(key.namespace, services, document, previous)
     wanted = objects.make_config_map(key.namespace, members, document)
     installation = world.settings.installation
@@ -115,7 +114,7 @@ async def _reconcile(world: Dependencies, key: Key) -> float | None:
 
 def _tell_of_networks(namespace: str, services: Sequence[Object], document: Object, previous: Object | None) -> None:
     """Say once, as the document changes, whose overrides found no room in it."""
-    if document != previous and (lacking := edge_split.find_services_with_dropped_overrides(services, document)):
+    if document != previous and (lacking := split_document.find_services_with_dropped_overrides(services, document)):
         log.warning("overrides of %s name too many networks: without some of %s", namespace, ", ".join(lacking))
 
 
@@ -140,7 +139,7 @@ def _entry(
     name, status, known = (
         meta["name"],
         ModelDeploymentStatus.parse(member.get("status")),
-        edge_split.find_service_entry(previous, meta["name"]),
+        split_document.find_service_entry(previous, meta["name"]),
     )
     if not status.cluster:
         return known
@@ -149,7 +148,7 @@ def _entry(
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
     spec = accept_model_deployment(member, world.settings.installation).spec
     if spec is None and known is not None:
-        return edge_split.update_service_entry(known, status.cluster, name, split, limits)
+        return split_document.update_service_entry(known, status.cluster, name, split, limits)
     if spec is None:
         stable = revisions.find_by_number(owned, status.stable.revision if status.stable else None)
         spec = revisions.spec_of(stable) if stable else None
@@ -157,7 +156,7 @@ def _entry(
         return None
     domain = world.settings.cluster_domain
     host = "" if hosts.find_conflicting_deployment(member, members, domain) else spec.endpoint.host
-    return edge_split.make_service_entry(
+    return split_document.make_service_entry(
         meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
     )
 

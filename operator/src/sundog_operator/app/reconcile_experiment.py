@@ -10,9 +10,9 @@ from sundog_operator.app.background import exposure_logs, notifications
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
-from sundog_operator.core.experiments import state_machine
+from sundog_operator.core.experiments import state, transitions
 from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
-from sundog_operator.core.rollout.state_machine import STOPPED, is_over
+from sundog_operator.core.rollout.state import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 MODEL_DEPLOYMENT_NOT_FOUND: Final = "ModelDeploymentNotFound"
@@ -52,15 +52,15 @@ async def _told(
 ) -> ExperimentStatus | None:
     """The status of one that its ModelDeployment has nothing to say of; None for all others."""
     now = world.clock.now().replace(microsecond=0)
-    if acceptance.spec is None and not state_machine.is_frozen(before):
+    if acceptance.spec is None and not state.is_frozen(before):
         return _refused(stored, before, acceptance.reason, acceptance.message, world)
     name = str((stored.get("spec") or {}).get("modelDeployment"))
     deployment = await world.kube.get(Ref(MODEL_DEPLOYMENT, stored["metadata"]["namespace"], name))
     if deployment is not None:
         return None
     missing = f"spec.modelDeployment: there is no ModelDeployment {name} in namespace {stored['metadata']['namespace']}"
-    if state_machine.has_begun(before):
-        ended = state_machine.end_experiment(before, STOPPED, MODEL_DEPLOYMENT_NOT_FOUND, missing, now)
+    if state.has_begun(before):
+        ended = transitions.end_experiment(before, STOPPED, MODEL_DEPLOYMENT_NOT_FOUND, missing, now)
         return _refused(stored, ended, MODEL_DEPLOYMENT_NOT_FOUND, missing, world)
     waiting = before.model_copy(update={"phase": "Pending"})
     return _refused(stored, waiting, MODEL_DEPLOYMENT_NOT_FOUND, f"{missing}; it begins when there is one", world)

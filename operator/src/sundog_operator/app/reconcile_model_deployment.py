@@ -14,8 +14,8 @@ from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
 from sundog_operator.core.experiments.log_exports import merge_log_status
 from sundog_operator.core.experiments.queue import order_waiting
-from sundog_operator.core.planner.conditions import RESYNC_S
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
+from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.core.rollout import notifications
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref

@@ -11,7 +11,7 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core import revisions
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import split_document
 from sundog_operator.core.kubernetes import grace_periods, names
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.planner import desired_state
@@ -168,8 +168,10 @@ async def _without_members(
     left = [obj for obj in deployments if obj["metadata"]["uid"] in owners]
     if not left:
         return None
-    split = edge_split.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
-    used = edge_split.find_applications_with_traffic(split, key.name, {obj["metadata"]["name"] for obj in deployments})
+    split = split_document.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    used = split_document.find_applications_with_traffic(
+        split, key.name, {obj["metadata"]["name"] for obj in deployments}
+    )
     if used or not all(desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
         return RESYNC_S
     await ray_clusters.delete_unused(world, key, stored)
@@ -182,13 +184,13 @@ async def _deploy(world: Dependencies, key: Key, view: ClusterView, serve: Serve
     owned = revisions.group_by_owner(
         await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
     )
-    split = edge_split.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    split = split_document.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
         app
         for member in _members(deployments, key.name)
         for app in make_applications(member, _of(member, owned), serve, key.name, world.settings.installation)
     ]
-    carrying = edge_split.find_applications_with_traffic(
+    carrying = split_document.find_applications_with_traffic(
         split, key.name, {obj["metadata"]["name"] for obj in deployments}
     )
     applications += _kept(carrying - {app["name"] for app in applications}, serve)

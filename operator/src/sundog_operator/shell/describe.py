@@ -34,7 +34,7 @@ from sundog_operator.core.rollout import (
     plan_text,
     prometheus_checks,
     replica_counts,
-    state_machine,
+    state,
     webhook_urls,
 )
 from sundog_operator.core.rollout.resolve import format_latency
@@ -238,7 +238,7 @@ def _rollout(experiment: Object, now: datetime) -> list[RenderableType]:
         parts.append(_steps(status))
     if status.arms:
         parts.append(_arms(status))
-    if (state_machine.is_over(status) or status.verdict.decision == state_machine.PASSED) and status.verdict.reason:
+    if (state.is_over(status) or status.verdict.decision == state.PASSED) and status.verdict.reason:
         parts.append(Text(status.verdict.reason))
     if status.plan.notify:
         parts += _section("Told to", _facts(_receivers(status)))
@@ -291,7 +291,7 @@ def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
 def _steps(status: ExperimentStatus) -> RenderableType:
     table = _grid("STEP", "WEIGHT", "GATE", "", header=True)
     current = status.step.index if status.step else 0
-    concluded = status.phase == state_machine.CONCLUDED
+    concluded = status.phase == state.CONCLUDED
     without = {each.step: f"passed without evidence, by {each.by}" for each in status.without_evidence or ()}
     for index, step in enumerate(status.plan.steps, start=1):
         if concluded or index < current:
@@ -351,9 +351,9 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
         yield "ends", describe_end_conditions(plan.comparison)
         for outcome in plan.comparison.outcomes:
             yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
-    if not state_machine.is_over(status) and (doubt := _doubt(plan)):
+    if not state.is_over(status) and (doubt := _doubt(plan)):
         yield "beware", doubt
-    if not state_machine.is_over(status) and (told := "; ".join(_timing(status, now))):
+    if not state.is_over(status) and (told := "; ".join(_timing(status, now))):
         yield "this step", told
 
 
@@ -409,8 +409,8 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
     step = status.step
     if step is None or step.since is None or not status.plan.steps:
         return
-    planned = state_machine.current_step(status)
-    if state_machine.is_baking(status):
+    planned = state.current_step(status)
+    if state.is_baking(status):
         left = step.since + planned.min_duration - now
         if status.paused is not None or step.held_since is not None:
             yield "its time stands still"
@@ -433,14 +433,14 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
 def _age_of_evidence(status: ExperimentStatus, now: datetime) -> str:
     age = f", {_ago(status.counted_at, now)} old" if status.counted_at is not None else ""
     arms = "stable/candidate" if _is_of_rollout(status) else "control/arm"
-    return f"Evidence{' at its end' if state_machine.is_over(status) else age} (events of {arms})"
+    return f"Evidence{' at its end' if state.is_over(status) else age} (events of {arms})"
 
 
 def _metrics(status: ExperimentStatus) -> RenderableType:
     table = _grid("METRIC", "ROLE", "EVENTS", "RATIO", "INTERVAL", "ALLOWED", "VERDICT", "ETA", header=True)
     for metric in status.metrics:
         told = metric.name if _is_of_rollout(status) or not metric.arm else f"{metric.arm}: {metric.name}"
-        table.add_row(*map(Text, (told, *_metric(metric, over=state_machine.is_over(status)))))
+        table.add_row(*map(Text, (told, *_metric(metric, over=state.is_over(status)))))
     return table
 
 

@@ -14,9 +14,9 @@ from sundog_operator.adapters.edges import (
     parse_evidence,
 )
 from sundog_operator.adapters.http_body import read_body
-from sundog_operator.core.edge import objects, split
+from sundog_operator.core.edge import objects, request_counts
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import state_machine
+from sundog_operator.core.rollout import state
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import POD, Object, ref_of
 from sundog_operator.shell.server_connection import ServerConnection
@@ -27,12 +27,13 @@ _PATIENCE_S: Final = 2.0
 async def add_live_counts(server: ServerConnection, experiment: Object) -> Object:
     """An Experiment with requests and errors of its arms as the edges tell them; as it is stored where none can be asked."""
     status = experiment.get("status") or {}
-    if not status.get("arms") or status.get("phase") in (state_machine.CONCLUDED, state_machine.STOPPED):
+    if not status.get("arms") or status.get("phase") in (state.CONCLUDED, state.STOPPED):
         return experiment
     reports = await _reports(server)
     uid = str(experiment["metadata"]["uid"])
     arms = [
-        _counted(arm, split.count_requests_and_errors(uid, str(arm.get("name")), reports)) for arm in status["arms"]
+        _counted(arm, request_counts.count_requests_and_errors(uid, str(arm.get("name")), reports))
+        for arm in status["arms"]
     ]
     return {**experiment, "status": {**status, "arms": arms}}
 

@@ -13,7 +13,7 @@ from sundog_operator.adapters.cached.kubernetes import SECRET_TTL_S
 from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster
 from sundog_operator.app.queue import idle
 from sundog_operator.app.queue.idle import find_idle_deployment
-from sundog_operator.core.planner.conditions import RESYNC_S
+from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.ports import SECRET, Ref
 
 

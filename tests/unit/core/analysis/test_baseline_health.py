@@ -7,11 +7,11 @@ import pytest
 
 from edge_counts import ATTEMPT, block, report, row
 from sundog_operator.api import FrozenPlan, PlanComparison, PlanGuardrail
-from sundog_operator.core.analysis import baseline_health, counters
+from sundog_operator.core.analysis import baseline_health, blocks, counters
 from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY, HEALTHY, BaselineHealth
 
 END = 1_764_034_200
-NOW = END + counters.GRACE_S + 1
+NOW = END + blocks.GRACE_S + 1
 CAPPED = FrozenPlan(guardrails=(PlanGuardrail(metric="errorRate", margin=0.25, max=0.02),))
 
 

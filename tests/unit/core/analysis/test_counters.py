@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, BEFORE_SEVERAL_LATENCIES, COLUMNS, ENDS, block, evenly, report, row, rows_in, silent
-from sundog_operator.core.analysis import counters, unit_groups
-from sundog_operator.core.analysis.counters import ArmCounts, Counters, CountScope
+from sundog_operator.core.analysis import counters, dispersion_sums, unit_groups
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.edge.reported_counts import EVENTS
 from sundog_operator.core.observed import EdgeReport
 
@@ -152,8 +153,8 @@ def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
         (5, 6, 25, 30, 36),
         (0, 6, 0, 0, 36),
         (0, 7, 0, 0, 49),
-        counters.ZERO_SUMS,
-        counters.ZERO_SUMS,
+        dispersion_sums.ZERO_SUMS,
+        dispersion_sums.ZERO_SUMS,
         (0, 8, 0, 0, 64),
     )
     assert [each.open for each in longer] == [((5, 6), (0, 6), (0, 7), (0, 0), (0, 0), (0, 8))] * 2

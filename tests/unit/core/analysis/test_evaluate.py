@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, row, silent, sticky
 from profiles import examples
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
-from sundog_operator.core.analysis import counters, evaluate, forecast
+from sundog_operator.core.analysis import arm_pair, counters, evaluate, forecast
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
@@ -63,8 +63,8 @@ def take(reports: Sequence[EdgeReport], look: CountScope) -> Counters:
 
 def seen(
     counted: Counters, reports: Sequence[EdgeReport], replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
-) -> evaluate.RolloutCounts:
-    return evaluate.RolloutCounts(
+) -> arm_pair.RolloutCounts:
+    return arm_pair.RolloutCounts(
         counted, reports, counters.collect_blocks(ATTEMPT, reports), traffic, NOW, 30, replicas
     )
 
@@ -538,7 +538,7 @@ def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
     assert freeze.early_alpha(plan) == pytest.approx(0.05 * 0.2)
     assert freeze.early_alpha(whole) == 0
     assert freeze.early_alpha(plan.model_copy(update={"harm_shares": 2})) == pytest.approx(0.025 * 0.2)
-    assert (evaluate.error_levels(plan).harm_error_share, evaluate.error_levels(whole).harm_error_share) == (0.8, 1.0)
+    assert (arm_pair.error_levels(plan).harm_error_share, arm_pair.error_levels(whole).harm_error_share) == (0.8, 1.0)
     assert forecast.harm_test_count(plan) == pytest.approx(len(plan.guardrails) / 0.8)
 
 
@@ -835,7 +835,7 @@ def verdicts_over_time(
     reports, counted, found = [report(*rows)], Counters(ATTEMPT), []
     for now_s in range(T0 + 601, T0 + 631):
         counted = looked_at(status, reports, now_s, counted)
-        told = evaluate.RolloutCounts(
+        told = arm_pair.RolloutCounts(
             counted, reports, counters.collect_blocks(ATTEMPT, reports), KNOWN, now_s, 30, (3, 3)
         )
         found.append(evaluate.evaluate_rollout(status, told))
@@ -875,7 +875,7 @@ def test_an_edge_that_is_silent_holds_what_is_judged_where_it_was_for_harm_as_fo
     for second, harms in ((silent("edge-1"), False), (fine, True)):
         reports = [report(stable, worse), second]
         counted = looked_at(status, reports, NOW + 305, before)
-        told = evaluate.RolloutCounts(counted, reports, {}, KNOWN, NOW + 305, 30, (3, 1))
+        told = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 305, 30, (3, 1))
         assert (evaluate.evaluate_rollout(status, told).harm != "") is harms
 
 
@@ -887,7 +887,7 @@ def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
     look = CountScope([2], 2, T0 + 200, 3600)
     counted = counters.update_counters(Counters(ATTEMPT), reports, counters.collect_blocks(ATTEMPT, reports), look)
     told = evaluate.evaluate_rollout(
-        status, evaluate.RolloutCounts(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1))
+        status, arm_pair.RolloutCounts(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1))
     )
     assert told.harm.startswith("errorRate never happened in stable")
     assert not told.passed

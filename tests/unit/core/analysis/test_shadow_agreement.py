@@ -24,11 +24,20 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.rollout import freeze, plan_text, replica_counts, state_machine
+from sundog_operator.core.rollout import (
+    explanations,
+    freeze,
+    plan_text,
+    replica_counts,
+    state,
+    state_machine,
+    steering,
+    transitions,
+)
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
-from sundog_operator.core.rollout.state_machine import RolloutInputs
+from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 ATTEMPT = "uid-1"
@@ -155,7 +164,7 @@ def test_a_shadow_after_one_that_was_passed_by_command_counts_anew_too(known: bo
     status = running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0))
     first = look(row(agree=9))
     status = status.model_copy(update={"shadow": first.status if known else None})
-    status = state_machine.execute_command(status, RolloutCommand(id="c", verb="promote", revision=8), T0)
+    status = steering.execute_command(status, RolloutCommand(id="c", verb="promote", revision=8), T0)
     status = state_machine.tick(status, inputs(None))
     assert status.shadow is not None
     assert (status.epoch.number, status.shadow.epoch) == (1, 1)
@@ -208,7 +217,7 @@ def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.Da
         for _ in range(3):
             copies = shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(*rows)])
             status = state_machine.tick(status, inputs(copies, now))
-            assert state_machine.canary_weight(status) == 0
+            assert state.canary_weight(status) == 0
             assert status.phase != "Concluded"
 
 
@@ -243,21 +252,21 @@ def test_alone_what_is_not_known_in_its_time_pauses() -> None:
 @pytest.mark.parametrize(("verb", "phase"), [("promote", "Concluded"), ("abort", "Stopped")])
 def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, phase: str) -> None:
     status = state_machine.tick(running(alone()), inputs(look(row(agree=900)), HOUR))
-    status = state_machine.execute_command(status, RolloutCommand(id="c", verb=verb, revision=8), T0 + HOUR)
+    status = steering.execute_command(status, RolloutCommand(id="c", verb=verb, revision=8), T0 + HOUR)
     for _ in range(3):
         status = state_machine.tick(status, inputs(None, HOUR))
     assert (status.phase, status.verdict.decision, status.verdict.winner) == (phase, "Passed", "")
-    assert state_machine.canary_weight(status) == (100 if verb == "promote" else 0)
+    assert state.canary_weight(status) == (100 if verb == "promote" else 0)
 
 
 def test_alone_a_step_that_is_left_out_leads_to_the_closing_gate_and_never_beyond() -> None:
     skip = RolloutCommand("s1", "skip", 8)
     status = state_machine.tick(alone(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta()))
-    while state_machine.can_skip(status):
-        status = state_machine.execute_command(status, skip, T0)
+    while steering.can_skip(status):
+        status = steering.execute_command(status, skip, T0)
     assert (status.step and status.step.gate, status.step and status.step.of) == ("manual", len(status.plan.steps))
-    assert state_machine.current_step(status).weight == 0
-    assert state_machine.execute_command(status, skip, T0).step == status.step
+    assert state.current_step(status).weight == 0
+    assert steering.execute_command(status, skip, T0).step == status.step
 
 
 @pytest.mark.parametrize(
@@ -494,7 +503,7 @@ def test_copies_are_asked_for_while_the_step_is_walked_and_only_then() -> None:
     assert opened.step is not None
     opened = opened.model_copy(update={"step": opened.step.model_copy(update={"gate": "none"})})
     assert shadow_agreement.evaluate_shadow(opened, ATTEMPT, []) is None
-    stopped = state_machine.stop(running(status), "Aborted", "by command", T0)
+    stopped = transitions.stop(running(status), "Aborted", "by command", T0)
     assert shadow_agreement.evaluate_shadow(stopped, ATTEMPT, []) is None
     assert desired_state.shadow_comparison.planned(running(status)) == status.plan.steps[0].shadow
 
@@ -509,7 +518,7 @@ def test_the_step_ends_when_enough_agree() -> None:
 def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_rollout(holds: str) -> None:
     status, changes = running(frozen()), {}
     if holds == "pause":
-        status = state_machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
+        status = steering.execute_command(status, RolloutCommand("p", "pause", 8), T0)
     elif holds == "spec":
         changes = {"held": True}
     else:
@@ -518,7 +527,7 @@ def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_ro
     after = state_machine.tick(status, inputs(told, **changes))
     assert (after.phase, after.verdict.reason) == ("Stopped", f"RolledBack: {told.failed}")
     fine = state_machine.tick(status, inputs(look(row(agree=900)), HOUR * 30, **changes))
-    assert (fine.phase, state_machine.current_step(fine)) == ("Running", state_machine.current_step(status))
+    assert (fine.phase, state.current_step(fine)) == ("Running", state.current_step(status))
 
 
 def test_a_candidate_that_answers_otherwise_is_rolled_back_by_evidence() -> None:
@@ -528,7 +537,7 @@ def test_a_candidate_that_answers_otherwise_is_rolled_back_by_evidence() -> None
     assert (status.verdict.decision, status.verdict.winner) == ("RolledBack", "stable")
     assert status.verdict.reason == f"RolledBack: {told.failed}"
     assert status.shadow == told.status
-    assert state_machine.canary_weight(status) == 0
+    assert state.canary_weight(status) == 0
 
 
 @pytest.mark.parametrize(
@@ -554,13 +563,13 @@ def test_after_its_time_what_is_not_decided_follows_the_policy(
         after.paused.reason
         if after.paused
         else after.phase
-        if state_machine.is_over(after)
+        if state.is_over(after)
         else f"step {after.step and after.step.index}"
     )
     assert reached == follows
     assert after.shadow == told.status
     if after.paused:
-        assert told.status.message in state_machine.describe_pause(after) or not rows
+        assert told.status.message in explanations.describe_pause(after) or not rows
 
 
 @pytest.mark.parametrize(
@@ -588,9 +597,9 @@ def test_held_time_is_no_time_of_the_step() -> None:
 
 def test_a_hold_or_pause_decides_nothing_and_a_command_passes_the_step() -> None:
     few, right = look(row(agree=100)), look(row(agree=900))
-    paused = state_machine.execute_command(running(frozen()), RolloutCommand("c1", "pause", 8), T0)
+    paused = steering.execute_command(running(frozen()), RolloutCommand("c1", "pause", 8), T0)
     for told in (few, right):
         after = state_machine.tick(paused, inputs(told))
         assert (after.phase, after.step and after.step.index) == ("Running", 1)
-    promoted = state_machine.execute_command(paused, RolloutCommand("c2", "promote", 8), T0)
+    promoted = steering.execute_command(paused, RolloutCommand("c2", "promote", 8), T0)
     assert (promoted.step and promoted.step.index) == 2

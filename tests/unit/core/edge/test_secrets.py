@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import Endpoint, ModelDeploymentSpec
-from sundog_operator.core.edge import secrets, split
+from sundog_operator.core.edge import secrets, split_document
 
 WHOLE = {
     "tls": {"secretName": "cert"},
@@ -63,8 +63,8 @@ def test_the_split_document_names_the_same_secrets() -> None:
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "endpoint": WHOLE})
     plain = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
     services = [
-        split.make_service_entry("vision", "digits", spec, "sundog-0", None),
-        split.make_service_entry("vision", "words", plain, "sundog-0", None),
+        split_document.make_service_entry("vision", "digits", spec, "sundog-0", None),
+        split_document.make_service_entry("vision", "words", plain, "sundog-0", None),
     ]
     assert secrets.secret_names_in_document({"services": services}) == {
         use.secret for use in secrets.secret_references(spec.endpoint)

@@ -16,6 +16,7 @@ from sundog_operator.api import (
     StepStatus,
 )
 from sundog_operator.api import Rollout as RolloutSpec
+from sundog_operator.core.edge import confirmation, request_counts, split_document
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge.units import frozen_unit
 from sundog_operator.core.observed import EdgeReport
@@ -30,7 +31,7 @@ QUEUE = {"queue": {"maxRequests": 1000, "timeoutSeconds": 5.0}}
 
 def service(split: edge_split.Split | None = None, **spec: Any) -> dict[str, Any]:
     parsed = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, **spec})
-    return edge_split.make_service_entry("vision", "digits", parsed, "sundog-0", split)
+    return split_document.make_service_entry("vision", "digits", parsed, "sundog-0", split)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +136,9 @@ def test_a_step_by_header_is_told_to_edges_and_left_out_again_where_nothing_else
     asked = replace(plain, headers=(PlanHeader(name="x-canary", value="true"),))
     assert "match" not in service(plain)
     assert service(asked)["match"] == MATCHED
-    kept = edge_split.update_service_entry(service(asked), "sundog-0", "digits", plain, {})
+    kept = split_document.update_service_entry(service(asked), "sundog-0", "digits", plain, {})
     assert "match" not in kept
-    assert edge_split.update_service_entry(kept, "sundog-0", "digits", asked, {})["match"] == MATCHED
+    assert split_document.update_service_entry(kept, "sundog-0", "digits", asked, {})["match"] == MATCHED
 
 
 @pytest.mark.parametrize(
@@ -156,15 +157,15 @@ def test_an_edge_confirms_headers_by_telling_the_same(told: dict[str, Any] | Non
         report.evidence["services"]["digits"]["match"] = told
     plain = edge_split.Split("3b9f", "3b9f", 2, (arm,))
     asked = replace(plain, headers=(PlanHeader(name="x-canary", value="true"),))
-    assert edge_split.confirm("digits", asked, [report]).confirmed is confirmed
-    assert edge_split.confirm("digits", plain, [report]).confirmed is (told is None)
+    assert confirmation.confirm("digits", asked, [report]).confirmed is confirmed
+    assert confirmation.confirm("digits", plain, [report]).confirmed is (told is None)
 
 
 def test_what_is_reached_by_header_alone_carries_traffic() -> None:
     split = running({"steps": STEPS})
     for headers, carried in (((), {"digits-r1"}), ((PlanHeader(name="a", value="b"),), {"digits-r1", "digits-r2"})):
         document = {"services": [service(replace(split, headers=headers))]}
-        assert edge_split.find_applications_with_traffic(document, "sundog-0", {"digits"}) == carried
+        assert split_document.find_applications_with_traffic(document, "sundog-0", {"digits"}) == carried
 
 
 def test_requests_that_chose_their_arm_are_counted_apart() -> None:
@@ -174,14 +175,14 @@ def test_requests_that_chose_their_arm_are_counted_apart() -> None:
 
     rows = [row("assigned", 10, 1), row("override", 5, 4), row("probe", 99, 99), row("assigned", 20, 0)]
     reports = [EdgeReport("edge-0", True, False, {"counters": rows})]
-    assert edge_split.count_requests_and_errors("uid", "canary", reports) == (30, 1)
-    assert edge_split.count_requests_and_errors("uid", "canary", reports, forced=True) == (5, 4)
-    assert edge_split.count_requests_and_errors("uid", "stable", reports) == (0, 0)
+    assert request_counts.count_requests_and_errors("uid", "canary", reports) == (30, 1)
+    assert request_counts.count_requests_and_errors("uid", "canary", reports, forced=True) == (5, 4)
+    assert request_counts.count_requests_and_errors("uid", "stable", reports) == (0, 0)
 
 
 def in_force(slow_us: tuple[int, ...]) -> EdgeReport:
     arm: dict[str, Any] = {"application": "digits-r7", "weight": 100, "slowMicroseconds": None, "servers": {"up": 1}}
-    told = {**arm, **dict(zip(edge_split.SLOW_THRESHOLD_FIELDS, slow_us, strict=False))}
+    told = {**arm, **dict(zip(split_document.SLOW_THRESHOLD_FIELDS, slow_us, strict=False))}
     told_of = {"attempt": "3b9f", "epoch": 2, "arms": {"stable": told}}
     return EdgeReport("edge-0", True, False, {"services": {"digits": told_of}})
 
@@ -206,7 +207,7 @@ def test_an_edge_that_counts_other_answers_as_slow_confirms_no_split(
     wanted: tuple[int, ...], told: tuple[int, ...], confirmed: bool
 ) -> None:
     arm = edge_split.SplitArm("stable", 7, 100, ((0, 10_000),), slow_us=wanted)
-    found = edge_split.confirm("digits", edge_split.Split("3b9f", "3b9f", 2, (arm,)), [in_force(told)])
+    found = confirmation.confirm("digits", edge_split.Split("3b9f", "3b9f", 2, (arm,)), [in_force(told)])
     assert found.confirmed is confirmed
 
 
@@ -215,7 +216,7 @@ def test_why_an_edge_has_another_split_in_force_is_said_with_what_it_has() -> No
     why = "generation 9 could not be applied and is tried again: [Errno 28] No space left on device"
     for services in ({}, {"digits": {"attempt": "other", "epoch": 1, "arms": {}}}):
         told = {"document": {"generation": 8, "error": why}, "services": services}
-        found = edge_split.confirm("digits", split, [EdgeReport("edge-0", True, False, told)])
+        found = confirmation.confirm("digits", split, [EdgeReport("edge-0", True, False, told)])
         ((pod, waits),) = found.waiting
         assert (found.confirmed, pod) == (False, "edge-0")
         assert waits.endswith(f" ({why})")
@@ -225,9 +226,9 @@ def test_an_edge_that_is_not_ready_says_why() -> None:
     split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7)
     taken = "port 8080, on which the haproxy of this edge listens, is held by python (pid 7)"
     reports = [EdgeReport("edge-0", False, False, None, unready=taken), EdgeReport("edge-1", False, False, None)]
-    found = edge_split.confirm("digits", split, reports)
+    found = confirmation.confirm("digits", split, reports)
     assert (found.confirmed, found.waiting) == (False, (("edge-0", f"not ready: {taken}"), ("edge-1", "not ready")))
-    assert edge_split.confirm("digits", split, []).waiting == (("no edge", "not ready"),)
+    assert confirmation.confirm("digits", split, []).waiting == (("no edge", "not ready"),)
 
 
 def override(arm: str, value: str = "b", *networks: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -301,7 +302,7 @@ def test_an_endpoint_that_stays_as_it_was_keeps_what_it_reveals_and_what_may_sti
         "overrides": [override("canary", "a", "10.0.0.0/8"), override("stable", "b", "10.0.0.0/8")],
     }
     known = service(at("Running"), endpoint=asked)
-    kept = edge_split.update_service_entry(known, "sundog-0", "digits", at("Stopped"), {})
+    kept = split_document.update_service_entry(known, "sundog-0", "digits", at("Stopped"), {})
     assert kept["overrides"] == [told_override("stable", "b", "10.0.0.0/8")]
     assert kept["reveal"] is False
     assert "reveal" not in service(at("Running"))
@@ -310,7 +311,7 @@ def test_an_endpoint_that_stays_as_it_was_keeps_what_it_reveals_and_what_may_sti
 def test_what_is_reached_by_an_override_alone_carries_traffic() -> None:
     for asked, carried in (([], {"digits-r1"}), ([override("canary", "a", "10.0.0.0/8")], {"digits-r1", "digits-r2"})):
         document = {"services": [service(at("Running"), endpoint={"overrides": asked})]}
-        assert edge_split.find_applications_with_traffic(document, "sundog-0", {"digits"}) == carried
+        assert split_document.find_applications_with_traffic(document, "sundog-0", {"digits"}) == carried
 
 
 def test_overrides_beyond_the_networks_that_an_edge_takes_are_left_out_of_the_youngest() -> None:
@@ -326,9 +327,11 @@ def test_overrides_beyond_the_networks_that_an_edge_takes_are_left_out_of_the_yo
         }
 
     old, middle, young = of("old", 0, *[29] * 8), of("middle", 0, 32), of("young", 1000, 20, 4, 1)
-    document = edge_split.make_document("vision", [old, middle, young], {"sundog-0": {"dashboard": "http://a"}}, None)
+    document = split_document.make_document(
+        "vision", [old, middle, young], {"sundog-0": {"dashboard": "http://a"}}, None
+    )
     left = {each["name"]: [one["value"] for one in each.get("overrides", ())] for each in document["services"]}
     assert left["middle"] == ["v0"], "networks count once"
     assert (len(left["old"]), left["young"]) == (8, ["v0", "v1"])
-    assert edge_split.find_services_with_dropped_overrides([old, middle, young], document) == ["young"]
-    assert edge_split.find_services_with_dropped_overrides([old, middle], document) == []
+    assert split_document.find_services_with_dropped_overrides([old, middle, young], document) == ["young"]
+    assert split_document.find_services_with_dropped_overrides([old, middle], document) == []

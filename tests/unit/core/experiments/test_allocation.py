@@ -7,7 +7,7 @@ import pytest
 from sundog_operator.api import Allocation
 from sundog_operator.core.experiments import allocation
 from sundog_operator.core.experiments.allocation import ThompsonRule
-from sundog_operator.core.stats.outcome_test import OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
 METRIC = OutcomeMetric("conversion")
 HOURLY = ThompsonRule(floor=0.05, delta=0.2, pace=timedelta(hours=1))

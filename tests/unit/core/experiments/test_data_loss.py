@@ -7,10 +7,11 @@ import pytest
 
 from sundog_operator.api import EvidenceEpoch, ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Rollout
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis.counters import ArmCounts, Counters
-from sundog_operator.core.analysis.evaluate import CollectedCounts
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.arm_pair import CollectedCounts
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
-from sundog_operator.core.experiments import arms, data_loss, freeze, state_machine
+from sundog_operator.core.experiments import arms, data_loss, freeze, state, state_machine
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.resolve import StableTraffic
 
@@ -33,9 +34,9 @@ def running(dropped: str = "", troubled: tuple[int, ...] = (), **spec: Any) -> E
     )
     planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
     frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
-    ready = {name: state_machine.ArmState(available=1) for name in ("a", "b")}
-    begun = state_machine.tick(frozen, state_machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
-    shares = tuple(state_machine.target_buckets(begun)[arm.name] for arm in begun.arms)
+    ready = {name: state.ArmState(available=1) for name in ("a", "b")}
+    begun = state_machine.tick(frozen, state.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    shares = tuple(state.target_buckets(begun)[arm.name] for arm in begun.arms)
     marked = tuple(arm.model_copy(update={"dropped": "Harm: x"}) if arm.name == dropped else arm for arm in begun.arms)
     epochs = tuple(EvidenceEpoch(number=n, buckets=shares, troubled=n in troubled) for n in (2, 3))
     return begun.model_copy(update={"arms": marked, "evidence_epochs": epochs})
@@ -114,7 +115,7 @@ def test_what_the_store_had_no_room_for_is_told_with_its_numbers(overflow: int, 
 def test_units_beyond_those_that_are_to_be_kept_are_no_loss() -> None:
     """It has its units then, and ends: none that came later counts, whatever comes of it."""
     full = running(stop={"maxUnits": 12_000})
-    assert state_machine.max_first_exposures(full) == 20_000
+    assert state.max_first_exposures(full) == 20_000
     assert data_loss.find_data_loss(full, seen(lost(0, 1), sums(10_000, overflow=9000))) is None
     assert data_loss.find_data_loss(full, seen(lost(0, 1), sums(9_999, overflow=9000))) is not None
 

@@ -9,17 +9,20 @@ import pytest
 
 from sundog_operator.api import EvidenceEpoch, ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Rollout
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis import counters
-from sundog_operator.core.analysis.counters import ArmCounts, Block, BlockCounts, Counters, EpochBlocks
-from sundog_operator.core.analysis.evaluate import CollectedCounts
-from sundog_operator.core.experiments import arms, evaluate, freeze, state_machine
+from sundog_operator.core.analysis import blocks
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.arm_pair import CollectedCounts
+from sundog_operator.core.analysis.blocks import Block, BlockCounts
+from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.dispersion_sums import EpochBlocks
+from sundog_operator.core.experiments import arms, evaluate, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.resolve import StableTraffic
 
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 NOW_S = T0.timestamp()
-FIRST = int(NOW_S) // counters.BLOCK_S
+FIRST = int(NOW_S) // blocks.BLOCK_S
 
 
 def running(*names: str, exposure: str = "100%", **spec: Any) -> ExperimentStatus:
@@ -30,9 +33,9 @@ def running(*names: str, exposure: str = "100%", **spec: Any) -> ExperimentStatu
     )
     planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
     frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
-    ready = {name: state_machine.ArmState(available=1) for name in names}
-    begun = state_machine.tick(frozen, state_machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
-    shares = state_machine.target_buckets(begun)
+    ready = {name: state.ArmState(available=1) for name in names}
+    begun = state_machine.tick(frozen, state.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    shares = state.target_buckets(begun)
     epoch = EvidenceEpoch(number=1, buckets=tuple(shares[arm.name] for arm in begun.arms))
     return begun.model_copy(update={"evidence_epochs": (epoch,)})
 
@@ -44,7 +47,7 @@ class Counts:
         self.status = status
         self.rows = {(1, arm.name): ArmCounts() for arm in status.arms}
         self.blocks: dict[int, Block] = {}
-        self.compared = [arm.name for arm in state_machine.treatment_arms(status)]
+        self.compared = [arm.name for arm in state.treatment_arms(status)]
         self.folded = EpochBlocks.begun(FIRST, len(self.compared))
 
     def block(self, requests: Mapping[str, int], errors: Mapping[str, int]) -> None:
@@ -64,7 +67,7 @@ class Counts:
             reports=[],
             blocks={1: self.blocks},
             traffic=StableTraffic(),
-            now_s=self.folded.following * counters.BLOCK_S + counters.GRACE_S,
+            now_s=self.folded.following * blocks.BLOCK_S + blocks.GRACE_S,
             timeout_s=1.0,
         )
         return evaluate.evaluate_experiment(self.status, seen, dict.fromkeys(("control", *self.compared), 1), feedback)
@@ -199,5 +202,5 @@ def test_only_the_epoch_before_the_first_one_of_evidence_is_a_warm_up() -> None:
     shares = dict.fromkeys((2, 3, 9), (0.8, 0.1, 0.1))
     assert evaluate.include_warmup(status, shares) == {1: (0.8, 0.1, 0.1), **shares}
     # Of a long experiment the first epochs were let go of: the one before the others may have had other shares.
-    long = status.model_copy(update={"evidence_epochs": status.evidence_epochs * state_machine.MAX_EPOCHS})
+    long = status.model_copy(update={"evidence_epochs": status.evidence_epochs * state.MAX_EPOCHS})
     assert evaluate.include_warmup(long, shares) == shares

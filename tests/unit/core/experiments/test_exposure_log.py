@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from sundog_operator.core.analysis.counters import ArmCounts, Counters
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.experiments.exposure_log import (
     ExposureLogReader,

@@ -14,9 +14,10 @@ from sundog_operator.api import (
     Rollout,
 )
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis.counters import ArmCounts, Counters
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
-from sundog_operator.core.experiments import arms, freeze, outcome_evaluation, state_machine
+from sundog_operator.core.experiments import arms, dropped_arms, freeze, outcome_evaluation, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.resolve import StableTraffic
@@ -45,9 +46,9 @@ def running(unit: dict[str, Any], epochs: int = 1, **spec: Any) -> ExperimentSta
     stable = Revision(7, revisions.content_hash(content), content)
     planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
     frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
-    ready = {name: state_machine.ArmState(available=1) for name in ("a", "b")}
-    begun = state_machine.tick(frozen, state_machine.ExperimentInputs(now=T0, confirmed=True, arms=ready))
-    shares = state_machine.target_buckets(begun)
+    ready = {name: state.ArmState(available=1) for name in ("a", "b")}
+    begun = state_machine.tick(frozen, state.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    shares = state.target_buckets(begun)
     found = tuple(
         EvidenceEpoch(number=number, buckets=tuple(shares[arm.name] for arm in begun.arms))
         for number in range(1, epochs + 1)
@@ -143,8 +144,8 @@ def test_what_was_expected_of_an_arm_is_not_any_more_from_when_it_is_dropped() -
     )
     passed = rate.model_copy(update={"name": "retries", "verdict": "Passed", "message": "retries: no worse"})
     evidence = ExperimentEvaluation(metrics=(*told, rate, passed), harm={"a": "x"})
-    after = state_machine.tick(status, state_machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
-    again = state_machine.merge_dropped_metrics(after, after.metrics)
+    after = state_machine.tick(status, state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+    again = dropped_arms.merge_dropped_metrics(after, after.metrics)
     assert again == after.metrics
     assert {(each.arm, each.needed, each.eta) for each in after.metrics if each.arm == "a"} == {("a", None, None)}
     assert next(each for each in after.metrics if each.arm == "b") == told[1]
@@ -204,12 +205,12 @@ def test_weights_move_once_an_hour_within_what_is_exposed() -> None:
     assert look(status, seen, "the split is off").shares is None
     moved = state_machine.tick(
         status,
-        state_machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=ExperimentEvaluation(shares=shares)),
+        state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=ExperimentEvaluation(shares=shares)),
     )
     assert moved.epoch.number == status.epoch.number + 1
     assert moved.evidence_epochs[-1].buckets == (4000, *shares)
-    assert state_machine.target_buckets(moved) == {"stable": 4000, "control": shares[0], "a": shares[1], "b": shares[2]}
-    assert state_machine.max_target_buckets(moved, "a") == 6000
+    assert state.target_buckets(moved) == {"stable": 4000, "control": shares[0], "a": shares[1], "b": shares[2]}
+    assert state.max_target_buckets(moved, "a") == 6000
 
 
 @pytest.mark.parametrize("paused", [True, False])
@@ -220,7 +221,7 @@ def test_a_winner_is_said_once_and_nothing_while_control_is_no_measure(paused: b
     evidence = ExperimentEvaluation(
         ruling=OutcomeRuling("Winner", "a", "it is better " * 200), unreachable_edges=("edge",) if paused else ()
     )
-    after = state_machine.tick(status, state_machine.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+    after = state_machine.tick(status, state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
     if paused:
         assert after == status
         return
@@ -230,5 +231,5 @@ def test_a_winner_is_said_once_and_nothing_while_control_is_no_measure(paused: b
 
 
 def test_edges_keep_first_exposures_of_those_outside_of_the_experiment_too() -> None:
-    assert state_machine.max_first_exposures(running(BY_USER, stop={"maxUnits": 6000})) == 10_000
-    assert state_machine.max_first_exposures(running(BY_USER, stop={"maxUnits": 1_000_000_000})) == 100_000_000
+    assert state.max_first_exposures(running(BY_USER, stop={"maxUnits": 6000})) == 10_000
+    assert state.max_first_exposures(running(BY_USER, stop={"maxUnits": 1_000_000_000})) == 100_000_000

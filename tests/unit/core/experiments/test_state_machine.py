@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, PlanGuardrail, Rollout
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import buckets
-from sundog_operator.core.experiments import arms, freeze, state_machine
+from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
-from sundog_operator.core.experiments.state_machine import ArmState, ExperimentInputs
+from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.evaluation import BaselineHealth
 from sundog_operator.core.rollout.resolve import StableTraffic
@@ -221,14 +221,14 @@ def test_a_warm_up_does_not_end_while_control_is_in_trouble() -> None:
 
 def test_of_many_outages_the_epochs_are_bounded_and_those_that_tell_something_stay() -> None:
     status = running()
-    for minute in range(10, 10 + 5 * state_machine.MAX_EPOCHS, 5):
+    for minute in range(10, 10 + 5 * state.MAX_EPOCHS, 5):
         status = state_machine.tick(
             status, seen(minute, evidence=evidence(control=BaselineHealth("ControlUnhealthy", "bad")))
         )
         for later in (1, 2, 3):
             status = state_machine.tick(status, seen(minute + later, evidence=evidence()))
     known = [epoch.number for epoch in status.evidence_epochs]
-    assert len(known) == state_machine.MAX_EPOCHS
+    assert len(known) == state.MAX_EPOCHS
     assert known == sorted(known)
     assert known[-1] == status.epoch.number
     assert not status.evidence_epochs[-1].troubled
@@ -292,7 +292,7 @@ def test_an_end_that_is_asked_for_gives_stable_everything(status: ExperimentStat
 
 def test_a_status_of_a_rollout_or_that_somebody_damaged_is_left_alone() -> None:
     for status in (ExperimentStatus(), frozen().model_copy(update={"arms": frozen().arms[1:]})):
-        assert not state_machine.is_frozen(status)
+        assert not state.is_frozen(status)
         assert state_machine.tick(status, seen()) == status
 
 
@@ -334,7 +334,7 @@ def test_whatever_happens_each_bucket_has_one_arm_and_control_keeps_its_own(hist
             ranges = status.arms[1].ranges
             assert control in ((), ranges)
             control = ranges
-            assert state_machine.active_arms(status)
+            assert state.active_arms(status)
         if status.phase in ("Concluded", "Stopped"):
             assert weights(status)["stable"] == 100
 

@@ -7,7 +7,7 @@ import pytest
 from sundog_operator.api import SuccessMetric
 from sundog_operator.core.experiments import winner
 from sundog_operator.core.experiments.winner import ArmInput, ArmStanding, Decision, WinnerDecision, WinnerInputs
-from sundog_operator.core.stats.outcome_test import OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
 CONVERSION = OutcomeMetric("conversion", minimum_effect=0.02)
 REFUNDS = OutcomeMetric("refunds", goal="decrease", minimum_effect=0.1)

@@ -10,8 +10,8 @@ from sundog_operator.api import ModelDeploymentSpec, Rollout
 from sundog_operator.core.planner import webhook_gate
 from sundog_operator.core.planner.context import RolloutAttempt as Attempt
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import freeze, state_machine
-from sundog_operator.core.rollout.state_machine import RolloutInputs
+from sundog_operator.core.rollout import freeze, state, state_machine
+from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DEPLOYMENT = {"metadata": {"name": "digits", "namespace": "vision"}}
@@ -26,7 +26,7 @@ def spec(**fields: Any) -> ModelDeploymentSpec:
 def attempt() -> Attempt:
     """At the first of two webhooks that follow each other."""
     status = freeze.freeze(Rollout.from_json({"steps": [GATE, GATE, {"weight": 50}]}), 7, 8, T0)
-    while state_machine.pending_webhook(status) is None:
+    while state.pending_webhook(status) is None:
         status = state_machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True))
     return Attempt("digits-r8", "u", 1, 8, status)
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sundog_operator.api import ExperimentStatus, PlanInPlace, Rollout
-from sundog_operator.core.rollout import freeze, in_place, replica_counts, state_machine
+from sundog_operator.core.rollout import freeze, in_place, replica_counts, state, state_machine, steering, transitions
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.in_place import ArmReplicas
 from sundog_operator.core.rollout.resolve import StableTraffic
-from sundog_operator.core.rollout.state_machine import RolloutInputs
+from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SERVICES = [(needed, spare) for needed in (*range(2, 26), 100, 101, 250, 1000) for spare in (0, 1)]
@@ -128,7 +128,7 @@ def begun(weight: int, needed: int = 4, spare: int = 0) -> ExperimentStatus:
     ready = min(replica_counts.canary_replicas(needed, weight), needed - 1 + spare)
     for _ in range(20):
         status = state_machine.tick(status, seen(needed, available=ready, stable=needed))
-    assert state_machine.canary_weight(status) == weight
+    assert state.canary_weight(status) == weight
     return status
 
 
@@ -139,64 +139,64 @@ def seen(needed: int = 4, after: timedelta = timedelta(0), **changes: object) ->
 
 class TestGivingBack:
     def test_traffic_follows_the_replicas_of_stable_and_then_it_has_ended(self) -> None:
-        status = state_machine.stop(begun(50), "RolledBack", "errors", T0)
-        assert (status.phase, state_machine.canary_weight(status)) == ("Running", 50)
+        status = transitions.stop(begun(50), "RolledBack", "errors", T0)
+        assert (status.phase, state.canary_weight(status)) == ("Running", 50)
         weights = []
         for ready in (1, 2, 2, 3):
             status = state_machine.tick(status, seen(stable=ready))
-            weights.append(state_machine.canary_weight(status))
+            weights.append(state.canary_weight(status))
         assert weights == [50, 25, 25, 0]
         assert (status.phase, status.giving_back, status.verdict.reason) == ("Stopped", None, "RolledBack: errors")
 
     def test_what_ends_it_first_is_what_is_told(self) -> None:
-        status = state_machine.stop(begun(50), "Aborted", "by command a", T0)
-        assert state_machine.stop(status, "RolledBack", "errors", T0) == status
+        status = transitions.stop(begun(50), "Aborted", "by command a", T0)
+        assert transitions.stop(status, "RolledBack", "errors", T0) == status
         told = state_machine.tick(status, seen(stable=1, failure=("DeployFailed", "gone")))
         assert told.giving_back == status.giving_back
         assert told.step is not None
         assert told.step.reason == ("Aborted: gives its traffic back as replicas of stable come, 1 of 4 are there")
 
     def test_a_replica_of_stable_that_dies_takes_no_traffic_back(self) -> None:
-        status = state_machine.tick(state_machine.stop(begun(50), "Aborted", "a", T0), seen(stable=2))
-        assert state_machine.canary_weight(state_machine.tick(status, seen(stable=0))) == 25
+        status = state_machine.tick(transitions.stop(begun(50), "Aborted", "a", T0), seen(stable=2))
+        assert state.canary_weight(state_machine.tick(status, seen(stable=0))) == 25
 
-    @pytest.mark.parametrize("end", [{"dead": True}, {"after": state_machine.GIVE_BACK_TIMEOUT}])
+    @pytest.mark.parametrize("end", [{"dead": True}, {"after": state.GIVE_BACK_TIMEOUT}])
     def test_all_of_it_goes_back_at_once_from_what_is_dead_or_where_nothing_comes(self, end: dict[str, object]) -> None:
-        status = state_machine.stop(begun(75), "Aborted", "a", T0)
+        status = transitions.stop(begun(75), "Aborted", "a", T0)
         status = state_machine.tick(status, seen(stable=0))
-        assert state_machine.canary_weight(status) == 75
+        assert state.canary_weight(status) == 75
         ended = state_machine.tick(status, seen(stable=0, **end))  # type: ignore[arg-type]
-        assert (ended.phase, state_machine.canary_weight(ended)) == ("Stopped", 0)
+        assert (ended.phase, state.canary_weight(ended)) == ("Stopped", 0)
 
     def test_each_share_has_its_own_time_to_go_back(self) -> None:
-        late = state_machine.GIVE_BACK_TIMEOUT - timedelta(seconds=1)
-        status = state_machine.tick(state_machine.stop(begun(75, 8), "Aborted", "a", T0), seen(8, late, stable=3))
-        weight = state_machine.canary_weight(status)
+        late = state.GIVE_BACK_TIMEOUT - timedelta(seconds=1)
+        status = state_machine.tick(transitions.stop(begun(75, 8), "Aborted", "a", T0), seen(8, late, stable=3))
+        weight = state.canary_weight(status)
         assert 0 < weight < 75
-        assert state_machine.canary_weight(state_machine.tick(status, seen(8, 2 * late, stable=3))) == weight
+        assert state.canary_weight(state_machine.tick(status, seen(8, 2 * late, stable=3))) == weight
 
     def test_a_clock_that_is_set_back_lets_it_wait_for_no_longer(self) -> None:
         back = timedelta(days=1)
-        status = state_machine.tick(state_machine.stop(begun(75), "Aborted", "a", T0), seen(after=-back))
-        assert state_machine.canary_weight(status) == 75
-        ended = state_machine.tick(status, seen(after=state_machine.GIVE_BACK_TIMEOUT - back))
-        assert (ended.phase, state_machine.canary_weight(ended)) == ("Stopped", 0)
+        status = state_machine.tick(transitions.stop(begun(75), "Aborted", "a", T0), seen(after=-back))
+        assert state.canary_weight(status) == 75
+        ended = state_machine.tick(status, seen(after=state.GIVE_BACK_TIMEOUT - back))
+        assert (ended.phase, state.canary_weight(ended)) == ("Stopped", 0)
 
     def test_without_traffic_there_is_nothing_to_give_back(self) -> None:
         rollout = Rollout.from_json({"steps": [{"weight": 25}], "capacity": "inPlace"})
         pending = freeze.freeze(rollout, 7, 8, T0, replicas=4, shared=PlanInPlace())
-        assert state_machine.stop(pending, "Aborted", "a", T0).phase == "Stopped"
+        assert transitions.stop(pending, "Aborted", "a", T0).phase == "Stopped"
 
     def test_beside_stable_it_ends_at_once(self) -> None:
         beside = begun(50).model_copy(update={"plan": begun(50).plan.model_copy(update={"in_place": None})})
-        assert state_machine.stop(beside, "Aborted", "a", T0).phase == "Stopped"
+        assert transitions.stop(beside, "Aborted", "a", T0).phase == "Stopped"
 
     @pytest.mark.parametrize(
         "ends", [{"failure": ("CandidateUnavailable", "gone")}, {"evidence": Evaluation(harm="h")}]
     )
     def test_whatever_ends_it_is_paced(self, ends: dict[str, object]) -> None:
         status = state_machine.tick(begun(50), seen(available=2, stable=2, **ends))
-        assert (status.phase, state_machine.canary_weight(status), status.paused) == ("Running", 50, None)
+        assert (status.phase, state.canary_weight(status), status.paused) == ("Running", 50, None)
         assert status.giving_back is not None
 
 
@@ -206,11 +206,11 @@ class TestHolding:
         status = freeze.freeze(rollout, 7, 8, T0, replicas=4, shared=PlanInPlace())
         for _ in range(5):
             status = state_machine.tick(status, seen(available=1, stable=3))
-        assert state_machine.canary_weight(status) == 25
-        assert state_machine.shared_replicas(status, 4) == ArmReplicas(2, 2)
-        assert state_machine.shared_replicas(status, 4, stands_still=True) == ArmReplicas(3, 1)
-        paused = state_machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
-        assert state_machine.shared_replicas(paused, 4) == ArmReplicas(3, 1)
+        assert state.canary_weight(status) == 25
+        assert state.shared_replicas(status, 4) == ArmReplicas(2, 2)
+        assert state.shared_replicas(status, 4, stands_still=True) == ArmReplicas(3, 1)
+        paused = steering.execute_command(status, RolloutCommand("p", "pause", 8), T0)
+        assert state.shared_replicas(paused, 4) == ArmReplicas(3, 1)
 
     def test_each_replica_has_its_own_time_to_come(self) -> None:
         rollout = Rollout.from_json({"steps": [{"weight": 75, "gate": "manual"}], "capacity": "inPlace"})
@@ -222,20 +222,18 @@ class TestHolding:
         assert status.step.reason == "waits for replicas: 1 of 2 are available"
         for minutes in (10, 20, 20):
             status = state_machine.tick(status, seen(after=timedelta(minutes=minutes), available=2))
-        assert state_machine.canary_weight(status) == 50
+        assert state.canary_weight(status) == 50
         assert status.step is not None
         assert status.step.short_since == T0 + timedelta(minutes=20)
 
 
 def test_all_traffic_needs_all_replicas_but_for_stables_last() -> None:
     for needed, spare, enough in ((4, 0, 3), (4, 1, 4), (2, 0, 1)):
-        status = state_machine.execute_command(
-            begun(50, needed, spare), RolloutCommand("f", "promote", 8, full=True), T0
-        )
+        status = steering.execute_command(begun(50, needed, spare), RolloutCommand("f", "promote", 8, full=True), T0)
         short = state_machine.tick(status, seen(needed, available=enough - 1))
         assert short.phase == "Running"
         ended = state_machine.tick(status, seen(needed, available=enough))
-        assert (ended.phase, state_machine.canary_weight(ended)) == ("Concluded", 100)
+        assert (ended.phase, state.canary_weight(ended)) == ("Concluded", 100)
 
 
 def test_the_shares_of_whole_percents_round_by_less_than_a_percent() -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from sundog_operator.api import CheckStatus, ExperimentStatus, Rollout
 from sundog_operator.core.observed import PrometheusResult
-from sundog_operator.core.rollout import freeze, prometheus_checks, state_machine
+from sundog_operator.core.rollout import explanations, freeze, prometheus_checks, state, state_machine, steering
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.state_machine import RolloutInputs
+from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 OOM: dict[str, Any] = {"name": "oom", "prometheus": {"query": "oom"}, "threshold": {"max": 0}}
@@ -68,7 +68,7 @@ class Walk:
 
     @property
     def at(self) -> tuple[int, int]:
-        return (self.status.step.index if self.status.step else 0), state_machine.canary_weight(self.status)
+        return (self.status.step.index if self.status.step else 0), state.canary_weight(self.status)
 
 
 def watched(**fields: Any) -> Walk:
@@ -134,7 +134,7 @@ def test_a_guardrail_has_to_pass_anew_at_each_weight() -> None:
     walk.ticks(30)
     assert walk.at == (2, 50)
     walk.ticks(4, oom=0)
-    assert walk.status.phase == state_machine.CONCLUDED
+    assert walk.status.phase == state.CONCLUDED
 
 
 def test_so_many_failing_checks_in_a_row_roll_back() -> None:
@@ -146,7 +146,7 @@ def test_so_many_failing_checks_in_a_row_roll_back() -> None:
     walk.minutes(2, oom=1)
     assert walk.status.phase == "Running"
     walk.minutes(1, oom=1)
-    assert (walk.status.phase, state_machine.canary_weight(walk.status)) == ("Stopped", 0)
+    assert (walk.status.phase, state.canary_weight(walk.status)) == ("Stopped", 0)
     assert walk.status.verdict.reason == "RolledBack: check oom gives 1, more than 0: 3 times in a row"
     assert walk.status.verdict.decision == "Undecided", "a limit of a user is no evidence"
     assert walk.status.checks[0].verdict == "Failed"
@@ -166,7 +166,7 @@ def test_it_rolls_back_while_it_stands_still(hold: str) -> None:
     walk = watched()
     walk.held = hold == "held"
     if hold == "paused":
-        walk.status = state_machine.execute_command(walk.status, RolloutCommand("a", "pause", 8), walk.now)
+        walk.status = steering.execute_command(walk.status, RolloutCommand("a", "pause", 8), walk.now)
     walk.minutes(3, oom=1)
     assert walk.status.phase == "Stopped"
 
@@ -174,7 +174,7 @@ def test_it_rolls_back_while_it_stands_still(hold: str) -> None:
 def test_a_failing_check_at_one_weight_counts_on_at_the_next() -> None:
     walk = watched()
     walk.minutes(2, oom=1)
-    walk.status = state_machine.execute_command(walk.status, RolloutCommand("a", "promote", 8), walk.now)
+    walk.status = steering.execute_command(walk.status, RolloutCommand("a", "promote", 8), walk.now)
     walk.ticks(2)
     assert walk.at == (2, 50)
     walk.ticks(2, oom=1)
@@ -232,19 +232,19 @@ def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase:
     assert walk.at == {"pause": (1, 25), "rollback": (1, 0), "promote": (2, 50)}[policy]
     if policy == "pause":
         told = "paused, for it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
-        assert state_machine.describe_pause(walk.status) == told
+        assert explanations.describe_pause(walk.status) == told
     passed = [(each.step, each.by) for each in walk.status.without_evidence or ()]
     by = "onInconclusive: promote, for check oom has no number"
     assert passed == ([(1, by)] if policy == "promote" else [])
     if policy == "promote":
-        assert state_machine.weight_change_reason(walk.status).endswith(f"; {by}")
+        assert explanations.weight_change_reason(walk.status).endswith(f"; {by}")
 
 
 def test_who_lets_it_go_on_starts_its_patience_anew() -> None:
     walk = watched()
     walk.minutes(5, oom="gives no data")
     assert walk.status.paused is not None
-    walk.status = state_machine.execute_command(walk.status, RolloutCommand("a", "resume", 8), walk.now)
+    walk.status = steering.execute_command(walk.status, RolloutCommand("a", "resume", 8), walk.now)
     walk.minutes(4, oom="gives no data")
     assert walk.status.paused is None
     walk.minutes(1, oom="gives no data")
@@ -254,9 +254,9 @@ def test_who_lets_it_go_on_starts_its_patience_anew() -> None:
 def test_promote_passes_a_step_whatever_prometheus_says() -> None:
     walk = watched()
     walk.minutes(5, oom="gives no data")
-    walk.status = state_machine.execute_command(walk.status, RolloutCommand("a", "promote", 8, full=True), walk.now)
+    walk.status = steering.execute_command(walk.status, RolloutCommand("a", "promote", 8, full=True), walk.now)
     walk.ticks(5)
-    assert walk.status.phase == state_machine.CONCLUDED
+    assert walk.status.phase == state.CONCLUDED
 
 
 def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
@@ -267,7 +267,7 @@ def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
     walk.ticks(12)
     assert walk.at == (1, 25)
     walk.ticks(6, oom=0)
-    assert walk.status.phase == state_machine.CONCLUDED
+    assert walk.status.phase == state.CONCLUDED
 
 
 def test_an_analysis_ends_after_so_many_good_checks() -> None:

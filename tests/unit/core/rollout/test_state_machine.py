@@ -19,11 +19,19 @@ from sundog_operator.api import (
     Rollout,
     StepStatus,
 )
-from sundog_operator.core.rollout import freeze, replica_counts, state_machine
+from sundog_operator.core.rollout import (
+    explanations,
+    freeze,
+    replica_counts,
+    state,
+    state_machine,
+    steering,
+    transitions,
+)
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import CONTROL_UNHEALTHY, HEALTHY, BaselineHealth, Evaluation
 from sundog_operator.core.rollout.resolve import StableTraffic
-from sundog_operator.core.rollout.state_machine import RolloutInputs
+from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KNOWN = StableTraffic(10, [100, 0], (500, 1000))
@@ -84,27 +92,27 @@ def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
     assert epochs(early) == []
     for at, requests in ((60, 0), (1, 200)):
         warm = settle(started, timedelta(seconds=at), judged(requests=requests))
-        assert (warm.epoch.number, epochs(warm), state_machine.canary_weight(warm)) == (2, [(2, 25)], 25)
+        assert (warm.epoch.number, epochs(warm), state.canary_weight(warm)) == (2, [(2, 25)], 25)
 
 
 def test_traffic_is_what_was_given_not_what_a_step_is_to_have() -> None:
-    waits = state_machine.execute_command(frozen(), RolloutCommand("a", "promote", 8, full=True), T0)
-    assert not state_machine.had_traffic(state_machine.stop(waits, "Aborted", "by command b", T0))
+    waits = steering.execute_command(frozen(), RolloutCommand("a", "promote", 8, full=True), T0)
+    assert not state.had_traffic(transitions.stop(waits, "Aborted", "by command b", T0))
     served = settle(frozen(), timedelta(0), judged())
-    assert state_machine.had_traffic(state_machine.stop(served, "Aborted", "by command b", T0))
+    assert state.had_traffic(transitions.stop(served, "Aborted", "by command b", T0))
     by_header = settle(
         frozen(steps=[{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25}]), timedelta(0), judged()
     )
-    assert (state_machine.canary_weight(by_header), state_machine.had_traffic(by_header)) == (0, True)
+    assert (state.canary_weight(by_header), state.had_traffic(by_header)) == (0, True)
 
 
 def test_of_an_attempt_of_before_the_steps_that_were_entered_tell() -> None:
     def of_before(status: ExperimentStatus) -> ExperimentStatus:
         return status.model_copy(update={"had_traffic": None})
 
-    assert not state_machine.had_traffic(of_before(frozen()))
+    assert not state.had_traffic(of_before(frozen()))
     served = of_before(settle(frozen(), timedelta(0), judged()))
-    assert state_machine.had_traffic(state_machine.stop(served, "Aborted", "by command b", T0))
+    assert state.had_traffic(transitions.stop(served, "Aborted", "by command b", T0))
 
 
 def test_a_warm_up_counts_from_when_all_edges_have_the_weight() -> None:
@@ -146,7 +154,7 @@ def test_no_epoch_begins_for_a_latency_that_no_gate_waits_for() -> None:
 def test_a_pause_before_any_traffic_is_no_evidence() -> None:
     status = settle(frozen(steps=[{"pause": {"duration": "10m"}}, {"weight": 25}]), timedelta(0), judged())
     late = settle(status, timedelta(minutes=9), judged())
-    assert (index(late), state_machine.canary_weight(late), epochs(late)) == (1, 0, [])
+    assert (index(late), state.canary_weight(late), epochs(late)) == (1, 0, [])
     begun = settle(settle(late, timedelta(minutes=10), judged()), timedelta(minutes=12), judged())
     assert [weight for _, weight in epochs(begun)] == [25]
 
@@ -164,11 +172,11 @@ OPENS = T0 + timedelta(days=2)
 
 def test_outside_its_windows_a_rollout_stands_still_and_says_until_when() -> None:
     waiting = settle(frozen(), timedelta(0), judged(), opens_at=OPENS)
-    assert (index(waiting), state_machine.canary_weight(waiting), waiting.paused) == (1, 0, None)
+    assert (index(waiting), state.canary_weight(waiting), waiting.paused) == (1, 0, None)
     assert waiting.step is not None
     assert waiting.step.reason == "outside its windows; the next opens at 2026-11-27T12:00:00Z"
     assert settle(waiting, timedelta(hours=40), judged(passed=True), opens_at=OPENS) == waiting
-    assert state_machine.canary_weight(settle(waiting, timedelta(days=2), judged())) == 25
+    assert state.canary_weight(settle(waiting, timedelta(days=2), judged())) == 25
     closed = settle(collecting(), LATER, judged(passed=True), opens_at=OPENS)
     assert (index(closed), closed.step and closed.step.reason) == (1, waiting.step.reason)
     assert index(settle(closed, timedelta(days=2) + LATER, judged(passed=True))) == 2
@@ -184,9 +192,9 @@ def test_the_last_switch_waits_for_a_window_too() -> None:
 def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
     harmed = state_machine.tick(collecting(), seen(LATER, judged(harm="five times the errors"), opens_at=OPENS))
     failed = state_machine.tick(collecting(), seen(LATER, judged(), opens_at=OPENS, failure=("LoadFailed", "boom")))
-    aborted = state_machine.execute_command(collecting(), RolloutCommand("a", "abort", 8), T0 + LATER)
+    aborted = steering.execute_command(collecting(), RolloutCommand("a", "abort", 8), T0 + LATER)
     for ended in (harmed, failed, aborted):
-        assert (ended.phase, state_machine.canary_weight(ended)) == ("Stopped", 0)
+        assert (ended.phase, state.canary_weight(ended)) == ("Stopped", 0)
     broken = judged(broken="600 of 1000")
     doubted = settle(collecting(), LATER, broken, opens_at=OPENS)
     assert settle(doubted, LATER * 2, broken, opens_at=OPENS).phase == "Stopped"
@@ -203,7 +211,7 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
     for number, (length, how, is_paused) in enumerate(stretches):
         now = T0 + at
         if is_paused != (status.paused is not None):
-            status = state_machine.execute_command(
+            status = steering.execute_command(
                 status, RolloutCommand(f"c{number}", "pause" if is_paused else "resume", 8), now
             )
         holds = {"held": how == "held", "opens_at": OPENS if how == "outside" else None}
@@ -214,7 +222,7 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
             return
         status = settle(status, at, judged(), **holds)
     if status.paused is not None:
-        status = state_machine.execute_command(status, RolloutCommand("r", "resume", 8), T0 + at)
+        status = steering.execute_command(status, RolloutCommand("r", "resume", 8), T0 + at)
     status = settle(status, at, judged())
     assert status.step is not None
     assert status.step.since == T0 + at - free
@@ -226,14 +234,14 @@ def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
     status["plan"]["steps"][0]["gate"] = "oracle"
     read = ExperimentStatus.parse(status)
     assert [step.weight for step in read.plan.steps] == [50, 100]
-    assert not state_machine.is_frozen(read)
+    assert not state.is_frozen(read)
     status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
     status["step"]["gate"] = "oracle"
     assert index(settle(ExperimentStatus.parse(status), LATER, judged(passed=True))) == 1
 
 
 def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
-    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
+    paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
     assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused
 
 
@@ -243,7 +251,7 @@ CALM = BaselineHealth(settled=False)
 
 def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_on_by_itself() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE, passed=True))
-    assert (hit.paused and hit.paused.reason, index(hit), state_machine.canary_weight(hit)) == (
+    assert (hit.paused and hit.paused.reason, index(hit), state.canary_weight(hit)) == (
         CONTROL_UNHEALTHY,
         1,
         25,
@@ -257,7 +265,7 @@ def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_
         None,
         [(2, True), (3, False)],
     )
-    assert (over.epoch.number, state_machine.canary_weight(over)) == (3, 25)
+    assert (over.epoch.number, state.canary_weight(over)) == (3, 25)
     # The outage took nothing of the step's hour.
     assert settle(over, timedelta(minutes=74), judged()).paused is None
     assert settle(over, timedelta(minutes=75), judged()).paused is not None
@@ -283,13 +291,13 @@ def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evid
     started = settle(fresh, timedelta(0), judged(silent=True), **waits)
     first = settle(started, timedelta(minutes=1), judged(), **waits)
     waiting = settle(first, LATER, judged(passed=True), **waits)
-    assert (index(waiting), state_machine.canary_weight(waiting), epochs(waiting)) == (2, 25, [(2, 25)])
+    assert (index(waiting), state.canary_weight(waiting), epochs(waiting)) == (2, 25, [(2, 25)])
     hit = settle(waiting, LATER * 2, judged(control=OUTAGE), **waits)
     over = settle(hit, LATER * 4, judged(), **waits)
     # Harm is looked for anew at the weight in force, and it is no evidence of the step that waits.
     assert (epochs(over), over.step and over.step.warm) == ([(2, 25), (3, 25)], False)
     shifted = settle(over, LATER * 5, judged(), replicas=4, available=4)
-    assert (state_machine.canary_weight(shifted), epochs(shifted)) == (weight, [(2, 25), (3, 25)])
+    assert (state.canary_weight(shifted), epochs(shifted)) == (weight, [(2, 25), (3, 25)])
     warm = settle(shifted, LATER * 5 + timedelta(minutes=1), judged(), replicas=4, available=4)
     assert epochs(warm) == [(2, 25), (3, 25), (warm.epoch.number, weight)]
     assert (warm.phase, warm.step and warm.step.warm) == ("Running", True)
@@ -299,15 +307,15 @@ def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evid
 def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str) -> None:
     three = {"steps": [*TWO["steps"], {"weight": 75}]}
     hit = settle(collecting(**three), LATER, judged(control=OUTAGE))
-    left = state_machine.execute_command(hit, RolloutCommand("l", verb, 8), T0 + LATER)
+    left = steering.execute_command(hit, RolloutCommand("l", verb, 8), T0 + LATER)
     shifted = settle(left, LATER * 3, judged())
-    assert (state_machine.canary_weight(shifted), epochs(shifted), shifted.epoch.number) == (50, [(2, 25)], 3)
+    assert (state.canary_weight(shifted), epochs(shifted), shifted.epoch.number) == (50, [(2, 25)], 3)
     assert epochs(settle(shifted, LATER * 4, judged())) == [(2, 25), (4, 50)]
 
 
 def test_resumed_in_an_outage_it_is_paused_again_and_counts_anew_where_it_is_none() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    resumed = state_machine.execute_command(hit, RolloutCommand("r", "resume", 8), T0 + timedelta(minutes=31))
+    resumed = steering.execute_command(hit, RolloutCommand("r", "resume", 8), T0 + timedelta(minutes=31))
     again = settle(resumed, timedelta(minutes=31), judged(control=OUTAGE))
     assert (again.paused and again.paused.reason, epochs(again)) == (CONTROL_UNHEALTHY, epochs(hit))
     assert epochs(settle(resumed, timedelta(minutes=31), judged(control=CALM))) == [(2, 25), (3, 25)]
@@ -321,16 +329,16 @@ def test_an_outage_in_a_warm_up_only_lengthens_it() -> None:
 
 
 def test_a_pause_by_hand_stays_one_in_an_outage_and_after_it() -> None:
-    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
+    paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
     for control in (OUTAGE, HEALTHY):
         assert settle(paused, LATER * 9, judged(control=control)).paused == paused.paused
 
 
 def test_an_outage_in_a_pause_by_hand_is_no_evidence_either() -> None:
-    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
+    paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
     hit = settle(paused, LATER * 2, judged(control=OUTAGE))
     assert [each.troubled for each in hit.evidence_epochs] == [True]
-    resumed = state_machine.execute_command(
+    resumed = steering.execute_command(
         settle(hit, LATER * 4, judged()), RolloutCommand("r", "resume", 8), T0 + LATER * 4
     )
     gone_on = settle(resumed, LATER * 4, judged())
@@ -348,9 +356,7 @@ def test_a_warm_up_does_not_end_in_an_outage() -> None:
 def test_who_promotes_in_full_needs_not_wait_for_the_end_of_an_outage() -> None:
     """The candidate may be what ends it."""
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    promoted = state_machine.execute_command(
-        hit, RolloutCommand("f", "promote", 8, full=True), T0 + timedelta(minutes=31)
-    )
+    promoted = steering.execute_command(hit, RolloutCommand("f", "promote", 8, full=True), T0 + timedelta(minutes=31))
     assert settle(promoted, timedelta(minutes=31), judged(control=OUTAGE)).phase == "Concluded"
 
 
@@ -365,7 +371,7 @@ def test_outages_without_end_leave_room_for_the_epoch_that_counts() -> None:
         status = settle(status, at, judged(control=OUTAGE))
         status = settle(status, at + timedelta(minutes=6), judged())
         at += timedelta(minutes=10)
-    assert len(status.evidence_epochs) == state_machine.MAX_EVIDENCE_EPOCHS
+    assert len(status.evidence_epochs) == state.MAX_EVIDENCE_EPOCHS
     assert (status.evidence_epochs[-1].number, status.evidence_epochs[-1].troubled) == (status.epoch.number, False)
     assert ExperimentStatus.parse(status.to_json()) == status
 
@@ -375,7 +381,7 @@ def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() 
     assert index(settle(status, timedelta(minutes=4), judged(passed=True))) == 1
     assert index(settle(status, LATER, judged())) == 1
     second = settle(status, LATER, judged(passed=True))
-    assert (index(second), state_machine.canary_weight(second), second.phase) == (2, 50, "Running")
+    assert (index(second), state.canary_weight(second), second.phase) == (2, 50, "Running")
     warm = settle(second, timedelta(minutes=6), judged())
     assert epochs(warm) == [(2, 25), (4, 50)]
     done = settle(warm, timedelta(minutes=10), judged(passed=True))
@@ -391,7 +397,7 @@ def test_what_has_passed_waits_for_its_least_time_and_says_so() -> None:
 
 
 def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
-    done = state_machine.execute_command(collecting(), RolloutCommand("p", "promote", 8, full=True), T0)
+    done = steering.execute_command(collecting(), RolloutCommand("p", "promote", 8, full=True), T0)
     done = settle(done, LATER, judged())
     assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Undecided", "")
 
@@ -399,7 +405,7 @@ def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
 def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
     status = collecting(steps=[{"weight": 50}, {"pause": {"duration": "1m"}}])
     paused = settle(status, LATER, judged(passed=True))
-    assert (index(paused), state_machine.next_weight(paused)) == (2, 100)
+    assert (index(paused), state.next_weight(paused)) == (2, 100)
     done = settle(paused, timedelta(minutes=7), judged())
     assert (done.phase, done.verdict.decision) == ("Concluded", "Promoted")
 
@@ -407,10 +413,8 @@ def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
 def test_the_next_weight_is_that_of_the_next_step_with_more_traffic() -> None:
     steps = [{"pause": {}}, {"weight": 10}, {"pause": {}}, {"weight": 60}, {"pause": {}}]
     status = frozen(steps=steps)
-    found = [state_machine.next_weight(status)]
-    found += [
-        state_machine.next_weight(status.model_copy(update={"step": StepStatus(index=each)})) for each in range(1, 8)
-    ]
+    found = [state.next_weight(status)]
+    found += [state.next_weight(status.model_copy(update={"step": StepStatus(index=each)})) for each in range(1, 8)]
     assert found == [10, 10, 60, 60, 100, 100, 100, 100]
 
 
@@ -418,10 +422,10 @@ def test_the_next_weight_is_that_of_the_next_step_with_more_traffic() -> None:
 def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> None:
     status = collecting()
     if not held:
-        status = state_machine.execute_command(status, RolloutCommand("p", "pause", 8), T0)
+        status = steering.execute_command(status, RolloutCommand("p", "pause", 8), T0)
     harmful = judged(harm="five times the errors", passed=True, broken="600 of 1000")
     after = state_machine.tick(status, seen(LATER, harmful, held=held))
-    assert (after.phase, state_machine.canary_weight(after), after.paused) == ("Stopped", 0, None)
+    assert (after.phase, state.canary_weight(after), after.paused) == ("Stopped", 0, None)
     assert (after.verdict.decision, after.verdict.winner) == ("RolledBack", "stable")
     assert after.verdict.reason == "RolledBack: five times the errors"
     assert after.metrics == (OPEN,)
@@ -434,7 +438,7 @@ def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_res
     assert late.step is not None
     assert late.step.reason == "paused, for it took too long: about 60 events decide"
     assert settle(late, timedelta(hours=9), judged(passed=True)) == late
-    resumed = state_machine.execute_command(late, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
+    resumed = steering.execute_command(late, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
     assert settle(resumed, timedelta(hours=9, minutes=59), judged()).paused is None
     again = settle(resumed, timedelta(hours=10), judged())
     assert again.paused is not None
@@ -443,8 +447,8 @@ def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_res
 
 
 def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
-    paused = state_machine.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + timedelta(minutes=30))
-    resumed = state_machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=30))
+    paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + timedelta(minutes=30))
+    resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=30))
     assert settle(resumed, timedelta(hours=30, minutes=29), judged()).paused is None
     assert settle(resumed, timedelta(hours=30, minutes=30), judged()).paused is not None
 
@@ -458,44 +462,44 @@ def test_a_step_tells_of_the_metric_that_is_expected_last(slow: timedelta | None
     soon = OPEN.model_copy(update={"eta": timedelta(minutes=1)})
     last = OPEN.model_copy(update={"name": "latencyP95", "message": "latencyP95 is open", "eta": slow})
     known = collecting().model_copy(update={"metrics": (soon, last)})
-    assert state_machine.describe_missing_evidence(known) == "latencyP95 is open"
+    assert explanations.describe_missing_evidence(known) == "latencyP95 is open"
 
 
 def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew() -> None:
     late = settle(collecting(), timedelta(hours=1), judged())
-    paused = state_machine.execute_command(late, PAUSE, T0 + timedelta(hours=3))
+    paused = steering.execute_command(late, PAUSE, T0 + timedelta(hours=3))
     assert paused == late.model_copy(update={"last_command": "p"})
-    resumed = state_machine.execute_command(paused, RESUME, T0 + timedelta(hours=4))
+    resumed = steering.execute_command(paused, RESUME, T0 + timedelta(hours=4))
     assert settle(resumed, timedelta(hours=4, minutes=59), judged()).paused is None
     assert settle(resumed, timedelta(hours=5), judged()).paused is not None
 
 
 def test_a_pause_by_hand_leaves_a_revision_that_was_late_its_time_anew() -> None:
     late = settle(frozen(), timedelta(minutes=15), None, available=0, late="not ready within 15m")
-    paused = state_machine.execute_command(late, PAUSE, T0 + timedelta(minutes=16))
-    resumed = state_machine.execute_command(paused, RESUME, T0 + timedelta(minutes=17))
+    paused = steering.execute_command(late, PAUSE, T0 + timedelta(minutes=16))
+    resumed = steering.execute_command(paused, RESUME, T0 + timedelta(minutes=17))
     assert (resumed.paused, resumed.resumed_at) == (None, T0 + timedelta(minutes=17))
 
 
 def test_a_pause_by_hand_does_not_end_with_an_outage_and_takes_none_of_the_steps_time() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    paused = state_machine.execute_command(hit, PAUSE, T0 + timedelta(minutes=40))
+    paused = steering.execute_command(hit, PAUSE, T0 + timedelta(minutes=40))
     calm = settle(paused, timedelta(hours=2), judged())
     assert calm.paused == PauseStatus(reason="Manual", since=T0 + timedelta(minutes=30))
-    resumed = state_machine.execute_command(calm, RESUME, T0 + timedelta(hours=3))
+    resumed = steering.execute_command(calm, RESUME, T0 + timedelta(hours=3))
     assert settle(resumed, timedelta(hours=3, minutes=29), judged()).paused is None
     assert settle(resumed, timedelta(hours=3, minutes=30), judged()).paused is not None
 
 
 def test_a_pause_by_hand_keeps_no_traffic_on_a_split_that_stays_wrong() -> None:
     broken = judged(broken="600 of 1000")
-    paused = state_machine.execute_command(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
+    paused = steering.execute_command(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
     assert settle(paused, LATER * 2, broken).phase == "Stopped"
 
 
 def test_a_step_that_takes_too_long_can_end_the_rollout_or_go_on() -> None:
     back = settle(collecting(onInconclusive="rollback"), timedelta(hours=1), judged())
-    assert (back.phase, state_machine.canary_weight(back)) == ("Stopped", 0)
+    assert (back.phase, state.canary_weight(back)) == ("Stopped", 0)
     assert (back.verdict.decision, back.verdict.reason) == ("Undecided", "Inconclusive: about 60 events decide")
     on = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
     assert index(on) == 2
@@ -511,13 +515,13 @@ def without(status: ExperimentStatus) -> list[tuple[int, int, str]]:
 def test_what_passes_without_evidence_is_told_with_the_promotion_and_by_what() -> None:
     first = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
     assert without(first) == [(1, 25, "onInconclusive: promote")]
-    assert state_machine.weight_change_reason(first) == "onInconclusive: promote, although about 60 events decide"
+    assert explanations.weight_change_reason(first) == "onInconclusive: promote, although about 60 events decide"
     warm = settle(first, timedelta(hours=1, minutes=1), judged())
     late = settle(warm, timedelta(hours=3), judged())
     assert (late.phase, late.verdict.decision) == ("Concluded", "Undecided")
     told = "after step 3 at 100 %; without evidence: step 1 at 25 %, step 2 at 50 % by onInconclusive: promote"
     assert late.verdict.reason == f"Promoted: {told}"
-    assert state_machine.promotion_reason(late) == f"{told}; onInconclusive: promote, although about 60 events decide"
+    assert explanations.promotion_reason(late) == f"{told}; onInconclusive: promote, although about 60 events decide"
     decided = settle(warm, timedelta(hours=1, minutes=30), judged(passed=True, metrics=(FOUND,)))
     assert decided.verdict.decision == "Promoted"
     assert decided.verdict.reason.endswith("100 %; without evidence: step 1 at 25 % by onInconclusive: promote")
@@ -527,39 +531,35 @@ def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics()
     other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
     found = judged(passed=True, metrics=(FOUND, other))
     passed = settle(collecting(), LATER, found)
-    assert state_machine.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
+    assert explanations.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
     over = settle(settle(passed, timedelta(minutes=7), found), timedelta(minutes=20), found)
     assert (over.verdict.reason, without(over)) == ("Promoted: after step 3 at 100 %", [])
-    assert (
-        state_machine.promotion_reason(over) == f"after step 3 at 100 %; {state_machine.weight_change_reason(passed)}"
-    )
+    assert explanations.promotion_reason(over) == f"after step 3 at 100 %; {explanations.weight_change_reason(passed)}"
 
 
 def test_an_arm_without_requests_passes_by_a_policy_that_is_told() -> None:
     on = settle(collecting(onNoData="promote"), timedelta(minutes=6), judged(silent=True))
     assert without(on) == [(1, 25, "onNoData: promote")]
-    assert state_machine.weight_change_reason(on) == "onNoData: promote, although an arm has no requests"
+    assert explanations.weight_change_reason(on) == "onNoData: promote, although an arm has no requests"
 
 
 def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_nothing_else() -> None:
-    given = state_machine.execute_command(collecting(), RolloutCommand("a", "promote", 8), T0)
-    assert (without(given), state_machine.weight_change_reason(given)) == (
+    given = steering.execute_command(collecting(), RolloutCommand("a", "promote", 8), T0)
+    assert (without(given), explanations.weight_change_reason(given)) == (
         [(1, 25, "command promote")],
         "by command promote",
     )
-    full = state_machine.execute_command(collecting(), RolloutCommand("a", "promote", 8, full=True), T0)
+    full = steering.execute_command(collecting(), RolloutCommand("a", "promote", 8, full=True), T0)
     assert without(full) == [(1, 25, "command promote --full"), (2, 50, "command promote --full")]
-    skipped = state_machine.execute_command(collecting(), RolloutCommand("a", "skip", 8), T0)
-    assert (without(skipped), state_machine.weight_change_reason(skipped)) == (
+    skipped = steering.execute_command(collecting(), RolloutCommand("a", "skip", 8), T0)
+    assert (without(skipped), explanations.weight_change_reason(skipped)) == (
         [(1, 25, "command skip")],
         "by command skip",
     )
     by_hand = [{"weight": 25, "gate": "manual"}, {"weight": 50}]
-    assert (
-        without(state_machine.execute_command(collecting(steps=by_hand), RolloutCommand("a", "promote", 8), T0)) == []
-    )
+    assert without(steering.execute_command(collecting(steps=by_hand), RolloutCommand("a", "promote", 8), T0)) == []
     timed = [{"weight": 25, "gate": "time"}]
-    assert without(state_machine.execute_command(collecting(steps=timed), RolloutCommand("a", "promote", 8), T0)) == []
+    assert without(steering.execute_command(collecting(steps=timed), RolloutCommand("a", "promote", 8), T0)) == []
 
 
 def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> None:
@@ -569,8 +569,8 @@ def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> N
     over = settle(status, LATER * 5, found)
     told = "after step 3 at 100 %; without evidence: step 2 at 50 % (for 10m) by its gate"
     assert over.verdict.reason == f"Promoted: {told}"
-    assert state_machine.promotion_reason(over) == f"{told}; 10m are over"
-    hurried = state_machine.execute_command(status, RolloutCommand("a", "promote", 8), T0)
+    assert explanations.promotion_reason(over) == f"{told}; 10m are over"
+    hurried = steering.execute_command(status, RolloutCommand("a", "promote", 8), T0)
     assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
 
 
@@ -610,7 +610,7 @@ def test_an_epoch_that_has_just_begun_is_not_silent_yet(policy: str) -> None:
 
 def test_resuming_without_traffic_waits_for_it_anew() -> None:
     paused = settle(collecting(onNoData="pause"), timedelta(minutes=6), judged(silent=True))
-    resumed = state_machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
+    resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
     assert settle(resumed, timedelta(hours=9, minutes=4), judged(silent=True)).paused is None
 
 
@@ -621,14 +621,14 @@ def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
     assert (paused.paused.reason, paused.phase) == ("SampleRatio", "Running")
     assert settle(paused, LATER + timedelta(seconds=299), broken) == paused
     stopped = settle(paused, LATER + timedelta(seconds=300), broken)
-    assert (stopped.phase, state_machine.canary_weight(stopped)) == ("Stopped", 0)
+    assert (stopped.phase, state.canary_weight(stopped)) == ("Stopped", 0)
     assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
 
 
 def test_a_split_that_is_right_again_waits_for_a_person() -> None:
     paused = settle(collecting(), LATER, judged(broken="600 of 1000"))
     assert settle(paused, timedelta(hours=5), judged(passed=True)).paused == paused.paused
-    resumed = state_machine.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
+    resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
     assert index(settle(resumed, LATER, judged(passed=True))) == 2
 
 
@@ -706,8 +706,8 @@ def walked(
     at = timedelta(0)
     for number, (wait, evidence, available, (confirmed, held), verb) in enumerate(ticks):
         at += timedelta(minutes=wait)
-        if verb and not state_machine.is_over(status):
-            after = state_machine.execute_command(status, RolloutCommand(f"c{number}", verb, 8), T0 + at)
+        if verb and not state.is_over(status):
+            after = steering.execute_command(status, RolloutCommand(f"c{number}", verb, 8), T0 + at)
             yield status, None, after
         else:
             inputs = seen(at, evidence, available=available, confirmed=confirmed, held=held)
@@ -737,8 +737,8 @@ def test_whatever_comes_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk
         if after.phase == "Concluded":
             assert index(after) == 3
             assert after.verdict.decision == "Promoted"
-        if evidence and evidence.harm and not state_machine.is_over(before) and state_machine.canary_weight(before):
-            assert (after.phase, state_machine.canary_weight(after)) == ("Stopped", 0)
+        if evidence and evidence.harm and not state.is_over(before) and state.canary_weight(before):
+            assert (after.phase, state.canary_weight(after)) == ("Stopped", 0)
 
 
 @given(walks.filter(bool))
@@ -749,7 +749,7 @@ def test_without_evidence_that_passes_nothing_is_promoted(ticks: Walk) -> None:
     ]
     for _, _, after in walked(frozen(), blind):
         assert index(after) <= 1
-        assert state_machine.canary_weight(after) <= 25
+        assert state.canary_weight(after) <= 25
 
 
 def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
@@ -760,7 +760,7 @@ def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
         damaged = status.model_copy(update={"step": step})
         settle(damaged, timedelta(hours=2), judged(passed=True))
         settle(
-            state_machine.execute_command(damaged, RolloutCommand("p", "promote", 8), T0),
+            steering.execute_command(damaged, RolloutCommand("p", "promote", 8), T0),
             timedelta(hours=2),
             judged(passed=True),
         )
@@ -770,27 +770,27 @@ SKIP = RolloutCommand("s1", "skip", 8)
 
 
 def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on() -> None:
-    skipped = state_machine.execute_command(collecting(), SKIP, T0)
+    skipped = steering.execute_command(collecting(), SKIP, T0)
     assert (index(skipped), skipped.last_command, skipped.step and skipped.step.gate) == (2, "s1", "evidence")
     there = settle(skipped, timedelta(minutes=2), judged())
-    assert (index(there), state_machine.canary_weight(there), there.phase) == (2, 50, "Running")
+    assert (index(there), state.canary_weight(there), there.phase) == (2, 50, "Running")
     assert there.verdict.decision == "Undecided"
     harmed = settle(there, timedelta(minutes=3), judged(harm="errorRate is 3 times stable's"))
-    assert (harmed.phase, state_machine.canary_weight(harmed)) == ("Stopped", 0)
+    assert (harmed.phase, state.canary_weight(harmed)) == ("Stopped", 0)
 
 
 def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
-    last = settle(state_machine.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), judged())
-    assert not state_machine.can_skip(last)
-    again = state_machine.execute_command(last, RolloutCommand("s2", "skip", 8), T0)
+    last = settle(steering.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), judged())
+    assert not steering.can_skip(last)
+    again = steering.execute_command(last, RolloutCommand("s2", "skip", 8), T0)
     assert again == last.model_copy(update={"last_command": "s2"})
-    assert not state_machine.can_skip(frozen()), "there is no step yet"
+    assert not steering.can_skip(frozen()), "there is no step yet"
     errors: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
     by_hand = collecting(steps=[{"weight": 25}, {"weight": 100, "gate": "manual"}], **errors)
-    assert not state_machine.can_skip(by_hand)
-    assert state_machine.can_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
+    assert not steering.can_skip(by_hand)
+    assert steering.can_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
     baked = {"steps": [{"weight": 25}], "bake": {}, **errors}
-    assert not state_machine.can_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
+    assert not steering.can_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
 
 
 ERRORS: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
@@ -815,22 +815,22 @@ LAST_BAKE = (
 @pytest.mark.parametrize("gate", ["evidence", "manual"])
 def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(gate: str, following: Any) -> None:
     status = collecting(steps=[{"weight": 50, "gate": gate}, following], **ERRORS)
-    assert state_machine.skip_refusal(status) == LAST_ALL
-    assert index(state_machine.execute_command(status, SKIP, T0)) == 1
+    assert steering.skip_refusal(status) == LAST_ALL
+    assert index(steering.execute_command(status, SKIP, T0)) == 1
     baked = collecting(steps=[{"weight": 50, "gate": gate}, following], bake={}, **ERRORS)
-    assert state_machine.skip_refusal(baked) == LAST_BAKE
+    assert steering.skip_refusal(baked) == LAST_BAKE
     decided = [{"weight": 50, "gate": gate}, following, {"weight": 90, "gate": "manual"}]
-    assert state_machine.can_skip(collecting(steps=decided, **ERRORS))
+    assert steering.can_skip(collecting(steps=decided, **ERRORS))
 
 
 def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
     timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
-    assert state_machine.can_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
-    assert state_machine.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (
+    assert steering.can_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
+    assert steering.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (
         "what follows on step 1 of 3 is the bake at 99 %: promote leads there"
     )
     last = [{"weight": 50}, {"scale": {"percent": 100}}, {"weight": 100, "gate": "manual"}]
-    assert state_machine.skip_refusal(collecting(steps=last, **ERRORS)) == LAST_ALL
+    assert steering.skip_refusal(collecting(steps=last, **ERRORS)) == LAST_ALL
 
 
 @pytest.mark.parametrize(
@@ -839,6 +839,6 @@ def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_n
 )
 def test_a_pause_ends_with_the_step_that_it_is_for(reason: Any, stays: bool) -> None:
     paused = collecting().model_copy(update={"paused": PauseStatus(reason=reason, since=T0)})
-    skipped = state_machine.execute_command(paused, SKIP, T0)
+    skipped = steering.execute_command(paused, SKIP, T0)
     assert index(skipped) == 2
     assert (skipped.paused is not None) is stays

@@ -5,7 +5,7 @@ import pytest
 
 from sundog_operator.core.stats import adaptive_allocation
 from sundog_operator.core.stats.adaptive_allocation import ArmEstimates
-from sundog_operator.core.stats.outcome_test import OutcomeCounts, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeMetric
 
 RATE, COST = OutcomeMetric("conversion"), OutcomeMetric("cost", "mean", "decrease")
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from sundog_operator.core.stats import guardrail_test
+from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 from sundog_operator.core.stats.guardrail_test import ArmSplit, EpochCounts, ErrorLevels, GuardrailMetric
-from sundog_operator.core.stats.verdicts import DecisionBasis, MetricVerdict
 
 ERRORS = GuardrailMetric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
 SLOW = GuardrailMetric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True)

@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_operator.core.stats import outcome_test
-from sundog_operator.core.stats.outcome_test import (
-    OutcomeCounts,
-    OutcomeEpoch,
-    OutcomeFinding,
-    OutcomeMetric,
-    OutcomeVerdict,
-)
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 CONVERSION = OutcomeMetric("conversion", minimum_effect=0.02)
 REFUNDS = OutcomeMetric("refunds", goal="decrease", minimum_effect=0.1)

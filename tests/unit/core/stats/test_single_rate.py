@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sundog_operator.core.stats import multiple_testing, proportion, single_rate
-from sundog_operator.core.stats.verdicts import MetricVerdict
+from sundog_operator.core.stats.findings import MetricVerdict
 
 ALPHA = 0.05
 

@@ -11,13 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_operator.core.stats.dispersion import BlockMoments
-from sundog_operator.core.stats.verdicts import (
-    EventCounts,
-    MetricFinding,
-    MetricLimits,
-    MetricVerdict,
-    evaluate_verdicts,
-)
+from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
+from sundog_operator.core.stats.findings import MetricFinding, MetricVerdict
+from sundog_operator.core.stats.verdicts import evaluate_verdicts
 
 GATE = MetricLimits(margin=0.25, floor=0.005, next_weight=0.5, alpha=0.05, tests=2)
 

@@ -25,7 +25,7 @@ from sundog_operator.adapters.local.state_directory import StateDirectory, write
 from sundog_operator.adapters.local.status import deployment_status, make_edge_pod, pod_status
 from sundog_operator.api import format_micro_time
 from sundog_operator.core.edge import secrets as edge_secrets
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import split_document
 from sundog_operator.core.events import KubernetesEvent, make_event_object
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import AlreadyExists, Conflict, NotFound, SundogError
@@ -228,7 +228,7 @@ class LocalEdge:
         ref = Ref(CONFIG_MAP, edge.unit.ref.namespace, names.EDGE)
         config_map = await self._kube.get(ref)
         text = (config_map or {}).get("data", {}).get(names.SPLIT_KEY)
-        if (document := edge_split.read_document(config_map)) is not None:
+        if (document := split_document.read_document(config_map)) is not None:
             edge.needs = edge_secrets.secret_names_in_document(document)
         await self._project_secrets(edge)
         return await asyncio.to_thread(_write_if_new, edge.split, text)

@@ -5,7 +5,7 @@ from typing import Final
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.planner.conditions import EVIDENCE_POLL_S
+from sundog_operator.core.planner.requeue import EVIDENCE_POLL_S
 from sundog_operator.core.planner.webhook_gate import WebhookRequest
 
 RETRY_S: Final = EVIDENCE_POLL_S

@@ -7,7 +7,7 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.observe import list_edge_pods, read_cluster_view, read_secret_keys, read_serve_state
 from sundog_operator.app.queue.idle import comparable_reports, find_idle_deployment
 from sundog_operator.app.queue.keys import Key, KeyKind
-from sundog_operator.core.edge import secrets, split
+from sundog_operator.core.edge import secrets, split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray.clusters import ClusterView
@@ -52,7 +52,7 @@ class NamespaceState:
 
     async def read_edge(self, name: str) -> object:
         """The versions of the Secrets that edges are given, and of the one that holds them all."""
-        document = await self._world.kube.view(Ref(CONFIG_MAP, self._namespace, name), split.read_document)
+        document = await self._world.kube.view(Ref(CONFIG_MAP, self._namespace, name), split_document.read_document)
         named = sorted(secrets.secret_names_in_document(document))
         return [await self._secret(each) for each in ([names.EDGE, *named] if named else ())]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api import FrozenPlan
-from sundog_operator.core.analysis.counters import BLOCK_S, GRACE_S, BlockCounts, BlocksByEpoch, sum_arm_counts
+from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, BlockCounts, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY, HEALTHY, BaselineHealth
 from sundog_operator.core.rollout.resolve import ERROR_RATE

@@ -10,11 +10,15 @@ Verdicts are reached by what lies in blocks: if events counted earlier than bloc
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 from sundog_operator.api import ArmStatus
 from sundog_operator.core.analysis import feedback as analysis_feedback
 from sundog_operator.core.analysis import packed_json, unit_groups
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, MOST_IN_A_BLOCK, Block, BlockCounts, BlocksByEpoch
+from sundog_operator.core.analysis.counters_json import first_kinds, parse_folded, parse_row
+from sundog_operator.core.analysis.dispersion_sums import DispersionSums, EpochBlocks
 from sundog_operator.core.analysis.feedback import FeedbackSums as FeedbackSums
 from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.edge.reported_counts import (
@@ -37,158 +41,14 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 
 FORMAT_VERSION: Final = 1
-BLOCK_S: Final = 10
-BLOCK_LENGTHS: Final = (1, 3, 6)
-"""Of the blocks whose sums are kept, in blocks of the edges."""
-
-GRACE_S: Final = 5
-"""Until a block is looked at after its end: for that long lines and reports are under way."""
-
 _MOST_BEHIND_S: Final = 60
 """A clock that is further behind is wrong, and would hold up everything."""
-
 _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
 _MOST_BYTES: Final = 4 << 20
 MAX_PACKED_CHARS: Final = 524_288
 """Characters that a status has room for."""
-
-_LATER_COLUMNS: Final = ("retried", *SLOW[1:])
-"""What may be missing in what was stored before it was counted."""
-
-_MOST_IN_A_BLOCK: Final = 10**8
-"""So that sums of squares stay within 64 bits for any rollout."""
-
 Json = dict[str, Any]
-
-
-class ArmCounts(NamedTuple):
-    """Requests of one arm in one epoch, cumulative.
-
-    Attributes:
-        assigned: all of them.
-        errors: those that failed, as `ERRORS` has it.
-        slow: those that took long by the first latency of the plan, answered or given up by the client.
-        rejections: those that were refused or given up, as `REJECTIONS` has it.
-        retried: those whose first replica did not answer, whatever became of them.
-        lost: those that have ended, nobody knows how.
-        running: those that have not ended, when that was last told.
-        slow2: those that took long by its second latency.
-        slow3: those that took long by its third.
-    """
-
-    assigned: int = 0
-    errors: int = 0
-    slow: int = 0
-    rejections: int = 0
-    retried: int = 0
-    lost: int = 0
-    running: int = 0
-    slow2: int = 0
-    slow3: int = 0
-
-    def plus(self, other: "ArmCounts") -> "ArmCounts":
-        """Both together."""
-        return ArmCounts(*map(sum, zip(self, other, strict=True)))
-
-    def merge_newer(self, newer: "ArmCounts") -> "ArmCounts":
-        """The higher of each count; of what runs the newer, and of what is lost too: a request may turn out to run still, or to have ended.
-
-        Who has forgotten assignments may have forgotten losses as well: of those the higher then.
-        """
-        lost = newer.lost if newer.assigned >= self.assigned else max(self.lost, newer.lost)
-        return ArmCounts(*map(max, self, newer))._replace(running=newer.running, lost=lost)
-
-    def written_off(self) -> "ArmCounts":
-        """What runs is lost."""
-        return self._replace(lost=self.lost + self.running, running=0)
-
-
-BlockSums = tuple[int, int, int, int, int]
-"""Σx, Σs, Σx², Σxs and Σs² over blocks, with x the candidate's events and s those of both arms."""
-
-ZERO_SUMS: Final[BlockSums] = (0, 0, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class DispersionSums:
-    """Blocks of one length: how many are closed, for each kind of event the sums over them, and (x, s) of the one that is open.
-
-    Of several arms that are compared with control those of the first come first. None is open until the first one that is seen as a
-    whole: one whose begin is missing would vary for that alone.
-    """
-
-    closed: int = 0
-    sums: tuple[BlockSums, ...] = (ZERO_SUMS,) * len(EVENTS)
-    open: tuple[tuple[int, int], ...] = ()
-
-    def take(self, events: Sequence[tuple[int, int]], *, closes: bool) -> "DispersionSums":
-        """Take in one block of ten seconds, with which a block of this length may be over."""
-        nothing = ((0, 0),) * len(events)
-        if not self.open:
-            return replace(self, open=nothing) if closes else self
-        both = tuple((x + a, s + b) for (x, s), (a, b) in zip(self.open, events, strict=True))
-        if not closes:
-            return replace(self, open=both)
-        sums = tuple(
-            (a + x, b + s, c + x * x, d + x * s, e + s * s)
-            for (a, b, c, d, e), (x, s) in zip(self.sums, both, strict=True)
-        )
-        return DispersionSums(self.closed + 1, sums, nothing)
-
-    def of(self, kind: int, arm: int = 0) -> BlockSums:
-        """The sums of one of `EVENTS`, of one of the arms."""
-        place = arm * len(EVENTS) + kind
-        return self.sums[place] if place < len(self.sums) else ZERO_SUMS
-
-
-@dataclass(frozen=True, slots=True)
-class EpochBlocks:
-    """What lies in the blocks of one epoch: what is judged of it.
-
-    Attributes:
-        following: the next block to take in, Unix seconds by `BLOCK_S`.
-        lengths: the sums of each of `LENGTHS`.
-        requests: how many requests came in the blocks that the shortest length has, of control and of each arm beside it.
-    """
-
-    following: int
-    lengths: tuple[DispersionSums, ...] = (DispersionSums(),) * len(BLOCK_LENGTHS)
-    requests: tuple[int, ...] = (0, 0)
-
-    @classmethod
-    def begun(cls, following: int, arms: int) -> "EpochBlocks":
-        """With nothing taken in yet, of so many arms beside control."""
-        return cls(
-            following,
-            (DispersionSums(sums=(ZERO_SUMS,) * (arms * len(EVENTS))),) * len(BLOCK_LENGTHS),
-            (0,) * (1 + arms),
-        )
-
-    @property
-    def closed(self) -> int:
-        """How many blocks of ten seconds are in it, each seen as a whole."""
-        return self.lengths[0].closed
-
-    def counts(self, arm: int = 0) -> tuple[ArmCounts, ArmCounts]:
-        """(control's, the arm's) requests and events in those blocks."""
-        sums = [self.lengths[0].of(kind, arm) for kind in range(len(EVENTS))]
-        own = {event: x for event, (x, *_) in zip(EVENTS, sums, strict=True)}
-        control = {event: s - x for event, (x, s, *_) in zip(EVENTS, sums, strict=True)}
-        requests = self.requests[1 + arm] if 1 + arm < len(self.requests) else 0
-        return ArmCounts(assigned=self.requests[0], **control), ArmCounts(assigned=requests, **own)
-
-    def take(self, block: "Block", control: str, arms: Sequence[str]) -> "EpochBlocks":
-        """Take in the next block."""
-        following, events = self.following + 1, block.events(control, arms)
-        lengths = tuple(
-            own.take(events, closes=following % length == 0)
-            for own, length in zip(self.lengths, BLOCK_LENGTHS, strict=True)
-        )
-        if lengths[0].closed == self.closed:
-            return EpochBlocks(following, lengths, self.requests)
-        came = (block.of(arm).requests for arm in (control, *arms))
-        return EpochBlocks(following, lengths, tuple(map(sum, zip(self.requests, came, strict=True))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +129,9 @@ class Counters:
             "epochs": {
                 str(epoch): {
                     "following": each.following,
-                    "lengths": [[own.closed, _first(kinds, own.sums), _first(kinds, own.open)] for own in each.lengths],
+                    "lengths": [
+                        [own.closed, first_kinds(kinds, own.sums), first_kinds(kinds, own.open)] for own in each.lengths
+                    ],
                     "requests": list(each.requests),
                 }
                 for epoch, each in sorted(self.folded.items())
@@ -309,65 +171,18 @@ class Counters:
                 return cls(attempt)
             at = column_indexes(stored["columns"])
             sources = {
-                source: dict(_row(key, counts, at) for key, counts in rows.items())
+                source: dict(parse_row(key, counts, at) for key, counts in rows.items())
                 for source, rows in stored["sources"].items()
             }
             kinds = parse_count(stored.get("events", LEGACY_EVENT_COUNT))
             # What was stored before requests were counted by block is folded anew, out of what edges have kept.
             folded = {
-                int(epoch): _folded(each, kinds) for epoch, each in stored["epochs"].items() if "requests" in each
+                int(epoch): parse_folded(each, kinds) for epoch, each in stored["epochs"].items() if "requests" in each
             }
             told = analysis_feedback.parse_sums(stored["feedback"]) if "feedback" in stored else FeedbackSums()
         except PARSE_ERRORS:
             return cls(attempt)
         return cls(attempt, sources, folded, groups=unit_groups.from_json(stored.get("groups", {})), feedback=told)
-
-
-def _row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], ArmCounts]:
-    epoch, _, arm = key.partition("/")
-    told = (name for name in ArmCounts._fields if name in at or name not in _LATER_COLUMNS)
-    return (int(epoch), arm), ArmCounts(**{name: parse_count(counts[at[name]]) for name in told})
-
-
-def _folded(stored: Mapping[str, Any], kinds: int) -> EpochBlocks:
-    lengths = tuple(
-        DispersionSums(
-            parse_count(closed), _sums(_of_kinds(sums, kinds, ZERO_SUMS)), _open(_of_kinds(open_, kinds, (0, 0)))
-        )
-        for closed, sums, open_ in stored["lengths"]
-    )
-    if len(lengths) != len(BLOCK_LENGTHS):
-        raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(BLOCK_LENGTHS)}")
-    requests = tuple(map(parse_count, stored["requests"]))
-    if len(requests) != 1 + len(lengths[0].sums) // len(EVENTS):
-        raise ValueError(f"requests of {len(requests)} arms instead of those that have sums")
-    return EpochBlocks(parse_count(stored["following"]), lengths, requests)
-
-
-def _sums(stored: Sequence[Sequence[int]]) -> tuple[BlockSums, ...]:
-    if not stored:
-        raise ValueError("no sums of any kind of events")
-    return tuple(
-        (parse_count(a), parse_count(b), parse_count(c), parse_count(d), parse_count(e)) for a, b, c, d, e in stored
-    )
-
-
-def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    return tuple((parse_count(x), parse_count(s)) for x, s in stored)
-
-
-def _first(kinds: int, counts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Of what is kept of each of `EVENTS`, arm by arm, that of the first so many."""
-    return [list(each) for place, each in enumerate(counts) if place % len(EVENTS) < kinds]
-
-
-def _of_kinds(stored: Sequence[Sequence[int]], kinds: int, nothing: Sequence[int]) -> list[Sequence[int]]:
-    """What is stored of the first so many of `EVENTS`, arm by arm, and nothing of the others."""
-    if not 0 < kinds <= len(EVENTS) or len(stored) % kinds:
-        raise ValueError(f"{len(stored)} entries are not those of {kinds} kinds of events")
-    missing = [nothing] * (len(EVENTS) - kinds)
-    arms = (stored[place : place + kinds] for place in range(0, len(stored), kinds))
-    return [each for arm in arms for each in (*arm, *missing)]
 
 
 def reported_attempts(service: str, reports: Iterable[EdgeReport]) -> set[str]:
@@ -397,62 +212,6 @@ def _key(row: Mapping[str, Any]) -> tuple[int, str]:
     if not isinstance(arm, str):
         raise TypeError(f"{arm!r} is no arm")
     return parse_count(row["epoch"]), arm
-
-
-class BlockCounts(NamedTuple):
-    """Requests of one arm that came in ten seconds: of each of `EVENTS` how many, how many have ended, and how many still run."""
-
-    errors: int = 0
-    slow: int = 0
-    rejections: int = 0
-    retried: int = 0
-    slow2: int = 0
-    slow3: int = 0
-    ended: int = 0
-    running: int = 0
-
-    def plus(self, other: Self) -> Self:
-        """Both together."""
-        return type(self)(*map(sum, zip(self, other, strict=True)))
-
-    @property
-    def requests(self) -> int:
-        """All of them that are known of."""
-        return self.ended + self.running
-
-
-@dataclass(slots=True)
-class Block:
-    """Ten seconds of one epoch over all edges, by arm."""
-
-    arms: dict[str, BlockCounts] = field(default_factory=dict)
-
-    def add(self, arm: str, counts: BlockCounts) -> None:
-        """Add one row's."""
-        self.arms[arm] = self.of(arm).plus(counts)
-
-    def of(self, arm: str) -> BlockCounts:
-        """One arm's."""
-        return self.arms.get(arm, BlockCounts())
-
-    @property
-    def running(self) -> int:
-        """How many of its requests still run."""
-        return sum(counts.running for counts in self.arms.values())
-
-    def events(self, control: str = names.STABLE, arms: Sequence[str] = (names.CANARY,)) -> list[tuple[int, int]]:
-        """(x, s) of each kind of event, of each arm that is compared with control."""
-        beside = self.of(control)[: len(EVENTS)]
-        return [(x, x + other) for arm in arms for x, other in zip(self.of(arm), beside, strict=False)]
-
-
-BlocksByEpoch = Mapping[int, Mapping[int, Block]]
-"""By epoch and number, which is Unix seconds by `BLOCK_S`."""
-
-
-def sum_arm_counts(arm: str, blocks: Iterable[Block]) -> BlockCounts:
-    """An arm's requests in all of these blocks."""
-    return functools.reduce(BlockCounts.plus, (block.of(arm) for block in blocks), BlockCounts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -599,7 +358,7 @@ def _block_columns(report: EdgeReport) -> Mapping[str, int]:
 
 def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
     def of(*columns: str) -> int:
-        return sum(parse_count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
+        return sum(parse_count(counts[at[name]], MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
     # An edge of a version before does not tell of all of them.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sundog_operator.api import FrozenPlan
-from sundog_operator.core.analysis.counters import BLOCK_S, GRACE_S, Block, BlocksByEpoch, sum_arm_counts
+from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, Block, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import ERROR_RATE

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep
-from sundog_operator.core.rollout import freeze, state_machine
+from sundog_operator.core.rollout import freeze, state
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 from sundog_operator.core.stats.power import rollout_simulation
 from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic
@@ -133,5 +133,5 @@ def _simulated(plan: FrozenPlan, service: ServiceTraffic) -> SimulatedPlan:
         early_alpha=freeze.early_alpha(plan),
         least_ticks=math.ceil(least / rollout_simulation.TICK_S),
         warmup_ticks=math.ceil(warmup_s(plan, service, steps[0]) / rollout_simulation.TICK_S),
-        following=[state_machine.weight_after(plan.steps, step.weight) / 100 for step in steps],
+        following=[state.weight_after(plan.steps, step.weight) / 100 for step in steps],
     )

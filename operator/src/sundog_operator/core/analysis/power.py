@@ -10,10 +10,10 @@ from typing import Final
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep, format_duration
 from sundog_operator.core.analysis import forecast as forecasting
 from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
-from sundog_operator.core.rollout import state_machine
+from sundog_operator.core.rollout import state
 from sundog_operator.core.stats import dispersion, multiple_testing
+from sundog_operator.core.stats.event_counts import MetricLimits
 from sundog_operator.core.stats.power.expected_sample_size import ExpectedSampleSize, estimate_sample_size
-from sundog_operator.core.stats.verdicts import MetricLimits
 
 DEFAULT_GATE_DURATION: Final = timedelta(days=1)
 """For which a gate without a deadline is looked at."""
@@ -39,7 +39,7 @@ class GatePower:
 def make_last_gate_plan(plan: FrozenPlan) -> FrozenPlan:
     """A plan of the last step alone that evidence gates, and the weight that it leads to. The plan has such a step."""
     step = forecasting.gated_steps(plan)[-1]
-    following = PlanStep(weight=state_machine.weight_after(plan.steps, step.weight), gate="none")
+    following = PlanStep(weight=state.weight_after(plan.steps, step.weight), gate="none")
     return plan.model_copy(update={"steps": (step, following)})
 
 
@@ -67,7 +67,7 @@ def estimate_gate_power(
     """
     (step,), errors = forecasting.gated_steps(plan), forecasting.find_error_guardrail(plan)
     assert errors is not None
-    found = _typical(plan, errors, service, times, step, state_machine.weight_after(plan.steps, step.weight))
+    found = _typical(plan, errors, service, times, step, state.weight_after(plan.steps, step.weight))
     return GatePower(
         typical=found,
         seconds=math.inf if found is None else _seconds(found, plan, service, step),
@@ -108,7 +108,7 @@ def find_undecidable_step(plan: FrozenPlan) -> str:
     for index, step in enumerate(plan.steps, start=1):
         if step.gate != "evidence" or step.max_duration is None:
             continue
-        found = _typical(plan, errors, service, 1.0, step, state_machine.weight_after(plan.steps, step.weight))
+        found = _typical(plan, errors, service, 1.0, step, state.weight_after(plan.steps, step.weight))
         seconds = math.inf if found is None else _seconds(found, plan, service, step)
         if seconds > step.max_duration.total_seconds():
             return (

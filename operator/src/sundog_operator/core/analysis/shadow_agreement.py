@@ -15,8 +15,8 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import plan_text
 from sundog_operator.core.rollout.shadow_comparison import SHADOW, ShadowComparison, active_shadow
 from sundog_operator.core.stats import single_rate
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.single_rate import RateFinding
-from sundog_operator.core.stats.verdicts import MetricVerdict
 from sundog_operator.core.text import format_count
 
 AGREEMENT: Final = "agreement"

@@ -16,7 +16,7 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout.resolve import format_latency
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 from sundog_operator.core.stats import multiple_testing, quantiles
-from sundog_operator.core.stats.verdicts import MetricVerdict
+from sundog_operator.core.stats.findings import MetricVerdict
 
 LATENCY_METRIC: Final = "shadowLatencyP99"
 

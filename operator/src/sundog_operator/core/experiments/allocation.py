@@ -11,7 +11,7 @@ from typing import Final
 
 from sundog_operator.api import Allocation, parse_percent
 from sundog_operator.core.stats import adaptive_allocation
-from sundog_operator.core.stats.outcome_test import OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 
 TOTAL_SHARE: Final = 10_000
 """Of which a share is a whole number: as many as there are buckets."""

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentStatus
-from sundog_operator.core.analysis.counters import ArmCounts
-from sundog_operator.core.analysis.evaluate import CollectedCounts
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge import units
-from sundog_operator.core.experiments import state_machine
+from sundog_operator.core.experiments import state
 
 REQUESTS_LOST: Final = "RequestsLost"
 OVERFLOW: Final = "FeedbackOverflow"
@@ -81,7 +81,7 @@ def _requests(status: ExperimentStatus, seen: CollectedCounts) -> Iterator[tuple
     """Of control and of each arm that goes on, those of its evidence."""
     present = seen.present
     epochs = [each.number for each in status.evidence_epochs if not each.troubled]
-    for arm in (CONTROL, *(each.name for each in state_machine.active_arms(status))):
+    for arm in (CONTROL, *(each.name for each in state.active_arms(status))):
         total = ArmCounts()
         for number in epochs:
             total = total.plus(seen.tallies.of(number, arm, present))
@@ -90,7 +90,7 @@ def _requests(status: ExperimentStatus, seen: CollectedCounts) -> Iterator[tuple
 
 def _of_outcomes(status: ExperimentStatus, sums: FeedbackSums) -> str:
     exposed = sum(sums.exposed.values())
-    if units.is_sticky(status.plan) and exposed >= state_machine.max_first_exposures(status):
+    if units.is_sticky(status.plan) and exposed >= state.max_first_exposures(status):
         # It has its units, and is about to end: those that came later count in no arm, whatever comes of them.
         return ""
     counted = exposed + sum(own.units for own in sums.outcomes.values())

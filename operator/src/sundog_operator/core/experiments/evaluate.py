@@ -4,19 +4,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
-from sundog_operator.core.analysis import baseline_health, counters, evaluate, first_exposures, unit_groups
-from sundog_operator.core.analysis.evaluate import MISMATCH_LOG_E, ArmPair, CollectedCounts, EvaluationLimits
+from sundog_operator.core.analysis import (
+    arm_pair,
+    baseline_health,
+    counters,
+    dead_arm,
+    epoch_counts,
+    first_exposures,
+    metric_status,
+    split_mismatch,
+    unit_groups,
+)
+from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits
+from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.experiments import data_loss, outcome_evaluation, state_machine
+from sundog_operator.core.experiments import data_loss, outcome_evaluation, state
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.resolve import resolve_thresholds
 from sundog_operator.core.stats import guardrail_test
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.guardrail_test import ArmSplit
-from sundog_operator.core.stats.verdicts import MetricVerdict
 
 
 def evaluate_experiment(
@@ -30,14 +41,14 @@ def evaluate_experiment(
     `replicas` are the healthy ones of each arm, control's among them; `feedback` is (reason, message) of why what edges tell of outcomes is
     not to be built on.
     """
-    limits, going_on = _limits(status), {arm.name for arm in state_machine.active_arms(status)}
+    limits, going_on = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in going_on]
     told = {pair.arm: _tell(status, pair, limits, seen, replicas) for pair in pairs}
     harm = {
         arm: next((f"arm {arm}: {each.message}" for each in own if each.verdict == MetricVerdict.HARM), "")
         for arm, own in told.items()
     }
-    dead = {pair.arm: evaluate.find_dead_arm(pair, limits, seen) for pair in pairs}
+    dead = {pair.arm: dead_arm.find_dead_arm(pair, limits, seen) for pair in pairs}
     present = seen.present
     asked = [CONTROL, *(pair.arm for pair in pairs)]
     requests = [seen.tallies.of(status.epoch.number, arm, present).assigned for arm in asked]
@@ -79,16 +90,16 @@ def _ruling(decided: WinnerDecision | None) -> OutcomeRuling | None:
 
 def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
     """Each arm beside control, in the order in which their blocks are folded."""
-    arms = [arm.name for arm in state_machine.treatment_arms(status)]
+    arms = [arm.name for arm in state.treatment_arms(status)]
     return [ArmPair(CONTROL, name, f"arm {name}", place) for place, name in enumerate(arms)]
 
 
 def _limits(status: ExperimentStatus) -> EvaluationLimits:
     """The error is shared among all arms of the plan. All epochs are evidence of one ratio, whatever weights they have."""
-    arms = len(state_machine.treatment_arms(status))
+    arms = len(state.treatment_arms(status))
     return EvaluationLimits(
         guardrails=status.plan.guardrails,
-        levels=evaluate.error_levels(status.plan, arms=arms),
+        levels=arm_pair.error_levels(status.plan, arms=arms),
         next_weight=1.0,
         newest_alone=False,
         newest_alone_for_latency=False,
@@ -109,9 +120,9 @@ def _tell(
         if min(both) > 0:
             epochs.append(epoch)
             shares.append(both[1] / sum(both))
-    counted = evaluate.collect_epochs(pair, limits, epochs, shares, seen)
-    told = evaluate.evaluate_metrics(pair, limits, epochs, counted, seen, _load(status, pair.arm, replicas))
-    return evaluate.exclude_uncounted_metrics(told, limits, seen)
+    counted = epoch_counts.collect_epochs(pair, limits, epochs, shares, seen)
+    told = metric_status.evaluate_metrics(pair, limits, epochs, counted, seen, _load(status, pair.arm, replicas))
+    return metric_status.exclude_uncounted_metrics(told, limits, seen)
 
 
 def _shares(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:
@@ -123,7 +134,7 @@ def _shares(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str,
 
 def _load(status: ExperimentStatus, arm: str, replicas: Mapping[str, int]) -> float:
     """How many times the load of one of stable's replicas one of an arm has."""
-    shares = state_machine.target_buckets(status)
+    shares = state.target_buckets(status)
     of_stable = sum(shares[name] for name in names.STABLE_ARMS)
     return replica_counts.pool_load_ratio(shares[arm], replicas.get(arm, 0), of_stable, replicas.get(CONTROL, 0))
 
@@ -133,8 +144,8 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, seen: Collecte
     arms = [arm.name for arm in status.arms]
     shares = {epoch.number: tuple(by_arm[arm] / BUCKETS for arm in arms) for epoch, by_arm in _shares(status)}
     if limits.has_sticky_units:
-        splits, log_e = evaluate.count_unit_splits(arms, include_warmup(status, shares), seen)
-        what = evaluate.UNITS_TEXT
+        splits, log_e = split_mismatch.count_unit_splits(arms, include_warmup(status, shares), seen)
+        what = split_mismatch.UNITS_TEXT
     else:
         present = seen.present
         splits = [
@@ -147,15 +158,15 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, seen: Collecte
     return f"{describe_split(arms, splits, what)}: the split is not as it should be"
 
 
-def include_warmup(status: ExperimentStatus, shares: Mapping[int, evaluate.ArmShares]) -> dict[int, evaluate.ArmShares]:
+def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmShares]) -> dict[int, arm_pair.ArmShares]:
     """The shares of epochs of evidence, with those of the warm-up before the first one, in which most units come first.
 
     Where epochs were let go of to make room, the one before those that are left is no warm-up, and may have had other shares.
     """
-    if not shares or len(status.evidence_epochs) >= state_machine.MAX_EPOCHS:
+    if not shares or len(status.evidence_epochs) >= state.MAX_EPOCHS:
         return dict(shares)
     first = min(shares)
-    return {**evaluate.include_warmup(status.plan, {first: shares[first]}), **shares}
+    return {**split_mismatch.include_warmup(status.plan, {first: shares[first]}), **shares}
 
 
 def describe_split(arms: Sequence[str], splits: Sequence[ArmSplit], what: str) -> str:

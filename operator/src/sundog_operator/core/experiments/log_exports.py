@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ExposureLogStatus, experiment_conditions
 from sundog_operator.core.observed import ExposureLogResult
-from sundog_operator.core.rollout.state_machine import is_over
+from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.text import format_count
 
 LOG_FIELD: Final = "exposureLog"

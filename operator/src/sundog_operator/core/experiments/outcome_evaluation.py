@@ -17,19 +17,13 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis import feedback
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
-from sundog_operator.core.experiments import allocation, sample_ratio, state_machine, winner
+from sundog_operator.core.experiments import allocation, sample_ratio, state, transitions, winner
 from sundog_operator.core.experiments.allocation import ThompsonRule
 from sundog_operator.core.experiments.evaluation import ObservedRate
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.stats import outcome_test
-from sundog_operator.core.stats.outcome_test import (
-    MILLIONTHS,
-    OutcomeCounts,
-    OutcomeEpoch,
-    OutcomeFinding,
-    OutcomeMetric,
-    OutcomeVerdict,
-)
+from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 SUCCESS: Final = "success"
 SECONDARY: Final = "secondary"
@@ -56,17 +50,17 @@ class OutcomeEvaluation:
 
 def planned_outcomes(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
     """The metrics of one role, in the order of the plan."""
-    return [each for each in state_machine.frozen_comparison(status).outcomes if each.role == role]
+    return [each for each in state.frozen_comparison(status).outcomes if each.role == role]
 
 
 def compared_arms(status: ExperimentStatus) -> list[str]:
     """Control and the arms beside it, in the order of the plan; dropped ones keep their place."""
-    return [CONTROL, *(arm.name for arm in state_machine.treatment_arms(status))]
+    return [CONTROL, *(arm.name for arm in state.treatment_arms(status))]
 
 
 def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus) -> feedback.FeedbackSelection | None:
     """What is kept of what edges tell of outcomes; None where the plan has none."""
-    outcomes = state_machine.frozen_comparison(status).outcomes
+    outcomes = state.frozen_comparison(status).outcomes
     if not outcomes:
         return None
     return feedback.FeedbackSelection(
@@ -128,7 +122,7 @@ def evaluate_experiment_outcomes(
                 metrics=[_metric(each) for each in planned[SUCCESS]],
                 arms=[
                     winner.ArmInput(arm.name, guardrails.get(arm.name, {}), arm.dropped or "")
-                    for arm in state_machine.treatment_arms(status)
+                    for arm in state.treatment_arms(status)
                 ],
                 epochs=epochs[SUCCESS],
                 alpha=status.plan.alpha or DEFAULT_ALPHA,
@@ -177,7 +171,7 @@ def _metric(planned: PlanOutcome) -> OutcomeMetric:
 def _told_of_success(
     status: ExperimentStatus, decided: WinnerDecision | None, epochs: Mapping[str, Sequence[OutcomeEpoch]]
 ) -> Iterator[MetricStatus]:
-    out = state_machine.dropped_arms(status)
+    out = state.dropped_arms(status)
     for arm in decided.arms if decided is not None else ():
         place = compared_arms(status).index(arm.name)
         for index, finding in enumerate(arm.findings):
@@ -193,7 +187,7 @@ def _told_of_secondary(
 ) -> Iterator[MetricStatus]:
     """Each at the level of all secondary metrics; what differs by e-BH, of which a share of α are false at most, says so."""
     metrics, epochs = [_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
-    names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state_machine.dropped_arms(status)
+    names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
     if not metrics:
         return
     if not epochs:
@@ -234,7 +228,7 @@ def _told(finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...],
         verdict=str(finding.verdict),
         needed=None if out else _finite(finding.needed),
         eta=timedelta(seconds=round(finding.eta_s)) if finding.eta_s <= _LONGEST_S and not out else None,
-        message=finding.sentence(arm, out=out)[: state_machine.MAX_REASON_CHARS],
+        message=finding.sentence(arm, out=out)[: transitions.MAX_REASON_CHARS],
     )
 
 
@@ -244,7 +238,7 @@ def _finite(number: float) -> float | None:
 
 def planned_allocation(status: ExperimentStatus) -> ThompsonRule | None:
     """How weights move by the plan; None where they stay."""
-    planned = state_machine.frozen_comparison(status).allocation
+    planned = state.frozen_comparison(status).allocation
     return None if planned is None else ThompsonRule(planned.floor, planned.delta, planned.pace)
 
 
@@ -257,11 +251,11 @@ def _moved(
         return None
     if not status.epoch.confirmed or status.epoch.since is None:
         return None
-    out = [False, *(arm.dropped is not None for arm in state_machine.treatment_arms(status))]
+    out = [False, *(arm.dropped is not None for arm in state.treatment_arms(status))]
     shares = allocation.next_weights(rule, _metric(planned[0]), 0, epochs, out, now - status.epoch.since)
     if shares is None:
         return None
-    own = state_machine.target_buckets(status)
+    own = state.target_buckets(status)
     return allocation.scale_to_buckets(shares, sum(own[name] for name in compared_arms(status)))
 
 

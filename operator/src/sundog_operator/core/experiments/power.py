@@ -10,10 +10,10 @@ from typing import Final
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
 from sundog_operator.core.experiments import allocation, winner
 from sundog_operator.core.stats import group_sequential
-from sundog_operator.core.stats.outcome_test import OutcomeMetric
+from sundog_operator.core.stats.findings import format_rough_duration
+from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
-from sundog_operator.core.stats.verdicts import format_rough_duration
 
 LOOKS: Final = 200
 """At which a simulated experiment is looked at, evenly over its time."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sundog_operator.core.analysis.evaluate import MISMATCH_LOG_E
+from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.stats import sample_ratio
 
 

@@ -22,9 +22,10 @@ from enum import StrEnum
 from typing import Final
 
 from sundog_operator.api import SuccessMetric, parse_percent
-from sundog_operator.core.stats import outcome_test
-from sundog_operator.core.stats.outcome_test import OutcomeEpoch, OutcomeFinding, OutcomeMetric, OutcomeVerdict
-from sundog_operator.core.stats.verdicts import MetricVerdict
+from sundog_operator.core.stats import outcome_counts, outcome_test
+from sundog_operator.core.stats.findings import MetricVerdict
+from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 _TOLD_AT_ONCE: Final = 3
 """Arms, of which a reason says why they are where they are."""
@@ -151,7 +152,7 @@ def decide_winner(seen: WinnerInputs) -> WinnerDecision:
 
 
 def _nothing(metrics: int, arms: int) -> OutcomeEpoch:
-    return OutcomeEpoch((1,) * (arms + 1), [[outcome_test.OutcomeCounts()] * (arms + 1)] * metrics)
+    return OutcomeEpoch((1,) * (arms + 1), [[outcome_counts.OutcomeCounts()] * (arms + 1)] * metrics)
 
 
 def _stand(arm: ArmInput, findings: tuple[OutcomeFinding, ...], broken: str) -> ArmDecision:

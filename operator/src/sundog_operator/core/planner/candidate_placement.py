@@ -12,7 +12,7 @@ from sundog_operator.api import (
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import accelerators, capacity
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import in_place, state_machine
+from sundog_operator.core.rollout import in_place, state
 from sundog_operator.core.rollout.in_place import ArmReplicas
 
 MIN_REPLICAS_IN_PLACE = 2
@@ -122,7 +122,7 @@ def desired_replicas(draft: PlanContext) -> ArmReplicas | None:
     if not draft.confirmed:
         return before
     wanted = _wanted(draft, shared)
-    weight = state_machine.canary_weight(draft.progress) if draft.progress is not None else 0
+    weight = state.canary_weight(draft.progress) if draft.progress is not None else 0
     needed = min(before.stable, in_place.stable_replicas(draft.replicas, weight))
     if wanted.stable < before.stable and draft.serving(stable.revision) < needed:
         return ArmReplicas(before.stable, min(before.candidate, wanted.candidate))
@@ -142,4 +142,4 @@ def _wanted(draft: PlanContext, shared: PlanInPlace) -> ArmReplicas:
     if progress is None:
         return in_place.compute_replicas(draft.replicas, shared.spare, 0, 0)
     stands_still = draft.held or draft.opens_at is not None
-    return state_machine.shared_replicas(progress, draft.replicas, stands_still=stands_still)
+    return state.shared_replicas(progress, draft.replicas, stands_still=stands_still)

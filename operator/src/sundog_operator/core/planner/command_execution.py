@@ -6,12 +6,12 @@ from sundog_operator.api import LastCommand
 from sundog_operator.core import events, revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate as planner_candidate
-from sundog_operator.core.planner import candidate_placement, evaluation
+from sundog_operator.core.planner import candidate_placement, deadline, evaluation, outcome
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.ray.readiness import DEPLOYING
-from sundog_operator.core.rollout import commands, state_machine, windows
+from sundog_operator.core.rollout import commands, explanations, state, steering, windows
 from sundog_operator.core.rollout.commands import RolloutCommand
 
 FORWARD_VERBS: Final = ("promote", "skip")
@@ -99,7 +99,7 @@ def _refuse_steering(draft: PlanContext, command: RolloutCommand) -> str:
         return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
     if command.verb == "resume" and draft.progress.paused is None:
         return _why_not_resumed(draft, command.revision)
-    if command.verb == "skip" and (why := state_machine.skip_refusal(draft.progress)):
+    if command.verb == "skip" and (why := steering.skip_refusal(draft.progress)):
         return why
     if command.verb in FORWARD_VERBS and draft.held:
         return _why_held(draft)
@@ -111,7 +111,7 @@ def _refuse_steering(draft: PlanContext, command: RolloutCommand) -> str:
 def _why_not_trusted(draft: PlanContext) -> str:
     """Why a rollout that is paused for its split would be paused again at once; empty where it is not, or the split is right again."""
     paused = draft.progress.paused if draft.progress is not None else None
-    if paused is None or paused.reason != state_machine.SAMPLE_RATIO:
+    if paused is None or paused.reason != state.SAMPLE_RATIO:
         return ""
     evaluation.evaluate_rollout(draft)
     broken = draft.evaluation.broken if draft.evaluation is not None else ""
@@ -125,14 +125,14 @@ def _why_not_trusted(draft: PlanContext) -> str:
 def _why_not_begun(draft: PlanContext, command: RolloutCommand) -> str:
     """Why a rollout is at no step that could be passed or left out; empty where it is at one, or has none."""
     progress = draft.progress
-    if progress is None or progress.phase != state_machine.PENDING:
+    if progress is None or progress.phase != state.PENDING:
         return ""
     if progress.paused is not None:
-        return f"revision {command.revision} is {state_machine.describe_pause(progress)}: resume lets it begin, once it is ready"
+        return f"revision {command.revision} is {explanations.describe_pause(progress)}: resume lets it begin, once it is ready"
     if draft.held:
         return _why_held(draft)
     if command.verb == "skip":
-        return state_machine.skip_refusal(progress)
+        return steering.skip_refusal(progress)
     return (
         f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
     )
@@ -144,7 +144,7 @@ def _why_not_resumed(draft: PlanContext, number: int) -> str:
     if draft.held:
         return f"{told}; {_why_held(draft)}"
     waits = draft.progress is not None and draft.progress.step is not None and draft.progress.step.gate == "manual"
-    return f"{told}; it {state_machine.WAITS_FOR_PROMOTE}" if waits else told
+    return f"{told}; it {state.WAITS_FOR_PROMOTE}" if waits else told
 
 
 def _why_held(draft: PlanContext) -> str:
@@ -201,8 +201,8 @@ def _refuse_retry(draft: PlanContext, number: int) -> str:
 
 def _why_not_anew(draft: PlanContext, number: int) -> str:
     """Why a candidate is not to be taken out and put in again: with it would go what answers requests, or what is on its way up."""
-    if draft.progress is not None and state_machine.has_traffic(draft.progress):
-        weight = state_machine.canary_weight(draft.progress)
+    if draft.progress is not None and state.has_traffic(draft.progress):
+        weight = state.canary_weight(draft.progress)
         share = f"{weight} % of the traffic" if weight else "requests by their headers"
         return (
             f"revision {number} has {share}: there is nothing to try again; abort, then retry begins its rollout anew"
@@ -221,14 +221,10 @@ def _has_trouble(draft: PlanContext, number: int) -> bool:
         candidate is None
         or candidate.failures
         or candidate.retry_at is not None
-        or planner_candidate.find_late_reason(draft, candidate)
+        or deadline.find_late_reason(draft, candidate)
     ):
         return True
-    if (
-        progress is not None
-        and progress.paused is not None
-        and progress.paused.reason == state_machine.DEADLINE_EXCEEDED
-    ):
+    if progress is not None and progress.paused is not None and progress.paused.reason == state.DEADLINE_EXCEEDED:
         return True
     calm = readiness.ready or readiness.reason == DEPLOYING
     return not calm or find_pending_reason(draft, number) is not None
@@ -243,7 +239,7 @@ def _run(draft: PlanContext, command: RolloutCommand) -> None:
         case "stop":
             cleanup.stop_experiment(draft, "StopCommand", f"by command {command.id}")
         case "abort" if draft.progress is None:
-            planner_candidate.abort_candidate(draft, f"by command {command.id}")
+            outcome.abort_candidate(draft, f"by command {command.id}")
         case _:
             _steer(draft, command)
 
@@ -251,7 +247,7 @@ def _run(draft: PlanContext, command: RolloutCommand) -> None:
 def _steer(draft: PlanContext, command: RolloutCommand) -> None:
     """Hand the command to the rollout's state machine."""
     if draft.rollout is not None:
-        draft.commit_rollout(state_machine.execute_command(draft.rollout.status, command, draft.now))
+        draft.commit_rollout(steering.execute_command(draft.rollout.status, command, draft.now))
 
 
 def _retry(draft: PlanContext, number: int) -> None:
@@ -260,7 +256,7 @@ def _retry(draft: PlanContext, number: int) -> None:
         # Out of the cluster first, so that what failed is forgotten; back in once Serve has it no more.
         draft.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": draft.now}))
     elif draft.is_held_back(number):
-        planner_candidate.release_hold(draft, number)
+        outcome.release_hold(draft, number)
     elif draft.status.stable is not None:
         draft.set(stable=draft.status.stable.model_copy(update={"retry_at": draft.now}))
 
@@ -269,7 +265,7 @@ def _roll_back(draft: PlanContext, command: RolloutCommand) -> None:
     """Go back to an earlier revision at once. What the spec stands for is held back until it changes or is retried."""
     reason = f"rollback to revision {command.revision} by command {command.id}"
     cleanup.stop_experiment(draft, "RolledBack", reason)
-    planner_candidate.drop_candidate(draft, "RolledBack", reason)
+    outcome.drop_candidate(draft, "RolledBack", reason)
     planner_candidate.hold_back(draft, reason)
     if command.revision != draft.stable_number:
         planner_candidate.start_rollback(draft, command.revision)

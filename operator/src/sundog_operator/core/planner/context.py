@@ -18,7 +18,7 @@ from sundog_operator.api import (
 from sundog_operator.api.installation import Installation
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import stable_traffic
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import confirmation
 from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.edge.secrets import KeysBySecret
 from sundog_operator.core.edge.split import Split
@@ -35,7 +35,7 @@ from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import in_place, state_machine, windows
+from sundog_operator.core.rollout import in_place, state, windows
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
@@ -252,7 +252,7 @@ class PlanContext:
 
     def serving(self, number: int) -> int:
         """Replicas that Serve runs and every ready edge sees healthy, also while others of the revision start."""
-        healthy = edge_split.healthy_replicas(self.service, number, self.seen.edges)
+        healthy = confirmation.healthy_replicas(self.service, number, self.seen.edges)
         return min(self.readiness(number).running, healthy)
 
     def split(self) -> Split | None:
@@ -284,7 +284,7 @@ class PlanContext:
     def confirmed(self) -> bool:
         """Whether every edge has that split in force."""
         split = self.split()
-        return split is not None and edge_split.confirm(self.service, split, self.seen.edges).confirmed
+        return split is not None and confirmation.confirm(self.service, split, self.seen.edges).confirmed
 
     @property
     def experiment_progress(self) -> ExperimentStatus | None:
@@ -315,7 +315,7 @@ class PlanContext:
         What goes back to a revision that was stable waits for none.
         """
         progress = self.progress
-        if self.spec is None or (progress is not None and state_machine.is_fast_rollback(progress)):
+        if self.spec is None or (progress is not None and state.is_fast_rollback(progress)):
             return None
         return windows.next_opening(self.spec.rollout.windows, self.now)
 
@@ -350,7 +350,7 @@ class PlanContext:
     def _with_more_than(self, stable: RevisionStatus) -> list[int]:
         """Revisions that have more of the traffic than stable, and for long. One with less may need many replicas because it is slow."""
         candidate, progress = self.status.candidate, self.progress
-        if candidate is not None and progress is not None and state_machine.is_baking(progress):
+        if candidate is not None and progress is not None and state.is_baking(progress):
             return [candidate.revision]
         return [arm.revision for arm in self.status.arms or () if arm.weight > stable.weight]
 
@@ -366,7 +366,7 @@ class PlanContext:
             return None
         if self.commit is not None and self.commit[0] == self.rollout.name:
             return self.commit[1]
-        return self.rollout.status if state_machine.is_frozen(self.rollout.status) else None
+        return self.rollout.status if state.is_frozen(self.rollout.status) else None
 
     @property
     def in_place(self) -> PlanInPlace | None:

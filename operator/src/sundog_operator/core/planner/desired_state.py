@@ -8,9 +8,10 @@ from sundog_operator.api import DrainingRevision, ExperimentStatus, ModelDeploym
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback
-from sundog_operator.core.experiments import state_machine as experiment
+from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import header_match, resolve, shadow_comparison, state_machine
+from sundog_operator.core.rollout import header_match, resolve, shadow_comparison
+from sundog_operator.core.rollout import state as rollout_state
 
 
 def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
@@ -56,8 +57,8 @@ def desired_split(
     """
     if status.stable is None:
         return None
-    own = rollout is not None and experiment.is_frozen(rollout)
-    if rollout is None or not (own or state_machine.is_frozen(rollout)):
+    own = rollout is not None and experiment_state.is_frozen(rollout)
+    if rollout is None or not (own or rollout_state.is_frozen(rollout)):
         followed = status.candidate.revision if status.candidate else None
         meta = deployment["metadata"]
         return _placed(
@@ -65,7 +66,7 @@ def desired_split(
         )
     plan = rollout.plan
     slow = _slow_us(plan.guardrails)
-    choosable = rollout.phase == state_machine.RUNNING if own else _may_be_chosen(status, rollout)
+    choosable = rollout.phase == rollout_state.RUNNING if own else _may_be_chosen(status, rollout)
     arms = tuple(
         SplitArm(
             name=arm.name,
@@ -94,16 +95,16 @@ def desired_split(
 def _may_be_chosen(status: ModelDeploymentStatus, rollout: ExperimentStatus) -> bool:
     """Whether overrides may lead to the candidate. One that is to be started anew has to leave Serve's document for that."""
     waits = status.candidate is not None and status.candidate.retry_at is not None
-    return state_machine.can_be_selected(rollout) and not waits
+    return rollout_state.can_be_selected(rollout) and not waits
 
 
 def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     """The outcomes that are taken, from the end of the warm-up on: a unit counts where it is first seen, which is to be evidence."""
-    outcomes = experiment.frozen_comparison(status).outcomes
-    if not outcomes or not status.evidence_epochs or state_machine.is_over(status):
+    outcomes = experiment_state.frozen_comparison(status).outcomes
+    if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
         return None
     names_of = tuple(dict.fromkeys(each.feedback for each in outcomes))
-    return SplitFeedback(names_of, experiment.max_first_exposures(status))
+    return SplitFeedback(names_of, experiment_state.max_first_exposures(status))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

@@ -1,7 +1,19 @@
 """Revisions that lost their traffic: they drain, and go when no edge sends them anything any more."""
 
+from datetime import timedelta
+from typing import Final
+
 from sundog_operator.api import DrainingRevision, RevisionStatus
+from sundog_operator.core.edge import confirmation
+from sundog_operator.core.planner import (
+    evaluation,
+    warm_revisions,
+)
 from sundog_operator.core.planner.context import PlanContext
+
+DRAIN_GRACE: Final = timedelta(seconds=5)
+MAX_DRAINING: Final = 6
+"""Revisions, when another candidate begins: a status has room for 8, and the candidate and stable may have to drain beside them."""
 
 
 def start_draining(draft: PlanContext, gone: RevisionStatus) -> None:
@@ -11,3 +23,41 @@ def start_draining(draft: PlanContext, gone: RevisionStatus) -> None:
     replicas = max(gone.replicas, by_load)
     left = DrainingRevision(revision=gone.revision, cluster=gone.cluster, replicas=replicas, since=draft.now)
     draft.set(retiring=(*others, left))
+
+
+def release_drained_revisions(draft: PlanContext) -> None:
+    """Forget revisions that no edge sends anything to any more, and whose last requests had their time."""
+    if draft.commit is not None or draft.experiment_statuses:
+        return
+    if not draft.status.retiring:
+        # A candidate that ended while it waited for its next attempt had nothing to drain.
+        _come_home(draft)
+        return
+    split = draft.split()
+    if split is None:
+        draft.set(retiring=())  # nothing ever had traffic
+        return
+    if not confirmation.confirm(draft.service, split, draft.seen.edges).confirmed:
+        return
+    drained = tuple(retiring for retiring in draft.status.retiring if _is_drained(draft, retiring))
+    warm_revisions.retain_drained(draft, drained)
+    draft.set(retiring=tuple(retiring for retiring in draft.status.retiring if retiring not in drained))
+    _come_home(draft)
+
+
+def _come_home(draft: PlanContext) -> None:
+    """Stable's RayCluster is the service's again once a candidate of another one is gone: that one may then go.
+
+    Arms name no RayCluster where theirs is the service's, which then must not become another.
+    """
+    status, stable = draft.status, draft.status.stable
+    is_alone = status.candidate is None and not status.retiring and not status.arms
+    if stable is not None and stable.cluster and is_alone:
+        draft.set(cluster=stable.cluster, stable=stable.model_copy(update={"cluster": ""}))
+
+
+def _is_drained(draft: PlanContext, retiring: DrainingRevision) -> bool:
+    deadline = timedelta(seconds=evaluation.request_deadline_s(draft.seen.split))
+    idle = confirmation.count_in_flight(draft.service, retiring.revision, draft.seen.edges) == 0
+    waited = draft.now - retiring.since
+    return waited >= DRAIN_GRACE and (idle or waited >= deadline + DRAIN_GRACE)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.analysis import counters, evaluate
+from sundog_operator.core.analysis import arm_pair, counters, evaluate
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import state_machine
+from sundog_operator.core.rollout import state
 from sundog_operator.core.rollout.resolve import StableTraffic, needs_threshold
 
 DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
@@ -17,22 +17,17 @@ DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 def evaluate_rollout(draft: PlanContext) -> Counters | None:
     """Judge the active attempt. Gives what was counted; None where no evidence is weighed."""
     progress, attempt = draft.progress, draft.rollout
-    if (
-        progress is None
-        or attempt is None
-        or not state_machine.is_evaluated(progress)
-        or state_machine.is_over(progress)
-    ):
+    if progress is None or attempt is None or not state.is_evaluated(progress) or state.is_over(progress):
         return None
-    stable, candidate = state_machine.arm_revisions(progress)
+    stable, candidate = state.arm_revisions(progress)
     edges, waits_s = draft.seen.edges, request_deadline_s(draft.seen.split)
     now_s = counters.counted_until_s(edges, draft.now.timestamp())
     epochs = [epoch.number for epoch in progress.evidence_epochs]
     look = counters.CountScope(epochs, progress.epoch.number, now_s, waits_s)
     blocks = counters.collect_blocks(attempt.uid, edges)
     counted = counters.update_counters(Counters.unpack(progress.tallies, attempt.uid), edges, blocks, look)
-    healthy = [edge_split.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]
-    seen = evaluate.RolloutCounts(
+    healthy = [confirmation.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]
+    seen = arm_pair.RolloutCounts(
         tallies=counted,
         reports=edges,
         blocks=blocks,

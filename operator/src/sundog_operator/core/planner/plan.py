@@ -15,26 +15,30 @@ from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.planner import candidate as planner_candidate
+from sundog_operator.core.planner import conditions as planner_conditions
 from sundog_operator.core.planner import (
-    candidate as planner_candidate,
-)
-from sundog_operator.core.planner import (
-    conditions as planner_conditions,
-)
-from sundog_operator.core.planner import (
+    deadline,
     desired_state,
+    drain,
     evaluation,
+    outcome,
+    recovery,
+    requeue,
+    retry,
     rollback_window,
+    rollout_conditions,
     warm_revisions,
 )
+from sundog_operator.core.planner import status as planner_status
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.command_execution import execute_command
 from sundog_operator.core.planner.context import Json, ObservedState, PlanContext
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
-from sundog_operator.core.planner.experiment import lifecycle
+from sundog_operator.core.planner.experiment import lifecycle, start
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
-from sundog_operator.core.rollout import history, prometheus_checks, state_machine
+from sundog_operator.core.rollout import history, prometheus_checks, state, state_machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +66,19 @@ class ReconcilePlan:
 
 
 STEPS = (
-    planner_candidate.recover_lost_status,
-    planner_candidate.find_or_create_revision,
-    planner_candidate.assign_cluster,
+    recovery.recover_lost_status,
+    recovery.find_or_create_revision,
+    recovery.assign_cluster,
     lifecycle.sync_active_experiment,
-    planner_candidate.apply_rollout_outcome,
+    outcome.apply_rollout_outcome,
     execute_command,
     planner_candidate.choose_candidate,
     planner_candidate.ensure_rollout_experiment,
-    planner_candidate.track_candidate,
-    planner_candidate.retry_candidate,
-    planner_candidate.retry_stable,
-    planner_candidate.promote_without_steps,
-    lifecycle.start_next_experiment,
+    deadline.track_candidate,
+    retry.retry_candidate,
+    retry.retry_stable,
+    outcome.promote_without_steps,
+    start.start_next_experiment,
 )
 
 
@@ -85,11 +89,11 @@ def make_plan(seen: ObservedState, now: datetime) -> ReconcilePlan:
         step(draft)
     _walk(draft)
     lifecycle.advance_experiment(draft)
-    planner_candidate.release_drained_revisions(draft)
+    drain.release_drained_revisions(draft)
     warm_revisions.release_expired(draft)
-    planner_conditions.update_measured_fields(draft)
+    planner_status.update_measured_fields(draft)
     planner_conditions.set_conditions(draft)
-    planner_conditions.set_rollout_conditions(draft)
+    rollout_conditions.set_rollout_conditions(draft)
     experiment_conditions.set_conditions(draft)
     lifecycle.report_data_quality(draft)
     report_poison_requests(draft)
@@ -101,7 +105,7 @@ def make_plan(seen: ObservedState, now: datetime) -> ReconcilePlan:
         surplus_revisions=_surplus_revisions(draft),
         surplus_experiments=_surplus_experiments(draft),
         events=tuple(draft.events),
-        requeue_after_s=planner_conditions.requeue_after_s(draft),
+        requeue_after_s=requeue.requeue_after_s(draft),
         edges_to_delete=late,
         own=tuple(draft.experiment_statuses.items()),
     )
@@ -129,7 +133,7 @@ def _walk(draft: PlanContext) -> None:
     counted = evaluation.evaluate_rollout(draft)
     attempt = draft.rollout
     draft.copies = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", draft.seen.edges)
-    seen = state_machine.RolloutInputs(
+    seen = state.RolloutInputs(
         now=draft.now,
         replicas=draft.replicas,
         available=draft.available(candidate.revision),
@@ -137,19 +141,19 @@ def _walk(draft: PlanContext) -> None:
         confirmed=draft.confirmed,
         held=draft.held,
         opens_at=draft.opens_at,
-        failure=planner_candidate.find_failure(draft, candidate),
-        late=planner_candidate.find_deadline_pause_reason(draft, candidate),
+        failure=deadline.find_failure(draft, candidate),
+        late=deadline.find_deadline_pause_reason(draft, candidate),
         evidence=draft.evaluation,
         answer=draft.seen.answer,
         copies=draft.copies,
         stable=draft.serving(draft.stable_number or 0),
-        dead=planner_candidate.is_dead(draft, candidate),
-        patience=draft.spec.rollout.progress_deadline if draft.spec else state_machine.GIVE_BACK_TIMEOUT,
+        dead=deadline.is_dead(draft, candidate),
+        patience=draft.spec.rollout.progress_deadline if draft.spec else state.GIVE_BACK_TIMEOUT,
     )
 
     def ticked(*, moved: bool) -> ExperimentStatus:
         told = prometheus_checks.record_readings(
-            planner_conditions.report_metrics(draft, progress, moved=moved), draft.seen.readings
+            planner_status.report_metrics(draft, progress, moved=moved), draft.seen.readings
         )
         return state_machine.tick(told, seen)
 
@@ -157,20 +161,20 @@ def _walk(draft: PlanContext) -> None:
     if after != progress:
         # Where anything moves more often than once a minute, what is known would never be told else.
         after = ticked(moved=True)
-    after = planner_conditions.report_counts(draft, after, progress, counted, moved=False)
+    after = planner_status.report_counts(draft, after, progress, counted, moved=False)
     weighs = (draft.evaluation or draft.copies) is not None
     if after != progress or (weighs and draft.has_terminating_edge(progress)):
         # What was counted is written with what follows from it.
-        told = planner_conditions.report_counts(draft, after, progress, counted, moved=True)
+        told = planner_status.report_counts(draft, after, progress, counted, moved=True)
         if counted is not None:
             told = told.model_copy(update={"tallies": counted.pack()})
         if draft.copies is not None:
             told = told.model_copy(update={"shadow": draft.copies.status})
         if told != progress:
             draft.commit_rollout(
-                history.record_point(told, planner_conditions.current_metrics(draft) or told.metrics, draft.now)
+                history.record_point(told, planner_status.current_metrics(draft) or told.metrics, draft.now)
             )
-            draft.events.extend(planner_conditions.transition_events(draft, progress, after))
+            draft.events.extend(rollout_conditions.transition_events(draft, progress, after))
 
 
 def _surplus_revisions(draft: PlanContext) -> tuple[str, ...]:
@@ -190,7 +194,7 @@ def _surplus_experiments(draft: PlanContext) -> tuple[str, ...]:
     ended = [
         rollout
         for rollout in draft.seen.rollouts
-        if state_machine.is_over(rollout.status) and rollout.name != draft.before.experiment
+        if state.is_over(rollout.status) and rollout.name != draft.before.experiment
     ]
     ended.sort(key=lambda rollout: (rollout.status.plan.frozen_at or draft.now, rollout.name))
     return tuple(rollout.name for rollout in ended[: max(0, len(ended) - revisions.HISTORY_LIMIT)])

@@ -9,7 +9,7 @@ from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
 from sundog_operator.core.planner.context import RolloutAttempt
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import state_machine, windows
+from sundog_operator.core.rollout import state, windows
 
 Json = dict[str, Any]
 
@@ -38,11 +38,7 @@ def make_webhook_request(
 
     The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, with texts alone in its metadata.
     """
-    webhook = (
-        state_machine.pending_webhook(attempt.status)
-        if attempt is not None and not is_rollout_held(spec, now)
-        else None
-    )
+    webhook = state.pending_webhook(attempt.status) if attempt is not None and not is_rollout_held(spec, now) else None
     if attempt is None or webhook is None:
         return None
     meta, step = deployment["metadata"], attempt.status.step
@@ -57,7 +53,7 @@ def make_webhook_request(
             "revision": str(attempt.revision),
             "experiment": attempt.name,
             "step": str(number),
-            "weight": str(state_machine.canary_weight(attempt.status)),
+            "weight": str(state.canary_weight(attempt.status)),
         },
     }
     return WebhookRequest(f"{attempt.uid}/{number}", webhook.url, document, webhook.timeout.total_seconds())

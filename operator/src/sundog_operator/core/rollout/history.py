@@ -6,8 +6,8 @@ from typing import Final
 
 from sundog_operator.api import ArmStatus, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import state_machine
-from sundog_operator.core.stats.verdicts import DecisionBasis, MetricVerdict
+from sundog_operator.core.rollout import state
+from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 
 MAX_POINTS: Final = 32
 """Points that are kept: some 7 KiB of a status, of an experiment with ten arms a hundred."""
@@ -31,7 +31,7 @@ def record_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], now:
     """
     point = make_point(status, metrics, now)
     known = status.history
-    if known and not state_machine.is_over(status) and not _differs(known[-1], point):
+    if known and not state.is_over(status) and not _differs(known[-1], point):
         return status
     return status.model_copy(update={"history": thin_points((*known, point))})
 

@@ -17,7 +17,7 @@ from sundog_operator.api import (
     format_timestamp,
 )
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.rollout import state_machine
+from sundog_operator.core.rollout import explanations, state
 
 GIVE_UP_AFTER: Final = timedelta(hours=1)
 """For how long a receiver is tried again from when it happened; after that once."""
@@ -46,7 +46,7 @@ class PendingNotice:
 
 def add_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """The status after a transition, with what there is to tell of it. Without receivers there is nothing."""
-    if not after.plan.notify or not state_machine.is_frozen(after):
+    if not after.plan.notify or not state.is_frozen(after):
         return after
     known = before.notices
     new = [each for each in _happened(before, after, now) if not _is_known(each, known)]
@@ -54,10 +54,10 @@ def add_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetime
 
 
 def _happened(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> Iterator[RolloutNotice]:
-    if not state_machine.is_frozen(before):
-        yield _notice(after, "started", f"Started: revision {state_machine.arm_revisions(after)[1]} is brought up", now)
-    if state_machine.is_over(after):
-        event = _end(after) if not state_machine.is_over(before) else None
+    if not state.is_frozen(before):
+        yield _notice(after, "started", f"Started: revision {state.arm_revisions(after)[1]} is brought up", now)
+    if state.is_over(after):
+        event = _end(after) if not state.is_over(before) else None
         if event is not None:
             yield _notice(after, event, after.verdict.reason, now)
     elif (waits := _standing(after)) and waits != _standing(before):
@@ -68,7 +68,7 @@ def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now
     return RolloutNotice(
         event=event,
         step=status.step.index if status.step else 0,
-        weight=state_machine.canary_weight(status),
+        weight=state.canary_weight(status),
         reason=reason[:REASON_LIMIT],
         verdict=status.verdict.decision,
         time=now,
@@ -76,12 +76,12 @@ def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now
 
 
 def _end(status: ExperimentStatus) -> NotificationEvent | None:
-    if status.phase == state_machine.CONCLUDED:
+    if status.phase == state.CONCLUDED:
         return "promoted"
     match status.verdict.reason.partition(":")[0]:
         case "Superseded":
             return None
-        case state_machine.ROLLED_BACK:
+        case state.ROLLED_BACK:
             return "rolledBack"
         case _:
             return "aborted"
@@ -91,9 +91,9 @@ def _standing(status: ExperimentStatus) -> str:
     """Why a rollout stands still, cause first; empty where it does not, or only its spec holds it."""
     step = status.step
     if status.paused is not None:
-        return f"{status.paused.reason}: {state_machine.describe_pause(status)}"
+        return f"{status.paused.reason}: {explanations.describe_pause(status)}"
     if step is not None and step.since is not None and step.gate == "manual":
-        return f"{WAITS_FOR_PROMOTE_REASON}: step {step.index} {state_machine.WAITS_FOR_PROMOTE}"
+        return f"{WAITS_FOR_PROMOTE_REASON}: step {step.index} {state.WAITS_FOR_PROMOTE}"
     return ""
 
 
@@ -111,7 +111,7 @@ def _key(notice: RolloutNotice) -> tuple[object, ...]:
 def pending_notices(status: ExperimentStatus) -> list[PendingNotice]:
     """The next notice of each receiver that has not heard all that it asked for."""
     found: list[PendingNotice] = []
-    if not state_machine.is_frozen(status):
+    if not state.is_frozen(status):
         return found
     for receiver, wanted in enumerate(status.plan.notify):
         told = _delivery(status, receiver).told
@@ -150,7 +150,7 @@ def _delivery(status: ExperimentStatus, receiver: int) -> NotificationDelivery:
 def make_payload(experiment: Mapping[str, Any], status: ExperimentStatus, what: PendingNotice) -> Json:
     """What is posted of a notice."""
     meta, notice = experiment["metadata"], what.notice
-    stable, candidate = state_machine.arm_revisions(status)
+    stable, candidate = state.arm_revisions(status)
     return {
         "id": f"{meta['uid']}/{what.number}",
         "event": notice.event,

@@ -18,7 +18,7 @@ from scipy.special import ndtr
 from sundog_operator.core.stats import multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Integers
-from sundog_operator.core.stats.outcome_test import OutcomeCounts, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeMetric
 
 _NODES: Final = np.linspace(-6.0, 6.0, 241)
 _MASSES: Final = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()

@@ -7,17 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.stats import cluster_variance, count_ratio, sample_ratio, verdicts
+from sundog_operator.core.stats import cluster_variance, count_ratio, floor_test, sample_ratio, verdicts
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
-from sundog_operator.core.stats.verdicts import (
-    DecisionBasis,
-    EventCounts,
-    MetricFinding,
-    MetricFindings,
-    MetricLimits,
-    MetricVerdict,
-)
+from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
+from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricFindings, MetricVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +108,7 @@ def evaluate_counts(
     alone = np.array([metric.newest_alone for metric in metrics])
     findings = verdicts.evaluate_verdicts(counts, limits, promotes=alone)
     undecided = (findings.verdict == MetricVerdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
-    units, seconds = verdicts.units_for_floor(counts, limits, undecided)
+    units, seconds = floor_test.units_for_floor(counts, limits, undecided)
     told = _as_decided(metrics, counts, limits, findings)
     return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(told)]
 

@@ -20,9 +20,6 @@ arms and metrics at all looks, whatever depends on what, for probabilities of er
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,212 +27,16 @@ from numpy.typing import NDArray
 from sundog_operator.core.stats import count_ratio, mean_ratio, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import UnitValueSums
+from sundog_operator.core.stats.outcome_counts import (
+    MILLIONTHS,
+    OutcomeCounts,
+    OutcomeEpoch,
+    OutcomeMetric,
+    OutcomePairs,
+    pair_with_control,
+)
+from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeFindings, OutcomeVerdict
 from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
-from sundog_operator.core.stats.verdicts import format_rough_duration
-
-OutcomeType = Literal["rate", "mean"]
-OutcomeGoal = Literal["increase", "decrease"]
-
-MILLIONTHS: Final = 1_000_000
-"""Of which a value of feedback is a whole number."""
-
-DEFAULT_EFFECT: Final = 0.05
-"""The relative effect for which evidence is tuned where the plan names none. It is valid for all."""
-
-_TIMES_THE_EFFECT: Final = 2.0
-"""As wide are mixtures: effects of half to four times the least one are found about as soon as by a mixture of their own."""
-
-_USUAL_VARIATION: Final = 3.0
-"""A unit's standard deviation by its mean, as of a rate of 10 %; by it the mixture of means is tuned, nothing else depends on it."""
-
-ARM_IS_OUT: Final = "the arm is out"
-"""Said instead of what will decide."""
-
-_LEAST_RATIO: Final = 1e-6
-_WHOLE: Final = frozenset({int})
-
-
-class OutcomeVerdict(StrEnum):
-    """Of one success metric of one arm."""
-
-    NO_DATA = "NoData"
-    INVALID = "Invalid"
-    UNDECIDED = "Undecided"
-    HETEROGENEOUS = "Heterogeneous"
-    BETTER = "Better"
-    WORSE = "Worse"
-    NO_EFFECT = "NoEffect"
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeMetric:
-    """An outcome that an arm may win by, as it is frozen in the plan.
-
-    Attributes:
-        name: for sentences.
-        type: rate or mean.
-        goal: which way is better.
-        minimum_effect: the least relative effect that is worth finding, such as 0.02; None or 0 for none.
-    """
-
-    name: str
-    type: OutcomeType = "rate"
-    goal: OutcomeGoal = "increase"
-    minimum_effect: float | None = None
-
-    @property
-    def effect(self) -> float:
-        """The relative effect for which its evidence is tuned."""
-        return self.minimum_effect or DEFAULT_EFFECT
-
-    @property
-    def scale(self) -> float:
-        """Of the mixture of ratios, as a logarithm."""
-        return _TIMES_THE_EFFECT * self.effect
-
-    @property
-    def deviation(self) -> float:
-        """Of the mixture of means, in standard deviations of a unit."""
-        return self.scale / _USUAL_VARIATION
-
-    @property
-    def sign(self) -> int:
-        """1 where more is better, else −1."""
-        return 1 if self.goal == "increase" else -1
-
-    @property
-    def worth(self) -> float:
-        """The ratio to control's that is just worth finding; NaN where none is named."""
-        if not self.minimum_effect:
-            return math.nan
-        return max(1 + self.sign * self.minimum_effect, _LEAST_RATIO)
-
-
-class OutcomeCounts(NamedTuple):
-    """One metric of one arm in one epoch. All are whole numbers.
-
-    Attributes:
-        exposed: units that were first exposed then and there.
-        units: those of them that had an event.
-        positive: those whose first event was above 0.
-        total: the sum of all units' totals, in millionths.
-        squares: the sum of the squares of units' totals, each in millionths: so in millionths of millionths.
-    """
-
-    exposed: int = 0
-    units: int = 0
-    positive: int = 0
-    total: int = 0
-    squares: int = 0
-
-    @property
-    def valid(self) -> bool:
-        """Whether they can have been counted."""
-        return (
-            _WHOLE.issuperset(map(type, self))
-            and self.exposed >= self.units >= self.positive >= 0
-            and self.units * self.squares >= self.total**2
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeEpoch:
-    """What came of the units that were first exposed while the weights stood still.
-
-    Attributes:
-        shares: of each arm, control first, as assigned; of any sum above 0. An arm that was out by then has 0.
-        outcomes: of each metric, those of each arm in that order.
-    """
-
-    shares: Sequence[float]
-    outcomes: Sequence[Sequence[OutcomeCounts]]
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeFinding:
-    """What is known of one success metric of one arm beside control.
-
-    Attributes:
-        metric: which one.
-        control: control's rate or mean as it was counted over all epochs, a mean in the unit of the values; NaN without exposures.
-        arm: the arm's.
-        uplift: the arm's to control's, less 1, epoch by epoch; NaN where that is not known.
-        lower: end of the interval that holds at every look, with those of all arms and metrics at once; NaN where it is not known.
-        upper: the other end; infinite where it is not known yet.
-        better: log E against "in the goal's direction it is not better".
-        worse: log E against "it is not worse".
-        exposed: units of both arms.
-        needed: units of both arms at which it typically is decided, if all goes on as it did; infinite where it never is, NaN where it is.
-        eta_s: seconds until then; infinite where nobody can tell.
-        verdict: what follows.
-    """
-
-    metric: OutcomeMetric
-    control: float = math.nan
-    arm: float = math.nan
-    uplift: float = math.nan
-    lower: float = math.nan
-    upper: float = math.nan
-    better: float = -math.inf
-    worse: float = -math.inf
-    exposed: int = 0
-    needed: float = math.nan
-    eta_s: float = math.inf
-    verdict: OutcomeVerdict = OutcomeVerdict.NO_DATA
-
-    @property
-    def improvement(self) -> tuple[float, float]:
-        """The ends of the interval in the direction of the goal: below 0 is worse."""
-        return (self.lower, self.upper) if self.metric.goal == "increase" else (-self.upper, -self.lower)
-
-    def sentence(self, arm: str = "the arm", control: str = "control", *, out: bool = False) -> str:
-        """For a person; `out` of an arm to which no units come any more, so that nothing will decide."""
-        match self.verdict:
-            case OutcomeVerdict.NO_DATA:
-                return f"{self.metric.name}: nothing was counted yet"
-            case OutcomeVerdict.INVALID:
-                return f"{self.metric.name}: the counters are no counts"
-        seen = f"{self.metric.name} of {arm} {self._seen(control)}"
-        match self.verdict:
-            case OutcomeVerdict.HETEROGENEOUS:
-                return f"{seen}: no one ratio fits all epochs, so nothing is won by it"
-            case OutcomeVerdict.BETTER:
-                return f"{seen}: better"
-            case OutcomeVerdict.WORSE:
-                return f"{seen}: worse"
-            case OutcomeVerdict.NO_EFFECT:
-                return f"{seen}: not the {_percent(self.metric.effect)} that are worth finding"
-        return f"{seen}: {ARM_IS_OUT if out else self._wanted()}"
-
-    def _seen(self, control: str) -> str:
-        if math.isinf(self.uplift):
-            return f"is {_number(self.arm)}, and {control} has none"
-        if math.isnan(self.uplift):
-            return f"is {_number(self.arm)}, {control}'s {_number(self.control)}"
-        seen = f"is {_percent(abs(self.uplift))} {'below' if self.uplift < 0 else 'above'} {control}'s"
-        if math.isnan(self.lower):
-            return seen
-        upper = "any" if math.isinf(self.upper) else _signed(self.upper)
-        return f"{seen} ({_signed(self.lower)} to {upper} at every look)"
-
-    def _wanted(self) -> str:
-        """What will decide."""
-        if not math.isfinite(self.needed):
-            return "no number of units will decide"
-        wanted = f"about {self.needed - self.exposed:.0f} more units decide"
-        return f"{wanted}, in some {format_rough_duration(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.3g} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def evaluate_outcomes(
@@ -271,47 +72,6 @@ def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float)
     places = [(metric, arm) for metric, row in enumerate(findings) for arm in range(len(row))]
     log_es = np.array([np.logaddexp(each.better, each.worse) - math.log(2) for row in findings for each in row])
     return [places[index] for index in multiple_testing.find_discoveries(log_es, alpha)] if places else []
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomePairs:
-    """Control and other arms in the epochs that have both, of one metric.
-
-    Attributes:
-        control: the fields of `Outcomes` of control, shape (fields, ..., epochs); 0 where there is nothing to compare.
-        candidate: those of the arm, same shape.
-        weight: the arm's share of the assignments to both, in (0, 1), of a shape that fits (..., epochs).
-    """
-
-    control: mean_ratio.Integers
-    candidate: mean_ratio.Integers
-    weight: Numbers
-
-    @property
-    def exposed(self) -> tuple[mean_ratio.Integers, mean_ratio.Integers]:
-        """Units of control and of each arm, over epochs."""
-        return self.control[0].sum(-1), self.candidate[0].sum(-1)
-
-
-def _pairs(shares: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Of each arm its share of the assignments to it and control, and whether both had some; shape (arms, epochs)."""
-    both = (shares[1:] > 0) & (shares[0] > 0)
-    with np.errstate(all="ignore"):
-        return shares[1:] / (shares[1:] + shares[0]), both
-
-
-class OutcomeFindings(NamedTuple):
-    """`Finding`s as arrays of the shape (...) of the pairs; `growth` tells how many times as many units typically decide."""
-
-    control: Numbers
-    arm: Numbers
-    uplift: Numbers
-    lower: Numbers
-    upper: Numbers
-    better: Numbers
-    worse: Numbers
-    verdict: NDArray[np.object_]
-    growth: Callable[[], Numbers]
 
 
 def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
@@ -412,7 +172,7 @@ def _judge(
     """Of one metric; `outcomes` by epoch and arm, shares of shape (arms, epochs)."""
     valid = np.array([all(row[arm].valid for row in outcomes) for arm in range(len(shares))])
     sane = valid[1:] & valid[0]
-    weight, counted = _pairs(shares)
+    weight, counted = pair_with_control(shares)
     counted &= sane[:, None]
     counts = np.array(outcomes, object).transpose(2, 1, 0)
     pairs = OutcomePairs(

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from sundog_operator.core.stats import multiple_testing, proportion
-from sundog_operator.core.stats.verdicts import MetricVerdict
+from sundog_operator.core.stats.findings import MetricVerdict
 
 _SCALE = 0.01
 """Of a rate that nothing is asked of: about there its interval is tightest."""

@@ -17,7 +17,7 @@ from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
 from sundog_operator.core.experiments import power
 from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
-from sundog_operator.core.stats.outcome_test import OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.forecast import options as forecast_options

@@ -16,7 +16,7 @@ from sundog_operator.api import (
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments import arms, freeze, log_exports, outcome_evaluation, power, state_machine
+from sundog_operator.core.experiments import arms, freeze, log_exports, outcome_evaluation, power, state
 from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.experiments.arms import PlannedArm
 from sundog_operator.core.experiments.evaluation import ObservedRate
@@ -25,12 +25,12 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.admission import accept_model_deployment as accept_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.desired_state import live_revisions
-from sundog_operator.core.planner.experiment.lifecycle import refusal_reason
+from sundog_operator.core.planner.experiment.start import refusal_reason
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.resolve import StableTraffic
-from sundog_operator.core.rollout.state_machine import is_over
+from sundog_operator.core.rollout.state import is_over
+from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
-from sundog_operator.core.stats.verdicts import format_rough_duration
 from sundog_operator.ports import EXPERIMENT, Object
 from sundog_operator.shell import describe
 from sundog_operator.shell.preview import spec_diff
@@ -61,7 +61,7 @@ def preview_experiment(
     """
     wanted = make_new_object(manifest) if stored is None else {**stored, "spec": manifest.get("spec") or {}}
     status = ExperimentStatus.parse((stored or {}).get("status"))
-    runs = state_machine.has_begun(status) and not is_over(status)
+    runs = state.has_begun(status) and not is_over(status)
     kept = ("what runs goes on by its plan",) if runs else ()
     acceptance = check_admission(wanted)
     problems = find_server_violations(manifest, wanted, stored) or _refused(acceptance, status, seen)
@@ -94,8 +94,8 @@ def _refused(acceptance: ExperimentAcceptance, status: ExperimentStatus, seen: O
         return (f"{acceptance.reason}: {acceptance.message}",)
     if is_over(status) or seen is None:
         return ()
-    if state_machine.has_begun(status):
-        control = revisions.find_by_number(seen.revisions, state_machine.control_revision(status))
+    if state.has_begun(status):
+        control = revisions.find_by_number(seen.revisions, state.control_revision(status))
         fields = (
             freeze.find_changed_fields(status.plan, spec, arms.plan_arms(control, spec)) if control is not None else ""
         )
@@ -111,9 +111,7 @@ def _end(status: ExperimentStatus, *, stopped: bool) -> str:
         return "it has ended, and no edit begins it again: create another Experiment"
     if not stopped:
         return ""
-    return (
-        "it ends, with the evidence so far" if state_machine.has_begun(status) else "it never begins, for it is stopped"
-    )
+    return "it ends, with the evidence so far" if state.has_begun(status) else "it never begins, for it is stopped"
 
 
 def _unwritten(spec: ExperimentSpec | None, refusal: Callable[[str], str]) -> Iterator[str]:
@@ -134,7 +132,7 @@ def _shared_salt(
 def _standing(status: ExperimentStatus) -> Iterator[str]:
     if is_over(status):
         yield f"it has ended: {status.verdict.reason}"
-    elif state_machine.has_begun(status):
+    elif state.has_begun(status):
         yield "it runs"
 
 
@@ -147,7 +145,7 @@ def _lines(
     *,
     comes: bool,
 ) -> Iterator[str]:
-    if state_machine.has_begun(status):
+    if state.has_begun(status):
         yield "changes nothing of the plan by which it runs"
         return
     stable = _stable(seen) if seen is not None else None
@@ -194,13 +192,13 @@ def _waits(spec: ExperimentSpec, stored: Object | None, seen: ObservedState | No
 
 
 def _goes_before(other: UserExperiment, stored: Object | None) -> bool:
-    if other.acceptance.spec is None and not state_machine.is_frozen(other.status):
+    if other.acceptance.spec is None and not state.is_frozen(other.status):
         return False
     if stored is None:
         return True
     meta = stored["metadata"]
     itself = (str(meta.get("creationTimestamp") or ""), meta["name"])
-    return state_machine.has_begun(other.status) or (other.created, other.name) < itself
+    return state.has_begun(other.status) or (other.created, other.name) < itself
 
 
 def _arms(planned: list[PlannedArm], stable: Revision, seen: ObservedState) -> Iterator[str]:

@@ -18,12 +18,19 @@ from sundog_operator.api import (
     format_duration,
     is_latency_metric,
 )
-from sundog_operator.core.analysis import evaluate, power
+from sundog_operator.core.analysis import power, split_mismatch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import percent
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import freeze, history, plan_text, prometheus_checks, state_machine
+from sundog_operator.core.rollout import (
+    explanations,
+    freeze,
+    history,
+    plan_text,
+    prometheus_checks,
+    state,
+)
 from sundog_operator.core.stats import guardrail_test, multiple_testing
 from sundog_operator.ports import Object
 from sundog_operator.shell.describe import (
@@ -261,7 +268,7 @@ def _begun(status: ExperimentStatus, meta: Object, now: datetime) -> datetime:
 
 def _ended(status: ExperimentStatus) -> datetime | None:
     """When it ended; None while it goes on."""
-    if not state_machine.is_over(status):
+    if not state.is_over(status):
         return None
     told = next((each for each in status.conditions if each.type == "Running" and each.status == "False"), None)
     return told.last_transition_time if told else status.epoch.since
@@ -269,7 +276,7 @@ def _ended(status: ExperimentStatus) -> datetime | None:
 
 def _points(status: ExperimentStatus, ended: datetime) -> tuple[HistoryPoint, ...]:
     """Its history, and what is known now or was at the end, where that is newer: a command ends an attempt between two looks."""
-    at = ended if state_machine.is_over(status) else status.counted_at
+    at = ended if state.is_over(status) else status.counted_at
     if at is None or (status.history and status.history[-1].at >= at):
         return status.history
     return (*status.history, history.make_point(status, status.metrics, at))
@@ -279,20 +286,20 @@ def _heading(status: ExperimentStatus) -> tuple[str, str]:
     reason = status.verdict.reason.partition(":")[0]
     if status.verdict.winner and status.plan.comparison is not None:
         return f"{status.verdict.winner} has won", "good"
-    if state_machine.is_decided_by_copies(status):
+    if state.is_decided_by_copies(status):
         return _of_copies(status, reason)
     match status.phase:
-        case state_machine.CONCLUDED | state_machine.STOPPED if status.verdict.decision in _HEADINGS:
+        case state.CONCLUDED | state.STOPPED if status.verdict.decision in _HEADINGS:
             return _HEADINGS[status.verdict.decision], _TONES[status.verdict.decision]
-        case state_machine.CONCLUDED if status.plan.comparison is not None:
+        case state.CONCLUDED if status.plan.comparison is not None:
             return f"Has run its course, undecided: {reason}", "open"
-        case state_machine.CONCLUDED:
+        case state.CONCLUDED:
             return "Promoted, not by evidence", "open"
-        case state_machine.STOPPED:
+        case state.STOPPED:
             return f"Ended without a verdict of evidence: {reason or 'no reason was told'}", "open"
-        case state_machine.RUNNING if status.paused is not None:
+        case state.RUNNING if status.paused is not None:
             return f"Paused: {status.paused.reason}", "open"
-        case state_machine.RUNNING:
+        case state.RUNNING:
             return "Undecided, goes on", "open"
     return "Has not begun", "open"
 
@@ -300,9 +307,9 @@ def _heading(status: ExperimentStatus) -> tuple[str, str]:
 def _of_copies(status: ExperimentStatus, reason: str) -> tuple[str, str]:
     """What became of a candidate that has passed by copies alone."""
     match status.phase:
-        case state_machine.CONCLUDED:
+        case state.CONCLUDED:
             return "Promoted by command, after its copies had passed", "good"
-        case state_machine.STOPPED:
+        case state.STOPPED:
             return f"Its copies had passed, and it was not promoted: {reason}", "open"
     return "Its copies have passed: promote or abort it", "good"
 
@@ -310,10 +317,10 @@ def _of_copies(status: ExperimentStatus, reason: str) -> tuple[str, str]:
 def _why(status: ExperimentStatus) -> Iterator[str]:
     """The outcome or what is waited for, then what is known of each guardrail, no sentence twice."""
     step = status.step.reason if status.step else ""
-    if state_machine.is_over(status) or status.verdict.winner or state_machine.is_decided_by_copies(status):
+    if state.is_over(status) or status.verdict.winner or state.is_decided_by_copies(status):
         first = status.verdict.reason
     else:
-        first = state_machine.describe_pause(status) if status.paused else step
+        first = explanations.describe_pause(status) if status.paused else step
     if first:
         yield first
     for each in status.metrics:
@@ -334,7 +341,7 @@ def _facts(obj: Object, status: ExperimentStatus, begun: datetime, ended: dateti
     plan = status.plan
     yield "model deployment", str((obj.get("spec") or {}).get("modelDeployment", ""))
     yield "began", f"{begun:%Y-%m-%d %H:%M:%S} UTC"
-    if state_machine.is_over(status):
+    if state.is_over(status):
         yield "ended", f"{ended:%Y-%m-%d %H:%M:%S} UTC, after {format_span(ended - begun)}"
     else:
         yield "so far", format_span(ended - begun)
@@ -355,7 +362,7 @@ def _facts(obj: Object, status: ExperimentStatus, begun: datetime, ended: dateti
         yield "alpha", plan_text.describe_alpha(plan)
     for outcome in _outcomes(status):
         yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
-    if not state_machine.is_over(status) and (doubt := power.find_undecidable_step(plan)):
+    if not state.is_over(status) and (doubt := power.find_undecidable_step(plan)):
         yield "beware", doubt
 
 
@@ -409,8 +416,8 @@ def _sample_ratio(status: ExperimentStatus, tallies: Counters) -> str:
             " those while the rollout goes on"
         )
     return (
-        f"{evaluate.describe_split(counted, 'requests')}; log E against the split is"
-        f" {guardrail_test.mismatch_log_e(counted):.3g}, and pauses from {evaluate.MISMATCH_LOG_E:.3g} on"
+        f"{split_mismatch.describe_split(counted, 'requests')}; log E against the split is"
+        f" {guardrail_test.mismatch_log_e(counted):.3g}, and pauses from {split_mismatch.MISMATCH_LOG_E:.3g} on"
     )
 
 
@@ -559,7 +566,7 @@ def _allowed(plan: FrozenPlan, guardrail: PlanGuardrail, weight: int) -> float:
     """The ratio up to which the gate at that weight passes."""
     if is_latency_metric(guardrail.metric):
         return 1.0
-    return float(multiple_testing.allowed_ratio(guardrail.margin, state_machine.weight_after(plan.steps, weight) / 100))
+    return float(multiple_testing.allowed_ratio(guardrail.margin, state.weight_after(plan.steps, weight) / 100))
 
 
 def format_point_interval(bound: MetricPoint) -> str:

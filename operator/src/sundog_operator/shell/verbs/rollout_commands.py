@@ -13,7 +13,7 @@ from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import commands, state_machine
+from sundog_operator.core.rollout import commands, state
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, NotFound
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
@@ -273,7 +273,7 @@ def find_failed_revisions(attempts: Sequence[Object]) -> frozenset[int]:
         label = str((attempt["metadata"].get("labels") or {}).get(names.LABEL_REVISION, ""))
         number = int(label) if label.isdecimal() else 0
         phase = ExperimentStatus.parse(attempt.get("status")).phase
-        (promoted if phase == state_machine.CONCLUDED else stopped).add(number)
+        (promoted if phase == state.CONCLUDED else stopped).add(number)
     return frozenset(stopped - promoted)
 
 

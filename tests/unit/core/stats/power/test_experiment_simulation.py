@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sundog_operator.core.stats import group_sequential
-from sundog_operator.core.stats.outcome_test import OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import (
     NO_WINNER,

@@ -4,11 +4,11 @@ from collections.abc import Collection
 
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core import events
-from sundog_operator.core.experiments import state_machine
+from sundog_operator.core.experiments import transitions
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.drain import start_draining
-from sundog_operator.core.rollout.state_machine import STOPPED
+from sundog_operator.core.rollout.state import STOPPED
 
 
 def stop_experiment(draft: PlanContext, reason: str, message: str) -> None:
@@ -16,7 +16,7 @@ def stop_experiment(draft: PlanContext, reason: str, message: str) -> None:
     own, progress = draft.own, draft.experiment_progress
     if own is None or progress is None:
         return
-    ended = state_machine.end_experiment(progress, STOPPED, reason, message, draft.now)
+    ended = transitions.end_experiment(progress, STOPPED, reason, message, draft.now)
     draft.experiment_statuses[own.name] = ended
     finish_experiment(draft, own, ended)
 

@@ -5,14 +5,14 @@ from typing import Final
 
 from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import outcome_evaluation, power, state_machine
+from sundog_operator.core.experiments import outcome_evaluation, power, state
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.experiment import lifecycle
+from sundog_operator.core.planner.experiment import arm_status, lifecycle, start
 from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.freeze import UNDECIDED
-from sundog_operator.core.rollout.state_machine import RUNNING, STOPPED, is_over
-from sundog_operator.core.stats.verdicts import MetricVerdict
+from sundog_operator.core.rollout.state import RUNNING, STOPPED, is_over
+from sundog_operator.core.stats.findings import MetricVerdict
 
 POLL_S: Final = 0.2
 WAITING_POLL_S: Final = 1.0
@@ -31,7 +31,7 @@ def set_conditions(draft: PlanContext) -> None:
     """Set the conditions of all of them; what changes is written."""
     for own in draft.seen.own:
         status = draft.experiment_statuses.get(own.name, own.status)
-        if own.acceptance.spec is None and not state_machine.is_frozen(status) and not is_over(status):
+        if own.acceptance.spec is None and not state.is_frozen(status) and not is_over(status):
             # Why it is refused is told by itself, whatever becomes of its ModelDeployment.
             draft.experiment_statuses.pop(own.name, None)
             if status != own.status:
@@ -47,7 +47,7 @@ def _in_phase(draft: PlanContext, own: UserExperiment, status: ExperimentStatus)
     if is_over(status) or (draft.own is not None and draft.own.name == own.name):
         return status
     waits = draft.experiment_waits.get(own.name)
-    return status.model_copy(update={"phase": "Queued" if waits and waits[0] == lifecycle.QUEUED else "Pending"})
+    return status.model_copy(update={"phase": "Queued" if waits and waits[0] == start.QUEUED else "Pending"})
 
 
 def _concluded(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
@@ -77,11 +77,7 @@ def _accepted(draft: PlanContext, own: UserExperiment, status: ExperimentStatus)
     waits = draft.experiment_waits.get(own.name)
     if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
         return "False", *waits
-    if (
-        not is_over(status)
-        and state_machine.has_begun(status)
-        and (fields := lifecycle.find_plan_changes(draft, own, spec))
-    ):
+    if not is_over(status) and state.has_begun(status) and (fields := lifecycle.find_plan_changes(draft, own, spec)):
         told = (
             f"{fields}: cannot be changed while it runs: undo that, or set spec.stopped and create another Experiment"
         )
@@ -92,11 +88,7 @@ def _accepted(draft: PlanContext, own: UserExperiment, status: ExperimentStatus)
 
 
 def _goes_on(status: ExperimentStatus, message: str) -> str:
-    return (
-        f"{message}; what runs goes on by its plan"
-        if state_machine.has_begun(status) and not is_over(status)
-        else message
-    )
+    return f"{message}; what runs goes on by its plan" if state.has_begun(status) and not is_over(status) else message
 
 
 def _running(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
@@ -104,10 +96,8 @@ def _running(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) 
         reason, _, _ = status.verdict.reason.partition(":")
         return "False", reason or status.phase, status.verdict.reason
     if status.phase == RUNNING:
-        dropped = [
-            f"arm {arm.name} was dropped: {arm.dropped}" for arm in state_machine.treatment_arms(status) if arm.dropped
-        ]
-        won = [status.paused.message] if state_machine.has_won(status) and status.paused is not None else []
+        dropped = [f"arm {arm.name} was dropped: {arm.dropped}" for arm in state.treatment_arms(status) if arm.dropped]
+        won = [status.paused.message] if state.has_won(status) and status.paused is not None else []
         return "True", RUNNING, "; ".join([*won, _shares(status), *dropped])
     if draft.own is not None and draft.own.name == own.name:
         return "False", "ArmsStarting", _starting(draft)
@@ -129,7 +119,7 @@ def _starting(draft: PlanContext) -> str:
             continue
         again = f", is tried again at {arm.retry_at:%Y-%m-%dT%H:%M:%SZ}" if arm.retry_at else ""
         told.append(
-            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {lifecycle.describe_pending_reason(draft, arm)}"
+            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {arm_status.describe_pending_reason(draft, arm)}"
         )
     return "; ".join(told) or "waits for the edges to confirm the split"
 
@@ -137,7 +127,7 @@ def _starting(draft: PlanContext) -> str:
 def _data_quality(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
     judged = draft.experiment_evaluation if draft.evaluated_experiment == own.name else None
     told = next((each for each in own.status.conditions if each.type == "DataQuality"), None)
-    if judged is None and told is not None and state_machine.has_begun(status):
+    if judged is None and told is not None and state.has_begun(status):
         return told.status, told.reason, told.message
     reason, message = draft.seen.storeless if own.has_outcomes else ("", "")
     storeless = ("False", reason, f"no outcome is kept: {message}") if reason else None
@@ -176,7 +166,7 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
         return "True", status.verdict.decision, status.verdict.reason
     if is_over(status):
         return "False", UNDECIDED, status.verdict.reason
-    if not state_machine.has_begun(status):
+    if not state.has_begun(status):
         return "False", UNDECIDED, "its arms have no traffic yet"
     if not status.evidence_epochs:
         return "False", UNDECIDED, "warms up; what is counted is no evidence yet"
@@ -186,7 +176,7 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
 
 def _missing(status: ExperimentStatus) -> list[MetricStatus]:
     """What arms that go on may win by, then what they have to pass for it and have not yet."""
-    own = [each for each in status.metrics if each.arm not in state_machine.dropped_arms(status)]
+    own = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
     may_win_by = [each for each in own if each.role == outcome_evaluation.SUCCESS]
     return may_win_by + [each for each in own if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
 
@@ -227,7 +217,7 @@ def requeue_after_s(draft: PlanContext) -> float | None:
     """When to look again, in seconds; None where no experiment asks for it."""
     active = draft.experiment_progress
     if active is None:
-        status, queued = draft.status, any(reason == lifecycle.QUEUED for reason, _ in draft.experiment_waits.values())
+        status, queued = draft.status, any(reason == start.QUEUED for reason, _ in draft.experiment_waits.values())
         begins = queued and not status.retiring and status.candidate is None and status.queued is None
         begins = begins and draft.capacity_shortage is None
         return POLL_S if begins else None

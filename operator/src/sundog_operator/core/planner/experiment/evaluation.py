@@ -4,23 +4,30 @@ from dataclasses import replace
 
 from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus
 from sundog_operator.core.analysis import counters, feedback
+from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.analysis.evaluate import CollectedCounts
-from sundog_operator.core.edge import split, units
-from sundog_operator.core.experiments import evaluate, outcome_evaluation, power, state_machine
+from sundog_operator.core.edge import confirmation, request_counts, units
+from sundog_operator.core.experiments import (
+    dropped_arms,
+    evaluate,
+    outcome_evaluation,
+    power,
+    state,
+    transitions,
+)
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedRate
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.evaluation import request_deadline_s
 from sundog_operator.core.rollout.resolve import StableTraffic, needs_threshold
-from sundog_operator.core.stats.outcome_test import OutcomeVerdict
+from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 
 
 def evaluate_experiment(draft: PlanContext, own: UserExperiment, progress: ExperimentStatus) -> Counters | None:
     """Judge it. Gives what was counted; None before it has begun."""
-    if not state_machine.has_begun(progress):
+    if not state.has_begun(progress):
         return None
     edges, waits_s = draft.seen.edges, request_deadline_s(draft.seen.split)
     now_s = counters.counted_until_s(edges, draft.now.timestamp())
@@ -30,7 +37,7 @@ def evaluate_experiment(draft: PlanContext, own: UserExperiment, progress: Exper
         now_s=now_s,
         timeout_s=waits_s,
         control=CONTROL,
-        arms=[arm.name for arm in state_machine.treatment_arms(progress)],
+        arms=[arm.name for arm in state.treatment_arms(progress)],
     )
     blocks = counters.collect_blocks(own.uid, edges)
     counted = counters.update_counters(Counters.unpack(progress.tallies, own.uid), edges, blocks, look)
@@ -70,14 +77,14 @@ def _serves(edge: EdgeReport) -> bool:
 def _healthy(draft: PlanContext, progress: ExperimentStatus) -> dict[str, int]:
     """Healthy replicas by arm."""
     edges = draft.seen.edges
-    return {arm.name: split.healthy_replicas(draft.service, arm.revision or 0, edges) for arm in progress.arms}
+    return {arm.name: confirmation.healthy_replicas(draft.service, arm.revision or 0, edges) for arm in progress.arms}
 
 
 def _traffic(draft: PlanContext, own: UserExperiment, progress: ExperimentStatus) -> StableTraffic:
     """Stable's, as long as a latency is not known that the arms' are to be compared with."""
     if not needs_threshold(progress.plan.guardrails):
         return StableTraffic()
-    return draft.traffic_of(state_machine.control_revision(progress), own.uid, progress.epoch.number)
+    return draft.traffic_of(state.control_revision(progress), own.uid, progress.epoch.number)
 
 
 def report_metrics(draft: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
@@ -86,26 +93,22 @@ def report_metrics(draft: PlanContext, status: ExperimentStatus) -> ExperimentSt
     if judged is None or not (draft.is_report_due(status) or not status.metrics):
         return status
     told = tuple(_doubted(draft, each, status, judged) for each in judged.metrics)
-    return status.model_copy(update={"metrics": state_machine.merge_dropped_metrics(status, told)})
+    return status.model_copy(update={"metrics": dropped_arms.merge_dropped_metrics(status, told)})
 
 
 def _doubted(
     draft: PlanContext, told: MetricStatus, status: ExperimentStatus, judged: ExperimentEvaluation
 ) -> MetricStatus:
     """What an arm may win by, or has to pass for it, with the warning that its time is hardly enough."""
-    if (
-        told.verdict != OutcomeVerdict.UNDECIDED
-        or told.arm in state_machine.dropped_arms(status)
-        or status.since is None
-    ):
+    if told.verdict != OutcomeVerdict.UNDECIDED or told.arm in state.dropped_arms(status) or status.since is None:
         return told
     if told.role == "guardrail":
         lasted_s = (draft.now - status.since).total_seconds()
-        doubt = power.find_undecidable_guardrail(told, lasted_s, state_machine.time_left_s(status, judged, draft.now))
+        doubt = power.find_undecidable_guardrail(told, lasted_s, state.time_left_s(status, judged, draft.now))
     else:
         doubt = _doubt_of_success(draft, told, judged.rate)
     return (
-        told.model_copy(update={"message": f"{told.message}; {doubt}"[: state_machine.MAX_REASON_CHARS]})
+        told.model_copy(update={"message": f"{told.message}; {doubt}"[: transitions.MAX_REASON_CHARS]})
         if doubt
         else told
     )
@@ -130,13 +133,13 @@ def report_counts(
     moved: bool,
 ) -> ExperimentStatus:
     """Project what was counted into the arms, edges that are gone included: at every transition, else once a minute."""
-    if not state_machine.has_begun(status) or not (moved or draft.is_report_due(status)):
+    if not state.has_begun(status) or not (moved or draft.is_report_due(status)):
         return status
     known = draft.experiment_evaluation.units if draft.experiment_evaluation else {}
     keeps = units.is_sticky(status.plan)
     arms = []
     for arm in status.arms:
-        told = split.count_requests_and_errors(own.uid, arm.name, draft.seen.edges)
+        told = request_counts.count_requests_and_errors(own.uid, arm.name, draft.seen.edges)
         requests, errors = counters.monotonic_totals(arm, told, counted)
         fell = known.get(arm.name, 0 if keeps else requests)
         update = {"requests": requests, "errors": errors, "units": max(arm.units, fell)}

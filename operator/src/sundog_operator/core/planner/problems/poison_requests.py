@@ -1,7 +1,7 @@
 """Requests that end the replicas that they reach."""
 
 from sundog_operator.core import events
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import request_counts
 from sundog_operator.core.planner.context import PlanContext
 
 
@@ -11,6 +11,6 @@ def report_poison_requests(draft: PlanContext) -> None:
     if split is None:
         return
     for arm in split.arms:
-        count = edge_split.count_poison_requests(split.attempt, arm.name, draft.seen.edges)
+        count = request_counts.count_poison_requests(split.attempt, arm.name, draft.seen.edges)
         if count:
             draft.events.append(events.poison_request(arm.revision, count, split.attempt))

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.core import events
-from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.planner.context import PlanContext
@@ -28,7 +28,7 @@ def replace_stale_edge(draft: PlanContext) -> tuple[EdgeReport, ...]:
     split = draft.split()
     if split is None:
         return ()
-    confirmation = edge_split.confirm(draft.service, split, draft.seen.edges)
+    confirmation = edge_confirmation.confirm(draft.service, split, draft.seen.edges)
     late = {pod for pod, _ in confirmation.waiting}
     ready = [report for report in draft.seen.edges if report.ready and not report.terminating]
     found = [report for report in ready if report.pod in late]

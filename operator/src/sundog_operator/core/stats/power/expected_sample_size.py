@@ -6,10 +6,11 @@ from typing import Final, Literal
 
 import numpy as np
 
-from sundog_operator.core.stats import multiple_testing, verdicts
+from sundog_operator.core.stats import floor_test, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
+from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.power import sample_size
-from sundog_operator.core.stats.verdicts import EventCounts, MetricLimits, MetricVerdict
 
 _LEAST: Final = 1e-9
 """A ratio below which none is told from 0."""
@@ -89,5 +90,5 @@ def _by_floor(rate: float, times: float, weight: float, limits: MetricLimits) ->
         weight=np.atleast_1d(weight),
         blocks=[],
     )
-    units, _ = verdicts.units_for_floor(counts, limits, np.array(True))
+    units, _ = floor_test.units_for_floor(counts, limits, np.array(True))
     return float(units.item()) / weight

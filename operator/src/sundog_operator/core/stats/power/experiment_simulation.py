@@ -14,7 +14,8 @@ import numpy as np
 from sundog_operator.core.stats import adaptive_allocation, multiple_testing, outcome_test
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
-from sundog_operator.core.stats.outcome_test import OutcomeMetric, OutcomePairs, OutcomeVerdict
+from sundog_operator.core.stats.outcome_counts import OutcomeMetric, OutcomePairs
+from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
 
 Generator = np.random.Generator

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from sundog_operator.core.stats import dispersion, early_harm, multiple_testing, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.dispersion import BlockMoments
-from sundog_operator.core.stats.verdicts import EventCounts, MetricLimits, MetricVerdict
+from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
+from sundog_operator.core.stats.findings import MetricVerdict
 
 TICK_S: Final = 10.0
 BLOCK_LENGTHS_TICKS: Final = tuple(round(length / TICK_S) for length in dispersion.LENGTHS_S)

@@ -1,0 +1,67 @@
+"""Changes of an experiment's status that several rules make."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from sundog_operator.api import (
+    Epoch,
+    EvidenceEpoch,
+    ExperimentStatus,
+    Verdict,
+)
+from sundog_operator.core.edge import buckets
+from sundog_operator.core.experiments.state import MAX_EPOCHS, has_begun, has_won, target_buckets
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.rollout import baseline_outage
+from sundog_operator.core.rollout.freeze import UNDECIDED
+from sundog_operator.core.rollout.state import CONCLUDED
+
+MAX_REASON_CHARS: Final = 1024
+"""Characters of a reason."""
+
+
+def end_experiment(
+    status: ExperimentStatus,
+    phase: str,
+    reason: str,
+    message: str,
+    now: datetime,
+    decision: str = UNDECIDED,
+    winner: str = "",
+) -> ExperimentStatus:
+    """End it with all traffic on stable. One that an arm has won has run its course, whoever ends it."""
+    moved = with_shares(status, {names.STABLE: buckets.BUCKETS}, now) if has_begun(status) else status
+    verdict = Verdict(decision=decision, winner=winner, reason=f"{reason}: {message}"[:MAX_REASON_CHARS])
+    if has_won(status) and decision == UNDECIDED:
+        ended = f"; ended by {reason}: {message}"[: MAX_REASON_CHARS // 2]
+        phase, verdict = (
+            CONCLUDED,
+            status.verdict.model_copy(
+                update={"reason": status.verdict.reason[: MAX_REASON_CHARS - len(ended)] + ended}
+            ),
+        )
+    return moved.model_copy(update={"phase": phase, "verdict": verdict, "paused": None})
+
+
+def with_shares(status: ExperimentStatus, shares: Mapping[str, int], now: datetime) -> ExperimentStatus:
+    """Another epoch, in which each arm has so many buckets; what need not move stays where it is."""
+    wanted = [shares.get(arm.name, 0) for arm in status.arms]
+    moved = buckets.reassign([[(a, b) for a, b in arm.ranges] for arm in status.arms], wanted)
+    arms = tuple(
+        arm.model_copy(update={"ranges": tuple(own), "weight": buckets.percent(share)})
+        for arm, own, share in zip(status.arms, moved, wanted, strict=True)
+    )
+    epoch = Epoch(number=status.epoch.number + 1, since=now, confirmed=False)
+    return status.model_copy(update={"arms": arms, "epoch": epoch})
+
+
+def as_evidence(status: ExperimentStatus, *, again: bool) -> ExperimentStatus:
+    """Let the epoch that begins count as evidence if evidence is counted already."""
+    if not again:
+        return status
+    shares = target_buckets(status)
+    epoch = EvidenceEpoch(number=status.epoch.number, buckets=tuple(shares[arm.name] for arm in status.arms))
+    return status.model_copy(
+        update={"evidence_epochs": (*baseline_outage.trim_epochs(status.evidence_epochs, MAX_EPOCHS), epoch)}
+    )

@@ -1,0 +1,115 @@
+"""Conditions and events of the Experiment that records a rollout."""
+
+from sundog_operator.api import (
+    ConditionSet,
+    ExperimentStatus,
+    experiment_conditions,
+)
+from sundog_operator.core import events
+from sundog_operator.core.analysis import power
+from sundog_operator.core.events import KubernetesEvent
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.status import EVALUATED_IN_BAKE, NOT_EVALUATED
+from sundog_operator.core.rollout import (
+    baseline_outage,
+    explanations,
+    freeze,
+    notifications,
+    state,
+    steps_without_evidence,
+)
+
+
+def transition_events(draft: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
+    """The events of one transition; its end is told once the status of the ModelDeployment has it."""
+    rollout, paused, weight = draft.rollout, after.paused, state.canary_weight(after)
+    if rollout is None or state.is_over(after):
+        return []
+    if paused is not None and paused != before.paused and paused.reason != state.MANUAL:
+        told = explanations.describe_pause(after)
+        return [events.rollout_paused(rollout.name, after.epoch.number, paused.reason, told, paused.since)]
+    if (
+        before.paused is not None
+        and baseline_outage.is_paused_for_baseline(before)
+        and paused is None
+        and after.giving_back is None
+    ):
+        return [events.rollout_resumed(rollout.name, before.paused.reason, before.paused.since)]
+    if state.canary_weight(before) != weight:
+        why = explanations.weight_change_reason(after)
+        return [events.traffic_shifted(rollout.name, after.epoch.number, weight, rollout.revision, why)]
+    if (step := explanations.step_entered_without_shift(before, after)) is not None:
+        return [events.gate_opened(rollout.name, step.index, weight, step.opened_by or "")]
+    return []
+
+
+def set_rollout_conditions(draft: PlanContext) -> None:
+    """Set the conditions of the Experiment whose status is about to be committed."""
+    attempt = next(
+        (rollout for rollout in draft.seen.rollouts if draft.commit and rollout.name == draft.commit[0]), None
+    )
+    if draft.commit is None or attempt is None:
+        return
+    name, status = draft.commit
+    conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=draft.now)
+    mark_running = conditions.mark_false if state.is_over(status) else conditions.mark_true
+    reason = status.verdict.reason.partition(":")[0] if state.is_over(status) else status.phase
+    mark_running("Running", reason, status.verdict.reason if state.is_over(status) else "", at=draft.now)
+    conditions.mark_true("Ready", status.phase, "", at=draft.now)
+    _mark_evidence(draft, status, conditions)
+    update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
+    draft.commit = (name, notifications.add_notices(attempt.status, status.model_copy(update=update), draft.now))
+
+
+def _mark_evidence(draft: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:
+    if not status.plan.guardrails:
+        why = freeze.no_evidence_reason(status.plan)
+        told = why if status.plan.reason else NOT_EVALUATED
+        conditions.mark_unknown("DataQuality", "NotEvaluated", told, at=draft.now)
+        if status.verdict.decision == freeze.UNDECIDED:
+            conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, why), at=draft.now)
+        else:
+            conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
+        return
+    broken = draft.evaluation.broken if draft.evaluation else ""
+    if broken:
+        conditions.mark_false("DataQuality", "SampleRatioMismatch", broken, at=draft.now)
+    elif draft.evaluation is not None and draft.evaluation.unreachable_edges:
+        told = f"no gate opens before {', '.join(draft.evaluation.unreachable_edges)} has told what was counted there"
+        conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=draft.now)
+    elif draft.evaluation is not None:
+        conditions.mark_true("DataQuality", "Consistent", _lost(*draft.evaluation.lost), at=draft.now)
+    elif not state.is_evaluated(status):
+        conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=draft.now)
+    # What the gates have let pass may still be rolled back, as in a bake.
+    settled = state.is_over(status) or state.is_decided_by_copies(status)
+    if status.verdict.decision == freeze.UNDECIDED or not settled:
+        conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, _waits_for(status)), at=draft.now)
+    else:
+        conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
+
+
+def _undecided(status: ExperimentStatus, why: str) -> str:
+    """Why evidence decides nothing yet, and what may promote without it; of one that has ended, how."""
+    if state.is_over(status) and (status.plan.guardrails or status.without_evidence):
+        return status.verdict.reason
+    return "; ".join(filter(None, (why, steps_without_evidence.describe_exceptions(status.plan))))
+
+
+def _lost(stable: int, canary: int) -> str:
+    """How many requests that were to be evidence have no known end; empty where all have one."""
+    if not stable + canary:
+        return ""
+    return (
+        f"{stable} of {names.STABLE}'s requests and {canary} of the candidate's were lost, nobody knows how they ended"
+    )
+
+
+def _waits_for(status: ExperimentStatus) -> str:
+    """What evidence is missing, and whether the plan gives it too little time; of a bake, what it waits for."""
+    if state.is_baking(status) and status.step is not None:
+        return status.step.reason
+    return "; ".join(
+        filter(None, (explanations.describe_missing_evidence(status), power.find_undecidable_step(status.plan)))
+    )
