@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from sundog_operator.api.model_deployment import ModelSource
+from sundog_operator.api.model_deployment.model import ModelSource
 from sundog_operator.api.scalars import MODEL_SCHEMES
 from sundog_operator.api.schema.validation import validate
 from sundog_runtime.errors import LoadFailed

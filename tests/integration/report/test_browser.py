@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.shell.report.content import make_report
+from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.page import render_html
 from told_experiments import HOUR, means, moving, ten_arms
 from told_rollouts import BEGUN, promoted, stored

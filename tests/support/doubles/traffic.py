@@ -16,7 +16,8 @@ import orjson
 
 from sundog_edge.counting import blocks, evidence
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, EvidenceQuery
-from sundog_edge.counting.ledger import Ledger, TableEntry
+from sundog_edge.counting.ledger import Ledger
+from sundog_edge.counting.rows import TableEntry
 from sundog_edge.split import assignment
 
 _ENDINGS: Final = {

@@ -4,8 +4,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sundog_operator.api.experiment import Experiment, ExperimentStatus
-from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymentStatus
+from sundog_operator.api.experiment.experiment import Experiment
+from sundog_operator.api.experiment.status import ExperimentStatus
+from sundog_operator.api.model_deployment.model_deployment import ModelDeployment
+from sundog_operator.api.model_deployment.status import ModelDeploymentStatus
 from sundog_operator.api.schema.crds import root_schema
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.blocks import MAX_BLOCKS_AHEAD, RETAINED_BLOCKS, TimeBlockCounts
-from sundog_edge.counting.ledger import ROW_COLUMNS, Ledger, RowCounters
+from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_lines import ENDS
+from sundog_edge.counting.rows import ROW_COLUMNS, RowCounters
 from sundog_edge.counting.unit_sample import FULL_TAU, MAX_UNITS, MIN_UNITS, UnitSample, units_per_sample
 
 BLOCKS = st.lists(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sundog_edge.agent.metrics import render_metrics
 from sundog_edge.counting.evidence import AgentState, build_evidence
-from sundog_edge.counting.ledger import Ledger, TableEntry
+from sundog_edge.counting.ledger import Ledger
+from sundog_edge.counting.rows import TableEntry
 from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.haproxy.rules import grpc, probes
 from sundog_runtime.errors import Problem

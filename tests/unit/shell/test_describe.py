@@ -34,14 +34,9 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.rollout import freeze, plan_text
 from sundog_operator.core.rollout.resolve import StableTraffic, resolve_guardrails
-from sundog_operator.shell.describe import (
-    ONE_SIDED_NOTE,
-    DeploymentDetails,
-    describe_experiment,
-    describe_guardrail_limit,
-    describe_model_deployment,
-    find_wait_reason,
-)
+from sundog_operator.shell.describe import DeploymentDetails, describe_model_deployment, find_wait_reason
+from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, describe_experiment
+from sundog_operator.shell.plan_text import describe_guardrail_limit
 from told_experiments import two_arms
 from told_rollouts import stored
 

@@ -1,26 +1,10 @@
 """The two kinds of `serving.sundog.dev`: typed spec and status, defaults, rules and conditions. No I/O, no clock."""
 
 from sundog_operator.api.conditions import Condition, ConditionSet, experiment_conditions, model_deployment_conditions
-from sundog_operator.api.experiment import (
-    CONTROL,
-    Allocation,
-    Arm,
-    ArmStatus,
-    CheckStatus,
-    Epoch,
-    EvidenceEpoch,
-    Experiment,
-    ExperimentSpec,
-    ExperimentStatus,
-    ExposureLog,
-    ExposureLogStatus,
+from sundog_operator.api.experiment.arms import CONTROL, Arm
+from sundog_operator.api.experiment.experiment import Experiment
+from sundog_operator.api.experiment.frozen_plan import (
     FrozenPlan,
-    HistoryMetric,
-    HistoryPoint,
-    MetricStatus,
-    NotificationDelivery,
-    PassedStep,
-    PauseStatus,
     PlanAllocation,
     PlanArm,
     PlanCheck,
@@ -34,10 +18,22 @@ from sundog_operator.api.experiment import (
     PlanStep,
     PlanUnit,
     PlanWebhook,
-    RolloutNotice,
+)
+from sundog_operator.api.experiment.history import HistoryMetric, HistoryPoint, NotificationDelivery, RolloutNotice
+from sundog_operator.api.experiment.metrics import SuccessMetric
+from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog
+from sundog_operator.api.experiment.status import (
+    ArmStatus,
+    CheckStatus,
+    Epoch,
+    EvidenceEpoch,
+    ExperimentStatus,
+    ExposureLogStatus,
+    MetricStatus,
+    PassedStep,
+    PauseStatus,
     ShadowStatus,
     StepStatus,
-    SuccessMetric,
     TrafficReturnStatus,
     Verdict,
 )
@@ -48,32 +44,20 @@ from sundog_operator.api.kinds import (
     parse_resource,
     unknown_fields,
 )
-from sundog_operator.api.model_deployment import (
+from sundog_operator.api.model_deployment.endpoint import Cors, Endpoint, Jwt
+from sundog_operator.api.model_deployment.model import Batching, EnvVar, ModelCredentials, ModelSource, Runtime, Warmup
+from sundog_operator.api.model_deployment.model_deployment import ModelDeployment
+from sundog_operator.api.model_deployment.resources import Autoscaling, Gpu, Resources, Scheduling
+from sundog_operator.api.model_deployment.spec import Baseline, ModelDeploymentSpec, find_in_place_conflict
+from sundog_operator.api.model_deployment.status import (
     ArmRevision,
-    Autoscaling,
-    Baseline,
-    Batching,
     CapacityStatus,
-    Cors,
     DrainingRevision,
-    Endpoint,
-    EnvVar,
-    Gpu,
-    Jwt,
     LastCommand,
     LastRollout,
-    ModelCredentials,
-    ModelDeployment,
-    ModelDeploymentSpec,
     ModelDeploymentStatus,
-    ModelSource,
-    Resources,
     RevisionStatus,
-    Runtime,
-    Scheduling,
     Startup,
-    Warmup,
-    find_in_place_conflict,
 )
 from sundog_operator.api.quantities import (
     canonical_quantity,
@@ -88,30 +72,25 @@ from sundog_operator.api.quantities import (
     parse_timestamp,
 )
 from sundog_operator.api.resource import API_VERSION, Metadata, OwnerReference
-from sundog_operator.api.rollout import (
-    CAPACITY_IN_PLACE,
-    DEFAULT_ALPHA,
-    DEFAULT_MAX_DURATION,
-    DEFAULT_MIN_DURATION,
+from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
+from sundog_operator.api.rollout.defaults import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
+from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
-    Bake,
-    KeepPrevious,
     MetricGuardrail,
-    NotificationEvent,
-    NotificationReceiver,
-    PauseStep,
-    PrometheusQuery,
-    Rollout,
     RolloutGuardrail,
-    RolloutWindow,
-    ScaleStep,
-    Shadow,
-    Step,
-    Strategy,
-    Threshold,
-    Unit,
     is_latency_metric,
 )
+from sundog_operator.api.rollout.lifecycle import (
+    Bake,
+    KeepPrevious,
+    NotificationEvent,
+    NotificationReceiver,
+    RolloutWindow,
+)
+from sundog_operator.api.rollout.rollout import CAPACITY_IN_PLACE, DEFAULT_ALPHA, Rollout, Strategy
+from sundog_operator.api.rollout.shadow import Shadow
+from sundog_operator.api.rollout.steps import PauseStep, ScaleStep, Step
+from sundog_operator.api.rollout.units import Unit
 from sundog_operator.api.schema.unsupported import (
     NOT_YET_SUPPORTED as NOT_YET_SUPPORTED,
 )

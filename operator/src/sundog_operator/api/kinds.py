@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sundog_operator.api.experiment import Experiment
-from sundog_operator.api.model_deployment import ModelDeployment
+from sundog_operator.api.experiment.experiment import Experiment
+from sundog_operator.api.model_deployment.model_deployment import ModelDeployment
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.schema.validation import Violation, find_changed_immutables, find_unknown_fields, quote_value
 from sundog_operator.errors import SpecError

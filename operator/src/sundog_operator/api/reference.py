@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import yaml
 
-from sundog_operator.api.experiment import Experiment
-from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymentSpec
+from sundog_operator.api.experiment.experiment import Experiment
+from sundog_operator.api.model_deployment.model_deployment import ModelDeployment
+from sundog_operator.api.model_deployment.spec import ModelDeploymentSpec
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.scalars import MODEL_SCHEMES
 from sundog_operator.api.schema.node_tree import FieldNode, Node, ValueBounds, build_node_tree

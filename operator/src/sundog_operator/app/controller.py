@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from typing import Final, Literal, Protocol
 
 from sundog_operator.app.dependencies import Dependencies
-from sundog_operator.app.observe import referenced_secrets
 from sundog_operator.app.queue.idle_check import CHECK_INTERVAL_S, find_changed_keys
 from sundog_operator.app.queue.keys import Key, KeyKind, edge_key, idle_check_key, keys_for
 from sundog_operator.app.queue.work_queue import QueueObserver, WorkQueue
@@ -18,6 +17,7 @@ from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
+from sundog_operator.app.secrets import referenced_secrets
 from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 from sundog_operator.ports import (
     CONFIG_MAP,

@@ -1,27 +1,32 @@
 """Reads all that a plan looks at, fresh."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.app import edge_store
 from sundog_operator.app.background.prometheus_queries import read_metrics
 from sundog_operator.app.background.webhook_gate import ask_webhook
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.edge_resources import find_blocking_objects, find_foreign_objects
+from sundog_operator.app.neighbours import (
+    is_settled,
+    read_experiment,
+    read_neighbour,
+    read_salts,
+    taken_revision_numbers,
+    without_spec,
+)
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import resolve_cluster_view
+from sundog_operator.app.secrets import find_foreign_secrets, read_references, read_secrets
 from sundog_operator.core import revisions
-from sundog_operator.core.edge import hosts, salts, secrets, split_document, units
+from sundog_operator.core.edge import hosts, split_document, units
 from sundog_operator.core.edge.objects import is_gone
-from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.experiments import arms
-from sundog_operator.core.experiments.admission import check_admission as accept_experiment
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
-from sundog_operator.core.kubernetes import capacity, names, references
+from sundog_operator.core.kubernetes import capacity, names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import desired_state
@@ -30,7 +35,7 @@ from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView
-from sundog_operator.core.rollout import commands, prometheus_checks, state
+from sundog_operator.core.rollout import prometheus_checks, state
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -39,19 +44,14 @@ from sundog_operator.ports import (
     EXPERIMENT,
     HTTP_ROUTE,
     MODEL_DEPLOYMENT,
-    PERSISTENT_VOLUME_CLAIM,
     POD,
     RAY_CLUSTER,
     RESOURCE_QUOTA,
-    SECRET,
-    SERVICE_ACCOUNT,
-    Kind,
     Object,
     Ref,
 )
 
 log = logging.getLogger("sundog.operator")
-
 _ITSELF: Final = ("", "")
 """In the place of an Experiment and an arm: what the ModelDeployment's own spec stands for."""
 
@@ -61,8 +61,8 @@ async def observe(world: Dependencies, deployment: Object) -> ObservedState:
     meta = deployment["metadata"]
     namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
     stored = await world.kube.views(CONTROLLER_REVISION, namespace, revisions.parse_stored_revision)
-    experiments = await world.kube.views(EXPERIMENT, namespace, _read_experiment)
-    deployments = await world.kube.views(MODEL_DEPLOYMENT, namespace, _read_neighbour)
+    experiments = await world.kube.views(EXPERIMENT, namespace, read_experiment)
+    deployments = await world.kube.views(MODEL_DEPLOYMENT, namespace, read_neighbour)
     others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
     rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(desired_state.needed_clusters(stored_status))]
@@ -78,7 +78,7 @@ async def observe(world: Dependencies, deployment: Object) -> ObservedState:
     return ObservedState(
         deployment=deployment,
         revisions=owned,
-        taken=_numbers_taken(name, stored),
+        taken=taken_revision_numbers(name, stored),
         rollouts=rollouts,
         experiment_names=frozenset(each.name for each in experiments),
         clusters=views,
@@ -90,7 +90,7 @@ async def observe(world: Dependencies, deployment: Object) -> ObservedState:
         foreign=(
             *await find_foreign_objects(world, (*rays, config_map, edge_deployment)),
             *await find_blocking_objects(world, deployment),
-            *await _foreign_secrets(world, deployment, stored_status, views),
+            *await find_foreign_secrets(world, deployment, stored_status, views),
         ),
         url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
         split=split,
@@ -98,9 +98,9 @@ async def observe(world: Dependencies, deployment: Object) -> ObservedState:
             deployment, (each.object for each in others), world.settings.cluster_domain
         ),
         image=world.settings.runtime_image,
-        secrets=await _secrets(world, deployment),
+        secrets=await read_secrets(world, deployment),
         installation=world.settings.installation,
-        references=await _references(world, deployment),
+        references=await read_references(world, deployment),
         pods=await _pods(world, namespace, name, tuple(views)),
         room=await _room(world, deployment, stored_status),
         route=route,
@@ -108,21 +108,10 @@ async def observe(world: Dependencies, deployment: Object) -> ObservedState:
         answer=_answer(world, deployment, _attempt(rollouts, stored_status), owned),
         readings=_readings(world, deployment, _attempt(rollouts, stored_status)),
         own=own,
-        salts=_salts(experiments, deployments),
+        salts=read_salts(experiments, deployments),
         storeless=await _storeless(world, namespace, own),
         arm_rooms=await _arm_rooms(world, namespace, stored_status, own, owned),
     )
-
-
-async def list_salt_owners(world: Dependencies, namespace: str) -> tuple[SaltOwner, ...]:
-    """Of all Experiments and ModelDeployments of a namespace that fix one."""
-    experiments = await world.kube.views(EXPERIMENT, namespace, _read_experiment)
-    return _salts(experiments, await world.kube.views(MODEL_DEPLOYMENT, namespace, _read_neighbour))
-
-
-def _salts(experiments: Sequence["_Experiment"], deployments: Sequence["_Neighbour"]) -> tuple[SaltOwner, ...]:
-    found = (*(each.salted for each in experiments), *(each.salted for each in deployments))
-    return tuple(each for each in found if each is not None)
 
 
 async def _storeless(world: Dependencies, namespace: str, own: Sequence[UserExperiment]) -> tuple[str, str]:
@@ -204,55 +193,6 @@ async def _route(world: Dependencies, deployment: Object) -> tuple[Object | None
         return None, False
 
 
-async def _secrets(world: Dependencies, deployment: Object) -> secrets.KeysBySecret:
-    """The keys of the Secrets that an endpoint names. A spec that is refused names none."""
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
-    needed = secrets.secret_names(spec.endpoint) if spec is not None else ()
-    return await read_secret_keys(world, deployment["metadata"]["namespace"], needed)
-
-
-async def read_secret_keys(world: Dependencies, namespace: str, needed: Sequence[str]) -> secrets.KeysBySecret:
-    """The keys of each of some Secrets of a namespace. Raises DependencyError."""
-    return {name: secrets.data_keys(await world.kube.get(Ref(SECRET, namespace, name))) for name in needed}
-
-
-def referenced_secrets(world: Dependencies, deployment: Object) -> set[str]:
-    """The Secrets that a stored ModelDeployment names: those of its endpoint, and those of its pods."""
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
-    if spec is None:
-        return set()
-    of_pods = {need.name for need in references.find_references(spec) if need.kind == "Secret"}
-    return of_pods.union(secrets.secret_names(spec.endpoint))
-
-
-_REFERRED: Final[Mapping[references.ReferenceKind, Kind]] = {
-    "Secret": SECRET,
-    "ConfigMap": CONFIG_MAP,
-    "ServiceAccount": SERVICE_ACCOUNT,
-    "PersistentVolumeClaim": PERSISTENT_VOLUME_CLAIM,
-}
-
-
-async def _references(world: Dependencies, deployment: Object) -> references.KeysByObject:
-    """What the pods of the wanted revision need beside them; nothing is looked for in local mode."""
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
-    if spec is None or world.settings.installation is None or _is_ready(deployment):
-        return {}
-    namespace = deployment["metadata"]["namespace"]
-    needed = sorted({(need.kind, need.name) for need in references.find_references(spec)})
-    return {
-        (kind, name): secrets.data_keys(await world.kube.get(Ref(_REFERRED[kind], namespace, name)))
-        for kind, name in needed
-    }
-
-
-def _is_ready(deployment: Object) -> bool:
-    """Whether the wanted revision's pods were started: then they found what they need."""
-    status = ModelDeploymentStatus.parse(deployment.get("status"))
-    ready = any(each.type == "RevisionReady" and each.status == "True" for each in status.conditions)
-    return ready and status.observed_generation == deployment["metadata"].get("generation")
-
-
 async def _pods(world: Dependencies, namespace: str, service: str, clusters: Sequence[str]) -> tuple[Object, ...]:
     """The pods of a service's revisions, and the heads and stores of its RayClusters."""
     if world.settings.installation is None:
@@ -270,7 +210,7 @@ async def _room(world: Dependencies, deployment: Object, status: ModelDeployment
     Who may not read nodes or pods of other namespaces cannot look; the scheduler then decides alone.
     """
     spec = accept_model_deployment(deployment, world.settings.installation).spec
-    if spec is None or _is_settled(deployment, status):
+    if spec is None or is_settled(deployment, status):
         return None
     return (await _rooms(world, deployment["metadata"]["namespace"], {_ITSELF: spec})).get(_ITSELF)
 
@@ -318,44 +258,9 @@ async def _rooms(
     return {name: room for name, room in found.items() if room is not None}
 
 
-async def _foreign_secrets(
-    world: Dependencies, deployment: Object, status: ModelDeploymentStatus, views: Mapping[str, ClusterView]
-) -> list[str]:
-    """Secrets of others in the place of Ray's token or of the edges' Secret.
-
-    Secrets are not kept in memory, so the API server is asked only while the ModelDeployment may wait for them.
-    """
-    truths = _truths(status)
-    serves = truths.get("SpecAccepted") == truths.get("Ready") == "True" and not any(
-        each.problem for each in views.values()
-    )
-    if world.settings.installation is None or (serves and _is_settled(deployment, status)):
-        return []
-    namespace = deployment["metadata"]["namespace"]
-    return await find_foreign_objects(world, (Ref(SECRET, namespace, names.RAY), Ref(SECRET, namespace, names.EDGE)))
-
-
-def _truths(status: ModelDeploymentStatus) -> dict[str, str]:
-    return {condition.type: condition.status for condition in status.conditions}
-
-
-def _is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
-    truths = _truths(status)
-    seen = status.observed_generation == deployment["metadata"].get("generation")
-    settled = seen and truths.get("Promoted") == "True" and truths.get("CapacityAvailable") == "True"
-    return settled and not _is_commanded(deployment, status)
-
-
-def _is_commanded(deployment: Object, status: ModelDeploymentStatus) -> bool:
-    """Whether there is a command that was not handled: it may bring a revision up."""
-    text = (deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND, "")
-    last = status.last_command
-    return bool(text) and (last is None or last.id != commands.parse_command(text).id)
-
-
 async def read_cluster_view(world: Dependencies, namespace: str, name: str) -> ClusterView:
     """A RayCluster as it is stored. Raises DependencyError."""
-    stored = await world.kube.view(Ref(RAY_CLUSTER, namespace, name), _without_spec)
+    stored = await world.kube.view(Ref(RAY_CLUSTER, namespace, name), without_spec)
     return resolve_cluster_view(world, namespace, name, stored)
 
 
@@ -399,82 +304,3 @@ def _has_tls(world: Dependencies, deployment: Object, split: Mapping[str, Any] |
     """Whether its endpoint has TLS: of a spec that is refused, as the edge was told last."""
     spec = accept_model_deployment(deployment, world.settings.installation).spec
     return bool(spec.endpoint.tls.secret_name if spec is not None else (split or {}).get("tls"))
-
-
-def _numbers_taken(name: str, stored: Sequence[revisions.StoredRevision]) -> tuple[int, ...]:
-    pattern = re.compile(re.escape(name) + r"-r([0-9]+)")
-    matches = (pattern.fullmatch(each.name) for each in stored)
-    return tuple(int(match[1]) for match in matches if match)
-
-
-@dataclass(frozen=True, slots=True)
-class _Neighbour:
-    """A ModelDeployment as far as others of its namespace are concerned: its name, age and host, its RayClusters, and its salt."""
-
-    object: Object
-    clusters: frozenset[str]
-    salted: SaltOwner | None
-
-
-def _read_neighbour(obj: Object) -> _Neighbour:
-    meta, endpoint = obj["metadata"], (obj.get("spec") or {}).get("endpoint")
-    kept = {key: meta[key] for key in ("name", "namespace", "uid", "creationTimestamp") if key in meta}
-    clusters = desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status")))
-    return _Neighbour(
-        {"metadata": kept, "spec": {"endpoint": endpoint}}, clusters, salts.find_salt_owner("ModelDeployment", obj)
-    )
-
-
-def _without_spec(obj: Object) -> Object:
-    """A RayCluster's spec has the pods of all its members."""
-    return {key: value for key, value in obj.items() if key != "spec"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Experiment:
-    """A stored Experiment: `rollout` is None for one that can be none of ours, `own` for one that is no user's, or is being deleted."""
-
-    name: str
-    owners: tuple[str, ...] = ()
-    rollout: RolloutAttempt | None = None
-    own: UserExperiment | None = None
-    model_deployment: str = ""
-    salted: SaltOwner | None = None
-
-    def is_of(self, service: str, uid: str) -> bool:
-        """Whether it is a rollout of that ModelDeployment; a copy under another name only looks like it."""
-        return (
-            uid in self.owners
-            and self.rollout is not None
-            and names.is_rollout_experiment(self.name, service, self.rollout.revision)
-        )
-
-
-def _read_experiment(obj: Object) -> _Experiment:
-    meta = obj["metadata"]
-    acceptance = accept_experiment(obj)
-    if not acceptance.of_rollout:
-        own = UserExperiment(
-            name=meta["name"],
-            uid=meta["uid"],
-            generation=int(meta.get("generation", 0)),
-            created=str(meta.get("creationTimestamp") or ""),
-            acceptance=acceptance,
-            status=ExperimentStatus.parse(obj.get("status")),
-        )
-        deployment = str((obj.get("spec") or {}).get("modelDeployment") or "")
-        if "deletionTimestamp" in meta:
-            return _Experiment(meta["name"], model_deployment=deployment)
-        salted = salts.find_salt_owner("Experiment", obj) if acceptance.spec is not None else None
-        return _Experiment(meta["name"], own=own, model_deployment=deployment, salted=salted)
-    number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
-        return _Experiment(meta["name"])
-    rollout = RolloutAttempt(
-        name=meta["name"],
-        uid=meta["uid"],
-        generation=int(meta.get("generation", 0)),
-        revision=int(number),
-        status=ExperimentStatus.parse(obj.get("status")),
-    )
-    return _Experiment(meta["name"], revisions.owner_uids(obj), rollout)

@@ -14,8 +14,9 @@ from prometheus_client.metrics_core import Metric
 
 from sundog_edge.counting.evidence import AppliedDocument, ServerCounts
 from sundog_edge.counting.histogram import EDGES_US
-from sundog_edge.counting.ledger import KINDS, Ledger, RowCounters, RowKey
+from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_lines import ENDS, SLOW_COLUMNS
+from sundog_edge.counting.rows import KINDS, RowCounters, RowKey
 from sundog_edge.feedback.intake import FeedbackIntake
 from sundog_edge.haproxy.names import PROBE_ORIGIN
 from sundog_edge.mirror.counts import MirrorCounts

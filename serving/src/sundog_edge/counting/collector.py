@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 
 import orjson
 
-from sundog_edge.counting.ledger import Ledger, StickTable
+from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_pipe import LogReader
+from sundog_edge.counting.rows import StickTable
 from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.names import ALL_REQUESTS

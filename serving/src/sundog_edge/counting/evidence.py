@@ -7,8 +7,10 @@ from typing import Any
 from sundog_edge.counting import blocks as blocking
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
-from sundog_edge.counting.ledger import ROW_COLUMNS, Boot, Ledger, RowCounters, RowKey
+from sundog_edge.counting.boots import Boot
+from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_lines import SERVICE_REFUSALS, SLOW_COLUMNS
+from sundog_edge.counting.rows import ROW_COLUMNS, RowCounters, RowKey
 from sundog_edge.split.document import Arm, Service, SplitDocument
 
 VERSION = 1

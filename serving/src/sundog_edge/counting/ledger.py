@@ -16,13 +16,13 @@ between table and pipe.
 import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.blocks import BLOCK_S, TimeBlockCounts
+from sundog_edge.counting.boots import UNSIGNED, Boot
 from sundog_edge.counting.log_lines import (
-    ABORTS,
     ENDS,
     SLOW_COLUMNS,
     TAIL_FIELDS,
@@ -31,249 +31,26 @@ from sundog_edge.counting.log_lines import (
     RefusalHead,
     parse_head,
 )
+from sundog_edge.counting.rows import (
+    ASSIGNED_ORIGIN,
+    FIRST_ATTEMPT_FAILED,
+    KIND_OF_END,
+    ROW_COLUMNS,
+    SLOW,
+    SLOW_FURTHER,
+    STICKY_UNIT,
+    TIMED_ENDS,
+    RowCounters,
+    RowKey,
+)
 from sundog_edge.counting.unit_groups import UnitGroupCounts
 from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample, units_per_sample
 from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.haproxy.names import FALLBACK_PREFIX, PROBE_ORIGIN
 from sundog_edge.split.document import SplitDocument
 
-KINDS = ("ok", "failed", "aborted")
-KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
-STICKY_UNIT = "sticky"
-ASSIGNED_ORIGIN = "assigned"
-_TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
-"""Ends that can be slow. Who gives up has waited for so long at least; failures are counted as what they are."""
-
-ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
-"""What the blocks of a row count."""
-
-_SLOW, *_SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW_COLUMNS)
-_FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
 _MAX_CELLS = 10_000
 _NEVER = 1 << 62
-_UNSIGNED = (1 << 64) - 1
-
-
-class TableEntry(NamedTuple):
-    """One entry of HAProxy's table: requests counted so far, and requests running."""
-
-    assigned: int
-    running: int
-
-
-StickTable = Mapping[str, TableEntry]
-
-
-def _by_kind() -> dict[str, list[int]]:
-    return {kind: [] for kind in KINDS}
-
-
-@dataclass(slots=True)
-class RowCounters:
-    """The counters of one row. Histograms as in `histogram`; `duration_us` is the sum of the total times that they hold.
-
-    `changed` is the instant of the last change in Unix seconds. `written_off` is what of `lost` only the end of the worker says.
-    """
-
-    highest: int = 0
-    lost: int = 0
-    written_off: int = 0
-    ended: int = 0
-    ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
-    first_attempt_failed: int = 0
-    retries: int = 0
-    redispatched: int = 0
-    rescued: int = 0
-    poison: int = 0
-    served_elsewhere: int = 0
-    slow: int = 0
-    slow2: int = 0
-    slow3: int = 0
-    duration_us: int = 0
-    ttfb: dict[str, list[int]] = field(default_factory=_by_kind)
-    total: dict[str, list[int]] = field(default_factory=_by_kind)
-    changed: float = 0.0
-    blocks: TimeBlockCounts = field(default_factory=lambda: TimeBlockCounts(len(ROW_COLUMNS)))
-    groups: UnitGroupCounts = field(default_factory=dict)
-
-    @property
-    def assigned(self) -> int:
-        """Requests for which the row was chosen: HAProxy's count as last read, or what lines have proved since."""
-        return max(self.highest, self.ended + self.lost)
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that have neither ended nor been lost."""
-        return self.assigned - self.ended - self.lost
-
-    def write_off(self) -> None:
-        """What is in flight never ends."""
-        self.written_off += self.in_flight
-        self.lost += self.in_flight
-
-    def take_back(self, most: int) -> None:
-        """So many of those written off have ended after all, or run on."""
-        back = min(most, self.written_off)
-        self.written_off -= back
-        self.lost -= back
-
-    def settle(self, seen: TableEntry) -> None:
-        """Raise `lost` to what a table entry proves, all lines before it having come."""
-        self.highest = max(self.highest, seen.assigned)
-        self.lost = max(self.lost, seen.assigned - seen.running - self.ended)
-
-    def merge(self, other: "RowCounters") -> None:
-        """Add the counts of another boot or edge; requests in flight there stay in flight here."""
-        self.highest = self.assigned + other.assigned
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for end, count in other.ends.items():
-            self.ends[end] += count
-        for kind in KINDS:
-            histogram.merge(self.ttfb[kind], other.ttfb[kind])
-            histogram.merge(self.total[kind], other.total[kind])
-        self.changed = max(self.changed, other.changed)
-        self.blocks.merge(other.blocks.rows())
-        grouping.merge(self.groups, grouping.to_rows(other.groups))
-
-    def as_json(self) -> dict[str, Any]:
-        """For the snapshot: what is cumulative."""
-        return {name: getattr(self, name) for name in self.__slots__ if name not in _DETAILS}
-
-    def details_as_json(self) -> dict[str, Any]:
-        """For the snapshot: blocks and groups."""
-        return {"blocks": self.blocks.rows(), "groups": grouping.to_rows(self.groups)}
-
-    def add_details(self, stored: Mapping[str, Any]) -> None:
-        """Add what `details_as_json` gave."""
-        self.blocks.merge(stored["blocks"])
-        grouping.merge(self.groups, stored["groups"])
-
-
-_DETAILS = ("blocks", "groups")
-_SUMS = (
-    "lost",
-    "ended",
-    "first_attempt_failed",
-    "retries",
-    "redispatched",
-    "rescued",
-    "poison",
-    "served_elsewhere",
-    *SLOW_COLUMNS,
-    "duration_us",
-)
-
-
-class RowKey(NamedTuple):
-    """A row's key taken apart."""
-
-    service: str
-    attempt: str
-    epoch: int
-    arm: str
-    origin: str
-    unit: str
-
-    @classmethod
-    def of(cls, key: str) -> "RowKey":
-        """Raises ValueError for a key of another shape."""
-        service, attempt, epoch, arm, origin, unit = key.split("/")
-        return cls(service, attempt, int(epoch), arm, origin, unit)
-
-
-@dataclass(slots=True)
-class Boot:
-    """The counters of one HAProxy worker process. Instants in Unix seconds; `ended_at` 0 while it runs.
-
-    `running` has, by row, how many requests that arrived in which block are still running; `feedback`, by service and status, those with
-    feedback.
-    """
-
-    id: str
-    pid: int
-    started_at: float
-    draining: bool = False
-    ended_at: float = 0.0
-    requests: int = 0
-    lines: int = 0
-    counted_lines: int = 0
-    unparsable: int = 0
-    gaps: int = 0
-    dropped: int = 0
-    rows: dict[str, RowCounters] = field(default_factory=dict)
-    refused: dict[str, dict[str, int]] = field(default_factory=dict)
-    running: dict[str, dict[int, int]] = field(default_factory=dict)
-    feedback: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def row(self, key: str) -> RowCounters:
-        """The row of a key, made if it is new."""
-        found = self.rows.get(key)
-        if found is None:
-            found = self.rows[key] = RowCounters()
-        return found
-
-    def settle(self, table: StickTable, whole: str, now: float = 0.0) -> None:
-        """Find lost lines: `table` was read before lines that have all been counted by now.
-
-        `whole` is the entry that counts every request.
-        """
-        for key, seen in table.items():
-            if key == whole:
-                self.requests = max(self.requests, seen.assigned)
-                self.gaps = max(self.gaps, seen.assigned - seen.running - self.counted_lines)
-                continue
-            row = self.row(key)
-            before = row.highest, row.lost
-            row.settle(seen)
-            if before != (row.highest, row.lost):
-                row.changed = now
-
-    @property
-    def all_gaps(self) -> int:
-        """Requests without a line, by now: of a worker that is gone, all that it had counted."""
-        return max(self.gaps, self.requests - self.counted_lines) if self.ended_at else self.gaps
-
-    def finish(self, now: float) -> None:
-        """The worker is gone and no line of it can come any more: what has not ended is lost."""
-        self.ended_at = now
-        self.draining = False
-        self.running = {}
-        for row in self.rows.values():
-            if row.in_flight:
-                row.write_off()
-                row.changed = now
-
-    def resume(self, now: float) -> None:
-        """The worker is there after all, having been away from the list for a while: what was written off still runs."""
-        self.ended_at = 0.0
-        for row in self.rows.values():
-            if row.written_off:
-                row.take_back(row.written_off)
-                row.changed = now
-
-    def add_sums(self, other: "Boot") -> None:
-        """Add another boot's counts of lines and refusals."""
-        gaps = self.gaps + other.all_gaps
-        for name in ("requests", "lines", "counted_lines", "unparsable", "dropped"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.gaps = gaps
-        for mine, its in ((self.refused, other.refused), (self.feedback, other.feedback)):
-            for service, kinds in its.items():
-                own = mine.setdefault(service, {})
-                for kind, count in kinds.items():
-                    own[kind] = own.get(kind, 0) + count
-
-    def as_json(self) -> dict[str, Any]:
-        """For the snapshot."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in {"rows", "running"}}
-        return {**plain, "rows": {key: row.as_json() for key, row in self.rows.items()}}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Boot":
-        """The boot that `as_json` gave."""
-        rows = {key: RowCounters(**row) for key, row in stored["rows"].items()}
-        return cls(**{**stored, "rows": rows})
 
 
 class _Cell:
@@ -313,7 +90,7 @@ class _Cell:
             self.ttfb = row.ttfb[KIND_OF_END[head.end]]
         if self.key.unit == STICKY_UNIT:
             self.groups = row.groups
-        if head.slow_us and head.end in _TIMED_ENDS:
+        if head.slow_us and head.end in TIMED_ENDS:
             # It says a lot about the arm, though: who waits there waits because it has no replica.
             self.slow_us, *further = head.slow_us
             self.further_us, self.further = tuple(further), [0] * len(further)
@@ -535,7 +312,7 @@ def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int
         counts[grouping.FIRST_ATTEMPT_FAILED_INDEX] += 1
     sample = cell.sample
     if sample is not None:
-        number = unit & _UNSIGNED
+        number = unit & UNSIGNED
         if cell.firsts is not None:
             cell.firsts.see(number, received, cell.key.epoch, cell.key.arm)
         if number < sample.tau:
@@ -579,17 +356,17 @@ def _flush_ends(cell: _Cell, row: RowCounters, head: EndHead, n: int, present: i
         row.redispatched += n if head.redispatched else 0
         row.rescued += n if head.end == "ok" else 0
         row.poison += n if head.poison else 0
-        row.blocks.add(head.block, _FIRST_ATTEMPT_FAILED, n, present)
+        row.blocks.add(head.block, FIRST_ATTEMPT_FAILED, n, present)
     if cell.total is None:
         row.served_elsewhere += n
     row.slow += cell.slow
     row.duration_us += cell.us
     row.blocks.add(head.block, cell.column, n, present)
     if cell.slow:
-        row.blocks.add(head.block, _SLOW, cell.slow, present)
+        row.blocks.add(head.block, SLOW, cell.slow, present)
     for place, count in enumerate(cell.further):
         if count:
-            name, column = SLOW_COLUMNS[1 + place], _SLOW_FURTHER[place]
+            name, column = SLOW_COLUMNS[1 + place], SLOW_FURTHER[place]
             setattr(row, name, getattr(row, name) + count)
             row.blocks.add(head.block, column, count, present)
             cell.further[place] = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sundog_edge.counting.ledger import TableEntry
+from sundog_edge.counting.rows import TableEntry
 from sundog_edge.errors import HaproxyRefused, HaproxySilent, HaproxyUnavailable
 from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, MIRRORED_TABLE, ROWS_TABLE
 from sundog_edge.haproxy.rules.handover import SUCCESSOR_KEY

@@ -7,8 +7,8 @@ import orjson
 import pytest
 
 from sundog_edge.counting.collector import RETAIN_ENDED_S, CounterCollector
-from sundog_edge.counting.ledger import RowKey, TableEntry
 from sundog_edge.counting.log_pipe import open_for_haproxy
+from sundog_edge.counting.rows import RowKey, TableEntry
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.haproxy.workers import Worker
 from sundog_edge.state_dir import StateDir

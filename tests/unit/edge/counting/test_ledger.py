@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from sundog_edge.agent.metrics import coarsen, render_metrics
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
+from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.evidence import AgentState, EvidenceQuery, build_evidence
-from sundog_edge.counting.ledger import ROW_COLUMNS, Boot, Ledger, RowCounters, RowKey, TableEntry
+from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_lines import SLOW_COLUMNS
+from sundog_edge.counting.rows import ROW_COLUMNS, RowCounters, RowKey, TableEntry
 from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.feedback.join import FirstExposure
 

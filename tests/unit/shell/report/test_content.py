@@ -19,9 +19,10 @@ from sundog_operator.api import (
     Verdict,
 )
 from sundog_operator.core.rollout import freeze
-from sundog_operator.shell.describe import ONE_SIDED_NOTE
+from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE
 from sundog_operator.shell.report import terminal
-from sundog_operator.shell.report.content import ExperimentReport, make_report
+from sundog_operator.shell.report.build import make_report
+from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
 from told_experiments import means, moving, of_before, one_name, ten_arms, two_arms
 from told_rollouts import (

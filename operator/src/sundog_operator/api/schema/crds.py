@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sundog_operator.api.experiment import Experiment
-from sundog_operator.api.model_deployment import ModelDeployment
+from sundog_operator.api.experiment.experiment import Experiment
+from sundog_operator.api.model_deployment.model_deployment import ModelDeployment
 from sundog_operator.api.resource import API_VERSION, Resource
 from sundog_operator.api.schema.node_tree import FieldNode, Node, ValueBounds, build_node_tree
 from sundog_operator.api.schema.rules import Rule

@@ -4,9 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from sundog_operator.app.dependencies import Dependencies
-from sundog_operator.app.observe import list_edge_pods, read_cluster_view, read_secret_keys, read_serve_state
+from sundog_operator.app.observe import list_edge_pods, read_cluster_view, read_serve_state
 from sundog_operator.app.queue.idle import comparable_reports, find_idle_deployment
 from sundog_operator.app.queue.keys import Key, KeyKind
+from sundog_operator.app.secrets import read_secret_keys
 from sundog_operator.core.edge import secrets, split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport, ServeState

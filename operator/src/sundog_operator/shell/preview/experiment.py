@@ -32,7 +32,7 @@ from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 from sundog_operator.ports import EXPERIMENT, Object
-from sundog_operator.shell import describe
+from sundog_operator.shell import plan_text
 from sundog_operator.shell.preview import spec_diff
 from sundog_operator.shell.preview.model_deployment import (
     Preview,
@@ -250,12 +250,12 @@ def _plan(spec: ExperimentSpec, seen: ObservedState | None, planned: list[Planne
         else f"units stay with their arm, by {unit.kind} {unit.name}"
     )
     for guardrail in plan.guardrails:
-        yield f"{guardrail.role} {guardrail.metric}: {describe.describe_guardrail_limit(guardrail, names.CONTROL)}"
+        yield f"{guardrail.role} {guardrail.metric}: {plan_text.describe_guardrail_limit(guardrail, names.CONTROL)}"
     if plan.comparison is not None:
         yield from (
-            f"{each.role} {each.name}: {describe.describe_outcome_goal(each)}" for each in plan.comparison.outcomes
+            f"{each.role} {each.name}: {plan_text.describe_outcome_goal(each)}" for each in plan.comparison.outcomes
         )
-        yield f"ends {describe.describe_end_conditions(plan.comparison)}"
+        yield f"ends {plan_text.describe_end_conditions(plan.comparison)}"
     yield _alpha(spec)
 
 

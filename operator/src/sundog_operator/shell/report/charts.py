@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from sundog_operator.shell.report import scales
-from sundog_operator.shell.report.content import (
+from sundog_operator.shell.report.build import format_point_interval
+from sundog_operator.shell.report.model import (
     OUTSIDE,
     ROLLOUT,
     ExperimentReport,
     MetricPoint,
     ReportMetric,
     ReportPoint,
-    format_point_interval,
 )
 from sundog_operator.shell.report.scales import AxisScale, AxisTick
 

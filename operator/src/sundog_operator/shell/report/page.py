@@ -6,7 +6,7 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sundog_operator.shell.report import charts, tables
-from sundog_operator.shell.report.content import MAX_ARMS, ExperimentReport
+from sundog_operator.shell.report.model import MAX_ARMS, ExperimentReport
 
 _TEMPLATE: Final = "page.html.j2"
 _DASHED: Final = 5

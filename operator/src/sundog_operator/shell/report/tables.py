@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus
-from sundog_operator.shell.describe import format_interval
-from sundog_operator.shell.report.content import ROLLOUT, ExperimentReport, ReportArm, ReportMetric
+from sundog_operator.shell.describe_experiment import format_interval
+from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, ReportArm, ReportMetric
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.shell.report import charts, tables
-from sundog_operator.shell.report.content import (
-    ROLLOUT,
-    ExperimentReport,
-    MetricPoint,
-    ReportMetric,
-    ReportPoint,
-    format_point_interval,
-)
+from sundog_operator.shell.report.build import format_point_interval
+from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, MetricPoint, ReportMetric, ReportPoint
 from sundog_operator.shell.report.scales import AxisScale
 
 _STYLES: Final = {"good": "bold green", "bad": "bold red", "open": "bold"}

@@ -14,11 +14,11 @@ from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, Object
 from sundog_operator.shell import kinds
 from sundog_operator.shell.describe import (
     DeploymentDetails,
-    describe_experiment,
     describe_model_deployment,
     find_wait_reason,
     newest_rollout_revision,
 )
+from sundog_operator.shell.describe_experiment import describe_experiment
 from sundog_operator.shell.live_counts import add_live_counts
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_document, print_rich
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server

@@ -11,7 +11,8 @@ import click
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
-from sundog_operator.app.observe import list_salt_owners, observe
+from sundog_operator.app.neighbours import list_salt_owners
+from sundog_operator.app.observe import observe
 from sundog_operator.core.edge import salts
 from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.experiments import log_exports

@@ -16,7 +16,8 @@ from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_json, print_rich
 from sundog_operator.shell.report import terminal
-from sundog_operator.shell.report.content import ExperimentReport, make_report
+from sundog_operator.shell.report.build import make_report
+from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
 
 _JSON: Final = Path("json")

@@ -1,0 +1,125 @@
+"""The arms of an Experiment."""
+
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from sundog_operator.api.base import ApiBase
+from sundog_operator.api.model_deployment.model import (
+    RESERVED_POD_LABELS_RULE,
+    Batching,
+    EnvVar,
+    ModelCredentials,
+    ModelFormat,
+    Warmup,
+)
+from sundog_operator.api.model_deployment.resources import Gpu
+from sundog_operator.api.scalars import (
+    Bytes,
+    Cpu,
+    Digest,
+    Entrypoint,
+    Image,
+    Integer,
+    Items,
+    Json,
+    LabelValue,
+    Name,
+    QualifiedName,
+    Uri,
+)
+from sundog_operator.api.schema.rules import ListType, Rule, TransitionRule
+
+Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
+BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
+STABLE = "stable"
+"""The name under which what is outside of an experiment is counted."""
+CONTROL = "control"
+"""The name of the arm that is the ModelDeployment's stable revision."""
+CANARY = "canary"
+"""The name of the one arm of a rollout."""
+OF_A_ROLLOUT = re.compile("-r[0-9]+(-a[0-9]+)?$")
+"""How the name of an Experiment of a rollout ends, after that of its ModelDeployment."""
+IMMUTABLE_RULE = TransitionRule(
+    cel="self == oldSelf",
+    holds=lambda old, new: bool(old == new),
+    message="cannot be changed; create another Experiment",
+)
+
+
+class ArmModel(ApiBase):
+    """Fields of `spec.model` of the ModelDeployment that the arm replaces."""
+
+    uri: Annotated[Uri, Field(min_length=1)] | None = Field(
+        None, description="Replaces spec.model.uri of the deployment."
+    )
+    digest: Digest | None = Field(None, description="Replaces spec.model.digest of the deployment.")
+    format: ModelFormat | None = Field(None, description="Replaces spec.model.format of the deployment.")
+    entrypoint: Entrypoint | None = Field(None, description="Replaces spec.model.entrypoint of the deployment.")
+    config: Json | None = Field(None, description="Replaces spec.model.config of the deployment.")
+    trust_code: bool | None = Field(None, description="Replaces spec.model.trustCode of the deployment.")
+    credentials: ModelCredentials | None = Field(None, description="Replaces spec.model.credentials of the deployment.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=(
+                "!has(self.format) || !(self.format in ['exported', 'torchscript'])"
+                " || has(self.trustCode) && self.trustCode"
+            ),
+            holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code is True,
+            message="{format} archives can run code when they are loaded; set trustCode: true to accept that",
+            field="format",
+        ),
+    )
+
+
+class ArmRuntime(ApiBase):
+    """Fields of `spec.runtime` of the ModelDeployment that the arm replaces."""
+
+    image: Image | None = Field(None, description="Replaces spec.runtime.image of the deployment.")
+    env: Annotated[Items[EnvVar], Field(max_length=100), ListType("map", "name")] | None = Field(
+        None, description="Replaces spec.runtime.env of the deployment."
+    )
+    max_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+        None, description="Replaces spec.runtime.maxOngoingRequests of the deployment."
+    )
+    batching: Batching | None = Field(None, description="Replaces spec.runtime.batching of the deployment.")
+    placement: Literal["dedicated", "shared"] | None = Field(
+        None, description="Replaces spec.runtime.placement of the deployment."
+    )
+    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE] | None = (
+        Field(None, description="Replaces spec.runtime.podLabels of the deployment.")
+    )
+    warmup: Warmup | None = Field(None, description="Replaces spec.runtime.warmup of the deployment.")
+    user_config: Json | None = Field(
+        None,
+        description="Replaces spec.runtime.userConfig of the deployment, all of it, for as long as the arm runs. Without it the arm"
+        " has what the deployment has, edits of that included.",
+    )
+
+
+class ArmResources(ApiBase):
+    """Fields of `spec.resources` of the ModelDeployment that the arm replaces."""
+
+    cpu: Cpu | None = Field(None, description="Replaces spec.resources.cpu of the deployment.")
+    memory: Bytes | None = Field(None, description="Replaces spec.resources.memory of the deployment.")
+    gpu: Gpu | None = Field(None, description="Replaces spec.resources.gpu of the deployment.")
+
+
+class Arm(ApiBase):
+    """One alternative to the stable revision. Given fields replace the deployment's; none makes an A/A test."""
+
+    name: Annotated[Name, Field(max_length=30)] = Field(description="Names the arm in status, headers and metrics.")
+    model: ArmModel | None = Field(None, description="Fields of the deployment's model that are replaced.")
+    runtime: ArmRuntime | None = Field(None, description="Fields of the deployment's runtime that are replaced.")
+    resources: ArmResources | None = Field(None, description="Fields of the deployment's resources that are replaced.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.name != '{CONTROL}' && self.name != '{STABLE}'",
+            holds=lambda arm: arm.name not in (CONTROL, STABLE),
+            message=f"{CONTROL} and {STABLE} are the stable revision's own names",
+            field="name",
+        ),
+    )

@@ -1,0 +1,1 @@
+"""ModelDeployment: one model, its endpoint, and how its next revision takes over."""

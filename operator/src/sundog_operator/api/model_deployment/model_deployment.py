@@ -1,0 +1,36 @@
+"""ModelDeployment: one model, its endpoint, and how its next revision takes over."""
+
+import re
+from typing import ClassVar, Literal
+
+from sundog_operator.api.model_deployment.spec import ModelDeploymentSpec
+from sundog_operator.api.model_deployment.status import ModelDeploymentStatus
+from sundog_operator.api.resource import Metadata, Resource
+from sundog_operator.api.schema.rules import Rule
+
+MAX_NAME_LENGTH = 40
+_SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+class ModelDeployment(Resource):
+    """A model, its endpoint and its rollouts."""
+
+    kind: Literal["ModelDeployment"] = "ModelDeployment"
+    metadata: Metadata
+    spec: ModelDeploymentSpec
+    status: ModelDeploymentStatus = ModelDeploymentStatus()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
+            holds=lambda deployment: len(deployment.metadata.name) <= MAX_NAME_LENGTH,
+            message=f"{{metadata.name}} is longer than {MAX_NAME_LENGTH} characters",
+            field="metadata.name",
+        ),
+        Rule(
+            cel=f"self.metadata.name.matches('^{_SERVICE_NAME.pattern}$')",
+            holds=lambda deployment: _SERVICE_NAME.fullmatch(deployment.metadata.name) is not None,
+            message="{metadata.name} is not a DNS label that starts with a letter, as a Service needs",
+            field="metadata.name",
+        ),
+    )

@@ -1,0 +1,1 @@
+"""How a new revision takes over: `spec.rollout` of a ModelDeployment."""

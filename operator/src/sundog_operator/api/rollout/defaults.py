@@ -1,0 +1,31 @@
+"""Types and defaults that parts of `spec.rollout` share."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sundog_operator.api.base import ApiBase
+from sundog_operator.api.scalars import (
+    POSITIVE_DURATION_RULE,
+    Duration,
+    Integer,
+)
+
+Gate = Literal["evidence", "time", "manual"]
+MetricName = Literal["errorRate", "latencyP50", "latencyP90", "latencyP95", "latencyP99"]
+PartComparator = Literal["exact", "tolerance", "argmax"]
+Comparator = Literal[PartComparator, "custom"]
+Weight = Annotated[Integer, Field(ge=1, le=100)]
+PositiveDuration = Annotated[Duration, POSITIVE_DURATION_RULE]
+DEFAULT_GATE: Gate = "evidence"
+DEFAULT_MIN_DURATION = timedelta(minutes=5)
+DEFAULT_MAX_DURATION = timedelta(hours=24)
+JSON_PATH = r"^\$(\.[A-Za-z0-9_-]{1,63}|\[[0-9]{1,4}\]){1,8}$"
+JSON_PATH_NOUN = "a JSON path such as $.user.id or $.rows[0].id, of at most 8 parts"
+
+
+def set_fields(part: ApiBase, names: Sequence[str]) -> list[str]:
+    """Which of these optional fields are set."""
+    return [name for name in names if getattr(part, name) is not None]

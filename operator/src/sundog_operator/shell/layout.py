@@ -1,0 +1,87 @@
+"""How sections, facts, conditions and events are laid out."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sundog_operator.api import (
+    Condition,
+    format_duration,
+)
+from sundog_operator.ports import Object
+
+NO_TIME: Final = format_duration(timedelta())
+
+
+def title_line(text: str) -> RenderableType:
+    """A heading."""
+    return Text(text, style="bold")
+
+
+def make_section(title: str, body: RenderableType | None) -> list[RenderableType]:
+    """A heading and what stands below it; nothing where there is nothing."""
+    return [] if body is None else [Text(), title_line(title), body]
+
+
+def facts_section(facts: Iterable[tuple[str, str]]) -> RenderableType:
+    """Names and values in two columns."""
+    table = grid("", "")
+    for name, value in facts:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def grid(*columns: str, header: bool = False) -> Table:
+    """A table without lines."""
+    table = Table(box=None, show_header=header, header_style="", pad_edge=True, padding=(0, 2, 0, 0))
+    for index, name in enumerate(columns):
+        last = index == len(columns) - 1
+        table.add_column(name, overflow="fold", no_wrap=not last and name != "REASON")
+    return table
+
+
+def conditions_section(conditions: Sequence[Condition], now: datetime) -> RenderableType | None:
+    """Conditions as a table; None without any."""
+    table = grid("TYPE", "STATUS", "SINCE", "REASON", "MESSAGE", header=True)
+    for each in conditions:
+        table.add_row(
+            *map(Text, (each.type, each.status, ago(each.last_transition_time, now), each.reason, each.message))
+        )
+    return table if conditions else None
+
+
+def events_section(events: Sequence[Object], now: datetime) -> RenderableType | None:
+    """Events as a table, oldest first; None without any."""
+    table = grid("AGO", "REASON", "NOTE", header=True)
+    for event in sorted(events, key=_time_of):
+        table.add_row(*map(Text, (ago(_instant(_time_of(event)), now), event.get("reason", ""), event.get("note", ""))))
+    return table if events else None
+
+
+def _time_of(event: Object) -> str:
+    return str(event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def ago(since: Any, now: datetime) -> str:
+    """How long ago, in one unit."""
+    return format_span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
+
+
+def format_span(time: timedelta) -> str:
+    """A time for people, in one unit."""
+    seconds = int(time.total_seconds())
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit}{name}"
+    return f"{seconds}s"

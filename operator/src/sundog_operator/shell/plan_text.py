@@ -1,0 +1,181 @@
+"""A frozen plan, in words."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from sundog_operator.api import (
+    ExperimentStatus,
+    FrozenPlan,
+    PlanComparison,
+    PlanGuardrail,
+    PlanOutcome,
+    PlanStep,
+    format_duration,
+    is_latency_metric,
+)
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.rollout import (
+    header_match,
+    plan_text,
+    prometheus_checks,
+    replica_counts,
+    state,
+    webhook_urls,
+)
+from sundog_operator.core.rollout.resolve import format_latency
+from sundog_operator.shell.layout import format_span, grid
+
+_UNDECIDED: Final = {
+    "pause": "it is paused",
+    "rollback": "stable gets all traffic",
+    "promote": "it is passed without evidence",
+}
+"""What follows on a step that takes too long, by `onInconclusive`."""
+
+
+def steps_section(status: ExperimentStatus) -> RenderableType:
+    """The steps of a plan as a table."""
+    table = grid("STEP", "WEIGHT", "GATE", "", header=True)
+    current = status.step.index if status.step else 0
+    concluded = status.phase == state.CONCLUDED
+    without = {each.step: f"passed without evidence, by {each.by}" for each in status.without_evidence or ()}
+    for index, step in enumerate(status.plan.steps, start=1):
+        if concluded or index < current:
+            told = without.get(index, "passed")
+        elif index == current and status.step is not None:
+            told = f"now: {status.step.reason}"
+        else:
+            told = ""
+        table.add_row(*map(Text, (str(index), f"{step.weight} %", _gate(step), told)))
+    return table
+
+
+def _gate(step: PlanStep) -> str:
+    match step.gate:
+        case "time":
+            return f"for {format_duration(step.min_duration)}"
+        case "bake":
+            return f"bakes {format_duration(step.min_duration)}, {100 - step.weight} % with stable"
+        case "evidence":
+            longest = f" to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
+            return f"evidence, {format_duration(step.min_duration)}{longest}"
+        case "shadow" if step.shadow is not None:
+            longest = f", up to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
+            return f"{plan_text.describe_shadow(step.shadow)}{longest}"
+        case "webhook" if step.webhook is not None:
+            return f"webhook {webhook_urls.redact_url(step.webhook.url)}"
+        case "analysis" if step.analysis is not None:
+            times = f", {step.analysis.count} times" if step.analysis.count > 1 else ""
+            return f"analysis {step.analysis.name} {prometheus_checks.format_limits(step.analysis)}{times}"
+        case "scale":
+            return replica_counts.describe_scale(step)
+        case "headers":
+            return f"headers {header_match.format_headers(step.headers or ())}"
+        case gate:
+            return gate
+
+
+def checks_section(status: ExperimentStatus) -> RenderableType:
+    """Prometheus checks of a plan as a table."""
+    table = grid("CHECK", "ALLOWED", "VERDICT", "", header=True)
+    for check, told in zip(status.plan.checks, prometheus_checks.check_statuses(status), strict=True):
+        table.add_row(
+            *map(Text, (check.name, prometheus_checks.format_limits(check), told.verdict or "none yet", told.message))
+        )
+    return table
+
+
+def plan_section(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
+    """What an evidence-gated rollout is held to, and where the current step is in its time."""
+    plan = status.plan
+    traffic = plan.requests_per_second
+    yield "traffic", "not known when it began" if traffic is None else f"{traffic:.3g} requests a second when it began"
+    for guardrail in plan.guardrails:
+        yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
+    if plan.alpha is not None:
+        yield "alpha", plan_text.describe_alpha(plan)
+    if plan.comparison is not None:
+        yield "ends", describe_end_conditions(plan.comparison)
+        for outcome in plan.comparison.outcomes:
+            yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
+    if not state.is_over(status) and (doubt := _doubt(plan)):
+        yield "beware", doubt
+    if not state.is_over(status) and (told := "; ".join(_timing(status, now))):
+        yield "this step", told
+
+
+def _doubt(plan: FrozenPlan) -> str:
+    # Arrays take their time to load, and most of what is described needs none.
+    from sundog_operator.core.analysis.power import find_undecidable_step
+
+    return find_undecidable_step(plan)
+
+
+def describe_outcome_goal(outcome: PlanOutcome) -> str:
+    """Which way an outcome is better, and from what effect on it matters."""
+    least = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
+    return f"{outcome.type} of {outcome.feedback} should {outcome.goal}{least}"
+
+
+def describe_end_conditions(comparison: PlanComparison) -> str:
+    """What ends an Experiment of a user's own without a verdict."""
+    told = f"after {format_duration(comparison.max_duration)} or {comparison.max_units} units"
+    if not any(each.role == "success" for each in comparison.outcomes):
+        return told
+    won = "when an arm has won or none can" if comparison.on_win == "none" else "when no arm can win"
+    return f"{won}, {told}"
+
+
+def baseline_arm(plan: FrozenPlan) -> str:
+    """What is compared with: control of an Experiment of a user's own, stable of a rollout."""
+    return names.STABLE if plan.comparison is None else names.CONTROL
+
+
+def describe_guardrail_limit(guardrail: PlanGuardrail, than: str) -> str:
+    """How much worse than that a candidate, or an arm, may be."""
+    if guardrail.role == "harm":
+        more = "longer" if is_latency_metric(guardrail.metric) else "more"
+        return f"for harm alone, from {_percent(guardrail.margin)} {more} than {than} on; no gate waits for it"
+    if not is_latency_metric(guardrail.metric):
+        floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
+        ceiling = f"; at most {_percent(guardrail.max)} of its own" if guardrail.max else ""
+        return f"up to {_percent(guardrail.margin)} more than {than}{floor}{ceiling}"
+    stable, candidate = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
+    longest = f"; at most {format_latency(guardrail.max_microseconds)} of its own" if guardrail.max_microseconds else ""
+    if stable is None or candidate is None:
+        return f"up to {_percent(guardrail.margin)} longer than {than}, whose own is not known yet{longest}"
+    return f"no more answers above {format_latency(candidate)} than {than} has above {format_latency(stable)}{longest}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:g} %"
+
+
+def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
+    """What of a step's time is to come."""
+    step = status.step
+    if step is None or step.since is None or not status.plan.steps:
+        return
+    planned = state.current_step(status)
+    if state.is_baking(status):
+        left = step.since + planned.min_duration - now
+        if status.paused is not None or step.held_since is not None:
+            yield "its time stands still"
+        elif left > timedelta(0):
+            yield f"promoted in {format_span(left)}, unless it does harm"
+    if step.gate != "evidence":
+        return
+    if not step.warm:
+        ends = (
+            f"{status.plan.warmup_requests} requests of the candidate or {format_duration(status.plan.warmup_duration)}"
+        )
+        yield f"warms up, until {ends}"
+    if (left := step.since + planned.min_duration - now) > timedelta(0):
+        yield f"takes at least {format_span(left)} more"
+    if planned.max_duration is not None and status.paused is None and step.held_since is None:
+        left = max(step.since + planned.max_duration - now, timedelta(0))
+        yield f"undecided in {format_span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
