@@ -262,7 +262,7 @@ def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, 
 def test_alone_a_step_that_is_left_out_leads_to_the_closing_gate_and_never_beyond() -> None:
     skip = RolloutCommand("s1", "skip", 8)
     status = state_machine.tick(alone(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta()))
-    while steering.can_skip(status):
+    while not steering.skip_refusal(status):
         status = steering.execute_command(status, skip, T0)
     assert (status.step and status.step.gate, status.step and status.step.of) == ("manual", len(status.plan.steps))
     assert state.current_step(status).weight == 0

@@ -781,16 +781,16 @@ def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on(
 
 def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
     last = settle(steering.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), judged())
-    assert not steering.can_skip(last)
+    assert steering.skip_refusal(last)
     again = steering.execute_command(last, RolloutCommand("s2", "skip", 8), T0)
     assert again == last.model_copy(update={"last_command": "s2"})
-    assert not steering.can_skip(frozen()), "there is no step yet"
+    assert steering.skip_refusal(frozen()), "there is no step yet"
     errors: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
     by_hand = collecting(steps=[{"weight": 25}, {"weight": 100, "gate": "manual"}], **errors)
-    assert not steering.can_skip(by_hand)
-    assert steering.can_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
+    assert steering.skip_refusal(by_hand)
+    assert not steering.skip_refusal(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
     baked = {"steps": [{"weight": 25}], "bake": {}, **errors}
-    assert not steering.can_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
+    assert steering.skip_refusal(collecting(**baked)), "in a bake stable keeps next to nothing"
 
 
 ERRORS: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
@@ -820,12 +820,12 @@ def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(
     baked = collecting(steps=[{"weight": 50, "gate": gate}, following], bake={}, **ERRORS)
     assert steering.skip_refusal(baked) == LAST_BAKE
     decided = [{"weight": 50, "gate": gate}, following, {"weight": 90, "gate": "manual"}]
-    assert steering.can_skip(collecting(steps=decided, **ERRORS))
+    assert not steering.skip_refusal(collecting(steps=decided, **ERRORS))
 
 
 def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
     timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
-    assert steering.can_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
+    assert not steering.skip_refusal(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
     assert steering.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (
         "what follows on step 1 of 3 is the bake at 99 %: promote leads there"
     )

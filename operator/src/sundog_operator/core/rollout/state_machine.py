@@ -3,10 +3,10 @@
     Pending ──candidate ready──► Running: shift ► warm up ► collect ► gate ► next step ──last step──► Concluded
        └──────abort, failure, harm, superseded──────┴────────────────────────────────────────► Stopped
 
-A step is entered by raising `step.index`; its weight follows once the candidate has the replicas for it, as a new epoch; the epoch counts
-from the moment all edges confirm it. Where evidence is weighed the first epoch of a step is its warm-up, which is none, and the second
-has the same weights. In place, where replicas of the candidate take the place of stable's, traffic follows each of them, and a rollout that
-ends gives it back likewise before it is Stopped (`in_place`). Nothing here reads a clock or the world.
+A step begins when `step.index` rises. Its weight follows as a new epoch once the canary has the replicas for it. The epoch counts from the
+moment at which all edges confirm it. If evidence is evaluated, the first epoch of a step is its warm-up, which is no evidence; the second
+epoch has the same weights. In place, canary replicas replace those of stable one by one, and traffic follows each of them. A rollout that
+ends returns traffic in the same way before it is Stopped (`in_place`). This module reads no clock and makes no calls.
 """
 
 from sundog_operator.api import (
@@ -51,33 +51,33 @@ from sundog_operator.core.rollout.transitions import (
     confirm,
     enter,
     give_back,
-    on_its_way,
+    move_towards_weight,
     stop,
     with_decision,
 )
 
 
 def tick(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
-    """The next status; equal to the given one when nothing is due. Total: any status and inputs give a status."""
+    """Return the next status; the given one if nothing is due. Total: any status and inputs give a status."""
     if is_over(status):
         return status
     if status.giving_back is not None:
         return give_back(status, status.giving_back, seen)
     for rule in (
-        _stop,
-        _roll_back,
-        _differ,
-        _fail,
-        _tire,
+        _stop_on_failure,
+        _roll_back_on_harm,
+        _roll_back_on_copies,
+        _roll_back_on_check,
+        _pause_on_deadline,
         _hold,
-        _doubt,
-        _lose_patience,
-        _spare,
-        _recover,
-        _begin,
+        _pause_on_mismatch,
+        _apply_inconclusive_policy,
+        _pause_on_outage,
+        _resume_after_outage,
+        _begin_steps,
         _shift,
-        _renew,
-        _copy_anew,
+        _begin_epoch_after_outage,
+        _begin_shadow_epoch,
         confirm,
         _warm_up,
         pass_gate,
@@ -89,33 +89,33 @@ def tick(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     return explain(status, seen)
 
 
-def _stop(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _stop_on_failure(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     return stop(status, *seen.failure, seen.now) if seen.failure else None
 
 
-def _roll_back(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Harm ends the attempt whatever else holds it: paused or not, it goes on doing harm."""
+def _roll_back_on_harm(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """End the attempt on harm, even if it is paused or held: a canary with traffic goes on doing harm."""
     if seen.evidence is None or not seen.evidence.harm or canary_weight(status) in (0, 100):
         return None
     return stop(with_decision(status, ROLLED_BACK, seen), ROLLED_BACK, seen.evidence.harm, seen.now)
 
 
-def _differ(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """A candidate that answers copies otherwise than it may is done with, likewise."""
+def _roll_back_on_copies(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """End the attempt if the canary's answers to copies differ too much."""
     if seen.copies is None or not seen.copies.failed:
         return None
-    told = status.model_copy(update={"shadow": seen.copies.status})
-    return stop(with_decision(told, ROLLED_BACK, seen), ROLLED_BACK, seen.copies.failed, seen.now)
+    with_copies = status.model_copy(update={"shadow": seen.copies.status})
+    return stop(with_decision(with_copies, ROLLED_BACK, seen), ROLLED_BACK, seen.copies.failed, seen.now)
 
 
-def _fail(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """A limit that a user set was broken too often in a row. That is no evidence, and ends the attempt all the same."""
+def _roll_back_on_check(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """End the attempt if a Prometheus check failed too often in a row. This is a user's limit, not evidence."""
     failed = prometheus_checks.find_failure(status)
     return stop(status, ROLLED_BACK, failed, seen.now) if failed else None
 
 
-def _tire(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """A candidate that was not ready in time is tried on, and gets no traffic before somebody says so."""
+def _pause_on_deadline(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """Pause if the canary missed its progress deadline. It is still retrying, and gets no traffic before a user resumes."""
     if not seen.late or status.paused is not None:
         return None
     return status.model_copy(
@@ -123,8 +123,8 @@ def _tire(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | N
     )
 
 
-def _lose_patience(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """What Prometheus has no number for is never success. Where a policy says to go on without, gates wait for it no longer."""
+def _apply_inconclusive_policy(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """Apply `onInconclusive` if Prometheus has no number: that is never success. With `promote`, gates stop waiting for it."""
     unknown, policy = prometheus_checks.find_inconclusive(status), status.plan.on_inconclusive
     if not unknown or policy == "promote" or gate_in_force(status) == "none" or is_traffic_held(status, seen):
         return None
@@ -134,7 +134,7 @@ def _lose_patience(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentS
 
 
 def _hold(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """What the spec or its windows hold takes no time of a step that evidence gates."""
+    """Stop the time of a step while the spec or its windows hold the rollout."""
     step = status.step
     if step is None or step.gate not in PAUSABLE_GATES:
         return None
@@ -144,14 +144,14 @@ def _hold(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | N
     if held:
         return status.model_copy(update={"step": step.model_copy(update={"held_since": seen.now})})
     begun = max(step.held_since or seen.now, step.since or seen.now)
-    # What is paused meanwhile gets that time back when it goes on.
+    # `resume` returns the time of a pause that began during the hold.
     ended = seen.now if status.paused is None else max(status.paused.since, begun)
     since = step.since and step.since + (ended - begun)
     return status.model_copy(update={"step": step.model_copy(update={"held_since": None, "since": since})})
 
 
-def _doubt(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Conclude nothing from a split that is not as it should be; where it stays so, stable gets all traffic."""
+def _pause_on_mismatch(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic."""
     if seen.evidence is None or not seen.evidence.broken or status.phase != RUNNING:
         return None
     paused = status.paused
@@ -162,10 +162,10 @@ def _doubt(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | 
     return stop(status, "SampleRatioMismatch", seen.evidence.broken, seen.now)
 
 
-def _spare(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Collect nothing while stable is no measure of anything: what fails both arms would drown what the candidate alone does.
+def _pause_on_outage(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """Pause while stable itself fails: failures of both arms would hide those of the canary alone.
 
-    What is paused for something else stays so, and goes on counting. A gate that a command opened waits for no measure.
+    A rollout that is paused for another reason stays so, and goes on counting. A gate that a command opened needs no baseline.
     """
     if seen.evidence is None or not seen.evidence.control.reason or gate_in_force(status) == "none":
         return None
@@ -174,21 +174,21 @@ def _spare(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | 
     return baseline_outage.pause_for_baseline(status, seen.evidence.control, seen.now)
 
 
-def _recover(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Go on by itself once stable has done well for a while, as all edges tell."""
+def _resume_after_outage(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """Resume once stable has been healthy for a while, if every edge reports."""
     if not baseline_outage.is_paused_for_baseline(status) or seen.evidence is None or seen.evidence.unreachable_edges:
         return None
     return resume(status, seen.now) if seen.evidence.control.settled else None
 
 
-def _renew(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Count anew after an epoch in which stable was no measure, unless traffic can move on: that begins another one."""
+def _begin_epoch_after_outage(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """Begin a new epoch after an outage of stable, unless traffic can advance, which begins one anyway."""
     if not baseline_outage.is_epoch_excluded(status) or is_held(status, seen):
         return None
     return as_evidence(at_weight(status, canary_weight(status), seen.now), seen)
 
 
-def _begin(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _begin_steps(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     if status.phase != PENDING or is_held(status, seen):
         return None
     if seen.opens_at is not None and current_step(status).headers:
@@ -205,7 +205,7 @@ def _shift(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | 
     if status.plan.in_place is not None:
         reached = in_place.reachable_weight(seen.replicas, status.plan.in_place.spare, step.weight, seen.available)
         if reached < step.weight:
-            return on_its_way(status, reached, seen.now) if reached > canary_weight(status) else None
+            return move_towards_weight(status, reached, seen.now) if reached > canary_weight(status) else None
     elif seen.available < step_replicas(step, seen.replicas):
         return None
     if step.weight == 100 and gate_in_force(status) == "none":
@@ -214,8 +214,8 @@ def _shift(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | 
     return as_evidence(shifted, seen) if seen.evidence is not None and _needs_no_warmup(status) else shifted
 
 
-def _copy_anew(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Begin an epoch for a step that copies after another one: by it their copies are told apart."""
+def _begin_shadow_epoch(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+    """Begin an epoch for a second shadow step, so that its copies are counted apart from those of the first."""
     if not shadow_comparison.needs_restart(status):
         return None
     after = at_weight(status, canary_weight(status), seen.now)
@@ -229,9 +229,9 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
 
 
 def _warm_up(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """End a step's warm-up: from the next epoch on counts are evidence. Likewise once it is known what a long answer is.
+    """End a step's warm-up: the next epoch counts as evidence. Also begin a new epoch once a latency threshold becomes known.
 
-    A gate looks at an epoch in which long answers were counted from the start. A latency that no gate waits for begins none.
+    A gate needs an epoch in which slow answers were counted from the start. A latency that no gate waits for needs no new epoch.
     """
     step, evidence = current_step(status), seen.evidence
     if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
