@@ -297,7 +297,7 @@ async def test_a_bake_that_is_over_ends_with_the_first_requests_of_both(way: dic
     cluster = await baking(0, way)
     await cluster.go_on(12)
     told = (await experiment(cluster))["step"]["reason"]
-    assert told == "has baked, and waits for requests of both revisions: no data is no success"
+    assert told == "has baked; waits for requests to both revisions, because no data is not success"
     cluster.edges.traffic.rps = {NAME: 20}
     assert await cluster.go_on(2, lambda: ended(cluster))
 

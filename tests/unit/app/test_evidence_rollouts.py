@@ -148,8 +148,8 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     assert promoted.startswith(
         f"revision 2 is stable; it was revision 1: after step {len(weights)} at 100 %; errorRate "
     )
-    assert moved.endswith(f"; likewise {latency['metric']}")
-    assert promoted.endswith(f"; likewise {latency['metric']}")
+    assert moved.endswith(f"; also passed: {latency['metric']}")
+    assert promoted.endswith(f"; also passed: {latency['metric']}")
     assert await cluster.notes("GateOpened") == []
 
 

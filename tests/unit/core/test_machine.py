@@ -328,14 +328,14 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
             {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=True)},
             2,
             98,
-            "has baked, and waits for requests of both revisions: no data is no success",
+            "has baked; waits for requests to both revisions, because no data is not success",
         ),
         (
             "unheard",
             {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=False, unreachable_edges=("edge-1",))},
             2,
             98,
-            "has baked, and waits until edge-1 has told what was counted there",
+            "has baked; waits for the counters of edge-1",
         ),
         (
             "harm",
@@ -429,9 +429,7 @@ def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
     assert not state.is_evaluated(COPIES_PASSED)
     later = {"now": T0 + timedelta(days=1), "evidence": HEARD}
     assert ticked(COPIES_PASSED, seen(**later)) == COPIES_PASSED
-    assert steering.skip_refusal(COPIES_PASSED) == (
-        "what follows on step 2 of 4 is the bake at 95 %: promote leads there"
-    )
+    assert steering.skip_refusal(COPIES_PASSED) == ("the bake at 95 % follows step 2 of 4; use promote instead")
     opened = steering.execute_command(COPIES_PASSED, RolloutCommand("p", "promote", 8), T0)
     assert state.is_evaluated(opened)
     assert not state.is_decided_by_copies(opened)

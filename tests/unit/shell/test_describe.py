@@ -409,7 +409,7 @@ def test_a_step_by_header_says_which_and_what_became_of_such_requests() -> None:
     assert "By header" not in told(status)
     counted = canary.model_copy(update={"header_requests": 12, "header_errors": 1})
     lines = told(status.model_copy(update={"arms": (stable, counted)}))
-    assert "canary 12 requests, 1 errors; they are no evidence" in lines
+    assert "canary 12 requests, 1 errors; they do not count as evidence" in lines
 
 
 def test_a_step_that_compares_copies_says_what_it_asks_and_what_became_of_them() -> None:

@@ -154,7 +154,7 @@ class TestGivingBack:
         told = state_machine.tick(status, seen(stable=1, failure=("DeployFailed", "gone")))
         assert told.giving_back == status.giving_back
         assert told.step is not None
-        assert told.step.reason == ("Aborted: gives its traffic back as replicas of stable come, 1 of 4 are there")
+        assert told.step.reason == ("Aborted: returns traffic to stable as its replicas become available: 1 of 4")
 
     def test_a_replica_of_stable_that_dies_takes_no_traffic_back(self) -> None:
         status = state_machine.tick(transitions.stop(begun(50), "Aborted", "a", T0), seen(stable=2))

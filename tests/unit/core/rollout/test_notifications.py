@@ -43,7 +43,7 @@ def told(status: ExperimentStatus) -> list[tuple[str, int, int, str]]:
 def test_a_rollout_is_told_from_its_start_to_its_end_with_each_stop_between() -> None:
     after = walked(frozen({"webhook": HOOK, "events": ALL}), "promote", "promote")
     assert told(after) == [
-        ("started", 0, 0, "Started: revision 8 is brought up"),
+        ("started", 0, 0, "Started: revision 8 is starting"),
         ("paused", 2, 10, "WaitsForPromote: step 2 waits for promote"),
         ("paused", 3, 50, "WaitsForPromote: step 3 waits for promote"),
         ("promoted", 4, 100, "Promoted: after step 4 at 100 %"),
@@ -100,9 +100,9 @@ def test_a_pause_is_told_once_for_each_step_and_cause() -> None:
     for reason, step in (("NoData", 1), ("Manual", 1), ("NoData", 1), ("NoData", 2), ("Manual", 1)):
         status = pauses(status, reason, step)
     assert told(status)[1:] == [
-        ("paused", 1, 0, "NoData: paused, for there is no traffic to judge by"),
+        ("paused", 1, 0, "NoData: paused because an arm has no requests"),
         ("paused", 1, 0, "Manual: paused by command"),
-        ("paused", 2, 0, "NoData: paused, for there is no traffic to judge by"),
+        ("paused", 2, 0, "NoData: paused because an arm has no requests"),
     ]
 
 

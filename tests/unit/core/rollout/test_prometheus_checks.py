@@ -122,7 +122,7 @@ def test_a_step_waits_for_a_guardrail_that_was_not_asked_yet() -> None:
     walk.ticks(30)
     assert walk.at == (1, 25)
     assert walk.status.step is not None
-    assert walk.status.step.reason == "waits until it is good: check oom has not been made yet"
+    assert walk.status.step.reason == "waits for a check to pass: check oom has not run yet"
     walk.ticks(2, oom=0)
     assert walk.at == (2, 50)
 
@@ -231,10 +231,10 @@ def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase:
     assert (walk.status.phase, walk.status.paused.reason if walk.status.paused else "") == (phase, paused)
     assert walk.at == {"pause": (1, 25), "rollback": (1, 0), "promote": (2, 50)}[policy]
     if policy == "pause":
-        told = "paused, for it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
+        told = "paused because it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
         assert explanations.describe_pause(walk.status) == told
     passed = [(each.step, each.by) for each in walk.status.without_evidence or ()]
-    by = "onInconclusive: promote, for check oom has no number"
+    by = "onInconclusive: promote, because check oom has no number"
     assert passed == ([(1, by)] if policy == "promote" else [])
     if policy == "promote":
         assert explanations.weight_change_reason(walk.status).endswith(f"; {by}")

@@ -87,7 +87,7 @@ def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
     started = settle(frozen(), timedelta(0), judged())
     assert (started.epoch.number, epochs(started)) == (1, [])
     assert started.step is not None
-    assert started.step.reason == "warms up; what is counted is no evidence yet"
+    assert started.step.reason == "warms up; these requests do not count as evidence"
     early = settle(started, timedelta(seconds=59), judged(requests=199))
     assert epochs(early) == []
     for at, requests in ((60, 0), (1, 200)):
@@ -258,7 +258,7 @@ def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_
     )
     assert [each.troubled for each in hit.evidence_epochs] == [True]
     assert hit.step is not None
-    assert hit.step.reason == f"paused until stable has done well for 5 minutes: {OUTAGE.message}"
+    assert hit.step.reason == f"paused until stable has been healthy for 5 minutes: {OUTAGE.message}"
     assert settle(hit, timedelta(minutes=40), judged(control=CALM, passed=True)) == hit
     over = settle(hit, timedelta(minutes=45), judged())
     assert (over.paused, [(each.number, each.troubled) for each in over.evidence_epochs]) == (
@@ -393,7 +393,7 @@ def test_what_has_passed_waits_for_its_least_time_and_says_so() -> None:
     status = settle(collecting(), timedelta(minutes=4), judged(passed=True)).model_copy(update={"metrics": (passed,)})
     waits = settle(status, timedelta(minutes=4), judged(passed=True))
     assert waits.step is not None
-    assert waits.step.reason == "every guardrail has passed; a step takes 5m and two minutes of evidence at least"
+    assert waits.step.reason == "every guardrail has passed; a step takes at least 5m, with two minutes of evidence"
 
 
 def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
@@ -436,7 +436,7 @@ def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_res
     assert late.paused is not None
     assert (late.paused.reason, late.metrics) == ("Inconclusive", (OPEN,))
     assert late.step is not None
-    assert late.step.reason == "paused, for it took too long: about 60 events decide"
+    assert late.step.reason == "paused because it took too long: about 60 events decide"
     assert settle(late, timedelta(hours=9), judged(passed=True)) == late
     resumed = steering.execute_command(late, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
     assert settle(resumed, timedelta(hours=9, minutes=59), judged()).paused is None
@@ -531,7 +531,7 @@ def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics()
     other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
     found = judged(passed=True, metrics=(FOUND, other))
     passed = settle(collecting(), LATER, found)
-    assert explanations.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
+    assert explanations.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; also passed: latencyP99"
     over = settle(settle(passed, timedelta(minutes=7), found), timedelta(minutes=20), found)
     assert (over.verdict.reason, without(over)) == ("Promoted: after step 3 at 100 %", [])
     assert explanations.promotion_reason(over) == f"after step 3 at 100 %; {explanations.weight_change_reason(passed)}"
@@ -569,7 +569,7 @@ def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> N
     over = settle(status, LATER * 5, found)
     told = "after step 3 at 100 %; without evidence: step 2 at 50 % (for 10m) by its gate"
     assert over.verdict.reason == f"Promoted: {told}"
-    assert explanations.promotion_reason(over) == f"{told}; 10m are over"
+    assert explanations.promotion_reason(over) == f"{told}; 10m have passed"
     hurried = steering.execute_command(status, RolloutCommand("a", "promote", 8), T0)
     assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
 
@@ -794,10 +794,9 @@ def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
 
 
 ERRORS: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
-LAST_ALL = "step 1 of 3 is the last that evidence or a person decides, and all traffic would follow by itself: promote passes it"
-LAST_BAKE = (
-    "step 1 of 4 is the last that evidence or a person decides, and the bake would follow by itself: promote passes it"
-)
+LAST = "is the last step that evidence or a person decides, and {} would follow without a decision; use promote instead"
+LAST_ALL = f"step 1 of 3 {LAST.format('all traffic')}"
+LAST_BAKE = f"step 1 of 4 {LAST.format('the bake')}"
 
 
 @pytest.mark.parametrize(
@@ -827,7 +826,7 @@ def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_n
     timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
     assert not steering.skip_refusal(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
     assert steering.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (
-        "what follows on step 1 of 3 is the bake at 99 %: promote leads there"
+        "the bake at 99 % follows step 1 of 3; use promote instead"
     )
     last = [{"weight": 50}, {"scale": {"percent": 100}}, {"weight": 100, "gate": "manual"}]
     assert steering.skip_refusal(collecting(steps=last, **ERRORS)) == LAST_ALL

@@ -51,13 +51,13 @@ def void(**rollout: Any) -> str:
 )
 def test_what_may_promote_without_evidence_is_told(rollout: Any, told: list[str]) -> None:
     assert allowed(**rollout) == told
-    assert void(**rollout) == (f"evidence promises nothing of what is promoted: {told[0]}" if told else "")
+    assert void(**rollout) == (f"a promotion has no statistical guarantee: {told[0]}" if told else "")
 
 
 def test_where_a_bake_alone_is_weighed_that_is_told_as_well() -> None:
     by_hand = {"steps": [{"weight": 25, "gate": "manual"}]}
     assert void(**by_hand) == ""
-    assert void(**by_hand, bake={}) == "evidence promises nothing of what is promoted: no step is gated by evidence"
+    assert void(**by_hand, bake={}) == "a promotion has no statistical guarantee: no step is gated by evidence"
 
 
 def test_a_way_back_has_no_steps_that_could_ask() -> None:

@@ -94,7 +94,6 @@ def skip_refusal(status: ExperimentStatus) -> str:
 
     Another step must follow that is neither all traffic nor a bake. After an evidence gate or a manual gate, another such gate must follow:
     otherwise steps that end without a decision would lead to all traffic.
-    both has yet to: times, replicas and what else ends by itself would lead to all traffic, and nobody had said that it may.
     """
     index = status.step.index if status.step else 0
     if not index:
