@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, BEFORE_SEVERAL_LATENCIES, COLUMNS, ENDS, block, evenly, report, row, rows_in, silent
-from sundog_operator.core.analysis import counters, dispersion_sums, unit_groups
+from sundog_operator.core.analysis import counters, dispersion_sums, edge_reports, unit_groups
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.edge.reported_counts import EVENTS
@@ -416,7 +416,7 @@ def test_an_edge_that_counts_by_one_latency_is_told_where_several_are_compared()
     own = row(ok=7)
     before = {name: told for name, told in own.items() if name not in ("slow2", "slow3")}
     told = [report(own), report(before, pod="edge-1")]
-    assert [counters.find_edges_without_latencies(ATTEMPT, told, count) for count in (0, 1, 2, 3)] == [
+    assert [edge_reports.find_edges_without_latencies(ATTEMPT, told, count) for count in (0, 1, 2, 3)] == [
         [],
         [],
         ["edge-1"],

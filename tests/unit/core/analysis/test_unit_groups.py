@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, by_unit, report, row, silent, sticky
-from sundog_operator.core.analysis import counters, first_exposures, unit_groups
+from sundog_operator.core.analysis import counters, edge_reports, first_exposures, unit_groups
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.analysis.unit_groups import WITHOUT_UNIT, GroupCounts
 from sundog_operator.core.observed import EdgeReport
@@ -225,7 +225,7 @@ def test_stored_groups_that_are_none_cost_no_other_counts(damaged: Any) -> None:
 
 def test_edges_that_do_not_count_groups_are_named() -> None:
     told = [by_unit(sticky(row(ok=1))), report(sticky(row(ok=1)), pod="edge-1"), report(pod="edge-2"), silent("edge-3")]
-    assert counters.find_edges_without_groups(ATTEMPT, told) == ["edge-1"]
+    assert edge_reports.find_edges_without_groups(ATTEMPT, told) == ["edge-1"]
 
 
 def first(*reports: EdgeReport, before_s: float = 1000) -> dict[tuple[int, str], int]:

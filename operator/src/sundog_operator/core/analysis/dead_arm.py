@@ -1,4 +1,4 @@
-"""Whether a canary fails outright, which needs no statistics."""
+"""Detection of a canary that fails outright, without statistics."""
 
 import functools
 import itertools
@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.core.analysis import blocks as analysis_blocks
-from sundog_operator.core.analysis import (
-    counters,
-    unit_groups,
-)
+from sundog_operator.core.analysis import edge_reports, unit_groups
 from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits
 from sundog_operator.core.analysis.blocks import Block, sum_arm_counts
 
@@ -21,9 +18,9 @@ _FINE_SHARE: Final = 0.1
 
 
 def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, seen: CollectedCounts) -> str:
-    """Whether an arm fails most of what it gets while control does not: no statistics, and no wait for them.
+    """Return a sentence if an arm fails most requests while control does not; else an empty string. Uses no statistics, and does not wait.
 
-    Requests that hang fail when their time is over, and count for when they came: so blocks are looked at that are as old as that.
+    Requests that hang fail at their timeout, and count in the block of their arrival. So blocks up to that age are read.
     """
     newest = int(seen.now_s - analysis_blocks.GRACE_S) // analysis_blocks.BLOCK_S
     oldest = newest - _DEAD_BLOCKS - math.ceil(seen.timeout_s / analysis_blocks.BLOCK_S) - 1
@@ -41,22 +38,22 @@ def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, seen: CollectedCounts
 
 
 def _fails_for_many(pair: ArmPair, seen: CollectedCounts) -> bool:
-    """Whether the arm has failed in most groups of those who asked it. One user may make most of its requests, and fail anywhere."""
-    told = counters.collect_groups(seen.tallies.attempt, seen.reports).values()
+    """Whether the arm failed in most unit groups with requests. One user may make most requests, and fail at any arm."""
+    groups = edge_reports.collect_groups(seen.tallies.attempt, seen.reports).values()
     total = functools.reduce(
         unit_groups.add_groups,
-        [own for rows in told for (_, arm), own in rows.items() if arm == pair.arm],
+        [own for rows in groups for (_, arm), own in rows.items() if arm == pair.arm],
         unit_groups.ZERO_GROUPS,
     )
-    asked = [place for place, count in enumerate(total[0]) if count]
-    return not asked or 2 * sum(total[1][place] > 0 for place in asked) > len(asked)
+    used = [place for place, count in enumerate(total[0]) if count]
+    return not used or 2 * sum(total[1][place] > 0 for place in used) > len(used)
 
 
 def _is_dead(pair: ArmPair, own: Sequence[Block]) -> bool:
     arm, control = sum_arm_counts(pair.arm, own), sum_arm_counts(pair.control, own)
     return (
         arm.errors >= _DEAD_FAILURES
-        # What still runs may yet be answered: failures are often quicker than answers.
+        # Running requests may still be answered: failures are often quicker than answers.
         and arm.errors > _DEAD_SHARE * (arm.ended + arm.running)
         and control.errors < _FINE_SHARE * control.ended
     )

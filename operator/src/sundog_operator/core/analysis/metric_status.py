@@ -13,10 +13,7 @@ from sundog_operator.api import (
     PlanGuardrail,
     is_latency_metric,
 )
-from sundog_operator.core.analysis import (
-    blocks,
-    counters,
-)
+from sundog_operator.core.analysis import blocks, edge_reports
 from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits, decides
 from sundog_operator.core.analysis.epoch_counts import EpochComparison, later_than_allowed
 from sundog_operator.core.kubernetes import names
@@ -186,10 +183,10 @@ def exclude_uncounted_metrics(
 ) -> tuple[MetricStatus, ...]:
     """Nothing follows from what an edge does not count: how requests depend on each other, or what takes long by a further latency."""
     attempt, reports = seen.tallies.attempt, seen.reports
-    if limits.has_sticky_units and counters.find_edges_without_groups(attempt, reports):
+    if limits.has_sticky_units and edge_reports.find_edges_without_groups(attempt, reports):
         return tuple(_uncounted(each, "its edges do not count groups of units yet") for each in told)
     further = [each.metric for each in latency_guardrails(limits.guardrails)][1:]
-    if not further or not (pods := counters.find_edges_without_latencies(attempt, reports, 1 + len(further))):
+    if not further or not (pods := edge_reports.find_edges_without_latencies(attempt, reports, 1 + len(further))):
         return told
     why = f"{', '.join(pods)} does not count answers by several latencies yet"
     return tuple(_uncounted(each, why) if each.name in further else each for each in told)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sundog_operator.core.analysis.blocks import BLOCK_S, BlockCounts, sum_arm_counts
-from sundog_operator.core.analysis.counters import assigned_rows, collect_blocks, reported_attempts
+from sundog_operator.core.analysis.counters import collect_blocks
+from sundog_operator.core.analysis.edge_reports import assigned_rows, reported_attempts
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout.resolve import StableTraffic
