@@ -165,7 +165,7 @@ def test_a_running_rollout_says_what_it_waits_for(fleet: Any) -> None:
     eventually(lambda: "so far" in told() or sound.progress().get("phase") != "Running", "a reason with numbers")
     shown = sound.up.sundog("describe", "sound").stdout
     log.info("%s", shown)
-    assert "no gate opens before 120 s were counted" in " ".join(shown.split())
+    assert "no gate opens before 120 s of data" in " ".join(shown.split())
 
 
 def test_nonsense_is_refused_and_a_rollout_goes_on_collecting(fleet: Any, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ async def test_a_step_with_too_little_time_for_its_traffic_is_told_as_soon_as_it
     await cluster.go_on(2)
     status = await experiment(cluster)
     (told,) = [each["message"] for each in status["conditions"] if each["type"] == "Conclusive"]
-    assert "; step 1 at 25 % is hardly decided in its 6m: at " in told
+    assert "; step 1 at 25 % is unlikely to be decided within its 6m: at " in told
 
 
 async def test_without_any_traffic_nothing_is_promoted() -> None:

@@ -86,7 +86,7 @@ async def test_a_candidate_that_answers_otherwise_is_rolled_back_and_says_by_wha
     await cluster.until(rolled_back, rounds=30)
     reason = (await cluster.status())["lastRollout"]["reason"]
     assert "agreement by tolerance: 75 % of 400" in reason
-    assert "at least 99 % wanted" in reason
+    assert "at least 99 % required" in reason
     assert "RolloutRolledBack" in await cluster.events()
     await cluster.settle(10)
     assert await cluster.weights() == {1: 100}

@@ -78,7 +78,7 @@ def test_too_early_is_told_with_what_is_there_of_it() -> None:
     errors, *_ = judge(blocks=4, stable=2, canary=2).metrics
     assert errors.verdict == "Undecided"
     assert errors.message.startswith("errorRate is 1 times stable's")
-    assert errors.message.endswith("no gate opens before 120 s were counted, so far 40 s")
+    assert errors.message.endswith("no gate opens before 120 s of data, so far 40 s")
     assert errors.eta is not None
     assert errors.eta >= timedelta(seconds=80)
 

@@ -64,7 +64,7 @@ LATENCY = MetricStatus(
     interval=(0.8, 1.2),
     allowed=1.0,
     verdict="Suspended",
-    message="latencyP99 is 0.975 times stable's; not judged while each replica of the candidate has 0.5 times the load",
+    message="latencyP99 is 0.975 times stable's; not evaluated while each replica of the candidate has 0.5 times the load",
 )
 REJECTIONS = MetricStatus(
     name="rejections",
@@ -308,7 +308,7 @@ def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
     slow = PLAN.model_copy(update={"steps": (*gates, PLAN.steps[2]), "requests_per_second": 1.0, "error_rate": 0.01})
     (beware,) = [line for line in told(collecting(plan=slow)) if line.startswith("beware")]
     assert beware.startswith(
-        "beware step 1 at 25 % is hardly decided in its 5m: at 1 requests/s, of which 1.00% fail, "
+        "beware step 1 at 25 % is unlikely to be decided within its 5m: at 1 requests/s, of which 1.00% fail, "
     )
     ended = collecting(plan=slow, phase="Stopped")
     for status in (collecting(), ended):

@@ -32,9 +32,7 @@ FINE: dict[str, int] = {"ok": 100}
 def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
     found = watch(CAPPED, BAD, {"ok": 90, "timeout": 10})
     assert (found.reason, found.settled) == (CONTROL_UNHEALTHY, False)
-    assert found.message == (
-        "50.0% of stable's requests failed in a minute and 10.0% of the candidate's, where max is 2 %"
-    )
+    assert found.message == ("50.0% of stable's requests failed in a minute and 10.0% of the candidate's; max is 2 %")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +66,7 @@ def test_an_experiment_is_not_called_a_rollout() -> None:
     found = watch(FrozenPlan(error_rate=0.01, comparison=comparison), bad, FINE)
     assert found.message.endswith("in a minute, and 1.00% before the experiment")
     capped = CAPPED.model_copy(update={"comparison": comparison})
-    assert " of arm canary's, where max is " in watch(capped, bad, bad).message
+    assert " of arm canary's; max is " in watch(capped, bad, bad).message
 
 
 @pytest.mark.parametrize(("ago_s", "settled"), [(60, False), (340, False), (350, True)])

@@ -346,7 +346,7 @@ def test_that_a_candidate_is_slow_is_no_harm_while_requests_by_header_load_it_an
     for index in (2, 3):
         told = judge(paused_at(index), slow)
         assert (told.harm, metric(told, "latencyP95").verdict) == ("", "Undecided")
-        assert metric(told, "latencyP95").message.endswith("; but requests by header come on top of its share")
+        assert metric(told, "latencyP95").message.endswith("; but requests by header are additional to its share")
         assert judge(paused_at(index), failing).harm.startswith("errorRate")
 
 
@@ -388,8 +388,7 @@ def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_h
     assert metric(told).events == (0, 500)
     assert metric(told).verdict == "Undecided"
     assert metric(told).message.endswith(
-        "worse than its margin if all requests that were lost failed;"
-        " of the candidate's requests 500 were lost, nobody knows how they ended"
+        "worse than its margin if all lost requests failed; the candidate has 500 lost requests of unknown outcome"
     )
     assert told.lost == (0, 500)
 
@@ -399,9 +398,7 @@ def test_requests_that_were_lost_are_told_beside_harm_for_which_they_do_not_coun
     lost = {**canary, "lost": 7, "assigned": canary["assigned"] + 7}
     both = judge(at_step(1), report({**stable, "lost": 3, "assigned": stable["assigned"] + 3}, lost))
     assert both.lost == (3, 7)
-    assert both.harm.endswith(
-        ": worse than its margin; besides, of the candidate's requests 7 were lost, nobody knows how they ended"
-    )
+    assert both.harm.endswith(": worse than its margin; besides, the candidate has 7 lost requests of unknown outcome")
 
 
 def test_requests_that_stable_lost_may_have_failed_as_those_of_the_candidate_did() -> None:
@@ -419,7 +416,7 @@ def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
     counted = take([running], CountScope([2], 2, NOW, 30))
     told = evaluate.evaluate_rollout(status, seen(counted, []))
     assert metric(told).events == (0, 300)
-    assert "; of the candidate's requests 300 were lost, nobody knows how they ended" in metric(told).message
+    assert "; the candidate has 300 lost requests of unknown outcome" in metric(told).message
     assert "lost" not in metric(judge(status, running)).message
 
 
@@ -428,17 +425,14 @@ def test_requests_that_run_longer_than_they_may_have_failed_for_gates_and_do_no_
     told = judge(at_step(1), report(GOOD[0], hanging))
     assert (told.passed, told.harm, metric(told).verdict) == (False, "", "Undecided")
     assert metric(told).events == (0, 300)
-    assert metric(told).message.endswith("; of the candidate's requests 300 run on although their time is over")
+    assert metric(told).message.endswith("; the candidate has 300 requests that still run after their timeout")
     in_time = {**hanging, "inFlightSince": [[NOW - 40, 300]]}
     assert judge(at_step(1), report(GOOD[0], in_time)).passed
 
 
 def test_a_split_that_is_not_as_it_should_be_is_told() -> None:
     told = judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 90})))
-    assert (
-        told.broken
-        == "the candidate got 5400 of 23400 requests where 5850 were expected: the split is not as it should be"
-    )
+    assert told.broken == "the candidate got 5400 of 23400 requests, expected 5850: sample-ratio mismatch"
     assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 99}))).broken == ""
 
 
@@ -497,7 +491,7 @@ def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_it
     told = of(8)
     assert (told.harm, told.dead) == (metric(told).message, False)
     assert told.harm == (
-        "errorRate is 56 of 400 requests of the candidate in its first 80 s, and 0 of 1200 of stable: worse than its margin, also without"
+        "errorRate: 56 of 400 requests of the candidate failed in its first 80 s, 0 of 1200 of stable; worse than its margin, even without"
         " its 7 worst blocks of 10 s"
     )
     assert (metric(told).verdict, metric(told).basis, metric(told).events) == ("Harm", "Harm", (0, 56))
@@ -688,9 +682,7 @@ def test_a_latency_that_nothing_is_known_of_yet_holds_the_gate_and_errors_do_har
     unknown = at_step(1, traffic=StableTraffic())
     told = judge(unknown, report(*GOOD), traffic=StableTraffic())
     assert (told.passed, metric(told, "latencyP95").verdict) == (False, "Undecided")
-    assert metric(told, "latencyP95").message.endswith(
-        "waits until stable has answered enough to know what a long answer is"
-    )
+    assert metric(told, "latencyP95").message.endswith("waits for enough answers of stable to set the threshold")
     bad = judge(unknown, report(*arms(2, {"ok": 300}, {"ok": 70, "server5xx": 30})), traffic=StableTraffic())
     assert bad.harm.startswith("errorRate never happened in stable")
 
@@ -771,9 +763,7 @@ def test_users_who_fall_to_the_arms_by_other_weights_are_told() -> None:
     rows = kept(GOOD)
     assert judge(at_step(1, BY_USER), by_unit(*rows, units=users(750, 250))).broken == ""
     told = judge(at_step(1, BY_USER), by_unit(*rows, units=users(850, 150)))
-    assert told.broken.startswith(
-        "the candidate got 150 of 1000 units and requests without one where 250 were expected"
-    )
+    assert told.broken.startswith("the candidate got 150 of 1000 units and requests without one, expected 250")
     late = users(850, 150, at_s=NOW - 30)
     assert judge(at_step(1, BY_USER), by_unit(*rows, units=late)).broken == ""
 
@@ -790,7 +780,7 @@ def test_users_count_by_the_weight_of_the_epoch_in_which_they_came_first() -> No
 def test_requests_without_a_unit_fall_to_the_arms_by_the_weights() -> None:
     rows = [*kept(GOOD), *arms(2, {"ok": 300}, {"ok": 66})]
     told = judge(at_step(1, BY_USER), by_unit(*rows))
-    assert told.broken.startswith("the candidate got 3960 of 21960 units and requests without one where 5490 were")
+    assert told.broken.startswith("the candidate got 3960 of 21960 units and requests without one, expected 5490")
 
 
 def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:

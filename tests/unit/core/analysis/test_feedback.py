@@ -70,13 +70,13 @@ def test_what_was_known_is_never_taken_back() -> None:
 @pytest.mark.parametrize(
     ("report", "why"),
     [
-        (edge("a", None), "a tells of no feedback"),
-        (edge("a", of(TALLY, attempt="other")), "a tells of no feedback"),
+        (edge("a", None), "a reports no feedback"),
+        (edge("a", of(TALLY, attempt="other")), "a reports no feedback"),
         (edge("a", {"attempt": "uid", "error": "no\nkey"}), "a has no outcomes: no key"),
         (EdgeReport("a", True, False, None, "timeout"), "a does not answer"),
-        (edge("a", "damaged"), "a tells of no feedback"),
+        (edge("a", "damaged"), "a reports no feedback"),
         *(
-            (edge("a", {**of(TALLY), **broken}), "a tells of feedback what cannot be read")
+            (edge("a", {**of(TALLY), **broken}), "a reports feedback that cannot be parsed")
             for broken in (
                 {"sequence": -1},
                 {"sequence": 1.5},
