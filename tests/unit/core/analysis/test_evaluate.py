@@ -510,7 +510,7 @@ def test_early_harm_counts_the_blocks_of_the_warm_up_and_of_evidence_alike() -> 
     rows = [
         lately(arm, *[own] * 4 + [{}] * 4, epoch=1) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))
     ] + [lately(arm, *[own] * 4, epoch=2) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
-    assert judge(at_step(1), report(*rows)).harm.startswith("errorRate is 56 of 400 requests of")
+    assert judge(at_step(1), report(*rows)).harm.startswith("errorRate: 56 of 400 requests of")
     assert judge(at_step(1), report(*rows), silent("edge-1")).harm == ""
 
 

@@ -23,12 +23,12 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.planner import desired_state
 from sundog_operator.core.rollout import (
     explanations,
     freeze,
     plan_text,
     replica_counts,
+    shadow_comparison,
     state,
     state_machine,
     steering,
@@ -130,14 +130,14 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
     status, first = at_the_second()
     assert status.step is not None
     assert status.step.index == 2
-    assert desired_state.shadow_comparison.planned(status) is None, "or copies of both steps would be told by one key"
+    assert shadow_comparison.active_shadow(status) is None, "or copies of both steps would be told by one key"
     assert shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900))]) is None
     status = state_machine.tick(status, inputs(None))
     assert (status.epoch.number, status.epoch.confirmed, status.metrics) == (1, False, ())
     assert status.shadow is not None
     assert (status.shadow.step, status.shadow.epoch, status.shadow.sent) == (2, 1, 0)
     assert status.shadow.earlier == (f"step 1: {first.status.message}",)
-    assert desired_state.shadow_comparison.planned(status) == status.plan.steps[1].shadow
+    assert shadow_comparison.active_shadow(status) == status.plan.steps[1].shadow
     later = {"epoch": 1, "verdicts": {"exact": [3, 1, 0]}, "paired": 4, "sampled": 4, "sent": 4}
     told = shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900), row(**later))])
     assert told is not None
@@ -232,7 +232,7 @@ def test_alone_it_lasts_as_long_as_it_was_given_and_ends_with_a_verdict() -> Non
     assert (ended.step.index, ended.step.gate, ended.phase) == (2, "manual", "Running")
     assert (ended.verdict.decision, ended.verdict.winner, ended.verdict.reason) == ("Passed", "", told.status.message)
     assert (ended.shadow, ended.metrics) == (told.status, told.metrics)
-    assert desired_state.shadow_comparison.planned(ended) is None
+    assert shadow_comparison.active_shadow(ended) is None
 
 
 def test_alone_a_candidate_is_rolled_back_before_its_time() -> None:
@@ -505,7 +505,7 @@ def test_copies_are_asked_for_while_the_step_is_walked_and_only_then() -> None:
     assert shadow_agreement.evaluate_shadow(opened, ATTEMPT, []) is None
     stopped = transitions.stop(running(status), "Aborted", "by command", T0)
     assert shadow_agreement.evaluate_shadow(stopped, ATTEMPT, []) is None
-    assert desired_state.shadow_comparison.planned(running(status)) == status.plan.steps[0].shadow
+    assert shadow_comparison.active_shadow(running(status)) == status.plan.steps[0].shadow
 
 
 def test_the_step_ends_when_enough_agree() -> None:

@@ -531,7 +531,9 @@ def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics()
     other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
     found = judged(passed=True, metrics=(FOUND, other))
     passed = settle(collecting(), LATER, found)
-    assert explanations.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; also passed: latencyP99"
+    assert (
+        explanations.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; also passed: latencyP99"
+    )
     over = settle(settle(passed, timedelta(minutes=7), found), timedelta(minutes=20), found)
     assert (over.verdict.reason, without(over)) == ("Promoted: after step 3 at 100 %", [])
     assert explanations.promotion_reason(over) == f"after step 3 at 100 %; {explanations.weight_change_reason(passed)}"
