@@ -46,7 +46,7 @@ BAKE: Final = "bake"
 EQUAL_WEIGHT: Final = 50
 """Weight in percent at which equally many replicas of both arms have the same load."""
 
-_ALIKE: Final = 1 / replica_counts.MAX_COMPARABLE_RATIO
+_EQUAL_LOAD_RATIO: Final = 1 / replica_counts.MAX_COMPARABLE_RATIO
 
 MIXTURE: Final = (2.0, 50.0)
 """Concentrations of the mixture in new plans. They are frozen, because choosing others from the data would spend alpha again."""
@@ -75,22 +75,22 @@ def plan_steps(rollout: Rollout, stable: StableTraffic = UNKNOWN_TRAFFIC) -> tup
     evidence gate loses it, because no arm is left to compare with. With strategy: shadow only a command leads to 100 %.
     """
     if rollout.strategy == SHADOW:
-        copied = _shadowed(rollout)
-        return (*copied, *(() if copied[-1].gate == "manual" else (_BY_COMMAND,)), _ungated())
+        copied = _shadow_steps(rollout)
+        return (*copied, *(() if copied[-1].gate == "manual" else (_MANUAL_STEP,)), _final_step())
     steps = list(_given_steps(rollout)) if rollout.steps else list(default_steps(stable))
     if not steps or steps[-1].weight < 100:
-        steps.append(_ungated())
+        steps.append(_final_step())
     return tuple(steps)
 
 
-def _ungated() -> PlanStep:
+def _final_step() -> PlanStep:
     return PlanStep(weight=100, gate="none", min_duration=timedelta(0))
 
 
-_BY_COMMAND: Final = PlanStep(weight=0, gate="manual")
+_MANUAL_STEP: Final = PlanStep(weight=0, gate="manual")
 
 
-def _shadowed(rollout: Rollout) -> list[PlanStep]:
+def _shadow_steps(rollout: Rollout) -> list[PlanStep]:
     """Return the steps of a shadow rollout. The last step with copies lasts for all of its time."""
     steps = list(_given_steps(rollout)) or [_shadow_step(Shadow(), 0)]
     last = max(index for index, step in enumerate(steps) if step.shadow is not None)
@@ -103,17 +103,17 @@ def _given_steps(rollout: Rollout) -> Iterator[PlanStep]:
     for step in rollout.steps:
         weight, scaled = step.weight or weight, step.scale or scaled
         # A weight ends the headers: it is evaluated by arms of equal load, and requests by header would add to one arm.
-        headers = None if step.weight is not None else _headers(step) or headers
-        planned = _planned(step, weight)
+        headers = None if step.weight is not None else _plan_headers(step) or headers
+        planned = _plan_step(step, weight)
         kept = {"replicas": scaled.replicas, "replicas_percent": scaled.percent, "headers": headers}
         yield planned.model_copy(update=kept)
 
 
-def _headers(step: Step) -> tuple[PlanHeader, ...]:
+def _plan_headers(step: Step) -> tuple[PlanHeader, ...]:
     return tuple(PlanHeader(name=name, value=value) for name, value in sorted((step.headers or {}).items()))
 
 
-def _planned(step: Step, weight: int) -> PlanStep:
+def _plan_step(step: Step, weight: int) -> PlanStep:
     """Return a step as planned, with its own weight or the one before it."""
     if step.pause is not None:
         duration = step.pause.duration
@@ -124,7 +124,7 @@ def _planned(step: Step, weight: int) -> PlanStep:
         return PlanStep(weight=weight, gate="webhook", webhook=asked)
     if step.analysis is not None:
         analysis = step.analysis
-        check = _check(analysis.name, analysis.prometheus, analysis.threshold, analysis.count)
+        check = _plan_check(analysis.name, analysis.prometheus, analysis.threshold, analysis.count)
         return PlanStep(weight=weight, gate="analysis", analysis=check)
     if step.headers is not None:
         return PlanStep(weight=weight, gate="headers")
@@ -136,13 +136,13 @@ def _planned(step: Step, weight: int) -> PlanStep:
 def plan_checks(rollout: Rollout) -> tuple[PlanCheck, ...]:
     """Return the guardrails that Prometheus answers."""
     return tuple(
-        _check(each.name, each.prometheus, each.threshold)
+        _plan_check(each.name, each.prometheus, each.threshold)
         for each in rollout.guardrails
         if each.name is not None and each.prometheus is not None and each.threshold is not None
     )
 
 
-def _check(name: str, asked: PrometheusQuery, threshold: Threshold, count: int = 1) -> PlanCheck:
+def _plan_check(name: str, asked: PrometheusQuery, threshold: Threshold, count: int = 1) -> PlanCheck:
     return PlanCheck(
         name=name,
         query=asked.query,
@@ -175,7 +175,7 @@ def _weight_step(step: Step, weight: int) -> PlanStep:
     if gate != "evidence":
         return PlanStep(weight=weight, gate=gate, min_duration=least)
     if weight == 100:
-        return _ungated()
+        return _final_step()
     return PlanStep(weight=weight, gate=gate, min_duration=least, max_duration=step.max_duration)
 
 
@@ -189,7 +189,7 @@ def freeze(
     shared: PlanInPlace | None = None,
 ) -> ExperimentStatus:
     """Return the first status of a rollout's Experiment: its plan, and no traffic on the canary."""
-    return _frozen(resolve_plan(rollout, traffic, replicas, shared), stable, candidate, now)
+    return _first_status(resolve_plan(rollout, traffic, replicas, shared), stable, candidate, now)
 
 
 def freeze_without_steps(
@@ -207,14 +207,14 @@ def freeze_without_steps(
         strategy=strategy,
         unit=units.resolve_unit(rollout.unit),
         salt=rollout.unit.salt,
-        steps=(_ungated(),),
+        steps=(_final_step(),),
         notify=rollout.notify,
         reason=reason,
     )
-    return _frozen(plan, stable, candidate, now)
+    return _first_status(plan, stable, candidate, now)
 
 
-def _frozen(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
+def _first_status(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
     return ExperimentStatus(
         phase="Pending",
         plan=plan.model_copy(update={"hash": plan_hash(plan), "frozen_at": now}),
@@ -307,27 +307,27 @@ def _with_equal_load(steps: tuple[PlanStep, ...], replicas: int, shared: PlanInP
     deciding = next((step for step in reversed(steps) if step.gate == "evidence"), None)
     if deciding is None or any(step.weight > deciding.weight for step in steps[:-1]):
         return steps
-    weight = EQUAL_WEIGHT if shared is None else _equal_in_place(deciding.weight, replicas, shared)
+    weight = EQUAL_WEIGHT if shared is None else _next_equal_load_weight(deciding.weight, replicas, shared)
     if deciding.weight >= weight:
         return steps
     if (
         shared is None
         and replica_counts.load_ratio(deciding.weight, replicas, replica_counts.step_replicas(deciding, replicas))
-        >= _ALIKE
+        >= _EQUAL_LOAD_RATIO
     ):
         return steps
     return (*steps[:-1], deciding.model_copy(update={"weight": weight}), steps[-1])
 
 
-def _equal_in_place(weight: int, replicas: int, shared: PlanInPlace) -> int:
+def _next_equal_load_weight(weight: int, replicas: int, shared: PlanInPlace) -> int:
     """Return the first weight from `weight` on at which replicas of both revisions have the same load; 0 if there is none."""
     whole = (in_place.supported_weight(replicas, ready) for ready in range(1, replicas))
-    return next((each for each in (weight, *whole) if each >= weight and _is_equal(each, replicas, shared)), 0)
+    return next((each for each in (weight, *whole) if each >= weight and _has_equal_load(each, replicas, shared)), 0)
 
 
-def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
+def _has_equal_load(weight: int, replicas: int, shared: PlanInPlace) -> bool:
     sizes = in_place.compute_replicas(replicas, shared.spare, weight, weight)
-    return replica_counts.load_ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
+    return replica_counts.load_ratio(weight, sizes.stable, sizes.candidate) >= _EQUAL_LOAD_RATIO
 
 
 def plan_hash(plan: FrozenPlan) -> str:

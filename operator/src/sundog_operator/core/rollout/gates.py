@@ -35,7 +35,7 @@ from sundog_operator.core.rollout.state import (
     next_weight,
     step_index,
 )
-from sundog_operator.core.rollout.transitions import go_on, join_texts, stop, with_decision, with_what_is_known
+from sundog_operator.core.rollout.transitions import advance, join_texts, stop, with_decision, with_metrics
 
 
 def pass_gate(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
@@ -63,7 +63,7 @@ def pass_gate(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus
         status = with_decision(status, PROMOTED, seen)
     if seen.copies is not None and _is_last_shadow_step(status):
         status = _with_shadow_verdict(status, seen.copies)
-    return go_on(status, seen, opened_by)
+    return advance(status, seen, opened_by)
 
 
 def _is_last_shadow_step(status: ExperimentStatus) -> bool:
@@ -142,7 +142,7 @@ def _describe_passed_metrics(metrics: Sequence[MetricStatus]) -> str:
     return join_texts(*(each.message for each in passed[:1]), f"also passed: {others}" if others else "")
 
 
-def run_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def time_out_shadow(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Apply the policy when the time of a shadow step is over and its copies decide nothing."""
     copies, step = seen.copies, current_step(status)
     if copies is None or status.step is None or status.step.since is None or is_traffic_held(status, seen):
@@ -151,10 +151,10 @@ def run_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus |
     if step.max_duration is None or seen.now - status.step.since < step.max_duration:
         return None
     policy, reason = ("pause", NO_DATA) if copies.silent else (status.plan.on_inconclusive, INCONCLUSIVE)
-    return _give_up(with_copies, seen, policy, reason)
+    return _apply_policy(with_copies, seen, policy, reason)
 
 
-def time_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def time_out_evidence(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Apply the policy to a step that evidence does not decide. The default only pauses: no data is never success."""
     step, evidence = current_step(status), seen.evidence
     if status.phase != RUNNING or status.step is None or status.step.since is None or is_traffic_held(status, seen):
@@ -168,10 +168,10 @@ def time_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus 
         and status.plan.on_no_data != "hold"
         and silent_for >= max(step.min_duration, MIN_NO_DATA_DURATION)
     ):
-        return _give_up(status, seen, status.plan.on_no_data, NO_DATA)
+        return _apply_policy(status, seen, status.plan.on_no_data, NO_DATA)
     if step.max_duration is None or waited < step.max_duration:
         return None
-    return _give_up(
+    return _apply_policy(
         status,
         seen,
         "pause" if evidence.silent else status.plan.on_inconclusive,
@@ -179,22 +179,22 @@ def time_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus 
     )
 
 
-def _give_up(status: ExperimentStatus, seen: RolloutInputs, policy: str, reason: str) -> ExperimentStatus | None:
-    updated = with_what_is_known(status, seen)
+def _apply_policy(status: ExperimentStatus, seen: RolloutInputs, policy: str, reason: str) -> ExperimentStatus | None:
+    updated = with_metrics(status, seen)
     unmet = prometheus_checks.find_blocking_check(status)
     match policy:
         case "rollback":
             return stop(updated, reason, describe_missing_evidence(updated), seen.now)
         case "promote":
             # The policy replaces evidence, but not the checks of Prometheus.
-            return None if unmet else _go_on_without(updated, seen, reason)
+            return None if unmet else _advance_by_policy(updated, seen, reason)
         case _:
             return updated.model_copy(update={"paused": PauseStatus(reason=reason, since=seen.now, message=unmet)})
 
 
-def _go_on_without(status: ExperimentStatus, seen: RolloutInputs, reason: str) -> ExperimentStatus | None:
+def _advance_by_policy(status: ExperimentStatus, seen: RolloutInputs, reason: str) -> ExperimentStatus | None:
     """Go on by a policy, and record it: evidence does not support this step."""
     missing = "an arm has no requests" if reason == NO_DATA else describe_missing_evidence(status)
     policy = steps_without_evidence.ON_NO_DATA if reason == NO_DATA else steps_without_evidence.ON_INCONCLUSIVE
     known = steps_without_evidence.record_passed(status, (step_index(status),), policy)
-    return go_on(known, seen, f"{policy}, although {missing}")
+    return advance(known, seen, f"{policy}, although {missing}")

@@ -41,7 +41,9 @@ def make_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: da
     arms = list(_arms(status))
     known = [each for each in metrics if each.ratio is not None or any(each.events)]
     of_rollout = status.plan.comparison is None
-    shown = [_metric(each, of_rollout=of_rollout) for each in sorted(known, key=lambda each: each.role != _FIRST)]
+    shown = [
+        _history_metric(each, of_rollout=of_rollout) for each in sorted(known, key=lambda each: each.role != _FIRST)
+    ]
     return HistoryPoint(
         at=at,
         epoch=status.epoch.number,
@@ -65,7 +67,7 @@ def _arms(status: ExperimentStatus) -> Iterator[ArmStatus]:
     return (by_name[name] for name in (names.STABLE, names.CANARY) if name in by_name)
 
 
-def _metric(metric: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
+def _history_metric(metric: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
     lower, upper = (*metric.interval, None, None)[:2]
     return HistoryMetric(
         name=metric.name,

@@ -24,7 +24,7 @@ def step_replicas(step: PlanStep, replicas: int) -> int:
     Before an evidence gate, a canary replica gets no more traffic than one of stable, or it would look slow only for that.
     `scale` may ask for more replicas, up to those for all traffic.
     """
-    least = max(canary_replicas(replicas, step.weight), min(replicas, _scaled(step, replicas)))
+    least = max(canary_replicas(replicas, step.weight), min(replicas, _scale_replicas(step, replicas)))
     if step.shadow is not None:
         # Copies are additional to its own share.
         share = step.weight + math.ceil(step.shadow.percent * (100 - step.weight) / 100)
@@ -34,7 +34,7 @@ def step_replicas(step: PlanStep, replicas: int) -> int:
     return min(replicas, max(least, math.ceil(replicas * step.weight / (100 - step.weight))))
 
 
-def _scaled(step: PlanStep, replicas: int) -> int:
+def _scale_replicas(step: PlanStep, replicas: int) -> int:
     if step.replicas is not None:
         return step.replicas
     return 0 if step.replicas_percent is None else canary_replicas(replicas, step.replicas_percent)

@@ -82,7 +82,7 @@ def resolve_guardrails(rollout: Rollout, traffic: StableTraffic) -> tuple[PlanGu
     # Prometheus checks are additional: they replace no metric.
     named = [each for each in rollout.guardrails if each.metric is not None]
     given, known = [each for each in named if each.enabled], {each.metric for each in named}
-    defaults = [each for each in _defaults(traffic) if each.metric not in known]
+    defaults = [each for each in _default_guardrails(traffic) if each.metric not in known]
     if not given:
         return add_harm_guardrails(defaults, traffic)
     room = MAX_LATENCY_GUARDRAILS - sum(is_latency_metric(each.metric or "") for each in given)
@@ -95,8 +95,8 @@ def add_harm_guardrails(
     given: Sequence[MetricGuardrail], traffic: StableTraffic, harm_alone: Sequence[MetricGuardrail] = ()
 ) -> tuple[PlanGuardrail, ...]:
     """Return guardrails as frozen, and those for harm alone. Errors, rejections and retries are always checked for harm."""
-    kept = (_frozen(each, traffic).model_copy(update={"role": "harm", "floor": 0.0}) for each in harm_alone)
-    resolved = resolve_thresholds([*(_frozen(each, traffic) for each in given), *kept], traffic)
+    kept = (_plan_guardrail(each, traffic).model_copy(update={"role": "harm", "floor": 0.0}) for each in harm_alone)
+    resolved = resolve_thresholds([*(_plan_guardrail(each, traffic) for each in given), *kept], traffic)
     known = {each.metric for each in resolved}
     hidden = (
         PlanGuardrail(metric=metric, role="harm", margin=ERROR_MARGIN)
@@ -106,22 +106,22 @@ def add_harm_guardrails(
     return (*resolved, *hidden)
 
 
-def _defaults(traffic: StableTraffic) -> tuple[RolloutGuardrail, ...]:
+def _default_guardrails(traffic: StableTraffic) -> tuple[RolloutGuardrail, ...]:
     if traffic.is_busy:
         return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP99", margin="10%")
     return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP95", margin="25%")
 
 
-def _frozen(guardrail: MetricGuardrail, traffic: StableTraffic) -> PlanGuardrail:
+def _plan_guardrail(guardrail: MetricGuardrail, traffic: StableTraffic) -> PlanGuardrail:
     if guardrail.metric is None:
         raise ValueError("guardrail without an edge metric; the spec's validation rejects it")
     is_rate = guardrail.metric == ERROR_RATE
-    margin = _share(guardrail.margin or ("25%" if is_rate else "10%"))
+    margin = _parse_percent(guardrail.margin or ("25%" if is_rate else "10%"))
     if is_rate:
-        floor = _share(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
-        ceiling = None if guardrail.max is None else _share(guardrail.max)
+        floor = _parse_percent(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
+        ceiling = None if guardrail.max is None else _parse_percent(guardrail.max)
         return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max=ceiling)
-    floor = _latency_floor(guardrail.metric) if guardrail.floor is None else _share(guardrail.floor)
+    floor = _latency_floor(guardrail.metric) if guardrail.floor is None else _parse_percent(guardrail.floor)
     longest = None if guardrail.max is None else parse_duration(guardrail.max) // timedelta(microseconds=1)
     return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max_microseconds=longest)
 
@@ -175,5 +175,5 @@ def needs_threshold(guardrails: Sequence[PlanGuardrail]) -> bool:
     return any(is_latency_metric(each.metric) and each.threshold_microseconds is None for each in guardrails)
 
 
-def _share(percent: str) -> float:
+def _parse_percent(percent: str) -> float:
     return float(percent.removesuffix("%")) / 100

@@ -21,7 +21,7 @@ from sundog_operator.core.rollout import (
 )
 from sundog_operator.core.rollout.explanations import explain
 from sundog_operator.core.rollout.freeze import BAKE
-from sundog_operator.core.rollout.gates import pass_gate, run_out, time_out
+from sundog_operator.core.rollout.gates import pass_gate, time_out_evidence, time_out_shadow
 from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.rollout.resolve import needs_threshold
 from sundog_operator.core.rollout.state import (
@@ -45,15 +45,15 @@ from sundog_operator.core.rollout.state import (
 )
 from sundog_operator.core.rollout.steering import resume
 from sundog_operator.core.rollout.transitions import (
-    as_evidence,
-    at_weight,
     conclude,
     confirm,
-    enter,
-    give_back,
+    count_as_evidence,
+    enter_step,
     move_towards_weight,
+    return_traffic,
     stop,
     with_decision,
+    with_weight,
 )
 
 
@@ -62,27 +62,27 @@ def tick(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     if is_over(status):
         return status
     if status.giving_back is not None:
-        return give_back(status, status.giving_back, seen)
+        return return_traffic(status, status.giving_back, seen)
     for rule in (
         _stop_on_failure,
         _roll_back_on_harm,
         _roll_back_on_copies,
         _roll_back_on_check,
         _pause_on_deadline,
-        _hold,
+        _hold_step_time,
         _pause_on_mismatch,
         _apply_inconclusive_policy,
         _pause_on_outage,
         _resume_after_outage,
         _begin_steps,
-        _shift,
+        _shift_traffic,
         _begin_epoch_after_outage,
         _begin_shadow_epoch,
         confirm,
-        _warm_up,
+        _end_warmup,
         pass_gate,
-        run_out,
-        time_out,
+        time_out_shadow,
+        time_out_evidence,
     ):
         if (after := rule(status, seen)) is not None:
             return after
@@ -115,7 +115,7 @@ def _roll_back_on_check(status: ExperimentStatus, seen: RolloutInputs) -> Experi
 
 
 def _pause_on_deadline(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Pause if the canary missed its progress deadline. It is still retrying, and gets no traffic before a user resumes."""
+    """Pause if the canary missed its progress deadline. The operator keeps retrying; traffic waits until a user resumes."""
     if not seen.late or status.paused is not None:
         return None
     return status.model_copy(
@@ -133,7 +133,7 @@ def _apply_inconclusive_policy(status: ExperimentStatus, seen: RolloutInputs) ->
     return status.model_copy(update={"paused": PauseStatus(reason=INCONCLUSIVE, since=seen.now, message=unknown)})
 
 
-def _hold(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _hold_step_time(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Stop the time of a step while the spec or its windows hold the rollout."""
     step = status.step
     if step is None or step.gate not in PAUSABLE_GATES:
@@ -185,7 +185,7 @@ def _begin_epoch_after_outage(status: ExperimentStatus, seen: RolloutInputs) -> 
     """Begin a new epoch after an outage of stable, unless traffic can advance, which begins one anyway."""
     if not baseline_outage.is_epoch_excluded(status) or is_held(status, seen):
         return None
-    return as_evidence(at_weight(status, canary_weight(status), seen.now), seen)
+    return count_as_evidence(with_weight(status, canary_weight(status), seen.now), seen)
 
 
 def _begin_steps(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
@@ -195,10 +195,10 @@ def _begin_steps(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentSta
         return None
     if seen.available < wanted_replicas(status, seen.replicas) or not seen.confirmed:
         return None
-    return enter(status.model_copy(update={"phase": RUNNING}), 1)
+    return enter_step(status.model_copy(update={"phase": RUNNING}), 1)
 
 
-def _shift(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _shift_traffic(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     step = current_step(status)
     if status.phase != RUNNING or step.weight == canary_weight(status) or is_traffic_held(status, seen):
         return None
@@ -210,17 +210,17 @@ def _shift(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | 
         return None
     if step.weight == 100 and gate_in_force(status) == "none":
         return conclude(status, seen)
-    shifted = at_weight(status, step.weight, seen.now)
-    return as_evidence(shifted, seen) if seen.evidence is not None and _needs_no_warmup(status) else shifted
+    shifted = with_weight(status, step.weight, seen.now)
+    return count_as_evidence(shifted, seen) if seen.evidence is not None and _needs_no_warmup(status) else shifted
 
 
 def _begin_shadow_epoch(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """Begin an epoch for a second shadow step, so that its copies are counted apart from those of the first."""
     if not shadow_comparison.needs_restart(status):
         return None
-    after = at_weight(status, canary_weight(status), seen.now)
+    after = with_weight(status, canary_weight(status), seen.now)
     if status.step is not None and status.step.warm:
-        after = as_evidence(after, seen)
+        after = count_as_evidence(after, seen)
     return after.model_copy(update={"shadow": shadow_comparison.restarted_status(after), "metrics": ()})
 
 
@@ -228,7 +228,7 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
     return not status.plan.warmup_requests or not status.plan.warmup_duration
 
 
-def _warm_up(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _end_warmup(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
     """End a step's warm-up: the next epoch counts as evidence. Also begin a new epoch once a latency threshold becomes known.
 
     A gate needs an epoch in which slow answers were counted from the start. A latency that no gate waits for needs no new epoch.
@@ -248,9 +248,9 @@ def _warm_up(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus 
         if not needs_threshold(known) or needs_threshold(evidence.guardrails):
             return None
         if needs_threshold([each for each in known if each.role == "guardrail"]):
-            return as_evidence(at_weight(status, step.weight, seen.now), seen)
+            return count_as_evidence(with_weight(status, step.weight, seen.now), seen)
         return status.model_copy(update={"plan": status.plan.model_copy(update={"guardrails": evidence.guardrails})})
     waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
         return None
-    return as_evidence(at_weight(status, step.weight, seen.now), seen)
+    return count_as_evidence(with_weight(status, step.weight, seen.now), seen)

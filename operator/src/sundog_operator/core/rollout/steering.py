@@ -25,7 +25,7 @@ from sundog_operator.core.rollout.state import (
     RUNNING,
     current_step,
 )
-from sundog_operator.core.rollout.transitions import enter, stop, ungated
+from sundog_operator.core.rollout.transitions import enter_step, open_gate, stop
 
 
 def execute_command(status: ExperimentStatus, command: RolloutCommand, now: datetime) -> ExperimentStatus:
@@ -63,7 +63,7 @@ def resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     if paused is not None and step is not None and step.since is not None and step.gate in PAUSABLE_GATES:
         late = paused.reason in (INCONCLUSIVE, NO_DATA)
         begun = max(paused.since, step.since)
-        # `_hold` returns the time of a hold that began during the pause.
+        # The end of a hold gives the step the time that it lasted during the pause.
         ended = now if step.held_since is None else max(step.held_since, begun)
         step = step.model_copy(update={"since": now if late else step.since + (ended - begun)})
     return prometheus_checks.reset_inconclusive(
@@ -85,8 +85,8 @@ def _promote(status: ExperimentStatus, *, full: bool) -> ExperimentStatus:
     following = last if full or index >= last else index + 1
     command = "promote --full" if full else "promote"
     known = steps_without_evidence.record_skipped(running, range(max(index, 1), following), command)
-    entered = enter(known, following, f"by command {command}")
-    return ungated(entered) if full or index >= last else entered
+    entered = enter_step(known, following, f"by command {command}")
+    return open_gate(entered) if full or index >= last else entered
 
 
 def skip_refusal(status: ExperimentStatus) -> str:
@@ -122,4 +122,4 @@ def _skip(status: ExperimentStatus) -> ExperimentStatus:
         status = prometheus_checks.reset_inconclusive(status.model_copy(update={"paused": None}))
     index = status.step.index if status.step else 0
     known = steps_without_evidence.record_skipped(status, range(max(index, 1), index + 1), "skip")
-    return enter(known, index + 1, "by command skip")
+    return enter_step(known, index + 1, "by command skip")

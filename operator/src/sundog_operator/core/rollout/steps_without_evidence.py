@@ -20,7 +20,7 @@ NumberedSteps = Sequence[tuple[int, PlanStep]]
 
 def find_exceptions(plan: FrozenPlan) -> tuple[str, ...]:
     """Return what may lead to all traffic without evidence, a sentence each; empty if only evidence does."""
-    return () if plan.reason else (*_policies(plan), *_gates(plan))
+    return () if plan.reason else (*_policy_exceptions(plan), *_gate_exceptions(plan))
 
 
 def describe_exceptions(plan: FrozenPlan) -> str:
@@ -76,7 +76,7 @@ def describe_passed(status: ExperimentStatus) -> str:
     return f"without evidence: {'; '.join(parts)}" if parts else ""
 
 
-def _policies(plan: FrozenPlan) -> Iterator[str]:
+def _policy_exceptions(plan: FrozenPlan) -> Iterator[str]:
     if plan.on_inconclusive == "promote":
         if _has_gate(plan, EVIDENCE, SHADOW):
             yield f"{ON_INCONCLUSIVE} passes a step that evidence does not decide"
@@ -86,7 +86,7 @@ def _policies(plan: FrozenPlan) -> Iterator[str]:
         yield f"{ON_NO_DATA} passes a step that has no traffic"
 
 
-def _gates(plan: FrozenPlan) -> Iterator[str]:
+def _gate_exceptions(plan: FrozenPlan) -> Iterator[str]:
     if last := _last_group_without_evidence(plan):
         yield f"{_describe_group(last)} asks for no evidence, and is the last before all traffic"
 

@@ -48,7 +48,7 @@ def stop(status: ExperimentStatus, reason: str, message: str, now: datetime) -> 
     return status.model_copy(update={"giving_back": back, "paused": None, "step": with_reason(status, reason)})
 
 
-def give_back(status: ExperimentStatus, back: TrafficReturnStatus, seen: RolloutInputs) -> ExperimentStatus:
+def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, seen: RolloutInputs) -> ExperimentStatus:
     """Return as much traffic to stable as its available replicas can serve.
 
     Return all of it if the canary is dead, or if no replica of stable came for too long. Requests to a dead canary are lost; a stable that
@@ -65,7 +65,7 @@ def give_back(status: ExperimentStatus, back: TrafficReturnStatus, seen: Rollout
         return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, back.reason, back.message, seen.now)
     if left < weight:
         again = back.model_copy(update={"since": seen.now})
-        return at_weight(status, left, seen.now).model_copy(update={"giving_back": again})
+        return with_weight(status, left, seen.now).model_copy(update={"giving_back": again})
     text = f"{back.reason}: returns traffic to {names.STABLE} as its replicas become available: {seen.stable} of {seen.replicas}"
     return confirm(status, seen) or status.model_copy(update={"step": with_reason(status, text)})
 
@@ -74,7 +74,7 @@ def _end(
     status: ExperimentStatus, phase: str, weight: int, reason: str, message: str, now: datetime
 ) -> ExperimentStatus:
     verdict = _verdict(status, phase, f"{reason}: {message}")
-    ended = at_weight(status, weight, now) if canary_weight(status) != weight else status
+    ended = with_weight(status, weight, now) if canary_weight(status) != weight else status
     update = {
         "phase": phase,
         "verdict": verdict,
@@ -96,10 +96,10 @@ def _verdict(status: ExperimentStatus, phase: str, reason: str) -> Verdict:
 def with_decision(status: ExperimentStatus, decision: str, seen: RolloutInputs) -> ExperimentStatus:
     """Record the decision of the evidence, together with the metrics behind it."""
     verdict = status.verdict.model_copy(update={"decision": decision})
-    return with_what_is_known(status, seen).model_copy(update={"verdict": verdict})
+    return with_metrics(status, seen).model_copy(update={"verdict": verdict})
 
 
-def with_what_is_known(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
+def with_metrics(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     """Store the present metrics of copies and of traffic."""
     if seen.copies is None and seen.evidence is None:
         return status
@@ -107,7 +107,7 @@ def with_what_is_known(status: ExperimentStatus, seen: RolloutInputs) -> Experim
     return status.model_copy(update={"metrics": (*copies, *(seen.evidence.metrics if seen.evidence else ()))})
 
 
-def at_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
+def with_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
     """Return the status with a new weight of the canary, in percent, as a new epoch."""
     counted = {arm.name: arm for arm in status.arms}
     arms = tuple(
@@ -120,13 +120,13 @@ def at_weight(status: ExperimentStatus, weight: int, now: datetime) -> Experimen
     return after if weight == canary_weight(status) else prometheus_checks.reset_passes(after)
 
 
-def ungated(status: ExperimentStatus) -> ExperimentStatus:
+def open_gate(status: ExperimentStatus) -> ExperimentStatus:
     """Return the status with the gate of its step open."""
     step = status.step.model_copy(update={"gate": "none"}) if status.step else None
     return status.model_copy(update={"step": step})
 
 
-def enter(status: ExperimentStatus, index: int, opened_by: str | None = None) -> ExperimentStatus:
+def enter_step(status: ExperimentStatus, index: int, opened_by: str | None = None) -> ExperimentStatus:
     """Return the status in the step with this number."""
     planned = status.plan.steps[index - 1]
     # A pause keeps the evidence that was collected at the same weight.
@@ -141,7 +141,7 @@ def enter(status: ExperimentStatus, index: int, opened_by: str | None = None) ->
 def move_towards_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
     """Move to a weight before that of the step, in place. The wait for the next replica starts again."""
     step = status.step.model_copy(update={"short_since": None}) if status.step else None
-    return at_weight(status.model_copy(update={"step": step}), weight, now)
+    return with_weight(status.model_copy(update={"step": step}), weight, now)
 
 
 def _can_take_all_traffic(status: ExperimentStatus, seen: RolloutInputs) -> bool:
@@ -169,7 +169,7 @@ def confirm(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus |
     return status.model_copy(update={"epoch": epoch})
 
 
-def as_evidence(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
+def count_as_evidence(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
     """Count the new epoch as evidence. Latency thresholds that are known now stay the same from here on.
 
     If the weight of the step is still to come, the epoch counts for harm only: the step then has its own warm-up and its own epoch.
@@ -195,10 +195,10 @@ def join_texts(*parts: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def go_on(status: ExperimentStatus, seen: RolloutInputs, opened_by: str) -> ExperimentStatus | None:
+def advance(status: ExperimentStatus, seen: RolloutInputs, opened_by: str) -> ExperimentStatus | None:
     """Return the status in its next step, or promoted after the last one."""
     index = step_index(status)
-    return conclude(status, seen) if index >= len(status.plan.steps) else enter(status, index + 1, opened_by)
+    return conclude(status, seen) if index >= len(status.plan.steps) else enter_step(status, index + 1, opened_by)
 
 
 def with_reason(status: ExperimentStatus, reason: str) -> StepStatus | None:
