@@ -17,18 +17,18 @@ _DEAD_SHARE: Final = 0.5
 _FINE_SHARE: Final = 0.1
 
 
-def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, seen: CollectedCounts) -> str:
+def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, collected: CollectedCounts) -> str:
     """Return a sentence if an arm fails most requests while control does not; else an empty string. Uses no statistics, and does not wait.
 
     Requests that hang fail at their timeout, and count in the block of their arrival. So blocks up to that age are read.
     """
-    newest = int(seen.now_s - analysis_blocks.GRACE_S) // analysis_blocks.BLOCK_S
-    oldest = newest - _DEAD_BLOCKS - math.ceil(seen.timeout_s / analysis_blocks.BLOCK_S) - 1
+    newest = int(collected.now_s - analysis_blocks.GRACE_S) // analysis_blocks.BLOCK_S
+    oldest = newest - _DEAD_BLOCKS - math.ceil(collected.timeout_s / analysis_blocks.BLOCK_S) - 1
     run: list[Sequence[Block]] = []
     for number in range(oldest, newest):
-        own = [blocks[number] for blocks in seen.blocks.values() if number in blocks]
+        own = [blocks[number] for blocks in collected.blocks.values() if number in blocks]
         run = [*run, own] if _is_dead(pair, own) else []
-        if len(run) == _DEAD_BLOCKS and (not limits.has_sticky_units or _fails_for_many(pair, seen)):
+        if len(run) == _DEAD_BLOCKS and (not limits.has_sticky_units or _fails_for_many(pair, collected)):
             arm = sum_arm_counts(pair.arm, itertools.chain.from_iterable(run))
             seconds = _DEAD_BLOCKS * analysis_blocks.BLOCK_S
             return (
@@ -37,9 +37,9 @@ def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, seen: CollectedCounts
     return ""
 
 
-def _fails_for_many(pair: ArmPair, seen: CollectedCounts) -> bool:
+def _fails_for_many(pair: ArmPair, collected: CollectedCounts) -> bool:
     """Whether the arm failed in most unit groups with requests. One user may make most requests, and fail at any arm."""
-    groups = edge_reports.collect_groups(seen.tallies.attempt, seen.reports).values()
+    groups = edge_reports.collect_groups(collected.tallies.attempt, collected.reports).values()
     total = functools.reduce(
         unit_groups.add_groups,
         [own for rows in groups for (_, arm), own in rows.items() if arm == pair.arm],

@@ -39,8 +39,8 @@ def find_early_harm(
     found = early_harm.pooled_log_e([(weights[number], *_errors(each, over)) for number, each in own.items()], margin)
     if found < multiple_testing.log_e_threshold(freeze.early_alpha(plan)):
         return None
-    seen = [each[at] for each in own.values() for at in over if at in each]
-    stable, canary = (sum_arm_counts(arm, seen) for arm in (names.STABLE, names.CANARY))
+    first_blocks = [each[at] for each in own.values() for at in over if at in each]
+    stable, canary = (sum_arm_counts(arm, first_blocks) for arm in (names.STABLE, names.CANARY))
     message = (
         f"{ERROR_RATE}: {canary.errors} of {canary.ended} requests of the candidate failed in its first {len(over) * BLOCK_S} s,"
         f" {stable.errors} of {stable.ended} of {names.STABLE}; worse than its margin, even without its {early_harm.BLOCKS_LEFT_OUT} worst"

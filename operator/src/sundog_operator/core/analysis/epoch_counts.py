@@ -57,13 +57,17 @@ def collect_epochs(
     limits: EvaluationLimits,
     epochs: Sequence[EvidenceEpoch],
     shares: Sequence[float],
-    seen: CollectedCounts,
+    collected: CollectedCounts,
 ) -> list[EpochComparison]:
     """Return the counts of a pair in each epoch of evidence; `shares` are the arm's shares of the pair's traffic."""
-    late = counters.count_overdue_requests(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
-    present = seen.present
+    late = counters.count_overdue_requests(
+        collected.tallies.attempt, collected.reports, collected.now_s, collected.timeout_s
+    )
+    present = collected.present
     return [
-        _make_comparison(pair, limits, each.number, share, seen.tallies, present, late.get((each.number, pair.arm), 0))
+        _make_comparison(
+            pair, limits, each.number, share, collected.tallies, present, late.get((each.number, pair.arm), 0)
+        )
         for each, share in zip(epochs, shares, strict=True)
     ]
 
@@ -156,7 +160,7 @@ def _event_kinds(guardrails: Sequence[PlanGuardrail]) -> list[str]:
 
 
 def later_than_allowed(
-    pair: ArmPair, limits: EvaluationLimits, epochs: Sequence[EvidenceEpoch], seen: CollectedCounts
+    pair: ArmPair, limits: EvaluationLimits, epochs: Sequence[EvidenceEpoch], collected: CollectedCounts
 ) -> dict[str, tuple[int, int]]:
     """Return, by latency with a maximum: (requests of the arm that may have taken longer, all its requests) in the newest gate epoch.
 
@@ -165,14 +169,14 @@ def later_than_allowed(
     """
     longest = {each.metric: each.max_microseconds for each in limits.guardrails if each.max_microseconds is not None}
     newest = next((each.number for each in reversed(epochs) if decides(limits, each)), 0)
-    tally, attempt = seen.tallies.of(newest, pair.arm, seen.present), seen.tallies.attempt
+    tally, attempt = collected.tallies.of(newest, pair.arm, collected.present), collected.tallies.attempt
     return {
         metric: (
             max(
                 0,
                 tally.assigned
                 - tally.rejections
-                - stable_traffic.count_answers_within(attempt, pair.arm, newest, seen.reports, microseconds),
+                - stable_traffic.count_answers_within(attempt, pair.arm, newest, collected.reports, microseconds),
             ),
             tally.assigned,
         )

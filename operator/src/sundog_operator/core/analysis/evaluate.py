@@ -40,28 +40,28 @@ from sundog_operator.core.stats import dispersion
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 
 
-def evaluate_rollout(status: ExperimentStatus, seen: RolloutCounts) -> Evaluation:
+def evaluate_rollout(status: ExperimentStatus, collected: RolloutCounts) -> Evaluation:
     """Evaluate an attempt whose plan has guardrails."""
-    present = seen.present
+    present = collected.present
     # One arm alone has no comparison.
     epochs = [each for each in status.evidence_epochs if 0 < each.weight < 100]
     shares = [each.weight / 100 for each in epochs]
     limits = rollout_limits(status)
-    counted = collect_epochs(ROLLOUT_PAIR, limits, epochs, shares, seen)
+    counted = collect_epochs(ROLLOUT_PAIR, limits, epochs, shares, collected)
     metrics = evaluate_metrics(
         ROLLOUT_PAIR,
         limits,
         epochs,
         counted,
-        seen,
-        replica_counts.load_ratio(state.canary_weight(status), *seen.replicas),
+        collected,
+        replica_counts.load_ratio(state.canary_weight(status), *collected.replicas),
     )
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
-    unreachable_edges = counters.find_unreachable_edges(seen.tallies, seen.reports)
-    metrics = beside_headers(exclude_uncounted_metrics(metrics, limits, seen), status)
-    metrics = metrics if unreachable_edges else _with_early_harm(metrics, status, seen)
-    stable, canary = (seen.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
-    death = find_dead_arm(ROLLOUT_PAIR, limits, seen)
+    unreachable_edges = counters.find_unreachable_edges(collected.tallies, collected.reports)
+    metrics = beside_headers(exclude_uncounted_metrics(metrics, limits, collected), status)
+    metrics = metrics if unreachable_edges else _with_early_harm(metrics, status, collected)
+    stable, canary = (collected.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
+    death = find_dead_arm(ROLLOUT_PAIR, limits, collected)
     return Evaluation(
         metrics=metrics,
         dead=death != "",
@@ -69,29 +69,31 @@ def evaluate_rollout(status: ExperimentStatus, seen: RolloutCounts) -> Evaluatio
         passed=warm
         and not unreachable_edges
         and min(stable, canary) > 0
-        and _has_enough_blocks(epochs[-1], seen)
+        and _has_enough_blocks(epochs[-1], collected)
         and all(_passes(each, last=state.next_weight(status) == 100) for each in metrics),
         silent=min(stable, canary) == 0,
         unreachable_edges=tuple(unreachable_edges),
-        broken=mismatch_of_units(status, epochs, seen) if limits.has_sticky_units else mismatch_of_requests(counted),
-        control=baseline_health.evaluate_baseline(status.plan, seen.blocks, seen.now_s),
+        broken=mismatch_of_units(status, epochs, collected)
+        if limits.has_sticky_units
+        else mismatch_of_requests(counted),
+        control=baseline_health.evaluate_baseline(status.plan, collected.blocks, collected.now_s),
         requests=canary,
-        guardrails=resolve_thresholds(status.plan.guardrails, seen.traffic),
-        lost=_count_lost_requests(epochs, seen),
+        guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
+        lost=_count_lost_requests(epochs, collected),
     )
 
 
 def _with_early_harm(
-    metrics: tuple[MetricStatus, ...], status: ExperimentStatus, seen: CollectedCounts
+    metrics: tuple[MetricStatus, ...], status: ExperimentStatus, collected: CollectedCounts
 ) -> tuple[MetricStatus, ...]:
     """Add harm in the canary's first blocks, while the usual test has too few blocks."""
-    over, evident = seen.tallies.over, arm_shares(status.evidence_epochs)
+    over, evident = collected.tallies.over, arm_shares(status.evidence_epochs)
     lengths = zip(*(over[number].lengths for number in evident if number in over), strict=True)
     if dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]):
         return metrics
     known = {number: own[-1] for number, own in include_warmup(status.plan, evident).items()}
     weights = {status.epoch.number: state.canary_weight(status) / 100, **known}
-    harm = early_harm.find_early_harm(status.plan, weights, seen.blocks, seen.now_s)
+    harm = early_harm.find_early_harm(status.plan, weights, collected.blocks, collected.now_s)
     if harm is None:
         return metrics
     update = {
@@ -104,16 +106,16 @@ def _with_early_harm(
     return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in metrics)
 
 
-def _count_lost_requests(epochs: Sequence[EvidenceEpoch], seen: CollectedCounts) -> tuple[int, int]:
+def _count_lost_requests(epochs: Sequence[EvidenceEpoch], collected: CollectedCounts) -> tuple[int, int]:
     """Return how many requests of (stable, canary) have an unknown outcome, over all epochs of evidence."""
-    present, both = seen.present, ROLLOUT_PAIR.both
-    stable, canary = (sum(seen.tallies.of(each.number, arm, present).lost for each in epochs) for arm in both)
+    present, both = collected.present, ROLLOUT_PAIR.both
+    stable, canary = (sum(collected.tallies.of(each.number, arm, present).lost for each in epochs) for arm in both)
     return stable, canary
 
 
-def _has_enough_blocks(newest: EvidenceEpoch, seen: CollectedCounts) -> bool:
+def _has_enough_blocks(newest: EvidenceEpoch, collected: CollectedCounts) -> bool:
     """Whether the newest epoch has enough blocks for its dispersion: the last gate uses only this epoch."""
-    folded = seen.tallies.folded.get(newest.number)
+    folded = collected.tallies.folded.get(newest.number)
     return folded is not None and bool(dispersion.has_enough_blocks([each.closed for each in folded.lengths]))
 
 

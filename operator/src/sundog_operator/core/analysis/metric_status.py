@@ -41,7 +41,7 @@ def evaluate_metrics(
     limits: EvaluationLimits,
     epochs: Sequence[EvidenceEpoch],
     counted: Sequence[EpochComparison],
-    seen: CollectedCounts,
+    collected: CollectedCounts,
     times: float,
 ) -> tuple[MetricStatus, ...]:
     """Return the status of each metric of an arm. `times` is the load of its replicas relative to control's."""
@@ -54,7 +54,7 @@ def evaluate_metrics(
         for guardrail, finding, harm in zip(limits.guardrails, findings, harmful, strict=True)
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
-    newest, late = gates[-1] if gates else None, later_than_allowed(pair, limits, epochs, seen)
+    newest, late = gates[-1] if gates else None, later_than_allowed(pair, limits, epochs, collected)
     unknown = [each.unknown for each, epoch in zip(counted, epochs, strict=True) if decides(limits, epoch)]
     statuses = [
         _check_ceiling(
@@ -187,10 +187,10 @@ def _make_status(
 
 
 def exclude_uncounted_metrics(
-    metrics: tuple[MetricStatus, ...], limits: EvaluationLimits, seen: CollectedCounts
+    metrics: tuple[MetricStatus, ...], limits: EvaluationLimits, collected: CollectedCounts
 ) -> tuple[MetricStatus, ...]:
     """Keep metrics undecided that an edge does not count: all without unit groups, or further latencies."""
-    attempt, reports = seen.tallies.attempt, seen.reports
+    attempt, reports = collected.tallies.attempt, collected.reports
     if limits.has_sticky_units and edge_reports.find_edges_without_groups(attempt, reports):
         return tuple(_as_undecided(each, "its edges do not count groups of units yet") for each in metrics)
     further = [each.metric for each in latency_guardrails(limits.guardrails)][1:]

@@ -32,9 +32,9 @@ def mismatch_of_requests(counted: Sequence[EpochComparison]) -> str:
     return _mismatch(guardrail_test.mismatch_log_e(splits), splits, "requests")
 
 
-def mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: CollectedCounts) -> str:
+def mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], collected: CollectedCounts) -> str:
     """Return a sentence if units were not split by the weights; else an empty string."""
-    splits, log_e = count_unit_splits(ROLLOUT_PAIR.both, include_warmup(status.plan, arm_shares(epochs)), seen)
+    splits, log_e = count_unit_splits(ROLLOUT_PAIR.both, include_warmup(status.plan, arm_shares(epochs)), collected)
     return _mismatch(log_e, splits, UNITS_TEXT)
 
 
@@ -51,18 +51,20 @@ def include_warmup(plan: FrozenPlan, by_epoch: Mapping[int, ArmShares]) -> dict[
 
 
 def count_unit_splits(
-    arms: Sequence[str], shares: Mapping[int, ArmShares], seen: CollectedCounts
+    arms: Sequence[str], shares: Mapping[int, ArmShares], collected: CollectedCounts
 ) -> tuple[list[ArmSplit], float]:
     """Return the splits of units by epoch, and log E against a split by the shares.
 
     Units count once, at their first request, by the weight at that time. Requests without a unit count as such.
     """
-    before_s = seen.now_s - blocks.GRACE_S - seen.timeout_s
-    first = first_exposures.count_first_exposures(seen.tallies.attempt, seen.reports, before_s)
+    before_s = collected.now_s - blocks.GRACE_S - collected.timeout_s
+    first = first_exposures.count_first_exposures(collected.tallies.attempt, collected.reports, before_s)
     found, without_unit = [], []
     for number, own in shares.items():
         found.append(ArmSplit(own, tuple(first.get((number, arm), 0) for arm in arms)))
-        counts = (unit_groups.sum_groups(seen.tallies.groups, number, arm)[0][unit_groups.WITHOUT_UNIT] for arm in arms)
+        counts = (
+            unit_groups.sum_groups(collected.tallies.groups, number, arm)[0][unit_groups.WITHOUT_UNIT] for arm in arms
+        )
         without_unit.append(ArmSplit(own, tuple(counts)))
     return [*found, *without_unit], guardrail_test.mismatch_log_e(
         found, guardrail_test.UNITS_CONCENTRATION

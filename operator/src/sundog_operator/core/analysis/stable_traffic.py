@@ -56,20 +56,20 @@ def _past(service: str, reports: Sequence[EdgeReport], now_s: float, made_s: flo
     """Return the past traffic, with that of ended rollouts, or there would be a gap."""
     attempts = reported_attempts(service, reports)
     since = max(int(now_s - _HOUR_S) // BLOCK_S, -(-int(made_s) // BLOCK_S))
-    seen = [
+    recent = [
         (number, block)
         for attempt in sorted(attempts)
         for blocks in collect_blocks(attempt, reports).values()
         for number, block in blocks.items()
         if number >= since
     ]
-    if not seen:
+    if not recent:
         return _Past()
     of_stable = functools.reduce(
-        BlockCounts.plus, (sum_arm_counts(arm, (block for _, block in seen)) for arm in names.STABLE_ARMS)
+        BlockCounts.plus, (sum_arm_counts(arm, (block for _, block in recent)) for arm in names.STABLE_ARMS)
     )
-    ended = sum(counts.ended for _, block in seen for counts in block.arms.values())
-    return _Past(now_s - min(number for number, _ in seen) * BLOCK_S, ended, of_stable.ended, of_stable.errors)
+    ended = sum(counts.ended for _, block in recent for counts in block.arms.values())
+    return _Past(now_s - min(number for number, _ in recent) * BLOCK_S, ended, of_stable.ended, of_stable.errors)
 
 
 def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport], epoch: int) -> tuple[list[int], tuple[int, ...]]:

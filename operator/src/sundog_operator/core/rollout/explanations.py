@@ -73,53 +73,53 @@ def describe_missing_evidence(status: ExperimentStatus) -> str:
     return blocking[0].message if blocking else passed if guardrails else "collects evidence"
 
 
-def explain(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
+def explain(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Store what the attempt waits for. No text changes with time alone, or the status would change at every tick."""
-    step = with_reason(status, _waiting_for(status, seen))
+    step = with_reason(status, _waiting_for(status, inputs))
     if step is None:
         return status
-    short = not is_held(status, seen) and replicas_waited_for(status, seen.replicas, seen.available) > 0
-    since = (step.short_since or seen.now) if short else None
+    short = not is_held(status, inputs) and replicas_waited_for(status, inputs.replicas, inputs.available) > 0
+    since = (step.short_since or inputs.now) if short else None
     return status.model_copy(update={"step": step.model_copy(update={"short_since": since})})
 
 
-def _waiting_for(status: ExperimentStatus, seen: RolloutInputs) -> str:
-    step, needed = current_step(status), wanted_replicas(status, seen.replicas)
+def _waiting_for(status: ExperimentStatus, inputs: RolloutInputs) -> str:
+    step, needed = current_step(status), wanted_replicas(status, inputs.replicas)
     unmet = prometheus_checks.find_blocking_check(status)
     explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
-        (seen.held, lambda: "held by the spec"),
+        (inputs.held, lambda: "held by the spec"),
         (status.paused is not None, lambda: describe_pause(status)),
-        (seen.opens_at is not None, lambda: windows.describe_closed_windows(seen.opens_at or seen.now)),
+        (inputs.opens_at is not None, lambda: windows.describe_closed_windows(inputs.opens_at or inputs.now)),
         (
-            not status.epoch.confirmed or (gate_in_force(status) == header_match.HEADERS and not seen.confirmed),
+            not status.epoch.confirmed or (gate_in_force(status) == header_match.HEADERS and not inputs.confirmed),
             lambda: "waits for the edges to confirm the split",
         ),
-        (seen.available < needed, lambda: _describe_missing_replicas(seen, needed)),
+        (inputs.available < needed, lambda: _describe_missing_replicas(inputs, needed)),
         (gate_in_force(status) == "manual", lambda: WAITS_FOR_PROMOTE),
         (gate_in_force(status) != "none" and unmet != "", lambda: f"waits for a check to pass: {unmet}"),
         (gate_in_force(status) == "time", lambda: f"waits {step.min_duration.total_seconds():g} s"),
         (gate_in_force(status) == "evidence", lambda: _describe_evidence_gate(status)),
-        (gate_in_force(status) == "webhook", lambda: _describe_webhook(step, seen.answer)),
+        (gate_in_force(status) == "webhook", lambda: _describe_webhook(step, inputs.answer)),
         (gate_in_force(status) == "analysis", lambda: prometheus_checks.describe_analysis(status)),
         (gate_in_force(status) == SHADOW, lambda: describe_missing_evidence(status)),
-        (gate_in_force(status) == BAKE, lambda: _describe_bake(status, seen)),
+        (gate_in_force(status) == BAKE, lambda: _describe_bake(status, inputs)),
     )
     return next((text() for holds, text in explanations if holds), "shifts traffic")
 
 
-def _describe_missing_replicas(seen: RolloutInputs, needed: int) -> str:
-    serving = seen.available if seen.serving is None else seen.serving
+def _describe_missing_replicas(inputs: RolloutInputs, needed: int) -> str:
+    serving = inputs.available if inputs.serving is None else inputs.serving
     if serving < needed:
         return f"waits for replicas: {serving} of {needed} are available"
     return f"waits until Ray Serve reports it ready: {serving} of {needed} replicas are available"
 
 
-def _describe_bake(status: ExperimentStatus, seen: RolloutInputs) -> str:
+def _describe_bake(status: ExperimentStatus, inputs: RolloutInputs) -> str:
     planned, begun = current_step(status), status.step.since if status.step else None
-    if begun is None or seen.now < begun + planned.min_duration:
+    if begun is None or inputs.now < begun + planned.min_duration:
         until = "" if begun is None else f" until {format_timestamp(begun + planned.min_duration)}"
         return f"bakes{until}: {names.STABLE} keeps {100 - planned.weight} %, and harm rolls back"
-    unreachable_edges = seen.evidence.unreachable_edges if seen.evidence else ()
+    unreachable_edges = inputs.evidence.unreachable_edges if inputs.evidence else ()
     if unreachable_edges:
         return f"has baked; waits for the counters of {', '.join(unreachable_edges)}"
     return "has baked; waits for requests to both revisions, because no data is not success"

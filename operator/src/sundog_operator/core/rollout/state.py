@@ -226,11 +226,11 @@ def gate_in_force(status: ExperimentStatus) -> str:
     return status.step.gate if status.step else "none"
 
 
-def is_held(status: ExperimentStatus, seen: RolloutInputs) -> bool:
+def is_held(status: ExperimentStatus, inputs: RolloutInputs) -> bool:
     """Whether the spec or a pause holds the rollout."""
-    return seen.held or status.paused is not None
+    return inputs.held or status.paused is not None
 
 
-def is_traffic_held(status: ExperimentStatus, seen: RolloutInputs) -> bool:
+def is_traffic_held(status: ExperimentStatus, inputs: RolloutInputs) -> bool:
     """Whether traffic may not advance."""
-    return seen.opens_at is not None or is_held(status, seen)
+    return inputs.opens_at is not None or is_held(status, inputs)

@@ -57,12 +57,12 @@ from sundog_operator.core.rollout.transitions import (
 )
 
 
-def tick(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
+def tick(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Return the next status; the given one if nothing is due. Total: any status and inputs give a status."""
     if is_over(status):
         return status
     if status.giving_back is not None:
-        return return_traffic(status, status.giving_back, seen)
+        return return_traffic(status, status.giving_back, inputs)
     for rule in (
         _stop_on_failure,
         _roll_back_on_harm,
@@ -84,143 +84,147 @@ def tick(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
         time_out_shadow,
         time_out_evidence,
     ):
-        if (after := rule(status, seen)) is not None:
+        if (after := rule(status, inputs)) is not None:
             return after
-    return explain(status, seen)
+    return explain(status, inputs)
 
 
-def _stop_on_failure(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    return stop(status, *seen.failure, seen.now) if seen.failure else None
+def _stop_on_failure(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    return stop(status, *inputs.failure, inputs.now) if inputs.failure else None
 
 
-def _roll_back_on_harm(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _roll_back_on_harm(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """End the attempt on harm, even if it is paused or held: a canary with traffic goes on doing harm."""
-    if seen.evidence is None or not seen.evidence.harm or canary_weight(status) in (0, 100):
+    if inputs.evidence is None or not inputs.evidence.harm or canary_weight(status) in (0, 100):
         return None
-    return stop(with_decision(status, ROLLED_BACK, seen), ROLLED_BACK, seen.evidence.harm, seen.now)
+    return stop(with_decision(status, ROLLED_BACK, inputs), ROLLED_BACK, inputs.evidence.harm, inputs.now)
 
 
-def _roll_back_on_copies(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _roll_back_on_copies(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """End the attempt if the canary's answers to copies differ too much."""
-    if seen.copies is None or not seen.copies.failed:
+    if inputs.copies is None or not inputs.copies.failed:
         return None
-    with_copies = status.model_copy(update={"shadow": seen.copies.status})
-    return stop(with_decision(with_copies, ROLLED_BACK, seen), ROLLED_BACK, seen.copies.failed, seen.now)
+    with_copies = status.model_copy(update={"shadow": inputs.copies.status})
+    return stop(with_decision(with_copies, ROLLED_BACK, inputs), ROLLED_BACK, inputs.copies.failed, inputs.now)
 
 
-def _roll_back_on_check(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _roll_back_on_check(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """End the attempt if a Prometheus check failed too often in a row. This is a user's limit, not evidence."""
     failed = prometheus_checks.find_failure(status)
-    return stop(status, ROLLED_BACK, failed, seen.now) if failed else None
+    return stop(status, ROLLED_BACK, failed, inputs.now) if failed else None
 
 
-def _pause_on_deadline(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _pause_on_deadline(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Pause if the canary missed its progress deadline. The operator keeps retrying; traffic waits until a user resumes."""
-    if not seen.late or status.paused is not None:
+    if not inputs.late or status.paused is not None:
         return None
     return status.model_copy(
-        update={"paused": PauseStatus(reason=DEADLINE_EXCEEDED, since=seen.now, message=seen.late)}
+        update={"paused": PauseStatus(reason=DEADLINE_EXCEEDED, since=inputs.now, message=inputs.late)}
     )
 
 
-def _apply_inconclusive_policy(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _apply_inconclusive_policy(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Apply `onInconclusive` if Prometheus has no number: that is never success. With `promote`, gates stop waiting for it."""
     unknown, policy = prometheus_checks.find_inconclusive(status), status.plan.on_inconclusive
-    if not unknown or policy == "promote" or gate_in_force(status) == "none" or is_traffic_held(status, seen):
+    if not unknown or policy == "promote" or gate_in_force(status) == "none" or is_traffic_held(status, inputs):
         return None
     if policy == "rollback":
-        return stop(status, INCONCLUSIVE, unknown, seen.now)
-    return status.model_copy(update={"paused": PauseStatus(reason=INCONCLUSIVE, since=seen.now, message=unknown)})
+        return stop(status, INCONCLUSIVE, unknown, inputs.now)
+    return status.model_copy(update={"paused": PauseStatus(reason=INCONCLUSIVE, since=inputs.now, message=unknown)})
 
 
-def _hold_step_time(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Stop the time of a step while the spec or its windows hold the rollout."""
     step = status.step
     if step is None or step.gate not in PAUSABLE_GATES:
         return None
-    held = seen.held or (seen.opens_at is not None and step.gate != BAKE)
+    held = inputs.held or (inputs.opens_at is not None and step.gate != BAKE)
     if held == (step.held_since is not None):
         return None
     if held:
-        return status.model_copy(update={"step": step.model_copy(update={"held_since": seen.now})})
-    begun = max(step.held_since or seen.now, step.since or seen.now)
+        return status.model_copy(update={"step": step.model_copy(update={"held_since": inputs.now})})
+    begun = max(step.held_since or inputs.now, step.since or inputs.now)
     # `resume` returns the time of a pause that began during the hold.
-    ended = seen.now if status.paused is None else max(status.paused.since, begun)
+    ended = inputs.now if status.paused is None else max(status.paused.since, begun)
     since = step.since and step.since + (ended - begun)
     return status.model_copy(update={"step": step.model_copy(update={"held_since": None, "since": since})})
 
 
-def _pause_on_mismatch(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _pause_on_mismatch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic."""
-    if seen.evidence is None or not seen.evidence.broken or status.phase != RUNNING:
+    if inputs.evidence is None or not inputs.evidence.broken or status.phase != RUNNING:
         return None
     paused = status.paused
     if paused is None or paused.reason not in (SAMPLE_RATIO, MANUAL):
-        return status.model_copy(update={"paused": PauseStatus(reason=SAMPLE_RATIO, since=seen.now)})
-    if paused.reason == MANUAL or seen.now - paused.since < MISMATCH_GRACE:
+        return status.model_copy(update={"paused": PauseStatus(reason=SAMPLE_RATIO, since=inputs.now)})
+    if paused.reason == MANUAL or inputs.now - paused.since < MISMATCH_GRACE:
         return None
-    return stop(status, "SampleRatioMismatch", seen.evidence.broken, seen.now)
+    return stop(status, "SampleRatioMismatch", inputs.evidence.broken, inputs.now)
 
 
-def _pause_on_outage(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Pause while stable itself fails: failures of both arms would hide those of the canary alone.
 
     A rollout that is paused for another reason stays so, and goes on counting. A gate that a command opened needs no baseline.
     """
-    if seen.evidence is None or not seen.evidence.control.reason or gate_in_force(status) == "none":
+    if inputs.evidence is None or not inputs.evidence.control.reason or gate_in_force(status) == "none":
         return None
     if status.phase != RUNNING or canary_weight(status) in (0, 100):
         return None
-    return baseline_outage.pause_for_baseline(status, seen.evidence.control, seen.now)
+    return baseline_outage.pause_for_baseline(status, inputs.evidence.control, inputs.now)
 
 
-def _resume_after_outage(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _resume_after_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Resume once stable has been healthy for a while, if every edge reports."""
-    if not baseline_outage.is_paused_for_baseline(status) or seen.evidence is None or seen.evidence.unreachable_edges:
+    if (
+        not baseline_outage.is_paused_for_baseline(status)
+        or inputs.evidence is None
+        or inputs.evidence.unreachable_edges
+    ):
         return None
-    return resume(status, seen.now) if seen.evidence.control.settled else None
+    return resume(status, inputs.now) if inputs.evidence.control.settled else None
 
 
-def _begin_epoch_after_outage(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _begin_epoch_after_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Begin a new epoch after an outage of stable, unless traffic can advance, which begins one anyway."""
-    if not baseline_outage.is_epoch_excluded(status) or is_held(status, seen):
+    if not baseline_outage.is_epoch_excluded(status) or is_held(status, inputs):
         return None
-    return count_as_evidence(with_weight(status, canary_weight(status), seen.now), seen)
+    return count_as_evidence(with_weight(status, canary_weight(status), inputs.now), inputs)
 
 
-def _begin_steps(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    if status.phase != PENDING or is_held(status, seen):
+def _begin_steps(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    if status.phase != PENDING or is_held(status, inputs):
         return None
-    if seen.opens_at is not None and current_step(status).headers:
+    if inputs.opens_at is not None and current_step(status).headers:
         return None
-    if seen.available < wanted_replicas(status, seen.replicas) or not seen.confirmed:
+    if inputs.available < wanted_replicas(status, inputs.replicas) or not inputs.confirmed:
         return None
     return enter_step(status.model_copy(update={"phase": RUNNING}), 1)
 
 
-def _shift_traffic(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _shift_traffic(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     step = current_step(status)
-    if status.phase != RUNNING or step.weight == canary_weight(status) or is_traffic_held(status, seen):
+    if status.phase != RUNNING or step.weight == canary_weight(status) or is_traffic_held(status, inputs):
         return None
     if status.plan.in_place is not None:
-        reached = in_place.reachable_weight(seen.replicas, status.plan.in_place.spare, step.weight, seen.available)
+        reached = in_place.reachable_weight(inputs.replicas, status.plan.in_place.spare, step.weight, inputs.available)
         if reached < step.weight:
-            return move_towards_weight(status, reached, seen.now) if reached > canary_weight(status) else None
-    elif seen.available < step_replicas(step, seen.replicas):
+            return move_towards_weight(status, reached, inputs.now) if reached > canary_weight(status) else None
+    elif inputs.available < step_replicas(step, inputs.replicas):
         return None
     if step.weight == 100 and gate_in_force(status) == "none":
-        return conclude(status, seen)
-    shifted = with_weight(status, step.weight, seen.now)
-    return count_as_evidence(shifted, seen) if seen.evidence is not None and _needs_no_warmup(status) else shifted
+        return conclude(status, inputs)
+    shifted = with_weight(status, step.weight, inputs.now)
+    return count_as_evidence(shifted, inputs) if inputs.evidence is not None and _needs_no_warmup(status) else shifted
 
 
-def _begin_shadow_epoch(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _begin_shadow_epoch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Begin an epoch for a second shadow step, so that its copies are counted apart from those of the first."""
     if not shadow_comparison.needs_restart(status):
         return None
-    after = with_weight(status, canary_weight(status), seen.now)
+    after = with_weight(status, canary_weight(status), inputs.now)
     if status.step is not None and status.step.warm:
-        after = count_as_evidence(after, seen)
+        after = count_as_evidence(after, inputs)
     return after.model_copy(update={"shadow": shadow_comparison.restarted_status(after), "metrics": ()})
 
 
@@ -228,12 +232,12 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
     return not status.plan.warmup_requests or not status.plan.warmup_duration
 
 
-def _end_warmup(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _end_warmup(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """End a step's warm-up: the next epoch counts as evidence. Also begin a new epoch once a latency threshold becomes known.
 
     A gate needs an epoch in which slow answers were counted from the start. A latency that no gate waits for needs no new epoch.
     """
-    step, evidence = current_step(status), seen.evidence
+    step, evidence = current_step(status), inputs.evidence
     if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
         return None
     if (
@@ -248,9 +252,9 @@ def _end_warmup(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStat
         if not needs_threshold(known) or needs_threshold(evidence.guardrails):
             return None
         if needs_threshold([each for each in known if each.role == "guardrail"]):
-            return count_as_evidence(with_weight(status, step.weight, seen.now), seen)
+            return count_as_evidence(with_weight(status, step.weight, inputs.now), inputs)
         return status.model_copy(update={"plan": status.plan.model_copy(update={"guardrails": evidence.guardrails})})
-    waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
+    waited = status.epoch.since is not None and inputs.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
         return None
-    return count_as_evidence(with_weight(status, step.weight, seen.now), seen)
+    return count_as_evidence(with_weight(status, step.weight, inputs.now), inputs)

@@ -48,26 +48,26 @@ def stop(status: ExperimentStatus, reason: str, message: str, now: datetime) -> 
     return status.model_copy(update={"giving_back": back, "paused": None, "step": with_reason(status, reason)})
 
 
-def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, seen: RolloutInputs) -> ExperimentStatus:
+def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Return as much traffic to stable as its available replicas can serve.
 
     Return all of it if the canary is dead, or if no replica of stable came for too long. Requests to a dead canary are lost; a stable that
     is too small answers most of them and rejects the rest.
     """
-    if back.since > seen.now:
+    if back.since > inputs.now:
         # The clock was set back: start the wait for replicas again.
-        back = back.model_copy(update={"since": seen.now})
+        back = back.model_copy(update={"since": inputs.now})
         status = status.model_copy(update={"giving_back": back})
     spare, weight = status.plan.in_place.spare if status.plan.in_place else 0, canary_weight(status)
-    lost = seen.dead or seen.now - back.since >= seen.patience
-    left = 0 if lost else in_place.remaining_weight(seen.replicas, spare, weight, seen.stable)
+    lost = inputs.dead or inputs.now - back.since >= inputs.patience
+    left = 0 if lost else in_place.remaining_weight(inputs.replicas, spare, weight, inputs.stable)
     if not left:
-        return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, back.reason, back.message, seen.now)
+        return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, back.reason, back.message, inputs.now)
     if left < weight:
-        again = back.model_copy(update={"since": seen.now})
-        return with_weight(status, left, seen.now).model_copy(update={"giving_back": again})
-    text = f"{back.reason}: returns traffic to {names.STABLE} as its replicas become available: {seen.stable} of {seen.replicas}"
-    return confirm(status, seen) or status.model_copy(update={"step": with_reason(status, text)})
+        again = back.model_copy(update={"since": inputs.now})
+        return with_weight(status, left, inputs.now).model_copy(update={"giving_back": again})
+    text = f"{back.reason}: returns traffic to {names.STABLE} as its replicas become available: {inputs.stable} of {inputs.replicas}"
+    return confirm(status, inputs) or status.model_copy(update={"step": with_reason(status, text)})
 
 
 def _end(
@@ -93,18 +93,18 @@ def _verdict(status: ExperimentStatus, phase: str, reason: str) -> Verdict:
     return Verdict(decision=decision, winner=winner, reason=reason)
 
 
-def with_decision(status: ExperimentStatus, decision: str, seen: RolloutInputs) -> ExperimentStatus:
+def with_decision(status: ExperimentStatus, decision: str, inputs: RolloutInputs) -> ExperimentStatus:
     """Record the decision of the evidence, together with the metrics behind it."""
     verdict = status.verdict.model_copy(update={"decision": decision})
-    return with_metrics(status, seen).model_copy(update={"verdict": verdict})
+    return with_metrics(status, inputs).model_copy(update={"verdict": verdict})
 
 
-def with_metrics(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
+def with_metrics(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Store the present metrics of copies and of traffic."""
-    if seen.copies is None and seen.evidence is None:
+    if inputs.copies is None and inputs.evidence is None:
         return status
-    copies = seen.copies.metrics if seen.copies else ()
-    return status.model_copy(update={"metrics": (*copies, *(seen.evidence.metrics if seen.evidence else ()))})
+    copies = inputs.copies.metrics if inputs.copies else ()
+    return status.model_copy(update={"metrics": (*copies, *(inputs.evidence.metrics if inputs.evidence else ()))})
 
 
 def with_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
@@ -144,37 +144,37 @@ def move_towards_weight(status: ExperimentStatus, weight: int, now: datetime) ->
     return with_weight(status.model_copy(update={"step": step}), weight, now)
 
 
-def _can_take_all_traffic(status: ExperimentStatus, seen: RolloutInputs) -> bool:
+def _can_take_all_traffic(status: ExperimentStatus, inputs: RolloutInputs) -> bool:
     """Whether the canary has replicas for all traffic."""
     if status.plan.in_place is not None:
-        return in_place.reachable_weight(seen.replicas, status.plan.in_place.spare, 100, seen.available) == 100
-    return seen.available >= canary_replicas(seen.replicas, 100)
+        return in_place.reachable_weight(inputs.replicas, status.plan.in_place.spare, 100, inputs.available) == 100
+    return inputs.available >= canary_replicas(inputs.replicas, 100)
 
 
-def conclude(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def conclude(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Return the status as promoted, once the canary has replicas for all traffic; None until then."""
     last = current_step(status)
-    if not _can_take_all_traffic(status, seen):
+    if not _can_take_all_traffic(status, inputs):
         return None
     text = status.plan.reason or f"after step {len(status.plan.steps)} at {last.weight} %"
     without = "" if status.plan.reason else steps_without_evidence.describe_passed(status)
-    return _end(status, CONCLUDED, 100, PROMOTED, join_texts(text, without), seen.now)
+    return _end(status, CONCLUDED, 100, PROMOTED, join_texts(text, without), inputs.now)
 
 
-def confirm(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def confirm(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Return the status with its epoch confirmed by all edges; None if nothing changes."""
-    if status.epoch.confirmed or not seen.confirmed:
+    if status.epoch.confirmed or not inputs.confirmed:
         return None
-    epoch = Epoch(number=status.epoch.number, since=seen.now, confirmed=True)
+    epoch = Epoch(number=status.epoch.number, since=inputs.now, confirmed=True)
     return status.model_copy(update={"epoch": epoch})
 
 
-def count_as_evidence(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
+def count_as_evidence(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Count the new epoch as evidence. Latency thresholds that are known now stay the same from here on.
 
     If the weight of the step is still to come, the epoch counts for harm only: the step then has its own warm-up and its own epoch.
     """
-    guardrails = seen.evidence.guardrails if seen.evidence else status.plan.guardrails
+    guardrails = inputs.evidence.guardrails if inputs.evidence else status.plan.guardrails
     before = status.evidence_epochs[-1] if status.evidence_epochs else None
     weight = canary_weight(status)
     restarts = before.restarts + 1 if before is not None and before.weight == weight else 0
@@ -195,10 +195,10 @@ def join_texts(*parts: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def advance(status: ExperimentStatus, seen: RolloutInputs, opened_by: str) -> ExperimentStatus | None:
+def advance(status: ExperimentStatus, inputs: RolloutInputs, opened_by: str) -> ExperimentStatus | None:
     """Return the status in its next step, or promoted after the last one."""
     index = step_index(status)
-    return conclude(status, seen) if index >= len(status.plan.steps) else enter_step(status, index + 1, opened_by)
+    return conclude(status, inputs) if index >= len(status.plan.steps) else enter_step(status, index + 1, opened_by)
 
 
 def with_reason(status: ExperimentStatus, reason: str) -> StepStatus | None:
