@@ -104,7 +104,7 @@ def test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it(fle
     ended = dead.ends()
     tell(dead, ended)
     assert_rolled_back(dead, ended)
-    assert "the candidate failed" in ended["verdict"]["reason"]
+    assert "the canary failed" in ended["verdict"]["reason"]
     assert all(each["lengths"][0][0] < LEAST_BLOCKS for each in dead.counted()["epochs"].values())
 
 

@@ -321,7 +321,7 @@ async def test_skip_leaves_out_a_step_and_leads_to_no_promotion(cluster: Cluster
     await cluster.command("skip revision=2 id=early")
     await cluster.round()
     told = (await cluster.status())["lastCommand"]
-    assert (told["result"], told["message"]) == ("Rejected", "the candidate is not ready yet: there is no step to skip")
+    assert (told["result"], told["message"]) == ("Rejected", "the canary is not ready yet: there is no step to skip")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert await rejected("skip revision=7 id=a") == "revision 7 is not the candidate, which is revision 2"
     assert await rejected("skip revision=2 id=b") == ""

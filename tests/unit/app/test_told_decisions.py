@@ -99,7 +99,7 @@ async def test_requests_that_an_edge_lost_are_no_failures_that_anybody_saw() -> 
     (told,) = (each["message"] for each in (await experiment(cluster))["metrics"] if each["name"] == "errorRate")
     lost = int(message.split(" and ")[1].split()[0])
     assert lost > 0
-    assert f"the candidate has {lost} lost requests of unknown outcome" in told
+    assert f"the canary has {lost} lost requests of unknown outcome" in told
 
 
 async def counts(cluster: Cluster) -> bool:

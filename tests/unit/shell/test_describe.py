@@ -64,7 +64,7 @@ LATENCY = MetricStatus(
     interval=(0.8, 1.2),
     allowed=1.0,
     verdict="Suspended",
-    message="latencyP99 is 0.975 times stable's; not evaluated while each replica of the candidate has 0.5 times the load",
+    message="latencyP99 is 0.975 times stable's; not evaluated while each replica of the canary has 0.5 times the load",
 )
 REJECTIONS = MetricStatus(
     name="rejections",
@@ -240,19 +240,18 @@ def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None
 
 def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
     shared = PLAN.model_copy(update={"harm_shares": 3})
-    both = "0.05, the error of each direction; of rolling back 0.0167 for each shadow step and for traffic"
+    both = "0.05, the error of each direction; to roll back, 0.0167 for each shadow step and for traffic"
     assert f"alpha {both}" in told(collecting(plan=shared))
     alone = shared.model_copy(update={"guardrails": (), "harm_shares": 2})
     assert (
-        plan_text.describe_alpha(alone)
-        == "0.05, the error of each direction; of rolling back 0.025 for each shadow step"
+        plan_text.describe_alpha(alone) == "0.05, the error of each direction; to roll back, 0.025 for each shadow step"
     )
 
 
 def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
     plan = PLAN.model_copy(update={"early_harm": 0.2})
     assert plan_text.describe_alpha(plan) == (
-        "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first blocks"
+        "0.05, the error of each direction; 0.01 to roll back on errors in the canary's first blocks"
     )
 
 

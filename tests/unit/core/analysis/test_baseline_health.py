@@ -32,7 +32,7 @@ FINE: dict[str, int] = {"ok": 100}
 def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
     found = watch(CAPPED, BAD, {"ok": 90, "timeout": 10})
     assert (found.reason, found.settled) == (CONTROL_UNHEALTHY, False)
-    assert found.message == ("50.0% of stable's requests failed in a minute and 10.0% of the candidate's; max is 2 %")
+    assert found.message == ("50.0% of stable's requests failed in a minute and 10.0% of the canary's; max is 2 %")
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,7 @@ def test_a_gate_passes_only_what_is_known_to_be_below_its_ceiling(canary: dict[s
     errors = metric(judge(at_step(1, CAPPED), report(*rows)))
     assert errors.verdict == told
     if told == "Undecided":
-        assert errors.message == (
-            "errorRate of the candidate is not known to be below max 2 % yet: 180 of 6000 requests"
-        )
+        assert errors.message == ("errorRate of the canary is not known to be below max 2 % yet: 180 of 6000 requests")
         assert metric(judge(at_step(1, THREE), report(*rows))).verdict == "Passed"
 
 
@@ -144,7 +142,7 @@ def test_a_gate_passes_only_a_candidate_that_is_known_to_answer_in_time(slower: 
     assert told.verdict == verdict
     if verdict == "Undecided":
         assert told.message == (
-            f"latencyP95 of the candidate is not known to be below max 900 ms yet: {slower} of 6000 requests,"
+            f"latencyP95 of the canary is not known to be below max 900 ms yet: {slower} of 6000 requests,"
             " of which 5 % may take longer"
         )
     assert metric(judge(at_step(1), timed(rows, 0, 6000)), "latencyP95").verdict == "Passed", "without a longest time"
@@ -388,7 +386,7 @@ def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_h
     assert metric(told).events == (0, 500)
     assert metric(told).verdict == "Undecided"
     assert metric(told).message.endswith(
-        "worse than its margin if all lost requests failed; the candidate has 500 lost requests of unknown outcome"
+        "worse than its margin if all lost requests failed; the canary has 500 lost requests of unknown outcome"
     )
     assert told.lost == (0, 500)
 
@@ -398,7 +396,7 @@ def test_requests_that_were_lost_are_told_beside_harm_for_which_they_do_not_coun
     lost = {**canary, "lost": 7, "assigned": canary["assigned"] + 7}
     both = judge(at_step(1), report({**stable, "lost": 3, "assigned": stable["assigned"] + 3}, lost))
     assert both.lost == (3, 7)
-    assert both.harm.endswith(": worse than its margin; besides, the candidate has 7 lost requests of unknown outcome")
+    assert both.harm.endswith(": worse than its margin; besides, the canary has 7 lost requests of unknown outcome")
 
 
 def test_requests_that_stable_lost_may_have_failed_as_those_of_the_candidate_did() -> None:
@@ -416,7 +414,7 @@ def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
     counted = take([running], CountScope([2], 2, NOW, 30))
     told = evaluate.evaluate_rollout(status, seen(counted, []))
     assert metric(told).events == (0, 300)
-    assert "; the candidate has 300 lost requests of unknown outcome" in metric(told).message
+    assert "; the canary has 300 lost requests of unknown outcome" in metric(told).message
     assert "lost" not in metric(judge(status, running)).message
 
 
@@ -425,14 +423,14 @@ def test_requests_that_run_longer_than_they_may_have_failed_for_gates_and_do_no_
     told = judge(at_step(1), report(GOOD[0], hanging))
     assert (told.passed, told.harm, metric(told).verdict) == (False, "", "Undecided")
     assert metric(told).events == (0, 300)
-    assert metric(told).message.endswith("; the candidate has 300 requests that still run after their timeout")
+    assert metric(told).message.endswith("; the canary has 300 requests that still run after their timeout")
     in_time = {**hanging, "inFlightSince": [[NOW - 40, 300]]}
     assert judge(at_step(1), report(GOOD[0], in_time)).passed
 
 
 def test_a_split_that_is_not_as_it_should_be_is_told() -> None:
     told = judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 90})))
-    assert told.broken == "the candidate got 5400 of 23400 requests, expected 5850: sample-ratio mismatch"
+    assert told.broken == "the canary got 5400 of 23400 requests, expected 5850: sample-ratio mismatch"
     assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 99}))).broken == ""
 
 
@@ -448,7 +446,7 @@ HEALTHY = {"ok": 91, "server5xx": 9}
 
 def test_a_candidate_that_fails_most_of_three_blocks_is_dead_even_while_it_warms_up() -> None:
     told = judge(at_step(1, warm=False), report(lately("canary", *[DYING] * 3), lately("stable", *[HEALTHY] * 3)))
-    assert told.harm == "the candidate failed 60 of 117 requests in 30 s, while stable did not"
+    assert told.harm == "the canary failed 60 of 117 requests in 30 s, while stable did not"
 
 
 @pytest.mark.parametrize(
@@ -491,7 +489,7 @@ def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_it
     told = of(8)
     assert (told.harm, told.dead) == (metric(told).message, False)
     assert told.harm == (
-        "errorRate: 56 of 400 requests of the candidate failed in its first 80 s, 0 of 1200 of stable; worse than its margin, even without"
+        "errorRate: 56 of 400 requests of the canary failed in its first 80 s, 0 of 1200 of stable; worse than its margin, even without"
         " its 7 worst blocks of 10 s"
     )
     assert (metric(told).verdict, metric(told).basis, metric(told).events) == ("Harm", "Harm", (0, 56))
@@ -558,9 +556,9 @@ def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
 
 def test_what_a_long_answer_is_is_said() -> None:
     told = metric(judge(at_step(1), report(*GOOD)), "latencyP95")
-    assert told.message.startswith("latencyP95 (answers above 500 ms, the candidate's above 625 ms) is 0.2")
+    assert told.message.startswith("latencyP95 (answers above 500 ms, the canary's above 625 ms) is 0.2")
     slow = at_step(1, traffic=StableTraffic(10, [0, 100], (500_000, 10_000_000)))
-    assert "above 10 s, the candidate's above 12.5 s" in metric(judge(slow, report(*GOOD)), "latencyP95").message
+    assert "above 10 s, the canary's above 12.5 s" in metric(judge(slow, report(*GOOD)), "latencyP95").message
 
 
 SEVERAL = {"guardrails": [{"metric": "latencyP50"}, {"metric": "errorRate"}, {"metric": "latencyP95", "margin": "25%"}]}
@@ -763,7 +761,7 @@ def test_users_who_fall_to_the_arms_by_other_weights_are_told() -> None:
     rows = kept(GOOD)
     assert judge(at_step(1, BY_USER), by_unit(*rows, units=users(750, 250))).broken == ""
     told = judge(at_step(1, BY_USER), by_unit(*rows, units=users(850, 150)))
-    assert told.broken.startswith("the candidate got 150 of 1000 units and requests without one, expected 250")
+    assert told.broken.startswith("the canary got 150 of 1000 units and requests without one, expected 250")
     late = users(850, 150, at_s=NOW - 30)
     assert judge(at_step(1, BY_USER), by_unit(*rows, units=late)).broken == ""
 
@@ -780,7 +778,7 @@ def test_users_count_by_the_weight_of_the_epoch_in_which_they_came_first() -> No
 def test_requests_without_a_unit_fall_to_the_arms_by_the_weights() -> None:
     rows = [*kept(GOOD), *arms(2, {"ok": 300}, {"ok": 66})]
     told = judge(at_step(1, BY_USER), by_unit(*rows))
-    assert told.broken.startswith("the candidate got 3960 of 21960 units and requests without one, expected 5490")
+    assert told.broken.startswith("the canary got 3960 of 21960 units and requests without one, expected 5490")
 
 
 def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
@@ -792,16 +790,14 @@ def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
         "groups": [[0, 0, 0, 0, 60, *[0] * 10], *([group, 19, *[0] * 13] for group in (1, 2, 3))],
     }
     assert judge(at_step(1, BY_USER, warm=False), by_unit(one, *rows)).harm == ""
-    assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith(
-        "the candidate failed "
-    )
+    assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith("the canary failed ")
 
 
 def test_a_ceiling_is_kept_by_users_and_not_by_requests() -> None:
     capped = {**BY_USER, "guardrails": [{"metric": "errorRate", "max": "10%"}]}
     assert judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL))).passed
     few = metric(judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL, groups=5))))
-    assert few.message.startswith("errorRate of the candidate is not known to be below max 10 % yet")
+    assert few.message.startswith("errorRate of the canary is not known to be below max 10 % yet")
 
 
 def looked_at(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: float, before: Counters) -> Counters:

@@ -301,9 +301,9 @@ def test_enough_that_agree_pass() -> None:
         (
             {"strange": 5000},
             "waits",
-            "no answer of the candidate yet; argmax cannot compare 5000 answers of stable",
+            "no answer of the canary yet; argmax cannot compare 5000 answers of stable",
         ),
-        ({}, "waits", "no answer of the candidate yet"),
+        ({}, "waits", "no answer of the canary yet"),
     ],
     ids=str,
 )
@@ -449,8 +449,8 @@ def timed(stable: list[int], candidate: list[int], **counts: Any) -> dict[str, A
         ([timed([0, 0, 3000], [0, 0, 2900, 100])], False, "Undecided", "not known yet"),
         ([timed([0, 0, 300], [0, 0, 300])], False, "Undecided", "not known yet"),
         ([timed([0, 0, 3000], [0, 0, 3000], lost=60)], False, "Undecided", "not known yet"),
-        ([row(agree=900, verdicts={"exact": [900, 0, 0]})], False, "NoData", "no answer of the candidate yet"),
-        ([], False, "NoData", "no answer of the candidate yet"),
+        ([row(agree=900, verdicts={"exact": [900, 0, 0]})], False, "NoData", "no answer of the canary yet"),
+        ([], False, "NoData", "no answer of the canary yet"),
     ],
     ids=str,
 )  # fmt: skip

@@ -74,7 +74,7 @@ class ArmPair:
 
     control: str = names.STABLE
     arm: str = names.CANARY
-    who: str = "the candidate"
+    who: str = "the canary"
     place: int = 0
 
     @property

@@ -50,7 +50,7 @@ def _evaluate_minute(
     if ceiling is not None and failed > ceiling:
         for name, arm in zip(arms, others, strict=True):
             if arm.errors > ceiling * arm.ended:
-                who = "the candidate" if plan.comparison is None else f"arm {name}"
+                who = "the canary" if plan.comparison is None else f"arm {name}"
                 found = f"{text} and {arm.errors / arm.ended:.1%} of {who}'s; max is {ceiling * 100:g} %"
                 return CONTROL_UNHEALTHY, found
     if before is not None and failed > max(_DEGRADED_RATIO * before, before + _DEGRADED_INCREASE):

@@ -42,7 +42,7 @@ def find_early_harm(
     first_blocks = [each[at] for each in own.values() for at in over if at in each]
     stable, canary = (sum_arm_counts(arm, first_blocks) for arm in (names.STABLE, names.CANARY))
     message = (
-        f"{ERROR_RATE}: {canary.errors} of {canary.ended} requests of the candidate failed in its first {len(over) * BLOCK_S} s,"
+        f"{ERROR_RATE}: {canary.errors} of {canary.ended} requests of the canary failed in its first {len(over) * BLOCK_S} s,"
         f" {stable.errors} of {stable.ended} of {names.STABLE}; worse than its margin, even without its {early_harm.BLOCKS_LEFT_OUT} worst"
         f" blocks of {BLOCK_S} s"
     )

@@ -156,7 +156,7 @@ def _describe_agreement(plan: PlanShadow, total: ShadowCounts, found: RateFindin
     by = f" by {plan_text.describe_comparator(plan)}"
     incomparable = f"; {plan.by} cannot compare {total.incomparable} answers of stable" if total.incomparable else ""
     if found.rate is None:
-        return f"{AGREEMENT}{by}: no answer of the candidate yet{incomparable}"
+        return f"{AGREEMENT}{by}: no answer of the canary yet{incomparable}"
     required = "" if plan.min_agreement is None else f", at least {_percent(plan.min_agreement)} required"
     return (
         f"{AGREEMENT}{by}: {_percent(found.rate)} of {total.trials}, between {_percent(found.lower)} and"

@@ -85,7 +85,7 @@ def evaluate_latency(
     stable, candidate = (_summed(rows, name, limits) for name in ("stable", "candidate"))
     candidate[-1] += unanswered
     if not limits or not sum(stable) or not sum(candidate):
-        message = f"{LATENCY_METRIC}: no answer of the candidate yet"
+        message = f"{LATENCY_METRIC}: no answer of the canary yet"
         yield status.model_copy(update={"verdict": MetricVerdict.NO_DATA, "message": message})
         return
     own, others = (_p99(each, limits) for each in (candidate, stable))

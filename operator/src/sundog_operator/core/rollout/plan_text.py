@@ -59,7 +59,7 @@ def describe_alpha(plan: FrozenPlan) -> str:
         traffic = " and for traffic" if plan.guardrails else ""
         text = f"{text}; to roll back, {whole / plan.harm_shares:.3g} for each shadow step{traffic}"
     if plan.early_harm is not None:
-        text = f"{text}; {freeze.early_alpha(plan):.3g} to roll back on errors in the candidate's first blocks"
+        text = f"{text}; {freeze.early_alpha(plan):.3g} to roll back on errors in the canary's first blocks"
     return text
 
 

@@ -97,7 +97,7 @@ def skip_refusal(status: ExperimentStatus) -> str:
     """
     index = status.step.index if status.step else 0
     if not index:
-        return "the candidate is not ready yet: there is no step to skip"
+        return "the canary is not ready yet: there is no step to skip"
     position = f"step {index} of {len(status.plan.steps)}"
     following = status.plan.steps[index:]
     if not following or _is_bake_or_all_traffic(following[0]):
