@@ -68,8 +68,7 @@ def pass_gate(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStat
 
 def _is_last_shadow_step(status: ExperimentStatus) -> bool:
     """Whether the current step is the last one with copies, and only a command can promote after it."""
-    index = status.step.index if status.step else 0
-    later = any(step.shadow is not None for step in status.plan.steps[index:])
+    later = any(step.shadow is not None for step in status.plan.steps[step_index(status) :])
     return status.plan.strategy == SHADOW and gate_in_force(status) == SHADOW and not later
 
 

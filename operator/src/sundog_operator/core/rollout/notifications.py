@@ -67,7 +67,7 @@ def _new_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetim
 def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now: datetime) -> RolloutNotice:
     return RolloutNotice(
         event=event,
-        step=status.step.index if status.step else 0,
+        step=state.step_index(status),
         weight=state.canary_weight(status),
         reason=reason[:REASON_LIMIT],
         verdict=status.verdict.decision,

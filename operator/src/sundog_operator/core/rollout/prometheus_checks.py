@@ -9,7 +9,7 @@ from typing import Final, Literal
 from sundog_operator.api import CheckStatus, ExperimentStatus, PlanCheck
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import PrometheusResult
-from sundog_operator.core.rollout.state import canary_weight
+from sundog_operator.core.rollout.state import canary_weight, step_index
 
 ANALYSIS: Final = "analysis"
 """Slot of the current step's check. Slots of guardrails begin with a fixed word, because users name guardrails."""
@@ -49,12 +49,11 @@ def make_queries(
         "arm": names.CANARY,
     }
     analysis = None if stands_still or status.paused is not None else current_analysis(status)
-    number = status.step.index if status.step else 0
     # Not by epoch: a new epoch with the same weights, as after a warm-up, needs no new query.
     asked = [
         (guardrail_slot(check), check, canary_weight(status)) for check in status.plan.checks if has_both_arms(status)
     ]
-    asked += [(ANALYSIS, analysis, number)] if analysis is not None else []
+    asked += [(ANALYSIS, analysis, step_index(status))] if analysis is not None else []
     return tuple(
         CheckQuery(slot, f"{uid}/{slot}/{about}", _fill_in(check.query, values), check.interval.total_seconds())
         for slot, check, about in asked

@@ -42,7 +42,7 @@ MISMATCH_GRACE: Final = timedelta(minutes=5)
 MAX_EVIDENCE_EPOCHS: Final = 32
 """The status has room for 40 epochs; a rollout needs 23: one for each step, and one more when latency thresholds become known."""
 PAUSABLE_GATES: Final = ("evidence", SHADOW, BAKE)
-"""Gates whose time stops while the rollout is held. A bake's time runs outside of windows too, because its traffic does not move."""
+"""Gates whose time stops while the rollout is held. A bake continues outside of windows, because its traffic does."""
 DECIDING_GATES: Final = ("evidence", "manual")
 """Gates at which evidence of traffic, or a person, decides that traffic may advance."""
 GIVE_BACK_TIMEOUT: Final = timedelta(minutes=15)
@@ -67,7 +67,7 @@ class RolloutInputs:
         evidence: the evaluation of the canary; None if the plan evaluates nothing.
         answer: the last answer of the current step's webhook; None if there is none yet.
         copies: how the canary answers copies of requests; None if the current step compares none.
-        serving: like `available`, but counted while other replicas still start; None if both are equal.
+        serving: like `available`, but counted before Ray Serve reports the canary ready too; None if both are equal.
         stable: replicas of stable that Ray Serve runs and every ready edge sees healthy.
         dead: the canary answers nothing while stable does, or fails most of its requests.
         patience: how long to wait for replicas of stable before all traffic returns to it.

@@ -1,6 +1,6 @@
 """The rollout state machine: one transition per tick, each a commit before any traffic moves.
 
-    Pending ───canary ready───► Running: shift ► warm up ► collect ► gate ► next step ──last step──► Concluded
+    Pending ───canary ready────► Running: shift ► warm up ► collect ► gate ► next step ──last step──► Concluded
        └──────abort, failure, harm, superseded──────┴────────────────────────────────────────► Stopped
 
 A step begins when `step.index` rises. Its weight follows as a new epoch once the canary has the replicas for it. The epoch counts from the

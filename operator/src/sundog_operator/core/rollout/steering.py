@@ -24,6 +24,7 @@ from sundog_operator.core.rollout.state import (
     PENDING,
     RUNNING,
     current_step,
+    step_index,
 )
 from sundog_operator.core.rollout.transitions import enter_step, open_gate, stop
 
@@ -81,7 +82,7 @@ def _promote(status: ExperimentStatus, *, full: bool) -> ExperimentStatus:
     """Pass the gate of the current step; at the last step, or with `full`, promote. This also ends a pause."""
     last = len(status.plan.steps)
     running = prometheus_checks.reset_inconclusive(status.model_copy(update={"phase": RUNNING, "paused": None}))
-    index = status.step.index if status.step else 0
+    index = step_index(status)
     following = last if full or index >= last else index + 1
     command = "promote --full" if full else "promote"
     known = steps_without_evidence.record_skipped(running, range(max(index, 1), following), command)
@@ -95,7 +96,7 @@ def skip_refusal(status: ExperimentStatus) -> str:
     Another step must follow that is neither all traffic nor a bake. After an evidence gate or a manual gate, another such gate must follow:
     otherwise steps that end without a decision would lead to all traffic.
     """
-    index = status.step.index if status.step else 0
+    index = step_index(status)
     if not index:
         return "the canary is not ready yet: there is no step to skip"
     position = f"step {index} of {len(status.plan.steps)}"
@@ -120,6 +121,6 @@ def _skip(status: ExperimentStatus) -> ExperimentStatus:
     """Skip the rest of the current step. A pause for another reason than this step stays, because its cause remains."""
     if status.paused is not None and status.paused.reason in (INCONCLUSIVE, NO_DATA):
         status = prometheus_checks.reset_inconclusive(status.model_copy(update={"paused": None}))
-    index = status.step.index if status.step else 0
+    index = step_index(status)
     known = steps_without_evidence.record_skipped(status, range(max(index, 1), index + 1), "skip")
     return enter_step(known, index + 1, "by command skip")
