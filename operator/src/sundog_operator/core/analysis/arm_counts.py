@@ -41,6 +41,6 @@ class ArmCounts(NamedTuple):
         lost = newer.lost if newer.assigned >= self.assigned else max(self.lost, newer.lost)
         return ArmCounts(*map(max, self, newer))._replace(running=newer.running, lost=lost)
 
-    def written_off(self) -> "ArmCounts":
+    def with_running_lost(self) -> "ArmCounts":
         """Count running requests as lost."""
         return self._replace(lost=self.lost + self.running, running=0)

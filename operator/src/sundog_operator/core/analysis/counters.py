@@ -74,7 +74,7 @@ class Counters:
         total = ArmCounts()
         for source, rows in self.sources.items():
             own = rows.get((epoch, arm), ArmCounts())
-            total = total.plus(own if source in present else own.written_off())
+            total = total.plus(own if source in present else own.with_running_lost())
         return total
 
     def over_epochs(self, arm: str) -> ArmCounts:
@@ -248,7 +248,7 @@ def _merge_departed(
     gone = sources.setdefault(unit_groups.DEPARTED_SOURCE, {})
     for source in absent:
         for key, counts in sources.pop(source).items():
-            gone[key] = gone.get(key, ArmCounts()).plus(counts.written_off())
+            gone[key] = gone.get(key, ArmCounts()).plus(counts.with_running_lost())
     return sources
 
 

@@ -139,14 +139,14 @@ def _decide(
     )
 
 
-def _metric(name: str, message: str, found: RateFinding, asked: float | None) -> MetricStatus:
+def _metric(name: str, message: str, found: RateFinding, allowed: float | None) -> MetricStatus:
     return MetricStatus(
         name=name,
         role=SHADOW,
         arm=names.CANARY,
         ratio=None if found.rate is None else round(found.rate, 6),
         interval=() if found.rate is None else (round(found.lower, 6), round(found.upper, 6)),
-        allowed=asked,
+        allowed=allowed,
         verdict=found.verdict,
         message=message,
     )

@@ -120,8 +120,8 @@ def _plan_step(step: Step, weight: int) -> PlanStep:
         gate: Literal["manual", "time"] = "manual" if duration is None else "time"
         return PlanStep(weight=weight, gate=gate, min_duration=duration or timedelta(0))
     if step.webhook is not None:
-        asked = PlanWebhook(url=step.webhook.url, timeout=step.webhook.timeout)
-        return PlanStep(weight=weight, gate="webhook", webhook=asked)
+        webhook = PlanWebhook(url=step.webhook.url, timeout=step.webhook.timeout)
+        return PlanStep(weight=weight, gate="webhook", webhook=webhook)
     if step.analysis is not None:
         analysis = step.analysis
         check = _plan_check(analysis.name, analysis.prometheus, analysis.threshold, analysis.count)
@@ -142,30 +142,31 @@ def plan_checks(rollout: Rollout) -> tuple[PlanCheck, ...]:
     )
 
 
-def _plan_check(name: str, asked: PrometheusQuery, threshold: Threshold, count: int = 1) -> PlanCheck:
+def _plan_check(name: str, prometheus: PrometheusQuery, threshold: Threshold, count: int = 1) -> PlanCheck:
     return PlanCheck(
         name=name,
-        query=asked.query,
+        query=prometheus.query,
         min=threshold.min,
         max=threshold.max,
-        interval=asked.interval,
-        failure_limit=asked.failure_limit,
-        inconclusive_limit=asked.inconclusive_limit,
+        interval=prometheus.interval,
+        failure_limit=prometheus.failure_limit,
+        inconclusive_limit=prometheus.inconclusive_limit,
         count=count,
     )
 
 
 def _shadow_step(shadow: Shadow, weight: int) -> PlanStep:
-    asked = shadow.compare.agreement
+    agreement = shadow.compare.agreement
     latency = shadow.compare.latency_p99
     margin = None if latency is None else float(latency.margin.removesuffix("%")) / 100
     planned = PlanShadow(percent=shadow.percent, latency_margin=margin, min_samples=shadow.min_samples)
-    if asked is not None:
+    if agreement is not None:
         parts = [
-            PlanComparedPart(path=part.path, by=part.by, atol=part.atol, rtol=part.rtol) for part in asked.parts or ()
+            PlanComparedPart(path=part.path, by=part.by, atol=part.atol, rtol=part.rtol)
+            for part in agreement.parts or ()
         ]
-        compared = {"by": asked.by, "atol": asked.atol, "rtol": asked.rtol, "path": asked.path or ""}
-        planned = planned.model_copy(update={**compared, "parts": tuple(parts) or None, "min_agreement": asked.min})
+        compared = {"by": agreement.by, "atol": agreement.atol, "rtol": agreement.rtol, "path": agreement.path or ""}
+        planned = planned.model_copy(update={**compared, "parts": tuple(parts) or None, "min_agreement": agreement.min})
     return PlanStep(weight=weight, gate="shadow", shadow=planned, max_duration=shadow.max_duration)
 
 

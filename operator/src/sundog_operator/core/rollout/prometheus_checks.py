@@ -50,13 +50,13 @@ def make_queries(
     }
     analysis = None if stands_still or status.paused is not None else current_analysis(status)
     # Not by epoch: a new epoch with the same weights, as after a warm-up, needs no new query.
-    asked = [
+    due = [
         (guardrail_slot(check), check, canary_weight(status)) for check in status.plan.checks if has_both_arms(status)
     ]
-    asked += [(ANALYSIS, analysis, step_index(status))] if analysis is not None else []
+    due += [(ANALYSIS, analysis, step_index(status))] if analysis is not None else []
     return tuple(
         CheckQuery(slot, f"{uid}/{slot}/{about}", _fill_in(check.query, values), check.interval.total_seconds())
-        for slot, check, about in asked
+        for slot, check, about in due
     )
 
 
@@ -91,9 +91,9 @@ def record_readings(status: ExperimentStatus, readings: Mapping[str, PrometheusR
         _update_check(each, check, readings.get(guardrail_slot(check)))
         for each, check in zip(check_statuses(status), status.plan.checks, strict=True)
     )
-    analysis, step, asked = readings.get(ANALYSIS), status.step, current_analysis(status)
-    if step is not None and asked is not None and analysis is not None:
-        result = _update_check(step.analysis or CheckStatus(name=asked.name), asked, analysis)
+    analysis, step, planned = readings.get(ANALYSIS), status.step, current_analysis(status)
+    if step is not None and planned is not None and analysis is not None:
+        result = _update_check(step.analysis or CheckStatus(name=planned.name), planned, analysis)
         step = step.model_copy(update={"analysis": result})
     return status.model_copy(update={"checks": checks if any(each.verdict for each in checks) else (), "step": step})
 
@@ -211,9 +211,9 @@ def find_ignored_check(status: ExperimentStatus) -> str:
 def _active_checks(status: ExperimentStatus) -> Iterable[tuple[PlanCheck, CheckStatus]]:
     if has_both_arms(status):
         yield from zip(status.plan.checks, check_statuses(status), strict=True)
-    asked, step = current_analysis(status), status.step
-    if asked is not None and step is not None and step.analysis is not None:
-        yield asked, step.analysis
+    planned, step = current_analysis(status), status.step
+    if planned is not None and step is not None and step.analysis is not None:
+        yield planned, step.analysis
 
 
 def find_blocking_check(status: ExperimentStatus) -> str:
@@ -232,16 +232,16 @@ def find_blocking_check(status: ExperimentStatus) -> str:
 
 def is_analysis_done(status: ExperimentStatus) -> bool:
     """Whether the analysis of the current step passed often enough, or is ignored by policy."""
-    asked, result = current_analysis(status), status.step.analysis if status.step else None
-    if asked is None or result is None:
+    planned, result = current_analysis(status), status.step.analysis if status.step else None
+    if planned is None or result is None:
         return False
-    is_ignored = result.unknown >= asked.inconclusive_limit and status.plan.on_inconclusive == "promote"
-    return is_ignored or (result.passed >= asked.count and result.verdict == "Passed")
+    is_ignored = result.unknown >= planned.inconclusive_limit and status.plan.on_inconclusive == "promote"
+    return is_ignored or (result.passed >= planned.count and result.verdict == "Passed")
 
 
 def describe_analysis(status: ExperimentStatus) -> str:
     """Describe what the analysis of the current step waits for."""
-    asked, result = current_analysis(status), status.step.analysis if status.step else None
-    if asked is None or result is None:
+    planned, result = current_analysis(status), status.step.analysis if status.step else None
+    if planned is None or result is None:
         return "asks Prometheus"
-    return f"{result.message}; {result.passed} of {asked.count} checks passed"
+    return f"{result.message}; {result.passed} of {planned.count} checks passed"
