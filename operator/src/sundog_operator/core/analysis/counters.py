@@ -307,10 +307,10 @@ def _fold(
 
 def find_unreachable_edges(known: Counters, reports: Iterable[EdgeReport]) -> list[str]:
     """Return the pods of edges that have counted something and do not report it."""
-    return sorted(report.pod for report in reports if not _block_columns(report) and _has_counts(known, report))
+    return sorted(report.pod for report in reports if not _block_columns(report) and _is_report_expected(known, report))
 
 
-def _has_counts(before: Counters, report: EdgeReport) -> bool:
+def _is_report_expected(before: Counters, report: EdgeReport) -> bool:
     """Whether an edge without a report will have one. An edge whose agent restarts is not ready, but reported before."""
     known = any(source.partition("/")[0] == report.pod for source in before.sources)
     return (report.ready or known) and not report.terminating

@@ -74,7 +74,7 @@ class FeedbackSums:
         return self.outcomes.get((metric, epoch, arm), OutcomeSums())
 
     def reported(self, epoch: int, arm: str) -> int:
-        """Return the units with an outcome of any metric: at least so many were exposed."""
+        """Return the most units with an outcome of one metric: at least so many were exposed."""
         return max((own.units for (_, *key), own in self.outcomes.items() if key == [epoch, arm]), default=0)
 
     def as_json(self) -> Json:
