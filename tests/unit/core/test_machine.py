@@ -1,4 +1,4 @@
-"""The rollout state machine, row by row: given a status and what is seen, when it ticks, then this follows."""
+"""The rollout state machine, row by row: the status after a tick, given the status before and the inputs."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ def frozen() -> ExperimentStatus:
 
 
 def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = True) -> ExperimentStatus:
-    """Tick, with everything available and gates opened by hand, until (step, weight) is reached and confirmed."""
+    """Tick, with all replicas available and gates opened by hand, until (step, weight) is reached and confirmed."""
     for tick in range(60):
         now = T0 + timedelta(minutes=tick)
         at = (status.step.index if status.step else 0, state.canary_weight(status))
@@ -408,7 +408,7 @@ def copied(**changes: Any) -> RolloutInputs:
 
 
 def ticked(status: ExperimentStatus, given_inputs: RolloutInputs) -> ExperimentStatus:
-    """Until nothing is due at that moment."""
+    """Tick until nothing is due at that time."""
     for _ in range(20):
         after = state_machine.tick(status, given_inputs)
         if after == status:
@@ -512,6 +512,6 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
         if rose < 0:
             assert state.canary_weight(status) == 0
             assert status.phase == "Stopped"
-        # What is weighed begins another epoch at the same weight, once it is warm.
+        # An evaluated step begins another epoch at the same weight after its warm-up.
         began = status.evidence_epochs != before.evidence_epochs
         assert status.epoch.number - before.epoch.number == (1 if rose or began else 0)

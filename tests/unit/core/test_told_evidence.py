@@ -1,4 +1,4 @@
-"""What is told of evidence while it is too little."""
+"""Messages about evidence while there is too little of it."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ ROLLOUT = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric"
 
 
 def status(epoch: int = 2) -> ExperimentStatus:
-    """In the first step, and its counts are evidence."""
+    """Return an attempt in its first step, with evidence."""
     frozen = freeze.freeze(ROLLOUT, stable=1, candidate=2, now=T0)
     return frozen.model_copy(
         update={
@@ -34,7 +34,7 @@ def status(epoch: int = 2) -> ExperimentStatus:
 
 
 def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
-    """An arm's row: so many blocks with a hundred requests each, of which some failed."""
+    """Return an arm's row with so many blocks of a hundred requests each, of which some failed."""
     counts = {"ok": 100 - failed, "server5xx": failed}
     return {
         "service": "m",
@@ -45,7 +45,7 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
         "arm": arm,
         "assigned": 100 * blocks,
         "ends": {name: count * blocks for name, count in counts.items()},
-        # Which part of the first one is the epoch's there is no telling.
+        # Only an unknown part of the first block belongs to the epoch.
         "blocks": [
             [START + 10 * block, *(counts.get(column, 0) * (block >= 0) for column in COLUMNS[1:])]
             for block in range(-1, blocks)
@@ -60,7 +60,7 @@ def take(before: counters.Counters, edges: list[EdgeReport], now_s: float) -> co
 
 
 def seen(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
-    """After so many blocks, with so many failures of an arm in each."""
+    """Return the counts after so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + analysis_blocks.GRACE_S
@@ -93,10 +93,10 @@ def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
     told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
     known = take(counters.Counters(ATTEMPT), [told], START + 25.0)
-    # Its agent starts anew.
+    # Its agent restarts.
     silent = EdgeReport("edge-0", False, False, None)
     assert take(known, [silent], START + 65.0).folded == known.folded
-    # An edge that never told anything is none that serves, and one that leaves may never tell again.
+    # An edge that never reported does not serve, and one that terminates may never report again.
     new, leaving = EdgeReport("edge-1", False, False, None), EdgeReport("edge-0", False, True, None)
     for others in ([told, new], [leaving]):
         folded = take(known, others, START + 65.0).folded
@@ -110,7 +110,7 @@ def test_an_upper_end_that_is_far_away_is_an_end() -> None:
 
 
 def timed(attempt: str, epoch: int, bucket: int, blocks: int) -> dict[str, object]:
-    """Stable's row, all of whose answers are in one bucket of the histogram."""
+    """Return stable's row with all answers in one bucket of the histogram."""
     row = {**report("stable", blocks, 0), "attempt": attempt, "epoch": epoch}
     return {**row, "total": {"ok": [100 * blocks if number == bucket else 0 for number in range(3)]}}
 

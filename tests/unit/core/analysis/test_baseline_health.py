@@ -1,4 +1,4 @@
-"""An outage of what both arms depend on: known by stable alone, told with numbers, and over when it is over."""
+"""An outage that affects both arms: detected by stable alone, described with numbers, and ended when it is over."""
 
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ CAPPED = FrozenPlan(guardrails=(PlanGuardrail(metric="errorRate", margin=0.25, m
 
 
 def watch(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int], ago_s: int = 0) -> BaselineHealth:
-    """After a minute in which each arm had so many requests in every ten seconds; then the arms did well."""
+    """Evaluate after a minute with so many requests of each arm in every ten seconds; then the arms are healthy."""
     rows = []
     for arm, counts in (("stable", stable), ("canary", canary)):
         troubled = [block(END - ago_s - 10 * number, **counts) for number in range(1, 7)]
@@ -71,7 +71,7 @@ def test_an_experiment_is_not_called_a_rollout() -> None:
 
 @pytest.mark.parametrize(("ago_s", "settled"), [(60, False), (340, False), (350, True)])
 def test_it_is_over_after_five_minutes_without_a_minute_like_that(ago_s: int, settled: bool) -> None:
-    """Five minutes of which each looks back on a minute: a sixth of one from the outage is one like that."""
+    """Each of the last five minutes covers a minute of blocks: one with a sixth of the outage counts like a full one."""
     found: Any = watch(FrozenPlan(error_rate=0.0), {"server5xx": 100}, {"server5xx": 100}, ago_s)
     assert (found.reason, found.settled) == ("", settled)
 

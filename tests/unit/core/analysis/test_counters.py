@@ -1,4 +1,4 @@
-"""What is kept of what edges count: nothing twice, nothing lost, and nothing of what is no count."""
+"""Counters from edges: nothing counts twice, nothing is lost, and invalid rows are skipped."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ T0 = 1_764_034_200
 """A full minute."""
 
 BEGIN = block(T0 - 10)
-"""In which an epoch begins: there is no telling which part of it is the epoch's."""
+"""The block in which an epoch begins: only an unknown part belongs to the epoch."""
 
 
 def take(before: Counters, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Counters:
@@ -148,7 +148,7 @@ def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
     stable = {**row("stable"), "blocks": [BEGIN, block(T0, timeout=1, slow=6, throttled=7, slow3=8)]}
     told = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
     shortest, *longer = told.folded[2].lengths
-    # x = 5 and s = 6 errors; stable alone has slow ones and rejections.
+    # x = 5 and s = 6 errors; only stable has slow answers and rejections.
     assert shortest.sums == (
         (5, 6, 25, 30, 36),
         (0, 6, 0, 0, 36),
@@ -279,7 +279,7 @@ anything = st.recursive(
 
 
 def damaged(whole: Any) -> Iterator[Any]:
-    """The same with each of its parts, at any depth, replaced by each of what is strange, or left out."""
+    """Yield copies in which one part, at any depth, is replaced by an invalid value, or removed."""
     yield from STRANGE
     items = whole.items() if isinstance(whole, dict) else enumerate(whole) if isinstance(whole, list) else ()
     for key, value in items:
@@ -390,7 +390,7 @@ def test_what_was_stored_before_retries_were_counted_is_read() -> None:
 
 
 BEFORE_SEVERAL = ["assigned", "errors", "slow", "rejections", "retried", "lost", "running"]
-"""Columns as operators read them that know of one latency."""
+"""Columns that operators with one latency read."""
 
 
 def test_what_one_latency_counts_is_stored_as_it_was_before_there_could_be_several() -> None:
@@ -408,7 +408,7 @@ def test_what_is_slow_by_another_latency_is_stored_so_that_no_operator_takes_it_
     assert (stored["columns"], stored["events"]) == ([*BEFORE_SEVERAL, "slow2"], 5)
     assert Counters.from_json(stored, ATTEMPT) == counted
     assert counted.of(2, "canary").slow2 > 0
-    # One that knows of four kinds of events refuses five, and begins anew with what edges tell.
+    # An operator with four kinds of events rejects five, and begins again with the edges' reports.
     assert Counters.from_json({**stored, "events": len(EVENTS) + 1}, ATTEMPT) == NOTHING
 
 

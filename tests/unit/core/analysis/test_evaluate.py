@@ -1,4 +1,4 @@
-"""What follows from counts: leave to go on, harm, doubt, and a status that says so."""
+"""Evaluation of counts: passing, harm, indecision, and the status that describes them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,13 +26,13 @@ KNOWN = StableTraffic(10, [100, 0], (500_000, 10_000_000))
 THREE = {"steps": [{"weight": 10}, {"weight": 25}, {"weight": 50}]}
 ERRORS = [{"metric": "errorRate"}]
 ONE_PERCENT = {"ok": 285, "server5xx": 3, "slow": 12}
-"""Of 300 requests; of those some 5 % take long."""
+"""Outcomes of 300 requests; about 5 % of them are slow."""
 
 
 def at_step(
     index: int, spec: dict[str, Any] | None = None, traffic: StableTraffic = KNOWN, *, warm: bool = True
 ) -> ExperimentStatus:
-    """An attempt that collects at a step: each step before has had its epoch, of twice the step's number."""
+    """Return an attempt that collects at a step. Each earlier step had an epoch with twice the step's number."""
     status = freeze.freeze(Rollout.from_json(spec or {}), 7, 8, datetime.fromtimestamp(T0, UTC), traffic)
     steps = status.plan.steps
     epochs = [
@@ -129,7 +129,7 @@ LONGEST = {"guardrails": [{"metric": "latencyP95", "max": "900ms"}]}
 
 
 def timed(rows: list[dict[str, Any]], fast: int, slower: int) -> EdgeReport:
-    """Edges whose candidate has so many answers up to 500 ms, and so many up to a second."""
+    """Return edges with so many answers of the canary up to 500 ms, and so many up to a second."""
     stable, canary = rows
     told = report(stable, {**canary, "total": {"ok": [fast, slower, 0]}})
     return replace(told, evidence={**(told.evidence or {}), "histogram": {"edgesUs": [500_000, 1_000_000]}})
@@ -171,7 +171,7 @@ def test_gates_leave_out_an_epoch_in_which_stable_was_no_measure_and_harm_does_n
     outage = arms(first.number, {"ok": 135, "server5xx": 135}, {"ok": 15, "server5xx": 15})
     after = arms(second.number, {"ok": 300}, {"ok": 100})
     troubled = status.model_copy(update={"evidence_epochs": (first.model_copy(update={"troubled": True}), second)})
-    # The last block of an epoch that is over is not its own.
+    # The last block of an ended epoch is not its own.
     assert metric(judge(status, report(*outage, *after))).events == (7965, 885)
     assert metric(judge(troubled, report(*outage, *after))).events == (0, 0)
     worse = arms(first.number, {"ok": 300}, {"ok": 50, "server5xx": 50})
@@ -183,7 +183,7 @@ ALIKE = arms(2, {"ok": 990, "server5xx": 10}, {"ok": 990, "server5xx": 10})
 
 
 def baking(stable: dict[str, int], canary: dict[str, int]) -> Evaluation:
-    """A bake after a gate at which both were alike."""
+    """Return a bake after a gate at which both arms were equal."""
     return judge(at_step(2, BAKED), report(*ALIKE, *arms(4, stable, canary)), replicas=(3, 3))
 
 
@@ -299,7 +299,7 @@ def test_traffic_and_shadows_share_the_error_of_harm_and_a_plan_of_before_stays_
 
 
 RETRIED = {"ok": 100, "slow": 1, "firstAttemptFailed": 2}
-"""Each request was answered in time, two of a hundred by the second replica that was asked."""
+"""Each request was answered in time, 2 % of them by the second replica."""
 
 
 def test_what_another_replica_had_to_answer_is_harm_although_every_answer_is_good() -> None:
@@ -435,7 +435,7 @@ def test_a_split_that_is_not_as_it_should_be_is_told() -> None:
 
 
 def lately(arm: str, *blocks: dict[str, int], epoch: int = 1) -> Any:
-    """The last blocks that are over, the newest last."""
+    """Return the last complete blocks, the newest last."""
     first = NOW - 10 - 10 * len(blocks)
     return row(arm, epoch, blocks=[block(first + 10 * at, **own) for at, own in enumerate(blocks)])
 
@@ -584,7 +584,7 @@ def test_each_latency_is_judged_by_what_was_counted_by_its_own_time(
 
 
 def test_each_latency_is_judged_by_the_groups_of_its_own() -> None:
-    """One user of a hundred has all that is slow by the second: worth one event, while the first is spread evenly."""
+    """One user of a hundred has all that is slow by the second threshold: one event. The first is spread evenly."""
     spec = {**SEVERAL, **BY_USER}
     canary = {"ok": 100, "slow": 90, "slow2": 30}
     stable, own = arms(2, QUICK, canary)
@@ -598,7 +598,7 @@ def test_each_latency_is_judged_by_the_groups_of_its_own() -> None:
 
 
 def test_more_latencies_share_the_error_of_harm() -> None:
-    """What is harm just so beside errors alone is not known to be any beside two latencies, for which one may be wrong as well."""
+    """Counts that are just harm beside errors alone are no harm beside two latencies, because each test may err."""
     rows = arms(2, {"ok": 300, "server5xx": 3}, {"ok": 100, "server5xx": 2}, blocks=47)
     beside = [*ERRORS, {"metric": "latencyP50"}, {"metric": "latencyP95"}]
     alone = [*ERRORS, {"metric": "latencyP95", "enabled": False}]
@@ -689,7 +689,7 @@ BY_USER = {"unit": {"header": "x-user-id"}}
 
 
 def kept(rows: list[dict[str, Any]], **how: int) -> list[dict[str, Any]]:
-    """Rows of units that stay with an arm."""
+    """Return rows of sticky units."""
     return [sticky(each, **how) for each in rows]
 
 
@@ -737,7 +737,7 @@ def test_requests_that_were_lost_may_have_been_one_users() -> None:
 
 
 def test_who_asks_often_makes_no_split_that_is_not_as_it_should_be() -> None:
-    """A third fewer requests of the candidate than its weight has are its users' doing."""
+    """The canary's users make a third fewer requests than its weight."""
     few = kept(arms(2, {"ok": 300}, {"ok": 66}))
     assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 66}))).broken
     assert judge(at_step(1, BY_USER), by_unit(*few)).broken == ""
@@ -808,7 +808,7 @@ def looked_at(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: fl
 def verdicts_over_time(
     status: ExperimentStatus, stable: dict[str, int], canary: dict[str, int], burst: dict[str, dict[str, int]]
 ) -> list[Evaluation]:
-    """What is found every second of the half minute in which a burst comes on top of one block, after ten calm minutes."""
+    """Return the verdict of every second of the half minute in which a burst is added to one block, after ten calm minutes."""
     calm = {"stable": stable, "canary": canary}
     rows = []
     for arm, usual in calm.items():

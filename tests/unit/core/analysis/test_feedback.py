@@ -1,4 +1,4 @@
-"""What several edges tell of one store: the newest is taken, nothing is added, and what is broken is no success."""
+"""Reports of one store by several edges: the newest counts, nothing is added, and an invalid one is no success."""
 
 import json
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def test_what_found_no_room_and_what_is_of_nobody_is_known_and_kept_where_there_
     )
     assert known == FeedbackSums("s1", 5, KNOWN.exposed, KNOWN.outcomes, overflow=4, unknown=9)
     assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
-    # As an operator of before has it.
+    # As an older operator stored it.
     assert set(KNOWN.as_json()) == {"store", "sequence", "exposed", "outcomes"}
     assert feedback.parse_sums(KNOWN.as_json()) == KNOWN
 

@@ -1,4 +1,4 @@
-"""What edges tell of copies of requests, and what follows from it."""
+"""Evaluation of copies of requests."""
 
 import functools
 import random
@@ -119,10 +119,10 @@ TWICE = {"steps": [{"shadow": SHADOW}, {"shadow": {**SHADOW, "percent": 100, "co
 
 
 def at_the_second() -> tuple[ExperimentStatus, ShadowComparison]:
-    """A rollout that is about to begin its second shadow step, and what was known of the first."""
+    """Return a rollout that is about to begin its second shadow step, and the result of the first."""
     first = look(row(agree=900))
     status = state_machine.tick(running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0)), inputs(first))
-    # As what is known is written with every transition.
+    # Every transition writes the present result.
     return status.model_copy(update={"shadow": first.status, "metrics": first.metrics}), first
 
 
@@ -329,7 +329,7 @@ def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it
     assert of(AGAIN, **few).failed == ""
     assert [each.interval for each in of(AGAIN, **few).metrics] != [each.interval for each in of(ONCE, **few).metrics]
     assert of(AGAIN, agree=484, errors=16).failed
-    # What passes does so at all of α, as soon as it did.
+    # A pass uses all of α, as before.
     for agree, passes in ((362, False), (363, True)):
         wanted = [each.verdict == "Passed" for each in of(AGAIN, agree=agree).metrics]
         assert wanted == [each.verdict == "Passed" for each in of(ONCE, agree=agree).metrics] == [passes, passes]
@@ -366,7 +366,7 @@ def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
     )
     assert later is not None
     assert (later.status.agreed, later.status.disagreed) == (167, 1)
-    # Another attempt's, and what is no row, count for nothing.
+    # Rows of another attempt, and entries that are not rows, do not count.
     strange = report(row(attempt="other", agree=9), {"attempt": ATTEMPT}, row(agree=-1), row(sent="x"))  # type: ignore[arg-type]
     again = shadow_agreement.evaluate_shadow(status.model_copy(update={"shadow": later.status}), ATTEMPT, [strange])
     assert again is not None
@@ -425,7 +425,7 @@ def test_at_a_hundred_looks_the_median_is_hardly_ever_out_of_its_bounds() -> Non
 
 
 SLOWEST = {"compare": {"latencyP99": {"margin": "50%"}}, "minSamples": 500}
-"""Buckets end at 100, 200 and 300 µs: within a half are answers of the same bucket, from the second on, and of the one before."""
+"""Buckets end at 100, 200 and 300 µs. From the second on, a margin of 50 % contains the same bucket and the one before."""
 
 
 def timed(stable: list[int], candidate: list[int], **counts: Any) -> dict[str, Any]:
@@ -481,7 +481,7 @@ def test_at_a_hundred_looks_a_slower_candidate_hardly_ever_passes() -> None:
     for _ in range(60):
         fast, slow = [0, 0], [0, 0]
         for _ in range(15):
-            # 2 % of the candidate's answers are in the bucket beyond the margin: its p99 is too.
+            # 2 % of the canary's answers are in the bucket beyond the margin, and so is its p99.
             late = sum(generator.random() < 0.02 for _ in range(200))
             fast[1], slow = fast[1] + 200, [slow[0] + 200 - late, slow[1] + late]
             own = timed([0, fast[1]], [0, slow[0], slow[1]])

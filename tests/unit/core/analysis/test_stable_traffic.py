@@ -1,4 +1,4 @@
-"""Stable's traffic out of what edges report."""
+"""Stable's traffic, from the reports of edges."""
 
 from typing import Any
 

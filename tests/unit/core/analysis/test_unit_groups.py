@@ -1,4 +1,4 @@
-"""Counts by group of units: each once, bounded, and never more than what edges told."""
+"""Counts by unit group: each request once, bounded, and never more than the edges report."""
 
 import json
 import zlib
@@ -134,7 +134,7 @@ def test_of_too_many_processes_that_live_some_are_not_kept_by_group() -> None:
 
 
 def test_a_status_stays_far_below_what_it_may_hold() -> None:
-    """Eight epochs, two arms and as many edges as are kept apart, an hour each at hundreds of requests a second."""
+    """Eight epochs, two arms and the most sources, each for an hour at hundreds of requests a second."""
     epochs, draws = range(2, 18, 2), iter(range(10**9))
     reports = [
         by_unit(
@@ -161,7 +161,7 @@ def test_a_status_stays_far_below_what_it_may_hold() -> None:
 
 
 def _varied(told: EdgeReport) -> EdgeReport:
-    """With counts that differ from group to group, as real ones do."""
+    """Return rows with counts that differ by group, like real ones."""
     for each in (told.evidence or {})["counters"]:
         for counts in each["groups"]:
             counts[1:] = [

@@ -1,4 +1,4 @@
-"""The plan of an attempt, frozen."""
+"""The frozen plan of an attempt."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -158,7 +158,7 @@ def test_a_bake_is_a_step_before_the_last_behind_all_others() -> None:
     assert steps(BAKE) == [(5, "evidence"), (25, "evidence"), (50, "evidence"), (98, "bake"), (100, "none")]
     *_, bake, last = frozen(BAKE).plan.steps
     assert (bake.min_duration, bake.max_duration, last.weight) == (timedelta(hours=1), None, 100)
-    # With a step of equal load, which one replica at 25 % asks for.
+    # One replica at 25 % needs one more step, with equal load.
     assert steps({**BAKE, "steps": [{"weight": 25}]}) == [
         (25, "evidence"),
         (50, "evidence"),

@@ -1,4 +1,4 @@
-"""What is remembered of an attempt: little, of all of its time, and nothing that was not known."""
+"""The history of an attempt: small, spread over all of its time, and only with known values."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def status(weight: int = 25, **changes: Any) -> ExperimentStatus:
 
 
 def after(*looks: tuple[int, int, Sequence[MetricStatus]]) -> tuple[HistoryPoint, ...]:
-    """What is remembered after looks, each at a second, with a weight and what was known."""
+    """Return the history after evaluations, one a second, each with a weight and metrics."""
     known = status()
     for at_s, weight, metrics in looks:
         shown = status(weight, history=known.history)
@@ -138,7 +138,7 @@ looks = st.integers(1, 160).flatmap(
 @given(looks)
 @example([(60, minute in (5, 10)) for minute in range(1440)])
 def test_it_is_bounded_and_the_whole_attempt_stays_visible(told: list[tuple[int, bool]]) -> None:
-    """Each look is so many seconds after the one before, and with some of them the weight rises."""
+    """Each evaluation comes so many seconds after the one before; with some of them the weight rises."""
     kept: tuple[HistoryPoint, ...] = ()
     seen, now, weight, rises = [], 0, 1, 20
     for pause, rise in told:
@@ -149,7 +149,7 @@ def test_it_is_bounded_and_the_whole_attempt_stays_visible(told: list[tuple[int,
         assert len(kept) <= history.MAX_POINTS
     assert (kept[0], kept[-1]) == (seen[0], seen[-1])
     assert [each for each in seen if each in kept] == list(kept)
-    # The first point of each weight is there, and no gap is longer than what the points that may go have to bridge.
+    # The first point of each weight stays, and no gap is longer than the dropped points between can explain.
     firsts = {each.weight: each for each in reversed(seen)}
     assert {each.weight: each for each in reversed(kept)} == firsts
     spare, longest = history.MAX_POINTS - len(firsts) - 1, max(pause for pause, _ in told)

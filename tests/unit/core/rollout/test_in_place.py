@@ -1,4 +1,4 @@
-"""Two revisions that share replicas: what each has at every weight, on the way up and on the way back."""
+"""Two revisions that share replicas: the replicas of each at every weight, on the way up and on the way back."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ WEIGHTS = (1, 5, 12, 25, 30, 33, 50, 66, 75, 90, 95, 99, 100)
 
 
 def up(needed: int, spare: int, target: int) -> Iterator[tuple[int, ArmReplicas]]:
-    """Each weight in force on the way to a target, with the replicas that the next one waits for."""
+    """Return each weight on the way to a target, with the replicas that the next one waits for."""
     weight = 0
     for _ in range(1100):
         sizes = in_place.compute_replicas(needed, spare, weight, target)
@@ -33,7 +33,7 @@ def up(needed: int, spare: int, target: int) -> Iterator[tuple[int, ArmReplicas]
 
 
 def back(needed: int, spare: int, weight: int) -> Iterator[tuple[int, ArmReplicas, int]]:
-    """Each weight in force on the way back, the replicas that come while it is, and the weight that follows on them."""
+    """Return each weight on the way back, the replicas that start meanwhile, and the next weight."""
     for _ in range(1100):
         sizes = in_place.compute_replicas(needed, spare, weight, 0)
         left = in_place.remaining_weight(needed, spare, weight, sizes.stable)
@@ -46,7 +46,7 @@ def back(needed: int, spare: int, weight: int) -> Iterator[tuple[int, ArmReplica
 
 
 def lacking(needed: int, weight: int, replicas: int) -> float:
-    """Replicas that a revision lacks of those that its traffic needs; weights are whole percents, which is left aside."""
+    """Return the replicas that a revision lacks for its traffic; the rounding of weights to whole percents is ignored."""
     return max(0.0, needed * weight / 100 - replicas - needed / 100)
 
 
@@ -77,7 +77,7 @@ def test_on_the_way_back_likewise_from_every_weight(needed: int, spare: int) -> 
             assert sizes.stable + sizes.candidate <= needed + spare
             assert sizes.candidate >= 1
             assert lacking(needed, weight, sizes.candidate) <= 1 - spare
-            # What comes back does so to the replicas that are there.
+            # Returned traffic goes to replicas that are available.
             assert lacking(needed, 100 - left, sizes.stable) <= 1 - spare
 
 
@@ -122,7 +122,7 @@ def test_a_plan_in_place_is_another_one() -> None:
 
 
 def begun(weight: int, needed: int = 4, spare: int = 0) -> ExperimentStatus:
-    """At a weight, by hand."""
+    """Return a status at a weight."""
     rollout = Rollout.from_json({"steps": [{"weight": weight, "gate": "manual"}], "capacity": "inPlace"})
     status = freeze.freeze(rollout, 7, 8, T0, replicas=needed, shared=PlanInPlace(spare=spare))
     ready = min(replica_counts.canary_replicas(needed, weight), needed - 1 + spare)

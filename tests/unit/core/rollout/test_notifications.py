@@ -1,4 +1,4 @@
-"""What is told of a rollout, to whom, and how often."""
+"""Notices of a rollout: which, to whom, and how often."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def frozen(*receivers: dict[str, Any], steps: list[dict[str, Any]] = STEPS) -> E
 
 
 def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> ExperimentStatus:
-    """Tick after tick, with a command whenever nothing moves."""
+    """Tick, and send a command whenever nothing moves."""
     left = list(commands)
     for number in range(ticks):
         now = T0 + timedelta(minutes=10 * (number + 1))

@@ -1,4 +1,4 @@
-"""Checks of Prometheus: what is asked, how answers add up, and what the machine makes of them."""
+"""Prometheus checks: the queries, how results add up, and what the state machine does with them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +24,7 @@ TIMED: dict[str, Any] = {"weight": 25, "gate": "time", "minDuration": "60s"}
 
 
 class Walk:
-    """An attempt that is ticked every ten seconds, with everything available."""
+    """An attempt with one tick every ten seconds, and with all replicas available."""
 
     def __init__(self, *steps: dict[str, Any], **fields: Any) -> None:
         self.now = T0
@@ -60,7 +60,7 @@ class Walk:
         return self.status
 
     def minutes(self, number: int, **readings: float | str) -> ExperimentStatus:
-        """A check a minute."""
+        """Run one check a minute."""
         for _ in range(number):
             self.tick(**readings)
             self.ticks(5)
@@ -72,7 +72,7 @@ class Walk:
 
 
 def watched(**fields: Any) -> Walk:
-    """At 25 %, with a guardrail."""
+    """Return an attempt at 25 % with a guardrail."""
     walk = Walk(TIMED, {"weight": 50, "gate": "manual"}, guardrails=[OOM], **fields)
     walk.ticks(3)
     assert walk.at == (1, 25)
@@ -80,7 +80,7 @@ def watched(**fields: Any) -> Walk:
 
 
 def analysed(**fields: Any) -> Walk:
-    """At the analysis, at 25 %."""
+    """Return an attempt at an analysis step, at 25 %."""
     manual = {"weight": 50, "gate": "manual"}
     walk = Walk({"weight": 25, "gate": "time", "minDuration": "0s"}, {"analysis": SMOKE}, manual, **fields)
     walk.ticks(7)
@@ -182,7 +182,7 @@ def test_a_failing_check_at_one_weight_counts_on_at_the_next() -> None:
 
 
 def test_an_epoch_with_the_weights_of_the_one_before_is_asked_for_nothing_more() -> None:
-    """The end of a warm-up, say: so many failing checks in a row are so many intervals."""
+    """As at the end of a warm-up: so many failing checks in a row are so many intervals."""
     rare = {**OOM, "prometheus": {"query": "oom", "interval": "10m", "failureLimit": 2}}
     walk = Walk({"weight": 25}, guardrails=[rare])
     walk.ticks(3)
@@ -260,7 +260,7 @@ def test_promote_passes_a_step_whatever_prometheus_says() -> None:
 
 
 def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
-    """`onInconclusive: promote` does without evidence, not without what a check has said."""
+    """`onInconclusive: promote` replaces evidence, but not a failing check."""
     step = {"weight": 25, "minDuration": "0s", "maxDuration": "2m"}
     walk = Walk(step, guardrails=[OOM], onInconclusive="promote", warmup={"duration": "0s"})
     walk.minutes(2, oom=1)
@@ -316,7 +316,7 @@ def test_what_stays_good_is_written_once_a_minute() -> None:
 
 
 def test_only_prometheus_as_guardrails_leaves_the_metrics_as_they_are_by_default() -> None:
-    """A gate of evidence with no metric would open at once."""
+    """An evidence gate without a metric would open at once."""
     with_check = freeze.resolve_plan(Rollout.from_json({"guardrails": [OOM]}), freeze.UNKNOWN_TRAFFIC)
     without = freeze.resolve_plan(Rollout(), freeze.UNKNOWN_TRAFFIC)
     assert with_check.guardrails == without.guardrails

@@ -1,4 +1,4 @@
-"""What a spec leaves to the service's own traffic."""
+"""Defaults from the service's own traffic."""
 
 from typing import Any
 
@@ -101,7 +101,7 @@ def latency(metric: str = "latencyP95", margin: str = "25%", traffic: StableTraf
     [("latencyP50", 100, 1100), ("latencyP90", 1000, 2000), ("latencyP99", 10_000, 12_500)],
 )
 def test_a_long_answer_takes_longer_than_that_quantile_of_stables(metric: str, found: int, allowed: int) -> None:
-    """A quarter more, or a millisecond, which of short answers is more."""
+    """The threshold is a quarter more, or a millisecond, whichever is more."""
     guardrail = latency(metric)
     assert guardrail.threshold_microseconds == found
     assert guardrail.candidate_threshold_microseconds == allowed
@@ -135,7 +135,7 @@ def test_several_latencies_have_a_time_each_and_all_are_known_at_once() -> None:
     assert (second.threshold_microseconds, second.candidate_threshold_microseconds) == (10_000, 12_000)
     hidden = ("latencyP95", "errorRate", *NEVER_LATENCIES)
     assert [(each.metric, each.role) for each in harm] == [(name, "harm") for name in hidden]
-    # Half of the answers are in the first bucket, and the slowest of a hundred are beyond the last.
+    # Half of the answers are in the first bucket, and the slowest 1 % are beyond the last.
     half = StableTraffic(10, [60, 0, 0, 40], EDGES_US)
     for each in resolve.resolve_guardrails(spec, half):
         assert each.threshold_microseconds is None

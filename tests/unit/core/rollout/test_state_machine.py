@@ -1,4 +1,4 @@
-"""Gates of evidence: what passes them, what ends them, and what no input may bring about."""
+"""Evidence gates: what opens them, what ends them, and invariants for all inputs."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -75,7 +75,7 @@ def epochs(status: ExperimentStatus) -> list[tuple[int, int]]:
 
 
 def collecting(**spec: Any) -> ExperimentStatus:
-    """At the first step, its warm-up of a minute just over."""
+    """Return an attempt at its first step, after a warm-up of a minute."""
     started = settle(frozen(**spec), timedelta(0), judged(silent=True))
     return settle(started, timedelta(minutes=1), judged())
 
@@ -206,7 +206,7 @@ stays = st.sampled_from(["free", "held", "outside"])
 @settings(max_examples=examples(150))
 @given(st.lists(st.tuples(st.integers(1, 50), stays, st.booleans()), min_size=1, max_size=12))
 def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: list[tuple[int, str, bool]]) -> None:
-    """Of holds, windows and pauses by hand in any order, overlapping or not."""
+    """Holds, windows and manual pauses come in any order, overlapping or not."""
     status, at, free = collecting(), timedelta(minutes=1), timedelta(minutes=1)
     for number, (length, how, is_paused) in enumerate(stretches):
         now = T0 + at
@@ -229,7 +229,7 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
 
 
 def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
-    """An operator that was rolled back reads what it wrote: the step that it cannot read may be what holds the traffic."""
+    """An operator that was rolled back reads a newer status: the step that it cannot read may be what holds the traffic."""
     status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
     status["plan"]["steps"][0]["gate"] = "oracle"
     read = ExperimentStatus.parse(status)
@@ -266,7 +266,7 @@ def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_
         [(2, True), (3, False)],
     )
     assert (over.epoch.number, state.canary_weight(over)) == (3, 25)
-    # The outage took nothing of the step's hour.
+    # The outage took no time of the step's hour.
     assert settle(over, timedelta(minutes=74), judged()).paused is None
     assert settle(over, timedelta(minutes=75), judged()).paused is not None
 
@@ -294,7 +294,7 @@ def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evid
     assert (index(waiting), state.canary_weight(waiting), epochs(waiting)) == (2, 25, [(2, 25)])
     hit = settle(waiting, LATER * 2, judged(control=OUTAGE), **waits)
     over = settle(hit, LATER * 4, judged(), **waits)
-    # Harm is looked for anew at the weight in force, and it is no evidence of the step that waits.
+    # Harm is tested again at the current weight, and that is no evidence for the step that waits.
     assert (epochs(over), over.step and over.step.warm) == ([(2, 25), (3, 25)], False)
     shifted = settle(over, LATER * 5, judged(), replicas=4, available=4)
     assert (state.canary_weight(shifted), epochs(shifted)) == (weight, [(2, 25), (3, 25)])
@@ -354,7 +354,7 @@ def test_a_warm_up_does_not_end_in_an_outage() -> None:
 
 
 def test_who_promotes_in_full_needs_not_wait_for_the_end_of_an_outage() -> None:
-    """The candidate may be what ends it."""
+    """The canary may be what ends the outage."""
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
     promoted = steering.execute_command(hit, RolloutCommand("f", "promote", 8, full=True), T0 + timedelta(minutes=31))
     assert settle(promoted, timedelta(minutes=31), judged(control=OUTAGE)).phase == "Concluded"
@@ -704,7 +704,7 @@ Walk = list[tuple[int, Evaluation | None, int, tuple[bool, bool], str]]
 def walked(
     status: ExperimentStatus, ticks: Walk
 ) -> Iterator[tuple[ExperimentStatus, RolloutInputs | None, ExperimentStatus]]:
-    """(before, inputs, after) of each tick, and of each command without inputs."""
+    """Yield (before, inputs, after) of each tick, and of each command without inputs."""
     at = timedelta(0)
     for number, (wait, evidence, available, (confirmed, held), verb) in enumerate(ticks):
         at += timedelta(minutes=wait)

@@ -1,4 +1,4 @@
-"""What a plan lets pass without evidence, in words."""
+"""Texts about steps that a plan lets pass without evidence."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Addresses are named without what is secret in them."""
+"""URLs for display contain no secrets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Windows against the clock of a town, minute by minute, also where its clocks are set."""
+"""Windows against the local clock, minute by minute, also when clocks change."""
 
 import zoneinfo
 from collections.abc import Iterator
@@ -34,12 +34,12 @@ def minutes_around(change: datetime) -> Iterator[datetime]:
 
 
 def told(at: datetime) -> datetime:
-    """What the clocks of the town show."""
+    """Return the local time."""
     return at.astimezone(PRAGUE).replace(tzinfo=None)
 
 
 def daily(change: datetime, hour: int, minute: int) -> list[datetime]:
-    """For each day the first minute at which clocks show that time, or a later one where they leave it out."""
+    """Return, for each day, the first minute at which the local time is `hour:minute`, or a later one if that time is skipped."""
     found: dict[object, datetime] = {}
     for at in minutes_around(change):
         day = told(at).date()
