@@ -346,7 +346,7 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
         ),
     ],
 )
-def test_a_bake_ends_by_its_time_once_both_were_asked(
+def test_a_bake_ends_after_its_time_once_both_arms_had_requests(
     story: str, when: dict[str, object], step: int, weight: int, reason: str | None
 ) -> None:
     after = state_machine.tick(AT_BAKE, seen(**{"evidence": HEARD, **when}))
@@ -420,7 +420,7 @@ def ticked(status: ExperimentStatus, given_inputs: RolloutInputs) -> ExperimentS
 COPIES_PASSED = ticked(ticked(SHADOWED, copied()), copied(now=T0 + timedelta(minutes=30)))
 
 
-def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
+def test_a_shadow_that_has_passed_bakes_after_a_command() -> None:
     assert (COPIES_PASSED.verdict.decision, COPIES_PASSED.step and COPIES_PASSED.step.reason) == (
         "Passed",
         "waits for promote",

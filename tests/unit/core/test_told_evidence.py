@@ -74,7 +74,7 @@ def judge(blocks: int, stable: int, canary: int) -> Evaluation:
     return evaluate.evaluate_rollout(status(), seen(blocks, stable, canary))
 
 
-def test_too_early_is_told_with_what_is_there_of_it() -> None:
+def test_the_message_has_the_time_counted_so_far() -> None:
     errors, *_ = judge(blocks=4, stable=2, canary=2).metrics
     assert errors.verdict == "Undecided"
     assert errors.message.startswith("errorRate is 1 times stable's")
@@ -83,13 +83,13 @@ def test_too_early_is_told_with_what_is_there_of_it() -> None:
     assert errors.eta >= timedelta(seconds=80)
 
 
-def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
+def test_the_message_omits_the_time_once_only_events_are_missing() -> None:
     errors, *_ = judge(blocks=13, stable=2, canary=2).metrics
     assert errors.verdict == "Undecided"
     assert "no gate opens" not in errors.message
 
 
-def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
+def test_an_edge_that_is_not_ready_and_does_not_report_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
     told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
     known = take(counters.Counters(ATTEMPT), [told], START + 25.0)
@@ -128,7 +128,7 @@ def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> 
     assert latency_of([alone], START + 600.0, epoch=0) == 20
 
 
-def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
+def test_a_latency_passes_by_its_floor_if_nothing_is_slow() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "latencyP95", "margin": "25%"}]})
     frozen, *_ = resolve.resolve_guardrails(rollout, StableTraffic(5.0, [1000, 0], [10]))
     assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 1010)
@@ -139,7 +139,7 @@ def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
     assert told.verdict == "Passed"
 
 
-def test_without_events_it_is_told_how_many_requests_decide_and_when() -> None:
+def test_without_events_the_message_has_the_needed_requests_and_the_time() -> None:
     errors, *_ = judge(blocks=1, stable=0, canary=0).metrics
     assert "happened in neither arm, and 1.5 times are allowed: about " in errors.message
     needed = int(errors.message.split("about ")[1].split()[0])

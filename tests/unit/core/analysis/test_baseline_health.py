@@ -47,7 +47,7 @@ def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
         pytest.param(FrozenPlan(error_rate=0.0), {"ok": 50, "client4xx": 50}, FINE, id="rejections are no failures"),
     ],
 )
-def test_what_is_no_outage(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int]) -> None:
+def test_cases_without_an_outage(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int]) -> None:
     assert not watch(plan, stable, canary).reason
 
 
@@ -70,11 +70,11 @@ def test_an_experiment_is_not_called_a_rollout() -> None:
 
 
 @pytest.mark.parametrize(("ago_s", "settled"), [(60, False), (340, False), (350, True)])
-def test_it_is_over_after_five_minutes_without_a_minute_like_that(ago_s: int, settled: bool) -> None:
+def test_an_outage_is_over_after_five_healthy_minutes(ago_s: int, settled: bool) -> None:
     """Each of the last five minutes covers a minute of blocks: one with a sixth of the outage counts like a full one."""
     found: Any = watch(FrozenPlan(error_rate=0.0), {"server5xx": 100}, {"server5xx": 100}, ago_s)
     assert (found.reason, found.settled) == ("", settled)
 
 
-def test_nothing_counted_is_no_outage() -> None:
+def test_no_counts_are_no_outage() -> None:
     assert baseline_health.evaluate_baseline(CAPPED, {}, NOW) == HEALTHY

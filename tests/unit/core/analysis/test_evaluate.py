@@ -148,7 +148,7 @@ def test_a_gate_passes_only_a_candidate_that_is_known_to_answer_in_time(slower: 
     assert metric(judge(at_step(1), timed(rows, 0, 6000)), "latencyP95").verdict == "Passed", "without a longest time"
 
 
-def test_requests_whose_time_nobody_tells_are_taken_for_late_and_rejections_for_none() -> None:
+def test_requests_of_unknown_latency_count_as_slow_and_rejections_do_not() -> None:
     rows = arms(2, {"ok": 270, "client4xx": 30, "slow": 15}, {"ok": 90, "client4xx": 10, "slow": 1})
     assert metric(judge(at_step(1, LONGEST), timed(rows, 5400, 0)), "latencyP95").verdict == "Passed"
     told = metric(judge(at_step(1, LONGEST), report(*rows)), "latencyP95")
@@ -165,7 +165,7 @@ def test_a_floor_of_a_latency_is_the_share_that_may_take_long_beside_stables() -
     assert metric(judge(at_step(1, bare), report(*rows)), "latencyP95").verdict != "Passed"
 
 
-def test_gates_leave_out_an_epoch_in_which_stable_was_no_measure_and_harm_does_not() -> None:
+def test_gates_exclude_an_epoch_with_an_outage_of_stable_and_harm_does_not() -> None:
     status = at_step(2, THREE)
     first, second = status.evidence_epochs
     outage = arms(first.number, {"ok": 135, "server5xx": 135}, {"ok": 15, "server5xx": 15})
@@ -187,14 +187,14 @@ def baking(stable: dict[str, int], canary: dict[str, int]) -> Evaluation:
     return judge(at_step(2, BAKED), report(*ALIKE, *arms(4, stable, canary)), replicas=(3, 3))
 
 
-def test_what_goes_wrong_in_a_bake_alone_is_harm() -> None:
+def test_a_problem_in_a_bake_alone_is_harm() -> None:
     told = baking({"ok": 99, "server5xx": 1}, {"ok": 1840, "server5xx": 60})
     assert told.harm.startswith("errorRate is ")
     assert metric(told).verdict == "Harm"
     assert not baking({"ok": 99, "server5xx": 1}, {"ok": 1881, "server5xx": 19}).harm
 
 
-def test_what_was_decided_at_the_gate_stays_told_in_a_bake() -> None:
+def test_the_decision_of_the_gate_stays_in_a_bake() -> None:
     at_gate = metric(judge(at_step(1, BAKED), report(*ALIKE), replicas=(3, 3)))
     told = metric(baking({"ok": 99, "server5xx": 2}, {"ok": 1900, "server5xx": 20}))
     assert (at_gate.verdict, told.verdict) == ("Passed", "Passed")
@@ -202,7 +202,7 @@ def test_what_was_decided_at_the_gate_stays_told_in_a_bake() -> None:
     assert at_gate.allowed == 1.25, "as before 100 %"
 
 
-def test_a_bake_that_is_the_first_traffic_is_told_by_its_own_counts() -> None:
+def test_a_bake_with_the_first_traffic_uses_its_own_counts() -> None:
     status = at_step(3, {"strategy": "shadow", "steps": [{"shadow": {}}], "bake": {"holdback": "5%"}})
     *_, epoch = status.evidence_epochs
     told = metric(judge(status, report(*arms(epoch.number, {"ok": 99, "server5xx": 1}, {"ok": 1881, "server5xx": 19}))))
@@ -212,7 +212,7 @@ def test_a_bake_that_is_the_first_traffic_is_told_by_its_own_counts() -> None:
 CAPPED_BAKE = {**BAKED, "guardrails": [{"metric": "latencyP95", "max": "900ms"}]}
 
 
-def test_a_longest_time_is_asked_of_the_epoch_of_the_gate_in_a_bake() -> None:
+def test_a_maximum_latency_uses_the_epoch_of_the_gate_in_a_bake() -> None:
     gate = arms(2, {"ok": 1000, "slow": 20}, {"ok": 1000, "slow": 20})
     bake = arms(4, {"ok": 100, "slow": 2}, {"ok": 1900, "slow": 38})
     rows = [
@@ -226,7 +226,7 @@ def test_a_longest_time_is_asked_of_the_epoch_of_the_gate_in_a_bake() -> None:
     assert metric(judge(at_step(2, CAPPED_BAKE), told, replicas=(3, 3)), "latencyP95").verdict == "Passed"
 
 
-def test_nothing_passes_in_an_epoch_in_which_stable_is_no_measure() -> None:
+def test_nothing_passes_in_an_epoch_with_an_outage_of_stable() -> None:
     status = at_step(1)
     (only,) = status.evidence_epochs
     troubled = status.model_copy(update={"evidence_epochs": (only.model_copy(update={"troubled": True}),)})
@@ -254,7 +254,7 @@ BETTER = arms(2, {"ok": 870, "server5xx": 30}, {"ok": 98, "server5xx": 2})
 FEW = arms(4, {"ok": 87, "server5xx": 3}, {"ok": 29, "server5xx": 1})
 
 
-def test_the_last_gate_looks_at_the_newest_epoch_alone_and_others_at_all() -> None:
+def test_the_last_gate_uses_the_newest_epoch_alone_and_others_use_all() -> None:
     last = {"steps": [{"weight": 10}, {"weight": 25}], "guardrails": ERRORS}
     assert metric(judge(at_step(2, THREE), report(*BETTER, *FEW))).verdict == "Passed"
     assert metric(judge(at_step(2, last), report(*BETTER, *FEW))).verdict == "Undecided"
@@ -268,7 +268,7 @@ def test_a_pause_before_all_traffic_makes_the_gate_before_it_no_lesser_one() -> 
     assert metric(judge(at_step(1, paused_between), report(*BETTER))).allowed == 1.5
 
 
-def test_harm_is_looked_for_in_all_epochs() -> None:
+def test_harm_is_tested_in_all_epochs() -> None:
     harmful = arms(2, {"ok": 900}, {"ok": 90, "server5xx": 10})
     told = judge(at_step(3, THREE), report(*harmful, *arms(4, {"ok": 3}, {"ok": 1}), *arms(6, {"ok": 5}, {"ok": 5})))
     assert metric(told).verdict == "Harm"
@@ -282,7 +282,7 @@ def test_rejections_do_harm_and_let_pass_else() -> None:
     assert told.harm.startswith("rejections never happened in stable (more than ")
 
 
-def test_traffic_and_shadows_share_the_error_of_harm_and_a_plan_of_before_stays_as_it_was() -> None:
+def test_traffic_and_shadows_share_the_error_of_harm_and_an_older_plan_keeps_its_own() -> None:
     spec = {"steps": [{"weight": 25}], "guardrails": ERRORS}
     worse = report(*arms(2, {"ok": 299, "server5xx": 1}, {"ok": 99, "server5xx": 1}, blocks=35))
     alone = judge(at_step(1, spec), worse)
@@ -302,7 +302,7 @@ RETRIED = {"ok": 100, "slow": 1, "firstAttemptFailed": 2}
 """Each request was answered in time, 2 % of them by the second replica."""
 
 
-def test_what_another_replica_had_to_answer_is_harm_although_every_answer_is_good() -> None:
+def test_retries_are_harm_although_every_answer_is_good() -> None:
     told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, RETRIED)))
     assert (metric(told).verdict, metric(told, "retries").verdict) == ("Passed", "Harm")
     assert (metric(told, "retries").events, told.passed) == ((0, 120), False)
@@ -330,7 +330,7 @@ def test_retries_of_many_users_are_harm_and_those_of_one_are_not(groups: int, ha
     assert (metric(told, "retries").verdict == "Harm") is harm
 
 
-def test_that_a_candidate_is_slow_is_no_harm_while_requests_by_header_load_it_and_errors_are() -> None:
+def test_slowness_is_no_harm_while_requests_by_header_add_load_and_errors_are() -> None:
     spec = {"steps": [{"weight": 10}, {"headers": {"x-canary": "true"}}, {"pause": {}}, {"weight": 25}]}
     slow = report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 50}))
     failing = report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "server5xx": 50}))
@@ -362,7 +362,7 @@ def test_that_a_candidate_is_slow_is_no_harm_while_requests_by_header_load_it_an
         ((0, 1), {"ok": 100, "slow": 50}, "Undecided"),
     ],
 )
-def test_latencies_are_judged_as_far_as_unequal_loads_do_not_explain_them(
+def test_latencies_are_evaluated_unless_unequal_loads_explain_them(
     replicas: tuple[int, int], canary: dict[str, int], verdict: str
 ) -> None:
     told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, canary)), replicas=replicas)
@@ -371,7 +371,7 @@ def test_latencies_are_judged_as_far_as_unequal_loads_do_not_explain_them(
     assert bool(told.harm) is (verdict == "Harm")
 
 
-def test_a_latency_that_is_not_judged_lets_a_weight_follow_but_not_all_traffic() -> None:
+def test_a_suspended_latency_allows_the_next_weight_but_not_all_traffic() -> None:
     rows = [*GOOD, *arms(4, {"ok": 300, "slow": 15}, {"ok": 300, "slow": 3})]
     assert judge(at_step(2), report(*rows), replicas=(3, 3)).passed
     assert not judge(at_step(2), report(*rows), replicas=(1, 3)).passed
@@ -391,7 +391,7 @@ def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_h
     assert told.lost == (0, 500)
 
 
-def test_requests_that_were_lost_are_told_beside_harm_for_which_they_do_not_count() -> None:
+def test_lost_requests_are_shown_beside_harm_and_do_not_count_for_it() -> None:
     stable, canary = arms(2, {"ok": 300}, {"ok": 98, "server5xx": 2})
     lost = {**canary, "lost": 7, "assigned": canary["assigned"] + 7}
     both = judge(at_step(1), report({**stable, "lost": 3, "assigned": stable["assigned"] + 3}, lost))
@@ -428,7 +428,7 @@ def test_requests_that_run_longer_than_they_may_have_failed_for_gates_and_do_no_
     assert judge(at_step(1), report(GOOD[0], in_time)).passed
 
 
-def test_a_split_that_is_not_as_it_should_be_is_told() -> None:
+def test_a_sample_ratio_mismatch_is_described() -> None:
     told = judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 90})))
     assert told.broken == "the canary got 5400 of 23400 requests, expected 5850: sample-ratio mismatch"
     assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 99}))).broken == ""
@@ -512,7 +512,7 @@ def test_early_harm_counts_the_blocks_of_the_warm_up_and_of_evidence_alike() -> 
     assert judge(at_step(1), report(*rows), silent("edge-1")).harm == ""
 
 
-def test_early_harm_is_not_looked_for_once_the_usual_test_can_tell_nor_by_a_plan_of_before() -> None:
+def test_early_harm_is_not_tested_once_the_usual_test_can_decide_nor_by_an_older_plan() -> None:
     status = at_step(1, warm=False)
     rows = [lately(arm, *[own] * 10) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
     before = status.model_copy(update={"plan": status.plan.model_copy(update={"early_harm": None})})
@@ -541,7 +541,7 @@ def test_without_any_counts_nothing_follows() -> None:
         assert {each.verdict for each in told.metrics} <= {"NoData", "Suspended"}
 
 
-def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
+def test_unknown_thresholds_are_set_from_present_traffic() -> None:
     unknown = at_step(1, traffic=StableTraffic())
     assert [each.threshold_microseconds for each in judge(unknown, traffic=KNOWN).guardrails] == [
         None,
@@ -554,7 +554,7 @@ def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
     assert judge(at_step(1), traffic=later).guardrails == at_step(1).plan.guardrails
 
 
-def test_what_a_long_answer_is_is_said() -> None:
+def test_the_message_has_the_latency_thresholds() -> None:
     told = metric(judge(at_step(1), report(*GOOD)), "latencyP95")
     assert told.message.startswith("latencyP95 (answers above 500 ms, the canary's above 625 ms) is 0.2")
     slow = at_step(1, traffic=StableTraffic(10, [0, 100], (500_000, 10_000_000)))
@@ -573,9 +573,7 @@ QUICK = {"ok": 300, "slow": 150, "slow2": 15}
         ({"ok": 100, "slow": 90, "slow2": 1}, ("Harm", "Passed")),
     ],
 )
-def test_each_latency_is_judged_by_what_was_counted_by_its_own_time(
-    canary: dict[str, int], verdicts: tuple[str, str]
-) -> None:
+def test_each_latency_uses_the_counts_of_its_own_threshold(canary: dict[str, int], verdicts: tuple[str, str]) -> None:
     told = judge(at_step(1, SEVERAL), report(*arms(2, QUICK, canary)))
     assert tuple(metric(told, name).verdict for name in ("latencyP50", "latencyP95")) == verdicts
     assert metric(told, "latencyP95").events == (15 * 60, canary["slow2"] * 60)
@@ -583,7 +581,7 @@ def test_each_latency_is_judged_by_what_was_counted_by_its_own_time(
     assert told.harm.startswith(f"{harmed} (answers above ") if harmed else told.harm == ""
 
 
-def test_each_latency_is_judged_by_the_groups_of_its_own() -> None:
+def test_each_latency_uses_its_own_group_counts() -> None:
     """One user of a hundred has all that is slow by the second threshold: one event. The first is spread evenly."""
     spec = {**SEVERAL, **BY_USER}
     canary = {"ok": 100, "slow": 90, "slow2": 30}
@@ -606,7 +604,7 @@ def test_more_latencies_share_the_error_of_harm() -> None:
     assert [metric(each).verdict for each in told] == ["Harm", "Undecided"]
 
 
-def test_a_further_latency_is_not_judged_while_an_edge_counts_by_one_alone() -> None:
+def test_a_further_latency_is_undecided_while_an_edge_counts_only_one() -> None:
     rows = arms(2, QUICK, {"ok": 100, "slow": 20, "slow2": 1})
     before = [
         {name: told for name, told in each.items() if name not in ("slow2", "slow3")} | {"boot": "b9"} for each in rows
@@ -631,7 +629,7 @@ some = st.lists(
 
 @settings(max_examples=examples(60))
 @given(some, st.integers(1, 4), st.booleans(), st.tuples(st.integers(0, 3), st.integers(0, 3)))
-def test_whatever_is_counted_can_be_told(
+def test_any_counts_give_a_valid_status(
     counted: list[tuple[str, int, dict[str, int], int]], index: int, warm: bool, replicas: tuple[int, int]
 ) -> None:
     rows = [
@@ -646,7 +644,7 @@ def test_whatever_is_counted_can_be_told(
     assert not (told.passed and told.harm and told.harm in [each.message for each in told.metrics])
 
 
-def test_without_any_request_of_the_candidate_nothing_passes_whatever_is_judged() -> None:
+def test_without_a_request_of_the_canary_no_metric_passes() -> None:
     latency = {"steps": [{"weight": 5}, {"weight": 50}], "guardrails": [{"metric": "latencyP99"}]}
     told = judge(at_step(1, latency), report(evenly("stable", 2, T0, 60, ok=300)), replicas=(4, 1))
     assert (told.passed, told.silent) == (False, True)
@@ -659,7 +657,7 @@ def test_more_errors_within_their_margin_are_no_long_answers() -> None:
     assert (told.harm, metric(told, "latencyP95").verdict) == ("", "Passed")
 
 
-def test_an_edge_that_counted_and_is_silent_opens_no_gate_and_hides_no_harm() -> None:
+def test_an_edge_that_stopped_reporting_opens_no_gate_and_hides_no_harm() -> None:
     both = [report(*GOOD), report(*GOOD, pod="edge-1")]
     known = take(both, CountScope([2], 2, NOW, 30))
     reports = [both[0], silent("edge-1")]
@@ -676,7 +674,7 @@ def test_an_epoch_with_one_arm_says_nothing_of_two() -> None:
     assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
 
 
-def test_a_latency_that_nothing_is_known_of_yet_holds_the_gate_and_errors_do_harm() -> None:
+def test_a_latency_without_threshold_holds_the_gate_and_errors_do_harm() -> None:
     unknown = at_step(1, traffic=StableTraffic())
     told = judge(unknown, report(*GOOD), traffic=StableTraffic())
     assert (told.passed, metric(told, "latencyP95").verdict) == (False, "Undecided")
@@ -697,12 +695,12 @@ BAD = arms(2, {"ok": 290, "server5xx": 3}, {"ok": 90, "server5xx": 8})
 BOTH_FAIL = arms(2, {"ok": 285, "server5xx": 30}, {"ok": 103, "server5xx": 2})
 
 
-def test_what_many_users_get_is_judged_as_requests_are() -> None:
+def test_events_of_many_users_are_tested_like_requests() -> None:
     assert judge(at_step(1, BY_USER), by_unit(*kept(BOTH_FAIL))).passed
     assert "times stable's" in judge(at_step(1, BY_USER), by_unit(*kept(BAD))).harm
 
 
-def test_what_happened_to_one_user_of_each_arm_is_neither_harm_nor_leave_to_go_on() -> None:
+def test_events_of_one_user_of_each_arm_neither_harm_nor_pass() -> None:
     for rows in (BAD, BOTH_FAIL, GOOD):
         few = [sticky(each, groups=1) for each in rows]
         assert metric(judge(at_step(1, BY_USER), by_unit(*few))).verdict == "Undecided"
@@ -736,7 +734,7 @@ def test_requests_that_were_lost_may_have_been_one_users() -> None:
     assert judge(at_step(1, BY_USER), by_unit(lost[0], *kept(BAD)[1:])).harm == ""
 
 
-def test_who_asks_often_makes_no_split_that_is_not_as_it_should_be() -> None:
+def test_users_with_many_requests_cause_no_sample_ratio_mismatch() -> None:
     """The canary's users make a third fewer requests than its weight."""
     few = kept(arms(2, {"ok": 300}, {"ok": 66}))
     assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 66}))).broken
@@ -757,7 +755,7 @@ def users(
     ]
 
 
-def test_users_who_fall_to_the_arms_by_other_weights_are_told() -> None:
+def test_users_split_by_other_weights_are_a_sample_ratio_mismatch() -> None:
     rows = kept(GOOD)
     assert judge(at_step(1, BY_USER), by_unit(*rows, units=users(750, 250))).broken == ""
     told = judge(at_step(1, BY_USER), by_unit(*rows, units=users(850, 150)))
@@ -852,7 +850,7 @@ def test_failures_of_stable_that_come_together_open_no_gate_before_their_block_i
     assert {metric(each).verdict for each in told} == {"Undecided"}
 
 
-def test_an_edge_that_is_silent_holds_what_is_judged_where_it_was_for_harm_as_for_gates() -> None:
+def test_an_edge_that_does_not_report_stops_the_horizon_for_harm_and_gates() -> None:
     status, (stable, canary) = at_step(1), arms(2, {"ok": 300}, {"ok": 100})
     fine = report(*arms(2, {"ok": 3}, {"ok": 1}), pod="edge-1")
     before = take([report(stable, canary), fine], CountScope([2], 2, NOW, 30))
@@ -897,7 +895,7 @@ def test_a_candidate_that_is_ten_times_slower_is_harm_although_errors_alone_are_
     assert (told.harm, told.passed) == ("", True)
 
 
-def test_a_last_gate_that_begins_anew_has_what_is_left_of_the_error() -> None:
+def test_a_restarted_last_gate_uses_the_rest_of_the_error() -> None:
     last = at_step(
         2, {"steps": [{"weight": 10}, {"weight": 25}], "guardrails": [{"metric": "errorRate", "floor": "0%"}]}
     )

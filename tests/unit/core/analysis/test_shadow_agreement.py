@@ -148,7 +148,7 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
     assert again.status.agreed == 3
 
 
-def test_a_second_shadow_begins_once_and_walks_on() -> None:
+def test_a_second_shadow_begins_once_and_goes_on() -> None:
     status, _ = at_the_second()
     for _ in range(3):
         status = state_machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [])))
@@ -172,7 +172,7 @@ def test_a_shadow_after_one_that_was_passed_by_command_counts_anew_too(known: bo
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_what_is_counted_in_a_later_shadows_epoch_is_evidence_where_it_was_before(warm: bool) -> None:
+def test_counts_in_a_later_shadows_epoch_stay_evidence(warm: bool) -> None:
     steps = [{"weight": 25}, {"shadow": SHADOW}, {"shadow": SHADOW}, {"weight": 50}]
     status = running(freeze.freeze(Rollout.from_json({"steps": steps}), 7, 8, T0), 3)
     assert status.step is not None
@@ -208,7 +208,7 @@ def test_alone_nothing_but_a_command_leads_to_traffic(steps: list[dict[str, Any]
 @pytest.mark.extended
 @pytest.mark.parametrize("policy", ["pause", "rollback", "promote"])
 @given(data=st.data())
-def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.DataObject) -> None:
+def test_alone_a_canary_never_gets_traffic_without_a_command(policy: str, data: st.DataObject) -> None:
     status = state_machine.tick(alone(onInconclusive=policy, onNoData="promote"), inputs(None, timedelta()))
     now = timedelta()
     for _ in range(data.draw(st.integers(1, 8))):
@@ -221,7 +221,7 @@ def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.Da
             assert status.phase != "Concluded"
 
 
-def test_alone_it_lasts_as_long_as_it_was_given_and_ends_with_a_verdict() -> None:
+def test_alone_it_lasts_for_its_duration_and_ends_with_a_verdict() -> None:
     told = look(row(agree=900))
     early = state_machine.tick(running(alone()), inputs(told, HOUR - timedelta(seconds=1)))
     assert early.step is not None
@@ -240,7 +240,7 @@ def test_alone_a_candidate_is_rolled_back_before_its_time() -> None:
     assert (status.phase, status.verdict.decision, status.verdict.winner) == ("Stopped", "RolledBack", "stable")
 
 
-def test_alone_what_is_not_known_in_its_time_pauses() -> None:
+def test_alone_an_undecided_step_pauses_after_its_time() -> None:
     status = state_machine.tick(running(alone()), inputs(look(row(agree=100)), HOUR))
     assert status.paused is not None
     assert status.paused.reason == "Inconclusive"
@@ -259,7 +259,7 @@ def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, 
     assert state.canary_weight(status) == (100 if verb == "promote" else 0)
 
 
-def test_alone_a_step_that_is_left_out_leads_to_the_closing_gate_and_never_beyond() -> None:
+def test_alone_a_skipped_step_leads_to_the_manual_gate_and_never_beyond() -> None:
     skip = RolloutCommand("s1", "skip", 8)
     status = state_machine.tick(alone(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta()))
     while not steering.skip_refusal(status):
@@ -307,7 +307,7 @@ def test_enough_that_agree_pass() -> None:
     ],
     ids=str,
 )
-def test_what_does_not_pass_says_why(counts: dict[str, int], verdict: str, says: str) -> None:
+def test_copies_that_do_not_pass_have_a_message(counts: dict[str, int], verdict: str, says: str) -> None:
     told = look(row(**counts))
     assert (told.passed, bool(told.failed)) == (False, verdict == "fails")
     assert says in (told.failed or told.status.message)
@@ -316,7 +316,7 @@ def test_what_does_not_pass_says_why(counts: dict[str, int], verdict: str, says:
 ONCE, AGAIN = {"steps": [{"shadow": SHADOW}, *HALF]}, {"steps": [{"shadow": SHADOW}] * 2 + [{"weight": 25}]}
 
 
-def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it_was() -> None:
+def test_several_harm_tests_share_the_error_and_an_older_plan_keeps_its_own() -> None:
     def of(spec: dict[str, Any], **counts: int) -> ShadowComparison:
         found = shadow_agreement.evaluate_shadow(
             running(freeze.freeze(Rollout.from_json(spec), 7, 8, T0)), ATTEMPT, [report(row(**counts))]
@@ -339,7 +339,7 @@ def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it
     assert before == of(ONCE, **few)
 
 
-def test_one_copy_is_told_as_one() -> None:
+def test_one_copy_is_singular_in_the_message() -> None:
     told = look(row(timeouts=1))
     assert told.metrics[1].message.startswith("shadowFailures: 0 errors and 1 timeout of 1 copy, between ")
     one = ShadowStatus(sampled=1, sent=1, errors=1)
@@ -348,14 +348,14 @@ def test_one_copy_is_told_as_one() -> None:
     )
 
 
-def test_agreement_that_is_not_asked_for_is_told_and_decides_nothing() -> None:
+def test_agreement_without_a_limit_is_shown_and_decides_nothing() -> None:
     told = look(row(verdicts={"exact": [0, 900, 0]}, paired=900), shadow={"minSamples": 500})
     assert told.passed
     agreement = told.metrics[0]
     assert (agreement.verdict, agreement.ratio, agreement.allowed) == ("Undecided", 0.0, None)
 
 
-def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
+def test_edges_and_boots_are_added_and_departed_ones_are_kept() -> None:
     status = running(frozen())
     reports = [report(row(agree=100), row("b2", agree=50)), report(row(agree=7, disagree=1), pod="edge-1")]
     first = shadow_agreement.evaluate_shadow(status, ATTEMPT, reports)
@@ -375,7 +375,7 @@ def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
 
 
 @given(st.text(max_size=60))
-def test_damaged_memory_is_none(text: str) -> None:
+def test_a_damaged_stored_text_gives_no_counts(text: str) -> None:
     status = running(frozen())
     shadow = look().status.model_copy(update={"tallies": text})
     told = shadow_agreement.evaluate_shadow(
@@ -385,13 +385,13 @@ def test_damaged_memory_is_none(text: str) -> None:
     assert told.status.agreed == 3
 
 
-def test_how_much_later_answers_come_is_told() -> None:
+def test_the_latency_difference_is_shown() -> None:
     assert look(row(agree=3)).status.latency_difference_microseconds == 200
     assert look(row(agree=3, slower=[], faster=[3])).status.latency_difference_microseconds == -100
     assert look().status.latency_difference_microseconds is None
 
 
-def test_how_much_later_is_known_to_be_between_bounds_of_buckets() -> None:
+def test_the_latency_difference_has_bounds_from_buckets() -> None:
     assert look(row(agree=3)).status.latency_difference_interval is None
     assert look(row(agree=400)).status.latency_difference_interval == (100, 200)
     assert look(row(agree=400, slower=[], faster=[0, 400])).status.latency_difference_interval == (-200, -100)
@@ -454,9 +454,7 @@ def timed(stable: list[int], candidate: list[int], **counts: Any) -> dict[str, A
     ],
     ids=str,
 )  # fmt: skip
-def test_the_slowest_answers_may_be_waited_for(
-    rows: list[dict[str, Any]], passed: bool, verdict: str, says: str
-) -> None:
+def test_a_step_may_have_a_latency_margin(rows: list[dict[str, Any]], passed: bool, verdict: str, says: str) -> None:
     told = look(*rows, shadow=SLOWEST)
     latency = told.metrics[2]
     assert (latency.name, latency.verdict, latency.allowed) == ("shadowLatencyP99", verdict, 1.5)
@@ -495,7 +493,7 @@ def test_without_a_margin_no_latency_is_compared() -> None:
     assert [each.name for each in look(row(agree=3)).metrics] == ["agreement", "shadowFailures"]
 
 
-def test_copies_are_asked_for_while_the_step_is_walked_and_only_then() -> None:
+def test_copies_are_requested_only_during_the_step() -> None:
     status = frozen()
     assert shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=1))]) is None
     assert shadow_agreement.evaluate_shadow(running(status, 2), ATTEMPT, []) is None
@@ -515,7 +513,7 @@ def test_the_step_ends_when_enough_agree() -> None:
 
 
 @pytest.mark.parametrize("holds", ["pause", "spec", "window"])
-def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_rollout(holds: str) -> None:
+def test_a_canary_that_disagrees_is_rolled_back_even_if_held(holds: str) -> None:
     status, changes = running(frozen()), {}
     if holds == "pause":
         status = steering.execute_command(status, RolloutCommand("p", "pause", 8), T0)
@@ -530,7 +528,7 @@ def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_ro
     assert (fine.phase, state.current_step(fine)) == ("Running", state.current_step(status))
 
 
-def test_a_candidate_that_answers_otherwise_is_rolled_back_by_evidence() -> None:
+def test_a_canary_that_disagrees_is_rolled_back_by_evidence() -> None:
     told = look(row(agree=450, disagree=50))
     status = state_machine.tick(running(frozen()), inputs(told))
     assert status.phase == "Stopped"
@@ -551,7 +549,7 @@ def test_a_candidate_that_answers_otherwise_is_rolled_back_by_evidence() -> None
     ],
     ids=str,
 )
-def test_after_its_time_what_is_not_decided_follows_the_policy(
+def test_an_undecided_step_follows_the_policy_after_its_time(
     rows: list[dict[str, Any]], policy: str, follows: str
 ) -> None:
     shadow = {**SHADOW, "maxDuration": "1h"}
@@ -575,7 +573,7 @@ def test_after_its_time_what_is_not_decided_follows_the_policy(
 @pytest.mark.parametrize(
     ("counts", "policy"), [({"agree": 450, "disagree": 50}, "pause"), ({"agree": 100}, "rollback")], ids=str
 )
-def test_what_copies_were_judged_by_stays_beside_what_traffic_was(counts: dict[str, int], policy: str) -> None:
+def test_metrics_of_copies_stay_beside_those_of_traffic(counts: dict[str, int], policy: str) -> None:
     weighed = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
     status = running(frozen({**SHADOW, "maxDuration": "1h"}, onInconclusive=policy))
     told = look(row(**counts))

@@ -33,7 +33,7 @@ def sums(told: GroupCounts) -> list[int]:
     return [sum(column[:WITHOUT_UNIT]) for column in told]
 
 
-def test_groups_are_added_over_edges_processes_and_rows_and_kept_apart_from_what_has_no_unit() -> None:
+def test_groups_are_added_over_edges_processes_and_rows_apart_from_requests_without_unit() -> None:
     many = {
         "ok": 500,
         "server5xx": 30,
@@ -93,26 +93,26 @@ def test_warmups_are_not_kept_by_group() -> None:
     assert sums(of(take(NOTHING, by_unit(sticky(row("canary", 1, ok=5)))), epoch=1))[0] == 0
 
 
-def test_what_is_evidence_no_more_is_not_kept_by_group() -> None:
+def test_epochs_that_are_no_longer_evidence_are_not_kept_by_group() -> None:
     counted = take(NOTHING, by_unit(sticky(row("canary", 1, ok=5)), sticky(row("canary", 2, ok=6))), epochs=(1, 2))
     assert sums(of(counted, epoch=1))[0] == 5
     assert sums(of(take(counted, epochs=(2, 3)), epoch=1))[0] == 0
     assert sums(of(take(counted, epochs=(2, 3))))[0] == 6
 
 
-def test_an_agent_that_has_forgotten_some_takes_nothing_back() -> None:
+def test_an_agent_that_forgot_counts_takes_nothing_back() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800, server5xx=100))))
     assert take(counted, by_unit(sticky(row(ok=100, server5xx=50)))).groups == counted.groups
     assert sums(of(take(counted, by_unit(sticky(row(ok=1900, server5xx=50))))))[:2] == [1950, 100]
 
 
-def test_an_edge_that_is_gone_or_silent_or_tells_no_groups_keeps_those_it_told() -> None:
+def test_an_edge_that_reports_no_groups_any_more_keeps_its_groups() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800))))
     for told in ((), (silent(),), (report(sticky(row(ok=900))),)):
         assert take(counted, *told).groups == counted.groups
 
 
-def test_many_processes_that_are_gone_are_kept_as_one_and_lose_nothing() -> None:
+def test_many_departed_sources_are_merged_without_loss() -> None:
     counted = NOTHING
     for boot in range(40):
         counted = take(counted, by_unit(sticky(row(boot=f"b{boot}", ok=100, server5xx=100))))
@@ -120,20 +120,20 @@ def test_many_processes_that_are_gone_are_kept_as_one_and_lose_nothing() -> None
     assert sums(of(counted))[:2] == [8000, 4000]
 
 
-def test_an_edge_that_is_silent_for_a_while_does_not_count_twice() -> None:
+def test_an_edge_that_does_not_report_for_a_while_does_not_count_twice() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=100)), pod="edge-9"))
     for boot in range(20):
         counted = take(counted, by_unit(sticky(row(boot=f"b{boot}", ok=100))), silent("edge-9"))
     assert sums(of(take(counted, by_unit(sticky(row(ok=100)), pod="edge-9"))))[0] == 2100
 
 
-def test_of_too_many_processes_that_live_some_are_not_kept_by_group() -> None:
+def test_processes_beyond_the_limit_are_not_kept_by_group() -> None:
     counted = take(NOTHING, *(by_unit(sticky(row(ok=100)), pod=f"edge-{number:02}") for number in range(30)))
     assert len(counted.groups) == unit_groups.MAX_SOURCES
     assert counted.of(2, "canary").assigned == 3000
 
 
-def test_a_status_stays_far_below_what_it_may_hold() -> None:
+def test_a_status_stays_far_below_its_limit() -> None:
     """Eight epochs, two arms and the most sources, each for an hour at hundreds of requests a second."""
     epochs, draws = range(2, 18, 2), iter(range(10**9))
     reports = [
@@ -184,7 +184,7 @@ DAMAGED: list[Any] = [
 ]
 
 
-def test_an_edge_that_does_not_tell_what_it_retried_or_what_takes_long_by_another_time_tells_all_else() -> None:
+def test_an_older_edge_without_retries_or_further_latencies_reports_the_rest() -> None:
     told = by_unit(sticky(row(ok=800, firstAttemptFailed=100)))
     evidence = told.evidence or {}
     (own,) = evidence["counters"]
@@ -207,7 +207,7 @@ def test_columns_of_further_latencies_are_stored_where_they_were_counted_and_rea
 
 
 @pytest.mark.parametrize("damaged", DAMAGED)
-def test_groups_that_are_none_are_left_out_and_the_requests_are_not(damaged: Any) -> None:
+def test_invalid_groups_are_skipped_and_their_requests_count(damaged: Any) -> None:
     counted = take(NOTHING, by_unit({**sticky(row(ok=800)), "groups": damaged}))
     assert sums(of(counted)) == [0] * 7
     assert counted.of(2, "canary").assigned == 800
@@ -216,7 +216,7 @@ def test_groups_that_are_none_are_left_out_and_the_requests_are_not(damaged: Any
 @pytest.mark.parametrize(
     "damaged", [None, 7, {"edge-0/b1": 7}, {"edge-0/b1": {"2/canary": [[1, 2]]}}, {"edge-0/b1": {"x": []}}]
 )
-def test_stored_groups_that_are_none_cost_no_other_counts(damaged: Any) -> None:
+def test_invalid_stored_groups_do_not_affect_other_counts(damaged: Any) -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800))))
     stored = {**json.loads(json.dumps(counted.as_json())), "groups": damaged}
     back = Counters.from_json(stored, ATTEMPT)
@@ -232,17 +232,17 @@ def first(*reports: EdgeReport, before_s: float = 1000) -> dict[tuple[int, str],
     return first_exposures.count_first_exposures(ATTEMPT, reports, before_s)
 
 
-def test_each_unit_counts_once_where_it_came_first() -> None:
+def test_each_unit_counts_once_at_its_first_request() -> None:
     one = by_unit(units=[(1, 10, 2, "canary"), (2, 10, 2, "stable"), (3, 50, 4, "canary")])
     other = by_unit(units=[(3, 20, 2, "stable"), (4, 30, 2, "stable")], pod="edge-1")
     assert first(one, other) == first(other, one) == {(2, "canary"): 1, (2, "stable"): 3}
 
 
-def test_units_are_known_once_all_that_began_with_them_has_ended() -> None:
+def test_units_count_once_all_requests_of_their_time_have_ended() -> None:
     assert first(by_unit(units=[(1, 10, 2, "canary"), (2, 999, 2, "stable")]), before_s=999) == {(2, "canary"): 1}
 
 
-def test_only_units_are_looked_at_that_every_edge_would_have_drawn() -> None:
+def test_only_units_in_the_sample_range_of_every_edge_count() -> None:
     one, other = (
         by_unit(units=[(1, 10, 2, "canary"), (99, 10, 2, "stable")]),
         by_unit(units=[(2, 10, 2, "stable")], pod="edge-1"),
@@ -262,7 +262,7 @@ def test_only_units_are_looked_at_that_every_edge_would_have_drawn() -> None:
         [{"attempt": ATTEMPT, "tau": "ff", "units": [["1", [5, 2], 1, {}]]}],
     ],
 )
-def test_what_is_no_sample_is_left_out(damaged: Any) -> None:
+def test_an_invalid_sample_is_skipped(damaged: Any) -> None:
     told = by_unit()
     told.evidence["units"] = damaged  # type: ignore[index]
     assert first(told) == {}

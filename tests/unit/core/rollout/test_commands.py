@@ -16,7 +16,7 @@ from sundog_operator.core.rollout.commands import RolloutCommand, parse_command
         ("rollback revision=3 id=x", RolloutCommand("x", "rollback", 3)),
     ],
 )
-def test_commands_are_read(text: str, command: RolloutCommand) -> None:
+def test_commands_are_parsed(text: str, command: RolloutCommand) -> None:
     assert parse_command(text) == command
 
 
@@ -35,7 +35,7 @@ def test_commands_are_read(text: str, command: RolloutCommand) -> None:
         ("promote revision=8 id=a now", "'now': unknown option; expected revision or full"),
     ],
 )
-def test_what_cannot_be_run_says_why(text: str, problem: str) -> None:
+def test_an_invalid_command_has_a_problem(text: str, problem: str) -> None:
     assert parse_command(text).problem == problem
 
 

@@ -51,7 +51,7 @@ def lacking(needed: int, weight: int, replicas: int) -> float:
 
 
 @pytest.mark.parametrize(("needed", "spare"), SERVICES)
-def test_on_the_way_up_each_has_what_its_traffic_needs_but_for_one_replica(needed: int, spare: int) -> None:
+def test_on_the_way_up_each_lacks_at_most_one_replica_for_its_traffic(needed: int, spare: int) -> None:
     for target in WEIGHTS:
         for weight, sizes in up(needed, spare, target):
             assert sizes.stable + sizes.candidate <= needed + spare
@@ -61,7 +61,7 @@ def test_on_the_way_up_each_has_what_its_traffic_needs_but_for_one_replica(neede
 
 
 @pytest.mark.parametrize(("needed", "spare"), SERVICES)
-def test_once_it_is_there_each_has_what_its_weight_needs_rounded(needed: int, spare: int) -> None:
+def test_at_the_target_each_has_the_rounded_replicas_of_its_weight(needed: int, spare: int) -> None:
     for weight in WEIGHTS[:-1]:
         sizes = in_place.compute_replicas(needed, spare, weight, weight)
         short = lacking(needed, 100 - weight, sizes.stable)
@@ -71,7 +71,7 @@ def test_once_it_is_there_each_has_what_its_weight_needs_rounded(needed: int, sp
 
 
 @pytest.mark.parametrize(("needed", "spare"), SERVICES)
-def test_on_the_way_back_likewise_from_every_weight(needed: int, spare: int) -> None:
+def test_on_the_way_back_each_lacks_at_most_one_replica_from_every_weight(needed: int, spare: int) -> None:
     for begin in range(1, 101):
         for weight, sizes, left in back(needed, spare, begin):
             assert sizes.stable + sizes.candidate <= needed + spare
@@ -81,7 +81,7 @@ def test_on_the_way_back_likewise_from_every_weight(needed: int, spare: int) -> 
             assert lacking(needed, 100 - left, sizes.stable) <= 1 - spare
 
 
-def test_a_walk_of_four_is_one_replica_at_a_time() -> None:
+def test_a_rollout_of_four_moves_one_replica_at_a_time() -> None:
     walked = [(weight, sizes.stable, sizes.candidate) for weight, sizes in up(4, 0, 100)]
     assert walked == [(0, 3, 1), (25, 2, 2), (50, 1, 3), (100, 1, 3)]
     given = [(weight, sizes.stable, sizes.candidate, left) for weight, sizes, left in back(4, 0, 50)]
@@ -107,7 +107,7 @@ def test_the_last_gate_compares_latencies_under_the_same_load(needed: int, spare
     assert replica_counts.load_ratio(weight, sizes.stable, sizes.candidate) >= 1 / replica_counts.MAX_COMPARABLE_RATIO
 
 
-def test_no_step_is_added_where_the_candidate_has_as_much_to_do_or_more() -> None:
+def test_no_step_is_added_if_the_canary_has_as_much_load_or_more() -> None:
     shared = PlanInPlace(spare=0)
     equal = freeze.resolve_plan(Rollout.from_json({"steps": [{"weight": 50}]}), StableTraffic(10), 4, shared)
     assert [step.weight for step in equal.steps] == [50, 100]
@@ -115,7 +115,7 @@ def test_no_step_is_added_where_the_candidate_has_as_much_to_do_or_more() -> Non
     assert [step.weight for step in more.steps] == [90, 100]
 
 
-def test_a_plan_in_place_is_another_one() -> None:
+def test_a_plan_in_place_has_another_hash() -> None:
     shared = freeze.freeze(Rollout(), 7, 8, T0, shared=PlanInPlace()).plan
     assert shared.hash != freeze.freeze(Rollout(), 7, 8, T0).plan.hash
     assert shared.in_place == PlanInPlace(spare=0)
@@ -227,7 +227,7 @@ class TestHolding:
         assert status.step.short_since == T0 + timedelta(minutes=20)
 
 
-def test_all_traffic_needs_all_replicas_but_for_stables_last() -> None:
+def test_all_traffic_needs_all_replicas_except_stables_last() -> None:
     for needed, spare, enough in ((4, 0, 3), (4, 1, 4), (2, 0, 1)):
         status = steering.execute_command(begun(50, needed, spare), RolloutCommand("f", "promote", 8, full=True), T0)
         short = state_machine.tick(status, seen(needed, available=enough - 1))

@@ -88,14 +88,14 @@ def analysed(**fields: Any) -> Walk:
     return walk
 
 
-def test_places_are_filled_with_what_needs_no_quotes() -> None:
+def test_placeholders_are_filled_without_quotes() -> None:
     walk = analysed()
     (query,) = prometheus_checks.make_queries(walk.status, "vision", "digits", "u", stands_still=False)
     assert query.expression == 'up{namespace="vision", r="8/7", s="digits", arm="canary"}'
     assert (query.slot, query.about, query.interval_s) == ("analysis", "u/analysis/2", 60)
 
 
-def test_a_guardrail_is_asked_as_long_as_both_arms_have_traffic() -> None:
+def test_a_guardrail_is_queried_while_both_arms_have_traffic() -> None:
     walk = Walk(TIMED, guardrails=[OOM])
     assert prometheus_checks.make_queries(walk.status, "n", "s", "u", stands_still=False) == ()
     walk = watched()
@@ -110,14 +110,14 @@ def test_a_guardrail_is_asked_as_long_as_both_arms_have_traffic() -> None:
 
 
 @pytest.mark.parametrize("still", ["held", "paused"])
-def test_an_analysis_is_asked_while_its_step_goes_on(still: str) -> None:
+def test_an_analysis_is_queried_while_its_step_runs(still: str) -> None:
     status = analysed().status
     if still == "paused":
         status = status.model_copy(update={"paused": {"reason": "Manual"}})
     assert prometheus_checks.make_queries(status, "n", "s", "u", stands_still=still == "held") == ()
 
 
-def test_a_step_waits_for_a_guardrail_that_was_not_asked_yet() -> None:
+def test_a_step_waits_for_a_guardrail_without_a_result() -> None:
     walk = watched()
     walk.ticks(30)
     assert walk.at == (1, 25)
@@ -152,7 +152,7 @@ def test_so_many_failing_checks_in_a_row_roll_back() -> None:
     assert walk.status.checks[0].verdict == "Failed"
 
 
-def test_no_data_between_failing_checks_forgives_none() -> None:
+def test_no_data_between_failing_checks_resets_nothing() -> None:
     walk = watched()
     walk.minutes(2, oom=1)
     walk.minutes(3, oom="gives no data")
@@ -162,7 +162,7 @@ def test_no_data_between_failing_checks_forgives_none() -> None:
 
 
 @pytest.mark.parametrize("hold", ["paused", "held"])
-def test_it_rolls_back_while_it_stands_still(hold: str) -> None:
+def test_a_failing_check_rolls_back_while_paused(hold: str) -> None:
     walk = watched()
     walk.held = hold == "held"
     if hold == "paused":
@@ -181,7 +181,7 @@ def test_a_failing_check_at_one_weight_counts_on_at_the_next() -> None:
     assert walk.status.phase == "Stopped"
 
 
-def test_an_epoch_with_the_weights_of_the_one_before_is_asked_for_nothing_more() -> None:
+def test_an_epoch_with_the_same_weights_needs_no_new_query() -> None:
     """As at the end of a warm-up: so many failing checks in a row are so many intervals."""
     rare = {**OOM, "prometheus": {"query": "oom", "interval": "10m", "failureLimit": 2}}
     walk = Walk({"weight": 25}, guardrails=[rare])
@@ -198,7 +198,7 @@ def test_an_epoch_with_the_weights_of_the_one_before_is_asked_for_nothing_more()
     assert walk.status.phase == "Stopped"
 
 
-def test_an_answer_counts_once_and_none_before_its_time() -> None:
+def test_a_result_counts_once_and_none_before_its_time() -> None:
     walk = watched()
     walk.tick(oom=1)
     walk.ticks(20)
@@ -209,7 +209,7 @@ def test_an_answer_counts_once_and_none_before_its_time() -> None:
 
 
 @pytest.mark.parametrize("back", [timedelta(seconds=50), timedelta(seconds=80), timedelta(days=400)])
-def test_a_clock_that_is_set_back_holds_up_a_check_for_two_intervals_at_most(back: timedelta) -> None:
+def test_a_clock_that_is_set_back_delays_a_check_for_two_intervals_at_most(back: timedelta) -> None:
     walk = watched()
     walk.tick(oom=1)
     walk.now -= back
@@ -240,7 +240,7 @@ def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase:
         assert explanations.weight_change_reason(walk.status).endswith(f"; {by}")
 
 
-def test_who_lets_it_go_on_starts_its_patience_anew() -> None:
+def test_resume_resets_the_inconclusive_results() -> None:
     walk = watched()
     walk.minutes(5, oom="gives no data")
     assert walk.status.paused is not None
@@ -305,7 +305,7 @@ def test_an_analysis_before_the_first_weight_decides_whether_there_is_any_traffi
     assert walk.at == (2, 25)
 
 
-def test_what_stays_good_is_written_once_a_minute() -> None:
+def test_a_passing_check_is_written_once_a_minute() -> None:
     walk = watched()
     walk.tick(oom=0)
     first = walk.status.checks[0]

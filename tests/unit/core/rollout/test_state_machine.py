@@ -95,7 +95,7 @@ def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
         assert (warm.epoch.number, epochs(warm), state.canary_weight(warm)) == (2, [(2, 25)], 25)
 
 
-def test_traffic_is_what_was_given_not_what_a_step_is_to_have() -> None:
+def test_traffic_is_the_committed_one_not_that_of_the_step() -> None:
     waits = steering.execute_command(frozen(), RolloutCommand("a", "promote", 8, full=True), T0)
     assert not state.had_traffic(transitions.stop(waits, "Aborted", "by command b", T0))
     served = settle(frozen(), timedelta(0), judged())
@@ -106,7 +106,7 @@ def test_traffic_is_what_was_given_not_what_a_step_is_to_have() -> None:
     assert (state.canary_weight(by_header), state.had_traffic(by_header)) == (0, True)
 
 
-def test_of_an_attempt_of_before_the_steps_that_were_entered_tell() -> None:
+def test_an_older_attempt_had_traffic_by_its_entered_steps() -> None:
     def of_before(status: ExperimentStatus) -> ExperimentStatus:
         return status.model_copy(update={"had_traffic": None})
 
@@ -129,7 +129,7 @@ def test_without_a_warm_up_the_first_epoch_is_evidence(warmup: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("warmup", [{}, {"requests": 0}])
-def test_another_epoch_begins_once_it_is_known_what_a_long_answer_is(warmup: dict[str, Any]) -> None:
+def test_another_epoch_begins_once_a_latency_threshold_is_known(warmup: dict[str, Any]) -> None:
     unknown = frozen(StableTraffic(), warmup=warmup)
     nothing = judged(guardrails=unknown.plan.guardrails)
     waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
@@ -160,7 +160,7 @@ def test_a_pause_before_any_traffic_is_no_evidence() -> None:
 
 
 @pytest.mark.parametrize("held_for", [timedelta(0), timedelta(hours=30)])
-def test_what_the_spec_holds_takes_no_time_of_a_step(held_for: timedelta) -> None:
+def test_a_hold_by_the_spec_takes_no_time_of_a_step(held_for: timedelta) -> None:
     held = settle(collecting(), timedelta(minutes=30), judged(), held=True)
     back = settle(held, timedelta(minutes=30) + held_for, judged())
     assert settle(back, timedelta(minutes=59) + held_for, judged()).paused is None
@@ -170,7 +170,7 @@ def test_what_the_spec_holds_takes_no_time_of_a_step(held_for: timedelta) -> Non
 OPENS = T0 + timedelta(days=2)
 
 
-def test_outside_its_windows_a_rollout_stands_still_and_says_until_when() -> None:
+def test_outside_its_windows_a_rollout_waits_and_says_until_when() -> None:
     waiting = settle(frozen(), timedelta(0), judged(), opens_at=OPENS)
     assert (index(waiting), state.canary_weight(waiting), waiting.paused) == (1, 0, None)
     assert waiting.step is not None
@@ -228,7 +228,7 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
     assert status.step.since == T0 + at - free
 
 
-def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
+def test_a_step_of_a_later_version_is_not_skipped() -> None:
     """An operator that was rolled back reads a newer status: the step that it cannot read may be what holds the traffic."""
     status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
     status["plan"]["steps"][0]["gate"] = "oracle"
@@ -240,7 +240,7 @@ def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
     assert index(settle(ExperimentStatus.parse(status), LATER, judged(passed=True))) == 1
 
 
-def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
+def test_a_sample_ratio_mismatch_does_not_replace_a_manual_pause() -> None:
     paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
     assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused
 
@@ -249,7 +249,7 @@ OUTAGE = BaselineHealth(CONTROL_UNHEALTHY, "50.0% of stable's requests failed in
 CALM = BaselineHealth(settled=False)
 
 
-def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_on_by_itself() -> None:
+def test_an_outage_of_stable_pauses_and_the_rollout_resumes_after_it() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE, passed=True))
     assert (hit.paused and hit.paused.reason, index(hit), state.canary_weight(hit)) == (
         CONTROL_UNHEALTHY,
@@ -304,7 +304,7 @@ def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evid
 
 
 @pytest.mark.parametrize("verb", ["promote", "skip"])
-def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str) -> None:
+def test_a_command_in_an_outage_shifts_without_another_epoch(verb: str) -> None:
     three = {"steps": [*TWO["steps"], {"weight": 75}]}
     hit = settle(collecting(**three), LATER, judged(control=OUTAGE))
     left = steering.execute_command(hit, RolloutCommand("l", verb, 8), T0 + LATER)
@@ -313,7 +313,7 @@ def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str
     assert epochs(settle(shifted, LATER * 4, judged())) == [(2, 25), (4, 50)]
 
 
-def test_resumed_in_an_outage_it_is_paused_again_and_counts_anew_where_it_is_none() -> None:
+def test_a_rollout_resumed_in_an_outage_pauses_again_and_gets_a_new_epoch_after_it() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
     resumed = steering.execute_command(hit, RolloutCommand("r", "resume", 8), T0 + timedelta(minutes=31))
     again = settle(resumed, timedelta(minutes=31), judged(control=OUTAGE))
@@ -353,7 +353,7 @@ def test_a_warm_up_does_not_end_in_an_outage() -> None:
     assert epochs(settle(hit, timedelta(minutes=4), judged(control=CALM, requests=1000))) == []
 
 
-def test_who_promotes_in_full_needs_not_wait_for_the_end_of_an_outage() -> None:
+def test_a_full_promotion_does_not_wait_for_the_end_of_an_outage() -> None:
     """The canary may be what ends the outage."""
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
     promoted = steering.execute_command(hit, RolloutCommand("f", "promote", 8, full=True), T0 + timedelta(minutes=31))
@@ -376,7 +376,7 @@ def test_outages_without_end_leave_room_for_the_epoch_that_counts() -> None:
     assert ExperimentStatus.parse(status.to_json()) == status
 
 
-def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() -> None:
+def test_gates_pass_with_evidence_after_their_minimum_and_the_last_decides() -> None:
     status = collecting()
     assert index(settle(status, timedelta(minutes=4), judged(passed=True))) == 1
     assert index(settle(status, LATER, judged())) == 1
@@ -388,7 +388,7 @@ def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() 
     assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Promoted", "canary")
 
 
-def test_what_has_passed_waits_for_its_least_time_and_says_so() -> None:
+def test_a_passed_step_waits_for_its_minimum_and_says_so() -> None:
     passed = OPEN.model_copy(update={"verdict": "Passed"})
     status = settle(collecting(), timedelta(minutes=4), judged(passed=True)).model_copy(update={"metrics": (passed,)})
     waits = settle(status, timedelta(minutes=4), judged(passed=True))
@@ -402,7 +402,7 @@ def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
     assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Undecided", "")
 
 
-def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
+def test_a_pause_after_the_last_gate_does_not_change_which_gate_decides() -> None:
     status = collecting(steps=[{"weight": 50}, {"pause": {"duration": "1m"}}])
     paused = settle(status, LATER, judged(passed=True))
     assert (index(paused), state.next_weight(paused)) == (2, 100)
@@ -431,7 +431,7 @@ def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> N
     assert after.metrics == (OPEN,)
 
 
-def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_resumed() -> None:
+def test_a_step_that_takes_too_long_pauses_and_restarts_its_time_on_resume() -> None:
     late = settle(collecting(), timedelta(hours=1), judged())
     assert late.paused is not None
     assert (late.paused.reason, late.metrics) == ("Inconclusive", (OPEN,))
@@ -458,14 +458,14 @@ RESUME = RolloutCommand("r", "resume", 8)
 
 
 @pytest.mark.parametrize("slow", [timedelta(minutes=9), None])
-def test_a_step_tells_of_the_metric_that_is_expected_last(slow: timedelta | None) -> None:
+def test_a_step_shows_the_metric_that_is_expected_last(slow: timedelta | None) -> None:
     soon = OPEN.model_copy(update={"eta": timedelta(minutes=1)})
     last = OPEN.model_copy(update={"name": "latencyP95", "message": "latencyP95 is open", "eta": slow})
     known = collecting().model_copy(update={"metrics": (soon, last)})
     assert explanations.describe_missing_evidence(known) == "latencyP95 is open"
 
 
-def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew() -> None:
+def test_a_manual_pause_keeps_an_earlier_reason_and_the_step_restarts_its_time() -> None:
     late = settle(collecting(), timedelta(hours=1), judged())
     paused = steering.execute_command(late, PAUSE, T0 + timedelta(hours=3))
     assert paused == late.model_copy(update={"last_command": "p"})
@@ -474,7 +474,7 @@ def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew(
     assert settle(resumed, timedelta(hours=5), judged()).paused is not None
 
 
-def test_a_pause_by_hand_leaves_a_revision_that_was_late_its_time_anew() -> None:
+def test_a_manual_pause_lets_a_late_revision_restart_its_deadline() -> None:
     late = settle(frozen(), timedelta(minutes=15), None, available=0, late="not ready within 15m")
     paused = steering.execute_command(late, PAUSE, T0 + timedelta(minutes=16))
     resumed = steering.execute_command(paused, RESUME, T0 + timedelta(minutes=17))
@@ -491,7 +491,7 @@ def test_a_pause_by_hand_does_not_end_with_an_outage_and_takes_none_of_the_steps
     assert settle(resumed, timedelta(hours=3, minutes=30), judged()).paused is not None
 
 
-def test_a_pause_by_hand_keeps_no_traffic_on_a_split_that_stays_wrong() -> None:
+def test_a_manual_pause_does_not_hide_a_lasting_sample_ratio_mismatch() -> None:
     broken = judged(broken="600 of 1000")
     paused = steering.execute_command(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
     assert settle(paused, LATER * 2, broken).phase == "Stopped"
@@ -512,7 +512,7 @@ def without(status: ExperimentStatus) -> list[tuple[int, int, str]]:
     return [(each.step, each.weight, each.by) for each in status.without_evidence or ()]
 
 
-def test_what_passes_without_evidence_is_told_with_the_promotion_and_by_what() -> None:
+def test_the_promotion_names_steps_without_evidence_and_why() -> None:
     first = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
     assert without(first) == [(1, 25, "onInconclusive: promote")]
     assert explanations.weight_change_reason(first) == "onInconclusive: promote, although about 60 events decide"
@@ -527,7 +527,7 @@ def test_what_passes_without_evidence_is_told_with_the_promotion_and_by_what() -
     assert decided.verdict.reason.endswith("100 %; without evidence: step 1 at 25 % by onInconclusive: promote")
 
 
-def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics() -> None:
+def test_the_promotion_names_the_metrics_of_a_step_that_evidence_passed() -> None:
     other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
     found = judged(passed=True, metrics=(FOUND, other))
     passed = settle(collecting(), LATER, found)
@@ -539,13 +539,13 @@ def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics()
     assert explanations.promotion_reason(over) == f"after step 3 at 100 %; {explanations.weight_change_reason(passed)}"
 
 
-def test_an_arm_without_requests_passes_by_a_policy_that_is_told() -> None:
+def test_an_arm_without_requests_passes_by_a_recorded_policy() -> None:
     on = settle(collecting(onNoData="promote"), timedelta(minutes=6), judged(silent=True))
     assert without(on) == [(1, 25, "onNoData: promote")]
     assert explanations.weight_change_reason(on) == "onNoData: promote, although an arm has no requests"
 
 
-def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_nothing_else() -> None:
+def test_a_step_that_a_command_passes_is_recorded_except_a_manual_gate() -> None:
     given = steering.execute_command(collecting(), RolloutCommand("a", "promote", 8), T0)
     assert (without(given), explanations.weight_change_reason(given)) == (
         [(1, 25, "command promote")],
@@ -564,7 +564,7 @@ def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_not
     assert without(steering.execute_command(collecting(steps=timed), RolloutCommand("a", "promote", 8), T0)) == []
 
 
-def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> None:
+def test_the_promotion_names_a_last_gate_without_evidence() -> None:
     steps = [{"weight": 25}, {"weight": 50, "gate": "time", "minDuration": "10m"}]
     found = judged(passed=True, metrics=(FOUND,))
     status = settle(settle(collecting(steps=steps), LATER, found), LATER * 2, found)
@@ -576,7 +576,7 @@ def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> N
     assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
 
 
-def test_a_status_of_before_steps_that_passed_were_told_is_read_as_it_is() -> None:
+def test_an_older_status_without_recorded_steps_is_read() -> None:
     stored = collecting().to_json()
     assert "withoutEvidence" not in stored
     assert "openedBy" not in stored["step"]
@@ -584,7 +584,7 @@ def test_a_status_of_before_steps_that_passed_were_told_is_read_as_it_is() -> No
 
 
 @pytest.mark.parametrize("policy", ["hold", "pause", "promote"])
-def test_no_traffic_for_long_is_no_success_unless_somebody_says_so(policy: str) -> None:
+def test_no_traffic_is_no_success_without_a_policy(policy: str) -> None:
     status = collecting(onNoData=policy, onInconclusive="rollback")
     quiet = settle(status, timedelta(minutes=6), judged(silent=True))
     late = settle(quiet, timedelta(hours=1), judged(silent=True))
@@ -610,13 +610,13 @@ def test_an_epoch_that_has_just_begun_is_not_silent_yet(policy: str) -> None:
     assert index(old) == 2 if policy == "promote" else old.paused is not None
 
 
-def test_resuming_without_traffic_waits_for_it_anew() -> None:
+def test_resuming_without_traffic_restarts_the_wait() -> None:
     paused = settle(collecting(onNoData="pause"), timedelta(minutes=6), judged(silent=True))
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
     assert settle(resumed, timedelta(hours=9, minutes=4), judged(silent=True)).paused is None
 
 
-def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
+def test_a_lasting_sample_ratio_mismatch_pauses_and_then_stops() -> None:
     broken = judged(broken="600 of 1000", passed=True)
     paused = settle(collecting(), LATER, broken)
     assert paused.paused is not None
@@ -627,7 +627,7 @@ def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
     assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
 
 
-def test_a_split_that_is_right_again_waits_for_a_person() -> None:
+def test_a_split_that_matches_again_waits_for_a_user() -> None:
     paused = settle(collecting(), LATER, judged(broken="600 of 1000"))
     assert settle(paused, timedelta(hours=5), judged(passed=True)).paused == paused.paused
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
@@ -649,7 +649,7 @@ def test_a_split_that_is_right_again_waits_for_a_person() -> None:
         (5, 0, "manual", 1),
     ],
 )
-def test_before_a_gate_of_evidence_no_replica_of_the_candidate_has_more_load_than_one_of_stable(
+def test_before_an_evidence_gate_no_canary_replica_has_more_load_than_one_of_stable(
     replicas: int, weight: int, gate: Any, needed: int
 ) -> None:
     assert replica_counts.step_replicas(PlanStep(weight=weight, gate=gate), replicas) == needed
@@ -720,7 +720,7 @@ def walked(
 
 @settings(max_examples=examples(150))
 @given(walks)
-def test_whatever_comes_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk) -> None:
+def test_for_all_inputs_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk) -> None:
     for before, inputs, after in walked(frozen(), ticks):
         assert ExperimentStatus.parse(after.to_json()) == after
         numbers = [each.number for each in after.evidence_epochs]
@@ -754,7 +754,7 @@ def test_without_evidence_that_passes_nothing_is_promoted(ticks: Walk) -> None:
         assert state.canary_weight(after) <= 25
 
 
-def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
+def test_a_damaged_status_can_be_ticked() -> None:
     status = collecting(onInconclusive="promote")
     assert status.step is not None
     for given_index in (0, 3, 99):
@@ -771,7 +771,7 @@ def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
 SKIP = RolloutCommand("s1", "skip", 8)
 
 
-def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on() -> None:
+def test_a_skipped_step_opens_no_other_gate_and_harm_is_still_tested() -> None:
     skipped = steering.execute_command(collecting(), SKIP, T0)
     assert (index(skipped), skipped.last_command, skipped.step and skipped.step.gate) == (2, "s1", "evidence")
     there = settle(skipped, timedelta(minutes=2), judged())
@@ -781,7 +781,7 @@ def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on(
     assert (harmed.phase, state.canary_weight(harmed)) == ("Stopped", 0)
 
 
-def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
+def test_a_step_before_all_traffic_cannot_be_skipped() -> None:
     last = settle(steering.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), judged())
     assert steering.skip_refusal(last)
     again = steering.execute_command(last, RolloutCommand("s2", "skip", 8), T0)
@@ -814,7 +814,7 @@ LAST_BAKE = f"step 1 of 4 {LAST.format('the bake')}"
     ids=lambda step: next(iter(step)),
 )
 @pytest.mark.parametrize("gate", ["evidence", "manual"])
-def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(gate: str, following: Any) -> None:
+def test_the_last_deciding_step_cannot_be_skipped(gate: str, following: Any) -> None:
     status = collecting(steps=[{"weight": 50, "gate": gate}, following], **ERRORS)
     assert steering.skip_refusal(status) == LAST_ALL
     assert index(steering.execute_command(status, SKIP, T0)) == 1
@@ -824,7 +824,7 @@ def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(
     assert not steering.skip_refusal(collecting(steps=decided, **ERRORS))
 
 
-def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
+def test_a_step_without_decision_can_be_skipped_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
     timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
     assert not steering.skip_refusal(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
     assert steering.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (

@@ -53,7 +53,7 @@ def hourly(change: datetime, minute: int) -> list[datetime]:
 
 
 @pytest.mark.parametrize("cron", ["0 0 */31 * 5L", "0 0 */31 2 1L"])
-def test_a_line_that_no_day_fulfils_is_told_and_ends_no_pass_by_surprise(cron: str) -> None:
+def test_a_line_that_matches_no_date_is_reported_and_raises_a_known_error(cron: str) -> None:
     (problem,) = windows.find_problems([window(cron)], "spec.rollout.windows")
     assert str(problem) == f'spec.rollout.windows[0].cron: "{cron}" matches no date'
     with pytest.raises(CronSimError, match="no date"):
@@ -77,7 +77,7 @@ def agrees(each: RolloutWindow, openings: list[datetime], now: datetime) -> None
 @example(BACK, 2, 30, 60, 29 * 60)
 @example(FORWARD, 2, 30, 60, 0)  # a time that clocks leave out
 @example(FORWARD, 2, 30, 60, -1)
-def test_a_line_with_its_hour_opens_once_a_day_for_as_long_as_it_says(
+def test_a_line_with_an_hour_opens_once_a_day_for_its_duration(
     change: datetime, hour: int, minute: int, length: int, second: int
 ) -> None:
     each = window(f"{minute} {hour} * * *", f"{length}m")
@@ -86,7 +86,7 @@ def test_a_line_with_its_hour_opens_once_a_day_for_as_long_as_it_says(
 
 @settings(max_examples=examples(30), deadline=None)
 @given(changes, st.integers(0, 59), st.integers(1, 59), seconds)
-def test_a_line_without_an_hour_opens_in_both_of_two_equal_ones(
+def test_a_line_without_an_hour_opens_in_both_repeated_hours(
     change: datetime, minute: int, length: int, second: int
 ) -> None:
     each = window(f"{minute} * * * *", f"{length}m")
@@ -95,7 +95,7 @@ def test_a_line_without_an_hour_opens_in_both_of_two_equal_ones(
 
 @settings(max_examples=examples(25), deadline=None)
 @given(changes, st.lists(st.tuples(st.integers(0, 23), lengths), min_size=1, max_size=3), seconds, lengths, lengths)
-def test_the_time_within_is_what_a_stopwatch_shows(
+def test_the_time_within_windows_is_elapsed_time(
     change: datetime, given_windows: list[tuple[int, int]], second: int, length: int, limit: int
 ) -> None:
     several = [window(f"0 {hour} * * *", f"{minutes}m") for hour, minutes in given_windows]
@@ -110,7 +110,7 @@ def test_the_time_within_is_what_a_stopwatch_shows(
     assert windows.has_lasted(several, since, now, timedelta(minutes=limit)) == (within >= limit)
 
 
-def test_any_of_them_lets_traffic_move() -> None:
+def test_any_open_window_lets_traffic_advance() -> None:
     noon = datetime(2026, 11, 25, 12, tzinfo=UTC)
     morning, night = window("0 6 * * *", "1h", "UTC"), window("0 22 * * *", "2h", "UTC")
     assert windows.next_opening([morning, night], noon) == noon.replace(hour=22)
@@ -127,7 +127,7 @@ def test_a_window_that_opens_before_it_closes_is_always_open() -> None:
     assert not windows.has_lasted([always], at, at + timedelta(hours=1), timedelta(hours=1, seconds=1))
 
 
-def test_without_windows_traffic_moves_at_any_time_and_all_time_counts() -> None:
+def test_without_windows_traffic_advances_at_any_time_and_all_time_counts() -> None:
     at = datetime(2026, 11, 25, 12, tzinfo=UTC)
     assert windows.next_opening([], at) is None
     assert windows.has_lasted([], at, at + MINUTE, MINUTE)
@@ -156,14 +156,14 @@ def test_the_reason_stays_the_same_until_the_window_opens() -> None:
         (window(duration="59s"), "windows[0].duration: 59s is too short; expected 1m or more"),
     ],
 )  # fmt: skip
-def test_what_nobody_can_follow_is_named(wrong: RolloutWindow, message: str) -> None:
+def test_an_invalid_window_is_reported(wrong: RolloutWindow, message: str) -> None:
     assert [str(violation) for violation in windows.find_problems([wrong], "windows")] == [message]
     (second,) = windows.find_problems([window(), wrong], "windows")
     assert second.path == message.partition(":")[0].replace("[0]", "[1]")
 
 
 @pytest.mark.parametrize("cron", ["0 9 * * 1-5", "*/15 * * * *", "0 9,13 1-7 JAN-MAR mon", "0 0 29 2 *"])
-def test_cron_lines_of_every_form_are_followed(cron: str) -> None:
+def test_cron_lines_of_every_form_are_accepted(cron: str) -> None:
     assert windows.find_problems([window(cron)], "windows") == []
     assert windows.next_opening([window(cron, "1m")], datetime(2026, 11, 25, 12, 1, tzinfo=UTC)) is not None
 
