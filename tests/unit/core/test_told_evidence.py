@@ -59,7 +59,7 @@ def take(before: counters.Counters, edges: list[EdgeReport], now_s: float) -> co
     )
 
 
-def seen(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
+def collected(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
     """Return the counts after so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
@@ -71,7 +71,7 @@ def seen(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
 
 
 def judge(blocks: int, stable: int, canary: int) -> Evaluation:
-    return evaluate.evaluate_rollout(status(), seen(blocks, stable, canary))
+    return evaluate.evaluate_rollout(status(), collected(blocks, stable, canary))
 
 
 def test_the_message_has_the_time_counted_so_far() -> None:
@@ -91,14 +91,14 @@ def test_the_message_omits_the_time_once_only_events_are_missing() -> None:
 
 def test_an_edge_that_is_not_ready_and_does_not_report_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
-    told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
-    known = take(counters.Counters(ATTEMPT), [told], START + 25.0)
+    result = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
+    known = take(counters.Counters(ATTEMPT), [result], START + 25.0)
     # Its agent restarts.
     silent = EdgeReport("edge-0", False, False, None)
     assert take(known, [silent], START + 65.0).folded == known.folded
     # An edge that never reported does not serve, and one that terminates may never report again.
     new, leaving = EdgeReport("edge-1", False, False, None), EdgeReport("edge-0", False, True, None)
-    for others in ([told, new], [leaving]):
+    for others in ([result, new], [leaving]):
         folded = take(known, others, START + 65.0).folded
         assert folded[2].lengths[0].closed == 6
 
@@ -135,8 +135,8 @@ def test_a_latency_passes_by_its_floor_if_nothing_is_slow() -> None:
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
     running = status().model_copy(update={"plan": plan})
-    (told,) = evaluate.evaluate_rollout(running, seen(13, 0, 0)).metrics
-    assert told.verdict == "Passed"
+    (result,) = evaluate.evaluate_rollout(running, collected(13, 0, 0)).metrics
+    assert result.verdict == "Passed"
 
 
 def test_without_events_the_message_has_the_needed_requests_and_the_time() -> None:

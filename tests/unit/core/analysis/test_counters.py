@@ -27,18 +27,20 @@ BEGIN = block(T0 - 10)
 
 
 def take(before: Counters, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Counters:
-    return look_at(before, reports, CountScope(epochs, in_force=2, now_s=now, timeout_s=30))
+    return update(before, reports, CountScope(epochs, in_force=2, now_s=now, timeout_s=30))
 
 
-def look_at(before: Counters, reports: Sequence[EdgeReport], look: CountScope) -> Counters:
-    return counters.update_counters(before, reports, counters.collect_blocks(ATTEMPT, reports), look)
+def update(before: Counters, reports: Sequence[EdgeReport], scope: CountScope) -> Counters:
+    return counters.update_counters(before, reports, counters.collect_blocks(ATTEMPT, reports), scope)
 
 
 NOTHING = Counters(ATTEMPT)
 
 few = st.dictionaries(st.sampled_from((*ENDS, "slow", "slow2", "slow3")), st.integers(1, 50), max_size=2)
 rows = st.builds(
-    lambda place, told, lost, at: row(*place, **told, lost=lost, inFlight=at % 3, blocks=[block(T0 + 10 * at, **told)]),
+    lambda place, result, lost, at: row(
+        *place, **result, lost=lost, inFlight=at % 3, blocks=[block(T0 + 10 * at, **result)]
+    ),
     st.sampled_from([("stable", 1, "b1"), ("stable", 2, "b1"), ("canary", 2, "b1"), ("canary", 2, "b2")]),
     few,
     st.integers(0, 2),
@@ -50,20 +52,22 @@ reports = st.lists(st.lists(rows, max_size=3), max_size=3).map(
 
 
 @given(reports)
-def test_every_request_is_counted_once_however_often_and_in_which_order_edges_are_read(told: list[EdgeReport]) -> None:
-    once = take(NOTHING, *told, epochs=(1, 2))
-    for again in (take(once, *told, epochs=(1, 2)), take(NOTHING, *reversed(told), epochs=(1, 2))):
+def test_every_request_is_counted_once_however_often_and_in_which_order_edges_are_read(
+    result: list[EdgeReport],
+) -> None:
+    once = take(NOTHING, *result, epochs=(1, 2))
+    for again in (take(once, *result, epochs=(1, 2)), take(NOTHING, *reversed(result), epochs=(1, 2))):
         assert again == once
-    assigned = sum(each["assigned"] for each in rows_in(told))
+    assigned = sum(each["assigned"] for each in rows_in(result))
     assert sum(once.of(epoch, arm).assigned for epoch in (1, 2) for arm in ("stable", "canary")) == assigned
     assert Counters.from_json(json.loads(json.dumps(once.as_json())), ATTEMPT) == once
     assert Counters.unpack(once.pack(), ATTEMPT) == once
 
 
 @given(reports)
-def test_several_edges_count_as_one_would(told: list[EdgeReport]) -> None:
-    apart = take(NOTHING, *told, epochs=(1, 2))
-    alone = take(NOTHING, report(*rows_in(told)), epochs=(1, 2))
+def test_several_edges_count_as_one_would(result: list[EdgeReport]) -> None:
+    apart = take(NOTHING, *result, epochs=(1, 2))
+    alone = take(NOTHING, report(*rows_in(result)), epochs=(1, 2))
     assert apart.folded == alone.folded
     for epoch in (1, 2):
         for arm in ("stable", "canary"):
@@ -71,11 +75,13 @@ def test_several_edges_count_as_one_would(told: list[EdgeReport]) -> None:
 
 
 def test_kinds_of_events_are_counted_apart() -> None:
-    told = row(ok=90, client4xx=1, throttled=2, abortBefore=3, abortDuring=4, server5xx=5, edge5xx=6, timeout=7, slow=8)
+    result = row(
+        ok=90, client4xx=1, throttled=2, abortBefore=3, abortDuring=4, server5xx=5, edge5xx=6, timeout=7, slow=8
+    )
     counted = take(
         NOTHING,
         report(
-            {**told, "ends": {**told["ends"], "truncated": 9, "invalid": 10}, "retries": {"firstAttemptFailed": 11}}
+            {**result, "ends": {**result["ends"], "truncated": 9, "invalid": 10}, "retries": {"firstAttemptFailed": 11}}
         ),
     )
     assert counted.of(2, "canary") == ArmCounts(assigned=118, errors=37, slow=8, rejections=10, retried=11)
@@ -146,8 +152,8 @@ def two_minutes(**counts: int) -> Any:
 def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
     canary = [{**row("canary"), "blocks": [BEGIN, block(T0, server5xx=count)]} for count in (2, 3)]
     stable = {**row("stable"), "blocks": [BEGIN, block(T0, timeout=1, slow=6, throttled=7, slow3=8)]}
-    told = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
-    shortest, *longer = told.folded[2].lengths
+    result = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
+    shortest, *longer = result.folded[2].lengths
     # x = 5 and s = 6 errors; only stable has slow answers and rejections.
     assert shortest.sums == (
         (5, 6, 25, 30, 36),
@@ -158,7 +164,7 @@ def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
         (0, 8, 0, 0, 64),
     )
     assert [each.open for each in longer] == [((5, 6), (0, 6), (0, 7), (0, 0), (0, 0), (0, 8))] * 2
-    assert closed(told) == [1, 0, 0]
+    assert closed(result) == [1, 0, 0]
 
 
 @pytest.mark.parametrize("late", range(0, 60, 10))
@@ -171,9 +177,9 @@ def test_blocks_close_on_full_half_minutes_and_minutes_and_the_first_is_whole(la
 def test_partial_blocks_at_the_ends_of_an_epoch_add_no_dispersion() -> None:
     began, ended = block(T0 + 40, ok=40, server5xx=20), block(T0 + 280, ok=20, server5xx=10)
     between = [block(T0 + 10 * number, ok=100, server5xx=50) for number in range(5, 28)]
-    told = report({**row(epoch=1), "blocks": [began, *between, ended]})
-    for look in (CountScope((1,), in_force=1, now_s=T0 + 285, timeout_s=30), CountScope((1,), 2, T0 + 900, 30)):
-        for length in look_at(NOTHING, [told], look).folded[1].lengths:
+    result = report({**row(epoch=1), "blocks": [began, *between, ended]})
+    for scope in (CountScope((1,), in_force=1, now_s=T0 + 285, timeout_s=30), CountScope((1,), 2, T0 + 900, 30)):
+        for length in update(NOTHING, [result], scope).folded[1].lengths:
             x, _, square, _, _ = length.sums[0]
             assert length.closed >= 3
             assert x * x == length.closed * square
@@ -181,17 +187,17 @@ def test_partial_blocks_at_the_ends_of_an_epoch_add_no_dispersion() -> None:
 
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=6))
 def test_the_time_of_evaluations_does_not_change_the_sums(waits: list[int]) -> None:
-    told, counted, now = report(two_minutes(ok=1, server5xx=2)), NOTHING, T0
+    result, counted, now = report(two_minutes(ok=1, server5xx=2)), NOTHING, T0
     for wait in waits:
         now += wait
-        counted = take(counted, told, now=now)
-    assert take(counted, told, now=T0 + 600).folded == take(NOTHING, told, now=T0 + 600).folded
+        counted = take(counted, result, now=now)
+    assert take(counted, result, now=T0 + 600).folded == take(NOTHING, result, now=T0 + 600).folded
 
 
 def test_a_block_is_folded_five_seconds_after_its_end() -> None:
-    told = report(two_minutes(ok=1))
-    assert closed(take(NOTHING, told, now=T0 + 14.9)) == [0, 0, 0]
-    assert closed(take(NOTHING, told, now=T0 + 15)) == [1, 0, 0]
+    result = report(two_minutes(ok=1))
+    assert closed(take(NOTHING, result, now=T0 + 14.9)) == [0, 0, 0]
+    assert closed(take(NOTHING, result, now=T0 + 15)) == [1, 0, 0]
 
 
 def test_a_block_with_running_requests_waits_until_their_timeout() -> None:
@@ -201,11 +207,11 @@ def test_a_block_with_running_requests_waits_until_their_timeout() -> None:
 
 
 def test_no_block_is_folded_while_a_ready_edge_does_not_report() -> None:
-    told = report(two_minutes(ok=1))
-    assert take(NOTHING, told, silent("edge-1")).folded == {}
-    assert take(NOTHING, told, report(pod="edge-1", columns=())).folded == {}
-    assert closed(take(NOTHING, told, silent("edge-1", ready=False)))[0] == 59
-    assert closed(take(NOTHING, told, silent("edge-1", terminating=True)))[0] == 59
+    result = report(two_minutes(ok=1))
+    assert take(NOTHING, result, silent("edge-1")).folded == {}
+    assert take(NOTHING, result, report(pod="edge-1", columns=())).folded == {}
+    assert closed(take(NOTHING, result, silent("edge-1", ready=False)))[0] == 59
+    assert closed(take(NOTHING, result, silent("edge-1", terminating=True)))[0] == 59
 
 
 def test_minutes_without_requests_are_blocks_too_while_an_epoch_is_in_force() -> None:
@@ -218,7 +224,7 @@ def test_an_ended_epoch_excludes_its_last_block() -> None:
     assert closed(counted, 1) == [11, 3, 1]
     assert take(counted, report(over), now=T0 + 3000, epochs=(1, 2)).folded == counted.folded
     assert take(counted, report(), now=T0 + 9000, epochs=(1, 2)).folded == counted.folded
-    newest_is_over = look_at(NOTHING, [report(over)], CountScope((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
+    newest_is_over = update(NOTHING, [report(over)], CountScope((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
     assert closed(newest_is_over, 1) == [11, 3, 1]
 
 
@@ -233,25 +239,25 @@ def test_blocks_of_an_hour_without_evaluation_are_skipped() -> None:
 def test_requests_and_events_of_whole_blocks_are_counted_by_arm() -> None:
     stable = {**row("stable"), "blocks": [block(T0 - 10, ok=99, timeout=9), block(T0, ok=5, timeout=1, inFlight=1)]}
     canary = {**row(), "blocks": [BEGIN, block(T0, ok=2, slow=1, throttled=1), block(T0 + 10, ok=70)]}
-    told = [report(stable), report(canary, pod="edge-1")]
-    assert take(NOTHING, *told, now=T0 + 20).folded[2].counts() == (ArmCounts(), ArmCounts())
-    counted = take(NOTHING, *told, now=T0 + 45).folded[2]
+    result = [report(stable), report(canary, pod="edge-1")]
+    assert take(NOTHING, *result, now=T0 + 20).folded[2].counts() == (ArmCounts(), ArmCounts())
+    counted = take(NOTHING, *result, now=T0 + 45).folded[2]
     assert counted.counts() == (ArmCounts(7, errors=1), ArmCounts(73, slow=1, rejections=1))
-    assert take(NOTHING, *told, now=T0 + 20).over[2].counts() == (
+    assert take(NOTHING, *result, now=T0 + 20).over[2].counts() == (
         ArmCounts(7, errors=1),
         ArmCounts(3, slow=1, rejections=1),
     )
 
 
 def test_an_older_status_without_requests_by_block_is_folded_again() -> None:
-    told = report(two_minutes(ok=1, server5xx=2))
-    counted = take(NOTHING, told)
+    result = report(two_minutes(ok=1, server5xx=2))
+    counted = take(NOTHING, result)
     stored = json.loads(json.dumps(counted.as_json()))
     for epoch in stored["epochs"].values():
         del epoch["requests"]
     before = Counters.from_json(stored, ATTEMPT)
     assert (before.sources, before.folded) == (counted.sources, {})
-    assert take(before, told).folded == counted.folded
+    assert take(before, result).folded == counted.folded
 
 
 def test_columns_are_found_by_their_names() -> None:
@@ -264,10 +270,10 @@ def test_columns_are_found_by_their_names() -> None:
 
 def test_requests_are_overdue_when_the_last_of_their_block_is() -> None:
     own = {**row(), "inFlightSince": [[T0, 2], [T0 + 10, 1]]}
-    told = [report(own), report({**own, "arm": "stable"}, pod="edge-1")]
-    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 45, 30) == {}
-    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 46, 30) == {(2, "canary"): 2, (2, "stable"): 2}
-    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 56, 30) == {(2, "canary"): 3, (2, "stable"): 3}
+    result = [report(own), report({**own, "arm": "stable"}, pod="edge-1")]
+    assert counters.count_overdue_requests(ATTEMPT, result, T0 + 45, 30) == {}
+    assert counters.count_overdue_requests(ATTEMPT, result, T0 + 46, 30) == {(2, "canary"): 2, (2, "stable"): 2}
+    assert counters.count_overdue_requests(ATTEMPT, result, T0 + 56, 30) == {(2, "canary"): 3, (2, "stable"): 3}
 
 
 STRANGE: tuple[Any, ...] = (None, True, -1, 1.5, math.inf, math.nan, 10**400, "", "1", [], [[]], {}, {"a": 1})
@@ -414,9 +420,9 @@ def test_counts_of_further_latencies_are_not_misread_by_an_older_operator() -> N
 
 def test_an_edge_that_counts_one_latency_is_named_if_several_are_compared() -> None:
     own = row(ok=7)
-    before = {name: told for name, told in own.items() if name not in ("slow2", "slow3")}
-    told = [report(own), report(before, pod="edge-1")]
-    assert [edge_reports.find_edges_without_latencies(ATTEMPT, told, count) for count in (0, 1, 2, 3)] == [
+    before = {name: result for name, result in own.items() if name not in ("slow2", "slow3")}
+    result = [report(own), report(before, pod="edge-1")]
+    assert [edge_reports.find_edges_without_latencies(ATTEMPT, result, count) for count in (0, 1, 2, 3)] == [
         [],
         [],
         ["edge-1"],
@@ -451,14 +457,14 @@ def test_an_invalid_row_is_skipped_and_the_others_count() -> None:
 
 @pytest.mark.parametrize("columns", [*STRANGE, COLUMNS[1:], COLUMNS[:5], ["end", *COLUMNS[1:]]])
 def test_blocks_without_columns_are_skipped(columns: Any) -> None:
-    told = report(REPORTED, columns=columns)
-    assert counters.collect_blocks(ATTEMPT, [told]) == {}
-    assert take(NOTHING, told).of(2, "canary").assigned == 1
+    result = report(REPORTED, columns=columns)
+    assert counters.collect_blocks(ATTEMPT, [result]) == {}
+    assert take(NOTHING, result).of(2, "canary").assigned == 1
 
 
 @given(anything)
-def test_an_invalid_document_counts_nothing(told: Any) -> None:
-    strange = report(evidence=told if isinstance(told, dict) else {"counters": told, "blocks": told})
+def test_an_invalid_document_counts_nothing(result: Any) -> None:
+    strange = report(evidence=result if isinstance(result, dict) else {"counters": result, "blocks": result})
     assert take(NOTHING, strange).sources == {}
 
 
@@ -467,5 +473,5 @@ def test_an_invalid_document_counts_nothing(told: Any) -> None:
     [([], T0), ([T0 - 3.5, T0 + 9], T0 - 3.5), ([T0 - 61.0, T0 - 2], T0 - 2), ([None, "late", math.nan], T0)],
 )
 def test_counters_cover_the_time_of_the_clock_that_is_behind(clocks: list[Any], until: float) -> None:
-    told = [EdgeReport("edge-0", True, False, {"clock": clock}) for clock in clocks]
-    assert counters.counted_until_s([*told, silent()], T0) == until
+    result = [EdgeReport("edge-0", True, False, {"clock": clock}) for clock in clocks]
+    assert counters.counted_until_s([*result, silent()], T0) == until

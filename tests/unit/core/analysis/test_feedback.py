@@ -32,8 +32,8 @@ KNOWN = FeedbackSums(
 Json = dict[str, Any]
 
 
-def edge(pod: str, told: Any) -> EdgeReport:
-    services = {"digits": {"attempt": "uid", **({} if told is None else {"feedback": told})}}
+def edge(pod: str, result: Any) -> EdgeReport:
+    services = {"digits": {"attempt": "uid", **({} if result is None else {"feedback": result})}}
     return EdgeReport(pod, True, False, {"version": 1, "services": services})
 
 

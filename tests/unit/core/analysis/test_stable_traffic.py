@@ -30,8 +30,8 @@ def rate(*reports: EdgeReport) -> float | None:
 
 
 def test_the_rate_is_that_of_all_edges_and_arms_since_the_first_request_of_the_last_hour() -> None:
-    told = [report(row(ended={100: 300, 10: 100})), report(row(ROLLOUT, "canary", ended={50: 100}), row("other"))]
-    assert rate(*told) == pytest.approx(5)
+    result = [report(row(ended={100: 300, 10: 100})), report(row(ROLLOUT, "canary", ended={50: 100}), row("other"))]
+    assert rate(*result) == pytest.approx(5)
     assert rate(report(row(ended={3700: 10_000, 3590: 359}))) == pytest.approx(0.1)
 
 
@@ -51,8 +51,8 @@ def test_the_share_that_failed_is_that_of_stable() -> None:
 
 
 def test_traffic_before_the_service_existed_is_ignored() -> None:
-    told = [report(row(ended={1000: 5000, 200: 100, 100: 300}))]
-    found = stable_traffic.measure_traffic("digits", [ALONE], told, NOW, made_s=NOW - 205)
+    result = [report(row(ended={1000: 5000, 200: 100, 100: 300}))]
+    found = stable_traffic.measure_traffic("digits", [ALONE], result, NOW, made_s=NOW - 205)
     assert found.requests_per_second == pytest.approx(2)
 
 
@@ -63,18 +63,18 @@ def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
 
 
 def test_answers_of_stable_are_added_up_over_edges_whatever_the_attempt() -> None:
-    told = [report(row(ok=[1, 2]), row(ROLLOUT, ok=[0, 0, 3])), report(row(ok=[10]), row(ROLLOUT, "canary", ok=[99]))]
-    assert latencies(*told) == ([11, 2, 3], (100, 200))
+    result = [report(row(ok=[1, 2]), row(ROLLOUT, ok=[0, 0, 3])), report(row(ok=[10]), row(ROLLOUT, "canary", ok=[99]))]
+    assert latencies(*result) == ([11, 2, 3], (100, 200))
 
 
 def test_probes_are_no_traffic_of_stables() -> None:
-    def told(*more: dict[str, Any]) -> Any:
+    def result(*more: dict[str, Any]) -> Any:
         own = row(ended={3000: 1, 100: 300}, ok=[10, 2])
         return stable_traffic.measure_traffic("digits", [ALONE], [report(own, *more)], NOW)
 
     probes = {**row(ended={3500: 9, 100: 9000}, ok=[9000]), "origin": "probe"}
-    assert told(probes) == told()
-    assert told({**probes, "origin": "assigned"}) != told()
+    assert result(probes) == result()
+    assert result({**probes, "origin": "assigned"}) != result()
 
 
 def test_buckets_of_another_kind_are_left_out() -> None:

@@ -25,12 +25,12 @@ def take(before: Counters, *reports: EdgeReport, epochs: Sequence[int] = (2,)) -
     )
 
 
-def of(told: Counters, arm: str = "canary", epoch: int = 2) -> GroupCounts:
-    return unit_groups.sum_groups(told.groups, epoch, arm)
+def of(result: Counters, arm: str = "canary", epoch: int = 2) -> GroupCounts:
+    return unit_groups.sum_groups(result.groups, epoch, arm)
 
 
-def sums(told: GroupCounts) -> list[int]:
-    return [sum(column[:WITHOUT_UNIT]) for column in told]
+def sums(result: GroupCounts) -> list[int]:
+    return [sum(column[:WITHOUT_UNIT]) for column in result]
 
 
 def test_groups_are_added_over_edges_processes_and_rows_apart_from_requests_without_unit() -> None:
@@ -66,7 +66,7 @@ counts = st.dictionaries(
 edges = st.lists(
     st.lists(
         st.builds(
-            lambda arm, boot, told: sticky(row(arm, 2, boot, **told)),
+            lambda arm, boot, result: sticky(row(arm, 2, boot, **result)),
             st.sampled_from(("stable", "canary")),
             st.sampled_from("ab"),
             counts,
@@ -74,13 +74,13 @@ edges = st.lists(
         max_size=3,
     ),
     max_size=3,
-).map(lambda told: [by_unit(*own, pod=f"edge-{number}") for number, own in enumerate(told)])
+).map(lambda result: [by_unit(*own, pod=f"edge-{number}") for number, own in enumerate(result)])
 
 
 @given(edges)
-def test_every_request_is_in_one_group_once_however_often_edges_are_read(told: list[EdgeReport]) -> None:
-    once = take(NOTHING, *told)
-    assert take(once, *told) == once == take(NOTHING, *reversed(told))
+def test_every_request_is_in_one_group_once_however_often_edges_are_read(result: list[EdgeReport]) -> None:
+    once = take(NOTHING, *result)
+    assert take(once, *result) == once == take(NOTHING, *reversed(result))
     for arm in ("stable", "canary"):
         assert sums(of(once, arm))[0] == once.of(2, arm).assigned
     assert Counters.unpack(once.pack(), ATTEMPT) == (once if once.sources else NOTHING)
@@ -108,8 +108,8 @@ def test_an_agent_that_forgot_counts_takes_nothing_back() -> None:
 
 def test_an_edge_that_reports_no_groups_any_more_keeps_its_groups() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800))))
-    for told in ((), (silent(),), (report(sticky(row(ok=900))),)):
-        assert take(counted, *told).groups == counted.groups
+    for result in ((), (silent(),), (report(sticky(row(ok=900))),)):
+        assert take(counted, *result).groups == counted.groups
 
 
 def test_many_departed_sources_are_merged_without_loss() -> None:
@@ -160,15 +160,15 @@ def test_a_status_stays_far_below_its_limit() -> None:
     assert len(take(NOTHING, *varied, epochs=epochs).pack()) < 150_000
 
 
-def _varied(told: EdgeReport) -> EdgeReport:
+def _varied(result: EdgeReport) -> EdgeReport:
     """Return rows with counts that differ by group, like real ones."""
-    for each in (told.evidence or {})["counters"]:
+    for each in (result.evidence or {})["counters"]:
         for counts in each["groups"]:
             counts[1:] = [
-                count + zlib.crc32(repr((counts[0], count, place, told.pod)).encode()) % (2 + count // 3)
+                count + zlib.crc32(repr((counts[0], count, place, result.pod)).encode()) % (2 + count // 3)
                 for place, count in enumerate(counts[1:])
             ]
-    return told
+    return result
 
 
 DAMAGED: list[Any] = [
@@ -185,13 +185,13 @@ DAMAGED: list[Any] = [
 
 
 def test_an_older_edge_without_retries_or_further_latencies_reports_the_rest() -> None:
-    told = by_unit(sticky(row(ok=800, firstAttemptFailed=100)))
-    evidence = told.evidence or {}
+    result = by_unit(sticky(row(ok=800, firstAttemptFailed=100)))
+    evidence = result.evidence or {}
     (own,) = evidence["counters"]
     before = {**evidence, "groups": {"columns": evidence["groups"]["columns"][:-3]}}
     counted = take(
         NOTHING,
-        replace(told, evidence={**before, "counters": [{**own, "groups": [each[:-3] for each in own["groups"]]}]}),
+        replace(result, evidence={**before, "counters": [{**own, "groups": [each[:-3] for each in own["groups"]]}]}),
     )
     assert sums(of(counted)) == [800, 0, 0, 0, 0, 0, 0]
     assert counted.of(2, "canary").retried == 100
@@ -224,8 +224,13 @@ def test_invalid_stored_groups_do_not_affect_other_counts(damaged: Any) -> None:
 
 
 def test_edges_that_do_not_count_groups_are_named() -> None:
-    told = [by_unit(sticky(row(ok=1))), report(sticky(row(ok=1)), pod="edge-1"), report(pod="edge-2"), silent("edge-3")]
-    assert edge_reports.find_edges_without_groups(ATTEMPT, told) == ["edge-1"]
+    result = [
+        by_unit(sticky(row(ok=1))),
+        report(sticky(row(ok=1)), pod="edge-1"),
+        report(pod="edge-2"),
+        silent("edge-3"),
+    ]
+    assert edge_reports.find_edges_without_groups(ATTEMPT, result) == ["edge-1"]
 
 
 def first(*reports: EdgeReport, before_s: float = 1000) -> dict[tuple[int, str], int]:
@@ -263,13 +268,13 @@ def test_only_units_in_the_sample_range_of_every_edge_count() -> None:
     ],
 )
 def test_an_invalid_sample_is_skipped(damaged: Any) -> None:
-    told = by_unit()
-    told.evidence["units"] = damaged  # type: ignore[index]
-    assert first(told) == {}
-    assert first(told, by_unit(units=[(1, 10, 2, "canary")], pod="edge-1")) == {(2, "canary"): 1}
+    result = by_unit()
+    result.evidence["units"] = damaged  # type: ignore[index]
+    assert first(result) == {}
+    assert first(result, by_unit(units=[(1, 10, 2, "canary")], pod="edge-1")) == {(2, "canary"): 1}
 
 
 def test_samples_of_other_attempts_are_not_of_this_one() -> None:
-    told = by_unit(units=[(1, 10, 2, "canary")])
-    told.evidence["units"][0]["attempt"] = "another"  # type: ignore[index]
-    assert first(told) == {}
+    result = by_unit(units=[(1, 10, 2, "canary")])
+    result.evidence["units"][0]["attempt"] = "another"  # type: ignore[index]
+    assert first(result) == {}

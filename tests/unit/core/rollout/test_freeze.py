@@ -68,9 +68,9 @@ def test_headers_hold_until_the_next_headers_or_weight() -> None:
     weight = {"weight": 5, "gate": "manual"}
     walked = [first, {"pause": {}}, second, {"scale": {"replicas": 2}}, weight, first, {"pause": {}}]
     plan = frozen({"steps": walked}).plan
-    told = [(each.weight, [f"{h.name}={h.value}" for h in each.headers or ()]) for each in plan.steps]
+    result = [(each.weight, [f"{h.name}={h.value}" for h in each.headers or ()]) for each in plan.steps]
     both, other = ["x-a=1", "x-b=2"], ["x-a=2"]
-    assert told == [(0, both), (0, both), (0, other), (0, other), (5, []), (5, both), (5, both), (100, [])]
+    assert result == [(0, both), (0, both), (0, other), (0, other), (5, []), (5, both), (5, both), (100, [])]
     assert [each.gate for each in plan.steps][:3] == ["headers", "manual", "headers"]
     assert ExperimentStatus.parse(frozen({"steps": walked}).to_json()).plan == plan
     assert frozen({"steps": [first]}).plan.hash != frozen({"steps": [second]}).plan.hash

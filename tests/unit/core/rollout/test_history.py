@@ -42,8 +42,8 @@ def after(*looks: tuple[int, int, Sequence[MetricStatus]]) -> tuple[HistoryPoint
 
 def test_a_point_has_the_metrics_of_its_time_in_few_digits() -> None:
     (point,) = after((0, 25, (ERRORS,)))
-    told = HistoryMetric(name="errorRate", ratio=1.05, lower=0.703, upper=1.53)
-    assert point == HistoryPoint(at=T0, epoch=0, weight=25, requests=(1000, 2000), errors=(10, 20), metrics=(told,))
+    result = HistoryMetric(name="errorRate", ratio=1.05, lower=0.703, upper=1.53)
+    assert point == HistoryPoint(at=T0, epoch=0, weight=25, requests=(1000, 2000), errors=(10, 20), metrics=(result,))
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,16 @@ def test_only_a_rollouts_arm_goes_without_its_name() -> None:
 
 
 def test_an_experiment_has_a_weight_for_each_arm_and_a_rollout_one() -> None:
-    told = at(frozen(("a",), exposure="1%"), {"control": 0.5, "a": 0.5}, 0)
-    point = history.make_point(told, (), T0)
+    result = at(frozen(("a",), exposure="1%"), {"control": 0.5, "a": 0.5}, 0)
+    point = history.make_point(result, (), T0)
     assert point.weights == (99, 0.5, 0.5)
     assert point.to_json()["weights"] == [99, 0.5, 0.5]
     assert "weights" not in history.make_point(status(), (), T0).to_json()
 
 
 def test_weights_that_move_among_arms_are_recorded_at_once_and_stay() -> None:
-    told = at(frozen(), {"control": 10, "a": 10, "b": 10}, 1)
-    known = history.record_point(told, (), T0)
+    result = at(frozen(), {"control": 10, "a": 10, "b": 10}, 1)
+    known = history.record_point(result, (), T0)
     assert history.record_point(known, (), T0 + SECOND) == known
     moved = history.record_point(at(known, {"control": 10, "a": 15, "b": 5}, 1), (), T0 + SECOND)
     assert [each.weights for each in moved.history] == [(70, 10, 10, 10), (70, 10, 15, 5)]
@@ -137,24 +137,24 @@ looks = st.integers(1, 160).flatmap(
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(looks)
 @example([(60, minute in (5, 10)) for minute in range(1440)])
-def test_the_history_is_bounded_and_covers_the_whole_attempt(told: list[tuple[int, bool]]) -> None:
+def test_the_history_is_bounded_and_covers_the_whole_attempt(result: list[tuple[int, bool]]) -> None:
     """Each evaluation comes so many seconds after the one before; with some of them the weight rises."""
     kept: tuple[HistoryPoint, ...] = ()
-    seen, now, weight, rises = [], 0, 1, 20
-    for pause, rise in told:
+    points, now, weight, rises = [], 0, 1, 20
+    for pause, rise in result:
         now += pause
         weight, rises = (weight + 1, rises - 1) if rise and rises else (weight, rises)
-        seen.append(point(now, weight))
-        kept = history.thin_points((*kept, seen[-1]))
+        points.append(point(now, weight))
+        kept = history.thin_points((*kept, points[-1]))
         assert len(kept) <= history.MAX_POINTS
-    assert (kept[0], kept[-1]) == (seen[0], seen[-1])
-    assert [each for each in seen if each in kept] == list(kept)
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
+    assert [each for each in points if each in kept] == list(kept)
     # The first point of each weight stays, and no gap is longer than the dropped points between can explain.
-    firsts = {each.weight: each for each in reversed(seen)}
+    firsts = {each.weight: each for each in reversed(points)}
     assert {each.weight: each for each in reversed(kept)} == firsts
-    spare, longest = history.MAX_POINTS - len(firsts) - 1, max(pause for pause, _ in told)
+    spare, longest = history.MAX_POINTS - len(firsts) - 1, max(pause for pause, _ in result)
     gaps = [(b.at - a.at) // SECOND for a, b in itertools.pairwise(kept)]
-    assert max(gaps, default=0) <= max(longest, 2 * (now - told[0][0]) / max(spare, 1))
+    assert max(gaps, default=0) <= max(longest, 2 * (now - result[0][0]) / max(spare, 1))
     assert history.thin_points(kept) == kept
 
 
@@ -185,9 +185,9 @@ def test_the_history_takes_a_few_kibibytes() -> None:
 def test_the_history_of_ten_arms_with_moving_weights_is_bounded() -> None:
     beside = [f"a-name-of-an-arm-of-thirty-c-{n:02}"[:30] for n in range(9)]
     metrics = [[*(outcome({"name": "converted"}, arm, 1.0474, 5, "Undecided") for arm in beside)] for _ in range(100)]
-    for told in metrics:
-        told += [guardrail(arm, 5) for arm in beside]
-        told += [guardrail(arm, 5, role="harm") for arm in beside]
+    for result in metrics:
+        result += [guardrail(arm, 5) for arm in beside]
+        result += [guardrail(arm, 5, role="harm") for arm in beside]
     weights = [dict.fromkeys(["control", *beside], 0.11 + n % 7 / 100) for n in range(100)]
     stored = [each.to_json() for each in lived(frozen(beside), weights, metrics).history]
     assert len(stored) == history.MAX_POINTS

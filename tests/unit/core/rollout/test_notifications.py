@@ -24,7 +24,7 @@ def frozen(*receivers: dict[str, Any], steps: list[dict[str, Any]] = STEPS) -> E
     return notifications.add_notices(ExperimentStatus(), freeze.freeze(rollout, 7, 8, T0), T0)
 
 
-def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> ExperimentStatus:
+def run_rollout(status: ExperimentStatus, *commands: str, ticks: int = 40) -> ExperimentStatus:
     """Tick, and send a command whenever nothing moves."""
     left = list(commands)
     for number in range(ticks):
@@ -36,13 +36,13 @@ def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> Experim
     return status
 
 
-def told(status: ExperimentStatus) -> list[tuple[str, int, int, str]]:
+def notices_of(status: ExperimentStatus) -> list[tuple[str, int, int, str]]:
     return [(each.event, each.step, each.weight, each.reason) for each in status.notices]
 
 
 def test_a_rollout_is_notified_from_start_to_end_with_each_pause() -> None:
-    after = walked(frozen({"webhook": HOOK, "events": ALL}), "promote", "promote")
-    assert told(after) == [
+    after = run_rollout(frozen({"webhook": HOOK, "events": ALL}), "promote", "promote")
+    assert notices_of(after) == [
         ("started", 0, 0, "Started: revision 8 is starting"),
         ("paused", 2, 10, "WaitsForPromote: step 2 waits for promote"),
         ("paused", 3, 50, "WaitsForPromote: step 3 waits for promote"),
@@ -55,12 +55,12 @@ def test_a_rollout_is_notified_from_start_to_end_with_each_pause() -> None:
 def test_a_rollback_without_steps_is_notified_too() -> None:
     rollout = Rollout.from_json({"notify": [{"webhook": HOOK, "events": ALL}]})
     begun = freeze.freeze_without_steps(rollout, 7, 5, T0, "returns to revision 5, within rollbackWindow")
-    after = walked(notifications.add_notices(ExperimentStatus(), begun, T0))
+    after = run_rollout(notifications.add_notices(ExperimentStatus(), begun, T0))
     assert [each.event for each in after.notices] == ["started", "promoted"]
 
 
 def test_without_receivers_nothing_is_kept() -> None:
-    assert walked(frozen(), "promote", "promote").notices == ()
+    assert run_rollout(frozen(), "promote", "promote").notices == ()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_without_receivers_nothing_is_kept() -> None:
 def test_an_end_has_the_name_in_the_status_of_the_deployment(end: tuple[str, str], event: str | None) -> None:
     before = frozen({"webhook": HOOK})
     after = notifications.add_notices(before, transitions.stop(before, *end, T0), T0)
-    assert told(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
+    assert notices_of(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
     assert notifications.add_notices(after, after, T0) == after
 
 
@@ -99,7 +99,7 @@ def test_a_pause_is_notified_once_for_each_step_and_reason() -> None:
 
     for reason, step in (("NoData", 1), ("Manual", 1), ("NoData", 1), ("NoData", 2), ("Manual", 1)):
         status = pauses(status, reason, step)
-    assert told(status)[1:] == [
+    assert notices_of(status)[1:] == [
         ("paused", 1, 0, "NoData: paused because an arm has no requests"),
         ("paused", 1, 0, "Manual: paused by command"),
         ("paused", 2, 0, "NoData: paused because an arm has no requests"),
@@ -128,7 +128,7 @@ def test_a_damaged_status_keeps_its_notices_and_starts_once() -> None:
 
 
 def test_each_receiver_gets_its_events_in_order() -> None:
-    status = walked(
+    status = run_rollout(
         frozen({"webhook": HOOK, "events": ALL}, {"webhook": OTHER}, {"webhook": OTHER, "events": ["aborted"]}),
         "promote",
         "promote",
@@ -183,7 +183,7 @@ def test_a_status_without_a_plan_has_no_notices() -> None:
 
 
 def test_the_payload_is_complete_and_has_no_secret() -> None:
-    status = walked(frozen({"webhook": HOOK}))
+    status = run_rollout(frozen({"webhook": HOOK}))
     (what,) = notifications.pending_notices(status)
     experiment = {
         "metadata": {"name": "digits-r8", "namespace": "vision", "uid": "u"},

@@ -41,8 +41,8 @@ class Walk:
         }
         for name, given in readings.items():
             slot = name if name == prometheus_checks.ANALYSIS else f"guardrail {name}"
-            told = PrometheusResult(problem=given) if isinstance(given, str) else PrometheusResult(given)
-            self.readings[asked.get(slot, "")] = PrometheusResult(told.value, told.problem, self.now)
+            result = PrometheusResult(problem=given) if isinstance(given, str) else PrometheusResult(given)
+            self.readings[asked.get(slot, "")] = PrometheusResult(result.value, result.problem, self.now)
         known = {slot: self.readings[about] for slot, about in asked.items() if about in self.readings}
         taken = prometheus_checks.record_readings(self.status, known)
         self.status = state_machine.tick(
@@ -71,7 +71,7 @@ class Walk:
         return (self.status.step.index if self.status.step else 0), state.canary_weight(self.status)
 
 
-def watched(**fields: Any) -> Walk:
+def with_guardrail(**fields: Any) -> Walk:
     """Return an attempt at 25 % with a guardrail."""
     walk = Walk(TIMED, {"weight": 50, "gate": "manual"}, guardrails=[OOM], **fields)
     walk.ticks(3)
@@ -79,7 +79,7 @@ def watched(**fields: Any) -> Walk:
     return walk
 
 
-def analysed(**fields: Any) -> Walk:
+def with_analysis(**fields: Any) -> Walk:
     """Return an attempt at an analysis step, at 25 %."""
     manual = {"weight": 50, "gate": "manual"}
     walk = Walk({"weight": 25, "gate": "time", "minDuration": "0s"}, {"analysis": SMOKE}, manual, **fields)
@@ -89,7 +89,7 @@ def analysed(**fields: Any) -> Walk:
 
 
 def test_placeholders_are_filled_without_quotes() -> None:
-    walk = analysed()
+    walk = with_analysis()
     (query,) = prometheus_checks.make_queries(walk.status, "vision", "digits", "u", stands_still=False)
     assert query.expression == 'up{namespace="vision", r="8/7", s="digits", arm="canary"}'
     assert (query.slot, query.about, query.interval_s) == ("analysis", "u/analysis/2", 60)
@@ -98,7 +98,7 @@ def test_placeholders_are_filled_without_quotes() -> None:
 def test_a_guardrail_is_queried_while_both_arms_have_traffic() -> None:
     walk = Walk(TIMED, guardrails=[OOM])
     assert prometheus_checks.make_queries(walk.status, "n", "s", "u", stands_still=False) == ()
-    walk = watched()
+    walk = with_guardrail()
     held, free = (
         prometheus_checks.make_queries(walk.status, "n", "s", "u", stands_still=held) for held in (True, False)
     )
@@ -111,14 +111,14 @@ def test_a_guardrail_is_queried_while_both_arms_have_traffic() -> None:
 
 @pytest.mark.parametrize("still", ["held", "paused"])
 def test_an_analysis_is_queried_while_its_step_runs(still: str) -> None:
-    status = analysed().status
+    status = with_analysis().status
     if still == "paused":
         status = status.model_copy(update={"paused": {"reason": "Manual"}})
     assert prometheus_checks.make_queries(status, "n", "s", "u", stands_still=still == "held") == ()
 
 
 def test_a_step_waits_for_a_guardrail_without_a_result() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.ticks(30)
     assert walk.at == (1, 25)
     assert walk.status.step is not None
@@ -138,7 +138,7 @@ def test_a_guardrail_has_to_pass_anew_at_each_weight() -> None:
 
 
 def test_so_many_failing_checks_in_a_row_roll_back() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(2, oom=1)
     assert (walk.status.phase, walk.status.checks[0].failed) == ("Running", 2)
     walk.minutes(1, oom=0)
@@ -153,7 +153,7 @@ def test_so_many_failing_checks_in_a_row_roll_back() -> None:
 
 
 def test_no_data_between_failing_checks_resets_nothing() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(2, oom=1)
     walk.minutes(3, oom="gives no data")
     assert walk.status.phase == "Running"
@@ -163,7 +163,7 @@ def test_no_data_between_failing_checks_resets_nothing() -> None:
 
 @pytest.mark.parametrize("hold", ["paused", "held"])
 def test_a_failing_check_rolls_back_while_paused(hold: str) -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.held = hold == "held"
     if hold == "paused":
         walk.status = steering.execute_command(walk.status, RolloutCommand("a", "pause", 8), walk.now)
@@ -172,7 +172,7 @@ def test_a_failing_check_rolls_back_while_paused(hold: str) -> None:
 
 
 def test_a_failing_check_at_one_weight_counts_on_at_the_next() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(2, oom=1)
     walk.status = steering.execute_command(walk.status, RolloutCommand("a", "promote", 8), walk.now)
     walk.ticks(2)
@@ -199,7 +199,7 @@ def test_an_epoch_with_the_same_weights_needs_no_new_query() -> None:
 
 
 def test_a_result_counts_once_and_none_before_its_time() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.tick(oom=1)
     walk.ticks(20)
     assert walk.status.checks[0].failed == 1
@@ -210,7 +210,7 @@ def test_a_result_counts_once_and_none_before_its_time() -> None:
 
 @pytest.mark.parametrize("back", [timedelta(seconds=50), timedelta(seconds=80), timedelta(days=400)])
 def test_a_clock_that_is_set_back_delays_a_check_for_two_intervals_at_most(back: timedelta) -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.tick(oom=1)
     walk.now -= back
     walk.ticks(12, oom=1)
@@ -224,15 +224,15 @@ def test_a_clock_that_is_set_back_delays_a_check_for_two_intervals_at_most(back:
     [("pause", "Running", "Inconclusive"), ("rollback", "Stopped", ""), ("promote", "Running", "")],
 )
 def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase: str, paused: str) -> None:
-    walk = watched(onInconclusive=policy)
+    walk = with_guardrail(onInconclusive=policy)
     walk.minutes(4, oom="cannot reach Prometheus: Refused")
     assert (walk.at, walk.status.paused) == ((1, 25), None)
     walk.minutes(1, oom="cannot reach Prometheus: Refused")
     assert (walk.status.phase, walk.status.paused.reason if walk.status.paused else "") == (phase, paused)
     assert walk.at == {"pause": (1, 25), "rollback": (1, 0), "promote": (2, 50)}[policy]
     if policy == "pause":
-        told = "paused because it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
-        assert explanations.describe_pause(walk.status) == told
+        result = "paused because it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
+        assert explanations.describe_pause(walk.status) == result
     passed = [(each.step, each.by) for each in walk.status.without_evidence or ()]
     by = "onInconclusive: promote, because check oom has no number"
     assert passed == ([(1, by)] if policy == "promote" else [])
@@ -241,7 +241,7 @@ def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase:
 
 
 def test_resume_resets_the_inconclusive_results() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(5, oom="gives no data")
     assert walk.status.paused is not None
     walk.status = steering.execute_command(walk.status, RolloutCommand("a", "resume", 8), walk.now)
@@ -252,7 +252,7 @@ def test_resume_resets_the_inconclusive_results() -> None:
 
 
 def test_promote_passes_a_step_whatever_prometheus_says() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(5, oom="gives no data")
     walk.status = steering.execute_command(walk.status, RolloutCommand("a", "promote", 8, full=True), walk.now)
     walk.ticks(5)
@@ -271,7 +271,7 @@ def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
 
 
 def test_an_analysis_ends_after_so_many_good_checks() -> None:
-    walk = analysed()
+    walk = with_analysis()
     assert walk.status.step is not None
     assert walk.status.step.reason == "asks Prometheus"
     walk.minutes(2, analysis=1)
@@ -284,13 +284,13 @@ def test_an_analysis_ends_after_so_many_good_checks() -> None:
 
 
 def test_an_analysis_rolls_back() -> None:
-    walk = analysed()
+    walk = with_analysis()
     walk.minutes(3, analysis=0.5)
     assert walk.status.verdict.reason == "RolledBack: check smoke gives 0.5, less than 1: 3 times in a row"
 
 
 def test_an_analysis_without_a_number_is_inconclusive_and_never_passes() -> None:
-    walk = analysed()
+    walk = with_analysis()
     walk.minutes(5, analysis="gives no data")
     assert (walk.at, walk.status.paused and walk.status.paused.reason) == ((2, 25), "Inconclusive")
     walk.minutes(50)
@@ -306,7 +306,7 @@ def test_an_analysis_before_the_first_weight_decides_whether_there_is_any_traffi
 
 
 def test_a_passing_check_is_written_once_a_minute() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.tick(oom=0)
     first = walk.status.checks[0]
     walk.ticks(5, oom=-1)
@@ -324,6 +324,6 @@ def test_only_prometheus_as_guardrails_leaves_the_metrics_as_they_are_by_default
 
 
 def test_a_status_of_a_check_that_the_plan_does_not_have_is_left_out() -> None:
-    walk = watched()
+    walk = with_guardrail()
     damaged = walk.status.model_copy(update={"checks": (CheckStatus(name="other", verdict="Passed"),)})
     assert [(each.name, each.verdict) for each in prometheus_checks.check_statuses(damaged)] == [("oom", "")]

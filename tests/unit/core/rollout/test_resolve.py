@@ -16,7 +16,7 @@ def weights(traffic: StableTraffic) -> list[int]:
     return [step.weight for step in resolve.default_steps(traffic)]
 
 
-def told(traffic: StableTraffic, *given: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+def guardrail_rows(traffic: StableTraffic, *given: dict[str, Any]) -> list[tuple[str, str, float, float]]:
     found = resolve.resolve_guardrails(Rollout.from_json({"guardrails": list(given)} if given else {}), traffic)
     return [(each.metric, each.role, each.margin, each.floor) for each in found]
 
@@ -42,7 +42,7 @@ def test_more_traffic_means_smaller_first_weights_and_margins(
 ) -> None:
     traffic = StableTraffic(requests_per_second)
     assert weights(traffic) == steps
-    assert told(traffic) == guardrails
+    assert guardrail_rows(traffic) == guardrails
 
 
 def test_default_steps_collect_for_five_minutes_at_least_and_a_day_at_most() -> None:
@@ -57,37 +57,46 @@ def test_default_steps_collect_for_five_minutes_at_least_and_a_day_at_most() -> 
 
 
 def test_guardrails_of_the_spec_replace_defaults_and_harm_is_always_tested() -> None:
-    assert told(StableTraffic(), {"metric": "latencyP50"}) == [
+    assert guardrail_rows(StableTraffic(), {"metric": "latencyP50"}) == [
         ("latencyP50", "guardrail", 0.1, 0.05),
         ("latencyP95", "harm", 0.25, 0.0),
         ("errorRate", "harm", 0.25, 0.0),
         *HARM,
     ]
-    assert told(StableTraffic(60), {"metric": "errorRate", "margin": "50%"}) == [
+    assert guardrail_rows(StableTraffic(60), {"metric": "errorRate", "margin": "50%"}) == [
         ("errorRate", "guardrail", 0.5, 0.005),
         ("latencyP99", "harm", 0.1, 0.0),
         *HARM,
     ]
-    assert told(StableTraffic(60), {"metric": "latencyP99", "margin": "50%"})[0] == (
+    assert guardrail_rows(StableTraffic(60), {"metric": "latencyP99", "margin": "50%"})[0] == (
         "latencyP99",
         "guardrail",
         0.5,
         0.001,
     )
-    assert told(StableTraffic(60), {"metric": "errorRate", "floor": "0%"})[0] == ("errorRate", "guardrail", 0.25, 0.0)
+    assert guardrail_rows(StableTraffic(60), {"metric": "errorRate", "floor": "0%"})[0] == (
+        "errorRate",
+        "guardrail",
+        0.25,
+        0.0,
+    )
 
 
 def test_a_latency_is_left_out_by_its_name_alone_or_where_edges_count_no_more_of_them() -> None:
     errors, off = {"metric": "errorRate"}, {"metric": "latencyP95", "enabled": False}
-    assert [metric for metric, *_ in told(StableTraffic(), errors, off)] == ["errorRate", "rejections", "retries"]
-    assert [metric for metric, *_ in told(StableTraffic(60), errors, off)] == [
+    assert [metric for metric, *_ in guardrail_rows(StableTraffic(), errors, off)] == [
+        "errorRate",
+        "rejections",
+        "retries",
+    ]
+    assert [metric for metric, *_ in guardrail_rows(StableTraffic(60), errors, off)] == [
         "errorRate",
         "latencyP99",
         *NEVER_LATENCIES,
     ]
-    assert told(StableTraffic(), off) == [QUIET[0], *HARM]
+    assert guardrail_rows(StableTraffic(), off) == [QUIET[0], *HARM]
     three = [{"metric": f"latencyP{each}"} for each in (50, 90, 99)]
-    assert [metric for metric, *_ in told(StableTraffic(), *three)][3:] == ["errorRate", *NEVER_LATENCIES]
+    assert [metric for metric, *_ in guardrail_rows(StableTraffic(), *three)][3:] == ["errorRate", *NEVER_LATENCIES]
 
 
 def latency(metric: str = "latencyP95", margin: str = "25%", traffic: StableTraffic = KNOWN) -> PlanGuardrail:

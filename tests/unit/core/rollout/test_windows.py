@@ -33,7 +33,7 @@ def minutes_around(change: datetime) -> Iterator[datetime]:
         at += MINUTE
 
 
-def told(at: datetime) -> datetime:
+def local_time(at: datetime) -> datetime:
     """Return the local time."""
     return at.astimezone(PRAGUE).replace(tzinfo=None)
 
@@ -42,14 +42,14 @@ def daily(change: datetime, hour: int, minute: int) -> list[datetime]:
     """Return, for each day, the first minute at which the local time is `hour:minute`, or a later one if that time is skipped."""
     found: dict[object, datetime] = {}
     for at in minutes_around(change):
-        day = told(at).date()
-        if told(at) >= datetime.combine(day, time(hour, minute)):
+        day = local_time(at).date()
+        if local_time(at) >= datetime.combine(day, time(hour, minute)):
             found.setdefault(day, at)
     return list(found.values())[1:]  # the first day began before
 
 
 def hourly(change: datetime, minute: int) -> list[datetime]:
-    return [at for at in minutes_around(change) if told(at).minute == minute]
+    return [at for at in minutes_around(change) if local_time(at).minute == minute]
 
 
 @pytest.mark.parametrize("cron", ["0 0 */31 * 5L", "0 0 */31 2 1L"])
