@@ -307,7 +307,7 @@ def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
     slow = PLAN.model_copy(update={"steps": (*gates, PLAN.steps[2]), "requests_per_second": 1.0, "error_rate": 0.01})
     (beware,) = [line for line in told(collecting(plan=slow)) if line.startswith("beware")]
     assert beware.startswith(
-        "beware step 1 at 25 % is unlikely to be decided within its 5m: at 1 requests/s, of which 1.00% fail, "
+        "beware step 1 at 25 % is unlikely to be decided within its 5m: at 1 requests/s with 1.00% failures, "
     )
     ended = collecting(plan=slow, phase="Stopped")
     for status in (collecting(), ended):

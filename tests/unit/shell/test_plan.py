@@ -76,8 +76,8 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_t
         return found
 
     assert lines("6m")[-1] == (
-        "if traffic is as it was when digits-r2 began, step 1 at 50 % is unlikely to be decided within its 6m: at 1 requests/s,"
-        " of which 0.00% fail, it takes about 16m"
+        "if traffic is as it was when digits-r2 began, step 1 at 50 % is unlikely to be decided within its 6m: at 1 requests/s"
+        " with 0.00% failures, it takes about 16m"
     )
     assert lines("2h") == [line for line in lines("2h") if "unlikely" not in line]
 

@@ -142,8 +142,8 @@ def test_a_gate_passes_only_a_candidate_that_is_known_to_answer_in_time(slower: 
     assert result.verdict == verdict
     if verdict == "Undecided":
         assert result.message == (
-            f"latencyP95 of the canary is not known to be below max 900 ms yet: {slower} of 6000 requests,"
-            " of which 5 % may take longer"
+            f"latencyP95 of the canary is not known to be below max 900 ms yet: {slower} of 6000 requests;"
+            " at most 5 % may take longer"
         )
     assert metric(judge(at_step(1), timed(rows, 0, 6000)), "latencyP95").verdict == "Passed", "without a longest time"
 

@@ -110,7 +110,7 @@ def _check_ceiling(
     ):
         return metric
     limit = f"{ceiling * 100:g} %" if longest is None else format_latency(longest)
-    above = "" if longest is None else f", of which {ceiling * 100:.3g} % may take longer"
+    above = "" if longest is None else f"; at most {ceiling * 100:.3g} % may take longer"
     message = (
         f"{metric.name} of {pair.who} is not known to be below max {limit} yet: {hits} of {trials} requests{above}"
     )

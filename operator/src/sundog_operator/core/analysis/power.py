@@ -113,7 +113,7 @@ def find_undecidable_step(plan: FrozenPlan) -> str:
         if seconds > step.max_duration.total_seconds():
             return (
                 f"step {index} at {step.weight} % is unlikely to be decided within its {format_duration(step.max_duration)}: at"
-                f" {rps:.3g} requests/s, of which {rate:.2%} fail, {_describe_time(seconds)}"
+                f" {rps:.3g} requests/s with {rate:.2%} failures, {_describe_time(seconds)}"
             )
     return ""
 

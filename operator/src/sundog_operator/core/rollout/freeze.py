@@ -240,7 +240,7 @@ def resolve_plan(
 ) -> FrozenPlan:
     """Return the plan of a rollout before it is frozen, for a service that needs so many replicas.
 
-    `shared` tells how both revisions share replicas in place; None means that the canary's replicas are additional.
+    `shared` defines how both revisions share replicas in place; None means that the canary's replicas are additional.
     """
     given = plan_steps(rollout, traffic)
     gated = any(step.gate == "evidence" for step in given)
