@@ -14,12 +14,11 @@ from typing import Any, Final
 
 from sundog_operator.api import ArmStatus
 from sundog_operator.core.analysis import edge_reports, packed_json, unit_groups
-from sundog_operator.core.analysis import feedback as analysis_feedback
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, MOST_IN_A_BLOCK, Block, BlockCounts, BlocksByEpoch
 from sundog_operator.core.analysis.counters_json import first_kinds, parse_folded, parse_row
 from sundog_operator.core.analysis.dispersion_sums import DispersionSums, EpochBlocks
-from sundog_operator.core.analysis.feedback import FeedbackSums
+from sundog_operator.core.analysis.feedback import FeedbackSums, parse_sums
 from sundog_operator.core.edge.reported_counts import (
     ERRORS,
     EVENTS,
@@ -176,7 +175,7 @@ class Counters:
             folded = {
                 int(epoch): parse_folded(each, kinds) for epoch, each in stored["epochs"].items() if "requests" in each
             }
-            sums = analysis_feedback.parse_sums(stored["feedback"]) if "feedback" in stored else FeedbackSums()
+            sums = parse_sums(stored["feedback"]) if "feedback" in stored else FeedbackSums()
         except PARSE_ERRORS:
             return cls(attempt)
         return cls(attempt, sources, folded, groups=unit_groups.from_json(stored.get("groups", {})), feedback=sums)

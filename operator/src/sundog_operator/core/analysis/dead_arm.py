@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from sundog_operator.core.analysis import blocks as analysis_blocks
 from sundog_operator.core.analysis import edge_reports, unit_groups
 from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits
-from sundog_operator.core.analysis.blocks import Block, sum_arm_counts
+from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, Block, sum_arm_counts
 
 _DEAD_BLOCKS: Final = 3
 _DEAD_FAILURES: Final = 20
@@ -22,15 +21,15 @@ def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, collected: CollectedC
 
     Requests that hang fail at their timeout, and count in the block of their arrival. So blocks up to that age are read.
     """
-    newest = int(collected.now_s - analysis_blocks.GRACE_S) // analysis_blocks.BLOCK_S
-    oldest = newest - _DEAD_BLOCKS - math.ceil(collected.timeout_s / analysis_blocks.BLOCK_S) - 1
+    newest = int(collected.now_s - GRACE_S) // BLOCK_S
+    oldest = newest - _DEAD_BLOCKS - math.ceil(collected.timeout_s / BLOCK_S) - 1
     run: list[Sequence[Block]] = []
     for number in range(oldest, newest):
         own = [blocks[number] for blocks in collected.blocks.values() if number in blocks]
         run = [*run, own] if _is_dead(pair, own) else []
         if len(run) == _DEAD_BLOCKS and (not limits.has_sticky_units or _fails_for_many(pair, collected)):
             arm = sum_arm_counts(pair.arm, itertools.chain.from_iterable(run))
-            seconds = _DEAD_BLOCKS * analysis_blocks.BLOCK_S
+            seconds = _DEAD_BLOCKS * BLOCK_S
             return (
                 f"{pair.who} failed {arm.errors} of {arm.ended} requests in {seconds} s, while {pair.control} did not"
             )
