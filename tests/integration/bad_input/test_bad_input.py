@@ -620,12 +620,15 @@ def given_up(bed: Any) -> dict[str, Any] | None:
         ("abort revision=1 id=b", "revision 1 is no candidate: no rollout is under way"),
         ("rollback revision=9 id=c", "revision 9 is not in the history: 1"),
         ("retry revision=1 id=d", "revision 1 is not what the spec stands for"),
-        ("fly revision=1 id=e", "verb 'fly' is not one of promote, skip, pause, resume, abort, retry, rollback, stop"),
+        (
+            "fly revision=1 id=e",
+            "verb: 'fly'; expected one of promote, skip, pause, resume, abort, retry, rollback, stop",
+        ),
         ("skip revision=1 id=f", "revision 1 is no candidate: no rollout is under way"),
-        ("promote id=g", "revision: '' is not a revision number"),
-        ("promote revision=one id=h", "revision: 'one' is not a revision number"),
-        ("promote revision=1 id=i force=true", "'force' is not an option of a command"),
-        ("promote revision=1", "id: '' is not 1 to 64 letters"),
+        ("promote id=g", "revision: ''; expected a revision number"),
+        ("promote revision=one id=h", "revision: 'one'; expected a revision number"),
+        ("promote revision=1 id=i force=true", "'force': unknown option; expected revision or full"),
+        ("promote revision=1", "id: ''; expected 1 to 64 letters"),
     ],
 )
 def test_a_command_that_makes_no_sense_is_rejected_and_says_why(bed: Any, text: str, told: str) -> None:

@@ -104,7 +104,7 @@ def test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it(fle
     ended = dead.ends()
     tell(dead, ended)
     assert_rolled_back(dead, ended)
-    assert "the candidate failed" in ended["verdict"]["reason"]
+    assert "the canary failed" in ended["verdict"]["reason"]
     assert all(each["lengths"][0][0] < LEAST_BLOCKS for each in dead.counted()["epochs"].values())
 
 
@@ -165,7 +165,7 @@ def test_a_running_rollout_says_what_it_waits_for(fleet: Any) -> None:
     eventually(lambda: "so far" in told() or sound.progress().get("phase") != "Running", "a reason with numbers")
     shown = sound.up.sundog("describe", "sound").stdout
     log.info("%s", shown)
-    assert "no gate opens before 120 s were counted" in " ".join(shown.split())
+    assert "no gate opens before 120 s of data" in " ".join(shown.split())
 
 
 def test_nonsense_is_refused_and_a_rollout_goes_on_collecting(fleet: Any, tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ async def test_a_dead_candidate_is_found_within_the_minute(way: dict[str, Any]) 
     cluster = await baking(rollout=way)
     cluster.edges.traffic.answers[CANARY] = Answers(errors=1.0)
     assert await cluster.go_on(1.5, lambda: ended(cluster))
-    assert "the candidate failed " in (await experiment(cluster))["verdict"]["reason"]
+    assert "the canary failed " in (await experiment(cluster))["verdict"]["reason"]
 
 
 async def test_gates_by_hand_are_looked_at_for_harm_where_a_bake_follows_and_nothing_is_called_decided() -> None:
@@ -297,7 +297,7 @@ async def test_a_bake_that_is_over_ends_with_the_first_requests_of_both(way: dic
     cluster = await baking(0, way)
     await cluster.go_on(12)
     told = (await experiment(cluster))["step"]["reason"]
-    assert told == "has baked, and waits for requests of both revisions: no data is no success"
+    assert told == "has baked; waits for requests to both revisions, because no data is not success"
     cluster.edges.traffic.rps = {NAME: 20}
     assert await cluster.go_on(2, lambda: ended(cluster))
 

@@ -148,8 +148,8 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     assert promoted.startswith(
         f"revision 2 is stable; it was revision 1: after step {len(weights)} at 100 %; errorRate "
     )
-    assert moved.endswith(f"; likewise {latency['metric']}")
-    assert promoted.endswith(f"; likewise {latency['metric']}")
+    assert moved.endswith(f"; also passed: {latency['metric']}")
+    assert promoted.endswith(f"; also passed: {latency['metric']}")
     assert await cluster.notes("GateOpened") == []
 
 
@@ -160,8 +160,8 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
         (Answers(errors=0.14), "errorRate is ", 150),
         (replace(FINE, median_ms=40), "latencyP99 (answers above ", 600),
         (Answers(rejections=1.0), "rejections never happened in stable", 240),
-        (Answers(errors=1.0, median_ms=1), "the candidate failed ", 60),
-        (Answers(hanging=1.0), "the candidate failed ", 150),
+        (Answers(errors=1.0, median_ms=1), "the canary failed ", 60),
+        (Answers(hanging=1.0), "the canary failed ", 150),
         (Answers(hanging=0.3), "errorRate is ", 330),
         (Answers(errors=0.1, failing="truncated"), "errorRate is ", 600),
         (Answers(errors=0.1, failing="invalid"), "errorRate is ", 600),
@@ -256,7 +256,7 @@ async def test_a_step_with_too_little_time_for_its_traffic_is_told_as_soon_as_it
     await cluster.go_on(2)
     status = await experiment(cluster)
     (told,) = [each["message"] for each in status["conditions"] if each["type"] == "Conclusive"]
-    assert "; step 1 at 25 % is hardly decided in its 6m: at " in told
+    assert "; step 1 at 25 % is unlikely to be decided within its 6m: at " in told
 
 
 async def test_without_any_traffic_nothing_is_promoted() -> None:

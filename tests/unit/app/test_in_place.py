@@ -159,7 +159,7 @@ async def test_while_it_gives_back_that_is_told_and_nothing_is_steered() -> None
     await cluster.settle(10)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert await cluster.condition("Progressing") == ("True", "RollingBack")
-    told = "revision 2, Aborted: gives its traffic back as replicas of stable come, 2 of 4 are there"
+    told = "revision 2, Aborted: returns traffic to stable as its replicas become available: 2 of 4"
     assert await message(cluster, "Progressing") == told
     for verb in ("promote", "pause", "abort"):
         await cluster.command(f"{verb} revision=2 id={verb}")
@@ -248,7 +248,7 @@ async def test_another_revision_waits_until_stable_has_its_replicas_back() -> No
     status = await cluster.status()
     assert (status["candidate"]["revision"], status["queued"]) == (2, 3)
     assert await message(cluster, "Progressing") == (
-        "revision 2, Superseded: gives its traffic back as replicas of stable come, 2 of 4 are there;"
+        "revision 2, Superseded: returns traffic to stable as its replicas become available: 2 of 4;"
         " revision 3 waits until it has ended"
     )
     await cluster.until(functools.partial(cluster.at_weight, 3, 50))

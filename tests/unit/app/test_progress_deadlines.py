@@ -52,7 +52,7 @@ async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
     told = "not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away"
     assert status["paused"]["message"] == told
     assert await cluster.condition("Progressing") == ("True", "Paused")
-    assert await said(cluster, "Progressing") == f"revision 2, paused, for it was {told}"
+    assert await said(cluster, "Progressing") == f"revision 2, paused because it was {told}"
     assert "revision 2 is paused (ProgressDeadlineExceeded)" in await said(cluster, "Ready")
     assert await cluster.condition("Stalled") == ("Absent", "")
     assert "RolloutPaused" in await cluster.events()
@@ -97,7 +97,7 @@ async def test_who_would_let_it_go_on_is_told_that_it_is_paused(verb: str) -> No
     await cluster.settle(3)
     last = (await cluster.status())["lastCommand"]
     told = (
-        "revision 2 is paused, for it was not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away:"
+        "revision 2 is paused because it was not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away:"
         " resume lets it begin, once it is ready"
     )
     assert (last["result"], last["message"]) == ("Rejected", told)

@@ -372,7 +372,7 @@ class TestWindows:
         assert await cluster.condition("SpecAccepted") == ("False", "InvalidSpec")
         told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
         assert told["SpecAccepted"] == (
-            "spec.rollout.windows[0].tz: Europe/Pragu is not a time zone such as UTC or Europe/Prague"
+            "spec.rollout.windows[0].tz: Europe/Pragu is not a time zone; expected one such as UTC or Europe/Prague"
         )
 
 

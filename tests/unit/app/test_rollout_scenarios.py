@@ -279,11 +279,11 @@ async def test_rollback_during_a_rollout_ends_it(cluster: Cluster) -> None:
         ("promote revision=7 id=a", "revision 7 is not the candidate, which is revision 2"),
         (
             "launch revision=2 id=a",
-            "verb 'launch' is not one of promote, skip, pause, resume, abort, retry, rollback, stop",
+            "verb: 'launch'; expected one of promote, skip, pause, resume, abort, retry, rollback, stop",
         ),
-        ("promote revision=2", "id: '' is not 1 to 64 letters, digits, '.', '_' or '-'"),
-        ("promote revision=two id=a", "revision: 'two' is not a revision number"),
-        ("promote revision=2 speed=9 id=a", "'speed' is not an option of a command"),
+        ("promote revision=2", "id: ''; expected 1 to 64 letters, digits, '.', '_' or '-'"),
+        ("promote revision=two id=a", "revision: 'two'; expected a revision number"),
+        ("promote revision=2 speed=9 id=a", "'speed': unknown option; expected revision or full"),
         ("rollback revision=9 id=a", "revision 9 is not in the history: 1, 2"),
         ("rollback revision=2 id=a", "revision 2 is what the spec stands for: use retry"),
         ("retry revision=1 id=a", "revision 1 is not what the spec stands for: that is 2"),
@@ -321,7 +321,7 @@ async def test_skip_leaves_out_a_step_and_leads_to_no_promotion(cluster: Cluster
     await cluster.command("skip revision=2 id=early")
     await cluster.round()
     told = (await cluster.status())["lastCommand"]
-    assert (told["result"], told["message"]) == ("Rejected", "the candidate is not ready yet: there is no step to skip")
+    assert (told["result"], told["message"]) == ("Rejected", "the canary is not ready yet: there is no step to skip")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert await rejected("skip revision=7 id=a") == "revision 7 is not the candidate, which is revision 2"
     assert await rejected("skip revision=2 id=b") == ""
@@ -329,7 +329,7 @@ async def test_skip_leaves_out_a_step_and_leads_to_no_promotion(cluster: Cluster
     assert await cluster.weights() == {1: 75, 2: 25}
     assert await rejected("skip revision=2 id=c") == ""
     await cluster.until(functools.partial(cluster.at_weight, 2, 50))
-    assert await rejected("skip revision=2 id=d") == "what follows on step 3 of 4 is all traffic: promote leads there"
+    assert await rejected("skip revision=2 id=d") == "all traffic follows step 3 of 4; use promote instead"
     await cluster.settle(30)
     assert await cluster.weights() == {1: 50, 2: 50}
     await cluster.apply("file:///models/v2", rollout={**steps, "paused": True})

@@ -48,7 +48,7 @@ async def test_edges_copy_requests_to_a_candidate_without_traffic_until_the_step
         "comparator": {"kind": "tolerance", "atol": 0.0, "rtol": 0.01, "path": ""},
     }
     status = await rollout(cluster)
-    assert "no answer of the candidate yet" in status["step"]["reason"]
+    assert "no answer of the canary yet" in status["step"]["reason"]
     await tell(cluster, agree=900)
     await cluster.until(functools.partial(at_step, cluster, 2), rounds=30)
     await cluster.settle(5)
@@ -86,7 +86,7 @@ async def test_a_candidate_that_answers_otherwise_is_rolled_back_and_says_by_wha
     await cluster.until(rolled_back, rounds=30)
     reason = (await cluster.status())["lastRollout"]["reason"]
     assert "agreement by tolerance: 75 % of 400" in reason
-    assert "at least 99 % wanted" in reason
+    assert "at least 99 % required" in reason
     assert "RolloutRolledBack" in await cluster.events()
     await cluster.settle(10)
     assert await cluster.weights() == {1: 100}
@@ -145,7 +145,7 @@ async def test_two_shadows_with_other_percents_are_told_apart() -> None:
     attempt = await rollout(cluster)
     assert (attempt["step"]["index"], attempt["shadow"]["sent"]) == (2, 0)
     assert attempt["shadow"]["earlier"][0].startswith("step 1: agreement by tolerance: 100 % of 900")
-    assert "no answer of the candidate yet" in attempt["step"]["reason"]
+    assert "no answer of the canary yet" in attempt["step"]["reason"]
     await tell(cluster, agree=500)
     cluster.edges.mirrored[EDGE].append(first)
     await cluster.until(functools.partial(at_step, cluster, 3), rounds=80)

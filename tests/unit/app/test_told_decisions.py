@@ -44,7 +44,7 @@ async def test_what_a_policy_promotes_is_told_before_and_after_it_is() -> None:
     cluster = await served(0.5, {**HASTY, "onInconclusive": "promote"})
     assert await cluster.go_on(3, functools.partial(is_frozen, cluster), seconds=1)
     assert (await experiment(cluster))["phase"] == "Pending"
-    void = "; evidence promises nothing of what is promoted: onInconclusive: promote passes a step that evidence does not decide"
+    void = "; a promotion has no statistical guarantee: onInconclusive: promote passes a step that evidence does not decide"
     told = await condition(cluster, "Conclusive")
     assert told[:2] == ("False", "Undecided")
     assert told[2].endswith(void)
@@ -78,10 +78,10 @@ async def test_a_gate_that_opens_to_a_step_of_the_same_weight_is_told() -> None:
         0, {"steps": [*TIMED["steps"], {"pause": {"duration": "1m"}}, {"weight": 50, "gate": "manual"}]}
     )
     assert await cluster.go_on(5, functools.partial(cluster.at_weight, 2, 50))
-    assert await cluster.notes("GateOpened") == ["rollout digits-r2: step 2 begins, at 25 % as before: 30s are over"]
+    assert await cluster.notes("GateOpened") == ["rollout digits-r2: step 2 begins, at 25 % as before: 30s have passed"]
     assert await cluster.notes("TrafficShifted") == [
         "rollout digits-r2: revision 2 gets 25 % from epoch 1 on",
-        "rollout digits-r2: revision 2 gets 50 % from epoch 2 on: 1m are over",
+        "rollout digits-r2: revision 2 gets 50 % from epoch 2 on: 1m have passed",
     ]
 
 
@@ -99,7 +99,7 @@ async def test_requests_that_an_edge_lost_are_no_failures_that_anybody_saw() -> 
     (told,) = (each["message"] for each in (await experiment(cluster))["metrics"] if each["name"] == "errorRate")
     lost = int(message.split(" and ")[1].split()[0])
     assert lost > 0
-    assert f"of the candidate's requests {lost} were lost, nobody knows how they ended" in told
+    assert f"the canary has {lost} lost requests of unknown outcome" in told
 
 
 async def counts(cluster: Cluster) -> bool:

@@ -1,4 +1,4 @@
-"""The rollout state machine, row by row: given a status and what is seen, when it ticks, then this follows."""
+"""The rollout state machine, row by row: the status after a tick, given the status before and the inputs."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ def frozen() -> ExperimentStatus:
 
 
 def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = True) -> ExperimentStatus:
-    """Tick, with everything available and gates opened by hand, until (step, weight) is reached and confirmed."""
+    """Tick, with all replicas available and gates opened by hand, until (step, weight) is reached and confirmed."""
     for tick in range(60):
         now = T0 + timedelta(minutes=tick)
         at = (status.step.index if status.step else 0, state.canary_weight(status))
@@ -60,7 +60,7 @@ class Row:
     extra: dict[str, object] = field(default_factory=dict)
 
 
-def seen(**changes: object) -> RolloutInputs:
+def tick_inputs(**changes: object) -> RolloutInputs:
     values: dict[str, object] = {
         "now": T0 + timedelta(hours=2),
         "replicas": 2,
@@ -76,17 +76,23 @@ AT_PAUSE = walk(frozen(), until=(2, 10))
 AT_HALF = walk(frozen(), until=(3, 50))
 
 ROWS = [
-    Row("a candidate without replicas waits", frozen(), seen(available=0), "Pending", None, 0, 0),
-    Row("edges that do not have it yet are waited for", frozen(), seen(confirmed=False), "Pending", None, 0, 0),
-    Row("a ready candidate enters step 1 without traffic yet", frozen(), seen(), "Running", 1, 0, 0),
-    Row("a spec that holds keeps it out", frozen(), seen(held=True), "Pending", None, 0, 0),
+    Row("a candidate without replicas waits", frozen(), tick_inputs(available=0), "Pending", None, 0, 0),
+    Row("edges that do not have it yet are waited for", frozen(), tick_inputs(confirmed=False), "Pending", None, 0, 0),
+    Row("a ready candidate enters step 1 without traffic yet", frozen(), tick_inputs(), "Running", 1, 0, 0),
+    Row("a spec that holds keeps it out", frozen(), tick_inputs(held=True), "Pending", None, 0, 0),
     Row(
-        "its weight follows as a new epoch", walk(frozen(), until=(1, 0), confirmed=False), seen(), "Running", 1, 10, 1
+        "its weight follows as a new epoch",
+        walk(frozen(), until=(1, 0), confirmed=False),
+        tick_inputs(),
+        "Running",
+        1,
+        10,
+        1,
     ),
     Row(
         "without replicas the weight stays",
         walk(frozen(), until=(1, 0), confirmed=False),
-        seen(available=0),
+        tick_inputs(available=0),
         "Running",
         1,
         0,
@@ -95,20 +101,20 @@ ROWS = [
     Row(
         "an epoch counts from its confirmation",
         walk(frozen(), until=(1, 10), confirmed=False),
-        seen(),
+        tick_inputs(),
         "Running",
         1,
         10,
         1,
     ),
-    Row("the time of a gate starts then", COLLECTING, seen(), "Running", 1, 10, 1),
-    Row("a pause step keeps the weight and its epoch", AT_PAUSE, seen(), "Running", 2, 10, 1),
-    Row("a manual gate waits for ever", AT_HALF, seen(now=T0 + timedelta(days=30)), "Running", 3, 50, 2),
-    Row("losing replicas moves nothing by itself", AT_HALF, seen(available=0), "Running", 3, 50, 2),
+    Row("the time of a gate starts then", COLLECTING, tick_inputs(), "Running", 1, 10, 1),
+    Row("a pause step keeps the weight and its epoch", AT_PAUSE, tick_inputs(), "Running", 2, 10, 1),
+    Row("a manual gate waits for ever", AT_HALF, tick_inputs(now=T0 + timedelta(days=30)), "Running", 3, 50, 2),
+    Row("losing replicas moves nothing by itself", AT_HALF, tick_inputs(available=0), "Running", 3, 50, 2),
     Row(
         "a failure takes all traffic back",
         AT_HALF,
-        seen(failure=("LoadFailed", "boom")),
+        tick_inputs(failure=("LoadFailed", "boom")),
         "Stopped",
         3,
         0,
@@ -118,7 +124,7 @@ ROWS = [
     Row(
         "a failure without traffic needs no epoch",
         frozen(),
-        seen(failure=("LoadFailed", "boom")),
+        tick_inputs(failure=("LoadFailed", "boom")),
         "Stopped",
         None,
         0,
@@ -135,10 +141,10 @@ SCALED = freeze.freeze(
 def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() -> None:
     status = SCALED
     for _ in range(5):
-        status = state_machine.tick(status, seen(available=1))
+        status = state_machine.tick(status, tick_inputs(available=1))
     assert (status.phase, state.wanted_replicas(status, 2)) == ("Pending", 2)
     for _ in range(3):
-        status = state_machine.tick(status, seen())
+        status = state_machine.tick(status, tick_inputs())
     assert (status.step.index if status.step else 0, state.canary_weight(status)) == (2, 0)
     at_scale = walk(
         freeze.freeze(
@@ -148,10 +154,10 @@ def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() ->
     )
     at_scale = steering.execute_command(at_scale, RolloutCommand("a", "promote", 8), T0)
     for _ in range(5):
-        at_scale = state_machine.tick(at_scale, seen(available=1))
+        at_scale = state_machine.tick(at_scale, tick_inputs(available=1))
     assert at_scale.step is not None
     assert (at_scale.step.index, at_scale.step.reason) == (2, "waits for replicas: 1 of 2 are available")
-    assert state_machine.tick(at_scale, seen()).step.index == 3  # type: ignore[union-attr]
+    assert state_machine.tick(at_scale, tick_inputs()).step.index == 3  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.story)
@@ -171,7 +177,7 @@ AT_WEBHOOK = state_machine.tick(
         ),
         until=(2, 10),
     ),
-    seen(),
+    tick_inputs(),
 )
 
 
@@ -190,7 +196,7 @@ AT_WEBHOOK = state_machine.tick(
     ],
 )
 def test_a_webhook_ends_its_step_when_it_confirms(when: dict[str, object], step: int, reason: str) -> None:
-    after = state_machine.tick(AT_WEBHOOK, seen(**when))
+    after = state_machine.tick(AT_WEBHOOK, tick_inputs(**when))
     assert after.step is not None
     assert (after.step.index, after.step.reason) == (step, reason)
     assert (state.canary_weight(after), after.phase) == (10, "Running")
@@ -211,9 +217,9 @@ def test_a_webhook_waits_for_its_weight_to_be_confirmed() -> None:
     assert AT_WEBHOOK.step is not None
     early = AT_WEBHOOK.model_copy(update={"step": AT_WEBHOOK.step.model_copy(update={"since": None})})
     assert state.pending_webhook(early) is None
-    after = state_machine.tick(early, seen(answer=WebhookResult(200)))
+    after = state_machine.tick(early, tick_inputs(answer=WebhookResult(200)))
     assert after.step is not None
-    assert (after.step.index, after.step.since) == (2, seen().now)
+    assert (after.step.index, after.step.since) == (2, tick_inputs().now)
 
 
 def test_promote_passes_a_webhook() -> None:
@@ -223,33 +229,33 @@ def test_promote_passes_a_webhook() -> None:
 
 
 def test_a_timed_gate_opens_exactly_when_its_time_is_over() -> None:
-    started = state_machine.tick(COLLECTING, seen(now=T0 + timedelta(hours=1)))
+    started = state_machine.tick(COLLECTING, tick_inputs(now=T0 + timedelta(hours=1)))
     assert started.step is not None
     assert started.step.since == T0 + timedelta(hours=1)
-    early = state_machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=59)))
+    early = state_machine.tick(started, tick_inputs(now=T0 + timedelta(hours=1, seconds=59)))
     assert early.step is not None
     assert early.step.index == 1
-    due = state_machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=60)))
+    due = state_machine.tick(started, tick_inputs(now=T0 + timedelta(hours=1, seconds=60)))
     assert due.step is not None
     assert due.step.index == 2
 
 
 @pytest.mark.parametrize("held", [{"held": True}, {}], ids=["spec", "command"])
 def test_a_pause_outlasts_the_time_of_a_gate(held: dict[str, bool]) -> None:
-    started = state_machine.tick(COLLECTING, seen(now=T0))
+    started = state_machine.tick(COLLECTING, tick_inputs(now=T0))
     if not held:
         started = steering.execute_command(started, RolloutCommand("p", "pause", 8), T0)
-    late = state_machine.tick(started, seen(now=T0 + timedelta(days=2), **held))
+    late = state_machine.tick(started, tick_inputs(now=T0 + timedelta(days=2), **held))
     assert late.step is not None
     assert late.step.index == 1
 
 
 def test_promote_at_the_last_gate_waits_for_the_replicas_of_all_traffic() -> None:
     opened = walk(AT_HALF, until=(4, 50))
-    waiting = state_machine.tick(opened, seen(available=1))
+    waiting = state_machine.tick(opened, tick_inputs(available=1))
     assert (waiting.phase, state.canary_weight(waiting)) == ("Running", 50)
     assert state.wanted_replicas(waiting, 2) == 2
-    done = state_machine.tick(opened, seen(available=2))
+    done = state_machine.tick(opened, tick_inputs(available=2))
     assert (done.phase, state.canary_weight(done)) == ("Concluded", 100)
     assert done.verdict.decision == "Undecided"
 
@@ -257,13 +263,13 @@ def test_promote_at_the_last_gate_waits_for_the_replicas_of_all_traffic() -> Non
 def test_full_promote_goes_to_the_end_from_anywhere() -> None:
     for status in (frozen(), COLLECTING, AT_PAUSE, AT_HALF):
         opened = steering.execute_command(status, RolloutCommand("f", "promote", 8, full=True), T0)
-        assert state_machine.tick(opened, seen(available=1)).phase == "Running"
-        assert state_machine.tick(opened, seen()).phase == "Concluded"
+        assert state_machine.tick(opened, tick_inputs(available=1)).phase == "Running"
+        assert state_machine.tick(opened, tick_inputs()).phase == "Concluded"
 
 
 def test_an_ended_attempt_never_changes() -> None:
     stopped = transitions.stop(AT_HALF, "Aborted", "by command x", T0)
-    assert state_machine.tick(stopped, seen(failure=("LoadFailed", "boom"))) == stopped
+    assert state_machine.tick(stopped, tick_inputs(failure=("LoadFailed", "boom"))) == stopped
 
 
 def test_an_implied_last_step_is_added_and_an_explicit_one_is_kept() -> None:
@@ -286,10 +292,10 @@ BAKED = freeze.freeze(
 HEARD = Evaluation(silent=False, requests=1000)
 AT_BAKE = state_machine.tick(
     state_machine.tick(
-        state_machine.tick(walk(BAKED, until=(2, 98)), seen(now=T0, evidence=HEARD)),
-        seen(now=T0, evidence=HEARD),
+        state_machine.tick(walk(BAKED, until=(2, 98)), tick_inputs(now=T0, evidence=HEARD)),
+        tick_inputs(now=T0, evidence=HEARD),
     ),
-    seen(now=T0, evidence=HEARD),
+    tick_inputs(now=T0, evidence=HEARD),
 )
 
 
@@ -328,14 +334,14 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
             {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=True)},
             2,
             98,
-            "has baked, and waits for requests of both revisions: no data is no success",
+            "has baked; waits for requests to both revisions, because no data is not success",
         ),
         (
             "unheard",
             {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=False, unreachable_edges=("edge-1",))},
             2,
             98,
-            "has baked, and waits until edge-1 has told what was counted there",
+            "has baked; waits for the counters of edge-1",
         ),
         (
             "harm",
@@ -346,10 +352,10 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
         ),
     ],
 )
-def test_a_bake_ends_by_its_time_once_both_were_asked(
+def test_a_bake_ends_after_its_time_once_both_arms_had_requests(
     story: str, when: dict[str, object], step: int, weight: int, reason: str | None
 ) -> None:
-    after = state_machine.tick(AT_BAKE, seen(**{"evidence": HEARD, **when}))
+    after = state_machine.tick(AT_BAKE, tick_inputs(**{"evidence": HEARD, **when}))
     assert after.step is not None
     assert (after.step.index, state.canary_weight(after)) == (step, weight), story
     assert reason is None or after.step.reason == reason
@@ -364,24 +370,24 @@ def test_a_bake_without_warmup_or_replicas_for_all_is_not_over() -> None:
             "epoch": AT_BAKE.epoch.model_copy(update={"since": late}),
         }
     )
-    waits = state_machine.tick(cold, seen(now=late, evidence=Evaluation(silent=False, requests=1)))
+    waits = state_machine.tick(cold, tick_inputs(now=late, evidence=Evaluation(silent=False, requests=1)))
     assert waits.step is not None
     assert (waits.step.index, waits.step.warm) == (2, False)
-    over = state_machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=20), evidence=HEARD))
-    assert state_machine.tick(over, seen(evidence=HEARD, available=1)).phase == "Running"
-    assert state_machine.tick(over, seen(evidence=HEARD)).phase == "Concluded"
+    over = state_machine.tick(AT_BAKE, tick_inputs(now=T0 + timedelta(minutes=20), evidence=HEARD))
+    assert state_machine.tick(over, tick_inputs(evidence=HEARD, available=1)).phase == "Running"
+    assert state_machine.tick(over, tick_inputs(evidence=HEARD)).phase == "Concluded"
 
 
 def test_windows_take_no_time_of_a_bake_but_the_spec_does() -> None:
     outside = state_machine.tick(
-        AT_BAKE, seen(now=T0 + timedelta(minutes=1), evidence=HEARD, opens_at=T0 + timedelta(days=1))
+        AT_BAKE, tick_inputs(now=T0 + timedelta(minutes=1), evidence=HEARD, opens_at=T0 + timedelta(days=1))
     )
     assert outside.step is not None
     assert outside.step.held_since is None
-    held = state_machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=1), evidence=HEARD, held=True))
+    held = state_machine.tick(AT_BAKE, tick_inputs(now=T0 + timedelta(minutes=1), evidence=HEARD, held=True))
     assert held.step is not None
     assert held.step.held_since == T0 + timedelta(minutes=1)
-    freed = state_machine.tick(held, seen(now=T0 + timedelta(minutes=31), evidence=HEARD))
+    freed = state_machine.tick(held, tick_inputs(now=T0 + timedelta(minutes=31), evidence=HEARD))
     assert freed.step is not None
     assert freed.step.since == T0 + timedelta(minutes=30)
 
@@ -404,11 +410,11 @@ KNOWN = ShadowStatus(message="agreement: 900 of 900")
 
 
 def copied(**changes: Any) -> RolloutInputs:
-    return seen(**{"now": T0, "copies": ShadowComparison(KNOWN, (), passed=True, silent=False), **changes})
+    return tick_inputs(**{"now": T0, "copies": ShadowComparison(KNOWN, (), passed=True, silent=False), **changes})
 
 
 def ticked(status: ExperimentStatus, given_inputs: RolloutInputs) -> ExperimentStatus:
-    """Until nothing is due at that moment."""
+    """Tick until nothing is due at that time."""
     for _ in range(20):
         after = state_machine.tick(status, given_inputs)
         if after == status:
@@ -420,7 +426,7 @@ def ticked(status: ExperimentStatus, given_inputs: RolloutInputs) -> ExperimentS
 COPIES_PASSED = ticked(ticked(SHADOWED, copied()), copied(now=T0 + timedelta(minutes=30)))
 
 
-def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
+def test_a_shadow_that_has_passed_bakes_after_a_command() -> None:
     assert (COPIES_PASSED.verdict.decision, COPIES_PASSED.step and COPIES_PASSED.step.reason) == (
         "Passed",
         "waits for promote",
@@ -428,27 +434,25 @@ def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
     assert state.is_decided_by_copies(COPIES_PASSED)
     assert not state.is_evaluated(COPIES_PASSED)
     later = {"now": T0 + timedelta(days=1), "evidence": HEARD}
-    assert ticked(COPIES_PASSED, seen(**later)) == COPIES_PASSED
-    assert steering.skip_refusal(COPIES_PASSED) == (
-        "what follows on step 2 of 4 is the bake at 95 %: promote leads there"
-    )
+    assert ticked(COPIES_PASSED, tick_inputs(**later)) == COPIES_PASSED
+    assert steering.skip_refusal(COPIES_PASSED) == ("the bake at 95 % follows step 2 of 4; use promote instead")
     opened = steering.execute_command(COPIES_PASSED, RolloutCommand("p", "promote", 8), T0)
     assert state.is_evaluated(opened)
     assert not state.is_decided_by_copies(opened)
-    short = ticked(opened, seen(**later, available=1))
+    short = ticked(opened, tick_inputs(**later, available=1))
     assert (state.wanted_replicas(short, 2), state.canary_weight(short)) == (2, 0)
-    baking = ticked(opened, seen(**later))
+    baking = ticked(opened, tick_inputs(**later))
     assert (state.is_baking(baking), state.canary_weight(baking)) == (True, 95)
     harmed = state_machine.tick(
-        baking, seen(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")})
+        baking, tick_inputs(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")})
     )
     assert (harmed.phase, harmed.verdict.decision, state.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
     aborted = transitions.stop(baking, "Aborted", "by command x", T0)
     assert (aborted.verdict.decision, state.canary_weight(aborted)) == ("Passed", 0)
-    over = ticked(baking, seen(now=T0 + timedelta(days=1, minutes=10), evidence=HEARD))
+    over = ticked(baking, tick_inputs(now=T0 + timedelta(days=1, minutes=10), evidence=HEARD))
     assert (over.phase, over.verdict.decision, over.verdict.winner) == ("Concluded", "Passed", "")
     full = ticked(
-        steering.execute_command(COPIES_PASSED, RolloutCommand("f", "promote", 8, full=True), T0), seen(**later)
+        steering.execute_command(COPIES_PASSED, RolloutCommand("f", "promote", 8, full=True), T0), tick_inputs(**later)
     )
     assert (full.phase, full.epoch.number) == ("Concluded", 1)
 
@@ -498,8 +502,8 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
                 status, RolloutCommand(f"c{number}", verb, 8, full=full), given_inputs.now
             )
         else:
-            told = given_inputs if shadow_comparison.active_shadow(status) else replace(given_inputs, copies=None)
-            status = state_machine.tick(status, told)
+            result = given_inputs if shadow_comparison.active_shadow(status) else replace(given_inputs, copies=None)
+            status = state_machine.tick(status, result)
         rose = state.canary_weight(status) - state.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100
         if begun is SHADOWED and not promoted:
@@ -514,6 +518,6 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
         if rose < 0:
             assert state.canary_weight(status) == 0
             assert status.phase == "Stopped"
-        # What is weighed begins another epoch at the same weight, once it is warm.
+        # An evaluated step begins another epoch at the same weight after its warm-up.
         began = status.evidence_epochs != before.evidence_epochs
         assert status.epoch.number - before.epoch.number == (1 if rose or began else 0)

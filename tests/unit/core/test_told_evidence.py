@@ -1,4 +1,4 @@
-"""What is told of evidence while it is too little."""
+"""Messages about evidence while there is too little of it."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ ROLLOUT = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric"
 
 
 def status(epoch: int = 2) -> ExperimentStatus:
-    """In the first step, and its counts are evidence."""
+    """Return an attempt in its first step, with evidence."""
     frozen = freeze.freeze(ROLLOUT, stable=1, candidate=2, now=T0)
     return frozen.model_copy(
         update={
@@ -34,7 +34,7 @@ def status(epoch: int = 2) -> ExperimentStatus:
 
 
 def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
-    """An arm's row: so many blocks with a hundred requests each, of which some failed."""
+    """Return an arm's row with so many blocks of a hundred requests each, of which some failed."""
     counts = {"ok": 100 - failed, "server5xx": failed}
     return {
         "service": "m",
@@ -45,7 +45,7 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
         "arm": arm,
         "assigned": 100 * blocks,
         "ends": {name: count * blocks for name, count in counts.items()},
-        # Which part of the first one is the epoch's there is no telling.
+        # Only an unknown part of the first block belongs to the epoch.
         "blocks": [
             [START + 10 * block, *(counts.get(column, 0) * (block >= 0) for column in COLUMNS[1:])]
             for block in range(-1, blocks)
@@ -59,8 +59,8 @@ def take(before: counters.Counters, edges: list[EdgeReport], now_s: float) -> co
     )
 
 
-def seen(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
-    """After so many blocks, with so many failures of an arm in each."""
+def collected(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
+    """Return the counts after so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + analysis_blocks.GRACE_S
@@ -71,34 +71,34 @@ def seen(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
 
 
 def judge(blocks: int, stable: int, canary: int) -> Evaluation:
-    return evaluate.evaluate_rollout(status(), seen(blocks, stable, canary))
+    return evaluate.evaluate_rollout(status(), collected(blocks, stable, canary))
 
 
-def test_too_early_is_told_with_what_is_there_of_it() -> None:
+def test_the_message_has_the_time_counted_so_far() -> None:
     errors, *_ = judge(blocks=4, stable=2, canary=2).metrics
     assert errors.verdict == "Undecided"
     assert errors.message.startswith("errorRate is 1 times stable's")
-    assert errors.message.endswith("no gate opens before 120 s were counted, so far 40 s")
+    assert errors.message.endswith("no gate opens before 120 s of data, so far 40 s")
     assert errors.eta is not None
     assert errors.eta >= timedelta(seconds=80)
 
 
-def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
+def test_the_message_omits_the_time_once_only_events_are_missing() -> None:
     errors, *_ = judge(blocks=13, stable=2, canary=2).metrics
     assert errors.verdict == "Undecided"
     assert "no gate opens" not in errors.message
 
 
-def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
+def test_an_edge_that_is_not_ready_and_does_not_report_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
-    told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
-    known = take(counters.Counters(ATTEMPT), [told], START + 25.0)
-    # Its agent starts anew.
+    result = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
+    known = take(counters.Counters(ATTEMPT), [result], START + 25.0)
+    # Its agent restarts.
     silent = EdgeReport("edge-0", False, False, None)
     assert take(known, [silent], START + 65.0).folded == known.folded
-    # An edge that never told anything is none that serves, and one that leaves may never tell again.
+    # An edge that never reported does not serve, and one that terminates may never report again.
     new, leaving = EdgeReport("edge-1", False, False, None), EdgeReport("edge-0", False, True, None)
-    for others in ([told, new], [leaving]):
+    for others in ([result, new], [leaving]):
         folded = take(known, others, START + 65.0).folded
         assert folded[2].lengths[0].closed == 6
 
@@ -110,7 +110,7 @@ def test_an_upper_end_that_is_far_away_is_an_end() -> None:
 
 
 def timed(attempt: str, epoch: int, bucket: int, blocks: int) -> dict[str, object]:
-    """Stable's row, all of whose answers are in one bucket of the histogram."""
+    """Return stable's row with all answers in one bucket of the histogram."""
     row = {**report("stable", blocks, 0), "attempt": attempt, "epoch": epoch}
     return {**row, "total": {"ok": [100 * blocks if number == bucket else 0 for number in range(3)]}}
 
@@ -128,18 +128,18 @@ def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> 
     assert latency_of([alone], START + 600.0, epoch=0) == 20
 
 
-def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
+def test_a_latency_passes_by_its_floor_if_nothing_is_slow() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "latencyP95", "margin": "25%"}]})
     frozen, *_ = resolve.resolve_guardrails(rollout, StableTraffic(5.0, [1000, 0], [10]))
     assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 1010)
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
     running = status().model_copy(update={"plan": plan})
-    (told,) = evaluate.evaluate_rollout(running, seen(13, 0, 0)).metrics
-    assert told.verdict == "Passed"
+    (result,) = evaluate.evaluate_rollout(running, collected(13, 0, 0)).metrics
+    assert result.verdict == "Passed"
 
 
-def test_without_events_it_is_told_how_many_requests_decide_and_when() -> None:
+def test_without_events_the_message_has_the_needed_requests_and_the_time() -> None:
     errors, *_ = judge(blocks=1, stable=0, canary=0).metrics
     assert "happened in neither arm, and 1.5 times are allowed: about " in errors.message
     needed = int(errors.message.split("about ")[1].split()[0])

@@ -64,7 +64,7 @@ LATENCY = MetricStatus(
     interval=(0.8, 1.2),
     allowed=1.0,
     verdict="Suspended",
-    message="latencyP99 is 0.975 times stable's; not judged while each replica of the candidate has 0.5 times the load",
+    message="latencyP99 is 0.975 times stable's; not evaluated while each replica of the canary has 0.5 times the load",
 )
 REJECTIONS = MetricStatus(
     name="rejections",
@@ -240,19 +240,18 @@ def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None
 
 def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
     shared = PLAN.model_copy(update={"harm_shares": 3})
-    both = "0.05, the error of each direction; of rolling back 0.0167 for each shadow step and for traffic"
+    both = "0.05, the error of each direction; to roll back, 0.0167 for each shadow step and for traffic"
     assert f"alpha {both}" in told(collecting(plan=shared))
     alone = shared.model_copy(update={"guardrails": (), "harm_shares": 2})
     assert (
-        plan_text.describe_alpha(alone)
-        == "0.05, the error of each direction; of rolling back 0.025 for each shadow step"
+        plan_text.describe_alpha(alone) == "0.05, the error of each direction; to roll back, 0.025 for each shadow step"
     )
 
 
 def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
     plan = PLAN.model_copy(update={"early_harm": 0.2})
     assert plan_text.describe_alpha(plan) == (
-        "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first blocks"
+        "0.05, the error of each direction; 0.01 to roll back on errors in the canary's first blocks"
     )
 
 
@@ -308,7 +307,7 @@ def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
     slow = PLAN.model_copy(update={"steps": (*gates, PLAN.steps[2]), "requests_per_second": 1.0, "error_rate": 0.01})
     (beware,) = [line for line in told(collecting(plan=slow)) if line.startswith("beware")]
     assert beware.startswith(
-        "beware step 1 at 25 % is hardly decided in its 5m: at 1 requests/s, of which 1.00% fail, "
+        "beware step 1 at 25 % is unlikely to be decided within its 5m: at 1 requests/s with 1.00% failures, "
     )
     ended = collecting(plan=slow, phase="Stopped")
     for status in (collecting(), ended):
@@ -409,7 +408,7 @@ def test_a_step_by_header_says_which_and_what_became_of_such_requests() -> None:
     assert "By header" not in told(status)
     counted = canary.model_copy(update={"header_requests": 12, "header_errors": 1})
     lines = told(status.model_copy(update={"arms": (stable, counted)}))
-    assert "canary 12 requests, 1 errors; they are no evidence" in lines
+    assert "canary 12 requests, 1 errors; they do not count as evidence" in lines
 
 
 def test_a_step_that_compares_copies_says_what_it_asks_and_what_became_of_them() -> None:

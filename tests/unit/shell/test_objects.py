@@ -220,7 +220,7 @@ def test_a_rollout_that_evidence_does_not_decide_is_seen_at_once(on_server: Any,
     assert "revision 1 serves; revision 2 is paused (NoData)" in on_server("get", "digits").out
     lines = [" ".join(line.split()) for line in on_server("describe", "digits").out.splitlines()]
     assert "Rollout digits-r2: Running, paused (NoData)" in lines
-    assert "1 25 % evidence, 0s to 5s now: paused, for there is no traffic to judge by" in lines
+    assert "1 25 % evidence, 0s to 5s now: paused because an arm has no requests" in lines
     assert "errorRate up to 25 % more than stable, or 1 % of all requests" in lines
     assert "latencyP95 up to 25 % longer than stable, whose own is not known yet" in lines
     head, line = on_server("get", "mexp", "digits-r2").out.splitlines()

@@ -76,10 +76,10 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_t
         return found
 
     assert lines("6m")[-1] == (
-        "if traffic is as it was when digits-r2 began, step 1 at 50 % is hardly decided in its 6m: at 1 requests/s, of which 0.00% fail,"
-        " that takes some 16m"
+        "if traffic is as it was when digits-r2 began, step 1 at 50 % is unlikely to be decided within its 6m: at 1 requests/s"
+        " with 0.00% failures, it takes about 16m"
     )
-    assert lines("2h") == [line for line in lines("2h") if "hardly" not in line]
+    assert lines("2h") == [line for line in lines("2h") if "unlikely" not in line]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: 
     assert plan(served, manifest("file:///models/v2", rollout=by_hand))["lines"][-1].startswith("canary beside")
     told = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
     assert told.startswith(f"{policy}: promote passes a step")
-    assert told.endswith(", so evidence promises nothing of what is promoted")
+    assert told.endswith(", so a promotion has no statistical guarantee")
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: 
         (
             [{"weight": 10}, {"weight": 50, "gate": "manual"}],
             [
-                "step 2 at 50 % (manual gate) asks for no evidence, and is the last before all traffic, so evidence promises nothing of"
-                " what is promoted"
+                "step 2 at 50 % (manual gate) asks for no evidence, and is the last before all traffic, so a promotion has no"
+                " statistical guarantee"
             ],
         ),
         (
@@ -306,7 +306,7 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
         ({"replica": 2}, "spec.replica: unknown field"),
         (
             {"rollout": {"windows": [{"cron": "0 25 * * *", "duration": "1h"}]}},
-            'InvalidSpec: spec.rollout.windows[0].cron: "0 25 * * *" is not a cron line such as 0 9 * * 1-5: bad hour',
+            'InvalidSpec: spec.rollout.windows[0].cron: "0 25 * * *" is not a cron line: bad hour; expected one such as 0 9 * * 1-5',
         ),
         ({"scheduling": {"queue": "q"}}, "NotYetSupported: spec.scheduling.queue: is not supported yet"),
     ],

@@ -110,17 +110,17 @@ def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates
             0.0,
             0.01,
             {"max_duration": 10 * MINUTE},
-            "step 1 at 25 % is hardly decided in its 10m: at 1 requests/s, of",
+            "step 1 at 25 % is unlikely to be decided within its 10m: at 1 requests/s with",
         ),
         (
             20.0,
             0.01,
             0.0,
             {"max_duration": 60 * MINUTE},
-            "step 2 at 50 % is hardly decided in its 1h: at 20 requests/s, of",
+            "step 2 at 50 % is unlikely to be decided within its 1h: at 20 requests/s with",
         ),
-        (1.0, 0.0, 0.0, {}, "nothing decides"),
-        (0.5, 0.001, 0.0, {}, "that takes some "),
+        (1.0, 0.0, 0.0, {}, "no amount of data decides"),
+        (0.5, 0.001, 0.0, {}, "it takes about "),
         (20.0, 0.005, 0.0, {"max_duration": None}, ""),
     ],
 )
@@ -137,7 +137,7 @@ def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> Non
     # The first step asks for half of the traffic.
     needed = estimate_sample_size(0.02, 1.0, 0.25, MetricLimits(0.25, 0.0, 0.5, 0.05))
     assert needed is not None
-    assert found.endswith(f"that takes some {math.ceil(needed.requests / 2 / 3600)}h")
+    assert found.endswith(f"it takes about {math.ceil(needed.requests / 2 / 3600)}h")
 
 
 def told(sundog: Any, *options: str) -> dict[str, Any]:

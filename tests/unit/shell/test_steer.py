@@ -101,7 +101,7 @@ def test_skip_leads_to_the_next_step_and_to_no_promotion(canary: Any, server: An
     server.until(lambda cluster: cluster.at_weight(2, 50), "50 %")
     done = canary("skip", "digits", "--revision", "2")
     assert done.code == ExitCode.REFUSED
-    assert "what follows on step 2 of 3 is all traffic: promote leads there" in done.err
+    assert "all traffic follows step 2 of 3; use promote instead" in done.err
 
 
 def test_a_command_for_another_revision_is_rejected_with_the_reason(canary: Any, server: Any) -> None:

@@ -1,4 +1,4 @@
-"""An outage of what both arms depend on: known by stable alone, told with numbers, and over when it is over."""
+"""An outage that affects both arms: detected by stable alone, described with numbers, and ended when it is over."""
 
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ CAPPED = FrozenPlan(guardrails=(PlanGuardrail(metric="errorRate", margin=0.25, m
 
 
 def watch(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int], ago_s: int = 0) -> BaselineHealth:
-    """After a minute in which each arm had so many requests in every ten seconds; then the arms did well."""
+    """Evaluate after a minute with so many requests of each arm in every ten seconds; then the arms are healthy."""
     rows = []
     for arm, counts in (("stable", stable), ("canary", canary)):
         troubled = [block(END - ago_s - 10 * number, **counts) for number in range(1, 7)]
@@ -32,9 +32,7 @@ FINE: dict[str, int] = {"ok": 100}
 def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
     found = watch(CAPPED, BAD, {"ok": 90, "timeout": 10})
     assert (found.reason, found.settled) == (CONTROL_UNHEALTHY, False)
-    assert found.message == (
-        "50.0% of stable's requests failed in a minute and 10.0% of the candidate's, where max is 2 %"
-    )
+    assert found.message == ("50.0% of stable's requests failed in a minute and 10.0% of the canary's; max is 2 %")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +47,7 @@ def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
         pytest.param(FrozenPlan(error_rate=0.0), {"ok": 50, "client4xx": 50}, FINE, id="rejections are no failures"),
     ],
 )
-def test_what_is_no_outage(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int]) -> None:
+def test_cases_without_an_outage(plan: FrozenPlan, stable: dict[str, int], canary: dict[str, int]) -> None:
     assert not watch(plan, stable, canary).reason
 
 
@@ -68,15 +66,15 @@ def test_an_experiment_is_not_called_a_rollout() -> None:
     found = watch(FrozenPlan(error_rate=0.01, comparison=comparison), bad, FINE)
     assert found.message.endswith("in a minute, and 1.00% before the experiment")
     capped = CAPPED.model_copy(update={"comparison": comparison})
-    assert " of arm canary's, where max is " in watch(capped, bad, bad).message
+    assert " of arm canary's; max is " in watch(capped, bad, bad).message
 
 
 @pytest.mark.parametrize(("ago_s", "settled"), [(60, False), (340, False), (350, True)])
-def test_it_is_over_after_five_minutes_without_a_minute_like_that(ago_s: int, settled: bool) -> None:
-    """Five minutes of which each looks back on a minute: a sixth of one from the outage is one like that."""
+def test_an_outage_is_over_after_five_healthy_minutes(ago_s: int, settled: bool) -> None:
+    """Each of the last five minutes covers a minute of blocks: one with a sixth of the outage counts like a full one."""
     found: Any = watch(FrozenPlan(error_rate=0.0), {"server5xx": 100}, {"server5xx": 100}, ago_s)
     assert (found.reason, found.settled) == ("", settled)
 
 
-def test_nothing_counted_is_no_outage() -> None:
+def test_no_counts_are_no_outage() -> None:
     assert baseline_health.evaluate_baseline(CAPPED, {}, NOW) == HEALTHY

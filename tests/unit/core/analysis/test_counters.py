@@ -1,4 +1,4 @@
-"""What is kept of what edges count: nothing twice, nothing lost, and nothing of what is no count."""
+"""Counters from edges: nothing counts twice, nothing is lost, and invalid rows are skipped."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, BEFORE_SEVERAL_LATENCIES, COLUMNS, ENDS, block, evenly, report, row, rows_in, silent
-from sundog_operator.core.analysis import counters, dispersion_sums, unit_groups
+from sundog_operator.core.analysis import counters, dispersion_sums, edge_reports, unit_groups
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.edge.reported_counts import EVENTS
@@ -23,22 +23,24 @@ T0 = 1_764_034_200
 """A full minute."""
 
 BEGIN = block(T0 - 10)
-"""In which an epoch begins: there is no telling which part of it is the epoch's."""
+"""The block in which an epoch begins: only an unknown part belongs to the epoch."""
 
 
 def take(before: Counters, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Counters:
-    return look_at(before, reports, CountScope(epochs, in_force=2, now_s=now, timeout_s=30))
+    return update(before, reports, CountScope(epochs, in_force=2, now_s=now, timeout_s=30))
 
 
-def look_at(before: Counters, reports: Sequence[EdgeReport], look: CountScope) -> Counters:
-    return counters.update_counters(before, reports, counters.collect_blocks(ATTEMPT, reports), look)
+def update(before: Counters, reports: Sequence[EdgeReport], scope: CountScope) -> Counters:
+    return counters.update_counters(before, reports, counters.collect_blocks(ATTEMPT, reports), scope)
 
 
 NOTHING = Counters(ATTEMPT)
 
 few = st.dictionaries(st.sampled_from((*ENDS, "slow", "slow2", "slow3")), st.integers(1, 50), max_size=2)
 rows = st.builds(
-    lambda place, told, lost, at: row(*place, **told, lost=lost, inFlight=at % 3, blocks=[block(T0 + 10 * at, **told)]),
+    lambda place, result, lost, at: row(
+        *place, **result, lost=lost, inFlight=at % 3, blocks=[block(T0 + 10 * at, **result)]
+    ),
     st.sampled_from([("stable", 1, "b1"), ("stable", 2, "b1"), ("canary", 2, "b1"), ("canary", 2, "b2")]),
     few,
     st.integers(0, 2),
@@ -50,32 +52,36 @@ reports = st.lists(st.lists(rows, max_size=3), max_size=3).map(
 
 
 @given(reports)
-def test_every_request_is_counted_once_however_often_and_in_which_order_edges_are_read(told: list[EdgeReport]) -> None:
-    once = take(NOTHING, *told, epochs=(1, 2))
-    for again in (take(once, *told, epochs=(1, 2)), take(NOTHING, *reversed(told), epochs=(1, 2))):
+def test_every_request_is_counted_once_however_often_and_in_which_order_edges_are_read(
+    result: list[EdgeReport],
+) -> None:
+    once = take(NOTHING, *result, epochs=(1, 2))
+    for again in (take(once, *result, epochs=(1, 2)), take(NOTHING, *reversed(result), epochs=(1, 2))):
         assert again == once
-    assigned = sum(each["assigned"] for each in rows_in(told))
+    assigned = sum(each["assigned"] for each in rows_in(result))
     assert sum(once.of(epoch, arm).assigned for epoch in (1, 2) for arm in ("stable", "canary")) == assigned
     assert Counters.from_json(json.loads(json.dumps(once.as_json())), ATTEMPT) == once
     assert Counters.unpack(once.pack(), ATTEMPT) == once
 
 
 @given(reports)
-def test_what_several_edges_count_is_what_one_would_have(told: list[EdgeReport]) -> None:
-    apart = take(NOTHING, *told, epochs=(1, 2))
-    alone = take(NOTHING, report(*rows_in(told)), epochs=(1, 2))
+def test_several_edges_count_as_one_would(result: list[EdgeReport]) -> None:
+    apart = take(NOTHING, *result, epochs=(1, 2))
+    alone = take(NOTHING, report(*rows_in(result)), epochs=(1, 2))
     assert apart.folded == alone.folded
     for epoch in (1, 2):
         for arm in ("stable", "canary"):
             assert apart.of(epoch, arm, apart.sources) == alone.of(epoch, arm, alone.sources)
 
 
-def test_events_are_told_apart() -> None:
-    told = row(ok=90, client4xx=1, throttled=2, abortBefore=3, abortDuring=4, server5xx=5, edge5xx=6, timeout=7, slow=8)
+def test_kinds_of_events_are_counted_apart() -> None:
+    result = row(
+        ok=90, client4xx=1, throttled=2, abortBefore=3, abortDuring=4, server5xx=5, edge5xx=6, timeout=7, slow=8
+    )
     counted = take(
         NOTHING,
         report(
-            {**told, "ends": {**told["ends"], "truncated": 9, "invalid": 10}, "retries": {"firstAttemptFailed": 11}}
+            {**result, "ends": {**result["ends"], "truncated": 9, "invalid": 10}, "retries": {"firstAttemptFailed": 11}}
         ),
     )
     assert counted.of(2, "canary") == ArmCounts(assigned=118, errors=37, slow=8, rejections=10, retried=11)
@@ -87,14 +93,14 @@ def test_only_requests_that_were_assigned_count() -> None:
     assert take(NOTHING, report(*foreign)) == NOTHING
 
 
-def test_an_edge_that_is_gone_keeps_its_counts_and_what_ran_there_is_lost() -> None:
+def test_a_departed_edge_keeps_its_counts_and_its_running_requests_are_lost() -> None:
     counted = take(NOTHING, report(row(ok=8, server5xx=1, inFlight=3)))
     assert counted.of(2, "canary", present=["edge-0/b1"]) == ArmCounts(12, errors=1, running=3)
     gone = take(counted, report(row(ok=2), pod="edge-1"))
     assert gone.of(2, "canary", present=["edge-1/b1"]) == ArmCounts(14, errors=1, lost=3)
 
 
-def test_an_agent_that_starts_anew_and_knows_less_takes_nothing_back() -> None:
+def test_a_restarted_agent_with_lower_counts_takes_nothing_back() -> None:
     counted = take(NOTHING, report(row(ok=80, server5xx=10, slow=5, lost=2)))
     less = take(counted, report(row(ok=8, server5xx=1)))
     assert less == counted
@@ -102,13 +108,13 @@ def test_an_agent_that_starts_anew_and_knows_less_takes_nothing_back() -> None:
     assert more.of(2, "canary") == ArmCounts(105, errors=11, slow=5, lost=4)
 
 
-def test_what_was_taken_for_lost_and_ends_after_all_is_lost_no_more() -> None:
+def test_a_lost_request_that_ends_after_all_is_no_longer_lost() -> None:
     counted = take(NOTHING, report(row(ok=8, lost=2)))
     back = take(counted, report(row(ok=9, inFlight=1)))
     assert back.of(2, "canary", back.sources) == ArmCounts(10, running=1)
 
 
-def test_what_has_ended_runs_no_longer() -> None:
+def test_an_ended_request_no_longer_runs() -> None:
     counted = take(take(NOTHING, report(row(ok=8, inFlight=3))), report(row(ok=11)))
     assert counted.of(2, "canary", counted.sources) == ArmCounts(11)
 
@@ -119,7 +125,7 @@ def test_processes_of_one_edge_add_up() -> None:
     assert {*counted.sources} == {"edge-0/b1", "edge-0/b2"}
 
 
-def test_many_processes_that_are_gone_are_kept_as_one_and_lose_no_count() -> None:
+def test_many_departed_processes_are_merged_without_loss() -> None:
     counted = NOTHING
     for boot in range(300):
         counted = take(counted, report(row(boot=f"b{boot}", ok=1, inFlight=1)))
@@ -127,7 +133,7 @@ def test_many_processes_that_are_gone_are_kept_as_one_and_lose_no_count() -> Non
     assert counted.of(2, "canary", present=["edge-0/b299"]) == ArmCounts(600, lost=299, running=1)
 
 
-def test_an_edge_that_is_silent_for_a_while_does_not_count_twice() -> None:
+def test_an_edge_that_does_not_report_for_a_while_does_not_count_twice() -> None:
     counted = take(NOTHING, report(row(ok=100), pod="edge-9"))
     for boot in range(100):
         counted = take(counted, report(row(boot=f"b{boot}", ok=1)), silent("edge-9"))
@@ -146,9 +152,9 @@ def two_minutes(**counts: int) -> Any:
 def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
     canary = [{**row("canary"), "blocks": [BEGIN, block(T0, server5xx=count)]} for count in (2, 3)]
     stable = {**row("stable"), "blocks": [BEGIN, block(T0, timeout=1, slow=6, throttled=7, slow3=8)]}
-    told = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
-    shortest, *longer = told.folded[2].lengths
-    # x = 5 and s = 6 errors; stable alone has slow ones and rejections.
+    result = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
+    shortest, *longer = result.folded[2].lengths
+    # x = 5 and s = 6 errors; only stable has slow answers and rejections.
     assert shortest.sums == (
         (5, 6, 25, 30, 36),
         (0, 6, 0, 0, 36),
@@ -158,7 +164,7 @@ def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
         (0, 8, 0, 0, 64),
     )
     assert [each.open for each in longer] == [((5, 6), (0, 6), (0, 7), (0, 0), (0, 0), (0, 8))] * 2
-    assert closed(told) == [1, 0, 0]
+    assert closed(result) == [1, 0, 0]
 
 
 @pytest.mark.parametrize("late", range(0, 60, 10))
@@ -168,61 +174,61 @@ def test_blocks_close_on_full_half_minutes_and_minutes_and_the_first_is_whole(la
     assert closed(counted) == [12 - late // 10, 4 - (late + 20) // 30, 2 - (late + 50) // 60]
 
 
-def test_requests_that_come_evenly_vary_no_more_for_an_epoch_that_begins_and_ends_in_the_middle_of_a_block() -> None:
+def test_partial_blocks_at_the_ends_of_an_epoch_add_no_dispersion() -> None:
     began, ended = block(T0 + 40, ok=40, server5xx=20), block(T0 + 280, ok=20, server5xx=10)
     between = [block(T0 + 10 * number, ok=100, server5xx=50) for number in range(5, 28)]
-    told = report({**row(epoch=1), "blocks": [began, *between, ended]})
-    for look in (CountScope((1,), in_force=1, now_s=T0 + 285, timeout_s=30), CountScope((1,), 2, T0 + 900, 30)):
-        for length in look_at(NOTHING, [told], look).folded[1].lengths:
+    result = report({**row(epoch=1), "blocks": [began, *between, ended]})
+    for scope in (CountScope((1,), in_force=1, now_s=T0 + 285, timeout_s=30), CountScope((1,), 2, T0 + 900, 30)):
+        for length in update(NOTHING, [result], scope).folded[1].lengths:
             x, _, square, _, _ = length.sums[0]
             assert length.closed >= 3
             assert x * x == length.closed * square
 
 
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=6))
-def test_when_is_looked_makes_no_difference_to_the_sums(waits: list[int]) -> None:
-    told, counted, now = report(two_minutes(ok=1, server5xx=2)), NOTHING, T0
+def test_the_time_of_evaluations_does_not_change_the_sums(waits: list[int]) -> None:
+    result, counted, now = report(two_minutes(ok=1, server5xx=2)), NOTHING, T0
     for wait in waits:
         now += wait
-        counted = take(counted, told, now=now)
-    assert take(counted, told, now=T0 + 600).folded == take(NOTHING, told, now=T0 + 600).folded
+        counted = take(counted, result, now=now)
+    assert take(counted, result, now=T0 + 600).folded == take(NOTHING, result, now=T0 + 600).folded
 
 
-def test_a_block_is_taken_in_five_seconds_after_its_end() -> None:
-    told = report(two_minutes(ok=1))
-    assert closed(take(NOTHING, told, now=T0 + 14.9)) == [0, 0, 0]
-    assert closed(take(NOTHING, told, now=T0 + 15)) == [1, 0, 0]
+def test_a_block_is_folded_five_seconds_after_its_end() -> None:
+    result = report(two_minutes(ok=1))
+    assert closed(take(NOTHING, result, now=T0 + 14.9)) == [0, 0, 0]
+    assert closed(take(NOTHING, result, now=T0 + 15)) == [1, 0, 0]
 
 
-def test_a_block_with_running_requests_is_waited_for_until_their_time_is_over() -> None:
+def test_a_block_with_running_requests_waits_until_their_timeout() -> None:
     running = {**row(), "blocks": [BEGIN, block(T0, ok=1), block(T0 + 10, inFlight=1), block(T0 + 20, ok=1)]}
     assert closed(take(NOTHING, report(running), now=T0 + 54.9))[0] == 1
     assert closed(take(NOTHING, report(running), now=T0 + 55))[0] == 5
 
 
-def test_no_block_is_taken_in_while_a_ready_edge_is_silent() -> None:
-    told = report(two_minutes(ok=1))
-    assert take(NOTHING, told, silent("edge-1")).folded == {}
-    assert take(NOTHING, told, report(pod="edge-1", columns=())).folded == {}
-    assert closed(take(NOTHING, told, silent("edge-1", ready=False)))[0] == 59
-    assert closed(take(NOTHING, told, silent("edge-1", terminating=True)))[0] == 59
+def test_no_block_is_folded_while_a_ready_edge_does_not_report() -> None:
+    result = report(two_minutes(ok=1))
+    assert take(NOTHING, result, silent("edge-1")).folded == {}
+    assert take(NOTHING, result, report(pod="edge-1", columns=())).folded == {}
+    assert closed(take(NOTHING, result, silent("edge-1", ready=False)))[0] == 59
+    assert closed(take(NOTHING, result, silent("edge-1", terminating=True)))[0] == 59
 
 
 def test_minutes_without_requests_are_blocks_too_while_an_epoch_is_in_force() -> None:
     assert closed(take(NOTHING, report(two_minutes(ok=1)), now=T0 + 605)) == [60, 20, 10]
 
 
-def test_an_epoch_that_is_over_has_no_blocks_from_its_last_on() -> None:
+def test_an_ended_epoch_excludes_its_last_block() -> None:
     over = {**two_minutes(ok=1), "epoch": 1}
     counted = take(NOTHING, report(over), epochs=(1, 2))
     assert closed(counted, 1) == [11, 3, 1]
     assert take(counted, report(over), now=T0 + 3000, epochs=(1, 2)).folded == counted.folded
     assert take(counted, report(), now=T0 + 9000, epochs=(1, 2)).folded == counted.folded
-    newest_is_over = look_at(NOTHING, [report(over)], CountScope((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
+    newest_is_over = update(NOTHING, [report(over)], CountScope((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
     assert closed(newest_is_over, 1) == [11, 3, 1]
 
 
-def test_nothing_is_known_of_the_blocks_of_an_hour_without_a_look() -> None:
+def test_blocks_of_an_hour_without_evaluation_are_skipped() -> None:
     before = take(NOTHING, report({**row(), "blocks": [BEGIN, block(T0, server5xx=7)]}), now=T0 + 15)
     late = take(before, report(), now=T0 + 36_000)
     assert [each.open for each in before.folded[2].lengths][2] != ((0, 0),) * 6
@@ -233,25 +239,25 @@ def test_nothing_is_known_of_the_blocks_of_an_hour_without_a_look() -> None:
 def test_requests_and_events_of_whole_blocks_are_counted_by_arm() -> None:
     stable = {**row("stable"), "blocks": [block(T0 - 10, ok=99, timeout=9), block(T0, ok=5, timeout=1, inFlight=1)]}
     canary = {**row(), "blocks": [BEGIN, block(T0, ok=2, slow=1, throttled=1), block(T0 + 10, ok=70)]}
-    told = [report(stable), report(canary, pod="edge-1")]
-    assert take(NOTHING, *told, now=T0 + 20).folded[2].counts() == (ArmCounts(), ArmCounts())
-    counted = take(NOTHING, *told, now=T0 + 45).folded[2]
+    result = [report(stable), report(canary, pod="edge-1")]
+    assert take(NOTHING, *result, now=T0 + 20).folded[2].counts() == (ArmCounts(), ArmCounts())
+    counted = take(NOTHING, *result, now=T0 + 45).folded[2]
     assert counted.counts() == (ArmCounts(7, errors=1), ArmCounts(73, slow=1, rejections=1))
-    assert take(NOTHING, *told, now=T0 + 20).over[2].counts() == (
+    assert take(NOTHING, *result, now=T0 + 20).over[2].counts() == (
         ArmCounts(7, errors=1),
         ArmCounts(3, slow=1, rejections=1),
     )
 
 
-def test_what_was_stored_before_requests_were_counted_by_block_is_folded_anew() -> None:
-    told = report(two_minutes(ok=1, server5xx=2))
-    counted = take(NOTHING, told)
+def test_an_older_status_without_requests_by_block_is_folded_again() -> None:
+    result = report(two_minutes(ok=1, server5xx=2))
+    counted = take(NOTHING, result)
     stored = json.loads(json.dumps(counted.as_json()))
     for epoch in stored["epochs"].values():
         del epoch["requests"]
     before = Counters.from_json(stored, ATTEMPT)
     assert (before.sources, before.folded) == (counted.sources, {})
-    assert take(before, told).folded == counted.folded
+    assert take(before, result).folded == counted.folded
 
 
 def test_columns_are_found_by_their_names() -> None:
@@ -264,10 +270,10 @@ def test_columns_are_found_by_their_names() -> None:
 
 def test_requests_are_overdue_when_the_last_of_their_block_is() -> None:
     own = {**row(), "inFlightSince": [[T0, 2], [T0 + 10, 1]]}
-    told = [report(own), report({**own, "arm": "stable"}, pod="edge-1")]
-    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 45, 30) == {}
-    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 46, 30) == {(2, "canary"): 2, (2, "stable"): 2}
-    assert counters.count_overdue_requests(ATTEMPT, told, T0 + 56, 30) == {(2, "canary"): 3, (2, "stable"): 3}
+    result = [report(own), report({**own, "arm": "stable"}, pod="edge-1")]
+    assert counters.count_overdue_requests(ATTEMPT, result, T0 + 45, 30) == {}
+    assert counters.count_overdue_requests(ATTEMPT, result, T0 + 46, 30) == {(2, "canary"): 2, (2, "stable"): 2}
+    assert counters.count_overdue_requests(ATTEMPT, result, T0 + 56, 30) == {(2, "canary"): 3, (2, "stable"): 3}
 
 
 STRANGE: tuple[Any, ...] = (None, True, -1, 1.5, math.inf, math.nan, 10**400, "", "1", [], [[]], {}, {"a": 1})
@@ -279,7 +285,7 @@ anything = st.recursive(
 
 
 def damaged(whole: Any) -> Iterator[Any]:
-    """The same with each of its parts, at any depth, replaced by each of what is strange, or left out."""
+    """Yield copies in which one part, at any depth, is replaced by an invalid value, or removed."""
     yield from STRANGE
     items = whole.items() if isinstance(whole, dict) else enumerate(whole) if isinstance(whole, list) else ()
     for key, value in items:
@@ -302,11 +308,11 @@ def check_use(found: Counters) -> None:
 
 
 @given(anything)
-def test_whatever_is_stored_can_be_read(stored: Any) -> None:
+def test_any_stored_counters_can_be_read(stored: Any) -> None:
     check_use(Counters.from_json(stored, ATTEMPT))
 
 
-def test_what_is_stored_and_was_damaged_can_be_read() -> None:
+def test_damaged_counters_can_be_read() -> None:
     for stored in damaged(STORED):
         check_use(Counters.from_json(stored, ATTEMPT))
 
@@ -333,7 +339,7 @@ def test_what_is_stored_and_was_damaged_can_be_read() -> None:
         },
     ],
 )
-def test_nothing_is_counted_of_what_is_damaged_or_of_another_attempt(stored: Any) -> None:
+def test_damaged_counters_or_those_of_another_attempt_are_empty(stored: Any) -> None:
     assert Counters.from_json(stored, ATTEMPT) == NOTHING
 
 
@@ -354,7 +360,7 @@ def packed(plain: bytes) -> str:
     ],
     ids=["empty", "text", "plain", "cut", "list", "deep", "large"],
 )
-def test_nothing_is_counted_of_a_text_that_is_none_of_ours(text: str) -> None:
+def test_a_foreign_text_gives_empty_counters(text: str) -> None:
     assert Counters.unpack(text, ATTEMPT) == NOTHING
 
 
@@ -365,7 +371,7 @@ def test_the_text_is_small_and_empty_while_nothing_is_counted() -> None:
 
 
 @pytest.mark.extended
-def test_what_is_kept_of_very_many_groups_can_be_read_again() -> None:
+def test_counters_with_very_many_groups_can_be_read_again() -> None:
     own = ((10_000,) * (unit_groups.GROUPS + 1), *unit_groups.ZERO_GROUPS[1:])
     places = [(epoch, f"arm-{number}") for epoch in range(40) for number in range(10)]
     counted = {"edge-0/b1": {places[0]: ArmCounts(assigned=7)}}
@@ -377,7 +383,7 @@ def test_what_is_kept_of_very_many_groups_can_be_read_again() -> None:
     assert epochs == {*range(40 - len(epochs), 40)}
 
 
-def test_what_was_stored_before_retries_were_counted_is_read() -> None:
+def test_an_older_status_without_retries_is_read() -> None:
     counted = take(NOTHING, report(two_minutes(ok=7, server5xx=1)), now=T0 + 135)
     stored = json.loads(json.dumps(counted.as_json()))
     place = stored["columns"].index("retried")
@@ -390,10 +396,10 @@ def test_what_was_stored_before_retries_were_counted_is_read() -> None:
 
 
 BEFORE_SEVERAL = ["assigned", "errors", "slow", "rejections", "retried", "lost", "running"]
-"""Columns as operators read them that know of one latency."""
+"""Columns that operators with one latency read."""
 
 
-def test_what_one_latency_counts_is_stored_as_it_was_before_there_could_be_several() -> None:
+def test_counts_of_one_latency_are_stored_in_the_older_format() -> None:
     counted = take(NOTHING, report(two_minutes(ok=7, slow=2)), now=T0 + 135)
     stored = json.loads(json.dumps(counted.as_json()))
     assert (stored["columns"], stored["events"]) == (BEFORE_SEVERAL, 4)
@@ -402,21 +408,21 @@ def test_what_one_latency_counts_is_stored_as_it_was_before_there_could_be_sever
     assert Counters.from_json(stored, ATTEMPT) == counted
 
 
-def test_what_is_slow_by_another_latency_is_stored_so_that_no_operator_takes_it_for_anything_else() -> None:
+def test_counts_of_further_latencies_are_not_misread_by_an_older_operator() -> None:
     counted = take(NOTHING, report(two_minutes(ok=7, slow=2, slow2=1)), now=T0 + 135)
     stored = json.loads(json.dumps(counted.as_json()))
     assert (stored["columns"], stored["events"]) == ([*BEFORE_SEVERAL, "slow2"], 5)
     assert Counters.from_json(stored, ATTEMPT) == counted
     assert counted.of(2, "canary").slow2 > 0
-    # One that knows of four kinds of events refuses five, and begins anew with what edges tell.
+    # An operator with four kinds of events rejects five, and begins again with the edges' reports.
     assert Counters.from_json({**stored, "events": len(EVENTS) + 1}, ATTEMPT) == NOTHING
 
 
-def test_an_edge_that_counts_by_one_latency_is_told_where_several_are_compared() -> None:
+def test_an_edge_that_counts_one_latency_is_named_if_several_are_compared() -> None:
     own = row(ok=7)
-    before = {name: told for name, told in own.items() if name not in ("slow2", "slow3")}
-    told = [report(own), report(before, pod="edge-1")]
-    assert [counters.find_edges_without_latencies(ATTEMPT, told, count) for count in (0, 1, 2, 3)] == [
+    before = {name: result for name, result in own.items() if name not in ("slow2", "slow3")}
+    result = [report(own), report(before, pod="edge-1")]
+    assert [edge_reports.find_edges_without_latencies(ATTEMPT, result, count) for count in (0, 1, 2, 3)] == [
         [],
         [],
         ["edge-1"],
@@ -439,7 +445,7 @@ def test_stored_columns_are_found_by_their_names() -> None:
 REPORTED = {**row(ok=1, blocks=[block(T0, ok=1), block(T0 + 10, ok=1)]), "inFlightSince": [[T0, 2]]}
 
 
-def test_a_row_that_is_none_is_left_out_and_the_others_count() -> None:
+def test_an_invalid_row_is_skipped_and_the_others_count() -> None:
     other = report(row("stable", ok=5, blocks=[BEGIN, block(T0 + 20, timeout=1)]), pod="edge-1")
     for own in damaged(REPORTED):
         counted = take(NOTHING, report(own), other, now=T0 + 90)
@@ -450,15 +456,15 @@ def test_a_row_that_is_none_is_left_out_and_the_others_count() -> None:
 
 
 @pytest.mark.parametrize("columns", [*STRANGE, COLUMNS[1:], COLUMNS[:5], ["end", *COLUMNS[1:]]])
-def test_blocks_without_their_columns_are_none(columns: Any) -> None:
-    told = report(REPORTED, columns=columns)
-    assert counters.collect_blocks(ATTEMPT, [told]) == {}
-    assert take(NOTHING, told).of(2, "canary").assigned == 1
+def test_blocks_without_columns_are_skipped(columns: Any) -> None:
+    result = report(REPORTED, columns=columns)
+    assert counters.collect_blocks(ATTEMPT, [result]) == {}
+    assert take(NOTHING, result).of(2, "canary").assigned == 1
 
 
 @given(anything)
-def test_a_document_that_is_none_counts_nothing(told: Any) -> None:
-    strange = report(evidence=told if isinstance(told, dict) else {"counters": told, "blocks": told})
+def test_an_invalid_document_counts_nothing(result: Any) -> None:
+    strange = report(evidence=result if isinstance(result, dict) else {"counters": result, "blocks": result})
     assert take(NOTHING, strange).sources == {}
 
 
@@ -466,6 +472,6 @@ def test_a_document_that_is_none_counts_nothing(told: Any) -> None:
     ("clocks", "until"),
     [([], T0), ([T0 - 3.5, T0 + 9], T0 - 3.5), ([T0 - 61.0, T0 - 2], T0 - 2), ([None, "late", math.nan], T0)],
 )
-def test_edges_have_counted_until_the_clock_that_is_behind_says(clocks: list[Any], until: float) -> None:
-    told = [EdgeReport("edge-0", True, False, {"clock": clock}) for clock in clocks]
-    assert counters.counted_until_s([*told, silent()], T0) == until
+def test_counters_cover_the_time_of_the_clock_that_is_behind(clocks: list[Any], until: float) -> None:
+    result = [EdgeReport("edge-0", True, False, {"clock": clock}) for clock in clocks]
+    assert counters.counted_until_s([*result, silent()], T0) == until

@@ -1,4 +1,4 @@
-"""What follows from counts: leave to go on, harm, doubt, and a status that says so."""
+"""Evaluation of counts: passing, harm, indecision, and the status that describes them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,13 +26,13 @@ KNOWN = StableTraffic(10, [100, 0], (500_000, 10_000_000))
 THREE = {"steps": [{"weight": 10}, {"weight": 25}, {"weight": 50}]}
 ERRORS = [{"metric": "errorRate"}]
 ONE_PERCENT = {"ok": 285, "server5xx": 3, "slow": 12}
-"""Of 300 requests; of those some 5 % take long."""
+"""Outcomes of 300 requests; about 5 % of them are slow."""
 
 
 def at_step(
     index: int, spec: dict[str, Any] | None = None, traffic: StableTraffic = KNOWN, *, warm: bool = True
 ) -> ExperimentStatus:
-    """An attempt that collects at a step: each step before has had its epoch, of twice the step's number."""
+    """Return an attempt that collects at a step. Each earlier step had an epoch with twice the step's number."""
     status = freeze.freeze(Rollout.from_json(spec or {}), 7, 8, datetime.fromtimestamp(T0, UTC), traffic)
     steps = status.plan.steps
     epochs = [
@@ -54,14 +54,14 @@ def judge(
     status: ExperimentStatus, *reports: EdgeReport, replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
 ) -> Evaluation:
     look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
-    return evaluate.evaluate_rollout(status, seen(take(reports, look), reports, replicas, traffic))
+    return evaluate.evaluate_rollout(status, collected(take(reports, look), reports, replicas, traffic))
 
 
 def take(reports: Sequence[EdgeReport], look: CountScope) -> Counters:
     return counters.update_counters(Counters(ATTEMPT), reports, counters.collect_blocks(ATTEMPT, reports), look)
 
 
-def seen(
+def collected(
     counted: Counters, reports: Sequence[EdgeReport], replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
 ) -> arm_pair.RolloutCounts:
     return arm_pair.RolloutCounts(
@@ -73,8 +73,8 @@ def arms(epoch: int, stable: dict[str, int], canary: dict[str, int], blocks: int
     return [evenly("stable", epoch, T0, blocks, **stable), evenly("canary", epoch, T0, blocks, **canary)]
 
 
-def metric(told: Evaluation, name: str = "errorRate") -> MetricStatus:
-    return next(each for each in told.metrics if each.name == name)
+def metric(result: Evaluation, name: str = "errorRate") -> MetricStatus:
+    return next(each for each in result.metrics if each.name == name)
 
 
 FINE = {"ok": 100, "slow": 1}
@@ -82,26 +82,26 @@ GOOD = arms(2, {"ok": 300, "slow": 15}, FINE)
 
 
 def test_a_candidate_that_is_like_stable_passes() -> None:
-    told = judge(at_step(1), report(*GOOD))
-    assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
-    assert (told.passed, told.harm, told.silent, told.broken, told.requests) == (True, "", False, "", 6000)
-    assert [each.role for each in told.metrics] == ["guardrail", "guardrail", "harm", "harm"]
+    result = judge(at_step(1), report(*GOOD))
+    assert [each.verdict for each in result.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
+    assert (result.passed, result.harm, result.silent, result.broken, result.requests) == (True, "", False, "", 6000)
+    assert [each.role for each in result.metrics] == ["guardrail", "guardrail", "harm", "harm"]
     assert (
-        metric(told).message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"
+        metric(result).message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"
     )
 
 
 def test_nothing_passes_before_twelve_blocks_of_the_newest_epoch() -> None:
     for blocks, passes in ((11, False), (12, True)):
         start = NOW - 10 - 10 * blocks
-        told = judge(
+        result = judge(
             at_step(1),
             report(
                 evenly("stable", 2, start, blocks, ok=3000, slow=150),
                 evenly("canary", 2, start, blocks, ok=1000, slow=10),
             ),
         )
-        assert told.passed is passes
+        assert result.passed is passes
     young = [evenly(arm, 4, NOW - 110, 10, ok=3000, slow=slow) for arm, slow in (("stable", 150), ("canary", 30))]
     assert not judge(at_step(2), report(*GOOD, *young), replicas=(3, 3)).passed
 
@@ -110,20 +110,18 @@ CAPPED = {**THREE, "guardrails": [{"metric": "errorRate", "max": "2%"}]}
 
 
 @pytest.mark.parametrize(
-    ("canary", "told"),
+    ("canary", "result"),
     [
         ({"ok": 99, "server5xx": 1}, "Passed"),
         ({"ok": 97, "server5xx": 3}, "Undecided"),
     ],
 )
-def test_a_gate_passes_only_what_is_known_to_be_below_its_ceiling(canary: dict[str, int], told: str) -> None:
+def test_a_gate_passes_only_what_is_known_to_be_below_its_ceiling(canary: dict[str, int], result: str) -> None:
     rows = arms(2, {"ok": 873, "server5xx": 27}, canary)
     errors = metric(judge(at_step(1, CAPPED), report(*rows)))
-    assert errors.verdict == told
-    if told == "Undecided":
-        assert errors.message == (
-            "errorRate of the candidate is not known to be below max 2 % yet: 180 of 6000 requests"
-        )
+    assert errors.verdict == result
+    if result == "Undecided":
+        assert errors.message == ("errorRate of the canary is not known to be below max 2 % yet: 180 of 6000 requests")
         assert metric(judge(at_step(1, THREE), report(*rows))).verdict == "Passed"
 
 
@@ -131,30 +129,30 @@ LONGEST = {"guardrails": [{"metric": "latencyP95", "max": "900ms"}]}
 
 
 def timed(rows: list[dict[str, Any]], fast: int, slower: int) -> EdgeReport:
-    """Edges whose candidate has so many answers up to 500 ms, and so many up to a second."""
+    """Return edges with so many answers of the canary up to 500 ms, and so many up to a second."""
     stable, canary = rows
-    told = report(stable, {**canary, "total": {"ok": [fast, slower, 0]}})
-    return replace(told, evidence={**(told.evidence or {}), "histogram": {"edgesUs": [500_000, 1_000_000]}})
+    result = report(stable, {**canary, "total": {"ok": [fast, slower, 0]}})
+    return replace(result, evidence={**(result.evidence or {}), "histogram": {"edgesUs": [500_000, 1_000_000]}})
 
 
 @pytest.mark.parametrize(("slower", "verdict"), [(60, "Passed"), (300, "Undecided"), (600, "Undecided")])
 def test_a_gate_passes_only_a_candidate_that_is_known_to_answer_in_time(slower: int, verdict: str) -> None:
     rows = arms(2, {"ok": 300, "slow": 15}, FINE)
-    told = metric(judge(at_step(1, LONGEST), timed(rows, 6000 - slower, slower)), "latencyP95")
-    assert told.verdict == verdict
+    result = metric(judge(at_step(1, LONGEST), timed(rows, 6000 - slower, slower)), "latencyP95")
+    assert result.verdict == verdict
     if verdict == "Undecided":
-        assert told.message == (
-            f"latencyP95 of the candidate is not known to be below max 900 ms yet: {slower} of 6000 requests,"
-            " of which 5 % may take longer"
+        assert result.message == (
+            f"latencyP95 of the canary is not known to be below max 900 ms yet: {slower} of 6000 requests;"
+            " at most 5 % may take longer"
         )
     assert metric(judge(at_step(1), timed(rows, 0, 6000)), "latencyP95").verdict == "Passed", "without a longest time"
 
 
-def test_requests_whose_time_nobody_tells_are_taken_for_late_and_rejections_for_none() -> None:
+def test_requests_of_unknown_latency_count_as_slow_and_rejections_do_not() -> None:
     rows = arms(2, {"ok": 270, "client4xx": 30, "slow": 15}, {"ok": 90, "client4xx": 10, "slow": 1})
     assert metric(judge(at_step(1, LONGEST), timed(rows, 5400, 0)), "latencyP95").verdict == "Passed"
-    told = metric(judge(at_step(1, LONGEST), report(*rows)), "latencyP95")
-    assert (told.verdict, "5400 of 6000" in told.message) == ("Undecided", True)
+    result = metric(judge(at_step(1, LONGEST), report(*rows)), "latencyP95")
+    assert (result.verdict, "5400 of 6000" in result.message) == ("Undecided", True)
     other_epoch = timed([rows[0], {**rows[1], "epoch": 2}], 5000, 0)
     assert "400 of 6000" in metric(judge(at_step(1, LONGEST), other_epoch), "latencyP95").message
 
@@ -167,13 +165,13 @@ def test_a_floor_of_a_latency_is_the_share_that_may_take_long_beside_stables() -
     assert metric(judge(at_step(1, bare), report(*rows)), "latencyP95").verdict != "Passed"
 
 
-def test_gates_leave_out_an_epoch_in_which_stable_was_no_measure_and_harm_does_not() -> None:
+def test_gates_exclude_an_epoch_with_an_outage_of_stable_and_harm_does_not() -> None:
     status = at_step(2, THREE)
     first, second = status.evidence_epochs
     outage = arms(first.number, {"ok": 135, "server5xx": 135}, {"ok": 15, "server5xx": 15})
     after = arms(second.number, {"ok": 300}, {"ok": 100})
     troubled = status.model_copy(update={"evidence_epochs": (first.model_copy(update={"troubled": True}), second)})
-    # The last block of an epoch that is over is not its own.
+    # The last block of an ended epoch is not its own.
     assert metric(judge(status, report(*outage, *after))).events == (7965, 885)
     assert metric(judge(troubled, report(*outage, *after))).events == (0, 0)
     worse = arms(first.number, {"ok": 300}, {"ok": 50, "server5xx": 50})
@@ -185,36 +183,40 @@ ALIKE = arms(2, {"ok": 990, "server5xx": 10}, {"ok": 990, "server5xx": 10})
 
 
 def baking(stable: dict[str, int], canary: dict[str, int]) -> Evaluation:
-    """A bake after a gate at which both were alike."""
+    """Return a bake after a gate at which both arms were equal."""
     return judge(at_step(2, BAKED), report(*ALIKE, *arms(4, stable, canary)), replicas=(3, 3))
 
 
-def test_what_goes_wrong_in_a_bake_alone_is_harm() -> None:
-    told = baking({"ok": 99, "server5xx": 1}, {"ok": 1840, "server5xx": 60})
-    assert told.harm.startswith("errorRate is ")
-    assert metric(told).verdict == "Harm"
+def test_a_problem_in_a_bake_alone_is_harm() -> None:
+    result = baking({"ok": 99, "server5xx": 1}, {"ok": 1840, "server5xx": 60})
+    assert result.harm.startswith("errorRate is ")
+    assert metric(result).verdict == "Harm"
     assert not baking({"ok": 99, "server5xx": 1}, {"ok": 1881, "server5xx": 19}).harm
 
 
-def test_what_was_decided_at_the_gate_stays_told_in_a_bake() -> None:
+def test_the_decision_of_the_gate_stays_in_a_bake() -> None:
     at_gate = metric(judge(at_step(1, BAKED), report(*ALIKE), replicas=(3, 3)))
-    told = metric(baking({"ok": 99, "server5xx": 2}, {"ok": 1900, "server5xx": 20}))
-    assert (at_gate.verdict, told.verdict) == ("Passed", "Passed")
-    assert (at_gate.events, told.events) == ((600, 600), (590, 590)), "without the last block, in which the bake began"
+    result = metric(baking({"ok": 99, "server5xx": 2}, {"ok": 1900, "server5xx": 20}))
+    assert (at_gate.verdict, result.verdict) == ("Passed", "Passed")
+    assert (at_gate.events, result.events) == ((600, 600), (590, 590)), (
+        "without the last block, in which the bake began"
+    )
     assert at_gate.allowed == 1.25, "as before 100 %"
 
 
-def test_a_bake_that_is_the_first_traffic_is_told_by_its_own_counts() -> None:
+def test_a_bake_with_the_first_traffic_uses_its_own_counts() -> None:
     status = at_step(3, {"strategy": "shadow", "steps": [{"shadow": {}}], "bake": {"holdback": "5%"}})
     *_, epoch = status.evidence_epochs
-    told = metric(judge(status, report(*arms(epoch.number, {"ok": 99, "server5xx": 1}, {"ok": 1881, "server5xx": 19}))))
-    assert (told.role, told.ratio, told.events) == ("harm", 1.0, (60, 1140))
+    result = metric(
+        judge(status, report(*arms(epoch.number, {"ok": 99, "server5xx": 1}, {"ok": 1881, "server5xx": 19})))
+    )
+    assert (result.role, result.ratio, result.events) == ("harm", 1.0, (60, 1140))
 
 
 CAPPED_BAKE = {**BAKED, "guardrails": [{"metric": "latencyP95", "max": "900ms"}]}
 
 
-def test_a_longest_time_is_asked_of_the_epoch_of_the_gate_in_a_bake() -> None:
+def test_a_maximum_latency_uses_the_epoch_of_the_gate_in_a_bake() -> None:
     gate = arms(2, {"ok": 1000, "slow": 20}, {"ok": 1000, "slow": 20})
     bake = arms(4, {"ok": 100, "slow": 2}, {"ok": 1900, "slow": 38})
     rows = [
@@ -223,24 +225,24 @@ def test_a_longest_time_is_asked_of_the_epoch_of_the_gate_in_a_bake() -> None:
         bake[0],
         {**bake[1], "total": {"ok": [0, 0, 114_000]}},
     ]
-    told = report(*rows)
-    told = replace(told, evidence={**(told.evidence or {}), "histogram": {"edgesUs": [500_000, 900_000]}})
-    assert metric(judge(at_step(2, CAPPED_BAKE), told, replicas=(3, 3)), "latencyP95").verdict == "Passed"
+    result = report(*rows)
+    result = replace(result, evidence={**(result.evidence or {}), "histogram": {"edgesUs": [500_000, 900_000]}})
+    assert metric(judge(at_step(2, CAPPED_BAKE), result, replicas=(3, 3)), "latencyP95").verdict == "Passed"
 
 
-def test_nothing_passes_in_an_epoch_in_which_stable_is_no_measure() -> None:
+def test_nothing_passes_in_an_epoch_with_an_outage_of_stable() -> None:
     status = at_step(1)
     (only,) = status.evidence_epochs
     troubled = status.model_copy(update={"evidence_epochs": (only.model_copy(update={"troubled": True}),)})
-    told = judge(troubled, report(*GOOD))
-    assert (told.passed, metric(told).verdict) == (False, "NoData")
+    result = judge(troubled, report(*GOOD))
+    assert (result.passed, metric(result).verdict) == (False, "NoData")
 
 
 def test_nothing_passes_while_the_step_warms_up() -> None:
     warming = at_step(2, THREE, warm=False)
-    told = judge(warming, report(*GOOD, row("canary", 3, ok=7), row("stable", 3, ok=7)))
-    assert metric(told).verdict == "Passed"
-    assert (told.passed, told.requests, told.silent) == (False, 7, False)
+    result = judge(warming, report(*GOOD, row("canary", 3, ok=7), row("stable", 3, ok=7)))
+    assert metric(result).verdict == "Passed"
+    assert (result.passed, result.requests, result.silent) == (False, 7, False)
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -256,7 +258,7 @@ BETTER = arms(2, {"ok": 870, "server5xx": 30}, {"ok": 98, "server5xx": 2})
 FEW = arms(4, {"ok": 87, "server5xx": 3}, {"ok": 29, "server5xx": 1})
 
 
-def test_the_last_gate_looks_at_the_newest_epoch_alone_and_others_at_all() -> None:
+def test_the_last_gate_uses_the_newest_epoch_alone_and_others_use_all() -> None:
     last = {"steps": [{"weight": 10}, {"weight": 25}], "guardrails": ERRORS}
     assert metric(judge(at_step(2, THREE), report(*BETTER, *FEW))).verdict == "Passed"
     assert metric(judge(at_step(2, last), report(*BETTER, *FEW))).verdict == "Undecided"
@@ -264,27 +266,27 @@ def test_the_last_gate_looks_at_the_newest_epoch_alone_and_others_at_all() -> No
 
 def test_a_pause_before_all_traffic_makes_the_gate_before_it_no_lesser_one() -> None:
     paused = {"steps": [{"weight": 10}, {"weight": 25}, {"pause": {"duration": "1m"}}], "guardrails": ERRORS}
-    told = metric(judge(at_step(2, paused), report(*BETTER, *FEW)))
-    assert (told.verdict, told.allowed) == ("Undecided", 1.25)
+    result = metric(judge(at_step(2, paused), report(*BETTER, *FEW)))
+    assert (result.verdict, result.allowed) == ("Undecided", 1.25)
     paused_between = {"steps": [{"weight": 10}, {"pause": {}}, {"weight": 50}]}
     assert metric(judge(at_step(1, paused_between), report(*BETTER))).allowed == 1.5
 
 
-def test_harm_is_looked_for_in_all_epochs() -> None:
+def test_harm_is_tested_in_all_epochs() -> None:
     harmful = arms(2, {"ok": 900}, {"ok": 90, "server5xx": 10})
-    told = judge(at_step(3, THREE), report(*harmful, *arms(4, {"ok": 3}, {"ok": 1}), *arms(6, {"ok": 5}, {"ok": 5})))
-    assert metric(told).verdict == "Harm"
-    assert told.harm == metric(told).message
-    assert not told.passed
+    result = judge(at_step(3, THREE), report(*harmful, *arms(4, {"ok": 3}, {"ok": 1}), *arms(6, {"ok": 5}, {"ok": 5})))
+    assert metric(result).verdict == "Harm"
+    assert result.harm == metric(result).message
+    assert not result.passed
 
 
 def test_rejections_do_harm_and_let_pass_else() -> None:
-    told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 80, "client4xx": 20, "slow": 1})))
-    assert metric(told, "rejections").verdict == "Harm"
-    assert told.harm.startswith("rejections never happened in stable (more than ")
+    result = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 80, "client4xx": 20, "slow": 1})))
+    assert metric(result, "rejections").verdict == "Harm"
+    assert result.harm.startswith("rejections never happened in stable (more than ")
 
 
-def test_traffic_and_shadows_share_the_error_of_harm_and_a_plan_of_before_stays_as_it_was() -> None:
+def test_traffic_and_shadows_share_the_error_of_harm_and_an_older_plan_keeps_its_own() -> None:
     spec = {"steps": [{"weight": 25}], "guardrails": ERRORS}
     worse = report(*arms(2, {"ok": 299, "server5xx": 1}, {"ok": 99, "server5xx": 1}, blocks=35))
     alone = judge(at_step(1, spec), worse)
@@ -301,14 +303,14 @@ def test_traffic_and_shadows_share_the_error_of_harm_and_a_plan_of_before_stays_
 
 
 RETRIED = {"ok": 100, "slow": 1, "firstAttemptFailed": 2}
-"""Each request was answered in time, two of a hundred by the second replica that was asked."""
+"""Each request was answered in time, 2 % of them by the second replica."""
 
 
-def test_what_another_replica_had_to_answer_is_harm_although_every_answer_is_good() -> None:
-    told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, RETRIED)))
-    assert (metric(told).verdict, metric(told, "retries").verdict) == ("Passed", "Harm")
-    assert (metric(told, "retries").events, told.passed) == ((0, 120), False)
-    assert told.harm.startswith("retries never happened in stable (more than ")
+def test_retries_are_harm_although_every_answer_is_good() -> None:
+    result = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, RETRIED)))
+    assert (metric(result).verdict, metric(result, "retries").verdict) == ("Passed", "Harm")
+    assert (metric(result, "retries").events, result.passed) == ((0, 120), False)
+    assert result.harm.startswith("retries never happened in stable (more than ")
 
 
 def test_retries_of_both_arms_and_those_of_one_instant_are_no_harm() -> None:
@@ -317,8 +319,8 @@ def test_retries_of_both_arms_and_those_of_one_instant_are_no_harm() -> None:
     calm = evenly("canary", 2, T0, 60, **FINE)
     burst = [block(T0 + 300, **FINE, firstAttemptFailed=20) if own[0] == T0 + 300 else own for own in calm["blocks"]]
     at_once = {**calm, "blocks": burst, "retries": {"firstAttemptFailed": 20}}
-    told = judge(at_step(1), report(evenly("stable", 2, T0, 60, ok=300, slow=15), at_once))
-    assert (metric(told, "retries").events, told.harm, told.passed) == ((0, 20), "", True)
+    result = judge(at_step(1), report(evenly("stable", 2, T0, 60, ok=300, slow=15), at_once))
+    assert (metric(result, "retries").events, result.harm, result.passed) == ((0, 20), "", True)
 
 
 @pytest.mark.parametrize(("groups", "harm"), [(100, True), (1, False)])
@@ -327,12 +329,12 @@ def test_retries_of_many_users_are_harm_and_those_of_one_are_not(groups: int, ha
     stable, canary = arms(2, {"ok": 300, "slow": 15}, RETRIED)
     others = {**canary, "retries": {"firstAttemptFailed": 0}}
     one = row("canary", 2, "b2", firstAttemptFailed=canary["retries"]["firstAttemptFailed"])
-    told = judge(status, by_unit(sticky(stable), sticky(others), sticky(one, groups)))
-    assert metric(told, "retries").events == (0, 120)
-    assert (metric(told, "retries").verdict == "Harm") is harm
+    result = judge(status, by_unit(sticky(stable), sticky(others), sticky(one, groups)))
+    assert metric(result, "retries").events == (0, 120)
+    assert (metric(result, "retries").verdict == "Harm") is harm
 
 
-def test_that_a_candidate_is_slow_is_no_harm_while_requests_by_header_load_it_and_errors_are() -> None:
+def test_slowness_is_no_harm_while_requests_by_header_add_load_and_errors_are() -> None:
     spec = {"steps": [{"weight": 10}, {"headers": {"x-canary": "true"}}, {"pause": {}}, {"weight": 25}]}
     slow = report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 50}))
     failing = report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "server5xx": 50}))
@@ -344,9 +346,9 @@ def test_that_a_candidate_is_slow_is_no_harm_while_requests_by_header_load_it_an
 
     assert judge(paused_at(1), slow).harm.startswith("latencyP95")
     for index in (2, 3):
-        told = judge(paused_at(index), slow)
-        assert (told.harm, metric(told, "latencyP95").verdict) == ("", "Undecided")
-        assert metric(told, "latencyP95").message.endswith("; but requests by header come on top of its share")
+        result = judge(paused_at(index), slow)
+        assert (result.harm, metric(result, "latencyP95").verdict) == ("", "Undecided")
+        assert metric(result, "latencyP95").message.endswith("; but requests by header are additional to its share")
         assert judge(paused_at(index), failing).harm.startswith("errorRate")
 
 
@@ -364,16 +366,16 @@ def test_that_a_candidate_is_slow_is_no_harm_while_requests_by_header_load_it_an
         ((0, 1), {"ok": 100, "slow": 50}, "Undecided"),
     ],
 )
-def test_latencies_are_judged_as_far_as_unequal_loads_do_not_explain_them(
+def test_latencies_are_evaluated_unless_unequal_loads_explain_them(
     replicas: tuple[int, int], canary: dict[str, int], verdict: str
 ) -> None:
-    told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, canary)), replicas=replicas)
-    assert metric(told, "latencyP95").verdict == verdict
-    assert told.passed is (verdict in ("Passed", "Suspended"))
-    assert bool(told.harm) is (verdict == "Harm")
+    result = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, canary)), replicas=replicas)
+    assert metric(result, "latencyP95").verdict == verdict
+    assert result.passed is (verdict in ("Passed", "Suspended"))
+    assert bool(result.harm) is (verdict == "Harm")
 
 
-def test_a_latency_that_is_not_judged_lets_a_weight_follow_but_not_all_traffic() -> None:
+def test_a_suspended_latency_allows_the_next_weight_but_not_all_traffic() -> None:
     rows = [*GOOD, *arms(4, {"ok": 300, "slow": 15}, {"ok": 300, "slow": 3})]
     assert judge(at_step(2), report(*rows), replicas=(3, 3)).passed
     assert not judge(at_step(2), report(*rows), replicas=(1, 3)).passed
@@ -383,33 +385,30 @@ def test_a_latency_that_is_not_judged_lets_a_weight_follow_but_not_all_traffic()
 
 def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_harm() -> None:
     lost = [GOOD[0], {**GOOD[1], "lost": 500, "assigned": GOOD[1]["assigned"] + 500}]
-    told = judge(at_step(1), report(*lost))
-    assert (told.passed, told.harm) == (False, "")
-    assert metric(told).events == (0, 500)
-    assert metric(told).verdict == "Undecided"
-    assert metric(told).message.endswith(
-        "worse than its margin if all requests that were lost failed;"
-        " of the candidate's requests 500 were lost, nobody knows how they ended"
+    result = judge(at_step(1), report(*lost))
+    assert (result.passed, result.harm) == (False, "")
+    assert metric(result).events == (0, 500)
+    assert metric(result).verdict == "Undecided"
+    assert metric(result).message.endswith(
+        "worse than its margin if all lost requests failed; the canary has 500 lost requests of unknown outcome"
     )
-    assert told.lost == (0, 500)
+    assert result.lost == (0, 500)
 
 
-def test_requests_that_were_lost_are_told_beside_harm_for_which_they_do_not_count() -> None:
+def test_lost_requests_are_shown_beside_harm_and_do_not_count_for_it() -> None:
     stable, canary = arms(2, {"ok": 300}, {"ok": 98, "server5xx": 2})
     lost = {**canary, "lost": 7, "assigned": canary["assigned"] + 7}
     both = judge(at_step(1), report({**stable, "lost": 3, "assigned": stable["assigned"] + 3}, lost))
     assert both.lost == (3, 7)
-    assert both.harm.endswith(
-        ": worse than its margin; besides, of the candidate's requests 7 were lost, nobody knows how they ended"
-    )
+    assert both.harm.endswith(": worse than its margin; besides, the canary has 7 lost requests of unknown outcome")
 
 
 def test_requests_that_stable_lost_may_have_failed_as_those_of_the_candidate_did() -> None:
     stable, canary = arms(2, {"ok": 300}, {"ok": 98, "server5xx": 2})
     assert judge(at_step(1), report(stable, canary)).harm
     lost = {**stable, "lost": 360, "assigned": stable["assigned"] + 360}
-    told = judge(at_step(1), report(lost, canary))
-    assert (told.harm, told.passed) == ("", False)
+    result = judge(at_step(1), report(lost, canary))
+    assert (result.harm, result.passed) == ("", False)
 
 
 def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
@@ -417,33 +416,30 @@ def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
     assert judge(at_step(1), running).passed
     status = at_step(1)
     counted = take([running], CountScope([2], 2, NOW, 30))
-    told = evaluate.evaluate_rollout(status, seen(counted, []))
-    assert metric(told).events == (0, 300)
-    assert "; of the candidate's requests 300 were lost, nobody knows how they ended" in metric(told).message
+    result = evaluate.evaluate_rollout(status, collected(counted, []))
+    assert metric(result).events == (0, 300)
+    assert "; the canary has 300 lost requests of unknown outcome" in metric(result).message
     assert "lost" not in metric(judge(status, running)).message
 
 
 def test_requests_that_run_longer_than_they_may_have_failed_for_gates_and_do_no_harm_yet() -> None:
     hanging = {**GOOD[1], "inFlight": 300, "assigned": GOOD[1]["assigned"] + 300, "inFlightSince": [[NOW - 60, 300]]}
-    told = judge(at_step(1), report(GOOD[0], hanging))
-    assert (told.passed, told.harm, metric(told).verdict) == (False, "", "Undecided")
-    assert metric(told).events == (0, 300)
-    assert metric(told).message.endswith("; of the candidate's requests 300 run on although their time is over")
+    result = judge(at_step(1), report(GOOD[0], hanging))
+    assert (result.passed, result.harm, metric(result).verdict) == (False, "", "Undecided")
+    assert metric(result).events == (0, 300)
+    assert metric(result).message.endswith("; the canary has 300 requests that still run after their timeout")
     in_time = {**hanging, "inFlightSince": [[NOW - 40, 300]]}
     assert judge(at_step(1), report(GOOD[0], in_time)).passed
 
 
-def test_a_split_that_is_not_as_it_should_be_is_told() -> None:
-    told = judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 90})))
-    assert (
-        told.broken
-        == "the candidate got 5400 of 23400 requests where 5850 were expected: the split is not as it should be"
-    )
+def test_a_sample_ratio_mismatch_is_described() -> None:
+    result = judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 90})))
+    assert result.broken == "the canary got 5400 of 23400 requests, expected 5850: sample-ratio mismatch"
     assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 99}))).broken == ""
 
 
-def lately(arm: str, *blocks: dict[str, int], epoch: int = 1) -> Any:
-    """The last blocks that are over, the newest last."""
+def recent_blocks(arm: str, *blocks: dict[str, int], epoch: int = 1) -> Any:
+    """Return the last complete blocks, the newest last."""
     first = NOW - 10 - 10 * len(blocks)
     return row(arm, epoch, blocks=[block(first + 10 * at, **own) for at, own in enumerate(blocks)])
 
@@ -453,8 +449,10 @@ HEALTHY = {"ok": 91, "server5xx": 9}
 
 
 def test_a_candidate_that_fails_most_of_three_blocks_is_dead_even_while_it_warms_up() -> None:
-    told = judge(at_step(1, warm=False), report(lately("canary", *[DYING] * 3), lately("stable", *[HEALTHY] * 3)))
-    assert told.harm == "the candidate failed 60 of 117 requests in 30 s, while stable did not"
+    result = judge(
+        at_step(1, warm=False), report(recent_blocks("canary", *[DYING] * 3), recent_blocks("stable", *[HEALTHY] * 3))
+    )
+    assert result.harm == "the canary failed 60 of 117 requests in 30 s, while stable did not"
 
 
 @pytest.mark.parametrize(
@@ -472,15 +470,18 @@ def test_a_candidate_that_fails_most_of_three_blocks_is_dead_even_while_it_warms
 def test_a_candidate_that_fails_less_or_as_stable_does_is_not_dead(
     canary: list[dict[str, int]], stable: list[dict[str, int]]
 ) -> None:
-    assert judge(at_step(1, warm=False), report(lately("canary", *canary), lately("stable", *stable))).harm == ""
+    assert (
+        judge(at_step(1, warm=False), report(recent_blocks("canary", *canary), recent_blocks("stable", *stable))).harm
+        == ""
+    )
 
 
 def test_failures_of_all_edges_and_epochs_are_one_death() -> None:
     half = {"server5xx": 10, "ok": 9}
-    rows = [lately(arm, *[own] * 3) for arm, own in (("canary", half), ("stable", HEALTHY))]
+    rows = [recent_blocks(arm, *[own] * 3) for arm, own in (("canary", half), ("stable", HEALTHY))]
     assert judge(at_step(1, warm=False), report(*rows)).harm == ""
     assert judge(at_step(1, warm=False), report(*rows), report(*rows, pod="edge-1")).harm
-    before = lately("canary", *[half] * 3, epoch=2)
+    before = recent_blocks("canary", *[half] * 3, epoch=2)
     assert judge(at_step(2, warm=False), report(*rows, before)).harm
 
 
@@ -491,16 +492,16 @@ def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_it
     def of(
         blocks: int, canary: dict[str, int] = FAILING, stable: dict[str, int] = NONE_FAILED, **how: Any
     ) -> Evaluation:
-        rows = lately("canary", *[canary] * blocks), lately("stable", *[stable] * blocks)
+        rows = recent_blocks("canary", *[canary] * blocks), recent_blocks("stable", *[stable] * blocks)
         return judge(at_step(1, warm=False, **how), report(*rows))
 
-    told = of(8)
-    assert (told.harm, told.dead) == (metric(told).message, False)
-    assert told.harm == (
-        "errorRate is 56 of 400 requests of the candidate in its first 80 s, and 0 of 1200 of stable: worse than its margin, also without"
+    result = of(8)
+    assert (result.harm, result.dead) == (metric(result).message, False)
+    assert result.harm == (
+        "errorRate: 56 of 400 requests of the canary failed in its first 80 s, 0 of 1200 of stable; worse than its margin, even without"
         " its 7 worst blocks of 10 s"
     )
-    assert (metric(told).verdict, metric(told).basis, metric(told).events) == ("Harm", "Harm", (0, 56))
+    assert (metric(result).verdict, metric(result).basis, metric(result).events) == ("Harm", "Harm", (0, 56))
     assert of(7).harm == ""
     assert of(20, {"server5xx": 1, "ok": 49}, {"server5xx": 3, "ok": 147}).harm == ""
     assert of(12, spec={"unit": {"header": "x-user-id"}}).harm == ""
@@ -508,26 +509,28 @@ def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_it
 
 def test_a_minute_of_failures_is_no_early_harm_however_many_there_are() -> None:
     worse = [{"ok": 50}] * 3 + [{"server5xx": 20, "ok": 30}] * 7 + [{"ok": 50}] * 6
-    rows = lately("canary", *worse), lately("stable", *[NONE_FAILED] * 16)
+    rows = recent_blocks("canary", *worse), recent_blocks("stable", *[NONE_FAILED] * 16)
     assert judge(at_step(1, warm=False), report(*rows)).harm == ""
 
 
 def test_early_harm_counts_the_blocks_of_the_warm_up_and_of_evidence_alike() -> None:
     rows = [
-        lately(arm, *[own] * 4 + [{}] * 4, epoch=1) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))
-    ] + [lately(arm, *[own] * 4, epoch=2) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
-    assert judge(at_step(1), report(*rows)).harm.startswith("errorRate is 56 of 400 requests of")
+        recent_blocks(arm, *[own] * 4 + [{}] * 4, epoch=1)
+        for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))
+    ] + [recent_blocks(arm, *[own] * 4, epoch=2) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
+    assert judge(at_step(1), report(*rows)).harm.startswith("errorRate: 56 of 400 requests of")
     assert judge(at_step(1), report(*rows), silent("edge-1")).harm == ""
 
 
-def test_early_harm_is_not_looked_for_once_the_usual_test_can_tell_nor_by_a_plan_of_before() -> None:
+def test_early_harm_is_not_tested_once_the_usual_test_can_decide_nor_by_an_older_plan() -> None:
     status = at_step(1, warm=False)
-    rows = [lately(arm, *[own] * 10) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
+    rows = [recent_blocks(arm, *[own] * 10) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
     before = status.model_copy(update={"plan": status.plan.model_copy(update={"early_harm": None})})
     assert (judge(status, report(*rows)).harm != "", judge(before, report(*rows)).harm) == (True, "")
-    first = [lately(arm, *[own] * 9 + [{}] * 14) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
+    first = [recent_blocks(arm, *[own] * 9 + [{}] * 14) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
     fine = [
-        lately(arm, *[{}] * 2, *[own] * 13, epoch=2) for arm, own in (("canary", {"ok": 50}), ("stable", NONE_FAILED))
+        recent_blocks(arm, *[{}] * 2, *[own] * 13, epoch=2)
+        for arm, own in (("canary", {"ok": 50}), ("stable", NONE_FAILED))
     ]
     assert judge(at_step(1), report(*first, *fine)).harm == ""
 
@@ -544,12 +547,12 @@ def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
 
 def test_without_any_counts_nothing_follows() -> None:
     for status in (at_step(1), at_step(1, warm=False), at_step(3)):
-        told = judge(status)
-        assert (told.passed, told.harm, told.silent, told.broken, told.requests) == (False, "", True, "", 0)
-        assert {each.verdict for each in told.metrics} <= {"NoData", "Suspended"}
+        result = judge(status)
+        assert (result.passed, result.harm, result.silent, result.broken, result.requests) == (False, "", True, "", 0)
+        assert {each.verdict for each in result.metrics} <= {"NoData", "Suspended"}
 
 
-def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
+def test_unknown_thresholds_are_set_from_present_traffic() -> None:
     unknown = at_step(1, traffic=StableTraffic())
     assert [each.threshold_microseconds for each in judge(unknown, traffic=KNOWN).guardrails] == [
         None,
@@ -562,11 +565,11 @@ def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
     assert judge(at_step(1), traffic=later).guardrails == at_step(1).plan.guardrails
 
 
-def test_what_a_long_answer_is_is_said() -> None:
-    told = metric(judge(at_step(1), report(*GOOD)), "latencyP95")
-    assert told.message.startswith("latencyP95 (answers above 500 ms, the candidate's above 625 ms) is 0.2")
+def test_the_message_has_the_latency_thresholds() -> None:
+    result = metric(judge(at_step(1), report(*GOOD)), "latencyP95")
+    assert result.message.startswith("latencyP95 (answers above 500 ms, the canary's above 625 ms) is 0.2")
     slow = at_step(1, traffic=StableTraffic(10, [0, 100], (500_000, 10_000_000)))
-    assert "above 10 s, the candidate's above 12.5 s" in metric(judge(slow, report(*GOOD)), "latencyP95").message
+    assert "above 10 s, the canary's above 12.5 s" in metric(judge(slow, report(*GOOD)), "latencyP95").message
 
 
 SEVERAL = {"guardrails": [{"metric": "latencyP50"}, {"metric": "errorRate"}, {"metric": "latencyP95", "margin": "25%"}]}
@@ -581,49 +584,48 @@ QUICK = {"ok": 300, "slow": 150, "slow2": 15}
         ({"ok": 100, "slow": 90, "slow2": 1}, ("Harm", "Passed")),
     ],
 )
-def test_each_latency_is_judged_by_what_was_counted_by_its_own_time(
-    canary: dict[str, int], verdicts: tuple[str, str]
-) -> None:
-    told = judge(at_step(1, SEVERAL), report(*arms(2, QUICK, canary)))
-    assert tuple(metric(told, name).verdict for name in ("latencyP50", "latencyP95")) == verdicts
-    assert metric(told, "latencyP95").events == (15 * 60, canary["slow2"] * 60)
-    harmed = next((name for name in ("latencyP50", "latencyP95") if metric(told, name).verdict == "Harm"), "")
-    assert told.harm.startswith(f"{harmed} (answers above ") if harmed else told.harm == ""
+def test_each_latency_uses_the_counts_of_its_own_threshold(canary: dict[str, int], verdicts: tuple[str, str]) -> None:
+    result = judge(at_step(1, SEVERAL), report(*arms(2, QUICK, canary)))
+    assert tuple(metric(result, name).verdict for name in ("latencyP50", "latencyP95")) == verdicts
+    assert metric(result, "latencyP95").events == (15 * 60, canary["slow2"] * 60)
+    harmed = next((name for name in ("latencyP50", "latencyP95") if metric(result, name).verdict == "Harm"), "")
+    assert result.harm.startswith(f"{harmed} (answers above ") if harmed else result.harm == ""
 
 
-def test_each_latency_is_judged_by_the_groups_of_its_own() -> None:
-    """One user of a hundred has all that is slow by the second: worth one event, while the first is spread evenly."""
+def test_each_latency_uses_its_own_group_counts() -> None:
+    """One user of a hundred has all that is slow by the second threshold: one event. The first is spread evenly."""
     spec = {**SEVERAL, **BY_USER}
     canary = {"ok": 100, "slow": 90, "slow2": 30}
     stable, own = arms(2, QUICK, canary)
     alone = sticky(own)
     column = GROUP_COLUMNS.index("slow2")
     of_one = [[*each[:column], own["slow2"] if each[0] == 7 else 0, *each[column + 1 :]] for each in alone["groups"]]
-    told = judge(at_step(1, spec), by_unit(sticky(stable), {**alone, "groups": of_one}))
-    assert (metric(told, "latencyP50").verdict, metric(told, "latencyP95").verdict) == ("Harm", "Undecided")
+    result = judge(at_step(1, spec), by_unit(sticky(stable), {**alone, "groups": of_one}))
+    assert (metric(result, "latencyP50").verdict, metric(result, "latencyP95").verdict) == ("Harm", "Undecided")
     spread = judge(at_step(1, spec), by_unit(sticky(stable), alone))
     assert metric(spread, "latencyP95").verdict == "Harm"
 
 
 def test_more_latencies_share_the_error_of_harm() -> None:
-    """What is harm just so beside errors alone is not known to be any beside two latencies, for which one may be wrong as well."""
+    """Counts that are just harm beside errors alone are no harm beside two latencies, because each test may err."""
     rows = arms(2, {"ok": 300, "server5xx": 3}, {"ok": 100, "server5xx": 2}, blocks=47)
     beside = [*ERRORS, {"metric": "latencyP50"}, {"metric": "latencyP95"}]
     alone = [*ERRORS, {"metric": "latencyP95", "enabled": False}]
-    told = [judge(at_step(1, {"guardrails": own}), report(*rows)) for own in (alone, beside)]
-    assert [metric(each).verdict for each in told] == ["Harm", "Undecided"]
+    result = [judge(at_step(1, {"guardrails": own}), report(*rows)) for own in (alone, beside)]
+    assert [metric(each).verdict for each in result] == ["Harm", "Undecided"]
 
 
-def test_a_further_latency_is_not_judged_while_an_edge_counts_by_one_alone() -> None:
+def test_a_further_latency_is_undecided_while_an_edge_counts_only_one() -> None:
     rows = arms(2, QUICK, {"ok": 100, "slow": 20, "slow2": 1})
     before = [
-        {name: told for name, told in each.items() if name not in ("slow2", "slow3")} | {"boot": "b9"} for each in rows
+        {name: result for name, result in each.items() if name not in ("slow2", "slow3")} | {"boot": "b9"}
+        for each in rows
     ]
     status = at_step(1, SEVERAL)
-    told = judge(status, report(*rows), report(*before, pod="edge-1"))
-    assert (metric(told, "latencyP50").verdict, metric(told, "latencyP95").verdict) == ("Passed", "Undecided")
-    assert metric(told, "latencyP95").message == "latencyP95: edge-1 does not count answers by several latencies yet"
-    assert not told.passed
+    result = judge(status, report(*rows), report(*before, pod="edge-1"))
+    assert (metric(result, "latencyP50").verdict, metric(result, "latencyP95").verdict) == ("Passed", "Undecided")
+    assert metric(result, "latencyP95").message == "latencyP95: edge-1 does not count answers by several latencies yet"
+    assert not result.passed
     one = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, FINE), *before))
     assert metric(one, "latencyP95").verdict == "Passed", "of one latency nothing is missing"
 
@@ -639,58 +641,56 @@ some = st.lists(
 
 @settings(max_examples=examples(60))
 @given(some, st.integers(1, 4), st.booleans(), st.tuples(st.integers(0, 3), st.integers(0, 3)))
-def test_whatever_is_counted_can_be_told(
+def test_any_counts_give_a_valid_status(
     counted: list[tuple[str, int, dict[str, int], int]], index: int, warm: bool, replicas: tuple[int, int]
 ) -> None:
     rows = [
-        row(arm, epoch, blocks=[block(T0 + 10 * at, ok=at, timeout=7 * at) for at in range(blocks)], **told)
-        for arm, epoch, told, blocks in counted
+        row(arm, epoch, blocks=[block(T0 + 10 * at, ok=at, timeout=7 * at) for at in range(blocks)], **result)
+        for arm, epoch, result, blocks in counted
     ]
     status = at_step(index, {**THREE, **SEVERAL}, warm=warm)
-    told = judge(status, report(*rows), replicas=replicas)
-    written = status.model_copy(update={"metrics": told.metrics}).to_json()
-    assert ExperimentStatus.parse(written).metrics == told.metrics
+    result = judge(status, report(*rows), replicas=replicas)
+    written = status.model_copy(update={"metrics": result.metrics}).to_json()
+    assert ExperimentStatus.parse(written).metrics == result.metrics
     assert "nan" not in str(written)
-    assert not (told.passed and told.harm and told.harm in [each.message for each in told.metrics])
+    assert not (result.passed and result.harm and result.harm in [each.message for each in result.metrics])
 
 
-def test_without_any_request_of_the_candidate_nothing_passes_whatever_is_judged() -> None:
+def test_without_a_request_of_the_canary_no_metric_passes() -> None:
     latency = {"steps": [{"weight": 5}, {"weight": 50}], "guardrails": [{"metric": "latencyP99"}]}
-    told = judge(at_step(1, latency), report(evenly("stable", 2, T0, 60, ok=300)), replicas=(4, 1))
-    assert (told.passed, told.silent) == (False, True)
-    assert {each.verdict for each in told.metrics} == {"NoData"}
+    result = judge(at_step(1, latency), report(evenly("stable", 2, T0, 60, ok=300)), replicas=(4, 1))
+    assert (result.passed, result.silent) == (False, True)
+    assert {each.verdict for each in result.metrics} == {"NoData"}
 
 
 def test_more_errors_within_their_margin_are_no_long_answers() -> None:
     rows = arms(2, {"ok": 270, "server5xx": 15, "slow": 15}, {"ok": 90, "server5xx": 6, "slow": 4})
-    told = judge(at_step(1), report(*rows))
-    assert (told.harm, metric(told, "latencyP95").verdict) == ("", "Passed")
+    result = judge(at_step(1), report(*rows))
+    assert (result.harm, metric(result, "latencyP95").verdict) == ("", "Passed")
 
 
-def test_an_edge_that_counted_and_is_silent_opens_no_gate_and_hides_no_harm() -> None:
+def test_an_edge_that_stopped_reporting_opens_no_gate_and_hides_no_harm() -> None:
     both = [report(*GOOD), report(*GOOD, pod="edge-1")]
     known = take(both, CountScope([2], 2, NOW, 30))
     reports = [both[0], silent("edge-1")]
-    told = evaluate.evaluate_rollout(at_step(1), seen(known, reports))
-    assert (told.passed, told.unreachable_edges) == (False, ("edge-1",))
-    assert evaluate.evaluate_rollout(at_step(1), seen(known, both)).passed
+    result = evaluate.evaluate_rollout(at_step(1), collected(known, reports))
+    assert (result.passed, result.unreachable_edges) == (False, ("edge-1",))
+    assert evaluate.evaluate_rollout(at_step(1), collected(known, both)).passed
 
 
 def test_an_epoch_with_one_arm_says_nothing_of_two() -> None:
     status = at_step(1)
     alone = [EvidenceEpoch(number=1, weight=0), *status.evidence_epochs, EvidenceEpoch(number=9, weight=100)]
     rows = [*GOOD, evenly("stable", 1, T0, 60, ok=300)]
-    told = judge(status.model_copy(update={"evidence_epochs": tuple(alone)}), report(*rows))
-    assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
+    result = judge(status.model_copy(update={"evidence_epochs": tuple(alone)}), report(*rows))
+    assert [each.verdict for each in result.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
 
 
-def test_a_latency_that_nothing_is_known_of_yet_holds_the_gate_and_errors_do_harm() -> None:
+def test_a_latency_without_threshold_holds_the_gate_and_errors_do_harm() -> None:
     unknown = at_step(1, traffic=StableTraffic())
-    told = judge(unknown, report(*GOOD), traffic=StableTraffic())
-    assert (told.passed, metric(told, "latencyP95").verdict) == (False, "Undecided")
-    assert metric(told, "latencyP95").message.endswith(
-        "waits until stable has answered enough to know what a long answer is"
-    )
+    result = judge(unknown, report(*GOOD), traffic=StableTraffic())
+    assert (result.passed, metric(result, "latencyP95").verdict) == (False, "Undecided")
+    assert metric(result, "latencyP95").message.endswith("waits for enough answers of stable to set the threshold")
     bad = judge(unknown, report(*arms(2, {"ok": 300}, {"ok": 70, "server5xx": 30})), traffic=StableTraffic())
     assert bad.harm.startswith("errorRate never happened in stable")
 
@@ -698,8 +698,8 @@ def test_a_latency_that_nothing_is_known_of_yet_holds_the_gate_and_errors_do_har
 BY_USER = {"unit": {"header": "x-user-id"}}
 
 
-def kept(rows: list[dict[str, Any]], **how: int) -> list[dict[str, Any]]:
-    """Rows of units that stay with an arm."""
+def sticky_rows(rows: list[dict[str, Any]], **how: int) -> list[dict[str, Any]]:
+    """Return rows of sticky units."""
     return [sticky(each, **how) for each in rows]
 
 
@@ -707,12 +707,12 @@ BAD = arms(2, {"ok": 290, "server5xx": 3}, {"ok": 90, "server5xx": 8})
 BOTH_FAIL = arms(2, {"ok": 285, "server5xx": 30}, {"ok": 103, "server5xx": 2})
 
 
-def test_what_many_users_get_is_judged_as_requests_are() -> None:
-    assert judge(at_step(1, BY_USER), by_unit(*kept(BOTH_FAIL))).passed
-    assert "times stable's" in judge(at_step(1, BY_USER), by_unit(*kept(BAD))).harm
+def test_events_of_many_users_are_tested_like_requests() -> None:
+    assert judge(at_step(1, BY_USER), by_unit(*sticky_rows(BOTH_FAIL))).passed
+    assert "times stable's" in judge(at_step(1, BY_USER), by_unit(*sticky_rows(BAD))).harm
 
 
-def test_what_happened_to_one_user_of_each_arm_is_neither_harm_nor_leave_to_go_on() -> None:
+def test_events_of_one_user_of_each_arm_neither_harm_nor_pass() -> None:
     for rows in (BAD, BOTH_FAIL, GOOD):
         few = [sticky(each, groups=1) for each in rows]
         assert metric(judge(at_step(1, BY_USER), by_unit(*few))).verdict == "Undecided"
@@ -720,42 +720,42 @@ def test_what_happened_to_one_user_of_each_arm_is_neither_harm_nor_leave_to_go_o
 
 def test_groups_that_are_not_known_count_as_one_user() -> None:
     for rows in (BAD, BOTH_FAIL, GOOD):
-        unknown = [{**each, "groups": each["groups"][:20]} for each in kept(rows)]
-        told = judge(at_step(1, BY_USER), by_unit(*unknown))
-        assert (told.harm, told.passed, metric(told).verdict) == ("", False, "Undecided")
+        unknown = [{**each, "groups": each["groups"][:20]} for each in sticky_rows(rows)]
+        result = judge(at_step(1, BY_USER), by_unit(*unknown))
+        assert (result.harm, result.passed, metric(result).verdict) == ("", False, "Undecided")
 
 
 def test_edges_that_do_not_count_groups_decide_nothing() -> None:
     for rows in (BAD, GOOD):
-        told = judge(at_step(1, BY_USER), report(*kept(rows)))
-        assert (told.harm, told.passed) == ("", False)
-        assert metric(told).message == "errorRate: its edges do not count groups of units yet"
-    assert not judge(at_step(1, BY_USER), by_unit(*kept(GOOD)), report(*kept(GOOD), pod="edge-1")).passed
+        result = judge(at_step(1, BY_USER), report(*sticky_rows(rows)))
+        assert (result.harm, result.passed) == ("", False)
+        assert metric(result).message == "errorRate: its edges do not count groups of units yet"
+    assert not judge(at_step(1, BY_USER), by_unit(*sticky_rows(GOOD)), report(*sticky_rows(GOOD), pod="edge-1")).passed
     assert judge(at_step(1), report(*GOOD)).passed
 
 
 def test_groups_that_a_status_lost_are_waited_for() -> None:
-    reports = [by_unit(*kept(GOOD))]
+    reports = [by_unit(*sticky_rows(GOOD))]
     known = take(reports, CountScope([2], 2, NOW, 30))
-    assert evaluate.evaluate_rollout(at_step(1, BY_USER), seen(known, reports)).passed
-    assert not evaluate.evaluate_rollout(at_step(1, BY_USER), seen(replace(known, groups={}), reports)).passed
+    assert evaluate.evaluate_rollout(at_step(1, BY_USER), collected(known, reports)).passed
+    assert not evaluate.evaluate_rollout(at_step(1, BY_USER), collected(replace(known, groups={}), reports)).passed
 
 
 def test_requests_that_were_lost_may_have_been_one_users() -> None:
-    lost = [{**each, "lost": 300, "assigned": each["assigned"] + 300} for each in kept(BAD)]
-    assert judge(at_step(1, BY_USER), by_unit(lost[0], *kept(BAD)[1:])).harm == ""
+    lost = [{**each, "lost": 300, "assigned": each["assigned"] + 300} for each in sticky_rows(BAD)]
+    assert judge(at_step(1, BY_USER), by_unit(lost[0], *sticky_rows(BAD)[1:])).harm == ""
 
 
-def test_who_asks_often_makes_no_split_that_is_not_as_it_should_be() -> None:
-    """A third fewer requests of the candidate than its weight has are its users' doing."""
-    few = kept(arms(2, {"ok": 300}, {"ok": 66}))
+def test_users_with_many_requests_cause_no_sample_ratio_mismatch() -> None:
+    """The canary's users make a third fewer requests than its weight."""
+    few = sticky_rows(arms(2, {"ok": 300}, {"ok": 66}))
     assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 66}))).broken
     assert judge(at_step(1, BY_USER), by_unit(*few)).broken == ""
 
 
 def test_rates_of_users_are_compared_by_the_requests_that_came() -> None:
     rows = arms(2, {"ok": 294, "server5xx": 6}, {"ok": 49, "server5xx": 1})
-    assert metric(judge(at_step(1, BY_USER), by_unit(*kept(rows)))).ratio == pytest.approx(1.0, rel=0.01)
+    assert metric(judge(at_step(1, BY_USER), by_unit(*sticky_rows(rows)))).ratio == pytest.approx(1.0, rel=0.01)
     assert metric(judge(at_step(1), report(*rows))).ratio == pytest.approx(0.5, rel=0.01)
 
 
@@ -767,20 +767,18 @@ def users(
     ]
 
 
-def test_users_who_fall_to_the_arms_by_other_weights_are_told() -> None:
-    rows = kept(GOOD)
+def test_users_split_by_other_weights_are_a_sample_ratio_mismatch() -> None:
+    rows = sticky_rows(GOOD)
     assert judge(at_step(1, BY_USER), by_unit(*rows, units=users(750, 250))).broken == ""
-    told = judge(at_step(1, BY_USER), by_unit(*rows, units=users(850, 150)))
-    assert told.broken.startswith(
-        "the candidate got 150 of 1000 units and requests without one where 250 were expected"
-    )
+    result = judge(at_step(1, BY_USER), by_unit(*rows, units=users(850, 150)))
+    assert result.broken.startswith("the canary got 150 of 1000 units and requests without one, expected 250")
     late = users(850, 150, at_s=NOW - 30)
     assert judge(at_step(1, BY_USER), by_unit(*rows, units=late)).broken == ""
 
 
 def test_users_count_by_the_weight_of_the_epoch_in_which_they_came_first() -> None:
     three = {**THREE, **BY_USER}
-    rows = kept([*GOOD, *arms(4, {"ok": 300}, FINE)])
+    rows = sticky_rows([*GOOD, *arms(4, {"ok": 300}, FINE)])
     by_step = [*users(450, 50, 1), *users(375, 125, 3, begin=500)]
     assert judge(at_step(2, three), by_unit(*rows, units=by_step)).broken == ""
     assert judge(at_step(2, three), by_unit(*rows, units=users(825, 175, 1))).broken
@@ -788,13 +786,13 @@ def test_users_count_by_the_weight_of_the_epoch_in_which_they_came_first() -> No
 
 
 def test_requests_without_a_unit_fall_to_the_arms_by_the_weights() -> None:
-    rows = [*kept(GOOD), *arms(2, {"ok": 300}, {"ok": 66})]
-    told = judge(at_step(1, BY_USER), by_unit(*rows))
-    assert told.broken.startswith("the candidate got 3960 of 21960 units and requests without one where 5490 were")
+    rows = [*sticky_rows(GOOD), *arms(2, {"ok": 300}, {"ok": 66})]
+    result = judge(at_step(1, BY_USER), by_unit(*rows))
+    assert result.broken.startswith("the canary got 3960 of 21960 units and requests without one, expected 5490")
 
 
 def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
-    rows = [lately("canary", *[DYING] * 3), lately("stable", *[HEALTHY] * 3)]
+    rows = [recent_blocks("canary", *[DYING] * 3), recent_blocks("stable", *[HEALTHY] * 3)]
     whole = row("canary", 1, ok=57, server5xx=60)
     one = {
         **whole,
@@ -802,19 +800,17 @@ def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
         "groups": [[0, 0, 0, 0, 60, *[0] * 10], *([group, 19, *[0] * 13] for group in (1, 2, 3))],
     }
     assert judge(at_step(1, BY_USER, warm=False), by_unit(one, *rows)).harm == ""
-    assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith(
-        "the candidate failed "
-    )
+    assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith("the canary failed ")
 
 
 def test_a_ceiling_is_kept_by_users_and_not_by_requests() -> None:
     capped = {**BY_USER, "guardrails": [{"metric": "errorRate", "max": "10%"}]}
-    assert judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL))).passed
-    few = metric(judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL, groups=5))))
-    assert few.message.startswith("errorRate of the candidate is not known to be below max 10 % yet")
+    assert judge(at_step(1, capped), by_unit(*sticky_rows(BOTH_FAIL))).passed
+    few = metric(judge(at_step(1, capped), by_unit(*sticky_rows(BOTH_FAIL, groups=5))))
+    assert few.message.startswith("errorRate of the canary is not known to be below max 10 % yet")
 
 
-def looked_at(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: float, before: Counters) -> Counters:
+def updated(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: float, before: Counters) -> Counters:
     look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, now_s, 30)
     return counters.update_counters(before, reports, counters.collect_blocks(ATTEMPT, reports), look)
 
@@ -822,7 +818,7 @@ def looked_at(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: fl
 def verdicts_over_time(
     status: ExperimentStatus, stable: dict[str, int], canary: dict[str, int], burst: dict[str, dict[str, int]]
 ) -> list[Evaluation]:
-    """What is found every second of the half minute in which a burst comes on top of one block, after ten calm minutes."""
+    """Return the verdict of every second of the half minute in which a burst is added to one block, after ten calm minutes."""
     calm = {"stable": stable, "canary": canary}
     rows = []
     for arm, usual in calm.items():
@@ -834,24 +830,24 @@ def verdicts_over_time(
         rows.append(row(arm, 2, blocks=[*own["blocks"], block(T0 + 600, **more)], **whole))
     reports, counted, found = [report(*rows)], Counters(ATTEMPT), []
     for now_s in range(T0 + 601, T0 + 631):
-        counted = looked_at(status, reports, now_s, counted)
-        told = arm_pair.RolloutCounts(
+        counted = updated(status, reports, now_s, counted)
+        result = arm_pair.RolloutCounts(
             counted, reports, counters.collect_blocks(ATTEMPT, reports), KNOWN, now_s, 30, (3, 3)
         )
-        found.append(evaluate.evaluate_rollout(status, told))
+        found.append(evaluate.evaluate_rollout(status, result))
     return found
 
 
 def test_failures_that_come_together_are_no_harm_before_their_block_is_over() -> None:
-    told = verdicts_over_time(at_step(1), {"ok": 300}, {"ok": 100}, {"canary": {"server5xx": 8}})
-    assert {each.harm for each in told} == {""}
-    assert metric(told[0]).events == (0, 0)
-    assert metric(told[-1]).events == (0, 8)
+    result = verdicts_over_time(at_step(1), {"ok": 300}, {"ok": 100}, {"canary": {"server5xx": 8}})
+    assert {each.harm for each in result} == {""}
+    assert metric(result[0]).events == (0, 0)
+    assert metric(result[-1]).events == (0, 8)
 
 
 def test_slow_answers_that_come_together_are_no_harm_before_their_block_is_over() -> None:
-    told = verdicts_over_time(at_step(1), {"ok": 300, "slow": 15}, {"ok": 100, "slow": 5}, {"canary": {"slow": 100}})
-    assert {each.harm for each in told} == {""}
+    result = verdicts_over_time(at_step(1), {"ok": 300, "slow": 15}, {"ok": 100, "slow": 5}, {"canary": {"slow": 100}})
+    assert {each.harm for each in result} == {""}
 
 
 def test_failures_of_stable_that_come_together_open_no_gate_before_their_block_is_over() -> None:
@@ -861,12 +857,12 @@ def test_failures_of_stable_that_come_together_open_no_gate_before_their_block_i
     status = last.model_copy(update={"evidence_epochs": (EvidenceEpoch(number=2, weight=50),)})
     status = status.model_copy(update={"epoch": Epoch(number=2, confirmed=True)})
     worse = {"ok": 397, "server5xx": 3}
-    told = verdicts_over_time(status, {"ok": 398, "server5xx": 2}, worse, {"stable": {"server5xx": 150}})
-    assert not any(each.passed for each in told)
-    assert {metric(each).verdict for each in told} == {"Undecided"}
+    result = verdicts_over_time(status, {"ok": 398, "server5xx": 2}, worse, {"stable": {"server5xx": 150}})
+    assert not any(each.passed for each in result)
+    assert {metric(each).verdict for each in result} == {"Undecided"}
 
 
-def test_an_edge_that_is_silent_holds_what_is_judged_where_it_was_for_harm_as_for_gates() -> None:
+def test_an_edge_that_does_not_report_stops_the_horizon_for_harm_and_gates() -> None:
     status, (stable, canary) = at_step(1), arms(2, {"ok": 300}, {"ok": 100})
     fine = report(*arms(2, {"ok": 3}, {"ok": 1}), pod="edge-1")
     before = take([report(stable, canary), fine], CountScope([2], 2, NOW, 30))
@@ -874,9 +870,9 @@ def test_an_edge_that_is_silent_holds_what_is_judged_where_it_was_for_harm_as_fo
     worse = row("canary", 2, blocks=[*canary["blocks"], *failing], ok=8910, server5xx=90)
     for second, harms in ((silent("edge-1"), False), (fine, True)):
         reports = [report(stable, worse), second]
-        counted = looked_at(status, reports, NOW + 305, before)
-        told = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 305, 30, (3, 1))
-        assert (evaluate.evaluate_rollout(status, told).harm != "") is harms
+        counted = updated(status, reports, NOW + 305, before)
+        result = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 305, 30, (3, 1))
+        assert (evaluate.evaluate_rollout(status, result).harm != "") is harms
 
 
 def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
@@ -886,11 +882,11 @@ def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
     reports = [report(stable, hanging)]
     look = CountScope([2], 2, T0 + 200, 3600)
     counted = counters.update_counters(Counters(ATTEMPT), reports, counters.collect_blocks(ATTEMPT, reports), look)
-    told = evaluate.evaluate_rollout(
+    result = evaluate.evaluate_rollout(
         status, arm_pair.RolloutCounts(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1))
     )
-    assert told.harm.startswith("errorRate never happened in stable")
-    assert not told.passed
+    assert result.harm.startswith("errorRate never happened in stable")
+    assert not result.passed
 
 
 @pytest.mark.parametrize("replicas", [(3, 1), (1, 1)])
@@ -907,11 +903,11 @@ def test_a_candidate_that_is_ten_times_slower_is_harm_although_errors_alone_are_
         "Undecided",
     )
     off = {"guardrails": [*ERRORS, {"metric": "latencyP95", "enabled": False}]}
-    told = judge(at_step(1, off), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 95})))
-    assert (told.harm, told.passed) == ("", True)
+    result = judge(at_step(1, off), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 95})))
+    assert (result.harm, result.passed) == ("", True)
 
 
-def test_a_last_gate_that_begins_anew_has_what_is_left_of_the_error() -> None:
+def test_a_restarted_last_gate_uses_the_rest_of_the_error() -> None:
     last = at_step(
         2, {"steps": [{"weight": 10}, {"weight": 25}], "guardrails": [{"metric": "errorRate", "floor": "0%"}]}
     )
@@ -920,8 +916,8 @@ def test_a_last_gate_that_begins_anew_has_what_is_left_of_the_error() -> None:
 
     def upper(restarts: int) -> float:
         again = newest.model_copy(update={"restarts": restarts})
-        told = judge(last.model_copy(update={"evidence_epochs": (first, again)}), report(*rows))
-        return metric(told).interval[1]
+        result = judge(last.model_copy(update={"evidence_epochs": (first, again)}), report(*rows))
+        return metric(result).interval[1]
 
     assert upper(0) < upper(1) < upper(2)
 

@@ -1,4 +1,4 @@
-"""What several edges tell of one store: the newest is taken, nothing is added, and what is broken is no success."""
+"""Reports of one store by several edges: the newest counts, nothing is added, and an invalid one is no success."""
 
 import json
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ KNOWN = FeedbackSums(
 Json = dict[str, Any]
 
 
-def edge(pod: str, told: Any) -> EdgeReport:
-    services = {"digits": {"attempt": "uid", **({} if told is None else {"feedback": told})}}
+def edge(pod: str, result: Any) -> EdgeReport:
+    services = {"digits": {"attempt": "uid", **({} if result is None else {"feedback": result})}}
     return EdgeReport(pod, True, False, {"version": 1, "services": services})
 
 
@@ -41,7 +41,7 @@ def of(tally: Mapping[str, int], store: str = "s1", attempt: str = "uid") -> Jso
     return render_feedback_section(attempt, store, tally)
 
 
-def test_what_is_asked_for_of_the_newest_is_taken_and_nothing_is_added() -> None:
+def test_the_wanted_sums_of_the_newest_report_win_and_nothing_is_added() -> None:
     newer, older = edge("a", of(TALLY)), edge("b", of({"sequence": 4, "exposed/2/wide": 7}))
     for reports in ([newer, older], [older, newer], [newer, newer]):
         assert feedback.update_sums(FeedbackSums(), reports, WANTED) == (KNOWN, None)
@@ -50,18 +50,18 @@ def test_what_is_asked_for_of_the_newest_is_taken_and_nothing_is_added() -> None
     assert (KNOWN.reported(2, "wide"), KNOWN.reported(2, "control")) == (7, 0)
 
 
-def test_what_found_no_room_and_what_is_of_nobody_is_known_and_kept_where_there_is_any() -> None:
+def test_overflow_and_unknown_units_are_kept() -> None:
     known, _ = feedback.update_sums(
         FeedbackSums(), [edge("a", of({**TALLY, "overflow": 4, "unknown": 9, "late": 2}))], WANTED
     )
     assert known == FeedbackSums("s1", 5, KNOWN.exposed, KNOWN.outcomes, overflow=4, unknown=9)
     assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
-    # As an operator of before has it.
+    # As an older operator stored it.
     assert set(KNOWN.as_json()) == {"store", "sequence", "exposed", "outcomes"}
     assert feedback.parse_sums(KNOWN.as_json()) == KNOWN
 
 
-def test_what_was_known_is_never_taken_back() -> None:
+def test_known_sums_are_never_taken_back() -> None:
     older = edge("b", of({"sequence": 4, "exposed/2/wide": 7}))
     assert feedback.update_sums(KNOWN, [older], WANTED) == (KNOWN, None)
     assert feedback.update_sums(KNOWN, [], WANTED) == (KNOWN, (feedback.FEEDBACK_UNAVAILABLE, "there is no edge"))
@@ -70,13 +70,13 @@ def test_what_was_known_is_never_taken_back() -> None:
 @pytest.mark.parametrize(
     ("report", "why"),
     [
-        (edge("a", None), "a tells of no feedback"),
-        (edge("a", of(TALLY, attempt="other")), "a tells of no feedback"),
+        (edge("a", None), "a reports no feedback"),
+        (edge("a", of(TALLY, attempt="other")), "a reports no feedback"),
         (edge("a", {"attempt": "uid", "error": "no\nkey"}), "a has no outcomes: no key"),
         (EdgeReport("a", True, False, None, "timeout"), "a does not answer"),
-        (edge("a", "damaged"), "a tells of no feedback"),
+        (edge("a", "damaged"), "a reports no feedback"),
         *(
-            (edge("a", {**of(TALLY), **broken}), "a tells of feedback what cannot be read")
+            (edge("a", {**of(TALLY), **broken}), "a reports feedback that cannot be parsed")
             for broken in (
                 {"sequence": -1},
                 {"sequence": 1.5},
@@ -93,12 +93,12 @@ def test_what_was_known_is_never_taken_back() -> None:
         ),
     ],
 )
-def test_what_is_missing_or_broken_is_told_and_one_edge_that_tells_is_enough(report: EdgeReport, why: str) -> None:
+def test_a_missing_or_invalid_report_is_described_and_one_valid_edge_is_enough(report: EdgeReport, why: str) -> None:
     assert feedback.update_sums(KNOWN, [report], WANTED) == (KNOWN, (feedback.FEEDBACK_UNAVAILABLE, why))
     assert feedback.update_sums(FeedbackSums(), [report, edge("b", of(TALLY))], WANTED) == (KNOWN, None)
 
 
-def test_another_store_is_said_and_not_taken() -> None:
+def test_another_store_is_reported_and_not_used() -> None:
     other = of({"sequence": 90, "exposed/2/wide": 7}, "s2")
     for reports in ([edge("a", other)], [edge("a", other), edge("b", of(TALLY))]):
         known, problem = feedback.update_sums(KNOWN, reports, WANTED)
@@ -108,14 +108,14 @@ def test_another_store_is_said_and_not_taken() -> None:
         assert "(s1, s2)" in problem[1]
 
 
-def test_a_store_of_which_nothing_was_taken_may_be_another() -> None:
+def test_a_store_that_was_never_used_may_be_replaced() -> None:
     empty, _ = feedback.update_sums(FeedbackSums(), [edge("a", of({}))], WANTED)
     assert (empty.store, empty.sequence) == ("s1", 0)
     known, problem = feedback.update_sums(empty, [edge("a", of({"sequence": 1}, "s2"))], WANTED)
     assert (known.store, problem) == ("s2", None)
 
 
-def test_it_is_kept_in_the_tallies_as_it_is() -> None:
+def test_the_sums_are_stored_with_the_counters() -> None:
     packed = Counters("uid", feedback=KNOWN).pack()
     assert Counters.unpack(packed, "uid").feedback == KNOWN
     assert feedback.parse_sums(json.loads(json.dumps(KNOWN.as_json()))) == KNOWN

@@ -1,4 +1,4 @@
-"""What edges tell of copies of requests, and what follows from it."""
+"""Evaluation of copies of requests."""
 
 import functools
 import random
@@ -23,12 +23,12 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.planner import desired_state
 from sundog_operator.core.rollout import (
     explanations,
     freeze,
     plan_text,
     replica_counts,
+    shadow_comparison,
     state,
     state_machine,
     steering,
@@ -60,7 +60,7 @@ def running(status: ExperimentStatus, index: int = 1) -> ExperimentStatus:
     return status.model_copy(update={"phase": "Running", "step": step, "epoch": epoch})
 
 
-def look(*rows: dict[str, Any], shadow: Mapping[str, Any] = SHADOW, **spec: Any) -> ShadowComparison:
+def evaluate(*rows: dict[str, Any], shadow: Mapping[str, Any] = SHADOW, **spec: Any) -> ShadowComparison:
     found = shadow_agreement.evaluate_shadow(running(frozen(shadow, **spec)), ATTEMPT, [report(*rows)])
     assert found is not None
     return found
@@ -101,9 +101,9 @@ def test_parts_are_compared_as_one() -> None:
         PlanComparedPart(path="$.b", by="tolerance", atol=1),
     )
     counts = {"verdicts": {"custom": [900, 1, 0], "argmax $.a": [901, 0, 0], "exact": [0, 901, 0]}, "paired": 901}
-    told = look(row(**counts), shadow=CUSTOM)
-    assert (told.passed, told.status.agreed, told.status.disagreed) == (True, 900, 1)
-    assert told.metrics[0].message.startswith("agreement by custom in 2 parts: 99.889 % of 901, between ")
+    result = evaluate(row(**counts), shadow=CUSTOM)
+    assert (result.passed, result.status.agreed, result.status.disagreed) == (True, 900, 1)
+    assert result.metrics[0].message.startswith("agreement by custom in 2 parts: 99.889 % of 901, between ")
 
 
 def test_a_plan_without_parts_and_margin_is_stored_as_before() -> None:
@@ -119,10 +119,10 @@ TWICE = {"steps": [{"shadow": SHADOW}, {"shadow": {**SHADOW, "percent": 100, "co
 
 
 def at_the_second() -> tuple[ExperimentStatus, ShadowComparison]:
-    """A rollout that is about to begin its second shadow step, and what was known of the first."""
-    first = look(row(agree=900))
+    """Return a rollout that is about to begin its second shadow step, and the result of the first."""
+    first = evaluate(row(agree=900))
     status = state_machine.tick(running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0)), inputs(first))
-    # As what is known is written with every transition.
+    # Every transition writes the present result.
     return status.model_copy(update={"shadow": first.status, "metrics": first.metrics}), first
 
 
@@ -130,7 +130,7 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
     status, first = at_the_second()
     assert status.step is not None
     assert status.step.index == 2
-    assert shadow_comparison.active_shadow(status) is None, "or copies of both steps would be told by one key"
+    assert shadow_comparison.active_shadow(status) is None, "or one key would count the copies of both steps"
     assert shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900))]) is None
     status = state_machine.tick(status, inputs(None))
     assert (status.epoch.number, status.epoch.confirmed, status.metrics) == (1, False, ())
@@ -139,16 +139,16 @@ def test_a_second_shadow_counts_copies_of_its_own_epoch_alone() -> None:
     assert status.shadow.earlier == (f"step 1: {first.status.message}",)
     assert shadow_comparison.active_shadow(status) == status.plan.steps[1].shadow
     later = {"epoch": 1, "verdicts": {"exact": [3, 1, 0]}, "paired": 4, "sampled": 4, "sent": 4}
-    told = shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900), row(**later))])
-    assert told is not None
-    assert (told.status.agreed, told.status.sent, told.status.step, told.status.epoch) == (3, 4, 2, 1)
-    assert told.status.earlier == status.shadow.earlier
-    again = shadow_agreement.evaluate_shadow(status.model_copy(update={"shadow": told.status}), ATTEMPT, [])
+    result = shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=900), row(**later))])
+    assert result is not None
+    assert (result.status.agreed, result.status.sent, result.status.step, result.status.epoch) == (3, 4, 2, 1)
+    assert result.status.earlier == status.shadow.earlier
+    again = shadow_agreement.evaluate_shadow(status.model_copy(update={"shadow": result.status}), ATTEMPT, [])
     assert again is not None
     assert again.status.agreed == 3
 
 
-def test_a_second_shadow_begins_once_and_walks_on() -> None:
+def test_a_second_shadow_begins_once_and_goes_on() -> None:
     status, _ = at_the_second()
     for _ in range(3):
         status = state_machine.tick(status, inputs(shadow_agreement.evaluate_shadow(status, ATTEMPT, [])))
@@ -162,7 +162,7 @@ def test_a_second_shadow_begins_once_and_walks_on() -> None:
 @pytest.mark.parametrize("known", [True, False])
 def test_a_shadow_after_one_that_was_passed_by_command_counts_anew_too(known: bool) -> None:
     status = running(freeze.freeze(Rollout.from_json(TWICE), 7, 8, T0))
-    first = look(row(agree=9))
+    first = evaluate(row(agree=9))
     status = status.model_copy(update={"shadow": first.status if known else None})
     status = steering.execute_command(status, RolloutCommand(id="c", verb="promote", revision=8), T0)
     status = state_machine.tick(status, inputs(None))
@@ -172,7 +172,7 @@ def test_a_shadow_after_one_that_was_passed_by_command_counts_anew_too(known: bo
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_what_is_counted_in_a_later_shadows_epoch_is_evidence_where_it_was_before(warm: bool) -> None:
+def test_counts_in_a_later_shadows_epoch_stay_evidence(warm: bool) -> None:
     steps = [{"weight": 25}, {"shadow": SHADOW}, {"shadow": SHADOW}, {"weight": 50}]
     status = running(freeze.freeze(Rollout.from_json({"steps": steps}), 7, 8, T0), 3)
     assert status.step is not None
@@ -182,7 +182,7 @@ def test_what_is_counted_in_a_later_shadows_epoch_is_evidence_where_it_was_befor
     assert [(each.number, each.weight) for each in status.evidence_epochs] == ([(1, 25)] if warm else [])
 
 
-def alone(**spec: Any) -> ExperimentStatus:
+def shadow_only(**spec: Any) -> ExperimentStatus:
     return freeze.freeze(Rollout.from_json({**ALONE, **spec}), 7, 8, T0)
 
 
@@ -197,7 +197,7 @@ def alone(**spec: Any) -> ExperimentStatus:
     ids=str,
 )  # fmt: skip
 def test_alone_nothing_but_a_command_leads_to_traffic(steps: list[dict[str, Any]], gates: list[str]) -> None:
-    plan = alone(steps=steps).plan
+    plan = shadow_only(steps=steps).plan
     assert plan.strategy == "shadow"
     assert [step.gate for step in plan.steps] == gates
     assert [step.weight for step in plan.steps] == [*[0] * (len(gates) - 1), 100]
@@ -208,8 +208,8 @@ def test_alone_nothing_but_a_command_leads_to_traffic(steps: list[dict[str, Any]
 @pytest.mark.extended
 @pytest.mark.parametrize("policy", ["pause", "rollback", "promote"])
 @given(data=st.data())
-def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.DataObject) -> None:
-    status = state_machine.tick(alone(onInconclusive=policy, onNoData="promote"), inputs(None, timedelta()))
+def test_alone_a_canary_never_gets_traffic_without_a_command(policy: str, data: st.DataObject) -> None:
+    status = state_machine.tick(shadow_only(onInconclusive=policy, onNoData="promote"), inputs(None, timedelta()))
     now = timedelta()
     for _ in range(data.draw(st.integers(1, 8))):
         now += data.draw(st.sampled_from([timedelta(seconds=5), timedelta(minutes=40), timedelta(days=2)]))
@@ -221,37 +221,39 @@ def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.Da
             assert status.phase != "Concluded"
 
 
-def test_alone_it_lasts_as_long_as_it_was_given_and_ends_with_a_verdict() -> None:
-    told = look(row(agree=900))
-    early = state_machine.tick(running(alone()), inputs(told, HOUR - timedelta(seconds=1)))
+def test_alone_it_lasts_for_its_duration_and_ends_with_a_verdict() -> None:
+    result = evaluate(row(agree=900))
+    early = state_machine.tick(running(shadow_only()), inputs(result, HOUR - timedelta(seconds=1)))
     assert early.step is not None
     assert (early.step.index, early.verdict.decision) == (1, "Undecided")
     assert early.step.reason.startswith("copies requests for 1h: ")
-    ended = state_machine.tick(running(alone()), inputs(told, HOUR))
+    ended = state_machine.tick(running(shadow_only()), inputs(result, HOUR))
     assert ended.step is not None
     assert (ended.step.index, ended.step.gate, ended.phase) == (2, "manual", "Running")
-    assert (ended.verdict.decision, ended.verdict.winner, ended.verdict.reason) == ("Passed", "", told.status.message)
-    assert (ended.shadow, ended.metrics) == (told.status, told.metrics)
+    assert (ended.verdict.decision, ended.verdict.winner, ended.verdict.reason) == ("Passed", "", result.status.message)
+    assert (ended.shadow, ended.metrics) == (result.status, result.metrics)
     assert shadow_comparison.active_shadow(ended) is None
 
 
 def test_alone_a_candidate_is_rolled_back_before_its_time() -> None:
-    status = state_machine.tick(running(alone()), inputs(look(row(agree=450, disagree=50)), timedelta(minutes=1)))
+    status = state_machine.tick(
+        running(shadow_only()), inputs(evaluate(row(agree=450, disagree=50)), timedelta(minutes=1))
+    )
     assert (status.phase, status.verdict.decision, status.verdict.winner) == ("Stopped", "RolledBack", "stable")
 
 
-def test_alone_what_is_not_known_in_its_time_pauses() -> None:
-    status = state_machine.tick(running(alone()), inputs(look(row(agree=100)), HOUR))
+def test_alone_an_undecided_step_pauses_after_its_time() -> None:
+    status = state_machine.tick(running(shadow_only()), inputs(evaluate(row(agree=100)), HOUR))
     assert status.paused is not None
     assert status.paused.reason == "Inconclusive"
-    skipped = state_machine.tick(running(alone(onInconclusive="promote")), inputs(look(row(agree=100)), HOUR))
+    skipped = state_machine.tick(running(shadow_only(onInconclusive="promote")), inputs(evaluate(row(agree=100)), HOUR))
     assert skipped.step is not None
     assert (skipped.step.index, skipped.verdict.decision) == (2, "Undecided")
 
 
 @pytest.mark.parametrize(("verb", "phase"), [("promote", "Concluded"), ("abort", "Stopped")])
 def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, phase: str) -> None:
-    status = state_machine.tick(running(alone()), inputs(look(row(agree=900)), HOUR))
+    status = state_machine.tick(running(shadow_only()), inputs(evaluate(row(agree=900)), HOUR))
     status = steering.execute_command(status, RolloutCommand(id="c", verb=verb, revision=8), T0 + HOUR)
     for _ in range(3):
         status = state_machine.tick(status, inputs(None, HOUR))
@@ -259,10 +261,12 @@ def test_alone_a_command_ends_it_and_the_verdict_on_the_copies_stays(verb: str, 
     assert state.canary_weight(status) == (100 if verb == "promote" else 0)
 
 
-def test_alone_a_step_that_is_left_out_leads_to_the_closing_gate_and_never_beyond() -> None:
+def test_alone_a_skipped_step_leads_to_the_manual_gate_and_never_beyond() -> None:
     skip = RolloutCommand("s1", "skip", 8)
-    status = state_machine.tick(alone(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta()))
-    while steering.can_skip(status):
+    status = state_machine.tick(
+        shadow_only(steps=[{"shadow": {}}, {"scale": {"replicas": 2}}]), inputs(None, timedelta())
+    )
+    while not steering.skip_refusal(status):
         status = steering.execute_command(status, skip, T0)
     assert (status.step and status.step.gate, status.step and status.step.of) == ("manual", len(status.plan.steps))
     assert state.current_step(status).weight == 0
@@ -279,14 +283,14 @@ def test_it_has_replicas_for_the_copies_too(weight: int, percent: int, replicas:
 
 
 def test_enough_that_agree_pass() -> None:
-    told = look(row(agree=900, disagree=1))
-    assert (told.passed, told.failed, told.silent) == (True, "", False)
-    assert [(each.name, each.verdict) for each in told.metrics] == [
+    result = evaluate(row(agree=900, disagree=1))
+    assert (result.passed, result.failed, result.silent) == (True, "", False)
+    assert [(each.name, each.verdict) for each in result.metrics] == [
         ("agreement", "Passed"),
         ("shadowFailures", "Passed"),
     ]
-    assert told.metrics[0].message.startswith("agreement by argmax: 99.889 % of 901, between ")
-    assert told.metrics[0].message.endswith(", at least 99 % wanted")
+    assert result.metrics[0].message.startswith("agreement by argmax: 99.889 % of 901, between ")
+    assert result.metrics[0].message.endswith(", at least 99 % required")
 
 
 @pytest.mark.parametrize(
@@ -301,22 +305,22 @@ def test_enough_that_agree_pass() -> None:
         (
             {"strange": 5000},
             "waits",
-            "no answer of the candidate yet; 5000 answers of stable are none that argmax compares",
+            "no answer of the canary yet; argmax cannot compare 5000 answers of stable",
         ),
-        ({}, "waits", "no answer of the candidate yet"),
+        ({}, "waits", "no answer of the canary yet"),
     ],
     ids=str,
 )
-def test_what_does_not_pass_says_why(counts: dict[str, int], verdict: str, says: str) -> None:
-    told = look(row(**counts))
-    assert (told.passed, bool(told.failed)) == (False, verdict == "fails")
-    assert says in (told.failed or told.status.message)
+def test_copies_that_do_not_pass_have_a_message(counts: dict[str, int], verdict: str, says: str) -> None:
+    result = evaluate(row(**counts))
+    assert (result.passed, bool(result.failed)) == (False, verdict == "fails")
+    assert says in (result.failed or result.status.message)
 
 
 ONCE, AGAIN = {"steps": [{"shadow": SHADOW}, *HALF]}, {"steps": [{"shadow": SHADOW}] * 2 + [{"weight": 25}]}
 
 
-def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it_was() -> None:
+def test_several_harm_tests_share_the_error_and_an_older_plan_keeps_its_own() -> None:
     def of(spec: dict[str, Any], **counts: int) -> ShadowComparison:
         found = shadow_agreement.evaluate_shadow(
             running(freeze.freeze(Rollout.from_json(spec), 7, 8, T0)), ATTEMPT, [report(row(**counts))]
@@ -329,7 +333,7 @@ def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it
     assert of(AGAIN, **few).failed == ""
     assert [each.interval for each in of(AGAIN, **few).metrics] != [each.interval for each in of(ONCE, **few).metrics]
     assert of(AGAIN, agree=484, errors=16).failed
-    # What passes does so at all of α, as soon as it did.
+    # A pass uses all of α, as before.
     for agree, passes in ((362, False), (363, True)):
         wanted = [each.verdict == "Passed" for each in of(AGAIN, agree=agree).metrics]
         assert wanted == [each.verdict == "Passed" for each in of(ONCE, agree=agree).metrics] == [passes, passes]
@@ -339,23 +343,23 @@ def test_several_looks_for_harm_share_its_error_and_a_plan_of_before_stays_as_it
     assert before == of(ONCE, **few)
 
 
-def test_one_copy_is_told_as_one() -> None:
-    told = look(row(timeouts=1))
-    assert told.metrics[1].message.startswith("shadowFailures: 0 errors and 1 timeout of 1 copy, between ")
+def test_one_copy_is_singular_in_the_message() -> None:
+    result = evaluate(row(timeouts=1))
+    assert result.metrics[1].message.startswith("shadowFailures: 0 errors and 1 timeout of 1 copy, between ")
     one = ShadowStatus(sampled=1, sent=1, errors=1)
     assert plan_text.describe_copies(one).startswith(
         "1 copy of 1 sampled request: 0 agree, 0 do not, 1 error, 0 timeouts; 0 dropped"
     )
 
 
-def test_agreement_that_is_not_asked_for_is_told_and_decides_nothing() -> None:
-    told = look(row(verdicts={"exact": [0, 900, 0]}, paired=900), shadow={"minSamples": 500})
-    assert told.passed
-    agreement = told.metrics[0]
+def test_agreement_without_a_limit_is_shown_and_decides_nothing() -> None:
+    result = evaluate(row(verdicts={"exact": [0, 900, 0]}, paired=900), shadow={"minSamples": 500})
+    assert result.passed
+    agreement = result.metrics[0]
     assert (agreement.verdict, agreement.ratio, agreement.allowed) == ("Undecided", 0.0, None)
 
 
-def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
+def test_edges_and_boots_are_added_and_departed_ones_are_kept() -> None:
     status = running(frozen())
     reports = [report(row(agree=100), row("b2", agree=50)), report(row(agree=7, disagree=1), pod="edge-1")]
     first = shadow_agreement.evaluate_shadow(status, ATTEMPT, reports)
@@ -366,7 +370,7 @@ def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
     )
     assert later is not None
     assert (later.status.agreed, later.status.disagreed) == (167, 1)
-    # Another attempt's, and what is no row, count for nothing.
+    # Rows of another attempt, and entries that are not rows, do not count.
     strange = report(row(attempt="other", agree=9), {"attempt": ATTEMPT}, row(agree=-1), row(sent="x"))  # type: ignore[arg-type]
     again = shadow_agreement.evaluate_shadow(status.model_copy(update={"shadow": later.status}), ATTEMPT, [strange])
     assert again is not None
@@ -375,38 +379,38 @@ def test_edges_and_boots_are_added_and_what_is_gone_is_remembered() -> None:
 
 
 @given(st.text(max_size=60))
-def test_damaged_memory_is_none(text: str) -> None:
+def test_a_damaged_stored_text_gives_no_counts(text: str) -> None:
     status = running(frozen())
-    shadow = look().status.model_copy(update={"tallies": text})
-    told = shadow_agreement.evaluate_shadow(
+    shadow = evaluate().status.model_copy(update={"tallies": text})
+    result = shadow_agreement.evaluate_shadow(
         status.model_copy(update={"shadow": shadow}), ATTEMPT, [report(row(agree=3))]
     )
-    assert told is not None
-    assert told.status.agreed == 3
+    assert result is not None
+    assert result.status.agreed == 3
 
 
-def test_how_much_later_answers_come_is_told() -> None:
-    assert look(row(agree=3)).status.latency_difference_microseconds == 200
-    assert look(row(agree=3, slower=[], faster=[3])).status.latency_difference_microseconds == -100
-    assert look().status.latency_difference_microseconds is None
+def test_the_latency_difference_is_shown() -> None:
+    assert evaluate(row(agree=3)).status.latency_difference_microseconds == 200
+    assert evaluate(row(agree=3, slower=[], faster=[3])).status.latency_difference_microseconds == -100
+    assert evaluate().status.latency_difference_microseconds is None
 
 
-def test_how_much_later_is_known_to_be_between_bounds_of_buckets() -> None:
-    assert look(row(agree=3)).status.latency_difference_interval is None
-    assert look(row(agree=400)).status.latency_difference_interval == (100, 200)
-    assert look(row(agree=400, slower=[], faster=[0, 400])).status.latency_difference_interval == (-200, -100)
-    assert look(row(agree=400, slower=[200], faster=[200])).status.latency_difference_interval == (-100, 100)
-    assert look(row(agree=400, slower=[0, 0, 0, 400])).status.latency_difference_interval is None, (
+def test_the_latency_difference_has_bounds_from_buckets() -> None:
+    assert evaluate(row(agree=3)).status.latency_difference_interval is None
+    assert evaluate(row(agree=400)).status.latency_difference_interval == (100, 200)
+    assert evaluate(row(agree=400, slower=[], faster=[0, 400])).status.latency_difference_interval == (-200, -100)
+    assert evaluate(row(agree=400, slower=[200], faster=[200])).status.latency_difference_interval == (-100, 100)
+    assert evaluate(row(agree=400, slower=[0, 0, 0, 400])).status.latency_difference_interval is None, (
         "beyond the last edge"
     )
 
 
 @given(st.lists(st.integers(0, 300), min_size=8, max_size=8))
 def test_the_median_lies_between_its_bounds(counts: list[int]) -> None:
-    told = look(row(slower=counts[:4], faster=counts[4:])).status
-    if told.latency_difference_interval is not None:
-        lower, upper = told.latency_difference_interval
-        assert lower <= (told.latency_difference_microseconds or 0) <= upper
+    result = evaluate(row(slower=counts[:4], faster=counts[4:])).status
+    if result.latency_difference_interval is not None:
+        lower, upper = result.latency_difference_interval
+        assert lower <= (result.latency_difference_microseconds or 0) <= upper
 
 
 @pytest.mark.extended
@@ -417,7 +421,7 @@ def test_at_a_hundred_looks_the_median_is_hardly_ever_out_of_its_bounds() -> Non
         for _ in range(20):
             later = sum(generator.random() < 0.5 for _ in range(20))
             slower, faster = slower + later, faster + 20 - later
-            known = look(row(slower=[slower], faster=[faster])).status.latency_difference_interval
+            known = evaluate(row(slower=[slower], faster=[faster])).status.latency_difference_interval
             if known not in (None, (-100, 100)):
                 missed += 1
                 break
@@ -425,7 +429,7 @@ def test_at_a_hundred_looks_the_median_is_hardly_ever_out_of_its_bounds() -> Non
 
 
 SLOWEST = {"compare": {"latencyP99": {"margin": "50%"}}, "minSamples": 500}
-"""Buckets end at 100, 200 and 300 µs: within a half are answers of the same bucket, from the second on, and of the one before."""
+"""Buckets end at 100, 200 and 300 µs. From the second on, a margin of 50 % contains the same bucket and the one before."""
 
 
 def timed(stable: list[int], candidate: list[int], **counts: Any) -> dict[str, Any]:
@@ -442,34 +446,32 @@ def timed(stable: list[int], candidate: list[int], **counts: Any) -> dict[str, A
             [timed([0, 0, 3000], [0, 0, 3000])],
             True,
             "Passed",
-            "0.3 ms beside stable's 0.3 ms, known to be at most 0.3 ms beside at least 0.2 ms, 50 % more allowed",
+            "0.3 ms, stable 0.3 ms; at most 0.3 ms, stable at least 0.2 ms; margin 50 %",
         ),
-        ([timed([0, 0, 3000], [0, 3000])], True, "Passed", "known to be at most 0.2 ms beside at least 0.2 ms"),
-        ([timed([0, 3000], [0, 0, 3000])], False, "Undecided", "known to be at most 0.3 ms beside at least 0.1 ms"),
+        ([timed([0, 0, 3000], [0, 3000])], True, "Passed", "at most 0.2 ms, stable at least 0.2 ms"),
+        ([timed([0, 3000], [0, 0, 3000])], False, "Undecided", "at most 0.3 ms, stable at least 0.1 ms"),
         ([timed([0, 0, 3000], [0, 0, 2900, 100])], False, "Undecided", "not known yet"),
         ([timed([0, 0, 300], [0, 0, 300])], False, "Undecided", "not known yet"),
         ([timed([0, 0, 3000], [0, 0, 3000], lost=60)], False, "Undecided", "not known yet"),
-        ([row(agree=900, verdicts={"exact": [900, 0, 0]})], False, "NoData", "no answer of the candidate yet"),
-        ([], False, "NoData", "no answer of the candidate yet"),
+        ([row(agree=900, verdicts={"exact": [900, 0, 0]})], False, "NoData", "no answer of the canary yet"),
+        ([], False, "NoData", "no answer of the canary yet"),
     ],
     ids=str,
 )  # fmt: skip
-def test_the_slowest_answers_may_be_waited_for(
-    rows: list[dict[str, Any]], passed: bool, verdict: str, says: str
-) -> None:
-    told = look(*rows, shadow=SLOWEST)
-    latency = told.metrics[2]
+def test_a_step_may_have_a_latency_margin(rows: list[dict[str, Any]], passed: bool, verdict: str, says: str) -> None:
+    result = evaluate(*rows, shadow=SLOWEST)
+    latency = result.metrics[2]
     assert (latency.name, latency.verdict, latency.allowed) == ("shadowLatencyP99", verdict, 1.5)
     assert says in latency.message
-    assert (told.passed, told.failed) == (passed, "")
+    assert (result.passed, result.failed) == (passed, "")
     if not passed:
-        assert latency.message in told.status.message
+        assert latency.message in result.status.message
 
 
 def test_a_candidate_is_never_rolled_back_for_how_long_it_takes() -> None:
-    told = look(timed([9000], [0, 0, 0, 9000]), shadow=SLOWEST)
-    assert (told.passed, told.failed, told.metrics[2].verdict) == (False, "", "Undecided")
-    status = state_machine.tick(running(frozen(SLOWEST)), inputs(told, timedelta(hours=24)))
+    result = evaluate(timed([9000], [0, 0, 0, 9000]), shadow=SLOWEST)
+    assert (result.passed, result.failed, result.metrics[2].verdict) == (False, "", "Undecided")
+    status = state_machine.tick(running(frozen(SLOWEST)), inputs(result, timedelta(hours=24)))
     assert status.paused is not None
     assert status.paused.reason == "Inconclusive"
 
@@ -481,21 +483,21 @@ def test_at_a_hundred_looks_a_slower_candidate_hardly_ever_passes() -> None:
     for _ in range(60):
         fast, slow = [0, 0], [0, 0]
         for _ in range(15):
-            # 2 % of the candidate's answers are in the bucket beyond the margin: its p99 is too.
+            # 2 % of the canary's answers are in the bucket beyond the margin, and so is its p99.
             late = sum(generator.random() < 0.02 for _ in range(200))
             fast[1], slow = fast[1] + 200, [slow[0] + 200 - late, slow[1] + late]
             own = timed([0, fast[1]], [0, slow[0], slow[1]])
-            if look(own, shadow=shadow).metrics[2].verdict == "Passed":
+            if evaluate(own, shadow=shadow).metrics[2].verdict == "Passed":
                 passed += 1
                 break
     assert passed <= 60 * 0.05 + 3
 
 
 def test_without_a_margin_no_latency_is_compared() -> None:
-    assert [each.name for each in look(row(agree=3)).metrics] == ["agreement", "shadowFailures"]
+    assert [each.name for each in evaluate(row(agree=3)).metrics] == ["agreement", "shadowFailures"]
 
 
-def test_copies_are_asked_for_while_the_step_is_walked_and_only_then() -> None:
+def test_copies_are_requested_only_during_the_step() -> None:
     status = frozen()
     assert shadow_agreement.evaluate_shadow(status, ATTEMPT, [report(row(agree=1))]) is None
     assert shadow_agreement.evaluate_shadow(running(status, 2), ATTEMPT, []) is None
@@ -509,13 +511,13 @@ def test_copies_are_asked_for_while_the_step_is_walked_and_only_then() -> None:
 
 
 def test_the_step_ends_when_enough_agree() -> None:
-    status = state_machine.tick(running(frozen()), inputs(look(row(agree=900))))
+    status = state_machine.tick(running(frozen()), inputs(evaluate(row(agree=900))))
     assert status.step is not None
     assert (status.step.index, status.step.gate) == (2, "manual")
 
 
 @pytest.mark.parametrize("holds", ["pause", "spec", "window"])
-def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_rollout(holds: str) -> None:
+def test_a_canary_that_disagrees_is_rolled_back_even_if_held(holds: str) -> None:
     status, changes = running(frozen()), {}
     if holds == "pause":
         status = steering.execute_command(status, RolloutCommand("p", "pause", 8), T0)
@@ -523,20 +525,20 @@ def test_a_candidate_that_answers_otherwise_is_rolled_back_whatever_holds_the_ro
         changes = {"held": True}
     else:
         changes = {"opens_at": T0 + timedelta(days=9)}
-    told = look(row(disagree=600))
-    after = state_machine.tick(status, inputs(told, **changes))
-    assert (after.phase, after.verdict.reason) == ("Stopped", f"RolledBack: {told.failed}")
-    fine = state_machine.tick(status, inputs(look(row(agree=900)), HOUR * 30, **changes))
+    result = evaluate(row(disagree=600))
+    after = state_machine.tick(status, inputs(result, **changes))
+    assert (after.phase, after.verdict.reason) == ("Stopped", f"RolledBack: {result.failed}")
+    fine = state_machine.tick(status, inputs(evaluate(row(agree=900)), HOUR * 30, **changes))
     assert (fine.phase, state.current_step(fine)) == ("Running", state.current_step(status))
 
 
-def test_a_candidate_that_answers_otherwise_is_rolled_back_by_evidence() -> None:
-    told = look(row(agree=450, disagree=50))
-    status = state_machine.tick(running(frozen()), inputs(told))
+def test_a_canary_that_disagrees_is_rolled_back_by_evidence() -> None:
+    result = evaluate(row(agree=450, disagree=50))
+    status = state_machine.tick(running(frozen()), inputs(result))
     assert status.phase == "Stopped"
     assert (status.verdict.decision, status.verdict.winner) == ("RolledBack", "stable")
-    assert status.verdict.reason == f"RolledBack: {told.failed}"
-    assert status.shadow == told.status
+    assert status.verdict.reason == f"RolledBack: {result.failed}"
+    assert status.shadow == result.status
     assert state.canary_weight(status) == 0
 
 
@@ -551,14 +553,14 @@ def test_a_candidate_that_answers_otherwise_is_rolled_back_by_evidence() -> None
     ],
     ids=str,
 )
-def test_after_its_time_what_is_not_decided_follows_the_policy(
+def test_an_undecided_step_follows_the_policy_after_its_time(
     rows: list[dict[str, Any]], policy: str, follows: str
 ) -> None:
     shadow = {**SHADOW, "maxDuration": "1h"}
-    status, told = running(frozen(shadow, onInconclusive=policy)), look(*rows, shadow=shadow)
-    before = state_machine.tick(status, inputs(told, timedelta(minutes=59)))
+    status, result = running(frozen(shadow, onInconclusive=policy)), evaluate(*rows, shadow=shadow)
+    before = state_machine.tick(status, inputs(result, timedelta(minutes=59)))
     assert (before.phase, before.paused, before.step and before.step.index) == ("Running", None, 1)
-    after = state_machine.tick(status, inputs(told, timedelta(hours=1)))
+    after = state_machine.tick(status, inputs(result, timedelta(hours=1)))
     reached = (
         after.paused.reason
         if after.paused
@@ -567,39 +569,39 @@ def test_after_its_time_what_is_not_decided_follows_the_policy(
         else f"step {after.step and after.step.index}"
     )
     assert reached == follows
-    assert after.shadow == told.status
+    assert after.shadow == result.status
     if after.paused:
-        assert told.status.message in explanations.describe_pause(after) or not rows
+        assert result.status.message in explanations.describe_pause(after) or not rows
 
 
 @pytest.mark.parametrize(
     ("counts", "policy"), [({"agree": 450, "disagree": 50}, "pause"), ({"agree": 100}, "rollback")], ids=str
 )
-def test_what_copies_were_judged_by_stays_beside_what_traffic_was(counts: dict[str, int], policy: str) -> None:
+def test_metrics_of_copies_stay_beside_those_of_traffic(counts: dict[str, int], policy: str) -> None:
     weighed = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
     status = running(frozen({**SHADOW, "maxDuration": "1h"}, onInconclusive=policy))
-    told = look(row(**counts))
-    after = state_machine.tick(status, inputs(told, HOUR, evidence=Evaluation(silent=False, metrics=(weighed,))))
+    result = evaluate(row(**counts))
+    after = state_machine.tick(status, inputs(result, HOUR, evidence=Evaluation(silent=False, metrics=(weighed,))))
     assert after.phase == "Stopped"
     assert [each.name for each in after.metrics] == ["agreement", "shadowFailures", "errorRate"]
-    assert after.metrics[0] == told.metrics[0]
+    assert after.metrics[0] == result.metrics[0]
 
 
 def test_held_time_is_no_time_of_the_step() -> None:
     shadow = {**SHADOW, "maxDuration": "1h"}
-    told = look(row(agree=100), shadow=shadow)
-    held = state_machine.tick(running(frozen(shadow)), inputs(told, timedelta(minutes=10), held=True))
-    freed = state_machine.tick(held, inputs(told, timedelta(hours=9)))
+    result = evaluate(row(agree=100), shadow=shadow)
+    held = state_machine.tick(running(frozen(shadow)), inputs(result, timedelta(minutes=10), held=True))
+    freed = state_machine.tick(held, inputs(result, timedelta(hours=9)))
     assert freed.step is not None
     assert freed.step.since == T0 + timedelta(hours=8, minutes=50)
-    assert state_machine.tick(freed, inputs(told, timedelta(hours=9))).paused is None
+    assert state_machine.tick(freed, inputs(result, timedelta(hours=9))).paused is None
 
 
 def test_a_hold_or_pause_decides_nothing_and_a_command_passes_the_step() -> None:
-    few, right = look(row(agree=100)), look(row(agree=900))
+    few, right = evaluate(row(agree=100)), evaluate(row(agree=900))
     paused = steering.execute_command(running(frozen()), RolloutCommand("c1", "pause", 8), T0)
-    for told in (few, right):
-        after = state_machine.tick(paused, inputs(told))
+    for result in (few, right):
+        after = state_machine.tick(paused, inputs(result))
         assert (after.phase, after.step and after.step.index) == ("Running", 1)
     promoted = steering.execute_command(paused, RolloutCommand("c2", "promote", 8), T0)
     assert (promoted.step and promoted.step.index) == 2

@@ -1,4 +1,4 @@
-"""Stable's traffic out of what edges report."""
+"""Stable's traffic, from the reports of edges."""
 
 from typing import Any
 
@@ -30,12 +30,12 @@ def rate(*reports: EdgeReport) -> float | None:
 
 
 def test_the_rate_is_that_of_all_edges_and_arms_since_the_first_request_of_the_last_hour() -> None:
-    told = [report(row(ended={100: 300, 10: 100})), report(row(ROLLOUT, "canary", ended={50: 100}), row("other"))]
-    assert rate(*told) == pytest.approx(5)
+    result = [report(row(ended={100: 300, 10: 100})), report(row(ROLLOUT, "canary", ended={50: 100}), row("other"))]
+    assert rate(*result) == pytest.approx(5)
     assert rate(report(row(ended={3700: 10_000, 3590: 359}))) == pytest.approx(0.1)
 
 
-def test_of_less_than_a_minute_no_rate_is_known() -> None:
+def test_less_than_a_minute_gives_no_rate() -> None:
     assert rate() is None
     assert rate(report(row(ended={50: 1000}))) is None
     assert rate(report(row(ended={-500: 1000}))) is None
@@ -50,9 +50,9 @@ def test_the_share_that_failed_is_that_of_stable() -> None:
     assert stable_traffic.measure_traffic("digits", [ALONE], [report(rows[1])], NOW).error_rate is None
 
 
-def test_what_came_before_the_service_was_made_was_another_of_its_name() -> None:
-    told = [report(row(ended={1000: 5000, 200: 100, 100: 300}))]
-    found = stable_traffic.measure_traffic("digits", [ALONE], told, NOW, made_s=NOW - 205)
+def test_traffic_before_the_service_existed_is_ignored() -> None:
+    result = [report(row(ended={1000: 5000, 200: 100, 100: 300}))]
+    found = stable_traffic.measure_traffic("digits", [ALONE], result, NOW, made_s=NOW - 205)
     assert found.requests_per_second == pytest.approx(2)
 
 
@@ -63,18 +63,18 @@ def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
 
 
 def test_answers_of_stable_are_added_up_over_edges_whatever_the_attempt() -> None:
-    told = [report(row(ok=[1, 2]), row(ROLLOUT, ok=[0, 0, 3])), report(row(ok=[10]), row(ROLLOUT, "canary", ok=[99]))]
-    assert latencies(*told) == ([11, 2, 3], (100, 200))
+    result = [report(row(ok=[1, 2]), row(ROLLOUT, ok=[0, 0, 3])), report(row(ok=[10]), row(ROLLOUT, "canary", ok=[99]))]
+    assert latencies(*result) == ([11, 2, 3], (100, 200))
 
 
 def test_probes_are_no_traffic_of_stables() -> None:
-    def told(*more: dict[str, Any]) -> Any:
+    def result(*more: dict[str, Any]) -> Any:
         own = row(ended={3000: 1, 100: 300}, ok=[10, 2])
         return stable_traffic.measure_traffic("digits", [ALONE], [report(own, *more)], NOW)
 
     probes = {**row(ended={3500: 9, 100: 9000}, ok=[9000]), "origin": "probe"}
-    assert told(probes) == told()
-    assert told({**probes, "origin": "assigned"}) != told()
+    assert result(probes) == result()
+    assert result({**probes, "origin": "assigned"}) != result()
 
 
 def test_buckets_of_another_kind_are_left_out() -> None:
@@ -82,7 +82,7 @@ def test_buckets_of_another_kind_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("edges", [(), None, 5, "ab", [None], [1.5], [-1]])
-def test_answers_without_buckets_tell_nothing(edges: Any) -> None:
+def test_answers_without_buckets_are_ignored(edges: Any) -> None:
     assert latencies(report(row(ok=[1, 2, 3]), edges=edges)) == ([], ())
     assert latencies(report(row(ok=[1, 2, 3]), edges=edges), report(row(ok=[4]))) == ([4, 0, 0], (100, 200))
 
@@ -92,7 +92,7 @@ def test_a_row_that_does_not_fit_the_buckets_is_left_out(ok: Any) -> None:
     assert latencies(report(row(ok=ok), row(ok=[1]), {**row(), "total": None})) == ([1, 0, 0], (100, 200))
 
 
-def test_an_edge_that_is_silent_tells_nothing() -> None:
+def test_an_edge_that_does_not_report_is_ignored() -> None:
     nobody = EdgeReport(pod="edge", ready=True, terminating=False, evidence=None)
     assert stable_traffic.measure_traffic("digits", [ALONE], [nobody], NOW).requests_per_second is None
     assert latencies(nobody) == ([], ())

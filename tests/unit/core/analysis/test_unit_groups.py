@@ -1,4 +1,4 @@
-"""Counts by group of units: each once, bounded, and never more than what edges told."""
+"""Counts by unit group: each request once, bounded, and never more than the edges report."""
 
 import json
 import zlib
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, by_unit, report, row, silent, sticky
-from sundog_operator.core.analysis import counters, first_exposures, unit_groups
+from sundog_operator.core.analysis import counters, edge_reports, first_exposures, unit_groups
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.analysis.unit_groups import WITHOUT_UNIT, GroupCounts
 from sundog_operator.core.observed import EdgeReport
@@ -25,15 +25,15 @@ def take(before: Counters, *reports: EdgeReport, epochs: Sequence[int] = (2,)) -
     )
 
 
-def of(told: Counters, arm: str = "canary", epoch: int = 2) -> GroupCounts:
-    return unit_groups.sum_groups(told.groups, epoch, arm)
+def of(result: Counters, arm: str = "canary", epoch: int = 2) -> GroupCounts:
+    return unit_groups.sum_groups(result.groups, epoch, arm)
 
 
-def sums(told: GroupCounts) -> list[int]:
-    return [sum(column[:WITHOUT_UNIT]) for column in told]
+def sums(result: GroupCounts) -> list[int]:
+    return [sum(column[:WITHOUT_UNIT]) for column in result]
 
 
-def test_groups_are_added_over_edges_processes_and_rows_and_kept_apart_from_what_has_no_unit() -> None:
+def test_groups_are_added_over_edges_processes_and_rows_apart_from_requests_without_unit() -> None:
     many = {
         "ok": 500,
         "server5xx": 30,
@@ -66,7 +66,7 @@ counts = st.dictionaries(
 edges = st.lists(
     st.lists(
         st.builds(
-            lambda arm, boot, told: sticky(row(arm, 2, boot, **told)),
+            lambda arm, boot, result: sticky(row(arm, 2, boot, **result)),
             st.sampled_from(("stable", "canary")),
             st.sampled_from("ab"),
             counts,
@@ -74,13 +74,13 @@ edges = st.lists(
         max_size=3,
     ),
     max_size=3,
-).map(lambda told: [by_unit(*own, pod=f"edge-{number}") for number, own in enumerate(told)])
+).map(lambda result: [by_unit(*own, pod=f"edge-{number}") for number, own in enumerate(result)])
 
 
 @given(edges)
-def test_every_request_is_in_one_group_once_however_often_edges_are_read(told: list[EdgeReport]) -> None:
-    once = take(NOTHING, *told)
-    assert take(once, *told) == once == take(NOTHING, *reversed(told))
+def test_every_request_is_in_one_group_once_however_often_edges_are_read(result: list[EdgeReport]) -> None:
+    once = take(NOTHING, *result)
+    assert take(once, *result) == once == take(NOTHING, *reversed(result))
     for arm in ("stable", "canary"):
         assert sums(of(once, arm))[0] == once.of(2, arm).assigned
     assert Counters.unpack(once.pack(), ATTEMPT) == (once if once.sources else NOTHING)
@@ -93,26 +93,26 @@ def test_warmups_are_not_kept_by_group() -> None:
     assert sums(of(take(NOTHING, by_unit(sticky(row("canary", 1, ok=5)))), epoch=1))[0] == 0
 
 
-def test_what_is_evidence_no_more_is_not_kept_by_group() -> None:
+def test_epochs_that_are_no_longer_evidence_are_not_kept_by_group() -> None:
     counted = take(NOTHING, by_unit(sticky(row("canary", 1, ok=5)), sticky(row("canary", 2, ok=6))), epochs=(1, 2))
     assert sums(of(counted, epoch=1))[0] == 5
     assert sums(of(take(counted, epochs=(2, 3)), epoch=1))[0] == 0
     assert sums(of(take(counted, epochs=(2, 3))))[0] == 6
 
 
-def test_an_agent_that_has_forgotten_some_takes_nothing_back() -> None:
+def test_an_agent_that_forgot_counts_takes_nothing_back() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800, server5xx=100))))
     assert take(counted, by_unit(sticky(row(ok=100, server5xx=50)))).groups == counted.groups
     assert sums(of(take(counted, by_unit(sticky(row(ok=1900, server5xx=50))))))[:2] == [1950, 100]
 
 
-def test_an_edge_that_is_gone_or_silent_or_tells_no_groups_keeps_those_it_told() -> None:
+def test_an_edge_that_reports_no_groups_any_more_keeps_its_groups() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800))))
-    for told in ((), (silent(),), (report(sticky(row(ok=900))),)):
-        assert take(counted, *told).groups == counted.groups
+    for result in ((), (silent(),), (report(sticky(row(ok=900))),)):
+        assert take(counted, *result).groups == counted.groups
 
 
-def test_many_processes_that_are_gone_are_kept_as_one_and_lose_nothing() -> None:
+def test_many_departed_sources_are_merged_without_loss() -> None:
     counted = NOTHING
     for boot in range(40):
         counted = take(counted, by_unit(sticky(row(boot=f"b{boot}", ok=100, server5xx=100))))
@@ -120,21 +120,21 @@ def test_many_processes_that_are_gone_are_kept_as_one_and_lose_nothing() -> None
     assert sums(of(counted))[:2] == [8000, 4000]
 
 
-def test_an_edge_that_is_silent_for_a_while_does_not_count_twice() -> None:
+def test_an_edge_that_does_not_report_for_a_while_does_not_count_twice() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=100)), pod="edge-9"))
     for boot in range(20):
         counted = take(counted, by_unit(sticky(row(boot=f"b{boot}", ok=100))), silent("edge-9"))
     assert sums(of(take(counted, by_unit(sticky(row(ok=100)), pod="edge-9"))))[0] == 2100
 
 
-def test_of_too_many_processes_that_live_some_are_not_kept_by_group() -> None:
+def test_processes_beyond_the_limit_are_not_kept_by_group() -> None:
     counted = take(NOTHING, *(by_unit(sticky(row(ok=100)), pod=f"edge-{number:02}") for number in range(30)))
     assert len(counted.groups) == unit_groups.MAX_SOURCES
     assert counted.of(2, "canary").assigned == 3000
 
 
-def test_a_status_stays_far_below_what_it_may_hold() -> None:
-    """Eight epochs, two arms and as many edges as are kept apart, an hour each at hundreds of requests a second."""
+def test_a_status_stays_far_below_its_limit() -> None:
+    """Eight epochs, two arms and the most sources, each for an hour at hundreds of requests a second."""
     epochs, draws = range(2, 18, 2), iter(range(10**9))
     reports = [
         by_unit(
@@ -160,15 +160,15 @@ def test_a_status_stays_far_below_what_it_may_hold() -> None:
     assert len(take(NOTHING, *varied, epochs=epochs).pack()) < 150_000
 
 
-def _varied(told: EdgeReport) -> EdgeReport:
-    """With counts that differ from group to group, as real ones do."""
-    for each in (told.evidence or {})["counters"]:
+def _varied(result: EdgeReport) -> EdgeReport:
+    """Return rows with counts that differ by group, like real ones."""
+    for each in (result.evidence or {})["counters"]:
         for counts in each["groups"]:
             counts[1:] = [
-                count + zlib.crc32(repr((counts[0], count, place, told.pod)).encode()) % (2 + count // 3)
+                count + zlib.crc32(repr((counts[0], count, place, result.pod)).encode()) % (2 + count // 3)
                 for place, count in enumerate(counts[1:])
             ]
-    return told
+    return result
 
 
 DAMAGED: list[Any] = [
@@ -184,14 +184,14 @@ DAMAGED: list[Any] = [
 ]
 
 
-def test_an_edge_that_does_not_tell_what_it_retried_or_what_takes_long_by_another_time_tells_all_else() -> None:
-    told = by_unit(sticky(row(ok=800, firstAttemptFailed=100)))
-    evidence = told.evidence or {}
+def test_an_older_edge_without_retries_or_further_latencies_reports_the_rest() -> None:
+    result = by_unit(sticky(row(ok=800, firstAttemptFailed=100)))
+    evidence = result.evidence or {}
     (own,) = evidence["counters"]
     before = {**evidence, "groups": {"columns": evidence["groups"]["columns"][:-3]}}
     counted = take(
         NOTHING,
-        replace(told, evidence={**before, "counters": [{**own, "groups": [each[:-3] for each in own["groups"]]}]}),
+        replace(result, evidence={**before, "counters": [{**own, "groups": [each[:-3] for each in own["groups"]]}]}),
     )
     assert sums(of(counted)) == [800, 0, 0, 0, 0, 0, 0]
     assert counted.of(2, "canary").retried == 100
@@ -207,7 +207,7 @@ def test_columns_of_further_latencies_are_stored_where_they_were_counted_and_rea
 
 
 @pytest.mark.parametrize("damaged", DAMAGED)
-def test_groups_that_are_none_are_left_out_and_the_requests_are_not(damaged: Any) -> None:
+def test_invalid_groups_are_skipped_and_their_requests_count(damaged: Any) -> None:
     counted = take(NOTHING, by_unit({**sticky(row(ok=800)), "groups": damaged}))
     assert sums(of(counted)) == [0] * 7
     assert counted.of(2, "canary").assigned == 800
@@ -216,7 +216,7 @@ def test_groups_that_are_none_are_left_out_and_the_requests_are_not(damaged: Any
 @pytest.mark.parametrize(
     "damaged", [None, 7, {"edge-0/b1": 7}, {"edge-0/b1": {"2/canary": [[1, 2]]}}, {"edge-0/b1": {"x": []}}]
 )
-def test_stored_groups_that_are_none_cost_no_other_counts(damaged: Any) -> None:
+def test_invalid_stored_groups_do_not_affect_other_counts(damaged: Any) -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800))))
     stored = {**json.loads(json.dumps(counted.as_json())), "groups": damaged}
     back = Counters.from_json(stored, ATTEMPT)
@@ -224,25 +224,30 @@ def test_stored_groups_that_are_none_cost_no_other_counts(damaged: Any) -> None:
 
 
 def test_edges_that_do_not_count_groups_are_named() -> None:
-    told = [by_unit(sticky(row(ok=1))), report(sticky(row(ok=1)), pod="edge-1"), report(pod="edge-2"), silent("edge-3")]
-    assert counters.find_edges_without_groups(ATTEMPT, told) == ["edge-1"]
+    result = [
+        by_unit(sticky(row(ok=1))),
+        report(sticky(row(ok=1)), pod="edge-1"),
+        report(pod="edge-2"),
+        silent("edge-3"),
+    ]
+    assert edge_reports.find_edges_without_groups(ATTEMPT, result) == ["edge-1"]
 
 
 def first(*reports: EdgeReport, before_s: float = 1000) -> dict[tuple[int, str], int]:
     return first_exposures.count_first_exposures(ATTEMPT, reports, before_s)
 
 
-def test_each_unit_counts_once_where_it_came_first() -> None:
+def test_each_unit_counts_once_at_its_first_request() -> None:
     one = by_unit(units=[(1, 10, 2, "canary"), (2, 10, 2, "stable"), (3, 50, 4, "canary")])
     other = by_unit(units=[(3, 20, 2, "stable"), (4, 30, 2, "stable")], pod="edge-1")
     assert first(one, other) == first(other, one) == {(2, "canary"): 1, (2, "stable"): 3}
 
 
-def test_units_are_known_once_all_that_began_with_them_has_ended() -> None:
+def test_units_count_once_all_requests_of_their_time_have_ended() -> None:
     assert first(by_unit(units=[(1, 10, 2, "canary"), (2, 999, 2, "stable")]), before_s=999) == {(2, "canary"): 1}
 
 
-def test_only_units_are_looked_at_that_every_edge_would_have_drawn() -> None:
+def test_only_units_in_the_sample_range_of_every_edge_count() -> None:
     one, other = (
         by_unit(units=[(1, 10, 2, "canary"), (99, 10, 2, "stable")]),
         by_unit(units=[(2, 10, 2, "stable")], pod="edge-1"),
@@ -262,14 +267,14 @@ def test_only_units_are_looked_at_that_every_edge_would_have_drawn() -> None:
         [{"attempt": ATTEMPT, "tau": "ff", "units": [["1", [5, 2], 1, {}]]}],
     ],
 )
-def test_what_is_no_sample_is_left_out(damaged: Any) -> None:
-    told = by_unit()
-    told.evidence["units"] = damaged  # type: ignore[index]
-    assert first(told) == {}
-    assert first(told, by_unit(units=[(1, 10, 2, "canary")], pod="edge-1")) == {(2, "canary"): 1}
+def test_an_invalid_sample_is_skipped(damaged: Any) -> None:
+    result = by_unit()
+    result.evidence["units"] = damaged  # type: ignore[index]
+    assert first(result) == {}
+    assert first(result, by_unit(units=[(1, 10, 2, "canary")], pod="edge-1")) == {(2, "canary"): 1}
 
 
 def test_samples_of_other_attempts_are_not_of_this_one() -> None:
-    told = by_unit(units=[(1, 10, 2, "canary")])
-    told.evidence["units"][0]["attempt"] = "another"  # type: ignore[index]
-    assert first(told) == {}
+    result = by_unit(units=[(1, 10, 2, "canary")])
+    result.evidence["units"][0]["attempt"] = "another"  # type: ignore[index]
+    assert first(result) == {}

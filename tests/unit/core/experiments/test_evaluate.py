@@ -48,7 +48,7 @@ class Counts:
         self.rows = {(1, arm.name): ArmCounts() for arm in status.arms}
         self.blocks: dict[int, Block] = {}
         self.compared = [arm.name for arm in state.treatment_arms(status)]
-        self.folded = EpochBlocks.begun(FIRST, len(self.compared))
+        self.folded = EpochBlocks.empty(FIRST, len(self.compared))
 
     def block(self, requests: Mapping[str, int], errors: Mapping[str, int]) -> None:
         """Ten more seconds."""

@@ -16,26 +16,26 @@ from sundog_operator.core.rollout.commands import RolloutCommand, parse_command
         ("rollback revision=3 id=x", RolloutCommand("x", "rollback", 3)),
     ],
 )
-def test_commands_are_read(text: str, command: RolloutCommand) -> None:
+def test_commands_are_parsed(text: str, command: RolloutCommand) -> None:
     assert parse_command(text) == command
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "id: '' is not 1 to 64 letters, digits, '.', '_' or '-'"),
-        ("promote revision=8 id=a/b", "id: 'a/b' is not 1 to 64 letters, digits, '.', '_' or '-'"),
+        ("", "id: ''; expected 1 to 64 letters, digits, '.', '_' or '-'"),
+        ("promote revision=8 id=a/b", "id: 'a/b'; expected 1 to 64 letters, digits, '.', '_' or '-'"),
         (
             "launch revision=8 id=a",
-            "verb 'launch' is not one of promote, skip, pause, resume, abort, retry, rollback, stop",
+            "verb: 'launch'; expected one of promote, skip, pause, resume, abort, retry, rollback, stop",
         ),
-        ("promote id=a", "revision: '' is not a revision number"),
-        ("promote revision=0 id=a", "revision: '0' is not a revision number"),
-        ("promote revision=8 id=a full=yes", "full: 'yes' is neither true nor false"),
-        ("promote revision=8 id=a now", "'now' is not an option of a command"),
+        ("promote id=a", "revision: ''; expected a revision number"),
+        ("promote revision=0 id=a", "revision: '0'; expected a revision number"),
+        ("promote revision=8 id=a full=yes", "full: 'yes'; expected true or false"),
+        ("promote revision=8 id=a now", "'now': unknown option; expected revision or full"),
     ],
 )
-def test_what_cannot_be_run_says_why(text: str, problem: str) -> None:
+def test_an_invalid_command_has_a_problem(text: str, problem: str) -> None:
     assert parse_command(text).problem == problem
 
 

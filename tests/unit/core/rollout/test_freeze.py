@@ -1,4 +1,4 @@
-"""The plan of an attempt, frozen."""
+"""The frozen plan of an attempt."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,7 +32,7 @@ def test_a_rollout_without_anything_has_the_plan_of_its_traffic() -> None:
     assert plan.frozen_at == T0
 
 
-def test_traffic_that_is_not_known_is_left_out() -> None:
+def test_unknown_traffic_is_left_out() -> None:
     assert frozen({}, StableTraffic()).plan.requests_per_second is None
     assert frozen({}, StableTraffic(0.0)).plan.requests_per_second == 0
 
@@ -68,15 +68,15 @@ def test_headers_hold_until_the_next_headers_or_weight() -> None:
     weight = {"weight": 5, "gate": "manual"}
     walked = [first, {"pause": {}}, second, {"scale": {"replicas": 2}}, weight, first, {"pause": {}}]
     plan = frozen({"steps": walked}).plan
-    told = [(each.weight, [f"{h.name}={h.value}" for h in each.headers or ()]) for each in plan.steps]
+    result = [(each.weight, [f"{h.name}={h.value}" for h in each.headers or ()]) for each in plan.steps]
     both, other = ["x-a=1", "x-b=2"], ["x-a=2"]
-    assert told == [(0, both), (0, both), (0, other), (0, other), (5, []), (5, both), (5, both), (100, [])]
+    assert result == [(0, both), (0, both), (0, other), (0, other), (5, []), (5, both), (5, both), (100, [])]
     assert [each.gate for each in plan.steps][:3] == ["headers", "manual", "headers"]
     assert ExperimentStatus.parse(frozen({"steps": walked}).to_json()).plan == plan
     assert frozen({"steps": [first]}).plan.hash != frozen({"steps": [second]}).plan.hash
 
 
-def test_no_evidence_gates_the_last_weight_for_there_is_nothing_to_compare_with() -> None:
+def test_the_last_weight_has_no_evidence_gate_without_another_arm() -> None:
     assert steps({"steps": [{"weight": 60}, {"weight": 100, "gate": "evidence"}]}) == [(60, "evidence"), (100, "none")]
     assert steps({"steps": [{"weight": 100}]}) == [(100, "none")]
 
@@ -112,7 +112,7 @@ def test_twenty_steps_and_the_one_that_is_implied_fit_the_plan() -> None:
     assert ExperimentStatus.parse(status.to_json()).plan == status.plan
 
 
-def test_steps_by_time_and_by_hand_weigh_nothing_and_say_so() -> None:
+def test_timed_and_manual_steps_evaluate_nothing_and_say_so() -> None:
     status = frozen({"steps": [{"weight": 10, "gate": "time"}, {"weight": 20, "gate": "manual"}]})
     assert status.plan.guardrails == ()
     assert (status.plan.warmup_requests, status.plan.warmup_duration) == (0, timedelta(0))
@@ -141,11 +141,11 @@ def test_steps_by_time_and_by_hand_weigh_nothing_and_say_so() -> None:
     ],
     ids=str,
 )
-def test_the_hash_tells_plans_apart(change: dict[str, Any]) -> None:
+def test_different_plans_have_different_hashes(change: dict[str, Any]) -> None:
     assert frozen(change).plan.hash != frozen({}).plan.hash
 
 
-def test_the_hash_tells_resolved_plans_apart_and_is_that_of_the_same_plan_later() -> None:
+def test_the_hash_depends_on_the_resolved_plan_and_not_on_the_time() -> None:
     assert frozen({}, StableTraffic(60.12345, [100, 0], (400, 500))).plan.hash != frozen({}).plan.hash
     assert frozen({}, StableTraffic()).plan.hash != frozen({}).plan.hash
     assert freeze.freeze(Rollout(), 9, 10, T0 + timedelta(days=1), BUSY).plan.hash == frozen({}).plan.hash
@@ -154,11 +154,11 @@ def test_the_hash_tells_resolved_plans_apart_and_is_that_of_the_same_plan_later(
 BAKE = {"bake": {"duration": "1h", "holdback": "2%"}}
 
 
-def test_a_bake_is_a_step_before_the_last_behind_all_others() -> None:
+def test_a_bake_is_the_step_before_the_last() -> None:
     assert steps(BAKE) == [(5, "evidence"), (25, "evidence"), (50, "evidence"), (98, "bake"), (100, "none")]
     *_, bake, last = frozen(BAKE).plan.steps
     assert (bake.min_duration, bake.max_duration, last.weight) == (timedelta(hours=1), None, 100)
-    # With a step of equal load, which one replica at 25 % asks for.
+    # One replica at 25 % needs one more step, with equal load.
     assert steps({**BAKE, "steps": [{"weight": 25}]}) == [
         (25, "evidence"),
         (50, "evidence"),
@@ -174,7 +174,7 @@ def test_all_steps_that_a_spec_may_have_fit_beside_a_bake() -> None:
     ExperimentStatus.from_json(frozen(many).to_json())
 
 
-def test_what_is_gated_by_hand_is_weighed_for_harm_alone_where_it_bakes() -> None:
+def test_a_manual_rollout_with_a_bake_is_evaluated_for_harm_alone() -> None:
     by_hand = {"steps": [{"weight": 25, "gate": "manual"}]}
     assert frozen(by_hand).plan.guardrails == ()
     plan = frozen({**by_hand, **BAKE}).plan
@@ -199,7 +199,7 @@ def test_a_shadow_alone_bakes_behind_the_gate_that_a_command_opens() -> None:
     assert frozen({"strategy": "shadow"}).plan.guardrails == ()
 
 
-def test_a_plan_without_a_bake_hashes_to_what_it_did() -> None:
+def test_a_plan_without_a_bake_keeps_its_hash() -> None:
     status = frozen({})
     assert status.plan.hash == "e98f26973a1ecf89"
     before = status.plan.model_copy(update={"hash": "", "frozen_at": None, "early_harm": None})
@@ -217,9 +217,7 @@ def test_a_plan_without_a_bake_hashes_to_what_it_did() -> None:
     ],
     ids=str,
 )
-def test_a_plan_looks_for_early_harm_where_requests_are_judged_one_by_one(
-    spec: dict[str, Any], share: float | None
-) -> None:
+def test_a_plan_tests_early_harm_if_each_request_is_a_unit(spec: dict[str, Any], share: float | None) -> None:
     status = frozen(spec)
     assert status.plan.early_harm == share
     assert ExperimentStatus.parse(status.to_json()).plan == status.plan
@@ -254,5 +252,5 @@ def test_the_error_of_rolling_back_is_shared_among_shadows_and_traffic(
     assert ExperimentStatus.parse(status.to_json()).plan == status.plan
 
 
-def test_a_plan_whose_alpha_nothing_shares_hashes_to_what_it_did() -> None:
+def test_a_plan_with_unshared_alpha_keeps_its_hash() -> None:
     assert frozen({"strategy": "shadow"}, StableTraffic()).plan.hash == "fcb825630d5fc1ff"

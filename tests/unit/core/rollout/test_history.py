@@ -1,4 +1,4 @@
-"""What is remembered of an attempt: little, of all of its time, and nothing that was not known."""
+"""The history of an attempt: small, spread over all of its time, and only with known values."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def status(weight: int = 25, **changes: Any) -> ExperimentStatus:
 
 
 def after(*looks: tuple[int, int, Sequence[MetricStatus]]) -> tuple[HistoryPoint, ...]:
-    """What is remembered after looks, each at a second, with a weight and what was known."""
+    """Return the history after evaluations, one a second, each with a weight and metrics."""
     known = status()
     for at_s, weight, metrics in looks:
         shown = status(weight, history=known.history)
@@ -40,16 +40,16 @@ def after(*looks: tuple[int, int, Sequence[MetricStatus]]) -> tuple[HistoryPoint
     return known.history
 
 
-def test_a_point_has_what_was_known_then_in_few_digits() -> None:
+def test_a_point_has_the_metrics_of_its_time_in_few_digits() -> None:
     (point,) = after((0, 25, (ERRORS,)))
-    told = HistoryMetric(name="errorRate", ratio=1.05, lower=0.703, upper=1.53)
-    assert point == HistoryPoint(at=T0, epoch=0, weight=25, requests=(1000, 2000), errors=(10, 20), metrics=(told,))
+    result = HistoryMetric(name="errorRate", ratio=1.05, lower=0.703, upper=1.53)
+    assert point == HistoryPoint(at=T0, epoch=0, weight=25, requests=(1000, 2000), errors=(10, 20), metrics=(result,))
 
 
 @pytest.mark.parametrize(
     ("basis", "kept"), [("AllSteps", None), ("ThisStep", "ThisStep"), ("Harm", "Harm"), ("", None)]
 )
-def test_a_point_says_what_its_intervals_are_of(basis: str, kept: str | None) -> None:
+def test_a_point_has_the_basis_of_its_intervals(basis: str, kept: str | None) -> None:
     (point,) = after((0, 25, (ERRORS.model_copy(update={"basis": basis}),)))
     assert [each.basis for each in point.metrics or ()] == [kept]
 
@@ -61,17 +61,17 @@ def test_only_a_rollouts_arm_goes_without_its_name() -> None:
     assert metrics[0].arm == "canary"
 
 
-def test_weights_are_those_of_each_arm_of_an_experiment_and_a_rollout_has_one_as_before() -> None:
-    told = at(frozen(("a",), exposure="1%"), {"control": 0.5, "a": 0.5}, 0)
-    point = history.make_point(told, (), T0)
+def test_an_experiment_has_a_weight_for_each_arm_and_a_rollout_one() -> None:
+    result = at(frozen(("a",), exposure="1%"), {"control": 0.5, "a": 0.5}, 0)
+    point = history.make_point(result, (), T0)
     assert point.weights == (99, 0.5, 0.5)
     assert point.to_json()["weights"] == [99, 0.5, 0.5]
     assert "weights" not in history.make_point(status(), (), T0).to_json()
 
 
-def test_weights_that_move_among_arms_are_told_at_once_and_stay() -> None:
-    told = at(frozen(), {"control": 10, "a": 10, "b": 10}, 1)
-    known = history.record_point(told, (), T0)
+def test_weights_that_move_among_arms_are_recorded_at_once_and_stay() -> None:
+    result = at(frozen(), {"control": 10, "a": 10, "b": 10}, 1)
+    known = history.record_point(result, (), T0)
     assert history.record_point(known, (), T0 + SECOND) == known
     moved = history.record_point(at(known, {"control": 10, "a": 15, "b": 5}, 1), (), T0 + SECOND)
     assert [each.weights for each in moved.history] == [(70, 10, 10, 10), (70, 10, 15, 5)]
@@ -80,7 +80,7 @@ def test_weights_that_move_among_arms_are_told_at_once_and_stay() -> None:
     assert [each.at for each in moved.history[:2]] == [T0, T0 + SECOND]
 
 
-def test_two_metrics_of_one_name_are_told_apart_by_their_role() -> None:
+def test_two_metrics_of_one_name_differ_by_their_role() -> None:
     newest = one_name().history[-1].metrics or ()
     assert [(each.name, each.role, each.ratio, each.verdict) for each in newest] == [
         ("errorRate", "success", 0.5, "Better"),
@@ -89,7 +89,7 @@ def test_two_metrics_of_one_name_are_told_apart_by_their_role() -> None:
     assert "role" not in after((0, 25, (ERRORS.model_copy(update={"role": "guardrail"}),)))[0].to_json()["metrics"][0]
 
 
-def test_a_verdict_that_changes_of_one_of_two_metrics_of_a_name_is_told() -> None:
+def test_a_changed_verdict_of_one_of_two_metrics_of_a_name_is_recorded() -> None:
     known = one_name()
     outcome_, harm = known.metrics
     now = known.history[-1].at + SECOND
@@ -98,7 +98,7 @@ def test_a_verdict_that_changes_of_one_of_two_metrics_of_a_name_is_told() -> Non
     assert len(history.record_point(known, changed, now).history) == len(known.history) + 1
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     none = ERRORS.model_copy(update={"events": (0, 0), "ratio": None, "interval": (0.0,)})
     alone = ERRORS.model_copy(update={"events": (0, 7), "ratio": None, "interval": (3.2,), "verdict": "Harm"})
     apart = ERRORS.model_copy(update={"interval": (), "verdict": "Heterogeneous"})
@@ -111,7 +111,7 @@ def test_what_is_not_known_is_left_out() -> None:
     assert third.metrics[0].to_json() == {"name": "errorRate", "ratio": 1.05, "verdict": "Heterogeneous"}
 
 
-def test_a_look_that_tells_nothing_new_is_not_kept() -> None:
+def test_an_evaluation_without_news_is_not_recorded() -> None:
     passed = ERRORS.model_copy(update={"verdict": "Passed"})
     points = after(
         (0, 25, (ERRORS,)), (59, 25, (ERRORS,)), (60, 25, (ERRORS,)), (61, 50, (ERRORS,)), (62, 50, (passed,))
@@ -137,24 +137,24 @@ looks = st.integers(1, 160).flatmap(
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(looks)
 @example([(60, minute in (5, 10)) for minute in range(1440)])
-def test_it_is_bounded_and_the_whole_attempt_stays_visible(told: list[tuple[int, bool]]) -> None:
-    """Each look is so many seconds after the one before, and with some of them the weight rises."""
+def test_the_history_is_bounded_and_covers_the_whole_attempt(result: list[tuple[int, bool]]) -> None:
+    """Each evaluation comes so many seconds after the one before; with some of them the weight rises."""
     kept: tuple[HistoryPoint, ...] = ()
-    seen, now, weight, rises = [], 0, 1, 20
-    for pause, rise in told:
+    points, now, weight, rises = [], 0, 1, 20
+    for pause, rise in result:
         now += pause
         weight, rises = (weight + 1, rises - 1) if rise and rises else (weight, rises)
-        seen.append(point(now, weight))
-        kept = history.thin_points((*kept, seen[-1]))
+        points.append(point(now, weight))
+        kept = history.thin_points((*kept, points[-1]))
         assert len(kept) <= history.MAX_POINTS
-    assert (kept[0], kept[-1]) == (seen[0], seen[-1])
-    assert [each for each in seen if each in kept] == list(kept)
-    # The first point of each weight is there, and no gap is longer than what the points that may go have to bridge.
-    firsts = {each.weight: each for each in reversed(seen)}
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
+    assert [each for each in points if each in kept] == list(kept)
+    # The first point of each weight stays, and no gap is longer than the dropped points between can explain.
+    firsts = {each.weight: each for each in reversed(points)}
     assert {each.weight: each for each in reversed(kept)} == firsts
-    spare, longest = history.MAX_POINTS - len(firsts) - 1, max(pause for pause, _ in told)
+    spare, longest = history.MAX_POINTS - len(firsts) - 1, max(pause for pause, _ in result)
     gaps = [(b.at - a.at) // SECOND for a, b in itertools.pairwise(kept)]
-    assert max(gaps, default=0) <= max(longest, 2 * (now - told[0][0]) / max(spare, 1))
+    assert max(gaps, default=0) <= max(longest, 2 * (now - result[0][0]) / max(spare, 1))
     assert history.thin_points(kept) == kept
 
 
@@ -165,7 +165,7 @@ def test_a_weight_at_every_point_breaks_nothing() -> None:
     assert (kept[0], kept[-1]) == (points[0], points[-1])
 
 
-def test_it_takes_a_few_kibibytes() -> None:
+def test_the_history_takes_a_few_kibibytes() -> None:
     looks = [
         (
             60 * n,
@@ -182,25 +182,25 @@ def test_it_takes_a_few_kibibytes() -> None:
     assert len(json.dumps(stored, separators=(",", ":"))) < 12 << 10
 
 
-def test_that_of_ten_arms_whose_weights_move_is_bounded() -> None:
+def test_the_history_of_ten_arms_with_moving_weights_is_bounded() -> None:
     beside = [f"a-name-of-an-arm-of-thirty-c-{n:02}"[:30] for n in range(9)]
     metrics = [[*(outcome({"name": "converted"}, arm, 1.0474, 5, "Undecided") for arm in beside)] for _ in range(100)]
-    for told in metrics:
-        told += [guardrail(arm, 5) for arm in beside]
-        told += [guardrail(arm, 5, role="harm") for arm in beside]
+    for result in metrics:
+        result += [guardrail(arm, 5) for arm in beside]
+        result += [guardrail(arm, 5, role="harm") for arm in beside]
     weights = [dict.fromkeys(["control", *beside], 0.11 + n % 7 / 100) for n in range(100)]
     stored = [each.to_json() for each in lived(frozen(beside), weights, metrics).history]
     assert len(stored) == history.MAX_POINTS
     assert len(json.dumps(stored, separators=(",", ":"))) < 128 << 10
 
 
-def test_of_weights_that_moved_now_and_then_each_is_kept() -> None:
+def test_weights_that_moved_now_and_then_are_all_kept() -> None:
     assert [each.weights for each in moving().history] == [(0, 33.34, 33.33, 33.33)] * 3 + [(0, 30, 50, 20)] * 2 + [
         (0, 15, 80, 5)
     ] * 3
 
 
-def test_a_status_of_before_has_none() -> None:
+def test_an_older_status_has_no_history() -> None:
     stored = status().to_json()
     del stored["history"]
     assert ExperimentStatus.parse(stored).history == ()

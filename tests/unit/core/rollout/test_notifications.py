@@ -1,4 +1,4 @@
-"""What is told of a rollout, to whom, and how often."""
+"""Notices of a rollout: which, to whom, and how often."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ def frozen(*receivers: dict[str, Any], steps: list[dict[str, Any]] = STEPS) -> E
     return notifications.add_notices(ExperimentStatus(), freeze.freeze(rollout, 7, 8, T0), T0)
 
 
-def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> ExperimentStatus:
-    """Tick after tick, with a command whenever nothing moves."""
+def run_rollout(status: ExperimentStatus, *commands: str, ticks: int = 40) -> ExperimentStatus:
+    """Tick, and send a command whenever nothing moves."""
     left = list(commands)
     for number in range(ticks):
         now = T0 + timedelta(minutes=10 * (number + 1))
@@ -36,14 +36,14 @@ def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> Experim
     return status
 
 
-def told(status: ExperimentStatus) -> list[tuple[str, int, int, str]]:
+def notices_of(status: ExperimentStatus) -> list[tuple[str, int, int, str]]:
     return [(each.event, each.step, each.weight, each.reason) for each in status.notices]
 
 
-def test_a_rollout_is_told_from_its_start_to_its_end_with_each_stop_between() -> None:
-    after = walked(frozen({"webhook": HOOK, "events": ALL}), "promote", "promote")
-    assert told(after) == [
-        ("started", 0, 0, "Started: revision 8 is brought up"),
+def test_a_rollout_is_notified_from_start_to_end_with_each_pause() -> None:
+    after = run_rollout(frozen({"webhook": HOOK, "events": ALL}), "promote", "promote")
+    assert notices_of(after) == [
+        ("started", 0, 0, "Started: revision 8 is starting"),
         ("paused", 2, 10, "WaitsForPromote: step 2 waits for promote"),
         ("paused", 3, 50, "WaitsForPromote: step 3 waits for promote"),
         ("promoted", 4, 100, "Promoted: after step 4 at 100 %"),
@@ -52,15 +52,15 @@ def test_a_rollout_is_told_from_its_start_to_its_end_with_each_stop_between() ->
     assert [each.time for each in after.notices] == sorted(each.time for each in after.notices)
 
 
-def test_a_return_without_steps_is_told_as_well() -> None:
+def test_a_rollback_without_steps_is_notified_too() -> None:
     rollout = Rollout.from_json({"notify": [{"webhook": HOOK, "events": ALL}]})
     begun = freeze.freeze_without_steps(rollout, 7, 5, T0, "returns to revision 5, within rollbackWindow")
-    after = walked(notifications.add_notices(ExperimentStatus(), begun, T0))
+    after = run_rollout(notifications.add_notices(ExperimentStatus(), begun, T0))
     assert [each.event for each in after.notices] == ["started", "promoted"]
 
 
 def test_without_receivers_nothing_is_kept() -> None:
-    assert walked(frozen(), "promote", "promote").notices == ()
+    assert run_rollout(frozen(), "promote", "promote").notices == ()
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_without_receivers_nothing_is_kept() -> None:
         (("Superseded", "revision 9 is wanted now"), None),
     ],
 )
-def test_an_end_is_called_as_the_status_of_the_deployment_calls_it(end: tuple[str, str], event: str | None) -> None:
+def test_an_end_has_the_name_in_the_status_of_the_deployment(end: tuple[str, str], event: str | None) -> None:
     before = frozen({"webhook": HOOK})
     after = notifications.add_notices(before, transitions.stop(before, *end, T0), T0)
-    assert told(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
+    assert notices_of(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
     assert notifications.add_notices(after, after, T0) == after
 
 
@@ -87,7 +87,7 @@ def test_a_reason_is_cut_to_what_a_status_takes() -> None:
     assert ExperimentStatus.parse(after.to_json()).notices == after.notices
 
 
-def test_a_pause_is_told_once_for_each_step_and_cause() -> None:
+def test_a_pause_is_notified_once_for_each_step_and_reason() -> None:
     status = frozen({"webhook": HOOK}, steps=[{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "time"}])
 
     def pauses(status: ExperimentStatus, reason: str, step: int) -> ExperimentStatus:
@@ -99,10 +99,10 @@ def test_a_pause_is_told_once_for_each_step_and_cause() -> None:
 
     for reason, step in (("NoData", 1), ("Manual", 1), ("NoData", 1), ("NoData", 2), ("Manual", 1)):
         status = pauses(status, reason, step)
-    assert told(status)[1:] == [
-        ("paused", 1, 0, "NoData: paused, for there is no traffic to judge by"),
+    assert notices_of(status)[1:] == [
+        ("paused", 1, 0, "NoData: paused because an arm has no requests"),
         ("paused", 1, 0, "Manual: paused by command"),
-        ("paused", 2, 0, "NoData: paused, for there is no traffic to judge by"),
+        ("paused", 2, 0, "NoData: paused because an arm has no requests"),
     ]
 
 
@@ -120,15 +120,15 @@ def test_an_attempt_has_room_for_its_end_whatever_it_was_paused_for() -> None:
     assert ExperimentStatus.parse(ended.to_json()) == ended
 
 
-def test_a_status_that_was_damaged_keeps_what_was_noted_and_is_not_told_to_start_again() -> None:
+def test_a_damaged_status_keeps_its_notices_and_starts_once() -> None:
     before = frozen({"webhook": HOOK, "events": ALL})
     damaged = before.model_copy(update={"arms": ()})
     again = freeze.freeze(Rollout.from_json({"steps": STEPS, "notify": [{"webhook": HOOK}]}), 7, 8, T0)
     assert notifications.add_notices(damaged, again, T0).notices == before.notices
 
 
-def test_each_receiver_hears_what_it_asked_for_in_order() -> None:
-    status = walked(
+def test_each_receiver_gets_its_events_in_order() -> None:
+    status = run_rollout(
         frozen({"webhook": HOOK, "events": ALL}, {"webhook": OTHER}, {"webhook": OTHER, "events": ["aborted"]}),
         "promote",
         "promote",
@@ -146,7 +146,7 @@ def test_each_receiver_hears_what_it_asked_for_in_order() -> None:
     assert status.deliveries == (NotificationDelivery(receiver=0, told=4), NotificationDelivery(receiver=1, told=4))
 
 
-def test_one_that_fails_stays_at_its_notice_and_holds_up_no_other() -> None:
+def test_a_failing_receiver_stays_at_its_notice_and_delays_no_other() -> None:
     status = frozen({"webhook": HOOK, "events": ALL}, {"webhook": OTHER, "events": ALL})
     first, second = notifications.pending_notices(status)
     after = notifications.record_delivery(notifications.record_delivery(status, first, BUSY, T0), second, OK, T0)
@@ -173,17 +173,17 @@ def test_after_an_hour_a_notice_is_given_up_and_counted() -> None:
 
 
 @pytest.mark.parametrize(("status", "accepts"), [(199, False), (200, True), (299, True), (300, False), (None, False)])
-def test_any_2xx_says_that_it_arrived(status: int | None, accepts: bool) -> None:
+def test_any_2xx_confirms_delivery(status: int | None, accepts: bool) -> None:
     assert WebhookResult(status).accepts is accepts
 
 
-def test_nothing_is_told_of_a_status_without_a_plan() -> None:
+def test_a_status_without_a_plan_has_no_notices() -> None:
     status = frozen({"webhook": HOOK, "events": ALL})
     assert notifications.pending_notices(status.model_copy(update={"arms": ()})) == []
 
 
-def test_what_is_posted_names_everything_and_no_secret() -> None:
-    status = walked(frozen({"webhook": HOOK}))
+def test_the_payload_is_complete_and_has_no_secret() -> None:
+    status = run_rollout(frozen({"webhook": HOOK}))
     (what,) = notifications.pending_notices(status)
     experiment = {
         "metadata": {"name": "digits-r8", "namespace": "vision", "uid": "u"},
@@ -206,7 +206,7 @@ def test_what_is_posted_names_everything_and_no_secret() -> None:
     assert replace(what, number=3).number == 3
 
 
-def test_who_writes_the_rollout_leaves_deliveries_as_they_are_stored() -> None:
+def test_stored_deliveries_are_preserved() -> None:
     stored = {"phase": "Running", "deliveries": [{"receiver": 0, "told": 2}]}
     stale = {"phase": "Stopped", "deliveries": [{"receiver": 0, "told": 1}]}
     assert notifications.preserve_deliveries(stale, stored) == {**stored, "phase": "Stopped"}

@@ -1,4 +1,4 @@
-"""Checks of Prometheus: what is asked, how answers add up, and what the machine makes of them."""
+"""Prometheus checks: the queries, how results add up, and what the state machine does with them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +24,7 @@ TIMED: dict[str, Any] = {"weight": 25, "gate": "time", "minDuration": "60s"}
 
 
 class Walk:
-    """An attempt that is ticked every ten seconds, with everything available."""
+    """An attempt with one tick every ten seconds, and with all replicas available."""
 
     def __init__(self, *steps: dict[str, Any], **fields: Any) -> None:
         self.now = T0
@@ -41,8 +41,8 @@ class Walk:
         }
         for name, given in readings.items():
             slot = name if name == prometheus_checks.ANALYSIS else f"guardrail {name}"
-            told = PrometheusResult(problem=given) if isinstance(given, str) else PrometheusResult(given)
-            self.readings[asked.get(slot, "")] = PrometheusResult(told.value, told.problem, self.now)
+            result = PrometheusResult(problem=given) if isinstance(given, str) else PrometheusResult(given)
+            self.readings[asked.get(slot, "")] = PrometheusResult(result.value, result.problem, self.now)
         known = {slot: self.readings[about] for slot, about in asked.items() if about in self.readings}
         taken = prometheus_checks.record_readings(self.status, known)
         self.status = state_machine.tick(
@@ -60,7 +60,7 @@ class Walk:
         return self.status
 
     def minutes(self, number: int, **readings: float | str) -> ExperimentStatus:
-        """A check a minute."""
+        """Run one check a minute."""
         for _ in range(number):
             self.tick(**readings)
             self.ticks(5)
@@ -71,16 +71,16 @@ class Walk:
         return (self.status.step.index if self.status.step else 0), state.canary_weight(self.status)
 
 
-def watched(**fields: Any) -> Walk:
-    """At 25 %, with a guardrail."""
+def with_guardrail(**fields: Any) -> Walk:
+    """Return an attempt at 25 % with a guardrail."""
     walk = Walk(TIMED, {"weight": 50, "gate": "manual"}, guardrails=[OOM], **fields)
     walk.ticks(3)
     assert walk.at == (1, 25)
     return walk
 
 
-def analysed(**fields: Any) -> Walk:
-    """At the analysis, at 25 %."""
+def with_analysis(**fields: Any) -> Walk:
+    """Return an attempt at an analysis step, at 25 %."""
     manual = {"weight": 50, "gate": "manual"}
     walk = Walk({"weight": 25, "gate": "time", "minDuration": "0s"}, {"analysis": SMOKE}, manual, **fields)
     walk.ticks(7)
@@ -88,17 +88,17 @@ def analysed(**fields: Any) -> Walk:
     return walk
 
 
-def test_places_are_filled_with_what_needs_no_quotes() -> None:
-    walk = analysed()
+def test_placeholders_are_filled_without_quotes() -> None:
+    walk = with_analysis()
     (query,) = prometheus_checks.make_queries(walk.status, "vision", "digits", "u", stands_still=False)
     assert query.expression == 'up{namespace="vision", r="8/7", s="digits", arm="canary"}'
     assert (query.slot, query.about, query.interval_s) == ("analysis", "u/analysis/2", 60)
 
 
-def test_a_guardrail_is_asked_as_long_as_both_arms_have_traffic() -> None:
+def test_a_guardrail_is_queried_while_both_arms_have_traffic() -> None:
     walk = Walk(TIMED, guardrails=[OOM])
     assert prometheus_checks.make_queries(walk.status, "n", "s", "u", stands_still=False) == ()
-    walk = watched()
+    walk = with_guardrail()
     held, free = (
         prometheus_checks.make_queries(walk.status, "n", "s", "u", stands_still=held) for held in (True, False)
     )
@@ -110,19 +110,19 @@ def test_a_guardrail_is_asked_as_long_as_both_arms_have_traffic() -> None:
 
 
 @pytest.mark.parametrize("still", ["held", "paused"])
-def test_an_analysis_is_asked_while_its_step_goes_on(still: str) -> None:
-    status = analysed().status
+def test_an_analysis_is_queried_while_its_step_runs(still: str) -> None:
+    status = with_analysis().status
     if still == "paused":
         status = status.model_copy(update={"paused": {"reason": "Manual"}})
     assert prometheus_checks.make_queries(status, "n", "s", "u", stands_still=still == "held") == ()
 
 
-def test_a_step_waits_for_a_guardrail_that_was_not_asked_yet() -> None:
-    walk = watched()
+def test_a_step_waits_for_a_guardrail_without_a_result() -> None:
+    walk = with_guardrail()
     walk.ticks(30)
     assert walk.at == (1, 25)
     assert walk.status.step is not None
-    assert walk.status.step.reason == "waits until it is good: check oom has not been made yet"
+    assert walk.status.step.reason == "waits for a check to pass: check oom has not run yet"
     walk.ticks(2, oom=0)
     assert walk.at == (2, 50)
 
@@ -138,7 +138,7 @@ def test_a_guardrail_has_to_pass_anew_at_each_weight() -> None:
 
 
 def test_so_many_failing_checks_in_a_row_roll_back() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(2, oom=1)
     assert (walk.status.phase, walk.status.checks[0].failed) == ("Running", 2)
     walk.minutes(1, oom=0)
@@ -152,8 +152,8 @@ def test_so_many_failing_checks_in_a_row_roll_back() -> None:
     assert walk.status.checks[0].verdict == "Failed"
 
 
-def test_no_data_between_failing_checks_forgives_none() -> None:
-    walk = watched()
+def test_no_data_between_failing_checks_resets_nothing() -> None:
+    walk = with_guardrail()
     walk.minutes(2, oom=1)
     walk.minutes(3, oom="gives no data")
     assert walk.status.phase == "Running"
@@ -162,8 +162,8 @@ def test_no_data_between_failing_checks_forgives_none() -> None:
 
 
 @pytest.mark.parametrize("hold", ["paused", "held"])
-def test_it_rolls_back_while_it_stands_still(hold: str) -> None:
-    walk = watched()
+def test_a_failing_check_rolls_back_while_paused(hold: str) -> None:
+    walk = with_guardrail()
     walk.held = hold == "held"
     if hold == "paused":
         walk.status = steering.execute_command(walk.status, RolloutCommand("a", "pause", 8), walk.now)
@@ -172,7 +172,7 @@ def test_it_rolls_back_while_it_stands_still(hold: str) -> None:
 
 
 def test_a_failing_check_at_one_weight_counts_on_at_the_next() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(2, oom=1)
     walk.status = steering.execute_command(walk.status, RolloutCommand("a", "promote", 8), walk.now)
     walk.ticks(2)
@@ -181,8 +181,8 @@ def test_a_failing_check_at_one_weight_counts_on_at_the_next() -> None:
     assert walk.status.phase == "Stopped"
 
 
-def test_an_epoch_with_the_weights_of_the_one_before_is_asked_for_nothing_more() -> None:
-    """The end of a warm-up, say: so many failing checks in a row are so many intervals."""
+def test_an_epoch_with_the_same_weights_needs_no_new_query() -> None:
+    """As at the end of a warm-up: so many failing checks in a row are so many intervals."""
     rare = {**OOM, "prometheus": {"query": "oom", "interval": "10m", "failureLimit": 2}}
     walk = Walk({"weight": 25}, guardrails=[rare])
     walk.ticks(3)
@@ -198,8 +198,8 @@ def test_an_epoch_with_the_weights_of_the_one_before_is_asked_for_nothing_more()
     assert walk.status.phase == "Stopped"
 
 
-def test_an_answer_counts_once_and_none_before_its_time() -> None:
-    walk = watched()
+def test_a_result_counts_once_and_none_before_its_time() -> None:
+    walk = with_guardrail()
     walk.tick(oom=1)
     walk.ticks(20)
     assert walk.status.checks[0].failed == 1
@@ -209,8 +209,8 @@ def test_an_answer_counts_once_and_none_before_its_time() -> None:
 
 
 @pytest.mark.parametrize("back", [timedelta(seconds=50), timedelta(seconds=80), timedelta(days=400)])
-def test_a_clock_that_is_set_back_holds_up_a_check_for_two_intervals_at_most(back: timedelta) -> None:
-    walk = watched()
+def test_a_clock_that_is_set_back_delays_a_check_for_two_intervals_at_most(back: timedelta) -> None:
+    walk = with_guardrail()
     walk.tick(oom=1)
     walk.now -= back
     walk.ticks(12, oom=1)
@@ -224,24 +224,24 @@ def test_a_clock_that_is_set_back_holds_up_a_check_for_two_intervals_at_most(bac
     [("pause", "Running", "Inconclusive"), ("rollback", "Stopped", ""), ("promote", "Running", "")],
 )
 def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase: str, paused: str) -> None:
-    walk = watched(onInconclusive=policy)
+    walk = with_guardrail(onInconclusive=policy)
     walk.minutes(4, oom="cannot reach Prometheus: Refused")
     assert (walk.at, walk.status.paused) == ((1, 25), None)
     walk.minutes(1, oom="cannot reach Prometheus: Refused")
     assert (walk.status.phase, walk.status.paused.reason if walk.status.paused else "") == (phase, paused)
     assert walk.at == {"pause": (1, 25), "rollback": (1, 0), "promote": (2, 50)}[policy]
     if policy == "pause":
-        told = "paused, for it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
-        assert explanations.describe_pause(walk.status) == told
+        result = "paused because it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
+        assert explanations.describe_pause(walk.status) == result
     passed = [(each.step, each.by) for each in walk.status.without_evidence or ()]
-    by = "onInconclusive: promote, for check oom has no number"
+    by = "onInconclusive: promote, because check oom has no number"
     assert passed == ([(1, by)] if policy == "promote" else [])
     if policy == "promote":
         assert explanations.weight_change_reason(walk.status).endswith(f"; {by}")
 
 
-def test_who_lets_it_go_on_starts_its_patience_anew() -> None:
-    walk = watched()
+def test_resume_resets_the_inconclusive_results() -> None:
+    walk = with_guardrail()
     walk.minutes(5, oom="gives no data")
     assert walk.status.paused is not None
     walk.status = steering.execute_command(walk.status, RolloutCommand("a", "resume", 8), walk.now)
@@ -252,7 +252,7 @@ def test_who_lets_it_go_on_starts_its_patience_anew() -> None:
 
 
 def test_promote_passes_a_step_whatever_prometheus_says() -> None:
-    walk = watched()
+    walk = with_guardrail()
     walk.minutes(5, oom="gives no data")
     walk.status = steering.execute_command(walk.status, RolloutCommand("a", "promote", 8, full=True), walk.now)
     walk.ticks(5)
@@ -260,7 +260,7 @@ def test_promote_passes_a_step_whatever_prometheus_says() -> None:
 
 
 def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
-    """`onInconclusive: promote` does without evidence, not without what a check has said."""
+    """`onInconclusive: promote` replaces evidence, but not a failing check."""
     step = {"weight": 25, "minDuration": "0s", "maxDuration": "2m"}
     walk = Walk(step, guardrails=[OOM], onInconclusive="promote", warmup={"duration": "0s"})
     walk.minutes(2, oom=1)
@@ -271,7 +271,7 @@ def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
 
 
 def test_an_analysis_ends_after_so_many_good_checks() -> None:
-    walk = analysed()
+    walk = with_analysis()
     assert walk.status.step is not None
     assert walk.status.step.reason == "asks Prometheus"
     walk.minutes(2, analysis=1)
@@ -284,13 +284,13 @@ def test_an_analysis_ends_after_so_many_good_checks() -> None:
 
 
 def test_an_analysis_rolls_back() -> None:
-    walk = analysed()
+    walk = with_analysis()
     walk.minutes(3, analysis=0.5)
     assert walk.status.verdict.reason == "RolledBack: check smoke gives 0.5, less than 1: 3 times in a row"
 
 
 def test_an_analysis_without_a_number_is_inconclusive_and_never_passes() -> None:
-    walk = analysed()
+    walk = with_analysis()
     walk.minutes(5, analysis="gives no data")
     assert (walk.at, walk.status.paused and walk.status.paused.reason) == ((2, 25), "Inconclusive")
     walk.minutes(50)
@@ -305,8 +305,8 @@ def test_an_analysis_before_the_first_weight_decides_whether_there_is_any_traffi
     assert walk.at == (2, 25)
 
 
-def test_what_stays_good_is_written_once_a_minute() -> None:
-    walk = watched()
+def test_a_passing_check_is_written_once_a_minute() -> None:
+    walk = with_guardrail()
     walk.tick(oom=0)
     first = walk.status.checks[0]
     walk.ticks(5, oom=-1)
@@ -316,7 +316,7 @@ def test_what_stays_good_is_written_once_a_minute() -> None:
 
 
 def test_only_prometheus_as_guardrails_leaves_the_metrics_as_they_are_by_default() -> None:
-    """A gate of evidence with no metric would open at once."""
+    """An evidence gate without a metric would open at once."""
     with_check = freeze.resolve_plan(Rollout.from_json({"guardrails": [OOM]}), freeze.UNKNOWN_TRAFFIC)
     without = freeze.resolve_plan(Rollout(), freeze.UNKNOWN_TRAFFIC)
     assert with_check.guardrails == without.guardrails
@@ -324,6 +324,6 @@ def test_only_prometheus_as_guardrails_leaves_the_metrics_as_they_are_by_default
 
 
 def test_a_status_of_a_check_that_the_plan_does_not_have_is_left_out() -> None:
-    walk = watched()
+    walk = with_guardrail()
     damaged = walk.status.model_copy(update={"checks": (CheckStatus(name="other", verdict="Passed"),)})
     assert [(each.name, each.verdict) for each in prometheus_checks.check_statuses(damaged)] == [("oom", "")]

@@ -1,4 +1,4 @@
-"""Gates of evidence: what passes them, what ends them, and what no input may bring about."""
+"""Evidence gates: what opens them, what ends them, and invariants for all inputs."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -46,12 +46,12 @@ def frozen(traffic: StableTraffic = KNOWN, **spec: Any) -> ExperimentStatus:
 PLAN = frozen().plan
 
 
-def judged(**changes: Any) -> Evaluation:
+def make_evaluation(**changes: Any) -> Evaluation:
     values: dict[str, Any] = {"silent": False, "metrics": (OPEN,), "guardrails": PLAN.guardrails, **changes}
     return Evaluation(**values)
 
 
-def seen(at: timedelta, evidence: Evaluation | None, **changes: Any) -> RolloutInputs:
+def tick_inputs(at: timedelta, evidence: Evaluation | None, **changes: Any) -> RolloutInputs:
     values: dict[str, Any] = {"replicas": 3, "available": 3, "confirmed": True, **changes}
     return RolloutInputs(now=T0 + at, evidence=evidence, **values)
 
@@ -59,7 +59,7 @@ def seen(at: timedelta, evidence: Evaluation | None, **changes: Any) -> RolloutI
 def settle(status: ExperimentStatus, at: timedelta, evidence: Evaluation | None, **changes: Any) -> ExperimentStatus:
     """Tick at one instant until nothing is due."""
     for _ in range(20):
-        after = state_machine.tick(status, seen(at, evidence, **changes))
+        after = state_machine.tick(status, tick_inputs(at, evidence, **changes))
         if after == status:
             return status
         status = after
@@ -75,111 +75,111 @@ def epochs(status: ExperimentStatus) -> list[tuple[int, int]]:
 
 
 def collecting(**spec: Any) -> ExperimentStatus:
-    """At the first step, its warm-up of a minute just over."""
-    started = settle(frozen(**spec), timedelta(0), judged(silent=True))
-    return settle(started, timedelta(minutes=1), judged())
+    """Return an attempt at its first step, after a warm-up of a minute."""
+    started = settle(frozen(**spec), timedelta(0), make_evaluation(silent=True))
+    return settle(started, timedelta(minutes=1), make_evaluation())
 
 
 LATER = timedelta(minutes=5)
 
 
 def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
-    started = settle(frozen(), timedelta(0), judged())
+    started = settle(frozen(), timedelta(0), make_evaluation())
     assert (started.epoch.number, epochs(started)) == (1, [])
     assert started.step is not None
-    assert started.step.reason == "warms up; what is counted is no evidence yet"
-    early = settle(started, timedelta(seconds=59), judged(requests=199))
+    assert started.step.reason == "warms up; these requests do not count as evidence"
+    early = settle(started, timedelta(seconds=59), make_evaluation(requests=199))
     assert epochs(early) == []
     for at, requests in ((60, 0), (1, 200)):
-        warm = settle(started, timedelta(seconds=at), judged(requests=requests))
+        warm = settle(started, timedelta(seconds=at), make_evaluation(requests=requests))
         assert (warm.epoch.number, epochs(warm), state.canary_weight(warm)) == (2, [(2, 25)], 25)
 
 
-def test_traffic_is_what_was_given_not_what_a_step_is_to_have() -> None:
+def test_traffic_is_the_committed_one_not_that_of_the_step() -> None:
     waits = steering.execute_command(frozen(), RolloutCommand("a", "promote", 8, full=True), T0)
     assert not state.had_traffic(transitions.stop(waits, "Aborted", "by command b", T0))
-    served = settle(frozen(), timedelta(0), judged())
+    served = settle(frozen(), timedelta(0), make_evaluation())
     assert state.had_traffic(transitions.stop(served, "Aborted", "by command b", T0))
     by_header = settle(
-        frozen(steps=[{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25}]), timedelta(0), judged()
+        frozen(steps=[{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25}]), timedelta(0), make_evaluation()
     )
     assert (state.canary_weight(by_header), state.had_traffic(by_header)) == (0, True)
 
 
-def test_of_an_attempt_of_before_the_steps_that_were_entered_tell() -> None:
+def test_an_older_attempt_had_traffic_by_its_entered_steps() -> None:
     def of_before(status: ExperimentStatus) -> ExperimentStatus:
         return status.model_copy(update={"had_traffic": None})
 
     assert not state.had_traffic(of_before(frozen()))
-    served = of_before(settle(frozen(), timedelta(0), judged()))
+    served = of_before(settle(frozen(), timedelta(0), make_evaluation()))
     assert state.had_traffic(transitions.stop(served, "Aborted", "by command b", T0))
 
 
 def test_a_warm_up_counts_from_when_all_edges_have_the_weight() -> None:
-    started = settle(frozen(), timedelta(0), judged(), confirmed=True)
+    started = settle(frozen(), timedelta(0), make_evaluation(), confirmed=True)
     unconfirmed = started.model_copy(update={"epoch": started.epoch.model_copy(update={"confirmed": False})})
-    late = settle(unconfirmed, timedelta(hours=1), judged(requests=1000), confirmed=False)
+    late = settle(unconfirmed, timedelta(hours=1), make_evaluation(requests=1000), confirmed=False)
     assert epochs(late) == []
-    assert epochs(settle(late, timedelta(hours=2), judged())) == []
+    assert epochs(settle(late, timedelta(hours=2), make_evaluation())) == []
 
 
 @pytest.mark.parametrize("warmup", [{"requests": 0}, {"duration": "0s"}])
 def test_without_a_warm_up_the_first_epoch_is_evidence(warmup: dict[str, Any]) -> None:
-    assert epochs(settle(frozen(warmup=warmup), timedelta(0), judged())) == [(1, 25)]
+    assert epochs(settle(frozen(warmup=warmup), timedelta(0), make_evaluation())) == [(1, 25)]
 
 
 @pytest.mark.parametrize("warmup", [{}, {"requests": 0}])
-def test_another_epoch_begins_once_it_is_known_what_a_long_answer_is(warmup: dict[str, Any]) -> None:
+def test_another_epoch_begins_once_a_latency_threshold_is_known(warmup: dict[str, Any]) -> None:
     unknown = frozen(StableTraffic(), warmup=warmup)
-    nothing = judged(guardrails=unknown.plan.guardrails)
+    nothing = make_evaluation(guardrails=unknown.plan.guardrails)
     waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
     assert len(epochs(waiting)) == 1
-    known = settle(waiting, LATER, judged())
+    known = settle(waiting, LATER, make_evaluation())
     assert (len(epochs(known)), epochs(known)[-1][0]) == (2, known.epoch.number)
     assert [each.restarts for each in known.evidence_epochs] == [0, 1], "the last gate has less of alpha"
     assert known.plan.guardrails == PLAN.guardrails
     slower = tuple(each.model_copy(update={"margin": 9.0}) for each in PLAN.guardrails)
-    assert settle(known, LATER + LATER, judged(guardrails=slower)).plan.guardrails == PLAN.guardrails
+    assert settle(known, LATER + LATER, make_evaluation(guardrails=slower)).plan.guardrails == PLAN.guardrails
 
 
 def test_no_epoch_begins_for_a_latency_that_no_gate_waits_for() -> None:
     errors = [{"metric": "errorRate"}]
     unknown, learned = frozen(StableTraffic(), guardrails=errors), frozen(guardrails=errors).plan.guardrails
-    nothing = judged(guardrails=unknown.plan.guardrails)
+    nothing = make_evaluation(guardrails=unknown.plan.guardrails)
     waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
-    known = settle(waiting, LATER, judged(guardrails=learned))
+    known = settle(waiting, LATER, make_evaluation(guardrails=learned))
     assert (epochs(known), known.plan.guardrails) == (epochs(waiting), learned)
 
 
 def test_a_pause_before_any_traffic_is_no_evidence() -> None:
-    status = settle(frozen(steps=[{"pause": {"duration": "10m"}}, {"weight": 25}]), timedelta(0), judged())
-    late = settle(status, timedelta(minutes=9), judged())
+    status = settle(frozen(steps=[{"pause": {"duration": "10m"}}, {"weight": 25}]), timedelta(0), make_evaluation())
+    late = settle(status, timedelta(minutes=9), make_evaluation())
     assert (index(late), state.canary_weight(late), epochs(late)) == (1, 0, [])
-    begun = settle(settle(late, timedelta(minutes=10), judged()), timedelta(minutes=12), judged())
+    begun = settle(settle(late, timedelta(minutes=10), make_evaluation()), timedelta(minutes=12), make_evaluation())
     assert [weight for _, weight in epochs(begun)] == [25]
 
 
 @pytest.mark.parametrize("held_for", [timedelta(0), timedelta(hours=30)])
-def test_what_the_spec_holds_takes_no_time_of_a_step(held_for: timedelta) -> None:
-    held = settle(collecting(), timedelta(minutes=30), judged(), held=True)
-    back = settle(held, timedelta(minutes=30) + held_for, judged())
-    assert settle(back, timedelta(minutes=59) + held_for, judged()).paused is None
-    assert settle(back, timedelta(minutes=60) + held_for, judged()).paused is not None
+def test_a_hold_by_the_spec_takes_no_time_of_a_step(held_for: timedelta) -> None:
+    held = settle(collecting(), timedelta(minutes=30), make_evaluation(), held=True)
+    back = settle(held, timedelta(minutes=30) + held_for, make_evaluation())
+    assert settle(back, timedelta(minutes=59) + held_for, make_evaluation()).paused is None
+    assert settle(back, timedelta(minutes=60) + held_for, make_evaluation()).paused is not None
 
 
 OPENS = T0 + timedelta(days=2)
 
 
-def test_outside_its_windows_a_rollout_stands_still_and_says_until_when() -> None:
-    waiting = settle(frozen(), timedelta(0), judged(), opens_at=OPENS)
+def test_outside_its_windows_a_rollout_waits_and_says_until_when() -> None:
+    waiting = settle(frozen(), timedelta(0), make_evaluation(), opens_at=OPENS)
     assert (index(waiting), state.canary_weight(waiting), waiting.paused) == (1, 0, None)
     assert waiting.step is not None
     assert waiting.step.reason == "outside its windows; the next opens at 2026-11-27T12:00:00Z"
-    assert settle(waiting, timedelta(hours=40), judged(passed=True), opens_at=OPENS) == waiting
-    assert state.canary_weight(settle(waiting, timedelta(days=2), judged())) == 25
-    closed = settle(collecting(), LATER, judged(passed=True), opens_at=OPENS)
+    assert settle(waiting, timedelta(hours=40), make_evaluation(passed=True), opens_at=OPENS) == waiting
+    assert state.canary_weight(settle(waiting, timedelta(days=2), make_evaluation())) == 25
+    closed = settle(collecting(), LATER, make_evaluation(passed=True), opens_at=OPENS)
     assert (index(closed), closed.step and closed.step.reason) == (1, waiting.step.reason)
-    assert index(settle(closed, timedelta(days=2) + LATER, judged(passed=True))) == 2
+    assert index(settle(closed, timedelta(days=2) + LATER, make_evaluation(passed=True))) == 2
 
 
 def test_the_last_switch_waits_for_a_window_too() -> None:
@@ -190,12 +190,16 @@ def test_the_last_switch_waits_for_a_window_too() -> None:
 
 
 def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
-    harmed = state_machine.tick(collecting(), seen(LATER, judged(harm="five times the errors"), opens_at=OPENS))
-    failed = state_machine.tick(collecting(), seen(LATER, judged(), opens_at=OPENS, failure=("LoadFailed", "boom")))
+    harmed = state_machine.tick(
+        collecting(), tick_inputs(LATER, make_evaluation(harm="five times the errors"), opens_at=OPENS)
+    )
+    failed = state_machine.tick(
+        collecting(), tick_inputs(LATER, make_evaluation(), opens_at=OPENS, failure=("LoadFailed", "boom"))
+    )
     aborted = steering.execute_command(collecting(), RolloutCommand("a", "abort", 8), T0 + LATER)
     for ended in (harmed, failed, aborted):
         assert (ended.phase, state.canary_weight(ended)) == ("Stopped", 0)
-    broken = judged(broken="600 of 1000")
+    broken = make_evaluation(broken="600 of 1000")
     doubted = settle(collecting(), LATER, broken, opens_at=OPENS)
     assert settle(doubted, LATER * 2, broken, opens_at=OPENS).phase == "Stopped"
 
@@ -206,7 +210,7 @@ stays = st.sampled_from(["free", "held", "outside"])
 @settings(max_examples=examples(150))
 @given(st.lists(st.tuples(st.integers(1, 50), stays, st.booleans()), min_size=1, max_size=12))
 def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: list[tuple[int, str, bool]]) -> None:
-    """Of holds, windows and pauses by hand in any order, overlapping or not."""
+    """Holds, windows and manual pauses come in any order, overlapping or not."""
     status, at, free = collecting(), timedelta(minutes=1), timedelta(minutes=1)
     for number, (length, how, is_paused) in enumerate(stretches):
         now = T0 + at
@@ -215,21 +219,21 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
                 status, RolloutCommand(f"c{number}", "pause" if is_paused else "resume", 8), now
             )
         holds = {"held": how == "held", "opens_at": OPENS if how == "outside" else None}
-        status = settle(status, at, judged(), **holds)
+        status = settle(status, at, make_evaluation(), **holds)
         at += timedelta(minutes=length)
         free += timedelta(minutes=length) if how == "free" and not is_paused else timedelta(0)
         if free >= timedelta(hours=1):
             return
-        status = settle(status, at, judged(), **holds)
+        status = settle(status, at, make_evaluation(), **holds)
     if status.paused is not None:
         status = steering.execute_command(status, RolloutCommand("r", "resume", 8), T0 + at)
-    status = settle(status, at, judged())
+    status = settle(status, at, make_evaluation())
     assert status.step is not None
     assert status.step.since == T0 + at - free
 
 
-def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
-    """An operator that was rolled back reads what it wrote: the step that it cannot read may be what holds the traffic."""
+def test_a_step_of_a_later_version_is_not_skipped() -> None:
+    """An operator that was rolled back reads a newer status: the step that it cannot read may be what holds the traffic."""
     status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
     status["plan"]["steps"][0]["gate"] = "oracle"
     read = ExperimentStatus.parse(status)
@@ -237,20 +241,20 @@ def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
     assert not state.is_frozen(read)
     status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
     status["step"]["gate"] = "oracle"
-    assert index(settle(ExperimentStatus.parse(status), LATER, judged(passed=True))) == 1
+    assert index(settle(ExperimentStatus.parse(status), LATER, make_evaluation(passed=True))) == 1
 
 
-def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
+def test_a_sample_ratio_mismatch_does_not_replace_a_manual_pause() -> None:
     paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
-    assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused
+    assert settle(paused, LATER * 9, make_evaluation(broken="600 of 1000")).paused == paused.paused
 
 
 OUTAGE = BaselineHealth(CONTROL_UNHEALTHY, "50.0% of stable's requests failed in a minute", settled=False)
 CALM = BaselineHealth(settled=False)
 
 
-def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_on_by_itself() -> None:
-    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE, passed=True))
+def test_an_outage_of_stable_pauses_and_the_rollout_resumes_after_it() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), make_evaluation(control=OUTAGE, passed=True))
     assert (hit.paused and hit.paused.reason, index(hit), state.canary_weight(hit)) == (
         CONTROL_UNHEALTHY,
         1,
@@ -258,17 +262,17 @@ def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_
     )
     assert [each.troubled for each in hit.evidence_epochs] == [True]
     assert hit.step is not None
-    assert hit.step.reason == f"paused until stable has done well for 5 minutes: {OUTAGE.message}"
-    assert settle(hit, timedelta(minutes=40), judged(control=CALM, passed=True)) == hit
-    over = settle(hit, timedelta(minutes=45), judged())
+    assert hit.step.reason == f"paused until stable has been healthy for 5 minutes: {OUTAGE.message}"
+    assert settle(hit, timedelta(minutes=40), make_evaluation(control=CALM, passed=True)) == hit
+    over = settle(hit, timedelta(minutes=45), make_evaluation())
     assert (over.paused, [(each.number, each.troubled) for each in over.evidence_epochs]) == (
         None,
         [(2, True), (3, False)],
     )
     assert (over.epoch.number, state.canary_weight(over)) == (3, 25)
-    # The outage took nothing of the step's hour.
-    assert settle(over, timedelta(minutes=74), judged()).paused is None
-    assert settle(over, timedelta(minutes=75), judged()).paused is not None
+    # The outage took no time of the step's hour.
+    assert settle(over, timedelta(minutes=74), make_evaluation()).paused is None
+    assert settle(over, timedelta(minutes=75), make_evaluation()).paused is not None
 
 
 BAKED = {
@@ -288,125 +292,127 @@ def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evid
 ) -> None:
     fresh = freeze.freeze(Rollout.from_json(spec), 7, 8, T0, KNOWN, replicas=4, shared=shared)
     waits = {"replicas": 4, "available": few}
-    started = settle(fresh, timedelta(0), judged(silent=True), **waits)
-    first = settle(started, timedelta(minutes=1), judged(), **waits)
-    waiting = settle(first, LATER, judged(passed=True), **waits)
+    started = settle(fresh, timedelta(0), make_evaluation(silent=True), **waits)
+    first = settle(started, timedelta(minutes=1), make_evaluation(), **waits)
+    waiting = settle(first, LATER, make_evaluation(passed=True), **waits)
     assert (index(waiting), state.canary_weight(waiting), epochs(waiting)) == (2, 25, [(2, 25)])
-    hit = settle(waiting, LATER * 2, judged(control=OUTAGE), **waits)
-    over = settle(hit, LATER * 4, judged(), **waits)
-    # Harm is looked for anew at the weight in force, and it is no evidence of the step that waits.
+    hit = settle(waiting, LATER * 2, make_evaluation(control=OUTAGE), **waits)
+    over = settle(hit, LATER * 4, make_evaluation(), **waits)
+    # Harm is tested again at the current weight, and that is no evidence for the step that waits.
     assert (epochs(over), over.step and over.step.warm) == ([(2, 25), (3, 25)], False)
-    shifted = settle(over, LATER * 5, judged(), replicas=4, available=4)
+    shifted = settle(over, LATER * 5, make_evaluation(), replicas=4, available=4)
     assert (state.canary_weight(shifted), epochs(shifted)) == (weight, [(2, 25), (3, 25)])
-    warm = settle(shifted, LATER * 5 + timedelta(minutes=1), judged(), replicas=4, available=4)
+    warm = settle(shifted, LATER * 5 + timedelta(minutes=1), make_evaluation(), replicas=4, available=4)
     assert epochs(warm) == [(2, 25), (3, 25), (warm.epoch.number, weight)]
     assert (warm.phase, warm.step and warm.step.warm) == ("Running", True)
 
 
 @pytest.mark.parametrize("verb", ["promote", "skip"])
-def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str) -> None:
+def test_a_command_in_an_outage_shifts_without_another_epoch(verb: str) -> None:
     three = {"steps": [*TWO["steps"], {"weight": 75}]}
-    hit = settle(collecting(**three), LATER, judged(control=OUTAGE))
+    hit = settle(collecting(**three), LATER, make_evaluation(control=OUTAGE))
     left = steering.execute_command(hit, RolloutCommand("l", verb, 8), T0 + LATER)
-    shifted = settle(left, LATER * 3, judged())
+    shifted = settle(left, LATER * 3, make_evaluation())
     assert (state.canary_weight(shifted), epochs(shifted), shifted.epoch.number) == (50, [(2, 25)], 3)
-    assert epochs(settle(shifted, LATER * 4, judged())) == [(2, 25), (4, 50)]
+    assert epochs(settle(shifted, LATER * 4, make_evaluation())) == [(2, 25), (4, 50)]
 
 
-def test_resumed_in_an_outage_it_is_paused_again_and_counts_anew_where_it_is_none() -> None:
-    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+def test_a_rollout_resumed_in_an_outage_pauses_again_and_gets_a_new_epoch_after_it() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), make_evaluation(control=OUTAGE))
     resumed = steering.execute_command(hit, RolloutCommand("r", "resume", 8), T0 + timedelta(minutes=31))
-    again = settle(resumed, timedelta(minutes=31), judged(control=OUTAGE))
+    again = settle(resumed, timedelta(minutes=31), make_evaluation(control=OUTAGE))
     assert (again.paused and again.paused.reason, epochs(again)) == (CONTROL_UNHEALTHY, epochs(hit))
-    assert epochs(settle(resumed, timedelta(minutes=31), judged(control=CALM))) == [(2, 25), (3, 25)]
+    assert epochs(settle(resumed, timedelta(minutes=31), make_evaluation(control=CALM))) == [(2, 25), (3, 25)]
 
 
 def test_an_outage_in_a_warm_up_only_lengthens_it() -> None:
-    started = settle(frozen(), timedelta(0), judged(silent=True))
-    hit = settle(started, timedelta(seconds=30), judged(control=OUTAGE))
+    started = settle(frozen(), timedelta(0), make_evaluation(silent=True))
+    hit = settle(started, timedelta(seconds=30), make_evaluation(control=OUTAGE))
     assert (hit.paused and hit.paused.reason, epochs(hit)) == (CONTROL_UNHEALTHY, [])
-    assert epochs(settle(hit, timedelta(minutes=9), judged())) == [(2, 25)]
+    assert epochs(settle(hit, timedelta(minutes=9), make_evaluation())) == [(2, 25)]
 
 
 def test_a_pause_by_hand_stays_one_in_an_outage_and_after_it() -> None:
     paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
     for control in (OUTAGE, HEALTHY):
-        assert settle(paused, LATER * 9, judged(control=control)).paused == paused.paused
+        assert settle(paused, LATER * 9, make_evaluation(control=control)).paused == paused.paused
 
 
 def test_an_outage_in_a_pause_by_hand_is_no_evidence_either() -> None:
     paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
-    hit = settle(paused, LATER * 2, judged(control=OUTAGE))
+    hit = settle(paused, LATER * 2, make_evaluation(control=OUTAGE))
     assert [each.troubled for each in hit.evidence_epochs] == [True]
     resumed = steering.execute_command(
-        settle(hit, LATER * 4, judged()), RolloutCommand("r", "resume", 8), T0 + LATER * 4
+        settle(hit, LATER * 4, make_evaluation()), RolloutCommand("r", "resume", 8), T0 + LATER * 4
     )
-    gone_on = settle(resumed, LATER * 4, judged())
+    gone_on = settle(resumed, LATER * 4, make_evaluation())
     assert [(each.number, each.troubled) for each in gone_on.evidence_epochs] == [(2, True), (3, False)]
     assert [each.restarts for each in gone_on.evidence_epochs] == [0, 1]
 
 
 def test_a_warm_up_does_not_end_in_an_outage() -> None:
-    started = settle(frozen(), timedelta(0), judged(silent=True))
-    hit = settle(started, timedelta(seconds=30), judged(control=OUTAGE))
-    assert epochs(settle(hit, timedelta(minutes=2), judged(control=OUTAGE, requests=1000))) == []
-    assert epochs(settle(hit, timedelta(minutes=4), judged(control=CALM, requests=1000))) == []
+    started = settle(frozen(), timedelta(0), make_evaluation(silent=True))
+    hit = settle(started, timedelta(seconds=30), make_evaluation(control=OUTAGE))
+    assert epochs(settle(hit, timedelta(minutes=2), make_evaluation(control=OUTAGE, requests=1000))) == []
+    assert epochs(settle(hit, timedelta(minutes=4), make_evaluation(control=CALM, requests=1000))) == []
 
 
-def test_who_promotes_in_full_needs_not_wait_for_the_end_of_an_outage() -> None:
-    """The candidate may be what ends it."""
-    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+def test_a_full_promotion_does_not_wait_for_the_end_of_an_outage() -> None:
+    """The canary may be what ends the outage."""
+    hit = settle(collecting(), timedelta(minutes=30), make_evaluation(control=OUTAGE))
     promoted = steering.execute_command(hit, RolloutCommand("f", "promote", 8, full=True), T0 + timedelta(minutes=31))
-    assert settle(promoted, timedelta(minutes=31), judged(control=OUTAGE)).phase == "Concluded"
+    assert settle(promoted, timedelta(minutes=31), make_evaluation(control=OUTAGE)).phase == "Concluded"
 
 
 def test_silent_edges_do_not_end_an_outage() -> None:
-    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
-    assert settle(hit, timedelta(minutes=31), judged(unreachable_edges=("sundog-edge-0",))) == hit
+    hit = settle(collecting(), timedelta(minutes=30), make_evaluation(control=OUTAGE))
+    assert settle(hit, timedelta(minutes=31), make_evaluation(unreachable_edges=("sundog-edge-0",))) == hit
 
 
 def test_outages_without_end_leave_room_for_the_epoch_that_counts() -> None:
     status, at = collecting(steps=[{"weight": 25, "maxDuration": "99h"}]), timedelta(minutes=10)
     for _ in range(60):
-        status = settle(status, at, judged(control=OUTAGE))
-        status = settle(status, at + timedelta(minutes=6), judged())
+        status = settle(status, at, make_evaluation(control=OUTAGE))
+        status = settle(status, at + timedelta(minutes=6), make_evaluation())
         at += timedelta(minutes=10)
     assert len(status.evidence_epochs) == state.MAX_EVIDENCE_EPOCHS
     assert (status.evidence_epochs[-1].number, status.evidence_epochs[-1].troubled) == (status.epoch.number, False)
     assert ExperimentStatus.parse(status.to_json()) == status
 
 
-def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() -> None:
+def test_gates_pass_with_evidence_after_their_minimum_and_the_last_decides() -> None:
     status = collecting()
-    assert index(settle(status, timedelta(minutes=4), judged(passed=True))) == 1
-    assert index(settle(status, LATER, judged())) == 1
-    second = settle(status, LATER, judged(passed=True))
+    assert index(settle(status, timedelta(minutes=4), make_evaluation(passed=True))) == 1
+    assert index(settle(status, LATER, make_evaluation())) == 1
+    second = settle(status, LATER, make_evaluation(passed=True))
     assert (index(second), state.canary_weight(second), second.phase) == (2, 50, "Running")
-    warm = settle(second, timedelta(minutes=6), judged())
+    warm = settle(second, timedelta(minutes=6), make_evaluation())
     assert epochs(warm) == [(2, 25), (4, 50)]
-    done = settle(warm, timedelta(minutes=10), judged(passed=True))
+    done = settle(warm, timedelta(minutes=10), make_evaluation(passed=True))
     assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Promoted", "canary")
 
 
-def test_what_has_passed_waits_for_its_least_time_and_says_so() -> None:
+def test_a_passed_step_waits_for_its_minimum_and_says_so() -> None:
     passed = OPEN.model_copy(update={"verdict": "Passed"})
-    status = settle(collecting(), timedelta(minutes=4), judged(passed=True)).model_copy(update={"metrics": (passed,)})
-    waits = settle(status, timedelta(minutes=4), judged(passed=True))
+    status = settle(collecting(), timedelta(minutes=4), make_evaluation(passed=True)).model_copy(
+        update={"metrics": (passed,)}
+    )
+    waits = settle(status, timedelta(minutes=4), make_evaluation(passed=True))
     assert waits.step is not None
-    assert waits.step.reason == "every guardrail has passed; a step takes 5m and two minutes of evidence at least"
+    assert waits.step.reason == "every guardrail has passed; a step takes at least 5m, with two minutes of evidence"
 
 
 def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
     done = steering.execute_command(collecting(), RolloutCommand("p", "promote", 8, full=True), T0)
-    done = settle(done, LATER, judged())
+    done = settle(done, LATER, make_evaluation())
     assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Undecided", "")
 
 
-def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
+def test_a_pause_after_the_last_gate_does_not_change_which_gate_decides() -> None:
     status = collecting(steps=[{"weight": 50}, {"pause": {"duration": "1m"}}])
-    paused = settle(status, LATER, judged(passed=True))
+    paused = settle(status, LATER, make_evaluation(passed=True))
     assert (index(paused), state.next_weight(paused)) == (2, 100)
-    done = settle(paused, timedelta(minutes=7), judged())
+    done = settle(paused, timedelta(minutes=7), make_evaluation())
     assert (done.phase, done.verdict.decision) == ("Concluded", "Promoted")
 
 
@@ -423,34 +429,34 @@ def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> N
     status = collecting()
     if not held:
         status = steering.execute_command(status, RolloutCommand("p", "pause", 8), T0)
-    harmful = judged(harm="five times the errors", passed=True, broken="600 of 1000")
-    after = state_machine.tick(status, seen(LATER, harmful, held=held))
+    harmful = make_evaluation(harm="five times the errors", passed=True, broken="600 of 1000")
+    after = state_machine.tick(status, tick_inputs(LATER, harmful, held=held))
     assert (after.phase, state.canary_weight(after), after.paused) == ("Stopped", 0, None)
     assert (after.verdict.decision, after.verdict.winner) == ("RolledBack", "stable")
     assert after.verdict.reason == "RolledBack: five times the errors"
     assert after.metrics == (OPEN,)
 
 
-def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_resumed() -> None:
-    late = settle(collecting(), timedelta(hours=1), judged())
+def test_a_step_that_takes_too_long_pauses_and_restarts_its_time_on_resume() -> None:
+    late = settle(collecting(), timedelta(hours=1), make_evaluation())
     assert late.paused is not None
     assert (late.paused.reason, late.metrics) == ("Inconclusive", (OPEN,))
     assert late.step is not None
-    assert late.step.reason == "paused, for it took too long: about 60 events decide"
-    assert settle(late, timedelta(hours=9), judged(passed=True)) == late
+    assert late.step.reason == "paused because it took too long: about 60 events decide"
+    assert settle(late, timedelta(hours=9), make_evaluation(passed=True)) == late
     resumed = steering.execute_command(late, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
-    assert settle(resumed, timedelta(hours=9, minutes=59), judged()).paused is None
-    again = settle(resumed, timedelta(hours=10), judged())
+    assert settle(resumed, timedelta(hours=9, minutes=59), make_evaluation()).paused is None
+    again = settle(resumed, timedelta(hours=10), make_evaluation())
     assert again.paused is not None
-    passed = settle(resumed, timedelta(hours=9, minutes=5), judged(passed=True))
+    passed = settle(resumed, timedelta(hours=9, minutes=5), make_evaluation(passed=True))
     assert index(passed) == 2
 
 
 def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
     paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + timedelta(minutes=30))
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=30))
-    assert settle(resumed, timedelta(hours=30, minutes=29), judged()).paused is None
-    assert settle(resumed, timedelta(hours=30, minutes=30), judged()).paused is not None
+    assert settle(resumed, timedelta(hours=30, minutes=29), make_evaluation()).paused is None
+    assert settle(resumed, timedelta(hours=30, minutes=30), make_evaluation()).paused is not None
 
 
 PAUSE = RolloutCommand("p", "pause", 8)
@@ -458,23 +464,23 @@ RESUME = RolloutCommand("r", "resume", 8)
 
 
 @pytest.mark.parametrize("slow", [timedelta(minutes=9), None])
-def test_a_step_tells_of_the_metric_that_is_expected_last(slow: timedelta | None) -> None:
+def test_a_step_shows_the_metric_that_is_expected_last(slow: timedelta | None) -> None:
     soon = OPEN.model_copy(update={"eta": timedelta(minutes=1)})
     last = OPEN.model_copy(update={"name": "latencyP95", "message": "latencyP95 is open", "eta": slow})
     known = collecting().model_copy(update={"metrics": (soon, last)})
     assert explanations.describe_missing_evidence(known) == "latencyP95 is open"
 
 
-def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew() -> None:
-    late = settle(collecting(), timedelta(hours=1), judged())
+def test_a_manual_pause_keeps_an_earlier_reason_and_the_step_restarts_its_time() -> None:
+    late = settle(collecting(), timedelta(hours=1), make_evaluation())
     paused = steering.execute_command(late, PAUSE, T0 + timedelta(hours=3))
     assert paused == late.model_copy(update={"last_command": "p"})
     resumed = steering.execute_command(paused, RESUME, T0 + timedelta(hours=4))
-    assert settle(resumed, timedelta(hours=4, minutes=59), judged()).paused is None
-    assert settle(resumed, timedelta(hours=5), judged()).paused is not None
+    assert settle(resumed, timedelta(hours=4, minutes=59), make_evaluation()).paused is None
+    assert settle(resumed, timedelta(hours=5), make_evaluation()).paused is not None
 
 
-def test_a_pause_by_hand_leaves_a_revision_that_was_late_its_time_anew() -> None:
+def test_a_manual_pause_lets_a_late_revision_restart_its_deadline() -> None:
     late = settle(frozen(), timedelta(minutes=15), None, available=0, late="not ready within 15m")
     paused = steering.execute_command(late, PAUSE, T0 + timedelta(minutes=16))
     resumed = steering.execute_command(paused, RESUME, T0 + timedelta(minutes=17))
@@ -482,26 +488,26 @@ def test_a_pause_by_hand_leaves_a_revision_that_was_late_its_time_anew() -> None
 
 
 def test_a_pause_by_hand_does_not_end_with_an_outage_and_takes_none_of_the_steps_time() -> None:
-    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    hit = settle(collecting(), timedelta(minutes=30), make_evaluation(control=OUTAGE))
     paused = steering.execute_command(hit, PAUSE, T0 + timedelta(minutes=40))
-    calm = settle(paused, timedelta(hours=2), judged())
+    calm = settle(paused, timedelta(hours=2), make_evaluation())
     assert calm.paused == PauseStatus(reason="Manual", since=T0 + timedelta(minutes=30))
     resumed = steering.execute_command(calm, RESUME, T0 + timedelta(hours=3))
-    assert settle(resumed, timedelta(hours=3, minutes=29), judged()).paused is None
-    assert settle(resumed, timedelta(hours=3, minutes=30), judged()).paused is not None
+    assert settle(resumed, timedelta(hours=3, minutes=29), make_evaluation()).paused is None
+    assert settle(resumed, timedelta(hours=3, minutes=30), make_evaluation()).paused is not None
 
 
-def test_a_pause_by_hand_keeps_no_traffic_on_a_split_that_stays_wrong() -> None:
-    broken = judged(broken="600 of 1000")
+def test_a_manual_pause_does_not_hide_a_lasting_sample_ratio_mismatch() -> None:
+    broken = make_evaluation(broken="600 of 1000")
     paused = steering.execute_command(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
     assert settle(paused, LATER * 2, broken).phase == "Stopped"
 
 
 def test_a_step_that_takes_too_long_can_end_the_rollout_or_go_on() -> None:
-    back = settle(collecting(onInconclusive="rollback"), timedelta(hours=1), judged())
+    back = settle(collecting(onInconclusive="rollback"), timedelta(hours=1), make_evaluation())
     assert (back.phase, state.canary_weight(back)) == ("Stopped", 0)
     assert (back.verdict.decision, back.verdict.reason) == ("Undecided", "Inconclusive: about 60 events decide")
-    on = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
+    on = settle(collecting(onInconclusive="promote"), timedelta(hours=1), make_evaluation())
     assert index(on) == 2
 
 
@@ -512,38 +518,40 @@ def without(status: ExperimentStatus) -> list[tuple[int, int, str]]:
     return [(each.step, each.weight, each.by) for each in status.without_evidence or ()]
 
 
-def test_what_passes_without_evidence_is_told_with_the_promotion_and_by_what() -> None:
-    first = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
+def test_the_promotion_names_steps_without_evidence_and_why() -> None:
+    first = settle(collecting(onInconclusive="promote"), timedelta(hours=1), make_evaluation())
     assert without(first) == [(1, 25, "onInconclusive: promote")]
     assert explanations.weight_change_reason(first) == "onInconclusive: promote, although about 60 events decide"
-    warm = settle(first, timedelta(hours=1, minutes=1), judged())
-    late = settle(warm, timedelta(hours=3), judged())
+    warm = settle(first, timedelta(hours=1, minutes=1), make_evaluation())
+    late = settle(warm, timedelta(hours=3), make_evaluation())
     assert (late.phase, late.verdict.decision) == ("Concluded", "Undecided")
-    told = "after step 3 at 100 %; without evidence: step 1 at 25 %, step 2 at 50 % by onInconclusive: promote"
-    assert late.verdict.reason == f"Promoted: {told}"
-    assert explanations.promotion_reason(late) == f"{told}; onInconclusive: promote, although about 60 events decide"
-    decided = settle(warm, timedelta(hours=1, minutes=30), judged(passed=True, metrics=(FOUND,)))
+    result = "after step 3 at 100 %; without evidence: step 1 at 25 %, step 2 at 50 % by onInconclusive: promote"
+    assert late.verdict.reason == f"Promoted: {result}"
+    assert explanations.promotion_reason(late) == f"{result}; onInconclusive: promote, although about 60 events decide"
+    decided = settle(warm, timedelta(hours=1, minutes=30), make_evaluation(passed=True, metrics=(FOUND,)))
     assert decided.verdict.decision == "Promoted"
     assert decided.verdict.reason.endswith("100 %; without evidence: step 1 at 25 % by onInconclusive: promote")
 
 
-def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics() -> None:
+def test_the_promotion_names_the_metrics_of_a_step_that_evidence_passed() -> None:
     other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
-    found = judged(passed=True, metrics=(FOUND, other))
+    found = make_evaluation(passed=True, metrics=(FOUND, other))
     passed = settle(collecting(), LATER, found)
-    assert explanations.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
+    assert (
+        explanations.weight_change_reason(passed) == "errorRate is 1 times stable's: no worse; also passed: latencyP99"
+    )
     over = settle(settle(passed, timedelta(minutes=7), found), timedelta(minutes=20), found)
     assert (over.verdict.reason, without(over)) == ("Promoted: after step 3 at 100 %", [])
     assert explanations.promotion_reason(over) == f"after step 3 at 100 %; {explanations.weight_change_reason(passed)}"
 
 
-def test_an_arm_without_requests_passes_by_a_policy_that_is_told() -> None:
-    on = settle(collecting(onNoData="promote"), timedelta(minutes=6), judged(silent=True))
+def test_an_arm_without_requests_passes_by_a_recorded_policy() -> None:
+    on = settle(collecting(onNoData="promote"), timedelta(minutes=6), make_evaluation(silent=True))
     assert without(on) == [(1, 25, "onNoData: promote")]
     assert explanations.weight_change_reason(on) == "onNoData: promote, although an arm has no requests"
 
 
-def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_nothing_else() -> None:
+def test_a_step_that_a_command_passes_is_recorded_except_a_manual_gate() -> None:
     given = steering.execute_command(collecting(), RolloutCommand("a", "promote", 8), T0)
     assert (without(given), explanations.weight_change_reason(given)) == (
         [(1, 25, "command promote")],
@@ -562,19 +570,19 @@ def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_not
     assert without(steering.execute_command(collecting(steps=timed), RolloutCommand("a", "promote", 8), T0)) == []
 
 
-def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> None:
+def test_the_promotion_names_a_last_gate_without_evidence() -> None:
     steps = [{"weight": 25}, {"weight": 50, "gate": "time", "minDuration": "10m"}]
-    found = judged(passed=True, metrics=(FOUND,))
+    found = make_evaluation(passed=True, metrics=(FOUND,))
     status = settle(settle(collecting(steps=steps), LATER, found), LATER * 2, found)
     over = settle(status, LATER * 5, found)
-    told = "after step 3 at 100 %; without evidence: step 2 at 50 % (for 10m) by its gate"
-    assert over.verdict.reason == f"Promoted: {told}"
-    assert explanations.promotion_reason(over) == f"{told}; 10m are over"
+    result = "after step 3 at 100 %; without evidence: step 2 at 50 % (for 10m) by its gate"
+    assert over.verdict.reason == f"Promoted: {result}"
+    assert explanations.promotion_reason(over) == f"{result}; 10m have passed"
     hurried = steering.execute_command(status, RolloutCommand("a", "promote", 8), T0)
     assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
 
 
-def test_a_status_of_before_steps_that_passed_were_told_is_read_as_it_is() -> None:
+def test_an_older_status_without_recorded_steps_is_read() -> None:
     stored = collecting().to_json()
     assert "withoutEvidence" not in stored
     assert "openedBy" not in stored["step"]
@@ -582,10 +590,10 @@ def test_a_status_of_before_steps_that_passed_were_told_is_read_as_it_is() -> No
 
 
 @pytest.mark.parametrize("policy", ["hold", "pause", "promote"])
-def test_no_traffic_for_long_is_no_success_unless_somebody_says_so(policy: str) -> None:
+def test_no_traffic_is_no_success_without_a_policy(policy: str) -> None:
     status = collecting(onNoData=policy, onInconclusive="rollback")
-    quiet = settle(status, timedelta(minutes=6), judged(silent=True))
-    late = settle(quiet, timedelta(hours=1), judged(silent=True))
+    quiet = settle(status, timedelta(minutes=6), make_evaluation(silent=True))
+    late = settle(quiet, timedelta(hours=1), make_evaluation(silent=True))
     if policy == "promote":
         assert index(quiet) == 2
     elif policy == "pause":
@@ -600,22 +608,22 @@ def test_no_traffic_for_long_is_no_success_unless_somebody_says_so(policy: str) 
 @pytest.mark.parametrize("policy", ["pause", "promote"])
 def test_an_epoch_that_has_just_begun_is_not_silent_yet(policy: str) -> None:
     steps = [{"weight": 25, "minDuration": "0s"}, {"weight": 50}]
-    started = settle(frozen(steps=steps, onNoData=policy), timedelta(0), judged(silent=True))
-    warm = settle(started, timedelta(seconds=59), judged(silent=True, requests=200))
-    young = settle(warm, timedelta(seconds=118), judged(silent=True))
+    started = settle(frozen(steps=steps, onNoData=policy), timedelta(0), make_evaluation(silent=True))
+    warm = settle(started, timedelta(seconds=59), make_evaluation(silent=True, requests=200))
+    young = settle(warm, timedelta(seconds=118), make_evaluation(silent=True))
     assert (index(young), young.paused, len(epochs(young))) == (1, None, 1)
-    old = settle(warm, timedelta(seconds=119), judged(silent=True))
+    old = settle(warm, timedelta(seconds=119), make_evaluation(silent=True))
     assert index(old) == 2 if policy == "promote" else old.paused is not None
 
 
-def test_resuming_without_traffic_waits_for_it_anew() -> None:
-    paused = settle(collecting(onNoData="pause"), timedelta(minutes=6), judged(silent=True))
+def test_resuming_without_traffic_restarts_the_wait() -> None:
+    paused = settle(collecting(onNoData="pause"), timedelta(minutes=6), make_evaluation(silent=True))
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + timedelta(hours=9))
-    assert settle(resumed, timedelta(hours=9, minutes=4), judged(silent=True)).paused is None
+    assert settle(resumed, timedelta(hours=9, minutes=4), make_evaluation(silent=True)).paused is None
 
 
-def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
-    broken = judged(broken="600 of 1000", passed=True)
+def test_a_lasting_sample_ratio_mismatch_pauses_and_then_stops() -> None:
+    broken = make_evaluation(broken="600 of 1000", passed=True)
     paused = settle(collecting(), LATER, broken)
     assert paused.paused is not None
     assert (paused.paused.reason, paused.phase) == ("SampleRatio", "Running")
@@ -625,11 +633,11 @@ def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
     assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
 
 
-def test_a_split_that_is_right_again_waits_for_a_person() -> None:
-    paused = settle(collecting(), LATER, judged(broken="600 of 1000"))
-    assert settle(paused, timedelta(hours=5), judged(passed=True)).paused == paused.paused
+def test_a_split_that_matches_again_waits_for_a_user() -> None:
+    paused = settle(collecting(), LATER, make_evaluation(broken="600 of 1000"))
+    assert settle(paused, timedelta(hours=5), make_evaluation(passed=True)).paused == paused.paused
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
-    assert index(settle(resumed, LATER, judged(passed=True))) == 2
+    assert index(settle(resumed, LATER, make_evaluation(passed=True))) == 2
 
 
 @pytest.mark.parametrize(
@@ -647,7 +655,7 @@ def test_a_split_that_is_right_again_waits_for_a_person() -> None:
         (5, 0, "manual", 1),
     ],
 )
-def test_before_a_gate_of_evidence_no_replica_of_the_candidate_has_more_load_than_one_of_stable(
+def test_before_an_evidence_gate_no_canary_replica_has_more_load_than_one_of_stable(
     replicas: int, weight: int, gate: Any, needed: int
 ) -> None:
     assert replica_counts.step_replicas(PlanStep(weight=weight, gate=gate), replicas) == needed
@@ -699,10 +707,10 @@ walks = st.lists(st.tuples(minutes, evidences, st.sampled_from([0, 3]), flags, v
 Walk = list[tuple[int, Evaluation | None, int, tuple[bool, bool], str]]
 
 
-def walked(
+def run_rollout(
     status: ExperimentStatus, ticks: Walk
 ) -> Iterator[tuple[ExperimentStatus, RolloutInputs | None, ExperimentStatus]]:
-    """(before, inputs, after) of each tick, and of each command without inputs."""
+    """Yield (before, inputs, after) of each tick, and of each command without inputs."""
     at = timedelta(0)
     for number, (wait, evidence, available, (confirmed, held), verb) in enumerate(ticks):
         at += timedelta(minutes=wait)
@@ -710,7 +718,7 @@ def walked(
             after = steering.execute_command(status, RolloutCommand(f"c{number}", verb, 8), T0 + at)
             yield status, None, after
         else:
-            inputs = seen(at, evidence, available=available, confirmed=confirmed, held=held)
+            inputs = tick_inputs(at, evidence, available=available, confirmed=confirmed, held=held)
             after = state_machine.tick(status, inputs)
             yield status, inputs, after
         status = after
@@ -718,8 +726,8 @@ def walked(
 
 @settings(max_examples=examples(150))
 @given(walks)
-def test_whatever_comes_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk) -> None:
-    for before, inputs, after in walked(frozen(), ticks):
+def test_for_all_inputs_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk) -> None:
+    for before, inputs, after in run_rollout(frozen(), ticks):
         assert ExperimentStatus.parse(after.to_json()) == after
         numbers = [each.number for each in after.evidence_epochs]
         assert numbers == sorted(set(numbers))
@@ -744,60 +752,59 @@ def test_whatever_comes_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk
 @given(walks.filter(bool))
 def test_without_evidence_that_passes_nothing_is_promoted(ticks: Walk) -> None:
     blind: Walk = [
-        (wait, evidence and judged(silent=evidence.silent, requests=evidence.requests), available, flag, verb)
+        (wait, evidence and make_evaluation(silent=evidence.silent, requests=evidence.requests), available, flag, verb)
         for wait, evidence, available, flag, verb in ticks
     ]
-    for _, _, after in walked(frozen(), blind):
+    for _, _, after in run_rollout(frozen(), blind):
         assert index(after) <= 1
         assert state.canary_weight(after) <= 25
 
 
-def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
+def test_a_damaged_status_can_be_ticked() -> None:
     status = collecting(onInconclusive="promote")
     assert status.step is not None
     for given_index in (0, 3, 99):
         step = status.step.model_copy(update={"index": given_index})
         damaged = status.model_copy(update={"step": step})
-        settle(damaged, timedelta(hours=2), judged(passed=True))
+        settle(damaged, timedelta(hours=2), make_evaluation(passed=True))
         settle(
             steering.execute_command(damaged, RolloutCommand("p", "promote", 8), T0),
             timedelta(hours=2),
-            judged(passed=True),
+            make_evaluation(passed=True),
         )
 
 
 SKIP = RolloutCommand("s1", "skip", 8)
 
 
-def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on() -> None:
+def test_a_skipped_step_opens_no_other_gate_and_harm_is_still_tested() -> None:
     skipped = steering.execute_command(collecting(), SKIP, T0)
     assert (index(skipped), skipped.last_command, skipped.step and skipped.step.gate) == (2, "s1", "evidence")
-    there = settle(skipped, timedelta(minutes=2), judged())
+    there = settle(skipped, timedelta(minutes=2), make_evaluation())
     assert (index(there), state.canary_weight(there), there.phase) == (2, 50, "Running")
     assert there.verdict.decision == "Undecided"
-    harmed = settle(there, timedelta(minutes=3), judged(harm="errorRate is 3 times stable's"))
+    harmed = settle(there, timedelta(minutes=3), make_evaluation(harm="errorRate is 3 times stable's"))
     assert (harmed.phase, state.canary_weight(harmed)) == ("Stopped", 0)
 
 
-def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
-    last = settle(steering.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), judged())
-    assert not steering.can_skip(last)
+def test_a_step_before_all_traffic_cannot_be_skipped() -> None:
+    last = settle(steering.execute_command(collecting(), SKIP, T0), timedelta(minutes=2), make_evaluation())
+    assert steering.skip_refusal(last)
     again = steering.execute_command(last, RolloutCommand("s2", "skip", 8), T0)
     assert again == last.model_copy(update={"last_command": "s2"})
-    assert not steering.can_skip(frozen()), "there is no step yet"
+    assert steering.skip_refusal(frozen()), "there is no step yet"
     errors: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
     by_hand = collecting(steps=[{"weight": 25}, {"weight": 100, "gate": "manual"}], **errors)
-    assert not steering.can_skip(by_hand)
-    assert steering.can_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
+    assert steering.skip_refusal(by_hand)
+    assert not steering.skip_refusal(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
     baked = {"steps": [{"weight": 25}], "bake": {}, **errors}
-    assert not steering.can_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
+    assert steering.skip_refusal(collecting(**baked)), "in a bake stable keeps next to nothing"
 
 
 ERRORS: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
-LAST_ALL = "step 1 of 3 is the last that evidence or a person decides, and all traffic would follow by itself: promote passes it"
-LAST_BAKE = (
-    "step 1 of 4 is the last that evidence or a person decides, and the bake would follow by itself: promote passes it"
-)
+LAST = "is the last step that evidence or a person decides, and {} would follow without a decision; use promote instead"
+LAST_ALL = f"step 1 of 3 {LAST.format('all traffic')}"
+LAST_BAKE = f"step 1 of 4 {LAST.format('the bake')}"
 
 
 @pytest.mark.parametrize(
@@ -813,21 +820,21 @@ LAST_BAKE = (
     ids=lambda step: next(iter(step)),
 )
 @pytest.mark.parametrize("gate", ["evidence", "manual"])
-def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(gate: str, following: Any) -> None:
+def test_the_last_deciding_step_cannot_be_skipped(gate: str, following: Any) -> None:
     status = collecting(steps=[{"weight": 50, "gate": gate}, following], **ERRORS)
     assert steering.skip_refusal(status) == LAST_ALL
     assert index(steering.execute_command(status, SKIP, T0)) == 1
     baked = collecting(steps=[{"weight": 50, "gate": gate}, following], bake={}, **ERRORS)
     assert steering.skip_refusal(baked) == LAST_BAKE
     decided = [{"weight": 50, "gate": gate}, following, {"weight": 90, "gate": "manual"}]
-    assert steering.can_skip(collecting(steps=decided, **ERRORS))
+    assert not steering.skip_refusal(collecting(steps=decided, **ERRORS))
 
 
-def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
+def test_a_step_without_decision_can_be_skipped_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
     timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
-    assert steering.can_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
+    assert not steering.skip_refusal(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
     assert steering.skip_refusal(collecting(steps=[timed], bake={}, **ERRORS)) == (
-        "what follows on step 1 of 3 is the bake at 99 %: promote leads there"
+        "the bake at 99 % follows step 1 of 3; use promote instead"
     )
     last = [{"weight": 50}, {"scale": {"percent": 100}}, {"weight": 100, "gate": "manual"}]
     assert steering.skip_refusal(collecting(steps=last, **ERRORS)) == LAST_ALL

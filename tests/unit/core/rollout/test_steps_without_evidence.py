@@ -1,4 +1,4 @@
-"""What a plan lets pass without evidence, in words."""
+"""Texts about steps that a plan lets pass without evidence."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -21,12 +21,12 @@ def allowed(**rollout: Any) -> list[str]:
     )
 
 
-def void(**rollout: Any) -> str:
+def describe(**rollout: Any) -> str:
     return steps_without_evidence.describe_exceptions(freeze.resolve_plan(Rollout.from_json(rollout), StableTraffic()))
 
 
 @pytest.mark.parametrize(
-    ("rollout", "told"),
+    ("rollout", "result"),
     [
         ({}, []),
         ({"onInconclusive": "rollback", "onNoData": "pause"}, []),
@@ -49,17 +49,17 @@ def void(**rollout: Any) -> str:
         ),
     ],
 )
-def test_what_may_promote_without_evidence_is_told(rollout: Any, told: list[str]) -> None:
-    assert allowed(**rollout) == told
-    assert void(**rollout) == (f"evidence promises nothing of what is promoted: {told[0]}" if told else "")
+def test_exceptions_from_evidence_are_described(rollout: Any, result: list[str]) -> None:
+    assert allowed(**rollout) == result
+    assert describe(**rollout) == (f"a promotion has no statistical guarantee: {result[0]}" if result else "")
 
 
-def test_where_a_bake_alone_is_weighed_that_is_told_as_well() -> None:
+def test_a_plan_that_evaluates_only_a_bake_is_described_too() -> None:
     by_hand = {"steps": [{"weight": 25, "gate": "manual"}]}
-    assert void(**by_hand) == ""
-    assert void(**by_hand, bake={}) == "evidence promises nothing of what is promoted: no step is gated by evidence"
+    assert describe(**by_hand) == ""
+    assert describe(**by_hand, bake={}) == "a promotion has no statistical guarantee: no step is gated by evidence"
 
 
-def test_a_way_back_has_no_steps_that_could_ask() -> None:
+def test_a_rollback_has_no_exceptions() -> None:
     back = freeze.freeze_without_steps(Rollout.from_json({"onInconclusive": "promote"}), 1, 2, NOW, "returns")
     assert steps_without_evidence.find_exceptions(back.plan) == ()

@@ -1,4 +1,4 @@
-"""Addresses are named without what is secret in them."""
+"""URLs for display contain no secrets."""
 
 import pytest
 
@@ -16,5 +16,5 @@ from sundog_operator.core.rollout import webhook_urls
         ("http://[secret", webhook_urls.UNREADABLE_URL, webhook_urls.UNREADABLE_URL),
     ],
 )
-def test_a_place_has_no_secrets(url: str, place: str, origin: str) -> None:
+def test_a_shown_url_has_no_secrets(url: str, place: str, origin: str) -> None:
     assert (webhook_urls.redact_url(url), webhook_urls.url_origin(url)) == (place, origin)

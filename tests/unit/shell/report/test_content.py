@@ -103,7 +103,7 @@ def test_data_quality_has_the_split_and_what_nobody_knows_of() -> None:
     assert fact(report, "lost") == "3 of stable's requests and 1 of the candidate's ended, nobody knows how"
     assert fact(report, "running") == "2 of stable's and 0 of the candidate's, when that was last told"
     split = fact(report, "sample ratio")
-    assert split.startswith("the candidate got 16333 of 65333 requests where 16333 were expected; log E against")
+    assert split.startswith("the canary got 16333 of 65333 requests, expected 16333; log E against")
     silent = condition("DataQuality", "Unknown", "EdgeSilent", message="edge-1: does not tell what it has counted")
     report = told(running(conditions=(silent,), evidence_epochs=()))
     assert fact(report, "silent edges") == "edge-1: does not tell what it has counted"

@@ -1,1 +1,1 @@
-"""From the counters of edges to an evaluation of a rollout."""
+"""Analysis: from the counters of edges to the evaluation of a rollout."""

@@ -2,22 +2,20 @@
 
 from typing import NamedTuple
 
-from sundog_operator.core.analysis.feedback import FeedbackSums as FeedbackSums
-
 
 class ArmCounts(NamedTuple):
     """Requests of one arm in one epoch, cumulative.
 
     Attributes:
-        assigned: all of them.
-        errors: those that failed, as `ERRORS` has it.
-        slow: those that took long by the first latency of the plan, answered or given up by the client.
-        rejections: those that were refused or given up, as `REJECTIONS` has it.
-        retried: those whose first replica did not answer, whatever became of them.
-        lost: those that have ended, nobody knows how.
-        running: those that have not ended, when that was last told.
-        slow2: those that took long by its second latency.
-        slow3: those that took long by its third.
+        assigned: all requests.
+        errors: failed requests, as `ERRORS` defines them.
+        slow: requests slower than the plan's first latency threshold, answered or given up by the client.
+        rejections: requests that were rejected or given up, as `REJECTIONS` defines them.
+        retried: requests whose first replica did not answer, whatever their result.
+        lost: requests that have ended with an unknown outcome.
+        running: requests that had not ended at the last report.
+        slow2: requests slower than the second latency threshold.
+        slow3: requests slower than the third one.
     """
 
     assigned: int = 0
@@ -31,17 +29,18 @@ class ArmCounts(NamedTuple):
     slow3: int = 0
 
     def plus(self, other: "ArmCounts") -> "ArmCounts":
-        """Both together."""
+        """Return the sum of both."""
         return ArmCounts(*map(sum, zip(self, other, strict=True)))
 
     def merge_newer(self, newer: "ArmCounts") -> "ArmCounts":
-        """The higher of each count; of what runs the newer, and of what is lost too: a request may turn out to run still, or to have ended.
+        """Merge a newer report: take the higher of each count, but the newer `running` and `lost`.
 
-        Who has forgotten assignments may have forgotten losses as well: of those the higher then.
+        A lost request may still run, or have ended. A source that forgot assignments may have forgotten losses too; then `lost` is the
+        higher one.
         """
         lost = newer.lost if newer.assigned >= self.assigned else max(self.lost, newer.lost)
         return ArmCounts(*map(max, self, newer))._replace(running=newer.running, lost=lost)
 
-    def written_off(self) -> "ArmCounts":
-        """What runs is lost."""
+    def with_running_lost(self) -> "ArmCounts":
+        """Count running requests as lost."""
         return self._replace(lost=self.lost + self.running, running=0)

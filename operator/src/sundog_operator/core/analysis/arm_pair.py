@@ -1,4 +1,4 @@
-"""The two arms that are compared, and the limits that decide."""
+"""The two compared arms, their counts, and the limits of the comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,7 @@ from sundog_operator.api import (
     FrozenPlan,
     PlanGuardrail,
 )
-from sundog_operator.core.analysis import (
-    counters,
-)
+from sundog_operator.core.analysis import edge_reports
 from sundog_operator.core.analysis.blocks import BlocksByEpoch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
@@ -32,15 +30,15 @@ from sundog_operator.core.stats.guardrail_test import (
 
 @dataclass(frozen=True, slots=True)
 class CollectedCounts:
-    """What was counted of an attempt.
+    """Counters of an attempt, and when they were read.
 
     Attributes:
-        tallies: what the edges have counted of it.
-        reports: what they report now.
-        blocks: those in them.
-        traffic: stable's, by which latencies that are not known yet are.
+        tallies: the counters of the attempt.
+        reports: the present reports of the edges.
+        blocks: the blocks in these reports.
+        traffic: stable's traffic, which sets unknown latency thresholds.
         now_s: Unix seconds.
-        timeout_s: of a request.
+        timeout_s: timeout of a request.
     """
 
     tallies: Counters
@@ -52,57 +50,57 @@ class CollectedCounts:
 
     @property
     def present(self) -> set[str]:
-        """The processes of edges that tell of it now."""
-        return {source for source, _ in counters.assigned_rows(self.tallies.attempt, self.reports)}
+        """Return the edge processes that report the attempt now."""
+        return {source for source, _ in edge_reports.assigned_rows(self.tallies.attempt, self.reports)}
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutCounts(CollectedCounts):
-    """What a rollout is judged by. `replicas` are healthy ones of stable and of the candidate."""
+    """Input of a rollout's evaluation. `replicas` are healthy ones of stable and of the canary."""
 
     replicas: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class ArmPair:
-    """Two arms that are compared.
+    """Two compared arms.
 
     Attributes:
-        control: the one that the other is compared with.
-        arm: the other.
-        who: what that one is called in a sentence.
-        place: which it is of those whose blocks were folded.
+        control: the baseline.
+        arm: the arm that is compared with it.
+        who: name of the arm in sentences.
+        place: index of the arm in folded blocks.
     """
 
     control: str = names.STABLE
     arm: str = names.CANARY
-    who: str = "the candidate"
+    who: str = "the canary"
     place: int = 0
 
     @property
     def both(self) -> tuple[str, str]:
-        """Their names."""
+        """Return the names of both."""
         return self.control, self.arm
 
 
 ROLLOUT_PAIR: Final = ArmPair()
 ArmShares = tuple[float, ...]
-"""Of what comes, that of each arm; of sum 1."""
+"""The share of traffic of each arm; the sum is 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationLimits:
-    """What an arm is held to.
+    """Limits of a comparison.
 
     Attributes:
-        guardrails: what it may not be worse in, by how much.
-        levels: how much error each test may have.
-        next_weight: the share of traffic that it is to have then, in (0, 1].
-        newest_alone: whether rates are judged by the newest epoch only.
-        newest_times: whether latencies are.
-        keeps_units: whether what comes of one unit goes to one arm.
-        bake: the candidate's percent in epochs that decide no gate, and in which harm is looked for all the same; None for none, or where
-            there are no others.
+        guardrails: the guardrails with their margins.
+        levels: error level of each test.
+        next_weight: the arm's share of traffic after the current step, in (0, 1].
+        newest_alone: whether rates are tested on the newest epoch alone.
+        newest_alone_for_latency: whether latencies are.
+        has_sticky_units: whether all requests of a unit go to one arm.
+        bake: the canary's percent in bake epochs, which decide no gate but are tested for harm; None without a bake, or
+            without other epochs.
     """
 
     guardrails: Sequence[PlanGuardrail]
@@ -115,7 +113,7 @@ class EvaluationLimits:
 
 
 def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
-    """The limits that a rollout is held to, by its plan and its next weight."""
+    """Return the limits of a rollout, from its plan and its next weight."""
     following, plan = state.next_weight(status) / 100, status.plan
     return EvaluationLimits(
         guardrails=plan.guardrails,
@@ -129,7 +127,7 @@ def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
 
 
 def error_levels(plan: FrozenPlan, *, arms: int = 1, gate_error_share: float = 1.0) -> ErrorLevels:
-    """The error of one of so many arms, as a plan has frozen it."""
+    """Return the error levels of one of so many arms, from a frozen plan."""
     alpha = (plan.alpha or DEFAULT_ALPHA) / arms
     return ErrorLevels(
         alpha, plan.harm_shares or 1, gate_error_share, plan.mixture or MIXTURE, 1 - (plan.early_harm or 0.0)
@@ -137,17 +135,17 @@ def error_levels(plan: FrozenPlan, *, arms: int = 1, gate_error_share: float = 1
 
 
 def _gate_share(status: ExperimentStatus) -> float:
-    """What the gate in question has of the error where it looks at the newest epoch alone: the rest is for epochs that begin anew."""
+    """Return the share of the error for the current gate if it tests the newest epoch alone; restarted epochs use the rest."""
     deciding = [each for each in status.evidence_epochs if 0 < each.weight < 100 and each.weight != _bake(status.plan)]
     return multiple_testing.epoch_error_share(1 + (deciding[-1].restarts if deciding else 0))
 
 
 def _bake(plan: FrozenPlan) -> int | None:
-    """The candidate's percent in a bake after others; one that it has first, as after a shadow, is all there is to tell."""
+    """Return the canary's percent in a bake; None if the bake has the first weight, as after a shadow, because then only it has data."""
     baked = next((step.weight for step in plan.steps if step.gate == freeze.BAKE), None)
     return baked if baked is not None and any(0 < step.weight < baked for step in plan.steps) else None
 
 
 def decides(limits: EvaluationLimits, epoch: EvidenceEpoch) -> bool:
-    """Whether gates look at an epoch: what a bake counts comes after them."""
+    """Whether gates use an epoch; a bake comes after the gates."""
     return not epoch.troubled and epoch.weight != limits.bake

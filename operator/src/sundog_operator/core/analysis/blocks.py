@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
-from sundog_operator.core.analysis.feedback import FeedbackSums as FeedbackSums
 from sundog_operator.core.edge.reported_counts import (
     EVENTS,
 )
@@ -13,15 +12,15 @@ from sundog_operator.core.kubernetes import names
 
 BLOCK_S: Final = 10
 BLOCK_LENGTHS: Final = (1, 3, 6)
-"""Of the blocks whose sums are kept, in blocks of the edges."""
+"""Lengths of blocks whose sums are kept, in edge blocks."""
 GRACE_S: Final = 5
-"""Until a block is looked at after its end: for that long lines and reports are under way."""
+"""Delay before a block is read after its end, because log lines and reports are still under way."""
 MOST_IN_A_BLOCK: Final = 10**8
-"""So that sums of squares stay within 64 bits for any rollout."""
+"""Limit that keeps sums of squares within 64 bits."""
 
 
 class BlockCounts(NamedTuple):
-    """Requests of one arm that came in ten seconds: of each of `EVENTS` how many, how many have ended, and how many still run."""
+    """Requests of one arm that arrived in ten seconds: the count of each of `EVENTS`, the ended ones, and the running ones."""
 
     errors: int = 0
     slow: int = 0
@@ -33,44 +32,44 @@ class BlockCounts(NamedTuple):
     running: int = 0
 
     def plus(self, other: Self) -> Self:
-        """Both together."""
+        """Return the sum of both."""
         return type(self)(*map(sum, zip(self, other, strict=True)))
 
     @property
     def requests(self) -> int:
-        """All of them that are known of."""
+        """Return all known requests."""
         return self.ended + self.running
 
 
 @dataclass(slots=True)
 class Block:
-    """Ten seconds of one epoch over all edges, by arm."""
+    """Ten seconds of one epoch, summed over all edges, by arm."""
 
     arms: dict[str, BlockCounts] = field(default_factory=dict)
 
     def add(self, arm: str, counts: BlockCounts) -> None:
-        """Add one row's."""
+        """Add the counts of one row."""
         self.arms[arm] = self.of(arm).plus(counts)
 
     def of(self, arm: str) -> BlockCounts:
-        """One arm's."""
+        """Return the counts of one arm."""
         return self.arms.get(arm, BlockCounts())
 
     @property
     def running(self) -> int:
-        """How many of its requests still run."""
+        """Return how many of its requests still run."""
         return sum(counts.running for counts in self.arms.values())
 
     def events(self, control: str = names.STABLE, arms: Sequence[str] = (names.CANARY,)) -> list[tuple[int, int]]:
-        """(x, s) of each kind of event, of each arm that is compared with control."""
+        """Return (x, s) of each kind of event for each arm compared with control: its events, and those of both."""
         beside = self.of(control)[: len(EVENTS)]
         return [(x, x + other) for arm in arms for x, other in zip(self.of(arm), beside, strict=False)]
 
 
 BlocksByEpoch = Mapping[int, Mapping[int, Block]]
-"""By epoch and number, which is Unix seconds by `BLOCK_S`."""
+"""Blocks by epoch and number; the number is Unix seconds / `BLOCK_S`."""
 
 
 def sum_arm_counts(arm: str, blocks: Iterable[Block]) -> BlockCounts:
-    """An arm's requests in all of these blocks."""
+    """Return an arm's requests in all of these blocks."""
     return functools.reduce(BlockCounts.plus, (block.of(arm) for block in blocks), BlockCounts())

@@ -1,4 +1,4 @@
-"""Counters as JSON of a status and back."""
+"""Conversion of counters to the JSON of a status and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -6,7 +6,6 @@ from typing import Any, Final
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.blocks import BLOCK_LENGTHS
 from sundog_operator.core.analysis.dispersion_sums import ZERO_SUMS, BlockSums, DispersionSums, EpochBlocks
-from sundog_operator.core.analysis.feedback import FeedbackSums as FeedbackSums
 from sundog_operator.core.edge.reported_counts import (
     EVENTS,
     SLOW,
@@ -14,35 +13,35 @@ from sundog_operator.core.edge.reported_counts import (
 )
 
 _LATER_COLUMNS: Final = ("retried", *SLOW[1:])
-"""What may be missing in what was stored before it was counted."""
+"""Columns that older statuses do not have."""
 
 
 def parse_row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], ArmCounts]:
-    """One row of stored counters: its (epoch, arm), and the arm's counts. Raises `PARSE_ERRORS`."""
+    """Return (epoch, arm) and the counts of a stored row. Raises `PARSE_ERRORS`."""
     epoch, _, arm = key.partition("/")
-    told = (name for name in ArmCounts._fields if name in at or name not in _LATER_COLUMNS)
-    return (int(epoch), arm), ArmCounts(**{name: parse_count(counts[at[name]]) for name in told})
+    stored = (name for name in ArmCounts._fields if name in at or name not in _LATER_COLUMNS)
+    return (int(epoch), arm), ArmCounts(**{name: parse_count(counts[at[name]]) for name in stored})
 
 
 def parse_folded(stored: Mapping[str, Any], kinds: int) -> EpochBlocks:
-    """Blocks of an epoch that were folded. Raises `PARSE_ERRORS`."""
+    """Return the folded blocks of an epoch. Raises `PARSE_ERRORS`."""
     lengths = tuple(
         DispersionSums(
-            parse_count(closed), _sums(_of_kinds(sums, kinds, ZERO_SUMS)), _open(_of_kinds(open_, kinds, (0, 0)))
+            parse_count(closed), _sums(_fill_kinds(sums, kinds, ZERO_SUMS)), _open(_fill_kinds(open_, kinds, (0, 0)))
         )
         for closed, sums, open_ in stored["lengths"]
     )
     if len(lengths) != len(BLOCK_LENGTHS):
-        raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(BLOCK_LENGTHS)}")
+        raise ValueError(f"lengths: {len(lengths)} block lengths; expected {len(BLOCK_LENGTHS)}")
     requests = tuple(map(parse_count, stored["requests"]))
     if len(requests) != 1 + len(lengths[0].sums) // len(EVENTS):
-        raise ValueError(f"requests of {len(requests)} arms instead of those that have sums")
+        raise ValueError(f"requests: {len(requests)} arms; expected the arms with sums")
     return EpochBlocks(parse_count(stored["following"]), lengths, requests)
 
 
 def _sums(stored: Sequence[Sequence[int]]) -> tuple[BlockSums, ...]:
     if not stored:
-        raise ValueError("no sums of any kind of events")
+        raise ValueError("lengths: no sums")
     return tuple(
         (parse_count(a), parse_count(b), parse_count(c), parse_count(d), parse_count(e)) for a, b, c, d, e in stored
     )
@@ -53,14 +52,14 @@ def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
 
 
 def first_kinds(kinds: int, counts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Of what is kept of each of `EVENTS`, arm by arm, that of the first so many."""
+    """Return the entries of the first `kinds` of `EVENTS`, arm by arm."""
     return [list(each) for place, each in enumerate(counts) if place % len(EVENTS) < kinds]
 
 
-def _of_kinds(stored: Sequence[Sequence[int]], kinds: int, nothing: Sequence[int]) -> list[Sequence[int]]:
-    """What is stored of the first so many of `EVENTS`, arm by arm, and nothing of the others."""
+def _fill_kinds(stored: Sequence[Sequence[int]], kinds: int, nothing: Sequence[int]) -> list[Sequence[int]]:
+    """Return stored entries of the first `kinds` of `EVENTS`, arm by arm, filled up with `nothing` for the others."""
     if not 0 < kinds <= len(EVENTS) or len(stored) % kinds:
-        raise ValueError(f"{len(stored)} entries are not those of {kinds} kinds of events")
+        raise ValueError(f"{len(stored)} entries; expected a multiple of {kinds} kinds of events")
     missing = [nothing] * (len(EVENTS) - kinds)
     arms = (stored[place : place + kinds] for place in range(0, len(stored), kinds))
     return [each for arm in arms for each in (*arm, *missing)]

@@ -1,4 +1,4 @@
-"""Looks for harm in a candidate's first blocks, those of its warm-up too, until the usual test has the blocks that it takes. Pure."""
+"""Early harm: test a canary's first blocks, with those of its warm-up, until the usual test has enough blocks. Pure."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from sundog_operator.core.stats import early_harm, multiple_testing
 
 
 class EarlyHarm(NamedTuple):
-    """That the candidate's errors in its first blocks are more than its margin allows: in a sentence, and stable's and its own errors."""
+    """Errors of the canary's first blocks above its margin: a sentence, and the errors of (stable, canary)."""
 
     message: str
     events: tuple[int, int]
@@ -21,12 +21,12 @@ class EarlyHarm(NamedTuple):
 def find_early_harm(
     plan: FrozenPlan, weights: Mapping[int, float], blocks: BlocksByEpoch, now_s: float
 ) -> EarlyHarm | None:
-    """Look for harm in the candidate's first blocks; None where it is not known to be any.
+    """Test the canary's first blocks for harm; None if it is not shown.
 
     Args:
-        plan: as frozen.
-        weights: by epoch, the candidate's share of the traffic; others than those in (0, 1) tell nothing of two arms.
-        blocks: what all edges count.
+        plan: the frozen plan.
+        weights: by epoch, the canary's share of traffic; weights outside of (0, 1) are ignored, because only one arm has traffic.
+        blocks: the blocks of all edges.
         now_s: Unix seconds.
     """
     margin = next((each.margin for each in plan.guardrails if each.metric == ERROR_RATE), None)
@@ -39,17 +39,17 @@ def find_early_harm(
     found = early_harm.pooled_log_e([(weights[number], *_errors(each, over)) for number, each in own.items()], margin)
     if found < multiple_testing.log_e_threshold(freeze.early_alpha(plan)):
         return None
-    seen = [each[at] for each in own.values() for at in over if at in each]
-    stable, canary = (sum_arm_counts(arm, seen) for arm in (names.STABLE, names.CANARY))
+    first_blocks = [each[at] for each in own.values() for at in over if at in each]
+    stable, canary = (sum_arm_counts(arm, first_blocks) for arm in (names.STABLE, names.CANARY))
     message = (
-        f"{ERROR_RATE} is {canary.errors} of {canary.ended} requests of the candidate in its first {len(over) * BLOCK_S} s, and"
-        f" {stable.errors} of {stable.ended} of {names.STABLE}: worse than its margin, also without its {early_harm.BLOCKS_LEFT_OUT} worst"
+        f"{ERROR_RATE}: {canary.errors} of {canary.ended} requests of the canary failed in its first {len(over) * BLOCK_S} s,"
+        f" {stable.errors} of {stable.ended} of {names.STABLE}; worse than its margin, even without its {early_harm.BLOCKS_LEFT_OUT} worst"
         f" blocks of {BLOCK_S} s"
     )
     return EarlyHarm(message, (stable.errors, canary.errors))
 
 
 def _errors(blocks: Mapping[int, Block], over: range) -> tuple[list[int], list[int]]:
-    """Stable's and the candidate's, block by block."""
+    """Return the errors of (stable, canary), block by block."""
     stable, canary = ([blocks.get(at, Block()).of(arm).errors for at in over] for arm in (names.STABLE, names.CANARY))
     return stable, canary

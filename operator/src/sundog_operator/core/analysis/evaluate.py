@@ -1,6 +1,6 @@
-"""Judges an attempt: counts of the edges in, what its state machine has to know out. Pure.
+"""Evaluation of an attempt: from the counters of edges to the inputs of its state machine. Pure.
 
-What compares two arms takes them as a `Pair` and is the same for a candidate beside stable and for an arm of an experiment beside control.
+Comparisons take two arms as an `ArmPair`. They are the same for a canary beside stable and for an experiment's arm beside control.
 """
 
 from collections.abc import Sequence
@@ -40,60 +40,62 @@ from sundog_operator.core.stats import dispersion
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 
 
-def evaluate_rollout(status: ExperimentStatus, seen: RolloutCounts) -> Evaluation:
-    """What the evidence says of an attempt whose plan has guardrails."""
-    present = seen.present
-    # One arm alone tells nothing of two.
+def evaluate_rollout(status: ExperimentStatus, collected: RolloutCounts) -> Evaluation:
+    """Evaluate an attempt whose plan has guardrails."""
+    present = collected.present
+    # One arm alone has no comparison.
     epochs = [each for each in status.evidence_epochs if 0 < each.weight < 100]
     shares = [each.weight / 100 for each in epochs]
     limits = rollout_limits(status)
-    counted = collect_epochs(ROLLOUT_PAIR, limits, epochs, shares, seen)
-    told = evaluate_metrics(
+    counted = collect_epochs(ROLLOUT_PAIR, limits, epochs, shares, collected)
+    metrics = evaluate_metrics(
         ROLLOUT_PAIR,
         limits,
         epochs,
         counted,
-        seen,
-        replica_counts.load_ratio(state.canary_weight(status), *seen.replicas),
+        collected,
+        replica_counts.load_ratio(state.canary_weight(status), *collected.replicas),
     )
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
-    unreachable_edges = counters.find_unreachable_edges(seen.tallies, seen.reports)
-    told = beside_headers(exclude_uncounted_metrics(told, limits, seen), status)
-    told = told if unreachable_edges else _with_early_harm(told, status, seen)
-    stable, canary = (seen.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
-    killed = find_dead_arm(ROLLOUT_PAIR, limits, seen)
+    unreachable_edges = counters.find_unreachable_edges(collected.tallies, collected.reports)
+    metrics = beside_headers(exclude_uncounted_metrics(metrics, limits, collected), status)
+    metrics = metrics if unreachable_edges else _with_early_harm(metrics, status, collected)
+    stable, canary = (collected.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
+    death = find_dead_arm(ROLLOUT_PAIR, limits, collected)
     return Evaluation(
-        metrics=told,
-        dead=killed != "",
-        harm=killed or next((each.message for each in told if each.verdict == MetricVerdict.HARM), ""),
+        metrics=metrics,
+        dead=death != "",
+        harm=death or next((each.message for each in metrics if each.verdict == MetricVerdict.HARM), ""),
         passed=warm
         and not unreachable_edges
         and min(stable, canary) > 0
-        and _is_long(epochs[-1], seen)
-        and all(_passes(each, last=state.next_weight(status) == 100) for each in told),
+        and _has_enough_blocks(epochs[-1], collected)
+        and all(_passes(each, last=state.next_weight(status) == 100) for each in metrics),
         silent=min(stable, canary) == 0,
         unreachable_edges=tuple(unreachable_edges),
-        broken=mismatch_of_units(status, epochs, seen) if limits.has_sticky_units else mismatch_of_requests(counted),
-        control=baseline_health.evaluate_baseline(status.plan, seen.blocks, seen.now_s),
+        broken=mismatch_of_units(status, epochs, collected)
+        if limits.has_sticky_units
+        else mismatch_of_requests(counted),
+        control=baseline_health.evaluate_baseline(status.plan, collected.blocks, collected.now_s),
         requests=canary,
-        guardrails=resolve_thresholds(status.plan.guardrails, seen.traffic),
-        lost=_lost(epochs, seen),
+        guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
+        lost=_count_lost_requests(epochs, collected),
     )
 
 
 def _with_early_harm(
-    told: tuple[MetricStatus, ...], status: ExperimentStatus, seen: CollectedCounts
+    metrics: tuple[MetricStatus, ...], status: ExperimentStatus, collected: CollectedCounts
 ) -> tuple[MetricStatus, ...]:
-    """With harm of the candidate's first blocks, as long as the usual test has too few of them."""
-    over, evident = seen.tallies.over, arm_shares(status.evidence_epochs)
+    """Add harm in the canary's first blocks, while the usual test has too few blocks."""
+    over, evident = collected.tallies.over, arm_shares(status.evidence_epochs)
     lengths = zip(*(over[number].lengths for number in evident if number in over), strict=True)
     if dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]):
-        return told
+        return metrics
     known = {number: own[-1] for number, own in include_warmup(status.plan, evident).items()}
     weights = {status.epoch.number: state.canary_weight(status) / 100, **known}
-    harm = early_harm.find_early_harm(status.plan, weights, seen.blocks, seen.now_s)
+    harm = early_harm.find_early_harm(status.plan, weights, collected.blocks, collected.now_s)
     if harm is None:
-        return told
+        return metrics
     update = {
         **harm._asdict(),
         "verdict": str(MetricVerdict.HARM),
@@ -101,23 +103,23 @@ def _with_early_harm(
         "needed": None,
         "eta": None,
     }
-    return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in told)
+    return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in metrics)
 
 
-def _lost(epochs: Sequence[EvidenceEpoch], seen: CollectedCounts) -> tuple[int, int]:
-    """Of how many requests of each arm nobody knows how they ended, over all epochs of evidence."""
-    present, both = seen.present, ROLLOUT_PAIR.both
-    stable, canary = (sum(seen.tallies.of(each.number, arm, present).lost for each in epochs) for arm in both)
+def _count_lost_requests(epochs: Sequence[EvidenceEpoch], collected: CollectedCounts) -> tuple[int, int]:
+    """Return how many requests of (stable, canary) have an unknown outcome, over all epochs of evidence."""
+    present, both = collected.present, ROLLOUT_PAIR.both
+    stable, canary = (sum(collected.tallies.of(each.number, arm, present).lost for each in epochs) for arm in both)
     return stable, canary
 
 
-def _is_long(newest: EvidenceEpoch, seen: CollectedCounts) -> bool:
-    """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
-    folded = seen.tallies.folded.get(newest.number)
+def _has_enough_blocks(newest: EvidenceEpoch, collected: CollectedCounts) -> bool:
+    """Whether the newest epoch has enough blocks for its dispersion: the last gate uses only this epoch."""
+    folded = collected.tallies.folded.get(newest.number)
     return folded is not None and bool(dispersion.has_enough_blocks([each.closed for each in folded.lengths]))
 
 
-def _passes(told: MetricStatus, *, last: bool) -> bool:
-    if told.role == "harm":
-        return told.verdict in (MetricVerdict.UNDECIDED, MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
-    return told.verdict == MetricVerdict.PASSED or (told.verdict == SUSPENDED and not last)
+def _passes(metric: MetricStatus, *, last: bool) -> bool:
+    if metric.role == "harm":
+        return metric.verdict in (MetricVerdict.UNDECIDED, MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
+    return metric.verdict == MetricVerdict.PASSED or (metric.verdict == SUSPENDED and not last)

@@ -1,7 +1,7 @@
-"""What edges tell of outcomes: sums of the one store of their namespace, which each of them reads. Pure.
+"""Sums of outcomes, which every edge reads from the one feedback store of its namespace. Pure.
 
-They all tell the same, some of them a second later: what has the highest sequence is taken, and nothing is ever added. What was told once
-is kept, so that neither an edge nor a store that is lost takes it back.
+All edges report the same sums, some of them a second later: the highest sequence wins, and nothing is added. The latest sums are kept, so
+that a lost edge or store takes nothing back.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,20 +15,21 @@ FEEDBACK_UNAVAILABLE: Final = "FeedbackUnavailable"
 FEEDBACK_STORE_REPLACED: Final = "FeedbackStoreReplaced"
 
 ATTEMPT_COUNTERS: Final = ("overflow", "unknown")
-"""What is counted of a whole attempt, and is in no sum."""
+"""Counts of a whole attempt, which are part of no sum."""
 
-_MOST_TOLD: Final = 3
-"""Edges that a sentence names."""
+_MAX_NAMED_EDGES: Final = 3
+"""Edges that a message names."""
 
-_MOST_SUM: Final = 2**128
-"""Of millionths and of their squares; what is larger was not counted."""
+_MAX_SUM: Final = 2**128
+"""Limit of sums of millionths and of their squares; a higher one is invalid."""
 
 Json = dict[str, Any]
 
 
 class OutcomeSums(NamedTuple):
-    """The outcomes of one metric of one arm in one epoch: units with one, those whose first was above 0, Σ of units' totals in millionths,
-    and Σ of the squares of these.
+    """Outcomes of one metric of one arm in one epoch.
+
+    Units with an outcome, units whose first outcome was above 0, Σ of the units' totals in millionths, and Σ of the squares of these.
     """
 
     units: int = 0
@@ -39,7 +40,7 @@ class OutcomeSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSelection:
-    """What of the sums is kept: epochs, arms and metrics of feedback, of one attempt of a service."""
+    """The sums to keep: epochs, arms and feedback metrics of one attempt of a service."""
 
     service: str
     attempt: str
@@ -50,15 +51,15 @@ class FeedbackSelection:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSums:
-    """What a store has summed.
+    """Sums of one store.
 
     Attributes:
-        store: its id; empty before anything was told.
-        sequence: which rises with each of its changes.
-        exposed: first exposures of units by epoch and arm; none where each request is a unit.
-        outcomes: by metric, epoch and arm.
-        overflow: exposures and outcomes of the whole attempt that there was no room for; one that is told again is one more.
-        unknown: outcomes of the whole attempt that are of no unit of it.
+        store: id of the store; empty before the first report.
+        sequence: number that rises with each change.
+        exposed: first exposures of units by epoch and arm; empty if each request is a unit.
+        outcomes: sums by metric, epoch and arm.
+        overflow: exposures and outcomes of the whole attempt that did not fit; a repeated one counts again.
+        unknown: outcomes of the whole attempt whose unit does not belong to it.
     """
 
     store: str = ""
@@ -69,38 +70,38 @@ class FeedbackSums:
     unknown: int = 0
 
     def of(self, metric: str, epoch: int, arm: str) -> OutcomeSums:
-        """Of one metric, epoch and arm."""
+        """Return the sums of one metric, epoch and arm."""
         return self.outcomes.get((metric, epoch, arm), OutcomeSums())
 
     def reported(self, epoch: int, arm: str) -> int:
-        """Units of which some outcome was told: as many were exposed at least, whoever has counted them."""
-        return max((own.units for (_, *place), own in self.outcomes.items() if place == [epoch, arm]), default=0)
+        """Return the most units with an outcome of one metric: at least so many were exposed."""
+        return max((own.units for (_, *key), own in self.outcomes.items() if key == [epoch, arm]), default=0)
 
     def as_json(self) -> Json:
-        """As an edge tells it."""
+        """Return the sums in the format of an edge's report."""
         return {
             "store": self.store,
             "sequence": self.sequence,
-            "exposed": [[*place, units] for place, units in sorted(self.exposed.items())],
-            "outcomes": [[*place, *own] for place, own in sorted(self.outcomes.items())],
-            **{name: told for name in ATTEMPT_COUNTERS if (told := getattr(self, name))},
+            "exposed": [[*key, units] for key, units in sorted(self.exposed.items())],
+            "outcomes": [[*key, *own] for key, own in sorted(self.outcomes.items())],
+            **{name: count for name in ATTEMPT_COUNTERS if (count := getattr(self, name))},
         }
 
 
 def parse_sums(stored: Any) -> FeedbackSums:
-    """What `as_json` gave; what it raises is `DAMAGED`."""
+    """Parse the sums from `as_json`. Raises `PARSE_ERRORS`."""
     if not isinstance(stored, Mapping):
-        raise TypeError("no sums")
+        raise TypeError("feedback: not an object")
     store = stored["store"]
     if not isinstance(store, str) or len(store) > 64:
-        raise TypeError("no id of a store")
+        raise TypeError("store: not a store id")
     return FeedbackSums(
         store,
         parse_count(stored["sequence"]),
         {(parse_count(epoch), str(arm)): parse_count(units) for epoch, arm, units in stored["exposed"]},
         {
             (str(metric), parse_count(epoch), str(arm)): OutcomeSums(
-                parse_count(units), parse_count(positive), _sum(total), parse_count(squares, _MOST_SUM)
+                parse_count(units), parse_count(positive), _sum(total), parse_count(squares, _MAX_SUM)
             )
             for metric, epoch, arm, units, positive, total, squares in stored["outcomes"]
         },
@@ -109,12 +110,12 @@ def parse_sums(stored: Any) -> FeedbackSums:
 
 
 def _sum(value: Any) -> int:
-    parse_count(abs(value), _MOST_SUM)
+    parse_count(abs(value), _MAX_SUM)
     return int(value)
 
 
 def find_feedback_section(service: str, report: EdgeReport) -> Any:
-    """What an edge tells of a service's feedback; None where it tells of none."""
+    """Return the feedback section of a service in an edge's report; None if there is none."""
     own = ((report.evidence or {}).get("services") or {}).get(service)
     return own.get("feedback") if isinstance(own, Mapping) else None
 
@@ -122,51 +123,49 @@ def find_feedback_section(service: str, report: EdgeReport) -> Any:
 def update_sums(
     before: FeedbackSums, reports: Sequence[EdgeReport], wanted: FeedbackSelection
 ) -> tuple[FeedbackSums, tuple[str, str] | None]:
-    """What is known with the reports of every edge; and (reason, message) of why it is not to be built on, None where it is."""
+    """Update the sums with the reports of every edge. Also return (reason, message) if they are not usable, else None."""
     found: list[FeedbackSums] = []
     missing: list[str] = []
     for report in reports:
-        told, problem = _read(report, wanted)
-        if told is None:
+        sums, problem = _read(report, wanted)
+        if sums is None:
             missing.append(f"{report.pod} {problem}")
         else:
-            found.append(told)
+            found.append(sums)
     pinned = {before.store} if before.sequence else set()
     stores = pinned | {each.store for each in found}
     known = max((before, *(each for each in found if not pinned or each.store in pinned)), key=_rank)
     if len(stores) > 1:
-        told_ids = ", ".join(sorted(stores))
-        message = (
-            f"the edges tell of more than one store of outcomes ({told_ids}): what one has counted, the other has not"
-        )
+        ids = ", ".join(sorted(stores))
+        message = f"the edges report more than one outcome store ({ids}); each has only a part of the outcomes"
         return known, (FEEDBACK_STORE_REPLACED, message)
     if not found:
-        return known, (FEEDBACK_UNAVAILABLE, "; ".join(missing[:_MOST_TOLD]) or "there is no edge")
+        return known, (FEEDBACK_UNAVAILABLE, "; ".join(missing[:_MAX_NAMED_EDGES]) or "there is no edge")
     return known, None
 
 
 def _rank(sums: FeedbackSums) -> tuple[int, bool]:
-    # Of two that nothing has changed in, one that has an id.
+    # Of two stores without changes, prefer the one with an id.
     return sums.sequence, bool(sums.store)
 
 
 def _read(report: EdgeReport, wanted: FeedbackSelection) -> tuple[FeedbackSums | None, str]:
-    """The sums of one edge; without any, what keeps it from telling them."""
+    """Return the sums of one edge, or None and the problem."""
     if report.evidence is None:
         return None, "does not answer"
     section = find_feedback_section(wanted.service, report)
     if not isinstance(section, Mapping) or section.get("attempt") != wanted.attempt:
-        return None, "tells of no feedback"
+        return None, "reports no feedback"
     if "error" in section:
         return None, f"has no outcomes: {' '.join(str(section['error']).split())[:200]}"
     try:
-        return parse_sums({**section, **_only(section, wanted)}), ""
+        return parse_sums({**section, **_filter_rows(section, wanted)}), ""
     except PARSE_ERRORS:
-        return None, "tells of feedback what cannot be read"
+        return None, "reports feedback that cannot be parsed"
 
 
-def _only(section: Mapping[str, Any], wanted: FeedbackSelection) -> Json:
-    """The rows that are asked for."""
+def _filter_rows(section: Mapping[str, Any], wanted: FeedbackSelection) -> Json:
+    """Return the wanted rows."""
     return {
         "exposed": [row for row in _rows(section, "exposed", 3) if row[0] in wanted.epochs and row[1] in wanted.arms],
         "outcomes": [
@@ -180,5 +179,5 @@ def _only(section: Mapping[str, Any], wanted: FeedbackSelection) -> Json:
 def _rows(section: Mapping[str, Any], name: str, width: int) -> Iterator[Sequence[Any]]:
     for row in list_or_empty(section[name]):
         if len(list_or_empty(row)) != width:
-            raise ValueError(f"{name} has a row that is none")
+            raise ValueError(f"{name}: a row without {width} columns")
         yield row

@@ -1,4 +1,4 @@
-"""What a rollout is likely to come to, before it begins: its gates of evidence, played in simulated traffic."""
+"""Forecast of a rollout before it begins: its evidence gates in simulated traffic."""
 
 import math
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from sundog_operator.core.rollout.resolve import ERROR_RATE
 from sundog_operator.core.stats.power import rollout_simulation
 from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic
 
-_LOOKS_EVERY: Final = 3
-"""Ticks: to look more often makes the answer no other, and takes longer."""
+_EVALUATION_TICKS: Final = 3
+"""Ticks between evaluations. More evaluations give the same result and take longer."""
 
 _SEED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceTraffic:
-    """The traffic of a service: requests per second, and the share of stable's that fail."""
+    """Traffic of a service: requests per second, and the share of stable's requests that fail."""
 
     requests_per_second: float
     errors: float
@@ -28,15 +28,15 @@ class ServiceTraffic:
 
 @dataclass(frozen=True, slots=True)
 class RolloutForecast:
-    """What became of simulated rollouts of one candidate.
+    """Result of simulated rollouts of one canary.
 
     Attributes:
-        times: its failures, by those of stable.
-        promoted: the share of rollouts that promoted it.
-        rolled_back: the share that rolled it back for harm.
-        median_minutes: until half of all were decided; infinite where fewer were.
-        late_minutes: likewise until four fifths were.
-        failed: failures of the candidate that callers saw in a median rollout.
+        times: its failure rate divided by stable's.
+        promoted: share of rollouts that promoted it.
+        rolled_back: share that rolled it back for harm.
+        median_minutes: time until half of all were decided; infinite if fewer were.
+        p80_minutes: likewise for four fifths.
+        failed: failures of the canary that callers got in a median rollout.
     """
 
     times: float
@@ -48,29 +48,29 @@ class RolloutForecast:
 
     @property
     def undecided(self) -> float:
-        """The share that was not decided in time."""
-        # Where both make 1, floats may make a little less than nothing of the rest.
+        """Return the share that was not decided in time."""
+        # If the others sum to 1, rounding could make the rest negative.
         return max(0.0, 1 - self.promoted - self.rolled_back)
 
 
 def gated_steps(plan: FrozenPlan) -> list[PlanStep]:
-    """The steps that evidence gates."""
+    """Return the steps with an evidence gate."""
     return [step for step in plan.steps if step.gate == "evidence"]
 
 
 def find_error_guardrail(plan: FrozenPlan) -> PlanGuardrail | None:
-    """What a plan's gates ask of errors; None where they ask nothing."""
+    """Return the guardrail on errors that gates wait for; None if there is none."""
     return next((each for each in plan.guardrails if each.metric == ERROR_RATE and each.role == "guardrail"), None)
 
 
 def max_ticks(plan: FrozenPlan, within: timedelta) -> int:
-    """How many steps of time a simulation takes at most. The plan has steps gated by evidence."""
+    """Return the maximum number of simulation ticks. The plan has steps with an evidence gate."""
     longest = sum((step.max_duration or within for step in gated_steps(plan)), timedelta())
     return math.ceil(min(longest, within).total_seconds() / rollout_simulation.TICK_S)
 
 
 def warmup_s(plan: FrozenPlan, service: ServiceTraffic, step: PlanStep) -> float:
-    """Seconds of a step that are no evidence yet."""
+    """Return the warm-up of a step in seconds."""
     filling = plan.warmup_requests / (service.requests_per_second * step.weight / 100)
     return min(plan.warmup_duration.total_seconds(), filling)
 
@@ -84,15 +84,15 @@ def forecast_rollout(
     within: timedelta,
     on_tick: Callable[[int], None] = lambda _: None,
 ) -> RolloutForecast:
-    """Play a plan. Its errors alone are simulated; those of latency take as long or longer.
+    """Simulate a plan with its errors alone; latencies take as long or longer.
 
     Args:
-        plan: with a step that is gated by evidence.
+        plan: a plan with an evidence gate.
         service: the traffic.
-        times: how many times as many of the candidate's requests fail as of stable's.
-        runs: how many rollouts.
-        within: for how long at most.
-        on_tick: called with each ten seconds that are over.
+        times: failure rate of the canary divided by stable's.
+        runs: number of rollouts.
+        within: time limit.
+        on_tick: called after each ten simulated seconds.
     """
     limit = max_ticks(plan, within)
     outcomes = rollout_simulation.simulate_rollouts(
@@ -101,7 +101,7 @@ def forecast_rollout(
         runs=runs,
         ticks=limit,
         seed=_SEED,
-        every=_LOOKS_EVERY,
+        every=_EVALUATION_TICKS,
         on_tick=on_tick,
     )
     minutes, failed = sorted(outcomes.minutes.tolist()), sorted(outcomes.failed.tolist())
@@ -116,7 +116,7 @@ def forecast_rollout(
 
 
 def harm_test_count(plan: FrozenPlan) -> float:
-    """Among how many the error of harm is shared, as the test of all counts has it: more by as much as the first blocks have of it."""
+    """Return how many tests share the harm error, more by the share that the test of the first blocks has."""
     return len(plan.guardrails) * (plan.harm_shares or 1) / (1 - (plan.early_harm or 0.0))
 
 

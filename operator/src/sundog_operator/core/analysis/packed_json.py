@@ -1,4 +1,4 @@
-"""Counts as a status holds them: JSON by zlib and base64. Pure."""
+"""Packed counts of a status: JSON, compressed by zlib, in base64. Pure."""
 
 import base64
 import json
@@ -6,24 +6,24 @@ import zlib
 from typing import Any, Final
 
 UNPACK_ERRORS: Final = (ValueError, zlib.error, RecursionError)
-"""What comes of unpacking something else."""
+"""Errors of unpacking invalid text."""
 
 
 def encode_json(value: Any) -> bytes:
-    """Plain JSON as it is written."""
+    """Return compact JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def pack_json(value: Any) -> str:
-    """Plain JSON in short."""
+    """Return compressed JSON."""
     return compress(encode_json(value))
 
 
 def compress(written: bytes) -> str:
-    """The same of what is written already."""
+    """Compress written JSON."""
     return base64.b64encode(zlib.compress(written, 9)).decode()
 
 
-def unpack_json(text: str, most_bytes: int) -> Any:
-    """What `packed` was given. Of more than so many bytes the rest is cut off, and so is no JSON; what it raises is `UNREADABLE`."""
-    return json.loads(zlib.decompressobj().decompress(base64.b64decode(text, validate=True), most_bytes))
+def unpack_json(text: str, max_bytes: int) -> Any:
+    """Unpack a value of `pack_json`. Text beyond so many bytes is cut off and thus invalid. Raises `UNPACK_ERRORS`."""
+    return json.loads(zlib.decompressobj().decompress(base64.b64decode(text, validate=True), max_bytes))

@@ -1,4 +1,4 @@
-"""How much it takes to decide the gates of a plan, and how likely that is in their time."""
+"""Power of a plan's gates: the requests and time that they need, and how likely they decide in time."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep, format_duration
-from sundog_operator.core.analysis import forecast as forecasting
+from sundog_operator.core.analysis import forecast
 from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.rollout import state
 from sundog_operator.core.stats import dispersion, multiple_testing
@@ -16,19 +16,19 @@ from sundog_operator.core.stats.event_counts import MetricLimits
 from sundog_operator.core.stats.power.expected_sample_size import ExpectedSampleSize, estimate_sample_size
 
 DEFAULT_GATE_DURATION: Final = timedelta(days=1)
-"""For which a gate without a deadline is looked at."""
+"""Time to simulate a gate without deadline."""
 
 _LEAST_S: Final = dispersion.MIN_BLOCKS * dispersion.LENGTHS_S[0]
 
 
 @dataclass(frozen=True, slots=True)
 class GatePower:
-    """What one candidate comes to at a gate.
+    """Result of one canary at a gate.
 
     Attributes:
-        typical: what is expected to decide; None where nothing is.
-        seconds: until then, the warm-up included, and for a gate what the step lasts at least; infinite where nothing decides.
-        forecast: how often simulated rollouts were decided in the time that the gate has.
+        typical: expected sample size and decision; None if nothing decides.
+        seconds: time until then, with the warm-up, and for a gate at least the step's minimum; infinite if nothing decides.
+        forecast: results of simulated rollouts within the gate's time.
     """
 
     typical: ExpectedSampleSize | None
@@ -37,15 +37,15 @@ class GatePower:
 
 
 def make_last_gate_plan(plan: FrozenPlan) -> FrozenPlan:
-    """A plan of the last step alone that evidence gates, and the weight that it leads to. The plan has such a step."""
-    step = forecasting.gated_steps(plan)[-1]
+    """Return a plan with only the last evidence step and the weight after it. The plan has such a step."""
+    step = forecast.gated_steps(plan)[-1]
     following = PlanStep(weight=state.weight_after(plan.steps, step.weight), gate="none")
     return plan.model_copy(update={"steps": (step, following)})
 
 
 def first_gate_deadline(plan: FrozenPlan) -> timedelta:
-    """How long a plan's first gate may take."""
-    return forecasting.gated_steps(plan)[0].max_duration or DEFAULT_GATE_DURATION
+    """Return how long a plan's first evidence gate may take."""
+    return forecast.gated_steps(plan)[0].max_duration or DEFAULT_GATE_DURATION
 
 
 def estimate_gate_power(
@@ -56,22 +56,22 @@ def estimate_gate_power(
     runs: int,
     on_tick: Callable[[int], None] = lambda _: None,
 ) -> GatePower:
-    """What a candidate comes to at the gate of a `last_gate`.
+    """Estimate the result of a canary at the gate of a plan from `make_last_gate_plan`.
 
     Args:
-        plan: of one step that is gated by evidence, with a guardrail on errors.
+        plan: a plan with one evidence gate and a guardrail on errors.
         service: the traffic.
-        times: how many times as many of the candidate's requests fail as of stable's.
-        runs: how many rollouts are simulated, for the likelihoods.
-        on_tick: called with each ten seconds that are over.
+        times: failure rate of the canary divided by stable's.
+        runs: number of simulated rollouts.
+        on_tick: called after each ten simulated seconds.
     """
-    (step,), errors = forecasting.gated_steps(plan), forecasting.find_error_guardrail(plan)
+    (step,), errors = forecast.gated_steps(plan), forecast.find_error_guardrail(plan)
     assert errors is not None
     found = _typical(plan, errors, service, times, step, state.weight_after(plan.steps, step.weight))
     return GatePower(
         typical=found,
         seconds=math.inf if found is None else _seconds(found, plan, service, step),
-        forecast=forecasting.forecast_rollout(
+        forecast=forecast.forecast_rollout(
             plan, service, times, runs=runs, within=first_gate_deadline(plan), on_tick=on_tick
         ),
     )
@@ -81,7 +81,7 @@ def _typical(
     plan: FrozenPlan, errors: PlanGuardrail, service: ServiceTraffic, times: float, step: PlanStep, following: int
 ) -> ExpectedSampleSize | None:
     alpha = plan.alpha or DEFAULT_ALPHA
-    tests = forecasting.harm_test_count(plan)
+    tests = forecast.harm_test_count(plan)
     share = multiple_testing.epoch_error_share(1) if following == 100 else 1.0
     limits = MetricLimits(errors.margin, errors.floor, following / 100, alpha, tests, share)
     return estimate_sample_size(service.errors, times, step.weight / 100, limits)
@@ -89,19 +89,19 @@ def _typical(
 
 def _seconds(found: ExpectedSampleSize, plan: FrozenPlan, service: ServiceTraffic, step: PlanStep) -> float:
     counting = max(found.requests / service.requests_per_second, _LEAST_S)
-    seconds = forecasting.warmup_s(plan, service, step) + counting
-    # Harm waits for no step to be over.
+    seconds = forecast.warmup_s(plan, service, step) + counting
+    # Harm does not wait for the end of a step.
     return seconds if found.by == "harm" else max(seconds, step.min_duration.total_seconds())
 
 
 @functools.lru_cache(maxsize=1024)
 def find_undecidable_step(plan: FrozenPlan) -> str:
-    """Which step a candidate like stable will hardly pass in its time, at the traffic with which the plan was frozen; empty for none.
+    """Return which step a canary like stable will hardly pass in time, at the traffic in the frozen plan; empty if none.
 
-    Of errors alone; empty as well where that traffic is not known, or the plan asks nothing of errors. It is kept, for it takes tens of
-    milliseconds, and is asked at each write of a rollout.
+    Only errors are considered. Empty too if that traffic is unknown, or if the plan has no guardrail on errors. The result is cached,
+    because it takes tens of milliseconds and is needed at each write of a rollout.
     """
-    errors, rps, rate = forecasting.find_error_guardrail(plan), plan.requests_per_second, plan.error_rate
+    errors, rps, rate = forecast.find_error_guardrail(plan), plan.requests_per_second, plan.error_rate
     if errors is None or not rps or rate is None:
         return ""
     service = ServiceTraffic(rps, rate)
@@ -112,17 +112,17 @@ def find_undecidable_step(plan: FrozenPlan) -> str:
         seconds = math.inf if found is None else _seconds(found, plan, service, step)
         if seconds > step.max_duration.total_seconds():
             return (
-                f"step {index} at {step.weight} % is hardly decided in its {format_duration(step.max_duration)}: at"
-                f" {rps:.3g} requests/s, of which {rate:.2%} fail, {_told(seconds)}"
+                f"step {index} at {step.weight} % is unlikely to be decided within its {format_duration(step.max_duration)}: at"
+                f" {rps:.3g} requests/s with {rate:.2%} failures, {_describe_time(seconds)}"
             )
     return ""
 
 
-def _told(seconds: float) -> str:
-    """A guess for people, who read it in one unit."""
+def _describe_time(seconds: float) -> str:
+    """Describe an estimated time, in one unit."""
     if math.isinf(seconds):
-        return "nothing decides"
+        return "no amount of data decides"
     units = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1)))
     found = timedelta(seconds=seconds)
     name, unit = next((each for each in units if found >= 2 * each[1]), units[-1])
-    return f"that takes some {math.ceil(found / unit)}{name}"
+    return f"it takes about {math.ceil(found / unit)}{name}"

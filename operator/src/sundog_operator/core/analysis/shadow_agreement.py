@@ -1,7 +1,7 @@
-"""What is known of a candidate that gets copies of requests: how often its answers agree with stable's, and how often it has none. Pure.
+"""Evaluation of a shadow step: how often the canary's answers agree with stable's, and how often it gives none. Pure.
 
-Each pair is a trial of its own, so what is weighed is one rate by its counts, with bounds that hold at every look. An answer that did not
-come agrees with nothing. Edges count cumulatively, each process for itself; of each the highest counts that it ever told are kept.
+Each pair is a trial of its own, so one rate is tested by its counts, with bounds that hold at every evaluation. A missing answer agrees
+with nothing. Edges count cumulatively, each process alone; the highest reported counts of each are kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ from sundog_operator.core.text import format_count
 AGREEMENT: Final = "agreement"
 FAILURES: Final = "shadowFailures"
 MAX_FAILURE_SHARE: Final = 0.01
-"""The share of copies that a candidate may leave without an answer: the floor of the default plan's errorRate."""
+"""Share of copies that may stay without an answer: the floor of errorRate in the default plan."""
 
-_MOST_BYTES: Final = 1 << 20
-_COUNTED: Final = (
+_MAX_JSON_BYTES: Final = 1 << 20
+_STATUS_COUNTS: Final = (
     "sampled",
     "sent",
     "dropped",
@@ -36,11 +36,11 @@ _COUNTED: Final = (
     "errors",
     "timeouts",
 )
-"""What a status tells of them, by its name."""
+"""Counts in a status, by its names."""
 
 
 class ShadowCounts(NamedTuple):
-    """Copies of requests, cumulative. `unknown` are those whose answer nobody waited for to the end; the rest is as edges have it."""
+    """Copies of requests, cumulative. `unknown` are copies whose answer was not waited for; the others are as in an edge's report."""
 
     sampled: int = 0
     sent: int = 0
@@ -54,34 +54,34 @@ class ShadowCounts(NamedTuple):
     unknown: int = 0
 
     def plus(self, other: Self) -> Self:
-        """Both together."""
+        """Return the sum of both."""
         return type(self)(*map(sum, zip(self, other, strict=True)))
 
     @property
     def failed(self) -> int:
-        """Copies without a good answer."""
+        """Return the copies without a good answer."""
         return self.errors + self.timeouts
 
     @property
     def paired(self) -> int:
-        """Copies with a good answer, as stable's was."""
+        """Return the pairs: copies with a good answer, like stable's."""
         return self.agreed + self.disagreed + self.incomparable
 
     @property
     def trials(self) -> int:
-        """What agreement is a share of."""
+        """Return the trials of agreement."""
         return self.agreed + self.disagreed + self.failed
 
 
 def evaluate_shadow(status: ExperimentStatus, attempt: str, reports: Sequence[EdgeReport]) -> ShadowComparison | None:
-    """What is known with the reports of every edge; None where the rollout compares no copies now."""
+    """Evaluate the copies from the reports of every edge; None if the rollout compares no copies now."""
     plan = active_shadow(status)
     if plan is None:
         return None
     before, alpha, shares = status.shadow or ShadowStatus(), status.plan.alpha or DEFAULT_ALPHA, status.plan.harm_shares
     rows = list(_rows(attempt, before.epoch or 0, reports))
     edges = shadow_latency.histogram_edges(reports)
-    sources = _take(_unpack(before.tallies), plan.by, rows)
+    sources = _merge_reports(_unpack(before.tallies), plan.by, rows)
     total = ShadowCounts()
     for own in sources.values():
         total = total.plus(own)
@@ -94,10 +94,10 @@ def evaluate_shadow(status: ExperimentStatus, attempt: str, reports: Sequence[Ed
     )
     unanswered = total.failed + total.unknown
     latency = tuple(shadow_latency.evaluate_latency(plan, rows, edges, unanswered, alpha))
-    return _judge(plan, total, alpha, shares or 1, known, latency)
+    return _decide(plan, total, alpha, shares or 1, known, latency)
 
 
-def _judge(
+def _decide(
     plan: PlanShadow,
     total: ShadowCounts,
     alpha: float,
@@ -109,14 +109,14 @@ def _judge(
     questions = shares * (1 if least is None else 2)
     answered = total.paired + total.failed
     failing = single_rate.evaluate_rate(total.failed, answered, total.unknown, MAX_FAILURE_SHARE, alpha, questions)
-    otherwise = total.trials - total.agreed
+    disagreed = total.trials - total.agreed
     differing = single_rate.evaluate_rate(
-        otherwise, total.trials, total.unknown, None if least is None else 1 - least, alpha, questions
+        disagreed, total.trials, total.unknown, None if least is None else 1 - least, alpha, questions
     )
     agreeing = differing.turned()
     metrics = (
-        _metric(AGREEMENT, _agreement_told(plan, total, agreeing), agreeing, least),
-        _metric(FAILURES, _failures_told(total, answered, failing), failing, MAX_FAILURE_SHARE),
+        _metric(AGREEMENT, _describe_agreement(plan, total, agreeing), agreeing, least),
+        _metric(FAILURES, _describe_failures(total, answered, failing), failing, MAX_FAILURE_SHARE),
         *latency,
     )
     enough = total.paired >= plan.min_samples
@@ -126,55 +126,55 @@ def _judge(
     )
     if not enough:
         message = f"{total.paired} of {plan.min_samples} pairs; {message}"
-    counted = {name: getattr(total, name) for name in _COUNTED}
-    told = "; ".join(wrong) or f"{message}{_left_out(total)}"
-    status = known.model_copy(update={**counted, "message": told})
-    judged = [each for each in metrics if each.name != AGREEMENT or least is not None]
+    counted = {name: getattr(total, name) for name in _STATUS_COUNTS}
+    text = "; ".join(wrong) or f"{message}{_describe_left_out(total)}"
+    status = known.model_copy(update={**counted, "message": text})
+    deciding = [each for each in metrics if each.name != AGREEMENT or least is not None]
     return ShadowComparison(
         status=status,
         metrics=metrics,
-        passed=enough and all(each.verdict == MetricVerdict.PASSED for each in judged),
+        passed=enough and all(each.verdict == MetricVerdict.PASSED for each in deciding),
         failed="; ".join(wrong),
         silent=answered == 0,
     )
 
 
-def _metric(name: str, message: str, found: RateFinding, asked: float | None) -> MetricStatus:
+def _metric(name: str, message: str, found: RateFinding, allowed: float | None) -> MetricStatus:
     return MetricStatus(
         name=name,
         role=SHADOW,
         arm=names.CANARY,
         ratio=None if found.rate is None else round(found.rate, 6),
         interval=() if found.rate is None else (round(found.lower, 6), round(found.upper, 6)),
-        allowed=asked,
+        allowed=allowed,
         verdict=found.verdict,
         message=message,
     )
 
 
-def _agreement_told(plan: PlanShadow, total: ShadowCounts, found: RateFinding) -> str:
+def _describe_agreement(plan: PlanShadow, total: ShadowCounts, found: RateFinding) -> str:
     by = f" by {plan_text.describe_comparator(plan)}"
-    strange = f"; {total.incomparable} answers of stable are none that {plan.by} compares" if total.incomparable else ""
+    incomparable = f"; {plan.by} cannot compare {total.incomparable} answers of stable" if total.incomparable else ""
     if found.rate is None:
-        return f"{AGREEMENT}{by}: no answer of the candidate yet{strange}"
-    wanted = "" if plan.min_agreement is None else f", at least {_percent(plan.min_agreement)} wanted"
+        return f"{AGREEMENT}{by}: no answer of the canary yet{incomparable}"
+    required = "" if plan.min_agreement is None else f", at least {_percent(plan.min_agreement)} required"
     return (
         f"{AGREEMENT}{by}: {_percent(found.rate)} of {total.trials}, between {_percent(found.lower)} and"
-        f" {_percent(found.upper)}{wanted}{strange}"
+        f" {_percent(found.upper)}{required}{incomparable}"
     )
 
 
-def _failures_told(total: ShadowCounts, answered: int, found: RateFinding) -> str:
+def _describe_failures(total: ShadowCounts, answered: int, found: RateFinding) -> str:
     if found.rate is None:
         return f"{FAILURES}: no copy has ended yet"
     return (
         f"{FAILURES}: {format_count(total.errors, 'error')} and {format_count(total.timeouts, 'timeout')} of"
         f" {format_count(answered, 'copy', 'copies')},"
-        f" between {_percent(found.lower)} and {_percent(found.upper)}, at most {_percent(MAX_FAILURE_SHARE)} wanted"
+        f" between {_percent(found.lower)} and {_percent(found.upper)}, at most {_percent(MAX_FAILURE_SHARE)} allowed"
     )
 
 
-def _left_out(total: ShadowCounts) -> str:
+def _describe_left_out(total: ShadowCounts) -> str:
     left = [f"{number} {what}" for number, what in ((total.dropped, "dropped"), (total.skipped, "left out")) if number]
     return f"; of {total.sampled} sampled {' and '.join(left)}" if left else ""
 
@@ -183,24 +183,24 @@ def _percent(share: float) -> str:
     return f"{round(share * 100, 3):g} %"
 
 
-def _take(
+def _merge_reports(
     before: Mapping[str, ShadowCounts], by: str, rows: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> dict[str, ShadowCounts]:
-    told: dict[str, ShadowCounts] = {}
+    reported: dict[str, ShadowCounts] = {}
     for source, row in rows:
         try:
             own = _counts(row, by)
         except PARSE_ERRORS:
             continue
-        told[source] = told.get(source, ShadowCounts()).plus(own)
+        reported[source] = reported.get(source, ShadowCounts()).plus(own)
     sources = dict(before)
-    for source, own in told.items():
+    for source, own in reported.items():
         sources[source] = ShadowCounts(*map(max, sources.get(source, ShadowCounts()), own))
     return sources
 
 
 def _rows(attempt: str, since: int, reports: Sequence[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What each process of an edge tells of an attempt from an epoch on."""
+    """Yield (source, row) of an attempt from an epoch on, for each edge process."""
     for report in reports:
         for row in list_or_empty((report.evidence or {}).get("shadows")):
             if isinstance(row, Mapping) and row.get("attempt") == attempt and _epoch(row) >= since:
@@ -236,9 +236,9 @@ def _pack(sources: Mapping[str, ShadowCounts]) -> str:
 
 
 def _unpack(text: str) -> dict[str, ShadowCounts]:
-    """What `_pack` gave; nothing where that is damaged."""
+    """Return the counts from `_pack`; {} if the text is damaged."""
     try:
-        stored = packed_json.unpack_json(text, _MOST_BYTES)
+        stored = packed_json.unpack_json(text, _MAX_JSON_BYTES)
         return {name: ShadowCounts(*(parse_count(each) for each in own)) for name, own in stored.items()}
     except (*PARSE_ERRORS, *packed_json.UNPACK_ERRORS):
         return {}

@@ -1,6 +1,6 @@
-"""How much longer a candidate takes to answer copies than stable took: told, and compared where a margin is asked for. Pure.
+"""Latency of a shadow step: how much longer the canary takes than stable, and a test if the step has a latency margin. Pure.
 
-Times are histograms of what the edges tell now, in microseconds. The mirror's own time is in the candidate's.
+Times are histograms from the edges' present reports, in microseconds. The mirror's own time is part of the canary's.
 """
 
 import math
@@ -22,24 +22,24 @@ LATENCY_METRIC: Final = "shadowLatencyP99"
 
 _P99: Final = 0.99
 _TIGHTEST: Final = 1000
-"""Pairs after which it is known best how much later a candidate answers."""
+"""Pairs at which the interval of the difference is tightest."""
 
 ShadowRows = Sequence[tuple[str, Mapping[str, Any]]]
-"""Of each process of an edge its name, and what it has counted."""
+"""(source, row) of each edge process."""
 
 
 def histogram_edges(reports: Sequence[EdgeReport]) -> list[int]:
-    """Upper edges of the buckets but the last, as the first edge that answers tells."""
-    told = (
+    """Return the upper edges of all buckets except the last, from the first report."""
+    found = (
         list_or_empty((report.evidence or {}).get("histogram", {}).get("edgesUs"))
         for report in reports
         if report.evidence
     )
-    return [each for each in next(told, ()) if type(each) is int]
+    return [each for each in next(found, ()) if type(each) is int]
 
 
 def estimate_latency_difference(rows: ShadowRows, limits: Sequence[int], alpha: float) -> dict[str, Any]:
-    """How much later the candidate answers at the median, and bounds of that: fields of a status; none without a pair."""
+    """Return how much later the canary answers at the median, with bounds, as fields of a status; {} without a pair."""
     sums = _differences(rows, limits)
     if not limits or not sum(sums):
         return {}
@@ -54,7 +54,7 @@ def estimate_latency_difference(rows: ShadowRows, limits: Sequence[int], alpha: 
 
 
 def _differences(rows: ShadowRows, limits: Sequence[int]) -> list[int]:
-    """Pairs by how much later the candidate answered: those that it answered earlier first, from the greatest difference on.
+    """Return pairs by how much later the canary answered, from the most negative difference on.
 
     Shape (2 · (limits + 1),).
     """
@@ -73,36 +73,36 @@ def _summed(rows: ShadowRows, name: str, limits: Sequence[int]) -> list[int]:
 def evaluate_latency(
     plan: PlanShadow, rows: ShadowRows, limits: Sequence[int], unanswered: int, alpha: float
 ) -> Iterator[MetricStatus]:
-    """The p99 of both, where a margin is asked for.
+    """Yield the status of the p99 latency if the step has a latency margin.
 
-    A copy without an answer took longer than any. The mirror's own time makes the candidate look slower than it is, never faster: what
-    passes does so rightly, and what does not is no harm. It passes where the candidate's upper bound is within the margin of stable's lower
-    one, each with half of the error.
+    A copy without an answer counts as slower than any. The mirror's own time makes the canary look slower than it is, never faster.
+    So a pass is valid, and a failure to pass is no harm. The metric passes if the canary's upper bound is within the margin of stable's
+    lower bound; each bound has half of the error.
     """
     if plan.latency_margin is None:
         return
-    told = MetricStatus(name=LATENCY_METRIC, role=SHADOW, arm=names.CANARY, allowed=1 + plan.latency_margin)
+    status = MetricStatus(name=LATENCY_METRIC, role=SHADOW, arm=names.CANARY, allowed=1 + plan.latency_margin)
     stable, candidate = (_summed(rows, name, limits) for name in ("stable", "candidate"))
     candidate[-1] += unanswered
     if not limits or not sum(stable) or not sum(candidate):
-        message = f"{LATENCY_METRIC}: no answer of the candidate yet"
-        yield told.model_copy(update={"verdict": MetricVerdict.NO_DATA, "message": message})
+        message = f"{LATENCY_METRIC}: no answer of the canary yet"
+        yield status.model_copy(update={"verdict": MetricVerdict.NO_DATA, "message": message})
         return
     own, others = (_p99(each, limits) for each in (candidate, stable))
     most, least = (_bounds(each, limits, plan, alpha / 2)[end] for each, end in ((candidate, 1), (stable, 0)))
-    known = "not known yet"
+    known = "bounds not known yet"
     if least and math.isfinite(most):
-        known = f"known to be at most {format_latency(int(most))} beside at least {format_latency(int(least))}"
+        known = f"at most {format_latency(int(most))}, stable at least {format_latency(int(least))}"
     message = (
-        f"{LATENCY_METRIC}: {format_latency(own)} beside stable's {format_latency(others)}, {known},"
-        f" {round(plan.latency_margin * 100, 3):g} % more allowed"
+        f"{LATENCY_METRIC}: {format_latency(own)}, stable {format_latency(others)}; {known};"
+        f" margin {round(plan.latency_margin * 100, 3):g} %"
     )
     verdict = MetricVerdict.PASSED if most <= (1 + plan.latency_margin) * least else MetricVerdict.UNDECIDED
-    yield told.model_copy(update={"ratio": round(own / others, 6), "verdict": verdict, "message": message})
+    yield status.model_copy(update={"ratio": round(own / others, 6), "verdict": verdict, "message": message})
 
 
 def _p99(counts: Sequence[int], limits: Sequence[int]) -> int:
-    """The upper edge of its bucket; of the last bucket the lower one."""
+    """Return the upper edge of the p99's bucket; for the last bucket its lower edge."""
     return limits[min(bisect_left(list(accumulate(counts)), _P99 * sum(counts)), len(limits) - 1)]
 
 

@@ -1,7 +1,7 @@
-"""Counts by group of units, where units stay with an arm. A unit is in the same group at every edge and in every epoch. Pure.
+"""Counts by unit group, for sticky units. A unit is in the same group at every edge and in every epoch. Pure.
 
-Each edge process counts cumulatively, and of each the highest counts that it ever reported are kept, group by group. What is in no group
-is not forgotten by that: whoever weighs it takes it for requests of one unit.
+Each edge process counts cumulatively. For each process, the highest reported counts are kept, group by group. Requests without a known
+group are not lost: the evaluation takes them for requests of one unit.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -25,28 +25,28 @@ from sundog_operator.core.edge.reported_counts import (
 
 GROUPS: Final = 100
 WITHOUT_UNIT: Final = GROUPS
-"""The place of the requests that have no unit, after the groups."""
+"""Index of the requests without unit, after the groups."""
 
 COLUMNS: Final = ("requests", *EVENTS)
 ANONYMOUS: Final = "anonymous"
 DEPARTED_SOURCE: Final = "gone"
 MAX_SOURCES: Final = 8
-"""Whose groups are kept apart: each takes some kilobytes of a status."""
+"""Limit of sources whose groups are kept apart: each takes some kilobytes of a status."""
 
 GroupCounts = tuple[tuple[int, ...], ...]
-"""Of each of `COLUMNS`, the counts of each group and of requests without a unit. Of groups requests count once they have ended."""
+"""For each of `COLUMNS`, the counts of each group and of requests without unit. Requests in groups count once they have ended."""
 
 EpochArm = tuple[int, str]
 """Epoch and arm."""
 
 GroupsBySource = Mapping[str, Mapping[EpochArm, GroupCounts]]
-"""By process of an edge."""
+"""Counts by edge process."""
 
 ZERO_GROUPS: Final[GroupCounts] = ((0,) * (GROUPS + 1),) * len(COLUMNS)
 
 
 def add_groups(first: GroupCounts, second: GroupCounts) -> GroupCounts:
-    """Both together."""
+    """Return the sum of both."""
     return tuple(tuple(map(sum, zip(a, b, strict=True))) for a, b in zip(first, second, strict=True))
 
 
@@ -55,7 +55,7 @@ def _highest(first: GroupCounts, second: GroupCounts) -> GroupCounts:
 
 
 def group_columns(evidence: Mapping[str, Any] | None) -> Mapping[str, int]:
-    """The columns of the groups in an edge's document; empty where it has none."""
+    """Return the columns of the groups in an edge's document; {} if it has none."""
     try:
         return column_indexes((evidence or {})["groups"]["columns"])
     except PARSE_ERRORS:
@@ -63,11 +63,11 @@ def group_columns(evidence: Mapping[str, Any] | None) -> Mapping[str, int]:
 
 
 def parse_row(row: Mapping[str, Any], at: Mapping[str, int]) -> GroupCounts:
-    """The counts in an edge's row; what it raises is `DAMAGED`."""
+    """Return the counts in an edge's row. Raises `PARSE_ERRORS`."""
     if row["unit"] == ANONYMOUS:
         errors, rejections = count_errors_and_rejections(row.get("ends", {}))
         slow, *further = (parse_count(row.get(name, 0), MAX_COUNT) for name in SLOW)
-        told = (
+        counts = (
             parse_count(row["assigned"], MAX_COUNT),
             errors,
             slow,
@@ -75,42 +75,43 @@ def parse_row(row: Mapping[str, Any], at: Mapping[str, int]) -> GroupCounts:
             parse_failed_first_attempts(row),
             *further,
         )
-        return tuple((0,) * GROUPS + (each,) for each in told)
+        return tuple((0,) * GROUPS + (each,) for each in counts)
     found = [[0] * (GROUPS + 1) for _ in COLUMNS]
-    for counts in list_or_empty(row["groups"]):
-        group = parse_count(counts[at["group"]], GROUPS)
-        errors, rejections = count_errors_and_rejections({name: counts[at[name]] for name in (*ERRORS, *REJECTIONS)})
-        requests = parse_count(counts[at["ok"]], MAX_COUNT) + errors + rejections
-        # An edge of a version before does not tell all of them: what it does not is of no group then.
+    for reported in list_or_empty(row["groups"]):
+        group = parse_count(reported[at["group"]], GROUPS)
+        errors, rejections = count_errors_and_rejections({name: reported[at[name]] for name in (*ERRORS, *REJECTIONS)})
+        requests = parse_count(reported[at["ok"]], MAX_COUNT) + errors + rejections
+        # An older edge does not report all of them: the missing ones have no group then.
         retried, *further = (
-            parse_count(counts[at[name]], MAX_COUNT) if name in at else 0 for name in (FIRST_ATTEMPT_FAILED, *SLOW[1:])
+            parse_count(reported[at[name]], MAX_COUNT) if name in at else 0
+            for name in (FIRST_ATTEMPT_FAILED, *SLOW[1:])
         )
-        told = (requests, errors, parse_count(counts[at["slow"]], MAX_COUNT), rejections, retried, *further)
-        for column, each in zip(found, told, strict=True):
+        counts = (requests, errors, parse_count(reported[at["slow"]], MAX_COUNT), rejections, retried, *further)
+        for column, each in zip(found, counts, strict=True):
             column[group] = each
     return tuple(map(tuple, found))
 
 
-def update_groups(known: GroupsBySource, told: GroupsBySource, present: Collection[str]) -> GroupsBySource:
-    """The highest of what is known and what is told. `present` are the processes that may be heard of again.
+def update_groups(known: GroupsBySource, reported: GroupsBySource, present: Collection[str]) -> GroupsBySource:
+    """Merge known and reported counts, taking the highest. `present` are the processes that may report again.
 
-    Those that are gone are kept as one where there are many; those that are too many even so are not kept by group.
+    Departed processes are merged if there are many. Processes beyond the limit are not kept by group.
     """
     found = {source: dict(rows) for source, rows in known.items()}
-    if len({*found, *told}) > MAX_SOURCES:
+    if len({*found, *reported}) > MAX_SOURCES:
         for source in sorted(found.keys() - set(present) - {DEPARTED_SOURCE}):
             gone = found.setdefault(DEPARTED_SOURCE, {})
             for key, own in found.pop(source).items():
                 gone[key] = add_groups(gone.get(key, ZERO_GROUPS), own)
-    for source in sorted(told):
+    for source in sorted(reported):
         if source in found or len(found) < MAX_SOURCES:
             rows = found.setdefault(source, {})
-            rows.update({key: _highest(rows.get(key, ZERO_GROUPS), own) for key, own in told[source].items()})
+            rows.update({key: _highest(rows.get(key, ZERO_GROUPS), own) for key, own in reported[source].items()})
     return found
 
 
 def sum_groups(sources: GroupsBySource, epoch: int, arm: str) -> GroupCounts:
-    """An arm's counts in an epoch, over all processes."""
+    """Return an arm's counts in an epoch, over all processes."""
     total = ZERO_GROUPS
     for rows in sources.values():
         total = add_groups(total, rows.get((epoch, arm), ZERO_GROUPS))
@@ -118,7 +119,7 @@ def sum_groups(sources: GroupsBySource, epoch: int, arm: str) -> GroupCounts:
 
 
 def as_json(sources: GroupsBySource) -> dict[str, Any]:
-    """As plain JSON: columns of further latencies only where something was counted, as operators of before there were any have it."""
+    """Return plain JSON. Columns of further latencies are left out if nothing was counted, as older operators expect."""
     used = (place for rows in sources.values() for own in rows.values() for place, each in enumerate(own) if any(each))
     columns = 1 + max(SINGLE_LATENCY_EVENT_COUNT, max(used, default=0))
     return {
@@ -128,7 +129,7 @@ def as_json(sources: GroupsBySource) -> dict[str, Any]:
 
 
 def from_json(stored: Any) -> GroupsBySource:
-    """What `as_json` gave; nothing where that is missing or damaged."""
+    """Return the counts from `as_json`; {} if it is missing or damaged."""
     try:
         return {source: dict(_stored(rows.items())) for source, rows in stored.items()}
     except PARSE_ERRORS:
@@ -140,5 +141,5 @@ def _stored(rows: Iterable[tuple[str, Any]]) -> Iterable[tuple[EpochArm, GroupCo
         epoch, _, arm = key.partition("/")
         own = tuple(tuple(map(parse_count, column)) for column in columns)
         if not SINGLE_LATENCY_EVENT_COUNT < len(own) <= len(COLUMNS) or {*map(len, own)} != {GROUPS + 1}:
-            raise ValueError(f"{key} has no {len(COLUMNS)} columns of {GROUPS + 1} counts")
+            raise ValueError(f"{key}: expected {len(COLUMNS)} columns of {GROUPS + 1} counts")
         yield (int(epoch), arm), (*own, *ZERO_GROUPS[len(own) :])

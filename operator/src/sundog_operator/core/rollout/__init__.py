@@ -1,1 +1,1 @@
-"""Rollouts: the frozen plan of an attempt, and the state machine that walks it."""
+"""Rollouts: the frozen plan of an attempt, and the state machine that runs it."""

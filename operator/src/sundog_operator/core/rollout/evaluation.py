@@ -1,4 +1,4 @@
-"""What a tick is told of the evidence."""
+"""Result of one evaluation of the evidence, an input of the state machine."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,12 +11,12 @@ CONTROL_DEGRADED: Final = "ControlDegraded"
 
 @dataclass(frozen=True, slots=True)
 class BaselineHealth:
-    """How stable does by itself.
+    """Health of stable, the baseline of the comparison.
 
     Attributes:
-        reason: `CONTROL_UNHEALTHY` or `CONTROL_DEGRADED`; empty where it does well.
-        message: the same with numbers.
-        settled: whether it has done well for five minutes.
+        reason: `CONTROL_UNHEALTHY` or `CONTROL_DEGRADED`; empty if stable is healthy.
+        message: the reason with numbers.
+        settled: whether stable has been healthy for five minutes.
     """
 
     reason: str = ""
@@ -29,20 +29,20 @@ HEALTHY: Final = BaselineHealth()
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The evidence of an attempt as it is now.
+    """The evidence of an attempt now.
 
     Attributes:
-        metrics: what is known of each metric, for the status.
-        harm: what the candidate does worse than it may, or that it is dead; empty for nothing.
-        dead: whether it is that, in the sense of `judging.dead`.
+        metrics: each metric, for the status.
+        harm: a sentence: the canary is dead, or worse than its margin allows; empty if neither.
+        dead: whether the canary is dead, as `dead_arm.find_dead_arm` defines it.
         passed: whether every guardrail lets the next step begin.
-        silent: whether an arm has had no request in the epoch in force.
-        broken: why nothing can be concluded from what was counted; empty where something can.
-        control: whether stable is fit to be compared with.
-        unheard: pods of edges that do not tell what they have counted.
-        requests: the candidate's in the epoch in force.
-        guardrails: those of the plan, with the times that latencies are compared by, as far as those are known.
-        lost: of how many requests of stable and of the candidate nobody knows how they ended.
+        silent: whether an arm has no request in the current epoch.
+        broken: why no conclusion is valid, such as a sample-ratio mismatch; empty if there is no reason.
+        control: whether stable can serve as the baseline.
+        unreachable_edges: pods of edges that do not report their counters.
+        requests: requests of the canary in the current epoch.
+        guardrails: the plan's guardrails, with latency thresholds as far as those are known.
+        lost: requests of stable and of the canary that were lost: their outcome is unknown.
     """
 
     metrics: tuple[MetricStatus, ...] = ()

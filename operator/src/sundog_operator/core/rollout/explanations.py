@@ -1,4 +1,4 @@
-"""What a rollout waits for, in words."""
+"""Texts that explain what a rollout waits for, and why it advanced."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -38,117 +38,117 @@ from sundog_operator.core.rollout.transitions import join_texts, with_reason
 
 
 def promotion_reason(status: ExperimentStatus) -> str:
-    """By what a candidate became stable, in a sentence."""
-    _, _, told = status.verdict.reason.partition(": ")
-    return join_texts(told, (status.step.opened_by if status.step else None) or "")
+    """Return why the canary was promoted, in a sentence."""
+    _, _, message = status.verdict.reason.partition(": ")
+    return join_texts(message, (status.step.opened_by if status.step else None) or "")
 
 
 def weight_change_reason(status: ExperimentStatus) -> str:
-    """By what the weights became what they are, in a sentence; empty where nothing had to say so."""
+    """Return why the weights changed, in a sentence; empty if no reason is stored."""
     if status.giving_back is not None:
         return f"{status.giving_back.reason}: {status.giving_back.message}"
     return (status.step.opened_by if status.step else None) or ""
 
 
 def step_entered_without_shift(before: ExperimentStatus, after: ExperimentStatus) -> StepStatus | None:
-    """The step that began with the gate before it, where no traffic moves for it; else None."""
+    """Return the step that began when a gate opened, if its weight is the same as before; else None."""
     begins = before.step is not None and step_index(before) < step_index(after)
     return after.step if begins and current_step(after).weight == canary_weight(after) else None
 
 
 def describe_missing_evidence(status: ExperimentStatus) -> str:
-    """What a gate of evidence waits for, or one that compares copies, by what the status says is known."""
+    """Describe what an evidence gate or a shadow gate waits for, from the status alone."""
     if gate_in_force(status) == SHADOW:
         known = status.shadow.message if status.shadow else shadow_comparison.NO_COPY_ANSWERED
-        lasts = current_step(status).min_duration
-        return f"copies requests for {format_duration(lasts)}: {known}" if lasts else known
-    asked = [each for each in status.metrics if each.role == "guardrail"]
-    # The gate opens with the last of them: the one that is expected last holds it, and one that nobody can expect most of all.
-    holding = sorted(
-        (each for each in asked if each.verdict != "Passed"),
+        duration = current_step(status).min_duration
+        return f"copies requests for {format_duration(duration)}: {known}" if duration else known
+    guardrails = [each for each in status.metrics if each.role == "guardrail"]
+    # The gate opens when the last guardrail passes: the one with the latest ETA, or with none, blocks it.
+    blocking = sorted(
+        (each for each in guardrails if each.verdict != "Passed"),
         key=lambda each: (each.eta is not None, -each.eta if each.eta is not None else timedelta(0)),
     )
     least = format_duration(current_step(status).min_duration)
-    passed = f"every guardrail has passed; a step takes {least} and two minutes of evidence at least"
-    return holding[0].message if holding else passed if asked else "collects evidence"
+    passed = f"every guardrail has passed; a step takes at least {least}, with two minutes of evidence"
+    return blocking[0].message if blocking else passed if guardrails else "collects evidence"
 
 
-def explain(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
-    """Say what the attempt waits for. No text changes with time alone, or status would change at every tick."""
-    step = with_reason(status, _waiting_for(status, seen))
+def explain(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
+    """Store what the attempt waits for. No text changes with time alone, or the status would change at every tick."""
+    step = with_reason(status, _waiting_for(status, inputs))
     if step is None:
         return status
-    short = not is_held(status, seen) and replicas_waited_for(status, seen.replicas, seen.available) > 0
-    since = (step.short_since or seen.now) if short else None
+    short = not is_held(status, inputs) and replicas_waited_for(status, inputs.replicas, inputs.available) > 0
+    since = (step.short_since or inputs.now) if short else None
     return status.model_copy(update={"step": step.model_copy(update={"short_since": since})})
 
 
-def _waiting_for(status: ExperimentStatus, seen: RolloutInputs) -> str:
-    step, needed = current_step(status), wanted_replicas(status, seen.replicas)
+def _waiting_for(status: ExperimentStatus, inputs: RolloutInputs) -> str:
+    step, needed = current_step(status), wanted_replicas(status, inputs.replicas)
     unmet = prometheus_checks.find_blocking_check(status)
     explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
-        (seen.held, lambda: "held by the spec"),
+        (inputs.held, lambda: "held by the spec"),
         (status.paused is not None, lambda: describe_pause(status)),
-        (seen.opens_at is not None, lambda: windows.describe_closed_windows(seen.opens_at or seen.now)),
+        (inputs.opens_at is not None, lambda: windows.describe_closed_windows(inputs.opens_at or inputs.now)),
         (
-            not status.epoch.confirmed or (gate_in_force(status) == header_match.HEADERS and not seen.confirmed),
+            not status.epoch.confirmed or (gate_in_force(status) == header_match.HEADERS and not inputs.confirmed),
             lambda: "waits for the edges to confirm the split",
         ),
-        (seen.available < needed, lambda: _short(seen, needed)),
+        (inputs.available < needed, lambda: _describe_missing_replicas(inputs, needed)),
         (gate_in_force(status) == "manual", lambda: WAITS_FOR_PROMOTE),
-        (gate_in_force(status) != "none" and unmet != "", lambda: f"waits until it is good: {unmet}"),
-        (gate_in_force(status) == "time", lambda: f"collects for {step.min_duration.total_seconds():g} s"),
-        (gate_in_force(status) == "evidence", lambda: _collecting(status)),
-        (gate_in_force(status) == "webhook", lambda: _asking(step, seen.answer)),
+        (gate_in_force(status) != "none" and unmet != "", lambda: f"waits for a check to pass: {unmet}"),
+        (gate_in_force(status) == "time", lambda: f"waits {step.min_duration.total_seconds():g} s"),
+        (gate_in_force(status) == "evidence", lambda: _describe_evidence_gate(status)),
+        (gate_in_force(status) == "webhook", lambda: _describe_webhook(step, inputs.answer)),
         (gate_in_force(status) == "analysis", lambda: prometheus_checks.describe_analysis(status)),
         (gate_in_force(status) == SHADOW, lambda: describe_missing_evidence(status)),
-        (gate_in_force(status) == BAKE, lambda: _baking(status, seen)),
+        (gate_in_force(status) == BAKE, lambda: _describe_bake(status, inputs)),
     )
     return next((text() for holds, text in explanations if holds), "shifts traffic")
 
 
-def _short(seen: RolloutInputs, needed: int) -> str:
-    serving = seen.available if seen.serving is None else seen.serving
+def _describe_missing_replicas(inputs: RolloutInputs, needed: int) -> str:
+    serving = inputs.available if inputs.serving is None else inputs.serving
     if serving < needed:
         return f"waits for replicas: {serving} of {needed} are available"
-    return f"waits until Serve calls it ready: {serving} of {needed} replicas are available"
+    return f"waits until Ray Serve reports it ready: {serving} of {needed} replicas are available"
 
 
-def _baking(status: ExperimentStatus, seen: RolloutInputs) -> str:
+def _describe_bake(status: ExperimentStatus, inputs: RolloutInputs) -> str:
     planned, begun = current_step(status), status.step.since if status.step else None
-    if begun is None or seen.now < begun + planned.min_duration:
+    if begun is None or inputs.now < begun + planned.min_duration:
         until = "" if begun is None else f" until {format_timestamp(begun + planned.min_duration)}"
         return f"bakes{until}: {names.STABLE} keeps {100 - planned.weight} %, and harm rolls back"
-    unreachable_edges = seen.evidence.unreachable_edges if seen.evidence else ()
+    unreachable_edges = inputs.evidence.unreachable_edges if inputs.evidence else ()
     if unreachable_edges:
-        return f"has baked, and waits until {', '.join(unreachable_edges)} has told what was counted there"
-    return "has baked, and waits for requests of both revisions: no data is no success"
+        return f"has baked; waits for the counters of {', '.join(unreachable_edges)}"
+    return "has baked; waits for requests to both revisions, because no data is not success"
 
 
-def _asking(step: PlanStep, answer: WebhookResult | None) -> str:
-    place = webhook_urls.redact_url(step.webhook.url) if step.webhook else ""
-    return f"asks webhook {place}" if answer is None else f"webhook {place} {answer.told}; asks again"
+def _describe_webhook(step: PlanStep, answer: WebhookResult | None) -> str:
+    url = webhook_urls.redact_url(step.webhook.url) if step.webhook else ""
+    return f"asks webhook {url}" if answer is None else f"webhook {url} {answer.told}; asks again"
 
 
 def describe_pause(status: ExperimentStatus) -> str:
-    """Why a paused rollout stands still."""
+    """Describe why the rollout is paused."""
     match status.paused.reason if status.paused else MANUAL:
         case "Inconclusive":
-            told = status.paused.message if status.paused else ""
-            return f"paused, for it took too long: {told or describe_missing_evidence(status)}"
+            message = status.paused.message if status.paused else ""
+            return f"paused because it took too long: {message or describe_missing_evidence(status)}"
         case "NoData":
-            return "paused, for there is no traffic to judge by"
+            return "paused because an arm has no requests"
         case "ProgressDeadlineExceeded":
-            return f"paused, for it was {status.paused.message if status.paused else 'not ready in time'}"
+            return f"paused because it was {status.paused.message if status.paused else 'not ready in time'}"
         case "SampleRatio":
-            return "paused, for requests do not fall to the arms by their weights"
+            return "paused because requests do not follow the weights (sample-ratio mismatch)"
         case reason if status.paused is not None and reason in (CONTROL_UNHEALTHY, CONTROL_DEGRADED):
-            return f"paused until {names.STABLE} has done well for 5 minutes: {status.paused.message}"
+            return f"paused until {names.STABLE} has been healthy for 5 minutes: {status.paused.message}"
         case _:
             return "paused by command"
 
 
-def _collecting(status: ExperimentStatus) -> str:
+def _describe_evidence_gate(status: ExperimentStatus) -> str:
     if status.step is None or status.step.warm:
         return describe_missing_evidence(status)
-    return "warms up; what is counted is no evidence yet"
+    return "warms up; these requests do not count as evidence"

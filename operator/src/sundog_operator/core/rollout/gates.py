@@ -1,4 +1,4 @@
-"""Whether the gate of a step opens, and what happens when its time is over."""
+"""Decide whether the gate of a step opens, and what happens when its time is over."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -35,11 +35,11 @@ from sundog_operator.core.rollout.state import (
     next_weight,
     step_index,
 )
-from sundog_operator.core.rollout.transitions import go_on, join_texts, stop, with_decision, with_what_is_known
+from sundog_operator.core.rollout.transitions import advance, join_texts, stop, with_decision, with_metrics
 
 
-def pass_gate(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """The status after the gate of the current step has opened; None while it has not."""
+def pass_gate(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Return the status after the gate of the current step opened; None while it is closed."""
     step = current_step(status)
     if (
         status.phase != RUNNING
@@ -49,148 +49,153 @@ def pass_gate(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus
     ):
         return None
     if status.step.since is None:
-        return status.model_copy(update={"step": status.step.model_copy(update={"since": seen.now})})
-    if is_traffic_held(status, seen) or not _is_open(status, step, seen, seen.now - status.step.since):
+        return status.model_copy(update={"step": status.step.model_copy(update={"since": inputs.now})})
+    if is_traffic_held(status, inputs) or not _is_open(status, step, inputs, inputs.now - status.step.since):
         return None
-    opened_by = _opened_by(status, step, seen)
+    opened_by = _opened_by(status, step, inputs)
     if gate_in_force(status) != "none" and (lacking := prometheus_checks.find_ignored_check(status)):
-        policy = f"{steps_without_evidence.ON_INCONCLUSIVE}, for {lacking}"
+        policy = f"{steps_without_evidence.ON_INCONCLUSIVE}, because {lacking}"
         status, opened_by = (
             steps_without_evidence.record_passed(status, (step_index(status),), policy),
             join_texts(opened_by, policy),
         )
     if gate_in_force(status) == "evidence" and next_weight(status) == 100:
-        status = with_decision(status, PROMOTED, seen)
-    if seen.copies is not None and _decides_alone(status):
-        status = _passed_by(status, seen.copies)
-    return go_on(status, seen, opened_by)
+        status = with_decision(status, PROMOTED, inputs)
+    if inputs.copies is not None and _is_last_shadow_step(status):
+        status = _with_shadow_verdict(status, inputs.copies)
+    return advance(status, inputs, opened_by)
 
 
-def _decides_alone(status: ExperimentStatus) -> bool:
-    """Whether the current step is the last one that copies, with a command alone to follow."""
-    index = status.step.index if status.step else 0
-    later = any(step.shadow is not None for step in status.plan.steps[index:])
+def _is_last_shadow_step(status: ExperimentStatus) -> bool:
+    """Whether the current step is the last one with copies, and only a command can promote after it."""
+    later = any(step.shadow is not None for step in status.plan.steps[step_index(status) :])
     return status.plan.strategy == SHADOW and gate_in_force(status) == SHADOW and not later
 
 
-def _passed_by(status: ExperimentStatus, copies: ShadowComparison) -> ExperimentStatus:
-    """The verdict on a candidate that nothing but a command promotes."""
+def _with_shadow_verdict(status: ExperimentStatus, copies: ShadowComparison) -> ExperimentStatus:
+    """Store the verdict on a canary that only a command promotes."""
     verdict = Verdict(decision=PASSED, winner="", reason=copies.status.message)
     return status.model_copy(update={"verdict": verdict, "shadow": copies.status, "metrics": copies.metrics})
 
 
-def _is_open(status: ExperimentStatus, step: PlanStep, seen: RolloutInputs, waited: timedelta) -> bool:
+def _is_open(status: ExperimentStatus, step: PlanStep, inputs: RolloutInputs, waited: timedelta) -> bool:
     if gate_in_force(status) != "none" and prometheus_checks.find_blocking_check(status):
         return False
     match gate_in_force(status):
         case "evidence":
-            return waited >= step.min_duration and seen.evidence is not None and seen.evidence.passed
+            return waited >= step.min_duration and inputs.evidence is not None and inputs.evidence.passed
         case "time":
             return waited >= step.min_duration
         case "webhook":
-            return seen.answer is not None and seen.answer.confirms
+            return inputs.answer is not None and inputs.answer.confirms
         case "analysis":
             return prometheus_checks.is_analysis_done(status)
         case "scale":
-            return seen.available >= step_replicas(step, seen.replicas)
+            return inputs.available >= step_replicas(step, inputs.replicas)
         case "shadow":
-            return waited >= step.min_duration and seen.copies is not None and seen.copies.passed
+            return waited >= step.min_duration and inputs.copies is not None and inputs.copies.passed
         case "headers":
-            return seen.confirmed
+            return inputs.confirmed
         case "bake":
-            return waited >= step.min_duration and _is_heard(status, seen)
+            return waited >= step.min_duration and _has_counts_of_both_arms(status, inputs)
         case gate:
             return gate == "none"
 
 
-def _is_heard(status: ExperimentStatus, seen: RolloutInputs) -> bool:
-    """Whether both arms have had requests since the warm-up, as all edges tell: what nobody looked at has shown no harm for that alone."""
-    evidence = seen.evidence
+def _has_counts_of_both_arms(status: ExperimentStatus, inputs: RolloutInputs) -> bool:
+    """Whether both arms had requests since the warm-up, and every edge reports: the absence of harm needs data too."""
+    evidence = inputs.evidence
     warm = status.step is not None and status.step.warm
     return evidence is not None and warm and not evidence.silent and not evidence.unreachable_edges
 
 
-def _opened_by(status: ExperimentStatus, step: PlanStep, seen: RolloutInputs) -> str:
-    """By what an open gate has opened, in a sentence."""
-    lasted = format_duration(step.min_duration)
+def _opened_by(status: ExperimentStatus, step: PlanStep, inputs: RolloutInputs) -> str:
+    """Return why the gate opened, in a sentence."""
+    duration = format_duration(step.min_duration)
     match gate_in_force(status):
         case "evidence":
-            return _found_good(seen.evidence.metrics if seen.evidence else ())
+            return _describe_passed_metrics(inputs.evidence.metrics if inputs.evidence else ())
         case "time":
-            return f"{lasted} are over"
+            return f"{duration} have passed"
         case "webhook":
-            return f"webhook {webhook_urls.redact_url(step.webhook.url) if step.webhook else ''} confirms"
+            return f"webhook {webhook_urls.redact_url(step.webhook.url) if step.webhook else ''} confirmed"
         case "analysis":
             return prometheus_checks.describe_analysis(status)
         case "scale":
-            return f"{seen.available} replicas are available"
+            return f"{inputs.available} replicas are available"
         case "shadow":
-            return seen.copies.status.message if seen.copies else ""
+            return inputs.copies.status.message if inputs.copies else ""
         case "headers":
-            return "every edge follows the headers"
+            return "every edge routes by the headers"
         case "bake":
             before = (status.step.opened_by if status.step else None) or ""
-            return join_texts(before, f"it has baked for {lasted} without harm")
+            return join_texts(before, f"baked for {duration} without harm")
         case _:
             return ""
 
 
-def _found_good(metrics: Sequence[MetricStatus]) -> str:
-    """What is known of the first guardrail, and which others have passed."""
+def _describe_passed_metrics(metrics: Sequence[MetricStatus]) -> str:
+    """Return the first guardrail's message, and the names of the others that passed."""
     passed = [each for each in metrics if each.role == "guardrail"]
     others = ", ".join(each.name for each in passed[1:])
-    return join_texts(*(each.message for each in passed[:1]), f"likewise {others}" if others else "")
+    return join_texts(*(each.message for each in passed[:1]), f"also passed: {others}" if others else "")
 
 
-def run_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """What follows on a candidate of whose copies too little is known in the step's time."""
-    copies, step = seen.copies, current_step(status)
-    if copies is None or status.step is None or status.step.since is None or is_traffic_held(status, seen):
+def time_out_shadow(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Apply the policy when the time of a shadow step is over and its copies decide nothing."""
+    copies, step = inputs.copies, current_step(status)
+    if copies is None or status.step is None or status.step.since is None or is_traffic_held(status, inputs):
         return None
-    told = status.model_copy(update={"shadow": copies.status})
-    if step.max_duration is None or seen.now - status.step.since < step.max_duration:
+    with_copies = status.model_copy(update={"shadow": copies.status})
+    if step.max_duration is None or inputs.now - status.step.since < step.max_duration:
         return None
     policy, reason = ("pause", NO_DATA) if copies.silent else (status.plan.on_inconclusive, INCONCLUSIVE)
-    return _give_up(told, seen, policy, reason)
+    return _apply_policy(with_copies, inputs, policy, reason)
 
 
-def time_out(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """What follows on a step that evidence does not decide. Nothing does by default but a pause: no data is never success."""
-    step, evidence = current_step(status), seen.evidence
-    if status.phase != RUNNING or status.step is None or status.step.since is None or is_traffic_held(status, seen):
+def time_out_evidence(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Apply the policy to a step that evidence does not decide. The default only pauses: no data is never success."""
+    step, evidence = current_step(status), inputs.evidence
+    if status.phase != RUNNING or status.step is None or status.step.since is None or is_traffic_held(status, inputs):
         return None
     if evidence is None or gate_in_force(status) not in ("evidence", BAKE):
         return None
-    waited = seen.now - status.step.since
-    quiet = min(waited, seen.now - (status.epoch.since or seen.now)) if status.epoch.confirmed else timedelta(0)
-    if evidence.silent and status.plan.on_no_data != "hold" and quiet >= max(step.min_duration, MIN_NO_DATA_DURATION):
-        return _give_up(status, seen, status.plan.on_no_data, NO_DATA)
+    waited = inputs.now - status.step.since
+    silent_for = (
+        min(waited, inputs.now - (status.epoch.since or inputs.now)) if status.epoch.confirmed else timedelta(0)
+    )
+    if (
+        evidence.silent
+        and status.plan.on_no_data != "hold"
+        and silent_for >= max(step.min_duration, MIN_NO_DATA_DURATION)
+    ):
+        return _apply_policy(status, inputs, status.plan.on_no_data, NO_DATA)
     if step.max_duration is None or waited < step.max_duration:
         return None
-    return _give_up(
+    return _apply_policy(
         status,
-        seen,
+        inputs,
         "pause" if evidence.silent else status.plan.on_inconclusive,
         NO_DATA if evidence.silent else INCONCLUSIVE,
     )
 
 
-def _give_up(status: ExperimentStatus, seen: RolloutInputs, policy: str, reason: str) -> ExperimentStatus | None:
-    told = with_what_is_known(status, seen)
+def _apply_policy(status: ExperimentStatus, inputs: RolloutInputs, policy: str, reason: str) -> ExperimentStatus | None:
+    updated = with_metrics(status, inputs)
     unmet = prometheus_checks.find_blocking_check(status)
     match policy:
         case "rollback":
-            return stop(told, reason, describe_missing_evidence(told), seen.now)
+            return stop(updated, reason, describe_missing_evidence(updated), inputs.now)
         case "promote":
-            # Evidence is done without; what Prometheus says is waited for.
-            return None if unmet else _go_on_without(told, seen, reason)
+            # The policy replaces evidence, but not the checks of Prometheus.
+            return None if unmet else _advance_by_policy(updated, inputs, reason)
         case _:
-            return told.model_copy(update={"paused": PauseStatus(reason=reason, since=seen.now, message=unmet)})
+            return updated.model_copy(update={"paused": PauseStatus(reason=reason, since=inputs.now, message=unmet)})
 
 
-def _go_on_without(status: ExperimentStatus, seen: RolloutInputs, reason: str) -> ExperimentStatus | None:
-    """Go on by a policy, which stays told: evidence vouches for nothing that follows on this step."""
+def _advance_by_policy(status: ExperimentStatus, inputs: RolloutInputs, reason: str) -> ExperimentStatus | None:
+    """Go on by a policy, and record it: evidence does not support this step."""
     missing = "an arm has no requests" if reason == NO_DATA else describe_missing_evidence(status)
     policy = steps_without_evidence.ON_NO_DATA if reason == NO_DATA else steps_without_evidence.ON_INCONCLUSIVE
     known = steps_without_evidence.record_passed(status, (step_index(status),), policy)
-    return go_on(known, seen, f"{policy}, although {missing}")
+    return advance(known, inputs, f"{policy}, although {missing}")

@@ -1,4 +1,4 @@
-"""Requests that go to a candidate by their headers, whatever its weight."""
+"""Requests that go to the canary by their headers, whatever its weight."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,11 +6,11 @@ from typing import Final
 from sundog_operator.api import ExperimentStatus, PlanHeader
 
 HEADERS: Final = "headers"
-"""The gate of a step that begins it: it opens once every edge sends them there."""
+"""The gate of a step with headers: it opens once every edge routes by them."""
 
 
 def active_headers(status: ExperimentStatus) -> tuple[PlanHeader, ...]:
-    """The headers with which requests go to the candidate now; none where nothing but weights decides."""
+    """Return the headers that send requests to the canary now; empty if only weights decide."""
     step = status.step
     if status.phase != "Running" or step is None or not 0 < step.index <= len(status.plan.steps):
         return ()
@@ -18,5 +18,5 @@ def active_headers(status: ExperimentStatus) -> tuple[PlanHeader, ...]:
 
 
 def format_headers(headers: Sequence[PlanHeader]) -> str:
-    """Headers for people, such as `x-canary: true and x-team: ranking`."""
+    """Format headers for people, such as `x-canary: true and x-team: ranking`."""
     return " and ".join(f"{each.name}: {each.value}" for each in headers)

@@ -1,4 +1,4 @@
-"""What was known at the looks of an attempt: a few points, spread over all of its time, for those who look at it later. Pure."""
+"""History of an attempt's evaluations: a few points, spread over all of its time. Pure."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -10,24 +10,24 @@ from sundog_operator.core.rollout import state
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 
 MAX_POINTS: Final = 32
-"""Points that are kept: some 7 KiB of a status, of an experiment with ten arms a hundred."""
+"""Points to keep: about 7 KiB of a status, 100 KiB for an experiment with ten arms."""
 
 _METRICS: Final = 24
-"""A rollout has 12 at most; of an experiment what an arm wins by is kept first, then what is of its first arms."""
+"""A rollout has at most 12. Of an experiment, success metrics come first, then the metrics of its first arms."""
 
 _FIRST: Final = "success"
 
 POINT_INTERVAL: Final = timedelta(minutes=1)
-"""Between two looks that differ in nothing but numbers."""
+"""Time between two points that differ only in numbers."""
 
 
 def record_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], now: datetime) -> ExperimentStatus:
-    """A status that is about to be written, with what is known now where that is worth keeping.
+    """Add a point to a status that is about to be written, if the point is worth keeping.
 
     Args:
-        status: as it will be.
-        metrics: what the evidence says, of the latest look.
-        now: when that was.
+        status: the status to write.
+        metrics: the metrics of the latest evaluation.
+        now: the time of that evaluation.
     """
     point = make_point(status, metrics, now)
     known = status.history
@@ -37,24 +37,26 @@ def record_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], now:
 
 
 def make_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: datetime) -> HistoryPoint:
-    """What is known at a time, in few digits; of metrics those that happened."""
+    """Return the state at a time, in few digits, with only the metrics that have events."""
     arms = list(_arms(status))
     known = [each for each in metrics if each.ratio is not None or any(each.events)]
     of_rollout = status.plan.comparison is None
-    happened = [_metric(each, of_rollout=of_rollout) for each in sorted(known, key=lambda each: each.role != _FIRST)]
+    shown = [
+        _history_metric(each, of_rollout=of_rollout) for each in sorted(known, key=lambda each: each.role != _FIRST)
+    ]
     return HistoryPoint(
         at=at,
         epoch=status.epoch.number,
-        weight=round(100 - _outside(status)),
+        weight=round(100 - _stable_weight(status)),
         weights=None if of_rollout else tuple(arm.weight for arm in arms) or None,
         requests=tuple(arm.requests for arm in arms),
         errors=tuple(arm.errors for arm in arms),
-        metrics=tuple(happened[:_METRICS]) or None,
+        metrics=tuple(shown[:_METRICS]) or None,
     )
 
 
-def _outside(status: ExperimentStatus) -> float:
-    """Percent of the traffic that no candidate and no arm gets."""
+def _stable_weight(status: ExperimentStatus) -> float:
+    """Return the percent of traffic that neither a canary nor an arm gets."""
     return sum(arm.weight for arm in status.arms if arm.name in names.STABLE_ARMS)
 
 
@@ -65,26 +67,26 @@ def _arms(status: ExperimentStatus) -> Iterator[ArmStatus]:
     return (by_name[name] for name in (names.STABLE, names.CANARY) if name in by_name)
 
 
-def _metric(told: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
-    lower, upper = (*told.interval, None, None)[:2]
+def _history_metric(metric: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
+    lower, upper = (*metric.interval, None, None)[:2]
     return HistoryMetric(
-        name=told.name,
-        role=None if of_rollout else told.role,
-        arm=None if of_rollout and told.arm == names.CANARY else told.arm,
-        ratio=_short(told.ratio),
-        lower=_short(lower),
-        upper=_short(upper),
-        basis=None if told.basis in ("", DecisionBasis.ALL_STEPS) else told.basis,
-        verdict=None if told.verdict == MetricVerdict.UNDECIDED else told.verdict,
+        name=metric.name,
+        role=None if of_rollout else metric.role,
+        arm=None if of_rollout and metric.arm == names.CANARY else metric.arm,
+        ratio=_round(metric.ratio),
+        lower=_round(lower),
+        upper=_round(upper),
+        basis=None if metric.basis in ("", DecisionBasis.ALL_STEPS) else metric.basis,
+        verdict=None if metric.verdict == MetricVerdict.UNDECIDED else metric.verdict,
     )
 
 
-def _short(number: float | None) -> float | None:
+def _round(number: float | None) -> float | None:
     return None if number is None else float(f"{number:.3g}")
 
 
 def _differs(last: HistoryPoint, point: HistoryPoint) -> bool:
-    """Whether anything but numbers has changed, or a while is over."""
+    """Whether more than numbers changed, or the interval is over."""
     return (
         point.at - last.at >= POINT_INTERVAL or _weights(point) != _weights(last) or _verdicts(point) != _verdicts(last)
     )
@@ -99,13 +101,13 @@ def _verdicts(point: HistoryPoint) -> dict[tuple[str, str | None, str | None], s
 
 
 def thin_points(points: Sequence[HistoryPoint]) -> tuple[HistoryPoint, ...]:
-    """At most `MOST` of them, spread over all of the time.
+    """Thin points to `MAX_POINTS`, spread over all of the time.
 
-    The first, the newest and those at which a weight changed stay; of the others those go that are closest to both their neighbours.
+    The first, the newest and those with a weight change stay. Of the others, the ones closest to both neighbours are dropped.
     """
     kept = list(points)
     while len(kept) > MAX_POINTS:
         inner = range(1, len(kept) - 1)
-        spare = [index for index in inner if _weights(kept[index]) == _weights(kept[index - 1])]
-        del kept[min(spare or inner, key=lambda index: kept[index + 1].at - kept[index - 1].at)]
+        droppable = [index for index in inner if _weights(kept[index]) == _weights(kept[index - 1])]
+        del kept[min(droppable or inner, key=lambda index: kept[index + 1].at - kept[index - 1].at)]
     return tuple(kept)

@@ -1,6 +1,6 @@
-"""What happened in a rollout that others want to hear of, who has heard it, and what they are told.
+"""Notices of what happened in a rollout, their receivers, and the posted payloads.
 
-A notice is written with the transition that it tells of, in one write; how far each receiver is, by who tells it. Neither writes the
+A notice is written together with the transition that it reports. The dispatcher writes how far each receiver is. Neither writes the
 other's part.
 """
 
@@ -20,13 +20,13 @@ from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import explanations, state
 
 GIVE_UP_AFTER: Final = timedelta(hours=1)
-"""For how long a receiver is tried again from when it happened; after that once."""
+"""How long a post to a receiver is retried after the event; later it is tried once."""
 
 MAX_PAUSE_NOTICES: Final = 24
-"""Of one attempt; so all of its notices find room in its status."""
+"""Limit per attempt, so that all of its notices fit into its status."""
 
 REASON_LIMIT: Final = 1024
-"""Characters of a reason: a failure of a model may say far more."""
+"""Limit of a reason in characters: an error of a model may be far longer."""
 
 DELIVERIES: Final = "deliveries"
 WAITS_FOR_PROMOTE_REASON: Final = "WaitsForPromote"
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PendingNotice:
-    """What a receiver hears next: `receiver` is its place in the plan, `number` that of the notice, from 1."""
+    """The next notice for a receiver: `receiver` is its index in the plan, `number` that of the notice, from 1."""
 
     receiver: int
     number: int
@@ -45,29 +45,29 @@ class PendingNotice:
 
 
 def add_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> ExperimentStatus:
-    """The status after a transition, with what there is to tell of it. Without receivers there is nothing."""
+    """Add the notices of a transition to the status after it. Without receivers there are none."""
     if not after.plan.notify or not state.is_frozen(after):
         return after
     known = before.notices
-    new = [each for each in _happened(before, after, now) if not _is_known(each, known)]
+    new = [each for each in _new_notices(before, after, now) if not _is_known(each, known)]
     return after.model_copy(update={"notices": (*known, *new)})
 
 
-def _happened(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> Iterator[RolloutNotice]:
+def _new_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> Iterator[RolloutNotice]:
     if not state.is_frozen(before):
-        yield _notice(after, "started", f"Started: revision {state.arm_revisions(after)[1]} is brought up", now)
+        yield _notice(after, "started", f"Started: revision {state.arm_revisions(after)[1]} is starting", now)
     if state.is_over(after):
-        event = _end(after) if not state.is_over(before) else None
+        event = _end_event(after) if not state.is_over(before) else None
         if event is not None:
             yield _notice(after, event, after.verdict.reason, now)
-    elif (waits := _standing(after)) and waits != _standing(before):
-        yield _notice(after, "paused", waits, now)
+    elif (reason := _pause_reason(after)) and reason != _pause_reason(before):
+        yield _notice(after, "paused", reason, now)
 
 
 def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now: datetime) -> RolloutNotice:
     return RolloutNotice(
         event=event,
-        step=status.step.index if status.step else 0,
+        step=state.step_index(status),
         weight=state.canary_weight(status),
         reason=reason[:REASON_LIMIT],
         verdict=status.verdict.decision,
@@ -75,7 +75,7 @@ def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now
     )
 
 
-def _end(status: ExperimentStatus) -> NotificationEvent | None:
+def _end_event(status: ExperimentStatus) -> NotificationEvent | None:
     if status.phase == state.CONCLUDED:
         return "promoted"
     match status.verdict.reason.partition(":")[0]:
@@ -87,8 +87,8 @@ def _end(status: ExperimentStatus) -> NotificationEvent | None:
             return "aborted"
 
 
-def _standing(status: ExperimentStatus) -> str:
-    """Why a rollout stands still, cause first; empty where it does not, or only its spec holds it."""
+def _pause_reason(status: ExperimentStatus) -> str:
+    """Return why the rollout is paused, reason first; empty if it is not, or if only its spec holds it."""
     step = status.step
     if status.paused is not None:
         return f"{status.paused.reason}: {explanations.describe_pause(status)}"
@@ -98,10 +98,10 @@ def _standing(status: ExperimentStatus) -> str:
 
 
 def _is_known(new: RolloutNotice, known: Sequence[RolloutNotice]) -> bool:
-    """Each event is told once; a pause once for each step and cause, for what is paused again and again is not news."""
-    told = [_key(each) for each in known]
+    """Whether to skip a notice: each event is posted once, and a pause once for each step and reason."""
+    known_keys = [_key(each) for each in known]
     full = new.event == "paused" and sum(each.event == "paused" for each in known) >= MAX_PAUSE_NOTICES
-    return full or _key(new) in told
+    return full or _key(new) in known_keys
 
 
 def _key(notice: RolloutNotice) -> tuple[object, ...]:
@@ -109,13 +109,13 @@ def _key(notice: RolloutNotice) -> tuple[object, ...]:
 
 
 def pending_notices(status: ExperimentStatus) -> list[PendingNotice]:
-    """The next notice of each receiver that has not heard all that it asked for."""
+    """Return the next notice of each receiver that has not got all notices of its events."""
     found: list[PendingNotice] = []
     if not state.is_frozen(status):
         return found
     for receiver, wanted in enumerate(status.plan.notify):
-        told = _delivery(status, receiver).told
-        left = ((number, each) for number, each in enumerate(status.notices, start=1) if number > told)
+        delivered = _delivery(status, receiver).told
+        left = ((number, each) for number, each in enumerate(status.notices, start=1) if number > delivered)
         following = next(((number, each) for number, each in left if each.event in wanted.events), None)
         if following is not None:
             found.append(PendingNotice(receiver, following[0], wanted.webhook, following[1]))
@@ -123,22 +123,22 @@ def pending_notices(status: ExperimentStatus) -> list[PendingNotice]:
 
 
 def record_delivery(
-    status: ExperimentStatus, what: PendingNotice, answer: WebhookResult | None, now: datetime
+    status: ExperimentStatus, pending: PendingNotice, answer: WebhookResult | None, now: datetime
 ) -> ExperimentStatus:
-    """The status once a receiver has answered so. The first problem of a notice stays told until it is over."""
+    """Record a receiver's answer. The status keeps the first problem of a notice until it is delivered or given up."""
     if answer is None:
         return status
-    known = _delivery(status, what.receiver)
+    known = _delivery(status, pending.receiver)
     if answer.accepts:
-        changed = known.model_copy(update={"told": what.number, "problem": ""})
-    elif now - what.notice.time >= GIVE_UP_AFTER:
-        lost = {"told": what.number, "lost": known.lost + 1, "problem": answer.told}
-        changed = known.model_copy(update=lost)
+        changed = known.model_copy(update={"told": pending.number, "problem": ""})
+    elif now - pending.notice.time >= GIVE_UP_AFTER:
+        update = {"told": pending.number, "lost": known.lost + 1, "problem": answer.told}
+        changed = known.model_copy(update=update)
     else:
         changed = known.model_copy(update={"problem": known.problem or answer.told})
-    others = [each for each in status.deliveries if each.receiver != what.receiver]
-    sorted_ = sorted([*others, changed], key=lambda each: each.receiver)
-    return status.model_copy(update={DELIVERIES: tuple(sorted_)})
+    others = [each for each in status.deliveries if each.receiver != pending.receiver]
+    deliveries = sorted([*others, changed], key=lambda each: each.receiver)
+    return status.model_copy(update={DELIVERIES: tuple(deliveries)})
 
 
 def _delivery(status: ExperimentStatus, receiver: int) -> NotificationDelivery:
@@ -147,12 +147,12 @@ def _delivery(status: ExperimentStatus, receiver: int) -> NotificationDelivery:
     )
 
 
-def make_payload(experiment: Mapping[str, Any], status: ExperimentStatus, what: PendingNotice) -> Json:
-    """What is posted of a notice."""
-    meta, notice = experiment["metadata"], what.notice
+def make_payload(experiment: Mapping[str, Any], status: ExperimentStatus, pending: PendingNotice) -> Json:
+    """Return the JSON body that is posted for a notice."""
+    meta, notice = experiment["metadata"], pending.notice
     stable, candidate = state.arm_revisions(status)
     return {
-        "id": f"{meta['uid']}/{what.number}",
+        "id": f"{meta['uid']}/{pending.number}",
         "event": notice.event,
         "name": experiment["spec"]["modelDeployment"],
         "namespace": meta["namespace"],
@@ -168,7 +168,7 @@ def make_payload(experiment: Mapping[str, Any], status: ExperimentStatus, what: 
 
 
 def preserve_deliveries(status: Json, stored: Mapping[str, Any] | None) -> Json:
-    """A status about to be written by who writes everything else, with the deliveries that are stored."""
+    """Keep the stored deliveries in a status that the controller is about to write."""
     kept = {key: value for key, value in status.items() if key != DELIVERIES}
-    told = (stored or {}).get(DELIVERIES)
-    return {**kept, DELIVERIES: told} if told else kept
+    deliveries = (stored or {}).get(DELIVERIES)
+    return {**kept, DELIVERIES: deliveries} if deliveries else kept

@@ -1,4 +1,4 @@
-"""A plan in words."""
+"""Text of a frozen plan."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -28,20 +28,20 @@ _GATES: Final = {
 
 
 def format_steps(steps: Sequence[PlanStep]) -> str:
-    """Steps in one line, such as `25 % (manual gate) → 100 %`."""
+    """Format steps in one line, such as `25 % (manual gate) → 100 %`."""
     return " → ".join(
         f"{step.weight} %" + ("" if step.gate == "none" else f" ({describe_gate(step)})") for step in steps
     )
 
 
 def describe_guardrails(plan: FrozenPlan) -> str:
-    """What its gates of evidence wait for, such as `errorRate within 25 %, oom at most 0`; empty where there are none."""
+    """Describe the guardrails of a plan, such as `errorRate within 25 %, oom at most 0`; empty if there are none."""
     metrics = [f"{each.metric} within {each.margin * 100:g} %" for each in plan.guardrails if each.role == "guardrail"]
     return ", ".join((*metrics, *(f"{each.name} {prometheus_checks.format_limits(each)}" for each in plan.checks)))
 
 
 def describe_shadow(shadow: PlanShadow) -> str:
-    """What a step that compares copies asks, such as `20 % copied, 99.5 % agree by argmax`."""
+    """Describe a shadow step, such as `20 % copied, 99.5 % agree by argmax`."""
     agreement = (
         ""
         if shadow.min_agreement is None
@@ -52,36 +52,36 @@ def describe_shadow(shadow: PlanShadow) -> str:
 
 
 def describe_alpha(plan: FrozenPlan) -> str:
-    """How often it may err, such as `0.05, the error of each direction`."""
+    """Describe the error rates of a plan, such as `0.05, the error of each direction`."""
     whole = plan.alpha or DEFAULT_ALPHA
-    told = f"{whole:g}, the error of each direction"
+    text = f"{whole:g}, the error of each direction"
     if plan.harm_shares is not None:
         traffic = " and for traffic" if plan.guardrails else ""
-        told = f"{told}; of rolling back {whole / plan.harm_shares:.3g} for each shadow step{traffic}"
+        text = f"{text}; to roll back, {whole / plan.harm_shares:.3g} for each shadow step{traffic}"
     if plan.early_harm is not None:
-        told = f"{told}; {freeze.early_alpha(plan):.3g} to roll back for errors in the candidate's first blocks"
-    return told
+        text = f"{text}; {freeze.early_alpha(plan):.3g} to roll back on errors in the canary's first blocks"
+    return text
 
 
 def describe_comparator(shadow: PlanShadow) -> str:
-    """What answers are compared by, such as `argmax at $.outputs` or `custom in 2 parts`."""
+    """Describe the comparator of answers, such as `argmax at $.outputs` or `custom in 2 parts`."""
     if shadow.parts is not None:
         return f"{shadow.by} in {len(shadow.parts)} part{'s' if len(shadow.parts) > 1 else ''}"
     return shadow.by + (f" at {shadow.path}" if shadow.path else "")
 
 
 def describe_copies(shadow: ShadowStatus) -> str:
-    """What became of copies, in a sentence."""
-    told = (
+    """Describe the results of copies, in a sentence."""
+    text = (
         f"{format_count(shadow.sent, 'copy', 'copies')} of {format_count(shadow.sampled, 'sampled request')}: {shadow.agreed} agree,"
         f" {shadow.disagreed} do not, {format_count(shadow.errors, 'error')}, {format_count(shadow.timeouts, 'timeout')};"
         f" {shadow.dropped} dropped and {shadow.skipped} left out"
     )
     later, known = shadow.latency_difference_microseconds, shadow.latency_difference_interval
     if later is None:
-        return told
+        return text
     between = f", known to be between {_later(known[0])} and {_later(known[1])}" if known else ""
-    return f"{told}; at the median {_later(later)} than stable{between}, the mirror's own time included"
+    return f"{text}; at the median {_later(later)} than stable{between}, the mirror's own time included"
 
 
 def _later(microseconds: int) -> str:
@@ -89,15 +89,15 @@ def _later(microseconds: int) -> str:
 
 
 def describe_header_requests(status: ExperimentStatus) -> str | None:
-    """What became of requests that chose the candidate, in a sentence; None where there were none."""
-    counted = next((arm for arm in status.arms if arm.name == names.CANARY and arm.header_requests), None)
-    if counted is None:
+    """Describe the requests that chose the canary, in a sentence; None if there were none."""
+    canary = next((arm for arm in status.arms if arm.name == names.CANARY and arm.header_requests), None)
+    if canary is None:
         return None
-    return f"{counted.header_requests} requests, {counted.header_errors or 0} errors; they are no evidence"
+    return f"{canary.header_requests} requests, {canary.header_errors or 0} errors; they do not count as evidence"
 
 
 def describe_gate(step: PlanStep) -> str:
-    """What a step waits for, such as `for 10m` or `manual gate`."""
+    """Describe the gate of a step, such as `for 10m` or `manual gate`."""
     match step.gate:
         case "time":
             return f"for {format_duration(step.min_duration)}"

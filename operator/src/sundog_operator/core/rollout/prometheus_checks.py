@@ -1,4 +1,4 @@
-"""Numbers of Prometheus that a rollout is held to: what to ask, and what follows. They are limits of a user, and no statistics. Pure."""
+"""Prometheus checks of a rollout: what to query, and what the results cause. They are limits of a user, not statistics. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,20 +9,21 @@ from typing import Final, Literal
 from sundog_operator.api import CheckStatus, ExperimentStatus, PlanCheck
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import PrometheusResult
+from sundog_operator.core.rollout.state import canary_weight, step_index
 
 ANALYSIS: Final = "analysis"
-"""The slot of the check of a step. Those of guardrails begin with a word of their own, for a user names them."""
+"""Slot of the current step's check. Slots of guardrails begin with a fixed word, because users name guardrails."""
 
 REPORT_PERIOD: Final = timedelta(minutes=1)
-_EARLY: Final = timedelta(seconds=1)
-"""By so much less than its interval may two checks be apart: instants are whole seconds."""
+_CLOCK_TOLERANCE: Final = timedelta(seconds=1)
+"""Tolerance of the interval between two checks: times are whole seconds."""
 
-_PLACE: Final = re.compile(r"\{\{ ?([A-Za-z]+) ?\}\}")
+_PLACEHOLDER: Final = re.compile(r"\{\{ ?([A-Za-z]+) ?\}\}")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckQuery:
-    """What to ask. Of equal `about` it is the same check; `interval_s` is in seconds."""
+    """A query. Two queries with equal `about` are the same check; `interval_s` is in seconds."""
 
     slot: str
     about: str
@@ -33,14 +34,14 @@ class CheckQuery:
 def make_queries(
     status: ExperimentStatus, namespace: str, service: str, uid: str, *, stands_still: bool
 ) -> tuple[CheckQuery, ...]:
-    """What is to be asked now: guardrails while both arms have traffic, also while paused; an analysis while its step goes on.
+    """Return the queries that are due: guardrails while both arms have traffic, also while paused; an analysis while its step runs.
 
     `stands_still`: the spec or its windows hold the rollout.
     """
     if status.phase != "Running":
         return ()
     numbers = {arm.name: arm.revision or 0 for arm in status.arms}
-    places = {
+    values = {
         "namespace": namespace,
         "service": service,
         "revision": str(numbers.get(names.CANARY, 0)),
@@ -48,37 +49,34 @@ def make_queries(
         "arm": names.CANARY,
     }
     analysis = None if stands_still or status.paused is not None else current_analysis(status)
-    number = status.step.index if status.step else 0
-    # Not by epoch: one with the weights of the one before, as after a warm-up, is no reason to ask again.
-    asked = [(guardrail_slot(check), check, _weight(status)) for check in status.plan.checks if has_both_arms(status)]
-    asked += [(ANALYSIS, analysis, number)] if analysis is not None else []
+    # Not by epoch: a new epoch with the same weights, as after a warm-up, needs no new query.
+    due = [
+        (guardrail_slot(check), check, canary_weight(status)) for check in status.plan.checks if has_both_arms(status)
+    ]
+    due += [(ANALYSIS, analysis, step_index(status))] if analysis is not None else []
     return tuple(
-        CheckQuery(slot, f"{uid}/{slot}/{about}", _filled(check.query, places), check.interval.total_seconds())
-        for slot, check, about in asked
+        CheckQuery(slot, f"{uid}/{slot}/{about}", _fill_in(check.query, values), check.interval.total_seconds())
+        for slot, check, about in due
     )
 
 
-def _filled(query: str, places: Mapping[str, str]) -> str:
-    """Names of Kubernetes and numbers need no quoting in PromQL. What is no place of ours stays as it is."""
-    return _PLACE.sub(lambda match: places.get(match[1], match[0]), query)
+def _fill_in(query: str, values: Mapping[str, str]) -> str:
+    """Fill in the placeholders of a query. Kubernetes names and numbers need no quoting in PromQL; unknown placeholders stay."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), query)
 
 
 def guardrail_slot(check: PlanCheck) -> str:
-    """Where the answers of a guardrail are kept."""
+    """Return the slot of a guardrail's results."""
     return f"guardrail {check.name}"
 
 
 def has_both_arms(status: ExperimentStatus) -> bool:
-    """Whether both arms have traffic, as far as is committed."""
-    return 0 < _weight(status) < 100
-
-
-def _weight(status: ExperimentStatus) -> float:
-    return next((arm.weight for arm in status.arms if arm.name == names.CANARY), 0)
+    """Whether both arms have traffic in the committed state."""
+    return 0 < canary_weight(status) < 100
 
 
 def current_analysis(status: ExperimentStatus) -> PlanCheck | None:
-    """What the current step asks for; None where it asks for nothing, or its weight is not in force yet."""
+    """Return the analysis of the current step; None if it has none, or its weight is not in force yet."""
     step = status.step
     if step is None or step.gate != ANALYSIS or step.since is None or not 1 <= step.index <= len(status.plan.steps):
         return None
@@ -86,37 +84,39 @@ def current_analysis(status: ExperimentStatus) -> PlanCheck | None:
 
 
 def record_readings(status: ExperimentStatus, readings: Mapping[str, PrometheusResult]) -> ExperimentStatus:
-    """The status with the newest answers. One that was taken already changes nothing."""
+    """Record the newest results. A result that was recorded before changes nothing."""
     if not readings:
         return status
     checks = tuple(
-        _after(each, check, readings.get(guardrail_slot(check)))
+        _update_check(each, check, readings.get(guardrail_slot(check)))
         for each, check in zip(check_statuses(status), status.plan.checks, strict=True)
     )
-    analysis, step, asked = readings.get(ANALYSIS), status.step, current_analysis(status)
-    if step is not None and asked is not None and analysis is not None:
-        told = _after(step.analysis or CheckStatus(name=asked.name), asked, analysis)
-        step = step.model_copy(update={"analysis": told})
+    analysis, step, planned = readings.get(ANALYSIS), status.step, current_analysis(status)
+    if step is not None and planned is not None and analysis is not None:
+        result = _update_check(step.analysis or CheckStatus(name=planned.name), planned, analysis)
+        step = step.model_copy(update={"analysis": result})
     return status.model_copy(update={"checks": checks if any(each.verdict for each in checks) else (), "step": step})
 
 
 def check_statuses(status: ExperimentStatus) -> tuple[CheckStatus, ...]:
-    """What is known of each check of the plan."""
+    """Return the status of each check of the plan."""
     by_name = {each.name: each for each in status.checks}
     return tuple(by_name.get(check.name, CheckStatus(name=check.name)) for check in status.plan.checks)
 
 
-def _after(before: CheckStatus, check: PlanCheck, reading: PrometheusResult | None) -> CheckStatus:
+def _update_check(before: CheckStatus, check: PlanCheck, reading: PrometheusResult | None) -> CheckStatus:
     if reading is None or reading.at is None:
         return before
     if before.at is not None and before.at - reading.at > check.interval:
-        # The clock was set back, and what it told before is no measure of when it was asked.
+        # The clock was set back: the time of the last check is meaningless.
         before = before.model_copy(update={"at": None})
     if before.at is not None and reading.at <= before.at:
         return before
     verdict = _verdict(check, reading)
-    # An operator that begins anew asks at once: what comes before its time does not count once more.
-    early = before.at is not None and before.verdict != "" and reading.at - before.at < check.interval - _EARLY
+    # A restarted operator queries at once: a result before its time does not count again.
+    early = (
+        before.at is not None and before.verdict != "" and reading.at - before.at < check.interval - _CLOCK_TOLERANCE
+    )
     if early and (verdict != "Passed" or check.count > 1):
         return before
     if verdict == "Passed" == before.verdict and before.passed >= check.count and not _is_due(before, reading.at):
@@ -129,7 +129,7 @@ def _after(before: CheckStatus, check: PlanCheck, reading: PrometheusResult | No
         failed={"Passed": 0, "Failed": before.failed + 1}.get(verdict, before.failed),
         unknown=before.unknown + 1 if verdict == "NoData" else 0,
         at=reading.at,
-        message=_sentence(check, reading),
+        message=_message(check, reading),
     )
 
 
@@ -145,7 +145,7 @@ def _verdict(check: PlanCheck, reading: PrometheusResult) -> Literal["Passed", "
     return "Failed" if below or above else "Passed"
 
 
-def _sentence(check: PlanCheck, reading: PrometheusResult) -> str:
+def _message(check: PlanCheck, reading: PrometheusResult) -> str:
     if reading.value is None:
         return f"check {check.name} {reading.problem}"
     if check.min is not None and reading.value < check.min:
@@ -156,14 +156,14 @@ def _sentence(check: PlanCheck, reading: PrometheusResult) -> str:
 
 
 def format_limits(check: PlanCheck) -> str:
-    """What a number may be, such as `at most 0.05`."""
+    """Format the limits of a check, such as `at most 0.05`."""
     least = "" if check.min is None else f"at least {check.min:g}"
     most = "" if check.max is None else f"at most {check.max:g}"
     return " and ".join(filter(None, (least, most)))
 
 
 def reset_passes(status: ExperimentStatus) -> ExperimentStatus:
-    """With what is known of guardrails as of before the weights changed: failures in a row count on, and all have to pass again."""
+    """Reset the passes of guardrails after a change of weights. Failures in a row keep counting; all checks must pass again."""
     checks = tuple(
         CheckStatus(name=each.name, failed=each.failed, value=each.value, message=each.message)
         for each in status.checks
@@ -172,7 +172,7 @@ def reset_passes(status: ExperimentStatus) -> ExperimentStatus:
 
 
 def reset_inconclusive(status: ExperimentStatus) -> ExperimentStatus:
-    """With the patience of every check as at the start: somebody lets the rollout go on."""
+    """Reset the number of inconclusive results of every check, because a user resumes the rollout."""
     step = status.step
     if step is not None and step.analysis is not None:
         step = step.model_copy(update={"analysis": step.analysis.model_copy(update={"unknown": 0})})
@@ -181,67 +181,67 @@ def reset_inconclusive(status: ExperimentStatus) -> ExperimentStatus:
 
 
 def find_failure(status: ExperimentStatus) -> str:
-    """Which check failed too often in a row, in a sentence; empty where none did."""
+    """Return which check failed too often in a row, in a sentence; empty if none did."""
     failed = (
         f"{each.message}: {each.failed} times in a row"
-        for check, each in _all(status)
+        for check, each in _active_checks(status)
         if each.failed >= check.failure_limit and each.verdict == "Failed"
     )
     return next(failed, "")
 
 
 def find_inconclusive(status: ExperimentStatus) -> str:
-    """Which check had no number too often in a row, in a sentence; empty where none had."""
+    """Return which check had no number too often in a row, in a sentence; empty if none had."""
     unknown = (
         f"{each.message}: {each.unknown} times in a row"
-        for check, each in _all(status)
+        for check, each in _active_checks(status)
         if each.unknown >= check.inconclusive_limit
     )
     return next(unknown, "")
 
 
 def find_ignored_check(status: ExperimentStatus) -> str:
-    """Which check the current gate opens without, for it has no number, in a sentence; empty where it waits for all."""
+    """Return which check without a number the current gate ignores by policy, in a sentence; empty if there is none."""
     if status.plan.on_inconclusive != "promote":
         return ""
-    unknown = (check.name for check, each in _all(status) if each.unknown >= check.inconclusive_limit)
+    unknown = (check.name for check, each in _active_checks(status) if each.unknown >= check.inconclusive_limit)
     return next((f"check {name} has no number" for name in unknown), "")
 
 
-def _all(status: ExperimentStatus) -> Iterable[tuple[PlanCheck, CheckStatus]]:
+def _active_checks(status: ExperimentStatus) -> Iterable[tuple[PlanCheck, CheckStatus]]:
     if has_both_arms(status):
         yield from zip(status.plan.checks, check_statuses(status), strict=True)
-    asked, step = current_analysis(status), status.step
-    if asked is not None and step is not None and step.analysis is not None:
-        yield asked, step.analysis
+    planned, step = current_analysis(status), status.step
+    if planned is not None and step is not None and step.analysis is not None:
+        yield planned, step.analysis
 
 
 def find_blocking_check(status: ExperimentStatus) -> str:
-    """Which guardrail lets no gate open, in a sentence; empty where all passed since the weights are as they are.
+    """Return which check keeps gates closed, in a sentence; empty if all passed since the weights changed.
 
-    One without a number is not waited for beyond its patience where `onInconclusive` says to go on without.
+    With `onInconclusive: promote`, a check with too many results without a number does not keep gates closed.
     """
     if not has_both_arms(status):
         return ""
     for check, each in zip(status.plan.checks, check_statuses(status), strict=True):
-        given_up = each.unknown >= check.inconclusive_limit and status.plan.on_inconclusive == "promote"
-        if each.verdict != "Passed" and not given_up:
-            return each.message if each.verdict else f"check {check.name} has not been made yet"
+        is_ignored = each.unknown >= check.inconclusive_limit and status.plan.on_inconclusive == "promote"
+        if each.verdict != "Passed" and not is_ignored:
+            return each.message if each.verdict else f"check {check.name} has not run yet"
     return ""
 
 
 def is_analysis_done(status: ExperimentStatus) -> bool:
-    """Whether the analysis of the current step was good often enough, or is done without."""
-    asked, told = current_analysis(status), status.step.analysis if status.step else None
-    if asked is None or told is None:
+    """Whether the analysis of the current step passed often enough, or is ignored by policy."""
+    planned, result = current_analysis(status), status.step.analysis if status.step else None
+    if planned is None or result is None:
         return False
-    given_up = told.unknown >= asked.inconclusive_limit and status.plan.on_inconclusive == "promote"
-    return given_up or (told.passed >= asked.count and told.verdict == "Passed")
+    is_ignored = result.unknown >= planned.inconclusive_limit and status.plan.on_inconclusive == "promote"
+    return is_ignored or (result.passed >= planned.count and result.verdict == "Passed")
 
 
 def describe_analysis(status: ExperimentStatus) -> str:
-    """What the analysis of the current step waits for."""
-    asked, told = current_analysis(status), status.step.analysis if status.step else None
-    if asked is None or told is None:
+    """Describe what the analysis of the current step waits for."""
+    planned, result = current_analysis(status), status.step.analysis if status.step else None
+    if planned is None or result is None:
         return "asks Prometheus"
-    return f"{told.message}; {told.passed} of {asked.count} checks passed"
+    return f"{result.message}; {result.passed} of {planned.count} checks passed"

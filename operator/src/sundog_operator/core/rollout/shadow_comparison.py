@@ -1,4 +1,4 @@
-"""What a tick is told of a candidate that gets copies of requests, and whether it is to get some."""
+"""Shadow comparison: an input of the state machine, and whether the current step copies requests."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,23 +6,23 @@ from typing import Final
 from sundog_operator.api import ExperimentStatus, MetricStatus, PlanShadow, ShadowStatus
 
 SHADOW: Final = "shadow"
-"""The gate of a step that compares copies, and the role of what it is judged by."""
+"""The gate of a step that compares copies, and the role of its metrics."""
 
 
 NO_COPY_ANSWERED: Final = "no copy of a request was answered yet"
-_MOST_TOLD: Final = 1024
+_MESSAGE_LIMIT: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowComparison:
-    """The copies of the current step, as they compare now.
+    """Results of the current step's copies.
 
     Attributes:
-        status: what is known, for the rollout's status.
+        status: the results, for the rollout's status.
         metrics: the same as metrics.
         passed: whether the step may end.
-        failed: what the candidate does otherwise than it may; empty for nothing.
-        silent: whether nothing came back yet.
+        failed: what the canary does worse than allowed; empty if nothing.
+        silent: whether no copy was answered yet.
     """
 
     status: ShadowStatus
@@ -33,22 +33,20 @@ class ShadowComparison:
 
 
 def active_shadow(status: ExperimentStatus) -> PlanShadow | None:
-    """What the step that the rollout is at copies and compares; None where it does not, a command opened its gate, or counting has not
-    begun anew since another one.
-    """
-    return None if needs_restart(status) else _asked(status)
+    """Return the shadow of the current step; None if it has none, a command opened its gate, or its counting has not begun."""
+    return None if needs_restart(status) else _current_shadow(status)
 
 
 def needs_restart(status: ExperimentStatus) -> bool:
-    """Whether the rollout is at a step that copies, and what is counted still is another one's."""
+    """Whether the current step copies requests while the counts are still those of another shadow step."""
     step = status.step
-    if step is None or _asked(status) is None:
+    if step is None or _current_shadow(status) is None:
         return False
     is_first = not any(each.shadow is not None for each in status.plan.steps[: step.index - 1])
     return not is_first and (status.shadow is None or status.shadow.step != step.index)
 
 
-def _asked(status: ExperimentStatus) -> PlanShadow | None:
+def _current_shadow(status: ExperimentStatus) -> PlanShadow | None:
     step = status.step
     if status.phase != "Running" or step is None or step.gate != SHADOW or not 0 < step.index <= len(status.plan.steps):
         return None
@@ -56,13 +54,13 @@ def _asked(status: ExperimentStatus) -> PlanShadow | None:
 
 
 def restarted_status(status: ExperimentStatus) -> ShadowStatus:
-    """Nothing of the step that is begun, since the epoch in force; of the step before what it came to."""
+    """Return an empty status of the new step from the current epoch on; keep the result of the step before."""
     before = status.shadow
     number = status.step.index if status.step else 0
     earlier = (before.earlier or ()) if before else ()
     if before is not None and before.message:
-        of = before.step or next(
+        number_before = before.step or next(
             index for index, step in enumerate(status.plan.steps, start=1) if step.shadow is not None
         )
-        earlier = (*earlier, f"step {of}: {before.message}"[:_MOST_TOLD])
+        earlier = (*earlier, f"step {number_before}: {before.message}"[:_MESSAGE_LIMIT])
     return ShadowStatus(step=number, epoch=status.epoch.number, earlier=earlier, message=NO_COPY_ANSWERED)

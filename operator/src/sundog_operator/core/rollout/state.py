@@ -1,4 +1,4 @@
-"""What a tick of a rollout is given, and questions about its stored status."""
+"""Inputs of a rollout's tick, and questions about its stored status."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,52 +24,53 @@ from sundog_operator.core.rollout.shadow_comparison import SHADOW, ShadowCompari
 PENDING: Final = "Pending"
 RECREATE: Final = "recreate"
 WAITS_FOR_PROMOTE: Final = "waits for promote"
-"""The reason of a step that goes on when somebody says so."""
+"""Reason of a step that only a user's `promote` ends. Stored statuses have it."""
 RUNNING: Final = "Running"
 CONCLUDED: Final = "Concluded"
 STOPPED: Final = "Stopped"
 PROMOTED: Final = "Promoted"
 ROLLED_BACK: Final = "RolledBack"
 PASSED: Final = "Passed"
-"""What copies say of a candidate whose strategy is shadow: no promotion follows from it."""
+"""Decision for a canary that passed a shadow comparison with strategy: shadow. It causes no promotion."""
 MANUAL: Final = "Manual"
 INCONCLUSIVE: Final = "Inconclusive"
 NO_DATA: Final = "NoData"
 SAMPLE_RATIO: Final = "SampleRatio"
 DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
 MISMATCH_GRACE: Final = timedelta(minutes=5)
-"""How long a split that is not as it should be is looked into before stable gets all traffic."""
+"""Time that a sample-ratio mismatch may last before stable gets all traffic."""
 MAX_EVIDENCE_EPOCHS: Final = 32
-"""Of evidence, in a status that has room for 40: one for each step, and one for what a long answer is, are 23."""
+"""The status has room for 40 epochs; a rollout needs 23: one for each step, and one more when latency thresholds become known."""
 PAUSABLE_GATES: Final = ("evidence", SHADOW, BAKE)
-"""Gates whose time stands still while the rollout does. A bake goes on outside of windows, for traffic does."""
+"""Gates whose time stops while the rollout is held. A bake continues outside of windows, because its traffic does."""
 DECIDING_GATES: Final = ("evidence", "manual")
-"""Gates by which evidence of traffic, or a person, says that more may follow."""
+"""Gates at which evidence of traffic, or a person, decides that traffic may advance."""
 GIVE_BACK_TIMEOUT: Final = timedelta(minutes=15)
-"""For replicas of stable, where the spec is refused."""
+"""Time to wait for replicas of stable if the spec is invalid."""
 MIN_NO_DATA_DURATION: Final = timedelta(minutes=1)
-"""Of an epoch in force without any request of an arm, before that is called no data."""
+"""Time that a confirmed epoch must last without a request of an arm before this counts as no data."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutInputs:
-    """What a tick may look at.
+    """Inputs of one tick.
 
     Attributes:
+        now: the current time.
         replicas: replicas that the service needs at 100 %.
-        available: replicas of the candidate that Serve runs and every ready edge sees healthy; none while Serve does not call it ready.
-        serving: the same while others of it start; None where that is as many.
+        available: replicas of the canary that Ray Serve runs and every ready edge sees healthy; 0 until Ray Serve reports it ready.
         confirmed: every edge has the current epoch in force.
-        held: the spec pauses rollouts, or cannot be acted on.
-        opens_at: when the next window opens; None within one.
+        held: the spec pauses rollouts, or is invalid.
+        opens_at: when the next window opens; None inside a window.
         failure: why the attempt must stop now, as (reason, message).
-        late: why the candidate, or what a step asks for, was not ready in time, where that is to pause it; else empty.
-        evidence: what is known of the candidate; None where the plan weighs none.
-        answer: the last one to the webhook of the current step; None where there is none yet.
-        copies: how the candidate answers copies of requests; None where the current step compares none.
-        stable: replicas of stable that Serve runs and every ready edge sees healthy.
-        dead: the candidate answers nothing while stable does, or fails most of what it gets.
-        patience: how long to wait for replicas of stable that traffic is to go back to.
+        late: why the canary, or the replicas of a step, missed the deadline, if that pauses the rollout; else empty.
+        evidence: the evaluation of the canary; None if the plan evaluates nothing.
+        answer: the last answer of the current step's webhook; None if there is none yet.
+        copies: how the canary answers copies of requests; None if the current step compares none.
+        serving: like `available`, but counted before Ray Serve reports the canary ready too; None if both are equal.
+        stable: replicas of stable that Ray Serve runs and every ready edge sees healthy.
+        dead: the canary answers nothing while stable does, or fails most of its requests.
+        patience: how long to wait for replicas of stable before all traffic returns to it.
     """
 
     now: datetime
@@ -90,9 +91,10 @@ class RolloutInputs:
 
 
 def is_frozen(status: ExperimentStatus) -> bool:
-    """Whether the attempt has its plan. A status that somebody damaged counts as not frozen, and is frozen anew without traffic.
+    """Whether the attempt has a usable plan.
 
-    So does one of a later version, of whose steps some cannot be read here: those that are left must not be walked in their place.
+    A damaged status counts as not frozen, and gets a new plan without traffic. A status of a later version does too if it has steps that
+    this version cannot read: running only the others would be wrong.
     """
     is_whole = status.step is None or status.step.of == len(status.plan.steps)
     return is_whole and bool(status.plan.steps) and [arm.name for arm in status.arms] == [names.STABLE, names.CANARY]
@@ -104,58 +106,58 @@ def is_over(status: ExperimentStatus) -> bool:
 
 
 def canary_weight(status: ExperimentStatus) -> int:
-    """The candidate's committed share of traffic, in percent."""
+    """Return the canary's committed share of traffic, in percent."""
     return int(next((arm.weight for arm in status.arms if arm.name == names.CANARY), 0))
 
 
 def has_traffic(status: ExperimentStatus) -> bool:
-    """Whether the candidate gets requests, by its weight or by their headers, as far as is committed."""
+    """Whether the committed state sends requests to the canary, by weight or by headers."""
     return canary_weight(status) > 0 or bool(header_match.active_headers(status))
 
 
 def had_traffic(status: ExperimentStatus) -> bool:
-    """Whether the candidate ever got requests, by its weight or by their headers, as far as is committed."""
+    """Whether a committed state ever sent requests to the canary, by weight or by headers."""
     return _leads_to_traffic(status) if status.had_traffic is None else status.had_traffic
 
 
 def _leads_to_traffic(status: ExperimentStatus) -> bool:
-    """Whether a step up to the one that was entered last has traffic, or will have it once its replicas are there."""
-    walked = status.plan.steps[: status.step.index if status.step is not None else 0]
-    return any(step.weight > 0 or step.headers for step in walked)
+    """Whether a step up to the current one has traffic, or will have it once its replicas are available."""
+    reached = status.plan.steps[: status.step.index if status.step is not None else 0]
+    return any(step.weight > 0 or step.headers for step in reached)
 
 
 def is_evaluated(status: ExperimentStatus) -> bool:
-    """Whether what the edges count of both arms is weighed now. With strategy: shadow one arm alone is asked before the bake."""
+    """Whether the counters of both arms are evaluated now. With strategy: shadow that begins with the bake."""
     return bool(status.plan.guardrails) and (status.plan.strategy != SHADOW or _leads_to_traffic(status))
 
 
 def is_decided_by_copies(status: ExperimentStatus) -> bool:
-    """Whether what copies have come to is the last that is known: the candidate got no traffic since, or it is over."""
+    """Whether the shadow comparison is the latest decision: the canary got no traffic since, or the rollout is over."""
     return status.verdict.decision == PASSED and (is_over(status) or not _leads_to_traffic(status))
 
 
 def can_be_selected(status: ExperimentStatus) -> bool:
-    """Whether callers may be led to the candidate without weight: it was ready once, and is not about to go.
+    """Whether callers may select the canary without weight: it was ready once, and does not end now.
 
-    One that is promoted in full may not have been ready before.
+    A canary that is promoted in full may never have been ready.
     """
     return status.phase == RUNNING and (current_step(status).weight < 100 or canary_weight(status) > 0)
 
 
 def arm_revisions(status: ExperimentStatus) -> tuple[int, int]:
-    """(stable, candidate) of the attempt."""
+    """Return the revisions (stable, canary) of the attempt."""
     by_name = {arm.name: arm.revision or 0 for arm in status.arms}
     return by_name[names.STABLE], by_name[names.CANARY]
 
 
 def current_step(status: ExperimentStatus) -> PlanStep:
-    """The step that is walked, or the first before the walk begins."""
+    """Return the current step, or the first one before the rollout has begun."""
     index = min(max(status.step.index, 1), len(status.plan.steps)) if status.step else 1
     return status.plan.steps[index - 1]
 
 
 def pending_webhook(status: ExperimentStatus) -> PlanWebhook | None:
-    """The webhook that the current step waits for; None where it waits for none, or stands still."""
+    """Return the webhook that the current step waits for; None if there is none, or the rollout is paused."""
     step = status.step
     if status.phase != RUNNING or status.paused is not None or step is None or step.since is None:
         return None
@@ -165,37 +167,37 @@ def pending_webhook(status: ExperimentStatus) -> PlanWebhook | None:
 
 
 def is_fast_rollback(status: ExperimentStatus) -> bool:
-    """Whether it goes back to what was stable, and so waits for no window."""
+    """Whether the rollout returns to the previous stable revision, so that it waits for no window."""
     return status.plan.reason != "" and status.plan.strategy != RECREATE
 
 
 def is_baking(status: ExperimentStatus) -> bool:
-    """Whether it is past its gates, and stable keeps a share for a while."""
+    """Whether the rollout is past its gates while stable keeps a share of traffic for a while."""
     return not is_over(status) and gate_in_force(status) == BAKE
 
 
 def weight_after(steps: Sequence[PlanStep], weight: int) -> int:
-    """The percent of traffic that follows a weight, which rise from step to step; 100 after the last, and for a bake, which promotes."""
+    """Return the next higher weight in percent; 100 after the last one, and for a bake, because a bake promotes."""
     return next((100 if step.gate == BAKE else step.weight for step in steps if step.weight > weight), 100)
 
 
 def next_weight(status: ExperimentStatus) -> int:
-    """The candidate's percent of the traffic that passing the current step leads to, pauses at the same weight left aside."""
+    """Return the canary's weight after the current step, in percent. Pauses at the same weight are skipped."""
     index = min(status.step.index, len(status.plan.steps)) if status.step else 0
     return weight_after(status.plan.steps, status.plan.steps[index - 1].weight if index else 0)
 
 
 def wanted_replicas(status: ExperimentStatus, replicas: int) -> int:
-    """Replicas that the candidate needs now: enough for the step, and for the weight in force; in place for what can follow on that."""
+    """Return the replicas that the canary needs now: for its step and for the current weight; in place, for the next weight."""
     if status.plan.in_place is not None:
         return shared_replicas(status, replicas).candidate
     return max(step_replicas(current_step(status), replicas), canary_replicas(replicas, canary_weight(status)))
 
 
 def shared_replicas(status: ExperimentStatus, replicas: int, *, stands_still: bool = False) -> in_place.ArmReplicas:
-    """Replicas of both revisions in a rollout in place, where all traffic needs so many.
+    """Return the replicas of both revisions of an in-place rollout; `replicas` are needed for all traffic.
 
-    `stands_still`: the rollout is held, so that none is to be started for traffic that does not come.
+    `stands_still`: the rollout is held, so that no replica may start for traffic that does not come.
     """
     weight, spare = canary_weight(status), status.plan.in_place.spare if status.plan.in_place else 0
     if status.giving_back is not None:
@@ -205,7 +207,7 @@ def shared_replicas(status: ExperimentStatus, replicas: int, *, stands_still: bo
 
 
 def replicas_waited_for(status: ExperimentStatus, replicas: int, available: int) -> int:
-    """The replicas of the candidate without which the rollout does not go on; 0 where it waits for none."""
+    """Return how many canary replicas the rollout waits for; 0 if it waits for none."""
     step = current_step(status)
     if status.phase != RUNNING or status.step is None or status.giving_back is not None:
         return 0
@@ -215,20 +217,20 @@ def replicas_waited_for(status: ExperimentStatus, replicas: int, available: int)
 
 
 def step_index(status: ExperimentStatus) -> int:
-    """The number of the current step, from 1; 0 before the first."""
+    """Return the number of the current step, from 1; 0 before the first."""
     return status.step.index if status.step else 0
 
 
 def gate_in_force(status: ExperimentStatus) -> str:
-    """The gate in force: that of the step, unless a command opened it."""
+    """Return the gate in force: the step's gate, or `none` after a command opened it."""
     return status.step.gate if status.step else "none"
 
 
-def is_held(status: ExperimentStatus, seen: RolloutInputs) -> bool:
-    """Whether traffic is held by the spec or by a pause."""
-    return seen.held or status.paused is not None
+def is_held(status: ExperimentStatus, inputs: RolloutInputs) -> bool:
+    """Whether the spec or a pause holds the rollout."""
+    return inputs.held or status.paused is not None
 
 
-def is_traffic_held(status: ExperimentStatus, seen: RolloutInputs) -> bool:
-    """Whether no traffic may move forward."""
-    return seen.opens_at is not None or is_held(status, seen)
+def is_traffic_held(status: ExperimentStatus, inputs: RolloutInputs) -> bool:
+    """Whether traffic may not advance."""
+    return inputs.opens_at is not None or is_held(status, inputs)

@@ -1,12 +1,12 @@
 """The rollout state machine: one transition per tick, each a commit before any traffic moves.
 
-    Pending ──candidate ready──► Running: shift ► warm up ► collect ► gate ► next step ──last step──► Concluded
+    Pending ───canary ready────► Running: shift ► warm up ► collect ► gate ► next step ──last step──► Concluded
        └──────abort, failure, harm, superseded──────┴────────────────────────────────────────► Stopped
 
-A step is entered by raising `step.index`; its weight follows once the candidate has the replicas for it, as a new epoch; the epoch counts
-from the moment all edges confirm it. Where evidence is weighed the first epoch of a step is its warm-up, which is none, and the second
-has the same weights. In place, where replicas of the candidate take the place of stable's, traffic follows each of them, and a rollout that
-ends gives it back likewise before it is Stopped (`in_place`). Nothing here reads a clock or the world.
+A step begins when `step.index` rises. Its weight follows as a new epoch once the canary has the replicas for it. The epoch counts from the
+moment at which all edges confirm it. If evidence is evaluated, the first epoch of a step is its warm-up, which is no evidence; the second
+epoch has the same weights. In place, canary replicas replace those of stable one by one, and traffic follows each of them. A rollout that
+ends returns traffic in the same way before it is Stopped (`in_place`). This module reads no clock and makes no calls.
 """
 
 from sundog_operator.api import (
@@ -21,7 +21,7 @@ from sundog_operator.core.rollout import (
 )
 from sundog_operator.core.rollout.explanations import explain
 from sundog_operator.core.rollout.freeze import BAKE
-from sundog_operator.core.rollout.gates import pass_gate, run_out, time_out
+from sundog_operator.core.rollout.gates import pass_gate, time_out_evidence, time_out_shadow
 from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.rollout.resolve import needs_threshold
 from sundog_operator.core.rollout.state import (
@@ -45,182 +45,186 @@ from sundog_operator.core.rollout.state import (
 )
 from sundog_operator.core.rollout.steering import resume
 from sundog_operator.core.rollout.transitions import (
-    as_evidence,
-    at_weight,
     conclude,
     confirm,
-    enter,
-    give_back,
-    on_its_way,
+    count_as_evidence,
+    enter_step,
+    move_towards_weight,
+    return_traffic,
     stop,
     with_decision,
+    with_weight,
 )
 
 
-def tick(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
-    """The next status; equal to the given one when nothing is due. Total: any status and inputs give a status."""
+def tick(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
+    """Return the next status; the given one if nothing is due. Total: any status and inputs give a status."""
     if is_over(status):
         return status
     if status.giving_back is not None:
-        return give_back(status, status.giving_back, seen)
+        return return_traffic(status, status.giving_back, inputs)
     for rule in (
-        _stop,
-        _roll_back,
-        _differ,
-        _fail,
-        _tire,
-        _hold,
-        _doubt,
-        _lose_patience,
-        _spare,
-        _recover,
-        _begin,
-        _shift,
-        _renew,
-        _copy_anew,
+        _stop_on_failure,
+        _roll_back_on_harm,
+        _roll_back_on_copies,
+        _roll_back_on_check,
+        _pause_on_deadline,
+        _hold_step_time,
+        _pause_on_mismatch,
+        _apply_inconclusive_policy,
+        _pause_on_outage,
+        _resume_after_outage,
+        _begin_steps,
+        _shift_traffic,
+        _begin_epoch_after_outage,
+        _begin_shadow_epoch,
         confirm,
-        _warm_up,
+        _end_warmup,
         pass_gate,
-        run_out,
-        time_out,
+        time_out_shadow,
+        time_out_evidence,
     ):
-        if (after := rule(status, seen)) is not None:
+        if (after := rule(status, inputs)) is not None:
             return after
-    return explain(status, seen)
+    return explain(status, inputs)
 
 
-def _stop(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    return stop(status, *seen.failure, seen.now) if seen.failure else None
+def _stop_on_failure(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    return stop(status, *inputs.failure, inputs.now) if inputs.failure else None
 
 
-def _roll_back(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Harm ends the attempt whatever else holds it: paused or not, it goes on doing harm."""
-    if seen.evidence is None or not seen.evidence.harm or canary_weight(status) in (0, 100):
+def _roll_back_on_harm(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """End the attempt on harm, even if it is paused or held: a canary with traffic goes on doing harm."""
+    if inputs.evidence is None or not inputs.evidence.harm or canary_weight(status) in (0, 100):
         return None
-    return stop(with_decision(status, ROLLED_BACK, seen), ROLLED_BACK, seen.evidence.harm, seen.now)
+    return stop(with_decision(status, ROLLED_BACK, inputs), ROLLED_BACK, inputs.evidence.harm, inputs.now)
 
 
-def _differ(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """A candidate that answers copies otherwise than it may is done with, likewise."""
-    if seen.copies is None or not seen.copies.failed:
+def _roll_back_on_copies(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """End the attempt if the canary's answers to copies differ too much."""
+    if inputs.copies is None or not inputs.copies.failed:
         return None
-    told = status.model_copy(update={"shadow": seen.copies.status})
-    return stop(with_decision(told, ROLLED_BACK, seen), ROLLED_BACK, seen.copies.failed, seen.now)
+    with_copies = status.model_copy(update={"shadow": inputs.copies.status})
+    return stop(with_decision(with_copies, ROLLED_BACK, inputs), ROLLED_BACK, inputs.copies.failed, inputs.now)
 
 
-def _fail(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """A limit that a user set was broken too often in a row. That is no evidence, and ends the attempt all the same."""
+def _roll_back_on_check(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """End the attempt if a Prometheus check failed too often in a row. This is a user's limit, not evidence."""
     failed = prometheus_checks.find_failure(status)
-    return stop(status, ROLLED_BACK, failed, seen.now) if failed else None
+    return stop(status, ROLLED_BACK, failed, inputs.now) if failed else None
 
 
-def _tire(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """A candidate that was not ready in time is tried on, and gets no traffic before somebody says so."""
-    if not seen.late or status.paused is not None:
+def _pause_on_deadline(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Pause if the canary missed its progress deadline. The operator keeps retrying; traffic waits until a user resumes."""
+    if not inputs.late or status.paused is not None:
         return None
     return status.model_copy(
-        update={"paused": PauseStatus(reason=DEADLINE_EXCEEDED, since=seen.now, message=seen.late)}
+        update={"paused": PauseStatus(reason=DEADLINE_EXCEEDED, since=inputs.now, message=inputs.late)}
     )
 
 
-def _lose_patience(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """What Prometheus has no number for is never success. Where a policy says to go on without, gates wait for it no longer."""
+def _apply_inconclusive_policy(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Apply `onInconclusive` if Prometheus has no number: that is never success. With `promote`, gates stop waiting for it."""
     unknown, policy = prometheus_checks.find_inconclusive(status), status.plan.on_inconclusive
-    if not unknown or policy == "promote" or gate_in_force(status) == "none" or is_traffic_held(status, seen):
+    if not unknown or policy == "promote" or gate_in_force(status) == "none" or is_traffic_held(status, inputs):
         return None
     if policy == "rollback":
-        return stop(status, INCONCLUSIVE, unknown, seen.now)
-    return status.model_copy(update={"paused": PauseStatus(reason=INCONCLUSIVE, since=seen.now, message=unknown)})
+        return stop(status, INCONCLUSIVE, unknown, inputs.now)
+    return status.model_copy(update={"paused": PauseStatus(reason=INCONCLUSIVE, since=inputs.now, message=unknown)})
 
 
-def _hold(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """What the spec or its windows hold takes no time of a step that evidence gates."""
+def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Stop the time of a step while the spec or its windows hold the rollout."""
     step = status.step
     if step is None or step.gate not in PAUSABLE_GATES:
         return None
-    held = seen.held or (seen.opens_at is not None and step.gate != BAKE)
+    held = inputs.held or (inputs.opens_at is not None and step.gate != BAKE)
     if held == (step.held_since is not None):
         return None
     if held:
-        return status.model_copy(update={"step": step.model_copy(update={"held_since": seen.now})})
-    begun = max(step.held_since or seen.now, step.since or seen.now)
-    # What is paused meanwhile gets that time back when it goes on.
-    ended = seen.now if status.paused is None else max(status.paused.since, begun)
+        return status.model_copy(update={"step": step.model_copy(update={"held_since": inputs.now})})
+    begun = max(step.held_since or inputs.now, step.since or inputs.now)
+    # `resume` returns the time of a pause that began during the hold.
+    ended = inputs.now if status.paused is None else max(status.paused.since, begun)
     since = step.since and step.since + (ended - begun)
     return status.model_copy(update={"step": step.model_copy(update={"held_since": None, "since": since})})
 
 
-def _doubt(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Conclude nothing from a split that is not as it should be; where it stays so, stable gets all traffic."""
-    if seen.evidence is None or not seen.evidence.broken or status.phase != RUNNING:
+def _pause_on_mismatch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic."""
+    if inputs.evidence is None or not inputs.evidence.broken or status.phase != RUNNING:
         return None
     paused = status.paused
     if paused is None or paused.reason not in (SAMPLE_RATIO, MANUAL):
-        return status.model_copy(update={"paused": PauseStatus(reason=SAMPLE_RATIO, since=seen.now)})
-    if paused.reason == MANUAL or seen.now - paused.since < MISMATCH_GRACE:
+        return status.model_copy(update={"paused": PauseStatus(reason=SAMPLE_RATIO, since=inputs.now)})
+    if paused.reason == MANUAL or inputs.now - paused.since < MISMATCH_GRACE:
         return None
-    return stop(status, "SampleRatioMismatch", seen.evidence.broken, seen.now)
+    return stop(status, "SampleRatioMismatch", inputs.evidence.broken, inputs.now)
 
 
-def _spare(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Collect nothing while stable is no measure of anything: what fails both arms would drown what the candidate alone does.
+def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Pause while stable itself fails: failures of both arms would hide those of the canary alone.
 
-    What is paused for something else stays so, and goes on counting. A gate that a command opened waits for no measure.
+    A rollout that is paused for another reason stays so, and goes on counting. A gate that a command opened needs no baseline.
     """
-    if seen.evidence is None or not seen.evidence.control.reason or gate_in_force(status) == "none":
+    if inputs.evidence is None or not inputs.evidence.control.reason or gate_in_force(status) == "none":
         return None
     if status.phase != RUNNING or canary_weight(status) in (0, 100):
         return None
-    return baseline_outage.pause_for_baseline(status, seen.evidence.control, seen.now)
+    return baseline_outage.pause_for_baseline(status, inputs.evidence.control, inputs.now)
 
 
-def _recover(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Go on by itself once stable has done well for a while, as all edges tell."""
-    if not baseline_outage.is_paused_for_baseline(status) or seen.evidence is None or seen.evidence.unreachable_edges:
+def _resume_after_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Resume once stable has been healthy for a while, if every edge reports."""
+    if (
+        not baseline_outage.is_paused_for_baseline(status)
+        or inputs.evidence is None
+        or inputs.evidence.unreachable_edges
+    ):
         return None
-    return resume(status, seen.now) if seen.evidence.control.settled else None
+    return resume(status, inputs.now) if inputs.evidence.control.settled else None
 
 
-def _renew(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Count anew after an epoch in which stable was no measure, unless traffic can move on: that begins another one."""
-    if not baseline_outage.is_epoch_excluded(status) or is_held(status, seen):
+def _begin_epoch_after_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Begin a new epoch after an outage of stable, unless traffic can advance, which begins one anyway."""
+    if not baseline_outage.is_epoch_excluded(status) or is_held(status, inputs):
         return None
-    return as_evidence(at_weight(status, canary_weight(status), seen.now), seen)
+    return count_as_evidence(with_weight(status, canary_weight(status), inputs.now), inputs)
 
 
-def _begin(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    if status.phase != PENDING or is_held(status, seen):
+def _begin_steps(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    if status.phase != PENDING or is_held(status, inputs):
         return None
-    if seen.opens_at is not None and current_step(status).headers:
+    if inputs.opens_at is not None and current_step(status).headers:
         return None
-    if seen.available < wanted_replicas(status, seen.replicas) or not seen.confirmed:
+    if inputs.available < wanted_replicas(status, inputs.replicas) or not inputs.confirmed:
         return None
-    return enter(status.model_copy(update={"phase": RUNNING}), 1)
+    return enter_step(status.model_copy(update={"phase": RUNNING}), 1)
 
 
-def _shift(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
+def _shift_traffic(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     step = current_step(status)
-    if status.phase != RUNNING or step.weight == canary_weight(status) or is_traffic_held(status, seen):
+    if status.phase != RUNNING or step.weight == canary_weight(status) or is_traffic_held(status, inputs):
         return None
     if status.plan.in_place is not None:
-        reached = in_place.reachable_weight(seen.replicas, status.plan.in_place.spare, step.weight, seen.available)
+        reached = in_place.reachable_weight(inputs.replicas, status.plan.in_place.spare, step.weight, inputs.available)
         if reached < step.weight:
-            return on_its_way(status, reached, seen.now) if reached > canary_weight(status) else None
-    elif seen.available < step_replicas(step, seen.replicas):
+            return move_towards_weight(status, reached, inputs.now) if reached > canary_weight(status) else None
+    elif inputs.available < step_replicas(step, inputs.replicas):
         return None
     if step.weight == 100 and gate_in_force(status) == "none":
-        return conclude(status, seen)
-    shifted = at_weight(status, step.weight, seen.now)
-    return as_evidence(shifted, seen) if seen.evidence is not None and _needs_no_warmup(status) else shifted
+        return conclude(status, inputs)
+    shifted = with_weight(status, step.weight, inputs.now)
+    return count_as_evidence(shifted, inputs) if inputs.evidence is not None and _needs_no_warmup(status) else shifted
 
 
-def _copy_anew(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """Begin an epoch for a step that copies after another one: by it their copies are told apart."""
+def _begin_shadow_epoch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Begin an epoch for a second shadow step, so that its copies are counted apart from those of the first."""
     if not shadow_comparison.needs_restart(status):
         return None
-    after = at_weight(status, canary_weight(status), seen.now)
+    after = with_weight(status, canary_weight(status), inputs.now)
     if status.step is not None and status.step.warm:
-        after = as_evidence(after, seen)
+        after = count_as_evidence(after, inputs)
     return after.model_copy(update={"shadow": shadow_comparison.restarted_status(after), "metrics": ()})
 
 
@@ -228,12 +232,12 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
     return not status.plan.warmup_requests or not status.plan.warmup_duration
 
 
-def _warm_up(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """End a step's warm-up: from the next epoch on counts are evidence. Likewise once it is known what a long answer is.
+def _end_warmup(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """End a step's warm-up: the next epoch counts as evidence. Also begin a new epoch once a latency threshold becomes known.
 
-    A gate looks at an epoch in which long answers were counted from the start. A latency that no gate waits for begins none.
+    A gate needs an epoch in which slow answers were counted from the start. A latency that no gate waits for needs no new epoch.
     """
-    step, evidence = current_step(status), seen.evidence
+    step, evidence = current_step(status), inputs.evidence
     if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
         return None
     if (
@@ -248,9 +252,9 @@ def _warm_up(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus 
         if not needs_threshold(known) or needs_threshold(evidence.guardrails):
             return None
         if needs_threshold([each for each in known if each.role == "guardrail"]):
-            return as_evidence(at_weight(status, step.weight, seen.now), seen)
+            return count_as_evidence(with_weight(status, step.weight, inputs.now), inputs)
         return status.model_copy(update={"plan": status.plan.model_copy(update={"guardrails": evidence.guardrails})})
-    waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
+    waited = status.epoch.since is not None and inputs.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
         return None
-    return as_evidence(at_weight(status, step.weight, seen.now), seen)
+    return count_as_evidence(with_weight(status, step.weight, inputs.now), inputs)

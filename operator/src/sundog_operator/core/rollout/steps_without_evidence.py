@@ -1,4 +1,4 @@
-"""What of a promotion evidence does not vouch for: what a plan lets pass without it, and which steps have passed so. Pure."""
+"""Steps without evidence: which steps a plan lets pass without it, and which have passed so. Pure."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,39 +12,39 @@ from sundog_operator.core.rollout.shadow_comparison import SHADOW
 EVIDENCE: Final = "evidence"
 ON_INCONCLUSIVE: Final = "onInconclusive: promote"
 ON_NO_DATA: Final = "onNoData: promote"
-NO_EVIDENCE_PROMISE: Final = "evidence promises nothing of what is promoted"
+NO_EVIDENCE_PROMISE: Final = "a promotion has no statistical guarantee"
 
 NumberedSteps = Sequence[tuple[int, PlanStep]]
 """Steps with their numbers, from 1."""
 
 
 def find_exceptions(plan: FrozenPlan) -> tuple[str, ...]:
-    """What may lead to all traffic although evidence does not say so, a sentence each; none where nothing but evidence does."""
-    return () if plan.reason else (*_policies(plan), *_gates(plan))
+    """Return what may lead to all traffic without evidence, a sentence each; empty if only evidence does."""
+    return () if plan.reason else (*_policy_exceptions(plan), *_gate_exceptions(plan))
 
 
 def describe_exceptions(plan: FrozenPlan) -> str:
-    """The same in one sentence, also where nothing but harm is looked for; empty where evidence vouches, or none is weighed."""
-    harm_alone = plan.guardrails and plan.strategy != SHADOW and not _asks_for(plan, EVIDENCE)
-    told = "; ".join((*find_exceptions(plan), *(("no step is gated by evidence",) if harm_alone else ())))
-    return f"{NO_EVIDENCE_PROMISE}: {told}" if told else ""
+    """Return the same in one sentence, also if only harm is tested; empty if evidence decides, or none is evaluated."""
+    harm_alone = plan.guardrails and plan.strategy != SHADOW and not _has_gate(plan, EVIDENCE)
+    exceptions = "; ".join((*find_exceptions(plan), *(("no step is gated by evidence",) if harm_alone else ())))
+    return f"{NO_EVIDENCE_PROMISE}: {exceptions}" if exceptions else ""
 
 
 def weights_without_evidence(plan: FrozenPlan) -> Iterator[str]:
-    """Which weights pass without evidence of their own, a sentence each. The last one before all traffic is in `allowed_by`."""
+    """Yield which weights pass without evidence of their own, a sentence each. `find_exceptions` has the last one before all traffic."""
     groups = _by_weight(plan)
-    if _asks_for(plan, EVIDENCE):
+    if _has_gate(plan, EVIDENCE):
         for group in groups[:-1]:
-            if not _is_weighed(group):
-                yield f"{_spoken(group)} passes without evidence, and a later step decides"
+            if not _has_evidence_gate(group):
+                yield f"{_describe_group(group)} passes without evidence, and a later step decides"
         return
     for group in groups:
         if all(step.gate == "time" for _, step in group):
-            yield f"{_spoken(group)} passes by time alone"
+            yield f"{_describe_group(group)} passes by time alone"
 
 
 def record_passed(status: ExperimentStatus, numbers: Iterable[int], by: str) -> ExperimentStatus:
-    """With steps, by their numbers, told as passed without evidence. Each is passed once."""
+    """Record steps, by their numbers, as passed without evidence; each step once."""
     known, steps = status.without_evidence or (), status.plan.steps
     before = {each.step for each in known}
     new = [PassedStep(step=each, weight=steps[each - 1].weight, by=by) for each in numbers if each not in before]
@@ -52,65 +52,65 @@ def record_passed(status: ExperimentStatus, numbers: Iterable[int], by: str) -> 
 
 
 def record_skipped(status: ExperimentStatus, numbers: Iterable[int], command: str) -> ExperimentStatus:
-    """The same of steps that a command does not wait for. A manual gate is opened by nothing else, and a bake comes after evidence."""
+    """Record steps that a command skips. Manual gates are left out, because only commands open them, and so are bakes after evidence."""
     steps = status.plan.steps
-    if not _asks_for(status.plan, EVIDENCE, SHADOW):
+    if not _has_gate(status.plan, EVIDENCE, SHADOW):
         return status
-    given = [each for each in numbers if _asks_for_more(steps[each - 1])]
+    given = [each for each in numbers if _needs_evidence(steps[each - 1])]
     return record_passed(status, given, f"command {command}")
 
 
-def _asks_for_more(step: PlanStep) -> bool:
+def _needs_evidence(step: PlanStep) -> bool:
     return step.gate in (EVIDENCE, SHADOW) or (0 < step.weight < 100 and step.gate not in ("manual", "none", BAKE))
 
 
 def describe_passed(status: ExperimentStatus) -> str:
-    """Which steps of a rollout that is promoted have passed without evidence, and by what; empty where none did."""
+    """Describe which steps of a promoted rollout passed without evidence, and why; empty if none did."""
     known, by = status.without_evidence or (), dict[str, list[str]]()
     for each in known:
         by.setdefault(each.by, []).append(f"step {each.step} at {each.weight} %")
-    last, numbers = _last_without(status.plan), {each.step for each in known}
+    last, numbers = _last_group_without_evidence(status.plan), {each.step for each in known}
     if last and not any(number in numbers for number, _ in last):
-        by.setdefault("its gate", []).append(_spoken(last))
+        by.setdefault("its gate", []).append(_describe_group(last))
     parts = [f"{', '.join(steps)} by {why}" for why, steps in by.items()]
     return f"without evidence: {'; '.join(parts)}" if parts else ""
 
 
-def _policies(plan: FrozenPlan) -> Iterator[str]:
+def _policy_exceptions(plan: FrozenPlan) -> Iterator[str]:
     if plan.on_inconclusive == "promote":
-        if _asks_for(plan, EVIDENCE, SHADOW):
+        if _has_gate(plan, EVIDENCE, SHADOW):
             yield f"{ON_INCONCLUSIVE} passes a step that evidence does not decide"
-        elif plan.checks or _asks_for(plan, "analysis"):
+        elif plan.checks or _has_gate(plan, "analysis"):
             yield f"{ON_INCONCLUSIVE} passes a check that has no number"
-    if plan.on_no_data == "promote" and _asks_for(plan, EVIDENCE, BAKE):
+    if plan.on_no_data == "promote" and _has_gate(plan, EVIDENCE, BAKE):
         yield f"{ON_NO_DATA} passes a step that has no traffic"
 
 
-def _gates(plan: FrozenPlan) -> Iterator[str]:
-    if last := _last_without(plan):
-        yield f"{_spoken(last)} asks for no evidence, and is the last before all traffic"
+def _gate_exceptions(plan: FrozenPlan) -> Iterator[str]:
+    if last := _last_group_without_evidence(plan):
+        yield f"{_describe_group(last)} asks for no evidence, and is the last before all traffic"
 
 
-def _last_without(plan: FrozenPlan) -> NumberedSteps:
-    """The steps at the last weight before all traffic, and before a bake, where others ask for evidence and none of these does."""
+def _last_group_without_evidence(plan: FrozenPlan) -> NumberedSteps:
+    """Return the steps at the last weight before all traffic or a bake, if other steps have evidence gates and none of these has."""
     groups = _by_weight(plan)
-    return groups[-1] if groups and _asks_for(plan, EVIDENCE) and not _is_weighed(groups[-1]) else ()
+    return groups[-1] if groups and _has_gate(plan, EVIDENCE) and not _has_evidence_gate(groups[-1]) else ()
 
 
 def _by_weight(plan: FrozenPlan) -> list[NumberedSteps]:
-    """The steps that share traffic with stable, those of one weight together: a pause goes on with the evidence of its weight."""
+    """Group the steps that share traffic with stable by weight: a pause keeps the evidence of its weight."""
     sharing = [each for each in enumerate(plan.steps, start=1) if 0 < each[1].weight < 100 and each[1].gate != BAKE]
     return [list(group) for _, group in itertools.groupby(sharing, key=lambda each: each[1].weight)]
 
 
-def _is_weighed(group: NumberedSteps) -> bool:
+def _has_evidence_gate(group: NumberedSteps) -> bool:
     return any(step.gate == EVIDENCE for _, step in group)
 
 
-def _asks_for(plan: FrozenPlan, *gates: str) -> bool:
+def _has_gate(plan: FrozenPlan, *gates: str) -> bool:
     return any(step.gate in gates for step in plan.steps)
 
 
-def _spoken(group: NumberedSteps) -> str:
+def _describe_group(group: NumberedSteps) -> str:
     number, first = group[0]
     return f"step {number} at {first.weight} % ({', '.join(plan_text.describe_gate(step) for _, step in group)})"

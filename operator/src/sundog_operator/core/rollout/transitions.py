@@ -1,4 +1,4 @@
-"""Changes of a rollout's status that several rules make."""
+"""Changes of a rollout's status that several rules share."""
 
 from datetime import datetime
 
@@ -36,9 +36,9 @@ from sundog_operator.core.rollout.state import (
 
 
 def stop(status: ExperimentStatus, reason: str, message: str, now: datetime) -> ExperimentStatus:
-    """End the attempt with all traffic on stable. In place that begins its end: traffic goes back as stable's replicas come.
+    """End the attempt with all traffic on stable. In place, begin to return traffic as stable's replicas become available.
 
-    One that has ended stays ended as it was.
+    An attempt that has ended stays as it is.
     """
     if is_over(status) or status.giving_back is not None:
         return status
@@ -48,34 +48,33 @@ def stop(status: ExperimentStatus, reason: str, message: str, now: datetime) -> 
     return status.model_copy(update={"giving_back": back, "paused": None, "step": with_reason(status, reason)})
 
 
-def give_back(status: ExperimentStatus, back: TrafficReturnStatus, seen: RolloutInputs) -> ExperimentStatus:
-    """Move the traffic to stable that its replicas bear: all of it where the candidate is dead, or none of them came for too long.
+def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, inputs: RolloutInputs) -> ExperimentStatus:
+    """Return as much traffic to stable as its available replicas can serve.
 
-    What a dead candidate gets is lost; a stable that is too small answers most of it, and refuses the rest.
+    Return all of it if the canary is dead, or if no replica of stable came for too long. Requests to a dead canary are lost; a stable that
+    is too small answers most of them and rejects the rest.
     """
-    if back.since > seen.now:
-        # The clock was set back: the time that replicas have begins anew.
-        back = back.model_copy(update={"since": seen.now})
+    if back.since > inputs.now:
+        # The clock was set back: start the wait for replicas again.
+        back = back.model_copy(update={"since": inputs.now})
         status = status.model_copy(update={"giving_back": back})
     spare, weight = status.plan.in_place.spare if status.plan.in_place else 0, canary_weight(status)
-    lost = seen.dead or seen.now - back.since >= seen.patience
-    left = 0 if lost else in_place.remaining_weight(seen.replicas, spare, weight, seen.stable)
+    lost = inputs.dead or inputs.now - back.since >= inputs.patience
+    left = 0 if lost else in_place.remaining_weight(inputs.replicas, spare, weight, inputs.stable)
     if not left:
-        return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, back.reason, back.message, seen.now)
+        return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, back.reason, back.message, inputs.now)
     if left < weight:
-        again = back.model_copy(update={"since": seen.now})
-        return at_weight(status, left, seen.now).model_copy(update={"giving_back": again})
-    told = (
-        f"{back.reason}: gives its traffic back as replicas of stable come, {seen.stable} of {seen.replicas} are there"
-    )
-    return confirm(status, seen) or status.model_copy(update={"step": with_reason(status, told)})
+        again = back.model_copy(update={"since": inputs.now})
+        return with_weight(status, left, inputs.now).model_copy(update={"giving_back": again})
+    text = f"{back.reason}: returns traffic to {names.STABLE} as its replicas become available: {inputs.stable} of {inputs.replicas}"
+    return confirm(status, inputs) or status.model_copy(update={"step": with_reason(status, text)})
 
 
 def _end(
     status: ExperimentStatus, phase: str, weight: int, reason: str, message: str, now: datetime
 ) -> ExperimentStatus:
     verdict = _verdict(status, phase, f"{reason}: {message}")
-    ended = at_weight(status, weight, now) if canary_weight(status) != weight else status
+    ended = with_weight(status, weight, now) if canary_weight(status) != weight else status
     update = {
         "phase": phase,
         "verdict": verdict,
@@ -86,30 +85,30 @@ def _end(
     return ended.model_copy(update=update)
 
 
-def _verdict(status: ExperimentStatus, phase: str, told: str) -> Verdict:
-    """How it ended: decided by evidence as far as `with_decision` says so."""
+def _verdict(status: ExperimentStatus, phase: str, reason: str) -> Verdict:
+    """Return the final verdict. It is conclusive if `with_decision` recorded the same decision before."""
     conclusive = status.verdict.decision == (PROMOTED if phase == CONCLUDED else ROLLED_BACK)
     decision = status.verdict.decision if conclusive or status.verdict.decision == PASSED else UNDECIDED
     winner = "" if not conclusive else names.CANARY if phase == CONCLUDED else names.STABLE
-    return Verdict(decision=decision, winner=winner, reason=told)
+    return Verdict(decision=decision, winner=winner, reason=reason)
 
 
-def with_decision(status: ExperimentStatus, decision: str, seen: RolloutInputs) -> ExperimentStatus:
-    """Evidence has decided: it stays beside the decision."""
+def with_decision(status: ExperimentStatus, decision: str, inputs: RolloutInputs) -> ExperimentStatus:
+    """Record the decision of the evidence, together with the metrics behind it."""
     verdict = status.verdict.model_copy(update={"decision": decision})
-    return with_what_is_known(status, seen).model_copy(update={"verdict": verdict})
+    return with_metrics(status, inputs).model_copy(update={"verdict": verdict})
 
 
-def with_what_is_known(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
-    """With the metrics of copies and of traffic as they are now."""
-    if seen.copies is None and seen.evidence is None:
+def with_metrics(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
+    """Store the present metrics of copies and of traffic."""
+    if inputs.copies is None and inputs.evidence is None:
         return status
-    copies = seen.copies.metrics if seen.copies else ()
-    return status.model_copy(update={"metrics": (*copies, *(seen.evidence.metrics if seen.evidence else ()))})
+    copies = inputs.copies.metrics if inputs.copies else ()
+    return status.model_copy(update={"metrics": (*copies, *(inputs.evidence.metrics if inputs.evidence else ()))})
 
 
-def at_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
-    """The status with a weight for the canary, in percent, in force as a new epoch."""
+def with_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
+    """Return the status with a new weight of the canary, in percent, as a new epoch."""
     counted = {arm.name: arm for arm in status.arms}
     arms = tuple(
         counted[arm.name].model_copy(update={"revision": arm.revision, "weight": arm.weight, "ranges": arm.ranges})
@@ -121,16 +120,16 @@ def at_weight(status: ExperimentStatus, weight: int, now: datetime) -> Experimen
     return after if weight == canary_weight(status) else prometheus_checks.reset_passes(after)
 
 
-def ungated(status: ExperimentStatus) -> ExperimentStatus:
-    """The status with the gate of its step open."""
+def open_gate(status: ExperimentStatus) -> ExperimentStatus:
+    """Return the status with the gate of its step open."""
     step = status.step.model_copy(update={"gate": "none"}) if status.step else None
     return status.model_copy(update={"step": step})
 
 
-def enter(status: ExperimentStatus, index: int, opened_by: str | None = None) -> ExperimentStatus:
-    """The status in the step with this number."""
+def enter_step(status: ExperimentStatus, index: int, opened_by: str | None = None) -> ExperimentStatus:
+    """Return the status in the step with this number."""
     planned = status.plan.steps[index - 1]
-    # A pause goes on with what was collected at the weight before it.
+    # A pause keeps the evidence that was collected at the same weight.
     warm = status.step is not None and status.step.warm and planned.weight == canary_weight(status)
     step = StepStatus(
         index=index, of=len(status.plan.steps), gate=planned.gate, reason="Shifting", warm=warm, opened_by=opened_by
@@ -139,43 +138,43 @@ def enter(status: ExperimentStatus, index: int, opened_by: str | None = None) ->
     return status.model_copy(update={"step": step, "had_traffic": had})
 
 
-def on_its_way(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
-    """Before the weight of its step, in place: the next replica has its own time to come."""
+def move_towards_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
+    """Move to a weight before that of the step, in place. The wait for the next replica starts again."""
     step = status.step.model_copy(update={"short_since": None}) if status.step else None
-    return at_weight(status.model_copy(update={"step": step}), weight, now)
+    return with_weight(status.model_copy(update={"step": step}), weight, now)
 
 
-def _bears_all(status: ExperimentStatus, seen: RolloutInputs) -> bool:
-    """Whether the candidate's replicas may get all traffic."""
+def _can_take_all_traffic(status: ExperimentStatus, inputs: RolloutInputs) -> bool:
+    """Whether the canary has replicas for all traffic."""
     if status.plan.in_place is not None:
-        return in_place.reachable_weight(seen.replicas, status.plan.in_place.spare, 100, seen.available) == 100
-    return seen.available >= canary_replicas(seen.replicas, 100)
+        return in_place.reachable_weight(inputs.replicas, status.plan.in_place.spare, 100, inputs.available) == 100
+    return inputs.available >= canary_replicas(inputs.replicas, 100)
 
 
-def conclude(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """The status promoted, once the canary has replicas for all traffic; None until then."""
+def conclude(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Return the status as promoted, once the canary has replicas for all traffic; None until then."""
     last = current_step(status)
-    if not _bears_all(status, seen):
+    if not _can_take_all_traffic(status, inputs):
         return None
-    told = status.plan.reason or f"after step {len(status.plan.steps)} at {last.weight} %"
+    text = status.plan.reason or f"after step {len(status.plan.steps)} at {last.weight} %"
     without = "" if status.plan.reason else steps_without_evidence.describe_passed(status)
-    return _end(status, CONCLUDED, 100, PROMOTED, join_texts(told, without), seen.now)
+    return _end(status, CONCLUDED, 100, PROMOTED, join_texts(text, without), inputs.now)
 
 
-def confirm(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus | None:
-    """The status with its epoch confirmed by all edges; None where nothing changes."""
-    if status.epoch.confirmed or not seen.confirmed:
+def confirm(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Return the status with its epoch confirmed by all edges; None if nothing changes."""
+    if status.epoch.confirmed or not inputs.confirmed:
         return None
-    epoch = Epoch(number=status.epoch.number, since=seen.now, confirmed=True)
+    epoch = Epoch(number=status.epoch.number, since=inputs.now, confirmed=True)
     return status.model_copy(update={"epoch": epoch})
 
 
-def as_evidence(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStatus:
-    """Let the epoch that begins count as evidence, against latencies that stay what they are from here on.
+def count_as_evidence(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
+    """Count the new epoch as evidence. Latency thresholds that are known now stay the same from here on.
 
-    Of a step whose weight is yet to come it is none, only of harm: that one has its own warm-up, and begins its own.
+    If the weight of the step is still to come, the epoch counts for harm only: the step then has its own warm-up and its own epoch.
     """
-    guardrails = seen.evidence.guardrails if seen.evidence else status.plan.guardrails
+    guardrails = inputs.evidence.guardrails if inputs.evidence else status.plan.guardrails
     before = status.evidence_epochs[-1] if status.evidence_epochs else None
     weight = canary_weight(status)
     restarts = before.restarts + 1 if before is not None and before.weight == weight else 0
@@ -192,16 +191,16 @@ def as_evidence(status: ExperimentStatus, seen: RolloutInputs) -> ExperimentStat
 
 
 def join_texts(*parts: str) -> str:
-    """Texts that are not empty, as one."""
+    """Join the non-empty texts."""
     return "; ".join(filter(None, parts))
 
 
-def go_on(status: ExperimentStatus, seen: RolloutInputs, opened_by: str) -> ExperimentStatus | None:
-    """The status in its next step, or promoted after the last."""
+def advance(status: ExperimentStatus, inputs: RolloutInputs, opened_by: str) -> ExperimentStatus | None:
+    """Return the status in its next step, or promoted after the last one."""
     index = step_index(status)
-    return conclude(status, seen) if index >= len(status.plan.steps) else enter(status, index + 1, opened_by)
+    return conclude(status, inputs) if index >= len(status.plan.steps) else enter_step(status, index + 1, opened_by)
 
 
 def with_reason(status: ExperimentStatus, reason: str) -> StepStatus | None:
-    """The current step with what it waits for."""
+    """Return the current step with the reason why it waits."""
     return status.step.model_copy(update={"reason": reason}) if status.step else None

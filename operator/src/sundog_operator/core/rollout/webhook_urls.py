@@ -1,22 +1,22 @@
-"""How addresses outside are named where others read it: secrets are in users, passwords and queries, and of some receivers in paths."""
+"""URLs of webhooks for display. Users, passwords and queries contain secrets, and so do the paths of some receivers."""
 
 from urllib.parse import urlsplit
 
-UNREADABLE_URL = "at an address that cannot be read"
+UNREADABLE_URL = "at an invalid URL"
 
 
 def redact_url(url: str) -> str:
-    """A URL without user, password, query and fragment."""
+    """Return a URL without user, password, query and fragment."""
     return "".join(_parts(url))
 
 
 def url_origin(url: str) -> str:
-    """Its scheme and host alone."""
+    """Return the scheme and host of a URL."""
     return _parts(url)[0]
 
 
 def _parts(url: str) -> tuple[str, str]:
-    """Origin and path."""
+    """Return (origin, path)."""
     try:
         parts = urlsplit(url)
     except ValueError:
