@@ -82,5 +82,5 @@ def test_two_arms_move_as_the_ramp_does(weights: list[int]) -> None:
 
 @pytest.mark.parametrize("shares", [[1], [BUCKETS, 1], [BUCKETS + 1, -1]])
 def test_shares_that_do_not_add_up_are_refused(shares: list[int]) -> None:
-    with pytest.raises(ValueError, match="do not add up"):
+    with pytest.raises(ValueError, match="expected one per arm"):
         reassign([[(0, BUCKETS)], []], shares)

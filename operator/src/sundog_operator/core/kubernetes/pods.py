@@ -66,6 +66,14 @@ def make_pod(template: PodTemplate, demand: PodRequirements, containers: Sequenc
     return {"metadata": metadata, "spec": {**made, "automountServiceAccountToken": False}}
 
 
+def set_default_user(template: PodTemplate, user: int) -> PodTemplate:
+    """Return the template with a restricted security context for a user and group, unless the administrator sets one."""
+    if template.security_context is not None:
+        return template
+    context = {**RESTRICTED_POD, "runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return template.model_copy(update={"security_context": context})
+
+
 def make_account_volume(name: str) -> Json:
     """Return a volume with the token of the pod's account and the authority of the API server.
 

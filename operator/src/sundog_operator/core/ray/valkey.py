@@ -15,6 +15,7 @@ from sundog_operator.core.revisions import owner_reference, owner_uids
 
 PORT: Final = 6379
 _USER: Final = 999
+"""The images start as root and change to this user. The pod has it from the start, and may write the claim."""
 _DATA: Final = "data"
 _DIRECTORY: Final = "/data"
 # Valkey and Redis take the same settings. The password is read from standard input: arguments are seen by all processes of a node.
@@ -100,7 +101,7 @@ def make_stateful_set(
         claims = stored["spec"].get("volumeClaimTemplates") or []
     claimed = {"volumeClaimTemplates": claims} if claims else {}
     demand = PodRequirements(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
-    pod = pods.make_pod(_with_user(template), demand, [_container(store, server, template)])
+    pod = pods.make_pod(pods.set_default_user(template, _USER), demand, [_container(store, server, template)])
     spec = {
         "replicas": 1,
         "serviceName": store.name,
@@ -144,14 +145,6 @@ def _container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) 
             "readinessProbe": {"exec": {"command": ["/bin/sh", "-c", _PING]}, "periodSeconds": 2, "timeoutSeconds": 2},
         },
     )
-
-
-def _with_user(template: PodTemplate) -> PodTemplate:
-    """The images' user is root, who hands over to this one; here it is this one from the start, and may write the claim."""
-    if template.security_context is not None:
-        return template
-    context = {**pods.RESTRICTED_POD, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
-    return template.model_copy(update={"security_context": context})
 
 
 def _claim(storage: StorageClaim) -> Json:
