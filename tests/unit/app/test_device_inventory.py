@@ -85,7 +85,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 async def look(devices: DeviceInventory, server: Server, clock: Clock, memory: Memory | None = None) -> Any:
-    return await devices.look(server, memory or Memory(), clock)  # type: ignore[arg-type]
+    return await devices.read(server, memory or Memory(), clock)  # type: ignore[arg-type]
 
 
 async def wait(server: Server, clock: Clock, seconds: int, deployments: int = 100) -> None:

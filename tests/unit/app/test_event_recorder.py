@@ -42,7 +42,7 @@ async def test_an_event_is_written_once_and_asked_for_once(cluster: Cluster) -> 
     await record_events(cluster.world, deployment, [PROMOTED, events.revision_promoted(3, 2, "digits-r3")])
     assert len(cluster.kube.writes) == asked + 1
     # Another process, or the same one long after: the name of the event says that it was told.
-    world = dataclasses.replace(cluster.world, told=EventDeduplicator())
+    world = dataclasses.replace(cluster.world, recent_events=EventDeduplicator())
     await record_events(world, deployment, [PROMOTED])
     assert len(await told(cluster)) == 2
 

@@ -493,7 +493,7 @@ async def test_one_without_its_model_deployment_says_so_and_begins_when_there_is
     await cluster.settle(2)
     told = await status(cluster)
     assert condition(told, "Ready") == ("False", "ModelDeploymentNotFound")
-    assert "there is no ModelDeployment digits in namespace vision" in told["conditions"][0]["message"]
+    assert "spec.modelDeployment: no ModelDeployment digits in namespace vision" in told["conditions"][0]["message"]
     await cluster.apply()
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))

@@ -177,7 +177,7 @@ async def test_a_head_whose_autoscaler_has_ended_is_replaced(
     await cluster.settle(30)
     assert await heads(cluster) == 0
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"Pod {NAMESPACE}/{RAY}-head-x is deleted, for another to come: its container autoscaler has ended"
+        f"Pod {NAMESPACE}/{RAY}-head-x: container autoscaler has ended; the head is replaced"
     ]
 
 
@@ -385,7 +385,7 @@ async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
         await cluster.kube.delete(Ref(RAY_CLUSTER, NAMESPACE, ray_cluster_name))
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, "sundog-ray"))
     await cluster.kube.create(foreign_secret("sundog-ray"))
-    with pytest.raises(Conflict, match="vision/sundog-ray exists and was not made by Sundog"):
+    with pytest.raises(Conflict, match="vision/sundog-ray: exists and was not made by Sundog"):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     assert await rays(cluster) == []
 
@@ -444,7 +444,7 @@ async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_go
     await cluster.apply()
     await cluster.settle(5)
     assert await rays(cluster) == []
-    told = f"{kind.kind} vision/{RAY}-valkey belongs to another owner, of uid {before['metadata']['uid']}"
+    told = f"{kind.kind} vision/{RAY}-valkey: belongs to another owner with uid {before['metadata']['uid']}"
     with pytest.raises(DependencyError, match=told):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "before"))

@@ -202,7 +202,9 @@ async def test_another_operator_goes_on_where_the_last_one_was() -> None:
 
 
 def another(cluster: Cluster) -> None:
-    cluster.world = dataclasses.replace(cluster.world, told=EventDeduplicator(), posts=BackgroundRequests())
+    cluster.world = dataclasses.replace(
+        cluster.world, recent_events=EventDeduplicator(), webhook_requests=BackgroundRequests()
+    )
 
 
 async def test_an_operator_that_dies_between_post_and_write_tells_again_with_the_same_id() -> None:
@@ -321,12 +323,12 @@ async def test_an_edit_of_the_spec_changes_no_receiver_of_a_rollout_under_way() 
 
 async def test_what_is_deleted_is_not_told_any_more() -> None:
     cluster = await at_step(Cluster(), status=None, hangs=True)
-    assert len(cluster.world.posts.under_way) == 1
+    assert len(cluster.world.webhook_requests.pending) == 1
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
     assert await reconcile_experiment(cluster.world, Key("experiment", NAMESPACE, "digits-r2")) is None
     await cluster.webhooks.turn()
-    assert cluster.world.posts.under_way == []
+    assert cluster.world.webhook_requests.pending == []
 
 
 async def test_at_rest_nothing_is_asked_for() -> None:

@@ -111,7 +111,10 @@ async def test_whose_overrides_name_too_many_networks_is_told_once(caplog: pytes
     assert len(service(cluster)["overrides"]) == 8
     assert "overrides" not in service(cluster, "young")
     told = [record.getMessage() for record in caplog.records if "networks" in record.getMessage()]
-    assert told[-1] == "overrides of vision name too many networks: without some of young"
+    assert (
+        told[-1]
+        == "namespace vision: overrides name more than 256 networks, so some of young are ignored; name fewer networks"
+    )
     caplog.clear()
     await cluster.settle(30)
     assert not [record for record in caplog.records if "networks" in record.getMessage()]

@@ -108,9 +108,11 @@ async def looked_at_while(cluster: Cluster, happens: Callable[[], Awaitable[None
 
 def restart(cluster: Cluster) -> None:
     """Another operator takes over: what was in memory is not."""
-    for task in cluster.world.logs.under_way:
+    for task in cluster.world.exposure_log_requests.pending:
         task.cancel()
-    cluster.world = dataclasses.replace(cluster.world, logs=BackgroundRequests(), told=EventDeduplicator())
+    cluster.world = dataclasses.replace(
+        cluster.world, exposure_log_requests=BackgroundRequests(), recent_events=EventDeduplicator()
+    )
 
 
 async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
@@ -161,7 +163,7 @@ async def test_a_place_that_hangs_holds_up_neither_the_end_nor_another_operator(
     assert cluster.logs.tried == [f"{own}/000001"]
     await stopped(cluster)
     assert (await status(cluster))["verdict"]["reason"].startswith("StoppedByUser")
-    assert (cluster.logs.written, len(cluster.world.logs.under_way)) == ({}, 1)
+    assert (cluster.logs.written, len(cluster.world.exposure_log_requests.pending)) == ({}, 1)
     cluster.logs.hangs = False
     restart(cluster)
     await cluster.settle(5)
@@ -247,12 +249,12 @@ async def test_a_deleted_one_gives_up_what_is_under_way() -> None:
     cluster = await running()
     cluster.logs.hangs = True
     await an_hour(cluster)
-    assert cluster.world.logs.under_way
+    assert cluster.world.exposure_log_requests.pending
 
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, AB))
 
     await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
-    assert cluster.world.logs.under_way == []
+    assert cluster.world.exposure_log_requests.pending == []
 
 
 async def test_another_place_is_written_to_at_once_and_none_is_no_more() -> None:

@@ -131,7 +131,7 @@ async def test_who_cannot_renew_stops_before_another_begins(kube: MemoryKubernet
     kube.faults = lambda verb, _: DependencyError("no route")
     took = await until(clock, lambda: not first.leads, RENEW_DEADLINE_S + 1)
     assert took <= RENEW_DEADLINE_S
-    with pytest.raises(LeadershipLost, match="sundog/sundog-operator is no longer held by a"):
+    with pytest.raises(LeadershipLost, match="sundog/sundog-operator: is no longer held by a"):
         await asyncio.gather(keeping, turn(clock, 3))
     waiting = asyncio.ensure_future(second.acquire())
     kube.faults = lambda verb, _: None

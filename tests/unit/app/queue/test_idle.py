@@ -28,10 +28,10 @@ async def run(cluster: WatchedCluster, seconds: float) -> None:
 
 async def until_all_rest(cluster: WatchedCluster, deployments: int) -> None:
     """Until so many ModelDeployments, their RayCluster and their edge were looked at and found as they were."""
-    while len(cluster.world.rests.of(NAMESPACE)) < deployments + 2:
+    while len(cluster.world.idle_keys.states(NAMESPACE)) < deployments + 2:
         await run(cluster, 1)
     await run(cluster, RESYNC_S + 1)
-    assert len(cluster.world.rests.of(NAMESPACE)) == deployments + 2
+    assert len(cluster.world.idle_keys.states(NAMESPACE)) == deployments + 2
 
 
 @pytest.fixture
