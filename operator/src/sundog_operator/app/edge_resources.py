@@ -141,7 +141,7 @@ async def apply_services(
 
     async def put(member: Object) -> None:
         try:
-            await _put_service(deps, member, document)
+            await _apply_service(deps, member, document)
         except (Forbidden, Invalid) as err:
             await record_events(deps, member, [events.service_refused(str(err))])
             raise
@@ -159,7 +159,7 @@ async def _collect_errors(members: Sequence[Object], put: Callable[[Object], Awa
     return failed
 
 
-async def _put_service(deps: Dependencies, member: Object, document: Mapping[str, Any]) -> None:
+async def _apply_service(deps: Dependencies, member: Object, document: Mapping[str, Any]) -> None:
     meta = member["metadata"]
     if "deletionTimestamp" in meta:
         return
@@ -192,11 +192,11 @@ async def apply_routes(
         return []
     ours = {route["metadata"]["name"]: route for route in routes}
     return await _collect_errors(
-        members, lambda member: _put_route(deps, member, document, ours.get(member["metadata"]["name"]))
+        members, lambda member: _apply_route(deps, member, document, ours.get(member["metadata"]["name"]))
     )
 
 
-async def _put_route(deps: Dependencies, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
+async def _apply_route(deps: Dependencies, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
     meta, spec = member["metadata"], accept_model_deployment(member, deps.settings.installation).spec
     entry = split_document.find_service_entry(document, meta["name"])
     if spec is None or entry is None or "deletionTimestamp" in meta:

@@ -92,7 +92,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
             *await find_blocking_objects(deps, deployment),
             *await find_foreign_secrets(deps, deployment, stored_status, views),
         ),
-        url=_url(pods, namespace, name, tls=_has_tls(deps, deployment, split)),
+        url=_make_url(pods, namespace, name, tls=_has_tls(deps, deployment, split)),
         split=split,
         host_taken_by=hosts.find_conflicting_deployment(
             deployment, (each.object for each in others), deps.settings.cluster_domain
@@ -105,8 +105,8 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         room=await _read_capacity(deps, deployment, stored_status),
         route=route,
         routes_served=routes_served,
-        answer=_ask_webhook(deps, deployment, _attempt(rollouts, stored_status), owned),
-        readings=_read_metrics(deps, deployment, _attempt(rollouts, stored_status)),
+        answer=_ask_webhook(deps, deployment, _find_attempt(rollouts, stored_status), owned),
+        readings=_read_metrics(deps, deployment, _find_attempt(rollouts, stored_status)),
         own=own,
         salts=read_salts(experiments, deployments),
         storeless=await _find_store_problem(deps, namespace, own),
@@ -138,7 +138,7 @@ async def _read_edges(
 ) -> list[EdgeReport]:
     """Return the edges' reports, with detailed counts where an evaluation or a new plan needs them."""
     waiting = order_waiting(own)
-    rollout = _attempt(rollouts, status)
+    rollout = _find_attempt(rollouts, status)
     attempt = rollout.status if rollout is not None else None
     has_candidate = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
@@ -153,7 +153,7 @@ async def _read_edges(
     return await deps.edges.count(pods, service, by_unit=by_unit)
 
 
-def _attempt(rollouts: Sequence[RolloutAttempt], status: ModelDeploymentStatus) -> RolloutAttempt | None:
+def _find_attempt(rollouts: Sequence[RolloutAttempt], status: ModelDeploymentStatus) -> RolloutAttempt | None:
     return next((each for each in rollouts if each.name == status.experiment), None)
 
 
@@ -283,7 +283,7 @@ async def list_edge_pods(deps: Dependencies, namespace: str) -> list[Object]:
     return [pod for pod in pods if not is_gone(pod, now)]
 
 
-def _url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> str:
+def _make_url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> str:
     """Return a service's URL; empty while no edge has an address.
 
     A pod on loopback has its own port, and the service is a path there. Otherwise the service has its own name in the cluster.
@@ -291,11 +291,11 @@ def _url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> 
     scheme = "https" if tls else "http"
     addresses = {(pod.get("status") or {}).get("podIP"): pod for pod in pods}
     if (local := addresses.get("127.0.0.1")) is not None:
-        return f"{scheme}://127.0.0.1:{_port(local, scheme)}/{service}"
+        return f"{scheme}://127.0.0.1:{_find_port(local, scheme)}/{service}"
     return f"{scheme}://{service}.{namespace}.svc" if any(addresses) else ""
 
 
-def _port(pod: Object, name: str) -> int:
+def _find_port(pod: Object, name: str) -> int:
     ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", ())]
     return next(
         (int(port["containerPort"]) for port in ports if port.get("name") == name), 443 if name == "https" else 80

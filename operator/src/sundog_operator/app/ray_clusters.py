@@ -56,7 +56,7 @@ async def ensure_ray_cluster(
         deployed: the applications in Serve; None while Serve does not answer.
     """
     meta = wanted["metadata"]
-    if stored is None or not _is_up(stored):
+    if stored is None or not _is_ready(stored):
         # A ready cluster has its Secrets. They are not kept in memory, so each check is a request to the API server.
         if _has_own_store(installation):
             await _wait_for_former_store(deps, meta, stored)
@@ -117,7 +117,7 @@ async def _ensure_token(deps: Dependencies, namespace: str, owners: Sequence[Obj
     )
 
 
-def _is_up(cluster: Object) -> bool:
+def _is_ready(cluster: Object) -> bool:
     return not clusters.parse_cluster_view(cluster["metadata"]["name"], cluster, "-").problem
 
 
@@ -145,7 +145,7 @@ async def _wait_for_former_store(deps: Dependencies, meta: Object, stored: Objec
 async def _ensure_store(deps: Dependencies, installation: Installation, cluster: Object) -> None:
     wanted, store = installation.ray.gcs_fault_tolerance, valkey.make_cluster_store(cluster)
     secret = Ref(SECRET, store.namespace, store.name)
-    if not _is_up(cluster) and await deps.kube.get(secret) is None:
+    if not _is_ready(cluster) and await deps.kube.get(secret) is None:
         await _delete_store_pods(deps, store)
         password = randomness.token_hex(TOKEN_BYTES)
         await deps.kube.create(valkey.make_secret(store, {names.PASSWORD_KEY: password}))

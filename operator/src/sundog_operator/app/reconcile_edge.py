@@ -60,7 +60,7 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     members = [
         obj
         for obj in deployments
-        if _cluster_of(obj) or split_document.find_service_entry(previous, obj["metadata"]["name"])
+        if _assigned_cluster(obj) or split_document.find_service_entry(previous, obj["metadata"]["name"])
     ]
     if not members:
         return None
@@ -149,7 +149,7 @@ def _log_dropped_overrides(
         )
 
 
-def _cluster_of(deployment: Object) -> str:
+def _assigned_cluster(deployment: Object) -> str:
     return ModelDeploymentStatus.parse(deployment.get("status")).cluster
 
 

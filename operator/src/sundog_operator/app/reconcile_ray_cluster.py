@@ -48,7 +48,7 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     if not members:
         return await _reconcile_without_members(deps, key, stored, deployments)
     serve = await _read_serve(deps, key, ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored))
-    stored = await _ensure(deps, key, members, stored, serve)
+    stored = await _ensure_cluster(deps, key, members, stored, serve)
     view = ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored)
     if view.problem:
         return NOT_READY_RESYNC_S
@@ -67,7 +67,7 @@ async def _read_serve(deps: Dependencies, key: Key, view: ClusterView) -> ServeS
         return None
 
 
-async def _ensure(
+async def _ensure_cluster(
     deps: Dependencies, key: Key, members: list[Object], stored: Object | None, serve: ServeState | None
 ) -> Object:
     installation = deps.settings.installation
@@ -117,20 +117,22 @@ def _make_group(
     stored: Object | None,
 ) -> Object:
     service, current = member["metadata"]["name"], accept_model_deployment(member, installation).spec
-    kept = None if current else _bounds_as_deployed(names.application(service, revision.number), serve, stored)
-    bounds = kept or _bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
-    timeout = current.endpoint.request_timeout if current else _timeout_as_stored(service, revision, stored)
+    kept = None if current else _deployed_bounds(names.application(service, revision.number), serve, stored)
+    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
+    timeout = current.endpoint.request_timeout if current else _stored_timeout(service, revision, stored)
     return pods.make_worker_group(service, revision, bounds, image, installation, timeout)
 
 
-def _timeout_as_stored(service: str, revision: Revision, stored: Object | None) -> timedelta:
+def _stored_timeout(service: str, revision: Revision, stored: Object | None) -> timedelta:
     """Return the `requestTimeout` from which the grace period of a revision's pods was computed; the default without pods."""
-    group = _stored_group(names.application(service, revision.number), stored)
+    group = _find_stored_group(names.application(service, revision.number), stored)
     grace = group["template"]["spec"].get("terminationGracePeriodSeconds") if group is not None else None
     return grace_periods.request_timeout_of_grace(grace) if grace else Endpoint().request_timeout
 
 
-def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None) -> tuple[int, int]:
+def _wanted_bounds(
+    status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None
+) -> tuple[int, int]:
     replicas = next(
         max(each.replicas, 1) for each in desired_state.revisions_in_status(status) if each.revision == revision.number
     )
@@ -139,13 +141,13 @@ def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDep
     return scale.fewest, scale.most
 
 
-def _bounds_as_deployed(application: str, serve: ServeState | None, stored: Object | None) -> tuple[int, int] | None:
+def _deployed_bounds(application: str, serve: ServeState | None, stored: Object | None) -> tuple[int, int] | None:
     """Return the minimum and maximum number of pods for an invalid spec. Serve's autoscaling goes on; None where it has none.
 
     While Serve does not answer, the stored bounds stay.
     """
     if serve is None:
-        group = _stored_group(application, stored)
+        group = _find_stored_group(application, stored)
         return (group["minReplicas"], group["maxReplicas"]) if group is not None else None
     app = serve.applications.get(application)
     deployments = app.config.get("deployments") or () if app is not None else ()
@@ -154,7 +156,7 @@ def _bounds_as_deployed(application: str, serve: ServeState | None, stored: Obje
     return None if fewest is None or most is None else (fewest, most)
 
 
-def _stored_group(application: str, stored: Object | None) -> Object | None:
+def _find_stored_group(application: str, stored: Object | None) -> Object | None:
     groups = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
     return next((each for each in groups if each["groupName"] == application), None)
 

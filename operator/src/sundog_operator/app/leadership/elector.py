@@ -82,7 +82,7 @@ class Elector:
         try:
             stored = await self._kube.get(self._lease)
             if stored is not None and _spec(stored).get("holderIdentity") == self._identity:
-                await self._kube.replace(self._record(stored, holder="", lease_s=1))
+                await self._kube.replace(self._make_record(stored, holder="", lease_s=1))
         except DependencyError as err:
             log.warning("%s: could not be released, the next leader waits until it expires: %s", self._lease, err)
 
@@ -91,7 +91,7 @@ class Elector:
         began = self._clock.monotonic()
         try:
             async with asyncio.timeout(_ANSWER_S):
-                if not await self._write():
+                if not await self._write_lease():
                     return False
         except (DependencyError, TimeoutError) as err:
             log.warning("%s: %s", self._lease, str(err) or f"no answer in {_ANSWER_S:g} s")
@@ -101,12 +101,12 @@ class Elector:
         self.holder = self._identity
         return True
 
-    async def _write(self) -> bool:
+    async def _write_lease(self) -> bool:
         stored = await self._kube.get(self._lease)
         if stored is None:
-            await self._kube.create(self._record(None, holder=self._identity))
+            await self._kube.create(self._make_record(None, holder=self._identity))
         elif self._is_free(stored):
-            await self._kube.replace(self._record(stored, holder=self._identity))
+            await self._kube.replace(self._make_record(stored, holder=self._identity))
         else:
             return False
         return True
@@ -122,7 +122,7 @@ class Elector:
             return True
         return now - self._observed.at >= float(spec.get("leaseDurationSeconds") or LEASE_S)
 
-    def _record(self, stored: Object | None, *, holder: str, lease_s: float = LEASE_S) -> Object:
+    def _make_record(self, stored: Object | None, *, holder: str, lease_s: float = LEASE_S) -> Object:
         before = _spec(stored) if stored is not None else {}
         now = format_micro_time(self._clock.now())
         changes = before.get("holderIdentity") != holder

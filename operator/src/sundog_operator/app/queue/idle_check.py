@@ -41,14 +41,14 @@ class NamespaceState:
         found = await self._deps.kube.view(Ref(MODEL_DEPLOYMENT, self._namespace, name), find_idle_deployment)
         if found is None:
             return None
-        cluster, serve = await self._cluster(found.cluster)
+        cluster, serve = await self._read_cluster(found.cluster)
         keys = await read_secret_keys(self._deps, self._namespace, found.secrets)
-        reports = comparable_reports(name, await self._edges())
+        reports = comparable_reports(name, await self._read_reports())
         return cluster, serve.known, serve.applications.get(found.application), reports, keys
 
     async def read_ray_cluster(self, name: str) -> object:
         """Return a RayCluster's state and Serve's; None while Serve does not answer."""
-        cluster, serve = await self._cluster(name)
+        cluster, serve = await self._read_cluster(name)
         return (cluster, serve) if serve.known else None
 
     async def read_edge(self, name: str) -> object:
@@ -61,13 +61,13 @@ class NamespaceState:
         stored = await self._deps.kube.get(Ref(SECRET, self._namespace, name))
         return None if stored is None else (stored["metadata"]["uid"], stored["metadata"]["resourceVersion"])
 
-    async def _cluster(self, name: str) -> tuple[ClusterView, ServeState]:
+    async def _read_cluster(self, name: str) -> tuple[ClusterView, ServeState]:
         if name not in self._clusters:
             view = await read_cluster_view(self._deps, self._namespace, name)
             self._clusters[name] = view, await read_serve_state(self._deps, self._namespace, view)
         return self._clusters[name]
 
-    async def _edges(self) -> list[EdgeReport]:
+    async def _read_reports(self) -> list[EdgeReport]:
         if self._reports is None:
             self._reports = await self._deps.edges.read(await list_edge_pods(self._deps, self._namespace))
         return self._reports

@@ -74,7 +74,7 @@ def make_deployment(
         "revisionHistoryLimit": 2,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "selector": {"matchLabels": objects.EDGE_SELECTOR},
-        "template": _template(namespace, installation, drain_s, feedback=feedback),
+        "template": _make_template(namespace, installation, drain_s, feedback=feedback),
     }
     meta = objects.make_shared_metadata(namespace, members)
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
@@ -92,30 +92,33 @@ def has_feedback_store(deployment: Mapping[str, Any]) -> bool:
     return any(volume["name"] == _FEEDBACK_VOLUME for volume in volumes)
 
 
-def _template(namespace: str, installation: Installation, drain_s: int, *, feedback: bool) -> Json:
+def _make_template(namespace: str, installation: Installation, drain_s: int, *, feedback: bool) -> Json:
     template = pods.set_default_user(installation.edge.pods, _USER)
     containers = [
-        _haproxy(installation, template, drain_s),
-        _agent(namespace, installation, template, feedback=feedback),
+        _make_haproxy(installation, template, drain_s),
+        _make_agent(namespace, installation, template, feedback=feedback),
     ]
-    volumes = [*_volumes(), *([_feedback_volume(installation)] if feedback else [])]
-    demand = PodRequirements(
+    volumes = [*_make_volumes(), *([_make_feedback_volume(installation)] if feedback else [])]
+    requirements = PodRequirements(
         labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account_name(installation)
     )
-    made = pods.make_pod(template, demand, containers)
+    made = pods.make_pod(template, requirements, containers)
     made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
     made["spec"] |= {
         # Otherwise each container gets variables for every Service of the namespace.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": termination_grace_s(drain_s),
-        "topologySpreadConstraints": [_spread("kubernetes.io/hostname"), _spread("topology.kubernetes.io/zone")],
+        "topologySpreadConstraints": [
+            _make_spread_constraint("kubernetes.io/hostname"),
+            _make_spread_constraint("topology.kubernetes.io/zone"),
+        ],
     }
     return made
 
 
-def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) -> Json:
+def _make_haproxy(installation: Installation, template: PodTemplate, drain_s: int) -> Json:
     probe = {"tcpSocket": {"port": HTTP}}
-    return _container(
+    return _make_container(
         template,
         {
             "name": "haproxy",
@@ -128,8 +131,8 @@ def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) ->
                 f"--drain-seconds={drain_s}",
                 *_haproxy_options(installation.edge.haproxy),
             ],
-            "ports": [_port(HTTP, HTTP_PORT), _port(HTTPS, HTTPS_PORT)],
-            "resources": _resources(installation.edge.resources),
+            "ports": [_make_port(HTTP, HTTP_PORT), _make_port(HTTPS, HTTPS_PORT)],
+            "resources": _make_resources(installation.edge.resources),
             "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": 60},
             "readinessProbe": {**probe, "periodSeconds": 2},
             "livenessProbe": {**probe, "periodSeconds": 10},
@@ -137,7 +140,7 @@ def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) ->
             "lifecycle": {
                 "preStop": {"exec": {"command": ["sundog-edge", "drain", f"--delay-seconds={DRAIN_DELAY_S}"]}}
             },
-            "volumeMounts": [_mount("state", _STATE)],
+            "volumeMounts": [_make_mount("state", _STATE)],
         },
     )
 
@@ -157,11 +160,11 @@ def _option_values(haproxy: HaproxySettings) -> dict[str, int]:
     }
 
 
-def _agent(namespace: str, installation: Installation, template: PodTemplate, *, feedback: bool) -> Json:
+def _make_agent(namespace: str, installation: Installation, template: PodTemplate, *, feedback: bool) -> Json:
     def probe(path: str) -> Json:
         return {"httpGet": {"path": path, "port": AGENT}, "timeoutSeconds": 5}
 
-    return _container(
+    return _make_container(
         template,
         {
             "name": AGENT,
@@ -179,22 +182,22 @@ def _agent(namespace: str, installation: Installation, template: PodTemplate, *,
                 *(_feedback_options(installation) if feedback else ()),
             ],
             "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-            "ports": [_port(AGENT, AGENT_PORT)],
+            "ports": [_make_port(AGENT, AGENT_PORT)],
             "resources": {kind: dict(amounts) for kind, amounts in _AGENT_RESOURCES.items()},
             "startupProbe": {**probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},
             "readinessProbe": {**probe("/readyz"), "periodSeconds": 2},
             "livenessProbe": {**probe("/livez"), "periodSeconds": 10},
             "volumeMounts": [
-                _mount("state", _STATE),
+                _make_mount("state", _STATE),
                 pods.make_account_mount(_ACCOUNT_VOLUME),
-                _mount("ray-token", _RAY_TOKEN, read_only=True),
-                *([_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
+                _make_mount("ray-token", _RAY_TOKEN, read_only=True),
+                *([_make_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
             ],
         },
     )
 
 
-def _volumes() -> list[Json]:
+def _make_volumes() -> list[Json]:
     """Return the volumes of the pod.
 
     The state is in memory because it holds certificates and keys. Only the agent's container mounts the token of the API server.
@@ -216,28 +219,28 @@ def _feedback_options(installation: Installation) -> list[str]:
     ]
 
 
-def _feedback_volume(installation: Installation) -> Json:
+def _make_feedback_volume(installation: Installation) -> Json:
     """Return one volume with the files of both Secrets: the agent alone reads them."""
     password = feedback_store.password_secret_name(installation)
     sources = [
-        _secret_source(names.EDGE_STORE, names.SIGNING_KEY),
-        *([_secret_source(password, names.PASSWORD_KEY)] if password else []),
+        _make_secret_source(names.EDGE_STORE, names.SIGNING_KEY),
+        *([_make_secret_source(password, names.PASSWORD_KEY)] if password else []),
     ]
     return {"name": _FEEDBACK_VOLUME, "projected": {"sources": sources}}
 
 
-def _secret_source(name: str, key: str) -> Json:
+def _make_secret_source(name: str, key: str) -> Json:
     return {"secret": {"name": name, "items": [{"key": key, "path": key}]}}
 
 
-def _container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
+def _make_container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
     made = pods.make_container(template, own)
     if template.container_security_context is None:
         made["securityContext"] = {**made["securityContext"], "readOnlyRootFilesystem": True}
     return made
 
 
-def _resources(wanted: ResourceRequirements) -> Json:
+def _make_resources(wanted: ResourceRequirements) -> Json:
     return {
         kind: {name: canonical_quantity(amount) for name, amount in amounts.items()}
         for kind, amounts in (("requests", wanted.requests), ("limits", wanted.limits))
@@ -245,7 +248,7 @@ def _resources(wanted: ResourceRequirements) -> Json:
     }
 
 
-def _spread(key: str) -> Json:
+def _make_spread_constraint(key: str) -> Json:
     return {
         "maxSkew": 1,
         "topologyKey": key,
@@ -254,9 +257,9 @@ def _spread(key: str) -> Json:
     }
 
 
-def _port(name: str, port: int) -> Json:
+def _make_port(name: str, port: int) -> Json:
     return {"name": name, "containerPort": port, "protocol": "TCP"}
 
 
-def _mount(volume: str, path: str, *, read_only: bool = False) -> Json:
+def _make_mount(volume: str, path: str, *, read_only: bool = False) -> Json:
     return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}

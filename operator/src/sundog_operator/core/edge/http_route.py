@@ -30,7 +30,7 @@ def make_route(member: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
         "backendRefs": [{"kind": "Service", "name": meta["name"], "port": 80}],
-        "timeouts": {"request": _duration(endpoint.queue.timeout + endpoint.request_timeout)},
+        "timeouts": {"request": _format_duration(endpoint.queue.timeout + endpoint.request_timeout)},
     }
     spec = {
         "parentRefs": [make_parent_ref(endpoint, meta["namespace"])],
@@ -74,16 +74,20 @@ def evaluate_route(deployment: Json, endpoint: Endpoint, route: Json | None, *, 
     answers = list(_read_answers(route, wanted))
     if (rejection := next((each for each in answers if each[1]["status"] == "False"), None)) is not None:
         controller, condition = rejection
-        return "False", _reason(condition), f"{_name(wanted)}: {_text(condition)} ({controller})"
+        return (
+            "False",
+            _find_reason(condition),
+            f"{_format_gateway(wanted)}: {_format_message(condition)} ({controller})",
+        )
     true = {condition["type"] for _, condition in answers if condition["status"] == "True"}
     if missing := [type_ for type_ in _ROUTE_CONDITIONS if type_ not in true]:
         return (
             "Unknown",
             "NotAnswered",
-            f"{_name(wanted)}: no controller has set {' and '.join(missing)} of the route yet",
+            f"{_format_gateway(wanted)}: no controller has set {' and '.join(missing)} of the route yet",
         )
     controllers = ", ".join(sorted({controller for controller, _ in answers}))
-    return "True", "Accepted", f"{_name(wanted)} accepts the route ({controllers})"
+    return "True", "Accepted", f"{_format_gateway(wanted)} accepts the route ({controllers})"
 
 
 def _read_answers(route: Json, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
@@ -99,22 +103,22 @@ def _read_answers(route: Json, wanted: Mapping[str, Any]) -> Iterator[tuple[str,
                 yield parent["controllerName"], condition
 
 
-def _reason(condition: Json) -> str:
+def _find_reason(condition: Json) -> str:
     """Return the controller's reason, or `NotAccepted` where our conditions cannot have it."""
     reason: str = condition["reason"]
     return reason if re.fullmatch(CAMEL_CASE, reason) else "NotAccepted"
 
 
-def _text(condition: Json) -> str:
+def _format_message(condition: Json) -> str:
     return " ".join(f"{condition['message'] or condition['reason']}".split())
 
 
-def _name(wanted: Mapping[str, Any]) -> str:
+def _format_gateway(wanted: Mapping[str, Any]) -> str:
     section = f", listener {wanted['sectionName']}" if "sectionName" in wanted else ""
     return f"Gateway {wanted['namespace']}/{wanted['name']}{section}"
 
 
-def _duration(length: timedelta) -> str:
+def _format_duration(length: timedelta) -> str:
     """Return a duration in the Gateway API's form, in hours to milliseconds. It rounds up, because 0s would mean no timeout."""
     rest = -(-length // timedelta(milliseconds=1))
     text = ""

@@ -47,31 +47,31 @@ def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicy
     scrapers = [dict(peer) for peer in wanted.metrics_from]
     ray = {"podSelector": _RAY_PODS}
     edge = [
-        {"ports": [_port(deployment.HTTP_PORT), _port(deployment.HTTPS_PORT)]},
-        {"ports": [_port(deployment.AGENT_PORT)], "from": [operator, *scrapers]},
+        {"ports": [_make_port(deployment.HTTP_PORT), _make_port(deployment.HTTPS_PORT)]},
+        {"ports": [_make_port(deployment.AGENT_PORT)], "from": [operator, *scrapers]},
     ]
     egress = [*_make_egress(), _make_api_server_rule(wanted)]
     ray_ingress = [
         {"from": [ray]},
-        {"ports": [_port(DASHBOARD_PORT)], "from": [operator, _EDGES]},
-        {"ports": [_port(*ports) for ports in SERVE_PORTS], "from": [_EDGES]},
-        *([{"ports": [_port(METRICS_PORT)], "from": scrapers}] if scrapers else []),
+        {"ports": [_make_port(DASHBOARD_PORT)], "from": [operator, _EDGES]},
+        {"ports": [_make_port(*ports) for ports in SERVE_PORTS], "from": [_EDGES]},
+        *([{"ports": [_make_port(METRICS_PORT)], "from": scrapers}] if scrapers else []),
     ]
-    store = [{"ports": [_port(valkey.PORT)], "from": [ray]}]
+    store = [{"ports": [_make_port(valkey.PORT)], "from": [ray]}]
     return [
-        _policy(namespace, members, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=egress),
-        _policy(namespace, members, names.RAY, _RAY_PODS, ingress=ray_ingress),
+        _make_policy(namespace, members, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=egress),
+        _make_policy(namespace, members, names.RAY, _RAY_PODS, ingress=ray_ingress),
         # A model holds Ray's token and so can run a task in the head. Heads therefore have the same egress limits as workers.
-        _policy(namespace, members, names.RAY_HEADS, _HEADS, egress=egress),
-        _policy(namespace, members, names.RAY_WORKERS, _WORKERS, egress=_make_egress()),
-        _policy(namespace, members, names.VALKEY, _STORES, ingress=store, egress=[_make_dns_rule()]),
+        _make_policy(namespace, members, names.RAY_HEADS, _HEADS, egress=egress),
+        _make_policy(namespace, members, names.RAY_WORKERS, _WORKERS, egress=_make_egress()),
+        _make_policy(namespace, members, names.VALKEY, _STORES, ingress=store, egress=[_make_dns_rule()]),
     ]
 
 
 def make_store_policy(namespace: str, members: Sequence[Json]) -> Json:
     """Return the policy of the edges' store. The store answers only the edges of its namespace."""
-    ingress = [{"ports": [_port(valkey.PORT)], "from": [_EDGES]}]
-    made = _policy(
+    ingress = [{"ports": [_make_port(valkey.PORT)], "from": [_EDGES]}]
+    made = _make_policy(
         namespace,
         members,
         names.EDGE_STORE,
@@ -95,7 +95,7 @@ def _make_api_server_rule(wanted: NetworkPolicySettings) -> Json:
 
     Some plugins do not count nodes among addresses, so the rule names ports only. It opens no metadata service: those listen at port 80.
     """
-    return {"ports": [_port(port) for port in wanted.api_server_ports]}
+    return {"ports": [_make_port(port) for port in wanted.api_server_ports]}
 
 
 def _make_dns_rule() -> Json:
@@ -113,11 +113,11 @@ def _pods_of(namespace: str, name: str) -> Json:
     }
 
 
-def _port(first: int, last: int = 0) -> Json:
+def _make_port(first: int, last: int = 0) -> Json:
     return {"protocol": "TCP", "port": first, **({"endPort": last} if last > first else {})}
 
 
-def _policy(
+def _make_policy(
     namespace: str,
     members: Sequence[Json],
     name: str,

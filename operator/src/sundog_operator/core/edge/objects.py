@@ -38,7 +38,10 @@ def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[s
 def make_local_deployment(namespace: str, members: Iterable[Json], image: str) -> Json:
     """Return the edge's Deployment in local mode. HAProxy and its agent are separate, so that either can fail alone."""
     labels = names.labels(names.EDGE)
-    containers = [_container(HAPROXY, image, "http", HTTP_PORT), _container("agent", image, "agent", AGENT_PORT)]
+    containers = [
+        _make_container(HAPROXY, image, "http", HTTP_PORT),
+        _make_container("agent", image, "agent", AGENT_PORT),
+    ]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -51,7 +54,7 @@ def make_local_deployment(namespace: str, members: Iterable[Json], image: str) -
     }
 
 
-def _container(name: str, image: str, port_name: str, port: int) -> Json:
+def _make_container(name: str, image: str, port_name: str, port: int) -> Json:
     return {
         "name": name,
         "image": image,
@@ -109,7 +112,7 @@ def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
 
 def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
     """Return the Service in front of all services of the namespace, for Gateways and load balancers. Others may set its type."""
-    ports = [_service_port("http", 80), _service_port("https", 443)]
+    ports = [_make_service_port("http", 80), _make_service_port("https", 443)]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -120,7 +123,7 @@ def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
 
 def make_service(member: Json, *, tls: bool) -> Json:
     """Return the Service that gives one ModelDeployment its name."""
-    ports = [_service_port("http", 80), *([_service_port("https", 443)] if tls else [])]
+    ports = [_make_service_port("http", 80), *([_make_service_port("https", 443)] if tls else [])]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -171,7 +174,7 @@ def make_own_metadata(member: Json) -> Json:
     }
 
 
-def _service_port(name: str, port: int) -> Json:
+def _make_service_port(name: str, port: int) -> Json:
     return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
 
 

@@ -117,28 +117,28 @@ def make_node_affinity(gpu: Gpu, aliases: TypeAliases) -> Json | None:
     preferred = [
         {"weight": max(100 - 10 * rank, 1), "preference": term}
         for rank, type_ in enumerate(gpu.type[:-1])
-        for term in _terms([type_], aliases)
+        for term in _make_terms([type_], aliases)
     ]
-    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _terms(gpu.type, aliases)}}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _make_terms(gpu.type, aliases)}}
     preference = {"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}
     return {"nodeAffinity": {**required, **preference}}
 
 
 def make_type_matcher(types: Iterable[str], aliases: TypeAliases) -> Callable[[Mapping[str, str]], bool]:
     """Return a function that tests whether a node's labels name one of the types. Without types it accepts every node."""
-    spellings = _spellings(types, aliases)
-    return lambda labels: not spellings or any(labels.get(key) in values for key, values in spellings.items())
+    values_by_key = _find_label_values(types, aliases)
+    return lambda labels: not values_by_key or any(labels.get(key) in values for key, values in values_by_key.items())
 
 
-def _terms(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
-    spellings = _spellings(types, aliases)
+def _make_terms(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
+    values_by_key = _find_label_values(types, aliases)
     return [
         {"matchExpressions": [{"key": key, "operator": "In", "values": list(values)}]}
-        for key, values in spellings.items()
+        for key, values in values_by_key.items()
     ]
 
 
-def _spellings(types: Iterable[str], aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
+def _find_label_values(types: Iterable[str], aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
     """Return the label values by label key, `TYPE_LABELS` first and in their order."""
     found: dict[str, dict[str, None]] = {}
     for type_ in types:

@@ -40,27 +40,27 @@ class PodRequirements:
     service_account: str = ""
 
 
-def make_pod(template: PodTemplate, demand: PodRequirements, containers: Sequence[Json]) -> Json:
+def make_pod(template: PodTemplate, requirements: PodRequirements, containers: Sequence[Json]) -> Json:
     """Return a pod template of containers made by `make_container`, without empty fields.
 
     Only containers that mount the volume of `make_account_volume` have a token of the API server.
     """
-    scheduling = demand.scheduling
+    scheduling = requirements.scheduling
     spec = {
         "containers": list(containers),
-        "volumes": [*demand.volumes, *map(dict, template.volumes)],
-        "serviceAccountName": demand.service_account or template.service_account_name,
+        "volumes": [*requirements.volumes, *map(dict, template.volumes)],
+        "serviceAccountName": requirements.service_account or template.service_account_name,
         "imagePullSecrets": [{"name": secret.name} for secret in template.image_pull_secrets],
         "nodeSelector": merge_node_selector(template, scheduling),
-        "tolerations": merge_tolerations(template, scheduling, demand.tolerations),
-        "affinity": demand.affinity,
+        "tolerations": merge_tolerations(template, scheduling, requirements.tolerations),
+        "affinity": requirements.affinity,
         "priorityClassName": scheduling.priority_class_name or template.priority_class_name,
         "runtimeClassName": scheduling.runtime_class_name or template.runtime_class_name,
         "securityContext": _drop_nulls(template.security_context, RESTRICTED_POD),
     }
     fields = {key: value for key, value in spec.items() if value or key == "securityContext"}
     metadata = {
-        "labels": {**template.labels, **demand.labels},
+        "labels": {**template.labels, **requirements.labels},
         **({"annotations": dict(template.annotations)} if template.annotations else {}),
     }
     return {"metadata": metadata, "spec": {**fields, "automountServiceAccountToken": False}}

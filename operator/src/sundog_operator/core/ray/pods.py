@@ -115,8 +115,8 @@ def _make_head(installation: Installation, image: str) -> Json:
     )
     # The head keeps the account that KubeRay creates for its autoscaler, with permissions for this RayCluster alone.
     own = template.model_copy(update={"service_account_name": ""})
-    demand = PodRequirements(names.labels(names.RAY), volumes=[pods.make_account_volume(_ACCOUNT)])
-    return pods.make_pod(own, demand, [container])
+    requirements = PodRequirements(names.labels(names.RAY), volumes=[pods.make_account_volume(_ACCOUNT)])
+    return pods.make_pod(own, requirements, [container])
 
 
 def _make_probes(path: str, port: int) -> Json:
@@ -206,7 +206,7 @@ def _make_worker(
             **_make_probes("/api/local_raylet_healthz", AGENT_PORT),
         },
     )
-    demand = PodRequirements(
+    requirements = PodRequirements(
         labels={
             **spec.runtime.pod_labels,
             **names.labels(names.RAY),
@@ -219,7 +219,7 @@ def _make_worker(
         affinity=accelerators.make_node_affinity(spec.resources.gpu, installation.gpu.aliases),
         service_account=spec.model.credentials.service_account_name,
     )
-    made = pods.make_pod(template, demand, [container])
+    made = pods.make_pod(template, requirements, [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)
     return made
 

@@ -99,12 +99,14 @@ def make_stateful_set(
 
     A claim cannot change, so the claim of the `stored` StatefulSet stays.
     """
-    claims = [_claim(server.storage)] if server.storage.size else []
+    claims = [_make_claim(server.storage)] if server.storage.size else []
     if stored is not None:
         claims = stored["spec"].get("volumeClaimTemplates") or []
     claimed = {"volumeClaimTemplates": claims} if claims else {}
-    demand = PodRequirements(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
-    pod = pods.make_pod(pods.set_default_user(template, _USER), demand, [_container(store, server, template)])
+    requirements = PodRequirements(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
+    pod = pods.make_pod(
+        pods.set_default_user(template, _USER), requirements, [_make_container(store, server, template)]
+    )
     spec = {
         "replicas": 1,
         "serviceName": store.name,
@@ -133,7 +135,7 @@ def is_up_to_date(stored: Json, wanted: Json) -> bool:
     )
 
 
-def _container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> Json:
+def _make_container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> Json:
     password = {"secretKeyRef": {"name": store.name, "key": names.PASSWORD_KEY}}
     limit = f" --maxmemory {server.most_bytes}" if server.most_bytes else ""
     return pods.make_container(
@@ -151,7 +153,7 @@ def _container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) 
     )
 
 
-def _claim(storage: StorageClaim) -> Json:
+def _make_claim(storage: StorageClaim) -> Json:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage.size}}}
     return {
         "metadata": {"name": _DATA},
