@@ -38,7 +38,7 @@ async def until_all_rest(cluster: WatchedCluster, deployments: int) -> None:
 def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often a ModelDeployment was planned, and a RayCluster worked on."""
     counted: Counter[str] = Counter()
-    observe, ensure = reconcile_model_deployment.observe, reconcile_ray_cluster._ensure
+    observe, ensure = reconcile_model_deployment.observe, reconcile_ray_cluster._ensure_cluster
 
     def observed(*args: Any) -> Any:
         counted["planned"] += 1
@@ -49,7 +49,7 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return ensure(*args)
 
     monkeypatch.setattr(reconcile_model_deployment, "observe", observed)
-    monkeypatch.setattr(reconcile_ray_cluster, "_ensure", ensured)
+    monkeypatch.setattr(reconcile_ray_cluster, "_ensure_cluster", ensured)
     return counted
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_operator.core.edge.buckets import BUCKETS, Range, is_partition, reassign, two_arm_ranges
+from bucket_ranges import is_partition
+from sundog_operator.core.edge.buckets import BUCKETS, Range, reassign, two_arm_ranges
 
 weights = st.integers(0, 100)
 

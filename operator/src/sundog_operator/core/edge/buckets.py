@@ -62,15 +62,5 @@ def _to_ranges(buckets: Sequence[int]) -> list[Range]:
     return ranges
 
 
-def is_partition(ranges: Sequence[Range]) -> bool:
-    """Return whether the ranges hold each bucket exactly once."""
-    position = 0
-    for start, end in sorted(ranges):
-        if start != position or end <= start:
-            return False
-        position = end
-    return position == BUCKETS
-
-
 def _remove_empty(ranges: Sequence[Range]) -> list[Range]:
     return [(start, end) for start, end in ranges if end > start]
