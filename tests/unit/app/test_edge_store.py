@@ -1,4 +1,4 @@
-"""The store of a namespace's edges comes with the first Experiment that has metrics of outcomes, and goes with the last."""
+"""The store of a namespace's edges exists from the first Experiment with outcome metrics until the last one."""
 
 import base64
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ EXPERIMENT_REF = Ref(EXPERIMENT, NAMESPACE, "wide-or-narrow")
 
 @pytest.fixture
 async def cluster() -> Cluster:
-    """ModelDeployments with an edge, as an installation in a cluster makes it."""
+    """ModelDeployments with an edge in an installation in a cluster."""
     cluster = Cluster()
     await cluster.apply()
     await cluster.kube.apply(model_deployment(name="other"))

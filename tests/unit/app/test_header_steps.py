@@ -1,4 +1,4 @@
-"""Steps that send requests to a candidate by their headers, in a world in memory."""
+"""Steps that send requests to a canary by header, in memory."""
 
 import functools
 from typing import Any
@@ -21,7 +21,7 @@ STEPS: list[dict[str, Any]] = [
 
 
 async def begun(steps: list[dict[str, Any]] = STEPS, **rollout: Any) -> Cluster:
-    """A rollout of revision 2 that was begun."""
+    """A running rollout of revision 2."""
     cluster = Cluster()
     spec = {"steps": steps, **rollout}
     await cluster.apply(rollout=spec)
@@ -42,7 +42,7 @@ async def at_step(cluster: Cluster, index: int) -> bool:
 
 
 def match(cluster: Cluster) -> dict[str, Any] | None:
-    """What edges look for."""
+    """Return the headers that edges match."""
     (document,) = cluster.edges.in_force()
     return next(each for each in document["services"] if each["name"] == NAME).get("match")
 

@@ -1,4 +1,4 @@
-"""Receivers outside are told of rollouts, in a world in memory: in order, once, and in nobody's way."""
+"""Receivers are notified of rollouts, in memory: in order, once, and without blocking a pass."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ def told(cluster: Cluster, url: str = HOOK) -> list[tuple[str, int]]:
 
 
 async def deliveries(cluster: Cluster, name: str = "digits-r2") -> list[dict[str, Any]]:
-    """Without what is empty."""
+    """Return the document without empty fields."""
     found = (await cluster.experiment(name))["status"].get("deliveries", [])
     return [{key: value for key, value in each.items() if value or key == "receiver"} for each in found]
 
@@ -184,7 +184,7 @@ async def test_a_new_rollout_is_told_after_what_is_left_of_the_one_before() -> N
     failed = len(cluster.webhooks.received)
     cluster.webhooks.answers[HOOK] = 200
     await cluster.settle(40, seconds=10)
-    # That of revision 2 was superseded, which is no event of its own.
+    # Revision 2 was superseded, which is no event of its own.
     assert told(cluster)[failed:] == [("started", 2), ("paused", 2), ("started", 3), ("paused", 3), ("aborted", 3)]
 
 
@@ -252,13 +252,13 @@ async def test_a_write_that_conflicts_posts_nothing_again() -> None:
 
 
 class Died(Exception):
-    """The process, at some write."""
+    """The process crashed at a write."""
 
 
 async def lived(die_after: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """What is posted of a rollout that is promoted and one that is aborted, and how many writes that took.
+    """Return the posts of a promoted and an aborted rollout, and the number of writes.
 
-    The operator dies after the write of that number, and another one goes on.
+    The operator dies after the write with that number, and another one continues.
     """
     cluster, writes = Cluster(), 0
 
@@ -345,7 +345,7 @@ RECREATE = {"strategy": "recreate", "notify": [{"webhook": HOOK, "events": ALL}]
 
 
 async def replaced(rollout: dict[str, Any] = RECREATE, **spec: Any) -> Cluster:
-    """Revision 2 was asked for, to take the place of revision 1."""
+    """Revision 2 was applied and should replace revision 1."""
     cluster = Cluster()
     cluster.webhooks.answers[HOOK] = 200
     await cluster.apply(rollout=rollout)

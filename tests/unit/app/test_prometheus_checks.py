@@ -1,4 +1,4 @@
-"""Rollouts that Prometheus has a say in, in a world in memory."""
+"""Rollouts with Prometheus checks, in memory."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ STEPS: list[dict[str, Any]] = [
 
 
 async def rolling(step: int, **rollout: Any) -> Cluster:
-    """A rollout of revision 2 that is at a step."""
+    """A rollout of revision 2 at a step."""
     cluster = Cluster()
     cluster.prometheus.numbers[OOM] = 0
     rollout = {"steps": STEPS, **rollout}

@@ -1,4 +1,4 @@
-"""Steps that a service outside has to confirm, in a world in memory."""
+"""Steps that an external service must confirm, in memory."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ AFTER_IT = [*STEPS, {"weight": 50, "gate": "manual"}]
 
 
 async def asked(rollout: dict[str, Any], *, status: int | None = None, hangs: bool = False) -> Cluster:
-    """A rollout of revision 2 that is at its webhook."""
+    """A rollout of revision 2 at its webhook."""
     cluster = Cluster()
     if status is not None:
         cluster.webhooks.answers[URL] = status

@@ -1,4 +1,4 @@
-"""Exposure logs of experiments are written beside all else: at their time, once, and in nobody's way."""
+"""Exposure logs of experiments are written in the background: on time, once, and without blocking a pass."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from sundog_operator.ports import EVENT, EXPERIMENT, Object, Ref
 
 AB, HOUR_S = "ab", 3600.0
 EVERY_COUNT_S = 61.0
-"""After which what was counted is written again."""
+"""Seconds after which new counts are written again."""
 
 METRICS = {"secondary": [{"name": "conversion", "feedback": "bought"}]}
 Json = dict[str, Any]
@@ -82,7 +82,7 @@ async def folder(cluster: Cluster, uri: str = "s3://logs/a") -> str:
 
 
 async def said(cluster: Cluster) -> tuple[str, str, str]:
-    """The condition of its log."""
+    """Return the condition of the log."""
     found = [c for c in (await status(cluster)).get("conditions", ()) if c["type"] == "LogWritten"]
     return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
 
@@ -92,7 +92,7 @@ async def complaints(cluster: Cluster) -> list[str]:
 
 
 async def looked_at_while(cluster: Cluster, happens: Callable[[], Awaitable[None]]) -> None:
-    """The ModelDeployment is looked at, and something happens after its Experiments were read."""
+    """Pass over the ModelDeployment, with a change after its Experiments were read."""
     counts = cluster.edges.count
 
     async def count(*args: Any, **options: Any) -> Any:
@@ -107,7 +107,7 @@ async def looked_at_while(cluster: Cluster, happens: Callable[[], Awaitable[None
 
 
 def restart(cluster: Cluster) -> None:
-    """Another operator takes over: what was in memory is not."""
+    """Replace the operator: its memory is lost."""
     for task in cluster.world.exposure_log_requests.pending:
         task.cancel()
     cluster.world = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Posts are made beside the passes that ask for their answers."""
+"""Requests run in the background of the passes that need their answers."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ OK, BUSY = WebhookResult(200), WebhookResult(503)
 
 
 class Receiver:
-    """Answers when it is told to."""
+    """Answers when the test sets the answer."""
 
     def __init__(self) -> None:
         self.posts: list[asyncio.Future[WebhookResult]] = []

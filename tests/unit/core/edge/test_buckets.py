@@ -68,7 +68,7 @@ def test_a_change_of_many_arms_moves_half_the_sum_of_the_differences(history: li
         assert [after.count(arm) for arm in range(len(wanted))] == wanted
         moved = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
         assert 2 * len(moved) == sum(abs(new - old) for old, new in zip(shares, wanted, strict=True))
-        # A growing arm loses nobody, a shrinking one gains nobody: ramps are monotone.
+        # A growing arm loses no bucket and a shrinking one gains none, so ramps are monotone.
         assert all(wanted[new] > shares[new] and wanted[old] < shares[old] for old, new in moved)
         shares = wanted
 

@@ -1,4 +1,4 @@
-"""The HTTPRoute of a ModelDeployment, and what is made of the words of a Gateway's controller."""
+"""The HTTPRoute of a ModelDeployment, and the answers of a Gateway's controller."""
 
 from typing import Any
 
@@ -96,7 +96,7 @@ def said(type_: str, status: str, reason: str = "Fine", message: str = "", gener
 
 
 def stored(*conditions: dict[str, Any], parent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """A route of generation 2 with one controller's words for the Gateway infra/public."""
+    """A route of generation 2 with one controller's answers for the Gateway infra/public."""
     route = make_route(MEMBER, endpoint(**more), HOSTS)
     route["metadata"]["generation"] = 2
     about = parent or {"name": "public", "namespace": "infra"}

@@ -1,4 +1,4 @@
-"""Which Secrets an endpoint needs, and what is said of those that are not there."""
+"""The Secrets that an endpoint needs, and the messages about missing ones."""
 
 from typing import Any
 

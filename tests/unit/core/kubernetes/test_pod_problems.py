@@ -1,4 +1,4 @@
-"""What keeps pods from running, in one line."""
+"""The problem that keeps pods from running, in one line."""
 
 from typing import Any
 
