@@ -14,15 +14,13 @@ from typing import Any, Final
 from sundog_operator.api import canonical_quantity
 from sundog_operator.api.installation import HaproxySettings, Installation, PodTemplate, ResourceRequirements
 from sundog_operator.core.edge import feedback_store, objects
+from sundog_operator.core.edge.objects import AGENT_PORT, HTTP_PORT, HTTPS_PORT
 from sundog_operator.core.kubernetes import grace_periods, names, pods
 from sundog_operator.core.kubernetes.pods import PodRequirements
 
 HTTP: Final = "http"
 HTTPS: Final = "https"
 AGENT: Final = "agent"
-HTTP_PORT: Final = 8080
-HTTPS_PORT: Final = 8443
-AGENT_PORT: Final = 9090
 
 DRAIN_DELAY_S: Final = 15
 """How long a terminating edge still accepts connections: until every node has learned of it, on a busy cluster as well."""

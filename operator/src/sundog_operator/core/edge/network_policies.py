@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sundog_operator.api.installation import NetworkPolicySettings
-from sundog_operator.core.edge import deployment, feedback_store, objects
+from sundog_operator.core.edge import feedback_store, objects
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import valkey
 
@@ -47,8 +47,8 @@ def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicy
     scrapers = [dict(peer) for peer in wanted.metrics_from]
     ray = {"podSelector": _RAY_PODS}
     edge = [
-        {"ports": [_make_port(deployment.HTTP_PORT), _make_port(deployment.HTTPS_PORT)]},
-        {"ports": [_make_port(deployment.AGENT_PORT)], "from": [operator, *scrapers]},
+        {"ports": [_make_port(objects.HTTP_PORT), _make_port(objects.HTTPS_PORT)]},
+        {"ports": [_make_port(objects.AGENT_PORT)], "from": [operator, *scrapers]},
     ]
     egress = [*_make_egress(), _make_api_server_rule(wanted)]
     ray_ingress = [

@@ -14,6 +14,7 @@ RBAC_GROUP = "rbac.authorization.k8s.io"
 HAPROXY = "haproxy"
 """The container that clients connect to."""
 HTTP_PORT = 8080
+HTTPS_PORT = 8443
 AGENT_PORT = 9090
 EDGE_SELECTOR = {names.LABEL_NAME: names.EDGE}
 """Selects the edge's pods, for Services, the disruption budget and all others."""

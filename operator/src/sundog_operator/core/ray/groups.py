@@ -20,6 +20,8 @@ LABEL_GROUP: Final = "ray.io/group"
 LABEL_CLUSTER: Final = "ray.io/cluster"
 LABEL_NODE_TYPE: Final = "ray.io/node-type"
 AUTOSCALER_FIELDS: Final = ("replicas", "scaleStrategy")
+OBJECT_STORE_BYTES: Final = 200_000_000
+"""Requests go directly to replicas, so Ray's object store stays almost empty."""
 
 Json = dict[str, Any]
 
@@ -120,7 +122,3 @@ def make_group(application: str, bounds: tuple[int, int], resources: Mapping[str
         "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
         "template": {**template, "metadata": {**template["metadata"], "annotations": annotations}},
     }
-
-
-OBJECT_STORE_BYTES: Final = 200_000_000
-"""Requests go directly to replicas, so Ray's object store stays almost empty."""
