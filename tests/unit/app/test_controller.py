@@ -94,7 +94,7 @@ async def test_what_the_api_server_finds_wrong_is_told_in_its_words_and_is_no_pa
         raise Invalid("ConfigMap vision/sundog-edge", ["data: Too long"])
 
     monkeypatch.setattr(controller, "RECONCILERS", {"edge": reconcile})
-    assert await operator._pass(edge_key(NAMESPACE)) == "error"
+    assert await operator._reconcile(edge_key(NAMESPACE)) == "error"
     (told,) = caplog.messages
     assert "ConfigMap vision/sundog-edge is invalid: data: Too long" in told
 
