@@ -61,13 +61,13 @@ async def test_waiting_for_devices(tmp_path: Path) -> None:
             for _ in range(LOOKS):
                 devices, before = DeviceInventory(), memory_mib()
                 began = time.process_time()
-                known = await devices.look(server, ours, clock)
+                known = await devices.read(server, ours, clock)
                 looks.append(time.process_time() - began)
                 grown = max(grown, memory_mib() - before)
                 began = time.process_time()
                 for _ in range(WAITING):
                     room = capacity.find_available_capacity(
-                        spec, await devices.look(server, ours, clock), [], installation
+                        spec, await devices.read(server, ours, clock), [], installation
                     )
                 asks.append((time.process_time() - began) / WAITING)
         finally:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from edge_counts import booked
-from sundog_operator.core.edge.deployment import AGENT_PORT
+from sundog_operator.core.edge.objects import AGENT_PORT
 from waiting import patience
 
 Json = dict[str, Any]

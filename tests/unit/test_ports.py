@@ -1,4 +1,4 @@
-"""Ports that tests are given are theirs alone, also among the processes of one run."""
+"""Each test gets ports of its own, also among the processes of one run."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ ASKED = "import ports; ports._RANGE = range({0}, {0} + 2); print(ports.free_port
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> range:
-    """Two ports that no test asks for."""
+    """Two ports that no test uses."""
     first = next(
         port
         for port in range(3_000, 4_000)
@@ -25,7 +25,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> range:
 
 
 def asked_beside(first: int) -> subprocess.CompletedProcess[str]:
-    """What another process is given of two ports, of which it waits for none to be used."""
+    """Run a process that prints the port it gets out of two, and does not wait for its use."""
     return subprocess.run(
         [sys.executable, "-c", ASKED.format(first)],
         capture_output=True,
@@ -39,5 +39,5 @@ def test_a_port_that_is_not_in_use_yet_is_given_to_nobody_beside(two: range) -> 
     own = ports.free_port()
     other = asked_beside(two.start)
     assert {own, int(other.stdout)} == set(two), other.stderr
-    # The other process has ended, and its claim with it; but this one was given the first.
+    # The other process has ended and released its port, but this process got the first one.
     assert int(asked_beside(two.start).stdout) != own

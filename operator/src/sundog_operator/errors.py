@@ -2,29 +2,29 @@
 
 SundogError
 ├── SpecError              the user must edit the resource; Stalled, no retry
-│   └── Invalid            the API server refuses the object itself
+│   └── Invalid            the API server rejects the object itself
 ├── InstallationError      the administrator must edit the installation's file; the process ends
-└── DependencyError        the world failed; exponential back-off with jitter
-    ├── Conflict           re-read and retry soon
+└── DependencyError        something outside the process failed; exponential back-off with jitter
+    ├── Conflict           the object has changed; read it again and retry soon
     │   └── AlreadyExists
-    ├── NotFound           the object is gone
-    ├── NotServed          the API server has no such kind
-    ├── Forbidden          the API server does not let us
-    ├── RayUnavailable     no answer from Serve's REST API: unknown, not "no applications"
+    ├── NotFound           the object does not exist
+    ├── NotServed          the API server does not serve this kind
+    ├── Forbidden          the API server denies the request
+    ├── RayUnavailable     Serve's REST API does not answer: its state is unknown, not empty
     └── ServeRefused       Serve answered 4xx to our document
 
-The messages name the object, what was found and what was expected. They hold no secret.
+Messages name the object, what was found and what was expected. They contain no secrets.
 """
 
 from collections.abc import Sequence
 
 
 class SundogError(Exception):
-    """Base of all errors the operator raises on purpose."""
+    """Base of all errors that the operator raises on purpose."""
 
 
 class SpecError(SundogError):
-    """The resource cannot be acted on until its author edits it."""
+    """The operator cannot act on the resource until its author edits it."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class SpecError(SundogError):
 
 
 class Invalid(SpecError):
-    """The API server refused the object: HTTP 422. `causes` holds one line per violation."""
+    """The API server rejected the object with HTTP 422. `causes` has one line per violation."""
 
     def __init__(self, subject: str, causes: Sequence[str]) -> None:
         super().__init__("Invalid", f"{subject} is invalid: {'; '.join(causes)}")
@@ -40,7 +40,7 @@ class Invalid(SpecError):
 
 
 class InstallationError(SundogError):
-    """The file of the installation cannot be used."""
+    """The installation's file is unusable."""
 
 
 class DependencyError(SundogError):
@@ -48,11 +48,11 @@ class DependencyError(SundogError):
 
 
 class Conflict(DependencyError):
-    """The object changed since it was read."""
+    """The object has changed since it was read."""
 
 
 class AlreadyExists(Conflict):
-    """Create found an object of that name."""
+    """A create found an object of that name."""
 
 
 class NotFound(DependencyError):
@@ -60,15 +60,15 @@ class NotFound(DependencyError):
 
 
 class NotServed(DependencyError):
-    """The API server does not know the kind of the object."""
+    """The API server does not serve the kind of the object."""
 
 
 class Forbidden(DependencyError):
-    """The API server refuses the request: for want of a right, or by admission."""
+    """The API server denies the request because a permission is missing or admission rejects it."""
 
 
 class RayUnavailable(DependencyError):
-    """Serve's REST API did not answer."""
+    """Serve's REST API does not answer."""
 
 
 class ServeRefused(DependencyError):

@@ -1,4 +1,4 @@
-"""What the application needs of the world, as Protocols; contract tests hold every adapter to the same behaviour."""
+"""The ports of the application as Protocols. Contract tests check that all adapters behave alike."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from sundog_operator.core.observed import EdgeReport, ExposureLogResult, PrometheusResult, ServeState, WebhookResult
 
 Object = dict[str, Any]
-"""A Kubernetes object as plain JSON."""
+"""A Kubernetes object as JSON."""
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ref:
-    """Names one object; the namespace is empty for an object of the whole cluster."""
+    """The reference to one object. The namespace is empty for an object of the whole cluster."""
 
     kind: Kind
     namespace: str
@@ -91,14 +91,14 @@ class Ref:
 
 
 def ref_of(obj: Object) -> Ref:
-    """The reference of a stored object. Raises KeyError for a kind that is not in KINDS."""
+    """Return the reference to a stored object. Raises KeyError for a kind that is not in KINDS."""
     kind, meta = _BY_TYPE[obj["apiVersion"], obj["kind"]], obj["metadata"]
     return Ref(kind, meta["namespace"] if kind.namespaced else "", meta["name"])
 
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """A change of one object. `SYNCED` follows the initial list and carries no object."""
+    """A change of one object. `SYNCED` follows the initial list and has no object."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED"]
     object: Object
@@ -113,106 +113,106 @@ class Snapshot:
 
 
 class Kubernetes(Protocol):
-    """The API server: dictionaries in, dictionaries out.
+    """The API server. Objects are dictionaries.
 
-    Every method raises `errors.DependencyError` when the server cannot be reached, NotServed for a kind that the server does not know, and
-    the named subclasses below.
+    Every method raises `errors.DependencyError` when the server does not answer, NotServed for a kind that it does not serve, and the
+    subclasses that the methods name.
     """
 
     async def get(self, ref: Ref) -> Object | None:
-        """The stored object, or None where there is none."""
+        """Return the stored object; None where it does not exist."""
 
     async def labels(self, ref: Ref) -> Mapping[str, str] | None:
-        """The labels of the stored object, or None where there is none. Where objects are kept in memory, cheaper than `get`."""
+        """Return the stored object's labels; None where it does not exist. For objects in memory it is cheaper than `get`."""
 
     async def list(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
-        """All objects of a kind, by namespace (None: all) and equality of labels, ordered by namespace and name."""
+        """Return the objects of a kind with these labels in a namespace (None: all), ordered by namespace and name."""
 
     async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
-        """What a pure function makes of the stored object, or None where there is none.
+        """Return the result of a pure function of the stored object; None where the object does not exist.
 
-        Where objects are kept in memory it is computed once for each state of the object, and all who ask get the same: nobody may change
-        it. `of` is a function of its module, by which what it made is found again.
+        For objects in memory the result is computed once for each state of the object and shared, so callers must not change it. `of` must
+        be a module-level function, because it is part of the cache key.
         """
 
     async def views(
         self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
-        """Likewise of all objects of a kind, as `list` gives them."""
+        """Return the results of `view` for all objects that `list` returns."""
 
     def version(self, namespace: str) -> int | None:
-        """A number that is another one after each change of what is kept in memory of a namespace; None where not all of it is kept."""
+        """Return a number that differs after each change of a namespace's objects in memory; None where not all are in memory."""
 
     async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
-        """What a pure function makes of each object of a kind in all namespaces, in no order; read from the server, a page at a time.
+        """Return the results of a pure function of each object of a kind in all namespaces, in no order.
 
-        For kinds of which a cluster may have very many, most of them not ours.
+        It reads from the server, page by page. Use it for kinds of which a cluster may have very many, most of them foreign.
         """
 
     async def create(self, obj: Object) -> Object:
-        """Create. Raises AlreadyExists."""
+        """Create an object. Raises AlreadyExists."""
 
     async def apply(self, obj: Object) -> Object:
-        """Server-side apply with our field manager, forced. Creates where absent. Leaves `status` alone.
+        """Apply an object server-side with Sundog's field manager, forced. Create it where it does not exist. Ignore `status`.
 
-        An apply that changes nothing leaves resourceVersion and generation as they are. But a real server moves the
-        resourceVersion once with the first write after creation, when it stores the defaults that it only showed before.
+        An apply that changes nothing keeps resourceVersion and generation. But a real server changes the resourceVersion once: the first
+        write after the creation stores the defaults that the server only showed before.
         """
 
     async def replace(self, obj: Object) -> Object:
-        """Put a whole object in the place of the resourceVersion in its metadata. Leaves `status` alone.
+        """Replace the whole object with the resourceVersion in its metadata. Ignore `status`.
 
-        For an object whose list is written whole while others own parts of its items: read, change, replace. Raises
-        Conflict when it moved on, Conflict or NotFound when it is gone, ValueError without a resourceVersion.
+        Use it for a list that is written as a whole while others own parts of its items: read, change, replace. Raises Conflict when the
+        object has changed, Conflict or NotFound when it is deleted, and ValueError without a resourceVersion.
         """
 
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
-        """Replace `status` of exactly that resourceVersion. Raises Conflict when the object moved on, NotFound when it is gone."""
+        """Replace `status` of exactly that resourceVersion. Raises Conflict when the object has changed, NotFound when it is deleted."""
 
     async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
-        """Merge annotations (None removes one). For the CLI: the operator itself never calls it on a user's object."""
+        """Merge annotations; None removes one. Only the CLI calls it on a user's object, never the operator."""
 
     async def delete(self, ref: Ref, *, uid: str | None = None) -> None:
-        """Delete, with a uid only that very object (else Conflict). Gone already is success."""
+        """Delete an object. With a `uid`, raises Conflict for another object of that name. A missing object is a success."""
 
     def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
-        """ADDED for what exists, one SYNCED, then changes as they come; ends or raises DependencyError when the stream breaks."""
+        """Yield ADDED for each existing object, one SYNCED, then changes. Ends or raises DependencyError when the stream breaks."""
 
 
 class Serve(Protocol):
-    """Serve's REST API of one Ray cluster, by the base URL of its dashboard."""
+    """Serve's REST API of a RayCluster, by the base URL of its dashboard."""
 
     async def read(self, dashboard: str, namespace: str) -> ServeState:
-        """What is deployed on a cluster of that namespace, whose token counts. Raises RayUnavailable."""
+        """Return the state of Serve, with the token of the cluster's namespace. Raises RayUnavailable."""
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
-        """Replace the whole application list. Raises RayUnavailable, or ServeRefused when Serve rejects the document."""
+        """Replace the whole list of applications. Raises RayUnavailable, and ServeRefused when Serve rejects the document."""
 
 
 class Edges(Protocol):
     """The edges of a namespace."""
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
-        """One report per edge pod, in the order given. Never raises: an edge that is silent is a fact to report."""
+        """Return one report per edge pod, in the given order. Never raises: an edge that does not answer has a report too."""
 
     async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
-        """The same of one service alone, with what was counted in each block of time, and by unit if that is asked for."""
+        """Return the reports for one service, with its counts by time block, and with `by_unit` also by unit."""
 
 
 class Webhooks(Protocol):
-    """Addresses outside that manifests name."""
+    """Webhooks whose URLs manifests name."""
 
     def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> Coroutine[Any, Any, WebhookResult]:
-        """POST a JSON document once, and give what came of it within so many seconds. Never raises.
+        """POST a JSON document once, and return the result within the timeout. Never raises.
 
-        No redirect is followed, the body of the answer is not read, and TLS is verified.
+        It follows no redirect, does not read the response body, and verifies TLS.
         """
 
 
 class ExposureLogWriter(Protocol):
-    """Places outside that hold exposure logs of experiments."""
+    """Writes exposure logs of experiments to storage."""
 
     async def write(
         self,
@@ -224,27 +224,35 @@ class ExposureLogWriter(Protocol):
         *,
         final: bool,
     ) -> ExposureLogResult:
-        """Write what the edges among these pods keep of an Experiment into a folder, `plan.json` last. Never raises.
+        """Write an Experiment's exposures from the edges among these pods into a folder, `plan.json` last. Never raises.
 
-        `at` is the time of it. With `final` nothing may come while it is read. What a killed process has left there is replaced.
+        It replaces the files that a killed process left there.
+
+        Args:
+            experiment: the stored Experiment.
+            pods: the edge's pods.
+            place: URI of the folder.
+            form: file format.
+            at: time of the export.
+            final: whether no exposures may arrive during the export.
         """
 
 
 class Prometheus(Protocol):
-    """The Prometheus of the administrator."""
+    """The administrator's Prometheus."""
 
     def query(self, expression: str) -> Coroutine[Any, Any, PrometheusResult]:
-        """What an expression of PromQL gives now, without the time of asking. Never raises."""
+        """Return the current result of a PromQL expression, without its time. Never raises."""
 
 
 class Clock(Protocol):
-    """Time, so that tests can be hours ahead."""
+    """Time, which tests replace."""
 
     def now(self) -> datetime:
-        """The current instant, in UTC."""
+        """Return the current time in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that only ever grow, however the wall clock is set."""
+        """Return seconds that never decrease, independent of the wall clock."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for a number of seconds."""

@@ -64,7 +64,7 @@ async def rolled_out(receiver: Receiver) -> Cluster:
     await cluster.apply("file:///models/v2", rollout=rollout)
     for _ in range(200):
         await cluster.round()
-        if under_way := cluster.world.posts.under_way:
+        if under_way := cluster.world.webhook_requests.pending:
             await asyncio.wait(under_way, timeout=PATIENCE_S)
         receiver.confirms = bool(receiver.asked)
         if len(receiver.told) == 2:

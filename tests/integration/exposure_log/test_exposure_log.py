@@ -118,7 +118,7 @@ class Site:
                 yield
         finally:
             # What a process has under way ends with it.
-            for task in world.logs.under_way:
+            for task in world.exposure_log_requests.pending:
                 task.cancel()
 
     async def read(self) -> Object:

@@ -49,7 +49,7 @@ class Predictor:
     def predict(self, batch):
         {predict}
 """
-DIED = "the process of the replica died while it started"
+DIED = "the replica's process died during its start"
 AT_LOAD = {
     "segfault": ("ctypes.string_at(0)", "DeployFailed", DIED),
     # As the kernel does it where memory runs out.

@@ -112,7 +112,12 @@ async def test_an_event_is_told_once_and_decisions_are_counted(metrics: Operator
     clock: FakeClock = cluster.clock
     await cluster.apply()
     world = Dependencies(
-        cluster.kube, cluster.serve, cluster.edges, cluster.webhooks, clock, told=EventDeduplicator(metrics.told)
+        cluster.kube,
+        cluster.serve,
+        cluster.edges,
+        cluster.webhooks,
+        clock,
+        recent_events=EventDeduplicator(metrics.told),
     )
     told = [
         events.revision_promoted(2, 1, "digits-r2"),

@@ -1,4 +1,4 @@
-"""Whole rollouts that bake: stable keeps a small share after the last step, or after a shadow, and only then everything follows."""
+"""Whole rollouts that bake: stable keeps a small share after the last step or after a shadow, before the promotion."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ AFTER_COPIES: dict[str, Any] = {
 
 @pytest.fixture(params=[BY_HAND, AFTER_COPIES], ids=["canary", "shadow"])
 def way(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What leads to a bake."""
+    """The steps before a bake."""
     found: dict[str, Any] = request.param
     return found
 
@@ -47,7 +47,7 @@ async def started(
     numbers: Mapping[str, float] = MappingProxyType({}),
     **spec: Any,
 ) -> Cluster:
-    """A candidate is brought up beside a stable that is asked; `numbers` are what Prometheus gives."""
+    """Start a canary beside stable, with the Prometheus results in `numbers`."""
     cluster = Cluster(installation=installation)
     cluster.prometheus.numbers.update(numbers)
     cluster.edges.traffic = Traffic(1)
@@ -69,14 +69,14 @@ async def copies(cluster: Cluster) -> bool:
 
 
 async def compared(cluster: Cluster) -> None:
-    """Its copies have passed."""
+    """Return whether the copies have passed."""
     assert await cluster.go_on(2, lambda: copies(cluster))
     await tell(cluster, agree=900)
     assert await cluster.go_on(7, lambda: waits_for_promote(cluster)), await experiment(cluster)
 
 
 async def baking(rps: float = 100, rollout: dict[str, Any] = BY_HAND, **given: Any) -> Cluster:
-    """Revision 2 has all traffic but what stable keeps; `given` as to `started`."""
+    """Revision 2 has all traffic except the share that stable keeps; `given` as for `started`."""
     cluster = await started(rollout, rps, **given)
     copied = rollout.get("strategy") == "shadow"
     if copied:
@@ -91,7 +91,7 @@ async def baking(rps: float = 100, rollout: dict[str, Any] = BY_HAND, **given: A
 
 
 def shares(cluster: Cluster) -> list[int]:
-    """The candidate's weights at the edges, in order."""
+    """Return the canary's weights at the edges, in order."""
     seen = [weights.get(CANARY, 0) for weights in cluster.edges.weights_seen]
     return [weight for weight, before in zip(seen, [0, *seen], strict=False) if weight != before]
 
@@ -146,7 +146,7 @@ async def test_what_goes_wrong_late_is_rolled_back_at_once_to_a_stable_that_is_a
 
 
 async def test_where_load_grows_in_a_bake_stable_grows_with_the_candidate(way: dict[str, Any]) -> None:
-    """Of the share that it keeps it would not learn of that, and an abort would find it too small."""
+    """Stable's share is too small to show the load, and stable would be too small after an abort."""
     installation = parse_installation("runtimeImage: example.com/runtime:1", "test")
     cluster = await baking(0, way, installation=installation, autoscaling={"minReplicas": 2, "maxReplicas": 9})
     assert (await cluster.status())["stable"]["replicas"] == 2
@@ -176,7 +176,7 @@ async def test_what_goes_back_in_a_bake_finds_as_many_replicas_though_stable_lea
     assert await cluster.go_on(1, lambda: ended(cluster))
     await cluster.round()
     assert (await cluster.status())["retiring"] != []
-    # All edges send it everything by now, and Serve sees so.
+    # All edges now send it all traffic, and Serve counts that.
     serve.load(STABLE, 5)
     await cluster.go_on(2)
     assert (await cluster.status())["retiring"] == []
@@ -255,7 +255,7 @@ async def test_what_holds_a_rollout_holds_its_promotion_and_windows_no_time(
     await cluster.apply(V2, rollout={**way, **window}, replicas=3)
     assert await cluster.go_on(15, lambda: ended(cluster))
     assert (await experiment(cluster))["phase"] == "Concluded"
-    # Ten minutes and what the spec held; of a window its opening.
+    # Ten minutes and the content of the spec; for a window, its opening.
     assert 29 <= minutes(cluster, began) <= 31.5
 
 
@@ -342,7 +342,7 @@ async def test_an_outage_before_the_replicas_of_a_bake_are_there_hides_no_harm_i
 
 
 class Died(Exception):
-    """The operator did."""
+    """The operator crashed."""
 
 
 @pytest.mark.extended

@@ -1,4 +1,4 @@
-"""The running loop: watches wake keys, workers reconcile, no key's error reaches another."""
+"""The running control loop: watches enqueue keys, workers reconcile them, and an error of one key affects no other."""
 
 import asyncio
 import logging
@@ -94,14 +94,14 @@ async def test_what_the_api_server_finds_wrong_is_told_in_its_words_and_is_no_pa
         raise Invalid("ConfigMap vision/sundog-edge", ["data: Too long"])
 
     monkeypatch.setattr(controller, "RECONCILERS", {"edge": reconcile})
-    assert await operator._pass(edge_key(NAMESPACE)) == "error"
+    assert await operator._reconcile(edge_key(NAMESPACE)) == "error"
     (told,) = caplog.messages
     assert "ConfigMap vision/sundog-edge is invalid: data: Too long" in told
 
 
 @pytest.mark.parametrize("again_s", [5.0, 15.0, 30.0])
 def test_those_of_a_namespace_look_again_together(again_s: float) -> None:
-    # Half a millisecond inside of a period, so that no rounding decides.
+    # Half a millisecond inside of a period, so that rounding does not decide.
     first = 1000.0 + controller.aligned_delay_s(MODEL, again_s, 1000.0) + 0.0005
     for now in (first, first + 0.3 * again_s, first + 0.99 * again_s):
         for key in (MODEL, OTHER):

@@ -1,4 +1,4 @@
-"""What people and accidents do to stored objects: traffic must go on, and nothing may be promoted that was not meant to be."""
+"""Damage to stored objects by users and accidents: traffic must go on, and no revision may be promoted by mistake."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ REFUSED = {"autoscaling": {"maxReplicas": 3}}
 
 
 async def canary(**spec: object) -> Cluster:
-    """r1 with 75 %, r2 with 25 %."""
+    """Revision 1 with 75 %, revision 2 with 25 %."""
     cluster = Cluster()
     await cluster.apply("file:///models/v1", **spec)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -90,7 +90,7 @@ async def test_a_namesake_made_anew_is_not_what_the_split_still_tells_of_the_one
     (service,) = (each for each in cluster.edges.in_force()[0]["services"] if each["name"] == NAME)
     assert [(arm["name"], arm["revision"]) for arm in service["arms"]] == [("stable", 1)]
     for _ in range(3):
-        # The operator comes back, and is here before it is at the edge.
+        # The operator comes back, and has not read the edge yet.
         await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
     status = await cluster.status()
     assert status.get("stable") is None, "it was never ready"
@@ -118,7 +118,7 @@ async def test_a_lost_status_under_a_refused_spec_loses_nothing() -> None:
 
 
 async def test_a_lost_status_under_a_refused_spec_loses_no_replicas() -> None:
-    """How many there are to be stood in both: what serves tells it alone."""
+    """The number of replicas was in the lost status and in the replaced spec, so only Serve has it."""
     cluster = await canary(replicas=4)
     await cluster.apply("file:///models/v2", **REFUSED)
     assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (4, 1)

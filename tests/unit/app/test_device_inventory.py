@@ -1,4 +1,4 @@
-"""How often the nodes and pods of a cluster are listed, however many ModelDeployments wait for their devices."""
+"""How often the operator lists a cluster's nodes and pods, for any number of waiting ModelDeployments."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ def pod(devices: int, **labels: str) -> dict[str, Any]:
 
 
 class Memory:
-    """What the operator keeps in memory: its own pods."""
+    """The operator's memory: its own pods."""
 
     def __init__(self) -> None:
         self.pods: list[dict[str, Any]] = []
@@ -36,7 +36,7 @@ class Memory:
 
 
 class Server:
-    """One node, a pod of Sundog's and one of somebody else. It counts its lists, and answers after giving way to other tasks."""
+    """One node, a pod of Sundog's and a foreign one. It counts its lists, and answers after other tasks ran."""
 
     def __init__(self) -> None:
         self.lists: Counter[str] = Counter()
@@ -52,7 +52,7 @@ class Server:
 
 
 class Clock:
-    """One that a test moves."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.at = 0.0
@@ -73,7 +73,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The CPU time of the thread: each look takes `cost` of it."""
+    """The CPU time of the thread: each refresh takes `cost` of it."""
     told = SimpleNamespace(at=0.0, cost=0.0)
 
     def thread_time() -> float:
@@ -85,11 +85,11 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 async def look(devices: DeviceInventory, server: Server, clock: Clock, memory: Memory | None = None) -> Any:
-    return await devices.look(server, memory or Memory(), clock)  # type: ignore[arg-type]
+    return await devices.read(server, memory or Memory(), clock)  # type: ignore[arg-type]
 
 
 async def wait(server: Server, clock: Clock, seconds: int, deployments: int = 100) -> None:
-    """Let so many ModelDeployments look, each five times a second."""
+    """Let a number of ModelDeployments read the inventory, each five times a second."""
     devices = DeviceInventory()
     for tick in range(seconds * 5):
         clock.at = tick / 5

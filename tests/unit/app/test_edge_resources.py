@@ -1,4 +1,4 @@
-"""The edge of a namespace in a cluster: what is made in which order, what is left alone, and what is said of it."""
+"""The edge of a namespace in a cluster: the order of its creation, foreign objects, and the messages about it."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ ENDPOINT = {"auth": {"apiKeys": {"secretName": "keys"}}}
 
 @pytest.fixture
 async def cluster() -> Cluster:
-    """ModelDeployments whose document is in the ConfigMap as local mode makes it, then seen as an installation in a cluster."""
+    """ModelDeployments whose ConfigMap comes from local mode, then in an installation in a cluster."""
     cluster = Cluster()
     await cluster.apply(endpoint=ENDPOINT)
     await cluster.kube.apply(model_deployment(name="other"))
@@ -269,7 +269,7 @@ ROUTE = Ref(HTTP_ROUTE, NAMESPACE, NAME)
 
 
 async def routed(cluster: Cluster, **endpoint: Any) -> Object:
-    """Its route, after one pass with that endpoint."""
+    """Return the route after one pass with that endpoint."""
     await cluster.apply(endpoint={**GATEWAY, **endpoint})
     await reconcile(cluster)
     stored = await cluster.kube.get(ROUTE)
@@ -278,7 +278,7 @@ async def routed(cluster: Cluster, **endpoint: Any) -> Object:
 
 
 async def answered(cluster: Cluster, status: str, reason: str = "Fine") -> None:
-    """What a Gateway's controller would write."""
+    """The status that a Gateway's controller would write."""
     stored = await cluster.kube.get(ROUTE)
     assert stored is not None
     meta = stored["metadata"]

@@ -1,4 +1,4 @@
-"""The store of a namespace's edges comes with the first Experiment that has metrics of outcomes, and goes with the last."""
+"""The store of a namespace's edges exists from the first Experiment with outcome metrics until the last one."""
 
 import base64
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ EXPERIMENT_REF = Ref(EXPERIMENT, NAMESPACE, "wide-or-narrow")
 
 @pytest.fixture
 async def cluster() -> Cluster:
-    """ModelDeployments with an edge, as an installation in a cluster makes it."""
+    """ModelDeployments with an edge in an installation in a cluster."""
     cluster = Cluster()
     await cluster.apply()
     await cluster.kube.apply(model_deployment(name="other"))
@@ -204,7 +204,7 @@ async def test_what_is_somebody_elses_is_never_touched_and_keeps_no_edge_from_se
     assert installation is not None
     assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) == (
         "NotOwned",
-        f"{kind.kind} sundog-edge-store: exists and was not made by Sundog; it is left alone",
+        f"{kind.kind} sundog-edge-store: exists and was not made by Sundog; rename or delete it",
     )
     await cluster.kube.delete(EXPERIMENT_REF)
     await reconcile(cluster)
@@ -231,12 +231,12 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
     told = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
-    assert told == ("SecretNotFound", "Secret redis, of the store of outcomes, does not exist")
+    assert told == ("SecretNotFound", "Secret redis of the outcome store: does not exist; create it")
     await put_secret(cluster, "redis", user="u")
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
     told = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
-    assert told == ("SecretIncomplete", "Secret redis, of the store of outcomes, has no key password")
+    assert told == ("SecretIncomplete", "Secret redis of the outcome store: has no key password; add it")
     await put_secret(cluster, "redis", password="p")
     await reconcile(cluster)
     assert await takes_feedback(cluster)
@@ -285,7 +285,7 @@ async def test_an_experiment_says_why_no_outcome_is_kept(cluster: Cluster) -> No
         (found,) = [each for each in obj["status"]["conditions"] if each["type"] == "DataQuality"]
         return found["status"], found["reason"], found["message"]
 
-    whose = "Service sundog-edge-store: exists and was not made by Sundog; it is left alone"
+    whose = "Service sundog-edge-store: exists and was not made by Sundog; rename or delete it"
     assert await told() == ("False", "NotOwned", f"no outcome is kept: {whose}")
     await cluster.kube.delete(Ref(SERVICE, NAMESPACE, names.EDGE_STORE))
     assert (await told())[:2] == ("Unknown", "NotEvaluated")

@@ -1,4 +1,4 @@
-"""Events are told once, fit into what the API server takes, and hold nothing up."""
+"""Events are written once, fit the API server's limits, and block nothing."""
 
 import dataclasses
 import functools
@@ -41,8 +41,8 @@ async def test_an_event_is_written_once_and_asked_for_once(cluster: Cluster) -> 
     assert [event["reason"] for event in await told(cluster)] == ["Promoted"]
     await record_events(cluster.world, deployment, [PROMOTED, events.revision_promoted(3, 2, "digits-r3")])
     assert len(cluster.kube.writes) == asked + 1
-    # Another process, or the same one long after: the name of the event says that it was told.
-    world = dataclasses.replace(cluster.world, told=EventDeduplicator())
+    # Another process, or this one much later: the event's name shows that it was written.
+    world = dataclasses.replace(cluster.world, recent_events=EventDeduplicator())
     await record_events(world, deployment, [PROMOTED])
     assert len(await told(cluster)) == 2
 

@@ -1,4 +1,4 @@
-"""Whole rollouts that are decided by what edges count: through planner, statuses, split document and traffic, in a world in memory."""
+"""Whole rollouts that the edges' counts decide: through planner, statuses, split document and traffic, in memory."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ SHORT = {"steps": [{"weight": 25, "maxDuration": "6m"}]}
 async def served(
     rps: float, rollout: Object, candidate: Answers = FINE, seed: int = 1, users: Users | None = None
 ) -> Cluster:
-    """Revision 1 has served for some minutes, and revision 2 has just been asked for."""
+    """Revision 1 has served for some minutes, and revision 2 was just applied."""
     cluster = Cluster()
     cluster.edges.traffic = Traffic(seed)
     cluster.edges.traffic.rps = {NAME: rps}
@@ -76,7 +76,7 @@ def condition(status: dict[str, Any], type_: str) -> tuple[str, str]:
 
 
 def shares(cluster: Cluster) -> list[int]:
-    """The candidate's weights at the edges, in order."""
+    """Return the canary's weights at the edges, in order."""
     seen = [weights.get(CANARY, 0) for weights in cluster.edges.weights_seen]
     return [weight for weight, before in zip(seen, [0, *seen], strict=False) if weight != before]
 
@@ -86,7 +86,7 @@ def writes(cluster: Cluster) -> Counter[str]:
 
 
 async def counted(cluster: Cluster, name: str = CANARY) -> Counter[tuple[int, str]]:
-    """What is stored of a rollout's requests, by epoch and arm."""
+    """Return the stored requests of a rollout, by epoch and arm."""
     stored = await cluster.experiment(name)
     tallies, found = Counters.unpack(stored["status"]["tallies"], stored["metadata"]["uid"]), Counter[tuple[int, str]]()
     for rows in tallies.sources.values():
@@ -96,7 +96,7 @@ async def counted(cluster: Cluster, name: str = CANARY) -> Counter[tuple[int, st
 
 
 async def came(cluster: Cluster, name: str = CANARY) -> Counter[tuple[int, str]]:
-    """What came of a rollout's requests, by epoch and arm."""
+    """Return the results of a rollout's requests, by epoch and arm."""
     uid = (await cluster.experiment(name))["metadata"]["uid"]
     assigned = cluster.edges.traffic.assigned
     return Counter({(at.epoch, at.arm): n for at, n in assigned.items() if at.attempt == uid and n})
@@ -138,7 +138,7 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     assert {told[each["name"]]["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
     before_events = [each.get("upper", math.inf) for point in history for each in point.get("metrics", ())]
     assert told["errorRate"]["upper"] < max(before_events)
-    # About one write a minute for what is told, and some for each step.
+    # About one write a minute for the status, and some for each step.
     after = writes(cluster)
     for kind in ("Experiment", "ModelDeployment"):
         assert after[kind] - before[kind] <= minutes + 12 * len(weights), kind
@@ -188,7 +188,7 @@ async def test_a_bad_revision_is_rolled_back_by_name(candidate: Answers, metric:
 
 
 SEVERAL = {"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP50"}, {"metric": "latencyP99"}]}
-"""Of a candidate that is like stable both pass; each of them is harmed by a candidate that leaves the other as it is."""
+"""A canary like stable passes both; each guardrail detects a canary that leaves the other unchanged."""
 
 
 @pytest.mark.extended
@@ -201,7 +201,7 @@ async def test_a_good_revision_is_promoted_by_two_latencies_each_with_its_own_ti
     assert {name: each["verdict"] for name, each in told.items()} == dict.fromkeys(
         ("errorRate", "latencyP50", "latencyP99"), "Passed"
     )
-    # By their own times about a half, and a hundredth, of what came took long.
+    # Half of the responses are slower than one, and a hundredth slower than the other.
     assert told["latencyP50"]["events"][0] > 20 * told["latencyP99"]["events"][0] > 0
     half, slowest = (each for each in status["plan"]["guardrails"] if "latency" in each["metric"])
     assert half["thresholdMicroseconds"] * 2 < slowest["thresholdMicroseconds"]
@@ -232,7 +232,7 @@ async def test_a_revision_that_is_slow_by_one_of_two_latencies_is_rolled_back_by
 
 @pytest.mark.extended
 async def test_a_rollout_of_two_latencies_waits_for_an_edge_that_counts_by_one() -> None:
-    """As it is while edges are updated after the operator: such an edge ignores what it does not know of its document."""
+    """An edge that is older than the operator: it ignores unknown fields of the document."""
     third = "digits-r3"
     cluster = await served(100, SHORT)
     cluster.edges.of_one_latency.add("sundog-edge-0")
@@ -271,7 +271,7 @@ async def test_without_any_traffic_nothing_is_promoted() -> None:
 
 
 async def test_little_traffic_is_not_called_none() -> None:
-    """Too few answers to know a quantile by: nothing is weighed yet, but `onNoData` has no say in it."""
+    """Too few responses for a quantile: nothing is evaluated yet, but `onNoData` does not apply."""
     cluster = await served(0.05, {**SHORT, "onNoData": "promote"})
     assert await cluster.go_on(8, lambda: decided(cluster))
     status = await experiment(cluster)
@@ -325,7 +325,7 @@ async def test_an_outage_of_both_arms_is_not_held_against_the_candidate() -> Non
 
 
 async def test_both_arms_above_the_ceiling_pause_a_rollout_from_its_first_minute_on() -> None:
-    """Of stable nothing is known from before: it was asked for less than a minute."""
+    """Stable has no data from before: it was applied less than a minute ago."""
     cluster = await served(100, {**SHORT, "guardrails": [{"metric": "errorRate", "max": "2%"}]}, Answers(errors=0.3))
     cluster.edges.traffic.answers = {STABLE: Answers(errors=0.3), CANARY: Answers(errors=0.3)}
     await cluster.go_on(3)
@@ -335,7 +335,7 @@ async def test_both_arms_above_the_ceiling_pause_a_rollout_from_its_first_minute
 
 
 class Died(Exception):
-    """The operator did."""
+    """The operator crashed."""
 
 
 @pytest.mark.extended
@@ -459,7 +459,7 @@ async def warm(cluster: Cluster) -> bool:
 async def test_what_follows_on_a_step_that_evidence_does_not_decide(
     policies: Object, rps: float, phase: str, reason: str
 ) -> None:
-    # Rejections need no quantile of stable's, which a few requests do not give.
+    # Rejections need no quantile of stable, which a few requests cannot give.
     rollout = {**SHORT, **policies, "guardrails": [{"metric": "errorRate", "floor": "0.1%"}], "warmup": {"requests": 0}}
     cluster = await served(rps, rollout)
     began = cluster.clock.now()
@@ -544,7 +544,7 @@ BY_USER = {"steps": [{"weight": 25}, {"weight": 50}], "unit": {"header": "x-user
 
 
 async def asked_by(users: Users, candidate: Answers, rps: float = 60, rollout: Object = BY_USER) -> Cluster:
-    """As `served`, by users who come back."""
+    """Like `served`, with returning users."""
     cluster = await served(rps, rollout, candidate, users=users)
     assert (await experiment(cluster))["plan"]["unit"] == {"kind": "header", "name": "x-user-id"}
     return cluster
@@ -575,7 +575,7 @@ async def test_a_revision_that_fails_more_users_is_rolled_back() -> None:
 @pytest.mark.extended
 @pytest.mark.parametrize("salt", ["a", "b", "c"])
 async def test_users_who_ask_or_fail_more_than_others_are_not_held_against_the_candidate(salt: str) -> None:
-    """Five of a hundred users have nearly all errors, and the first one a fifth of all requests."""
+    """Five of a hundred users have nearly all errors, and the first user a fifth of all requests."""
     users = Users(100, zipf=1.0, failing=dict.fromkeys((0, 3, 9, 30, 80), 0.3))
     cluster = await asked_by(users, FINE, rollout={**BY_USER, "unit": {"header": "x-user-id", "salt": salt}})
     await cluster.go_on(15, lambda: ended(cluster), seconds=30)
@@ -586,7 +586,7 @@ async def test_users_who_ask_or_fail_more_than_others_are_not_held_against_the_c
 
 @pytest.mark.extended
 async def test_one_user_whose_every_request_fails_makes_no_dead_candidate() -> None:
-    """He makes most of the candidate's requests, once he is the candidate's."""
+    """That user makes most of the canary's requests once assigned to the canary."""
     users = Users(60, zipf=2.0, failing={0: 1.0})
     salt = next(salt for salt in map(str, itertools.count()) if assignment.bucket_of_unit(salt, users.name(0)) < 2500)
     cluster = await asked_by(users, FINE, rollout={**BY_USER, "unit": {"header": "x-user-id", "salt": salt}})
@@ -619,7 +619,7 @@ async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
 
 @pytest.mark.extended
 async def test_what_an_earlier_service_of_the_name_was_like_says_nothing_of_this_one() -> None:
-    """The edges outlive it, for others are served by them."""
+    """The edges stay, because they serve other services."""
     cluster = Cluster()
     cluster.edges.traffic = Traffic(1)
     cluster.edges.traffic.rps = {NAME: 100}

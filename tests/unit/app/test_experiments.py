@@ -1,4 +1,4 @@
-"""Experiments of users, whole: through planner, statuses, split document and traffic, in a world in memory."""
+"""Whole Experiments of users: through planner, statuses, split document and traffic, in memory."""
 
 import functools
 from collections import Counter
@@ -77,7 +77,7 @@ def weights(told: Json) -> dict[str, float]:
 
 
 async def settled(cluster: Cluster) -> bool:
-    """Whether nothing of an experiment is left on the ModelDeployment."""
+    """Return whether no part of an Experiment is left on the ModelDeployment."""
     told = await cluster.status()
     return not told["retiring"] and not told["experiment"] and "arms" not in told
 
@@ -157,7 +157,7 @@ async def test_an_event_is_told_though_somebody_else_wrote_the_deployment_meanwh
     refused: list[str] = []
 
     def fault(verb: str, ref: Ref) -> Exception | None:
-        """An autoscaler writes while the pass goes on by which the experiment runs."""
+        """An autoscaler writes during the pass that starts the Experiment."""
         stored = cluster.kube.store.get(Ref(EXPERIMENT, NAMESPACE, WIDE)) or {}
         if ref.kind != MODEL_DEPLOYMENT or verb != "status" or refused:
             return None
@@ -255,7 +255,7 @@ async def test_an_arm_that_changes_nothing_has_a_revision_and_replicas_of_its_ow
     assert len({str(each["data"]["content"]) for each in stored}) == 1
     assert cluster.serve.running("digits-r2") == cluster.serve.running("digits-r3") == 2
     await cluster.settle(20)
-    # The spec still stands for revision 1, although others have its content.
+    # The spec still stands for revision 1, although other revisions have its content.
     assert await cluster.condition("Promoted") == ("True", "Promoted")
     assert (await cluster.status())["stable"]["revision"] == 1
 
@@ -287,7 +287,7 @@ async def test_a_deleted_experiment_gives_all_traffic_back() -> None:
     await cluster.until(functools.partial(settled, cluster))
     assert await cluster.weights() == {1: 100}
     assert cluster.serve.running("digits-r2") == 0
-    # Replicas went only once no edge sent them anything.
+    # Replicas stopped only after no edge sent them requests.
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")
 
 
@@ -402,7 +402,7 @@ async def test_one_with_a_refused_spec_that_is_stopped_never_begins() -> None:
 
 
 def configs(cluster: Cluster) -> dict[str, Json]:
-    """What the replicas of each revision are configured with."""
+    """Return the `userConfig` of each revision's replicas."""
     applications = cluster.serve.puts[-1]["applications"]
     return {app["name"]: app["deployments"][0]["user_config"]["userConfig"] for app in applications}
 
@@ -493,7 +493,7 @@ async def test_one_without_its_model_deployment_says_so_and_begins_when_there_is
     await cluster.settle(2)
     told = await status(cluster)
     assert condition(told, "Ready") == ("False", "ModelDeploymentNotFound")
-    assert "there is no ModelDeployment digits in namespace vision" in told["conditions"][0]["message"]
+    assert "spec.modelDeployment: no ModelDeployment digits in namespace vision" in told["conditions"][0]["message"]
     await cluster.apply()
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
@@ -532,7 +532,7 @@ async def test_a_salt_of_a_rollout_and_an_experiment_is_told_of_both_as_long_as_
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     assert condition(await status(cluster), "SpecAccepted") == ("True", "SaltReused")
     assert await cluster.condition("SpecAccepted") == ("True", "SaltReused")
-    assert f"is that of Experiment {WIDE}: " in await said_of_spec(cluster, NAME)
+    assert f"Experiment {WIDE} has the same salt" in await said_of_spec(cluster, NAME)
     await cluster.apply(rollout={"unit": {"header": "x-user-id", "salt": "autumn"}})
     await cluster.settle(2)
     assert condition(await status(cluster), "SpecAccepted") == ("True", "Accepted")
@@ -547,8 +547,8 @@ async def test_a_salt_of_two_rollouts_is_told_of_both_and_goes_with_one_of_them(
     await cluster.until(functools.partial(cluster.serves, 1))
     await cluster.settle(5)
     assert await cluster.condition("SpecAccepted") == await cluster.condition("SpecAccepted", "letters")
-    assert "is that of ModelDeployment letters: " in await said_of_spec(cluster, NAME)
-    assert "is that of ModelDeployment digits: " in await said_of_spec(cluster, "letters")
+    assert "ModelDeployment letters has the same salt" in await said_of_spec(cluster, NAME)
+    assert "ModelDeployment digits has the same salt" in await said_of_spec(cluster, "letters")
     assert await cluster.condition("Ready") == ("True", "Serving")
     assert await cluster.condition("Stalled") == ("Absent", "")
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "letters"))
@@ -557,7 +557,7 @@ async def test_a_salt_of_two_rollouts_is_told_of_both_and_goes_with_one_of_them(
 
 
 async def said_of_spec(cluster: Cluster, name: str) -> str:
-    """Reason and message of a ModelDeployment that has the salt of another."""
+    """Return reason and message of a ModelDeployment with another's salt."""
     (said,) = (each for each in (await cluster.status(name))["conditions"] if each["type"] == "SpecAccepted")
     assert (said["status"], said["reason"]) == ("True", "SaltReused")
     return str(said["message"])
@@ -579,7 +579,7 @@ MOSTLY_WIDE: Json = {"exposure": "100%", "weights": {"control": 10, "wide": 90}}
 
 
 async def scaled(**spec: Any) -> tuple[Cluster, FakeServe]:
-    """An experiment runs where Serve finds that all traffic needs ten replicas."""
+    """An Experiment runs while Serve needs ten replicas for all traffic."""
     cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
     await cluster.apply(autoscaling=BY_LOAD)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -592,7 +592,7 @@ async def scaled(**spec: Any) -> tuple[Cluster, FakeServe]:
 
 
 async def sizes(cluster: Cluster) -> list[int]:
-    """Replicas that stable and the arms are to have."""
+    """Return the wanted replicas of stable and the arms."""
     told = await cluster.status()
     return [each["replicas"] for each in (told["stable"], *told["arms"])]
 
@@ -609,7 +609,7 @@ async def test_with_autoscaling_stable_stays_as_large_as_all_traffic_needs_until
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
     await cluster.round()
     assert (await cluster.status())["retiring"] != []
-    # All edges send it everything by now, and Serve sees so.
+    # All edges now send it all traffic, and Serve counts that.
     serve.load("digits-r1", 10)
     await cluster.until(functools.partial(settled, cluster))
     await cluster.settle(5)

@@ -1,4 +1,4 @@
-"""Experiments of users beside all else that becomes of their ModelDeployment: rollouts, edits, and what was lost."""
+"""Experiments of users together with rollouts and edits of their ModelDeployment, and after lost data."""
 
 import functools
 import itertools
@@ -49,7 +49,7 @@ async def in_phase(cluster: Cluster, *wanted: str) -> bool:
 
 
 async def wipe(cluster: Cluster) -> None:
-    """The status of the ModelDeployment is lost, as by a restore from a backup."""
+    """The ModelDeployment's status is lost, for example by a restore from a backup."""
     ref, stored = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), await cluster.get()
     await cluster.kube.patch_status(ref, {}, resource_version=stored["metadata"]["resourceVersion"])
 
@@ -71,7 +71,7 @@ async def test_one_that_waits_takes_no_units_from_the_rollout_that_it_waits_for(
 
 
 async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -> None:
-    """Its counters at the edges are those of its plan: another plan under the same name would take them for its own."""
+    """The counters at the edges belong to this plan: another plan with the same name would count them as its own."""
     cluster = await serving(rollout={"strategy": "recreate"})
     await cluster.kube.apply(experiment())
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
@@ -88,7 +88,7 @@ async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -
 
 
 async def test_another_model_deployment_of_the_same_name_takes_none_over() -> None:
-    """Its revisions begin at 1 again, and are others."""
+    """Its revisions begin at 1 again, and differ."""
     cluster = await serving()
     await cluster.kube.apply(experiment())
     await cluster.until(functools.partial(in_phase, cluster, "Running"))

@@ -1,4 +1,4 @@
-"""Steps that send requests to a candidate by their headers, in a world in memory."""
+"""Steps that send requests to a canary by header, in memory."""
 
 import functools
 from typing import Any
@@ -21,7 +21,7 @@ STEPS: list[dict[str, Any]] = [
 
 
 async def begun(steps: list[dict[str, Any]] = STEPS, **rollout: Any) -> Cluster:
-    """A rollout of revision 2 that was begun."""
+    """A running rollout of revision 2."""
     cluster = Cluster()
     spec = {"steps": steps, **rollout}
     await cluster.apply(rollout=spec)
@@ -42,7 +42,7 @@ async def at_step(cluster: Cluster, index: int) -> bool:
 
 
 def match(cluster: Cluster) -> dict[str, Any] | None:
-    """What edges look for."""
+    """Return the headers that edges match."""
     (document,) = cluster.edges.in_force()
     return next(each for each in document["services"] if each["name"] == NAME).get("match")
 
@@ -110,7 +110,7 @@ async def test_an_edge_of_before_there_were_headers_lets_the_step_wait_and_says_
     assert (await status_of(cluster))["step"]["index"] == 1
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
     told = next(c for c in (await cluster.status())["conditions"] if c["type"] == "TrafficSynced")["message"]
-    assert "sundog-edge-0 does not send requests by x-canary and x-team to canary" in told
+    assert "sundog-edge-0 does not send requests with x-canary and x-team to canary" in told
     monkeypatch.setattr(cluster.edges, "count", count)
     await cluster.until(functools.partial(at_step, cluster, 2))
 

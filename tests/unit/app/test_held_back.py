@@ -1,4 +1,4 @@
-"""What was aborted or rolled back stays held back, whatever is rolled out, or back, beside it."""
+"""A revision that was aborted or rolled back stays held back during other rollouts and rollbacks."""
 
 import functools
 from typing import Any
@@ -20,7 +20,7 @@ async def rolled_out(cluster: Cluster, number: int, rollout: dict[str, Any]) -> 
 
 
 async def aborted(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
-    """A candidate that had traffic, and has none any more."""
+    """A canary that had traffic, and has none any more."""
     await cluster.apply(MODEL.format(number), rollout=rollout)
     await cluster.until(functools.partial(cluster.at_weight, number, 25))
     await cluster.command(f"abort revision={number} id=abort-{number}")
@@ -43,13 +43,13 @@ async def held(cluster: Cluster) -> list[int]:
 
 
 async def stalled(cluster: Cluster) -> tuple[str, str, str]:
-    """Status, reason and message of the condition, which is absent where nothing is stalled."""
+    """Return status, reason and message of the condition; it is absent where nothing is stalled."""
     found = [each for each in (await cluster.status())["conditions"] if each["type"] == "Stalled"]
     return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
 
 
 async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
-    """The weights that were seen, each once in a row."""
+    """Return the observed weights, without repetitions."""
     seen: list[dict[int, int]] = []
     for _ in range(looks):
         await cluster.settle(5)

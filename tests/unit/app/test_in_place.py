@@ -1,4 +1,4 @@
-"""Rollouts whose candidate takes its replicas from stable, in a world in memory with as many devices as the service needs."""
+"""Rollouts whose canary takes its replicas from stable, in memory, with exactly as many devices as the service needs."""
 
 import asyncio
 import functools
@@ -22,13 +22,13 @@ HALF = {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "inPlace"}
 
 
 class Watch:
-    """Looks at what both revisions have, after every pass of the reconciler.
+    """Records the replicas of both revisions after every pass of the reconciler.
 
     Attributes:
         needed: replicas for all of the traffic.
-        least: of stable and of the candidate, the fewest ready ones beyond what their traffic needs; below 0 is lacking.
-        most: replicas that both were to have together.
-        weights: those of the candidate with traffic, in the order that edges had them.
+        least: smallest number of ready replicas of stable and of the canary beyond the need of their traffic; below 0 some are missing.
+        most: largest number of replicas that both should have together.
+        weights: the canary's weights with traffic, in the order in which edges applied them.
     """
 
     def __init__(self, cluster: Cluster, needed: int) -> None:
@@ -123,7 +123,7 @@ async def test_a_canary_goes_up_replica_by_replica_within_what_there_is() -> Non
 
 
 async def test_what_surge_needs_is_not_asked_for() -> None:
-    """The same devices, beside stable: nothing comes up, and the deadline ends it."""
+    """The same devices, beside stable: no replica starts, and the deadline ends the rollout."""
     cluster, _ = await begun(4, {**HALF, "capacity": "surge", "progressDeadline": "1m"})
     await cluster.settle(90)
     assert await cluster.weights() == {1: 100}
@@ -230,7 +230,7 @@ async def test_where_stable_does_not_come_back_all_traffic_goes_to_it_in_the_end
     cluster, watch = await begun(4, {**HALF, "progressDeadline": "2m"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 50))
     await cluster.settle(10)
-    cluster.serve.devices = 2  # somebody else has what becomes free
+    cluster.serve.devices = 2  # another pod takes the freed device
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(60)
     assert await cluster.weights() == {1: 75, 2: 25}
@@ -335,7 +335,7 @@ async def test_stable_gives_none_away_while_it_lacks_one_of_its_own() -> None:
 
 
 async def test_a_replica_of_stable_whose_place_the_candidate_has_got_holds_nothing_up() -> None:
-    """What waited longest for a device need not get the first one that is free."""
+    """The pod that waited longest need not get the first free device."""
     cluster, watch = await begun(4, HALF)
     cluster.serve.devices = 3
     cluster.serve.lose_one("digits-r1")
@@ -530,7 +530,7 @@ async def play(cluster: Cluster, events: list[tuple[str, int]]) -> None:
 
 
 def befall(cluster: Cluster, what: str, value: int) -> None:
-    """What happens to a world by itself."""
+    """Let the cluster change without the operator."""
     match what:
         case "start":
             cluster.serve.later_s = value
@@ -548,7 +548,7 @@ def befall(cluster: Cluster, what: str, value: int) -> None:
 
 
 async def end_on_stable(cluster: Cluster, needed: int) -> None:
-    """Abort what is under way, and see that all of it ends where it should."""
+    """Abort the rollout, and check that everything ends in the right state."""
     await cluster.command("abort revision=2 id=z")
     for _ in range(1200):
         stable = ((await cluster.status()).get("stable") or {}).get("revision")

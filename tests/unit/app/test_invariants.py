@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from bucket_ranges import is_partition
 from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from doubles.crashes import Died, assert_same_end_after_any
 from profiles import examples
 from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core.edge.buckets import is_partition
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Ref
@@ -45,7 +45,7 @@ VERBS = ("promote", "skip", "pause", "resume", "abort", "retry", "rollback", "st
 
 @dataclass
 class Watcher:
-    """Looks at the world after every pass and remembers what must not be taken back."""
+    """Reads the state after every pass, and remembers what must not be undone."""
 
     cluster: Cluster
     ever_ready: set[str] = field(default_factory=set)
@@ -83,7 +83,7 @@ class Watcher:
             status = stored.get("status") or {}
             ModelDeploymentStatus.from_json(status)
             assert status.get("observedGeneration", -1) <= stored["metadata"]["generation"]  # I9
-            # A condition that was absent meanwhile, or a status that was lost, has nothing to compare with.
+            # A condition that was absent in between, or a lost status, has nothing to compare with.
             since = {condition["type"]: condition["lastTransitionTime"] for condition in status.get("conditions", ())}
             assert all(at >= self.transitions.get(type_, "") for type_, at in since.items())
             self.transitions = since
@@ -94,7 +94,7 @@ class Watcher:
             own = told.plan.comparison is not None
             assert not own or is_partition([interval for arm in told.arms for interval in arm.ranges])
             running += [stored["metadata"]["name"]] if own and told.phase == "Running" else []
-        # One that was let go of in a lost status is told so at the next pass.
+        # A revision that was released in a lost status is reported at the next pass.
         assert len(running) <= 1
 
     def _deployed_covers_traffic(self) -> None:
@@ -109,7 +109,7 @@ class Watcher:
 
 
 def chosen(service: dict[str, Any]) -> set[str | None]:
-    """The arms that requests get by what they have in them."""
+    """Return the arms that headers and overrides choose."""
     return {service.get("match", {}).get("arm"), *(each["arm"] for each in service.get("overrides", ()))}
 
 
@@ -148,7 +148,7 @@ actions = st.one_of(
 
 
 class History:
-    """Plays actions on a world."""
+    """Applies actions to a cluster."""
 
     def __init__(self) -> None:
         self.cluster = Cluster()
@@ -210,7 +210,7 @@ class History:
             try:
                 await self.cluster.round(seconds)
             except Died:
-                # What the pass acted on before it died, the clock may take back from the stand-in for Serve.
+                # After the pass has died, the clock may undo its effect on the stand-in for Serve.
                 self.watcher.note_running()
                 self.cluster.clock.advance(seconds)
 
@@ -249,7 +249,7 @@ class History:
         self._countdown = (writes, moment)
 
     async def heal(self) -> None:
-        """Stop all faults and give it time, the progress deadline included."""
+        """Stop all faults and give the operator time, including the progress deadline."""
         self._countdown = None
         await self._ray("up")
         await self._edge("well")
@@ -257,9 +257,9 @@ class History:
         await self._rounds(120, seconds=10)
 
     async def pass_retry(self) -> None:
-        """Let an attempt that is due soon go by: a revision that may come up by itself is tried on for ever."""
+        """Let the next retry pass: a revision that may recover is retried forever."""
         while (retry_at := await self._retry_at()) and retry_at - self.cluster.clock.now() < timedelta(seconds=10):
-            # The attempt itself takes some rounds to fail again.
+            # The retry takes some rounds to fail again.
             await self._rounds(5)
 
     async def _retry_at(self) -> datetime | None:
@@ -269,7 +269,7 @@ class History:
 
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(actions, max_size=12))
-# A revision deleted by somebody while edges may still send it what they were told before.
+# A user deleted a revision while edges may still send it requests.
 @example(
     [
         ("rounds", 4),
@@ -300,7 +300,7 @@ def test_random_histories_keep_the_invariants_and_converge(history: list[Action]
         deployed = {app["name"] for put in world.cluster.serve.puts[-1:] for app in put["applications"]}
         wanted = {application(NAME, number) for number in live}
         assert deployed >= wanted  # I11
-        # A status lost before anything served, under a refused spec, has no cluster whose document could be shortened.
+        # A status lost before anything served, with an invalid spec, has no cluster whose document could shrink.
         assert deployed == wanted or not stored["status"].get("cluster")
         await world.pass_retry()
         writes, puts = len(world.cluster.kube.writes), len(world.cluster.serve.puts)
@@ -311,9 +311,9 @@ def test_random_histories_keep_the_invariants_and_converge(history: list[Action]
 
 
 async def _promotion(on_write: Callable[[Literal["before", "after"], Write], None]) -> tuple[dict[str, Any], int]:
-    """A rollout by hand that bakes up to its end, then an aborted one; returns the end state and the number of writes.
+    """Run a manual rollout that bakes to its end, then an aborted one. Return the end state and the number of writes.
 
-    The end state leaves out times and ids, and events: one that follows a write may be lost with the process.
+    The end state omits times, ids and events: an event that follows a write may be lost with the process.
     """
     world = History()
     cluster = world.cluster

@@ -1,4 +1,4 @@
-"""Edges that do not take up an abort: told with their names, then replaced one by one, but never all of them."""
+"""Edges that do not apply an abort: they are named, then replaced one by one, but never all of them."""
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ async def edges(cluster: Cluster) -> set[str]:
 
 
 async def aborted(*late: str, in_cluster: bool = True, command: str = "abort revision=2 id=stop") -> Cluster:
-    """Three edges, a canary that was aborted, and some edges that did not hear of it."""
+    """Three edges, an aborted canary, and some edges without the abort."""
     cluster = Cluster()
     await cluster.apply()
     await cluster.until(lambda: cluster.serves(1))

@@ -1,4 +1,4 @@
-"""A replica that ends unasked leaves an event; a Ray that is silent meanwhile hides none."""
+"""A lost replica causes an event, even if Ray does not answer in between."""
 
 from dataclasses import replace
 from typing import Any

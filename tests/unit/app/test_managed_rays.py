@@ -1,4 +1,4 @@
-"""RayClusters in a Kubernetes cluster, in a world in memory with stand-ins for KubeRay and Ray."""
+"""RayClusters in a Kubernetes cluster, in memory with stand-ins for KubeRay and Ray."""
 
 import functools
 from dataclasses import replace
@@ -145,7 +145,7 @@ async def test_a_pod_that_kuberay_makes_of_a_group_that_was_removed_meanwhile_is
 
 
 async def head(cluster: Cluster, **autoscaler: Any) -> Object:
-    """One that runs, with an autoscaler in this state; KubeRay's stand-in makes none."""
+    """A running head with an autoscaler in this state; KubeRay's stand-in creates none."""
     labels = {
         ray_groups.LABEL_CLUSTER: RAY,
         ray_groups.LABEL_NODE_TYPE: "head",
@@ -177,7 +177,7 @@ async def test_a_head_whose_autoscaler_has_ended_is_replaced(
     await cluster.settle(30)
     assert await heads(cluster) == 0
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"Pod {NAMESPACE}/{RAY}-head-x is deleted, for another to come: its container autoscaler has ended"
+        f"Pod {NAMESPACE}/{RAY}-head-x: container autoscaler has ended; the head is replaced"
     ]
 
 
@@ -385,7 +385,7 @@ async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
         await cluster.kube.delete(Ref(RAY_CLUSTER, NAMESPACE, ray_cluster_name))
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, "sundog-ray"))
     await cluster.kube.create(foreign_secret("sundog-ray"))
-    with pytest.raises(Conflict, match="vision/sundog-ray exists and was not made by Sundog"):
+    with pytest.raises(Conflict, match="vision/sundog-ray: exists and was not made by Sundog"):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     assert await rays(cluster) == []
 
@@ -397,7 +397,7 @@ async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_ow
     await served(cluster)
     stored = await ray(cluster)
     if address:
-        # Made with a Redis of somebody else, which nobody else cleans up, whatever the installation says by now.
+        # Made with an external Redis, which nothing else cleans up. The current settings do not matter.
         stored["spec"]["gcsFaultToleranceOptions"]["redisAddress"] = address
     stored["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "other"]
     stored["metadata"]["deletionTimestamp"] = "2026-11-25T13:00:00Z"
@@ -417,7 +417,7 @@ async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_ow
 
 
 def left_over(kind: Kind, *owners: Object) -> Object:
-    """Of the store of a RayCluster of the name that is gone."""
+    """An object of the store of a deleted RayCluster with the same name."""
     meta: Object = {
         "name": f"{RAY}-valkey",
         "namespace": NAMESPACE,
@@ -437,14 +437,14 @@ async def password(cluster: Cluster) -> str | None:
 async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_gone(
     cluster: Cluster, kind: Kind
 ) -> None:
-    # The API server in memory collects garbage at once: what lives in the place of the former RayCluster has it wait.
+    # The API server in memory collects garbage at once. An existing owner of the former store delays that.
     meta = {"name": "before", "namespace": NAMESPACE}
     before = await cluster.kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
     await cluster.kube.create(left_over(kind, before))
     await cluster.apply()
     await cluster.settle(5)
     assert await rays(cluster) == []
-    told = f"{kind.kind} vision/{RAY}-valkey belongs to another owner, of uid {before['metadata']['uid']}"
+    told = f"{kind.kind} vision/{RAY}-valkey: belongs to another owner with uid {before['metadata']['uid']}"
     with pytest.raises(DependencyError, match=told):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "before"))
@@ -488,7 +488,7 @@ async def test_pods_are_asked_for_although_serve_does_not_answer(cluster: Cluste
     await cluster.apply("file:///models/v2")
     await cluster.settle(3)
     assert set(await groups(cluster)) == {"digits-r1", "digits-r2"}
-    # Nobody knows whether the application still runs, so nothing of it is taken away.
+    # It is unknown whether the application still runs, so nothing of it is removed.
     await cluster.apply("file:///models/v1")
     await cluster.settle(20)
     assert set(await groups(cluster)) == {"digits-r1", "digits-r2"}
@@ -600,7 +600,7 @@ GPU = "nvidia.com/gpu"
 
 
 async def offer(cluster: Cluster, devices: int) -> None:
-    """A node with so many devices."""
+    """A node with a number of devices."""
     status = {"allocatable": {GPU: str(devices)}, "conditions": [{"type": "Ready", "status": "True"}]}
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}, "spec": {}}
     await create_with_status(cluster.kube, NODE, node, status)
@@ -613,7 +613,7 @@ async def said(cluster: Cluster, type_: str) -> tuple[str, str, str]:
 
 
 async def place(cluster: Cluster) -> None:
-    """What the scheduler does with every pod, whatever it asks for."""
+    """The scheduler's answer for every pod."""
     for pod in await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_MODEL_DEPLOYMENT: NAME}):
         if "nodeName" not in pod["spec"]:
             pod["spec"] = {**pod["spec"], "nodeName": "node"}
@@ -662,9 +662,9 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
     assert await shared(cluster) == dict(zip(("mode", "neededReplicas", "spareReplicas"), way, strict=True))
     assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
     asked = {each["name"]: each["deployments"][0]["num_replicas"] for each in applications(cluster)}
-    # With a spare one stable keeps what 75 % need, rounded up.
+    # With a spare replica, stable keeps what 75 % need, rounded up.
     assert asked == {"digits-r1": 1 if devices == 2 else 2, "digits-r2": 1}
-    # Room that comes later changes nothing of what has begun.
+    # Devices that become free later change no running rollout.
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 16)
     await cluster.command("promote revision=2 id=a")
@@ -677,7 +677,7 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
 
 
 async def find_no_node(cluster: Cluster, revision: int) -> None:
-    """What the scheduler says of every pod of a revision that has none."""
+    """The scheduler's message for every pod of a revision without a node."""
     said_of_it = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_NODE}
     for pod in await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: str(revision)}):
         if "nodeName" not in pod["spec"]:
@@ -688,7 +688,7 @@ async def find_no_node(cluster: Cluster, revision: int) -> None:
 
 
 async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cluster: Cluster) -> None:
-    """Ray's autoscaler takes the pod of a replica that has left its time later, and the scheduler says what it sees until then."""
+    """Ray's autoscaler removes the pod of an ended replica later, and the scheduler reports what it sees until then."""
     await with_gpus(cluster, 2)
     assert cluster.kuberay is not None
     cluster.kuberay.stuck, cluster.kuberay.unplaced = {"digits-r1"}, {"digits-r2"}
@@ -703,7 +703,7 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
     assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
     assert await said(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
 
-    # Whoever took the place of one that has ended, it was not this one.
+    # Another pod took the place of the ended one, not this one.
     last = (await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"}))[-1]["metadata"]
     ended = {"phase": "Failed"}
     await cluster.kube.patch_status(Ref(POD, NAMESPACE, last["name"]), ended, resource_version=last["resourceVersion"])
@@ -809,7 +809,7 @@ async def test_a_rollback_without_room_is_told_the_way_in_place(cluster: Cluster
 
 
 async def serve_within_a_quota(cluster: Cluster) -> None:
-    """One replica with two devices, in a namespace that may have one more."""
+    """One replica with two devices, in a namespace with a quota for one more."""
     await served(cluster, resources={"gpu": {"count": 2}})
     await place(cluster)
     await cluster.settle(20)
@@ -820,7 +820,7 @@ async def serve_within_a_quota(cluster: Cluster) -> None:
 
 
 async def is_held_until_the_quota_goes(cluster: Cluster, on_nodes: str) -> None:
-    """A canary is, and what is known of nodes is told."""
+    """Check that a canary is held until the quota is deleted. The message includes what is known of nodes."""
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}})
     await cluster.settle(5)
     told = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota"
@@ -847,7 +847,7 @@ async def test_where_pods_bring_nodes_quotas_alone_hold_a_canary_back() -> None:
 
 
 def comparing(arms: list[str], **spec: Any) -> Object:
-    """An Experiment of other models, which ask for what stable does."""
+    """An Experiment with other models, which request what stable requests."""
     return {
         "apiVersion": "serving.sundog.dev/v1alpha1",
         "kind": "Experiment",
@@ -871,7 +871,7 @@ async def test_an_experiment_whose_arms_find_no_gpus_begins_only_once_there_are_
     revisions = len(await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE))
     await cluster.kube.apply(comparing(["wide", "deep"], exposure="90%"))
     await cluster.settle(5)
-    # With a third of nine tenths each needs as many replicas as stable has, which has four tenths.
+    # With a third of nine tenths each arm needs as many replicas as stable, which has four tenths.
     told = f"4 {GPU} needed (4 × 1), 1 of 3 free on 1 node"
     assert await experiment_said(cluster) == ("False", "InsufficientCapacity", told)
     assert set(await groups(cluster)) == {"digits-r1"}
@@ -921,7 +921,7 @@ async def in_phases(cluster: Cluster, **wanted: str) -> bool:
 
 
 async def queue_up(cluster: Cluster, devices: int, **arm: Any) -> None:
-    """Of three Experiments one runs, beside two replicas with a device each."""
+    """One of three Experiments runs, beside two replicas with a device each."""
     await offer(cluster, devices)
     await served(cluster, replicas=2, rollout=STOP, resources={"gpu": {"count": 1}})
     await place(cluster)
@@ -935,12 +935,12 @@ async def queue_up(cluster: Cluster, devices: int, **arm: Any) -> None:
 
 
 async def wants_more(cluster: Cluster) -> None:
-    """A revision whose replicas have two devices each, which none of stable's can make place for."""
+    """A revision whose replicas have two devices each, which none of stable's can free."""
     await cluster.apply("file:///models/v9", replicas=2, rollout=STOP, resources={"gpu": {"count": 2}})
 
 
 async def planned(cluster: Cluster, **spec: Any) -> list[str]:
-    """What `sundog plan` says of another model, without which revision that makes and which fields differ."""
+    """Return `sundog plan` of another model, without the revision and the changed fields."""
     manifest, stored = model_deployment("file:///models/v10", **spec), await cluster.get()
     seen = await observe(cluster.world, {**stored, "spec": manifest["spec"]})
     lines = preview_model_deployment(manifest, stored, seen, cluster.clock.now()).lines
@@ -996,7 +996,7 @@ async def test_a_revision_that_is_to_come_in_place_and_cannot_ends_no_experiment
 
 
 async def test_while_a_revision_waits_for_gpus_the_next_experiment_waits_too(cluster: Cluster) -> None:
-    """By `duringExperiment: stop` it would be ended as soon as it has begun, and so would each after it."""
+    """With `duringExperiment: stop` each would end right after its start."""
     await queue_up(cluster, 5, resources=OF_CPU)
     await wants_more(cluster)
     await cluster.command("stop revision=1 id=s")

@@ -1,4 +1,4 @@
-"""Receivers outside are told of rollouts, in a world in memory: in order, once, and in nobody's way."""
+"""Receivers are notified of rollouts, in memory: in order, once, and without blocking a pass."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ def told(cluster: Cluster, url: str = HOOK) -> list[tuple[str, int]]:
 
 
 async def deliveries(cluster: Cluster, name: str = "digits-r2") -> list[dict[str, Any]]:
-    """Without what is empty."""
+    """Return the document without empty fields."""
     found = (await cluster.experiment(name))["status"].get("deliveries", [])
     return [{key: value for key, value in each.items() if value or key == "receiver"} for each in found]
 
@@ -184,7 +184,7 @@ async def test_a_new_rollout_is_told_after_what_is_left_of_the_one_before() -> N
     failed = len(cluster.webhooks.received)
     cluster.webhooks.answers[HOOK] = 200
     await cluster.settle(40, seconds=10)
-    # That of revision 2 was superseded, which is no event of its own.
+    # Revision 2 was superseded, which is no event of its own.
     assert told(cluster)[failed:] == [("started", 2), ("paused", 2), ("started", 3), ("paused", 3), ("aborted", 3)]
 
 
@@ -202,7 +202,9 @@ async def test_another_operator_goes_on_where_the_last_one_was() -> None:
 
 
 def another(cluster: Cluster) -> None:
-    cluster.world = dataclasses.replace(cluster.world, told=EventDeduplicator(), posts=BackgroundRequests())
+    cluster.world = dataclasses.replace(
+        cluster.world, recent_events=EventDeduplicator(), webhook_requests=BackgroundRequests()
+    )
 
 
 async def test_an_operator_that_dies_between_post_and_write_tells_again_with_the_same_id() -> None:
@@ -250,13 +252,13 @@ async def test_a_write_that_conflicts_posts_nothing_again() -> None:
 
 
 class Died(Exception):
-    """The process, at some write."""
+    """The process crashed at a write."""
 
 
 async def lived(die_after: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """What is posted of a rollout that is promoted and one that is aborted, and how many writes that took.
+    """Return the posts of a promoted and an aborted rollout, and the number of writes.
 
-    The operator dies after the write of that number, and another one goes on.
+    The operator dies after the write with that number, and another one continues.
     """
     cluster, writes = Cluster(), 0
 
@@ -321,12 +323,12 @@ async def test_an_edit_of_the_spec_changes_no_receiver_of_a_rollout_under_way() 
 
 async def test_what_is_deleted_is_not_told_any_more() -> None:
     cluster = await at_step(Cluster(), status=None, hangs=True)
-    assert len(cluster.world.posts.under_way) == 1
+    assert len(cluster.world.webhook_requests.pending) == 1
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
     assert await reconcile_experiment(cluster.world, Key("experiment", NAMESPACE, "digits-r2")) is None
     await cluster.webhooks.turn()
-    assert cluster.world.posts.under_way == []
+    assert cluster.world.webhook_requests.pending == []
 
 
 async def test_at_rest_nothing_is_asked_for() -> None:
@@ -343,7 +345,7 @@ RECREATE = {"strategy": "recreate", "notify": [{"webhook": HOOK, "events": ALL}]
 
 
 async def replaced(rollout: dict[str, Any] = RECREATE, **spec: Any) -> Cluster:
-    """Revision 2 was asked for, to take the place of revision 1."""
+    """Revision 2 was applied and should replace revision 1."""
     cluster = Cluster()
     cluster.webhooks.answers[HOOK] = 200
     await cluster.apply(rollout=rollout)

@@ -1,4 +1,4 @@
-"""Experiments that outcomes decide, whole: feedback as edges join and tell it, minutes after the requests that it is of."""
+"""Whole Experiments that outcomes decide: edges join and report feedback minutes after its requests."""
 
 import functools
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def experiment(arms: int = 1, metrics: Json | None = None, **spec: Any) -> Objec
 
 
 async def serving(chance: Mapping[int, float], edges: int = 1, seed: int = 3, **answers: Answers) -> Cluster:
-    """Revision 1 serves; of each revision's requests this share buys."""
+    """Revision 1 serves; this share of each revision's requests buys."""
     cluster = Cluster()
     cluster.edges.traffic = Traffic(seed)
     cluster.edges.traffic.rps = {NAME: 60}
@@ -119,7 +119,7 @@ async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traf
 
 
 async def test_outcomes_are_taken_from_the_end_of_the_warm_up_on() -> None:
-    """A unit counts where it is first seen: those who come back are not to be lost to the warm-up."""
+    """A unit counts where it is first seen, so returning units are not lost to the warm-up."""
     cluster = await serving({})
     await cluster.kube.apply(experiment(exposure="50%", stop={"maxUnits": 1000}))
 
@@ -220,7 +220,7 @@ async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_doe
     cluster.edges.outcomes.error = ""
     told = await ends(cluster)
     assert told["verdict"]["winner"] == "arm-1"
-    # What it is decided by is what is told of it, and not what the look before had.
+    # The status shows the data that decided, and not the data of the evaluation before.
     assert condition(told, "DataQuality") == ("True", "Consistent")
 
 
@@ -420,16 +420,16 @@ async def test_weights_follow_outcomes_once_an_hour_and_what_is_exposed_stays() 
     epoch = told["epoch"]["number"]
     (note,) = await cluster.notes("WeightsMoved")
     assert note == f"Experiment ab: outcomes move its weights to {shares} from epoch {epoch} on"
-    # Each arm has the replicas for all that may come to it.
+    # Each arm has the replicas for all of its possible traffic.
     assert {arm["replicas"] for arm in (await cluster.status())["arms"]} == {1}
 
 
 class Died(Exception):
-    """The process did."""
+    """The process crashed."""
 
 
 async def lives(moment: Literal["before", "after"] | None, number: int) -> tuple[Json, int]:
-    """A short life; the operator dies at that of its writes, and another takes over. Gives what became of it, and the writes."""
+    """Run a short Experiment. The operator dies at one of its writes, and another continues. Return the end and the writes."""
     cluster, writes = await serving({1: 0.2, 2: 0.6}), 0
 
     def on_write(at: Literal["before", "after"], _: Write) -> None:

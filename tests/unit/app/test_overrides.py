@@ -1,4 +1,4 @@
-"""Callers who choose their arm, in a world in memory: from when a candidate is ready until every edge has let go of it."""
+"""Callers who choose their arm, in memory: from a ready canary until every edge has removed it."""
 
 import functools
 import logging
@@ -30,7 +30,7 @@ def service(cluster: Cluster, name: str = NAME) -> dict[str, Any]:
 
 
 def chosen(cluster: Cluster) -> list[str]:
-    """The arms that edges let callers choose."""
+    """Return the arms that edges let callers choose."""
     return [each["arm"] for each in service(cluster).get("overrides", ())]
 
 
@@ -57,7 +57,7 @@ async def test_a_candidate_without_weight_is_chosen_once_it_is_ready_and_at_ever
 
 
 async def test_a_candidate_that_fails_without_weight_is_left_to_start_anew() -> None:
-    """Serve starts what failed again only after it has left its document."""
+    """Serve restarts a failed application only after it has left the document."""
     cluster = await waiting_before_its_first_weight()
     cluster.serve.failures[V2] = ("SourceUnavailable", "connection refused")
     await cluster.settle(10)
@@ -111,7 +111,10 @@ async def test_whose_overrides_name_too_many_networks_is_told_once(caplog: pytes
     assert len(service(cluster)["overrides"]) == 8
     assert "overrides" not in service(cluster, "young")
     told = [record.getMessage() for record in caplog.records if "networks" in record.getMessage()]
-    assert told[-1] == "overrides of vision name too many networks: without some of young"
+    assert (
+        told[-1]
+        == "namespace vision: overrides name more than 256 networks, so some of young are ignored; name fewer networks"
+    )
     caplog.clear()
     await cluster.settle(30)
     assert not [record for record in caplog.records if "networks" in record.getMessage()]

@@ -1,4 +1,4 @@
-"""What follows on a revision that is not ready in time: by default its end, with `progressDeadlineAction: pause` patience."""
+"""A revision that is not ready in time: by default it is rolled back; with `progressDeadlineAction: pause` it waits."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ AWAY = ("ModelNotFound", "the store is away")
 
 
 async def late(rollout: dict[str, Any] = PAUSE) -> Cluster:
-    """Revision 2 was asked for six minutes ago and cannot be loaded."""
+    """Revision 2 was applied six minutes ago and cannot be loaded."""
     cluster = Cluster()
     await cluster.apply(rollout=rollout)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -140,7 +140,7 @@ BRIEF = {"progressDeadline": "5m"}
 
 
 async def starting(rollout: dict[str, Any]) -> Cluster:
-    """Revision 2 was asked for a minute ago and starts for very long."""
+    """Revision 2 was applied a minute ago and starts very slowly."""
     cluster = Cluster()
     await cluster.apply(rollout=rollout)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -201,7 +201,7 @@ SHORT = "not ready within 5m, spec.rollout.progressDeadline: 1 of 2 replicas are
 
 
 async def short(weights: tuple[int, int] = (2, 25), **rollout: Any) -> Cluster:
-    """Revision 2 has what its first step takes, and finds no place for more."""
+    """Revision 2 has the replicas of its first step, and finds no nodes for more."""
     cluster = Cluster()
     spec = {**STEPS, "progressDeadline": "5m", **rollout}
     await cluster.apply(rollout=spec, replicas=4)
@@ -309,7 +309,7 @@ async def test_replicas_that_came_while_nobody_looked_were_in_time() -> None:
 
 
 class Died(Exception):
-    """The operator did."""
+    """The operator crashed."""
 
 
 async def test_an_operator_that_dies_at_every_other_write_pauses_and_resumes_alike() -> None:
@@ -352,7 +352,7 @@ async def test_a_pass_that_changes_nothing_writes_nothing() -> None:
 
 
 def asked(cluster: Cluster, since: int) -> list[set[str]]:
-    """The applications of each document that Serve was given since then."""
+    """Return the applications of each document that Serve got since then."""
     return [{app["name"] for app in put["applications"]} for put in cluster.serve.puts[since:]]
 
 
@@ -374,7 +374,7 @@ async def test_a_retry_of_one_that_hangs_takes_it_out_and_puts_it_in_again() -> 
 
 
 async def test_a_retry_waits_until_serve_tells_that_it_is_gone() -> None:
-    """What Serve was not told yet, for it does not answer, has not been forgotten there."""
+    """Serve does not answer, so the change that it did not get is not forgotten."""
     cluster = await starting(PAUSE)
     await cluster.settle(40, seconds=10)
     puts = len(cluster.serve.puts)

@@ -1,4 +1,4 @@
-"""Rollouts that Prometheus has a say in, in a world in memory."""
+"""Rollouts with Prometheus checks, in memory."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ STEPS: list[dict[str, Any]] = [
 
 
 async def rolling(step: int, **rollout: Any) -> Cluster:
-    """A rollout of revision 2 that is at a step."""
+    """A rollout of revision 2 at a step."""
     cluster = Cluster()
     cluster.prometheus.numbers[OOM] = 0
     rollout = {"steps": STEPS, **rollout}
@@ -89,7 +89,7 @@ async def test_an_operator_that_begins_anew_counts_on() -> None:
     failed = (await status(cluster))["checks"][0]["failed"]
     assert failed == 1
     for _ in range(3):
-        cluster.world = dataclasses.replace(cluster.world, queries=BackgroundRequests[PrometheusResult]())
+        cluster.world = dataclasses.replace(cluster.world, prometheus_requests=BackgroundRequests[PrometheusResult]())
         await cluster.settle(4)
     assert (await status(cluster))["checks"][0]["failed"] == failed, "what is asked too early does not count"
     await cluster.until(functools.partial(ended, cluster), rounds=200)
@@ -139,11 +139,11 @@ async def test_nothing_is_asked_of_a_rollout_that_is_over_or_gone() -> None:
     cluster = await rolling(2, guardrails=[GUARDRAIL])
     cluster.prometheus.hangs = True
     await cluster.settle(70)
-    assert cluster.world.queries.under_way != []
+    assert cluster.world.prometheus_requests.pending != []
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     assert await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME)) is None
     await cluster.webhooks.turn()
-    assert cluster.world.queries.under_way == []
+    assert cluster.world.prometheus_requests.pending == []
 
 
 @pytest.mark.extended

@@ -1,4 +1,4 @@
-"""What a ModelDeployment costs the API server, and the operator in passes, until it serves and while nothing happens."""
+"""Requests to the API server, and passes, of a ModelDeployment until it serves and while it is idle."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +13,7 @@ MORE = 8
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[WatchedCluster]:
-    """One in which a ModelDeployment serves, and what its namespace has once is there."""
+    """A serving ModelDeployment, with the shared objects of its namespace."""
     async with watched_cluster() as cluster:
         await cluster.kube.create(model_deployment(name="first"))
         await cluster.until_all(is_ready)
@@ -40,7 +40,7 @@ def told(status: dict[str, Any]) -> str:
 
 
 async def test_three_statuses_are_written_until_one_serves(cluster: WatchedCluster) -> None:
-    """It is to be deployed, it is to get traffic, it serves: the first two are what Serve and the edges are told by."""
+    """It is deployed, it gets traffic, it serves: the first two trigger the writes to Serve and to the edges."""
     await add(cluster)
     await cluster.until_all(is_ready)
     for number in range(MORE):
@@ -69,7 +69,7 @@ async def test_requests_until_one_serves(cluster: WatchedCluster) -> None:
 
 
 async def test_passes_until_one_serves(cluster: WatchedCluster) -> None:
-    """One for each status, and some that look whether Serve or the edges have come to it; none at once for what a pass wrote itself."""
+    """One pass for each status, and some that poll Serve and the edges; no pass directly after the operator's own write."""
     await add(cluster)
     await cluster.until_all(is_ready)
     assert cluster.passes.counted["modeldeployment"] <= 5.5 * MORE

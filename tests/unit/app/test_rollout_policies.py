@@ -1,4 +1,4 @@
-"""What a rollout does beside its steps: returns, windows, and edits that come while it is under way."""
+"""A rollout beyond its steps: rollbacks, windows, and edits during the rollout."""
 
 import functools
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def cluster() -> Cluster:
 
 
 async def promoted(cluster: Cluster, number: int, rollout: dict[str, object]) -> None:
-    """Revision `number` is stable, by its steps where there was one before."""
+    """Revision `number` is stable, after steps if there was a revision before."""
     await cluster.apply(model(number), rollout=rollout)
     if number > 1:
         await cluster.until(functools.partial(cluster.at_weight, number, 25))
@@ -381,7 +381,7 @@ def after_edits(policy: str) -> dict[str, object]:
 
 
 async def rolling_out(cluster: Cluster, policy: str) -> None:
-    """Revision 2 has a quarter of the traffic, and revision 3 is asked for."""
+    """Revision 2 has a quarter of the traffic, and revision 3 is applied."""
     await promoted(cluster, 1, after_edits(policy))
     await cluster.apply(model(2), rollout=after_edits(policy))
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
@@ -525,7 +525,7 @@ class TestRestart:
         assert {"digits-r1", "digits-r2", "digits-r3"} in deployed
 
     async def test_edits_that_come_faster_than_replicas_drain_wait_while_very_many_do(self, cluster: Cluster) -> None:
-        """A status that names more of them than it has room for would be refused, and nothing would move any more."""
+        """The API server would reject a status with more entries than allowed, and no pass could continue."""
         await promoted(cluster, 1, MANUAL)
         drained: list[int] = []
         waited: set[int] = set()
@@ -546,7 +546,7 @@ class TestRestart:
     async def test_one_that_takes_up_an_experiment_without_a_plan_ends_the_rollout_before_all_the_same(
         self, cluster: Cluster
     ) -> None:
-        """Else that one would be taken up where it was, with its traffic and without replicas."""
+        """Otherwise that revision would resume where it was, with its traffic and without replicas."""
         await promoted(cluster, 1, MANUAL)
         await cluster.apply(model(2))
         while not await cluster.kube.list(EXPERIMENT, NAMESPACE):
@@ -757,7 +757,7 @@ class TestKeepPrevious:
             return (await cluster.status())["retiring"] == []
 
         await cluster.until(is_drained)
-        # requestTimeout and what a request may wait before, and the grace.
+        # requestTimeout, the time a request may wait before it, and the grace period.
         assert cluster.clock.now() - began >= timedelta(seconds=30 + 5 + 5)
         await cluster.settle(20, seconds=60)
         assert await kept(cluster) == [1], "nobody said that it is not to be kept"

@@ -1,4 +1,4 @@
-"""Whole rollouts through plan, statuses, Serve document and split document, in a world in memory."""
+"""Whole rollouts through plan, statuses, Serve document and split document, in memory."""
 
 import functools
 import json
@@ -91,7 +91,7 @@ async def test_pause_holds_a_timed_gate_until_resume(cluster: Cluster) -> None:
 
 
 async def answer(cluster: Cluster, command: str) -> tuple[str, str]:
-    """What became of a command, and why."""
+    """Return the result of a command, and its reason."""
     await cluster.command(command)
     await cluster.settle(2)
     last = (await cluster.status())["lastCommand"]
@@ -110,7 +110,7 @@ async def test_what_is_not_paused_is_not_resumed(cluster: Cluster) -> None:
 
 
 class Died(Exception):
-    """The operator did."""
+    """The operator crashed."""
 
 
 async def test_a_command_that_was_run_before_the_operator_died_is_told_as_accepted(cluster: Cluster) -> None:
@@ -387,7 +387,7 @@ async def test_a_broken_revision_never_gets_traffic_and_says_why(cluster: Cluste
     assert await cluster.condition("Stalled") == ("True", "Aborted")
     messages = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
     assert messages["RevisionReady"] == "revision 2: size mismatch for fc.weight"
-    # What `kubectl get` shows.
+    # The columns of `kubectl get`.
     assert messages["Ready"] == "revision 1 serves; LoadFailed: revision 2: size mismatch for fc.weight"
     await cluster.apply("file:///models/v3")
     await cluster.until(functools.partial(cluster.at_weight, 3, 25))
@@ -519,7 +519,7 @@ async def test_a_spec_that_is_refused_changes_nothing_of_what_serves(
 
 
 async def test_a_bake_that_was_stored_beside_recreate_holds_up_what_is_mended_no_longer(cluster: Cluster) -> None:
-    """Versions before this one took it, and refused to act on it."""
+    """Older versions accepted it, and refused to act on it."""
     await served(cluster)
     await cluster.apply("file:///models/v2", rollout={"strategy": "recreate", "bake": {}}, replicas=2)
     await cluster.settle(5)

@@ -1,4 +1,4 @@
-"""Steps that give a candidate replicas, in a world in memory."""
+"""Steps that give a canary replicas, in memory."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Secrets that an endpoint names: missing, incomplete, appearing, taken away. What serves is never touched by them."""
+"""Secrets of an endpoint: missing, incomplete, created, deleted. They never affect serving revisions."""
 
 import asyncio
 import functools

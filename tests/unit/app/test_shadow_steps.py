@@ -1,4 +1,4 @@
-"""Steps that compare copies of requests, in a world in memory: what edges are told, and what follows from what they tell."""
+"""Steps that compare copies of requests, in memory: the split document, and the effects of the edges' reports."""
 
 import functools
 from typing import Any
@@ -18,7 +18,7 @@ STEPS: list[dict[str, Any]] = [{"shadow": SHADOW}, {"pause": {}}]
 
 
 async def comparing(steps: list[dict[str, Any]] = STEPS) -> Cluster:
-    """A rollout of revision 2 that is at its first step."""
+    """A rollout of revision 2 at its first step."""
     cluster = Cluster()
     rollout = {"steps": steps}
     await cluster.apply(rollout=rollout)
@@ -157,7 +157,7 @@ ALONE: dict[str, Any] = {"strategy": "shadow", "steps": [{"shadow": {**SHADOW, "
 
 
 async def shadowed(rollout: dict[str, Any] = ALONE, **spec: Any) -> Cluster:
-    """Revision 2 beside stable by strategy: shadow, with copies under way."""
+    """Revision 2 beside stable with strategy: shadow, while requests are copied."""
     cluster = Cluster()
     await cluster.apply(rollout=rollout, **spec)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -249,7 +249,7 @@ async def test_alone_an_edit_of_the_strategy_does_not_let_it_go_on_by_itself() -
 
 
 async def away(cluster: Cluster, minutes: int) -> None:
-    """Let the candidate's replicas start again and again for so long."""
+    """Let the canary's replicas restart repeatedly for a time."""
     for _ in range(minutes):
         cluster.serve.crash_replicas("digits-r2")
         await cluster.round(60)

@@ -1,4 +1,4 @@
-"""After a rollback of the operator: what a newer release wrote into the statuses is there for its next start."""
+"""After a rollback of the operator: status fields of a newer release are kept for its next start."""
 
 import functools
 
@@ -9,7 +9,7 @@ LATER = {"forecast": {"at": "noon", "of": [1, 2]}}
 
 
 async def add_of_later(cluster: Cluster, kind: Kind, name: str) -> None:
-    """What a newer release would have written, beside all that is there."""
+    """The fields that a newer release would have written."""
     ref = Ref(kind, NAMESPACE, name)
     stored = await cluster.kube.get(ref)
     assert stored is not None

@@ -1,4 +1,4 @@
-"""What is told of decisions that nobody made by hand: in events, verdicts and conditions of whole rollouts and experiments."""
+"""How automatic decisions are reported in events, verdicts and conditions of whole rollouts and Experiments."""
 
 import functools
 from dataclasses import replace
@@ -14,11 +14,11 @@ from sundog_operator.ports import POD, Object, Ref
 FINE = Answers(errors=0.01)
 V2 = "file:///models/v2"
 HASTY = {"steps": [{"weight": 50, "maxDuration": "6m"}], "guardrails": [{"metric": "errorRate", "floor": "0%"}]}
-"""Of little traffic nothing is known after six minutes."""
+"""With little traffic nothing is known after six minutes."""
 
 
 async def served(rps: float, rollout: Object, answers: Answers = FINE) -> Cluster:
-    """Revision 1 has served for some minutes, and revision 2 has just been asked for."""
+    """Revision 1 has served for some minutes, and revision 2 was just applied."""
     cluster = Cluster()
     cluster.edges.traffic = Traffic(1)
     cluster.edges.traffic.rps = {NAME: rps}

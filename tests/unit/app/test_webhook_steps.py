@@ -1,4 +1,4 @@
-"""Steps that a service outside has to confirm, in a world in memory."""
+"""Steps that an external service must confirm, in memory."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ AFTER_IT = [*STEPS, {"weight": 50, "gate": "manual"}]
 
 
 async def asked(rollout: dict[str, Any], *, status: int | None = None, hangs: bool = False) -> Cluster:
-    """A rollout of revision 2 that is at its webhook."""
+    """A rollout of revision 2 at its webhook."""
     cluster = Cluster()
     if status is not None:
         cluster.webhooks.answers[URL] = status
@@ -115,7 +115,7 @@ async def test_a_receiver_that_hangs_holds_up_neither_commands_nor_others() -> N
     # Passes do not wait: each of these rounds has ended.
     await cluster.command("promote revision=2 id=a")
     await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=10)
-    assert cluster.world.posts.under_way == [], "nobody waits for the answer any more"
+    assert cluster.world.webhook_requests.pending == [], "nobody waits for the answer any more"
 
 
 async def test_one_that_hangs_is_asked_again_when_its_time_is_over() -> None:
@@ -133,7 +133,7 @@ async def test_a_rollout_that_stands_still_asks_nothing_and_asks_anew_when_it_go
     else:
         await cluster.command("pause revision=2 id=a")
     await cluster.settle(3)
-    assert cluster.world.posts.under_way == []
+    assert cluster.world.webhook_requests.pending == []
     cluster.webhooks.hanging.clear()
     cluster.webhooks.answers[URL] = 200
     heard = len(cluster.webhooks.received)
@@ -151,7 +151,7 @@ async def test_another_operator_asks_anew() -> None:
     cluster = await asked({"steps": AFTER_IT}, hangs=True)
     cluster.webhooks.hanging.clear()
     cluster.webhooks.answers[URL] = 202
-    cluster.world = dataclasses.replace(cluster.world, posts=BackgroundRequests())
+    cluster.world = dataclasses.replace(cluster.world, webhook_requests=BackgroundRequests())
     await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
 
 
@@ -210,8 +210,8 @@ async def ended(cluster: Cluster) -> bool:
 
 async def test_a_deployment_that_is_gone_has_no_question_any_more() -> None:
     cluster = await asked({"steps": AFTER_IT}, hangs=True)
-    assert len(cluster.world.posts.under_way) == 1
+    assert len(cluster.world.webhook_requests.pending) == 1
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     assert await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME)) is None
     await cluster.webhooks.turn()
-    assert cluster.world.posts.under_way == []
+    assert cluster.world.webhook_requests.pending == []

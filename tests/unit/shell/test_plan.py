@@ -284,7 +284,7 @@ def test_a_step_that_asks_for_no_evidence_is_told_beside_others_that_do(
 
 def test_a_secret_that_is_missing_is_told_unless_it_comes_along(served: Any, manifest: Any) -> None:
     path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
-    told = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then every request is refused"
+    told = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then the edge rejects every request"
     assert plan(served, path)["lines"][-1] == told
     head = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: {NAMESPACE}}}\n"
     path.write_text(f"{path.read_text()}\n---\n{head}stringData: {{ann: a-key-of-16-letters}}\n")

@@ -283,7 +283,7 @@ SPRING: Json = {"header": "x-user-id", "salt": "spring"}
 
 
 def shared(preview: Json) -> list[str]:
-    return [line.partition(": who was")[0] for line in preview["lines"] if line.startswith("SaltReused: ")]
+    return [line.partition(" has the same salt")[0] for line in preview["lines"] if line.startswith("SaltReused: ")]
 
 
 def test_a_salt_that_others_have_is_told_before_either_is_applied(
@@ -291,12 +291,12 @@ def test_a_salt_that_others_have_is_told_before_either_is_applied(
 ) -> None:
     assert shared(plan(served, experiment(unit=SPRING))) == []
     assert served("apply", "-f", str(experiment("earlier", unit=SPRING))).code == ExitCode.OK
-    of_earlier = ["SaltReused: spec.unit.salt is that of Experiment earlier"]
+    of_earlier = ["SaltReused: spec.unit.salt: Experiment earlier"]
     assert shared(plan(served, experiment(unit=SPRING))) == of_earlier
     assert shared(plan(served, experiment(unit=SPRING, modelDeployment="letters"))) == of_earlier
     assert shared(plan(served, experiment(unit=SPRING, stopped=True))) == []
     assert shared(plan(served, experiment("earlier", unit=SPRING))) == []
-    of_rollouts = ["SaltReused: spec.rollout.unit.salt is that of Experiment earlier"]
+    of_rollouts = ["SaltReused: spec.rollout.unit.salt: Experiment earlier"]
     assert shared(plan(served, manifest(rollout={"unit": SPRING}))) == of_rollouts
     assert shared(plan(served, manifest(name="letters", rollout={"unit": SPRING}))) == of_rollouts
     # What is applied may be what is told of already.
@@ -314,10 +314,10 @@ def test_a_salt_is_shared_by_what_is_applied_together_and_no_more_by_what_is_men
     served: Any, manifest: Any, experiment: Any
 ) -> None:
     first, second = experiment("first", unit=SPRING), experiment("second", unit=SPRING)
-    assert shared(plan(served, first, second)) == ["SaltReused: spec.unit.salt is that of Experiment first"]
+    assert shared(plan(served, first, second)) == ["SaltReused: spec.unit.salt: Experiment first"]
     letters = manifest(name="letters", file="letters.yaml", rollout={"unit": SPRING})
-    assert shared(plan(served, first, letters)) == ["SaltReused: spec.rollout.unit.salt is that of Experiment first"]
-    assert shared(plan(served, letters, second)) == ["SaltReused: spec.unit.salt is that of ModelDeployment letters"]
+    assert shared(plan(served, first, letters)) == ["SaltReused: spec.rollout.unit.salt: Experiment first"]
+    assert shared(plan(served, letters, second)) == ["SaltReused: spec.unit.salt: ModelDeployment letters"]
     assert served("apply", "-f", str(first)).code == ExitCode.OK
     mended = experiment("first", unit={**SPRING, "salt": "autumn"})
     assert shared(plan(served, mended, second)) == []

@@ -1,1 +1,1 @@
-"""The control loop: observes, plans and acts through ports."""
+"""The control loop: observe, plan, and act through ports."""

@@ -1,4 +1,4 @@
-"""The operator's loop: watches wake keys, workers reconcile them."""
+"""The operator's control loop: watches enqueue keys, and workers reconcile them."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ from sundog_operator.ports import Kind as ObjectKind
 log = logging.getLogger("sundog.operator")
 
 Result = Literal["success", "requeue_after", "requeue", "error", "panic"]
-"""How a pass ended, in controller-runtime's words; `panic` is an error in our own code."""
+"""How a pass ended, in controller-runtime's words. `panic` is an unexpected error in Sundog's own code."""
 
 Reconcile = Callable[[Dependencies, Key], Awaitable[float | None]]
 
@@ -48,67 +48,67 @@ WATCHED: Final = (MODEL_DEPLOYMENT, EXPERIMENT, RAY_CLUSTER, CONFIG_MAP, SECRET,
 WATCH_RETRY_S: Final = 1.0
 ALIGN_ABOVE_S: Final = 5.0
 OWN_WRITE_DELAY_S: Final = 0.2
-"""After how many seconds a key looks at what its own pass wrote: with what others have made of it until then."""
-_AT_WORK: Final[ContextVar[Key | None]] = ContextVar("at_work", default=None)
+"""Delay before a key is reconciled because of its own write, so that one pass also covers the reactions of others."""
+_ACTIVE_KEY: Final[ContextVar[Key | None]] = ContextVar("active_key", default=None)
 
 
 class ControllerObserver(QueueObserver, Protocol):
-    """Hears of every pass too."""
+    """Observes the queue and every pass, for metrics."""
 
     def began(self, key: Key) -> None:
-        """A worker took a key."""
+        """A pass on a key began."""
 
     def ended(self, key: Key, result: Result, seconds: float) -> None:
-        """Its pass is over."""
+        """The pass ended after that many seconds."""
 
 
 class Controller:
-    """Reconciles all keys of a world until cancelled."""
+    """Reconciles all keys until cancelled."""
 
     def __init__(
-        self, world: Dependencies, namespace: str | None = None, observer: ControllerObserver | None = None
+        self, deps: Dependencies, namespace: str | None = None, observer: ControllerObserver | None = None
     ) -> None:
-        self._world = world
+        self._deps = deps
         self._namespace = namespace
         self._observer = observer
-        self.queue: WorkQueue[Key] = WorkQueue(world.clock, random.random, observer)
+        self.queue: WorkQueue[Key] = WorkQueue(deps.clock, random.random, observer)
 
     async def run(self) -> None:
-        """Watch and work. Ends only by cancellation."""
+        """Run the watches and the workers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for kind in WATCHED:
                 group.create_task(self._watch(kind))
             group.create_task(self.work())
 
     async def work(self) -> None:
-        """Work on what `wake` and `wake_users` asked for. Ends only by cancellation."""
+        """Run the workers on the queue until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._world.settings.workers):
+            for _ in range(self._deps.settings.workers):
                 group.create_task(self._work())
 
     def wake(self, obj: Object) -> None:
-        """An object changed: ask for work on all keys that it bears on."""
+        """Enqueue all keys that a changed object affects."""
         for key in keys_for(obj):
             self.queue.add(key)
 
     def handle_own_write(self, obj: Object) -> None:
-        """Like `wake`, of what this process wrote: the key whose pass it was knows of it, and looks again a moment later."""
+        """Enqueue the keys of an object that this process wrote. The key whose pass wrote it waits `OWN_WRITE_DELAY_S`."""
         for key in keys_for(obj):
-            self.queue.add(key, OWN_WRITE_DELAY_S if key == _AT_WORK.get() else 0.0)
+            self.queue.add(key, OWN_WRITE_DELAY_S if key == _ACTIVE_KEY.get() else 0.0)
 
     async def enqueue_secret_users(self, namespace: str, secret: str) -> None:
-        """A Secret changed: ask for work on the ModelDeployments that name it, and on the edge that has a copy. Raises DependencyError."""
-        for each in await self._world.kube.list(MODEL_DEPLOYMENT, namespace):
-            # Most Secrets of a cluster are nobody's here: a look at the text spares a look at the meaning.
-            if _mentions(each.get("spec"), secret) and secret in referenced_secrets(self._world, each):
+        """Enqueue the ModelDeployments that name a changed Secret, and the edge that has a copy. Raises DependencyError."""
+        for each in await self._deps.kube.list(MODEL_DEPLOYMENT, namespace):
+            # No ModelDeployment names most Secrets of a cluster. The text search avoids parsing the spec for those.
+            if _contains_text(each.get("spec"), secret) and secret in referenced_secrets(self._deps, each):
                 self.queue.add(Key("modeldeployment", namespace, each["metadata"]["name"]))
-                if self._world.settings.installation is not None:
+                if self._deps.settings.installation is not None:
                     self.queue.add(edge_key(namespace))
 
     async def _watch(self, kind: ObjectKind) -> None:
         while True:
             try:
-                async for event in self._world.kube.watch(kind, self._namespace):
+                async for event in self._deps.kube.watch(kind, self._namespace):
                     if event.type == "SYNCED":
                         continue
                     if kind == SECRET:
@@ -117,42 +117,44 @@ class Controller:
                     else:
                         self.wake(event.object)
             except DependencyError as err:
-                log.warning("watch of %s broke, it starts anew: %s", kind.plural, err)
-            await self._world.clock.sleep(WATCH_RETRY_S)
+                log.warning("the watch of %s failed, it restarts: %s", kind.plural, err)
+            await self._deps.clock.sleep(WATCH_RETRY_S)
 
     async def _work(self) -> None:
         while True:
             await self.step(await self.queue.take())
 
     async def step(self, key: Key) -> None:
-        """Reconcile one taken key. No error of one key reaches another."""
-        _AT_WORK.set(key)
-        began = self._world.clock.monotonic()
+        """Reconcile one key from the queue. An error of one key never affects another."""
+        _ACTIVE_KEY.set(key)
+        began = self._deps.clock.monotonic()
         if self._observer:
             self._observer.began(key)
-        result = await self._pass(key)
+        result = await self._reconcile(key)
         if self._observer:
-            self._observer.ended(key, result, self._world.clock.monotonic() - began)
+            self._observer.ended(key, result, self._deps.clock.monotonic() - began)
 
-    async def _pass(self, key: Key) -> Result:
+    async def _reconcile(self, key: Key) -> Result:
         try:
-            again_s = await (self._look(key) if key.kind == "resting" else RECONCILERS[key.kind](self._world, key))
+            again_s = await (
+                self._check_idle_keys(key) if key.kind == "resting" else RECONCILERS[key.kind](self._deps, key)
+            )
         except (Conflict, NotFound) as err:
             delay_s = self.queue.failed(key)
-            log.debug("%s: %s; read again in %.1f s", key, err, delay_s, extra=_fields(key, err))
+            log.debug("%s: %s; retry in %.1f s", key, err, delay_s, extra=_log_fields(key, err))
             return "requeue"
         except SundogError as err:
-            # Also what the API server finds wrong with an object of ours: a template, a policy, an older CRD is mended by its words.
+            # This includes objects of ours that the API server rejects: its message helps to fix a template, a policy or an old CRD.
             delay_s = self.queue.failed(key)
-            log.warning("%s: %s; again in %.1f s", key, err, delay_s, extra=_fields(key, err))
+            log.warning("%s: %s; retry in %.1f s", key, err, delay_s, extra=_log_fields(key, err))
             return "error"
         except Exception as err:
-            # A bug in one key's pass must not take the others with it.
+            # A bug in one key's pass must not stop the others.
             delay_s = self.queue.failed(key)
-            log.exception("%s: unexpected error; again in %.1f s", key, delay_s, extra=_fields(key, err))
+            log.exception("%s: unexpected error; retry in %.1f s", key, delay_s, extra=_log_fields(key, err))
             return "panic"
         self.queue.done(key)
-        if self._world.rests.of(key.namespace):
+        if self._deps.idle_keys.states(key.namespace):
             self._add_later(idle_check_key(key.namespace), CHECK_INTERVAL_S)
         if again_s is None:
             return "success"
@@ -160,18 +162,19 @@ class Controller:
         return "requeue_after"
 
     def _add_later(self, key: Key, after_s: float) -> None:
-        self.queue.add(key, aligned_delay_s(key, after_s, self._world.clock.monotonic()))
+        self.queue.add(key, aligned_delay_s(key, after_s, self._deps.clock.monotonic()))
 
-    async def _look(self, key: Key) -> None:
-        """Ask for work on what rests in a namespace and would see something else now. Raises DependencyError."""
-        for each in await find_changed_keys(self._world, key.namespace):
+    async def _check_idle_keys(self, key: Key) -> None:
+        """Enqueue the idle keys of a namespace whose observed state has changed. Raises DependencyError."""
+        for each in await find_changed_keys(self._deps, key.namespace):
             self.queue.add(each)
 
 
 def aligned_delay_s(key: Key, again_s: float, now: float) -> float:
-    """After how many seconds to look again at the latest: those of a namespace that have nothing to do look at the same time.
+    """Return the delay of a resync, in seconds, aligned so that the keys of a namespace come at the same time.
 
-    So they share one answer of Serve and of the edges; namespaces are spread over the period.
+    They then share one answer of Serve and of the edges. Namespaces are spread over the period. Delays under `ALIGN_ABOVE_S` stay as they
+    are.
     """
     if again_s < ALIGN_ABOVE_S:
         return again_s
@@ -179,15 +182,15 @@ def aligned_delay_s(key: Key, again_s: float, now: float) -> float:
     return math.floor((now + again_s - phase) / again_s) * again_s + phase - now
 
 
-def _fields(key: Key, err: Exception) -> dict[str, str]:
-    """What a log line says besides its text."""
+def _log_fields(key: Key, err: Exception) -> dict[str, str]:
+    """Return the structured fields of a log line."""
     return {"key": str(key), "reason": type(err).__name__}
 
 
-def _mentions(value: object, text: str) -> bool:
-    """Whether a text is a string anywhere inside."""
+def _contains_text(value: object, text: str) -> bool:
+    """Return whether JSON contains a string."""
     if isinstance(value, dict):
-        return any(_mentions(item, text) for item in value.values())
+        return any(_contains_text(item, text) for item in value.values())
     if isinstance(value, list):
-        return any(_mentions(item, text) for item in value)
+        return any(_contains_text(item, text) for item in value)
     return value == text

@@ -1,4 +1,4 @@
-"""Everything outside the process that a reconciler uses."""
+"""The ports, settings and shared memory that reconcilers use."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from sundog_operator.ports import Clock, Edges, ExposureLogWriter, Kubernetes, P
 
 @dataclass(frozen=True, slots=True)
 class OperatorSettings:
-    """What an installation decides.
+    """Settings of the operator.
 
     Attributes:
-        identity: names this process in events.
-        runtime_image: what an empty `runtime.image` stands for.
+        identity: name of this process in events.
+        runtime_image: image of revisions with an empty `runtime.image`.
         edge_image: image of the edge's pods.
-        workers: keys at work at the same time.
-        installation: of a Kubernetes cluster; None in local mode, where nothing runs in pods.
+        workers: number of keys that are reconciled at the same time.
+        installation: settings of a Kubernetes cluster; None in local mode, where nothing runs in pods.
     """
 
     identity: str = "sundog"
@@ -36,12 +36,12 @@ class OperatorSettings:
 
     @property
     def cluster_domain(self) -> str:
-        """The last part of the full names of Services."""
+        """The cluster's DNS domain, the last part of the full names of Services."""
         return self.installation.cluster_domain if self.installation else names.CLUSTER_DOMAIN
 
     @classmethod
     def of(cls, installation: Installation, identity: str) -> Self:
-        """The settings of an installation in a cluster."""
+        """Return the settings of an installation in a cluster."""
         return cls(
             identity=identity,
             runtime_image=installation.runtime_image,
@@ -52,22 +52,22 @@ class OperatorSettings:
 
 
 class EventDeduplicator:
-    """The events told lately, so that telling one again does not even ask the API server."""
+    """Remembers recent events, so that a repeated event causes no request to the API server."""
 
     LIFE_S: Final = 600.0
 
-    def __init__(self, heard: Callable[[KubernetesEvent], None] = lambda _: None) -> None:
-        """`heard` is called with each event that was not told before."""
+    def __init__(self, on_new: Callable[[KubernetesEvent], None] = lambda _: None) -> None:
+        """`on_new` is called with each event that was written for the first time."""
         self._at: OrderedDict[str, float] = OrderedDict()
-        self.heard = heard
+        self.on_new = on_new
 
-    def lately(self, key: str, now: float) -> bool:
-        """Whether it was told within the last ten minutes."""
+    def has(self, key: str, now: float) -> bool:
+        """Return whether an event was added within the last ten minutes."""
         at = self._at.get(key)
         return at is not None and now - at < self.LIFE_S
 
-    def note(self, key: str, now: float) -> None:
-        """It was told now; what was told long ago is forgotten."""
+    def add(self, key: str, now: float) -> None:
+        """Add an event, and forget those older than ten minutes."""
         self._at[key] = now
         self._at.move_to_end(key)
         while now - next(iter(self._at.values())) >= self.LIFE_S:
@@ -76,12 +76,19 @@ class EventDeduplicator:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """The ports, the settings of this installation, the events told lately, the posts, queries and logs that are under way,
-    and the replicas that ran at the last pass.
+    """The ports, the settings, and the memory that passes share.
 
-    `prometheus` is None where no administrator named one, `exposure_logs` where nobody can write any. `server` is the API server itself
-    where `kube` knows of most kinds our own objects alone; None where `kube` knows all. `devices` are the accelerators of all its nodes,
-    `rests` what keys saw that have nothing to do.
+    Attributes:
+        recent_events: events that were written lately.
+        server: the API server itself, where `kube` has only Sundog's objects of most kinds; None where `kube` has all objects.
+        devices: the accelerators of the cluster.
+        idle_keys: the observed state of idle keys.
+        webhook_requests: posts to webhooks and their last answers.
+        prometheus: None where the administrator configured none.
+        prometheus_requests: queries and their last answers.
+        exposure_logs: None where exposure logs cannot be written.
+        exposure_log_requests: writes of exposure logs and their last results.
+        replicas: the applications at the last pass.
     """
 
     kube: Kubernetes
@@ -90,13 +97,15 @@ class Dependencies:
     webhooks: Webhooks
     clock: Clock
     settings: OperatorSettings = OperatorSettings()
-    told: EventDeduplicator = field(default_factory=EventDeduplicator, compare=False)
+    recent_events: EventDeduplicator = field(default_factory=EventDeduplicator, compare=False)
     server: Kubernetes | None = None
     devices: DeviceInventory = field(default_factory=DeviceInventory, compare=False)
-    rests: IdleKeys = field(default_factory=IdleKeys, compare=False)
-    posts: BackgroundRequests[WebhookResult] = field(default_factory=BackgroundRequests, compare=False)
+    idle_keys: IdleKeys = field(default_factory=IdleKeys, compare=False)
+    webhook_requests: BackgroundRequests[WebhookResult] = field(default_factory=BackgroundRequests, compare=False)
     prometheus: Prometheus | None = None
-    queries: BackgroundRequests[PrometheusResult] = field(default_factory=BackgroundRequests, compare=False)
+    prometheus_requests: BackgroundRequests[PrometheusResult] = field(default_factory=BackgroundRequests, compare=False)
     exposure_logs: ExposureLogWriter | None = None
-    logs: BackgroundRequests[ExposureLogResult] = field(default_factory=BackgroundRequests, compare=False)
+    exposure_log_requests: BackgroundRequests[ExposureLogResult] = field(
+        default_factory=BackgroundRequests, compare=False
+    )
     replicas: ReplicaTracker = field(default_factory=ReplicaTracker, compare=False)

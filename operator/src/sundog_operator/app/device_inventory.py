@@ -1,4 +1,4 @@
-"""The accelerators of a cluster, looked at once for all ModelDeployments that wait for some."""
+"""The accelerators of a cluster, read once for all ModelDeployments that wait for some."""
 
 import asyncio
 import math
@@ -12,17 +12,17 @@ from sundog_operator.ports import NODE, POD, Clock, Kubernetes
 
 MIN_INTERVAL_S: Final = 10.0
 COST_FACTOR: Final = 40.0
-"""Looks take at most a fortieth of a core, however many pods there are: about as much as a hundred who ask for the result."""
+"""Reads take at most a fortieth of a core, for any number of pods: about as much as a hundred uses of the result."""
 
 FORBIDDEN_S: Final = 600.0
-"""Pause after the API server refused: an operator of some namespaces alone has no permission to list nodes."""
+"""Pause after the API server refused. An operator with permissions in some namespaces only cannot list nodes."""
 
 
 class DeviceInventory:
-    """What the nodes have and what pods take of it, shared by all who ask.
+    """The devices of nodes and pods, shared by all ModelDeployments.
 
-    A look reads every pod of the cluster. The next one comes no sooner than `LEAST_S`, nor than `COST_FACTOR` times the CPU time of this
-    thread that the last one took. Sundog's own pods are in memory, and counted as they are now.
+    A refresh reads every pod of the cluster. The next one waits for `MIN_INTERVAL_S`, and for `COST_FACTOR` times the thread's CPU time of
+    the last one. Sundog's own pods are in memory, and always current.
     """
 
     def __init__(self) -> None:
@@ -30,22 +30,22 @@ class DeviceInventory:
         self._due_at = -math.inf
         self._lock = asyncio.Lock()
 
-    async def look(self, server: Kubernetes, kube: Kubernetes, clock: Clock) -> Inventory | None:
-        """The newest inventory; None where nodes or pods of all namespaces may not be listed. Raises DependencyError.
+    async def read(self, server: Kubernetes, kube: Kubernetes, clock: Clock) -> Inventory | None:
+        """Return the newest inventory; None where nodes or pods of all namespaces may not be listed. Raises DependencyError.
 
-        `server` knows all pods, `kube` Sundog's own.
+        `server` has all pods, `kube` Sundog's own.
         """
         async with self._lock:
             now = clock.monotonic()
             if now >= self._due_at:
-                self._due_at = now + await self._read(server)
+                self._due_at = now + await self._refresh(server)
         if self._others is None:
             return None
         ours = await kube.views(POD, None, capacity.pod_devices, names.PART_OF_SUNDOG)
         return capacity.add_pods(self._others, ours)
 
-    async def _read(self, server: Kubernetes) -> float:
-        """Look, and return the seconds until the next look."""
+    async def _refresh(self, server: Kubernetes) -> float:
+        """Read all nodes and pods, and return the seconds until the next refresh."""
         began = time.thread_time()
         try:
             nodes = await server.scan(NODE, capacity.trim_node)

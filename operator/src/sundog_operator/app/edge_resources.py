@@ -1,4 +1,4 @@
-"""Makes a namespace's edge in a cluster: its pods, what they need, and what leads to them for each ModelDeployment."""
+"""Apply a namespace's edge in a cluster: its pods, shared objects, and a Service and a route for each ModelDeployment."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ log = logging.getLogger("sundog.operator")
 
 
 def make_shared_objects(namespace: str, members: Sequence[Object], installation: Installation) -> list[Object]:
-    """What all services of a namespace share beside the document, the Secret and the pods, in the order in which it is made."""
+    """Return the shared objects of a namespace's edge, in the order of creation. They exclude the document, the Secret and the pods."""
     policies = installation.network_policies
     return [
         *objects.make_rbac(namespace, members, deployment.service_account_name(installation)),
@@ -31,20 +31,20 @@ def make_shared_objects(namespace: str, members: Sequence[Object], installation:
     ]
 
 
-async def find_foreign_shared_objects(world: Dependencies, namespace: str, installation: Installation) -> list[str]:
-    """What stands where the shared objects should and was not made by us."""
-    # All of them name every member as an owner: to read them whole in each member's pass would take the square of their number.
-    return await find_foreign_objects(world, _SHARED(namespace, installation))
+async def find_foreign_shared_objects(deps: Dependencies, namespace: str, installation: Installation) -> list[str]:
+    """Return the foreign objects with names of the shared objects, for messages."""
+    # Each shared object names every member as an owner. Reading whole objects in each member's pass would cost the square of that number.
+    return await find_foreign_objects(deps, _SHARED_REFS(namespace, installation))
 
 
-_SHARED: Final[Memoized[tuple[Ref, ...]]] = Memoized(
+_SHARED_REFS: Final[Memoized[tuple[Ref, ...]]] = Memoized(
     lambda namespace, installation: tuple(ref_of(obj) for obj in make_shared_objects(namespace, (), installation))
 )
 
 
-async def find_foreign_objects(world: Dependencies, refs: Iterable[Ref]) -> list[str]:
-    """Those of the objects that exist and were not made by us, for messages."""
-    found = [(ref, await world.kube.labels(ref)) for ref in refs]
+async def find_foreign_objects(deps: Dependencies, refs: Iterable[Ref]) -> list[str]:
+    """Return the objects that exist and were not made by Sundog, for messages."""
+    found = [(ref, await deps.kube.labels(ref)) for ref in refs]
     return [
         f"{ref.kind.kind} {ref.name}"
         for ref, labels in found
@@ -52,54 +52,56 @@ async def find_foreign_objects(world: Dependencies, refs: Iterable[Ref]) -> list
     ]
 
 
-async def find_blocking_objects(world: Dependencies, member: Object) -> list[str]:
-    """What keeps a ModelDeployment from being reached: objects of others, where in a cluster ours should be."""
-    installation, meta = world.settings.installation, member["metadata"]
+async def find_blocking_objects(deps: Dependencies, member: Object) -> list[str]:
+    """Return the foreign objects that block the ModelDeployment's Service or the shared objects; empty in local mode."""
+    installation, meta = deps.settings.installation, member["metadata"]
     if installation is None:
         return []
-    labels = await world.kube.labels(Ref(SERVICE, meta["namespace"], meta["name"]))
-    mine = [f"Service {meta['name']}"] if labels is not None and not objects.has_labels_of(labels, member) else []
-    return [*mine, *await find_foreign_shared_objects(world, meta["namespace"], installation)]
+    labels = await deps.kube.labels(Ref(SERVICE, meta["namespace"], meta["name"]))
+    own = [f"Service {meta['name']}"] if labels is not None and not objects.has_labels_of(labels, member) else []
+    return [*own, *await find_foreign_shared_objects(deps, meta["namespace"], installation)]
 
 
 async def apply_secrets(
-    world: Dependencies, namespace: str, members: Sequence[Object], documents: Sequence[Mapping[str, Any] | None]
+    deps: Dependencies, namespace: str, members: Sequence[Object], documents: Sequence[Mapping[str, Any] | None]
 ) -> bool:
-    """Compose the Secrets that any of the documents names, those of the oldest members first. False where the composed one is not ours.
+    """Copy the Secrets that the documents name into the edge's Secret, those of the oldest members first.
 
-    Raises DependencyError.
+    Return False where the edge's Secret belongs to others. Raises DependencyError.
     """
     ref = Ref(SECRET, namespace, names.EDGE)
-    stored = await world.kube.get(ref)
+    stored = await deps.kube.get(ref)
     if stored is not None and not is_managed_by_sundog(stored):
         return False
     needed = secrets.ordered_secret_names(documents, [member["metadata"]["name"] for member in members])
-    found = [(name, await world.kube.get(Ref(SECRET, namespace, name))) for name in needed]
+    found = [(name, await deps.kube.get(Ref(SECRET, namespace, name))) for name in needed]
     data = secrets.compose_secret_data(found)
     if left_out := [name for name, secret in found if secret is not None and name not in data]:
-        log.warning("Secrets of %s do not fit into one: without %s", namespace, ", ".join(left_out))
+        log.warning(
+            "namespace %s: the edge's Secret has no room for %s; use smaller Secrets", namespace, ", ".join(left_out)
+        )
     wanted = objects.make_secret(namespace, members, data)
     if stored is not None and (stored.get("data") or {}).keys() - data.keys():
-        # A key that is not named any more is no difference to `ensure`.
-        await world.kube.apply(wanted)
+        # `ensure` ignores keys that are no longer wanted.
+        await deps.kube.apply(wanted)
     else:
-        await ensure(world, wanted, stored)
+        await ensure(deps, wanted, stored)
     return True
 
 
 async def apply_shared_objects(
-    world: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
+    deps: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
 ) -> None:
-    """Apply what the pods need. Raises DependencyError."""
+    """Apply the shared objects, and delete the policies where they are disabled. Raises DependencyError."""
     for wanted in make_shared_objects(namespace, members, installation):
-        await ensure(world, wanted, await world.kube.get(ref_of(wanted)))
+        await ensure(deps, wanted, await deps.kube.get(ref_of(wanted)))
     if not installation.network_policies.enabled:
-        for policy in await world.kube.list(NETWORK_POLICY, namespace, objects.EDGE_SELECTOR):
-            await world.kube.delete(ref_of(policy), uid=policy["metadata"]["uid"])
+        for policy in await deps.kube.list(NETWORK_POLICY, namespace, objects.EDGE_SELECTOR):
+            await deps.kube.delete(ref_of(policy), uid=policy["metadata"]["uid"])
 
 
 async def apply_pods(
-    world: Dependencies,
+    deps: Dependencies,
     namespace: str,
     members: Sequence[Object],
     installation: Installation,
@@ -108,38 +110,46 @@ async def apply_pods(
     feedback: bool,
     drain_s: int,
 ) -> bool:
-    """Apply the Deployment, once there is a Ray token for its pods: one that starts before it would get it a minute late.
+    """Apply the Deployment once Ray's token exists, and return whether it exists. Raises DependencyError.
 
-    `feedback`: whether its agents are given the store of the edges. `drain_s`: seconds for what a leaving HAProxy has.
-    Whether it is there. Raises DependencyError.
+    A pod that starts before the token would get it a minute late.
+
+    Args:
+        deps: the dependencies.
+        namespace: the edge's namespace.
+        members: the ModelDeployments that own the edge.
+        installation: the administrator's settings.
+        stored: the stored Deployment.
+        feedback: whether agents use the store of the edges.
+        drain_s: how long a terminating HAProxy may finish its requests, in seconds.
     """
-    if stored is None and await world.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
+    if stored is None and await deps.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
         return False
     wanted = deployment.make_deployment(namespace, members, installation, feedback=feedback, drain_s=drain_s)
-    await ensure(world, wanted, stored)
+    await ensure(deps, wanted, stored)
     return True
 
 
 async def apply_services(
-    world: Dependencies, members: Sequence[Object], document: Mapping[str, Any]
+    deps: Dependencies, members: Sequence[Object], document: Mapping[str, Any]
 ) -> list[SundogError]:
-    """Give each ModelDeployment the Service of its name, unless somebody else has one.
+    """Apply the Service of each ModelDeployment, unless its name belongs to others.
 
-    It is made by a create, which takes nobody's place: what was known of the name a moment ago is enough. Returns why some could not be
-    written, which keeps no other from being so; Conflict where somebody was faster, or wrote it meanwhile. A refusal is told by an event.
+    A create never replaces a Service, so the labels that were read before are enough. One failure does not stop the others. The errors are
+    returned, among them Conflict where another client was faster. An event reports a Service that the API server rejects.
     """
 
     async def put(member: Object) -> None:
         try:
-            await _put_service(world, member, document)
+            await _apply_service(deps, member, document)
         except (Forbidden, Invalid) as err:
-            await record_events(world, member, [events.service_refused(str(err))])
+            await record_events(deps, member, [events.service_refused(str(err))])
             raise
 
-    return await _put_each(members, put)
+    return await _collect_errors(members, put)
 
 
-async def _put_each(members: Sequence[Object], put: Callable[[Object], Awaitable[None]]) -> list[SundogError]:
+async def _collect_errors(members: Sequence[Object], put: Callable[[Object], Awaitable[None]]) -> list[SundogError]:
     failed: list[SundogError] = []
     for member in members:
         try:
@@ -149,52 +159,52 @@ async def _put_each(members: Sequence[Object], put: Callable[[Object], Awaitable
     return failed
 
 
-async def _put_service(world: Dependencies, member: Object, document: Mapping[str, Any]) -> None:
+async def _apply_service(deps: Dependencies, member: Object, document: Mapping[str, Any]) -> None:
     meta = member["metadata"]
     if "deletionTimestamp" in meta:
         return
     ref = Ref(SERVICE, meta["namespace"], meta["name"])
-    labels = await world.kube.labels(ref)
+    labels = await deps.kube.labels(ref)
     if labels is not None and not objects.has_labels_of(labels, member):
         return
     entry = split_document.find_service_entry(document, meta["name"]) or {}
     wanted = objects.make_service(member, tls=bool(entry.get("tls")))
     if labels is None:
-        await create_object(world, wanted)
-    elif (stored := await world.kube.get(ref)) is not None:
+        await create_object(deps, wanted)
+    elif (stored := await deps.kube.get(ref)) is not None:
         renewed = objects.merge_service(stored, wanted)
         if renewed != stored:
-            # Who creates owns each port as by an update, and an apply that leaves one out would not remove it.
-            await world.kube.replace(renewed)
+            # A create owns the ports as an update does, so a server-side apply without a port would not remove it.
+            await deps.kube.replace(renewed)
 
 
 async def apply_routes(
-    world: Dependencies, namespace: str, members: Sequence[Object], document: Mapping[str, Any]
+    deps: Dependencies, namespace: str, members: Sequence[Object], document: Mapping[str, Any]
 ) -> list[SundogError]:
-    """Give each ModelDeployment that names a Gateway its HTTPRoute, and take that of the others away.
+    """Apply the HTTPRoute of each ModelDeployment that names a Gateway, and delete the routes of the others.
 
-    A spec that is refused leaves its route as it is. Without the Gateway API nothing is done. Returns why some could not be written, as
-    `put_services` does. Raises DependencyError where routes cannot be listed.
+    An invalid spec leaves its route as it is. Without the Gateway API nothing happens. Errors are returned, as in `apply_services`. Raises
+    DependencyError where routes cannot be listed.
     """
     try:
-        routes = await world.kube.list(HTTP_ROUTE, namespace, objects.EDGE_SELECTOR)
+        routes = await deps.kube.list(HTTP_ROUTE, namespace, objects.EDGE_SELECTOR)
     except NotServed:
         return []
     ours = {route["metadata"]["name"]: route for route in routes}
-    return await _put_each(
-        members, lambda member: _put_route(world, member, document, ours.get(member["metadata"]["name"]))
+    return await _collect_errors(
+        members, lambda member: _apply_route(deps, member, document, ours.get(member["metadata"]["name"]))
     )
 
 
-async def _put_route(world: Dependencies, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
-    meta, spec = member["metadata"], accept_model_deployment(member, world.settings.installation).spec
+async def _apply_route(deps: Dependencies, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
+    meta, spec = member["metadata"], accept_model_deployment(member, deps.settings.installation).spec
     entry = split_document.find_service_entry(document, meta["name"])
     if spec is None or entry is None or "deletionTimestamp" in meta:
         return
     if not spec.endpoint.gateway.name:
         if ours is not None and objects.is_made_for(ours, member):
-            await world.kube.delete(ref_of(ours), uid=ours["metadata"]["uid"])
+            await deps.kube.delete(ref_of(ours), uid=ours["metadata"]["uid"])
         return
-    stored = ours or await world.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"]))
+    stored = ours or await deps.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"]))
     if stored is None or objects.is_made_for(stored, member):
-        await ensure(world, http_route.make_route(member, spec.endpoint, entry["hosts"]), stored)
+        await ensure(deps, http_route.make_route(member, spec.endpoint, entry["hosts"]), stored)

@@ -1,4 +1,4 @@
-"""Makes the store of a namespace's edges while an Experiment wants it, and takes it away after the last one."""
+"""Apply the store of a namespace's edges while an Experiment needs it, and delete it after the last one."""
 
 import logging
 import secrets as randomness
@@ -11,8 +11,7 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.edge_resources import find_foreign_objects
 from sundog_operator.app.valkey_store import apply_valkey
 from sundog_operator.core.edge import deployment as edge_deployment
-from sundog_operator.core.edge import feedback_store as edge_store
-from sundog_operator.core.edge import network_policies
+from sundog_operator.core.edge import feedback_store, network_policies
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray.clusters import is_managed_by_sundog
 from sundog_operator.ports import EXPERIMENT, NETWORK_POLICY, SECRET, SERVICE, STATEFUL_SET, Object, Ref, ref_of
@@ -23,67 +22,71 @@ KEY_BYTES: Final = 32
 _KINDS: Final = (SECRET, SERVICE, STATEFUL_SET, NETWORK_POLICY)
 
 
-async def is_needed(world: Dependencies, namespace: str) -> bool:
-    """Whether any Experiment of the namespace has metrics of outcomes."""
-    return any(await world.kube.views(EXPERIMENT, namespace, edge_store.is_needed_by))
+async def is_needed(deps: Dependencies, namespace: str) -> bool:
+    """Return whether any Experiment of the namespace has outcome metrics. Raises DependencyError."""
+    return any(await deps.kube.views(EXPERIMENT, namespace, feedback_store.is_needed_by))
 
 
-async def find_store_problem(world: Dependencies, namespace: str, installation: Installation) -> tuple[str, str]:
-    """Why the edges cannot have it, as a reason and a sentence; both empty where they can."""
+async def find_store_problem(deps: Dependencies, namespace: str, installation: Installation) -> tuple[str, str]:
+    """Return (reason, message) of why the edges cannot use the store; both empty where they can. Raises DependencyError."""
     refs = [Ref(kind, namespace, names.EDGE_STORE) for kind in _KINDS]
-    if found := await find_foreign_objects(world, refs):
-        return "NotOwned", f"{', '.join(found)}: exists and was not made by Sundog; it is left alone"
-    given = installation.feedback.store.external.password_secret_name
-    if not given:
+    if found := await find_foreign_objects(deps, refs):
+        return "NotOwned", f"{', '.join(found)}: exists and was not made by Sundog; rename or delete it"
+    name = installation.feedback.store.external.password_secret_name
+    if not name:
         return "", ""
-    secret = await world.kube.get(Ref(SECRET, namespace, given))
+    secret = await deps.kube.get(Ref(SECRET, namespace, name))
     if secret is None:
-        return "SecretNotFound", f"Secret {given}, of the store of outcomes, does not exist"
+        return "SecretNotFound", f"Secret {name} of the outcome store: does not exist; create it"
     if names.PASSWORD_KEY not in (secret.get("data") or {}):
-        return "SecretIncomplete", f"Secret {given}, of the store of outcomes, has no key {names.PASSWORD_KEY}"
+        return "SecretIncomplete", f"Secret {name} of the outcome store: has no key {names.PASSWORD_KEY}; add it"
     return "", ""
 
 
 async def apply_edge_store(
-    world: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
+    deps: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
 ) -> bool:
-    """Apply all of it. False where the edges cannot have it: they serve on without. Raises DependencyError."""
-    reason, message = await find_store_problem(world, namespace, installation)
+    """Apply the store. Return False where the edges cannot use it: they serve without it. Raises DependencyError."""
+    reason, message = await find_store_problem(deps, namespace, installation)
     if reason:
         log.warning("the edges of %s keep no outcomes: %s", namespace, message, extra={"reason": reason})
         return False
-    store = edge_store.make_namespace_store(namespace, members)
+    store = feedback_store.make_namespace_store(namespace, members)
     await ensure_created(
-        world,
+        deps,
         Ref(SECRET, namespace, store.name),
         store.owners,
-        lambda: edge_store.make_secret(store, *(randomness.token_hex(KEY_BYTES) for _ in range(2))),
+        lambda: feedback_store.make_secret(store, *(randomness.token_hex(KEY_BYTES) for _ in range(2))),
     )
     if not installation.feedback.store.external.address:
-        await _put_own(world, namespace, members, installation)
+        await _apply_own_store(deps, namespace, members, installation)
     return True
 
 
-async def _put_own(world: Dependencies, namespace: str, members: Sequence[Object], installation: Installation) -> None:
+async def _apply_own_store(
+    deps: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
+) -> None:
     policy = network_policies.make_store_policy(namespace, members)
-    stored = await world.kube.get(ref_of(policy))
+    stored = await deps.kube.get(ref_of(policy))
     if installation.network_policies.enabled:
-        await ensure(world, policy, stored)
+        await ensure(deps, policy, stored)
     elif stored is not None:
-        await world.kube.delete(ref_of(stored), uid=stored["metadata"]["uid"])
-    store = edge_store.make_namespace_store(namespace, members)
-    await apply_valkey(world, store, edge_store.make_server(installation), installation.edge.pods)
+        await deps.kube.delete(ref_of(stored), uid=stored["metadata"]["uid"])
+    store = feedback_store.make_namespace_store(namespace, members)
+    await apply_valkey(deps, store, feedback_store.make_server(installation), installation.edge.pods)
 
 
-async def delete_edge_store(world: Dependencies, namespace: str, deployment: Object | None) -> None:
-    """Delete what is ours of it, once no new pod of the edges needs it: `deployment` is theirs as it was before this pass.
+async def delete_edge_store(deps: Dependencies, namespace: str, deployment: Object | None) -> None:
+    """Delete Sundog's objects of the store, once no new edge pod needs it. Raises DependencyError.
 
-    What is looked for is in memory but for the Secret, which is the first to go. Raises DependencyError.
+    `deployment` is the edge's Deployment before this pass. All kinds but Secrets are in memory, and the Secret is deleted first.
     """
-    kept = [obj for kind in _KINDS[1:] for obj in await world.kube.list(kind, namespace, edge_store.STORE_SELECTOR)]
-    if not kept and (deployment is None or not edge_deployment.has_feedback_store(deployment)):
+    stored = [
+        obj for kind in _KINDS[1:] for obj in await deps.kube.list(kind, namespace, feedback_store.STORE_SELECTOR)
+    ]
+    if not stored and (deployment is None or not edge_deployment.has_feedback_store(deployment)):
         return
-    secret = await world.kube.get(Ref(SECRET, namespace, names.EDGE_STORE))
-    for obj in [*([secret] if secret is not None else []), *kept]:
+    secret = await deps.kube.get(Ref(SECRET, namespace, names.EDGE_STORE))
+    for obj in [*([secret] if secret is not None else []), *stored]:
         if is_managed_by_sundog(obj):
-            await world.kube.delete(ref_of(obj), uid=obj["metadata"]["uid"])
+            await deps.kube.delete(ref_of(obj), uid=obj["metadata"]["uid"])

@@ -1,4 +1,4 @@
-"""Writes events. Telling one again is no error and writes nothing, and one that cannot be written holds nothing up."""
+"""Write Kubernetes events. A repeated event writes nothing, and an event that cannot be written blocks nothing."""
 
 import logging
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ from sundog_operator.ports import Object
 log = logging.getLogger("sundog.operator")
 
 
-async def record_events(world: Dependencies, regarding: Object, told: Iterable[KubernetesEvent]) -> None:
-    """Store events about an object."""
-    at = format_micro_time(world.clock.now())
-    for event in told:
-        made = make_event_object(event, regarding, world.settings.identity, at)
+async def record_events(deps: Dependencies, regarding: Object, recorded: Iterable[KubernetesEvent]) -> None:
+    """Store events about an object. Never raises DependencyError."""
+    at = format_micro_time(deps.clock.now())
+    for event in recorded:
+        made = make_event_object(event, regarding, deps.settings.identity, at)
         key = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
-        if world.told.lately(key, world.clock.monotonic()):
+        if deps.recent_events.has(key, deps.clock.monotonic()):
             continue
         try:
-            await world.kube.create(made)
-            world.told.heard(event)
+            await deps.kube.create(made)
+            deps.recent_events.on_new(event)
         except AlreadyExists:
             pass
         except (DependencyError, Invalid) as err:
-            log.warning("event %s of %s is lost: %s", event.reason, key, err)
+            log.warning("event %s of %s could not be written: %s", event.reason, key, err)
             continue
-        world.told.note(key, world.clock.monotonic())
+        deps.recent_events.add(key, deps.clock.monotonic())

@@ -1,4 +1,4 @@
-"""Remembers which replicas ran at the last pass, and tells of those that were lost since."""
+"""Find replicas that were lost since the last pass."""
 
 from dataclasses import dataclass, field
 
@@ -12,28 +12,31 @@ from sundog_operator.core.ray import lost_replicas
 
 @dataclass(slots=True)
 class ReplicaTracker:
-    """The applications of each ModelDeployment as Serve reported them last.
+    """The applications of each ModelDeployment in Serve's last report.
 
-    This is memory of the process alone: what is lost while no operator runs is not told.
+    They are in memory only, so replicas that are lost while no operator runs go unnoticed.
     """
 
     _known: dict[Key, dict[tuple[str, str], ApplicationState]] = field(default_factory=dict)
-    """By RayCluster and name of the application."""
+    """Applications by RayCluster and name."""
 
-    def lost(self, key: Key, seen: ObservedState) -> list[KubernetesEvent]:
-        """Events of what was lost since the last call. A Ray that does not answer changes nothing of what is known."""
-        told: list[KubernetesEvent] = []
+    def update(self, key: Key, observed: ObservedState) -> list[KubernetesEvent]:
+        """Store the observed applications, and return events of the replicas that were lost since the last call.
+
+        A RayCluster whose Serve does not answer keeps its stored applications.
+        """
+        lost: list[KubernetesEvent] = []
         known = self._known.setdefault(key, {})
-        for cluster, serve in seen.serves.items():
-            for revision in seen.revisions if serve.known else ():
-                place = cluster, names.application(key.name, revision.number)
-                now, before = serve.applications.get(place[1]), known.pop(place, None)
+        for cluster, serve in observed.serves.items():
+            for revision in observed.revisions if serve.known else ():
+                application = names.application(key.name, revision.number)
+                now, before = serve.applications.get(application), known.pop((cluster, application), None)
                 if now is not None:
-                    known[place] = now
+                    known[cluster, application] = now
                 if now is not None and before is not None:
-                    told += lost_replicas.make_lost_replica_events(revision.number, before, now)
-        return told
+                    lost += lost_replicas.make_lost_replica_events(revision.number, before, now)
+        return lost
 
     def forget(self, key: Key) -> None:
-        """A ModelDeployment is gone."""
+        """Forget a deleted ModelDeployment."""
         self._known.pop(key, None)

@@ -1,4 +1,4 @@
-"""Other ModelDeployments and Experiments of a namespace, as far as one bears on another."""
+"""Read the other ModelDeployments and Experiments of a namespace, as far as they affect a ModelDeployment."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments.admission import check_admission as accept_experiment
+from sundog_operator.core.experiments.admission import check_admission
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
@@ -22,49 +22,49 @@ from sundog_operator.ports import (
 )
 
 
-async def list_salt_owners(world: Dependencies, namespace: str) -> tuple[SaltOwner, ...]:
-    """Of all Experiments and ModelDeployments of a namespace that fix one."""
-    experiments = await world.kube.views(EXPERIMENT, namespace, read_experiment)
-    return read_salts(experiments, await world.kube.views(MODEL_DEPLOYMENT, namespace, read_neighbour))
+async def list_salt_owners(deps: Dependencies, namespace: str) -> tuple[SaltOwner, ...]:
+    """Return the Experiments and ModelDeployments of a namespace that set a salt. Raises DependencyError."""
+    experiments = await deps.kube.views(EXPERIMENT, namespace, read_experiment)
+    return read_salts(experiments, await deps.kube.views(MODEL_DEPLOYMENT, namespace, read_neighbour))
 
 
 def read_salts(
     experiments: Sequence["NeighbourExperiment"], deployments: Sequence["NeighbourDeployment"]
 ) -> tuple[SaltOwner, ...]:
-    """All salts in use, with who uses each."""
+    """Return the owners of all salts in use."""
     found = (*(each.salted for each in experiments), *(each.salted for each in deployments))
     return tuple(each for each in found if each is not None)
 
 
 def is_ready(deployment: Object) -> bool:
-    """Whether the wanted revision's pods were started: then they found what they need."""
+    """Return whether the wanted revision was ready for this generation, so that its pods have found all objects they need."""
     status = ModelDeploymentStatus.parse(deployment.get("status"))
     ready = any(each.type == "RevisionReady" and each.status == "True" for each in status.conditions)
     return ready and status.observed_generation == deployment["metadata"].get("generation")
 
 
 def true_conditions(status: ModelDeploymentStatus) -> dict[str, str]:
-    """Statuses of conditions by type."""
+    """Return the status of each condition by type."""
     return {condition.type: condition.status for condition in status.conditions}
 
 
 def is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
-    """Whether a ModelDeployment has nothing under way."""
-    truths = true_conditions(status)
-    seen = status.observed_generation == deployment["metadata"].get("generation")
-    settled = seen and truths.get("Promoted") == "True" and truths.get("CapacityAvailable") == "True"
-    return settled and not _is_commanded(deployment, status)
+    """Return whether a ModelDeployment has no rollout and no unhandled command."""
+    conditions = true_conditions(status)
+    observed = status.observed_generation == deployment["metadata"].get("generation")
+    settled = observed and conditions.get("Promoted") == "True" and conditions.get("CapacityAvailable") == "True"
+    return settled and not _has_unhandled_command(deployment, status)
 
 
-def _is_commanded(deployment: Object, status: ModelDeploymentStatus) -> bool:
-    """Whether there is a command that was not handled: it may bring a revision up."""
+def _has_unhandled_command(deployment: Object, status: ModelDeploymentStatus) -> bool:
+    """Return whether a command is not handled yet. It may start a revision."""
     text = (deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND, "")
     last = status.last_command
     return bool(text) and (last is None or last.id != commands.parse_command(text).id)
 
 
 def taken_revision_numbers(name: str, stored: Sequence[revisions.StoredRevision]) -> tuple[int, ...]:
-    """Numbers in names of ControllerRevisions of this name pattern."""
+    """Return the revision numbers that ControllerRevisions with this ModelDeployment's name pattern use."""
     pattern = re.compile(re.escape(name) + r"-r([0-9]+)")
     matches = (pattern.fullmatch(each.name) for each in stored)
     return tuple(int(match[1]) for match in matches if match)
@@ -72,7 +72,13 @@ def taken_revision_numbers(name: str, stored: Sequence[revisions.StoredRevision]
 
 @dataclass(frozen=True, slots=True)
 class NeighbourDeployment:
-    """A ModelDeployment as far as others of its namespace are concerned: its name, age and host, its RayClusters, and its salt."""
+    """The parts of a ModelDeployment that affect others of its namespace.
+
+    Attributes:
+        object: its name, uid, age and endpoint.
+        clusters: the RayClusters that it needs.
+        salted: its salt; None without one.
+    """
 
     object: Object
     clusters: frozenset[str]
@@ -80,7 +86,7 @@ class NeighbourDeployment:
 
 
 def read_neighbour(obj: Object) -> NeighbourDeployment:
-    """Another ModelDeployment of the namespace, as far as it bears on this one."""
+    """Read the parts of a ModelDeployment that affect others of its namespace."""
     meta, endpoint = obj["metadata"], (obj.get("spec") or {}).get("endpoint")
     kept = {key: meta[key] for key in ("name", "namespace", "uid", "creationTimestamp") if key in meta}
     clusters = desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status")))
@@ -90,13 +96,21 @@ def read_neighbour(obj: Object) -> NeighbourDeployment:
 
 
 def without_spec(obj: Object) -> Object:
-    """A RayCluster's spec has the pods of all its members."""
+    """Return an object without its spec. A RayCluster's spec is large: it has the pod templates of all its members."""
     return {key: value for key, value in obj.items() if key != "spec"}
 
 
 @dataclass(frozen=True, slots=True)
 class NeighbourExperiment:
-    """A stored Experiment: `rollout` is None for one that can be none of ours, `own` for one that is no user's, or is being deleted."""
+    """A stored Experiment.
+
+    Attributes:
+        owners: uids of its owners.
+        rollout: the rollout attempt; None for an Experiment that is none.
+        own: the user's Experiment; None for a rollout's, and for one that is being deleted.
+        model_deployment: the ModelDeployment that a user's Experiment names.
+        salted: its salt; None without one.
+    """
 
     name: str
     owners: tuple[str, ...] = ()
@@ -106,7 +120,7 @@ class NeighbourExperiment:
     salted: SaltOwner | None = None
 
     def is_of(self, service: str, uid: str) -> bool:
-        """Whether it is a rollout of that ModelDeployment; a copy under another name only looks like it."""
+        """Return whether it is a rollout of that ModelDeployment. A copy under another name is none."""
         return (
             uid in self.owners
             and self.rollout is not None
@@ -115,9 +129,9 @@ class NeighbourExperiment:
 
 
 def read_experiment(obj: Object) -> NeighbourExperiment:
-    """An Experiment of the namespace, accepted or refused."""
+    """Read an Experiment of the namespace. Its spec may be invalid."""
     meta = obj["metadata"]
-    acceptance = accept_experiment(obj)
+    acceptance = check_admission(obj)
     if not acceptance.of_rollout:
         own = UserExperiment(
             name=meta["name"],

@@ -1,4 +1,4 @@
-"""Reads all that a plan looks at, fresh."""
+"""Read the state from which a ModelDeployment's plan is made."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -52,29 +52,29 @@ from sundog_operator.ports import (
 )
 
 log = logging.getLogger("sundog.operator")
-_ITSELF: Final = ("", "")
-"""In the place of an Experiment and an arm: what the ModelDeployment's own spec stands for."""
+_OWN_SPEC: Final = ("", "")
+"""Stands for the ModelDeployment's own spec, in place of an Experiment and its arm."""
 
 
-async def observe(world: Dependencies, deployment: Object) -> ObservedState:
-    """Everything that bears on one ModelDeployment. Raises DependencyError when the API server does not answer."""
+async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
+    """Return all state that affects one ModelDeployment. Raises DependencyError when the API server does not answer."""
     meta = deployment["metadata"]
     namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
-    stored = await world.kube.views(CONTROLLER_REVISION, namespace, revisions.parse_stored_revision)
-    experiments = await world.kube.views(EXPERIMENT, namespace, read_experiment)
-    deployments = await world.kube.views(MODEL_DEPLOYMENT, namespace, read_neighbour)
+    stored = await deps.kube.views(CONTROLLER_REVISION, namespace, revisions.parse_stored_revision)
+    experiments = await deps.kube.views(EXPERIMENT, namespace, read_experiment)
+    deployments = await deps.kube.views(MODEL_DEPLOYMENT, namespace, read_neighbour)
     others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
     rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(desired_state.needed_clusters(stored_status))]
-    views = {ref.name: await read_cluster_view(world, namespace, ref.name) for ref in rays}
+    views = {ref.name: await read_cluster_view(deps, namespace, ref.name) for ref in rays}
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
-    split = split_document.find_service_entry(await world.kube.view(config_map, split_document.read_document), name)
-    pods = await list_edge_pods(world, namespace)
+    split = split_document.find_service_entry(await deps.kube.view(config_map, split_document.read_document), name)
+    pods = await list_edge_pods(deps, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
     own = tuple(each.own for each in experiments if each.own is not None and each.model_deployment == name)
-    route, routes_served = await _route(world, deployment)
+    route, routes_served = await _read_route(deps, deployment)
     owned = tuple(revisions.revisions_of_owner(stored, uid))
-    serves = {name: await read_serve_state(world, namespace, view) for name, view in views.items()}
+    serves = {name: await read_serve_state(deps, namespace, view) for name, view in views.items()}
     return ObservedState(
         deployment=deployment,
         revisions=owned,
@@ -85,49 +85,49 @@ async def observe(world: Dependencies, deployment: Object) -> ObservedState:
         serves=serves,
         clusters_of_others=tuple(taken for each in others for taken in each.clusters),
         edges=tuple(
-            await _edges(world, pods, name, stored_status, rollouts, own, dry_run=_is_dry_run(world, deployment))
+            await _read_edges(deps, pods, name, stored_status, rollouts, own, dry_run=_is_dry_run(deps, deployment))
         ),
         foreign=(
-            *await find_foreign_objects(world, (*rays, config_map, edge_deployment)),
-            *await find_blocking_objects(world, deployment),
-            *await find_foreign_secrets(world, deployment, stored_status, views),
+            *await find_foreign_objects(deps, (*rays, config_map, edge_deployment)),
+            *await find_blocking_objects(deps, deployment),
+            *await find_foreign_secrets(deps, deployment, stored_status, views),
         ),
-        url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
+        url=_make_url(pods, namespace, name, tls=_has_tls(deps, deployment, split)),
         split=split,
         host_taken_by=hosts.find_conflicting_deployment(
-            deployment, (each.object for each in others), world.settings.cluster_domain
+            deployment, (each.object for each in others), deps.settings.cluster_domain
         ),
-        image=world.settings.runtime_image,
-        secrets=await read_secrets(world, deployment),
-        installation=world.settings.installation,
-        references=await read_references(world, deployment),
-        pods=await _pods(world, namespace, name, tuple(views)),
-        room=await _room(world, deployment, stored_status),
+        image=deps.settings.runtime_image,
+        secrets=await read_secrets(deps, deployment),
+        installation=deps.settings.installation,
+        references=await read_references(deps, deployment),
+        pods=await _list_pods(deps, namespace, name, tuple(views)),
+        room=await _read_capacity(deps, deployment, stored_status),
         route=route,
         routes_served=routes_served,
-        answer=_answer(world, deployment, _attempt(rollouts, stored_status), owned),
-        readings=_readings(world, deployment, _attempt(rollouts, stored_status)),
+        answer=_ask_webhook(deps, deployment, _find_attempt(rollouts, stored_status), owned),
+        readings=_read_metrics(deps, deployment, _find_attempt(rollouts, stored_status)),
         own=own,
         salts=read_salts(experiments, deployments),
-        storeless=await _storeless(world, namespace, own),
-        arm_rooms=await _arm_rooms(world, namespace, stored_status, own, owned),
+        storeless=await _find_store_problem(deps, namespace, own),
+        arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, own, owned),
     )
 
 
-async def _storeless(world: Dependencies, namespace: str, own: Sequence[UserExperiment]) -> tuple[str, str]:
-    installation = world.settings.installation
+async def _find_store_problem(deps: Dependencies, namespace: str, own: Sequence[UserExperiment]) -> tuple[str, str]:
+    installation = deps.settings.installation
     if installation is None or not any(each.has_outcomes for each in own):
         return "", ""
-    return await edge_store.find_store_problem(world, namespace, installation)
+    return await edge_store.find_store_problem(deps, namespace, installation)
 
 
-def _is_dry_run(world: Dependencies, deployment: Object) -> bool:
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
+def _is_dry_run(deps: Dependencies, deployment: Object) -> bool:
+    spec = accept_model_deployment(deployment, deps.settings.installation).spec
     return spec is not None and spec.rollout.dry_run
 
 
-async def _edges(
-    world: Dependencies,
+async def _read_edges(
+    deps: Dependencies,
     pods: Sequence[Object],
     service: str,
     status: ModelDeploymentStatus,
@@ -136,93 +136,95 @@ async def _edges(
     *,
     dry_run: bool,
 ) -> list[EdgeReport]:
-    """What the edges say; in detail where evidence is weighed, or a plan is about to be made of what was counted."""
+    """Return the edges' reports, with detailed counts where an evaluation or a new plan needs them."""
     waiting = order_waiting(own)
-    rollout = _attempt(rollouts, status)
+    rollout = _find_attempt(rollouts, status)
     attempt = rollout.status if rollout is not None else None
-    begins = status.candidate is not None and status.stable is not None
+    has_candidate = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
-    weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != state.PENDING
-    in_detail = (begins and (weighs or not frozen)) or (status.stable is not None and (dry_run or bool(waiting)))
-    if not in_detail:
-        return await world.edges.read(pods)
+    evaluates = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != state.PENDING
+    for_rollout = has_candidate and (evaluates or not frozen)
+    if not for_rollout and not (status.stable is not None and (dry_run or bool(waiting))):
+        return await deps.edges.read(pods)
     plans = [each.status.plan for each in waiting if each.status.plan.comparison is not None]
     if attempt is not None and frozen:
         plans.append(attempt.plan)
     by_unit = any(map(units.is_sticky, plans))
-    return await world.edges.count(pods, service, by_unit=by_unit)
+    return await deps.edges.count(pods, service, by_unit=by_unit)
 
 
-def _attempt(rollouts: Sequence[RolloutAttempt], status: ModelDeploymentStatus) -> RolloutAttempt | None:
+def _find_attempt(rollouts: Sequence[RolloutAttempt], status: ModelDeploymentStatus) -> RolloutAttempt | None:
     return next((each for each in rollouts if each.name == status.experiment), None)
 
 
-def _answer(
-    world: Dependencies, deployment: Object, attempt: RolloutAttempt | None, known: Sequence[revisions.Revision]
+def _ask_webhook(
+    deps: Dependencies, deployment: Object, attempt: RolloutAttempt | None, known: Sequence[revisions.Revision]
 ) -> WebhookResult | None:
-    """What the webhook of the current step has answered, if it has one."""
-    meta, spec = deployment["metadata"], accept_model_deployment(deployment, world.settings.installation).spec
+    """Return the last answer of the current step's webhook; None without one."""
+    meta, spec = deployment["metadata"], accept_model_deployment(deployment, deps.settings.installation).spec
     key = Key("modeldeployment", meta["namespace"], meta["name"])
-    return ask_webhook(world, key, make_webhook_request(deployment, spec, attempt, known, world.clock.now()))
+    return ask_webhook(deps, key, make_webhook_request(deployment, spec, attempt, known, deps.clock.now()))
 
 
-def _readings(
-    world: Dependencies, deployment: Object, attempt: RolloutAttempt | None
+def _read_metrics(
+    deps: Dependencies, deployment: Object, attempt: RolloutAttempt | None
 ) -> Mapping[str, PrometheusResult]:
-    """What Prometheus gave for the checks of the rollout that is under way."""
-    meta, spec = deployment["metadata"], accept_model_deployment(deployment, world.settings.installation).spec
+    """Return Prometheus' last answers to the checks of the current rollout."""
+    meta, spec = deployment["metadata"], accept_model_deployment(deployment, deps.settings.installation).spec
     key = Key("modeldeployment", meta["namespace"], meta["name"])
     if attempt is None or not state.is_frozen(attempt.status):
-        return read_metrics(world, key, ())
-    held = is_rollout_held(spec, world.clock.now())
+        return read_metrics(deps, key, ())
+    held = is_rollout_held(spec, deps.clock.now())
     return read_metrics(
-        world,
+        deps,
         key,
         prometheus_checks.make_queries(attempt.status, key.namespace, key.name, attempt.uid, stands_still=held),
     )
 
 
-async def _route(world: Dependencies, deployment: Object) -> tuple[Object | None, bool]:
-    """The HTTPRoute of the name of a ModelDeployment that asks for one, and whether the API server knows such objects."""
-    spec, meta = accept_model_deployment(deployment, world.settings.installation).spec, deployment["metadata"]
+async def _read_route(deps: Dependencies, deployment: Object) -> tuple[Object | None, bool]:
+    """Return the HTTPRoute with the name of a ModelDeployment that wants one, and whether the API server serves HTTPRoutes."""
+    spec, meta = accept_model_deployment(deployment, deps.settings.installation).spec, deployment["metadata"]
     if spec is None or not spec.endpoint.gateway.name:
         return None, True
     try:
-        return await world.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"])), True
+        return await deps.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"])), True
     except NotServed:
         return None, False
 
 
-async def _pods(world: Dependencies, namespace: str, service: str, clusters: Sequence[str]) -> tuple[Object, ...]:
-    """The pods of a service's revisions, and the heads and stores of its RayClusters."""
-    if world.settings.installation is None:
+async def _list_pods(deps: Dependencies, namespace: str, service: str, clusters: Sequence[str]) -> tuple[Object, ...]:
+    """Return the pods of a service's revisions, and the heads and stores of its RayClusters."""
+    if deps.settings.installation is None:
         return ()
-    found = await world.kube.list(POD, namespace, {names.LABEL_MODEL_DEPLOYMENT: service})
+    found = await deps.kube.list(POD, namespace, {names.LABEL_MODEL_DEPLOYMENT: service})
     for cluster in clusters:
-        found += await world.kube.list(POD, namespace, {groups.LABEL_CLUSTER: cluster, groups.LABEL_NODE_TYPE: "head"})
-        found += await world.kube.list(POD, namespace, valkey.store_selector(cluster))
+        found += await deps.kube.list(POD, namespace, {groups.LABEL_CLUSTER: cluster, groups.LABEL_NODE_TYPE: "head"})
+        found += await deps.kube.list(POD, namespace, valkey.store_selector(cluster))
     return tuple(found)
 
 
-async def _room(world: Dependencies, deployment: Object, status: ModelDeploymentStatus) -> AvailableCapacity | None:
-    """What is free of the accelerators that the spec asks for, while a revision with them is on its way.
+async def _read_capacity(
+    deps: Dependencies, deployment: Object, status: ModelDeploymentStatus
+) -> AvailableCapacity | None:
+    """Return the free accelerators for the spec while its revision is not settled; else None.
 
-    Who may not read nodes or pods of other namespaces cannot look; the scheduler then decides alone.
+    Without permission to read nodes and pods of other namespaces nothing is known, and the scheduler alone decides.
     """
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
+    spec = accept_model_deployment(deployment, deps.settings.installation).spec
     if spec is None or is_settled(deployment, status):
         return None
-    return (await _rooms(world, deployment["metadata"]["namespace"], {_ITSELF: spec})).get(_ITSELF)
+    return (await _read_capacities(deps, deployment["metadata"]["namespace"], {_OWN_SPEC: spec})).get(_OWN_SPEC)
 
 
-async def _arm_rooms(
-    world: Dependencies,
+async def _read_arm_capacity(
+    deps: Dependencies,
     namespace: str,
     status: ModelDeploymentStatus,
     own: Sequence[UserExperiment],
     known: Sequence[revisions.Revision],
 ) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """The same for the arms of Experiments that may be the next to begin, by Experiment and arm."""
+    """Return the free accelerators for the arms of waiting Experiments, by Experiment and arm; empty while a rollout runs."""
     stable = next((each for each in known if status.stable and each.number == status.stable.revision), None)
     if stable is None or status.experiment or status.candidate is not None:
         return {}
@@ -233,24 +235,24 @@ async def _arm_rooms(
         if (spec := each.acceptance.spec) is not None
         for arm in spec.arms
     }
-    return await _rooms(world, namespace, specs)
+    return await _read_capacities(deps, namespace, specs)
 
 
-async def _rooms(
-    world: Dependencies, namespace: str, specs: Mapping[tuple[str, str], ModelDeploymentSpec]
+async def _read_capacities(
+    deps: Dependencies, namespace: str, specs: Mapping[tuple[str, str], ModelDeploymentSpec]
 ) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """What is free for each of some specs; none of those that ask for no accelerator.
+    """Return the free accelerators for each spec that requests some.
 
-    Whoever looks after some namespaces alone sees their quotas, and no nodes.
+    An operator with permissions in some namespaces only sees their quotas, but no nodes.
     """
-    installation = world.settings.installation
+    installation = deps.settings.installation
     if installation is None or not any(spec.resources.gpu.count for spec in specs.values()):
         return {}
     try:
-        quotas = await world.kube.list(RESOURCE_QUOTA, namespace)
-        devices = await world.devices.look(world.server or world.kube, world.kube, world.clock)
+        quotas = await deps.kube.list(RESOURCE_QUOTA, namespace)
+        devices = await deps.devices.read(deps.server or deps.kube, deps.kube, deps.clock)
     except DependencyError as err:
-        log.debug("free accelerators cannot be looked at: %s", err)
+        log.debug("free accelerators are unknown: %s", err)
         return {}
     found = {
         name: capacity.find_available_capacity(spec, devices, quotas, installation) for name, spec in specs.items()
@@ -258,49 +260,49 @@ async def _rooms(
     return {name: room for name, room in found.items() if room is not None}
 
 
-async def read_cluster_view(world: Dependencies, namespace: str, name: str) -> ClusterView:
-    """A RayCluster as it is stored. Raises DependencyError."""
-    stored = await world.kube.view(Ref(RAY_CLUSTER, namespace, name), without_spec)
-    return resolve_cluster_view(world, namespace, name, stored)
+async def read_cluster_view(deps: Dependencies, namespace: str, name: str) -> ClusterView:
+    """Return the state of a stored RayCluster. Raises DependencyError."""
+    stored = await deps.kube.view(Ref(RAY_CLUSTER, namespace, name), without_spec)
+    return resolve_cluster_view(deps, namespace, name, stored)
 
 
-async def read_serve_state(world: Dependencies, namespace: str, cluster: ClusterView) -> ServeState:
-    """Serve's state; unknown while the cluster cannot be asked."""
+async def read_serve_state(deps: Dependencies, namespace: str, cluster: ClusterView) -> ServeState:
+    """Return Serve's state; unknown while Serve does not answer."""
     if cluster.problem:
         return ServeState(known=False)
     try:
-        return await world.serve.read(cluster.dashboard, namespace)
+        return await deps.serve.read(cluster.dashboard, namespace)
     except RayUnavailable:
         return ServeState(known=False)
 
 
-async def list_edge_pods(world: Dependencies, namespace: str) -> list[Object]:
-    """The edge's pods, those that leave included, but for those that can serve nothing any more."""
-    now = world.clock.now()
-    pods = await world.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
+async def list_edge_pods(deps: Dependencies, namespace: str) -> list[Object]:
+    """Return the edge's pods, terminating ones included, except those that serve no more. Raises DependencyError."""
+    now = deps.clock.now()
+    pods = await deps.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
     return [pod for pod in pods if not is_gone(pod, now)]
 
 
-def _url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> str:
-    """Where a service is reached; empty while no edge has an address.
+def _make_url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> str:
+    """Return a service's URL; empty while no edge has an address.
 
-    A pod on loopback is reached at its own port, under the service's path; else the service has a name of its own in the cluster.
+    A pod on loopback has its own port, and the service is a path there. Otherwise the service has its own name in the cluster.
     """
     scheme = "https" if tls else "http"
     addresses = {(pod.get("status") or {}).get("podIP"): pod for pod in pods}
     if (local := addresses.get("127.0.0.1")) is not None:
-        return f"{scheme}://127.0.0.1:{_port(local, scheme)}/{service}"
+        return f"{scheme}://127.0.0.1:{_find_port(local, scheme)}/{service}"
     return f"{scheme}://{service}.{namespace}.svc" if any(addresses) else ""
 
 
-def _port(pod: Object, name: str) -> int:
+def _find_port(pod: Object, name: str) -> int:
     ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", ())]
     return next(
         (int(port["containerPort"]) for port in ports if port.get("name") == name), 443 if name == "https" else 80
     )
 
 
-def _has_tls(world: Dependencies, deployment: Object, split: Mapping[str, Any] | None) -> bool:
-    """Whether its endpoint has TLS: of a spec that is refused, as the edge was told last."""
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
+def _has_tls(deps: Dependencies, deployment: Object, split: Mapping[str, Any] | None) -> bool:
+    """Return whether the endpoint has TLS. For an invalid spec the last split document decides."""
+    spec = accept_model_deployment(deployment, deps.settings.installation).spec
     return bool(spec.endpoint.tls.secret_name if spec is not None else (split or {}).get("tls"))

@@ -1,4 +1,4 @@
-"""RayClusters in a Kubernetes cluster, with what belongs to each: the namespace's token, its store, its worker groups."""
+"""Apply RayClusters in a Kubernetes cluster, with the namespace's token, their stores and their worker groups."""
 
 import logging
 import secrets as randomness
@@ -28,71 +28,77 @@ TOKEN_BYTES: Final = 32
 REDIS_CLEANUP: Final = "ray.io/gcs-ft-redis-cleanup-finalizer"
 
 
-def resolve_cluster_view(world: Dependencies, namespace: str, name: str, obj: Object | None) -> ClusterView:
-    """A RayCluster as it is reached from here: in local mode by the address in its status, else by the name of its head's Service."""
-    installation = world.settings.installation
+def resolve_cluster_view(deps: Dependencies, namespace: str, name: str, obj: Object | None) -> ClusterView:
+    """Return the state of a RayCluster. Its address is the one in the status in local mode, else the name of its head's Service."""
+    installation = deps.settings.installation
     address = names.head_address(name, namespace, installation.cluster_domain) if installation else ""
     return clusters.parse_cluster_view(name, obj, address)
 
 
 async def ensure_ray_cluster(
-    world: Dependencies,
+    deps: Dependencies,
     installation: Installation,
     wanted: Object,
     groups: list[Object],
     stored: Object | None,
     deployed: frozenset[str] | None,
 ) -> Object:
-    """Make the RayCluster and all that is its own as wanted. Returns what is stored then.
+    """Apply a RayCluster, its token, its store and its worker groups. Return the stored RayCluster.
 
-    `wanted` is the RayCluster without its groups, `deployed` the applications that Serve has, None while it cannot be asked.
-    Raises DependencyError; Conflict where somebody else wrote it meanwhile, as Ray's autoscaler does.
+    Raises DependencyError, and Conflict where another client changed it meanwhile, as Ray's autoscaler does.
+
+    Args:
+        deps: the dependencies.
+        installation: the administrator's settings.
+        wanted: the RayCluster without its groups.
+        groups: the wanted worker groups.
+        stored: the stored RayCluster; None where it does not exist.
+        deployed: the applications in Serve; None while Serve does not answer.
     """
     meta = wanted["metadata"]
-    if stored is None or not _is_up(stored):
-        # What serves has it: Secrets are asked for one by one, and never kept in memory.
+    if stored is None or not _is_ready(stored):
+        # A ready cluster has its Secrets. They are not kept in memory, so each check is a request to the API server.
         if _has_own_store(installation):
-            await _wait_for_former_store(world, meta, stored)
-        await _ensure_token(world, meta["namespace"], meta["ownerReferences"])
+            await _wait_for_former_store(deps, meta, stored)
+        await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
     if stored is None:
-        started = [{**group, "replicas": group["minReplicas"]} for group in groups]
-        stored = await world.kube.create({**wanted, "spec": {**wanted["spec"], "workerGroupSpecs": started}})
+        initial = [{**group, "replicas": group["minReplicas"]} for group in groups]
+        stored = await deps.kube.create({**wanted, "spec": {**wanted["spec"], "workerGroupSpecs": initial}})
     else:
-        pods = await world.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})
-        changed = ray_pods.update_ray_cluster(stored, wanted, groups, _presence(pods, deployed))
+        pods = await deps.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})
+        changed = ray_pods.update_ray_cluster(stored, wanted, groups, _make_group_state(pods, deployed))
         if changed is not None:
-            await _ensure_token(world, meta["namespace"], meta["ownerReferences"])
-            stored = await world.kube.replace(changed)
+            await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
+            stored = await deps.kube.replace(changed)
         for pod in ray_groups.find_orphaned_pods(pods, [*(stored["spec"].get("workerGroupSpecs") or ()), *groups]):
-            await world.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
-        await _replace_heads(world, stored, pods)
+            await deps.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
+        await _replace_heads(deps, stored, pods)
     if _has_own_store(installation):
-        await _ensure_store(world, installation, stored)
+        await _ensure_store(deps, installation, stored)
     return stored
 
 
-async def release_finalizer(world: Dependencies, stored: Object) -> None:
-    """Let a RayCluster that is being deleted go, without KubeRay's clean-up of its store, which goes with it.
+async def release_finalizer(deps: Dependencies, stored: Object) -> None:
+    """Remove the finalizer of KubeRay's store clean-up from a RayCluster that is being deleted. Raises DependencyError.
 
-    That clean-up is a Job: where the namespace is being deleted, none can be made, and the namespace would stay for ever.
+    The store is deleted with its RayCluster anyway. The clean-up is a Job, which cannot be created in a namespace that is being deleted, so
+    the namespace would never go away.
     """
     finalizers = stored["metadata"].get("finalizers") or []
-    if world.settings.installation is None or not valkey.has_own_store(stored) or REDIS_CLEANUP not in finalizers:
+    if deps.settings.installation is None or not valkey.has_own_store(stored) or REDIS_CLEANUP not in finalizers:
         return
     kept = [each for each in finalizers if each != REDIS_CLEANUP]
-    await world.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})
+    await deps.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})
 
 
-async def _replace_heads(world: Dependencies, cluster: Object, pods: Sequence[Object]) -> None:
+async def _replace_heads(deps: Dependencies, cluster: Object, pods: Sequence[Object]) -> None:
     keeps_state = "gcsFaultToleranceOptions" in cluster["spec"]
     for head in heads.find_heads_without_autoscaler(pods, keeps_state=keeps_state):
-        log.warning(
-            "%s is deleted, for another to come: its container %s has ended", ref_of(head), heads.AUTOSCALER_CONTAINER
-        )
-        await world.kube.delete(ref_of(head), uid=head["metadata"]["uid"])
+        log.warning("%s: container %s has ended; the head is replaced", ref_of(head), heads.AUTOSCALER_CONTAINER)
+        await deps.kube.delete(ref_of(head), uid=head["metadata"]["uid"])
 
 
-def _presence(found: Sequence[Object], deployed: frozenset[str] | None) -> GroupState:
+def _make_group_state(found: Sequence[Object], deployed: frozenset[str] | None) -> GroupState:
     pods: dict[str, list[str]] = {}
     running: Counter[str] = Counter()
     for pod in found:
@@ -102,16 +108,16 @@ def _presence(found: Sequence[Object], deployed: frozenset[str] | None) -> Group
     return GroupState(pods, running, deployed)
 
 
-async def _ensure_token(world: Dependencies, namespace: str, owners: Sequence[Object]) -> None:
+async def _ensure_token(deps: Dependencies, namespace: str, owners: Sequence[Object]) -> None:
     await ensure_created(
-        world,
+        deps,
         Ref(SECRET, namespace, names.RAY),
         owners,
         lambda: token.make_secret(namespace, owners, randomness.token_hex(TOKEN_BYTES)),
     )
 
 
-def _is_up(cluster: Object) -> bool:
+def _is_ready(cluster: Object) -> bool:
     return not clusters.parse_cluster_view(cluster["metadata"]["name"], cluster, "-").problem
 
 
@@ -120,41 +126,41 @@ def _has_own_store(installation: Installation) -> bool:
     return wanted.enabled and not wanted.external.address
 
 
-async def _wait_for_former_store(world: Dependencies, meta: Object, stored: Object | None) -> None:
-    """See to it that nothing of a store is left that goes with a RayCluster of the same name before. Raises DependencyError.
+async def _wait_for_former_store(deps: Dependencies, meta: Object, stored: Object | None) -> None:
+    """Raise DependencyError while objects of a store exist that belong to an earlier RayCluster of the same name.
 
-    The garbage collector takes one object after the other. Whatever was taken over until then would run on with a password that is gone.
+    The garbage collector deletes them one after the other. An adopted object would keep running with a deleted password.
     """
     uid = stored["metadata"]["uid"] if stored is not None else ""
     for kind in (SECRET, STATEFUL_SET):
         ref = Ref(kind, meta["namespace"], names.valkey(meta["name"]))
-        found = await world.kube.get(ref)
+        found = await deps.kube.get(ref)
         if found is not None and valkey.has_other_owner(found, uid):
             owners = ", ".join(revisions.owner_uids(found))
             raise DependencyError(
-                f"{ref} belongs to another owner, of uid {owners}, with whom it goes: it is made anew once it is gone"
+                f"{ref}: belongs to another owner with uid {owners}; waiting until Kubernetes has deleted it"
             )
 
 
-async def _ensure_store(world: Dependencies, installation: Installation, cluster: Object) -> None:
+async def _ensure_store(deps: Dependencies, installation: Installation, cluster: Object) -> None:
     wanted, store = installation.ray.gcs_fault_tolerance, valkey.make_cluster_store(cluster)
     secret = Ref(SECRET, store.namespace, store.name)
-    if not _is_up(cluster) and await world.kube.get(secret) is None:
-        await _end_store(world, store)
+    if not _is_ready(cluster) and await deps.kube.get(secret) is None:
+        await _delete_store_pods(deps, store)
         password = randomness.token_hex(TOKEN_BYTES)
-        await world.kube.create(valkey.make_secret(store, {names.PASSWORD_KEY: password}))
-    await apply_valkey(world, store, ValkeyServer(wanted.image, wanted.storage), installation.ray.pods)
+        await deps.kube.create(valkey.make_secret(store, {names.PASSWORD_KEY: password}))
+    await apply_valkey(deps, store, ValkeyServer(wanted.image, wanted.storage), installation.ray.pods)
 
 
-async def _end_store(world: Dependencies, store: ValkeyStore) -> None:
-    """Delete what runs with a password that is gone, for it to come again with the new one.
+async def _delete_store_pods(deps: Dependencies, store: ValkeyStore) -> None:
+    """Delete the store's pods, which run with a deleted password. New ones start with the new password.
 
-    Before that is made: whoever dies in between finds none again.
+    Call it before the Secret is created: if the process dies in between, the next pass finds no Secret and deletes them again.
     """
-    for pod in await world.kube.list(POD, store.namespace, store.selector):
-        await world.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
+    for pod in await deps.kube.list(POD, store.namespace, store.selector):
+        await deps.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
 
 
-async def delete_unused(world: Dependencies, key: Key, stored: Object) -> None:
-    """Delete a RayCluster that no ModelDeployment needs any more although its owners live, as when they changed their image."""
-    await world.kube.delete(Ref(RAY_CLUSTER, key.namespace, key.name), uid=stored["metadata"]["uid"])
+async def delete_unused(deps: Dependencies, key: Key, stored: Object) -> None:
+    """Delete a RayCluster that no ModelDeployment needs although its owners exist, for example after a change of their image."""
+    await deps.kube.delete(Ref(RAY_CLUSTER, key.namespace, key.name), uid=stored["metadata"]["uid"])

@@ -1,4 +1,4 @@
-"""Reconciles the edge of one namespace: one split document for all its services, and the pods that follow it."""
+"""Reconcile the edge of a namespace: one split document for all its services, and the pods that read it."""
 
 import logging
 import math
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.api.installation import Installation
 from sundog_operator.app import edge_resources, edge_store
 from sundog_operator.app.apply import ensure
 from sundog_operator.app.dependencies import Dependencies
@@ -34,106 +35,136 @@ log = logging.getLogger("sundog.operator")
 
 RESYNC_S = 30.0
 IDLE_RESYNC_S = math.inf
-"""Nothing is left to do until something changes that a look sees. Objects of others and the Secrets of a store are none of that."""
+"""Nothing to do until the idle check finds a change. It checks neither objects of others nor a store's Secrets."""
 UNCONFIRMED_RESYNC_S = 1.0
 
 
-async def reconcile_edge(world: Dependencies, key: Key) -> float | None:
-    """One pass. Returns after how many seconds to look again, None for a namespace without services.
+async def reconcile_edge(deps: Dependencies, key: Key) -> float | None:
+    """Run one pass. Return the seconds until the next one; None for a namespace without services.
 
-    Raises DependencyError, or Invalid where the API server finds something wrong with an object.
+    Raises DependencyError, and Invalid where the API server rejects an object.
     """
-    seen_before = await NamespaceState(world, key.namespace).sees(key)
-    again_s = await _reconcile(world, key)
-    rests = again_s == IDLE_RESYNC_S
-    return world.rests.note(key, seen_before, RESYNC_S if rests else again_s, rests=rests)
+    state = await NamespaceState(deps, key.namespace).read(key)
+    again_s = await _reconcile(deps, key)
+    idle = again_s == IDLE_RESYNC_S
+    return deps.idle_keys.update(key, state, RESYNC_S if idle else again_s, idle=idle)
 
 
-async def _reconcile(world: Dependencies, key: Key) -> float | None:
-    deployments = sorted(await world.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.creation_order)
-    config_map = await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
-    deployment = await world.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
+async def _reconcile(deps: Dependencies, key: Key) -> float | None:
+    deployments = sorted(await deps.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.creation_order)
+    config_map = await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
+    deployment = await deps.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
     if any(stored is not None and not is_managed_by_sundog(stored) for stored in (config_map, deployment)):
         return RESYNC_S
     previous = split_document.read_document(config_map)
     members = [
         obj
         for obj in deployments
-        if _cluster_of(obj) or split_document.find_service_entry(previous, obj["metadata"]["name"])
+        if _assigned_cluster(obj) or split_document.find_service_entry(previous, obj["metadata"]["name"])
     ]
     if not members:
         return None
-    clusters = split_document.make_cluster_entries(await _clusters(world, key.namespace, members), previous)
-    experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
+    document = await _make_document(deps, key.namespace, members, previous)
+    installation = deps.settings.installation
+    if installation is None:
+        await ensure(deps, objects.make_config_map(key.namespace, members, document), config_map)
+        wanted = objects.make_local_deployment(key.namespace, members, deps.settings.edge_image)
+        await ensure(deps, wanted, deployment)
+        return IDLE_RESYNC_S
+    if await edge_resources.find_foreign_shared_objects(deps, key.namespace, installation):
+        return RESYNC_S
+    stored = (config_map, deployment)
+    return await _apply_cluster_edge(deps, key.namespace, members, installation, stored, (previous, document))
+
+
+async def _make_document(
+    deps: Dependencies, namespace: str, members: list[Object], previous: dict[str, Any] | None
+) -> dict[str, Any]:
+    clusters = split_document.make_cluster_entries(await _cluster_views(deps, namespace, members), previous)
+    experiments = {obj["metadata"]["name"]: obj for obj in await deps.kube.list(EXPERIMENT, namespace)}
     owned = revisions.group_by_owner(
-        await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
+        await deps.kube.views(CONTROLLER_REVISION, namespace, revisions.parse_stored_revision)
     )
     entries = (
-        _entry(world, member, members, experiments, owned.get(member["metadata"]["uid"], []), previous)
+        _make_entry(deps, member, members, experiments, owned.get(member["metadata"]["uid"], []), previous)
         for member in members
     )
     services = [entry for entry in entries if entry is not None]
-    document = split_document.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
-    _tell_of_networks(key.namespace, services, document, previous)
-    wanted = objects.make_config_map(key.namespace, members, document)
-    installation = world.settings.installation
-    if installation is None:
-        await ensure(world, wanted, config_map)
-        made = objects.make_local_deployment(key.namespace, members, world.settings.edge_image)
-        await ensure(world, made, deployment)
-        return IDLE_RESYNC_S
-    if await edge_resources.find_foreign_shared_objects(world, key.namespace, installation):
+    document = split_document.make_document(namespace, services, clusters, previous, deps.settings.cluster_domain)
+    _log_dropped_overrides(namespace, services, document, previous)
+    return document
+
+
+async def _apply_cluster_edge(
+    deps: Dependencies,
+    namespace: str,
+    members: list[Object],
+    installation: Installation,
+    stored: tuple[Object | None, Object | None],
+    documents: tuple[dict[str, Any] | None, dict[str, Any]],
+) -> float:
+    """Apply the edge of a Kubernetes cluster, and return the seconds until the next pass.
+
+    `stored` are the ConfigMap and the Deployment, `documents` the previous and the new split document.
+    """
+    (config_map, deployment), document = stored, documents[1]
+    # A Secret is copied before the document names it, and removed in a later pass than its name.
+    if not await edge_resources.apply_secrets(deps, namespace, members, documents):
         return RESYNC_S
-    # A Secret is there before the document names it, and goes in a later pass than its name.
-    if not await edge_resources.apply_secrets(world, key.namespace, members, (previous, document)):
-        return RESYNC_S
-    await ensure(world, wanted, config_map)
-    await edge_resources.apply_shared_objects(world, key.namespace, members, installation)
-    wanted_store = await edge_store.is_needed(world, key.namespace)
-    feedback = wanted_store and await edge_store.apply_edge_store(world, key.namespace, members, installation)
-    there = await edge_resources.apply_pods(
-        world,
-        key.namespace,
+    await ensure(deps, objects.make_config_map(namespace, members, document), config_map)
+    await edge_resources.apply_shared_objects(deps, namespace, members, installation)
+    needs_store = await edge_store.is_needed(deps, namespace)
+    feedback = needs_store and await edge_store.apply_edge_store(deps, namespace, members, installation)
+    has_pods = await edge_resources.apply_pods(
+        deps,
+        namespace,
         members,
         installation,
         deployment,
         feedback=feedback,
         drain_s=grace_periods.edge_drain_s(document["services"]),
     )
-    if not wanted_store:
-        await edge_store.delete_edge_store(world, key.namespace, deployment)
-    failed = await edge_resources.apply_services(world, members, document)
-    if there:
-        failed += await edge_resources.apply_routes(world, key.namespace, members, document)
-    if failed:
-        raise failed[0]
-    if not there:
+    if not needs_store:
+        await edge_store.delete_edge_store(deps, namespace, deployment)
+    errors = await edge_resources.apply_services(deps, members, document)
+    if has_pods:
+        errors += await edge_resources.apply_routes(deps, namespace, members, document)
+    if errors:
+        raise errors[0]
+    if not has_pods:
         return UNCONFIRMED_RESYNC_S
-    return RESYNC_S if wanted_store else IDLE_RESYNC_S
+    return RESYNC_S if needs_store else IDLE_RESYNC_S
 
 
-def _tell_of_networks(namespace: str, services: Sequence[Object], document: Object, previous: Object | None) -> None:
-    """Say once, as the document changes, whose overrides found no room in it."""
-    if document != previous and (lacking := split_document.find_services_with_dropped_overrides(services, document)):
-        log.warning("overrides of %s name too many networks: without some of %s", namespace, ", ".join(lacking))
+def _log_dropped_overrides(
+    namespace: str, services: Sequence[Object], document: Object, previous: Object | None
+) -> None:
+    """Log once, when the document changes, which services lost overrides."""
+    if document != previous and (dropped := split_document.find_services_with_dropped_overrides(services, document)):
+        log.warning(
+            "namespace %s: overrides name more than %d networks, so some of %s are ignored; name fewer networks",
+            namespace,
+            split_document.MAX_OVERRIDE_NETWORKS,
+            ", ".join(dropped),
+        )
 
 
-def _cluster_of(deployment: Object) -> str:
+def _assigned_cluster(deployment: Object) -> str:
     return ModelDeploymentStatus.parse(deployment.get("status")).cluster
 
 
-def _entry(
-    world: Dependencies,
+def _make_entry(
+    deps: Dependencies,
     member: Object,
     members: list[Object],
     experiments: dict[str, Object],
     owned: Sequence[Revision],
     previous: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """The entry of one ModelDeployment.
+    """Return the entry of one ModelDeployment; None where it can have none yet.
 
-    With a spec that is refused its endpoint stays as it was; the split still follows the status, so that an abort works. Where the status
-    was lost, all stays as it was until the planner has recovered it.
+    With an invalid spec the endpoint stays as it was, and the split still follows the status, so that an abort works. After the status was
+    lost, the whole entry stays as it was until the planner has recovered the status.
     """
     meta = member["metadata"]
     name, status, known = (
@@ -146,7 +177,7 @@ def _entry(
     uid, rollout = desired_state.find_active_experiment(status, experiments)
     split = desired_state.desired_split(member, status, uid, rollout)
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
-    spec = accept_model_deployment(member, world.settings.installation).spec
+    spec = accept_model_deployment(member, deps.settings.installation).spec
     if spec is None and known is not None:
         return split_document.update_service_entry(known, status.cluster, name, split, limits)
     if spec is None:
@@ -154,20 +185,20 @@ def _entry(
         spec = revisions.spec_of(stable) if stable else None
     if spec is None:
         return None
-    domain = world.settings.cluster_domain
+    domain = deps.settings.cluster_domain
     host = "" if hosts.find_conflicting_deployment(member, members, domain) else spec.endpoint.host
     return split_document.make_service_entry(
         meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
     )
 
 
-async def _clusters(world: Dependencies, namespace: str, members: list[Object]) -> list[ClusterView]:
+async def _cluster_views(deps: Dependencies, namespace: str, members: list[Object]) -> list[ClusterView]:
     used = {
         name
         for obj in members
         for name in desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status")))
     }
     return [
-        resolve_cluster_view(world, namespace, name, await world.kube.get(Ref(RAY_CLUSTER, namespace, name)))
+        resolve_cluster_view(deps, namespace, name, await deps.kube.get(Ref(RAY_CLUSTER, namespace, name)))
         for name in sorted(used)
     ]

@@ -1,6 +1,7 @@
-"""Answers Experiments of users that cannot be acted on, has exposure logs written, and tells others of rollouts.
+"""Reconcile an Experiment beside its ModelDeployment.
 
-All else of an Experiment is walked with its ModelDeployment.
+This covers the status of a user's Experiment that cannot run, its exposure log, and the notifications of a rollout. The ModelDeployment's
+pass does everything else.
 """
 
 from typing import Final
@@ -17,60 +18,59 @@ from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 MODEL_DEPLOYMENT_NOT_FOUND: Final = "ModelDeploymentNotFound"
 RESYNC_S: Final = 15.0
-"""Between two looks whether the ModelDeployment is still there: what goes wakes nobody."""
+"""Seconds between checks that the ModelDeployment still exists: its deletion wakes no key."""
 
 
-async def reconcile_experiment(world: Dependencies, key: Key) -> float | None:
-    """Say why a user's is refused or what it lacks, and keep its exposure log; tell receivers what happened in a rollout.
+async def reconcile_experiment(deps: Dependencies, key: Key) -> float | None:
+    """Run one pass: report why a user's Experiment cannot run, write its exposure log, or deliver a rollout's notifications.
 
-    Raises DependencyError.
-
-    Gives after how many seconds to look again; None for never.
+    Return the seconds until the next pass; None for never. Raises DependencyError.
     """
-    stored = await world.kube.get(Ref(EXPERIMENT, key.namespace, key.name))
+    stored = await deps.kube.get(Ref(EXPERIMENT, key.namespace, key.name))
     if stored is None:
-        notifications.forget_notifications(world, key.namespace, key.name)
-        exposure_logs.forget_exposure_log(world, key.namespace, key.name)
+        notifications.forget_notifications(deps, key.namespace, key.name)
+        exposure_logs.forget_exposure_log(deps, key.namespace, key.name)
         return None
     acceptance = check_admission(stored)
     if acceptance.of_rollout:
-        return await notifications.deliver_notifications(world, stored)
+        return await notifications.deliver_notifications(deps, stored)
     before = ExperimentStatus.parse(stored.get("status"))
     if "deletionTimestamp" in stored["metadata"]:
         return None
     if is_over(before):
-        return await exposure_logs.reconcile_exposure_log(world, stored, acceptance.spec)
-    if (told := await _told(world, stored, acceptance, before)) is not None:
-        await write_status(world, stored, told.to_json())
+        return await exposure_logs.reconcile_exposure_log(deps, stored, acceptance.spec)
+    if (blocked := await _find_blocked_status(deps, stored, acceptance, before)) is not None:
+        await write_status(deps, stored, blocked.to_json())
         return RESYNC_S
-    again_s = await exposure_logs.reconcile_exposure_log(world, stored, acceptance.spec)
+    again_s = await exposure_logs.reconcile_exposure_log(deps, stored, acceptance.spec)
     return RESYNC_S if again_s is None else min(again_s, RESYNC_S)
 
 
-async def _told(
-    world: Dependencies, stored: Object, acceptance: ExperimentAcceptance, before: ExperimentStatus
+async def _find_blocked_status(
+    deps: Dependencies, stored: Object, acceptance: ExperimentAcceptance, before: ExperimentStatus
 ) -> ExperimentStatus | None:
-    """The status of one that its ModelDeployment has nothing to say of; None for all others."""
-    now = world.clock.now().replace(microsecond=0)
+    """Return the status of an Experiment with an invalid spec or without its ModelDeployment; None for all others."""
+    now = deps.clock.now().replace(microsecond=0)
     if acceptance.spec is None and not state.is_frozen(before):
-        return _refused(stored, before, acceptance.reason, acceptance.message, world)
+        return _make_blocked_status(stored, before, acceptance.reason, acceptance.message, deps)
     name = str((stored.get("spec") or {}).get("modelDeployment"))
-    deployment = await world.kube.get(Ref(MODEL_DEPLOYMENT, stored["metadata"]["namespace"], name))
+    deployment = await deps.kube.get(Ref(MODEL_DEPLOYMENT, stored["metadata"]["namespace"], name))
     if deployment is not None:
         return None
-    missing = f"spec.modelDeployment: there is no ModelDeployment {name} in namespace {stored['metadata']['namespace']}"
+    missing = f"spec.modelDeployment: no ModelDeployment {name} in namespace {stored['metadata']['namespace']}"
     if state.has_begun(before):
         ended = transitions.end_experiment(before, STOPPED, MODEL_DEPLOYMENT_NOT_FOUND, missing, now)
-        return _refused(stored, ended, MODEL_DEPLOYMENT_NOT_FOUND, missing, world)
+        return _make_blocked_status(stored, ended, MODEL_DEPLOYMENT_NOT_FOUND, missing, deps)
     waiting = before.model_copy(update={"phase": "Pending"})
-    return _refused(stored, waiting, MODEL_DEPLOYMENT_NOT_FOUND, f"{missing}; it begins when there is one", world)
+    message = f"{missing}; create it, and the Experiment begins"
+    return _make_blocked_status(stored, waiting, MODEL_DEPLOYMENT_NOT_FOUND, message, deps)
 
 
-def _refused(
-    stored: Object, status: ExperimentStatus, reason: str, message: str, world: Dependencies
+def _make_blocked_status(
+    stored: Object, status: ExperimentStatus, reason: str, message: str, deps: Dependencies
 ) -> ExperimentStatus:
-    """A status with why it does not run."""
-    now, generation = world.clock.now().replace(microsecond=0), stored["metadata"]["generation"]
+    """Return a status whose conditions give the reason why the Experiment does not run."""
+    now, generation = deps.clock.now().replace(microsecond=0), stored["metadata"]["generation"]
     conditions = experiment_conditions(status.conditions, generation=generation, at=now)
     waits = reason == MODEL_DEPLOYMENT_NOT_FOUND and not is_over(status)
     mark_stalled = conditions.mark_false if waits else conditions.mark_true

@@ -1,4 +1,4 @@
-"""Reconciles one ModelDeployment: observe, plan, act."""
+"""Reconcile one ModelDeployment: observe, plan, act."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,57 +21,59 @@ from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
 
-async def reconcile_model_deployment(world: Dependencies, key: Key) -> float | None:
-    """One pass. Returns after how many seconds to look again, None for a ModelDeployment that is gone.
+async def reconcile_model_deployment(deps: Dependencies, key: Key) -> float | None:
+    """Run one pass. Return the seconds until the next one; None for a deleted ModelDeployment.
 
-    Raises DependencyError. A pass that changes nothing writes nothing.
+    A pass that changes nothing writes nothing. Raises DependencyError.
     """
-    seen_before = await NamespaceState(world, key.namespace).sees(key)
-    stored = await world.kube.get(Ref(MODEL_DEPLOYMENT, key.namespace, key.name))
+    state = await NamespaceState(deps, key.namespace).read(key)
+    stored = await deps.kube.get(Ref(MODEL_DEPLOYMENT, key.namespace, key.name))
     if stored is None or "deletionTimestamp" in stored["metadata"]:
-        world.rests.note(key, None, None, rests=False)
-        ask_webhook(world, key, None)
-        read_metrics(world, key, ())
-        world.replicas.forget(key)
+        deps.idle_keys.update(key, None, None, idle=False)
+        ask_webhook(deps, key, None)
+        read_metrics(deps, key, ())
+        deps.replicas.forget(key)
         return None
-    seen = await observe(world, stored)
-    decided = make_plan(seen, world.clock.now())
-    experiments = {each.name: each.uid for each in seen.rollouts} | {each.name: each.uid for each in seen.own}
-    await record_events(world, stored, world.replicas.lost(key, seen))
-    await _act(world, stored, decided, experiments)
-    rests = decided.requeue_after_s == RESYNC_S and not order_waiting(seen.own)
-    return world.rests.note(key, seen_before, decided.requeue_after_s, rests=rests)
+    observed = await observe(deps, stored)
+    plan = make_plan(observed, deps.clock.now())
+    experiments = {each.name: each.uid for each in observed.rollouts} | {each.name: each.uid for each in observed.own}
+    await record_events(deps, stored, deps.replicas.update(key, observed))
+    await _apply_plan(deps, stored, plan, experiments)
+    idle = plan.requeue_after_s == RESYNC_S and not order_waiting(observed.own)
+    return deps.idle_keys.update(key, state, plan.requeue_after_s, idle=idle)
 
 
-async def _act(world: Dependencies, stored: Object, decided: ReconcilePlan, experiments: Mapping[str, str]) -> None:
-    """Write in the order that lets the process die at any line.
+async def _apply_plan(deps: Dependencies, stored: Object, plan: ReconcilePlan, experiments: Mapping[str, str]) -> None:
+    """Write in an order in which the process may die at any line.
 
-    That is: children, the commit points of Experiments, events of them, the status, what is surplus. `experiments` are the uids of those
-    that were looked at, by name.
+    The order is: children, the status of Experiments (the commit points), events, the ModelDeployment's status, deletions. `experiments`
+    are the uids of the observed Experiments by name.
     """
     namespace = stored["metadata"]["namespace"]
-    for child in decided.objects_to_create:
-        await create_object(world, child)
-    for name, status in (*((decided.rollout,) if decided.rollout is not None else ()), *decided.own):
-        await _commit(world, Ref(EXPERIMENT, namespace, name), experiments.get(name, ""), status.to_json())
-    # Where somebody else has written the ModelDeployment meanwhile, the next pass finds nothing that moves any more, and no event.
-    await record_events(world, stored, decided.events)
-    await write_status(world, stored, decided.status.to_json())
-    for edge in decided.edges_to_delete:
-        await world.kube.delete(Ref(POD, namespace, edge.pod), uid=edge.uid)
-    for name in decided.surplus_revisions:
-        await world.kube.delete(Ref(CONTROLLER_REVISION, namespace, name))
-    for name in decided.surplus_experiments:
-        await world.kube.delete(Ref(EXPERIMENT, namespace, name))
+    for child in plan.objects_to_create:
+        await create_object(deps, child)
+    for name, status in (*((plan.rollout,) if plan.rollout is not None else ()), *plan.own):
+        await _write_experiment_status(
+            deps, Ref(EXPERIMENT, namespace, name), experiments.get(name, ""), status.to_json()
+        )
+    # Events come first: if the status write fails with a conflict, the next pass has no transition any more, and so no events.
+    await record_events(deps, stored, plan.events)
+    await write_status(deps, stored, plan.status.to_json())
+    for edge in plan.edges_to_delete:
+        await deps.kube.delete(Ref(POD, namespace, edge.pod), uid=edge.uid)
+    for name in plan.surplus_revisions:
+        await deps.kube.delete(Ref(CONTROLLER_REVISION, namespace, name))
+    for name in plan.surplus_experiments:
+        await deps.kube.delete(Ref(EXPERIMENT, namespace, name))
 
 
-async def _commit(world: Dependencies, ref: Ref, uid: str, status: dict[str, Any]) -> None:
-    """Write what an Experiment has come to, and leave what others write of it as it is by now.
+async def _write_experiment_status(deps: Dependencies, ref: Ref, uid: str, status: dict[str, Any]) -> None:
+    """Write the status of an Experiment, and keep the fields that its own pass writes.
 
-    `uid` is that of the one that was looked at, empty for one that this pass has made.
+    `uid` is the uid of the observed Experiment; empty for one that this pass created.
     """
-    stored = await world.kube.get(ref)
+    stored = await deps.kube.get(ref)
     if stored is None or uid not in ("", stored["metadata"]["uid"]):
-        raise Conflict(f"{ref}: it went before its step could be written")
+        raise Conflict(f"{ref}: was deleted before its status could be written")
     known = stored.get("status")
-    await write_status(world, stored, merge_log_status(notifications.preserve_deliveries(status, known), known))
+    await write_status(deps, stored, merge_log_status(notifications.preserve_deliveries(status, known), known))

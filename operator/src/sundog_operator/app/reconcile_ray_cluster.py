@@ -1,4 +1,4 @@
-"""Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
+"""Reconcile one RayCluster. Its members own it, and its Serve document has the live revisions of all members."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -26,77 +26,81 @@ from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYM
 RESYNC_S = 15.0
 NOT_READY_RESYNC_S = 0.5
 READ_BACK_DELAY_S = 1.0
-"""A document that is PUT while Serve is starting can be lost without an error: it is read back."""
+"""Delay before the document is read back. Serve can lose it without an error if it is PUT while Serve starts."""
 
 
-async def reconcile_ray_cluster(world: Dependencies, key: Key) -> float | None:
-    """One pass. Returns after how many seconds to look again, None for a cluster without members. Raises DependencyError."""
-    seen_before = await NamespaceState(world, key.namespace).sees(key)
-    again_s = await _reconcile(world, key)
-    return world.rests.note(key, seen_before, again_s, rests=again_s == RESYNC_S)
+async def reconcile_ray_cluster(deps: Dependencies, key: Key) -> float | None:
+    """Run one pass. Return the seconds until the next one; None for a cluster without members. Raises DependencyError."""
+    state = await NamespaceState(deps, key.namespace).read(key)
+    again_s = await _reconcile(deps, key)
+    return deps.idle_keys.update(key, state, again_s, idle=again_s == RESYNC_S)
 
 
-async def _reconcile(world: Dependencies, key: Key) -> float | None:
-    deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
+async def _reconcile(deps: Dependencies, key: Key) -> float | None:
+    deployments = await deps.kube.list(MODEL_DEPLOYMENT, key.namespace)
     members = _members(deployments, key.name)
-    stored = await world.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
+    stored = await deps.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
     if stored is not None and not clusters.is_managed_by_sundog(stored):
         return RESYNC_S
     if stored is not None and "deletionTimestamp" in stored["metadata"]:
-        await ray_clusters.release_finalizer(world, stored)
+        await ray_clusters.release_finalizer(deps, stored)
         return RESYNC_S if members else None
     if not members:
-        return await _without_members(world, key, stored, deployments)
-    serve = await _read(world, key, ray_clusters.resolve_cluster_view(world, key.namespace, key.name, stored))
-    stored = await _ensure(world, key, members, stored, serve)
-    view = ray_clusters.resolve_cluster_view(world, key.namespace, key.name, stored)
+        return await _reconcile_without_members(deps, key, stored, deployments)
+    serve = await _read_serve(deps, key, ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored))
+    stored = await _ensure_cluster(deps, key, members, stored, serve)
+    view = ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored)
     if view.problem:
         return NOT_READY_RESYNC_S
     if serve is None:
-        serve = await world.serve.read(view.dashboard, key.namespace)
-    return await _deploy(world, key, view, serve)
+        serve = await deps.serve.read(view.dashboard, key.namespace)
+    return await _deploy(deps, key, view, serve)
 
 
-async def _read(world: Dependencies, key: Key, view: ClusterView) -> ServeState | None:
-    """What Serve has; None while it does not answer, which must not keep pods from being asked for."""
+async def _read_serve(deps: Dependencies, key: Key, view: ClusterView) -> ServeState | None:
+    """Return Serve's state; None while Serve does not answer, which must not block the creation of pods."""
     if view.problem:
         return None
     try:
-        return await world.serve.read(view.dashboard, key.namespace)
+        return await deps.serve.read(view.dashboard, key.namespace)
     except RayUnavailable:
         return None
 
 
-async def _ensure(
-    world: Dependencies, key: Key, members: list[Object], stored: Object | None, serve: ServeState | None
+async def _ensure_cluster(
+    deps: Dependencies, key: Key, members: list[Object], stored: Object | None, serve: ServeState | None
 ) -> Object:
-    installation = world.settings.installation
+    installation = deps.settings.installation
     if installation is None:
-        image = world.settings.runtime_image
-        return await ensure(world, clusters.make_local_ray_cluster(key.namespace, key.name, members, image), stored)
+        image = deps.settings.runtime_image
+        return await ensure(deps, clusters.make_local_ray_cluster(key.namespace, key.name, members, image), stored)
     owned = revisions.group_by_owner(
-        await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
+        await deps.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
     )
     placed = [
         (member, revision, image)
         for member in members
-        for revision, image in _placed(member, _of(member, owned), key.name, world.settings.runtime_image)
+        for revision, image in _find_placed_revisions(
+            member, _owned_by(member, owned), key.name, deps.settings.runtime_image
+        )
     ]
     images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
-    image = images[0] if images else world.settings.runtime_image
+    image = images[0] if images else deps.settings.runtime_image
     wanted = pods.make_ray_cluster(key.namespace, key.name, members, image, installation)
     if stored is not None and not images:
-        # No revision names its image now: the head stays as it was made, with the autoscaler's container that mounts its volumes.
+        # No revision has the cluster's image now. The head stays as it is, with the autoscaler's container that mounts its volumes.
         kept = ("headGroupSpec", "autoscalerOptions")
         wanted["spec"] |= {field: stored["spec"][field] for field in kept if field in stored["spec"]}
     serve = serve if serve is not None and serve.known else None
-    groups = [_group(member, revision, image, installation, serve, stored) for member, revision, image in placed]
+    groups = [_make_group(member, revision, image, installation, serve, stored) for member, revision, image in placed]
     deployed = frozenset(serve.applications) if serve is not None else None
-    return await ray_clusters.ensure_ray_cluster(world, installation, wanted, groups, stored, deployed)
+    return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed)
 
 
-def _placed(member: Object, known: Sequence[Revision], cluster: str, default: str) -> Iterable[tuple[Revision, str]]:
-    """The revisions of a ModelDeployment that are to have pods on a cluster, each with its image."""
+def _find_placed_revisions(
+    member: Object, known: Sequence[Revision], cluster: str, default: str
+) -> Iterable[tuple[Revision, str]]:
+    """Yield the revisions of a ModelDeployment that need pods on a cluster, each with its image."""
     status = ModelDeploymentStatus.parse(member.get("status"))
     for number, place in sorted(desired_state.clusters_by_revision(status).items()):
         revision = revisions.find_by_number(known, number)
@@ -104,7 +108,7 @@ def _placed(member: Object, known: Sequence[Revision], cluster: str, default: st
             yield revision, revision.image or default
 
 
-def _group(
+def _make_group(
     member: Object,
     revision: Revision,
     image: str,
@@ -113,20 +117,22 @@ def _group(
     stored: Object | None,
 ) -> Object:
     service, current = member["metadata"]["name"], accept_model_deployment(member, installation).spec
-    kept = None if current else _bounds_as_deployed(names.application(service, revision.number), serve, stored)
-    bounds = kept or _bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
-    timeout = current.endpoint.request_timeout if current else _timeout_as_stored(service, revision, stored)
+    kept = None if current else _deployed_bounds(names.application(service, revision.number), serve, stored)
+    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
+    timeout = current.endpoint.request_timeout if current else _stored_timeout(service, revision, stored)
     return pods.make_worker_group(service, revision, bounds, image, installation, timeout)
 
 
-def _timeout_as_stored(service: str, revision: Revision, stored: Object | None) -> timedelta:
-    """The `requestTimeout` that a revision's pods were given their grace for; the default before they have any."""
-    group = _stored_group(names.application(service, revision.number), stored)
+def _stored_timeout(service: str, revision: Revision, stored: Object | None) -> timedelta:
+    """Return the `requestTimeout` from which the grace period of a revision's pods was computed; the default without pods."""
+    group = _find_stored_group(names.application(service, revision.number), stored)
     grace = group["template"]["spec"].get("terminationGracePeriodSeconds") if group is not None else None
     return grace_periods.request_timeout_of_grace(grace) if grace else Endpoint().request_timeout
 
 
-def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None) -> tuple[int, int]:
+def _wanted_bounds(
+    status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None
+) -> tuple[int, int]:
     replicas = next(
         max(each.replicas, 1) for each in desired_state.revisions_in_status(status) if each.revision == revision.number
     )
@@ -135,13 +141,13 @@ def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDep
     return scale.fewest, scale.most
 
 
-def _bounds_as_deployed(application: str, serve: ServeState | None, stored: Object | None) -> tuple[int, int] | None:
-    """The fewest and the most pods where the spec is refused: what Serve scales by load, it scales on. None where there is none of that.
+def _deployed_bounds(application: str, serve: ServeState | None, stored: Object | None) -> tuple[int, int] | None:
+    """Return the minimum and maximum number of pods for an invalid spec. Serve's autoscaling goes on; None where it has none.
 
-    While Serve cannot be asked, pods are as they are.
+    While Serve does not answer, the stored bounds stay.
     """
     if serve is None:
-        group = _stored_group(application, stored)
+        group = _find_stored_group(application, stored)
         return (group["minReplicas"], group["maxReplicas"]) if group is not None else None
     app = serve.applications.get(application)
     deployments = app.config.get("deployments") or () if app is not None else ()
@@ -150,58 +156,58 @@ def _bounds_as_deployed(application: str, serve: ServeState | None, stored: Obje
     return None if fewest is None or most is None else (fewest, most)
 
 
-def _stored_group(application: str, stored: Object | None) -> Object | None:
+def _find_stored_group(application: str, stored: Object | None) -> Object | None:
     groups = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
     return next((each for each in groups if each["groupName"] == application), None)
 
 
-async def _without_members(
-    world: Dependencies, key: Key, stored: Object | None, deployments: list[Object]
+async def _reconcile_without_members(
+    deps: Dependencies, key: Key, stored: Object | None, deployments: list[Object]
 ) -> float | None:
-    """A cluster that nobody needs goes with its last owner; where owners live and use others now, it is deleted.
+    """Delete an unneeded cluster whose owners exist but use other clusters now. Kubernetes deletes it after its last owner.
 
-    An owner without a status was not planned yet, as after a restore from a backup: what serves must not be deleted under it.
+    An owner without a status is not planned yet, for example after a restore from a backup. The cluster must then keep serving.
     """
-    if stored is None or world.settings.installation is None:
+    if stored is None or deps.settings.installation is None:
         return None
     owners = {ref["uid"] for ref in stored["metadata"].get("ownerReferences") or ()}
     left = [obj for obj in deployments if obj["metadata"]["uid"] in owners]
     if not left:
         return None
-    split = split_document.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    split = split_document.read_document(await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     used = split_document.find_applications_with_traffic(
         split, key.name, {obj["metadata"]["name"] for obj in deployments}
     )
     if used or not all(desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
         return RESYNC_S
-    await ray_clusters.delete_unused(world, key, stored)
+    await ray_clusters.delete_unused(deps, key, stored)
     return None
 
 
-async def _deploy(world: Dependencies, key: Key, view: ClusterView, serve: ServeState) -> float:
-    # Serve may have taken its time: what is live is read after its answer, right before the PUT that deletes all that is not.
-    deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
+async def _deploy(deps: Dependencies, key: Key, view: ClusterView, serve: ServeState) -> float:
+    # Serve may answer slowly. The PUT deletes all other applications, so the live revisions are read after Serve's answer.
+    deployments = await deps.kube.list(MODEL_DEPLOYMENT, key.namespace)
     owned = revisions.group_by_owner(
-        await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
+        await deps.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
     )
-    split = split_document.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    split = split_document.read_document(await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
         app
         for member in _members(deployments, key.name)
-        for app in make_applications(member, _of(member, owned), serve, key.name, world.settings.installation)
+        for app in make_applications(member, _owned_by(member, owned), serve, key.name, deps.settings.installation)
     ]
-    carrying = split_document.find_applications_with_traffic(
+    with_traffic = split_document.find_applications_with_traffic(
         split, key.name, {obj["metadata"]["name"] for obj in deployments}
     )
-    applications += _kept(carrying - {app["name"] for app in applications}, serve)
+    applications += _deployed_configs(with_traffic - {app["name"] for app in applications}, serve)
     deployed = {name: app.config for name, app in serve.applications.items()}
     if serve.known and not serve_config.needs_update(applications, deployed):
         return RESYNC_S
-    await world.serve.put(view.dashboard, key.namespace, serve_config.make_document(applications, view))
+    await deps.serve.put(view.dashboard, key.namespace, serve_config.make_document(applications, view))
     return READ_BACK_DELAY_S
 
 
-def _of(member: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Revision]:
+def _owned_by(member: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Revision]:
     return owned.get(member["metadata"]["uid"], ())
 
 
@@ -213,8 +219,8 @@ def _members(deployments: list[Object], cluster: str) -> list[Object]:
     ]
 
 
-def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
-    """What is deployed under these names. Whatever became of a status or a revision: nothing that edges send traffic to is taken away."""
+def _deployed_configs(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
+    """Return what Serve has deployed under these names. An application with traffic stays, even if its revision or status is lost."""
     return [dict(serve.applications[name].config) for name in sorted(applications) if name in serve.applications]
 
 
@@ -225,9 +231,9 @@ def make_applications(
     cluster: str,
     installation: Installation | None = None,
 ) -> list[serve_config.Json]:
-    """The Serve applications of one ModelDeployment's live revisions on a cluster, out of all that are `known` of it.
+    """Return the Serve applications of one ModelDeployment's live revisions on a cluster. `known` are all of its revisions.
 
-    A spec that is refused changes nothing, nor does a revision that is gone: what Serve has deployed for it stays as it is.
+    For an invalid spec or a deleted revision, the application stays as Serve has deployed it.
     """
     meta = member["metadata"]
     current = accept_model_deployment(member, installation).spec
@@ -239,8 +245,8 @@ def make_applications(
         if places[number] != cluster:
             continue
         if revision is None:
-            # Somebody deleted it. Edges may still send it what they were told before.
-            found += _kept({names.application(meta["name"], number)}, serve)
+            # A user deleted the ControllerRevision. Edges may still send requests to its application.
+            found += _deployed_configs({names.application(meta["name"], number)}, serve)
         else:
             attempt = status.stable.failures if status.stable and status.stable.revision == number else 0
             spec = current or revisions.spec_of(revision)
@@ -248,12 +254,15 @@ def make_applications(
             app = serve_config.make_application(
                 meta["namespace"], meta["name"], revision, spec, scale, attempt, in_pods=installation is not None
             )
-            found.append(app if current else _as_deployed(app, serve))
+            found.append(app if current else _keep_deployed_config(app, serve))
     return found
 
 
-def _as_deployed(app: serve_config.Json, serve: ServeState) -> serve_config.Json:
-    """What Serve has of it. How many replicas it has follows the rollout all the same: one in place may have to give them back."""
+def _keep_deployed_config(app: serve_config.Json, serve: ServeState) -> serve_config.Json:
+    """Return the deployed configuration of an application, with the wanted fixed number of replicas.
+
+    The replicas still follow the rollout: a canary in place may have to give them back to stable.
+    """
     deployed = serve.applications.get(app["name"])
     if deployed is None or deployed.config.get("args") != app["args"]:
         return app

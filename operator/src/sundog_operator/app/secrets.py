@@ -1,4 +1,4 @@
-"""Secrets and other objects that a spec refers to."""
+"""Read the Secrets and other objects that a spec refers to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -22,28 +22,28 @@ from sundog_operator.ports import (
 )
 
 
-async def read_secrets(world: Dependencies, deployment: Object) -> secrets.KeysBySecret:
-    """The keys of the Secrets that an endpoint names. A spec that is refused names none."""
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
+async def read_secrets(deps: Dependencies, deployment: Object) -> secrets.KeysBySecret:
+    """Return the keys of the Secrets that an endpoint names; empty for an invalid spec. Raises DependencyError."""
+    spec = accept_model_deployment(deployment, deps.settings.installation).spec
     needed = secrets.secret_names(spec.endpoint) if spec is not None else ()
-    return await read_secret_keys(world, deployment["metadata"]["namespace"], needed)
+    return await read_secret_keys(deps, deployment["metadata"]["namespace"], needed)
 
 
-async def read_secret_keys(world: Dependencies, namespace: str, needed: Sequence[str]) -> secrets.KeysBySecret:
-    """The keys of each of some Secrets of a namespace. Raises DependencyError."""
-    return {name: secrets.data_keys(await world.kube.get(Ref(SECRET, namespace, name))) for name in needed}
+async def read_secret_keys(deps: Dependencies, namespace: str, needed: Sequence[str]) -> secrets.KeysBySecret:
+    """Return the keys of each Secret. Raises DependencyError."""
+    return {name: secrets.data_keys(await deps.kube.get(Ref(SECRET, namespace, name))) for name in needed}
 
 
-def referenced_secrets(world: Dependencies, deployment: Object) -> set[str]:
-    """The Secrets that a stored ModelDeployment names: those of its endpoint, and those of its pods."""
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
+def referenced_secrets(deps: Dependencies, deployment: Object) -> set[str]:
+    """Return the Secrets that a stored ModelDeployment names, for its endpoint and for its pods."""
+    spec = accept_model_deployment(deployment, deps.settings.installation).spec
     if spec is None:
         return set()
     of_pods = {need.name for need in references.find_references(spec) if need.kind == "Secret"}
     return of_pods.union(secrets.secret_names(spec.endpoint))
 
 
-_REFERRED: Final[Mapping[references.ReferenceKind, Kind]] = {
+_KINDS: Final[Mapping[references.ReferenceKind, Kind]] = {
     "Secret": SECRET,
     "ConfigMap": CONFIG_MAP,
     "ServiceAccount": SERVICE_ACCOUNT,
@@ -51,31 +51,34 @@ _REFERRED: Final[Mapping[references.ReferenceKind, Kind]] = {
 }
 
 
-async def read_references(world: Dependencies, deployment: Object) -> references.KeysByObject:
-    """What the pods of the wanted revision need beside them; nothing is looked for in local mode."""
-    spec = accept_model_deployment(deployment, world.settings.installation).spec
-    if spec is None or world.settings.installation is None or is_ready(deployment):
+async def read_references(deps: Dependencies, deployment: Object) -> references.KeysByObject:
+    """Return the keys of the objects that the wanted revision's pods need; empty in local mode and once the revision is ready.
+
+    Raises DependencyError.
+    """
+    spec = accept_model_deployment(deployment, deps.settings.installation).spec
+    if spec is None or deps.settings.installation is None or is_ready(deployment):
         return {}
     namespace = deployment["metadata"]["namespace"]
     needed = sorted({(need.kind, need.name) for need in references.find_references(spec)})
     return {
-        (kind, name): secrets.data_keys(await world.kube.get(Ref(_REFERRED[kind], namespace, name)))
+        (kind, name): secrets.data_keys(await deps.kube.get(Ref(_KINDS[kind], namespace, name)))
         for kind, name in needed
     }
 
 
 async def find_foreign_secrets(
-    world: Dependencies, deployment: Object, status: ModelDeploymentStatus, views: Mapping[str, ClusterView]
+    deps: Dependencies, deployment: Object, status: ModelDeploymentStatus, views: Mapping[str, ClusterView]
 ) -> list[str]:
-    """Secrets of others in the place of Ray's token or of the edges' Secret.
+    """Return the foreign Secrets with the names of Ray's token and of the edges' Secret. Raises DependencyError.
 
-    Secrets are not kept in memory, so the API server is asked only while the ModelDeployment may wait for them.
+    Secrets are not kept in memory, so the operator asks the API server only while the ModelDeployment may wait for them.
     """
-    truths = true_conditions(status)
-    serves = truths.get("SpecAccepted") == truths.get("Ready") == "True" and not any(
+    conditions = true_conditions(status)
+    serves = conditions.get("SpecAccepted") == conditions.get("Ready") == "True" and not any(
         each.problem for each in views.values()
     )
-    if world.settings.installation is None or (serves and is_settled(deployment, status)):
+    if deps.settings.installation is None or (serves and is_settled(deployment, status)):
         return []
     namespace = deployment["metadata"]["namespace"]
-    return await find_foreign_objects(world, (Ref(SECRET, namespace, names.RAY), Ref(SECRET, namespace, names.EDGE)))
+    return await find_foreign_objects(deps, (Ref(SECRET, namespace, names.RAY), Ref(SECRET, namespace, names.EDGE)))

@@ -1,4 +1,4 @@
-"""Writes the status of a ModelDeployment or an Experiment."""
+"""Write the status of a ModelDeployment or an Experiment."""
 
 from typing import Any, Final
 
@@ -14,10 +14,10 @@ _KINDS: Final = {
 }
 
 
-async def write_status(world: Dependencies, stored: Object, status: dict[str, Any]) -> None:
-    """Write a status in the place of a stored object's, where it differs; fields that only a newer release knows stay.
+async def write_status(deps: Dependencies, stored: Object, status: dict[str, Any]) -> None:
+    """Replace a stored object's status where it differs. Fields that only a newer release knows stay.
 
-    Raises DependencyError; Conflict where somebody wrote the object meanwhile.
+    Raises DependencyError, and Conflict where another client changed the object meanwhile.
     """
     before = stored.get("status")
     if before == status:
@@ -28,4 +28,4 @@ async def write_status(world: Dependencies, stored: Object, status: dict[str, An
         return
     meta = stored["metadata"]
     ref = Ref(kind, meta["namespace"], meta["name"])
-    await world.kube.patch_status(ref, wanted, resource_version=meta["resourceVersion"])
+    await deps.kube.patch_status(ref, wanted, resource_version=meta["resourceVersion"])

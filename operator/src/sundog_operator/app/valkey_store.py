@@ -1,4 +1,4 @@
-"""Makes a store of Sundog's own: its Service and its pod. Whose it is makes its Secret."""
+"""Apply the Service and the pod of a Valkey store. The caller creates the store's Secret."""
 
 from sundog_operator.api.installation import PodTemplate
 from sundog_operator.app.apply import ensure
@@ -8,10 +8,10 @@ from sundog_operator.core.ray.valkey import ValkeyServer, ValkeyStore
 from sundog_operator.ports import SERVICE, STATEFUL_SET, Ref
 
 
-async def apply_valkey(world: Dependencies, store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> None:
-    """Apply its Service and its StatefulSet as wanted. Raises DependencyError."""
-    await ensure(world, valkey.make_service(store), await world.kube.get(Ref(SERVICE, store.namespace, store.name)))
-    stored = await world.kube.get(Ref(STATEFUL_SET, store.namespace, store.name))
+async def apply_valkey(deps: Dependencies, store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> None:
+    """Apply the store's Service and StatefulSet. Raises DependencyError."""
+    await ensure(deps, valkey.make_service(store), await deps.kube.get(Ref(SERVICE, store.namespace, store.name)))
+    stored = await deps.kube.get(Ref(STATEFUL_SET, store.namespace, store.name))
     wanted = valkey.make_stateful_set(store, server, template, stored)
     if stored is None or not valkey.is_up_to_date(stored, wanted):
-        await world.kube.apply(wanted)
+        await deps.kube.apply(wanted)

@@ -1,4 +1,4 @@
-"""Exposure logs of experiments are written beside all else: at their time, once, and in nobody's way."""
+"""Exposure logs of experiments are written in the background: on time, once, and without blocking a pass."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from sundog_operator.ports import EVENT, EXPERIMENT, Object, Ref
 
 AB, HOUR_S = "ab", 3600.0
 EVERY_COUNT_S = 61.0
-"""After which what was counted is written again."""
+"""Seconds after which new counts are written again."""
 
 METRICS = {"secondary": [{"name": "conversion", "feedback": "bought"}]}
 Json = dict[str, Any]
@@ -82,7 +82,7 @@ async def folder(cluster: Cluster, uri: str = "s3://logs/a") -> str:
 
 
 async def said(cluster: Cluster) -> tuple[str, str, str]:
-    """The condition of its log."""
+    """Return the condition of the log."""
     found = [c for c in (await status(cluster)).get("conditions", ()) if c["type"] == "LogWritten"]
     return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
 
@@ -92,7 +92,7 @@ async def complaints(cluster: Cluster) -> list[str]:
 
 
 async def looked_at_while(cluster: Cluster, happens: Callable[[], Awaitable[None]]) -> None:
-    """The ModelDeployment is looked at, and something happens after its Experiments were read."""
+    """Pass over the ModelDeployment, with a change after its Experiments were read."""
     counts = cluster.edges.count
 
     async def count(*args: Any, **options: Any) -> Any:
@@ -107,10 +107,12 @@ async def looked_at_while(cluster: Cluster, happens: Callable[[], Awaitable[None
 
 
 def restart(cluster: Cluster) -> None:
-    """Another operator takes over: what was in memory is not."""
-    for task in cluster.world.logs.under_way:
+    """Replace the operator: its memory is lost."""
+    for task in cluster.world.exposure_log_requests.pending:
         task.cancel()
-    cluster.world = dataclasses.replace(cluster.world, logs=BackgroundRequests(), told=EventDeduplicator())
+    cluster.world = dataclasses.replace(
+        cluster.world, exposure_log_requests=BackgroundRequests(), recent_events=EventDeduplicator()
+    )
 
 
 async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
@@ -161,7 +163,7 @@ async def test_a_place_that_hangs_holds_up_neither_the_end_nor_another_operator(
     assert cluster.logs.tried == [f"{own}/000001"]
     await stopped(cluster)
     assert (await status(cluster))["verdict"]["reason"].startswith("StoppedByUser")
-    assert (cluster.logs.written, len(cluster.world.logs.under_way)) == ({}, 1)
+    assert (cluster.logs.written, len(cluster.world.exposure_log_requests.pending)) == ({}, 1)
     cluster.logs.hangs = False
     restart(cluster)
     await cluster.settle(5)
@@ -247,12 +249,12 @@ async def test_a_deleted_one_gives_up_what_is_under_way() -> None:
     cluster = await running()
     cluster.logs.hangs = True
     await an_hour(cluster)
-    assert cluster.world.logs.under_way
+    assert cluster.world.exposure_log_requests.pending
 
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, AB))
 
     await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
-    assert cluster.world.logs.under_way == []
+    assert cluster.world.exposure_log_requests.pending == []
 
 
 async def test_another_place_is_written_to_at_once_and_none_is_no_more() -> None:

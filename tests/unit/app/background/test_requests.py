@@ -1,4 +1,4 @@
-"""Posts are made beside the passes that ask for their answers."""
+"""Requests run in the background of the passes that need their answers."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ OK, BUSY = WebhookResult(200), WebhookResult(503)
 
 
 class Receiver:
-    """Answers when it is told to."""
+    """Answers when the test sets the answer."""
 
     def __init__(self) -> None:
         self.posts: list[asyncio.Future[WebhookResult]] = []
@@ -33,7 +33,7 @@ async def turn() -> None:
 async def ask(
     posts: BackgroundRequests[WebhookResult], receiver: Receiver, now: float, about: str = "a", slot: str = "s"
 ) -> WebhookResult | None:
-    answer = posts.ask(
+    answer = posts.poll(
         slot,
         about,
         receiver.post,
@@ -108,7 +108,7 @@ async def test_what_is_forgotten_is_given_up_and_forgetting_nothing_is_fine() ->
     posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     posts.forget("s")
     await ask(posts, receiver, 0)
-    assert len(posts.under_way) == 1
+    assert len(posts.pending) == 1
     posts.forget("s")
     await turn()
-    assert (receiver.posts[0].cancelled(), posts.under_way) == (True, [])
+    assert (receiver.posts[0].cancelled(), posts.pending) == (True, [])

@@ -1,4 +1,4 @@
-"""Leader election: one at a time, whatever clocks, networks and processes do."""
+"""Leader election: one leader at a time, for any clocks, networks and process failures."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,7 @@ REF = Ref(LEASE, "sundog", "sundog-operator")
 
 
 class SkewedClock(FakeClock):
-    """As another clock, with another opinion of what time it is."""
+    """Runs like another clock, but shows another time."""
 
     def __init__(self, true: FakeClock, ahead_s: float) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ async def holder(kube: MemoryKubernetes) -> Object:
 
 
 async def until(clock: FakeClock, reached: Callable[[], bool], seconds: float) -> float:
-    """How long it took."""
+    """Return how long it took."""
     began = clock.monotonic()
     while not reached():
         assert clock.monotonic() - began <= seconds, f"not reached in {seconds} s"
@@ -99,7 +99,7 @@ async def test_another_waits_for_as_long_as_it_is_renewed_whatever_its_clock_say
     await turn(clock, 120)
     assert first.leads
     assert not second.leads
-    keeping.cancel()  # as by SIGKILL
+    keeping.cancel()  # like SIGKILL
     stopped = clock.monotonic()
     took = await until(clock, lambda: second.leads, LEASE_S + RETRY_S + 1)
     assert took >= LEASE_S - RETRY_S
@@ -131,7 +131,7 @@ async def test_who_cannot_renew_stops_before_another_begins(kube: MemoryKubernet
     kube.faults = lambda verb, _: DependencyError("no route")
     took = await until(clock, lambda: not first.leads, RENEW_DEADLINE_S + 1)
     assert took <= RENEW_DEADLINE_S
-    with pytest.raises(LeadershipLost, match="sundog/sundog-operator is no longer held by a"):
+    with pytest.raises(LeadershipLost, match="sundog/sundog-operator: is no longer held by a"):
         await asyncio.gather(keeping, turn(clock, 3))
     waiting = asyncio.ensure_future(second.acquire())
     kube.faults = lambda verb, _: None

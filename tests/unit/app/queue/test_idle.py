@@ -1,4 +1,4 @@
-"""What has nothing to do is looked at, and planned anew only where something has changed."""
+"""Idle keys are checked, and reconciled only after a change."""
 
 import dataclasses
 from collections import Counter
@@ -27,18 +27,18 @@ async def run(cluster: WatchedCluster, seconds: float) -> None:
 
 
 async def until_all_rest(cluster: WatchedCluster, deployments: int) -> None:
-    """Until so many ModelDeployments, their RayCluster and their edge were looked at and found as they were."""
-    while len(cluster.world.rests.of(NAMESPACE)) < deployments + 2:
+    """Wait until the ModelDeployments, their RayCluster and their edge are idle."""
+    while len(cluster.world.idle_keys.states(NAMESPACE)) < deployments + 2:
         await run(cluster, 1)
     await run(cluster, RESYNC_S + 1)
-    assert len(cluster.world.rests.of(NAMESPACE)) == deployments + 2
+    assert len(cluster.world.idle_keys.states(NAMESPACE)) == deployments + 2
 
 
 @pytest.fixture
 def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often a ModelDeployment was planned, and a RayCluster worked on."""
+    """Count the plans of a ModelDeployment and the passes of a RayCluster."""
     counted: Counter[str] = Counter()
-    observe, ensure = reconcile_model_deployment.observe, reconcile_ray_cluster._ensure
+    observe, ensure = reconcile_model_deployment.observe, reconcile_ray_cluster._ensure_cluster
 
     def observed(*args: Any) -> Any:
         counted["planned"] += 1
@@ -49,13 +49,13 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return ensure(*args)
 
     monkeypatch.setattr(reconcile_model_deployment, "observe", observed)
-    monkeypatch.setattr(reconcile_ray_cluster, "_ensure", ensured)
+    monkeypatch.setattr(reconcile_ray_cluster, "_ensure_cluster", ensured)
     return counted
 
 
 @pytest.fixture
 async def cluster(worked: Counter[str]) -> AsyncIterator[WatchedCluster]:
-    """One in which a ModelDeployment rests."""
+    """A cluster with one idle ModelDeployment."""
     async with watched_cluster() as cluster:
         await cluster.kube.create(model_deployment())
         await cluster.until_all(is_ready)
@@ -161,7 +161,7 @@ def test_one_revision_that_serves_may_rest() -> None:
 
 def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_is_not() -> None:
     spec = {
-        # No Secret, whatever it is called.
+        # Not a Secret, in spite of its name.
         "model": {"uri": "s3://secret/models", "credentials": {"secretName": "bucket"}},
         "endpoint": {
             "tls": {"secretName": "certificate"},

@@ -18,7 +18,7 @@ def queue(clock: FakeClock) -> WorkQueue[str]:
 
 
 async def taken(queue: WorkQueue[str]) -> str | None:
-    """The key that can be taken without time passing."""
+    """Return the key that can be taken now."""
     task = asyncio.ensure_future(queue.take())
     for _ in range(5):
         await asyncio.sleep(0)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_operator.core.edge.buckets import BUCKETS, Range, is_partition, reassign, two_arm_ranges
+from bucket_ranges import is_partition
+from sundog_operator.core.edge.buckets import BUCKETS, Range, reassign, two_arm_ranges
 
 weights = st.integers(0, 100)
 
@@ -67,7 +68,7 @@ def test_a_change_of_many_arms_moves_half_the_sum_of_the_differences(history: li
         assert [after.count(arm) for arm in range(len(wanted))] == wanted
         moved = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
         assert 2 * len(moved) == sum(abs(new - old) for old, new in zip(shares, wanted, strict=True))
-        # A growing arm loses nobody, a shrinking one gains nobody: ramps are monotone.
+        # A growing arm loses no bucket and a shrinking one gains none, so ramps are monotone.
         assert all(wanted[new] > shares[new] and wanted[old] < shares[old] for old, new in moved)
         shares = wanted
 
@@ -82,5 +83,5 @@ def test_two_arms_move_as_the_ramp_does(weights: list[int]) -> None:
 
 @pytest.mark.parametrize("shares", [[1], [BUCKETS, 1], [BUCKETS + 1, -1]])
 def test_shares_that_do_not_add_up_are_refused(shares: list[int]) -> None:
-    with pytest.raises(ValueError, match="do not add up"):
+    with pytest.raises(ValueError, match="expected one per arm"):
         reassign([[(0, BUCKETS)], []], shares)

@@ -1,4 +1,4 @@
-"""The store of a namespace's edges: who wants it, what it is made of, and who is given its secrets."""
+"""The store of a namespace's edges: who needs it, its objects, and who gets its secrets."""
 
 from typing import Any
 
@@ -109,7 +109,7 @@ def test_its_pod_is_restricted_and_talks_to_no_api_server() -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (container,) = spec["containers"]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    # The key is the edges' alone: who has the store may read outcomes, and sign nothing.
+    # The signing key belongs to the edges alone: a reader of the store may read outcomes, but sign nothing.
     (password,) = container["env"]
     assert password["valueFrom"] == {"secretKeyRef": {"name": "sundog-edge-store", "key": "password"}}
 
@@ -168,7 +168,7 @@ def test_a_store_of_somebody_else_is_used_with_its_password_or_without() -> None
 
 def test_edges_without_it_are_as_they_were() -> None:
     without = deployment(feedback=False)
-    # What this version makes without a store: a change here restarts all edges with an upgrade.
+    # The Deployment of this version without a store. A change here restarts all edges at an upgrade.
     assert without["metadata"]["annotations"] == {names.ANNOTATION_MADE_AS: "37301998bb4e2719"}
     assert feedback_options(without) == []
     assert not edge_deployment.has_feedback_store(without)

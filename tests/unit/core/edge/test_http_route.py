@@ -1,4 +1,4 @@
-"""The HTTPRoute of a ModelDeployment, and what is made of the words of a Gateway's controller."""
+"""The HTTPRoute of a ModelDeployment, and the answers of a Gateway's controller."""
 
 from typing import Any
 
@@ -96,7 +96,7 @@ def said(type_: str, status: str, reason: str = "Fine", message: str = "", gener
 
 
 def stored(*conditions: dict[str, Any], parent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """A route of generation 2 with one controller's words for the Gateway infra/public."""
+    """A route of generation 2 with one controller's answers for the Gateway infra/public."""
     route = make_route(MEMBER, endpoint(**more), HOSTS)
     route["metadata"]["generation"] = 2
     about = parent or {"name": "public", "namespace": "infra"}
@@ -111,11 +111,11 @@ def test_a_route_that_is_taken_and_leads_somewhere_is_accepted() -> None:
     assert evaluate_route(MEMBER, endpoint(), stored(ACCEPTED, RESOLVED), served=True) == (
         "True",
         "Accepted",
-        "Gateway infra/public takes the route (example.com/gateway)",
+        "Gateway infra/public accepts the route (example.com/gateway)",
     )
 
 
-UNANSWERED = "no controller told Accepted and ResolvedRefs of the route to Gateway infra/public"
+UNANSWERED = "Gateway infra/public: no controller has set Accepted and ResolvedRefs of the route yet"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ UNANSWERED = "no controller told Accepted and ResolvedRefs of the route to Gatew
         (stored(ACCEPTED, RESOLVED, parent={"name": "public", "namespace": "infra", "port": 80}), UNANSWERED),
         (stored(said("Accepted", "True", generation=1), said("ResolvedRefs", "False", generation=1)), UNANSWERED),
         (stored(said("Programmed", "False"), said("Accepted", "Unknown")), UNANSWERED),
-        (stored(ACCEPTED), "no controller told ResolvedRefs of the route to Gateway infra/public"),
+        (stored(ACCEPTED), "Gateway infra/public: no controller has set ResolvedRefs of the route yet"),
     ],
 )
 def test_nobody_answered_for_this_route_as_it_is(route: dict[str, Any], message: str) -> None:
@@ -182,4 +182,7 @@ def test_what_is_not_there_yet_and_what_is_not_ours() -> None:
 def test_without_the_gateway_api() -> None:
     status, reason, message = evaluate_route(MEMBER, endpoint(), None, served=False)
     assert (status, reason) == ("False", "GatewayAPIMissing")
-    assert message == "spec.endpoint.gateway: no HTTPRoutes of gateway.networking.k8s.io/v1 are served to Sundog"
+    assert (
+        message
+        == "spec.endpoint.gateway: the API server serves no HTTPRoutes of gateway.networking.k8s.io/v1 to Sundog; install the Gateway API"
+    )

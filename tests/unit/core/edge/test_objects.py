@@ -1,4 +1,4 @@
-"""The objects of a namespace's edge, compared with files that were read by people, and what must never be in them."""
+"""The objects of a namespace's edge, compared with reviewed files, and what they must never contain."""
 
 import os
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -102,7 +102,7 @@ def test_only_what_an_administrator_changes_of_haproxy_is_an_argument() -> None:
 
 
 def test_the_defaults_of_an_installation_are_those_of_the_edge_s_command_line() -> None:
-    """Else what is left out of the arguments would be something else than the installation says."""
+    """Omitted arguments must mean the installation's defaults."""
     usual = {option.name: option for option in edge_cli.haproxy.params}
     limits = build_node_tree(HaproxySettings).fields
     fields = HaproxySettings()
@@ -177,7 +177,7 @@ def test_secrets_that_do_not_fit_are_left_out_from_the_last_on() -> None:
 
 
 def allowed(policies: list[dict[str, Any]], name: str, port: int) -> list[dict[str, Any]] | None:
-    """Who may reach a port of the pods of a policy; None for everybody."""
+    """Return who may connect to a port of a policy's pods; None for everyone."""
     (policy,) = [policy for policy in policies if policy["metadata"]["name"] == name]
     peers: list[dict[str, Any]] = []
     for rule in policy["spec"]["ingress"]:
@@ -218,7 +218,7 @@ def test_agents_and_ray_answer_only_whom_they_must() -> None:
 
 
 def asked(policies: list[dict[str, Any]], name: str) -> list[dict[str, Any]] | None:
-    """The rules by which the pods of a policy reach others; None where they reach everything."""
+    """Return the egress rules of a policy's pods; None where they may connect to everything."""
     (spec,) = [policy["spec"] for policy in policies if policy["metadata"]["name"] == name]
     assert ("Egress" in spec["policyTypes"]) is ("egress" in spec)
     rules: list[dict[str, Any]] | None = spec.get("egress")
@@ -226,7 +226,7 @@ def asked(policies: list[dict[str, Any]], name: str) -> list[dict[str, Any]] | N
 
 
 def reached(rules: list[dict[str, Any]], address: str, port: int) -> bool:
-    """Whether any of the rules leads there, by a plugin that counts nodes and pods among addresses."""
+    """Return whether a rule allows the address, for a plugin that counts nodes and pods among addresses."""
     found = ip_address(address)
     return any(
         not ("ports" in rule and port not in {each["port"] for each in rule["ports"]})
@@ -282,7 +282,7 @@ def test_a_store_of_rays_asks_for_names_at_most() -> None:
 
 
 def test_every_pod_of_ray_has_a_policy_of_egress_and_policies_that_add_up_add_nothing() -> None:
-    """To what selects a pod twice all rules apply, so that the one for all of Ray must say nothing of egress."""
+    """All policies that select a pod apply, so the one for all of Ray must not mention egress."""
     policies = network_policies.make_policies(
         "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
     )
@@ -296,5 +296,5 @@ def test_every_pod_of_ray_has_a_policy_of_egress_and_policies_that_add_up_add_no
 
 
 def test_an_edge_that_is_not_ready_holds_up_no_drain() -> None:
-    """Before the first model starts no edge is ready, and a budget that waits for health would never let one go."""
+    """Before the first model no edge is ready, and a budget that waits for readiness would block every drain."""
     assert objects.make_disruption_budget("vision", MEMBERS)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"

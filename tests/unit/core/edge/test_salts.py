@@ -49,15 +49,15 @@ WIDE, OTHER = SaltOwner("Experiment", "digits", "spring"), SaltOwner("Experiment
 @pytest.mark.parametrize(
     ("own", "known", "said"),
     [
-        (DIGITS, [DIGITS, LETTERS, OTHER], "spec.rollout.unit.salt is that of ModelDeployment letters: "),
+        (DIGITS, [DIGITS, LETTERS, OTHER], "spec.rollout.unit.salt: ModelDeployment letters"),
         # An Experiment may have the name of a ModelDeployment.
-        (DIGITS, [DIGITS, LETTERS, WIDE], "spec.rollout.unit.salt is that of Experiment digits: "),
-        (WIDE, [WIDE, LETTERS, DIGITS], "spec.unit.salt is that of ModelDeployment digits: "),
+        (DIGITS, [DIGITS, LETTERS, WIDE], "spec.rollout.unit.salt: Experiment digits"),
+        (WIDE, [WIDE, LETTERS, DIGITS], "spec.unit.salt: ModelDeployment digits"),
         (DIGITS, [DIGITS, OTHER], ""),
         (DIGITS, [LETTERS, WIDE], ""),
         (OTHER, [], ""),
     ],
 )
 def test_the_first_of_those_with_the_same_salt_is_named(own: SaltOwner, known: list[SaltOwner], said: str) -> None:
-    wanted = said and f"{said}who was with one of its arms is with one here again"
+    wanted = said and f"{said} has the same salt, so both assign units alike; choose another for independent arms"
     assert salts.make_reuse_message(own.kind, own.name, known) == wanted

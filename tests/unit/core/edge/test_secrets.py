@@ -1,4 +1,4 @@
-"""Which Secrets an endpoint needs, and what is said of those that are not there."""
+"""The Secrets that an endpoint needs, and the messages about missing ones."""
 
 from typing import Any
 
@@ -33,17 +33,17 @@ def test_what_is_all_there_is_no_problem() -> None:
         (
             {"keys": None},
             "SecretNotFound",
-            "spec.endpoint.auth.apiKeys.secretName: Secret vision/keys does not exist; until then every request is refused",
+            "spec.endpoint.auth.apiKeys.secretName: Secret vision/keys does not exist; until then the edge rejects every request",
         ),
         (
             {"keys": frozenset()},
             "SecretIncomplete",
-            "spec.endpoint.auth.apiKeys.secretName: Secret vision/keys has no keys; until then every request is refused",
+            "spec.endpoint.auth.apiKeys.secretName: Secret vision/keys has no keys; until then the edge rejects every request",
         ),
         (
             {"jwks": frozenset({"keys.json"})},
             "SecretIncomplete",
-            "spec.endpoint.auth.jwt.jwksSecretName: Secret vision/jwks has no jwks.json; until then every request is refused",
+            "spec.endpoint.auth.jwt.jwksSecretName: Secret vision/jwks has no jwks.json; until then the edge rejects every request",
         ),
     ],
 )

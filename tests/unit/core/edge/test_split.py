@@ -1,4 +1,4 @@
-"""What an endpoint and a rollout's unit become in the split document."""
+"""An endpoint and a rollout's unit in the split document."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -196,7 +196,7 @@ def in_force(slow_us: tuple[int, ...]) -> EdgeReport:
         ((500,), (400,), False),
         ((500, 90), (500, 90), True),
         ((500, 90), (90, 500), False),
-        # An edge of before there were several.
+        # An older edge with one threshold.
         ((500, 90), (500,), False),
         ((500,), (500, 90), False),
         ((500, 90, 7), (500, 90, 7), True),
@@ -243,7 +243,7 @@ PAUSED_FIRST = {"steps": [{"pause": {}}, {"weight": 25, "gate": "manual"}]}
 
 
 def at(phase: str, rollout: dict[str, Any] | None = None, **update: Any) -> edge_split.Split:
-    """The split of a rollout to revision 2 that is in a phase, before its first weight."""
+    """Return the split of a rollout to revision 2 in a phase, before its first weight."""
     frozen = freeze.freeze(RolloutSpec.from_json(rollout or PAUSED_FIRST), stable=1, candidate=2, now=T0)
     step = StepStatus(index=1, of=len(frozen.plan.steps), gate="manual")
     stored = frozen.model_copy(update={"phase": phase, "step": step if phase != "Pending" else None, **update})
@@ -256,7 +256,7 @@ def at(phase: str, rollout: dict[str, Any] | None = None, **update: Any) -> edge
 
 
 def chosen(split: edge_split.Split | None) -> list[str]:
-    """The arms of the overrides that edges are told."""
+    """Return the arms of the overrides in the document."""
     wanted = [override(arm, arm, "10.0.0.0/8") for arm in ("stable", "canary", "wide")]
     return [each["arm"] for each in service(split, endpoint={"overrides": wanted}).get("overrides", ())]
 

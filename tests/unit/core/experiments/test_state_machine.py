@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bucket_ranges import is_partition
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, PlanGuardrail, Rollout
 from sundog_operator.core import revisions
-from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
@@ -61,7 +61,7 @@ def test_it_begins_once_every_arm_is_there_and_every_edge_has_confirmed() -> Non
     begun = state_machine.tick(status, seen(5))
     assert (begun.phase, begun.epoch.number, begun.epoch.confirmed, begun.since) == ("Running", 1, False, None)
     assert weights(begun) == {"stable": 70, "control": 10, "a": 10, "b": 10}
-    assert buckets.is_partition([interval for arm in begun.arms for interval in arm.ranges])
+    assert is_partition([interval for arm in begun.arms for interval in arm.ranges])
     confirmed = state_machine.tick(begun, seen(6))
     assert (confirmed.epoch.confirmed, confirmed.since) == (True, T0 + 6 * MINUTE)
     assert confirmed.evidence_epochs == ()
@@ -327,7 +327,7 @@ def test_whatever_happens_each_bucket_has_one_arm_and_control_keeps_its_own(hist
         status = state_machine.tick(status, inputs)
         # What was decided is not decided again after an operator died: the same inputs change nothing more of the weights.
         assert ExperimentStatus.from_json(status.to_json()) == status
-        assert buckets.is_partition([interval for arm in status.arms for interval in arm.ranges])
+        assert is_partition([interval for arm in status.arms for interval in arm.ranges])
         assert status.epoch.number >= before.epoch.number
         assert all(arm.weight == 0 for arm in status.arms if arm.dropped is not None)
         if status.phase == "Running":

@@ -1,4 +1,4 @@
-"""Free accelerators, and what is told where they do not suffice."""
+"""Free accelerators, and the message about a shortage."""
 
 from typing import Any
 
@@ -131,7 +131,7 @@ def test_the_administrator_s_selector_and_tolerations_count_as_the_pods_have_the
     text = "ray: {pods: {nodeSelector: {pool: models}, tolerations: [{key: models, operator: Exists}]}}"
     assert free(nodes, text=text).total == 4
     assert free(nodes).total == 8
-    # His label outranks the user's, in the pod as in this look.
+    # The administrator's label overrides the user's, in the pod as in this check.
     assert free(nodes, text=text, scheduling={"nodeSelector": {"pool": "none"}}).total == 4
     assert free(nodes, scheduling={"nodeSelector": {"pool": "none"}}).total == 0
 
@@ -147,7 +147,7 @@ def test_types_are_told_by_any_of_the_labels_and_by_an_administrator_s_words() -
     assert free(nodes, gpu={"type": ["l4", "h100"]}).total == 7
     text = "gpu: {aliases: {l4: {example.com/card: [ell-four]}}}"
     assert free(nodes, text=text, gpu={"type": ["l4"]}).total == 11
-    # One that nobody knows is looked for as it is written.
+    # An unknown type is looked up as written.
     unknown = node("e", 16, {"karpenter.k8s.aws/instance-gpu-name": "m60"})
     assert free([*nodes, unknown], gpu={"type": ["m60"]}).total == 16
 

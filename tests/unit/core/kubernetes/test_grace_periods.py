@@ -1,4 +1,4 @@
-"""Each layer outlasts the one within it, whatever a service allows its requests."""
+"""Each layer outlasts the one within it, for every request timeout."""
 
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ def service(timeout: timedelta, wait: timedelta = timedelta(seconds=5)) -> dict[
 def test_no_layer_ends_before_the_one_within_it(timeout: timedelta, wait: timedelta) -> None:
     replica, node = grace_periods.replica_grace_s(timeout), grace_periods.node_grace_s(timeout)
     assert timeout.total_seconds() < replica < node < grace_periods.worker_pod_termination_grace_s(timeout)
-    # A request that waited for its replica is at the edge for as long as both.
+    # A request that waited for its replica is at the edge for the sum of both.
     assert (timeout + wait).total_seconds() < grace_periods.edge_drain_s(
         [service(timedelta(seconds=1)), service(timeout, wait)]
     )

@@ -1,4 +1,4 @@
-"""What keeps pods from running, in one line."""
+"""The problem that keeps pods from running, in one line."""
 
 from typing import Any
 
@@ -45,12 +45,12 @@ UNPLACED = {
                 )
             ),
             "OOMKilled",
-            "pod w, container c0: it needed more memory than its limit",
+            "pod w, container c0: used more memory than its limit",
         ),
         (
             pod({"state": {"terminated": {"exitCode": 3, "message": "first\nsecond"}}}),
             "ContainerExited",
-            "pod w, container c0: it ended with code 3: first",
+            "pod w, container c0: exited with code 3: first",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Objects that a revision's pods need: what is missing is named, with its field."""
+"""Missing objects that a revision's pods need, named with their field."""
 
 from typing import Any
 

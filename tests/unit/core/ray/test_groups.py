@@ -1,4 +1,4 @@
-"""The list of worker groups: nothing that the autoscaler wrote is lost, and no group goes before its pods."""
+"""The list of worker groups: the autoscaler's fields stay, and no group goes before its pods."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def group(name: str, fewest: int = 1, most: int = 1, template: dict[str, Any] = 
 
 
 def stored(name: str, replicas: int = 1, fewest: int = 1, most: int = 1, **more: Any) -> dict[str, Any]:
-    # As KubeRay's defaults leave it.
+    # The form that KubeRay's defaults give it.
     return {**group(name, fewest, most), "replicas": replicas, "numOfHosts": 1, "scaleStrategy": {}, **more}
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_lost(world: tuple[list[dict[str, Any]], list[dict[str, Any]]
         assert new["replicas"] == (0 if goes else old["replicas"])
         if name in names:
             assert new["maxReplicas"] >= min(pods, old["maxReplicas"])
-    # A pass over its own result changes nothing but what goes a step further.
+    # A pass over its own result only continues the removal.
     again = merge_groups(merged, wanted, there)
     assert [each for each in again if each["groupName"] in names] == [
         each for each in merged if each["groupName"] in names

@@ -1,4 +1,4 @@
-"""Which heads are to be replaced."""
+"""The heads to replace."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which replicas were lost, and which were taken away on purpose."""
+"""Replicas that were lost, and replicas that were stopped on purpose."""
 
 import pytest
 

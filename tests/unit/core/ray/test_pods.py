@@ -1,4 +1,4 @@
-"""What is asked of KubeRay, and what of it is an administrator's, a user's or ours."""
+"""The RayCluster for KubeRay, and which of its fields the administrator, the user and Sundog decide."""
 
 from datetime import timedelta
 from typing import Any
@@ -65,7 +65,7 @@ def store_of(
     text: str = "runtimeImage: example.com/runtime:1",
     stored: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The StatefulSet of a RayCluster's store."""
+    """Return the StatefulSet of a RayCluster's store."""
     wanted = installation(text).ray
     server = ValkeyServer(wanted.gcs_fault_tolerance.image, wanted.gcs_fault_tolerance.storage)
     return valkey.make_stateful_set(valkey.make_cluster_store(made), server, wanted.pods, stored)
@@ -78,7 +78,7 @@ def group(
 
 
 def worker(made: Revision, text: str = "runtimeImage: example.com/runtime:1") -> tuple[Any, Any, Any]:
-    """(metadata, pod spec, container)."""
+    """Return (metadata, pod spec, container)."""
     template = group(made, text)["template"]
     return template["metadata"], template["spec"], template["spec"]["containers"][0]
 
@@ -160,7 +160,7 @@ def test_the_administrator_s_template_is_in_every_pod() -> None:
         assert pod["metadata"]["labels"]["cost-center"] == "vision"
         assert pod["metadata"]["annotations"]["scrape"] == "yes"
     assert template["spec"]["serviceAccountName"] == store["spec"]["serviceAccountName"] == "models"
-    # The head's is the one that KubeRay makes for its autoscaler.
+    # KubeRay creates the head's account for its autoscaler.
     assert "serviceAccountName" not in head["spec"]
 
 
@@ -238,7 +238,7 @@ def test_the_head_runs_no_model_and_its_token_comes_from_a_secret() -> None:
     for container in containers:
         assert env_of(container)["RAY_AUTH_TOKEN"] == token
         assert env_of(container)["RAY_AUTH_MODE"] == "token"
-        # Else what Serve remembers of an application keeps the node that built it from being idle.
+        # Otherwise Serve's result of building an application keeps the node that built it from being idle.
         assert int(env_of(container)["RAY_max_direct_call_object_size"]) > 200_000
     assert spec["autoscalerOptions"]["version"] == "v2"
     assert spec["enableInTreeAutoscaling"] is True
@@ -250,7 +250,7 @@ def test_of_the_head_only_the_autoscaler_mounts_the_token_of_the_api_server() ->
     assert pod["automountServiceAccountToken"] is False
     (volume,) = (each for each in pod["volumes"] if "serviceAccountToken" in str(each))
     (mount,) = (each for each in spec["autoscalerOptions"]["volumeMounts"] if each["name"] == volume["name"])
-    # Ray's autoscaler reads the token and the authority from there.
+    # Ray's autoscaler reads the token and the authority there.
     assert (mount["mountPath"], mount["readOnly"]) == ("/var/run/secrets/kubernetes.io/serviceaccount", True)
     files = [
         file["path"] for each in volume["projected"]["sources"] for file in each.get("configMap", {}).get("items", [])
@@ -261,7 +261,7 @@ def test_of_the_head_only_the_autoscaler_mounts_the_token_of_the_api_server() ->
 
 
 def test_a_null_of_a_security_context_is_left_out() -> None:
-    """The API server would drop it, and the object be applied again and again."""
+    """The API server would drop it, so every pass would apply the object again."""
     text = "ray: {pods: {securityContext: {runAsNonRoot: true, runAsUser: null}}}"
     pod = cluster(text)["spec"]["headGroupSpec"]["template"]["spec"]
     assert pod["securityContext"] == {"runAsNonRoot": True}

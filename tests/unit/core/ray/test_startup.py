@@ -1,4 +1,4 @@
-"""How long each phase of a start took."""
+"""The durations of a start's phases."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -75,7 +75,7 @@ def test_clocks_that_differ_make_no_phase_negative() -> None:
 
 
 def edge(*startups: Any) -> EdgeReport:
-    """An edge with an arm of `digits-r1` per startup, and another application beside them."""
+    """Return a report with an arm of `digits-r1` per startup, and with another application."""
     arms = {f"a{index}": {"application": "digits-r1", "startup": each} for index, each in enumerate(startups)}
     other = {"application": "digits-r2", "startup": {"phases": {"load": 9.0}}}
     return EdgeReport("e", True, False, {"services": {"digits": {"arms": {**arms, "other": other}}}})

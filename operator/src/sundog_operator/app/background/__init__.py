@@ -1,1 +1,1 @@
-"""Work beside the passes, which none of them waits for."""
+"""Requests in the background, so that no pass waits for them."""

@@ -1,4 +1,4 @@
-"""Tells receivers outside what happened in a rollout: each in order, beside the passes, until it has heard it or for an hour."""
+"""Deliver notifications of a rollout in the background: in order for each receiver, with retries for an hour."""
 
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -17,103 +17,105 @@ from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 TIMEOUT_S: Final = 10.0
 BLOCKED_RETRY_S: Final = 1.0
-"""How long a notice waits that an earlier rollout's has to be told before, until it is looked at again."""
+"""Seconds between checks of a notice that waits for a notice of an earlier rollout."""
 
 
-async def deliver_notifications(world: Dependencies, experiment: Object) -> float | None:
-    """Take what receivers have answered, and tell them the next. Gives after how many seconds to look again; None when all was told.
+async def deliver_notifications(deps: Dependencies, experiment: Object) -> float | None:
+    """Record the receivers' answers, and send their next notices.
 
-    Raises DependencyError.
+    Return the seconds until the next pass; None when all are delivered. Raises DependencyError.
     """
     status = ExperimentStatus.parse(experiment.get("status"))
     waiting = notifications.pending_notices(status)
-    prefix = _slots(experiment["metadata"]["namespace"], experiment["metadata"]["name"])
-    world.posts.forget_except(prefix, {_slot(prefix, each) for each in waiting})
+    prefix = _slot_prefix(experiment["metadata"]["namespace"], experiment["metadata"]["name"])
+    deps.webhook_requests.forget_except(prefix, {_slot(prefix, each) for each in waiting})
     if not waiting:
         return None
-    busy = await _busy(world, experiment)
-    after, looks = status, []
+    blocked = await _find_blocked_urls(deps, experiment)
+    after, delays_s = status, []
     for each in waiting:
-        if each.url in busy:
-            looks.append(BLOCKED_RETRY_S)
+        if each.url in blocked:
+            delays_s.append(BLOCKED_RETRY_S)
             continue
-        answer, look_s = _tell(world, experiment, status, each)
-        after = notifications.record_delivery(after, each, answer, world.clock.now().replace(microsecond=0))
-        looks.append(look_s)
+        answer, delay_s = _deliver(deps, experiment, status, each)
+        after = notifications.record_delivery(after, each, answer, deps.clock.now().replace(microsecond=0))
+        delays_s.append(delay_s)
     if after == status:
-        return min(looks)
-    await _complain(world, experiment, status, after)
-    await write_status(world, experiment, after.to_json())
+        return min(delays_s)
+    await _record_failures(deps, experiment, status, after)
+    await write_status(deps, experiment, after.to_json())
     return 0.0
 
 
-def forget_notifications(world: Dependencies, namespace: str, experiment: str) -> None:
-    """An Experiment is gone, and with it what its receivers did not hear."""
-    world.posts.forget_except(_slots(namespace, experiment), ())
+def forget_notifications(deps: Dependencies, namespace: str, experiment: str) -> None:
+    """Cancel the pending notices of a deleted Experiment."""
+    deps.webhook_requests.forget_except(_slot_prefix(namespace, experiment), ())
 
 
-def _slots(namespace: str, experiment: str) -> str:
+def _slot_prefix(namespace: str, experiment: str) -> str:
     return f"notify {namespace}/{experiment}/"
 
 
-def _slot(prefix: str, what: PendingNotice) -> str:
-    return f"{prefix}{what.receiver}"
+def _slot(prefix: str, notice: PendingNotice) -> str:
+    return f"{prefix}{notice.receiver}"
 
 
-def _tell(
-    world: Dependencies, experiment: Object, status: ExperimentStatus, what: PendingNotice
+def _deliver(
+    deps: Dependencies, experiment: Object, status: ExperimentStatus, notice: PendingNotice
 ) -> tuple[WebhookResult | None, float]:
-    """The last answer to a notice, and after how many seconds there may be another."""
-    meta, now = experiment["metadata"], world.clock.monotonic()
-    slot = _slot(_slots(meta["namespace"], meta["name"]), what)
-    document = notifications.make_payload(experiment, status, what)
-    answer = world.posts.ask(
+    """Return the last answer to a notice, and the seconds until there may be another."""
+    meta, now = experiment["metadata"], deps.clock.monotonic()
+    slot = _slot(_slot_prefix(meta["namespace"], meta["name"]), notice)
+    document = notifications.make_payload(experiment, status, notice)
+    answer = deps.webhook_requests.poll(
         slot,
         document["id"],
-        lambda: world.webhooks.post(what.url, document, TIMEOUT_S),
+        lambda: deps.webhooks.post(notice.url, document, TIMEOUT_S),
         enough=lambda given: given.accepts,
         again_s=lambda times: backoff_s(times, 0.0),
         now=now,
     )
-    return answer, world.posts.next_check_s(slot, now)
+    return answer, deps.webhook_requests.next_check_s(slot, now)
 
 
 class _Attempt(NamedTuple):
-    """A rollout as far as the receivers of a later one are concerned."""
+    """The pending notices of a rollout, which a later rollout's notices wait for."""
 
     uid: str
     began: datetime | None
     urls: frozenset[str]
 
 
-def _read(experiment: Object) -> _Attempt:
+def _read_attempt(experiment: Object) -> _Attempt:
     status = ExperimentStatus.parse(experiment.get("status"))
     urls = frozenset(each.url for each in notifications.pending_notices(status))
     return _Attempt(experiment["metadata"]["uid"], status.plan.frozen_at, urls)
 
 
-async def _busy(world: Dependencies, experiment: Object) -> set[str]:
-    """Receivers that have to hear of an earlier rollout of the same ModelDeployment first."""
-    meta, mine = experiment["metadata"], _read(experiment)
+async def _find_blocked_urls(deps: Dependencies, experiment: Object) -> set[str]:
+    """Return the receivers that still wait for notices of an earlier rollout of the same ModelDeployment."""
+    meta, own = experiment["metadata"], _read_attempt(experiment)
     labels = {names.LABEL_MODEL_DEPLOYMENT: experiment["spec"]["modelDeployment"], names.LABEL_ROLLOUT: "true"}
-    others = await world.kube.views(EXPERIMENT, meta["namespace"], _read, labels)
+    others = await deps.kube.views(EXPERIMENT, meta["namespace"], _read_attempt, labels)
     return {
         url
         for each in others
-        if each.uid != mine.uid and each.began and mine.began and (each.began, each.uid) < (mine.began, mine.uid)
+        if each.uid != own.uid and each.began and own.began and (each.began, each.uid) < (own.began, own.uid)
         for url in each.urls
     }
 
 
-async def _complain(world: Dependencies, experiment: Object, before: ExperimentStatus, after: ExperimentStatus) -> None:
-    """Tell the ModelDeployment of receivers that a notice cannot be told: of each once for an attempt."""
+async def _record_failures(
+    deps: Dependencies, experiment: Object, before: ExperimentStatus, after: ExperimentStatus
+) -> None:
+    """Record an event of the ModelDeployment for each failing receiver, once per attempt."""
     meta = experiment["metadata"]
     known = {each.receiver for each in before.deliveries if each.problem}
     failing = [each for each in after.deliveries if each.problem and each.receiver not in known]
     ref = Ref(MODEL_DEPLOYMENT, meta["namespace"], experiment["spec"]["modelDeployment"])
-    deployment = await world.kube.get(ref) if failing else None
+    deployment = await deps.kube.get(ref) if failing else None
     if deployment is not None:
-        told = [
+        failures = [
             events.notification_failed(
                 meta["name"],
                 each.receiver,
@@ -122,4 +124,4 @@ async def _complain(world: Dependencies, experiment: Object, before: ExperimentS
             )
             for each in failing
         ]
-        await record_events(world, deployment, told)
+        await record_events(deps, deployment, failures)

@@ -1,4 +1,4 @@
-"""Asks Prometheus for what rollouts are held to, beside the passes that wait for its answers."""
+"""Query Prometheus for the checks of rollouts in the background."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,15 +12,15 @@ from sundog_operator.core.rollout.prometheus_checks import CheckQuery
 NOT_CONFIGURED: Final = "has no Prometheus to ask; an administrator names one in installation.prometheus.url"
 
 
-def read_metrics(world: Dependencies, key: Key, queries: Sequence[CheckQuery]) -> Mapping[str, PrometheusResult]:
-    """What was answered last to each query of a ModelDeployment, by slot; without those that were not answered yet. Never waits."""
-    prefix, now = f"query {key}/", world.clock.monotonic()
-    world.queries.forget_except(prefix, [f"{prefix}{query.slot}" for query in queries])
+def read_metrics(deps: Dependencies, key: Key, queries: Sequence[CheckQuery]) -> Mapping[str, PrometheusResult]:
+    """Return the last answer to each query of a ModelDeployment by slot, without unanswered ones. Never waits."""
+    prefix, now = f"query {key}/", deps.clock.monotonic()
+    deps.prometheus_requests.forget_except(prefix, [f"{prefix}{query.slot}" for query in queries])
     answers = {
-        query.slot: world.queries.ask(
+        query.slot: deps.prometheus_requests.poll(
             f"{prefix}{query.slot}",
             query.about,
-            lambda query=query: _ask(world, query.expression),  # type: ignore[misc]
+            lambda query=query: _query(deps, query.expression),  # type: ignore[misc]
             enough=lambda _: False,
             again_s=lambda _, query=query: query.interval_s,  # type: ignore[misc]
             now=now,
@@ -30,11 +30,9 @@ def read_metrics(world: Dependencies, key: Key, queries: Sequence[CheckQuery]) -
     return {slot: answer for slot, answer in answers.items() if answer is not None}
 
 
-async def _ask(world: Dependencies, expression: str) -> PrometheusResult:
-    asked = world.clock.now().replace(microsecond=0)
-    reading = (
-        PrometheusResult(problem=NOT_CONFIGURED)
-        if world.prometheus is None
-        else await world.prometheus.query(expression)
+async def _query(deps: Dependencies, expression: str) -> PrometheusResult:
+    at = deps.clock.now().replace(microsecond=0)
+    result = (
+        PrometheusResult(problem=NOT_CONFIGURED) if deps.prometheus is None else await deps.prometheus.query(expression)
     )
-    return replace(reading, at=asked)
+    return replace(result, at=at)

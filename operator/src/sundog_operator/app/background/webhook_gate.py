@@ -1,4 +1,4 @@
-"""Asks the webhooks of steps, beside the passes that wait for their answers."""
+"""Ask the webhook of a rollout's step in the background."""
 
 from typing import Final
 
@@ -9,20 +9,20 @@ from sundog_operator.core.planner.requeue import EVIDENCE_POLL_S
 from sundog_operator.core.planner.webhook_gate import WebhookRequest
 
 RETRY_S: Final = EVIDENCE_POLL_S
-"""Between two questions: as between two looks at the evidence."""
+"""Seconds between two requests, as between two evaluations."""
 
 
-def ask_webhook(world: Dependencies, key: Key, question: WebhookRequest | None) -> WebhookResult | None:
-    """What a ModelDeployment's question was answered last; None where there is none yet, or nothing is asked. Never waits."""
+def ask_webhook(deps: Dependencies, key: Key, question: WebhookRequest | None) -> WebhookResult | None:
+    """Return the last answer to a ModelDeployment's question; None without an answer or a question. Never waits."""
     slot = f"confirm {key}"
     if question is None:
-        world.posts.forget(slot)
+        deps.webhook_requests.forget(slot)
         return None
-    return world.posts.ask(
+    return deps.webhook_requests.poll(
         slot,
         question.about,
-        lambda: world.webhooks.post(question.url, question.document, question.timeout_s),
+        lambda: deps.webhooks.post(question.url, question.document, question.timeout_s),
         enough=lambda answer: answer.confirms,
         again_s=lambda _: RETRY_S,
-        now=world.clock.monotonic(),
+        now=deps.clock.monotonic(),
     )

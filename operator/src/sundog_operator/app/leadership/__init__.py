@@ -1,1 +1,1 @@
-"""Which of several operators acts."""
+"""Leader election between several operators."""

@@ -1,7 +1,7 @@
-"""Which of several operators acts: the holder of a Lease.
+"""Leader election by a Lease.
 
-Instants of other machines are never compared: a candidate takes a Lease over when it has itself watched the record stand still for as long
-as the record says that it is good. So clocks may differ as they like, only their speeds must not.
+A candidate never compares times of other machines. It takes a Lease over after it has observed the record unchanged for the record's own
+duration. So clocks may show different times, but must run at the same speed.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ _JITTER: Final = 1.2
 
 
 class LeadershipLost(DependencyError):
-    """The process no longer leads: it must write nothing more, and end."""
+    """The process no longer leads. It must write nothing more, and end."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """A record of the Lease, and when this process saw it first."""
+class _ObservedRecord:
+    """A record of the Lease, and the monotonic time at which this process first observed it."""
 
     record: tuple[Any, ...]
     at: float
@@ -38,19 +38,19 @@ class _Seen:
 class Elector:
     """One candidate for one Lease.
 
-    The times are those of client-go: a Lease is good for 15 s, is renewed every 2 s, and who could not renew it for 10 s stops leading, 5 s
-    before anybody else may begin.
+    The times are those of client-go. A Lease is valid for 15 s and renewed every 2 s. A leader that could not renew it for 10 s stops, 5 s
+    before another process may begin.
     """
 
     def __init__(self, kube: Kubernetes, lease: Ref, identity: str, clock: Clock, jitter: Callable[[], float]) -> None:
-        """`lease` names the Lease. `jitter` gives numbers in [0, 1)."""
+        """`lease` names the Lease. `jitter` returns numbers in [0, 1)."""
         assert lease.kind == LEASE
         self._kube = kube
         self._lease = lease
         self._identity = identity
         self._clock = clock
         self._jitter = jitter
-        self._seen: _Seen | None = None
+        self._observed: _ObservedRecord | None = None
         self._renewed: float | None = None
         self.holder = ""
 
@@ -61,52 +61,52 @@ class Elector:
 
     async def acquire(self) -> None:
         """Wait until this process leads."""
-        while not await self._try():
+        while not await self._try_acquire():
             await self._clock.sleep(RETRY_S * (1 + _JITTER * self._jitter()))
-        log.info("this process leads", extra={"key": str(self._lease)})
+        log.info("leader election won", extra={"key": str(self._lease)})
 
     async def keep(self) -> None:
-        """Renew for as long as that works. Raises LeadershipLost."""
+        """Renew the Lease until that fails for too long. Raises LeadershipLost."""
         while self.leads:
             await self._clock.sleep(RETRY_S)
-            if not await self._try() and self.holder not in {"", self._identity}:
+            if not await self._try_acquire() and self.holder not in {"", self._identity}:
                 break
         self._renewed = None
-        raise LeadershipLost(f"{self._lease} is no longer held by {self._identity}; it names {self.holder or 'nobody'}")
+        raise LeadershipLost(f"{self._lease}: is no longer held by {self._identity}; holder: {self.holder or 'none'}")
 
     async def release(self) -> None:
-        """Let another process lead at once. An API server that does not answer costs it the rest of the Lease."""
+        """Release the Lease, so that another process may lead at once. If the API server does not answer, it waits for the Lease's end."""
         if self._renewed is None:
             return
         self._renewed = None
         try:
             stored = await self._kube.get(self._lease)
             if stored is not None and _spec(stored).get("holderIdentity") == self._identity:
-                await self._kube.replace(self._record(stored, holder="", lease_s=1))
+                await self._kube.replace(self._make_record(stored, holder="", lease_s=1))
         except DependencyError as err:
-            log.warning("%s is not released, others wait for its end: %s", self._lease, err)
+            log.warning("%s: could not be released, the next leader waits until it expires: %s", self._lease, err)
 
-    async def _try(self) -> bool:
-        """Take or renew the Lease. False when somebody else has it, or when the API server did not agree in time."""
+    async def _try_acquire(self) -> bool:
+        """Take or renew the Lease. Return False when another process has it, or when the API server did not confirm in time."""
         began = self._clock.monotonic()
         try:
             async with asyncio.timeout(_ANSWER_S):
-                if not await self._write():
+                if not await self._write_lease():
                     return False
         except (DependencyError, TimeoutError) as err:
             log.warning("%s: %s", self._lease, str(err) or f"no answer in {_ANSWER_S:g} s")
             return False
-        # Counted from before the question was asked: whoever watches saw the answer later than that.
+        # The time before the request counts, because other candidates observe the renewal later than that.
         self._renewed = began
         self.holder = self._identity
         return True
 
-    async def _write(self) -> bool:
+    async def _write_lease(self) -> bool:
         stored = await self._kube.get(self._lease)
         if stored is None:
-            await self._kube.create(self._record(None, holder=self._identity))
+            await self._kube.create(self._make_record(None, holder=self._identity))
         elif self._is_free(stored):
-            await self._kube.replace(self._record(stored, holder=self._identity))
+            await self._kube.replace(self._make_record(stored, holder=self._identity))
         else:
             return False
         return True
@@ -116,13 +116,13 @@ class Elector:
         self.holder = str(spec.get("holderIdentity") or "")
         now = self._clock.monotonic()
         record = (self.holder, spec.get("renewTime"), spec.get("leaseTransitions"), stored["metadata"]["uid"])
-        if self._seen is None or self._seen.record != record:
-            self._seen = _Seen(record, now)
+        if self._observed is None or self._observed.record != record:
+            self._observed = _ObservedRecord(record, now)
         if self.holder in {"", self._identity}:
             return True
-        return now - self._seen.at >= float(spec.get("leaseDurationSeconds") or LEASE_S)
+        return now - self._observed.at >= float(spec.get("leaseDurationSeconds") or LEASE_S)
 
-    def _record(self, stored: Object | None, *, holder: str, lease_s: float = LEASE_S) -> Object:
+    def _make_record(self, stored: Object | None, *, holder: str, lease_s: float = LEASE_S) -> Object:
         before = _spec(stored) if stored is not None else {}
         now = format_micro_time(self._clock.now())
         changes = before.get("holderIdentity") != holder

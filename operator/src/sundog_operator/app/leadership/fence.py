@@ -1,4 +1,4 @@
-"""Ports that write only while this process leads. Two operators may overlap for a moment; only one of them believes that it may write."""
+"""Ports that write only while this process leads. Two operators may overlap for a moment, but only one of them may write."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class FencedKubernetes:
-    """`ports.Kubernetes` over another one. Every write asks first whether this process leads; if not it raises LeadershipLost."""
+    """`ports.Kubernetes` around another one. A write raises LeadershipLost unless this process leads."""
 
     def __init__(self, kube: Kubernetes, leads: Callable[[], bool]) -> None:
         self._kube = kube
@@ -45,41 +45,41 @@ class FencedKubernetes:
 
     async def create(self, obj: Object) -> Object:
         """See the port."""
-        self._check(ref_of(obj))
+        self._require_leadership(ref_of(obj))
         return await self._kube.create(obj)
 
     async def apply(self, obj: Object) -> Object:
         """See the port."""
-        self._check(ref_of(obj))
+        self._require_leadership(ref_of(obj))
         return await self._kube.apply(obj)
 
     async def replace(self, obj: Object) -> Object:
         """See the port."""
-        self._check(ref_of(obj))
+        self._require_leadership(ref_of(obj))
         return await self._kube.replace(obj)
 
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
         """See the port."""
-        self._check(ref)
+        self._require_leadership(ref)
         return await self._kube.patch_status(ref, status, resource_version=resource_version)
 
     async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
         """See the port."""
-        self._check(ref)
+        self._require_leadership(ref)
         return await self._kube.annotate(ref, annotations)
 
     async def delete(self, ref: Ref, *, uid: str | None = None) -> None:
         """See the port."""
-        self._check(ref)
+        self._require_leadership(ref)
         await self._kube.delete(ref, uid=uid)
 
     def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
         """See the port."""
         return self._kube.watch(kind, namespace)
 
-    def _check(self, what: object) -> None:
+    def _require_leadership(self, what: object) -> None:
         if not self._leads():
-            raise LeadershipLost(f"{what}: this process does not lead and writes nothing")
+            raise LeadershipLost(f"{what}: not written, because this process is not the leader")
 
     # Last in the class, because its name hides the builtin from here on.
     async def list(
@@ -90,7 +90,7 @@ class FencedKubernetes:
 
 
 class FencedServe:
-    """`ports.Serve` over another one, likewise."""
+    """`ports.Serve` around another one. A write raises LeadershipLost unless this process leads."""
 
     def __init__(self, serve: Serve, leads: Callable[[], bool]) -> None:
         self._serve = serve
@@ -103,5 +103,5 @@ class FencedServe:
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """See the port."""
         if not self._leads():
-            raise LeadershipLost(f"{dashboard}: this process does not lead and writes nothing")
+            raise LeadershipLost(f"{dashboard}: not written, because this process is not the leader")
         await self._serve.put(dashboard, namespace, document)

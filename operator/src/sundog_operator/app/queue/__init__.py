@@ -1,1 +1,1 @@
-"""Keys: what is reconciled next, and what need not be."""
+"""The queue of keys to reconcile, and the keys that are idle."""

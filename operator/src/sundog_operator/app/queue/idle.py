@@ -1,7 +1,7 @@
-"""Keys at rest: a pass that would see what the last one saw would decide the same, and is left out.
+"""Idle keys: a pass with the same observed state would decide the same, so it is skipped.
 
-Watches report what the API server keeps, and nothing reports what Serve and the edges say. So these are looked at once for all that rest in
-a namespace (`app.look`), and a key is worked on where what its last pass saw has changed.
+Watches report changes of objects in the API server, but nothing reports changes in Serve and in the edges. So the idle check (`idle_check`)
+reads those once for all idle keys of a namespace, and enqueues the keys whose observed state has changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +18,21 @@ from sundog_operator.errors import SpecError
 from sundog_operator.ports import Object
 
 MAX_IDLE_S: Final = 900.0
-"""A pass is made after so long whatever was seen: for what depends on time alone, and for objects that are not ours."""
+"""An idle key still has a pass after this time, because of decisions that depend on time, and of foreign objects."""
 
-_CHANGING: Final = frozenset({"inFlight", "refused", "feedback"})
-"""What an edge reports of a service and no decision at rest depends on."""
+_IGNORED_FIELDS: Final = frozenset({"inFlight", "refused", "feedback"})
+"""Fields of a service in an edge's report on which no decision of an idle key depends."""
 
-_AT_REST: Final = dict.fromkeys(
+_IDLE_CONDITIONS: Final = dict.fromkeys(
     ("Ready", "SpecAccepted", "RevisionReady", "TrafficSynced", "CapacityAvailable"), "True"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class IdleDeployment:
-    """Where the only revision of a ModelDeployment runs that has nothing under way, and the Secrets that its endpoint names.
+    """The only revision of an idle ModelDeployment, and the Secrets of its endpoint.
 
-    What else a spec names is needed by pods that start, and no pass looks for it once they run.
+    The other objects that a spec names are needed by starting pods only.
     """
 
     cluster: str
@@ -41,18 +41,18 @@ class IdleDeployment:
 
 
 def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
-    """The revision of a stored ModelDeployment that may rest; None for one that may not."""
+    """Return the revision of a stored ModelDeployment that may be idle; None for one that may not."""
     meta, status = deployment["metadata"], ModelDeploymentStatus.parse(deployment.get("status"))
-    under_way = (status.candidate, status.queued, status.arms, status.experiment, status.retiring, status.kept)
-    truths = {each.type: each.status for each in status.conditions}
-    if status.stable is None or any(under_way) or not _AT_REST.items() <= truths.items():
+    in_progress = (status.candidate, status.queued, status.arms, status.experiment, status.retiring, status.kept)
+    conditions = {each.type: each.status for each in status.conditions}
+    if status.stable is None or any(in_progress) or not _IDLE_CONDITIONS.items() <= conditions.items():
         return None
     if status.observed_generation != meta.get("generation") or "deletionTimestamp" in meta:
         return None
     try:
         endpoint = ModelDeployment.parse(deployment).spec.endpoint
     except SpecError:
-        # Accepted by an earlier release.
+        # An older release has accepted it.
         return None
     number = status.stable.revision
     return IdleDeployment(
@@ -63,38 +63,47 @@ def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
 
 
 def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:
-    """What edges say of a service at rest."""
+    """Return the parts of the edges' reports that matter for an idle service."""
     return tuple(
-        (each.uid, each.ready, each.terminating, each.error, each.unready, _entry(service, each)) for each in reports
+        (each.uid, each.ready, each.terminating, each.error, each.unready, _comparable_entry(service, each))
+        for each in reports
     )
 
 
-def _entry(service: str, report: EdgeReport) -> dict[str, Any] | None:
+def _comparable_entry(service: str, report: EdgeReport) -> dict[str, Any] | None:
     services = (report.evidence or {}).get("services")
     entry = services.get(service) if isinstance(services, Mapping) else None
-    return {key: value for key, value in entry.items() if key not in _CHANGING} if isinstance(entry, Mapping) else None
+    return (
+        {key: value for key, value in entry.items() if key not in _IGNORED_FIELDS}
+        if isinstance(entry, Mapping)
+        else None
+    )
 
 
 class IdleKeys:
-    """What the last pass of each key saw that left nothing to do."""
+    """The observed state of each idle key at its last pass."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, dict[Key, object]] = {}
+        self._states: dict[str, dict[Key, object]] = {}
 
-    def of(self, namespace: str) -> Mapping[Key, object]:
-        """What each key saw that rests in a namespace."""
-        return self._seen.get(namespace, {})
+    def states(self, namespace: str) -> Mapping[Key, object]:
+        """Return the observed state of each idle key of a namespace."""
+        return self._states.get(namespace, {})
 
-    def note(self, key: Key, seen: object, again_s: float | None, *, rests: bool) -> float | None:
-        """A pass that began with `seen` (None: not all that bears on it) wants another in `again_s` seconds, and `rests` without.
+    def update(self, key: Key, state: object, again_s: float | None, *, idle: bool) -> float | None:
+        """Record a pass, and return the seconds until the next one.
 
-        Returns after how many seconds there is to be one at the latest.
+        Args:
+            key: the key.
+            state: the state at the beginning of the pass; None where the key cannot be idle.
+            again_s: the seconds until the next pass of a key that is not idle.
+            idle: whether the pass left nothing to do.
         """
-        if rests and seen is not None:
-            self._seen.setdefault(key.namespace, {})[key] = seen
+        if idle and state is not None:
+            self._states.setdefault(key.namespace, {})[key] = state
             return MAX_IDLE_S
-        resting = self._seen.get(key.namespace, {})
-        resting.pop(key, None)
-        if not resting:
-            self._seen.pop(key.namespace, None)
+        states = self._states.get(key.namespace, {})
+        states.pop(key, None)
+        if not states:
+            self._states.pop(key.namespace, None)
         return again_s

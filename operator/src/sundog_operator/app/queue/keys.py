@@ -1,4 +1,4 @@
-"""The keys of the work queue, and which keys a change of an object wakes."""
+"""The keys of the work queue, and the keys that a changed object affects."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +14,7 @@ KeyKind = Literal["modeldeployment", "experiment", "raycluster", "edge", "restin
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """One unit of reconciliation. The edge of a namespace is named `sundog-edge`, and what rests in it has no name."""
+    """One unit of reconciliation. A namespace's edge has the name `sundog-edge`, and its idle check has none."""
 
     kind: KeyKind
     namespace: str
@@ -25,17 +25,17 @@ class Key:
 
 
 def edge_key(namespace: str) -> Key:
-    """The key of a namespace's edge."""
+    """Return the key of a namespace's edge."""
     return Key("edge", namespace, names.EDGE)
 
 
 def idle_check_key(namespace: str) -> Key:
-    """The key of all that rests in a namespace."""
+    """Return the key of a namespace's idle check."""
     return Key("resting", namespace, "")
 
 
 def keys_for(obj: Object) -> list[Key]:
-    """Keys that a change of this object wakes; those of the other ModelDeployments follow from their own polling."""
+    """Return the keys that a change of this object affects. Other ModelDeployments notice it by polling."""
     meta = obj["metadata"]
     namespace, name = meta["namespace"], meta["name"]
     owner = (meta.get("labels") or {}).get(names.LABEL_MODEL_DEPLOYMENT)
@@ -50,7 +50,7 @@ def keys_for(obj: Object) -> list[Key]:
         case "Experiment":
             return [
                 Key("experiment", namespace, name),
-                *(Key("modeldeployment", namespace, each) for each in _asked(obj, owner)),
+                *(Key("modeldeployment", namespace, each) for each in _deployments_of_experiment(obj, owner)),
                 edge_key(namespace),
             ]
         case "ControllerRevision":
@@ -68,13 +68,13 @@ def keys_for(obj: Object) -> list[Key]:
             | "NetworkPolicy"
             | "StatefulSet"
         ):
-            return _of_edge(meta)
+            return _edge_keys(meta)
         case "HTTPRoute":
-            return [*_of_edge(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]
+            return [*_edge_keys(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]
         case "Pod":
             cluster = (meta.get("labels") or {}).get(groups.LABEL_CLUSTER)
             return [
-                *_of_edge(meta),
+                *_edge_keys(meta),
                 *([Key("raycluster", namespace, cluster)] if cluster else []),
                 *([Key("modeldeployment", namespace, owner)] if owner else []),
             ]
@@ -82,12 +82,12 @@ def keys_for(obj: Object) -> list[Key]:
             return []
 
 
-def _asked(experiment: Object, owner: str | None) -> list[str]:
-    """The ModelDeployment that an Experiment runs on: that of its rollout, or the one that a user names."""
+def _deployments_of_experiment(experiment: Object, owner: str | None) -> list[str]:
+    """Return the ModelDeployment of an Experiment: the owner of a rollout's, or the one that a user names."""
     named = (experiment.get("spec") or {}).get("modelDeployment")
     return [owner] if owner else [named] if isinstance(named, str) and named else []
 
 
-def _of_edge(meta: dict[str, Any]) -> list[Key]:
+def _edge_keys(meta: dict[str, Any]) -> list[Key]:
     name = (meta.get("labels") or {}).get(names.LABEL_NAME)
     return [edge_key(meta["namespace"])] if name in (names.EDGE, names.EDGE_STORE) else []

@@ -1,4 +1,4 @@
-"""The work queue: each key at most once in line and never twice at work."""
+"""The work queue: a key waits at most once, and is never reconciled twice at the same time."""
 
 import asyncio
 import heapq
@@ -15,28 +15,28 @@ MAX_DELAY_S: Final = 120.0
 
 
 def backoff_s(failures: int, jitter: float) -> float:
-    """Seconds before retry number `failures` (from 1): 0.2 · 2^(n−1), at most 120, times 1 − jitter/2 for a jitter in [0, 1)."""
+    """Return the seconds before retry number n = `failures`, from 1: min(0.2 · 2^(n−1), 120) · (1 − jitter/2), jitter in [0, 1)."""
     return min(BASE_DELAY_S * 2.0 ** min(failures - 1, 20), MAX_DELAY_S) * (1 - jitter / 2)
 
 
 class QueueObserver(Protocol):
-    """Hears of what happens in a queue, for metrics."""
+    """Observes the queue, for metrics."""
 
     def added(self) -> None:
-        """A key was asked for that was not in line."""
+        """A key was added that was not waiting."""
 
     def taken(self, waited_s: float) -> None:
-        """A key left the line, so many seconds after it was due."""
+        """A worker took a key, that many seconds after it was due."""
 
     def retried(self) -> None:
-        """Work on a key failed and is tried again."""
+        """A pass on a key failed, and the key is retried."""
 
 
-class _Deaf:
+class _NoObserver:
     def added(self) -> None:
         return
 
-    def taken(self, waited_s: float) -> None:  # noqa: ARG002 - nobody listens
+    def taken(self, waited_s: float) -> None:  # noqa: ARG002 - unused
         return
 
     def retried(self) -> None:
@@ -44,14 +44,14 @@ class _Deaf:
 
 
 class WorkQueue(Generic[K]):
-    """Keys that wait for work, with delays.
+    """Keys that wait for a worker, with delays.
 
-    A key added while it is at work comes back when that work is done, so a change seen half way is never lost.
-    Of several times asked for one key the earliest wins.
+    A key that is added during its pass comes back after the pass, so no change is lost. If a key is added several times, the earliest time
+    wins.
     """
 
     def __init__(self, clock: Clock, jitter: Callable[[], float], observer: QueueObserver | None = None) -> None:
-        self._observer = observer or _Deaf()
+        self._observer = observer or _NoObserver()
         self._clock = clock
         self._jitter = jitter
         self._due: dict[K, float] = {}
@@ -63,12 +63,12 @@ class WorkQueue(Generic[K]):
 
     @property
     def depth(self) -> int:
-        """Keys that are due and not taken yet, as client-go counts them: what waits for its time is not in line."""
+        """Number of keys that are due and not taken yet. As in client-go, delayed keys do not count."""
         now = self._clock.monotonic()
         return sum(due <= now for due in self._due.values())
 
     def add(self, key: K, delay_s: float = 0.0) -> None:
-        """Ask for work on a key, at the earliest after a delay in seconds."""
+        """Add a key that is due after a delay in seconds."""
         due = self._clock.monotonic() + delay_s
         if key not in self._due:
             self._observer.added()
@@ -79,20 +79,20 @@ class WorkQueue(Generic[K]):
         self._wake()
 
     async def take(self) -> K:
-        """Wait for a key that is due and not at work, and mark it as at work."""
+        """Wait for a key that is due and has no worker, and mark it as taken."""
         while True:
-            key, wait_s = self._next()
+            key, wait_s = self._take_due()
             if key is not None:
                 return key
             await self._wait(wait_s)
 
     def done(self, key: K) -> None:
-        """Report that work on a key ended well."""
+        """Release a key after a successful pass."""
         self._failures.pop(key, None)
         self._release(key)
 
     def failed(self, key: K) -> float:
-        """Report that work on a key failed: it comes back after a growing delay, which is returned in seconds."""
+        """Release a key after a failed pass, and add it again. Return the back-off delay in seconds."""
         self._failures[key] = self._failures.get(key, 0) + 1
         delay_s = backoff_s(self._failures[key], self._jitter())
         self._observer.retried()
@@ -105,11 +105,12 @@ class WorkQueue(Generic[K]):
         self._wake()
 
     def _wake(self) -> None:
-        """Each change has an event of its own: whoever was about to wait for it finds it set, whatever others take meanwhile."""
+        """Wake all waiting workers. Each change has its own event, so a worker that is about to wait for it finds it set."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _next(self) -> tuple[K | None, float | None]:
+    def _take_due(self) -> tuple[K | None, float | None]:
+        """Return a due key without a worker, else the seconds until the next key is due; None where no key is delayed."""
         now, parked = self._clock.monotonic(), []
         found, wait_s = None, None
         while self._heap:

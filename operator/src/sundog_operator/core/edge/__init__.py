@@ -1,1 +1,1 @@
-"""The traffic split, the objects of a namespace's edge, and the counts that edges report."""
+"""The traffic split, the objects of a namespace's edge, and the counts in edge reports."""

@@ -1,4 +1,4 @@
-"""Which of the 10 000 hash buckets belong to which arm."""
+"""Assignment of the 10 000 hash buckets to arms."""
 
 from collections.abc import Sequence
 
@@ -9,32 +9,34 @@ Range = tuple[int, int]
 
 
 def percent(buckets: int) -> float:
-    """So many buckets in percent of all; a whole number is an integer."""
+    """Return a number of buckets as a percentage; an int where it is whole."""
     return buckets // 100 if buckets % 100 == 0 else buckets / 100
 
 
-def bucket_count(ranges: Sequence[Sequence[int]]) -> int:
-    """How many buckets ranges hold."""
-    return sum(end - start for start, end in ranges)
-
-
 def two_arm_ranges(canary_weight: int) -> tuple[list[Range], list[Range]]:
-    """(stable, canary) for a canary weight in percent.
+    """Return the ranges of (stable, canary) for a canary weight w in percent.
 
-    The canary holds [0, w): units only enter it as w grows, and the latest ones leave first as it shrinks.
+    The canary holds [0, w): as w grows, units only enter it. As w shrinks, the units that entered last leave first.
     """
-    edge = canary_weight * BUCKETS // 100
-    return _clean([(edge, BUCKETS)]), _clean([(0, edge)])
+    boundary = canary_weight * BUCKETS // 100
+    return _remove_empty([(boundary, BUCKETS)]), _remove_empty([(0, boundary)])
 
 
 def reassign(ranges: Sequence[Sequence[Range]], shares: Sequence[int]) -> list[list[Range]]:
-    """The ranges of all arms after their shares (in buckets, together BUCKETS) change, moving no bucket that need not move.
+    """Return the ranges of all arms for new shares, and move as few buckets as possible.
 
-    Exactly half the sum of the differences changes hands. An arm that shrinks gives away what it got last: the first arm, the control,
-    from its lower end, any other from its upper end; so with two arms this is `two_arms`. Raises ValueError for shares that do not add up.
+    Half the sum of the differences moves. An arm that shrinks gives away the buckets it got last: the first arm, the control, from its
+    lower end, any other arm from its upper end. With two arms the result equals `two_arm_ranges`.
+
+    Args:
+        ranges: by arm.
+        shares: buckets by arm, BUCKETS in total.
+
+    Raises:
+        ValueError: the shares do not add up to BUCKETS, or do not match the arms.
     """
     if sum(shares) != BUCKETS or min(shares) < 0 or len(shares) != len(ranges):
-        raise ValueError(f"shares {list(shares)} of {len(ranges)} arms do not add up to {BUCKETS}")
+        raise ValueError(f"shares: {list(shares)} for {len(ranges)} arms; expected one per arm, {BUCKETS} in total")
     owned = [sorted(bucket for start, end in own for bucket in range(start, end)) for own in ranges]
     freed: list[int] = []
     for place, (own, share) in enumerate(zip(owned, shares, strict=True)):
@@ -42,33 +44,23 @@ def reassign(ranges: Sequence[Sequence[Range]], shares: Sequence[int]) -> list[l
         freed += own[:excess] if place == 0 else own[len(own) - excess :]
         owned[place] = own[excess:] if place == 0 else own[: len(own) - excess]
     freed.sort()
-    # The control takes from the upper end and the others from the lower, as they give.
+    # Arms take buckets from the end at which they give them away: the control from the upper one, the others from the lower one.
     for place, share in reversed(list(enumerate(shares))):
         missing = share - len(owned[place])
         taken, freed = freed[:missing], freed[missing:]
         owned[place] = sorted([*owned[place], *taken])
-    return [_joined(own) for own in owned]
+    return [_to_ranges(own) for own in owned]
 
 
-def _joined(buckets: Sequence[int]) -> list[Range]:
-    joined: list[Range] = []
+def _to_ranges(buckets: Sequence[int]) -> list[Range]:
+    ranges: list[Range] = []
     for bucket in buckets:
-        if joined and joined[-1][1] == bucket:
-            joined[-1] = (joined[-1][0], bucket + 1)
+        if ranges and ranges[-1][1] == bucket:
+            ranges[-1] = (ranges[-1][0], bucket + 1)
         else:
-            joined.append((bucket, bucket + 1))
-    return joined
+            ranges.append((bucket, bucket + 1))
+    return ranges
 
 
-def is_partition(ranges: Sequence[Range]) -> bool:
-    """Whether the ranges hold each bucket exactly once."""
-    position = 0
-    for start, end in sorted(ranges):
-        if start != position or end <= start:
-            return False
-        position = end
-    return position == BUCKETS
-
-
-def _clean(ranges: Sequence[Range]) -> list[Range]:
+def _remove_empty(ranges: Sequence[Range]) -> list[Range]:
     return [(start, end) for start, end in ranges if end > start]

@@ -1,4 +1,4 @@
-"""Whether edges have put a split in force, and which replicas they know."""
+"""Check in the edges' reports that a split is in force, and count replicas and requests in flight."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Confirmation:
     """Whether every ready or terminating edge has a split in force.
 
     Attributes:
-        waiting: (pod, why) of each edge that has not confirmed.
+        waiting: (pod, reason) of each edge that has not confirmed.
     """
 
     confirmed: bool
@@ -23,31 +23,34 @@ class Confirmation:
 
 
 def confirm(service: str, split: Split, reports: Sequence[EdgeReport]) -> Confirmation:
-    """Read back a split from the edges. No edge at all confirms nothing."""
-    asked = [report for report in reports if report.ready or report.terminating]
-    if not asked:
-        waiting = tuple((report.pod, _not_ready(report)) for report in reports)
+    """Check that every ready or terminating edge has a split in force. Without such an edge nothing is confirmed."""
+    serving = [report for report in reports if report.ready or report.terminating]
+    if not serving:
+        waiting = tuple((report.pod, _explain_not_ready(report)) for report in reports)
         return Confirmation(False, waiting or (("no edge", "not ready"),))
     waiting = tuple(
-        (report.pod, why + _problem(report)) for report in asked if (why := _not_in_force(service, split, report))
+        (report.pod, difference + _document_error(report))
+        for report in serving
+        if (difference := _find_difference(service, split, report))
     )
     return Confirmation(not waiting, waiting)
 
 
-def _not_ready(report: EdgeReport) -> str:
+def _explain_not_ready(report: EdgeReport) -> str:
     return f"not ready: {report.unready}" if report.unready else "not ready"
 
 
-def _problem(report: EdgeReport) -> str:
-    """Why an edge that answers does not have the newest document in force, as it says itself."""
+def _document_error(report: EdgeReport) -> str:
+    """Return the error that an edge reports about the newest document, in parentheses; empty without one."""
     error = ((report.evidence or {}).get("document") or {}).get("error")
     return f" ({error})" if error else ""
 
 
-def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
-    found = _service(service, report)
+def _find_difference(service: str, split: Split, report: EdgeReport) -> str:
+    """Return how an edge's split differs from the wanted one; empty where it does not."""
+    found = _find_service(service, report)
     if found is None:
-        return report.error or f"does not know service {service}"
+        return report.error or f"does not report service {service}"
     if (found.get("attempt"), found.get("epoch")) != (split.attempt, split.epoch):
         return f"has attempt {found.get('attempt')} epoch {found.get('epoch')}, expected {split.attempt} epoch {split.epoch}"
     arms = {
@@ -65,46 +68,53 @@ def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
     }
     if arms != wanted:
         return f"has arms {arms}, expected {wanted}"
-    # An edge of before there were headers tells of none, and sends nothing by them.
+    # Older edges do not know `match`: they report none and send no requests by header.
     if found.get("match") == (make_match(split) if split.headers else None):
         return ""
-    asked = " and ".join(each.name for each in split.headers)
-    return f"does not send requests by {asked} to {names.CANARY}" if asked else "still sends requests by header"
+    headers = " and ".join(each.name for each in split.headers)
+    return f"does not send requests with {headers} to {names.CANARY}" if headers else "still sends requests by header"
 
 
 def find_edge_problems(service: str, reports: Iterable[EdgeReport]) -> list[tuple[str, str]]:
-    """(pod, what it lacks) for each thing that an edge cannot do for a service, as with a certificate that cannot be read."""
+    """Return (pod, problem) for each problem that an edge reports about a service, such as an unreadable certificate."""
     return [
         (report.pod, str(problem))
         for report in reports
-        for problem in (_service(service, report) or {}).get("problems") or ()
+        for problem in (_find_service(service, report) or {}).get("problems") or ()
     ]
 
 
 def healthy_replicas(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
-    """The smallest number of healthy replicas of a revision that all ready edges are sure of: nothing from one that tells nothing.
+    """Return the smallest number of a revision's healthy replicas over all ready edges. An edge without a count counts as 0.
 
-    For what more traffic may follow from. 0 without a ready edge.
+    Use it before traffic rises. Returns 0 without a ready edge.
     """
     application = names.application(service, revision)
-    counts = [_up(service, application, report) or 0 for report in reports if report.ready and not report.terminating]
+    counts = [
+        _count_healthy(service, application, report) or 0
+        for report in reports
+        if report.ready and not report.terminating
+    ]
     return min(counts, default=0)
 
 
 def reported_replicas(service: str, revision: int, reports: Sequence[EdgeReport]) -> int | None:
-    """The smallest number of healthy replicas of a revision that any ready edge tells; None where there are edges and none tells.
+    """Return the smallest number of a revision's healthy replicas that a ready edge reports.
 
-    For what may be taken away because of it: an edge that does not answer, or has just started, knows neither of health nor of death.
+    Use it before something is taken away. An edge that does not answer or has just started is no evidence that replicas are unhealthy, so
+    edges without a count are ignored. Returns None where there are edges but none reports a count, and 0 where there are no edges.
     """
     application = names.application(service, revision)
-    told = [_up(service, application, report) for report in reports if report.ready and not report.terminating]
-    return min((count for count in told if count is not None), default=None if reports else 0)
+    counts = [
+        _count_healthy(service, application, report) for report in reports if report.ready and not report.terminating
+    ]
+    return min((count for count in counts if count is not None), default=None if reports else 0)
 
 
-def _up(service: str, application: str, report: EdgeReport) -> int | None:
-    """None of an edge that tells nothing of the application's replicas."""
-    arms = (_service(service, report) or {}).get("arms", {}).values()
-    # Two arms may have one application, and each tells of all its replicas.
+def _count_healthy(service: str, application: str, report: EdgeReport) -> int | None:
+    """Return an application's healthy replicas as an edge reports them; None where it reports none of its servers."""
+    arms = (_find_service(service, report) or {}).get("arms", {}).values()
+    # Two arms may share an application, and each reports all of its replicas.
     counts = [
         int(arm["servers"].get("up", 0)) for arm in arms if arm.get("application") == application and "servers" in arm
     ]
@@ -112,11 +122,13 @@ def _up(service: str, application: str, report: EdgeReport) -> int | None:
 
 
 def count_in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
-    """Requests in flight to a revision over all edges that answer, ready or not."""
+    """Count the requests in flight to a revision over all edges that answer, ready or not."""
     application = names.application(service, revision)
-    return sum(int((_service(service, report) or {}).get("inFlight", {}).get(application, 0)) for report in reports)
+    return sum(
+        int((_find_service(service, report) or {}).get("inFlight", {}).get(application, 0)) for report in reports
+    )
 
 
-def _service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:
+def _find_service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:
     found = (report.evidence or {}).get("services", {}).get(service)
     return found if isinstance(found, Mapping) else None

@@ -1,8 +1,10 @@
-"""The edge of a namespace as pods: HAProxy and its agent, each in a container of its own, and what both share and each alone may see.
+"""The Deployment of a namespace's edge: HAProxy and its agent, each in a container of its own.
 
-Nothing here depends on a revision or a Secret of the namespace: edges are rolled by an upgrade or by an administrator; by the first
-Experiment of the namespace with metrics of outcomes, and the end of the last one; and where the longest `requestTimeout` of its services
-needs another time to drain, which doubles from 120 s on.
+Edge pods are replaced only
+- by an upgrade, or by an administrator;
+- when the namespace's first Experiment with outcome metrics appears, and after the last one is gone;
+- when the longest `requestTimeout` of the services needs another drain time, which doubles from 120 s on.
+No field depends on a revision or on a Secret of the namespace.
 """
 
 import math
@@ -12,24 +14,23 @@ from typing import Any, Final
 from sundog_operator.api import canonical_quantity
 from sundog_operator.api.installation import HaproxySettings, Installation, PodTemplate, ResourceRequirements
 from sundog_operator.core.edge import feedback_store, objects
+from sundog_operator.core.edge.objects import AGENT_PORT, HTTP_PORT, HTTPS_PORT
 from sundog_operator.core.kubernetes import grace_periods, names, pods
 from sundog_operator.core.kubernetes.pods import PodRequirements
 
 HTTP: Final = "http"
 HTTPS: Final = "https"
 AGENT: Final = "agent"
-HTTP_PORT: Final = 8080
-HTTPS_PORT: Final = 8443
-AGENT_PORT: Final = 9090
 
 DRAIN_DELAY_S: Final = 15
-"""How long a leaving edge still takes new connections: until every node has heard that it leaves, on a busy cluster as well."""
+"""How long a terminating edge still accepts connections: until every node has learned of it, on a busy cluster as well."""
 LINGER_S: Final = 3
 SETTLE_S: Final = 10
-_ROOM_S: Final = 22
-"""For probes and slow starts of processes."""
+_GRACE_MARGIN_S: Final = 22
+"""Time for probes and slow starts of processes."""
 
 _USER: Final = 65532
+"""Both containers have one user, whatever the image's is: they share a socket and a pipe that no other user may open."""
 _STATE: Final = "/run/sundog"
 _RAY_TOKEN: Final = "/var/run/secrets/sundog-ray"  # noqa: S105 a directory
 _FEEDBACK: Final = "/var/run/secrets/sundog-feedback"
@@ -44,8 +45,8 @@ Json = dict[str, Any]
 
 
 def termination_grace_s(drain_s: int) -> int:
-    """Seconds of grace of an edge's pod whose HAProxy may drain for so long; what is over then is killed."""
-    return DRAIN_DELAY_S + drain_s + LINGER_S + _ROOM_S
+    """Return the termination grace period, in seconds, of an edge pod whose HAProxy may drain for `drain_s` seconds."""
+    return DRAIN_DELAY_S + drain_s + LINGER_S + _GRACE_MARGIN_S
 
 
 def make_deployment(
@@ -56,9 +57,14 @@ def make_deployment(
     feedback: bool = False,
     drain_s: int = grace_periods.DEFAULT_EDGE_DRAIN_S,
 ) -> Json:
-    """The Deployment. A new pod is ready before an old one leaves.
+    """Return the Deployment. A new pod is ready before an old one terminates.
 
-    `feedback`: its agents keep exposures and outcomes in the store of the edges. `drain_s`: seconds for what a leaving HAProxy has.
+    Args:
+        namespace: the edge's namespace.
+        members: the ModelDeployments that own the edge.
+        installation: the administrator's settings.
+        feedback: whether agents keep exposures and outcomes in the store of the edges.
+        drain_s: how long a terminating HAProxy may finish its requests, in seconds.
     """
     edge = installation.edge
     spec = {
@@ -66,7 +72,7 @@ def make_deployment(
         "revisionHistoryLimit": 2,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "selector": {"matchLabels": objects.EDGE_SELECTOR},
-        "template": _template(namespace, installation, drain_s, feedback=feedback),
+        "template": _make_template(namespace, installation, drain_s, feedback=feedback),
     }
     meta = objects.make_shared_metadata(namespace, members)
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
@@ -74,40 +80,43 @@ def make_deployment(
 
 
 def service_account_name(installation: Installation) -> str:
-    """The account of the pods: an administrator's, else our own."""
+    """Return the ServiceAccount of the pods: the administrator's, else Sundog's own."""
     return installation.edge.pods.service_account_name or names.EDGE
 
 
 def has_feedback_store(deployment: Mapping[str, Any]) -> bool:
-    """Whether a stored Deployment was made with `feedback`."""
+    """Return whether a stored Deployment was made with `feedback`."""
     volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
     return any(volume["name"] == _FEEDBACK_VOLUME for volume in volumes)
 
 
-def _template(namespace: str, installation: Installation, drain_s: int, *, feedback: bool) -> Json:
-    template = _with_user(installation.edge.pods)
+def _make_template(namespace: str, installation: Installation, drain_s: int, *, feedback: bool) -> Json:
+    template = pods.set_default_user(installation.edge.pods, _USER)
     containers = [
-        _haproxy(installation, template, drain_s),
-        _agent(namespace, installation, template, feedback=feedback),
+        _make_haproxy(installation, template, drain_s),
+        _make_agent(namespace, installation, template, feedback=feedback),
     ]
-    volumes = [*_volumes(), *([_feedback_volume(installation)] if feedback else [])]
-    demand = PodRequirements(
+    volumes = [*_make_volumes(), *([_make_feedback_volume(installation)] if feedback else [])]
+    requirements = PodRequirements(
         labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account_name(installation)
     )
-    made = pods.make_pod(template, demand, containers)
+    made = pods.make_pod(template, requirements, containers)
     made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
     made["spec"] |= {
-        # Else each container has variables of every Service of the namespace.
+        # Otherwise each container gets variables for every Service of the namespace.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": termination_grace_s(drain_s),
-        "topologySpreadConstraints": [_spread("kubernetes.io/hostname"), _spread("topology.kubernetes.io/zone")],
+        "topologySpreadConstraints": [
+            _make_spread_constraint("kubernetes.io/hostname"),
+            _make_spread_constraint("topology.kubernetes.io/zone"),
+        ],
     }
     return made
 
 
-def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) -> Json:
-    listening = {"tcpSocket": {"port": HTTP}}
-    return _container(
+def _make_haproxy(installation: Installation, template: PodTemplate, drain_s: int) -> Json:
+    probe = {"tcpSocket": {"port": HTTP}}
+    return _make_container(
         template,
         {
             "name": "haproxy",
@@ -118,29 +127,29 @@ def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) ->
                 f"--http-bind=*:{HTTP_PORT}",
                 f"--https-bind=*:{HTTPS_PORT}",
                 f"--drain-seconds={drain_s}",
-                *_limits(installation.edge.haproxy),
+                *_haproxy_options(installation.edge.haproxy),
             ],
-            "ports": [_port(HTTP, HTTP_PORT), _port(HTTPS, HTTPS_PORT)],
-            "resources": _resources(installation.edge.resources),
-            "startupProbe": {**listening, "periodSeconds": 1, "failureThreshold": 60},
-            "readinessProbe": {**listening, "periodSeconds": 2},
-            "livenessProbe": {**listening, "periodSeconds": 10},
-            # SIGTERM would end what HAProxy has begun.
+            "ports": [_make_port(HTTP, HTTP_PORT), _make_port(HTTPS, HTTPS_PORT)],
+            "resources": _make_resources(installation.edge.resources),
+            "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": 60},
+            "readinessProbe": {**probe, "periodSeconds": 2},
+            "livenessProbe": {**probe, "periodSeconds": 10},
+            # SIGTERM alone would abort the requests in flight.
             "lifecycle": {
                 "preStop": {"exec": {"command": ["sundog-edge", "drain", f"--delay-seconds={DRAIN_DELAY_S}"]}}
             },
-            "volumeMounts": [_mount("state", _STATE)],
+            "volumeMounts": [_make_mount("state", _STATE)],
         },
     )
 
 
-def _limits(wanted: HaproxySettings) -> list[str]:
-    """Options where they differ from what HAProxy has without them: any argument more would roll edges for nothing."""
-    asked, usual = _options(wanted), _options(HaproxySettings())
-    return [f"--{name}={value}" for name, value in asked.items() if value != usual[name]]
+def _haproxy_options(settings: HaproxySettings) -> list[str]:
+    """Return the options that differ from their defaults. Each further argument would replace the edge pods without need."""
+    wanted, defaults = _option_values(settings), _option_values(HaproxySettings())
+    return [f"--{name}={value}" for name, value in wanted.items() if value != defaults[name]]
 
 
-def _options(haproxy: HaproxySettings) -> dict[str, int]:
+def _option_values(haproxy: HaproxySettings) -> dict[str, int]:
     return {
         "buffer-bytes": haproxy.buffer_bytes,
         "request-seconds": math.ceil(haproxy.request_timeout.total_seconds()),
@@ -149,11 +158,11 @@ def _options(haproxy: HaproxySettings) -> dict[str, int]:
     }
 
 
-def _agent(namespace: str, installation: Installation, template: PodTemplate, *, feedback: bool) -> Json:
-    def asked(path: str) -> Json:
+def _make_agent(namespace: str, installation: Installation, template: PodTemplate, *, feedback: bool) -> Json:
+    def probe(path: str) -> Json:
         return {"httpGet": {"path": path, "port": AGENT}, "timeoutSeconds": 5}
 
-    return _container(
+    return _make_container(
         template,
         {
             "name": AGENT,
@@ -171,27 +180,30 @@ def _agent(namespace: str, installation: Installation, template: PodTemplate, *,
                 *(_feedback_options(installation) if feedback else ()),
             ],
             "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-            "ports": [_port(AGENT, AGENT_PORT)],
+            "ports": [_make_port(AGENT, AGENT_PORT)],
             "resources": {kind: dict(amounts) for kind, amounts in _AGENT_RESOURCES.items()},
-            "startupProbe": {**asked("/livez"), "periodSeconds": 1, "failureThreshold": 60},
-            "readinessProbe": {**asked("/readyz"), "periodSeconds": 2},
-            "livenessProbe": {**asked("/livez"), "periodSeconds": 10},
+            "startupProbe": {**probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},
+            "readinessProbe": {**probe("/readyz"), "periodSeconds": 2},
+            "livenessProbe": {**probe("/livez"), "periodSeconds": 10},
             "volumeMounts": [
-                _mount("state", _STATE),
+                _make_mount("state", _STATE),
                 pods.make_account_mount(_ACCOUNT_VOLUME),
-                _mount("ray-token", _RAY_TOKEN, read_only=True),
-                *([_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
+                _make_mount("ray-token", _RAY_TOKEN, read_only=True),
+                *([_make_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
             ],
         },
     )
 
 
-def _volumes() -> list[Json]:
-    """In memory, for certificates and keys are in it; what an API server would grant is mounted into the agent's container alone."""
+def _make_volumes() -> list[Json]:
+    """Return the volumes of the pod.
+
+    The state is in memory because it holds certificates and keys. Only the agent's container mounts the token of the API server.
+    """
     return [
         {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
         pods.make_account_volume(_ACCOUNT_VOLUME),
-        # A namespace's first edge may be there before Ray's token.
+        # A namespace's first edge may start before Ray's token exists.
         {"name": "ray-token", "secret": {"secretName": names.RAY, "optional": True}},
     ]
 
@@ -205,36 +217,28 @@ def _feedback_options(installation: Installation) -> list[str]:
     ]
 
 
-def _feedback_volume(installation: Installation) -> Json:
-    """One volume of both Secrets, for their files are of one purpose and one reader."""
+def _make_feedback_volume(installation: Installation) -> Json:
+    """Return one volume with the files of both Secrets: the agent alone reads them."""
     password = feedback_store.password_secret_name(installation)
     sources = [
-        _from_secret(names.EDGE_STORE, names.SIGNING_KEY),
-        *([_from_secret(password, names.PASSWORD_KEY)] if password else []),
+        _make_secret_source(names.EDGE_STORE, names.SIGNING_KEY),
+        *([_make_secret_source(password, names.PASSWORD_KEY)] if password else []),
     ]
     return {"name": _FEEDBACK_VOLUME, "projected": {"sources": sources}}
 
 
-def _from_secret(name: str, key: str) -> Json:
+def _make_secret_source(name: str, key: str) -> Json:
     return {"secret": {"name": name, "items": [{"key": key, "path": key}]}}
 
 
-def _container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
+def _make_container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
     made = pods.make_container(template, own)
     if template.container_security_context is None:
         made["securityContext"] = {**made["securityContext"], "readOnlyRootFilesystem": True}
     return made
 
 
-def _with_user(template: PodTemplate) -> PodTemplate:
-    """Both containers have one user, whatever the image's is: they share a socket and a pipe that nobody else may open."""
-    if template.security_context is not None:
-        return template
-    context = {**pods.RESTRICTED_POD, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
-    return template.model_copy(update={"security_context": context})
-
-
-def _resources(wanted: ResourceRequirements) -> Json:
+def _make_resources(wanted: ResourceRequirements) -> Json:
     return {
         kind: {name: canonical_quantity(amount) for name, amount in amounts.items()}
         for kind, amounts in (("requests", wanted.requests), ("limits", wanted.limits))
@@ -242,7 +246,7 @@ def _resources(wanted: ResourceRequirements) -> Json:
     }
 
 
-def _spread(key: str) -> Json:
+def _make_spread_constraint(key: str) -> Json:
     return {
         "maxSkew": 1,
         "topologyKey": key,
@@ -251,9 +255,9 @@ def _spread(key: str) -> Json:
     }
 
 
-def _port(name: str, port: int) -> Json:
+def _make_port(name: str, port: int) -> Json:
     return {"name": name, "containerPort": port, "protocol": "TCP"}
 
 
-def _mount(volume: str, path: str, *, read_only: bool = False) -> Json:
+def _make_mount(volume: str, path: str, *, read_only: bool = False) -> Json:
     return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}

@@ -1,6 +1,6 @@
-"""Where the edges of a namespace keep exposures and outcomes: a store of their own, and the key by which request ids are signed.
+"""The store in which the edges of a namespace keep exposures and outcomes, and the key that signs request ids.
 
-It is never that of a RayCluster: what is in there are pickles, and edges face the public.
+It is never a RayCluster's store: that one holds pickles, and edges face the public.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,19 +16,19 @@ from sundog_operator.core.ray.valkey import ValkeyServer, ValkeyStore
 from sundog_operator.errors import SpecError
 
 STORE_SELECTOR: Final = {names.LABEL_NAME: names.EDGE_STORE}
-"""The label by which the store's objects and its pod are found. That of the edges is another: their Service leads to no store."""
+"""Selects the store's objects and its pod. The edges have another label, so that their Service never leads to the store."""
 
-_FILLED: Final = 0.7
-"""Of the container's memory: the rest is for what is written anew while the file is made smaller, and for clients."""
+_DATA_SHARE: Final = 0.7
+"""Share of the container's memory for data. The rest is for clients, and for writes while the server rewrites its file."""
 
 Json = dict[str, Any]
 
 
 def is_needed_by(experiment: Mapping[str, Any]) -> bool:
-    """Whether an Experiment has metrics of outcomes, by its spec or by the plan that it was frozen with.
+    """Return whether an Experiment has outcome metrics, in its spec or in its frozen plan.
 
-    It wants the store for as long as it exists: one that has ended may be analysed, and only its deletion says that nobody will. What runs
-    goes on by its plan, so an edit that takes its metrics out, or makes the spec one that is refused, must not cost what was kept.
+    An Experiment needs the store until it is deleted, because users may analyse it after its end. The plan counts because a running
+    Experiment follows it: an edit that removes the metrics or makes the spec invalid must not lose the stored outcomes.
     """
     plan = ExperimentStatus.parse(experiment.get("status")).plan.comparison
     if plan is not None and plan.outcomes:
@@ -41,7 +41,7 @@ def is_needed_by(experiment: Mapping[str, Any]) -> bool:
 
 
 def make_namespace_store(namespace: str, members: Iterable[Json]) -> ValkeyStore:
-    """The store of a namespace's edges, owned as they are."""
+    """Return the store of a namespace's edges. It has the owners of the edges."""
     return ValkeyStore(
         name=names.EDGE_STORE,
         namespace=namespace,
@@ -52,22 +52,22 @@ def make_namespace_store(namespace: str, members: Iterable[Json]) -> ValkeyStore
 
 
 def make_server(installation: Installation) -> ValkeyServer:
-    """How it runs."""
-    wanted = installation.feedback.store
-    return ValkeyServer(wanted.image, wanted.storage, wanted.memory, int(_FILLED * parse_bytes(wanted.memory)))
+    """Return the settings of the store's server."""
+    store = installation.feedback.store
+    return ValkeyServer(store.image, store.storage, store.memory, int(_DATA_SHARE * parse_bytes(store.memory)))
 
 
 def make_secret(store: ValkeyStore, password: str, signing_key: str) -> Json:
-    """The Secret with the store's password, and the key of the edges: one of 32 bytes, in hex."""
+    """Return the Secret with the store's password and the edges' signing key of 32 bytes, in hex."""
     return valkey.make_secret(store, {names.PASSWORD_KEY: password, names.SIGNING_KEY: signing_key})
 
 
 def store_url(installation: Installation) -> str:
-    """Where the edges find it."""
+    """Return the URL at which edges reach the store."""
     return f"redis://{installation.feedback.store.external.address or valkey.store_address(names.EDGE_STORE)}"
 
 
 def password_secret_name(installation: Installation) -> str:
-    """The Secret with its password; empty where a store of somebody else's asks for none."""
+    """Return the Secret with the store's password; empty for an external store without one."""
     external = installation.feedback.store.external
     return external.password_secret_name if external.address else names.EDGE_STORE

@@ -1,4 +1,4 @@
-"""The HTTPRoute that hangs a ModelDeployment's Service on a Gateway, and what that Gateway's controller answers."""
+"""The HTTPRoute from a Gateway to a ModelDeployment's Service, and the answer of the Gateway's controller."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,24 +13,24 @@ from sundog_operator.core.kubernetes import names, pods
 GATEWAY_GROUP: Final = "gateway.networking.k8s.io"
 API_VERSION: Final = f"{GATEWAY_GROUP}/v1"
 ROUTE_ACCEPTED: Final = "RouteAccepted"
-_ASKED: Final = ("Accepted", "ResolvedRefs")
-"""What a controller says of a route for each Gateway: that it takes it, and that it finds the Service."""
+_ROUTE_CONDITIONS: Final = ("Accepted", "ResolvedRefs")
+"""The conditions that a controller sets for each Gateway: it accepts the route, and it finds the Service."""
 _UNITS: Final = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 Json = dict[str, Any]
 
 
 def make_route(member: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
-    """The route of a ModelDeployment whose endpoint names a Gateway.
+    """Return the route of a ModelDeployment whose endpoint names a Gateway.
 
-    `hosts` are those that the edge answers for. The endpoint's own is all that a Gateway needs; one that the edge does not answer for,
-    because it is another's, is not asked for.
+    `hosts` are the hosts that the edge answers for. The route names `endpoint.host` alone if it is one of them; otherwise another
+    ModelDeployment owns it, or it is empty.
     """
     meta = make_own_metadata(member)
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
         "backendRefs": [{"kind": "Service", "name": meta["name"], "port": 80}],
-        "timeouts": {"request": _duration(endpoint.queue.timeout + endpoint.request_timeout)},
+        "timeouts": {"request": _format_duration(endpoint.queue.timeout + endpoint.request_timeout)},
     }
     spec = {
         "parentRefs": [make_parent_ref(endpoint, meta["namespace"])],
@@ -42,7 +42,7 @@ def make_route(member: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
 
 
 def make_parent_ref(endpoint: Endpoint, namespace: str) -> Json:
-    """The reference to the Gateway that an endpoint in that namespace names."""
+    """Return the reference to the Gateway that an endpoint of the namespace names."""
     gateway = endpoint.gateway
     section = {"sectionName": gateway.section_name} if gateway.section_name else {}
     where = gateway.namespace or namespace
@@ -50,9 +50,13 @@ def make_parent_ref(endpoint: Endpoint, namespace: str) -> Json:
 
 
 def evaluate_route(deployment: Json, endpoint: Endpoint, route: Json | None, *, served: bool) -> tuple[str, str, str]:
-    """(status, reason, message) of what became of the route that the endpoint asks for.
+    """Return (status, reason, message) of the condition `RouteAccepted`.
 
-    `route` is what is stored under its name; `served` is whether the API server knows HTTPRoutes.
+    Args:
+        deployment: the stored ModelDeployment.
+        endpoint: its endpoint, which names a Gateway.
+        route: the stored HTTPRoute of its name.
+        served: whether the API server serves HTTPRoutes.
     """
     meta = deployment["metadata"]
     wanted = make_parent_ref(endpoint, meta["namespace"])
@@ -60,52 +64,62 @@ def evaluate_route(deployment: Json, endpoint: Endpoint, route: Json | None, *, 
         return (
             "False",
             "GatewayAPIMissing",
-            f"spec.endpoint.gateway: no HTTPRoutes of {API_VERSION} are served to Sundog",
+            f"spec.endpoint.gateway: the API server serves no HTTPRoutes of {API_VERSION} to Sundog; install the Gateway API",
         )
     if route is None:
-        return "Unknown", "NotWritten", "the HTTPRoute is not there yet; if that lasts, the operator's log says why"
+        return "Unknown", "NotWritten", "the HTTPRoute does not exist yet; if this lasts, read the operator's log"
     if not is_made_for(route, deployment):
         found = f"HTTPRoute {meta['name']}: exists and was not made by Sundog; it is left alone. Rename or delete it"
         return "False", "NotOwned", found
-    said = list(_said(route, wanted))
-    if (refusal := next((each for each in said if each[1]["status"] == "False"), None)) is not None:
-        controller, condition = refusal
-        return "False", _reason(condition), f"{_name(wanted)}: {_text(condition)} ({controller})"
-    told = {condition["type"] for _, condition in said if condition["status"] == "True"}
-    if missing := [type_ for type_ in _ASKED if type_ not in told]:
-        return "Unknown", "NotAnswered", f"no controller told {' and '.join(missing)} of the route to {_name(wanted)}"
-    return "True", "Accepted", f"{_name(wanted)} takes the route ({', '.join(sorted({who for who, _ in said}))})"
+    answers = list(_read_answers(route, wanted))
+    if (rejection := next((each for each in answers if each[1]["status"] == "False"), None)) is not None:
+        controller, condition = rejection
+        return (
+            "False",
+            _find_reason(condition),
+            f"{_format_gateway(wanted)}: {_format_message(condition)} ({controller})",
+        )
+    true = {condition["type"] for _, condition in answers if condition["status"] == "True"}
+    if missing := [type_ for type_ in _ROUTE_CONDITIONS if type_ not in true]:
+        return (
+            "Unknown",
+            "NotAnswered",
+            f"{_format_gateway(wanted)}: no controller has set {' and '.join(missing)} of the route yet",
+        )
+    controllers = ", ".join(sorted({controller for controller, _ in answers}))
+    return "True", "Accepted", f"{_format_gateway(wanted)} accepts the route ({controllers})"
 
 
-def _said(route: Json, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
-    """(controller, condition) of what was said of the route as it is now for that Gateway."""
+def _read_answers(route: Json, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
+    """Yield (controller, condition) for each condition of the Gateway on the current generation of the route."""
     meta = route["metadata"]
-    for told in (route.get("status") or {}).get("parents", ()):
+    for parent in (route.get("status") or {}).get("parents", ()):
         defaults = {"group": GATEWAY_GROUP, "kind": "Gateway", "namespace": meta["namespace"]}
-        if {**defaults, **told["parentRef"]} != wanted:
+        if {**defaults, **parent["parentRef"]} != wanted:
             continue
-        for condition in told["conditions"]:
-            if condition["type"] in _ASKED and condition.get("observedGeneration", 0) in {0, meta["generation"]}:
-                yield told["controllerName"], condition
+        for condition in parent["conditions"]:
+            current = condition.get("observedGeneration", 0) in {0, meta["generation"]}
+            if condition["type"] in _ROUTE_CONDITIONS and current:
+                yield parent["controllerName"], condition
 
 
-def _reason(condition: Json) -> str:
-    """As the controller gave it, unless its word is none that a condition of ours may have."""
+def _find_reason(condition: Json) -> str:
+    """Return the controller's reason, or `NotAccepted` where our conditions cannot have it."""
     reason: str = condition["reason"]
     return reason if re.fullmatch(CAMEL_CASE, reason) else "NotAccepted"
 
 
-def _text(condition: Json) -> str:
+def _format_message(condition: Json) -> str:
     return " ".join(f"{condition['message'] or condition['reason']}".split())
 
 
-def _name(wanted: Mapping[str, Any]) -> str:
+def _format_gateway(wanted: Mapping[str, Any]) -> str:
     section = f", listener {wanted['sectionName']}" if "sectionName" in wanted else ""
     return f"Gateway {wanted['namespace']}/{wanted['name']}{section}"
 
 
-def _duration(length: timedelta) -> str:
-    """As the Gateway API writes it: hours to milliseconds, where 0s would mean for ever."""
+def _format_duration(length: timedelta) -> str:
+    """Return a duration in the Gateway API's form, in hours to milliseconds. It rounds up, because 0s would mean no timeout."""
     rest = -(-length // timedelta(milliseconds=1))
     text = ""
     for unit, size in _UNITS.items():

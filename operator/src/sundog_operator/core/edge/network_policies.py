@@ -1,15 +1,14 @@
-"""Whom the pods of a namespace with an edge answer and ask: a policy for the edges, one for Ray, one each for heads and workers, one for
-Ray's stores, and one for the store of the edges while there is one.
+"""NetworkPolicies of a namespace with an edge.
 
-Only a network plugin that enforces them makes them true. Probes of kubelets pass whatever is written here.
+There is one for the edges, one for Ray, one each for heads and workers, one for Ray's stores, and one for the store of the edges while
+it exists. They need a network plugin that enforces them. Kubelet probes always pass.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 from sundog_operator.api.installation import NetworkPolicySettings
-from sundog_operator.core.edge import deployment, objects
-from sundog_operator.core.edge import feedback_store as edge_store
+from sundog_operator.core.edge import feedback_store, objects
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import valkey
 
@@ -17,19 +16,25 @@ OPERATOR_NAME: Final = "sundog-operator"
 DASHBOARD_PORT: Final = 8265
 METRICS_PORT: Final = 8080
 SERVE_PORTS: Final = ((8000, 8000), (9000, 9000), (30000, 31000), (40000, 41000))
-"""Serve's own proxy on the head, and the replicas' ports for HTTP and gRPC. None of them asks who is there."""
+"""Serve's own proxy on the head, and the replicas' ports for HTTP and gRPC. None of them authenticates callers."""
 
 METADATA_ADDRESSES: Final = (("0.0.0.0/0", "169.254.169.254/32"), ("::/0", "fd00:ec2::254/128"))
-"""All addresses but those that hand out a node's credentials."""
+"""(network, exception): all addresses except the metadata services, which hand out a node's credentials."""
 
 DNS_PORT: Final = 53
 
-_OF_RAY: Final = [{"key": "ray.io/cluster", "operator": "Exists"}]
-_RAY_PODS: Final = {"matchLabels": names.PART_OF_SUNDOG, "matchExpressions": _OF_RAY}
-"""Of our RayClusters; somebody else's in the same namespace are none of our business."""
+_IN_RAY_CLUSTER: Final = [{"key": "ray.io/cluster", "operator": "Exists"}]
+_RAY_PODS: Final = {"matchLabels": names.PART_OF_SUNDOG, "matchExpressions": _IN_RAY_CLUSTER}
+"""Pods of Sundog's RayClusters. The policies ignore other RayClusters of the namespace."""
 
-_HEADS: Final = {"matchLabels": {**names.PART_OF_SUNDOG, "ray.io/node-type": "head"}, "matchExpressions": _OF_RAY}
-_WORKERS: Final = {"matchLabels": {**names.PART_OF_SUNDOG, "ray.io/node-type": "worker"}, "matchExpressions": _OF_RAY}
+_HEADS: Final = {
+    "matchLabels": {**names.PART_OF_SUNDOG, "ray.io/node-type": "head"},
+    "matchExpressions": _IN_RAY_CLUSTER,
+}
+_WORKERS: Final = {
+    "matchLabels": {**names.PART_OF_SUNDOG, "ray.io/node-type": "worker"},
+    "matchExpressions": _IN_RAY_CLUSTER,
+}
 _STORES: Final = {"matchLabels": {names.LABEL_NAME: names.VALKEY}}
 _EDGES: Final = {"podSelector": {"matchLabels": objects.EDGE_SELECTOR}}
 
@@ -37,64 +42,67 @@ Json = dict[str, Any]
 
 
 def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicySettings) -> list[Json]:
-    """The policies of one namespace; owned as the edge is, and so gone with it."""
+    """Return the policies of a namespace. They have the owners of the edge, and so are deleted with it."""
     operator = _pods_of(wanted.operator_namespace, OPERATOR_NAME)
     scrapers = [dict(peer) for peer in wanted.metrics_from]
     ray = {"podSelector": _RAY_PODS}
     edge = [
-        {"ports": [_port(deployment.HTTP_PORT), _port(deployment.HTTPS_PORT)]},
-        {"ports": [_port(deployment.AGENT_PORT)], "from": [operator, *scrapers]},
+        {"ports": [_make_port(objects.HTTP_PORT), _make_port(objects.HTTPS_PORT)]},
+        {"ports": [_make_port(objects.AGENT_PORT)], "from": [operator, *scrapers]},
     ]
-    asked = [*_egress(), _api_server(wanted)]
-    of_ray = [
+    egress = [*_make_egress(), _make_api_server_rule(wanted)]
+    ray_ingress = [
         {"from": [ray]},
-        {"ports": [_port(DASHBOARD_PORT)], "from": [operator, _EDGES]},
-        {"ports": [_port(*ports) for ports in SERVE_PORTS], "from": [_EDGES]},
-        *([{"ports": [_port(METRICS_PORT)], "from": scrapers}] if scrapers else []),
+        {"ports": [_make_port(DASHBOARD_PORT)], "from": [operator, _EDGES]},
+        {"ports": [_make_port(*ports) for ports in SERVE_PORTS], "from": [_EDGES]},
+        *([{"ports": [_make_port(METRICS_PORT)], "from": scrapers}] if scrapers else []),
     ]
-    store = [{"ports": [_port(valkey.PORT)], "from": [ray]}]
+    store = [{"ports": [_make_port(valkey.PORT)], "from": [ray]}]
     return [
-        _policy(namespace, members, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=asked),
-        _policy(namespace, members, names.RAY, _RAY_PODS, ingress=of_ray),
-        # A model holds Ray's token, and so can run a task in the head: what is kept from workers is kept from heads.
-        _policy(namespace, members, names.RAY_HEADS, _HEADS, egress=asked),
-        _policy(namespace, members, names.RAY_WORKERS, _WORKERS, egress=_egress()),
-        _policy(namespace, members, names.VALKEY, _STORES, ingress=store, egress=[_names()]),
+        _make_policy(namespace, members, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=egress),
+        _make_policy(namespace, members, names.RAY, _RAY_PODS, ingress=ray_ingress),
+        # A model holds Ray's token and so can run a task in the head. Heads therefore have the same egress limits as workers.
+        _make_policy(namespace, members, names.RAY_HEADS, _HEADS, egress=egress),
+        _make_policy(namespace, members, names.RAY_WORKERS, _WORKERS, egress=_make_egress()),
+        _make_policy(namespace, members, names.VALKEY, _STORES, ingress=store, egress=[_make_dns_rule()]),
     ]
 
 
 def make_store_policy(namespace: str, members: Sequence[Json]) -> Json:
-    """The policy of the edges' own store, which answers the edges of its namespace and nobody else."""
-    ingress = [{"ports": [_port(valkey.PORT)], "from": [_EDGES]}]
-    made = _policy(
+    """Return the policy of the edges' store. The store answers only the edges of its namespace."""
+    ingress = [{"ports": [_make_port(valkey.PORT)], "from": [_EDGES]}]
+    made = _make_policy(
         namespace,
         members,
         names.EDGE_STORE,
-        {"matchLabels": edge_store.STORE_SELECTOR},
+        {"matchLabels": feedback_store.STORE_SELECTOR},
         ingress=ingress,
-        egress=[_names()],
+        egress=[_make_dns_rule()],
     )
     made["metadata"]["labels"] = names.labels(names.EDGE_STORE)
     return made
 
 
-def _egress() -> list[Json]:
-    """Of all but the stores: everything but the credentials of the node."""
+def _make_egress() -> list[Json]:
+    """Return the egress of all pods except the stores: every address except those with a node's credentials."""
     blocks = [{"ipBlock": {"cidr": cidr, "except": [metadata]}} for cidr, metadata in METADATA_ADDRESSES]
     # Some plugins do not count pods among addresses.
     return [{"to": [*blocks, {"namespaceSelector": {}}]}]
 
 
-def _api_server(wanted: NetworkPolicySettings) -> Json:
-    """For agents and autoscalers. Those plugins do not count nodes among addresses either, so that only its ports can be named.
+def _make_api_server_rule(wanted: NetworkPolicySettings) -> Json:
+    """Return the egress of agents and autoscalers to the API server, by its ports.
 
-    Nothing hands out credentials there: metadata services are asked at port 80.
+    Some plugins do not count nodes among addresses, so the rule names ports only. It opens no metadata service: those listen at port 80.
     """
-    return {"ports": [_port(port) for port in wanted.api_server_ports]}
+    return {"ports": [_make_port(port) for port in wanted.api_server_ports]}
 
 
-def _names() -> Json:
-    """Of the stores, which answer and ask nobody. Not an empty list: the API server stores none, and an earlier one would stay."""
+def _make_dns_rule() -> Json:
+    """Return the egress of the stores, which open no connections.
+
+    It allows DNS because the API server stores no empty list, so a rule of an older release would stay.
+    """
     return {"ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]}
 
 
@@ -105,11 +113,11 @@ def _pods_of(namespace: str, name: str) -> Json:
     }
 
 
-def _port(first: int, last: int = 0) -> Json:
+def _make_port(first: int, last: int = 0) -> Json:
     return {"protocol": "TCP", "port": first, **({"endPort": last} if last > first else {})}
 
 
-def _policy(
+def _make_policy(
     namespace: str,
     members: Sequence[Json],
     name: str,
@@ -119,10 +127,10 @@ def _policy(
     egress: list[Json] | None = None,
 ) -> Json:
     both = {"ingress": ingress, "egress": egress}
-    rules = {way: given for way, given in both.items() if given is not None}
+    rules = {direction: given for direction, given in both.items() if given is not None}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {**objects.make_shared_metadata(namespace, members), "name": name},
-        "spec": {"podSelector": selector, "policyTypes": [way.capitalize() for way in rules], **rules},
+        "spec": {"podSelector": selector, "policyTypes": [direction.capitalize() for direction in rules], **rules},
     }

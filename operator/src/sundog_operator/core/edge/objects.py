@@ -1,4 +1,4 @@
-"""The objects of a namespace's edge, but for its pods in a cluster (`edge_pods`). All are owned by the ModelDeployments that use them."""
+"""The objects of a namespace's edge, except its pods in a cluster (`deployment`). The ModelDeployments that use them own them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,20 +12,21 @@ from sundog_operator.core.revisions import owner_reference
 
 RBAC_GROUP = "rbac.authorization.k8s.io"
 HAPROXY = "haproxy"
-"""The container that clients reach."""
+"""The container that clients connect to."""
 HTTP_PORT = 8080
+HTTPS_PORT = 8443
 AGENT_PORT = 9090
 EDGE_SELECTOR = {names.LABEL_NAME: names.EDGE}
-"""The label by which Services, the budget and everybody else find the edge's pods."""
+"""Selects the edge's pods, for Services, the disruption budget and all others."""
 LOST_AFTER = timedelta(seconds=60)
-"""How long after the end of its grace a leaving pod is still asked: a kubelet that lives has killed it by then."""
+"""How long after the end of its grace period a terminating pod is still queried. A working kubelet has killed it by then."""
 
 Json = dict[str, Any]
 _PORTS = ("http", "https")
 
 
 def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[str, Any]) -> Json:
-    """The ConfigMap with the split document."""
+    """Return the ConfigMap with the split document."""
     text = json.dumps(document, sort_keys=True, indent=1)
     return {
         "apiVersion": "v1",
@@ -36,9 +37,12 @@ def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[s
 
 
 def make_local_deployment(namespace: str, members: Iterable[Json], image: str) -> Json:
-    """The edge's Deployment of local mode: HAProxy and its agent beside each other, so that either can die alone."""
+    """Return the edge's Deployment in local mode. HAProxy and its agent are separate, so that either can fail alone."""
     labels = names.labels(names.EDGE)
-    containers = [_container(HAPROXY, image, "http", HTTP_PORT), _container("agent", image, "agent", AGENT_PORT)]
+    containers = [
+        _make_container(HAPROXY, image, "http", HTTP_PORT),
+        _make_container("agent", image, "agent", AGENT_PORT),
+    ]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -51,7 +55,7 @@ def make_local_deployment(namespace: str, members: Iterable[Json], image: str) -
     }
 
 
-def _container(name: str, image: str, port_name: str, port: int) -> Json:
+def _make_container(name: str, image: str, port_name: str, port: int) -> Json:
     return {
         "name": name,
         "image": image,
@@ -61,21 +65,24 @@ def _container(name: str, image: str, port_name: str, port: int) -> Json:
 
 
 def make_secret(namespace: str, members: Iterable[Json], data: Mapping[str, str]) -> Json:
-    """The Secret with the content of all Secrets that the document names (`secrets.compose`)."""
+    """Return the Secret with the content of all Secrets that the document names (`secrets.compose_secret_data`)."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": make_shared_metadata(namespace, members),
         "type": "Opaque",
-        # The API server stores no empty object, and what it does not store would be applied again and again.
+        # The API server stores no empty object, so every pass would apply it again.
         **({"data": dict(data)} if data else {}),
     }
 
 
 def make_rbac(namespace: str, members: Sequence[Json], account: str) -> list[Json]:
-    """What an agent may do, which is to follow its ConfigMap and its Secret. The account itself, unless it is an administrator's own."""
-    follows = ["get", "list", "watch"]
-    rule = {"apiGroups": [""], "resources": ["configmaps", "secrets"], "resourceNames": [names.EDGE], "verbs": follows}
+    """Return the agent's Role and RoleBinding, and the ServiceAccount unless it is an administrator's.
+
+    The agent may only read and watch its ConfigMap and its Secret.
+    """
+    verbs = ["get", "list", "watch"]
+    rule = {"apiGroups": [""], "resources": ["configmaps", "secrets"], "resourceNames": [names.EDGE], "verbs": verbs}
     role = {"apiGroup": RBAC_GROUP, "kind": "Role", "name": names.EDGE}
     subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
     own = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
@@ -88,7 +95,10 @@ def make_rbac(namespace: str, members: Sequence[Json], account: str) -> list[Jso
 
 
 def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
-    """One edge may leave at a time, where nodes are drained; one that is not ready, as before the first model, holds up none."""
+    """Return the PodDisruptionBudget.
+
+    A node drain may evict one edge at a time. Edges that are not ready, as before the first model, never block a drain.
+    """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -102,8 +112,8 @@ def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
 
 
 def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
-    """The Service in front of all services of the namespace, for Gateways and load balancers. Its type is whoever else's who sets it."""
-    ports = [_service_port("http", 80), _service_port("https", 443)]
+    """Return the Service in front of all services of the namespace, for Gateways and load balancers. Others may set its type."""
+    ports = [_make_service_port("http", 80), _make_service_port("https", 443)]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -113,8 +123,8 @@ def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
 
 
 def make_service(member: Json, *, tls: bool) -> Json:
-    """The Service under whose name one ModelDeployment is reached."""
-    ports = [_service_port("http", 80), *([_service_port("https", 443)] if tls else [])]
+    """Return the Service that gives one ModelDeployment its name."""
+    ports = [_make_service_port("http", 80), *([_make_service_port("https", 443)] if tls else [])]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -124,7 +134,7 @@ def make_service(member: Json, *, tls: bool) -> Json:
 
 
 def merge_service(stored: Json, wanted: Json) -> Json:
-    """A Service that says what is wanted and keeps what others have set of it: its type, a port's number on nodes, ports of other names."""
+    """Return the stored Service with the wanted fields. It keeps the fields of others: its type, node ports, ports of other names."""
     meta, ports = stored["metadata"], {port.get("name"): port for port in stored["spec"].get("ports", ())}
     labels = {**(meta.get("labels") or {}), **wanted["metadata"]["labels"]}
     own = [{**ports.get(port["name"], {}), **port} for port in wanted["spec"]["ports"]]
@@ -137,25 +147,25 @@ def merge_service(stored: Json, wanted: Json) -> Json:
 
 
 def is_made_for(obj: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
-    """Whether an object was made for just that ModelDeployment; another of its name is somebody else's."""
+    """Return whether Sundog made an object for exactly this ModelDeployment. Others may own an object of the same name."""
     return has_labels_of(obj["metadata"].get("labels") or {}, member)
 
 
 def has_labels_of(labels: Mapping[str, str], member: Mapping[str, Any]) -> bool:
-    """The same, by its labels."""
+    """Return the same as `is_made_for`, by the object's labels."""
     return has_managed_by_label(labels) and labels.get(names.LABEL_MODEL_DEPLOYMENT) == member["metadata"]["name"]
 
 
 def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:
-    """Whether a pod serves no more: it has ended, or its time to leave has been over for so long that its node must be lost."""
+    """Return whether a pod serves no more: it has ended, or its grace period ended so long ago that its node must be lost."""
     if (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded"):
         return True
-    leaves = pod["metadata"].get("deletionTimestamp")
-    return leaves is not None and now - parse_timestamp(leaves) > LOST_AFTER
+    deleted_at = pod["metadata"].get("deletionTimestamp")
+    return deleted_at is not None and now - parse_timestamp(deleted_at) > LOST_AFTER
 
 
 def make_own_metadata(member: Json) -> Json:
-    """Of an object that is one ModelDeployment's alone, has its name, and goes with it."""
+    """Return the metadata of an object that belongs to one ModelDeployment: it has its name, and is deleted with it."""
     meta = member["metadata"]
     return {
         "name": meta["name"],
@@ -165,11 +175,14 @@ def make_own_metadata(member: Json) -> Json:
     }
 
 
-def _service_port(name: str, port: int) -> Json:
+def _make_service_port(name: str, port: int) -> Json:
     return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
 
 
 def make_shared_metadata(namespace: str, members: Iterable[Json]) -> Json:
-    """Of an object that the whole namespace shares: one owner reference per member lets it go after the last."""
+    """Return the metadata of an object that the namespace shares.
+
+    It has an owner reference per member, so Kubernetes deletes it after the last one.
+    """
     owners = sorted((owner_reference(member, controller=False) for member in members), key=lambda ref: str(ref["uid"]))
     return {"name": names.EDGE, "namespace": namespace, "labels": names.labels(names.EDGE), "ownerReferences": owners}

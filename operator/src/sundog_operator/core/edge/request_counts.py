@@ -1,4 +1,4 @@
-"""Requests and errors of a service, as edges count them."""
+"""Requests and errors of a service in the counters of its edges."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -8,15 +8,16 @@ from sundog_operator.core.observed import EdgeReport
 
 ORIGIN_ASSIGNED: Final = "assigned"
 ORIGIN_OVERRIDE: Final = "override"
-"""The origins of requests: by the weights, or by what the request itself has."""
+"""Origins of requests: assigned by weight, or sent to an arm by an override or a header."""
 
 
 def count_requests_and_errors(
     attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: bool = False
 ) -> tuple[int, int]:
-    """(requests, errors) of an arm over all epochs and boots of the edges that answer.
+    """Return (requests, errors) of an arm over all epochs and boots of the edges that answer.
 
-    Those that were assigned to it, or, with `forced`, those that its headers sent there. Errors are the ends of `ERRORS`.
+    Count the requests that were assigned to the arm or, with `forced`, those that a header or an override sent there. `ERRORS` lists the
+    ends that are errors.
     """
     origin = ORIGIN_OVERRIDE if forced else ORIGIN_ASSIGNED
     requests = errors = 0
@@ -29,7 +30,7 @@ def count_requests_and_errors(
 
 
 def count_poison_requests(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> int:
-    """Requests of an arm, whatever led them there, that were retried and then got no answer of that replica either."""
+    """Count an arm's requests, of every origin, that were retried on another replica and got no response from it either."""
     return sum(
         int((row.get("retries") or {}).get("poison", 0))
         for report in reports

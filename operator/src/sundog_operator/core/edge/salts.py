@@ -1,4 +1,4 @@
-"""Who of a namespace fixes the salt by which units fall to arms, and who has the same one."""
+"""Salts that specs set for the assignment of units to arms, and the specs of a namespace that share one."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _SOURCES: Final = ("header", "cookie", "jsonPath", "jwtClaim")
 
 @dataclass(frozen=True, slots=True, order=True)
 class SaltOwner:
-    """An Experiment of a user's own, or a ModelDeployment for its rollouts, that fixes a salt."""
+    """A user's Experiment, or a ModelDeployment with its rollouts, whose spec sets a salt."""
 
     kind: SaltOwnerKind
     name: str
@@ -25,7 +25,10 @@ class SaltOwner:
 
 
 def find_salt_owner(kind: SaltOwnerKind, obj: Mapping[str, Any]) -> SaltOwner | None:
-    """What an object fixes, whatever else its spec says; None without a salt, and where each request is a unit, which chance assigns."""
+    """Return the salt that an object's spec sets.
+
+    Return None without a salt, and where each request is a unit: those are assigned at random. The rest of the spec may be invalid.
+    """
     unit: Any = obj
     for part in _UNITS[kind]:
         unit = unit.get(part) if isinstance(unit, Mapping) else None
@@ -36,13 +39,18 @@ def find_salt_owner(kind: SaltOwnerKind, obj: Mapping[str, Any]) -> SaltOwner | 
 
 
 def make_reuse_message(kind: SaltOwnerKind, name: str, known: Collection[SaltOwner]) -> str:
-    """What is said of one of those that are known whose salt others have, of which the first is named; empty where there is none.
+    """Return a warning that names the first other owner of an object's salt; empty where there is none.
 
-    Who is with an arm there is then with one here again: of assignments by the same salt none is independent of the other.
+    Assignments by the same salt depend on each other: units that shared an arm there share one here again.
+
+    Args:
+        kind: kind of the object.
+        name: name of the object.
+        known: all owners of the namespace, the object among them.
     """
     own = {each.salt for each in known if (each.kind, each.name) == (kind, name)}
-    same = [each for each in known if each.salt in own and (each.kind, each.name) != (kind, name)]
-    if not same:
+    others = [each for each in known if each.salt in own and (each.kind, each.name) != (kind, name)]
+    if not others:
         return ""
-    field, first = ".".join((*_UNITS[kind], "salt")), min(same)
-    return f"{field} is that of {first.kind} {first.name}: who was with one of its arms is with one here again"
+    field, first = ".".join((*_UNITS[kind], "salt")), min(others)
+    return f"{field}: {first.kind} {first.name} has the same salt, so both assign units alike; choose another for independent arms"

@@ -1,6 +1,6 @@
-"""Which Secrets an endpoint needs, what is missing of them, and the one Secret of a namespace's edge that holds them all.
+"""Secrets that endpoints name: find missing ones, and copy all of them into one Secret of the namespace's edge.
 
-Values are copied by `compose` and looked at by nobody.
+`compose_secret_data` copies the values. No code reads them.
 """
 
 import base64
@@ -17,19 +17,19 @@ NOT_FOUND: Final = "SecretNotFound"
 INCOMPLETE: Final = "SecretIncomplete"
 INVALID: Final = "SecretInvalid"
 MAX_SECRET_BYTES: Final = 1_000_000
-"""What an object of Kubernetes can hold, but for its metadata."""
+"""Size limit of a Kubernetes object, without its metadata."""
 
 KeysBySecret = Mapping[str, frozenset[str] | None]
-"""The keys of each Secret by its name; None where there is no such Secret."""
+"""Keys by Secret name; None for a Secret that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretReference:
-    """A field of a spec that names a Secret.
+    """A field of an endpoint that names a Secret.
 
     Attributes:
-        keys: that the Secret has to have; none means at least one, whatever its name.
-        without: what follows while it lacks them.
+        keys: the keys that the Secret must have; empty means at least one key of any name.
+        without: the effect while a key is missing.
     """
 
     field: str
@@ -39,72 +39,78 @@ class SecretReference:
 
 
 def secret_references(endpoint: Endpoint) -> tuple[SecretReference, ...]:
-    """The Secrets of the own namespace that an endpoint names."""
-    refused = "until then every request is refused"
+    """Return the Secrets that an endpoint names. All are in the ModelDeployment's namespace."""
+    rejected = "until then the edge rejects every request"
     named = (
         SecretReference(
-            "tls.secretName", endpoint.tls.secret_name, TLS_KEYS, "until then it has no certificate of its own"
+            "tls.secretName",
+            endpoint.tls.secret_name,
+            TLS_KEYS,
+            "until then the endpoint has no certificate of its own",
         ),
-        SecretReference("auth.apiKeys.secretName", endpoint.auth.api_keys.secret_name, (), refused),
-        SecretReference("auth.jwt.jwksSecretName", endpoint.auth.jwt.jwks_secret_name, JWKS_KEYS, refused),
+        SecretReference("auth.apiKeys.secretName", endpoint.auth.api_keys.secret_name, (), rejected),
+        SecretReference("auth.jwt.jwksSecretName", endpoint.auth.jwt.jwks_secret_name, JWKS_KEYS, rejected),
     )
-    return tuple(use for use in named if use.secret)
+    return tuple(reference for reference in named if reference.secret)
 
 
 def secret_names(endpoint: Endpoint) -> tuple[str, ...]:
-    """The names of these, each once."""
-    return tuple(sorted({use.secret for use in secret_references(endpoint)}))
+    """Return the names of the Secrets that an endpoint names, each once."""
+    return tuple(sorted({reference.secret for reference in secret_references(endpoint)}))
 
 
 def find_missing_secrets(
     needed: Sequence[SecretReference], found: KeysBySecret, namespace: str
 ) -> tuple[str, str] | None:
-    """(reason, message) of what is missing; None while nothing is."""
-    lacking = [(use, why) for use in needed if (why := _lack(use, found.get(use.secret)))]
-    if not lacking:
+    """Return (reason, message) about the Secrets and keys that are missing; None where none is."""
+    missing = [(each, problem) for each in needed if (problem := _find_problem(each, found.get(each.secret)))]
+    if not missing:
         return None
-    reason = NOT_FOUND if any(found.get(use.secret) is None for use, _ in lacking) else INCOMPLETE
-    told = (f"spec.endpoint.{use.field}: Secret {namespace}/{use.secret} {why}; {use.without}" for use, why in lacking)
-    return reason, "; ".join(told)
+    reason = NOT_FOUND if any(found.get(each.secret) is None for each, _ in missing) else INCOMPLETE
+    messages = (
+        f"spec.endpoint.{each.field}: Secret {namespace}/{each.secret} {problem}; {each.without}"
+        for each, problem in missing
+    )
+    return reason, "; ".join(messages)
 
 
-def _lack(use: SecretReference, keys: frozenset[str] | None) -> str:
+def _find_problem(reference: SecretReference, keys: frozenset[str] | None) -> str:
     if keys is None:
         return "does not exist"
-    missing = [key for key in use.keys if key not in keys]
+    missing = [key for key in reference.keys if key not in keys]
     if missing:
         return f"has no {' and no '.join(missing)}"
     return "" if keys else "has no keys"
 
 
 def data_keys(secret: Mapping[str, Any] | None) -> frozenset[str] | None:
-    """The keys of a stored Secret or ConfigMap; None where there is none."""
+    """Return the keys of a stored Secret or ConfigMap; None for a missing object."""
     return None if secret is None else frozenset({**(secret.get("data") or {}), **(secret.get("binaryData") or {})})
 
 
 def secret_names_in_document(document: Mapping[str, Any] | None) -> frozenset[str]:
-    """Every Secret that a split document names."""
-    return frozenset(name for service in (document or {}).get("services", ()) for name in _named_by(service))
+    """Return every Secret that a split document names."""
+    return frozenset(name for service in (document or {}).get("services", ()) for name in _service_secrets(service))
 
 
 def ordered_secret_names(documents: Iterable[Mapping[str, Any] | None], services: Iterable[str]) -> list[str]:
-    """Every Secret that the documents name, each once: first those of the first services."""
+    """Return every Secret that the documents name, each once, in the order of `services`."""
     entries = [{entry["name"]: entry for entry in (document or {}).get("services", ())} for document in documents]
-    found = (name for service in services for named in entries for name in _named_by(named.get(service, {})))
+    found = (name for service in services for by_name in entries for name in _service_secrets(by_name.get(service, {})))
     return list(dict.fromkeys(found))
 
 
-def _named_by(service: Mapping[str, Any]) -> Iterator[str]:
+def _service_secrets(service: Mapping[str, Any]) -> Iterator[str]:
     auth = service.get("auth") or {}
     names = (service.get("tls"), auth.get("apiKeys"), (auth.get("jwt") or {}).get("jwks"))
     return (name for name in names if isinstance(name, str) and name)
 
 
 def compose_secret_data(stored: Iterable[tuple[str, Mapping[str, Any] | None]]) -> dict[str, str]:
-    """The `data` of one Secret out of several: name → base64 of {key: base64}. One that does not exist has no entry.
+    """Return the `data` of one Secret that holds several: name → base64 of {key: base64}. A missing Secret has no entry.
 
-    A name cannot be confused with another so, and all keys of a Secret change at once. Those that do not fit any more are left out, the
-    last ones first.
+    Names cannot collide in this form, and all keys of a Secret change at once. A Secret that does not fit into `MAX_SECRET_BYTES` after
+    those before it is left out.
     """
     data: dict[str, str] = {}
     left = MAX_SECRET_BYTES

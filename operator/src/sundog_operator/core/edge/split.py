@@ -1,4 +1,4 @@
-"""What the edges of a namespace should do, and whether they do it."""
+"""The traffic split of one service: its arms, their weights and buckets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SplitArm:
-    """One arm of a service: a revision and its share.
+    """One arm of a service: a revision and its share of the traffic.
 
-    `cluster` is empty where it is the service's. Answers that take longer than each of `slow_us`, in microseconds, are counted.
-    `choosable`: an override may lead to it whatever its weight.
+    Attributes:
+        weight: percent of the traffic.
+        cluster: the RayCluster; empty means the service's cluster.
+        slow_us: thresholds in microseconds. Edges count the responses above each of them.
+        choosable: an override may send requests to this arm at weight 0, too.
     """
 
     name: str
@@ -33,7 +36,12 @@ class SplitArm:
 
 @dataclass(frozen=True, slots=True)
 class SplitFeedback:
-    """The names of outcomes, and of how many units that come again the first exposure is kept."""
+    """The outcomes that edges accept.
+
+    Attributes:
+        metrics: names of the outcomes.
+        max_units: the number of returning units whose first exposure is kept.
+    """
 
     metrics: tuple[str, ...]
     max_units: int
@@ -41,11 +49,14 @@ class SplitFeedback:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The traffic of one service: who gets what, and the key under which it is counted.
+    """The traffic split of one service, and the key under which edges count it.
 
-    `unit` is what an attempt froze as its unit; None leaves it to the spec. `shadow` says which requests the candidate gets copies of; None
-    is none. `headers` are those with which a request goes to the candidate, whatever its weight. `feedback` names the outcomes that are
-    taken; None for none.
+    Attributes:
+        attempt: with `epoch`, the key of the counters.
+        unit: the unit that the attempt froze; None means the unit of the spec.
+        shadow: which requests are copied to the canary; None means no copies.
+        headers: a request with these headers goes to the canary, whatever its weight.
+        feedback: the outcomes that edges accept; None means none.
     """
 
     attempt: str
@@ -59,14 +70,20 @@ class Split:
 
     @property
     def choosable(self) -> frozenset[str]:
-        """The arms that overrides may lead to. One that gets no traffic may not be ready yet, or be about to go."""
+        """Return the arms that overrides may choose. An arm without traffic may not be ready yet, or may be about to leave."""
         return frozenset(arm.name for arm in self.arms if arm.weight or arm.choosable)
 
 
 def make_stable_split(service: str, uid: str, stable: int, followed: int | None = None) -> Split:
-    """All traffic on stable. A followed revision gets none; its replicas are health-checked ahead of the switch.
+    """Return the split with all traffic on stable.
 
-    `uid` is the ModelDeployment's.
+    A `followed` revision gets no traffic. Edges check the health of its replicas before the switch.
+
+    Args:
+        service: the ModelDeployment's name.
+        uid: the ModelDeployment's uid.
+        stable: number of the stable revision.
+        followed: number of the next revision; None for none.
     """
     attempt = names.stable_attempt(service, stable, uid)
     arms = [SplitArm(names.STABLE, stable, 100, ((0, BUCKETS),))]

@@ -1,4 +1,4 @@
-"""What a service assigns to its arms: the unit of a spec, as a plan freezes it and as the split document says it."""
+"""The unit of assignment: resolved from a spec, frozen in a plan and written into the split document."""
 
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ PER_REQUEST: Final = PlanUnit(kind="request")
 
 
 def resolve_unit(unit: Unit) -> PlanUnit:
-    """The unit that a spec asks for; each request where it names none."""
+    """Return the unit of a spec; each request where the spec names none."""
     if unit.header is not None:
         return PlanUnit(kind="header", name=unit.header)
     if unit.cookie is not None:
@@ -19,17 +19,17 @@ def resolve_unit(unit: Unit) -> PlanUnit:
 
 
 def frozen_unit(plan: FrozenPlan) -> PlanUnit:
-    """The unit of a frozen plan, which an earlier version told as `unitHeader`."""
+    """Return the unit of a frozen plan. An older release stored it as `unitHeader`."""
     if plan.unit is not None:
         return plan.unit
     return PlanUnit(kind="header", name=plan.unit_header) if plan.unit_header else PER_REQUEST
 
 
 def is_sticky(plan: FrozenPlan) -> bool:
-    """Whether what comes of one unit goes to one arm."""
+    """Return whether all requests of one unit go to one arm."""
     return frozen_unit(plan) != PER_REQUEST
 
 
 def make_unit_fields(unit: PlanUnit) -> dict[str, Any]:
-    """The unit as the split document has it."""
+    """Return the unit as the split document has it."""
     return {"kind": unit.kind, "name": unit.name} if unit.name else {"kind": unit.kind}

@@ -1,1 +1,1 @@
-"""Pods, nodes and names of Kubernetes in general."""
+"""Pods, nodes and names in Kubernetes."""

@@ -1,4 +1,4 @@
-"""Accelerators: whole devices by device plugin, on nodes of the types that a spec names."""
+"""Accelerators: whole devices from device plugins, on nodes of the types that a spec names."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sundog_operator.api import Gpu
 
 Json = dict[str, Any]
 TypeAliases = Mapping[str, Mapping[str, Iterable[str]]]
-"""By type and label key the values that mean it."""
+"""Label values by type and label key."""
 
 VENDOR_RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "nvidia": ("nvidia.com/gpu", "GPU"),
@@ -17,7 +17,7 @@ VENDOR_RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "gaudi": ("habana.ai/gaudi", "HPU"),
     "neuron": ("aws.amazon.com/neuroncore", "neuron_cores"),
 }
-"""By vendor: what a pod asks the device plugin for, and what Ray calls it. Ray's GPU is what `num_gpus` counts."""
+"""By vendor: the device plugin's resource, and Ray's name for it. Ray counts `GPU` in `num_gpus`."""
 
 RAY_GPU: Final = "GPU"
 
@@ -34,7 +34,7 @@ TYPE_LABELS: Final = (
     "habana.ai/product.name",
     "gpu.intel.com/product",
 )
-"""Keys under which node feature discovery and clouds tell the type of a node's devices."""
+"""Label keys in which node feature discovery and clouds give the type of a node's devices."""
 
 _PRODUCT, _GKE, _CLASS = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "gpu.nvidia.com/class"
 _KARPENTER = ("eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name")
@@ -77,12 +77,12 @@ KNOWN_TYPES: Final[TypeAliases] = {
         **dict.fromkeys(_KARPENTER, ("b200",)),
     },
 }
-"""Spellings differ by cloud and form factor. A type that is not here is looked for as it is written."""
+"""Label values differ by cloud and form factor. A type that is not here is looked up as written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What one replica gets: so many of a pod's resource, called so by Ray."""
+    """The devices of one replica: a pod's resource, Ray's name for it, and the count."""
 
     resource: str
     ray_name: str
@@ -90,14 +90,14 @@ class Devices:
 
 
 def replica_devices(gpu: Gpu) -> Devices | None:
-    """The devices of a replica; None for none, or for a vendor that is not supported."""
+    """Return the devices of a replica; None without devices, or for an unsupported vendor."""
     if not gpu.count or gpu.vendor not in VENDOR_RESOURCES:
         return None
     return Devices(*VENDOR_RESOURCES[gpu.vendor], gpu.count)
 
 
 def actor_options(devices: Devices | None) -> Json:
-    """What a replica asks Ray for."""
+    """Return the resources that a replica requests from Ray."""
     if devices is None:
         return {}
     if devices.ray_name == RAY_GPU:
@@ -106,40 +106,40 @@ def actor_options(devices: Devices | None) -> Json:
 
 
 def device_tolerations(devices: Devices | None) -> list[Json]:
-    """The taint that keeps other pods off such nodes, by custom named as the resource is."""
+    """Return the toleration of the taint that reserves such nodes. By convention the taint has the resource's name."""
     return [] if devices is None else [{"key": devices.resource, "operator": "Exists"}]
 
 
 def make_node_affinity(gpu: Gpu, aliases: TypeAliases) -> Json | None:
-    """Nodes of one of the types, whatever key tells it; earlier types are preferred. None where any will do."""
+    """Return the affinity to nodes of one of the types, by any label key. Earlier types are preferred. None without types."""
     if not gpu.count or not gpu.type:
         return None
     preferred = [
-        {"weight": max(100 - 10 * place, 1), "preference": term}
-        for place, type_ in enumerate(gpu.type[:-1])
-        for term in _terms([type_], aliases)
+        {"weight": max(100 - 10 * rank, 1), "preference": term}
+        for rank, type_ in enumerate(gpu.type[:-1])
+        for term in _make_terms([type_], aliases)
     ]
-    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _terms(gpu.type, aliases)}}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _make_terms(gpu.type, aliases)}}
     preference = {"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}
     return {"nodeAffinity": {**required, **preference}}
 
 
 def make_type_matcher(types: Iterable[str], aliases: TypeAliases) -> Callable[[Mapping[str, str]], bool]:
-    """Whether a node's labels tell one of the types, as a function of these; every node does where none is named."""
-    spellings = _spellings(types, aliases)
-    return lambda labels: not spellings or any(labels.get(key) in values for key, values in spellings.items())
+    """Return a function that tests whether a node's labels name one of the types. Without types it accepts every node."""
+    values_by_key = _find_label_values(types, aliases)
+    return lambda labels: not values_by_key or any(labels.get(key) in values for key, values in values_by_key.items())
 
 
-def _terms(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
-    spellings = _spellings(types, aliases)
+def _make_terms(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
+    values_by_key = _find_label_values(types, aliases)
     return [
         {"matchExpressions": [{"key": key, "operator": "In", "values": list(values)}]}
-        for key, values in spellings.items()
+        for key, values in values_by_key.items()
     ]
 
 
-def _spellings(types: Iterable[str], aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
-    """The values to look for by label key, the keys that are told first in their fixed order."""
+def _find_label_values(types: Iterable[str], aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
+    """Return the label values by label key, `TYPE_LABELS` first and in their order."""
     found: dict[str, dict[str, None]] = {}
     for type_ in types:
         known, given = KNOWN_TYPES.get(type_, {}), aliases.get(type_, {})

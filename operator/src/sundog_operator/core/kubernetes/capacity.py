@@ -1,4 +1,4 @@
-"""Whether the accelerators that a revision needs are free: looked at before anything is moved, told with numbers."""
+"""Check that the accelerators that a revision needs are free, before anything changes."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +20,13 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """What is free on the nodes that have such devices, of the types asked for, ready and open to these pods.
+    """Devices on the nodes that may run a revision's pods: of its types, ready, selected and tolerated.
 
     Attributes:
-        nodes: how many these are.
-        total: devices on them; `free` of them no pod has.
-        replicas: replicas that find all of their devices on one node.
+        nodes: number of these nodes.
+        total: devices on them.
+        free: devices that no pod has.
+        replicas: replicas whose devices are all free on one node.
     """
 
     nodes: int
@@ -36,11 +37,11 @@ class NodeCapacity:
 
 @dataclass(frozen=True, slots=True)
 class AvailableCapacity:
-    """What is free for replicas of one kind.
+    """Free devices for replicas of one kind.
 
     Attributes:
-        resource: what pods ask for.
-        on_nodes: what is free on nodes; None where these may not be looked at.
+        resource: the devices' resource name.
+        on_nodes: free devices on nodes; None where the operator may not list nodes.
         quota: devices that the namespace's quotas leave; None without a quota.
     """
 
@@ -54,9 +55,9 @@ class Inventory:
     """The devices of a cluster.
 
     Attributes:
-        nodes: as `of_node` makes them.
-        taken: devices that pods have, by node and resource.
-        fitting: nodes by what pods ask of them: made out once for all who ask the same, whatever is taken meanwhile.
+        nodes: made by `trim_node`.
+        taken: devices of pods, by node and resource.
+        fitting: a cache of the nodes that fit, by a fingerprint of the requirements. It does not depend on `taken`.
     """
 
     nodes: Sequence[Json]
@@ -65,12 +66,12 @@ class Inventory:
 
 
 def make_inventory(nodes: Iterable[Json], running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
-    """The inventory of nodes and of what each pod has, as `of_node` and `of_pod` make them."""
+    """Return the inventory of nodes (`trim_node`) and of the devices of each pod (`pod_devices`)."""
     return add_pods(Inventory(tuple(nodes), {}), running)
 
 
 def add_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
-    """The same with what more pods have."""
+    """Return the inventory with the devices of more pods taken."""
     taken = Counter(known.taken)
     for counts in running:
         taken.update(counts)
@@ -78,7 +79,7 @@ def add_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]])
 
 
 def trim_node(node: Json) -> Json:
-    """As much of a node as is looked at: a cluster may have thousands."""
+    """Return the parts of a node that this module reads. A cluster may have thousands of nodes."""
     meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
     ready = [each for each in status.get("conditions") or () if each.get("type") == "Ready"]
     devices = {name: count for name, count in (status.get("allocatable") or {}).items() if "/" in name}
@@ -90,16 +91,16 @@ def trim_node(node: Json) -> Json:
 
 
 def pod_devices(pod: Json) -> Mapping[tuple[str, str], int]:
-    """Devices that a pod has, by node and resource; nothing for most pods."""
+    """Return the devices of a pod, by node and resource; empty for most pods."""
     if not is_scheduled(pod):
         return {}
-    # The name of a device has a domain; those of cpu, memory and the like have none.
+    # A device's resource name has a domain; cpu, memory and the like have none.
     resources = {name for each in _requests(pod) for name in each if "/" in name}
     return {(pod["spec"]["nodeName"], name): requested_devices(pod, name) for name in resources}
 
 
 def foreign_pod_devices(pod: Json) -> Mapping[tuple[str, str], int]:
-    """The same of a pod that is not Sundog's; nothing for Sundog's own, which are known anyhow."""
+    """Return the devices of a pod that is not Sundog's; empty for Sundog's own, which are counted from memory."""
     labels = pod["metadata"].get("labels") or {}
     return {} if names.PART_OF_SUNDOG.items() <= labels.items() else pod_devices(pod)
 
@@ -107,20 +108,24 @@ def foreign_pod_devices(pod: Json) -> Mapping[tuple[str, str], int]:
 def find_available_capacity(
     spec: ModelDeploymentSpec, known: Inventory | None, quotas: Iterable[Json], installation: Installation
 ) -> AvailableCapacity | None:
-    """What is free for a spec; None where it asks for no accelerator.
+    """Return the free devices for a spec; None where it requests no accelerator.
 
-    `known` is None where nodes may not be looked at, `quotas` are those of its namespace.
+    Args:
+        spec: an accepted spec.
+        known: the cluster's inventory; None where the operator may not list nodes.
+        quotas: the ResourceQuotas of its namespace.
+        installation: the administrator's settings.
     """
     devices = accelerators.replica_devices(spec.resources.gpu)
     if devices is None:
         return None
     on_nodes = None
     if known is not None:
-        on_nodes = _on_nodes(_fitting(known, spec, devices, installation), known.taken, devices)
+        on_nodes = _count_devices(_find_fitting_nodes(known, spec, devices, installation), known.taken, devices)
     return AvailableCapacity(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
 
 
-def _on_nodes(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> NodeCapacity:
+def _count_devices(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> NodeCapacity:
     total = {node["metadata"]["name"]: _allocatable(node, devices.resource) for node in fitting}
     free = {name: max(count - taken.get((name, devices.resource), 0), 0) for name, count in total.items()}
     replicas = sum(count // devices.count for count in free.values())
@@ -128,7 +133,10 @@ def _on_nodes(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], dev
 
 
 def add_freed_devices(room: AvailableCapacity, devices: Devices, freed: int) -> AvailableCapacity:
-    """The same once so many of its devices were free beside, wherever they are: with luck where others are free."""
+    """Return the capacity with `freed` more free devices.
+
+    Their nodes are unknown, so the result assumes the best case: each replica finds all of its devices on one node.
+    """
     nodes, quota = room.on_nodes, room.quota
     if nodes is not None:
         free = nodes.free + freed
@@ -139,32 +147,35 @@ def add_freed_devices(room: AvailableCapacity, devices: Devices, freed: int) -> 
 def find_shortage(
     devices: Devices, replicas: int, room: AvailableCapacity, types: Sequence[str]
 ) -> tuple[str, str] | None:
-    """(reason, message) of why so many more replicas do not fit; None where they do, as far as that is known."""
+    """Return (reason, message) where `replicas` more replicas do not fit; None where they fit or nothing is known."""
     needed, free = replicas * devices.count, room.on_nodes
     over_quota = room.quota is not None and needed > room.quota
     if replicas <= 0 or (not over_quota and (free is None or replicas <= free.replicas)):
         return None
     kind = f" of type {' or '.join(types)}" if types else ""
-    told = f"{needed} {room.resource}{kind} needed ({replicas} × {devices.count})"
+    message = f"{needed} {room.resource}{kind} needed ({replicas} × {devices.count})"
     if free is not None:
-        told += f", {free.free} of {free.total} free on {free.nodes} node{'' if free.nodes == 1 else 's'}"
+        message += f", {free.free} of {free.total} free on {free.nodes} node{'' if free.nodes == 1 else 's'}"
     if room.quota is not None:
-        told += f", {room.quota} left by the namespace's quota"
-    # Nodes may come; a quota does not grow by itself. So it counts first where both fall short.
+        message += f", {room.quota} left by the namespace's quota"
+    # Autoscalers may add nodes, but nothing raises a quota. So the quota is the reason where both fall short.
     if over_quota:
-        return INSUFFICIENT_QUOTA, told
+        return INSUFFICIENT_QUOTA, message
     scattered = free is not None and needed <= free.free
-    return INSUFFICIENT_CAPACITY, told + (f", not {devices.count} of them on one node" if scattered else "")
+    return INSUFFICIENT_CAPACITY, message + (f", not {devices.count} of them on one node" if scattered else "")
 
 
 def is_blocking(short: tuple[str, str] | None, installation: Installation | None) -> bool:
-    """Whether what is short has to be there before pods are made. Nodes that pods bring come for those; no quota does."""
-    comes = installation is not None and installation.gpu.nodes_come
-    return short is not None and not (comes and short[0] == INSUFFICIENT_CAPACITY)
+    """Return whether pods must wait until a shortage is over.
+
+    With `gpu.nodesCome` an autoscaler adds nodes for pending pods, so missing nodes do not block. A quota always does.
+    """
+    nodes_come = installation is not None and installation.gpu.nodes_come
+    return short is not None and not (nodes_come and short[0] == INSUFFICIENT_CAPACITY)
 
 
 def requested_devices(pod: Json, resource: str) -> int:
-    """Devices that a pod has."""
+    """Return how many devices of a resource a pod requests."""
     return sum(_count(each, resource) for each in _requests(pod))
 
 
@@ -173,26 +184,26 @@ def _requests(pod: Json) -> list[Json]:
     return [(container.get("resources") or {}).get("requests") or {} for container in containers]
 
 
-def _fitting(
+def _find_fitting_nodes(
     known: Inventory, spec: ModelDeploymentSpec, devices: Devices, installation: Installation
 ) -> Sequence[Json]:
-    """The nodes that the pods of a spec may come to."""
+    """Return the nodes that may run the pods of a spec."""
     template = installation.ray.pods
     selector = pods.merge_node_selector(template, spec.scheduling)
     tolerations = pods.merge_tolerations(template, spec.scheduling, accelerators.device_tolerations(devices))
     types, aliases = spec.resources.gpu.type, installation.gpu.aliases
-    asked = pods.fingerprint([devices.resource, selector, tolerations, types, aliases])
-    if asked not in known.fitting:
+    key = pods.fingerprint([devices.resource, selector, tolerations, types, aliases])
+    if key not in known.fitting:
         matches = accelerators.make_type_matcher(types, aliases)
-        known.fitting[asked] = [
+        known.fitting[key] = [
             node
             for node in known.nodes
-            if _takes(node, devices.resource, selector, tolerations) and matches(node["metadata"].get("labels") or {})
+            if _accepts(node, devices.resource, selector, tolerations) and matches(node["metadata"].get("labels") or {})
         ]
-    return known.fitting[asked]
+    return known.fitting[key]
 
 
-def _takes(node: Json, resource: str, selector: Mapping[str, str], tolerations: Sequence[Json]) -> bool:
+def _accepts(node: Json, resource: str, selector: Mapping[str, str], tolerations: Sequence[Json]) -> bool:
     node_spec, labels = node.get("spec") or {}, node["metadata"].get("labels") or {}
     if not _allocatable(node, resource) or node_spec.get("unschedulable"):
         return False

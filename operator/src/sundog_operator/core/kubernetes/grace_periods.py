@@ -1,7 +1,11 @@
-"""How long each layer lets requests that run come to their end: longer than any request of the service may run.
+"""Grace periods: how long each layer waits for running requests. Each is longer than any request of the service may take.
 
-From the inside out: the model server ends a request at its service's `requestTimeout`; Serve kills a replica that it stops; Ray leaves a
-node that ends; the kubelet kills its pod; HAProxy gives up a worker that was replaced, and the kubelet the edge's pod.
+From the inside out:
+- the model server ends a request at its service's `requestTimeout`;
+- Serve kills a replica that it stops;
+- Ray ends a node that drains;
+- the kubelet kills the worker's pod;
+- HAProxy ends a worker process that was replaced, and the kubelet kills the edge's pod.
 """
 
 import math
@@ -10,48 +14,48 @@ from datetime import timedelta
 from typing import Any, Final
 
 DEFAULT_EDGE_DRAIN_S: Final = 120
-"""What an edge has where no service asks for more."""
+"""Drain time of an edge whose services need no more."""
 
 _REPLICA_MARGIN_S: Final = 15
-"""What Serve's rounds of looking, the edges' of asking, and the second that a replica has more than the edge take together."""
+"""Time for Serve's control loop, the edges' polling, and the second that a replica has more than the edge."""
 
 _SUCCESSOR_S: Final = 60
-"""How long a replica of a node that ends waits for the one that takes its place to start."""
+"""How long a replica on a draining node waits until its replacement has started."""
 
 _POD_MARGIN_S: Final = 15
 _EDGE_MARGIN_S: Final = 20
 
 
 def replica_grace_s(request_timeout: timedelta) -> float:
-    """Seconds after which Serve kills a replica that it stops."""
+    """Return the seconds after which Serve kills a replica that it stops."""
     return request_timeout.total_seconds() + _REPLICA_MARGIN_S
 
 
 def node_grace_s(request_timeout: timedelta) -> int:
-    """Seconds that Ray leaves a node between SIGTERM and its end. One without a replica ends at once."""
+    """Return the seconds that a Ray node has from SIGTERM to its end. A node without a replica ends at once."""
     return math.ceil(replica_grace_s(request_timeout)) + _SUCCESSOR_S
 
 
 def worker_pod_termination_grace_s(request_timeout: timedelta) -> int:
-    """Seconds of grace of a worker's pod."""
+    """Return the termination grace period of a worker's pod, in seconds."""
     return node_grace_s(request_timeout) + _POD_MARGIN_S
 
 
 def request_timeout_of_grace(worker_pod_grace_s: int) -> timedelta:
-    """The `requestTimeout` that a worker's pod was given its grace for."""
+    """Return the `requestTimeout` from which a worker pod's grace period was computed."""
     return timedelta(seconds=max(0, worker_pod_grace_s - worker_pod_termination_grace_s(timedelta())))
 
 
 def edge_drain_s(services: Iterable[Mapping[str, Any]]) -> int:
-    """Seconds after which a HAProxy that leaves ends what it has, for the services of a split document.
+    """Return the seconds that a terminating HAProxy has to finish its requests, for the services of a split document.
 
-    It doubles, so that few changes of a timeout change it: with it the pods of the edge are made anew.
+    The result doubles from `DEFAULT_EDGE_DRAIN_S`, so that few changes of a timeout change it: each change replaces the edge pods.
     """
     waits = (
         float(service.get("requestTimeoutSeconds", 0)) + float((service.get("queue") or {}).get("timeoutSeconds", 0))
         for service in services
     )
-    needed, found = max(waits, default=0.0) + _EDGE_MARGIN_S, DEFAULT_EDGE_DRAIN_S
-    while found < needed:
-        found *= 2
-    return found
+    needed, drain_s = max(waits, default=0.0) + _EDGE_MARGIN_S, DEFAULT_EDGE_DRAIN_S
+    while drain_s < needed:
+        drain_s *= 2
+    return drain_s

@@ -1,4 +1,4 @@
-"""Who owns what is made once, and stays as it was made while its owners come and go."""
+"""Owner references of objects that are created once and keep their content while their owners change."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ Json = dict[str, Any]
 
 
 def add_owners(stored: Mapping[str, Any], owners: Sequence[Json]) -> Json | None:
-    """The stored object owned by these as well; None where it is. Owners that are gone are for the garbage collector."""
+    """Return the stored object with these owners added; None where it has them all. The garbage collector removes deleted owners."""
     known = stored["metadata"].get("ownerReferences") or []
     uids = {ref["uid"] for ref in known}
-    more = [ref for ref in owners if ref["uid"] not in uids]
-    if not more:
+    missing = [ref for ref in owners if ref["uid"] not in uids]
+    if not missing:
         return None
-    return {**stored, "metadata": {**stored["metadata"], "ownerReferences": [*known, *more]}}
+    return {**stored, "metadata": {**stored["metadata"], "ownerReferences": [*known, *missing]}}

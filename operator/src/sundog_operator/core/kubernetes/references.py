@@ -1,4 +1,4 @@
-"""Objects of the own namespace that a revision's pods need: how they enter a pod, and what is missing of them."""
+"""Objects of the namespace that a revision's pods need: put them into a pod, and find the missing ones."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +10,10 @@ from sundog_operator.api import EnvVar, ModelDeploymentSpec
 ReferenceKind = Literal["Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim"]
 Json = dict[str, Any]
 KeysByObject = Mapping[tuple[ReferenceKind, str], frozenset[str] | None]
-"""The keys of each object, by kind and name; None where there is no such object. What has no keys has none."""
+"""Keys by kind and name of an object; None for a missing object. ServiceAccounts and claims have no keys."""
 
 PVC_ROOT: Final = "/mnt/pvc"
-"""Where the model server looks for the volume of a claim, below it by the claim's name."""
+"""The model server expects the volume of a claim in a directory with the claim's name under this one."""
 DOCKER_CONFIG: Final = "/var/run/secrets/sundog/docker"
 _PVC: Final = "pvc://"
 _OCI: Final = "oci://"
@@ -29,7 +29,7 @@ _INCOMPLETE: Final[Mapping[ReferenceKind, str]] = {"Secret": "SecretIncomplete",
 
 @dataclass(frozen=True, slots=True)
 class ObjectReference:
-    """A field of a spec that names an object. Without a key any will do."""
+    """A field of a spec that names an object. An empty `key` means that the field needs no particular key."""
 
     field: str
     kind: ReferenceKind
@@ -39,7 +39,7 @@ class ObjectReference:
 
 @dataclass(frozen=True, slots=True)
 class PodMounts:
-    """Volumes of a pod, where its container has them, and the variables that tell of them."""
+    """Volumes of a pod, their mounts in its container, and the variables with their paths."""
 
     volumes: tuple[Json, ...] = ()
     mounts: tuple[Json, ...] = ()
@@ -47,17 +47,17 @@ class PodMounts:
 
 
 def parse_claim(uri: str) -> str:
-    """The claim that a model's URI names; empty where it names none, or one that cannot be."""
+    """Return the PersistentVolumeClaim in a model's URI; empty where it names none, or no valid name."""
     claim = uri.removeprefix(_PVC).partition("/")[0] if uri.startswith(_PVC) else ""
     return claim if _CLAIM.fullmatch(claim) else ""
 
 
 def find_references(spec: ModelDeploymentSpec) -> tuple[ObjectReference, ...]:
-    """What the pods cannot start without."""
-    return tuple(_needs(spec))
+    """Return the objects without which the pods cannot start."""
+    return tuple(_references(spec))
 
 
-def _needs(spec: ModelDeploymentSpec) -> Iterator[ObjectReference]:
+def _references(spec: ModelDeploymentSpec) -> Iterator[ObjectReference]:
     credentials = spec.model.credentials
     if credentials.secret_name:
         yield ObjectReference("spec.model.credentials.secretName", "Secret", credentials.secret_name)
@@ -81,44 +81,47 @@ def _needs(spec: ModelDeploymentSpec) -> Iterator[ObjectReference]:
 def find_missing_references(
     needed: Sequence[ObjectReference], found: KeysByObject, namespace: str
 ) -> tuple[str, str] | None:
-    """(reason, message) of what is missing; None while nothing is. What was not looked for counts as there."""
-    lacking = [(need, reason) for need in needed if (reason := _lack(need, found))]
-    if not lacking:
+    """Return (reason, message) about the missing objects and keys; None where none is missing.
+
+    An object that is not in `found` was not looked up, and counts as present.
+    """
+    missing = [(each, reason) for each in needed if (reason := _find_reason(each, found))]
+    if not missing:
         return None
-    told = (
-        f"{need.field}: {need.kind} {namespace}/{need.name} "
-        + ("does not exist" if reason == _REASONS[need.kind] else f"has no key {need.key}")
-        for need, reason in lacking
+    messages = (
+        f"{each.field}: {each.kind} {namespace}/{each.name} "
+        + ("does not exist" if reason == _REASONS[each.kind] else f"has no key {each.key}")
+        for each, reason in missing
     )
-    return lacking[0][1], "; ".join(told)
+    return missing[0][1], "; ".join(messages)
 
 
-def _lack(need: ObjectReference, found: KeysByObject) -> str:
-    keys = found.get((need.kind, need.name), frozenset({need.key}))
+def _find_reason(reference: ObjectReference, found: KeysByObject) -> str:
+    keys = found.get((reference.kind, reference.name), frozenset({reference.key}))
     if keys is None:
-        return _REASONS[need.kind]
-    return _INCOMPLETE.get(need.kind, "") if need.key and need.key not in keys else ""
+        return _REASONS[reference.kind]
+    return _INCOMPLETE.get(reference.kind, "") if reference.key and reference.key not in keys else ""
 
 
 def make_env(spec: ModelDeploymentSpec) -> list[Json]:
-    """The variables of `runtime.env`, as a container has them."""
-    return [_variable(variable) for variable in spec.runtime.env]
+    """Return the variables of `runtime.env` in the form of a container's `env`."""
+    return [_make_variable(variable) for variable in spec.runtime.env]
 
 
-def _variable(variable: EnvVar) -> Json:
+def _make_variable(variable: EnvVar) -> Json:
     if variable.value_from is not None:
         return {"name": variable.name, "valueFrom": variable.value_from.to_json()}
     return {"name": variable.name, "value": variable.value or ""}
 
 
 def make_env_from(spec: ModelDeploymentSpec) -> list[Json]:
-    """The Secret with the credentials of the model's source, whose keys are the variables that the source's client reads."""
+    """Return the `envFrom` with the credentials of the model's source. The Secret's keys are the variables of the source's client."""
     name = spec.model.credentials.secret_name
     return [{"secretRef": {"name": name}}] if name else []
 
 
 def make_mounts(spec: ModelDeploymentSpec) -> PodMounts:
-    """The claim of a `pvc://` model, read-only, and a registry's credentials as the file that its client reads."""
+    """Return the read-only mount of a `pvc://` model's claim, or of the credentials file for an `oci://` registry."""
     if claim := parse_claim(spec.model.uri):
         volume = {"name": "sundog-model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
         mount = {"name": "sundog-model", "mountPath": f"{PVC_ROOT}/{claim}", "readOnly": True}

@@ -1,15 +1,15 @@
-"""Whether what is stored says all that we want."""
+"""Check that stored JSON contains all wanted JSON."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def contains(found: Any, wanted: Any) -> bool:
-    """Whether JSON `found` holds all of `wanted`.
+    """Return whether JSON `found` contains all of `wanted`.
 
-    Servers add defaults and fields of their own, so further keys of a mapping do not matter; lists must match item by item.
+    Servers add defaults and fields of their own, so further keys of a mapping do not matter. Lists must match item by item.
     """
-    # Most parts are equal, which is found out without a look at each.
+    # Most parts are equal, and one comparison is cheaper than the recursion.
     if found == wanted:
         return True
     if isinstance(wanted, Mapping):

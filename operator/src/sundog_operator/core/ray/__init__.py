@@ -1,1 +1,1 @@
-"""RayClusters, their pods and the documents that Ray Serve is given."""
+"""RayClusters, their pods and the documents for Ray Serve."""

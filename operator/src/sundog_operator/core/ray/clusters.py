@@ -1,4 +1,4 @@
-"""RayClusters: which one serves a ModelDeployment, what we ask of KubeRay, and what its status tells."""
+"""RayClusters: assign one to a ModelDeployment, build it for KubeRay, and parse its status."""
 
 import re
 from collections import Counter
@@ -7,27 +7,30 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.pod_problems import find_condition
 from sundog_operator.core.revisions import owner_reference
 
 MAX_MEMBERS = 100
 SERVE_PORT = "8000"
 GRPC_PORT = "9000"
 GRPC_ENDPOINT = "serve-grpc"
-"""The name of the port of Serve's own gRPC proxy among the endpoints of a RayCluster's status."""
+"""Key of the port of Serve's own gRPC proxy in `status.endpoints` of a RayCluster."""
 DASHBOARD_PORT = "8265"
-_LONGEST: Final = 300
+_MAX_MESSAGE: Final = 300
 _SUBJECT: Final = re.compile(r'^pods "[^"]*" is ')
 _POD: Final = re.compile(r"[a-z0-9.-]*-(worker|head)-[a-z0-9]{5}\b")
-"""Of each attempt another one, and a status must not change with each."""
+"""A pod name in KubeRay's messages. It differs with each attempt, and a status must not change with each."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """What a RayCluster's status says.
+    """The state of a RayCluster by its status.
 
-    `problem` is empty when Serve's REST API can be called. `refusal` is why KubeRay cannot make a pod, or delete one; empty while it can.
+    Attributes:
+        problem: why Serve's REST API cannot be called; empty when it can.
+        refusal: why KubeRay cannot create or delete a pod; empty when it can.
     """
 
     name: str
@@ -40,7 +43,7 @@ class ClusterView:
 
     @property
     def dashboard(self) -> str:
-        """Base URL of the dashboard, which carries Serve's REST API."""
+        """Base URL of the dashboard, which serves Serve's REST API."""
         return f"http://{self.host}:{self.dashboard_port}"
 
     @property
@@ -50,27 +53,27 @@ class ClusterView:
 
     @property
     def bind_host(self) -> str:
-        """Where replicas and proxy listen: on loopback as the head does, else on every address of their pod."""
+        """Address on which replicas and the proxy listen: loopback if the head uses it, else every address of the pod."""
         return "127.0.0.1" if self.host == "127.0.0.1" else "0.0.0.0"  # noqa: S104 a pod's own network
 
 
 def parse_cluster_view(name: str, obj: Mapping[str, Any] | None, address: str = "") -> ClusterView:
-    """Read a stored RayCluster. Only `HeadPodReady` decides: the other conditions also wait for workers that need an application first.
+    """Return the state of a stored RayCluster.
 
-    `address` is where the head is found whatever its status says: in a Kubernetes cluster the name of its Service, which outlives it.
+    Only `HeadPodReady` decides: the other conditions also wait for workers, which need an application first. `address` replaces the
+    head's address in the status. In a Kubernetes cluster it is the name of the head's Service, which outlives the head.
     """
     if obj is None:
-        return ClusterView(name, host=address, problem=f"RayCluster {name} does not exist yet")
+        return ClusterView(name, host=address, problem=f"RayCluster {name}: does not exist yet")
     status = obj.get("status") or {}
     head, endpoints = status.get("head") or {}, status.get("endpoints") or {}
-    condition, refusal = _condition(status, "HeadPodReady"), _refusal(status)
+    condition, refusal = find_condition(obj, "HeadPodReady"), _find_refusal(obj)
     host = address or head.get("serviceIP") or head.get("podIP") or ""
     problem = ""
     if condition.get("status") != "True":
-        said = refusal or condition.get("message") or "no status yet"
-        problem = f"the head of RayCluster {name} is not ready: {said}"
+        problem = f"RayCluster {name}: the head is not ready: {refusal or condition.get('message') or 'no status yet'}"
     elif not host:
-        problem = f"RayCluster {name} tells no address of its head"
+        problem = f"RayCluster {name}: the status has no address of the head"
     return ClusterView(
         name,
         host=host,
@@ -82,23 +85,19 @@ def parse_cluster_view(name: str, obj: Mapping[str, Any] | None, address: str = 
     )
 
 
-def _condition(status: Mapping[str, Any], type_: str) -> Mapping[str, Any]:
-    return next((each for each in status.get("conditions") or () if each.get("type") == type_), {})
-
-
-def _refusal(status: Mapping[str, Any]) -> str:
-    """In the words of the API server, which KubeRay tells below its own reason."""
-    condition = _condition(status, "ReplicaFailure")
+def _find_refusal(cluster: Mapping[str, Any]) -> str:
+    """Return the API server's reason for a refused pod, which KubeRay quotes below its own reason; empty without one."""
+    condition = find_condition(cluster, "ReplicaFailure")
     if condition.get("status") != "True":
         return ""
     reason = str(condition.get("reason") or "ReplicaFailure")
     lines = (line.strip() for line in str(condition.get("message") or "").splitlines())
-    told = next((line for line in lines if line not in ("", reason)), reason)
-    return _POD.sub("a pod", _SUBJECT.sub("", told))[:_LONGEST]
+    message = next((line for line in lines if line not in ("", reason)), reason)
+    return _POD.sub("a pod", _SUBJECT.sub("", message))[:_MAX_MESSAGE]
 
 
 def assign_cluster(taken: Iterable[str], image: str = "") -> str:
-    """The first RayCluster of the namespace, for pods of that image, with room for one more ModelDeployment.
+    """Return the first RayCluster of the namespace, for pods of an image, that has fewer than `MAX_MEMBERS` ModelDeployments.
 
     Args:
         taken: the clusters of all other ModelDeployments, each once per ModelDeployment.
@@ -112,7 +111,7 @@ def assign_cluster(taken: Iterable[str], image: str = "") -> str:
 
 
 def make_local_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: str) -> Json:
-    """The RayCluster as we apply it. The head runs no model code; one owner reference per member lets it go after the last."""
+    """Return the RayCluster of local mode. Its head runs no model code."""
     head = {
         "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
         "template": {"spec": {"containers": [{"name": "ray-head", "image": image}]}},
@@ -121,7 +120,7 @@ def make_local_ray_cluster(namespace: str, name: str, members: Iterable[Json], i
 
 
 def make_ray_cluster_object(namespace: str, name: str, members: Iterable[Json], spec: Json) -> Json:
-    """The RayCluster of that spec, ours, and owned by each of its members."""
+    """Return a RayCluster with that spec. Each member owns it, so Kubernetes deletes it after the last one."""
     owners = [owner_reference(member, controller=False) for member in members]
     return {
         "apiVersion": "ray.io/v1",
@@ -137,10 +136,10 @@ def make_ray_cluster_object(namespace: str, name: str, members: Iterable[Json], 
 
 
 def is_managed_by_sundog(obj: Mapping[str, Any]) -> bool:
-    """Whether an object carries our manager label: what does not is never adopted, changed or deleted."""
+    """Return whether an object has Sundog's manager label. The operator never adopts, changes or deletes objects without it."""
     return has_managed_by_label(obj["metadata"].get("labels") or {})
 
 
 def has_managed_by_label(labels: Mapping[str, str]) -> bool:
-    """The same, by its labels."""
+    """Return the same as `is_managed_by_sundog`, by the object's labels."""
     return labels.get(names.LABEL_MANAGED_BY) == names.MANAGER

@@ -1,9 +1,11 @@
 """Worker groups: one per live revision, in a list that Ray's autoscaler writes to as well.
 
-`workerGroupSpecs` is an atomic list, KubeRay forgets the pods of a group that left it, and `replicas` and `scaleStrategy` are the
-autoscaler's. So the list is changed as a whole under its resourceVersion: groups are appended, scaled to zero, and removed once no pod of
-theirs is left; what the autoscaler wrote is carried over. The pods of a group that nobody needs any more are named for deletion here: the
-autoscaler would wait until each was idle for a while, and one that never found a node is not idle.
+`workerGroupSpecs` is an atomic list, and KubeRay forgets the pods of a group that left it. The autoscaler owns `replicas` and
+`scaleStrategy`. So the operator replaces the whole list under its resourceVersion, and keeps the autoscaler's fields. It appends groups,
+scales them to zero, and removes them once they have no pods.
+
+The operator names the pods of an unneeded group for deletion. The autoscaler would wait until each pod was idle for a while, and a pod
+that never found a node is never idle.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +20,20 @@ LABEL_GROUP: Final = "ray.io/group"
 LABEL_CLUSTER: Final = "ray.io/cluster"
 LABEL_NODE_TYPE: Final = "ray.io/node-type"
 AUTOSCALER_FIELDS: Final = ("replicas", "scaleStrategy")
+OBJECT_STORE_BYTES: Final = 200_000_000
+"""Requests go directly to replicas, so Ray's object store stays almost empty."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What there is of groups beside the list.
+    """The state of worker groups outside of the list.
 
     Attributes:
-        pods: names of the pods that exist by group, those that end included.
-        running: how many of them may hold a replica; a pod without a node, or whose image is pulled, cannot.
-        deployed: applications that Serve has; None while it cannot be asked.
+        pods: names of the existing pods by group, terminating ones included.
+        running: number of pods by group that may have a replica. A pod without a node, or whose image is being pulled, has none.
+        deployed: applications in Serve; None while Serve does not answer.
     """
 
     pods: Mapping[str, Sequence[str]]
@@ -37,24 +41,24 @@ class GroupState:
     deployed: frozenset[str] | None
 
 
-def merge_groups(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], seen: GroupState) -> list[Json]:
-    """The list to write, equal to the stored one when nothing is to change. `wanted` are the groups of the live revisions."""
+def merge_groups(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], state: GroupState) -> list[Json]:
+    """Return the list to write. It equals the stored one when nothing changes. `wanted` are the groups of the live revisions."""
     by_name = {group["groupName"]: group for group in wanted}
     merged = []
     for group in stored:
         name = group["groupName"]
         if name in by_name:
-            merged.append(_updated(group, by_name.pop(name), seen.running.get(name, 0)))
-        elif (left := _leaving(group, seen)) is not None:
-            merged.append(left)
+            merged.append(_update_group(group, by_name.pop(name), state.running.get(name, 0)))
+        elif (draining := _drain_group(group, state)) is not None:
+            merged.append(draining)
     return [*merged, *({**group, "replicas": group["minReplicas"]} for group in by_name.values())]
 
 
 def find_orphaned_pods(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]) -> list[Json]:
-    """Workers of none of these groups, those that end excepted.
+    """Return the worker pods that belong to none of these groups and are not terminating.
 
-    KubeRay may make a pod from what it read of a group before the group was removed, and never looks at it again; Ray's
-    autoscaler stumbles over a node of a kind that it does not know, and scales nothing any more.
+    KubeRay may create a pod from a group that was just removed, and then never checks the pod again. Ray's autoscaler fails on a node of
+    an unknown group, and stops scaling.
     """
     known = {group["groupName"] for group in groups}
     return [
@@ -66,44 +70,49 @@ def find_orphaned_pods(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]
     ]
 
 
-def _updated(stored: Mapping[str, Any], wanted: Json, running: int) -> Json:
-    """Nobody must have to choose which pod is too many: the ceiling comes down behind Serve and the autoscaler.
+def _update_group(stored: Mapping[str, Any], wanted: Json, running: int) -> Json:
+    """Return the wanted group with the autoscaler's fields.
 
-    Pods that cannot hold a replica are above it, and the autoscaler takes them away first.
+    `maxReplicas` falls only after Serve and the autoscaler have removed pods, so that nothing has to choose a pod with a replica. Pods that
+    cannot have a replica exceed the maximum, and the autoscaler removes them first.
     """
-    ceiling = max(wanted["maxReplicas"], min(running, int(stored.get("maxReplicas", 0))))
-    bounded = {**wanted, "maxReplicas": ceiling}
+    maximum = max(wanted["maxReplicas"], min(running, int(stored.get("maxReplicas", 0))))
+    bounded = {**wanted, "maxReplicas": maximum}
     if contains(stored, bounded):
         return dict(stored)
     return {**bounded, **{key: stored[key] for key in AUTOSCALER_FIELDS if key in stored}}
 
 
-def _leaving(stored: Mapping[str, Any], seen: GroupState) -> Json | None:
-    """A group whose revision is gone; None once it can be removed."""
+def _drain_group(stored: Mapping[str, Any], state: GroupState) -> Json | None:
+    """Return the group of a removed revision, scaled to zero; None once it can be removed."""
     name = stored["groupName"]
-    if seen.deployed is None or name in seen.deployed:
+    if state.deployed is None or name in state.deployed:
         return dict(stored)
-    pods = seen.pods.get(name, ())
-    # Removing it in the pass that scales it to zero could miss a pod that is being made right now.
+    pods = state.pods.get(name, ())
+    # If the group was removed in the pass that scales it to zero, a pod that KubeRay is creating would be missed.
     if not pods and stored.get("replicas", 0) == 0 and stored.get("minReplicas", 0) == 0:
         return None
-    return {**stored, "minReplicas": 0, "replicas": 0, **_without(stored, pods)}
+    return {**stored, "minReplicas": 0, "replicas": 0, **_delete_pods(stored, pods)}
 
 
-def _without(stored: Mapping[str, Any], pods: Sequence[str]) -> Json:
-    """The strategy that has these pods deleted; nothing where it says so already."""
+def _delete_pods(stored: Mapping[str, Any], pods: Sequence[str]) -> Json:
+    """Return a `scaleStrategy` that deletes these pods; empty where the stored one does."""
     strategy = stored.get("scaleStrategy") or {}
-    named = strategy.get("workersToDelete") or []
-    more = [pod for pod in pods if pod not in named]
-    return {"scaleStrategy": {**strategy, "workersToDelete": [*named, *more]}} if more else {}
+    known = strategy.get("workersToDelete") or []
+    added = [pod for pod in pods if pod not in known]
+    return {"scaleStrategy": {**strategy, "workersToDelete": [*known, *added]}} if added else {}
 
 
 def make_group(application: str, bounds: tuple[int, int], resources: Mapping[str, str], template: Json) -> Json:
-    """A group as we want it, without what is the autoscaler's.
+    """Return a worker group without the autoscaler's fields.
 
-    `bounds` are the fewest and the most pods, `resources` what Ray may place on each, by Ray's names.
+    Args:
+        application: name of the group and of the revision's application.
+        bounds: minimum and maximum number of pods.
+        resources: the resources of each pod, by Ray's names.
+        template: the pod template.
     """
-    marked = {**template["metadata"].get("annotations", {}), names.ANNOTATION_MADE_AS: fingerprint(template)}
+    annotations = {**template["metadata"].get("annotations", {}), names.ANNOTATION_MADE_AS: fingerprint(template)}
     return {
         "groupName": application,
         "minReplicas": bounds[0],
@@ -111,9 +120,5 @@ def make_group(application: str, bounds: tuple[int, int], resources: Mapping[str
         "labels": {names.RAY_LABEL_APPLICATION: application},
         "resources": dict(resources),
         "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
-        "template": {**template, "metadata": {**template["metadata"], "annotations": marked}},
+        "template": {**template, "metadata": {**template["metadata"], "annotations": annotations}},
     }
-
-
-OBJECT_STORE_BYTES: Final = 200_000_000
-"""Requests go straight to replicas, so that next to nothing is in Ray's object store."""

@@ -1,4 +1,4 @@
-"""Which replicas were lost between two looks at an application: killed, hung or on a node that is gone."""
+"""Find replicas that were lost between two states of an application: killed, hung or on a lost node."""
 
 from collections.abc import Iterator
 
@@ -12,20 +12,20 @@ _UPDATING = "UPDATING"
 
 
 def make_lost_replica_events(revision: int, before: ApplicationState, now: ApplicationState) -> list[KubernetesEvent]:
-    """An event for each deployment of a revision that has fewer of its running replicas left than its target explains.
+    """Return an event for each Serve deployment of a revision that lost running replicas.
 
-    A replica that Serve stops because the target shrank, or because the application is deployed anew, is not lost.
+    A replica that Serve stops because the target fell, or because the application is deployed again, is not lost.
     """
     known = {deployment.name: deployment for deployment in before.deployments}
     return [
         event
         for deployment in now.deployments
         if (earlier := known.get(deployment.name)) is not None
-        for event in _of_deployment(revision, earlier, deployment)
+        for event in _make_events(revision, earlier, deployment)
     ]
 
 
-def _of_deployment(revision: int, before: DeploymentState, now: DeploymentState) -> Iterator[KubernetesEvent]:
+def _make_events(revision: int, before: DeploymentState, now: DeploymentState) -> Iterator[KubernetesEvent]:
     if now.status == _UPDATING:
         return
     left = {replica.id for replica in now.replicas if replica.state != _STOPPING}

@@ -1,8 +1,8 @@
-"""RayClusters whose head and workers are pods: what we ask of KubeRay v1.5 and later.
+"""RayClusters whose head and workers are pods, for KubeRay v1.5 and later.
 
-The head is scheduled no model, but a model holds Ray's token and can run a task there. So only the autoscaler's container mounts a token of
-the API server. Autoscaler v2 and its wiring are asked for by name, since KubeRay otherwise guesses. Ray's token is in the environment,
-because KubeRay v1.5.0 has no `authOptions`.
+The head runs no model, but a model holds Ray's token and can run a task there. So only the autoscaler's container mounts a token of the API
+server. The spec names autoscaler v2 explicitly, because KubeRay otherwise guesses. Ray's token is in the environment, because KubeRay
+v1.5.0 has no `authOptions`.
 """
 
 import math
@@ -18,7 +18,7 @@ from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
 from sundog_operator.core.ray.clusters import make_ray_cluster_object
 from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES, GroupState, make_group, merge_groups
-from sundog_operator.core.revisions import Revision, spec_of
+from sundog_operator.core.revisions import Revision, owner_uids, spec_of
 
 AGENT_PORT: Final = 52365
 GCS_PORT: Final = 6379
@@ -29,22 +29,22 @@ CONTAINER_PORTS: Final[Mapping[str, int]] = {
     "serve": 8000,
     "serve-grpc": 9000,
 }
-"""Ports of the head. KubeRay finds the dashboard's by its name, and makes a Service of all of them."""
+"""Ports of the head. KubeRay finds the dashboard's port by its name, and creates a Service with all of them."""
 
 OVERHEAD_BYTES: Final = 512 * 2**20
-"""What Ray's own processes and its object store take beside a model, in each worker pod."""
+"""Memory of Ray's own processes and its object store, beside the model, in each worker pod."""
 
 MAX_GRPC_BYTES: Final = 2**30
 MAX_INLINE_BYTES: Final = 1_000_000
-"""Results of tasks up to this size travel in messages.
+"""Task results up to this size travel in messages.
 
-What Serve keeps of building an application has 116 kB. In the object store of the node that built it, it would keep that node's pod from
-ever being idle.
+Serve keeps a result of 116 kB from building an application. In the object store of the node that built it, that result would keep the
+node's pod from ever being idle.
 """
 
 DRAIN_S: Final = 5
 DRAIN_ENV_VAR: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
-"""After SIGTERM Ray tells Serve that the node ends, and waits so many seconds for its replicas to have gone."""
+"""Seconds that Ray waits after SIGTERM for the node's replicas to end. It reports the drain to Serve first."""
 CACHE_DIRECTORY: Final = "/var/cache/sundog"
 _CACHE: Final = "sundog-cache"
 _ACCOUNT: Final = "sundog-account"
@@ -53,7 +53,7 @@ Json = dict[str, Any]
 
 
 def ray_environment() -> list[Json]:
-    """Variables of every Ray process, replicas included; local mode sets the same beside its own ports and paths."""
+    """Return the variables of every Ray process, replicas included. Local mode sets the same beside its own ports and paths."""
     plain = {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -62,7 +62,7 @@ def ray_environment() -> list[Json]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
         "RAY_max_direct_call_object_size": str(MAX_INLINE_BYTES),
-        # A gRPC server holds a whole message before anybody can refuse it.
+        # A gRPC server reads a whole message before a handler can reject it.
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_GRPC_BYTES),
     }
     token = {"secretKeyRef": {"name": names.RAY, "key": names.RAY_TOKEN_KEY}}
@@ -73,18 +73,18 @@ def ray_environment() -> list[Json]:
 
 
 NO_DEVICES_ENV: Final[Json] = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
-"""Else a container without a GPU of its own sees all of its node's, where the node's runtime hands them out by default."""
+"""Hides the node's GPUs from a container without one. Some nodes' runtimes would show it all of them."""
 
 
 def make_ray_cluster(
     namespace: str, name: str, members: Iterable[Json], image: str, installation: Installation
 ) -> Json:
-    """The RayCluster without its worker groups. One owner reference per member lets it go after the last."""
+    """Return the RayCluster without its worker groups."""
     spec = {
         "rayVersion": installation.ray.version,
         "enableInTreeAutoscaling": True,
-        "autoscalerOptions": _autoscaler(installation),
-        **_fault_tolerance(name, installation),
+        "autoscalerOptions": _make_autoscaler(installation),
+        **_make_fault_tolerance(name, installation),
         "headGroupSpec": {
             "rayStartParams": {
                 "num-cpus": "0",
@@ -92,7 +92,7 @@ def make_ray_cluster(
                 "dashboard-host": "0.0.0.0",  # noqa: S104 a pod's own network, behind the token
                 "object-store-memory": str(OBJECT_STORE_BYTES),
             },
-            "template": _head(installation, image),
+            "template": _make_head(installation, image),
         },
     }
     made = make_ray_cluster_object(namespace, name, members, spec)
@@ -100,7 +100,7 @@ def make_ray_cluster(
     return made
 
 
-def _head(installation: Installation, image: str) -> Json:
+def _make_head(installation: Installation, image: str) -> Json:
     template = installation.ray.pods
     container = pods.make_container(
         template,
@@ -110,17 +110,20 @@ def _head(installation: Installation, image: str) -> Json:
             "ports": [{"name": name, "containerPort": port} for name, port in CONTAINER_PORTS.items()],
             "env": [*ray_environment(), NO_DEVICES_ENV],
             "resources": installation.ray.head.resources.to_json(),
-            **_probes("/api/gcs_healthz", CONTAINER_PORTS["dashboard"]),
+            **_make_probes("/api/gcs_healthz", CONTAINER_PORTS["dashboard"]),
         },
     )
-    # The head keeps the account that KubeRay makes for its autoscaler, with permissions for just this RayCluster.
+    # The head keeps the account that KubeRay creates for its autoscaler, with permissions for this RayCluster alone.
     own = template.model_copy(update={"service_account_name": ""})
-    demand = PodRequirements(names.labels(names.RAY), volumes=[pods.make_account_volume(_ACCOUNT)])
-    return pods.make_pod(own, demand, [container])
+    requirements = PodRequirements(names.labels(names.RAY), volumes=[pods.make_account_volume(_ACCOUNT)])
+    return pods.make_pod(own, requirements, [container])
 
 
-def _probes(path: str, port: int) -> Json:
-    """KubeRay would ask by wget, which an image need not have. Nothing looks at Serve's port: a worker without a replica is fine."""
+def _make_probes(path: str, port: int) -> Json:
+    """Return HTTP probes. KubeRay's default uses wget, which an image may lack.
+
+    They do not test Serve's port, because a worker without a replica is healthy.
+    """
     get = {"httpGet": {"path": path, "port": port}, "timeoutSeconds": 5, "periodSeconds": 5}
     return {
         "readinessProbe": {**get, "initialDelaySeconds": 3, "failureThreshold": 10},
@@ -128,7 +131,7 @@ def _probes(path: str, port: int) -> Json:
     }
 
 
-def _autoscaler(installation: Installation) -> Json:
+def _make_autoscaler(installation: Installation) -> Json:
     own = {"env": ray_environment(), "volumeMounts": [pods.make_account_mount(_ACCOUNT)]}
     container = pods.make_container(installation.ray.pods, own)
     return {
@@ -139,7 +142,7 @@ def _autoscaler(installation: Installation) -> Json:
     }
 
 
-def _fault_tolerance(cluster: str, installation: Installation) -> Json:
+def _make_fault_tolerance(cluster: str, installation: Installation) -> Json:
     wanted = installation.ray.gcs_fault_tolerance
     if not wanted.enabled:
         return {}
@@ -160,22 +163,22 @@ def make_worker_group(
     installation: Installation,
     request_timeout: timedelta,
 ) -> Json:
-    """The worker group of a revision: a pod per replica. Pods that run keep the time to drain that they were started with."""
+    """Return the worker group of a revision, with one pod per replica. Running pods keep the drain time that they started with."""
     application = names.application(service, revision.number)
     spec = spec_of(revision)
     memory = parse_bytes(spec.resources.memory)
     devices = accelerators.replica_devices(spec.resources.gpu)
     ray_resources = {
         "CPU": str(math.ceil(parse_cpu_cores(spec.resources.cpu))),
-        # Exactly one replica's: this is what makes it a pod per replica.
+        # Exactly the memory of one replica, so that each pod gets one replica.
         "memory": str(memory),
         **({devices.ray_name: str(devices.count)} if devices else {}),
     }
-    template = _worker(service, revision, image, installation, request_timeout)
+    template = _make_worker(service, revision, image, installation, request_timeout)
     return make_group(application, bounds, ray_resources, template)
 
 
-def _worker(
+def _make_worker(
     service: str, revision: Revision, image: str, installation: Installation, request_timeout: timedelta
 ) -> Json:
     spec, template = spec_of(revision), installation.ray.pods
@@ -187,7 +190,7 @@ def _worker(
         {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
         {"name": DRAIN_ENV_VAR, "value": str(grace_periods.node_grace_s(request_timeout))},
     ]
-    # A user's variables first: neither ours nor an administrator's can be replaced by them.
+    # The user's variables come first, so that they cannot replace Sundog's or the administrator's.
     env = pods.merge_env(
         references.make_env(spec), mounted.env, [*own, *ray_environment(), *([] if devices else [NO_DEVICES_ENV])]
     )
@@ -200,68 +203,63 @@ def _worker(
             "envFrom": references.make_env_from(spec),
             "resources": {"requests": {"cpu": spec.resources.cpu, **limits, **given}, "limits": {**limits, **given}},
             "volumeMounts": [{"name": _CACHE, "mountPath": CACHE_DIRECTORY}, *mounted.mounts],
-            **_probes("/api/local_raylet_healthz", AGENT_PORT),
+            **_make_probes("/api/local_raylet_healthz", AGENT_PORT),
         },
     )
-    demand = PodRequirements(
+    requirements = PodRequirements(
         labels={
             **spec.runtime.pod_labels,
             **names.labels(names.RAY),
             names.LABEL_MODEL_DEPLOYMENT: service,
             names.LABEL_REVISION: str(revision.number),
         },
-        volumes=[_cache(installation.ray.cache.host_path), *mounted.volumes],
+        volumes=[_make_cache_volume(installation.ray.cache.host_path), *mounted.volumes],
         scheduling=spec.scheduling,
         tolerations=accelerators.device_tolerations(devices),
         affinity=accelerators.make_node_affinity(spec.resources.gpu, installation.gpu.aliases),
         service_account=spec.model.credentials.service_account_name,
     )
-    made = pods.make_pod(template, demand, [container])
+    made = pods.make_pod(template, requirements, [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)
     return made
 
 
-def _cache(folder: str) -> Json:
-    """The volume of models and compiled code. A folder of the node has to be there: one that the kubelet made could not be written to."""
+def _make_cache_volume(folder: str) -> Json:
+    """Return the volume for models and compiled code.
+
+    A directory on the node must exist, because the container could not write to one that the kubelet creates.
+    """
     return {"name": _CACHE, **({"hostPath": {"path": folder, "type": "Directory"}} if folder else {"emptyDir": {}})}
 
 
-def update_ray_cluster(stored: Json, wanted: Json, groups: list[Json], seen: GroupState) -> Json | None:
-    """The RayCluster to put in place of the stored one; None where it says all of it already.
+def update_ray_cluster(stored: Json, wanted: Json, groups: list[Json], state: GroupState) -> Json | None:
+    """Return the RayCluster that replaces the stored one; None where nothing changes.
 
-    Everything that KubeRay, its autoscaler and the API server added stays. The Ray version stays as it was made: its pods have that image.
+    The fields that KubeRay, its autoscaler and the API server added stay. The Ray version stays too, because the pods have its image.
     """
     spec = {**wanted["spec"], "rayVersion": stored["spec"].get("rayVersion", wanted["spec"]["rayVersion"])}
-    merged = merge_groups(stored["spec"].get("workerGroupSpecs") or [], groups, seen)
-    meta, asked = stored["metadata"], wanted["metadata"]
-    same = {
-        "annotations": _has(meta.get("annotations"), asked["annotations"]),
-        "labels": _has(meta.get("labels"), asked["labels"]),
-        "ownerReferences": _owners(meta) == _owners(asked),
-        "groups": merged == (stored["spec"].get("workerGroupSpecs") or []),
-        "spec": _has(stored["spec"], spec),
-    }
-    if all(same.values()):
+    stored_groups = stored["spec"].get("workerGroupSpecs") or []
+    merged = merge_groups(stored_groups, groups, state)
+    meta, wanted_meta = stored["metadata"], wanted["metadata"]
+    if (
+        contains(meta.get("annotations") or {}, wanted_meta["annotations"])
+        and contains(meta.get("labels") or {}, wanted_meta["labels"])
+        and set(owner_uids(stored)) == set(owner_uids(wanted))
+        and merged == stored_groups
+        and contains(stored["spec"], spec)
+    ):
         return None
-    kept = {key: value for key, value in stored["spec"].items() if key not in _DECIDED_HERE}
+    kept = {key: value for key, value in stored["spec"].items() if key not in _REPLACED_FIELDS}
     return {
         **stored,
         "metadata": {
             **meta,
-            "labels": {**(meta.get("labels") or {}), **asked["labels"]},
-            "annotations": {**(meta.get("annotations") or {}), **asked["annotations"]},
-            "ownerReferences": asked["ownerReferences"],
+            "labels": {**(meta.get("labels") or {}), **wanted_meta["labels"]},
+            "annotations": {**(meta.get("annotations") or {}), **wanted_meta["annotations"]},
+            "ownerReferences": wanted_meta["ownerReferences"],
         },
         "spec": {**kept, **spec, "workerGroupSpecs": merged},
     }
 
 
-_DECIDED_HERE: Final = ("headGroupSpec", "autoscalerOptions", "gcsFaultToleranceOptions", "enableInTreeAutoscaling")
-
-
-def _has(found: Any, wanted: Mapping[str, Any]) -> bool:
-    return contains(found or {}, wanted)
-
-
-def _owners(meta: Mapping[str, Any]) -> set[str]:
-    return {str(ref["uid"]) for ref in meta.get("ownerReferences") or ()}
+_REPLACED_FIELDS: Final = ("headGroupSpec", "autoscalerOptions", "gcsFaultToleranceOptions", "enableInTreeAutoscaling")

@@ -1,4 +1,4 @@
-"""Whether a revision is ready, from what Serve reports of its application."""
+"""Decide from Serve's report whether a revision is ready."""
 
 import re
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from sundog_operator.core.revisions import Revision
 RETRYABLE_REASONS: Final = frozenset(
     {"ModelNotFound", "AccessDenied", "NoSpace", "SourceUnavailable", "LoadTimeout", "WarmupTimeout", "DeployFailed"}
 )
-"""Reasons that can pass without an edit: a file appears, a right is granted, a disk is cleared, a machine recovers."""
+"""Reasons that can pass without an edit: a file appears, a permission is granted, a disk is cleared, a machine recovers."""
 
 DEPLOYING: Final = "Deploying"
-"""The reason of a start that goes on: no failure."""
+"""The reason while a start continues. It is no failure."""
 
-_SAYS_NOTHING: Final = "Failed to update the deployments"
-_TOLD: Final = re.compile(r"sundog: ([A-Z][A-Za-z]+): ([^\n]{1,600})")
+_GENERIC_MESSAGE: Final = "Failed to update the deployments"
+_RUNTIME_ERROR: Final = re.compile(r"sundog: ([A-Z][A-Za-z]+): ([^\n]{1,600})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Readiness:
     """State of one revision's replicas.
 
     Attributes:
-        running: replicas in state RUNNING that belong to exactly this revision.
-        ready: Serve calls the application and its deployment healthy, and at least one replica runs.
-        failed: Serve gave up starting it.
-        known: False when Serve could not be asked, which says nothing about the revision.
+        running: replicas of exactly this revision in state RUNNING.
+        ready: Serve reports the application and its deployment as healthy, and at least one replica runs.
+        failed: Serve has given up the start.
+        known: False when Serve did not answer, which is no information about the revision.
     """
 
     running: int
@@ -40,40 +40,41 @@ class Readiness:
 
     @property
     def retryable(self) -> bool:
-        """Whether starting it again may help."""
+        """Whether another start may succeed."""
         return self.reason in RETRYABLE_REASONS
 
 
-NOT_DEPLOYED: Final = Readiness(0, False, False, True, DEPLOYING, "the application is not deployed yet")
+NOT_DEPLOYED: Final = Readiness(0, False, False, True, DEPLOYING, "Serve has not deployed the application yet")
 
 
 def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> Readiness:
-    """Readiness of a revision. An application of that name with another hash does not count."""
+    """Return the readiness of a revision. An application of its name with another hash does not count."""
     if not serve.known:
-        return Readiness(0, False, False, False, "RayUnknown", "Serve could not be asked")
+        return Readiness(0, False, False, False, "RayUnknown", "Serve does not answer")
     app = serve.applications.get(names.application(service, revision.number))
     if app is None or _hash(app) != revision.hash:
         return NOT_DEPLOYED
     running = sum(deployment.running for deployment in app.deployments)
-    told = _told(app)
+    runtime_error = _find_runtime_error(app)
     if app.status == "DEPLOY_FAILED" or any(d.status == "DEPLOY_FAILED" for d in app.deployments):
-        reason, message = told or ("DeployFailed", _brief(app))
+        reason, message = runtime_error or ("DeployFailed", _summarize(app))
         return Readiness(running, False, True, True, reason, message)
     if app.status == "UNHEALTHY" or any(d.status == "UNHEALTHY" for d in app.deployments):
-        reason, message = told or ("Unhealthy", _brief(app))
+        reason, message = runtime_error or ("Unhealthy", _summarize(app))
         return Readiness(running, False, False, True, reason, message)
-    if app.status == "RUNNING" and running and _settled(app):
-        return Readiness(running, True, False, True, "Ready", f"{_target(app)} running")
-    reason, message = told or (DEPLOYING, f"{running} of {_target(app)} running; Serve says {app.status}")
+    if app.status == "RUNNING" and running and _is_settled(app):
+        return Readiness(running, True, False, True, "Ready", f"{_format_target(app)} running")
+    progress = f"{running} of {_format_target(app)} running; Serve reports {app.status}"
+    reason, message = runtime_error or (DEPLOYING, progress)
     return Readiness(running, False, False, True, reason, message)
 
 
-def _target(app: ApplicationState) -> str:
+def _format_target(app: ApplicationState) -> str:
     wanted = sum(deployment.target_replicas for deployment in app.deployments)
     return f"{wanted} replica{'' if wanted == 1 else 's'}"
 
 
-def _settled(app: ApplicationState) -> bool:
+def _is_settled(app: ApplicationState) -> bool:
     return bool(app.deployments) and all(d.status in ("HEALTHY", "UPSCALING", "DOWNSCALING") for d in app.deployments)
 
 
@@ -81,22 +82,23 @@ def _hash(app: ApplicationState) -> str:
     return str((app.config.get("args") or {}).get("revisionHash", ""))
 
 
-def _told(app: ApplicationState) -> tuple[str, str] | None:
+def _find_runtime_error(app: ApplicationState) -> tuple[str, str] | None:
+    """Return (reason, message) of the model server's error in Serve's messages; None without one."""
     for text in (*(d.message for d in app.deployments), app.message):
-        if found := _TOLD.findall(text):
+        if found := _RUNTIME_ERROR.findall(text):
             reason, message = found[-1]  # the latest of several attempts
             return reason, message.strip()
     return None
 
 
-def _brief(app: ApplicationState) -> str:
+def _summarize(app: ApplicationState) -> str:
     texts = [*(d.message for d in app.deployments), app.message]
     if any("ActorDiedError" in text for text in texts):
-        return "the process of the replica died while it started; Ray's log has what it said last"
+        return "the replica's process died during its start; read its last lines in Ray's log"
     lines = [
         line.strip()
         for text in texts
         for line in text.splitlines()
-        if line.strip() and not line.startswith(_SAYS_NOTHING)
+        if line.strip() and not line.startswith(_GENERIC_MESSAGE)
     ]
-    return lines[-1][:300] if lines else f"Serve says {app.status} and gives no reason"
+    return lines[-1][:300] if lines else f"Serve reports {app.status} without a reason"

@@ -1,4 +1,4 @@
-"""The Serve documents: one application per live revision, one document per cluster."""
+"""Serve's configuration: one application per live revision, one document per RayCluster."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,18 +21,18 @@ from sundog_operator.core.revisions import Revision, own_user_config, spec_of
 ARGS_VERSION = 1
 IMPORT_PATH = "sundog_runtime.serve:build"
 GRPC_SERVICER = "sundog_runtime.protocol.grpc_service.add_to_server"
-"""With it every replica also listens for gRPC. Serve's proxy and the replicas import it; the base image must have it."""
+"""With this function every replica also listens for gRPC. Serve's proxy and the replicas import it, so the base image must have it."""
 
 METRICS_INTERVAL_S = 2.0
 LOOK_BACK_PERIOD_S = 10.0
-"""Serve's own are 10 s and 30 s, beside which an `upscaleDelay` of seconds would mean nothing."""
+"""Serve's defaults are 10 s and 30 s, which would make an `upscaleDelay` of seconds meaningless."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaScale:
-    """How many replicas a revision has: a fixed number, or by load what `scaling` says, between the fewest and the most."""
+    """The replicas of a revision: a fixed number, or `scaling` by load between `fewest` and `most`."""
 
     fewest: int
     most: int
@@ -42,11 +42,11 @@ class ReplicaScale:
 def resolve_scale(
     status: ModelDeploymentStatus, number: int, current: ModelDeploymentSpec, replicas: int
 ) -> ReplicaScale:
-    """The scale of a live revision of which `replicas` are wanted now.
+    """Return the scale of a live revision that needs `replicas` now.
 
-    By load alone scales what has all traffic. While a candidate or arms are on their way none of them comes below what is wanted of it, nor
-    does stable until they have drained: an abort must find it as it was, and Serve learns a little later what it has to do. What retires,
-    drains, and what shares a fixed number of replicas goes on to.
+    A revision scales by load alone while it has all traffic. During a rollout or an Experiment, every arm keeps at least `replicas`. So
+    does stable until the others have drained: after an abort it must have its capacity, and Serve reacts to load with a delay. Retiring
+    revisions, and revisions that share a fixed number of replicas, have a fixed scale.
     """
     scaling = current.autoscaling
     stable = {status.stable.revision} if status.stable else set()
@@ -69,21 +69,29 @@ def make_application(
     *,
     in_pods: bool = False,
 ) -> Json:
-    """One Serve application.
+    """Return one Serve application.
 
-    `args` come from the revision alone, for a change of them restarts every replica; `attempt` is raised for just that. What may change
-    in place comes from the current spec, but for the `userConfig` of an arm that has its own. `in_pods`: its replicas run in the pods
-    of a worker group of its own.
+    `args` depend on the revision alone, because a change of them restarts every replica. The fields that may change in place come from the
+    current spec. An arm may have a `userConfig` of its own.
+
+    Args:
+        namespace: the ModelDeployment's namespace.
+        service: the ModelDeployment's name.
+        revision: the revision.
+        current: the current spec.
+        scale: its replicas.
+        attempt: a higher number restarts every replica.
+        in_pods: whether its replicas run in the pods of its own worker group.
     """
     fixed = spec_of(revision)
     return {
         "name": names.application(service, revision.number),
         "route_prefix": names.route_prefix(service, revision.number),
         "import_path": IMPORT_PATH,
-        "args": {**_args(namespace, service, revision, fixed), **({"attempt": attempt} if attempt else {})},
+        "args": {**_make_args(namespace, service, revision, fixed), **({"attempt": attempt} if attempt else {})},
         "logging_config": {"enable_access_log": False},
         "deployments": [
-            _deployment(
+            _make_deployment(
                 fixed,
                 current,
                 scale,
@@ -94,7 +102,7 @@ def make_application(
     }
 
 
-def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeploymentSpec) -> Json:
+def _make_args(namespace: str, service: str, revision: Revision, fixed: ModelDeploymentSpec) -> Json:
     model, runtime, gpu = fixed.model, fixed.runtime, fixed.resources.gpu
     return {
         "version": ARGS_VERSION,
@@ -116,22 +124,22 @@ def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeployme
         },
         "warmup": {"requests": runtime.warmup.requests, "timeoutSeconds": runtime.warmup.timeout.total_seconds()},
         "cpu": parse_cpu_cores(fixed.resources.cpu),
-        # Left out without devices: revisions of before it was there must find their `args` unchanged.
+        # Omitted without devices, so that revisions of older releases keep their `args`.
         **({"gpu": {"count": gpu.count, "vendor": str(gpu.vendor)}} if gpu.count else {}),
     }
 
 
-def _deployment(
+def _make_deployment(
     fixed: ModelDeploymentSpec,
     current: ModelDeploymentSpec,
     scale: ReplicaScale,
     group: str,
     user_config: Mapping[str, Any],
 ) -> Json:
-    placed = {"label_selector": {names.RAY_LABEL_APPLICATION: group}} if group else {}
+    placement = {"label_selector": {names.RAY_LABEL_APPLICATION: group}} if group else {}
     return {
         "name": names.SERVE_DEPLOYMENT,
-        **_replicas(scale),
+        **_make_scaling(scale),
         "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
         "max_surge_percent": 100,
         "graceful_shutdown_timeout_s": grace_periods.replica_grace_s(current.endpoint.request_timeout),
@@ -143,12 +151,12 @@ def _deployment(
             "num_cpus": parse_cpu_cores(fixed.resources.cpu),
             "memory": parse_bytes(fixed.resources.memory),
             **accelerators.actor_options(accelerators.replica_devices(fixed.resources.gpu)),
-            **placed,
+            **placement,
         },
     }
 
 
-def _replicas(scale: ReplicaScale) -> Json:
+def _make_scaling(scale: ReplicaScale) -> Json:
     scaling = scale.scaling
     if scaling is None:
         return {"num_replicas": scale.fewest}
@@ -166,14 +174,14 @@ def _replicas(scale: ReplicaScale) -> Json:
 
 
 def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:
-    """The whole document of one cluster: a PUT deletes what it does not name."""
+    """Return the whole document of one cluster. A PUT deletes the applications that it does not name."""
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": cluster.bind_host, "port": int(cluster.serve_port)},
         "grpc_options": {
             "port": int(cluster.grpc_port),
             "grpc_servicer_functions": [GRPC_SERVICER],
-            # It would tell of the methods of everybody's application, beside the edge.
+            # Reflection would show the methods of every application to callers who bypass the edge.
             "enable_reflection": False,
         },
         "applications": sorted(applications, key=lambda app: str(app["name"])),
@@ -181,17 +189,17 @@ def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:
 
 
 def needs_update(wanted: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether the applications that Serve echoes are other than those wanted.
+    """Return whether the deployed applications differ from the wanted ones.
 
-    Serve echoes what was submitted and may add fields of its own, so only the fields we set are compared; but in what a
-    user configures, a key that is gone is a change too.
+    Serve returns the submitted fields and may add its own, so only the wanted fields are compared. In `user_config` a removed key is a
+    change too.
     """
     if {app["name"] for app in wanted} != set(deployed):
         return True
     pairs = [(deployed[app["name"]], app) for app in wanted]
-    return any(not contains(found, app) or _configured(found) != _configured(app) for found, app in pairs)
+    return any(not contains(found, app) or _user_configs(found) != _user_configs(app) for found, app in pairs)
 
 
-def _configured(app: Mapping[str, Any]) -> list[str]:
-    """As text, for 1 and true are equal in Python."""
+def _user_configs(app: Mapping[str, Any]) -> list[str]:
+    """Return the `user_config` of each deployment as JSON text, because 1 equals True in Python."""
     return [json.dumps(each.get("user_config"), sort_keys=True) for each in app.get("deployments") or ()]

@@ -1,4 +1,4 @@
-"""How long the phases of a revision's start took, by the API server's times of its pods and by what one of its replicas tells an edge."""
+"""Durations of the phases of a revision's start, from the times of its pods and from a replica's report to an edge."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,50 +9,54 @@ from sundog_operator.api import parse_timestamp
 from sundog_operator.core.kubernetes.pod_problems import Pod, container_statuses, find_condition
 from sundog_operator.core.observed import EdgeReport, ReplicaStart
 
-_TOLD: Final = ("download", "load", "warmup")
+_REPORTED_PHASES: Final = ("download", "load", "warmup")
 _SECOND: Final = timedelta(seconds=1)
-_MOST_S: Final = 1e7
+_MAX_S: Final = 1e7
 
 
 def startup_phases(
-    since: datetime | None, pods: Sequence[Pod], told: ReplicaStart, now: datetime
+    since: datetime | None, pods: Sequence[Pod], reported: ReplicaStart, now: datetime
 ) -> dict[str, timedelta]:
-    """The phases in their order; what is not known is left out.
+    """Return the known phases in their order.
 
-    `since` is when the revision was to run, `now` when its replicas were seen to; of one whose start had begun before, how long it took is
-    not known. Kubernetes tells times to the second, and the clocks of nodes differ: what comes out below zero is told as zero.
+    `since` is when the revision was first wanted, `now` when its replicas were seen running. `cluster` and `total` are unknown if the start
+    began before `since`. Kubernetes rounds times to seconds, and the clocks of nodes differ, so negative durations become zero.
 
-    - `cluster`: until the first pod is made. Of a first model the RayCluster's store, head and autoscaler start meanwhile.
+    - `cluster`: until the first pod is created. For a first model, the RayCluster's store, head and autoscaler start in this time.
     - `scheduled`, `image`: how long the slowest pod waited for its node, and for the image of its first container.
-    - `ray`: from the first container, without pods from `since`, until the replica begins: Ray in the pod, Serve's choice of it, a process
-      and what it imports.
-    - `download`, `load`, `warmup`: as the replica tells.
+    - `ray`: from the first container (without pods: from `since`) until the replica begins. Ray starts in the pod, Serve chooses it, and a
+      process starts and imports its modules.
+    - `download`, `load`, `warmup`: as the replica reports them.
     - `total`: from `since` to `now`.
     """
-    made = min((at for pod in pods if (at := _made(pod)) is not None), default=None)
-    started = min((at for pod in pods if (at := _first_started(pod)) is not None), default=None)
-    if since is not None and any(at is not None and since > at + _SECOND for at in (made, told.began)):
+    created = min((at for pod in pods if (at := _created_at(pod)) is not None), default=None)
+    started = min((at for pod in pods if (at := _first_started_at(pod)) is not None), default=None)
+    if since is not None and any(at is not None and since > at + _SECOND for at in (created, reported.began)):
         since = None
     spans = {
-        "cluster": _between(since, made),
-        **_of_slowest(pods),
-        "ray": _between(started if pods else since, told.began),
-        **{name: timedelta(seconds=round(told.phases[name], 3)) for name in _TOLD if name in told.phases},
+        "cluster": _between(since, created),
+        **_slowest_waits(pods),
+        "ray": _between(started if pods else since, reported.began),
+        **{
+            name: timedelta(seconds=round(reported.phases[name], 3))
+            for name in _REPORTED_PHASES
+            if name in reported.phases
+        },
         "total": _between(since, now),
     }
     return {name: span for name, span in spans.items() if span is not None}
 
 
 def find_reported_start(service: str, application: str, reports: Iterable[EdgeReport]) -> ReplicaStart | None:
-    """What edges report of the start of an application: the first with phases; None where none has asked a replica yet.
+    """Return the first start of an application with phases that edges report; None where no edge has queried a replica yet.
 
-    The evidence comes from pods of a tenant's namespace: a start of another shape counts as one without phases.
+    The reports come from pods of a tenant's namespace: a start of another shape counts as one without phases.
     """
-    found = [_read(each) for report in reports for each in _startups(service, application, report)]
+    found = [_parse_start(each) for report in reports for each in _find_starts(service, application, report)]
     return next((each for each in found if each.phases), found[0] if found else None)
 
 
-def _startups(service: str, application: str, report: EdgeReport) -> Iterator[Any]:
+def _find_starts(service: str, application: str, report: EdgeReport) -> Iterator[Any]:
     services = (report.evidence or {}).get("services")
     entry = services.get(service) if isinstance(services, Mapping) else None
     arms = entry.get("arms") if isinstance(entry, Mapping) else None
@@ -61,11 +65,11 @@ def _startups(service: str, application: str, report: EdgeReport) -> Iterator[An
             yield arm["startup"]
 
 
-def _read(startup: Any) -> ReplicaStart:
+def _parse_start(startup: Any) -> ReplicaStart:
     try:
-        phases = {name: float(startup["phases"][name]) for name in _TOLD if name in startup["phases"]}
+        phases = {name: float(startup["phases"][name]) for name in _REPORTED_PHASES if name in startup["phases"]}
         began = startup.get("beganAt")
-        if not all(math.isfinite(seconds) and 0 <= seconds <= _MOST_S for seconds in phases.values()):
+        if not all(math.isfinite(seconds) and 0 <= seconds <= _MAX_S for seconds in phases.values()):
             return ReplicaStart()
         return ReplicaStart(phases, None if began is None else datetime.fromtimestamp(float(began), UTC))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
@@ -79,32 +83,32 @@ def _between(begin: datetime | None, end: datetime | None) -> timedelta | None:
     return timedelta(milliseconds=round(span / timedelta(milliseconds=1)))
 
 
-def _of_slowest(pods: Sequence[Pod]) -> dict[str, timedelta | None]:
+def _slowest_waits(pods: Sequence[Pod]) -> dict[str, timedelta | None]:
     waits = [dict(_waits(pod)) for pod in pods]
     known = {name: [span for each in waits if (span := each[name]) is not None] for name in ("scheduled", "image")}
     return {name: max(spans, default=None) for name, spans in known.items()}
 
 
 def _waits(pod: Pod) -> Iterator[tuple[str, timedelta | None]]:
-    yield "scheduled", _between(_made(pod), _became(pod, "PodScheduled"))
-    yield "image", _between(_became(pod, "PodReadyToStartContainers"), _first_started(pod))
+    yield "scheduled", _between(_created_at(pod), _true_since(pod, "PodScheduled"))
+    yield "image", _between(_true_since(pod, "PodReadyToStartContainers"), _first_started_at(pod))
 
 
-def _made(pod: Pod) -> datetime | None:
-    return _instant(pod["metadata"].get("creationTimestamp"))
+def _created_at(pod: Pod) -> datetime | None:
+    return _parse_time(pod["metadata"].get("creationTimestamp"))
 
 
-def _became(pod: Pod, type_: str) -> datetime | None:
-    told = find_condition(pod, type_)
-    return _instant(told.get("lastTransitionTime")) if told.get("status") == "True" else None
+def _true_since(pod: Pod, type_: str) -> datetime | None:
+    condition = find_condition(pod, type_)
+    return _parse_time(condition.get("lastTransitionTime")) if condition.get("status") == "True" else None
 
 
-def _first_started(pod: Pod) -> datetime | None:
+def _first_started_at(pod: Pod) -> datetime | None:
     states = [state for each in container_statuses(pod) for state in (each.get("state") or {}).values()]
-    return min((at for state in states if (at := _instant(state.get("startedAt"))) is not None), default=None)
+    return min((at for state in states if (at := _parse_time(state.get("startedAt"))) is not None), default=None)
 
 
-def _instant(text: Any) -> datetime | None:
+def _parse_time(text: Any) -> datetime | None:
     try:
         return parse_timestamp(text) if isinstance(text, str) else None
     except ValueError:

@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 
 def make_secret(namespace: str, owners: Sequence[Json], token: str) -> Json:
-    """The Secret with a token, owned by the ModelDeployments whose clusters use it."""
+    """Return the Secret with a token. `owners` are the ModelDeployments whose clusters use it."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",

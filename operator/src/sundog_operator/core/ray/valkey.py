@@ -1,7 +1,7 @@
-"""A store of Sundog's own: one Valkey in one pod, with a password. A RayCluster has one, and the edges of a namespace may have another.
+"""A store of Sundog's own: one Valkey server in one pod, with a password. RayClusters and a namespace's edges may have one each.
 
-That of a RayCluster is where Ray's control plane keeps what a new head needs. It goes with its RayCluster, and is never shared: Serve's
-checkpoints in it are pickles, so who writes to it runs code in the cluster.
+Ray's control plane keeps in its store the state that a new head needs. The store is deleted with its RayCluster, and never shared: it
+holds Serve's checkpoints as pickles, so any writer could run code in the cluster.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,16 @@ from sundog_operator.core.revisions import owner_reference, owner_uids
 
 PORT: Final = 6379
 _USER: Final = 999
+"""The images start as root and change to this user. The pod has it from the start, and may write the claim."""
 _DATA: Final = "data"
 _DIRECTORY: Final = "/data"
-# Valkey and Redis take the same settings. The password is read from standard input: arguments are seen by all processes of a node.
+# Valkey and Redis accept the same settings. The password comes from standard input, because arguments are visible to all processes.
 _COMMAND: Final = (
     'server=$(command -v valkey-server || command -v redis-server) || { echo "no valkey-server, no redis-server" >&2; exit 127; }\n'
     'printf "requirepass %s\\n" "$PASSWORD" | exec "$server" - '
     f"--port {PORT} --dir {_DIRECTORY} --appendonly yes --save '' --maxmemory-policy noeviction"
 )
-# Answers within a second, or is replaced; with the password, as a server that loads its file is not ready.
+# Uses the password, because a server that still loads its file must not count as ready.
 _PING: Final = (
     "client=$(command -v valkey-cli || command -v redis-cli) && "
     f'REDISCLI_AUTH="$PASSWORD" "$client" -p {PORT} ping | grep -q PONG'
@@ -34,12 +35,12 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ValkeyStore:
-    """Which store it is.
+    """Identity of a store.
 
     Attributes:
-        name: of its StatefulSet and its Service, and of the Secret with its password.
-        labels: of its objects and its pod.
-        selector: those of them by which the pod is found, and no other.
+        name: name of its StatefulSet, its Service and the Secret with its password.
+        labels: labels of its objects and its pod.
+        selector: the labels that select exactly its pod.
         owners: owner references of all its objects.
     """
 
@@ -52,11 +53,11 @@ class ValkeyStore:
 
 @dataclass(frozen=True, slots=True)
 class ValkeyServer:
-    """How it runs.
+    """Settings of a store's server.
 
     Attributes:
         memory: the container's limit, a quantity.
-        most_bytes: of what is stored; beyond, writes are refused and nothing is forgotten. 0 is no limit but the container's.
+        most_bytes: limit of the data. Beyond it the server rejects writes and evicts nothing. 0 means only the container's limit.
     """
 
     image: str
@@ -66,7 +67,7 @@ class ValkeyServer:
 
 
 def make_cluster_store(cluster: Json) -> ValkeyStore:
-    """The store of a RayCluster."""
+    """Return the store of a RayCluster."""
     meta = cluster["metadata"]
     return ValkeyStore(
         name=names.valkey(meta["name"]),
@@ -78,29 +79,34 @@ def make_cluster_store(cluster: Json) -> ValkeyStore:
 
 
 def make_secret(store: ValkeyStore, values: Mapping[str, str]) -> Json:
-    """The Secret with the password, and with what else is secret beside it. Made once; never changed."""
-    return _object(store, "v1", "Secret") | {"type": "Opaque", "stringData": dict(values)}
+    """Return the Secret with the password and other secret values. It is created once and never changes."""
+    return _make_object(store, "v1", "Secret") | {"type": "Opaque", "stringData": dict(values)}
 
 
 def make_service(store: ValkeyStore) -> Json:
-    """The Service under whose name it is found."""
+    """Return the Service of the store."""
     spec = {
         "selector": dict(store.selector),
         "ports": [{"name": "redis", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
     }
-    return _object(store, "v1", "Service") | {"spec": spec}
+    return _make_object(store, "v1", "Service") | {"spec": spec}
 
 
 def make_stateful_set(
     store: ValkeyStore, server: ValkeyServer, template: PodTemplate, stored: Mapping[str, Any] | None
 ) -> Json:
-    """The one pod, and its claim where it has one. Both go with the owners. A claim cannot be changed: the stored one stays."""
-    claims = [_claim(server.storage)] if server.storage.size else []
+    """Return the StatefulSet with one pod, and a claim if it has storage. Both are deleted with the owners.
+
+    A claim cannot change, so the claim of the `stored` StatefulSet stays.
+    """
+    claims = [_make_claim(server.storage)] if server.storage.size else []
     if stored is not None:
         claims = stored["spec"].get("volumeClaimTemplates") or []
     claimed = {"volumeClaimTemplates": claims} if claims else {}
-    demand = PodRequirements(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
-    pod = pods.make_pod(_with_user(template), demand, [_container(store, server, template)])
+    requirements = PodRequirements(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
+    pod = pods.make_pod(
+        pods.set_default_user(template, _USER), requirements, [_make_container(store, server, template)]
+    )
     spec = {
         "replicas": 1,
         "serviceName": store.name,
@@ -109,26 +115,27 @@ def make_stateful_set(
         "template": pod,
         **claimed,
     }
-    made = _object(store, "apps/v1", "StatefulSet")
-    told = {**spec, "volumeClaimTemplates": bool(claims)}
-    made["metadata"]["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(told)}
+    made = _make_object(store, "apps/v1", "StatefulSet")
+    hashed = {**spec, "volumeClaimTemplates": bool(claims)}
+    made["metadata"]["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(hashed)}
     return made | {"spec": spec}
 
 
 def is_up_to_date(stored: Json, wanted: Json) -> bool:
-    """Whether a stored StatefulSet was made like that; the API server writes quantities its own way, so that they are not compared."""
-    found, meta = stored["metadata"], wanted["metadata"]
-    made = (found.get("annotations") or {}).get(names.ANNOTATION_MADE_AS) == meta["annotations"][
-        names.ANNOTATION_MADE_AS
-    ]
+    """Return whether a stored StatefulSet was made from the wanted spec.
+
+    The annotation decides, because the API server rewrites quantities.
+    """
+    annotations = stored["metadata"].get("annotations") or {}
+    same_hash = annotations.get(names.ANNOTATION_MADE_AS) == wanted["metadata"]["annotations"][names.ANNOTATION_MADE_AS]
     return (
-        made
+        same_hash
         and stored["spec"].get("replicas") == wanted["spec"]["replicas"]
         and set(owner_uids(stored)) == set(owner_uids(wanted))
     )
 
 
-def _container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> Json:
+def _make_container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> Json:
     password = {"secretKeyRef": {"name": store.name, "key": names.PASSWORD_KEY}}
     limit = f" --maxmemory {server.most_bytes}" if server.most_bytes else ""
     return pods.make_container(
@@ -146,15 +153,7 @@ def _container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) 
     )
 
 
-def _with_user(template: PodTemplate) -> PodTemplate:
-    """The images' user is root, who hands over to this one; here it is this one from the start, and may write the claim."""
-    if template.security_context is not None:
-        return template
-    context = {**pods.RESTRICTED_POD, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
-    return template.model_copy(update={"security_context": context})
-
-
-def _claim(storage: StorageClaim) -> Json:
+def _make_claim(storage: StorageClaim) -> Json:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage.size}}}
     return {
         "metadata": {"name": _DATA},
@@ -163,28 +162,28 @@ def _claim(storage: StorageClaim) -> Json:
 
 
 def store_address(name: str) -> str:
-    """Where the store of that name answers pods of its namespace."""
+    """Return the address of the store of that name for pods of its namespace."""
     return f"{name}:{PORT}"
 
 
 def has_own_store(cluster: Mapping[str, Any]) -> bool:
-    """Whether a stored RayCluster uses its own store, whatever the installation says today, and not a Redis of somebody else."""
+    """Return whether a stored RayCluster uses its own store and not an external Redis. The current settings do not matter."""
     options = cluster["spec"].get("gcsFaultToleranceOptions") or {}
     return bool(options.get("redisAddress") == store_address(names.valkey(cluster["metadata"]["name"])))
 
 
 def has_other_owner(obj: Json, cluster_uid: str) -> bool:
-    """Whether an object of a store goes with other owners than the RayCluster of that uid. One without owners stays, and is taken over."""
+    """Return whether an object of a store has owners, but not the RayCluster of that uid. An object without owners is adopted."""
     owners = owner_uids(obj)
     return bool(owners) and cluster_uid not in owners
 
 
 def store_selector(cluster: str) -> dict[str, str]:
-    """The labels of the pod of a RayCluster's store."""
+    """Return the labels that select the pod of a RayCluster's store."""
     return {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: cluster}
 
 
-def _object(store: ValkeyStore, api_version: str, kind: str) -> Json:
+def _make_object(store: ValkeyStore, api_version: str, kind: str) -> Json:
     return {
         "apiVersion": api_version,
         "kind": kind,
