@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.cached.kubernetes import ABSENT_TTL_S, SCOPES, SECRET_TTL_S, CachedKubernetes
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -41,7 +41,7 @@ def mdep(name: str = "digits", replicas: int = 1) -> Object:
 class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.server = MemoryKubernetes(self.clock)
+        self.server = HookedKubernetes(self.clock)
         self.news: list[str] = []
         self.cached = CachedKubernetes(self.server, lambda obj: self.news.append(obj["metadata"]["name"]), self.clock)
         self.asked: list[str] = []

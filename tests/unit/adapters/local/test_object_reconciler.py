@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from background import going_on
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, RAY_CLUSTER, Object, Ref
 from waiting import PATIENCE_S
@@ -59,8 +59,8 @@ def steps() -> Steps:
 
 
 @pytest.fixture
-def kube(clock: Any) -> MemoryKubernetes:
-    return MemoryKubernetes(clock)
+def kube(clock: Any) -> HookedKubernetes:
+    return HookedKubernetes(clock)
 
 
 def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManager[None]:
@@ -68,7 +68,7 @@ def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManage
 
 
 async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
-    kube: MemoryKubernetes, steps: Steps, clock: Any
+    kube: HookedKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
@@ -83,7 +83,7 @@ async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
 
 
 async def test_what_was_deleted_while_nobody_looked_is_taken_down(
-    kube: MemoryKubernetes, steps: Steps, clock: Any
+    kube: HookedKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A, B])):
@@ -92,7 +92,7 @@ async def test_what_was_deleted_while_nobody_looked_is_taken_down(
 
 
 async def test_an_error_is_tried_again_and_stops_nobody_else(
-    kube: MemoryKubernetes, steps: Steps, clock: Any, caplog: pytest.LogCaptureFixture
+    kube: HookedKubernetes, steps: Steps, clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps.failures = 2
     await kube.create(cluster(A, x=1))
@@ -103,13 +103,13 @@ async def test_an_error_is_tried_again_and_stops_nobody_else(
     assert "RayCluster n/a: not now; next attempt in 1.0 s" in caplog.text
 
 
-async def test_a_take_down_that_fails_is_tried_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_a_take_down_that_fails_is_tried_again(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     steps.failures = 1
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A])):
         await steps.wait((A, None), (A, None))
 
 
-async def test_a_broken_watch_is_opened_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_a_broken_watch_is_opened_again(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     broken = [DependencyError("connection refused")]
     kube.faults = lambda verb, ref: broken.pop() if verb == "watch" and broken else None
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
@@ -118,7 +118,7 @@ async def test_a_broken_watch_is_opened_again(kube: MemoryKubernetes, steps: Ste
     assert not broken
 
 
-async def test_objects_that_are_not_wanted_are_left_alone(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_objects_that_are_not_wanted_are_left_alone(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     await kube.create(cluster(B, x=2))
     objects = ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), wanted=lambda obj: obj["spec"]["x"] == 2)
@@ -127,7 +127,7 @@ async def test_objects_that_are_not_wanted_are_left_alone(kube: MemoryKubernetes
     assert steps.seen == [(B, 2)]
 
 
-async def test_another_kind_wakes_the_object_it_belongs_to(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_another_kind_wakes_the_object_it_belongs_to(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     meta = {"name": "c", "namespace": "n"}
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock)), (CONFIG_MAP, lambda _: A)):

@@ -29,20 +29,20 @@ async def test_keeps_no_more_than_so_many_changes() -> None:
     history = History(0, max_changes=3)
     for revision in range(1, 11):
         history.append(change(revision))
-    assert [entry.revision for entry in history.after(7, 0)] == [8, 9, 10]
+    assert [entry.revision for entry in history.after(7)] == [8, 9, 10]
     with pytest.raises(Expired):
-        history.after(6, 0)
+        history.after(6)
 
 
 async def test_keeps_no_more_than_so_many_bytes_but_always_the_newest() -> None:
     history = History(0, max_bytes=10)
     for revision, size in ((1, 4), (2, 4), (3, 4)):
         history.append(change(revision, size))
-    assert [entry.revision for entry in history.after(1, 0)] == [2, 3]
+    assert [entry.revision for entry in history.after(1)] == [2, 3]
     history.append(change(4, 1000))
-    assert [entry.revision for entry in history.after(3, 0)] == [4]
+    assert [entry.revision for entry in history.after(3)] == [4]
     history.append(change(5, 1))
-    assert [entry.revision for entry in history.after(4, 0)] == [5]
+    assert [entry.revision for entry in history.after(4)] == [5]
 
 
 async def test_wakes_everyone_who_waits() -> None:

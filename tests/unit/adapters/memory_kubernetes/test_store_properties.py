@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from doubles.hooked_kubernetes import HookedKubernetes
 from profiles import examples
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.history import ObjectChange
 from sundog_operator.errors import AlreadyExists, Conflict, NotFound
 from sundog_operator.ports import CONFIG_MAP, KINDS, MODEL_DEPLOYMENT, POD, Object, Ref, ref_of
@@ -149,8 +149,8 @@ class Histories(RuleBasedStateMachine):
         self.loop.close()
         self.folder.cleanup()
 
-    def open(self) -> MemoryKubernetes:
-        kube = MemoryKubernetes.open(self.path, FixedClock())
+    def open(self) -> HookedKubernetes:
+        kube = HookedKubernetes.open(self.path, FixedClock())
         # Nobody cuts the power here, and syncing thousands of files takes minutes on a busy disk.
         kube.store._journal._database.execute("PRAGMA synchronous = OFF")  # type: ignore[union-attr]
         return kube

@@ -13,12 +13,12 @@ from aiohttp import BasicAuth, web
 
 from sundog_operator.adapters.memory_kubernetes import discovery, patches, selectors, tables
 from sundog_operator.adapters.memory_kubernetes.failures import BadRequest, UnsupportedMediaType, make_failure_status
-from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired, Subscription
+from sundog_operator.adapters.memory_kubernetes.history import Expired, Subscription
 from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.selectors import ObjectSelection
 from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS, Subresource
 from sundog_operator.api.schema import strict_yaml
-from sundog_operator.errors import NotFound, SundogError
+from sundog_operator.errors import DependencyError, NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
 
 _MAX_BODY = 3 * 1024 * 1024
@@ -229,7 +229,8 @@ class _Facade:
             await self._follow(watch, request)
         except Expired as error:
             await watch.send("ERROR", make_failure_status(error, selection.kind, "")[1])
-        except Dropped:
+        except DependencyError:
+            # The answer has begun, so only a broken connection can show the failure.
             if request.transport is not None:
                 request.transport.abort()
         except ConnectionResetError:

@@ -19,10 +19,6 @@ class Expired(DependencyError):
     """The changes after that resourceVersion are no longer kept: list again. HTTP 410."""
 
 
-class Dropped(DependencyError):
-    """The watch was cut off."""
-
-
 @dataclass(frozen=True, slots=True)
 class ObjectChange:
     """One committed write: the object after it, or the last one before it was deleted."""
@@ -50,7 +46,6 @@ class History:
         self._max_bytes = max_bytes
         self._floor = revision
         self._newest = revision
-        self._drops = 0
         self._moved = asyncio.Event()
         self.closed = False
 
@@ -66,17 +61,6 @@ class History:
             self._floor = oldest.revision
         self._wake()
 
-    def compact(self, revision: int) -> None:
-        """Forget every change up to that resourceVersion, as etcd does every few minutes."""
-        while self._changes and self._changes[0].revision <= revision:
-            self._bytes -= len(self._changes.popleft().body)
-        self._floor = max(self._floor, revision)
-
-    def drop(self) -> None:
-        """Cut off everyone who watches now."""
-        self._drops += 1
-        self._wake()
-
     def close(self) -> None:
         """End every watch."""
         self.closed = True
@@ -84,12 +68,10 @@ class History:
 
     def subscribe(self, revision: int) -> "Subscription":
         """Everything after that resourceVersion."""
-        return Subscription(self, revision, self._drops)
+        return Subscription(self, revision)
 
-    def after(self, revision: int, drops: int) -> list[ObjectChange]:
-        """The changes after a resourceVersion. Raises Expired, and Dropped when `drop` was called since."""
-        if drops != self._drops:
-            raise Dropped("the watch was dropped")
+    def after(self, revision: int) -> list[ObjectChange]:
+        """Return the changes after a resourceVersion. Raises Expired."""
         if not self._floor <= revision <= self._newest:
             # One from the future is from another life of this server.
             raise Expired(f"no changes are kept from resource version {revision}, only {self._floor} to {self._newest}")
@@ -112,21 +94,20 @@ class History:
 class Subscription:
     """One watcher's place in the history."""
 
-    def __init__(self, history: History, revision: int, drops: int) -> None:
+    def __init__(self, history: History, revision: int) -> None:
         self._history = history
-        self._drops = drops
         self.revision = revision
 
     async def next(self, timeout_s: float | None = None) -> list[ObjectChange]:
-        """The next changes; none when the time is over or the history is closed. Raises Expired, Dropped."""
-        changes = self._history.after(self.revision, self._drops)
+        """The next changes; none when the time is over or the history is closed. Raises Expired."""
+        changes = self._history.after(self.revision)
         if not changes and not self._history.closed:
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._history.moved()
             except TimeoutError:
                 return []
-            changes = self._history.after(self.revision, self._drops)
+            changes = self._history.after(self.revision)
         if changes:
             self.revision = changes[-1].revision
         return changes

@@ -1,7 +1,5 @@
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -17,19 +15,8 @@ from sundog_operator.ports import KINDS, Clock, Kind, Object, Ref, Snapshot, Wat
 FIELD_MANAGER = "sundog"
 
 Verb = Literal["get", "list", "watch", "create", "apply", "status", "annotate", "replace", "patch", "delete"]
-_WRITES_KEPT = 4096
-
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A write that a client asked for; `changed` is False before it and for one that changed nothing."""
-
-    verb: Verb
-    ref: Ref
-    changed: bool = False
 
 
 class MemoryKubernetes:
@@ -37,10 +24,6 @@ class MemoryKubernetes:
 
     Every call gives way to other tasks once before it acts, as a call over a network would; then it acts in one step.
     Garbage collection is part of the call that makes garbage. Owner lists are the API server's; see `fields`.
-
-    For tests: `faults(verb, ref)` returns an exception to raise instead of acting (for list and watch the name is
-    empty), `on_write(moment, write)` is called before and after each write and may raise, and `writes` are the last
-    writes that were done.
     """
 
     def __init__(
@@ -55,9 +38,6 @@ class MemoryKubernetes:
         """`schemas` maps a kind to the openAPIV3Schema of its CRD; `admit` judges what is about to be stored."""
         self.store = ObjectStore(clock, schemas=schemas or {}, admit=admit, journal=journal)
         self.manager = manager
-        self.faults: Callable[[Verb, Ref], Exception | None] = _no_fault
-        self.on_write: Callable[[Literal["before", "after"], Write], None] = _no_hook
-        self.writes: deque[Write] = deque(maxlen=_WRITES_KEPT)
 
     @classmethod
     def open(
@@ -194,7 +174,7 @@ class MemoryKubernetes:
         await self._write("delete", ref, act)
 
     async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
-        """See the port. Raises Expired when this watcher fell too far behind, Dropped on `drop_watches`."""
+        """See the port. Raises Expired when this watcher fell too far behind."""
         await self.enter("watch", Ref(kind, namespace or "", ""))
         changes = self.subscribe()
         for obj in self.store.list(kind, namespace, {}):
@@ -210,14 +190,6 @@ class MemoryKubernetes:
     def subscribe(self, revision: int | None = None) -> Subscription:
         """All changes after a resourceVersion, by default from now on."""
         return self.store.history.subscribe(self.store.revision if revision is None else revision)
-
-    def compact(self) -> None:
-        """Forget past changes, so that a watch from before must list again (410)."""
-        self.store.compact()
-
-    def drop_watches(self) -> None:
-        """Cut off everyone who watches now."""
-        self.store.history.drop()
 
     async def snapshot(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
@@ -235,24 +207,16 @@ class MemoryKubernetes:
         return self.store.list(kind, namespace, labels or {})
 
     async def enter(self, verb: Verb, ref: Ref) -> None:
-        """What every call begins with: give way to other tasks, then raise the fault that a test wants here."""
+        """Begin a call: let other tasks run, then raise DependencyError or NotServed where it cannot be answered."""
         await asyncio.sleep(0)
         if self.store.history.closed:
-            raise DependencyError("the API server is closed")
+            raise DependencyError(f"{verb} {ref.kind.plural}: the API server is closed")
         if ref.kind not in KINDS:
             raise NotServed(f"{ref.kind.plural}: {ref.kind.api_version} is not served")
-        fault = self.faults(verb, ref)
-        if fault is not None:
-            raise fault
 
     async def _write(self, verb: Verb, ref: Ref, act: Callable[[], WriteResult]) -> Object:
         await self.enter(verb, ref)
-        self.on_write("before", Write(verb, ref))
-        outcome = act()
-        write = Write(verb, ref, outcome.changed)
-        self.writes.append(write)
-        self.on_write("after", write)
-        return outcome.object
+        return act().object
 
 
 def _ref(obj: Object) -> Ref:
@@ -263,11 +227,3 @@ def _ref(obj: Object) -> Ref:
         if kind is None:
             raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}") from None
         return Ref(kind, "", "")
-
-
-def _no_fault(_verb: Verb, _ref: Ref) -> None:
-    return None
-
-
-def _no_hook(_moment: Literal["before", "after"], _write: Write) -> None:
-    return None

@@ -179,10 +179,6 @@ class ObjectStore:
         self._collect(self._remove(ref, record))
         return before
 
-    def compact(self) -> None:
-        """Forget the history of changes: a watch from an older resourceVersion must list again."""
-        self.history.compact(self.revision)
-
     def close(self) -> None:
         """End every watch and close the journal."""
         self.history.close()
