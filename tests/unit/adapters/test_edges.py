@@ -90,7 +90,7 @@ async def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: p
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         (report,) = await HttpEdges(session).read([pod(server.port)])
     assert report.evidence is None
-    assert report.error.endswith("/evidence: 31 bytes, at most 30 are read")
+    assert report.error.endswith("/evidence: 31 bytes; expected at most 30")
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ async def test_what_a_killed_process_left_is_replaced(edge: Edge) -> None:
         ({"ready": False}, {}, "namespace vision has no edge that is ready"),
         ({"fails_after": 0}, {}, "pod sundog-edge-0: status 503: the store is away"),
         ({"fails_after": 1}, {}, "pod sundog-edge-0: the export broke off: "),
-        ({"grows": 1}, {"final": True}, "outcomes came while it was read, although the experiment has ended"),
+        ({"grows": 1}, {"final": True}, "outcomes changed during the export, although the experiment has ended"),
         (
             {},
             {"judged": FeedbackSums("s1", 8)},

@@ -140,7 +140,7 @@ async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_pr
     assert await listed_after_a_change() == (False, ""), "a list may be a moment ahead"
     assert await listed_after_a_change() == (True, "")
     assert await listed_after_a_change() == (False, "")
-    broken = "lists find changes that the watch does not tell: configmaps"
+    broken = "stale watches: configmaps; lists find changes that they do not deliver"
     assert await listed_after_a_change() == (False, broken)
     assert await listed_after_a_change() == (False, broken)
     meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes + 1)}
