@@ -55,7 +55,7 @@ async def test_the_standard_output_comes_in_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("messages", "error", "told"),
     [
-        ((), Forbidden, "Pod vision/w1: container c: the API server lets nothing be run in it (403)"),
+        ((), Forbidden, "Pod vision/w1: container c: the API server refuses to run a command (403)"),
         ((FAILED,), DependencyError, "Pod vision/w1: container c: command terminated with exit code 1"),
     ],
 )
