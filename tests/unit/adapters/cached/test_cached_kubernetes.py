@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
 from doubles.hooked_kubernetes import HookedKubernetes
-from sundog_operator.adapters.cached.kubernetes import ABSENT_TTL_S, SCOPES, SECRET_TTL_S, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import ABSENT_TTL_S, SCOPES, CachedKubernetes
+from sundog_operator.adapters.cached.secrets import SECRET_TTL_S
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,
