@@ -74,7 +74,7 @@ class _HookedHistory(History):
     def compact(self) -> None:
         self._changes.clear()
         self._bytes = 0
-        self._floor = self._newest
+        self._oldest = self._newest
 
     def drop(self) -> None:
         self.drops += 1

@@ -106,7 +106,7 @@ class TestErrors:
         assert (code, status["reason"]) == (422, "Invalid")
         [cause] = status["details"]["causes"]
         assert cause["field"] == "metadata.labels[a]"
-        assert "'no label' is not a label value" in cause["message"]
+        assert "'no label'; expected a label value" in cause["message"]
 
     @pytest.mark.parametrize(
         ("method", "path", "body", "kind", "query", "code"),

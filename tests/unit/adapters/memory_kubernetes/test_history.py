@@ -19,9 +19,9 @@ async def test_reads_in_order_from_any_place_that_is_kept() -> None:
     assert [entry.revision for entry in await first.next()] == [6, 7, 8]
     assert [entry.revision for entry in await late.next()] == [8]
     assert await first.next(timeout_s=0) == []
-    with pytest.raises(Expired, match=r"version 4, only 5 to 8"):
+    with pytest.raises(Expired, match="resourceVersion 4: changes expired; expected 5 to 8"):
         await history.subscribe(4).next()
-    with pytest.raises(Expired, match=r"version 9, only 5 to 8"):
+    with pytest.raises(Expired, match="resourceVersion 9: changes expired; expected 5 to 8"):
         await history.subscribe(9).next()
 
 

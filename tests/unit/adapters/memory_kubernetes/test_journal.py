@@ -110,7 +110,7 @@ def test_a_newer_format_is_refused_and_left_alone(path: Path, clock: Any) -> Non
     database.execute(f"PRAGMA user_version = {FORMAT + 1}")
     database.close()
     content = path.read_bytes()
-    with pytest.raises(StateRefused, match=f"state format {FORMAT + 1}, this version reads up to {FORMAT}"):
+    with pytest.raises(StateRefused, match=f"state format {FORMAT + 1}; expected at most {FORMAT}"):
         MemoryKubernetes.open(path, clock)
     assert path.read_bytes() == content
 

@@ -46,13 +46,13 @@ async def test_a_key_that_is_taken_out_is_revoked(kube: MemoryKubernetes) -> Non
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"stringData": {"pin": 428571}}, "stringData[pin]: int is not a string; put it in quotes"),
-        ({"data": {"ann": "hunter2!"}}, "data[ann]: is not base64; stringData takes plain text"),
-        ({"stringData": {"../ann": "hunter2!"}}, "data[../ann]: the key is not one of letters, digits, -, _ and ."),
-        ({"stringData": {"..": "hunter2!"}}, "data[..]: the key is not one of letters, digits, -, _ and ."),
+        ({"stringData": {"pin": 428571}}, "stringData[pin]: int; expected a string. Put it in quotes."),
+        ({"data": {"ann": "hunter2!"}}, "data[ann]: not base64. Put plain text in stringData."),
+        ({"stringData": {"../ann": "hunter2!"}}, "data[../ann]: invalid key; expected letters, digits, -, _ and ."),
+        ({"stringData": {"..": "hunter2!"}}, "data[..]: invalid key; expected letters, digits, -, _ and ."),
         (
             {"type": "kubernetes.io/tls", "stringData": {"tls.crt": "hunter2!"}},
-            "data[tls.key]: is required in a Secret of type kubernetes.io/tls",
+            "data[tls.key]: missing; expected in a Secret of type kubernetes.io/tls",
         ),
     ],
 )
@@ -71,7 +71,7 @@ async def test_its_type_stays_and_immutable_holds(kube: MemoryKubernetes) -> Non
     await kube.apply(secret(stringData={"ann": "one"}, immutable=True))
     for change, told in (
         ({"type": "kubernetes.io/tls", "stringData": {"tls.crt": "a", "tls.key": "b"}}, "type: is immutable"),
-        ({"stringData": {"ann": "two"}, "immutable": True}, "data: is immutable, as the Secret says"),
+        ({"stringData": {"ann": "two"}, "immutable": True}, "data: the Secret is immutable"),
     ):
         with pytest.raises(Invalid, match=told):
             await kube.apply(secret(**change))

@@ -1,9 +1,9 @@
 """A Kubernetes API server in this process, for local mode and tests."""
 
+from sundog_operator.adapters.memory_kubernetes.admission import Admit
 from sundog_operator.adapters.memory_kubernetes.history import Expired
 from sundog_operator.adapters.memory_kubernetes.journal import StateRefused
 from sundog_operator.adapters.memory_kubernetes.memory import FIELD_MANAGER, MemoryKubernetes, Verb
-from sundog_operator.adapters.memory_kubernetes.store import Admit
 
 __all__ = [
     "FIELD_MANAGER",

@@ -1,3 +1,5 @@
+"""The in-memory API server as the port `ports.Kubernetes`."""
+
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -5,10 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from sundog_operator.adapters.memory_kubernetes import validation
+from sundog_operator.adapters.memory_kubernetes.admission import Admit
 from sundog_operator.adapters.memory_kubernetes.history import Subscription
 from sundog_operator.adapters.memory_kubernetes.journal import ObjectJournal
+from sundog_operator.adapters.memory_kubernetes.object_metadata import Subresource
 from sundog_operator.adapters.memory_kubernetes.schemas import Schema
-from sundog_operator.adapters.memory_kubernetes.store import Admit, ObjectStore, Subresource, WriteResult
+from sundog_operator.adapters.memory_kubernetes.store import ObjectStore, WriteResult
 from sundog_operator.errors import DependencyError, NotFound, NotServed
 from sundog_operator.ports import KINDS, Clock, Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
@@ -22,8 +26,8 @@ T = TypeVar("T")
 class MemoryKubernetes:
     """A Kubernetes API server for the kinds of `ports.KINDS` in this process: the port `ports.Kubernetes`.
 
-    Every call gives way to other tasks once before it acts, as a call over a network would; then it acts in one step.
-    Garbage collection is part of the call that makes garbage. Owner lists are the API server's; see `fields`.
+    Like a call over a network, every call lets other tasks run once before it acts; then it acts in one step.
+    Garbage is collected in the call that creates it. `field_ownership` tracks the owners of fields.
     """
 
     def __init__(
@@ -35,7 +39,12 @@ class MemoryKubernetes:
         manager: str = FIELD_MANAGER,
         journal: ObjectJournal | None = None,
     ) -> None:
-        """`schemas` maps a kind to the openAPIV3Schema of its CRD; `admit` judges what is about to be stored."""
+        """Args:
+        schemas: the openAPIV3Schema of each CRD, by kind.
+        admit: checks an object before it is stored.
+        manager: the field manager of calls that name none.
+        journal: stores the objects on disk.
+        """
         self.store = ObjectStore(clock, schemas=schemas or {}, admit=admit, journal=journal)
         self.manager = manager
 
@@ -49,9 +58,9 @@ class MemoryKubernetes:
         admit: Admit | None = None,
         manager: str = FIELD_MANAGER,
     ) -> Self:
-        """A server whose objects live in an SQLite file: each write is on disk when its call returns.
+        """Open a server whose objects are in an SQLite file; each write is on disk when its call returns.
 
-        Raises StateRefused when another process has the file, it is damaged, or a newer version wrote it.
+        Raises StateRefused when another process has the file open, it is damaged, or a newer version wrote it.
         """
         journal = ObjectJournal(path)
         try:
@@ -61,7 +70,7 @@ class MemoryKubernetes:
             raise
 
     def close(self) -> None:
-        """End every watch and let another process have the file."""
+        """End every watch and unlock the file."""
         self.store.close()
 
     async def get(self, ref: Ref) -> Object | None:
@@ -94,7 +103,7 @@ class MemoryKubernetes:
         return [of(obj) for obj in await self.list(kind)]
 
     async def create(self, obj: Object, *, manager: str | None = None, strict: bool = False) -> Object:
-        """See the port. Raises Invalid besides; `strict` makes a field that the schema lacks invalid."""
+        """See the port. With `strict` a field that the schema lacks is invalid. Also raises Invalid."""
         return await self._write(
             "create", _ref(obj), lambda: self.store.create(obj, manager or self.manager, strict=strict)
         )
@@ -108,9 +117,9 @@ class MemoryKubernetes:
         strict: bool = False,
         dry_run: bool = False,
     ) -> Object:
-        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). Raises Invalid besides.
+        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). Also raises Invalid.
 
-        `strict` makes a field that the schema lacks invalid; else it is dropped. A `dry_run` stores nothing.
+        With `strict` a field that the schema lacks is invalid; else it is dropped. A `dry_run` stores nothing.
         """
         act = partial(self.store.apply, obj, manager or self.manager, force=force, strict=strict, dry_run=dry_run)
         if dry_run:
@@ -119,14 +128,14 @@ class MemoryKubernetes:
         return await self._write("apply", _ref(obj), act)
 
     async def replace(self, obj: Object) -> Object:
-        """See the port. Raises Invalid besides."""
+        """See the port. Also raises Invalid."""
         ref = _ref(obj)
         if not obj["metadata"].get("resourceVersion"):
             raise ValueError(f"{ref}: metadata.resourceVersion is missing, and a replace needs it")
         return await self._write("replace", ref, lambda: self.store.update(ref, lambda _: obj, self.manager))
 
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
-        """See the port. Raises Invalid besides."""
+        """See the port. Also raises Invalid."""
 
         def replace(obj: Object) -> Object:
             obj["metadata"]["resourceVersion"] = resource_version
@@ -137,7 +146,7 @@ class MemoryKubernetes:
         )
 
     async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
-        """See the port. Raises NotFound, and Invalid besides."""
+        """See the port. Also raises NotFound, Invalid."""
 
         def merge(obj: Object) -> Object:
             merged = (obj["metadata"].get("annotations") or {}) | dict(annotations)
@@ -155,7 +164,7 @@ class MemoryKubernetes:
         subresource: Subresource = "",
         strict: bool = False,
     ) -> Object:
-        """Replace an object by what `change` makes of it. Raises NotFound, Conflict, Invalid."""
+        """Replace an object by the result of `change`. Raises NotFound, Conflict, Invalid."""
         return await self._write(
             "status" if subresource else "patch",
             ref,
@@ -188,13 +197,13 @@ class MemoryKubernetes:
                 return
 
     def subscribe(self, revision: int | None = None) -> Subscription:
-        """All changes after a resourceVersion, by default from now on."""
+        """Subscribe to the changes after a resourceVersion, by default from now on."""
         return self.store.history.subscribe(self.store.revision if revision is None else revision)
 
     async def snapshot(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Snapshot:
-        """As `list`, with the resourceVersion of the list."""
+        """List objects with the resourceVersion of the list."""
         objects = await self.list(kind, namespace, labels)
         return Snapshot(objects, str(self.store.revision))
 
@@ -225,5 +234,5 @@ def _ref(obj: Object) -> Ref:
     except (KeyError, TypeError):
         kind = validation.find_kind(obj)
         if kind is None:
-            raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}") from None
+            raise NotFound(f"kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}: not served") from None
         return Ref(kind, "", "")
