@@ -80,13 +80,13 @@ class FakeTable:
         self.processes.pop(pid, None)
         self.parents = {child: parent for child, parent in self.parents.items() if pid not in {child, parent}}
 
-    def look(self, pid: int) -> ProcessInfo | None:
+    def find(self, pid: int) -> ProcessInfo | None:
         return self.processes.get(pid)
 
     def exit_code(self, pid: int) -> int | None:
         return self.codes.get(pid)
 
-    def everything(self) -> list[ProcessInfo]:
+    def find_all(self) -> list[ProcessInfo]:
         return list(self.processes.values())
 
     def descendants(self, pid: int) -> list[ProcessInfo]:

@@ -125,7 +125,7 @@ async def test_a_port_that_is_taken_in_a_run_is_waited_for_with_what_to_do(
                 message = told["message"] if told.get("reason") == "PortTaken" else ""
                 await asyncio.sleep(0)
         assert await http_port(kube, table) == before
-    assert f"port {before}, on which the haproxy of this edge listens, is held by" in message
-    assert message.endswith("end that process, or start local mode again, which takes another port")
+    assert f"port {before} of the edge's haproxy: held by" in message
+    assert message.endswith("End that process, or restart local mode, which takes another port.")
     assert caplog.text.count(message) == 1
     assert await kube.list(EVENT) == []

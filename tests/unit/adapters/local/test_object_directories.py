@@ -92,7 +92,7 @@ def test_the_first_restart_is_at_once_and_the_others_wait_longer_and_longer() ->
     assert restarts.remaining_delay_s(NOW) == 0.0
     pauses = []
     for _ in range(10):
-        restarts.died(NOW)
+        restarts.record_exit(NOW)
         pauses.append(restarts.remaining_delay_s(NOW))
     assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
     assert restarts.remaining_delay_s(NOW + timedelta(seconds=59)) == 1.0
@@ -103,19 +103,19 @@ def test_the_first_restart_is_at_once_and_the_others_wait_longer_and_longer() ->
 def test_a_minute_of_life_is_forgiveness() -> None:
     restarts = RestartBackoff()
     for _ in range(5):
-        restarts.died(NOW)
-    assert not restarts.lived(timedelta(seconds=59))
-    assert restarts.lived(timedelta(seconds=60))
-    restarts.died(NOW)
+        restarts.record_exit(NOW)
+    assert not restarts.reset_if_steady(timedelta(seconds=59))
+    assert restarts.reset_if_steady(timedelta(seconds=60))
+    restarts.record_exit(NOW)
     assert restarts.remaining_delay_s(NOW) == 0.0
 
 
 def test_what_did_its_work_is_started_at_once() -> None:
     restarts = RestartBackoff()
     for _ in range(5):
-        restarts.died(NOW)
+        restarts.record_exit(NOW)
     restarts.reset_backoff()
-    restarts.died(NOW)
+    restarts.record_exit(NOW)
     assert restarts.remaining_delay_s(NOW) == 0.0
-    restarts.died(NOW)
+    restarts.record_exit(NOW)
     assert restarts.remaining_delay_s(NOW) == 1.0

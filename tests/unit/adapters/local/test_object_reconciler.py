@@ -100,7 +100,7 @@ async def test_an_error_is_tried_again_and_stops_nobody_else(
         await steps.wait((A, 1), (A, 1), (A, 1))
         await kube.create(cluster(B, x=5))
         await steps.wait((B, 5))
-    assert "RayCluster n/a: not now; next attempt in 1.0 s" in caplog.text
+    assert "RayCluster n/a: not now; retry in 1.0 s" in caplog.text
 
 
 async def test_a_take_down_that_fails_is_tried_again(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:

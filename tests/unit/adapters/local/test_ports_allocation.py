@@ -90,5 +90,5 @@ def test_single_ports_that_are_taken_or_held_are_passed_over() -> None:
     first, second, third = SINGLE_PORTS[-3:]
     with socket.create_server(("127.0.0.1", second)):
         assert allocate_port({first}, (first, second, third)) == third
-        with pytest.raises(DependencyError, match=f"no port between {first} and {third} is free"):
+        with pytest.raises(DependencyError, match=f"ports {first} to {third}: none is free"):
             allocate_port({first, third}, (first, second, third))

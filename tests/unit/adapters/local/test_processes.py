@@ -220,7 +220,7 @@ async def test_a_start_that_is_cancelled_is_still_found_and_ended(
 
 
 async def test_a_program_that_is_missing_is_named(processes: Processes, state: StateDirectory) -> None:
-    with pytest.raises(DependencyError, match=r"cannot start ray-0 \(missing\): No such file or directory"):
+    with pytest.raises(DependencyError, match="ray-0: cannot start missing: No such file or directory"):
         await processes.start(command(state, argv=("missing",)))
     assert processes.recorded() == []
 
