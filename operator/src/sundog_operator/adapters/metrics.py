@@ -121,7 +121,7 @@ class OperatorMetrics:
         """Set whether this process leads now."""
         self._leads.labels(self._identity).set(leads)
 
-    def measure(self, depth: Callable[[], int], kept: Callable[[], Iterable[tuple[str, int]]]) -> None:
+    def measure(self, depth: Callable[[], int], cached: Callable[[], Iterable[tuple[str, int]]]) -> None:
         """Report at each scrape the length of the queue, and the number of cached objects by kind."""
         self.registry.register(
             _Computed(
@@ -133,7 +133,7 @@ class OperatorMetrics:
                         [((QUEUE_NAME,), depth())],
                     ),
                     _gauge(
-                        "sundog_cached_objects", "Objects kept in memory.", ("kind",), [((k,), n) for k, n in kept()]
+                        "sundog_cached_objects", "Cached objects, by kind.", ("kind",), [((k,), n) for k, n in cached()]
                     ),
                 ]
             )

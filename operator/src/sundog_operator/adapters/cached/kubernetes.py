@@ -36,27 +36,24 @@ from sundog_operator.ports import (
     ref_of,
 )
 
-SUNDOG_LABELS: Final[Mapping[str, str]] = names.PART_OF_SUNDOG
-"""The label of every object that Sundog creates. It selects them in a large cluster."""
-
 SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     MODEL_DEPLOYMENT: {},
     EXPERIMENT: {},
-    CONTROLLER_REVISION: SUNDOG_LABELS,
-    CONFIG_MAP: SUNDOG_LABELS,
-    DEPLOYMENT: SUNDOG_LABELS,
-    POD: SUNDOG_LABELS,
-    RAY_CLUSTER: SUNDOG_LABELS,
-    SERVICE: SUNDOG_LABELS,
-    SERVICE_ACCOUNT: SUNDOG_LABELS,
-    ROLE: SUNDOG_LABELS,
-    ROLE_BINDING: SUNDOG_LABELS,
-    POD_DISRUPTION_BUDGET: SUNDOG_LABELS,
-    NETWORK_POLICY: SUNDOG_LABELS,
-    STATEFUL_SET: SUNDOG_LABELS,
-    HTTP_ROUTE: SUNDOG_LABELS,
+    CONTROLLER_REVISION: names.PART_OF_SUNDOG,
+    CONFIG_MAP: names.PART_OF_SUNDOG,
+    DEPLOYMENT: names.PART_OF_SUNDOG,
+    POD: names.PART_OF_SUNDOG,
+    RAY_CLUSTER: names.PART_OF_SUNDOG,
+    SERVICE: names.PART_OF_SUNDOG,
+    SERVICE_ACCOUNT: names.PART_OF_SUNDOG,
+    ROLE: names.PART_OF_SUNDOG,
+    ROLE_BINDING: names.PART_OF_SUNDOG,
+    POD_DISRUPTION_BUDGET: names.PART_OF_SUNDOG,
+    NETWORK_POLICY: names.PART_OF_SUNDOG,
+    STATEFUL_SET: names.PART_OF_SUNDOG,
+    HTTP_ROUTE: names.PART_OF_SUNDOG,
 }
-"""The cached kinds, and the labels that their objects must have. Secrets are not among them: the operator may not list all Secrets."""
+"""The cached kinds, and the labels that select their objects in a large cluster. The operator may not list all Secrets, so they are missing."""
 
 OPTIONAL: Final = frozenset({HTTP_ROUTE})
 """The kinds that a cluster may not serve."""

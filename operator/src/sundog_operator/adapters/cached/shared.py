@@ -35,7 +35,7 @@ class RequestCoalescer(Generic[T]):
         now = self._clock.monotonic()
         answer = self._answers.get(key)
         if answer is None or now - answer.at >= self._fresh_s:
-            self._answers = {kept: old for kept, old in self._answers.items() if now - old.at < _RETENTION_S}
+            self._answers = {each: old for each, old in self._answers.items() if now - old.at < _RETENTION_S}
             # A task of its own, so that a cancelled caller does not cancel the request of the others.
             answer = self._answers[key] = _Answer(now, asyncio.ensure_future(ask()))
             answer.future.add_done_callback(_consume_error)

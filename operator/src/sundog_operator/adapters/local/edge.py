@@ -24,12 +24,12 @@ from sundog_operator.adapters.local.edge_directory import (
     port_fact,
 )
 from sundog_operator.adapters.local.object_directories import ObjectDirectories, ObjectDirectory
-from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
+from sundog_operator.adapters.local.object_reconciler import POLL_S, ObjectReconciler
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK
 from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
 from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.state_directory import StateDirectory, write_atomically
-from sundog_operator.adapters.local.status import deployment_status, make_edge_pod, pod_status
+from sundog_operator.adapters.local.status import Problem, deployment_status, make_edge_pod, pod_status
 from sundog_operator.api import format_micro_time
 from sundog_operator.core.edge import secrets as edge_secrets
 from sundog_operator.core.edge import split_document
@@ -40,9 +40,6 @@ from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Ku
 
 logger = logging.getLogger(__name__)
 
-Problem = tuple[str, str]
-
-POLL_S: Final = 0.25
 PREFERRED_HTTP_PORT: Final = 8080
 PREFERRED_HTTPS_PORT: Final = 8443
 _REPORTER: Final = "sundog-local"

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 ReconcileStep = Callable[[Ref, Object | None], Awaitable[float]]
 """Reconciles an object; None: removes what a deleted object left. Returns the seconds until the next pass."""
 
+POLL_S: Final = 0.25
+"""Seconds until the next pass of an object that runs."""
 _RETRY_S: Final = 1.0
 
 

@@ -25,7 +25,7 @@ from sundog_operator.ports import Clock
 
 _SEPARATOR: Final = "|"
 _POLL_S: Final = 0.1
-_UNUSED_LAST_BREATH: Final = 1.0
+_EXIT_CODE_WAIT_S: Final = 1.0
 _KILL_DEADLINE_S: Final = 10.0
 
 
@@ -136,8 +136,8 @@ class Processes:
         pid = self._ended.get(name)
         if pid is None or pid not in self._started:
             return None if pid is None else self._table.exit_code(pid)
-        deadline = self._clock.monotonic() + _UNUSED_LAST_BREATH
-        # A large process that dies loses its memory, and so its command line, some time before it has a status.
+        deadline = self._clock.monotonic() + _EXIT_CODE_WAIT_S
+        # A large process releases its memory, and so its command line, before it has an exit code.
         while (code := self._table.exit_code(pid)) is None and self._clock.monotonic() < deadline:
             await self._clock.sleep(_POLL_S)
         return code

@@ -15,21 +15,18 @@ import aiohttp
 
 from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.object_directories import ObjectDirectories, ObjectDirectory, RestartBackoff
-from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
+from sundog_operator.adapters.local.object_reconciler import POLL_S, ObjectReconciler
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
 from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
 from sundog_operator.adapters.local.processes import Processes, ProcessRecord
 from sundog_operator.adapters.local.ray_command import make_argv, make_environment
 from sundog_operator.adapters.local.state_directory import StateDirectory
-from sundog_operator.adapters.local.status import ray_cluster_status
+from sundog_operator.adapters.local.status import Problem, ray_cluster_status
 from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 from sundog_operator.ports import RAY_CLUSTER, Clock, Kubernetes, Object, Ref
 
 logger = logging.getLogger(__name__)
 
-Problem = tuple[str, str]
-
-POLL_S: Final = 0.25
 PROBE_INTERVAL_S: Final = 5.0
 START_TIMEOUT_S: Final = 180.0
 TERMINATION_GRACE_S: Final = 6.0

@@ -9,6 +9,8 @@ from sundog_operator.core.ray.clusters import GRPC_ENDPOINT
 from sundog_operator.ports import Object
 
 Conditions = list[dict[str, Any]]
+Problem = tuple[str, str]
+"""Reason and message of a condition that is not met."""
 
 
 def format_timestamp(now: datetime) -> str:
@@ -17,7 +19,7 @@ def format_timestamp(now: datetime) -> str:
 
 
 def set_condition(
-    previous: Mapping[str, Any] | None, kind: str, problem: tuple[str, str] | None, reason: str, now: datetime
+    previous: Mapping[str, Any] | None, kind: str, problem: Problem | None, reason: str, now: datetime
 ) -> Conditions:
     """Return the conditions of a status with one of them set.
 
@@ -43,9 +45,7 @@ def set_condition(
     return [*(c for c in before if c.get("type") != kind), condition]
 
 
-def ray_cluster_status(
-    obj: Object, ports: RayPorts | None, problem: tuple[str, str] | None, now: datetime
-) -> dict[str, Any]:
+def ray_cluster_status(obj: Object, ports: RayPorts | None, problem: Problem | None, now: datetime) -> dict[str, Any]:
     """Return the status of a RayCluster.
 
     Args:
@@ -113,9 +113,9 @@ def make_edge_pod(deployment: Object, http_port: int, https_port: int, agent_por
 def pod_status(
     obj: Object,
     running: bool,
-    problem: tuple[str, str] | None,
+    problem: Problem | None,
     now: datetime,
-    stopped: Mapping[str, tuple[str, str]],
+    stopped: Mapping[str, Problem],
 ) -> dict[str, Any]:
     """Return the status of the edge's pod.
 
@@ -136,13 +136,13 @@ def pod_status(
     return status
 
 
-def _container_status(name: str, stopped: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def _container_status(name: str, stopped: Mapping[str, Problem]) -> dict[str, Any]:
     reason, message = stopped.get(name, ("", ""))
     state = {"waiting": {"reason": reason, "message": message}} if name in stopped else {"running": {}}
     return {"name": name, "ready": name not in stopped, "state": state}
 
 
-def deployment_status(obj: Object, problem: tuple[str, str] | None, now: datetime) -> dict[str, Any]:
+def deployment_status(obj: Object, problem: Problem | None, now: datetime) -> dict[str, Any]:
     """Return the status of the edge's Deployment, which has one pod."""
     ready = int(problem is None)
     return {

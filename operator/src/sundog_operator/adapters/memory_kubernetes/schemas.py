@@ -119,12 +119,12 @@ def _property_violations(value: dict[str, Any], schema: Schema, path: str) -> It
 def _duplicates(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
     """Yield one line per duplicate in a list that is a set or a map."""
     keys = schema.get("x-kubernetes-list-map-keys", ())
-    kind, seen = schema.get("x-kubernetes-list-type"), set()
+    kind, known = schema.get("x-kubernetes-list-type"), set()
     for item in value if kind in ("set", "map") else ():
         found = orjson.dumps([item.get(key) for key in keys] if kind == "map" else item, option=orjson.OPT_SORT_KEYS)
-        if found in seen:
+        if found in known:
             yield f"{path}: {_quote(item)} is a duplicate"
-        seen.add(found)
+        known.add(found)
 
 
 def _quote(value: Any) -> str:
