@@ -53,15 +53,15 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     STATEFUL_SET: names.PART_OF_SUNDOG,
     HTTP_ROUTE: names.PART_OF_SUNDOG,
 }
-"""The cached kinds, and the labels that select their objects in a large cluster. The operator may not list all Secrets, so they are missing."""
+"""The cached kinds, and the labels that select their objects in a large cluster. No Secrets: the operator may not list all of them."""
 
 OPTIONAL: Final = frozenset({HTTP_ROUTE})
 """The kinds that a cluster may not serve."""
 
 ABSENT_TTL_S: Final = 10.0
-"""Time for which `labels` and `view`, which only read the objects of others, do not look again for an object that did not exist.
+"""Time for which `labels` and `view` do not ask again for an object that did not exist. They only read objects of others.
 
-`get` asks the server each time. Objects are written upon its answer, and an object that somebody else has just created must be found.
+`get` asks the server each time. Objects are written upon its answer, so it must show an object that somebody else has just created.
 """
 
 T = TypeVar("T")

@@ -190,7 +190,7 @@ class LocalEdge:
         await asyncio.to_thread(secret_files.write_secret_files, edge.secrets, wanted)
 
     def _choose_ports(self, edge: EdgeDirectory) -> None:
-        missing = [part for part in (HAPROXY, HTTPS, AGENT) if not edge.port(part)]
+        missing = [listener for listener in (HAPROXY, HTTPS, AGENT) if not edge.port(listener)]
         if missing:
             edge.entry = self._directories.choose(edge.entry, lambda entries: self._choose_free_ports(missing, entries))
 
@@ -223,17 +223,17 @@ class LocalEdge:
         with contextlib.suppress(AlreadyExists):
             await self._kube.create(made)
 
-    def _choose_free_ports(self, parts: Sequence[str], entries: Sequence[ObjectDirectory]) -> dict[str, int]:
+    def _choose_free_ports(self, listeners: Sequence[str], entries: Sequence[ObjectDirectory]) -> dict[str, int]:
         """Choose ports that no edge has, as facts to remember."""
-        taken = {port for entry in entries for part in (HAPROXY, AGENT) for port in EdgeDirectory(entry).ports(part)}
+        taken = {port for entry in entries for part in PARTS for port in EdgeDirectory(entry).ports(part)}
         facts: dict[str, int] = {}
-        for part in parts:
-            facts[port_fact(part)] = self._choose_port(part, taken.union(facts.values()))
+        for listener in listeners:
+            facts[port_fact(listener)] = self._choose_port(listener, taken.union(facts.values()))
         return facts
 
-    def _choose_port(self, part: str, taken: Collection[int]) -> int:
+    def _choose_port(self, listener: str, taken: Collection[int]) -> int:
         """Return the preferred port if it is free, else any free port."""
-        port = self._preferred.get(part, 0)
+        port = self._preferred.get(listener, 0)
         return (
             port
             if port and port not in taken and ports_allocation.is_port_free(port)
