@@ -1,4 +1,4 @@
-"""A process table, a clock and a state directory that do what they are told."""
+"""A process table, a clock and a state directory that tests control."""
 
 import asyncio
 import signal
@@ -114,7 +114,7 @@ def table(clock: FakeClock) -> FakeTable:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDirectory:
-    """A prepared state directory. Its path is too long for real sockets, which these tests have none of."""
+    """A prepared state directory. Its path is too long for sockets, which these tests do not open."""
     monkeypatch.setattr("sundog_operator.adapters.local.state_directory.MAX_PATH_BYTES", 4096)
     state = StateDirectory.at(tmp_path / "state")
     state.prepare()

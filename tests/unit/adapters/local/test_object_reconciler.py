@@ -22,7 +22,7 @@ def cluster(ref: Ref, **spec: Any) -> Object:
 
 
 class Steps:
-    """A step that notes what it was given. It asks for a look after an hour, and for none where there is no object."""
+    """A step that records its arguments. It returns an hour, or 0 without an object."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Ref, Any]] = []
@@ -44,7 +44,7 @@ class Steps:
 
 
 class Hour:
-    """A clock on which pauses end only when they are cut short, except the one after an error."""
+    """A clock whose pauses only end when they are interrupted, except the pause after an error."""
 
     def __init__(self, inner: Any) -> None:
         self.now = inner.now
@@ -67,7 +67,7 @@ def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManage
     return going_on(objects.run(*also))
 
 
-async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
+async def test_the_step_runs_at_start_at_changes_and_after_a_deletion(
     kube: HookedKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
@@ -82,7 +82,7 @@ async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
     assert steps.seen == [(A, 1), (A, 2), (A, None), (A, 3)]
 
 
-async def test_what_was_deleted_while_nobody_looked_is_taken_down(
+async def test_an_object_that_was_deleted_between_runs_is_removed(
     kube: HookedKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
@@ -91,7 +91,7 @@ async def test_what_was_deleted_while_nobody_looked_is_taken_down(
     assert steps.seen == [(A, 1), (B, None)]
 
 
-async def test_an_error_is_tried_again_and_stops_nobody_else(
+async def test_an_error_is_retried_and_stops_no_other_object(
     kube: HookedKubernetes, steps: Steps, clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps.failures = 2

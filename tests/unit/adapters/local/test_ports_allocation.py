@@ -1,4 +1,4 @@
-"""Blocks of ports: apart, free, and claimed."""
+"""Blocks of ports: disjoint, free, and claimed."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ def test_blocks_do_not_touch_and_stay_below_the_ephemeral_ports() -> None:
     assert BLOCK_BASES[-1] + BLOCK_SIZE <= 32_768
 
 
-def test_a_block_goes_to_one_of_those_who_ask_for_it() -> None:
+def test_a_block_goes_to_one_caller() -> None:
     first, one = allocate_block("same seed")
     second, two = allocate_block("same seed")
     with one, two:

@@ -1,4 +1,4 @@
-"""What LocalRay does about heads that end, do not answer, or lose their ports. The processes are pretended."""
+"""LocalRay with heads that end, do not answer, or lose their ports. The processes are fakes."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ def running(ray: LocalRay) -> AbstractAsyncContextManager[None]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 the pretended world has no events
+        while not condition():  # noqa: ASYNC110 the fake cluster has no events
             await asyncio.sleep(0)
 
 
@@ -71,7 +71,7 @@ def port(command: Any, option: str = "dashboard-port") -> int:
 
 @contextlib.asynccontextmanager
 async def dashboard(at: int, answers: list[int]) -> AsyncIterator[list[str]]:
-    """A server that answers with the first of `answers`, whatever it is by then."""
+    """A server that answers with the current first item of `answers`."""
     authorizations: list[str] = []
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
@@ -158,7 +158,7 @@ async def test_a_head_keeps_its_ports_although_others_became_free(
     assert port(table.commands[1]) == port(table.commands[0])
 
 
-async def test_a_head_that_lost_a_port_gets_others_and_says_so(
+async def test_a_head_that_lost_a_port_gets_others_with_a_warning(
     ray: LocalRay, kube: HookedKubernetes, table: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await kube.create(CLUSTER)
@@ -181,7 +181,7 @@ async def test_a_head_that_lost_a_port_gets_others_and_says_so(
     assert re.search(rf"port {before} is held by .+ \(pid \d+\); Ray gets other ports", caplog.text)
 
 
-async def test_a_head_that_never_answers_is_started_anew(
+async def test_a_head_that_never_answers_restarts(
     ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
@@ -207,7 +207,7 @@ async def test_the_next_controller_adopts_the_head(
 async def test_an_adopted_head_that_misses_the_first_question_goes_on(
     ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
-    """However old it is: what it serves would go with it, for a machine that was busy when the last controller died."""
+    """An old head must survive a busy machine after the last controller died, because its replicas would end with it."""
     await kube.create(CLUSTER)
     async with running(ray):
         await until(lambda: len(table.commands) == 1)
@@ -220,7 +220,7 @@ async def test_an_adopted_head_that_misses_the_first_question_goes_on(
     assert (clock.now() - adopted).total_seconds() > START_TIMEOUT_S
 
 
-async def test_a_cluster_that_was_deleted_while_nobody_looked_is_taken_down(
+async def test_a_cluster_that_was_deleted_between_runs_is_removed(
     ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
@@ -249,7 +249,7 @@ async def test_a_process_without_an_object_and_a_directory_is_cleared(
         await until(lambda: not table.processes)
 
 
-async def test_the_end_of_everything_is_told(ray: LocalRay, kube: HookedKubernetes, table: Any) -> None:
+async def test_stop_all_is_reported(ray: LocalRay, kube: HookedKubernetes, table: Any) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
         await until(lambda: len(table.commands) == 1)

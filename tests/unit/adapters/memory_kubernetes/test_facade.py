@@ -1,4 +1,4 @@
-"""The HTTP dialect beyond what our own client uses, and kubectl itself."""
+"""The HTTP API beyond the requests of our own client, and kubectl itself."""
 
 import asyncio
 import shutil
@@ -24,7 +24,7 @@ TOKEN = "s3cret:with/odd@signs"
 MDEPS = "/apis/serving.sundog.dev/v1alpha1/namespaces/vision/modeldeployments"
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
 FREE = {"x-kubernetes-preserve-unknown-fields": True}
-# Aliases that write out to more than they may.
+# Aliases that expand to more than the limit.
 BOMB = b"a: &a [" + b"x," * 9_000 + b"]\nb: [" + b"*a," * 60 + b"]"
 SCHEMAS: dict[str, Any] = {
     "ModelDeployment": {"properties": {"spec": {"properties": {"model": FREE, "replicas": {}}}, "status": FREE}}
@@ -78,7 +78,7 @@ class TestAuthentication:
         "header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}, {"Authorization": "Basic ???"}]
     )
     @pytest.mark.parametrize("path", [MDEPS, "/version", "/healthz", "/nowhere"])
-    async def test_without_the_token_there_is_nothing(self, url: str, path: str, header: dict[str, str]) -> None:
+    async def test_requests_without_the_token_are_rejected(self, url: str, path: str, header: dict[str, str]) -> None:
         async with aiohttp.ClientSession(url) as session, session.get(path, headers=header) as response:
             assert response.status == 401
             assert (await response.json())["reason"] == "Unauthorized"
@@ -243,7 +243,7 @@ class TestWatch:
         assert lines[0]["object"]["metadata"]["resourceVersion"] == str(kube.store.revision)
 
     @pytest.mark.parametrize("version", ["1", "999"])
-    async def test_from_a_version_that_is_not_kept_is_gone(
+    async def test_from_an_expired_version_is_gone(
         self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any, version: str
     ) -> None:
         await kube.apply(mdep())
@@ -297,7 +297,7 @@ def test_kubeconfig_is_private_from_the_start_and_replaced_whole(tmp_path: Path)
 
 @pytest.fixture
 def kubectl(url: str, tmp_path: Path) -> Callable[..., Any]:
-    """Runs kubectl against the server; gives its exit code and everything it said."""
+    """Run kubectl against the server. Return its exit code and its output."""
     binary = shutil.which("kubectl")
     if binary is None:
         pytest.skip("kubectl is not on this machine")

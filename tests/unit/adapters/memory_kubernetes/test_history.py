@@ -45,7 +45,7 @@ async def test_keeps_no_more_than_so_many_bytes_but_always_the_newest() -> None:
     assert [entry.revision for entry in history.after(4)] == [5]
 
 
-async def test_wakes_everyone_who_waits() -> None:
+async def test_wakes_all_waiting_watchers() -> None:
     history = History(0)
     waiting = [asyncio.ensure_future(history.subscribe(0).next()) for _ in range(3)]
     await asyncio.sleep(0)

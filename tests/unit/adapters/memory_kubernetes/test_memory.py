@@ -1,4 +1,4 @@
-"""What only the in-memory server offers: hooks, faults, finalizers, ageing events, cut watches."""
+"""The in-memory server: hooks of the test double, faults, finalizers, expiring events, dropped watches."""
 
 import asyncio
 from contextlib import aclosing
@@ -71,7 +71,7 @@ class TestHooks:
             await kube.apply(mdep())
         assert await kube.get(DIGITS) is not None
 
-    async def test_writes_are_noted_with_what_they_changed(self, kube: HookedKubernetes, mdep: Any) -> None:
+    async def test_writes_are_recorded_with_their_effect(self, kube: HookedKubernetes, mdep: Any) -> None:
         await kube.apply(mdep())
         await kube.apply(mdep())
         await kube.get(DIGITS)
@@ -204,7 +204,7 @@ class TestWatches:
             await kube.apply(mdep())
             assert (await anext(fresh)).type == "ADDED"
 
-    async def test_compaction_fails_only_those_who_fell_behind(self, kube: HookedKubernetes, mdep: Any) -> None:
+    async def test_compaction_fails_only_watchers_that_fell_behind(self, kube: HookedKubernetes, mdep: Any) -> None:
         async with (
             aclosing(kube.watch(MODEL_DEPLOYMENT)) as behind,
             aclosing(kube.watch(MODEL_DEPLOYMENT)) as abreast,

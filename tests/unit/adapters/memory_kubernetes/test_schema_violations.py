@@ -1,4 +1,4 @@
-"""What a structural schema does not allow of a status, as a real API server has it."""
+"""Violations of a structural schema by a status, as in a real API server."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ MAP = {
 
 
 @pytest.mark.parametrize(
-    ("value", "schema", "told"),
+    ("value", "schema", "messages"),
     [
         ("abc", TEXT, []),
         ("abcd", TEXT, ['s: "abcd" is longer than 3']),
@@ -48,8 +48,8 @@ MAP = {
         ({"a": {"b": 1}}, {"x-kubernetes-preserve-unknown-fields": True}, []),
     ],
 )  # fmt: skip
-def test_what_is_not_allowed_is_told(value: Any, schema: dict[str, Any], told: list[str]) -> None:
-    assert list(schemas.find_violations(value, schema, "s")) == told
+def test_violations(value: Any, schema: dict[str, Any], messages: list[str]) -> None:
+    assert list(schemas.find_violations(value, schema, "s")) == messages
 
 
 async def test_a_status_that_a_real_server_refuses_is_refused_and_one_that_was_stored_may_stay() -> None:
