@@ -26,7 +26,7 @@ def test_a_path_is_refused_from_one_byte_too_many() -> None:
     longest = Path("/" + "a" * (MAX_PATH_BYTES - 1))
     assert StateDirectory.at(longest).problem() == ""
     too_long = StateDirectory.at(Path(f"{longest}a"))
-    assert f"is {MAX_PATH_BYTES + 1} bytes long, at most {MAX_PATH_BYTES} leave room" in too_long.problem()
+    assert f"is {MAX_PATH_BYTES + 1} bytes long; expected at most {MAX_PATH_BYTES}" in too_long.problem()
     with pytest.raises(StateDirectoryError):
         too_long.prepare()
 

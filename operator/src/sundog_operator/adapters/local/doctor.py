@@ -131,7 +131,7 @@ def check_running_instance(state: StateDirectory) -> Check:
     if not state.is_held():
         return Check("other instance", "ok", "none")
     pid = state.holder()
-    return Check("other instance", "warn", f"pid {pid} runs in {state.path}", "use it, or end it with Ctrl-C")
+    return Check("other instance", "warn", f"pid {pid} runs in {state.path}", "use it, or stop it with Ctrl-C")
 
 
 def check_leftover_processes(state: StateDirectory) -> Check:
@@ -140,7 +140,7 @@ def check_leftover_processes(state: StateDirectory) -> Check:
     if not found:
         return Check("leftover processes", "ok", "none")
     pids = ", ".join(str(process.pid) for process in found[:5]) + (" …" if len(found) > 5 else "")
-    fix = "`sundog local up` takes them over; its Ctrl-C ends them"
+    fix = "`sundog local up` adopts them, and its Ctrl-C ends them"
     return Check("leftover processes", "warn", f"{len(found)} still run (pid {pids})", fix)
 
 

@@ -96,13 +96,13 @@ class StateDirectory:
         size = len(os.fsencode(self.path))
         if size > MAX_PATH_BYTES:
             return (
-                f"state directory {self.path} is {size} bytes long, at most {MAX_PATH_BYTES} leave room for the Unix"
-                " sockets below it: choose a shorter path, or a short link to it"
+                f"state directory {self.path} is {size} bytes long; expected at most {MAX_PATH_BYTES}, because of the"
+                " Unix sockets in it: choose a shorter path, or a short link to it"
             )
         if any(character.isspace() or character in _FORBIDDEN for character in str(self.path)):
             return (
-                f"state directory {self.path} has a blank, quote, backslash, # or $, which HAProxy's configuration"
-                " cannot hold: choose another path"
+                f"state directory {self.path} contains a blank, quote, backslash, # or $, which HAProxy's"
+                " configuration does not allow: choose another path"
             )
         if not self.path.exists():
             return ""
