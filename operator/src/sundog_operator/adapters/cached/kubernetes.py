@@ -198,6 +198,9 @@ class CachedKubernetes:
         if kind in self._not_served or (kind in OPTIONAL and self._is_closed(kind, namespace)):
             raise NotServed(f"{kind.plural}: the API server does not serve {kind.api_version}")
 
+    def _is_watched(self, namespace: str | None) -> bool:
+        return namespace in self._namespaces or self._namespaces == (None,)
+
     def _is_closed(self, kind: Kind, namespace: str | None) -> bool:
         return namespace in self._closed.get(kind, ())
 
@@ -250,8 +253,7 @@ class CachedKubernetes:
 
     def version(self, namespace: str) -> int | None:
         """See the port."""
-        is_watched = namespace in self._namespaces or self._namespaces == (None,)
-        if not self.ready or not is_watched or namespace in self.closed:
+        if not self.ready or not self._is_watched(namespace) or namespace in self.closed:
             return None
         return self._versions[namespace] + self._kinds_version
 
@@ -292,8 +294,7 @@ class CachedKubernetes:
         return self._source.watch(kind, namespace)
 
     def _is_cached(self, kind: Kind, namespace: str | None) -> bool:
-        is_watched = namespace in self._namespaces or self._namespaces == (None,)
-        return kind in self._synced and is_watched and not self._is_closed(kind, namespace)
+        return kind in self._synced and self._is_watched(namespace) and not self._is_closed(kind, namespace)
 
     async def _find(
         self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None
