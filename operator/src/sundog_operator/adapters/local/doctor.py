@@ -17,8 +17,8 @@ from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.edge import PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT
 from sundog_operator.adapters.local.process_table import SystemProcessTable
 from sundog_operator.adapters.local.processes import find_marked_processes
-from sundog_operator.adapters.local.ray_command import OBJECT_STORE_BYTES
 from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES
 
 Version = tuple[int, ...]
 

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
+from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES
+from sundog_operator.core.ray.pods import DRAIN_S, MAX_GRPC_BYTES
 
 LOGICAL_CPUS: Final = 64
 LOGICAL_MEMORY_BYTES: Final = 2**40
 """In local mode CPU and memory requests are only counted. These limits never prevent a small model from starting."""
-OBJECT_STORE_BYTES: Final = 200_000_000
-DRAIN_S: Final = 5
-MAX_GRPC_BYTES: Final = 2**30
-"""Limit of a gRPC message for all deployments. Each replica rejects a received request over its own `maxRequestBytes`."""
 
 
 def make_argv(ports: RayPorts, temporary: Path) -> tuple[str, ...]:
@@ -84,7 +82,7 @@ def make_environment(
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http.stop),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc.stop),
-        # A gRPC server reads a whole message before a replica can reject it.
+        # A gRPC server reads a whole message before a replica can reject it for its own `maxRequestBytes`.
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_GRPC_BYTES),
         # Serve's gRPC servers listen on all interfaces, even when its HTTP servers get one host.
         "SUNDOG_GRPC_PEERS": "loopback",
