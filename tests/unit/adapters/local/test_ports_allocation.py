@@ -66,7 +66,7 @@ def test_one_server_among_the_worker_ports_does_no_harm() -> None:
 
 def test_no_free_block_is_an_error_with_the_range() -> None:
     ports, claim = allocate_block("only")
-    with claim, pytest.raises(DependencyError, match=f"between {ports.base} and {ports.base + 999}, which Ray needs"):
+    with claim, pytest.raises(DependencyError, match=f"ports {ports.base} to {ports.base + 999}: no 1000 in a row"):
         allocate_block("only", [ports.base])
 
 
