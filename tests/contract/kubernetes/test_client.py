@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from doubles.hooked_kubernetes import HookedKubernetes
 from stand_in_ray import end
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotServed
@@ -66,12 +66,12 @@ async def answering(respond: Respond, tmp_path: Path) -> AsyncIterator[Kubernete
 
 
 @pytest.fixture
-def store() -> MemoryKubernetes:
-    return MemoryKubernetes(FixedClock())
+def store() -> HookedKubernetes:
+    return HookedKubernetes(FixedClock())
 
 
 @pytest.fixture
-async def client(store: MemoryKubernetes, tmp_path: Path) -> AsyncIterator[KubernetesClient]:
+async def client(store: HookedKubernetes, tmp_path: Path) -> AsyncIterator[KubernetesClient]:
     async with serve_http(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as opened:
         yield opened
 
@@ -83,7 +83,7 @@ async def take(events: AsyncIterator[WatchEvent], count: int) -> list[tuple[str,
 
 
 class TestAnnotate:
-    async def test_of_one_resource_version_only(self, store: MemoryKubernetes, client: KubernetesClient) -> None:
+    async def test_of_one_resource_version_only(self, store: HookedKubernetes, client: KubernetesClient) -> None:
         read = (await store.apply(config_map("a")))["metadata"]["resourceVersion"]
         moved = await client.annotate(A, {"by": "one"}, resource_version=read)
         with pytest.raises(Conflict, match=f"expected {read}"):
@@ -93,7 +93,7 @@ class TestAnnotate:
 
 class TestWatch:
     async def test_finds_the_difference_after_the_server_forgot(
-        self, store: MemoryKubernetes, client: KubernetesClient
+        self, store: HookedKubernetes, client: KubernetesClient
     ) -> None:
         for name in ("kept", "changed", "gone", "reborn"):
             await store.apply(config_map(name))
@@ -121,7 +121,7 @@ class TestWatch:
             await store.apply(config_map("later"))
             assert await take(events, 1) == [("ADDED", "later")]
 
-    async def test_tells_whose_a_lost_object_was(self, store: MemoryKubernetes, client: KubernetesClient) -> None:
+    async def test_tells_whose_a_lost_object_was(self, store: HookedKubernetes, client: KubernetesClient) -> None:
         stored = await store.apply(config_map("a"))
         async with aclosing(client.watch(CONFIG_MAP)) as events:
             await take(events, 2)
@@ -133,7 +133,7 @@ class TestWatch:
         assert event.object == {key: stored[key] for key in ("apiVersion", "kind", "metadata")}
 
     async def test_goes_on_when_the_server_ends_the_stream_in_time(
-        self, store: MemoryKubernetes, client: KubernetesClient, monkeypatch: pytest.MonkeyPatch
+        self, store: HookedKubernetes, client: KubernetesClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sundog_operator.adapters.kubernetes_client._WATCH_S", 0)
         streams = 0
@@ -156,7 +156,7 @@ class TestWatch:
             await store.apply(config_map("b"))
             assert await take(events, 1) == [("ADDED", "b")]
 
-    async def test_raises_when_the_connection_breaks(self, store: MemoryKubernetes, client: KubernetesClient) -> None:
+    async def test_raises_when_the_connection_breaks(self, store: HookedKubernetes, client: KubernetesClient) -> None:
         async with aclosing(client.watch(CONFIG_MAP)) as events:
             await take(events, 1)
             await store.apply(config_map("a"))
@@ -252,7 +252,7 @@ class TestErrors:
                 await client.get(A)
             assert "s3cret" not in str(caught.value)
 
-    async def test_a_wrong_token(self, store: MemoryKubernetes, tmp_path: Path) -> None:
+    async def test_a_wrong_token(self, store: HookedKubernetes, tmp_path: Path) -> None:
         async with (
             serve_http(store, FixedClock(), token="right") as url,
             client_of(url, tmp_path, token="wrong") as client,
@@ -261,7 +261,7 @@ class TestErrors:
                 await client.get(A)
 
     async def test_a_proxy_of_the_environment_is_not_for_this_machine(
-        self, store: MemoryKubernetes, tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+        self, store: HookedKubernetes, tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_tcp_port}")
         async with serve_http(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as client:

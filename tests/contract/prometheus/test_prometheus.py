@@ -104,8 +104,8 @@ async def test_no_data_is_no_number(giving: Giving) -> None:
         ("tests_number", PrometheusResult(problem="gives 2 series instead of one number")),
         ("tests_number[5m]", PrometheusResult(problem="gives a matrix instead of one number")),
         ('"text"', PrometheusResult(problem="gives a string instead of one number")),
-        ("vector(0) / 0", PrometheusResult(problem="gives NaN, which is no number")),
-        ("vector(1) / 0", PrometheusResult(problem="gives +Inf, which is no number")),
+        ("vector(0) / 0", PrometheusResult(problem="gives NaN, which is not a finite number")),
+        ("vector(1) / 0", PrometheusResult(problem="gives +Inf, which is not a finite number")),
     ],
 )
 async def test_what_is_one_number_and_what_is_none(
@@ -167,7 +167,7 @@ async def test_no_redirect_is_followed(misbehaving: Callable[..., Any]) -> None:
         paths.append(request.path)
         raise web.HTTPTemporaryRedirect("/elsewhere")
 
-    problem = "was answered 307 by what does not speak as Prometheus does"
+    problem = "got an answer with status 307 that is not from Prometheus' API"
     assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem=problem)
     assert paths == ["/prefix/api/v1/query"]
 
@@ -186,7 +186,7 @@ async def test_what_is_no_answer_of_prometheus_is_no_number(misbehaving: Callabl
     async def handle(_: web.Request) -> web.Response:
         return web.Response(text=body, status=200)
 
-    problem = "was answered 200 by what does not speak as Prometheus does"
+    problem = "got an answer with status 200 that is not from Prometheus' API"
     assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem=problem)
 
 
@@ -195,7 +195,9 @@ async def test_what_is_told_of_an_answer_has_room_in_a_status(misbehaving: Calla
         result = [1, f"NaN{' ' * 50_000}"]
         return web.json_response({"status": "success", "data": {"resultType": "scalar", "result": result}})
 
-    assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem="gives NaN, which is no number")
+    assert await (await misbehaving(handle)).query("up") == PrometheusResult(
+        problem="gives NaN, which is not a finite number"
+    )
 
 
 async def test_an_endless_answer_is_not_read_to_its_end(misbehaving: Callable[..., Any]) -> None:
@@ -210,9 +212,7 @@ async def test_an_endless_answer_is_not_read_to_its_end(misbehaving: Callable[..
             written += 65536
         return response
 
-    assert await (await misbehaving(handle)).query("up") == PrometheusResult(
-        problem="had more than 1 MiB for an answer"
-    )
+    assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem="got an answer of more than 1 MiB")
     assert written < 64 * MAX_RESPONSE_BYTES
 
 

@@ -195,11 +195,11 @@ async def test_headers_without_an_end_are_no_answer(server: Server) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("http://[::1", "is no address that can be asked"),
-        ("http://host:99999/", "is no address that can be asked"),
-        ("http://a..b/", "is no address that can be asked"),
-        (f"http://{'a' * 300}/", "is no address that can be asked"),
-        ("http://name.invalid/?token=secret", "has a name that nobody knows"),
+        ("http://[::1", "is not a valid URL"),
+        ("http://host:99999/", "is not a valid URL"),
+        ("http://a..b/", "is not a valid URL"),
+        (f"http://{'a' * 300}/", "is not a valid URL"),
+        ("http://name.invalid/?token=secret", "has a host name that DNS does not resolve"),
     ],
 )
 async def test_a_strange_address_raises_nothing_and_its_secrets_are_not_told(url: str, problem: str) -> None:

@@ -31,7 +31,7 @@ def started(table: SystemProcessTable, tmp_path: Path) -> Iterator[list[ProcessI
     started: list[ProcessInfo] = []
     yield started
     for seen in started:
-        if table.look(seen.pid):
+        if table.find(seen.pid):
             table.signal(seen, signal.SIGKILL)
             wait_ended(table, seen.pid)
 
@@ -43,7 +43,7 @@ def command(tmp_path: Path, argv: tuple[str, ...] = SLEEP) -> ProcessCommand:
 def wait_ended(table: SystemProcessTable, pid: int) -> None:
     # psutil would reap it, and the table is to.
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert table.look(pid) is None
+    assert table.find(pid) is None
 
 
 def test_a_process_leads_a_session_of_its_own_in_its_directory(
@@ -53,8 +53,8 @@ def test_a_process_leads_a_session_of_its_own_in_its_directory(
     started.append(seen)
     assert seen.session == seen.pid == os.getsid(seen.pid) != os.getsid(0)
     assert psutil.Process(seen.pid).cwd() == str(tmp_path)
-    assert seen.pid in {each.pid for each in table.everything()}
-    assert os.getpid() not in {each.pid for each in table.everything()}
+    assert seen.pid in {each.pid for each in table.find_all()}
+    assert os.getpid() not in {each.pid for each in table.find_all()}
 
 
 def test_a_process_is_recognised_from_its_first_instant(
@@ -64,7 +64,7 @@ def test_a_process_is_recognised_from_its_first_instant(
     for _ in range(40):
         seen = table.spawn(command(tmp_path))
         started.append(seen)
-        looks = [table.look(seen.pid) for _ in range(5)]
+        looks = [table.find(seen.pid) for _ in range(5)]
         assert all(look is not None and abs(look.created - seen.created) <= 2 for look in looks)
         assert {look.mark for look in looks if look} <= {"", "mark"}
 
@@ -90,7 +90,7 @@ def test_a_signal_reaches_exactly_the_process_that_was_seen(
     seen = table.spawn(command(tmp_path))
     started.append(seen)
     table.signal(ProcessInfo(seen.pid, seen.created - 100, seen.session), signal.SIGKILL)
-    assert table.look(seen.pid) is not None
+    assert table.find(seen.pid) is not None
     table.signal(seen, signal.SIGKILL)
     wait_ended(table, seen.pid)
     assert table.exit_code(seen.pid) == -9

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from doubles.hooked_kubernetes import HookedKubernetes
 from stand_in_ray import end
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kopf_watch import KopfWatch, WatchTarget
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import make_application
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import CONFIG_MAP, SECRET, Kind, Object, Ref
@@ -49,7 +49,7 @@ class Told:
 
 
 @asynccontextmanager
-async def served(store: MemoryKubernetes, folder: Path, middleware: Any = None) -> AsyncIterator[KubernetesClient]:
+async def served(store: HookedKubernetes, folder: Path, middleware: Any = None) -> AsyncIterator[KubernetesClient]:
     app = make_application(store, SystemClock(), token="t")
     if middleware is not None:
         app.middlewares.append(middleware)
@@ -82,11 +82,11 @@ async def watching(
 
 
 @pytest.fixture
-def store() -> MemoryKubernetes:
-    return MemoryKubernetes(SystemClock())
+def store() -> HookedKubernetes:
+    return HookedKubernetes(SystemClock())
 
 
-async def test_it_tells_of_what_is_ours_and_of_every_change(store: MemoryKubernetes, tmp_path: Path) -> None:
+async def test_it_tells_of_what_is_ours_and_of_every_change(store: HookedKubernetes, tmp_path: Path) -> None:
     told = Told()
     await store.create(config_map("before"))
     await store.create(config_map("foreign", labels={}))
@@ -106,7 +106,7 @@ async def test_it_tells_of_what_is_ours_and_of_every_change(store: MemoryKuberne
         assert {write.verb for write in store.writes} == {"create", "apply", "delete"}, "only the test writes"
 
 
-async def test_one_namespace_of_many(store: MemoryKubernetes, tmp_path: Path) -> None:
+async def test_one_namespace_of_many(store: HookedKubernetes, tmp_path: Path) -> None:
     told = Told()
     async with served(store, tmp_path) as client, watching([WatchTarget(CONFIG_MAP)], told, client, "vision"):
         await store.create(config_map("elsewhere", namespace="audio"))
@@ -115,7 +115,7 @@ async def test_one_namespace_of_many(store: MemoryKubernetes, tmp_path: Path) ->
         assert told.names() == {"here"}
 
 
-async def test_types_of_secrets_that_are_nobodys_here(store: MemoryKubernetes, tmp_path: Path) -> None:
+async def test_types_of_secrets_that_are_nobodys_here(store: HookedKubernetes, tmp_path: Path) -> None:
     told = Told()
     for name, kind in (("helm", "helm.sh/release.v1"), ("keys", "Opaque")):
         meta = {"name": name, "namespace": "vision"}
@@ -126,7 +126,7 @@ async def test_types_of_secrets_that_are_nobodys_here(store: MemoryKubernetes, t
         assert told.names() == {"keys"}
 
 
-async def test_an_error_that_kopf_does_not_know_costs_a_new_start(store: MemoryKubernetes, tmp_path: Path) -> None:
+async def test_an_error_that_kopf_does_not_know_costs_a_new_start(store: HookedKubernetes, tmp_path: Path) -> None:
     """In the stream of a watch, an error other than 410 and 429 ends kopf."""
     told, errors = Told(), 1
 
@@ -147,7 +147,7 @@ async def test_an_error_that_kopf_does_not_know_costs_a_new_start(store: MemoryK
         await told.until(lambda t: "after" in t.names())
 
 
-async def test_a_kind_that_is_served_only_later(store: MemoryKubernetes, tmp_path: Path) -> None:
+async def test_a_kind_that_is_served_only_later(store: HookedKubernetes, tmp_path: Path) -> None:
     told, hidden = Told(), True
 
     @web.middleware

@@ -7,11 +7,11 @@ from typing import Any
 from doubles.clock import FakeClock
 from doubles.edges import FakeEdges
 from doubles.exposure_logs import FakeLogs
+from doubles.hooked_kubernetes import HookedKubernetes
 from doubles.kuberay import FakeKubeRay, FakeServes
 from doubles.prometheus import FakePrometheus
 from doubles.serve import FakeServe
 from doubles.webhooks import FakeWebhooks
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
@@ -56,9 +56,9 @@ def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: A
 class Cluster:
     """Reconciles everything in rounds; a round is one second."""
 
-    def __init__(self, kube: MemoryKubernetes | None = None, installation: Installation | None = None) -> None:
+    def __init__(self, kube: HookedKubernetes | None = None, installation: Installation | None = None) -> None:
         self.clock = FakeClock()
-        self.kube = kube or MemoryKubernetes(self.clock, schemas=STATUS_SCHEMAS)
+        self.kube = kube or HookedKubernetes(self.clock, schemas=STATUS_SCHEMAS)
         self.serve = FakeServe(self.clock)
         self.serve_apis = FakeServes(self.clock)
         self.kuberay = FakeKubeRay(self.kube, self.serve_apis, NAMESPACE) if installation else None

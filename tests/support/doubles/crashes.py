@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sundog_operator.adapters.memory_kubernetes import Write
+from doubles.hooked_kubernetes import Write
 
 OnWrite = Callable[[str, Write], None]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from doubles.cluster import NAMESPACE, Cluster
-from sundog_operator.adapters.cached.kubernetes import SCOPES, SUNDOG_LABELS, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import SCOPES, CachedKubernetes
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api.installation import Installation
@@ -86,7 +86,7 @@ class WatchedCluster(Cluster):
         self.operator = Controller(world, observer=self.passes)
 
     async def add_edge(self, name: str) -> None:
-        labels = {names.LABEL_NAME: names.EDGE, **SUNDOG_LABELS}
+        labels = {names.LABEL_NAME: names.EDGE, **names.PART_OF_SUNDOG}
         ports = [{"name": "agent", "containerPort": 9090}]
         head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}
         await self.kube.create({**head, "spec": {"containers": [{"name": "agent", "ports": ports}]}})

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.clock import SystemClock
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations
@@ -72,7 +72,7 @@ class MemoryApi:
 
     async def _serve(self) -> None:
         clock = SystemClock()
-        self.store = MemoryKubernetes(clock, schemas=crd_schemas(), admit=find_admission_violations)
+        self.store = HookedKubernetes(clock, schemas=crd_schemas(), admit=find_admission_violations)
         while True:
             await self._wanted.wait()
             if self._ended:

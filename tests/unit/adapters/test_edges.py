@@ -1,4 +1,4 @@
-"""What edges are asked for."""
+"""Requests to edges and their reports."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ def pod(port: int | None) -> Object:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_groups_and_units_are_asked_for_where_they_are_wanted_alone(*, shared: bool) -> None:
+async def test_groups_and_units_are_only_requested_when_needed(*, shared: bool) -> None:
     asked: list[dict[str, str]] = []
 
     async def evidence(request: web.Request) -> web.Response:
@@ -47,7 +47,7 @@ async def test_groups_and_units_are_asked_for_where_they_are_wanted_alone(*, sha
     assert [each.evidence for (each,) in reports] == [{"version": 1}] * 3
 
 
-async def test_why_a_pod_is_not_ready_is_what_its_condition_says() -> None:
+async def test_the_message_of_an_unready_pod_comes_from_its_condition() -> None:
     taken = {
         "type": "Ready",
         "status": "False",
@@ -64,7 +64,7 @@ async def test_why_a_pod_is_not_ready_is_what_its_condition_says() -> None:
 
 
 async def in_parts(request: web.Request) -> web.StreamResponse:
-    """A document of which the second half comes when the first one was taken."""
+    """A document whose second half arrives after the first half was read."""
     response = web.StreamResponse()
     await response.prepare(request)
     await response.write(b'{"version": 1, "counters": [')
@@ -75,7 +75,7 @@ async def in_parts(request: web.Request) -> web.StreamResponse:
 
 
 async def test_an_answer_that_comes_in_parts_is_read_to_its_end() -> None:
-    """As all are that are larger than what fits between two processes at once."""
+    """Such documents are larger than the buffer between two processes."""
     app = web.Application()
     app.router.add_get("/evidence", in_parts)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
@@ -83,14 +83,14 @@ async def test_an_answer_that_comes_in_parts_is_read_to_its_end() -> None:
     assert (report.error, report.evidence) == ("", {"version": 1, "counters": [1, 2]})
 
 
-async def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_over_the_limit_is_not_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edges, "MAX_EVIDENCE_BYTES", 30)
     app = web.Application()
     app.router.add_get("/evidence", in_parts)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         (report,) = await HttpEdges(session).read([pod(server.port)])
     assert report.evidence is None
-    assert report.error.endswith("/evidence: 31 bytes, at most 30 are read")
+    assert report.error.endswith("/evidence: 31 bytes; expected at most 30")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ async def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: p
         (b"a" * 5000, ": " + "a" * 200),
     ],
 )
-async def test_what_an_edge_says_instead_of_evidence_is_its_error(body: bytes, said: str) -> None:
+async def test_an_error_answer_of_an_edge_is_in_the_report(body: bytes, said: str) -> None:
     async def away(_: web.Request) -> web.Response:
         return web.Response(status=503, body=body)
 
@@ -114,7 +114,7 @@ async def test_what_an_edge_says_instead_of_evidence_is_its_error(body: bytes, s
     assert report.error.endswith(f"/evidence: status 503{said}")
 
 
-async def test_what_serve_tells_in_parts_is_read_to_its_end() -> None:
+async def test_a_serve_status_in_parts_is_read_completely() -> None:
     app = web.Application()
     app.router.add_get("/api/serve/applications/", serve_in_parts)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
@@ -122,7 +122,7 @@ async def test_what_serve_tells_in_parts_is_read_to_its_end() -> None:
     assert sorted(state.applications) == ["a"]
 
 
-async def test_what_serve_tells_again_is_read_once() -> None:
+async def test_an_unchanged_serve_status_is_parsed_once() -> None:
     message = "deploying"
 
     async def tell(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""An exposure log from an edge's own answer to its folder, or why there is none."""
+"""An exposure log, from an edge's answer to its folder, or the reason why it is missing."""
 
 import asyncio
 import json
@@ -111,7 +111,7 @@ async def test_it_is_three_files_in_a_folder(edge: Edge) -> None:
     assert edge.store.asked == [f"digits/{UID}"] * 2
 
 
-async def test_what_a_killed_process_left_is_replaced(edge: Edge) -> None:
+async def test_files_of_a_killed_process_are_replaced(edge: Edge) -> None:
     (edge.folder / "000001").mkdir(parents=True)
     (edge.folder / "000001/exposures.parquet").write_bytes(b"half of one")
     await edge.write()
@@ -124,7 +124,7 @@ async def test_what_a_killed_process_left_is_replaced(edge: Edge) -> None:
         ({"ready": False}, {}, "namespace vision has no edge that is ready"),
         ({"fails_after": 0}, {}, "pod sundog-edge-0: status 503: the store is away"),
         ({"fails_after": 1}, {}, "pod sundog-edge-0: the export broke off: "),
-        ({"grows": 1}, {"final": True}, "outcomes came while it was read, although the experiment has ended"),
+        ({"grows": 1}, {"final": True}, "outcomes changed during the export, although the experiment has ended"),
         (
             {},
             {"judged": FeedbackSums("s1", 8)},
@@ -134,7 +134,7 @@ async def test_what_a_killed_process_left_is_replaced(edge: Edge) -> None:
         ({"most": 2}, {}, "pod sundog-edge-0: it has 3 exposures, and 2 are written at most; "),
     ],
 )
-async def test_what_is_no_log_is_told_and_leaves_no_folder(
+async def test_a_failed_export_has_a_problem_and_leaves_no_folder(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], changes: dict[str, Any], problem: str
 ) -> None:
     edge.ready = change.pop("ready", True)
@@ -145,7 +145,7 @@ async def test_what_is_no_log_is_told_and_leaves_no_folder(
     assert (answer.exposures, edge.names()) == (0, [])
 
 
-async def test_while_it_runs_what_comes_meanwhile_is_told_in_the_plan(edge: Edge) -> None:
+async def test_the_plan_of_a_running_experiment_notes_changes_during_the_export(edge: Edge) -> None:
     edge.store.grows = 1
     assert await edge.write() == ExposureLogResult(AT, 3, 1, complete=False)
     assert json.loads((edge.folder / "000001/plan.json").read_text())["complete"] is False
@@ -169,7 +169,7 @@ async def test_a_claim_is_written_to_where_it_is_mounted(edge: Edge, tmp_path: P
     assert not (tmp_path / "claims/others").exists()
 
 
-async def test_a_claim_whose_server_is_away_holds_up_nobody(
+async def test_a_claim_whose_server_is_away_blocks_no_other_export(
     edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away, back = threading.Event(), threading.Event()
@@ -193,7 +193,7 @@ async def test_one_is_written_at_a_time(edge: Edge) -> None:
     class Slow(MemoryOutcomes):
         async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
             for _ in range(500):
-                # Whoever else asks has the time for it.
+                # A second caller could run here.
                 await asyncio.sleep(0)
             for each in self.exposed:
                 yield each
@@ -205,7 +205,7 @@ async def test_one_is_written_at_a_time(edge: Edge) -> None:
     answers = await asyncio.gather(
         *(logs.write(experiment(), edge.pods, place, "parquet", AT, final=False) for place in places)
     )
-    # An edge refuses a second one that is asked for meanwhile.
+    # An edge rejects a second export during the first.
     assert [answer.problem for answer in answers] == [""] * 3
 
 

@@ -1,4 +1,4 @@
-"""The operator's metrics: names that dashboards know, and what statuses say."""
+"""The operator's metrics: names that dashboards use, and values from statuses."""
 
 import logging
 import sys
@@ -39,7 +39,7 @@ def metrics() -> OperatorMetrics:
 
 
 @pytest.mark.parametrize(
-    ("result", "told", "errors", "panics"),
+    ("result", "label", "errors", "panics"),
     [
         ("success", "success", 0, 0),
         ("requeue_after", "requeue_after", 0, 0),
@@ -48,20 +48,20 @@ def metrics() -> OperatorMetrics:
         ("panic", "error", 1, 1),
     ],
 )
-def test_passes(metrics: OperatorMetrics, result: Result, told: str, errors: int, panics: int) -> None:
+def test_passes(metrics: OperatorMetrics, result: Result, label: str, errors: int, panics: int) -> None:
     metrics.began(KEY)
     assert of(metrics, "controller_runtime_active_workers", controller="modeldeployment") == 1
     assert of(metrics, "workqueue_longest_running_processor_seconds", name="sundog") >= 0
     metrics.ended(KEY, result, 0.25)
     assert of(metrics, "controller_runtime_active_workers", controller="modeldeployment") == 0
-    assert of(metrics, "controller_runtime_reconcile_total", controller="modeldeployment", result=told) == 1
+    assert of(metrics, "controller_runtime_reconcile_total", controller="modeldeployment", result=label) == 1
     assert of(metrics, "controller_runtime_reconcile_errors_total", controller="modeldeployment") == errors
     assert of(metrics, "controller_runtime_reconcile_panics_total", controller="modeldeployment") == panics
     assert of(metrics, "controller_runtime_reconcile_time_seconds_sum", controller="modeldeployment") == 0.25
     assert of(metrics, "controller_runtime_max_concurrent_reconciles", controller="edge") == 4
 
 
-async def test_a_loop_that_works_tells_all_of_it(metrics: OperatorMetrics) -> None:
+async def test_a_working_controller_reports_all_metrics(metrics: OperatorMetrics) -> None:
     cluster = Cluster()
     await cluster.apply()
     operator = Controller(cluster.world, observer=metrics)
@@ -80,7 +80,7 @@ async def test_a_loop_that_works_tells_all_of_it(metrics: OperatorMetrics) -> No
     assert of(metrics, "workqueue_retries_total", name="sundog") == 1
 
 
-async def test_what_statuses_say(metrics: OperatorMetrics) -> None:
+async def test_metrics_of_statuses(metrics: OperatorMetrics) -> None:
     cluster = Cluster()
     await cluster.apply(replicas=2)
     await cluster.until(lambda: cluster.serves(1))
@@ -107,7 +107,7 @@ def test_requests_leadership_and_gaps(metrics: OperatorMetrics) -> None:
     assert of(metrics, "leader_election_master_status", name="a") == 1
 
 
-async def test_an_event_is_told_once_and_decisions_are_counted(metrics: OperatorMetrics) -> None:
+async def test_an_event_is_recorded_once_and_decisions_are_counted(metrics: OperatorMetrics) -> None:
     cluster = Cluster()
     clock: FakeClock = cluster.clock
     await cluster.apply()
@@ -119,7 +119,7 @@ async def test_an_event_is_told_once_and_decisions_are_counted(metrics: Operator
         clock,
         recent_events=EventDeduplicator(metrics.told),
     )
-    told = [
+    decisions = [
         events.revision_promoted(2, 1, "digits-r2"),
         events.revision_created(2),
         events.rollout_ended("Aborted", "digits-r2", "asked"),
@@ -127,7 +127,7 @@ async def test_an_event_is_told_once_and_decisions_are_counted(metrics: Operator
     asked: list[str] = []
     cluster.kube.faults = lambda verb, ref: asked.append(verb)
     for _ in range(3):
-        await record_events(world, await cluster.get(), told)
+        await record_events(world, await cluster.get(), decisions)
         clock.advance(60)
     assert asked.count("create") == 3
     assert len(await cluster.kube.list(EVENT)) == 3
@@ -135,7 +135,7 @@ async def test_an_event_is_told_once_and_decisions_are_counted(metrics: Operator
     assert of(metrics, "sundog_rollout_decisions_total", decision="promote", reason="Promoted") == 1
     assert of(metrics, "sundog_rollout_decisions_total", decision="aborted", reason="RolloutAborted") == 1
     clock.advance(EventDeduplicator.LIFE_S)
-    await record_events(world, await cluster.get(), told[:1])
+    await record_events(world, await cluster.get(), decisions[:1])
     assert asked.count("create") == 4, "after a while the API server is asked again"
     assert of(metrics, "sundog_rollout_decisions_total", decision="promote", reason="Promoted") == 1
 

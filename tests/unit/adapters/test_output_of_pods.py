@@ -1,4 +1,4 @@
-"""What a command in a container writes, through an API server's WebSocket."""
+"""The output of a command in a container, through an API server's WebSocket."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -53,16 +53,16 @@ async def test_the_standard_output_comes_in_pieces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "error", "told"),
+    ("messages", "error", "message"),
     [
-        ((), Forbidden, "Pod vision/w1: container c: the API server lets nothing be run in it (403)"),
+        ((), Forbidden, "Pod vision/w1: container c: the API server refuses to run a command (403)"),
         ((FAILED,), DependencyError, "Pod vision/w1: container c: command terminated with exit code 1"),
     ],
 )
-async def test_what_cannot_be_run_is_told(
-    tmp_path: Path, messages: Sequence[bytes], error: type[Exception], told: str
+async def test_a_failed_command_raises(
+    tmp_path: Path, messages: Sequence[bytes], error: type[Exception], message: str
 ) -> None:
     async with client(tmp_path, messages, []) as kube:
         with pytest.raises(error) as raised:
             _ = [part async for part in kube.output_of(W1, "c", ("true",))]
-    assert str(raised.value) == told
+    assert str(raised.value) == message

@@ -1,4 +1,4 @@
-"""Where webhooks may lead."""
+"""The addresses that webhooks may connect to."""
 
 import pytest
 

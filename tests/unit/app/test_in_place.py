@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.crashes import Died, assert_same_end_after_any
+from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
 from profiles import examples
-from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 

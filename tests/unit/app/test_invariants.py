@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from bucket_ranges import is_partition
 from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from doubles.crashes import Died, assert_same_end_after_any
+from doubles.hooked_kubernetes import Write
 from profiles import examples
-from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.core.planner.desired_state import live_revisions

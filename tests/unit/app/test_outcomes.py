@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
+from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
-from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
-from sundog_operator.adapters.memory_kubernetes import Write
+from doubles.hooked_kubernetes import Write
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.ports import (

@@ -196,7 +196,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_way_to_it(
     monkeypatch.setattr(builtins, "__import__", lacking)
     done = exported("--format", "parquet")
     assert (done.code, edge.store.asked) == (ExitCode.REFUSED, [])
-    assert "parquet needs pyarrow, which is not installed: pip install 'sundog[parquet]'" in done.err
+    assert "format parquet: pyarrow is not installed. Run pip install 'sundog[parquet]'" in done.err
     assert not (tmp_path / "out").exists()
 
 
@@ -264,7 +264,7 @@ def test_from_outside_of_a_cluster_it_goes_through_the_api_server(sundog: Any, e
 def test_a_place_of_another_kind_is_refused(exported: Any, edge: Edge, place: str) -> None:
     done = exported("--to", place)
     assert done.code == ExitCode.REFUSED
-    assert place in done.err or "names no bucket" in done.err
+    assert place in done.err or "no bucket name" in done.err
 
 
 def test_a_directory_that_cannot_be_written_is_named(exported: Any, tmp_path: Path) -> None:

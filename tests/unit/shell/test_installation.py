@@ -4,7 +4,7 @@ import pytest
 
 from charting import Object, installed
 from doubles.clock import FakeClock
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.errors import Forbidden
 from sundog_operator.shell.installation import find_installation
 
@@ -25,7 +25,7 @@ A, B = ["s3://logs/a"], ["s3://logs/b"]
     ids=["of all", "of some", "of two", "none", "of others", "of both", "of another version"],
 )
 async def test_the_one_that_looks_after_a_namespace(config_maps: list[Object], places: list[str] | None) -> None:
-    kube = MemoryKubernetes(FakeClock())
+    kube = HookedKubernetes(FakeClock())
     for config_map in config_maps:
         await kube.create(config_map)
     found = await find_installation(kube, "vision")
@@ -33,7 +33,7 @@ async def test_the_one_that_looks_after_a_namespace(config_maps: list[Object], p
 
 
 async def test_nothing_is_known_to_who_may_not_read_it() -> None:
-    kube = MemoryKubernetes(FakeClock())
+    kube = HookedKubernetes(FakeClock())
     await kube.create(installed("sundog", A))
     kube.faults = lambda *_: Forbidden("configmaps is forbidden")
     assert await find_installation(kube, "vision") is None

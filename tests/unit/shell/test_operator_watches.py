@@ -63,13 +63,13 @@ async def test_a_kind_that_the_cluster_lacks_is_not_watched_and_not_waited_for(
     assert watching.kube.ready
     assert HTTP_ROUTE not in {each.kind for each in watching.watched()}
     assert [record.levelname for record in caplog.records] == ["INFO"], "told once, and no warning"
-    assert not watching.kopf._round.is_set()
+    assert not watching.kopf._restart.is_set()
 
     client.lacks = None
     await watching.list_all()
     assert watching.kube.synced(HTTP_ROUTE)
     assert HTTP_ROUTE in {each.kind for each in watching.watched()}
-    assert watching.kopf._round.is_set(), "the watches begin anew, with it"
+    assert watching.kopf._restart.is_set(), "the watches begin anew, with it"
 
 
 async def test_any_other_kind_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
@@ -116,13 +116,13 @@ async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["the operator may not look at namespace audio: is it gone? It goes on with the others"]
     assert watching.kopf.namespaces() == ["vision"]
-    assert watching.kopf._round.is_set(), "the watches begin anew, without it"
+    assert watching.kopf._restart.is_set(), "the watches begin anew, without it"
 
-    watching.kopf._round.clear()
+    watching.kopf._restart.clear()
     closed.clear()
     await watching.list_all()
     assert watching.kopf.namespaces() == ["audio", "vision"]
-    assert watching.kopf._round.is_set()
+    assert watching.kopf._restart.is_set()
 
 
 async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:
@@ -133,14 +133,14 @@ async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_pr
     async def listed_after_a_change() -> tuple[bool, str]:
         """Whether the watches begin anew, and what /healthz says."""
         client.changes += 10
-        watching.kopf._round.clear()
+        watching.kopf._restart.clear()
         await watching.list_all()
-        return watching.kopf._round.is_set(), watching.deafness.problem()
+        return watching.kopf._restart.is_set(), watching.deafness.problem()
 
     assert await listed_after_a_change() == (False, ""), "a list may be a moment ahead"
     assert await listed_after_a_change() == (True, "")
     assert await listed_after_a_change() == (False, "")
-    broken = "lists find changes that the watch does not tell: configmaps"
+    broken = "stale watches: configmaps; lists find changes that they do not deliver"
     assert await listed_after_a_change() == (False, broken)
     assert await listed_after_a_change() == (False, broken)
     meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes + 1)}
@@ -156,7 +156,7 @@ async def test_a_watch_of_what_does_not_change_may_be_silent() -> None:
         client.changes += 10
         await watching.list_all()
         await watching.list_all()
-    assert not watching.kopf._round.is_set()
+    assert not watching.kopf._restart.is_set()
     assert watching.deafness.problem() == ""
 
 

@@ -1,4 +1,4 @@
-"""The real clock."""
+"""The clock of this machine."""
 
 import asyncio
 import time
@@ -9,13 +9,13 @@ class SystemClock:
     """`ports.Clock` of this machine."""
 
     def now(self) -> datetime:
-        """The current instant, in UTC."""
+        """Return the current instant, in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds that only ever grow."""
+        """Return seconds that never go back."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait so many seconds."""
         await asyncio.sleep(seconds)

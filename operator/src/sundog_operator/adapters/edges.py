@@ -15,12 +15,12 @@ from sundog_operator.ports import Object
 
 MAX_EVIDENCE_BYTES: Final = 16 * 2**20
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
-_MOST_SAID: Final = 200
+_MAX_ERROR_CHARS: Final = 200
 _PORT_NAME: Final = "agent"
 
 
 class NoEvidenceError(SundogError):
-    """What an edge answered is no document that can be read."""
+    """An edge's answer is not an evidence document."""
 
 
 class HttpEdges:
@@ -30,18 +30,20 @@ class HttpEdges:
         self._session = session
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
-        """One report per pod, in the order given."""
-        return await self._ask(pods, {})
+        """Return one report per pod, in the order given."""
+        return await self._read_all(pods, {})
 
     async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
-        """The same of one service alone, with its blocks, and its groups and sample of units if those are asked for."""
-        return await self._ask(pods, {"service": service, "detail": "blocks,groups,units" if by_unit else "blocks"})
+        """Return one report per pod about one service, with its blocks; `by_unit` adds its groups and its sample of units."""
+        return await self._read_all(
+            pods, {"service": service, "detail": "blocks,groups,units" if by_unit else "blocks"}
+        )
 
-    async def _ask(self, pods: Sequence[Object], question: Mapping[str, str]) -> list[EdgeReport]:
-        return list(await asyncio.gather(*(self._report(pod, question) for pod in pods)))
+    async def _read_all(self, pods: Sequence[Object], query: Mapping[str, str]) -> list[EdgeReport]:
+        return list(await asyncio.gather(*(self._report(pod, query) for pod in pods)))
 
-    async def _report(self, pod: Object, question: Mapping[str, str]) -> EdgeReport:
-        evidence, error = await self._evidence(pod, question)
+    async def _report(self, pod: Object, query: Mapping[str, str]) -> EdgeReport:
+        evidence, error = await self._evidence(pod, query)
         return EdgeReport(
             pod=pod["metadata"]["name"],
             ready=is_ready(pod),
@@ -49,21 +51,22 @@ class HttpEdges:
             evidence=evidence,
             error=error,
             uid=str(pod["metadata"].get("uid", "")),
-            unready=_why_not_ready(pod),
+            unready=_unready_message(pod),
         )
 
-    async def _evidence(self, pod: Object, question: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
+    async def _evidence(self, pod: Object, query: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
+        """Return the document, or None and an error message."""
         address, port = (pod.get("status") or {}).get("podIP"), find_agent_port(pod)
         if not address or not port:
             return None, "the pod has no address yet"
         url = f"http://{address}:{port}/evidence"
         try:
-            async with self._session.get(url, params=question, timeout=_TIMEOUT, allow_redirects=False) as response:
+            async with self._session.get(url, params=query, timeout=_TIMEOUT, allow_redirects=False) as response:
                 body = await read_body(response, MAX_EVIDENCE_BYTES)
                 if response.status != 200:
-                    return None, f"GET {url}: status {response.status}{_why(body)}"
+                    return None, f"GET {url}: status {response.status}{_error_text(body)}"
                 if len(body) > MAX_EVIDENCE_BYTES:
-                    return None, f"GET {url}: {len(body)} bytes, at most {MAX_EVIDENCE_BYTES} are read"
+                    return None, f"GET {url}: {len(body)} bytes; expected at most {MAX_EVIDENCE_BYTES}"
             return parse_evidence(body), ""
         except NoEvidenceError as err:
             return None, f"GET {url}: {err}"
@@ -72,9 +75,9 @@ class HttpEdges:
 
 
 def parse_evidence(body: bytes) -> dict[str, Any]:
-    """The evidence document in an answer. Raises NoEvidenceError."""
+    """Return the evidence document in an answer. Raises NoEvidenceError."""
     try:
-        # Sums of squares outgrow 64 bits, beyond which orjson rounds.
+        # Sums of squares exceed 64 bits, beyond which orjson rounds.
         document = json.loads(body, parse_constant=_refuse)
     except (ValueError, RecursionError) as err:
         raise NoEvidenceError(type(err).__name__) from None
@@ -83,18 +86,18 @@ def parse_evidence(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _why(body: bytes) -> str:
-    """What an answer that is no document says, as the end of a line."""
+def _error_text(body: bytes) -> str:
+    """Return the text of an error answer, as the end of a message."""
     text = " ".join(body[:1000].decode(errors="replace").split())
-    return f": {text[:_MOST_SAID]}" if text.isprintable() and text else ""
+    return f": {text[:_MAX_ERROR_CHARS]}" if text.isprintable() and text else ""
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def find_agent_port(pod: Object) -> int | None:
-    """The port of the pod's agent container, by its name."""
+    """Return the port of the pod's agent, found by its name."""
     for container in pod.get("spec", {}).get("containers", ()):
         for port in container.get("ports", ()):
             if port.get("name") == _PORT_NAME:
@@ -103,11 +106,11 @@ def find_agent_port(pod: Object) -> int | None:
 
 
 def is_ready(pod: Object) -> bool:
-    """Whether a pod says that it is."""
+    """Return whether a pod's condition Ready is True."""
     return pod_problems.find_condition(pod, "Ready").get("status") == "True"
 
 
-def _why_not_ready(pod: Object) -> str:
-    """What the condition of a pod that is not ready says; empty where it says nothing."""
+def _unready_message(pod: Object) -> str:
+    """Return the message of condition Ready of a pod that is not ready; else empty."""
     condition = pod_problems.find_condition(pod, "Ready")
     return "" if condition.get("status") == "True" else condition.get("message") or ""

@@ -1,4 +1,4 @@
-"""Where the files of an exposure log go: a directory, also one of a claim that is mounted, or below a prefix of a bucket."""
+"""Stores the files of an exposure log in a directory, in a mounted claim, or below a prefix of a bucket."""
 
 import asyncio
 import os
@@ -12,20 +12,20 @@ from urllib.parse import urlsplit
 from sundog_operator.errors import SundogError
 
 BUCKET_SCHEMES: Final = ("s3", "gs")
-# A mount whose server is away lets nobody go: whoever waits for it may keep no other waiting, nor take threads that others need.
-_COPIER: Final = ThreadPoolExecutor(1, thread_name_prefix="log-places")
+# A mount whose server is unreachable blocks its thread. A thread of its own keeps the default pool free for others.
+_COPIER: Final = ThreadPoolExecutor(1, thread_name_prefix="log-copies")
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 class DestinationRefused(SundogError):
-    """Nothing can be written there."""
+    """The files cannot be stored at that destination."""
 
 
 async def put_files(files: Sequence[Path], place: str, claims: Path | None = None) -> None:
-    """Put files at a place, in that order: a directory, `file://`, `s3://` or `gs://`. One of the same name is replaced, whole.
+    """Store files at a place, in that order: a directory, `file://`, `s3://`, `gs://`, or `pvc://` with `claims`.
 
-    `claims` is where claims are mounted, each in a directory of its name, for `pvc://` as well. Credentials of a bucket are those of the
-    environment. Raises PlaceRefused, which names the place and what is wrong.
+    A file of the same name is replaced atomically. `claims` is the directory with the mounted claims, each by its name.
+    Credentials of a bucket come from the environment. Raises DestinationRefused, which names the place and the problem.
     """
     parts = urlsplit(place)
     if parts.scheme in BUCKET_SCHEMES:
@@ -36,15 +36,15 @@ async def put_files(files: Sequence[Path], place: str, claims: Path | None = Non
         await _in_thread(_copy_to_claim, files, claims / parts.netloc, parts.path.strip("/"), place)
     else:
         known = ", ".join(f"{scheme}://" for scheme in ("file", *BUCKET_SCHEMES))
-        raise DestinationRefused(f"{place}: a directory, or one of {known}, is expected")
+        raise DestinationRefused(f"{place}: unknown destination; expected a directory or one of {known}")
 
 
-async def _in_thread(work: Callable[..., None], *given: Any) -> None:
-    await asyncio.get_running_loop().run_in_executor(_COPIER, work, *given)
+async def _in_thread(work: Callable[..., None], *arguments: Any) -> None:
+    await asyncio.get_running_loop().run_in_executor(_COPIER, work, *arguments)
 
 
 def _copy_to_claim(files: Sequence[Path], claim: Path, directory: str, place: str) -> None:
-    # Made by whoever mounts it: what is written beside it would be lost.
+    # The mount creates this directory. Files written into one of ours would be lost.
     if not claim.is_dir():
         raise DestinationRefused(f"{place}: claim {claim.name} is not mounted at {claim}")
     _copy(files, claim / directory)
@@ -69,12 +69,12 @@ async def _upload(files: Sequence[Path], scheme: str, bucket: str, prefix: str) 
         from obstore.store import GCSStore, S3Store
     except ModuleNotFoundError:
         raise DestinationRefused(
-            f"{shown}: buckets need obstore, which is not installed: pip install 'sundog[buckets]'"
+            f"{shown}: obstore is not installed, which buckets need. Run pip install 'sundog[buckets]'"
         ) from None
     if not bucket:
-        raise DestinationRefused(f"{shown}: names no bucket")
+        raise DestinationRefused(f"{shown}: no bucket name; expected {scheme}://BUCKET/PREFIX")
     try:
-        # Plain HTTP is where an endpoint or a key file says so.
+        # Plain HTTP is allowed where the endpoint has it, and for gs, where a key file may name it.
         endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
         where: Any = {"endpoint": endpoint} if endpoint else {}
         client: Any = {"allow_http": scheme == "gs" or endpoint.startswith("http://")}
@@ -84,8 +84,8 @@ async def _upload(files: Sequence[Path], scheme: str, bucket: str, prefix: str) 
             else GCSStore(bucket, client_options=client)
         )
         for file in files:
-            # Of a large file so many pieces are in memory.
+            # Limits the pieces of a large file that are in memory.
             await obstore.put_async(store, f"{prefix}/{file.name}".lstrip("/"), file, max_concurrency=2)
     except (BaseError, ValueError, OSError) as error:
-        # What obstore says may hold what it was given, credentials among it.
+        # The text of the error may contain credentials.
         raise DestinationRefused(f"{shown}: cannot be written ({type(error).__name__})") from None

@@ -1,4 +1,4 @@
-"""What an edge keeps of an experiment, fetched and written as the files of an exposure log."""
+"""Fetches an experiment's export from an edge and writes it as the files of an exposure log."""
 
 import asyncio
 import json
@@ -28,28 +28,33 @@ from sundog_operator.ports import Object
 
 PLAN_FILE: Final = "plan.json"
 CONNECT_TIMEOUT_S: Final = 10.0
-_SILENCE_S: Final = 60.0
-_MOST_TOLD: Final = 500
-"""Of what somebody else says in a message, in characters."""
+_READ_TIMEOUT_S: Final = 60.0
+_MAX_ERROR_CHARS: Final = 500
+"""Characters of a remote error text that a message quotes."""
 
 
 class ExportError(SundogError):
-    """An edge gave no export, or broke one off."""
+    """An edge did not answer with a complete export."""
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeAgent:
-    """An edge's agent. `where` names it in messages; `open` asks it for a path, until the stack is left."""
+    """An edge's agent.
+
+    Attributes:
+        where: its name in messages.
+        open: sends a GET of a path; the response stays open until the stack closes.
+    """
 
     where: str
     open: Callable[[str, AsyncExitStack], Awaitable[aiohttp.ClientResponse]]
 
 
 def make_direct_agent(where: str, url: str) -> EdgeAgent:
-    """An agent by its address. Asking raises aiohttp.InvalidURL where that is none."""
+    """Return an agent at a URL. Its `open` raises aiohttp.InvalidURL for an invalid one."""
 
     async def open_(path: str, stack: AsyncExitStack) -> aiohttp.ClientResponse:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=_SILENCE_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=_READ_TIMEOUT_S)
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         return await stack.enter_async_context(session.get(url.rstrip("/") + path, allow_redirects=False))
 
@@ -57,7 +62,7 @@ def make_direct_agent(where: str, url: str) -> EdgeAgent:
 
 
 def find_ready_edge(pods: Iterable[Object]) -> Object | None:
-    """A ready edge; all of a namespace have one store."""
+    """Return a ready edge; all edges of a namespace share one store. None where none is ready."""
     ready = (
         pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and is_ready(pod) and find_agent_port(pod)
     )
@@ -67,23 +72,25 @@ def find_ready_edge(pods: Iterable[Object]) -> Object | None:
 async def fetch_export(
     experiment: Object, find: Callable[[], Awaitable[EdgeAgent]], folder: Path, form: Format, most: int | None = None
 ) -> tuple[ExposureLogReader, list[Path]]:
-    """What an edge told, of at most so many exposures, and the files that it was written to.
+    """Write the export of an edge to files in a folder. Return the reader of its lines, and the files.
 
-    Raises what `find` raises, ExportBroken, FormatMissing, and aiohttp.InvalidURL.
+    `most` limits the exposures. Raises ExportError, FormatMissing, aiohttp.InvalidURL, and the errors of `find`.
     """
-    files = {kind: folder / f"{word}.{form}" for kind, word in ((ExposureRow, "exposures"), (OutcomeRow, "outcomes"))}
+    files = {kind: folder / f"{name}.{form}" for kind, name in ((ExposureRow, "exposures"), (OutcomeRow, "outcomes"))}
     lines = ExposureLogReader(most)
     async with AsyncExitStack() as stack:
-        # First what may be missing here, before an edge is bothered.
+        # A format that is not installed fails here, before a request to an edge.
         tables: dict[type[LogRow], BufferedTable] = {
             kind: stack.enter_context(BufferedTable(make_table(file, form, kind))) for kind, file in files.items()
         }
         source = await find()
-        with _told_of(source.where):
+        with _export_errors(source.where):
             response = await source.open(_path(experiment), stack)
             if response.status != 200:
-                told = _one_line((await read_body(response, _MOST_TOLD))[:_MOST_TOLD].decode("utf-8", "replace"))
-                raise InvalidExposureLog(f"status {response.status}: {told}")
+                text = _one_line(
+                    (await read_body(response, _MAX_ERROR_CHARS))[:_MAX_ERROR_CHARS].decode("utf-8", "replace")
+                )
+                raise InvalidExposureLog(f"status {response.status}: {text}")
             async for line in _lines_of(response):
                 if (row := lines.read(line)) is not None:
                     tables[type(row)].add(row)
@@ -92,9 +99,12 @@ async def fetch_export(
 
 
 def write_plan(experiment: Object, lines: ExposureLogReader, folder: Path, now: datetime) -> Path:
-    """The file beside the tables. It is put last, so that who sees it sees the others of the same export. Raises OSError."""
+    """Write the plan file beside the tables. Raises OSError.
+
+    It is stored last: a reader who finds it finds the tables of the same export.
+    """
     plan = folder / PLAN_FILE
-    # Not by orjson, which writes no number beyond 64 bits, as sums of squares are.
+    # orjson cannot write sums of squares, which exceed 64 bits.
     plan.write_text(json.dumps(make_plan_document(experiment, lines, now), indent=2, ensure_ascii=False), "utf-8")
     return plan
 
@@ -105,8 +115,8 @@ def _path(experiment: Object) -> str:
 
 
 @contextmanager
-def _told_of(where: str) -> Iterator[None]:
-    """Errors in the words of who reads them, also where an answer breaks off."""
+def _export_errors(where: str) -> Iterator[None]:
+    """Raise ExportError, which names the edge, for an incomplete or invalid export."""
     try:
         yield
     except InvalidExposureLog as err:
@@ -118,20 +128,20 @@ def _told_of(where: str) -> Iterator[None]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_MOST_TOLD]
+    return " ".join(text.split())[:_MAX_ERROR_CHARS]
 
 
 async def _lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The lines of an answer, each as long as it likes. The last one has an end too, or it is none. Raises TimeoutError."""
+    """Yield the lines of an answer, of any length; text after the last line break is dropped. Raises TimeoutError."""
     rest = b""
     chunks: Any = response.content.iter_any()
     while True:
-        async with asyncio.timeout(_SILENCE_S):
+        async with asyncio.timeout(_READ_TIMEOUT_S):
             chunk = await anext(chunks, None)
         if chunk is None:
             return
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
+        *complete, rest = (rest + chunk).split(b"\n")
+        for line in complete:
             yield line
-        # Where much has come already, reading it waits for nothing, and nobody else would have a turn.
+        # Reading buffered chunks never waits; this lets other tasks run.
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Writes exposure logs: what an edge tells, as files on this machine first, and then where they are to lie."""
+"""Writes exposure logs: an edge's export as files on this machine first, then at their destination."""
 
 import asyncio
 import tempfile
@@ -18,58 +18,58 @@ from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object
 
 CLAIMS_ROOT: Final = Path("/claims")
-"""Where the chart mounts the claims of places that are allowed, each by its name."""
+"""Directory in which the chart mounts the claims of the allowed destinations, each by its name."""
 
 MAX_EXPORT_S: Final = 1800.0
-"""An edge ends its own part after ten minutes."""
+"""Limit of one export. An edge ends its own part after ten minutes."""
 
 
 class EdgeExposureLogWriter:
-    """`ports.ExposureLogs`. One at a time, whatever waits: each takes memory for its units and room for its files."""
+    """`ports.ExposureLogs`. It writes one log at a time: each takes memory for its units and disk space for its files."""
 
-    def __init__(self, longest_s: float = MAX_EXPORT_S, claims: Path = CLAIMS_ROOT) -> None:
-        self._longest_s, self._claims = longest_s, claims
-        self._one = asyncio.Lock()
+    def __init__(self, timeout_s: float = MAX_EXPORT_S, claims: Path = CLAIMS_ROOT) -> None:
+        self._timeout_s, self._claims = timeout_s, claims
+        self._lock = asyncio.Lock()
 
     async def write(
         self, experiment: Object, pods: Sequence[Object], place: str, form: Format, at: datetime, *, final: bool
     ) -> ExposureLogResult:
         """See the port."""
-        async with self._one:
+        async with self._lock:
             try:
-                async with asyncio.timeout(self._longest_s):
-                    lines = await self._written(experiment, pods, place, form, at, final=final)
+                async with asyncio.timeout(self._timeout_s):
+                    lines = await self._export(experiment, pods, place, form, at, final=final)
             except SundogError as err:
                 return ExposureLogResult(at, problem=" ".join(str(err).split()))
             except TimeoutError:
-                return ExposureLogResult(at, problem=f"{place}: not written within {self._longest_s:g} s")
+                return ExposureLogResult(at, problem=f"{place}: not written within {self._timeout_s:g} s")
             except OSError as err:
                 return ExposureLogResult(
                     at, problem=f"a file on the operator's machine: {err.strerror or type(err).__name__}"
                 )
         return ExposureLogResult(at, lines.exposures, lines.outcomes, complete=lines.is_whole, final=final)
 
-    async def _written(
+    async def _export(
         self, experiment: Object, pods: Sequence[Object], place: str, form: Format, at: datetime, *, final: bool
     ) -> ExposureLogReader:
-        """What was written. Raises SundogError, OSError."""
+        """Write one log and return the reader of its lines. Raises SundogError, OSError."""
 
-        async def source() -> EdgeAgent:
-            return _agent(experiment["metadata"]["namespace"], pods)
+        async def find_agent() -> EdgeAgent:
+            return _make_agent(experiment["metadata"]["namespace"], pods)
 
         with tempfile.TemporaryDirectory(prefix="sundog-log-") as scratch:
-            lines, files = await exports.fetch_export(experiment, source, Path(scratch), form, MAX_EXPOSURES)
+            lines, files = await exports.fetch_export(experiment, find_agent, Path(scratch), form, MAX_EXPOSURES)
             if behind := lines.behind(evaluated_sums(experiment)):
                 raise ExportError(behind)
             if final and not lines.is_unchanged:
-                raise ExportError("outcomes came while it was read, although the experiment has ended")
+                raise ExportError("outcomes changed during the export, although the experiment has ended")
             plan = exports.write_plan(experiment, lines, Path(scratch), at)
             await export_destinations.put_files([*files, plan], place, self._claims)
         return lines
 
 
-def _agent(namespace: str, pods: Sequence[Object]) -> EdgeAgent:
-    """That of a ready edge. Raises ExportBroken."""
+def _make_agent(namespace: str, pods: Sequence[Object]) -> EdgeAgent:
+    """Return the agent of a ready edge. Raises ExportError."""
     pod = exports.find_ready_edge(pods)
     if pod is None:
         raise ExportError(f"namespace {namespace} has no edge that is ready")

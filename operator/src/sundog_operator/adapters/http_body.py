@@ -1,12 +1,12 @@
-"""Answers of others, read to their end."""
+"""Reads HTTP bodies completely, up to a limit."""
 
 import aiohttp
 
 
 async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The whole body, or `most` + 1 bytes of one that is larger.
+    """Return the whole body, or `most` + 1 bytes of a larger one.
 
-    `read(most)` of aiohttp gives what has come by then, which is all of it only where the answer is small and the machine idle.
+    `read(most)` of aiohttp returns the bytes that have arrived by then, which may be fewer.
     """
     body = bytearray()
     async for chunk in response.content.iter_any():

@@ -1,7 +1,7 @@
-"""The watches, by kopf: it says when something changed, our queue says when to act on it, and kopf writes nothing.
+"""Watches the API server through kopf. kopf reports changes and writes nothing; the work queue decides when to act.
 
-kopf runs in a thread with an event loop of its own. When it ends, it cancels every task that began after it in its loop, and it ends when a
-watch meets an answer that it does not know; here that costs a new start of the watches, and the process lives on.
+kopf runs in a thread with its own event loop. It ends on an answer that it does not know, and then cancels every task
+that its loop started after it. Only the watches restart then, and the process goes on.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from sundog_operator.ports import Kind, Object
 log = logging.getLogger("sundog.watch")
 
 Deliver = Callable[[Kind, str | None, Object], None]
-"""Takes the kind, the type of change (None: of a list) and the object, in the event loop of the one who asked."""
+"""Takes the kind, the type of change (None: from a list) and the object, in the event loop of the caller of `run`."""
 
 _RESTART_S: Final = 2.0
-_BEAT_S: Final = 1.0
-_END_S: Final = 5.0
-# kopf says at every start that it leaves the signals to somebody else, as it should.
-_NOT_WORTH_TELLING: Final = "OS signals are ignored"
+_HEARTBEAT_S: Final = 1.0
+_JOIN_TIMEOUT_S: Final = 5.0
+# kopf logs at every start that it does not handle signals, which is intended.
+_IGNORED_MESSAGE: Final = "OS signals are ignored"
 
 
 @dataclass(frozen=True, slots=True)
 class WatchTarget:
-    """A kind to watch, and which of its objects the server should tell of."""
+    """A kind to watch, with label and field selectors for its objects."""
 
     kind: Kind
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class WatchTarget:
 
 
 class _Backoffs:
-    """kopf gives up with the last of these, so there is none."""
+    """Endless back-offs, because kopf gives up after the last one."""
 
     def __iter__(self) -> Iterator[float]:
         yield from (0.5, 1.0, 2.0)
@@ -48,7 +48,7 @@ class _Backoffs:
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """Nobody here compares an object with what was handled last, so nothing of it is copied or stored."""
+    """Stores nothing: Sundog does not compare an object with its last handled state."""
 
     def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:  # noqa: ARG002 - kopf's signature
         return kopf.BodyEssence({})
@@ -57,11 +57,17 @@ class _NoDiffs(kopf.DiffBaseStorage):
         return None
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
-        """Never called: only handlers that keep state store it."""
+        """Do nothing: kopf calls it for handlers that keep state, which Sundog does not have."""
 
 
 class KopfWatch:
-    """Watches of some kinds, in one namespace or several, or all."""
+    """Watches some kinds in one, several or all namespaces.
+
+    Attributes:
+        thread: runs kopf.
+        starts: number of times that the watches started.
+        beat: last time that the watches' event loop ran, by the clock of time.monotonic.
+    """
 
     def __init__(
         self,
@@ -71,21 +77,23 @@ class KopfWatch:
         namespaces: Sequence[str] = (),
         closed: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        """`watched` says at each beginning what to watch, `closed` which of the namespaces may not be watched.
-
-        `deliver` is called in the event loop that calls `run`; `login`, `watched` and `closed` in another thread's.
+        """Args:
+        watched: returns at each start of the watches what to watch. Called in the thread of the watches.
+        deliver: is called in the event loop that calls `run`.
+        login: returns the login for the API server. Called in the thread of the watches.
+        namespaces: to watch; empty for all.
+        closed: returns the namespaces without permission to watch. Called in the thread of the watches.
         """
         self._watched = watched
         self._deliver = deliver
         self._login = login
         self._namespaces = namespaces
         self._closed = closed
-        self._ending = threading.Event()
-        self._round = threading.Event()
+        self._stopping = threading.Event()
+        self._restart = threading.Event()
         self.thread = threading.Thread(name="watches", daemon=True)
         self.starts = 0
         self.beat = time.monotonic()
-        """When the watches' own event loop last turned, by the clock of time.monotonic."""
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -95,31 +103,34 @@ class KopfWatch:
         try:
             await asyncio.Event().wait()
         finally:
-            self._ending.set()
-            self._round.set()
+            self._stopping.set()
+            self._restart.set()
 
     async def ended(self) -> None:
-        """Wait, some seconds at most, until the thread of a `run` that ended has no more to say."""
+        """Wait, some seconds at most, until the thread of a `run` that ended delivers nothing more."""
         if self.thread.is_alive():
-            await asyncio.to_thread(self.thread.join, _END_S)
+            await asyncio.to_thread(self.thread.join, _JOIN_TIMEOUT_S)
 
     def namespaces(self) -> Sequence[str]:
-        """Those that are watched from the next beginning on; none for all. kopf would complain of each kind of a closed one every 5 s."""
+        """Return the namespaces to watch from the next start on; empty for all.
+
+        Closed namespaces are left out, because kopf would log an error for each of their kinds every 5 s.
+        """
         closed = self._closed()
         return [name for name in self._namespaces if name not in closed] or self._namespaces
 
     def renew(self) -> None:
-        """End the watches and begin them anew: for kinds that are served only now, and for a watch that tells nothing any more."""
-        self._round.set()
+        """Restart the watches: for kinds that the server serves only now, and for stale watches."""
+        self._restart.set()
 
     def _thread(self, target: asyncio.AbstractEventLoop) -> None:
-        asyncio.run(self._rounds(target))
+        asyncio.run(self._run_watches(target))
 
-    async def _rounds(self, target: asyncio.AbstractEventLoop) -> None:
-        # From before kopf starts, so kopf does not take it for one of its own.
-        heart = asyncio.create_task(self._beats())
-        while not self._ending.is_set():
-            self._round.clear()
+    async def _run_watches(self, target: asyncio.AbstractEventLoop) -> None:
+        # It starts before kopf, because kopf cancels the tasks that start after it.
+        heartbeat = asyncio.create_task(self._send_heartbeats())
+        while not self._stopping.is_set():
+            self._restart.clear()
             self.starts += 1
             try:
                 watched = self._watched()
@@ -128,22 +139,22 @@ class KopfWatch:
                     settings=make_settings(watched),
                     clusterwide=not self._namespaces,
                     namespaces=self.namespaces(),
-                    # Without one kopf asks for the name of the user, and that of a pod is in nobody's list of users.
+                    # Without one kopf looks up the user's name, and the user of a pod may have none.
                     identity=cast("Any", "sundog"),
-                    stop_flag=self._round,
+                    stop_flag=self._restart,
                 )
-            except Exception as err:  # noqa: BLE001 - whatever ends kopf, the watches begin anew
-                if not self._ending.is_set():
-                    log.warning("the watches ended and begin anew: %s", str(err) or type(err).__name__)
-            # Not in another thread: where the process ends meanwhile there are none to be had, which would be its last word.
-            if not self._ending.is_set():
+            except Exception as err:  # noqa: BLE001 - the watches restart after any error of kopf
+                if not self._stopping.is_set():
+                    log.warning("watches ended and restart: %s", str(err) or type(err).__name__)
+            # No wait in another thread: a process that ends meanwhile starts no threads, and would log an error.
+            if not self._stopping.is_set():
                 await asyncio.sleep(_RESTART_S)
-        heart.cancel()
+        heartbeat.cancel()
 
-    async def _beats(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             self.beat = time.monotonic()
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(_HEARTBEAT_S)
 
     def _registry(self, target: asyncio.AbstractEventLoop, kinds: Sequence[WatchTarget]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -153,11 +164,13 @@ class KopfWatch:
 
         kopf.on.login(id="login", registry=registry)(login)
         for watched in kinds:
-            _listen(registry, watched.kind, self._deliver, target)
+            _register_handler(registry, watched.kind, self._deliver, target)
         return registry
 
 
-def _listen(registry: kopf.OperatorRegistry, kind: Kind, deliver: Deliver, target: asyncio.AbstractEventLoop) -> None:
+def _register_handler(
+    registry: kopf.OperatorRegistry, kind: Kind, deliver: Deliver, target: asyncio.AbstractEventLoop
+) -> None:
     async def changed(event: kopf.RawEvent, **_: Any) -> None:
         obj: Object = dict(cast("Object", event["object"]))
         metadata = dict(obj["metadata"])
@@ -170,7 +183,7 @@ def _listen(registry: kopf.OperatorRegistry, kind: Kind, deliver: Deliver, targe
 
 
 def make_settings(watched: Sequence[WatchTarget]) -> kopf.OperatorSettings:
-    """Settings under which kopf only watches: no events, no peers, no annotations, no finalizers, and no end because of an error."""
+    """Return settings with which kopf only watches: without events, peers, annotations and finalizers, and without an end on errors."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -185,22 +198,24 @@ def make_settings(watched: Sequence[WatchTarget]) -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 1.0
     settings.execution.max_workers = 1
     settings.persistence.diffbase_storage = _NoDiffs()
-    # Of a name that nobody uses: kopf takes away a finalizer that it thinks is its own.
+    # A name that nothing uses, because kopf removes its own finalizer from objects.
     settings.persistence.finalizer = "serving.sundog.dev/never-set"
-    for each in watched:
-        place = (each.kind.group, each.kind.api_version.rpartition("/")[2], each.kind.plural)
-        if each.labels:
-            settings.watching.label_selectors[place] = ",".join(f"{key}={value}" for key, value in each.labels.items())
-        if each.fields:
-            settings.watching.field_selectors[place] = each.fields
+    for target in watched:
+        resource = (target.kind.group, target.kind.api_version.rpartition("/")[2], target.kind.plural)
+        if target.labels:
+            settings.watching.label_selectors[resource] = ",".join(
+                f"{key}={value}" for key, value in target.labels.items()
+            )
+        if target.fields:
+            settings.watching.field_selectors[resource] = target.fields
     return settings
 
 
 def silence_kopf_loggers() -> None:
-    """Let kopf's loggers tell of trouble only."""
+    """Let kopf's loggers report only warnings and errors."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("kopf._core.reactor.running").addFilter(
-        lambda record: not record.getMessage().startswith(_NOT_WORTH_TELLING)
+        lambda record: not record.getMessage().startswith(_IGNORED_MESSAGE)
     )
 
 

@@ -1,4 +1,4 @@
-"""How requests reach an API server, and who asks: by the client library, or plainly, where that would only take time to import."""
+"""Sends requests to an API server with a login: through the client library, or without it, which imports faster."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Query = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How to reach an API server and who asks, for another client."""
+    """Address and credentials of an API server, for another client."""
 
     server: str
     verify: bool
@@ -33,11 +33,11 @@ class Login:
 
 
 class Connection(Protocol):
-    """An API server that can be asked. Errors of the network are those of aiohttp, TimeoutError and OSError."""
+    """A connection to an API server. Network errors are those of aiohttp, TimeoutError and OSError."""
 
     @property
     def host(self) -> str:
-        """Its URL."""
+        """The URL of the server."""
 
     async def request(
         self,
@@ -51,17 +51,17 @@ class Connection(Protocol):
         """Send a request; `path` is quoted, `body` JSON or None. Raises DependencyError for a login that cannot be renewed."""
 
     def run(self, path: str, query: Query) -> AsyncGenerator[aiohttp.WSMessage, None]:
-        """The messages of a WebSocket by which a command is run in a container."""
+        """Run a command in a container; yield the messages of its WebSocket."""
 
     async def login(self) -> Login:
-        """What this logs in with now; a token that is renewed is read anew."""
+        """Return the current login; a renewed token is read again."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
 class PlainConnection:
-    """A server without TLS whose URL has the credentials, such as that of local mode."""
+    """A server without TLS whose URL holds the credentials, such as the one of local mode."""
 
     def __init__(self, server: str) -> None:
         self._server = server.rstrip("/")
@@ -69,12 +69,12 @@ class PlainConnection:
 
     @classmethod
     def of(cls, kubeconfig: Path) -> "PlainConnection":
-        """The server of a kubeconfig that local mode wrote. Raises DependencyError."""
+        """Connect to the server of a kubeconfig that local mode wrote. Raises DependencyError."""
         try:
             document = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
             return cls(str(document["clusters"][0]["cluster"]["server"]))
         except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-            raise DependencyError(f"{kubeconfig}: is no kubeconfig of local mode: {error}") from error
+            raise DependencyError(f"{kubeconfig}: not a kubeconfig of local mode: {error}") from error
 
     @property
     def host(self) -> str:
@@ -92,7 +92,7 @@ class PlainConnection:
     ) -> aiohttp.ClientResponse:
         """See Connection."""
         if self._session is None:
-            # What runs on this machine is not reached through a proxy of the environment, as in Go clients.
+            # As in Go clients, a proxy of the environment is not used for this machine.
             self._session = aiohttp.ClientSession(trust_env=False)
         url = URL(f"{self._server}{path}", encoded=True)
         url = url.with_query(list(query)) if query else url
@@ -114,15 +114,15 @@ class PlainConnection:
 
 
 class LibraryConnection:
-    """Any server that a kubeconfig can describe, by the client library, which renews logins."""
+    """Any server that a kubeconfig describes, through the client library, which renews logins."""
 
     def __init__(self, api: "ApiClient") -> None:
         self._api = api
 
     @classmethod
     async def of(cls, kubeconfig: Path | None, context: str | None) -> "LibraryConnection":
-        """The server of a kubeconfig, or without one of the cluster that this pod runs in. Raises DependencyError."""
-        # It takes half a second of a core to import.
+        """Connect to the server of a kubeconfig, or without one to the cluster of this pod. Raises DependencyError."""
+        # This import takes half a second of a core.
         from kubernetes.aio.client import ApiClient, Configuration
         from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
@@ -138,7 +138,7 @@ class LibraryConnection:
                     persist_config=False,
                 )
             if _is_loopback(configuration.host):
-                # What runs on this machine is not reached through a proxy of the environment, as in Go clients.
+                # As in Go clients, a proxy of the environment is not used for this machine.
                 configuration.client_session_kwargs = {"trust_env": False}
             return cls(ApiClient(configuration))
         except (ConfigException, OSError, yaml.YAMLError) as error:
@@ -159,7 +159,7 @@ class LibraryConnection:
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         """See Connection."""
-        method, url, sent, data = await self._serialized(method, path, query, headers, body)
+        method, url, sent, data = await self._serialize(method, path, query, headers, body)
         answer = await self._api.call_api(method, url, sent, data, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
         return response
@@ -170,7 +170,7 @@ class LibraryConnection:
 
         api = WsApiClient(self._api.configuration)
         try:
-            method, url, sent, _ = await self._serialized("GET", path, query, {}, None)
+            method, url, sent, _ = await self._serialize("GET", path, query, {}, None)
             answer = await api.call_api(method, url, sent, _preload_content=False)
             async with answer.response as socket:
                 async for message in socket:
@@ -178,7 +178,7 @@ class LibraryConnection:
         finally:
             await api.close()
 
-    async def _serialized(
+    async def _serialize(
         self, method: str, path: str, query: Query, headers: Mapping[str, str], body: Any
     ) -> tuple[str, str, dict[str, str], Any]:
         from kubernetes.aio.config import ConfigException

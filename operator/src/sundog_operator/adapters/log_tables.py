@@ -14,25 +14,25 @@ from sundog_operator.errors import SundogError
 Format = Literal["jsonl", "parquet"]
 
 ROWS_PER_BLOCK: Final = 10_000
-"""Rows that are held before they are written; a group of rows in Parquet."""
+"""Rows that are buffered before they are written; one row group in Parquet."""
 
 
 class FormatMissing(SundogError):
-    """What a format needs is not installed."""
+    """A package that the format needs is not installed."""
 
 
 class TableWriter(Protocol):
-    """One file. Closed, it is whole."""
+    """One file, which is complete once it is closed."""
 
     def write(self, rows: Sequence[LogRow]) -> None:
         """Append rows of the table's own type. Raises OSError."""
 
     def close(self) -> None:
-        """Write what is left. Raises OSError."""
+        """Write the remaining rows and close the file. Raises OSError."""
 
 
 class BufferedTable:
-    """Rows one by one into a table, some thousands at a time. As a context it closes the table."""
+    """Adds rows to a table, which are written some thousands at a time. As a context manager it closes the table."""
 
     def __init__(self, table: TableWriter) -> None:
         self._table = table
@@ -61,12 +61,12 @@ class BufferedTable:
 
 
 def make_table(path: Path, form: Format, row: type[LogRow]) -> TableWriter:
-    """A new file for rows of that type. Raises FormatMissing, OSError."""
+    """Create a file for rows of that type. Raises FormatMissing, OSError."""
     return _JsonLines(path) if form == "jsonl" else _Parquet(path, row)
 
 
 class _JsonLines:
-    """A JSON object per row, with the names of its fields; times as of RFC 3339, with as many digits as they have."""
+    """One JSON object per row, with the names of its fields; times as in RFC 3339, without loss of digits."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -86,13 +86,11 @@ class _Parquet:
             import pyarrow as pa
             from pyarrow import parquet
         except ModuleNotFoundError:
-            raise FormatMissing(
-                "parquet needs pyarrow, which is not installed: pip install 'sundog[parquet]'"
-            ) from None
+            raise FormatMissing("format parquet: pyarrow is not installed. Run pip install 'sundog[parquet]'") from None
         types = {str: pa.string(), float: pa.float64(), int: pa.int64(), datetime: pa.timestamp("us", "UTC")}
         self._schema = pa.schema([(name, types[kind]) for name, kind in row.__annotations__.items()])
         self._batch_of = pa.RecordBatch.from_pylist
-        # Hashes in hexadecimal digits take half the room.
+        # Halves the size of hexadecimal hashes.
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
 
     def write(self, rows: Sequence[LogRow]) -> None:

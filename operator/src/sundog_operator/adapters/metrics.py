@@ -1,4 +1,4 @@
-"""The operator's metrics: controller-runtime's names, so that existing dashboards and alerts work, then our own."""
+"""The operator's metrics. The first have controller-runtime's names, so that existing dashboards and alerts work; then come our own."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,39 +17,47 @@ from sundog_operator.ports import Object
 QUEUE_NAME: Final = "sundog"
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 _DECISIONS: Final = {"Promoted": "promote", "RolloutStarted": "start", "TrafficShifted": "shift"}
-_OF_A_ROLLOUT: Final = "Rollout"
+_ROLLOUT_PREFIX: Final = "Rollout"
 
 
 class OperatorMetrics:
-    """One process's metrics. It hears of passes and of the queue (`app.loop.Observer`), of requests and of events."""
+    """The metrics of one process. It observes passes (`app.controller`), the queue (`app.queue`), requests and events."""
 
     def __init__(self, workers: int, identity: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._passes = self._counter(
-            "controller_runtime_reconcile", "Passes by how they ended.", "controller", "result"
-        )
-        self._errors = self._counter("controller_runtime_reconcile_errors", "Passes that failed.", "controller")
+        self._passes = self._counter("controller_runtime_reconcile", "Reconciles by result.", "controller", "result")
+        self._errors = self._counter("controller_runtime_reconcile_errors", "Reconciles that failed.", "controller")
         self._terminal = self._counter(
-            "controller_runtime_terminal_reconcile_errors", "Passes that failed for good: none do.", "controller"
+            "controller_runtime_terminal_reconcile_errors",
+            "Reconciles that failed without a retry; always 0.",
+            "controller",
         )
         self._panics = self._counter(
-            "controller_runtime_reconcile_panics", "Passes that an error in our own code ended.", "controller"
+            "controller_runtime_reconcile_panics", "Reconciles that a bug in the operator ended.", "controller"
         )
-        self._seconds = self._histogram("controller_runtime_reconcile_time_seconds", "Time of a pass.", "controller")
-        self._active = self._gauge("controller_runtime_active_workers", "Passes that run now.", "controller")
-        most = self._gauge("controller_runtime_max_concurrent_reconciles", "Passes at a time.", "controller")
-        self._adds = self._counter("workqueue_adds", "Keys that came into the line.", "name").labels(QUEUE_NAME)
-        self._retries = self._counter("workqueue_retries", "Keys that came back after a failure.", "name").labels(
+        self._seconds = self._histogram(
+            "controller_runtime_reconcile_time_seconds", "Duration of a reconcile.", "controller"
+        )
+        self._active = self._gauge("controller_runtime_active_workers", "Reconciles that run now.", "controller")
+        most = self._gauge(
+            "controller_runtime_max_concurrent_reconciles", "Maximum of concurrent reconciles.", "controller"
+        )
+        self._adds = self._counter("workqueue_adds", "Keys that were added to the queue.", "name").labels(QUEUE_NAME)
+        self._retries = self._counter("workqueue_retries", "Keys that were retried after a failure.", "name").labels(
             QUEUE_NAME
         )
         self._waited = self._histogram(
-            "workqueue_queue_duration_seconds", "From when a key was due until a worker took it.", "name"
+            "workqueue_queue_duration_seconds", "Time from when a key is due until a worker takes it.", "name"
         ).labels(QUEUE_NAME)
-        self._worked = self._histogram("workqueue_work_duration_seconds", "Time of a pass.", "name").labels(QUEUE_NAME)
+        self._worked = self._histogram("workqueue_work_duration_seconds", "Duration of a reconcile.", "name").labels(
+            QUEUE_NAME
+        )
         self._requests = self._counter("rest_client_requests", "Requests to the API server.", "code", "method", "host")
-        self._told = self._counter("sundog_rollout_decisions", "What was decided about rollouts.", "decision", "reason")
-        self._missed = self._counter("sundog_watch_missed", "Objects whose change only a list told, by kind.", "kind")
+        self._decisions = self._counter("sundog_rollout_decisions", "Decisions about rollouts.", "decision", "reason")
+        self._missed = self._counter(
+            "sundog_watch_missed", "Changed objects that a list found and a watch did not deliver, by kind.", "kind"
+        )
         self._leads = self._gauge("leader_election_master_status", "1 in the process that leads.", "name")
         self._identity = identity
         self._running: dict[Key, float] = {}
@@ -63,16 +71,16 @@ class OperatorMetrics:
         self.registry.register(_Computed(self._unfinished))
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def began(self, key: Key) -> None:
-        """See app.loop.Observer."""
+        """See the Observer of app.controller."""
         self._running[key] = time.monotonic()
         self._active.labels(key.kind).inc()
 
     def ended(self, key: Key, result: Result, seconds: float) -> None:
-        """See app.loop.Observer."""
+        """See the Observer of app.controller."""
         self._running.pop(key, None)
         self._active.labels(key.kind).dec()
         self._passes.labels(key.kind, "error" if result == "panic" else result).inc()
@@ -84,56 +92,56 @@ class OperatorMetrics:
             self._panics.labels(key.kind).inc()
 
     def added(self) -> None:
-        """See app.work_queue.QueueObserver."""
+        """See the QueueObserver of app.queue."""
         self._adds.inc()
 
     def taken(self, waited_s: float) -> None:
-        """See app.work_queue.QueueObserver."""
+        """See the QueueObserver of app.queue."""
         self._waited.observe(max(waited_s, 0.0))
 
     def retried(self) -> None:
-        """See app.work_queue.QueueObserver."""
+        """See the QueueObserver of app.queue."""
         self._retries.inc()
 
     def asked(self, method: str, host: str, status: int) -> None:
-        """A request to the API server was answered; status 0: it was not."""
+        """Count a request to the API server; status 0 stands for no answer."""
         self._requests.labels(str(status) if status else "<error>", method, urlsplit(host).netloc).inc()
 
     def told(self, event: KubernetesEvent) -> None:
-        """An event was told for the first time."""
-        if event.reason in _DECISIONS or event.reason.startswith(_OF_A_ROLLOUT):
-            decision = _DECISIONS.get(event.reason) or event.reason.removeprefix(_OF_A_ROLLOUT).lower()
-            self._told.labels(decision, event.reason).inc()
+        """Count an event that was recorded for the first time."""
+        if event.reason in _DECISIONS or event.reason.startswith(_ROLLOUT_PREFIX):
+            decision = _DECISIONS.get(event.reason) or event.reason.removeprefix(_ROLLOUT_PREFIX).lower()
+            self._decisions.labels(decision, event.reason).inc()
 
     def missed(self, kind: str, count: int) -> None:
-        """A list told of so many changes that a watch should have told of."""
+        """Count changes that a list found and the watch had not delivered."""
         self._missed.labels(kind).inc(count)
 
     def set_leading(self, *, leads: bool) -> None:
-        """Whether this process leads now."""
+        """Set whether this process leads now."""
         self._leads.labels(self._identity).set(leads)
 
-    def measure(self, depth: Callable[[], int], kept: Callable[[], Iterable[tuple[str, int]]]) -> None:
-        """Ask at each scrape for the length of the line, and by kind for the number of objects in memory."""
+    def measure(self, depth: Callable[[], int], cached: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """Report at each scrape the length of the queue, and the number of cached objects by kind."""
         self.registry.register(
             _Computed(
                 lambda: [
                     _gauge(
                         "workqueue_depth",
-                        "Keys that are due and that no worker has taken yet.",
+                        "Keys that are due and wait for a worker.",
                         ("name",),
                         [((QUEUE_NAME,), depth())],
                     ),
                     _gauge(
-                        "sundog_cached_objects", "Objects kept in memory.", ("kind",), [((k,), n) for k, n in kept()]
+                        "sundog_cached_objects", "Cached objects, by kind.", ("kind",), [((k,), n) for k, n in cached()]
                     ),
                 ]
             )
         )
 
     def describe(self, deployments: Callable[[], Iterable[Object]]) -> None:
-        """Ask at each scrape for the ModelDeployments, and tell what their statuses say."""
-        self.registry.register(_Computed(lambda: _of_deployments(deployments())))
+        """Report at each scrape the statuses of the ModelDeployments."""
+        self.registry.register(_Computed(lambda: _deployment_metrics(deployments())))
 
     def _unfinished(self) -> list[Metric]:
         now = time.monotonic()
@@ -141,13 +149,13 @@ class OperatorMetrics:
         return [
             _gauge(
                 "workqueue_unfinished_work_seconds",
-                "Time of all passes that run now.",
+                "Total time of the reconciles that run now.",
                 ("name",),
                 [((QUEUE_NAME,), sum(since))],
             ),
             _gauge(
                 "workqueue_longest_running_processor_seconds",
-                "Time of the longest pass that runs now.",
+                "Time of the longest reconcile that runs now.",
                 ("name",),
                 [((QUEUE_NAME,), max(since, default=0.0))],
             ),
@@ -164,7 +172,7 @@ class OperatorMetrics:
 
 
 class _Computed(Collector):
-    """Metrics that are computed when they are asked for."""
+    """Metrics that are computed at each scrape."""
 
     def __init__(self, compute: Callable[[], list[Metric]]) -> None:
         self._compute = compute
@@ -174,7 +182,7 @@ class _Computed(Collector):
         return self._compute()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing is computed only to be registered."""
+        """Return nothing, so that registration computes nothing."""
         return ()
 
 
@@ -185,24 +193,24 @@ def _gauge(name: str, text: str, labels: tuple[str, ...], samples: Iterable[tupl
     return family
 
 
-def _of_deployments(deployments: Iterable[Object]) -> list[Metric]:
+def _deployment_metrics(deployments: Iterable[Object]) -> list[Metric]:
     known = list(deployments)
     return [
         _gauge(
             "sundog_modeldeployment_condition",
-            "1 for the status that a condition has.",
+            "1 for the current status of a condition.",
             ("namespace", "name", "type", "status"),
             (sample for obj in known for sample in _conditions(obj)),
         ),
         _gauge(
             "sundog_modeldeployment_canary_weight",
-            "Percent of the traffic that the candidate gets.",
+            "Percent of the traffic that the canary gets.",
             ("namespace", "name"),
             ((_name(obj), float((_status(obj).get("candidate") or {}).get("weight") or 0)) for obj in known),
         ),
         _gauge(
             "sundog_modeldeployment_replicas",
-            "Replicas of each revision that is live.",
+            "Replicas of each live revision.",
             ("namespace", "name", "revision", "state"),
             (sample for obj in known for sample in _replicas(obj)),
         ),

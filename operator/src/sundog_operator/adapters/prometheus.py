@@ -11,17 +11,17 @@ from sundog_operator.adapters.webhooks import describe_error
 from sundog_operator.core.observed import PrometheusResult
 
 MAX_RESPONSE_BYTES: Final = 2**20
-"""Of an answer: a number takes some hundred, and what gives thousands of series is no number."""
+"""Limit of an answer. One number takes some hundred bytes; a larger answer holds many series."""
 
-_SHOWN: Final = 200
-_ASKED: Final = {"User-Agent": "sundog-operator"}
+_MAX_ERROR_CHARS: Final = 200
+_HEADERS: Final = {"User-Agent": "sundog-operator"}
 
 
 class HttpPrometheus:
-    """`ports.Prometheus`. No redirect is followed: where it leads is the administrator's to say."""
+    """`ports.Prometheus`. It follows no redirect: only the administrator names the address."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, timeout_s: float) -> None:
-        """`url` is without `/api/v1`; `timeout_s` bounds one query, its answer included."""
+        """`url` is without `/api/v1`; `timeout_s` limits one query with its answer."""
         self._session = session
         self._url = f"{url.rstrip('/')}/api/v1/query"
         self._timeout_s = timeout_s
@@ -34,14 +34,14 @@ class HttpPrometheus:
             return PrometheusResult(problem=f"had no answer from Prometheus within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as err:
             return PrometheusResult(problem=f"cannot reach Prometheus: it {describe_error(err, self._timeout_s)}")
-        return PrometheusResult(problem="had more than 1 MiB for an answer") if body is None else _read(status, body)
+        return PrometheusResult(problem="got an answer of more than 1 MiB") if body is None else _read(status, body)
 
     async def _post(self, expression: str) -> tuple[int, bytes | None]:
-        """The status and the body, None for one that is too long."""
+        """Return the status and the body, None for a body over the limit."""
         form = {"query": expression, "timeout": f"{math.ceil(self._timeout_s)}s"}
         limits = aiohttp.ClientTimeout(self._timeout_s)
         async with self._session.post(
-            self._url, data=form, headers=_ASKED, allow_redirects=False, timeout=limits
+            self._url, data=form, headers=_HEADERS, allow_redirects=False, timeout=limits
         ) as response:
             body = await read_body(response, MAX_RESPONSE_BYTES)
             return response.status, body if len(body) <= MAX_RESPONSE_BYTES else None
@@ -51,16 +51,16 @@ def _read(status: int, body: bytes) -> PrometheusResult:
     try:
         document = orjson.loads(body)
         if document["status"] == "error":
-            return PrometheusResult(problem=f"is refused by Prometheus: {_line(document['error'])}")
+            return PrometheusResult(problem=f"is refused by Prometheus: {_shorten(document['error'])}")
         return _number(document["data"]["resultType"], document["data"]["result"])
     except (KeyError, TypeError, ValueError, IndexError):
-        return PrometheusResult(problem=f"was answered {status} by what does not speak as Prometheus does")
+        return PrometheusResult(problem=f"got an answer with status {status} that is not from Prometheus' API")
 
 
 def _number(kind: str, result: Any) -> PrometheusResult:
-    """The number of a scalar, or of a vector's only sample. Raises KeyError, TypeError, ValueError and IndexError."""
+    """Return the number of a scalar, or of a vector's only sample. Raises KeyError, TypeError, ValueError, IndexError."""
     if kind not in ("scalar", "vector"):
-        return PrometheusResult(problem=f"gives a {_line(kind)} instead of one number")
+        return PrometheusResult(problem=f"gives a {_shorten(kind)} instead of one number")
     if kind == "vector" and not result:
         return PrometheusResult(problem="gives no data")
     if kind == "vector" and len(result) > 1:
@@ -70,10 +70,10 @@ def _number(kind: str, result: Any) -> PrometheusResult:
     return (
         PrometheusResult(value)
         if math.isfinite(value)
-        else PrometheusResult(problem=f"gives {_line(text)}, which is no number")
+        else PrometheusResult(problem=f"gives {_shorten(text)}, which is not a finite number")
     )
 
 
-def _line(text: Any) -> str:
+def _shorten(text: Any) -> str:
     words = " ".join(str(text).split())
-    return words if len(words) <= _SHOWN else f"{words[: _SHOWN - 1]}…"
+    return words if len(words) <= _MAX_ERROR_CHARS else f"{words[: _MAX_ERROR_CHARS - 1]}…"

@@ -1,4 +1,4 @@
-"""Serve's REST API of a Ray cluster, over aiohttp."""
+"""Reads and writes Serve's REST API of a Ray cluster, over aiohttp."""
 
 import base64
 import hashlib
@@ -22,25 +22,24 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=2)
 
 
 TokenSource = Callable[[str], Awaitable[str]]
-"""The token of a namespace's clusters; empty where there is none. Raises DependencyError."""
+"""Returns the token of a namespace's clusters; empty where there is none. Raises DependencyError."""
 
 
 class RayServe:
     """`ports.Serve`. The clusters of a namespace share one token.
 
-    Answers come from pods that run tenants' code: their size and time are capped, redirects are not followed, and no address in them is
-    connected to.
+    Answers come from pods that run tenants' code. So their size and time are limited, and redirects and addresses in them are not followed.
     """
 
     def __init__(self, session: aiohttp.ClientSession, tokens: TokenSource) -> None:
         self._session = session
         self._tokens = tokens
-        self._last: dict[str, tuple[bytes, ServeState]] = {}
-        """By dashboard the digest of the last answer, and what it says: at rest it hardly ever changes."""
+        self._states: dict[str, tuple[bytes, ServeState]] = {}
+        """The digest of each dashboard's last answer, and its parsed state: without a rollout, answers hardly ever change."""
 
     async def read(self, dashboard: str, namespace: str) -> ServeState:
-        """What is deployed. Raises RayUnavailable."""
-        known = self._last.pop(dashboard, None)
+        """Return the deployed applications. Raises RayUnavailable."""
+        known = self._states.pop(dashboard, None)
         body = await self._request("GET", dashboard, namespace)
         digest = hashlib.sha256(body).digest()
         if known is None or known[0] != digest:
@@ -48,13 +47,13 @@ class RayServe:
                 known = digest, parse_serve_state(orjson.loads(body))
             except (ValueError, KeyError, TypeError, AttributeError) as err:
                 raise RayUnavailable(
-                    f"{dashboard}{_PATH}: the answer is no Serve status: {type(err).__name__}"
+                    f"{dashboard}{_PATH}: the answer is not a Serve status ({type(err).__name__})"
                 ) from err
-        self._last[dashboard] = known
+        self._states[dashboard] = known
         return known[1]
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
-        """Replace the whole application list. Raises RayUnavailable, or ServeRefused."""
+        """Replace the whole application list. Raises RayUnavailable, ServeRefused."""
         await self._request("PUT", dashboard, namespace, document)
 
     async def _request(
@@ -73,7 +72,7 @@ class RayServe:
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
             raise RayUnavailable(f"{method} {url}: {type(err).__name__}") from err
         if len(body) > MAX_RESPONSE_BYTES:
-            raise RayUnavailable(f"{method} {url}: the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+            raise RayUnavailable(f"{method} {url}: the answer has over {MAX_RESPONSE_BYTES} bytes")
         if status == 400 and method == "PUT":
             raise ServeRefused(f"PUT {url}: {last_line(body)}")
         if status != 200:
@@ -82,7 +81,7 @@ class RayServe:
 
 
 def fixed_token(token: str) -> TokenSource:
-    """The same token everywhere, as in local mode."""
+    """Return a source with one token for all namespaces, as in local mode."""
 
     async def tokens(_namespace: str) -> str:
         return token
@@ -91,7 +90,7 @@ def fixed_token(token: str) -> TokenSource:
 
 
 class SecretTokens:
-    """Tokens out of each namespace's Secret, read again after half a minute: it may be made anew with its namespace."""
+    """Reads tokens from each namespace's Secret, again after `TOKEN_TTL_S`: a namespace may be recreated with a new one."""
 
     def __init__(self, kube: Kubernetes, clock: Clock) -> None:
         self._kube = kube
@@ -99,7 +98,7 @@ class SecretTokens:
         self._known: dict[str, tuple[float, str]] = {}
 
     async def __call__(self, namespace: str) -> str:
-        """See `Tokens`."""
+        """Return the token of a namespace. See TokenSource."""
         read_at, token = self._known.get(namespace, (-TOKEN_TTL_S, ""))
         if token and self._clock.monotonic() - read_at < TOKEN_TTL_S:
             return token
@@ -108,20 +107,20 @@ class SecretTokens:
         try:
             token = base64.b64decode(encoded, validate=True).decode()
         except ValueError as error:
-            raise RayUnavailable(f"Secret {namespace}/{names.RAY}: {names.RAY_TOKEN_KEY} is no text") from error
+            raise RayUnavailable(f"Secret {namespace}/{names.RAY}: {names.RAY_TOKEN_KEY} is not base64 text") from error
         self._known[namespace] = (self._clock.monotonic(), token)
         return token
 
 
 def last_line(body: bytes, limit: int = 300) -> str:
-    """The last line of an error text that says something: of a traceback, the exception itself."""
+    """Return the last non-empty line of an error text. In a traceback that is the exception."""
     stripped = (line.strip() for line in body.decode("utf-8", "replace").splitlines())
     lines = [line for line in stripped if line and not line.startswith(_ADVERTISEMENT)]
     return lines[-1][:limit] if lines else "no reason given"
 
 
 def parse_serve_state(answer: Mapping[str, Any]) -> ServeState:
-    """Serve's status document. Empty `controller_info` means that the controller is not running or unknown."""
+    """Parse Serve's status document. An empty `controller_info` means that the controller does not run or is unknown."""
     applications = {name: _application(name, app) for name, app in answer["applications"].items()}
     return ServeState(known=bool(answer.get("controller_info")), applications=applications)
 

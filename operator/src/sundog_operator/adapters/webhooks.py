@@ -1,4 +1,4 @@
-"""Posts JSON to the addresses that manifests name, over aiohttp, and to no other."""
+"""Posts JSON to the addresses that manifests name, over aiohttp, and to no other address."""
 
 import ipaddress
 import socket
@@ -16,7 +16,7 @@ _HEADERS: Final = {"Content-Type": "application/json", "User-Agent": "sundog-ope
 _METADATA: Final = frozenset(
     map(ipaddress.ip_address, ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"))
 )
-"""Where clouds hand out a node's credentials, beside 169.254.169.254, which is link-local."""
+"""Addresses of clouds that hand out a node's credentials. Besides, there is 169.254.169.254, which is link-local."""
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _PUBLIC_V6: Final = ipaddress.IPv6Network("2000::/3")
 
@@ -25,26 +25,26 @@ AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
 class AddressForbidden(OSError):
-    """An address that is not connected to."""
+    """A webhook may not connect to this address."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
-    """Where webhooks may lead: to public addresses, and with a listed name to private ones. Nothing may lead to metadata of a cloud.
+    """The addresses that webhooks may connect to: public ones, and private ones of listed hosts. Never metadata of a cloud.
 
-    Who writes a manifest must not make the operator ask what only the operator can reach.
+    The author of a manifest must not make the operator send requests that only the operator can send.
 
     Attributes:
-        hosts: names in lower case that may lead to private addresses.
-        own_machine: any name may, and to loopback as well: local mode, where whoever writes a manifest is on this machine anyway.
+        hosts: names in lower case that may resolve to private addresses.
+        allow_loopback: any name may resolve to private addresses and to loopback. For local mode, whose users have this machine anyway.
     """
 
     hosts: frozenset[str] = frozenset()
     allow_loopback: bool = False
 
     def check(self, host: str, address: str) -> None:
-        """Raises Forbidden where `host` must not be reached at `address`."""
-        found = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
+        """Raise AddressForbidden where webhooks must not reach `host` at `address`."""
+        found = _unwrap(ipaddress.ip_address(address.partition("%")[0]))
         if found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified:
             raise AddressForbidden("leads to a link-local, metadata or multicast address, which is forbidden")
         is_public = found.is_global and (isinstance(found, ipaddress.IPv4Address) or found in _PUBLIC_V6)
@@ -59,17 +59,17 @@ class AddressPolicy:
 
 
 class HttpWebhooks:
-    """`ports.Webhooks`. Each post has a connection of its own, to an address that was looked at when it was connected to."""
+    """`ports.Webhooks`. Each post opens its own connection, and the address is checked when the socket is created."""
 
-    def __init__(self, reach: AddressPolicy) -> None:
-        self._reach = reach
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._policy = policy
 
     async def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> WebhookResult:
         """See the port."""
         try:
             target = URL(url)
             connector = aiohttp.TCPConnector(
-                force_close=True, use_dns_cache=False, socket_factory=self._sockets(target.host or "")
+                force_close=True, use_dns_cache=False, socket_factory=self._socket_factory(target.host or "")
             )
             async with (
                 aiohttp.ClientSession(
@@ -81,17 +81,17 @@ class HttpWebhooks:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
             return WebhookResult(problem=describe_error(err, timeout_s))
 
-    def _sockets(self, host: str) -> Callable[[AddressInfo], socket.socket]:
+    def _socket_factory(self, host: str) -> Callable[[AddressInfo], socket.socket]:
         def make(info: AddressInfo) -> socket.socket:
             family, kind, protocol, _, place = info
-            self._reach.check(host, str(place[0]))
+            self._policy.check(host, str(place[0]))
             return socket.socket(family=family, type=kind, proto=protocol)
 
         return make
 
 
 def describe_error(err: Exception, timeout_s: float) -> str:
-    """Why there is no answer. The errors' own words have the address, with what is secret in it."""
+    """Return why there is no answer. The errors' own texts hold the address, which may contain secrets."""
     match err:
         case TimeoutError():
             return f"did not answer within {timeout_s:g} s"
@@ -102,17 +102,17 @@ def describe_error(err: Exception, timeout_s: float) -> str:
         case aiohttp.ClientSSLError():
             return "does not speak TLS"
         case aiohttp.ClientConnectorDNSError():
-            return "has a name that nobody knows"
+            return "has a host name that DNS does not resolve"
         case aiohttp.ClientConnectorError():
             return "cannot be connected to"
         case ValueError() | aiohttp.InvalidURL():
-            return "is no address that can be asked"
+            return "is not a valid URL"
         case _:
             return f"broke off: {type(err).__name__}"
 
 
-def _unwrapped(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for, else itself."""
+def _unwrap(address: Address) -> Address:
+    """Return the IPv4 address that is embedded in an IPv6 address, else the address."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:

@@ -1,4 +1,4 @@
-"""Reads from memory: never older than our own writes, whatever the watch tells, loses or tells late."""
+"""Reads from memory: never older than our own writes, even if the watch loses events or delivers them late."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.kubernetes import ABSENT_TTL_S, SCOPES, SECRET_TTL_S, CachedKubernetes
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from doubles.hooked_kubernetes import HookedKubernetes
+from sundog_operator.adapters.cached.kubernetes import ABSENT_TTL_S, SCOPES, CachedKubernetes
+from sundog_operator.adapters.cached.secrets import SECRET_TTL_S
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -41,7 +42,7 @@ def mdep(name: str = "digits", replicas: int = 1) -> Object:
 class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.server = MemoryKubernetes(self.clock)
+        self.server = HookedKubernetes(self.clock)
         self.news: list[str] = []
         self.cached = CachedKubernetes(self.server, lambda obj: self.news.append(obj["metadata"]["name"]), self.clock)
         self.asked: list[str] = []
@@ -50,7 +51,7 @@ class World:
     def _count(self, verb: str, ref: Ref) -> None:
         self.asked.append(f"{verb} {ref.name or ref.kind.plural}")
 
-    async def told(self, obj: Object, change: str = "MODIFIED") -> None:
+    async def deliver(self, obj: Object, change: str = "MODIFIED") -> None:
         self.cached.feed(change, obj)
 
     def forget(self) -> None:
@@ -86,7 +87,7 @@ async def test_after_it_they_do_not(world: World) -> None:
     assert world.asked == []
 
 
-async def test_what_is_not_kept_is_asked_for(world: World) -> None:
+async def test_kinds_that_are_not_cached_are_read_from_the_server(world: World) -> None:
     await world.server.create(thing(SECRET, "keys", stringData={"a": "b"}))
     world.forget()
     assert await world.cached.get(Ref(SECRET, "vision", "keys")) is not None
@@ -95,7 +96,7 @@ async def test_what_is_not_kept_is_asked_for(world: World) -> None:
     assert world.cached.objects.count(SECRET) == 0
 
 
-async def test_a_secret_is_asked_for_now_and_then(world: World) -> None:
+async def test_a_secret_is_cached_for_its_time_to_live(world: World) -> None:
     ref = Ref(SECRET, "vision", "keys")
     assert await world.cached.get(ref) is None
     assert await world.cached.get(ref) is None
@@ -116,7 +117,7 @@ async def test_a_secret_is_asked_for_now_and_then(world: World) -> None:
     assert await world.cached.get(ref) is None
 
 
-async def test_an_own_write_is_read_back_before_the_watch_tells_of_it(world: World) -> None:
+async def test_an_own_write_is_read_back_before_the_watch_delivers_it(world: World) -> None:
     stored = await world.cached.get(DIGITS)
     assert stored is not None
     written = await world.cached.patch_status(
@@ -128,26 +129,26 @@ async def test_an_own_write_is_read_back_before_the_watch_tells_of_it(world: Wor
     assert world.news == ["digits"], "and wakes whoever it bears on"
 
 
-async def test_old_news_is_no_news(world: World) -> None:
+async def test_an_old_event_changes_nothing(world: World) -> None:
     old = world.server.store.get(DIGITS)
     assert old is not None
     new = await world.cached.apply(mdep(replicas=3))
     world.forget()
-    await world.told(old)
-    await world.told(new)
+    await world.deliver(old)
+    await world.deliver(new)
     assert await world.cached.get(DIGITS) == new
     assert world.news == []
 
 
-async def test_a_deleted_object_is_gone_at_once_and_its_echoes_do_not_bring_it_back(world: World) -> None:
+async def test_late_events_do_not_bring_a_deleted_object_back(world: World) -> None:
     old = world.server.store.get(DIGITS)
     assert old is not None
     await world.cached.delete(DIGITS)
     assert await world.cached.list(MODEL_DEPLOYMENT, "vision") == []
-    await world.told(old)
+    await world.deliver(old)
     assert await world.cached.get(DIGITS) is None
     again = await world.cached.create(mdep())
-    await world.told(old, "DELETED")
+    await world.deliver(old, "DELETED")
     assert await world.cached.get(DIGITS) == again
 
 
@@ -161,7 +162,7 @@ async def test_an_object_that_waits_for_its_finalizer_is_still_there(world: Worl
     assert "deletionTimestamp" in found["metadata"]
 
 
-async def test_after_a_conflict_the_object_is_asked_for(world: World) -> None:
+async def test_after_a_conflict_the_object_is_read_again(world: World) -> None:
     stale = await world.cached.get(DIGITS)
     assert stale is not None
     await world.server.annotate(DIGITS, {"example.com/by": "somebody"})
@@ -174,7 +175,9 @@ async def test_after_a_conflict_the_object_is_asked_for(world: World) -> None:
     assert world.asked.count("get digits") == 1
 
 
-async def test_a_write_whose_answer_is_lost_is_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_lost_answer_to_a_write_the_object_is_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     apply = world.server.apply
 
     async def lose(obj: Object) -> Object:
@@ -189,7 +192,7 @@ async def test_a_write_whose_answer_is_lost_is_asked_for(world: World, monkeypat
 
 
 class Slow:
-    """Answers of the server to `get` that are as of when it was asked, and come when they are let go."""
+    """Answers of the server to `get` that have the state of the request's time, and arrive when the test releases them."""
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked, self.let_go = asyncio.Event(), asyncio.Event()
@@ -203,7 +206,7 @@ class Slow:
         return answer
 
 
-async def test_what_is_made_while_it_is_asked_for_is_not_taken_for_gone(
+async def test_an_object_that_is_created_during_a_read_stays_known(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(world, monkeypatch)
@@ -215,7 +218,7 @@ async def test_what_is_made_while_it_is_asked_for_is_not_taken_for_gone(
     assert await world.cached.list(CONFIG_MAP, "vision") == [made]
 
 
-async def test_what_goes_while_it_is_asked_for_is_asked_for_again(
+async def test_an_object_that_is_deleted_during_a_read_is_read_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = await world.cached.get(DIGITS)
@@ -231,9 +234,7 @@ async def test_what_goes_while_it_is_asked_for_is_asked_for_again(
     assert await world.cached.get(DIGITS) is None
 
 
-async def test_a_secret_that_changes_while_it_is_asked_for_is_asked_for_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_secret_that_changes_during_a_read_is_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = Ref(SECRET, "vision", "keys")
     old = await world.server.create(thing(SECRET, "keys", stringData={"ann": "leaked"}))
     slow = Slow(world, monkeypatch)
@@ -254,7 +255,7 @@ async def test_a_foreign_object_that_stands_in_the_way_is_seen(world: World) -> 
     assert await world.cached.list(CONTROLLER_REVISION, "vision") == [taken]
 
 
-async def test_a_name_that_nobody_had_is_asked_for_whenever_something_may_be_written(world: World) -> None:
+async def test_get_asks_for_an_absent_object_each_time(world: World) -> None:
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
     assert await world.cached.get(ref) is None
     made = await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
@@ -269,7 +270,7 @@ async def test_a_name_that_nobody_had_is_asked_for_whenever_something_may_be_wri
     assert await world.cached.get(other) is not None, "what was in the way is seen"
 
 
-async def test_who_only_looks_asks_less_often_for_a_name_that_nobody_had(world: World) -> None:
+async def test_views_ask_less_often_for_an_absent_object(world: World) -> None:
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
     assert await world.cached.labels(ref) is None
     await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
@@ -282,7 +283,7 @@ async def test_who_only_looks_asks_less_often_for_a_name_that_nobody_had(world: 
     assert await world.cached.view(ref, name_of) == "sundog-edge"
 
 
-async def test_what_was_seen_absent_by_who_looks_is_asked_for_before_a_write(world: World) -> None:
+async def test_get_asks_for_an_object_that_a_view_found_absent(world: World) -> None:
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
     assert await world.cached.labels(ref) is None
     await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
@@ -315,7 +316,7 @@ async def test_a_foreign_object_of_a_name_of_ours_is_found(world: World) -> None
     assert await world.cached.get(Ref(CONFIG_MAP, "vision", "sundog-edge")) == foreign
 
 
-async def test_a_list_heals_what_a_watch_missed(world: World) -> None:
+async def test_a_list_finds_changes_that_the_watch_missed(world: World) -> None:
     for name in ("changed", "gone"):
         await world.cached.create(mdep(name))
     await world.server.apply(mdep("changed", replicas=7))
@@ -328,7 +329,7 @@ async def test_a_list_heals_what_a_watch_missed(world: World) -> None:
     assert await world.cached.resync(MODEL_DEPLOYMENT) == 0
 
 
-async def test_what_was_written_after_a_list_survives_it(world: World) -> None:
+async def test_a_write_after_a_list_survives_it(world: World) -> None:
     snapshot = await world.server.snapshot(MODEL_DEPLOYMENT)
     await world.cached.create(mdep("younger"))
     newer = await world.cached.apply(mdep(replicas=9))
@@ -340,26 +341,26 @@ async def test_what_was_written_after_a_list_survives_it(world: World) -> None:
 
 async def test_an_object_may_leave_a_selection_and_come_back(world: World) -> None:
     inside = await world.server.create(thing(CONFIG_MAP, "a", labels=OURS))
-    await world.told(inside, "ADDED")
+    await world.deliver(inside, "ADDED")
     outside = await world.server.update(Ref(CONFIG_MAP, "vision", "a"), lambda obj: thing(CONFIG_MAP, "a"))
-    await world.told(outside, "DELETED")
+    await world.deliver(outside, "DELETED")
     assert await world.cached.list(CONFIG_MAP, "vision", OURS) == []
     back = await world.server.apply(thing(CONFIG_MAP, "a", labels=OURS))
-    await world.told(back, "ADDED")
+    await world.deliver(back, "ADDED")
     assert await world.cached.list(CONFIG_MAP, "vision", OURS) == [back]
 
 
-async def test_what_lost_our_label_is_known_once_it_was_asked_for(world: World) -> None:
+async def test_an_object_without_our_label_is_known_after_a_get(world: World) -> None:
     ref = Ref(CONTROLLER_REVISION, "vision", "digits-r1")
     await world.cached.create(thing(CONTROLLER_REVISION, "digits-r1", labels=OURS, revision=1))
     bare = await world.server.update(ref, lambda _: thing(CONTROLLER_REVISION, "digits-r1", revision=1))
-    await world.told(bare, "DELETED")
+    await world.deliver(bare, "DELETED")
     with pytest.raises(AlreadyExists):
         await world.cached.create(thing(CONTROLLER_REVISION, "digits-r1", labels=OURS, revision=1))
     assert await world.cached.list(CONTROLLER_REVISION, "vision") == [bare]
 
 
-async def test_of_a_foreign_object_no_watch_tells_and_so_none_has_missed_it(world: World) -> None:
+async def test_a_change_of_an_object_without_our_label_is_not_missed(world: World) -> None:
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
     await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
     assert await world.cached.get(ref) is not None
@@ -382,7 +383,7 @@ async def test_only_its_own_namespaces_are_kept() -> None:
     assert world.asked == ["list modeldeployments"]
 
 
-async def test_a_namespace_that_may_not_be_listed_keeps_nobody_from_the_others() -> None:
+async def test_a_forbidden_namespace_does_not_affect_the_others() -> None:
     world, closed = World(), {"audio"}
     world.cached = CachedKubernetes(world.server, lambda _: None, world.clock, ["audio", "vision"])
     for kind in (MODEL_DEPLOYMENT, HTTP_ROUTE):
@@ -416,7 +417,7 @@ async def test_a_namespace_that_may_not_be_listed_keeps_nobody_from_the_others()
     assert world.asked == []
 
 
-async def test_no_kind_is_known_where_no_namespace_may_be_listed() -> None:
+async def test_no_kind_is_cached_where_all_namespaces_are_forbidden() -> None:
     world = World()
     world.cached = CachedKubernetes(world.server, lambda _: None, world.clock, ["audio", "vision"])
     world.server.faults = lambda *_: Forbidden("no role")
@@ -428,7 +429,7 @@ async def test_no_kind_is_known_where_no_namespace_may_be_listed() -> None:
     assert world.cached.lacks(HTTP_ROUTE)
 
 
-async def test_a_label_finds_the_same_as_a_look_at_all(world: World) -> None:
+async def test_an_indexed_label_finds_the_same_as_a_scan(world: World) -> None:
     for name, owner in (("a", "digits"), ("b", "words"), ("c", "digits")):
         labels = OURS | {"serving.sundog.dev/model-deployment": owner}
         await world.cached.create(thing(CONTROLLER_REVISION, name, labels=labels))
@@ -440,7 +441,7 @@ async def test_a_label_finds_the_same_as_a_look_at_all(world: World) -> None:
         assert listed == await world.server.list(CONTROLLER_REVISION, "vision", labels)
 
 
-async def test_a_kind_that_the_cluster_lacks_is_asked_for_by_lists_alone(world: World) -> None:
+async def test_only_resyncs_ask_for_a_kind_that_is_not_served(world: World) -> None:
     digits, lacking = Ref(HTTP_ROUTE, "vision", "digits"), True
 
     def fault(verb: str, ref: Ref) -> Exception | None:
@@ -473,7 +474,7 @@ async def test_a_kind_that_the_cluster_lacks_is_asked_for_by_lists_alone(world: 
     assert await world.cached.list(HTTP_ROUTE, "vision") == [made], "and were there all the time"
 
 
-async def test_only_an_optional_kind_may_be_lacking() -> None:
+async def test_only_an_optional_kind_may_be_missing() -> None:
     world = World()
     refused = {HTTP_ROUTE, CONFIG_MAP}
     world.server.faults = lambda _, ref: NotServed("no such kind") if ref.kind in refused else None
@@ -487,8 +488,8 @@ async def test_only_an_optional_kind_may_be_lacking() -> None:
 
 
 @given(st.data())
-def test_in_whatever_order_news_comes_the_end_is_the_servers(data: st.DataObject) -> None:
-    """A watch that is late, repeats itself and loses deletions, lists at any moment, and writes of our own in between."""
+def test_events_in_any_order_end_in_the_state_of_the_server(data: st.DataObject) -> None:
+    """A watch that is late, repeats events and loses deletions, with lists and our own writes in between."""
 
     async def run() -> None:
         world = World()
@@ -527,9 +528,9 @@ async def test_the_version_of_a_namespace_moves_with_each_of_its_changes(world: 
         await world.cached.resync(kind)
     seen, other = [world.cached.version("vision")], world.cached.version("audio")
     changed = await world.server.annotate(DIGITS, {"example.com/by": "somebody"})
-    await world.told(changed)
+    await world.deliver(changed)
     seen.append(world.cached.version("vision"))
-    await world.told(changed)
+    await world.deliver(changed)
     assert world.cached.version("vision") == seen[-1], "no news"
     await world.cached.apply(thing(CONFIG_MAP, "sundog-edge"))
     seen.append(world.cached.version("vision"))
@@ -539,7 +540,7 @@ async def test_the_version_of_a_namespace_moves_with_each_of_its_changes(world: 
     assert world.cached.version("audio") == other
 
 
-async def test_the_version_of_all_namespaces_moves_with_a_kind_that_comes_or_goes(world: World) -> None:
+async def test_the_version_of_all_namespaces_changes_when_a_kind_appears_or_disappears(world: World) -> None:
     lacking = True
     world.server.faults = lambda verb, ref: NotServed("no httproutes") if lacking and ref.kind == HTTP_ROUTE else None
     for kind in SCOPES:

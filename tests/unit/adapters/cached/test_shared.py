@@ -1,4 +1,4 @@
-"""One question for all who ask at about the same time."""
+"""One request for all callers at about the same time."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ async def test_after_a_put_nothing_older_is_given(clock: FakeClock, refuses: boo
     assert len(serve.reads) == 2
 
 
-async def test_an_answer_asked_for_before_a_put_is_not_given_after_it(clock: FakeClock) -> None:
+async def test_a_put_invalidates_earlier_answers(clock: FakeClock) -> None:
     serve = Serve()
     shared = SharedServe(serve, clock)
     serve.slow.clear()
@@ -103,7 +103,7 @@ async def test_an_error_is_shared_and_forgotten_as_an_answer_is(clock: FakeClock
     assert (await shared.read(HEAD, "vision")).known
 
 
-async def test_one_who_is_cancelled_takes_the_answer_from_nobody(clock: FakeClock) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_others(clock: FakeClock) -> None:
     serve = Serve()
     shared = SharedServe(serve, clock)
     serve.slow.clear()
@@ -117,7 +117,7 @@ async def test_one_who_is_cancelled_takes_the_answer_from_nobody(clock: FakeCloc
     assert (await second).known
 
 
-async def test_services_of_a_namespace_share_what_its_edges_say(clock: FakeClock) -> None:
+async def test_services_of_a_namespace_share_the_reports_of_its_edges(clock: FakeClock) -> None:
     edges = Edges()
     shared = SharedEdges(edges, clock)
     pods: list[Object] = [{"metadata": {"name": name, "uid": name, "resourceVersion": "1"}} for name in ("a", "b")]

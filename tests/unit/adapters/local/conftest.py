@@ -1,4 +1,4 @@
-"""A process table, a clock and a state directory that do what they are told."""
+"""A process table, a clock and a state directory that tests control."""
 
 import asyncio
 import signal
@@ -80,13 +80,13 @@ class FakeTable:
         self.processes.pop(pid, None)
         self.parents = {child: parent for child, parent in self.parents.items() if pid not in {child, parent}}
 
-    def look(self, pid: int) -> ProcessInfo | None:
+    def find(self, pid: int) -> ProcessInfo | None:
         return self.processes.get(pid)
 
     def exit_code(self, pid: int) -> int | None:
         return self.codes.get(pid)
 
-    def everything(self) -> list[ProcessInfo]:
+    def find_all(self) -> list[ProcessInfo]:
         return list(self.processes.values())
 
     def descendants(self, pid: int) -> list[ProcessInfo]:
@@ -114,7 +114,7 @@ def table(clock: FakeClock) -> FakeTable:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateDirectory:
-    """A prepared state directory. Its path is too long for real sockets, which these tests have none of."""
+    """A prepared state directory. Its path is too long for sockets, which these tests do not open."""
     monkeypatch.setattr("sundog_operator.adapters.local.state_directory.MAX_PATH_BYTES", 4096)
     state = StateDirectory.at(tmp_path / "state")
     state.prepare()

@@ -1,4 +1,4 @@
-"""What the doctor makes of what it finds."""
+"""The doctor's results for its findings."""
 
 import os
 import socket
@@ -66,14 +66,14 @@ def test_little_shared_memory_is_a_warning_with_the_option_of_docker() -> None:
     assert "--shm-size" in small.fix
 
 
-def test_a_state_directory_that_is_too_long_says_how_long_it_may_be() -> None:
+def test_a_too_long_state_directory_names_the_limit() -> None:
     check = doctor.check_state_directory(StateDirectory.at(Path("/", "a" * 90)))
     assert check.status == "fail"
     assert "91 bytes long" in check.found
     assert "choose a shorter path" in check.fix
 
 
-def test_another_instance_is_told_by_its_pid(state: StateDirectory) -> None:
+def test_another_instance_is_named_by_its_pid(state: StateDirectory) -> None:
     assert doctor.check_running_instance(state).status == "ok"
     with state.hold():
         check = doctor.check_running_instance(state)
@@ -81,7 +81,7 @@ def test_another_instance_is_told_by_its_pid(state: StateDirectory) -> None:
         assert str(state.holder()) in check.found
 
 
-def test_a_taken_port_is_told_with_its_holder() -> None:
+def test_a_taken_port_is_reported_with_its_holder() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert doctor.check_edge_port(port).status == "warn"

@@ -1,4 +1,4 @@
-"""What LocalEdge gives edges that come at once. The processes are pretended."""
+"""LocalEdge with several edges at once. The processes are fakes."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def config_map(namespace: str) -> Object:
 
 @pytest.fixture
 def preferred(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A free port. Who finds it free goes on together with another who does, if one comes."""
+    """A free port. A caller that finds it free waits for a second caller that finds it free, if there is one."""
     port, together, is_free = allocate_port(), threading.Barrier(2), ports_allocation.is_port_free
 
     def is_free_for_both(candidate: int) -> bool:
@@ -60,7 +60,7 @@ async def test_edges_that_come_at_once_have_ports_of_their_own(
         await kube.create(deployment(team))
     edge = LocalEdge(kube, state.path, clock, http_port=preferred, https_port=0, table=table)
     async with going_on(edge.run()), asyncio.timeout(PATIENCE_S):
-        while len(pods := await kube.list(POD)) < len(TEAMS):  # noqa: ASYNC110 the pretended world has no events
+        while len(pods := await kube.list(POD)) < len(TEAMS):  # noqa: ASYNC110 the fake cluster has no events
             await asyncio.sleep(0)
     ports = [
         port["containerPort"] for pod in pods for container in pod["spec"]["containers"] for port in container["ports"]
@@ -81,9 +81,9 @@ def kube(clock: Any) -> MemoryKubernetes:
 
 
 async def http_port(kube: MemoryKubernetes, table: Any) -> int:
-    """Where the edge's only HAProxy listens, once it does."""
+    """Wait for the port of the edge's only HAProxy."""
     async with asyncio.timeout(PATIENCE_S):
-        while not (pods := await kube.list(POD)) or len(table.processes) < 2:  # noqa: ASYNC110 the pretended world has no events
+        while not (pods := await kube.list(POD)) or len(table.processes) < 2:  # noqa: ASYNC110 the fake cluster has no events
             await asyncio.sleep(0)
     return int(pods[0]["spec"]["containers"][0]["ports"][0]["containerPort"])
 
@@ -108,7 +108,7 @@ async def test_a_start_leaves_a_remembered_port_that_somebody_took(
     assert f"(pid {os.getpid()}); the edge listens on port {after} for haproxy" in event["note"]
 
 
-async def test_a_port_that_is_taken_in_a_run_is_waited_for_with_what_to_do(
+async def test_a_port_that_is_taken_during_a_run_is_awaited_with_advice(
     kube: MemoryKubernetes, table: Any, make_edge: Callable[[], LocalEdge], caplog: pytest.LogCaptureFixture
 ) -> None:
     await kube.create(config_map("one"))
@@ -121,11 +121,11 @@ async def test_a_port_that_is_taken_in_a_run_is_waited_for_with_what_to_do(
             message = ""
             while not message:
                 (pod,) = await kube.list(POD)
-                told = (pod.get("status") or {}).get("conditions", [{}])[0]
-                message = told["message"] if told.get("reason") == "PortTaken" else ""
+                condition = (pod.get("status") or {}).get("conditions", [{}])[0]
+                message = condition["message"] if condition.get("reason") == "PortTaken" else ""
                 await asyncio.sleep(0)
         assert await http_port(kube, table) == before
-    assert f"port {before}, on which the haproxy of this edge listens, is held by" in message
-    assert message.endswith("end that process, or start local mode again, which takes another port")
+    assert f"port {before} of the edge's haproxy: held by" in message
+    assert message.endswith("End that process, or restart local mode, which takes another port.")
     assert caplog.text.count(message) == 1
     assert await kube.list(EVENT) == []

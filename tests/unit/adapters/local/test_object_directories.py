@@ -50,7 +50,7 @@ TEAMS = [Ref(RAY_CLUSTER, f"team-{number}", "sundog-0") for number in range(32)]
 
 
 def all_at_once(act: Callable[[Ref], T]) -> list[T]:
-    """What comes of it for each of the teams, in a thread each."""
+    """Run it for each of the teams, in a thread each, and return the results."""
     together = threading.Barrier(len(TEAMS))
 
     def run(ref: Ref) -> T:
@@ -64,11 +64,11 @@ def all_at_once(act: Callable[[Ref], T]) -> list[T]:
 def test_objects_that_come_at_once_have_a_directory_each(units: ObjectDirectories) -> None:
     names = all_at_once(lambda ref: units.get_or_create(ref).name)
     assert sorted(names) == sorted(f"ray-{number}" for number in range(len(TEAMS)))
-    # Whoever came later made none of them anew.
+    # Later threads did not create them again.
     assert {unit.ref: unit.name for unit in units.all()} == dict(zip(TEAMS, names, strict=True))
 
 
-def test_what_is_chosen_at_once_is_chosen_one_after_the_other(units: ObjectDirectories) -> None:
+def test_concurrent_choices_are_serialized(units: ObjectDirectories) -> None:
     made = {ref: units.get_or_create(ref) for ref in TEAMS}
 
     def next_one(known: Sequence[ObjectDirectory]) -> dict[str, int]:
@@ -92,7 +92,7 @@ def test_the_first_restart_is_at_once_and_the_others_wait_longer_and_longer() ->
     assert restarts.remaining_delay_s(NOW) == 0.0
     pauses = []
     for _ in range(10):
-        restarts.died(NOW)
+        restarts.record_exit(NOW)
         pauses.append(restarts.remaining_delay_s(NOW))
     assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
     assert restarts.remaining_delay_s(NOW + timedelta(seconds=59)) == 1.0
@@ -103,19 +103,19 @@ def test_the_first_restart_is_at_once_and_the_others_wait_longer_and_longer() ->
 def test_a_minute_of_life_is_forgiveness() -> None:
     restarts = RestartBackoff()
     for _ in range(5):
-        restarts.died(NOW)
-    assert not restarts.lived(timedelta(seconds=59))
-    assert restarts.lived(timedelta(seconds=60))
-    restarts.died(NOW)
+        restarts.record_exit(NOW)
+    assert not restarts.reset_if_steady(timedelta(seconds=59))
+    assert restarts.reset_if_steady(timedelta(seconds=60))
+    restarts.record_exit(NOW)
     assert restarts.remaining_delay_s(NOW) == 0.0
 
 
-def test_what_did_its_work_is_started_at_once() -> None:
+def test_a_process_that_worked_restarts_at_once() -> None:
     restarts = RestartBackoff()
     for _ in range(5):
-        restarts.died(NOW)
+        restarts.record_exit(NOW)
     restarts.reset_backoff()
-    restarts.died(NOW)
+    restarts.record_exit(NOW)
     assert restarts.remaining_delay_s(NOW) == 0.0
-    restarts.died(NOW)
+    restarts.record_exit(NOW)
     assert restarts.remaining_delay_s(NOW) == 1.0

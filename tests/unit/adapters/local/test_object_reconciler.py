@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from background import going_on
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, RAY_CLUSTER, Object, Ref
 from waiting import PATIENCE_S
@@ -22,7 +22,7 @@ def cluster(ref: Ref, **spec: Any) -> Object:
 
 
 class Steps:
-    """A step that notes what it was given. It asks for a look after an hour, and for none where there is no object."""
+    """A step that records its arguments. It returns an hour, or 0 without an object."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Ref, Any]] = []
@@ -44,7 +44,7 @@ class Steps:
 
 
 class Hour:
-    """A clock on which pauses end only when they are cut short, except the one after an error."""
+    """A clock whose pauses only end when they are interrupted, except the pause after an error."""
 
     def __init__(self, inner: Any) -> None:
         self.now = inner.now
@@ -59,16 +59,16 @@ def steps() -> Steps:
 
 
 @pytest.fixture
-def kube(clock: Any) -> MemoryKubernetes:
-    return MemoryKubernetes(clock)
+def kube(clock: Any) -> HookedKubernetes:
+    return HookedKubernetes(clock)
 
 
 def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManager[None]:
     return going_on(objects.run(*also))
 
 
-async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
-    kube: MemoryKubernetes, steps: Steps, clock: Any
+async def test_the_step_runs_at_start_at_changes_and_after_a_deletion(
+    kube: HookedKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
@@ -82,8 +82,8 @@ async def test_an_object_is_seen_at_start_at_changes_and_once_gone(
     assert steps.seen == [(A, 1), (A, 2), (A, None), (A, 3)]
 
 
-async def test_what_was_deleted_while_nobody_looked_is_taken_down(
-    kube: MemoryKubernetes, steps: Steps, clock: Any
+async def test_an_object_that_was_deleted_between_runs_is_removed(
+    kube: HookedKubernetes, steps: Steps, clock: Any
 ) -> None:
     await kube.create(cluster(A, x=1))
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A, B])):
@@ -91,8 +91,8 @@ async def test_what_was_deleted_while_nobody_looked_is_taken_down(
     assert steps.seen == [(A, 1), (B, None)]
 
 
-async def test_an_error_is_tried_again_and_stops_nobody_else(
-    kube: MemoryKubernetes, steps: Steps, clock: Any, caplog: pytest.LogCaptureFixture
+async def test_an_error_is_retried_and_stops_no_other_object(
+    kube: HookedKubernetes, steps: Steps, clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps.failures = 2
     await kube.create(cluster(A, x=1))
@@ -100,16 +100,16 @@ async def test_an_error_is_tried_again_and_stops_nobody_else(
         await steps.wait((A, 1), (A, 1), (A, 1))
         await kube.create(cluster(B, x=5))
         await steps.wait((B, 5))
-    assert "RayCluster n/a: not now; next attempt in 1.0 s" in caplog.text
+    assert "RayCluster n/a: not now; retry in 1.0 s" in caplog.text
 
 
-async def test_a_take_down_that_fails_is_tried_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_a_take_down_that_fails_is_tried_again(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     steps.failures = 1
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A])):
         await steps.wait((A, None), (A, None))
 
 
-async def test_a_broken_watch_is_opened_again(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_a_broken_watch_is_opened_again(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     broken = [DependencyError("connection refused")]
     kube.faults = lambda verb, ref: broken.pop() if verb == "watch" and broken else None
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
@@ -118,7 +118,7 @@ async def test_a_broken_watch_is_opened_again(kube: MemoryKubernetes, steps: Ste
     assert not broken
 
 
-async def test_objects_that_are_not_wanted_are_left_alone(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_objects_that_are_not_wanted_are_left_alone(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     await kube.create(cluster(B, x=2))
     objects = ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), wanted=lambda obj: obj["spec"]["x"] == 2)
@@ -127,7 +127,7 @@ async def test_objects_that_are_not_wanted_are_left_alone(kube: MemoryKubernetes
     assert steps.seen == [(B, 2)]
 
 
-async def test_another_kind_wakes_the_object_it_belongs_to(kube: MemoryKubernetes, steps: Steps, clock: Any) -> None:
+async def test_another_kind_wakes_the_object_it_belongs_to(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     meta = {"name": "c", "namespace": "n"}
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock)), (CONFIG_MAP, lambda _: A)):

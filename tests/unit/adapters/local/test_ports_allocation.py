@@ -1,4 +1,4 @@
-"""Blocks of ports: apart, free, and claimed."""
+"""Blocks of ports: disjoint, free, and claimed."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ def test_blocks_do_not_touch_and_stay_below_the_ephemeral_ports() -> None:
     assert BLOCK_BASES[-1] + BLOCK_SIZE <= 32_768
 
 
-def test_a_block_goes_to_one_of_those_who_ask_for_it() -> None:
+def test_a_block_goes_to_one_caller() -> None:
     first, one = allocate_block("same seed")
     second, two = allocate_block("same seed")
     with one, two:
@@ -66,7 +66,7 @@ def test_one_server_among_the_worker_ports_does_no_harm() -> None:
 
 def test_no_free_block_is_an_error_with_the_range() -> None:
     ports, claim = allocate_block("only")
-    with claim, pytest.raises(DependencyError, match=f"between {ports.base} and {ports.base + 999}, which Ray needs"):
+    with claim, pytest.raises(DependencyError, match=f"ports {ports.base} to {ports.base + 999}: no 1000 in a row"):
         allocate_block("only", [ports.base])
 
 
@@ -90,5 +90,5 @@ def test_single_ports_that_are_taken_or_held_are_passed_over() -> None:
     first, second, third = SINGLE_PORTS[-3:]
     with socket.create_server(("127.0.0.1", second)):
         assert allocate_port({first}, (first, second, third)) == third
-        with pytest.raises(DependencyError, match=f"no port between {first} and {third} is free"):
+        with pytest.raises(DependencyError, match=f"ports {first} to {third}: none is free"):
             allocate_port({first, third}, (first, second, third))

@@ -1,4 +1,4 @@
-"""Which processes are ours: adoption after a restart, and ending them with all their kin."""
+"""Own processes: adoption after a restart, and their end with all descendants."""
 
 import asyncio
 import signal
@@ -28,7 +28,7 @@ def log(state: StateDirectory) -> Path:
 
 @pytest.fixture
 def again(state: StateDirectory, table: Any, clock: Any) -> Processes:
-    """The processes as a second run of the same state directory sees them."""
+    """The processes for a second run of the same state directory."""
     return Processes(state, table, clock)
 
 
@@ -40,7 +40,7 @@ async def test_a_started_process_is_adopted_by_the_next_run(
     assert again.recorded() == ["ray-0"]
 
 
-async def test_a_number_that_another_process_got_is_not_adopted(
+async def test_a_reused_pid_is_not_adopted(
     processes: Processes, again: Processes, state: StateDirectory, table: Any
 ) -> None:
     record = await processes.start(command(state))
@@ -78,7 +78,7 @@ async def test_without_a_readable_mark_start_time_and_arguments_decide(
 async def test_a_process_that_was_recognised_may_become_another_program_and_hide_its_mark(
     processes: Processes, again: Processes, state: StateDirectory, table: Any
 ) -> None:
-    """A process that is taken for dead would be killed: nothing that can be read only sometimes may decide that."""
+    """A process that seems dead would be killed, so values that are only sometimes readable must not decide."""
     record = await processes.start(command(state))
     assert await again.running("ray-0") == record
     table.replace(record.pid, argv=("haproxy", "-W"), mark="")
@@ -96,7 +96,7 @@ async def test_a_clock_that_was_set_does_not_lose_a_marked_process(
     assert await again.running("ray-0") is not None
 
 
-async def test_records_of_before_a_reboot_are_forgotten_and_nobody_is_harmed(
+async def test_records_from_before_a_reboot_are_dropped_and_no_process_is_signalled(
     processes: Processes, again: Processes, state: StateDirectory, table: Any
 ) -> None:
     record = await processes.start(command(state))
@@ -119,7 +119,7 @@ async def test_a_damaged_record_is_no_process(processes: Processes, state: State
     assert processes.recorded() == []
 
 
-async def test_stop_asks_first_and_kills_what_does_not_listen(
+async def test_stop_sends_sigterm_first_and_then_sigkill(
     processes: Processes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
     record = await processes.start(command(state))
@@ -189,7 +189,9 @@ async def test_other_names_and_other_state_directories_are_left_alone(
     assert [seen.pid for seen in find_marked_processes(state, table)] == [neighbour.pid]
 
 
-async def test_what_survives_sigkill_is_named(processes: Processes, state: StateDirectory, table: Any) -> None:
+async def test_a_process_that_survives_sigkill_is_named(
+    processes: Processes, state: StateDirectory, table: Any
+) -> None:
     record = await processes.start(command(state))
     table.immortal.add(record.pid)
     with pytest.raises(DependencyError, match=f"ray-0: pid {record.pid} did not end on SIGKILL"):
@@ -220,7 +222,7 @@ async def test_a_start_that_is_cancelled_is_still_found_and_ended(
 
 
 async def test_a_program_that_is_missing_is_named(processes: Processes, state: StateDirectory) -> None:
-    with pytest.raises(DependencyError, match=r"cannot start ray-0 \(missing\): No such file or directory"):
+    with pytest.raises(DependencyError, match="ray-0: cannot start missing: No such file or directory"):
         await processes.start(command(state, argv=("missing",)))
     assert processes.recorded() == []
 
@@ -233,7 +235,7 @@ async def test_a_program_that_is_missing_is_named(processes: Processes, state: S
         (None, "ended; {log} ends with: no room left"),
     ],
 )
-async def test_an_end_is_told_with_the_last_words(
+async def test_an_exit_is_described_with_the_last_line_of_the_log(
     code: int | None, text: str, processes: Processes, state: StateDirectory, table: Any, log: Path
 ) -> None:
     record = await processes.start(command(state))
@@ -243,7 +245,7 @@ async def test_an_end_is_told_with_the_last_words(
     assert await processes.describe_end("ray-0", log) == text.format(log=log)
 
 
-async def test_how_a_process_of_an_earlier_run_ended_is_not_waited_for(
+async def test_the_exit_code_of_an_earlier_runs_process_is_not_awaited(
     processes: Processes, again: Processes, state: StateDirectory, table: Any, log: Path, clock: Any
 ) -> None:
     record = await processes.start(command(state))

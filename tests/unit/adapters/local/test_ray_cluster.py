@@ -1,4 +1,4 @@
-"""What LocalRay does about heads that end, do not answer, or lose their ports. The processes are pretended."""
+"""LocalRay with heads that end, do not answer, or lose their ports. The processes are fakes."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ import aiohttp.web
 import pytest
 
 from background import going_on
+from doubles.hooked_kubernetes import HookedKubernetes
 from stand_in_ray import end
 from sundog_operator.adapters.local.ports_allocation import allocate_block, is_port_free
 from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import RAY_CLUSTER, Object, Ref
 from waiting import PATIENCE_S
 
@@ -31,12 +31,12 @@ CLUSTER: Object = {
 
 
 @pytest.fixture
-def kube(clock: Any) -> MemoryKubernetes:
-    return MemoryKubernetes(clock)
+def kube(clock: Any) -> HookedKubernetes:
+    return HookedKubernetes(clock)
 
 
 @pytest.fixture
-def ray(kube: MemoryKubernetes, state: StateDirectory, clock: Any, table: Any) -> LocalRay:
+def ray(kube: HookedKubernetes, state: StateDirectory, clock: Any, table: Any) -> LocalRay:
     return LocalRay(kube, state.path, clock, table=table)
 
 
@@ -46,11 +46,11 @@ def running(ray: LocalRay) -> AbstractAsyncContextManager[None]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 the pretended world has no events
+        while not condition():  # noqa: ASYNC110 the fake cluster has no events
             await asyncio.sleep(0)
 
 
-async def condition(kube: MemoryKubernetes) -> tuple[str, str, str]:
+async def condition(kube: HookedKubernetes) -> tuple[str, str, str]:
     obj = await kube.get(REF)
     for found in (obj or {}).get("status", {}).get("conditions", ()):
         if found["type"] == "HeadPodReady":
@@ -58,7 +58,7 @@ async def condition(kube: MemoryKubernetes) -> tuple[str, str, str]:
     return "", "", ""
 
 
-async def until_condition(kube: MemoryKubernetes, status: str, reason: str) -> str:
+async def until_condition(kube: HookedKubernetes, status: str, reason: str) -> str:
     async with asyncio.timeout(PATIENCE_S):
         while (found := await condition(kube))[:2] != (status, reason):  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -71,7 +71,7 @@ def port(command: Any, option: str = "dashboard-port") -> int:
 
 @contextlib.asynccontextmanager
 async def dashboard(at: int, answers: list[int]) -> AsyncIterator[list[str]]:
-    """A server that answers with the first of `answers`, whatever it is by then."""
+    """A server that answers with the current first item of `answers`."""
     authorizations: list[str] = []
 
     async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
@@ -90,7 +90,7 @@ async def dashboard(at: int, answers: list[int]) -> AsyncIterator[list[str]]:
 
 
 async def test_a_head_is_ready_when_serve_answers_and_not_before(
-    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any
+    ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any
 ) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
@@ -112,7 +112,7 @@ async def test_a_head_is_ready_when_serve_answers_and_not_before(
 
 
 async def test_nothing_is_written_while_nothing_changes(
-    ray: LocalRay, kube: MemoryKubernetes, table: Any, clock: Any
+    ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
@@ -125,7 +125,7 @@ async def test_nothing_is_written_while_nothing_changes(
 
 
 async def test_a_head_that_ends_again_and_again_is_started_after_longer_and_longer_pauses_on_its_ports(
-    ray: LocalRay, kube: MemoryKubernetes, table: Any, clock: Any
+    ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
     ends, starts = [], []
@@ -145,7 +145,7 @@ async def test_a_head_that_ends_again_and_again_is_started_after_longer_and_long
 
 
 async def test_a_head_keeps_its_ports_although_others_became_free(
-    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any
+    ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any
 ) -> None:
     preferred, claim = allocate_block(str(state.path / "ray-0"))
     await kube.create(CLUSTER)
@@ -158,8 +158,8 @@ async def test_a_head_keeps_its_ports_although_others_became_free(
     assert port(table.commands[1]) == port(table.commands[0])
 
 
-async def test_a_head_that_lost_a_port_gets_others_and_says_so(
-    ray: LocalRay, kube: MemoryKubernetes, table: Any, caplog: pytest.LogCaptureFixture
+async def test_a_head_that_lost_a_port_gets_others_with_a_warning(
+    ray: LocalRay, kube: HookedKubernetes, table: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
@@ -181,8 +181,8 @@ async def test_a_head_that_lost_a_port_gets_others_and_says_so(
     assert re.search(rf"port {before} is held by .+ \(pid \d+\); Ray gets other ports", caplog.text)
 
 
-async def test_a_head_that_never_answers_is_started_anew(
-    ray: LocalRay, kube: MemoryKubernetes, table: Any, clock: Any
+async def test_a_head_that_never_answers_restarts(
+    ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
@@ -193,7 +193,7 @@ async def test_a_head_that_never_answers_is_started_anew(
 
 
 async def test_the_next_controller_adopts_the_head(
-    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any, clock: Any
+    ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
@@ -205,9 +205,9 @@ async def test_the_next_controller_adopts_the_head(
 
 
 async def test_an_adopted_head_that_misses_the_first_question_goes_on(
-    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any, clock: Any
+    ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
-    """However old it is: what it serves would go with it, for a machine that was busy when the last controller died."""
+    """An old head must survive a busy machine after the last controller died, because its replicas would end with it."""
     await kube.create(CLUSTER)
     async with running(ray):
         await until(lambda: len(table.commands) == 1)
@@ -220,8 +220,8 @@ async def test_an_adopted_head_that_misses_the_first_question_goes_on(
     assert (clock.now() - adopted).total_seconds() > START_TIMEOUT_S
 
 
-async def test_a_cluster_that_was_deleted_while_nobody_looked_is_taken_down(
-    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any, clock: Any
+async def test_a_cluster_that_was_deleted_between_runs_is_removed(
+    ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
@@ -238,7 +238,7 @@ async def test_a_cluster_that_was_deleted_while_nobody_looked_is_taken_down(
 
 
 async def test_a_process_without_an_object_and_a_directory_is_cleared(
-    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any
+    ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any
 ) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
@@ -249,7 +249,7 @@ async def test_a_process_without_an_object_and_a_directory_is_cleared(
         await until(lambda: not table.processes)
 
 
-async def test_the_end_of_everything_is_told(ray: LocalRay, kube: MemoryKubernetes, table: Any) -> None:
+async def test_stop_all_is_reported(ray: LocalRay, kube: HookedKubernetes, table: Any) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
         await until(lambda: len(table.commands) == 1)

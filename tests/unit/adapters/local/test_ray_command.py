@@ -1,4 +1,4 @@
-"""How Ray is started."""
+"""The command and environment of Ray."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_grpc_is_for_this_machine_alone_and_messages_have_a_limit() -> None:
     assert ENVIRONMENT["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == str(2**30)
 
 
-def test_the_token_is_read_from_a_file_and_told_nowhere() -> None:
+def test_the_token_is_read_from_a_file_and_is_in_no_argument() -> None:
     assert ENVIRONMENT["RAY_AUTH_MODE"] == "token"
     assert ENVIRONMENT["RAY_AUTH_TOKEN_PATH"] == "/s/ray-token"
     assert "RAY_AUTH_TOKEN" not in ENVIRONMENT
@@ -44,7 +44,7 @@ def test_a_shells_ray_settings_decide_nothing_but_the_rest_is_inherited() -> Non
     assert ENVIRONMENT["PATH"] == "/bin"
 
 
-def test_downloaded_models_are_kept_in_the_state_directory_unless_the_shell_says_where() -> None:
+def test_downloaded_models_are_in_the_state_directory_unless_the_shell_sets_another() -> None:
     assert ENVIRONMENT["SUNDOG_CACHE_DIR"] == "/s/cache"
     own = make_environment({"SUNDOG_CACHE_DIR": "/big"}, PORTS, Path("/s/t"), Path("/s/tmp"), Path("/s/cache"))
     assert own["SUNDOG_CACHE_DIR"] == "/big"

@@ -1,4 +1,4 @@
-"""Logs of replicas: whose they are, what was written since, and what a model raised last."""
+"""Logs of replicas: their owner, new lines, and the last exception of a model."""
 
 import os
 from pathlib import Path
@@ -32,13 +32,13 @@ def test_logs_are_found_by_service_and_revision_in_the_order_of_their_last_lines
     assert find_logs(tmp_path / "nowhere", "digits") == []
 
 
-@pytest.mark.parametrize(("lines", "told"), [(2, ["two", "three"]), (9, ["one", "two", "three"]), (0, [])])
+@pytest.mark.parametrize(("lines", "expected"), [(2, ["two", "three"]), (9, ["one", "two", "three"]), (0, [])])
 def test_a_reader_begins_with_the_last_lines_and_goes_on_behind_them(
-    tmp_path: Path, lines: int, told: list[str]
+    tmp_path: Path, lines: int, expected: list[str]
 ) -> None:
     path = log(tmp_path, "digits-r1_Model_aaa", "one", "two", "three")
     reader = ReplicaLogReader(path)
-    assert reader.last(lines) == told
+    assert reader.last(lines) == expected
     assert reader.more() == []
     with path.open("a") as file:
         file.write("four\nfi")
@@ -52,12 +52,12 @@ def test_a_reader_begins_with_the_last_lines_and_goes_on_behind_them(
     assert reader.more() == []
 
 
-def test_of_a_large_file_no_half_line_is_told(tmp_path: Path) -> None:
+def test_incomplete_lines_of_a_large_file_are_skipped(tmp_path: Path) -> None:
     path = log(tmp_path, "digits-r1_Model_aaa", *(f"{number} {'x' * 1000}" for number in range(2000)))
-    told = ReplicaLogReader(path).last(5000)
-    assert told[-1].startswith("1999 ")
-    assert len(told) < 2000
-    assert all(len(line.partition(" ")[2]) == 1000 for line in told)
+    tail = ReplicaLogReader(path).last(5000)
+    assert tail[-1].startswith("1999 ")
+    assert len(tail) < 2000
+    assert all(len(line.partition(" ")[2]) == 1000 for line in tail)
 
 
 def test_an_exception_that_the_model_caught_and_logged_is_none_that_it_raised(tmp_path: Path) -> None:

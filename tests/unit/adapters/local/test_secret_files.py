@@ -1,4 +1,4 @@
-"""Secrets as files: all keys at once, private, and gone with their Secret."""
+"""Secrets as files: all keys at once, private, and removed with their Secret."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from sundog_operator.adapters.local import secret_files
 
 
 def shown(directory: Path) -> dict[str, dict[str, bytes]]:
-    """What a reader finds, as `sundog-edge` reads a mounted Secret."""
+    """Read a Secret's files as `sundog-edge` does."""
     return {
         secret.name: {key.name: key.read_bytes() for key in secret.iterdir()}
         for secret in directory.iterdir()
@@ -42,7 +42,7 @@ def test_only_this_user_can_read_them(tmp_path: Path) -> None:
         assert mode == (0o700 if path.is_dir() else 0o600), path
 
 
-def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
+def test_unchanged_secrets_are_not_written_again(tmp_path: Path) -> None:
     secret_files.write_secret_files(tmp_path, {"keys": {"ann": b"1"}, "more": {"a": b"b"}})
     before = (tmp_path / "keys").readlink()
     secret_files.write_secret_files(tmp_path, {"keys": {"ann": b"1"}})
@@ -50,7 +50,7 @@ def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
 
 
 def test_a_reader_sees_one_version_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash before the exchange leaves the version before, and the next look finishes the work."""
+    """A crash before the exchange leaves the previous version, and the next pass completes it."""
     secret_files.write_secret_files(tmp_path, {"cert": {"tls.crt": b"1", "tls.key": b"1"}})
 
     def crash(*_: object) -> None:

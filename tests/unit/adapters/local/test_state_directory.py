@@ -1,4 +1,4 @@
-"""The state directory: short enough, private, and one instance's."""
+"""The state directory: short, private, and locked by one instance."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ def test_a_path_is_refused_from_one_byte_too_many() -> None:
     longest = Path("/" + "a" * (MAX_PATH_BYTES - 1))
     assert StateDirectory.at(longest).problem() == ""
     too_long = StateDirectory.at(Path(f"{longest}a"))
-    assert f"is {MAX_PATH_BYTES + 1} bytes long, at most {MAX_PATH_BYTES} leave room" in too_long.problem()
+    assert f"is {MAX_PATH_BYTES + 1} bytes long; expected at most {MAX_PATH_BYTES}" in too_long.problem()
     with pytest.raises(StateDirectoryError):
         too_long.prepare()
 
@@ -54,7 +54,7 @@ def test_a_file_is_no_state_directory(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["ray_token", "signing_key"])
-def test_everything_is_private_and_what_is_random_is_kept(state: StateDirectory, name: str) -> None:
+def test_all_files_are_private_and_random_keys_stay(state: StateDirectory, name: str) -> None:
     path: Path = getattr(state, name)
     made = path.read_text()
     assert len(bytes.fromhex(made)) == 32
@@ -90,7 +90,7 @@ def test_one_instance_at_a_time_and_the_other_is_named(state: StateDirectory) ->
 
 @pytest.fixture
 def onlooker(state: StateDirectory) -> Iterator[int]:
-    """The descriptor by which somebody looks whether an instance runs."""
+    """The descriptor of another process that tests whether an instance runs."""
     descriptor = os.open(state.lock, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     yield descriptor
@@ -98,11 +98,11 @@ def onlooker(state: StateDirectory) -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("onlooker")
-def test_two_who_look_take_each_other_for_no_instance(state: StateDirectory) -> None:
+def test_two_observers_do_not_take_each_other_for_an_instance(state: StateDirectory) -> None:
     assert not state.is_held()
 
 
-def test_who_only_looks_keeps_no_instance_from_starting(
+def test_an_observer_does_not_prevent_a_start(
     state: StateDirectory, onlooker: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = []

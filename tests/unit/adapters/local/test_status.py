@@ -29,7 +29,7 @@ DEPLOYMENT: dict[str, Any] = {
 }
 
 
-def test_a_ready_head_tells_where_it_is_as_strings() -> None:
+def test_a_ready_head_has_endpoints_as_strings() -> None:
     status = ray_cluster_status(CLUSTER, RayPorts(14_000), None, NOW)
     assert status["endpoints"] == {"dashboard": "14002", "serve": "14003", "serve-grpc": "14012"}
     assert status["head"]["serviceIP"] == status["head"]["podIP"] == "127.0.0.1"
@@ -60,7 +60,7 @@ def test_other_conditions_are_kept() -> None:
     assert set_condition({"conditions": [foreign]}, "Ready", None, "Fine", NOW)[0] == foreign
 
 
-def test_a_status_that_says_nothing_new_is_equal() -> None:
+def test_an_unchanged_status_is_equal() -> None:
     cluster = {**CLUSTER, "status": ray_cluster_status(CLUSTER, RayPorts(14_000), None, NOW)}
     assert ray_cluster_status(cluster, RayPorts(14_000), None, LATER) == cluster["status"]
 

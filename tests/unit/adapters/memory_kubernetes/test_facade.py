@@ -1,4 +1,4 @@
-"""The HTTP dialect beyond what our own client uses, and kubectl itself."""
+"""The HTTP API beyond the requests of our own client, and kubectl itself."""
 
 import asyncio
 import shutil
@@ -13,7 +13,7 @@ import pytest
 import yaml
 from aiohttp.test_utils import TestClient, TestServer
 
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import make_application, serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import DependencyError
@@ -24,7 +24,7 @@ TOKEN = "s3cret:with/odd@signs"
 MDEPS = "/apis/serving.sundog.dev/v1alpha1/namespaces/vision/modeldeployments"
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
 FREE = {"x-kubernetes-preserve-unknown-fields": True}
-# Aliases that write out to more than they may.
+# Aliases that expand to more than the limit.
 BOMB = b"a: &a [" + b"x," * 9_000 + b"]\nb: [" + b"*a," * 60 + b"]"
 SCHEMAS: dict[str, Any] = {
     "ModelDeployment": {"properties": {"spec": {"properties": {"model": FREE, "replicas": {}}}, "status": FREE}}
@@ -38,12 +38,12 @@ COLUMNS = {
 
 
 @pytest.fixture
-def kube(clock: Any) -> MemoryKubernetes:
-    return MemoryKubernetes(clock, schemas=SCHEMAS)
+def kube(clock: Any) -> HookedKubernetes:
+    return HookedKubernetes(clock, schemas=SCHEMAS)
 
 
 @pytest.fixture
-async def url(kube: MemoryKubernetes, clock: Any) -> AsyncIterator[str]:
+async def url(kube: HookedKubernetes, clock: Any) -> AsyncIterator[str]:
     async with serve_http(kube, clock, token=TOKEN, columns=COLUMNS) as base:
         yield base
 
@@ -78,7 +78,7 @@ class TestAuthentication:
         "header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}, {"Authorization": "Basic ???"}]
     )
     @pytest.mark.parametrize("path", [MDEPS, "/version", "/healthz", "/nowhere"])
-    async def test_without_the_token_there_is_nothing(self, url: str, path: str, header: dict[str, str]) -> None:
+    async def test_requests_without_the_token_are_rejected(self, url: str, path: str, header: dict[str, str]) -> None:
         async with aiohttp.ClientSession(url) as session, session.get(path, headers=header) as response:
             assert response.status == 401
             assert (await response.json())["reason"] == "Unauthorized"
@@ -106,7 +106,7 @@ class TestErrors:
         assert (code, status["reason"]) == (422, "Invalid")
         [cause] = status["details"]["causes"]
         assert cause["field"] == "metadata.labels[a]"
-        assert "'no label' is not a label value" in cause["message"]
+        assert "'no label'; expected a label value" in cause["message"]
 
     @pytest.mark.parametrize(
         ("method", "path", "body", "kind", "query", "code"),
@@ -143,7 +143,7 @@ class TestErrors:
         found, status = await ask(session, method, path, body, kind, **query)
         assert (found, status["kind"], status["code"]) == (code, "Status", code)
 
-    async def test_of_a_store_that_fails(self, session: aiohttp.ClientSession, kube: MemoryKubernetes) -> None:
+    async def test_of_a_store_that_fails(self, session: aiohttp.ClientSession, kube: HookedKubernetes) -> None:
         kube.faults = lambda _verb, _ref: DependencyError("the disk is full")
         code, status = await ask(session, "GET", MDEPS)
         assert (code, status["message"]) == (503, "the disk is full")
@@ -171,7 +171,7 @@ class TestWrites:
         assert code == 200
 
     async def test_put_replaces_content_but_not_status(
-        self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:
         stored = await kube.apply(mdep(replicas=1, metadata={"labels": {"a": "b"}}))
         version = stored["metadata"]["resourceVersion"]
@@ -184,14 +184,14 @@ class TestWrites:
         assert "labels" not in replaced["metadata"]
 
     async def test_put_of_status_replaces_nothing_else(
-        self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:
         await kube.apply(mdep(replicas=1))
         code, stored = await ask(session, "PUT", f"{MDEPS}/digits/status", mdep(replicas=9) | {"status": {"url": "y"}})
         assert (code, stored["spec"]["replicas"], stored["status"]) == (200, 1, {"url": "y"})
 
     async def test_delete_with_preconditions(
-        self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:
         stored = await kube.apply(mdep())
         for wanted in ({"uid": "other"}, {"resourceVersion": "999"}):
@@ -203,7 +203,7 @@ class TestWrites:
 
 
 class TestWatch:
-    async def test_from_a_version(self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any) -> None:
+    async def test_from_a_version(self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any) -> None:
         first = await kube.apply(mdep("a"))
         await kube.apply(mdep("b"))
         query = {"watch": "true", "resourceVersion": first["metadata"]["resourceVersion"]}
@@ -212,7 +212,7 @@ class TestWatch:
             assert (line["type"], line["object"]["metadata"]["name"]) == ("ADDED", "b")
 
     async def test_of_labels_sees_objects_come_and_go(
-        self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:
         await kube.apply(mdep("a", metadata={"labels": {"x": "1"}}))
         await kube.apply(mdep("b"))
@@ -226,7 +226,7 @@ class TestWatch:
             ]  # fmt: skip
 
     async def test_with_initial_events_ends_them_by_a_bookmark(
-        self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:
         await kube.apply(mdep())
         query = {"watch": "true", "sendInitialEvents": "true", "allowWatchBookmarks": "true", "resourceVersion": "1"}
@@ -235,7 +235,7 @@ class TestWatch:
             assert [line["type"] for line in lines] == ["ADDED", "BOOKMARK"]
             assert lines[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
-    async def test_ends_in_time_with_a_bookmark(self, session: aiohttp.ClientSession, kube: MemoryKubernetes) -> None:
+    async def test_ends_in_time_with_a_bookmark(self, session: aiohttp.ClientSession, kube: HookedKubernetes) -> None:
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": "0"}
         async with session.get(MDEPS, params=query) as response:
             lines = [orjson.loads(line) async for line in response.content]
@@ -243,8 +243,8 @@ class TestWatch:
         assert lines[0]["object"]["metadata"]["resourceVersion"] == str(kube.store.revision)
 
     @pytest.mark.parametrize("version", ["1", "999"])
-    async def test_from_a_version_that_is_not_kept_is_gone(
-        self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any, version: str
+    async def test_from_an_expired_version_is_gone(
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any, version: str
     ) -> None:
         await kube.apply(mdep())
         kube.compact()
@@ -253,7 +253,7 @@ class TestWatch:
         assert (line["type"], line["object"]["code"], line["object"]["reason"]) == ("ERROR", 410, "Expired")
 
     async def test_that_is_dropped_breaks_the_connection(
-        self, session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:
         await kube.apply(mdep())
         async with session.get(MDEPS, params={"watch": "true"}) as response:
@@ -262,7 +262,7 @@ class TestWatch:
             with pytest.raises(aiohttp.ClientError):
                 await response.content.readline()
 
-    async def test_does_not_hold_up_a_shutdown(self, kube: MemoryKubernetes, clock: Any, mdep: Any) -> None:
+    async def test_does_not_hold_up_a_shutdown(self, kube: HookedKubernetes, clock: Any, mdep: Any) -> None:
         await kube.apply(mdep())
         headers = {"Authorization": "Bearer t"}
         async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):
@@ -273,7 +273,7 @@ class TestWatch:
 
 
 async def test_list_carries_the_version_to_watch_from(
-    session: aiohttp.ClientSession, kube: MemoryKubernetes, mdep: Any, config_map: Any
+    session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any, config_map: Any
 ) -> None:
     await kube.apply(mdep("a"))
     await kube.apply(mdep("b"))
@@ -297,7 +297,7 @@ def test_kubeconfig_is_private_from_the_start_and_replaced_whole(tmp_path: Path)
 
 @pytest.fixture
 def kubectl(url: str, tmp_path: Path) -> Callable[..., Any]:
-    """Runs kubectl against the server; gives its exit code and everything it said."""
+    """Run kubectl against the server. Return its exit code and its output."""
     binary = shutil.which("kubectl")
     if binary is None:
         pytest.skip("kubectl is not on this machine")
@@ -322,7 +322,7 @@ def kubectl(url: str, tmp_path: Path) -> Callable[..., Any]:
 
 
 class TestKubectl:
-    async def test_reads(self, kubectl: Any, kube: MemoryKubernetes, mdep: Any) -> None:
+    async def test_reads(self, kubectl: Any, kube: HookedKubernetes, mdep: Any) -> None:
         stored = await kube.apply(mdep())
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         stored = await kube.patch_status(DIGITS, ready, resource_version=stored["metadata"]["resourceVersion"])
@@ -336,7 +336,7 @@ class TestKubectl:
             1, "Error from server (NotFound): ModelDeployment vision/absent does not exist\n",
         )  # fmt: skip
 
-    async def test_writes(self, kubectl: Any, kube: MemoryKubernetes, mdep: Any, config_map: Any) -> None:
+    async def test_writes(self, kubectl: Any, kube: HookedKubernetes, mdep: Any, config_map: Any) -> None:
         code, said = await kubectl("apply", "-f", "-", stdin=mdep(replicas=1))
         assert (code, said) == (0, "modeldeployment.serving.sundog.dev/digits created\n")
         code, said = await kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=mdep(replicas=2))
@@ -357,7 +357,7 @@ class TestKubectl:
         assert await kube.list(CONFIG_MAP) == []
 
 
-async def test_a_watch_that_begins_while_the_server_ends_holds_up_nothing(kube: MemoryKubernetes, clock: Any) -> None:
+async def test_a_watch_that_begins_while_the_server_ends_holds_up_nothing(kube: HookedKubernetes, clock: Any) -> None:
     app = make_application(kube, clock, token=TOKEN)
     async with TestClient(TestServer(app)) as client:
         await app.shutdown()

@@ -99,7 +99,7 @@ def test_an_empty_object_leaves_the_fields_of_others(applied: Applied) -> None:
     assert applied.apply("two", obj({"x": {}}), force=False)["spec"] == {"x": {"deep": 1}}
 
 
-def test_fields_of_nobody_go_with_the_last_of_their_parents_owners(applied: Applied) -> None:
+def test_unowned_fields_are_removed_with_the_last_owner_of_their_parent(applied: Applied) -> None:
     applied.apply("one", obj({"x": {"mine": 1}, "y": 1}))
     applied.object["spec"]["x"]["default"] = 64
     assert applied.apply("one", obj({"x": {"mine": 2}, "y": 1}))["spec"] == {"x": {"mine": 2, "default": 64}, "y": 1}

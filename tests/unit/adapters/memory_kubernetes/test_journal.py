@@ -54,7 +54,7 @@ async def test_everything_is_there_after_a_restart(path: Path, clock: Any, mdep:
     applied = await kube.apply(mdep())
     assert "replicas" not in applied["spec"]
     assert applied["metadata"]["annotations"] == {"a": "b"}
-    # owner, annotation, two config maps and a deletion came before.
+    # Before it: owner, annotation, two config maps and a deletion.
     assert applied["metadata"]["resourceVersion"] == "7"
     await kube.delete(Ref(MODEL_DEPLOYMENT, "vision", "digits"))
     assert await kube.list(CONFIG_MAP) == []
@@ -84,7 +84,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(path: Path, clock: Any) -> N
     latest = {f"d{int(n) % 7}": (int(n), int(version)) for n, version in acknowledged}
     assert stored.keys() == latest.keys()
     for name, (n, version) in latest.items():
-        # One more write may have been committed and not yet acknowledged.
+        # One more write may be committed but not acknowledged.
         found = int(stored[name]["data"]["n"]), int(stored[name]["metadata"]["resourceVersion"])
         assert found in {(n, version), (n + 7, version + 7)}
     kube.close()
@@ -110,7 +110,7 @@ def test_a_newer_format_is_refused_and_left_alone(path: Path, clock: Any) -> Non
     database.execute(f"PRAGMA user_version = {FORMAT + 1}")
     database.close()
     content = path.read_bytes()
-    with pytest.raises(StateRefused, match=f"state format {FORMAT + 1}, this version reads up to {FORMAT}"):
+    with pytest.raises(StateRefused, match=f"state format {FORMAT + 1}; expected at most {FORMAT}"):
         MemoryKubernetes.open(path, clock)
     assert path.read_bytes() == content
 

@@ -1,4 +1,4 @@
-"""What only the in-memory server offers: hooks, faults, finalizers, ageing events, cut watches."""
+"""The in-memory server: hooks of the test double, faults, finalizers, expiring events, dropped watches."""
 
 import asyncio
 from contextlib import aclosing
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes import Dropped, Expired, MemoryKubernetes, Write
+from doubles.hooked_kubernetes import Dropped, HookedKubernetes, Write
+from sundog_operator.adapters.memory_kubernetes import Expired
 from sundog_operator.errors import Conflict, DependencyError, Invalid, NotFound
 from sundog_operator.ports import CONFIG_MAP, EVENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 
@@ -15,8 +16,8 @@ PERMISSIVE: dict[str, Any] = {"properties": {"spec": {"x-kubernetes-preserve-unk
 
 
 @pytest.fixture
-def kube(clock: Any) -> MemoryKubernetes:
-    return MemoryKubernetes(clock)
+def kube(clock: Any) -> HookedKubernetes:
+    return HookedKubernetes(clock)
 
 
 def even_replicas(obj: Object, before: Object | None) -> list[str]:
@@ -27,7 +28,7 @@ def even_replicas(obj: Object, before: Object | None) -> list[str]:
 
 async def test_two_servers_with_one_history_are_alike(clock: Any, mdep: Any, config_map: Any) -> None:
     async def history() -> list[Object]:
-        kube = MemoryKubernetes(clock)
+        kube = HookedKubernetes(clock)
         owner = await kube.apply(mdep())
         await kube.apply(config_map("split", owner))
         return await kube.list(MODEL_DEPLOYMENT) + await kube.list(CONFIG_MAP)
@@ -36,7 +37,7 @@ async def test_two_servers_with_one_history_are_alike(clock: Any, mdep: Any, con
 
 
 class TestHooks:
-    async def test_a_fault_is_raised_instead(self, kube: MemoryKubernetes, mdep: Any) -> None:
+    async def test_a_fault_is_raised_instead(self, kube: HookedKubernetes, mdep: Any) -> None:
         seen: list[tuple[str, str]] = []
 
         def fault(verb: str, ref: Ref) -> Exception | None:
@@ -54,7 +55,7 @@ class TestHooks:
             ("list", "ModelDeployment vision/"),
         ]
 
-    async def test_a_crash_before_a_write_loses_it_and_after_keeps_it(self, kube: MemoryKubernetes, mdep: Any) -> None:
+    async def test_a_crash_before_a_write_loses_it_and_after_keeps_it(self, kube: HookedKubernetes, mdep: Any) -> None:
         crash_at = "before"
 
         def crash(moment: str, write: Write) -> None:
@@ -70,7 +71,7 @@ class TestHooks:
             await kube.apply(mdep())
         assert await kube.get(DIGITS) is not None
 
-    async def test_writes_are_noted_with_what_they_changed(self, kube: MemoryKubernetes, mdep: Any) -> None:
+    async def test_writes_are_recorded_with_their_effect(self, kube: HookedKubernetes, mdep: Any) -> None:
         await kube.apply(mdep())
         await kube.apply(mdep())
         await kube.get(DIGITS)
@@ -84,7 +85,7 @@ class TestHooks:
         ]  # fmt: skip
 
     async def test_garbage_is_collected_although_the_client_crashes(
-        self, kube: MemoryKubernetes, mdep: Any, config_map: Any
+        self, kube: HookedKubernetes, mdep: Any, config_map: Any
     ) -> None:
         await kube.apply(config_map("split", await kube.apply(mdep())))
 
@@ -100,7 +101,7 @@ class TestHooks:
 
 class TestAdmission:
     async def test_refuses_by_name_value_and_rule(self, clock: Any, mdep: Any) -> None:
-        kube = MemoryKubernetes(clock, admit=even_replicas)
+        kube = HookedKubernetes(clock, admit=even_replicas)
         first = await kube.apply(mdep(replicas=2))
         with pytest.raises(Invalid, match=r"vision/digits is invalid: spec\.replicas: 3 is not even") as caught:
             await kube.apply(mdep(replicas=3))
@@ -110,7 +111,7 @@ class TestAdmission:
 
     async def test_leaves_old_content_alone(self, clock: Any, mdep: Any) -> None:
         admit: list[Any] = [lambda _obj, _before: []]
-        kube = MemoryKubernetes(clock, admit=lambda obj, before: admit[0](obj, before))
+        kube = HookedKubernetes(clock, admit=lambda obj, before: admit[0](obj, before))
         stored = await kube.apply(mdep(replicas=3))
         admit[0] = even_replicas
         await kube.annotate(DIGITS, {"a": "b"})
@@ -124,13 +125,13 @@ class TestAdmission:
             obj["spec"]["replicas"] = 8
             return []
 
-        kube = MemoryKubernetes(clock, admit=meddle)
+        kube = HookedKubernetes(clock, admit=meddle)
         assert (await kube.apply(mdep(replicas=2)))["spec"]["replicas"] == 2
 
     @pytest.mark.parametrize("verb", ["apply", "create"])
     async def test_strict_refuses_unknown_fields(self, clock: Any, mdep: Any, verb: str) -> None:
         schema = {"properties": {"spec": {"properties": {"model": {"x-kubernetes-preserve-unknown-fields": True}}}}}
-        kube = MemoryKubernetes(clock, schemas={"ModelDeployment": schema})
+        kube = HookedKubernetes(clock, schemas={"ModelDeployment": schema})
         with pytest.raises(Invalid, match=r"is invalid: spec\.replica: unknown field"):
             await getattr(kube, verb)(mdep(replica=2), strict=True)
         assert "replica" not in (await getattr(kube, verb)(mdep(replica=2)))["spec"]
@@ -150,21 +151,21 @@ class TestAdmission:
             {"labels": {"a": {1, 2}}},
         ],
     )  # fmt: skip
-    async def test_refuses_bad_metadata(self, kube: MemoryKubernetes, mdep: Any, metadata: Object) -> None:
+    async def test_refuses_bad_metadata(self, kube: HookedKubernetes, mdep: Any, metadata: Object) -> None:
         with pytest.raises(Invalid):
             await kube.apply(mdep(metadata=metadata))
         assert await kube.list(MODEL_DEPLOYMENT) == []
 
-    async def test_refuses_an_object_without_a_name(self, kube: MemoryKubernetes) -> None:
+    async def test_refuses_an_object_without_a_name(self, kube: HookedKubernetes) -> None:
         with pytest.raises(Invalid, match=r"metadata\.name"):
             await kube.apply({"apiVersion": "v1", "kind": "ConfigMap"})
 
-    async def test_refuses_kinds_it_does_not_serve(self, kube: MemoryKubernetes) -> None:
+    async def test_refuses_kinds_it_does_not_serve(self, kube: HookedKubernetes) -> None:
         with pytest.raises(NotFound, match="'Widget' of 'v1'"):
             await kube.apply({"apiVersion": "v1", "kind": "Widget", "metadata": {"name": "a", "namespace": "b"}})
 
     async def test_refuses_config_maps_that_are_too_large_or_no_text(
-        self, kube: MemoryKubernetes, config_map: Any
+        self, kube: HookedKubernetes, config_map: Any
     ) -> None:
         with pytest.raises(Invalid, match="more than 1048576"):
             await kube.apply(config_map("a", x="y" * 1_100_000))
@@ -173,7 +174,7 @@ class TestAdmission:
 
 
 class TestFinalizers:
-    async def test_hold_a_deletion_back(self, kube: MemoryKubernetes, mdep: Any, config_map: Any) -> None:
+    async def test_hold_a_deletion_back(self, kube: HookedKubernetes, mdep: Any, config_map: Any) -> None:
         owner = await kube.apply(mdep(metadata={"finalizers": ["example.com/hold"]}))
         await kube.apply(config_map("split", owner))
         await kube.delete(DIGITS)
@@ -190,7 +191,7 @@ class TestFinalizers:
 
 
 class TestWatches:
-    async def test_dropped_watches_raise(self, kube: MemoryKubernetes, mdep: Any) -> None:
+    async def test_dropped_watches_raise(self, kube: HookedKubernetes, mdep: Any) -> None:
         async with aclosing(kube.watch(MODEL_DEPLOYMENT)) as old:
             await anext(old)
             waiting = asyncio.ensure_future(anext(old))
@@ -203,7 +204,7 @@ class TestWatches:
             await kube.apply(mdep())
             assert (await anext(fresh)).type == "ADDED"
 
-    async def test_compaction_fails_only_those_who_fell_behind(self, kube: MemoryKubernetes, mdep: Any) -> None:
+    async def test_compaction_fails_only_watchers_that_fell_behind(self, kube: HookedKubernetes, mdep: Any) -> None:
         async with (
             aclosing(kube.watch(MODEL_DEPLOYMENT)) as behind,
             aclosing(kube.watch(MODEL_DEPLOYMENT)) as abreast,
@@ -218,7 +219,7 @@ class TestWatches:
             with pytest.raises(Expired):
                 await anext(behind)
 
-    async def test_closing_ends_them(self, kube: MemoryKubernetes) -> None:
+    async def test_closing_ends_them(self, kube: HookedKubernetes) -> None:
         async with aclosing(kube.watch(MODEL_DEPLOYMENT)) as events:
             await anext(events)
             kube.close()
@@ -227,7 +228,7 @@ class TestWatches:
             await kube.get(DIGITS)
 
 
-async def test_events_last_an_hour(kube: MemoryKubernetes, thing: Any, clock: Any) -> None:
+async def test_events_last_an_hour(kube: HookedKubernetes, thing: Any, clock: Any) -> None:
     await kube.create(thing(EVENT, "old"))
     await clock.sleep(1800)
     await kube.create(thing(EVENT, "young"))
@@ -236,18 +237,18 @@ async def test_events_last_an_hour(kube: MemoryKubernetes, thing: Any, clock: An
     assert [obj["metadata"]["name"] for obj in await kube.list(EVENT)] == ["new", "young"]
 
 
-async def test_status_is_no_part_of_a_kind_without_it(kube: MemoryKubernetes, config_map: Any) -> None:
+async def test_status_is_no_part_of_a_kind_without_it(kube: HookedKubernetes, config_map: Any) -> None:
     stored = await kube.apply(config_map("a"))
     with pytest.raises(NotFound, match="has no status"):
         await kube.patch_status(ref_of(stored), {"x": 1}, resource_version=stored["metadata"]["resourceVersion"])
 
 
-async def test_an_owner_of_another_namespace_is_no_owner(kube: MemoryKubernetes, mdep: Any, config_map: Any) -> None:
+async def test_an_owner_of_another_namespace_is_no_owner(kube: HookedKubernetes, mdep: Any, config_map: Any) -> None:
     await kube.apply(config_map("split", await kube.apply(mdep(metadata={"namespace": "audio"}))))
     assert await kube.list(CONFIG_MAP) == []
 
 
-async def test_update_cannot_move_an_object(kube: MemoryKubernetes, mdep: Any) -> None:
+async def test_update_cannot_move_an_object(kube: HookedKubernetes, mdep: Any) -> None:
     stored = await kube.apply(mdep())
     moved = await kube.update(
         DIGITS, lambda obj: obj | {"metadata": obj["metadata"] | {"name": "other", "generation": 9}, "kind": "Other"}

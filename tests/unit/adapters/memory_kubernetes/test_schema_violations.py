@@ -1,4 +1,4 @@
-"""What a structural schema does not allow of a status, as a real API server has it."""
+"""Violations of a structural schema by a status, as in a real API server."""
 
 from typing import Any
 
@@ -21,35 +21,35 @@ MAP = {
 
 
 @pytest.mark.parametrize(
-    ("value", "schema", "told"),
+    ("value", "schema", "messages"),
     [
         ("abc", TEXT, []),
         ("abcd", TEXT, ['s: "abcd" is longer than 3']),
         ("", TEXT, ['s: "" is shorter than 1', 's: "" does not match ^[a-z]+$']),
         ("a\n", TEXT, ['s: "a\\n" does not match ^[a-z]+$']),
-        (5, TEXT, ["s: 5 is not of type string"]),
-        (True, {"type": "integer"}, ["s: true is not of type integer"]),
-        (1.5, {"type": "integer"}, ["s: 1.5 is not of type integer"]),
+        (5, TEXT, ["s: 5; expected type string"]),
+        (True, {"type": "integer"}, ["s: true; expected type integer"]),
+        (1.5, {"type": "integer"}, ["s: 1.5; expected type integer"]),
         (1, {"type": "number"}, []),
         (None, {"type": "number", "nullable": True}, []),
-        (None, {"type": "number"}, ["s: null is not of type number"]),
+        (None, {"type": "number"}, ["s: null; expected type number"]),
         (-1, {"type": "integer", "minimum": 0}, ["s: -1 is less than 0"]),
         (11, {"type": "integer", "maximum": 10}, ["s: 11 is more than 10"]),
-        (0, {"type": "number", "minimum": 0, "exclusiveMinimum": True}, ["s: 0 is not beyond 0"]),
-        ("c", {"type": "string", "enum": ["a", "b"]}, ['s: "c" is none of a, b']),
+        (0, {"type": "number", "minimum": 0, "exclusiveMinimum": True}, ["s: 0 is not above 0"]),
+        ("c", {"type": "string", "enum": ["a", "b"]}, ['s: "c"; expected one of a, b']),
         ("25%", {"x-kubernetes-int-or-string": True}, []),
-        ([], {"x-kubernetes-int-or-string": True}, ["s: [] is not of type integer or string"]),
+        ([], {"x-kubernetes-int-or-string": True}, ["s: []; expected type integer or string"]),
         ([{"name": "a"}, {"name": "b"}], MAP, []),
-        ([{"name": "a"}, {"name": "a"}], MAP, ['s: {"name":"a"} is there twice']),
-        (["a", "b", "a"], {"type": "array", "x-kubernetes-list-type": "set"}, ['s: "a" is there twice']),
+        ([{"name": "a"}, {"name": "a"}], MAP, ['s: {"name":"a"} is a duplicate']),
+        (["a", "b", "a"], {"type": "array", "x-kubernetes-list-type": "set"}, ['s: "a" is a duplicate']),
         ([{}], MAP, ["s[0].name: is required"]),
         ([{"name": str(number)} for number in range(3)], MAP, ['s: [{"name":"0"},{"name":"1"},{"name":"2"}] is longer than 2']),
-        ({"a": 1}, {"type": "object", "additionalProperties": {"type": "string"}}, ["s.a: 1 is not of type string"]),
+        ({"a": 1}, {"type": "object", "additionalProperties": {"type": "string"}}, ["s.a: 1; expected type string"]),
         ({"a": {"b": 1}}, {"x-kubernetes-preserve-unknown-fields": True}, []),
     ],
 )  # fmt: skip
-def test_what_is_not_allowed_is_told(value: Any, schema: dict[str, Any], told: list[str]) -> None:
-    assert list(schemas.find_violations(value, schema, "s")) == told
+def test_violations(value: Any, schema: dict[str, Any], messages: list[str]) -> None:
+    assert list(schemas.find_violations(value, schema, "s")) == messages
 
 
 async def test_a_status_that_a_real_server_refuses_is_refused_and_one_that_was_stored_may_stay() -> None:

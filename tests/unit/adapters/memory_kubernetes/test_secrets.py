@@ -1,4 +1,4 @@
-"""Secrets: what is folded, what is refused, and that no message quotes a value."""
+"""Secrets: folding of stringData, violations, and messages without values."""
 
 from pathlib import Path
 from typing import Any
@@ -44,24 +44,22 @@ async def test_a_key_that_is_taken_out_is_revoked(kube: MemoryKubernetes) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        ({"stringData": {"pin": 428571}}, "stringData[pin]: int is not a string; put it in quotes"),
-        ({"data": {"ann": "hunter2!"}}, "data[ann]: is not base64; stringData takes plain text"),
-        ({"stringData": {"../ann": "hunter2!"}}, "data[../ann]: the key is not one of letters, digits, -, _ and ."),
-        ({"stringData": {"..": "hunter2!"}}, "data[..]: the key is not one of letters, digits, -, _ and ."),
+        ({"stringData": {"pin": 428571}}, "stringData[pin]: int; expected a string. Put it in quotes."),
+        ({"data": {"ann": "hunter2!"}}, "data[ann]: not base64. Put plain text in stringData."),
+        ({"stringData": {"../ann": "hunter2!"}}, "data[../ann]: invalid key; expected letters, digits, -, _ and ."),
+        ({"stringData": {"..": "hunter2!"}}, "data[..]: invalid key; expected letters, digits, -, _ and ."),
         (
             {"type": "kubernetes.io/tls", "stringData": {"tls.crt": "hunter2!"}},
-            "data[tls.key]: is required in a Secret of type kubernetes.io/tls",
+            "data[tls.key]: missing; expected in a Secret of type kubernetes.io/tls",
         ),
     ],
 )
-async def test_what_is_wrong_is_told_without_its_value(
-    kube: MemoryKubernetes, content: dict[str, Any], told: str
-) -> None:
+async def test_messages_do_not_quote_values(kube: MemoryKubernetes, content: dict[str, Any], message: str) -> None:
     with pytest.raises(Invalid) as refused:
         await kube.apply(secret(**content))
-    assert refused.value.causes == (told,)
+    assert refused.value.causes == (message,)
     assert "hunter2" not in str(refused.value)
     assert "428571" not in str(refused.value)
     assert await kube.get(KEYS) is None
@@ -69,11 +67,11 @@ async def test_what_is_wrong_is_told_without_its_value(
 
 async def test_its_type_stays_and_immutable_holds(kube: MemoryKubernetes) -> None:
     await kube.apply(secret(stringData={"ann": "one"}, immutable=True))
-    for change, told in (
+    for change, message in (
         ({"type": "kubernetes.io/tls", "stringData": {"tls.crt": "a", "tls.key": "b"}}, "type: is immutable"),
-        ({"stringData": {"ann": "two"}, "immutable": True}, "data: is immutable, as the Secret says"),
+        ({"stringData": {"ann": "two"}, "immutable": True}, "data: the Secret is immutable"),
     ):
-        with pytest.raises(Invalid, match=told):
+        with pytest.raises(Invalid, match=message):
             await kube.apply(secret(**change))
 
 

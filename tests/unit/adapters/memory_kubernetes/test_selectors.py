@@ -32,7 +32,7 @@ def change(
         (change("ADDED", ON, None, Ref(CONFIG_MAP, "vision", "b")), None),
     ],
 )
-def test_what_a_watcher_of_a_selection_sees(found: ObjectChange, shown: str | None) -> None:
+def test_events_of_a_selection(found: ObjectChange, shown: str | None) -> None:
     assert parse_selection(CONFIG_MAP, "vision", "x=1, y==2", "metadata.name=a").event_type(found) == shown
 
 
@@ -50,6 +50,6 @@ def test_types_of_secrets_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("labels", "fields"), [("x", ""), ("x!=1", ""), ("x in (1)", ""), ("", "status.phase=Running"), ("", "type!=x")]
 )
-def test_what_is_not_understood_is_refused(labels: str, fields: str) -> None:
+def test_an_invalid_selector_is_rejected(labels: str, fields: str) -> None:
     with pytest.raises(BadSelector):
         parse_selection(CONFIG_MAP, None, labels, fields)

@@ -1,4 +1,4 @@
-"""Random histories: whatever is done to the server, its rules hold."""
+"""Random operations: the rules of the server always hold."""
 
 import asyncio
 import tempfile
@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from doubles.hooked_kubernetes import HookedKubernetes
 from profiles import examples
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.history import ObjectChange
 from sundog_operator.errors import AlreadyExists, Conflict, NotFound
 from sundog_operator.ports import CONFIG_MAP, KINDS, MODEL_DEPLOYMENT, POD, Object, Ref, ref_of
@@ -42,7 +42,7 @@ def content(obj: Object) -> Object:
 
 
 class Histories(RuleBasedStateMachine):
-    """One server and a replica that only sees its watch."""
+    """One server and a replica that is built from its watch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,9 +149,9 @@ class Histories(RuleBasedStateMachine):
         self.loop.close()
         self.folder.cleanup()
 
-    def open(self) -> MemoryKubernetes:
-        kube = MemoryKubernetes.open(self.path, FixedClock())
-        # Nobody cuts the power here, and syncing thousands of files takes minutes on a busy disk.
+    def open(self) -> HookedKubernetes:
+        kube = HookedKubernetes.open(self.path, FixedClock())
+        # No power failure is tested here, and syncing thousands of files takes minutes on a busy disk.
         kube.store._journal._database.execute("PRAGMA synchronous = OFF")  # type: ignore[union-attr]
         return kube
 
@@ -162,12 +162,12 @@ class Histories(RuleBasedStateMachine):
             if obj is not None
         }  # fmt: skip
         metadata = {"name": ref.name, "namespace": ref.namespace, "labels": labels, "ownerReferences": list(references.values())}  # fmt: skip  # noqa: E501
-        # A config map's data are strings, which is not what this test is about.
+        # The data of a config map must be strings, which this test does not need.
         body = {key: value for key, value in body.items() if key != "data" or ref.kind != CONFIG_MAP}
         return {"apiVersion": ref.kind.api_version, "kind": ref.kind.kind, "metadata": metadata} | body
 
     def judge(self, before: Object | None, after: Object) -> None:
-        """The rules of generation and identity between two versions of one object."""
+        """Check generation and identity between two versions of one object."""
         metadata = after["metadata"]
         if ref_of(after).kind == CONFIG_MAP:
             assert "generation" not in metadata
@@ -201,7 +201,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def holds(found: Any, applied: Any) -> bool:
-    """Whether an applied value is in force; others may have added to its objects."""
+    """Return whether an applied value is stored; others may have added to its objects."""
     if isinstance(applied, dict):
         return isinstance(found, dict) and all(key in found and holds(found[key], applied[key]) for key in applied)
     return bool(found == applied)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.app.leadership.elector import LEASE_S, RENEW_DEADLINE_S, RETRY_S, Elector, LeadershipLost
 from sundog_operator.app.leadership.fence import FencedKubernetes, FencedServe
 from sundog_operator.errors import DependencyError
@@ -40,11 +40,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def kube(clock: FakeClock) -> MemoryKubernetes:
-    return MemoryKubernetes(clock)
+def kube(clock: FakeClock) -> HookedKubernetes:
+    return HookedKubernetes(clock)
 
 
-def elector(kube: MemoryKubernetes, clock: FakeClock, name: str, jitter: float = 0.0) -> Elector:
+def elector(kube: HookedKubernetes, clock: FakeClock, name: str, jitter: float = 0.0) -> Elector:
     return Elector(kube, REF, name, clock, lambda: jitter)
 
 
@@ -55,7 +55,7 @@ async def turn(clock: FakeClock, seconds: float, step: float = 0.5) -> None:
             await asyncio.sleep(0)
 
 
-async def holder(kube: MemoryKubernetes) -> Object:
+async def holder(kube: HookedKubernetes) -> Object:
     stored = await kube.get(REF)
     assert stored is not None
     spec: Object = stored["spec"]
@@ -71,7 +71,7 @@ async def until(clock: FakeClock, reached: Callable[[], bool], seconds: float) -
     return clock.monotonic() - began
 
 
-async def test_the_first_makes_the_lease_and_keeps_it(kube: MemoryKubernetes, clock: FakeClock) -> None:
+async def test_the_first_makes_the_lease_and_keeps_it(kube: HookedKubernetes, clock: FakeClock) -> None:
     first = elector(kube, clock, "a")
     assert not first.leads
     await first.acquire()
@@ -91,7 +91,7 @@ async def test_the_first_makes_the_lease_and_keeps_it(kube: MemoryKubernetes, cl
 
 @pytest.mark.parametrize("ahead_s", [-3600.0, 0.0, 3600.0])
 async def test_another_waits_for_as_long_as_it_is_renewed_whatever_its_clock_says(
-    kube: MemoryKubernetes, clock: FakeClock, ahead_s: float
+    kube: HookedKubernetes, clock: FakeClock, ahead_s: float
 ) -> None:
     first, second = elector(kube, clock, "a"), elector(kube, SkewedClock(clock, ahead_s), "b")
     await first.acquire()
@@ -109,7 +109,7 @@ async def test_another_waits_for_as_long_as_it_is_renewed_whatever_its_clock_say
     await waiting
 
 
-async def test_a_released_lease_is_taken_at_the_next_try(kube: MemoryKubernetes, clock: FakeClock) -> None:
+async def test_a_released_lease_is_taken_at_the_next_try(kube: HookedKubernetes, clock: FakeClock) -> None:
     first, second = elector(kube, clock, "a"), elector(kube, clock, "b", jitter=0.5)
     await first.acquire()
     waiting = asyncio.ensure_future(second.acquire())
@@ -123,7 +123,7 @@ async def test_a_released_lease_is_taken_at_the_next_try(kube: MemoryKubernetes,
     assert (await holder(kube))["holderIdentity"] == "b", "who does not lead gives nothing away"
 
 
-async def test_who_cannot_renew_stops_before_another_begins(kube: MemoryKubernetes, clock: FakeClock) -> None:
+async def test_who_cannot_renew_stops_before_another_begins(kube: HookedKubernetes, clock: FakeClock) -> None:
     first, second = elector(kube, clock, "a"), elector(kube, clock, "b")
     await first.acquire()
     keeping = asyncio.ensure_future(first.keep())
@@ -139,7 +139,7 @@ async def test_who_cannot_renew_stops_before_another_begins(kube: MemoryKubernet
     await waiting
 
 
-async def test_who_finds_another_named_stops_at_once(kube: MemoryKubernetes, clock: FakeClock) -> None:
+async def test_who_finds_another_named_stops_at_once(kube: HookedKubernetes, clock: FakeClock) -> None:
     first = elector(kube, clock, "a")
     await first.acquire()
     stored = await kube.get(REF)
@@ -154,7 +154,7 @@ async def test_who_finds_another_named_stops_at_once(kube: MemoryKubernetes, clo
 
 
 async def test_an_answer_that_does_not_come_is_no_renewal(
-    kube: MemoryKubernetes, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    kube: HookedKubernetes, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sundog_operator.app.leadership.elector._ANSWER_S", 0.01)
     first = elector(kube, clock, "a")
@@ -172,7 +172,7 @@ async def test_an_answer_that_does_not_come_is_no_renewal(
     assert not first.leads
 
 
-async def test_two_that_try_at_the_same_moment(kube: MemoryKubernetes, clock: FakeClock) -> None:
+async def test_two_that_try_at_the_same_moment(kube: HookedKubernetes, clock: FakeClock) -> None:
     electors = [elector(kube, clock, name) for name in "abc"]
     waiting = [asyncio.ensure_future(each.acquire()) for each in electors]
     await turn(clock, 1)
@@ -181,7 +181,7 @@ async def test_two_that_try_at_the_same_moment(kube: MemoryKubernetes, clock: Fa
         each.cancel()
 
 
-async def test_a_deleted_lease_is_made_again(kube: MemoryKubernetes, clock: FakeClock) -> None:
+async def test_a_deleted_lease_is_made_again(kube: HookedKubernetes, clock: FakeClock) -> None:
     first = elector(kube, clock, "a")
     await first.acquire()
     await kube.delete(REF)
@@ -192,7 +192,7 @@ async def test_a_deleted_lease_is_made_again(kube: MemoryKubernetes, clock: Fake
     keeping.cancel()
 
 
-async def test_an_api_server_that_is_away_at_the_end_fails_nothing(kube: MemoryKubernetes, clock: FakeClock) -> None:
+async def test_an_api_server_that_is_away_at_the_end_fails_nothing(kube: HookedKubernetes, clock: FakeClock) -> None:
     first = elector(kube, clock, "a")
     await first.acquire()
     kube.faults = lambda verb, _: DependencyError("no route")
@@ -208,7 +208,7 @@ class TestFence:
     }
     REF = Ref(CONFIG_MAP, "vision", "a")
 
-    async def test_nothing_is_written_without_the_lead(self, kube: MemoryKubernetes) -> None:
+    async def test_nothing_is_written_without_the_lead(self, kube: HookedKubernetes) -> None:
         fenced = FencedKubernetes(kube, lambda: False)
         stored = await kube.create(self.OBJECT)
         writes = [
@@ -227,7 +227,7 @@ class TestFence:
         assert await fenced.get(self.REF) == stored
         assert await fenced.list(CONFIG_MAP) == [stored]
 
-    async def test_with_it_all_passes(self, kube: MemoryKubernetes) -> None:
+    async def test_with_it_all_passes(self, kube: HookedKubernetes) -> None:
         fenced = FencedKubernetes(kube, lambda: True)
         created = await fenced.create(self.OBJECT)
         created["data"] = {"x": "1"}

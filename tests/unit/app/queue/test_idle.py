@@ -9,7 +9,7 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, model_deployment
 from doubles.watched_cluster import TICK_S, WatchedCluster, watched_cluster
-from sundog_operator.adapters.cached.kubernetes import SECRET_TTL_S
+from sundog_operator.adapters.cached.secrets import SECRET_TTL_S
 from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster
 from sundog_operator.app.queue import idle
 from sundog_operator.app.queue.idle import find_idle_deployment

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations
@@ -61,7 +61,7 @@ class World:
         self.folder.mkdir()
         self.state = folder
         self.clock = FakeClock()
-        self.kube = MemoryKubernetes(self.clock, schemas=crd_schemas(), admit=find_admission_violations)
+        self.kube = HookedKubernetes(self.clock, schemas=crd_schemas(), admit=find_admission_violations)
         self.view = Seen()
         self.root = self.folder
         self.files: ManifestFiles

@@ -1,1 +1,1 @@
-"""Reads that many passes share: objects from memory instead of the API server, Serve and edges asked once for all."""
+"""Reads that reconciles share: objects come from memory, and Serve and edges get one request for all callers."""

@@ -1,13 +1,12 @@
-"""The port `ports.Kubernetes` with reads from memory. Watches and lists fill the memory; so does every answer to a write of our own."""
+"""The port `ports.Kubernetes` with reads from memory, which watches, lists and the answers to our own writes fill."""
 
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
-import orjson
-
 from sundog_operator.adapters.cached.objects import CachedObject, ObjectCache
+from sundog_operator.adapters.cached.secrets import SecretCache
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Forbidden, NotServed
 from sundog_operator.ports import (
@@ -37,68 +36,63 @@ from sundog_operator.ports import (
     ref_of,
 )
 
-SUNDOG_LABELS: Final[Mapping[str, str]] = names.PART_OF_SUNDOG
-"""The label of all that Sundog makes, by which it is told apart from the rest of a large cluster."""
-
 SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     MODEL_DEPLOYMENT: {},
     EXPERIMENT: {},
-    CONTROLLER_REVISION: SUNDOG_LABELS,
-    CONFIG_MAP: SUNDOG_LABELS,
-    DEPLOYMENT: SUNDOG_LABELS,
-    POD: SUNDOG_LABELS,
-    RAY_CLUSTER: SUNDOG_LABELS,
-    SERVICE: SUNDOG_LABELS,
-    SERVICE_ACCOUNT: SUNDOG_LABELS,
-    ROLE: SUNDOG_LABELS,
-    ROLE_BINDING: SUNDOG_LABELS,
-    POD_DISRUPTION_BUDGET: SUNDOG_LABELS,
-    NETWORK_POLICY: SUNDOG_LABELS,
-    STATEFUL_SET: SUNDOG_LABELS,
-    HTTP_ROUTE: SUNDOG_LABELS,
+    CONTROLLER_REVISION: names.PART_OF_SUNDOG,
+    CONFIG_MAP: names.PART_OF_SUNDOG,
+    DEPLOYMENT: names.PART_OF_SUNDOG,
+    POD: names.PART_OF_SUNDOG,
+    RAY_CLUSTER: names.PART_OF_SUNDOG,
+    SERVICE: names.PART_OF_SUNDOG,
+    SERVICE_ACCOUNT: names.PART_OF_SUNDOG,
+    ROLE: names.PART_OF_SUNDOG,
+    ROLE_BINDING: names.PART_OF_SUNDOG,
+    POD_DISRUPTION_BUDGET: names.PART_OF_SUNDOG,
+    NETWORK_POLICY: names.PART_OF_SUNDOG,
+    STATEFUL_SET: names.PART_OF_SUNDOG,
+    HTTP_ROUTE: names.PART_OF_SUNDOG,
 }
-"""The kinds that are kept, and the labels that an object must have. Secrets are not: nobody may list them all."""
+"""The cached kinds, and the labels that select their objects in a large cluster. No Secrets: the operator may not list all of them."""
 
 OPTIONAL: Final = frozenset({HTTP_ROUTE})
-"""The kinds that a cluster may lack."""
+"""The kinds that a cluster may not serve."""
 
 ABSENT_TTL_S: Final = 10.0
-"""For how long an object that nobody had is not asked for again by `labels` and `view`, by which is only looked at what others made.
+"""Time for which `labels` and `view` do not ask again for an object that did not exist. They only read objects of others.
 
-`get` asks each time: upon its answer objects are written, and what somebody else has just made must not be taken for ours.
+`get` asks the server each time. Objects are written upon its answer, so it must show an object that somebody else has just created.
 """
-
-SECRET_TTL_S: Final = 10.0
-"""For how long a Secret that was asked for by name is not asked for again."""
 
 T = TypeVar("T")
 
 
 class KubernetesSource(Kubernetes, Protocol):
-    """The port over a server, and lists that say as of when they are."""
+    """The port over a server, and lists with their resourceVersion."""
 
     async def snapshot(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Snapshot:
-        """As `list`, with the resourceVersion of the list."""
+        """List objects with the resourceVersion of the list."""
 
 
 class CachedKubernetes:
     """The port over another one.
 
-    A kind is read from memory once `resync` has listed it; before that, and for every other kind, reads go to the server. What a write
-    of this process changed is read back by the next read, whatever the watch has told so far: the answer to a write is kept, and after a
-    write that failed, or a deletion, the object is asked for again. An object that misses the labels of its kind is in no list, but `get`
-    finds it, and once found it is listed until the next `resync`.
+    A kind is read from memory once `resync` has listed it. Before that, and for every other kind, reads go to the server.
 
-    A Secret that exists is asked for by name, at most once in `SECRET_S`. An optional kind that the server does not serve, or may not be
-    listed, is not asked for until a `resync` finds it: reads of it raise NotServed.
+    A read after a write of this process returns what the write changed, before the watch delivers it: the answer to a write
+    is cached. After a failed write, or a deletion, the next read asks the server. An object without the labels of its kind is in
+    no list. `get` finds it, and then it is listed until the next `resync`.
 
-    Where several namespaces are looked at, one that may not be listed, as one that went with the roles in it, keeps nobody from the others:
-    of what is in it the server is asked.
+    A Secret that exists is read by name, at most once in `SECRET_TTL_S`. Reads of an optional kind raise NotServed, without a
+    request, while the server does not serve it or does not permit listing it. The next `resync` that finds it ends that.
 
-    `on_change` is called with every object that is news, also with the last state of one that is gone; for what a write of this process
-    answered it is `on_write`, where there is one.
+    A namespace may forbid lists, such as one that was deleted with the roles in it. Reads in it go to the server, and reads in
+    other namespaces still come from memory.
+
+    `on_change` is called with every new state of an object, and with the last state of a deleted one. `on_write` replaces it
+    for the answers to writes of this process.
     """
 
     def __init__(
@@ -110,123 +104,125 @@ class CachedKubernetes:
         scopes: Mapping[Kind, Mapping[str, str]] = SCOPES,
         on_write: Callable[[Object], None] | None = None,
     ) -> None:
-        """`namespaces` are those that are looked at, none for all."""
+        """`namespaces` are the watched ones; empty for all."""
         self._source = source
-        self._hear_change = on_change
-        self._hear_write = on_write or on_change
+        self._report_change = on_change
+        self._report_write = on_write or on_change
         self._versions: Counter[str] = Counter()
         self._kinds_version = 0
-        """Of which kinds the server serves, which bears on all namespaces."""
+        """Counts changes of the served kinds, which concern all namespaces."""
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._scopes = scopes
         self._clock = clock
-        self._secrets: dict[Ref, tuple[float, bytes]] = {}
-        self._asked: dict[Ref, object] = {}
+        self._secrets = SecretCache(clock)
         self._absent: dict[Ref, float] = {}
         self._synced: set[Kind] = set()
-        self._lacking: set[Kind] = set()
+        self._not_served: set[Kind] = set()
         self._closed: dict[Kind, frozenset[str | None]] = {}
-        self._doubtful: dict[Kind, dict[Ref, object]] = {kind: {} for kind in self._scopes}
+        self._stale: dict[Kind, dict[Ref, object]] = {kind: {} for kind in self._scopes}
         self.objects = ObjectCache()
 
     def synced(self, kind: Kind) -> bool:
-        """Whether a kind is read from memory."""
+        """Return whether reads of a kind come from memory."""
         return kind in self._synced
 
     @property
     def ready(self) -> bool:
-        """Whether every kind is, that the server serves."""
-        return self._synced | self._lacking == self._scopes.keys()
+        """Whether reads of every served kind come from memory."""
+        return self._synced | self._not_served == self._scopes.keys()
 
     def lacks(self, kind: Kind) -> bool:
-        """Whether the server was found not to serve an optional kind, to us at least."""
-        return kind in self._lacking
+        """Return whether the server does not serve an optional kind, or does not permit listing it."""
+        return kind in self._not_served
 
     @property
     def closed(self) -> frozenset[str]:
-        """The namespaces of which some kind could not be listed for want of a right."""
+        """The namespaces in which the permission to list some kind is missing."""
         return frozenset(name for closed in tuple(self._closed.values()) for name in closed if name)
 
     def feed(self, change: str | None, obj: Object) -> None:
-        """Take in what a watch told: DELETED, or any other word for a state."""
+        """Take in an event of a watch: DELETED, or any other type for a new state."""
         if change != "DELETED":
-            self._learn(obj)
+            self._store(obj)
         elif self.objects.remove(ref_of(obj), obj["metadata"]["uid"], int(obj["metadata"]["resourceVersion"])):
             self._on_change(obj)
 
     async def resync(self, kind: Kind) -> int:
-        """List a kind and take in what the watch missed, deletions first of all; how many objects that was. Raises DependencyError."""
+        """List a kind and take in what the watch missed, deletions included. Return the number of those objects. Raises DependencyError."""
         missed = 0
         refusals: dict[str | None, Forbidden] = {}
         for namespace in self._namespaces:
             try:
                 snapshot = await self._source.snapshot(kind, namespace, self._scopes[kind])
             except NotServed:
-                self._lack(kind)
+                self._mark_not_served(kind)
                 raise
             except Forbidden as err:
                 refusals[namespace] = err
             else:
                 missed += self._merge(kind, namespace, snapshot)
         if len(refusals) == len(self._namespaces):
-            self._refused(kind, next(iter(refusals.values())))
+            self._raise_forbidden(kind, next(iter(refusals.values())))
         self._closed[kind] = frozenset(refusals)
         self._synced.add(kind)
-        if kind in self._lacking:
-            self._lacking.remove(kind)
+        if kind in self._not_served:
+            self._not_served.remove(kind)
             self._kinds_version += 1
         return missed
 
-    def _refused(self, kind: Kind, refusal: Forbidden) -> NoReturn:
+    def _raise_forbidden(self, kind: Kind, refusal: Forbidden) -> NoReturn:
         if kind not in OPTIONAL:
             raise refusal
-        # Roles that an administrator wrote may be older than the kind.
-        self._lack(kind)
+        # An administrator's roles may be older than the kind.
+        self._mark_not_served(kind)
         raise NotServed(str(refusal)) from refusal
 
     def _merge(self, kind: Kind, namespace: str | None, snapshot: Snapshot) -> int:
-        """How much of what a watch tells it had missed; of an object without our labels, which `get` found, none tells."""
-        news = self.objects.merge(kind, namespace, snapshot.objects, int(snapshot.version))
-        for obj in news:
+        """Take in a list. Return how many objects the watch had missed; it never delivers those without our labels."""
+        changed = self.objects.merge(kind, namespace, snapshot.objects, int(snapshot.version))
+        for obj in changed:
             self._on_change(obj)
         labels = self._scopes[kind].items()
-        return sum(labels <= (obj["metadata"].get("labels") or {}).items() for obj in news)
+        return sum(labels <= (obj["metadata"].get("labels") or {}).items() for obj in changed)
 
-    def _lack(self, kind: Kind) -> None:
-        """Of a kind that is not served, or not to us, nothing is known; its objects may be there."""
+    def _mark_not_served(self, kind: Kind) -> None:
+        """Note that an optional kind is not served, and drop its objects, which may still exist."""
         if kind in OPTIONAL:
-            self._kinds_version += kind not in self._lacking
+            self._kinds_version += kind not in self._not_served
             self._synced.discard(kind)
-            self._lacking.add(kind)
+            self._not_served.add(kind)
             for obj in self.objects.forget(kind):
                 self._on_change(obj)
 
-    def _expect(self, kind: Kind, namespace: str | None) -> None:
-        if kind in self._lacking or (kind in OPTIONAL and self._is_closed(kind, namespace)):
+    def _require_served(self, kind: Kind, namespace: str | None) -> None:
+        if kind in self._not_served or (kind in OPTIONAL and self._is_closed(kind, namespace)):
             raise NotServed(f"{kind.plural}: the API server does not serve {kind.api_version}")
+
+    def _is_watched(self, namespace: str | None) -> bool:
+        return namespace in self._namespaces or self._namespaces == (None,)
 
     def _is_closed(self, kind: Kind, namespace: str | None) -> bool:
         return namespace in self._closed.get(kind, ())
 
     def _is_known(self, ref: Ref) -> bool:
-        """Whether what is in memory tells of an object, or that there is none."""
-        is_kept = ref.kind in self._synced and not self._is_closed(ref.kind, ref.namespace)
-        return is_kept and ref not in self._doubtful[ref.kind]
+        """Return whether the memory shows if an object exists."""
+        is_cached = ref.kind in self._synced and not self._is_closed(ref.kind, ref.namespace)
+        return is_cached and ref not in self._stale[ref.kind]
 
     async def get(self, ref: Ref) -> Object | None:
         """See the port."""
-        return await self._get(ref, self._ask)
+        return await self._get(ref, self._read)
 
-    async def _get(self, ref: Ref, look: Callable[[Ref], Awaitable[Object | None]]) -> Object | None:
-        self._expect(ref.kind, ref.namespace)
+    async def _get(self, ref: Ref, read: Callable[[Ref], Awaitable[Object | None]]) -> Object | None:
+        self._require_served(ref.kind, ref.namespace)
         if ref.kind == SECRET:
-            return await self._secret(ref)
+            return await self._secrets.get(ref, self._source.get)
         if not self._is_known(ref):
-            return await self._ask(ref)
+            return await self._read(ref)
         entry = self.objects.get(ref)
         if entry is None and self._scopes[ref.kind]:
-            # It may be there without our labels.
-            return await look(ref)
+            # It may exist without our labels.
+            return await read(ref)
         return entry.load() if entry else None
 
     async def labels(self, ref: Ref) -> Mapping[str, str] | None:
@@ -235,7 +231,7 @@ class CachedKubernetes:
             entry = self.objects.get(ref)
             if entry is not None:
                 return entry.labels
-        obj = await self._get(ref, self._look)
+        obj = await self._get(ref, self._read_unless_absent)
         return None if obj is None else obj["metadata"].get("labels") or {}
 
     async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
@@ -244,21 +240,20 @@ class CachedKubernetes:
             entry = self.objects.get(ref)
             if entry is not None:
                 return entry.view(of)
-        obj = await self._get(ref, self._look)
+        obj = await self._get(ref, self._read_unless_absent)
         return None if obj is None else of(obj)
 
     async def views(
         self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
-        if not self._keeps(kind, namespace):
+        if not self._is_cached(kind, namespace):
             return [of(obj) for obj in await self.list(kind, namespace, labels)]
-        return [entry.view(of) for entry in await self._known(kind, namespace, labels)]
+        return [entry.view(of) for entry in await self._find(kind, namespace, labels)]
 
     def version(self, namespace: str) -> int | None:
         """See the port."""
-        is_looked_at = namespace in self._namespaces or self._namespaces == (None,)
-        if not self.ready or not is_looked_at or namespace in self.closed:
+        if not self.ready or not self._is_watched(namespace) or namespace in self.closed:
             return None
         return self._versions[namespace] + self._kinds_version
 
@@ -291,29 +286,28 @@ class CachedKubernetes:
         try:
             await self._source.delete(ref, uid=uid)
         finally:
-            # Gone, or about to go once its finalizers or its time of grace are over.
-            self._doubt(ref)
+            # It is deleted now, or after its finalizers or its grace period.
+            self._mark_stale(ref)
 
     def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
         """See the port."""
         return self._source.watch(kind, namespace)
 
-    def _keeps(self, kind: Kind, namespace: str | None) -> bool:
-        is_looked_at = namespace in self._namespaces or self._namespaces == (None,)
-        return kind in self._synced and is_looked_at and not self._is_closed(kind, namespace)
+    def _is_cached(self, kind: Kind, namespace: str | None) -> bool:
+        return kind in self._synced and self._is_watched(namespace) and not self._is_closed(kind, namespace)
 
-    async def _known(
+    async def _find(
         self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None
     ) -> Sequence[CachedObject]:
-        for ref in [ref for ref in self._doubtful[kind] if namespace in {None, ref.namespace}]:
-            await self._ask(ref)
+        for ref in [ref for ref in self._stale[kind] if namespace in {None, ref.namespace}]:
+            await self._read(ref)
         return self.objects.find(kind, namespace, labels or {})
 
-    async def _look(self, ref: Ref) -> Object | None:
+    async def _read_unless_absent(self, ref: Ref) -> Object | None:
         now = self._clock.monotonic()
         if now - self._absent.get(ref, -math.inf) < ABSENT_TTL_S:
             return None
-        obj = await self._ask(ref)
+        obj = await self._read(ref)
         if obj is None:
             self._absent.pop(ref, None)
             self._absent[ref] = now
@@ -322,39 +316,23 @@ class CachedKubernetes:
         return obj
 
     def forget_secret(self, ref: Ref) -> None:
-        """A Secret changed: ask for it next time, whatever an answer says that is on its way."""
-        self._secrets.pop(ref, None)
-        self._asked.pop(ref, None)
+        """Read a Secret again next time, because it changed."""
+        self._secrets.forget(ref)
 
-    async def _secret(self, ref: Ref) -> Object | None:
-        now = self._clock.monotonic()
-        at, body = self._secrets.get(ref, (now - SECRET_TTL_S, b""))
-        if now - at < SECRET_TTL_S:
-            known: Object = orjson.loads(body)
-            return known
-        question = self._asked[ref] = object()
-        obj = await self._source.get(ref)
-        self._secrets = {kept: told for kept, told in self._secrets.items() if now - told[0] < SECRET_TTL_S}
-        if self._asked.get(ref) is question:
-            del self._asked[ref]
-            if obj is not None:
-                self._secrets[ref] = (now, orjson.dumps(obj))
-        return obj
-
-    async def _ask(self, ref: Ref) -> Object | None:
-        # The answer is as of some moment after this one: what is written or doubted meanwhile it says nothing of.
-        known, doubt = self.objects.get(ref), self._doubtful.get(ref.kind, {}).get(ref)
+    async def _read(self, ref: Ref) -> Object | None:
+        # Writes during the read may be missing in its answer, so only the mark and state from before it are resolved.
+        known, mark = self.objects.get(ref), self._stale.get(ref.kind, {}).get(ref)
         try:
             obj = await self._source.get(ref)
         except NotServed:
-            self._lack(ref.kind)
+            self._mark_not_served(ref.kind)
             raise
         if ref.kind not in self._scopes:
             return obj
-        if self._doubtful[ref.kind].get(ref) is doubt:
-            self._doubtful[ref.kind].pop(ref, None)
+        if self._stale[ref.kind].get(ref) is mark:
+            self._stale[ref.kind].pop(ref, None)
         if obj is not None:
-            self._learn(obj)
+            self._store(obj)
         elif known is not None and self.objects.remove(ref, known.uid):
             self._on_change(known.load())
         return obj
@@ -363,33 +341,33 @@ class CachedKubernetes:
         try:
             obj = await write
         except BaseException:
-            # It may have been done all the same, or what was known was wrong.
-            self._doubt(ref)
+            # The server may have done it all the same, or the cached state was wrong.
+            self._mark_stale(ref)
             raise
         self.forget_secret(ref)
         self._absent.pop(ref, None)
         if ref.kind in self._scopes:
-            self._doubtful[ref.kind].pop(ref, None)
+            self._stale[ref.kind].pop(ref, None)
             if self.objects.put(obj):
                 self._on_write(obj)
         return obj
 
     def _on_change(self, obj: Object) -> None:
         self._versions[obj["metadata"].get("namespace", "")] += 1
-        self._hear_change(obj)
+        self._report_change(obj)
 
     def _on_write(self, obj: Object) -> None:
         self._versions[obj["metadata"].get("namespace", "")] += 1
-        self._hear_write(obj)
+        self._report_write(obj)
 
-    def _doubt(self, ref: Ref) -> None:
+    def _mark_stale(self, ref: Ref) -> None:
         self._versions[ref.namespace] += 1
         self.forget_secret(ref)
         self._absent.pop(ref, None)
         if ref.kind in self._scopes:
-            self._doubtful[ref.kind][ref] = object()
+            self._stale[ref.kind][ref] = object()
 
-    def _learn(self, obj: Object) -> None:
+    def _store(self, obj: Object) -> None:
         if self.objects.put(obj):
             self._on_change(obj)
 
@@ -398,7 +376,7 @@ class CachedKubernetes:
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
         """See the port."""
-        self._expect(kind, namespace)
-        if not self._keeps(kind, namespace):
+        self._require_served(kind, namespace)
+        if not self._is_cached(kind, namespace):
             return await self._source.list(kind, namespace, labels)
-        return [entry.load() for entry in await self._known(kind, namespace, labels)]
+        return [entry.load() for entry in await self._find(kind, namespace, labels)]

@@ -1,6 +1,6 @@
-"""What is known of the API server's objects. News may come late, twice or in any order: an older state never takes a newer one's place.
+"""Caches objects of the API server. Changes may arrive late, twice or in any order; an older state never replaces a newer one.
 
-That holds because resource versions are numbers that grow over all objects, which Kubernetes promises since 1.35 and etcd always did.
+This needs resource versions that grow over all objects. Kubernetes guarantees it since 1.35, and etcd always did it.
 """
 
 import math
@@ -15,7 +15,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import groups
 from sundog_operator.ports import Kind, Object, Ref, ref_of
 
-_GONE_KEPT: Final = 20_000
+_MAX_DELETED: Final = 20_000
 _INDEXED: Final = (names.LABEL_MODEL_DEPLOYMENT, names.LABEL_NAME, groups.LABEL_CLUSTER)
 
 ObjectKey = tuple[str, str]
@@ -24,22 +24,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CachedObject:
-    """One object at one version, as JSON that nobody can change."""
+    """One object at one version, as immutable JSON. `made` holds the results of `view`, by function."""
 
     uid: str
     version: int
     labels: Mapping[str, str]
     body: bytes
     made: dict[Callable[[Object], Any], Any] = field(default_factory=dict, compare=False, repr=False)
-    """What was made of it, by the function."""
 
     def load(self) -> Object:
-        """A copy, the caller's own."""
+        """Return a copy, which the caller may change."""
         obj: Object = orjson.loads(self.body)
         return obj
 
     def view(self, of: Callable[[Object], T]) -> T:
-        """What a pure function makes of it, made once; nobody may change it."""
+        """Return the result of a pure function, which is computed once. Callers must not change it."""
         if of not in self.made:
             self.made[of] = of(self.load())
         found: T = self.made[of]
@@ -47,32 +46,32 @@ class CachedObject:
 
 
 class ObjectCache:
-    """The objects of some kinds; of those that went, which they were and as of when."""
+    """The objects of some kinds, and the uids of deleted objects with the version of the deletion."""
 
     def __init__(self) -> None:
         self._entries: dict[Kind, dict[str, dict[str, CachedObject]]] = {}
         self._labelled: dict[tuple[Kind, str, str, str], set[str]] = {}
-        self._gone: OrderedDict[str, float] = OrderedDict()
+        self._deleted: OrderedDict[str, float] = OrderedDict()
 
     def get(self, ref: Ref) -> CachedObject | None:
-        """The object, or None."""
+        """Return the object, or None."""
         return self._entries.get(ref.kind, {}).get(ref.namespace, {}).get(ref.name)
 
     def find(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> list[CachedObject]:
-        """The objects of a kind, by namespace (None: all) and equality of labels, ordered by namespace and name."""
+        """Return the objects of a kind with these labels, in one namespace or all (None), in order of namespace and name."""
         return list(self._select(kind, namespace, labels))
 
     def count(self, kind: Kind) -> int:
-        """How many objects of a kind are known."""
+        """Count the objects of a kind."""
         return sum(map(len, self._entries.get(kind, {}).values()))
 
     def put(self, obj: Object) -> bool:
-        """Note a state of an object. False for one that is not news."""
+        """Store a state of an object. Return whether it is new."""
         ref, meta = ref_of(obj), obj["metadata"]
         uid, version = meta["uid"], int(meta["resourceVersion"])
         known = self.get(ref)
-        # What left a selection by labels is told as gone at the version at which it is outside.
-        if version < self._gone.get(uid, 0) or (known is not None and version <= known.version):
+        # An object that leaves a label selection is reported as deleted, at the version that no longer matches.
+        if version < self._deleted.get(uid, 0) or (known is not None and version <= known.version):
             return False
         if known is not None:
             self._drop(ref, known)
@@ -84,14 +83,14 @@ class ObjectCache:
         return True
 
     def remove(self, ref: Ref, uid: str, version: float = math.inf) -> bool:
-        """Note that an object was gone at a version, by default for good. False where that is not news.
+        """Note that an object was deleted at a version, by default forever. Return whether that is new.
 
-        What is gone from a selection by labels may come back into it.
+        An object that left a label selection may return to it later.
         """
-        self._gone[uid] = version
-        self._gone.move_to_end(uid)
-        if len(self._gone) > _GONE_KEPT:
-            self._gone.popitem(last=False)
+        self._deleted[uid] = version
+        self._deleted.move_to_end(uid)
+        if len(self._deleted) > _MAX_DELETED:
+            self._deleted.popitem(last=False)
         known = self.get(ref)
         if known is None or known.uid != uid or known.version > version:
             return False
@@ -99,31 +98,31 @@ class ObjectCache:
         return True
 
     def forget(self, kind: Kind) -> list[Object]:
-        """Drop all objects of a kind, which may be there all the same and come back as they were. Gives what was known."""
-        places = self._places(kind, None)
-        for place, entry in places:
-            self._drop(Ref(kind, *place), entry)
-        return [entry.load() for _, entry in places]
+        """Drop all objects of a kind and return them. They may still exist and be stored again unchanged."""
+        items = self._items(kind, None)
+        for key, entry in items:
+            self._drop(Ref(kind, *key), entry)
+        return [entry.load() for _, entry in items]
 
     def merge(self, kind: Kind, namespace: str | None, objects: Iterable[Object], version: int) -> list[Object]:
-        """Note a list made at a version: every object of it, and that what it lacks is gone. Gives what was news, lost objects included."""
+        """Store a list of a kind at a version, and drop the objects that it lacks. Return new states and dropped objects."""
         listed: set[ObjectKey] = set()
-        news = []
+        changed = []
         for obj in objects:
             ref = ref_of(obj)
             listed.add((ref.namespace, ref.name))
             if self.put(obj):
-                news.append(obj)
-        for place, entry in self._places(kind, namespace):
-            if place not in listed and self.remove(Ref(kind, *place), entry.uid, version):
-                news.append(entry.load())
-        return news
+                changed.append(obj)
+        for key, entry in self._items(kind, namespace):
+            if key not in listed and self.remove(Ref(kind, *key), entry.uid, version):
+                changed.append(entry.load())
+        return changed
 
     def _select(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> Iterator[CachedObject]:
         wanted = labels.items()
-        for place in sorted(self._entries.get(kind, {})) if namespace is None else (namespace,):
-            entries = self._entries.get(kind, {}).get(place, {})
-            for name in sorted(self._candidates(kind, place, labels, entries)):
+        for each in sorted(self._entries.get(kind, {})) if namespace is None else (namespace,):
+            entries = self._entries.get(kind, {}).get(each, {})
+            for name in sorted(self._candidates(kind, each, labels, entries)):
                 if wanted <= entries[name].labels.items():
                     yield entries[name]
 
@@ -135,11 +134,11 @@ class ObjectCache:
                 return self._labelled.get((kind, namespace, key, labels[key]), ())
         return entries
 
-    def _places(self, kind: Kind, namespace: str | None) -> list[tuple[ObjectKey, CachedObject]]:
+    def _items(self, kind: Kind, namespace: str | None) -> list[tuple[ObjectKey, CachedObject]]:
         return [
-            ((place, name), entry)
-            for place, entries in self._entries.get(kind, {}).items()
-            if namespace in {None, place}
+            ((each, name), entry)
+            for each, entries in self._entries.get(kind, {}).items()
+            if namespace in {None, each}
             for name, entry in entries.items()
         ]
 

@@ -1,4 +1,4 @@
-"""Serve and edges asked once for all who ask at about the same time: the members of a cluster, the services of a namespace."""
+"""Sends one request to Serve or an edge for all callers that ask at about the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,21 +9,21 @@ from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.ports import Clock, Edges, Object, Serve
 
 MAX_AGE_S: Final = 0.5
-_KEPT_S: Final = 60.0
+_RETENTION_S: Final = 60.0
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class _Answer(Generic[T]):
-    """An answer, or the question that is under way. `at` is when it was asked."""
+    """An answer, or a request that is not answered yet. `at` is the time of the request."""
 
     at: float
     future: "asyncio.Future[T]"
 
 
 class RequestCoalescer(Generic[T]):
-    """Answers by key. Who asks within `fresh_s` of another gets the same answer, and the same error."""
+    """Shares answers by key. Callers within `fresh_s` after a request get the same answer, or the same error."""
 
     def __init__(self, clock: Clock, fresh_s: float = MAX_AGE_S) -> None:
         self._clock = clock
@@ -31,29 +31,29 @@ class RequestCoalescer(Generic[T]):
         self._answers: dict[str, _Answer[T]] = {}
 
     async def get(self, key: str, ask: Callable[[], Awaitable[T]]) -> T:
-        """The shared answer, asked for by the first who wants it. Raises what `ask` raises."""
+        """Return the shared answer; the first caller sends the request. Raises the errors of `ask`."""
         now = self._clock.monotonic()
         answer = self._answers.get(key)
         if answer is None or now - answer.at >= self._fresh_s:
-            self._answers = {kept: old for kept, old in self._answers.items() if now - old.at < _KEPT_S}
-            # A task of its own: one of those who wait may be cancelled without taking the answer from the others.
+            self._answers = {each: old for each, old in self._answers.items() if now - old.at < _RETENTION_S}
+            # A task of its own, so that a cancelled caller does not cancel the request of the others.
             answer = self._answers[key] = _Answer(now, asyncio.ensure_future(ask()))
-            answer.future.add_done_callback(_retrieve)
+            answer.future.add_done_callback(_consume_error)
         return await asyncio.shield(answer.future)
 
     def forget(self, key: str) -> None:
-        """Ask anew next time."""
+        """Send a new request next time."""
         self._answers.pop(key, None)
 
 
-def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Nobody may be waiting any more; then nobody reads the error."""
+def _consume_error(future: "asyncio.Future[Any]") -> None:
+    """Read the error, because asyncio logs an unread one when every caller was cancelled."""
     if not future.cancelled():
         future.exception()
 
 
 class SharedServe:
-    """`ports.Serve` over another one. After a PUT no answer from before it is given."""
+    """`ports.Serve` over another one. After a PUT it returns no older answer."""
 
     def __init__(self, serve: Serve, clock: Clock) -> None:
         self._serve = serve
@@ -72,18 +72,18 @@ class SharedServe:
 
 
 class SharedEdges:
-    """`ports.Edges` over another one: one question per pod, not per service and pod."""
+    """`ports.Edges` over another one, with one request per pod instead of one per service and pod."""
 
     def __init__(self, edges: Edges, clock: Clock) -> None:
         self._edges = edges
         self._reports: RequestCoalescer[EdgeReport] = RequestCoalescer(clock)
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
-        """See the port. What a pod says is shared among those who saw it in the same state."""
+        """See the port. Callers with the same uid and resourceVersion of a pod share its report."""
         return list(await asyncio.gather(*(self._report(pod) for pod in pods)))
 
     async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
-        """See the port. Nobody else asks for the same service."""
+        """See the port. Not shared: there is only one caller per service."""
         return await self._edges.count(pods, service, by_unit=by_unit)
 
     async def _report(self, pod: Object) -> EdgeReport:

@@ -1,1 +1,1 @@
-"""Local mode: Ray, HAProxy and an API server as processes of this machine."""
+"""Local mode: Ray and HAProxy as processes of this machine."""

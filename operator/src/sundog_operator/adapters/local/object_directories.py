@@ -1,4 +1,4 @@
-"""What local mode keeps of each object that it made real: a short directory, its ports, and its restarts."""
+"""Local state of each object that local mode runs: a short directory, remembered facts, and the back-off of restarts."""
 
 import shutil
 import threading
@@ -14,13 +14,13 @@ from sundog_operator.adapters.local.state_directory import read_json, write_atom
 from sundog_operator.ports import Kind, Ref
 
 _FILE: Final = "unit.json"
-_LONGEST_S: Final = 60.0
-_STEADY: Final = timedelta(seconds=60)
+_MAX_DELAY_S: Final = 60.0
+_STEADY_AFTER: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectDirectory:
-    """One object's directory. `facts` survive restarts, such as the ports it was given."""
+    """The directory of one object. `facts`, such as its ports, survive restarts."""
 
     ref: Ref
     directory: Path
@@ -28,68 +28,68 @@ class ObjectDirectory:
 
     @property
     def name(self) -> str:
-        """Unique within the state directory, such as `ray-0`."""
+        """A name that is unique in the state directory, such as `ray-0`."""
         return f"{self.directory.parent.name}-{self.directory.name}"
 
     def number(self, fact: str) -> int | None:
-        """A fact that is an integer."""
+        """Return a fact that is an integer; None for another one."""
         value = self.facts.get(fact)
         return value if isinstance(value, int) else None
 
 
 class ObjectDirectories:
-    """The objects of one kind. Directories are numbered, because paths below them must stay short.
+    """The directories of the objects of one kind. They are numbered, because paths below them must stay short.
 
-    May be used by several threads: what no two objects may have is chosen by one at a time.
+    Safe for several threads: a lock serializes the choice of numbers and facts that no two objects may share.
     """
 
     def __init__(self, base: Path, kind: Kind) -> None:
         self._base = base
         self._kind = kind
-        self._choosing = threading.Lock()
+        self._lock = threading.Lock()
 
     def all(self) -> list[ObjectDirectory]:
-        """Every object that has a directory, in the order of their numbers."""
+        """Return every object with a directory, in the order of their numbers."""
         directories = [path for path in self._base.iterdir() if path.name.isdigit()]
         found = (self._read(path) for path in sorted(directories, key=lambda path: int(path.name)))
-        return [unit for unit in found if unit is not None]
+        return [entry for entry in found if entry is not None]
 
     def find(self, ref: Ref) -> ObjectDirectory | None:
-        """The object's directory, if it has one."""
-        return next((unit for unit in self.all() if unit.ref == ref), None)
+        """Return the object's directory, or None."""
+        return next((entry for entry in self.all() if entry.ref == ref), None)
 
     def get_or_create(self, ref: Ref) -> ObjectDirectory:
-        """The object's directory, created at its first use under the lowest number that no object has."""
-        with self._choosing:
-            return self.find(ref) or self._make(ref)
+        """Return the object's directory. Create it with the lowest free number if it is missing."""
+        with self._lock:
+            return self.find(ref) or self._create(ref)
 
-    def _make(self, ref: Ref) -> ObjectDirectory:
-        taken = {unit.directory.name for unit in self.all()}
+    def _create(self, ref: Ref) -> ObjectDirectory:
+        taken = {entry.directory.name for entry in self.all()}
         number = next(str(index) for index in range(len(taken) + 1) if str(index) not in taken)
-        unit = ObjectDirectory(ref, self._base / number)
-        # A directory without a readable file is what a crash left.
-        shutil.rmtree(unit.directory, ignore_errors=True)
-        unit.directory.mkdir(mode=0o700)
-        return self.remember(unit, {})
+        entry = ObjectDirectory(ref, self._base / number)
+        # A crash can leave a directory without a readable file.
+        shutil.rmtree(entry.directory, ignore_errors=True)
+        entry.directory.mkdir(mode=0o700)
+        return self.remember(entry, {})
 
     def choose(
-        self, unit: ObjectDirectory, chosen: Callable[[Sequence[ObjectDirectory]], Mapping[str, str | int]]
+        self, entry: ObjectDirectory, chosen: Callable[[Sequence[ObjectDirectory]], Mapping[str, str | int]]
     ) -> ObjectDirectory:
-        """Add facts that are chosen in view of what all objects have, such as a port that is nobody's."""
-        with self._choosing:
-            return self.remember(unit, chosen(self.all()))
+        """Add facts that `chosen` derives from all objects, such as a port that no object has."""
+        with self._lock:
+            return self.remember(entry, chosen(self.all()))
 
-    def remember(self, unit: ObjectDirectory, facts: Mapping[str, str | int]) -> ObjectDirectory:
-        """Add facts to what is kept of an object."""
-        updated = ObjectDirectory(unit.ref, unit.directory, {**unit.facts, **facts})
-        document = {"version": 1, "namespace": unit.ref.namespace, "name": unit.ref.name, "facts": updated.facts}
-        write_atomically(unit.directory / _FILE, orjson.dumps(document))
+    def remember(self, entry: ObjectDirectory, facts: Mapping[str, str | int]) -> ObjectDirectory:
+        """Add facts to an object."""
+        updated = ObjectDirectory(entry.ref, entry.directory, {**entry.facts, **facts})
+        document = {"version": 1, "namespace": entry.ref.namespace, "name": entry.ref.name, "facts": updated.facts}
+        write_atomically(entry.directory / _FILE, orjson.dumps(document))
         return updated
 
-    def remove(self, unit: ObjectDirectory) -> None:
-        """Forget an object."""
-        with self._choosing:
-            shutil.rmtree(unit.directory, ignore_errors=True)
+    def remove(self, entry: ObjectDirectory) -> None:
+        """Remove an object's directory."""
+        with self._lock:
+            shutil.rmtree(entry.directory, ignore_errors=True)
 
     def _read(self, directory: Path) -> ObjectDirectory | None:
         document = read_json(directory / _FILE)
@@ -102,31 +102,31 @@ class ObjectDirectories:
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """When a process that keeps ending may be started again: at once, then after 1, 2, 4 … 60 s."""
+    """The back-off of a process that ends again and again: it restarts at once, then after 1, 2, 4 … 60 s."""
 
-    deaths: int = 0
+    exits: int = 0
     not_before: datetime | None = None
 
-    def died(self, now: datetime) -> None:
-        """Count an end."""
-        pause = timedelta(seconds=0 if self.deaths == 0 else min(2 ** (self.deaths - 1), _LONGEST_S))
-        self.deaths += 1
+    def record_exit(self, now: datetime) -> None:
+        """Count an exit."""
+        pause = timedelta(seconds=0 if self.exits == 0 else min(2 ** (self.exits - 1), _MAX_DELAY_S))
+        self.exits += 1
         self.not_before = now + pause
 
-    def lived(self, age: timedelta) -> bool:
-        """Whether a process has run for a minute, and so is forgiven its past."""
-        if age < _STEADY:
+    def reset_if_steady(self, age: timedelta) -> bool:
+        """Reset the back-off of a process that has run for a minute. Return whether it has."""
+        if age < _STEADY_AFTER:
             return False
         self.reset_backoff()
         return True
 
     def reset_backoff(self) -> None:
-        """Start the process at once when it ends the next time: what did its work was ended by something else."""
-        self.deaths = 0
+        """Restart the process at once after its next exit, because it worked before."""
+        self.exits = 0
 
     def remaining_delay_s(self, now: datetime) -> float:
-        """Seconds until the next start is allowed; 0 when it is."""
+        """Return the seconds until the next start is allowed; 0 when it is allowed now."""
         if self.not_before is None:
             return 0.0
-        # Never longer than the longest pause, for the clock may be set back.
-        return min(max(0.0, (self.not_before - now).total_seconds()), _LONGEST_S)
+        # At most the longest delay, because the clock may be set back.
+        return min(max(0.0, (self.not_before - now).total_seconds()), _MAX_DELAY_S)

@@ -1,4 +1,4 @@
-"""One task per object of a kind, the way a node agent looks after its pods."""
+"""Runs one task per object of a kind, as a node agent does for its pods."""
 
 import asyncio
 import logging
@@ -13,13 +13,15 @@ from sundog_operator.ports import Clock, Kind, Kubernetes, Object, Ref, ref_of
 logger = logging.getLogger(__name__)
 
 ReconcileStep = Callable[[Ref, Object | None], Awaitable[float]]
-"""Make an object real, or, given None, take down what it left. Returns the seconds until the next look."""
+"""Reconciles an object; None: removes what a deleted object left. Returns the seconds until the next pass."""
 
+POLL_S: Final = 0.25
+"""Seconds until the next pass of an object that runs."""
 _RETRY_S: Final = 1.0
 
 
 class ObjectReconciler:
-    """Runs `step` for each object of a kind: at every change, after the time it asked for, and once it is gone."""
+    """Runs `step` for each object of a kind: at every change, after the time that `step` returned, and after a deletion."""
 
     def __init__(
         self,
@@ -32,8 +34,12 @@ class ObjectReconciler:
         remembered: Callable[[], Iterable[Ref]] = tuple,
     ) -> None:
         """Args:
-        wanted: which objects of the kind are looked after.
-        remembered: objects of earlier runs, which may be gone by now.
+        kube: the API server.
+        kind: of the objects.
+        step: reconciles one object.
+        clock: the time.
+        wanted: returns whether to reconcile an object of the kind.
+        remembered: returns the objects of earlier runs, which may not exist any more.
         """
         self._kube = kube
         self._kind = kind
@@ -45,17 +51,17 @@ class ObjectReconciler:
         self._wakes: dict[Ref, asyncio.Event] = {}
 
     async def run(self, *also: tuple[Kind, Callable[[Object], Ref | None]]) -> None:
-        """Until cancelled.
+        """Run until cancelled.
 
         Args:
-            also: other kinds whose changes wake an object, each with the object it belongs to.
+            also: other kinds, each with a function from its object to the object to wake; None for no object.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(group, self._kind, self._own, remembered=True))
+            group.create_task(self._watch(group, self._kind, self._own_ref, remembered=True))
             for kind, belongs_to in also:
                 group.create_task(self._watch(group, kind, belongs_to, remembered=False))
 
-    def _own(self, obj: Object) -> Ref | None:
+    def _own_ref(self, obj: Object) -> Ref | None:
         return ref_of(obj) if self._wanted(obj) else None
 
     async def _watch(
@@ -70,25 +76,25 @@ class ObjectReconciler:
                     elif (owner := belongs_to(event.object)) is not None:
                         self._wake(group, owner)
             except SundogError as err:
-                logger.warning("the watch of %s broke: %s", kind.plural, err)
+                logger.warning("watch of %s broke and restarts: %s", kind.plural, err)
             await self._clock.sleep(_RETRY_S)
 
     def _wake(self, group: asyncio.TaskGroup, ref: Ref) -> None:
         self._wakes.setdefault(ref, asyncio.Event()).set()
         if ref not in self._tasks:
-            self._tasks[ref] = group.create_task(self._look_after(ref))
+            self._tasks[ref] = group.create_task(self._reconcile(ref))
 
-    async def _look_after(self, ref: Ref) -> None:
+    async def _reconcile(self, ref: Ref) -> None:
         wake = self._wakes[ref]
         while True:
             wake.clear()
-            obj, pause = await self._attempt(ref)
+            obj, pause = await self._run_step(ref)
             if obj is None and pause <= 0 and not wake.is_set():
                 del self._tasks[ref], self._wakes[ref]
                 return
-            await self._rest(wake, pause)
+            await self._wait(wake, pause)
 
-    async def _attempt(self, ref: Ref) -> tuple[Object | None, float]:
+    async def _run_step(self, ref: Ref) -> tuple[Object | None, float]:
         obj: Object | None = None
         try:
             obj = await self._kube.get(ref)
@@ -96,10 +102,10 @@ class ObjectReconciler:
                 obj = None
             return obj, await self._step(ref, obj)
         except (SundogError, OSError, psutil.Error) as err:
-            logger.warning("%s: %s; next attempt in %s s", ref, err, _RETRY_S)
+            logger.warning("%s: %s; retry in %s s", ref, err, _RETRY_S)
             return obj, _RETRY_S
 
-    async def _rest(self, wake: asyncio.Event, seconds: float) -> None:
+    async def _wait(self, wake: asyncio.Event, seconds: float) -> None:
         waits = [asyncio.create_task(wake.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

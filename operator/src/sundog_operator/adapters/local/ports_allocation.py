@@ -1,4 +1,4 @@
-"""Ports that stay the same over restarts, and that two instances on one machine do not fight for."""
+"""Allocates ports that stay the same over restarts and that two instances on one machine do not share."""
 
 import contextlib
 import hashlib
@@ -14,40 +14,40 @@ from sundog_operator.errors import DependencyError
 
 LOOPBACK: Final = "127.0.0.1"
 BLOCK_SIZE: Final = 1000
-# Below the ephemeral range of Linux (from 32768) and macOS (from 49152), whose ports any outgoing connection may take.
+# Below the ephemeral ports of Linux (from 32768) and macOS (from 49152), which any outgoing connection may take.
 BLOCK_BASES: Final = tuple(range(10_000, 32_000, BLOCK_SIZE))
 SINGLE_PORTS: Final = range(32_000, 32_768)
-_FREE_SHARE: Final = 0.9
+_MIN_FREE_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class RayPorts:
     """All ports of one Ray cluster: a block of 1000 from `base`.
 
-    The first is bound by us and handed to the head process. It marks the block as taken, which Ray's own ports do not:
-    gRPC binds them with SO_REUSEPORT, so that two clusters could share one without an error.
+    Local mode binds the first port and hands it to the head process, to mark the block as taken. Ray's own ports do not
+    mark it: gRPC binds them with SO_REUSEPORT, so that two clusters could share one without an error.
     """
 
     base: int
 
     @property
     def gcs(self) -> int:
-        """Ray's control plane."""
+        """Port of Ray's control plane."""
         return self.base + 1
 
     @property
     def dashboard(self) -> int:
-        """Dashboard, which carries Serve's REST API."""
+        """Port of the dashboard, which has Serve's REST API."""
         return self.base + 2
 
     @property
     def serve(self) -> int:
-        """Serve's own proxy."""
+        """Port of Serve's proxy."""
         return self.base + 3
 
     @property
     def fixed(self) -> dict[str, int]:
-        """The other single ports, by the option of `ray start` that takes them."""
+        """The other single ports, by option of `ray start`."""
         options = (
             "dashboard-agent-listen-port",
             "dashboard-agent-grpc-port",
@@ -61,27 +61,27 @@ class RayPorts:
 
     @property
     def dashboard_metrics(self) -> int:
-        """Metrics of the dashboard, which has no option but an environment variable."""
+        """Port of the dashboard's metrics, which only an environment variable sets."""
         return self.base + 11
 
     @property
     def serve_grpc(self) -> int:
-        """Serve's own proxy for gRPC."""
+        """Port of Serve's proxy for gRPC."""
         return self.base + 12
 
     @property
     def workers(self) -> range:
-        """One per worker process."""
+        """Ports of worker processes, one each."""
         return range(self.base + 20, self.base + 340)
 
     @property
     def replicas_http(self) -> range:
-        """One per replica; wide, because Serve keeps a released port unused for 150 s."""
+        """HTTP ports of replicas, one each. The range is wide, because Serve does not reuse a released port for 150 s."""
         return range(self.base + 340, self.base + 670)
 
     @property
     def replicas_grpc(self) -> range:
-        """One more per replica, for gRPC."""
+        """GRPC ports of replicas, one each."""
         return range(self.base + 670, self.base + BLOCK_SIZE)
 
     @property
@@ -91,9 +91,9 @@ class RayPorts:
 
 
 def allocate_block(seed: str, bases: Collection[int] = BLOCK_BASES) -> tuple[RayPorts, socket.socket]:
-    """A free block and the socket that claims it, which the caller closes.
+    """Return a free block and the socket that claims it, which the caller closes.
 
-    The search starts at a place that depends on `seed`, so that instances which start together seldom meet.
+    The search starts at a block that depends on `seed`, so that instances which start together rarely collide.
     Raises DependencyError when no block is free.
     """
     order = sorted(bases)
@@ -104,25 +104,25 @@ def allocate_block(seed: str, bases: Collection[int] = BLOCK_BASES) -> tuple[Ray
         if claim is not None:
             return ports, claim
     raise DependencyError(
-        f"no {BLOCK_SIZE} ports in a row are free between {order[0]} and {order[-1] + BLOCK_SIZE - 1}, which Ray needs"
+        f"ports {order[0]} to {order[-1] + BLOCK_SIZE - 1}: no {BLOCK_SIZE} in a row are free, which Ray needs. End servers there."
     )
 
 
 def claim_block(ports: RayPorts) -> socket.socket | None:
-    """The listening socket that marks a block as ours; None when the block is claimed or ports of it are in use."""
+    """Claim a block with a listening socket. Return None when the block is claimed or its ports are in use."""
     claim = _bind(ports.base)
     if claim is None:
         return None
     claim.listen(1)
     ranges = (*ports.workers, *ports.replicas_http, *ports.replicas_grpc)
-    if all(map(is_port_free, ports.singles)) and sum(map(is_port_free, ranges)) >= _FREE_SHARE * len(ranges):
+    if all(map(is_port_free, ports.singles)) and sum(map(is_port_free, ranges)) >= _MIN_FREE_SHARE * len(ranges):
         return claim
     claim.close()
     return None
 
 
 def is_port_free(port: int) -> bool:
-    """Whether a server could listen on a port of the loopback interface."""
+    """Return whether a server could listen on a port of the loopback interface."""
     probe = _bind(port)
     if probe is None:
         return False
@@ -131,19 +131,19 @@ def is_port_free(port: int) -> bool:
 
 
 def allocate_port(taken: Collection[int] = (), singles: Collection[int] = SINGLE_PORTS) -> int:
-    """A free port of the loopback interface that is none of `taken`. Raises DependencyError when there is none."""
+    """Return a free port of the loopback interface that is not in `taken`. Raises DependencyError when there is none."""
     candidates = [port for port in singles if port not in taken]
     random.shuffle(candidates)
     found = next(filter(is_port_free, candidates), None)
     if found is None:
         raise DependencyError(
-            f"no port between {min(singles)} and {max(singles)} is free, of which an edge needs three"
+            f"ports {min(singles)} to {max(singles)}: none is free, and an edge needs three. End servers there."
         )
     return found
 
 
 def describe_holder(port: int) -> str:
-    """Who listens on a port, such as `nginx (pid 42)`; `another process` where the system does not tell."""
+    """Return which process listens on a port, such as `nginx (pid 42)`; `another process` where that is unknown."""
     pid = find_holder_pid(port)
     if pid is not None:
         with contextlib.suppress(psutil.Error, OSError):
@@ -152,18 +152,18 @@ def describe_holder(port: int) -> str:
 
 
 def find_holder_pid(port: int) -> int | None:
-    """The process that listens on a port; None where the system does not tell, as of other users."""
+    """Return the pid of the process that listens on a port; None where that is unknown, as for other users' processes."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port
-            if listens and connection.pid:
+            is_listener = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port
+            if is_listener and connection.pid:
                 return int(connection.pid)
     return None
 
 
 def _bind(port: int) -> socket.socket | None:
     server = socket.socket()
-    # Connections that were closed a moment ago must not count as a server.
+    # A recently closed connection must not count as a server.
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         server.bind((LOOPBACK, port))

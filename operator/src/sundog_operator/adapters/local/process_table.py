@@ -1,4 +1,4 @@
-"""The processes of this machine: starting, finding and signalling them."""
+"""Starts, finds and signals the processes of this machine."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from typing import ClassVar, Final, Protocol
 import psutil
 
 MARK_ENV_VAR: Final = "SUNDOG_PROCESS"
-"""Environment variable by which every process below ours is known; its children inherit it."""
+"""Environment variable that marks every process of local mode. Children inherit it."""
 CLOCK_STEP_S: Final = 2.0
-"""How much the start time of a process may seem to move: it is told in whole seconds of a clock that is corrected."""
+"""Tolerance for start times of processes: the system reports whole seconds, and corrects its clock."""
 _LOG_BYTES: Final = 10 * 2**20
 
 
@@ -32,7 +32,7 @@ class ProcessCommand:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """One running process. `created` is in seconds since the epoch; `mark` is empty where it cannot be read."""
+    """One running process. `created` is in seconds since the epoch; `mark` is empty where it is unreadable."""
 
     pid: int
     created: float
@@ -42,36 +42,36 @@ class ProcessInfo:
 
 
 class ProcessTable(Protocol):
-    """What supervision needs of the operating system. Every method may block for some milliseconds."""
+    """The operating system's processes. Every method may block for some milliseconds."""
 
     def spawn(self, command: ProcessCommand) -> ProcessInfo:
-        """Start, as the leader of a session, so that no signal of our terminal reaches it. Raises OSError."""
+        """Start a process as the leader of a session, so that signals of our terminal do not reach it. Raises OSError."""
 
-    def look(self, pid: int) -> ProcessInfo | None:
-        """A running process; None for one that has ended, reaped or not. Raises OSError when that cannot be told."""
+    def find(self, pid: int) -> ProcessInfo | None:
+        """Return a running process; None for one that ended, reaped or not. Raises OSError when that is unknown."""
 
     def exit_code(self, pid: int) -> int | None:
-        """How a child of ours ended, negative for a signal; None where that is unknown."""
+        """Return the exit code of a child of ours, negative for a signal; None where it is unknown."""
 
-    def everything(self) -> list[ProcessInfo]:
-        """All processes of this user, except this one and its ancestors."""
+    def find_all(self) -> list[ProcessInfo]:
+        """Return all processes of this user, except this one and its ancestors."""
 
     def descendants(self, pid: int) -> list[ProcessInfo]:
-        """Children, their children and so on."""
+        """Return the children, their children and so on."""
 
-    def signal(self, seen: ProcessInfo, number: signal.Signals) -> None:
-        """Signal exactly that process; nothing happens when it has ended."""
+    def signal(self, info: ProcessInfo, number: signal.Signals) -> None:
+        """Send a signal to exactly that process; do nothing when it has ended."""
 
 
 class SystemProcessTable:
     """`ProcessTable` of this machine."""
 
-    # Children belong to this process and not to the table that started them: another table may have to reap them.
+    # Shared by all tables, because another table than the one that started a child may have to reap it.
     _children: ClassVar[dict[int, subprocess.Popen[bytes]]] = {}
     _codes: ClassVar[dict[int, int]] = {}
 
     def spawn(self, command: ProcessCommand) -> ProcessInfo:
-        """Start a process that outlives this one: its output goes to a file, never to a pipe of ours."""
+        """Start a process that outlives this one: its output goes to a file and not to a pipe of ours."""
         _rotate(command.log)
         with command.log.open("ab") as log:
             child = subprocess.Popen(
@@ -96,23 +96,23 @@ class SystemProcessTable:
             )
         raise OSError(f"{command.argv[0]} ended at once")
 
-    def look(self, pid: int) -> ProcessInfo | None:
-        """A running process; a child of ours that has ended is reaped on the way."""
+    def find(self, pid: int) -> ProcessInfo | None:
+        """Return a running process; reap a child of ours that has ended."""
         self._reap(pid)
         try:
-            return _seen(psutil.Process(pid))
+            return _read_info(psutil.Process(pid))
         except (psutil.NoSuchProcess, ProcessLookupError):
             return None
         except psutil.Error as err:
-            raise OSError(f"pid {pid} cannot be looked at: {err}") from err
+            raise OSError(f"pid {pid}: cannot be inspected: {err}") from err
 
     def exit_code(self, pid: int) -> int | None:
-        """How a child of ours ended, reaped on the way: a look that came just before its end has not done so."""
+        """Return the exit code of a child of ours. Reap it first: a `find` just before its end did not."""
         self._reap(pid)
         return self._codes.get(pid)
 
-    def everything(self) -> list[ProcessInfo]:
-        """All processes of this user, except this one and its ancestors."""
+    def find_all(self) -> list[ProcessInfo]:
+        """Return all processes of this user, except this one and its ancestors."""
         for child in list(self._children):
             self._reap(child)
         user = os.geteuid()
@@ -120,18 +120,18 @@ class SystemProcessTable:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.pid not in ours and process.uids().effective == user and (seen := _seen(process)):
-                    found.append(seen)
+                if process.pid not in ours and process.uids().effective == user and (info := _read_info(process)):
+                    found.append(info)
         return found
 
     def descendants(self, pid: int) -> list[ProcessInfo]:
-        """Children, their children and so on."""
+        """Return the children, their children and so on."""
         found = []
         with contextlib.suppress(psutil.Error, OSError):
             for process in psutil.Process(pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error, OSError):
-                    if seen := _seen(process):
-                        found.append(seen)
+                    if info := _read_info(process):
+                        found.append(info)
         return found
 
     def _reap(self, pid: int) -> None:
@@ -140,15 +140,15 @@ class SystemProcessTable:
             self._codes[pid] = code
             self._children.pop(pid, None)
 
-    def signal(self, seen: ProcessInfo, number: signal.Signals) -> None:
-        """Signal exactly that process: its start time is compared, for its number may be another's by now."""
+    def signal(self, info: ProcessInfo, number: signal.Signals) -> None:
+        """Send a signal to exactly that process. Its start time is compared, because another process may have its pid now."""
         with contextlib.suppress(psutil.Error, OSError):
-            process = psutil.Process(seen.pid)
-            if abs(process.create_time() - seen.created) <= CLOCK_STEP_S:
+            process = psutil.Process(info.pid)
+            if abs(process.create_time() - info.created) <= CLOCK_STEP_S:
                 process.send_signal(number)
 
 
-def _seen(process: psutil.Process) -> ProcessInfo | None:
+def _read_info(process: psutil.Process) -> ProcessInfo | None:
     with process.oneshot():
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
@@ -165,7 +165,7 @@ def _rotate(log: Path) -> None:
 
 
 def last_line(log: Path, limit: int = 300) -> str:
-    """The last line of a log that says something, blanks joined; empty where there is none."""
+    """Return the last non-empty line of a log, with blanks joined; empty without one."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))

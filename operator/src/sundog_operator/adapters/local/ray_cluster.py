@@ -1,4 +1,4 @@
-"""Stands in for KubeRay: makes each RayCluster real as a Ray head on this machine."""
+"""Runs each RayCluster as a Ray head on this machine, in the place of KubeRay."""
 
 import asyncio
 import logging
@@ -15,24 +15,21 @@ import aiohttp
 
 from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.object_directories import ObjectDirectories, ObjectDirectory, RestartBackoff
-from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
+from sundog_operator.adapters.local.object_reconciler import POLL_S, ObjectReconciler
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
 from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
 from sundog_operator.adapters.local.processes import Processes, ProcessRecord
 from sundog_operator.adapters.local.ray_command import make_argv, make_environment
 from sundog_operator.adapters.local.state_directory import StateDirectory
-from sundog_operator.adapters.local.status import ray_cluster_status
+from sundog_operator.adapters.local.status import Problem, ray_cluster_status
 from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 from sundog_operator.ports import RAY_CLUSTER, Clock, Kubernetes, Object, Ref
 
 logger = logging.getLogger(__name__)
 
-Problem = tuple[str, str]
-
-POLL_S: Final = 0.25
 PROBE_INTERVAL_S: Final = 5.0
 START_TIMEOUT_S: Final = 180.0
-GRACE_S: Final = 6.0
+TERMINATION_GRACE_S: Final = 6.0
 MAX_FAILED_PROBES: Final = 3
 _SESSIONS_KEPT: Final = 2
 _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=1)
@@ -40,21 +37,34 @@ _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=1)
 
 @dataclass(slots=True)
 class _Head:
-    """What is known of a head in this run. `asked_since` is when it was asked first: one that was adopted may be old, and is not late."""
+    """What is known of a head in this run.
 
-    unit: ObjectDirectory
+    Attributes:
+        entry: its directory and remembered ports.
+        ports: its ports; None before it has some.
+        restarts: its back-off.
+        claim: the socket that claims its block of ports.
+        ran: whether it was seen running.
+        ready: whether Serve answered.
+        failed_probes: failed probes in a row.
+        exit_message: how the last process ended.
+        probed_at: time of the last probe.
+        first_probed_at: time of the first probe. The start timeout counts from it, because an adopted head may be old.
+    """
+
+    entry: ObjectDirectory
     ports: RayPorts | None
     restarts: RestartBackoff = field(default_factory=RestartBackoff)
     claim: socket.socket | None = None
     ran: bool = False
     ready: bool = False
-    misses: int = 0
-    death: str = ""
+    failed_probes: int = 0
+    exit_message: str = ""
     probed_at: datetime | None = None
-    asked_since: datetime | None = None
+    first_probed_at: datetime | None = None
 
     def forget_process(self) -> None:
-        self.ran, self.ready, self.misses, self.asked_since = False, False, 0, None
+        self.ran, self.ready, self.failed_probes, self.first_probed_at = False, False, 0, None
 
     def release(self) -> None:
         if self.claim is not None:
@@ -63,9 +73,9 @@ class _Head:
 
 
 class LocalRay:
-    """Runs one Ray head per RayCluster, restarts it when it ends, and reports it as KubeRay would.
+    """Runs one Ray head per RayCluster, restarts it when it ends, and reports its status as KubeRay does.
 
-    A head outlives this process unless `stop_all` ends it; the next LocalRay of the same state directory adopts it.
+    A head outlives this process unless `stop_all` ends it. The next LocalRay of the same state directory adopts it.
     """
 
     def __init__(self, kube: Kubernetes, state_dir: Path, clock: Clock, *, table: ProcessTable | None = None) -> None:
@@ -73,13 +83,13 @@ class LocalRay:
         self._clock = clock
         self._state = StateDirectory.at(state_dir)
         self._processes = Processes(self._state, table or SystemProcessTable(), clock)
-        self._units = ObjectDirectories(self._state.ray, RAY_CLUSTER)
+        self._directories = ObjectDirectories(self._state.ray, RAY_CLUSTER)
         self._heads: dict[Ref, _Head] = {}
         self._session: aiohttp.ClientSession | None = None
         self._environment: Mapping[str, str] = os.environ
 
     async def run(self) -> None:
-        """Until cancelled. Raises StateDirectoryError when the state directory cannot be used."""
+        """Run until cancelled. Raises StateDirectoryError when the state directory is unusable."""
         await asyncio.to_thread(self._state.prepare)
         await self._clear_unowned()
         token = await asyncio.to_thread(self._state.ray_token.read_text)
@@ -89,7 +99,7 @@ class LocalRay:
             RAY_CLUSTER,
             self._step,
             self._clock,
-            remembered=lambda: [unit.ref for unit in self._units.all()],
+            remembered=lambda: [entry.ref for entry in self._directories.all()],
         )
         try:
             async with aiohttp.ClientSession(headers=headers) as self._session:
@@ -100,126 +110,126 @@ class LocalRay:
                 head.release()
 
     async def stop_all(self) -> None:
-        """End every head with all its kin, after `run` was cancelled. Raises DependencyError when one survives."""
+        """End every head with all its processes, after `run` was cancelled. Raises DependencyError when one survives."""
         await asyncio.to_thread(self._state.prepare)
-        units = await asyncio.to_thread(self._units.all)
-        await asyncio.gather(*(self._processes.stop(unit.name, GRACE_S) for unit in units))
-        for unit in units:
-            await self._report_stopped(unit.ref)
+        entries = await asyncio.to_thread(self._directories.all)
+        await asyncio.gather(*(self._processes.stop(entry.name, TERMINATION_GRACE_S) for entry in entries))
+        for entry in entries:
+            await self._report_stopped(entry.ref)
 
     async def _report_stopped(self, ref: Ref) -> None:
         try:
             if (obj := await self._kube.get(ref)) is not None:
                 await self._publish(obj, None, ("Stopped", "local mode was stopped"))
         except SundogError as err:
-            logger.warning("%s: its end could not be reported: %s", ref, err)
+            logger.warning("%s: cannot report its stop: %s", ref, err)
 
     async def _clear_unowned(self) -> None:
-        names = {unit.name for unit in await asyncio.to_thread(self._units.all)}
+        names = {entry.name for entry in await asyncio.to_thread(self._directories.all)}
         for name in self._processes.recorded():
             if name.startswith(f"{self._state.ray.name}-") and name not in names:
                 await self._processes.clear(name)
 
     async def _step(self, ref: Ref, obj: Object | None) -> float:
         if obj is None:
-            return await self._take_down(ref)
+            return await self._remove(ref)
         head = self._heads.get(ref)
         if head is None:
             head = self._heads[ref] = await asyncio.to_thread(self._load, ref)
-        record = await self._processes.running(head.unit.name)
+        record = await self._processes.running(head.entry.name)
         if record is None:
-            return await self._revive(head, obj)
+            return await self._restart(head, obj)
         return await self._observe(head, obj, record)
 
     def _load(self, ref: Ref) -> _Head:
-        unit = self._units.get_or_create(ref)
-        base = unit.number("base")
-        return _Head(unit, None if base is None else RayPorts(base))
+        entry = self._directories.get_or_create(ref)
+        base = entry.number("base")
+        return _Head(entry, None if base is None else RayPorts(base))
 
-    async def _take_down(self, ref: Ref) -> float:
+    async def _remove(self, ref: Ref) -> float:
         head = self._heads.pop(ref, None)
         if head is not None:
             head.release()
-        unit = await asyncio.to_thread(self._units.find, ref)
-        if unit is not None:
-            await self._processes.stop(unit.name, GRACE_S)
-            await asyncio.to_thread(self._units.remove, unit)
-            await asyncio.to_thread(self._log(unit).unlink, missing_ok=True)
+        entry = await asyncio.to_thread(self._directories.find, ref)
+        if entry is not None:
+            await self._processes.stop(entry.name, TERMINATION_GRACE_S)
+            await asyncio.to_thread(self._directories.remove, entry)
+            await asyncio.to_thread(self._log(entry).unlink, missing_ok=True)
         return 0.0
 
-    async def _revive(self, head: _Head, obj: Object) -> float:
-        """Start a head that does not run, when its time has come."""
+    async def _restart(self, head: _Head, obj: Object) -> float:
+        """Start a head that does not run, after its back-off."""
         now = self._clock.now()
         if head.ran:
-            head.restarts.died(now)
+            head.restarts.record_exit(now)
             head.forget_process()
-            head.death = f"Ray {await self._processes.describe_end(head.unit.name, self._log(head.unit))}"
-            logger.warning("%s: %s", head.unit.ref, head.death)
+            head.exit_message = f"Ray {await self._processes.describe_end(head.entry.name, self._log(head.entry))}"
+            logger.warning("%s: %s", head.entry.ref, head.exit_message)
         if pause := head.restarts.remaining_delay_s(now):
-            await self._publish(obj, head.ports, ("HeadExited", head.death))
+            await self._publish(obj, head.ports, ("HeadExited", head.exit_message))
             return pause
-        # Ray's agents survive a killed raylet for minutes, holding ports and ignoring SIGTERM.
-        await self._processes.clear(head.unit.name)
+        # Ray's agents survive a killed raylet for minutes. They hold ports and ignore SIGTERM.
+        await self._processes.clear(head.entry.name)
         await asyncio.to_thread(self._reserve, head)
         await self._start(head)
         await self._publish(obj, head.ports, _starting(head))
         return POLL_S
 
     def _reserve(self, head: _Head) -> None:
-        """Claim the ports of the last run, or others when somebody took one meanwhile."""
+        """Claim the ports of the last run, or other ports if another process took one."""
         head.release()
         if head.ports is not None:
             head.claim = ports_allocation.claim_block(head.ports)
         if head.claim is None:
             if head.ports is not None:
-                logger.warning("%s: %s; Ray gets other ports", head.unit.ref, _taken(head.ports))
-            head.ports, head.claim = ports_allocation.allocate_block(str(self._state.path / head.unit.name))
-            head.unit = self._units.remember(head.unit, {"base": head.ports.base})
+                logger.warning("%s: %s; Ray gets other ports", head.entry.ref, _describe_taken_ports(head.ports))
+            head.ports, head.claim = ports_allocation.allocate_block(str(self._state.path / head.entry.name))
+            head.entry = self._directories.remember(head.entry, {"base": head.ports.base})
 
     async def _start(self, head: _Head) -> None:
         if head.ports is None or head.claim is None:
-            raise DependencyError(f"{head.unit.ref}: no ports")
-        temporary, scratch = head.unit.directory, head.unit.directory / "tmp"
-        await asyncio.to_thread(_tidy, temporary, scratch)
+            raise DependencyError(f"{head.entry.ref}: has no ports")
+        temporary, scratch = head.entry.directory, head.entry.directory / "tmp"
+        await asyncio.to_thread(_clean_directories, temporary, scratch)
         command = ProcessCommand(
-            name=head.unit.name,
+            name=head.entry.name,
             argv=make_argv(head.ports, temporary),
             env=make_environment(self._environment, head.ports, self._state.ray_token, scratch, self._state.cache),
             directory=temporary,
-            log=self._log(head.unit),
+            log=self._log(head.entry),
             descriptors=(head.claim.fileno(),),
         )
         record = await self._processes.start(command)
         head.ran = True
-        logger.info("%s: started Ray as pid %s, dashboard on port %s", head.unit.ref, record.pid, head.ports.dashboard)
+        logger.info("%s: started Ray as pid %s, dashboard on port %s", head.entry.ref, record.pid, head.ports.dashboard)
 
     async def _observe(self, head: _Head, obj: Object, record: ProcessRecord) -> float:
-        """Ask a running head whether Serve can be called, and report it."""
+        """Probe Serve of a running head, and report the result."""
         head.ran = True
         now = self._clock.now()
         age = now - datetime.fromtimestamp(record.created, UTC)
         if head.ready and head.probed_at is not None and now - head.probed_at < timedelta(seconds=PROBE_INTERVAL_S):
-            if head.restarts.lived(age):
-                head.death = ""
+            if head.restarts.reset_if_steady(age):
+                head.exit_message = ""
             return POLL_S
         head.probed_at = now
-        head.asked_since = head.asked_since or now
+        head.first_probed_at = head.first_probed_at or now
         problem = await self._probe(head)
-        head.misses = 0 if problem is None else head.misses + 1
+        head.failed_probes = 0 if problem is None else head.failed_probes + 1
         if problem is None and not head.ready:
             head.ready = True
-            logger.info("%s: ready %.1f s after its start", head.unit.ref, age.total_seconds())
-        if problem is None or not head.ready or head.misses >= MAX_FAILED_PROBES:
+            logger.info("%s: ready %.1f s after its start", head.entry.ref, age.total_seconds())
+        if problem is None or not head.ready or head.failed_probes >= MAX_FAILED_PROBES:
             await self._publish(obj, head.ports, problem)
-        waited_s = (now - head.asked_since).total_seconds()
+        waited_s = (now - head.first_probed_at).total_seconds()
         if not head.ready and waited_s > START_TIMEOUT_S:
-            logger.warning("%s: not ready after %.0f s; it is started anew", head.unit.ref, waited_s)
-            await self._processes.stop(head.unit.name, GRACE_S)
+            logger.warning("%s: not ready after %.0f s; restarting", head.entry.ref, waited_s)
+            await self._processes.stop(head.entry.name, TERMINATION_GRACE_S)
         return POLL_S
 
     async def _probe(self, head: _Head) -> Problem | None:
         if head.ports is None or self._session is None:
-            return "PortsUnknown", f"the ports of the running head are not recorded in {head.unit.directory}"
+            return "PortsUnknown", f"the ports of the running head are not recorded in {head.entry.directory}"
         url = f"http://{LOOPBACK}:{head.ports.dashboard}/api/serve/applications/"
         try:
             async with self._session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as response:
@@ -232,7 +242,7 @@ class LocalRay:
         return ("Unreachable", f"GET {url}: {found}, expected 200") if head.ready else _starting(head)
 
     async def _publish(self, obj: Object, ports: RayPorts | None, problem: Problem | None) -> None:
-        """Write the status if it says something new."""
+        """Write the status if it changed."""
         status = ray_cluster_status(obj, ports, problem, self._clock.now())
         if status == obj.get("status"):
             return
@@ -240,25 +250,25 @@ class LocalRay:
         try:
             await self._kube.patch_status(ref, status, resource_version=obj["metadata"]["resourceVersion"])
         except (Conflict, NotFound):
-            logger.debug("%s changed meanwhile; its status is written at the next look", ref)
+            logger.debug("%s: changed meanwhile; the next pass writes its status", ref)
 
-    def _log(self, unit: ObjectDirectory) -> Path:
-        return self._state.logs / f"{unit.name}.log"
+    def _log(self, entry: ObjectDirectory) -> Path:
+        return self._state.logs / f"{entry.name}.log"
 
 
 def _starting(head: _Head) -> Problem:
-    return "Starting", f"Ray is starting again: {head.death}" if head.death else "Ray is starting"
+    return "Starting", f"Ray is starting again: {head.exit_message}" if head.exit_message else "Ray is starting"
 
 
-def _taken(ports: RayPorts) -> str:
+def _describe_taken_ports(ports: RayPorts) -> str:
     port = next((port for port in (ports.base, *ports.singles) if not ports_allocation.is_port_free(port)), None)
     if port is None:
         return f"many of the ports {ports.base} to {ports.base + ports_allocation.BLOCK_SIZE - 1} are in use"
     return f"port {port} is held by {ports_allocation.describe_holder(port)}"
 
 
-def _tidy(temporary: Path, scratch: Path) -> None:
-    """Remove what earlier starts left, except their newest logs."""
+def _clean_directories(temporary: Path, scratch: Path) -> None:
+    """Remove the files of earlier starts, except the newest logs."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
     sessions = sorted(path for path in temporary.glob("session_2*") if path.is_dir() and not path.is_symlink())

@@ -1,4 +1,4 @@
-"""How a Ray head is started on this machine."""
+"""Builds the command and the environment of a Ray head on this machine."""
 
 import sys
 from collections.abc import Mapping
@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Final
 
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
+from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES
+from sundog_operator.core.ray.pods import DRAIN_S, MAX_GRPC_BYTES
 
 LOGICAL_CPUS: Final = 64
 LOGICAL_MEMORY_BYTES: Final = 2**40
-"""CPU and memory requests are bookkeeping in local mode: they must never keep a small model from starting."""
-OBJECT_STORE_BYTES: Final = 200_000_000
-DRAIN_S: Final = 5
-MAX_GRPC_BYTES: Final = 2**30
-"""No deployment can admit more; each replica refuses what is over its own `maxRequestBytes`, once it has been received."""
+"""In local mode CPU and memory requests are only counted. These limits never prevent a small model from starting."""
 
 
 def make_argv(ports: RayPorts, temporary: Path) -> tuple[str, ...]:
-    """Argument list of the head process, below which all of Ray runs.
+    """Return the arguments of the head process, the parent of all Ray processes.
 
-    `--block` makes it the parent that takes everything down with it. Autoscaler and log monitor have no work here.
-    `-P` keeps the working directory out of the import path.
+    With `--block` it ends all of them when it ends. Local mode needs no autoscaler and no log monitor.
+    `-P` excludes the working directory from the import path.
     """
     options: dict[str, object] = {
         "port": ports.gcs,
@@ -56,10 +54,10 @@ def make_argv(ports: RayPorts, temporary: Path) -> tuple[str, ...]:
 def make_environment(
     inherited: Mapping[str, str], ports: RayPorts, token: Path, scratch: Path, cache: Path
 ) -> dict[str, str]:
-    """Environment of the head process and, through it, of every replica.
+    """Return the environment of the head process and, through it, of every replica.
 
-    No RAY_ variable is inherited: a developer's shell must not decide where a token is read or whom Ray joins.
-    `cache` is where downloaded models are kept, unless the shell names another place.
+    No RAY_ variable is inherited: a developer's shell must not change the token or the cluster that Ray joins.
+    `cache` is the directory of downloaded models, unless the shell sets another one.
     """
     kept = {name: value for name, value in inherited.items() if not name.startswith("RAY_")}
     return {
@@ -69,26 +67,26 @@ def make_environment(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Makes the loopback the node's address, so that no network is listened to and none can be lost.
-        # `--node-ip-address=127.0.0.1` would be replaced by the address of a network interface.
+        # Makes loopback the node's address, so that Ray does not use, or lose, a network.
+        # Ray would replace `--node-ip-address=127.0.0.1` by the address of a network interface.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Else SIGTERM waits up to 30 s for replicas to leave, although there is no other node.
+        # Without it SIGTERM waits up to 30 s for replicas to move, although there is no other node.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Ray's own default, 15, is for batch work: replicas would wait for whatever else this machine does.
+        # Ray's default, 15, is for batch work: replicas would wait for all other work of this machine.
         "RAY_worker_niceness": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas_http.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http.stop),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc.stop),
-        # A gRPC server holds a whole message before anybody can refuse it.
+        # A gRPC server reads a whole message before a replica can reject it for its own `maxRequestBytes`.
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_GRPC_BYTES),
-        # Serve's gRPC servers listen on all interfaces, whatever host its HTTP servers are given.
+        # Serve's gRPC servers listen on all interfaces, even when its HTTP servers get one host.
         "SUNDOG_GRPC_PEERS": "loopback",
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
-        # Ray rewrites process titles; with this it leaves the environment readable, by which we find its processes.
+        # Ray rewrites process titles. With this the environment stays readable, which identifies its processes.
         "SPT_NOENV": "1",
     }

@@ -1,4 +1,4 @@
-"""What replicas of this machine have logged: files of Ray's sessions below a state directory."""
+"""Reads the logs of replicas on this machine, which are in Ray's sessions below a state directory."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import orjson
 
 _FILES: Final = "ray/*/session_latest/logs/serve/replica_*.log"
 _TAIL_BYTES: Final = 2**20
-"""As much of a file's end is looked through at first."""
+"""Bytes at the end of a file that are read first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class LogFile:
 
     @property
     def label(self) -> str:
-        """What tells its lines from those of others, such as `r8 x3k9`."""
+        """A prefix for its lines, such as `r8 x3k9`."""
         return f"r{self.revision} {self.replica}"
 
 
 def find_logs(state: Path, service: str, revision: int | None = None) -> list[LogFile]:
-    """The logs of a ModelDeployment's replicas, or of one revision's, those that ended included; the one written last is last."""
+    """Return the logs of all replicas of a ModelDeployment or of one revision, ended ones included, in order of the last write."""
     pattern = re.compile(rf"replica_{re.escape(service)}-r(\d+)_(?:.*_)?([^_]+)\.log")
     found: list[tuple[float, LogFile]] = []
     for path in state.glob(_FILES):
@@ -47,41 +47,41 @@ class ReplicaLogReader:
     _partial: bytes = field(default=b"")
 
     def last(self, lines: int) -> list[str]:
-        """The last whole lines; `more` goes on behind them."""
+        """Return the last complete lines; `more` continues after them."""
         with self.path.open("rb") as file:
-            begin = max(0, file.seek(0, 2) - _TAIL_BYTES)
-            file.seek(begin)
-            self._position = begin
-            found = self._take(file.read())
-        # Behind a begin in the middle of a file the first line may be half of one.
-        whole = found[1:] if begin else found
-        return whole[-lines:] if lines else []
+            start = max(0, file.seek(0, 2) - _TAIL_BYTES)
+            file.seek(start)
+            self._position = start
+            found = self._split_lines(file.read())
+        # After a start in the middle of a file, the first line may be incomplete.
+        complete = found[1:] if start else found
+        return complete[-lines:] if lines else []
 
     def more(self) -> list[str]:
-        """Whole lines that were written since. A file that became shorter was begun anew."""
+        """Return the complete lines that were written since. A file that became shorter is read from its start."""
         try:
             with self.path.open("rb") as file:
                 if file.seek(0, 2) < self._position:
                     self._position, self._partial = 0, b""
                 file.seek(self._position)
-                return self._take(file.read())
+                return self._split_lines(file.read())
         except FileNotFoundError:
             return []
 
-    def _take(self, data: bytes) -> list[str]:
+    def _split_lines(self, data: bytes) -> list[str]:
         self._position += len(data)
-        *whole, self._partial = (self._partial + data).split(b"\n")
-        return [line.decode("utf-8", "replace") for line in whole]
+        *complete, self._partial = (self._partial + data).split(b"\n")
+        return [line.decode("utf-8", "replace") for line in complete]
 
 
 def find_last_exception(state: Path, service: str, revision: int) -> str:
-    """The newest exception that replicas of a revision logged, such as `2026-11-29T05:23:09.000+00:00 ValueError: wrong`; else empty."""
-    told = [each for file in find_logs(state, service, revision) for each in _exceptions(file.path)]
-    return " ".join(max(told)) if told else ""
+    """Return the newest exception in the logs of a revision, such as `2026-11-29T05:23:09.000+00:00 ValueError: wrong`; else empty."""
+    found = [each for file in find_logs(state, service, revision) for each in _exceptions(file.path)]
+    return " ".join(max(found)) if found else ""
 
 
 def _exceptions(path: Path) -> Iterator[tuple[str, str]]:
-    """(time, last line) of each exception that the model server logged; what a model caught and logged itself has a `logger`."""
+    """Yield (time, last line) of each exception that the model server logged. Lines with a `logger` come from the model's code."""
     for line in ReplicaLogReader(path).last(_TAIL_BYTES):
         if not line.startswith("{") or '"exception"' not in line:
             continue

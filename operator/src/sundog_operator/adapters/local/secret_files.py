@@ -1,4 +1,4 @@
-"""Secrets as files, the way a kubelet mounts them: `<secret>/<key>`, all keys of a Secret exchanged at once."""
+"""Writes Secrets as files like a kubelet: `<secret>/<key>`, with an atomic exchange of all keys of a Secret."""
 
 import shutil
 import tempfile
@@ -10,10 +10,9 @@ _VERSIONS: Final = ".versions"
 
 
 def write_secret_files(directory: Path, wanted: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Make a directory hold exactly these Secrets, private to this user.
+    """Write exactly these Secrets to a directory, private to this user, and remove all others. Raises OSError.
 
-    `<secret>` is a link to a directory of its own, so a reader sees all keys of one version or all of the next. A Secret that is not
-    wanted any more goes with its files. Raises OSError.
+    `<secret>` is a link to a directory of its own, so that a reader sees all keys of one version.
     """
     versions = directory / _VERSIONS
     for path in (directory, versions):
@@ -23,16 +22,16 @@ def write_secret_files(directory: Path, wanted: Mapping[str, Mapping[str, bytes]
     for name, content in wanted.items():
         if _read(directory / name) != content:
             _exchange(directory, versions, name, content)
-    in_force = {(directory / name).readlink().name for name in wanted}
+    current = {(directory / name).readlink().name for name in wanted}
     for path in versions.iterdir():
         if path.is_symlink():
             path.unlink()
-        elif path.name not in in_force:
+        elif path.name not in current:
             shutil.rmtree(path)
 
 
 def _read(folder: Path) -> dict[str, bytes] | None:
-    """What a Secret's files hold; None where they are not there."""
+    """Return the content of a Secret's files; None where they are missing."""
     try:
         return {path.name: path.read_bytes() for path in folder.iterdir()}
     except OSError:

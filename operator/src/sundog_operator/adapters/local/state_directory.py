@@ -1,4 +1,4 @@
-"""The one directory below which local mode keeps everything: sockets, tokens, logs, ports, and who runs in it."""
+"""The directory with all files of local mode: sockets, tokens, logs, ports, and the lock of the running instance."""
 
 import contextlib
 import fcntl
@@ -17,21 +17,21 @@ import orjson
 from sundog_operator.errors import SundogError
 
 _SOCKET_PATH_BYTES: Final = 103 if sys.platform == "darwin" else 107
-# The longest that Ray appends to its temporary directory: a session with a pid of 7 digits, and a socket.
+# The longest path that Ray appends to its temporary directory: a session with a pid of 7 digits, and a socket.
 _RAY_SOCKET: Final = "/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead"
-_REFUSED: Final = "\"'\\#$"
+_FORBIDDEN: Final = "\"'\\#$"
 _RAY_DIRECTORY: Final = "/ray/99"
 MAX_PATH_BYTES: Final = _SOCKET_PATH_BYTES - len(_RAY_SOCKET) - len(_RAY_DIRECTORY)
-_TRIES: Final = 100
-_PAUSE_S: Final = 0.01
+_LOCK_ATTEMPTS: Final = 100
+_LOCK_RETRY_S: Final = 0.01
 
 
 class StateDirectoryError(SundogError):
-    """The state directory cannot be used."""
+    """The state directory is unusable."""
 
 
 class AnotherInstance(StateDirectoryError):
-    """Another process runs in the state directory. `pid` is None where it did not tell."""
+    """Another process uses the state directory. `pid` is None where it is unknown."""
 
     def __init__(self, path: Path, pid: int | None) -> None:
         super().__init__(
@@ -42,67 +42,67 @@ class AnotherInstance(StateDirectoryError):
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """Paths below an absolute state directory. Links are kept: a short one is the way out of too long a path."""
+    """Paths below an absolute state directory. Links are not resolved, because a short link helps against a path that is too long."""
 
     path: Path
 
     @classmethod
     def at(cls, path: Path) -> "StateDirectory":
-        """The state directory at a path, relative ones taken from the working directory."""
+        """Return the state directory at a path. A relative path starts at the working directory."""
         return cls(Path(os.path.abspath(path.expanduser())))  # noqa: PTH100 resolve() would follow links
 
     @property
     def processes(self) -> Path:
-        """One JSON file per process that was started."""
+        """Directory with one JSON file per started process."""
         return self.path / "processes"
 
     @property
     def logs(self) -> Path:
-        """Output of the processes."""
+        """Directory with the output of the processes."""
         return self.path / "logs"
 
     @property
     def ray(self) -> Path:
-        """One directory per RayCluster."""
+        """Directory with one directory per RayCluster."""
         return self.path / "ray"
 
     @property
     def edge(self) -> Path:
-        """One directory per edge."""
+        """Directory with one directory per edge."""
         return self.path / "edge"
 
     @property
     def ray_token(self) -> Path:
-        """The token of every Ray cluster of this directory."""
+        """File with the token of every Ray cluster."""
         return self.path / "ray-token"
 
     @property
     def signing_key(self) -> Path:
-        """The key by which the edges of this directory sign request ids, 32 bytes in hex."""
+        """File with the key with which the edges sign request ids, 32 bytes in hex."""
         return self.path / "signing-key"
 
     @property
     def cache(self) -> Path:
-        """Models that replicas downloaded. The model server makes it."""
+        """Directory of downloaded models, which the model server creates."""
         return self.path / "cache"
 
     @property
     def lock(self) -> Path:
-        """Locked by the process that runs in this directory; holds its pid."""
+        """File that the running instance locks; it has its pid."""
         return self.path / "instance.lock"
 
     def problem(self) -> str:
-        """Why the directory cannot be used; empty when it can."""
+        """Return why the directory is unusable; empty when it is usable. The doctor shows the text after ": " as the fix."""
         size = len(os.fsencode(self.path))
         if size > MAX_PATH_BYTES:
             return (
-                f"state directory {self.path} is {size} bytes long, at most {MAX_PATH_BYTES} leave room for the Unix"
-                " sockets below it: choose a shorter path, or a short link to it"
+                f"state directory {self.path} is {size} bytes long; expected at most {MAX_PATH_BYTES}, because of the"
+                " Unix sockets in it: choose a shorter path, or a short link to it"
             )
-        if any(character.isspace() or character in _REFUSED for character in str(self.path)):
+        if any(character.isspace() or character in _FORBIDDEN for character in str(self.path)):
             return (
-                f"state directory {self.path} has a blank, quote, backslash, # or $, which HAProxy's configuration"
-                " cannot hold: choose another path"
+                f"state directory {self.path} contains a blank, quote, backslash, # or $, which HAProxy's"
+                " configuration does not allow: choose another path"
             )
         if not self.path.exists():
             return ""
@@ -114,7 +114,7 @@ class StateDirectory:
         return ""
 
     def prepare(self) -> None:
-        """Create what is missing, private to this user. Raises StateDirectoryError."""
+        """Create missing directories and files, private to this user. Raises StateDirectoryError."""
         if problem := self.problem():
             raise StateDirectoryError(problem)
         try:
@@ -128,9 +128,9 @@ class StateDirectory:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Be the one process that runs in this directory. Raises AnotherInstance.
+        """Lock the directory for this process. Raises AnotherInstance.
 
-        The kernel drops the lock with its holder, so a killed instance leaves none behind.
+        The kernel releases the lock when its holder ends, so a killed instance leaves no lock.
         """
         descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -143,27 +143,27 @@ class StateDirectory:
             os.close(descriptor)
 
     def _acquire(self, descriptor: int) -> None:
-        """Lock for this process alone. Who only looks, in `is_held`, is no other instance, and gone in an instant."""
-        for _ in range(_TRIES):
+        """Take the lock. Retry while another process only tests it in `is_held`, which is no other instance."""
+        for _ in range(_LOCK_ATTEMPTS):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if self.is_held():
                     break
-                time.sleep(_PAUSE_S)
+                time.sleep(_LOCK_RETRY_S)
             else:
                 return
         raise AnotherInstance(self.path, self.holder())
 
     def holder(self) -> int | None:
-        """The pid in the lock file, whether it still runs or not."""
+        """Return the pid in the lock file, running or not."""
         try:
             return int(self.lock.read_text())
         except (OSError, ValueError):
             return None
 
     def is_held(self) -> bool:
-        """Whether some process runs in this directory."""
+        """Return whether a process holds the lock of this directory."""
         try:
             descriptor = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -178,7 +178,7 @@ class StateDirectory:
 
 
 def _ensure_random(path: Path) -> None:
-    """A file with 32 random bytes in hex, made once and private to this user."""
+    """Create a file with 32 random bytes in hex, private to this user. An existing file stays."""
     if path.exists():
         path.chmod(0o600)
         return
@@ -186,7 +186,7 @@ def _ensure_random(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file, private to this user; a reader sees the old content or the new."""
+    """Replace a file atomically, private to this user."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -195,7 +195,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path) -> dict[str, object] | None:
-    """The JSON object in a file; None where there is no file or no object in it."""
+    """Return the JSON object in a file; None without a file or an object in it."""
     try:
         document = orjson.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The statuses that KubeRay and the kubelet would write, as plain JSON."""
+"""Builds the statuses that KubeRay and the kubelet write in a cluster, as plain JSON."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,48 +9,48 @@ from sundog_operator.core.ray.clusters import GRPC_ENDPOINT
 from sundog_operator.ports import Object
 
 Conditions = list[dict[str, Any]]
+Problem = tuple[str, str]
+"""Reason and message of a condition that is not met."""
 
 
 def format_timestamp(now: datetime) -> str:
-    """RFC 3339 with seconds, as Kubernetes writes it."""
+    """Format a time in RFC 3339 with seconds, as Kubernetes does."""
     return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def set_condition(
-    previous: Mapping[str, Any] | None, kind: str, problem: tuple[str, str] | None, reason: str, now: datetime
+    previous: Mapping[str, Any] | None, kind: str, problem: Problem | None, reason: str, now: datetime
 ) -> Conditions:
-    """The conditions of a status with one of them set.
+    """Return the conditions of a status with one of them set.
 
     Args:
-        previous: the status so far; its other conditions are kept.
+        previous: the status so far; its other conditions stay.
         kind: type of the condition.
-        problem: reason and message of False; None for True.
-        reason: the reason of True.
+        problem: reason and message of status False; None for True.
+        reason: the reason of status True.
         now: becomes lastTransitionTime when the condition's status changes.
     """
     before: Conditions = list((previous or {}).get("conditions") or ())
     old = next((condition for condition in before if condition.get("type") == kind), {})
     value = "True" if problem is None else "False"
     since = old.get("lastTransitionTime") if old.get("status") == value else None
-    said, message = problem or (reason, "")
+    reason, message = problem or (reason, "")
     condition = {
         "type": kind,
         "status": value,
-        "reason": said,
+        "reason": reason,
         "message": message,
         "lastTransitionTime": since or format_timestamp(now),
     }
     return [*(c for c in before if c.get("type") != kind), condition]
 
 
-def ray_cluster_status(
-    obj: Object, ports: RayPorts | None, problem: tuple[str, str] | None, now: datetime
-) -> dict[str, Any]:
-    """Status of a RayCluster.
+def ray_cluster_status(obj: Object, ports: RayPorts | None, problem: Problem | None, now: datetime) -> dict[str, Any]:
+    """Return the status of a RayCluster.
 
     Args:
         obj: the stored object.
-        ports: of its head; None leaves the endpoints out.
+        ports: of its head; None omits the endpoints.
         problem: reason and message of a head that is not ready.
         now: the current instant.
     """
@@ -75,7 +75,7 @@ def ray_cluster_status(
 
 
 def make_edge_pod(deployment: Object, http_port: int, https_port: int, agent_port: int) -> Object:
-    """The edge's only pod, owned by its Deployment and labelled by the Deployment's template."""
+    """Return the edge's only pod, with its Deployment as the owner and the labels of the Deployment's template."""
     meta = deployment["metadata"]
     template = deployment.get("spec", {}).get("template", {}).get("metadata", {})
     return {
@@ -113,11 +113,11 @@ def make_edge_pod(deployment: Object, http_port: int, https_port: int, agent_por
 def pod_status(
     obj: Object,
     running: bool,
-    problem: tuple[str, str] | None,
+    problem: Problem | None,
     now: datetime,
-    stopped: Mapping[str, tuple[str, str]],
+    stopped: Mapping[str, Problem],
 ) -> dict[str, Any]:
-    """Status of the edge's pod.
+    """Return the status of the edge's pod.
 
     Args:
         obj: the stored pod.
@@ -136,14 +136,14 @@ def pod_status(
     return status
 
 
-def _container_status(name: str, stopped: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def _container_status(name: str, stopped: Mapping[str, Problem]) -> dict[str, Any]:
     reason, message = stopped.get(name, ("", ""))
     state = {"waiting": {"reason": reason, "message": message}} if name in stopped else {"running": {}}
     return {"name": name, "ready": name not in stopped, "state": state}
 
 
-def deployment_status(obj: Object, problem: tuple[str, str] | None, now: datetime) -> dict[str, Any]:
-    """Status of the edge's Deployment, which has one pod."""
+def deployment_status(obj: Object, problem: Problem | None, now: datetime) -> dict[str, Any]:
+    """Return the status of the edge's Deployment, which has one pod."""
     ready = int(problem is None)
     return {
         "observedGeneration": obj["metadata"].get("generation", 1),

@@ -1,17 +1,15 @@
 """A Kubernetes API server in this process, for local mode and tests."""
 
-from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired
+from sundog_operator.adapters.memory_kubernetes.admission import Admit
+from sundog_operator.adapters.memory_kubernetes.history import Expired
 from sundog_operator.adapters.memory_kubernetes.journal import StateRefused
-from sundog_operator.adapters.memory_kubernetes.memory import FIELD_MANAGER, MemoryKubernetes, Verb, Write
-from sundog_operator.adapters.memory_kubernetes.store import Admit
+from sundog_operator.adapters.memory_kubernetes.memory import FIELD_MANAGER, MemoryKubernetes, Verb
 
 __all__ = [
     "FIELD_MANAGER",
     "Admit",
-    "Dropped",
     "Expired",
     "MemoryKubernetes",
     "StateRefused",
     "Verb",
-    "Write",
 ]

@@ -1,4 +1,4 @@
-"""What the API server says about itself, so that kubectl and client libraries find their way."""
+"""Discovery documents of the API server, which kubectl and client libraries read first."""
 
 from collections.abc import Iterable
 
@@ -29,18 +29,18 @@ _VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
 def core_versions() -> Object:
-    """`GET /api`."""
+    """Return the answer to `GET /api`."""
     return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
 
 
 def api_groups() -> Object:
-    """`GET /apis`."""
+    """Return the answer to `GET /apis`."""
     versions = dict.fromkeys(kind.api_version for kind in KINDS if kind.group)
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(version) for version in versions]}
 
 
 def api_resources(api_version: str) -> Object:
-    """`GET /api/v1` and `GET /apis/<group>/<version>`."""
+    """Return the answer to `GET /api/v1` or `GET /apis/<group>/<version>`."""
     kinds = [kind for kind in KINDS if kind.api_version == api_version]
     return {
         "kind": "APIResourceList",
@@ -51,13 +51,16 @@ def api_resources(api_version: str) -> Object:
 
 
 def openapi_index() -> Object:
-    """`GET /openapi/v3`."""
+    """Return the answer to `GET /openapi/v3`."""
     versions = dict.fromkeys(kind.api_version for kind in KINDS)
     return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in map(_path, versions)}}
 
 
 def openapi(api_version: str) -> Object:
-    """`GET /openapi/v3/<path>`: says no more than that a patch takes `fieldValidation`; kubectl then does not validate."""
+    """Return the answer to `GET /openapi/v3/<path>`.
+
+    It only shows that a patch accepts `fieldValidation`, so that kubectl leaves the validation to the server.
+    """
     kinds = [kind for kind in KINDS if kind.api_version == api_version]
     return {
         "openapi": "3.0.0",
@@ -75,7 +78,7 @@ def openapi(api_version: str) -> Object:
 
 
 def make_namespace(name: str) -> Object:
-    """A namespace: each one exists as soon as somebody names it."""
+    """Return a namespace. Every namespace exists here."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "status": {"phase": "Active"}}
 
 

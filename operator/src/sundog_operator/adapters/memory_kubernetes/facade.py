@@ -1,4 +1,4 @@
-"""The in-memory API server over HTTP, in the dialect that kubectl and client libraries speak."""
+"""Serves the in-memory API server over HTTP, for kubectl and client libraries."""
 
 import asyncio
 import hmac
@@ -9,22 +9,21 @@ from functools import partial
 from typing import Any
 
 import orjson
-from aiohttp import BasicAuth, web
+from aiohttp import web
 
-from sundog_operator.adapters.memory_kubernetes import discovery, patches, selectors, tables
-from sundog_operator.adapters.memory_kubernetes.failures import BadRequest, UnsupportedMediaType, make_failure_status
-from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired, Subscription
+from sundog_operator.adapters.memory_kubernetes import discovery, http_requests, selectors, tables
+from sundog_operator.adapters.memory_kubernetes.failures import BadRequest, make_failure_status
+from sundog_operator.adapters.memory_kubernetes.history import Expired, Subscription
 from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.selectors import ObjectSelection
-from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS, Subresource
-from sundog_operator.api.schema import strict_yaml
-from sundog_operator.errors import NotFound, SundogError
+from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS
+from sundog_operator.errors import DependencyError, NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
 
 _MAX_BODY = 3 * 1024 * 1024
 _BOOKMARK_S = 60.0
 _MAX_WATCH_S = 3600.0
-_HANG_UP_S = 5.0
+_DISCONNECT_POLL_S = 5.0
 
 Handler = Callable[[Kind, web.Request], Awaitable[web.StreamResponse]]
 
@@ -39,7 +38,7 @@ async def serve_http(
     port: int = 0,
     columns: Mapping[str, Sequence[tables.Column]] | None = None,
 ) -> AsyncIterator[str]:
-    """Serve `kube` while the context lasts; gives the base URL. Port 0 takes a free one.
+    """Serve `kube` while the context lasts, and return the base URL. Port 0 takes a free port.
 
     Every request needs the token. `columns` maps a kind to the printer columns of its CRD.
     """
@@ -59,7 +58,7 @@ async def serve_http(
 def make_application(
     kube: MemoryKubernetes, clock: Clock, *, token: str, columns: Mapping[str, Sequence[tables.Column]] | None = None
 ) -> web.Application:
-    """The routes of the API server as an aiohttp application."""
+    """Return the routes of the API server as an aiohttp application."""
     facade = _Facade(kube, clock, columns or {})
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_authentication(token)])
     _add_discovery(app.router)
@@ -81,11 +80,11 @@ def _add_discovery(router: web.UrlDispatcher) -> None:
 
 
 def _add_kind(router: web.UrlDispatcher, facade: "_Facade", kind: Kind) -> None:
-    everywhere = f"{_root(kind)}/{kind.plural}"
-    collection = f"{_root(kind)}/namespaces/{{namespace}}/{kind.plural}" if kind.namespaced else everywhere
+    all_namespaces = f"{_root(kind)}/{kind.plural}"
+    collection = f"{_root(kind)}/namespaces/{{namespace}}/{kind.plural}" if kind.namespaced else all_namespaces
     item = f"{collection}/{{name}}"
     routes: list[tuple[str, str, Handler]] = [
-        *((("GET", everywhere, facade.list),) if kind.namespaced else ()),
+        *((("GET", all_namespaces, facade.list),) if kind.namespaced else ()),
         ("GET", collection, facade.list),
         ("POST", collection, facade.create),
         ("GET", item, facade.get),
@@ -102,7 +101,14 @@ def _add_kind(router: web.UrlDispatcher, facade: "_Facade", kind: Kind) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
-    """One watch request: where it writes to, and what it wants to see."""
+    """One watch request.
+
+    Attributes:
+        response: the stream of events.
+        selection: the objects to watch.
+        show: converts an object to the requested format.
+        bookmarks: whether the client accepts bookmarks.
+    """
 
     response: web.StreamResponse
     selection: ObjectSelection
@@ -125,50 +131,57 @@ class _Facade:
         self._kube = kube
         self._clock = clock
         self._columns = columns
-        self._watching: set[asyncio.Task[Any]] = set()
-        self._leaving = False
+        self._watch_tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
 
     async def end_watches(self, _app: web.Application) -> None:
-        """End the watches, which would hold up a shutdown; those that begin later, on connections that are still open, end themselves."""
-        self._leaving = True
-        for task in self._watching:
+        """End the watches, which would delay a shutdown. Watches that begin later on open connections end at once."""
+        self._closing = True
+        for task in self._watch_tasks:
             task.cancel()
 
     async def get(self, kind: Kind, request: web.Request) -> web.StreamResponse:
-        ref = _ref(kind, request)
+        ref = http_requests.object_ref(kind, request)
         obj = await self._kube.get(ref)
         if obj is None and kind == NAMESPACE:
             obj = discovery.make_namespace(ref.name)
         if obj is None:
             raise NotFound(f"{ref} does not exist")
-        return _json(self._view(kind, request)(obj))
+        return _json(self._formatter(kind, request)(obj))
 
     async def create(self, kind: Kind, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        _expect(body, kind, request.match_info.get("namespace", ""), None)
-        return _json(await self._kube.create(body, manager=_manager(request), strict=_strict(request)), status=201)
+        body = await http_requests.read_object(request)
+        http_requests.complete_object(body, kind, request.match_info.get("namespace", ""), None)
+        return _json(
+            await self._kube.create(
+                body, manager=http_requests.field_manager(request), strict=http_requests.is_strict(request)
+            ),
+            status=201,
+        )
 
     async def replace(self, kind: Kind, request: web.Request) -> web.StreamResponse:
-        ref, body = _ref(kind, request), await _body(request)
-        _expect(body, kind, ref.namespace, ref.name)
+        ref, body = http_requests.object_ref(kind, request), await http_requests.read_object(request)
+        http_requests.complete_object(body, kind, ref.namespace, ref.name)
         return await self._update(ref, lambda _: body, request)
 
     async def patch(self, kind: Kind, request: web.Request) -> web.StreamResponse:
-        ref, body = _ref(kind, request), await _parse(request)
-        if _is_apply(request):
+        ref, body = http_requests.object_ref(kind, request), await http_requests.read_body(request)
+        if http_requests.is_apply(request):
             return await self._apply(ref, body, request)
-        return await self._update(ref, _change(request.content_type, body), request)
+        return await self._update(ref, http_requests.make_change(request.content_type, body), request)
 
     async def delete(self, kind: Kind, request: web.Request) -> web.StreamResponse:
-        ref = _ref(kind, request)
-        options = await _body(request) if request.can_read_body else {}
+        ref = http_requests.object_ref(kind, request)
+        options = await http_requests.read_object(request) if request.can_read_body else {}
         if options.get("propagationPolicy", "Background") == "Orphan":
-            raise BadRequest("propagationPolicy: Orphan is not served, dependents go with their last owner")
+            raise BadRequest("propagationPolicy: Orphan is not supported; dependents are deleted with their last owner")
         obj = await self._kube.get(ref)
         if obj is None:
             raise NotFound(f"{ref} does not exist")
-        wanted = options.get("preconditions") or {}
-        await self._kube.delete(ref, uid=wanted.get("uid"), resource_version=wanted.get("resourceVersion"))
+        preconditions = options.get("preconditions") or {}
+        await self._kube.delete(
+            ref, uid=preconditions.get("uid"), resource_version=preconditions.get("resourceVersion")
+        )
         details = {"name": ref.name, "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
         return _json({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 
@@ -180,7 +193,7 @@ class _Facade:
         if query.get("watch") in {"true", "1"}:
             return await self._watch(selection, request)
         objects, revision = await self._select(selection)
-        if _wants_table(request):
+        if http_requests.wants_table(request):
             return _json(self._table(kind, objects, revision))
         return _json(
             {
@@ -193,27 +206,31 @@ class _Facade:
 
     async def _update(self, ref: Ref, change: Callable[[Object], Object], request: web.Request) -> web.StreamResponse:
         updated = await self._kube.update(
-            ref, change, manager=_manager(request), subresource=_subresource(request), strict=_strict(request)
+            ref,
+            change,
+            manager=http_requests.field_manager(request),
+            subresource=http_requests.subresource(request),
+            strict=http_requests.is_strict(request),
         )
         return _json(updated)
 
     async def _apply(self, ref: Ref, body: Any, request: web.Request) -> web.StreamResponse:
-        _expect(body, ref.kind, ref.namespace, ref.name)
+        http_requests.complete_object(body, ref.kind, ref.namespace, ref.name)
         if "fieldManager" not in request.query:
-            raise BadRequest("fieldManager: is required for apply")
+            raise BadRequest("fieldManager: missing; it is required for apply")
         force = request.query.get("force") in {"true", "1"}
         applied = await self._kube.apply(
             body,
-            manager=_manager(request),
+            manager=http_requests.field_manager(request),
             force=force,
-            strict=_strict(request),
+            strict=http_requests.is_strict(request),
             dry_run="dryRun" in request.query,
         )
         return _json(applied)
 
     async def _select(self, selection: ObjectSelection) -> tuple[Sequence[Object], int]:
         objects = await self._kube.list(selection.kind, selection.namespace, selection.labels)
-        # Nothing ran since the list was made, so this is its resourceVersion.
+        # No other task ran since the list, so this is its resourceVersion.
         return [obj for obj in objects if selection.has(obj)], self._kube.store.revision
 
     async def _watch(self, selection: ObjectSelection, request: web.Request) -> web.StreamResponse:
@@ -221,46 +238,47 @@ class _Facade:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         bookmarks = request.query.get("allowWatchBookmarks") in {"true", "1"}
-        watch = _Watch(response, selection, self._view(selection.kind, request), bookmarks)
+        watch = _Watch(response, selection, self._formatter(selection.kind, request), bookmarks)
         task = asyncio.current_task()
         assert task is not None
-        self._watching.add(task)
+        self._watch_tasks.add(task)
         try:
             await self._follow(watch, request)
         except Expired as error:
             await watch.send("ERROR", make_failure_status(error, selection.kind, "")[1])
-        except Dropped:
+        except DependencyError:
+            # The answer has begun, so only a broken connection can show the failure.
             if request.transport is not None:
                 request.transport.abort()
         except ConnectionResetError:
             pass
         finally:
-            self._watching.discard(task)
+            self._watch_tasks.discard(task)
         return response
 
     async def _follow(self, watch: _Watch, request: web.Request) -> None:
-        changes = await self._begin(watch, request)
+        changes = await self._subscribe(watch, request)
         loop = asyncio.get_running_loop()
         end = loop.time() + min(_MAX_WATCH_S, float(request.query.get("timeoutSeconds", _MAX_WATCH_S)))
         bookmark = loop.time() + _BOOKMARK_S
         ended = False
         while not ended:
-            # Wakes now and then to notice a client that has gone.
-            for change in await changes.next(max(0.0, min(end - loop.time(), _HANG_UP_S))):
+            # Wakes regularly to notice that a client disconnected.
+            for change in await changes.next(max(0.0, min(end - loop.time(), _DISCONNECT_POLL_S))):
                 if event_type := watch.selection.event_type(change):
                     await watch.send(event_type, watch.show(change.load()))
             if watch.bookmarks and loop.time() >= bookmark:
                 await watch.bookmark(changes.revision)
                 bookmark = loop.time() + _BOOKMARK_S
-            ended = self._leaving or changes.closed or loop.time() >= end or request.transport is None
+            ended = self._closing or changes.closed or loop.time() >= end or request.transport is None
         if watch.bookmarks:
             await watch.bookmark(changes.revision)
 
-    async def _begin(self, watch: _Watch, request: web.Request) -> Subscription:
+    async def _subscribe(self, watch: _Watch, request: web.Request) -> Subscription:
         query = request.query
         version, initial = query.get("resourceVersion", ""), query.get("sendInitialEvents") == "true"
         if version not in {"", "0"} and not initial:
-            return self._kube.subscribe(_revision(version))
+            return self._kube.subscribe(http_requests.parse_revision(version))
         objects, revision = await self._select(watch.selection)
         changes = self._kube.subscribe(revision)
         for obj in objects:
@@ -269,8 +287,8 @@ class _Facade:
             await watch.bookmark(revision, {"k8s.io/initial-events-end": "true"})
         return changes
 
-    def _view(self, kind: Kind, request: web.Request) -> Callable[[Object], Object]:
-        if not _wants_table(request):
+    def _formatter(self, kind: Kind, request: web.Request) -> Callable[[Object], Object]:
+        if not http_requests.wants_table(request):
             return lambda obj: obj
         return lambda obj: self._table(kind, [obj], int(obj["metadata"]["resourceVersion"]))
 
@@ -280,8 +298,8 @@ class _Facade:
 
 async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.StreamResponse:
     try:
-        if "dryRun" in request.query and not _is_apply(request):
-            raise BadRequest("dryRun: is served for apply alone")
+        if "dryRun" in request.query and not http_requests.is_apply(request):
+            raise BadRequest("dryRun: not supported here; expected only for apply")
         return await handler(kind, request)
     except (SundogError, ValueError) as error:
         code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
@@ -291,98 +309,13 @@ async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.Str
 def _authentication(token: str) -> Any:
     @web.middleware
     async def authenticate(request: web.Request, handler: Any) -> web.StreamResponse:
-        if not hmac.compare_digest(_secret(request), token.encode()):
+        if not hmac.compare_digest(http_requests.read_token(request), token.encode()):
             status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 401}
             return _json(status | {"reason": "Unauthorized", "message": "Unauthorized"}, status=401)
         response: web.StreamResponse = await handler(request)
         return response
 
     return authenticate
-
-
-def _secret(request: web.Request) -> bytes:
-    """The token as a bearer token, or as the password of the credentials in a kubeconfig's server URL."""
-    header = request.headers.get("Authorization", "")
-    scheme, _, given = header.partition(" ")
-    if scheme.lower() == "bearer":
-        return given.encode()
-    try:
-        password: str = BasicAuth.decode(header).password
-    except ValueError:
-        return b""
-    return password.encode()
-
-
-def _change(content_type: str, patch: Any) -> Callable[[Object], Object]:
-    if content_type == "application/json-patch+json" and isinstance(patch, list):
-        return lambda obj: patches.apply_json_patch(obj, patch)
-    merge = content_type == "application/merge-patch+json"
-    strategic = content_type == "application/strategic-merge-patch+json" and patches.is_plain_merge(patch)
-    if (merge or strategic) and isinstance(patch, dict):
-        return lambda obj: patches.apply_merge_patch(obj, patch)
-    raise UnsupportedMediaType(f"a patch of type {content_type} is not served here")
-
-
-def _expect(body: Any, kind: Kind, namespace: str, name: str | None) -> None:
-    """The body must be about the object that the path names; what it leaves out is filled in."""
-    if not isinstance(body, dict) or not isinstance(body.setdefault("metadata", {}), dict):
-        raise BadRequest("the body is not an object with metadata")
-    wanted = [("apiVersion", body, kind.api_version), ("kind", body, kind.kind)]
-    if kind.namespaced:
-        wanted += [("namespace", body["metadata"], namespace)]
-    if name is not None:
-        wanted += [("name", body["metadata"], name)]
-    for field, place, value in wanted:
-        if place.setdefault(field, value) != value:
-            raise BadRequest(f"{field}: {place[field]!r} does not match {value!r} in the path")
-
-
-async def _body(request: web.Request) -> Object:
-    body = await _parse(request)
-    if not isinstance(body, dict):
-        raise BadRequest("the body is not an object")
-    return body
-
-
-async def _parse(request: web.Request) -> Any:
-    text = await request.read()
-    try:
-        if request.content_type.endswith("yaml"):
-            return orjson.loads(orjson.dumps(strict_yaml.load(text)))
-        return orjson.loads(text)
-    except (ValueError, TypeError) as error:
-        raise BadRequest(f"the body cannot be read: {error}") from None
-
-
-def _ref(kind: Kind, request: web.Request) -> Ref:
-    return Ref(kind, request.match_info.get("namespace", ""), request.match_info["name"])
-
-
-def _manager(request: web.Request) -> str:
-    agent = request.headers.get("User-Agent", "unknown").partition("/")[0]
-    return request.query.get("fieldManager") or agent
-
-
-def _is_apply(request: web.Request) -> bool:
-    return request.content_type == "application/apply-patch+yaml" and not _subresource(request)
-
-
-def _strict(request: web.Request) -> bool:
-    return request.query.get("fieldValidation") == "Strict"
-
-
-def _subresource(request: web.Request) -> Subresource:
-    return "status" if "subresource" in request.match_info else ""
-
-
-def _revision(version: str) -> int:
-    if not version.isdecimal():
-        raise BadRequest(f"resourceVersion: {version!r} is not one of this server")
-    return int(version)
-
-
-def _wants_table(request: web.Request) -> bool:
-    return "as=Table" in request.headers.get("Accept", "")
 
 
 def _root(kind: Kind) -> str:

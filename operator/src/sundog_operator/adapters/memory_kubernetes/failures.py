@@ -1,4 +1,4 @@
-"""Errors as the API server tells them: an HTTP status and a `Status` object."""
+"""Turns errors into answers of the API server: an HTTP status and a `Status` object."""
 
 from sundog_operator.adapters.memory_kubernetes.history import Expired
 from sundog_operator.adapters.memory_kubernetes.patches import BadPatch
@@ -7,14 +7,14 @@ from sundog_operator.ports import Kind, Object
 
 
 class BadRequest(ValueError):
-    """The request cannot be understood."""
+    """The request is malformed, or asks for something that the server does not support."""
 
 
 class UnsupportedMediaType(ValueError):
-    """The media type is not one that is served."""
+    """The server does not support the media type."""
 
 
-# The first that fits counts, so the special comes before the general.
+# The first match counts, so subclasses come before their base classes.
 _ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (NotFound, 404, "NotFound"),
     (NotServed, 404, "NotFound"),
@@ -31,9 +31,9 @@ _ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 def make_failure_status(error: Exception, kind: Kind, name: str) -> tuple[int, Object]:
-    """The HTTP status and the `Status` object of an error about an object, or about a kind where the name is empty."""
+    """Return the HTTP status and the `Status` object of an error about an object. An empty name stands for its kind."""
     code, reason = next(
-        ((code, reason) for fits, code, reason in _ANSWERS if isinstance(error, fits)), (500, "InternalError")
+        ((code, reason) for type_, code, reason in _ANSWERS if isinstance(error, type_)), (500, "InternalError")
     )
     details: Object = {"group": kind.group, "kind": kind.plural}
     if name and not isinstance(error, NotServed):

@@ -1,8 +1,8 @@
-"""Who owns which field: server-side apply over plain JSON.
+"""Tracks the owners of fields: server-side apply over plain JSON.
 
-Fields are leaves: scalars, lists (atomic) and empty objects. Of the metadata only labels, annotations, finalizers and
+Fields are leaves: scalars, lists (atomic) and empty objects. In the metadata only labels, annotations, finalizers and
 owner references have owners; owner references are a map by uid. Status is never applied, so it has no owners here.
-Lists that the real API server merges by key (such as the containers of a pod) are atomic: the last one to apply wins.
+The real API server merges some lists by key, such as the containers of a pod. Here they are atomic: the last apply wins.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,35 +21,35 @@ _FINALIZERS = ("metadata", "finalizers")
 
 
 def authored_content(obj: Object) -> Object:
-    """What the author wrote: everything but type, metadata and status."""
+    """Return the content of an object without type, metadata and status."""
     return {key: value for key, value in obj.items() if key not in _NOT_CONTENT}
 
 
 def apply_fields(
     before: Object, owners: FieldOwners, intent: Object, manager: str, *, force: bool
 ) -> tuple[Object, FieldOwners]:
-    """The object and owners after `manager` applied its intent.
+    """Return the object and its owners after `manager` applied its intent.
 
-    What it applied before and leaves out now is removed unless another manager owns it too; where nobody owns anything
-    below a parent any more, the whole parent goes, defaults included. Raises Conflict when another manager owns a field
-    of a different value and `force` is off.
+    Fields that the manager applied before and omits now are removed, unless another manager owns them too. A parent without
+    owned fields is removed whole, with its defaults. Raises Conflict when another manager owns a field with a different
+    value and `force` is off.
     """
     key = f"{manager}:Apply"
     found, wanted = _leaves(before), _leaves(intent)
     others = {name: paths for name, paths in owners.items() if name != key}
     changed = {path for path, value in wanted.items() if path not in found or found[path] != value}
-    taken = _overlaps(changed, wanted, found)
+    replaced = _overlaps(changed, wanted, found)
     if not force:
-        _refuse_conflicts(others, changed & found.keys() | taken)
+        _raise_conflicts(others, changed & found.keys() | replaced)
     dropped = owners.get(key, frozenset()) - wanted.keys()
-    dead = _prefixes(dropped) - _prefixes(wanted) - _prefixes(_union(others.values()))
-    kept = {path: value for path, value in found.items() if path not in taken and not _below(path, dead)}
-    others = {name: paths - changed - taken for name, paths in others.items()}
+    unowned = _prefixes(dropped) - _prefixes(wanted) - _prefixes(_union(others.values()))
+    kept = {path: value for path, value in found.items() if path not in replaced and not _is_below(path, unowned)}
+    others = {name: paths - changed - replaced for name, paths in others.items()}
     return _assemble(before, kept | wanted), _compact({**others, key: frozenset(wanted)})
 
 
 def update_owners(before: Object, owners: FieldOwners, after: Object, manager: str) -> FieldOwners:
-    """The owners after `manager` changed an object outright: it owns what it changed, and nobody owns what is gone."""
+    """Return the owners after `manager` replaced an object: it owns the fields it changed, and removed fields have no owner."""
     key = f"{manager}:Update"
     found, left = _leaves(before), _leaves(after)
     changed = frozenset(path for path, value in left.items() if path not in found or found[path] != value)
@@ -108,16 +108,16 @@ def _put(tree: dict[str, Any], path: FieldPath, value: Any) -> None:
 
 
 def _overlaps(changed: set[FieldPath], wanted: Leaves, found: Leaves) -> set[FieldPath]:
-    """Found leaves that cannot live beside a changed one: a value where an object comes, or the reverse."""
+    """Return the existing leaves that a changed one excludes: a value in the place of an object, or the reverse."""
     fresh = {path for path in changed if path not in found}
     if not fresh:
         return set()
     objects = _prefixes(fresh) - fresh
     values = {path for path in fresh if wanted[path] != {}}
-    return {path for path, value in found.items() if (path in objects and value != {}) or _below(path, values)}
+    return {path for path, value in found.items() if (path in objects and value != {}) or _is_below(path, values)}
 
 
-def _refuse_conflicts(others: FieldOwners, contested: set[FieldPath]) -> None:
+def _raise_conflicts(others: FieldOwners, contested: set[FieldPath]) -> None:
     lines = sorted(
         f"{'.'.join(path)} is owned by {name.partition(':')[0]}"
         for name, paths in others.items()
@@ -127,7 +127,7 @@ def _refuse_conflicts(others: FieldOwners, contested: set[FieldPath]) -> None:
         raise Conflict("; ".join(lines))
 
 
-def _below(path: FieldPath, parents: set[FieldPath]) -> bool:
+def _is_below(path: FieldPath, parents: set[FieldPath]) -> bool:
     return bool(parents) and any(path[:length] in parents for length in range(1, len(path) + 1))
 
 

@@ -1,4 +1,4 @@
-"""The last changes, in order, for those who watch."""
+"""Keeps the last changes, in order, for watchers."""
 
 import asyncio
 from collections import deque
@@ -16,16 +16,12 @@ _MAX_BYTES = 32 * 1024 * 1024
 
 
 class Expired(DependencyError):
-    """The changes after that resourceVersion are no longer kept: list again. HTTP 410."""
-
-
-class Dropped(DependencyError):
-    """The watch was cut off."""
+    """The changes after that resourceVersion are gone, so the watcher must list again. HTTP 410."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectChange:
-    """One committed write: the object after it, or the last one before it was deleted."""
+    """One committed write: the object after it, or the last state of a deleted object."""
 
     revision: int
     type: Literal["ADDED", "MODIFIED", "DELETED"]
@@ -35,23 +31,22 @@ class ObjectChange:
     previous_labels: Mapping[str, str] | None
 
     def load(self) -> Object:
-        """A copy of the object, the caller's own."""
+        """Return a copy of the object, which the caller may change."""
         obj: Object = orjson.loads(self.body)
         return obj
 
 
 class History:
-    """A bounded log. Watchers read it at their own pace; one who falls behind what is kept gets Expired."""
+    """A bounded log. Watchers read it at their own pace; one that falls behind the oldest entry gets Expired."""
 
     def __init__(self, revision: int, *, max_changes: int = _MAX_CHANGES, max_bytes: int = _MAX_BYTES) -> None:
         self._changes: deque[ObjectChange] = deque()
         self._bytes = 0
         self._max_changes = max_changes
         self._max_bytes = max_bytes
-        self._floor = revision
+        self._oldest = revision
         self._newest = revision
-        self._drops = 0
-        self._moved = asyncio.Event()
+        self._changed = asyncio.Event()
         self.closed = False
 
     def append(self, change: ObjectChange) -> None:
@@ -59,22 +54,11 @@ class History:
         self._changes.append(change)
         self._newest = change.revision
         self._bytes += len(change.body)
-        # The newest change always stays, however large: else whoever waits for it could never get it.
+        # The newest change always stays, however large, or watchers that wait for it could never get it.
         while len(self._changes) > 1 and (len(self._changes) > self._max_changes or self._bytes > self._max_bytes):
-            oldest = self._changes.popleft()
-            self._bytes -= len(oldest.body)
-            self._floor = oldest.revision
-        self._wake()
-
-    def compact(self, revision: int) -> None:
-        """Forget every change up to that resourceVersion, as etcd does every few minutes."""
-        while self._changes and self._changes[0].revision <= revision:
-            self._bytes -= len(self._changes.popleft().body)
-        self._floor = max(self._floor, revision)
-
-    def drop(self) -> None:
-        """Cut off everyone who watches now."""
-        self._drops += 1
+            removed = self._changes.popleft()
+            self._bytes -= len(removed.body)
+            self._oldest = removed.revision
         self._wake()
 
     def close(self) -> None:
@@ -83,16 +67,16 @@ class History:
         self._wake()
 
     def subscribe(self, revision: int) -> "Subscription":
-        """Everything after that resourceVersion."""
-        return Subscription(self, revision, self._drops)
+        """Subscribe to all changes after a resourceVersion."""
+        return Subscription(self, revision)
 
-    def after(self, revision: int, drops: int) -> list[ObjectChange]:
-        """The changes after a resourceVersion. Raises Expired, and Dropped when `drop` was called since."""
-        if drops != self._drops:
-            raise Dropped("the watch was dropped")
-        if not self._floor <= revision <= self._newest:
-            # One from the future is from another life of this server.
-            raise Expired(f"no changes are kept from resource version {revision}, only {self._floor} to {self._newest}")
+    def after(self, revision: int) -> list[ObjectChange]:
+        """Return the changes after a resourceVersion. Raises Expired."""
+        if not self._oldest <= revision <= self._newest:
+            # A version from the future comes from an earlier server.
+            raise Expired(
+                f"resourceVersion {revision}: changes expired; expected {self._oldest} to {self._newest}. List again."
+            )
         newer: list[ObjectChange] = []
         for change in reversed(self._changes):
             if change.revision <= revision:
@@ -100,38 +84,37 @@ class History:
             newer.append(change)
         return newer[::-1]
 
-    async def moved(self) -> None:
-        """Wait until there may be something new."""
-        await self._moved.wait()
+    async def changed(self) -> None:
+        """Wait until there may be a new change."""
+        await self._changed.wait()
 
     def _wake(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class Subscription:
-    """One watcher's place in the history."""
+    """One watcher's position in the history."""
 
-    def __init__(self, history: History, revision: int, drops: int) -> None:
+    def __init__(self, history: History, revision: int) -> None:
         self._history = history
-        self._drops = drops
         self.revision = revision
 
     async def next(self, timeout_s: float | None = None) -> list[ObjectChange]:
-        """The next changes; none when the time is over or the history is closed. Raises Expired, Dropped."""
-        changes = self._history.after(self.revision, self._drops)
+        """Wait for the next changes; return none after the timeout or when the history closes. Raises Expired."""
+        changes = self._history.after(self.revision)
         if not changes and not self._history.closed:
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self._history.moved()
+                    await self._history.changed()
             except TimeoutError:
                 return []
-            changes = self._history.after(self.revision, self._drops)
+            changes = self._history.after(self.revision)
         if changes:
             self.revision = changes[-1].revision
         return changes
 
     @property
     def closed(self) -> bool:
-        """Whether no change will come any more."""
+        """Whether the history is closed, so that no change follows."""
         return self._history.closed

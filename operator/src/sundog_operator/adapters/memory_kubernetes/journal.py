@@ -1,4 +1,4 @@
-"""Where the objects are kept between two runs: one SQLite file, one process at a time."""
+"""Stores the objects between runs in one SQLite file, for one process at a time."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from sundog_operator.errors import DependencyError, SundogError
 from sundog_operator.ports import KINDS, Ref
 
 FORMAT = 1
-# A watch from resourceVersion 0 means "from anywhere", so nothing may be that old.
+# A watch from resourceVersion 0 may start at any version, so no object has version 0.
 FIRST_REVISION = 1
 
 _TABLES = (
@@ -30,12 +30,12 @@ _TABLES = (
 
 
 class StateRefused(SundogError):
-    """The state file cannot be used: another process has it open, it is damaged, or a newer version wrote it."""
+    """The state file is unusable: another process has it open, it is damaged, or a newer version wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalRow:
-    """One stored object. `created` is the resourceVersion it was created at."""
+    """One stored object. `created` is the resourceVersion of its creation."""
 
     ref: Ref
     created: int
@@ -44,7 +44,7 @@ class JournalRow:
 
 
 class ObjectJournal:
-    """Writes each change to disk before it returns. Raises DependencyError when the disk refuses."""
+    """Writes each change to disk before it returns. Raises DependencyError when a write fails."""
 
     def __init__(self, path: Path) -> None:
         """Open or create the file. Raises StateRefused."""
@@ -55,13 +55,13 @@ class ObjectJournal:
             self.revision = int(self._text("revision"))
         except sqlite3.DatabaseError as error:
             self._lock.close()
-            raise StateRefused(f"{path} is not a usable state file: {error}") from error
+            raise StateRefused(f"{path}: not a usable state file ({error})") from error
         except BaseException:
             self._lock.close()
             raise
 
     def rows(self) -> Iterator[JournalRow]:
-        """Every stored object, oldest first."""
+        """Yield every stored object, oldest first."""
         kinds = {(kind.api_version, kind.kind): kind for kind in KINDS}
         columns = "api_version, kind, namespace, name, created, body, owners"
         for row in self._database.execute(f"SELECT {columns} FROM objects ORDER BY created"):  # noqa: S608 - constants
@@ -70,7 +70,7 @@ class ObjectJournal:
             yield JournalRow(ref, created, body, _owners(owners))
 
     def put(self, revision: int, row: JournalRow) -> None:
-        """Store one object as of that resourceVersion."""
+        """Store one object at a resourceVersion."""
         with self._transaction(revision):
             self._database.execute(
                 "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -78,14 +78,14 @@ class ObjectJournal:
             )
 
     def drop(self, revision: int, ref: Ref) -> None:
-        """Remove one object as of that resourceVersion."""
+        """Remove one object at a resourceVersion."""
         with self._transaction(revision):
             self._database.execute(
                 "DELETE FROM objects WHERE api_version = ? AND kind = ? AND namespace = ? AND name = ?", _key(ref)
             )
 
     def close(self) -> None:
-        """Close the file and let the next process have it."""
+        """Close and unlock the file."""
         self._database.close()
         self._lock.close()
 
@@ -120,13 +120,12 @@ class ObjectJournal:
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    # FULL syncs the log at each commit: an acknowledged write survives a power cut as well as a kill.
+    # FULL syncs the log at each commit, so that an acknowledged write survives a power failure.
     database.execute("PRAGMA synchronous = FULL")
     (found,) = database.execute("PRAGMA user_version").fetchone()
     if found > FORMAT:
         raise StateRefused(
-            f"{path} has state format {found}, this version reads up to {FORMAT}: "
-            "use a newer sundog or another state directory"
+            f"{path}: state format {found}; expected at most {FORMAT}. Use a newer sundog or another state directory."
         )
     if found < FORMAT:
         _create(database)
@@ -150,7 +149,7 @@ def _lock(path: Path) -> TextIO:
     except BlockingIOError:
         holder = file.read().strip() or "unknown"
         file.close()
-        raise StateRefused(f"{path} is in use by process {holder}: stop it, or use another state directory") from None
+        raise StateRefused(f"{path}: in use by process {holder}. Stop it, or use another state directory.") from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

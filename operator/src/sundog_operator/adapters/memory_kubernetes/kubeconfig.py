@@ -1,3 +1,5 @@
+"""Writes the kubeconfig of local mode."""
+
 import os
 import tempfile
 from pathlib import Path
@@ -9,8 +11,8 @@ _NAME = "sundog-local"
 
 
 def write_kubeconfig(path: Path, url: str, token: str, *, namespace: str = "default") -> None:
-    """Write a kubeconfig that reaches the server at `url`; the file is the owner's alone from its first byte on."""
-    # Go clients such as kubectl send no bearer token without TLS, but do send credentials that the URL names.
+    """Write a kubeconfig for the server at `url`. Only its owner can ever read the file."""
+    # Without TLS, Go clients such as kubectl send credentials of the URL, but no bearer token.
     server = str(URL(url).with_user(_NAME).with_password(token))
     document = {
         "apiVersion": "v1",

@@ -1,46 +1,33 @@
+"""The in-memory API server as the port `ports.Kubernetes`."""
+
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from sundog_operator.adapters.memory_kubernetes import validation
+from sundog_operator.adapters.memory_kubernetes.admission import Admit
 from sundog_operator.adapters.memory_kubernetes.history import Subscription
 from sundog_operator.adapters.memory_kubernetes.journal import ObjectJournal
+from sundog_operator.adapters.memory_kubernetes.object_metadata import Subresource
 from sundog_operator.adapters.memory_kubernetes.schemas import Schema
-from sundog_operator.adapters.memory_kubernetes.store import Admit, ObjectStore, Subresource, WriteResult
+from sundog_operator.adapters.memory_kubernetes.store import ObjectStore, WriteResult
 from sundog_operator.errors import DependencyError, NotFound, NotServed
 from sundog_operator.ports import KINDS, Clock, Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
 FIELD_MANAGER = "sundog"
 
 Verb = Literal["get", "list", "watch", "create", "apply", "status", "annotate", "replace", "patch", "delete"]
-_WRITES_KEPT = 4096
-
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A write that a client asked for; `changed` is False before it and for one that changed nothing."""
-
-    verb: Verb
-    ref: Ref
-    changed: bool = False
 
 
 class MemoryKubernetes:
     """A Kubernetes API server for the kinds of `ports.KINDS` in this process: the port `ports.Kubernetes`.
 
-    Every call gives way to other tasks once before it acts, as a call over a network would; then it acts in one step.
-    Garbage collection is part of the call that makes garbage. Owner lists are the API server's; see `fields`.
-
-    For tests: `faults(verb, ref)` returns an exception to raise instead of acting (for list and watch the name is
-    empty), `on_write(moment, write)` is called before and after each write and may raise, and `writes` are the last
-    writes that were done.
+    Like a call over a network, every call lets other tasks run once before it acts; then it acts in one step.
+    Garbage is collected in the call that creates it. `field_ownership` tracks the owners of fields.
     """
 
     def __init__(
@@ -52,12 +39,14 @@ class MemoryKubernetes:
         manager: str = FIELD_MANAGER,
         journal: ObjectJournal | None = None,
     ) -> None:
-        """`schemas` maps a kind to the openAPIV3Schema of its CRD; `admit` judges what is about to be stored."""
+        """Args:
+        schemas: the openAPIV3Schema of each CRD, by kind.
+        admit: checks an object before it is stored.
+        manager: the field manager of calls that name none.
+        journal: stores the objects on disk.
+        """
         self.store = ObjectStore(clock, schemas=schemas or {}, admit=admit, journal=journal)
         self.manager = manager
-        self.faults: Callable[[Verb, Ref], Exception | None] = _no_fault
-        self.on_write: Callable[[Literal["before", "after"], Write], None] = _no_hook
-        self.writes: deque[Write] = deque(maxlen=_WRITES_KEPT)
 
     @classmethod
     def open(
@@ -69,9 +58,9 @@ class MemoryKubernetes:
         admit: Admit | None = None,
         manager: str = FIELD_MANAGER,
     ) -> Self:
-        """A server whose objects live in an SQLite file: each write is on disk when its call returns.
+        """Open a server whose objects are in an SQLite file; each write is on disk when its call returns.
 
-        Raises StateRefused when another process has the file, it is damaged, or a newer version wrote it.
+        Raises StateRefused when another process has the file open, it is damaged, or a newer version wrote it.
         """
         journal = ObjectJournal(path)
         try:
@@ -81,7 +70,7 @@ class MemoryKubernetes:
             raise
 
     def close(self) -> None:
-        """End every watch and let another process have the file."""
+        """End every watch and unlock the file."""
         self.store.close()
 
     async def get(self, ref: Ref) -> Object | None:
@@ -114,7 +103,7 @@ class MemoryKubernetes:
         return [of(obj) for obj in await self.list(kind)]
 
     async def create(self, obj: Object, *, manager: str | None = None, strict: bool = False) -> Object:
-        """See the port. Raises Invalid besides; `strict` makes a field that the schema lacks invalid."""
+        """See the port. With `strict` a field that the schema lacks is invalid. Also raises Invalid."""
         return await self._write(
             "create", _ref(obj), lambda: self.store.create(obj, manager or self.manager, strict=strict)
         )
@@ -128,9 +117,9 @@ class MemoryKubernetes:
         strict: bool = False,
         dry_run: bool = False,
     ) -> Object:
-        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). Raises Invalid besides.
+        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). Also raises Invalid.
 
-        `strict` makes a field that the schema lacks invalid; else it is dropped. A `dry_run` stores nothing.
+        With `strict` a field that the schema lacks is invalid; else it is dropped. A `dry_run` stores nothing.
         """
         act = partial(self.store.apply, obj, manager or self.manager, force=force, strict=strict, dry_run=dry_run)
         if dry_run:
@@ -139,14 +128,14 @@ class MemoryKubernetes:
         return await self._write("apply", _ref(obj), act)
 
     async def replace(self, obj: Object) -> Object:
-        """See the port. Raises Invalid besides."""
+        """See the port. Also raises Invalid."""
         ref = _ref(obj)
         if not obj["metadata"].get("resourceVersion"):
             raise ValueError(f"{ref}: metadata.resourceVersion is missing, and a replace needs it")
         return await self._write("replace", ref, lambda: self.store.update(ref, lambda _: obj, self.manager))
 
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
-        """See the port. Raises Invalid besides."""
+        """See the port. Also raises Invalid."""
 
         def replace(obj: Object) -> Object:
             obj["metadata"]["resourceVersion"] = resource_version
@@ -157,7 +146,7 @@ class MemoryKubernetes:
         )
 
     async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
-        """See the port. Raises NotFound, and Invalid besides."""
+        """See the port. Also raises NotFound, Invalid."""
 
         def merge(obj: Object) -> Object:
             merged = (obj["metadata"].get("annotations") or {}) | dict(annotations)
@@ -175,7 +164,7 @@ class MemoryKubernetes:
         subresource: Subresource = "",
         strict: bool = False,
     ) -> Object:
-        """Replace an object by what `change` makes of it. Raises NotFound, Conflict, Invalid."""
+        """Replace an object by the result of `change`. Raises NotFound, Conflict, Invalid."""
         return await self._write(
             "status" if subresource else "patch",
             ref,
@@ -194,7 +183,7 @@ class MemoryKubernetes:
         await self._write("delete", ref, act)
 
     async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
-        """See the port. Raises Expired when this watcher fell too far behind, Dropped on `drop_watches`."""
+        """See the port. Raises Expired when this watcher fell too far behind."""
         await self.enter("watch", Ref(kind, namespace or "", ""))
         changes = self.subscribe()
         for obj in self.store.list(kind, namespace, {}):
@@ -208,21 +197,13 @@ class MemoryKubernetes:
                 return
 
     def subscribe(self, revision: int | None = None) -> Subscription:
-        """All changes after a resourceVersion, by default from now on."""
+        """Subscribe to the changes after a resourceVersion, by default from now on."""
         return self.store.history.subscribe(self.store.revision if revision is None else revision)
-
-    def compact(self) -> None:
-        """Forget past changes, so that a watch from before must list again (410)."""
-        self.store.compact()
-
-    def drop_watches(self) -> None:
-        """Cut off everyone who watches now."""
-        self.store.history.drop()
 
     async def snapshot(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Snapshot:
-        """As `list`, with the resourceVersion of the list."""
+        """List objects with the resourceVersion of the list."""
         objects = await self.list(kind, namespace, labels)
         return Snapshot(objects, str(self.store.revision))
 
@@ -235,24 +216,16 @@ class MemoryKubernetes:
         return self.store.list(kind, namespace, labels or {})
 
     async def enter(self, verb: Verb, ref: Ref) -> None:
-        """What every call begins with: give way to other tasks, then raise the fault that a test wants here."""
+        """Begin a call: let other tasks run, then raise DependencyError or NotServed where it cannot be answered."""
         await asyncio.sleep(0)
         if self.store.history.closed:
-            raise DependencyError("the API server is closed")
+            raise DependencyError(f"{verb} {ref.kind.plural}: the API server is closed")
         if ref.kind not in KINDS:
             raise NotServed(f"{ref.kind.plural}: {ref.kind.api_version} is not served")
-        fault = self.faults(verb, ref)
-        if fault is not None:
-            raise fault
 
     async def _write(self, verb: Verb, ref: Ref, act: Callable[[], WriteResult]) -> Object:
         await self.enter(verb, ref)
-        self.on_write("before", Write(verb, ref))
-        outcome = act()
-        write = Write(verb, ref, outcome.changed)
-        self.writes.append(write)
-        self.on_write("after", write)
-        return outcome.object
+        return act().object
 
 
 def _ref(obj: Object) -> Ref:
@@ -261,13 +234,5 @@ def _ref(obj: Object) -> Ref:
     except (KeyError, TypeError):
         kind = validation.find_kind(obj)
         if kind is None:
-            raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}") from None
+            raise NotFound(f"kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}: not served") from None
         return Ref(kind, "", "")
-
-
-def _no_fault(_verb: Verb, _ref: Ref) -> None:
-    return None
-
-
-def _no_hook(_moment: Literal["before", "after"], _write: Write) -> None:
-    return None

@@ -1,4 +1,4 @@
-"""The patch dialects of the API server that are not server-side apply."""
+"""Applies JSON patches and merge patches. Server-side apply is in `field_ownership`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ _OPERATIONS = frozenset({"add", "replace", "remove", "test"})
 
 
 class BadPatch(ValueError):
-    """The patch is malformed, or does not fit the object."""
+    """The patch is malformed, or does not match the object."""
 
 
 def apply_merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7386: null removes, objects merge, everything else replaces."""
+    """Return the target after a merge patch (RFC 7386): null removes, objects merge, everything else replaces."""
     if not isinstance(patch, Mapping):
         return patch
     merged = dict(target) if isinstance(target, Mapping) else {}
@@ -26,60 +26,62 @@ def apply_merge_patch(target: Any, patch: Any) -> Any:
 
 
 def is_plain_merge(patch: Any) -> bool:
-    """Whether a strategic merge patch means the same as a merge patch: no list to merge by key, no directive."""
+    """Return whether a strategic merge patch equals a merge patch, because it has no lists and no directives."""
     if isinstance(patch, Mapping):
         return all(not key.startswith("$") and is_plain_merge(value) for key, value in patch.items())
     return not isinstance(patch, list)
 
 
 def apply_json_patch(target: Object, operations: Sequence[Any]) -> Object:
-    """RFC 6902 with the operations add, replace, remove and test. Changes and returns the target. Raises BadPatch."""
+    """Apply a JSON patch (RFC 6902) of operations add, replace, remove and test to the target, and return it. Raises BadPatch."""
     for operation in operations:
         if not isinstance(operation, Mapping) or operation.get("op") not in _OPERATIONS:
-            raise BadPatch(f"not a patch operation of {sorted(_OPERATIONS)}: {operation!r}")
-        _step(target, operation)
+            raise BadPatch(f"patch: operation {operation!r}; expected an op of {', '.join(sorted(_OPERATIONS))}")
+        _apply_operation(target, operation)
     return target
 
 
-def _step(target: Object, operation: Mapping[str, Any]) -> None:
+def _apply_operation(target: Object, operation: Mapping[str, Any]) -> None:
     op, pointer = operation["op"], str(operation.get("path"))
     *parents, last = _keys(pointer)
     try:
-        place: Any = target
+        parent: Any = target
         for key in parents:
-            place = place[_index(place, key)]
-        key = _index(place, last)
+            parent = parent[_index(parent, key)]
+        key = _index(parent, last)
         if op == "add":
-            _add(place, key, operation["value"])
+            _add(parent, key, operation["value"])
         elif op == "remove":
-            del place[key]
+            del parent[key]
         elif op == "replace":
-            _require(place, key)
-            place[key] = operation["value"]
-        elif _require(place, key) != operation["value"]:
-            raise BadPatch(f"test of {pointer} failed")
+            _require(parent, key)
+            parent[key] = operation["value"]
+        elif _require(parent, key) != operation["value"]:
+            raise BadPatch(f"patch: test of {pointer} failed")
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise error if isinstance(error, BadPatch) else BadPatch(f"{op} of {pointer}: no such place") from None
+        raise (
+            error if isinstance(error, BadPatch) else BadPatch(f"patch: {op} of {pointer}; the object has no such path")
+        ) from None
 
 
-def _require(place: Any, key: Any) -> Any:
-    return place[key]
+def _require(parent: Any, key: Any) -> Any:
+    return parent[key]
 
 
-def _add(place: Any, key: Any, value: Any) -> None:
-    if isinstance(place, list):
-        place.insert(key, value)
+def _add(parent: Any, key: Any, value: Any) -> None:
+    if isinstance(parent, list):
+        parent.insert(key, value)
     else:
-        place[key] = value
+        parent[key] = value
 
 
-def _index(place: Any, key: str) -> Any:
-    if not isinstance(place, list):
+def _index(parent: Any, key: str) -> Any:
+    if not isinstance(parent, list):
         return key
-    return len(place) if key == "-" else int(key)
+    return len(parent) if key == "-" else int(key)
 
 
 def _keys(pointer: str) -> list[str]:
     if not pointer.startswith("/"):
-        raise BadPatch(f"not a JSON pointer to a part of the object: {pointer!r}")
+        raise BadPatch(f"patch: path {pointer!r}; expected a JSON pointer that begins with /")
     return [key.replace("~1", "/").replace("~0", "~") for key in pointer[1:].split("/")]

@@ -1,4 +1,4 @@
-"""What an API server does with a structural schema on write: drop fields it does not name, fill in defaults, check what is left."""
+"""Applies a structural schema to writes, as the API server does: drop unknown fields, fill in defaults, check values."""
 
 import functools
 import re
@@ -16,35 +16,32 @@ _ANYTHING: dict[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}
 
 
 def prune(obj: dict[str, Any], schema: Schema) -> list[str]:
-    """Remove, in place, every field of an object that the schema does not name; one line for each."""
+    """Remove, in place, every field that the schema does not name. Return one line for each."""
     properties = schema.get("properties", {})
     return list(_prune_object(obj, schema | {"properties": properties | dict.fromkeys(_IMPLICIT, _ANYTHING)}, ""))
 
 
 def apply_defaults(obj: dict[str, Any], schema: Schema) -> None:
-    """Fill in, in place, the defaults of fields that are absent. A default is itself defaulted."""
+    """Fill in, in place, the defaults of absent fields, also inside of defaults."""
     for key, child in schema.get("properties", {}).items():
         if key not in _IMPLICIT:
             _default_property(obj, key, child)
 
 
 def find_violations(value: Any, schema: Schema, path: str) -> Iterator[str]:
-    """What of a value the schema does not allow, one line each: types, enumerations, patterns, bounds of numbers and of sizes.
-
-    Rules in CEL are not looked at.
-    """
+    """Yield one line per violation of a schema: types, enumerations, patterns, bounds of numbers and sizes. CEL rules are skipped."""
     if value is None and schema.get("nullable"):
         return
     if not _has_type(value, schema):
-        yield f"{path}: {_shown(value)} is not of type {schema.get('type', 'integer or string')}"
+        yield f"{path}: {_quote(value)}; expected type {schema.get('type', 'integer or string')}"
         return
     if "enum" in schema and value not in schema["enum"]:
-        yield f"{path}: {_shown(value)} is none of {', '.join(map(str, schema['enum']))}"
-    yield from _beyond(value, schema, path)
+        yield f"{path}: {_quote(value)}; expected one of {', '.join(map(str, schema['enum']))}"
+    yield from _bound_violations(value, schema, path)
     if isinstance(value, dict):
-        yield from _violations_of_object(value, schema, path)
+        yield from _property_violations(value, schema, path)
     elif isinstance(value, list):
-        yield from _repeated(value, schema, path)
+        yield from _duplicates(value, schema, path)
         for position, item in enumerate(value):
             yield from find_violations(item, schema.get("items", {}), f"{path}[{position}]")
 
@@ -69,7 +66,7 @@ def _has_type(value: Any, schema: Schema) -> bool:
 
 
 def _size(value: Any) -> int | float | None:
-    """What `minimum` and the like are about; None for what has none."""
+    """Return the number that `minimum` and `maximum` limit; None for a value that is not a number."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -91,25 +88,25 @@ _BOUNDS: Mapping[str, tuple[Callable[[Any], float | None], Callable[[float, floa
 }
 
 
-def _beyond(value: Any, schema: Schema, path: str) -> Iterator[str]:
-    for name, (measure, holds, told) in _BOUNDS.items():
+def _bound_violations(value: Any, schema: Schema, path: str) -> Iterator[str]:
+    for name, (measure, is_within, text) in _BOUNDS.items():
         size = measure(value) if name in schema else None
-        if size is not None and not holds(size, schema[name]):
-            yield f"{path}: {_shown(value)} {told} {schema[name]}"
-    for name, bound in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if size is not None and not is_within(size, schema[name]):
+            yield f"{path}: {_quote(value)} {text} {schema[name]}"
+    for name, bound, side in (("minimum", "exclusiveMinimum", "above"), ("maximum", "exclusiveMaximum", "below")):
         if schema.get(bound) is True and _size(value) == schema.get(name):
-            yield f"{path}: {_shown(value)} is not beyond {schema[name]}"
+            yield f"{path}: {_quote(value)} is not {side} {schema[name]}"
     if isinstance(value, str) and "pattern" in schema and not _pattern(schema["pattern"]).search(value):
-        yield f"{path}: {_shown(value)} does not match {schema['pattern']}"
+        yield f"{path}: {_quote(value)} does not match {schema['pattern']}"
 
 
 @functools.cache
 def _pattern(text: str) -> re.Pattern[str]:
-    # A dollar of the API server is the very end.
+    # In the API server a dollar matches only the very end of the text.
     return re.compile(f"{text[:-1]}\\Z" if text.endswith("$") else text)
 
 
-def _violations_of_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[str]:
+def _property_violations(value: dict[str, Any], schema: Schema, path: str) -> Iterator[str]:
     properties, others = schema.get("properties", {}), schema.get("additionalProperties")
     for name in schema.get("required", ()):
         if name not in value:
@@ -119,18 +116,18 @@ def _violations_of_object(value: dict[str, Any], schema: Schema, path: str) -> I
         yield from find_violations(item, child, f"{path}.{key}")
 
 
-def _repeated(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
-    """What is there twice in a list that is a set or a map."""
+def _duplicates(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
+    """Yield one line per duplicate in a list that is a set or a map."""
     keys = schema.get("x-kubernetes-list-map-keys", ())
-    kind, seen = schema.get("x-kubernetes-list-type"), set()
+    kind, known = schema.get("x-kubernetes-list-type"), set()
     for item in value if kind in ("set", "map") else ():
         found = orjson.dumps([item.get(key) for key in keys] if kind == "map" else item, option=orjson.OPT_SORT_KEYS)
-        if found in seen:
-            yield f"{path}: {_shown(item)} is there twice"
-        seen.add(found)
+        if found in known:
+            yield f"{path}: {_quote(item)} is a duplicate"
+        known.add(found)
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     text = orjson.dumps(value, default=str).decode()
     return text if len(text) <= 60 else f"{text[:59]}…"
 
@@ -151,12 +148,12 @@ def _prune_object(value: dict[str, Any], schema: Schema, prefix: str) -> Iterato
             yield from _prune(value[key], properties[key], f"{prefix}{key}")
         elif isinstance(others, dict):
             yield from _prune(value[key], others, f"{prefix}{key}")
-        elif not others and not _keeps_unknown(schema):
+        elif not others and not _preserves_unknown(schema):
             del value[key]
             yield f"{prefix}{key}: {unknown_field_message(key, properties)}"
 
 
-def _keeps_unknown(schema: Schema) -> bool:
+def _preserves_unknown(schema: Schema) -> bool:
     return bool(schema.get("x-kubernetes-preserve-unknown-fields"))
 
 
@@ -175,7 +172,7 @@ def _default(value: Any, schema: Schema) -> None:
 
 
 def _default_property(value: dict[str, Any], key: str, schema: Schema) -> None:
-    # A null where null is not allowed counts as absent.
+    # Null counts as absent where the schema does not allow it.
     if key in value and value[key] is None and schema.get("type") and not schema.get("nullable"):
         del value[key]
     if key not in value and "default" in schema:

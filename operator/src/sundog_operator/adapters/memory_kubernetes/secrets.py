@@ -1,4 +1,4 @@
-"""Secrets as the API server keeps them: `stringData` is folded into `data`, which is base64. No message quotes a value."""
+"""Stores Secrets as the API server does: `stringData` becomes base64 in `data`. No message quotes a value."""
 
 import base64
 import binascii
@@ -15,10 +15,10 @@ _TLS_KEYS = ("tls.crt", "tls.key")
 
 
 def fold_string_data(obj: Object) -> None:
-    """Move the texts of `stringData` into `data`, in place; what is no text stays, to be refused."""
+    """Move the texts of `stringData` into `data`, in place. A value that is not text stays, and validation rejects it."""
     obj.setdefault("type", "Opaque")
     if obj.get("data") == {}:
-        # As the real one, which stores no empty object.
+        # Like the real server, which stores no empty object.
         del obj["data"]
     plain = obj.get("stringData")
     if not isinstance(plain, dict) or not all(isinstance(text, str) for text in plain.values()):
@@ -30,43 +30,45 @@ def fold_string_data(obj: Object) -> None:
 
 
 def find_violations(obj: Object, before: Object | None) -> Iterator[str]:
-    """One line per broken rule."""
+    """Yield one line per broken rule."""
     for key, found in (obj.get("stringData") or {}).items():
         if not isinstance(found, str):
-            yield f"stringData[{key}]: {type(found).__name__} is not a string; put it in quotes"
+            yield f"stringData[{key}]: {type(found).__name__}; expected a string. Put it in quotes."
     data = obj.get("data") or {}
     if not isinstance(data, dict):
-        yield f"data: {type(data).__name__} is not an object"
+        yield f"data: {type(data).__name__}; expected an object"
         return
-    yield from _wrong_entries(data)
+    yield from _entry_violations(data)
     if obj.get("type") == _TLS:
-        yield from (f"data[{key}]: is required in a Secret of type {_TLS}" for key in _TLS_KEYS if key not in data)
+        yield from (
+            f"data[{key}]: missing; expected in a Secret of type {_TLS}" for key in _TLS_KEYS if key not in data
+        )
     if before is not None:
-        yield from _wrong_changes(obj, before)
+        yield from _change_violations(obj, before)
 
 
-def _wrong_entries(data: dict[str, Any]) -> Iterator[str]:
+def _entry_violations(data: dict[str, Any]) -> Iterator[str]:
     size = 0
     for key, text in data.items():
         if not _KEY.fullmatch(key) or key == "." or key.startswith(".."):
-            yield f"data[{key}]: the key is not one of letters, digits, -, _ and ."
+            yield f"data[{key}]: invalid key; expected letters, digits, -, _ and ."
         raw = decode_value(text)
         if raw is None:
-            yield f"data[{key}]: is not base64; stringData takes plain text"
+            yield f"data[{key}]: not base64. Put plain text in stringData."
         size += len(raw or b"")
     if size > _MAX_BYTES:
-        yield f"data: {size} bytes are more than {_MAX_BYTES}"
+        yield f"data: {size} bytes; expected at most {_MAX_BYTES}"
 
 
-def _wrong_changes(obj: Object, before: Object) -> Iterator[str]:
+def _change_violations(obj: Object, before: Object) -> Iterator[str]:
     if obj.get("type", "Opaque") != before.get("type", "Opaque"):
         yield "type: is immutable"
     if before.get("immutable") and (obj.get("data") != before.get("data") or not obj.get("immutable")):
-        yield "data: is immutable, as the Secret says"
+        yield "data: the Secret is immutable"
 
 
 def decode_value(text: Any) -> bytes | None:
-    """The bytes of one entry of `data`; None where it is no base64."""
+    """Return the bytes of one entry of `data`; None where it is not base64."""
     try:
         return base64.b64decode(text, validate=True) if isinstance(text, str) else None
     except (binascii.Error, ValueError):

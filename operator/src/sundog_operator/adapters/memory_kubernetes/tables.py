@@ -1,4 +1,4 @@
-"""Server-side printing: the table that `kubectl get` shows, from the printer columns of a CRD."""
+"""Prints the table that `kubectl get` shows, from the printer columns of a CRD."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def make_table(objects: Sequence[Object], columns: Sequence[Column], version: str, now: datetime) -> Object:
-    """A meta.k8s.io/v1 Table of the objects: their names, then the columns, or their age where a kind has none."""
+    """Return a meta.k8s.io/v1 Table of the objects: their names, then the columns, or the age where a kind has no columns."""
     shown = columns or [_AGE]
     name = {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}
     return {
@@ -29,7 +29,7 @@ def make_table(objects: Sequence[Object], columns: Sequence[Column], version: st
 
 
 def find_value(obj: Any, path: str) -> Any:
-    """The value at a JSONPath of member, index and `[?(@.key=="value")]` steps; None where there is none."""
+    """Return the value at a JSONPath of member, index and `[?(@.key=="value")]` steps; None without a value."""
     position = 0
     while obj is not None and position < len(path):
         match = _STEP.match(path, position)
@@ -81,7 +81,7 @@ def _age(timestamp: str, now: datetime) -> str:
         since = datetime.fromisoformat(timestamp)
     except ValueError:
         return "<invalid>"
-    # As kubectl writes it: two units' worth of precision at most, in one unit.
+    # Like kubectl: the largest unit of which there are at least two.
     seconds = max(0, int((now - (since if since.tzinfo else since.replace(tzinfo=UTC))).total_seconds()))
     for unit, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "m")):
         if seconds >= 2 * unit:

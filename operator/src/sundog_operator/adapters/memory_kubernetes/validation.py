@@ -1,4 +1,4 @@
-"""The API server's own rules for objects of any kind, and for the built-in kinds that Sundog writes."""
+"""Checks the API server's rules for all objects, and for the built-in kinds that Sundog writes."""
 
 import re
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ _TYPES = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 
 def find_kind(obj: Object) -> Kind | None:
-    """The kind that an object says it is, or None where this API serves no such kind."""
+    """Return the kind of an object, or None where the server does not serve it."""
     return _TYPES.get((str(obj.get("apiVersion")), str(obj.get("kind"))))
 
 
 def find_violations(obj: Object, before: Object | None) -> list[str]:
-    """One line per broken rule, empty for a good object."""
+    """Return one line per broken rule, none for a valid object."""
     metadata = obj["metadata"]
     kind = find_kind(obj)
     found = [
@@ -45,30 +45,30 @@ def find_violations(obj: Object, before: Object | None) -> list[str]:
 def _names(metadata: Object, *, namespaced: bool) -> Iterator[str]:
     name, namespace = metadata.get("name"), metadata.get("namespace")
     if not isinstance(name, str) or len(name) > _MAX_NAME or not _SUBDOMAIN.fullmatch(name):
-        yield f"metadata.name: {name!r} is not a DNS subdomain of at most {_MAX_NAME} characters"
+        yield f"metadata.name: {name!r}; expected a DNS subdomain of at most {_MAX_NAME} characters"
     if namespaced and (not isinstance(namespace, str) or not _LABEL.fullmatch(namespace)):
-        yield f"metadata.namespace: {namespace!r} is not a DNS label of at most 63 characters"
+        yield f"metadata.namespace: {namespace!r}; expected a DNS label of at most 63 characters"
 
 
 def _labels(metadata: Object) -> Iterator[str]:
-    for key, value in _strings(metadata, "labels"):
+    for key, value in _map_items(metadata, "labels"):
         if not _QUALIFIED.fullmatch(key):
-            yield f"metadata.labels: {key!r} is not a label name"
+            yield f"metadata.labels: {key!r}; expected a label name"
         if not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
-            yield f"metadata.labels[{key}]: {value!r} is not a label value of at most 63 characters"
+            yield f"metadata.labels[{key}]: {value!r}; expected a label value of at most 63 characters"
 
 
 def _annotations(metadata: Object) -> Iterator[str]:
     size = 0
-    for key, value in _strings(metadata, "annotations"):
+    for key, value in _map_items(metadata, "annotations"):
         if not _QUALIFIED.fullmatch(key.lower()):
-            yield f"metadata.annotations: {key!r} is not an annotation name"
+            yield f"metadata.annotations: {key!r}; expected an annotation name"
         if not isinstance(value, str):
-            yield f"metadata.annotations[{key}]: {value!r} is not a string"
+            yield f"metadata.annotations[{key}]: {value!r}; expected a string"
         else:
             size += len(key.encode()) + len(value.encode())
     if size > _MAX_ANNOTATIONS:
-        yield f"metadata.annotations: {size} bytes are more than {_MAX_ANNOTATIONS}"
+        yield f"metadata.annotations: {size} bytes; expected at most {_MAX_ANNOTATIONS}"
 
 
 def _references(metadata: Object) -> Iterator[str]:
@@ -78,10 +78,10 @@ def _references(metadata: Object) -> Iterator[str]:
             if not reference.get(field):
                 yield f"metadata.ownerReferences[{position}].{field}: is required"
     if sum(bool(reference.get("controller")) for reference in references) > 1:
-        yield "metadata.ownerReferences: only one may be the controller"
+        yield "metadata.ownerReferences: several controllers; expected at most one"
 
 
-def _strings(metadata: Object, field: str) -> list[tuple[str, Any]]:
+def _map_items(metadata: Object, field: str) -> list[tuple[str, Any]]:
     return list((metadata.get(field) or {}).items())
 
 
@@ -92,6 +92,6 @@ def _config_map(obj: Object) -> Iterator[str]:
             if isinstance(value, str):
                 size += len(value.encode())
             else:
-                yield f"{field}[{key}]: {type(value).__name__} is not a string"
+                yield f"{field}[{key}]: {type(value).__name__}; expected a string"
     if size > _MAX_CONFIG_MAP:
-        yield f"data: {size} bytes are more than {_MAX_CONFIG_MAP}"
+        yield f"data: {size} bytes; expected at most {_MAX_CONFIG_MAP}"
