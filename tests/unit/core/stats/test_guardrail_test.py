@@ -149,10 +149,10 @@ def test_what_passed_by_its_floor_is_told_by_the_decision() -> None:
         [metric], [epoch(0.25, (30, 11)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
     )[0]
     assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.PASSED, False)
-    assert "no worse than the 1.25 times that are allowed" in by_margin.sentence("errorRate")
+    assert "within the allowed 1.25 times" in by_margin.sentence("errorRate")
     by_floor = guardrail_test.evaluate_counts([metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], ErrorLevels(0.05))[0]
     assert (by_floor.verdict, by_floor.by_floor) == (MetricVerdict.PASSED, True)
-    assert by_floor.sentence("errorRate").endswith("than its floor allows")
+    assert by_floor.sentence("errorRate").endswith(": within its floor above control's rate")
 
 
 def test_a_ratio_that_changes_keeps_no_gate_shut_that_looks_at_one_epoch() -> None:

@@ -10,7 +10,9 @@ from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation, sample_size
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline, ExperimentDesign
 
-ONE_LOOK = group_sequential.required_drift(group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05), 0.8)
+ONE_LOOK = group_sequential.required_drift(
+    group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05), 0.8
+)
 
 
 def test_discoveries_by_hand() -> None:

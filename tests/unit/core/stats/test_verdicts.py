@@ -142,7 +142,7 @@ def test_what_is_undecided_says_what_decides_and_when() -> None:
     # 120 events in ten minutes.
     assert found.eta_s == pytest.approx((found.needed - 120) * 600 / 120)
     assert found.sentence("errorRate").endswith(
-        f"about {found.needed:.0f} events decide, in some {found.eta_s / 60:.0f} minutes"
+        f": needs about {found.needed:.0f} events, in about {found.eta_s / 60:.0f} minutes"
     )
     never = finding(counts([300], [200], 0.25, 40_000, blocks=60), MetricLimits(0.75, 0, 1, 0.0001))
     assert (never.needed, never.eta_s) == (math.inf, math.inf)
@@ -151,9 +151,9 @@ def test_what_is_undecided_says_what_decides_and_when() -> None:
 
 def test_nothing_is_expected_in_no_time_and_a_ratio_of_1_is_said_in_words() -> None:
     found = finding(counts([90], [30], 0.25, 10_000, blocks=60))
-    assert " in some " not in replace(found, eta_s=0.0).sentence("errorRate", "stable")
+    assert ", in about " not in replace(found, eta_s=0.0).sentence("errorRate", "stable")
     told = replace(found, allowed=1.0).sentence("errorRate", "stable")
-    assert ", and no more than stable's are allowed: about " in told
+    assert "; no more than stable's is allowed: needs about " in told
 
 
 some = st.one_of(st.integers(0, 5000).map(float), st.sampled_from([0.0, 1e12, math.nan, math.inf, -1.0]))

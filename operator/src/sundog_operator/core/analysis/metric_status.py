@@ -156,7 +156,7 @@ def _tell(
     pair: ArmPair, guardrail: PlanGuardrail, decided: _Decided, events: tuple[int, int], times: float
 ) -> MetricStatus:
     finding = decided.finding
-    verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control)
+    verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control, pair.who)
     if decided.harm_by_losses:
         verdict, message = MetricVerdict.UNDECIDED, f"{message} if all requests that were lost failed"
     told = str(verdict)

@@ -90,7 +90,9 @@ def test_a_better_arm_wins_about_as_soon_as_one_look_at_the_end_would_have_it(
     """The median beside a fixed sample of 80 % power. For an effect of 30 %, where 5 % were planned for, it is somewhat later."""
     found = played(ExperimentDesign(metric, HALVES), SteadyUnits(400, (0.1, better)))
     until = np.where(found.winner == 0, found.ended * 400, np.inf)
-    drift = group_sequential.required_drift(group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05), 0.8)
+    drift = group_sequential.required_drift(
+        group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05), 0.8
+    )
     once = experiment_simulation.group_sequential_units(
         ExperimentDesign(RATE, HALVES), ControlBaseline(0.1), better / 0.1 - 1, drift
     )
