@@ -342,7 +342,7 @@ async def test_an_arm_that_is_out_is_not_waited_for_and_what_is_told_is_of_those
     assert message(told, "Conclusive").startswith("arm arm-2: conversion of arm-2 is ")
     assert "needed" in found(told, "arm-2")
     assert {"needed", "eta"}.isdisjoint(found(told, "arm-1"))
-    assert all("the arm is out" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
+    assert all("the arm was dropped" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
 
 
 async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None:

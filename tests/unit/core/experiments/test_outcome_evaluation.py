@@ -131,7 +131,7 @@ def test_nothing_is_expected_of_an_arm_that_is_out() -> None:
         ("b", "spent", before[3].needed is None, None),
     ]
     assert after[0].message.startswith("conversion of a is 5 % above control's")
-    assert [each.message.endswith(": the arm is out") for each in after] == [True, False, True, False]
+    assert [each.message.endswith(": the arm was dropped") for each in after] == [True, False, True, False]
     assert (after[0].ratio, after[0].interval) == (before[0].ratio, before[0].interval)
 
 
@@ -150,10 +150,10 @@ def test_what_was_expected_of_an_arm_is_not_any_more_from_when_it_is_dropped() -
     assert {(each.arm, each.needed, each.eta) for each in after.metrics if each.arm == "a"} == {("a", None, None)}
     assert next(each for each in after.metrics if each.arm == "b") == told[1]
     assert {each.name: each.message for each in after.metrics if each.arm == "a"} == {
-        "conversion": "conversion of a was not decided: the arm is out",
-        "spent": "spent of a was not decided: the arm is out",
-        "errorRate": "errorRate of a was not decided: the arm is out",
-        "retries": "retries: no worse; the arm is out",
+        "conversion": "conversion of a was not decided: the arm was dropped",
+        "spent": "spent of a was not decided: the arm was dropped",
+        "errorRate": "errorRate of a was not decided: the arm was dropped",
+        "retries": "retries: no worse; the arm was dropped",
     }
 
 

@@ -112,7 +112,7 @@ def test_a_metric_without_data_holds_up_a_winner() -> None:
         WinnerInputs((CONVERSION, REFUNDS), [ArmInput("wide", PASSED)], [OutcomeEpoch((1, 1), rows)], 0.05)
     )
     assert standings(told) == [ArmStanding.HELD]
-    assert told.reason.endswith("but refunds: the counters are no counts")
+    assert told.reason.endswith("but refunds: the counters are invalid")
 
 
 def test_of_several_winners_the_surest_is_named() -> None:
@@ -135,7 +135,7 @@ def test_who_can_win_no_more() -> None:
     told = decided((100_100, 50_000), (60_000, 50_000), control=(100_000, 50_000), n=10**6)
     assert told.decision == Decision.NO_WINNER
     assert standings(told) == [ArmStanding.HOPELESS, ArmStanding.OUT]
-    assert "not the 2 % that are worth finding" in told.reason
+    assert "less than the minimum effect of 2 %" in told.reason
 
 
 def test_an_effect_that_is_too_small_by_one_metric_may_be_found_by_another() -> None:

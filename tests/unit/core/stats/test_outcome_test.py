@@ -239,7 +239,7 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
             of(10_000, 1000),
             of(10_000, 1100),
             "conversion of wide is 10 % above control's (-3.93 % to +26 % at every look):"
-            " about 19515 more units decide, in some 23 hours",
+            " needs about 19515 more units, in about 23 hours",
         ),
         (CONVERSION, of(100, 0), of(100, 0), "conversion of wide is 0, control's 0: no number of units will decide"),
         (CONVERSION, of(100, 0), of(100, 40), "conversion of wide is 0.4, and control has none: better"),
@@ -247,7 +247,7 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
             CONVERSION,
             of(10**7, 10**6),
             of(10**7, 10**6 + 500),
-            "conversion of wide is 0.05 % above control's (-0.406 % to +0.508 % at every look): not the 2 % that are worth finding",
+            "conversion of wide is 0.05 % above control's (-0.406 % to +0.508 % at every look): less than the minimum effect of 2 %",
         ),
     ],
 )

@@ -34,7 +34,7 @@ class MetricFinding:
     """Result for one metric of one arm, by the decision that was made or is pending: the gate's or that on harm.
 
     Attributes:
-        ratio: the candidate's rate by control's; NaN without events.
+        ratio: the candidate's rate divided by control's; NaN without events.
         lower: lower end of the interval, which holds at every look; NaN where no single ratio fits all epochs or a test has none.
         upper: upper end, NaN likewise.
         harm: log E against "within the margin", divided by the dispersion.
