@@ -57,8 +57,8 @@ def test_a_third_of_the_lines_of_an_hour_is_told_with_its_numbers() -> None:
     assert found is not None
     assert found == (
         "RequestsLost",
-        "of 12000 requests of a nobody knows how 3600 have ended (30 %, and 1 % may be missing): their lines were lost, and with"
-        " them units that came first; nothing is won before that is less of all that was counted",
+        "3600 of 12000 requests of a have no known outcome (30 %, limit 1 %): their log lines were lost, and with them first"
+        " exposures; no arm can win until the missing share is below the limit",
     )
 
 
@@ -83,7 +83,7 @@ def test_what_is_lost_is_compared_with_all_that_was_counted(missing: int, assign
 def test_a_loss_of_one_arm_does_not_hide_in_all_of_them(arm: str) -> None:
     found = data_loss.find_data_loss(running(), seen(lost(200, 10_000, arm)))
     assert found is not None
-    assert f"of 10000 requests of {arm} " in found[1]
+    assert f" of 10000 requests of {arm} " in found[1]
 
 
 def test_what_decides_nothing_may_be_lost() -> None:
@@ -107,8 +107,8 @@ def test_what_the_store_had_no_room_for_is_told_with_its_numbers(overflow: int, 
     if overflow == 1000:
         assert found == (
             "FeedbackOverflow",
-            "there was no room for 1000 exposures and outcomes beside 22000 units that count (4.35 %, and 1 % may be missing): what came"
-            " later is missing; nothing is won before that is less of all that was counted",
+            "the feedback store had no space for 1000 exposures and outcomes beside 22000 units (4.35 %, limit 1 %): later ones"
+            " are missing; no arm can win until the missing share is below the limit",
         )
 
 
@@ -125,7 +125,5 @@ def test_outcomes_of_nobody_are_told_and_no_loss(unknown: int, told: bool) -> No
     """Whoever reports outcomes of those who never asked must not keep an arm from winning."""
     known = seen(lost(0, 1), sums(10_000, unknown=unknown))
     assert data_loss.find_data_loss(running(), known) is None
-    expected = (
-        "2000 outcomes are of no unit that was exposed, and count nowhere, beside 2000 units with one that counts"
-    )
+    expected = "2000 outcomes belong to no exposed unit and are ignored; 2000 units have an outcome that counts"
     assert data_loss.report_unknown_units(known) == (expected if told else "")

@@ -114,19 +114,16 @@ def test_a_place_that_is_allowed(uri: str, allowed: list[str] | None) -> None:
     ],
 )
 def test_a_place_that_is_not(uri: str, allowed: list[str]) -> None:
-    told = f"{uri} is below none of the places that an administrator allows in installation.exposureLogs.places"
+    told = f"{uri}: not below a place in installation.exposureLogs.places. Use an allowed place, or ask an administrator to add this one."
     assert log_exports.find_place_violation(uri, allowed) == told
 
 
 def test_a_machine_has_no_claim() -> None:
-    assert (
-        log_exports.find_place_violation("pvc://logs/a", None)
-        == "pvc:// is for clusters; in local mode file:// is there"
-    )
+    assert log_exports.find_place_violation("pvc://logs/a", None) == "pvc:// needs a cluster; use file:// in local mode"
 
 
 def test_a_cluster_has_no_directory() -> None:
-    assert log_exports.find_place_violation("file:///home/ada", ["s3://logs"]).startswith("file:// is for local mode")
+    assert log_exports.find_place_violation("file:///home/ada", ["s3://logs"]).startswith("file:// needs local mode")
 
 
 def test_what_is_written_and_what_is_not_is_said() -> None:

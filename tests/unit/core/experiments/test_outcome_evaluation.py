@@ -190,7 +190,7 @@ def test_first_exposures_that_do_not_fall_by_the_weights_are_told() -> None:
         for fell in (even, off, {})
     ]
     assert (told[0], told[2]) == ("", "")
-    assert told[1].endswith("of 10000 units where 2000 were expected: the split is not as it should be")
+    assert told[1].endswith("of 10000 units, expected 2000: sample-ratio mismatch")
 
 
 def test_weights_move_once_an_hour_within_what_is_exposed() -> None:

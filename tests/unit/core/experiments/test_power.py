@@ -89,17 +89,17 @@ def test_units_end_an_experiment_before_its_time() -> None:
         (
             spec(stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
-            "conversion is hardly decided before the experiment stops: an effect of 10 % is to be found, that takes some 3.7e+04 units,"
-            " and 7.2e+03 come in 2 hours",
+            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.7e+04 units;"
+            " 7.2e+03 come in 2 hours",
         ),
-        (spec(stop={"maxUnits": 100}), {"conversion": ControlBaseline(0.1)}, "and 100 come in 100 seconds"),
-        (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units decides that"),
-        (spec(CONVERSION, REVENUE), {"revenue": ControlBaseline(1.0, 100.0)}, "revenue is hardly decided"),
+        (spec(stop={"maxUnits": 100}), {"conversion": ControlBaseline(0.1)}, "; 100 come in 100 seconds"),
+        (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units detects an effect of"),
+        (spec(CONVERSION, REVENUE), {"revenue": ControlBaseline(1.0, 100.0)}, "revenue is unlikely to be decided"),
         (
             spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
-            "conversion is hardly decided before the experiment stops: an effect of 5 %, as where no minimumEffect is given,"
-            " is to be found, that takes some",
+            "conversion is unlikely to be decided before the experiment stops: an effect of 5 % (the default)"
+            " needs about",
         ),
         (
             spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "30d"}),
@@ -109,7 +109,7 @@ def test_units_end_an_experiment_before_its_time() -> None:
         (
             spec({**CONVERSION, "minimumEffect": None}),
             {"conversion": ControlBaseline(0.0)},
-            "no number of units decides that",
+            "no number of units detects an effect of",
         ),
         (spec({**CONVERSION, "minimumEffect": None}), {}, ""),
     ],
@@ -137,7 +137,9 @@ def test_an_experiment_that_stops_too_early_is_told(
 def test_a_guardrail_that_passes_after_the_end_at_the_earliest_is_told(known: dict[str, Any], doubtful: bool) -> None:
     told = MetricStatus.from_json({"name": "errorRate", "role": "guardrail", **known})
     found = power.find_undecidable_guardrail(told, 1800.0, 3600.0)
-    assert found == ("errorRate is hardly decided before the experiment stops, in 60 minutes" if doubtful else "")
+    assert found == (
+        "errorRate is unlikely to be decided before the experiment stops, in 60 minutes" if doubtful else ""
+    )
 
 
 def test_without_traffic_nothing_is_said() -> None:

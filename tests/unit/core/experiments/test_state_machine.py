@@ -91,7 +91,7 @@ def test_harm_drops_an_arm_at_once_and_moves_nobody_else() -> None:
 
 def test_a_broken_split_drops_none_for_a_ratio_but_one_that_fails_nearly_everything() -> None:
     status = running()
-    broken = evidence(broken="the split is not as it should be", harm={"a": "worse"})
+    broken = evidence(broken="sample-ratio mismatch", harm={"a": "worse"})
     assert state_machine.tick(status, seen(9, evidence=broken)) == status
     dead = replace(broken, dead={"a": "arm a failed 60 of 61"})
     assert state_machine.tick(status, seen(9, evidence=dead)).arms[2].dropped == "Harm: arm a failed 60 of 61"
@@ -104,7 +104,7 @@ def test_the_last_arm_that_does_harm_concludes_it_and_one_that_is_gone_stops_it(
     gone = {"a": ArmState(failure=("ArmUnavailable", "no replica"))}
     after = state_machine.tick(running(names=("a",)), seen(9, arms=gone, evidence=evidence()))
     assert (after.phase, after.verdict.decision) == ("Stopped", "Undecided")
-    assert after.verdict.reason == "ArmUnavailable: no arm is left: arm a: ArmUnavailable: no replica"
+    assert after.verdict.reason == "ArmUnavailable: all arms were dropped: arm a: ArmUnavailable: no replica"
 
 
 def test_an_arm_that_cannot_start_stops_it_before_anything_moves() -> None:
@@ -166,7 +166,7 @@ def test_a_winner_that_does_harm_has_not_won_and_the_others_go_on() -> None:
         "Undecided",
         "",
     )
-    assert after.verdict.reason == "a had won, and was dropped: Harm: arm a: errorRate is 3 times control's"
+    assert after.verdict.reason == "a won and was then dropped: Harm: arm a: errorRate is 3 times control's"
     again = state_machine.tick(after, seen(21, evidence=evidence()))
     second = state_machine.tick(
         again, seen(22, evidence=evidence(ruling=OutcomeRuling("Winner", "b", "conversion of b is better")))
@@ -192,7 +192,7 @@ def test_a_win_outlasts_the_last_arm_though_another_one_did_harm(drops: tuple[di
     for drop in drops:
         status = state_machine.tick(state_machine.tick(status, seen(20, **drop)), seen(21, evidence=evidence()))
     assert (status.phase, status.verdict.decision, status.verdict.winner) == ("Concluded", "Winner", "a")
-    assert "ended by ArmUnavailable: no arm is left: arm a: ArmUnavailable: no replica; arm b: Harm: worse" in (
+    assert "ended by ArmUnavailable: all arms were dropped: arm a: ArmUnavailable: no replica; arm b: Harm: worse" in (
         status.verdict.reason
     )
 
@@ -278,7 +278,7 @@ def test_units_that_were_told_once_are_not_forgotten_with_the_sample_of_an_edge(
     after = state_machine.tick(status, seen(9, evidence=evidence(units={**fresh, "b": 100})))
     assert (after.phase, after.verdict.reason.split(";")[0]) == (
         "Concluded",
-        "MaxUnits: it has taken 1000 units, and spec.stop.maxUnits is 1000",
+        "MaxUnits: took 1000 units (spec.stop.maxUnits: 1000)",
     )
 
 

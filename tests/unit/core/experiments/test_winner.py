@@ -74,7 +74,7 @@ def test_without_anything_counted() -> None:
 def test_better_by_one_metric_and_worse_by_another_is_out() -> None:
     told = decided((1300, 800))
     assert told.decision == Decision.NO_WINNER
-    assert told.reason.startswith("no arm can win any more: wide is out: refunds of wide is 60 % above control's (")
+    assert told.reason.startswith("no arm can win any more: wide cannot win: refunds of wide is 60 % above control's (")
 
 
 @pytest.mark.parametrize("verdict", ["Undecided", "NoData", "Heterogeneous", "Suspended", "Invalid", ""])
@@ -82,20 +82,20 @@ def test_a_winner_has_passed_every_guardrail(verdict: str) -> None:
     told = decided((1300, 500), guardrails=[{**PASSED, "errorRate": verdict}])
     assert (told.decision, told.winner) == (Decision.UNDECIDED, "")
     assert standings(told) == [ArmStanding.HELD]
-    assert told.reason.endswith(": better, but errorRate of wide not passed yet")
+    assert told.reason.endswith(": better; waits for errorRate of wide to pass")
 
 
 def test_harm_drops_an_arm() -> None:
     told = decided((1300, 500), (1000, 500), guardrails=[{**PASSED, "errorRate": "Harm"}])
     assert (told.decision, told.winner) == (Decision.UNDECIDED, "")
     assert standings(told) == [ArmStanding.OUT, ArmStanding.OPEN]
-    assert told.arms[0].reason == "wide is out: errorRate worse than its margin"
+    assert told.arms[0].reason == "wide cannot win: errorRate worse than its margin"
 
 
 def test_what_was_dropped_stays_out() -> None:
     told = decided((1300, 500), dropped="errorRate was 3 times control's")
     assert told.decision == Decision.NO_WINNER
-    assert told.reason == "no arm can win any more: wide is out: errorRate was 3 times control's"
+    assert told.reason == "no arm can win any more: wide was dropped: errorRate was 3 times control's"
 
 
 def test_broken_counts_decide_nothing() -> None:
@@ -118,17 +118,17 @@ def test_a_metric_without_data_holds_up_a_winner() -> None:
 def test_of_several_winners_the_surest_is_named() -> None:
     near = decided((1300, 500), (1330, 500), (1000, 500))
     assert near.winner == "deep"
-    assert near.reason.endswith("better than control too, and not told from deep: wide; not decided: odd")
+    assert near.reason.endswith("also better than control, not distinguishable from deep: wide; undecided: odd")
     far = decided((1300, 500), (2500, 500), (600, 500))
     assert far.winner == "deep"
-    assert far.reason.endswith("better than control, and less so: wide")
+    assert far.reason.endswith("better than control, but less than deep: wide")
     assert standings(far) == [ArmStanding.WON, ArmStanding.WON, ArmStanding.OUT]
 
 
 def test_the_first_metric_goes_before_the_second() -> None:
     told = decided((1000, 100), (1300, 500))
     assert told.winner == "deep"
-    assert "not told from deep: wide" in told.reason
+    assert "not distinguishable from deep: wide" in told.reason
 
 
 def test_who_can_win_no_more() -> None:
@@ -149,7 +149,7 @@ def test_an_effect_that_is_too_small_by_one_metric_may_be_found_by_another() -> 
 
 def test_without_success_metrics_nobody_wins() -> None:
     told = winner.decide_winner(WinnerInputs((), [ArmInput("wide", PASSED)], [OutcomeEpoch((1, 1), [])], 0.05))
-    assert (told.decision, told.reason) == (Decision.UNDECIDED, "there is no success metric to win by")
+    assert (told.decision, told.reason) == (Decision.UNDECIDED, "the plan has no success metric")
     harmed = winner.decide_winner(
         WinnerInputs((), [ArmInput("wide", {"errorRate": "Harm"})], [OutcomeEpoch((1, 1), [])], 0.05)
     )
