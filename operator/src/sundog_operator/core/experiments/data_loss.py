@@ -1,9 +1,9 @@
 """Lost data of an experiment: log lines of requests, and exposures and outcomes that a feedback store had no space for. Pure.
 
 A sticky unit is exposed by its first log line, so a lost line may be a missing unit. If lines are lost in all arms alike, the comparison
-stays fair. If one arm alone loses a share q, its rate is wrong by q. So 1 % may be missing: tests for effects of 5 % end where random
-variation moves a ratio by about 1 %, and the sample-ratio test detects units that one arm lacks. Losses up to the square root of the counts
-are also allowed, because units per arm vary that much by chance. A killed agent loses that much in the first minutes.
+stays fair. If one arm alone loses a share q, its rate is wrong by q. So 1 % may be missing. Tests for effects of 5 % end where random
+variation moves a ratio by about 1 %. The sample-ratio test detects larger losses of one arm. Losses up to the square root of the counts are
+also allowed, because units per arm vary that much by chance. A killed agent loses that much in the first minutes.
 
 Losses are compared with everything since the evidence began, so any loss becomes negligible as more is counted. Dropped arms are ignored,
 because theirs would not. Rows have each arm's losses. Edges report gaps and dropped lines for all their services; these are in the rows

@@ -119,6 +119,7 @@ def _evaluate_pair(
     collected: CollectedCounts,
     replicas: Mapping[str, int],
 ) -> tuple[MetricStatus, ...]:
+    """Return the status of each guardrail of one arm beside control, over the epochs in which both have traffic."""
     epochs, shares = [], []
     for epoch, by_arm in _shares(status):
         both = by_arm.get(CONTROL, 0), by_arm.get(pair.arm, 0)

@@ -140,25 +140,27 @@ class ExposureLogReader:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether no exposure or outcome came during the export."""
+        """True if no exposure or outcome came during the export."""
         first, last = ((sums.get("feedback") or {}).get("sequence") for sums in (self.head, self.end))
         return bool(first == last)
 
     @property
     def is_whole(self) -> bool:
-        """Whether the rows add up to the sums at the end: nothing came meanwhile, and no outcome was too old to be kept."""
+        """True if the rows add up to the sums at the end: nothing came meanwhile, and no outcome was too old to be kept."""
         return self.is_unchanged and self.outcomes == self.end.get("events") and self.exposures == _exposed_in(self.end)
 
-    def behind(self, judged: FeedbackSums) -> str:
+    def behind(self, evaluated: FeedbackSums) -> str:
         """Return why these lines lack data that the operator has evaluated; empty where they lack none."""
         stored = self.end.get("feedback") or {}
-        if not judged.sequence:
+        if not evaluated.sequence:
             return ""
-        if stored.get("store") != judged.store:
-            return f"feedback store {stored.get('store')}: the last evaluation used store {judged.store}, which is lost"
-        if stored.get("sequence", 0) < judged.sequence:
+        if stored.get("store") != evaluated.store:
             return (
-                f"feedback store at change {stored.get('sequence', 0)}: the last evaluation used change {judged.sequence};"
+                f"feedback store {stored.get('store')}: the last evaluation used store {evaluated.store}, which is lost"
+            )
+        if stored.get("sequence", 0) < evaluated.sequence:
+            return (
+                f"feedback store at change {stored.get('sequence', 0)}: the last evaluation used change {evaluated.sequence};"
                 " data up to it is lost, or was deleted a week after the experiment ended"
             )
         return ""

@@ -149,6 +149,7 @@ def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[
 
 
 def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanOutcome]) -> Iterator[OutcomeEpoch]:
+    """Yield the outcomes of the epochs of evidence, for the planned metrics."""
     names = compared_arms(status)
     for epoch, shares in _evidence(status, names):
         number = epoch.number
@@ -281,6 +282,7 @@ def _rate(
     epochs: Sequence[OutcomeEpoch],
     elapsed_s: float,
 ) -> ObservedRate | None:
+    """Return the observed rate of units, and control's values, over the evidence so far; None without data."""
     numbers = [epoch.number for epoch, _ in _evidence(status, [])]
     exposed = sum(count_exposed_units(status, counted, number, arm.name) for number in numbers for arm in status.arms)
     values = {}

@@ -3,9 +3,11 @@
 **An arm wins** when one of its success metrics is better than control's, none is worse, each has data, and every guardrail has passed.
 Absence of harm does not suffice, because a bad arm must not win by lack of evidence. Success metrics and arms share α by the plan
 (Bonferroni); dropped arms keep their share. So P(an arm that is better by no metric is ever declared the winner) ≤ α, at every look and
-under any dependence. e-BH would find more. But it bounds the share of false findings at a single look, and needs the e-processes of all
-arms and metrics to have a common filtration: here, a unit's first outcome reveals the arm of its second. Guardrails take nothing of α,
-because all of them have to pass. Source: Schultzberg et al. (arXiv 2402.11609) for the roles.
+under any dependence. Guardrails take nothing of α, because all of them have to pass.
+Source: Schultzberg et al. (arXiv 2402.11609) for the roles.
+
+e-BH would find more. But it bounds the share of false findings only at a single look. It also needs the e-processes of all arms and metrics
+to have a common filtration. Here they have none, because a unit's first outcome reveals the arm of its second.
 
 **Of several winners** one is named: the one with the highest lower end of its improvement's interval, by the first success metric that any
 of them is better by. The intervals hold together. So an arm whose upper end is below that lower end is known to be less good. The reason
@@ -193,6 +195,7 @@ def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding]) -> tuple[ArmSta
 
 
 def _choose_winner(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> WinnerDecision:
+    """Return the decision for the best of the arms that may win; the reason names the other arms."""
     places = range(len(won[0].findings))
     place = next(place for place in places if any(arm.findings[place].verdict == OutcomeVerdict.BETTER for arm in won))
     better = [arm for arm in won if arm.findings[place].verdict == OutcomeVerdict.BETTER]

@@ -40,7 +40,7 @@ class GroupedEvents:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Whether all numbers are finite and none is negative; shape (...)."""
+        """True where all numbers are finite and none is negative; shape (...)."""
         grouped = np.stack([self.control, self.candidate, self.control_requests, self.candidate_requests])
         alone = np.stack([self.control_without_unit, self.candidate_without_unit, self.requests_without_unit])
         found: NDArray[np.bool_] = np.logical_and(

@@ -26,8 +26,8 @@ MIN_CLOSED_BLOCKS: Final = 4
 _FEW: Final = 4.0
 """With k clusters, the excess of an index above 1 is multiplied by 1 + 4/k, because few clusters tend to underestimate it.
 
-By simulation: replicas that stall for 20 s six times an hour had a canary equal to control rolled back in 6 % of hours without this factor,
-and in 3.3 % with it. A canary that is truly worse is found as fast.
+By simulation, with replicas that stall for 20 s six times an hour: without this factor, a canary equal to control was rolled back in 6 % of
+hours, and with it in 3.3 %. A canary that is truly worse is found as fast.
 """
 
 

@@ -37,7 +37,7 @@ class EventCounts:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Whether all numbers are finite, none is negative, and weights are in (0, 1); shape (...)."""
+        """True where all numbers are finite, none is negative, and weights are in (0, 1); shape (...)."""
         counts = np.stack([self.control, self.candidate, self.control_units, self.candidate_units])
         whole = (np.isfinite(counts) & (counts >= 0)).all((0, -1))
         share = ((self.weight > 0) & (self.weight < 1)).all(-1)
@@ -52,12 +52,12 @@ class EventCounts:
 
     @property
     def enough(self) -> NDArray[np.bool_]:
-        """Whether enough blocks are closed to measure the dispersion; broadcasts to (...)."""
+        """True where enough blocks are closed to measure the dispersion; broadcasts to (...)."""
         return dispersion.has_enough_blocks([each.closed.sum(-1) for each in self.blocks])
 
     @property
     def has_units(self) -> NDArray[np.bool_]:
-        """Whether both arms have units, shape (...)."""
+        """True where both arms have units; shape (...)."""
         found: NDArray[np.bool_] = (self.control_units.sum(-1) > 0) & (self.candidate_units.sum(-1) > 0)
         return found
 
@@ -71,8 +71,8 @@ class EventCounts:
         """Return a copy with all counts 0 where `valid` is false."""
         if valid.all():
             return self
-        sane = self._each(lambda part: np.where(valid[..., None], part, 0.0))
-        return replace(sane, weight=np.where(valid[..., None], self.weight, 0.5))
+        kept = self._each(lambda part: np.where(valid[..., None], part, 0.0))
+        return replace(kept, weight=np.where(valid[..., None], self.weight, 0.5))
 
     def at(self, where: NDArray[np.bool_]) -> Self:
         """Return the counts at `where`, of shape (selected, epochs)."""

@@ -88,7 +88,7 @@ class OutcomeCounts(NamedTuple):
 
     @property
     def valid(self) -> bool:
-        """Whether the numbers are consistent counts."""
+        """True if the numbers are consistent counts."""
         return (
             _WHOLE.issuperset(map(type, self))
             and self.exposed >= self.units >= self.positive >= 0

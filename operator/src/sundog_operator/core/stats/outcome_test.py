@@ -84,6 +84,7 @@ def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Out
 
 
 def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+    """Return the findings of a rate, by the events of units alone."""
     control, candidate = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.candidate))
     evidence = RatioEvidence(control, candidate, pairs.weight, make_mixture(metric.scale))
     ratio, likelihood = evidence.maximum_likelihood()
@@ -108,6 +109,7 @@ def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Ou
 
 
 def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+    """Return the findings of a mean, by the sums of units' values."""
     control, candidate = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.candidate))
     contrast = mean_ratio.make_contrast(control, candidate)
     with np.errstate(all="ignore"):

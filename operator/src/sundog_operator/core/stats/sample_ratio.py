@@ -1,5 +1,6 @@
-"""Test for sample-ratio mismatch: do the arms' units match their weights? Source: Lindon and Malek (arXiv 2011.03567), the Dirichlet
-mixture.
+"""Test for sample-ratio mismatch: whether the arms' units match their weights.
+
+Source: Lindon and Malek (arXiv 2011.03567), the Dirichlet mixture.
 """
 
 import math
@@ -19,7 +20,7 @@ def log_e(units: Numbers, shares: Numbers, prior: Numbers | None = None) -> Numb
     """Return log E against the shares, of shape (...); the log E of epochs add up.
 
     Args:
-        units: units of each arm, each counted once, shape (..., epochs, arms).
+        units: units of each arm, each active_counts once, shape (..., epochs, arms).
         shares: the intended share of each arm, above 0 and of sum 1, same shape.
         prior: parameters of the mixture, same shape; `CONCENTRATION` times the shares by default.
     """
@@ -32,19 +33,19 @@ def log_e(units: Numbers, shares: Numbers, prior: Numbers | None = None) -> Numb
 
 
 def mismatch_log_e(units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> float:
-    """Return log E against "units are assigned by the arms' shares", each unit counted once; 0 without data.
+    """Return log E against "units are assigned by the arms' shares", each unit active_counts once; 0 without data.
 
     Args:
         units: by epoch and arm.
         shares: same shape, of any positive sum. A dropped arm has 0; units in such an arm are no chance, so log E is infinite.
     """
     total = 0.0
-    for fell, meant in zip(units, shares, strict=True):
-        there = [place for place, share in enumerate(meant) if share > 0]
-        if any(count for place, count in enumerate(fell) if place not in there):
+    for counts, intended in zip(units, shares, strict=True):
+        active = [place for place, share in enumerate(intended) if share > 0]
+        if any(count for place, count in enumerate(counts) if place not in active):
             return math.inf
-        if len(there) > 1:
-            share = np.array([meant[place] for place in there], float)
-            counted = np.array([fell[place] for place in there], float)
-            total += float(log_e(counted[None], share[None] / share.sum()))
+        if len(active) > 1:
+            share = np.array([intended[place] for place in active], float)
+            active_counts = np.array([counts[place] for place in active], float)
+            total += float(log_e(active_counts[None], share[None] / share.sum()))
     return total
