@@ -20,7 +20,7 @@ def log_e(units: Numbers, shares: Numbers, prior: Numbers | None = None) -> Numb
     """Return log E against the shares, of shape (...); the log E of epochs add up.
 
     Args:
-        units: units of each arm, each active_counts once, shape (..., epochs, arms).
+        units: units of each arm, each counted once, shape (..., epochs, arms).
         shares: the intended share of each arm, above 0 and of sum 1, same shape.
         prior: parameters of the mixture, same shape; `CONCENTRATION` times the shares by default.
     """
@@ -33,7 +33,7 @@ def log_e(units: Numbers, shares: Numbers, prior: Numbers | None = None) -> Numb
 
 
 def mismatch_log_e(units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> float:
-    """Return log E against "units are assigned by the arms' shares", each unit active_counts once; 0 without data.
+    """Return log E against "units are assigned by the arms' shares", each unit counted once; 0 without data.
 
     Args:
         units: by epoch and arm.
