@@ -107,7 +107,7 @@ def forecast_experiment(
         place: index of the simulated success metric.
         effect: the first arm's effect relative to control.
         runs: number of simulated experiments.
-        on_look: called after each of the `LOOKS`.
+        on_look: called with the number of each finished look, of `LOOKS`.
     """
     design = _design(spec, place, horizon(spec, traffic))
     step_s = horizon(spec, traffic).total_seconds() / LOOKS

@@ -84,8 +84,8 @@ class EventCounts:
             return self._each(lambda part: part[..., -1:])
         if not np.any(alone):
             return self
-        counts = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
-        return replace(self._each(lambda part: np.where(counts, part, 0.0)), weight=self.weight)
+        is_kept = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
+        return replace(self._each(lambda part: np.where(is_kept, part, 0.0)), weight=self.weight)
 
     def _each(self, change: Callable[[Numbers], Numbers]) -> Self:
         return replace(
