@@ -104,9 +104,9 @@ def _excess_events(events: Numbers, requests: Numbers, expected: Numbers) -> Num
 
 
 def request_design_effect(groups: GroupedEvents) -> Numbers:
-    """Return the design effect of requests, at least 1, of shape (...), in the worst case: all requests of a unit end alike.
+    """Return the worst-case design effect of requests, at least 1, of shape (...): 1 + (m − 1)·ICC with an ICC of 1.
 
-    The worst case applies until events show how a unit's requests end.
+    For units of different sizes m, it is Σm²/Σm. It applies until events show how a unit's requests end.
     """
     requests = (groups.control_requests + groups.candidate_requests).sum(-2)
     alone = groups.requests_without_unit.sum(-1)

@@ -26,7 +26,7 @@ def find_discoveries(log_es: Numbers, alpha: float) -> list[int]:
 
 
 def allowed_ratio(margin: float | Numbers, weight: float | Numbers) -> float | Numbers:
-    """Return the largest ratio that costs all traffic at most the margin, where the candidate has the share `weight` of it."""
+    """Return the largest ratio that costs all traffic at most the margin, 1 + margin/weight; `weight` is the candidate's share of it."""
     return 1 + np.asarray(margin) / weight
 
 
@@ -45,5 +45,5 @@ def log_e_threshold(alpha: float) -> float:
 
 
 def floor_weights(best: Numbers, floor: float) -> Numbers:
-    """Return arm weights of sum 1 that follow the probability of each arm to be the best; none is below the floor."""
+    """Return arm weights of sum 1, f + (1 − K·f)·P, by each arm's probability P to be the best; none is below the floor f."""
     return floor + (1 - len(best) * floor) * best
