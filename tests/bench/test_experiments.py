@@ -180,7 +180,7 @@ def test_how_long_a_win_takes() -> None:
         (RATE, 0.1, 0.1, 10),
         (MEAN, 0.1, 0.1, 10),
     ):
-        one_look = group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05 / (arms - 1))
+        one_look = group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05 / (arms - 1))
         drift = group_sequential.required_drift(one_look, 0.8)
         once = experiment_simulation.group_sequential_units(
             ExperimentDesign(RATE, (1 / arms,) * arms), ControlBaseline(base), better, drift

@@ -390,10 +390,9 @@ def split_is_off(plan, units):
     ]
     if by_request:
         told = (f"{name} {own} ({meant:.0f} expected)" for name, own, meant in zip(names, got, expected, strict=True))
-        return f"of {total} requests {', '.join(told)}: the split is not as it should be"
+        return f"of {total} requests {', '.join(told)}: sample-ratio mismatch"
     worst = max(range(len(names)), key=lambda place: abs(got[place] - expected[place]) / (expected[place] + 1) ** 0.5)
-    fallen, meant = f"{names[worst]} got {got[worst]} of {total} units", f"{expected[worst]:.0f} were expected"
-    return f"{fallen} where {meant}: the split is not as it should be"
+    return f"{names[worst]} got {got[worst]} of {total} units, expected {expected[worst]:.0f}: sample-ratio mismatch"
 
 
 # What else the operator waits for is not in the rows, so it is taken from the status: an edge that does not tell what it has counted,

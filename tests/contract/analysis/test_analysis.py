@@ -225,7 +225,7 @@ LIVES = [
 ]
 
 SILENT = ("Unknown", "EdgeSilent", "nothing is concluded before edge-1 has told what was counted there")
-OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: the split is not as it should be")
+OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
 BROKEN = {
     "the split of units": MadeUp(2, 8000, lift=0.5, off=(1, 2)),
     "the split of units in one epoch": MadeUp(4, 12_000, lift=0.5, epochs=3, off=(2,)),

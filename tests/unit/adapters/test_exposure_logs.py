@@ -128,10 +128,10 @@ async def test_files_of_a_killed_process_are_replaced(edge: Edge) -> None:
         (
             {},
             {"judged": FeedbackSums("s1", 8)},
-            "the store of outcomes is at change 7, and it was judged by change 8: ",
+            "feedback store at change 7: the last evaluation used change 8; ",
         ),
-        ({}, {"judged": FeedbackSums("s0", 7)}, "the store of outcomes is s1, and it was judged by s0, which is lost"),
-        ({"most": 2}, {}, "pod sundog-edge-0: it has 3 exposures, and 2 are written at most; "),
+        ({}, {"judged": FeedbackSums("s0", 7)}, "feedback store s1: the last evaluation used store s0, which is lost"),
+        ({"most": 2}, {}, "pod sundog-edge-0: the log has 3 exposures; expected at most 2. "),
     ],
 )
 async def test_a_failed_export_has_a_problem_and_leaves_no_folder(

@@ -236,7 +236,7 @@ async def test_with_no_arm_left_it_is_concluded_with_harm() -> None:
     assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Harm", "")
     assert condition(told, "Conclusive") == ("True", "Harm")
     assert condition(told, "Ready") == ("True", "Concluded")
-    assert told["verdict"]["reason"].startswith("Harm: no arm is left: arm wide: Harm: arm wide failed ")
+    assert told["verdict"]["reason"].startswith("Harm: all arms were dropped: arm wide: Harm: arm wide failed ")
 
 
 async def test_an_arm_that_changes_nothing_has_a_revision_and_replicas_of_its_own() -> None:

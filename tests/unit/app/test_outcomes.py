@@ -164,12 +164,10 @@ async def test_what_is_undecided_runs_its_course_and_is_told_with_numbers() -> N
     await cluster.go_on(4)
     message = next(c["message"] for c in (await status(cluster))["conditions"] if c["type"] == "Conclusive")
     assert message.startswith("arm arm-1: conversion of arm-1 is ")
-    assert "conversion is hardly decided before the experiment stops: an effect of 20 % is to be found" in message
+    assert "conversion is unlikely to be decided before the experiment stops: an effect of 20 % needs about" in message
     told = await ends(cluster)
     assert told["verdict"]["decision"] == "Undecided"
-    assert told["verdict"]["reason"].startswith(
-        "MaxDuration: it has run for 8m, its spec.stop.maxDuration; conversion of"
-    )
+    assert told["verdict"]["reason"].startswith("MaxDuration: ran for 8m (spec.stop.maxDuration); conversion of")
 
 
 async def test_with_pause_all_stays_as_it_is_until_somebody_ends_it() -> None:
@@ -272,7 +270,7 @@ async def test_what_finds_no_room_in_the_store_is_told_and_nobody_wins_by_the_re
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
     reason = (await ends(cluster, 10))["verdict"]["reason"]
     assert reason.startswith("MaxDuration: ")
-    assert "; nothing is decided: there was no room for " in reason
+    assert "; nothing is decided: the feedback store had no space for " in reason
 
 
 @pytest.mark.extended
@@ -342,7 +340,7 @@ async def test_an_arm_that_is_out_is_not_waited_for_and_what_is_told_is_of_those
     assert message(told, "Conclusive").startswith("arm arm-2: conversion of arm-2 is ")
     assert "needed" in found(told, "arm-2")
     assert {"needed", "eta"}.isdisjoint(found(told, "arm-1"))
-    assert all("the arm is out" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
+    assert all("the arm was dropped" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
 
 
 async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None:
@@ -360,11 +358,12 @@ async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None
     assert first.startswith("arm arm-1: conversion of arm-1 is ")
     assert first.endswith("; hardly decided before it stops, see status.metrics: back, errorRate"), first
     assert (
-        "back is hardly decided before the experiment stops: an effect of 5 %"
+        "back is unlikely to be decided before the experiment stops: an effect of 5 %"
         in found(told, "arm-1", "back")["message"]
     )
     assert (
-        "errorRate is hardly decided before the experiment stops, in " in found(told, "arm-1", "errorRate")["message"]
+        "errorRate is unlikely to be decided before the experiment stops, in "
+        in found(told, "arm-1", "errorRate")["message"]
     )
     assert "hardly" not in found(told, "arm-1", "retries")["message"]
 

@@ -141,9 +141,9 @@ def test_a_latency_passes_by_its_floor_if_nothing_is_slow() -> None:
 
 def test_without_events_the_message_has_the_needed_requests_and_the_time() -> None:
     errors, *_ = judge(blocks=1, stable=0, canary=0).metrics
-    assert "happened in neither arm, and 1.5 times are allowed: about " in errors.message
+    assert "happened in neither arm; up to 1.5 times is allowed: needs about " in errors.message
     needed = int(errors.message.split("about ")[1].split()[0])
-    assert f"{needed} requests of the candidate decide, in some" in errors.message
+    assert f"{needed} requests of the candidate, in about" in errors.message
     assert judge(blocks=needed // 100 - 1, stable=0, canary=0).metrics[0].verdict == "Undecided"
     errors, *_ = judge(blocks=13, stable=0, canary=0).metrics
-    assert errors.message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"
+    assert errors.message == "errorRate happened in neither arm: within its floor above stable's rate"

@@ -169,7 +169,9 @@ def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any,
     assert 0.1 < float(lines[-1].rpartition("; control has ")[2]) < 0.23
     small = {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0.1%"}]}
     stop = {"maxUnits": 10_000}
-    assert "bought is hardly decided" in plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
+    assert (
+        "bought is unlikely to be decided" in plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
+    )
     for unknown in (
         {"unit": {"header": "x-user-id"}},
         {"metrics": {"success": [{**again["success"][0], "type": "mean"}]}},
@@ -212,8 +214,8 @@ def test_a_place_that_no_administrator_allows_is_told_where_that_may_be_read(
         **before,
         "lines": [
             *before["lines"],
-            "no exposure log is written: PlaceNotAllowed: s3://logs/b is below none of the places that an administrator allows in"
-            " installation.exposureLogs.places",
+            "no exposure log is written: PlaceNotAllowed: s3://logs/b: not below a place in installation.exposureLogs.places."
+            " Use an allowed place, or ask an administrator to add this one.",
         ],
     }
     allowed = plan(served, experiment(metrics=BUYING, exposureLog={"uri": "s3://logs/a/team"}))
@@ -224,7 +226,7 @@ def test_a_place_that_no_administrator_allows_is_told_where_that_may_be_read(
 async def test_local_mode_allows_any_place_that_a_machine_has() -> None:
     refusal = await make_log_place_check(Connection(None, NAMESPACE, Path("state")), NAMESPACE)  # type: ignore[arg-type]
     assert refusal("file:///home/ada/logs") == ""
-    assert refusal("pvc://logs/a") == "pvc:// is for clusters; in local mode file:// is there"
+    assert refusal("pvc://logs/a") == "pvc:// needs a cluster; use file:// in local mode"
 
 
 def test_one_without_its_deployment_waits_for_it(on_server: Any, server: Any, manifest: Any, experiment: Any) -> None:

@@ -274,7 +274,7 @@ async def test_another_place_is_written_to_at_once_and_none_is_no_more() -> None
 
 async def test_in_a_cluster_nothing_is_written_where_no_administrator_allows_it() -> None:
     cluster = await serving(parse_installation("exposureLogs: {places: [s3://logs/a]}", "test"))
-    for uri, reason in (("s3://logs/b", "is below none of the places"), ("file:///logs", "is for local mode")):
+    for uri, reason in (("s3://logs/b", "not below a place"), ("file:///logs", "needs local mode")):
         await cluster.kube.apply(experiment(uri))
         await cluster.settle(5)
         truth, why, message = await said(cluster)

@@ -86,9 +86,7 @@ def test_a_candidate_that_is_like_stable_passes() -> None:
     assert [each.verdict for each in result.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
     assert (result.passed, result.harm, result.silent, result.broken, result.requests) == (True, "", False, "", 6000)
     assert [each.role for each in result.metrics] == ["guardrail", "guardrail", "harm", "harm"]
-    assert (
-        metric(result).message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"
-    )
+    assert metric(result).message == "errorRate happened in neither arm: within its floor above stable's rate"
 
 
 def test_nothing_passes_before_twelve_blocks_of_the_newest_epoch() -> None:

@@ -1,4 +1,4 @@
-"""What evidence promises, in few and short runs; the long ones are in tests/bench."""
+"""Promises of the statistics, in few and short simulations; the long ones are in tests/bench."""
 
 from dataclasses import replace
 
@@ -26,7 +26,9 @@ def test_at_the_margin_hardly_any_is_promoted_and_hardly_any_rolled_back() -> No
 
 @pytest.mark.parametrize("base", [0.0005, 0.005, 0.02])
 def test_at_the_floor_hardly_any_is_promoted(base: float) -> None:
-    """Worse by exactly the floor at each step: of few errors many times as bad, of many within the margin of harm."""
+    """The canary is worse by exactly the floor at each step: many times as bad where errors are few, within the margin of harm where
+    they are many.
+    """
     rooms = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
     worse = SteadyTraffic(50, base, tuple((base + room) / base for room in rooms))
     found = simulate_rollouts(DEFAULT, worse, runs=RUNS, ticks=180, seed=11)
@@ -55,7 +57,7 @@ def test_three_times_the_errors_are_found_within_three_minutes() -> None:
     assert found.rolled_back.mean() >= 0.8
 
 
-def test_what_fails_in_every_block_is_rolled_back_before_the_usual_test_can_tell() -> None:
+def test_steady_failures_roll_back_before_the_usual_test_has_data() -> None:
     plan, failing = replace(DEFAULT, warmup_ticks=6), SteadyTraffic(20, 0.001, 140)
     found, before = (
         simulate_rollouts(each, failing, runs=RUNS, ticks=20, seed=9) for each in (plan, replace(plan, early_alpha=0.0))
@@ -96,7 +98,7 @@ def test_at_the_margin_hardly_any_is_promoted_to_users_who_differ() -> None:
     assert found.outcomes.promoted.sum() <= 5
 
 
-def test_who_asks_often_hides_no_candidate_that_is_twice_as_bad() -> None:
+def test_active_users_hide_no_candidate_that_is_twice_as_bad() -> None:
     plan = replace(DEFAULT, floor=0.0)
     found = returning_users.roll_out(plan, Users(200, by_zipf, ratio=2.0), runs=RUNS, ticks=180, seed=9)
     assert found.outcomes.rolled_back.mean() >= 0.9
@@ -108,13 +110,13 @@ def test_without_requests_nothing_is_decided() -> None:
 
 
 @pytest.mark.parametrize("together", [0.0, 0.5])
-def test_stalls_of_other_lengths_than_those_that_blocks_were_chosen_by_roll_little_back(together: float) -> None:
+def test_stalls_of_other_lengths_than_the_blocks_rarely_roll_back(together: float) -> None:
     world = HeldOut(RUNS, 50, together=together, swing=0.8)
     found = simulate_rollouts(DEFAULT, world, runs=RUNS, ticks=180, seed=SEED + 900)
     assert found.rolled_back.sum() <= 10
 
 
-def test_a_stall_in_both_arms_is_one_of_both() -> None:
+def test_a_common_stall_hits_both_arms_together() -> None:
     world = HeldOut(RUNS, 1000, base=0.0, together=1.0, per_hour=360.0, failing=(1.0, 1.0))
     step, weight = np.zeros(RUNS, int), np.full(RUNS, 0.5)
     for tick in range(3):

@@ -1,4 +1,4 @@
-"""Fixed weights stay; others move at a pace, and by no chance."""
+"""Fixed weights stay; adaptive weights change at a pace, without random draws."""
 
 from datetime import timedelta
 
@@ -20,7 +20,7 @@ def epoch(*positive: int, shares: tuple[float, ...] = (), exposed: int = 1000) -
     return OutcomeEpoch(shares or (1,) * len(positive), [[OutcomeCounts()] * len(positive), row])
 
 
-def test_as_the_plan_has_it() -> None:
+def test_the_rule_of_a_plan() -> None:
     fortnight = timedelta(days=14)
     assert allocation.freeze_allocation(Allocation(), fortnight) is None
     assert allocation.freeze_allocation(Allocation(mode="thompson"), fortnight) == ThompsonRule(
@@ -30,7 +30,7 @@ def test_as_the_plan_has_it() -> None:
     assert allocation.freeze_allocation(given, timedelta(hours=6)) == ThompsonRule(0.1, 0.5, AN_HOUR)
 
 
-def test_shares_move_to_the_better_arm_by_what_was_counted_alone() -> None:
+def test_shares_move_to_the_better_arm_without_random_draws() -> None:
     found = allocation.next_weights(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
     assert found is not None
     assert sum(found) == 10_000
@@ -40,12 +40,12 @@ def test_shares_move_to_the_better_arm_by_what_was_counted_alone() -> None:
     assert found == again
 
 
-def test_an_epoch_lasts() -> None:
+def test_shares_stay_before_the_pace() -> None:
     assert allocation.next_weights(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, timedelta(minutes=59)) is None
     assert allocation.next_weights(HOURLY, METRIC, 1, [], ALL_IN, AN_HOUR) is None
 
 
-def test_for_next_to_nothing_no_epoch_begins() -> None:
+def test_a_small_change_begins_no_epoch() -> None:
     found = allocation.next_weights(HOURLY, METRIC, 1, [epoch(100, 140, 100)], ALL_IN, AN_HOUR)
     assert found is not None
     settled = [epoch(100, 140, 100), epoch(0, 0, 0, shares=tuple(map(float, found)), exposed=0)]
@@ -65,5 +65,5 @@ def test_few_units_move_nothing() -> None:
         ((3334, 3333, 3333), 4, (2, 1, 1)),
     ],
 )
-def test_what_is_exposed_stays_as_it_is(shares: tuple[int, ...], buckets: int, scaled: tuple[int, ...]) -> None:
+def test_the_exposed_buckets_stay(shares: tuple[int, ...], buckets: int, scaled: tuple[int, ...]) -> None:
     assert allocation.scale_to_buckets(shares, buckets) == scaled

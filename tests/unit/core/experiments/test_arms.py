@@ -1,4 +1,4 @@
-"""What arms run, and what each gets."""
+"""Revisions of arms, and their buckets."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def test_given_fields_replace_those_of_the_stable_revision_and_the_others_stay()
         {"name": "big", "resources": {"memory": "4Gi"}},
     )
     wide, big = arms.plan_arms(stable(), spec)
-    # A digest is of the model that it was given for.
+    # A digest belongs to the model that it was given for.
     assert wide.content == {
         "model": {"uri": "file:///models/v2", "entrypoint": "net:Net"},
         "runtime": {"batching": {"maxSize": 8}},
@@ -51,7 +51,7 @@ def test_arms_of_the_same_content_have_hashes_of_their_own() -> None:
     assert [arm.hash for arm in arms.plan_arms(stable(), spec)] == [arm.hash for arm in found]
 
 
-def test_a_config_of_its_own_is_part_of_what_an_arm_is() -> None:
+def test_an_arms_user_config_is_part_of_its_content() -> None:
     given = [{"threshold": 0.5}, {"threshold": 0.7}, {}, {"threshold": 0.5}]
     spec = experiment(
         {"name": "none"}, *({"name": f"a{n}", "runtime": {"userConfig": own}} for n, own in enumerate(given))
@@ -63,7 +63,7 @@ def test_a_config_of_its_own_is_part_of_what_an_arm_is() -> None:
     assert found[0].hash == revisions.content_hash(found[0].content)
 
 
-def test_arms_of_a_revision_with_a_config_of_its_own_have_that() -> None:
+def test_arms_have_the_user_config_of_the_stable_revision() -> None:
     (first,) = arms.plan_arms(stable(), experiment({"name": "a", "runtime": {"userConfig": {"threshold": 0.5}}}))
     spec = experiment({"name": "again"}, {"name": "none", "runtime": {"userConfig": {}}})
     again, none = arms.plan_arms(Revision(8, first.hash, first.content, "runtime:1"), spec)
@@ -81,7 +81,7 @@ def test_arms_of_a_revision_with_a_config_of_its_own_have_that() -> None:
         ("0.03%", {}, [2, 1]),
     ],
 )
-def test_what_is_exposed_is_divided_by_weights(exposure: str, weights: dict[str, int], wanted: list[int]) -> None:
+def test_exposed_buckets_are_divided_by_weights(exposure: str, weights: dict[str, int], wanted: list[int]) -> None:
     spec = experiment({"name": "a"}, exposure=exposure, weights=weights)
     assert list(arms.planned_buckets(spec).values()) == wanted
 
@@ -113,7 +113,7 @@ def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arm", "told"),
+    ("arm", "message"),
     [
         (
             {"runtime": {"image": "a:b"}},
@@ -123,7 +123,7 @@ def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
         ({"model": {"format": "exported"}}, "spec.arms[0].model.format: "),
     ],
 )
-def test_an_arm_that_could_be_no_revision_is_told_by_its_field(arm: dict[str, Any], told: str) -> None:
+def test_an_invalid_arm_is_reported_by_its_field(arm: dict[str, Any], message: str) -> None:
     problems = arms.find_arm_violations(stable(), experiment({"name": "wide", **arm}), None)
     assert len(problems) == 1
-    assert str(problems[0]).startswith(told)
+    assert str(problems[0]).startswith(message)

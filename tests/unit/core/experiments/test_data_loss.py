@@ -1,48 +1,31 @@
-"""How much of what was to be counted may be missing before nothing is won by the rest."""
+"""Amount of lost data that still allows a winner."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from sundog_operator.api import EvidenceEpoch, ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Rollout
-from sundog_operator.core import revisions
+from experiment_statuses import begin_experiment
+from sundog_operator.api import EvidenceEpoch, ExperimentStatus
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
-from sundog_operator.core.experiments import arms, data_loss, freeze, state, state_machine
-from sundog_operator.core.revisions import Revision
+from sundog_operator.core.experiments import data_loss, state
 from sundog_operator.core.rollout.resolve import StableTraffic
 
-T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 BY_USER: dict[str, Any] = {"header": "x-user-id"}
 
 
 def running(dropped: str = "", troubled: tuple[int, ...] = (), **spec: Any) -> ExperimentStatus:
-    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
-    stable = Revision(7, revisions.content_hash(content), content)
-    told = ExperimentSpec.from_json(
-        {
-            "modelDeployment": "digits",
-            "arms": [{"name": "a"}, {"name": "b"}],
-            "exposure": "60%",
-            "unit": BY_USER,
-            "metrics": {"success": [{"name": "conversion", "feedback": "bought"}]},
-            **spec,
-        }
-    )
-    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
-    frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
-    ready = {name: state.ArmState(available=1) for name in ("a", "b")}
-    begun = state_machine.tick(frozen, state.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    metrics = {"success": [{"name": "conversion", "feedback": "bought"}]}
+    begun = begin_experiment(("a", "b"), **{"exposure": "60%", "unit": BY_USER, "metrics": metrics, **spec})
     shares = tuple(state.target_buckets(begun)[arm.name] for arm in begun.arms)
     marked = tuple(arm.model_copy(update={"dropped": "Harm: x"}) if arm.name == dropped else arm for arm in begun.arms)
     epochs = tuple(EvidenceEpoch(number=n, buckets=shares, troubled=n in troubled) for n in (2, 3))
     return begun.model_copy(update={"arms": marked, "evidence_epochs": epochs})
 
 
-def seen(rows: dict[tuple[int, str], ArmCounts], sums: FeedbackSums | None = None) -> CollectedCounts:
+def collected(rows: dict[tuple[int, str], ArmCounts], sums: FeedbackSums | None = None) -> CollectedCounts:
     tallies = Counters("uid", {"edge/boot": rows}, feedback=sums or FeedbackSums())
     return CollectedCounts(tallies=tallies, reports=[], blocks={}, traffic=StableTraffic(), now_s=0.0, timeout_s=1.0)
 
@@ -52,47 +35,47 @@ def lost(lost: int, assigned: int, arm: str = "a", epoch: int = 2) -> dict[tuple
     return {**every, (epoch, arm): ArmCounts(assigned=assigned, lost=lost)}
 
 
-def test_a_third_of_the_lines_of_an_hour_is_told_with_its_numbers() -> None:
-    found = data_loss.find_data_loss(running(), seen(lost(3600, 12_000)))
+def test_lost_lines_are_reported_with_their_numbers() -> None:
+    found = data_loss.find_data_loss(running(), collected(lost(3600, 12_000)))
     assert found is not None
     assert found == (
         "RequestsLost",
-        "of 12000 requests of a nobody knows how 3600 have ended (30 %, and 1 % may be missing): their lines were lost, and with"
-        " them units that came first; nothing is won before that is less of all that was counted",
+        "3600 of 12000 requests of a have no known outcome (30 %, limit 1 %): their log lines were lost, and with them first"
+        " exposures; no arm can win until the missing share is below the limit",
     )
 
 
 @pytest.mark.parametrize(
-    ("missing", "assigned", "told"),
+    ("missing", "assigned", "reported"),
     [
         (120, 12_000, False),
         (121, 12_000, True),
-        # What a killed agent loses of a few minutes is no more than chance moves the number of units by.
+        # A killed agent loses no more of a few minutes than units vary by chance.
         (30, 900, False),
         (31, 900, True),
-        # The same loss heals as more is counted.
+        # The same loss becomes negligible as more is counted.
         (3600, 360_000, False),
         (0, 0, False),
     ],
 )
-def test_what_is_lost_is_compared_with_all_that_was_counted(missing: int, assigned: int, told: bool) -> None:
-    assert (data_loss.find_data_loss(running(), seen(lost(missing, assigned))) is not None) is told
+def test_losses_are_compared_with_all_counts(missing: int, assigned: int, reported: bool) -> None:
+    assert (data_loss.find_data_loss(running(), collected(lost(missing, assigned))) is not None) is reported
 
 
 @pytest.mark.parametrize("arm", ["control", "b"])
 def test_a_loss_of_one_arm_does_not_hide_in_all_of_them(arm: str) -> None:
-    found = data_loss.find_data_loss(running(), seen(lost(200, 10_000, arm)))
+    found = data_loss.find_data_loss(running(), collected(lost(200, 10_000, arm)))
     assert found is not None
-    assert f"of 10000 requests of {arm} " in found[1]
+    assert f" of 10000 requests of {arm} " in found[1]
 
 
-def test_what_decides_nothing_may_be_lost() -> None:
-    """Of an arm that is out no more comes, so that its loss would never heal; a warm-up and an outage are no evidence."""
-    assert data_loss.find_data_loss(running(dropped="a"), seen(lost(5000, 10_000))) is None
-    assert data_loss.find_data_loss(running(), seen(lost(5000, 10_000, "stable"))) is None
-    assert data_loss.find_data_loss(running(), seen(lost(5000, 10_000, epoch=1))) is None
-    assert data_loss.find_data_loss(running(troubled=(3,)), seen(lost(5000, 10_000, epoch=3))) is None
-    assert data_loss.find_data_loss(running(), seen(lost(5000, 10_000, epoch=3))) is not None
+def test_losses_outside_of_the_evidence_are_ignored() -> None:
+    """A dropped arm gets no more requests, so its loss would never become negligible; a warm-up and an outage are no evidence."""
+    assert data_loss.find_data_loss(running(dropped="a"), collected(lost(5000, 10_000))) is None
+    assert data_loss.find_data_loss(running(), collected(lost(5000, 10_000, "stable"))) is None
+    assert data_loss.find_data_loss(running(), collected(lost(5000, 10_000, epoch=1))) is None
+    assert data_loss.find_data_loss(running(troubled=(3,)), collected(lost(5000, 10_000, epoch=3))) is None
+    assert data_loss.find_data_loss(running(), collected(lost(5000, 10_000, epoch=3))) is not None
 
 
 def sums(units: int, **counts: int) -> FeedbackSums:
@@ -100,32 +83,30 @@ def sums(units: int, **counts: int) -> FeedbackSums:
     return FeedbackSums("s1", 9, {(2, "stable"): units, (3, "control"): units}, outcomes, **counts)
 
 
-@pytest.mark.parametrize(("overflow", "told"), [(0, False), (222, False), (223, True), (1000, True)])
-def test_what_the_store_had_no_room_for_is_told_with_its_numbers(overflow: int, told: bool) -> None:
-    found = data_loss.find_data_loss(running(), seen(lost(0, 1), sums(10_000, overflow=overflow)))
-    assert (found is not None) is told
+@pytest.mark.parametrize(("overflow", "reported"), [(0, False), (222, False), (223, True), (1000, True)])
+def test_an_overflow_of_the_store_is_reported_with_its_numbers(overflow: int, reported: bool) -> None:
+    found = data_loss.find_data_loss(running(), collected(lost(0, 1), sums(10_000, overflow=overflow)))
+    assert (found is not None) is reported
     if overflow == 1000:
         assert found == (
             "FeedbackOverflow",
-            "there was no room for 1000 exposures and outcomes beside 22000 units that count (4.35 %, and 1 % may be missing): what came"
-            " later is missing; nothing is won before that is less of all that was counted",
+            "the feedback store had no space for 1000 exposures and outcomes beside 22000 units (4.35 %, limit 1 %): later ones"
+            " are missing; no arm can win until the missing share is below the limit",
         )
 
 
-def test_units_beyond_those_that_are_to_be_kept_are_no_loss() -> None:
-    """It has its units then, and ends: none that came later counts, whatever comes of it."""
+def test_units_beyond_the_limit_are_no_loss() -> None:
+    """The experiment has all its units then, and ends; later units do not count."""
     full = running(stop={"maxUnits": 12_000})
     assert state.max_first_exposures(full) == 20_000
-    assert data_loss.find_data_loss(full, seen(lost(0, 1), sums(10_000, overflow=9000))) is None
-    assert data_loss.find_data_loss(full, seen(lost(0, 1), sums(9_999, overflow=9000))) is not None
+    assert data_loss.find_data_loss(full, collected(lost(0, 1), sums(10_000, overflow=9000))) is None
+    assert data_loss.find_data_loss(full, collected(lost(0, 1), sums(9_999, overflow=9000))) is not None
 
 
-@pytest.mark.parametrize(("unknown", "told"), [(0, False), (222, False), (2000, True)])
-def test_outcomes_of_nobody_are_told_and_no_loss(unknown: int, told: bool) -> None:
-    """Whoever reports outcomes of those who never asked must not keep an arm from winning."""
-    known = seen(lost(0, 1), sums(10_000, unknown=unknown))
+@pytest.mark.parametrize(("unknown", "reported"), [(0, False), (222, False), (2000, True)])
+def test_outcomes_of_unknown_units_are_reported_but_no_loss(unknown: int, reported: bool) -> None:
+    """False reports of outcomes must not keep an arm from winning."""
+    known = collected(lost(0, 1), sums(10_000, unknown=unknown))
     assert data_loss.find_data_loss(running(), known) is None
-    expected = (
-        "2000 outcomes are of no unit that was exposed, and count nowhere, beside 2000 units with one that counts"
-    )
-    assert data_loss.report_unknown_units(known) == (expected if told else "")
+    expected = "2000 outcomes belong to no exposed unit and are ignored; 2000 units have an outcome that counts"
+    assert data_loss.report_unknown_units(known) == (expected if reported else "")

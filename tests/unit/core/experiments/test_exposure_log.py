@@ -1,4 +1,4 @@
-"""The lines of an export: what is read, what is refused, and what is written beside them."""
+"""Lines of an export: accepted, refused, and the plan document beside them."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -29,21 +29,21 @@ def sums(sequence: int = 7, exposed: int = 1, events: int = 1) -> dict[str, Any]
     return {"events": events, "feedback": {"sequence": sequence, "exposed": [[2, "wide", exposed]], "outcomes": []}}
 
 
-def head(**told: Any) -> dict[str, Any]:
-    return {"head": {"version": 1, "service": "digits", "attempt": "u", **sums(), **told}}
+def head(**fields: Any) -> dict[str, Any]:
+    return {"head": {"version": 1, "service": "digits", "attempt": "u", **sums(), **fields}}
 
 
-def end(exposures: int = 1, outcomes: int = 1, **told: Any) -> dict[str, Any]:
-    return {"end": {"exposures": exposures, "outcomes": outcomes, **sums(), **told}}
+def end(exposures: int = 1, outcomes: int = 1, **fields: Any) -> dict[str, Any]:
+    return {"end": {"exposures": exposures, "outcomes": outcomes, **sums(), **fields}}
 
 
-def read(*told: dict[str, Any]) -> tuple[list[Any], ExposureLogReader]:
+def read(*content: dict[str, Any]) -> tuple[list[Any], ExposureLogReader]:
     lines = ExposureLogReader()
-    rows = [lines.read(orjson.dumps(line)) for line in told]
+    rows = [lines.read(orjson.dumps(line)) for line in content]
     return [row for row in rows if row is not None], lines
 
 
-def test_rows_are_what_was_told() -> None:
+def test_rows_have_the_fields_of_their_lines() -> None:
     rows, lines = read(head(), EXPOSURE, OUTCOME, end())
     assert rows == [
         ExposureRow(UNIT, AT, 2, "wide"),
@@ -62,14 +62,14 @@ def test_a_value_is_exact(millionths: int) -> None:
 def test_sums_beyond_64_bits_are_exact() -> None:
     lines = ExposureLogReader()
     squares = 123_456_789_012_345_678_901_234_567_891
-    told = {"events": 0, "feedback": {"outcomes": [["revenue", 2, "wide", 1, 1, 7, squares]]}}
-    for line in ({"head": {"version": 1, **told}}, {"end": told}):
+    fields = {"events": 0, "feedback": {"outcomes": [["revenue", 2, "wide", 1, 1, 7, squares]]}}
+    for line in ({"head": {"version": 1, **fields}}, {"end": fields}):
         lines.read(json.dumps(line).encode())
     for found in (lines.head, lines.end):
         assert found["feedback"]["outcomes"][0][-1] == squares
 
 
-def test_a_unit_that_a_store_tells_twice_counts_once() -> None:
+def test_a_repeated_unit_counts_once() -> None:
     rows, lines = read(head(), EXPOSURE, EXPOSURE, OUTCOME, end(exposures=2))
     assert [type(row) for row in rows] == [ExposureRow, OutcomeRow]
     lines.check()
@@ -77,7 +77,7 @@ def test_a_unit_that_a_store_tells_twice_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content",
     [
         (),
         (head(),),
@@ -87,9 +87,9 @@ def test_a_unit_that_a_store_tells_twice_counts_once() -> None:
         (head(), EXPOSURE, OUTCOME, OUTCOME, end()),
     ],
 )
-def test_what_was_cut_off_or_does_not_add_up_is_no_log(told: tuple[dict[str, Any], ...]) -> None:
+def test_an_incomplete_log_is_refused(content: tuple[dict[str, Any], ...]) -> None:
     with pytest.raises(InvalidExposureLog, match="exposures"):
-        read(*told)[1].check()
+        read(*content)[1].check()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_was_cut_off_or_does_not_add_up_is_no_log(told: tuple[dict[str, Any
         b'{"exposure": 1, "outcome": 2}',
     ],
 )
-def test_a_line_of_another_kind_is_refused(line: bytes) -> None:
+def test_an_invalid_line_is_refused(line: bytes) -> None:
     lines = ExposureLogReader()
     if not line.startswith(b'{"head"'):
         lines.read(orjson.dumps(head()))
@@ -117,10 +117,10 @@ def test_a_line_of_another_kind_is_refused(line: bytes) -> None:
         lines.read(line)
 
 
-def test_lines_have_their_places() -> None:
-    for told in ([EXPOSURE], [head(), head()], [head(), end(0, 0), EXPOSURE]):
-        with pytest.raises(InvalidExposureLog, match="where none can be"):
-            read(*told)
+def test_a_line_in_the_wrong_place_is_refused() -> None:
+    for content in ([EXPOSURE], [head(), head()], [head(), end(0, 0), EXPOSURE]):
+        with pytest.raises(InvalidExposureLog, match="unexpected line"):
+            read(*content)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,17 @@ def test_lines_have_their_places() -> None:
         (head(), end(**sums(exposed=2))),
     ],
 )
-def test_what_is_not_all_that_was_counted_is_told(first: dict[str, Any], last: dict[str, Any]) -> None:
+def test_a_log_that_does_not_match_the_sums_is_not_whole(first: dict[str, Any], last: dict[str, Any]) -> None:
     _, lines = read(first, EXPOSURE, OUTCOME, last)
     lines.check()
     assert not lines.is_whole
 
 
-def test_so_many_exposures_are_read_at_most() -> None:
+def test_too_many_exposures_are_refused() -> None:
     for most, units in ((None, 5), (5, 5)):
         lines = ExposureLogReader(most)
         lines.read(orjson.dumps(head(**sums(exposed=units))))
-    with pytest.raises(InvalidExposureLog, match="it has 6 exposures, and 5 are written at most"):
+    with pytest.raises(InvalidExposureLog, match="the log has 6 exposures; expected at most 5"):
         ExposureLogReader(5).read(orjson.dumps(head(**sums(exposed=6))))
 
 
@@ -151,13 +151,13 @@ def test_so_many_exposures_are_read_at_most() -> None:
         (FeedbackSums(), ""),
         (FeedbackSums("s", 7), ""),
         (FeedbackSums("s", 6), ""),
-        (FeedbackSums("s", 8), "at change 7, and it was judged by change 8"),
-        (FeedbackSums("t", 3), "is s, and it was judged by t"),
+        (FeedbackSums("s", 8), "feedback store at change 7: the last evaluation used change 8"),
+        (FeedbackSums("t", 3), "feedback store s: the last evaluation used store t"),
     ],
 )
-def test_a_store_that_has_less_than_was_judged_is_told(judged: FeedbackSums, why: str) -> None:
-    told = {"feedback": {**sums()["feedback"], "store": "s"}}
-    _, lines = read(head(), end(0, 0, **told))
+def test_a_store_behind_the_last_evaluation_is_reported(judged: FeedbackSums, why: str) -> None:
+    fields = {"feedback": {**sums()["feedback"], "store": "s"}}
+    _, lines = read(head(), end(0, 0, **fields))
     found = lines.behind(judged)
     assert why in found
     assert bool(found) == bool(why)
@@ -170,9 +170,7 @@ def test_a_store_that_has_less_than_was_judged_is_told(judged: FeedbackSums, why
         ({"kind": "request"}, [(1, "control", 10), (1, "wide", 12), (2, "wide", 7)]),
     ],
 )
-def test_the_plan_has_what_an_analysis_needs_and_nothing_that_only_the_operator_reads(
-    unit: dict[str, str], assigned: list[Any]
-) -> None:
+def test_the_plan_document_has_no_internal_fields(unit: dict[str, str], assigned: list[Any]) -> None:
     first = {(1, "control"): ArmCounts(assigned=4), (2, "wide"): ArmCounts(assigned=7)}
     other = {(1, "control"): ArmCounts(assigned=6), (1, "wide"): ArmCounts(assigned=12)}
     known = FeedbackSums("s", 7, {(1, "control"): 3})

@@ -1,4 +1,4 @@
-"""When an exposure log is due, and where it may lie."""
+"""When an exposure log is exported, and where to."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,9 +38,9 @@ def test_the_first_is_due_an_hour_after_the_arms_have_their_traffic() -> None:
     assert log_exports.next_export_at(status(), FOLDER) == hours(1)
 
 
-@pytest.mark.parametrize("none", [status(begun=False), status("Stopped", begun=False), status(outcomes=[])])
-def test_none_is_due_of_what_never_ran_or_has_no_outcomes(none: ExperimentStatus) -> None:
-    assert log_exports.next_export_at(none, FOLDER) is None
+@pytest.mark.parametrize("without_export", [status(begun=False), status("Stopped", begun=False), status(outcomes=[])])
+def test_no_export_is_due_without_traffic_or_outcomes(without_export: ExperimentStatus) -> None:
+    assert log_exports.next_export_at(without_export, FOLDER) is None
 
 
 @pytest.mark.parametrize(("at", "next_"), [(1, 2), (9, 10), (10, 11), (20, 22), (300, 330)])
@@ -48,7 +48,7 @@ def test_the_next_is_due_after_an_hour_or_a_tenth_of_its_time(at: float, next_: 
     assert log_exports.next_export_at(after(status(), hours(at)), FOLDER) == hours(next_)
 
 
-def test_two_weeks_make_some_dozens() -> None:
+def test_two_weeks_have_a_few_dozen_exports() -> None:
     own, count = status(), 0
     while (due := log_exports.next_export_at(own, FOLDER)) is not None and due <= BEGUN + timedelta(days=14):
         own, count = after(own, due), count + 1
@@ -59,7 +59,7 @@ def test_at_the_end_one_is_due_at_once_and_then_no_more() -> None:
     running = after(status(), hours(1))
     ended = running.model_copy(update={"phase": "Concluded"})
     assert log_exports.next_export_at(ended, FOLDER) == BEGUN
-    # Read before it ended, and written after.
+    # This export was read before the end and written after it.
     assert log_exports.next_export_at(after(ended, hours(1.1)), FOLDER) == BEGUN
     last = after(ended, hours(1.1), final=True)
     assert log_exports.next_export_at(last, FOLDER) is None
@@ -113,30 +113,27 @@ def test_a_place_that_is_allowed(uri: str, allowed: list[str] | None) -> None:
         ("pvc://logs/a", ["s3://logs/a", "pvc://log"]),
     ],
 )
-def test_a_place_that_is_not(uri: str, allowed: list[str]) -> None:
-    told = f"{uri} is below none of the places that an administrator allows in installation.exposureLogs.places"
-    assert log_exports.find_place_violation(uri, allowed) == told
+def test_a_place_that_is_not_allowed(uri: str, allowed: list[str]) -> None:
+    found = "not below a place in installation.exposureLogs.places. Use an allowed place, or ask an administrator to add this one."
+    assert log_exports.find_place_violation(uri, allowed) == f"{uri}: {found}"
 
 
-def test_a_machine_has_no_claim() -> None:
-    assert (
-        log_exports.find_place_violation("pvc://logs/a", None)
-        == "pvc:// is for clusters; in local mode file:// is there"
-    )
+def test_local_mode_has_no_claims() -> None:
+    assert log_exports.find_place_violation("pvc://logs/a", None) == "pvc:// needs a cluster; use file:// in local mode"
 
 
-def test_a_cluster_has_no_directory() -> None:
-    assert log_exports.find_place_violation("file:///home/ada", ["s3://logs"]).startswith("file:// is for local mode")
+def test_a_cluster_has_no_directories() -> None:
+    assert log_exports.find_place_violation("file:///home/ada", ["s3://logs"]).startswith("file:// needs local mode")
 
 
-def test_what_is_written_and_what_is_not_is_said() -> None:
+def test_the_condition_shows_an_export_and_a_failure() -> None:
     own = after(status(), hours(1))
-    (said,) = [each for each in own.conditions if each.type == "LogWritten"]
-    assert (said.status, said.reason) == ("True", "Written")
-    assert said.message == f"5 exposures and 1 outcome in {FOLDER}/000001"
+    (condition,) = [each for each in own.conditions if each.type == "LogWritten"]
+    assert (condition.status, condition.reason) == ("True", "Written")
+    assert condition.message == f"5 exposures and 1 outcome in {FOLDER}/000001"
     failing = log_exports.record_export_failure(own, "NotWritten", "the bucket is gone", 4, hours(2))
-    (said,) = [each for each in failing.conditions if each.type == "LogWritten"]
-    assert (said.status, said.message, said.observed_generation) == ("False", "the bucket is gone", 4)
+    (condition,) = [each for each in failing.conditions if each.type == "LogWritten"]
+    assert (condition.status, condition.message, condition.observed_generation) == ("False", "the bucket is gone", 4)
     assert failing.exposure_log == own.exposure_log
     assert [
         each.type for each in log_exports.remove_condition(failing, 4, hours(2)).conditions if "Log" in each.type

@@ -1,53 +1,32 @@
-"""Which counts of outcomes are evidence, and what is told of them."""
+"""Evidence by outcomes, and the status of their metrics."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from experiment_statuses import T0, begin_experiment
 from sundog_operator.api import (
     EvidenceEpoch,
-    ExperimentSpec,
     ExperimentStatus,
-    ModelDeploymentSpec,
     PauseStatus,
-    Rollout,
 )
-from sundog_operator.core import revisions
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
-from sundog_operator.core.experiments import arms, dropped_arms, freeze, outcome_evaluation, state, state_machine
+from sundog_operator.core.experiments import dropped_arms, outcome_evaluation, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
-from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.resolve import StableTraffic
 
-T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 BY_USER, BY_REQUEST = {"header": "x-user-id"}, {"request": {}}
 
 
 def running(unit: dict[str, Any], epochs: int = 1, **spec: Any) -> ExperimentStatus:
-    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
     metrics = {
         "success": [{"name": "conversion", "feedback": "bought"}],
         "secondary": [{"name": "spent", "feedback": "amount", "type": "mean"}],
     }
-    told = ExperimentSpec.from_json(
-        {
-            "modelDeployment": "digits",
-            "arms": [{"name": name} for name in ("a", "b")],
-            "exposure": "60%",
-            "unit": unit,
-            "metrics": metrics,
-            **spec,
-        }
-    )
-    stable = Revision(7, revisions.content_hash(content), content)
-    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
-    frozen = freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
-    ready = {name: state.ArmState(available=1) for name in ("a", "b")}
-    begun = state_machine.tick(frozen, state.ExperimentInputs(now=T0, confirmed=True, arms=ready))
+    begun = begin_experiment(("a", "b"), **{"exposure": "60%", "unit": unit, "metrics": metrics, **spec})
     shares = state.target_buckets(begun)
     found = tuple(
         EvidenceEpoch(number=number, buckets=tuple(shares[arm.name] for arm in begun.arms))
@@ -65,12 +44,12 @@ def counted(positive: dict[str, int], units: int = 1000, epoch: int = 1) -> Coun
     return Counters("uid", feedback=FeedbackSums("s1", 9, exposed, outcomes))
 
 
-def look(status: ExperimentStatus, seen: Counters, broken: str = "") -> outcome_evaluation.OutcomeEvaluation:
-    return outcome_evaluation.evaluate_experiment_outcomes(status, seen, {}, broken, T0 + HOUR)
+def evaluate(status: ExperimentStatus, counters: Counters, broken: str = "") -> outcome_evaluation.OutcomeEvaluation:
+    return outcome_evaluation.evaluate_experiment_outcomes(status, counters, {}, broken, T0 + HOUR)
 
 
-def test_each_arm_and_metric_is_told_with_its_units() -> None:
-    found = look(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}))
+def test_each_arm_and_metric_has_its_units() -> None:
+    found = evaluate(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}))
     assert [(each.arm, each.name, each.role, each.verdict, each.events) for each in found.metrics] == [
         ("a", "conversion", "success", "Better", (100, 250)),
         ("b", "conversion", "success", "Undecided", (100, 90)),
@@ -86,18 +65,18 @@ def test_each_arm_and_metric_is_told_with_its_units() -> None:
     assert found.rate.values == {"conversion": (0.1, 0.0)}
 
 
-def test_what_control_was_no_measure_in_decides_nothing() -> None:
+def test_an_epoch_with_unfit_control_decides_nothing() -> None:
     status = running(BY_USER)
     (epoch,) = status.evidence_epochs
-    spoiled = status.model_copy(update={"evidence_epochs": (epoch.model_copy(update={"troubled": True}),)})
-    found = look(spoiled, counted({"control": 100, "a": 250, "b": 90}))
+    excluded = status.model_copy(update={"evidence_epochs": (epoch.model_copy(update={"troubled": True}),)})
+    found = evaluate(excluded, counted({"control": 100, "a": 250, "b": 90}))
     assert {each.verdict for each in found.metrics} == {"NoData"}
     assert found.decided is not None
     assert found.decided.winner == ""
 
 
-def test_counts_that_are_not_trusted_are_told_and_decide_nothing() -> None:
-    found = look(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}), "the split is off")
+def test_invalid_counts_are_shown_and_decide_nothing() -> None:
+    found = evaluate(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}), "the split is off")
     assert found.metrics[0].verdict == "Better"
     assert found.decided is not None
     assert (found.decided.decision, found.decided.reason) == ("Undecided", "nothing is decided: the split is off")
@@ -109,20 +88,22 @@ def test_a_dropped_arm_keeps_its_place_and_cannot_win() -> None:
     first, second = status.evidence_epochs
     without = second.model_copy(update={"buckets": (6000, 2000, 0, 2000)})
     dropped = status.model_copy(update={"arms": marked, "evidence_epochs": (first, without)})
-    found = look(dropped, counted({"control": 100, "a": 250, "b": 180}))
+    found = evaluate(dropped, counted({"control": 100, "a": 250, "b": 180}))
     assert found.decided is not None
     assert (found.decided.decision, found.decided.winner) == ("Winner", "b")
     assert [arm.standing for arm in found.decided.arms] == ["Out", "Won"]
 
 
-def out(status: ExperimentStatus, name: str) -> ExperimentStatus:
+def with_dropped(status: ExperimentStatus, name: str) -> ExperimentStatus:
     marked = tuple(arm.model_copy(update={"dropped": "Harm: x"}) if arm.name == name else arm for arm in status.arms)
     return status.model_copy(update={"arms": marked})
 
 
-def test_nothing_is_expected_of_an_arm_that_is_out() -> None:
-    seen = counted({"control": 100, "a": 105, "b": 105})
-    before, after = (look(status, seen).metrics for status in (running(BY_USER), out(running(BY_USER), "a")))
+def test_a_dropped_arm_has_no_estimates() -> None:
+    counters = counted({"control": 100, "a": 105, "b": 105})
+    before, after = (
+        evaluate(status, counters).metrics for status in (running(BY_USER), with_dropped(running(BY_USER), "a"))
+    )
     assert [each.eta is not None for each in before] == [True, True, False, False]
     assert [(each.arm, each.name, each.needed is None, each.eta) for each in after] == [
         ("a", "conversion", True, None),
@@ -131,33 +112,33 @@ def test_nothing_is_expected_of_an_arm_that_is_out() -> None:
         ("b", "spent", before[3].needed is None, None),
     ]
     assert after[0].message.startswith("conversion of a is 5 % above control's")
-    assert [each.message.endswith(": the arm is out") for each in after] == [True, False, True, False]
+    assert [each.message.endswith(": the arm was dropped") for each in after] == [True, False, True, False]
     assert (after[0].ratio, after[0].interval) == (before[0].ratio, before[0].interval)
 
 
-def test_what_was_expected_of_an_arm_is_not_any_more_from_when_it_is_dropped() -> None:
-    """Whatever told it: what was weighed before it was dropped, and guardrails, which are not weighed any more."""
+def test_the_drop_of_an_arm_removes_its_estimates() -> None:
+    """Also those of metrics from before the drop, and of guardrails, which are not tested any more."""
     status = running(BY_USER)
-    told = look(status, counted({"control": 100, "a": 105, "b": 105})).metrics
-    rate = told[0].model_copy(
-        update={"name": "errorRate", "role": "guardrail", "verdict": "Undecided", "message": "about 9 events decide"}
+    metrics = evaluate(status, counted({"control": 100, "a": 105, "b": 105})).metrics
+    rate = metrics[0].model_copy(
+        update={"name": "errorRate", "role": "guardrail", "verdict": "Undecided", "message": "needs about 9 events"}
     )
     passed = rate.model_copy(update={"name": "retries", "verdict": "Passed", "message": "retries: no worse"})
-    evidence = ExperimentEvaluation(metrics=(*told, rate, passed), harm={"a": "x"})
+    evidence = ExperimentEvaluation(metrics=(*metrics, rate, passed), harm={"a": "x"})
     after = state_machine.tick(status, state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
     again = dropped_arms.merge_dropped_metrics(after, after.metrics)
     assert again == after.metrics
     assert {(each.arm, each.needed, each.eta) for each in after.metrics if each.arm == "a"} == {("a", None, None)}
-    assert next(each for each in after.metrics if each.arm == "b") == told[1]
+    assert next(each for each in after.metrics if each.arm == "b") == metrics[1]
     assert {each.name: each.message for each in after.metrics if each.arm == "a"} == {
-        "conversion": "conversion of a was not decided: the arm is out",
-        "spent": "spent of a was not decided: the arm is out",
-        "errorRate": "errorRate of a was not decided: the arm is out",
-        "retries": "retries: no worse; the arm is out",
+        "conversion": "conversion of a was not decided: the arm was dropped",
+        "spent": "spent of a was not decided: the arm was dropped",
+        "errorRate": "errorRate of a was not decided: the arm was dropped",
+        "retries": "retries: no worse; the arm was dropped",
     }
 
 
-def test_where_each_request_is_a_unit_those_counted_are_exposed_and_those_with_outcomes_at_least() -> None:
+def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:
     status = running(BY_REQUEST)
     tallies = counted({"control": 100, "a": 250, "b": 90})
     rows = {
@@ -165,14 +146,14 @@ def test_where_each_request_is_a_unit_those_counted_are_exposed_and_those_with_o
         (1, "a"): ArmCounts(assigned=200),
         (1, "b"): ArmCounts(assigned=400),
     }
-    seen = Counters("uid", {"edge/boot": rows}, feedback=tallies.feedback)
-    assert [outcome_evaluation.count_exposed_units(status, seen, 1, arm) for arm in ("control", "a", "b")] == [
+    counters = Counters("uid", {"edge/boot": rows}, feedback=tallies.feedback)
+    assert [outcome_evaluation.count_exposed_units(status, counters, 1, arm) for arm in ("control", "a", "b")] == [
         400,
         250,
         400,
     ]
     assert [
-        outcome_evaluation.count_exposed_units(running(BY_USER), seen, 1, arm) for arm in ("control", "a", "b")
+        outcome_evaluation.count_exposed_units(running(BY_USER), counters, 1, arm) for arm in ("control", "a", "b")
     ] == [
         1000,
         1000,
@@ -180,29 +161,29 @@ def test_where_each_request_is_a_unit_those_counted_are_exposed_and_those_with_o
     ]
 
 
-def test_first_exposures_that_do_not_fall_by_the_weights_are_told() -> None:
+def test_a_sample_ratio_mismatch_of_first_exposures_is_reported() -> None:
     status, even = running(BY_USER), {"stable": 4000, "control": 2000, "a": 2000, "b": 2000}
     off = {**even, "control": 2600, "a": 1400}
-    told = [
+    messages = [
         outcome_evaluation.find_split_mismatch(
-            status, Counters("uid", feedback=FeedbackSums("s1", 1, {(1, arm): own for arm, own in fell.items()}))
+            status, Counters("uid", feedback=FeedbackSums("s1", 1, {(1, arm): own for arm, own in units.items()}))
         )
-        for fell in (even, off, {})
+        for units in (even, off, {})
     ]
-    assert (told[0], told[2]) == ("", "")
-    assert told[1].endswith("of 10000 units where 2000 were expected: the split is not as it should be")
+    assert (messages[0], messages[2]) == ("", "")
+    assert messages[1].endswith("of 10000 units, expected 2000: sample-ratio mismatch")
 
 
-def test_weights_move_once_an_hour_within_what_is_exposed() -> None:
+def test_weights_move_once_an_hour_within_the_exposure() -> None:
     status = running(BY_USER, allocation={"mode": "thompson"}, stop={"maxDuration": "10h"})
-    seen = counted({"control": 100, "a": 130, "b": 100})
-    early = outcome_evaluation.evaluate_experiment_outcomes(status, seen, {}, "", T0 + HOUR - timedelta(seconds=1))
+    counters = counted({"control": 100, "a": 130, "b": 100})
+    early = outcome_evaluation.evaluate_experiment_outcomes(status, counters, {}, "", T0 + HOUR - timedelta(seconds=1))
     assert early.shares is None
-    shares = look(status, seen).shares
+    shares = evaluate(status, counters).shares
     assert shares is not None
     assert sum(shares) == 6000
     assert shares[1] > 2000 > max(shares[0], shares[2])
-    assert look(status, seen, "the split is off").shares is None
+    assert evaluate(status, counters, "the split is off").shares is None
     moved = state_machine.tick(
         status,
         state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=ExperimentEvaluation(shares=shares)),
@@ -214,7 +195,7 @@ def test_weights_move_once_an_hour_within_what_is_exposed() -> None:
 
 
 @pytest.mark.parametrize("paused", [True, False])
-def test_a_winner_is_said_once_and_nothing_while_control_is_no_measure(paused: bool) -> None:
+def test_a_winner_is_declared_unless_paused(paused: bool) -> None:
     status = running(BY_USER)
     if paused:
         status = status.model_copy(update={"paused": PauseStatus(reason="ControlDegraded", message="", since=T0)})
@@ -230,6 +211,6 @@ def test_a_winner_is_said_once_and_nothing_while_control_is_no_measure(paused: b
     assert {arm.name: arm.weight for arm in after.arms}["stable"] == 100
 
 
-def test_edges_keep_first_exposures_of_those_outside_of_the_experiment_too() -> None:
+def test_edges_keep_first_exposures_outside_of_the_experiment_too() -> None:
     assert state.max_first_exposures(running(BY_USER, stop={"maxUnits": 6000})) == 10_000
     assert state.max_first_exposures(running(BY_USER, stop={"maxUnits": 1_000_000_000})) == 100_000_000

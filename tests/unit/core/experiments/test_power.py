@@ -1,4 +1,4 @@
-"""How long an experiment takes, held against the simulation of the same, and experiments that stop too early."""
+"""Duration of an experiment, compared with simulation, and experiments that stop too early."""
 
 from datetime import timedelta
 from typing import Any
@@ -36,7 +36,7 @@ def spec(*success: dict[str, Any], **changes: Any) -> ExperimentSpec:
         (spec({**REVENUE, "goal": "decrease"}), ControlBaseline(10.0, 30.0)),
     ],
 )
-def test_half_of_simulated_experiments_need_about_as_long(
+def test_half_of_simulated_experiments_take_the_expected_time(
     given: ExperimentSpec, base: ControlBaseline, effect: float
 ) -> None:
     found = power.forecast_experiment(given, ExperimentTraffic(1.0, base), 0, effect, runs=100)
@@ -46,7 +46,7 @@ def test_half_of_simulated_experiments_need_about_as_long(
     assert found.late_s >= found.median_s
 
 
-def test_without_an_effect_nobody_is_right() -> None:
+def test_without_an_effect_no_win_is_right() -> None:
     found = power.forecast_experiment(spec(), A_SECOND, 0, 0.0, runs=1000)
     assert found.right == 0
     assert found.wrong <= 0.065
@@ -82,24 +82,24 @@ def test_units_end_an_experiment_before_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "bases", "said"),
+    ("given", "bases", "message"),
     [
         (spec(), {"conversion": ControlBaseline(0.1)}, ""),
         (spec(), {}, ""),
         (
             spec(stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
-            "conversion is hardly decided before the experiment stops: an effect of 10 % is to be found, that takes some 3.7e+04 units,"
-            " and 7.2e+03 come in 2 hours",
+            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.7e+04 units;"
+            " 7.2e+03 come in 2 hours",
         ),
-        (spec(stop={"maxUnits": 100}), {"conversion": ControlBaseline(0.1)}, "and 100 come in 100 seconds"),
-        (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units decides that"),
-        (spec(CONVERSION, REVENUE), {"revenue": ControlBaseline(1.0, 100.0)}, "revenue is hardly decided"),
+        (spec(stop={"maxUnits": 100}), {"conversion": ControlBaseline(0.1)}, "; 100 come in 100 seconds"),
+        (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units detects an effect of"),
+        (spec(CONVERSION, REVENUE), {"revenue": ControlBaseline(1.0, 100.0)}, "revenue is unlikely to be decided"),
         (
             spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
-            "conversion is hardly decided before the experiment stops: an effect of 5 %, as where no minimumEffect is given,"
-            " is to be found, that takes some",
+            "conversion is unlikely to be decided before the experiment stops: an effect of 5 % (the default)"
+            " needs about",
         ),
         (
             spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "30d"}),
@@ -109,17 +109,17 @@ def test_units_end_an_experiment_before_its_time() -> None:
         (
             spec({**CONVERSION, "minimumEffect": None}),
             {"conversion": ControlBaseline(0.0)},
-            "no number of units decides that",
+            "no number of units detects an effect of",
         ),
         (spec({**CONVERSION, "minimumEffect": None}), {}, ""),
     ],
 )
-def test_an_experiment_that_stops_too_early_is_told(
-    given: ExperimentSpec, bases: dict[str, ControlBaseline], said: str
+def test_an_experiment_that_stops_too_early_is_reported(
+    given: ExperimentSpec, bases: dict[str, ControlBaseline], message: str
 ) -> None:
     found = power.find_undecidable_metric(given, 1.0, bases)
-    assert said in found
-    assert bool(found) is bool(said)
+    assert message in found
+    assert bool(found) is bool(message)
 
 
 @pytest.mark.parametrize(
@@ -127,18 +127,20 @@ def test_an_experiment_that_stops_too_early_is_told(
     [
         ({"eta": "2h"}, True),
         ({"eta": "30m"}, False),
-        # What takes longer than a status tells has no time in it.
+        # A duration beyond the longest reported one is missing from the status.
         ({"needed": 4000.0, "events": [900, 100]}, True),
         ({"needed": 1900.0, "events": [900, 100]}, False),
         ({"needed": 4000.0}, False),
         ({}, False),
     ],
 )
-def test_a_guardrail_that_passes_after_the_end_at_the_earliest_is_told(known: dict[str, Any], doubtful: bool) -> None:
-    told = MetricStatus.from_json({"name": "errorRate", "role": "guardrail", **known})
-    found = power.find_undecidable_guardrail(told, 1800.0, 3600.0)
-    assert found == ("errorRate is hardly decided before the experiment stops, in 60 minutes" if doubtful else "")
+def test_a_guardrail_that_passes_too_late_is_reported(known: dict[str, Any], doubtful: bool) -> None:
+    metric = MetricStatus.from_json({"name": "errorRate", "role": "guardrail", **known})
+    found = power.find_undecidable_guardrail(metric, 1800.0, 3600.0)
+    assert found == (
+        "errorRate is unlikely to be decided before the experiment stops, in 60 minutes" if doubtful else ""
+    )
 
 
-def test_without_traffic_nothing_is_said() -> None:
+def test_without_traffic_nothing_is_reported() -> None:
     assert power.find_undecidable_metric(spec(), 0.0, {"conversion": ControlBaseline(0.1)}) == ""

@@ -1,7 +1,7 @@
-"""The life of an experiment, tick by tick, under a clock of the test's."""
+"""Life of an experiment, tick by tick, with the test's clock."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,33 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucket_ranges import is_partition
-from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, PlanGuardrail, Rollout
-from sundog_operator.core import revisions
+from experiment_statuses import T0, freeze_experiment, stable_revision
+from sundog_operator.api import ExperimentSpec, ExperimentStatus, PlanGuardrail
 from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
-from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.evaluation import BaselineHealth
-from sundog_operator.core.rollout.resolve import StableTraffic
 
-T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 READY = ArmState(available=1)
 
 
 def frozen(names: tuple[str, ...] = ("a", "b"), **spec: Any) -> ExperimentStatus:
-    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
-    stable = Revision(7, revisions.content_hash(content), content)
-    told = ExperimentSpec.from_json(
-        {"modelDeployment": "digits", "arms": [{"name": name} for name in names], "exposure": "30%", **spec}
-    )
-    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
-    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
+    return freeze_experiment(names, **{"exposure": "30%", **spec})
 
 
-def seen(minutes: float = 0, *, confirmed: bool = True, **more: Any) -> ExperimentInputs:
-    arms_seen = dict.fromkeys(("a", "b", "c"), READY) | more.pop("arms", {})
-    return ExperimentInputs(now=T0 + minutes * MINUTE, confirmed=confirmed, arms=arms_seen, **more)
+def inputs(minutes: float = 0, *, confirmed: bool = True, **more: Any) -> ExperimentInputs:
+    arm_states = dict.fromkeys(("a", "b", "c"), READY) | more.pop("arms", {})
+    return ExperimentInputs(now=T0 + minutes * MINUTE, confirmed=confirmed, arms=arm_states, **more)
 
 
 def evidence(**fields: Any) -> ExperimentEvaluation:
@@ -43,86 +34,88 @@ def evidence(**fields: Any) -> ExperimentEvaluation:
 
 
 def running(**spec: Any) -> ExperimentStatus:
-    """Its evidence is being counted."""
-    status = state_machine.tick(frozen(**spec), seen())
-    status = state_machine.tick(status, seen(1))
-    status = state_machine.tick(status, seen(2, evidence=evidence()))
-    return state_machine.tick(status, seen(3, evidence=evidence()))
+    """Return an experiment in its first epoch of evidence."""
+    status = state_machine.tick(frozen(**spec), inputs())
+    status = state_machine.tick(status, inputs(1))
+    status = state_machine.tick(status, inputs(2, evidence=evidence()))
+    return state_machine.tick(status, inputs(3, evidence=evidence()))
 
 
 def weights(status: ExperimentStatus) -> dict[str, float]:
     return {arm.name: arm.weight for arm in status.arms}
 
 
-def test_it_begins_once_every_arm_is_there_and_every_edge_has_confirmed() -> None:
+def test_it_begins_once_all_arms_are_ready_and_all_edges_have_confirmed() -> None:
     status = frozen()
-    assert state_machine.tick(status, seen(confirmed=False)) == status
-    assert state_machine.tick(status, seen(arms={"b": ArmState(available=0)})) == status
-    begun = state_machine.tick(status, seen(5))
+    assert state_machine.tick(status, inputs(confirmed=False)) == status
+    assert state_machine.tick(status, inputs(arms={"b": ArmState(available=0)})) == status
+    begun = state_machine.tick(status, inputs(5))
     assert (begun.phase, begun.epoch.number, begun.epoch.confirmed, begun.since) == ("Running", 1, False, None)
     assert weights(begun) == {"stable": 70, "control": 10, "a": 10, "b": 10}
     assert is_partition([interval for arm in begun.arms for interval in arm.ranges])
-    confirmed = state_machine.tick(begun, seen(6))
+    confirmed = state_machine.tick(begun, inputs(6))
     assert (confirmed.epoch.confirmed, confirmed.since) == (True, T0 + 6 * MINUTE)
     assert confirmed.evidence_epochs == ()
 
 
-def test_its_warm_up_is_no_evidence() -> None:
-    status = state_machine.tick(state_machine.tick(frozen(), seen()), seen(1))
+def test_the_warm_up_is_no_evidence() -> None:
+    status = state_machine.tick(state_machine.tick(frozen(), inputs()), inputs(1))
     cold = ExperimentEvaluation(requests=3)
-    assert state_machine.tick(status, seen(1.5, evidence=cold)) == status
-    after = state_machine.tick(status, seen(10, evidence=cold))
+    assert state_machine.tick(status, inputs(1.5, evidence=cold)) == status
+    after = state_machine.tick(status, inputs(10, evidence=cold))
     assert [epoch.number for epoch in after.evidence_epochs] == [2]
     assert after.evidence_epochs[0].buckets == (7000, 1000, 1000, 1000)
     assert [arm.ranges for arm in after.arms] == [arm.ranges for arm in status.arms]
 
 
-def test_harm_drops_an_arm_at_once_and_moves_nobody_else() -> None:
+def test_harm_drops_an_arm_at_once_and_moves_no_other_bucket() -> None:
     status = running()
-    after = state_machine.tick(status, seen(9, evidence=evidence(harm={"a": "arm a: errorRate is 3 times control's"})))
+    after = state_machine.tick(
+        status, inputs(9, evidence=evidence(harm={"a": "arm a: errorRate is 3 times control's"}))
+    )
     assert weights(after) == {"stable": 80, "control": 10, "a": 0, "b": 10}
     assert [arm.dropped for arm in after.arms] == [None, None, "Harm: arm a: errorRate is 3 times control's", None]
     for name in ("control", "b"):
         before, now = ([arm.ranges for arm in each.arms if arm.name == name] for each in (status, after))
         assert before == now
     assert [epoch.number for epoch in after.evidence_epochs] == [2, 3]
-    assert state_machine.tick(after, seen(9, confirmed=False, evidence=evidence(harm={"a": "again"}))) == after
+    assert state_machine.tick(after, inputs(9, confirmed=False, evidence=evidence(harm={"a": "again"}))) == after
 
 
-def test_a_broken_split_drops_none_for_a_ratio_but_one_that_fails_nearly_everything() -> None:
+def test_with_a_sample_ratio_mismatch_only_a_dead_arm_is_dropped() -> None:
     status = running()
-    broken = evidence(broken="the split is not as it should be", harm={"a": "worse"})
-    assert state_machine.tick(status, seen(9, evidence=broken)) == status
+    broken = evidence(broken="sample-ratio mismatch", harm={"a": "worse"})
+    assert state_machine.tick(status, inputs(9, evidence=broken)) == status
     dead = replace(broken, dead={"a": "arm a failed 60 of 61"})
-    assert state_machine.tick(status, seen(9, evidence=dead)).arms[2].dropped == "Harm: arm a failed 60 of 61"
+    assert state_machine.tick(status, inputs(9, evidence=dead)).arms[2].dropped == "Harm: arm a failed 60 of 61"
 
 
-def test_the_last_arm_that_does_harm_concludes_it_and_one_that_is_gone_stops_it() -> None:
-    after = state_machine.tick(running(names=("a",)), seen(9, evidence=evidence(harm={"a": "worse"})))
+def test_harm_of_the_last_arm_concludes_and_its_loss_stops() -> None:
+    after = state_machine.tick(running(names=("a",)), inputs(9, evidence=evidence(harm={"a": "worse"})))
     assert (after.phase, after.verdict.decision, after.verdict.winner) == ("Concluded", "Harm", "")
     assert weights(after) == {"stable": 100, "control": 0, "a": 0}
     gone = {"a": ArmState(failure=("ArmUnavailable", "no replica"))}
-    after = state_machine.tick(running(names=("a",)), seen(9, arms=gone, evidence=evidence()))
+    after = state_machine.tick(running(names=("a",)), inputs(9, arms=gone, evidence=evidence()))
     assert (after.phase, after.verdict.decision) == ("Stopped", "Undecided")
-    assert after.verdict.reason == "ArmUnavailable: no arm is left: arm a: ArmUnavailable: no replica"
+    assert after.verdict.reason == "ArmUnavailable: all arms were dropped: arm a: ArmUnavailable: no replica"
 
 
 def test_an_arm_that_cannot_start_stops_it_before_anything_moves() -> None:
     status = frozen()
-    after = state_machine.tick(status, seen(arms={"b": ArmState(failure=("LoadFailed", "size mismatch"))}))
+    after = state_machine.tick(status, inputs(arms={"b": ArmState(failure=("LoadFailed", "size mismatch"))}))
     assert (after.phase, after.verdict.reason) == ("Stopped", "LoadFailed: arm b: size mismatch")
     assert (after.arms, after.epoch) == (status.arms, status.epoch)
 
 
-def test_while_control_is_in_trouble_nothing_is_evidence() -> None:
+def test_epochs_with_unfit_control_are_no_evidence() -> None:
     troubled = evidence(control=BaselineHealth("ControlUnhealthy", "20 % of control's requests failed", settled=False))
-    paused = state_machine.tick(running(), seen(9, evidence=troubled))
+    paused = state_machine.tick(running(), inputs(9, evidence=troubled))
     assert paused.paused is not None
     assert [epoch.troubled for epoch in paused.evidence_epochs] == [True]
-    assert state_machine.tick(paused, seen(9, evidence=troubled)) == paused
-    resumed = state_machine.tick(paused, seen(20, evidence=evidence()))
+    assert state_machine.tick(paused, inputs(9, evidence=troubled)) == paused
+    resumed = state_machine.tick(paused, inputs(20, evidence=evidence()))
     assert resumed.paused is None
-    renewed = state_machine.tick(resumed, seen(20, evidence=evidence()))
+    renewed = state_machine.tick(resumed, inputs(20, evidence=evidence()))
     assert [(epoch.number, epoch.troubled) for epoch in renewed.evidence_epochs] == [(2, True), (3, False)]
 
 
@@ -130,18 +123,18 @@ OUTAGE = BaselineHealth("ControlUnhealthy", "20 % of control's requests failed",
 
 
 def won_by(arm: str) -> ExperimentStatus:
-    """It goes on, with the edges' word that they have the epoch since."""
+    """Return an experiment that an arm has won, with the new epoch confirmed."""
     ruling = OutcomeRuling("Winner", arm, f"conversion of {arm} is better")
-    status = state_machine.tick(running(onWin="pause"), seen(9, evidence=evidence(ruling=ruling)))
+    status = state_machine.tick(running(onWin="pause"), inputs(9, evidence=evidence(ruling=ruling)))
     assert (status.paused and status.paused.reason, status.verdict.winner) == ("Won", arm)
-    return state_machine.tick(status, seen(10, evidence=evidence()))
+    return state_machine.tick(status, inputs(10, evidence=evidence()))
 
 
-def test_a_win_is_kept_from_outages_and_what_comes_after_them_is_counted() -> None:
+def test_a_win_survives_outages_and_later_epochs_count() -> None:
     status = won_by("a")
     assert [(epoch.number, epoch.troubled) for epoch in status.evidence_epochs] == [(2, False), (3, False)]
     assert weights(status) == weights(running())
-    hit = state_machine.tick(status, seen(11, evidence=evidence(control=OUTAGE)))
+    hit = state_machine.tick(status, inputs(11, evidence=evidence(control=OUTAGE)))
     assert [(epoch.number, epoch.troubled) for epoch in hit.evidence_epochs] == [(2, False), (3, True)]
     assert (hit.paused, hit.verdict) == (status.paused, status.verdict)
     for early in (
@@ -149,8 +142,8 @@ def test_a_win_is_kept_from_outages_and_what_comes_after_them_is_counted() -> No
         evidence(control=BaselineHealth(settled=False)),
         evidence(unreachable_edges=("edge-0",)),
     ):
-        assert state_machine.tick(hit, seen(12, evidence=early)) == hit
-    after = state_machine.tick(hit, seen(20, evidence=evidence()))
+        assert state_machine.tick(hit, inputs(12, evidence=early)) == hit
+    after = state_machine.tick(hit, inputs(20, evidence=evidence()))
     assert [(epoch.number, epoch.troubled) for epoch in after.evidence_epochs] == [(2, False), (3, True), (4, False)]
     assert (after.paused, after.verdict) == (status.paused, status.verdict)
     assert weights(after) == weights(status)
@@ -158,7 +151,7 @@ def test_a_win_is_kept_from_outages_and_what_comes_after_them_is_counted() -> No
 
 def test_a_winner_that_does_harm_has_not_won_and_the_others_go_on() -> None:
     after = state_machine.tick(
-        won_by("a"), seen(20, evidence=evidence(harm={"a": "arm a: errorRate is 3 times control's"}))
+        won_by("a"), inputs(20, evidence=evidence(harm={"a": "arm a: errorRate is 3 times control's"}))
     )
     assert (after.phase, after.paused, after.verdict.decision, after.verdict.winner) == (
         "Running",
@@ -166,18 +159,18 @@ def test_a_winner_that_does_harm_has_not_won_and_the_others_go_on() -> None:
         "Undecided",
         "",
     )
-    assert after.verdict.reason == "a had won, and was dropped: Harm: arm a: errorRate is 3 times control's"
-    again = state_machine.tick(after, seen(21, evidence=evidence()))
+    assert after.verdict.reason == "a won and was then dropped: Harm: arm a: errorRate is 3 times control's"
+    again = state_machine.tick(after, inputs(21, evidence=evidence()))
     second = state_machine.tick(
-        again, seen(22, evidence=evidence(ruling=OutcomeRuling("Winner", "b", "conversion of b is better")))
+        again, inputs(22, evidence=evidence(ruling=OutcomeRuling("Winner", "b", "conversion of b is better")))
     )
     assert (second.paused and second.paused.reason, second.verdict.winner) == ("Won", "b")
 
 
 def test_a_win_outlasts_harm_of_another_arm_and_a_winner_that_is_gone() -> None:
     status = won_by("a")
-    harmed = state_machine.tick(status, seen(20, evidence=evidence(harm={"b": "worse"})))
-    gone = state_machine.tick(status, seen(20, arms={"a": ArmState(failure=("ArmUnavailable", "no replica"))}))
+    harmed = state_machine.tick(status, inputs(20, evidence=evidence(harm={"b": "worse"})))
+    gone = state_machine.tick(status, inputs(20, arms={"a": ArmState(failure=("ArmUnavailable", "no replica"))}))
     for after in (harmed, gone):
         assert (after.paused, after.verdict) == (status.paused, status.verdict)
 
@@ -190,43 +183,43 @@ LOSS_OF_A: dict[str, Any] = {"arms": {"a": ArmState(failure=("ArmUnavailable", "
 def test_a_win_outlasts_the_last_arm_though_another_one_did_harm(drops: tuple[dict[str, Any], ...]) -> None:
     status = won_by("a")
     for drop in drops:
-        status = state_machine.tick(state_machine.tick(status, seen(20, **drop)), seen(21, evidence=evidence()))
+        status = state_machine.tick(state_machine.tick(status, inputs(20, **drop)), inputs(21, evidence=evidence()))
     assert (status.phase, status.verdict.decision, status.verdict.winner) == ("Concluded", "Winner", "a")
-    assert "ended by ArmUnavailable: no arm is left: arm a: ArmUnavailable: no replica; arm b: Harm: worse" in (
+    assert "ended by ArmUnavailable: all arms were dropped: arm a: ArmUnavailable: no replica; arm b: Harm: worse" in (
         status.verdict.reason
     )
 
 
-def test_where_the_winner_does_harm_as_well_nobody_has_won() -> None:
-    harmed = state_machine.tick(won_by("a"), seen(20, evidence=evidence(harm={"a": "worse", "b": "worse"})))
+def test_if_the_winner_does_harm_no_arm_has_won() -> None:
+    harmed = state_machine.tick(won_by("a"), inputs(20, evidence=evidence(harm={"a": "worse", "b": "worse"})))
     assert (harmed.phase, harmed.verdict.decision, harmed.verdict.winner) == ("Concluded", "Harm", "")
 
 
-def test_an_arm_that_is_dropped_in_the_warm_up_ends_no_warm_up() -> None:
-    status = state_machine.tick(state_machine.tick(frozen(), seen()), seen(1))
+def test_a_drop_does_not_end_the_warm_up() -> None:
+    status = state_machine.tick(state_machine.tick(frozen(), inputs()), inputs(1))
     gone = {"a": ArmState(failure=("ArmUnavailable", "no replica"))}
-    after = state_machine.tick(status, seen(1.2, arms=gone, evidence=ExperimentEvaluation(requests=3)))
+    after = state_machine.tick(status, inputs(1.2, arms=gone, evidence=ExperimentEvaluation(requests=3)))
     assert (weights(after)["a"], after.epoch.number, after.evidence_epochs) == (0, 2, ())
 
 
-def test_a_warm_up_does_not_end_while_control_is_in_trouble() -> None:
-    status = state_machine.tick(state_machine.tick(frozen(), seen()), seen(1))
+def test_a_warm_up_does_not_end_while_control_is_unfit() -> None:
+    status = state_machine.tick(state_machine.tick(frozen(), inputs()), inputs(1))
     troubled = evidence(control=BaselineHealth("ControlUnhealthy", "bad", settled=False))
-    paused = state_machine.tick(status, seen(2, evidence=troubled))
+    paused = state_machine.tick(status, inputs(2, evidence=troubled))
     assert paused.paused is not None
-    assert state_machine.tick(paused, seen(30, evidence=troubled)) == paused
-    resumed = state_machine.tick(paused, seen(31, evidence=evidence()))
-    assert state_machine.tick(resumed, seen(31, evidence=evidence())).evidence_epochs != ()
+    assert state_machine.tick(paused, inputs(30, evidence=troubled)) == paused
+    resumed = state_machine.tick(paused, inputs(31, evidence=evidence()))
+    assert state_machine.tick(resumed, inputs(31, evidence=evidence())).evidence_epochs != ()
 
 
-def test_of_many_outages_the_epochs_are_bounded_and_those_that_tell_something_stay() -> None:
+def test_the_number_of_epochs_is_bounded_and_excluded_ones_go_first() -> None:
     status = running()
     for minute in range(10, 10 + 5 * state.MAX_EPOCHS, 5):
         status = state_machine.tick(
-            status, seen(minute, evidence=evidence(control=BaselineHealth("ControlUnhealthy", "bad")))
+            status, inputs(minute, evidence=evidence(control=BaselineHealth("ControlUnhealthy", "bad")))
         )
         for later in (1, 2, 3):
-            status = state_machine.tick(status, seen(minute + later, evidence=evidence()))
+            status = state_machine.tick(status, inputs(minute + later, evidence=evidence()))
     known = [epoch.number for epoch in status.evidence_epochs]
     assert len(known) == state.MAX_EPOCHS
     assert known == sorted(known)
@@ -234,14 +227,14 @@ def test_of_many_outages_the_epochs_are_bounded_and_those_that_tell_something_st
     assert not status.evidence_epochs[-1].troubled
     well = [epoch.model_copy(update={"troubled": epoch.number == 4}) for epoch in status.evidence_epochs]
     harmed = status.model_copy(update={"evidence_epochs": tuple(well)})
-    after = state_machine.tick(harmed, seen(999, evidence=evidence(harm={"a": "worse"})))
+    after = state_machine.tick(harmed, inputs(999, evidence=evidence(harm={"a": "worse"})))
     assert [epoch.number for epoch in after.evidence_epochs] == [
         *(each for each in known if each != 4),
         after.epoch.number,
     ]
 
 
-def test_what_a_long_answer_is_begins_the_evidence_anew_once_it_is_known() -> None:
+def test_a_learned_latency_threshold_restarts_the_evidence() -> None:
     guardrails = {"metrics": {"guardrails": [{"metric": "latencyP95", "margin": "10%"}]}}
     status = running(**guardrails)
     known = tuple(
@@ -250,7 +243,7 @@ def test_what_a_long_answer_is_begins_the_evidence_anew_once_it_is_known() -> No
         else each
         for each in status.plan.guardrails
     )
-    after = state_machine.tick(status, seen(9, evidence=evidence(guardrails=known)))
+    after = state_machine.tick(status, inputs(9, evidence=evidence(guardrails=known)))
     assert after.plan.guardrails == known
     assert [epoch.number for epoch in after.evidence_epochs] == [3]
 
@@ -262,41 +255,41 @@ def test_what_a_long_answer_is_begins_the_evidence_anew_once_it_is_known() -> No
 def test_a_limit_ends_it_without_a_verdict(stop: dict[str, Any], minutes: float, reason: str) -> None:
     status = running(stop=stop, unit={"header": "x-user-id"})
     units = {"stable": 5000, "control": 500, "a": 400, "b": 100}
-    assert state_machine.tick(status, seen(9, evidence=evidence(units={**units, "b": 99}))).phase == "Running"
-    after = state_machine.tick(status, seen(minutes, evidence=evidence(units=units)))
+    assert state_machine.tick(status, inputs(9, evidence=evidence(units={**units, "b": 99}))).phase == "Running"
+    after = state_machine.tick(status, inputs(minutes, evidence=evidence(units=units)))
     assert (after.phase, after.verdict.decision) == ("Concluded", "Undecided")
     assert after.verdict.reason.startswith(f"{reason}: ")
 
 
-def test_units_that_were_told_once_are_not_forgotten_with_the_sample_of_an_edge() -> None:
+def test_the_number_of_units_never_falls() -> None:
     status = running(stop={"maxUnits": 1000}, unit={"header": "x-user-id"})
-    told = {"stable": 5000, "control": 500, "a": 400, "b": 50}
-    arms = tuple(arm.model_copy(update={"units": told[arm.name]}) for arm in status.arms)
+    known = {"stable": 5000, "control": 500, "a": 400, "b": 50}
+    arms = tuple(arm.model_copy(update={"units": known[arm.name]}) for arm in status.arms)
     status = status.model_copy(update={"arms": arms})
     fresh = {"stable": 50, "control": 5, "a": 4, "b": 99}
-    assert state_machine.tick(status, seen(9, evidence=evidence(units=fresh))).phase == "Running"
-    after = state_machine.tick(status, seen(9, evidence=evidence(units={**fresh, "b": 100})))
+    assert state_machine.tick(status, inputs(9, evidence=evidence(units=fresh))).phase == "Running"
+    after = state_machine.tick(status, inputs(9, evidence=evidence(units={**fresh, "b": 100})))
     assert (after.phase, after.verdict.reason.split(";")[0]) == (
         "Concluded",
-        "MaxUnits: it has taken 1000 units, and spec.stop.maxUnits is 1000",
+        "MaxUnits: took 1000 units (spec.stop.maxUnits: 1000)",
     )
 
 
 @pytest.mark.parametrize("status", [frozen(), running()])
-def test_an_end_that_is_asked_for_gives_stable_everything(status: ExperimentStatus) -> None:
-    after = state_machine.tick(status, seen(9, end=("StoppedByUser", "spec.stopped is true")))
+def test_a_requested_end_gives_stable_all_traffic(status: ExperimentStatus) -> None:
+    after = state_machine.tick(status, inputs(9, end=("StoppedByUser", "spec.stopped is true")))
     assert (after.phase, after.verdict.reason) == ("Stopped", "StoppedByUser: spec.stopped is true")
     assert weights(after)["stable"] == 100
-    assert state_machine.tick(after, seen(99, evidence=evidence(harm={"a": "worse"}))) == after
+    assert state_machine.tick(after, inputs(99, evidence=evidence(harm={"a": "worse"}))) == after
 
 
-def test_a_status_of_a_rollout_or_that_somebody_damaged_is_left_alone() -> None:
+def test_a_rollouts_or_damaged_status_is_left_alone() -> None:
     for status in (ExperimentStatus(), frozen().model_copy(update={"arms": frozen().arms[1:]})):
         assert not state.is_frozen(status)
-        assert state_machine.tick(status, seen()) == status
+        assert state_machine.tick(status, inputs()) == status
 
 
-happenings = st.fixed_dictionaries(
+events = st.fixed_dictionaries(
     {
         "confirmed": st.booleans(),
         "harm": st.sets(st.sampled_from("abc")),
@@ -309,12 +302,12 @@ happenings = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(happenings, max_size=30))
-def test_whatever_happens_each_bucket_has_one_arm_and_control_keeps_its_own(history: list[dict[str, Any]]) -> None:
+@given(st.lists(events, max_size=30))
+def test_each_bucket_always_has_one_arm_and_control_keeps_its_own(history: list[dict[str, Any]]) -> None:
     status = frozen(("a", "b", "c"))
     control: tuple[Any, ...] = ()
     for minute, now in enumerate(history):
-        told = evidence(
+        found = evidence(
             harm=dict.fromkeys(now["harm"], "worse"),
             dead=dict.fromkeys(now["dead"], "dead"),
             broken="broken" if now["broken"] else "",
@@ -323,9 +316,9 @@ def test_whatever_happens_each_bucket_has_one_arm_and_control_keeps_its_own(hist
         failed = {name: ArmState(failure=("DeployFailed", "gone")) for name in now["failed"]}
         end = ("StoppedByUser", "asked for") if now["end"] else None
         before = status
-        inputs = seen(minute, confirmed=now["confirmed"], arms=failed, end=end, evidence=told)
-        status = state_machine.tick(status, inputs)
-        # What was decided is not decided again after an operator died: the same inputs change nothing more of the weights.
+        status = state_machine.tick(
+            status, inputs(minute, confirmed=now["confirmed"], arms=failed, end=end, evidence=found)
+        )
         assert ExperimentStatus.from_json(status.to_json()) == status
         assert is_partition([interval for arm in status.arms for interval in arm.ranges])
         assert status.epoch.number >= before.epoch.number
@@ -339,7 +332,7 @@ def test_whatever_happens_each_bucket_has_one_arm_and_control_keeps_its_own(hist
             assert weights(status)["stable"] == 100
 
 
-def test_guardrails_always_look_at_errors_rejections_and_retries() -> None:
+def test_guardrails_always_include_errors_rejections_and_retries() -> None:
     roles = {each.metric: each.role for each in frozen().plan.guardrails}
     assert roles == {"errorRate": "harm", "rejections": "harm", "retries": "harm"}
     given_ones = frozen(
@@ -348,15 +341,12 @@ def test_guardrails_always_look_at_errors_rejections_and_retries() -> None:
     assert given_ones[0] == PlanGuardrail(metric="errorRate", margin=0.1, floor=0.01)
 
 
-def test_a_plan_knows_which_fields_of_an_edit_differ() -> None:
-    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
-    stable = Revision(7, revisions.content_hash(content), content)
-
+def test_changed_fields_of_an_edit_are_named() -> None:
     def differences(**spec: Any) -> str:
-        told = ExperimentSpec.from_json(
+        edited = ExperimentSpec.from_json(
             {"modelDeployment": "digits", "arms": [{"name": "a"}, {"name": "b"}], "exposure": "30%", **spec}
         )
-        return freeze.find_changed_fields(frozen().plan, told, arms.plan_arms(stable, told))
+        return freeze.find_changed_fields(frozen().plan, edited, arms.plan_arms(stable_revision(), edited))
 
     assert differences() == differences(stopped=True) == ""
     assert differences(exposure="40%") == "spec.exposure or spec.weights"

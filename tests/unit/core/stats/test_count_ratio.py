@@ -1,4 +1,4 @@
-"""Two rates by their events: known values, exactness, bounds under drift, and numbers that nobody expects."""
+"""Ratio of two rates: known values, exactness, bounds under drift, and extreme counts."""
 
 import math
 
@@ -53,16 +53,16 @@ def test_more_known_values() -> None:
     ),
     st.floats(0.5, 200),
 )
-def test_the_interval_that_decides_ends_where_a_test_of_one_side_reaches_the_bar(
+def test_the_one_sided_interval_ends_where_a_one_sided_test_reaches_the_bar(
     epochs: list[tuple[int, int, float]], bar: float
 ) -> None:
     control, candidate, weight = (numbers(*column) for column in zip(*epochs, strict=True))
     lower, upper = count_ratio.one_sided_interval(control, candidate, weight, np.asarray(bar))
     for end, side in ((float(lower), "above"), (float(upper), "below")):
         for ratio in (0.2, 0.8, 1.0, 1.25, 3.0):
-            told = float(count_ratio.log_e(control, candidate, weight, ratio, side))  # type: ignore[arg-type]
-            if abs(told - bar) > 1e-3:
-                assert (told >= bar) == (ratio <= end if side == "above" else ratio >= end), (side, ratio, end)
+            evidence = float(count_ratio.log_e(control, candidate, weight, ratio, side))  # type: ignore[arg-type]
+            if abs(evidence - bar) > 1e-3:
+                assert (evidence >= bar) == (ratio <= end if side == "above" else ratio >= end), (side, ratio, end)
 
 
 @pytest.mark.parametrize("side", ["both", "above", "below"])
@@ -94,7 +94,7 @@ def test_within_the_null_the_expectation_is_below_one(side: Side, within: float)
 def test_evidence_for_the_null_is_a_number_however_strong_it_is(
     control: float, candidate: float, side: Side, log_e: float
 ) -> None:
-    """By mpmath. Beyond 1.25 lies less of the mixture than the least float, or so little that few digits of it are left."""
+    """Values by mpmath. The mixture's mass beyond 1.25 is below the least float, or has few digits left."""
     found = count_ratio.log_e(numbers(control), numbers(candidate), numbers(0.5), 1.25, side)
     assert found == pytest.approx(log_e, abs=1e-5)
 
@@ -125,8 +125,8 @@ def test_the_interval_is_where_the_evidence_reaches_the_bar(epochs: list[tuple[i
         assert all(count_ratio.log_e(control, candidate, weight, ratio) > BAR for ratio in grid)
         return
     assert lower <= upper
-    for end, ours in ((lower, candidate), (upper, control)):
-        if ours.sum():
+    for end, events in ((lower, candidate), (upper, control)):
+        if events.sum():
             assert count_ratio.log_e(control, candidate, weight, end) == pytest.approx(BAR, abs=1e-5)
 
 
@@ -136,13 +136,13 @@ def test_large_counts_leave_a_narrow_interval(size: float) -> None:
     assert 1 < lower < 1.01 < upper < 1.02
 
 
-def test_nothing_counted_says_nothing() -> None:
+def test_no_counts_are_no_evidence() -> None:
     assert count_ratio.ratio_interval(numbers(0, 0), numbers(0, 0), numbers(0.1, 0.5), BAR) == (0, math.inf)
     assert count_ratio.log_e(numbers(0, 0), numbers(0, 0), numbers(0.1, 0.5), 1.25, "above") == pytest.approx(0)
     assert np.isnan(count_ratio.ratio_interval(numbers(math.nan), numbers(1), numbers(0.5), BAR)).all()
 
 
-def test_the_interval_of_few_events_that_come_together_is_wide_and_not_empty() -> None:
+def test_the_interval_of_a_few_bursts_is_wide_and_not_empty() -> None:
     lower, upper = count_ratio.ratio_interval(numbers(2), numbers(1), numbers(0.5), 60)
     assert 0 < lower < 1e-20
     assert 1e10 < upper < math.inf
@@ -153,40 +153,43 @@ def test_epochs_that_no_ratio_fits_have_no_interval() -> None:
     assert np.isnan(found).all()
 
 
-def walk(ratios: list[float], runs: int, side: Side, boundary: float, seed: int) -> Numbers:
-    """The largest log E of each run at any look: ratios over three weights, base rates that drift from 0.1 % to 5 %, 60 looks."""
+def simulate(ratios: list[float], runs: int, side: Side, boundary: float, seed: int) -> Numbers:
+    """Return the largest log E of each run over 60 looks: ratios at three weights, base rates that drift from 0.1 % to 5 %."""
     random = np.random.default_rng(seed)
     weights = numbers(0.05, 0.25, 0.5)
     control, candidate = np.zeros((runs, 3)), np.zeros((runs, 3))
-    most = np.full(runs, -np.inf)
+    largest = np.full(runs, -np.inf)
     for look in range(60):
         epoch, base = look // 20, np.geomspace(0.001, 0.05, 60)[look]
         requests = 4000
-        ours = random.binomial(requests, weights[epoch], runs)
-        control[:, epoch] += random.binomial(requests - ours, base)
-        candidate[:, epoch] += random.binomial(ours, base * ratios[epoch])
-        most = np.maximum(most, count_ratio.log_e(control, candidate, weights, boundary, side))
-    return most
+        candidate_requests = random.binomial(requests, weights[epoch], runs)
+        control[:, epoch] += random.binomial(requests - candidate_requests, base)
+        candidate[:, epoch] += random.binomial(candidate_requests, base * ratios[epoch])
+        largest = np.maximum(largest, count_ratio.log_e(control, candidate, weights, boundary, side))
+    return largest
 
 
 @pytest.mark.parametrize("side", ["above", "below"])
 def test_at_the_boundary_few_runs_ever_reach_the_bar(side: Side) -> None:
-    """At most α, and three standard errors of what 400 runs tell of it."""
-    most = walk([1.25, 1.25, 1.25], 400, side, 1.25, seed=1)
-    assert (most >= BAR).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+    """At largest α plus three standard errors of 400 runs."""
+    largest = simulate([1.25, 1.25, 1.25], 400, side, 1.25, seed=1)
+    assert (largest >= BAR).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
 def test_good_epochs_do_not_make_up_for_a_bad_last_one() -> None:
-    """Which pooled evidence would let them: so the last one alone is asked, and it does not pass."""
+    """Pooled evidence would let it pass, so the last epoch alone is tested, and it does not pass."""
     random = np.random.default_rng(2)
     passed = 0
     for _ in range(200):
-        ours = random.binomial(200_000, 0.5)
-        control, candidate = random.binomial(200_000 - ours, 0.01), random.binomial(ours, 0.0126)
+        candidate_requests = random.binomial(200_000, 0.5)
+        control, candidate = (
+            random.binomial(200_000 - candidate_requests, 0.01),
+            random.binomial(candidate_requests, 0.0126),
+        )
         passed += bool(count_ratio.log_e(numbers(control), numbers(candidate), numbers(0.5), 1.25, "below") >= BAR)
     assert passed <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)
 
 
-def test_what_is_worse_is_found() -> None:
-    most = walk([3.0, 3.0, 3.0], 50, "above", 1.25, seed=3)
-    assert (most >= BAR).all()
+def test_a_worse_candidate_is_found() -> None:
+    largest = simulate([3.0, 3.0, 3.0], 50, "above", 1.25, seed=3)
+    assert (largest >= BAR).all()

@@ -1,4 +1,4 @@
-"""How many events come together, as blocks tell it."""
+"""Dispersion of events over blocks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ NULL = np.array([0.25])
 
 
 def sums(candidate: Any, control: Any, length: int = 1) -> BlockMoments:
-    """Of a series of the shortest blocks, joined to blocks of so many of them."""
+    """Return the sums over a series of shortest blocks, joined to blocks of `length` of them."""
     x, c = (np.asarray(series, float).reshape(-1, length).sum(-1) for series in (candidate, control))
     s = x + c
     return BlockMoments(
@@ -19,11 +19,11 @@ def sums(candidate: Any, control: Any, length: int = 1) -> BlockMoments:
     )
 
 
-def test_events_that_come_one_by_one_are_not_discounted() -> None:
+def test_independent_events_have_no_dispersion() -> None:
     random = np.random.default_rng(1)
     candidate, control = random.poisson(3, 4000), random.poisson(9, 4000)
     assert dispersion_factor([sums(candidate, control)], NULL) == pytest.approx(1, abs=0.05)
-    # Nor where the candidate is worse: what varies is what counts, not how large it is.
+    # A higher rate of the candidate is no dispersion either.
     assert dispersion_factor([sums(random.poisson(12, 4000), control)], NULL) == pytest.approx(1, abs=0.05)
 
 
@@ -44,7 +44,7 @@ def test_a_stall_that_lasts_shows_in_longer_blocks() -> None:
     )
 
 
-def test_what_befalls_both_arms_is_no_dispersion() -> None:
+def test_bursts_of_both_arms_are_no_dispersion() -> None:
     burst = np.random.default_rng(2).gamma(0.2, 20, 2000)
     random = np.random.default_rng(3)
     candidate, control = random.poisson(burst), random.poisson(3 * burst)
@@ -56,7 +56,7 @@ def test_what_befalls_both_arms_is_no_dispersion() -> None:
     [([], []), ([0] * 20, [0] * 20), ([9, 0, 0], [0, 0, 0])],
     ids=("nothing closed", "no events", "few blocks"),
 )
-def test_where_nothing_is_known_nothing_is_discounted(candidate: list[int], control: list[int]) -> None:
+def test_without_data_nothing_is_discounted(candidate: list[int], control: list[int]) -> None:
     assert dispersion_factor([sums(candidate, control)], NULL) == 1
     assert dispersion_factor([], NULL) == 1
 

@@ -1,4 +1,4 @@
-"""Harm in a candidate's first blocks: stalls of a minute are none, and what goes on beyond them is."""
+"""Harm in a candidate's first blocks: stalls of a minute are no harm, and steady failures are."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from sundog_operator.core.stats.power.rollout_simulation import SteadyTraffic, T
 
 RUNS = 3000
 LEVEL = 0.01
-FEWEST = multiple_testing.log_e_threshold(LEVEL)
+THRESHOLD = multiple_testing.log_e_threshold(LEVEL)
 
 
-def played(world: TrafficModel, weight: float, blocks: int = early_harm.MAX_BLOCKS, seed: int = 1) -> Numbers:
-    """Log E after each of the first blocks, shape (runs, blocks)."""
+def simulate(world: TrafficModel, weight: float, blocks: int = early_harm.MAX_BLOCKS, seed: int = 1) -> Numbers:
+    """Return log E after each of the first blocks, shape (runs, blocks)."""
     draw, step = np.random.default_rng(seed), np.zeros(RUNS, int)
-    told = np.array([world.tick(draw, at, step, np.full(RUNS, weight)) for at in range(blocks)])
-    ratios = early_harm.log_likelihood_ratio(told[:, 2].T, told[:, 3].T, weight, 0.25)
+    counts = np.array([world.tick(draw, at, step, np.full(RUNS, weight)) for at in range(blocks)])
+    ratios = early_harm.log_likelihood_ratio(counts[:, 2].T, counts[:, 3].T, weight, 0.25)
     return np.stack([early_harm.log_e(ratios[:, : 1 + at]) for at in range(blocks)], -1)
 
 
 def share_found(world: TrafficModel, weight: float) -> float:
-    return float((played(world, weight) >= FEWEST).any(-1).mean())
+    return float((simulate(world, weight) >= THRESHOLD).any(-1).mean())
 
 
-def test_a_block_says_what_the_likelihood_of_its_events_does() -> None:
-    # Of a candidate at half of the traffic: 5/6 of events by the alternative, 5/9 at the margin.
+def test_a_block_has_the_likelihood_ratio_of_its_events() -> None:
+    # With half of the traffic, the candidate has 5/6 of the events by the alternative, and 5/9 at the margin.
     found = early_harm.log_likelihood_ratio(np.array([0.0, 2.0]), np.array([3.0, 0.0]), 0.5, 0.25)
     assert found == pytest.approx([3 * np.log(1.5), 2 * np.log((1 / 6) / (4 / 9))])
 
@@ -58,7 +58,7 @@ def test_the_seven_worst_blocks_are_left_out() -> None:
 
 @pytest.mark.parametrize("weight", [0.05, 0.25, 0.5])
 @pytest.mark.parametrize("rps", [1.0, 10.0, 100.0])
-def test_what_is_at_the_margin_is_found_to_be_worse_as_seldom_as_asked(rps: float, weight: float) -> None:
+def test_a_candidate_at_the_margin_is_rarely_called_worse(rps: float, weight: float) -> None:
     assert share_found(SteadyTraffic(rps, 0.05, 1.25), weight) <= LEVEL
 
 
@@ -86,7 +86,5 @@ def test_stalls_of_one_to_sixty_seconds_are_no_harm() -> None:
     ("rps", "weight", "base", "failing", "within"),
     [(20, 0.25, 1e-9, 0.14, 10), (20, 0.25, 0.01, 0.14, 11), (100, 0.05, 1e-9, 0.14, 10), (100, 0.25, 0.01, 0.05, 13)],
 )
-def test_what_fails_all_the_time_is_found_soon(
-    rps: float, weight: float, base: float, failing: float, within: int
-) -> None:
-    assert (played(SteadyTraffic(rps, base, failing / base), weight) >= FEWEST)[:, within - 1].mean() >= 0.8
+def test_steady_failures_are_found_soon(rps: float, weight: float, base: float, failing: float, within: int) -> None:
+    assert (simulate(SteadyTraffic(rps, base, failing / base), weight) >= THRESHOLD)[:, within - 1].mean() >= 0.8

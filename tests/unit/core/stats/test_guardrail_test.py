@@ -1,4 +1,4 @@
-"""Plain counts of many metrics are weighed as each by itself."""
+"""Plain counts of many metrics have the same findings as each metric alone."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ LENGTHS = (60, 20, 10)
 
 
 def even(control: int, candidate: int) -> list[tuple[int, ...]]:
-    """Blocks of each length, over which events are spread evenly: so many in each of the shortest."""
+    """Return blocks of each length with evenly spread events, given the events of each shortest block."""
     found: list[tuple[int, ...]] = []
     for closed in LENGTHS:
         x, s = candidate * 60 // closed, (control + candidate) * 60 // closed
@@ -24,12 +24,12 @@ def even(control: int, candidate: int) -> list[tuple[int, ...]]:
 
 
 def epoch(weight: float, *per_block: tuple[int, int], requests: int = 300) -> EpochCounts:
-    """Ten minutes, with so many events of control and of the candidate of each metric in each ten seconds."""
+    """Return ten minutes with the given events of control and the candidate, for each metric, in each ten seconds."""
     units = round(60 * requests * (1 - weight)), round(60 * requests * weight)
     return EpochCounts(weight, units, [(60 * a, 60 * b) for a, b in per_block], [even(*each) for each in per_block])
 
 
-def test_without_an_epoch_nothing_was_counted() -> None:
+def test_without_an_epoch_there_is_no_data() -> None:
     found = guardrail_test.evaluate_counts([ERRORS, SLOW], [], ErrorLevels(0.05))
     assert [each.verdict for each in found] == [MetricVerdict.NO_DATA] * 2
     assert guardrail_test.evaluate_counts([], [], ErrorLevels(0.05)) == []
@@ -45,7 +45,7 @@ def test_metrics_keep_their_order_and_their_own_limits() -> None:
     assert [each.verdict for each in found] == [MetricVerdict.UNDECIDED, MetricVerdict.PASSED, MetricVerdict.PASSED]
 
 
-def test_a_metric_that_looks_at_the_newest_epoch_is_not_let_pass_by_those_before() -> None:
+def test_a_gate_of_the_newest_epoch_ignores_older_ones() -> None:
     epochs = [epoch(0.1, (30, 2)), epoch(0.25, (3, 1))]
     last = replace(ERRORS, floor=0.0, next_weight=1.0)
     assert guardrail_test.evaluate_counts([last], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.PASSED
@@ -55,8 +55,8 @@ def test_a_metric_that_looks_at_the_newest_epoch_is_not_let_pass_by_those_before
     )
 
 
-def test_a_floor_looks_at_the_newest_epoch_alone() -> None:
-    """Of both epochs together the candidate has half of control's rate, and in none of them a lower one."""
+def test_a_floor_is_tested_on_the_newest_epoch_alone() -> None:
+    """Over both epochs the candidate has half of control's rate, but in neither epoch a lower one."""
     metric = replace(ERRORS, margin=0.1, floor=0.005)
     before, newest = epoch(0.1, (45, 5), requests=100), epoch(0.5, (15, 18))
     rates = [
@@ -71,7 +71,7 @@ def test_a_floor_looks_at_the_newest_epoch_alone() -> None:
     )
 
 
-def test_a_floor_waits_until_the_newest_epoch_tells_how_its_events_vary() -> None:
+def test_a_floor_waits_for_the_newest_epochs_dispersion() -> None:
     metric = replace(ERRORS, margin=0.1)
     closed = [(11,) + (0,) * 5, (3,) + (0,) * 5, (1,) + (0,) * 5]
     young = EpochCounts(0.5, (50_000, 50_000), [(0, 0)], [closed])
@@ -99,8 +99,8 @@ def test_a_floor_waits_until_the_newest_epoch_tells_how_its_events_vary() -> Non
 @pytest.mark.parametrize("newest_alone", [False, True])
 @pytest.mark.parametrize("candidate", range(1, 8))
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
-def test_what_is_shown_is_what_decides(candidate: int, alpha: float, newest_alone: bool) -> None:
-    """A gate passes by its margin where the upper end is at most what is allowed, and harm is a lower end above its margin."""
+def test_the_shown_interval_decides(candidate: int, alpha: float, newest_alone: bool) -> None:
+    """A gate passes by its margin where the upper end is at most the allowed ratio. Harm is a lower end of at least 1 + margin."""
     metric = replace(ERRORS, floor=0.0, margin=0.2, newest_alone=newest_alone)
     for blocks in range(1, 6):
         epochs = [epoch(0.25, *[(9, 3)] * 2), epoch(0.5, *[(3 * blocks, candidate * blocks)] * 2)]
@@ -138,8 +138,8 @@ def test_a_metric_that_no_gate_waits_for_shows_the_test_of_harm() -> None:
     assert found.lower < alone.lower < alone.upper < found.upper
 
 
-def test_what_passed_by_its_floor_is_told_by_the_decision() -> None:
-    """The newest epoch alone passes by the margin, although both together would not show it."""
+def test_a_finding_shows_whether_it_passed_by_its_floor() -> None:
+    """The newest epoch alone passes by the margin, although both together would not."""
     metric = replace(ERRORS, newest_alone=True, next_weight=1.0)
     by_margin = guardrail_test.evaluate_counts(
         [metric], [epoch(0.25, (9, 9)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
@@ -149,14 +149,14 @@ def test_what_passed_by_its_floor_is_told_by_the_decision() -> None:
         [metric], [epoch(0.25, (30, 11)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
     )[0]
     assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.PASSED, False)
-    assert "no worse than the 1.25 times that are allowed" in by_margin.sentence("errorRate")
+    assert "within the allowed 1.25 times" in by_margin.sentence("errorRate")
     by_floor = guardrail_test.evaluate_counts([metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], ErrorLevels(0.05))[0]
     assert (by_floor.verdict, by_floor.by_floor) == (MetricVerdict.PASSED, True)
-    assert by_floor.sentence("errorRate").endswith("than its floor allows")
+    assert by_floor.sentence("errorRate").endswith(": within its floor above control's rate")
 
 
-def test_a_ratio_that_changes_keeps_no_gate_shut_that_looks_at_one_epoch() -> None:
-    """The tail of latencies changes with load by nature: half as many long answers at first, as many as stable's later."""
+def test_a_changing_ratio_blocks_no_gate_of_one_epoch() -> None:
+    """The tail of latencies changes with load: half as many slow answers at first, as many as stable's later."""
     epochs = [epoch(0.25, (90, 12)), epoch(0.5, (30, 24))]
     alone, pooled = (replace(SLOW, newest_alone=newest_alone) for newest_alone in (True, False))
     found = guardrail_test.evaluate_counts(
@@ -187,7 +187,7 @@ def test_the_error_of_harm_is_shared_among_metrics() -> None:
     assert guardrail_test.evaluate_counts([ERRORS] * 12, [few], ErrorLevels(0.1))[0].verdict != MetricVerdict.HARM
 
 
-def test_events_that_come_together_weigh_less() -> None:
+def test_bursts_count_less() -> None:
     apart = epoch(0.25, (3, 3))
     closed, x, s, *_ = even(3, 3)[0]
     stall = (closed, x, s, x * x, x * s, s * s)
@@ -198,7 +198,7 @@ def test_events_that_come_together_weigh_less() -> None:
     assert guardrail_test.evaluate_counts([ERRORS], [longest], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
 
 
-def test_what_the_floor_waits_for_is_told_where_it_may_decide() -> None:
+def test_a_finding_shows_the_requests_that_the_floor_needs() -> None:
     quiet = epoch(0.25, *[(0, 0)] * 4, requests=5)
     found = guardrail_test.evaluate_counts(
         [ERRORS, replace(ERRORS, floor=0.0), replace(ERRORS, floor=0.5), ERRORS], [quiet], ErrorLevels(0.05)
@@ -216,7 +216,7 @@ def test_what_the_floor_waits_for_is_told_where_it_may_decide() -> None:
         assert guardrail_test.evaluate_counts([ERRORS], [more], ErrorLevels(0.05))[0].verdict == verdict
 
 
-def test_before_a_block_is_over_nobody_knows_how_long_it_takes() -> None:
+def test_before_the_first_block_ends_there_is_no_estimate_of_time() -> None:
     found = guardrail_test.evaluate_counts(
         [ERRORS], [replace(epoch(0.25, (0, 0), requests=5), blocks=[[(0,) * 6] * 3])], ErrorLevels(0.05)
     )[0]
@@ -235,11 +235,11 @@ def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
     assert guardrail_test.mismatch_log_e([ArmSplit.of_two(1.0, (0, 900)), ArmSplit.of_two(0.0, (900, 0))]) == 0
 
 
-def test_a_split_among_many_arms_is_looked_at_as_one() -> None:
+def test_a_split_among_many_arms_is_one_test() -> None:
     shares = (0.8, 0.1, 0.05, 0.05)
     assert guardrail_test.mismatch_log_e([ArmSplit(shares, (8000, 1000, 500, 500))]) < 0
     assert guardrail_test.mismatch_log_e([ArmSplit(shares, (8000, 1000, 750, 250))]) > math.log(1000)
-    # An arm that has no share any more is none of them.
+    # An arm without a share is left out.
     assert guardrail_test.mismatch_log_e([ArmSplit((0.9, 0.1, 0.0), (900, 100, 0))]) == guardrail_test.mismatch_log_e(
         [ArmSplit((0.9, 0.1), (900, 100))]
     )

@@ -1,4 +1,4 @@
-"""Two means over epochs: the published figures, exact sums, and what an epoch counts."""
+"""Two means over epochs: published values, exact sums, and weights of epochs."""
 
 import math
 
@@ -17,20 +17,22 @@ def one(value: float) -> np.ndarray:
     return np.asarray(float(value))
 
 
-def told(control: float, candidate: float, control_variance: float, candidate_variance: float, time: float) -> Contrast:
-    """By averages and their variances."""
+def contrast(
+    control: float, candidate: float, control_variance: float, candidate_variance: float, time: float
+) -> Contrast:
+    """Return a contrast, given averages and their variances."""
     parts = (control * time, candidate * time, control_variance * time**2, candidate_variance * time**2, time)
     return Contrast(*map(one, parts))
 
 
 def sums(*epochs: tuple[int, int, int, int]) -> UnitValueSums:
-    """Of one arm: units, those with a value, Σy, Σy²."""
+    """Return the sums of one arm, given units, units with a value, Σy and Σy² of each epoch."""
     return UnitValueSums(*np.array(epochs, object).T)
 
 
 def test_the_normal_mixture() -> None:
     """1000 pairs, a difference of 0.1, σ² = 1, τ² = 0.01: Σh = 500, and the deviation is τ."""
-    found = told(1.0, 1.1, 0.0, 2 / 1000, 500)
+    found = contrast(1.0, 1.1, 0.0, 2 / 1000, 500)
     assert float(found.log_e_two_sided(1.0, 0.1)) == pytest.approx(1.187454, abs=5e-7)
     assert math.exp(-float(found.log_e_two_sided(1.0, 0.1))) == pytest.approx(0.30500, abs=5e-6)
     lower, upper = found.interval(0.1, math.log(20))
@@ -39,7 +41,7 @@ def test_the_normal_mixture() -> None:
 
 
 def tuned(optimum: float, alpha: float = 0.05) -> float:
-    """ρ² with which an interval is tightest after so many observations, by the lower branch of Lambert's W."""
+    """Return the ρ² of the interval that is tightest after `optimum` observations, by the lower branch of Lambert's W."""
     return float((-lambertw(-(alpha**2) * math.exp(-1), -1).real - 1) / optimum)
 
 
@@ -49,17 +51,17 @@ def tuned(optimum: float, alpha: float = 0.05) -> float:
 def test_halfwidths_at_unit_variance(count: int, halfwidth: float) -> None:
     deviation = math.sqrt(tuned(1000))
     assert deviation == pytest.approx(0.0906199, abs=5e-8)
-    lower, upper = told(1.0, 1.0, 0.0, 1 / count, count).interval(deviation, math.log(20))
+    lower, upper = contrast(1.0, 1.0, 0.0, 1 / count, count).interval(deviation, math.log(20))
     assert float(upper) - 1 == pytest.approx(halfwidth, abs=5e-7)
     assert 1 - float(lower) == pytest.approx(halfwidth, abs=5e-7)
 
 
 def test_two_rates_of_ten_thousand() -> None:
     """500 and 580: n = 20 000 observations, Σh = 5000."""
-    found = told(0.05, 0.058, 0.05 * 0.95 / 1e4, 0.058 * 0.942 / 1e4, 5000)
+    found = contrast(0.05, 0.058, 0.05 * 0.95 / 1e4, 0.058 * 0.942 / 1e4, 5000)
     deviation = math.sqrt(tuned(20_000) * 20_000 / 5000)
     assert float(found.log_e_two_sided(1.0, deviation)) == pytest.approx(1.6827, abs=5e-5)
-    difference = told(1.0, 1.008, 0.0, float(found.control_variance + found.candidate_variance) / 5000**2, 5000)
+    difference = contrast(1.0, 1.008, 0.0, float(found.control_variance + found.candidate_variance) / 5000**2, 5000)
     lower, upper = difference.interval(deviation, math.log(20))
     assert (float(upper) - float(lower)) / 2 == pytest.approx(0.009700, abs=5e-7)
 
@@ -69,7 +71,7 @@ def test_the_mixture_of_both_sides() -> None:
     r = float(beta_binomial.optimal_precision(100, 0.05))
 
     def at(total: float) -> float:
-        return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e_two_sided(1.0, 1 / math.sqrt(r)))
+        return float(contrast(0.0, total / 100, 0.0, 0.01, 100).log_e_two_sided(1.0, 1 / math.sqrt(r)))
 
     assert at(10) == pytest.approx(-0.6510052, abs=5e-8)
     assert brentq(lambda total: at(total) - math.log(20), 1, 100) == pytest.approx(30.35209, abs=5e-6)
@@ -80,13 +82,13 @@ def test_the_mixture_of_one_side() -> None:
     r = float(beta_binomial.optimal_precision(100, 0.1))
 
     def at(total: float) -> float:
-        return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e(1.0, 1 / math.sqrt(r), 1))
+        return float(contrast(0.0, total / 100, 0.0, 0.01, 100).log_e(1.0, 1 / math.sqrt(r), 1))
 
     assert at(10) == pytest.approx(-0.06502391, abs=5e-9)
     assert brentq(lambda total: at(total) - math.log(20), 1, 100) == pytest.approx(27.66071, abs=5e-6)
 
 
-def test_an_epoch_is_what_it_was_counted_as() -> None:
+def test_a_contrast_of_one_epoch() -> None:
     control, candidate = sums((1000, 400, 500, 700)), sums((2000, 900, 1200, 1500))
     found = make_contrast(control, candidate)
     assert float(found.time) == pytest.approx(2000 / 3)
@@ -99,7 +101,7 @@ def test_an_epoch_is_what_it_was_counted_as() -> None:
 
 
 def test_epochs_are_strata() -> None:
-    """Weights and base change together: a pooled mean would show a difference where there is none."""
+    """Weights and base rate change together; a pooled mean would show a difference where there is none."""
     control = sums((950, 950, 950, 1900), (500, 500, 1500, 5000))
     candidate = sums((50, 50, 50, 100), (500, 500, 1500, 5000))
     found = make_contrast(control, candidate)
@@ -107,7 +109,7 @@ def test_epochs_are_strata() -> None:
     assert float(found.time) == pytest.approx(47.5 + 250)
 
 
-def test_a_young_epoch_counts_nothing() -> None:
+def test_an_epoch_without_burn_in_does_not_count() -> None:
     old, young = ((1000, 300, 400, 600), (1000, 330, 440, 700)), ((100, 29, 90, 300), (100, 60, 10, 40))
     alone = make_contrast(sums(old[0]), sums(old[1]))
     both = make_contrast(sums(old[0], young[0]), sums(old[1], young[1]))
@@ -119,7 +121,7 @@ def test_a_young_epoch_counts_nothing() -> None:
 
 
 def test_no_digit_of_a_variance_is_lost() -> None:
-    """A million and a bit each, in millionths: squares of 10²⁴, of which floats keep 16 digits."""
+    """About a million each, in millionths: squares of 10²⁴, of which floats keep 16 digits."""
     base, count = 10**12, 1000
     values = [base + number % 7 for number in range(count)]
     arm = sums((count, count, sum(values), sum(each**2 for each in values)))
@@ -127,7 +129,7 @@ def test_no_digit_of_a_variance_is_lost() -> None:
 
 
 def test_ratios_are_fiellers() -> None:
-    found = told(2.0, 2.6, 0.01, 0.02, 400)
+    found = contrast(2.0, 2.6, 0.01, 0.02, 400)
     lower, upper = (float(end) for end in found.interval(0.1, math.log(20)))
     assert lower < 1.3 < upper
     for end in (lower, upper):
@@ -136,19 +138,19 @@ def test_ratios_are_fiellers() -> None:
 
 @pytest.mark.parametrize("control", [0.0, -1.0, 0.2])
 def test_a_control_that_may_be_0_has_no_ratio(control: float) -> None:
-    found = told(control, 2.0, 0.01, 0.01, 400)
+    found = contrast(control, 2.0, 0.01, 0.01, 400)
     assert np.isnan(found.interval(0.1, math.log(20))).all()
     assert float(found.log_e(1.0, 0.1, 1)) > 10
 
 
-def test_values_that_are_all_the_same_say_nothing() -> None:
+def test_equal_values_are_no_evidence() -> None:
     same = make_contrast(sums((100, 100, 500, 2500)), sums((100, 100, 500, 2500)))
     assert float(same.log_e(1.0, 0.1, 1)) == -math.inf
     assert np.isnan(same.interval(0.1, 3.0)).all()
     assert math.isinf(float(same.growth(None, 0.1, 3.0)))
 
 
-def test_growth_is_how_much_more_decides() -> None:
+def test_growth_is_the_factor_of_units_that_decides() -> None:
     found, bar = make_contrast(sums((10_000, 1000, 1000, 1000)), sums((10_000, 1050, 1050, 1050))), math.log(20)
     times = float(found.growth(None, 0.03, bar))
     assert float(found.grown(times).log_e(1.0, 0.03, 1)) >= bar

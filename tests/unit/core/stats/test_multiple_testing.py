@@ -1,4 +1,4 @@
-"""Several tests and arms, and what a decision will take."""
+"""Several tests and arms, and sample sizes."""
 
 import math
 
@@ -10,11 +10,13 @@ from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation, sample_size
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline, ExperimentDesign
 
-ONE_LOOK = group_sequential.required_drift(group_sequential.spending_bounds(group_sequential.pocock, 1, 0.05), 0.8)
+ONE_LOOK = group_sequential.required_drift(
+    group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05), 0.8
+)
 
 
 def test_discoveries_by_hand() -> None:
-    """Four nulls at 0.1: bars are 40, 20, 13.3 and 10."""
+    """Four nulls at 0.1: the thresholds are 40, 20, 13.3 and 10."""
     assert multiple_testing.find_discoveries(np.log([50.0, 15.0, 14.0, 1.0]), 0.1) == [0, 1, 2]
     assert multiple_testing.find_discoveries(np.log([39.0, 19.0, 13.0, 9.0]), 0.1) == []
     assert multiple_testing.find_discoveries(np.log([1.0, 41.0]), 0.1) == [1]
@@ -56,17 +58,17 @@ def test_the_sample_of_one_look(rate: float, uplift: float, units: int) -> None:
     ("weight", "ratio", "events"), [(0.05, 2, 286), (0.05, 5, 37), (0.25, 2, 87), (0.25, 5, 15), (0.5, 1.5, 232)]
 )
 def test_events_until_harm_against_the_table(weight: float, ratio: float, events: int) -> None:
-    """The table's mixture looks at both sides and is tuned to the number itself, ours looks at one."""
+    """The table's mixture is two-sided and tuned to the number itself; ours is one-sided."""
     found = sample_size.events_needed(ratio, 1.0, weight, math.log(20), "above")
     assert 0.75 * events < found < events
 
 
-def test_what_never_decides_takes_infinitely_many() -> None:
+def test_a_ratio_within_the_null_is_never_decided() -> None:
     assert sample_size.events_needed(1.0, 1.25, 0.5, math.log(20), "above") == math.inf
     assert sample_size.events_needed(1.25, 1.25, 0.5, math.log(20), "below") == math.inf
 
 
-def test_a_gate_that_begins_anew_never_has_more_than_all_of_its_error() -> None:
+def test_a_gate_that_starts_again_never_spends_more_than_its_error() -> None:
     shares = [multiple_testing.epoch_error_share(number) for number in range(1, 500)]
     assert shares[:2] == pytest.approx([0.9, 0.09])
     assert sum(shares) <= 1 + 1e-12

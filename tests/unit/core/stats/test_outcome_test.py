@@ -1,4 +1,4 @@
-"""Success metrics: verdicts of any counts, what they promise in simulated experiments, and sentences."""
+"""Success metrics: verdicts for any counts, invariances, and sentences."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ UNITS = st.integers(0, 2000)
 
 
 def of(exposed: int, positive: int, value: int = 1_000_000) -> OutcomeCounts:
-    """Units that each have one event, or none."""
+    """Return the counts of units that each have one event or none."""
     return OutcomeCounts(exposed, positive, positive if value > 0 else 0, positive * value, positive * value**2)
 
 
@@ -98,30 +98,30 @@ def close(one: list[list[OutcomeFinding]], other: list[list[OutcomeFinding]]) ->
     ],
 )
 def test_verdicts(metric: OutcomeMetric, control: OutcomeCounts, arm: OutcomeCounts, verdict: OutcomeVerdict) -> None:
-    (told,) = found(metric, control, arm)
-    assert told.verdict == verdict
-    assert told.sentence("wide")
+    (finding,) = found(metric, control, arm)
+    assert finding.verdict == verdict
+    assert finding.sentence("wide")
 
 
-def test_what_is_found_is_told() -> None:
-    (told,) = found(CONVERSION, of(10_000, 1000), of(10_000, 1300))
-    assert told.control == 0.1
-    assert told.arm == 0.13
-    assert told.uplift == pytest.approx(0.3)
-    assert told.lower == pytest.approx(0.1, abs=0.001)
-    assert told.improvement == (told.lower, told.upper)
-    assert told.better == pytest.approx(15.5, abs=0.2)
-    assert told.exposed == 20_000
-    assert math.isnan(told.needed)
+def test_a_finding_has_its_numbers() -> None:
+    (finding,) = found(CONVERSION, of(10_000, 1000), of(10_000, 1300))
+    assert finding.control == 0.1
+    assert finding.arm == 0.13
+    assert finding.uplift == pytest.approx(0.3)
+    assert finding.lower == pytest.approx(0.1, abs=0.001)
+    assert finding.improvement == (finding.lower, finding.upper)
+    assert finding.better == pytest.approx(15.5, abs=0.2)
+    assert finding.exposed == 20_000
+    assert math.isnan(finding.needed)
     (mirrored,) = found(replace(CONVERSION, goal="decrease"), of(10_000, 1000), of(10_000, 1300))
-    assert (mirrored.better, mirrored.worse) == (told.worse, told.better)
-    assert mirrored.improvement == (-told.upper, -told.lower)
+    assert (mirrored.better, mirrored.worse) == (finding.worse, finding.better)
+    assert mirrored.improvement == (-finding.upper, -finding.lower)
 
 
-def test_what_is_missing_is_told() -> None:
-    (told,) = found(CONVERSION, of(10_000, 1000), of(10_000, 1100))
-    times = told.needed / told.exposed
-    assert told.eta_s == pytest.approx((times - 1) * 86_400)
+def test_a_finding_shows_the_units_that_are_needed() -> None:
+    (finding,) = found(CONVERSION, of(10_000, 1000), of(10_000, 1100))
+    times = finding.needed / finding.exposed
+    assert finding.eta_s == pytest.approx((times - 1) * 86_400)
     (then,) = found(CONVERSION, *(of(int(10_000 * times * 1.01), int(each * times * 1.01)) for each in (1000, 1100)))
     assert then.verdict == OutcomeVerdict.BETTER
     (unknown,) = outcome_test.evaluate_outcomes(
@@ -145,25 +145,25 @@ def test_alpha_is_shared_among_metrics_and_arms() -> None:
 
 
 def test_each_epoch_has_its_own_shares() -> None:
-    """A base that falls while weights change: all events together would show three times the rate."""
+    """The base rate falls while weights change; all events pooled would show three times the rate."""
     epochs = [
         OutcomeEpoch((1, 9), [[of(1000, 200), of(9000, 1800)]]),
         OutcomeEpoch((9, 1), [[of(9000, 180), of(1000, 20)]]),
     ]
-    (told,) = outcome_test.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
-    assert told.uplift == pytest.approx(0)
-    assert told.arm > 3 * told.control / 3.3 > told.control * 0.9
-    assert told.verdict == OutcomeVerdict.UNDECIDED
+    (finding,) = outcome_test.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
+    assert finding.uplift == pytest.approx(0)
+    assert finding.arm > 3 * finding.control / 3.3 > finding.control * 0.9
+    assert finding.verdict == OutcomeVerdict.UNDECIDED
 
 
 def test_effects_that_differ_by_epoch_win_nothing() -> None:
     epochs = [OutcomeEpoch((1, 1), [[of(10_000, a), of(10_000, b)]]) for a, b in ((1000, 1600), (1000, 900))]
-    (told,) = outcome_test.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
-    assert told.better > math.log(20)
-    assert told.verdict == OutcomeVerdict.HETEROGENEOUS
+    (finding,) = outcome_test.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
+    assert finding.better > math.log(20)
+    assert finding.verdict == OutcomeVerdict.HETEROGENEOUS
 
 
-def test_an_arm_that_is_out_is_left_alone() -> None:
+def test_a_dropped_arm_keeps_its_finding() -> None:
     before = OutcomeEpoch((1, 1, 1), [[of(5000, 500), of(5000, 650), of(5000, 300)]])
     after = OutcomeEpoch((1, 1, 0), [[of(5000, 500), of(5000, 650), of(0, 0)]])
     stays, out = outcome_test.evaluate_outcomes([CONVERSION], [before, after], 0.05)[0]
@@ -172,7 +172,7 @@ def test_an_arm_that_is_out_is_left_alone() -> None:
     assert out == outcome_test.evaluate_outcomes([CONVERSION], [before], 0.05)[0][1]
 
 
-def test_an_arm_that_cannot_be_judged_hurts_no_other() -> None:
+def test_an_arm_with_invalid_counts_affects_no_other() -> None:
     good, bad = found(CONVERSION, of(10_000, 1000), of(10_000, 1300), OutcomeCounts(1, 2, 3, 4, 5))
     assert (good.verdict, bad.verdict) == (OutcomeVerdict.BETTER, OutcomeVerdict.INVALID)
 
@@ -180,40 +180,40 @@ def test_an_arm_that_cannot_be_judged_hurts_no_other() -> None:
 @given(experiments())
 def test_any_counts_have_verdicts(epochs: list[OutcomeEpoch]) -> None:
     for row in outcome_test.evaluate_outcomes(METRICS, epochs, 0.05, elapsed_s=60):
-        for told in row:
-            assert told.sentence("wide")
-            assert not told.lower > told.upper
-            if told.verdict == OutcomeVerdict.BETTER:
-                assert told.better >= math.log(20) > told.worse
-            if told.verdict == OutcomeVerdict.UNDECIDED:
-                assert told.needed >= told.exposed
+        for finding in row:
+            assert finding.sentence("wide")
+            assert not finding.lower > finding.upper
+            if finding.verdict == OutcomeVerdict.BETTER:
+                assert finding.better >= math.log(20) > finding.worse
+            if finding.verdict == OutcomeVerdict.UNDECIDED:
+                assert finding.needed >= finding.exposed
 
 
 @given(experiments(), st.randoms())
 def test_the_order_of_epochs_and_arms_does_not_matter(epochs: list[OutcomeEpoch], random: object) -> None:
-    told = outcome_test.evaluate_outcomes(METRICS, epochs, 0.05)
+    findings = outcome_test.evaluate_outcomes(METRICS, epochs, 0.05)
     shuffled = list(epochs)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    close(outcome_test.evaluate_outcomes(METRICS, shuffled, 0.05), told)
+    close(outcome_test.evaluate_outcomes(METRICS, shuffled, 0.05), findings)
     turned = [
         OutcomeEpoch(
             [each.shares[0], *reversed(each.shares[1:])], [[row[0], *reversed(row[1:])] for row in each.outcomes]
         )
         for each in epochs
     ]
-    close(outcome_test.evaluate_outcomes(METRICS, turned, 0.05), [row[::-1] for row in told])
+    close(outcome_test.evaluate_outcomes(METRICS, turned, 0.05), [row[::-1] for row in findings])
 
 
 @given(st.lists(st.tuples(st.integers(400, 2000), st.floats(0.1, 0.4), st.floats(0.1, 0.4)), min_size=1, max_size=3))
 def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]) -> None:
-    def told(more: int) -> list[OutcomeFinding]:
+    def findings_with(more: int) -> list[OutcomeFinding]:
         rows = [(of(n, int(n * a)), of(n, int(n * b) + more)) for n, a, b in epochs]
         return [
             outcome_test.evaluate_outcomes([each], [OutcomeEpoch((1, 1), [row]) for row in rows], 0.05)[0][0]
             for each in (CONVERSION, REVENUE)
         ]
 
-    for fewer, more in zip(told(0), told(5), strict=True):
+    for fewer, more in zip(findings_with(0), findings_with(5), strict=True):
         assert more.better > fewer.better
         assert more.worse < fewer.worse
 
@@ -239,7 +239,7 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
             of(10_000, 1000),
             of(10_000, 1100),
             "conversion of wide is 10 % above control's (-3.93 % to +26 % at every look):"
-            " about 19515 more units decide, in some 23 hours",
+            " needs about 19515 more units, in about 23 hours",
         ),
         (CONVERSION, of(100, 0), of(100, 0), "conversion of wide is 0, control's 0: no number of units will decide"),
         (CONVERSION, of(100, 0), of(100, 40), "conversion of wide is 0.4, and control has none: better"),
@@ -247,7 +247,7 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
             CONVERSION,
             of(10**7, 10**6),
             of(10**7, 10**6 + 500),
-            "conversion of wide is 0.05 % above control's (-0.406 % to +0.508 % at every look): not the 2 % that are worth finding",
+            "conversion of wide is 0.05 % above control's (-0.406 % to +0.508 % at every look): less than the minimum effect of 2 %",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_secondary_metrics_are_found_together() -> None:
 
 
 @pytest.mark.parametrize(("goal", "verdict"), [("decrease", OutcomeVerdict.BETTER), ("increase", OutcomeVerdict.WORSE)])
-def test_a_verdict_by_one_side_may_come_before_the_interval_of_both_leaves_no_difference(goal, verdict) -> None:
+def test_a_one_sided_verdict_may_precede_the_two_sided_interval(goal, verdict) -> None:
     finding = found(OutcomeMetric("mistakes", goal=goal), of(500, 19), of(500, 3))[0]
     assert finding.verdict == verdict
     assert finding.lower < 0 < finding.upper < 0.02

@@ -1,4 +1,4 @@
-"""Ratios that hold in all epochs: exactness by enumeration, epochs that depend on what was seen, intervals, and how much is missing."""
+"""Ratios that are constant over epochs: exactness by enumeration, adaptive epochs, intervals, and needed events."""
 
 import itertools
 import math
@@ -12,7 +12,6 @@ from scipy.stats import binom
 from sundog_operator.core.stats import count_ratio
 from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
 
-MIXED = make_mixture(0.1)
 COUNTS = st.integers(0, 400)
 EPOCHS = st.lists(st.tuples(COUNTS, COUNTS, st.sampled_from((0.05, 0.25, 0.5, 0.8))), min_size=1, max_size=5)
 
@@ -22,8 +21,8 @@ def evidence(*epochs: tuple[float, float, float], scale: float = 0.1) -> RatioEv
     return RatioEvidence(control, candidate, weight, make_mixture(scale))
 
 
-def e(told: np.ndarray) -> float:
-    return math.exp(float(told))
+def e(log_e: np.ndarray) -> float:
+    return math.exp(float(log_e))
 
 
 def test_the_mixture_is_a_distribution() -> None:
@@ -42,8 +41,8 @@ def test_with_equal_rates_e_is_1_in_expectation(events: int, weight: float) -> N
         assert expected == pytest.approx(1, abs=1e-9)
 
 
-def test_with_a_rate_within_the_null_e_is_below_1_in_expectation() -> None:
-    """Also where it changes from epoch to epoch, and where the second weight follows what was seen in the first one."""
+def test_within_the_null_e_is_below_1_in_expectation() -> None:
+    """Also where the rate changes from epoch to epoch, and where the second weight follows the first epoch's events."""
     total = 0.0
     for first in range(13):
         second_weight = 0.8 if first > 4 else 0.2
@@ -55,7 +54,7 @@ def test_with_a_rate_within_the_null_e_is_below_1_in_expectation() -> None:
     assert 0.5 < total < 1
 
 
-def test_weights_that_follow_what_was_seen_leave_e_at_1() -> None:
+def test_adaptive_weights_leave_e_at_1() -> None:
     total = 0.0
     for first, second in itertools.product(range(13), range(13)):
         weight = 0.9 if first > 6 else 0.1
@@ -77,7 +76,7 @@ def test_order_and_batches_do_not_matter(epochs: list[tuple[int, int, float]], r
 
 
 @given(EPOCHS)
-def test_arms_are_alike(epochs: list[tuple[int, int, float]]) -> None:
+def test_arms_are_symmetric(epochs: list[tuple[int, int, float]]) -> None:
     found, mirrored = evidence(*epochs), evidence(*((x, c, 1 - w) for c, x, w in epochs))
     assert float(mirrored.below()) == pytest.approx(float(found.above()), abs=1e-6)
     lower, upper = found.interval(3.0)
@@ -100,12 +99,12 @@ def test_the_interval_ends_where_evidence_against_a_ratio_begins(epochs: list[tu
     control, candidate, weight = np.array(epochs, float).T
 
     def against(ratio: float) -> float:
-        """By both sides and none, from its definition."""
-        # The shares by their weights, as logarithms: 1 less a share would leave nothing of a very great ratio.
+        """Return log E against a ratio by the mixture's definition."""
+        # Logarithms keep the digits of very large ratios, which 1 minus a share would lose.
         whole = np.log(ratio * weight + (1 - weight))
         own = (candidate * (math.log(ratio) - whole) - control * whole).sum()
-        told = np.logaddexp(float(found.above()), float(found.below())) + math.log(0.45)
-        return float(np.logaddexp(told, math.log(0.1)) - own)
+        log_e = np.logaddexp(float(found.above()), float(found.below())) + math.log(0.45)
+        return float(np.logaddexp(log_e, math.log(0.1)) - own)
 
     if lower > 0:
         assert against(lower) == pytest.approx(bar, abs=1e-4)
@@ -118,7 +117,7 @@ def test_the_interval_ends_where_evidence_against_a_ratio_begins(epochs: list[tu
 
 
 @pytest.mark.parametrize(("control", "candidate"), [(1000, 1100), (1000, 900), (50, 70), (10_000, 10_100)])
-def test_growth_is_how_much_more_decides(control: int, candidate: int) -> None:
+def test_growth_is_the_factor_of_events_that_decides(control: int, candidate: int) -> None:
     bar = math.log(20)
     times = float(evidence((control, candidate, 0.5)).growth(None, bar))
     assert times > 1
@@ -134,17 +133,17 @@ def test_growth_until_an_effect_is_excluded() -> None:
     assert math.isinf(float(found.growth(None, bar)))
 
 
-def test_what_is_far_below_the_scale_is_never_told_from_nothing() -> None:
+def test_an_effect_far_below_the_scale_is_never_found() -> None:
     assert math.isinf(float(evidence((100_000, 100_100, 0.5)).growth(None, math.log(20))))
     assert math.isfinite(float(evidence((100_000, 100_100, 0.5), scale=0.002).growth(None, math.log(20))))
 
 
-def test_what_is_decided_needs_no_more() -> None:
+def test_a_decided_test_needs_no_more() -> None:
     assert float(evidence((1000, 1500, 0.5)).growth(None, math.log(20))) == 1
 
 
 def test_many_epochs_cost_nothing_where_the_ratio_stays() -> None:
-    """With a mixture of its own in each epoch the same events tell next to nothing."""
+    """With a separate mixture in each epoch, the same events give hardly any evidence."""
     parts = [(20.0, 24.0, 0.5)] * 100
     whole, split = evidence((2000, 2400, 0.5)), evidence(*parts)
     assert float(split.above()) == pytest.approx(float(whole.above())) == pytest.approx(15.6, abs=0.5)
@@ -158,13 +157,13 @@ def test_extreme_counts(counts: tuple[int, int]) -> None:
     lower, upper = found.interval(3.0)
     assert 0 <= lower <= 1 + (counts[1] > counts[0])
     assert upper >= lower
-    for told in (found.above(), found.below(), *found.maximum_likelihood()[1:]):
-        assert np.isfinite(told)
+    for log_e in (found.above(), found.below(), *found.maximum_likelihood()[1:]):
+        assert np.isfinite(log_e)
     assert float(found.growth(None, 3.0)) >= 1
 
 
-def test_sizes_of_effects_are_found_about_as_soon_as_by_a_mixture_of_their_own() -> None:
-    """Events at which the expected split reaches the bar, by the least number for any one ratio: the price of not knowing it."""
+def test_effects_of_many_sizes_are_found_fast() -> None:
+    """Events at which the expected split reaches the threshold, divided by the least number for any single ratio."""
     bar = math.log(20)
     for effect in (0.05, 0.1, 0.2, 0.5):
         share = (1 + effect) / (2 + effect)

@@ -1,4 +1,4 @@
-"""One rate: the published intervals, and coverage."""
+"""One rate: published intervals, and coverage."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_the_published_intervals(hits: int, trials: int, optimum: float, lower: 
 def test_the_published_mixtures(
     side: beta_binomial.Side, optimum_alpha: float, log_mixture: float, bound: float
 ) -> None:
-    """A rate of 0.2 at an intrinsic time of 100, which 625 trials are: log E of 10 hits more than expected, and how many more reach 1/α."""
+    """A rate of 0.2 at an intrinsic time of 100, i.e. 625 trials: log E of 10 additional hits, and the additional hits that reach 1/α."""
 
     def log_e(more: float) -> float:
         return float(proportion.log_e(np.array(125 + more), np.array(625.0), np.array(0.2), 625, optimum_alpha, side))
@@ -47,7 +47,7 @@ def test_the_published_mixtures(
 
 
 @pytest.mark.parametrize(("limit", "trials"), [(0.02, 193), (0.01, 389), (0.005, 780)])
-def test_without_a_hit_a_rate_falls_below_a_limit_first_after_so_many_trials(limit: float, trials: int) -> None:
+def test_trials_without_a_hit_until_a_rate_is_below_a_limit(limit: float, trials: int) -> None:
     """α = 0.05, tightest at 3/limit trials."""
 
     def upper(count: int) -> float:
@@ -68,21 +68,21 @@ def test_the_interval_is_where_the_evidence_reaches_the_bar(hits: int, misses: i
             ) == pytest.approx(bar, abs=1e-4)
 
 
-def test_a_rate_is_seldom_outside_at_any_look() -> None:
+def test_a_rate_is_rarely_outside_at_any_look() -> None:
     random = np.random.default_rng(4)
     hits = random.binomial(20, 0.03, (400, 100)).cumsum(1)
     log_e = proportion.log_e(hits, np.arange(1, 101) * 20.0, np.array(0.03), 1000, 0.05)
     assert (log_e.max(1) >= BAR).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
-def test_a_lower_end_is_found_beside_others_however_far_out_it_is() -> None:
+def test_a_far_lower_end_is_found_beside_others() -> None:
     hits, trials = np.array([3.0, 300.0, 5.0]), np.array([1000.0, 1000.0, 1e7])
     found = proportion.lower_bound(hits, trials, 9.0, 600, 0.01)
     assert found == pytest.approx([3.3079e-06, 0.234985, 1.1118e-09], rel=1e-4)
     assert proportion.log_e(hits, trials, found, 600, 0.01) == pytest.approx(np.full(3, 9.0), abs=1e-6)
 
 
-def test_what_is_no_count_has_no_interval() -> None:
+def test_missing_counts_have_no_interval() -> None:
     lower, upper = proportion.interval(np.array([0, math.nan, 5]), np.array([0, 10, 5]), BAR, 100, 0.05)
     assert (lower[0], upper[0]) == (0, 1)
     assert math.isnan(lower[1])

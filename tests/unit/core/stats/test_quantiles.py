@@ -1,4 +1,4 @@
-"""Quantiles: the published levels, and histograms."""
+"""Quantiles: published levels, and histograms."""
 
 import math
 
@@ -20,7 +20,7 @@ def test_levels_of_p99(count: int, lower: float, upper: float) -> None:
     assert float(high) == pytest.approx(upper, abs=5e-5)
 
 
-def test_p99_of_few_has_no_upper_bound() -> None:
+def test_p99_of_few_observations_has_no_upper_bound() -> None:
     assert float(quantiles.level_bounds(np.array(400.0), 0.99, BAR, 1000, 0.025)[1]) == 1
     assert float(quantiles.level_bounds(np.array(800.0), 0.99, BAR, 1000, 0.025)[1]) < 1
 
@@ -38,5 +38,5 @@ def test_bounds_are_rounded_outwards_to_buckets() -> None:
     assert upper / lower < 1.06
 
 
-def test_nothing_counted_bounds_nothing() -> None:
+def test_without_counts_there_are_no_bounds() -> None:
     assert quantiles.interval(np.zeros(3), np.arange(4.0), 0.99, BAR, 1000, 0.025) == (-math.inf, math.inf)

@@ -1,4 +1,4 @@
-"""Whether arms got the units that they were meant to: published figures, no false alarm, invariance."""
+"""Sample-ratio mismatch: published values, no false alarms, and invariance."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_epochs_are_multiplied_and_their_order_does_not_matter() -> None:
     assert float(sample_ratio.log_e(units[::-1], shares[::-1])) == pytest.approx(float(both))
 
 
-def test_what_is_as_meant_seldom_alarms() -> None:
+def test_a_correct_split_rarely_alarms() -> None:
     random = np.random.default_rng(8)
     steps = random.multinomial(500, [0.9, 0.1], (500, 100)).astype(float)
     units = steps.cumsum(1)[:, :, None, :]
@@ -54,22 +54,22 @@ def test_a_lossy_arm_is_found() -> None:
     assert float(log_e) > math.log(1000)
 
 
-def test_any_number_of_arms_some_of_them_out() -> None:
+def test_any_number_of_arms_with_dropped_ones() -> None:
     units, shares = [(60, 63, 32, 0), (500, 0, 510, 0)], [(4, 4, 2, 0), (1, 0, 1, 0)]
     apart = [
         float(sample_ratio.log_e(np.array([row], float), np.array([share])))
         for row, share in (((60, 63, 32), (0.4, 0.4, 0.2)), ((500, 510), (0.5, 0.5)))
     ]
     assert sample_ratio.mismatch_log_e(units, shares) == pytest.approx(sum(apart))
-    turned = [tuple(reversed(each)) for each in units], [tuple(reversed(each)) for each in shares]
-    assert sample_ratio.mismatch_log_e(*turned) == pytest.approx(sum(apart))
+    reversed_arms = [tuple(reversed(each)) for each in units], [tuple(reversed(each)) for each in shares]
+    assert sample_ratio.mismatch_log_e(*reversed_arms) == pytest.approx(sum(apart))
     assert math.isinf(sample_ratio.mismatch_log_e([(60, 63, 32, 1)], shares[:1]))
     assert sample_ratio.mismatch_log_e([(60, 0)], [(1, 0)]) == sample_ratio.mismatch_log_e([], []) == 0
 
 
-def test_ten_arms_that_fall_as_they_should_are_rarely_suspected() -> None:
+def test_ten_arms_with_a_correct_split_rarely_alarm() -> None:
     """400 experiments of 50 000 units, at 50 looks each."""
     draw, shares = np.random.default_rng(5), np.full(10, 0.1)
-    fell = draw.multinomial(1000, shares, (50, 400)).cumsum(0).astype(float)
-    assert (sample_ratio.log_e(fell[..., None, :], shares[None]) >= math.log(1000)).any(0).sum() <= 2
+    units = draw.multinomial(1000, shares, (50, 400)).cumsum(0).astype(float)
+    assert (sample_ratio.log_e(units[..., None, :], shares[None]) >= math.log(1000)).any(0).sum() <= 2
     assert sample_ratio.mismatch_log_e([(6000, *(5000,) * 9)], [(1,) * 10]) > math.log(1000)

@@ -1,4 +1,4 @@
-"""One rate against a limit, looked at all the time."""
+"""Test of one rate against its maximum, over many looks."""
 
 import numpy as np
 import pytest
@@ -20,19 +20,19 @@ ALPHA = 0.05
         (400, 400, MetricVerdict.HARM),
     ],
 )
-def test_what_follows_from_counts(hits: int, trials: int, verdict: MetricVerdict) -> None:
+def test_verdicts_of_counts(hits: int, trials: int, verdict: MetricVerdict) -> None:
     found = single_rate.evaluate_rate(hits, trials, 0, 0.01, ALPHA)
     assert found.verdict == verdict
     assert 0 <= found.lower <= (found.rate or 0.0) <= found.upper <= 1
 
 
-def test_without_a_hit_it_passes_no_later_than_the_bound_of_both_sides_does() -> None:
+def test_without_a_hit_it_passes_no_later_than_by_the_two_sided_bound() -> None:
     # The design has 389 for the two-sided bound.
     assert single_rate.evaluate_rate(0, 362, 0, 0.01, ALPHA).verdict == MetricVerdict.UNDECIDED
     assert single_rate.evaluate_rate(0, 363, 0, 0.01, ALPHA).verdict == MetricVerdict.PASSED
 
 
-def test_what_is_unknown_passes_nothing_and_harms_nothing() -> None:
+def test_unknown_outcomes_neither_pass_nor_harm() -> None:
     assert single_rate.evaluate_rate(0, 400, 40, 0.01, ALPHA).verdict == MetricVerdict.UNDECIDED
     assert single_rate.evaluate_rate(0, 100, 400, 0.01, ALPHA).verdict == MetricVerdict.UNDECIDED
 
@@ -52,7 +52,7 @@ def test_two_questions_share_the_error_of_harm_alone() -> None:
     assert single_rate.evaluate_rate(first, 400, 0, 0.01, ALPHA, 2).verdict == MetricVerdict.UNDECIDED
 
 
-def test_nothing_asked_is_nothing_decided() -> None:
+def test_without_a_maximum_nothing_is_decided() -> None:
     found = single_rate.evaluate_rate(0, 10**6, 0, None, ALPHA)
     assert found.verdict == MetricVerdict.UNDECIDED
     assert found.turned().lower > 0.9999
@@ -62,18 +62,18 @@ def test_nothing_asked_is_nothing_decided() -> None:
 @pytest.mark.parametrize("limit", [0.005, 0.05])
 @pytest.mark.parametrize("side", ["below", "above"])
 def test_at_the_limit_itself_either_error_is_rarer_than_alpha_over_all_looks(limit: float, side: str) -> None:
-    # What `weigh` compares with the bar, at each tenth of 6000 trials of 400 candidates that are exactly at the limit.
+    # The log E of `evaluate_rate`, at every tenth trial of 6000, for 400 candidates exactly at the limit.
     random = np.random.default_rng(7)
     hits = random.binomial(10, limit, (400, 600)).cumsum(axis=1).astype(float)
     trials = 10 * np.arange(1.0, 601)
     optimum = proportion.optimum_for_rate(limit)
-    told = proportion.log_e(hits, trials, np.array(limit), optimum, 2 * ALPHA, side)  # type: ignore[arg-type]
-    wrong = float((told >= multiple_testing.log_e_threshold(ALPHA)).any(axis=1).mean())
+    log_e = proportion.log_e(hits, trials, np.array(limit), optimum, 2 * ALPHA, side)  # type: ignore[arg-type]
+    wrong = float((log_e >= multiple_testing.log_e_threshold(ALPHA)).any(axis=1).mean())
     # Three standard errors above α.
     assert wrong <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / 400) ** 0.5
 
 
-def test_what_does_not_happen_lies_between_the_bounds_of_what_does() -> None:
+def test_the_complement_has_mirrored_bounds() -> None:
     found = single_rate.evaluate_rate(30, 1000, 0, None, 0.05)
     turned = found.turned()
     assert (turned.lower, turned.rate, turned.upper) == (1 - found.upper, 0.97, 1 - found.lower)

@@ -1,4 +1,4 @@
-"""Verdicts: those of the design's figures, of what is degenerate, and of many at once."""
+"""Verdicts of the design's examples, of degenerate counts, and of many metrics at once."""
 
 import itertools
 import math
@@ -21,15 +21,15 @@ GATE = MetricLimits(margin=0.25, floor=0.005, next_weight=0.5, alpha=0.05, tests
 def counts(
     control: Any, candidate: Any, weight: Any, units: float = 10_000, *, blocks: float = 100, phi: float = 1
 ) -> EventCounts:
-    """One metric of one arm, or for nested lists several; `units` of both arms in each epoch."""
+    """Return the counts of one metric and arm, or of several for nested lists; `units` are both arms' in each epoch."""
     control, candidate = np.array(control, float), np.array(candidate, float)
     weight = np.broadcast_to(np.array(weight, float), control.shape)
-    ours, theirs = units * weight, units * (1 - weight)
-    return EventCounts(control, candidate, theirs, ours, weight, [varying(control, candidate, blocks, phi)])
+    moments = overdispersed_blocks(control, candidate, blocks, phi)
+    return EventCounts(control, candidate, units * (1 - weight), units * weight, weight, [moments])
 
 
-def varying(control: Any, candidate: Any, blocks: float, phi: float) -> BlockMoments:
-    """So many blocks, over which both arms' events vary as Poisson counts of clusters of `phi`, without a correction for few of them."""
+def overdispersed_blocks(control: Any, candidate: Any, blocks: float, phi: float) -> BlockMoments:
+    """Return blocks over which both arms' events vary as Poisson counts of clusters of `phi`, without the correction for few clusters."""
     closed = np.full(control.shape, float(blocks) / control.shape[-1])
     with np.errstate(invalid="ignore"):
         both, scale = control + candidate, phi * (closed - 1) / closed
@@ -42,7 +42,7 @@ def finding(given_counts: EventCounts, limits: MetricLimits = GATE, *, promotes:
 
 
 @pytest.mark.parametrize(("weight", "failures"), [(0.05, 3), (0.25, 6), (0.5, 11)])
-def test_so_many_failures_of_the_candidate_alone_are_harm(weight: float, failures: int) -> None:
+def test_few_failures_of_the_candidate_alone_are_harm(weight: float, failures: int) -> None:
     assert finding(counts([0], [failures], weight)).verdict == MetricVerdict.HARM
     assert finding(counts([0], [failures - 1], weight)).verdict != MetricVerdict.HARM
 
@@ -61,17 +61,18 @@ def test_nothing_is_decided_on_few_blocks() -> None:
     assert finding(counts([0], [1000], 0.5, blocks=12)).verdict == MetricVerdict.HARM
 
 
-def test_nothing_is_decided_before_two_lengths_of_blocks_tell_of_bursts() -> None:
-    """By when they began, twelve blocks of 10 s have three or four of 30 s in them."""
+def test_nothing_is_decided_before_two_block_lengths_have_data() -> None:
+    """Depending on their start, twelve blocks of 10 s contain three or four of 30 s."""
     plain = counts([0], [1000], 0.5, blocks=12)
     three, four = (
-        replace(plain, blocks=[*plain.blocks, varying(plain.control, plain.candidate, of, 1)]) for of in (3, 4)
+        replace(plain, blocks=[*plain.blocks, overdispersed_blocks(plain.control, plain.candidate, of, 1)])
+        for of in (3, 4)
     )
     assert finding(three).verdict == MetricVerdict.UNDECIDED
     assert finding(four).verdict == MetricVerdict.HARM
 
 
-def test_no_errors_at_all_pass_by_the_floor_once_there_were_requests_enough() -> None:
+def test_without_errors_it_passes_by_the_floor_after_enough_requests() -> None:
     assert finding(counts([0], [0], 0.25, 500)).verdict == MetricVerdict.UNDECIDED
     assert finding(counts([0], [0], 0.25, 20_000)).verdict == MetricVerdict.PASSED
     without = MetricLimits(margin=0.25, floor=0, next_weight=0.5, alpha=0.05)
@@ -95,16 +96,16 @@ def test_good_epochs_do_not_promote_a_bad_last_one() -> None:
 
 
 def test_a_good_first_epoch_excuses_no_harm_in_the_next() -> None:
-    """However good: of what it says against harm, next to nothing is left for a float."""
-    for much in (1, 10, 100):
-        assert finding(counts([2000 * much, 300], [500 * much, 900], 0.5, 1e6)).verdict == MetricVerdict.HARM
+    """Even if the first epoch is so good that its mass beyond the margin is below the least float."""
+    for factor in (1, 10, 100):
+        assert finding(counts([2000 * factor, 300], [500 * factor, 900], 0.5, 1e6)).verdict == MetricVerdict.HARM
 
 
-def test_few_events_that_come_together_are_not_heterogeneous() -> None:
+def test_a_few_bursts_are_not_heterogeneous() -> None:
     assert finding(counts([2], [1], 0.5, 1000, phi=20)).verdict == MetricVerdict.UNDECIDED
 
 
-def test_epochs_that_no_ratio_fits_are_heterogeneous_and_promote_nothing() -> None:
+def test_epochs_with_different_ratios_are_heterogeneous_and_promote_nothing() -> None:
     changing = counts([22_500, 2800], [7500, 4200], [0.25, 0.5], 1e6)
     found = finding(changing, MetricLimits(0.75, 0, 1, 0.05))
     assert found.verdict == MetricVerdict.HETEROGENEOUS
@@ -128,7 +129,7 @@ def test_epochs_that_no_ratio_fits_are_heterogeneous_and_promote_nothing() -> No
         (counts([0, 0], [0, 0], [0.05, 0.25]), MetricVerdict.PASSED),
     ],
 )
-def test_whatever_was_counted_has_a_verdict_and_a_sentence(given_counts: EventCounts, verdict: MetricVerdict) -> None:
+def test_any_counts_have_a_verdict_and_a_sentence(given_counts: EventCounts, verdict: MetricVerdict) -> None:
     for promotes in (False, True):
         found = finding(given_counts, promotes=promotes)
         assert found.verdict == verdict
@@ -136,24 +137,24 @@ def test_whatever_was_counted_has_a_verdict_and_a_sentence(given_counts: EventCo
         assert "nan" not in found.sentence("errorRate")
 
 
-def test_what_is_undecided_says_what_decides_and_when() -> None:
+def test_an_undecided_finding_shows_the_needed_events_and_time() -> None:
     found = finding(counts([90], [30], 0.25, 10_000, blocks=60))
     assert found.verdict == MetricVerdict.UNDECIDED
     # 120 events in ten minutes.
     assert found.eta_s == pytest.approx((found.needed - 120) * 600 / 120)
     assert found.sentence("errorRate").endswith(
-        f"about {found.needed:.0f} events decide, in some {found.eta_s / 60:.0f} minutes"
+        f": needs about {found.needed:.0f} events, in about {found.eta_s / 60:.0f} minutes"
     )
     never = finding(counts([300], [200], 0.25, 40_000, blocks=60), MetricLimits(0.75, 0, 1, 0.0001))
     assert (never.needed, never.eta_s) == (math.inf, math.inf)
     assert never.sentence("errorRate").endswith("no number of events will decide")
 
 
-def test_nothing_is_expected_in_no_time_and_a_ratio_of_1_is_said_in_words() -> None:
+def test_sentences_without_a_wait_and_with_a_ratio_of_1() -> None:
     found = finding(counts([90], [30], 0.25, 10_000, blocks=60))
-    assert " in some " not in replace(found, eta_s=0.0).sentence("errorRate", "stable")
-    told = replace(found, allowed=1.0).sentence("errorRate", "stable")
-    assert ", and no more than stable's are allowed: about " in told
+    assert ", in about " not in replace(found, eta_s=0.0).sentence("errorRate", "stable")
+    sentence = replace(found, allowed=1.0).sentence("errorRate", "stable")
+    assert "; no more than stable's is allowed: needs about " in sentence
 
 
 some = st.one_of(st.integers(0, 5000).map(float), st.sampled_from([0.0, 1e12, math.nan, math.inf, -1.0]))
@@ -167,7 +168,7 @@ def test_no_counts_raise(rows: list[tuple[float, float, float]], phi: float, pro
     assert found.sentence("p99")
 
 
-def test_many_at_once_are_as_each_by_itself() -> None:
+def test_many_at_once_equal_each_alone() -> None:
     random = np.random.default_rng(9)
     control, candidate = random.poisson(40, (3, 2, 4)).astype(float), random.poisson(20, (3, 2, 4)).astype(float)
     control[0, 0], candidate[1, 1], control[2, 0, 1] = 0, 0, math.nan

@@ -1,1 +1,1 @@
-"""Experiments of users: arms beside control on the traffic of one ModelDeployment, from the queue to their end. Pure."""
+"""Users' experiments: arms beside control on the traffic of one ModelDeployment, from the queue to the end. Pure."""

@@ -1,4 +1,4 @@
-"""Whether an Experiment of a user's own can be acted on, as far as it says itself."""
+"""Admission of a user's Experiment, as far as its own fields decide."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -19,11 +19,14 @@ INVALID_SPEC: Final = "InvalidSpec"
 
 @dataclass(frozen=True, slots=True)
 class ExperimentAcceptance:
-    """A spec, or why it is refused.
+    """Accepted spec, or the reason why it is refused.
 
     Attributes:
-        of_rollout: a ModelDeployment made it, and there is nothing to accept.
-        stopped: its user wants it to end, whatever else the spec says.
+        spec: the accepted spec; None where it is refused.
+        reason: the reason of a refusal.
+        message: the message of a refusal.
+        of_rollout: whether a ModelDeployment created it, so that there is nothing to accept.
+        stopped: whether its user wants it to end, even if the spec is refused.
     """
 
     spec: ExperimentSpec | None = None
@@ -34,7 +37,7 @@ class ExperimentAcceptance:
 
 
 def check_admission(obj: dict[str, Any]) -> ExperimentAcceptance:
-    """Check the rules of admission again, then for what this release does not act on yet. Equal objects are judged once."""
+    """Check the admission rules again, and then fields that this release does not support. Results are cached by object."""
     meta = obj.get("metadata") or {}
     kept = {name: meta[name] for name in ("name", "namespace", "labels", "ownerReferences") if name in meta}
     return _ACCEPTED({**{key: value for key, value in obj.items() if key != "status"}, "metadata": kept})
@@ -42,10 +45,10 @@ def check_admission(obj: dict[str, Any]) -> ExperimentAcceptance:
 
 def _accept(obj: dict[str, Any]) -> ExperimentAcceptance:
     spec = obj.get("spec")
-    return replace(_judged(obj), stopped=isinstance(spec, dict) and spec.get("stopped") is True)
+    return replace(_check(obj), stopped=isinstance(spec, dict) and spec.get("stopped") is True)
 
 
-def _judged(obj: dict[str, Any]) -> ExperimentAcceptance:
+def _check(obj: dict[str, Any]) -> ExperimentAcceptance:
     try:
         experiment = Experiment.parse(obj)
     except SpecError as err:
@@ -56,8 +59,8 @@ def _judged(obj: dict[str, Any]) -> ExperimentAcceptance:
         return ExperimentAcceptance(reason=NOT_YET_SUPPORTED, message="; ".join(map(str, missing)))
     empty = [name for name, buckets in planned_buckets(experiment.spec).items() if not buckets]
     if empty:
-        told = f"{experiment.spec.exposure} leaves {' and '.join(empty)} without any of the traffic"
-        return ExperimentAcceptance(reason=INVALID_SPEC, message=f"spec.exposure: {told}")
+        message = f"spec.exposure: {experiment.spec.exposure} leaves {' and '.join(empty)} without any of the traffic"
+        return ExperimentAcceptance(reason=INVALID_SPEC, message=message)
     return ExperimentAcceptance(experiment.spec)
 
 

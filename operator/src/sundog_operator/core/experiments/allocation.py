@@ -1,7 +1,7 @@
-"""How the exposed units are shared among arms: fixed, or towards the better arm as outcomes come in. Pure: nothing is drawn.
+"""Allocation of the exposed units to arms: fixed, or adaptive by outcomes. Pure, without random draws.
 
-Weights follow the first success metric. They change once in a while only: each change is an epoch, and within one all comparisons are made.
-With units that come back first exposures alone count, as for every success metric.
+Adaptive weights follow the first success metric. They change rarely: each change begins an epoch, and comparisons are made within epochs.
+Sticky units count by their first exposure, as for every success metric.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ from sundog_operator.core.stats import adaptive_allocation
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 
 TOTAL_SHARE: Final = 10_000
-"""Of which a share is a whole number: as many as there are buckets."""
+"""Sum of whole shares; the number of buckets."""
 
 _FLOOR: Final = "5%"
 _DELTA: Final = 0.2
 _LEAST_UNITS: Final = 100
-"""Of each arm, before anything moves."""
+"""Units of each arm before the first change."""
 
 _LEAST_PACE: Final = timedelta(hours=1)
 _MOST_CHANGES: Final = 30
-"""In the time that an experiment has: so many epochs are kept with it, and some more."""
+"""Most changes in an experiment's time; about so many epochs are kept."""
 
 _LEAST_MOVE: Final = 100
-"""Of `WHOLE`: for less no epoch begins."""
+"""Least change of a share, of `TOTAL_SHARE`, that begins an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThompsonRule:
-    """How weights move.
+    """Rule by which weights change.
 
     Attributes:
-        floor: the least share of an arm that is in.
-        delta: the share of the units that falls to all arms alike.
-        pace: how long weights stay at least.
+        floor: the least share of an active arm.
+        delta: the share of the units that is spread evenly.
+        pace: the least time between two changes.
     """
 
     floor: float
@@ -45,7 +45,7 @@ class ThompsonRule:
 
 
 def freeze_allocation(allocation: Allocation, max_duration: timedelta) -> ThompsonRule | None:
-    """As a plan has it; None where weights are fixed."""
+    """Return the plan's rule; None for fixed weights."""
     if allocation.mode == "fixed":
         return None
     return ThompsonRule(
@@ -56,7 +56,7 @@ def freeze_allocation(allocation: Allocation, max_duration: timedelta) -> Thomps
 
 
 def scale_to_buckets(shares: Sequence[int], buckets: int) -> tuple[int, ...]:
-    """Shares of `WHOLE` in so many buckets, which are the experiment's."""
+    """Return shares of `TOTAL_SHARE` as numbers of the experiment's buckets."""
     return tuple(adaptive_allocation.round_shares(shares, buckets))
 
 
@@ -68,15 +68,15 @@ def next_weights(
     out: Sequence[bool],
     since: timedelta,
 ) -> tuple[int, ...] | None:
-    """The next shares of `WHOLE`, control first; None while those in force stay.
+    """Return the next shares of `TOTAL_SHARE`, control first; None where the present ones stay.
 
     Args:
-        thompson: how they move.
-        metric: that they follow.
-        place: of its outcomes in the epochs.
-        epochs: all of them, the newest last, whose shares are in force.
-        out: whether each arm, control first, has dropped out.
-        since: for how long the newest has lasted.
+        thompson: the rule.
+        metric: the metric that shares follow.
+        place: index of its outcomes in the epochs.
+        epochs: all epochs; the newest is last, and its shares are in force.
+        out: whether each arm, control first, was dropped.
+        since: duration of the newest epoch.
     """
     if since < thompson.pace or not epochs:
         return None

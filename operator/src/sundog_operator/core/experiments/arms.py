@@ -1,4 +1,4 @@
-"""What the arms of an experiment run, and which part of the traffic each gets."""
+"""Revisions of an experiment's arms, and their parts of the traffic."""
 
 import math
 from collections import Counter
@@ -33,10 +33,11 @@ class PlannedArm:
     """An arm beside control.
 
     Attributes:
-        content: of its revision.
-        hash: of that; another one for each arm that has the same, for each has replicas of its own.
-        image: what its pods run.
-        buckets: how many of all buckets it gets.
+        name: name of the arm.
+        content: content of its revision.
+        hash: hash of the revision; arms with equal content have different hashes, because each has its own replicas.
+        image: image of its pods.
+        buckets: its number of buckets.
     """
 
     name: str
@@ -47,16 +48,16 @@ class PlannedArm:
 
 
 def plan_arms(stable: Revision, spec: ExperimentSpec) -> list[PlannedArm]:
-    """The arms beside control, in order."""
+    """Return the arms beside control, in order."""
     control = revisions.content_of(revisions.spec_of(stable), revisions.own_user_config(stable))
-    before = Counter([revisions.content_hash(control)])
+    uses = Counter([revisions.content_hash(control)])
     buckets, found = planned_buckets(spec), []
     for arm in spec.arms:
         content = _content(stable, arm)
         digest = revisions.content_hash(content)
-        # Control's replicas and those of an arm that changes nothing are two pools all the same.
-        hashed = revisions.content_hash(content, before[digest])
-        before[digest] += 1
+        # An arm without changes still has its own replicas beside control's.
+        hashed = revisions.content_hash(content, uses[digest])
+        uses[digest] += 1
         image = revisions.image_of(content, stable.image)
         found.append(PlannedArm(arm.name, content, hashed, image, buckets[arm.name]))
     return found
@@ -70,15 +71,15 @@ def _content(stable: Revision, arm: Arm) -> Json:
 
 
 def merge_arm_spec(stable: ModelDeploymentSpec, arm: Arm) -> ModelDeploymentSpec:
-    """The stable revision's spec with what the arm gives in its place. A digest stays with the model that it is of."""
-    parts = {name: _replaced(getattr(stable, name), getattr(arm, name)) for name in _PARTS}
+    """Return the stable revision's spec with the arm's fields. A digest stays only with the model that it belongs to."""
+    parts = {name: _merge_fields(getattr(stable, name), getattr(arm, name)) for name in _PARTS}
     model = arm.model
     if model is not None and model.uri not in (None, stable.model.uri) and model.digest is None:
         parts["model"] = parts["model"].model_copy(update={"digest": ""})
     return stable.model_copy(update=parts)
 
 
-def _replaced(part: Any, given: Any) -> Any:
+def _merge_fields(part: Any, given: Any) -> Any:
     if given is None:
         return part
     fields = {name: value for name in type(given).model_fields if (value := getattr(given, name)) is not None}
@@ -86,7 +87,7 @@ def _replaced(part: Any, given: Any) -> Any:
 
 
 def find_arm_violations(stable: Revision, spec: ExperimentSpec, installation: Installation | None) -> list[Violation]:
-    """What of the arms could not be run as a revision of the ModelDeployment."""
+    """Return why arms could not run as revisions of the ModelDeployment."""
     return [
         Violation(f"spec.arms[{index}].{each.path.removeprefix('spec.')}", each.message)
         for index, arm in enumerate(spec.arms)
@@ -100,14 +101,14 @@ def find_experiment_violations(
     deployment: ModelDeploymentSpec | None,
     installation: Installation | None,
 ) -> list[Violation]:
-    """What of an experiment could not be acted on beside its ModelDeployment, whose spec is None where that is refused itself."""
-    return _unread_claim(spec, deployment) or (
+    """Return why an experiment cannot run beside its ModelDeployment; `deployment` is None where that spec is refused."""
+    return _claim_violations(spec, deployment) or (
         [] if stable is None else find_arm_violations(stable, spec, installation)
     )
 
 
-def _unread_claim(spec: ExperimentSpec, deployment: ModelDeploymentSpec | None) -> list[Violation]:
-    """A unit by a claim of tokens that nobody verifies."""
+def _claim_violations(spec: ExperimentSpec, deployment: ModelDeploymentSpec | None) -> list[Violation]:
+    """Return the violation of a unit that is a claim of tokens which the edge does not verify."""
     claim = spec.unit.jwt_claim
     if claim is None or deployment is None or deployment.endpoint.auth.jwt.jwks_secret_name:
         return []
@@ -128,26 +129,26 @@ def _problems(content: Json, installation: Installation | None) -> list[Violatio
 def find_arm_shortage(
     stable: Revision, spec: ExperimentSpec, rooms: Mapping[str, AvailableCapacity], replicas: Mapping[str, int]
 ) -> tuple[str, str] | None:
-    """(reason, message) of why replicas of the arms do not fit beside what runs; None where they do, or nobody could look.
+    """Return (reason, message) why the arms' replicas do not fit beside the running ones; None where they do, or where capacity is unknown.
 
-    Arms that ask for the same are taken together. Those that ask for different devices are looked at one kind by itself.
+    Arms with equal demands are summed. Arms with different devices are checked separately.
     """
     known = revisions.spec_of(stable)
-    kinds: dict[tuple[Devices, tuple[str, ...]], tuple[AvailableCapacity, list[str]]] = {}
+    demands: dict[tuple[Devices, tuple[str, ...]], tuple[AvailableCapacity, list[str]]] = {}
     for arm in spec.arms:
         gpu = merge_arm_spec(known, arm).resources.gpu
         devices, room = accelerators.replica_devices(gpu), rooms.get(arm.name)
         if devices is not None and room is not None:
-            kinds.setdefault((devices, tuple(gpu.type)), (room, []))[1].append(arm.name)
+            demands.setdefault((devices, tuple(gpu.type)), (room, []))[1].append(arm.name)
     short = (
         capacity.find_shortage(devices, sum(replicas[name] for name in names), room, types)
-        for (devices, types), (room, names) in kinds.items()
+        for (devices, types), (room, names) in demands.items()
     )
     return next(filter(None, short), None)
 
 
 def planned_buckets(spec: ExperimentSpec) -> dict[str, int]:
-    """Buckets by arm, control first: the exposed ones by weights, where those do not divide evenly to the largest remainders."""
+    """Return buckets by arm, control first: the exposed buckets by weights, rounded by largest remainders."""
     names = [CONTROL, *(arm.name for arm in spec.arms)]
     exposed = round(float(spec.exposure.removesuffix("%")) / 100 * BUCKETS)
     weights = [spec.weights.get(name, 0) if spec.weights else 1 for name in names]

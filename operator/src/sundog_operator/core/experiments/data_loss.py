@@ -1,14 +1,13 @@
-"""What of an experiment was to be counted and was not: lines of requests, and what a store of outcomes had no room for. Pure.
+"""Lost data of an experiment: log lines of requests, and exposures and outcomes that a feedback store had no space for. Pure.
 
-A unit that stays is exposed by the first line of it, so a lost line may be a unit that is missing. That is so in all arms alike if
-nothing is wrong, and then says nothing of them. A share q that one arm alone has lost makes its rate wrong by q. So 1 % may be missing:
-evidence for effects of 5 % ends where chance moves a ratio by about as much, and the check of the split finds units that one arm lacks
-more of. Nor does it matter while no more is missing than the square root of what was counted, by which chance moves the number of units
-of an arm: a killed agent loses that much in the first minutes.
+A sticky unit is exposed by its first log line, so a lost line may be a missing unit. If lines are lost in all arms alike, the comparison
+stays fair. If one arm alone loses a share q, its rate is wrong by q. So 1 % may be missing. Tests for effects of 5 % end where random
+variation moves a ratio by about 1 %. The sample-ratio test detects larger losses of one arm. Losses up to the square root of the counts are
+also allowed, because units per arm vary that much by chance. A killed agent loses that much in the first minutes.
 
-All is compared with what was counted since the evidence began, so any loss heals as more is counted. Arms that are out are left aside,
-for theirs would not. Rows have what was lost of each arm; what edges tell of gaps and of lines that were dropped is of all their
-services, and is in these rows as well. What an edge does not tell while it is away is no loss.
+Losses are compared with everything since the evidence began, so any loss becomes negligible as more is counted. Dropped arms are ignored,
+because theirs would not. Rows have each arm's losses. Edges report gaps and dropped lines for all their services; these are in the rows
+too. Counts that an unreachable edge has not reported yet are not lost.
 """
 
 import math
@@ -26,77 +25,77 @@ REQUESTS_LOST: Final = "RequestsLost"
 OVERFLOW: Final = "FeedbackOverflow"
 
 MAX_LOST_SHARE: Final = 0.01
-"""The share of what was to be counted that may be missing, however much that is."""
+"""Share of the data that may be missing."""
 
 _MANY: Final = 0.1
-"""The share of outcomes of no unit that is told: some are of those who came before the experiment, or of others."""
+"""Share of outcomes of unknown units that is reported. Some belong to earlier exposures or to other experiments."""
 
-_UNTIL: Final = "nothing is won before that is less of all that was counted"
+_UNTIL: Final = "no arm can win until the missing share is below the limit"
 
 
-def find_data_loss(status: ExperimentStatus, seen: CollectedCounts) -> tuple[str, str] | None:
-    """(reason, message) of why nothing may be won by what was counted; None where enough was."""
-    if lost := _of_lines(status, seen):
+def find_data_loss(status: ExperimentStatus, collected: CollectedCounts) -> tuple[str, str] | None:
+    """Return (reason, message) why too much data is missing for a winner; None where enough is there."""
+    if lost := _describe_lost_lines(status, collected):
         return REQUESTS_LOST, lost
-    if lost := _of_outcomes(status, seen.tallies.feedback):
+    if lost := _describe_overflow(status, collected.tallies.feedback):
         return OVERFLOW, lost
     return None
 
 
-def report_unknown_units(seen: CollectedCounts) -> str:
-    """How many outcomes are of no unit that is known, where that is worth a look; empty where it is not.
+def report_unknown_units(collected: CollectedCounts) -> str:
+    """Return a sentence about outcomes of unknown units, where they are many; empty otherwise.
 
-    They say nothing of the arms, and whoever reports outcomes can make as many as he likes: nothing waits for them to be fewer.
+    Anyone who reports outcomes can send any number of them, so they never block a decision.
     """
-    sums = seen.tallies.feedback
+    sums = collected.tallies.feedback
     counted = sum(own.units for own in sums.outcomes.values())
     if sums.unknown <= _MANY * (counted + sums.unknown):
         return ""
     return (
-        f"{sums.unknown} outcomes are of no unit that was exposed, and count nowhere,"
-        f" beside {counted} units with one that counts"
+        f"{sums.unknown} outcomes belong to no exposed unit and are ignored;"
+        f" {counted} units have an outcome that counts"
     )
 
 
-def _is_much(lost: int, of: int) -> bool:
+def _exceeds_limit(lost: int, of: int) -> bool:
     return lost > max(MAX_LOST_SHARE * of, math.sqrt(of))
 
 
-def _share(lost: int, of: int) -> str:
-    return f"{100 * lost / of:.3g} %, and {100 * MAX_LOST_SHARE:g} % may be missing"
+def _format_share(lost: int, of: int) -> str:
+    return f"{100 * lost / of:.3g} %, limit {100 * MAX_LOST_SHARE:g} %"
 
 
-def _of_lines(status: ExperimentStatus, seen: CollectedCounts) -> str:
-    much = [(arm, own) for arm, own in _requests(status, seen) if _is_much(own.lost, own.assigned)]
-    if not much:
+def _describe_lost_lines(status: ExperimentStatus, collected: CollectedCounts) -> str:
+    losses = [(arm, own) for arm, own in _requests(status, collected) if _exceeds_limit(own.lost, own.assigned)]
+    if not losses:
         return ""
-    arm, own = max(much, key=lambda each: each[1].lost / each[1].assigned)
+    arm, own = max(losses, key=lambda each: each[1].lost / each[1].assigned)
     return (
-        f"of {own.assigned} requests of {arm} nobody knows how {own.lost} have ended ({_share(own.lost, own.assigned)}): their lines"
-        f" were lost, and with them units that came first; {_UNTIL}"
+        f"{own.lost} of {own.assigned} requests of {arm} have no known outcome ({_format_share(own.lost, own.assigned)}): their log lines"
+        f" were lost, and with them first exposures; {_UNTIL}"
     )
 
 
-def _requests(status: ExperimentStatus, seen: CollectedCounts) -> Iterator[tuple[str, ArmCounts]]:
-    """Of control and of each arm that goes on, those of its evidence."""
-    present = seen.present
+def _requests(status: ExperimentStatus, collected: CollectedCounts) -> Iterator[tuple[str, ArmCounts]]:
+    """Yield the evidence's counts of control and of each active arm."""
+    present = collected.present
     epochs = [each.number for each in status.evidence_epochs if not each.troubled]
     for arm in (CONTROL, *(each.name for each in state.active_arms(status))):
         total = ArmCounts()
         for number in epochs:
-            total = total.plus(seen.tallies.of(number, arm, present))
+            total = total.plus(collected.tallies.of(number, arm, present))
         yield arm, total
 
 
-def _of_outcomes(status: ExperimentStatus, sums: FeedbackSums) -> str:
+def _describe_overflow(status: ExperimentStatus, sums: FeedbackSums) -> str:
     exposed = sum(sums.exposed.values())
     if units.is_sticky(status.plan) and exposed >= state.max_first_exposures(status):
-        # It has its units, and is about to end: those that came later count in no arm, whatever comes of them.
+        # The experiment has all its units and is about to end; later units count in no arm.
         return ""
     counted = exposed + sum(own.units for own in sums.outcomes.values())
-    if not _is_much(sums.overflow, counted + sums.overflow):
+    if not _exceeds_limit(sums.overflow, counted + sums.overflow):
         return ""
     return (
-        f"there was no room for {sums.overflow} exposures and outcomes beside {counted} units that count"
-        f" ({_share(sums.overflow, counted + sums.overflow)}): what came later is missing; {_UNTIL}"
+        f"the feedback store had no space for {sums.overflow} exposures and outcomes beside {counted} units"
+        f" ({_format_share(sums.overflow, counted + sums.overflow)}): later ones are missing; {_UNTIL}"
     )

@@ -1,4 +1,4 @@
-"""What a tick of an experiment is told of the evidence."""
+"""The evidence that a tick of an experiment gets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,13 @@ from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRuling:
-    """Who wins by outcomes: a decision of `winning`, the arm, and why."""
+    """Decision by outcomes.
+
+    Attributes:
+        decision: a `winner.Decision` as text.
+        winner: name of the winning arm; empty without one.
+        reason: the reason in words.
+    """
 
     decision: str
     winner: str
@@ -18,11 +24,11 @@ class OutcomeRuling:
 
 @dataclass(frozen=True, slots=True)
 class ObservedRate:
-    """What comes to the service, and what a unit of control comes to, as seen so far.
+    """Observed rate of units, and the values of control's units.
 
     Attributes:
-        units_per_second: first exposures of all arms, those outside of the experiment included.
-        values: of control by the metric's name: its rate, or its mean and the deviation of a unit, in the unit of the values.
+        units_per_second: first exposures of all arms, including units outside of the experiment.
+        values: control's values by metric name: (rate, 0), or (mean, standard deviation of a unit) in the values' unit.
     """
 
     units_per_second: float
@@ -31,24 +37,24 @@ class ObservedRate:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentEvaluation:
-    """The evidence of an experiment as it is now.
+    """Evaluation of an experiment's present evidence.
 
     Attributes:
-        metrics: what is known of each metric of each arm that has traffic.
-        harm: what an arm does worse than it may, by arm; none that does no worse.
-        dead: likewise, what fails nearly all that it gets, which is no statistics.
-        broken: why nothing can be concluded from what was counted; empty where something can.
-        control: whether control is fit to be compared with.
-        unheard: pods of edges that do not tell what they have counted.
-        requests: of the arm with the fewest in the epoch in force.
-        units: those that fell to each arm, its requests where each is one; none where nobody knows.
-        ruling: who wins by outcomes; None where nobody is to.
-        shares: buckets of control and of each arm, once weights are to move.
-        rate: what comes to the service, as its outcomes have it; None where nobody knows.
-        feedback: (reason, message) of why nothing is built on what edges tell of outcomes; None where it is, or where there are none.
-        lost: likewise of why nothing is won by what was counted, for too much of it is missing; None where enough is there.
-        of_nobody: how many outcomes are of no unit that is known, in words; empty where those are few.
-        guardrails: those of the plan, with the times that latencies are compared by, as far as those are known.
+        metrics: status of each metric of each arm with traffic.
+        harm: sentence by arm that does harm.
+        dead: sentence by arm that fails nearly all its requests; this is no statistical test.
+        broken: why the counts allow no conclusion, such as a sample-ratio mismatch; empty where they do.
+        control: whether control is fit for comparison.
+        unreachable_edges: pods of edges that do not report their counts.
+        requests: requests in the current epoch, of the arm with the fewest.
+        units: units by arm, or requests where each request is a unit; empty where unknown.
+        ruling: the decision by outcomes; None without success metrics.
+        shares: buckets of control and of each arm, once weights are to change.
+        rate: the observed rate of units; None where unknown.
+        feedback: (reason, message) why outcomes from edges cannot be used; None where they can, or where there are none.
+        lost: (reason, message) why too much data is missing for a winner; None where enough is there.
+        unknown_units_message: sentence about outcomes that belong to no known unit; empty where they are few.
+        guardrails: the plan's guardrails, with latency thresholds as far as those are known.
     """
 
     metrics: tuple[MetricStatus, ...] = ()

@@ -1,7 +1,7 @@
-"""The exposure log of an experiment: what an edge tells line by line, read, checked, and as it is written for others.
+"""Exposure log of an experiment: the lines of an edge's export, read and checked, and the plan document beside them.
 
-The lines are one of a head, then one of each first exposure and of each outcome, then one of an end, which says how many they were. What
-is cut off or does not add up is no log.
+The first line is a head. Then come one line for each first exposure and for each outcome. The last line is an end with their numbers. A log
+that is cut off or has other numbers is invalid.
 """
 
 import json
@@ -18,25 +18,25 @@ from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge import units as edge_units
 from sundog_operator.core.experiments.hash_set import SeenUnits
 from sundog_operator.core.experiments.outcome_evaluation import count_exposed_units
+from sundog_operator.core.stats.outcome_counts import MILLIONTHS
 from sundog_operator.errors import SundogError
 
 FORMAT_VERSION: Final = 1
-MILLIONTHS: Final = 1_000_000
-"""Of which a value is a whole number; divided by this it is the value that was told, and times this it is that number again."""
+
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LONG: Final = ("tallies", "history", "notices", "deliveries", "exposureLog")
-"""Of a status: what is of no use without the operator."""
+_INTERNAL_FIELDS: Final = ("tallies", "history", "notices", "deliveries", "exposureLog")
+"""Status fields that only the operator uses."""
 
 Json = dict[str, Any]
 
 
 class InvalidExposureLog(SundogError):
-    """What an edge told is no whole log."""
+    """An edge's export is invalid or incomplete."""
 
 
 class ExposureRow(NamedTuple):
-    """The first exposure of a unit. `unit` is its hash in 16 hex digits."""
+    """First exposure of a unit. `unit` is its hash in 16 hex digits."""
 
     unit: str
     time: datetime
@@ -45,7 +45,7 @@ class ExposureRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """One outcome, with epoch and arm of the first exposure of its unit. `value` is as it was told."""
+    """Outcome of a unit, with epoch and arm of its first exposure. `value` is as reported."""
 
     unit: str
     metric: str
@@ -60,14 +60,14 @@ LogRow = ExposureRow | OutcomeRow
 
 @dataclass(slots=True)
 class ExposureLogReader:
-    """Reads the lines of one export, and keeps what they are checked by.
+    """Reader of one export's lines, with the counts that check them.
 
     Attributes:
-        most: exposures that are read at most; None for any number.
-        head: what the sums were when it was begun.
-        end: what they were when all was told.
-        exposures: how many units so far.
-        outcomes: likewise.
+        most: the largest number of exposures; None for no limit.
+        head: the sums when the export began.
+        end: the sums when it ended.
+        exposures: units so far.
+        outcomes: outcomes so far.
     """
 
     most: int | None = None
@@ -76,17 +76,17 @@ class ExposureLogReader:
     exposures: int = 0
     outcomes: int = 0
     _units: SeenUnits = field(default_factory=SeenUnits)
-    _told: int = 0
+    _exposure_lines: int = 0
 
     def read(self, line: bytes) -> LogRow | None:
-        """The row that a line is; None for head and end, and for a unit that was told before. Raises LogBroken."""
+        """Read the next line and return its row; None for head, end and a repeated unit. Raises InvalidExposureLog."""
         try:
             ((kind, content),) = orjson.loads(line).items()
             if kind in ("head", "end"):
                 # Sums of squares outgrow 64 bits, beyond which orjson would round them.
                 content = json.loads(line)[kind]
             if (not self.head) != (kind == "head") or self.end:
-                raise InvalidExposureLog(f"a line of {kind} where none can be")
+                raise InvalidExposureLog(f"{kind}: unexpected line; expected one head first and one end last")
             match kind:
                 case "exposure":
                     return self._exposure(*content)
@@ -94,26 +94,28 @@ class ExposureLogReader:
                     return self._outcome(*content)
                 case "head" if content["version"] == FORMAT_VERSION:
                     self.head = dict(content)
-                    self._make_room()
+                    self._start_units()
                 case "end":
                     self.end = dict(content)
                 case _:
-                    raise InvalidExposureLog(f"{kind}: this version of sundog knows no such line")
+                    raise InvalidExposureLog(
+                        f"{kind}: unknown type or version of line. Use the cluster's version of sundog."
+                    )
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
-            raise InvalidExposureLog(f"line {line[:80]!r} is none of an export") from None
+            raise InvalidExposureLog(f"line {line[:80]!r}: not a line of an exposure log") from None
         return None
 
-    def _make_room(self) -> None:
-        told = _exposed_in(self.head)
-        if self.most is not None and told > self.most:
+    def _start_units(self) -> None:
+        exposed = _exposed_in(self.head)
+        if self.most is not None and exposed > self.most:
             raise InvalidExposureLog(
-                f"it has {told} exposures, and {self.most} are written at most; `sundog experiment export` writes any number"
+                f"the log has {exposed} exposures; expected at most {self.most}. Use `sundog experiment export`, which has no limit."
             )
-        self._units = SeenUnits(told)
+        self._units = SeenUnits(exposed)
 
     def _exposure(self, unit: str, us: int, epoch: int, arm: str) -> ExposureRow | None:
-        self._told += 1
-        # A store may tell one twice, where it is rearranged meanwhile.
+        self._exposure_lines += 1
+        # A store that is rearranged during the export may send a unit twice.
         if not self._units.add(int(unit, 16)):
             return None
         self.exposures += 1
@@ -124,51 +126,56 @@ class ExposureLogReader:
         return OutcomeRow(unit, metric, value / MILLIONTHS, _EPOCH + timedelta(seconds=seconds), epoch, arm)
 
     def check(self) -> None:
-        """Raises LogBroken where lines are missing."""
+        """Raise InvalidExposureLog if lines are missing."""
         if not self.end:
-            raise InvalidExposureLog(f"it was cut off after {self._told} exposures and {self.outcomes} outcomes")
-        told = (self.end.get("exposures"), self.end.get("outcomes"))
-        if told != (self._told, self.outcomes):
             raise InvalidExposureLog(
-                f"it has {self._told} exposures and {self.outcomes} outcomes, and says that it has {told[0]} and {told[1]}"
+                f"the log ends after {self._exposure_lines} exposures and {self.outcomes} outcomes; expected an end line"
+            )
+        announced = (self.end.get("exposures"), self.end.get("outcomes"))
+        if announced != (self._exposure_lines, self.outcomes):
+            raise InvalidExposureLog(
+                f"the log has {self._exposure_lines} exposures and {self.outcomes} outcomes;"
+                f" expected {announced[0]} and {announced[1]} by its end line"
             )
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether nothing came from the head to the end."""
-        first, last = ((told.get("feedback") or {}).get("sequence") for told in (self.head, self.end))
+        """True if no exposure or outcome came during the export."""
+        first, last = ((sums.get("feedback") or {}).get("sequence") for sums in (self.head, self.end))
         return bool(first == last)
 
     @property
     def is_whole(self) -> bool:
-        """Whether the rows are just what the sums at the end are of: nothing came meanwhile, and no outcome was too old to be kept."""
+        """True if the rows add up to the sums at the end: nothing came meanwhile, and no outcome was too old to be kept."""
         return self.is_unchanged and self.outcomes == self.end.get("events") and self.exposures == _exposed_in(self.end)
 
-    def behind(self, judged: FeedbackSums) -> str:
-        """Why these lines cannot have all that was judged; empty where they have."""
-        told = self.end.get("feedback") or {}
-        if not judged.sequence:
+    def behind(self, evaluated: FeedbackSums) -> str:
+        """Return why these lines lack data that the operator has evaluated; empty where they lack none."""
+        stored = self.end.get("feedback") or {}
+        if not evaluated.sequence:
             return ""
-        if told.get("store") != judged.store:
-            return f"the store of outcomes is {told.get('store')}, and it was judged by {judged.store}, which is lost"
-        if told.get("sequence", 0) < judged.sequence:
+        if stored.get("store") != evaluated.store:
             return (
-                f"the store of outcomes is at change {told.get('sequence', 0)}, and it was judged by change {judged.sequence}:"
-                " what came until then is lost, or was forgotten a week after the end"
+                f"feedback store {stored.get('store')}: the last evaluation used store {evaluated.store}, which is lost"
+            )
+        if stored.get("sequence", 0) < evaluated.sequence:
+            return (
+                f"feedback store at change {stored.get('sequence', 0)}: the last evaluation used change {evaluated.sequence};"
+                " data up to it is lost, or was deleted a week after the experiment ended"
             )
         return ""
 
 
-def _exposed_in(told: Mapping[str, Any]) -> int:
-    """Units with an exposure, by the sums of a head or an end."""
-    return sum(units for _, _, units in (told.get("feedback") or {}).get("exposed") or ())
+def _exposed_in(sums: Mapping[str, Any]) -> int:
+    """Return the number of exposed units, given the sums of a head or an end."""
+    return sum(units for _, _, units in (sums.get("feedback") or {}).get("exposed") or ())
 
 
 def make_plan_document(experiment: Mapping[str, Any], lines: ExposureLogReader, now: datetime) -> Json:
-    """What is written beside exposures and outcomes: spec, plan and verdict of the Experiment, and the sums that the edge has.
+    """Return the document beside exposures and outcomes: the Experiment's spec, plan and verdict, and the edge's sums.
 
-    `complete` says whether exposures and outcomes are what the sums are of. `assigned` are units by epoch and arm, where each request is
-    one: nobody keeps their exposures. `judged` are the sums that the operator has looked at last.
+    `complete` says whether the rows add up to the sums. `assigned` has units by epoch and arm where each request is a unit, because their
+    exposures are not kept. `judged` has the sums of the operator's last evaluation.
     """
     meta, status = experiment["metadata"], experiment.get("status") or {}
     return {
@@ -181,12 +188,12 @@ def make_plan_document(experiment: Mapping[str, Any], lines: ExposureLogReader, 
         "assigned": _assigned(str(meta.get("uid")), status),
         "judged": evaluated_sums(experiment).as_json(),
         "spec": experiment.get("spec") or {},
-        "status": {name: value for name, value in status.items() if name not in _LONG},
+        "status": {name: value for name, value in status.items() if name not in _INTERNAL_FIELDS},
     }
 
 
 def evaluated_sums(experiment: Mapping[str, Any]) -> FeedbackSums:
-    """The sums that an Experiment was judged by last."""
+    """Return the sums of an Experiment's last evaluation."""
     status = experiment.get("status") or {}
     return Counters.unpack(str(status.get("tallies") or ""), str(experiment["metadata"].get("uid"))).feedback
 

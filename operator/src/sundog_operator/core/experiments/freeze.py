@@ -1,4 +1,4 @@
-"""The plan of an experiment: resolved when its arms are brought up, frozen, and never touched by later edits of its spec."""
+"""Frozen plan of an experiment: resolved when its arms start, and unchanged by later edits of the spec."""
 
 import hashlib
 import json
@@ -37,10 +37,15 @@ def freeze(
     traffic: StableTraffic,
     now: datetime,
 ) -> ExperimentStatus:
-    """The first status of an experiment that is to begin: its plan, and no traffic on its arms.
+    """Return the first status of an experiment: its plan, and no traffic on its arms.
 
-    `rollout` is the ModelDeployment's, whose warm-up holds here too; `stable` is the number and hash of the stable revision, which
-    `traffic` is about; each of `arms`, those beside control, has the number of its revision.
+    Args:
+        spec: the Experiment's spec.
+        rollout: the ModelDeployment's rollout, whose warm-up applies.
+        stable: number and hash of the stable revision.
+        arms: each arm beside control, with the number of its revision.
+        traffic: the stable revision's traffic.
+        now: the present time.
     """
     planned = [arm for arm, _ in arms]
     plan = FrozenPlan(
@@ -98,17 +103,17 @@ def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
 
 
 def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
-    """16 hex digits of SHA-256 over all that a plan follows from; whether it is stopped, and where its log is written, are no part of it.
+    """Return 16 hex digits of SHA-256 over everything that a plan depends on; not over `stopped` and `exposureLog`.
 
-    Values equal to their defaults are left out: a release that adds a field changes no plan.
+    Values equal to their defaults are left out, so a release that adds a field changes no plan's hash.
     """
-    told = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"stopped", "exposure_log"})
-    body = json.dumps([told, [arm.hash for arm in arms]], sort_keys=True, separators=(",", ":"))
+    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"stopped", "exposure_log"})
+    body = json.dumps([fields, [arm.hash for arm in arms]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 def find_changed_fields(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
-    """Which fields of a spec are not those that a plan was frozen from; empty where none is."""
+    """Return the names of spec fields that changed since the plan was frozen; empty where none did."""
     comparison = plan.comparison
     if comparison is None or plan_hash(spec, arms) == plan.hash:
         return ""

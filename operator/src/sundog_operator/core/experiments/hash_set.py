@@ -1,53 +1,53 @@
-"""Which units were seen, by their hashes."""
+"""Set of unit hashes that takes little memory."""
 
 from array import array
 from typing import Final
 
-_FIRST: Final = 1024
-_MOST_AHEAD: Final = 2**22
-"""Places: a power of two, as there always are. More are taken once they are needed."""
+_MIN_SLOTS: Final = 1024
+_MAX_EXPECTED_SLOTS: Final = 2**22
+"""Most slots that are allocated in advance; a power of two, as every size is. The table grows when it needs more."""
 
 
 class SeenUnits:
-    """Hashes of 64 bits in an open table, 12 to 24 bytes each; a set of numbers takes a hundred.
+    """Set of 64-bit hashes in an open-addressing table, with 12 to 24 bytes each; a Python set takes about a hundred.
 
-    There is room for as many as are expected, for to make more takes its time.
+    The table has space for `expected` hashes at once, because growing takes time.
     """
 
     def __init__(self, expected: int = 0) -> None:
-        places = _FIRST
-        while places < _MOST_AHEAD and 3 * expected > 2 * places:
-            places *= 2
-        self._slots = array("Q", bytes(8 * places))
+        size = _MIN_SLOTS
+        while size < _MAX_EXPECTED_SLOTS and 3 * expected > 2 * size:
+            size *= 2
+        self._slots = array("Q", bytes(8 * size))
         self._count = 0
-        # Stands for an empty place in the table.
+        # In the table, 0 is an empty slot.
         self._has_zero = False
 
     def add(self, unit: int) -> bool:
-        """Whether it was not there before. Raises OverflowError for what is no hash of 64 bits."""
+        """Add a hash and return whether it is new. Raises OverflowError for a number of more than 64 bits."""
         if unit == 0:
             new, self._has_zero = not self._has_zero, True
             return new
-        place = self._place(unit)
-        if self._slots[place]:
+        slot = self._slot_of(unit)
+        if self._slots[slot]:
             return False
-        self._slots[place] = unit
+        self._slots[slot] = unit
         self._count += 1
         if 3 * self._count > 2 * len(self._slots):
             self._grow()
         return True
 
-    def _place(self, unit: int) -> int:
-        """Where it is, or would be."""
+    def _slot_of(self, unit: int) -> int:
+        """Return the slot of a hash, or the empty slot that it would take."""
         slots, mask = self._slots, len(self._slots) - 1
-        place = unit & mask
-        while (found := slots[place]) and found != unit:
-            place = (place + 1) & mask
-        return place
+        slot = unit & mask
+        while (found := slots[slot]) and found != unit:
+            slot = (slot + 1) & mask
+        return slot
 
     def _grow(self) -> None:
-        before = self._slots
-        self._slots = array("Q", bytes(16 * len(before)))
-        for unit in before:
+        old = self._slots
+        self._slots = array("Q", bytes(16 * len(old)))
+        for unit in old:
             if unit:
-                self._slots[self._place(unit)] = unit
+                self._slots[self._slot_of(unit)] = unit

@@ -1,7 +1,7 @@
-"""When the exposure log of an experiment is to be written, where to, and what is said of it. Pure.
+"""Exports of an experiment's exposure log: when, where to, and the status about them. Pure.
 
-While it runs one is written now and then, for a store may be lost; after its end the last one. Each has a folder of its own, so none takes
-the place of another, and one that was interrupted is written again by whoever comes next.
+While the experiment runs, logs are exported from time to time, because a store may be lost. The last export follows its end. Each export
+has its own folder, so none overwrites another, and the next leader repeats an interrupted export.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ PLACE_NOT_ALLOWED: Final = "PlaceNotAllowed"
 
 EXPORT_INTERVAL: Final = timedelta(hours=1)
 INTERVAL_DIVISOR: Final = 10
-"""And every such share of its time: one that runs for weeks writes no more than some dozens of them."""
+"""The interval is also at least this fraction of the time so far, so an experiment of weeks exports a few dozen logs."""
 
 MAX_EXPOSURES: Final = 2_500_000
-"""Of which units take 32 MiB of memory. More are for a machine of the user's own."""
+"""Most exposures of an export; their units take 32 MiB of memory. Users export larger logs on their own machine."""
 
 _CONDITIONS: Final = "conditions"
 
@@ -32,36 +32,36 @@ Json = dict[str, Any]
 
 
 def export_folder(uri: str, experiment: Mapping[str, Any]) -> str:
-    """Below which place all of an Experiment lie. Nobody else's do, whatever other Experiments name: the uid is in it."""
+    """Return the folder of all of an Experiment's exports. It contains the uid, so no other Experiment has the same folder."""
     meta = experiment["metadata"]
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{'/'.join((rest.rstrip('/'), meta['namespace'], meta['name'], meta['uid']))}"
 
 
 def next_uri(folder: str, status: ExperimentStatus) -> str:
-    """Where the next one goes."""
+    """Return the place of the next export."""
     return f"{folder}/{next_sequence(status):06d}"
 
 
 def next_sequence(status: ExperimentStatus) -> int:
-    """Which one is the next."""
+    """Return the number of the next export."""
     return status.exposure_log.sequence + 1 if status.exposure_log is not None else 1
 
 
 def find_place_violation(uri: str, allowed: Sequence[str] | None) -> str:
-    """Why nothing is written to a place; empty where it may be. `allowed` are beginnings of places, None for any."""
+    """Return why a place may not be written to; empty where it may. `allowed` are prefixes of places, None for any."""
     if allowed is None:
-        return "pvc:// is for clusters; in local mode file:// is there" if uri.startswith("pvc://") else ""
+        return "pvc:// needs a cluster; use file:// in local mode" if uri.startswith("pvc://") else ""
     if uri.startswith("file://"):
-        return "file:// is for local mode; in a cluster s3://, gs:// and pvc:// are there"
+        return "file:// needs local mode; use s3://, gs:// or pvc:// in a cluster"
     whole = uri.rstrip("/")
     if any(whole == place or whole.startswith(f"{place}/") for place in allowed):
         return ""
-    return f"{uri} is below none of the places that an administrator allows in installation.exposureLogs.places"
+    return f"{uri}: not below a place in installation.exposureLogs.places. Use an allowed place, or ask an administrator to add this one."
 
 
 def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
-    """From when on one is to be written; None for never, as things are."""
+    """Return the time from which the next export is due; None for never, as things are."""
     last, begun, plan = status.exposure_log, status.since, status.plan.comparison
     if begun is None or plan is None or not plan.outcomes:
         return None
@@ -69,7 +69,7 @@ def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
     if is_over(status):
         return None if here is not None and here.final else begun
     if here is None:
-        # Of another place what was written before is missed here at once.
+        # A new place lacks the exports that went to another one, so it gets one at once.
         return begun + EXPORT_INTERVAL if last is None else begun
     return here.written_at + max(EXPORT_INTERVAL, (here.written_at - begun) / INTERVAL_DIVISOR)
 
@@ -77,7 +77,7 @@ def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
 def record_export(
     status: ExperimentStatus, place: str, answer: ExposureLogResult, generation: int, now: datetime
 ) -> ExperimentStatus:
-    """The status with one that was written."""
+    """Return the status after an export."""
     log = ExposureLogStatus(
         uri=place,
         sequence=next_sequence(status),
@@ -87,19 +87,19 @@ def record_export(
         complete=answer.complete,
         final=answer.final,
     )
-    told = f"{format_count(log.exposures, 'exposure')} and {format_count(log.outcomes, 'outcome')} in {place}"
-    return _saying(status.model_copy(update={"exposure_log": log}), "True", WRITTEN, told, generation, now)
+    message = f"{format_count(log.exposures, 'exposure')} and {format_count(log.outcomes, 'outcome')} in {place}"
+    return _with_condition(status.model_copy(update={"exposure_log": log}), "True", WRITTEN, message, generation, now)
 
 
 def record_export_failure(
     status: ExperimentStatus, reason: str, problem: str, generation: int, now: datetime
 ) -> ExperimentStatus:
-    """The status with why the next one is not."""
-    return _saying(status, "False", reason, problem, generation, now)
+    """Return the status with the reason why the next export failed or is not allowed."""
+    return _with_condition(status, "False", reason, problem, generation, now)
 
 
 def remove_condition(status: ExperimentStatus, generation: int, now: datetime) -> ExperimentStatus:
-    """The status of one that is not to be written, or not any more."""
+    """Return the status without the condition, for an experiment without exports."""
     if all(each.type != CONDITION for each in status.conditions):
         return status
     conditions = experiment_conditions(status.conditions, generation=generation, at=now)
@@ -107,7 +107,7 @@ def remove_condition(status: ExperimentStatus, generation: int, now: datetime) -
     return status.model_copy(update={"conditions": conditions.conditions()})
 
 
-def _saying(
+def _with_condition(
     status: ExperimentStatus, truth: str, reason: str, message: str, generation: int, now: datetime
 ) -> ExperimentStatus:
     conditions = experiment_conditions(status.conditions, generation=generation, at=now)
@@ -117,12 +117,12 @@ def _saying(
 
 
 def merge_log_status(status: Json, stored: Mapping[str, Any] | None) -> Json:
-    """A status about to be written by who writes everything else, with what is stored of the log."""
+    """Return a status about to be written, with the stored fields of the log, which another writer owns."""
     kept = {key: value for key, value in status.items() if key not in (LOG_FIELD, _CONDITIONS)}
     known = stored or {}
     conditions = [
         *(each for each in status.get(_CONDITIONS) or () if each["type"] != CONDITION),
         *(each for each in known.get(_CONDITIONS) or () if each["type"] == CONDITION),
     ]
-    told = {LOG_FIELD: known.get(LOG_FIELD), _CONDITIONS: conditions}
-    return {**kept, **{key: value for key, value in told.items() if value}}
+    merged = {LOG_FIELD: known.get(LOG_FIELD), _CONDITIONS: conditions}
+    return {**kept, **{key: value for key, value in merged.items() if value}}

@@ -1,4 +1,4 @@
-"""What the outcomes of an experiment say, each arm beside control: findings of its metrics, who wins, and where its weights go. Pure."""
+"""Evaluation of an experiment's outcomes: findings of its metrics, the winner, and the next weights. Pure."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,18 +28,18 @@ from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeV
 SUCCESS: Final = "success"
 SECONDARY: Final = "secondary"
 _LONGEST_S: Final = 10 * 365 * 86400.0
-"""Beyond which nothing is told of the future."""
+"""Longest estimate of a duration that is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeEvaluation:
-    """What the outcomes say at one look.
+    """Result of one look at the outcomes.
 
     Attributes:
-        metrics: what is known of each success and each secondary metric of each arm, dropped ones included.
-        decided: who wins, or that nobody can; None where the plan has no success metric.
-        shares: in buckets, control first, where weights are to move; None while they stay.
-        rate: None before anything was counted.
+        metrics: status of each success and secondary metric of each arm, dropped arms included.
+        decided: the decision; None where the plan has no success metric.
+        shares: buckets, control first, where weights are to change; None while they stay.
+        rate: the observed rate of units; None without data.
     """
 
     metrics: tuple[MetricStatus, ...] = ()
@@ -49,17 +49,17 @@ class OutcomeEvaluation:
 
 
 def planned_outcomes(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
-    """The metrics of one role, in the order of the plan."""
+    """Return the metrics of one role, in the order of the plan."""
     return [each for each in state.frozen_comparison(status).outcomes if each.role == role]
 
 
 def compared_arms(status: ExperimentStatus) -> list[str]:
-    """Control and the arms beside it, in the order of the plan; dropped ones keep their place."""
+    """Return control and the arms beside it, in the order of the plan; dropped arms keep their place."""
     return [CONTROL, *(arm.name for arm in state.treatment_arms(status))]
 
 
 def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus) -> feedback.FeedbackSelection | None:
-    """What is kept of what edges tell of outcomes; None where the plan has none."""
+    """Return the selection of outcomes to keep from the edges' reports; None where the plan has no outcomes."""
     outcomes = state.frozen_comparison(status).outcomes
     if not outcomes:
         return None
@@ -73,9 +73,10 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
 
 
 def count_exposed_units(status: ExperimentStatus, counted: Counters, epoch: int, arm: str) -> int:
-    """Units of an arm that were first exposed in an epoch.
+    """Return the units of an arm that were first exposed in an epoch.
 
-    Where each request is one, those that edges have counted, and no fewer than have outcomes: an edge that is lost takes counts with it.
+    Where each request is a unit, these are the requests that edges counted, and at least those with outcomes: a lost edge takes its counts
+    with it.
     """
     if units.is_sticky(status.plan):
         return counted.feedback.exposed.get((epoch, arm), 0)
@@ -83,15 +84,15 @@ def count_exposed_units(status: ExperimentStatus, counted: Counters, epoch: int,
 
 
 def find_split_mismatch(status: ExperimentStatus, counted: Counters) -> str:
-    """Why units did not fall to the arms as their weights say, by their first exposures; empty where they may have."""
+    """Return a sentence about a sample-ratio mismatch of first exposures; empty where none is known."""
     names = [arm.name for arm in status.arms]
-    fell, meant = [], []
+    exposed, expected = [], []
     for epoch, shares in _evidence(status, [*names]):
         own = [counted.feedback.exposed.get((epoch.number, name), 0) for name in names]
         if sum(own):
-            fell.append(own)
-            meant.append(shares)
-    return sample_ratio.find_mismatch(names, fell, meant) if fell else ""
+            exposed.append(own)
+            expected.append(shares)
+    return sample_ratio.find_mismatch(names, exposed, expected) if exposed else ""
 
 
 def evaluate_experiment_outcomes(
@@ -101,14 +102,14 @@ def evaluate_experiment_outcomes(
     broken: str,
     now: datetime,
 ) -> OutcomeEvaluation:
-    """Judge the outcomes.
+    """Evaluate the outcomes.
 
     Args:
-        status: of an experiment that has its plan.
-        counted: what edges told of requests and of outcomes.
+        status: the status of an experiment with a frozen plan.
+        counted: the edges' counts of requests and outcomes.
         guardrails: the verdict of each guardrail by arm and metric.
-        broken: why nothing may be decided by what was counted; empty where something may.
-        now: when it is looked.
+        broken: why the counts allow no decision; empty where they do.
+        now: the present time.
     """
     planned = {role: planned_outcomes(status, role) for role in (SUCCESS, SECONDARY)}
     if not any(planned.values()):
@@ -131,15 +132,15 @@ def evaluate_experiment_outcomes(
             )
         )
     return OutcomeEvaluation(
-        metrics=(*_told_of_success(status, decided, epochs), *_told_of_secondary(status, planned, epochs, elapsed_s)),
+        metrics=(*_success_metrics(status, decided, epochs), *_secondary_metrics(status, planned, epochs, elapsed_s)),
         decided=decided,
-        shares=None if broken else _moved(status, planned[SUCCESS], epochs[SUCCESS], now),
+        shares=None if broken else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
         rate=_rate(status, counted, planned[SUCCESS], epochs[SUCCESS], elapsed_s),
     )
 
 
 def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[EvidenceEpoch, list[int]]]:
-    """Epochs of evidence with the buckets of these arms. What control was no measure in is none."""
+    """Yield the epochs of evidence with the buckets of the named arms; epochs in which control was unfit are left out."""
     for epoch in status.evidence_epochs:
         if epoch.troubled or epoch.buckets is None or len(epoch.buckets) != len(status.arms):
             continue
@@ -148,15 +149,16 @@ def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[
 
 
 def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanOutcome]) -> Iterator[OutcomeEpoch]:
+    """Yield the outcomes of the epochs of evidence, for the planned metrics."""
     names = compared_arms(status)
     for epoch, shares in _evidence(status, names):
         number = epoch.number
-        fell = [count_exposed_units(status, counted, number, name) for name in names]
+        exposed = [count_exposed_units(status, counted, number, name) for name in names]
         yield OutcomeEpoch(
             shares,
             [
                 [
-                    OutcomeCounts(fell[place], *counted.feedback.of(metric.feedback, number, name))
+                    OutcomeCounts(exposed[place], *counted.feedback.of(metric.feedback, number, name))
                     for place, name in enumerate(names)
                 ]
                 for metric in planned
@@ -168,7 +170,7 @@ def _metric(planned: PlanOutcome) -> OutcomeMetric:
     return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect)
 
 
-def _told_of_success(
+def _success_metrics(
     status: ExperimentStatus, decided: WinnerDecision | None, epochs: Mapping[str, Sequence[OutcomeEpoch]]
 ) -> Iterator[MetricStatus]:
     out = state.dropped_arms(status)
@@ -176,37 +178,42 @@ def _told_of_success(
         place = compared_arms(status).index(arm.name)
         for index, finding in enumerate(arm.findings):
             events = _events(finding.metric, epochs[SUCCESS], index, place)
-            yield _told(finding, SUCCESS, arm.name, events, out=arm.name in out)
+            yield _metric_status(finding, SUCCESS, arm.name, events, out=arm.name in out)
 
 
-def _told_of_secondary(
+def _secondary_metrics(
     status: ExperimentStatus,
     planned: Mapping[str, Sequence[PlanOutcome]],
     by_role: Mapping[str, Sequence[OutcomeEpoch]],
     elapsed_s: float,
 ) -> Iterator[MetricStatus]:
-    """Each at the level of all secondary metrics; what differs by e-BH, of which a share of α are false at most, says so."""
+    """Yield the secondary metrics, tested at the level of all of them. Discoveries by e-BH, of which at most a share α are false, say
+    so.
+    """
     metrics, epochs = [_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
     names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
     if not metrics:
         return
     if not epochs:
         for name in names[1:]:
-            yield from (_told(OutcomeFinding(metric), SECONDARY, name, (), out=name in out) for metric in metrics)
+            yield from (
+                _metric_status(OutcomeFinding(metric), SECONDARY, name, (), out=name in out) for metric in metrics
+            )
         return
     findings = outcome_test.evaluate_outcomes(metrics, epochs, alpha, elapsed_s=elapsed_s)
-    found = set(outcome_test.find_discoveries(findings, alpha))
+    discoveries = set(outcome_test.find_discoveries(findings, alpha))
     for place, name in enumerate(names[1:], start=1):
         for index, metric in enumerate(metrics):
             events = _events(metric, epochs, index, place)
-            told = _told(findings[index][place - 1], SECONDARY, name, events, out=name in out)
-            if (index, place - 1) in found and told.verdict == OutcomeVerdict.UNDECIDED:
-                told = told.model_copy(update={"message": f"{told.message}; it differs, as a discovery among many"})
-            yield told
+            each = _metric_status(findings[index][place - 1], SECONDARY, name, events, out=name in out)
+            if (index, place - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
+                message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
+                each = each.model_copy(update={"message": message})
+            yield each
 
 
 def _events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, place: int) -> tuple[int, ...]:
-    """Of control and of an arm, units that count: of a rate those whose first value was above 0, of a mean those with any."""
+    """Return the counted units of control and of an arm: with a first value above 0 for a rate, with any value for a mean."""
     if not epochs:
         return ()
     rows = [epoch.outcomes[index] for epoch in epochs]
@@ -215,8 +222,8 @@ def _events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, p
     return sum(row[0].units for row in rows), sum(row[place].units for row in rows)
 
 
-def _told(finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool) -> MetricStatus:
-    """Of an arm that is out nothing is expected: no units come to it any more."""
+def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool) -> MetricStatus:
+    """Return the status of one metric of one arm; a dropped arm has no estimates, because it gets no more units."""
     ends = [1 + end for end in (finding.lower, finding.upper)]
     return MetricStatus(
         name=finding.metric.name,
@@ -237,15 +244,15 @@ def _finite(number: float) -> float | None:
 
 
 def planned_allocation(status: ExperimentStatus) -> ThompsonRule | None:
-    """How weights move by the plan; None where they stay."""
+    """Return the plan's rule of adaptive weights; None for fixed weights."""
     planned = state.frozen_comparison(status).allocation
     return None if planned is None else ThompsonRule(planned.floor, planned.delta, planned.pace)
 
 
-def _moved(
+def _next_buckets(
     status: ExperimentStatus, planned: Sequence[PlanOutcome], epochs: Sequence[OutcomeEpoch], now: datetime
 ) -> tuple[int, ...] | None:
-    """Buckets of control and of each arm that goes on, once an epoch has lasted; what is exposed stays as it is in all."""
+    """Return the next buckets of control and the active arms, None while they stay; their sum stays."""
     rule, newest = planned_allocation(status), status.evidence_epochs[-1] if status.evidence_epochs else None
     if rule is None or not planned or newest is None or newest.number != status.epoch.number or newest.troubled:
         return None
@@ -260,7 +267,7 @@ def _moved(
 
 
 def estimate_past_rate(status: ExperimentStatus, attempt: str) -> ObservedRate | None:
-    """What came to the service by what an experiment keeps of its counts; None where it has none. `attempt` is its uid."""
+    """Return the observed rate of units, from an experiment's stored counts; None without them. `attempt` is the experiment's uid."""
     if status.plan.comparison is None or status.since is None or not status.history:
         return None
     counted, planned = Counters.unpack(status.tallies, attempt), planned_outcomes(status, SUCCESS)
@@ -275,22 +282,24 @@ def _rate(
     epochs: Sequence[OutcomeEpoch],
     elapsed_s: float,
 ) -> ObservedRate | None:
+    """Return the observed rate of units, and control's values, over the evidence so far; None without data."""
     numbers = [epoch.number for epoch, _ in _evidence(status, [])]
-    seen = sum(count_exposed_units(status, counted, number, arm.name) for number in numbers for arm in status.arms)
+    exposed = sum(count_exposed_units(status, counted, number, arm.name) for number in numbers for arm in status.arms)
     values = {}
     for index, each in enumerate(planned):
         own = [epoch.outcomes[index][0] for epoch in epochs]
         count = sum(row.exposed for row in own)
         if count:
             values[each.name] = _value(each.type, count, own)
-    # What a warm-up took is not known exactly: it is taken for all of its time, for a rate that is too high warns of too little.
+    # The warm-up's exact duration is unknown. Its longest one gives too high a rate, which warns too rarely rather than too often.
     evidence_s = elapsed_s - status.plan.warmup_duration.total_seconds()
-    if not seen or not values or not evidence_s > 0:
+    if not exposed or not values or not evidence_s > 0:
         return None
-    return ObservedRate(seen / evidence_s, values)
+    return ObservedRate(exposed / evidence_s, values)
 
 
 def _value(type_: str, count: int, own: Sequence[OutcomeCounts]) -> tuple[float, float]:
+    """Return (rate, 0), or (mean, standard deviation) in the values' unit."""
     if type_ == "rate":
         return sum(row.positive for row in own) / count, 0.0
     mean, square = sum(row.total for row in own) / count, sum(row.squares for row in own) / count

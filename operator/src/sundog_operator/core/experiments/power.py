@@ -1,4 +1,4 @@
-"""How long an experiment takes to be decided, how likely each end is, and whether its time is enough."""
+"""Power of an experiment: its expected duration, the probability of each end, and whether its time suffices."""
 
 import functools
 import math
@@ -16,15 +16,15 @@ from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
 
 LOOKS: Final = 200
-"""At which a simulated experiment is looked at, evenly over its time."""
+"""Looks of a simulated experiment, evenly over its time."""
 
 PLANNED_POWER: Final = 0.8
-"""With which tests of planned looks are to find what is there, as is the custom."""
+"""Power of the group-sequential tests that the forecast compares with; the usual value."""
 
 FEW_LOOKS: Final = 5
 
-UNLIKELY_TEXT: Final = "is hardly decided before the experiment stops"
-"""Said of a metric by its name, by which those are found again of which that is told."""
+UNLIKELY_TEXT: Final = "is unlikely to be decided before the experiment stops"
+"""Text after a metric's name; conditions find such metrics by it."""
 
 _SEED: Final = 1
 _MOST_LOOKS: Final = 200
@@ -33,11 +33,11 @@ _OFTEN: Final = (timedelta(days=1), timedelta(hours=1))
 
 @dataclass(frozen=True, slots=True)
 class ExperimentTraffic:
-    """What comes to a service.
+    """Traffic of a service.
 
     Attributes:
-        units_per_second: new units, of which the experiment gets its exposure; requests where each is a unit.
-        base: what a unit of control is known to come to.
+        units_per_second: new units, of which the experiment gets its exposure; requests where each request is a unit.
+        base: the known value of a unit of control.
     """
 
     units_per_second: float
@@ -46,19 +46,19 @@ class ExperimentTraffic:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentForecast:
-    """What becomes of an experiment in which one arm is better and the others are like control.
+    """Forecast of an experiment in which one arm is better and the others equal control.
 
     Attributes:
-        effect: by how much it is better, as a share of control's.
-        units: of all arms, at which that arm is typically decided with the weights at first; infinite where it never is.
-        one_look: units of all arms with which a test that is looked at once, at the end, finds it with `PLANNED_POWER`; infinite for none.
-        few_looks: likewise the most that a test takes that is looked at `FEW_LOOKS` times, and spends as O'Brien and Fleming have it.
-        seconds: until it is typically decided; infinite where it never is.
-        right: the share of simulated experiments that it won. Of an effect of 0 nobody's win is right.
-        wrong: the share that another arm won, or any that is not better.
-        nobody: the share that found that no arm can win.
-        median_s: until half of all were decided; infinite where fewer were.
-        late_s: likewise until four fifths were.
+        effect: the arm's effect relative to control.
+        units: units of all arms at which that arm is typically decided with the first weights; infinite for never.
+        one_look: units of all arms with which a test with a single look, at the end, has `PLANNED_POWER`; infinite for never.
+        few_looks: units of all arms of a group-sequential test with `FEW_LOOKS` looks and O'Brien-Fleming spending, at most.
+        seconds: seconds until the arm is typically decided; infinite for never.
+        right: the share of simulated experiments that the arm won. With an effect of 0, no win is right.
+        wrong: the share that an arm won that is not better.
+        nobody: the share that ended because no arm can win.
+        median_s: seconds until half of all were decided; infinite where fewer were.
+        late_s: seconds until four fifths were decided, likewise.
     """
 
     effect: float
@@ -74,17 +74,17 @@ class ExperimentForecast:
 
     @property
     def undecided(self) -> float:
-        """The share that was not decided in time."""
+        """Share that was not decided in time."""
         return max(0.0, 1 - self.right - self.wrong - self.nobody)
 
 
 def units_per_second(spec: ExperimentSpec, traffic: ExperimentTraffic) -> float:
-    """New units of the experiment."""
+    """Return the experiment's new units per second."""
     return traffic.units_per_second * parse_percent(spec.exposure)
 
 
 def horizon(spec: ExperimentSpec, traffic: ExperimentTraffic) -> timedelta:
-    """How long it runs at most: to its duration, or until it has its units."""
+    """Return the longest time that it runs: to its duration, or until it has its units."""
     rate = units_per_second(spec, traffic)
     filling = spec.stop.max_units / rate if rate else math.inf
     return timedelta(seconds=min(spec.stop.max_duration.total_seconds(), filling))
@@ -99,20 +99,20 @@ def forecast_experiment(
     runs: int,
     on_look: Callable[[int], None] = lambda _: None,
 ) -> ExperimentForecast:
-    """Play an experiment as the spec has it. Guardrails are taken as passed, other success metrics as without an effect.
+    """Simulate an experiment by its spec. Guardrails pass, and other success metrics have no effect.
 
     Args:
-        spec: with success metrics.
-        traffic: the service's, which has some.
-        place: of the success metric that is played.
-        effect: by which share of control's value the first arm beside it is better.
-        runs: how many experiments.
-        on_look: called with each of `LOOKS` that is over.
+        spec: a spec with success metrics.
+        traffic: the service's traffic, above 0.
+        place: index of the simulated success metric.
+        effect: the first arm's effect relative to control.
+        runs: number of simulated experiments.
+        on_look: called with the number of each finished look, of `LOOKS`.
     """
     design = _design(spec, place, horizon(spec, traffic))
     step_s = horizon(spec, traffic).total_seconds() / LOOKS
     effects = [effect, *[0.0] * (len(spec.arms) - 1)]
-    played = experiment_simulation.simulate_experiments(
+    simulated = experiment_simulation.simulate_experiments(
         design,
         experiment_simulation.make_unit_model(
             design.metric, traffic.base, units_per_second(spec, traffic) * step_s, effects
@@ -129,8 +129,8 @@ def forecast_experiment(
         )
         for looks in (1, FEW_LOOKS)
     )
-    won = [int(arm) for arm in played.winner]
-    ends = sorted(step_s * int(look) if look else math.inf for look in played.ended)
+    won = [int(arm) for arm in simulated.winner]
+    ends = sorted(step_s * int(look) if look else math.inf for look in simulated.ended)
     right = sum(arm == 0 for arm in won) if effect > 0 else 0
     return ExperimentForecast(
         effect=effect,
@@ -140,14 +140,14 @@ def forecast_experiment(
         seconds=units / units_per_second(spec, traffic),
         right=right / runs,
         wrong=(sum(arm != experiment_simulation.NO_WINNER for arm in won) - right) / runs,
-        nobody=sum(map(bool, played.hopeless)) / runs,
+        nobody=sum(map(bool, simulated.hopeless)) / runs,
         median_s=ends[(runs - 1) // 2],
         late_s=ends[math.ceil(0.8 * runs) - 1],
     )
 
 
 def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, place: int) -> tuple[float, float]:
-    """Units of all arms, and seconds, until an arm that is better by what is worth finding is typically decided; infinite for never."""
+    """Return units of all arms and seconds until an arm with the minimum effect is typically decided; infinite for never."""
     design = _design(spec, place, horizon(spec, traffic))
     units = experiment_simulation.expected_units(design, traffic.base, planned_metrics(spec)[place].effect)
     return units, units / units_per_second(spec, traffic)
@@ -155,13 +155,13 @@ def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, place: i
 
 @functools.lru_cache
 def _drift(looks: int, alpha: float) -> float:
-    """What Z has to be expected to be for `PLANNED_POWER`, where each of the two directions errs with α, as a verdict's do."""
+    """Return the drift of Z that gives `PLANNED_POWER` where each direction has the error α."""
     bounds = group_sequential.spending_bounds(group_sequential.obrien_fleming, looks, 2 * alpha)
     return group_sequential.required_drift(bounds, PLANNED_POWER)
 
 
 def estimate_peeking_errors(spec: ExperimentSpec, traffic: ExperimentTraffic) -> tuple[int, timedelta, float]:
-    """What comes of a test for one look that is looked at all the time: (looks, time between two, how often it finds what is not there)."""
+    """Return (looks, time between looks, false positive rate) of a fixed-sample test that is applied all the time."""
     longest = horizon(spec, traffic)
     every = next((each for each in _OFTEN if longest >= 2 * each), longest)
     looks = min(longest // every, _MOST_LOOKS)
@@ -169,19 +169,19 @@ def estimate_peeking_errors(spec: ExperimentSpec, traffic: ExperimentTraffic) ->
 
 
 def planned_metrics(spec: ExperimentSpec) -> tuple[OutcomeMetric, ...]:
-    """Those that an arm may win by, as they are judged."""
+    """Return the success metrics as they are tested."""
     return winner.parse_success_metrics(spec.metrics.success)
 
 
 def find_undecidable_metric(
     spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[str, ControlBaseline]
 ) -> str:
-    """Which success metric is hardly decided in the time and the units of `stop` at the effect that its evidence is for; empty for none.
+    """Return a sentence about a success metric that is unlikely to be decided within `stop` at its minimum effect; empty for none.
 
     Args:
-        spec: as it is frozen.
+        spec: the frozen spec.
         units_per_second_of_all: new units of the service, exposed or not.
-        bases: what a unit of control comes to, by the metric's name; of those that are missing nothing is said.
+        bases: value of a unit of control, by metric name; metrics without one are skipped.
     """
     for place, metric in enumerate(planned_metrics(spec)):
         base = bases.get(metric.name)
@@ -193,32 +193,38 @@ def find_undecidable_metric(
         coming = units_per_second(spec, traffic) * longest.total_seconds()
         if needed <= coming:
             continue
-        takes = f"that takes some {needed:.3g} units" if math.isfinite(needed) else "no number of units decides that"
-        which = "" if metric.minimum_effect else ", as where no minimumEffect is given,"
+        effect = f"an effect of {100 * metric.effect:.3g} %{'' if metric.minimum_effect else ' (the default)'}"
+        needs = (
+            f"{effect} needs about {needed:.3g} units"
+            if math.isfinite(needed)
+            else f"no number of units detects {effect}"
+        )
         return (
-            f"{metric.name} {UNLIKELY_TEXT}: an effect of {100 * metric.effect:.3g} %{which} is to be found,"
-            f" {takes}, and {coming:.3g} come in {format_rough_duration(longest.total_seconds())}"
+            f"{metric.name} {UNLIKELY_TEXT}: {needs};"
+            f" {coming:.3g} come in {format_rough_duration(longest.total_seconds())}"
         )
     return ""
 
 
-def find_undecidable_guardrail(told: MetricStatus, lasted_s: float, left_s: float) -> str:
-    """Whether a guardrail, which has to pass before an arm wins, hardly does before the experiment stops as it seems now; empty for no.
+def find_undecidable_guardrail(metric: MetricStatus, lasted_s: float, left_s: float) -> str:
+    """Return a sentence if a guardrail is unlikely to pass before the experiment stops; empty otherwise.
+
+    A guardrail has to pass before an arm wins.
 
     Args:
-        told: what is known of it.
-        lasted_s: seconds for which its events were counted.
+        metric: the guardrail's present status.
+        lasted_s: seconds in which its events were counted.
         left_s: seconds until the experiment stops.
     """
-    events = sum(told.events)
-    if told.eta is not None:
-        takes_s = told.eta.total_seconds()
-    elif told.needed is not None and events:
-        # Longer than a status tells.
-        takes_s = (told.needed / events - 1) * lasted_s
+    events = sum(metric.events)
+    if metric.eta is not None:
+        takes_s = metric.eta.total_seconds()
+    elif metric.needed is not None and events:
+        # The time is longer than a status can show.
+        takes_s = (metric.needed / events - 1) * lasted_s
     else:
         return ""
-    return f"{told.name} {UNLIKELY_TEXT}, in {format_rough_duration(left_s)}" if takes_s > left_s else ""
+    return f"{metric.name} {UNLIKELY_TEXT}, in {format_rough_duration(left_s)}" if takes_s > left_s else ""
 
 
 def _design(spec: ExperimentSpec, place: int, longest: timedelta) -> ExperimentDesign:

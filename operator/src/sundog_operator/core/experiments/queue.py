@@ -1,4 +1,4 @@
-"""Which experiment of a ModelDeployment goes first: one at a time, the oldest before the others."""
+"""Order of a ModelDeployment's experiments: one at a time, the oldest first."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sundog_operator.core.rollout.state import is_over
 
 @dataclass(frozen=True, slots=True)
 class UserExperiment:
-    """An Experiment of a user's own as it is stored. `created` is its creationTimestamp."""
+    """Stored Experiment of a user. `created` is its creationTimestamp."""
 
     name: str
     uid: str
@@ -21,13 +21,13 @@ class UserExperiment:
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether it has metrics of outcomes, by its spec or the plan that it goes on by, and is not over."""
+        """True if it has outcome metrics, by its spec or frozen plan, and is not over."""
         spec, plan = self.acceptance.spec, self.status.plan.comparison
         wanted = spec is not None and bool(spec.metrics.success or spec.metrics.secondary)
         return (wanted or (plan is not None and bool(plan.outcomes))) and not is_over(self.status)
 
 
 def order_waiting(experiments: Iterable[UserExperiment]) -> list[UserExperiment]:
-    """Those that have not ended, the oldest first, and of the same age by name."""
+    """Return the experiments that are not over, the oldest first, and by name at equal age."""
     waiting = (each for each in experiments if not is_over(each.status))
     return sorted(waiting, key=lambda each: (each.created, each.name))

@@ -1,4 +1,4 @@
-"""What a tick of an experiment is given, and questions about its stored status."""
+"""Inputs of an experiment's tick, and questions about its stored status."""
 
 import math
 from collections.abc import Mapping
@@ -23,21 +23,21 @@ MAX_UNITS: Final = "MaxUnits"
 WINNER: Final = "Winner"
 NO_WINNER: Final = "NoWinner"
 WON: Final = "Won"
-"""Why nothing moves any more of one that goes on although an arm has won."""
+"""Pause reason of an experiment that an arm has won and whose weights stay."""
 MAX_EPOCHS: Final = 40
-"""Of evidence: one, one more for each arm that is dropped, each time that weights move and a win, and some for outages of control."""
+"""Epochs of evidence: the first, one for each dropped arm, change of weights and win, and some for outages of control."""
 MAX_UNITS_KEPT: Final = 100_000_000
-"""Of which edges keep the first exposure."""
+"""Units whose first exposure edges keep."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmState:
-    """How an arm does, its counts aside.
+    """Health of an arm.
 
     Attributes:
-        available: replicas that Serve runs and every ready edge sees healthy.
-        wanted: how many it needs.
-        failure: why it must not go on, as (reason, message).
+        available: replicas that Serve runs and every ready edge sees as healthy.
+        wanted: replicas that it needs.
+        failure: (reason, message) why it must not go on.
     """
 
     available: int = 0
@@ -47,13 +47,14 @@ class ArmState:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentInputs:
-    """What a tick may look at.
+    """Inputs of a tick.
 
     Attributes:
-        confirmed: every edge has the current epoch in force.
-        arms: those beside control, by name.
-        end: why it ends now, as (reason, message).
-        evidence: what is known of the arms; None where nothing was weighed.
+        now: the present time.
+        confirmed: whether every edge has the current epoch in force.
+        arms: state by name of the arms beside control.
+        end: (reason, message) why the experiment ends now.
+        evidence: the evaluation; None where nothing was evaluated.
     """
 
     now: datetime
@@ -64,35 +65,35 @@ class ExperimentInputs:
 
 
 def is_frozen(status: ExperimentStatus) -> bool:
-    """Whether it has its plan. A status that somebody damaged counts as not frozen, and so does one of a rollout."""
+    """Return whether the status has a plan. A damaged status counts as not frozen, and so does a rollout's."""
     plan = status.plan.comparison
     return plan is not None and [arm.name for arm in status.arms] == [names.STABLE, *(arm.name for arm in plan.arms)]
 
 
 def frozen_comparison(status: ExperimentStatus) -> PlanComparison:
-    """What was frozen. Raises ValueError where nothing was."""
+    """Return the frozen comparison. Raises ValueError where there is none."""
     if status.plan.comparison is None:
         raise ValueError("the plan has no arms")
     return status.plan.comparison
 
 
 def has_begun(status: ExperimentStatus) -> bool:
-    """Whether its arms ever had traffic."""
+    """Return whether the arms ever had traffic."""
     return is_frozen(status) and status.epoch.number > 0
 
 
 def treatment_arms(status: ExperimentStatus) -> list[ArmStatus]:
-    """The arms that are compared with control, dropped ones included."""
+    """Return the arms that are compared with control, dropped ones included."""
     return [arm for arm in status.arms if arm.name not in names.STABLE_ARMS]
 
 
 def active_arms(status: ExperimentStatus) -> list[ArmStatus]:
-    """Those that were not dropped."""
+    """Return the treatment arms that were not dropped."""
     return [arm for arm in treatment_arms(status) if arm.dropped is None]
 
 
 def target_buckets(status: ExperimentStatus) -> dict[str, int]:
-    """How many buckets each arm is to have, by the plan and what was dropped since, or as weights have moved; the rest is stable's."""
+    """Return each arm's intended number of buckets, by the plan, moved weights and dropped arms; stable has the rest."""
     dropped = {arm.name for arm in status.arms if arm.dropped is not None}
     planned = {arm.name: arm.buckets for arm in frozen_comparison(status).arms}
     if frozen_comparison(status).allocation is not None and has_begun(status):
@@ -102,7 +103,7 @@ def target_buckets(status: ExperimentStatus) -> dict[str, int]:
 
 
 def max_target_buckets(status: ExperimentStatus, arm: str) -> int:
-    """How many buckets an arm may come to have: where weights move, all that is exposed."""
+    """Return the largest number of buckets that an arm may get; with adaptive weights, all exposed buckets."""
     plan = frozen_comparison(status)
     if plan.allocation is None:
         return target_buckets(status).get(arm, 0)
@@ -110,29 +111,32 @@ def max_target_buckets(status: ExperimentStatus, arm: str) -> int:
 
 
 def dropped_arms(status: ExperimentStatus) -> set[str]:
-    """The names of those that were."""
+    """Return the names of the dropped arms."""
     return {arm.name for arm in treatment_arms(status) if arm.dropped is not None}
 
 
 def max_first_exposures(status: ExperimentStatus) -> int:
-    """Of how many units, those outside of the experiment included, edges keep the first exposure: it has taken its own by then."""
+    """Return the number of units whose first exposure edges keep, units outside of the experiment included.
+
+    The experiment has all its own units by then.
+    """
     plan = frozen_comparison(status)
     own = sum(arm.buckets for arm in plan.arms)
     return max(1, min(MAX_UNITS_KEPT, math.ceil(plan.max_units * buckets.BUCKETS / max(own, 1))))
 
 
 def has_won(status: ExperimentStatus) -> bool:
-    """Whether it goes on although an arm has won."""
+    """Return whether an arm has won and the experiment goes on."""
     return status.paused is not None and status.paused.reason == WON
 
 
 def control_revision(status: ExperimentStatus) -> int:
-    """The revision that control is."""
+    """Return the number of control's revision; 0 where unknown."""
     return next((arm.revision or 0 for arm in status.arms if arm.name == CONTROL), 0)
 
 
 def time_left_s(status: ExperimentStatus, evidence: ExperimentEvaluation | None, now: datetime) -> float:
-    """Seconds until what ends it without a verdict, if units go on to come as they did; infinite before it has begun."""
+    """Return the seconds until a limit ends the experiment, at the present rate of units; infinite before it has begun."""
     if status.since is None:
         return math.inf
     limits, lasted_s = frozen_comparison(status), (now - status.since).total_seconds()
@@ -142,9 +146,9 @@ def time_left_s(status: ExperimentStatus, evidence: ExperimentEvaluation | None,
 
 
 def units_taken(status: ExperimentStatus, evidence: ExperimentEvaluation | None) -> int:
-    """Units that fell to control and the arms so far; where nobody knows them, requests.
+    """Return the units of control and the arms so far; requests where units are unknown.
 
-    Never fewer than were told before: an edge that is gone takes its sample with it, and not those who were in it.
+    The number never falls: an edge that is gone takes its sample with it, but its units were exposed.
     """
     known = evidence.units if evidence is not None else {}
     own = (arm for arm in status.arms if arm.name != names.STABLE)

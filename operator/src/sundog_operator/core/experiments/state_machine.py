@@ -1,12 +1,11 @@
-"""The life of an experiment: one transition per tick, each a commit before any traffic moves.
+"""State machine of an experiment: one transition per tick, each committed before any traffic moves.
 
-    Pending ──arms ready──► Running: warm up ► collect ──an arm has won, none can, limits, every arm dropped──► Concluded
-       └──── an arm cannot start, stopped ────────┴───────── stopped ──────────────────────► Stopped
+    Pending ──arms ready──► Running: warm up ► collect ──an arm won, none can, limits, all arms dropped──► Concluded
+       └──── an arm cannot start, stopped ────────┴──────── stopped ──────────────────────► Stopped
 
-Its weights are those of its plan from the first epoch on, unless the plan lets them follow outcomes, until an arm is dropped: then stable,
-outside of the experiment, gets what that arm had, and nobody else moves. With onWin: pause one that an arm has won stays as it is, in an
-epoch of its own, unless the winner does harm. The
-first epoch is the warm-up, which is no evidence; the second has the same weights. Nothing here reads a clock or the world.
+Weights are the plan's from the first epoch on, until an arm is dropped, unless the plan lets them follow outcomes. Stable gets the buckets
+of a dropped arm, and no other buckets move. With `onWin: pause`, weights stay after a win, in a new epoch, unless the winner does harm. The
+first epoch is the warm-up, which is no evidence; the second has the same weights. No function reads a clock or calls another system.
 """
 
 from collections.abc import Callable
@@ -45,93 +44,93 @@ from sundog_operator.core.rollout.resolve import needs_threshold
 from sundog_operator.core.rollout.state import CONCLUDED, RUNNING, STOPPED, is_over
 
 
-def tick(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus:
-    """The next status; equal to the given one when nothing is due. Total: any frozen status and inputs give a status."""
+def tick(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus:
+    """Return the next status, equal to the given one when nothing is due. Total: every frozen status and inputs give a status."""
     if is_over(status) or not is_frozen(status):
         return status
     rules: tuple[Callable[[ExperimentStatus, ExperimentInputs], ExperimentStatus | None], ...] = (
         _end,
         _fail,
         drop,
-        _spare,
+        _pause_for_baseline,
         _recover,
-        _renew,
+        _restart_evidence,
         _begin,
         _confirm,
         _warm_up,
-        _learn,
+        _learn_thresholds,
         _decide,
-        _move,
+        _move_weights,
         _time_out,
     )
-    return next((after for rule in rules if (after := rule(status, seen)) is not None), status)
+    return next((after for rule in rules if (after := rule(status, inputs)) is not None), status)
 
 
-def _end(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    return end_experiment(status, STOPPED, *seen.end, seen.now) if seen.end else None
+def _end(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    return end_experiment(status, STOPPED, *inputs.end, inputs.now) if inputs.end else None
 
 
-def _fail(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """An arm that cannot start ends what has not begun: the others alone would be another experiment."""
+def _fail(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """End an experiment that has not begun if an arm cannot start: without that arm it would be another experiment."""
     if has_begun(status):
         return None
     for arm in treatment_arms(status):
-        failure = seen.arms.get(arm.name, ArmState()).failure
+        failure = inputs.arms.get(arm.name, ArmState()).failure
         if failure is not None:
-            return end_experiment(status, STOPPED, failure[0], f"arm {arm.name}: {failure[1]}", seen.now)
+            return end_experiment(status, STOPPED, failure[0], f"arm {arm.name}: {failure[1]}", inputs.now)
     return None
 
 
-def _spare(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """Conclude nothing while control is no measure of anything: what fails all arms would drown what one alone does."""
-    if seen.evidence is None or not seen.evidence.control.reason or status.phase != RUNNING:
+def _pause_for_baseline(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """Pause decisions while control is unfit for comparison: failures of all arms would hide those of one arm."""
+    if inputs.evidence is None or not inputs.evidence.control.reason or status.phase != RUNNING:
         return None
-    return baseline_outage.pause_for_baseline(status, seen.evidence.control, seen.now)
+    return baseline_outage.pause_for_baseline(status, inputs.evidence.control, inputs.now)
 
 
-def _recover(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """Go on by itself once control has done well for a while, as all edges tell."""
-    if not baseline_outage.is_paused_for_baseline(status) or not _is_settled(seen):
+def _recover(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """Go on once control was healthy for a while at all edges."""
+    if not baseline_outage.is_paused_for_baseline(status) or not _is_control_settled(inputs):
         return None
     return status.model_copy(update={"paused": None})
 
 
-def _is_settled(seen: ExperimentInputs) -> bool:
-    return seen.evidence is not None and not seen.evidence.unreachable_edges and seen.evidence.control.settled
+def _is_control_settled(inputs: ExperimentInputs) -> bool:
+    return inputs.evidence is not None and not inputs.evidence.unreachable_edges and inputs.evidence.control.settled
 
 
-def _renew(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """Count anew after an epoch in which control was no measure, also where an arm has won."""
-    goes_on = status.paused is None or (has_won(status) and _is_settled(seen))
+def _restart_evidence(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """Begin a new epoch of evidence after one in which control was unfit, also after a win."""
+    goes_on = status.paused is None or (has_won(status) and _is_control_settled(inputs))
     if not baseline_outage.is_epoch_excluded(status) or not goes_on:
         return None
-    return as_evidence(with_shares(status, target_buckets(status), seen.now), again=True)
+    return as_evidence(with_shares(status, target_buckets(status), inputs.now), again=True)
 
 
-def _begin(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    if status.phase == RUNNING or not seen.confirmed:
+def _begin(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    if status.phase == RUNNING or not inputs.confirmed:
         return None
-    arms = [seen.arms.get(arm.name, ArmState()) for arm in treatment_arms(status)]
+    arms = [inputs.arms.get(arm.name, ArmState()) for arm in treatment_arms(status)]
     if any(arm.available < arm.wanted for arm in arms):
         return None
-    begun = with_shares(status.model_copy(update={"phase": RUNNING}), target_buckets(status), seen.now)
-    return as_evidence(begun, again=_needs_no_warmup(status))
+    begun = with_shares(status.model_copy(update={"phase": RUNNING}), target_buckets(status), inputs.now)
+    return as_evidence(begun, again=_has_no_warmup(status))
 
 
-def _needs_no_warmup(status: ExperimentStatus) -> bool:
+def _has_no_warmup(status: ExperimentStatus) -> bool:
     return not status.plan.warmup_requests or not status.plan.warmup_duration
 
 
-def _confirm(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    if status.phase != RUNNING or status.epoch.confirmed or not seen.confirmed:
+def _confirm(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    if status.phase != RUNNING or status.epoch.confirmed or not inputs.confirmed:
         return None
-    epoch = Epoch(number=status.epoch.number, since=seen.now, confirmed=True)
-    return status.model_copy(update={"epoch": epoch, "since": status.since or seen.now})
+    epoch = Epoch(number=status.epoch.number, since=inputs.now, confirmed=True)
+    return status.model_copy(update={"epoch": epoch, "since": status.since or inputs.now})
 
 
-def _warm_up(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """End the warm-up: from the next epoch on counts are evidence, against latencies that stay what they are from there on."""
-    evidence = seen.evidence
+def _warm_up(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """End the warm-up: counts are evidence from the next epoch on, with latency thresholds that stay."""
+    evidence = inputs.evidence
     if (
         status.evidence_epochs
         or evidence is None
@@ -139,15 +138,15 @@ def _warm_up(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStat
         or baseline_outage.is_paused_for_baseline(status)
     ):
         return None
-    waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
+    waited = status.epoch.since is not None and inputs.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
         return None
-    return as_evidence(with_shares(_knowing(status, evidence), target_buckets(status), seen.now), again=True)
+    return as_evidence(with_shares(_with_thresholds(status, evidence), target_buckets(status), inputs.now), again=True)
 
 
-def _learn(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """Count anew once it is known what a long answer is: nobody counted those before."""
-    evidence = seen.evidence
+def _learn_thresholds(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """Restart the evidence once latency thresholds are known, because slow answers were not counted before."""
+    evidence = inputs.evidence
     if (
         evidence is None
         or not status.evidence_epochs
@@ -157,69 +156,71 @@ def _learn(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus
         return None
     if not needs_threshold(status.plan.guardrails) or needs_threshold(evidence.guardrails):
         return None
-    known = _knowing(status, evidence).model_copy(update={"evidence_epochs": ()})
-    return as_evidence(with_shares(known, target_buckets(status), seen.now), again=True)
+    known = _with_thresholds(status, evidence).model_copy(update={"evidence_epochs": ()})
+    return as_evidence(with_shares(known, target_buckets(status), inputs.now), again=True)
 
 
-def _knowing(status: ExperimentStatus, evidence: ExperimentEvaluation) -> ExperimentStatus:
+def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -> ExperimentStatus:
     plan = status.plan.model_copy(update={"guardrails": evidence.guardrails or status.plan.guardrails})
     return status.model_copy(update={"plan": plan})
 
 
-def _decide(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """Say who has won, or that nobody can any more, by outcomes that are to be trusted."""
-    ruling = seen.evidence.ruling if seen.evidence is not None else None
+def _decide(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """Record the winner, or that no arm can win, by valid outcomes."""
+    ruling = inputs.evidence.ruling if inputs.evidence is not None else None
     if ruling is None or status.phase != RUNNING or status.paused is not None or not status.evidence_epochs:
         return None
-    status = _as_judged(status, seen)
+    status = _with_metrics(status, inputs)
     if ruling.decision == NO_WINNER:
-        return end_experiment(status, CONCLUDED, NO_WINNER, ruling.reason, seen.now, decision=NO_WINNER)
+        return end_experiment(status, CONCLUDED, NO_WINNER, ruling.reason, inputs.now, decision=NO_WINNER)
     if ruling.decision != WINNER:
         return None
     if frozen_comparison(status).on_win == "none":
-        return end_experiment(status, CONCLUDED, WINNER, ruling.reason, seen.now, decision=WINNER, winner=ruling.winner)
-    told = f"{ruling.winner} has won, and all stays as it is until the experiment is ended"
+        return end_experiment(
+            status, CONCLUDED, WINNER, ruling.reason, inputs.now, decision=WINNER, winner=ruling.winner
+        )
+    message = f"{ruling.winner} has won; weights stay until the experiment is stopped or deleted"
     verdict = Verdict(decision=WINNER, winner=ruling.winner, reason=f"{WINNER}: {ruling.reason}"[:MAX_REASON_CHARS])
-    paused = PauseStatus(reason=WON, since=seen.now, message=told)
+    paused = PauseStatus(reason=WON, since=inputs.now, message=message)
     won = status.model_copy(update={"verdict": verdict, "paused": paused})
-    # What it was won by stays evidence whatever becomes of control: an outage takes the epoch that it is in.
-    return as_evidence(with_shares(won, target_buckets(won), seen.now), again=True)
+    # A new epoch keeps the evidence of the win: a later outage of control excludes only its own epoch.
+    return as_evidence(with_shares(won, target_buckets(won), inputs.now), again=True)
 
 
-def _as_judged(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus:
-    """With what is known of all metrics as it is decided."""
-    if seen.evidence is None:
+def _with_metrics(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus:
+    """Return the status with all metrics as of the decision."""
+    if inputs.evidence is None:
         return status
-    return status.model_copy(update={"metrics": merge_dropped_metrics(status, seen.evidence.metrics)})
+    return status.model_copy(update={"metrics": merge_dropped_metrics(status, inputs.evidence.metrics)})
 
 
-def _move(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """Let weights follow outcomes: what is exposed stays as it is, and arms share it anew."""
-    shares = seen.evidence.shares if seen.evidence is not None else None
+def _move_weights(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """Move weights by outcomes: the exposed buckets stay exposed, and the arms share them anew."""
+    shares = inputs.evidence.shares if inputs.evidence is not None else None
     if shares is None or status.phase != RUNNING or status.paused is not None or not status.epoch.confirmed:
         return None
     own = dict(zip((CONTROL, *(arm.name for arm in treatment_arms(status))), shares, strict=True))
     moved = {names.STABLE: buckets.BUCKETS - sum(shares), **own}
-    return as_evidence(with_shares(status, moved, seen.now), again=True)
+    return as_evidence(with_shares(status, moved, inputs.now), again=True)
 
 
-def _time_out(status: ExperimentStatus, seen: ExperimentInputs) -> ExperimentStatus | None:
-    """What ends it without a verdict."""
+def _time_out(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """End the experiment without a verdict at its limits."""
     if status.phase != RUNNING or status.since is None:
         return None
-    limits, lasted, status = frozen_comparison(status), seen.now - status.since, _as_judged(status, seen)
+    limits, lasted, status = frozen_comparison(status), inputs.now - status.since, _with_metrics(status, inputs)
     if lasted >= limits.max_duration:
-        told = f"it has run for {format_duration(limits.max_duration)}, its spec.stop.maxDuration{_so_far(seen)}"
-        return end_experiment(status, CONCLUDED, MAX_DURATION, told, seen.now)
-    taken = units_taken(status, seen.evidence)
+        message = f"ran for {format_duration(limits.max_duration)} (spec.stop.maxDuration){_outcomes_so_far(inputs)}"
+        return end_experiment(status, CONCLUDED, MAX_DURATION, message, inputs.now)
+    taken = units_taken(status, inputs.evidence)
     if taken >= limits.max_units:
         what = "units" if units.is_sticky(status.plan) else "requests"
-        told = f"it has taken {taken} {what}, and spec.stop.maxUnits is {limits.max_units}{_so_far(seen)}"
-        return end_experiment(status, CONCLUDED, MAX_UNITS, told, seen.now)
+        message = f"took {taken} {what} (spec.stop.maxUnits: {limits.max_units}){_outcomes_so_far(inputs)}"
+        return end_experiment(status, CONCLUDED, MAX_UNITS, message, inputs.now)
     return None
 
 
-def _so_far(seen: ExperimentInputs) -> str:
-    """What outcomes have told until now."""
-    ruling = seen.evidence.ruling if seen.evidence is not None else None
+def _outcomes_so_far(inputs: ExperimentInputs) -> str:
+    """Return the reason of the last outcome decision, as the end of a sentence."""
+    ruling = inputs.evidence.ruling if inputs.evidence is not None else None
     return f"; {ruling.reason}" if ruling is not None else ""

@@ -1,4 +1,4 @@
-"""Changes of an experiment's status that several rules make."""
+"""Changes of an experiment's status that several rules share."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,7 +18,7 @@ from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.rollout.state import CONCLUDED
 
 MAX_REASON_CHARS: Final = 1024
-"""Characters of a reason."""
+"""Longest reason in characters."""
 
 
 def end_experiment(
@@ -30,7 +30,7 @@ def end_experiment(
     decision: str = UNDECIDED,
     winner: str = "",
 ) -> ExperimentStatus:
-    """End it with all traffic on stable. One that an arm has won has run its course, whoever ends it."""
+    """End the experiment, with all traffic on stable. If an arm has won, it is concluded with that winner whatever ends it."""
     moved = with_shares(status, {names.STABLE: buckets.BUCKETS}, now) if has_begun(status) else status
     verdict = Verdict(decision=decision, winner=winner, reason=f"{reason}: {message}"[:MAX_REASON_CHARS])
     if has_won(status) and decision == UNDECIDED:
@@ -45,7 +45,7 @@ def end_experiment(
 
 
 def with_shares(status: ExperimentStatus, shares: Mapping[str, int], now: datetime) -> ExperimentStatus:
-    """Another epoch, in which each arm has so many buckets; what need not move stays where it is."""
+    """Begin an epoch in which each arm has the given number of buckets; as few buckets as possible move."""
     wanted = [shares.get(arm.name, 0) for arm in status.arms]
     moved = buckets.reassign([[(a, b) for a, b in arm.ranges] for arm in status.arms], wanted)
     arms = tuple(
@@ -57,7 +57,7 @@ def with_shares(status: ExperimentStatus, shares: Mapping[str, int], now: dateti
 
 
 def as_evidence(status: ExperimentStatus, *, again: bool) -> ExperimentStatus:
-    """Let the epoch that begins count as evidence if evidence is counted already."""
+    """Add the epoch that begins to the evidence; without `again`, return the status unchanged."""
     if not again:
         return status
     shares = target_buckets(status)

@@ -1,18 +1,19 @@
-"""Which arm of an experiment wins, or that none does: what its success metrics and its guardrails say together. Pure.
+"""Winner of an experiment, or that no arm can win: the joint decision by success metrics and guardrails. Pure.
 
-**An arm wins** when one of its success metrics is found better than control's, none is found worse, each has been counted, and every
-guardrail has passed: not harmed is not enough, for a bad arm must not win by lack of evidence. α is shared among success metrics and arms
-as the plan has them (Bonferroni), an arm that has dropped out since included: so P(an arm that is better by no metric is ever declared the
-winner) ≤ α, at every look and whatever depends on what. e-BH would find more, but bounds the share of false findings at one look at which
-one stops, and needs the evidence of all arms and metrics to be processes of one common past: a unit's first outcome tells which arm its
-second one will be of. Guardrails take nothing of α: all of them have to pass. Source: Schultzberg et al. (arXiv 2402.11609) for the roles.
+**An arm wins** when one of its success metrics is better than control's, none is worse, each has data, and every guardrail has passed.
+Absence of harm does not suffice, because a bad arm must not win by lack of evidence. Success metrics and arms share α by the plan
+(Bonferroni); dropped arms keep their share. So P(an arm that is better by no metric is ever declared the winner) ≤ α, at every look and
+under any dependence. Guardrails take nothing of α, because all of them have to pass.
+Source: Schultzberg et al. (arXiv 2402.11609) for the roles.
 
-**Of several winners** one is named: the one whose improvement is the highest at the lower end of its interval, by the first success metric
-that any of them is better by. The intervals hold all at once, so one whose upper end is below that is known to be less good; of the others
-the reason says that they are not told apart. Nothing waits until they are.
+e-BH would find more. But it bounds the share of false findings only at a single look. It also needs the e-processes of all arms and metrics
+to have a common filtration. Here they have none, because a unit's first outcome reveals the arm of its second.
 
-**None wins** when no arm can any more: it was dropped for harm, is worse by a metric, or is known by each of them to have less effect than
-`minimumEffect`.
+**Of several winners** one is named: the one with the highest lower end of its improvement's interval, by the first success metric that any
+of them is better by. The intervals hold together. So an arm whose upper end is below that lower end is known to be less good. The reason
+names the others as not distinguishable. The decision does not wait for more.
+
+**No arm wins** when each was dropped for harm, is worse by a metric, or has less effect than `minimumEffect` by every metric.
 """
 
 import math
@@ -27,12 +28,12 @@ from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
-_TOLD_AT_ONCE: Final = 3
-"""Arms, of which a reason says why they are where they are."""
+_MAX_LISTED_ARMS: Final = 3
+"""Arms whose reasons a message lists."""
 
 
 class Decision(StrEnum):
-    """Of an experiment."""
+    """Decision on an experiment."""
 
     UNDECIDED = "Undecided"
     WINNER = "Winner"
@@ -40,7 +41,7 @@ class Decision(StrEnum):
 
 
 class ArmStanding(StrEnum):
-    """Of one arm."""
+    """Standing of one arm."""
 
     OPEN = "Open"
     HELD = "Held"
@@ -55,8 +56,8 @@ class ArmInput:
 
     Attributes:
         name: as in the spec.
-        guardrails: the verdict of each of its guardrails by the metric's name, as `verdicts.Verdict` has them; others have not passed.
-        dropped: why it is out since an earlier look, in words; empty while it is in.
+        guardrails: the `MetricVerdict` of each guardrail as text, by metric name. Only guardrails with `Passed` have passed.
+        dropped: why an earlier look dropped the arm, in words; empty for an active arm.
     """
 
     name: str
@@ -66,15 +67,15 @@ class ArmInput:
 
 @dataclass(frozen=True, slots=True)
 class WinnerInputs:
-    """What is known at one look.
+    """Inputs of one look.
 
     Attributes:
-        metrics: the success metrics, as the plan has them.
-        arms: those beside control, in the order of the epochs' shares after control's; dropped ones stay in their place.
-        epochs: those of evidence, none while there is none.
+        metrics: the plan's success metrics.
+        arms: the arms beside control, in the order of the epochs' shares; dropped ones keep their place.
+        epochs: the epochs of evidence; may be empty.
         alpha: the error of each direction.
-        broken: why the counts are not to be trusted, such as a split that is off; empty where they are.
-        elapsed_s: seconds in which units were exposed, for what is expected of the future.
+        broken: why the counts allow no decision, such as a sample-ratio mismatch; empty where they do.
+        elapsed_s: seconds in which units were exposed, to estimate durations.
     """
 
     metrics: Sequence[OutcomeMetric]
@@ -87,14 +88,14 @@ class WinnerInputs:
 
 @dataclass(frozen=True, slots=True)
 class ArmDecision:
-    """Where one arm stands, and why.
+    """Standing of one arm, and the reason.
 
     Attributes:
-        name: of the arm.
-        standing: Won: it may be the winner. Held: a metric is better and something is missing, or counts are not trusted. Hopeless: no
-            metric has an effect that is worth finding. Out: harm, or worse by a metric. Open: neither yet.
-        reason: in words.
-        findings: of each success metric, in the order of the plan.
+        name: name of the arm.
+        standing: Won: it may be the winner. Held: a metric is better, but something is missing or the counts are invalid. Hopeless: no
+            metric has an effect worth finding. Out: harm, or worse by a metric. Open: none of these.
+        reason: the reason in words.
+        findings: the finding of each success metric, in the order of the plan.
     """
 
     name: str
@@ -105,13 +106,13 @@ class ArmDecision:
 
 @dataclass(frozen=True, slots=True)
 class WinnerDecision:
-    """What follows.
+    """Decision of one look.
 
     Attributes:
-        decision: whether somebody has won, nobody can, or neither is known.
-        winner: the arm's name; empty without one.
-        reason: in words.
-        arms: each beside control, in order.
+        decision: whether an arm has won, none can win, or neither.
+        winner: name of the winning arm; empty without one.
+        reason: the reason in words.
+        arms: the arms beside control, in order.
     """
 
     decision: Decision
@@ -121,7 +122,7 @@ class WinnerDecision:
 
 
 def parse_success_metrics(metrics: Sequence[SuccessMetric]) -> tuple[OutcomeMetric, ...]:
-    """Success metrics of a spec, as they are judged."""
+    """Return a spec's success metrics as they are tested."""
     return tuple(
         OutcomeMetric(
             each.name, each.type, each.goal, None if each.minimum_effect is None else parse_percent(each.minimum_effect)
@@ -130,32 +131,32 @@ def parse_success_metrics(metrics: Sequence[SuccessMetric]) -> tuple[OutcomeMetr
     )
 
 
-def decide_winner(seen: WinnerInputs) -> WinnerDecision:
-    """Who wins by what is known now. It may be asked as often as one likes."""
-    epochs = seen.epochs or [_nothing(len(seen.metrics), len(seen.arms))]
-    by_metric = outcome_test.evaluate_outcomes(seen.metrics, epochs, seen.alpha, elapsed_s=seen.elapsed_s)
+def decide_winner(inputs: WinnerInputs) -> WinnerDecision:
+    """Decide who wins by the present data. Any number of looks is allowed."""
+    epochs = inputs.epochs or [_empty_epoch(len(inputs.metrics), len(inputs.arms))]
+    by_metric = outcome_test.evaluate_outcomes(inputs.metrics, epochs, inputs.alpha, elapsed_s=inputs.elapsed_s)
     arms = tuple(
-        _stand(arm, tuple(findings[index] for findings in by_metric), seen.broken)
-        for index, arm in enumerate(seen.arms)
+        _decide_arm(arm, tuple(findings[index] for findings in by_metric), inputs.broken)
+        for index, arm in enumerate(inputs.arms)
     )
-    if seen.broken:
-        return WinnerDecision(Decision.UNDECIDED, "", f"nothing is decided: {seen.broken}", arms)
+    if inputs.broken:
+        return WinnerDecision(Decision.UNDECIDED, "", f"nothing is decided: {inputs.broken}", arms)
     if won := [arm for arm in arms if arm.standing == ArmStanding.WON]:
-        return _won(won, arms)
+        return _choose_winner(won, arms)
     if all(arm.standing in (ArmStanding.OUT, ArmStanding.HOPELESS) for arm in arms):
-        return WinnerDecision(Decision.NO_WINNER, "", f"no arm can win any more: {_listed(arms)}", arms)
-    if not seen.metrics:
-        return WinnerDecision(Decision.UNDECIDED, "", "there is no success metric to win by", arms)
+        return WinnerDecision(Decision.NO_WINNER, "", f"no arm can win any more: {_list_reasons(arms)}", arms)
+    if not inputs.metrics:
+        return WinnerDecision(Decision.UNDECIDED, "", "the plan has no success metric", arms)
     return WinnerDecision(
-        Decision.UNDECIDED, "", _listed([arm for arm in arms if arm.standing != ArmStanding.OUT]), arms
+        Decision.UNDECIDED, "", _list_reasons([arm for arm in arms if arm.standing != ArmStanding.OUT]), arms
     )
 
 
-def _nothing(metrics: int, arms: int) -> OutcomeEpoch:
+def _empty_epoch(metrics: int, arms: int) -> OutcomeEpoch:
     return OutcomeEpoch((1,) * (arms + 1), [[outcome_counts.OutcomeCounts()] * (arms + 1)] * metrics)
 
 
-def _stand(arm: ArmInput, findings: tuple[OutcomeFinding, ...], broken: str) -> ArmDecision:
+def _decide_arm(arm: ArmInput, findings: tuple[OutcomeFinding, ...], broken: str) -> ArmDecision:
     standing, reason = _standing(arm, findings)
     if broken and not arm.dropped:
         standing, reason = ArmStanding.HELD, f"nothing is decided: {broken}"
@@ -163,63 +164,64 @@ def _stand(arm: ArmInput, findings: tuple[OutcomeFinding, ...], broken: str) -> 
 
 
 def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding]) -> tuple[ArmStanding, str]:
-    """Where an arm stands, and why; what comes first goes before the rest."""
+    """Return an arm's standing and the reason; earlier cases win."""
     by: dict[OutcomeVerdict, list[OutcomeFinding]] = {}
     for each in findings:
         by.setdefault(each.verdict, []).append(each)
     harmed = sorted(name for name, verdict in arm.guardrails.items() if verdict == MetricVerdict.HARM)
     waiting = sorted(name for name, verdict in arm.guardrails.items() if verdict != MetricVerdict.PASSED)
-    told = [
+    sentences = [
         each.sentence(arm.name) for each in (by.get(OutcomeVerdict.WORSE) or by.get(OutcomeVerdict.BETTER) or findings)
     ]
     match by:
         case _ if arm.dropped:
-            return ArmStanding.OUT, f"{arm.name} is out: {arm.dropped}"
+            return ArmStanding.OUT, f"{arm.name} was dropped: {arm.dropped}"
         case _ if harmed:
-            return ArmStanding.OUT, f"{arm.name} is out: {', '.join(harmed)} worse than its margin"
+            return ArmStanding.OUT, f"{arm.name} cannot win: {', '.join(harmed)} worse than its margin"
         case {OutcomeVerdict.WORSE: _}:
-            return ArmStanding.OUT, f"{arm.name} is out: {told[0]}"
+            return ArmStanding.OUT, f"{arm.name} cannot win: {sentences[0]}"
         case {OutcomeVerdict.BETTER: _} if missing := [
             *by.get(OutcomeVerdict.NO_DATA, ()),
             *by.get(OutcomeVerdict.INVALID, ()),
         ]:
-            return ArmStanding.HELD, f"{told[0]}, but {missing[0].sentence(arm.name)}"
+            return ArmStanding.HELD, f"{sentences[0]}, but {missing[0].sentence(arm.name)}"
         case {OutcomeVerdict.BETTER: _} if waiting:
-            return ArmStanding.HELD, f"{told[0]}, but {', '.join(waiting)} of {arm.name} not passed yet"
+            return ArmStanding.HELD, f"{sentences[0]}; waits for {', '.join(waiting)} of {arm.name} to pass"
         case {OutcomeVerdict.BETTER: _}:
-            return ArmStanding.WON, "; ".join(told)
+            return ArmStanding.WON, "; ".join(sentences)
         case {OutcomeVerdict.NO_EFFECT: few} if len(few) == len(findings):
-            return ArmStanding.HOPELESS, told[0]
-    return ArmStanding.OPEN, told[0] if told else f"{arm.name}: there is no success metric to win by"
+            return ArmStanding.HOPELESS, sentences[0]
+    return ArmStanding.OPEN, sentences[0] if sentences else f"{arm.name}: the plan has no success metric"
 
 
-def _won(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> WinnerDecision:
+def _choose_winner(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> WinnerDecision:
+    """Return the decision for the best of the arms that may win; the reason names the other arms."""
     places = range(len(won[0].findings))
     place = next(place for place in places if any(arm.findings[place].verdict == OutcomeVerdict.BETTER for arm in won))
     better = [arm for arm in won if arm.findings[place].verdict == OutcomeVerdict.BETTER]
-    winner = max(better, key=lambda arm: _least(arm.findings[place]))
-    bar = _least(winner.findings[place])
+    winner = max(better, key=lambda arm: _lower_improvement(arm.findings[place]))
+    bar = _lower_improvement(winner.findings[place])
     near = [arm.name for arm in won if arm is not winner and not arm.findings[place].improvement[1] < bar]
     less = [arm.name for arm in won if arm is not winner and arm.name not in near]
     others = [arm for arm in arms if arm.standing in (ArmStanding.OPEN, ArmStanding.HELD)]
     reason = [winner.reason]
     if near:
-        reason.append(f"better than control too, and not told from {winner.name}: {', '.join(near)}")
+        reason.append(f"also better than control, not distinguishable from {winner.name}: {', '.join(near)}")
     if less:
-        reason.append(f"better than control, and less so: {', '.join(less)}")
+        reason.append(f"better than control, but less than {winner.name}: {', '.join(less)}")
     if others:
-        reason.append(f"not decided: {', '.join(arm.name for arm in others)}")
+        reason.append(f"undecided: {', '.join(arm.name for arm in others)}")
     return WinnerDecision(Decision.WINNER, winner.name, "; ".join(reason), tuple(arms))
 
 
-def _least(finding: OutcomeFinding) -> float:
-    """The lower end of an improvement; −∞ where it is not known."""
+def _lower_improvement(finding: OutcomeFinding) -> float:
+    """Return the lower end of an improvement; −∞ where unknown."""
     least = finding.improvement[0]
     return -math.inf if math.isnan(least) else least
 
 
-def _listed(arms: Sequence[ArmDecision]) -> str:
-    """The first few arms' reasons, and how many there are beside."""
-    told = "; ".join(arm.reason for arm in arms[:_TOLD_AT_ONCE])
-    rest = len(arms) - _TOLD_AT_ONCE
-    return f"{told}; and {rest} more" if rest > 0 else told
+def _list_reasons(arms: Sequence[ArmDecision]) -> str:
+    """Return the first few arms' reasons, and the number of the others."""
+    reasons = "; ".join(arm.reason for arm in arms[:_MAX_LISTED_ARMS])
+    rest = len(arms) - _MAX_LISTED_ARMS
+    return f"{reasons}; and {rest} more" if rest > 0 else reasons

@@ -1,8 +1,9 @@
-"""What counted requests say: e-values, intervals and sample sizes that hold at every look.
+"""E-values, confidence sequences and sample sizes for counted requests.
 
-An e-value E of a null hypothesis is at most 1 in expectation wherever that holds, at every moment at which somebody may stop and look. So
-E ever reaches 1/α with probability α at most (Ville), and looking often costs nothing. Everything here is the natural logarithm of one, or
-follows from one. Inputs are cumulative counters that can be added over edges and restarts; nothing reads a clock or the world.
+An e-value E of a null hypothesis has an expectation of at most 1 under that null, at every stopping time. So E reaches 1/α at any look with
+a probability of at most α (Ville's inequality), and frequent looks cost no error. All functions work with log E, the natural logarithm.
+Inputs are cumulative counts, which add up over edges and restarts. No function reads a clock or calls another system.
 
-Arm A is control, arm B the candidate. An epoch is a time in which the weights stood still; evidence of epochs is multiplied.
+Arm A is control: a rollout's stable revision or an experiment's control. Arm B is the candidate: a rollout's canary or an experiment's
+treatment. Weights are constant within an epoch. The log E of independent epochs add up.
 """

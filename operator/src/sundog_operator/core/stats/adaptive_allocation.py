@@ -1,11 +1,11 @@
-"""Weights that move towards the better arm and leave what they lead to comparable: the mixture adaptive design.
+"""Adaptive allocation of units to arms, with valid inference: the mixture adaptive design.
 
-A share δ of the units falls to all arms alike whatever seems better, the others by Thompson's rule: each arm by the probability that it is
-the best. Constant weights in between are an epoch, each unit's propensity is known, and what is tested compares within epochs (`ratios`,
-`contrasts`). Source: Liang and Bojinov (arXiv 2311.05794), with a δ that stays.
+A share δ of the units goes to all arms evenly. The rest follows Thompson sampling: each arm gets its probability to be the best. Weights
+are constant within an epoch, so each unit's propensity is known, and tests compare arms within epochs (`pooled_count_ratio`, `mean_ratio`).
+Source: Liang and Bojinov (arXiv 2311.05794), with a constant δ.
 
-What an arm has had is taken for what its weight had it expect, not counted: then weights follow outcomes alone, and tell nothing of the
-arm of a unit whose outcome is still to come. With that, E of a rate is exact under weights that follow the same rate, however late
+An arm's number of units is taken as the number that its weight implies, not as counted. So weights depend on outcomes alone, and carry no
+information about the arm of a unit whose outcome is still to come. With that, E of a rate is exact under such weights, however late
 outcomes come.
 """
 
@@ -25,23 +25,23 @@ _MASSES: Final = np.exp(-(_NODES**2) / 2) / np.exp(-(_NODES**2) / 2).sum()
 
 
 class ArmEstimates(NamedTuple):
-    """What each arm's outcome per unit is about, and the variance of that; shape (arms,)."""
+    """Mean outcome per unit of each arm, and the variance of that estimate; each of shape (arms,)."""
 
     value: Numbers
     variance: Numbers
 
 
 def estimate_arms(exposed: Numbers, shares: Numbers, events: Numbers, total: Numbers, squares: Numbers) -> ArmEstimates:
-    """By inverse propensities: what an arm had, by the share of units with which it had it.
+    """Estimate each arm's mean outcome by inverse propensity weighting.
 
-    Of an arm with few outcomes the variance is that of one more, a typical one: of none, nothing would seem known for sure.
+    The variance includes one more typical outcome, so that an arm without outcomes does not seem certain.
 
     Args:
         exposed: units of all arms, shape (epochs,).
-        shares: of the arms, of sum 1, shape (epochs, arms); 0 where an arm was out.
-        events: units with an outcome, same shape.
+        shares: the arms' shares, of sum 1, shape (epochs, arms); 0 where an arm was dropped.
+        events: units with an outcome, same shape as `shares`.
         total: Σy over units, same shape.
-        squares: Σy², same shape.
+        squares: Σy² over units, same shape.
     """
     there = shares > 0
     share = np.where(there, shares, 1.0)
@@ -53,9 +53,10 @@ def estimate_arms(exposed: Numbers, shares: Numbers, events: Numbers, total: Num
 
 
 def probability_best(known: ArmEstimates, sign: int) -> Numbers:
-    """The probability of each arm to have the highest value (of a sign of −1, the lowest), of independent normal ones; shape (arms,).
+    """Return each arm's probability of the highest value, or of the lowest with a sign of −1; shape (arms,).
 
-    By quadrature over each arm's own value, so that the same counts always give the same weights: nothing is drawn.
+    Values are independent and normal. The integral over each arm's own value is numerical quadrature: the same counts always give the same
+    weights, without random draws.
     """
     value, error = sign * known.value, np.sqrt(known.variance)
     if not (error > 0).all():
@@ -69,7 +70,10 @@ def probability_best(known: ArmEstimates, sign: int) -> Numbers:
 
 
 def mix_shares(best: Numbers, floor: float, delta: float) -> Numbers:
-    """Shares of sum 1: δ for all alike, the rest by the probability to be the best; none below the floor, nor the floor above equality."""
+    """Return shares of sum 1: δ spread evenly, the rest by the probability to be the best, none below the floor.
+
+    The floor is at most an equal share.
+    """
     arms = best.size
     alike = delta / arms
     lift = max(0.0, (min(floor, 1 / arms) - alike) / (1 - delta))
@@ -77,7 +81,7 @@ def mix_shares(best: Numbers, floor: float, delta: float) -> Numbers:
 
 
 def round_shares(shares: Sequence[float], whole: int) -> list[int]:
-    """Shares of any sum above 0 in whole parts of sum `whole`: what is left by rounding down goes to those that lost the most by it."""
+    """Return whole parts of sum `whole` for shares of any positive sum, by largest remainders."""
     exact = np.asarray(shares, float) / np.sum(shares) * whole
     parts = np.floor(exact).astype(int)
     parts[np.argsort(parts - exact, kind="stable")[: whole - int(parts.sum())]] += 1
@@ -94,32 +98,34 @@ def next_shares(
     delta: float,
     least: int,
 ) -> list[float] | None:
-    """Shares of sum 1 after what was seen of a metric, 0 for arms that are out; None while an arm can expect fewer than `least` units.
+    """Return the next shares of sum 1, 0 for dropped arms; None while any arm's expected number of units is below `least`.
 
     Args:
-        metric: that they follow.
-        outcomes: of it, by epoch and arm.
-        shares: in force in each epoch, by arm; of any sum above 0.
-        out: whether each arm has dropped out.
-        floor: the least share of one that has not.
-        delta: the share that falls to all of those alike.
-        least: as above.
+        metric: the metric that shares follow.
+        outcomes: its outcomes by epoch and arm.
+        shares: the shares in force by epoch and arm, of any positive sum.
+        out: whether each arm was dropped.
+        floor: the least share of an arm that was not dropped.
+        delta: the share that is spread evenly.
+        least: the least expected number of units of an arm.
     """
-    held = np.flatnonzero(~np.asarray(out, bool))
+    active = np.flatnonzero(~np.asarray(out, bool))
     counts = np.array(outcomes, object).transpose(2, 0, 1)
     given = np.array(shares, float)
     given = given / given.sum(-1, keepdims=True)
     exposed = np.asarray(counts[0].sum(-1), float)
-    if not held.size or ((exposed[:, None] * given).sum(0)[held] < least).any():
+    if not active.size or ((exposed[:, None] * given).sum(0)[active] < least).any():
         return None
     events, total, squares = (np.asarray(part, float) for part in _parts(metric, counts))
     known = estimate_arms(exposed, given, events, total, squares)
     found = np.zeros(len(out))
-    found[held] = mix_shares(probability_best(ArmEstimates(*(part[held] for part in known)), metric.sign), floor, delta)
+    found[active] = mix_shares(
+        probability_best(ArmEstimates(*(part[active] for part in known)), metric.sign), floor, delta
+    )
     return [float(each) for each in found]
 
 
 def _parts(metric: OutcomeMetric, counts: Integers) -> tuple[Integers, Integers, Integers]:
-    """Units with an outcome, Σy and Σy², given the fields of `Outcomes`."""
+    """Return units with an outcome, Σy and Σy², given the fields of `OutcomeCounts`."""
     _, units, positive, total, squares = counts
     return (positive, positive, positive) if metric.type == "rate" else (units, total, squares)

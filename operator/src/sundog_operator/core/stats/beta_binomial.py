@@ -1,8 +1,8 @@
-"""Evidence of events that happen or do not: against one probability, by a Beta mixture of the others.
+"""Evidence about the probability of an event: a Beta mixture of alternatives against one probability.
 
-The mixture is Beta(a, b), whole or cut at the null so that only one side of it counts. With a + b = c and a/c at the null this is the
-beta-binomial mixture of Howard, Ramdas, McAuliffe and Sekhon (arXiv 1810.08240), and with a/c at an assignment probability the test of
-Lindon and Malek (arXiv 2011.03567).
+The mixture is Beta(a, b), whole or truncated at the null to one side. With a + b = c and a/c at the null it is the beta-binomial mixture of
+Howard, Ramdas, McAuliffe and Sekhon (arXiv 1810.08240). With a/c at an assignment probability it is the test of Lindon and Malek
+(arXiv 2011.03567).
 """
 
 import math
@@ -16,10 +16,10 @@ Numbers: TypeAlias = NDArray[np.float64]
 Side = Literal["both", "above", "below"]
 
 _LEVELS: Final = 8
-"""Of a continued fraction, each of which gives several digits where it is used."""
+"""Levels of the continued fraction; each adds several digits where the fraction is used."""
 
 _LEAST_EXACT: Final = float(np.finfo(float).tiny)
-"""Smaller floats have fewer digits."""
+"""Smallest float with full precision."""
 
 
 def log_e(
@@ -30,41 +30,41 @@ def log_e(
     b: float | Numbers,
     side: Side = "both",
 ) -> Numbers:
-    """Log E against "each trial hits with probability `null`", or for a side, against "with that or one on the other side of it".
+    """Return log E against "each trial hits with probability `null`"; shape as the arguments broadcast.
 
-    Of one side the probability may change from trial to trial as long as it stays within the null: each ratio of likelihoods in the mixture
-    is a supermartingale then. Arguments broadcast; counts need not be whole.
+    With a side, the null also has all probabilities on the other side of `null`. Then the probability may change between trials within the
+    null, because each likelihood ratio of the mixture is a supermartingale. Counts need not be whole.
 
     Args:
         hits: trials that hit.
         misses: trials that did not.
-        null: the probability that is tested, in (0, 1).
+        null: the tested probability, in (0, 1).
         a: first parameter of the mixture.
         b: second parameter of the mixture.
-        side: where the alternatives are.
+        side: the side of the alternatives.
     """
     log_likelihood = xlogy(hits, null) + xlog1py(misses, -null)
     whole: Numbers = betaln(a + hits, b + misses) - betaln(a, b) - log_likelihood
     if side == "both":
         return whole
     after, before = _log_mass(a + hits, b + misses, null, side), _log_mass(a, b, null, side)
-    # Where nothing at all is beyond the null, the mixture has nothing to say.
+    # A mixture without mass beyond the null gives no evidence.
     return np.where(np.isfinite(before), whole + after - before, -np.inf)
 
 
 def _log_mass(a: float | Numbers, b: float | Numbers, null: float | Numbers, side: Side) -> Numbers:
-    """Log of the share of Beta(a, b) on a side of the null, also where that is too small for a float."""
-    # Of what lies above, scipy's complement of betainc takes five times as long.
+    """Return the log of the share of Beta(a, b) on a side of the null, also where a float cannot hold the share."""
+    # For the mass above, scipy's complement of betainc takes five times as long.
     a, b, end = (b, a, 1 - null) if side == "above" else (a, b, null)
     mass = betainc(a, b, end)
     with np.errstate(all="ignore"):
         found: Numbers = np.log(mass)
-        vague = mass < _LEAST_EXACT
-        return np.where(vague, _log_tail(a, b, end), found) if np.any(vague) else found
+        inexact = mass < _LEAST_EXACT
+        return np.where(inexact, _log_tail(a, b, end), found) if np.any(inexact) else found
 
 
 def _log_tail(a: float | Numbers, b: float | Numbers, end: float | Numbers) -> Numbers:
-    """Log of the share of Beta(a, b) below an end that nearly all of it is far above, by its continued fraction (DLMF 8.17.22)."""
+    """Return the log of the share of Beta(a, b) below a far end, by the continued fraction of DLMF 8.17.22."""
     fraction: float | Numbers = 1.0
     for m in reversed(range(_LEVELS)):
         odd = -(a + m) * (a + b + m) / ((a + 2 * m) * (a + 2 * m + 1))
@@ -75,9 +75,9 @@ def _log_tail(a: float | Numbers, b: float | Numbers, end: float | Numbers) -> N
 
 
 def optimal_precision(optimum: float | Numbers, alpha: float) -> Numbers:
-    """The mixture's precision with which a two-sided bound at level α is tightest at an intrinsic time; for one side take 2α.
+    """Return the mixture's precision at which a two-sided bound at level α is tightest at an intrinsic time; one-sided, pass 2α.
 
-    Source: Howard et al. (arXiv 1810.08240), proposition 3. Unit of `optimum`.
+    The result has the unit of `optimum`. Source: Howard et al. (arXiv 1810.08240), proposition 3.
     """
-    bar = 2 * math.log(1 / alpha)
-    return np.asarray(optimum / (bar + math.log1p(bar)))
+    threshold = 2 * math.log(1 / alpha)
+    return np.asarray(optimum / (threshold + math.log1p(threshold)))

@@ -1,8 +1,8 @@
-"""How much more counts vary by unit than chance would have it, where units stay with an arm: one user's requests succeed or fail together.
+"""Design effect of units that stay with an arm: requests of one unit correlate, so counts vary more than independent requests do.
 
-Units are hashed into groups that are independent of the arm and the same in every epoch. Over groups sums vary as much as over units, in
-expectation exactly: so groups tell what a user's many requests, an error rate of his own and his coming back in later epochs are worth.
-Source: random groups, as Deng, Knoblich and Lu (arXiv 1803.06336) have it for ratios of units.
+A hash assigns each unit to a group. Groups are independent of the arm and the same in every epoch. The variance over groups equals the
+variance over units in expectation. So it covers a unit's many requests, its own error rate, and its return in later epochs.
+Source: random groups, as in Deng, Knoblich and Lu (arXiv 1803.06336) for ratios of units.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 
 @dataclass(frozen=True, slots=True)
 class GroupedEvents:
-    """Events and requests by group of units, each of shape (..., epochs, groups). The last place has what nobody knows the group of.
+    """Events and requests by group of units, each of shape (..., epochs, groups). The last group has the requests of unknown group.
 
     Attributes:
         control: control's events.
         candidate: the candidate's events.
         control_requests: control's requests.
         candidate_requests: the candidate's requests.
-        control_alone: control's events of requests without a unit, shape (..., epochs).
-        candidate_alone: the candidate's of those.
-        requests_alone: how many such requests both arms had.
+        control_without_unit: control's events of requests without a unit, shape (..., epochs).
+        candidate_without_unit: the candidate's events of requests without a unit, same shape.
+        requests_without_unit: requests without a unit in both arms, same shape.
     """
 
     control: Numbers
@@ -40,7 +40,7 @@ class GroupedEvents:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Whether every number is one, and none is below 0; shape (...)."""
+        """True where all numbers are finite and none is negative; shape (...)."""
         grouped = np.stack([self.control, self.candidate, self.control_requests, self.candidate_requests])
         alone = np.stack([self.control_without_unit, self.candidate_without_unit, self.requests_without_unit])
         found: NDArray[np.bool_] = np.logical_and(
@@ -49,7 +49,7 @@ class GroupedEvents:
         return found
 
     def each(self, change: Callable[[Numbers], Numbers]) -> Self:
-        """The same with every part changed as counts of shape (..., epochs) are, group by group."""
+        """Return a copy in which `change` was applied to every part; it takes and returns counts of shape (..., epochs)."""
 
         def changed(part: Numbers) -> Numbers:
             if part.ndim == self.control_without_unit.ndim:
@@ -60,39 +60,41 @@ class GroupedEvents:
 
 
 def design_effect(groups: GroupedEvents, null: Numbers, weight: Numbers) -> Numbers:
-    """φ ≥ 1 over groups, of shape (...): the larger of two estimates of the same.
+    """Return the design effect φ ≥ 1 over groups, of shape (...): the larger of two estimates.
 
-    A group's influence is what it adds to x − θ₀s beyond what its requests would at the null's rates. Over groups the influences, summed
-    over epochs and arms before they are squared, have the variance of the test's sum; who weighs a lot and fell to the candidate is seen in
-    it for as much as he weighs. Who fell to control is not where the candidate's weight is small: so the second estimate asks what each
-    group would have added in either arm, and what the arm's being drawn at random makes of that.
+    A group's influence is its contribution to x − θ₀s beyond the expectation at the null's rates. The first estimate sums influences over
+    epochs and arms before it squares them; it has the variance of the test's sum. It shows heavy units of the candidate. Where the
+    candidate's weight is small, it does not show heavy units of control. So the second estimate takes the contribution that each group
+    would have in either arm, and the variance from the random choice of the arm.
 
     Args:
-        groups: what was counted.
+        groups: the counts.
         null: θ₀, the candidate's share of events that is tested, shape (..., epochs).
         weight: the candidate's share of the requests, same shape.
     """
     x, c, share = groups.candidate, groups.control, null[..., None]
     events = (x + c).sum(-1, keepdims=True)
     with np.errstate(all="ignore"):
-        candidate = _beside_others(x, groups.candidate_requests, share * events)
-        control = _beside_others(c, groups.control_requests, (1 - share) * events)
+        candidate = _excess_events(x, groups.candidate_requests, share * events)
+        control = _excess_events(c, groups.control_requests, (1 - share) * events)
         alone = groups.candidate_without_unit * (1 - null) ** 2 + groups.control_without_unit * null**2
         chance = (x.sum(-1) * (1 - null) ** 2 + c.sum(-1) * null**2 + alone).sum(-1)
-        seen = _spread(((1 - share) * candidate - share * control).sum(-2))
+        observed = _group_variance(((1 - share) * candidate - share * control).sum(-2))
         as_candidate, as_control = (1 - null) / (1 - weight), null / weight
         either = as_candidate[..., None] * candidate + as_control[..., None] * control
         of_chance = as_candidate**2 * x.sum(-1) + as_control**2 * c.sum(-1)
-        drawn = _drawn(either, weight) + chance - (weight * (1 - weight) * of_chance + alone).sum(-1)
-        index = (np.maximum(seen, drawn) + alone.sum(-1)) / chance
-        found = dispersion.inflate_for_few_clusters(index, _clusters((x + c).sum(-2)))
+        by_assignment = (
+            _assignment_variance(either, weight) + chance - (weight * (1 - weight) * of_chance + alone).sum(-1)
+        )
+        index = (np.maximum(observed, by_assignment) + alone.sum(-1)) / chance
+        found = dispersion.inflate_for_few_clusters(index, _effective_clusters((x + c).sum(-2)))
     return np.where(np.isfinite(found), np.maximum(found, 1.0), 1.0)
 
 
-def _beside_others(events: Numbers, requests: Numbers, expected: Numbers) -> Numbers:
-    """What each group has more than its requests would have at the rate of all other groups of its arm.
+def _excess_events(events: Numbers, requests: Numbers, expected: Numbers) -> Numbers:
+    """Return each group's events beyond those that its requests would have at the rate of all other groups of its arm.
 
-    A lone one is compared with what the null expects, and so is what has no group: at worst all of it was one unit's.
+    A group without others is compared with the null's expectation. So is the group of unknown units: in the worst case it is one unit.
     """
     share = requests / np.maximum(requests.sum(-1, keepdims=True), 1.0)
     beyond = events - events.sum(-1, keepdims=True) * share
@@ -102,26 +104,29 @@ def _beside_others(events: Numbers, requests: Numbers, expected: Numbers) -> Num
 
 
 def request_design_effect(groups: GroupedEvents) -> Numbers:
-    """What requests are worth less than units, of shape (...), where all requests of a unit end alike.
+    """Return the worst-case design effect of requests, at least 1, of shape (...): 1 + (m − 1)·ICC with an ICC of 1.
 
-    As long as there are no events nobody knows that they do not.
+    For units of different sizes m, it is Σm²/Σm. It applies until events show how a unit's requests end.
     """
     requests = (groups.control_requests + groups.candidate_requests).sum(-2)
     alone = groups.requests_without_unit.sum(-1)
     with np.errstate(all="ignore"):
-        index = (_spread(requests) + alone) / (requests.sum(-1) + alone)
+        index = (_group_variance(requests) + alone) / (requests.sum(-1) + alone)
     return np.where(np.isfinite(index), np.maximum(index, 1.0), 1.0)
 
 
-def _spread(sums: Numbers) -> Numbers:
-    """What independent groups' sums vary by, of shape (...)."""
+def _group_variance(sums: Numbers) -> Numbers:
+    """Return the variance of a sum of independent groups, shape (...), given the groups' sums."""
     count = sums.shape[-1]
     found: Numbers = ((sums**2).sum(-1) - sums.sum(-1) ** 2 / count) * count / max(count - 1, 1)
     return found
 
 
-def _drawn(either: Numbers, weight: Numbers) -> Numbers:
-    """The variance of what arms add that are drawn once for all epochs: who is the candidate's at a weight is so at a higher one."""
+def _assignment_variance(either: Numbers, weight: Numbers) -> Numbers:
+    """Return the variance from the random assignment of groups to arms, shape (...).
+
+    One draw decides for all epochs: a unit that the candidate has at a weight stays with it at a higher weight.
+    """
     centred = either - either.mean(-1, keepdims=True)
     together = np.einsum("...eg,...fg->...ef", centred, centred)
     first, second = weight[..., :, None], weight[..., None, :]
@@ -130,6 +135,7 @@ def _drawn(either: Numbers, weight: Numbers) -> Numbers:
     return found
 
 
-def _clusters(sums: Numbers) -> Numbers:
+def _effective_clusters(sums: Numbers) -> Numbers:
+    """Return the effective number of groups, Σ² by sum of squares, shape (...)."""
     found: Numbers = sums.sum(-1) ** 2 / (sums**2).sum(-1)
     return found

@@ -1,10 +1,9 @@
-"""Two rates, of control and of a candidate, by the events alone.
+"""Test and confidence sequence of the ratio of two rates, control's and a candidate's, from event counts alone.
 
-Of an event it is known with which probability it would have been the candidate's if both rates were equal: the candidate's weight then. So
-neither the number of requests nor a base rate that changes all the time matters, and there is nothing to estimate. Source: Lindon and Malek
-(arXiv 2011.03567).
+Given an event, equal rates imply a known probability that it was the candidate's: the candidate's weight at that time. So the test needs
+neither the number of requests nor a constant base rate, and estimates nothing. Source: Lindon and Malek (arXiv 2011.03567).
 
-Arrays have their epochs in the last axis, and any axes of metrics and arms before it.
+Arrays have epochs in the last axis, after any axes of metrics and arms.
 """
 
 import math
@@ -18,14 +17,15 @@ from sundog_operator.core.stats import beta_binomial, root_finding
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 
 CONCENTRATIONS: Final = (2.0, 50.0)
-"""Of the mixture's halves: the first is quick about large effects, the second is tight about small ones."""
+"""Concentrations of the mixture's two halves: the first finds large effects fast, the second gives tight bounds on small ones."""
 
 _FAR: Final = 35.0
+"""Largest log ratio that is searched."""
 _STEPS: Final = 80
 _CLOSE: Final = 1e-9
 _FIRST_MOVE: Final = 0.25
 _MOVES: Final = 7
-"""Of the log ratio, each twice as long as the one before."""
+"""Most moves of the log ratio; each is twice as long as the one before."""
 
 
 def log_e(
@@ -36,14 +36,16 @@ def log_e(
     side: Side = "both",
     concentrations: Sequence[float] = CONCENTRATIONS,
 ) -> Numbers:
-    """Log E against a ratio of the rates (candidate's to control's), or for a side, against "that or one on the other side of it".
+    """Return log E against a ratio of the rates, the candidate's to control's.
+
+    With a side, the null also has all ratios on the other side of `ratio`, and the ratio may vary over epochs within the null.
 
     Args:
         control: events of control, shape (..., epochs).
         candidate: events of the candidate, shape (..., epochs).
-        weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1), of a shape that fits (..., epochs).
-        ratio: what is tested, above 0, of a shape that fits (...). What metrics and arms have in common is worked out once.
-        side: where the alternatives are. For a side, the ratio may vary within the null.
+        weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1); broadcasts to (..., epochs).
+        ratio: the tested ratio, above 0; broadcasts to (...).
+        side: the side of the alternatives.
         concentrations: those of the mixture's equal parts.
 
     Returns:
@@ -57,7 +59,7 @@ def log_e(
 
 
 def candidate_share(ratio: float | Numbers, weight: Numbers) -> Numbers:
-    """The candidate's share of the events of both arms at a ratio of the rates, shape (..., epochs); arguments as for `log_e`."""
+    """Return the candidate's share of both arms' events at a ratio of the rates, shape (..., epochs); arguments as for `log_e`."""
     found: Numbers = expit(np.log(np.asarray(ratio, float))[..., None] + _logit(weight))
     return found
 
@@ -69,10 +71,10 @@ def ratio_interval(
     bar: float | Numbers,
     concentrations: Sequence[float] = CONCENTRATIONS,
 ) -> tuple[Numbers, Numbers]:
-    """The ratios against which log E is below `bar`, as (lower, upper), of shape (...).
+    """Return the ratios whose two-sided log E is below `bar`, as (lower, upper), each of shape (...).
 
-    `bar` is log(1/α), times the dispersion where there is one. Without events of the candidate the lower end is 0, without those of control
-    the upper one is infinite. Both ends are NaN where no ratio fits all epochs, or a count is not a number.
+    `bar` is log(1/α), times the dispersion where there is one. The lower end is 0 without events of the candidate. The upper end is
+    infinite without events of control. Both ends are NaN where no ratio fits all epochs or a count is not a number.
     """
     with np.errstate(all="ignore"):
         against_equal = log_e(control, candidate, weight, 1.0, "both", concentrations)
@@ -86,34 +88,36 @@ def one_sided_interval(
     bar: Numbers,
     concentrations: Sequence[float] = CONCENTRATIONS,
 ) -> tuple[Numbers, Numbers]:
-    """(lower, upper) of shape (...): the ratios at which the test of each side reaches `bar`.
+    """Return (lower, upper), each of shape (...): the ratios at which the one-sided tests reach `bar`.
 
-    So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`, and likewise the lower one. Of epochs that
-    no one ratio fits the lower end may be above the upper one. Arguments and edge cases as for `ratio_interval`.
+    So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`, and likewise for the lower end.
+    Where no single ratio fits all epochs, the lower end may exceed the upper one. Arguments and edge cases as for `ratio_interval`.
     """
 
     def end(side: Side) -> Numbers:
         def excess(log_ratio: Numbers) -> Numbers:
             return log_e(control, candidate, weight, np.exp(log_ratio), side, concentrations) - bar
 
-        # Further out a test below rejects, and one above does not.
+        # Further outwards, this side's test rejects.
         outwards = 1.0 if side == "below" else -1.0
-        inside, within = _moved(excess, centre, -outwards, rejects=False)
-        outside, beyond = _moved(excess, centre, outwards, rejects=True)
+        inside, within = _bracket(excess, centre, -outwards, rejects=False)
+        outside, beyond = _bracket(excess, centre, outwards, rejects=True)
         found = root_finding.find_crossings(excess, inside, outside, within, beyond)
         return np.exp(np.where((within < 0) & (beyond >= 0), found, outwards * np.inf))
 
     with np.errstate(all="ignore"):
-        maximum_likelihood, _ = _likeliest(control, candidate, weight)
+        maximum_likelihood, _ = _maximize_likelihood(control, candidate, weight)
         centre = np.where((control.sum(-1) == 0) | (candidate.sum(-1) == 0), 0.0, maximum_likelihood)
         lower, upper = end("above"), end("below")
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
-def _moved(
+def _bracket(
     excess: Callable[[Numbers], Numbers], start: Numbers, direction: float, *, rejects: bool
 ) -> tuple[Numbers, Numbers]:
-    """Points moved in a direction, further each time, until each is rejected or not, or far away; and the excess at them."""
+    """Return points moved in a direction, in growing steps, and the excess there; each point stops once the test rejects it, or does
+    not.
+    """
     at, value, step = start, excess(start), _FIRST_MOVE
     for _ in range(_MOVES):
         short = (value >= 0) != rejects
@@ -127,29 +131,34 @@ def _moved(
 def interval_from_log_e(
     against_equal: Numbers, control: Numbers, candidate: Numbers, weight: Numbers, bar: float | Numbers
 ) -> tuple[Numbers, Numbers]:
-    """The same for any mixture of ratios, by its log E against equal rates: against others it differs by their likelihood alone."""
+    """Return `ratio_interval` for any mixture of ratios, given its log E against equal rates.
+
+    Log E against another ratio differs from that by the likelihoods alone.
+    """
     with np.errstate(all="ignore"):
-        rise = against_equal - _unlikeliness(control, candidate, _logit(weight)) - bar
-        centre, curvature = _likeliest(control, candidate, weight)
-        least = rise + _unlikeliness(control, candidate, centre[..., None] + _logit(weight))
+        rise = against_equal - _negative_log_likelihood(control, candidate, _logit(weight)) - bar
+        centre, curvature = _maximize_likelihood(control, candidate, weight)
+        least = rise + _negative_log_likelihood(control, candidate, centre[..., None] + _logit(weight))
         one_sided = (control.sum(-1) == 0) | (candidate.sum(-1) == 0)
         reach = np.where(one_sided, _FAR, np.sqrt(-2 * least / curvature))
         centre = np.where(one_sided, 0.0, centre)
-        lower, upper = np.exp(_crossing(control, candidate, weight, rise, np.stack([centre - reach, centre + reach])))
+        lower, upper = np.exp(
+            _newton_roots(control, candidate, weight, rise, np.stack([centre - reach, centre + reach]))
+        )
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
 def maximum_likelihood_ratio(control: Numbers, candidate: Numbers, weight: Numbers) -> Numbers:
-    """The ratio at which the events are the least unlikely, of shape (...); NaN without any."""
+    """Return the ratio of highest likelihood, of shape (...); NaN without events."""
     none = control.sum(-1) + candidate.sum(-1) == 0
     with np.errstate(all="ignore"):
-        centre, _ = _likeliest(control, candidate, weight)
+        centre, _ = _maximize_likelihood(control, candidate, weight)
     ratio = np.where(candidate.sum(-1) == 0, 0.0, np.where(control.sum(-1) == 0, np.inf, np.exp(centre)))
     return np.where(none, np.nan, ratio)
 
 
-def _likeliest(control: Numbers, candidate: Numbers, weight: Numbers) -> tuple[Numbers, Numbers]:
-    """The log ratio at which the events are the least unlikely, and how much less likely they become beside it."""
+def _maximize_likelihood(control: Numbers, candidate: Numbers, weight: Numbers) -> tuple[Numbers, Numbers]:
+    """Return the log ratio of highest likelihood, and the observed information there; each of shape (...)."""
     events, offset = control + candidate, _logit(weight)
     centre = np.log((candidate.sum(-1) + 0.5) / ((control * np.exp(offset)).sum(-1) + 0.5))
     for _ in range(_STEPS):
@@ -162,28 +171,28 @@ def _likeliest(control: Numbers, candidate: Numbers, weight: Numbers) -> tuple[N
     return centre, curvature
 
 
-def _crossing(control: Numbers, candidate: Numbers, weight: Numbers, rise: Numbers, start: Numbers) -> Numbers:
-    """The log ratios where `rise` plus the unlikeliness is 0, found from starts of shape (ends, ...); NaN where it is nowhere.
+def _newton_roots(control: Numbers, candidate: Numbers, weight: Numbers, rise: Numbers, start: Numbers) -> Numbers:
+    """Return the log ratios where `rise` plus the negative log likelihood is 0; starts of shape (ends, ...); NaN without a root.
 
-    The unlikeliness is convex in the log ratio: from any point on one side of its least, Newton's first step ends beyond the crossing of
-    that side, and each further one comes nearer without passing it.
+    The negative log likelihood is convex in the log ratio. So from any point on one side of its minimum, Newton's first step ends beyond
+    that side's root. Each further step comes closer without passing it.
     """
     log_ratio, step = start, np.full(np.shape(start), np.inf)
     events, offset = control + candidate, _logit(weight)
     for _ in range(_STEPS):
         odds = log_ratio[..., None] + offset
         slope = (events * expit(odds) - candidate).sum(-1)
-        step = (rise + _unlikeliness(control, candidate, odds)) / slope
+        step = (rise + _negative_log_likelihood(control, candidate, odds)) / slope
         log_ratio = log_ratio - step
         if not np.any(np.abs(step) > _CLOSE):
             break
     return np.where(np.abs(step) <= _CLOSE, log_ratio, np.nan)
 
 
-def _unlikeliness(control: Numbers, candidate: Numbers, odds: Numbers) -> Numbers:
-    """Minus the log likelihood of which arm each event fell to, given the log odds of the candidate's."""
-    told: Numbers = ((control + candidate) * np.logaddexp(0.0, odds) - candidate * odds).sum(-1)
-    return told
+def _negative_log_likelihood(control: Numbers, candidate: Numbers, odds: Numbers) -> Numbers:
+    """Return minus the log likelihood of the events' arms, given the log odds that an event is the candidate's."""
+    found: Numbers = ((control + candidate) * np.logaddexp(0.0, odds) - candidate * odds).sum(-1)
+    return found
 
 
 def _logit(share: Numbers) -> Numbers:

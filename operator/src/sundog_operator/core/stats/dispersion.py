@@ -1,7 +1,7 @@
-"""How much more counts vary from block to block than chance would have it.
+"""Overdispersion: how much more counts vary from block to block than independent events do.
 
-Requests are assigned at random, replicas are not: a stall of one arm's replica fails many requests at once, which no random assignment
-explains. Evidence is divided by how many events come together, so that a stall counts as about one.
+Requests are assigned at random, replicas are not. One stalled replica of an arm fails many requests at once, which random assignment does
+not explain. So log E is divided by the dispersion, and a burst counts as about one event.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,29 +13,31 @@ from numpy.typing import NDArray
 from sundog_operator.core.stats.beta_binomial import Numbers
 
 LENGTHS_S: Final = (10, 30, 60)
-"""Of blocks. The shortest sees a stall as it is, the longer ones what would be several in a row of it."""
+"""Lengths of blocks in seconds. The shortest measures single stalls; the longer ones measure stalls that would span several short
+blocks.
+"""
 
 MIN_BLOCKS: Final = 12
-"""Of the shortest, closed, before anything is decided."""
+"""Closed blocks of the shortest length that any decision needs."""
 
 MIN_CLOSED_BLOCKS: Final = 4
-"""Before blocks of a length say anything of how they vary."""
+"""Closed blocks of a length that its dispersion needs."""
 
 _FEW: Final = 4.0
-"""Few clusters tell their size badly, and tend to tell it too small: with k of them, what is above 1 counts 1 + 4/k times.
+"""With k clusters, the excess of an index above 1 is multiplied by 1 + 4/k, because few clusters tend to underestimate it.
 
-By simulation: without it replicas that stall for 20 s six times an hour had a candidate like control rolled back in 6 % of hours, with it
-in 3.3 %, and one that is truly worse is found as soon.
+By simulation, with replicas that stall for 20 s six times an hour: without this factor, a canary equal to control was rolled back in 6 % of
+hours, and with it in 3.3 %. A canary that is truly worse is found as fast.
 """
 
 
 class BlockMoments(NamedTuple):
-    """Sums over closed blocks of one length, added over edges before they were squared; each of shape (..., epochs).
+    """Sums over closed blocks of one length, each of shape (..., epochs). Counts of edges are added before they are squared.
 
     Attributes:
-        closed: how many blocks, those without events too.
+        closed: number of blocks, with or without events.
         candidate: Σx, the candidate's events.
-        both: Σs, those of both arms.
+        both: Σs, both arms' events.
         candidate_squares: Σx².
         product: Σxs.
         both_squares: Σs².
@@ -50,44 +52,45 @@ class BlockMoments(NamedTuple):
 
 
 def has_enough_blocks(closed: Sequence[Numbers | int]) -> NDArray[np.bool_]:
-    """Whether so many closed blocks, of each length and the shortest first, tell how events come together.
+    """Return whether enough blocks are closed to measure the dispersion; counts are by length, the shortest first.
 
-    Twelve of the shortest may have four of the next length in them, or three: with three, bursts of 10 s alone would be known.
+    Twelve of the shortest blocks contain three or four of the next length. Three would measure bursts of 10 s alone.
     """
     least = (MIN_BLOCKS, MIN_CLOSED_BLOCKS)
-    known = [np.asarray(found) >= wanted for found, wanted in zip(closed, least, strict=False)]
-    return np.logical_and.reduce(known) if known else np.zeros((), bool)
+    enough = [np.asarray(found) >= wanted for found, wanted in zip(closed, least, strict=False)]
+    return np.logical_and.reduce(enough) if enough else np.zeros((), bool)
 
 
 def dispersion_factor(lengths: Iterable[BlockMoments], null: Numbers) -> Numbers:
-    """φ ≥ 1, by which log E is divided: the largest of the dispersions over blocks of several lengths, of shape (...).
+    """Return φ ≥ 1, by which log E is divided, of shape (...): the largest index of dispersion over the block lengths.
 
-    Of one length it is the index of dispersion of what the test adds up in a block, x − θ₀s: its variance over blocks, by that of Poisson
-    counts with the arms' own means, Σx(1 − θ₀)² + Σ(s − x)θ₀². To take Pearson's residuals x − θ̂s instead would see no stall at all: where
-    only the candidate's replica ever fails, θ̂ is 1, and they are all 0.
+    For one length, it is the index of dispersion of the test's sum in a block, x − θ₀s. It is the variance over blocks, divided by that of
+    Poisson counts with the arms' own means: Σx(1 − θ₀)² + Σ(s − x)θ₀². Pearson's residuals x − θ̂s would hide stalls: where only the
+    candidate's replica fails, θ̂ is 1, and all residuals are 0.
 
     Args:
-        lengths: what was counted, for each length of blocks.
+        lengths: sums over the blocks of each length.
         null: θ₀, the candidate's share of events that is tested, shape (..., epochs).
     """
     sums = np.array(list(lengths))
-    return _of(BlockMoments(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
+    return _index(BlockMoments(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
 
 
 def inflate_for_few_clusters(index: Numbers, clusters: Numbers) -> Numbers:
-    """An index of dispersion that so many clusters told, for what it may be beyond that; 1 where it is less."""
+    """Return an index of dispersion, corrected for the number of clusters that it was measured by; at least 1."""
     return 1 + np.maximum(index - 1, 0.0) * (1 + _FEW / np.maximum(clusters, 1.0))
 
 
-def _of(blocks: BlockMoments, null: Numbers) -> Numbers:
+def _index(blocks: BlockMoments, null: Numbers) -> Numbers:
+    """Return the corrected index of dispersion over blocks of one length, of shape (...); 1 where too few blocks are closed."""
     with np.errstate(all="ignore"):
         whole = blocks.candidate - null * blocks.both
         squares = blocks.candidate_squares - 2 * null * blocks.product + null**2 * blocks.both_squares
         closed = np.maximum(blocks.closed, 1.0)
-        spread = (squares - whole**2 / closed).sum(-1)
+        observed = (squares - whole**2 / closed).sum(-1)
         chance = blocks.candidate * (1 - null) ** 2 + (blocks.both - blocks.candidate) * null**2
-        index = spread / (chance * (closed - 1) / closed).sum(-1)
+        index = observed / (chance * (closed - 1) / closed).sum(-1)
         clusters = blocks.both.sum(-1) ** 2 / blocks.both_squares.sum(-1)
         found = inflate_for_few_clusters(index, clusters)
-    said = (blocks.closed.sum(-1) >= MIN_CLOSED_BLOCKS) & np.isfinite(found)
-    return np.where(said, found, 1.0)
+    is_known = (blocks.closed.sum(-1) >= MIN_CLOSED_BLOCKS) & np.isfinite(found)
+    return np.where(is_known, found, 1.0)

@@ -1,12 +1,12 @@
-"""Harm in a candidate's first blocks, before it is known how its failures come together.
+"""Test for harm in a candidate's first blocks, before the dispersion of its failures is known.
 
-A stall of one replica fails many requests together, and one of a minute touches seven blocks of ten seconds. So the seven blocks that speak
-most against the candidate are left out, and the failures in the others are tested as independent ones against "within the margin". Where
-stalls touch no more than seven of the blocks, what is left says no more against the candidate than the untouched blocks do, and the
-probability that those ever reach log(1/α) is at most α.
+One stalled replica fails many requests together. A stall of one minute touches seven blocks of ten seconds. So the test drops the seven
+blocks with the most evidence against the candidate. It treats the failures in the other blocks as independent, against "within the margin".
+If stalls touch at most seven blocks, the evidence left is no larger than that of the untouched blocks. So the probability that log E ever
+reaches log(1/α) is at most α.
 
-Of one alternative the log of the likelihood ratio adds up over blocks, whatever their weights. It is that of `rates` with a mixture of one
-ratio; sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Ville for the bound at every look.
+The log likelihood ratio of one alternative adds up over blocks, whatever their weights. It is that of `count_ratio` with a mixture of one
+ratio. Sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Ville for the bound at every look.
 """
 
 from collections.abc import Sequence
@@ -18,29 +18,26 @@ from sundog_operator.core.stats import count_ratio
 from sundog_operator.core.stats.beta_binomial import Numbers
 
 MAX_BLOCKS: Final = 22
-"""Of the candidate's first, those that are looked at: until the usual test has the 12 to 14 that it takes, after a warm-up of a minute."""
+"""Number of the candidate's first blocks that are tested: until the usual test has its 12 to 14 blocks, after a warm-up of one minute."""
 
 BLOCKS_LEFT_OUT: Final = 7
 """Blocks that a stall of a minute touches."""
 
 _TIMES: Final = 5.0
-"""Control's rate, as the alternative: what is far worse is found as soon, and less than three times is left to the usual test."""
+"""Ratio to control's rate of the alternative. Far higher ratios are found as fast; ratios below three are left to the usual test."""
 
 _BEYOND_MARGIN: Final = 2.0
-"""Times what is within the margin, where that is more."""
+"""Least ratio of the alternative to the margin's limit."""
 
 
 def log_likelihood_ratio(control: Numbers, candidate: Numbers, weight: float | Numbers, margin: float) -> Numbers:
-    """Of events in blocks, the log likelihood of "many times control's rate" by that of "as much more as the margin allows".
+    """Return the log likelihood of a high failure ratio minus that of the largest ratio within the margin, of shape (..., blocks).
 
     Args:
         control: control's events, shape (..., blocks).
-        candidate: the candidate's, same shape.
-        weight: the candidate's share of the two arms' assignments, in (0, 1), of a shape that fits.
-        margin: by which share the candidate may have more.
-
-    Returns:
-        Shape (..., blocks).
+        candidate: the candidate's events, same shape.
+        weight: the candidate's share of the two arms' assignments, in (0, 1); broadcasts.
+        margin: the share of additional events that the candidate may have.
     """
     weights = np.asarray(weight, float)
     null, other = (
@@ -52,16 +49,21 @@ def log_likelihood_ratio(control: Numbers, candidate: Numbers, weight: float | N
 
 
 def log_e(log_ratios: Numbers) -> Numbers:
-    """Log E without the `LEFT_OUT` largest of blocks in the last axis, shape (...); 0 where there are no others."""
+    """Return log E without the `BLOCKS_LEFT_OUT` largest of the blocks in the last axis, shape (...); 0 where no block is left."""
     kept = max(0, log_ratios.shape[-1] - BLOCKS_LEFT_OUT)
     found: Numbers = np.sort(log_ratios, axis=-1)[..., :kept].sum(-1)
     return found
 
 
 def pooled_log_e(epochs: Sequence[tuple[float, Sequence[int], Sequence[int]]], margin: float) -> float:
-    """Log E of blocks that epochs share: of each the candidate's weight, and by block the events of control and of the candidate."""
+    """Return log E of blocks that several epochs share.
+
+    Args:
+        epochs: for each epoch the candidate's weight, and by block the events of control and of the candidate.
+        margin: the share of additional events that the candidate may have.
+    """
     found = [
-        log_likelihood_ratio(np.array(ours, float), np.array(its, float), weight, margin)
-        for weight, ours, its in epochs
+        log_likelihood_ratio(np.array(control, float), np.array(candidate, float), weight, margin)
+        for weight, control, candidate in epochs
     ]
     return float(log_e(np.sum(found, axis=0)))

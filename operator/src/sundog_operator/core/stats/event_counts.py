@@ -1,4 +1,4 @@
-"""Events of two arms over epochs, and the limits that a metric is held to."""
+"""Event counts of two arms over epochs, and the limits of a metric."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,14 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import (
-    cluster_variance,
-    count_ratio,
-    multiple_testing,
-)
-from sundog_operator.core.stats import (
-    dispersion as stats_dispersion,
-)
+from sundog_operator.core.stats import cluster_variance, count_ratio, dispersion, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
@@ -22,16 +15,16 @@ from sundog_operator.core.stats.dispersion import BlockMoments
 
 @dataclass(frozen=True, slots=True)
 class EventCounts:
-    """Of metrics that less is better of, for arms beside control.
+    """Event counts of metrics where less is better, for arms beside control.
 
     Attributes:
-        control: control's events, shape (..., epochs); any axes of metrics and arms before that of epochs.
+        control: control's events, shape (..., epochs), after any axes of metrics and arms.
         candidate: the candidate's events, same shape.
-        control_units: control's requests, or units where those stay with an arm, same shape.
-        candidate_units: the candidate's, same shape.
-        weight: the candidate's share of the assignments to both, in (0, 1), of a shape that fits.
-        blocks: how the events vary with time, for blocks of each length, the shortest first; their arrays have the same shape.
-        groups: how they vary by unit, where units stay with an arm.
+        control_units: control's requests, or its units where those stay with an arm, same shape.
+        candidate_units: the candidate's requests or units, same shape.
+        weight: the candidate's share of the assignments to both arms, in (0, 1); broadcasts.
+        blocks: sums over time blocks of each length, the shortest first, with arrays of the same shape.
+        groups: counts by group of units, where units stay with an arm.
     """
 
     control: Numbers
@@ -44,7 +37,7 @@ class EventCounts:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Whether every number is one, and none is below 0; shape (...)."""
+        """True where all numbers are finite, none is negative, and weights are in (0, 1); shape (...)."""
         counts = np.stack([self.control, self.candidate, self.control_units, self.candidate_units])
         whole = (np.isfinite(counts) & (counts >= 0)).all((0, -1))
         share = ((self.weight > 0) & (self.weight < 1)).all(-1)
@@ -54,45 +47,45 @@ class EventCounts:
 
     @property
     def closed(self) -> Numbers:
-        """How many of the shortest blocks are closed, shape (...)."""
+        """Number of closed blocks of the shortest length, shape (...)."""
         return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
 
     @property
     def enough(self) -> NDArray[np.bool_]:
-        """Whether enough blocks are closed to know how events come together, of a shape that fits (...)."""
-        return stats_dispersion.has_enough_blocks([each.closed.sum(-1) for each in self.blocks])
+        """True where enough blocks are closed to measure the dispersion; broadcasts to (...)."""
+        return dispersion.has_enough_blocks([each.closed.sum(-1) for each in self.blocks])
 
     @property
     def has_units(self) -> NDArray[np.bool_]:
-        """Whether both arms have any, shape (...)."""
+        """True where both arms have units; shape (...)."""
         found: NDArray[np.bool_] = (self.control_units.sum(-1) > 0) & (self.candidate_units.sum(-1) > 0)
         return found
 
     @property
     def sums(self) -> Numbers:
-        """Over epochs: events of control and of the candidate, then their units; shape (4, ...)."""
+        """Sums over epochs: control's and the candidate's events, then their units; shape (4, ...)."""
         found: Numbers = np.stack([self.control, self.candidate, self.control_units, self.candidate_units]).sum(-1)
         return found
 
     def only(self, valid: NDArray[np.bool_]) -> Self:
-        """The same with nothing counted where it is not valid."""
+        """Return a copy with all counts 0 where `valid` is false."""
         if valid.all():
             return self
-        sane = self._each(lambda part: np.where(valid[..., None], part, 0.0))
-        return replace(sane, weight=np.where(valid[..., None], self.weight, 0.5))
+        kept = self._each(lambda part: np.where(valid[..., None], part, 0.0))
+        return replace(kept, weight=np.where(valid[..., None], self.weight, 0.5))
 
     def at(self, where: NDArray[np.bool_]) -> Self:
-        """Some of them, shape (some, epochs)."""
+        """Return the counts at `where`, of shape (selected, epochs)."""
         return self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
 
     def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
-        """The same with nothing counted in older epochs, where the newest is to be looked at alone; `alone` fits the shape (...)."""
+        """Return a copy without the counts of older epochs where `alone` is true; `alone` broadcasts to (...)."""
         if np.all(alone):
             return self._each(lambda part: part[..., -1:])
         if not np.any(alone):
             return self
-        looked_at = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
-        return replace(self._each(lambda part: np.where(looked_at, part, 0.0)), weight=self.weight)
+        is_kept = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
+        return replace(self._each(lambda part: np.where(is_kept, part, 0.0)), weight=self.weight)
 
     def _each(self, change: Callable[[Numbers], Numbers]) -> Self:
         return replace(
@@ -107,13 +100,16 @@ class EventCounts:
         )
 
     def dispersion(self, ratio: Numbers) -> Numbers:
-        """What log E is divided by, shape (...). Bursts in time and units that differ are two reasons to vary, and each adds its own."""
+        """Return the dispersion φ ≥ 1 by which log E is divided, shape (...).
+
+        Bursts in time and differences between units are separate sources of variance, so their excesses above 1 add up.
+        """
         null = count_ratio.candidate_share(ratio, self.weight)
-        phi = stats_dispersion.dispersion_factor(self.blocks, null)
+        phi = dispersion.dispersion_factor(self.blocks, null)
         return phi if self.groups is None else phi + cluster_variance.design_effect(self.groups, null, self.weight) - 1
 
-    def of_requests(self) -> Numbers:
-        """What a request is worth less than a unit where nothing tells yet that requests of a unit differ, shape (...)."""
+    def request_design_effect(self) -> Numbers:
+        """Return the design effect of requests, shape (...), for counts whose events do not show yet whether units differ."""
         return (
             np.ones(self.control.shape[:-1])
             if self.groups is None
@@ -121,29 +117,28 @@ class EventCounts:
         )
 
     def log_e(self, ratio: Numbers, side: Side, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
-        """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
+        """Return log E against a ratio, already divided by the dispersion, and that dispersion; each of shape (...)."""
         phi = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1])
         return count_ratio.log_e(self.control, self.candidate, self.weight, ratio, side, concentrations) / phi, phi
 
     def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
-        """(lower, upper): the ratios that no test of one side at that level rejects, with the dispersion against a ratio."""
+        """Return (lower, upper): the ratios that no one-sided test at level α rejects, given the dispersion at `ratio`."""
         bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * multiple_testing.log_e_threshold(alpha)
         return count_ratio.one_sided_interval(self.control, self.candidate, self.weight, bar, concentrations)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricLimits:
-    """What metrics may cost; each number or array of a shape that fits the metrics and arms.
+    """Limits of metrics; each number or array broadcasts to the metrics and arms.
 
     Attributes:
-        margin: by which share the candidate may be worse, such as 0.25.
-        floor: by how much its rate may be worse, in the rate's unit; 0 for none.
-        next_weight: the share of traffic that is asked for, in (0, 1].
+        margin: the largest relative increase of the rate, such as 0.25.
+        floor: the absolute increase of the rate that always passes, in the rate's unit; 0 for none.
+        next_weight: the share of traffic that the gate leads to, in (0, 1].
         alpha: the error of each direction.
-        tests: metrics times arms, and times what looks for harm beside them, among which the error of harm is shared; more by as much as
-            early harm has of it.
-        gate_share: of the error, what this gate has: less than all where it looks at an epoch that may begin anew.
-        concentrations: of the mixture, as frozen in the plan.
+        tests: number of tests that share the error of harm: metrics times arms, and more where early harm has a part of it.
+        gate_error_share: this gate's share of the error; below 1 where it tests an epoch that may start again.
+        concentrations: those of the mixture, frozen in the plan.
     """
 
     margin: float | Numbers
@@ -156,15 +151,15 @@ class MetricLimits:
 
     @property
     def gate_alpha(self) -> float:
-        """The error of the gate; half of it is for each of its two ways to pass."""
+        """Error of the gate; its two ways to pass have half of it each."""
         return self.alpha * self.gate_error_share
 
     @property
     def allowed(self) -> Numbers:
-        """The ratio up to which the next weight is given."""
+        """Largest ratio at which the gate passes."""
         return np.asarray(multiple_testing.allowed_ratio(self.margin, self.next_weight))
 
     @property
     def room(self) -> Numbers:
-        """By how much the candidate's rate may be above control's by the floor; 0 without one."""
+        """Largest difference of the candidate's rate to control's that passes by the floor; 0 without a floor."""
         return np.asarray(self.floor) / self.next_weight

@@ -1,4 +1,4 @@
-"""What the tests of a metric found."""
+"""Results of the tests of a guardrail metric, and their sentences for people."""
 
 import math
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 
 
 class MetricVerdict(StrEnum):
-    """Of one metric of one arm. Only `PASSED` lets anything go on."""
+    """Verdict on one metric of one arm. Only `PASSED` lets a gate pass."""
 
     NO_DATA = "NoData"
     INVALID = "Invalid"
@@ -22,7 +22,7 @@ class MetricVerdict(StrEnum):
 
 
 class DecisionBasis(StrEnum):
-    """Of which decision a ratio and its interval are: a gate by all its epochs, a gate by the newest alone, or harm."""
+    """Decision that a ratio and its interval belong to: a gate over all its epochs, a gate over the newest epoch, or harm."""
 
     ALL_STEPS = "AllSteps"
     THIS_STEP = "ThisStep"
@@ -31,23 +31,21 @@ class DecisionBasis(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricFinding:
-    """What is known of one metric of one arm, by the decision that is made or pending: that of the gate, or that on harm.
+    """Result for one metric of one arm, by the decision that was made or is pending: the gate's or that on harm.
 
     Attributes:
-        ratio: of the rates, the candidate's to control's; NaN where there were no events.
-        lower: end of the interval that holds at every look, where the test of that decision has it; NaN with `upper` where no ratio fits
-            all epochs.
-        upper: the other end.
+        ratio: the candidate's rate divided by control's; NaN without events.
+        lower: lower end of the interval, which holds at every look; NaN where no single ratio fits all epochs or a test has none.
+        upper: upper end, NaN likewise.
         harm: log E against "within the margin", divided by the dispersion.
-        passing: log E against "worse than allowed", divided by it.
-        allowed: the ratio up to which the next weight is given; above which it is harm, where the decision is that.
-        needed: events of both arms, in all, that typically decide if the ratio is what it seems; infinite where none do.
-        eta_s: seconds until there are so many, at the pace of the epochs that are looked at; infinite where that is never.
-        verdict: what follows.
-        by_floor: whether it passed by its floor, and not by its margin.
-        units: the candidate's requests, in all, at which the floor is known to be kept if the rates stay; infinite where that is never,
-            NaN where it was not asked for.
-        basis: of which decision ratio, interval and `allowed` are.
+        passing: log E against "worse than allowed", divided by the dispersion.
+        allowed: largest ratio at which the gate passes; for the basis harm, the ratio above which it is harm.
+        needed: total events of both arms that typically decide if the ratio stays; infinite where none do.
+        eta_s: seconds until then, at the pace of the tested epochs; infinite for never.
+        verdict: the verdict.
+        by_floor: whether it passed by its floor, not by its margin.
+        units: total requests of the candidate at which it passes by the floor if rates stay; infinite for never, NaN where not computed.
+        basis: the decision that ratio, interval and `allowed` belong to.
     """
 
     ratio: float
@@ -63,62 +61,60 @@ class MetricFinding:
     units: float = math.nan
     basis: DecisionBasis = DecisionBasis.ALL_STEPS
 
-    def sentence(self, metric: str, control: str = "control") -> str:
-        """For a person; `control` is what that arm is called."""
+    def sentence(self, metric: str, control: str = "control", candidate: str = "the candidate") -> str:
+        """Return the finding as a sentence, given the arms' display names."""
         match self.verdict:
             case MetricVerdict.NO_DATA:
                 return f"{metric}: nothing was counted yet"
             case MetricVerdict.INVALID:
-                return f"{metric}: the counters are no counts"
+                return f"{metric}: the counters are invalid"
             case MetricVerdict.HETEROGENEOUS:
-                return f"{metric}: no one ratio fits all epochs, so none is promoted on"
-        seen = self._seen(metric, control)
+                return f"{metric}: no single ratio fits all epochs, so the metric cannot pass"
+        observed = self._describe_ratio(metric, control)
         match self.verdict:
             case MetricVerdict.HARM:
-                return f"{seen}: worse than its margin"
+                return f"{observed}: worse than its margin"
             case MetricVerdict.PASSED if self.by_floor:
-                return f"{seen}: no more above {control}'s rate than its floor allows"
+                return f"{observed}: within its floor above {control}'s rate"
             case MetricVerdict.PASSED:
-                return f"{seen}: no worse than the {self.allowed:.3g} times that are allowed"
+                return f"{observed}: within the allowed {self.allowed:.3g} times"
         if self.basis == DecisionBasis.HARM:
-            return f"{seen}; more than {self.allowed:.3g} times is harm"
-        return f"{seen}, and {self._limit(control)}: {self._wanted()}"
+            return f"{observed}; more than {self.allowed:.3g} times is harm"
+        return f"{observed}; {self._describe_limit(control)}: {self._describe_need(candidate)}"
 
-    def _limit(self, control: str) -> str:
-        """How much is allowed; a margin that is in a threshold already leaves a ratio of 1."""
+    def _describe_limit(self, control: str) -> str:
+        """Return the limit in words. A latency's margin is in its threshold already, which leaves a ratio of 1."""
         times = f"{self.allowed:.3g}"
-        return f"no more than {control}'s are allowed" if times == "1" else f"{times} times are allowed"
+        return f"no more than {control}'s is allowed" if times == "1" else f"up to {times} times is allowed"
 
-    def _seen(self, metric: str, control: str) -> str:
+    def _describe_ratio(self, metric: str, control: str) -> str:
         alone = " in this step" if self.basis == DecisionBasis.THIS_STEP else ""
         if math.isnan(self.ratio):
             return f"{metric} happened in neither arm{alone}"
         if math.isnan(self.lower) or math.isnan(self.upper):
             return f"{metric} is {self.ratio:.3g} times {control}'s{alone}"
         if math.isinf(self.ratio):
-            often = f"more than {self.lower:.3g} times as often as there at every look"
+            often = f"more than {self.lower:.3g} times as often in the other arm at every look"
             return f"{metric} never happened in {control}{alone} ({often})"
         ends = f"({self.lower:.3g} to {self.upper:.3g} at every look)"
         return f"{metric} is {self.ratio:.3g} times {control}'s{alone} {ends}"
 
-    def _wanted(self) -> str:
-        """What will decide."""
-        by_floor = f"about {self.units:.0f} requests of the candidate decide" if math.isfinite(self.units) else ""
-        if math.isnan(self.ratio) and by_floor:
-            wanted = by_floor
-        elif math.isfinite(self.needed):
-            wanted = f"about {self.needed:.0f} events decide" + (
-                f", or {by_floor.removesuffix(' decide')}" if by_floor else ""
-            )
-        else:
-            wanted = by_floor or "no number of events will decide"
-        # Where nothing more has to be counted, time alone is missing, which is told beside it.
-        soon = math.isfinite(self.eta_s) and self.eta_s >= 1
-        return f"{wanted}, in some {format_rough_duration(self.eta_s)}" if soon else wanted
+    def _describe_need(self, candidate: str) -> str:
+        """Return the events or requests that typically decide, and the time until then."""
+        by_floor = f"about {self.units:.0f} requests of {candidate}" if math.isfinite(self.units) else ""
+        by_margin = f"about {self.needed:.0f} events" if math.isfinite(self.needed) else ""
+        # Without events, those that decide by the margin are a mere guess.
+        ways = [by_floor] if math.isnan(self.ratio) and by_floor else [way for way in (by_margin, by_floor) if way]
+        if not ways:
+            return "no number of events will decide"
+        needs = f"needs {' or '.join(ways)}"
+        # Where the counts suffice already, only the step's time is missing, and the caller shows that.
+        has_wait = math.isfinite(self.eta_s) and self.eta_s >= 1
+        return f"{needs}, in about {format_rough_duration(self.eta_s)}" if has_wait else needs
 
 
 def format_rough_duration(seconds: float) -> str:
-    """A time for people, who read it as a guess."""
+    """Return a duration in words, rounded as an estimate."""
     units = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
     name, length = next((each for each in units if seconds >= 2 * each[1]), ("seconds", 1.0))
     return f"{seconds / length:.0f} {name}"
@@ -126,7 +122,7 @@ def format_rough_duration(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MetricFindings:
-    """`Finding`s as arrays of the shape of the metrics and arms."""
+    """Findings of many metrics and arms, as arrays of their shape; fields as of `MetricFinding`."""
 
     ratio: Numbers
     lower: Numbers
@@ -140,5 +136,5 @@ class MetricFindings:
     by_floor: NDArray[np.bool_]
 
     def at(self, *index: int) -> MetricFinding:
-        """One of them."""
+        """Return the finding at an index."""
         return MetricFinding(**{each.name: getattr(self, each.name)[index] for each in fields(self)})

@@ -1,4 +1,4 @@
-"""Whether a rate is below its floor, by few events."""
+"""Test of whether a rate is within an absolute floor of control's rate, for few events."""
 
 from collections.abc import Callable
 from typing import Final
@@ -6,56 +6,50 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import (
-    dispersion as stats_dispersion,
-)
-from sundog_operator.core.stats import (
-    multiple_testing,
-    proportion,
-)
+from sundog_operator.core.stats import dispersion, multiple_testing, proportion
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 
-_OF_THE_BOUND: Final = 0.1
+_BOUND_ERROR_SHARE: Final = 0.1
 _LEAST_RATE: Final = 1e-12
 _FACTORS: Final = np.geomspace(1.0, 1e4, 93)
-"""By which what was counted may have grown: each a tenth above the one before."""
+"""Factors by which the counts may grow; each is a tenth above the one before."""
 _STRIDE: Final = 4
-"""From the first of the factors to the last."""
+"""Distance of the factors that are tried first."""
 
 
 def fitting(limit: Numbers, where: NDArray[np.bool_]) -> Numbers:
-    """Of some, a limit that may be the same for several."""
+    """Return the limit of each selected metric and arm; `limit` broadcasts to the shape of `where`."""
     return np.broadcast_to(limit, where.shape)[where]
 
 
 def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> NDArray[np.bool_]:
-    """Whether the candidate's rate is at most the floor above control's: without it a service that has no errors never passes.
+    """Return whether the candidate's rate exceeds control's by at most the floor. Without it, a service without errors never passes.
 
-    Control's rate is bounded from below, and what is that and the floor is tested against the candidate's counts. Where there are few
-    events the first bound is 0 or nearly, whatever its level: most of the error is left to the second.
+    The lower confidence bound of control's rate plus the floor is tested against the candidate's counts (see `proportion`). With few events
+    the bound is near 0 at any level, so the test has most of the error (union bound).
 
     Args:
-        sums: as of `Counts`, shape (4, ...).
-        room: by how much the rate may be above control's, above 0, shape (...).
+        sums: as of `EventCounts.sums`, shape (4, ...).
+        room: the largest allowed difference to control's rate, above 0, shape (...).
         phi: the dispersion, shape (...).
-        alpha: the error of the gate.
+        alpha: the error of the gate; the floor uses half of it.
     """
     control, candidate, control_units, candidate_units = sums
     optimum = proportion.optimum_for_rate(room)
-    bounding, testing = alpha / 2 * _OF_THE_BOUND, alpha / 2 * (1 - _OF_THE_BOUND)
+    bounding, testing = alpha / 2 * _BOUND_ERROR_SHARE, alpha / 2 * (1 - _BOUND_ERROR_SHARE)
 
-    def keeps(least: Numbers) -> NDArray[np.bool_]:
-        rate = np.clip(least + room, _LEAST_RATE, 1 - _LEAST_RATE)
+    def is_within_floor(control_rate: Numbers) -> NDArray[np.bool_]:
+        rate = np.clip(control_rate + room, _LEAST_RATE, 1 - _LEAST_RATE)
         evidence = proportion.log_e(candidate, candidate_units, rate, optimum, 2 * testing, "below") / phi
         found: NDArray[np.bool_] = evidence >= multiple_testing.log_e_threshold(testing)
         return found
 
-    # Where control's rate as it was seen leaves too little room, a lower one leaves less.
-    possible = keeps(control / control_units)
+    # The lower bound is below control's observed rate, so it can only pass where that passes.
+    possible = is_within_floor(control / control_units)
     if not possible.any():
         return possible
-    return keeps(
+    return is_within_floor(
         proportion.lower_bound(
             control, control_units, phi * multiple_testing.log_e_threshold(bounding), optimum, bounding
         )
@@ -63,26 +57,26 @@ def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> 
 
 
 def units_for_floor(counts: EventCounts, limits: MetricLimits, wanted: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
-    """The candidate's requests at which its floor is known to be kept if the rates stay, and in how many seconds.
+    """Return the candidate's requests at which it passes by its floor if rates stay, and the seconds until then.
 
-    Infinite where that is never, and where it is not wanted: what is not valid cannot be.
+    Each has the shape of `wanted`; infinite where it never passes, and where `wanted` is false.
     """
     units, seconds = np.full(wanted.shape, np.inf), np.full(wanted.shape, np.inf)
     newest = counts.newest(True)
     wanted = np.asarray(wanted & newest.has_units & (limits.room > 0))
     if wanted.any():
         gate = newest.at(wanted)
-        phi = np.maximum(gate.dispersion(fitting(limits.allowed, wanted)), gate.of_requests())
+        phi = np.maximum(gate.dispersion(fitting(limits.allowed, wanted)), gate.request_design_effect())
         room, sums = fitting(limits.room, wanted), gate.sums[:, None]
         times = _first_factor(lambda factors: is_below_floor(sums * factors, room, phi, limits.gate_alpha), phi.size)
-        counted_s = gate.closed * stats_dispersion.LENGTHS_S[0]
+        counted_s = gate.closed * dispersion.LENGTHS_S[0]
         units[wanted] = gate.sums[3] * times
         seconds[wanted] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)
     return units, seconds
 
 
 def _first_factor(keeps: Callable[[Numbers], NDArray[np.bool_]], some: int) -> Numbers:
-    """Of each of some the least of the factors that keeps, as all larger ones do; infinite where none does."""
+    """Return the least factor that keeps each of `some` floors, infinite where none does; all larger factors keep it too."""
     coarse = keeps(np.repeat(_FACTORS[::_STRIDE, None], some, 1))
     until = _STRIDE * coarse.argmax(0)
     before = np.maximum(until - np.arange(_STRIDE)[:, None], 0)

@@ -1,4 +1,4 @@
-"""Evidence of one candidate out of plain counts, by metric and epoch: for those who decide and have no arrays."""
+"""Test of one candidate's guardrail metrics, given plain counts by metric and epoch: for callers without arrays."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, Me
 
 @dataclass(frozen=True, slots=True)
 class GuardrailMetric:
-    """What one kind of event may cost.
+    """Limits of one kind of event.
 
     Attributes:
-        margin: by which share the candidate may have more, such as 0.25.
-        floor: by how much its rate may be higher at a gate; 0 for none.
-        next_weight: the share of traffic that is asked for, in (0, 1].
-        newest_alone: whether a gate looks at the newest epoch only.
-        gates: whether a gate waits for it; harm is looked for in any.
+        margin: the largest relative increase of the candidate's rate, such as 0.25.
+        floor: the absolute increase of the rate that always passes a gate; 0 for none.
+        next_weight: the share of traffic that the gate leads to, in (0, 1].
+        newest_alone: whether a gate tests the newest epoch only.
+        gates: whether a gate waits for the metric; harm is tested for every metric.
     """
 
     margin: float
@@ -34,18 +34,18 @@ class GuardrailMetric:
 
 
 UNITS_CONCENTRATION: Final = 60.0
-"""Of the mixture by which units are looked at: tightest after some thousand, of which edges have a sample."""
+"""Concentration of the mixture for units' sample-ratio test: tightest after some thousand units, as many as edges sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupedCounts:
-    """The same by group of units, where units stay with an arm, those without a group in a last one.
+    """Counts by group of units, where units stay with an arm; the last group has the requests without a group.
 
     Attributes:
-        requests: by group, those of control and those of the candidate.
-        events: of each metric, by group, those of control and those of the candidate.
-        requests_alone: how many requests had no unit.
-        events_alone: of each metric, the events among those, of control and of the candidate.
+        requests: by group, control's and the candidate's.
+        events: for each metric, by group, control's and the candidate's.
+        requests_without_unit: requests of both arms without a unit.
+        events_without_unit: for each metric, the events of those requests, control's and the candidate's.
     """
 
     requests: tuple[Sequence[int], Sequence[int]]
@@ -56,14 +56,14 @@ class GroupedCounts:
 
 @dataclass(frozen=True, slots=True)
 class EpochCounts:
-    """What was counted while the weights stood still.
+    """Counts of an epoch, in which weights are constant.
 
     Attributes:
-        weight: the candidate's share of the assignments, in (0, 1); where units stay with an arm, its share of the requests that came.
+        weight: the candidate's share of the assignments, in (0, 1); where units stay with an arm, its share of the received requests.
         units: requests of control and of the candidate.
-        events: of each metric, those of control and of the candidate.
-        blocks: of each metric, for each length of blocks the shortest first, the six numbers of `dispersion.Blocks`.
-        by_unit: the same by group of units, where units stay with an arm.
+        events: for each metric, events of control and of the candidate.
+        blocks: for each metric and block length, the shortest first, the six numbers of `dispersion.BlockMoments`.
+        by_unit: counts by group of units, where units stay with an arm.
     """
 
     weight: float
@@ -75,14 +75,14 @@ class EpochCounts:
 
 @dataclass(frozen=True, slots=True)
 class ErrorLevels:
-    """How much error each test may have, and the mixture that all of them use.
+    """Error of each test, and the mixture that all tests use.
 
     Attributes:
-        alpha: of each direction.
-        harm_shares: into how many parts that of harm goes, of which these metrics have one and each an equal part of it.
-        gate_share: of that of gates, what this one has.
-        mixture: the concentrations of its parts.
-        harm_left: of the error of harm, what the first blocks of a candidate leave to these metrics.
+        alpha: the error of each direction.
+        harm_shares: number of equal parts of the error of harm; these metrics share one part equally.
+        gate_error_share: this gate's share of the error of gates.
+        mixture: the concentrations of the mixture's parts.
+        harm_error_share: the share of the error of harm that the early-harm test leaves to these metrics.
     """
 
     alpha: float
@@ -95,10 +95,10 @@ class ErrorLevels:
 def evaluate_counts(
     metrics: Sequence[GuardrailMetric], epochs: Sequence[EpochCounts], levels: ErrorLevels
 ) -> list[MetricFinding]:
-    """What is found of each metric; with no epoch nothing was counted.
+    """Return the finding of each metric; without an epoch there are no counts.
 
-    Ratio and interval are those of the decision that is made or pending: of harm where that was found, or where no gate waits for the
-    metric, else of the gate.
+    Ratio and interval are those of the decision that was made or is pending. That is harm where it was found or where no gate waits for the
+    metric, and the gate otherwise.
     """
     if not epochs:
         epochs = [EpochCounts(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
@@ -109,14 +109,14 @@ def evaluate_counts(
     findings = verdicts.evaluate_verdicts(counts, limits, promotes=alone)
     undecided = (findings.verdict == MetricVerdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
     units, seconds = floor_test.units_for_floor(counts, limits, undecided)
-    told = _as_decided(metrics, counts, limits, findings)
-    return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(told)]
+    decided = _with_decided_intervals(metrics, counts, limits, findings)
+    return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(decided)]
 
 
-def _as_decided(
+def _with_decided_intervals(
     metrics: Sequence[GuardrailMetric], counts: EventCounts, limits: MetricLimits, findings: MetricFindings
 ) -> list[MetricFinding]:
-    """Each finding with ratio, interval and limit of the decision that is made or pending."""
+    """Return each finding with the ratio, interval and limit of the decision that was made or is pending."""
     alone, gates = (np.array([getattr(metric, name) for metric in metrics]) for name in ("newest_alone", "gates"))
     of_harm = (findings.verdict == MetricVerdict.HARM) | ~gates
     gate = findings.ratio, *verdicts.gate_interval(counts, limits, promotes=alone)
@@ -127,57 +127,57 @@ def _as_decided(
     found = []
     for index, metric in enumerate(metrics):
         ratio, lower, upper = (float(end[index]) for end in ends)
-        told = findings.at(index)
+        finding = findings.at(index)
         if not fits[index]:
-            told = replace(told, lower=math.nan, upper=math.nan)
+            finding = replace(finding, lower=math.nan, upper=math.nan)
         elif of_harm[index]:
-            # Of epochs that no one ratio fits the end gives way that decides nothing.
-            told = replace(told, ratio=ratio, lower=lower, upper=upper if upper >= lower else math.inf)
+            # Where no single ratio fits all epochs, only the lower end decides on harm.
+            finding = replace(finding, ratio=ratio, lower=lower, upper=upper if upper >= lower else math.inf)
         else:
-            told = replace(told, lower=min(lower, upper), upper=upper)
+            finding = replace(finding, lower=min(lower, upper), upper=upper)
         if of_harm[index]:
-            told = replace(told, basis=DecisionBasis.HARM, allowed=1 + metric.margin)
+            finding = replace(finding, basis=DecisionBasis.HARM, allowed=1 + metric.margin)
         elif metric.newest_alone and several:
-            told = replace(told, basis=DecisionBasis.THIS_STEP)
-        found.append(told if metric.gates else _without_gate(told))
+            finding = replace(finding, basis=DecisionBasis.THIS_STEP)
+        found.append(finding if metric.gates else _without_gate(finding))
     return found
 
 
 def _without_gate(finding: MetricFinding) -> MetricFinding:
-    """No gate waits for it: nothing passes, and nothing but harm is to be decided."""
+    """Return the finding of a metric that no gate waits for: only harm is decided."""
     passes = finding.verdict in (MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
     verdict = MetricVerdict.UNDECIDED if passes else finding.verdict
     return replace(finding, verdict=verdict, by_floor=False, needed=math.nan, eta_s=math.inf)
 
 
 def _with_floor(finding: MetricFinding, units: float, seconds: float) -> MetricFinding:
-    """With what decides by the floor, where anything is to be decided."""
+    """Return the finding with the requests and time until it passes by its floor, where that is pending."""
     if not math.isfinite(units):
         return finding
     return replace(finding, units=units, eta_s=min(seconds, finding.eta_s))
 
 
 def request_design_effect(epoch: EpochCounts) -> float:
-    """What requests are worth less than independent ones, at worst, where units stay with an arm; 1 where they do not."""
+    """Return the worst-case design effect of requests, where units stay with an arm; 1 where they do not."""
     groups = _groups(1, [epoch])
     return 1.0 if groups is None else float(cluster_variance.request_design_effect(groups)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSplit:
-    """How many fell to each arm, and which share of them each was to have, of sum 1."""
+    """Units of each arm, and each arm's intended share, of sum 1."""
 
     shares: tuple[float, ...]
     units: tuple[int, ...]
 
     @classmethod
     def of_two(cls, weight: float, units: tuple[int, int]) -> "ArmSplit":
-        """Control and a candidate that was to have that share."""
+        """Return the split of control and a candidate with the share `weight`."""
         return cls((1 - weight, weight), units)
 
 
 def mismatch_log_e(splits: Sequence[ArmSplit], concentration: float = sample_ratio.CONCENTRATION) -> float:
-    """Log E against "they fall to the arms by their weights", each counted once; 0 without any that have two arms."""
+    """Return log E against "units are assigned by the arms' weights", each unit counted once; 0 where no split has two arms."""
     return sum(_mismatch(split, concentration) for split in splits)
 
 
@@ -198,7 +198,7 @@ def _limits(metrics: Sequence[GuardrailMetric], levels: ErrorLevels) -> MetricLi
 
 
 def _counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
-    """Arrays of shape (metrics, epochs)."""
+    """Return the counts as arrays of shape (metrics, epochs)."""
     events = np.array([[epoch.events[index] for epoch in epochs] for index in range(metrics)], float)
     units = np.array([[epoch.units for epoch in epochs]] * metrics, float)
     weight = np.array([epoch.weight for epoch in epochs])
@@ -215,13 +215,13 @@ def _counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
 
 
 def _groups(metrics: int, epochs: Sequence[EpochCounts]) -> GroupedEvents | None:
-    """Arrays of shape (metrics, epochs, groups), where every epoch tells of units."""
-    told = [epoch.by_unit for epoch in epochs if epoch.by_unit is not None]
-    if len(told) < len(epochs):
+    """Return counts by group as arrays of shape (metrics, epochs, groups); None unless every epoch has them."""
+    grouped = [epoch.by_unit for epoch in epochs if epoch.by_unit is not None]
+    if len(grouped) < len(epochs):
         return None
-    events = np.array([[each.events[index] for each in told] for index in range(metrics)], float)
-    requests = np.array([[each.requests for each in told]] * metrics, float)
-    alone = np.array([[each.events_without_unit[index] for each in told] for index in range(metrics)], float)
+    events = np.array([[each.events[index] for each in grouped] for index in range(metrics)], float)
+    requests = np.array([[each.requests for each in grouped]] * metrics, float)
+    alone = np.array([[each.events_without_unit[index] for each in grouped] for index in range(metrics)], float)
     return GroupedEvents(
         control=events[:, :, 0],
         candidate=events[:, :, 1],
@@ -229,5 +229,5 @@ def _groups(metrics: int, epochs: Sequence[EpochCounts]) -> GroupedEvents | None
         candidate_requests=requests[:, :, 1],
         control_without_unit=alone[..., 0],
         candidate_without_unit=alone[..., 1],
-        requests_without_unit=np.array([[each.requests_without_unit for each in told]] * metrics, float),
+        requests_without_unit=np.array([[each.requests_without_unit for each in grouped]] * metrics, float),
     )

@@ -1,15 +1,15 @@
-"""Two means, control's and a candidate's, over epochs: evidence of which is larger, and intervals of their ratio, right at every look.
+"""Test and confidence sequence of the ratio of two means, control's and a candidate's, over epochs.
 
-An epoch counts by what it tells, h = n_A·n_B/(n_A + n_B), the inverse of a difference's variance where both arms vary alike: an epoch with
-few units of one arm, as adaptive weights make them, hardly counts. What is compared are thus averages of epochs, control's Σh·ȳ_A/Σh with
-the candidate's; neither a constant ratio nor a constant difference is assumed. Time is Σh, in which the sum Σh(ȳ_B − ȳ_A) gathers variance
-evenly however weights change. Asymptotic: an epoch counts once each arm has its burn-in (`BURN_IN` units with a value other than 0).
-Sources: Waudby-Smith et al. (arXiv 2103.06476), the Lyapunov form; Howard et al. (arXiv 1810.08240) for the mixture of one side.
+An epoch has the weight h = n_A·n_B/(n_A + n_B), the inverse variance of a difference between equally variable arms. So an epoch in which
+one arm has few units, as with adaptive weights, hardly counts. The test compares averages over epochs, control's Σh·ȳ_A/Σh with the
+candidate's. It assumes neither a constant ratio nor a constant difference. Its time is Σh, in which the sum Σh(ȳ_B − ȳ_A) gathers variance
+evenly for any weights. The test is asymptotic: an epoch counts once each arm has its burn-in of `BURN_IN` units with a value other than 0.
+Sources: Waudby-Smith et al. (arXiv 2103.06476), the Lyapunov form; Howard et al. (arXiv 1810.08240) for the one-sided mixture.
 
-The variance of an arm is taken for no less than that of both arms together. Where values have heavy tails, an arm that lacks its large ones
-so far has a small mean and seems to know it well; the other arm, more often than not, has seen them.
+An arm's variance is taken as no smaller than that of both arms together. With heavy tails, an arm without its large values so far has a
+small mean and a small variance. The other arm has usually had such values.
 
-Sums are whole numbers, so that no digit of a variance is lost: shape (..., epochs), any axes of metrics and arms before.
+Sums are whole numbers, so variances lose no digits. Their shape is (..., epochs), after any axes of metrics and arms.
 """
 
 import math
@@ -26,19 +26,19 @@ Integers = NDArray[np.object_]
 """Integers of any size."""
 
 BURN_IN: Final = 30
-"""Units with a value, in each arm of an epoch, before its variance says anything."""
+"""Units with a value that each arm of an epoch needs before its variance is used."""
 
 _FACTORS: Final = np.geomspace(1.0, 1e6, 145)
-"""By which what was counted may grow: each a tenth above the one before."""
+"""Factors by which the counts may grow; each is a tenth above the one before."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitValueSums:
-    """What the units of an arm come to.
+    """Sums over the units of an arm.
 
     Attributes:
-        count: units, those without any value too, which have 0.
-        valued: those that have a value other than 0.
+        count: all units; a unit without a value has 0.
+        valued: units with a value other than 0.
         total: Σy, in any unit.
         squares: Σy², in that unit's square.
     """
@@ -49,7 +49,7 @@ class UnitValueSums:
     squares: Integers
 
     def plus(self, other: Self) -> Self:
-        """Both arms as one."""
+        """Return the sums of both arms together."""
         return replace(
             self,
             count=self.count + other.count,
@@ -60,12 +60,12 @@ class UnitValueSums:
 
     @property
     def mean(self) -> Numbers:
-        """Of a unit; 0 without any."""
+        """Mean of a unit; 0 without units."""
         return _floats(self.total / np.maximum(self.count, 1))
 
     @property
     def variance(self) -> Numbers:
-        """Of a unit; 0 of fewer than two."""
+        """Variance of a unit; 0 with fewer than two units."""
         spread = self.count * self.squares - self.total * self.total
         return _floats(spread / (np.maximum(self.count, 1) * np.maximum(self.count - 1, 1)))
 
@@ -76,13 +76,13 @@ def _floats(wholes: Integers) -> Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Two averages of epochs, before they are divided by the time; each of shape (...).
+    """Two averages over epochs, not yet divided by the time; each of shape (...).
 
     Attributes:
         control: Σh·ȳ_A.
         candidate: Σh·ȳ_B.
-        control_variance: of the first.
-        candidate_variance: of the second.
+        control_variance: variance of `control`.
+        candidate_variance: variance of `candidate`.
         time: Σh, 0 where no epoch counts yet.
     """
 
@@ -93,41 +93,41 @@ class Contrast:
     time: Numbers
 
     def grown(self, times: float | Numbers) -> Self:
-        """With so many times the units, like those so far."""
+        """Return the contrast with `times` as many units like those so far."""
         return replace(self, **{each.name: getattr(self, each.name) * times for each in fields(self)})
 
     def log_e(self, ratio: float | Numbers, deviation: float, sign: int) -> Numbers:
-        """Log E against "the candidate's average is at most (for a sign of −1: at least) so many times control's", shape (...).
+        """Return log E against "the candidate's average is at most `ratio` times control's", shape (...); −∞ without data.
 
-        It is −∞ before there is anything to tell. `deviation` is that of the mixture, in standard deviations of a unit: an effect of about
-        that size is found the soonest.
+        With a sign of −1 the null is "at least". `deviation` is the mixture's, in standard deviations of a unit: effects of about that size
+        are found the fastest.
         """
-        sigma, spread = self._sigmas(ratio), self.time * deviation**2
+        z, spread = self._z(ratio), self.time * deviation**2
         with np.errstate(all="ignore"):
             kept = spread / (1 + spread)
-            found = math.log(2) - 0.5 * np.log1p(spread) + kept * sigma**2 / 2 + log_ndtr(sign * sigma * np.sqrt(kept))
+            found = math.log(2) - 0.5 * np.log1p(spread) + kept * z**2 / 2 + log_ndtr(sign * z * np.sqrt(kept))
         return np.where(np.isnan(found), -np.inf, found)
 
     def log_e_two_sided(self, ratio: float | Numbers, deviation: float) -> Numbers:
-        """Log E against exactly so many times, by the normal mixture of both sides, with n·ρ² = Σh·deviation².
+        """Return log E against exactly `ratio`, by the two-sided normal mixture with n·ρ² = Σh·deviation².
 
         Source: Johari, Pekelis and Walsh (arXiv 1512.04922), with the prior variance τ² = ρ²·n·V.
         """
-        sigma, spread = self._sigmas(ratio), self.time * deviation**2
+        z, spread = self._z(ratio), self.time * deviation**2
         with np.errstate(all="ignore"):
-            found = spread / (1 + spread) * sigma**2 / 2 - 0.5 * np.log1p(spread)
+            found = spread / (1 + spread) * z**2 / 2 - 0.5 * np.log1p(spread)
         return np.where(np.isnan(found), -np.inf, found)
 
-    def _sigmas(self, ratio: float | Numbers) -> Numbers:
-        """By how many of its standard errors the difference is above 0; NaN where it has none."""
+    def _z(self, ratio: float | Numbers) -> Numbers:
+        """Return the z statistic of the difference, in standard errors; NaN where the standard error is 0."""
         with np.errstate(all="ignore"):
             error = np.sqrt(self.candidate_variance + ratio**2 * self.control_variance)
             return np.where(error > 0, (self.candidate - ratio * self.control) / error, np.nan)
 
     def interval(self, deviation: float, bar: float) -> tuple[Numbers, Numbers]:
-        """The ratios of the averages against which log E of both sides is below `bar`, as (lower, upper); source: Fieller (JRSS B 1954).
+        """Return the ratios of the averages whose two-sided log E is below `bar`, as (lower, upper). Source: Fieller (JRSS B 1954).
 
-        NaN where nothing is known or control's average may be 0 or below, and there is no ratio to speak of.
+        Both ends are NaN without data, and where control's average may be 0 or negative.
         """
         spread = self.time * deviation**2
         with np.errstate(all="ignore"):
@@ -136,13 +136,14 @@ class Contrast:
             b = self.control * self.candidate
             c = self.candidate**2 - reach * self.candidate_variance
             root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
-            known = (a > 0) & (self.control > 0) & (self.control_variance + self.candidate_variance > 0)
-            return np.where(known, (b - root) / a, np.nan), np.where(known, (b + root) / a, np.nan)
+            exists = (a > 0) & (self.control > 0) & (self.control_variance + self.candidate_variance > 0)
+            return np.where(exists, (b - root) / a, np.nan), np.where(exists, (b + root) / a, np.nan)
 
     def growth(self, ratio: Numbers | None, deviation: float, bar: float) -> Numbers:
-        """How many times as many units, like those so far, have log E reach `bar`, shape (...); infinite where a million times do not.
+        """Return the factor ≥ 1 of units, like those so far, at which log E reaches `bar`, shape (...); infinite beyond a million.
 
-        It is log E of both sides against a ratio of shape (...), and without one against 1 by the side that gets there first.
+        With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against 1, on the side that reaches `bar`
+        first.
         """
         grown = self.grown(_FACTORS.reshape(-1, *(1,) * self.time.ndim))
         if ratio is None:
@@ -154,7 +155,7 @@ class Contrast:
 
 
 def make_contrast(control: UnitValueSums, candidate: UnitValueSums) -> Contrast:
-    """Of both arms, over those epochs in which each has its burn-in."""
+    """Return the contrast of two arms over the epochs in which each has its burn-in."""
     counts, others = _floats(control.count), _floats(candidate.count)
     least = np.minimum(_floats(control.valued), _floats(candidate.valued))
     together = control.plus(candidate).variance

@@ -1,4 +1,4 @@
-"""Outcomes of units, by arm and epoch."""
+"""Outcomes of units by arm and epoch, and success metrics."""
 
 import math
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 OutcomeType = Literal["rate", "mean"]
 OutcomeGoal = Literal["increase", "decrease"]
 MILLIONTHS: Final = 1_000_000
-"""Of which a value of feedback is a whole number."""
+"""Values of feedback are whole numbers of millionths."""
 DEFAULT_EFFECT: Final = 0.05
-"""The relative effect for which evidence is tuned where the plan names none. It is valid for all."""
+"""Relative effect that the tests are tuned for where the plan names none. They are valid for all effects."""
 _TIMES_THE_EFFECT: Final = 2.0
-"""As wide are mixtures: effects of half to four times the least one are found about as soon as by a mixture of their own."""
+"""Width of the mixtures by the effect: effects of half to four times the least one are found about as fast as with their own mixture."""
 _USUAL_VARIATION: Final = 3.0
-"""A unit's standard deviation by its mean, as of a rate of 10 %; by it the mixture of means is tuned, nothing else depends on it."""
+"""Coefficient of variation of a unit, as of a rate of 10 %; only the mixture of means is tuned by it."""
 _LEAST_RATIO: Final = 1e-6
 _WHOLE: Final = frozenset({int})
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeMetric:
-    """An outcome that an arm may win by, as it is frozen in the plan.
+    """Outcome metric of the frozen plan.
 
     Attributes:
-        name: for sentences.
+        name: the name in sentences.
         type: rate or mean.
-        goal: which way is better.
+        goal: the better direction.
         minimum_effect: the least relative effect that is worth finding, such as 0.02; None or 0 for none.
     """
 
@@ -43,41 +43,41 @@ class OutcomeMetric:
 
     @property
     def effect(self) -> float:
-        """The relative effect for which its evidence is tuned."""
+        """Relative effect that the test is tuned for."""
         return self.minimum_effect or DEFAULT_EFFECT
 
     @property
     def scale(self) -> float:
-        """Of the mixture of ratios, as a logarithm."""
+        """Scale of the mixture of ratios, a log ratio."""
         return _TIMES_THE_EFFECT * self.effect
 
     @property
     def deviation(self) -> float:
-        """Of the mixture of means, in standard deviations of a unit."""
+        """Scale of the mixture of means, in standard deviations of a unit."""
         return self.scale / _USUAL_VARIATION
 
     @property
     def sign(self) -> int:
-        """1 where more is better, else −1."""
+        """1 where more is better, −1 otherwise."""
         return 1 if self.goal == "increase" else -1
 
     @property
     def worth(self) -> float:
-        """The ratio to control's that is just worth finding; NaN where none is named."""
+        """Ratio to control's value at the minimum effect; NaN without one."""
         if not self.minimum_effect:
             return math.nan
         return max(1 + self.sign * self.minimum_effect, _LEAST_RATIO)
 
 
 class OutcomeCounts(NamedTuple):
-    """One metric of one arm in one epoch. All are whole numbers.
+    """Counts of one metric, arm and epoch; all are whole numbers.
 
     Attributes:
-        exposed: units that were first exposed then and there.
-        units: those of them that had an event.
+        exposed: units whose first exposure was in this epoch and arm.
+        units: those of them with an event.
         positive: those whose first event was above 0.
-        total: the sum of all units' totals, in millionths.
-        squares: the sum of the squares of units' totals, each in millionths: so in millionths of millionths.
+        total: sum of units' totals, in millionths.
+        squares: sum of units' squared totals, in squared millionths.
     """
 
     exposed: int = 0
@@ -88,7 +88,7 @@ class OutcomeCounts(NamedTuple):
 
     @property
     def valid(self) -> bool:
-        """Whether they can have been counted."""
+        """True if the numbers are consistent counts."""
         return (
             _WHOLE.issuperset(map(type, self))
             and self.exposed >= self.units >= self.positive >= 0
@@ -98,11 +98,11 @@ class OutcomeCounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeEpoch:
-    """What came of the units that were first exposed while the weights stood still.
+    """Outcomes of the units that were first exposed in an epoch, in which weights are constant.
 
     Attributes:
-        shares: of each arm, control first, as assigned; of any sum above 0. An arm that was out by then has 0.
-        outcomes: of each metric, those of each arm in that order.
+        shares: each arm's share of the assignments, control first, of any positive sum; 0 for an arm that was dropped.
+        outcomes: for each metric, the counts of each arm in that order.
     """
 
     shares: Sequence[float]
@@ -111,12 +111,12 @@ class OutcomeEpoch:
 
 @dataclass(frozen=True, slots=True)
 class OutcomePairs:
-    """Control and other arms in the epochs that have both, of one metric.
+    """Control and other arms in the epochs that have both, for one metric.
 
     Attributes:
-        control: the fields of `Outcomes` of control, shape (fields, ..., epochs); 0 where there is nothing to compare.
+        control: the fields of control's `OutcomeCounts`, shape (fields, ..., epochs); 0 where there is nothing to compare.
         candidate: those of the arm, same shape.
-        weight: the arm's share of the assignments to both, in (0, 1), of a shape that fits (..., epochs).
+        weight: the arm's share of the assignments to both, in (0, 1); broadcasts to (..., epochs).
     """
 
     control: mean_ratio.Integers
@@ -125,12 +125,12 @@ class OutcomePairs:
 
     @property
     def exposed(self) -> tuple[mean_ratio.Integers, mean_ratio.Integers]:
-        """Units of control and of each arm, over epochs."""
+        """Units of control and of each arm, summed over epochs."""
         return self.control[0].sum(-1), self.candidate[0].sum(-1)
 
 
 def pair_with_control(shares: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Of each arm its share of the assignments to it and control, and whether both had some; shape (arms, epochs)."""
+    """Return each arm's share of the assignments to it and control, and whether both had any; each of shape (arms, epochs)."""
     both = (shares[1:] > 0) & (shares[0] > 0)
     with np.errstate(all="ignore"):
         return shares[1:] / (shares[1:] + shares[0]), both

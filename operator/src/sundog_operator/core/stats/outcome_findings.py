@@ -1,4 +1,4 @@
-"""What the tests of an outcome found."""
+"""Results of the tests of a success metric, and their sentences for people."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 
-ARM_IS_OUT: Final = "the arm is out"
-"""Said instead of what will decide."""
+ARM_IS_OUT: Final = "the arm was dropped"
+"""Part of a message that replaces the need of more data."""
 
 
 class OutcomeVerdict(StrEnum):
-    """Of one success metric of one arm."""
+    """Verdict on one success metric of one arm."""
 
     NO_DATA = "NoData"
     INVALID = "Invalid"
@@ -31,21 +31,21 @@ class OutcomeVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeFinding:
-    """What is known of one success metric of one arm beside control.
+    """Result for one success metric of one arm beside control.
 
     Attributes:
-        metric: which one.
-        control: control's rate or mean as it was counted over all epochs, a mean in the unit of the values; NaN without exposures.
-        arm: the arm's.
-        uplift: the arm's to control's, less 1, epoch by epoch; NaN where that is not known.
-        lower: end of the interval that holds at every look, with those of all arms and metrics at once; NaN where it is not known.
-        upper: the other end; infinite where it is not known yet.
-        better: log E against "in the goal's direction it is not better".
-        worse: log E against "it is not worse".
+        metric: the metric.
+        control: control's rate or mean over all epochs, a mean in the values' unit; NaN without exposures.
+        arm: the arm's rate or mean.
+        uplift: the arm's value divided by control's, minus 1, epoch by epoch; NaN where unknown.
+        lower: lower end of the interval of the uplift. Intervals of all arms and metrics hold together at every look; NaN where unknown.
+        upper: upper end; infinite where still unknown.
+        better: log E against "not better, in the direction of the goal".
+        worse: log E against "not worse".
         exposed: units of both arms.
-        needed: units of both arms at which it typically is decided, if all goes on as it did; infinite where it never is, NaN where it is.
-        eta_s: seconds until then; infinite where nobody can tell.
-        verdict: what follows.
+        needed: units of both arms at which the test typically decides at the present rates; infinite for never, NaN once decided.
+        eta_s: seconds until then; infinite where unknown.
+        verdict: the verdict.
     """
 
     metric: OutcomeMetric
@@ -63,45 +63,45 @@ class OutcomeFinding:
 
     @property
     def improvement(self) -> tuple[float, float]:
-        """The ends of the interval in the direction of the goal: below 0 is worse."""
+        """Ends of the interval in the direction of the goal; negative is worse."""
         return (self.lower, self.upper) if self.metric.goal == "increase" else (-self.upper, -self.lower)
 
     def sentence(self, arm: str = "the arm", control: str = "control", *, out: bool = False) -> str:
-        """For a person; `out` of an arm to which no units come any more, so that nothing will decide."""
+        """Return the finding as a sentence; `out` is for a dropped arm, which gets no more units."""
         match self.verdict:
             case OutcomeVerdict.NO_DATA:
                 return f"{self.metric.name}: nothing was counted yet"
             case OutcomeVerdict.INVALID:
-                return f"{self.metric.name}: the counters are no counts"
-        seen = f"{self.metric.name} of {arm} {self._seen(control)}"
+                return f"{self.metric.name}: the counters are invalid"
+        observed = f"{self.metric.name} of {arm} {self._describe_uplift(control)}"
         match self.verdict:
             case OutcomeVerdict.HETEROGENEOUS:
-                return f"{seen}: no one ratio fits all epochs, so nothing is won by it"
+                return f"{observed}: no single ratio fits all epochs, so the arm cannot win by it"
             case OutcomeVerdict.BETTER:
-                return f"{seen}: better"
+                return f"{observed}: better"
             case OutcomeVerdict.WORSE:
-                return f"{seen}: worse"
+                return f"{observed}: worse"
             case OutcomeVerdict.NO_EFFECT:
-                return f"{seen}: not the {_percent(self.metric.effect)} that are worth finding"
-        return f"{seen}: {ARM_IS_OUT if out else self._wanted()}"
+                return f"{observed}: less than the minimum effect of {_percent(self.metric.effect)}"
+        return f"{observed}: {ARM_IS_OUT if out else self._describe_need()}"
 
-    def _seen(self, control: str) -> str:
+    def _describe_uplift(self, control: str) -> str:
         if math.isinf(self.uplift):
             return f"is {_number(self.arm)}, and {control} has none"
         if math.isnan(self.uplift):
             return f"is {_number(self.arm)}, {control}'s {_number(self.control)}"
-        seen = f"is {_percent(abs(self.uplift))} {'below' if self.uplift < 0 else 'above'} {control}'s"
+        uplift = f"is {_percent(abs(self.uplift))} {'below' if self.uplift < 0 else 'above'} {control}'s"
         if math.isnan(self.lower):
-            return seen
+            return uplift
         upper = "any" if math.isinf(self.upper) else _signed(self.upper)
-        return f"{seen} ({_signed(self.lower)} to {upper} at every look)"
+        return f"{uplift} ({_signed(self.lower)} to {upper} at every look)"
 
-    def _wanted(self) -> str:
-        """What will decide."""
+    def _describe_need(self) -> str:
+        """Return the units that typically decide, and the time until then."""
         if not math.isfinite(self.needed):
             return "no number of units will decide"
-        wanted = f"about {self.needed - self.exposed:.0f} more units decide"
-        return f"{wanted}, in some {format_rough_duration(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
+        needs = f"needs about {self.needed - self.exposed:.0f} more units"
+        return f"{needs}, in about {format_rough_duration(self.eta_s)}" if math.isfinite(self.eta_s) else needs
 
 
 def _percent(share: float) -> str:
@@ -117,7 +117,7 @@ def _number(value: float) -> str:
 
 
 class OutcomeFindings(NamedTuple):
-    """`Finding`s as arrays of the shape (...) of the pairs; `growth` tells how many times as many units typically decide."""
+    """Findings as arrays of the pairs' shape (...); `growth` returns the factor of units that typically decides."""
 
     control: Numbers
     arm: Numbers

@@ -1,21 +1,25 @@
-"""Whether an arm of an experiment is better than control by the outcomes of its units: success metrics, which are rates or means of a unit.
+"""Test of whether an experiment's arm is better than control, by success metrics: rates or means of units' outcomes.
 
-A unit is counted once, in the epoch and arm of its first exposure, whatever becomes of it later (intention to treat). Its outcomes come
-after that, some of them long after. All of what is here compares arms within an epoch, so an epoch whose outcomes are not in yet has few
-of them in both arms alike, and the ratio is fair at every moment. It is so as long as (1) outcomes are counted by the epoch of the
-exposure, not by the time at which they come: else weights that change would mix; (2) arms answer equally late. An arm that merely has the
-same outcomes sooner is ahead for a while, and may be found better for that; for whom that matters, an outcome is to be counted only some
-fixed time after the exposure, by whoever counts. Of a mean a unit's total grows while it comes back: then the null is that at no moment the
-arms differ, and no theorem covers a total without an end.
+Each unit counts once, in the epoch and arm of its first exposure, whatever happens later (intention to treat). Outcomes come after the
+exposure, some of them long after. Tests compare arms within an epoch. So a recent epoch has few outcomes in both arms alike, and the ratio
+is unbiased at every moment. That needs two conditions:
 
-A **rate** is the share of exposed units whose first event was above 0. It is judged by those units alone (`ratios`): which arm each is of
-is a draw with the arms' shares, so the error is exact, with any number of epochs and whatever the base rate does. That needs a split that
-is as the shares say, which the sample-ratio test sees to.
+1. Outcomes count in the epoch of the exposure, not at the time at which they come; otherwise changing weights would mix.
+2. Arms answer equally late. An arm that has the same outcomes sooner is ahead for a while, and may be called better. To avoid that, count
+an
+   outcome only at a fixed time after the exposure; whoever reports outcomes has to do that.
 
-A **mean** is the sum of a unit's values, by exposed unit (`contrasts`): asymptotic, with a burn-in.
+For a mean, a unit's total grows while the unit returns. The null is then that the arms differ at no moment; no theorem covers a total
+without an end.
 
-Everything is judged at α by the number of tests, each direction by itself: P(an arm that is not better is ever found better) ≤ α over all
-arms and metrics at all looks, whatever depends on what, for probabilities of errors add up at most (Ville and the union bound).
+A **rate** is the share of exposed units whose first event was above 0. Its test uses those units alone (`pooled_count_ratio`): each one's
+arm is a draw with the arms' shares. So the error is exact for any number of epochs and any base rate. That needs a split that matches the
+shares, which the sample-ratio test checks.
+
+A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptotic, with a burn-in.
+
+Every test has the level α by the number of tests, for each direction. So P(an arm that is not better is ever called better) ≤ α over all
+arms, metrics and looks, under any dependence (Ville's inequality and the union bound).
 """
 
 import math
@@ -47,27 +51,27 @@ def evaluate_outcomes(
     tests: int | None = None,
     elapsed_s: float = math.nan,
 ) -> list[list[OutcomeFinding]]:
-    """Of each metric, a finding of each arm beside control, in the order of the shares.
+    """Return, for each metric, a finding of each arm beside control, in the order of the shares.
 
     Args:
-        metrics: as in the plan.
-        epochs: those of evidence, at least one; all with the same arms.
+        metrics: the metrics of the plan.
+        epochs: the epochs of evidence, at least one, all with the same arms.
         alpha: the error of each direction, of all tests together.
-        tests: among how many it is shared: metrics times arms as the plan has them, which is also the default.
-        elapsed_s: the seconds in which the units were exposed, for what is expected of the future; NaN where nobody can tell.
+        tests: number of tests that share the error; metrics times arms by default.
+        elapsed_s: seconds in which units were exposed, to estimate durations; NaN where unknown.
     """
     shares = np.array([epoch.shares for epoch in epochs], float).T
     level = alpha / max(1, tests or len(metrics) * (len(shares) - 1))
     return [
-        _judge(metric, [epoch.outcomes[index] for epoch in epochs], shares, level, elapsed_s)
+        _evaluate_metric(metric, [epoch.outcomes[index] for epoch in epochs], shares, level, elapsed_s)
         for index, metric in enumerate(metrics)
     ]
 
 
 def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float) -> list[tuple[int, int]]:
-    """Secondary metrics that differ from control's, as (metric, arm) of `judge`: with a share of α false ones at most (e-BH).
+    """Return the secondary metrics that differ from control's, as (metric, arm) indices, with a false discovery rate of at most α (e-BH).
 
-    It holds at the look at which one stops. E of a difference is the mean of those of both directions.
+    The rate holds at the look at which the experiment stops. The E of a difference is the mean of both directions' E.
     """
     places = [(metric, arm) for metric, row in enumerate(findings) for arm in range(len(row))]
     log_es = np.array([np.logaddexp(each.better, each.worse) - math.log(2) for row in findings for each in row])
@@ -75,25 +79,26 @@ def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float)
 
 
 def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
-    """What any counts say of a metric, given what log E has to reach."""
-    return (_of_rate if metric.type == "rate" else _of_mean)(metric, pairs, bar)
+    """Return the findings of a metric for many pairs; `bar` is the log E of a rejection."""
+    return (_compare_rates if metric.type == "rate" else _compare_means)(metric, pairs, bar)
 
 
-def _of_rate(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+    """Return the findings of a rate, by the events of units alone."""
     control, candidate = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.candidate))
     evidence = RatioEvidence(control, candidate, pairs.weight, make_mixture(metric.scale))
     ratio, likelihood = evidence.maximum_likelihood()
-    # With a ratio of its own in each epoch events are this much more likely than with any that they have in common.
+    # Log E of a separate ratio per epoch against the best common ratio.
     differs = (
         count_ratio.log_e(control, candidate, pairs.weight, 1.0) - likelihood >= bar
         if control.shape[-1] > 1
         else np.zeros(ratio.shape, bool)
     )
     above, below = evidence.above(), evidence.below()
-    return _compared(
+    return _with_verdicts(
         metric,
         pairs,
-        (_each(control.sum(-1), pairs.exposed[0]), _each(candidate.sum(-1), pairs.exposed[1])),
+        (_divide(control.sum(-1), pairs.exposed[0]), _divide(candidate.sum(-1), pairs.exposed[1])),
         ratio,
         evidence.interval(bar),
         (above, below),
@@ -103,30 +108,31 @@ def _of_rate(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeF
     )
 
 
-def _of_mean(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+    """Return the findings of a mean, by the sums of units' values."""
     control, candidate = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.candidate))
-    seen = mean_ratio.make_contrast(control, candidate)
+    contrast = mean_ratio.make_contrast(control, candidate)
     with np.errstate(all="ignore"):
-        ratio = np.where(seen.control > 0, seen.candidate / seen.control, np.nan)
+        ratio = np.where(contrast.control > 0, contrast.candidate / contrast.control, np.nan)
     means = (
-        _each(arm.total.sum(-1), exposed * MILLIONTHS)
+        _divide(arm.total.sum(-1), exposed * MILLIONTHS)
         for arm, exposed in zip((control, candidate), pairs.exposed, strict=True)
     )
-    above, below = (seen.log_e(1.0, metric.deviation, sign) for sign in (1, -1))
-    return _compared(
+    above, below = (contrast.log_e(1.0, metric.deviation, sign) for sign in (1, -1))
+    return _with_verdicts(
         metric,
         pairs,
         means,
         ratio,
-        seen.interval(metric.deviation, bar),
+        contrast.interval(metric.deviation, bar),
         (above, below),
-        lambda ratio: seen.growth(ratio, metric.deviation, bar),
+        lambda ratio: contrast.growth(ratio, metric.deviation, bar),
         np.zeros(ratio.shape, bool),
         bar,
     )
 
 
-def _compared(
+def _with_verdicts(
     metric: OutcomeMetric,
     pairs: OutcomePairs,
     values: Iterable[Numbers],
@@ -137,9 +143,10 @@ def _compared(
     differs: NDArray[np.bool_],
     bar: float,
 ) -> OutcomeFindings:
+    """Return the findings with their verdicts; earlier cases of the list win."""
     better, worse = log_es if metric.goal == "increase" else log_es[::-1]
     lower, upper = interval
-    # What is not known is not below.
+    # An unknown bound is NaN, so it is never small.
     small = upper < metric.worth if metric.goal == "increase" else lower > metric.worth
     cases = [
         ((pairs.exposed[0] == 0) | (pairs.exposed[1] == 0), OutcomeVerdict.NO_DATA),
@@ -160,20 +167,20 @@ def _compared(
     return OutcomeFindings(control, arm, ratio - 1, lower - 1, upper - 1, better, worse, verdict, soonest)
 
 
-def _each(total: Numbers, exposed: mean_ratio.Integers) -> Numbers:
+def _divide(total: Numbers, exposed: mean_ratio.Integers) -> Numbers:
     with np.errstate(all="ignore"):
         found: Numbers = np.asarray(total, float) / np.asarray(exposed, float)
     return found
 
 
-def _judge(
+def _evaluate_metric(
     metric: OutcomeMetric, outcomes: Sequence[Sequence[OutcomeCounts]], shares: Numbers, alpha: float, elapsed_s: float
 ) -> list[OutcomeFinding]:
-    """Of one metric; `outcomes` by epoch and arm, shares of shape (arms, epochs)."""
+    """Return the findings of one metric; `outcomes` are by epoch and arm, `shares` of shape (arms, epochs)."""
     valid = np.array([all(row[arm].valid for row in outcomes) for arm in range(len(shares))])
-    sane = valid[1:] & valid[0]
+    comparable = valid[1:] & valid[0]
     weight, counted = pair_with_control(shares)
-    counted &= sane[:, None]
+    counted &= comparable[:, None]
     counts = np.array(outcomes, object).transpose(2, 1, 0)
     pairs = OutcomePairs(
         control=np.where(counted, counts[:, :1], 0),
@@ -185,16 +192,16 @@ def _judge(
     control, candidate = pairs.exposed
     return [
         _finding(metric, known, arm, control[arm] + candidate[arm], float(growth[arm]), elapsed_s)
-        if sane[arm]
+        if comparable[arm]
         else OutcomeFinding(metric, verdict=OutcomeVerdict.INVALID)
-        for arm in range(len(sane))
+        for arm in range(len(comparable))
     ]
 
 
 def _finding(
     metric: OutcomeMetric, known: OutcomeFindings, arm: int, exposed: int, growth: float, elapsed_s: float
 ) -> OutcomeFinding:
-    """Of one arm, given how many units both have, and how many times as many typically decide."""
+    """Return the finding of one arm, given both arms' units and the factor of units that typically decides."""
     verdict: OutcomeVerdict = known.verdict[arm]
     if verdict == OutcomeVerdict.NO_DATA:
         return OutcomeFinding(metric, exposed=exposed)

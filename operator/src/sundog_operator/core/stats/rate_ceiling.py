@@ -1,4 +1,4 @@
-"""Whether the rate of one arm is below a ceiling, whatever the other arm's is."""
+"""Test of one arm's rate against a ceiling, whatever the other arm's rate is."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,23 @@ from sundog_operator.core.stats.dispersion import BlockMoments
 def is_below(
     hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: float, alpha: float, design_effect: float = 1.0
 ) -> bool:
-    """Whether it is known at every look that a rate is at most `ceiling`. Events that come together count as one.
+    """Return whether a rate is known to be at most `ceiling`, at every look.
+
+    The test is the one-sided beta-binomial mixture of `proportion`. Its log E is divided by the dispersion: a burst counts as about one
+    event.
 
     Args:
         hits: the arm's events.
-        trials: its requests.
-        blocks: how the events of both arms vary with time, the six numbers of `dispersion.Blocks` for each length.
+        trials: the arm's requests.
+        blocks: for each block length, the six numbers of `dispersion.BlockMoments` over both arms.
         ceiling: a share in (0, 1).
-        alpha: the probability of being wrong about a rate above it.
-        design_effect: what requests are worth less than independent ones, where those of a unit may all end alike.
+        alpha: the probability of passing a rate above the ceiling.
+        design_effect: at least 1; larger where the requests of a unit correlate.
     """
     lengths = [BlockMoments(*(np.array([part], float) for part in length)) for length in blocks]
-    # Against a share of 0 what varies is the candidate's events alone.
+    # With a tested share of 0, phi is the dispersion of the candidate's events alone.
     phi = np.maximum(dispersion.dispersion_factor(lengths, np.zeros(1)), design_effect)
-    told = proportion.log_e(
+    evidence = proportion.log_e(
         np.array(float(hits)),
         np.array(float(trials)),
         np.array(ceiling),
@@ -32,4 +35,4 @@ def is_below(
         2 * alpha,
         "below",
     )
-    return bool(told / phi >= multiple_testing.log_e_threshold(alpha))
+    return bool(evidence / phi >= multiple_testing.log_e_threshold(alpha))

@@ -1,4 +1,4 @@
-"""Where functions of one variable cross 0, many at once."""
+"""Roots of functions of one variable, many at once."""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,15 +9,22 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 
 _STEPS: Final = 60
 _CLOSE: Final = 1e-6
-"""Of the last step but one: the last is far shorter."""
+"""Largest move of the last step but one; the last step is far shorter."""
 
 
 def find_crossings(
     excess: Callable[[Numbers], Numbers], inside: Numbers, outside: Numbers, within: Numbers, beyond: Numbers
 ) -> Numbers:
-    """Where `excess` is 0 between points inside, where it is `within` and below 0, and points outside, where it is `beyond`: regula falsi.
+    """Return the points where `excess` is 0, by regula falsi; all arrays have the same shape.
 
-    Where one end stays twice, its value is halved, else it would stay for ever (Dowell and Jarratt, BIT 1971).
+    The value at an end that stays for two steps is halved, because that end would never move otherwise (Illinois rule; Dowell and Jarratt, BIT 1971).
+
+    Args:
+        excess: the function.
+        inside: points where it is negative.
+        outside: points where it is at least 0.
+        within: its values at `inside`.
+        beyond: its values at `outside`.
     """
     stayed, found = np.zeros(inside.shape), outside
     for _ in range(_STEPS):

@@ -1,4 +1,4 @@
-"""One rate against the most that it may be, with bounds that hold at every look; each trial is taken to be one of its own."""
+"""Test of one rate against its maximum, with bounds that hold at every look. Trials are independent."""
 
 from typing import NamedTuple, Self
 
@@ -8,11 +8,18 @@ from sundog_operator.core.stats import multiple_testing, proportion
 from sundog_operator.core.stats.findings import MetricVerdict
 
 _SCALE = 0.01
-"""Of a rate that nothing is asked of: about there its interval is tightest."""
+"""Rate near which the interval is tightest where no maximum is given."""
 
 
 class RateFinding(NamedTuple):
-    """What is known of a rate: as it seems, None without a trial; between which it is; and what follows where something is asked."""
+    """Estimate, confidence sequence and verdict of one rate.
+
+    Attributes:
+        rate: hits by trials; None without a trial.
+        lower: lower end of the confidence sequence, in [0, 1].
+        upper: upper end.
+        verdict: a `MetricVerdict` as text.
+    """
 
     rate: float | None
     lower: float
@@ -20,7 +27,7 @@ class RateFinding(NamedTuple):
     verdict: str
 
     def turned(self) -> Self:
-        """The same of what does not happen."""
+        """Return the finding of the complement, 1 − rate."""
         return self._replace(
             rate=None if self.rate is None else 1 - self.rate, lower=1 - self.upper, upper=1 - self.lower
         )
@@ -29,19 +36,19 @@ class RateFinding(NamedTuple):
 def evaluate_rate(
     hits: int, trials: int, unknown: int, most: float | None, alpha: float, questions: int = 1
 ) -> RateFinding:
-    """Weigh a rate.
+    """Test a rate against its maximum. Source: the beta-binomial mixture of `proportion`.
 
     Args:
         hits: trials that hit.
-        trials: all of which it is known whether they did.
-        unknown: further ones; to pass they count as hits, for harm they are left out.
-        most: up to which rate it passes, in (0, 1); None asks nothing, and the verdict is then Undecided.
-        alpha: the error of each direction: of passing a rate above `most`, and of finding one below it harmful, at any look.
-        questions: how many rates are asked about, together or one after the other. Each may do harm alone, so they share that error; all
-            have to pass, so none of the other is shared.
+        trials: trials with a known outcome.
+        unknown: trials with an unknown outcome. The test to pass counts them as hits; the test for harm leaves them out.
+        most: the largest rate that passes, in (0, 1). With None nothing is tested, and the verdict is Undecided.
+        alpha: the error of each direction at all looks together: passing a rate above `most`, or calling a rate below it harm.
+        questions: number of rates that are tested. Each of them alone can be harm, so they share that error (Bonferroni). All of
+            them have to pass, so the error of passing is not shared.
 
     Returns:
-        The bounds at level α by the number of questions.
+        The finding. Its bounds have level α by the number of questions; its verdict is NoData without a trial.
     """
     if not trials:
         return RateFinding(None, 0.0, 1.0, str(MetricVerdict.NO_DATA))

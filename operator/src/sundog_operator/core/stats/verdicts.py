@@ -1,15 +1,9 @@
-"""What counts of events decide for candidates: harm, leave to go on, or what is still missing. Many metrics and arms at once."""
+"""Verdicts on candidates from event counts: harm, a passed gate, or undecided. For many metrics and arms at once."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import (
-    count_ratio,
-    multiple_testing,
-)
-from sundog_operator.core.stats import (
-    dispersion as stats_dispersion,
-)
+from sundog_operator.core.stats import count_ratio, dispersion, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import MetricFindings, MetricVerdict
@@ -20,33 +14,39 @@ from sundog_operator.core.stats.power import sample_size
 def evaluate_verdicts(
     counts: EventCounts, limits: MetricLimits, *, promotes: bool | NDArray[np.bool_]
 ) -> MetricFindings:
-    """Findings for any counts. Harm is looked for in all epochs; where the step promotes, leave is given by the newest alone.
+    """Return findings for any counts. Harm is tested over all epochs; a gate that promotes tests the newest epoch alone.
 
-    Ratio and interval are those of the gate, the interval by a quicker test than the gate's. Whether one ratio fits all epochs is asked
-    where the gate pools them: a ratio that changes, as that of a tail does with load, says nothing against a gate that looks at one epoch.
+    The ratio and interval are the gate's, with a faster, two-sided interval. Only a gate that pools epochs asks whether one ratio fits them
+    all. A ratio may change with load, as that of a tail does; that is no reason against a gate over one epoch.
 
-    A ratio that changes over epochs within the null breaks neither test, but a bad newest epoch can hide behind good older ones: so the
-    last step does not look at those. A floor never does: it compares rates, and of epochs with other weights and other rates the sums of
-    an arm may be lower than the other's although none of its own is (Simpson). `promotes` is of a shape that fits the metrics and arms.
+    A ratio that varies within the null breaks neither test. But a bad newest epoch can hide behind good older ones, so the last step
+    ignores those. A floor is always tested on the newest epoch. It compares rates, and with other weights and rates per epoch an arm's sums
+    can be lower although none of its epochs is (Simpson's paradox).
+
+    Args:
+        counts: events of each metric and arm.
+        limits: their limits.
+        promotes: whether passing promotes; broadcasts to the metrics and arms.
     """
     valid = counts.valid
-    sane = counts.only(valid)
-    gate = sane.newest(promotes)
-    harm, _ = sane.log_e(1 + np.asarray(limits.margin), "above", limits.concentrations)
+    valid_counts = counts.only(valid)
+    gate = valid_counts.newest(promotes)
+    harm, _ = valid_counts.log_e(1 + np.asarray(limits.margin), "above", limits.concentrations)
     passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
     bar = phi * multiple_testing.log_e_threshold(limits.gate_alpha)
     lower, upper = count_ratio.ratio_interval(gate.control, gate.candidate, gate.weight, bar, limits.concentrations)
     ratio = count_ratio.maximum_likelihood_ratio(gate.control, gate.candidate, gate.weight)
-    early = ~sane.enough
+    early = ~valid_counts.enough
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
-    newest = sane.newest(True)
-    long = newest.has_units & newest.enough
-    open_ = (verdict == MetricVerdict.UNDECIDED) & long & (limits.room > 0)
+    newest = valid_counts.newest(True)
+    has_data = newest.has_units & newest.enough
+    open_ = (verdict == MetricVerdict.UNDECIDED) & has_data & (limits.room > 0)
     by_floor = np.zeros(verdict.shape, bool)
     if open_.any():
-        clumped = np.broadcast_to(np.maximum(newest.dispersion(limits.allowed), newest.of_requests()), open_.shape)
-        below = is_below_floor(newest.sums[:, open_], fitting(limits.room, open_), clumped[open_], limits.gate_alpha)
-        by_floor[open_] = below
+        floor_phi = fitting(np.maximum(newest.dispersion(limits.allowed), newest.request_design_effect()), open_)
+        by_floor[open_] = is_below_floor(
+            newest.sums[:, open_], fitting(limits.room, open_), floor_phi, limits.gate_alpha
+        )
         verdict[by_floor] = MetricVerdict.PASSED
     allowed = np.broadcast_to(limits.allowed, valid.shape)
     needed = _needed(
@@ -59,17 +59,17 @@ def evaluate_verdicts(
 def gate_interval(
     counts: EventCounts, limits: MetricLimits, *, promotes: bool | NDArray[np.bool_]
 ) -> tuple[Numbers, Numbers]:
-    """(lower, upper) of the ratio as the gate tests it: it passes by the margin exactly where the upper end is at most `allowed`."""
+    """Return (lower, upper) of the ratio as the gate tests it: it passes by the margin exactly where `upper` is at most `allowed`."""
     gate = counts.only(counts.valid).newest(promotes)
     return gate.interval(limits.allowed, limits.gate_alpha / 2, limits.concentrations)
 
 
 def harm_interval(counts: EventCounts, limits: MetricLimits) -> tuple[Numbers, Numbers, Numbers]:
-    """(ratio, lower, upper) as harm is tested: it is found exactly where the lower end is at least 1 + margin."""
-    sane = counts.only(counts.valid)
-    ratio = count_ratio.maximum_likelihood_ratio(sane.control, sane.candidate, sane.weight)
+    """Return (ratio, lower, upper) as harm is tested: it is found exactly where `lower` is at least 1 + margin."""
+    valid_counts = counts.only(counts.valid)
+    ratio = count_ratio.maximum_likelihood_ratio(valid_counts.control, valid_counts.candidate, valid_counts.weight)
     boundary = 1 + np.asarray(limits.margin)
-    return ratio, *sane.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
+    return ratio, *valid_counts.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
 
 
 def _verdicts(
@@ -82,7 +82,7 @@ def _verdicts(
     early: NDArray[np.bool_],
     empty: NDArray[np.bool_],
 ) -> NDArray[np.object_]:
-    """Of each, floors aside; what comes first in the list goes before the others."""
+    """Return the verdicts without floors. Earlier cases of the list win."""
     cases = [
         (~valid, MetricVerdict.INVALID),
         (~gate.has_units, MetricVerdict.NO_DATA),
@@ -98,14 +98,15 @@ def _verdicts(
 
 
 def _eta_s(gate: EventCounts, needed: Numbers) -> Numbers:
-    events, seconds = (gate.control + gate.candidate).sum(-1), gate.closed * stats_dispersion.LENGTHS_S[0]
+    """Return the seconds until `needed` events at the gate's pace; NaN where that is NaN, infinite without events."""
+    events, seconds = (gate.control + gate.candidate).sum(-1), gate.closed * dispersion.LENGTHS_S[0]
     with np.errstate(all="ignore"):
         left = np.maximum(needed - events, 0.0) * seconds / events
     return np.where((events > 0) & (seconds > 0), left, np.where(np.isnan(needed), np.nan, np.inf))
 
 
 def _needed(gate: EventCounts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.bool_]) -> Numbers:
-    """Of those that are wanted, the events of both arms that typically decide; NaN of the others."""
+    """Return the total events of both arms that typically decide, where `wanted`; NaN elsewhere."""
     found = np.full(wanted.shape, np.nan)
     if not wanted.any():
         return found
@@ -113,7 +114,7 @@ def _needed(gate: EventCounts, allowed: Numbers, bar: Numbers, wanted: NDArray[n
         np.broadcast_to(part, gate.control.shape)[wanted] for part in (gate.control, gate.candidate, gate.weight)
     )
     ratio = count_ratio.maximum_likelihood_ratio(control, candidate, weight)
-    # What has not happened yet may still: half an event keeps the guess above 0.
+    # Half an event keeps the estimate of the ratio above 0.
     ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (control.sum(-1) + 1)))
     found[wanted] = sample_size.events_needed(ratio, allowed[wanted], weight[:, -1], bar[wanted], "below")
     return found

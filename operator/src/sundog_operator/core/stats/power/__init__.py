@@ -1,1 +1,1 @@
-"""How long a test takes: sample sizes by formulas, and whole tests by simulation."""
+"""Durations of tests: sample sizes by formula, and whole tests by simulation."""

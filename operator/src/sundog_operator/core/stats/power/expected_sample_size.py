@@ -1,4 +1,4 @@
-"""What typically decides a gate, of a service whose rates are known: how many requests, and of those how many events."""
+"""Expected sample size of a gate, for a service with known rates."""
 
 import math
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.power import sample_size
 
 _LEAST: Final = 1e-9
-"""A ratio below which none is told from 0."""
+"""Smallest ratio, which stands for 0."""
 
 DecidedBy = Literal["margin", "floor", "harm"]
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSampleSize:
-    """What about half of all rollouts need.
+    """Sample size at which about half of all rollouts are decided.
 
     Attributes:
-        verdict: what is decided: Passed or Harm.
-        by: what of the limits decides it.
-        requests: of both arms.
-        events: those of them that fail.
+        verdict: the decision, Passed or Harm.
+        by: the limit that decides.
+        requests: requests of both arms.
+        events: failed requests among them.
     """
 
     verdict: MetricVerdict
@@ -36,19 +36,19 @@ class ExpectedSampleSize:
 
 
 def estimate_sample_size(rate: float, times: float, weight: float, limits: MetricLimits) -> ExpectedSampleSize | None:
-    """The first that is expected to decide; None where nothing ever is.
+    """Return the first decision that is expected; None where none is.
 
     Args:
         rate: the share of control's requests that fail, in [0, 1).
-        times: how many times that the candidate's is.
+        times: the candidate's rate divided by control's.
         weight: the candidate's share of the requests, in (0, 1).
-        limits: of one metric, as numbers.
+        limits: the limits of one metric, as numbers.
     """
     failing = rate * (1 - weight) + min(rate * times, 1.0) * weight
-    found = [each for each in (_by_margin(times, weight, limits), _by_harm(times, weight, limits)) if failing]
+    ways = (_by_margin(times, weight, limits), _by_harm(times, weight, limits)) if failing else ()
     decided = [
         ExpectedSampleSize(verdict, by, events / failing, events)
-        for verdict, by, events in found
+        for verdict, by, events in ways
         if math.isfinite(events)
     ]
     requests = _by_floor(rate, times, weight, limits)
@@ -76,10 +76,10 @@ def _events(times: float, boundary: Numbers, weight: float, bar: float, side: Si
 
 
 def _by_floor(rate: float, times: float, weight: float, limits: MetricLimits) -> float:
-    """Requests of both arms at which the floor is known to be kept; infinite without one, and where that is never."""
+    """Return the requests of both arms at which the gate passes by the floor; infinite without a floor, and for never."""
     if not limits.floor:
         return math.inf
-    # One event of the candidate at a rate that is the floor: much less than decides.
+    # Start with one event of the candidate at a rate equal to the floor, far fewer than decide.
     candidate = 1 / np.asarray(limits.floor, float)
     control = candidate * (1 - weight) / weight
     counts = EventCounts(

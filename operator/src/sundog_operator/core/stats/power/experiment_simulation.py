@@ -1,7 +1,6 @@
-"""Experiments in simulated traffic, many at once: what would be counted at each look, and who wins by it.
+"""Simulated experiments, many at once: their counts at each look, and their winners.
 
-One success metric decides; guardrails are taken as passed. Draws come from a generator with a seed, so that the same question has the same
-answer.
+One success metric decides; guardrails are taken as passed. Draws come from a seeded generator, so equal arguments give equal results.
 """
 
 import math
@@ -14,7 +13,7 @@ import numpy as np
 from sundog_operator.core.stats import adaptive_allocation, multiple_testing, outcome_test
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
-from sundog_operator.core.stats.outcome_counts import OutcomeMetric, OutcomePairs
+from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeMetric, OutcomePairs
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
 
@@ -23,18 +22,18 @@ Generator = np.random.Generator
 NO_WINNER: Final = -1
 
 _FEW_UNITS: Final = 100.0
-"""That decide nothing, and are taken times what decides."""
+"""Number of units too small to decide, which is scaled to the number that decides."""
 
 
 @dataclass(frozen=True)
 class AdaptiveWeights:
-    """Weights that move.
+    """Rule of adaptive weights.
 
     Attributes:
-        floor: as of an allocation.
-        delta: as of an allocation.
+        floor: the least share of an arm.
+        delta: the share that is spread evenly.
         every: looks between two changes.
-        least: units of each arm before the first.
+        least: units of each arm before the first change.
     """
 
     floor: float = 0.05
@@ -45,14 +44,14 @@ class AdaptiveWeights:
 
 @dataclass(frozen=True)
 class ExperimentDesign:
-    """An experiment with one success metric.
+    """Design of an experiment with one success metric.
 
     Attributes:
-        metric: by which an arm wins.
-        shares: of the arms at first, control's in front; of sum 1.
+        metric: the success metric.
+        shares: the arms' first shares, control first, of sum 1.
         alpha: the error of each direction, of all tests together.
-        tests: among how many it is shared.
-        adaptive: how the shares move, where they do.
+        tests: number of tests that share the error.
+        adaptive: the rule by which the shares change; None for fixed shares.
     """
 
     metric: OutcomeMetric
@@ -63,28 +62,28 @@ class ExperimentDesign:
 
 
 class UnitModel(Protocol):
-    """What units do."""
+    """Model of units and their outcomes."""
 
     def look(self, draw: Generator, number: int, shares: Numbers, epoch: int) -> Numbers:
-        """What is new since the look before: the fields of `Outcomes`, of shape (5, runs, arms, epochs so far).
+        """Return the counts that are new since the last look: the fields of `OutcomeCounts`, of shape (5, runs, arms, epochs so far).
 
         Args:
-            draw: what is random.
-            number: of the look, counted from 0.
-            shares: in force, shape (runs, arms).
-            epoch: counted from 0.
+            draw: the random generator.
+            number: number of the look, from 0 on.
+            shares: the shares in force, shape (runs, arms).
+            epoch: number of the epoch, from 0 on.
         """
 
 
 @dataclass(frozen=True)
 class SimulatedExperiments:
-    """Of each run.
+    """Results of all runs.
 
     Attributes:
-        winner: the arm that won, counted from 0 for the first beside control; `NOBODY` without one.
-        hopeless: whether it ended without one.
-        ended: at which look, counted from 1; 0 where it did not.
-        units: of each arm until then, shape (runs, arms).
+        winner: the winning arm, 0 for the first beside control; `NO_WINNER` without one. Shape (runs,).
+        hopeless: whether it ended because no arm can win. Shape (runs,).
+        ended: the look at which it ended, from 1 on; 0 where it did not. Shape (runs,).
+        units: units of each arm until then, shape (runs, arms).
     """
 
     winner: Numbers
@@ -103,16 +102,16 @@ def simulate_experiments(
     ends: bool = True,
     on_look: Callable[[int], None] = lambda _: None,
 ) -> SimulatedExperiments:
-    """Let every run go on until somebody wins, nobody can any more, or the looks are over.
+    """Simulate every run until an arm wins, none can win, or no look is left.
 
     Args:
-        design: what is decided, and how.
-        world: what happens.
-        runs: how many experiments.
-        looks: how many at most.
-        seed: of all draws.
-        ends: whether a run that is decided ends; else it goes on with the decision that came first.
-        on_look: called with each look that is over.
+        design: the design.
+        world: the model of units.
+        runs: number of experiments.
+        looks: the largest number of looks.
+        seed: the seed of all draws.
+        ends: whether a decided run ends; otherwise it goes on with its first decision.
+        on_look: called with the number of each finished look.
     """
     draw, arms = np.random.default_rng(seed), len(design.shares)
     epochs = 1 if design.adaptive is None else 1 + looks // design.adaptive.every
@@ -123,25 +122,25 @@ def simulate_experiments(
     for number in range(looks):
         new = world.look(draw, number, shares[:, :, epoch], epoch)
         counts[:, live, :, : new.shape[-1]] += new[:, live]
-        open_ = live[ended[live] == 0]
-        won, over = _decided(design, counts[:, open_, :, : epoch + 1], shares[open_, :, : epoch + 1])
-        winner[open_], hopeless[open_] = won, over
-        ended[open_[(won != NO_WINNER) | over]] = number + 1
+        undecided = live[ended[live] == 0]
+        won, lost = _decide(design, counts[:, undecided, :, : epoch + 1], shares[undecided, :, : epoch + 1])
+        winner[undecided], hopeless[undecided] = won, lost
+        ended[undecided[(won != NO_WINNER) | lost]] = number + 1
         live = live[ended[live] == 0] if ends else live
         on_look(number)
         if not live.size:
             break
         if design.adaptive is not None and (number + 1) % design.adaptive.every == 0 and epoch + 1 < epochs:
             for run in live:
-                shares[run, :, epoch + 1 :] = _next(
+                shares[run, :, epoch + 1 :] = _next_shares(
                     design, design.adaptive, counts[:, run, :, : epoch + 1], shares[run, :, : epoch + 1]
                 )[:, None]
             epoch += 1
     return SimulatedExperiments(winner, hopeless, ended, counts[0].sum(-1))
 
 
-def _decided(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tuple[Numbers, Numbers]:
-    """The winner of each run, and whether nobody can win any more, by the rules of an experiment's decision."""
+def _decide(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tuple[Numbers, Numbers]:
+    """Return each run's winner, and whether no arm can win, by the rules of an experiment's decision."""
     control: Any = np.broadcast_to(counts[:, :, :1], counts[:, :, 1:].shape)
     others: Any = counts[:, :, 1:]
     pairs = OutcomePairs(control, others, shares[:, 1:] / (shares[:, 1:] + shares[:, :1]))
@@ -158,8 +157,8 @@ def _decided(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tupl
     return np.where(better.any(-1), surest, NO_WINNER), gone
 
 
-def _next(design: ExperimentDesign, rule: AdaptiveWeights, counts: Numbers, shares: Numbers) -> Numbers:
-    """The shares that follow, shape (arms,), given counts (5, arms, epochs) and shares (arms, epochs)."""
+def _next_shares(design: ExperimentDesign, rule: AdaptiveWeights, counts: Numbers, shares: Numbers) -> Numbers:
+    """Return the next shares, shape (arms,), given counts of shape (5, arms, epochs) and shares of shape (arms, epochs)."""
     outcomes: Any = counts.transpose(2, 1, 0)
     found = adaptive_allocation.next_shares(
         design.metric,
@@ -175,16 +174,16 @@ def _next(design: ExperimentDesign, rule: AdaptiveWeights, counts: Numbers, shar
 
 @dataclass
 class SteadyUnits:
-    """So many units a look, whose outcomes come at once or later.
+    """Units at a steady rate, whose outcomes come at once or later.
 
     Attributes:
-        units: at a look, on average.
-        rates: of each arm, control in front: the share of units that has an outcome.
-        value: draws so many outcomes' values, in their unit; without it all are 1.
-        factors: of each arm, by which its values are multiplied.
-        delay: looks until an outcome comes, on average; 0 for at once.
-        drift: by which all rates are multiplied at the last of `over` looks; 1 for none.
-        over: see `drift`.
+        units: expected units per look.
+        rates: each arm's share of units with an outcome, control first.
+        value: draws that many outcomes' values, in their unit; without it all values are 1.
+        factors: each arm's factor of its values.
+        delay: expected looks until an outcome comes; 0 for at once.
+        drift: the factor of all rates at the last of `over` looks; 1 for none.
+        over: number of looks of the drift.
     """
 
     units: float
@@ -199,7 +198,7 @@ class SteadyUnits:
         self._pending: Numbers | None = None
 
     def look(self, draw: Generator, number: int, shares: Numbers, epoch: int) -> Numbers:
-        """See World."""
+        """Implement `UnitModel.look`."""
         runs, arms = shares.shape
         exposed = draw.multinomial(draw.poisson(self.units, runs), shares / shares.sum(-1, keepdims=True))
         base = 1 + (self.drift - 1) * min(number / self.over, 1.0)
@@ -221,11 +220,11 @@ class SteadyUnits:
         return found
 
     def _values(self, draw: Generator, came: Numbers) -> tuple[Numbers, Numbers]:
-        """Sums of values and of their squares, in millionths."""
+        """Return the sums of values and of squared values, in millionths and squared millionths."""
         if self.value is None:
-            return came * 1e6, came * 1e12
+            return came * MILLIONTHS, came * MILLIONTHS**2
         where = np.repeat(np.arange(came.size), came.reshape(-1).astype(int))
-        values = self.value(draw, where.size) * 1e6
+        values = self.value(draw, where.size) * MILLIONTHS
         sums = [np.bincount(where, part, came.size).reshape(came.shape) for part in (values, values**2)]
         factor = np.asarray(self.factors or [1.0] * came.shape[1])[:, None]
         return sums[0] * factor, sums[1] * factor**2
@@ -233,11 +232,11 @@ class SteadyUnits:
 
 @dataclass(frozen=True, slots=True)
 class ControlBaseline:
-    """What a unit of control is known to come to.
+    """Known value of a unit of control.
 
     Attributes:
         value: its rate in [0, 1], or its mean.
-        deviation: of a mean, the standard deviation of a unit; of a rate it follows from that.
+        deviation: the standard deviation of a unit, for a mean; a rate implies its own.
     """
 
     value: float
@@ -246,30 +245,30 @@ class ControlBaseline:
 
 @dataclass(frozen=True)
 class NormalUnits:
-    """So many units a look, each with a value, of which only mean and deviation are known: sums of many units are normal.
+    """Units at a steady rate, whose values have a known mean and standard deviation: sums over many units are normal.
 
     Attributes:
-        units: at a look, on average.
-        values: the mean of a unit of each arm, control in front.
-        deviation: of a unit.
+        units: expected units per look.
+        values: the mean of each arm's units, control first.
+        deviation: the standard deviation of a unit.
     """
 
     units: float
     values: Sequence[float]
     deviation: float
 
-    def look(self, draw: Generator, number: int, shares: Numbers, epoch: int) -> Numbers:  # noqa: ARG002 - every moment is alike
-        """See World."""
+    def look(self, draw: Generator, number: int, shares: Numbers, epoch: int) -> Numbers:  # noqa: ARG002 - all looks are alike
+        """Implement `UnitModel.look`."""
         exposed = draw.multinomial(draw.poisson(self.units, len(shares)), shares / shares.sum(-1, keepdims=True))
         totals = draw.normal(exposed * np.asarray(self.values), np.sqrt(exposed) * self.deviation)
         squares = exposed * (np.asarray(self.values) ** 2 + self.deviation**2)
         found = np.zeros((5, *exposed.shape, epoch + 1))
-        found[..., epoch] = exposed, exposed, exposed, totals * 1e6, squares * 1e12
+        found[..., epoch] = exposed, exposed, exposed, totals * MILLIONTHS, squares * MILLIONTHS**2
         return found
 
 
 def make_unit_model(metric: OutcomeMetric, base: ControlBaseline, units: float, effects: Sequence[float]) -> UnitModel:
-    """One in which arms beside control are so much better by a metric, as shares of control's."""
+    """Return a model in which each arm beside control has a relative effect on a metric."""
     values = [base.value, *(base.value * (1 + metric.sign * effect) for effect in effects)]
     if metric.type == "mean":
         return NormalUnits(units, values, base.deviation)
@@ -277,7 +276,7 @@ def make_unit_model(metric: OutcomeMetric, base: ControlBaseline, units: float, 
 
 
 def expected_units(design: ExperimentDesign, base: ControlBaseline, effect: float) -> float:
-    """Units of all arms at which the first one beside control is expected to be decided, if it is so much better; infinite for never.
+    """Return the units of all arms at which the first arm is typically decided, given its relative effect; infinite for never.
 
     Half of all experiments need more.
     """
@@ -293,26 +292,29 @@ def expected_units(design: ExperimentDesign, base: ControlBaseline, effect: floa
 
 
 def group_sequential_units(design: ExperimentDesign, base: ControlBaseline, effect: float, drift: float) -> float:
-    """Units of all arms with which a test of planned looks finds the first arm beside control, if it is so much better; infinite for none.
+    """Return the units of all arms with which a group-sequential test detects the first arm's effect; infinite without an effect.
+
+    The formula is the sample size of a z test of two means or rates, n = drift²·V/d².
 
     Args:
-        design: what is compared, and the shares of the arms.
-        base: control's.
-        effect: by which share of control's value the arm is better.
-        drift: what Z has to be expected to be with all units, see `planned_looks.drift_for`.
+        design: the metric, and the shares of the arms.
+        base: control's value.
+        effect: the arm's relative effect.
+        drift: the expectation of Z with all units, see `group_sequential.required_drift`.
     """
     control, arm, *_ = design.shares
     values = base.value, base.value * (1 + design.metric.sign * effect)
     if not values[1] - values[0]:
         return math.inf
-    spread = [base.deviation**2 if design.metric.type == "mean" else value * (1 - value) for value in values]
-    per_unit = spread[0] / control + spread[1] / arm
+    variances = [base.deviation**2 if design.metric.type == "mean" else value * (1 - value) for value in values]
+    per_unit = variances[0] / control + variances[1] / arm
     return drift**2 * per_unit / (values[1] - values[0]) ** 2
 
 
 def _rate_growth(
     metric: OutcomeMetric, base: ControlBaseline, units: Numbers, ratio: float, against: Numbers | None, bar: float
 ) -> float:
+    """Return the factor of events at which the rate test reaches `bar` at their expected split; against equal rates without `against`."""
     events = units * base.value * np.array([1.0, ratio])
     evidence = RatioEvidence(events[:1], events[1:], np.array([units[1] / units.sum()]), make_mixture(metric.scale))
     return float(evidence.growth(against, bar))
@@ -321,7 +323,8 @@ def _rate_growth(
 def _mean_growth(
     metric: OutcomeMetric, base: ControlBaseline, units: Numbers, ratio: float, against: Numbers | None, bar: float
 ) -> float:
+    """Return the factor of units at which the mean test reaches `bar` at their expected values; against equal means without `against`."""
     time = np.asarray(units.prod() / units.sum())
     control, arm = (time**2 * base.deviation**2 / count for count in units)
-    seen = Contrast(time * base.value, time * base.value * ratio, control, arm, time)
-    return float(seen.growth(against, metric.deviation, bar))
+    contrast = Contrast(time * base.value, time * base.value * ratio, control, arm, time)
+    return float(contrast.growth(against, metric.deviation, bar))

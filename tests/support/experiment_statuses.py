@@ -1,0 +1,33 @@
+"""Statuses of users' experiments for tests: frozen, and with traffic on their arms."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Rollout
+from sundog_operator.core import revisions
+from sundog_operator.core.experiments import arms, freeze, state, state_machine
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout.resolve import StableTraffic
+
+T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+
+
+def stable_revision() -> Revision:
+    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
+    return Revision(7, revisions.content_hash(content), content)
+
+
+def freeze_experiment(names: Sequence[str], **spec: Any) -> ExperimentStatus:
+    """Return the status of an experiment with these arms that has a plan and no traffic."""
+    given = ExperimentSpec.from_json({"modelDeployment": "digits", "arms": [{"name": name} for name in names], **spec})
+    stable = stable_revision()
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, given))]
+    return freeze.freeze(given, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
+
+
+def begin_experiment(names: Sequence[str], **spec: Any) -> ExperimentStatus:
+    """Return the status of an experiment whose arms have just got their traffic."""
+    ready = {name: state.ArmState(available=1) for name in names}
+    inputs = state.ExperimentInputs(now=T0, confirmed=True, arms=ready)
+    return state_machine.tick(freeze_experiment(names, **spec), inputs)
