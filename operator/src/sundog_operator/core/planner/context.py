@@ -137,16 +137,16 @@ class PlanContext:
         no_room: (reason, message) of why its pods would find no place.
         shared: how what begins would share stable's replicas; None where its own come on top.
         judgement: what the evidence says of the active attempt; None where none is weighed.
-        copies: how its candidate answers copies of requests; None where it gets none now.
-        own: the Experiment of a user that is under way.
+        shadow: how its candidate answers copies of requests; None where it gets none now.
+        experiment: the Experiment of a user that is under way.
         own_statuses: what to write of Experiments of users, by name, before anything else moves.
         own_judgement: what the evidence says of the one that is under way; None where none was weighed.
         own_judged: the name of the one that this is of, which may have ended by it.
         own_waits: why those of users that have not begun wait, by name, as (reason, message).
-        made: revisions that this plan creates beside the wanted one.
+        new_revisions: revisions that this plan creates beside the wanted one.
     """
 
-    seen: ObservedState
+    observed: ObservedState
     now: datetime
     service: str
     before: ModelDeploymentStatus
@@ -160,13 +160,13 @@ class PlanContext:
     capacity_shortage: tuple[str, str] | None = None
     shared: PlanInPlace | None = None
     evaluation: Evaluation | None = None
-    copies: ShadowComparison | None = None
-    own: UserExperiment | None = None
+    shadow: ShadowComparison | None = None
+    experiment: UserExperiment | None = None
     experiment_statuses: dict[str, ExperimentStatus] = field(default_factory=dict)
     experiment_evaluation: ExperimentEvaluation | None = None
     evaluated_experiment: str = ""
     experiment_waits: dict[str, tuple[str, str]] = field(default_factory=dict)
-    made: list[Revision] = field(default_factory=list)
+    new_revisions: list[Revision] = field(default_factory=list)
     objects_to_create: list[Json] = field(default_factory=list)
     events: list[KubernetesEvent] = field(default_factory=list)
 
@@ -176,7 +176,7 @@ class PlanContext:
 
     def has_terminating_edge(self, status: ExperimentStatus) -> bool:
         """Whether an edge leaves: what it has counted will not be there to be read again, so it is written more often."""
-        return self._is_older(status, TERMINATING_EDGE_PERIOD) and any(edge.terminating for edge in self.seen.edges)
+        return self._is_older(status, TERMINATING_EDGE_PERIOD) and any(edge.terminating for edge in self.observed.edges)
 
     def _is_older(self, status: ExperimentStatus, period: timedelta) -> bool:
         """Whether what is told was counted so long ago. Of a time to come nothing was: the clock was set back."""
@@ -196,7 +196,7 @@ class PlanContext:
         """A revision by number, the one that this plan creates included."""
         if self.wanted is not None and self.wanted.number == number:
             return self.wanted
-        return revisions.find_by_number((*self.made, *self.seen.revisions), number)
+        return revisions.find_by_number((*self.new_revisions, *self.observed.revisions), number)
 
     def find_deployed_number(self, digest: str, numbers: Iterable[int]) -> int | None:
         """The number under which Serve runs content of that hash: a ControllerRevision that was deleted gets its number back."""
@@ -208,12 +208,14 @@ class PlanContext:
 
     def cluster_of(self, number: int) -> ClusterView | None:
         """The RayCluster of a revision, where it was looked at."""
-        return self.seen.clusters.get(desired_state.clusters_by_revision(self.status).get(number, self.status.cluster))
+        return self.observed.clusters.get(
+            desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
+        )
 
     def serve_state_of(self, number: int) -> ServeState:
         """What the RayCluster of a revision serves; unknown where it was not looked at."""
         place = desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
-        return self.seen.serves.get(place, ServeState(known=False))
+        return self.observed.serves.get(place, ServeState(known=False))
 
     def readiness(self, number: int) -> Readiness:
         """What Serve reports of a revision."""
@@ -221,8 +223,8 @@ class PlanContext:
         if revision is None:
             return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number} is gone")
         if (
-            revisions.find_by_number(self.seen.revisions, number) is None
-            and self._place(number) not in self.seen.serves
+            revisions.find_by_number(self.observed.revisions, number) is None
+            and self._place(number) not in self.observed.serves
         ):
             # Made by this plan: no status tells of it yet, and Serve is given what statuses tell.
             return NOT_DEPLOYED
@@ -244,7 +246,7 @@ class PlanContext:
         return desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
 
     def _pods_with(self, labels: Mapping[str, str]) -> list[Json]:
-        return [pod for pod in self.seen.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
+        return [pod for pod in self.observed.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
 
     def available(self, number: int) -> int:
         """Replicas that Serve runs and every ready edge sees healthy; none while Serve does not call the revision ready."""
@@ -252,22 +254,22 @@ class PlanContext:
 
     def serving(self, number: int) -> int:
         """Replicas that Serve runs and every ready edge sees healthy, also while others of the revision start."""
-        healthy = confirmation.healthy_replicas(self.service, number, self.seen.edges)
+        healthy = confirmation.healthy_replicas(self.service, number, self.observed.edges)
         return min(self.readiness(number).running, healthy)
 
-    def split(self) -> Split | None:
+    def desired_split(self) -> Split | None:
         """What the edges should have in force after this plan; None while nothing is ready to serve."""
-        if self.own is not None:
+        if self.experiment is not None:
             return desired_state.desired_split(
-                self.seen.deployment, self.status, self.own.uid, self.experiment_progress
+                self.observed.deployment, self.status, self.experiment.uid, self.experiment_progress
             )
         uid = self.rollout.uid if self.rollout else ""
-        return desired_state.desired_split(self.seen.deployment, self.status, uid, self.progress)
+        return desired_state.desired_split(self.observed.deployment, self.status, uid, self.progress)
 
     @property
     def created(self) -> datetime | None:
         """When the ModelDeployment was; None for one that is not stored yet."""
-        text = self.seen.deployment["metadata"].get("creationTimestamp")
+        text = self.observed.deployment["metadata"].get("creationTimestamp")
         return parse_timestamp(text) if text else None
 
     def traffic_of(self, stable: int, attempt: str = "", epoch: int = 0) -> StableTraffic:
@@ -275,21 +277,25 @@ class PlanContext:
 
         `epoch`: see `stable_traffic.of_attempts`.
         """
-        meta = self.seen.deployment["metadata"]
+        meta = self.observed.deployment["metadata"]
         attempts = [names.stable_attempt(self.service, stable, meta["uid"]), *([attempt] if attempt else ())]
         now_s, made_s = self.now.timestamp(), self.created.timestamp() if self.created else 0.0
-        return stable_traffic.measure_traffic(self.service, attempts, self.seen.edges, now_s, made_s, epoch)
+        return stable_traffic.measure_traffic(self.service, attempts, self.observed.edges, now_s, made_s, epoch)
 
     @property
-    def confirmed(self) -> bool:
+    def is_split_confirmed(self) -> bool:
         """Whether every edge has that split in force."""
-        split = self.split()
-        return split is not None and confirmation.confirm(self.service, split, self.seen.edges).confirmed
+        split = self.desired_split()
+        return split is not None and confirmation.confirm(self.service, split, self.observed.edges).confirmed
 
     @property
     def experiment_progress(self) -> ExperimentStatus | None:
         """The status of the Experiment of a user that is under way, as it will be after this plan."""
-        return None if self.own is None else self.experiment_statuses.get(self.own.name, self.own.status)
+        return (
+            None
+            if self.experiment is None
+            else self.experiment_statuses.get(self.experiment.name, self.experiment.status)
+        )
 
     @property
     def stable_number(self) -> int | None:
@@ -297,7 +303,7 @@ class PlanContext:
         return self.status.stable.revision if self.status.stable else None
 
     @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether rollouts stand still by the spec."""
         return self.spec is None or self.spec.paused or self.spec.rollout.paused or self.spec.rollout.dry_run
 
@@ -309,7 +315,7 @@ class PlanContext:
         return self.wanted.number in rollback_window.revisions_in_window(self.spec.rollout, self.status.stable_before)
 
     @property
-    def opens_at(self) -> datetime | None:
+    def window_opens_at(self) -> datetime | None:
         """When traffic may move forward again by the windows of the spec; None while it may.
 
         What goes back to a revision that was stable waits for none.

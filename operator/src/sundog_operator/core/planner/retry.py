@@ -12,60 +12,60 @@ RETRY_BASE_S: Final = 10.0
 RETRY_MAX_S: Final = 300.0
 
 
-def retry_candidate(draft: PlanContext) -> None:
+def retry_candidate(context: PlanContext) -> None:
     """Take a candidate that cannot start out of the cluster, and put it back later where that can help."""
-    candidate = draft.status.candidate
+    candidate = context.status.candidate
     if candidate is None:
         return
-    if not has_traffic(draft):
-        draft.set(candidate=apply_retry_backoff(draft, candidate))
+    if not has_traffic(context):
+        context.set(candidate=apply_retry_backoff(context, candidate))
     elif candidate.retry_at is not None:
         # What serves is in the cluster, whatever a status from before says.
-        draft.set(candidate=candidate.model_copy(update={"retry_at": None}))
+        context.set(candidate=candidate.model_copy(update={"retry_at": None}))
 
 
-def apply_retry_backoff(draft: PlanContext, starting: AnyRevision) -> AnyRevision:
+def apply_retry_backoff(context: PlanContext, starting: AnyRevision) -> AnyRevision:
     """A revision without traffic, out of the cluster for a while where it failed and another attempt can help."""
-    readiness = draft.readiness(starting.revision)
+    readiness = context.readiness(starting.revision)
     if starting.retry_at is not None:
-        back = draft.now >= starting.retry_at and readiness.known and not _is_deployed(draft, starting.revision)
+        back = context.now >= starting.retry_at and readiness.known and not _is_deployed(context, starting.revision)
         return starting.model_copy(update={"retry_at": None}) if back else starting
     if not readiness.failed:
         return starting
     failures = starting.failures + 1
     # What cannot be retried is found failed again at every pass; Stalled says since the first one.
-    told = next((c for c in draft.before.conditions if c.type == "Stalled"), None)
+    told = next((c for c in context.before.conditions if c.type == "Stalled"), None)
     if readiness.retryable or told is None or told.reason != readiness.reason:
-        draft.events.append(events.revision_failed(starting.revision, readiness.reason, readiness.message, failures))
+        context.events.append(events.revision_failed(starting.revision, readiness.reason, readiness.message, failures))
     if not readiness.retryable:
         return starting
-    return starting.model_copy(update={"failures": failures, "retry_at": draft.now + _delay(failures - 1)})
+    return starting.model_copy(update={"failures": failures, "retry_at": context.now + _delay(failures - 1)})
 
 
-def _is_deployed(draft: PlanContext, number: int) -> bool:
+def _is_deployed(context: PlanContext, number: int) -> bool:
     """Whether Serve has a revision still. Before it has forgotten it, another attempt would be the same one: also of what only hangs."""
-    return names.application(draft.service, number) in draft.serve_state_of(number).applications
+    return names.application(context.service, number) in context.serve_state_of(number).applications
 
 
-def retry_stable(draft: PlanContext) -> None:
+def retry_stable(context: PlanContext) -> None:
     """Start a stable revision anew that could not come back, after a restart of its cluster, say.
 
     It stays in the cluster: another attempt number makes Serve build it again.
     """
-    stable = draft.status.stable
+    stable = context.status.stable
     if stable is None:
         return
-    readiness = draft.readiness(stable.revision)
+    readiness = context.readiness(stable.revision)
     dead = readiness.failed and not readiness.running
     if not dead and stable.retry_at is not None and readiness.known:
-        draft.set(stable=stable.model_copy(update={"retry_at": None}))
+        context.set(stable=stable.model_copy(update={"retry_at": None}))
     elif dead and stable.retry_at is None:
-        draft.events.append(
+        context.events.append(
             events.revision_failed(stable.revision, readiness.reason, readiness.message, stable.failures + 1)
         )
-        draft.set(stable=stable.model_copy(update={"retry_at": draft.now + _delay(stable.failures)}))
-    elif dead and stable.retry_at is not None and draft.now >= stable.retry_at:
-        draft.set(stable=stable.model_copy(update={"failures": stable.failures + 1, "retry_at": None}))
+        context.set(stable=stable.model_copy(update={"retry_at": context.now + _delay(stable.failures)}))
+    elif dead and stable.retry_at is not None and context.now >= stable.retry_at:
+        context.set(stable=stable.model_copy(update={"failures": stable.failures + 1, "retry_at": None}))
 
 
 def _delay(failures: int) -> timedelta:

@@ -21,9 +21,9 @@ from sundog_operator.core.rollout import (
 )
 
 
-def transition_events(draft: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
+def transition_events(context: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
     """The events of one transition; its end is told once the status of the ModelDeployment has it."""
-    rollout, paused, weight = draft.rollout, after.paused, state.canary_weight(after)
+    rollout, paused, weight = context.rollout, after.paused, state.canary_weight(after)
     if rollout is None or state.is_over(after):
         return []
     if paused is not None and paused != before.paused and paused.reason != state.MANUAL:
@@ -44,50 +44,50 @@ def transition_events(draft: PlanContext, before: ExperimentStatus, after: Exper
     return []
 
 
-def set_rollout_conditions(draft: PlanContext) -> None:
+def set_rollout_conditions(context: PlanContext) -> None:
     """Set the conditions of the Experiment whose status is about to be committed."""
     attempt = next(
-        (rollout for rollout in draft.seen.rollouts if draft.commit and rollout.name == draft.commit[0]), None
+        (rollout for rollout in context.observed.rollouts if context.commit and rollout.name == context.commit[0]), None
     )
-    if draft.commit is None or attempt is None:
+    if context.commit is None or attempt is None:
         return
-    name, status = draft.commit
-    conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=draft.now)
+    name, status = context.commit
+    conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=context.now)
     mark_running = conditions.mark_false if state.is_over(status) else conditions.mark_true
     reason = status.verdict.reason.partition(":")[0] if state.is_over(status) else status.phase
-    mark_running("Running", reason, status.verdict.reason if state.is_over(status) else "", at=draft.now)
-    conditions.mark_true("Ready", status.phase, "", at=draft.now)
-    _mark_evidence(draft, status, conditions)
+    mark_running("Running", reason, status.verdict.reason if state.is_over(status) else "", at=context.now)
+    conditions.mark_true("Ready", status.phase, "", at=context.now)
+    _mark_evidence(context, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
-    draft.commit = (name, notifications.add_notices(attempt.status, status.model_copy(update=update), draft.now))
+    context.commit = (name, notifications.add_notices(attempt.status, status.model_copy(update=update), context.now))
 
 
-def _mark_evidence(draft: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:
+def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:
     if not status.plan.guardrails:
         why = freeze.no_evidence_reason(status.plan)
         told = why if status.plan.reason else NOT_EVALUATED
-        conditions.mark_unknown("DataQuality", "NotEvaluated", told, at=draft.now)
+        conditions.mark_unknown("DataQuality", "NotEvaluated", told, at=context.now)
         if status.verdict.decision == freeze.UNDECIDED:
-            conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, why), at=draft.now)
+            conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, why), at=context.now)
         else:
-            conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
+            conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
         return
-    broken = draft.evaluation.broken if draft.evaluation else ""
+    broken = context.evaluation.broken if context.evaluation else ""
     if broken:
-        conditions.mark_false("DataQuality", "SampleRatioMismatch", broken, at=draft.now)
-    elif draft.evaluation is not None and draft.evaluation.unreachable_edges:
-        told = f"no gate opens before {', '.join(draft.evaluation.unreachable_edges)} has told what was counted there"
-        conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=draft.now)
-    elif draft.evaluation is not None:
-        conditions.mark_true("DataQuality", "Consistent", _lost(*draft.evaluation.lost), at=draft.now)
+        conditions.mark_false("DataQuality", "SampleRatioMismatch", broken, at=context.now)
+    elif context.evaluation is not None and context.evaluation.unreachable_edges:
+        told = f"no gate opens before {', '.join(context.evaluation.unreachable_edges)} has told what was counted there"
+        conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=context.now)
+    elif context.evaluation is not None:
+        conditions.mark_true("DataQuality", "Consistent", _lost(*context.evaluation.lost), at=context.now)
     elif not state.is_evaluated(status):
-        conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=draft.now)
+        conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=context.now)
     # What the gates have let pass may still be rolled back, as in a bake.
     settled = state.is_over(status) or state.is_decided_by_copies(status)
     if status.verdict.decision == freeze.UNDECIDED or not settled:
-        conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, _waits_for(status)), at=draft.now)
+        conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, _waits_for(status)), at=context.now)
     else:
-        conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
+        conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
 
 
 def _undecided(status: ExperimentStatus, why: str) -> str:

@@ -19,7 +19,7 @@ def report(pod: str, **poisoned: int) -> EdgeReport:
 def told(*reports: EdgeReport) -> list[tuple[str, str]]:
     arms = (split.SplitArm("stable", 7, 75, ((0, 7500),)), split.SplitArm("canary", 8, 25, ((7500, 10_000),)))
     seen: Any = SimpleNamespace(
-        split=lambda: split.Split("a", "a", 2, arms), seen=SimpleNamespace(edges=reports), events=[]
+        desired_split=lambda: split.Split("a", "a", 2, arms), observed=SimpleNamespace(edges=reports), events=[]
     )
     poison_requests.report_poison_requests(cast("PlanContext", seen))
     return [(event.note, event.dedupe_key) for event in seen.events]
@@ -39,6 +39,8 @@ def test_it_is_told_of_the_revision_over_all_edges_and_again_when_it_has_doubled
 
 
 def test_nothing_in_traffic_has_nothing_to_tell() -> None:
-    seen: Any = SimpleNamespace(split=lambda: None, seen=SimpleNamespace(edges=[report("edge-0", canary=1)]), events=[])
+    seen: Any = SimpleNamespace(
+        desired_split=lambda: None, observed=SimpleNamespace(edges=[report("edge-0", canary=1)]), events=[]
+    )
     poison_requests.report_poison_requests(cast("PlanContext", seen))
     assert seen.events == []

@@ -11,70 +11,70 @@ from sundog_operator.core.planner.problems.pending_pods import find_pending_reas
 from sundog_operator.core.rollout import replica_counts
 
 
-def started(draft: PlanContext, arm: ArmRevision) -> ArmRevision:
+def started(context: PlanContext, arm: ArmRevision) -> ArmRevision:
     """An arm that is brought up: tried again where that can help, and with what it failed of."""
-    readiness = draft.readiness(arm.revision)
+    readiness = context.readiness(arm.revision)
     problem = readiness.message if readiness.failed else arm.problem
     if readiness.ready:
         problem = None
-    return retry.apply_retry_backoff(draft, arm).model_copy(update={"problem": problem})
+    return retry.apply_retry_backoff(context, arm).model_copy(update={"problem": problem})
 
 
-def arm_state(draft: PlanContext, arm: ArmRevision, progress: ExperimentStatus) -> ArmState:
+def arm_state(context: PlanContext, arm: ArmRevision, progress: ExperimentStatus) -> ArmState:
     """What a tick is given of one arm."""
     return ArmState(
-        available=draft.available(arm.revision),
-        wanted=wanted_replicas(draft, progress, arm.name),
-        failure=_failure(draft, arm, begun=state.has_begun(progress)),
+        available=context.available(arm.revision),
+        wanted=wanted_replicas(context, progress, arm.name),
+        failure=_failure(context, arm, begun=state.has_begun(progress)),
     )
 
 
-def _failure(draft: PlanContext, arm: ArmRevision, *, begun: bool) -> tuple[str, str] | None:
+def _failure(context: PlanContext, arm: ArmRevision, *, begun: bool) -> tuple[str, str] | None:
     """Why an arm must not go on, as (reason, message)."""
-    readiness, revision = draft.readiness(arm.revision), f"revision {arm.revision}"
+    readiness, revision = context.readiness(arm.revision), f"revision {arm.revision}"
     if readiness.failed and (begun or not readiness.retryable):
         return readiness.reason, f"{revision}: {readiness.message}"
     if begun:
         told = f"{revision} had no healthy replica for {deadline.UNAVAILABLE_GRACE.total_seconds():g} s, while {names.STABLE} had"
-        return (state.ARM_UNAVAILABLE, told) if deadline.is_unavailable(draft, arm) else None
-    limit = draft.spec.rollout.progress_deadline if draft.spec is not None else None
-    if limit is None or draft.now - (arm.since or draft.now) < limit:
+        return (state.ARM_UNAVAILABLE, told) if deadline.is_unavailable(context, arm) else None
+    limit = context.spec.rollout.progress_deadline if context.spec is not None else None
+    if limit is None or context.now - (arm.since or context.now) < limit:
         return None
     return (
         "ProgressDeadlineExceeded",
-        f"{revision}: {deadline.describe_deadline(draft)}: {describe_pending_reason(draft, arm)}",
+        f"{revision}: {deadline.describe_deadline(context)}: {describe_pending_reason(context, arm)}",
     )
 
 
-def describe_pending_reason(draft: PlanContext, arm: ArmRevision) -> str:
+def describe_pending_reason(context: PlanContext, arm: ArmRevision) -> str:
     """What keeps an arm from being ready, in one line."""
-    if (found := find_pending_reason(draft, arm.revision)) is not None:
+    if (found := find_pending_reason(context, arm.revision)) is not None:
         return found[1]
-    readiness = draft.readiness(arm.revision)
+    readiness = context.readiness(arm.revision)
     return arm.problem or f"revision {arm.revision}: {readiness.message}"
 
 
-def wanted_replicas(draft: PlanContext, progress: ExperimentStatus, arm: str) -> int:
+def wanted_replicas(context: PlanContext, progress: ExperimentStatus, arm: str) -> int:
     """Replicas that an arm needs for its share of the traffic."""
     shares, most = state.target_buckets(progress), state.max_target_buckets(progress, arm)
     of_stable = sum(shares[name] for name in STABLE_ARMS)
-    return replica_counts.arm_replicas(draft.replicas, most, of_stable)
+    return replica_counts.arm_replicas(context.replicas, most, of_stable)
 
 
-def update_arm_fields(draft: PlanContext) -> float:
+def update_arm_fields(context: PlanContext) -> float:
     """Fill in weights and replicas of the arms; gives the percent of the traffic that is theirs."""
-    progress = draft.experiment_progress
-    if progress is None or draft.status.arms is None:
+    progress = context.experiment_progress
+    if progress is None or context.status.arms is None:
         return 0
     weights = {arm.name: arm.weight for arm in progress.arms}
     found = []
-    for arm in draft.status.arms:
-        readiness = draft.readiness(arm.revision)
+    for arm in context.status.arms:
+        readiness = context.readiness(arm.revision)
         update = {
             "weight": weights.get(arm.name, 0),
-            "replicas": wanted_replicas(draft, progress, arm.name),
+            "replicas": wanted_replicas(context, progress, arm.name),
             "ready_replicas": readiness.running if readiness.known else arm.ready_replicas,
         }
         found.append(arm.model_copy(update=update))
-    draft.set(arms=tuple(found))
+    context.set(arms=tuple(found))
     return sum(arm.weight for arm in found)

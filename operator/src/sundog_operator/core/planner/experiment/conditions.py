@@ -27,62 +27,70 @@ Conclusion = tuple[str, str, str]
 """(status, reason, message) of a condition."""
 
 
-def set_conditions(draft: PlanContext) -> None:
+def set_conditions(context: PlanContext) -> None:
     """Set the conditions of all of them; what changes is written."""
-    for own in draft.seen.own:
-        status = draft.experiment_statuses.get(own.name, own.status)
-        if own.acceptance.spec is None and not state.is_frozen(status) and not is_over(status):
+    for experiment in context.observed.own:
+        status = context.experiment_statuses.get(experiment.name, experiment.status)
+        if experiment.acceptance.spec is None and not state.is_frozen(status) and not is_over(status):
             # Why it is refused is told by itself, whatever becomes of its ModelDeployment.
-            draft.experiment_statuses.pop(own.name, None)
-            if status != own.status:
-                draft.experiment_statuses[own.name] = status
+            context.experiment_statuses.pop(experiment.name, None)
+            if status != experiment.status:
+                context.experiment_statuses[experiment.name] = status
             continue
-        told = _concluded(draft, own, _in_phase(draft, own, status))
-        draft.experiment_statuses.pop(own.name, None)
-        if told.to_json() != own.status.to_json():
-            draft.experiment_statuses[own.name] = told
+        told = _concluded(context, experiment, _in_phase(context, experiment, status))
+        context.experiment_statuses.pop(experiment.name, None)
+        if told.to_json() != experiment.status.to_json():
+            context.experiment_statuses[experiment.name] = told
 
 
-def _in_phase(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
-    if is_over(status) or (draft.own is not None and draft.own.name == own.name):
+def _in_phase(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
+    if is_over(status) or (context.experiment is not None and context.experiment.name == experiment.name):
         return status
-    waits = draft.experiment_waits.get(own.name)
+    waits = context.experiment_waits.get(experiment.name)
     return status.model_copy(update={"phase": "Queued" if waits and waits[0] == start.QUEUED else "Pending"})
 
 
-def _concluded(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
-    conditions = experiment_conditions(own.status.conditions, generation=own.generation, at=draft.now)
-    accepted = _accepted(draft, own, status)
+def _concluded(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
+    conditions = experiment_conditions(experiment.status.conditions, generation=experiment.generation, at=context.now)
+    accepted = _accepted(context, experiment, status)
     said = {
         "SpecAccepted": accepted,
-        "Running": _running(draft, own, status),
-        "DataQuality": _data_quality(draft, own, status),
+        "Running": _running(context, experiment, status),
+        "DataQuality": _data_quality(context, experiment, status),
         "Conclusive": _conclusive(status),
     }
-    if is_over(own.status):
+    if is_over(experiment.status):
         # What was known when it ended stays told.
         said = {"SpecAccepted": accepted, "Running": said["Running"]}
     said["Stalled"] = _stalled(status, accepted)
     said["Ready"] = _ready(status, said)
     mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
     for type_, (truth, reason, message) in said.items():
-        mark[truth](type_, reason, message, at=draft.now)
-    return status.model_copy(update={"observed_generation": own.generation, "conditions": conditions.conditions()})
+        mark[truth](type_, reason, message, at=context.now)
+    return status.model_copy(
+        update={"observed_generation": experiment.generation, "conditions": conditions.conditions()}
+    )
 
 
-def _accepted(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
-    acceptance, spec = own.acceptance, own.acceptance.spec
+def _accepted(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
+    acceptance, spec = experiment.acceptance, experiment.acceptance.spec
     if spec is None:
         return "False", acceptance.reason, _goes_on(status, acceptance.message)
-    waits = draft.experiment_waits.get(own.name)
+    waits = context.experiment_waits.get(experiment.name)
     if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
         return "False", *waits
-    if not is_over(status) and state.has_begun(status) and (fields := lifecycle.find_plan_changes(draft, own, spec)):
+    if (
+        not is_over(status)
+        and state.has_begun(status)
+        and (fields := lifecycle.find_plan_changes(context, experiment, spec))
+    ):
         told = (
             f"{fields}: cannot be changed while it runs: undo that, or set spec.stopped and create another Experiment"
         )
         return "False", PLAN_FROZEN, _goes_on(status, told)
-    if not is_over(status) and (told := salts.make_reuse_message("Experiment", own.name, draft.seen.salts)):
+    if not is_over(status) and (
+        told := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
+    ):
         return "True", salts.SALT_REUSED, told
     return "True", "Accepted", ""
 
@@ -91,7 +99,7 @@ def _goes_on(status: ExperimentStatus, message: str) -> str:
     return f"{message}; what runs goes on by its plan" if state.has_begun(status) and not is_over(status) else message
 
 
-def _running(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
+def _running(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
     if is_over(status):
         reason, _, _ = status.verdict.reason.partition(":")
         return "False", reason or status.phase, status.verdict.reason
@@ -99,9 +107,9 @@ def _running(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) 
         dropped = [f"arm {arm.name} was dropped: {arm.dropped}" for arm in state.treatment_arms(status) if arm.dropped]
         won = [status.paused.message] if state.has_won(status) and status.paused is not None else []
         return "True", RUNNING, "; ".join([*won, _shares(status), *dropped])
-    if draft.own is not None and draft.own.name == own.name:
-        return "False", "ArmsStarting", _starting(draft)
-    waits = draft.experiment_waits.get(own.name)
+    if context.experiment is not None and context.experiment.name == experiment.name:
+        return "False", "ArmsStarting", _starting(context)
+    waits = context.experiment_waits.get(experiment.name)
     return ("False", *waits) if waits else ("False", "Pending", "")
 
 
@@ -110,38 +118,38 @@ def _shares(status: ExperimentStatus) -> str:
     return shares if status.epoch.confirmed else f"{shares}; waits for the edges to confirm the split"
 
 
-def _starting(draft: PlanContext) -> str:
+def _starting(context: PlanContext) -> str:
     """What each arm lacks."""
     told = []
-    for arm in draft.status.arms or ():
-        available = draft.available(arm.revision)
+    for arm in context.status.arms or ():
+        available = context.available(arm.revision)
         if available >= arm.replicas:
             continue
         again = f", is tried again at {arm.retry_at:%Y-%m-%dT%H:%M:%SZ}" if arm.retry_at else ""
         told.append(
-            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {arm_status.describe_pending_reason(draft, arm)}"
+            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {arm_status.describe_pending_reason(context, arm)}"
         )
     return "; ".join(told) or "waits for the edges to confirm the split"
 
 
-def _data_quality(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
-    judged = draft.experiment_evaluation if draft.evaluated_experiment == own.name else None
-    told = next((each for each in own.status.conditions if each.type == "DataQuality"), None)
+def _data_quality(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
+    judged = context.experiment_evaluation if context.evaluated_experiment == experiment.name else None
+    told = next((each for each in experiment.status.conditions if each.type == "DataQuality"), None)
     if judged is None and told is not None and state.has_begun(status):
         return told.status, told.reason, told.message
-    reason, message = draft.seen.storeless if own.has_outcomes else ("", "")
+    reason, message = context.observed.storeless if experiment.has_outcomes else ("", "")
     storeless = ("False", reason, f"no outcome is kept: {message}") if reason else None
     if judged is None or not status.evidence_epochs:
         return storeless or ("Unknown", "NotEvaluated", "nothing that was counted is evidence yet")
     if judged.broken:
-        return _as_counted(draft, status, told, ("False", SAMPLE_RATIO_MISMATCH, judged.broken))
+        return _as_counted(context, status, told, ("False", SAMPLE_RATIO_MISMATCH, judged.broken))
     if judged.feedback is not None:
         return storeless or ("False", *judged.feedback)
     if judged.unreachable_edges:
         who = ", ".join(judged.unreachable_edges)
         return "Unknown", "EdgeSilent", f"nothing is concluded before {who} has told what was counted there"
     # What has ended is paused no more.
-    before = own.status if is_over(status) else status
+    before = experiment.status if is_over(status) else status
     if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
         return (
             "False",
@@ -149,13 +157,13 @@ def _data_quality(draft: PlanContext, own: UserExperiment, status: ExperimentSta
             f"counts no evidence until control has done well for 5 minutes: {before.paused.message}",
         )
     if judged.lost is not None and not storeless:
-        return _as_counted(draft, status, told, ("False", *judged.lost))
-    return storeless or _as_counted(draft, status, told, ("True", "Consistent", judged.unknown_units_message))
+        return _as_counted(context, status, told, ("False", *judged.lost))
+    return storeless or _as_counted(context, status, told, ("True", "Consistent", judged.unknown_units_message))
 
 
-def _as_counted(draft: PlanContext, status: ExperimentStatus, told: Condition | None, said: Conclusion) -> Conclusion:
+def _as_counted(context: PlanContext, status: ExperimentStatus, told: Condition | None, said: Conclusion) -> Conclusion:
     """What is said now, or was when it was last counted, if that differs in nothing but numbers: they change with each look."""
-    if told is None or status.counted_at == draft.now:
+    if told is None or status.counted_at == context.now:
         return said
     is_same = (told.status, told.reason, bool(told.message)) == (*said[:2], bool(said[2]))
     return (told.status, told.reason, told.message) if is_same else said
@@ -176,9 +184,9 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
 
 def _missing(status: ExperimentStatus) -> list[MetricStatus]:
     """What arms that go on may win by, then what they have to pass for it and have not yet."""
-    own = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
-    may_win_by = [each for each in own if each.role == outcome_evaluation.SUCCESS]
-    return may_win_by + [each for each in own if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
+    metrics = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
+    success = [each for each in metrics if each.role == outcome_evaluation.SUCCESS]
+    return success + [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
 
 
 def _told_first(missing: Sequence[MetricStatus]) -> str:
@@ -213,17 +221,17 @@ def _ready(status: ExperimentStatus, said: dict[str, Conclusion]) -> Conclusion:
     return "False", reason, message
 
 
-def requeue_after_s(draft: PlanContext) -> float | None:
+def requeue_after_s(context: PlanContext) -> float | None:
     """When to look again, in seconds; None where no experiment asks for it."""
-    active = draft.experiment_progress
+    active = context.experiment_progress
     if active is None:
-        status, queued = draft.status, any(reason == start.QUEUED for reason, _ in draft.experiment_waits.values())
+        status, queued = context.status, any(reason == start.QUEUED for reason, _ in context.experiment_waits.values())
         begins = queued and not status.retiring and status.candidate is None and status.queued is None
-        begins = begins and draft.capacity_shortage is None
+        begins = begins and context.capacity_shortage is None
         return POLL_S if begins else None
-    if draft.own is not None and draft.own.name in draft.experiment_statuses:
+    if context.experiment is not None and context.experiment.name in context.experiment_statuses:
         return 0.0
-    confirmed = draft.confirmed
+    confirmed = context.is_split_confirmed
     if active.phase != RUNNING or not confirmed:
         return WAITING_POLL_S if confirmed else POLL_S
-    return WAITING_POLL_S if draft.status.retiring else EVIDENCE_POLL_S
+    return WAITING_POLL_S if context.status.retiring else EVIDENCE_POLL_S

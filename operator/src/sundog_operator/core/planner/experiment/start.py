@@ -21,95 +21,104 @@ CONTROL_LOST: Final = ("Superseded", "what it ran beside was lost, and is not st
 STOPPED_BY_USER: Final = ("StoppedByUser", "spec.stopped is true")
 
 
-def is_on_stable(draft: PlanContext, status: ExperimentStatus) -> bool:
+def is_on_stable(context: PlanContext, status: ExperimentStatus) -> bool:
     """Whether its control is stable: by number, and by content, for another ModelDeployment of the same name counts from 1 again."""
-    stable, control = draft.revision(draft.stable_number or 0), state.frozen_comparison(status).arms[0]
+    stable, control = context.revision(context.stable_number or 0), state.frozen_comparison(status).arms[0]
     is_same = stable is None or stable.hash == control.hash
-    return state.control_revision(status) == draft.stable_number and is_same
+    return state.control_revision(status) == context.stable_number and is_same
 
 
-def set_arms(draft: PlanContext, found: list[ArmRevision]) -> None:
+def set_arms(context: PlanContext, found: list[ArmRevision]) -> None:
     """These arms, which are then neither kept nor on their way out."""
     numbers = {arm.revision for arm in found}
-    draft.set(
+    context.set(
         arms=tuple(found),
-        retiring=tuple(each for each in draft.status.retiring if each.revision not in numbers),
-        kept=tuple(each for each in draft.status.kept if each.revision not in numbers),
+        retiring=tuple(each for each in context.status.retiring if each.revision not in numbers),
+        kept=tuple(each for each in context.status.kept if each.revision not in numbers),
     )
 
 
-def make_arm_revision(draft: PlanContext, name: str, number: int) -> ArmRevision:
+def make_arm_revision(context: PlanContext, name: str, number: int) -> ArmRevision:
     """The status of an arm's revision, with the RayCluster that it runs in."""
-    place = desired_state.clusters_by_revision(draft.status).get(number) or recovery.choose_cluster(draft, number)
-    told = outcome.make_revision_status(draft, number, 1)
-    cluster = "" if place == draft.status.cluster else place
+    place = desired_state.clusters_by_revision(context.status).get(number) or recovery.choose_cluster(context, number)
+    told = outcome.make_revision_status(context, number, 1)
+    cluster = "" if place == context.status.cluster else place
     return ArmRevision(name=name, **{**dict(told), "cluster": cluster})
 
 
-def start_next_experiment(draft: PlanContext) -> None:
+def start_next_experiment(context: PlanContext) -> None:
     """Bring up the arms of the first in line, as soon as nothing else is under way."""
-    reason = _why_none_begins(draft)
-    for own in order_waiting(draft.seen.own):
-        if own.name in draft.experiment_statuses or (draft.own is not None and own.name == draft.own.name):
+    reason = _why_none_begins(context)
+    for experiment in order_waiting(context.observed.own):
+        if experiment.name in context.experiment_statuses or (
+            context.experiment is not None and experiment.name == context.experiment.name
+        ):
             continue
-        if own.acceptance.spec is None and not state.is_frozen(own.status):
+        if experiment.acceptance.spec is None and not state.is_frozen(experiment.status):
             continue
-        if state.has_begun(own.status) and draft.stable_number is not None and not is_on_stable(draft, own.status):
+        if (
+            state.has_begun(experiment.status)
+            and context.stable_number is not None
+            and not is_on_stable(context, experiment.status)
+        ):
             # What edges have counted under its name is of this plan: by another one it would be evidence of other revisions.
-            draft.experiment_statuses[own.name] = transitions.end_experiment(
-                own.status, STOPPED, *CONTROL_LOST, draft.now
+            context.experiment_statuses[experiment.name] = transitions.end_experiment(
+                experiment.status, STOPPED, *CONTROL_LOST, context.now
             )
             continue
-        if own.acceptance.stopped:
-            draft.experiment_statuses[own.name] = transitions.end_experiment(
-                own.status, STOPPED, *STOPPED_BY_USER, draft.now
+        if experiment.acceptance.stopped:
+            context.experiment_statuses[experiment.name] = transitions.end_experiment(
+                experiment.status, STOPPED, *STOPPED_BY_USER, context.now
             )
             continue
-        waits = why_not(draft, own) or reason
-        if waits is None and (waits := _finds_no_room(draft, own)) is not None:
+        waits = why_not(context, experiment) or reason
+        if waits is None and (waits := _finds_no_room(context, experiment)) is not None:
             # Who is younger would take the room that it waits for.
-            reason = QUEUED, f"waits for Experiment {own.name}, which is older"
-        if draft.own is None and waits is None and not state.has_begun(own.status):
-            _bring_up(draft, own)
+            reason = QUEUED, f"waits for Experiment {experiment.name}, which is older"
+        if context.experiment is None and waits is None and not state.has_begun(experiment.status):
+            _bring_up(context, experiment)
         else:
-            draft.experiment_waits[own.name] = waits or (QUEUED, f"waits for Experiment {draft.status.experiment}")
+            context.experiment_waits[experiment.name] = waits or (
+                QUEUED,
+                f"waits for Experiment {context.status.experiment}",
+            )
 
 
-def _why_none_begins(draft: PlanContext) -> tuple[str, str] | None:
+def _why_none_begins(context: PlanContext) -> tuple[str, str] | None:
     """(reason, message) of what has to happen before any can begin; None where the next one can."""
-    status, service = draft.status, f"ModelDeployment {draft.service}"
-    if status.stable is None or not draft.available(status.stable.revision):
+    status, service = context.status, f"ModelDeployment {context.service}"
+    if status.stable is None or not context.available(status.stable.revision):
         return WAITS_FOR_MODEL_DEPLOYMENT, f"waits until {service} serves"
-    if draft.spec is None:
+    if context.spec is None:
         return WAITS_FOR_MODEL_DEPLOYMENT, f"waits until the spec of {service} is accepted"
-    if draft.own is not None:
-        return QUEUED, f"waits until Experiment {draft.own.name} has ended"
-    if status.candidate is not None or status.queued is not None or draft.rollout is not None:
+    if context.experiment is not None:
+        return QUEUED, f"waits until Experiment {context.experiment.name} has ended"
+    if status.candidate is not None or status.queued is not None or context.rollout is not None:
         number = status.candidate.revision if status.candidate else status.queued
         return QUEUED, f"waits until the rollout of revision {number} has ended"
     if (
-        draft.capacity_shortage is not None
-        and draft.wanted is not None
-        and not draft.held
-        and candidate.should_stop_experiments(draft.spec)
+        context.capacity_shortage is not None
+        and context.wanted is not None
+        and not context.is_held
+        and candidate.should_stop_experiments(context.spec)
     ):
-        return QUEUED, f"waits until revision {draft.wanted.number} finds room"
-    if draft.spec.paused:
+        return QUEUED, f"waits until revision {context.wanted.number} finds room"
+    if context.spec.paused:
         return WAITS_FOR_MODEL_DEPLOYMENT, f"waits while spec.paused of {service} is true"
     if status.retiring:
         drains = ", ".join(str(each.revision) for each in status.retiring)
         return QUEUED, f"waits until the replicas of revision {drains} are gone"
-    if draft.objects_to_create or draft.commit is not None or draft.experiment_statuses:
+    if context.objects_to_create or context.commit is not None or context.experiment_statuses:
         return QUEUED, f"waits for {service}"
     return None
 
 
-def why_not(draft: PlanContext, own: UserExperiment) -> tuple[str, str] | None:
+def why_not(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
     """Why one cannot begin, whatever else is under way."""
-    spec, stable = own.acceptance.spec, draft.revision(draft.stable_number or 0)
+    spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None:
-        return own.acceptance.reason, own.acceptance.message
-    wrong = arms.find_experiment_violations(stable, spec, draft.spec, draft.seen.installation)
+        return experiment.acceptance.reason, experiment.acceptance.message
+    wrong = arms.find_experiment_violations(stable, spec, context.spec, context.observed.installation)
     return (refusal_reason(wrong[0].message), "; ".join(map(str, wrong))) if wrong else None
 
 
@@ -119,24 +128,28 @@ def refusal_reason(message: str) -> str:
     return "NotYetSupported" if unsupported else "InvalidSpec"
 
 
-def _bring_up(draft: PlanContext, own: UserExperiment) -> None:
-    spec, rollout = own.acceptance.spec, draft.spec.rollout if draft.spec else None
-    stable = draft.revision(draft.stable_number or 0)
+def _bring_up(context: PlanContext, experiment: UserExperiment) -> None:
+    spec, rollout = experiment.acceptance.spec, context.spec.rollout if context.spec else None
+    stable = context.revision(context.stable_number or 0)
     if spec is None or rollout is None or stable is None:
         return
-    planned = [(arm, _revision(draft, arm)) for arm in arms.plan_arms(stable, spec)]
-    known = draft.traffic_of(stable.number)
-    frozen = freeze.freeze(spec, rollout, (stable.number, stable.hash), planned, known, draft.now)
-    draft.own = own
-    draft.experiment_statuses[own.name] = frozen.model_copy(update={"conditions": own.status.conditions})
-    draft.set(experiment=own.name)
-    set_arms(draft, [make_arm_revision(draft, arm.name, number) for arm, number in planned])
-    draft.events.append(events.experiment_started(own.name, own.uid, [arm.name for arm, _ in planned], stable.number))
+    planned = [(arm, _revision(context, arm)) for arm in arms.plan_arms(stable, spec)]
+    known = context.traffic_of(stable.number)
+    frozen = freeze.freeze(spec, rollout, (stable.number, stable.hash), planned, known, context.now)
+    context.experiment = experiment
+    context.experiment_statuses[experiment.name] = frozen.model_copy(
+        update={"conditions": experiment.status.conditions}
+    )
+    context.set(experiment=experiment.name)
+    set_arms(context, [make_arm_revision(context, arm.name, number) for arm, number in planned])
+    context.events.append(
+        events.experiment_started(experiment.name, experiment.uid, [arm.name for arm, _ in planned], stable.number)
+    )
 
 
-def _finds_no_room(draft: PlanContext, own: UserExperiment) -> tuple[str, str] | None:
+def _finds_no_room(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
     """(reason, message) of why pods of the arms would not fit beside what runs."""
-    spec, stable = own.acceptance.spec, draft.revision(draft.stable_number or 0)
+    spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None or stable is None:
         return None
     shares, moves = (
@@ -146,23 +159,23 @@ def _finds_no_room(draft: PlanContext, own: UserExperiment) -> tuple[str, str] |
     exposed = sum(shares.values())
     of_stable = BUCKETS - exposed + shares[CONTROL]
     replicas = {
-        arm.name: replica_counts.arm_replicas(draft.replicas, exposed if moves else shares[arm.name], of_stable)
+        arm.name: replica_counts.arm_replicas(context.replicas, exposed if moves else shares[arm.name], of_stable)
         for arm in spec.arms
     }
-    rooms = {arm: room for (experiment, arm), room in draft.seen.arm_rooms.items() if experiment == own.name}
+    rooms = {arm: room for (name, arm), room in context.observed.arm_rooms.items() if name == experiment.name}
     short = arms.find_arm_shortage(stable, spec, rooms, replicas)
-    return short if capacity.is_blocking(short, draft.seen.installation) else None
+    return short if capacity.is_blocking(short, context.observed.installation) else None
 
 
-def _revision(draft: PlanContext, arm: PlannedArm) -> int:
+def _revision(context: PlanContext, arm: PlannedArm) -> int:
     """The revision of an arm, made where there is none of its content."""
-    found = revisions.find_by_hash((*draft.made, *draft.seen.revisions), arm.hash)
+    found = revisions.find_by_hash((*context.new_revisions, *context.observed.revisions), arm.hash)
     if found is not None:
         return found.number
-    running = set(desired_state.live_revisions(draft.status))
-    taken = {*draft.seen.taken, *running, *(each.number for each in draft.made)}
-    number = draft.find_deployed_number(arm.hash, running) or revisions.next_number(taken)
+    running = set(desired_state.live_revisions(context.status))
+    taken = {*context.observed.taken, *running, *(each.number for each in context.new_revisions)}
+    number = context.find_deployed_number(arm.hash, running) or revisions.next_number(taken)
     made = Revision(number, arm.hash, arm.content, arm.image)
-    draft.made.append(made)
-    draft.objects_to_create.append(revisions.make_controller_revision(draft.seen.deployment, made))
+    context.new_revisions.append(made)
+    context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, made))
     return number

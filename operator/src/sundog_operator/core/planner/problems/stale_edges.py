@@ -13,36 +13,36 @@ REPLACE_GRACE: Final = timedelta(seconds=30)
 """After an edge has been told of, which is when it has been late for 30 s."""
 
 
-def replace_stale_edge(draft: PlanContext) -> tuple[EdgeReport, ...]:
+def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
     """The edge to delete now, at most one, with its event.
 
     Only where another edge has the split in force: what all of them cannot do, new ones could not either.
     """
-    last, told = draft.status.last_rollout, draft.stored_condition("TrafficSynced")
+    last, told = context.status.last_rollout, context.stored_condition("TrafficSynced")
     lost = {last.revision} if last is not None and held_back_revisions.is_failed_rollout(last) else set()
-    aborted = draft.is_giving_back or any(_retires(draft, revision) for revision in lost | _dropped(draft))
-    if not draft.seen.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
+    aborted = context.is_giving_back or any(_retires(context, revision) for revision in lost | _dropped(context))
+    if not context.observed.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
         return ()
-    if draft.now - told.last_transition_time < REPLACE_GRACE:
+    if context.now - told.last_transition_time < REPLACE_GRACE:
         return ()
-    split = draft.split()
+    split = context.desired_split()
     if split is None:
         return ()
-    confirmation = edge_confirmation.confirm(draft.service, split, draft.seen.edges)
+    confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
     late = {pod for pod, _ in confirmation.waiting}
-    ready = [report for report in draft.seen.edges if report.ready and not report.terminating]
+    ready = [report for report in context.observed.edges if report.ready and not report.terminating]
     found = [report for report in ready if report.pod in late]
     if not found or len(found) == len(ready):
         return ()
-    draft.events.append(events.edge_replaced(found[0].pod, found[0].uid, split.epoch))
+    context.events.append(events.edge_replaced(found[0].pod, found[0].uid, split.epoch))
     return (found[0],)
 
 
-def _dropped(draft: PlanContext) -> set[int]:
+def _dropped(context: PlanContext) -> set[int]:
     """Arms of the experiment under way that got no traffic any more."""
-    arms = draft.experiment_progress.arms if draft.experiment_progress is not None else ()
+    arms = context.experiment_progress.arms if context.experiment_progress is not None else ()
     return {arm.revision for arm in arms if arm.dropped is not None and arm.revision is not None}
 
 
-def _retires(draft: PlanContext, revision: int) -> bool:
-    return any(retiring.revision == revision for retiring in draft.status.retiring)
+def _retires(context: PlanContext, revision: int) -> bool:
+    return any(retiring.revision == revision for retiring in context.status.retiring)
