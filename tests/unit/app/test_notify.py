@@ -129,7 +129,7 @@ async def test_a_receiver_in_trouble_delays_nothing_and_is_told_of_once(trouble:
     await bad.settle(40)
     (note,) = await complaints(bad)
     assert note.startswith("rollout digits-r2: https://hooks.example (notify[0]) ")
-    assert note.endswith("; it is tried for an hour, and the rollout goes on")
+    assert note.endswith("; retrying for an hour, and the rollout continues")
     assert "secret" not in note
     (delivery,) = await deliveries(bad)
     assert delivery.get("told", 0) == 0

@@ -28,11 +28,11 @@ def told(*reports: EdgeReport) -> list[tuple[str, str]]:
 def test_it_is_told_of_the_revision_over_all_edges_and_again_when_it_has_doubled() -> None:
     assert told(report("edge-0"), EdgeReport("edge-1", True, False, None)) == []
     ((note, key),) = told(report("edge-0", canary=1))
-    assert note.startswith("revision 8: 1 request ended without an answer at two replicas, one after the other")
+    assert note.startswith("revision 8: 1 request got no answer from two replicas, one after the other")
     notes, keys = zip(
         *(told(report("edge-0", canary=count), report("edge-1", canary=1))[0] for count in (1, 2, 3)), strict=True
     )
-    assert notes[1].startswith("revision 8: 3 requests ended")
+    assert notes[1].startswith("revision 8: 3 requests got")
     assert keys[0] == keys[1] != keys[2]
     assert key not in keys
     assert len(told(report("edge-0", canary=1, stable=1))) == 2
