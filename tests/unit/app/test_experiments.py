@@ -336,7 +336,7 @@ async def test_a_new_revision_waits_or_ends_the_experiment(policy: str) -> None:
     await cluster.until(functools.partial(cluster.at_weight, 3, 25))
     assert await phase(cluster) == "Stopped"
     if policy == "stop":
-        assert (await status(cluster))["verdict"]["reason"].startswith("Superseded: revision 3 is wanted now")
+        assert (await status(cluster))["verdict"]["reason"].startswith("Superseded: revision 3 rolls out")
 
 
 async def test_an_experiment_waits_for_a_rollout() -> None:

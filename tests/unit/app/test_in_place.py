@@ -312,8 +312,8 @@ async def test_one_replica_cannot_be_shared_and_that_is_said() -> None:
     cluster, _ = await begun(1, HALF)
     await cluster.settle(10)
     told = (
-        "1 replica serves, and in place 2 are needed at least: stable keeps one while the candidate's starts; raise spec.replicas,"
-        " or take capacity: surge"
+        "spec.rollout.capacity: inPlace needs at least 2 replicas, found 1: stable keeps one while the candidate's starts."
+        " Raise spec.replicas, or set capacity: surge"
     )
     assert await cluster.condition("CapacityAvailable") == ("False", "InsufficientCapacity")
     assert await message(cluster, "CapacityAvailable") == f"revision 2: {told}"

@@ -359,7 +359,7 @@ async def test_a_replacement_without_steps_is_told_too() -> None:
     await cluster.settle(8)
     assert told(cluster) == [("started", 2), ("promoted", 2)]
     last = cluster.webhooks.posted(HOOK)[-1]
-    assert last["reason"] == "Promoted: replaces revision 1 at once, as strategy recreate has it"
+    assert last["reason"] == "Promoted: strategy recreate replaces revision 1 at once"
     seen = [weights.get("digits-r2", 0) for weights in cluster.edges.weights_seen]
     assert set(seen) == {0, 100}
     await cluster.settle(20)

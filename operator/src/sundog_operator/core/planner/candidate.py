@@ -1,4 +1,4 @@
-"""Which revision is stable, which one is the candidate, and which ones may go."""
+"""The choice of a candidate and the start of its rollout."""
 
 from sundog_operator.api import (
     ExperimentStatus,
@@ -25,15 +25,16 @@ from sundog_operator.core.rollout.freeze import STEPPED_STRATEGIES
 
 
 def choose_candidate(context: PlanContext) -> None:
-    """Compare what the spec wants with what serves, and start, replace or drop a candidate."""
+    """Compare the wanted revision with stable, and start, replace or drop a candidate."""
     wanted, candidate, stable = context.wanted, context.status.candidate, context.status.stable
     context.set(queued=None)
     if wanted is None or (candidate is not None and candidate.revision == wanted.number):
         return
     if context.is_held_back(wanted.number):
-        _leave_held_back(context, wanted)
+        _drop_candidate_for_held_back(context, wanted)
         return
-    if _rehearses(context, wanted):
+    if _is_dry_run(context, wanted):
+        _report_dry_run(context, wanted)
         return
     if stable is not None and stable.revision == wanted.number:
         _return_to_stable(context)
@@ -41,76 +42,83 @@ def choose_candidate(context: PlanContext) -> None:
     if context.experiment is not None:
         _wait_for_experiment(context, wanted)
         return
-    if candidate is not None and _outlasts_edits(context):
+    if candidate is not None and _is_edit_queued(context):
         context.set(queued=wanted.number)
         return
     if candidate is not None:
-        drop_candidate(context, "Superseded", f"revision {wanted.number} is wanted now")
-    if context.is_giving_back or _waits_for_room(context):
+        drop_candidate(context, "Superseded", f"revision {wanted.number} replaces it")
+    if context.is_giving_back or _is_drain_awaited(context):
         context.set(queued=wanted.number)
         return
     _start(context, wanted)
 
 
-def _leave_held_back(context: PlanContext, wanted: Revision) -> None:
-    """The spec is back at a revision that is held back: nothing else is wanted, but what a command brings back."""
-    candidate, rehearses = context.status.candidate, context.spec is not None and context.spec.rollout.dry_run
-    if candidate is None or rehearses or is_rollback(context, candidate) or _outlasts_edits(context):
+def _drop_candidate_for_held_back(context: PlanContext, wanted: Revision) -> None:
+    """Drop the candidate when an edit goes back to a held-back revision. A rollback by command stays."""
+    candidate, is_dry_run = context.status.candidate, context.spec is not None and context.spec.rollout.dry_run
+    if candidate is None or is_dry_run or is_rollback(context, candidate) or _is_edit_queued(context):
         return
-    drop_candidate(context, "Superseded", f"revision {wanted.number} is wanted now, which is held back")
+    drop_candidate(context, "Superseded", f"the spec is back at revision {wanted.number}, which is held back")
 
 
 def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
-    """An Experiment of a user's own runs on stable: what is to replace that waits, or ends it first and begins at a next pass."""
+    """Queue a revision while a user's Experiment runs on stable, or stop the Experiment so that it starts in a later pass."""
     spec = context.spec
     if spec is None or context.is_held:
         return
     if should_stop_experiments(spec):
-        if _finds_no_room(context, spec) and not candidate_placement.can_fit_without_arms(context, spec):
-            # What finds no place all the same ends none for it.
+        if not _place_candidate(context, spec) and not candidate_placement.can_fit_without_arms(context, spec):
+            # Do not stop an Experiment for a candidate that does not fit even then.
             context.set(kept=())
             return
         context.capacity_shortage = None
         cleanup.stop_experiment(
-            context, "Superseded", f"revision {wanted.number} is wanted now, and spec.rollout.duringExperiment is stop"
+            context, "Superseded", f"revision {wanted.number} rolls out, and spec.rollout.duringExperiment is stop"
         )
     context.set(queued=wanted.number)
 
 
 def should_stop_experiments(spec: ModelDeploymentSpec) -> bool:
-    """Whether an Experiment of a user that runs is ended for a revision that is wanted."""
+    """Whether a new revision stops a user's running Experiment."""
     return spec.rollout.during_experiment == "stop"
 
 
-def _rehearses(context: PlanContext, wanted: Revision) -> bool:
-    """Tell what would begin or end, where the spec asks for no more."""
+def _is_dry_run(context: PlanContext, wanted: Revision) -> bool:
+    """Whether `dryRun` keeps a rollout from starting, or a candidate from ending."""
     spec, stable, candidate = context.spec, context.stable_number, context.status.candidate
-    if spec is None or not spec.rollout.dry_run or stable is None or (stable == wanted.number and candidate is None):
+    if spec is None or not spec.rollout.dry_run or stable is None:
         return False
-    if stable == wanted.number or not _finds_no_room(context, spec):
-        waits = stable != wanted.number and _outlasts_edits(context)
+    return stable != wanted.number or candidate is not None
+
+
+def _report_dry_run(context: PlanContext, wanted: Revision) -> None:
+    """Set the message of the rollout that would start, or the capacity that it lacks."""
+    spec, stable = context.spec, context.stable_number
+    if spec is None or stable is None:
+        return
+    if stable == wanted.number or _place_candidate(context, spec):
+        waits = stable != wanted.number and _is_edit_queued(context)
         context.dry_run_message = dry_run.describe_rollout(context, spec, stable, wanted.number, waits=waits)
-    return True
 
 
-def _outlasts_edits(context: PlanContext) -> bool:
-    """Whether what is under way may end before what the spec stands for begins. Without a plan nothing has begun."""
+def _is_edit_queued(context: PlanContext) -> bool:
+    """Whether an edit waits for the end of the active rollout. A rollout without a frozen plan has not started."""
     policy = context.spec.rollout.on_new_revision if context.spec else ""
-    under_way = context.progress is not None and context.progress.plan.strategy != state.RECREATE
-    return policy == "queue" and under_way and not context.is_fast_rollback
+    is_active = context.progress is not None and context.progress.plan.strategy != state.RECREATE
+    return policy == "queue" and is_active and not context.is_fast_rollback
 
 
-def _waits_for_room(context: PlanContext) -> bool:
-    """Whether what the spec stands for begins only once the replicas of all but stable are gone, or of some of very many."""
+def _is_drain_awaited(context: PlanContext) -> bool:
+    """Whether the wanted revision waits until draining revisions are gone: all by policy `restart`, or some of too many."""
     if len(context.status.retiring) >= MAX_DRAINING and not context.is_fast_rollback:
         return True
     policy = context.spec.rollout.on_new_revision if context.spec else ""
-    drains = context.status.stable is not None and bool(context.status.retiring)
-    return policy == "restart" and drains and not context.is_held and not context.is_fast_rollback
+    is_draining = context.status.stable is not None and bool(context.status.retiring)
+    return policy == "restart" and is_draining and not context.is_held and not context.is_fast_rollback
 
 
 def _return_to_stable(context: PlanContext) -> None:
-    """The spec stands for what serves already: a candidate is not wanted any more, and an earlier failure is history."""
+    """Drop the candidate, or else release held-back revisions: the spec is back at the stable revision."""
     last = context.status.last_rollout
     if context.status.candidate is not None:
         drop_candidate(context, "Superseded", "the spec is back at the stable revision")
@@ -119,7 +127,7 @@ def _return_to_stable(context: PlanContext) -> None:
 
 
 def hold_back(context: PlanContext, reason: str) -> None:
-    """Do not roll out what the spec stands for before it is retried, or was at what is stable."""
+    """Hold the wanted revision back until a retry, or until the spec was back at stable."""
     number = context.wanted.number if context.wanted else context.stable_number
     if number is not None:
         last = make_last_rollout(context, number, "RolledBack", reason, "")
@@ -127,32 +135,32 @@ def hold_back(context: PlanContext, reason: str) -> None:
 
 
 def start_rollback(context: PlanContext, target: int) -> None:
-    """Bring an earlier revision up for all traffic at once."""
+    """Make an earlier revision the candidate, for all traffic at once."""
     _become_candidate(context, target, context.replicas, brought_back=True)
 
 
 def _become_candidate(
     context: PlanContext, number: int, replicas: int, shared: PlanInPlace | None = None, *, brought_back: bool = False
 ) -> None:
-    """A candidate of another image has another RayCluster: the status then names each revision's own.
+    """Make a revision the candidate, and record where its replicas come from until its plan has that.
 
-    With it the status says where its replicas come from, until its plan does.
+    A candidate of another image has another RayCluster. The status then names the RayCluster of each revision.
     """
-    place = desired_state.clusters_by_revision(context.status).get(number) or choose_cluster(context, number)
-    if place != context.status.cluster:
-        _name_clusters(context)
+    cluster = desired_state.clusters_by_revision(context.status).get(number) or choose_cluster(context, number)
+    if cluster != context.status.cluster:
+        _record_clusters(context)
     candidate = make_revision_status(context, number, replicas)
     context.set(
         capacity=candidate_placement.make_capacity_status(context.status.capacity, shared, context.replicas),
-        cluster=place,
+        cluster=cluster,
         candidate=candidate.model_copy(update={"brought_back": brought_back}),
         retiring=tuple(r for r in context.status.retiring if r.revision != number),
         kept=tuple(r for r in context.status.kept if r.revision != number),
     )
 
 
-def _name_clusters(context: PlanContext) -> None:
-    """Write down where every revision is, before `status.cluster`, which an empty one stands for, means another."""
+def _record_clusters(context: PlanContext) -> None:
+    """Record the RayCluster of each revision. An empty one means `status.cluster`, which is about to change."""
     before = context.status.cluster
     stable, retiring = context.status.stable, context.status.retiring
     context.set(
@@ -165,19 +173,19 @@ def _start(context: PlanContext, wanted: Revision) -> None:
     spec, stable = context.spec, context.status.stable
     if spec is None or (stable is not None and context.is_held):
         return
-    if stable is not None and _finds_no_room(context, spec):
-        # What is only kept gives way: its room is found at the next looks.
+    if stable is not None and not _place_candidate(context, spec):
+        # Warm revisions make room, which a later pass finds.
         context.set(kept=())
         return
     replicas = _first_replicas(context, spec) if stable else context.replicas
     _become_candidate(context, wanted.number, replicas, context.shared)
 
 
-def _finds_no_room(context: PlanContext, spec: ModelDeploymentSpec) -> bool:
-    """Whether a candidate's pods would find no place: beside what runs, or in the place of stable's."""
-    place = candidate_placement.find_placement(context, spec)
-    context.capacity_shortage, context.shared = place.short, place.shared
-    return not place.fits
+def _place_candidate(context: PlanContext, spec: ModelDeploymentSpec) -> bool:
+    """Set the context's `capacity_shortage` and `shared` for a new candidate; return whether its pods fit."""
+    placement = candidate_placement.find_placement(context, spec)
+    context.capacity_shortage, context.shared = placement.short, placement.shared
+    return placement.fits
 
 
 def _first_replicas(context: PlanContext, spec: ModelDeploymentSpec) -> int:
@@ -189,25 +197,25 @@ def _first_replicas(context: PlanContext, spec: ModelDeploymentSpec) -> int:
 
 
 def ensure_rollout_experiment(context: PlanContext) -> None:
-    """Give a candidate with steps its Experiment, and whatever others are to be told of; and the Experiment its frozen plan."""
+    """Create the Experiment of a candidate with steps or with notifications, and freeze its plan."""
     candidate, stable, spec, wanted = context.status.candidate, context.stable_number, context.spec, context.wanted
     if candidate is None or stable is None or spec is None or wanted is None:
         return
-    # What a command brings back has no steps, also where the spec has come to stand for it meanwhile.
-    recorded = spec.rollout.strategy in STEPPED_STRATEGIES or bool(spec.rollout.notify)
-    stepless = candidate.revision != wanted.number or is_rollback(context, candidate)
-    if stepless or (not recorded and context.rollout is None):
+    # A rollback by command has no steps, even if the spec has become that revision meanwhile.
+    is_recorded = spec.rollout.strategy in STEPPED_STRATEGIES or bool(spec.rollout.notify)
+    has_no_steps = candidate.revision != wanted.number or is_rollback(context, candidate)
+    if has_no_steps or (not is_recorded and context.rollout is None):
         return
     if context.rollout is None:
-        context.rollout = _attempt(context, wanted)
-    # What ends the rollout before is written first: of one pass no second commit is.
+        context.rollout = _find_or_create_attempt(context, wanted)
+    # The end of the rollout before is committed first: a pass has one commit.
     if context.rollout is not None and context.progress is None and context.commit is None:
-        context.commit_rollout(_frozen(context, spec, stable, candidate.revision))
+        context.commit_rollout(_freeze(context, spec, stable, candidate.revision))
 
 
-def _frozen(context: PlanContext, spec: ModelDeploymentSpec, stable: int, candidate: int) -> ExperimentStatus:
+def _freeze(context: PlanContext, spec: ModelDeploymentSpec, stable: int, candidate: int) -> ExperimentStatus:
     if spec.rollout.strategy == state.RECREATE and not context.is_fast_rollback:
-        why = f"replaces revision {stable} at once, as strategy recreate has it"
+        why = f"strategy recreate replaces revision {stable} at once"
         return freeze.freeze_without_steps(spec.rollout, stable, candidate, context.now, why, state.RECREATE)
     shared = context.in_place
     if context.is_fast_rollback:
@@ -218,12 +226,12 @@ def _frozen(context: PlanContext, spec: ModelDeploymentSpec, stable: int, candid
     )
 
 
-def _attempt(context: PlanContext, wanted: Revision) -> RolloutAttempt | None:
-    mine = [rollout for rollout in context.observed.rollouts if rollout.revision == wanted.number]
-    open_one = next((rollout for rollout in mine if not state.is_over(rollout.status)), None)
-    if open_one is not None:
-        context.set(experiment=open_one.name)
-        return open_one
+def _find_or_create_attempt(context: PlanContext, wanted: Revision) -> RolloutAttempt | None:
+    attempts = [rollout for rollout in context.observed.rollouts if rollout.revision == wanted.number]
+    active = next((rollout for rollout in attempts if not state.is_over(rollout.status)), None)
+    if active is not None:
+        context.set(experiment=active.name)
+        return active
     number = 1
     while (
         name := names.rollout_experiment(context.service, wanted.number, number)

@@ -1,4 +1,4 @@
-"""How long a candidate may take, and when it has failed."""
+"""Progress deadlines and failures of a candidate."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
@@ -13,7 +13,7 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
 UNAVAILABLE_GRACE: Final = timedelta(seconds=30)
-"""For which a candidate or an arm with traffic may be without a healthy replica while stable has one."""
+"""Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one."""
 EARLIEST_TIME: Final = datetime.min.replace(tzinfo=UTC)
 AnyRevision = TypeVar("AnyRevision", bound=RevisionStatus)
 
@@ -24,38 +24,42 @@ def has_traffic(context: PlanContext) -> bool:
 
 
 def find_failure(context: PlanContext, candidate: RevisionStatus) -> tuple[str, str] | None:
-    """Why a rollout must stop now, as (reason, message); None while it may go on."""
+    """Return (reason, message) if a rollout must stop now; None if it may continue."""
     readiness = context.readiness(candidate.revision)
     if readiness.failed and (not readiness.retryable or has_traffic(context)):
         return readiness.reason, readiness.message
     if is_unavailable(context, candidate):
-        failing = _unready(context)
+        failing = _stored_not_ready(context)
         why = f": {failing.message}" if failing is not None else ""
         return "CandidateUnavailable", f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}"
     late = find_late_reason(context, candidate)
-    return (state.DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}") if late and _ends(context) else None
+    return (
+        (state.DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}")
+        if late and _is_deadline_fatal(context)
+        else None
+    )
 
 
-def _ends(context: PlanContext) -> bool:
-    """Whether a rollout whose candidate is late ends with that: one that has not begun waits where it is paused."""
-    told = context.progress
-    waits = told is not None and told.paused is not None and told.phase != state.RUNNING
-    return not waits and not is_retried_after_deadline(context)
+def _is_deadline_fatal(context: PlanContext) -> bool:
+    """Whether an exceeded deadline ends the rollout. A rollout that is paused before its start waits instead."""
+    progress = context.progress
+    is_waiting = progress is not None and progress.paused is not None and progress.phase != state.RUNNING
+    return not is_waiting and not is_retried_after_deadline(context)
 
 
 def find_late_reason(context: PlanContext, candidate: RevisionStatus) -> str:
-    """Why a candidate without traffic, or what a step asks for, is not ready although its time is over; else empty."""
-    if short := _short_for_long(context, candidate):
+    """Return why a candidate without traffic, or a step's replicas, exceeded the deadline; empty if they did not."""
+    if short := _find_late_replicas(context, candidate):
         return short
-    ready = context.available(candidate.revision) >= candidate.replicas
-    if has_traffic(context) or ready or context.is_held or not has_exceeded_deadline(context, candidate):
+    is_ready = context.available(candidate.revision) >= candidate.replicas
+    if has_traffic(context) or is_ready or context.is_held or not has_exceeded_deadline(context, candidate):
         return ""
-    failing = _unready(context)
-    return failing.message if failing is not None else "its replicas are not all there"
+    failing = _stored_not_ready(context)
+    return failing.message if failing is not None else "some of its replicas are missing"
 
 
-def _short_for_long(context: PlanContext, candidate: RevisionStatus) -> str:
-    """Which replicas a step of a rollout that has begun lacks although its time is over; empty where it lacks none, or may wait."""
+def _find_late_replicas(context: PlanContext, candidate: RevisionStatus) -> str:
+    """Return which replicas a step of a running rollout lacks after the deadline; empty if none, or if it may wait."""
     progress, spec = context.progress, context.spec
     step = progress.step if progress is not None else None
     if progress is None or spec is None or step is None or step.short_since is None or context.is_held:
@@ -69,64 +73,66 @@ def _short_for_long(context: PlanContext, candidate: RevisionStatus) -> str:
     return f"{context.serving(candidate.revision)} of {needed} replicas are available for {place}"
 
 
-def _unready(context: PlanContext) -> Condition | None:
-    """What is told of a revision that is not ready, if it is told."""
-    told = next((c for c in context.before.conditions if c.type == "RevisionReady"), None)
-    return told if told is not None and told.status == "False" else None
+def _stored_not_ready(context: PlanContext) -> Condition | None:
+    """Return the stored `RevisionReady` condition if it is False."""
+    stored = context.stored_condition("RevisionReady")
+    return stored if stored is not None and stored.status == "False" else None
 
 
 def is_retried_after_deadline(context: PlanContext) -> bool:
-    """Whether a candidate that is not ready in time is tried on."""
+    """Whether the operator retries a candidate that exceeded the deadline."""
     return context.spec is not None and context.spec.rollout.progress_deadline_action == "pause"
 
 
 def find_deadline_pause_reason(context: PlanContext, candidate: RevisionStatus) -> str:
-    """Why a candidate that is tried on was not ready in time, in half a sentence; empty where nothing follows on that."""
+    """Return why the rollout of a late candidate is paused, as a clause; empty if it is not paused for that."""
     late = find_late_reason(context, candidate) if is_retried_after_deadline(context) else ""
     return f"{describe_deadline(context)}: {late}" if late else ""
 
 
 def describe_deadline(context: PlanContext) -> str:
-    """Which limit a revision that was not ready in time has reached."""
+    """Return the deadline that a late revision exceeded, as a clause."""
     limit = context.spec.rollout.progress_deadline if context.spec is not None else timedelta(0)
     return f"not ready within {format_duration(limit)}, spec.rollout.progressDeadline"
 
 
 def track_candidate(context: PlanContext) -> None:
-    """Note since when the spec holds a candidate, and since when one with traffic has no healthy replica although stable has."""
+    """Record since when the spec holds a candidate, and since when it has no healthy replica although stable has."""
     candidate = context.status.candidate
     if candidate is not None:
-        context.set(candidate=track_lost_since(context, _held(context, candidate), begun=has_traffic(context)))
+        context.set(
+            candidate=track_lost_since(context, _with_held_since(context, candidate), begun=has_traffic(context))
+        )
 
 
-def _held(context: PlanContext, candidate: RevisionStatus) -> RevisionStatus:
-    """A candidate with since when the spec holds its rollout, or when it ceased to. Nothing holds a first revision."""
-    held = context.is_held and context.status.stable is not None
-    if held == (candidate.held_since is not None):
+def _with_held_since(context: PlanContext, candidate: RevisionStatus) -> RevisionStatus:
+    """Return a candidate with the time when the spec held or resumed its rollout. Nothing holds a first revision."""
+    is_held = context.is_held and context.status.stable is not None
+    if is_held == (candidate.held_since is not None):
         return candidate
-    ended = {} if held else {"resumed_at": context.now}
-    return candidate.model_copy(update={"held_since": context.now if held else None, **ended})
+    resumed = {} if is_held else {"resumed_at": context.now}
+    return candidate.model_copy(update={"held_since": context.now if is_held else None, **resumed})
 
 
 def track_lost_since(context: PlanContext, revision: AnyRevision, *, begun: bool) -> AnyRevision:
-    """A revision, whose traffic has `begun` or not, with since when it is known that nobody sees it healthy, though stable is.
+    """Return a revision with the time since when it has no healthy replica although stable has.
 
-    A clock that is set back begins that time anew.
+    `begun`: whether the revision has traffic; without, there is no such time. A clock that is set back restarts it.
     """
-    lost = begun and _lost_alone(context, revision.revision)
+    is_lost = begun and _is_lost_alone(context, revision.revision)
     since = min(revision.lost_since or context.now, context.now)
-    return revision.model_copy(update={"lost_since": since if lost else None})
+    return revision.model_copy(update={"lost_since": since if is_lost else None})
 
 
 def is_unavailable(context: PlanContext, revision: RevisionStatus) -> bool:
-    """Whether nobody has seen it healthy for so long that it must not go on."""
+    """Whether a revision has had no healthy replica for longer than `UNAVAILABLE_GRACE`."""
     return revision.lost_since is not None and context.now - revision.lost_since >= UNAVAILABLE_GRACE
 
 
-def _lost_alone(context: PlanContext, candidate: int) -> bool:
-    """Whether the candidate has no healthy replica while stable has: when both are gone, the cluster is to blame and not the candidate.
+def _is_lost_alone(context: PlanContext, candidate: int) -> bool:
+    """Whether the candidate has no healthy replica while stable has. If both have none, the cluster failed and not the candidate.
 
-    By the edges that tell: one that has just started knows of neither.
+    Only edges that report replicas count: an edge that just started knows none.
     """
     of_candidate, of_stable = (
         confirmation.reported_replicas(context.service, number, context.observed.edges)
@@ -136,32 +142,30 @@ def _lost_alone(context: PlanContext, candidate: int) -> bool:
 
 
 def is_dead(context: PlanContext, candidate: RevisionStatus) -> bool:
-    """Whether a candidate answers nothing, or fails most of what it is asked, while stable does neither."""
-    fails = context.evaluation is not None and context.evaluation.dead
-    return fails or _lost_alone(context, candidate.revision)
+    """Whether a candidate answers nothing or fails most requests, while stable does neither."""
+    is_failing = context.evaluation is not None and context.evaluation.dead
+    return is_failing or _is_lost_alone(context, candidate.revision)
 
 
 def has_exceeded_deadline(context: PlanContext, candidate: RevisionStatus) -> bool:
     """Whether a candidate without traffic took longer than the progress deadline to become ready.
 
-    What is outside of windows is left aside, and what was before a pause or a hold ended.
+    Time outside of the windows does not count, nor time before the end of a pause or hold.
     """
     begun = _not_ready_since(context, candidate)
     if context.spec is None or begun is None:
         return False
-    rollout, returning_now = (
-        context.spec.rollout,
-        context.progress is not None and state.is_fast_rollback(context.progress),
-    )
-    counted = () if context.status.stable is None or returning_now else rollout.windows
+    rollout = context.spec.rollout
+    is_fast_rollback = context.progress is not None and state.is_fast_rollback(context.progress)
+    counted = () if context.status.stable is None or is_fast_rollback else rollout.windows
     resumed = (candidate.resumed_at, context.progress.resumed_at if context.progress is not None else None)
     begun = max(begun, *(each or EARLIEST_TIME for each in resumed))
     return windows.has_lasted(counted, begun, context.now, rollout.progress_deadline)
 
 
 def _not_ready_since(context: PlanContext, candidate: RevisionStatus) -> datetime | None:
-    """From when a candidate's time to become ready counts: where it was ready before, from when it stopped to be so, as far as is told."""
+    """Return the start of a candidate's time to become ready. If it was ready before, this is the end of that, if stored."""
     if context.progress is None or context.progress.phase != state.RUNNING:
         return candidate.since or context.now
-    failing = _unready(context)
+    failing = _stored_not_ready(context)
     return failing.last_transition_time if failing is not None else None

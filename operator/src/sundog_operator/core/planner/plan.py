@@ -1,9 +1,11 @@
-"""The planner of a ModelDeployment: what is observed goes in, what to write comes out.
+"""The plan of one reconcile pass of a ModelDeployment: from the observed state to the objects to write.
 
-`plan` is pure, total and deterministic. It decides in a fixed order, each step reading what the earlier ones settled:
-accept the spec → know its revision → settle what ended → obey a command → choose a candidate → walk the rollout → let go of drained
-revisions → say what is true. Whatever moves traffic is committed in a status first; the Serve document and the split document follow from
-statuses alone (`core.live`), so the operator can die at any line.
+`make_plan` is pure, total and deterministic. Its steps run in a fixed order, and each reads the results of the earlier ones:
+accept the spec → find its revision → apply the outcome of an ended rollout → execute a command → choose a candidate →
+advance the rollout → release drained revisions → set conditions.
+
+A change of traffic is always committed in a status first. The Serve document and the split document follow from statuses
+alone (`planner.desired_state`). So the operator may stop at any line.
 """
 
 from dataclasses import dataclass
@@ -43,15 +45,15 @@ from sundog_operator.core.rollout import history, prometheus_checks, state, stat
 
 @dataclass(frozen=True, slots=True)
 class ReconcilePlan:
-    """What to write, in this order: creates, the Experiments' statuses, the status; then what is surplus goes. Nothing is written twice.
+    """What to write, in this order: new objects, the Experiments' statuses, the status; then deletions. Nothing is written twice.
 
     Attributes:
         rollout: (Experiment name, status) to commit, or None.
-        own: the same of Experiments of users.
-        surplus_revisions: names of ControllerRevisions beyond the history limit.
-        surplus_experiments: names of rollout Experiments beyond it.
-        requeue_after_s: when to look again without being woken, in seconds.
-        late_edges: edges whose pods to delete.
+        own: (Experiment name, status) of users' Experiments to commit.
+        surplus_revisions: names of ControllerRevisions beyond the history limit, to delete.
+        surplus_experiments: names of rollout Experiments beyond the history limit, to delete.
+        requeue_after_s: seconds until the next pass, unless a watch triggers one before.
+        edges_to_delete: edges whose pods to delete.
     """
 
     objects_to_create: tuple[Json, ...]
@@ -83,11 +85,11 @@ STEPS = (
 
 
 def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
-    """Decide one pass."""
+    """Decide one reconcile pass."""
     context = _make_context(observed, now)
     for step in STEPS:
         step(context)
-    _walk(context)
+    _advance_rollout(context)
     lifecycle.advance_experiment(context)
     drain.release_drained_revisions(context)
     warm_revisions.release_expired(context)
@@ -97,7 +99,7 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
     experiment_conditions.set_conditions(context)
     lifecycle.report_data_quality(context)
     report_poison_requests(context)
-    late = replace_stale_edge(context)
+    stale_edges = replace_stale_edge(context)
     return ReconcilePlan(
         objects_to_create=tuple(context.objects_to_create),
         rollout=context.commit,
@@ -106,7 +108,7 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
         surplus_experiments=_surplus_experiments(context),
         events=tuple(context.events),
         requeue_after_s=requeue.requeue_after_s(context),
-        edges_to_delete=late,
+        edges_to_delete=stale_edges,
         own=tuple(context.experiment_statuses.items()),
     )
 
@@ -125,15 +127,15 @@ def _make_context(observed: ObservedState, now: datetime) -> PlanContext:
     )
 
 
-def _walk(context: PlanContext) -> None:
-    """Let the rollout's state machine take one step, unless this plan commits something of it already."""
+def _advance_rollout(context: PlanContext) -> None:
+    """Tick the rollout's state machine, unless this plan commits a status of the rollout already."""
     progress, candidate = context.progress, context.status.candidate
     if progress is None or candidate is None or context.commit is not None:
         return
     counted = evaluation.evaluate_rollout(context)
     attempt = context.rollout
     context.shadow = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", context.observed.edges)
-    observed = state.RolloutInputs(
+    inputs = state.RolloutInputs(
         now=context.now,
         replicas=context.replicas,
         available=context.available(candidate.revision),
@@ -152,33 +154,36 @@ def _walk(context: PlanContext) -> None:
     )
 
     def ticked(*, moved: bool) -> ExperimentStatus:
-        told = prometheus_checks.record_readings(
-            planner_status.report_metrics(context, progress, moved=moved), context.observed.readings
-        )
-        return state_machine.tick(told, observed)
+        reported = planner_status.report_metrics(context, progress, moved=moved)
+        return state_machine.tick(prometheus_checks.record_readings(reported, context.observed.readings), inputs)
 
     after = ticked(moved=False)
     if after != progress:
-        # Where anything moves more often than once a minute, what is known would never be told else.
+        # Frequent transitions must not delay the report of the metrics.
         after = ticked(moved=True)
     after = planner_status.report_counts(context, after, progress, counted, moved=False)
-    weighs = (context.evaluation or context.shadow) is not None
-    if after != progress or (weighs and context.has_terminating_edge(progress)):
-        # What was counted is written with what follows from it.
-        told = planner_status.report_counts(context, after, progress, counted, moved=True)
+    is_evaluated = (context.evaluation or context.shadow) is not None
+    if after != progress or (is_evaluated and context.has_terminating_edge(progress)):
+        # The counts are written together with the decision that they led to.
+        committed = planner_status.report_counts(context, after, progress, counted, moved=True)
         if counted is not None:
-            told = told.model_copy(update={"tallies": counted.pack()})
+            committed = committed.model_copy(update={"tallies": counted.pack()})
         if context.shadow is not None:
-            told = told.model_copy(update={"shadow": context.shadow.status})
-        if told != progress:
+            committed = committed.model_copy(update={"shadow": context.shadow.status})
+        if committed != progress:
             context.commit_rollout(
-                history.record_point(told, planner_status.current_metrics(context) or told.metrics, context.now)
+                history.record_point(
+                    committed, planner_status.current_metrics(context) or committed.metrics, context.now
+                )
             )
             context.events.extend(rollout_conditions.transition_events(context, progress, after))
 
 
 def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
-    """What is beyond the history. While the spec is refused nobody knows what may return, nor what was wanted and is held back."""
+    """Return the ControllerRevisions beyond the history limit.
+
+    None while the spec is refused: the rollback window and the wanted revision are then unknown.
+    """
     if context.spec is None:
         return ()
     kept = set(desired_state.live_revisions(context.status)) | ({context.wanted.number} if context.wanted else set())
@@ -186,8 +191,8 @@ def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
         kept.add(context.status.candidate.revision)
     kept.update(arm.revision for arm in context.status.arms or ())
     kept.update(rollback_window.revisions_in_window(context.spec.rollout, context.status.stable_before))
-    gone = revisions.find_surplus(context.observed.revisions, kept, context.status.stable_before)
-    return tuple(names.application(context.service, revision.number) for revision in gone)
+    surplus = revisions.find_surplus(context.observed.revisions, kept, context.status.stable_before)
+    return tuple(names.application(context.service, revision.number) for revision in surplus)
 
 
 def _surplus_experiments(context: PlanContext) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A status that was lost is rebuilt from the children; and which revision and RayCluster a pass works on."""
+"""Recovery of a lost status, and the choice of the revision and RayCluster of a pass."""
 
 from collections.abc import Sequence
 
@@ -18,15 +18,15 @@ from sundog_operator.core.rollout import state
 
 
 def assign_cluster(context: PlanContext) -> None:
-    """Choose the first RayCluster."""
+    """Choose the RayCluster of a ModelDeployment that has none."""
     if not context.status.cluster and context.wanted is not None:
         context.set(cluster=choose_cluster(context, context.wanted.number))
 
 
 def choose_cluster(context: PlanContext, number: int) -> str:
-    """The RayCluster of a revision: one that this service uses already and whose pods have its image, else one with room.
+    """Return the RayCluster for a revision: one in use whose pods have its image, or one with room.
 
-    In local mode all heads are the same, and the first one chosen is kept. Nothing is started for a service whose edge can never be ours.
+    In local mode all heads are the same, and the first choice stays. There is none while a foreign object blocks the edge.
     """
     if context.observed.foreign and not context.status.cluster:
         return ""
@@ -41,10 +41,10 @@ def choose_cluster(context: PlanContext, number: int) -> str:
 
 
 def recover_lost_status(context: PlanContext) -> None:
-    """Take up what serves where the status that said so was lost: the split document and the rollouts still tell.
+    """Rebuild a lost status from the split document and the rollout Experiments.
 
-    Without this a ModelDeployment restored from a backup would be rolled out from nothing, over what serves. Where there is a candidate
-    nothing was lost: of a ModelDeployment made anew the document may still tell what its namesake served.
+    Without this, a ModelDeployment restored from a backup would start from nothing, although revisions serve. A status with a
+    candidate was not lost: the document may still have the split of a deleted ModelDeployment of the same name.
     """
     if context.status.stable is not None or context.status.candidate is not None:
         return
@@ -57,44 +57,44 @@ def recover_lost_status(context: PlanContext) -> None:
     )
     latest = attempts[-1] if attempts and state.is_frozen(attempts[-1].status) else None
     shared = latest.status.plan.in_place if latest is not None and not state.is_over(latest.status) else None
-    replicas = _serving(context, [stable] if shared is None or latest is None else [stable, latest.revision])
+    replicas = _serving_replicas(context, [stable] if shared is None or latest is None else [stable, latest.revision])
     if replicas is None:
         return
-    # Where its arms are told apart from it, the service's cluster is that of its newest revision.
-    placed = {
+    # If arms have other RayClusters, the service's is the one of its newest revision.
+    clusters_by_arm = {
         arm.get("revision"): str(arm.get("cluster", "")) for arm in (context.observed.split or {}).get("arms", ())
     }
     cluster = context.status.cluster or str((context.observed.split or {}).get("cluster", ""))
-    serving = make_revision_status(context, stable, replicas).model_copy(update={"cluster": placed[stable]})
+    serving = make_revision_status(context, stable, replicas).model_copy(update={"cluster": clusters_by_arm[stable]})
     context.set(stable=serving, cluster=cluster)
     if latest is None:
         return
     if not state.is_over(latest.status):
         context.set(experiment=latest.name, candidate=make_revision_status(context, latest.revision, replicas))
         if shared is not None:
-            own = state.shared_replicas(latest.status, replicas, stands_still=True)
-            told = candidate_placement.make_capacity_status(context.status.capacity, shared, replicas)
-            context.set(stable=serving.model_copy(update={"replicas": own.stable}), capacity=told)
+            arm_replicas = state.shared_replicas(latest.status, replicas, stands_still=True)
+            capacity = candidate_placement.make_capacity_status(context.status.capacity, shared, replicas)
+            context.set(stable=serving.model_copy(update={"replicas": arm_replicas.stable}), capacity=capacity)
     elif latest.status.phase == state.STOPPED:
         context.set(
             last_rollout=make_last_rollout(context, latest.revision, *rollout_outcome(latest.status), latest.name)
         )
 
 
-def _serving(context: PlanContext, numbers: Sequence[int]) -> int | None:
-    """Replicas for all traffic, of what is taken up: of stable, or of two revisions that share them. None while nobody knows.
+def _serving_replicas(context: PlanContext, numbers: Sequence[int]) -> int | None:
+    """Return the replicas for all traffic of stable, or of two revisions that share them; None while unknown.
 
-    Where the spec is refused they are as many as serve: neither spec nor status tells more.
+    While the spec is refused this is the number of serving replicas.
     """
     if context.spec is not None:
         return context.replicas
-    told = [confirmation.reported_replicas(context.service, number, context.observed.edges) for number in numbers]
-    known = [count for count in told if count is not None]
-    return max(sum(known), context.replicas) if len(known) == len(told) else None
+    reported = [confirmation.reported_replicas(context.service, number, context.observed.edges) for number in numbers]
+    known = [count for count in reported if count is not None]
+    return max(sum(known), context.replicas) if len(known) == len(reported) else None
 
 
 def find_or_create_revision(context: PlanContext) -> None:
-    """Find the revision that the spec stands for, or make it."""
+    """Find the revision of the spec, or create it."""
     if context.spec is None:
         return
     content = revisions.content_of(context.spec)

@@ -1,4 +1,4 @@
-"""Fields of the status that tell what was observed: metrics, counts, capacity and startup."""
+"""Observed fields of the status: metrics, counts, capacity and startup."""
 
 import math
 from collections.abc import Sequence
@@ -28,61 +28,63 @@ from sundog_operator.core.rollout import (
 )
 from sundog_operator.core.stats.findings import MetricVerdict
 
-NOT_EVALUATED: Final = "counters are kept, but no evidence is weighed in a rollout without a gate of evidence"
-EVALUATED_IN_BAKE: Final = "copies are compared; evidence of traffic is weighed in the bake"
+NOT_EVALUATED: Final = "the edges count requests, but a rollout without an evidence gate is not evaluated"
+EVALUATED_IN_BAKE: Final = "the answers to copies are compared; traffic is evaluated in the bake"
 
 
 def report_metrics(context: PlanContext, status: ExperimentStatus, *, moved: bool = False) -> ExperimentStatus:
-    """Project what the evidence says: with every transition, once a minute, and as soon as there is anything."""
+    """Return the status with the current metrics: at each transition, once a minute, and as soon as a metric has data."""
     known = current_metrics(context)
-    if known is None or not (moved or context.is_report_due(status) or _nothing(status.metrics) > _nothing(known)):
+    if known is None or not (
+        moved or context.is_report_due(status) or _count_without_data(status.metrics) > _count_without_data(known)
+    ):
         return status
     shadow = context.shadow.status if context.shadow else status.shadow
     return status.model_copy(update={"metrics": known, "shadow": shadow})
 
 
 def current_metrics(context: PlanContext) -> tuple[MetricStatus, ...] | None:
-    """What is known of each metric, of those that copies are compared by too; None where nothing is weighed."""
+    """Return the current metrics, including those of the shadow comparison; None if nothing is evaluated."""
     if context.evaluation is None and context.shadow is None:
         return None
-    copies = context.shadow.metrics if context.shadow else ()
-    return (*copies, *(context.evaluation.metrics if context.evaluation else ()))
+    shadow = context.shadow.metrics if context.shadow else ()
+    return (*shadow, *(context.evaluation.metrics if context.evaluation else ()))
 
 
-def _nothing(metrics: Sequence[MetricStatus]) -> float:
-    """Of how many metrics nothing is known; of more than any where none is named."""
+def _count_without_data(metrics: Sequence[MetricStatus]) -> float:
+    """Return the number of metrics without data; infinity if there are no metrics."""
     return sum(each.verdict == MetricVerdict.NO_DATA for each in metrics) if metrics else math.inf
 
 
 def report_counts(
     context: PlanContext, status: ExperimentStatus, before: ExperimentStatus, counted: Counters | None, *, moved: bool
 ) -> ExperimentStatus:
-    """Project what was counted into the arms: at every transition, else once a minute; a status must not change with each request.
+    """Return the status with the requests of each arm: at each transition, else once a minute.
 
-    `counted` is what is known of edges that are gone as well; None where no evidence is weighed.
+    A status must not change with each request. `counted` includes edges that are gone; None if nothing is evaluated.
     """
     if context.rollout is None or not (moved or context.is_report_due(status)):
         return status
-    arms = tuple(_counted(arm, context.rollout.uid, context.observed.edges, counted) for arm in status.arms)
+    arms = tuple(_with_counts(arm, context.rollout.uid, context.observed.edges, counted) for arm in status.arms)
     if arms == status.arms and status.metrics == before.metrics:
         return status
     return status.model_copy(update={"arms": arms, "counted_at": context.now})
 
 
-def _counted(arm: ArmStatus, attempt: str, edges: Sequence[EdgeReport], counted: Counters | None) -> ArmStatus:
+def _with_counts(arm: ArmStatus, attempt: str, edges: Sequence[EdgeReport], counted: Counters | None) -> ArmStatus:
     requests, errors = counters.monotonic_totals(
         arm, request_counts.count_requests_and_errors(attempt, arm.name, edges), counted
     )
     update: dict[str, int] = {"requests": requests, "errors": errors}
-    by_header, failed = request_counts.count_requests_and_errors(attempt, arm.name, edges, forced=True)
-    if by_header:
-        update["header_requests"] = max(arm.header_requests or 0, by_header)
-        update["header_errors"] = max(arm.header_errors or 0, failed)
+    header_requests, header_errors = request_counts.count_requests_and_errors(attempt, arm.name, edges, forced=True)
+    if header_requests:
+        update["header_requests"] = max(arm.header_requests or 0, header_requests)
+        update["header_errors"] = max(arm.header_errors or 0, header_errors)
     return arm.model_copy(update=update)
 
 
 def update_measured_fields(context: PlanContext) -> None:
-    """Fill in replicas, weights and addresses."""
+    """Set replicas, weights and the address in the status."""
     progress = context.progress
     weight = state.canary_weight(progress) if progress else 0
     candidate, stable, shared = (
@@ -92,27 +94,27 @@ def update_measured_fields(context: PlanContext) -> None:
     )
     needed = context.replicas
     if candidate is not None:
-        own = state.wanted_replicas(progress, needed) if progress else _before_freeze(context, candidate)
-        context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else own))
-    of_arms = arm_status.update_arm_fields(context)
+        replicas = state.wanted_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
+        context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
+    arms_weight = arm_status.update_arm_fields(context)
     if stable is not None:
-        left = round(100 - weight - of_arms, 2)
-        context.set(stable=_measured(context, stable, left, shared.stable if shared else needed))
+        stable_weight = round(100 - weight - arms_weight, 2)
+        context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else needed))
     roles = (context.status.stable, context.status.candidate, *(context.status.arms or ()))
     shown = [revision for revision in roles if revision is not None]
     context.set(
         replicas=sum(revision.replicas for revision in shown),
         ready_replicas=sum(revision.ready_replicas for revision in shown),
         selector=f"{names.LABEL_MODEL_DEPLOYMENT}={context.service}",
-        # Told with the status that gives traffic: before, nobody answers there.
+        # The address is set together with the traffic: before, nothing answers there.
         url=(context.observed.url if context.status.stable is not None else "") or context.status.url,
         capacity=_measure_capacity(context, needed),
         startup=_measure_startup(context),
     )
 
 
-def _before_freeze(context: PlanContext, candidate: RevisionStatus) -> int:
-    """A canary keeps what its first step asked for until its plan is frozen; any other candidate is to carry everything."""
+def _replicas_before_freeze(context: PlanContext, candidate: RevisionStatus) -> int:
+    """Return a candidate's replicas before its plan is frozen: those of the first step, or without steps those for all traffic."""
     return candidate.replicas if context.status.experiment else context.replicas
 
 
@@ -123,12 +125,12 @@ def _measured(context: PlanContext, revision: RevisionStatus, weight: float, wan
 
 
 def is_wanted(context: PlanContext, newest: RevisionStatus) -> bool:
-    """Whether the newest revision is the one that the spec asks for."""
+    """Whether the newest revision is the wanted one."""
     return context.wanted is not None and newest.revision == context.wanted.number
 
 
 def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | None:
-    """Accelerators of all revisions that run, and whether a candidate shares replicas; None where nothing of both is there to be told."""
+    """Return the accelerators of all live revisions, and how a candidate shares replicas; None if there is neither."""
     shared, requested = context.in_place, 0
     resources = set()
     for number, replicas in desired_state.live_revisions(context.status).items():
@@ -151,27 +153,27 @@ def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | Non
 
 
 def _measure_startup(context: PlanContext) -> Startup | None:
-    """The phases of the newest revision's start, told once it is ready and an edge has asked one of its replicas."""
-    newest, told = context.status.candidate or context.status.stable, context.status.startup
-    if newest is None or (told is not None and told.revision == newest.revision):
-        return told
-    # Replicas are asked of what a status tells already.
+    """Return the startup phases of the newest revision, once it is ready and a replica reported them to an edge."""
+    newest, stored = context.status.candidate or context.status.stable, context.status.startup
+    if newest is None or (stored is not None and stored.revision == newest.revision):
+        return stored
+    # Edges ask only replicas of revisions in the stored status.
     known = next(
         (each for each in desired_state.revisions_in_status(context.before) if each.revision == newest.revision), None
     )
     if not isinstance(known, RevisionStatus) or not context.readiness(newest.revision).ready:
-        return told
+        return stored
     start = startup.find_reported_start(
         context.service, names.application(context.service, newest.revision), context.observed.edges
     )
     pods = context.pods_of(newest.revision)
     if start is None or not (pods or start.phases):
-        return told
-    since = _to_run_since(context, known)
+        return stored
+    since = _wanted_since(context, known)
     return Startup(revision=newest.revision, **startup.startup_phases(since, pods, start, context.now))
 
 
-def _to_run_since(context: PlanContext, known: RevisionStatus) -> datetime | None:
-    """The first revision was to run from the begin; any other since it has the role that was told of it."""
-    first = known.revision == 1 and context.status.startup is None
-    return (context.created if first else None) or known.since
+def _wanted_since(context: PlanContext, known: RevisionStatus) -> datetime | None:
+    """Return since when a revision should run: the first one since the creation, any other since it got its role."""
+    is_first = known.revision == 1 and context.status.startup is None
+    return (context.created if is_first else None) or known.since

@@ -1,4 +1,4 @@
-"""What a step asks a webhook."""
+"""The request of a step to its webhook."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from sundog_operator.core.rollout import state, windows
 Json = dict[str, Any]
 
 _PHASE: Final = "Progressing"
-"""Flagger's word for a canary that is under way."""
+"""Flagger's phase of an active canary."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest:
-    """What to ask. Of equal `about` it is the same question, whose answer stays good; `timeout_s` is in seconds."""
+    """A request to a webhook. The answer stays valid for requests with an equal `about`."""
 
     about: str
     url: str
@@ -34,9 +34,9 @@ def make_webhook_request(
     known: Iterable[Revision],
     now: datetime,
 ) -> WebhookRequest | None:
-    """The question of the step that a rollout is at; None where it asks nothing, the spec holds it, or its windows are closed.
+    """Return the webhook request of a rollout's current step; None if it has none, the spec holds it, or windows are closed.
 
-    The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, with texts alone in its metadata.
+    The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, where metadata has only strings.
     """
     webhook = state.pending_webhook(attempt.status) if attempt is not None and not is_rollout_held(spec, now) else None
     if attempt is None or webhook is None:

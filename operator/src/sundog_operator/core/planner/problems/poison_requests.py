@@ -1,4 +1,4 @@
-"""Requests that end the replicas that they reach."""
+"""Poison requests, which may crash the replicas that they reach."""
 
 from sundog_operator.core import events
 from sundog_operator.core.edge import request_counts
@@ -6,7 +6,7 @@ from sundog_operator.core.planner.context import PlanContext
 
 
 def report_poison_requests(context: PlanContext) -> None:
-    """Add an event for each revision in traffic that edges have seen such requests of."""
+    """Add an event for each revision with traffic that got poison requests."""
     split = context.desired_split()
     if split is None:
         return
