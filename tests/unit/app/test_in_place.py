@@ -249,7 +249,7 @@ async def test_another_revision_waits_until_stable_has_its_replicas_back() -> No
     assert (status["candidate"]["revision"], status["queued"]) == (2, 3)
     assert await message(cluster, "Progressing") == (
         "revision 2, Superseded: gives its traffic back as replicas of stable come, 2 of 4 are there;"
-        " revision 3 waits until it has ended"
+        " revision 3 waits until this rollout has ended"
     )
     await cluster.until(functools.partial(cluster.at_weight, 3, 50))
     assert watch.least[0] >= -1
@@ -298,7 +298,7 @@ async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it(
     await cluster.command("rollback revision=1 id=b")
     await cluster.settle(2)
     last = (await cluster.status())["lastCommand"]
-    told = "revision 3 has replicas of stable, which has to have them back first: abort it, then roll back"
+    told = "revision 3 has replicas of stable. Abort it first, then roll back"
     assert (last["result"], last["message"]) == ("Rejected", told)
     await cluster.command("rollback revision=2 id=c")
     await cluster.until(ended(cluster), rounds=100)

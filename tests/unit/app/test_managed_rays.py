@@ -802,7 +802,7 @@ async def test_a_rollback_without_room_is_told_the_way_in_place(cluster: Cluster
     last = (await cluster.status())["lastCommand"]
     assert (last["result"], last["message"]) == (
         "Rejected",
-        f"2 {GPU} needed (2 × 1), 0 of 2 free on 1 node: apply the spec of revision 1, which then comes in place",
+        f"2 {GPU} needed (2 × 1), 0 of 2 free on 1 node. Apply the spec of revision 1 to roll it out in place",
     )
     await cluster.apply("file:///models/v1", replicas=2, resources={"gpu": {"count": 1}})
     await cluster.until(functools.partial(cluster.at_weight, 1, 25))
@@ -1005,7 +1005,7 @@ async def test_while_a_revision_waits_for_gpus_the_next_experiment_waits_too(clu
     running = next(
         each for each in (await cluster.experiment("b"))["status"]["conditions"] if each["type"] == "Running"
     )
-    assert running["message"] == "waits until revision 3 finds room"
+    assert running["message"] == "waits until there is capacity for revision 3"
     key = Key("modeldeployment", NAMESPACE, NAME)
     assert await reconcile_model_deployment(cluster.world, key) == 15, "nodes that come are looked for in no hurry"
     await cluster.kube.delete(Ref(NODE, "", "node"))

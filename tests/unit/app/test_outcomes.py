@@ -358,7 +358,7 @@ async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None
     told = await status(cluster)
     first = message(told, "Conclusive")
     assert first.startswith("arm arm-1: conversion of arm-1 is ")
-    assert first.endswith("; hardly decided before it stops, see status.metrics: back, errorRate"), first
+    assert first.endswith("; unlikely to be decided before it stops, see status.metrics: back, errorRate"), first
     assert (
         "back is hardly decided before the experiment stops: an effect of 5 %"
         in found(told, "arm-1", "back")["message"]

@@ -1,4 +1,4 @@
-"""Commands of the annotation: accepted or rejected once, and what they do."""
+"""Execution of the commands in a ModelDeployment's annotation, each accepted or rejected once."""
 
 from typing import Any, Final
 
@@ -15,14 +15,14 @@ from sundog_operator.core.rollout import commands, explanations, state, steering
 from sundog_operator.core.rollout.commands import RolloutCommand
 
 FORWARD_VERBS: Final = ("promote", "skip")
-"""What lets traffic move forward."""
+"""Commands that advance traffic."""
 
 MAX_COMMAND_IDS: Final = 20
-"""Ids that are known to have been used: a repository that writes an old annotation back must not run it again."""
+"""Used ids in the status. An old annotation that a Git repository restores must not run again."""
 
 
 def execute_command(context: PlanContext) -> None:
-    """Run the command in the annotation unless it was run before."""
+    """Execute the command in the annotation, unless it was executed before."""
     text = (context.observed.deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND)
     if not text:
         return
@@ -31,11 +31,13 @@ def execute_command(context: PlanContext) -> None:
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
     was_run = _was_run(context, command)
-    problem = _reused(context, command) or command.problem or ("" if was_run else _refuse(context, command))
+    problem = (
+        _find_id_reuse(context, command) or command.problem or ("" if was_run else _find_refusal(context, command))
+    )
     result = "Rejected" if problem else "Accepted"
     if not problem and not was_run:
         _run(context, command)
-    done: dict[str, Any] = {
+    recorded: dict[str, Any] = {
         "id": command.id,
         "verb": command.verb,
         "revision": command.revision or None,
@@ -43,20 +45,20 @@ def execute_command(context: PlanContext) -> None:
     }
     earlier = tuple(ident for ident in context.status.command_ids if ident != command.id)
     context.set(
-        last_command=LastCommand(**done, message=problem[:1024], at=context.now),
+        last_command=LastCommand(**recorded, message=problem[:1024], at=context.now),
         command_ids=(*earlier, command.id)[-MAX_COMMAND_IDS:],
     )
     context.events.append(events.command_handled(command.verb, command.id, result, problem))
 
 
-def _reused(context: PlanContext, command: RolloutCommand) -> str:
+def _find_id_reuse(context: PlanContext, command: RolloutCommand) -> str:
     last = context.status.last_command
     if last is not None and last.id == command.id:
-        return f"id {command.id} was used before, for {last.verb} revision={last.revision or 'none'}"
-    return f"id {command.id} was used before" if command.id in context.status.command_ids else ""
+        return f"id {command.id}: already used for {last.verb} revision={last.revision or 'none'}. Use a new id"
+    return f"id {command.id}: already used. Use a new id" if command.id in context.status.command_ids else ""
 
 
-def _refuse(context: PlanContext, command: RolloutCommand) -> str:
+def _find_refusal(context: PlanContext, command: RolloutCommand) -> str:
     match command.verb:
         case "rollback":
             return _refuse_rollback(context, command.revision)
@@ -64,19 +66,19 @@ def _refuse(context: PlanContext, command: RolloutCommand) -> str:
             return _refuse_retry(context, command.revision)
         case "stop":
             return _refuse_stop(context, command.revision)
-        case _ if _gives_back(context, command.revision):
+        case _ if _is_giving_back(context, command.revision):
             return f"revision {command.revision} gives its traffic back already: there is nothing to {command.verb}"
         case _:
             return _refuse_steering(context, command)
 
 
-def _gives_back(context: PlanContext, number: int) -> bool:
+def _is_giving_back(context: PlanContext, number: int) -> bool:
     candidate = context.status.candidate
     return context.is_giving_back and candidate is not None and candidate.revision == number
 
 
 def _was_run(context: PlanContext, command: RolloutCommand) -> bool:
-    """Whether the rollout has run it already: an earlier pass got that far and died before this status was written."""
+    """Whether the rollout has executed it already. The operator may have stopped before it wrote this status."""
     name = context.before.experiment
     attempt = next((rollout for rollout in context.observed.rollouts if rollout.name == name), None)
     return attempt is not None and attempt.status.last_command == command.id
@@ -85,99 +87,92 @@ def _was_run(context: PlanContext, command: RolloutCommand) -> bool:
 def _refuse_steering(context: PlanContext, command: RolloutCommand) -> str:
     candidate = context.status.candidate
     if candidate is None:
-        runs = f"; stop ends Experiment {context.experiment.name}" if context.experiment is not None else ""
-        return f"revision {command.revision} is no candidate: no rollout is under way{runs}"
+        hint = f". Use stop to end Experiment {context.experiment.name}" if context.experiment is not None else ""
+        return f"revision {command.revision} is not the candidate: no rollout is under way{hint}"
     if candidate.revision != command.revision:
-        return f"revision {command.revision} is not the candidate, which is revision {candidate.revision}"
+        return f"revision {command.revision} is not the candidate; expected revision {candidate.revision}"
     if command.verb == "abort":
         return (
             ""
             if context.status.stable
-            else f"revision {command.revision} is the first one: there is none to go back to"
+            else f"revision {command.revision} is the first one: there is no revision to go back to"
         )
-    if command.verb in FORWARD_VERBS and not command.full and (why := _why_not_begun(context, command)):
+    if command.verb in FORWARD_VERBS and not command.full and (why := _find_missing_step(context, command)):
         return why
     if context.progress is None:
-        return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
+        return f"revision {command.revision} rolls out without steps: there is nothing to {command.verb}"
     if command.verb == "resume" and context.progress.paused is None:
-        return _why_not_resumed(context, command.revision)
+        return _explain_not_paused(context, command.revision)
     if command.verb == "skip" and (why := steering.skip_refusal(context.progress)):
         return why
     if command.verb in FORWARD_VERBS and context.is_held:
-        return _why_held(context)
+        return _explain_hold(context)
     if command.verb in FORWARD_VERBS and context.window_opens_at is not None:
         return (
-            f"{windows.describe_closed_windows(context.window_opens_at)}: take spec.rollout.windows out to go on before"
+            f"{windows.describe_closed_windows(context.window_opens_at)}. Remove spec.rollout.windows to continue now"
         )
-    return _why_not_trusted(context) if command.verb == "promote" else ""
+    return _recheck_sample_ratio(context) if command.verb == "promote" else ""
 
 
-def _why_not_trusted(context: PlanContext) -> str:
-    """Why a rollout that is paused for its split would be paused again at once; empty where it is not, or the split is right again."""
+def _recheck_sample_ratio(context: PlanContext) -> str:
+    """Evaluate a rollout again that is paused for a sample-ratio mismatch, and return the mismatch; empty if there is none."""
     paused = context.progress.paused if context.progress is not None else None
     if paused is None or paused.reason != state.SAMPLE_RATIO:
         return ""
     evaluation.evaluate_rollout(context)
     broken = context.evaluation.broken if context.evaluation is not None else ""
-    return (
-        f"requests do not fall to the arms by their weights, {broken}: it would be paused again at once"
-        if broken
-        else ""
-    )
+    return f"sample-ratio mismatch: {broken}. The rollout would be paused again at once" if broken else ""
 
 
-def _why_not_begun(context: PlanContext, command: RolloutCommand) -> str:
-    """Why a rollout is at no step that could be passed or left out; empty where it is at one, or has none."""
+def _find_missing_step(context: PlanContext, command: RolloutCommand) -> str:
+    """Return why a rollout has no current step to pass or skip; empty if it has one, or if it has no steps."""
     progress = context.progress
     if progress is None or progress.phase != state.PENDING:
         return ""
     if progress.paused is not None:
-        return f"revision {command.revision} is {explanations.describe_pause(progress)}: resume lets it begin, once it is ready"
+        return f"revision {command.revision} is {explanations.describe_pause(progress)}. Use resume: it then starts once it is ready"
     if context.is_held:
-        return _why_held(context)
+        return _explain_hold(context)
     if command.verb == "skip":
         return steering.skip_refusal(progress)
-    return (
-        f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
-    )
+    return f"revision {command.revision} is not ready yet: there is no step to pass. Use --full to promote it as soon as it is ready"
 
 
-def _why_not_resumed(context: PlanContext, number: int) -> str:
-    """That a rollout is not paused, and what lets it go on where it stands still all the same."""
-    told = f"revision {number} is not paused: there is nothing to resume"
+def _explain_not_paused(context: PlanContext, number: int) -> str:
+    """Return that a rollout is not paused, and what it waits for instead."""
+    message = f"revision {number} is not paused: there is nothing to resume"
     if context.is_held:
-        return f"{told}; {_why_held(context)}"
-    waits = (
-        context.progress is not None and context.progress.step is not None and context.progress.step.gate == "manual"
-    )
-    return f"{told}; it {state.WAITS_FOR_PROMOTE}" if waits else told
+        return f"{message}; {_explain_hold(context)}"
+    step = context.progress.step if context.progress is not None else None
+    waits_for_promote = step is not None and step.gate == "manual"
+    return f"{message}; it {state.WAITS_FOR_PROMOTE}" if waits_for_promote else message
 
 
-def _why_held(context: PlanContext) -> str:
+def _explain_hold(context: PlanContext) -> str:
     if context.spec is None:
-        return "the spec is refused: mend it first"
+        return "spec is invalid; fix it first"
     fields = {"spec.paused": context.spec.paused, "spec.rollout.paused": context.spec.rollout.paused}
     return f"{next((field for field, is_set in fields.items() if is_set), 'spec.rollout.dryRun')} is true"
 
 
 def _refuse_rollback(context: PlanContext, number: int) -> str:
     if context.stable_number is None:
-        return "nothing serves yet"
+        return "no revision serves yet"
     if context.stable_number == number and context.status.candidate is None:
         return f"revision {number} serves already"
     if context.wanted is not None and context.wanted.number == number:
-        return f"revision {number} is what the spec stands for: use retry"
+        return f"revision {number} is the revision of the spec. Use retry"
     if revisions.find_by_number(context.observed.revisions, number) is None:
         known = ", ".join(str(revision.number) for revision in context.observed.revisions)
-        return f"revision {number} is not in the history: {known}"
-    return "" if number == context.stable_number else _why_no_place(context, number)
+        return f"revision {number} is not in the history; expected one of {known}"
+    return "" if number == context.stable_number else _find_rollback_shortage(context, number)
 
 
-def _why_no_place(context: PlanContext, number: int) -> str:
-    """Why an earlier revision cannot be brought up for all traffic at once, as a rollback does; empty where it can."""
+def _find_rollback_shortage(context: PlanContext, number: int) -> str:
+    """Return why an earlier revision cannot get replicas for all traffic at once, as a rollback needs; empty if it can."""
     candidate = context.status.candidate
     if context.in_place is not None and candidate is not None:
-        return f"revision {candidate.revision} has replicas of stable, which has to have them back first: abort it, then roll back"
+        return f"revision {candidate.revision} has replicas of stable. Abort it first, then roll back"
     short = (
         candidate_placement.find_shortage(context, context.spec, context.replicas) if context.spec is not None else None
     )
@@ -187,47 +182,51 @@ def _why_no_place(context: PlanContext, number: int) -> str:
         or candidate_placement.find_placement(context, context.spec).shared is None
     ):
         return ""
-    return f"{short[1]}: apply the spec of revision {number}, which then comes in place"
+    return f"{short[1]}. Apply the spec of revision {number} to roll it out in place"
 
 
 def _refuse_stop(context: PlanContext, number: int) -> str:
     if context.experiment is None:
-        return "no Experiment of a user's own is under way"
+        return "no Experiment is under way: there is nothing to stop"
     if context.stable_number != number:
-        return f"revision {number} is not the control of Experiment {context.experiment.name}, which is revision {context.stable_number}"
+        return f"revision {number} is not the control of Experiment {context.experiment.name}; expected revision {context.stable_number}"
     return ""
 
 
 def _refuse_retry(context: PlanContext, number: int) -> str:
     candidate = context.status.candidate
     if candidate is not None and candidate.revision == number:
-        return _why_not_anew(context, number)
+        return _find_retry_refusal(context, number)
     if context.stable_number == number and context.readiness(number).failed:
         return ""
     if context.wanted is None or context.wanted.number != number:
-        return f"revision {number} is not what the spec stands for" + (
-            f": that is {context.wanted.number}" if context.wanted else ""
+        return f"revision {number} is not the revision of the spec" + (
+            f"; expected revision {context.wanted.number}" if context.wanted else ""
         )
-    return "" if context.is_held_back(number) else f"revision {number} was neither aborted nor rolled back"
+    return (
+        ""
+        if context.is_held_back(number)
+        else f"revision {number} was neither aborted nor rolled back: there is nothing to retry"
+    )
 
 
-def _why_not_anew(context: PlanContext, number: int) -> str:
-    """Why a candidate is not to be taken out and put in again: with it would go what answers requests, or what is on its way up."""
+def _find_retry_refusal(context: PlanContext, number: int) -> str:
+    """Return why a candidate must not be restarted: it has traffic, is ready, or is starting without a failure."""
     if context.progress is not None and state.has_traffic(context.progress):
         weight = state.canary_weight(context.progress)
         share = f"{weight} % of the traffic" if weight else "requests by their headers"
         return (
-            f"revision {number} has {share}: there is nothing to try again; abort, then retry begins its rollout anew"
+            f"revision {number} has {share}: there is nothing to retry. Use abort, then retry, to restart its rollout"
         )
     if context.available(number):
-        return f"revision {number} is ready: there is nothing to try again"
-    if _has_trouble(context, number):
+        return f"revision {number} is ready: there is nothing to retry"
+    if _has_problem(context, number):
         return ""
-    return f"revision {number} starts and has not failed: there is nothing to try again"
+    return f"revision {number} is starting and has not failed: there is nothing to retry"
 
 
-def _has_trouble(context: PlanContext, number: int) -> bool:
-    """Whether anything is known against a candidate that is not ready yet."""
+def _has_problem(context: PlanContext, number: int) -> bool:
+    """Whether a candidate that is not ready yet has a known problem."""
     candidate, progress, readiness = context.status.candidate, context.progress, context.readiness(number)
     if (
         candidate is None
@@ -238,8 +237,8 @@ def _has_trouble(context: PlanContext, number: int) -> bool:
         return True
     if progress is not None and progress.paused is not None and progress.paused.reason == state.DEADLINE_EXCEEDED:
         return True
-    calm = readiness.ready or readiness.reason == DEPLOYING
-    return not calm or find_pending_reason(context, number) is not None
+    is_starting = readiness.ready or readiness.reason == DEPLOYING
+    return not is_starting or find_pending_reason(context, number) is not None
 
 
 def _run(context: PlanContext, command: RolloutCommand) -> None:
@@ -257,7 +256,7 @@ def _run(context: PlanContext, command: RolloutCommand) -> None:
 
 
 def _steer(context: PlanContext, command: RolloutCommand) -> None:
-    """Hand the command to the rollout's state machine."""
+    """Pass the command to the rollout's state machine."""
     if context.rollout is not None:
         context.commit_rollout(steering.execute_command(context.rollout.status, command, context.now))
 
@@ -265,7 +264,7 @@ def _steer(context: PlanContext, command: RolloutCommand) -> None:
 def _retry(context: PlanContext, number: int) -> None:
     candidate = context.status.candidate
     if candidate is not None and candidate.revision == number:
-        # Out of the cluster first, so that what failed is forgotten; back in once Serve has it no more.
+        # Serve must forget the failed attempt first. The candidate returns once Serve has removed it.
         context.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": context.now}))
     elif context.is_held_back(number):
         outcome.release_hold(context, number)
@@ -274,7 +273,7 @@ def _retry(context: PlanContext, number: int) -> None:
 
 
 def _roll_back(context: PlanContext, command: RolloutCommand) -> None:
-    """Go back to an earlier revision at once. What the spec stands for is held back until it changes or is retried."""
+    """Go back to an earlier revision at once. The spec's revision is held back until the spec changes or a retry."""
     reason = f"rollback to revision {command.revision} by command {command.id}"
     cleanup.stop_experiment(context, "RolledBack", reason)
     outcome.drop_candidate(context, "RolledBack", reason)

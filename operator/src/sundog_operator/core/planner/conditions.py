@@ -1,10 +1,11 @@
-"""What a plan says: measured fields of the status, conditions, events of a rollout, and when to look again."""
+"""Conditions of a ModelDeployment."""
 
 from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import (
     Condition,
+    ExperimentStatus,
     LastRollout,
     RevisionStatus,
     model_deployment_conditions,
@@ -26,7 +27,7 @@ from sundog_operator.core.rollout import (
 )
 
 RAY_GRACE: Final = timedelta(seconds=10)
-"""For how long a RayCluster that does not answer yet is no news: it is made for the first revision, and comes up meanwhile."""
+"""Time for which a new revision's RayCluster may not answer while it starts."""
 CONFIRM_GRACE: Final = timedelta(seconds=30)
 _NO_HEALTHY_REPLICA: Final = "NoHealthyReplica"
 EXPERIMENT_RUNNING: Final = "ExperimentRunning"
@@ -35,44 +36,41 @@ Conclusion = tuple[str, str, str]
 
 
 def set_conditions(context: PlanContext) -> None:
-    """Set all conditions, and that this generation was observed."""
+    """Set all conditions and the observed generation."""
     generation = int(context.observed.deployment["metadata"].get("generation", 0))
-    said = {
+    conclusions = {
         "SpecAccepted": _spec_accepted(context),
         "CapacityAvailable": _capacity_available(context),
         "RevisionReady": _revision_ready(context),
         "TrafficSynced": _traffic_synced(context),
         "Progressing": _progressing(context),
     }
-    said["Promoted"] = _promoted(context, said["TrafficSynced"])
+    conclusions["Promoted"] = _promoted(context, conclusions["TrafficSynced"])
     if (problem := secret_problem(context)) is not None:
-        said["TrafficSynced"] = problem
+        conclusions["TrafficSynced"] = problem
     if (route := _route_accepted(context)) is not None:
-        said[http_route.ROUTE_ACCEPTED] = route
-    said["Stalled"] = _stalled(context, said)
-    said["Ready"] = _ready(context, said)
-    settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
-    said["Reconciling"] = ("False", "", "") if settled else ("True", said["Ready"][1], said["Ready"][2])
+        conclusions[http_route.ROUTE_ACCEPTED] = route
+    conclusions["Stalled"] = stalled = _stalled(context, conclusions)
+    conclusions["Ready"] = ready = _ready(context, conclusions)
+    is_settled = ready[0] == "True" or stalled[0] == "True"
+    conclusions["Reconciling"] = ("False", "", "") if is_settled else ("True", ready[1], ready[2])
     conditions = model_deployment_conditions(context.before.conditions, generation=generation, at=context.now)
     mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
-    for type_, (status, reason, message) in said.items():
+    for type_, (status, reason, message) in conclusions.items():
         mark[status](type_, reason, message, at=context.now)
     if context.spec is not None and not context.spec.endpoint.gateway.name:
         conditions.drop(http_route.ROUTE_ACCEPTED)
     context.set(conditions=conditions.conditions(), observed_generation=generation)
-    _tell_refusal(context, said["SpecAccepted"], generation)
+    _report_refusal(context, conclusions["SpecAccepted"], generation)
 
 
-def _tell_refusal(context: PlanContext, said: Conclusion, generation: int) -> None:
-    status, reason, message = said
-    known = _before(context, "SpecAccepted")
-    told = known is not None and known.status == "False" and known.observed_generation == generation
-    if status == "False" and not told:
+def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> None:
+    """Add an event if the spec is refused, once for each generation."""
+    status, reason, message = spec_accepted
+    stored = context.stored_condition("SpecAccepted")
+    is_reported = stored is not None and stored.status == "False" and stored.observed_generation == generation
+    if status == "False" and not is_reported:
         context.events.append(events.spec_refused(reason, message, generation))
-
-
-def _before(context: PlanContext, type_: str) -> Condition | None:
-    return next((condition for condition in context.before.conditions if condition.type == type_), None)
 
 
 def _spec_accepted(context: PlanContext) -> Conclusion:
@@ -86,10 +84,10 @@ def _spec_accepted(context: PlanContext) -> Conclusion:
         return (
             "False",
             "HostTaken",
-            f"spec.endpoint.host: {host} belongs to ModelDeployment {context.observed.host_taken_by}",
+            f"spec.endpoint.host: ModelDeployment {context.observed.host_taken_by} has {host}. Choose another host",
         )
-    if told := salts.make_reuse_message("ModelDeployment", context.service, context.observed.salts):
-        return "True", salts.SALT_REUSED, told
+    if reuse := salts.make_reuse_message("ModelDeployment", context.service, context.observed.salts):
+        return "True", salts.SALT_REUSED, reuse
     return "True", "Accepted", ""
 
 
@@ -108,33 +106,33 @@ def _capacity_available(context: PlanContext) -> Conclusion:
         return "False", reason, f"revision {context.wanted.number}: {message}" if context.wanted else message
     if devices is None:
         return "True", "NoGPURequested", "no GPU is requested"
-    # What a candidate in place lacks comes as stable's replicas go: how far that is, the rollout tells.
-    where = ", in the place of stable's" if in_place else ""
+    # A candidate in place gets devices as stable gives up replicas. The rollout shows how far that is.
+    where = ", in place of stable's" if in_place else ""
     return "True", "Fits", f"{devices.count} {devices.resource} for each replica{where}"
 
 
 def _revision_ready(context: PlanContext) -> Conclusion:
     newest = context.status.candidate or context.status.stable
-    told = _before(context, "RevisionReady")
+    stored = context.stored_condition("RevisionReady")
     if newest is None:
         return "Unknown", "NoRevision", "there is no revision yet"
     readiness = context.readiness(newest.revision)
-    if not readiness.ready and not readiness.failed and (waited_for := _waits_for_pods(context, newest.revision)):
-        return waited_for
+    if not readiness.ready and not readiness.failed and (pending := _find_pending_pods(context, newest.revision)):
+        return pending
     if newest is context.status.stable and readiness.failed:
         return "False", readiness.reason, f"revision {newest.revision}: {readiness.message}"
-    waits = newest.failures > 0 and not readiness.failed and not readiness.ready
-    # While the next attempt is on its way, what the last one died of is what a user has to know.
-    if (waits or _is_refused_revision(context)) and told is not None and told.status == "False":
-        return "False", told.reason, told.message
-    if not readiness.known and told is not None and _has_just_begun(context, newest, told):
-        return "False", told.reason, told.message
+    is_retrying = newest.failures > 0 and not readiness.failed and not readiness.ready
+    # During the next attempt, a user needs the cause of the last failure.
+    if (is_retrying or _is_failed_revision_held(context)) and stored is not None and stored.status == "False":
+        return "False", stored.reason, stored.message
+    if not readiness.known and stored is not None and _is_new_deployment(context, newest, stored):
+        return "False", stored.reason, stored.message
     if not readiness.known:
         cluster = context.cluster_of(newest.revision)
         problem = cluster.problem if cluster else ""
         return "Unknown", readiness.reason, problem or readiness.message
-    if _has_traffic(context, newest) and (missed := _missed_by_edges(context, newest.revision, told)):
-        return missed
+    if _has_traffic(context, newest) and (unhealthy := _find_unhealthy(context, newest.revision, stored)):
+        return unhealthy
     return (
         ("True" if readiness.ready else "False"),
         readiness.reason,
@@ -142,32 +140,34 @@ def _revision_ready(context: PlanContext) -> Conclusion:
     )
 
 
-def _waits_for_pods(context: PlanContext, number: int) -> Conclusion | None:
-    """What its pods wait for; None where that is nothing but their start."""
-    if (hinders := find_pending_reason(context, number)) is not None:
-        return "False", *hinders
+def _find_pending_pods(context: PlanContext, number: int) -> Conclusion | None:
+    """Return the conclusion if pods of a revision are pending; None if they only start."""
+    if (pending := find_pending_reason(context, number)) is not None:
+        return "False", *pending
     if terminating_pods.has_enough_terminating(context, number):
         return "False", DEPLOYING, f"revision {number}: {terminating_pods.describe_wait(context, number)}"
     return None
 
 
-def _missed_by_edges(context: PlanContext, number: int, told: Condition | None) -> Conclusion | None:
-    """That no edge sees a healthy replica of it, or saw one when it last told; None else."""
+def _find_unhealthy(context: PlanContext, number: int, stored: Condition | None) -> Conclusion | None:
+    """Return the conclusion if no edge sees a healthy replica of a revision, now or in the last report; else None."""
     healthy = edge_confirmation.reported_replicas(context.service, number, context.observed.edges)
     if healthy == 0:
         return "False", _NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica"
-    # Who tells nothing takes nothing back.
-    if healthy is None and told is not None and told.reason == _NO_HEALTHY_REPLICA:
-        return "False", told.reason, told.message
+    # Without a report of an edge, the stored condition stays.
+    if healthy is None and stored is not None and stored.reason == _NO_HEALTHY_REPLICA:
+        return "False", stored.reason, stored.message
     return None
 
 
-def _has_just_begun(context: PlanContext, newest: RevisionStatus, told: Condition) -> bool:
-    """Whether it was told a moment ago that it is being deployed: what keeps Ray is worth telling of what lasts."""
-    deploying = (
-        told.status == "False" and told.reason == DEPLOYING and told.message.startswith(f"revision {newest.revision}:")
+def _is_new_deployment(context: PlanContext, newest: RevisionStatus, stored: Condition) -> bool:
+    """Whether a revision was reported as deploying a moment ago, so that a RayCluster without an answer is no problem yet."""
+    is_deploying = (
+        stored.status == "False"
+        and stored.reason == DEPLOYING
+        and stored.message.startswith(f"revision {newest.revision}:")
     )
-    return deploying and newest.since is not None and context.now - newest.since < RAY_GRACE
+    return is_deploying and newest.since is not None and context.now - newest.since < RAY_GRACE
 
 
 def _has_traffic(context: PlanContext, newest: RevisionStatus) -> bool:
@@ -176,8 +176,8 @@ def _has_traffic(context: PlanContext, newest: RevisionStatus) -> bool:
     return bool(newest.weight)
 
 
-def _is_refused_revision(context: PlanContext) -> bool:
-    """Whether what the spec stands for failed and is held back: its reason must stay visible although stable is fine."""
+def _is_failed_revision_held(context: PlanContext) -> bool:
+    """Whether the wanted revision failed and is held back. Its reason must stay visible although stable serves."""
     hold = context.hold
     return hold is not None and hold.outcome == "Aborted" and not hold.reason.startswith("by command")
 
@@ -189,81 +189,95 @@ def _traffic_synced(context: PlanContext) -> Conclusion:
     confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
     if confirmation.confirmed:
         return "True", "InForce", f"every edge has epoch {split.epoch} in force"
-    told = _before(context, "TrafficSynced")
-    late = told is not None and told.status == "Unknown" and context.now - told.last_transition_time >= CONFIRM_GRACE
-    if late or (told is not None and told.reason == "EdgeNotConfirmed"):
+    stored = context.stored_condition("TrafficSynced")
+    if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
-        return "False", "EdgeNotConfirmed", f"not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
-    return "Unknown", "Confirming", "waits for every edge to have the split in force"
+        message = f"epoch {split.epoch} is not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
+        return "False", "EdgeNotConfirmed", message
+    return "Unknown", "Confirming", "waits for the edges to confirm the split"
+
+
+def _is_confirmation_late(context: PlanContext, stored: Condition) -> bool:
+    """Whether the edges have not confirmed the split for `CONFIRM_GRACE`, by the stored `TrafficSynced`."""
+    if stored.reason == "EdgeNotConfirmed":
+        return True
+    return stored.status == "Unknown" and context.now - stored.last_transition_time >= CONFIRM_GRACE
 
 
 def secret_problem(context: PlanContext) -> Conclusion | None:
-    """A Secret that the endpoint needs and that is not there, or that an edge cannot use, whatever split the edges have in force."""
+    """Return the conclusion if a Secret of the endpoint is missing, or if an edge cannot use it; else None."""
     if context.spec is None:
         return None
-    needed, namespace = (
-        secrets.secret_references(context.spec.endpoint),
-        context.observed.deployment["metadata"]["namespace"],
-    )
+    needed = secrets.secret_references(context.spec.endpoint)
+    namespace = context.observed.deployment["metadata"]["namespace"]
     if (missing := secrets.find_missing_secrets(needed, context.observed.secrets, namespace)) is not None:
         return "False", *missing
-    told = edge_confirmation.find_edge_problems(context.service, context.observed.edges) if needed else []
-    return ("False", secrets.INVALID, "; ".join(f"{pod}: {what}" for pod, what in told)) if told else None
+    problems = edge_confirmation.find_edge_problems(context.service, context.observed.edges) if needed else []
+    message = "; ".join(f"{pod}: {problem}" for pod, problem in problems)
+    return ("False", secrets.INVALID, message) if problems else None
 
 
 def _route_accepted(context: PlanContext) -> Conclusion | None:
-    """What became of the HTTPRoute; None where none is asked for. A spec that is refused leaves it as it was."""
+    """Return the conclusion about the HTTPRoute; None if the spec needs none, or is refused."""
     if context.spec is None or not context.spec.endpoint.gateway.name:
         return None
-    seen = context.observed
-    return http_route.evaluate_route(seen.deployment, context.spec.endpoint, seen.route, served=seen.routes_served)
+    observed = context.observed
+    return http_route.evaluate_route(
+        observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
+    )
 
 
 def _progressing(context: PlanContext) -> Conclusion:
     progress, candidate = context.progress, context.status.candidate
-    asks = progress is not None and progress.paused is not None and progress.paused.reason == state.DEADLINE_EXCEEDED
-    if candidate is not None and candidate.retry_at is not None and not asks:
-        return (
-            "True",
-            "Retrying",
-            f"revision {candidate.revision} is tried again at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}",
-        )
+    paused = progress.paused if progress is not None else None
+    is_deadline_pause = paused is not None and paused.reason == state.DEADLINE_EXCEEDED
+    if candidate is not None and candidate.retry_at is not None and not is_deadline_pause:
+        return "True", "Retrying", f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}"
     if progress is not None and candidate is not None:
-        paused = progress.paused is not None or context.is_held or context.window_opens_at is not None
-        step = progress.step
-        waiting = (
-            explanations.describe_pause(progress) if progress.paused else f"waits for revision {candidate.revision}"
-        )
-        text = f"step {step.index} of {step.of}: {step.reason}" if step else waiting
-        why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
-        waits = f"; revision {context.status.queued} waits until it has ended" if context.status.queued else ""
-        waits += f"; {context.dry_run_message}" if context.dry_run_message else ""
-        if context.is_giving_back:
-            return "True", "RollingBack", f"{why}{step.reason if step else ''}{waits}"
-        return "True", "Paused" if paused else "RollingOut", f"{why}{text}{waits}"
+        return _rollout_progressing(context, progress, candidate)
     if candidate is not None:
-        return "True", "Deploying", f"revision {candidate.revision} is being deployed{_and_waits(context, candidate)}"
+        return "True", "Deploying", f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}"
+    return _not_progressing(context)
+
+
+def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candidate: RevisionStatus) -> Conclusion:
+    """Return the conclusion of a rollout with a plan: its step, a queued revision, and the message of a dry run."""
+    step = progress.step
+    prefix = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
+    suffix = f"; revision {context.status.queued} waits until this rollout has ended" if context.status.queued else ""
+    suffix += f"; {context.dry_run_message}" if context.dry_run_message else ""
+    if context.is_giving_back:
+        return "True", "RollingBack", f"{prefix}{step.reason if step else ''}{suffix}"
+    if step is not None:
+        text = f"step {step.index} of {step.of}: {step.reason}"
+    elif progress.paused is not None:
+        text = explanations.describe_pause(progress)
+    else:
+        text = f"waits for revision {candidate.revision}"
+    is_paused = progress.paused is not None or context.is_held or context.window_opens_at is not None
+    return "True", "Paused" if is_paused else "RollingOut", f"{prefix}{text}{suffix}"
+
+
+def _not_progressing(context: PlanContext) -> Conclusion:
+    """Return the conclusion without a candidate: a dry run, a queued or held-back revision, or none of these."""
     if context.dry_run_message:
         return "False", "DryRun", context.dry_run_message
     if context.status.queued is not None and context.experiment is not None:
-        return (
-            "False",
-            EXPERIMENT_RUNNING,
-            f"revision {context.status.queued} waits until Experiment {context.experiment.name} has ended",
-        )
+        message = f"revision {context.status.queued} waits until Experiment {context.experiment.name} has ended"
+        return "False", EXPERIMENT_RUNNING, message
     if context.status.queued is not None:
-        drains = ", ".join(str(retiring.revision) for retiring in context.status.retiring)
-        told = f"revision {context.status.queued} waits until the replicas of revision {drains} are gone"
-        return "True", "Queued", told if drains else f"revision {context.status.queued} begins"
+        draining = ", ".join(str(retiring.revision) for retiring in context.status.retiring)
+        message = f"revision {context.status.queued} waits until the replicas of revision {draining} are gone"
+        return "True", "Queued", message if draining else f"revision {context.status.queued} starts next"
     if (hold := context.hold) is not None:
-        return "False", hold.outcome, f"revision {hold.revision}: {_held_for(context, hold)}"
+        return "False", hold.outcome, f"revision {hold.revision}: {_hold_reason(context, hold)}"
     if context.capacity_shortage is not None and context.status.stable is not None:
         return "False", *context.capacity_shortage
     return "False", "Complete" if context.status.stable else "NotStarted", ""
 
 
-def _held_for(context: PlanContext, hold: LastRollout) -> str:
-    """Why a revision is held back, and what became of a way back that was tried since."""
+def _hold_reason(context: PlanContext, hold: LastRollout) -> str:
+    """Return why a revision is held back, and the outcome of a later rollback."""
     last = context.status.last_rollout
     if (
         last is None
@@ -275,8 +289,8 @@ def _held_for(context: PlanContext, hold: LastRollout) -> str:
     return f"{hold.reason}; revision {last.revision}: {last.reason}"
 
 
-def _and_waits(context: PlanContext, candidate: RevisionStatus) -> str:
-    """What else a candidate without steps waits for."""
+def _window_text(context: PlanContext, candidate: RevisionStatus) -> str:
+    """Return the window that a candidate without steps waits for, as the end of a sentence; may be empty."""
     opening = outcome.window_opening_for(context, candidate)
     return f", {windows.describe_closed_windows(opening)}" if opening is not None else ""
 
@@ -291,59 +305,59 @@ def _promoted(context: PlanContext, traffic_synced: Conclusion) -> Conclusion:
     return "True", "Promoted", f"revision {context.wanted.number} has all traffic"
 
 
-def _ready(context: PlanContext, said: dict[str, Conclusion]) -> Conclusion:
-    """Whether the stable revision serves, as the edges see it: Ray being silent changes nothing for traffic."""
+def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:
+    """Return whether stable serves, by the edges alone: traffic continues while Ray does not answer."""
     stable = context.status.stable
     if stable is None:
-        cause = "SpecAccepted" if said["SpecAccepted"][0] == "False" else "RevisionReady"
-        _, reason, message = said[cause]
+        cause = "SpecAccepted" if conclusions["SpecAccepted"][0] == "False" else "RevisionReady"
+        _, reason, message = conclusions[cause]
         return "False", reason, message
-    synced = said["TrafficSynced"]
+    synced = conclusions["TrafficSynced"]
     if synced[1] in (secrets.NOT_FOUND, secrets.INCOMPLETE):
         return synced
     healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)
     if healthy:
-        more = [*_what_fails(said), *_what_is_asked(context)]
+        more = [*_find_problem(conclusions), *_find_rollout_wait(context)]
         return "True", "Serving", "; ".join([f"revision {stable.revision} serves", *more])
-    if healthy is None and (kept := _as_told(context, synced)) is not None:
-        return kept
-    return (
-        "False",
-        _NO_HEALTHY_REPLICA,
-        f"no edge sees a healthy replica of revision {stable.revision}: {said['TrafficSynced'][2]}",
-    )
+    if healthy is None and (stored := _stored_ready(context, synced)) is not None:
+        return stored
+    message = f"no edge sees a healthy replica of revision {stable.revision}: {synced[2]}"
+    return "False", _NO_HEALTHY_REPLICA, message
 
 
-def _as_told(context: PlanContext, synced: Conclusion) -> Conclusion | None:
-    """That stable serves, where that was told and no edge tells otherwise, for as long as edges have to confirm a split.
+def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None:
+    """Return the stored `Ready` if stable served and no edge reports otherwise, until the edges are late with a split.
 
-    An agent that starts anew is away for seconds, in which its HAProxy serves on. In a cluster no request comes in without a ready edge.
+    An agent that restarts does not answer for seconds, while its HAProxy still serves. In a cluster, requests need a ready edge.
     """
-    told = _before(context, "Ready")
-    if told is None or told.status != "True" or synced[0] == "False":
+    stored = context.stored_condition("Ready")
+    if stored is None or stored.status != "True" or synced[0] == "False":
         return None
     if context.observed.in_cluster and not any(edge.ready for edge in context.observed.edges):
         return None
-    return told.status, told.reason, told.message
+    return stored.status, stored.reason, stored.message
 
 
-def _what_fails(said: dict[str, Conclusion]) -> list[str]:
-    """Why what the spec asks for is not what serves, for `kubectl get` shows the message of Ready. A start that goes on is no failure."""
-    shown = (
+def _find_problem(conclusions: dict[str, Conclusion]) -> list[str]:
+    """Return why the wanted revision does not serve, at most one text: `kubectl get` shows the message of Ready.
+
+    A revision that starts is no problem.
+    """
+    problem_statuses = (
         ("SpecAccepted", "False"),
         ("RevisionReady", "False"),
         ("Stalled", "True"),
         (http_route.ROUTE_ACCEPTED, "False"),
     )
-    for type_, bad in shown:
-        status, reason, message = said.get(type_, ("", "", ""))
+    for type_, bad in problem_statuses:
+        status, reason, message = conclusions.get(type_, ("", "", ""))
         if status == bad and reason != DEPLOYING:
             return [f"{reason}: {message}"]
     return []
 
 
-def _what_is_asked(context: PlanContext) -> list[str]:
-    """What a rollout waits for, a person or evidence: somebody who looks would else not know whether to wait too."""
+def _find_rollout_wait(context: PlanContext) -> list[str]:
+    """Return whether a rollout waits for a user or for evidence, at most one text, so that a reader knows whether to act."""
     candidate, progress = context.status.candidate, context.progress
     if candidate is None or progress is None:
         return []
@@ -359,12 +373,12 @@ def _what_is_asked(context: PlanContext) -> list[str]:
     return []
 
 
-def _stalled(context: PlanContext, said: dict[str, Conclusion]) -> Conclusion:
-    status, reason, message = said["SpecAccepted"]
+def _stalled(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:
+    status, reason, message = conclusions["SpecAccepted"]
     if status == "False":
         return "True", reason, message
     if (hold := context.hold) is not None:
-        return "True", hold.outcome, f"revision {hold.revision} is held back: {_held_for(context, hold)}"
+        return "True", hold.outcome, f"revision {hold.revision} is held back: {_hold_reason(context, hold)}"
     candidate = context.status.candidate
     if context.capacity_shortage is not None and candidate is None:
         return "True", *context.capacity_shortage
@@ -373,16 +387,13 @@ def _stalled(context: PlanContext, said: dict[str, Conclusion]) -> Conclusion:
         if readiness.failed and not readiness.retryable:
             return "True", readiness.reason, f"revision {candidate.revision}: {readiness.message}"
     if candidate is not None and _is_late(context, candidate):
-        return (
-            "True",
-            state.DEADLINE_EXCEEDED,
-            f"{deadline.describe_deadline(context)}: {said['RevisionReady'][2]}; it is tried on",
-        )
+        message = f"{deadline.describe_deadline(context)}: {conclusions['RevisionReady'][2]}; still retrying"
+        return "True", state.DEADLINE_EXCEEDED, message
     return "False", "", ""
 
 
 def _is_late(context: PlanContext, candidate: RevisionStatus) -> bool:
-    """Whether a candidate that nothing pauses is tried on although its time is over: a first revision, or one without steps."""
+    """Whether the operator retries a late candidate that no pause holds: a first revision, or one without steps."""
     if context.status.stable is None:
         return deadline.has_exceeded_deadline(context, candidate)
     return context.progress is None and deadline.find_deadline_pause_reason(context, candidate) != ""

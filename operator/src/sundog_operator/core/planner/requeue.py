@@ -4,7 +4,8 @@ from typing import Final
 
 from sundog_operator.core.planner.conditions import secret_problem
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.experiment import conditions as experiment_conditions
+from sundog_operator.core.planner.experiment.start import QUEUED
+from sundog_operator.core.rollout.state import RUNNING
 
 POLL_S: Final = 0.2
 WAITING_POLL_S: Final = 1.0
@@ -23,7 +24,7 @@ def requeue_after_s(context: PlanContext) -> float:
         or any(each["kind"] == "Experiment" for each in context.objects_to_create)
     ):
         return 0.0
-    if (requested_s := experiment_conditions.requeue_after_s(context)) is not None:
+    if (requested_s := _experiment_requeue_s(context)) is not None:
         return requested_s
     if (
         context.status.candidate is None
@@ -61,3 +62,18 @@ def _is_waiting_for_window(context: PlanContext) -> bool:
     if candidate is None or candidate.weight or context.status.stable is None or context.window_opens_at is None:
         return False
     return context.available(candidate.revision) >= candidate.replicas
+
+
+def _experiment_requeue_s(context: PlanContext) -> float | None:
+    """Return the seconds until the next pass for users' Experiments; None if no Experiment needs one."""
+    active = context.experiment_progress
+    if active is None:
+        status, queued = context.status, any(reason == QUEUED for reason, _ in context.experiment_waits.values())
+        starts_next = queued and not status.retiring and status.candidate is None and status.queued is None
+        return POLL_S if starts_next and context.capacity_shortage is None else None
+    if context.experiment is not None and context.experiment.name in context.experiment_statuses:
+        return 0.0
+    is_confirmed = context.is_split_confirmed
+    if active.phase != RUNNING or not is_confirmed:
+        return WAITING_POLL_S if is_confirmed else POLL_S
+    return WAITING_POLL_S if context.status.retiring else EVIDENCE_POLL_S

@@ -1,4 +1,4 @@
-"""What becomes of a ModelDeployment when an experiment on it, or one of its arms, has ended: those replicas drain."""
+"""The end of a user's Experiment, or of one of its arms: the replicas drain."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ from sundog_operator.core.rollout.state import STOPPED
 
 
 def stop_experiment(context: PlanContext, reason: str, message: str) -> None:
-    """Stop the experiment that is under way, with all traffic on stable."""
+    """Stop the active Experiment, with all traffic on stable."""
     experiment, progress = context.experiment, context.experiment_progress
     if experiment is None or progress is None:
         return
@@ -22,20 +22,20 @@ def stop_experiment(context: PlanContext, reason: str, message: str) -> None:
 
 
 def finish_experiment(context: PlanContext, experiment: UserExperiment, ended: ExperimentStatus) -> None:
-    """Let go of what an experiment that has ended had."""
+    """Record the end of an Experiment, and release its arms."""
     context.events.append(events.experiment_ended(experiment.name, experiment.uid, ended.phase, ended.verdict.reason))
     release_experiment(context)
 
 
 def release_experiment(context: PlanContext) -> None:
-    """Let all arms drain, and the ModelDeployment name no experiment."""
+    """Drain all arms, and remove the Experiment from the ModelDeployment's status."""
     drain_arms(context, [arm.name for arm in context.status.arms or ()])
     context.set(arms=None, experiment="")
     context.experiment = None
 
 
 def drain_arms(context: PlanContext, arms: Collection[str]) -> None:
-    """Let some arms drain; one that waits for its next attempt runs nowhere."""
+    """Drain some arms. An arm that waits for its next attempt has no replicas to drain."""
     for arm in context.status.arms or ():
         if arm.name in arms and arm.retry_at is None:
             start_draining(context, arm)

@@ -1,4 +1,4 @@
-"""Weighs what the edges count for the experiment that is under way, and projects it into its status."""
+"""Evaluation of the active user's Experiment from the edges' counters, and its report in the status."""
 
 from dataclasses import replace
 
@@ -28,12 +28,12 @@ from sundog_operator.core.stats.power.experiment_simulation import ControlBaseli
 def evaluate_experiment(
     context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus
 ) -> Counters | None:
-    """Judge it. Gives what was counted; None before it has begun."""
+    """Set the context's `experiment_evaluation`, and return the updated counters; None before the Experiment has traffic."""
     if not state.has_begun(progress):
         return None
     edges, waits_s = context.observed.edges, request_deadline_s(context.observed.split)
     now_s = counters.counted_until_s(edges, context.now.timestamp())
-    look = counters.CountScope(
+    scope = counters.CountScope(
         epochs=[epoch.number for epoch in progress.evidence_epochs],
         in_force=progress.epoch.number,
         now_s=now_s,
@@ -42,9 +42,9 @@ def evaluate_experiment(
         arms=[arm.name for arm in state.treatment_arms(progress)],
     )
     blocks = counters.collect_blocks(experiment.uid, edges)
-    counted = counters.update_counters(Counters.unpack(progress.tallies, experiment.uid), edges, blocks, look)
+    counted = counters.update_counters(Counters.unpack(progress.tallies, experiment.uid), edges, blocks, scope)
     counted, problem = _with_feedback(context, experiment, progress, counted)
-    seen = CollectedCounts(
+    collected = CollectedCounts(
         tallies=counted,
         reports=edges,
         blocks=blocks,
@@ -52,77 +52,75 @@ def evaluate_experiment(
         now_s=now_s,
         timeout_s=waits_s,
     )
-    context.experiment_evaluation, context.evaluated_experiment = (
-        evaluate.evaluate_experiment(progress, seen, _healthy(context, progress), problem),
-        experiment.name,
-    )
+    healthy = _healthy_replicas(context, progress)
+    context.experiment_evaluation = evaluate.evaluate_experiment(progress, collected, healthy, problem)
+    context.evaluated_experiment = experiment.name
     return counted
 
 
 def _with_feedback(
     context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus, counted: Counters
 ) -> tuple[Counters, tuple[str, str] | None]:
-    """What edges tell of outcomes as well, and why nothing is to be built on that; nothing is asked for before there is evidence."""
+    """Return the counters with the edges' outcomes, and (reason, message) if those are not usable; unchanged before the evidence."""
     wanted = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
     if wanted is None or not progress.evidence_epochs:
         return counted, None
-    known, problem = feedback.update_sums(
+    sums, problem = feedback.update_sums(
         counted.feedback, [each for each in context.observed.edges if _serves(each)], wanted
     )
-    return replace(counted, feedback=known), problem
+    return replace(counted, feedback=sums), problem
 
 
 def _serves(edge: EdgeReport) -> bool:
     return edge.ready or edge.terminating
 
 
-def _healthy(context: PlanContext, progress: ExperimentStatus) -> dict[str, int]:
-    """Healthy replicas by arm."""
+def _healthy_replicas(context: PlanContext, progress: ExperimentStatus) -> dict[str, int]:
+    """Return the healthy replicas of each arm."""
     edges = context.observed.edges
     return {arm.name: confirmation.healthy_replicas(context.service, arm.revision or 0, edges) for arm in progress.arms}
 
 
 def _traffic(context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus) -> StableTraffic:
-    """Stable's, as long as a latency is not known that the arms' are to be compared with."""
+    """Return stable's traffic while a latency threshold is unknown; empty once all are known."""
     if not needs_threshold(progress.plan.guardrails):
         return StableTraffic()
     return context.traffic_of(state.control_revision(progress), experiment.uid, progress.epoch.number)
 
 
 def report_metrics(context: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
-    """Project what the evidence says: once a minute, and where nothing was said yet."""
-    judged = context.experiment_evaluation
-    if judged is None or not (context.is_report_due(status) or not status.metrics):
+    """Return the status with the evaluated metrics: once a minute, and as soon as there are any."""
+    evaluated = context.experiment_evaluation
+    if evaluated is None or not (context.is_report_due(status) or not status.metrics):
         return status
-    told = tuple(_doubted(context, each, status, judged) for each in judged.metrics)
-    return status.model_copy(update={"metrics": dropped_arms.merge_dropped_metrics(status, told)})
+    metrics = tuple(_with_power_warning(context, each, status, evaluated) for each in evaluated.metrics)
+    return status.model_copy(update={"metrics": dropped_arms.merge_dropped_metrics(status, metrics)})
 
 
-def _doubted(
-    context: PlanContext, told: MetricStatus, status: ExperimentStatus, judged: ExperimentEvaluation
+def _with_power_warning(
+    context: PlanContext, metric: MetricStatus, status: ExperimentStatus, evaluated: ExperimentEvaluation
 ) -> MetricStatus:
-    """What an arm may win by, or has to pass for it, with the warning that its time is hardly enough."""
-    if told.verdict != OutcomeVerdict.UNDECIDED or told.arm in state.dropped_arms(status) or status.since is None:
-        return told
-    if told.role == "guardrail":
+    """Return an undecided metric, with a warning in its message if the remaining time is probably too short."""
+    if metric.verdict != OutcomeVerdict.UNDECIDED or metric.arm in state.dropped_arms(status) or status.since is None:
+        return metric
+    if metric.role == "guardrail":
         lasted_s = (context.now - status.since).total_seconds()
-        doubt = power.find_undecidable_guardrail(told, lasted_s, state.time_left_s(status, judged, context.now))
+        warning = power.find_undecidable_guardrail(metric, lasted_s, state.time_left_s(status, evaluated, context.now))
     else:
-        doubt = _doubt_of_success(context, told, judged.rate)
-    return (
-        told.model_copy(update={"message": f"{told.message}; {doubt}"[: transitions.MAX_REASON_CHARS]})
-        if doubt
-        else told
-    )
+        warning = _success_warning(context, metric, evaluated.rate)
+    if not warning:
+        return metric
+    message = f"{metric.message}; {warning}"[: transitions.MAX_REASON_CHARS]
+    return metric.model_copy(update={"message": message})
 
 
-def _doubt_of_success(context: PlanContext, told: MetricStatus, rate: ObservedRate | None) -> str:
+def _success_warning(context: PlanContext, metric: MetricStatus, rate: ObservedRate | None) -> str:
     spec = context.experiment.acceptance.spec if context.experiment is not None else None
-    if spec is None or rate is None or told.role != outcome_evaluation.SUCCESS:
+    if spec is None or rate is None or metric.role != outcome_evaluation.SUCCESS:
         return ""
-    known = rate.values.get(told.name)
-    bases = {} if known is None or not known[0] > 0 else {told.name: ControlBaseline(*known)}
-    return power.find_undecidable_metric(spec, rate.units_per_second, bases)
+    known = rate.values.get(metric.name)
+    baselines = {} if known is None or not known[0] > 0 else {metric.name: ControlBaseline(*known)}
+    return power.find_undecidable_metric(spec, rate.units_per_second, baselines)
 
 
 def report_counts(
@@ -134,17 +132,20 @@ def report_counts(
     *,
     moved: bool,
 ) -> ExperimentStatus:
-    """Project what was counted into the arms, edges that are gone included: at every transition, else once a minute."""
+    """Return the status with the requests and units of each arm: at each transition, else once a minute.
+
+    `counted` includes edges that are gone.
+    """
     if not state.has_begun(status) or not (moved or context.is_report_due(status)):
         return status
-    known = context.experiment_evaluation.units if context.experiment_evaluation else {}
-    keeps = units.is_sticky(status.plan)
+    known_units = context.experiment_evaluation.units if context.experiment_evaluation else {}
+    is_sticky = units.is_sticky(status.plan)
     arms = []
     for arm in status.arms:
-        told = request_counts.count_requests_and_errors(experiment.uid, arm.name, context.observed.edges)
-        requests, errors = counters.monotonic_totals(arm, told, counted)
-        fell = known.get(arm.name, 0 if keeps else requests)
-        update = {"requests": requests, "errors": errors, "units": max(arm.units, fell)}
+        reported = request_counts.count_requests_and_errors(experiment.uid, arm.name, context.observed.edges)
+        requests, errors = counters.monotonic_totals(arm, reported, counted)
+        assigned = known_units.get(arm.name, 0 if is_sticky else requests)
+        update = {"requests": requests, "errors": errors, "units": max(arm.units, assigned)}
         arms.append(arm.model_copy(update=update))
     if tuple(arms) == status.arms and status.metrics == before.metrics:
         return status
