@@ -15,6 +15,7 @@ from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import http_route, salts, secrets
 from sundog_operator.core.kubernetes import accelerators, pod_problems
 from sundog_operator.core.planner import candidate_placement, deadline, held_back_revisions, outcome
+from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
@@ -31,8 +32,6 @@ RAY_GRACE: Final = timedelta(seconds=10)
 CONFIRM_GRACE: Final = timedelta(seconds=30)
 _NO_HEALTHY_REPLICA: Final = "NoHealthyReplica"
 EXPERIMENT_RUNNING: Final = "ExperimentRunning"
-Conclusion = tuple[str, str, str]
-"""(status, reason, message) of a condition."""
 
 
 def set_conditions(context: PlanContext) -> None:
@@ -52,8 +51,9 @@ def set_conditions(context: PlanContext) -> None:
         conclusions[http_route.ROUTE_ACCEPTED] = route
     conclusions["Stalled"] = stalled = _stalled(context, conclusions)
     conclusions["Ready"] = ready = _ready(context, conclusions)
-    is_settled = ready[0] == "True" or stalled[0] == "True"
-    conclusions["Reconciling"] = ("False", "", "") if is_settled else ("True", ready[1], ready[2])
+    is_settled = ready.status == "True" or stalled.status == "True"
+    reconciling = Conclusion("False", "", "") if is_settled else Conclusion("True", ready.reason, ready.message)
+    conclusions["Reconciling"] = reconciling
     conditions = model_deployment_conditions(context.before.conditions, generation=generation, at=context.now)
     mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
     for type_, (status, reason, message) in conclusions.items():
@@ -76,19 +76,21 @@ def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation:
 def _spec_accepted(context: PlanContext) -> Conclusion:
     if context.observed.foreign:
         found = ", ".join(context.observed.foreign)
-        return "False", "NotOwned", f"{found}: exists and was not made by Sundog; it is left alone. Rename or delete it"
+        return Conclusion(
+            "False", "NotOwned", f"{found}: exists and was not made by Sundog; it is left alone. Rename or delete it"
+        )
     if context.acceptance.spec is None:
-        return "False", context.acceptance.reason, context.acceptance.message
+        return Conclusion("False", context.acceptance.reason, context.acceptance.message)
     if context.observed.host_taken_by:
         host = context.acceptance.spec.endpoint.host
-        return (
+        return Conclusion(
             "False",
             "HostTaken",
             f"spec.endpoint.host: ModelDeployment {context.observed.host_taken_by} has {host}. Choose another host",
         )
     if reuse := salts.make_reuse_message("ModelDeployment", context.service, context.observed.salts):
-        return "True", salts.SALT_REUSED, reuse
-    return "True", "Accepted", ""
+        return Conclusion("True", salts.SALT_REUSED, reuse)
+    return Conclusion("True", "Accepted", "")
 
 
 def _capacity_available(context: PlanContext) -> Conclusion:
@@ -103,37 +105,39 @@ def _capacity_available(context: PlanContext) -> Conclusion:
         )
     if short is not None:
         reason, message = short
-        return "False", reason, f"revision {context.wanted.number}: {message}" if context.wanted else message
+        return Conclusion(
+            "False", reason, f"revision {context.wanted.number}: {message}" if context.wanted else message
+        )
     if devices is None:
-        return "True", "NoGPURequested", "no GPU is requested"
+        return Conclusion("True", "NoGPURequested", "no GPU is requested")
     # A candidate in place gets devices as stable gives up replicas. The rollout shows how far that is.
     where = ", in place of stable's" if in_place else ""
-    return "True", "Fits", f"{devices.count} {devices.resource} for each replica{where}"
+    return Conclusion("True", "Fits", f"{devices.count} {devices.resource} for each replica{where}")
 
 
 def _revision_ready(context: PlanContext) -> Conclusion:
     newest = context.status.candidate or context.status.stable
     stored = context.stored_condition("RevisionReady")
     if newest is None:
-        return "Unknown", "NoRevision", "there is no revision yet"
+        return Conclusion("Unknown", "NoRevision", "there is no revision yet")
     readiness = context.readiness(newest.revision)
     if not readiness.ready and not readiness.failed and (pending := _find_pending_pods(context, newest.revision)):
         return pending
     if newest is context.status.stable and readiness.failed:
-        return "False", readiness.reason, f"revision {newest.revision}: {readiness.message}"
+        return Conclusion("False", readiness.reason, f"revision {newest.revision}: {readiness.message}")
     is_retrying = newest.failures > 0 and not readiness.failed and not readiness.ready
     # During the next attempt, a user needs the cause of the last failure.
     if (is_retrying or _is_failed_revision_held(context)) and stored is not None and stored.status == "False":
-        return "False", stored.reason, stored.message
+        return Conclusion.of(stored)
     if not readiness.known and stored is not None and _is_new_deployment(context, newest, stored):
-        return "False", stored.reason, stored.message
+        return Conclusion.of(stored)
     if not readiness.known:
         cluster = context.cluster_of(newest.revision)
         problem = cluster.problem if cluster else ""
-        return "Unknown", readiness.reason, problem or readiness.message
+        return Conclusion("Unknown", readiness.reason, problem or readiness.message)
     if _has_traffic(context, newest) and (unhealthy := _find_unhealthy(context, newest.revision, stored)):
         return unhealthy
-    return (
+    return Conclusion(
         ("True" if readiness.ready else "False"),
         readiness.reason,
         f"revision {newest.revision}: {readiness.message}",
@@ -143,9 +147,9 @@ def _revision_ready(context: PlanContext) -> Conclusion:
 def _find_pending_pods(context: PlanContext, number: int) -> Conclusion | None:
     """Return the conclusion if pods of a revision are pending; None if they only start."""
     if (pending := find_pending_reason(context, number)) is not None:
-        return "False", *pending
+        return Conclusion("False", *pending)
     if terminating_pods.has_enough_terminating(context, number):
-        return "False", DEPLOYING, f"revision {number}: {terminating_pods.describe_wait(context, number)}"
+        return Conclusion("False", DEPLOYING, f"revision {number}: {terminating_pods.describe_wait(context, number)}")
     return None
 
 
@@ -153,10 +157,10 @@ def _find_unhealthy(context: PlanContext, number: int, stored: Condition | None)
     """Return the conclusion if no edge sees a healthy replica of a revision, now or in the last report; else None."""
     healthy = edge_confirmation.reported_replicas(context.service, number, context.observed.edges)
     if healthy == 0:
-        return "False", _NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica"
+        return Conclusion("False", _NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica")
     # Without a report of an edge, the stored condition stays.
     if healthy is None and stored is not None and stored.reason == _NO_HEALTHY_REPLICA:
-        return "False", stored.reason, stored.message
+        return Conclusion.of(stored)
     return None
 
 
@@ -185,16 +189,16 @@ def _is_failed_revision_held(context: PlanContext) -> bool:
 def _traffic_synced(context: PlanContext) -> Conclusion:
     split = context.desired_split()
     if split is None:
-        return "False", "NothingServes", "no revision is ready for traffic"
+        return Conclusion("False", "NothingServes", "no revision is ready for traffic")
     confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
     if confirmation.confirmed:
-        return "True", "InForce", f"every edge has epoch {split.epoch} in force"
+        return Conclusion("True", "InForce", f"every edge has epoch {split.epoch} in force")
     stored = context.stored_condition("TrafficSynced")
     if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
         message = f"epoch {split.epoch} is not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
-        return "False", "EdgeNotConfirmed", message
-    return "Unknown", "Confirming", "waits for the edges to confirm the split"
+        return Conclusion("False", "EdgeNotConfirmed", message)
+    return Conclusion("Unknown", "Confirming", "waits for the edges to confirm the split")
 
 
 def _is_confirmation_late(context: PlanContext, stored: Condition) -> bool:
@@ -211,10 +215,10 @@ def secret_problem(context: PlanContext) -> Conclusion | None:
     needed = secrets.secret_references(context.spec.endpoint)
     namespace = context.observed.deployment["metadata"]["namespace"]
     if (missing := secrets.find_missing_secrets(needed, context.observed.secrets, namespace)) is not None:
-        return "False", *missing
+        return Conclusion("False", *missing)
     problems = edge_confirmation.find_edge_problems(context.service, context.observed.edges) if needed else []
     message = "; ".join(f"{pod}: {problem}" for pod, problem in problems)
-    return ("False", secrets.INVALID, message) if problems else None
+    return Conclusion("False", secrets.INVALID, message) if problems else None
 
 
 def _route_accepted(context: PlanContext) -> Conclusion | None:
@@ -222,8 +226,10 @@ def _route_accepted(context: PlanContext) -> Conclusion | None:
     if context.spec is None or not context.spec.endpoint.gateway.name:
         return None
     observed = context.observed
-    return http_route.evaluate_route(
-        observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
+    return Conclusion(
+        *http_route.evaluate_route(
+            observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
+        )
     )
 
 
@@ -232,11 +238,15 @@ def _progressing(context: PlanContext) -> Conclusion:
     paused = progress.paused if progress is not None else None
     is_deadline_pause = paused is not None and paused.reason == state.DEADLINE_EXCEEDED
     if candidate is not None and candidate.retry_at is not None and not is_deadline_pause:
-        return "True", "Retrying", f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}"
+        return Conclusion(
+            "True", "Retrying", f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}"
+        )
     if progress is not None and candidate is not None:
         return _rollout_progressing(context, progress, candidate)
     if candidate is not None:
-        return "True", "Deploying", f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}"
+        return Conclusion(
+            "True", "Deploying", f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}"
+        )
     return _not_progressing(context)
 
 
@@ -247,7 +257,7 @@ def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candi
     suffix = f"; revision {context.status.queued} waits until this rollout has ended" if context.status.queued else ""
     suffix += f"; {context.dry_run_message}" if context.dry_run_message else ""
     if context.is_giving_back:
-        return "True", "RollingBack", f"{prefix}{step.reason if step else ''}{suffix}"
+        return Conclusion("True", "RollingBack", f"{prefix}{step.reason if step else ''}{suffix}")
     if step is not None:
         text = f"step {step.index} of {step.of}: {step.reason}"
     elif progress.paused is not None:
@@ -255,25 +265,25 @@ def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candi
     else:
         text = f"waits for revision {candidate.revision}"
     is_paused = progress.paused is not None or context.is_held or context.window_opens_at is not None
-    return "True", "Paused" if is_paused else "RollingOut", f"{prefix}{text}{suffix}"
+    return Conclusion("True", "Paused" if is_paused else "RollingOut", f"{prefix}{text}{suffix}")
 
 
 def _not_progressing(context: PlanContext) -> Conclusion:
     """Return the conclusion without a candidate: a dry run, a queued or held-back revision, or none of these."""
     if context.dry_run_message:
-        return "False", "DryRun", context.dry_run_message
+        return Conclusion("False", "DryRun", context.dry_run_message)
     if context.status.queued is not None and context.experiment is not None:
         message = f"revision {context.status.queued} waits until Experiment {context.experiment.name} has ended"
-        return "False", EXPERIMENT_RUNNING, message
+        return Conclusion("False", EXPERIMENT_RUNNING, message)
     if context.status.queued is not None:
         draining = ", ".join(str(retiring.revision) for retiring in context.status.retiring)
         message = f"revision {context.status.queued} waits until the replicas of revision {draining} are gone"
-        return "True", "Queued", message if draining else f"revision {context.status.queued} starts next"
+        return Conclusion("True", "Queued", message if draining else f"revision {context.status.queued} starts next")
     if (hold := context.hold) is not None:
-        return "False", hold.outcome, f"revision {hold.revision}: {_hold_reason(context, hold)}"
+        return Conclusion("False", hold.outcome, f"revision {hold.revision}: {_hold_reason(context, hold)}")
     if context.capacity_shortage is not None and context.status.stable is not None:
-        return "False", *context.capacity_shortage
-    return "False", "Complete" if context.status.stable else "NotStarted", ""
+        return Conclusion("False", *context.capacity_shortage)
+    return Conclusion("False", "Complete" if context.status.stable else "NotStarted", "")
 
 
 def _hold_reason(context: PlanContext, hold: LastRollout) -> str:
@@ -297,32 +307,31 @@ def _window_text(context: PlanContext, candidate: RevisionStatus) -> str:
 
 def _promoted(context: PlanContext, traffic_synced: Conclusion) -> Conclusion:
     if context.wanted is None:
-        return "Unknown", "SpecRefused", ""
+        return Conclusion("Unknown", "SpecRefused", "")
     if context.stable_number != context.wanted.number or context.status.candidate is not None:
-        return "False", "NotPromoted", f"revision {context.wanted.number} does not have all traffic"
-    if traffic_synced[0] != "True":
-        return "False", "Confirming", traffic_synced[2]
-    return "True", "Promoted", f"revision {context.wanted.number} has all traffic"
+        return Conclusion("False", "NotPromoted", f"revision {context.wanted.number} does not have all traffic")
+    if traffic_synced.status != "True":
+        return Conclusion("False", "Confirming", traffic_synced.message)
+    return Conclusion("True", "Promoted", f"revision {context.wanted.number} has all traffic")
 
 
 def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:
     """Return whether stable serves, by the edges alone: traffic continues while Ray does not answer."""
     stable = context.status.stable
     if stable is None:
-        cause = "SpecAccepted" if conclusions["SpecAccepted"][0] == "False" else "RevisionReady"
-        _, reason, message = conclusions[cause]
-        return "False", reason, message
+        cause = "SpecAccepted" if conclusions["SpecAccepted"].status == "False" else "RevisionReady"
+        return conclusions[cause]._replace(status="False")
     synced = conclusions["TrafficSynced"]
-    if synced[1] in (secrets.NOT_FOUND, secrets.INCOMPLETE):
+    if synced.reason in (secrets.NOT_FOUND, secrets.INCOMPLETE):
         return synced
     healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)
     if healthy:
         more = [*_find_problem(conclusions), *_find_rollout_wait(context)]
-        return "True", "Serving", "; ".join([f"revision {stable.revision} serves", *more])
+        return Conclusion("True", "Serving", "; ".join([f"revision {stable.revision} serves", *more]))
     if healthy is None and (stored := _stored_ready(context, synced)) is not None:
         return stored
-    message = f"no edge sees a healthy replica of revision {stable.revision}: {synced[2]}"
-    return "False", _NO_HEALTHY_REPLICA, message
+    message = f"no edge sees a healthy replica of revision {stable.revision}: {synced.message}"
+    return Conclusion("False", _NO_HEALTHY_REPLICA, message)
 
 
 def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None:
@@ -331,11 +340,11 @@ def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None
     An agent that restarts does not answer for seconds, while its HAProxy still serves. In a cluster, requests need a ready edge.
     """
     stored = context.stored_condition("Ready")
-    if stored is None or stored.status != "True" or synced[0] == "False":
+    if stored is None or stored.status != "True" or synced.status == "False":
         return None
     if context.observed.in_cluster and not any(edge.ready for edge in context.observed.edges):
         return None
-    return stored.status, stored.reason, stored.message
+    return Conclusion.of(stored)
 
 
 def _find_problem(conclusions: dict[str, Conclusion]) -> list[str]:
@@ -350,9 +359,9 @@ def _find_problem(conclusions: dict[str, Conclusion]) -> list[str]:
         (http_route.ROUTE_ACCEPTED, "False"),
     )
     for type_, bad in problem_statuses:
-        status, reason, message = conclusions.get(type_, ("", "", ""))
-        if status == bad and reason != DEPLOYING:
-            return [f"{reason}: {message}"]
+        found = conclusions.get(type_)
+        if found is not None and found.status == bad and found.reason != DEPLOYING:
+            return [f"{found.reason}: {found.message}"]
     return []
 
 
@@ -374,22 +383,21 @@ def _find_rollout_wait(context: PlanContext) -> list[str]:
 
 
 def _stalled(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:
-    status, reason, message = conclusions["SpecAccepted"]
-    if status == "False":
-        return "True", reason, message
+    if conclusions["SpecAccepted"].status == "False":
+        return conclusions["SpecAccepted"]._replace(status="True")
     if (hold := context.hold) is not None:
-        return "True", hold.outcome, f"revision {hold.revision} is held back: {_hold_reason(context, hold)}"
+        return Conclusion("True", hold.outcome, f"revision {hold.revision} is held back: {_hold_reason(context, hold)}")
     candidate = context.status.candidate
     if context.capacity_shortage is not None and candidate is None:
-        return "True", *context.capacity_shortage
+        return Conclusion("True", *context.capacity_shortage)
     if candidate is not None and candidate.retry_at is None:
         readiness = context.readiness(candidate.revision)
         if readiness.failed and not readiness.retryable:
-            return "True", readiness.reason, f"revision {candidate.revision}: {readiness.message}"
+            return Conclusion("True", readiness.reason, f"revision {candidate.revision}: {readiness.message}")
     if candidate is not None and _is_late(context, candidate):
-        message = f"{deadline.describe_deadline(context)}: {conclusions['RevisionReady'][2]}; still retrying"
-        return "True", state.DEADLINE_EXCEEDED, message
-    return "False", "", ""
+        message = f"{deadline.describe_deadline(context)}: {conclusions['RevisionReady'].message}; still retrying"
+        return Conclusion("True", state.DEADLINE_EXCEEDED, message)
+    return Conclusion("False", "", "")
 
 
 def _is_late(context: PlanContext, candidate: RevisionStatus) -> bool:

@@ -7,7 +7,7 @@ from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, exper
 from sundog_operator.core.edge import salts
 from sundog_operator.core.experiments import outcome_evaluation, power, state
 from sundog_operator.core.experiments.queue import UserExperiment
-from sundog_operator.core.planner.conditions import Conclusion
+from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle, start
 from sundog_operator.core.rollout import baseline_outage
@@ -69,10 +69,10 @@ def _with_conditions(context: PlanContext, experiment: UserExperiment, status: E
 def _accepted(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
     acceptance, spec = experiment.acceptance, experiment.acceptance.spec
     if spec is None:
-        return "False", acceptance.reason, _with_plan_note(status, acceptance.message)
+        return Conclusion("False", acceptance.reason, _with_plan_note(status, acceptance.message))
     waits = context.experiment_waits.get(experiment.name)
     if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
-        return "False", *waits
+        return Conclusion("False", *waits)
     if (
         not is_over(status)
         and state.has_begun(status)
@@ -81,12 +81,12 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
         message = (
             f"{fields}: cannot be changed while it runs: undo that, or set spec.stopped and create another Experiment"
         )
-        return "False", PLAN_FROZEN, _with_plan_note(status, message)
+        return Conclusion("False", PLAN_FROZEN, _with_plan_note(status, message))
     if not is_over(status) and (
-        told := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
+        reuse := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
     ):
-        return "True", salts.SALT_REUSED, told
-    return "True", "Accepted", ""
+        return Conclusion("True", salts.SALT_REUSED, reuse)
+    return Conclusion("True", "Accepted", "")
 
 
 def _with_plan_note(status: ExperimentStatus, message: str) -> str:
@@ -100,15 +100,15 @@ def _with_plan_note(status: ExperimentStatus, message: str) -> str:
 def _running(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
     if is_over(status):
         reason, _, _ = status.verdict.reason.partition(":")
-        return "False", reason or status.phase, status.verdict.reason
+        return Conclusion("False", reason or status.phase, status.verdict.reason)
     if status.phase == RUNNING:
         dropped = [f"arm {arm.name} was dropped: {arm.dropped}" for arm in state.treatment_arms(status) if arm.dropped]
         won = [status.paused.message] if state.has_won(status) and status.paused is not None else []
-        return "True", RUNNING, "; ".join([*won, _shares(status), *dropped])
+        return Conclusion("True", RUNNING, "; ".join([*won, _shares(status), *dropped]))
     if context.experiment is not None and context.experiment.name == experiment.name:
-        return "False", "ArmsStarting", _starting(context)
+        return Conclusion("False", "ArmsStarting", _starting(context))
     waits = context.experiment_waits.get(experiment.name)
-    return ("False", *waits) if waits else ("False", "Pending", "")
+    return Conclusion("False", *waits) if waits else Conclusion("False", "Pending", "")
 
 
 def _shares(status: ExperimentStatus) -> str:
@@ -134,26 +134,28 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
     evaluated = context.experiment_evaluation if context.evaluated_experiment == experiment.name else None
     stored = next((each for each in experiment.status.conditions if each.type == "DataQuality"), None)
     if evaluated is None and stored is not None and state.has_begun(status):
-        return stored.status, stored.reason, stored.message
+        return Conclusion.of(stored)
     reason, message = context.observed.storeless if experiment.has_outcomes else ("", "")
-    storeless = ("False", reason, f"outcomes are not stored: {message}") if reason else None
+    storeless = Conclusion("False", reason, f"outcomes are not stored: {message}") if reason else None
     if evaluated is None or not status.evidence_epochs:
-        return storeless or ("Unknown", "NotEvaluated", "there is no evidence yet")
+        return storeless or Conclusion("Unknown", "NotEvaluated", "there is no evidence yet")
     if evaluated.broken:
-        return _keep_numbers(context, status, stored, ("False", SAMPLE_RATIO_MISMATCH, evaluated.broken))
+        mismatch = Conclusion("False", SAMPLE_RATIO_MISMATCH, evaluated.broken)
+        return _keep_numbers(context, status, stored, mismatch)
     if evaluated.feedback is not None:
-        return storeless or ("False", *evaluated.feedback)
+        return storeless or Conclusion("False", *evaluated.feedback)
     if evaluated.unreachable_edges:
         edges = ", ".join(evaluated.unreachable_edges)
-        return "Unknown", "EdgeSilent", f"no verdict until the operator can read the counters of {edges}"
+        return Conclusion("Unknown", "EdgeSilent", f"no verdict until the operator can read the counters of {edges}")
     # An ended Experiment has no pause any more.
     before = experiment.status if is_over(status) else status
     if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
         message = f"collects no evidence until control has been healthy for 5 minutes: {before.paused.message}"
-        return "False", before.paused.reason, message
+        return Conclusion("False", before.paused.reason, message)
     if evaluated.lost is not None and not storeless:
-        return _keep_numbers(context, status, stored, ("False", *evaluated.lost))
-    return storeless or _keep_numbers(context, status, stored, ("True", "Consistent", evaluated.unknown_units_message))
+        return _keep_numbers(context, status, stored, Conclusion("False", *evaluated.lost))
+    consistent = Conclusion("True", "Consistent", evaluated.unknown_units_message)
+    return storeless or _keep_numbers(context, status, stored, consistent)
 
 
 def _keep_numbers(
@@ -162,21 +164,23 @@ def _keep_numbers(
     """Return the new conclusion after a report of counts, else the stored one if only its numbers differ."""
     if stored is None or status.counted_at == context.now:
         return new
-    is_same = (stored.status, stored.reason, bool(stored.message)) == (*new[:2], bool(new[2]))
-    return (stored.status, stored.reason, stored.message) if is_same else new
+    is_same = (stored.status, stored.reason, bool(stored.message)) == (new.status, new.reason, bool(new.message))
+    return Conclusion.of(stored) if is_same else new
 
 
 def _conclusive(status: ExperimentStatus) -> Conclusion:
     if status.verdict.decision != UNDECIDED:
-        return "True", status.verdict.decision, status.verdict.reason
+        return Conclusion("True", status.verdict.decision, status.verdict.reason)
     if is_over(status):
-        return "False", UNDECIDED, status.verdict.reason
+        return Conclusion("False", UNDECIDED, status.verdict.reason)
     if not state.has_begun(status):
-        return "False", UNDECIDED, "the arms have no traffic yet"
+        return Conclusion("False", UNDECIDED, "the arms have no traffic yet")
     if not status.evidence_epochs:
-        return "False", UNDECIDED, "warms up; there is no evidence yet"
+        return Conclusion("False", UNDECIDED, "warms up; there is no evidence yet")
     missing = _undecided_metrics(status)
-    return "False", UNDECIDED, f"{_first_message(missing)}{_unlikely_names(missing)}" if missing else "no arm does harm"
+    return Conclusion(
+        "False", UNDECIDED, f"{_first_message(missing)}{_unlikely_names(missing)}" if missing else "no arm does harm"
+    )
 
 
 def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
@@ -198,22 +202,22 @@ def _unlikely_names(missing: Sequence[MetricStatus]) -> str:
 
 
 def _stalled(status: ExperimentStatus, accepted: Conclusion) -> Conclusion:
-    if accepted[0] == "False" and not is_over(status):
-        return "True", accepted[1], accepted[2]
+    if accepted.status == "False" and not is_over(status):
+        return accepted._replace(status="True")
     reason = status.verdict.reason.partition(":")[0]
     if status.phase == STOPPED and reason not in NORMAL_END_REASONS:
-        return "True", reason, status.verdict.reason
-    return "False", "", ""
+        return Conclusion("True", reason, status.verdict.reason)
+    return Conclusion("False", "", "")
 
 
 def _ready(status: ExperimentStatus, conclusions: dict[str, Conclusion]) -> Conclusion:
     truth, reason, message = conclusions["Running"]
     stalled = conclusions["Stalled"]
     if truth == "True":
-        problem = stalled[2] if stalled[0] == "True" else ""
-        return "True", RUNNING, "; ".join(filter(None, (message, problem)))
-    if is_over(status) and stalled[0] == "False":
-        return "True", status.phase, message
-    if stalled[0] == "True":
-        return "False", stalled[1], stalled[2]
-    return "False", reason, message
+        problem = stalled.message if stalled.status == "True" else ""
+        return Conclusion("True", RUNNING, "; ".join(filter(None, (message, problem))))
+    if is_over(status) and stalled.status == "False":
+        return Conclusion("True", status.phase, message)
+    if stalled.status == "True":
+        return stalled._replace(status="False")
+    return Conclusion("False", reason, message)
