@@ -208,7 +208,7 @@ def spec_refused(reason: str, message: str, generation: int) -> KubernetesEvent:
 
 
 def make_event_object(event: KubernetesEvent, regarding: dict[str, Any], instance: str, at: str) -> dict[str, Any]:
-    """Return the events.k8s.io object. Its name is a hash of its content: recording it twice is a conflict and no second event."""
+    """Return the events.k8s.io object. Its name is a hash of uid, reason and key: a second write is a conflict, and no new event."""
     meta = regarding["metadata"]
     digest = hashlib.sha256("\0".join((meta["uid"], event.reason, event.dedupe_key)).encode()).hexdigest()[:16]
     return {

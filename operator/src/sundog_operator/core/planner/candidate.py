@@ -1,10 +1,6 @@
 """The choice of a candidate and the start of its rollout."""
 
-from sundog_operator.api import (
-    ExperimentStatus,
-    ModelDeploymentSpec,
-    PlanInPlace,
-)
+from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, PlanInPlace
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import (

@@ -196,7 +196,7 @@ def _refuse_stop(context: PlanContext, number: int) -> str:
 def _refuse_retry(context: PlanContext, number: int) -> str:
     candidate = context.status.candidate
     if candidate is not None and candidate.revision == number:
-        return _find_retry_refusal(context, number)
+        return _refuse_restart(context, number)
     if context.stable_number == number and context.readiness(number).failed:
         return ""
     if context.wanted is None or context.wanted.number != number:
@@ -210,7 +210,7 @@ def _refuse_retry(context: PlanContext, number: int) -> str:
     )
 
 
-def _find_retry_refusal(context: PlanContext, number: int) -> str:
+def _refuse_restart(context: PlanContext, number: int) -> str:
     """Return why a candidate must not be restarted: it has traffic, is ready, or is starting without a failure."""
     if context.progress is not None and state.has_traffic(context.progress):
         weight = state.canary_weight(context.progress)

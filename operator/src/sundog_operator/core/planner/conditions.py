@@ -3,13 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import (
-    Condition,
-    ExperimentStatus,
-    LastRollout,
-    RevisionStatus,
-    model_deployment_conditions,
-)
+from sundog_operator.api import Condition, ExperimentStatus, LastRollout, RevisionStatus, model_deployment_conditions
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import http_route, salts, secrets
@@ -21,11 +15,7 @@ from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.planner.status import is_wanted
 from sundog_operator.core.ray.readiness import DEPLOYING
-from sundog_operator.core.rollout import (
-    explanations,
-    state,
-    windows,
-)
+from sundog_operator.core.rollout import explanations, state, windows
 
 RAY_GRACE: Final = timedelta(seconds=10)
 """Time for which a new revision's RayCluster may not answer while it starts."""
@@ -83,11 +73,10 @@ def _spec_accepted(context: PlanContext) -> Conclusion:
         return Conclusion("False", context.acceptance.reason, context.acceptance.message)
     if context.observed.host_taken_by:
         host = context.acceptance.spec.endpoint.host
-        return Conclusion(
-            "False",
-            "HostTaken",
-            f"spec.endpoint.host: ModelDeployment {context.observed.host_taken_by} has {host}. Choose another host",
+        message = (
+            f"spec.endpoint.host: ModelDeployment {context.observed.host_taken_by} has {host}. Choose another host"
         )
+        return Conclusion("False", "HostTaken", message)
     if reuse := salts.make_reuse_message("ModelDeployment", context.service, context.observed.salts):
         return Conclusion("True", salts.SALT_REUSED, reuse)
     return Conclusion("True", "Accepted", "")
@@ -137,11 +126,8 @@ def _revision_ready(context: PlanContext) -> Conclusion:
         return Conclusion("Unknown", readiness.reason, problem or readiness.message)
     if _has_traffic(context, newest) and (unhealthy := _find_unhealthy(context, newest.revision, stored)):
         return unhealthy
-    return Conclusion(
-        ("True" if readiness.ready else "False"),
-        readiness.reason,
-        f"revision {newest.revision}: {readiness.message}",
-    )
+    status = "True" if readiness.ready else "False"
+    return Conclusion(status, readiness.reason, f"revision {newest.revision}: {readiness.message}")
 
 
 def _find_pending_pods(context: PlanContext, number: int) -> Conclusion | None:

@@ -46,6 +46,11 @@ TERMINATING_EDGE_PERIOD: Final = timedelta(seconds=5)
 Json = dict[str, Any]
 
 
+def holds_rollouts(spec: ModelDeploymentSpec | None) -> bool:
+    """Whether a spec holds rollouts: it is refused, paused or a dry run."""
+    return spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutAttempt:
     """The stored Experiment of a rollout. It has no steps until its plan is frozen."""
@@ -173,7 +178,7 @@ class PlanContext:
     events: list[KubernetesEvent] = field(default_factory=list)
 
     def is_report_due(self, status: ExperimentStatus) -> bool:
-        """Whether to report metrics and counts again without a transition. A status must not change with each request."""
+        """Whether a report is due without a transition. A status must not change with each request."""
         return self._is_older(status, REPORT_PERIOD)
 
     def has_terminating_edge(self, status: ExperimentStatus) -> bool:
@@ -201,7 +206,7 @@ class PlanContext:
         return revisions.find_by_number((*self.new_revisions, *self.observed.revisions), number)
 
     def find_deployed_number(self, digest: str, numbers: Iterable[int]) -> int | None:
-        """Return the number under which Serve runs content of that hash. A deleted ControllerRevision gets its number back this way."""
+        """Return the number under which Serve runs content of that hash, so that a deleted ControllerRevision keeps its number."""
         for number in sorted(numbers):
             app = self.serve_state_of(number).applications.get(names.application(self.service, number))
             if app is not None and (app.config.get("args") or {}).get("revisionHash") == digest:
@@ -221,10 +226,8 @@ class PlanContext:
         revision = self.revision(number)
         if revision is None:
             return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number}: not found")
-        if (
-            revisions.find_by_number(self.observed.revisions, number) is None
-            and self._cluster_name(number) not in self.observed.serves
-        ):
+        is_stored = revisions.find_by_number(self.observed.revisions, number) is not None
+        if not is_stored and self._cluster_name(number) not in self.observed.serves:
             # This plan creates it. No status has it yet, and Serve is configured from statuses alone.
             return NOT_DEPLOYED
         return evaluate_readiness(self.service, revision, self.serve_state_of(number))
@@ -290,11 +293,8 @@ class PlanContext:
     @property
     def experiment_progress(self) -> ExperimentStatus | None:
         """The status of the active user's Experiment, as it will be after this plan."""
-        return (
-            None
-            if self.experiment is None
-            else self.experiment_statuses.get(self.experiment.name, self.experiment.status)
-        )
+        experiment = self.experiment
+        return None if experiment is None else self.experiment_statuses.get(experiment.name, experiment.status)
 
     @property
     def stable_number(self) -> int | None:
@@ -303,8 +303,8 @@ class PlanContext:
 
     @property
     def is_held(self) -> bool:
-        """Whether the spec holds rollouts: it is refused, paused or a dry run."""
-        return self.spec is None or self.spec.paused or self.spec.rollout.paused or self.spec.rollout.dry_run
+        """Whether the spec holds rollouts."""
+        return holds_rollouts(self.spec)
 
     @property
     def is_fast_rollback(self) -> bool:
@@ -315,10 +315,7 @@ class PlanContext:
 
     @property
     def window_opens_at(self) -> datetime | None:
-        """When the spec's windows let traffic advance again; None if they are open.
-
-        A fast rollback waits for no window.
-        """
+        """When the spec's windows let traffic advance again; None if they are open, and for a fast rollback."""
         progress = self.progress
         if self.spec is None or (progress is not None and state.is_fast_rollback(progress)):
             return None
@@ -336,7 +333,7 @@ class PlanContext:
         shared = self.status.capacity.needed_replicas if self.status.capacity else None
         if self.spec is None:
             # Autoscaling may have raised its replicas meanwhile.
-            return shared or (max(known.replicas, self.targets(known.revision)) if known else 1)
+            return shared or (max(known.replicas, self.target_replicas(known.revision)) if known else 1)
         scaling = self.spec.autoscaling
         if scaling is None:
             return self.spec.replicas
@@ -348,18 +345,18 @@ class PlanContext:
         stable = self.status.stable
         if stable is None:
             return 0
-        found = self.targets(stable.revision) or stable.replicas
+        own = self.target_replicas(stable.revision) or stable.replicas
         # With its small share stable needs few replicas, but an abort gives it all traffic at once.
-        return max((found, *map(self.targets, self._revisions_with_more_traffic(stable))))
+        return max((own, *map(self.target_replicas, self._revisions_with_more_traffic(stable))))
 
     def _revisions_with_more_traffic(self, stable: RevisionStatus) -> list[int]:
-        """Return revisions with more traffic than stable for a long time. One with less may need many replicas because it is slow."""
+        """Return revisions with more traffic than stable. A revision with less may need many replicas because it is slow."""
         candidate, progress = self.status.candidate, self.progress
         if candidate is not None and progress is not None and state.is_baking(progress):
             return [candidate.revision]
         return [arm.revision for arm in self.status.arms or () if arm.weight > stable.weight]
 
-    def targets(self, number: int) -> int:
+    def target_replicas(self, number: int) -> int:
         """Return the replicas that Serve targets for a revision; 0 if unknown."""
         app = self.serve_state_of(number).applications.get(names.application(self.service, number))
         return sum(deployment.target_replicas for deployment in app.deployments) if app is not None else 0

@@ -3,11 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
-from sundog_operator.api import (
-    Condition,
-    RevisionStatus,
-    format_duration,
-)
+from sundog_operator.api import Condition, RevisionStatus, format_duration
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows

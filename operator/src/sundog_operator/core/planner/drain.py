@@ -5,10 +5,7 @@ from typing import Final
 
 from sundog_operator.api import DrainingRevision, RevisionStatus
 from sundog_operator.core.edge import confirmation
-from sundog_operator.core.planner import (
-    evaluation,
-    warm_revisions,
-)
+from sundog_operator.core.planner import evaluation, warm_revisions
 from sundog_operator.core.planner.context import PlanContext
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
@@ -20,7 +17,9 @@ def start_draining(context: PlanContext, revision: RevisionStatus) -> None:
     """Start to drain a revision with its current replicas, because edges may still send it requests for a while."""
     others = tuple(r for r in context.status.retiring if r.revision != revision.revision)
     autoscaled = (
-        context.targets(revision.revision) if context.spec is not None and context.spec.autoscaling is not None else 0
+        context.target_replicas(revision.revision)
+        if context.spec is not None and context.spec.autoscaling is not None
+        else 0
     )
     draining = DrainingRevision(
         revision=revision.revision,

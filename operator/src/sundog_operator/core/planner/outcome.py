@@ -3,26 +3,14 @@
 from datetime import datetime
 from typing import Literal
 
-from sundog_operator.api import (
-    ExperimentStatus,
-    LastRollout,
-    RevisionStatus,
-)
+from sundog_operator.api import ExperimentStatus, LastRollout, RevisionStatus
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import (
-    desired_state,
-    held_back_revisions,
-    rollback_window,
-)
+from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
 from sundog_operator.core.planner.context import Json, PlanContext
 from sundog_operator.core.planner.deadline import find_failure
 from sundog_operator.core.planner.drain import start_draining
-from sundog_operator.core.rollout import (
-    explanations,
-    state,
-    transitions,
-)
+from sundog_operator.core.rollout import explanations, state, transitions
 
 RolloutOutcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
 

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from sundog_operator.core import events, revisions
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import (
-    candidate_placement,
-    desired_state,
-)
+from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.outcome import make_last_rollout, make_revision_status, rollout_outcome

@@ -1,10 +1,6 @@
 """Conditions and events of the Experiment that records a rollout."""
 
-from sundog_operator.api import (
-    ConditionSet,
-    ExperimentStatus,
-    experiment_conditions,
-)
+from sundog_operator.api import ConditionSet, ExperimentStatus, experiment_conditions
 from sundog_operator.core import events
 from sundog_operator.core.analysis import power
 from sundog_operator.core.events import KubernetesEvent
@@ -84,7 +80,7 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
         conditions.mark_true("DataQuality", "Consistent", _lost_message(*context.evaluation.lost), at=context.now)
     elif not state.is_evaluated(status):
         conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=context.now)
-    # A promoted step may still be rolled back, for example in a bake.
+    # A step that passed its gate may still be rolled back, for example in a bake.
     is_settled = state.is_over(status) or state.is_decided_by_copies(status)
     if status.verdict.decision == freeze.UNDECIDED or not is_settled:
         conditions.mark_false(

@@ -5,14 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sundog_operator.api import (
-    ArmStatus,
-    CapacityStatus,
-    ExperimentStatus,
-    MetricStatus,
-    RevisionStatus,
-    Startup,
-)
+from sundog_operator.api import ArmStatus, CapacityStatus, ExperimentStatus, MetricStatus, RevisionStatus, Startup
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import counters
 from sundog_operator.core.analysis.counters import Counters
@@ -23,9 +16,7 @@ from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status
 from sundog_operator.core.ray import startup
-from sundog_operator.core.rollout import (
-    state,
-)
+from sundog_operator.core.rollout import state
 from sundog_operator.core.stats.findings import MetricVerdict
 
 NOT_EVALUATED: Final = "the edges count requests, but a rollout without an evidence gate is not evaluated"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
-from sundog_operator.core.planner.context import RolloutAttempt
+from sundog_operator.core.planner.context import RolloutAttempt, holds_rollouts
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import state, windows
 
@@ -61,6 +61,4 @@ def make_webhook_request(
 
 def is_rollout_held(spec: ModelDeploymentSpec | None, now: datetime) -> bool:
     """Whether the spec or its windows hold a rollout."""
-    if spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run:
-        return True
-    return windows.next_opening(spec.rollout.windows, now) is not None
+    return spec is None or holds_rollouts(spec) or windows.next_opening(spec.rollout.windows, now) is not None

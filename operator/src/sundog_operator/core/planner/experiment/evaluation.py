@@ -7,14 +7,7 @@ from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, request_counts, units
-from sundog_operator.core.experiments import (
-    dropped_arms,
-    evaluate,
-    outcome_evaluation,
-    power,
-    state,
-    transitions,
-)
+from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedRate
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.observed import EdgeReport
