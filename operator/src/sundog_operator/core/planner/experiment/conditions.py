@@ -79,7 +79,7 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
         and (fields := lifecycle.find_plan_changes(context, experiment, spec))
     ):
         message = (
-            f"{fields}: cannot be changed while it runs: undo that, or set spec.stopped and create another Experiment"
+            f"{fields}: cannot be changed while it runs. Undo that, or set spec.stopped and create another Experiment"
         )
         return Conclusion("False", PLAN_FROZEN, _with_plan_note(status, message))
     if not is_over(status) and (
