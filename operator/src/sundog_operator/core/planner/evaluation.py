@@ -31,7 +31,7 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
         tallies=counted,
         reports=edges,
         blocks=blocks,
-        traffic=_traffic(context, progress, stable, attempt.uid),
+        traffic=traffic_for_thresholds(context, progress, stable, attempt.uid),
         replicas=(healthy[0], healthy[1]),
         now_s=now_s,
         timeout_s=waits_s,
@@ -40,7 +40,7 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
     return counted
 
 
-def _traffic(context: PlanContext, progress: ExperimentStatus, stable: int, attempt: str) -> StableTraffic:
+def traffic_for_thresholds(context: PlanContext, progress: ExperimentStatus, stable: int, attempt: str) -> StableTraffic:
     """Return stable's traffic while a latency threshold is unknown; empty once all are known."""
     if not needs_threshold(progress.plan.guardrails):
         return StableTraffic()

@@ -12,8 +12,7 @@ from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, Ob
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.evaluation import request_deadline_s
-from sundog_operator.core.rollout.resolve import StableTraffic, needs_threshold
+from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 
@@ -41,7 +40,7 @@ def evaluate_experiment(
         tallies=counted,
         reports=edges,
         blocks=blocks,
-        traffic=_traffic(context, experiment, progress),
+        traffic=traffic_for_thresholds(context, progress, state.control_revision(progress), experiment.uid),
         now_s=now_s,
         timeout_s=waits_s,
     )
@@ -72,13 +71,6 @@ def _healthy_replicas(context: PlanContext, progress: ExperimentStatus) -> dict[
     """Return the healthy replicas of each arm."""
     edges = context.observed.edges
     return {arm.name: confirmation.healthy_replicas(context.service, arm.revision or 0, edges) for arm in progress.arms}
-
-
-def _traffic(context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus) -> StableTraffic:
-    """Return stable's traffic while a latency threshold is unknown; empty once all are known."""
-    if not needs_threshold(progress.plan.guardrails):
-        return StableTraffic()
-    return context.traffic_of(state.control_revision(progress), experiment.uid, progress.epoch.number)
 
 
 def report_metrics(context: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
