@@ -40,7 +40,9 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
     return counted
 
 
-def traffic_for_thresholds(context: PlanContext, progress: ExperimentStatus, stable: int, attempt: str) -> StableTraffic:
+def traffic_for_thresholds(
+    context: PlanContext, progress: ExperimentStatus, stable: int, attempt: str
+) -> StableTraffic:
     """Return stable's traffic while a latency threshold is unknown; empty once all are known."""
     if not needs_threshold(progress.plan.guardrails):
         return StableTraffic()
