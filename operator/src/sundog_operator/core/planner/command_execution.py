@@ -92,11 +92,8 @@ def _refuse_steering(context: PlanContext, command: RolloutCommand) -> str:
     if candidate.revision != command.revision:
         return f"revision {command.revision} is not the candidate; expected revision {candidate.revision}"
     if command.verb == "abort":
-        return (
-            ""
-            if context.status.stable
-            else f"revision {command.revision} is the first one: there is no revision to go back to"
-        )
+        refusal = f"revision {command.revision} is the first one: there is no revision to go back to"
+        return "" if context.status.stable else refusal
     if command.verb in FORWARD_VERBS and not command.full and (why := _find_missing_step(context, command)):
         return why
     if context.progress is None:
@@ -173,14 +170,9 @@ def _find_rollback_shortage(context: PlanContext, number: int) -> str:
     candidate = context.status.candidate
     if context.in_place is not None and candidate is not None:
         return f"revision {candidate.revision} has replicas of stable. Abort it first, then roll back"
-    short = (
-        candidate_placement.find_shortage(context, context.spec, context.replicas) if context.spec is not None else None
-    )
-    if (
-        context.spec is None
-        or short is None
-        or candidate_placement.find_placement(context, context.spec).shared is None
-    ):
+    spec = context.spec
+    short = candidate_placement.find_shortage(context, spec, context.replicas) if spec is not None else None
+    if spec is None or short is None or candidate_placement.find_placement(context, spec).shared is None:
         return ""
     return f"{short[1]}. Apply the spec of revision {number} to roll it out in place"
 
@@ -200,14 +192,11 @@ def _refuse_retry(context: PlanContext, number: int) -> str:
     if context.stable_number == number and context.readiness(number).failed:
         return ""
     if context.wanted is None or context.wanted.number != number:
-        return f"revision {number} is not the revision of the spec" + (
-            f"; expected revision {context.wanted.number}" if context.wanted else ""
-        )
-    return (
-        ""
-        if context.is_held_back(number)
-        else f"revision {number} was neither aborted nor rolled back: there is nothing to retry"
-    )
+        expected = f"; expected revision {context.wanted.number}" if context.wanted else ""
+        return f"revision {number} is not the revision of the spec{expected}"
+    if context.is_held_back(number):
+        return ""
+    return f"revision {number} was neither aborted nor rolled back: there is nothing to retry"
 
 
 def _refuse_restart(context: PlanContext, number: int) -> str:

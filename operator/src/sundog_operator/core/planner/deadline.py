@@ -29,11 +29,9 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> tuple[str, 
         why = f": {failing.message}" if failing is not None else ""
         return "CandidateUnavailable", f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}"
     late = find_late_reason(context, candidate)
-    return (
-        (state.DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}")
-        if late and _is_deadline_fatal(context)
-        else None
-    )
+    if not late or not _is_deadline_fatal(context):
+        return None
+    return state.DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}"
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:

@@ -11,9 +11,10 @@ alone (`planner.desired_state`). So the operator may stop at any line.
 from dataclasses import dataclass
 from datetime import datetime
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, RevisionStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import shadow_agreement
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
@@ -129,13 +130,29 @@ def _make_context(observed: ObservedState, now: datetime) -> PlanContext:
 
 def _advance_rollout(context: PlanContext) -> None:
     """Tick the rollout's state machine, unless this plan commits a status of the rollout already."""
-    progress, candidate = context.progress, context.status.candidate
+    progress, candidate, attempt = context.progress, context.status.candidate, context.rollout
     if progress is None or candidate is None or context.commit is not None:
         return
     counted = evaluation.evaluate_rollout(context)
-    attempt = context.rollout
     context.shadow = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", context.observed.edges)
-    inputs = state.RolloutInputs(
+    inputs = _rollout_inputs(context, candidate)
+
+    def ticked(*, moved: bool) -> ExperimentStatus:
+        reported = planner_status.report_metrics(context, progress, moved=moved)
+        return state_machine.tick(prometheus_checks.record_readings(reported, context.observed.readings), inputs)
+
+    after = ticked(moved=False)
+    if after != progress:
+        # Frequent transitions must not delay the report of the metrics.
+        after = ticked(moved=True)
+    after = planner_status.report_counts(context, after, progress, counted, moved=False)
+    is_evaluated = (context.evaluation or context.shadow) is not None
+    if after != progress or (is_evaluated and context.has_terminating_edge(progress)):
+        _commit_rollout(context, progress, after, counted)
+
+
+def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.RolloutInputs:
+    return state.RolloutInputs(
         now=context.now,
         replicas=context.replicas,
         available=context.available(candidate.revision),
@@ -153,30 +170,21 @@ def _advance_rollout(context: PlanContext) -> None:
         patience=context.spec.rollout.progress_deadline if context.spec else state.GIVE_BACK_TIMEOUT,
     )
 
-    def ticked(*, moved: bool) -> ExperimentStatus:
-        reported = planner_status.report_metrics(context, progress, moved=moved)
-        return state_machine.tick(prometheus_checks.record_readings(reported, context.observed.readings), inputs)
 
-    after = ticked(moved=False)
-    if after != progress:
-        # Frequent transitions must not delay the report of the metrics.
-        after = ticked(moved=True)
-    after = planner_status.report_counts(context, after, progress, counted, moved=False)
-    is_evaluated = (context.evaluation or context.shadow) is not None
-    if after != progress or (is_evaluated and context.has_terminating_edge(progress)):
-        # The counts are written together with the decision that they led to.
-        committed = planner_status.report_counts(context, after, progress, counted, moved=True)
-        if counted is not None:
-            committed = committed.model_copy(update={"tallies": counted.pack()})
-        if context.shadow is not None:
-            committed = committed.model_copy(update={"shadow": context.shadow.status})
-        if committed != progress:
-            context.commit_rollout(
-                history.record_point(
-                    committed, planner_status.current_metrics(context) or committed.metrics, context.now
-                )
-            )
-            context.events.extend(rollout_conditions.transition_events(context, progress, after))
+def _commit_rollout(
+    context: PlanContext, before: ExperimentStatus, after: ExperimentStatus, counted: Counters | None
+) -> None:
+    """Commit a status of the rollout with the counts that led to its decision, and add its events."""
+    committed = planner_status.report_counts(context, after, before, counted, moved=True)
+    if counted is not None:
+        committed = committed.model_copy(update={"tallies": counted.pack()})
+    if context.shadow is not None:
+        committed = committed.model_copy(update={"shadow": context.shadow.status})
+    if committed == before:
+        return
+    metrics = planner_status.current_metrics(context) or committed.metrics
+    context.commit_rollout(history.record_point(committed, metrics, context.now))
+    context.events.extend(rollout_conditions.transition_events(context, before, after))
 
 
 def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:

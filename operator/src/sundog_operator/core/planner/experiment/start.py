@@ -53,26 +53,14 @@ def start_next_experiment(context: PlanContext) -> None:
     """Start the arms of the oldest waiting Experiment, once nothing else is active. End those that cannot run any more."""
     blocked = _find_start_blocker(context)
     for experiment in order_waiting(context.observed.own):
-        if experiment.name in context.experiment_statuses or (
-            context.experiment is not None and experiment.name == context.experiment.name
-        ):
+        is_active = context.experiment is not None and experiment.name == context.experiment.name
+        if is_active or experiment.name in context.experiment_statuses:
             continue
         if experiment.acceptance.spec is None and not state.is_frozen(experiment.status):
             continue
-        if (
-            state.has_begun(experiment.status)
-            and context.stable_number is not None
-            and not is_on_stable(context, experiment.status)
-        ):
-            # Its counters belong to this plan. With another plan they would be evidence of other revisions.
-            context.experiment_statuses[experiment.name] = transitions.end_experiment(
-                experiment.status, STOPPED, *CONTROL_LOST, context.now
-            )
-            continue
-        if experiment.acceptance.stopped:
-            context.experiment_statuses[experiment.name] = transitions.end_experiment(
-                experiment.status, STOPPED, *STOPPED_BY_USER, context.now
-            )
+        if (ending := _find_end(context, experiment)) is not None:
+            ended = transitions.end_experiment(experiment.status, STOPPED, *ending, context.now)
+            context.experiment_statuses[experiment.name] = ended
             continue
         waits = find_refusal(context, experiment) or blocked
         if waits is None and (waits := _find_shortage(context, experiment)) is not None:
@@ -81,10 +69,17 @@ def start_next_experiment(context: PlanContext) -> None:
         if context.experiment is None and waits is None and not state.has_begun(experiment.status):
             _start_arms(context, experiment)
         else:
-            context.experiment_waits[experiment.name] = waits or (
-                QUEUED,
-                f"waits for Experiment {context.status.experiment}",
-            )
+            queued = QUEUED, f"waits for Experiment {context.status.experiment}"
+            context.experiment_waits[experiment.name] = waits or queued
+
+
+def _find_end(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
+    """Return (reason, message) if an inactive Experiment ends: its control was lost, or a user stopped it."""
+    has_begun = state.has_begun(experiment.status)
+    if has_begun and context.stable_number is not None and not is_on_stable(context, experiment.status):
+        # Its counters belong to this plan. With another plan they would be evidence of other revisions.
+        return CONTROL_LOST
+    return STOPPED_BY_USER if experiment.acceptance.stopped else None
 
 
 def _find_start_blocker(context: PlanContext) -> tuple[str, str] | None:
