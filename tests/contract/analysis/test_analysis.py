@@ -224,7 +224,7 @@ LIVES = [
     MadeUp(4, 12_000, lift=0.5, epochs=3, troubled=(2,)),
 ]
 
-SILENT = ("Unknown", "EdgeSilent", "no verdict until the operator can read the counters of edge-1")
+SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: the split is not as it should be")
 BROKEN = {
     "the split of units": MadeUp(2, 8000, lift=0.5, off=(1, 2)),

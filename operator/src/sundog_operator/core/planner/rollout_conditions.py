@@ -72,9 +72,7 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
     if mismatch:
         conditions.mark_false("DataQuality", "SampleRatioMismatch", mismatch, at=context.now)
     elif context.evaluation is not None and context.evaluation.unreachable_edges:
-        message = (
-            f"gates wait until the operator can read the counters of {', '.join(context.evaluation.unreachable_edges)}"
-        )
+        message = f"gates wait for the counters of {', '.join(context.evaluation.unreachable_edges)}"
         conditions.mark_unknown("DataQuality", "EdgeSilent", message, at=context.now)
     elif context.evaluation is not None:
         conditions.mark_true("DataQuality", "Consistent", _lost_message(*context.evaluation.lost), at=context.now)

@@ -146,7 +146,7 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
         return storeless or Conclusion("False", *evaluated.feedback)
     if evaluated.unreachable_edges:
         edges = ", ".join(evaluated.unreachable_edges)
-        return Conclusion("Unknown", "EdgeSilent", f"no verdict until the operator can read the counters of {edges}")
+        return Conclusion("Unknown", "EdgeSilent", f"verdicts wait for the counters of {edges}")
     # An ended Experiment has no pause any more.
     before = experiment.status if is_over(status) else status
     if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
@@ -176,7 +176,7 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
     if not state.has_begun(status):
         return Conclusion("False", UNDECIDED, "the arms have no traffic yet")
     if not status.evidence_epochs:
-        return Conclusion("False", UNDECIDED, "warms up; there is no evidence yet")
+        return Conclusion("False", UNDECIDED, "warms up; these requests do not count as evidence")
     missing = _undecided_metrics(status)
     return Conclusion(
         "False", UNDECIDED, f"{_first_message(missing)}{_unlikely_names(missing)}" if missing else "no arm does harm"
