@@ -60,7 +60,7 @@ async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_
         last = (await cluster.status())["lastCommand"]
         return last["result"], last.get("message", "")
 
-    why = "sample-ratio mismatch: 600 of 1000 requests. The rollout would be paused again at once"
+    why = "requests do not follow the weights: 600 of 1000 requests. The rollout would be paused again at once"
     assert await told("a") == ("Rejected", why)
     found[0] = ""
     assert (await told("b"))[0] == "Accepted"

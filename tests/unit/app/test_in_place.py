@@ -165,7 +165,7 @@ async def test_while_it_gives_back_that_is_told_and_nothing_is_steered() -> None
         await cluster.command(f"{verb} revision=2 id={verb}")
         await cluster.settle(2)
         last = (await cluster.status())["lastCommand"]
-        told = f"revision 2 gives its traffic back already: there is nothing to {verb}"
+        told = f"revision 2 already returns its traffic to stable: there is nothing to {verb}"
         assert (last["result"], last["message"]) == ("Rejected", told)
 
 

@@ -352,7 +352,7 @@ async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster:
         stored = await cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, service))
         assert stored is not None
         (told,) = (each["message"] for each in stored["status"]["conditions"] if each["type"] == "SpecAccepted")
-        assert told == f"Secret {name}: exists and was not made by Sundog; it is left alone. Rename or delete it"
+        assert told == f"Secret {name}: exists and was not made by Sundog; rename or delete it"
     assert await rays(cluster) == []
     assert await cluster.kube.get(Ref(SECRET, NAMESPACE, name)) == theirs
 

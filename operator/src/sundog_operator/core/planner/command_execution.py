@@ -67,7 +67,9 @@ def _find_refusal(context: PlanContext, command: RolloutCommand) -> str:
         case "stop":
             return _refuse_stop(context, command.revision)
         case _ if _is_giving_back(context, command.revision):
-            return f"revision {command.revision} gives its traffic back already: there is nothing to {command.verb}"
+            return (
+                f"revision {command.revision} already returns its traffic to stable: there is nothing to {command.verb}"
+            )
         case _:
             return _refuse_steering(context, command)
 
@@ -118,7 +120,7 @@ def _recheck_sample_ratio(context: PlanContext) -> str:
         return ""
     evaluation.evaluate_rollout(context)
     broken = context.evaluation.broken if context.evaluation is not None else ""
-    return f"sample-ratio mismatch: {broken}. The rollout would be paused again at once" if broken else ""
+    return f"requests do not follow the weights: {broken}. The rollout would be paused again at once" if broken else ""
 
 
 def _find_missing_step(context: PlanContext, command: RolloutCommand) -> str:

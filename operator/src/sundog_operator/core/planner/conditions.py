@@ -66,9 +66,7 @@ def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation:
 def _spec_accepted(context: PlanContext) -> Conclusion:
     if context.observed.foreign:
         found = ", ".join(context.observed.foreign)
-        return Conclusion(
-            "False", "NotOwned", f"{found}: exists and was not made by Sundog; it is left alone. Rename or delete it"
-        )
+        return Conclusion("False", "NotOwned", f"{found}: exists and was not made by Sundog; rename or delete it")
     if context.acceptance.spec is None:
         return Conclusion("False", context.acceptance.reason, context.acceptance.message)
     if context.observed.host_taken_by:
