@@ -73,7 +73,7 @@ class Told:
         The scheduler looks again a moment after the other pod has gone, and its last word stands until then.
         """
         said = self.of("RevisionReady")
-        waits = {message for _, _, message in said if "takes the place" in message}
+        waits = {message for _, _, message in said if "to terminate" in message}
         return waits | {told for (_, _, told), (_, found, _) in itertools.pairwise(said) if found == reason}
 
     def most_replicas(self) -> int:
@@ -222,7 +222,7 @@ def test_a_candidate_takes_the_places_of_replicas_that_have_drained(seer: Seer, 
         assert first.items() <= seer.replicas(after).items()
     assert told.reasons("RevisionReady") <= {"Ready", "Deploying", "Unschedulable"}
     assert told.before("Unschedulable") == {
-        f"revision {after}: takes the place of 1 pod of revision {before}, not gone yet"
+        f"revision {after}: waits for 1 pod of revision {before} to terminate"
     }
     assert {(status, reason) for status, reason, _ in told.of("Ready")} == {("True", "Serving")}
     assert told.reasons("CapacityAvailable") == {"Fits"}

@@ -224,7 +224,7 @@ LIVES = [
     MadeUp(4, 12_000, lift=0.5, epochs=3, troubled=(2,)),
 ]
 
-SILENT = ("Unknown", "EdgeSilent", "nothing is concluded before edge-1 has told what was counted there")
+SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
 BROKEN = {
     "the split of units": MadeUp(2, 8000, lift=0.5, off=(1, 2)),
@@ -306,7 +306,7 @@ def test_what_is_wrong_since_an_arm_has_won_takes_nothing_back(analysis: ModuleT
 
 
 def test_that_nothing_is_evidence_yet_is_no_broken_data(analysis: ModuleType, tmp_path: Path) -> None:
-    quality = ("Unknown", "NotEvaluated", "nothing that was counted is evidence yet")
+    quality = ("Unknown", "NotEvaluated", "there is no evidence yet")
     life = MadeUp(8, 100, troubled=(1, 2), quality=quality)
     plan, units, _ = analysis.read(life.write(tmp_path))
     assert analysis.untrusted(plan, units) == ""

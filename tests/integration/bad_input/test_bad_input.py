@@ -616,15 +616,15 @@ def given_up(bed: Any) -> dict[str, Any] | None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("promote revision=7 id=a", "revision 7 is no candidate: no rollout is under way"),
-        ("abort revision=1 id=b", "revision 1 is no candidate: no rollout is under way"),
-        ("rollback revision=9 id=c", "revision 9 is not in the history: 1"),
-        ("retry revision=1 id=d", "revision 1 is not what the spec stands for"),
+        ("promote revision=7 id=a", "revision 7 is not the candidate: no rollout is under way"),
+        ("abort revision=1 id=b", "revision 1 is not the candidate: no rollout is under way"),
+        ("rollback revision=9 id=c", "revision 9 is not in the history; expected one of 1"),
+        ("retry revision=1 id=d", "revision 1 is not the revision of the spec"),
         (
             "fly revision=1 id=e",
             "verb: 'fly'; expected one of promote, skip, pause, resume, abort, retry, rollback, stop",
         ),
-        ("skip revision=1 id=f", "revision 1 is no candidate: no rollout is under way"),
+        ("skip revision=1 id=f", "revision 1 is not the candidate: no rollout is under way"),
         ("promote id=g", "revision: ''; expected a revision number"),
         ("promote revision=one id=h", "revision: 'one'; expected a revision number"),
         ("promote revision=1 id=i force=true", "'force': unknown option; expected revision or full"),
@@ -644,7 +644,7 @@ def test_an_id_that_was_used_for_another_command_is_rejected_and_the_same_again_
     first = bed.up.command("good", "promote revision=7 id=again")
     second = bed.up.command("good", "abort revision=7 id=again")
     assert second["result"] == "Rejected"
-    assert second["message"] == "id again was used before, for promote revision=7"
+    assert second["message"] == "id again: already used for promote revision=7. Use a new id"
     assert first["message"] != second["message"]
     assert steered(bed) == before
 

@@ -175,7 +175,7 @@ def test_nonsense_is_refused_and_a_rollout_goes_on_collecting(fleet: Any, tmp_pa
     rejected = sound.up.command("sound", "promote revision=7 id=nonsense")
     assert (rejected["result"], rejected["message"]) == (
         "Rejected",
-        "revision 7 is not the candidate, which is revision 2",
+        "revision 7 is not the candidate; expected revision 2",
     )
 
     spec, told = REFUSED["wrong-type"]

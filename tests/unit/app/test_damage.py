@@ -219,7 +219,7 @@ async def test_an_old_command_that_comes_back_is_not_run_again() -> None:
     await cluster.command("promote revision=2 id=a")
     await cluster.settle(20)
     last = (await cluster.status())["lastCommand"]
-    assert (last["result"], last["message"]) == ("Rejected", "id a was used before")
+    assert (last["result"], last["message"]) == ("Rejected", "id a: already used. Use a new id")
     assert await cluster.weights() == {1: 50, 2: 50}
 
 

@@ -286,6 +286,6 @@ async def test_an_experiment_says_why_no_outcome_is_kept(cluster: Cluster) -> No
         return found["status"], found["reason"], found["message"]
 
     whose = "Service sundog-edge-store: exists and was not made by Sundog; rename or delete it"
-    assert await told() == ("False", "NotOwned", f"no outcome is kept: {whose}")
+    assert await told() == ("False", "NotOwned", f"outcomes are not stored: {whose}")
     await cluster.kube.delete(Ref(SERVICE, NAMESPACE, names.EDGE_STORE))
     assert (await told())[:2] == ("Unknown", "NotEvaluated")

@@ -55,7 +55,7 @@ async def test_what_cannot_be_written_is_lost_and_the_next_is_told(
     cluster.kube.faults = lambda verb, ref: refusals.pop() if ref.kind == EVENT and refusals else None
     with caplog.at_level(logging.WARNING):
         await record_events(cluster.world, deployment, [PROMOTED, events.revision_promoted(3, 2, "digits-r3")])
-    assert [event["note"] for event in await told(cluster)] == ["revision 3 is stable; it was revision 2"]
+    assert [event["note"] for event in await told(cluster)] == ["revision 3 is stable; it replaces revision 2"]
     assert [line for line in caplog.messages if "event Promoted" in line and "quota of events" in line]
     await record_events(cluster.world, deployment, [PROMOTED])
     assert len(await told(cluster)) == 2, "it was not noted as told"
@@ -86,8 +86,8 @@ async def test_who_becomes_stable_again_is_told_again() -> None:
     await cluster.until(functools.partial(cluster.serves, 2))
     assert sorted(await notes(cluster, "Promoted")) == [
         "revision 1 is stable",
-        "revision 1 is stable; it was revision 2",
-        *["revision 2 is stable; it was revision 1"] * 2,
+        "revision 1 is stable; it replaces revision 2",
+        *["revision 2 is stable; it replaces revision 1"] * 2,
     ]
 
 

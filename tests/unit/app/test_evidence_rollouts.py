@@ -60,7 +60,7 @@ async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_
         last = (await cluster.status())["lastCommand"]
         return last["result"], last.get("message", "")
 
-    why = "requests do not fall to the arms by their weights, 600 of 1000 requests: it would be paused again at once"
+    why = "requests do not follow the weights: 600 of 1000 requests. The rollout would be paused again at once"
     assert await told("a") == ("Rejected", why)
     found[0] = ""
     assert (await told("b"))[0] == "Accepted"
@@ -144,9 +144,9 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
         assert after[kind] - before[kind] <= minutes + 12 * len(weights), kind
     assert after["Event"] - before["Event"] <= 2 * len(weights)
     moved, promoted = (await cluster.notes("TrafficShifted"))[-1], (await cluster.notes("Promoted"))[-1]
-    assert f"revision 2 gets 50 % from epoch {2 * len(weights) - 3} on: errorRate " in moved
+    assert f"revision 2 gets 50 % of the traffic from epoch {2 * len(weights) - 3}: errorRate " in moved
     assert promoted.startswith(
-        f"revision 2 is stable; it was revision 1: after step {len(weights)} at 100 %; errorRate "
+        f"revision 2 is stable; it replaces revision 1: after step {len(weights)} at 100 %; errorRate "
     )
     assert moved.endswith(f"; also passed: {latency['metric']}")
     assert promoted.endswith(f"; also passed: {latency['metric']}")
@@ -318,7 +318,7 @@ async def test_an_outage_of_both_arms_is_not_held_against_the_candidate() -> Non
     assert [each.get("troubled", False) for each in status["evidenceEpochs"]][:2] == [True, False]
     assert len(await cluster.notes("RolloutPaused")) == 1
     (note,) = await cluster.notes("RolloutResumed")
-    assert note.startswith("rollout digits-r2 goes on: it was paused for ControlDegraded since ")
+    assert note.startswith("rollout digits-r2 resumed: it was paused (ControlDegraded) since ")
     assert "lastRollout" not in await cluster.status()
     assert await cluster.go_on(120, lambda: ended(cluster), seconds=15)
     assert (await experiment(cluster))["verdict"]["decision"] == "Promoted"

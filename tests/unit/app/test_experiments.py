@@ -336,7 +336,7 @@ async def test_a_new_revision_waits_or_ends_the_experiment(policy: str) -> None:
     await cluster.until(functools.partial(cluster.at_weight, 3, 25))
     assert await phase(cluster) == "Stopped"
     if policy == "stop":
-        assert (await status(cluster))["verdict"]["reason"].startswith("Superseded: revision 3 is wanted now")
+        assert (await status(cluster))["verdict"]["reason"].startswith("Superseded: revision 3 rolls out")
 
 
 async def test_an_experiment_waits_for_a_rollout() -> None:
@@ -457,14 +457,14 @@ async def test_a_stop_command_ends_it() -> None:
     cluster = await serving()
     await cluster.command("stop revision=1 id=none")
     await cluster.settle(2)
-    assert (await cluster.status())["lastCommand"]["message"] == "no Experiment of a user's own is under way"
+    assert (await cluster.status())["lastCommand"]["message"] == "no Experiment is under way: there is nothing to stop"
     await cluster.kube.apply(experiment())
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.command("stop revision=7 id=wrong")
     await cluster.settle(2)
     assert (await cluster.status())["lastCommand"][
         "message"
-    ] == "revision 7 is not the control of Experiment wide-or-narrow, which is revision 1"
+    ] == "revision 7 is not the control of Experiment wide-or-narrow; expected revision 1"
     await cluster.command("abort revision=2 id=abort")
     await cluster.settle(2)
     told = (await cluster.status())["lastCommand"]

@@ -165,7 +165,7 @@ async def test_while_it_gives_back_that_is_told_and_nothing_is_steered() -> None
         await cluster.command(f"{verb} revision=2 id={verb}")
         await cluster.settle(2)
         last = (await cluster.status())["lastCommand"]
-        told = f"revision 2 gives its traffic back already: there is nothing to {verb}"
+        told = f"revision 2 already returns its traffic to stable: there is nothing to {verb}"
         assert (last["result"], last["message"]) == ("Rejected", told)
 
 
@@ -249,7 +249,7 @@ async def test_another_revision_waits_until_stable_has_its_replicas_back() -> No
     assert (status["candidate"]["revision"], status["queued"]) == (2, 3)
     assert await message(cluster, "Progressing") == (
         "revision 2, Superseded: returns traffic to stable as its replicas become available: 2 of 4;"
-        " revision 3 waits until it has ended"
+        " revision 3 waits until this rollout has ended"
     )
     await cluster.until(functools.partial(cluster.at_weight, 3, 50))
     assert watch.least[0] >= -1
@@ -298,7 +298,7 @@ async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it(
     await cluster.command("rollback revision=1 id=b")
     await cluster.settle(2)
     last = (await cluster.status())["lastCommand"]
-    told = "revision 3 has replicas of stable, which has to have them back first: abort it, then roll back"
+    told = "revision 3 has replicas of stable. Abort it first, then roll back"
     assert (last["result"], last["message"]) == ("Rejected", told)
     await cluster.command("rollback revision=2 id=c")
     await cluster.until(ended(cluster), rounds=100)
@@ -312,8 +312,8 @@ async def test_one_replica_cannot_be_shared_and_that_is_said() -> None:
     cluster, _ = await begun(1, HALF)
     await cluster.settle(10)
     told = (
-        "1 replica serves, and in place 2 are needed at least: stable keeps one while the candidate's starts; raise spec.replicas,"
-        " or take capacity: surge"
+        "spec.rollout.capacity: inPlace needs at least 2 replicas, found 1: stable keeps one while the candidate's starts."
+        " Raise spec.replicas, or set capacity: surge"
     )
     assert await cluster.condition("CapacityAvailable") == ("False", "InsufficientCapacity")
     assert await message(cluster, "CapacityAvailable") == f"revision 2: {told}"

@@ -29,4 +29,4 @@ async def test_a_lost_replica_leaves_one_event() -> None:
         cluster.serve.read = answer  # type: ignore[method-assign]
         await cluster.settle(3)
     (note,) = await cluster.notes("ReplicaLost")
-    assert note == "revision 1: replica digits-r1#0 ended, and Serve starts another in its place; 1 of 1 run"
+    assert note == "revision 1: replica digits-r1#0 ended; Serve starts a replacement; 1 of 1 run"

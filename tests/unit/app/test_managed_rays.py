@@ -352,7 +352,7 @@ async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster:
         stored = await cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, service))
         assert stored is not None
         (told,) = (each["message"] for each in stored["status"]["conditions"] if each["type"] == "SpecAccepted")
-        assert told == f"Secret {name}: exists and was not made by Sundog; it is left alone. Rename or delete it"
+        assert told == f"Secret {name}: exists and was not made by Sundog; rename or delete it"
     assert await rays(cluster) == []
     assert await cluster.kube.get(Ref(SECRET, NAMESPACE, name)) == theirs
 
@@ -699,7 +699,7 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
     await cluster.settle(5)
     await find_no_node(cluster, 2)
     await cluster.settle(2)
-    told = "revision 2: takes the place of 1 pod of revision 1, not gone yet"
+    told = "revision 2: waits for 1 pod of revision 1 to terminate"
     assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
     assert await said(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
 
@@ -730,7 +730,7 @@ async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_g
     await cluster.settle(2)
     assert len(await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"})) == 2
     assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
-    told = "revision 2: takes the place of 2 pods of revision 1, not gone yet"
+    told = "revision 2: waits for 2 pods of revision 1 to terminate"
     assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
 
 
@@ -771,8 +771,8 @@ async def test_a_candidate_with_other_accelerators_cannot_come_in_place(cluster:
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}}, **asked)
     await cluster.settle(5)
     told = (
-        "replicas of revision 1 have other accelerators, or other nodes, than the new ones ask for, and cannot make place for them;"
-        " take capacity: surge"
+        "spec.rollout.capacity: replicas of revision 1 have other accelerators or nodes than the new ones need,"
+        " and cannot make room for them. Set capacity: surge"
     )
     assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {told}")
     assert await cluster.weights() == {1: 100}
@@ -802,7 +802,7 @@ async def test_a_rollback_without_room_is_told_the_way_in_place(cluster: Cluster
     last = (await cluster.status())["lastCommand"]
     assert (last["result"], last["message"]) == (
         "Rejected",
-        f"2 {GPU} needed (2 × 1), 0 of 2 free on 1 node: apply the spec of revision 1, which then comes in place",
+        f"2 {GPU} needed (2 × 1), 0 of 2 free on 1 node. Apply the spec of revision 1 to roll it out in place",
     )
     await cluster.apply("file:///models/v1", replicas=2, resources={"gpu": {"count": 1}})
     await cluster.until(functools.partial(cluster.at_weight, 1, 25))
@@ -1005,7 +1005,7 @@ async def test_while_a_revision_waits_for_gpus_the_next_experiment_waits_too(clu
     running = next(
         each for each in (await cluster.experiment("b"))["status"]["conditions"] if each["type"] == "Running"
     )
-    assert running["message"] == "waits until revision 3 finds room"
+    assert running["message"] == "waits until there is capacity for revision 3"
     key = Key("modeldeployment", NAMESPACE, NAME)
     assert await reconcile_model_deployment(cluster.world, key) == 15, "nodes that come are looked for in no hurry"
     await cluster.kube.delete(Ref(NODE, "", "node"))
@@ -1138,7 +1138,7 @@ async def test_a_pod_that_kuberay_may_not_make_is_told_in_the_api_servers_words(
     assert await said(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
     await cluster.apply("file:///models/v2", rollout=MANUAL)
     await cluster.settle(5)
-    told = f"revision 2: KubeRay has no pod for it in RayCluster {RAY}: {NO_QUOTA}"
+    told = f"revision 2: KubeRay could not create its pods in RayCluster {RAY}: {NO_QUOTA}"
     assert await said(cluster, "RevisionReady") == ("False", "PodRefused", told)
     before = (await cluster.get())["metadata"]["resourceVersion"]
     cluster.kuberay.refusals = refusal("digits-r2-worker-b9n4c")  # type: ignore[union-attr]

@@ -129,7 +129,7 @@ async def test_a_receiver_in_trouble_delays_nothing_and_is_told_of_once(trouble:
     await bad.settle(40)
     (note,) = await complaints(bad)
     assert note.startswith("rollout digits-r2: https://hooks.example (notify[0]) ")
-    assert note.endswith("; it is tried for an hour, and the rollout goes on")
+    assert note.endswith("; retrying for an hour, and the rollout continues")
     assert "secret" not in note
     (delivery,) = await deliveries(bad)
     assert delivery.get("told", 0) == 0
@@ -361,7 +361,7 @@ async def test_a_replacement_without_steps_is_told_too() -> None:
     await cluster.settle(8)
     assert told(cluster) == [("started", 2), ("promoted", 2)]
     last = cluster.webhooks.posted(HOOK)[-1]
-    assert last["reason"] == "Promoted: replaces revision 1 at once, as strategy recreate has it"
+    assert last["reason"] == "Promoted: strategy recreate replaces revision 1 at once"
     seen = [weights.get("digits-r2", 0) for weights in cluster.edges.weights_seen]
     assert set(seen) == {0, 100}
     await cluster.settle(20)

@@ -213,7 +213,7 @@ async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_doe
     written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
     assert len(written) <= 3
     assert await cluster.notes("EvidenceDoubted") == [
-        f"Experiment ab: nothing is concluded meanwhile (FeedbackUnavailable): {message}"
+        f"Experiment ab: no verdict while its data is in doubt (FeedbackUnavailable): {message}"
     ]
     cluster.edges.outcomes.error = ""
     told = await ends(cluster)
@@ -356,7 +356,7 @@ async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None
     told = await status(cluster)
     first = message(told, "Conclusive")
     assert first.startswith("arm arm-1: conversion of arm-1 is ")
-    assert first.endswith("; hardly decided before it stops, see status.metrics: back, errorRate"), first
+    assert first.endswith("; unlikely to be decided before it stops, see status.metrics: back, errorRate"), first
     assert (
         "back is unlikely to be decided before the experiment stops: an effect of 5 %"
         in found(told, "arm-1", "back")["message"]
@@ -418,7 +418,7 @@ async def test_weights_follow_outcomes_once_an_hour_and_what_is_exposed_stays() 
     shares = ", ".join(f"{name} {weight} %" for name, weight in weights.items() if name != "stable")
     epoch = told["epoch"]["number"]
     (note,) = await cluster.notes("WeightsMoved")
-    assert note == f"Experiment ab: outcomes move its weights to {shares} from epoch {epoch} on"
+    assert note == f"Experiment ab: outcomes moved the weights to {shares} from epoch {epoch}"
     # Each arm has the replicas for all of its possible traffic.
     assert {arm["replicas"] for arm in (await cluster.status())["arms"]} == {1}
 

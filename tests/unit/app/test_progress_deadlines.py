@@ -97,8 +97,8 @@ async def test_who_would_let_it_go_on_is_told_that_it_is_paused(verb: str) -> No
     await cluster.settle(3)
     last = (await cluster.status())["lastCommand"]
     told = (
-        "revision 2 is paused because it was not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away:"
-        " resume lets it begin, once it is ready"
+        "revision 2 is paused because it was not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away."
+        " Use resume: it then starts once it is ready"
     )
     assert (last["result"], last["message"]) == ("Rejected", told)
 
@@ -189,7 +189,7 @@ async def test_by_default_it_ends() -> None:
 async def test_without_steps_it_is_tried_on_and_told() -> None:
     cluster = await late({"strategy": "recreate", "progressDeadline": "5m", "progressDeadlineAction": "pause"})
     assert await cluster.condition("Stalled") == ("True", "ProgressDeadlineExceeded")
-    assert (await said(cluster, "Stalled")).endswith("the store is away; it is tried on")
+    assert (await said(cluster, "Stalled")).endswith("the store is away; still retrying")
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     assert await cluster.serves(2)

@@ -283,7 +283,7 @@ class TestWindows:
             last = (await cluster.status())["lastCommand"]
             assert (last["result"], last["message"]) == (
                 "Rejected",
-                "outside its windows; the next opens at 2026-11-25T13:00:00Z: take spec.rollout.windows out to go on before",
+                "outside its windows; the next opens at 2026-11-25T13:00:00Z. Remove spec.rollout.windows to continue now",
             )
         assert await cluster.weights() == {1: 75, 2: 25}
         await cluster.command("abort revision=2 id=c")
@@ -403,7 +403,7 @@ class TestQueue:
         assert await cluster.weights() == {1: 75, 2: 25}
         assert (await cluster.status())["queued"] == 3
         assert await message(cluster, "Progressing") == (
-            "revision 2, step 1 of 3: waits for promote; revision 3 waits until it has ended"
+            "revision 2, step 1 of 3: waits for promote; revision 3 waits until this rollout has ended"
         )
         await cluster.command("promote revision=2 id=a full=true")
         await cluster.until(functools.partial(cluster.at_weight, 3, 25))

@@ -150,7 +150,7 @@ async def test_a_candidate_that_has_not_failed_is_not_tried_again(cluster: Clust
     cluster.serve.start_s = 60
     await cluster.apply("file:///models/v2", rollout={"steps": [{"pause": {}}, {"weight": 50}]})
     await cluster.settle(5)
-    told = "revision 2 starts and has not failed: there is nothing to try again"
+    told = "revision 2 is starting and has not failed: there is nothing to retry"
     assert await answer(cluster, "retry revision=2 id=a") == ("Rejected", told)
 
     async def ready() -> bool:
@@ -159,7 +159,7 @@ async def test_a_candidate_that_has_not_failed_is_not_tried_again(cluster: Clust
     await cluster.until(ready, rounds=90)
     assert await answer(cluster, "retry revision=2 id=b") == (
         "Rejected",
-        "revision 2 is ready: there is nothing to try again",
+        "revision 2 is ready: there is nothing to retry",
     )
 
 
@@ -228,7 +228,7 @@ async def test_a_candidate_with_traffic_is_not_tried_again(cluster: Cluster) -> 
     await cluster.settle(3)
     last = (await cluster.status())["lastCommand"]
     told = (
-        "revision 2 has 25 % of the traffic: there is nothing to try again; abort, then retry begins its rollout anew"
+        "revision 2 has 25 % of the traffic: there is nothing to retry. Use abort, then retry, to restart its rollout"
     )
     assert (last["result"], last["message"]) == ("Rejected", told)
     await cluster.command("promote revision=2 id=p")
@@ -276,7 +276,7 @@ async def test_rollback_during_a_rollout_ends_it(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        ("promote revision=7 id=a", "revision 7 is not the candidate, which is revision 2"),
+        ("promote revision=7 id=a", "revision 7 is not the candidate; expected revision 2"),
         (
             "launch revision=2 id=a",
             "verb: 'launch'; expected one of promote, skip, pause, resume, abort, retry, rollback, stop",
@@ -284,9 +284,9 @@ async def test_rollback_during_a_rollout_ends_it(cluster: Cluster) -> None:
         ("promote revision=2", "id: ''; expected 1 to 64 letters, digits, '.', '_' or '-'"),
         ("promote revision=two id=a", "revision: 'two'; expected a revision number"),
         ("promote revision=2 speed=9 id=a", "'speed': unknown option; expected revision or full"),
-        ("rollback revision=9 id=a", "revision 9 is not in the history: 1, 2"),
-        ("rollback revision=2 id=a", "revision 2 is what the spec stands for: use retry"),
-        ("retry revision=1 id=a", "revision 1 is not what the spec stands for: that is 2"),
+        ("rollback revision=9 id=a", "revision 9 is not in the history; expected one of 1, 2"),
+        ("rollback revision=2 id=a", "revision 2 is the revision of the spec. Use retry"),
+        ("retry revision=1 id=a", "revision 1 is not the revision of the spec; expected revision 2"),
     ],
 )
 async def test_a_wrong_command_is_rejected_once_and_changes_nothing(cluster: Cluster, command: str, why: str) -> None:
@@ -323,7 +323,7 @@ async def test_skip_leaves_out_a_step_and_leads_to_no_promotion(cluster: Cluster
     told = (await cluster.status())["lastCommand"]
     assert (told["result"], told["message"]) == ("Rejected", "the canary is not ready yet: there is no step to skip")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    assert await rejected("skip revision=7 id=a") == "revision 7 is not the candidate, which is revision 2"
+    assert await rejected("skip revision=7 id=a") == "revision 7 is not the candidate; expected revision 2"
     assert await rejected("skip revision=2 id=b") == ""
     assert (await cluster.experiment("digits-r2"))["status"]["step"]["index"] == 2
     assert await cluster.weights() == {1: 75, 2: 25}
@@ -359,7 +359,7 @@ async def test_a_repeated_id_does_nothing_and_says_so(cluster: Cluster) -> None:
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(10)
     last = (await cluster.status())["lastCommand"]
-    assert (last["result"], last["message"]) == ("Rejected", "id a was used before, for pause revision=2")
+    assert (last["result"], last["message"]) == ("Rejected", "id a: already used for pause revision=2. Use a new id")
     assert await cluster.weights() == {1: 75, 2: 25}
 
 

@@ -56,7 +56,7 @@ async def test_what_a_policy_promotes_is_told_before_and_after_it_is() -> None:
     assert await condition(cluster, "Conclusive") == ("False", "Undecided", f"Promoted: {why}")
     note = (await cluster.notes("Promoted"))[-1]
     assert note.startswith(
-        f"revision 2 is stable; it was revision 1: {why}; onInconclusive: promote, although errorRate "
+        f"revision 2 is stable; it replaces revision 1: {why}; onInconclusive: promote, although errorRate "
     )
 
 
@@ -78,10 +78,10 @@ async def test_a_gate_that_opens_to_a_step_of_the_same_weight_is_told() -> None:
         0, {"steps": [*TIMED["steps"], {"pause": {"duration": "1m"}}, {"weight": 50, "gate": "manual"}]}
     )
     assert await cluster.go_on(5, functools.partial(cluster.at_weight, 2, 50))
-    assert await cluster.notes("GateOpened") == ["rollout digits-r2: step 2 begins, at 25 % as before: 30s have passed"]
+    assert await cluster.notes("GateOpened") == ["rollout digits-r2: step 2 started, still at 25 %: 30s have passed"]
     assert await cluster.notes("TrafficShifted") == [
-        "rollout digits-r2: revision 2 gets 25 % from epoch 1 on",
-        "rollout digits-r2: revision 2 gets 50 % from epoch 2 on: 1m have passed",
+        "rollout digits-r2: revision 2 gets 25 % of the traffic from epoch 1",
+        "rollout digits-r2: revision 2 gets 50 % of the traffic from epoch 2: 1m have passed",
     ]
 
 
@@ -89,13 +89,13 @@ async def test_requests_that_an_edge_lost_are_no_failures_that_anybody_saw() -> 
     cluster = await served(50, HASTY, Answers(hanging=0.02))
     assert await cluster.go_on(5, functools.partial(counts, cluster))
     await cluster.settle(3, seconds=5)
-    assert "were lost" not in (await condition(cluster, "DataQuality"))[2]
+    assert "is unknown" not in (await condition(cluster, "DataQuality"))[2]
     pod = await cluster.kube.get(Ref(POD, NAMESPACE, "sundog-edge-0")) or {"metadata": {"name": "sundog-edge-0"}}
     cluster.edges.counting(pod).restart(cluster.clock.now().timestamp())
     await cluster.go_on(2)
     status, reason, message = await condition(cluster, "DataQuality")
     assert (status, reason) == ("True", "Consistent")
-    assert message.endswith(" of the candidate's were lost, nobody knows how they ended")
+    assert message.endswith(" of canary is unknown")
     (told,) = (each["message"] for each in (await experiment(cluster))["metrics"] if each["name"] == "errorRate")
     lost = int(message.split(" and ")[1].split()[0])
     assert lost > 0
@@ -127,12 +127,12 @@ async def test_an_experiment_that_stands_still_while_control_fails_is_told_to_go
     answer_all(cluster, replace(FINE, errors=0.5))
     await cluster.go_on(4)
     (note,) = await cluster.notes("ExperimentPaused")
-    assert note.startswith("Experiment ab counts no evidence until control has done well for 5 minutes: ")
+    assert note.startswith("Experiment ab collects no evidence until control has been healthy for 5 minutes: ")
     assert await cluster.notes("ExperimentResumed") == []
     answer_all(cluster, FINE)
     await cluster.go_on(9)
     (note,) = await cluster.notes("ExperimentResumed")
-    assert note.startswith("Experiment ab counts evidence again: it was paused for ControlDegraded since ")
+    assert note.startswith("Experiment ab collects evidence again: it was paused (ControlDegraded) since ")
     assert len(await cluster.notes("ExperimentPaused")) == 1
     assert {*await cluster.events()}.isdisjoint({"EvidenceDoubted", "WeightsMoved"})
 

@@ -48,17 +48,17 @@ PODS = {
     ("spec", "golden"), [(SMALLEST, "15c02243c967278e"), (FULL, "e8f3e32baebb96de"), (PODS, "4df5500bacbf8a9d")]
 )
 def test_hashes_are_those_of_earlier_releases(spec: dict[str, Any], golden: str) -> None:
-    """A failure here means that an upgrade would make a revision of every deployment: mend the code, not the hash."""
+    """A failure means that an upgrade would create a new revision of every ModelDeployment. Fix the code, not the hash."""
     assert digest(spec) == golden
 
 
 def application(spec: dict[str, Any], scale: ReplicaScale, *, in_pods: bool) -> str:
-    """What Serve is told of the seventh revision of `vision/digits`, as it is sent; to Serve 1 and 1.0 are two values."""
+    """Return the Serve application of revision 7 of `vision/digits` as JSON. For Serve, 1 and 1.0 are different values."""
     current = ModelDeploymentSpec.from_json(spec)
     content = revisions.content_of(current)
     revision = Revision(7, revisions.content_hash(content), content, "example.com/runtime:1")
-    made = serve_config.make_application("vision", "digits", revision, current, scale, in_pods=in_pods)
-    return json.dumps(made, indent=1, sort_keys=True) + "\n"
+    built = serve_config.make_application("vision", "digits", revision, current, scale, in_pods=in_pods)
+    return json.dumps(built, indent=1, sort_keys=True) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def application(spec: dict[str, Any], scale: ReplicaScale, *, in_pods: bool) -> 
         ("pods", PODS, ReplicaScale(1, 9, ModelDeploymentSpec.from_json(PODS).autoscaling), True),
     ],
 )
-def test_serve_is_told_of_a_revision_what_earlier_releases_told(
+def test_the_serve_application_is_that_of_earlier_releases(
     name: str, spec: dict[str, Any], scale: ReplicaScale, in_pods: bool
 ) -> None:
-    """A failure here means that an upgrade of the operator would restart every replica: mend the code, not the golden.
+    """A failure means that an upgrade of the operator would restart every replica. Fix the code, not the golden file.
 
-    One more key in `args` is enough, also one that is empty: leave it out where the revision does not ask for it. Only what Serve takes
-    up in place may change: numbers of replicas, their scaling, how long one that is stopped may take, and `user_config`.
+    A new key in `args` is enough for a restart, even an empty one: leave it out unless the revision needs it. Only the values that
+    Serve applies in place may change: replicas, their scaling, the time to stop one, and `user_config`.
     """
     golden = GOLDEN / f"serve-application-{name}.json"
     assert application(spec, scale, in_pods=in_pods) == golden.read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_serve_is_told_of_a_revision_what_earlier_releases_told(
         {"baseline": {"uri": "file:///models/digits/v0"}},
     ],
 )
-def test_what_is_applied_in_place_or_equals_its_default_makes_no_revision(change: dict[str, Any]) -> None:
+def test_in_place_fields_and_defaults_make_no_new_revision(change: dict[str, Any]) -> None:
     assert digest({**SMALLEST, **change}) == digest(SMALLEST)
 
 
@@ -110,7 +110,7 @@ def test_what_is_applied_in_place_or_equals_its_default_makes_no_revision(change
         {"scheduling": {"nodeSelector": {"disk": "fast"}}},
     ],
 )
-def test_what_restarts_replicas_makes_a_revision(change: dict[str, Any]) -> None:
+def test_fields_that_restart_replicas_make_a_new_revision(change: dict[str, Any]) -> None:
     assert digest({**SMALLEST, **change}) != digest(SMALLEST)
 
 
@@ -128,12 +128,12 @@ def test_a_stored_revision_reads_back_and_means_the_same_spec() -> None:
         "kind": "ModelDeployment",
         "metadata": {"name": "digits", "namespace": "vision", "uid": "u"},
     }
-    made = Revision(3, revisions.content_hash(content), content, revisions.image_of(content, "sundog/runtime:1"))
-    stored = revisions.make_controller_revision(owner, made)
+    revision = Revision(3, revisions.content_hash(content), content, revisions.image_of(content, "sundog/runtime:1"))
+    stored = revisions.make_controller_revision(owner, revision)
     assert stored["metadata"]["name"] == "digits-r3"
     assert stored["data"]["image"] == "sundog/runtime:1"
     read = revisions.parse_controller_revision(copy.deepcopy(stored))
-    assert read == made
+    assert read == revision
     again = revisions.spec_of(read)
     assert (again.model, again.runtime, again.resources, again.scheduling) == (
         spec.model,
@@ -151,8 +151,8 @@ def test_a_revision_of_another_format_is_not_read() -> None:
 
 def test_surplus_keeps_the_newest_idle_ones_and_all_live_ones() -> None:
     stored = [Revision(number, str(number), {}) for number in range(1, 16)]
-    gone = revisions.find_surplus(stored, live={1, 15})
-    assert [revision.number for revision in gone] == [2, 3, 4]
+    surplus = revisions.find_surplus(stored, live={1, 15})
+    assert [revision.number for revision in surplus] == [2, 3, 4]
 
 
 def test_numbers_go_on_from_the_highest_taken() -> None:

@@ -187,7 +187,7 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
     told = on_server("describe", "digits").out
     assert _fact(told, "Waits for") == "revision 2, step 1 of 3: waits for promote"
     assert "revision 1 serves; revision 2 waits for promote" in on_server("get", "digits").out
-    assert "rollout digits-r2: revision 2 gets 25 % from epoch 1 on" in told, "a pipe gets whole lines"
+    assert "rollout digits-r2: revision 2 gets 25 % of the traffic from epoch 1" in told, "a pipe gets whole lines"
     lines = [" ".join(line.split()) for line in told.splitlines()]
     assert any(line.startswith("r1 stable 75 %") and line.endswith("file:///models/v1") for line in lines)
     assert any(line.startswith("r2 candidate 25 %") and line.endswith("file:///models/v2") for line in lines)

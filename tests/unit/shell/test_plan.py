@@ -427,5 +427,5 @@ def test_a_candidate_in_place_is_told_with_what_it_costs_or_why_it_cannot_be(
     ]
     alone = manifest("file:///models/v2", replicas=1, rollout=rollout)
     assert plan(on_server, alone)["lines"][-1].startswith(
-        "revision 2: 1 replica serves, and in place 2 are needed at least"
+        "revision 2: spec.rollout.capacity: inPlace needs at least 2 replicas, found 1"
     )

@@ -108,7 +108,7 @@ def test_a_command_for_another_revision_is_rejected_with_the_reason(canary: Any,
     done = canary("promote", "digits", "--revision", "1")
     assert done.code == ExitCode.REFUSED
     assert done.err == (
-        "error: ModelDeployment vision/digits: promote revision 1 was rejected: revision 1 is not the candidate, which is revision 2\n"
+        "error: ModelDeployment vision/digits: promote revision 1 was rejected: revision 1 is not the candidate; expected revision 2\n"
     )
     assert server.do(lambda cluster: cluster.weights()) == {1: 75, 2: 25}
 
@@ -151,7 +151,7 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
     assert canary("rollback", "digits").out == "digits: rollback revision 1 accepted\n"
     server.serve_revision(1)
     assert canary("rollback", "digits", "--to", "9").err.startswith(
-        "error: ModelDeployment vision/digits: rollback revision 9 was rejected: revision 9 is not in the history: 1, 2, 3"
+        "error: ModelDeployment vision/digits: rollback revision 9 was rejected: revision 9 is not in the history; expected one of 1, 2, 3"
     )
     assert canary("rollback", "digits", "--to", "2").code == 0
     server.serve_revision(2)

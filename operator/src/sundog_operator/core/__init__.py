@@ -1,1 +1,1 @@
-"""Decisions. Pure: no I/O, no clock."""
+"""Pure decisions: no I/O and no clock."""

@@ -1,4 +1,7 @@
-"""Events: pure constructors, one per thing that happens. Wording lives here, and each has a key under which it is told once."""
+"""Constructors of Kubernetes events, one for each thing that can happen. Pure.
+
+The wording lives here. Each event has a key, under which it is recorded once.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,12 +12,12 @@ from typing import Any, Literal
 from sundog_operator.api import format_timestamp
 
 NOTE_LIMIT = 1024
-"""Bytes of UTF-8: an event with more is refused whole."""
+"""Bytes of UTF-8. The API server rejects an event with a longer note."""
 
 
 @dataclass(frozen=True, slots=True)
 class KubernetesEvent:
-    """Something that happened to an object. Equal `dedupe` of one object and reason: the same event."""
+    """Something that happened to an object. Events of one object and reason with equal `dedupe_key` are the same event."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -28,51 +31,53 @@ def _because(why: str) -> str:
 
 
 def _since(of: str, reason: str, since: datetime) -> str:
-    """The key of what lasts since an instant for a reason: for the same since another, it is another event."""
+    """Return the key of something that lasts since an instant: the same reason since another instant is another event."""
     return f"{of}/{reason}/{format_timestamp(since)}"
 
 
 def revision_created(number: int) -> KubernetesEvent:
-    """A change of the spec made a revision."""
+    """The operator created a revision for a changed spec."""
     return KubernetesEvent(
-        "Normal", "RevisionCreated", "CreateRevision", f"the spec makes revision {number}", str(number)
+        "Normal", "RevisionCreated", "CreateRevision", f"created revision {number} for the spec", str(number)
     )
 
 
 def rollout_started(experiment: str, revision: int, stable: int) -> KubernetesEvent:
-    """A candidate is being brought up beside stable."""
-    note = f"rollout {experiment} of revision {revision} begins; revision {stable} keeps serving"
+    """A candidate starts beside stable."""
+    note = f"rollout {experiment} of revision {revision} started; revision {stable} keeps serving"
     return KubernetesEvent("Normal", "RolloutStarted", "Rollout", note, experiment)
 
 
 def traffic_shifted(experiment: str, epoch: int, weight: int, revision: int, why: str) -> KubernetesEvent:
-    """A new weight was committed. `why` is what decided that; empty for the first one."""
-    note = f"rollout {experiment}: revision {revision} gets {weight} % from epoch {epoch} on{_because(why)}"
+    """The operator committed a new weight. `why` is the reason; empty for the first weight."""
+    note = f"rollout {experiment}: revision {revision} gets {weight} % of the traffic from epoch {epoch}{_because(why)}"
     return KubernetesEvent("Normal", "TrafficShifted", "Shift", note, f"{experiment}/{epoch}")
 
 
 def gate_opened(experiment: str, step: int, weight: int, why: str) -> KubernetesEvent:
-    """A gate opened, and the step after it begins at the same weight. With another weight, that tells of it."""
-    note = f"rollout {experiment}: step {step} begins, at {weight} % as before{_because(why)}"
+    """A gate opened, and the next step starts at the same weight. Another weight has the event `traffic_shifted` instead."""
+    note = f"rollout {experiment}: step {step} started, still at {weight} %{_because(why)}"
     return KubernetesEvent("Normal", "GateOpened", "OpenGate", note, f"{experiment}/{step}")
 
 
 def rollout_paused(experiment: str, epoch: int, reason: str, message: str, since: datetime) -> KubernetesEvent:
-    """A rollout stands still until somebody looks. Paused again for the same since another time, it is another event."""
+    """A rollout is paused until a user acts. A later pause for the same reason is another event."""
     key = _since(f"{experiment}/{epoch}", reason, since)
     return KubernetesEvent("Warning", "RolloutPaused", "Pause", f"rollout {experiment}: {message}", key)
 
 
 def rollout_resumed(experiment: str, reason: str, since: datetime) -> KubernetesEvent:
-    """A rollout goes on by itself that was paused for so long, for that reason."""
-    paused = f"it was paused for {reason} since {format_timestamp(since)}"
-    note = f"rollout {experiment} goes on: {paused}, and stable has done well for 5 minutes"
+    """The operator resumed a rollout that was paused for `reason` since `since`."""
+    note = (
+        f"rollout {experiment} resumed: it was paused ({reason}) since {format_timestamp(since)},"
+        " and stable has been healthy for 5 minutes"
+    )
     return KubernetesEvent("Normal", "RolloutResumed", "Resume", note, _since(experiment, reason, since))
 
 
 def revision_promoted(revision: int, previous: int | None, attempt: str, why: str = "") -> KubernetesEvent:
-    """A revision became stable, by an attempt that is told from others of the same revision. `why` is what decided that."""
-    note = f"revision {revision} is stable" + (f"; it was revision {previous}" if previous else "") + _because(why)
+    """A revision became stable. `attempt` identifies this attempt at the revision; `why` is the reason."""
+    note = f"revision {revision} is stable" + (f"; it replaces revision {previous}" if previous else "") + _because(why)
     return KubernetesEvent("Normal", "Promoted", "Promote", note, f"{previous}-{revision}/{attempt}")
 
 
@@ -83,92 +88,92 @@ def rollout_ended(outcome: str, attempt: str, message: str) -> KubernetesEvent:
 
 
 def experiment_started(experiment: str, uid: str, arms: Sequence[str], stable: int) -> KubernetesEvent:
-    """The arms of an Experiment of a user's own are being brought up."""
-    note = f"Experiment {experiment}: {', '.join(arms)} beside revision {stable}, which keeps serving"
+    """The arms of a user's Experiment start."""
+    note = f"Experiment {experiment}: starting {', '.join(arms)} beside revision {stable}, which keeps serving"
     return KubernetesEvent("Normal", "ExperimentStarted", "StartExperiment", note, uid)
 
 
-def experiment_running(experiment: str, uid: str, epoch: int, told: str) -> KubernetesEvent:
-    """Its arms have traffic."""
-    note = f"Experiment {experiment}: {told} from epoch {epoch} on"
+def experiment_running(experiment: str, uid: str, epoch: int, shares: str) -> KubernetesEvent:
+    """The arms of an Experiment have traffic."""
+    note = f"Experiment {experiment}: {shares} from epoch {epoch}"
     return KubernetesEvent("Normal", "ExperimentRunning", "StartExperiment", note, f"{uid}/{epoch}")
 
 
 def arm_dropped(experiment: str, uid: str, arm: str, why: str) -> KubernetesEvent:
-    """An arm lost its traffic while others go on."""
+    """The operator dropped one arm; the other arms keep their traffic."""
     return KubernetesEvent(
         "Warning", "ArmDropped", "DropArm", f"Experiment {experiment}: arm {arm}: {why}", f"{uid}/{arm}"
     )
 
 
 def weights_moved(experiment: str, uid: str, epoch: int, shares: str) -> KubernetesEvent:
-    """The weights of its arms followed their outcomes."""
-    note = f"Experiment {experiment}: outcomes move its weights to {shares} from epoch {epoch} on"
+    """The outcomes of the arms changed their weights."""
+    note = f"Experiment {experiment}: outcomes moved the weights to {shares} from epoch {epoch}"
     return KubernetesEvent("Normal", "WeightsMoved", "Shift", note, f"{uid}/{epoch}")
 
 
 def experiment_paused(experiment: str, uid: str, reason: str, message: str, since: datetime) -> KubernetesEvent:
-    """It counts no evidence, for control is no measure of anything."""
-    note = f"Experiment {experiment} counts no evidence until control has done well for 5 minutes: {message}"
+    """An Experiment collects no evidence, because its control is unhealthy."""
+    note = f"Experiment {experiment} collects no evidence until control has been healthy for 5 minutes: {message}"
     return KubernetesEvent("Warning", "ExperimentPaused", "Pause", note, _since(uid, reason, since))
 
 
 def experiment_resumed(experiment: str, uid: str, reason: str, since: datetime) -> KubernetesEvent:
-    """It counts evidence again, by itself."""
-    note = f"Experiment {experiment} counts evidence again: it was paused for {reason} since {format_timestamp(since)}"
+    """An Experiment collects evidence again, without a user's action."""
+    note = f"Experiment {experiment} collects evidence again: it was paused ({reason}) since {format_timestamp(since)}"
     return KubernetesEvent("Normal", "ExperimentResumed", "Resume", note, _since(uid, reason, since))
 
 
 def evidence_doubted(experiment: str, uid: str, reason: str, message: str, since: datetime) -> KubernetesEvent:
-    """Nothing is concluded from what is counted, since then and for that reason. Numbers in what it says may change: it is told once."""
-    note = f"Experiment {experiment}: nothing is concluded meanwhile ({reason}): {message}"
+    """The data allows no verdict since `since`, for `reason`. Its key leaves out `message`, whose numbers may change."""
+    note = f"Experiment {experiment}: no verdict while its data is in doubt ({reason}): {message}"
     return KubernetesEvent("Warning", "EvidenceDoubted", "DecideExperiment", note, _since(uid, reason, since))
 
 
 def arm_won(experiment: str, uid: str, reason: str) -> KubernetesEvent:
-    """An arm has won, and the experiment goes on until somebody ends it."""
+    """An arm won, and the experiment runs until a user ends it."""
     return KubernetesEvent("Normal", "ArmWon", "DecideExperiment", f"Experiment {experiment}: {reason}", uid)
 
 
 def experiment_ended(experiment: str, uid: str, phase: str, reason: str) -> KubernetesEvent:
-    """It has ended, and all traffic is stable's. Of one that is gone nobody knows the uid."""
+    """An Experiment ended, and stable has all traffic. `uid` is empty for an Experiment that was deleted."""
     kind: Literal["Normal", "Warning"] = "Normal" if phase == "Concluded" else "Warning"
     note = f"Experiment {experiment}: {reason}"
     return KubernetesEvent(kind, f"Experiment{phase}", "EndExperiment", note, f"{uid or experiment}/{phase}")
 
 
 def log_not_written(experiment: str, sequence: int, problem: str) -> KubernetesEvent:
-    """An exposure log could not be written."""
-    note = f"Experiment {experiment}: exposure log {sequence}: {problem}; it is tried again, and the experiment goes on"
+    """The operator could not write an exposure log."""
+    note = f"Experiment {experiment}: exposure log {sequence}: {problem}; still retrying, and the experiment continues"
     return KubernetesEvent("Warning", "LogNotWritten", "WriteLog", note, f"{experiment}/{sequence}")
 
 
 def service_refused(problem: str) -> KubernetesEvent:
-    """The API server does not let the Service of a ModelDeployment be written. Numbers in what it says may change: it is told once."""
-    note = f"its Service cannot be written, and its address may lead nowhere: {problem}; it is tried again"
+    """The API server rejected the Service of a ModelDeployment. The key leaves out `problem`, whose numbers may change."""
+    note = f"Service: not written, so the address may not work: {problem}; still retrying"
     return KubernetesEvent("Warning", "ServiceRefused", "WriteService", note, "")
 
 
 def replica_lost(revision: int, replicas: Sequence[str], running: int, wanted: int, problem: str) -> KubernetesEvent:
-    """Replicas ended that nobody asked to. `problem` is what Serve says of them; empty where it says nothing."""
+    """Replicas ended unexpectedly. `problem` is what Serve reports about them; it may be empty."""
     which = f"replica {replicas[0]}" if len(replicas) == 1 else f"{len(replicas)} replicas"
-    note = f"revision {revision}: {which} ended, and Serve starts another in its place; {running} of {wanted} run"
-    said = " ".join(problem.split())
-    return KubernetesEvent("Warning", "ReplicaLost", "ReplaceReplica", note + _because(said), ",".join(replicas))
+    note = f"revision {revision}: {which} ended; Serve starts a replacement; {running} of {wanted} run"
+    cause = " ".join(problem.split())
+    return KubernetesEvent("Warning", "ReplicaLost", "ReplaceReplica", note + _because(cause), ",".join(replicas))
 
 
 def edge_replaced(pod: str, uid: str, epoch: int) -> KubernetesEvent:
-    """An edge that did not take up an abort is deleted."""
-    note = f"edge {pod} has not put epoch {epoch} in force for 60 s after an abort: it is deleted, and another takes its place"
+    """The operator deletes an edge pod that did not apply an abort."""
+    note = f"edge {pod}: epoch {epoch} is not in force 60 s after an abort; deleting the pod, and another replaces it"
     return KubernetesEvent("Warning", "EdgeReplaced", "ReplaceEdge", note, uid)
 
 
 def poison_request(revision: int, count: int, attempt: str) -> KubernetesEvent:
-    """Requests took two replicas with them. It is told again when there are twice as many."""
+    """Requests may have crashed two replicas each. There is another event when their number has doubled."""
     requests = "1 request" if count == 1 else f"{count} requests"
     note = (
-        f"revision {revision}: {requests} ended without an answer at two replicas, one after the other, and may have ended both; "
-        "each was tried no third time"
+        f"revision {revision}: {requests} got no answer from two replicas, one after the other, and may have crashed both;"
+        " the edges do not retry a third time"
     )
     return KubernetesEvent(
         "Warning", "PoisonRequest", "RetryRequest", note, f"{attempt}/{revision}/{count.bit_length()}"
@@ -176,32 +181,34 @@ def poison_request(revision: int, count: int, attempt: str) -> KubernetesEvent:
 
 
 def notification_failed(experiment: str, receiver: int, place: str, problem: str) -> KubernetesEvent:
-    """A receiver could not be told what happened in a rollout."""
-    note = f"rollout {experiment}: {place} (notify[{receiver}]) {problem}; it is tried for an hour, and the rollout goes on"
+    """A receiver did not accept a notification of a rollout."""
+    note = (
+        f"rollout {experiment}: {place} (notify[{receiver}]) {problem}; retrying for an hour, and the rollout continues"
+    )
     return KubernetesEvent("Warning", "NotificationFailed", "Notify", note, f"{experiment}/{receiver}")
 
 
 def revision_failed(revision: int, reason: str, message: str, failures: int) -> KubernetesEvent:
-    """A revision could not be started."""
+    """A revision could not start."""
     return KubernetesEvent(
         "Warning", reason, "StartRevision", f"revision {revision}: {message}", f"{revision}/{failures}"
     )
 
 
 def command_handled(verb: str, ident: str, result: str, message: str) -> KubernetesEvent:
-    """A command was accepted or rejected."""
+    """The operator accepted or rejected a command."""
     kind: Literal["Normal", "Warning"] = "Normal" if result == "Accepted" else "Warning"
     note = f"{verb} {ident}: {result}" + (f": {message}" if message else "")
     return KubernetesEvent(kind, f"Command{result}", "Command", note, ident)
 
 
 def spec_refused(reason: str, message: str, generation: int) -> KubernetesEvent:
-    """The spec cannot be acted on."""
+    """The operator refused a spec."""
     return KubernetesEvent("Warning", reason, "AcceptSpec", message, str(generation))
 
 
 def make_event_object(event: KubernetesEvent, regarding: dict[str, Any], instance: str, at: str) -> dict[str, Any]:
-    """The events.k8s.io object. Its name follows from what it says, so that telling it twice is a conflict and no second event."""
+    """Return the events.k8s.io object. Its name is a hash of uid, reason and key: a second write is a conflict, and no new event."""
     meta = regarding["metadata"]
     digest = hashlib.sha256("\0".join((meta["uid"], event.reason, event.dedupe_key)).encode()).hexdigest()[:16]
     return {

@@ -1,4 +1,4 @@
-"""What the world reports, as plain data."""
+"""State that Ray, the edges, webhooks and Prometheus report, as plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class DeploymentState:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationState:
-    """One Serve application, as Serve reports it. `config` echoes what was PUT last."""
+    """One Serve application, as Serve reports it. `config` is the configuration of the last PUT."""
 
     name: str
     status: str
@@ -43,9 +43,9 @@ class ApplicationState:
 
 @dataclass(frozen=True, slots=True)
 class ServeState:
-    """What one Ray cluster serves.
+    """The Serve applications of one RayCluster.
 
-    `known` is False while Serve's controller is not running or cannot be asked: never read that as "no applications".
+    `known` is False while Serve's controller does not run or does not answer. That does not mean "no applications".
     """
 
     known: bool
@@ -54,11 +54,11 @@ class ServeState:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStart:
-    """How a replica started, as it reported itself to an edge.
+    """The start of a replica, as the replica reported it to an edge.
 
     Attributes:
-        phases: seconds by phase; empty where the edge could not ask it.
-        began: when it began to download, by its own clock; None where it does not report that.
+        phases: seconds by phase; empty if the edge could not ask the replica.
+        began: start of the download by the replica's clock; None if the replica does not report it.
     """
 
     phases: Mapping[str, float] = field(default_factory=dict)
@@ -67,9 +67,10 @@ class ReplicaStart:
 
 @dataclass(frozen=True, slots=True)
 class WebhookResult:
-    """What came of one POST: a status, or without an answer why there is none.
+    """The result of one POST: a status, or the reason why no answer came.
 
-    `problem` follows on the name of a receiver and holds nothing of its address, such as `did not answer within 10 s`.
+    `problem` completes a sentence that starts with the receiver's name, such as `did not answer within 10 s`. It contains
+    nothing of the receiver's address.
     """
 
     status: int | None = None
@@ -77,25 +78,25 @@ class WebhookResult:
 
     @property
     def confirms(self) -> bool:
-        """Whether it lets a rollout go on, as Flagger takes it: 200 to 202."""
+        """Whether the answer lets a rollout continue: 200 to 202, as in Flagger."""
         return self.status is not None and 200 <= self.status <= 202
 
     @property
     def accepts(self) -> bool:
-        """Whether it says that what was posted has arrived: 200 to 299."""
+        """Whether the receiver got the document: 200 to 299."""
         return self.status is not None and 200 <= self.status <= 299
 
     @property
     def told(self) -> str:
-        """It in words."""
+        """Return the result as text."""
         return self.problem if self.status is None else f"answered {self.status}"
 
 
 @dataclass(frozen=True, slots=True)
 class PrometheusResult:
-    """What Prometheus gave for one query: a finite number, or without one why there is none.
+    """The result of one Prometheus query: a finite number, or the reason why there is none.
 
-    `problem` follows on the name of a check, such as `gives no data`; `at` is when it was asked.
+    `problem` completes a sentence that starts with the check's name, such as `gives no data`. `at` is the time of the query.
     """
 
     value: float | None = None
@@ -105,14 +106,15 @@ class PrometheusResult:
 
 @dataclass(frozen=True, slots=True)
 class ExposureLogResult:
-    """What came of writing an exposure log, or in a sentence why none was written, which names edge or place and no credentials.
+    """The result of writing an exposure log.
 
     Attributes:
-        at: when it was read.
-        exposures: rows of it.
-        outcomes: likewise.
-        complete: whether they are just what the sums beside them are of.
-        final: whether it was read after the end of the experiment.
+        at: when the log was read.
+        exposures: rows of exposures.
+        outcomes: rows of outcomes.
+        complete: whether the rows are exactly those that the sums in the status count.
+        final: whether the log was read after the end of the experiment.
+        problem: why no log was written; empty if one was. It names the edge or the destination, and no credentials.
     """
 
     at: datetime
@@ -125,9 +127,13 @@ class ExposureLogResult:
 
 @dataclass(frozen=True, slots=True)
 class EdgeReport:
-    """One edge pod and the evidence document it gave; `evidence` is None when it could not be read, and `error` says why.
+    """One edge pod and its evidence document.
 
-    `uid` is the pod's; `unready` is why it is not ready, as its own condition says, and empty where it says nothing.
+    Attributes:
+        evidence: the document; None if the operator could not read it.
+        error: why there is no document.
+        uid: the pod's.
+        unready: why the pod is not ready, from its own condition; may be empty.
     """
 
     pod: str

@@ -1,4 +1,4 @@
-"""Revisions: what of a spec makes one, how it is named, and how it is stored in a ControllerRevision."""
+"""Revisions: their content and hash, and their ControllerRevisions."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One immutable version of a model and the way it is run.
+    """One immutable version of a model and of how it runs.
 
     Attributes:
-        image: what its pods run; not hashed where the spec leaves it to the installation.
+        image: image of its pods; not hashed if the spec leaves it to the installation.
     """
 
     number: int
@@ -33,10 +33,10 @@ class Revision:
 
 
 def content_of(spec: ModelDeploymentSpec, user_config: Json | None = None) -> Json:
-    """The part of a spec that makes a revision, without values equal to their defaults.
+    """Return the part of a spec that makes a revision, without values equal to their defaults.
 
-    Leaving defaults out keeps the hash when a release adds a field. `runtime.userConfig` is applied in place and therefore left out;
-    `user_config` is that of an arm that has one of its own, which is then part of what it is.
+    Without defaults the hash stays the same when a release adds a field. `runtime.userConfig` is applied in place and
+    therefore left out. `user_config` is an arm's own one, which is part of the arm's revision.
     """
     dumped = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     content = {part: dumped.get(part, {}) for part in ("model", "runtime", "resources", "scheduling")}
@@ -48,7 +48,7 @@ def content_of(spec: ModelDeploymentSpec, user_config: Json | None = None) -> Js
 
 
 def own_user_config(revision: Revision) -> Json | None:
-    """The `userConfig` that a revision has for as long as it is there; None where it has that of the ModelDeployment's spec."""
+    """Return the fixed `userConfig` of a revision; None if it follows the ModelDeployment's spec."""
     found = revision.content.get("runtime", {}).get("userConfig")
     return None if found is None else dict(found)
 
@@ -60,17 +60,17 @@ def _without_empty(value: Any) -> Any:
 
 
 def content_hash(content: Mapping[str, Any], repetition: int = 0) -> str:
-    """16 hex digits of SHA-256 over the canonical JSON of (format version, content).
+    """Return 16 hex digits of SHA-256 over the canonical JSON of (format version, content).
 
-    `repetition` counts those of the same content before it that are to have revisions of their own.
+    `repetition` counts earlier arms of the same content, each of which has a revision of its own.
     """
-    told = [CONTENT_FORMAT, content, repetition] if repetition else [CONTENT_FORMAT, content]
-    body = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    hashed = [CONTENT_FORMAT, content, repetition] if repetition else [CONTENT_FORMAT, content]
+    body = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 def spec_of(revision: Revision) -> ModelDeploymentSpec:
-    """The spec that a revision's content stands for, every other field at its default."""
+    """Return the spec of a revision's content, with every other field at its default."""
     return _SPECS(revision.content)
 
 
@@ -78,38 +78,38 @@ _SPECS: Final[Memoized[ModelDeploymentSpec]] = Memoized(ModelDeploymentSpec.mode
 
 
 def find_by_hash(revisions: Iterable[Revision], digest: str) -> Revision | None:
-    """The newest revision with that hash."""
+    """Return the newest revision with that hash."""
     return max((r for r in revisions if r.hash == digest), key=lambda r: r.number, default=None)
 
 
 def find_by_number(revisions: Iterable[Revision], number: int | None) -> Revision | None:
-    """The revision with that number."""
+    """Return the revision with that number."""
     return next((r for r in revisions if r.number == number), None)
 
 
 def next_number(taken: Iterable[int]) -> int:
-    """One more than the highest number taken, counted from 1."""
+    """Return the highest number taken plus one; numbers start at 1."""
     return max(taken, default=0) + 1
 
 
 def find_surplus(revisions: Iterable[Revision], live: set[int], served: Collection[int] = ()) -> list[Revision]:
-    """Revisions beyond the history limit; live ones neither count nor go.
+    """Return the revisions beyond the history limit, which does not count live ones.
 
-    Those that have never served go before those that have, for an experiment makes as many as it has arms; of either the oldest first.
+    Revisions that never served come first, because an experiment makes one per arm. The oldest come first in each group.
     """
     idle = sorted((r for r in revisions if r.number not in live), key=lambda r: (r.number in served, r.number))
     return idle[: max(0, len(idle) - HISTORY_LIMIT)]
 
 
 def image_of(content: Mapping[str, Any], default: str) -> str:
-    """The image of a revision's pods: that of the spec, else what an empty one stands for now."""
+    """Return the image of a revision's pods: the spec's image, or `default`."""
     return str(content.get("runtime", {}).get("image") or default)
 
 
 def make_controller_revision(owner: Json, revision: Revision) -> Json:
-    """The ControllerRevision that stores a revision.
+    """Return the ControllerRevision that stores a revision.
 
-    Its image is recorded beside the content and not hashed: an upgrade of the chart makes no revision.
+    The image is stored beside the content and not hashed, so an upgrade of the chart makes no new revision.
     """
     meta = owner["metadata"]
     return {
@@ -136,7 +136,7 @@ def make_controller_revision(owner: Json, revision: Revision) -> Json:
 
 
 def parse_controller_revision(obj: Json) -> Revision | None:
-    """The revision in a ControllerRevision; None for one that this release cannot read."""
+    """Return the revision in a ControllerRevision; None if this release cannot read it."""
     data = obj.get("data") or {}
     if data.get("format") != CONTENT_FORMAT or not isinstance(data.get("content"), dict):
         return None
@@ -155,7 +155,7 @@ def parse_controller_revision(obj: Json) -> Revision | None:
 
 @dataclass(frozen=True, slots=True)
 class StoredRevision:
-    """A ControllerRevision as far as it matters: `revision` is None where this release cannot read it, `owners` are uids."""
+    """A stored ControllerRevision: `revision` is None if this release cannot read it, `owners` are uids."""
 
     name: str
     owners: tuple[str, ...]
@@ -163,17 +163,17 @@ class StoredRevision:
 
 
 def parse_stored_revision(obj: Json) -> StoredRevision:
-    """A stored ControllerRevision."""
+    """Parse a stored ControllerRevision."""
     return StoredRevision(obj["metadata"]["name"], owner_uids(obj), parse_controller_revision(obj))
 
 
 def revisions_of_owner(stored: Iterable[StoredRevision], uid: str) -> list[Revision]:
-    """The revisions in the ControllerRevisions that an owner has, out of all that are stored."""
+    """Return the revisions of one owner from all stored ControllerRevisions."""
     return [each.revision for each in stored if uid in each.owners and each.revision is not None]
 
 
 def group_by_owner(stored: Iterable[StoredRevision]) -> dict[str, list[Revision]]:
-    """The revisions of all owners, by uid: who looks at many owners does not go through all for each."""
+    """Return the revisions of all owners by uid, for callers that look up many owners."""
     found: dict[str, list[Revision]] = {}
     for each in stored:
         if each.revision is not None:
@@ -183,12 +183,12 @@ def group_by_owner(stored: Iterable[StoredRevision]) -> dict[str, list[Revision]
 
 
 def owner_uids(obj: Json) -> tuple[str, ...]:
-    """The uids of an object's owners."""
+    """Return the uids of an object's owners."""
     return tuple(str(ref.get("uid")) for ref in obj["metadata"].get("ownerReferences") or ())
 
 
 def owner_reference(owner: Json, *, controller: bool) -> Json:
-    """An owner reference to a stored object; only the controller's own one blocks the owner's deletion."""
+    """Return an owner reference to a stored object. Only the controller's reference blocks the owner's deletion."""
     meta = owner["metadata"]
     reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
     return {**reference, "controller": True, "blockOwnerDeletion": True} if controller else reference

@@ -1,6 +1,6 @@
-"""Numbers of things in words."""
+"""Text for numbers of things."""
 
 
 def format_count(number: int, noun: str, plural: str = "") -> str:
-    """Such as `1 copy` and `2 copies`; the plural is with an s unless it is given."""
+    """Return a count with its noun, such as `1 copy` or `2 copies`. The plural adds an s unless `plural` is given."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

@@ -1,4 +1,4 @@
-"""What edges are told of a rollout, out of statuses alone."""
+"""The desired split, which follows from statuses alone."""
 
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ STATUS = ModelDeploymentStatus.parse({"stable": {"revision": 7}, "candidate": {"
 KNOWN = StableTraffic(10, [100, 0], (500, 1000))
 BOTH = StableTraffic(10, [60, 40, 0], (100, 500))
 LONG = StableTraffic(10, [60, 40], (100,))
-"""Of which the time that the slowest exceed is not known."""
+"""Traffic whose slowest answers exceed the highest bound, so that their time is unknown."""
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ LONG = StableTraffic(10, [60, 40], (100,))
         (
             {"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50", "margin": "20%"}]},
             BOTH,
-            # The default latency is looked at for harm beside them.
+            # The default latency is also compared, for harm.
             [(500, 100, 500), (1500, 1100, 1500)],
         ),
         ({"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50"}]}, LONG, [(), ()]),
@@ -33,7 +33,7 @@ LONG = StableTraffic(10, [60, 40], (100,))
         ({"steps": [{"weight": 10, "gate": "time"}]}, KNOWN, [(), ()]),
     ],
 )
-def test_each_arm_has_its_own_time_from_which_answers_are_slow(
+def test_each_arm_has_its_own_thresholds_of_slow_answers(
     spec: dict[str, object], traffic: StableTraffic, slow: list[tuple[int, ...]]
 ) -> None:
     frozen = freeze.freeze(Rollout.from_json(spec), 7, 8, datetime(2026, 11, 25, tzinfo=UTC), traffic)
@@ -42,8 +42,8 @@ def test_each_arm_has_its_own_time_from_which_answers_are_slow(
     assert [arm.slow_us for arm in split.arms] == slow
 
 
-def test_edges_are_told_of_all_latencies_or_of_none() -> None:
-    """Those that follow one that is missing would be counted in its place."""
+def test_the_split_has_all_thresholds_or_none() -> None:
+    """Without one, the next threshold would count in its position."""
     spec = {"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50"}]}
     frozen = freeze.freeze(Rollout.from_json(spec), 7, 8, datetime(2026, 11, 25, tzinfo=UTC), BOTH)
     first, *others = frozen.plan.guardrails

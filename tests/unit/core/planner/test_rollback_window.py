@@ -1,4 +1,4 @@
-"""The way back: which revisions were stable, and which of them may return without steps."""
+"""The history of stable revisions, and the rollback window."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +8,7 @@ from sundog_operator.core.planner import rollback_window
 
 ROWS = [
     ("the first revision", (), None, 1, ()),
-    ("another one", (), 1, 2, (1,)),
+    ("another revision", (), 1, 2, (1,)),
     ("and another", (2, 1), 3, 4, (3, 2, 1)),
     ("back to the one before", (3, 2, 1), 4, 3, (2, 1)),
     ("back over two", (3, 2, 1), 4, 1, ()),
@@ -17,17 +17,17 @@ ROWS = [
 ]
 
 
-def test_going_back_forgets_what_came_after() -> None:
-    for story, before, left, number, after in ROWS:
-        assert rollback_window.record_promotion(before, left, number) == after, story
+def test_a_rollback_forgets_the_revisions_after_its_target() -> None:
+    for story, before, previous, number, after in ROWS:
+        assert rollback_window.record_promotion(before, previous, number) == after, story
 
 
-def test_a_bad_one_is_forgotten_alone() -> None:
+def test_a_forgotten_revision_leaves_the_others() -> None:
     assert rollback_window.forget_revision((3, 2, 1), 2) == (3, 1)
     assert rollback_window.forget_revision((3, 1), 2) == (3, 1)
 
 
-def test_the_window_counts_the_newest_ones() -> None:
+def test_the_window_has_the_newest_revisions() -> None:
     before = (5, 4, 3, 2)
     assert rollback_window.revisions_in_window(Rollout(), before) == ()
     assert rollback_window.revisions_in_window(Rollout.from_json({"rollbackWindow": {}}), before) == (5, 4, 3)
@@ -37,7 +37,7 @@ def test_the_window_counts_the_newest_ones() -> None:
 
 
 @given(st.lists(st.integers(1, 40), max_size=60))
-def test_what_is_remembered_is_bounded_and_holds_nothing_twice_nor_what_serves(switches: list[int]) -> None:
+def test_the_history_is_bounded_without_duplicates_or_the_stable_revision(switches: list[int]) -> None:
     before: tuple[int, ...] = ()
     stable: int | None = None
     for number in switches:

@@ -1,4 +1,4 @@
-"""What a step asks its webhook, and when."""
+"""Webhook requests of a rollout's steps."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ import pytest
 
 from sundog_operator.api import ModelDeploymentSpec, Rollout
 from sundog_operator.core.planner import webhook_gate
-from sundog_operator.core.planner.context import RolloutAttempt as Attempt
+from sundog_operator.core.planner.context import RolloutAttempt
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, state, state_machine
 from sundog_operator.core.rollout.state import RolloutInputs
@@ -23,26 +23,26 @@ def spec(**fields: Any) -> ModelDeploymentSpec:
 
 
 @pytest.fixture
-def attempt() -> Attempt:
-    """At the first of two webhooks that follow each other."""
+def attempt() -> RolloutAttempt:
+    """A rollout at the first of two steps with webhooks."""
     status = freeze.freeze(Rollout.from_json({"steps": [GATE, GATE, {"weight": 50}]}), 7, 8, T0)
     while state.pending_webhook(status) is None:
         status = state_machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True))
-    return Attempt("digits-r8", "u", 1, 8, status)
+    return RolloutAttempt("digits-r8", "u", 1, 8, status)
 
 
-def at(attempt: Attempt, index: int) -> Attempt:
+def at(attempt: RolloutAttempt, index: int) -> RolloutAttempt:
     step = attempt.status.step
     assert step is not None
     moved = step.model_copy(update={"index": index})
     return replace(attempt, status=attempt.status.model_copy(update={"step": moved}))
 
 
-def test_a_question_has_flaggers_document_and_the_plans_address(attempt: Attempt) -> None:
-    asked = webhook_gate.make_webhook_request(
+def test_a_request_has_flaggers_document_and_the_url_of_the_plan(attempt: RolloutAttempt) -> None:
+    request = webhook_gate.make_webhook_request(
         DEPLOYMENT, spec(), attempt, [Revision(8, "abc", {}), Revision(7, "old", {})], T0
     )
-    assert asked == webhook_gate.WebhookRequest(
+    assert request == webhook_gate.WebhookRequest(
         about="u/1",
         url="https://gate/?token=t",
         document={
@@ -56,16 +56,16 @@ def test_a_question_has_flaggers_document_and_the_plans_address(attempt: Attempt
     )
 
 
-def test_questions_of_other_steps_and_attempts_are_others(attempt: Attempt) -> None:
+def test_requests_of_other_steps_and_attempts_differ(attempt: RolloutAttempt) -> None:
     attempts = (attempt, at(attempt, 2), replace(attempt, uid="v"))
-    questions = [webhook_gate.make_webhook_request(DEPLOYMENT, spec(), each, (), T0) for each in attempts]
-    assert len({question.about for question in questions if question is not None}) == 3
+    requests = [webhook_gate.make_webhook_request(DEPLOYMENT, spec(), each, (), T0) for each in attempts]
+    assert len({request.about for request in requests if request is not None}) == 3
 
 
-def test_a_revision_that_is_gone_has_no_checksum(attempt: Attempt) -> None:
-    asked = webhook_gate.make_webhook_request(DEPLOYMENT, spec(), attempt, (), T0)
-    assert asked is not None
-    assert asked.document["checksum"] == ""
+def test_a_deleted_revision_has_no_checksum(attempt: RolloutAttempt) -> None:
+    request = webhook_gate.make_webhook_request(DEPLOYMENT, spec(), attempt, (), T0)
+    assert request is not None
+    assert request.document["checksum"] == ""
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_revision_that_is_gone_has_no_checksum(attempt: Attempt) -> None:
         spec(rollout={"windows": [{"cron": "0 3 * * *", "duration": "1h"}]}),
     ],
 )
-def test_what_the_spec_holds_asks_nothing(attempt: Attempt, held: ModelDeploymentSpec | None) -> None:
+def test_a_held_rollout_has_no_request(attempt: RolloutAttempt, held: ModelDeploymentSpec | None) -> None:
     assert webhook_gate.make_webhook_request(DEPLOYMENT, held, attempt, (), T0) is None
     open_ = spec(rollout={"windows": [{"cron": "0 12 * * *", "duration": "1h"}]})
     assert webhook_gate.make_webhook_request(DEPLOYMENT, open_, attempt, (), T0) is not None

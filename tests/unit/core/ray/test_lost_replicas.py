@@ -20,9 +20,9 @@ TWO = application({"a": "RUNNING", "b": "RUNNING"}, 2)
 @pytest.mark.parametrize(
     ("states", "told"),
     [
-        ({"b": "RUNNING", "c": "STARTING"}, "replica a ended, and Serve starts another in its place; 1 of 2 run"),
-        ({"a": "STOPPING", "b": "RUNNING"}, "replica a ended, and Serve starts another in its place; 1 of 2 run"),
-        ({"c": "RUNNING", "d": "RUNNING"}, "2 replicas ended, and Serve starts another in its place; 2 of 2 run"),
+        ({"b": "RUNNING", "c": "STARTING"}, "replica a ended; Serve starts a replacement; 1 of 2 run"),
+        ({"a": "STOPPING", "b": "RUNNING"}, "replica a ended; Serve starts a replacement; 1 of 2 run"),
+        ({"c": "RUNNING", "d": "RUNNING"}, "2 replicas ended; Serve starts a replacement; 2 of 2 run"),
     ],
 )
 def test_what_ended_unasked_is_told(states: States, told: str) -> None:

@@ -163,7 +163,7 @@ def _make_status(
     finding = chosen.finding
     verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control, pair.who)
     if chosen.harm_by_losses:
-        verdict, message = MetricVerdict.UNDECIDED, f"{message} if all requests that were lost failed"
+        verdict, message = MetricVerdict.UNDECIDED, f"{message} if all lost requests failed"
     final = str(verdict)
     if is_latency_metric(guardrail.metric) and guardrail.threshold_microseconds is None:
         final = str(MetricVerdict.UNDECIDED)

@@ -1,1 +1,1 @@
-"""Decides one pass: from what was observed of a ModelDeployment to the objects, status and events that are wanted."""
+"""The planner: from the observed state of a ModelDeployment to its objects, status and events."""

@@ -1,4 +1,4 @@
-"""Where a candidate's replicas come from: on top of stable's, or in the place of them. Chosen when it begins, and kept."""
+"""Placement of a candidate's replicas: beside stable's, or in their place. Chosen at its start, and kept."""
 
 from dataclasses import dataclass
 
@@ -16,17 +16,17 @@ from sundog_operator.core.rollout import in_place, state
 from sundog_operator.core.rollout.in_place import ArmReplicas
 
 MIN_REPLICAS_IN_PLACE = 2
-"""Replicas, so that stable keeps one while the candidate's first starts."""
+"""Minimum of replicas in place: stable keeps one while the candidate's first one starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidatePlacement:
-    """What there is for a candidate.
+    """The placement of a candidate.
 
     Attributes:
-        fits: whether it may begin.
-        short: (reason, message) of what it lacks; None for nothing. Nodes may come for what may begin all the same.
-        shared: how it shares stable's replicas; None where its own come on top.
+        fits: whether the candidate may start.
+        short: (reason, message) of the resources it lacks, or None. It may start nevertheless if new nodes can provide them.
+        shared: how it shares stable's replicas; None if it gets its own.
     """
 
     fits: bool
@@ -34,69 +34,69 @@ class CandidatePlacement:
     shared: PlanInPlace | None = None
 
 
-def find_placement(draft: PlanContext, spec: ModelDeploymentSpec) -> CandidatePlacement:
-    """Where a candidate beside stable would have its replicas, as many as it needs for all traffic."""
-    asked, beside = spec.rollout.capacity, find_shortage(draft, spec, draft.replicas)
-    fits_beside = not capacity.is_blocking(beside, draft.seen.installation)
-    if asked == "surge" or (asked == "auto" and fits_beside):
+def find_placement(context: PlanContext, spec: ModelDeploymentSpec) -> CandidatePlacement:
+    """Return the placement of a candidate with all the replicas that it needs for all traffic."""
+    policy, beside = spec.rollout.capacity, find_shortage(context, spec, context.replicas)
+    fits_beside = not capacity.is_blocking(beside, context.observed.installation)
+    if policy == "surge" or (policy == "auto" and fits_beside):
         return CandidatePlacement(fits_beside, beside)
-    if why := _why_not(draft, spec):
-        # What `auto` lacks is room beside stable.
+    if why := _find_in_place_problem(context, spec):
+        # With `auto`, the message is about room beside stable.
         return CandidatePlacement(
-            False, (capacity.INSUFFICIENT_CAPACITY, why) if asked == CAPACITY_IN_PLACE else beside
+            False, (capacity.INSUFFICIENT_CAPACITY, why) if policy == CAPACITY_IN_PLACE else beside
         )
-    asks, room = accelerators.replica_devices(spec.resources.gpu) is not None, draft.seen.room
-    is_free = asks and room is not None and room.on_nodes is not None and find_shortage(draft, spec, 1) is None
+    needs_gpu, room = accelerators.replica_devices(spec.resources.gpu) is not None, context.observed.room
+    is_free = needs_gpu and room is not None and room.on_nodes is not None and find_shortage(context, spec, 1) is None
     spare = 1 if is_free else 0
     return CandidatePlacement(True, shared=PlanInPlace(spare=spare))
 
 
-def can_fit_without_arms(draft: PlanContext, spec: ModelDeploymentSpec) -> bool:
-    """Whether a candidate that finds no place may find one beside stable with what the arms of an Experiment have, as far as is known."""
-    devices, room = accelerators.replica_devices(spec.resources.gpu), draft.seen.room
+def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> bool:
+    """Whether a candidate that does not fit would fit beside stable with the devices of an Experiment's arms, as far as known."""
+    devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
     if devices is None or room is None or spec.rollout.capacity == CAPACITY_IN_PLACE:
         return False
-    pods = [pod for arm in draft.status.arms or () for pod in draft.pods_of(arm.revision)]
+    pods = [pod for arm in context.status.arms or () for pod in context.pods_of(arm.revision)]
     more = capacity.add_freed_devices(
         room, devices, sum(capacity.requested_devices(pod, devices.resource) for pod in pods)
     )
-    short = capacity.find_shortage(devices, draft.replicas, more, spec.resources.gpu.type)
-    return not capacity.is_blocking(short, draft.seen.installation)
+    short = capacity.find_shortage(devices, context.replicas, more, spec.resources.gpu.type)
+    return not capacity.is_blocking(short, context.observed.installation)
 
 
-def find_shortage(draft: PlanContext, spec: ModelDeploymentSpec, replicas: int) -> tuple[str, str] | None:
-    """(reason, message) of why so many more replicas do not fit; None where they do, or nobody could look."""
-    devices, room = accelerators.replica_devices(spec.resources.gpu), draft.seen.room
+def find_shortage(context: PlanContext, spec: ModelDeploymentSpec, replicas: int) -> tuple[str, str] | None:
+    """Return (reason, message) if so many more replicas do not fit; None if they do, or if capacity is unknown."""
+    devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
     if devices is None or room is None:
         return None
     return capacity.find_shortage(devices, replicas, room, spec.resources.gpu.type)
 
 
-def _why_not(draft: PlanContext, spec: ModelDeploymentSpec) -> str:
-    """Why a candidate's replicas cannot take the place of stable's; empty where they can."""
+def _find_in_place_problem(context: PlanContext, spec: ModelDeploymentSpec) -> str:
+    """Return why a candidate's replicas cannot take the place of stable's; empty if they can."""
     if why := find_in_place_conflict(spec):
         return why
-    if draft.replicas < MIN_REPLICAS_IN_PLACE:
+    if context.replicas < MIN_REPLICAS_IN_PLACE:
         return (
-            f"{draft.replicas} replica serves, and in place {MIN_REPLICAS_IN_PLACE} are needed at least: stable keeps one while the"
-            " candidate's starts; raise spec.replicas, or take capacity: surge"
+            f"spec.rollout.capacity: inPlace needs at least {MIN_REPLICAS_IN_PLACE} replicas, found {context.replicas}: stable keeps one"
+            " while the candidate's starts. Raise spec.replicas, or set capacity: surge"
         )
-    stable = draft.revision(draft.stable_number or 0)
+    stable = context.revision(context.stable_number or 0)
     if accelerators.replica_devices(spec.resources.gpu) is None or stable is None:
         return ""
     before = revisions.spec_of(stable)
     if (before.resources.gpu, before.scheduling) == (spec.resources.gpu, spec.scheduling):
         return ""
     return (
-        f"replicas of revision {stable.number} have other accelerators, or other nodes, than the new ones ask for, and cannot"
-        " make place for them; take capacity: surge"
+        f"spec.rollout.capacity: replicas of revision {stable.number} have other accelerators or nodes than the new ones need, and"
+        " cannot make room for them. Set capacity: surge"
     )
 
 
 def make_capacity_status(
     before: CapacityStatus | None, shared: PlanInPlace | None, needed: int
 ) -> CapacityStatus | None:
-    """What the status says of where a candidate's replicas come from, of a service that needs so many."""
+    """Return `status.capacity` for a candidate of a service that needs `needed` replicas."""
     if shared is None and before is None:
         return None
     update = {
@@ -107,39 +107,39 @@ def make_capacity_status(
     return (before or CapacityStatus()).model_copy(update=update)
 
 
-def desired_replicas(draft: PlanContext) -> ArmReplicas | None:
-    """Replicas that stable and a candidate in place are to have; None where each has its own.
+def desired_replicas(context: PlanContext) -> ArmReplicas | None:
+    """Return the desired replicas of stable and of a candidate in place; None if each has its own.
 
-    They stay as they are until every edge has the split in force, and stable gives none away while it lacks one that its traffic needs.
-    What it lacks beyond that may have lost its place to the candidate, and then does not come as long as stable wants it.
+    They stay as they are until every edge has the split in force. Stable gives none away while it lacks one that its traffic
+    needs. Other missing replicas may have lost their devices to the candidate, and would not start while stable wants them.
     """
-    shared, stable, candidate = draft.in_place, draft.status.stable, draft.status.candidate
+    shared, stable, candidate = context.in_place, context.status.stable, context.status.candidate
     if shared is None or stable is None or candidate is None:
         return None
     if candidate.retry_at is not None:
-        return ArmReplicas(draft.replicas, candidate.replicas)
+        return ArmReplicas(context.replicas, candidate.replicas)
     before = ArmReplicas(stable.replicas, candidate.replicas)
-    if not draft.confirmed:
+    if not context.is_split_confirmed:
         return before
-    wanted = _wanted(draft, shared)
-    weight = state.canary_weight(draft.progress) if draft.progress is not None else 0
-    needed = min(before.stable, in_place.stable_replicas(draft.replicas, weight))
-    if wanted.stable < before.stable and draft.serving(stable.revision) < needed:
+    wanted = _weighted_replicas(context, shared)
+    weight = state.canary_weight(context.progress) if context.progress is not None else 0
+    needed = min(before.stable, in_place.stable_replicas(context.replicas, weight))
+    if wanted.stable < before.stable and context.serving(stable.revision) < needed:
         return ArmReplicas(before.stable, min(before.candidate, wanted.candidate))
     return wanted
 
 
-def final_replicas(draft: PlanContext) -> ArmReplicas | None:
-    """Replicas that both come to by the weights as they are to be; None where each has its own, or the candidate is to be started anew."""
-    candidate = draft.status.candidate
-    if draft.in_place is None or candidate is None or candidate.retry_at is not None:
+def final_replicas(context: PlanContext) -> ArmReplicas | None:
+    """Return the final replicas of both by the target weights; None if each has its own, or the candidate waits for a retry."""
+    candidate = context.status.candidate
+    if context.in_place is None or candidate is None or candidate.retry_at is not None:
         return None
-    return _wanted(draft, draft.in_place)
+    return _weighted_replicas(context, context.in_place)
 
 
-def _wanted(draft: PlanContext, shared: PlanInPlace) -> ArmReplicas:
-    progress = draft.progress
+def _weighted_replicas(context: PlanContext, shared: PlanInPlace) -> ArmReplicas:
+    progress = context.progress
     if progress is None:
-        return in_place.compute_replicas(draft.replicas, shared.spare, 0, 0)
-    stands_still = draft.held or draft.opens_at is not None
-    return state.shared_replicas(progress, draft.replicas, stands_still=stands_still)
+        return in_place.compute_replicas(context.replicas, shared.spare, 0, 0)
+    stands_still = context.is_held or context.window_opens_at is not None
+    return state.shared_replicas(progress, context.replicas, stands_still=stands_still)

@@ -1,4 +1,4 @@
-"""Commands of the annotation: accepted or rejected once, and what they do."""
+"""Execution of the commands in a ModelDeployment's annotation, each accepted or rejected once."""
 
 from typing import Any, Final
 
@@ -15,257 +15,259 @@ from sundog_operator.core.rollout import commands, explanations, state, steering
 from sundog_operator.core.rollout.commands import RolloutCommand
 
 FORWARD_VERBS: Final = ("promote", "skip")
-"""What lets traffic move forward."""
+"""Commands that advance traffic."""
 
 MAX_COMMAND_IDS: Final = 20
-"""Ids that are known to have been used: a repository that writes an old annotation back must not run it again."""
+"""Used ids in the status. An old annotation that a Git repository restores must not run again."""
 
 
-def execute_command(draft: PlanContext) -> None:
-    """Run the command in the annotation unless it was run before."""
-    text = (draft.seen.deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND)
+def execute_command(context: PlanContext) -> None:
+    """Execute the command in the annotation, unless it was executed before."""
+    text = (context.observed.deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND)
     if not text:
         return
     command = commands.parse_command(text)
-    last = draft.status.last_command
+    last = context.status.last_command
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
-    was_run = _was_run(draft, command)
-    problem = _reused(draft, command) or command.problem or ("" if was_run else _refuse(draft, command))
+    was_run = _was_run(context, command)
+    problem = (
+        _find_id_reuse(context, command) or command.problem or ("" if was_run else _find_refusal(context, command))
+    )
     result = "Rejected" if problem else "Accepted"
     if not problem and not was_run:
-        _run(draft, command)
-    done: dict[str, Any] = {
+        _run(context, command)
+    recorded: dict[str, Any] = {
         "id": command.id,
         "verb": command.verb,
         "revision": command.revision or None,
         "result": result,
     }
-    earlier = tuple(ident for ident in draft.status.command_ids if ident != command.id)
-    draft.set(
-        last_command=LastCommand(**done, message=problem[:1024], at=draft.now),
+    earlier = tuple(ident for ident in context.status.command_ids if ident != command.id)
+    context.set(
+        last_command=LastCommand(**recorded, message=problem[:1024], at=context.now),
         command_ids=(*earlier, command.id)[-MAX_COMMAND_IDS:],
     )
-    draft.events.append(events.command_handled(command.verb, command.id, result, problem))
+    context.events.append(events.command_handled(command.verb, command.id, result, problem))
 
 
-def _reused(draft: PlanContext, command: RolloutCommand) -> str:
-    last = draft.status.last_command
+def _find_id_reuse(context: PlanContext, command: RolloutCommand) -> str:
+    last = context.status.last_command
     if last is not None and last.id == command.id:
-        return f"id {command.id} was used before, for {last.verb} revision={last.revision or 'none'}"
-    return f"id {command.id} was used before" if command.id in draft.status.command_ids else ""
+        return f"id {command.id}: already used for {last.verb} revision={last.revision or 'none'}. Use a new id"
+    return f"id {command.id}: already used. Use a new id" if command.id in context.status.command_ids else ""
 
 
-def _refuse(draft: PlanContext, command: RolloutCommand) -> str:
+def _find_refusal(context: PlanContext, command: RolloutCommand) -> str:
     match command.verb:
         case "rollback":
-            return _refuse_rollback(draft, command.revision)
+            return _refuse_rollback(context, command.revision)
         case "retry":
-            return _refuse_retry(draft, command.revision)
+            return _refuse_retry(context, command.revision)
         case "stop":
-            return _refuse_stop(draft, command.revision)
-        case _ if _gives_back(draft, command.revision):
-            return f"revision {command.revision} gives its traffic back already: there is nothing to {command.verb}"
+            return _refuse_stop(context, command.revision)
+        case _ if _is_giving_back(context, command.revision):
+            return (
+                f"revision {command.revision} already returns its traffic to stable: there is nothing to {command.verb}"
+            )
         case _:
-            return _refuse_steering(draft, command)
+            return _refuse_steering(context, command)
 
 
-def _gives_back(draft: PlanContext, number: int) -> bool:
-    candidate = draft.status.candidate
-    return draft.is_giving_back and candidate is not None and candidate.revision == number
+def _is_giving_back(context: PlanContext, number: int) -> bool:
+    candidate = context.status.candidate
+    return context.is_giving_back and candidate is not None and candidate.revision == number
 
 
-def _was_run(draft: PlanContext, command: RolloutCommand) -> bool:
-    """Whether the rollout has run it already: an earlier pass got that far and died before this status was written."""
-    name = draft.before.experiment
-    attempt = next((rollout for rollout in draft.seen.rollouts if rollout.name == name), None)
+def _was_run(context: PlanContext, command: RolloutCommand) -> bool:
+    """Whether the rollout has executed it already. The operator may have stopped before it wrote this status."""
+    name = context.before.experiment
+    attempt = next((rollout for rollout in context.observed.rollouts if rollout.name == name), None)
     return attempt is not None and attempt.status.last_command == command.id
 
 
-def _refuse_steering(draft: PlanContext, command: RolloutCommand) -> str:
-    candidate = draft.status.candidate
+def _refuse_steering(context: PlanContext, command: RolloutCommand) -> str:
+    candidate = context.status.candidate
     if candidate is None:
-        runs = f"; stop ends Experiment {draft.own.name}" if draft.own is not None else ""
-        return f"revision {command.revision} is no candidate: no rollout is under way{runs}"
+        hint = f". Use stop to end Experiment {context.experiment.name}" if context.experiment is not None else ""
+        return f"revision {command.revision} is not the candidate: no rollout is under way{hint}"
     if candidate.revision != command.revision:
-        return f"revision {command.revision} is not the candidate, which is revision {candidate.revision}"
+        return f"revision {command.revision} is not the candidate; expected revision {candidate.revision}"
     if command.verb == "abort":
+        refusal = f"revision {command.revision} is the first one: there is no revision to go back to"
+        return "" if context.status.stable else refusal
+    if command.verb in FORWARD_VERBS and not command.full and (why := _find_missing_step(context, command)):
+        return why
+    if context.progress is None:
+        return f"revision {command.revision} rolls out without steps: there is nothing to {command.verb}"
+    if command.verb == "resume" and context.progress.paused is None:
+        return _explain_not_paused(context, command.revision)
+    if command.verb == "skip" and (why := steering.skip_refusal(context.progress)):
+        return why
+    if command.verb in FORWARD_VERBS and context.is_held:
+        return _explain_hold(context)
+    if command.verb in FORWARD_VERBS and context.window_opens_at is not None:
         return (
-            "" if draft.status.stable else f"revision {command.revision} is the first one: there is none to go back to"
+            f"{windows.describe_closed_windows(context.window_opens_at)}. Remove spec.rollout.windows to continue now"
         )
-    if command.verb in FORWARD_VERBS and not command.full and (why := _why_not_begun(draft, command)):
-        return why
-    if draft.progress is None:
-        return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
-    if command.verb == "resume" and draft.progress.paused is None:
-        return _why_not_resumed(draft, command.revision)
-    if command.verb == "skip" and (why := steering.skip_refusal(draft.progress)):
-        return why
-    if command.verb in FORWARD_VERBS and draft.held:
-        return _why_held(draft)
-    if command.verb in FORWARD_VERBS and draft.opens_at is not None:
-        return f"{windows.describe_closed_windows(draft.opens_at)}: take spec.rollout.windows out to go on before"
-    return _why_not_trusted(draft) if command.verb == "promote" else ""
+    return _recheck_sample_ratio(context) if command.verb == "promote" else ""
 
 
-def _why_not_trusted(draft: PlanContext) -> str:
-    """Why a rollout that is paused for its split would be paused again at once; empty where it is not, or the split is right again."""
-    paused = draft.progress.paused if draft.progress is not None else None
+def _recheck_sample_ratio(context: PlanContext) -> str:
+    """Evaluate a rollout again that is paused for a sample-ratio mismatch, and return the mismatch; empty if there is none."""
+    paused = context.progress.paused if context.progress is not None else None
     if paused is None or paused.reason != state.SAMPLE_RATIO:
         return ""
-    evaluation.evaluate_rollout(draft)
-    broken = draft.evaluation.broken if draft.evaluation is not None else ""
-    return (
-        f"requests do not fall to the arms by their weights, {broken}: it would be paused again at once"
-        if broken
-        else ""
-    )
+    evaluation.evaluate_rollout(context)
+    broken = context.evaluation.broken if context.evaluation is not None else ""
+    return f"requests do not follow the weights: {broken}. The rollout would be paused again at once" if broken else ""
 
 
-def _why_not_begun(draft: PlanContext, command: RolloutCommand) -> str:
-    """Why a rollout is at no step that could be passed or left out; empty where it is at one, or has none."""
-    progress = draft.progress
+def _find_missing_step(context: PlanContext, command: RolloutCommand) -> str:
+    """Return why a rollout has no current step to pass or skip; empty if it has one, or if it has no steps."""
+    progress = context.progress
     if progress is None or progress.phase != state.PENDING:
         return ""
     if progress.paused is not None:
-        return f"revision {command.revision} is {explanations.describe_pause(progress)}: resume lets it begin, once it is ready"
-    if draft.held:
-        return _why_held(draft)
+        return f"revision {command.revision} is {explanations.describe_pause(progress)}. Use resume: it then starts once it is ready"
+    if context.is_held:
+        return _explain_hold(context)
     if command.verb == "skip":
         return steering.skip_refusal(progress)
-    return (
-        f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
-    )
+    return f"revision {command.revision} is not ready yet: there is no step to pass. Use --full to promote it as soon as it is ready"
 
 
-def _why_not_resumed(draft: PlanContext, number: int) -> str:
-    """That a rollout is not paused, and what lets it go on where it stands still all the same."""
-    told = f"revision {number} is not paused: there is nothing to resume"
-    if draft.held:
-        return f"{told}; {_why_held(draft)}"
-    waits = draft.progress is not None and draft.progress.step is not None and draft.progress.step.gate == "manual"
-    return f"{told}; it {state.WAITS_FOR_PROMOTE}" if waits else told
+def _explain_not_paused(context: PlanContext, number: int) -> str:
+    """Return that a rollout is not paused, and what it waits for instead."""
+    message = f"revision {number} is not paused: there is nothing to resume"
+    if context.is_held:
+        return f"{message}; {_explain_hold(context)}"
+    step = context.progress.step if context.progress is not None else None
+    waits_for_promote = step is not None and step.gate == "manual"
+    return f"{message}; it {state.WAITS_FOR_PROMOTE}" if waits_for_promote else message
 
 
-def _why_held(draft: PlanContext) -> str:
-    if draft.spec is None:
-        return "the spec is refused: mend it first"
-    fields = {"spec.paused": draft.spec.paused, "spec.rollout.paused": draft.spec.rollout.paused}
+def _explain_hold(context: PlanContext) -> str:
+    if context.spec is None:
+        return "spec is invalid; fix it first"
+    fields = {"spec.paused": context.spec.paused, "spec.rollout.paused": context.spec.rollout.paused}
     return f"{next((field for field, is_set in fields.items() if is_set), 'spec.rollout.dryRun')} is true"
 
 
-def _refuse_rollback(draft: PlanContext, number: int) -> str:
-    if draft.stable_number is None:
-        return "nothing serves yet"
-    if draft.stable_number == number and draft.status.candidate is None:
+def _refuse_rollback(context: PlanContext, number: int) -> str:
+    if context.stable_number is None:
+        return "no revision serves yet"
+    if context.stable_number == number and context.status.candidate is None:
         return f"revision {number} serves already"
-    if draft.wanted is not None and draft.wanted.number == number:
-        return f"revision {number} is what the spec stands for: use retry"
-    if revisions.find_by_number(draft.seen.revisions, number) is None:
-        known = ", ".join(str(revision.number) for revision in draft.seen.revisions)
-        return f"revision {number} is not in the history: {known}"
-    return "" if number == draft.stable_number else _why_no_place(draft, number)
+    if context.wanted is not None and context.wanted.number == number:
+        return f"revision {number} is the revision of the spec. Use retry"
+    if revisions.find_by_number(context.observed.revisions, number) is None:
+        known = ", ".join(str(revision.number) for revision in context.observed.revisions)
+        return f"revision {number} is not in the history; expected one of {known}"
+    return "" if number == context.stable_number else _find_rollback_shortage(context, number)
 
 
-def _why_no_place(draft: PlanContext, number: int) -> str:
-    """Why an earlier revision cannot be brought up for all traffic at once, as a rollback does; empty where it can."""
-    candidate = draft.status.candidate
-    if draft.in_place is not None and candidate is not None:
-        return f"revision {candidate.revision} has replicas of stable, which has to have them back first: abort it, then roll back"
-    short = candidate_placement.find_shortage(draft, draft.spec, draft.replicas) if draft.spec is not None else None
-    if draft.spec is None or short is None or candidate_placement.find_placement(draft, draft.spec).shared is None:
+def _find_rollback_shortage(context: PlanContext, number: int) -> str:
+    """Return why an earlier revision cannot get replicas for all traffic at once, as a rollback needs; empty if it can."""
+    candidate = context.status.candidate
+    if context.in_place is not None and candidate is not None:
+        return f"revision {candidate.revision} has replicas of stable. Abort it first, then roll back"
+    spec = context.spec
+    short = candidate_placement.find_shortage(context, spec, context.replicas) if spec is not None else None
+    if spec is None or short is None or candidate_placement.find_placement(context, spec).shared is None:
         return ""
-    return f"{short[1]}: apply the spec of revision {number}, which then comes in place"
+    return f"{short[1]}. Apply the spec of revision {number} to roll it out in place"
 
 
-def _refuse_stop(draft: PlanContext, number: int) -> str:
-    if draft.own is None:
-        return "no Experiment of a user's own is under way"
-    if draft.stable_number != number:
-        return f"revision {number} is not the control of Experiment {draft.own.name}, which is revision {draft.stable_number}"
+def _refuse_stop(context: PlanContext, number: int) -> str:
+    if context.experiment is None:
+        return "no Experiment is under way: there is nothing to stop"
+    if context.stable_number != number:
+        return f"revision {number} is not the control of Experiment {context.experiment.name}; expected revision {context.stable_number}"
     return ""
 
 
-def _refuse_retry(draft: PlanContext, number: int) -> str:
-    candidate = draft.status.candidate
+def _refuse_retry(context: PlanContext, number: int) -> str:
+    candidate = context.status.candidate
     if candidate is not None and candidate.revision == number:
-        return _why_not_anew(draft, number)
-    if draft.stable_number == number and draft.readiness(number).failed:
+        return _refuse_restart(context, number)
+    if context.stable_number == number and context.readiness(number).failed:
         return ""
-    if draft.wanted is None or draft.wanted.number != number:
-        return f"revision {number} is not what the spec stands for" + (
-            f": that is {draft.wanted.number}" if draft.wanted else ""
-        )
-    return "" if draft.is_held_back(number) else f"revision {number} was neither aborted nor rolled back"
+    if context.wanted is None or context.wanted.number != number:
+        expected = f"; expected revision {context.wanted.number}" if context.wanted else ""
+        return f"revision {number} is not the revision of the spec{expected}"
+    if context.is_held_back(number):
+        return ""
+    return f"revision {number} was neither aborted nor rolled back: there is nothing to retry"
 
 
-def _why_not_anew(draft: PlanContext, number: int) -> str:
-    """Why a candidate is not to be taken out and put in again: with it would go what answers requests, or what is on its way up."""
-    if draft.progress is not None and state.has_traffic(draft.progress):
-        weight = state.canary_weight(draft.progress)
+def _refuse_restart(context: PlanContext, number: int) -> str:
+    """Return why a candidate must not be restarted: it has traffic, is ready, or is starting without a failure."""
+    if context.progress is not None and state.has_traffic(context.progress):
+        weight = state.canary_weight(context.progress)
         share = f"{weight} % of the traffic" if weight else "requests by their headers"
         return (
-            f"revision {number} has {share}: there is nothing to try again; abort, then retry begins its rollout anew"
+            f"revision {number} has {share}: there is nothing to retry. Use abort, then retry, to restart its rollout"
         )
-    if draft.available(number):
-        return f"revision {number} is ready: there is nothing to try again"
-    if _has_trouble(draft, number):
+    if context.available(number):
+        return f"revision {number} is ready: there is nothing to retry"
+    if _has_problem(context, number):
         return ""
-    return f"revision {number} starts and has not failed: there is nothing to try again"
+    return f"revision {number} is starting and has not failed: there is nothing to retry"
 
 
-def _has_trouble(draft: PlanContext, number: int) -> bool:
-    """Whether anything is known against a candidate that is not ready yet."""
-    candidate, progress, readiness = draft.status.candidate, draft.progress, draft.readiness(number)
+def _has_problem(context: PlanContext, number: int) -> bool:
+    """Whether a candidate that is not ready yet has a known problem."""
+    candidate, progress, readiness = context.status.candidate, context.progress, context.readiness(number)
     if (
         candidate is None
         or candidate.failures
         or candidate.retry_at is not None
-        or deadline.find_late_reason(draft, candidate)
+        or deadline.find_late_reason(context, candidate)
     ):
         return True
     if progress is not None and progress.paused is not None and progress.paused.reason == state.DEADLINE_EXCEEDED:
         return True
-    calm = readiness.ready or readiness.reason == DEPLOYING
-    return not calm or find_pending_reason(draft, number) is not None
+    is_starting = readiness.ready or readiness.reason == DEPLOYING
+    return not is_starting or find_pending_reason(context, number) is not None
 
 
-def _run(draft: PlanContext, command: RolloutCommand) -> None:
+def _run(context: PlanContext, command: RolloutCommand) -> None:
     match command.verb:
         case "rollback":
-            _roll_back(draft, command)
+            _roll_back(context, command)
         case "retry":
-            _retry(draft, command.revision)
+            _retry(context, command.revision)
         case "stop":
-            cleanup.stop_experiment(draft, "StopCommand", f"by command {command.id}")
-        case "abort" if draft.progress is None:
-            outcome.abort_candidate(draft, f"by command {command.id}")
+            cleanup.stop_experiment(context, "StopCommand", f"by command {command.id}")
+        case "abort" if context.progress is None:
+            outcome.abort_candidate(context, f"by command {command.id}")
         case _:
-            _steer(draft, command)
+            _steer(context, command)
 
 
-def _steer(draft: PlanContext, command: RolloutCommand) -> None:
-    """Hand the command to the rollout's state machine."""
-    if draft.rollout is not None:
-        draft.commit_rollout(steering.execute_command(draft.rollout.status, command, draft.now))
+def _steer(context: PlanContext, command: RolloutCommand) -> None:
+    """Pass the command to the rollout's state machine."""
+    if context.rollout is not None:
+        context.commit_rollout(steering.execute_command(context.rollout.status, command, context.now))
 
 
-def _retry(draft: PlanContext, number: int) -> None:
-    candidate = draft.status.candidate
+def _retry(context: PlanContext, number: int) -> None:
+    candidate = context.status.candidate
     if candidate is not None and candidate.revision == number:
-        # Out of the cluster first, so that what failed is forgotten; back in once Serve has it no more.
-        draft.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": draft.now}))
-    elif draft.is_held_back(number):
-        outcome.release_hold(draft, number)
-    elif draft.status.stable is not None:
-        draft.set(stable=draft.status.stable.model_copy(update={"retry_at": draft.now}))
+        # Serve must forget the failed attempt first. The candidate returns once Serve has removed it.
+        context.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": context.now}))
+    elif context.is_held_back(number):
+        outcome.release_hold(context, number)
+    elif context.status.stable is not None:
+        context.set(stable=context.status.stable.model_copy(update={"retry_at": context.now}))
 
 
-def _roll_back(draft: PlanContext, command: RolloutCommand) -> None:
-    """Go back to an earlier revision at once. What the spec stands for is held back until it changes or is retried."""
+def _roll_back(context: PlanContext, command: RolloutCommand) -> None:
+    """Go back to an earlier revision at once. The spec's revision is held back until the spec changes or a retry."""
     reason = f"rollback to revision {command.revision} by command {command.id}"
-    cleanup.stop_experiment(draft, "RolledBack", reason)
-    outcome.drop_candidate(draft, "RolledBack", reason)
-    planner_candidate.hold_back(draft, reason)
-    if command.revision != draft.stable_number:
-        planner_candidate.start_rollback(draft, command.revision)
+    cleanup.stop_experiment(context, "RolledBack", reason)
+    outcome.drop_candidate(context, "RolledBack", reason)
+    planner_candidate.hold_back(context, reason)
+    if command.revision != context.stable_number:
+        planner_candidate.start_rollback(context, command.revision)

@@ -1,263 +1,278 @@
-"""What a plan says: measured fields of the status, conditions, events of a rollout, and when to look again."""
+"""Conditions of a ModelDeployment."""
 
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import (
-    Condition,
-    LastRollout,
-    RevisionStatus,
-    model_deployment_conditions,
-)
+from sundog_operator.api import Condition, ExperimentStatus, LastRollout, RevisionStatus, model_deployment_conditions
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import http_route, salts, secrets
 from sundog_operator.core.kubernetes import accelerators, pod_problems
 from sundog_operator.core.planner import candidate_placement, deadline, held_back_revisions, outcome
+from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.planner.status import is_wanted
 from sundog_operator.core.ray.readiness import DEPLOYING
-from sundog_operator.core.rollout import (
-    explanations,
-    state,
-    windows,
-)
+from sundog_operator.core.rollout import explanations, state, windows
 
 RAY_GRACE: Final = timedelta(seconds=10)
-"""For how long a RayCluster that does not answer yet is no news: it is made for the first revision, and comes up meanwhile."""
+"""Time for which a new revision's RayCluster may not answer while it starts."""
 CONFIRM_GRACE: Final = timedelta(seconds=30)
 _NO_HEALTHY_REPLICA: Final = "NoHealthyReplica"
 EXPERIMENT_RUNNING: Final = "ExperimentRunning"
-Conclusion = tuple[str, str, str]
-"""(status, reason, message) of a condition."""
 
 
-def set_conditions(draft: PlanContext) -> None:
-    """Set all conditions, and that this generation was observed."""
-    generation = int(draft.seen.deployment["metadata"].get("generation", 0))
-    said = {
-        "SpecAccepted": _spec_accepted(draft),
-        "CapacityAvailable": _capacity_available(draft),
-        "RevisionReady": _revision_ready(draft),
-        "TrafficSynced": _traffic_synced(draft),
-        "Progressing": _progressing(draft),
+def set_conditions(context: PlanContext) -> None:
+    """Set all conditions and the observed generation."""
+    generation = int(context.observed.deployment["metadata"].get("generation", 0))
+    conclusions = {
+        "SpecAccepted": _spec_accepted(context),
+        "CapacityAvailable": _capacity_available(context),
+        "RevisionReady": _revision_ready(context),
+        "TrafficSynced": _traffic_synced(context),
+        "Progressing": _progressing(context),
     }
-    said["Promoted"] = _promoted(draft, said["TrafficSynced"])
-    if (problem := secret_problem(draft)) is not None:
-        said["TrafficSynced"] = problem
-    if (route := _route_accepted(draft)) is not None:
-        said[http_route.ROUTE_ACCEPTED] = route
-    said["Stalled"] = _stalled(draft, said)
-    said["Ready"] = _ready(draft, said)
-    settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
-    said["Reconciling"] = ("False", "", "") if settled else ("True", said["Ready"][1], said["Ready"][2])
-    conditions = model_deployment_conditions(draft.before.conditions, generation=generation, at=draft.now)
+    conclusions["Promoted"] = _promoted(context, conclusions["TrafficSynced"])
+    if (problem := secret_problem(context)) is not None:
+        conclusions["TrafficSynced"] = problem
+    if (route := _route_accepted(context)) is not None:
+        conclusions[http_route.ROUTE_ACCEPTED] = route
+    conclusions["Stalled"] = stalled = _stalled(context, conclusions)
+    conclusions["Ready"] = ready = _ready(context, conclusions)
+    is_settled = ready.status == "True" or stalled.status == "True"
+    reconciling = Conclusion("False", "", "") if is_settled else Conclusion("True", ready.reason, ready.message)
+    conclusions["Reconciling"] = reconciling
+    conditions = model_deployment_conditions(context.before.conditions, generation=generation, at=context.now)
     mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
-    for type_, (status, reason, message) in said.items():
-        mark[status](type_, reason, message, at=draft.now)
-    if draft.spec is not None and not draft.spec.endpoint.gateway.name:
+    for type_, (status, reason, message) in conclusions.items():
+        mark[status](type_, reason, message, at=context.now)
+    if context.spec is not None and not context.spec.endpoint.gateway.name:
         conditions.drop(http_route.ROUTE_ACCEPTED)
-    draft.set(conditions=conditions.conditions(), observed_generation=generation)
-    _tell_refusal(draft, said["SpecAccepted"], generation)
+    context.set(conditions=conditions.conditions(), observed_generation=generation)
+    _report_refusal(context, conclusions["SpecAccepted"], generation)
 
 
-def _tell_refusal(draft: PlanContext, said: Conclusion, generation: int) -> None:
-    status, reason, message = said
-    known = _before(draft, "SpecAccepted")
-    told = known is not None and known.status == "False" and known.observed_generation == generation
-    if status == "False" and not told:
-        draft.events.append(events.spec_refused(reason, message, generation))
+def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> None:
+    """Add an event if the spec is refused, once for each generation."""
+    status, reason, message = spec_accepted
+    stored = context.stored_condition("SpecAccepted")
+    is_reported = stored is not None and stored.status == "False" and stored.observed_generation == generation
+    if status == "False" and not is_reported:
+        context.events.append(events.spec_refused(reason, message, generation))
 
 
-def _before(draft: PlanContext, type_: str) -> Condition | None:
-    return next((condition for condition in draft.before.conditions if condition.type == type_), None)
+def _spec_accepted(context: PlanContext) -> Conclusion:
+    if context.observed.foreign:
+        found = ", ".join(context.observed.foreign)
+        return Conclusion("False", "NotOwned", f"{found}: exists and was not made by Sundog; rename or delete it")
+    if context.acceptance.spec is None:
+        return Conclusion("False", context.acceptance.reason, context.acceptance.message)
+    if context.observed.host_taken_by:
+        host = context.acceptance.spec.endpoint.host
+        message = (
+            f"spec.endpoint.host: ModelDeployment {context.observed.host_taken_by} has {host}. Choose another host"
+        )
+        return Conclusion("False", "HostTaken", message)
+    if reuse := salts.make_reuse_message("ModelDeployment", context.service, context.observed.salts):
+        return Conclusion("True", salts.SALT_REUSED, reuse)
+    return Conclusion("True", "Accepted", "")
 
 
-def _spec_accepted(draft: PlanContext) -> Conclusion:
-    if draft.seen.foreign:
-        found = ", ".join(draft.seen.foreign)
-        return "False", "NotOwned", f"{found}: exists and was not made by Sundog; it is left alone. Rename or delete it"
-    if draft.acceptance.spec is None:
-        return "False", draft.acceptance.reason, draft.acceptance.message
-    if draft.seen.host_taken_by:
-        host = draft.acceptance.spec.endpoint.host
-        return "False", "HostTaken", f"spec.endpoint.host: {host} belongs to ModelDeployment {draft.seen.host_taken_by}"
-    if told := salts.make_reuse_message("ModelDeployment", draft.service, draft.seen.salts):
-        return "True", salts.SALT_REUSED, told
-    return "True", "Accepted", ""
-
-
-def _capacity_available(draft: PlanContext) -> Conclusion:
-    spec = draft.spec
+def _capacity_available(context: PlanContext) -> Conclusion:
+    spec = context.spec
     devices = accelerators.replica_devices(spec.resources.gpu) if spec is not None else None
-    newest = draft.status.candidate or draft.status.stable
-    short, in_place = draft.capacity_shortage, draft.in_place is not None
-    if short is None and spec is not None and newest is not None and not in_place and is_wanted(draft, newest):
-        placed = sum(pod_problems.is_scheduled(pod) for pod in draft.pods_of(newest.revision))
+    newest = context.status.candidate or context.status.stable
+    short, in_place = context.capacity_shortage, context.in_place is not None
+    if short is None and spec is not None and newest is not None and not in_place and is_wanted(context, newest):
+        placed = sum(pod_problems.is_scheduled(pod) for pod in context.pods_of(newest.revision))
         short = candidate_placement.find_shortage(
-            draft, spec, newest.replicas - placed - terminating_pods.count_terminating(draft, newest.revision)
+            context, spec, newest.replicas - placed - terminating_pods.count_terminating(context, newest.revision)
         )
     if short is not None:
         reason, message = short
-        return "False", reason, f"revision {draft.wanted.number}: {message}" if draft.wanted else message
+        return Conclusion(
+            "False", reason, f"revision {context.wanted.number}: {message}" if context.wanted else message
+        )
     if devices is None:
-        return "True", "NoGPURequested", "no GPU is requested"
-    # What a candidate in place lacks comes as stable's replicas go: how far that is, the rollout tells.
-    where = ", in the place of stable's" if in_place else ""
-    return "True", "Fits", f"{devices.count} {devices.resource} for each replica{where}"
+        return Conclusion("True", "NoGPURequested", "no GPU is requested")
+    # A candidate in place gets devices as stable gives up replicas. The rollout shows how far that is.
+    where = ", in place of stable's" if in_place else ""
+    return Conclusion("True", "Fits", f"{devices.count} {devices.resource} for each replica{where}")
 
 
-def _revision_ready(draft: PlanContext) -> Conclusion:
-    newest = draft.status.candidate or draft.status.stable
-    told = _before(draft, "RevisionReady")
+def _revision_ready(context: PlanContext) -> Conclusion:
+    newest = context.status.candidate or context.status.stable
+    stored = context.stored_condition("RevisionReady")
     if newest is None:
-        return "Unknown", "NoRevision", "there is no revision yet"
-    readiness = draft.readiness(newest.revision)
-    if not readiness.ready and not readiness.failed and (waited_for := _waits_for_pods(draft, newest.revision)):
-        return waited_for
-    if newest is draft.status.stable and readiness.failed:
-        return "False", readiness.reason, f"revision {newest.revision}: {readiness.message}"
-    waits = newest.failures > 0 and not readiness.failed and not readiness.ready
-    # While the next attempt is on its way, what the last one died of is what a user has to know.
-    if (waits or _is_refused_revision(draft)) and told is not None and told.status == "False":
-        return "False", told.reason, told.message
-    if not readiness.known and told is not None and _has_just_begun(draft, newest, told):
-        return "False", told.reason, told.message
+        return Conclusion("Unknown", "NoRevision", "there is no revision yet")
+    readiness = context.readiness(newest.revision)
+    if not readiness.ready and not readiness.failed and (pending := _find_pending_pods(context, newest.revision)):
+        return pending
+    if newest is context.status.stable and readiness.failed:
+        return Conclusion("False", readiness.reason, f"revision {newest.revision}: {readiness.message}")
+    is_retrying = newest.failures > 0 and not readiness.failed and not readiness.ready
+    # During the next attempt, a user needs the cause of the last failure.
+    if (is_retrying or _is_failed_revision_held(context)) and stored is not None and stored.status == "False":
+        return Conclusion.of(stored)
+    if not readiness.known and stored is not None and _is_new_deployment(context, newest, stored):
+        return Conclusion.of(stored)
     if not readiness.known:
-        cluster = draft.cluster_of(newest.revision)
+        cluster = context.cluster_of(newest.revision)
         problem = cluster.problem if cluster else ""
-        return "Unknown", readiness.reason, problem or readiness.message
-    if _has_traffic(draft, newest) and (missed := _missed_by_edges(draft, newest.revision, told)):
-        return missed
-    return (
-        ("True" if readiness.ready else "False"),
-        readiness.reason,
-        f"revision {newest.revision}: {readiness.message}",
-    )
+        return Conclusion("Unknown", readiness.reason, problem or readiness.message)
+    if _has_traffic(context, newest) and (unhealthy := _find_unhealthy(context, newest.revision, stored)):
+        return unhealthy
+    status = "True" if readiness.ready else "False"
+    return Conclusion(status, readiness.reason, f"revision {newest.revision}: {readiness.message}")
 
 
-def _waits_for_pods(draft: PlanContext, number: int) -> Conclusion | None:
-    """What its pods wait for; None where that is nothing but their start."""
-    if (hinders := find_pending_reason(draft, number)) is not None:
-        return "False", *hinders
-    if terminating_pods.has_enough_terminating(draft, number):
-        return "False", DEPLOYING, f"revision {number}: {terminating_pods.describe_wait(draft, number)}"
+def _find_pending_pods(context: PlanContext, number: int) -> Conclusion | None:
+    """Return the conclusion if pods of a revision are pending; None if they only start."""
+    if (pending := find_pending_reason(context, number)) is not None:
+        return Conclusion("False", *pending)
+    if terminating_pods.has_enough_terminating(context, number):
+        return Conclusion("False", DEPLOYING, f"revision {number}: {terminating_pods.describe_wait(context, number)}")
     return None
 
 
-def _missed_by_edges(draft: PlanContext, number: int, told: Condition | None) -> Conclusion | None:
-    """That no edge sees a healthy replica of it, or saw one when it last told; None else."""
-    healthy = edge_confirmation.reported_replicas(draft.service, number, draft.seen.edges)
+def _find_unhealthy(context: PlanContext, number: int, stored: Condition | None) -> Conclusion | None:
+    """Return the conclusion if no edge sees a healthy replica of a revision, now or in the last report; else None."""
+    healthy = edge_confirmation.reported_replicas(context.service, number, context.observed.edges)
     if healthy == 0:
-        return "False", _NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica"
-    # Who tells nothing takes nothing back.
-    if healthy is None and told is not None and told.reason == _NO_HEALTHY_REPLICA:
-        return "False", told.reason, told.message
+        return Conclusion("False", _NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica")
+    # Without a report of an edge, the stored condition stays.
+    if healthy is None and stored is not None and stored.reason == _NO_HEALTHY_REPLICA:
+        return Conclusion.of(stored)
     return None
 
 
-def _has_just_begun(draft: PlanContext, newest: RevisionStatus, told: Condition) -> bool:
-    """Whether it was told a moment ago that it is being deployed: what keeps Ray is worth telling of what lasts."""
-    deploying = (
-        told.status == "False" and told.reason == DEPLOYING and told.message.startswith(f"revision {newest.revision}:")
+def _is_new_deployment(context: PlanContext, newest: RevisionStatus, stored: Condition) -> bool:
+    """Whether a revision was reported as deploying a moment ago, so that a RayCluster without an answer is no problem yet."""
+    is_deploying = (
+        stored.status == "False"
+        and stored.reason == DEPLOYING
+        and stored.message.startswith(f"revision {newest.revision}:")
     )
-    return deploying and newest.since is not None and draft.now - newest.since < RAY_GRACE
+    return is_deploying and newest.since is not None and context.now - newest.since < RAY_GRACE
 
 
-def _has_traffic(draft: PlanContext, newest: RevisionStatus) -> bool:
-    if newest is draft.status.candidate and draft.progress is not None:
-        return state.has_traffic(draft.progress)
+def _has_traffic(context: PlanContext, newest: RevisionStatus) -> bool:
+    if newest is context.status.candidate and context.progress is not None:
+        return state.has_traffic(context.progress)
     return bool(newest.weight)
 
 
-def _is_refused_revision(draft: PlanContext) -> bool:
-    """Whether what the spec stands for failed and is held back: its reason must stay visible although stable is fine."""
-    hold = draft.hold
+def _is_failed_revision_held(context: PlanContext) -> bool:
+    """Whether the wanted revision failed and is held back. Its reason must stay visible although stable serves."""
+    hold = context.hold
     return hold is not None and hold.outcome == "Aborted" and not hold.reason.startswith("by command")
 
 
-def _traffic_synced(draft: PlanContext) -> Conclusion:
-    split = draft.split()
+def _traffic_synced(context: PlanContext) -> Conclusion:
+    split = context.desired_split()
     if split is None:
-        return "False", "NothingServes", "no revision is ready for traffic"
-    confirmation = edge_confirmation.confirm(draft.service, split, draft.seen.edges)
+        return Conclusion("False", "NothingServes", "no revision is ready for traffic")
+    confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
     if confirmation.confirmed:
-        return "True", "InForce", f"every edge has epoch {split.epoch} in force"
-    told = _before(draft, "TrafficSynced")
-    late = told is not None and told.status == "Unknown" and draft.now - told.last_transition_time >= CONFIRM_GRACE
-    if late or (told is not None and told.reason == "EdgeNotConfirmed"):
+        return Conclusion("True", "InForce", f"every edge has epoch {split.epoch} in force")
+    stored = context.stored_condition("TrafficSynced")
+    if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
-        return "False", "EdgeNotConfirmed", f"not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
-    return "Unknown", "Confirming", "waits for every edge to have the split in force"
+        message = f"epoch {split.epoch} is not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
+        return Conclusion("False", "EdgeNotConfirmed", message)
+    return Conclusion("Unknown", "Confirming", "waits for the edges to confirm the split")
 
 
-def secret_problem(draft: PlanContext) -> Conclusion | None:
-    """A Secret that the endpoint needs and that is not there, or that an edge cannot use, whatever split the edges have in force."""
-    if draft.spec is None:
+def _is_confirmation_late(context: PlanContext, stored: Condition) -> bool:
+    """Whether the edges have not confirmed the split for `CONFIRM_GRACE`, by the stored `TrafficSynced`."""
+    if stored.reason == "EdgeNotConfirmed":
+        return True
+    return stored.status == "Unknown" and context.now - stored.last_transition_time >= CONFIRM_GRACE
+
+
+def secret_problem(context: PlanContext) -> Conclusion | None:
+    """Return the conclusion if a Secret of the endpoint is missing, or if an edge cannot use it; else None."""
+    if context.spec is None:
         return None
-    needed, namespace = secrets.secret_references(draft.spec.endpoint), draft.seen.deployment["metadata"]["namespace"]
-    if (missing := secrets.find_missing_secrets(needed, draft.seen.secrets, namespace)) is not None:
-        return "False", *missing
-    told = edge_confirmation.find_edge_problems(draft.service, draft.seen.edges) if needed else []
-    return ("False", secrets.INVALID, "; ".join(f"{pod}: {what}" for pod, what in told)) if told else None
+    needed = secrets.secret_references(context.spec.endpoint)
+    namespace = context.observed.deployment["metadata"]["namespace"]
+    if (missing := secrets.find_missing_secrets(needed, context.observed.secrets, namespace)) is not None:
+        return Conclusion("False", *missing)
+    problems = edge_confirmation.find_edge_problems(context.service, context.observed.edges) if needed else []
+    message = "; ".join(f"{pod}: {problem}" for pod, problem in problems)
+    return Conclusion("False", secrets.INVALID, message) if problems else None
 
 
-def _route_accepted(draft: PlanContext) -> Conclusion | None:
-    """What became of the HTTPRoute; None where none is asked for. A spec that is refused leaves it as it was."""
-    if draft.spec is None or not draft.spec.endpoint.gateway.name:
+def _route_accepted(context: PlanContext) -> Conclusion | None:
+    """Return the conclusion about the HTTPRoute; None if the spec needs none, or is refused."""
+    if context.spec is None or not context.spec.endpoint.gateway.name:
         return None
-    seen = draft.seen
-    return http_route.evaluate_route(seen.deployment, draft.spec.endpoint, seen.route, served=seen.routes_served)
+    observed = context.observed
+    return Conclusion(
+        *http_route.evaluate_route(
+            observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
+        )
+    )
 
 
-def _progressing(draft: PlanContext) -> Conclusion:
-    progress, candidate = draft.progress, draft.status.candidate
-    asks = progress is not None and progress.paused is not None and progress.paused.reason == state.DEADLINE_EXCEEDED
-    if candidate is not None and candidate.retry_at is not None and not asks:
-        return (
-            "True",
-            "Retrying",
-            f"revision {candidate.revision} is tried again at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}",
+def _progressing(context: PlanContext) -> Conclusion:
+    progress, candidate = context.progress, context.status.candidate
+    paused = progress.paused if progress is not None else None
+    is_deadline_pause = paused is not None and paused.reason == state.DEADLINE_EXCEEDED
+    if candidate is not None and candidate.retry_at is not None and not is_deadline_pause:
+        return Conclusion(
+            "True", "Retrying", f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}"
         )
     if progress is not None and candidate is not None:
-        paused = progress.paused is not None or draft.held or draft.opens_at is not None
-        step = progress.step
-        waiting = (
-            explanations.describe_pause(progress) if progress.paused else f"waits for revision {candidate.revision}"
-        )
-        text = f"step {step.index} of {step.of}: {step.reason}" if step else waiting
-        why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
-        waits = f"; revision {draft.status.queued} waits until it has ended" if draft.status.queued else ""
-        waits += f"; {draft.dry_run_message}" if draft.dry_run_message else ""
-        if draft.is_giving_back:
-            return "True", "RollingBack", f"{why}{step.reason if step else ''}{waits}"
-        return "True", "Paused" if paused else "RollingOut", f"{why}{text}{waits}"
+        return _rollout_progressing(context, progress, candidate)
     if candidate is not None:
-        return "True", "Deploying", f"revision {candidate.revision} is being deployed{_and_waits(draft, candidate)}"
-    if draft.dry_run_message:
-        return "False", "DryRun", draft.dry_run_message
-    if draft.status.queued is not None and draft.own is not None:
-        return (
-            "False",
-            EXPERIMENT_RUNNING,
-            f"revision {draft.status.queued} waits until Experiment {draft.own.name} has ended",
+        return Conclusion(
+            "True", "Deploying", f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}"
         )
-    if draft.status.queued is not None:
-        drains = ", ".join(str(retiring.revision) for retiring in draft.status.retiring)
-        told = f"revision {draft.status.queued} waits until the replicas of revision {drains} are gone"
-        return "True", "Queued", told if drains else f"revision {draft.status.queued} begins"
-    if (hold := draft.hold) is not None:
-        return "False", hold.outcome, f"revision {hold.revision}: {_held_for(draft, hold)}"
-    if draft.capacity_shortage is not None and draft.status.stable is not None:
-        return "False", *draft.capacity_shortage
-    return "False", "Complete" if draft.status.stable else "NotStarted", ""
+    return _not_progressing(context)
 
 
-def _held_for(draft: PlanContext, hold: LastRollout) -> str:
-    """Why a revision is held back, and what became of a way back that was tried since."""
-    last = draft.status.last_rollout
+def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candidate: RevisionStatus) -> Conclusion:
+    """Return the conclusion of a rollout with a plan: its step, a queued revision, and the message of a dry run."""
+    step = progress.step
+    prefix = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
+    suffix = f"; revision {context.status.queued} waits until this rollout has ended" if context.status.queued else ""
+    suffix += f"; {context.dry_run_message}" if context.dry_run_message else ""
+    if context.is_giving_back:
+        return Conclusion("True", "RollingBack", f"{prefix}{step.reason if step else ''}{suffix}")
+    if step is not None:
+        text = f"step {step.index} of {step.of}: {step.reason}"
+    elif progress.paused is not None:
+        text = explanations.describe_pause(progress)
+    else:
+        text = f"waits for revision {candidate.revision}"
+    is_paused = progress.paused is not None or context.is_held or context.window_opens_at is not None
+    return Conclusion("True", "Paused" if is_paused else "RollingOut", f"{prefix}{text}{suffix}")
+
+
+def _not_progressing(context: PlanContext) -> Conclusion:
+    """Return the conclusion without a candidate: a dry run, a queued or held-back revision, or none of these."""
+    if context.dry_run_message:
+        return Conclusion("False", "DryRun", context.dry_run_message)
+    if context.status.queued is not None and context.experiment is not None:
+        message = f"revision {context.status.queued} waits until Experiment {context.experiment.name} has ended"
+        return Conclusion("False", EXPERIMENT_RUNNING, message)
+    if context.status.queued is not None:
+        draining = ", ".join(str(retiring.revision) for retiring in context.status.retiring)
+        message = f"revision {context.status.queued} waits until the replicas of revision {draining} are gone"
+        return Conclusion("True", "Queued", message if draining else f"revision {context.status.queued} starts next")
+    if (hold := context.hold) is not None:
+        return Conclusion("False", hold.outcome, f"revision {hold.revision}: {_hold_reason(context, hold)}")
+    if context.capacity_shortage is not None and context.status.stable is not None:
+        return Conclusion("False", *context.capacity_shortage)
+    return Conclusion("False", "Complete" if context.status.stable else "NotStarted", "")
+
+
+def _hold_reason(context: PlanContext, hold: LastRollout) -> str:
+    """Return why a revision is held back, and the outcome of a later rollback."""
+    last = context.status.last_rollout
     if (
         last is None
         or last.revision == hold.revision
@@ -268,76 +283,75 @@ def _held_for(draft: PlanContext, hold: LastRollout) -> str:
     return f"{hold.reason}; revision {last.revision}: {last.reason}"
 
 
-def _and_waits(draft: PlanContext, candidate: RevisionStatus) -> str:
-    """What else a candidate without steps waits for."""
-    opening = outcome.window_opening_for(draft, candidate)
+def _window_text(context: PlanContext, candidate: RevisionStatus) -> str:
+    """Return the window that a candidate without steps waits for, as the end of a sentence; may be empty."""
+    opening = outcome.window_opening_for(context, candidate)
     return f", {windows.describe_closed_windows(opening)}" if opening is not None else ""
 
 
-def _promoted(draft: PlanContext, traffic_synced: Conclusion) -> Conclusion:
-    if draft.wanted is None:
-        return "Unknown", "SpecRefused", ""
-    if draft.stable_number != draft.wanted.number or draft.status.candidate is not None:
-        return "False", "NotPromoted", f"revision {draft.wanted.number} does not have all traffic"
-    if traffic_synced[0] != "True":
-        return "False", "Confirming", traffic_synced[2]
-    return "True", "Promoted", f"revision {draft.wanted.number} has all traffic"
+def _promoted(context: PlanContext, traffic_synced: Conclusion) -> Conclusion:
+    if context.wanted is None:
+        return Conclusion("Unknown", "SpecRefused", "")
+    if context.stable_number != context.wanted.number or context.status.candidate is not None:
+        return Conclusion("False", "NotPromoted", f"revision {context.wanted.number} does not have all traffic")
+    if traffic_synced.status != "True":
+        return Conclusion("False", "Confirming", traffic_synced.message)
+    return Conclusion("True", "Promoted", f"revision {context.wanted.number} has all traffic")
 
 
-def _ready(draft: PlanContext, said: dict[str, Conclusion]) -> Conclusion:
-    """Whether the stable revision serves, as the edges see it: Ray being silent changes nothing for traffic."""
-    stable = draft.status.stable
+def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:
+    """Return whether stable serves, by the edges alone: traffic continues while Ray does not answer."""
+    stable = context.status.stable
     if stable is None:
-        cause = "SpecAccepted" if said["SpecAccepted"][0] == "False" else "RevisionReady"
-        _, reason, message = said[cause]
-        return "False", reason, message
-    synced = said["TrafficSynced"]
-    if synced[1] in (secrets.NOT_FOUND, secrets.INCOMPLETE):
+        cause = "SpecAccepted" if conclusions["SpecAccepted"].status == "False" else "RevisionReady"
+        return conclusions[cause]._replace(status="False")
+    synced = conclusions["TrafficSynced"]
+    if synced.reason in (secrets.NOT_FOUND, secrets.INCOMPLETE):
         return synced
-    healthy = edge_confirmation.reported_replicas(draft.service, stable.revision, draft.seen.edges)
+    healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)
     if healthy:
-        more = [*_what_fails(said), *_what_is_asked(draft)]
-        return "True", "Serving", "; ".join([f"revision {stable.revision} serves", *more])
-    if healthy is None and (kept := _as_told(draft, synced)) is not None:
-        return kept
-    return (
-        "False",
-        _NO_HEALTHY_REPLICA,
-        f"no edge sees a healthy replica of revision {stable.revision}: {said['TrafficSynced'][2]}",
-    )
+        more = [*_find_problem(conclusions), *_find_rollout_wait(context)]
+        return Conclusion("True", "Serving", "; ".join([f"revision {stable.revision} serves", *more]))
+    if healthy is None and (stored := _stored_ready(context, synced)) is not None:
+        return stored
+    message = f"no edge sees a healthy replica of revision {stable.revision}: {synced.message}"
+    return Conclusion("False", _NO_HEALTHY_REPLICA, message)
 
 
-def _as_told(draft: PlanContext, synced: Conclusion) -> Conclusion | None:
-    """That stable serves, where that was told and no edge tells otherwise, for as long as edges have to confirm a split.
+def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None:
+    """Return the stored `Ready` if stable served and no edge reports otherwise, until the edges are late with a split.
 
-    An agent that starts anew is away for seconds, in which its HAProxy serves on. In a cluster no request comes in without a ready edge.
+    An agent that restarts does not answer for seconds, while its HAProxy still serves. In a cluster, requests need a ready edge.
     """
-    told = _before(draft, "Ready")
-    if told is None or told.status != "True" or synced[0] == "False":
+    stored = context.stored_condition("Ready")
+    if stored is None or stored.status != "True" or synced.status == "False":
         return None
-    if draft.seen.in_cluster and not any(edge.ready for edge in draft.seen.edges):
+    if context.observed.in_cluster and not any(edge.ready for edge in context.observed.edges):
         return None
-    return told.status, told.reason, told.message
+    return Conclusion.of(stored)
 
 
-def _what_fails(said: dict[str, Conclusion]) -> list[str]:
-    """Why what the spec asks for is not what serves, for `kubectl get` shows the message of Ready. A start that goes on is no failure."""
-    shown = (
+def _find_problem(conclusions: dict[str, Conclusion]) -> list[str]:
+    """Return why the wanted revision does not serve, at most one text: `kubectl get` shows the message of Ready.
+
+    A revision that starts is no problem.
+    """
+    problem_statuses = (
         ("SpecAccepted", "False"),
         ("RevisionReady", "False"),
         ("Stalled", "True"),
         (http_route.ROUTE_ACCEPTED, "False"),
     )
-    for type_, bad in shown:
-        status, reason, message = said.get(type_, ("", "", ""))
-        if status == bad and reason != DEPLOYING:
-            return [f"{reason}: {message}"]
+    for type_, bad in problem_statuses:
+        found = conclusions.get(type_)
+        if found is not None and found.status == bad and found.reason != DEPLOYING:
+            return [f"{found.reason}: {found.message}"]
     return []
 
 
-def _what_is_asked(draft: PlanContext) -> list[str]:
-    """What a rollout waits for, a person or evidence: somebody who looks would else not know whether to wait too."""
-    candidate, progress = draft.status.candidate, draft.progress
+def _find_rollout_wait(context: PlanContext) -> list[str]:
+    """Return whether a rollout waits for a user or for evidence, at most one text, so that a reader knows whether to act."""
+    candidate, progress = context.status.candidate, context.progress
     if candidate is None or progress is None:
         return []
     if progress.paused is not None:
@@ -352,30 +366,26 @@ def _what_is_asked(draft: PlanContext) -> list[str]:
     return []
 
 
-def _stalled(draft: PlanContext, said: dict[str, Conclusion]) -> Conclusion:
-    status, reason, message = said["SpecAccepted"]
-    if status == "False":
-        return "True", reason, message
-    if (hold := draft.hold) is not None:
-        return "True", hold.outcome, f"revision {hold.revision} is held back: {_held_for(draft, hold)}"
-    candidate = draft.status.candidate
-    if draft.capacity_shortage is not None and candidate is None:
-        return "True", *draft.capacity_shortage
+def _stalled(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:
+    if conclusions["SpecAccepted"].status == "False":
+        return conclusions["SpecAccepted"]._replace(status="True")
+    if (hold := context.hold) is not None:
+        return Conclusion("True", hold.outcome, f"revision {hold.revision} is held back: {_hold_reason(context, hold)}")
+    candidate = context.status.candidate
+    if context.capacity_shortage is not None and candidate is None:
+        return Conclusion("True", *context.capacity_shortage)
     if candidate is not None and candidate.retry_at is None:
-        readiness = draft.readiness(candidate.revision)
+        readiness = context.readiness(candidate.revision)
         if readiness.failed and not readiness.retryable:
-            return "True", readiness.reason, f"revision {candidate.revision}: {readiness.message}"
-    if candidate is not None and _is_late(draft, candidate):
-        return (
-            "True",
-            state.DEADLINE_EXCEEDED,
-            f"{deadline.describe_deadline(draft)}: {said['RevisionReady'][2]}; it is tried on",
-        )
-    return "False", "", ""
+            return Conclusion("True", readiness.reason, f"revision {candidate.revision}: {readiness.message}")
+    if candidate is not None and _is_late(context, candidate):
+        message = f"{deadline.describe_deadline(context)}: {conclusions['RevisionReady'].message}; still retrying"
+        return Conclusion("True", state.DEADLINE_EXCEEDED, message)
+    return Conclusion("False", "", "")
 
 
-def _is_late(draft: PlanContext, candidate: RevisionStatus) -> bool:
-    """Whether a candidate that nothing pauses is tried on although its time is over: a first revision, or one without steps."""
-    if draft.status.stable is None:
-        return deadline.has_exceeded_deadline(draft, candidate)
-    return draft.progress is None and deadline.find_deadline_pause_reason(draft, candidate) != ""
+def _is_late(context: PlanContext, candidate: RevisionStatus) -> bool:
+    """Whether the operator retries a late candidate that no pause holds: a first revision, or one without steps."""
+    if context.status.stable is None:
+        return deadline.has_exceeded_deadline(context, candidate)
+    return context.progress is None and deadline.find_deadline_pause_reason(context, candidate) != ""

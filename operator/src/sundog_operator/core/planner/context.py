@@ -1,4 +1,4 @@
-"""What a plan reads, and the state it works on."""
+"""The observed state that a plan reads, and the context that its steps change."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.edge.secrets import KeysBySecret
 from sundog_operator.core.edge.split import Split
 from sundog_operator.core.events import KubernetesEvent
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation as ExperimentEvaluation
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
@@ -46,9 +46,14 @@ TERMINATING_EDGE_PERIOD: Final = timedelta(seconds=5)
 Json = dict[str, Any]
 
 
+def holds_rollouts(spec: ModelDeploymentSpec | None) -> bool:
+    """Whether a spec holds rollouts: it is refused, paused or a dry run."""
+    return spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutAttempt:
-    """A rollout's Experiment as it is stored. Without steps until its plan is frozen."""
+    """The stored Experiment of a rollout. It has no steps until its plan is frozen."""
 
     name: str
     uid: str
@@ -59,35 +64,36 @@ class RolloutAttempt:
 
 @dataclass(frozen=True, slots=True)
 class ObservedState:
-    """Everything a plan may look at.
+    """Everything that a plan may read about one ModelDeployment.
 
     Attributes:
         deployment: the stored ModelDeployment.
-        revisions: revisions in the ControllerRevisions that it owns.
-        taken: revision numbers that any ControllerRevision of its name pattern holds, foreign and unreadable ones included.
-        rollouts: the rollout Experiments that it owns.
+        revisions: the revisions in its ControllerRevisions.
+        taken: revision numbers of all ControllerRevisions of its name pattern, foreign and unreadable ones included.
+        rollouts: its rollout Experiments.
         experiment_names: names of all Experiments in the namespace.
         clusters: its RayClusters by name.
-        serves: what each of them serves.
-        clusters_taken: the RayClusters of all other ModelDeployments in the namespace, each once per ModelDeployment.
-        foreign: objects that stand where children of ours should, such as `ConfigMap sundog-edge`.
-        url: where the edge answers for it; empty while no edge runs.
-        split: its entry in the split document as it is stored; None where there is none.
-        host_taken_by: the ModelDeployment that has the host this one asks for; empty when it may have it.
-        image: what an empty `runtime.image` stands for.
-        secrets: the keys of each Secret that its endpoint names; None for one that does not exist.
+        serves: the Serve state of each of them.
+        clusters_of_others: the RayClusters of all other ModelDeployments in the namespace, each once per ModelDeployment.
+        edges: the namespace's edge pods and their evidence.
+        foreign: objects of other owners that have the names of its children, such as `ConfigMap sundog-edge`.
+        url: its address at the edge; empty while no edge runs.
+        split: its entry in the stored split document; None if there is none.
+        host_taken_by: the ModelDeployment that has the requested host; empty if the host is free.
+        image: the default for an empty `runtime.image`.
+        secrets: the keys of each Secret that its endpoint names; None for a Secret that does not exist.
         installation: of a Kubernetes cluster; None in local mode.
-        references: what its pods need beside it, as far as it was looked for.
-        pods: pods of its revisions, heads and stores of its RayClusters; none in local mode.
-        room: what is free of the accelerators that the spec asks for; None where it asks for none, or was not looked at.
-        route: the HTTPRoute of its name, where its endpoint names a Gateway.
-        routes_served: whether the API server knows HTTPRoutes, as far as that was looked at.
-        answer: the last one to the webhook of the step that the rollout is at; None where there is none yet.
-        readings: what Prometheus gave last, by slot (`rollout.checking`).
-        own: the Experiments of users on it.
-        salts: of all Experiments and ModelDeployments of the namespace that fix one, its own included.
-        storeless: why the edges can keep no outcomes although one of those asks for them, as a reason and a sentence; else empty.
-        arm_rooms: like `room`, by Experiment and arm, of those that may be the next to begin.
+        references: other objects that its pods need, as far as the operator looked for them.
+        pods: pods of its revisions, and of the heads and stores of its RayClusters; none in local mode.
+        room: free accelerators of the requested kind; None if the spec requests none, or the operator did not look.
+        route: the HTTPRoute of its name, if its endpoint names a Gateway.
+        routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
+        answer: the last answer of the current step's webhook; None if there is none yet.
+        readings: the newest result of each Prometheus query, by slot (`rollout.prometheus_checks`).
+        own: the users' Experiments on it.
+        salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
+        storeless: (reason, message) if the edges cannot store the outcomes that a user's Experiment needs; else empty texts.
+        arm_rooms: like `room`, by Experiment and arm, for the Experiments that may start next.
     """
 
     deployment: Json
@@ -126,27 +132,28 @@ class ObservedState:
 
 @dataclass(slots=True)
 class PlanContext:
-    """The state a plan works on; changed in memory only.
+    """The state that the steps of a plan read and change, in memory only.
 
     Attributes:
-        before: the status as it is stored.
-        wanted: the revision that the spec stands for; None while the spec is refused.
+        before: the stored status.
+        status: the status to write.
+        wanted: the revision of the spec; None while the spec is refused.
         rollout: the active rollout attempt.
-        commit: (Experiment name, status) to write before anything else moves.
-        rehearsal: what would begin if the spec did not ask for a dry run.
-        no_room: (reason, message) of why its pods would find no place.
-        shared: how what begins would share stable's replicas; None where its own come on top.
-        judgement: what the evidence says of the active attempt; None where none is weighed.
-        copies: how its candidate answers copies of requests; None where it gets none now.
-        own: the Experiment of a user that is under way.
-        own_statuses: what to write of Experiments of users, by name, before anything else moves.
-        own_judgement: what the evidence says of the one that is under way; None where none was weighed.
-        own_judged: the name of the one that this is of, which may have ended by it.
-        own_waits: why those of users that have not begun wait, by name, as (reason, message).
-        made: revisions that this plan creates beside the wanted one.
+        commit: (Experiment name, status) to write before anything else changes.
+        dry_run_message: the rollout that would start without `dryRun`.
+        capacity_shortage: (reason, message) if the wanted revision's pods do not fit.
+        shared: how a new candidate would share stable's replicas; None if it gets replicas of its own.
+        evaluation: the evaluation of the active attempt; None if there is none.
+        shadow: the comparison of the candidate's answers to copies of requests; None if it gets no copies now.
+        experiment: the user's Experiment that is active.
+        experiment_statuses: statuses of users' Experiments to write, by name, before anything else changes.
+        experiment_evaluation: the evaluation of the active Experiment; None if there is none.
+        evaluated_experiment: the name of the Experiment that `experiment_evaluation` is of. It may have ended in this plan.
+        experiment_waits: (reason, message) by name, for users' Experiments that have not started.
+        new_revisions: revisions that this plan creates beside the wanted one.
     """
 
-    seen: ObservedState
+    observed: ObservedState
     now: datetime
     service: str
     before: ModelDeploymentStatus
@@ -160,31 +167,31 @@ class PlanContext:
     capacity_shortage: tuple[str, str] | None = None
     shared: PlanInPlace | None = None
     evaluation: Evaluation | None = None
-    copies: ShadowComparison | None = None
-    own: UserExperiment | None = None
+    shadow: ShadowComparison | None = None
+    experiment: UserExperiment | None = None
     experiment_statuses: dict[str, ExperimentStatus] = field(default_factory=dict)
     experiment_evaluation: ExperimentEvaluation | None = None
     evaluated_experiment: str = ""
     experiment_waits: dict[str, tuple[str, str]] = field(default_factory=dict)
-    made: list[Revision] = field(default_factory=list)
+    new_revisions: list[Revision] = field(default_factory=list)
     objects_to_create: list[Json] = field(default_factory=list)
     events: list[KubernetesEvent] = field(default_factory=list)
 
     def is_report_due(self, status: ExperimentStatus) -> bool:
-        """Whether what is known is to be told again, though nothing moves: a status must not change with each request."""
+        """Whether a report is due without a transition. A status must not change with each request."""
         return self._is_older(status, REPORT_PERIOD)
 
     def has_terminating_edge(self, status: ExperimentStatus) -> bool:
-        """Whether an edge leaves: what it has counted will not be there to be read again, so it is written more often."""
-        return self._is_older(status, TERMINATING_EDGE_PERIOD) and any(edge.terminating for edge in self.seen.edges)
+        """Whether an edge terminates and the last report is old. Its counters will be gone, so they are written more often."""
+        return self._is_older(status, TERMINATING_EDGE_PERIOD) and any(edge.terminating for edge in self.observed.edges)
 
     def _is_older(self, status: ExperimentStatus, period: timedelta) -> bool:
-        """Whether what is told was counted so long ago. Of a time to come nothing was: the clock was set back."""
+        """Whether the last report is older than `period`, or in the future because the clock was set back."""
         at = status.counted_at
         return at is None or not timedelta(0) <= self.now - at < period
 
     def commit_rollout(self, status: ExperimentStatus) -> None:
-        """Write this status of the active attempt first."""
+        """Write this status of the active attempt before anything else."""
         if self.rollout is not None:
             self.commit = (self.rollout.name, status)
 
@@ -193,13 +200,13 @@ class PlanContext:
         self.status = self.status.model_copy(update=changes)
 
     def revision(self, number: int) -> Revision | None:
-        """A revision by number, the one that this plan creates included."""
+        """Return a revision by number, including those that this plan creates."""
         if self.wanted is not None and self.wanted.number == number:
             return self.wanted
-        return revisions.find_by_number((*self.made, *self.seen.revisions), number)
+        return revisions.find_by_number((*self.new_revisions, *self.observed.revisions), number)
 
     def find_deployed_number(self, digest: str, numbers: Iterable[int]) -> int | None:
-        """The number under which Serve runs content of that hash: a ControllerRevision that was deleted gets its number back."""
+        """Return the number under which Serve runs content of that hash, so that a deleted ControllerRevision keeps its number."""
         for number in sorted(numbers):
             app = self.serve_state_of(number).applications.get(names.application(self.service, number))
             if app is not None and (app.config.get("args") or {}).get("revisionHash") == digest:
@@ -207,89 +214,87 @@ class PlanContext:
         return None
 
     def cluster_of(self, number: int) -> ClusterView | None:
-        """The RayCluster of a revision, where it was looked at."""
-        return self.seen.clusters.get(desired_state.clusters_by_revision(self.status).get(number, self.status.cluster))
+        """Return the RayCluster of a revision, if it was observed."""
+        return self.observed.clusters.get(self._cluster_name(number))
 
     def serve_state_of(self, number: int) -> ServeState:
-        """What the RayCluster of a revision serves; unknown where it was not looked at."""
-        place = desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
-        return self.seen.serves.get(place, ServeState(known=False))
+        """Return the Serve state of a revision's RayCluster; unknown if it was not observed."""
+        return self.observed.serves.get(self._cluster_name(number), ServeState(known=False))
 
     def readiness(self, number: int) -> Readiness:
-        """What Serve reports of a revision."""
+        """Return the readiness of a revision, as Serve reports it."""
         revision = self.revision(number)
         if revision is None:
-            return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number} is gone")
-        if (
-            revisions.find_by_number(self.seen.revisions, number) is None
-            and self._place(number) not in self.seen.serves
-        ):
-            # Made by this plan: no status tells of it yet, and Serve is given what statuses tell.
+            return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number}: not found")
+        is_stored = revisions.find_by_number(self.observed.revisions, number) is not None
+        if not is_stored and self._cluster_name(number) not in self.observed.serves:
+            # This plan creates it. No status has it yet, and Serve is configured from statuses alone.
             return NOT_DEPLOYED
         return evaluate_readiness(self.service, revision, self.serve_state_of(number))
 
     def pods_of(self, number: int) -> list[Json]:
-        """The pods of a revision."""
+        """Return the pods of a revision."""
         return self._pods_with({names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)})
 
     def head_pods_of(self, number: int) -> list[Json]:
-        """The pods of the head of a revision's RayCluster."""
-        return self._pods_with({groups.LABEL_CLUSTER: self._place(number), groups.LABEL_NODE_TYPE: "head"})
+        """Return the head pods of a revision's RayCluster."""
+        return self._pods_with({groups.LABEL_CLUSTER: self._cluster_name(number), groups.LABEL_NODE_TYPE: "head"})
 
     def store_pods_of(self, number: int) -> list[Json]:
-        """The pods of the store of a revision's RayCluster."""
-        return self._pods_with(valkey.store_selector(self._place(number)))
+        """Return the store pods of a revision's RayCluster."""
+        return self._pods_with(valkey.store_selector(self._cluster_name(number)))
 
-    def _place(self, number: int) -> str:
+    def _cluster_name(self, number: int) -> str:
         return desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
 
     def _pods_with(self, labels: Mapping[str, str]) -> list[Json]:
-        return [pod for pod in self.seen.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
+        return [pod for pod in self.observed.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
 
     def available(self, number: int) -> int:
-        """Replicas that Serve runs and every ready edge sees healthy; none while Serve does not call the revision ready."""
+        """Return the replicas that run in Serve and are healthy at every ready edge; 0 while the revision is not ready."""
         return self.serving(number) if self.readiness(number).ready else 0
 
     def serving(self, number: int) -> int:
-        """Replicas that Serve runs and every ready edge sees healthy, also while others of the revision start."""
-        healthy = confirmation.healthy_replicas(self.service, number, self.seen.edges)
+        """Return the replicas that run in Serve and are healthy at every ready edge, also while others start."""
+        healthy = confirmation.healthy_replicas(self.service, number, self.observed.edges)
         return min(self.readiness(number).running, healthy)
 
-    def split(self) -> Split | None:
-        """What the edges should have in force after this plan; None while nothing is ready to serve."""
-        if self.own is not None:
+    def desired_split(self) -> Split | None:
+        """Return the split that the edges should have after this plan; None while no revision is ready to serve."""
+        if self.experiment is not None:
             return desired_state.desired_split(
-                self.seen.deployment, self.status, self.own.uid, self.experiment_progress
+                self.observed.deployment, self.status, self.experiment.uid, self.experiment_progress
             )
         uid = self.rollout.uid if self.rollout else ""
-        return desired_state.desired_split(self.seen.deployment, self.status, uid, self.progress)
+        return desired_state.desired_split(self.observed.deployment, self.status, uid, self.progress)
 
     @property
     def created(self) -> datetime | None:
-        """When the ModelDeployment was; None for one that is not stored yet."""
-        text = self.seen.deployment["metadata"].get("creationTimestamp")
+        """When the ModelDeployment was created; None if it is not stored yet."""
+        text = self.observed.deployment["metadata"].get("creationTimestamp")
         return parse_timestamp(text) if text else None
 
     def traffic_of(self, stable: int, attempt: str = "", epoch: int = 0) -> StableTraffic:
-        """What came to the service, with how long a revision takes that had all traffic: then, and under an attempt that goes on.
+        """Return the service's traffic and stable's latencies, from the time with all traffic and from `attempt`.
 
-        `epoch`: see `stable_traffic.of_attempts`.
+        `epoch`: see `stable_traffic.measure_traffic`.
         """
-        meta = self.seen.deployment["metadata"]
+        meta = self.observed.deployment["metadata"]
         attempts = [names.stable_attempt(self.service, stable, meta["uid"]), *([attempt] if attempt else ())]
-        now_s, made_s = self.now.timestamp(), self.created.timestamp() if self.created else 0.0
-        return stable_traffic.measure_traffic(self.service, attempts, self.seen.edges, now_s, made_s, epoch)
+        now_s, created_s = self.now.timestamp(), self.created.timestamp() if self.created else 0.0
+        return stable_traffic.measure_traffic(self.service, attempts, self.observed.edges, now_s, created_s, epoch)
 
     @property
-    def confirmed(self) -> bool:
-        """Whether every edge has that split in force."""
-        split = self.split()
-        return split is not None and confirmation.confirm(self.service, split, self.seen.edges).confirmed
+    def is_split_confirmed(self) -> bool:
+        """Whether every edge has the desired split in force."""
+        split = self.desired_split()
+        return split is not None and confirmation.confirm(self.service, split, self.observed.edges).confirmed
 
     @property
     def experiment_progress(self) -> ExperimentStatus | None:
-        """The status of the Experiment of a user that is under way, as it will be after this plan."""
-        return None if self.own is None else self.experiment_statuses.get(self.own.name, self.own.status)
+        """The status of the active user's Experiment, as it will be after this plan."""
+        experiment = self.experiment
+        return None if experiment is None else self.experiment_statuses.get(experiment.name, experiment.status)
 
     @property
     def stable_number(self) -> int | None:
@@ -297,23 +302,20 @@ class PlanContext:
         return self.status.stable.revision if self.status.stable else None
 
     @property
-    def held(self) -> bool:
-        """Whether rollouts stand still by the spec."""
-        return self.spec is None or self.spec.paused or self.spec.rollout.paused or self.spec.rollout.dry_run
+    def is_held(self) -> bool:
+        """Whether the spec holds rollouts."""
+        return holds_rollouts(self.spec)
 
     @property
     def is_fast_rollback(self) -> bool:
-        """Whether what the spec stands for was stable lately, and may be so again without steps."""
+        """Whether the wanted revision is in the rollback window, and may become stable without steps."""
         if self.spec is None or self.wanted is None:
             return False
         return self.wanted.number in rollback_window.revisions_in_window(self.spec.rollout, self.status.stable_before)
 
     @property
-    def opens_at(self) -> datetime | None:
-        """When traffic may move forward again by the windows of the spec; None while it may.
-
-        What goes back to a revision that was stable waits for none.
-        """
+    def window_opens_at(self) -> datetime | None:
+        """When the spec's windows let traffic advance again; None if they are open, and for a fast rollback."""
         progress = self.progress
         if self.spec is None or (progress is not None and state.is_fast_rollback(progress)):
             return None
@@ -321,41 +323,41 @@ class PlanContext:
 
     @property
     def replicas(self) -> int:
-        """Replicas for all of the traffic. A spec that is refused changes nothing.
+        """The replicas needed for all traffic. A refused spec changes nothing.
 
-        With autoscaling what Serve found stable to need, within the bounds; the fewest before there is a stable one. A number that two
-        revisions share is fixed until they do not.
+        With autoscaling this is Serve's target for stable, within the bounds; the minimum before there is a stable revision.
+        The number is fixed while two revisions share it.
         """
         known = self.status.stable or self.status.candidate
-        # In place no revision has all of them.
+        # In place, no single revision has all of them.
         shared = self.status.capacity.needed_replicas if self.status.capacity else None
         if self.spec is None:
-            # By load its replicas may have become more since.
-            return shared or (max(known.replicas, self.targets(known.revision)) if known else 1)
+            # Autoscaling may have raised its replicas meanwhile.
+            return shared or (max(known.replicas, self.target_replicas(known.revision)) if known else 1)
         scaling = self.spec.autoscaling
         if scaling is None:
             return self.spec.replicas
         if shared:
             return shared
-        return max(scaling.min_replicas, min(self._found_to_need(), scaling.max_replicas))
+        return max(scaling.min_replicas, min(self._autoscaled_replicas(), scaling.max_replicas))
 
-    def _found_to_need(self) -> int:
+    def _autoscaled_replicas(self) -> int:
         stable = self.status.stable
         if stable is None:
             return 0
-        found = self.targets(stable.revision) or stable.replicas
-        # Of its small share stable learns nothing, and an abort must not find it too small.
-        return max((found, *map(self.targets, self._with_more_than(stable))))
+        own = self.target_replicas(stable.revision) or stable.replicas
+        # With its small share stable needs few replicas, but an abort gives it all traffic at once.
+        return max((own, *map(self.target_replicas, self._revisions_with_more_traffic(stable))))
 
-    def _with_more_than(self, stable: RevisionStatus) -> list[int]:
-        """Revisions that have more of the traffic than stable, and for long. One with less may need many replicas because it is slow."""
+    def _revisions_with_more_traffic(self, stable: RevisionStatus) -> list[int]:
+        """Return revisions with more traffic than stable. A revision with less may need many replicas because it is slow."""
         candidate, progress = self.status.candidate, self.progress
         if candidate is not None and progress is not None and state.is_baking(progress):
             return [candidate.revision]
         return [arm.revision for arm in self.status.arms or () if arm.weight > stable.weight]
 
-    def targets(self, number: int) -> int:
-        """Replicas that Serve wants of a revision; 0 where nobody knows."""
+    def target_replicas(self, number: int) -> int:
+        """Return the replicas that Serve targets for a revision; 0 if unknown."""
         app = self.serve_state_of(number).applications.get(names.application(self.service, number))
         return sum(deployment.target_replicas for deployment in app.deployments) if app is not None else 0
 
@@ -370,7 +372,7 @@ class PlanContext:
 
     @property
     def in_place(self) -> PlanInPlace | None:
-        """How the candidate shares stable's replicas; None where its own come on top. Before its plan is frozen the status says so."""
+        """How the candidate shares stable's replicas; None if it has its own. Before its plan is frozen this is in the status."""
         if self.progress is not None:
             return self.progress.plan.in_place
         if self.status.candidate is None or not self.status.experiment:
@@ -379,18 +381,18 @@ class PlanContext:
 
     @property
     def is_giving_back(self) -> bool:
-        """Whether a candidate in place is on its way out, and has traffic still."""
+        """Whether a candidate in place ended and still gives its traffic back."""
         return self.progress is not None and self.progress.giving_back is not None
 
     def stored_condition(self, type_: str) -> Condition | None:
-        """A condition as it is stored."""
+        """Return a stored condition of the ModelDeployment."""
         return next((condition for condition in self.before.conditions if condition.type == type_), None)
 
     def is_held_back(self, number: int) -> bool:
-        """Whether a revision was aborted or rolled back, and not retried since."""
+        """Whether a revision was aborted or rolled back, and not retried since then."""
         return held_back_revisions.find_hold(self.status, number) is not None
 
     @property
     def hold(self) -> LastRollout | None:
-        """What the revision that the spec stands for is held back for; None where it is not."""
+        """The rollout for which the wanted revision is held back; None if it is not held back."""
         return held_back_revisions.find_hold(self.status, self.wanted.number) if self.wanted is not None else None

@@ -1,13 +1,12 @@
-"""What follows from statuses alone: which revisions a cluster runs and how the edges split. Nothing else may decide either."""
+"""Desired state that follows from statuses alone: the live revisions and the split. Nothing else may decide them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sundog_operator.api import DrainingRevision, ExperimentStatus, ModelDeploymentStatus, PlanGuardrail, RevisionStatus
-from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge import units
-from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback
+from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback, make_stable_split
 from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import header_match, resolve, shadow_comparison
@@ -15,10 +14,10 @@ from sundog_operator.core.rollout import state as rollout_state
 
 
 def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
-    """Replicas wanted of each revision that must be deployed.
+    """Return the desired replicas of each revision that must be deployed.
 
-    A candidate or an arm that waits for its next attempt is left out, which clears what Serve remembers of the failed one. Revisions
-    without traffic keep running until every edge has let go of them, and those that are kept warm for longer.
+    A candidate or an arm that waits for its next attempt is left out, so that Serve forgets the failed attempt. Revisions
+    without traffic run until every edge has released them, and warm ones longer.
     """
     live = {each.revision: max(each.replicas, 1) for each in (*status.kept, *status.retiring)}
     if status.candidate is not None and status.candidate.retry_at is None:
@@ -30,43 +29,43 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
 
 
 def revisions_in_status(status: ModelDeploymentStatus) -> list[RevisionStatus | DrainingRevision]:
-    """What the status tells of each of its revisions."""
+    """Return the statuses of all revisions in a ModelDeployment's status."""
     found: list[RevisionStatus | DrainingRevision] = [*status.kept, *status.retiring, *(status.arms or ())]
     found += [each for each in (status.candidate, status.stable) if each is not None]
     return found
 
 
 def clusters_by_revision(status: ModelDeploymentStatus) -> dict[int, str]:
-    """The RayCluster of each revision that the status tells of, deployed or not."""
+    """Return the RayCluster of each revision in the status, deployed or not."""
     return {each.revision: each.cluster or status.cluster for each in revisions_in_status(status)}
 
 
 def needed_clusters(status: ModelDeploymentStatus) -> frozenset[str]:
-    """Every RayCluster that the status needs: that of a revision yet to come included."""
+    """Return all RayClusters that the status needs, including that of the next revision."""
     return frozenset(filter(None, (status.cluster, *clusters_by_revision(status).values())))
 
 
 def desired_split(
     deployment: Mapping[str, Any], status: ModelDeploymentStatus, uid: str, rollout: ExperimentStatus | None
 ) -> Split | None:
-    """The split that the edges of a ModelDeployment should have in force; None while nothing is ready to serve.
+    """Return the split that the edges of a ModelDeployment should have in force; None while no revision is ready to serve.
 
-    `status` is what becomes of its own, `uid` that of the Experiment: it keys the counters, and salts the assignment where the plan has no
-    salt. `rollout` is the status of the Experiment that `status.experiment` names, a rollout's or one of a user's own, None where there is
-    none.
+    Args:
+        deployment: the stored ModelDeployment.
+        status: its status, as it will be.
+        uid: the uid of the Experiment. It keys the counters, and is the salt if the plan has none.
+        rollout: the status of the Experiment in `status.experiment`, a rollout's or a user's; None if there is none.
     """
     if status.stable is None:
         return None
-    own = rollout is not None and experiment_state.is_frozen(rollout)
-    if rollout is None or not (own or rollout_state.is_frozen(rollout)):
+    is_users = rollout is not None and experiment_state.is_frozen(rollout)
+    if rollout is None or not (is_users or rollout_state.is_frozen(rollout)):
         followed = status.candidate.revision if status.candidate else None
         meta = deployment["metadata"]
-        return _placed(
-            edge_split.make_stable_split(meta["name"], meta["uid"], status.stable.revision, followed), status
-        )
+        return _with_clusters(make_stable_split(meta["name"], meta["uid"], status.stable.revision, followed), status)
     plan = rollout.plan
     slow = _slow_us(plan.guardrails)
-    choosable = rollout.phase == rollout_state.RUNNING if own else _may_be_chosen(status, rollout)
+    choosable = rollout.phase == rollout_state.RUNNING if is_users else _can_be_selected(status, rollout)
     arms = tuple(
         SplitArm(
             name=arm.name,
@@ -87,19 +86,19 @@ def desired_split(
         unit=units.frozen_unit(plan),
         shadow=shadow_comparison.active_shadow(rollout),
         headers=header_match.active_headers(rollout),
-        feedback=_feedback(rollout) if own else None,
+        feedback=_feedback(rollout) if is_users else None,
     )
-    return _placed(split, status)
+    return _with_clusters(split, status)
 
 
-def _may_be_chosen(status: ModelDeploymentStatus, rollout: ExperimentStatus) -> bool:
-    """Whether overrides may lead to the candidate. One that is to be started anew has to leave Serve's document for that."""
-    waits = status.candidate is not None and status.candidate.retry_at is not None
-    return rollout_state.can_be_selected(rollout) and not waits
+def _can_be_selected(status: ModelDeploymentStatus, rollout: ExperimentStatus) -> bool:
+    """Whether overrides may select the candidate. One that waits for a retry is not in Serve's document."""
+    waits_for_retry = status.candidate is not None and status.candidate.retry_at is not None
+    return rollout_state.can_be_selected(rollout) and not waits_for_retry
 
 
 def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
-    """The outcomes that are taken, from the end of the warm-up on: a unit counts where it is first seen, which is to be evidence."""
+    """Return the accepted outcomes, from the end of the warm-up: a unit counts where it is first seen, which must be evidence."""
     outcomes = experiment_state.frozen_comparison(status).outcomes
     if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
         return None
@@ -108,22 +107,22 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:
-    """From how long on an answer is a slow one, by each latency that is compared: of stable's arms (True), and of others."""
+    """Return the thresholds of slow answers in microseconds, one per compared latency: of stable's arms (True) and of others."""
     known = [
         (each.threshold_microseconds, each.candidate_threshold_microseconds)
         for each in resolve.latency_guardrails(guardrails)
     ]
-    both = [(own, others) for own, others in known if own is not None and others is not None]
-    # One that is not known yet must not have the place of the next.
-    both = both if len(both) == len(known) else []
-    return {True: tuple(own for own, _ in both), False: tuple(others for _, others in both)}
+    pairs = [(stable, other) for stable, other in known if stable is not None and other is not None]
+    # Thresholds are matched by position, so none is set while one is unknown.
+    pairs = pairs if len(pairs) == len(known) else []
+    return {True: tuple(stable for stable, _ in pairs), False: tuple(other for _, other in pairs)}
 
 
-def _placed(split: Split, status: ModelDeploymentStatus) -> Split:
-    """The split with the RayCluster of each arm that has another one than the service."""
-    where = clusters_by_revision(status)
+def _with_clusters(split: Split, status: ModelDeploymentStatus) -> Split:
+    """Return the split with the RayCluster of each arm that is in another one than the service's."""
+    clusters = clusters_by_revision(status)
     arms = tuple(
-        replace(arm, cluster=place) if (place := where.get(arm.revision, status.cluster)) != status.cluster else arm
+        replace(arm, cluster=name) if (name := clusters.get(arm.revision, status.cluster)) != status.cluster else arm
         for arm in split.arms
     )
     return replace(split, arms=arms)
@@ -132,7 +131,7 @@ def _placed(split: Split, status: ModelDeploymentStatus) -> Split:
 def find_active_experiment(
     status: ModelDeploymentStatus, experiments: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, ExperimentStatus | None]:
-    """(uid, status) of the Experiment that a ModelDeployment's status names, out of those stored by name."""
+    """Return (uid, status) of the Experiment in a ModelDeployment's status, from the stored Experiments by name."""
     obj = experiments.get(status.experiment)
     if obj is None:
         return "", None

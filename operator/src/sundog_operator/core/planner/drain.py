@@ -1,63 +1,68 @@
-"""Revisions that lost their traffic: they drain, and go when no edge sends them anything any more."""
+"""Revisions without traffic: they drain, and are released once no edge sends them requests."""
 
 from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import DrainingRevision, RevisionStatus
 from sundog_operator.core.edge import confirmation
-from sundog_operator.core.planner import (
-    evaluation,
-    warm_revisions,
-)
+from sundog_operator.core.planner import evaluation, warm_revisions
 from sundog_operator.core.planner.context import PlanContext
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
 MAX_DRAINING: Final = 6
-"""Revisions, when another candidate begins: a status has room for 8, and the candidate and stable may have to drain beside them."""
+"""Draining revisions with which no new candidate starts. A status holds 8, and the candidate and stable may drain too."""
 
 
-def start_draining(draft: PlanContext, gone: RevisionStatus) -> None:
-    """Let a revision drain from now on, with as many replicas as load gave it: edges may send it requests for a while."""
-    others = tuple(r for r in draft.status.retiring if r.revision != gone.revision)
-    by_load = draft.targets(gone.revision) if draft.spec is not None and draft.spec.autoscaling is not None else 0
-    replicas = max(gone.replicas, by_load)
-    left = DrainingRevision(revision=gone.revision, cluster=gone.cluster, replicas=replicas, since=draft.now)
-    draft.set(retiring=(*others, left))
+def start_draining(context: PlanContext, revision: RevisionStatus) -> None:
+    """Start to drain a revision with its current replicas, because edges may still send it requests for a while."""
+    others = tuple(r for r in context.status.retiring if r.revision != revision.revision)
+    autoscaled = (
+        context.target_replicas(revision.revision)
+        if context.spec is not None and context.spec.autoscaling is not None
+        else 0
+    )
+    draining = DrainingRevision(
+        revision=revision.revision,
+        cluster=revision.cluster,
+        replicas=max(revision.replicas, autoscaled),
+        since=context.now,
+    )
+    context.set(retiring=(*others, draining))
 
 
-def release_drained_revisions(draft: PlanContext) -> None:
-    """Forget revisions that no edge sends anything to any more, and whose last requests had their time."""
-    if draft.commit is not None or draft.experiment_statuses:
+def release_drained_revisions(context: PlanContext) -> None:
+    """Release revisions that get no requests from any edge, once their last requests ended or timed out."""
+    if context.commit is not None or context.experiment_statuses:
         return
-    if not draft.status.retiring:
+    if not context.status.retiring:
         # A candidate that ended while it waited for its next attempt had nothing to drain.
-        _come_home(draft)
+        _adopt_stable_cluster(context)
         return
-    split = draft.split()
+    split = context.desired_split()
     if split is None:
-        draft.set(retiring=())  # nothing ever had traffic
+        context.set(retiring=())  # no revision ever had traffic
         return
-    if not confirmation.confirm(draft.service, split, draft.seen.edges).confirmed:
+    if not confirmation.confirm(context.service, split, context.observed.edges).confirmed:
         return
-    drained = tuple(retiring for retiring in draft.status.retiring if _is_drained(draft, retiring))
-    warm_revisions.retain_drained(draft, drained)
-    draft.set(retiring=tuple(retiring for retiring in draft.status.retiring if retiring not in drained))
-    _come_home(draft)
+    drained = tuple(retiring for retiring in context.status.retiring if _is_drained(context, retiring))
+    warm_revisions.retain_drained(context, drained)
+    context.set(retiring=tuple(retiring for retiring in context.status.retiring if retiring not in drained))
+    _adopt_stable_cluster(context)
 
 
-def _come_home(draft: PlanContext) -> None:
-    """Stable's RayCluster is the service's again once a candidate of another one is gone: that one may then go.
+def _adopt_stable_cluster(context: PlanContext) -> None:
+    """Make stable's RayCluster the service's again once a candidate in another RayCluster is gone.
 
-    Arms name no RayCluster where theirs is the service's, which then must not become another.
+    Not while there are arms: an arm without a RayCluster of its own is in the service's.
     """
-    status, stable = draft.status, draft.status.stable
+    status, stable = context.status, context.status.stable
     is_alone = status.candidate is None and not status.retiring and not status.arms
     if stable is not None and stable.cluster and is_alone:
-        draft.set(cluster=stable.cluster, stable=stable.model_copy(update={"cluster": ""}))
+        context.set(cluster=stable.cluster, stable=stable.model_copy(update={"cluster": ""}))
 
 
-def _is_drained(draft: PlanContext, retiring: DrainingRevision) -> bool:
-    deadline = timedelta(seconds=evaluation.request_deadline_s(draft.seen.split))
-    idle = confirmation.count_in_flight(draft.service, retiring.revision, draft.seen.edges) == 0
-    waited = draft.now - retiring.since
-    return waited >= DRAIN_GRACE and (idle or waited >= deadline + DRAIN_GRACE)
+def _is_drained(context: PlanContext, retiring: DrainingRevision) -> bool:
+    deadline = timedelta(seconds=evaluation.request_deadline_s(context.observed.split))
+    is_idle = confirmation.count_in_flight(context.service, retiring.revision, context.observed.edges) == 0
+    waited = context.now - retiring.since
+    return waited >= DRAIN_GRACE and (is_idle or waited >= deadline + DRAIN_GRACE)

@@ -1,4 +1,4 @@
-"""What a dry run tells: how what the spec stands for would take over, decided as if it were to begin now."""
+"""The message of a dry run: how the wanted revision would roll out if it started now."""
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core.planner import rollback_window
@@ -6,29 +6,29 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import freeze, plan_text
 
 
-def describe_rollout(draft: PlanContext, spec: ModelDeploymentSpec, stable: int, wanted: int, *, waits: bool) -> str:
-    """The whole of it in one sentence, which changes with stable's traffic alone. `waits`: for what is under way to end."""
-    return f"without dryRun: {_before(draft, waits=waits)}{_way(draft, spec, stable, wanted)}"
+def describe_rollout(context: PlanContext, spec: ModelDeploymentSpec, stable: int, wanted: int, *, waits: bool) -> str:
+    """Return it as one sentence, which changes only with stable's traffic. `waits`: for the end of the active rollout."""
+    return f"without dryRun: {_describe_active(context, waits=waits)}{_describe_steps(context, spec, stable, wanted)}"
 
 
-def _before(draft: PlanContext, *, waits: bool) -> str:
-    candidate = draft.status.candidate
+def _describe_active(context: PlanContext, *, waits: bool) -> str:
+    candidate = context.status.candidate
     if candidate is None:
         return ""
     rollout = f"the rollout of revision {candidate.revision}"
     return f"once {rollout} has ended, " if waits else f"ends {rollout}; "
 
 
-def _way(draft: PlanContext, spec: ModelDeploymentSpec, stable: int, wanted: int) -> str:
+def _describe_steps(context: PlanContext, spec: ModelDeploymentSpec, stable: int, wanted: int) -> str:
     if wanted == stable:
         return f"revision {stable} keeps all traffic"
     if spec.rollout.strategy not in freeze.STEPPED_STRATEGIES:
         return f"revision {wanted} gets all traffic from revision {stable} at once"
-    if draft.is_fast_rollback:
+    if context.is_fast_rollback:
         return f"{rollback_window.fast_rollback_reason(wanted)}, without steps"
-    plan = freeze.resolve_plan(spec.rollout, draft.traffic_of(stable), draft.replicas, draft.shared)
-    judged = plan_text.describe_guardrails(plan)
-    where = "beside" if draft.shared is None else "in the place of"
+    plan = freeze.resolve_plan(spec.rollout, context.traffic_of(stable), context.replicas, context.shared)
+    guardrails = plan_text.describe_guardrails(plan)
+    where = "beside" if context.shared is None else "in the place of"
     return f"{plan.strategy} of revision {wanted} {where} revision {stable}: {plan_text.format_steps(plan.steps)}" + (
-        f", by {judged}" if judged else ""
+        f", by {guardrails}" if guardrails else ""
     )

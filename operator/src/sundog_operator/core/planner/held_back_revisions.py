@@ -1,6 +1,6 @@
-"""What is not rolled out again: revisions that were aborted or rolled back. Pure.
+"""Held-back revisions: aborted or rolled back, and not rolled out again. Pure.
 
-Several may be held back at a time, for an edit may come back to one of them while another is under way, or has failed as well.
+Several may be held back at a time. An edit may go back to one of them while another rolls out, or after it failed too.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ MAX_HOLDS: Final = 10
 
 
 def is_failed_rollout(last: LastRollout | None) -> bool:
-    """Whether a rollout ended without its revision."""
+    """Whether a rollout was aborted or rolled back."""
     return last is not None and last.outcome in HELD_OUTCOMES
 
 
 def find_hold(status: ModelDeploymentStatus, number: int) -> LastRollout | None:
-    """What a revision is held back for; None where it is not."""
+    """Return the rollout for which a revision is held back; None if it is not held back."""
     found = next((each for each in status.held_back if each.revision == number), None)
     last = status.last_rollout
     return last if found is None and last is not None and last.revision == number and is_failed_rollout(last) else found
 
 
 def add_hold(before: Sequence[LastRollout], last: LastRollout) -> tuple[LastRollout, ...]:
-    """Those that are held back, the newest last, once that one is too."""
+    """Return the holds with a new one, the newest last."""
     return (*remove_hold(before, last.revision), last)[-MAX_HOLDS:]
 
 
 def remove_hold(before: Sequence[LastRollout], number: int) -> tuple[LastRollout, ...]:
-    """The same without one."""
+    """Return the holds without those of a revision."""
     return tuple(each for each in before if each.revision != number)

@@ -1,17 +1,20 @@
-"""The planner of a ModelDeployment: what is observed goes in, what to write comes out.
+"""The plan of one reconcile pass of a ModelDeployment: from the observed state to the objects to write.
 
-`plan` is pure, total and deterministic. It decides in a fixed order, each step reading what the earlier ones settled:
-accept the spec → know its revision → settle what ended → obey a command → choose a candidate → walk the rollout → let go of drained
-revisions → say what is true. Whatever moves traffic is committed in a status first; the Serve document and the split document follow from
-statuses alone (`core.live`), so the operator can die at any line.
+`make_plan` is pure, total and deterministic. Its steps run in a fixed order, and each reads the results of the earlier ones:
+accept the spec → find its revision → apply the outcome of an ended rollout → execute a command → choose a candidate →
+advance the rollout → release drained revisions → set conditions.
+
+A change of traffic is always committed in a status first. The Serve document and the split document follow from statuses
+alone (`planner.desired_state`). So the operator may stop at any line.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, RevisionStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import shadow_agreement
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
@@ -43,15 +46,15 @@ from sundog_operator.core.rollout import history, prometheus_checks, state, stat
 
 @dataclass(frozen=True, slots=True)
 class ReconcilePlan:
-    """What to write, in this order: creates, the Experiments' statuses, the status; then what is surplus goes. Nothing is written twice.
+    """What to write, in this order: new objects, the Experiments' statuses, the status; then deletions. Nothing is written twice.
 
     Attributes:
         rollout: (Experiment name, status) to commit, or None.
-        own: the same of Experiments of users.
-        surplus_revisions: names of ControllerRevisions beyond the history limit.
-        surplus_experiments: names of rollout Experiments beyond it.
-        requeue_after_s: when to look again without being woken, in seconds.
-        late_edges: edges whose pods to delete.
+        own: (Experiment name, status) of users' Experiments to commit.
+        surplus_revisions: names of ControllerRevisions beyond the history limit, to delete.
+        surplus_experiments: names of rollout Experiments beyond the history limit, to delete.
+        requeue_after_s: seconds until the next pass, unless a watch triggers one before.
+        edges_to_delete: edges whose pods to delete.
     """
 
     objects_to_create: tuple[Json, ...]
@@ -82,42 +85,42 @@ STEPS = (
 )
 
 
-def make_plan(seen: ObservedState, now: datetime) -> ReconcilePlan:
-    """Decide one pass."""
-    draft = _draft(seen, now)
+def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
+    """Decide one reconcile pass."""
+    context = _make_context(observed, now)
     for step in STEPS:
-        step(draft)
-    _walk(draft)
-    lifecycle.advance_experiment(draft)
-    drain.release_drained_revisions(draft)
-    warm_revisions.release_expired(draft)
-    planner_status.update_measured_fields(draft)
-    planner_conditions.set_conditions(draft)
-    rollout_conditions.set_rollout_conditions(draft)
-    experiment_conditions.set_conditions(draft)
-    lifecycle.report_data_quality(draft)
-    report_poison_requests(draft)
-    late = replace_stale_edge(draft)
+        step(context)
+    _advance_rollout(context)
+    lifecycle.advance_experiment(context)
+    drain.release_drained_revisions(context)
+    warm_revisions.release_expired(context)
+    planner_status.update_measured_fields(context)
+    planner_conditions.set_conditions(context)
+    rollout_conditions.set_rollout_conditions(context)
+    experiment_conditions.set_conditions(context)
+    lifecycle.report_data_quality(context)
+    report_poison_requests(context)
+    stale_edges = replace_stale_edge(context)
     return ReconcilePlan(
-        objects_to_create=tuple(draft.objects_to_create),
-        rollout=draft.commit,
-        status=draft.status,
-        surplus_revisions=_surplus_revisions(draft),
-        surplus_experiments=_surplus_experiments(draft),
-        events=tuple(draft.events),
-        requeue_after_s=requeue.requeue_after_s(draft),
-        edges_to_delete=late,
-        own=tuple(draft.experiment_statuses.items()),
+        objects_to_create=tuple(context.objects_to_create),
+        rollout=context.commit,
+        status=context.status,
+        surplus_revisions=_surplus_revisions(context),
+        surplus_experiments=_surplus_experiments(context),
+        events=tuple(context.events),
+        requeue_after_s=requeue.requeue_after_s(context),
+        edges_to_delete=stale_edges,
+        own=tuple(context.experiment_statuses.items()),
     )
 
 
-def _draft(seen: ObservedState, now: datetime) -> PlanContext:
-    stored = ModelDeploymentStatus.parse(seen.deployment.get("status"))
-    acceptance = accept_model_deployment(seen.deployment, seen.installation)
+def _make_context(observed: ObservedState, now: datetime) -> PlanContext:
+    stored = ModelDeploymentStatus.parse(observed.deployment.get("status"))
+    acceptance = accept_model_deployment(observed.deployment, observed.installation)
     return PlanContext(
-        seen=seen,
+        observed=observed,
         now=now.replace(microsecond=0),
-        service=seen.deployment["metadata"]["name"],
+        service=observed.deployment["metadata"]["name"],
         before=stored,
         status=stored,
         acceptance=acceptance,
@@ -125,76 +128,86 @@ def _draft(seen: ObservedState, now: datetime) -> PlanContext:
     )
 
 
-def _walk(draft: PlanContext) -> None:
-    """Let the rollout's state machine take one step, unless this plan commits something of it already."""
-    progress, candidate = draft.progress, draft.status.candidate
-    if progress is None or candidate is None or draft.commit is not None:
+def _advance_rollout(context: PlanContext) -> None:
+    """Tick the rollout's state machine, unless this plan commits a status of the rollout already."""
+    progress, candidate, attempt = context.progress, context.status.candidate, context.rollout
+    if progress is None or candidate is None or context.commit is not None:
         return
-    counted = evaluation.evaluate_rollout(draft)
-    attempt = draft.rollout
-    draft.copies = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", draft.seen.edges)
-    seen = state.RolloutInputs(
-        now=draft.now,
-        replicas=draft.replicas,
-        available=draft.available(candidate.revision),
-        serving=draft.serving(candidate.revision),
-        confirmed=draft.confirmed,
-        held=draft.held,
-        opens_at=draft.opens_at,
-        failure=deadline.find_failure(draft, candidate),
-        late=deadline.find_deadline_pause_reason(draft, candidate),
-        evidence=draft.evaluation,
-        answer=draft.seen.answer,
-        copies=draft.copies,
-        stable=draft.serving(draft.stable_number or 0),
-        dead=deadline.is_dead(draft, candidate),
-        patience=draft.spec.rollout.progress_deadline if draft.spec else state.GIVE_BACK_TIMEOUT,
-    )
+    counted = evaluation.evaluate_rollout(context)
+    context.shadow = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", context.observed.edges)
+    inputs = _rollout_inputs(context, candidate)
 
     def ticked(*, moved: bool) -> ExperimentStatus:
-        told = prometheus_checks.record_readings(
-            planner_status.report_metrics(draft, progress, moved=moved), draft.seen.readings
-        )
-        return state_machine.tick(told, seen)
+        reported = planner_status.report_metrics(context, progress, moved=moved)
+        return state_machine.tick(prometheus_checks.record_readings(reported, context.observed.readings), inputs)
 
     after = ticked(moved=False)
     if after != progress:
-        # Where anything moves more often than once a minute, what is known would never be told else.
+        # Frequent transitions must not delay the report of the metrics.
         after = ticked(moved=True)
-    after = planner_status.report_counts(draft, after, progress, counted, moved=False)
-    weighs = (draft.evaluation or draft.copies) is not None
-    if after != progress or (weighs and draft.has_terminating_edge(progress)):
-        # What was counted is written with what follows from it.
-        told = planner_status.report_counts(draft, after, progress, counted, moved=True)
-        if counted is not None:
-            told = told.model_copy(update={"tallies": counted.pack()})
-        if draft.copies is not None:
-            told = told.model_copy(update={"shadow": draft.copies.status})
-        if told != progress:
-            draft.commit_rollout(
-                history.record_point(told, planner_status.current_metrics(draft) or told.metrics, draft.now)
-            )
-            draft.events.extend(rollout_conditions.transition_events(draft, progress, after))
+    after = planner_status.report_counts(context, after, progress, counted, moved=False)
+    is_evaluated = (context.evaluation or context.shadow) is not None
+    if after != progress or (is_evaluated and context.has_terminating_edge(progress)):
+        _commit_rollout(context, progress, after, counted)
 
 
-def _surplus_revisions(draft: PlanContext) -> tuple[str, ...]:
-    """What is beyond the history. While the spec is refused nobody knows what may return, nor what was wanted and is held back."""
-    if draft.spec is None:
+def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.RolloutInputs:
+    return state.RolloutInputs(
+        now=context.now,
+        replicas=context.replicas,
+        available=context.available(candidate.revision),
+        serving=context.serving(candidate.revision),
+        confirmed=context.is_split_confirmed,
+        held=context.is_held,
+        opens_at=context.window_opens_at,
+        failure=deadline.find_failure(context, candidate),
+        late=deadline.find_deadline_pause_reason(context, candidate),
+        evidence=context.evaluation,
+        answer=context.observed.answer,
+        copies=context.shadow,
+        stable=context.serving(context.stable_number or 0),
+        dead=deadline.is_dead(context, candidate),
+        patience=context.spec.rollout.progress_deadline if context.spec else state.GIVE_BACK_TIMEOUT,
+    )
+
+
+def _commit_rollout(
+    context: PlanContext, before: ExperimentStatus, after: ExperimentStatus, counted: Counters | None
+) -> None:
+    """Commit a status of the rollout with the counts that led to its decision, and add its events."""
+    committed = planner_status.report_counts(context, after, before, counted, moved=True)
+    if counted is not None:
+        committed = committed.model_copy(update={"tallies": counted.pack()})
+    if context.shadow is not None:
+        committed = committed.model_copy(update={"shadow": context.shadow.status})
+    if committed == before:
+        return
+    metrics = planner_status.current_metrics(context) or committed.metrics
+    context.commit_rollout(history.record_point(committed, metrics, context.now))
+    context.events.extend(rollout_conditions.transition_events(context, before, after))
+
+
+def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
+    """Return the ControllerRevisions beyond the history limit.
+
+    None while the spec is refused: the rollback window and the wanted revision are then unknown.
+    """
+    if context.spec is None:
         return ()
-    kept = set(desired_state.live_revisions(draft.status)) | ({draft.wanted.number} if draft.wanted else set())
-    if draft.status.candidate is not None:
-        kept.add(draft.status.candidate.revision)
-    kept.update(arm.revision for arm in draft.status.arms or ())
-    kept.update(rollback_window.revisions_in_window(draft.spec.rollout, draft.status.stable_before))
-    gone = revisions.find_surplus(draft.seen.revisions, kept, draft.status.stable_before)
-    return tuple(names.application(draft.service, revision.number) for revision in gone)
+    kept = set(desired_state.live_revisions(context.status)) | ({context.wanted.number} if context.wanted else set())
+    if context.status.candidate is not None:
+        kept.add(context.status.candidate.revision)
+    kept.update(arm.revision for arm in context.status.arms or ())
+    kept.update(rollback_window.revisions_in_window(context.spec.rollout, context.status.stable_before))
+    surplus = revisions.find_surplus(context.observed.revisions, kept, context.status.stable_before)
+    return tuple(names.application(context.service, revision.number) for revision in surplus)
 
 
-def _surplus_experiments(draft: PlanContext) -> tuple[str, ...]:
+def _surplus_experiments(context: PlanContext) -> tuple[str, ...]:
     ended = [
         rollout
-        for rollout in draft.seen.rollouts
-        if state.is_over(rollout.status) and rollout.name != draft.before.experiment
+        for rollout in context.observed.rollouts
+        if state.is_over(rollout.status) and rollout.name != context.before.experiment
     ]
-    ended.sort(key=lambda rollout: (rollout.status.plan.frozen_at or draft.now, rollout.name))
+    ended.sort(key=lambda rollout: (rollout.status.plan.frozen_at or context.now, rollout.name))
     return tuple(rollout.name for rollout in ended[: max(0, len(ended) - revisions.HISTORY_LIMIT)])

@@ -1,14 +1,11 @@
-"""A status that was lost is rebuilt from the children; and which revision and RayCluster a pass works on."""
+"""Recovery of a lost status, and the choice of the revision and RayCluster of a pass."""
 
 from collections.abc import Sequence
 
 from sundog_operator.core import events, revisions
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import (
-    candidate_placement,
-    desired_state,
-)
+from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.outcome import make_last_rollout, make_revision_status, rollout_outcome
@@ -17,87 +14,93 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import state
 
 
-def assign_cluster(draft: PlanContext) -> None:
-    """Choose the first RayCluster."""
-    if not draft.status.cluster and draft.wanted is not None:
-        draft.set(cluster=choose_cluster(draft, draft.wanted.number))
+def assign_cluster(context: PlanContext) -> None:
+    """Choose the RayCluster of a ModelDeployment that has none."""
+    if not context.status.cluster and context.wanted is not None:
+        context.set(cluster=choose_cluster(context, context.wanted.number))
 
 
-def choose_cluster(draft: PlanContext, number: int) -> str:
-    """The RayCluster of a revision: one that this service uses already and whose pods have its image, else one with room.
+def choose_cluster(context: PlanContext, number: int) -> str:
+    """Return the RayCluster for a revision: one in use whose pods have its image, or one with room.
 
-    In local mode all heads are the same, and the first one chosen is kept. Nothing is started for a service whose edge can never be ours.
+    In local mode all heads are the same, and the first choice stays. There is none while a foreign object blocks the edge.
     """
-    if draft.seen.foreign and not draft.status.cluster:
+    if context.observed.foreign and not context.status.cluster:
         return ""
-    revision = draft.revision(number)
-    if draft.seen.installation is None or revision is None:
-        return draft.status.cluster or clusters.assign_cluster(draft.seen.clusters_of_others)
-    image = revision.image or draft.seen.image
-    used = sorted(name for name in desired_state.needed_clusters(draft.status) if names.is_ray_cluster_of(name, image))
-    return used[0] if used else clusters.assign_cluster(draft.seen.clusters_of_others, image)
+    revision = context.revision(number)
+    if context.observed.installation is None or revision is None:
+        return context.status.cluster or clusters.assign_cluster(context.observed.clusters_of_others)
+    image = revision.image or context.observed.image
+    used = sorted(
+        name for name in desired_state.needed_clusters(context.status) if names.is_ray_cluster_of(name, image)
+    )
+    return used[0] if used else clusters.assign_cluster(context.observed.clusters_of_others, image)
 
 
-def recover_lost_status(draft: PlanContext) -> None:
-    """Take up what serves where the status that said so was lost: the split document and the rollouts still tell.
+def recover_lost_status(context: PlanContext) -> None:
+    """Rebuild a lost status from the split document and the rollout Experiments.
 
-    Without this a ModelDeployment restored from a backup would be rolled out from nothing, over what serves. Where there is a candidate
-    nothing was lost: of a ModelDeployment made anew the document may still tell what its namesake served.
+    Without this, a ModelDeployment restored from a backup would start from nothing, although revisions serve. A status with a
+    candidate was not lost: the document may still have the split of a deleted ModelDeployment of the same name.
     """
-    if draft.status.stable is not None or draft.status.candidate is not None:
+    if context.status.stable is not None or context.status.candidate is not None:
         return
-    arms = {arm.get("name"): arm.get("revision") for arm in (draft.seen.split or {}).get("arms", ())}
+    arms = {arm.get("name"): arm.get("revision") for arm in (context.observed.split or {}).get("arms", ())}
     stable = arms.get(names.STABLE)
-    if not isinstance(stable, int) or draft.revision(stable) is None:
+    if not isinstance(stable, int) or context.revision(stable) is None:
         return
     attempts = sorted(
-        draft.seen.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or draft.now, attempt.name)
+        context.observed.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or context.now, attempt.name)
     )
     latest = attempts[-1] if attempts and state.is_frozen(attempts[-1].status) else None
     shared = latest.status.plan.in_place if latest is not None and not state.is_over(latest.status) else None
-    replicas = _serving(draft, [stable] if shared is None or latest is None else [stable, latest.revision])
+    replicas = _serving_replicas(context, [stable] if shared is None or latest is None else [stable, latest.revision])
     if replicas is None:
         return
-    # Where its arms are told apart from it, the service's cluster is that of its newest revision.
-    placed = {arm.get("revision"): str(arm.get("cluster", "")) for arm in (draft.seen.split or {}).get("arms", ())}
-    cluster = draft.status.cluster or str((draft.seen.split or {}).get("cluster", ""))
-    serving = make_revision_status(draft, stable, replicas).model_copy(update={"cluster": placed[stable]})
-    draft.set(stable=serving, cluster=cluster)
+    # If arms have other RayClusters, the service's is the one of its newest revision.
+    clusters_by_arm = {
+        arm.get("revision"): str(arm.get("cluster", "")) for arm in (context.observed.split or {}).get("arms", ())
+    }
+    cluster = context.status.cluster or str((context.observed.split or {}).get("cluster", ""))
+    serving = make_revision_status(context, stable, replicas).model_copy(update={"cluster": clusters_by_arm[stable]})
+    context.set(stable=serving, cluster=cluster)
     if latest is None:
         return
     if not state.is_over(latest.status):
-        draft.set(experiment=latest.name, candidate=make_revision_status(draft, latest.revision, replicas))
+        context.set(experiment=latest.name, candidate=make_revision_status(context, latest.revision, replicas))
         if shared is not None:
-            own = state.shared_replicas(latest.status, replicas, stands_still=True)
-            told = candidate_placement.make_capacity_status(draft.status.capacity, shared, replicas)
-            draft.set(stable=serving.model_copy(update={"replicas": own.stable}), capacity=told)
+            arm_replicas = state.shared_replicas(latest.status, replicas, stands_still=True)
+            capacity = candidate_placement.make_capacity_status(context.status.capacity, shared, replicas)
+            context.set(stable=serving.model_copy(update={"replicas": arm_replicas.stable}), capacity=capacity)
     elif latest.status.phase == state.STOPPED:
-        draft.set(last_rollout=make_last_rollout(draft, latest.revision, *rollout_outcome(latest.status), latest.name))
+        context.set(
+            last_rollout=make_last_rollout(context, latest.revision, *rollout_outcome(latest.status), latest.name)
+        )
 
 
-def _serving(draft: PlanContext, numbers: Sequence[int]) -> int | None:
-    """Replicas for all traffic, of what is taken up: of stable, or of two revisions that share them. None while nobody knows.
+def _serving_replicas(context: PlanContext, numbers: Sequence[int]) -> int | None:
+    """Return the replicas for all traffic of stable, or of two revisions that share them; None while unknown.
 
-    Where the spec is refused they are as many as serve: neither spec nor status tells more.
+    While the spec is refused this is the number of serving replicas.
     """
-    if draft.spec is not None:
-        return draft.replicas
-    told = [confirmation.reported_replicas(draft.service, number, draft.seen.edges) for number in numbers]
-    known = [count for count in told if count is not None]
-    return max(sum(known), draft.replicas) if len(known) == len(told) else None
+    if context.spec is not None:
+        return context.replicas
+    reported = [confirmation.reported_replicas(context.service, number, context.observed.edges) for number in numbers]
+    known = [count for count in reported if count is not None]
+    return max(sum(known), context.replicas) if len(known) == len(reported) else None
 
 
-def find_or_create_revision(draft: PlanContext) -> None:
-    """Find the revision that the spec stands for, or make it."""
-    if draft.spec is None:
+def find_or_create_revision(context: PlanContext) -> None:
+    """Find the revision of the spec, or create it."""
+    if context.spec is None:
         return
-    content = revisions.content_of(draft.spec)
+    content = revisions.content_of(context.spec)
     digest = revisions.content_hash(content)
-    found = revisions.find_by_hash(draft.seen.revisions, digest)
+    found = revisions.find_by_hash(context.observed.revisions, digest)
     if found is None:
-        live = set(live_revisions(draft.status))
-        number = draft.find_deployed_number(digest, live) or revisions.next_number((*draft.seen.taken, *live))
-        found = Revision(number, digest, content, revisions.image_of(content, draft.seen.image))
-        draft.objects_to_create.append(revisions.make_controller_revision(draft.seen.deployment, found))
-        draft.events.append(events.revision_created(found.number))
-    draft.wanted = found
+        live = set(live_revisions(context.status))
+        number = context.find_deployed_number(digest, live) or revisions.next_number((*context.observed.taken, *live))
+        found = Revision(number, digest, content, revisions.image_of(content, context.observed.image))
+        context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, found))
+        context.events.append(events.revision_created(found.number))
+    context.wanted = found

@@ -1,59 +1,79 @@
-"""When a ModelDeployment is looked at again."""
+"""The time until the next pass of a ModelDeployment."""
 
 from typing import Final
 
 from sundog_operator.core.planner.conditions import secret_problem
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.experiment import conditions as conditions_of_experiment
+from sundog_operator.core.planner.experiment.start import QUEUED
+from sundog_operator.core.rollout.state import RUNNING
 
 POLL_S: Final = 0.2
 WAITING_POLL_S: Final = 1.0
 EVIDENCE_POLL_S: Final = 5.0
-"""Between two looks at what the edges count: half of the shortest blocks."""
+"""Seconds between two evaluations: half of the shortest block."""
 RESYNC_S: Final = 15.0
 
 
-def requeue_after_s(draft: PlanContext) -> float:
-    """Poll while something is on its way, look after a step that waits, else look in from time to time."""
-    truths = {condition.type: condition.status for condition in draft.status.conditions}
-    # A ControllerRevision that was made is there; what a rollout or an arm needs next is decided by the next pass.
-    if draft.commit is not None or draft.made or any(each["kind"] == "Experiment" for each in draft.objects_to_create):
-        return 0.0
-    if (asked_s := conditions_of_experiment.requeue_after_s(draft)) is not None:
-        return asked_s
+def requeue_after_s(context: PlanContext) -> float:
+    """Return the seconds until the next pass: few while something changes, more while a step waits, else a resync."""
+    truths = {condition.type: condition.status for condition in context.status.conditions}
+    # The next pass decides what a new ControllerRevision or Experiment needs.
     if (
-        draft.status.candidate is None
-        and draft.status.queued is None
-        and not draft.status.retiring
+        context.commit is not None
+        or context.new_revisions
+        or any(each["kind"] == "Experiment" for each in context.objects_to_create)
+    ):
+        return 0.0
+    if (requested_s := _experiment_requeue_s(context)) is not None:
+        return requested_s
+    if (
+        context.status.candidate is None
+        and context.status.queued is None
+        and not context.status.retiring
         and truths["Ready"] == truths["TrafficSynced"] == "True"
     ):
-        # No watch tells of replicas that come or go.
-        return RESYNC_S if draft.status.ready_replicas == draft.status.replicas else WAITING_POLL_S
-    if _waits_for_a_window(draft) and truths["TrafficSynced"] == "True":
+        # There is no watch on replicas.
+        return RESYNC_S if context.status.ready_replicas == context.status.replicas else WAITING_POLL_S
+    if _is_waiting_for_window(context) and truths["TrafficSynced"] == "True":
         return WAITING_POLL_S
-    if truths.get("Stalled") == "True" and draft.status.stable is None:
+    if truths.get("Stalled") == "True" and context.status.stable is None:
         return RESYNC_S
-    candidate = draft.status.candidate
-    if candidate is not None and candidate.retry_at is not None and not draft.status.retiring:
-        return min(max((candidate.retry_at - draft.now).total_seconds(), POLL_S), RESYNC_S)
-    if secret_problem(draft) is not None and draft.status.candidate is None and not draft.status.retiring:
+    candidate = context.status.candidate
+    if candidate is not None and candidate.retry_at is not None and not context.status.retiring:
+        return min(max((candidate.retry_at - context.now).total_seconds(), POLL_S), RESYNC_S)
+    if secret_problem(context) is not None and context.status.candidate is None and not context.status.retiring:
         return WAITING_POLL_S
-    progress = draft.progress
-    collecting = (
+    progress = context.progress
+    is_collecting = (
         progress is not None
         and progress.step is not None
         and progress.step.since is not None
         and progress.epoch.confirmed
-        and not draft.is_giving_back
+        and not context.is_giving_back
     )
-    if collecting and (draft.evaluation or draft.copies) is not None and truths["TrafficSynced"] == "True":
+    if is_collecting and (context.evaluation or context.shadow) is not None and truths["TrafficSynced"] == "True":
         return EVIDENCE_POLL_S
-    return WAITING_POLL_S if collecting and truths["TrafficSynced"] == "True" else POLL_S
+    return WAITING_POLL_S if is_collecting and truths["TrafficSynced"] == "True" else POLL_S
 
 
-def _waits_for_a_window(draft: PlanContext) -> bool:
-    """Whether a candidate is ready and has no traffic yet, outside of windows."""
-    candidate = draft.status.candidate
-    if candidate is None or candidate.weight or draft.status.stable is None or draft.opens_at is None:
+def _is_waiting_for_window(context: PlanContext) -> bool:
+    """Whether a candidate is ready but has no traffic, because the windows are closed."""
+    candidate = context.status.candidate
+    if candidate is None or candidate.weight or context.status.stable is None or context.window_opens_at is None:
         return False
-    return draft.available(candidate.revision) >= candidate.replicas
+    return context.available(candidate.revision) >= candidate.replicas
+
+
+def _experiment_requeue_s(context: PlanContext) -> float | None:
+    """Return the seconds until the next pass for users' Experiments; None if no Experiment needs one."""
+    active = context.experiment_progress
+    if active is None:
+        status, queued = context.status, any(reason == QUEUED for reason, _ in context.experiment_waits.values())
+        starts_next = queued and not status.retiring and status.candidate is None and status.queued is None
+        return POLL_S if starts_next and context.capacity_shortage is None else None
+    if context.experiment is not None and context.experiment.name in context.experiment_statuses:
+        return 0.0
+    is_confirmed = context.is_split_confirmed
+    if active.phase != RUNNING or not is_confirmed:
+        return WAITING_POLL_S if is_confirmed else POLL_S
+    return WAITING_POLL_S if context.status.retiring else EVIDENCE_POLL_S

@@ -1,4 +1,4 @@
-"""Candidates and stable revisions that failed are tried again, later each time."""
+"""Retries of failed candidates and stable revisions, with exponential backoff."""
 
 from datetime import timedelta
 from typing import Final
@@ -12,60 +12,60 @@ RETRY_BASE_S: Final = 10.0
 RETRY_MAX_S: Final = 300.0
 
 
-def retry_candidate(draft: PlanContext) -> None:
-    """Take a candidate that cannot start out of the cluster, and put it back later where that can help."""
-    candidate = draft.status.candidate
+def retry_candidate(context: PlanContext) -> None:
+    """Remove a candidate that failed to start from its cluster, and retry it later if that can help."""
+    candidate = context.status.candidate
     if candidate is None:
         return
-    if not has_traffic(draft):
-        draft.set(candidate=apply_retry_backoff(draft, candidate))
+    if not has_traffic(context):
+        context.set(candidate=apply_retry_backoff(context, candidate))
     elif candidate.retry_at is not None:
-        # What serves is in the cluster, whatever a status from before says.
-        draft.set(candidate=candidate.model_copy(update={"retry_at": None}))
+        # A candidate with traffic is in the cluster, whatever the stored status has.
+        context.set(candidate=candidate.model_copy(update={"retry_at": None}))
 
 
-def apply_retry_backoff(draft: PlanContext, starting: AnyRevision) -> AnyRevision:
-    """A revision without traffic, out of the cluster for a while where it failed and another attempt can help."""
-    readiness = draft.readiness(starting.revision)
+def apply_retry_backoff(context: PlanContext, starting: AnyRevision) -> AnyRevision:
+    """Return a revision without traffic; `retry_at` removes it from its cluster for a while after a retryable failure."""
+    readiness = context.readiness(starting.revision)
     if starting.retry_at is not None:
-        back = draft.now >= starting.retry_at and readiness.known and not _is_deployed(draft, starting.revision)
-        return starting.model_copy(update={"retry_at": None}) if back else starting
+        is_due = context.now >= starting.retry_at and readiness.known and not _is_deployed(context, starting.revision)
+        return starting.model_copy(update={"retry_at": None}) if is_due else starting
     if not readiness.failed:
         return starting
     failures = starting.failures + 1
-    # What cannot be retried is found failed again at every pass; Stalled says since the first one.
-    told = next((c for c in draft.before.conditions if c.type == "Stalled"), None)
-    if readiness.retryable or told is None or told.reason != readiness.reason:
-        draft.events.append(events.revision_failed(starting.revision, readiness.reason, readiness.message, failures))
+    # A final failure is found again in each pass; the stored Stalled condition shows that it is not new.
+    stalled = context.stored_condition("Stalled")
+    if readiness.retryable or stalled is None or stalled.reason != readiness.reason:
+        context.events.append(events.revision_failed(starting.revision, readiness.reason, readiness.message, failures))
     if not readiness.retryable:
         return starting
-    return starting.model_copy(update={"failures": failures, "retry_at": draft.now + _delay(failures - 1)})
+    return starting.model_copy(update={"failures": failures, "retry_at": context.now + _delay(failures - 1)})
 
 
-def _is_deployed(draft: PlanContext, number: int) -> bool:
-    """Whether Serve has a revision still. Before it has forgotten it, another attempt would be the same one: also of what only hangs."""
-    return names.application(draft.service, number) in draft.serve_state_of(number).applications
+def _is_deployed(context: PlanContext, number: int) -> bool:
+    """Whether Serve still has a revision. Until Serve has removed it, a retry would change nothing."""
+    return names.application(context.service, number) in context.serve_state_of(number).applications
 
 
-def retry_stable(draft: PlanContext) -> None:
-    """Start a stable revision anew that could not come back, after a restart of its cluster, say.
+def retry_stable(context: PlanContext) -> None:
+    """Start a stable revision again that failed to come back, for example after a restart of its cluster.
 
-    It stays in the cluster: another attempt number makes Serve build it again.
+    It stays in the cluster: a new attempt number makes Serve build it again.
     """
-    stable = draft.status.stable
+    stable = context.status.stable
     if stable is None:
         return
-    readiness = draft.readiness(stable.revision)
-    dead = readiness.failed and not readiness.running
-    if not dead and stable.retry_at is not None and readiness.known:
-        draft.set(stable=stable.model_copy(update={"retry_at": None}))
-    elif dead and stable.retry_at is None:
-        draft.events.append(
+    readiness = context.readiness(stable.revision)
+    is_down = readiness.failed and not readiness.running
+    if not is_down and stable.retry_at is not None and readiness.known:
+        context.set(stable=stable.model_copy(update={"retry_at": None}))
+    elif is_down and stable.retry_at is None:
+        context.events.append(
             events.revision_failed(stable.revision, readiness.reason, readiness.message, stable.failures + 1)
         )
-        draft.set(stable=stable.model_copy(update={"retry_at": draft.now + _delay(stable.failures)}))
-    elif dead and stable.retry_at is not None and draft.now >= stable.retry_at:
-        draft.set(stable=stable.model_copy(update={"failures": stable.failures + 1, "retry_at": None}))
+        context.set(stable=stable.model_copy(update={"retry_at": context.now + _delay(stable.failures)}))
+    elif is_down and stable.retry_at is not None and context.now >= stable.retry_at:
+        context.set(stable=stable.model_copy(update={"failures": stable.failures + 1, "retry_at": None}))
 
 
 def _delay(failures: int) -> timedelta:

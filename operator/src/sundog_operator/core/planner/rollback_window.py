@@ -1,7 +1,7 @@
-"""Which revisions were stable before, and which of them may return without steps.
+"""The rollback window: earlier stable revisions, and those that may become stable again without steps.
 
-What is remembered is a way back: who goes back to a revision leaves those that came after it, and has a reason to. A revision that had
-traffic as a candidate and lost it is forgotten too, however long it was stable once.
+A rollback to a revision removes the revisions after it from the history. A revision that lost its traffic as a candidate is
+removed too, even if it was stable for long.
 """
 
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from typing import Final
 from sundog_operator.api import Rollout
 
 MAX_STABLE_HISTORY: Final = 20
-"""As many as `rollbackWindow.revisions` can ask for."""
+"""The maximum of `rollbackWindow.revisions`."""
 
 
-def record_promotion(before: Sequence[int], left: int | None, number: int) -> tuple[int, ...]:
-    """Revisions that were stable, the newest first, once `number` is stable in place of `left`."""
+def record_promotion(before: Sequence[int], previous: int | None, number: int) -> tuple[int, ...]:
+    """Return the earlier stable revisions, the newest first, after `number` replaced `previous`."""
     if number in before:
         return tuple(before[before.index(number) + 1 :])
-    return tuple(before if left in (None, number) else (left, *before))[:MAX_STABLE_HISTORY]
+    return tuple(before if previous in (None, number) else (previous, *before))[:MAX_STABLE_HISTORY]
 
 
 def forget_revision(before: Sequence[int], number: int) -> tuple[int, ...]:
-    """The same, once `number` turned out to be none to go back to."""
+    """Return the earlier stable revisions without `number`."""
     return tuple(each for each in before if each != number)
 
 
 def revisions_in_window(rollout: Rollout, before: Sequence[int]) -> tuple[int, ...]:
-    """The revisions that may return without steps."""
+    """Return the revisions that may become stable again without steps."""
     limits = rollout.rollback_window
     return tuple(before[: limits.revisions]) if limits is not None else ()
 
 
 def fast_rollback_reason(number: int) -> str:
-    """Why a rollout of that revision has no steps."""
+    """Return why a rollout of that revision has no steps."""
     return f"returns to revision {number}, within rollbackWindow"

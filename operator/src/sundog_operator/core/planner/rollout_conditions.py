@@ -1,10 +1,6 @@
 """Conditions and events of the Experiment that records a rollout."""
 
-from sundog_operator.api import (
-    ConditionSet,
-    ExperimentStatus,
-    experiment_conditions,
-)
+from sundog_operator.api import ConditionSet, ExperimentStatus, experiment_conditions
 from sundog_operator.core import events
 from sundog_operator.core.analysis import power
 from sundog_operator.core.events import KubernetesEvent
@@ -21,14 +17,14 @@ from sundog_operator.core.rollout import (
 )
 
 
-def transition_events(draft: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
-    """The events of one transition; its end is told once the status of the ModelDeployment has it."""
-    rollout, paused, weight = draft.rollout, after.paused, state.canary_weight(after)
+def transition_events(context: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
+    """Return the events of one transition. The end of a rollout gets its event from the status of the ModelDeployment."""
+    rollout, paused, weight = context.rollout, after.paused, state.canary_weight(after)
     if rollout is None or state.is_over(after):
         return []
     if paused is not None and paused != before.paused and paused.reason != state.MANUAL:
-        told = explanations.describe_pause(after)
-        return [events.rollout_paused(rollout.name, after.epoch.number, paused.reason, told, paused.since)]
+        message = explanations.describe_pause(after)
+        return [events.rollout_paused(rollout.name, after.epoch.number, paused.reason, message, paused.since)]
     if (
         before.paused is not None
         and baseline_outage.is_paused_for_baseline(before)
@@ -44,70 +40,70 @@ def transition_events(draft: PlanContext, before: ExperimentStatus, after: Exper
     return []
 
 
-def set_rollout_conditions(draft: PlanContext) -> None:
-    """Set the conditions of the Experiment whose status is about to be committed."""
+def set_rollout_conditions(context: PlanContext) -> None:
+    """Set the conditions of the rollout Experiment whose status this plan commits."""
     attempt = next(
-        (rollout for rollout in draft.seen.rollouts if draft.commit and rollout.name == draft.commit[0]), None
+        (rollout for rollout in context.observed.rollouts if context.commit and rollout.name == context.commit[0]), None
     )
-    if draft.commit is None or attempt is None:
+    if context.commit is None or attempt is None:
         return
-    name, status = draft.commit
-    conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=draft.now)
+    name, status = context.commit
+    conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=context.now)
     mark_running = conditions.mark_false if state.is_over(status) else conditions.mark_true
     reason = status.verdict.reason.partition(":")[0] if state.is_over(status) else status.phase
-    mark_running("Running", reason, status.verdict.reason if state.is_over(status) else "", at=draft.now)
-    conditions.mark_true("Ready", status.phase, "", at=draft.now)
-    _mark_evidence(draft, status, conditions)
+    mark_running("Running", reason, status.verdict.reason if state.is_over(status) else "", at=context.now)
+    conditions.mark_true("Ready", status.phase, "", at=context.now)
+    _mark_evidence(context, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
-    draft.commit = (name, notifications.add_notices(attempt.status, status.model_copy(update=update), draft.now))
+    context.commit = (name, notifications.add_notices(attempt.status, status.model_copy(update=update), context.now))
 
 
-def _mark_evidence(draft: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:
+def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:
     if not status.plan.guardrails:
         why = freeze.no_evidence_reason(status.plan)
-        told = why if status.plan.reason else NOT_EVALUATED
-        conditions.mark_unknown("DataQuality", "NotEvaluated", told, at=draft.now)
+        message = why if status.plan.reason else NOT_EVALUATED
+        conditions.mark_unknown("DataQuality", "NotEvaluated", message, at=context.now)
         if status.verdict.decision == freeze.UNDECIDED:
-            conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, why), at=draft.now)
+            conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided_message(status, why), at=context.now)
         else:
-            conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
+            conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
         return
-    broken = draft.evaluation.broken if draft.evaluation else ""
-    if broken:
-        conditions.mark_false("DataQuality", "SampleRatioMismatch", broken, at=draft.now)
-    elif draft.evaluation is not None and draft.evaluation.unreachable_edges:
-        told = f"no gate opens before {', '.join(draft.evaluation.unreachable_edges)} has told what was counted there"
-        conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=draft.now)
-    elif draft.evaluation is not None:
-        conditions.mark_true("DataQuality", "Consistent", _lost(*draft.evaluation.lost), at=draft.now)
+    mismatch = context.evaluation.broken if context.evaluation else ""
+    if mismatch:
+        conditions.mark_false("DataQuality", "SampleRatioMismatch", mismatch, at=context.now)
+    elif context.evaluation is not None and context.evaluation.unreachable_edges:
+        message = f"gates wait for the counters of {', '.join(context.evaluation.unreachable_edges)}"
+        conditions.mark_unknown("DataQuality", "EdgeSilent", message, at=context.now)
+    elif context.evaluation is not None:
+        conditions.mark_true("DataQuality", "Consistent", _lost_message(*context.evaluation.lost), at=context.now)
     elif not state.is_evaluated(status):
-        conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=draft.now)
-    # What the gates have let pass may still be rolled back, as in a bake.
-    settled = state.is_over(status) or state.is_decided_by_copies(status)
-    if status.verdict.decision == freeze.UNDECIDED or not settled:
-        conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, _waits_for(status)), at=draft.now)
+        conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=context.now)
+    # A step that passed its gate may still be rolled back, for example in a bake.
+    is_settled = state.is_over(status) or state.is_decided_by_copies(status)
+    if status.verdict.decision == freeze.UNDECIDED or not is_settled:
+        conditions.mark_false(
+            "Conclusive", freeze.UNDECIDED, _undecided_message(status, _missing_evidence(status)), at=context.now
+        )
     else:
-        conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
+        conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
 
 
-def _undecided(status: ExperimentStatus, why: str) -> str:
-    """Why evidence decides nothing yet, and what may promote without it; of one that has ended, how."""
+def _undecided_message(status: ExperimentStatus, why: str) -> str:
+    """Return why the evidence is undecided, and what may promote without it; or how an ended rollout ended."""
     if state.is_over(status) and (status.plan.guardrails or status.without_evidence):
         return status.verdict.reason
     return "; ".join(filter(None, (why, steps_without_evidence.describe_exceptions(status.plan))))
 
 
-def _lost(stable: int, canary: int) -> str:
-    """How many requests that were to be evidence have no known end; empty where all have one."""
+def _lost_message(stable: int, canary: int) -> str:
+    """Return how many requests of the evidence have an unknown result; empty if none."""
     if not stable + canary:
         return ""
-    return (
-        f"{stable} of {names.STABLE}'s requests and {canary} of the candidate's were lost, nobody knows how they ended"
-    )
+    return f"the result of {stable} requests of {names.STABLE} and {canary} of {names.CANARY} is unknown"
 
 
-def _waits_for(status: ExperimentStatus) -> str:
-    """What evidence is missing, and whether the plan gives it too little time; of a bake, what it waits for."""
+def _missing_evidence(status: ExperimentStatus) -> str:
+    """Return the missing evidence, and a warning if the plan allows too little time; in a bake, what it waits for."""
     if state.is_baking(status) and status.step is not None:
         return status.step.reason
     return "; ".join(

@@ -1,18 +1,11 @@
-"""Fields of the status that tell what was observed: metrics, counts, capacity and startup."""
+"""Observed fields of the status: metrics, counts, capacity and startup."""
 
 import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sundog_operator.api import (
-    ArmStatus,
-    CapacityStatus,
-    ExperimentStatus,
-    MetricStatus,
-    RevisionStatus,
-    Startup,
-)
+from sundog_operator.api import ArmStatus, CapacityStatus, ExperimentStatus, MetricStatus, RevisionStatus, Startup
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import counters
 from sundog_operator.core.analysis.counters import Counters
@@ -23,112 +16,116 @@ from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status
 from sundog_operator.core.ray import startup
-from sundog_operator.core.rollout import (
-    state,
-)
+from sundog_operator.core.rollout import state
 from sundog_operator.core.stats.findings import MetricVerdict
 
-NOT_EVALUATED: Final = "counters are kept, but no evidence is weighed in a rollout without a gate of evidence"
-EVALUATED_IN_BAKE: Final = "copies are compared; evidence of traffic is weighed in the bake"
+NOT_EVALUATED: Final = "the edges count requests, but a rollout without an evidence gate is not evaluated"
+EVALUATED_IN_BAKE: Final = "the answers to copies are compared; traffic is evaluated in the bake"
 
 
-def report_metrics(draft: PlanContext, status: ExperimentStatus, *, moved: bool = False) -> ExperimentStatus:
-    """Project what the evidence says: with every transition, once a minute, and as soon as there is anything."""
-    known = current_metrics(draft)
-    if known is None or not (moved or draft.is_report_due(status) or _nothing(status.metrics) > _nothing(known)):
+def report_metrics(context: PlanContext, status: ExperimentStatus, *, moved: bool = False) -> ExperimentStatus:
+    """Return the status with the current metrics: at each transition, once a minute, and as soon as a metric has data."""
+    known = current_metrics(context)
+    if known is None or not (
+        moved or context.is_report_due(status) or _count_without_data(status.metrics) > _count_without_data(known)
+    ):
         return status
-    shadow = draft.copies.status if draft.copies else status.shadow
+    shadow = context.shadow.status if context.shadow else status.shadow
     return status.model_copy(update={"metrics": known, "shadow": shadow})
 
 
-def current_metrics(draft: PlanContext) -> tuple[MetricStatus, ...] | None:
-    """What is known of each metric, of those that copies are compared by too; None where nothing is weighed."""
-    if draft.evaluation is None and draft.copies is None:
+def current_metrics(context: PlanContext) -> tuple[MetricStatus, ...] | None:
+    """Return the current metrics, including those of the shadow comparison; None if nothing is evaluated."""
+    if context.evaluation is None and context.shadow is None:
         return None
-    copies = draft.copies.metrics if draft.copies else ()
-    return (*copies, *(draft.evaluation.metrics if draft.evaluation else ()))
+    shadow = context.shadow.metrics if context.shadow else ()
+    return (*shadow, *(context.evaluation.metrics if context.evaluation else ()))
 
 
-def _nothing(metrics: Sequence[MetricStatus]) -> float:
-    """Of how many metrics nothing is known; of more than any where none is named."""
+def _count_without_data(metrics: Sequence[MetricStatus]) -> float:
+    """Return the number of metrics without data; infinity if there are no metrics."""
     return sum(each.verdict == MetricVerdict.NO_DATA for each in metrics) if metrics else math.inf
 
 
 def report_counts(
-    draft: PlanContext, status: ExperimentStatus, before: ExperimentStatus, counted: Counters | None, *, moved: bool
+    context: PlanContext, status: ExperimentStatus, before: ExperimentStatus, counted: Counters | None, *, moved: bool
 ) -> ExperimentStatus:
-    """Project what was counted into the arms: at every transition, else once a minute; a status must not change with each request.
+    """Return the status with the requests of each arm: at each transition, else once a minute.
 
-    `counted` is what is known of edges that are gone as well; None where no evidence is weighed.
+    A status must not change with each request. `counted` includes edges that are gone; None if nothing is evaluated.
     """
-    if draft.rollout is None or not (moved or draft.is_report_due(status)):
+    if context.rollout is None or not (moved or context.is_report_due(status)):
         return status
-    arms = tuple(_counted(arm, draft.rollout.uid, draft.seen.edges, counted) for arm in status.arms)
+    arms = tuple(_with_counts(arm, context.rollout.uid, context.observed.edges, counted) for arm in status.arms)
     if arms == status.arms and status.metrics == before.metrics:
         return status
-    return status.model_copy(update={"arms": arms, "counted_at": draft.now})
+    return status.model_copy(update={"arms": arms, "counted_at": context.now})
 
 
-def _counted(arm: ArmStatus, attempt: str, edges: Sequence[EdgeReport], counted: Counters | None) -> ArmStatus:
+def _with_counts(arm: ArmStatus, attempt: str, edges: Sequence[EdgeReport], counted: Counters | None) -> ArmStatus:
     requests, errors = counters.monotonic_totals(
         arm, request_counts.count_requests_and_errors(attempt, arm.name, edges), counted
     )
     update: dict[str, int] = {"requests": requests, "errors": errors}
-    by_header, failed = request_counts.count_requests_and_errors(attempt, arm.name, edges, forced=True)
-    if by_header:
-        update["header_requests"] = max(arm.header_requests or 0, by_header)
-        update["header_errors"] = max(arm.header_errors or 0, failed)
+    header_requests, header_errors = request_counts.count_requests_and_errors(attempt, arm.name, edges, forced=True)
+    if header_requests:
+        update["header_requests"] = max(arm.header_requests or 0, header_requests)
+        update["header_errors"] = max(arm.header_errors or 0, header_errors)
     return arm.model_copy(update=update)
 
 
-def update_measured_fields(draft: PlanContext) -> None:
-    """Fill in replicas, weights and addresses."""
-    progress = draft.progress
+def update_measured_fields(context: PlanContext) -> None:
+    """Set replicas, weights and the address in the status."""
+    progress = context.progress
     weight = state.canary_weight(progress) if progress else 0
-    candidate, stable, shared = draft.status.candidate, draft.status.stable, candidate_placement.desired_replicas(draft)
-    needed = draft.replicas
+    candidate, stable, shared = (
+        context.status.candidate,
+        context.status.stable,
+        candidate_placement.desired_replicas(context),
+    )
+    needed = context.replicas
     if candidate is not None:
-        own = state.wanted_replicas(progress, needed) if progress else _before_freeze(draft, candidate)
-        draft.set(candidate=_measured(draft, candidate, weight, shared.candidate if shared else own))
-    of_arms = arm_status.update_arm_fields(draft)
+        replicas = state.wanted_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
+        context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
+    arms_weight = arm_status.update_arm_fields(context)
     if stable is not None:
-        left = round(100 - weight - of_arms, 2)
-        draft.set(stable=_measured(draft, stable, left, shared.stable if shared else needed))
-    roles = (draft.status.stable, draft.status.candidate, *(draft.status.arms or ()))
+        stable_weight = round(100 - weight - arms_weight, 2)
+        context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else needed))
+    roles = (context.status.stable, context.status.candidate, *(context.status.arms or ()))
     shown = [revision for revision in roles if revision is not None]
-    draft.set(
+    context.set(
         replicas=sum(revision.replicas for revision in shown),
         ready_replicas=sum(revision.ready_replicas for revision in shown),
-        selector=f"{names.LABEL_MODEL_DEPLOYMENT}={draft.service}",
-        # Told with the status that gives traffic: before, nobody answers there.
-        url=(draft.seen.url if draft.status.stable is not None else "") or draft.status.url,
-        capacity=_measure_capacity(draft, needed),
-        startup=_measure_startup(draft),
+        selector=f"{names.LABEL_MODEL_DEPLOYMENT}={context.service}",
+        # The address is set together with the traffic: before, nothing answers there.
+        url=(context.observed.url if context.status.stable is not None else "") or context.status.url,
+        capacity=_measure_capacity(context, needed),
+        startup=_measure_startup(context),
     )
 
 
-def _before_freeze(draft: PlanContext, candidate: RevisionStatus) -> int:
-    """A canary keeps what its first step asked for until its plan is frozen; any other candidate is to carry everything."""
-    return candidate.replicas if draft.status.experiment else draft.replicas
+def _replicas_before_freeze(context: PlanContext, candidate: RevisionStatus) -> int:
+    """Return a candidate's replicas before its plan is frozen: those of the first step, or without steps those for all traffic."""
+    return candidate.replicas if context.status.experiment else context.replicas
 
 
-def _measured(draft: PlanContext, revision: RevisionStatus, weight: float, wanted: int) -> RevisionStatus:
-    readiness = draft.readiness(revision.revision)
+def _measured(context: PlanContext, revision: RevisionStatus, weight: float, wanted: int) -> RevisionStatus:
+    readiness = context.readiness(revision.revision)
     ready = readiness.running if readiness.known else revision.ready_replicas
     return revision.model_copy(update={"weight": weight, "replicas": wanted, "ready_replicas": ready})
 
 
-def is_wanted(draft: PlanContext, newest: RevisionStatus) -> bool:
-    """Whether the newest revision is the one that the spec asks for."""
-    return draft.wanted is not None and newest.revision == draft.wanted.number
+def is_wanted(context: PlanContext, newest: RevisionStatus) -> bool:
+    """Whether the newest revision is the wanted one."""
+    return context.wanted is not None and newest.revision == context.wanted.number
 
 
-def _measure_capacity(draft: PlanContext, needed: int) -> CapacityStatus | None:
-    """Accelerators of all revisions that run, and whether a candidate shares replicas; None where nothing of both is there to be told."""
-    shared, requested = draft.in_place, 0
+def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | None:
+    """Return the accelerators of all live revisions, and how a candidate shares replicas; None if there is neither."""
+    shared, requested = context.in_place, 0
     resources = set()
-    for number, replicas in desired_state.live_revisions(draft.status).items():
-        revision = draft.revision(number)
+    for number, replicas in desired_state.live_revisions(context.status).items():
+        revision = context.revision(number)
         devices = accelerators.replica_devices(revisions.spec_of(revision).resources.gpu) if revision else None
         if devices is not None:
             requested += replicas * devices.count
@@ -137,7 +134,7 @@ def _measure_capacity(draft: PlanContext, needed: int) -> CapacityStatus | None:
         return None
     allocated = sum(
         capacity.requested_devices(pod, resource)
-        for pod in draft.seen.pods
+        for pod in context.observed.pods
         if pod_problems.is_scheduled(pod)
         for resource in resources
     )
@@ -146,28 +143,28 @@ def _measure_capacity(draft: PlanContext, needed: int) -> CapacityStatus | None:
     )
 
 
-def _measure_startup(draft: PlanContext) -> Startup | None:
-    """The phases of the newest revision's start, told once it is ready and an edge has asked one of its replicas."""
-    newest, told = draft.status.candidate or draft.status.stable, draft.status.startup
-    if newest is None or (told is not None and told.revision == newest.revision):
-        return told
-    # Replicas are asked of what a status tells already.
+def _measure_startup(context: PlanContext) -> Startup | None:
+    """Return the startup phases of the newest revision, once it is ready and a replica reported them to an edge."""
+    newest, stored = context.status.candidate or context.status.stable, context.status.startup
+    if newest is None or (stored is not None and stored.revision == newest.revision):
+        return stored
+    # Edges ask only replicas of revisions in the stored status.
     known = next(
-        (each for each in desired_state.revisions_in_status(draft.before) if each.revision == newest.revision), None
+        (each for each in desired_state.revisions_in_status(context.before) if each.revision == newest.revision), None
     )
-    if not isinstance(known, RevisionStatus) or not draft.readiness(newest.revision).ready:
-        return told
+    if not isinstance(known, RevisionStatus) or not context.readiness(newest.revision).ready:
+        return stored
     start = startup.find_reported_start(
-        draft.service, names.application(draft.service, newest.revision), draft.seen.edges
+        context.service, names.application(context.service, newest.revision), context.observed.edges
     )
-    pods = draft.pods_of(newest.revision)
+    pods = context.pods_of(newest.revision)
     if start is None or not (pods or start.phases):
-        return told
-    since = _to_run_since(draft, known)
-    return Startup(revision=newest.revision, **startup.startup_phases(since, pods, start, draft.now))
+        return stored
+    since = _wanted_since(context, known)
+    return Startup(revision=newest.revision, **startup.startup_phases(since, pods, start, context.now))
 
 
-def _to_run_since(draft: PlanContext, known: RevisionStatus) -> datetime | None:
-    """The first revision was to run from the begin; any other since it has the role that was told of it."""
-    first = known.revision == 1 and draft.status.startup is None
-    return (draft.created if first else None) or known.since
+def _wanted_since(context: PlanContext, known: RevisionStatus) -> datetime | None:
+    """Return since when a revision should run: the first one since the creation, any other since it got its role."""
+    is_first = known.revision == 1 and context.status.startup is None
+    return (context.created if is_first else None) or known.since

@@ -1,4 +1,4 @@
-"""Which revisions stay warm after they have lost their traffic, by `rollout.keepPrevious`."""
+"""Warm revisions: replicas that stay after they lost their traffic, by `rollout.keepPrevious`."""
 
 from typing import Final
 
@@ -7,42 +7,42 @@ from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 
 MAX_WARM_REVISIONS: Final = 8
-"""As many as a status has room for."""
+"""The maximum in a status."""
 
 MAX_KEEP_PREVIOUS: Final = 5
-"""As many as `keepPrevious.revisions` can ask for."""
+"""The maximum of `keepPrevious.revisions`."""
 
 
-def retain_drained(draft: PlanContext, drained: tuple[DrainingRevision, ...]) -> None:
-    """Of revisions whose last requests were answered, keep those that one may go back to.
+def retain_drained(context: PlanContext, drained: tuple[DrainingRevision, ...]) -> None:
+    """Keep those drained revisions warm that a rollback may need.
 
-    Each with its RayCluster by name: which one is the service's own may change. While the spec is refused nobody knows which are to be
-    kept: those that may be stay with what they have.
+    Each keeps the name of its RayCluster, because the service's own may change. While the spec is refused, all revisions that
+    `keepPrevious` could allow stay as they are.
     """
-    places = desired_state.clusters_by_revision(draft.status)
-    kept = tuple(each.model_copy(update={"cluster": places[each.revision]}) for each in drained)
-    others = tuple(each for each in draft.status.kept if each.revision not in {old.revision for old in drained})
-    draft.set(kept=(*(each for each in kept if _stays(draft, each)), *others)[:MAX_WARM_REVISIONS])
+    clusters = desired_state.clusters_by_revision(context.status)
+    kept = tuple(each.model_copy(update={"cluster": clusters[each.revision]}) for each in drained)
+    others = tuple(each for each in context.status.kept if each.revision not in {old.revision for old in drained})
+    context.set(kept=(*(each for each in kept if _is_retained(context, each)), *others)[:MAX_WARM_REVISIONS])
 
 
-def release_expired(draft: PlanContext) -> None:
-    """Let go of those that were kept for long enough, or are none to go back to any more. A spec that is refused changes nothing."""
-    if draft.spec is None or not draft.status.kept:
+def release_expired(context: PlanContext) -> None:
+    """Release warm revisions whose time is over or that left the history. A refused spec changes nothing."""
+    if context.spec is None or not context.status.kept:
         return
-    policy = draft.spec.rollout.keep_previous
+    policy = context.spec.rollout.keep_previous
     replicas = policy.replicas if policy is not None else 0
-    stay = [each for each in draft.status.kept if _stays(draft, each)]
-    draft.set(kept=tuple(each.model_copy(update={"replicas": replicas}) for each in stay))
+    retained = [each for each in context.status.kept if _is_retained(context, each)]
+    context.set(kept=tuple(each.model_copy(update={"replicas": replicas}) for each in retained))
 
 
-def _stays(draft: PlanContext, revision: DrainingRevision) -> bool:
-    before = draft.status.stable_before
-    if draft.spec is None:
+def _is_retained(context: PlanContext, revision: DrainingRevision) -> bool:
+    before = context.status.stable_before
+    if context.spec is None:
         return revision.revision in before[:MAX_KEEP_PREVIOUS]
-    policy = draft.spec.rollout.keep_previous
+    policy = context.spec.rollout.keep_previous
     return (
         policy is not None
         and policy.replicas > 0
         and revision.revision in before[: policy.revisions]
-        and draft.now - revision.since < policy.for_
+        and context.now - revision.since < policy.for_
     )

@@ -1,4 +1,4 @@
-"""What a step asks a webhook."""
+"""The request of a step to its webhook."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
-from sundog_operator.core.planner.context import RolloutAttempt
+from sundog_operator.core.planner.context import RolloutAttempt, holds_rollouts
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import state, windows
 
 Json = dict[str, Any]
 
 _PHASE: Final = "Progressing"
-"""Flagger's word for a canary that is under way."""
+"""Flagger's phase of an active canary."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookRequest:
-    """What to ask. Of equal `about` it is the same question, whose answer stays good; `timeout_s` is in seconds."""
+    """A request to a webhook. The answer stays valid for requests with an equal `about`."""
 
     about: str
     url: str
@@ -34,9 +34,9 @@ def make_webhook_request(
     known: Iterable[Revision],
     now: datetime,
 ) -> WebhookRequest | None:
-    """The question of the step that a rollout is at; None where it asks nothing, the spec holds it, or its windows are closed.
+    """Return the webhook request of a rollout's current step; None if it has none, the spec holds it, or windows are closed.
 
-    The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, with texts alone in its metadata.
+    The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, where metadata has only strings.
     """
     webhook = state.pending_webhook(attempt.status) if attempt is not None and not is_rollout_held(spec, now) else None
     if attempt is None or webhook is None:
@@ -61,6 +61,4 @@ def make_webhook_request(
 
 def is_rollout_held(spec: ModelDeploymentSpec | None, now: datetime) -> bool:
     """Whether the spec or its windows hold a rollout."""
-    if spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run:
-        return True
-    return windows.next_opening(spec.rollout.windows, now) is not None
+    return spec is None or holds_rollouts(spec) or windows.next_opening(spec.rollout.windows, now) is not None

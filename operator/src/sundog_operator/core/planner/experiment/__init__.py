@@ -1,1 +1,1 @@
-"""The part of a pass that is about an Experiment which names the ModelDeployment."""
+"""Users' Experiments in a pass of their ModelDeployment."""

@@ -1,4 +1,4 @@
-"""The arms of an experiment: how they started, what they wait for, and their replicas."""
+"""The arms of an Experiment: their start, their problems and their replicas."""
 
 from sundog_operator.api import ArmRevision, ExperimentStatus
 from sundog_operator.core.experiments import state
@@ -11,70 +11,68 @@ from sundog_operator.core.planner.problems.pending_pods import find_pending_reas
 from sundog_operator.core.rollout import replica_counts
 
 
-def started(draft: PlanContext, arm: ArmRevision) -> ArmRevision:
-    """An arm that is brought up: tried again where that can help, and with what it failed of."""
-    readiness = draft.readiness(arm.revision)
+def update_starting_arm(context: PlanContext, arm: ArmRevision) -> ArmRevision:
+    """Return a starting arm with its next retry, if that can help, and with its last problem."""
+    readiness = context.readiness(arm.revision)
     problem = readiness.message if readiness.failed else arm.problem
     if readiness.ready:
         problem = None
-    return retry.apply_retry_backoff(draft, arm).model_copy(update={"problem": problem})
+    return retry.apply_retry_backoff(context, arm).model_copy(update={"problem": problem})
 
 
-def arm_state(draft: PlanContext, arm: ArmRevision, progress: ExperimentStatus) -> ArmState:
-    """What a tick is given of one arm."""
+def arm_state(context: PlanContext, arm: ArmRevision, progress: ExperimentStatus) -> ArmState:
+    """Return the state of one arm for the state machine."""
     return ArmState(
-        available=draft.available(arm.revision),
-        wanted=wanted_replicas(draft, progress, arm.name),
-        failure=_failure(draft, arm, begun=state.has_begun(progress)),
+        available=context.available(arm.revision),
+        wanted=wanted_replicas(context, progress, arm.name),
+        failure=_find_failure(context, arm, begun=state.has_begun(progress)),
     )
 
 
-def _failure(draft: PlanContext, arm: ArmRevision, *, begun: bool) -> tuple[str, str] | None:
-    """Why an arm must not go on, as (reason, message)."""
-    readiness, revision = draft.readiness(arm.revision), f"revision {arm.revision}"
+def _find_failure(context: PlanContext, arm: ArmRevision, *, begun: bool) -> tuple[str, str] | None:
+    """Return (reason, message) if an arm must be dropped, or the Experiment cannot start; else None."""
+    readiness, revision = context.readiness(arm.revision), f"revision {arm.revision}"
     if readiness.failed and (begun or not readiness.retryable):
         return readiness.reason, f"{revision}: {readiness.message}"
     if begun:
-        told = f"{revision} had no healthy replica for {deadline.UNAVAILABLE_GRACE.total_seconds():g} s, while {names.STABLE} had"
-        return (state.ARM_UNAVAILABLE, told) if deadline.is_unavailable(draft, arm) else None
-    limit = draft.spec.rollout.progress_deadline if draft.spec is not None else None
-    if limit is None or draft.now - (arm.since or draft.now) < limit:
+        message = f"{revision} had no healthy replica for {deadline.UNAVAILABLE_GRACE.total_seconds():g} s, while {names.STABLE} had"
+        return (state.ARM_UNAVAILABLE, message) if deadline.is_unavailable(context, arm) else None
+    limit = context.spec.rollout.progress_deadline if context.spec is not None else None
+    if limit is None or context.now - (arm.since or context.now) < limit:
         return None
-    return (
-        "ProgressDeadlineExceeded",
-        f"{revision}: {deadline.describe_deadline(draft)}: {describe_pending_reason(draft, arm)}",
-    )
+    message = f"{revision}: {deadline.describe_deadline(context)}: {describe_pending_reason(context, arm)}"
+    return "ProgressDeadlineExceeded", message
 
 
-def describe_pending_reason(draft: PlanContext, arm: ArmRevision) -> str:
-    """What keeps an arm from being ready, in one line."""
-    if (found := find_pending_reason(draft, arm.revision)) is not None:
-        return found[1]
-    readiness = draft.readiness(arm.revision)
+def describe_pending_reason(context: PlanContext, arm: ArmRevision) -> str:
+    """Return why an arm is not ready, in one line."""
+    if (pending := find_pending_reason(context, arm.revision)) is not None:
+        return pending[1]
+    readiness = context.readiness(arm.revision)
     return arm.problem or f"revision {arm.revision}: {readiness.message}"
 
 
-def wanted_replicas(draft: PlanContext, progress: ExperimentStatus, arm: str) -> int:
-    """Replicas that an arm needs for its share of the traffic."""
-    shares, most = state.target_buckets(progress), state.max_target_buckets(progress, arm)
-    of_stable = sum(shares[name] for name in STABLE_ARMS)
-    return replica_counts.arm_replicas(draft.replicas, most, of_stable)
+def wanted_replicas(context: PlanContext, progress: ExperimentStatus, arm: str) -> int:
+    """Return the replicas that an arm needs for its share of the traffic."""
+    shares, max_share = state.target_buckets(progress), state.max_target_buckets(progress, arm)
+    stable_share = sum(shares[name] for name in STABLE_ARMS)
+    return replica_counts.arm_replicas(context.replicas, max_share, stable_share)
 
 
-def update_arm_fields(draft: PlanContext) -> float:
-    """Fill in weights and replicas of the arms; gives the percent of the traffic that is theirs."""
-    progress = draft.experiment_progress
-    if progress is None or draft.status.arms is None:
+def update_arm_fields(context: PlanContext) -> float:
+    """Set weights and replicas of the arms, and return their share of the traffic in percent."""
+    progress = context.experiment_progress
+    if progress is None or context.status.arms is None:
         return 0
     weights = {arm.name: arm.weight for arm in progress.arms}
-    found = []
-    for arm in draft.status.arms:
-        readiness = draft.readiness(arm.revision)
+    updated = []
+    for arm in context.status.arms:
+        readiness = context.readiness(arm.revision)
         update = {
             "weight": weights.get(arm.name, 0),
-            "replicas": wanted_replicas(draft, progress, arm.name),
+            "replicas": wanted_replicas(context, progress, arm.name),
             "ready_replicas": readiness.running if readiness.known else arm.ready_replicas,
         }
-        found.append(arm.model_copy(update=update))
-    draft.set(arms=tuple(found))
-    return sum(arm.weight for arm in found)
+        updated.append(arm.model_copy(update=update))
+    context.set(arms=tuple(updated))
+    return sum(arm.weight for arm in updated)

@@ -1,4 +1,4 @@
-"""What becomes of a ModelDeployment when an experiment on it, or one of its arms, has ended: those replicas drain."""
+"""The end of a user's Experiment, or of one of its arms: the replicas drain."""
 
 from collections.abc import Collection
 
@@ -11,32 +11,32 @@ from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.rollout.state import STOPPED
 
 
-def stop_experiment(draft: PlanContext, reason: str, message: str) -> None:
-    """Stop the experiment that is under way, with all traffic on stable."""
-    own, progress = draft.own, draft.experiment_progress
-    if own is None or progress is None:
+def stop_experiment(context: PlanContext, reason: str, message: str) -> None:
+    """Stop the active Experiment, with all traffic on stable."""
+    experiment, progress = context.experiment, context.experiment_progress
+    if experiment is None or progress is None:
         return
-    ended = transitions.end_experiment(progress, STOPPED, reason, message, draft.now)
-    draft.experiment_statuses[own.name] = ended
-    finish_experiment(draft, own, ended)
+    ended = transitions.end_experiment(progress, STOPPED, reason, message, context.now)
+    context.experiment_statuses[experiment.name] = ended
+    finish_experiment(context, experiment, ended)
 
 
-def finish_experiment(draft: PlanContext, own: UserExperiment, ended: ExperimentStatus) -> None:
-    """Let go of what an experiment that has ended had."""
-    draft.events.append(events.experiment_ended(own.name, own.uid, ended.phase, ended.verdict.reason))
-    release_experiment(draft)
+def finish_experiment(context: PlanContext, experiment: UserExperiment, ended: ExperimentStatus) -> None:
+    """Record the end of an Experiment, and release its arms."""
+    context.events.append(events.experiment_ended(experiment.name, experiment.uid, ended.phase, ended.verdict.reason))
+    release_experiment(context)
 
 
-def release_experiment(draft: PlanContext) -> None:
-    """Let all arms drain, and the ModelDeployment name no experiment."""
-    drain_arms(draft, [arm.name for arm in draft.status.arms or ()])
-    draft.set(arms=None, experiment="")
-    draft.own = None
+def release_experiment(context: PlanContext) -> None:
+    """Drain all arms, and remove the Experiment from the ModelDeployment's status."""
+    drain_arms(context, [arm.name for arm in context.status.arms or ()])
+    context.set(arms=None, experiment="")
+    context.experiment = None
 
 
-def drain_arms(draft: PlanContext, arms: Collection[str]) -> None:
-    """Let some arms drain; one that waits for its next attempt runs nowhere."""
-    for arm in draft.status.arms or ():
+def drain_arms(context: PlanContext, arms: Collection[str]) -> None:
+    """Drain some arms. An arm that waits for its next attempt has no replicas to drain."""
+    for arm in context.status.arms or ():
         if arm.name in arms and arm.retry_at is None:
-            start_draining(draft, arm)
-    draft.set(arms=tuple(arm for arm in draft.status.arms or () if arm.name not in arms))
+            start_draining(context, arm)
+    context.set(arms=tuple(arm for arm in context.status.arms or () if arm.name not in arms))

@@ -1,4 +1,4 @@
-"""What is said of the experiments of users: conditions and phases of each, and when to look again."""
+"""Conditions and phases of users' Experiments."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,6 +7,7 @@ from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, exper
 from sundog_operator.core.edge import salts
 from sundog_operator.core.experiments import outcome_evaluation, power, state
 from sundog_operator.core.experiments.queue import UserExperiment
+from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle, start
 from sundog_operator.core.rollout import baseline_outage
@@ -14,95 +15,100 @@ from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.rollout.state import RUNNING, STOPPED, is_over
 from sundog_operator.core.stats.findings import MetricVerdict
 
-POLL_S: Final = 0.2
-WAITING_POLL_S: Final = 1.0
-EVIDENCE_POLL_S: Final = 5.0
-
 PLAN_FROZEN: Final = "PlanFrozen"
 SAMPLE_RATIO_MISMATCH: Final = "SampleRatioMismatch"
 NORMAL_END_REASONS: Final = ("StoppedByUser", "StopCommand", "Superseded", "RolledBack")
-"""Why an experiment was stopped that says nothing against it."""
-
-Conclusion = tuple[str, str, str]
-"""(status, reason, message) of a condition."""
+"""Reasons for which an Experiment stops without a problem."""
 
 
-def set_conditions(draft: PlanContext) -> None:
-    """Set the conditions of all of them; what changes is written."""
-    for own in draft.seen.own:
-        status = draft.experiment_statuses.get(own.name, own.status)
-        if own.acceptance.spec is None and not state.is_frozen(status) and not is_over(status):
-            # Why it is refused is told by itself, whatever becomes of its ModelDeployment.
-            draft.experiment_statuses.pop(own.name, None)
-            if status != own.status:
-                draft.experiment_statuses[own.name] = status
+def set_conditions(context: PlanContext) -> None:
+    """Set the conditions and phases of all users' Experiments; only changed statuses are written."""
+    for experiment in context.observed.own:
+        status = context.experiment_statuses.get(experiment.name, experiment.status)
+        if experiment.acceptance.spec is None and not state.is_frozen(status) and not is_over(status):
+            # The Experiment's own reconcile pass reports the refusal, whatever its ModelDeployment does.
+            context.experiment_statuses.pop(experiment.name, None)
+            if status != experiment.status:
+                context.experiment_statuses[experiment.name] = status
             continue
-        told = _concluded(draft, own, _in_phase(draft, own, status))
-        draft.experiment_statuses.pop(own.name, None)
-        if told.to_json() != own.status.to_json():
-            draft.experiment_statuses[own.name] = told
+        updated = _with_conditions(context, experiment, _with_phase(context, experiment, status))
+        context.experiment_statuses.pop(experiment.name, None)
+        if updated.to_json() != experiment.status.to_json():
+            context.experiment_statuses[experiment.name] = updated
 
 
-def _in_phase(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
-    if is_over(status) or (draft.own is not None and draft.own.name == own.name):
+def _with_phase(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
+    if is_over(status) or (context.experiment is not None and context.experiment.name == experiment.name):
         return status
-    waits = draft.experiment_waits.get(own.name)
+    waits = context.experiment_waits.get(experiment.name)
     return status.model_copy(update={"phase": "Queued" if waits and waits[0] == start.QUEUED else "Pending"})
 
 
-def _concluded(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
-    conditions = experiment_conditions(own.status.conditions, generation=own.generation, at=draft.now)
-    accepted = _accepted(draft, own, status)
-    said = {
+def _with_conditions(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
+    conditions = experiment_conditions(experiment.status.conditions, generation=experiment.generation, at=context.now)
+    accepted = _accepted(context, experiment, status)
+    conclusions = {
         "SpecAccepted": accepted,
-        "Running": _running(draft, own, status),
-        "DataQuality": _data_quality(draft, own, status),
+        "Running": _running(context, experiment, status),
+        "DataQuality": _data_quality(context, experiment, status),
         "Conclusive": _conclusive(status),
     }
-    if is_over(own.status):
-        # What was known when it ended stays told.
-        said = {"SpecAccepted": accepted, "Running": said["Running"]}
-    said["Stalled"] = _stalled(status, accepted)
-    said["Ready"] = _ready(status, said)
+    if is_over(experiment.status):
+        # The other conditions stay as they were at its end.
+        conclusions = {"SpecAccepted": accepted, "Running": conclusions["Running"]}
+    conclusions["Stalled"] = _stalled(status, accepted)
+    conclusions["Ready"] = _ready(status, conclusions)
     mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
-    for type_, (truth, reason, message) in said.items():
-        mark[truth](type_, reason, message, at=draft.now)
-    return status.model_copy(update={"observed_generation": own.generation, "conditions": conditions.conditions()})
+    for type_, (truth, reason, message) in conclusions.items():
+        mark[truth](type_, reason, message, at=context.now)
+    return status.model_copy(
+        update={"observed_generation": experiment.generation, "conditions": conditions.conditions()}
+    )
 
 
-def _accepted(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
-    acceptance, spec = own.acceptance, own.acceptance.spec
+def _accepted(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
+    acceptance, spec = experiment.acceptance, experiment.acceptance.spec
     if spec is None:
-        return "False", acceptance.reason, _goes_on(status, acceptance.message)
-    waits = draft.experiment_waits.get(own.name)
+        return Conclusion("False", acceptance.reason, _with_plan_note(status, acceptance.message))
+    waits = context.experiment_waits.get(experiment.name)
     if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
-        return "False", *waits
-    if not is_over(status) and state.has_begun(status) and (fields := lifecycle.find_plan_changes(draft, own, spec)):
-        told = (
-            f"{fields}: cannot be changed while it runs: undo that, or set spec.stopped and create another Experiment"
+        return Conclusion("False", *waits)
+    if (
+        not is_over(status)
+        and state.has_begun(status)
+        and (fields := lifecycle.find_plan_changes(context, experiment, spec))
+    ):
+        message = (
+            f"{fields}: cannot be changed while it runs. Undo that, or set spec.stopped and create another Experiment"
         )
-        return "False", PLAN_FROZEN, _goes_on(status, told)
-    if not is_over(status) and (told := salts.make_reuse_message("Experiment", own.name, draft.seen.salts)):
-        return "True", salts.SALT_REUSED, told
-    return "True", "Accepted", ""
+        return Conclusion("False", PLAN_FROZEN, _with_plan_note(status, message))
+    if not is_over(status) and (
+        reuse := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
+    ):
+        return Conclusion("True", salts.SALT_REUSED, reuse)
+    return Conclusion("True", "Accepted", "")
 
 
-def _goes_on(status: ExperimentStatus, message: str) -> str:
-    return f"{message}; what runs goes on by its plan" if state.has_begun(status) and not is_over(status) else message
+def _with_plan_note(status: ExperimentStatus, message: str) -> str:
+    return (
+        f"{message}; the running Experiment keeps its plan"
+        if state.has_begun(status) and not is_over(status)
+        else message
+    )
 
 
-def _running(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
+def _running(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
     if is_over(status):
         reason, _, _ = status.verdict.reason.partition(":")
-        return "False", reason or status.phase, status.verdict.reason
+        return Conclusion("False", reason or status.phase, status.verdict.reason)
     if status.phase == RUNNING:
         dropped = [f"arm {arm.name} was dropped: {arm.dropped}" for arm in state.treatment_arms(status) if arm.dropped]
         won = [status.paused.message] if state.has_won(status) and status.paused is not None else []
-        return "True", RUNNING, "; ".join([*won, _shares(status), *dropped])
-    if draft.own is not None and draft.own.name == own.name:
-        return "False", "ArmsStarting", _starting(draft)
-    waits = draft.experiment_waits.get(own.name)
-    return ("False", *waits) if waits else ("False", "Pending", "")
+        return Conclusion("True", RUNNING, "; ".join([*won, _shares(status), *dropped]))
+    if context.experiment is not None and context.experiment.name == experiment.name:
+        return Conclusion("False", "ArmsStarting", _starting(context))
+    waits = context.experiment_waits.get(experiment.name)
+    return Conclusion("False", *waits) if waits else Conclusion("False", "Pending", "")
 
 
 def _shares(status: ExperimentStatus) -> str:
@@ -110,120 +116,108 @@ def _shares(status: ExperimentStatus) -> str:
     return shares if status.epoch.confirmed else f"{shares}; waits for the edges to confirm the split"
 
 
-def _starting(draft: PlanContext) -> str:
-    """What each arm lacks."""
-    told = []
-    for arm in draft.status.arms or ():
-        available = draft.available(arm.revision)
+def _starting(context: PlanContext) -> str:
+    """Return what each starting arm lacks."""
+    missing = []
+    for arm in context.status.arms or ():
+        available = context.available(arm.revision)
         if available >= arm.replicas:
             continue
-        again = f", is tried again at {arm.retry_at:%Y-%m-%dT%H:%M:%SZ}" if arm.retry_at else ""
-        told.append(
-            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {arm_status.describe_pending_reason(draft, arm)}"
+        retry = f", retry at {arm.retry_at:%Y-%m-%dT%H:%M:%SZ}" if arm.retry_at else ""
+        missing.append(
+            f"arm {arm.name}: {available} of {arm.replicas} replicas{retry}: {arm_status.describe_pending_reason(context, arm)}"
         )
-    return "; ".join(told) or "waits for the edges to confirm the split"
+    return "; ".join(missing) or "waits for the edges to confirm the split"
 
 
-def _data_quality(draft: PlanContext, own: UserExperiment, status: ExperimentStatus) -> Conclusion:
-    judged = draft.experiment_evaluation if draft.evaluated_experiment == own.name else None
-    told = next((each for each in own.status.conditions if each.type == "DataQuality"), None)
-    if judged is None and told is not None and state.has_begun(status):
-        return told.status, told.reason, told.message
-    reason, message = draft.seen.storeless if own.has_outcomes else ("", "")
-    storeless = ("False", reason, f"no outcome is kept: {message}") if reason else None
-    if judged is None or not status.evidence_epochs:
-        return storeless or ("Unknown", "NotEvaluated", "nothing that was counted is evidence yet")
-    if judged.broken:
-        return _as_counted(draft, status, told, ("False", SAMPLE_RATIO_MISMATCH, judged.broken))
-    if judged.feedback is not None:
-        return storeless or ("False", *judged.feedback)
-    if judged.unreachable_edges:
-        who = ", ".join(judged.unreachable_edges)
-        return "Unknown", "EdgeSilent", f"nothing is concluded before {who} has told what was counted there"
-    # What has ended is paused no more.
-    before = own.status if is_over(status) else status
+def _data_quality(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
+    evaluated = context.experiment_evaluation if context.evaluated_experiment == experiment.name else None
+    stored = next((each for each in experiment.status.conditions if each.type == "DataQuality"), None)
+    if evaluated is None and stored is not None and state.has_begun(status):
+        return Conclusion.of(stored)
+    reason, message = context.observed.storeless if experiment.has_outcomes else ("", "")
+    storeless = Conclusion("False", reason, f"outcomes are not stored: {message}") if reason else None
+    if evaluated is None or not status.evidence_epochs:
+        return storeless or Conclusion("Unknown", "NotEvaluated", "there is no evidence yet")
+    if evaluated.broken:
+        mismatch = Conclusion("False", SAMPLE_RATIO_MISMATCH, evaluated.broken)
+        return _keep_numbers(context, status, stored, mismatch)
+    if evaluated.feedback is not None:
+        return storeless or Conclusion("False", *evaluated.feedback)
+    if evaluated.unreachable_edges:
+        edges = ", ".join(evaluated.unreachable_edges)
+        return Conclusion("Unknown", "EdgeSilent", f"verdicts wait for the counters of {edges}")
+    # An ended Experiment has no pause any more.
+    before = experiment.status if is_over(status) else status
     if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
-        return (
-            "False",
-            before.paused.reason,
-            f"counts no evidence until control has done well for 5 minutes: {before.paused.message}",
-        )
-    if judged.lost is not None and not storeless:
-        return _as_counted(draft, status, told, ("False", *judged.lost))
-    return storeless or _as_counted(draft, status, told, ("True", "Consistent", judged.unknown_units_message))
+        message = f"collects no evidence until control has been healthy for 5 minutes: {before.paused.message}"
+        return Conclusion("False", before.paused.reason, message)
+    if evaluated.lost is not None and not storeless:
+        return _keep_numbers(context, status, stored, Conclusion("False", *evaluated.lost))
+    consistent = Conclusion("True", "Consistent", evaluated.unknown_units_message)
+    return storeless or _keep_numbers(context, status, stored, consistent)
 
 
-def _as_counted(draft: PlanContext, status: ExperimentStatus, told: Condition | None, said: Conclusion) -> Conclusion:
-    """What is said now, or was when it was last counted, if that differs in nothing but numbers: they change with each look."""
-    if told is None or status.counted_at == draft.now:
-        return said
-    is_same = (told.status, told.reason, bool(told.message)) == (*said[:2], bool(said[2]))
-    return (told.status, told.reason, told.message) if is_same else said
+def _keep_numbers(
+    context: PlanContext, status: ExperimentStatus, stored: Condition | None, new: Conclusion
+) -> Conclusion:
+    """Return the new conclusion after a report of counts, else the stored one if only its numbers differ."""
+    if stored is None or status.counted_at == context.now:
+        return new
+    is_same = (stored.status, stored.reason, bool(stored.message)) == (new.status, new.reason, bool(new.message))
+    return Conclusion.of(stored) if is_same else new
 
 
 def _conclusive(status: ExperimentStatus) -> Conclusion:
     if status.verdict.decision != UNDECIDED:
-        return "True", status.verdict.decision, status.verdict.reason
+        return Conclusion("True", status.verdict.decision, status.verdict.reason)
     if is_over(status):
-        return "False", UNDECIDED, status.verdict.reason
+        return Conclusion("False", UNDECIDED, status.verdict.reason)
     if not state.has_begun(status):
-        return "False", UNDECIDED, "its arms have no traffic yet"
+        return Conclusion("False", UNDECIDED, "the arms have no traffic yet")
     if not status.evidence_epochs:
-        return "False", UNDECIDED, "warms up; what is counted is no evidence yet"
-    missing = _missing(status)
-    return "False", UNDECIDED, f"{_told_first(missing)}{_doubtful(missing)}" if missing else "no arm does harm"
+        return Conclusion("False", UNDECIDED, "warms up; these requests do not count as evidence")
+    missing = _undecided_metrics(status)
+    return Conclusion(
+        "False", UNDECIDED, f"{_first_message(missing)}{_unlikely_names(missing)}" if missing else "no arm does harm"
+    )
 
 
-def _missing(status: ExperimentStatus) -> list[MetricStatus]:
-    """What arms that go on may win by, then what they have to pass for it and have not yet."""
-    own = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
-    may_win_by = [each for each in own if each.role == outcome_evaluation.SUCCESS]
-    return may_win_by + [each for each in own if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
+def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
+    """Return the success metrics of active arms, then their guardrails that have not passed yet."""
+    metrics = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
+    success = [each for each in metrics if each.role == outcome_evaluation.SUCCESS]
+    return success + [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
 
 
-def _told_first(missing: Sequence[MetricStatus]) -> str:
+def _first_message(missing: Sequence[MetricStatus]) -> str:
     return f"arm {missing[0].arm}: {missing[0].message}"
 
 
-def _doubtful(missing: Sequence[MetricStatus]) -> str:
-    """The names of those that are hardly decided in their time, of which there are 15 at most; not of the one that is told anyway."""
+def _unlikely_names(missing: Sequence[MetricStatus]) -> str:
+    """Return the metrics, 15 at most, that are unlikely to be decided in time, without the one whose message is shown."""
     names = [each.name for each in missing if f"{each.name} {power.UNLIKELY_TEXT}" in each.message]
     others = [name for name in dict.fromkeys(names) if f"{name} {power.UNLIKELY_TEXT}" not in missing[0].message]
-    return f"; hardly decided before it stops, see status.metrics: {', '.join(others)}" if others else ""
+    return f"; unlikely to be decided before it stops, see status.metrics: {', '.join(others)}" if others else ""
 
 
 def _stalled(status: ExperimentStatus, accepted: Conclusion) -> Conclusion:
-    if accepted[0] == "False" and not is_over(status):
-        return "True", accepted[1], accepted[2]
+    if accepted.status == "False" and not is_over(status):
+        return accepted._replace(status="True")
     reason = status.verdict.reason.partition(":")[0]
     if status.phase == STOPPED and reason not in NORMAL_END_REASONS:
-        return "True", reason, status.verdict.reason
-    return "False", "", ""
+        return Conclusion("True", reason, status.verdict.reason)
+    return Conclusion("False", "", "")
 
 
-def _ready(status: ExperimentStatus, said: dict[str, Conclusion]) -> Conclusion:
-    truth, reason, message = said["Running"]
+def _ready(status: ExperimentStatus, conclusions: dict[str, Conclusion]) -> Conclusion:
+    truth, reason, message = conclusions["Running"]
+    stalled = conclusions["Stalled"]
     if truth == "True":
-        problem = said["Stalled"][2] if said["Stalled"][0] == "True" else ""
-        return "True", RUNNING, "; ".join(filter(None, (message, problem)))
-    if is_over(status) and said["Stalled"][0] == "False":
-        return "True", status.phase, message
-    if said["Stalled"][0] == "True":
-        return "False", said["Stalled"][1], said["Stalled"][2]
-    return "False", reason, message
-
-
-def requeue_after_s(draft: PlanContext) -> float | None:
-    """When to look again, in seconds; None where no experiment asks for it."""
-    active = draft.experiment_progress
-    if active is None:
-        status, queued = draft.status, any(reason == start.QUEUED for reason, _ in draft.experiment_waits.values())
-        begins = queued and not status.retiring and status.candidate is None and status.queued is None
-        begins = begins and draft.capacity_shortage is None
-        return POLL_S if begins else None
-    if draft.own is not None and draft.own.name in draft.experiment_statuses:
-        return 0.0
-    confirmed = draft.confirmed
-    if active.phase != RUNNING or not confirmed:
-        return WAITING_POLL_S if confirmed else POLL_S
-    return WAITING_POLL_S if draft.status.retiring else EVIDENCE_POLL_S
+        problem = stalled.message if stalled.status == "True" else ""
+        return Conclusion("True", RUNNING, "; ".join(filter(None, (message, problem))))
+    if is_over(status) and stalled.status == "False":
+        return Conclusion("True", status.phase, message)
+    if stalled.status == "True":
+        return stalled._replace(status="False")
+    return Conclusion("False", reason, message)

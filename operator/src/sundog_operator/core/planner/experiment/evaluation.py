@@ -1,4 +1,4 @@
-"""Weighs what the edges count for the experiment that is under way, and projects it into its status."""
+"""Evaluation of the active user's Experiment from the edges' counters, and its report in the status."""
 
 from dataclasses import replace
 
@@ -7,31 +7,25 @@ from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, request_counts, units
-from sundog_operator.core.experiments import (
-    dropped_arms,
-    evaluate,
-    outcome_evaluation,
-    power,
-    state,
-    transitions,
-)
+from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedRate
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.evaluation import request_deadline_s
-from sundog_operator.core.rollout.resolve import StableTraffic, needs_threshold
+from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 
 
-def evaluate_experiment(draft: PlanContext, own: UserExperiment, progress: ExperimentStatus) -> Counters | None:
-    """Judge it. Gives what was counted; None before it has begun."""
+def evaluate_experiment(
+    context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus
+) -> Counters | None:
+    """Set the context's `experiment_evaluation`, and return the updated counters; None before the Experiment has traffic."""
     if not state.has_begun(progress):
         return None
-    edges, waits_s = draft.seen.edges, request_deadline_s(draft.seen.split)
-    now_s = counters.counted_until_s(edges, draft.now.timestamp())
-    look = counters.CountScope(
+    edges, waits_s = context.observed.edges, request_deadline_s(context.observed.split)
+    now_s = counters.counted_until_s(edges, context.now.timestamp())
+    scope = counters.CountScope(
         epochs=[epoch.number for epoch in progress.evidence_epochs],
         in_force=progress.epoch.number,
         now_s=now_s,
@@ -39,111 +33,105 @@ def evaluate_experiment(draft: PlanContext, own: UserExperiment, progress: Exper
         control=CONTROL,
         arms=[arm.name for arm in state.treatment_arms(progress)],
     )
-    blocks = counters.collect_blocks(own.uid, edges)
-    counted = counters.update_counters(Counters.unpack(progress.tallies, own.uid), edges, blocks, look)
-    counted, problem = _with_feedback(draft, own, progress, counted)
-    seen = CollectedCounts(
+    blocks = counters.collect_blocks(experiment.uid, edges)
+    counted = counters.update_counters(Counters.unpack(progress.tallies, experiment.uid), edges, blocks, scope)
+    counted, problem = _with_feedback(context, experiment, progress, counted)
+    collected = CollectedCounts(
         tallies=counted,
         reports=edges,
         blocks=blocks,
-        traffic=_traffic(draft, own, progress),
+        traffic=traffic_for_thresholds(context, progress, state.control_revision(progress), experiment.uid),
         now_s=now_s,
         timeout_s=waits_s,
     )
-    draft.experiment_evaluation, draft.evaluated_experiment = (
-        evaluate.evaluate_experiment(progress, seen, _healthy(draft, progress), problem),
-        own.name,
-    )
+    healthy = _healthy_replicas(context, progress)
+    context.experiment_evaluation = evaluate.evaluate_experiment(progress, collected, healthy, problem)
+    context.evaluated_experiment = experiment.name
     return counted
 
 
 def _with_feedback(
-    draft: PlanContext, own: UserExperiment, progress: ExperimentStatus, counted: Counters
+    context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus, counted: Counters
 ) -> tuple[Counters, tuple[str, str] | None]:
-    """What edges tell of outcomes as well, and why nothing is to be built on that; nothing is asked for before there is evidence."""
-    wanted = outcome_evaluation.make_feedback_selection(draft.service, own.uid, progress)
+    """Return the counters with the edges' outcomes, and (reason, message) if those are not usable; unchanged before the evidence."""
+    wanted = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
     if wanted is None or not progress.evidence_epochs:
         return counted, None
-    known, problem = feedback.update_sums(
-        counted.feedback, [each for each in draft.seen.edges if _serves(each)], wanted
+    sums, problem = feedback.update_sums(
+        counted.feedback, [each for each in context.observed.edges if _serves(each)], wanted
     )
-    return replace(counted, feedback=known), problem
+    return replace(counted, feedback=sums), problem
 
 
 def _serves(edge: EdgeReport) -> bool:
     return edge.ready or edge.terminating
 
 
-def _healthy(draft: PlanContext, progress: ExperimentStatus) -> dict[str, int]:
-    """Healthy replicas by arm."""
-    edges = draft.seen.edges
-    return {arm.name: confirmation.healthy_replicas(draft.service, arm.revision or 0, edges) for arm in progress.arms}
+def _healthy_replicas(context: PlanContext, progress: ExperimentStatus) -> dict[str, int]:
+    """Return the healthy replicas of each arm."""
+    edges = context.observed.edges
+    return {arm.name: confirmation.healthy_replicas(context.service, arm.revision or 0, edges) for arm in progress.arms}
 
 
-def _traffic(draft: PlanContext, own: UserExperiment, progress: ExperimentStatus) -> StableTraffic:
-    """Stable's, as long as a latency is not known that the arms' are to be compared with."""
-    if not needs_threshold(progress.plan.guardrails):
-        return StableTraffic()
-    return draft.traffic_of(state.control_revision(progress), own.uid, progress.epoch.number)
-
-
-def report_metrics(draft: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
-    """Project what the evidence says: once a minute, and where nothing was said yet."""
-    judged = draft.experiment_evaluation
-    if judged is None or not (draft.is_report_due(status) or not status.metrics):
+def report_metrics(context: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
+    """Return the status with the evaluated metrics: once a minute, and as soon as there are any."""
+    evaluated = context.experiment_evaluation
+    if evaluated is None or not (context.is_report_due(status) or not status.metrics):
         return status
-    told = tuple(_doubted(draft, each, status, judged) for each in judged.metrics)
-    return status.model_copy(update={"metrics": dropped_arms.merge_dropped_metrics(status, told)})
+    metrics = tuple(_with_power_warning(context, each, status, evaluated) for each in evaluated.metrics)
+    return status.model_copy(update={"metrics": dropped_arms.merge_dropped_metrics(status, metrics)})
 
 
-def _doubted(
-    draft: PlanContext, told: MetricStatus, status: ExperimentStatus, judged: ExperimentEvaluation
+def _with_power_warning(
+    context: PlanContext, metric: MetricStatus, status: ExperimentStatus, evaluated: ExperimentEvaluation
 ) -> MetricStatus:
-    """What an arm may win by, or has to pass for it, with the warning that its time is hardly enough."""
-    if told.verdict != OutcomeVerdict.UNDECIDED or told.arm in state.dropped_arms(status) or status.since is None:
-        return told
-    if told.role == "guardrail":
-        lasted_s = (draft.now - status.since).total_seconds()
-        doubt = power.find_undecidable_guardrail(told, lasted_s, state.time_left_s(status, judged, draft.now))
+    """Return an undecided metric, with a warning in its message if the remaining time is probably too short."""
+    if metric.verdict != OutcomeVerdict.UNDECIDED or metric.arm in state.dropped_arms(status) or status.since is None:
+        return metric
+    if metric.role == "guardrail":
+        lasted_s = (context.now - status.since).total_seconds()
+        warning = power.find_undecidable_guardrail(metric, lasted_s, state.time_left_s(status, evaluated, context.now))
     else:
-        doubt = _doubt_of_success(draft, told, judged.rate)
-    return (
-        told.model_copy(update={"message": f"{told.message}; {doubt}"[: transitions.MAX_REASON_CHARS]})
-        if doubt
-        else told
-    )
+        warning = _success_warning(context, metric, evaluated.rate)
+    if not warning:
+        return metric
+    message = f"{metric.message}; {warning}"[: transitions.MAX_REASON_CHARS]
+    return metric.model_copy(update={"message": message})
 
 
-def _doubt_of_success(draft: PlanContext, told: MetricStatus, rate: ObservedRate | None) -> str:
-    spec = draft.own.acceptance.spec if draft.own is not None else None
-    if spec is None or rate is None or told.role != outcome_evaluation.SUCCESS:
+def _success_warning(context: PlanContext, metric: MetricStatus, rate: ObservedRate | None) -> str:
+    spec = context.experiment.acceptance.spec if context.experiment is not None else None
+    if spec is None or rate is None or metric.role != outcome_evaluation.SUCCESS:
         return ""
-    known = rate.values.get(told.name)
-    bases = {} if known is None or not known[0] > 0 else {told.name: ControlBaseline(*known)}
-    return power.find_undecidable_metric(spec, rate.units_per_second, bases)
+    known = rate.values.get(metric.name)
+    baselines = {} if known is None or not known[0] > 0 else {metric.name: ControlBaseline(*known)}
+    return power.find_undecidable_metric(spec, rate.units_per_second, baselines)
 
 
 def report_counts(
-    draft: PlanContext,
-    own: UserExperiment,
+    context: PlanContext,
+    experiment: UserExperiment,
     status: ExperimentStatus,
     before: ExperimentStatus,
     counted: Counters | None,
     *,
     moved: bool,
 ) -> ExperimentStatus:
-    """Project what was counted into the arms, edges that are gone included: at every transition, else once a minute."""
-    if not state.has_begun(status) or not (moved or draft.is_report_due(status)):
+    """Return the status with the requests and units of each arm: at each transition, else once a minute.
+
+    `counted` includes edges that are gone.
+    """
+    if not state.has_begun(status) or not (moved or context.is_report_due(status)):
         return status
-    known = draft.experiment_evaluation.units if draft.experiment_evaluation else {}
-    keeps = units.is_sticky(status.plan)
+    known_units = context.experiment_evaluation.units if context.experiment_evaluation else {}
+    is_sticky = units.is_sticky(status.plan)
     arms = []
     for arm in status.arms:
-        told = request_counts.count_requests_and_errors(own.uid, arm.name, draft.seen.edges)
-        requests, errors = counters.monotonic_totals(arm, told, counted)
-        fell = known.get(arm.name, 0 if keeps else requests)
-        update = {"requests": requests, "errors": errors, "units": max(arm.units, fell)}
+        reported = request_counts.count_requests_and_errors(experiment.uid, arm.name, context.observed.edges)
+        requests, errors = counters.monotonic_totals(arm, reported, counted)
+        assigned = known_units.get(arm.name, 0 if is_sticky else requests)
+        update = {"requests": requests, "errors": errors, "units": max(arm.units, assigned)}
         arms.append(arm.model_copy(update=update))
     if tuple(arms) == status.arms and status.metrics == before.metrics:
         return status
-    return status.model_copy(update={"arms": tuple(arms), "counted_at": draft.now})
+    return status.model_copy(update={"arms": tuple(arms), "counted_at": context.now})

@@ -1,7 +1,7 @@
-"""Walks the experiments of users with their ModelDeployment: one is brought up, runs and ends; the others wait in line.
+"""The lifecycle of users' Experiments on a ModelDeployment: one starts, runs and ends, while the others wait.
 
-What is decided is written into the Experiment before the ModelDeployment's status, and that before anything follows from it. So each step
-takes up what an earlier pass wrote and could not carry on.
+A decision is written into the Experiment first, then into the ModelDeployment's status, and only then acted on. So each step
+continues what an earlier pass wrote and did not finish.
 """
 
 from collections.abc import Iterator
@@ -18,182 +18,203 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import deadline
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup, evaluation
-from sundog_operator.core.planner.experiment.arm_status import arm_state, started
+from sundog_operator.core.planner.experiment.arm_status import arm_state, update_starting_arm
 from sundog_operator.core.planner.experiment.start import (
     STOPPED_BY_USER,
+    find_refusal,
     is_on_stable,
     make_arm_revision,
     set_arms,
-    why_not,
 )
 from sundog_operator.core.rollout import baseline_outage, history
 from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY
 from sundog_operator.core.rollout.state import STOPPED, is_over
 
 DATA_QUALITY_GRACE: Final = timedelta(minutes=1)
-"""For so long an edge may take up what it is asked for, and a store start anew."""
+"""Time for which an edge may apply a request for outcomes, and a store may restart, without an event."""
 
 
-def sync_active_experiment(draft: PlanContext) -> None:
-    """Take up the experiment that the status names, or one that says it runs; carry over what it has decided already."""
-    named = next((each for each in draft.seen.own if each.name == draft.status.experiment), None)
-    if named is None and (draft.status.arms or _is_of_rollout(draft)):
-        if not _is_of_rollout(draft):
-            _lose(draft)
+def sync_active_experiment(context: PlanContext) -> None:
+    """Find the active Experiment, by the status or by its own phase, and apply its decisions to the status."""
+    named = next((each for each in context.observed.own if each.name == context.status.experiment), None)
+    if named is None and (context.status.arms or _is_of_rollout(context)):
+        if not _is_of_rollout(context):
+            _report_deleted(context)
         return
-    own = named or _running(draft)
-    if own is None:
+    experiment = named or _find_running(context)
+    if experiment is None:
         return
-    if is_over(own.status):
-        cleanup.finish_experiment(draft, own, own.status)
-    elif not state.is_frozen(own.status) or (named is None and not is_on_stable(draft, own.status)):
-        cleanup.release_experiment(draft)
+    if is_over(experiment.status):
+        cleanup.finish_experiment(context, experiment, experiment.status)
+    elif not state.is_frozen(experiment.status) or (named is None and not is_on_stable(context, experiment.status)):
+        cleanup.release_experiment(context)
     else:
-        draft.own = own
-        _follow(draft, own)
+        context.experiment = experiment
+        _sync_arms(context, experiment)
 
 
-def _is_of_rollout(draft: PlanContext) -> bool:
-    return any(each.name == draft.status.experiment for each in draft.seen.rollouts)
+def _is_of_rollout(context: PlanContext) -> bool:
+    return any(each.name == context.status.experiment for each in context.observed.rollouts)
 
 
-def _lose(draft: PlanContext) -> None:
-    """Somebody deleted the experiment that runs: stable gets all traffic."""
-    draft.events.append(events.experiment_ended(draft.status.experiment, "", STOPPED, "Deleted: somebody deleted it"))
-    cleanup.release_experiment(draft)
+def _report_deleted(context: PlanContext) -> None:
+    """End the active Experiment, which was deleted: stable gets all traffic."""
+    context.events.append(events.experiment_ended(context.status.experiment, "", STOPPED, "Deleted: a user deleted it"))
+    cleanup.release_experiment(context)
 
 
-def _running(draft: PlanContext) -> UserExperiment | None:
-    """The one that runs, where the status that named it was lost."""
-    if draft.status.stable is None or draft.status.experiment or draft.status.candidate is not None:
+def _find_running(context: PlanContext) -> UserExperiment | None:
+    """Return the Experiment that runs, if the status that named it was lost."""
+    if context.status.stable is None or context.status.experiment or context.status.candidate is not None:
         return None
-    return next((each for each in order_waiting(draft.seen.own) if state.has_begun(each.status)), None)
+    return next((each for each in order_waiting(context.observed.own) if state.has_begun(each.status)), None)
 
 
-def _follow(draft: PlanContext, own: UserExperiment) -> None:
-    """Let the status name the arms that go on, and no others."""
-    going_on = {arm.name: arm.revision or 0 for arm in state.active_arms(own.status)}
-    known = {arm.name: arm for arm in draft.status.arms or () if going_on.get(arm.name) == arm.revision}
-    cleanup.drain_arms(draft, [arm.name for arm in draft.status.arms or () if arm.name not in known])
-    found = [known.get(name) or make_arm_revision(draft, name, number) for name, number in going_on.items()]
-    draft.set(experiment=own.name)
-    set_arms(draft, found)
+def _sync_arms(context: PlanContext, experiment: UserExperiment) -> None:
+    """Set the active arms of an Experiment in the status, and drain all others."""
+    active = {arm.name: arm.revision or 0 for arm in state.active_arms(experiment.status)}
+    known = {arm.name: arm for arm in context.status.arms or () if active.get(arm.name) == arm.revision}
+    cleanup.drain_arms(context, [arm.name for arm in context.status.arms or () if arm.name not in known])
+    found = [known.get(name) or make_arm_revision(context, name, number) for name, number in active.items()]
+    context.set(experiment=experiment.name)
+    set_arms(context, found)
 
 
-def advance_experiment(draft: PlanContext) -> None:
-    """Let the experiment under way take one step, unless this plan has decided of it already."""
-    own, progress = draft.own, draft.experiment_progress
-    if own is None or progress is None or own.name in draft.experiment_statuses:
+def advance_experiment(context: PlanContext) -> None:
+    """Tick the state machine of the active Experiment, unless this plan has set its status already."""
+    experiment, progress = context.experiment, context.experiment_progress
+    if experiment is None or progress is None or experiment.name in context.experiment_statuses:
         return
-    if not state.has_begun(progress) and _is_another(draft, own):
-        # Nothing was assigned by the plan: it is made anew.
-        draft.experiment_statuses[own.name] = ExperimentStatus(conditions=own.status.conditions)
-        cleanup.release_experiment(draft)
+    if not state.has_begun(progress) and _is_plan_outdated(context, experiment):
+        # No unit was assigned by this plan, so it is made again.
+        context.experiment_statuses[experiment.name] = ExperimentStatus(conditions=experiment.status.conditions)
+        cleanup.release_experiment(context)
         return
     begun = state.has_begun(progress)
-    found = [arm if begun else started(draft, arm) for arm in draft.status.arms or ()]
-    draft.set(arms=tuple(deadline.track_lost_since(draft, arm, begun=begun) for arm in found))
-    counted = evaluation.evaluate_experiment(draft, own, progress)
-    seen = state.ExperimentInputs(
-        now=draft.now,
-        confirmed=draft.confirmed,
-        arms={arm.name: arm_state(draft, arm, progress) for arm in draft.status.arms or ()},
-        end=_why_ends(draft, own, progress),
-        evidence=draft.experiment_evaluation,
+    current = [arm if begun else update_starting_arm(context, arm) for arm in context.status.arms or ()]
+    context.set(arms=tuple(deadline.track_lost_since(context, arm, begun=begun) for arm in current))
+    counted = evaluation.evaluate_experiment(context, experiment, progress)
+    inputs = state.ExperimentInputs(
+        now=context.now,
+        confirmed=context.is_split_confirmed,
+        arms={arm.name: arm_state(context, arm, progress) for arm in context.status.arms or ()},
+        end=_find_end(context, experiment, progress),
+        evidence=context.experiment_evaluation,
     )
-    ticked = state_machine.tick(evaluation.report_metrics(draft, progress), seen)
-    after = evaluation.report_counts(draft, own, ticked, progress, counted, moved=False)
-    if after != progress or (draft.experiment_evaluation is not None and draft.has_terminating_edge(progress)):
-        _write(draft, own, progress, after, counted)
+    ticked = state_machine.tick(evaluation.report_metrics(context, progress), inputs)
+    after = evaluation.report_counts(context, experiment, ticked, progress, counted, moved=False)
+    if after != progress or (context.experiment_evaluation is not None and context.has_terminating_edge(progress)):
+        _commit(context, experiment, progress, after, counted)
 
 
-def _write(
-    draft: PlanContext, own: UserExperiment, before: ExperimentStatus, after: ExperimentStatus, counted: Counters | None
+def _commit(
+    context: PlanContext,
+    experiment: UserExperiment,
+    before: ExperimentStatus,
+    after: ExperimentStatus,
+    counted: Counters | None,
 ) -> None:
-    """What was counted is written with what follows from it."""
+    """Set the status of the Experiment to write, with the counts that led to it, and its events."""
     tallies = counted.pack() if counted is not None else before.tallies
-    told = evaluation.report_counts(draft, own, after, before, counted, moved=True).model_copy(
+    committed = evaluation.report_counts(context, experiment, after, before, counted, moved=True).model_copy(
         update={"tallies": tallies}
     )
-    if told == before:
+    if committed == before:
         return
-    judged = draft.experiment_evaluation.metrics if draft.experiment_evaluation else told.metrics
-    draft.experiment_statuses[own.name] = history.record_point(told, judged, draft.now)
-    if is_over(told):
-        cleanup.finish_experiment(draft, own, told)
+    metrics = context.experiment_evaluation.metrics if context.experiment_evaluation else committed.metrics
+    context.experiment_statuses[experiment.name] = history.record_point(committed, metrics, context.now)
+    if is_over(committed):
+        cleanup.finish_experiment(context, experiment, committed)
         return
-    dropped = {arm.name: arm.dropped for arm in state.treatment_arms(told) if arm.dropped is not None}
-    new = [name for name in dropped if any(arm.name == name for arm in draft.status.arms or ())]
-    draft.events.extend(events.arm_dropped(own.name, own.uid, name, dropped[name] or "") for name in new)
-    cleanup.drain_arms(draft, new)
-    if state.has_won(told) and not state.has_won(before):
-        draft.events.append(events.arm_won(own.name, own.uid, told.verdict.reason))
-    if state.has_begun(told) and not state.has_begun(before):
-        draft.events.append(events.experiment_running(own.name, own.uid, told.epoch.number, _shares(told)))
-    draft.events.extend(_moves(own, before, told))
+    dropped = {arm.name: arm.dropped for arm in state.treatment_arms(committed) if arm.dropped is not None}
+    newly_dropped = [name for name in dropped if any(arm.name == name for arm in context.status.arms or ())]
+    context.events.extend(
+        events.arm_dropped(experiment.name, experiment.uid, name, dropped[name] or "") for name in newly_dropped
+    )
+    cleanup.drain_arms(context, newly_dropped)
+    if state.has_won(committed) and not state.has_won(before):
+        context.events.append(events.arm_won(experiment.name, experiment.uid, committed.verdict.reason))
+    if state.has_begun(committed) and not state.has_begun(before):
+        context.events.append(
+            events.experiment_running(experiment.name, experiment.uid, committed.epoch.number, _shares(committed))
+        )
+    context.events.extend(_transition_events(experiment, before, committed))
 
 
 def _shares(status: ExperimentStatus) -> str:
     return ", ".join(f"{arm.name} {arm.weight} %" for arm in status.arms if arm.name != names.STABLE)
 
 
-def _moves(own: UserExperiment, before: ExperimentStatus, after: ExperimentStatus) -> Iterator[KubernetesEvent]:
-    """What it does by itself with its weights, and while control is no measure."""
-    if state.has_begun(before) and _layout(before) != _layout(after) and _going_on(before) == _going_on(after):
-        yield events.weights_moved(own.name, own.uid, after.epoch.number, _shares(after))
-    paused, was = after.paused, before.paused
-    if paused is not None and paused != was and baseline_outage.is_paused_for_baseline(after):
-        yield events.experiment_paused(own.name, own.uid, paused.reason, paused.message, paused.since)
-    if was is not None and paused is None and baseline_outage.is_paused_for_baseline(before):
-        yield events.experiment_resumed(own.name, own.uid, was.reason, was.since)
+def _transition_events(
+    experiment: UserExperiment, before: ExperimentStatus, after: ExperimentStatus
+) -> Iterator[KubernetesEvent]:
+    """Yield the events of moved weights, and of pauses while control is unhealthy."""
+    if (
+        state.has_begun(before)
+        and _weights(before) != _weights(after)
+        and _active_names(before) == _active_names(after)
+    ):
+        yield events.weights_moved(experiment.name, experiment.uid, after.epoch.number, _shares(after))
+    paused, earlier = after.paused, before.paused
+    if paused is not None and paused != earlier and baseline_outage.is_paused_for_baseline(after):
+        yield events.experiment_paused(experiment.name, experiment.uid, paused.reason, paused.message, paused.since)
+    if earlier is not None and paused is None and baseline_outage.is_paused_for_baseline(before):
+        yield events.experiment_resumed(experiment.name, experiment.uid, earlier.reason, earlier.since)
 
 
-def _layout(status: ExperimentStatus) -> list[float]:
+def _weights(status: ExperimentStatus) -> list[float]:
     return [arm.weight for arm in status.arms]
 
 
-def _going_on(status: ExperimentStatus) -> list[str]:
+def _active_names(status: ExperimentStatus) -> list[str]:
     return [arm.name for arm in state.active_arms(status)]
 
 
-def report_data_quality(draft: PlanContext) -> None:
-    """Tell of what stops the verdicts of the experiment under way, once its conditions have had it for a while.
+def report_data_quality(context: PlanContext) -> None:
+    """Add an event if bad data has stopped the verdicts of the active Experiment for `DATA_QUALITY_GRACE`.
 
-    An outage of control is told by the pause for it.
+    An outage of control has the event of its pause instead.
     """
-    own, progress = draft.own, draft.experiment_progress
-    if own is None or progress is None or is_over(progress):
+    experiment, progress = context.experiment, context.experiment_progress
+    if experiment is None or progress is None or is_over(progress):
         return
-    told = next((each for each in progress.conditions if each.type == "DataQuality"), None)
-    if told is None or told.status != "False" or told.reason in (CONTROL_UNHEALTHY, CONTROL_DEGRADED):
+    quality = next((each for each in progress.conditions if each.type == "DataQuality"), None)
+    if quality is None or quality.status != "False" or quality.reason in (CONTROL_UNHEALTHY, CONTROL_DEGRADED):
         return
-    if draft.now - told.last_transition_time >= DATA_QUALITY_GRACE:
-        since = told.last_transition_time
-        draft.events.append(events.evidence_doubted(own.name, own.uid, told.reason, told.message, since))
+    if context.now - quality.last_transition_time >= DATA_QUALITY_GRACE:
+        since = quality.last_transition_time
+        context.events.append(
+            events.evidence_doubted(experiment.name, experiment.uid, quality.reason, quality.message, since)
+        )
 
 
-def _is_another(draft: PlanContext, own: UserExperiment) -> bool:
-    """Whether what is about to begin is not what its spec, or stable, stands for now."""
-    spec, stable = own.acceptance.spec, draft.revision(draft.stable_number or 0)
-    if spec is None or stable is None or not is_on_stable(draft, own.status) or why_not(draft, own):
+def _is_plan_outdated(context: PlanContext, experiment: UserExperiment) -> bool:
+    """Whether the frozen plan of a starting Experiment differs from its spec or from stable."""
+    spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
+    if (
+        spec is None
+        or stable is None
+        or not is_on_stable(context, experiment.status)
+        or find_refusal(context, experiment)
+    ):
         return True
-    return bool(find_plan_changes(draft, own, spec))
+    return bool(find_plan_changes(context, experiment, spec))
 
 
-def find_plan_changes(draft: PlanContext, own: UserExperiment, spec: ExperimentSpec) -> str:
-    """Which fields of a spec differ from the plan that was frozen."""
-    stable = draft.revision(state.control_revision(own.status))
+def find_plan_changes(context: PlanContext, experiment: UserExperiment, spec: ExperimentSpec) -> str:
+    """Return the fields of a spec that differ from the frozen plan, as text."""
+    stable = context.revision(state.control_revision(experiment.status))
     if stable is None:
         return ""
-    return freeze.find_changed_fields(own.status.plan, spec, arms.plan_arms(stable, spec))
+    return freeze.find_changed_fields(experiment.status.plan, spec, arms.plan_arms(stable, spec))
 
 
-def _why_ends(draft: PlanContext, own: UserExperiment, progress: ExperimentStatus) -> tuple[str, str] | None:
-    if own.acceptance.stopped:
+def _find_end(context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus) -> tuple[str, str] | None:
+    if experiment.acceptance.stopped:
         return STOPPED_BY_USER
-    if not is_on_stable(draft, progress):
+    if not is_on_stable(context, progress):
         return (
             "Superseded",
-            f"revision {draft.stable_number} is stable, and its control is revision {state.control_revision(progress)}",
+            f"revision {context.stable_number} is stable, but its control is revision {state.control_revision(progress)}",
         )
     return None

@@ -1,4 +1,4 @@
-"""The next experiment begins, or why it does not."""
+"""The start of the next user's Experiment, or why it waits."""
 
 from typing import Final
 
@@ -17,152 +17,164 @@ from sundog_operator.core.rollout.state import STOPPED
 
 WAITS_FOR_MODEL_DEPLOYMENT: Final = "WaitsForModelDeployment"
 QUEUED: Final = "Queued"
-CONTROL_LOST: Final = ("Superseded", "what it ran beside was lost, and is not stable any more")
+CONTROL_LOST: Final = ("Superseded", "its control revision was lost and is no longer stable")
 STOPPED_BY_USER: Final = ("StoppedByUser", "spec.stopped is true")
 
 
-def is_on_stable(draft: PlanContext, status: ExperimentStatus) -> bool:
-    """Whether its control is stable: by number, and by content, for another ModelDeployment of the same name counts from 1 again."""
-    stable, control = draft.revision(draft.stable_number or 0), state.frozen_comparison(status).arms[0]
+def is_on_stable(context: PlanContext, status: ExperimentStatus) -> bool:
+    """Whether the control of an Experiment is stable, by number and content.
+
+    A new ModelDeployment of the same name numbers its revisions from 1 again.
+    """
+    stable, control = context.revision(context.stable_number or 0), state.frozen_comparison(status).arms[0]
     is_same = stable is None or stable.hash == control.hash
-    return state.control_revision(status) == draft.stable_number and is_same
+    return state.control_revision(status) == context.stable_number and is_same
 
 
-def set_arms(draft: PlanContext, found: list[ArmRevision]) -> None:
-    """These arms, which are then neither kept nor on their way out."""
+def set_arms(context: PlanContext, found: list[ArmRevision]) -> None:
+    """Set the arms in the status. Their revisions are then neither warm nor draining."""
     numbers = {arm.revision for arm in found}
-    draft.set(
+    context.set(
         arms=tuple(found),
-        retiring=tuple(each for each in draft.status.retiring if each.revision not in numbers),
-        kept=tuple(each for each in draft.status.kept if each.revision not in numbers),
+        retiring=tuple(each for each in context.status.retiring if each.revision not in numbers),
+        kept=tuple(each for each in context.status.kept if each.revision not in numbers),
     )
 
 
-def make_arm_revision(draft: PlanContext, name: str, number: int) -> ArmRevision:
-    """The status of an arm's revision, with the RayCluster that it runs in."""
-    place = desired_state.clusters_by_revision(draft.status).get(number) or recovery.choose_cluster(draft, number)
-    told = outcome.make_revision_status(draft, number, 1)
-    cluster = "" if place == draft.status.cluster else place
-    return ArmRevision(name=name, **{**dict(told), "cluster": cluster})
+def make_arm_revision(context: PlanContext, name: str, number: int) -> ArmRevision:
+    """Return the status of an arm's revision, with its RayCluster if that is not the service's."""
+    cluster = desired_state.clusters_by_revision(context.status).get(number) or recovery.choose_cluster(context, number)
+    revision_status = outcome.make_revision_status(context, number, 1)
+    own_cluster = "" if cluster == context.status.cluster else cluster
+    return ArmRevision(name=name, **{**dict(revision_status), "cluster": own_cluster})
 
 
-def start_next_experiment(draft: PlanContext) -> None:
-    """Bring up the arms of the first in line, as soon as nothing else is under way."""
-    reason = _why_none_begins(draft)
-    for own in order_waiting(draft.seen.own):
-        if own.name in draft.experiment_statuses or (draft.own is not None and own.name == draft.own.name):
+def start_next_experiment(context: PlanContext) -> None:
+    """Start the arms of the oldest waiting Experiment, once nothing else is active. End those that cannot run any more."""
+    blocked = _find_start_blocker(context)
+    for experiment in order_waiting(context.observed.own):
+        is_active = context.experiment is not None and experiment.name == context.experiment.name
+        if is_active or experiment.name in context.experiment_statuses:
             continue
-        if own.acceptance.spec is None and not state.is_frozen(own.status):
+        if experiment.acceptance.spec is None and not state.is_frozen(experiment.status):
             continue
-        if state.has_begun(own.status) and draft.stable_number is not None and not is_on_stable(draft, own.status):
-            # What edges have counted under its name is of this plan: by another one it would be evidence of other revisions.
-            draft.experiment_statuses[own.name] = transitions.end_experiment(
-                own.status, STOPPED, *CONTROL_LOST, draft.now
-            )
+        if (ending := _find_end(context, experiment)) is not None:
+            ended = transitions.end_experiment(experiment.status, STOPPED, *ending, context.now)
+            context.experiment_statuses[experiment.name] = ended
             continue
-        if own.acceptance.stopped:
-            draft.experiment_statuses[own.name] = transitions.end_experiment(
-                own.status, STOPPED, *STOPPED_BY_USER, draft.now
-            )
-            continue
-        waits = why_not(draft, own) or reason
-        if waits is None and (waits := _finds_no_room(draft, own)) is not None:
-            # Who is younger would take the room that it waits for.
-            reason = QUEUED, f"waits for Experiment {own.name}, which is older"
-        if draft.own is None and waits is None and not state.has_begun(own.status):
-            _bring_up(draft, own)
+        waits = find_refusal(context, experiment) or blocked
+        if waits is None and (waits := _find_shortage(context, experiment)) is not None:
+            # A newer Experiment must not take the capacity that this one waits for.
+            blocked = QUEUED, f"waits for Experiment {experiment.name}, which is older"
+        if context.experiment is None and waits is None and not state.has_begun(experiment.status):
+            _start_arms(context, experiment)
         else:
-            draft.experiment_waits[own.name] = waits or (QUEUED, f"waits for Experiment {draft.status.experiment}")
+            queued = QUEUED, f"waits for Experiment {context.status.experiment}"
+            context.experiment_waits[experiment.name] = waits or queued
 
 
-def _why_none_begins(draft: PlanContext) -> tuple[str, str] | None:
-    """(reason, message) of what has to happen before any can begin; None where the next one can."""
-    status, service = draft.status, f"ModelDeployment {draft.service}"
-    if status.stable is None or not draft.available(status.stable.revision):
+def _find_end(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
+    """Return (reason, message) if an inactive Experiment ends: its control was lost, or a user stopped it."""
+    has_begun = state.has_begun(experiment.status)
+    if has_begun and context.stable_number is not None and not is_on_stable(context, experiment.status):
+        # Its counters belong to this plan. With another plan they would be evidence of other revisions.
+        return CONTROL_LOST
+    return STOPPED_BY_USER if experiment.acceptance.stopped else None
+
+
+def _find_start_blocker(context: PlanContext) -> tuple[str, str] | None:
+    """Return (reason, message) of what must happen before any Experiment can start; None if the next one can."""
+    status, service = context.status, f"ModelDeployment {context.service}"
+    if status.stable is None or not context.available(status.stable.revision):
         return WAITS_FOR_MODEL_DEPLOYMENT, f"waits until {service} serves"
-    if draft.spec is None:
+    if context.spec is None:
         return WAITS_FOR_MODEL_DEPLOYMENT, f"waits until the spec of {service} is accepted"
-    if draft.own is not None:
-        return QUEUED, f"waits until Experiment {draft.own.name} has ended"
-    if status.candidate is not None or status.queued is not None or draft.rollout is not None:
+    if context.experiment is not None:
+        return QUEUED, f"waits until Experiment {context.experiment.name} has ended"
+    if status.candidate is not None or status.queued is not None or context.rollout is not None:
         number = status.candidate.revision if status.candidate else status.queued
         return QUEUED, f"waits until the rollout of revision {number} has ended"
     if (
-        draft.capacity_shortage is not None
-        and draft.wanted is not None
-        and not draft.held
-        and candidate.should_stop_experiments(draft.spec)
+        context.capacity_shortage is not None
+        and context.wanted is not None
+        and not context.is_held
+        and candidate.should_stop_experiments(context.spec)
     ):
-        return QUEUED, f"waits until revision {draft.wanted.number} finds room"
-    if draft.spec.paused:
+        return QUEUED, f"waits until there is capacity for revision {context.wanted.number}"
+    if context.spec.paused:
         return WAITS_FOR_MODEL_DEPLOYMENT, f"waits while spec.paused of {service} is true"
     if status.retiring:
-        drains = ", ".join(str(each.revision) for each in status.retiring)
-        return QUEUED, f"waits until the replicas of revision {drains} are gone"
-    if draft.objects_to_create or draft.commit is not None or draft.experiment_statuses:
+        draining = ", ".join(str(each.revision) for each in status.retiring)
+        return QUEUED, f"waits until the replicas of revision {draining} are gone"
+    if context.objects_to_create or context.commit is not None or context.experiment_statuses:
         return QUEUED, f"waits for {service}"
     return None
 
 
-def why_not(draft: PlanContext, own: UserExperiment) -> tuple[str, str] | None:
-    """Why one cannot begin, whatever else is under way."""
-    spec, stable = own.acceptance.spec, draft.revision(draft.stable_number or 0)
+def find_refusal(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
+    """Return (reason, message) if an Experiment is refused, whatever else is active; else None."""
+    spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None:
-        return own.acceptance.reason, own.acceptance.message
-    wrong = arms.find_experiment_violations(stable, spec, draft.spec, draft.seen.installation)
-    return (refusal_reason(wrong[0].message), "; ".join(map(str, wrong))) if wrong else None
+        return experiment.acceptance.reason, experiment.acceptance.message
+    violations = arms.find_experiment_violations(stable, spec, context.spec, context.observed.installation)
+    return (refusal_reason(violations[0].message), "; ".join(map(str, violations))) if violations else None
 
 
 def refusal_reason(message: str) -> str:
-    """The reason of a refusal, by what it says."""
-    unsupported = "not supported" in message or "local mode" in message
-    return "NotYetSupported" if unsupported else "InvalidSpec"
+    """Return the reason of a refusal, from its message."""
+    is_unsupported = "not supported" in message or "local mode" in message
+    return "NotYetSupported" if is_unsupported else "InvalidSpec"
 
 
-def _bring_up(draft: PlanContext, own: UserExperiment) -> None:
-    spec, rollout = own.acceptance.spec, draft.spec.rollout if draft.spec else None
-    stable = draft.revision(draft.stable_number or 0)
+def _start_arms(context: PlanContext, experiment: UserExperiment) -> None:
+    """Freeze the plan of an Experiment, and start its arms."""
+    spec, rollout = experiment.acceptance.spec, context.spec.rollout if context.spec else None
+    stable = context.revision(context.stable_number or 0)
     if spec is None or rollout is None or stable is None:
         return
-    planned = [(arm, _revision(draft, arm)) for arm in arms.plan_arms(stable, spec)]
-    known = draft.traffic_of(stable.number)
-    frozen = freeze.freeze(spec, rollout, (stable.number, stable.hash), planned, known, draft.now)
-    draft.own = own
-    draft.experiment_statuses[own.name] = frozen.model_copy(update={"conditions": own.status.conditions})
-    draft.set(experiment=own.name)
-    set_arms(draft, [make_arm_revision(draft, arm.name, number) for arm, number in planned])
-    draft.events.append(events.experiment_started(own.name, own.uid, [arm.name for arm, _ in planned], stable.number))
+    planned = [(arm, _find_or_create_revision(context, arm)) for arm in arms.plan_arms(stable, spec)]
+    traffic = context.traffic_of(stable.number)
+    frozen = freeze.freeze(spec, rollout, (stable.number, stable.hash), planned, traffic, context.now)
+    context.experiment = experiment
+    context.experiment_statuses[experiment.name] = frozen.model_copy(
+        update={"conditions": experiment.status.conditions}
+    )
+    context.set(experiment=experiment.name)
+    set_arms(context, [make_arm_revision(context, arm.name, number) for arm, number in planned])
+    context.events.append(
+        events.experiment_started(experiment.name, experiment.uid, [arm.name for arm, _ in planned], stable.number)
+    )
 
 
-def _finds_no_room(draft: PlanContext, own: UserExperiment) -> tuple[str, str] | None:
-    """(reason, message) of why pods of the arms would not fit beside what runs."""
-    spec, stable = own.acceptance.spec, draft.revision(draft.stable_number or 0)
+def _find_shortage(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
+    """Return (reason, message) if the pods of the arms do not fit beside the running ones; else None."""
+    spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None or stable is None:
         return None
-    shares, moves = (
-        arms.planned_buckets(spec),
-        allocation.freeze_allocation(spec.allocation, spec.stop.max_duration) is not None,
-    )
+    shares = arms.planned_buckets(spec)
+    is_adaptive = allocation.freeze_allocation(spec.allocation, spec.stop.max_duration) is not None
     exposed = sum(shares.values())
-    of_stable = BUCKETS - exposed + shares[CONTROL]
+    stable_share = BUCKETS - exposed + shares[CONTROL]
     replicas = {
-        arm.name: replica_counts.arm_replicas(draft.replicas, exposed if moves else shares[arm.name], of_stable)
+        arm.name: replica_counts.arm_replicas(
+            context.replicas, exposed if is_adaptive else shares[arm.name], stable_share
+        )
         for arm in spec.arms
     }
-    rooms = {arm: room for (experiment, arm), room in draft.seen.arm_rooms.items() if experiment == own.name}
+    rooms = {arm: room for (name, arm), room in context.observed.arm_rooms.items() if name == experiment.name}
     short = arms.find_arm_shortage(stable, spec, rooms, replicas)
-    return short if capacity.is_blocking(short, draft.seen.installation) else None
+    return short if capacity.is_blocking(short, context.observed.installation) else None
 
 
-def _revision(draft: PlanContext, arm: PlannedArm) -> int:
-    """The revision of an arm, made where there is none of its content."""
-    found = revisions.find_by_hash((*draft.made, *draft.seen.revisions), arm.hash)
+def _find_or_create_revision(context: PlanContext, arm: PlannedArm) -> int:
+    """Return the revision number of an arm, and create the revision if there is none with its content."""
+    found = revisions.find_by_hash((*context.new_revisions, *context.observed.revisions), arm.hash)
     if found is not None:
         return found.number
-    running = set(desired_state.live_revisions(draft.status))
-    taken = {*draft.seen.taken, *running, *(each.number for each in draft.made)}
-    number = draft.find_deployed_number(arm.hash, running) or revisions.next_number(taken)
-    made = Revision(number, arm.hash, arm.content, arm.image)
-    draft.made.append(made)
-    draft.objects_to_create.append(revisions.make_controller_revision(draft.seen.deployment, made))
+    running = set(desired_state.live_revisions(context.status))
+    taken = {*context.observed.taken, *running, *(each.number for each in context.new_revisions)}
+    number = context.find_deployed_number(arm.hash, running) or revisions.next_number(taken)
+    new = Revision(number, arm.hash, arm.content, arm.image)
+    context.new_revisions.append(new)
+    context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, new))
     return number

@@ -1,1 +1,1 @@
-"""Problems that a pass reports or acts on: pods, edges and requests."""
+"""Problems that a pass reports or fixes: pods, edges and requests."""

@@ -1,4 +1,4 @@
-"""What keeps the pods of a revision from running."""
+"""Reasons why pods of a revision do not run."""
 
 from typing import Final
 
@@ -10,38 +10,38 @@ from sundog_operator.core.planner.problems import terminating_pods
 POD_REFUSED: Final = "PodRefused"
 
 
-def find_pending_reason(draft: PlanContext, number: int) -> tuple[str, str] | None:
-    """(reason, message) of what keeps the pods of a revision, or the head or store of their cluster, from running.
+def find_pending_reason(context: PlanContext, number: int) -> tuple[str, str] | None:
+    """Return (reason, message) if pods of a revision, or the head or store of its RayCluster, cannot run.
 
-    A pod without a node is not kept from one as long as others are about to leave theirs to it.
+    An unscheduled pod is no problem while terminating pods make room for it.
     """
-    if draft.spec is not None and draft.wanted is not None and draft.wanted.number == number:
-        namespace = draft.seen.deployment["metadata"]["namespace"]
+    if context.spec is not None and context.wanted is not None and context.wanted.number == number:
+        namespace = context.observed.deployment["metadata"]["namespace"]
         missing = references.find_missing_references(
-            references.find_references(draft.spec), draft.seen.references, namespace
+            references.find_references(context.spec), context.observed.references, namespace
         )
         if missing is not None:
             return missing[0], f"revision {number}: {missing[1]}"
-    own = pod_problems.find_pod_problem(draft.pods_of(number))
-    if own is not None and not (
-        own[0] == pod_problems.UNSCHEDULABLE and terminating_pods.has_enough_terminating(draft, number)
+    pod_problem = pod_problems.find_pod_problem(context.pods_of(number))
+    if pod_problem is not None and not (
+        pod_problem[0] == pod_problems.UNSCHEDULABLE and terminating_pods.has_enough_terminating(context, number)
     ):
-        return own[0], f"revision {number}: {own[1]}"
-    # A head without its store does not start: what keeps the store from running is nearer to the cause.
-    for what, found in (
-        ("the store of Ray", draft.store_pods_of(number)),
-        ("the head of Ray", draft.head_pods_of(number)),
+        return pod_problem[0], f"revision {number}: {pod_problem[1]}"
+    # A head does not start without its store, so the store's problem is closer to the cause.
+    for what, pods in (
+        ("the store of Ray", context.store_pods_of(number)),
+        ("the head of Ray", context.head_pods_of(number)),
     ):
-        if (other := pod_problems.find_pod_problem(found)) is not None:
+        if (other := pod_problems.find_pod_problem(pods)) is not None:
             return other[0], f"{what}: {other[1]}"
-    return _refused(draft, number)
+    return _find_refusal(context, number)
 
 
-def _refused(draft: PlanContext, number: int) -> tuple[str, str] | None:
-    """That pods of it are not there, for the API server does not let KubeRay make them, as by a quota."""
-    cluster = draft.cluster_of(number)
+def _find_refusal(context: PlanContext, number: int) -> tuple[str, str] | None:
+    """Return (reason, message) if the API server rejects pods of KubeRay, for example because of a quota."""
+    cluster = context.cluster_of(number)
     if cluster is None or not cluster.refusal:
         return None
-    wanted = desired_state.live_revisions(draft.status).get(number, 0)
-    told = f"KubeRay has no pod for it in RayCluster {cluster.name}: {cluster.refusal}"
-    return (POD_REFUSED, f"revision {number}: {told}") if len(draft.pods_of(number)) < wanted else None
+    wanted = desired_state.live_revisions(context.status).get(number, 0)
+    message = f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
+    return (POD_REFUSED, message) if len(context.pods_of(number)) < wanted else None

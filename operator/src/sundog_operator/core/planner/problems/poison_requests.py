@@ -1,16 +1,16 @@
-"""Requests that end the replicas that they reach."""
+"""Poison requests, which may crash the replicas that they reach."""
 
 from sundog_operator.core import events
 from sundog_operator.core.edge import request_counts
 from sundog_operator.core.planner.context import PlanContext
 
 
-def report_poison_requests(draft: PlanContext) -> None:
-    """Add an event for each revision in traffic that edges have seen such requests of."""
-    split = draft.split()
+def report_poison_requests(context: PlanContext) -> None:
+    """Add an event for each revision with traffic that got poison requests."""
+    split = context.desired_split()
     if split is None:
         return
     for arm in split.arms:
-        count = request_counts.count_poison_requests(split.attempt, arm.name, draft.seen.edges)
+        count = request_counts.count_poison_requests(split.attempt, arm.name, context.observed.edges)
         if count:
-            draft.events.append(events.poison_request(arm.revision, count, split.attempt))
+            context.events.append(events.poison_request(arm.revision, count, split.attempt))

@@ -1,4 +1,4 @@
-"""Edges that do not follow: told by `say`, and after an abort replaced, for they may still send requests to what was aborted."""
+"""Stale edges, replaced after an abort because they may still send requests to the aborted revision."""
 
 from datetime import timedelta
 from typing import Final
@@ -10,39 +10,41 @@ from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.planner.context import PlanContext
 
 REPLACE_GRACE: Final = timedelta(seconds=30)
-"""After an edge has been told of, which is when it has been late for 30 s."""
+"""Time after `TrafficSynced` reports a late edge, which it does after 30 s."""
 
 
-def replace_stale_edge(draft: PlanContext) -> tuple[EdgeReport, ...]:
-    """The edge to delete now, at most one, with its event.
+def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
+    """Return the edge to delete now, at most one, and add its event.
 
-    Only where another edge has the split in force: what all of them cannot do, new ones could not either.
+    Only while another edge has the split in force: if no edge can apply it, a new one could not either.
     """
-    last, told = draft.status.last_rollout, draft.stored_condition("TrafficSynced")
-    lost = {last.revision} if last is not None and held_back_revisions.is_failed_rollout(last) else set()
-    aborted = draft.is_giving_back or any(_retires(draft, revision) for revision in lost | _dropped(draft))
-    if not draft.seen.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
+    last, synced = context.status.last_rollout, context.stored_condition("TrafficSynced")
+    failed = {last.revision} if last is not None and held_back_revisions.is_failed_rollout(last) else set()
+    is_aborted = context.is_giving_back or any(
+        _is_draining(context, revision) for revision in failed | _dropped_revisions(context)
+    )
+    if not context.observed.in_cluster or not is_aborted or synced is None or synced.reason != "EdgeNotConfirmed":
         return ()
-    if draft.now - told.last_transition_time < REPLACE_GRACE:
+    if context.now - synced.last_transition_time < REPLACE_GRACE:
         return ()
-    split = draft.split()
+    split = context.desired_split()
     if split is None:
         return ()
-    confirmation = edge_confirmation.confirm(draft.service, split, draft.seen.edges)
+    confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
     late = {pod for pod, _ in confirmation.waiting}
-    ready = [report for report in draft.seen.edges if report.ready and not report.terminating]
-    found = [report for report in ready if report.pod in late]
-    if not found or len(found) == len(ready):
+    ready = [report for report in context.observed.edges if report.ready and not report.terminating]
+    stale = [report for report in ready if report.pod in late]
+    if not stale or len(stale) == len(ready):
         return ()
-    draft.events.append(events.edge_replaced(found[0].pod, found[0].uid, split.epoch))
-    return (found[0],)
+    context.events.append(events.edge_replaced(stale[0].pod, stale[0].uid, split.epoch))
+    return (stale[0],)
 
 
-def _dropped(draft: PlanContext) -> set[int]:
-    """Arms of the experiment under way that got no traffic any more."""
-    arms = draft.experiment_progress.arms if draft.experiment_progress is not None else ()
+def _dropped_revisions(context: PlanContext) -> set[int]:
+    """Return the revisions of dropped arms of the active Experiment."""
+    arms = context.experiment_progress.arms if context.experiment_progress is not None else ()
     return {arm.revision for arm in arms if arm.dropped is not None and arm.revision is not None}
 
 
-def _retires(draft: PlanContext, revision: int) -> bool:
-    return any(retiring.revision == revision for retiring in draft.status.retiring)
+def _is_draining(context: PlanContext, revision: int) -> bool:
+    return any(retiring.revision == revision for retiring in context.status.retiring)

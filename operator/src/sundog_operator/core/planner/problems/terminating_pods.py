@@ -1,7 +1,6 @@
-"""Pods of a service that are to go and still have their nodes: whose place a revision's own pods wait for. Pure.
+"""Terminating pods of a service, which still hold the devices that a revision's own pods wait for. Pure.
 
-A replica that has left Serve is not gone: Ray's autoscaler takes its pod away once that was idle for a while, and until then nobody else
-gets its devices.
+A replica that left Serve still has its pod. Ray's autoscaler deletes the pod after an idle time, and only then its devices are free.
 """
 
 from sundog_operator.core import revisions
@@ -11,59 +10,61 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.text import format_count
 
 
-def count_terminating(draft: PlanContext, number: int) -> int:
-    """How many of other revisions are to go that have the accelerators, on the nodes, that this one's ask for."""
-    return sum(_by_revision(draft, number).values())
+def count_terminating(context: PlanContext, number: int) -> int:
+    """Return the number of other revisions' terminating pods with the accelerators and nodes that this revision needs."""
+    return sum(_by_revision(context, number).values())
 
 
-def has_enough_terminating(draft: PlanContext, number: int) -> bool:
-    """Whether those of a revision that have no node find one when all of these have gone."""
-    unplaced = [pod for pod in draft.pods_of(number) if _stays(pod) and not pod_problems.is_scheduled(pod)]
-    return 0 < len(unplaced) <= count_terminating(draft, number)
+def has_enough_terminating(context: PlanContext, number: int) -> bool:
+    """Whether all unscheduled pods of a revision have room once the terminating pods are gone."""
+    unplaced = [pod for pod in context.pods_of(number) if not _is_deleted(pod) and not pod_problems.is_scheduled(pod)]
+    return 0 < len(unplaced) <= count_terminating(context, number)
 
 
-def describe_wait(draft: PlanContext, number: int) -> str:
-    """What a revision waits for, if that is such pods."""
-    whose = [f"{format_count(pods, 'pod')} of revision {other}" for other, pods in _by_revision(draft, number).items()]
-    return f"takes the place of {' and '.join(whose)}, not gone yet"
+def describe_wait(context: PlanContext, number: int) -> str:
+    """Return the message of a revision that waits for terminating pods."""
+    awaited = [
+        f"{format_count(pods, 'pod')} of revision {other}" for other, pods in _by_revision(context, number).items()
+    ]
+    return f"waits for {' and '.join(awaited)} to terminate"
 
 
-def _by_revision(draft: PlanContext, number: int) -> dict[int, int]:
-    """The pods that are to go, of each revision that has any."""
-    wanted, found = _wanted(draft), {}
-    for other in _with_pods(draft) - {number}:
-        held = sum(map(_has_place, draft.pods_of(other)))
-        if held > wanted.get(other, 0) and _alike(draft, other, number):
+def _by_revision(context: PlanContext, number: int) -> dict[int, int]:
+    """Return the number of terminating pods by revision."""
+    wanted, found = _wanted(context), {}
+    for other in _revisions_with_pods(context) - {number}:
+        held = sum(map(_holds_devices, context.pods_of(other)))
+        if held > wanted.get(other, 0) and _needs_same_devices(context, other, number):
             found[other] = held - wanted.get(other, 0)
     return dict(sorted(found.items()))
 
 
-def _with_pods(draft: PlanContext) -> set[int]:
-    labels = (pod["metadata"].get("labels") or {} for pod in draft.seen.pods)
-    mine = (each for each in labels if each.get(names.LABEL_MODEL_DEPLOYMENT) == draft.service)
-    return {int(each[names.LABEL_REVISION]) for each in mine if each.get(names.LABEL_REVISION, "").isdigit()}
+def _revisions_with_pods(context: PlanContext) -> set[int]:
+    labels = (pod["metadata"].get("labels") or {} for pod in context.observed.pods)
+    own = (each for each in labels if each.get(names.LABEL_MODEL_DEPLOYMENT) == context.service)
+    return {int(each[names.LABEL_REVISION]) for each in own if each.get(names.LABEL_REVISION, "").isdigit()}
 
 
-def _wanted(draft: PlanContext) -> dict[int, int]:
-    """Replicas that revisions are to keep: of what retires, none, and of what the status does not tell of any more."""
-    status, aim = draft.status, candidate_placement.final_replicas(draft)
+def _wanted(context: PlanContext) -> dict[int, int]:
+    """Return the replicas that revisions keep; none of a draining revision, or of one that is not in the status."""
+    status, final = context.status, candidate_placement.final_replicas(context)
     wanted = desired_state.live_revisions(status) | {each.revision: 0 for each in status.retiring}
-    if aim is not None and status.stable is not None:
-        wanted[status.stable.revision] = min(aim.stable, status.stable.replicas)
+    if final is not None and status.stable is not None:
+        wanted[status.stable.revision] = min(final.stable, status.stable.replicas)
     return wanted
 
 
-def _alike(draft: PlanContext, one: int, other: int) -> bool:
-    found = [draft.revision(number) for number in (one, other)]
+def _needs_same_devices(context: PlanContext, one: int, other: int) -> bool:
+    found = [context.revision(number) for number in (one, other)]
     specs = [revisions.spec_of(each) for each in found if each is not None]
-    asked = [(spec.resources.gpu, spec.scheduling) for spec in specs]
-    return len(asked) == len(found) and asked[0] == asked[1]
+    needs = [(spec.resources.gpu, spec.scheduling) for spec in specs]
+    return len(needs) == len(found) and needs[0] == needs[1]
 
 
-def _stays(pod: pod_problems.Pod) -> bool:
-    return "deletionTimestamp" not in pod["metadata"]
+def _is_deleted(pod: pod_problems.Pod) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
 
 
-def _has_place(pod: pod_problems.Pod) -> bool:
-    """Also for the moment between the end of one that is deleted and the scheduler's next look."""
-    return pod_problems.is_scheduled(pod) or (not _stays(pod) and bool((pod.get("spec") or {}).get("nodeName")))
+def _holds_devices(pod: pod_problems.Pod) -> bool:
+    """Whether a pod holds devices, also in the moment before the scheduler sees the end of a deleted pod."""
+    return pod_problems.is_scheduled(pod) or (_is_deleted(pod) and bool((pod.get("spec") or {}).get("nodeName")))
