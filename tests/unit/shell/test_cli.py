@@ -91,7 +91,7 @@ def test_an_address_in_place_of_a_manifest_is_told_as_one(
 ) -> None:
     done = sundog(*arguments, address)
     assert done.code == ExitCode.USAGE
-    assert f"{address!r} is an address, and addresses are not taken: give {instead};" in done.err
+    assert f"{address!r} is an address; expected {instead};" in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -
     done = sundog("version")
     assert done.code == ExitCode.REFUSED
     assert done.err == (
-        "error: /state/origins.json: No space left on device: free some space, or choose another --state-dir\n"
+        "error: /state/origins.json: No space left on device. Free some space, or choose another --state-dir\n"
     )
 
 
@@ -193,7 +193,7 @@ def test_a_command_that_no_package_brings_says_how_to_get_it(sundog: Any, monkey
     done = sundog("digest", "x")
     assert done.code == ExitCode.REFUSED
     assert done.err == (
-        "error: `sundog digest` is not part of this installation: pip install --upgrade 'sundog[runtime]'\n"
+        "error: `sundog digest` is not part of this installation. Run: pip install --upgrade 'sundog[runtime]'\n"
     )
 
 

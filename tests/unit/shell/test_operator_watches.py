@@ -135,7 +135,7 @@ async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_pr
         client.changes += 10
         watching.kopf._round.clear()
         await watching.list_all()
-        return watching.kopf._round.is_set(), watching.deafness.problem()
+        return watching.kopf._round.is_set(), watching.stale_watches.problem()
 
     assert await listed_after_a_change() == (False, ""), "a list may be a moment ahead"
     assert await listed_after_a_change() == (True, "")
@@ -145,7 +145,7 @@ async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_pr
     assert await listed_after_a_change() == (False, broken)
     meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes + 1)}
     watching._told(CONFIG_MAP, "MODIFIED", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
-    assert watching.deafness.problem() == "", "it tells again"
+    assert watching.stale_watches.problem() == "", "it tells again"
 
 
 async def test_a_watch_of_what_does_not_change_may_be_silent() -> None:
@@ -157,7 +157,7 @@ async def test_a_watch_of_what_does_not_change_may_be_silent() -> None:
         await watching.list_all()
         await watching.list_all()
     assert not watching.kopf._round.is_set()
-    assert watching.deafness.problem() == ""
+    assert watching.stale_watches.problem() == ""
 
 
 async def test_a_list_of_a_watch_that_begins_is_no_word_of_a_change() -> None:
@@ -169,4 +169,4 @@ async def test_a_list_of_a_watch_that_begins_is_no_word_of_a_change() -> None:
         await watching.list_all()
         meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes)}
         watching._told(CONFIG_MAP, None, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
-    assert watching.deafness.problem() != ""
+    assert watching.stale_watches.problem() != ""

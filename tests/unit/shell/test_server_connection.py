@@ -60,7 +60,7 @@ def test_a_running_instance_comes_before_the_cluster_and_says_so(tmp_path: Path,
         found = resolve_target(ServerSelection(), environment)
         assert found.kubeconfig == state.path / "kubeconfig"
         assert found.namespace == "local"
-        assert found.note == f"using the local instance in {where}; --kubeconfig chooses a cluster"
+        assert found.note == f"using the local instance in {where}; use --kubeconfig for a cluster"
         assert resolve_target(ServerSelection(context="here"), environment).kubeconfig == cluster
         assert resolve_target(ServerSelection(plugin=True), environment).kubeconfig == cluster
         assert resolve_target(ServerSelection(plugin=True), environment).note == ""
@@ -84,7 +84,7 @@ def test_a_named_instance_that_has_ended_never_falls_through_to_a_cluster(
         environment["SUNDOG_STATE_DIR"] = str(state_dir)
     with instance(state_dir) as state:
         assert resolve_target(selection, environment).kubeconfig == state.path / "kubeconfig"
-    with pytest.raises(CommandFailed, match=f"no local instance runs in {state_dir}: start one") as caught:
+    with pytest.raises(CommandFailed, match=f"no local instance runs in {state_dir}. Start one") as caught:
         resolve_target(selection, environment)
     assert caught.value.exit_code == ExitCode.UNREACHABLE
 
@@ -129,7 +129,7 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
     ("text", "told"),
     [
         ("a: [1", "line 1: expected ',' or ']', but got '<stream end>'"),
-        (f"{MANIFEST}---\n{SECRET}---\n5", "a document is a int, expected an object with apiVersion and kind"),
+        (f"{MANIFEST}---\n{SECRET}---\n5", "document is a int; expected an object with apiVersion and kind"),
         (
             MANIFEST.replace("{model:", "{replicas: many, model:"),
             'ModelDeployment default/tiny: spec.replicas: "many" is a string, not an integer',
