@@ -30,7 +30,7 @@ def test_lines_tell_whose_they_are(local: Any, manifest: Any, replicas: Path) ->
     assert {line.partition(" | ")[0] for line in local("logs", "digits").out.splitlines()} == {"r1 aaa", "r2 bbb"}
     done = local("logs", "digits", "--revision", "3")
     assert (done.code, done.out) == (ExitCode.NOT_FOUND, "")
-    assert done.err.startswith("error: no replica of revision 3 of digits has written a log: `sundog describe digits`")
+    assert done.err.startswith("error: no replica of revision 3 of digits has written a log. `sundog describe digits`")
     assert local("logs", "nothing").code == ExitCode.NOT_FOUND
 
 

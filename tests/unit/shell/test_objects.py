@@ -58,7 +58,7 @@ def test_a_manifest_whose_aliases_write_out_to_too_much_is_told_and_the_rest_goe
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(f"a: &a [{'x, ' * 9_000}]\nb: [{'*a, ' * 60}]")
     good = str(manifest())
-    for verb, shown in (("plan", "ModelDeployment vision/digits is created\n"), ("apply", f"{FULL} created\n")):
+    for verb, shown in (("plan", "ModelDeployment vision/digits would be created\n"), ("apply", f"{FULL} created\n")):
         done = on_server(verb, "-f", str(bomb), "-f", good)
         assert (done.code, done.out.startswith(shown)) == (ExitCode.REFUSED, True)
         assert done.err == f"error: {bomb}: line 2: aliases write out to more than 1048576 characters\n"
@@ -301,6 +301,6 @@ def test_url_is_the_endpoint_alone(on_server: Any, server: Any, manifest: Any) -
     on_server("apply", "-f", str(manifest()))
     done = on_server("url", "digits")
     assert (done.code, done.out) == (ExitCode.REFUSED, "")
-    assert "has no endpoint yet: `sundog describe digits` tells why" in done.err
+    assert "has no endpoint yet. `sundog describe digits` shows why" in done.err
     server.serve_revision(1)
     assert on_server("url", "digits").out == f"{on_server('get', 'digits', '-o', 'json').json['status']['url']}\n"

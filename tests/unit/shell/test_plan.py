@@ -401,7 +401,7 @@ def test_a_model_that_this_machine_lacks_is_told_where_it_would_be_loaded(
     on_server: Any, local: Any, manifest: Any, tmp_path: Path
 ) -> None:
     path = manifest(f"file://{tmp_path}/model")
-    told = f"spec.model.uri: {tmp_path}/model does not exist on this machine; nothing of it starts before it does"
+    told = f"spec.model.uri: {tmp_path}/model does not exist on this machine. No replica starts until you create it"
     assert plan(local, path)["lines"][-1] == told
     assert told not in plan(on_server, path)["lines"], "a cluster has other files"
     (tmp_path / "model").mkdir()

@@ -252,7 +252,7 @@ def test_it_waits_for_a_rollout_and_while_the_spec_is_paused(
 
 
 def test_the_text_names_the_kind(served: Any, experiment: Any) -> None:
-    assert served("plan", "-f", str(experiment())).out.splitlines()[0] == f"Experiment {NAMESPACE}/ab is created"
+    assert served("plan", "-f", str(experiment())).out.splitlines()[0] == f"Experiment {NAMESPACE}/ab would be created"
 
 
 NOTHING: Json = {"exposure": "0%"}

@@ -150,7 +150,7 @@ def told(sundog: Any, *options: str) -> dict[str, Any]:
 def test_a_table_over_some_effects(sundog: Any) -> None:
     options = ("--rps", "100", "--errors", "1%", "--runs", "10", "--max-duration", "30m")
     lines = sundog("experiment", "power", *options).out.splitlines()
-    assert lines[0] == "The gate at 50 %, errorRate with a margin of 25%, a floor of 0.50%, alpha 0.05, 30m at most"
+    assert lines[0] == "The gate at 50 %, errorRate with a margin of 25%, a floor of 0.50%, alpha 0.05, at most 30m"
     assert lines[1].split() == [
         "ERRORS",
         "TYPICALLY",
@@ -219,7 +219,7 @@ def test_the_last_gate_asks_for_the_weight_that_follows_it(sundog: Any, manifest
 def test_a_gate_that_will_hardly_pass_in_time_is_warned_of(sundog: Any) -> None:
     options = ("experiment", "power", "--rps", "1", "--errors", "0%", "--runs", "10")
     slow = sundog(*options, "--max-duration", "5m")
-    assert "likelihood of 0% only" in slow.err
+    assert "likelihood of only 0%" in slow.err
     assert "here pause" in slow.err
     assert sundog(*options, "--max-duration", "2h").err.strip() == ""
 
@@ -228,7 +228,7 @@ def test_a_gate_that_will_hardly_pass_in_time_is_warned_of(sundog: Any) -> None:
     ("option", "value", "problem"),
     [
         ("--max-duration", "soon", "'soon' is not a duration such as 30s"),
-        ("--max-duration", "0s", "'0s' is no time at all"),
+        ("--max-duration", "0s", "'0s': expected a duration above 0"),
         ("--weight", "100", "100 is not in the range 1<=x<=99"),
         ("--floor", "1", "'1' is not a percentage from 0% to below 100%"),
         ("--alpha", "0", "0.0 is not in the range 0<x<=0.5"),
@@ -243,7 +243,7 @@ def test_numbers_that_make_no_sense_are_refused(sundog: Any, option: str, value:
 def test_what_cannot_be_simulated_is_told(sundog: Any, manifest: Any) -> None:
     path = manifest(rollout={"steps": [{"weight": 50, "gate": "manual"}]})
     done = sundog("experiment", "power", "-f", str(path), "--rps", "1", "--errors", "1%")
-    assert (done.code, "no step that is gated by evidence" in done.err) == (1, True)
+    assert (done.code, "no step with an evidence gate" in done.err) == (1, True)
 
 
 def test_what_is_decided_for_certain_leaves_nothing_undecided() -> None:

@@ -67,7 +67,7 @@ def test_its_numbers_are_printed_as_json(rolling: Any) -> None:
 @pytest.mark.parametrize(
     ("file", "code", "problem"),
     [
-        ("report.json", ExitCode.USAGE, "report.json does not end with .html"),
+        ("report.json", ExitCode.USAGE, "report.json: expected a file that ends with .html"),
         ("nowhere/report.html", ExitCode.REFUSED, "nowhere/report.html: cannot be written: No such file or directory"),
     ],
 )
@@ -84,11 +84,11 @@ def test_what_is_not_there_is_told_by_name(on_server: Any, server: Any, manifest
     done = report(on_server, "nothing")
     assert (done.code, done.err) == (
         ExitCode.NOT_FOUND,
-        "error: there is neither an Experiment nor a ModelDeployment vision/nothing\n",
+        "error: no Experiment and no ModelDeployment is named vision/nothing\n",
     )
     on_server("apply", "-f", str(manifest()))
     done = report(on_server, "digits")
     assert (done.code, done.err) == (
         ExitCode.NOT_FOUND,
-        "error: ModelDeployment vision/digits has had no rollout: there is nothing to report\n",
+        "error: ModelDeployment vision/digits has had no rollout yet\n",
     )

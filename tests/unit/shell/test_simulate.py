@@ -59,7 +59,7 @@ def test_times_are_those_of_gates_and_a_bake_comes_after_them(sundog: Any, tmp_p
         "experiment", "simulate", "-f", manifest(tmp_path, {**alike, "bake": {"duration": "2h"}}), *options, *QUICK
     )
     assert told.out.splitlines()[0].startswith("50 % → 99 % → 100 %")
-    assert "at most; until the gates have opened, before the bake of 2h" in " ".join(told.out.split())
+    assert "; times end when the gates pass, before the bake of 2h" in " ".join(told.out.split())
 
 
 def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:
@@ -93,9 +93,12 @@ def test_a_gate_asks_for_the_weight_that_follows_it_whatever_gates_that(sundog: 
 @pytest.mark.parametrize(
     ("rollout", "problem"),
     [
-        ({"steps": [{"weight": 50, "gate": "manual"}]}, "spec.rollout has no step that is gated by evidence"),
+        ({"steps": [{"weight": 50, "gate": "manual"}]}, "spec.rollout has no step with an evidence gate"),
         ({"guardrails": [{"metric": "latencyP99"}]}, "spec.rollout.guardrails has no errorRate"),
-        ({"strategy": "recreate"}, "spec.rollout.strategy is recreate; canary alone has steps to simulate"),
+        (
+            {"strategy": "recreate"},
+            "spec.rollout.strategy: found recreate; expected canary, which has steps to simulate",
+        ),
         (
             {"steps": [{"weight": 500}]},
             "digits.yaml: ModelDeployment default/digits is invalid: spec.rollout.steps[0].weight: 500 is not between 1 and 100",

@@ -15,7 +15,7 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
-from sundog_operator.shell.verbs.get import find
+from sundog_operator.shell.verbs.get import get_object
 from sundog_operator.shell.verbs.rollout_commands import find_previous_revision, find_revision_to_retry
 
 
@@ -56,12 +56,12 @@ def written_after_reading(monkeypatch: pytest.MonkeyPatch, server: Any) -> Calla
         times = itertools.count(1)
 
         async def read(of: Any, ref: Ref) -> Object:
-            obj = await find(of, ref)
+            obj = await get_object(of, ref)
             if next(times) == time:
                 server.do(lambda cluster: cluster.kube.annotate(ref, annotations))
             return obj
 
-        monkeypatch.setattr("sundog_operator.shell.verbs.rollout_commands.find", read)
+        monkeypatch.setattr("sundog_operator.shell.verbs.rollout_commands.get_object", read)
 
     return arrange
 
@@ -76,7 +76,7 @@ def test_of_two_commands_at_once_the_first_stays(canary: Any, server: Any, writt
     written_after_reading(1, **{COMMAND: THEIRS})
     done = canary("pause", "digits", "--no-wait")
     assert done.code == ExitCode.REFUSED
-    assert f"the command {THEIRS!r} is not handled yet: try again in a moment" in done.err
+    assert f"the command {THEIRS!r} is not handled yet. Try again later" in done.err
     assert annotations(server) == {COMMAND: THEIRS}
 
 
@@ -93,7 +93,7 @@ def test_whose_command_is_overwritten_is_told_by_what(canary: Any, server: Any, 
     written_after_reading(2, **{COMMAND: THEIRS})
     done = canary("pause", "digits")
     assert done.code == ExitCode.REFUSED
-    assert f"was overwritten before anybody told what became of it; the annotation is {THEIRS!r}" in done.err
+    assert f"was overwritten before its result was known; the annotation is {THEIRS!r}" in done.err
 
 
 def test_skip_leads_to_the_next_step_and_to_no_promotion(canary: Any, server: Any) -> None:
@@ -133,9 +133,7 @@ def test_pause_and_resume(canary: Any, server: Any) -> None:
 def test_abort_and_retry(canary: Any, server: Any) -> None:
     assert canary("abort", "digits").code == 0
     server.serve_revision(1)
-    assert canary("abort", "digits").err == (
-        "error: ModelDeployment vision/digits: no rollout is under way, there is nothing to abort\n"
-    )
+    assert canary("abort", "digits").err == ("error: ModelDeployment vision/digits: no rollout to abort\n")
     assert canary("retry", "digits").out == "digits: retry revision 2 accepted\n"
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 % again")
 
@@ -158,7 +156,7 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
 
 
 @pytest.mark.parametrize(
-    ("verb", "problem"), [("retry", "there is nothing to retry"), ("rollback", "no revision before 1 ever served")]
+    ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision before 1 ever served")]
 )
 def test_what_there_is_nothing_for_is_told_with_the_object(
     on_server: Any, server: Any, manifest: Any, verb: str, problem: str
@@ -179,7 +177,7 @@ def test_who_stops_an_experiment_by_its_own_name_is_told_whose_it_is(canary: Any
     done = canary("stop", "wide")
     assert done.code == ExitCode.NOT_FOUND
     assert done.err == (
-        f"error: ModelDeployment {NAMESPACE}/wide does not exist; Experiment wide is one of digits: `sundog stop digits`\n"
+        f"error: ModelDeployment {NAMESPACE}/wide does not exist. Experiment wide runs on digits: use `sundog stop digits`\n"
     )
     assert canary("stop", "narrow").err == f"error: ModelDeployment {NAMESPACE}/narrow does not exist\n"
 
@@ -213,9 +211,9 @@ def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
     monkeypatch.setattr(KubernetesClient, "annotate", writes)
     done = canary("abort", "digits")
     assert done.code == ExitCode.UNREACHABLE
-    begin = f"error: ModelDeployment {NAMESPACE}/digits: abort revision 2 is kept as "
+    begin = f"error: ModelDeployment {NAMESPACE}/digits: abort revision 2 is stored as "
     assert done.err.startswith(begin)
-    assert ", and handled when an operator runs (ModelDeployment" in done.err
+    assert "; an operator handles it when it runs (ModelDeployment" in done.err
 
     async def is_gone(*_what: Any, **_how: Any) -> Object:
         raise DependencyError("the API server does not answer")
@@ -225,7 +223,7 @@ def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
     server.do(lambda cluster: cluster.kube.annotate(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits"), {COMMAND: None}))
     done = canary("abort", "digits")
     assert done.code == ExitCode.UNREACHABLE
-    assert "whether the API server has taken the command is not known: `sundog describe` shows it" in done.err
+    assert "the API server may have stored the command; `sundog describe` shows it" in done.err
 
 
 def test_no_wait_writes_the_annotation_and_returns(canary: Any, server: Any) -> None:
@@ -254,8 +252,8 @@ def _status(stable: int | None, candidate: int | None = None, held: int | None =
         (_status(3), [1, 2, 3], set(), 2),
         (_status(3), [1, 2, 3], {2}, 1),
         (_status(3, candidate=4), [1, 3, 4], set(), 3),
-        (_status(1), [1, 2], {2}, "no revision before 1 ever served; choose one with --to. The history: 1, 2"),
-        (_status(None), [1], set(), "nothing serves yet"),
+        (_status(1), [1, 2], {2}, "no revision before 1 ever served. Choose one with --to; the history has 1, 2"),
+        (_status(None), [1], set(), "no revision serves yet"),
     ],
 )
 def test_which_revision_a_rollback_goes_to(
@@ -272,5 +270,5 @@ def test_which_revision_a_rollback_goes_to(
 def test_which_revision_is_retried() -> None:
     assert find_revision_to_retry(_status(1, candidate=2)) == 2
     assert find_revision_to_retry(_status(1, held=2)) == 2
-    with pytest.raises(CommandFailed, match="there is nothing to retry"):
+    with pytest.raises(CommandFailed, match="nothing to retry"):
         find_revision_to_retry(_status(1))
