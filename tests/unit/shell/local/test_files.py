@@ -43,7 +43,7 @@ class Seen:
     def problem(self, told: str) -> None:
         self.problems.append(told)
 
-    def standing(self, problems: Any) -> None:
+    def show_problems(self, problems: Any) -> None:
         self.now = list(problems)
 
     def deployments(self, objects: Any) -> None: ...
@@ -74,7 +74,7 @@ class World:
             self.clock,
             self.view,
             namespace="default",
-            keep=partial(state_dir_paths.write_manifest_problems, self.state),
+            save_problems=partial(state_dir_paths.write_manifest_problems, self.state),
         )
         return self
 
@@ -136,7 +136,7 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
     assert await world.uris() == {}
     (told,) = world.view.notices
     assert told.startswith("ModelDeployment default/a was deleted; ")
-    assert "a.yaml still describes it, so an edit or the next start makes it again" in told
+    assert "a.yaml still describes it, so an edit or the next start creates it again" in told
     world.write("a.yaml", text("a", "v2"))
     await world.settle()
     assert await world.uris() == {"a": "v2"}
@@ -273,7 +273,7 @@ async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_told
     for _ in range(3):
         await world.settle()
     told = (
-        f"{world.folder}/a.yaml: describes nothing; kept until the file is removed:"
+        f"{world.folder}/a.yaml: the file is empty; its objects are kept until you remove it:"
         " ModelDeployment default/a, ModelDeployment default/b"
     )
     assert world.view.problems == [told]
@@ -318,7 +318,7 @@ async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(wo
     await world.settle()
     assert await world.uris() == {"a": "v1"}
     (told,) = world.view.problems
-    assert told.startswith(f"{world.folder}/b.yaml: describes nothing; kept until the file is removed")
+    assert told.startswith(f"{world.folder}/b.yaml: the file is empty; its objects are kept until you remove it")
     (world.folder / "b.yaml").unlink()
     await world.settle()
     assert await world.uris() == {}
@@ -368,7 +368,7 @@ async def test_a_start_at_another_path_takes_nothing_away(world: World) -> None:
     (world.root / "b.yaml").write_text(text("b"))
     await world.start().files.begin()
     assert await world.uris() == {"a": "v1", "b": "v1"}
-    assert any("default/a stays, though it came from" in notice for notice in world.view.notices)
+    assert any("default/a is kept although it came from" in notice for notice in world.view.notices)
 
 
 async def test_a_restart_knows_what_came_from_files(world: World) -> None:

@@ -120,7 +120,7 @@ async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, 
         async with asyncio.timeout(PATIENCE_S):
             while not await asyncio.to_thread(applied):
                 pass
-        stop.ask()
+        stop.request()
         assert await asyncio.wait_for(task, PATIENCE_S) == ExitCode.OK
     assert left(state_dir) == []
     assert not (state_dir / state_dir_paths.KUBECONFIG_FILE).exists()
@@ -129,10 +129,10 @@ async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, 
 
 async def test_asked_twice_it_kills(state_dir: Path, manifests: Path) -> None:
     async with running(state_dir, manifests, grace_s=300) as (stop, task):
-        stop.ask()
+        stop.request()
         await asyncio.sleep(0)
         assert not task.done()
-        stop.ask()
+        stop.request()
         assert await asyncio.wait_for(task, PATIENCE_S) == ExitCode.INTERRUPTED
     assert left(state_dir) == []
 
@@ -148,7 +148,7 @@ async def test_two_state_directories_run_side_by_side(state_dir: Path, manifests
     other = Path(tempfile.mkdtemp(prefix="sdi-"))
     try:
         async with running(state_dir, manifests) as (_, first), running(other, manifests) as (stop, second):
-            stop.ask()
+            stop.request()
             assert await asyncio.wait_for(second, PATIENCE_S) == ExitCode.OK
             assert not first.done()
             assert left(state_dir)
@@ -203,16 +203,17 @@ def test_a_path_that_does_not_exist_is_code_2(sundog: Any, tmp_path: Path) -> No
 
 def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Path) -> None:
     code = (
-        "import asyncio, sys; from pathlib import Path; from sundog_operator.shell.local.instance import *\n"
-        "from sundog_operator.shell.local.views import LineView\n"
+        "import asyncio\n"
+        "from sundog_operator.shell.local.instance import STOP_SIGNALS, StopRequest\n"
+        "from sundog_operator.shell.run_until_signal import handle_signals\n"
         "async def main():\n"
-        "    stop = Stop()\n"
-        "    with signals(stop):\n"
+        "    stop = StopRequest()\n"
+        "    with handle_signals(STOP_SIGNALS, stop.request):\n"
         "        print('ready', flush=True)\n"
-        "        await stop.asked.wait()\n"
-        "        print('asked', flush=True)\n"
-        "        await stop.hurry.wait()\n"
-        "        print('hurry', flush=True)\n"
+        "        await stop.end_requested.wait()\n"
+        "        print('end', flush=True)\n"
+        "        await stop.kill_requested.wait()\n"
+        "        print('kill', flush=True)\n"
         "asyncio.run(main())"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -220,7 +221,7 @@ def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Pa
     with child.stdout as lines:
         assert lines.readline() == "ready\n"
         child.send_signal(signal.SIGHUP)
-        assert lines.readline() == "asked\n"
+        assert lines.readline() == "end\n"
         child.send_signal(signal.SIGINT)
-        assert lines.readline() == "hurry\n"
+        assert lines.readline() == "kill\n"
     assert child.wait(PATIENCE_S) == 0
