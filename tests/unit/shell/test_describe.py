@@ -212,12 +212,12 @@ def test_the_plan_says_what_the_candidate_is_held_to() -> None:
     lines = told(collecting())
     head = lines.index("Plan")
     assert lines[head + 1 : head + 7] == [
-        "traffic 12.3 requests a second when it began",
+        "traffic 12.3 requests a second at its start",
         "errorRate up to 25 % more than stable, or 0.5 % of all requests",
-        "latencyP99 no more answers above 110 ms than stable has above 100 ms",
-        "rejections for harm alone, from 25 % more than stable on; no gate waits for it",
+        "latencyP99 no more responses above 110 ms than stable has above 100 ms",
+        "rejections for harm only, from 25 % more than stable; no gate waits for it",
         "alpha 0.05, the error of each direction",
-        "this step takes at least 2m more; undecided in 23h, it is paused",
+        "this step takes at least 2m more; inconclusive in 23h, then it pauses",
     ]
 
 
@@ -226,7 +226,7 @@ def test_what_arms_are_held_to_is_told_beside_control() -> None:
     Console(file=out, width=10_000).print(describe_experiment(stored(two_arms()), (), NOW))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "errorRate up to 25 % more than control, or 0.5 % of all requests" in lines
-    assert "rejections for harm alone, from 25 % more than control on; no gate waits for it" in lines
+    assert "rejections for harm only, from 25 % more than control; no gate waits for it" in lines
 
 
 def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None:
@@ -234,7 +234,7 @@ def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None
     left_out = next(each for each in resolve_guardrails(spec, StableTraffic(10)) if each.metric == "latencyP95")
     assert (
         describe_guardrail_limit(left_out, "stable")
-        == "for harm alone, from 25 % longer than stable on; no gate waits for it"
+        == "for harm only, from 25 % longer than stable; no gate waits for it"
     )
 
 
@@ -261,8 +261,8 @@ def test_what_is_not_known_yet_is_said() -> None:
     plan = PLAN.model_copy(update={"guardrails": (latency,), "requests_per_second": None})
     undecided = ERRORS.model_copy(update={"ratio": None, "interval": (), "eta": None, "events": (0, 0)})
     lines = told(collecting(plan=plan, metrics=(undecided,), counted_at=None))
-    assert "traffic not known when it began" in lines
-    assert "latencyP95 up to 25 % longer than stable, whose own is not known yet" in lines
+    assert "traffic unknown at its start" in lines
+    assert "latencyP95 up to 25 % longer than stable, whose latency is not known yet" in lines
     assert "Evidence (events of stable/candidate)" in lines
     assert "errorRate guardrail 0/0 1.5 Undecided unknown" in lines
 
@@ -270,16 +270,16 @@ def test_what_is_not_known_yet_is_said() -> None:
 def test_a_warm_up_says_when_it_ends() -> None:
     step = StepStatus(index=1, of=3, since=NOW - timedelta(hours=30), gate="evidence", reason="warms up")
     lines = told(collecting(step=step, metrics=(), evidence_epochs=()))
-    assert "this step warms up, until 200 requests of the candidate or 1m; undecided in 0s, it is paused" in lines
+    assert "this step warms up until 200 requests of the candidate or 1m; inconclusive in 0s, then it pauses" in lines
     assert not any(line.startswith("Evidence") for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("policy", "follows"), [("rollback", "stable gets all traffic"), ("promote", "it is passed without evidence")]
+    ("policy", "follows"), [("rollback", "stable gets all traffic"), ("promote", "then it passes without evidence")]
 )
 def test_what_follows_on_a_step_that_takes_too_long_is_the_plans(policy: str, follows: str) -> None:
     status = collecting(plan=PLAN.model_copy(update={"on_inconclusive": policy}))
-    assert f"this step takes at least 2m more; undecided in 23h, {follows}" in told(status)
+    assert f"this step takes at least 2m more; inconclusive in 23h, {follows}" in told(status)
 
 
 def test_a_step_that_passed_without_evidence_says_by_what() -> None:
@@ -298,7 +298,7 @@ def test_a_bake_tells_what_remains() -> None:
     assert "3 98 % bakes 30m, 2 % with stable now: bakes" in lines
     assert "this step promoted in 27m, unless it does harm" in lines
     held = told(collecting(plan=plan, step=step, paused=PauseStatus(reason="Manual", since=NOW)))
-    assert "this step its time stands still" in held
+    assert "this step its time is paused" in held
     over = told(collecting(plan=plan, step=step.model_copy(update={"since": NOW - timedelta(minutes=31)})))
     assert not any(line.startswith("this step") for line in over)
 
@@ -306,19 +306,19 @@ def test_a_bake_tells_what_remains() -> None:
 def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
     gates = tuple(step.model_copy(update={"max_duration": FIVE_MINUTES}) for step in PLAN.steps[:2])
     slow = PLAN.model_copy(update={"steps": (*gates, PLAN.steps[2]), "requests_per_second": 1.0, "error_rate": 0.01})
-    (beware,) = [line for line in told(collecting(plan=slow)) if line.startswith("beware")]
-    assert beware.startswith(
-        "beware step 1 at 25 % is hardly decided in its 5m: at 1 requests/s, of which 1.00% fail, "
+    (warning,) = [line for line in told(collecting(plan=slow)) if line.startswith("warning")]
+    assert warning.startswith(
+        "warning step 1 at 25 % is hardly decided in its 5m: at 1 requests/s, of which 1.00% fail, "
     )
     ended = collecting(plan=slow, phase="Stopped")
     for status in (collecting(), ended):
-        assert not any(line.startswith("beware") for line in told(status))
+        assert not any(line.startswith("warning") for line in told(status))
 
 
 def test_a_paused_rollout_has_its_reason_and_no_deadline() -> None:
     lines = told(collecting(paused=PauseStatus(reason="Inconclusive", since=NOW)))
     assert "Rollout digits-r8: Running, paused (Inconclusive)" in lines
-    assert not any("undecided in" in line for line in lines)
+    assert not any("inconclusive in" in line for line in lines)
 
 
 def test_a_gate_that_a_command_opened_waits_for_no_evidence() -> None:
@@ -375,11 +375,11 @@ def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
     ]
     plan = PLAN.model_copy(update={"notify": tuple(receivers)})
     lines = told(collecting(plan=plan, notices=tuple(notices), deliveries=tuple(deliveries)))
-    at = lines.index("Told to")
+    at = lines.index("Notifications")
     assert lines[at + 1 : at + 4] == [
-        "https://a.example all was told",
-        "https://b.example:8443 promoted is to be told, 1 given up: answered 500",
-        "https://c.example paused is to be told",
+        "https://a.example all delivered",
+        "https://b.example:8443 promoted is pending, 1 given up: answered 500",
+        "https://c.example paused is pending",
     ]
     assert not any("secret" in line for line in lines)
 
@@ -469,6 +469,8 @@ def test_replicas_that_are_shared_and_traffic_that_goes_back_are_told() -> None:
     Console(file=out, width=200).print(
         describe_model_deployment(DeploymentDetails({**obj, "status": spare.to_json()}), NOW)
     )
-    assert "share the 4 that the service needs, and 1 more for which there was room" in out.getvalue()
+    assert "share the 4 that the service needs, and 1 more that the cluster has room for" in out.getvalue()
     back = TrafficReturnStatus(reason="RolledBack", message="errorRate", since=NOW)
-    assert "Rollout digits-r8: Running, gives its traffic back (RolledBack)" in told(collecting(giving_back=back))
+    assert "Rollout digits-r8: Running, returns its traffic to stable (RolledBack)" in told(
+        collecting(giving_back=back)
+    )

@@ -222,7 +222,7 @@ def test_a_rollout_that_evidence_does_not_decide_is_seen_at_once(on_server: Any,
     assert "Rollout digits-r2: Running, paused (NoData)" in lines
     assert "1 25 % evidence, 0s to 5s now: paused, for there is no traffic to judge by" in lines
     assert "errorRate up to 25 % more than stable, or 1 % of all requests" in lines
-    assert "latencyP95 up to 25 % longer than stable, whose own is not known yet" in lines
+    assert "latencyP95 up to 25 % longer than stable, whose latency is not known yet" in lines
     head, line = on_server("get", "mexp", "digits-r2").out.splitlines()
     assert dict(zip(head.split(), line.split(), strict=False))["PAUSED"] == "NoData"
 
