@@ -32,7 +32,7 @@ def plan(call: Any, path: Any) -> dict[str, Any]:
 def test_a_first_revision(on_server: Any, server: Any, manifest: Any) -> None:
     preview = plan(on_server, manifest())
     assert (preview["outcome"], preview["revision"]) == ("create", 1)
-    assert preview["lines"] == ["makes revision 1", "revision 1 gets all traffic once it is ready"]
+    assert preview["lines"] == ["creates revision 1", "revision 1 gets all traffic once it is ready"]
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
 
@@ -41,7 +41,7 @@ def test_a_changed_model_is_a_canary_and_nothing_is_written(served: Any, server:
     preview = plan(served, manifest("file:///models/v2"))
     assert (preview["outcome"], preview["revision"]) == ("change", 2)
     assert preview["lines"] == [
-        "makes revision 2 (spec.model.uri: file:///models/v1 → file:///models/v2)",
+        "creates revision 2 (spec.model.uri: file:///models/v1 → file:///models/v2)",
         "canary beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %",
     ]
     assert server.cluster.kube.store.revision == before
@@ -76,7 +76,7 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_t
         return found
 
     assert lines("6m")[-1] == (
-        "if traffic is as it was when digits-r2 began, step 1 at 50 % is hardly decided in its 6m: at 1 requests/s, of which 0.00% fail,"
+        "with the traffic at the start of digits-r2, step 1 at 50 % is hardly decided in its 6m: at 1 requests/s, of which 0.00% fail,"
         " that takes some 16m"
     )
     assert lines("2h") == [line for line in lines("2h") if "hardly" not in line]
@@ -85,10 +85,10 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_t
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
-        ({"replicas": 3}, "changes in place, without a revision (spec.replicas: 1 → 3)"),
+        ({"replicas": 3}, "changes in place, without a new revision (spec.replicas: 1 → 3)"),
         (
             {"runtime": {"userConfig": {"threshold": 0.5}}},
-            "changes in place, without a revision (spec.runtime.userConfig.threshold: none → 0.5)",
+            "changes in place, without a new revision (spec.runtime.userConfig.threshold: none → 0.5)",
         ),
     ],
 )
@@ -151,13 +151,13 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
 @pytest.mark.parametrize(
     ("more", "ends"),
     [
-        ({}, "time alone leads to 100 %, whatever the candidate answers"),
-        ({"bake": {}}, "100 %, unless harm rolls back"),
+        ({}, "time alone promotes to 100 %, whatever the candidate returns"),
+        ({"bake": {}}, "100 %, unless harm rolls it back"),
     ],
 )
 def test_that_no_gate_decides_on_traffic_is_told(served: Any, manifest: Any, more: Any, ends: str) -> None:
     timed = {"weight": 10, "gate": "time", "minDuration": "30s"}
-    told = "no gate decides on traffic"
+    told = "no gate uses evidence"
     rollout: dict[str, Any] = {"steps": [timed, {"pause": {"duration": "1h"}}], **more}
     last = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
     assert last.startswith(told)
@@ -195,7 +195,7 @@ def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
     }
     assert plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-2:] == [
         "canary beside revision 1: 10 % (manual gate) → 100 %",
-        f"no traffic moves before {opens:%Y-%m-%dT%H}:00:00Z: until then it is outside its windows",
+        f"no traffic moves before {opens:%Y-%m-%dT%H}:00:00Z, when the next window opens",
     ]
     assert "window" not in plan(served, manifest(rollout=rollout))["lines"][-1]
 
@@ -225,7 +225,7 @@ def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, man
     evidence = ["25 % (evidence)", "50 % (evidence)", "100 %"]
     assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (
         "canary beside revision 1: steps by stable's traffic when the rollout starts:"
-        f" {' → '.join(evidence)} below 50 requests a second, or where that is not known;"
+        f" {' → '.join(evidence)} below 50 requests a second, or if unknown;"
         f" {' → '.join(['5 % (evidence)', *evidence])} from 50 on;"
         f" {' → '.join(['1 % (evidence)', '5 % (evidence)', *evidence])} from 1000 on"
     )
@@ -369,7 +369,7 @@ def test_a_revision_that_was_aborted_stays_held_back(served: Any, server: Any, m
         "revision 2 is held back, because it was aborted: "
     )
     lines = plan(served, manifest("file:///models/v2", replicas=2))["lines"]
-    assert lines[-1] == "revision 2 stays held back, because it was aborted: `sundog retry` tries it again"
+    assert lines[-1] == "revision 2 stays held back, because it was aborted. `sundog retry` retries it"
 
 
 def test_replicas_of_an_autoscaler_are_no_change(served: Any, server: Any, manifest: Any) -> None:
@@ -389,7 +389,7 @@ def test_replicas_that_a_manifest_no_longer_has_are_what_an_apply_makes_of_them(
     server.serve_revision(1)
     path = manifest()
     planned = plan(on_server, path)
-    assert planned["lines"][0] == "changes in place, without a revision (spec.replicas: 2 → 1)"
+    assert planned["lines"][0] == "changes in place, without a new revision (spec.replicas: 2 → 1)"
     assert plan(on_server, path) == planned, "nothing was written"
     on_server("apply", "-f", str(path))
     stored = server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")))
@@ -411,7 +411,7 @@ def test_a_model_that_this_machine_lacks_is_told_where_it_would_be_loaded(
 def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
     done = served("plan", "-f", str(manifest("file:///models/v2")))
     assert done.out.splitlines()[0] == "ModelDeployment vision/digits changes"
-    assert done.out.splitlines()[1].startswith("  • makes revision 2 (")
+    assert done.out.splitlines()[1].startswith("  • creates revision 2 (")
 
 
 def test_a_candidate_in_place_is_told_with_what_it_costs_or_why_it_cannot_be(
@@ -422,8 +422,8 @@ def test_a_candidate_in_place_is_told_with_what_it_costs_or_why_it_cannot_be(
     server.serve_revision(1)
     path = manifest("file:///models/v2", replicas=4, rollout=rollout)
     assert plan(on_server, path)["lines"][1:] == [
-        "canary in the place of revision 1: 50 % (manual gate) → 100 %",
-        "both share the 4 replicas of the service, and traffic follows each one; stable lacks one while each starts",
+        "canary in place of revision 1: 50 % (manual gate) → 100 %",
+        "both revisions share the service's 4 replicas, and traffic follows them; stable has one less while each replica starts",
     ]
     alone = manifest("file:///models/v2", replicas=1, rollout=rollout)
     assert plan(on_server, alone)["lines"][-1].startswith(
