@@ -39,7 +39,7 @@ from sundog_operator.shell.local.files import ManifestFiles
 from sundog_operator.shell.local.manifest_origins import OriginStore
 from sundog_operator.shell.local.view_feed import update_view
 from sundog_operator.shell.local.views import InstanceView, LoggingInstanceView
-from sundog_operator.shell.run_until_signal import handle_signals, run_until
+from sundog_operator.shell.run_until_signal import run_until
 
 log = logging.getLogger("sundog.local")
 
