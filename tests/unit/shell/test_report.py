@@ -33,7 +33,7 @@ def test_by_the_name_of_an_experiment_and_of_a_model_deployment(rolling: Any) ->
     ended = report(rolling, "digits-r2").out.splitlines()
     assert ended[:3] == [
         "Rollout vision/digits-r2",
-        "Ended without a verdict of evidence: Superseded",
+        "Ended without a verdict on evidence: Superseded",
         "Superseded: revision 3 is wanted now",
     ]
 
@@ -46,7 +46,7 @@ def test_of_one_that_has_no_rollout_under_way_the_newest(rolling: Any, server: A
         return (await cluster.status()).get("experiment", "") == ""
 
     server.until(ended, "the end")
-    assert report(rolling, "digits").out.startswith("Rollout vision/digits-r3\nEnded without a verdict of evidence: A")
+    assert report(rolling, "digits").out.startswith("Rollout vision/digits-r3\nEnded without a verdict on evidence: A")
 
 
 def test_a_page_is_written_where_it_is_asked_for(rolling: Any, tmp_path: Path) -> None:

@@ -63,10 +63,10 @@ def fact(report: ExperimentReport, name: str) -> str:
 
 def test_one_that_goes_on_says_what_it_waits_for_and_what_is_known() -> None:
     report = told(running())
-    assert (report.title, report.heading, report.tone) == ("vision/digits-r8", "Undecided, goes on", "open")
+    assert (report.title, report.heading, report.tone) == ("vision/digits-r8", "Undecided, still running", "open")
     assert report.why == (ERRORS.message,)
     assert fact(report, "so far") == "12m"
-    assert fact(report, "traffic") == "100 requests a second when it began"
+    assert fact(report, "traffic") == "100 requests a second at its start"
     assert report.seconds == 720
     assert [(arm.name, arm.revision, arm.weight, arm.requests, arm.evidence, arm.errors) for arm in report.arms] == [
         ("stable", 7, 75, 49_500, 49_000, 495),
@@ -100,25 +100,25 @@ def test_data_quality_has_the_split_and_what_nobody_knows_of() -> None:
     report = told(running())
     assert fact(report, "data quality") == "Consistent"
     assert fact(report, "silent edges") == "none, as of the last write"
-    assert fact(report, "lost") == "3 of stable's requests and 1 of the candidate's ended, nobody knows how"
-    assert fact(report, "running") == "2 of stable's and 0 of the candidate's, when that was last told"
+    assert fact(report, "lost") == "3 of stable's requests and 1 of the candidate's have an unknown result"
+    assert fact(report, "running") == "2 of stable's requests and 0 of the candidate's, as of the last report"
     split = fact(report, "sample ratio")
     assert split.startswith("the candidate got 16333 of 65333 requests where 16333 were expected; log E against")
     silent = condition("DataQuality", "Unknown", "EdgeSilent", message="edge-1: does not tell what it has counted")
     report = told(running(conditions=(silent,), evidence_epochs=()))
     assert fact(report, "silent edges") == "edge-1: does not tell what it has counted"
-    assert fact(report, "sample ratio") == "nothing was counted as evidence"
+    assert fact(report, "sample ratio") == "no evidence was counted"
 
 
 def test_requests_of_units_that_stay_with_an_arm_are_no_split_to_be_wrong() -> None:
     plan = running().plan.model_copy(update={"unit": PlanUnit(kind="header", name="x-user")})
     split = fact(told(running(plan=plan, evidence_epochs=(EvidenceEpoch(number=2, weight=50),))), "sample ratio")
-    assert split.startswith("the candidate got 16333 of 65333 requests, which need not fall to the arms by the weights")
+    assert split.startswith("the candidate got 16333 of 65333 requests. Only units split by the weights")
 
 
 def test_a_split_that_is_wrong_is_seen() -> None:
     epochs = (EvidenceEpoch(number=2, weight=50),)
-    log_e = float(fact(told(running(evidence_epochs=epochs)), "sample ratio").split("the split is ")[1].split(",")[0])
+    log_e = float(fact(told(running(evidence_epochs=epochs)), "sample ratio").split("the split is ")[1].split(";")[0])
     assert log_e > 1000
 
 
@@ -169,7 +169,7 @@ def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
     assert report.looks[0].weights == (75, 25)
     assert [bound.ratio for bound in report.metrics[0].bounds] == [1.05]
     assert ExperimentStatus.parse({}).history == ()
-    assert make_report({**stored(running()), "status": {}}, NOW).heading == "Has not begun"
+    assert make_report({**stored(running()), "status": {}}, NOW).heading == "Not started"
 
 
 def test_a_status_that_somebody_damaged_is_told_as_far_as_it_goes() -> None:
@@ -188,7 +188,7 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
         conditions=(condition("Running", "False", "Aborted", BEGUN + 5 * MINUTE),),
     )
     report = told(status)
-    assert report.heading == "Ended without a verdict of evidence: Aborted"
+    assert report.heading == "Ended without a verdict on evidence: Aborted"
     assert (report.looks[-1].at_s, report.looks[-1].weight, report.looks[-1].requests) == (300.0, 0, (49_500, 16_500))
 
 
@@ -200,12 +200,12 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
             {"phase": "Concluded", "verdict": Verdict(reason="Promoted: after step 2 at 50 %")},
             "Promoted, not by evidence",
         ),
-        ({"phase": "Pending"}, "Has not begun"),
-        ({"verdict": PASSED, "step": None}, "Its copies have passed: promote or abort it"),
-        ({"phase": "Concluded", "verdict": PASSED}, "Promoted by command, after its copies had passed"),
+        ({"phase": "Pending"}, "Not started"),
+        ({"verdict": PASSED, "step": None}, "Its copies passed: promote or abort it"),
+        ({"phase": "Concluded", "verdict": PASSED}, "Promoted by command, after its copies passed"),
         (
             {"phase": "Stopped", "verdict": PASSED.model_copy(update={"reason": "Aborted: by command c"})},
-            "Its copies had passed, and it was not promoted: Aborted",
+            "Its copies passed, but it was not promoted: Aborted",
         ),
     ],
 )
@@ -228,11 +228,11 @@ def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
 
 def test_a_bake_after_a_shadow_is_told_as_any_other_until_it_is_over() -> None:
     report = told(copied(3, "bake"))
-    assert (report.heading, report.why[0]) == ("Undecided, goes on", "bakes until noon")
+    assert (report.heading, report.why[0]) == ("Undecided, still running", "bakes until noon")
     assert fact(report, "steps") == "0 % → 0 % → 99 % → 100 %"
     assert fact(report, "bake") == "1 % stays with stable for 30m"
     assert told(copied(3, "bake", paused=PauseStatus(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
-    assert told(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies had passed"
+    assert told(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies passed"
 
 
 def test_a_terminal_shows_the_interval_shrink_between_its_limits() -> None:
@@ -304,7 +304,7 @@ def test_a_terminal_shows_ten_arms_and_that_one_was_dropped() -> None:
 def test_a_terminal_shows_what_was_kept_before_weights_of_arms_were() -> None:
     shown = lines(of_before(moving()))
     head = shown.index("Traffic of the arms over time, to 85 %")
-    assert shown[head + 1].startswith("beside control, rounded ▕")
+    assert shown[head + 1].startswith("all arms except control, rounded ▕")
     assert shown[head + 1].endswith("▏ 67 % → 85 %, moved 2 times")
     assert shown[head + 2] == "in 7:00:00"
 
@@ -315,14 +315,14 @@ def test_a_terminal_says_what_the_ratio_of_a_metric_of_an_arm_is() -> None:
         return shown[shown.index(title) + 1]
 
     assert below(means(), "a: spent over time: mean of amount should increase") == (
-        "How many times as much of it a unit of arm a has as one of control"
+        "Ratio of the mean by unit: arm a to control"
     )
     assert below(two_arms(), "a: converted over time: rate of bought should increase, by 2 % or more") == (
-        "How many times as often it happens with arm a as with control"
+        "Ratio of the frequency: arm a to control"
     )
     assert below(
         two_arms(), "b: errorRate over time: up to 25 % more than control, or 0.5 % of all requests"
-    ).startswith("How many times as often it happens with arm b")
+    ).startswith("Ratio of the frequency: arm b")
 
 
 def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:

@@ -21,7 +21,7 @@ from sundog_operator.shell.report.page import render_html
 from told_experiments import NINE, means, moving, of_before, one_name, ten_arms, two_arms
 from told_rollouts import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 
-REQUESTS = "Requests by arm, in all since the begin"
+REQUESTS = "Requests by arm since the start"
 NOW = BEGUN + 12 * MINUTE
 OF_ROLLOUTS = {
     "running": running(),
@@ -213,9 +213,12 @@ def test_weights_below_one_percent_are_shown() -> None:
 
 def test_before_weights_of_arms_were_kept_their_sum_is_drawn() -> None:
     assert list(courses(OF_EXPERIMENTS["arms of before"])) == ["together"]
-    assert legend(OF_EXPERIMENTS["arms of before"], "Traffic of the arms")["together"] == "beside control, rounded"
+    assert (
+        legend(OF_EXPERIMENTS["arms of before"], "Traffic of the arms")["together"]
+        == "all arms except control, rounded"
+    )
     rows = tables(parsed(OF_EXPERIMENTS["arms of before"]))["Traffic of the arms"]
-    assert rows[0] == ["time", "beside control, rounded", "control, counted", "a, counted", "b, counted"]
+    assert rows[0] == ["time", "all arms except control, rounded", "control, counted", "a, counted", "b, counted"]
     assert rows[-1] == ["7:00:00", "85 %", "15 %", "80 %", "5 %"]
     lately = courses(OF_EXPERIMENTS["arms since lately"])
     assert list(lately) == ["together", "control", "arm-1", "arm-2"]
@@ -228,22 +231,22 @@ def test_a_metric_is_told_by_what_is_compared_and_by_what_is_counted() -> None:
         return text_of(next(figure.iter("desc"))), legend(status, title)["one"]
 
     assert told(means(), "a: spent") == (
-        "How many times as much of it a unit of arm a has as one of control, and between which ends that is known to be, over time;"
-        " on a log scale. Wanted: mean of amount should increase. An end beyond the drawing has an arrow.",
+        "Ratio of the mean by unit: arm a to control, with its interval, over time, on a log scale."
+        " Goal: mean of amount should increase. An arrow marks an end outside of the drawing.",
         "as much as control (1)",
     )
     assert told(two_arms(), "b: converted") == (
-        "How many times as often it happens with arm b as with control, and between which ends that is known to be, over time;"
-        " on a log scale. Wanted: rate of bought should increase, by 2 % or more. An end beyond the drawing has an arrow.",
+        "Ratio of the frequency: arm b to control, with its interval, over time, on a log scale."
+        " Goal: rate of bought should increase, by 2 % or more. An arrow marks an end outside of the drawing.",
         "as often as control (1)",
     )
     description, one = told(two_arms(), "a: errorRate")
-    assert "with arm a as with control" in description
-    assert "Held to: up to 25 % more than control, or 0.5 % of all requests." in description
+    assert ": arm a to control" in description
+    assert "Limit: up to 25 % more than control, or 0.5 % of all requests." in description
     assert one == "as often as control (1)"
     description, one = told(promoted(), "errorRate")
-    assert "with the candidate as with stable" in description
-    assert "Held to: up to 25 % more than stable, or 0.5 % of all requests." in description
+    assert ": the candidate to stable" in description
+    assert "Limit: up to 25 % more than stable, or 0.5 % of all requests." in description
     assert one == "as often as stable (1)"
 
 
@@ -438,7 +441,7 @@ def test_nor_is_anything_of_arms(told: list[tuple[int, list[float] | None, list[
     )
     status = moving().model_copy(update={"history": history, "counted_at": None})
     for chart in charts.make_charts(make_report(stored(status), now_of(status))):
-        drawn = [tuple(map(float, place.split(","))) for line in chart.lines for place in line.places.split()]
+        drawn = [tuple(map(float, place.split(","))) for line in chart.lines for place in line.points.split()]
         drawn += [(dot.x, dot.y) for dot in chart.dots]
         assert drawn
         assert all(charts.LEFT <= x <= charts.RIGHT and charts.TOP <= y <= charts.BOTTOM for x, y in drawn)
