@@ -214,8 +214,9 @@ def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: 
             objects = await server.kube.list(MODEL_DEPLOYMENT, server.namespace)
         return [obj["metadata"]["name"] for obj in objects if obj["metadata"]["name"].startswith(incomplete)]
 
-    options = ("kubeconfig", "context", "state_dir", "instance", "namespace")
-    selection = ServerSelection(*map(ctx.params.get, options))
+    option_names = ("kubeconfig", "context", "state_dir", "instance", "namespace")
+    options: dict[str, Any] = {name: ctx.params.get(name) for name in option_names}
+    selection = ServerSelection(**options)
     try:
         return asyncio.run(_with_connection(resolve_target(selection, os.environ), names))
     except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
