@@ -46,7 +46,7 @@ def test_a_folder_that_no_uri_can_name_is_refused_before_anything_is_done(
 ) -> None:
     monkeypatch.setattr(command, "_NEEDED", ())
     assert run(["demo", "--out", str(tmp_path / name)]) == 1
-    assert "choose another folder" in capsys.readouterr().err
+    assert "Choose another folder" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
 
 
@@ -86,4 +86,4 @@ def test_a_training_that_fails_is_told_by_its_last_line(
     monkeypatch.setattr(scenario.sys, "executable", str(python))
     monkeypatch.setattr(command, "_NEEDED", ())
     assert run(["demo", "--out", str(tmp_path / "out")]) == 1
-    assert "the training ended with status 1: MemoryError: no room" in capsys.readouterr().out
+    assert "the training failed with status 1: MemoryError: no room" in capsys.readouterr().out
