@@ -4,6 +4,7 @@ import errno
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,26 @@ def test_every_command_can_be_imported_and_explains_itself(name: str, sundog: An
     done = sundog(name, "--help")
     assert done.code == 0
     assert done.out.startswith(f"Usage: sundog {name}")
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command below a command, with its full name."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        assert child is not None
+        yield from commands(child, f"{path} {name}")
+
+
+def test_every_command_has_an_example_on_one_line() -> None:
+    for name, command in commands(cli.root, "sundog"):
+        epilog = command.epilog or ""
+        assert name in f"{command.help} {epilog}"
+        assert not epilog or epilog.startswith(reference.EXAMPLE_PREFIX)
+        assert len(epilog) < 78, "longer ones are wrapped"
 
 
 @pytest.mark.parametrize(

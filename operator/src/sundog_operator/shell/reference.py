@@ -77,7 +77,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"\n### {context.command_path}\n\n`{context.command_path} {usage}".rstrip() + "`\n\n"
     yield inspect.cleandoc(command.help or "").replace("\b\n", "") + "\n"
     if command.epilog:
-        yield f"\n`{command.epilog.removeprefix(EXAMPLE_PREFIX)}`\n"
+        yield f"\n{EXAMPLE_PREFIX}`{command.epilog.removeprefix(EXAMPLE_PREFIX)}`\n"
     options = [p for p in command.params if isinstance(p, click.Option) and p.name not in _SERVER]
     rows = [record for option in options if (record := option.get_help_record(context)) is not None]
     if rows:

@@ -8,7 +8,7 @@ from sundog_operator.shell.exit_codes import CommandFailed
 _VARIABLE = "_SUNDOG_COMPLETE"
 
 
-@click.command(epilog="Example: sundog completion bash")
+@click.command()
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> None:
     """Print the completion script of a shell.

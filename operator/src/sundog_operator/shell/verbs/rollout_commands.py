@@ -23,7 +23,9 @@ from sundog_operator.shell.verbs.get import get_object
 _POLL_S: Final = 0.15
 _MAX_ATTEMPTS: Final = 20
 _REVISION = click.option(
-    "--revision", type=click.IntRange(min=1), help="The revision that the command is for; another one rejects it."
+    "--revision",
+    type=click.IntRange(min=1),
+    help="Expected revision. The operator rejects the command for any other one.",
 )
 _WAIT = click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the result of the command.")
 _TIMEOUT = click.option(
@@ -56,7 +58,7 @@ async def promote(
 @_options
 @with_server
 async def skip(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
-    """Skip the current step of a rollout. The step to 100 % cannot be reached this way, and harm still rolls back."""
+    """Skip the current step of a rollout. The next step must not be the one of 100 %. Harm still rolls back."""
     await _send_to_candidate(server, name, "skip", revision, wait, timeout)
 
 
