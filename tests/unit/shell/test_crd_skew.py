@@ -65,7 +65,7 @@ async def test_fields_that_the_api_server_would_drop_are_an_error(
             "ERROR",
             "CRDOlder",
             "CRD modeldeployments: has no status.retiring[].since, status.startup; expected the CRD of this release. "
-            "The API server drops these fields: apply the CRD of this release",
+            "The API server drops these fields. Apply the CRD of this release",
         )
     ]
 
@@ -79,6 +79,6 @@ async def test_fields_of_a_newer_release_are_a_warning(published: Schemas, caplo
             "WARNING",
             "CRDNewer",
             "CRD experiments: has spec.later0, spec.later1, spec.later2, spec.later3, spec.later4 and 2 more, which this "
-            "release does not know; it leaves them as they are and does nothing with them",
+            "release does not know; the operator ignores these fields and keeps their values",
         )
     ]

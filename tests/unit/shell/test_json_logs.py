@@ -27,10 +27,10 @@ def test_a_line_has_what_collectors_look_for() -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("raise ValueError('a secret')", "an error ends the process"),
+        ("raise ValueError('a secret')", "uncaught error ended the process"),
         (
             "t = threading.Thread(target=lambda: 1 / 0, name='watches'); t.start(); t.join()",
-            "an error ends thread watches",
+            "uncaught error ended thread watches",
         ),
     ],
 )

@@ -84,7 +84,7 @@ async def test_any_other_kind_is_waited_for(caplog: pytest.LogCaptureFixture) ->
         await watching.list_all()
     assert not watching.kube.ready
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["rayclusters of ray.io/v1 are not served: is it installed? no rayclusters"]
+    assert warnings == ["API server does not serve rayclusters of ray.io/v1; is it installed? no rayclusters"]
 
 
 async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
@@ -114,7 +114,7 @@ async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_
         await watching.list_all()
     assert watching.kube.ready
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["the operator may not look at namespace audio: is it gone? It goes on with the others"]
+    assert warnings == ["no permission to read namespace audio, or it was deleted; still watching the others"]
     assert watching.kopf.namespaces() == ["vision"]
     assert watching.kopf._round.is_set(), "the watches begin anew, without it"
 
@@ -144,7 +144,7 @@ async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_pr
     assert await listed_after_a_change() == (False, broken)
     assert await listed_after_a_change() == (False, broken)
     meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes + 1)}
-    watching._told(CONFIG_MAP, "MODIFIED", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    watching._on_watch_event(CONFIG_MAP, "MODIFIED", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
     assert watching.stale_watches.problem() == "", "it tells again"
 
 
@@ -168,5 +168,5 @@ async def test_a_list_of_a_watch_that_begins_is_no_word_of_a_change() -> None:
         client.changes += 10
         await watching.list_all()
         meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes)}
-        watching._told(CONFIG_MAP, None, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+        watching._on_watch_event(CONFIG_MAP, None, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
     assert watching.stale_watches.problem() != ""

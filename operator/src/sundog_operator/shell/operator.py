@@ -140,7 +140,13 @@ class ObjectWatcher:
         except NotServed as err:
             if kind not in self._absent:
                 level = logging.INFO if kind in OPTIONAL else logging.WARNING
-                log.log(level, "API server does not serve %s of %s: %s", kind.plural, kind.api_version, one_line(err))
+                log.log(
+                    level,
+                    "API server does not serve %s of %s; is it installed? %s",
+                    kind.plural,
+                    kind.api_version,
+                    one_line(err),
+                )
             self._absent.add(kind)
             return
         except DependencyError:

@@ -28,23 +28,23 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program.write_text(f"#!{sys.executable}\nimport sys\nprint('error: no memory', file=sys.stderr)\nsys.exit(4)\n")
     program.chmod(0o755)
     monkeypatch.setattr(instance, "find_sundog_command", lambda: str(program))
-    monkeypatch.setattr(scenario, "_training", trained)
-    monkeypatch.setattr(command, "_NEEDED", ())
+    monkeypatch.setattr(scenario, "_run_training", trained)
+    monkeypatch.setattr(command, "_REQUIRED_PACKAGES", ())
 
 
 def test_a_missing_package_is_named_with_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "_NEEDED", ("no_such_package", "click"))
+    monkeypatch.setattr(command, "_REQUIRED_PACKAGES", ("no_such_package", "click"))
     assert run(["demo", "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "error: the demo needs no_such_package: pip install 'sundog[local]'\n"
+    assert capsys.readouterr().err == "error: the demo needs no_such_package. Run: pip install 'sundog[local]'\n"
 
 
 @pytest.mark.parametrize("name", ["100%", "a#b"])
 def test_a_folder_that_no_uri_can_name_is_refused_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    monkeypatch.setattr(command, "_NEEDED", ())
+    monkeypatch.setattr(command, "_REQUIRED_PACKAGES", ())
     assert run(["demo", "--out", str(tmp_path / name)]) == 1
     assert "Choose another folder" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
@@ -53,7 +53,7 @@ def test_a_folder_that_no_uri_can_name_is_refused_before_anything_is_done(
 def test_a_folder_that_cannot_be_made_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "_NEEDED", ())
+    monkeypatch.setattr(command, "_REQUIRED_PACKAGES", ())
     (tmp_path / "file").touch()
     assert run(["demo", "--out", str(tmp_path / "file" / "out")]) == 1
     assert capsys.readouterr().err.startswith(f"error: --out: {tmp_path}/file/out: ")
@@ -84,6 +84,6 @@ def test_a_training_that_fails_is_told_by_its_last_line(
     python.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'MemoryError: no room' >&2\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr(scenario.sys, "executable", str(python))
-    monkeypatch.setattr(command, "_NEEDED", ())
+    monkeypatch.setattr(command, "_REQUIRED_PACKAGES", ())
     assert run(["demo", "--out", str(tmp_path / "out")]) == 1
     assert "the training failed with status 1: MemoryError: no room" in capsys.readouterr().out

@@ -78,7 +78,7 @@ async def test_ctrl_c_ends_it(start: Start) -> None:
 async def test_one_that_does_not_end_is_killed_and_that_is_no_success(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instance, "_STOP_S", 0.2)
+    monkeypatch.setattr(instance, "_STOP_TIMEOUT_S", 0.2)
     found = start("signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)")
     await told(found, "up")
     with pytest.raises(CommandFailed, match="did not end within 0 s of Ctrl-C and was killed"):
@@ -101,7 +101,7 @@ async def test_what_it_leaves_behind_is_killed_and_that_is_no_success(start: Sta
 
 async def test_a_verb_that_fails_is_told_with_what_it_said(start: Start) -> None:
     found = start("print('error: no rollout', file=sys.stderr); sys.exit(1)")
-    with pytest.raises(CommandFailed, match=r"`sundog promote digits` ended with status 1: error: no rollout"):
+    with pytest.raises(CommandFailed, match=r"`sundog promote digits` failed with status 1: error: no rollout"):
         await found.run("promote", "digits")
 
 
