@@ -127,7 +127,7 @@ def test_what_was_planned_is_what_begins_and_an_edit_of_it_is_refused(
     assert plan(served, path)["lines"] == ["nothing changes", "it runs"]
     refused = plan(served, experiment(exposure="80%"))
     assert refused["problems"] == ["PlanFrozen: spec.exposure or spec.weights: cannot be changed while it runs"]
-    assert refused["lines"] == ["the running Experiment goes on with its plan"]
+    assert refused["lines"] == ["the running Experiment keeps its plan"]
     moved = plan(served, experiment(exposure="60%", modelDeployment="letters"))
     assert moved["problems"] == ["spec.modelDeployment: cannot be changed; create another Experiment"]
     assert plan(served, experiment(exposure="60%", stopped=True))["lines"] == ["it ends, with the evidence so far"]

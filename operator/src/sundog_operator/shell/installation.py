@@ -13,8 +13,8 @@ _FILE: Final = "installation.yaml"
 async def find_installation(kube: Kubernetes, namespace: str) -> Installation | None:
     """Return the installation that watches a namespace, or None if that is unknown.
 
-    It is unknown without permission to read it, when no or several installations watch the namespace,
-    and when a newer version wrote settings that this one cannot parse.
+    It is unknown without permission to read it, and if no or several installations watch the namespace.
+    It is also unknown if a newer version wrote settings that this one cannot parse.
     """
     try:
         stored = await kube.list(CONFIG_MAP, labels=_OF_THE_CHART)

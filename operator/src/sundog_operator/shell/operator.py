@@ -324,7 +324,7 @@ def _own_name() -> str:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The cluster. Default: the one that this pod runs in.",
 )
-@click.option("--namespace", help="Namespace of the Lease. Default: that of this pod.")
+@click.option("--namespace", help="Namespace of the Lease. Default: this pod's namespace.")
 @click.option(
     "--lease",
     default=LEASE_NAME,

@@ -224,7 +224,7 @@ def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: 
 
 
 _OPTIONS: Final = (
-    click.option("-n", "--namespace", metavar="NAME", help="The namespace. Default: that of the kubeconfig."),
+    click.option("-n", "--namespace", metavar="NAME", help="The namespace. Default: the kubeconfig's namespace."),
     click.option("--kubeconfig", type=click.Path(path_type=Path), help="The cluster; overrides any local instance."),
     click.option("--context", metavar="NAME", help="A context of the kubeconfig."),
     click.option("--instance", metavar="NAME", help="A local instance by name."),

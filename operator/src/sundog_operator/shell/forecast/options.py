@@ -20,7 +20,7 @@ from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.errors import SpecError
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exit_codes import CommandFailed
-from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
+from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_document, print_rich
 from sundog_operator.shell.url_options import LocalPath
 
 T = TypeVar("T")
@@ -68,7 +68,6 @@ RUNS_OPTION: Final = click.option(
     show_default=True,
     help="Number of simulations of each case.",
 )
-FORECAST_OUTPUT_OPTION: Final = TEXT_OUTPUT_OPTION
 
 
 def read_plan(file: Path | None, rps: float) -> FrozenPlan:

@@ -68,7 +68,7 @@ def preview_experiment(
     desired = make_new_object(manifest) if stored is None else {**stored, "spec": manifest.get("spec") or {}}
     status = ExperimentStatus.parse((stored or {}).get("status"))
     is_running = state.has_begun(status) and not is_over(status)
-    kept = ("the running Experiment goes on with its plan",) if is_running else ()
+    kept = ("the running Experiment keeps its plan",) if is_running else ()
     acceptance = check_admission(desired)
     problems = find_server_violations(manifest, desired, stored) or _find_refusals(acceptance, status, observed)
     if problems:

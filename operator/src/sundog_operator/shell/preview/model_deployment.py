@@ -209,7 +209,7 @@ def _describe_traffic(
     elif hold is not None:
         yield f"revision {number} stays held back, because it was {_format_outcome(hold.outcome)}. `sundog retry` retries it"
     elif before.candidate is not None and before.candidate.revision == number:
-        yield f"the rollout of revision {number} goes on with its frozen plan"
+        yield f"the rollout of revision {number} continues with its frozen plan"
     elif spec.rollout.dry_run:
         yield next(
             (c.message for c in plan.status.conditions if c.reason == "DryRun"), "no traffic moves: dryRun is true"
@@ -240,7 +240,7 @@ def _describe_running_experiment(before: ModelDeploymentStatus, plan: ReconcileP
     elif plan.status.queued == number:
         yield f"waits for the end of Experiment {before.experiment} first"
     else:
-        yield f"Experiment {before.experiment} goes on until the cluster has capacity for revision {number}"
+        yield f"Experiment {before.experiment} continues until the cluster has capacity for revision {number}"
         yield from _describe_missing_capacity(plan)
 
 

@@ -63,7 +63,7 @@ async def apply(server: ServerConnection, files: Sequence[Path], validate: bool)
     Each object is applied independently. If one is refused, its present revision keeps serving.
     In a manifest, file://${MANIFEST_DIR} stands for its folder.
 
-    Exit code 1 also if the API server stores a spec that the operator will refuse, such as one with a field that is not supported yet.
+    Exit code 1 also if the API server stores a spec that the operator will refuse, such as one with an unsupported field.
     """
     documents, problems = read_all_manifests(files, server.namespace)
     for problem in problems:

@@ -15,6 +15,7 @@ from sundog_operator.core.analysis.forecast import ServiceTraffic
 from sundog_operator.core.analysis.power import GatePower
 from sundog_operator.shell.forecast import experiment, options
 from sundog_operator.shell.forecast.experiment import ExperimentAssumptions
+from sundog_operator.shell.output import TEXT_OUTPUT_OPTION
 
 _BETTER: Final = (0.5, 0.8, 1.0)
 _WORSE: Final = (2.0, 3.0, 5.0)
@@ -50,17 +51,19 @@ class _DurationParam(click.ParamType[timedelta]):
     help="The candidate's error rate as a multiple of stable's; may be repeated. Default: several from 0.5 to 5.",
 )
 @click.option("--weight", type=click.IntRange(1, 99), help="The candidate's weight at the gate, in percent.")
-@click.option("--margin", type=options.PercentParam(10_000), help="The margin, such as 25%. Default: that of the plan.")
+@click.option(
+    "--margin", type=options.PercentParam(10_000), help="The margin, such as 25%. Default: the plan's margin."
+)
 @click.option(
     "--floor",
     type=options.PercentParam(),
-    help="The floor in percent of all requests, such as 0.5%; 0% is none. Default: that of the plan.",
+    help="The floor in percent of all requests, such as 0.5%; 0% is none. Default: the plan's floor.",
 )
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), help="The error of each direction.")
 @click.option("--max-duration", type=_DurationParam(), help="The gate's longest duration, such as 30m or 1d.")
 @options.RUNS_OPTION
 @experiment.experiment_options
-@options.FORECAST_OUTPUT_OPTION
+@TEXT_OUTPUT_OPTION
 def power(
     file: Path | None,
     rps: float | None,

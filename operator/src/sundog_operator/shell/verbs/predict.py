@@ -170,7 +170,7 @@ def _is_header_value(value: str) -> bool:
 
 
 def _is_surrogate(each: str) -> bool:
-    """Report whether a character stands for a byte of the command line that is not UTF-8."""
+    """Report whether a character represents a byte of the command line that is not UTF-8."""
     return 0xD800 <= ord(each) <= 0xDFFF
 
 

@@ -143,7 +143,7 @@ def _prefix_errors(obj: Object) -> Iterator[None]:
 
 @contextmanager
 def _explain_lost_server(ref: Ref, explanation: str) -> Iterator[None]:
-    """Add the state of a command to the error of an API server that is gone, as that of an instance that stops."""
+    """Add the state of a command to the error if the API server is gone, for example because its instance stops."""
     try:
         yield
     except (Conflict, NotFound, Forbidden):

@@ -14,6 +14,7 @@ from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraff
 from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.shell.forecast import experiment, options
 from sundog_operator.shell.forecast.experiment import ExperimentAssumptions
+from sundog_operator.shell.output import TEXT_OUTPUT_OPTION
 
 _HOURS: Final = 24.0
 
@@ -37,7 +38,7 @@ _HOURS: Final = 24.0
 )
 @options.RUNS_OPTION
 @experiment.experiment_options
-@options.FORECAST_OUTPUT_OPTION
+@TEXT_OUTPUT_OPTION
 def simulate(
     file: Path | None,
     rps: float | None,
