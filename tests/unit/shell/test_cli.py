@@ -1,4 +1,4 @@
-"""The command as a whole: overview, start-up, errors, exit codes, reference."""
+"""The `sundog` command: overview, start-up, errors, exit codes, reference."""
 
 import errno
 import signal
@@ -60,7 +60,7 @@ def test_every_command_can_be_imported_and_explains_itself(name: str, sundog: An
 
 
 def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command below a command, with its full name."""
+    """Yield every command below a group with its full name."""
     if not isinstance(command, click.Group):
         yield path, command
         return
@@ -230,7 +230,7 @@ def test_commands_of_the_model_server_explain_themselves_without_torch(verb: str
 
 
 def test_get_and_completion_of_a_local_instance_import_nothing_slow(local_state: Path) -> None:
-    """Modules stand for time: these took more than half of it."""
+    """The imports of these modules took more than half of the time."""
     slow = ("kubernetes", "pydantic", "sundog_operator.api", "numpy", "sundog_operator.adapters.memory_kubernetes")
     code = (
         "import sys; from sundog_operator.shell import cli\n"

@@ -1,4 +1,4 @@
-"""At its start the operator compares the CRDs of the cluster with its own."""
+"""Comparison of the cluster's CRDs with the operator's at its start."""
 
 import copy
 import logging
@@ -30,7 +30,7 @@ class Server:
 
 @pytest.fixture
 def published() -> Schemas:
-    """As of this release."""
+    """Return the schemas of this release."""
     group, version = API_VERSION.split("/")
     made: Schemas = {"io.k8s.Status": {"type": "object"}}
     for definition in CRD_DEFINITIONS:

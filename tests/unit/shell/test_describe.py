@@ -1,4 +1,4 @@
-"""What `sundog describe` says of a rollout that is decided on evidence."""
+"""`sundog describe` of a rollout with evidence gates."""
 
 import io
 from datetime import UTC, datetime, timedelta
@@ -99,7 +99,7 @@ PLAN = FrozenPlan(
 
 
 def collecting(**changes: Any) -> ExperimentStatus:
-    """Revision 8 at 25 % for three minutes, beside revision 7."""
+    """Return a status with revision 8 at 25 % for three minutes, beside revision 7."""
     status = ExperimentStatus(
         phase="Running",
         plan=PLAN,
@@ -116,7 +116,7 @@ def collecting(**changes: Any) -> ExperimentStatus:
 
 
 def told(status: ExperimentStatus, width: int = 10_000) -> list[str]:
-    """The lines, with one space for many."""
+    """Return the lines, with single spaces."""
     obj = {
         "metadata": {"namespace": "vision", "name": "digits-r8"},
         "spec": {"modelDeployment": "digits"},

@@ -1,4 +1,4 @@
-"""`sundog experiment export`, from an edge's own answer to files."""
+"""`sundog experiment export`, from an edge's response to files."""
 
 import asyncio
 import builtins
@@ -46,7 +46,7 @@ def pod(address: str, port: int, *, ready: bool = True) -> Object:
 
 @dataclass
 class Edge:
-    """An edge's agent on loopback, and beside it an API server that leads to one elsewhere."""
+    """An edge's agent on loopback, and an API server with a route to another agent."""
 
     store: MemoryOutcomes = field(default_factory=MemoryOutcomes)
     port: int = 0
@@ -104,7 +104,7 @@ def fill(store: MemoryOutcomes, units: int = 3) -> None:
 
 @pytest.fixture
 def exported(on_server: Any, server: Any, edge: Edge, tmp_path: Path) -> Callable[..., Any]:
-    """Run the command with a pod of an edge, and an Experiment of given metrics."""
+    """Run the command with an edge pod, and an Experiment with the given metrics."""
 
     def call(*arguments: str, ready: bool = True, **metrics: Any) -> Any:
         async def make(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a process says on standard error is a line of JSON, and quotes nothing that an exception holds."""
+"""All output on standard error is JSON, without the texts of exceptions."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`sundog logs`, in local mode and in a cluster, and what `describe` takes from them."""
+"""`sundog logs` in local mode and in a cluster, and the exceptions that `describe` shows."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sundog_operator.shell.exit_codes import ExitCode
 
 @pytest.fixture
 def replicas(local_state: Path) -> Path:
-    """Two revisions have logged."""
+    """Write logs of two revisions."""
     folder = local_state / "ray" / "0" / "session_latest" / "logs" / "serve"
     folder.mkdir(parents=True)
     raised = {"time": "2026-11-29T05:00:00", "exception": "Called from …\nValueError: wrong"}

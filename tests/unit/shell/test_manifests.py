@@ -153,6 +153,6 @@ def test_files_that_cannot_be_read_are_told_and_unsure(tmp_path: Path) -> None:
     }
     assert reading.can_contain(tmp_path / "latin.yaml", "any")
     assert reading.can_contain(tmp_path / "large.yaml", "any")
-    # Another kind may be no mistake; only what has its name may have been meant.
+    # Another kind need not be a mistake; only an object with that name may be the misspelt one.
     assert reading.can_contain(tmp_path / "pod.yaml", "x")
     assert not reading.can_contain(tmp_path / "pod.yaml", "any")

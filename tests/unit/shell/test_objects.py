@@ -1,4 +1,4 @@
-"""apply, get, describe and delete."""
+"""`sundog apply`, `get`, `describe` and `delete`."""
 
 import json
 from pathlib import Path

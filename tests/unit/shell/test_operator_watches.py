@@ -1,4 +1,4 @@
-"""What the operator asks the API server to be told of: no more than it has rights to by default."""
+"""The operator watches only the objects that its default permissions cover."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ from sundog_operator.shell.operator import ObjectWatcher, OperatorOptions
 
 
 class Client:
-    """An API server without objects, and which refuses HTTPRoutes with `lacks`."""
+    """An API server without objects. With `lacks` it does not serve HTTPRoutes."""
 
     changes = 0
 
@@ -131,7 +131,7 @@ async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_pr
     await watching.list_all()
 
     async def listed_after_a_change() -> tuple[bool, str]:
-        """Whether the watches begin anew, and what /healthz says."""
+        """Return whether the watches restart, and the problem in /healthz."""
         client.changes += 10
         watching.kopf._round.clear()
         await watching.list_all()

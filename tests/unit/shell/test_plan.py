@@ -1,4 +1,4 @@
-"""`sundog plan`: what would happen, compared with what then happens."""
+"""`sundog plan`: the preview, compared with the effect of the apply."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from sundog_operator.shell.preview.model_deployment import find_server_violation
 
 @pytest.fixture
 def served(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 1 serves."""
+    """Let revision 1 serve."""
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     server.operator.clear()
@@ -187,7 +187,7 @@ def test_a_return_within_the_window_has_no_steps(served: Any, server: Any, manif
 
 
 def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
-    # The command line has the clock of whoever runs it.
+    # The command line uses the clock of its machine.
     opens = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0)
     rollout = {
         "steps": [{"weight": 10, "gate": "manual"}],
@@ -271,7 +271,7 @@ def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: 
             [{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "manual"}],
             ["step 1 at 10 % (for 5m) passes by time alone"],
         ),
-        # A pause goes on with the evidence of its weight.
+        # A resumed pause continues with the evidence of its weight.
         ([{"weight": 10}, {"pause": {"duration": "1h"}}, {"weight": 50}, {"pause": {}}], []),
     ],
 )

@@ -1,4 +1,4 @@
-"""`sundog plan` of Experiments: what would be compared, compared with what then is."""
+"""`sundog plan` of Experiments: the preview, compared with the effect of the apply."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ WIDE = {"name": "wide", "model": {"uri": "file:///models/wide"}}
 
 @pytest.fixture
 def served(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 1 serves, and has traffic."""
+    """Let revision 1 serve, with traffic."""
 
     async def busy(cluster: Any) -> None:
         cluster.edges.traffic = Traffic(3)
@@ -299,7 +299,7 @@ def test_a_salt_that_others_have_is_told_before_either_is_applied(
     of_rollouts = ["SaltReused: spec.rollout.unit.salt is that of Experiment earlier"]
     assert shared(plan(served, manifest(rollout={"unit": SPRING}))) == of_rollouts
     assert shared(plan(served, manifest(name="letters", rollout={"unit": SPRING}))) == of_rollouts
-    # What is applied may be what is told of already.
+    # The applied object may be a known salt owner already.
     assert served("apply", "-f", str(manifest(rollout={"unit": SPRING}))).code == ExitCode.OK
     unchanged = plan(served, manifest(rollout={"unit": SPRING}))
     assert (unchanged["outcome"], shared(unchanged)) == ("unchanged", of_rollouts)

@@ -1,4 +1,4 @@
-"""`sundog experiment power`: how much a gate takes, held against the simulation of the same."""
+"""`sundog experiment power`: estimates of a gate, compared with its simulation."""
 
 import json
 import math
@@ -18,7 +18,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def plan(weight: int = 50, floor: float = 0.0, **gate: Any) -> FrozenPlan:
-    """Without a warm-up or a time that a step lasts at least: those are no question of power."""
+    """Return a plan without warm-up and minimum durations, which power does not depend on."""
     step = PlanStep(weight=weight, gate="evidence", max_duration=gate.pop("max_duration", timedelta(days=1)), **gate)
     return FrozenPlan(
         steps=(step, PlanStep(weight=100, gate="none")),
@@ -91,7 +91,7 @@ def test_extremes_are_numbers(times: float) -> None:
 
 
 def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates: Any) -> FrozenPlan:
-    """With two steps, frozen at that traffic."""
+    """Return a plan with two steps, frozen at that traffic."""
     first, *others = plan(25, floor, **gates).steps
     second = first.model_copy(update={"weight": 50})
     return plan(25, floor).model_copy(
@@ -134,7 +134,7 @@ def test_a_plan_with_too_little_time_for_its_traffic_is_told(
 
 def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> None:
     found = find_undecidable_step(frozen(2.0, 0.02, 0.0, max_duration=5 * MINUTE))
-    # The first step asks for half of the traffic.
+    # The first step needs half of the traffic.
     needed = estimate_sample_size(0.02, 1.0, 0.25, MetricLimits(0.25, 0.0, 0.5, 0.05))
     assert needed is not None
     assert found.endswith(f"that takes some {math.ceil(needed.requests / 2 / 3600)}h")

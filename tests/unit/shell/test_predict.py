@@ -26,7 +26,7 @@ from waiting import PATIENCE_S
 
 @dataclass
 class Endpoint:
-    """Doubles the inputs; refuses what is no list; never answers `wait`; answers `stream` and its like in their form."""
+    """An endpoint that doubles the inputs, refuses other types than lists, never responds to `wait`, and streams for `stream`."""
 
     url: str = ""
     certificate: Certificate | None = None
@@ -82,7 +82,7 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoin
     async def serve() -> None:
         app = web.Application()
         app.router.add_post("/digits", made.answer)
-        # As an API server: the object, and the way to its Service.
+        # An API server with the object and the proxy to its Service.
         app.router.add_get(f"{OBJECTS}/modeldeployments/digits", made.stored)
         app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services/http:digits:http/proxy/digits/", made.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -112,7 +112,7 @@ def server_context(certificate: Certificate, folder: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def digits(on_server: Any, server: Any, manifest: Any, endpoint: Endpoint) -> Any:
-    """A ModelDeployment whose status names the endpoint."""
+    """Store a ModelDeployment whose status names the endpoint."""
     on_server("apply", "-f", str(manifest()))
 
     async def publish(cluster: Any) -> None:
@@ -165,7 +165,7 @@ TAKEN = ("PortTaken", "port 8080, on which the haproxy of this edge listens, is 
 
 
 def edge_pod(server: Any, stopped: dict[str, tuple[str, str]]) -> None:
-    """The edge of an instance, with why parts of it do not run."""
+    """Return the edge pod of an instance, with the reasons why its parts do not run."""
 
     async def publish(cluster: Any) -> None:
         metadata = {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": objects.EDGE_SELECTOR}

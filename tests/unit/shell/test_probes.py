@@ -1,4 +1,4 @@
-"""What the kubelet is told."""
+"""Endpoints for the kubelet and Prometheus."""
 
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""`sundog experiment report`: which rollout is meant, and where it is told."""
+"""`sundog experiment report`: the choice of the rollout, and the outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from sundog_operator.shell.exit_codes import ExitCode
 
 @pytest.fixture
 def rolling(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 2 was aborted, and revision 3 is at 25 %."""
+    """Abort revision 2, and roll out revision 3 to 25 %."""
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     for number in (2, 3):

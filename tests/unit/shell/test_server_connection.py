@@ -1,4 +1,4 @@
-"""Which API server is chosen, and what is said when there is none."""
+"""The choice of the API server, and the errors without one."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def kubeconfig(path: Path, namespace: str = "") -> Path:
 
 @contextlib.contextmanager
 def instance(where: Path) -> Iterator[StateDirectory]:
-    """An instance that runs, as far as anybody can tell."""
+    """Return the state directory of an instance that seems to run."""
     state = state_dir_paths.prepare_state_dir(where)
     kubeconfig(state.path / state_dir_paths.KUBECONFIG_FILE, "local")
     with state.hold():

@@ -1,4 +1,4 @@
-"""`sundog experiment simulate`: what evidence will have to say."""
+"""`sundog experiment simulate` of rollouts."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ QUICK = ("--runs", "20", "--hours", "2")
 
 
 def simulated(sundog: Any, *options: str) -> dict[float, dict[str, Any]]:
-    """Each candidate by its number of times."""
+    """Return each candidate by its multiple of stable's error rate."""
     done = sundog("experiment", "simulate", *options, *QUICK, "-o", "json")
     assert done.code == 0, done.err
     return {each["times"]: each for each in json.loads(done.out)["candidates"]}
@@ -75,7 +75,7 @@ def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:
 def test_steps_are_those_of_the_replicas_that_the_manifest_asks_for(
     sundog: Any, tmp_path: Path, replicas: int, steps: list[int]
 ) -> None:
-    """Where latencies are compared, loads that are not alike take another step."""
+    """With a latency guardrail, different loads need another step."""
     path = manifest(tmp_path, {"steps": [{"weight": 25}]}, replicas=replicas)
     options = ("--rps", "20", "--errors", "1%", "--times", "1", *QUICK, "-o", "json")
     assert json.loads(sundog("experiment", "simulate", "-f", path, *options).out)["steps"] == steps

@@ -1,4 +1,4 @@
-"""The verbs that steer rollouts, against the real planner."""
+"""The commands that control rollouts, with the real planner."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from sundog_operator.shell.verbs.rollout_commands import find_previous_revision,
 
 @pytest.fixture
 def canary(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 1 serves, revision 2 has 25 %."""
+    """Let revision 1 serve, and revision 2 have 25 %."""
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     on_server("apply", "-f", str(manifest("file:///models/v2")))
@@ -50,7 +50,7 @@ THEIRS = "abort revision=2 id=theirs"
 
 @pytest.fixture
 def written_after_reading(monkeypatch: pytest.MonkeyPatch, server: Any) -> Callable[..., None]:
-    """Let somebody annotate the object when a verb has just read it, the given time that it does."""
+    """Annotate the object right after a command has read it for the given time."""
 
     def arrange(time: int, **annotations: str) -> None:
         times = itertools.count(1)
@@ -139,7 +139,7 @@ def test_abort_and_retry(canary: Any, server: Any) -> None:
 
 
 def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: Any, manifest: Any) -> None:
-    # Revision 2 is aborted and 3 promoted: it is 1 that served before 3.
+    # Revision 2 is aborted and 3 promoted: revision 1 served before 3.
     assert canary("abort", "digits").code == 0
     server.serve_revision(1)
     canary("apply", "-f", str(manifest("file:///models/v3")))

@@ -1,4 +1,4 @@
-"""`sundog demo` when something is missing or goes wrong."""
+"""`sundog demo` with missing packages, bad folders and failures."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from sundog_operator.shell.demo.scenario import DemoFolder
 
 
 async def trained(folder: DemoFolder) -> AsyncIterator[dict[str, object]]:
-    """Stands in for the training."""
+    """Replace the training."""
     folder.models.mkdir(parents=True)
     image = [[0] * 8] * 8
     (folder.models / dataset.HELD_OUT).write_bytes(orjson.dumps({"images": [image], "labels": [3]}))
@@ -23,7 +23,7 @@ async def trained(folder: DemoFolder) -> AsyncIterator[dict[str, object]]:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An installation whose `sundog local up` ends at once."""
+    """Return an installation whose `sundog local up` ends at once."""
     program = tmp_path / "sundog"
     program.write_text(f"#!{sys.executable}\nimport sys\nprint('error: no memory', file=sys.stderr)\nsys.exit(4)\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Starting and ending a local instance, with programs in its place that misbehave."""
+"""Start and stop a local instance, replaced by programs that misbehave."""
 
 import asyncio
 import shutil

@@ -35,7 +35,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 async def echo(request: web.Request) -> web.Response:
-    """Reads the digit that the first pixel of the image spells."""
+    """Return the value of the image's first pixel as the digit."""
     digit = orjson.loads(await request.read())["inputs"][0][0][0]
     scores = [float(number == digit) for number in range(10)]
     return web.json_response({"outputs": [scores]}, headers={"x-sundog-revision": "7"})
@@ -67,7 +67,7 @@ async def test_each_client_has_one_request_at_a_time(serve: Serve) -> None:
         most = max(most, inside)
         if inside == 3:
             all_inside.set()
-        # The first three answers wait for each other, however slow the machine is.
+        # The first three responses wait for each other, so the order does not depend on the machine's speed.
         await all_inside.wait()
         await asyncio.sleep(0.001)
         inside -= 1

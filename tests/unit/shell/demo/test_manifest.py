@@ -1,4 +1,4 @@
-"""The demo's manifest, and the example's, as `sundog local up` reads them."""
+"""The manifests of the demo and of the example, as `sundog local up` reads them."""
 
 from pathlib import Path
 

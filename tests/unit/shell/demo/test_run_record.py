@@ -1,4 +1,4 @@
-"""Whether a run was a success, and how it is told."""
+"""Success and failure of a run, and its output."""
 
 from io import StringIO
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The training: honest, repeatable, and what it writes."""
+"""The training: held-out images, repeatability, and files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`sundog experiment power` and `simulate` of an Experiment: what they are asked, what they show, and what does not go together."""
+"""`sundog experiment power` and `simulate` of an Experiment: options, output, and invalid combinations."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_a_mean(sundog: Any, manifest: Any) -> None:
     assert units == sorted(units, reverse=True)
     assert found["peeking"] == {"looks": 14, "every": "1d", "wrong": pytest.approx(0.22, abs=0.001)}
     assert (found["effects"][0]["oneLook"], found["effects"][0]["fiveLooks"]) == (None, None)
-    # As far as one arm of three is from control, in standard errors of 12 by unit.
+    # Standard errors between one of three arms and control, with a deviation of 12 by unit.
     assert found["effects"][3]["oneLook"] == pytest.approx(3 * 2 * (12 * (2.2414 + 0.8416) / 0.4) ** 2, rel=1e-3)
 
 

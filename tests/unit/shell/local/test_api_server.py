@@ -1,4 +1,4 @@
-"""What local mode's API server refuses."""
+"""Refusals of local mode's API server."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Manifests as the truth: edits, mistakes, removals, restarts."""
+"""Follow manifests: edits, mistakes, removals, restarts."""
 
 import os
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def text(name: str = "a", uri: str = "v1") -> str:
 
 @dataclass
 class Seen:
-    """A view that remembers."""
+    """A view that records everything."""
 
     notices: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -79,7 +79,7 @@ class World:
         return self
 
     async def settle(self) -> None:
-        """Look once, and once more when every file has been as it is for 5 s."""
+        """Sync now, and again after no file has changed for 5 s."""
         await self.files.sync()
         self.clock.advance(5)
         await self.files.sync()

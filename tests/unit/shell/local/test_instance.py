@@ -1,4 +1,4 @@
-"""The life of an instance, with processes that stand in for Ray and the edge."""
+"""Start, run and stop an instance with stand-ins for Ray and the edge."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from waiting import PATIENCE_S, comes_true
 
 
 class Stubborn:
-    """Starts one process that ignores SIGTERM; `stop_all` waits long for it."""
+    """A controller with one process that ignores SIGTERM; `stop_all` waits long for it."""
 
     def __init__(self, _kube: Kubernetes, state: Path, clock: Clock, grace_s: float = 0.1) -> None:
         self.processes = Processes(StateDirectory.at(state), SystemProcessTable(), clock)
@@ -52,7 +52,7 @@ class Stubborn:
 
 
 class Silent:
-    """Neither Ray nor an edge answers."""
+    """Ray and edges that do not respond."""
 
     async def read(self, asked: Any) -> Any:
         if isinstance(asked, str):
@@ -170,7 +170,7 @@ async def test_a_part_that_breaks_ends_the_instance_in_order(state_dir: Path, ma
 
 async def test_what_a_killed_instance_left_is_taken_down(state_dir: Path, manifests: Path) -> None:
     async with running(state_dir, manifests) as (_, task):
-        # As after kill -9: nothing was ended in order.
+        # As after kill -9: without an orderly stop.
         original, instance.stop_all_processes = instance.stop_all_processes, _nothing  # type: ignore[assignment]
         try:
             task.cancel()

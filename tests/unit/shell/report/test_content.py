@@ -1,4 +1,4 @@
-"""What a report tells of rollouts under way, ended, and without traffic."""
+"""Content of reports of rollouts under way, ended, and without traffic."""
 
 import io
 import re
@@ -50,7 +50,7 @@ def told(status: ExperimentStatus, now: datetime = NOW) -> ExperimentReport:
 
 
 def lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
-    """What a terminal shows, with one space for many."""
+    """Return the lines of a terminal, with single spaces."""
     out = io.StringIO()
     now = max([NOW, *(point.at for point in status.history)])
     Console(file=out, width=width).print(terminal.render_report(told(status, now)))
@@ -218,7 +218,7 @@ def test_what_copies_came_to_is_told_before_anybody_decides() -> None:
 
 
 def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
-    """After a shadow that has passed, and before a bake."""
+    """Return a status between a passed shadow step and a bake."""
     plan = freeze.freeze(Rollout.from_json({"strategy": "shadow", "bake": {}}), 7, 8, BEGUN).plan
     step = StepStatus(
         index=index, of=4, gate=gate, reason="bakes until noon" if gate == "bake" else "waits for promote"

@@ -1,4 +1,4 @@
-"""The page of a report: whole, on its own, the same in numbers as in drawings, and deaf to what others write into it."""
+"""The page of a report: complete, self-contained, with equal numbers in tables and charts, and safe against hostile texts."""
 
 import itertools
 import math
@@ -51,7 +51,7 @@ SIDES = {"x": (0, charts.WIDTH), "y": (0, charts.HEIGHT)}
 
 
 def now_of(status: ExperimentStatus) -> datetime:
-    """Some time after the last look."""
+    """Return a time after the last evaluation."""
     return max([NOW, *(point.at + MINUTE for point in status.history)])
 
 
@@ -61,7 +61,7 @@ def made(status: ExperimentStatus, name: str = "digits-r8", deployment: str = "d
 
 
 def parsed(status: ExperimentStatus, **names: str) -> Element:
-    """The document, read by a parser that forgives nothing."""
+    """Parse the document with a strict parser."""
     return ET.fromstring(made(status, **names))
 
 
@@ -70,7 +70,7 @@ def text_of(element: Element) -> str:
 
 
 def tables(root: Element) -> dict[str, list[list[str]]]:
-    """By caption, the last of a name: heads and rows."""
+    """Return heads and rows by caption; the last table of a caption counts."""
     return {
         text_of(table.find("caption")): [[text_of(cell) for cell in row] for row in table.iter("tr")]  # type: ignore[arg-type]
         for table in root.iter("table")
@@ -128,7 +128,7 @@ def test_what_is_drawn(state: str, charts_: list[str], verdict: str) -> None:
 
 @pytest.mark.parametrize("status", STATES.values(), ids=STATES)
 def test_whatever_is_drawn_has_a_look_of_its_own_and_a_legend(status: ExperimentStatus) -> None:
-    """A kind that the style knows nothing of is not seen at all."""
+    """An element without a style is invisible."""
     root = parsed(status)
     (style,) = (each.text or "" for each in root.iter("style"))
     for figure in root.iter("figure"):
@@ -145,7 +145,7 @@ def test_whatever_is_drawn_has_a_look_of_its_own_and_a_legend(status: Experiment
 
 
 def kinds(element: Element, of: str) -> list[str]:
-    """What those that are drawn so stand for."""
+    """Return the kinds of all elements of that class."""
     found = ((each.get("class") or "").split() for each in element.iter())
     return [words[1] for words in found if words[:1] == [of] and len(words) > 1]
 
@@ -155,7 +155,7 @@ def figure_of(status: ExperimentStatus, title: str) -> Element:
 
 
 def courses(status: ExperimentStatus) -> dict[str, list[tuple[float, float]]]:
-    """The lines of the traffic by what they stand for: (x, y) of each corner."""
+    """Return the traffic lines by kind: (x, y) of each corner."""
     found = figure_of(status, "Traffic of the arms").iter("polyline")
     return {
         (each.get("class") or "").split()[1]: [
@@ -276,19 +276,19 @@ def test_two_metrics_of_one_name_are_two_charts_with_their_own_numbers() -> None
 
 
 def palette(scheme: int) -> dict[str, str]:
-    """The colours of light, 0, or of dark, 1."""
+    """Return the colours of the light scheme, 0, or of the dark one, 1."""
     (style,) = (each.text or "" for each in parsed(running()).iter("style"))
     return dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]{6})", style.split(":root {")[scheme + 1]))
 
 
 def channels(colour: str) -> list[float]:
-    """Red, green and blue as light: 0 to 1, linear."""
+    """Return linear red, green and blue from 0 to 1."""
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
 
 
 def contrast(one: str, other: str) -> float:
-    """As WCAG has it: 3 is asked of what is drawn."""
+    """Return the contrast of WCAG, which needs 3 for graphics."""
     bright, dark = sorted(
         (sum(map(math.prod, zip((0.2126, 0.7152, 0.0722), channels(each), strict=True))) for each in (one, other)),
         reverse=True,
@@ -297,7 +297,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def lab(colour: str) -> tuple[float, float, float]:
-    """In CIELAB, where a distance of 2.3 can just be seen."""
+    """Return CIELAB coordinates. A distance of 2.3 is just visible."""
     red, green, blue = channels(colour)
     white = (
         (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.9505,
@@ -448,7 +448,7 @@ def test_nor_is_anything_of_arms(told: list[tuple[int, list[float] | None, list[
 
 
 def places(svg: Element) -> Iterator[tuple[str, float]]:
-    """The coordinates in a drawing."""
+    """Return the coordinates in a drawing."""
     for each in svg.iter():
         for name in ("x", "x1", "x2", "cx", "y", "y1", "y2", "cy"):
             if name in each.attrib:
@@ -465,7 +465,7 @@ def near(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("status", STATES.values(), ids=STATES)
 def test_no_label_is_written_over_another(status: ExperimentStatus) -> None:
-    """A digit takes some 7 of the 12 of its height."""
+    """A digit is about 7 wide at a height of 12."""
     for svg in parsed(status).iter("svg"):
         labels = list(svg.iter("text"))
         for index, one in enumerate(labels):

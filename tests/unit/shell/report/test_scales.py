@@ -1,4 +1,4 @@
-"""Axes: every value where it belongs, ticks at round values and never over each other."""
+"""Axes: positions of values, and ticks at round values that do not overlap."""
 
 import itertools
 import math
