@@ -80,7 +80,7 @@ def test_every_command_has_an_example_on_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["serve"], "error: No such command 'serve'; see `sundog --help`"),
         (["get", "--wide"], "error: No such option '--wide'"),
@@ -89,10 +89,10 @@ def test_every_command_has_an_example_on_one_line() -> None:
         (["apply", "-f", "/does/not/exist.yaml"], "'/does/not/exist.yaml' does not exist"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: list[str], message: str) -> None:
     done = sundog(*arguments)
     assert done.code == ExitCode.USAGE
-    assert told in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
 
 

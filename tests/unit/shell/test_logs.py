@@ -39,9 +39,9 @@ def test_describe_shows_what_the_candidate_raised(local: Any, server: Any, manif
     server.serve_revision(1)
     local("apply", "-f", str(manifest("file:///models/v2")))
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    told = local("describe", "digits").out
-    assert "revision 2: 2026-11-29T05:00:00 ValueError: wrong" in told
-    assert "sundog logs digits --revision 2" in told
+    output = local("describe", "digits").out
+    assert "revision 2: 2026-11-29T05:00:00 ValueError: wrong" in output
+    assert "sundog logs digits --revision 2" in output
 
 
 def test_in_a_cluster_each_running_pod_is_asked(

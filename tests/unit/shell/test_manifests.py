@@ -35,7 +35,7 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [1", "a.yaml: line 1: expected ',' or ']', but got '<stream end>'"),
         (BOMB, "a.yaml: line 8: aliases write out to more than 1048576 characters"),
@@ -72,11 +72,11 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
         (good().replace("model:", "1: 2, model:"), "cannot be written as JSON"),
     ],
 )
-def test_each_mistake_is_one_line_with_its_place(text: str, told: str) -> None:
+def test_each_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
     documents, problems = read(text)
     assert documents == []
     assert len(problems) == 1
-    assert told in problems[0]
+    assert message in problems[0]
     assert "\n" not in problems[0]
 
 
@@ -146,8 +146,8 @@ def test_files_that_cannot_be_read_are_told_and_unsure(tmp_path: Path) -> None:
     (tmp_path / "large.yaml").write_bytes(b"#" * (manifests.MAX_MANIFEST_BYTES + 1))
     (tmp_path / "pod.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}")
     reading = manifests.read_manifests(tmp_path, "default")
-    told = {Path(problem.source).name: problem.message for problem in reading.problems if not problem.skipped}
-    assert told == {
+    message = {Path(problem.source).name: problem.message for problem in reading.problems if not problem.skipped}
+    assert message == {
         "large.yaml": f"file is larger than {manifests.MAX_MANIFEST_BYTES} bytes",
         "latin.yaml": "file is not UTF-8 text",
     }

@@ -33,7 +33,7 @@ def test_an_apply_without_change_is_unchanged_while_the_operator_works(
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ({"replicas": "many"}, 'spec.replicas: "many" is a string, not an integer'),
         ({"model": {"uri": "ftp://x"}}, "spec.model.uri: ftp://x does not start with one of file://"),
@@ -41,13 +41,13 @@ def test_an_apply_without_change_is_unchanged_while_the_operator_works(
     ],
 )
 def test_a_refused_object_is_one_line_that_names_file_field_and_value(
-    on_server: Any, server: Any, manifest: Any, spec: dict[str, Any], told: str
+    on_server: Any, server: Any, manifest: Any, spec: dict[str, Any], message: str
 ) -> None:
     path = manifest(**spec)
     done = on_server("apply", "-f", str(path))
     assert done.code == ExitCode.REFUSED
     assert done.err.startswith(f"error: {path}: ModelDeployment vision/digits")
-    assert told in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
@@ -134,8 +134,8 @@ def test_what_local_mode_could_not_apply_is_told_beside_what_is_there(
 ) -> None:
     local("apply", "-f", str(manifest()))
     state_dir_paths.write_manifest_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
-    told = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
-    assert local("get").err == local("describe", "digits").err == told
+    message = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
+    assert local("get").err == local("describe", "digits").err == message
     assert local("get", "digits", "-o", "json").json["metadata"]["name"] == "digits"
     state_dir_paths.write_manifest_problems(local_state, [])
     assert local("get").err == ""
@@ -184,11 +184,11 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
         return steps.get("reason") == "waits for promote"
 
     server.until(waits, "the gate")
-    told = on_server("describe", "digits").out
-    assert _fact(told, "Waits for") == "revision 2, step 1 of 3: waits for promote"
+    message = on_server("describe", "digits").out
+    assert _fact(message, "Waits for") == "revision 2, step 1 of 3: waits for promote"
     assert "revision 1 serves; revision 2 waits for promote" in on_server("get", "digits").out
-    assert "rollout digits-r2: revision 2 gets 25 % from epoch 1 on" in told, "a pipe gets whole lines"
-    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert "rollout digits-r2: revision 2 gets 25 % from epoch 1 on" in message, "a pipe gets whole lines"
+    lines = [" ".join(line.split()) for line in message.splitlines()]
     assert any(line.startswith("r1 stable 75 %") and line.endswith("file:///models/v1") for line in lines)
     assert any(line.startswith("r2 candidate 25 %") and line.endswith("file:///models/v2") for line in lines)
     assert "Rollout digits-r2: Running" in lines
@@ -233,12 +233,12 @@ def test_get_says_that_a_rollout_waits_for_evidence(on_server: Any, server: Any,
     server.serve_revision(1)
     on_server("apply", "-f", str(manifest("file:///models/v2", rollout=rollout)))
 
-    async def told(cluster: Any) -> bool:
+    async def message(cluster: Any) -> bool:
         conditions = (await cluster.status())["conditions"]
         ready = next(each for each in conditions if each["type"] == "Ready")
         return "revision 1 serves; revision 2 waits for evidence at 25 %" in str(ready["message"])
 
-    server.until(told, "what it waits for")
+    server.until(message, "what it waits for")
     assert "revision 2 waits for evidence at 25 %" in on_server("get", "digits").out
 
 
@@ -249,9 +249,9 @@ def test_describe_shows_why_a_spec_is_refused(on_server: Any, server: Any, manif
         return await cluster.condition("Stalled") == ("True", "NotYetSupported")
 
     server.until(stalled, "the refusal")
-    told = " ".join(on_server("describe", "digits").out.split())
-    assert "spec.model.uri" in told
-    assert "NotYetSupported" in told
+    message = " ".join(on_server("describe", "digits").out.split())
+    assert "spec.model.uri" in message
+    assert "NotYetSupported" in message
 
 
 def _fact(text: str, name: str) -> str:
@@ -289,12 +289,12 @@ def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_
 def test_describe_prints_documents(on_server: Any, server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
-    told = on_server("describe", "digits", "-o", "json").json
-    assert told["modelDeployment"]["metadata"]["name"] == "digits"
-    assert told["waitsFor"] == "nothing"
-    assert [each["revision"] for each in told["revisions"]] == [1]
-    assert {"RevisionCreated", "Promoted"} <= {each["reason"] for each in told["events"]}
-    assert yaml.safe_load(on_server("describe", "digits", "-o", "yaml").out) == told
+    message = on_server("describe", "digits", "-o", "json").json
+    assert message["modelDeployment"]["metadata"]["name"] == "digits"
+    assert message["waitsFor"] == "nothing"
+    assert [each["revision"] for each in message["revisions"]] == [1]
+    assert {"RevisionCreated", "Promoted"} <= {each["reason"] for each in message["events"]}
+    assert yaml.safe_load(on_server("describe", "digits", "-o", "yaml").out) == message
 
 
 def test_url_is_the_endpoint_alone(on_server: Any, server: Any, manifest: Any) -> None:

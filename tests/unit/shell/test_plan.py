@@ -157,13 +157,13 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
 )
 def test_that_no_gate_decides_on_traffic_is_told(served: Any, manifest: Any, more: Any, ends: str) -> None:
     timed = {"weight": 10, "gate": "time", "minDuration": "30s"}
-    told = "no gate uses evidence"
+    expected = "no gate uses evidence"
     rollout: dict[str, Any] = {"steps": [timed, {"pause": {"duration": "1h"}}], **more}
     last = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
-    assert last.startswith(told)
+    assert last.startswith(expected)
     assert last.endswith(ends)
     asked = {"steps": [timed, {"pause": {}}], **more}
-    assert told not in plan(served, manifest("file:///models/v2", rollout=asked))["lines"][-1]
+    assert expected not in plan(served, manifest("file:///models/v2", rollout=asked))["lines"][-1]
 
 
 def test_no_secret_of_an_address_is_shown(served: Any, manifest: Any) -> None:
@@ -205,8 +205,8 @@ def test_what_becomes_of_a_rollout_that_is_under_way_is_told(served: Any, server
     served("apply", "-f", str(manifest("file:///models/v2", rollout=manual)))
     server.until(lambda cluster: cluster.at_weight(2, 10), "10 % for revision 2")
     server.operator.clear()
-    told = "the rollout of revision 2, which has 10 % of the traffic"
-    for policy, line in (("queue", f"waits for the end of {told}"), ("restart", f"ends {told}")):
+    expected = "the rollout of revision 2, which has 10 % of the traffic"
+    for policy, line in (("queue", f"waits for the end of {expected}"), ("restart", f"ends {expected}")):
         path = manifest("file:///models/v3", rollout={**manual, "onNewRevision": policy})
         assert line in plan(served, path)["lines"]
     queued = manifest("file:///models/v3", rollout={**manual, "onNewRevision": "queue"})
@@ -238,8 +238,8 @@ def test_a_gate_of_evidence_is_called_so(served: Any, manifest: Any) -> None:
 
 def test_a_bake_is_told_behind_the_steps(served: Any, manifest: Any) -> None:
     rollout = {"steps": [{"weight": 50, "gate": "manual"}], "bake": {"duration": "2h", "holdback": "3%"}}
-    told = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
-    assert told == "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %"
+    expected = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
+    assert expected == "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %"
     implied = plan(served, manifest("file:///models/v2", rollout={"bake": {}}))["lines"][-1]
     assert "25 % (evidence) → 50 % (evidence) → 99 % (bakes for 30m) → 100 % below 50 requests a second" in implied
 
@@ -248,13 +248,13 @@ def test_a_bake_is_told_behind_the_steps(served: Any, manifest: Any) -> None:
 def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: Any, policy: str) -> None:
     by_hand = {"steps": [{"weight": 10, "gate": "manual"}], policy: "promote"}
     assert plan(served, manifest("file:///models/v2", rollout=by_hand))["lines"][-1].startswith("canary beside")
-    told = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
-    assert told.startswith(f"{policy}: promote passes a step")
-    assert told.endswith(", so evidence promises nothing of what is promoted")
+    expected = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
+    assert expected.startswith(f"{policy}: promote passes a step")
+    assert expected.endswith(", so evidence promises nothing of what is promoted")
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "expected"),
     [
         (
             [{"weight": 10, "gate": "time"}, {"weight": 50}],
@@ -276,16 +276,16 @@ def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: 
     ],
 )
 def test_a_step_that_asks_for_no_evidence_is_told_beside_others_that_do(
-    served: Any, manifest: Any, steps: list[Any], told: list[str]
+    served: Any, manifest: Any, steps: list[Any], expected: list[str]
 ) -> None:
     lines = plan(served, manifest("file:///models/v2", rollout={"steps": steps}))["lines"]
-    assert [each for each in lines if each.startswith("step ")] == told
+    assert [each for each in lines if each.startswith("step ")] == expected
 
 
 def test_a_secret_that_is_missing_is_told_unless_it_comes_along(served: Any, manifest: Any) -> None:
     path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
-    told = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then every request is refused"
-    assert plan(served, path)["lines"][-1] == told
+    expected = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then every request is refused"
+    assert plan(served, path)["lines"][-1] == expected
     head = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: {NAMESPACE}}}\n"
     path.write_text(f"{path.read_text()}\n---\n{head}stringData: {{ann: a-key-of-16-letters}}\n")
     assert plan(served, path)["lines"][-1] == "revision 1 keeps all traffic"
@@ -401,11 +401,11 @@ def test_a_model_that_this_machine_lacks_is_told_where_it_would_be_loaded(
     on_server: Any, local: Any, manifest: Any, tmp_path: Path
 ) -> None:
     path = manifest(f"file://{tmp_path}/model")
-    told = f"spec.model.uri: {tmp_path}/model does not exist on this machine. No replica starts until you create it"
-    assert plan(local, path)["lines"][-1] == told
-    assert told not in plan(on_server, path)["lines"], "a cluster has other files"
+    expected = f"spec.model.uri: {tmp_path}/model does not exist on this machine. No replica starts until you create it"
+    assert plan(local, path)["lines"][-1] == expected
+    assert expected not in plan(on_server, path)["lines"], "a cluster has other files"
     (tmp_path / "model").mkdir()
-    assert told not in plan(local, path)["lines"]
+    assert expected not in plan(local, path)["lines"]
 
 
 def test_the_text_is_for_people(served: Any, manifest: Any) -> None:

@@ -101,16 +101,16 @@ def test_arms_shares_and_what_decides_are_told_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({}, "weights follow the first success metric, none below 5 % of the exposed traffic"),
         ({"floor": "12.5%"}, "weights follow the first success metric, none below 12.5 % of the exposed traffic"),
         ({"floor": "50%"}, "weights become equal and stay so: 2 arms cannot have more than 50 % each"),
     ],
 )
-def test_where_weights_may_go_is_told(served: Any, experiment: Any, given: Json, told: str) -> None:
+def test_where_weights_may_go_is_told(served: Any, experiment: Any, given: Json, expected: str) -> None:
     path = experiment(metrics=BUYING, allocation={"mode": "thompson", **given})
-    assert f"shares of the traffic: stable 80 %, control 10 %, wide 10 %; {told}" in plan(served, path)["lines"]
+    assert f"shares of the traffic: stable 80 %, control 10 %, wide 10 %; {expected}" in plan(served, path)["lines"]
 
 
 def test_what_was_planned_is_what_begins_and_an_edit_of_it_is_refused(
@@ -121,8 +121,8 @@ def test_what_was_planned_is_what_begins_and_an_edit_of_it_is_refused(
     assert "arm wide: creates revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)" in planned
     assert "shares of the traffic: stable 40 %, control 30 %, wide 30 %" in planned
     begin(served, server, path)
-    told = server.do(lambda cluster: cluster.experiment("ab"))["status"]["arms"]
-    found = [(arm["name"], arm["revision"], arm["weight"]) for arm in told]
+    expected = server.do(lambda cluster: cluster.experiment("ab"))["status"]["arms"]
+    found = [(arm["name"], arm["revision"], arm["weight"]) for arm in expected]
     assert found == [("stable", 1, 40), ("control", 1, 30), ("wide", 2, 30)]
     assert plan(served, path)["lines"] == ["nothing changes", "it runs"]
     refused = plan(served, experiment(exposure="80%"))

@@ -100,7 +100,7 @@ def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates
 
 
 @pytest.mark.parametrize(
-    ("rps", "errors", "floor", "gates", "said"),
+    ("rps", "errors", "floor", "gates", "expected"),
     [
         (20.0, 0.005, 0.01, {}, ""),
         (None, None, 0.01, {}, ""),
@@ -125,11 +125,11 @@ def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates
     ],
 )
 def test_a_plan_with_too_little_time_for_its_traffic_is_told(
-    rps: float | None, errors: float | None, floor: float, gates: dict[str, Any], said: str
+    rps: float | None, errors: float | None, floor: float, gates: dict[str, Any], expected: str
 ) -> None:
     found = find_undecidable_step(frozen(rps, errors, floor, **gates))
-    assert said in found
-    assert bool(found) is bool(said)
+    assert expected in found
+    assert bool(found) is bool(expected)
 
 
 def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> None:
@@ -140,7 +140,7 @@ def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> Non
     assert found.endswith(f"that takes some {math.ceil(needed.requests / 2 / 3600)}h")
 
 
-def told(sundog: Any, *options: str) -> dict[str, Any]:
+def estimate(sundog: Any, *options: str) -> dict[str, Any]:
     done = sundog("experiment", "power", *options, "--runs", "10", "-o", "json")
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads(done.out)
@@ -169,7 +169,7 @@ def test_a_table_over_some_effects(sundog: Any) -> None:
 
 def test_what_is_given_is_used_instead_of_the_plans(sundog: Any) -> None:
     options = ("--rps", "50", "--errors", "1%", "--times", "1", "--weight", "25", "--margin", "150%", "--floor", "0%")
-    found = told(sundog, *options, "--alpha", "0.2", "--max-duration", "2h")
+    found = estimate(sundog, *options, "--alpha", "0.2", "--max-duration", "2h")
     assert {name: found[name] for name in ("weight", "margin", "floor", "alpha", "maxDuration")} == {
         "weight": 25,
         "margin": 1.5,
@@ -179,7 +179,7 @@ def test_what_is_given_is_used_instead_of_the_plans(sundog: Any) -> None:
     }
     (one,) = found["candidates"]
     assert one["decides"] == "margin"
-    (strict,) = told(sundog, *options, "--max-duration", "2h")["candidates"]
+    (strict,) = estimate(sundog, *options, "--max-duration", "2h")["candidates"]
     assert strict["events"] > one["events"]
 
 
@@ -189,7 +189,7 @@ def test_a_plan_of_a_manifest(sundog: Any, manifest: Any) -> None:
         "guardrails": [{"metric": "errorRate", "margin": "50%", "floor": "0%"}],
     }
     path = manifest(rollout=rollout)
-    found = told(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1")
+    found = estimate(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1")
     assert [found[name] for name in ("weight", "margin", "maxDuration")] == [40, 0.5, "20m"]
 
 
@@ -199,8 +199,8 @@ def test_the_last_gate_behind_shadows_has_what_they_leave_of_alpha(sundog: Any, 
     options = ("-f", str(path), "--rps", "100", "--errors", "1%", "--times", "3")
     title = sundog("experiment", "power", *options, "--runs", "10", "--alpha", "0.1").out.splitlines()[0]
     assert ", alpha 0.1 (0.0333 for harm), " in title
-    found = told(sundog, *options)
-    alone = told(sundog, "-f", str(manifest(rollout={"steps": [{"weight": 50}]})), *options[2:])
+    found = estimate(sundog, *options)
+    alone = estimate(sundog, "-f", str(manifest(rollout={"steps": [{"weight": 50}]})), *options[2:])
     assert (found["harmShares"], "harmShares" in alone) == (3, False)
     assert found["candidates"][0]["events"] > alone["candidates"][0]["events"]
 
@@ -210,7 +210,7 @@ def test_the_last_gate_asks_for_the_weight_that_follows_it(sundog: Any, manifest
     alone = {"steps": [{"weight": 10}], "guardrails": [{"metric": "errorRate"}]}
     before_another = {**alone, "steps": [*alone["steps"], {"weight": 20, "gate": "manual"}]}
     (all_,), (some,) = (
-        told(sundog, "-f", str(manifest(rollout=rollout)), *options)["candidates"]
+        estimate(sundog, "-f", str(manifest(rollout=rollout)), *options)["candidates"]
         for rollout in (alone, before_another)
     )
     assert some["requests"] < 0.7 * all_["requests"]

@@ -290,7 +290,7 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["-d", "[1"], ExitCode.REFUSED, "error: the data is not JSON: "),
         ([], ExitCode.USAGE, "error: give either --data or -f"),
@@ -348,10 +348,10 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
         (["-d", '"wait"', "--timeout", "0.2"], ExitCode.TIMEOUT, "no response within 0.2 s"),
     ],
 )
-def test_mistakes_have_their_codes(digits: Any, arguments: list[str], code: ExitCode, told: str) -> None:
+def test_mistakes_have_their_codes(digits: Any, arguments: list[str], code: ExitCode, message: str) -> None:
     done = digits("predict", "digits", *arguments)
     assert done.code == code
-    assert told in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
 
 

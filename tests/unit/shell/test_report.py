@@ -58,10 +58,10 @@ def test_a_page_is_written_where_it_is_asked_for(rolling: Any, tmp_path: Path) -
 
 
 def test_its_numbers_are_printed_as_json(rolling: Any) -> None:
-    told = report(rolling, "digits", "-o", "json").json
-    assert told["title"] == "vision/digits-r3"
-    assert [each["name"] for each in told["arms"]] == ["stable", "canary"]
-    assert not any("_" in key for key in told)
+    document = report(rolling, "digits", "-o", "json").json
+    assert document["title"] == "vision/digits-r3"
+    assert [each["name"] for each in document["arms"]] == ["stable", "canary"]
+    assert not any("_" in key for key in document)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
 
 @pytest.mark.parametrize("verb", ["plan", "apply"])
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [1", "line 1: expected ',' or ']', but got '<stream end>'"),
         (f"{MANIFEST}---\n{SECRET}---\n5", "document is a int; expected an object with apiVersion and kind"),
@@ -138,13 +138,13 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
     ],
 )
 def test_a_broken_manifest_is_told_without_a_server(
-    sundog: Any, tmp_path: Path, verb: str, text: str, told: str
+    sundog: Any, tmp_path: Path, verb: str, text: str, message: str
 ) -> None:
     (tmp_path / "a.yaml").write_text(text)
     done = sundog(verb, "-f", str(tmp_path / "a.yaml"))
     assert (done.code, done.out) == (ExitCode.REFUSED, "")
     mistake, server = done.err.splitlines()
-    assert mistake.startswith(f"error: {tmp_path}/a.yaml: {told}")
+    assert mistake.startswith(f"error: {tmp_path}/a.yaml: {message}")
     assert server.startswith("error: no API server")
 
 

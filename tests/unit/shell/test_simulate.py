@@ -55,11 +55,11 @@ def test_times_are_those_of_gates_and_a_bake_comes_after_them(sundog: Any, tmp_p
     options = ("--rps", "100", "--errors", "1%", "--times", "1")
     found = simulated(sundog, "-f", baked, *options)
     assert found == simulated(sundog, "-f", manifest(tmp_path, alike), *options)
-    told = sundog(
+    result = sundog(
         "experiment", "simulate", "-f", manifest(tmp_path, {**alike, "bake": {"duration": "2h"}}), *options, *QUICK
     )
-    assert told.out.splitlines()[0].startswith("50 % → 99 % → 100 %")
-    assert "; times end when the gates pass, before the bake of 2h" in " ".join(told.out.split())
+    assert result.out.splitlines()[0].startswith("50 % → 99 % → 100 %")
+    assert "; times end when the gates pass, before the bake of 2h" in " ".join(result.out.split())
 
 
 def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:

@@ -94,14 +94,14 @@ def test_a_mean(sundog: Any, manifest: Any) -> None:
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize(("longest", "told"), [("10h", "every hour, 10 times"), ("1h", None)])
+@pytest.mark.parametrize(("longest", "expected"), [("10h", "every hour, 10 times"), ("1h", None)])
 def test_what_is_soon_over_is_looked_at_each_hour_or_once(
-    sundog: Any, manifest: Any, longest: str, told: str | None
+    sundog: Any, manifest: Any, longest: str, expected: str | None
 ) -> None:
     path = manifest(CONVERSION, stop={"maxDuration": longest})
     done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10")
-    assert ("times, the first test" in done.out) == (told is not None)
-    assert (told or "") in done.out
+    assert ("times, the first test" in done.out) == (expected is not None)
+    assert (expected or "") in done.out
 
 
 @pytest.mark.parametrize(

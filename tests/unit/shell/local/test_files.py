@@ -37,11 +37,11 @@ class Seen:
     problems: list[str] = field(default_factory=list)
     now: list[str] = field(default_factory=list)
 
-    def notice(self, told: str) -> None:
-        self.notices.append(told)
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
 
-    def problem(self, told: str) -> None:
-        self.problems.append(told)
+    def problem(self, message: str) -> None:
+        self.problems.append(message)
 
     def show_problems(self, problems: Any) -> None:
         self.now = list(problems)
@@ -134,16 +134,16 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
     for _ in range(3):
         await world.settle()
     assert await world.uris() == {}
-    (told,) = world.view.notices
-    assert told.startswith("ModelDeployment default/a was deleted; ")
-    assert "a.yaml still describes it, so an edit or the next start creates it again" in told
+    (message,) = world.view.notices
+    assert message.startswith("ModelDeployment default/a was deleted; ")
+    assert "a.yaml still describes it, so an edit or the next start creates it again" in message
     world.write("a.yaml", text("a", "v2"))
     await world.settle()
     assert await world.uris() == {"a": "v2"}
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         ("a: [1", "a.yaml: line 1: "),
         (text() + "# made\nmade: 2024-13-45", "a.yaml: line 7: a value stands for a YAML timestamp and is none"),
@@ -163,14 +163,14 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
         (text().replace("ModelDeployment", "ModelDeploymnet"), "a.yaml: kind 'ModelDeploymnet'"),
     ],
 )
-async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: str, told: str) -> None:
+async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: str, message: str) -> None:
     world.write("a.yaml", text("a"))
     await world.settle()
     world.write("a.yaml", bad)
     for _ in range(3):
         await world.settle()
     assert len(world.view.problems) == 1
-    assert told in world.view.problems[0]
+    assert message in world.view.problems[0]
     assert world.view.problems[0].removeprefix("skipped: ").startswith(str(world.folder))
     assert "\n" not in world.view.problems[0]
     assert await world.uris() == {"a": "v1"}
@@ -272,14 +272,14 @@ async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_told
     world.write("a.yaml", empty)
     for _ in range(3):
         await world.settle()
-    told = (
+    message = (
         f"{world.folder}/a.yaml: the file is empty; its objects are kept until you remove it:"
         " ModelDeployment default/a, ModelDeployment default/b"
     )
-    assert world.view.problems == [told]
+    assert world.view.problems == [message]
     assert await world.uris() == {"a": "v1", "b": "v1"}
     await world.start().settle()
-    assert world.view.problems == [told, told], "a later start keeps and tells it too"
+    assert world.view.problems == [message, message], "a later start keeps and tells it too"
     assert await world.uris() == {"a": "v1", "b": "v1"}
     (world.folder / "a.yaml").unlink()
     await world.settle()
@@ -317,8 +317,8 @@ async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(wo
     world.write("b.yaml", "")
     await world.settle()
     assert await world.uris() == {"a": "v1"}
-    (told,) = world.view.problems
-    assert told.startswith(f"{world.folder}/b.yaml: the file is empty; its objects are kept until you remove it")
+    (message,) = world.view.problems
+    assert message.startswith(f"{world.folder}/b.yaml: the file is empty; its objects are kept until you remove it")
     (world.folder / "b.yaml").unlink()
     await world.settle()
     assert await world.uris() == {}

@@ -190,8 +190,8 @@ async def _nothing(*_arguments: Any) -> None:
 
 def test_down_and_status_tell_what_is_there(state_dir: Path, sundog: Any) -> None:
     state_dir_paths.prepare_state_dir(state_dir)
-    told = sundog("local", "status", "--state-dir", str(state_dir))
-    assert (told.code, told.out) == (ExitCode.NOT_FOUND, f"no instance runs in {state_dir}\n")
+    result = sundog("local", "status", "--state-dir", str(state_dir))
+    assert (result.code, result.out) == (ExitCode.NOT_FOUND, f"no instance runs in {state_dir}\n")
     assert sundog("local", "down", "--state-dir", str(state_dir)).out == f"nothing runs in {state_dir}\n"
 
 

@@ -45,7 +45,7 @@ NOW = BEGUN + 12 * MINUTE
 PASSED = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
 
 
-def told(status: ExperimentStatus, now: datetime = NOW) -> ExperimentReport:
+def report_of(status: ExperimentStatus, now: datetime = NOW) -> ExperimentReport:
     return make_report(stored(status), now)
 
 
@@ -53,7 +53,7 @@ def lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
     """Return the lines of a terminal, with single spaces."""
     out = io.StringIO()
     now = max([NOW, *(point.at for point in status.history)])
-    Console(file=out, width=width).print(terminal.render_report(told(status, now)))
+    Console(file=out, width=width).print(terminal.render_report(report_of(status, now)))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
@@ -62,7 +62,7 @@ def fact(report: ExperimentReport, name: str) -> str:
 
 
 def test_one_that_goes_on_says_what_it_waits_for_and_what_is_known() -> None:
-    report = told(running())
+    report = report_of(running())
     assert (report.title, report.heading, report.tone) == ("vision/digits-r8", "Undecided, still running", "open")
     assert report.why == (ERRORS.message,)
     assert fact(report, "so far") == "12m"
@@ -83,21 +83,21 @@ def test_why_an_interval_beside_a_verdict_contains_1_is_said() -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="canary", verdict="Better", interval=(0.1, 1.02))
     status = running()
     beside = status.model_copy(update={"metrics": (*status.metrics, mistakes)})
-    assert ONE_SIDED_NOTE in told(beside).why
+    assert ONE_SIDED_NOTE in report_of(beside).why
     assert ONE_SIDED_NOTE in lines(beside)
     assert ONE_SIDED_NOTE not in lines(status)
-    assert ONE_SIDED_NOTE in render_html(told(beside), "0.1.0", NOW)
+    assert ONE_SIDED_NOTE in render_html(report_of(beside), "0.1.0", NOW)
 
 
 def test_a_bake_is_told_with_the_steps() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 25}], "bake": {"holdback": "2%"}})
-    report = told(running(plan=freeze.freeze(rollout, 7, 8, BEGUN).plan))
+    report = report_of(running(plan=freeze.freeze(rollout, 7, 8, BEGUN).plan))
     assert fact(report, "steps") == "25 % → 50 % → 98 % → 100 %"
     assert fact(report, "bake") == "2 % stays with stable for 30m"
 
 
 def test_data_quality_has_the_split_and_what_nobody_knows_of() -> None:
-    report = told(running())
+    report = report_of(running())
     assert fact(report, "data quality") == "Consistent"
     assert fact(report, "silent edges") == "none, as of the last write"
     assert fact(report, "lost") == "3 of stable's requests and 1 of the candidate's have an unknown result"
@@ -105,20 +105,22 @@ def test_data_quality_has_the_split_and_what_nobody_knows_of() -> None:
     split = fact(report, "sample ratio")
     assert split.startswith("the candidate got 16333 of 65333 requests where 16333 were expected; log E against")
     silent = condition("DataQuality", "Unknown", "EdgeSilent", message="edge-1: does not tell what it has counted")
-    report = told(running(conditions=(silent,), evidence_epochs=()))
+    report = report_of(running(conditions=(silent,), evidence_epochs=()))
     assert fact(report, "silent edges") == "edge-1: does not tell what it has counted"
     assert fact(report, "sample ratio") == "no evidence was counted"
 
 
 def test_requests_of_units_that_stay_with_an_arm_are_no_split_to_be_wrong() -> None:
     plan = running().plan.model_copy(update={"unit": PlanUnit(kind="header", name="x-user")})
-    split = fact(told(running(plan=plan, evidence_epochs=(EvidenceEpoch(number=2, weight=50),))), "sample ratio")
+    split = fact(report_of(running(plan=plan, evidence_epochs=(EvidenceEpoch(number=2, weight=50),))), "sample ratio")
     assert split.startswith("the candidate got 16333 of 65333 requests. Only units split by the weights")
 
 
 def test_a_split_that_is_wrong_is_seen() -> None:
     epochs = (EvidenceEpoch(number=2, weight=50),)
-    log_e = float(fact(told(running(evidence_epochs=epochs)), "sample ratio").split("the split is ")[1].split(";")[0])
+    log_e = float(
+        fact(report_of(running(evidence_epochs=epochs)), "sample ratio").split("the split is ")[1].split(";")[0]
+    )
     assert log_e > 1000
 
 
@@ -132,22 +134,22 @@ def test_a_split_that_is_wrong_is_seen() -> None:
 def test_one_that_ended_says_how_and_why(
     status: ExperimentStatus, heading: str, tone: str, why: str, minutes: int
 ) -> None:
-    report = told(status)
+    report = report_of(status)
     assert (report.heading, report.tone, report.why[0]) == (heading, tone, why)
     assert report.seconds == 60 * minutes
     assert fact(report, "ended") == f"2026-11-26 12:{minutes:02}:00 UTC, after {minutes}m"
 
 
 def test_no_sentence_is_told_twice_and_none_of_what_waits_for_nothing() -> None:
-    assert told(rolled_back()).why == ("RolledBack: errorRate is 3 times stable's",)
-    assert told(promoted()).why == (
+    assert report_of(rolled_back()).why == ("RolledBack: errorRate is 3 times stable's",)
+    assert report_of(promoted()).why == (
         "Promoted: after step 4 at 100 %",
         "errorRate is 1.05 times stable's: no worse than allowed",
     )
 
 
 def test_without_traffic_nothing_is_made_up() -> None:
-    report = told(without_traffic())
+    report = report_of(without_traffic())
     assert {metric.bounds for metric in report.metrics} == {()}
     assert [arm.error_rate for arm in report.arms] == [None, None]
     assert fact(report, "counts") == "none are kept"
@@ -157,13 +159,13 @@ def test_without_traffic_nothing_is_made_up() -> None:
 
 
 def test_what_is_allowed_is_that_of_the_weight_under_which_it_was_counted() -> None:
-    allowed = {bound.at_s // 60: bound.allowed for bound in told(promoted()).metrics[0].bounds}
+    allowed = {bound.at_s // 60: bound.allowed for bound in report_of(promoted()).metrics[0].bounds}
     # 0, 5, 25, 50 and 100 %, twelve minutes: a new one in minutes 3, 5, 8 and 10.
     assert (allowed[4], allowed[5], allowed[6], allowed[8], allowed[9], allowed[11]) == (2, 2, 1.5, 1.5, 1.25, 1.25)
 
 
 def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
-    report = told(running(history=()))
+    report = report_of(running(history=()))
     assert not report.remembered
     assert [(look.at_s, look.weight, look.requests) for look in report.looks] == [(660.0, 25, (49_500, 16_500))]
     assert report.looks[0].weights == (75, 25)
@@ -174,7 +176,7 @@ def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
 
 def test_a_status_that_somebody_damaged_is_told_as_far_as_it_goes() -> None:
     many = tuple(ERRORS.model_copy(update={"name": f"m{n}"}) for n in range(40))
-    report = told(running(metrics=many, history=(), arms=running().arms[:1]))
+    report = report_of(running(metrics=many, history=(), arms=running().arms[:1]))
     assert (report.looks, [arm.name for arm in report.arms]) == ((), ["stable"])
     assert lines(running(metrics=many, history=(), arms=()))
 
@@ -187,7 +189,7 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
         verdict=Verdict(reason="Aborted: by command abc"),
         conditions=(condition("Running", "False", "Aborted", BEGUN + 5 * MINUTE),),
     )
-    report = told(status)
+    report = report_of(status)
     assert report.heading == "Ended without a verdict on evidence: Aborted"
     assert (report.looks[-1].at_s, report.looks[-1].weight, report.looks[-1].requests) == (300.0, 0, (49_500, 16_500))
 
@@ -210,11 +212,11 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
     ],
 )
 def test_headings(changes: dict[str, Any], heading: str) -> None:
-    assert told(running(**changes)).heading == heading
+    assert report_of(running(**changes)).heading == heading
 
 
 def test_what_copies_came_to_is_told_before_anybody_decides() -> None:
-    assert told(copied(2, "manual")).why[0] == PASSED.reason
+    assert report_of(copied(2, "manual")).why[0] == PASSED.reason
 
 
 def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
@@ -227,12 +229,12 @@ def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
 
 
 def test_a_bake_after_a_shadow_is_told_as_any_other_until_it_is_over() -> None:
-    report = told(copied(3, "bake"))
+    report = report_of(copied(3, "bake"))
     assert (report.heading, report.why[0]) == ("Undecided, still running", "bakes until noon")
     assert fact(report, "steps") == "0 % → 0 % → 99 % → 100 %"
     assert fact(report, "bake") == "1 % stays with stable for 30m"
-    assert told(copied(3, "bake", paused=PauseStatus(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
-    assert told(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies passed"
+    assert report_of(copied(3, "bake", paused=PauseStatus(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
+    assert report_of(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies passed"
 
 
 def test_a_terminal_shows_the_interval_shrink_between_its_limits() -> None:
@@ -259,7 +261,7 @@ def test_an_interval_of_one_step_alone_says_so(width: int) -> None:
     found = lines(status, width)
     assert not any("this step" in line for line in lines(running(), width))
     assert any("this step" in line for line in found)
-    assert "in this step</td>" in render_html(told(status), "0.1.0", NOW)
+    assert "in this step</td>" in render_html(report_of(status), "0.1.0", NOW)
     assert all(len(line) <= width for line in found)
 
 
@@ -327,7 +329,7 @@ def test_a_terminal_says_what_the_ratio_of_a_metric_of_an_arm_is() -> None:
 
 def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
     out = io.StringIO()
-    report = told(two_arms(), BEGUN + 60 * 11 * MINUTE)
+    report = report_of(two_arms(), BEGUN + 60 * 11 * MINUTE)
     Console(file=out, width=200, force_terminal=True, color_system="standard").print(terminal.render_report(report))
     colours = {
         verdict: re.findall(rf"\x1b\[(\d+)m[^\x1b]*\x1b\[0m  {verdict}", out.getvalue())
@@ -337,7 +339,7 @@ def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
 
 
 def test_what_is_told_of_two_metrics_of_one_name_is_told_of_each() -> None:
-    found = {metric.name: metric for metric in told(one_name(), BEGUN + 4 * 60 * MINUTE).metrics}
+    found = {metric.name: metric for metric in report_of(one_name(), BEGUN + 4 * 60 * MINUTE).metrics}
     success, harm = found["a: errorRate (success)"], found["a: errorRate (harm)"]
     assert success.last is not None
     assert harm.last is not None
@@ -347,7 +349,7 @@ def test_what_is_told_of_two_metrics_of_one_name_is_told_of_each() -> None:
     ]
     assert {bound.ratio for bound in success.bounds} == {0.5}
     assert {bound.ratio for bound in harm.bounds} == {1.1}
-    before = {metric.name: metric for metric in told(of_before(one_name()), BEGUN + 4 * 60 * MINUTE).metrics}
+    before = {metric.name: metric for metric in report_of(of_before(one_name()), BEGUN + 4 * 60 * MINUTE).metrics}
     assert before["a: errorRate (harm)"].bounds == before["a: errorRate (success)"].bounds == ()
-    alone = told(of_before(two_arms()), BEGUN + 11 * 60 * MINUTE).metrics
+    alone = report_of(of_before(two_arms()), BEGUN + 11 * 60 * MINUTE).metrics
     assert all(len(metric.bounds) == 12 for metric in alone if metric.last is not None)

@@ -226,25 +226,25 @@ def test_before_weights_of_arms_were_kept_their_sum_is_drawn() -> None:
 
 
 def test_a_metric_is_told_by_what_is_compared_and_by_what_is_counted() -> None:
-    def told(status: ExperimentStatus, title: str) -> tuple[str, str]:
+    def describe(status: ExperimentStatus, title: str) -> tuple[str, str]:
         figure = figure_of(status, title)
         return text_of(next(figure.iter("desc"))), legend(status, title)["one"]
 
-    assert told(means(), "a: spent") == (
+    assert describe(means(), "a: spent") == (
         "Ratio of the mean by unit: arm a to control, with its interval, over time, on a log scale."
         " Goal: mean of amount should increase. An arrow marks an end outside of the drawing.",
         "as much as control (1)",
     )
-    assert told(two_arms(), "b: converted") == (
+    assert describe(two_arms(), "b: converted") == (
         "Ratio of the frequency: arm b to control, with its interval, over time, on a log scale."
         " Goal: rate of bought should increase, by 2 % or more. An arrow marks an end outside of the drawing.",
         "as often as control (1)",
     )
-    description, one = told(two_arms(), "a: errorRate")
+    description, one = describe(two_arms(), "a: errorRate")
     assert ": arm a to control" in description
     assert "Limit: up to 25 % more than control, or 0.5 % of all requests." in description
     assert one == "as often as control (1)"
-    description, one = told(promoted(), "errorRate")
+    description, one = describe(promoted(), "errorRate")
     assert ": the candidate to stable" in description
     assert "Limit: up to 25 % more than stable, or 0.5 % of all requests." in description
     assert one == "as often as stable (1)"
@@ -393,7 +393,9 @@ points = st.lists(
 
 @settings(deadline=None)
 @given(points)
-def test_nothing_is_drawn_outside_whatever_was_found(told: list[tuple[int, int, int, HistoryMetric | None]]) -> None:
+def test_nothing_is_drawn_outside_whatever_was_found(
+    describe: list[tuple[int, int, int, HistoryMetric | None]],
+) -> None:
     history = tuple(
         HistoryPoint(
             at=BEGUN + timedelta(seconds=at),
@@ -403,7 +405,7 @@ def test_nothing_is_drawn_outside_whatever_was_found(told: list[tuple[int, int, 
             errors=(0, 0),
             metrics=(metric,) if metric else None,
         )
-        for at, weight, requests, metric in sorted(told, key=lambda each: each[0])
+        for at, weight, requests, metric in sorted(describe, key=lambda each: each[0])
     )
     now = history[-1].at + MINUTE
     report = make_report(stored(running(history=history, metrics=(), counted_at=None)), now)
@@ -427,7 +429,7 @@ of_arms = st.lists(
 
 @settings(deadline=None)
 @given(of_arms)
-def test_nor_is_anything_of_arms(told: list[tuple[int, list[float] | None, list[int]]]) -> None:
+def test_nor_is_anything_of_arms(describe: list[tuple[int, list[float] | None, list[int]]]) -> None:
     history = tuple(
         HistoryPoint(
             at=BEGUN + timedelta(seconds=at),
@@ -437,7 +439,7 @@ def test_nor_is_anything_of_arms(told: list[tuple[int, list[float] | None, list[
             requests=tuple(requests),
             errors=(0, 0, 0, 0),
         )
-        for at, weights, requests in sorted(told, key=lambda each: each[0])
+        for at, weights, requests in sorted(describe, key=lambda each: each[0])
     )
     status = moving().model_copy(update={"history": history, "counted_at": None})
     for chart in charts.make_charts(make_report(stored(status), now_of(status))):
