@@ -107,7 +107,7 @@ def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: lis
     ],
 )
 @pytest.mark.parametrize("address", ["https://example.com/tiny.yaml", "s3://bucket/tiny.yaml"])
-def test_an_address_in_place_of_a_manifest_is_told_as_one(
+def test_an_address_in_place_of_a_manifest_is_shown_as_one(
     sundog: Any, arguments: list[str], instead: str, address: str
 ) -> None:
     done = sundog(*arguments, address)

@@ -51,7 +51,7 @@ async def test_the_crds_of_this_release_are_nothing_to_tell(
     assert await logged_skew(published, caplog) == []
 
 
-async def test_nothing_is_told_where_nothing_is_published(caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_shown_where_nothing_is_published(caplog: pytest.LogCaptureFixture) -> None:
     assert await logged_skew(None, caplog) == []
 
 

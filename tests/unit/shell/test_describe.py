@@ -127,7 +127,7 @@ def described_lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
-def test_metrics_are_told_with_their_numbers_and_when_they_are_expected_to_decide() -> None:
+def test_metrics_are_shown_with_their_numbers_and_when_they_are_expected_to_decide() -> None:
     lines = described_lines(collecting())
     head = lines.index("Evidence, 40s old (events of stable/candidate)")
     assert lines[head + 1 : head + 6] == [
@@ -200,7 +200,7 @@ def test_a_start_says_where_the_time_went(startup: dict[str, Any] | None, expect
     assert [line for line in lines if line.startswith("Started")] == expected
 
 
-def test_a_step_says_what_it_waits_for_and_a_sentence_is_told_once() -> None:
+def test_a_step_says_what_it_waits_for_and_a_sentence_is_shown_once() -> None:
     lines = described_lines(collecting())
     assert f"1 25 % evidence, 5m to 1d now: {ERRORS.message}" in lines
     assert "2 50 % evidence, 5m to 1d" in lines
@@ -221,7 +221,7 @@ def test_the_plan_says_what_the_candidate_is_held_to() -> None:
     ]
 
 
-def test_what_arms_are_held_to_is_told_beside_control() -> None:
+def test_what_arms_are_held_to_is_shown_beside_control() -> None:
     out = io.StringIO()
     Console(file=out, width=10_000).print(describe_experiment(stored(two_arms()), (), NOW))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
@@ -229,7 +229,7 @@ def test_what_arms_are_held_to_is_told_beside_control() -> None:
     assert "rejections for harm only, from 25 % more than control; no gate waits for it" in lines
 
 
-def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None:
+def test_a_latency_that_a_list_leaves_out_is_shown_to_be_for_harm_alone() -> None:
     spec = Rollout.from_json({"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP99"}]})
     left_out = next(each for each in resolve_guardrails(spec, StableTraffic(10)) if each.metric == "latencyP95")
     assert (
@@ -238,7 +238,7 @@ def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None
     )
 
 
-def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
+def test_alpha_is_shown_with_what_shadows_and_traffic_share_of_it() -> None:
     shared = PLAN.model_copy(update={"harm_shares": 3})
     both = "0.05, the error of each direction; of rolling back 0.0167 for each shadow step and for traffic"
     assert f"alpha {both}" in described_lines(collecting(plan=shared))
@@ -249,7 +249,7 @@ def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
     )
 
 
-def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
+def test_alpha_is_shown_with_what_the_first_blocks_have_of_it() -> None:
     plan = PLAN.model_copy(update={"early_harm": 0.2})
     assert plan_text.describe_alpha(plan) == (
         "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first blocks"
@@ -290,7 +290,7 @@ def test_a_step_that_passed_without_evidence_says_by_what() -> None:
     assert not any("passed without" in line for line in described_lines(collecting(step=step)))
 
 
-def test_a_bake_tells_what_remains() -> None:
+def test_a_bake_shows_what_remains() -> None:
     bake = PlanStep(weight=98, gate="bake", min_duration=timedelta(minutes=30))
     plan = PLAN.model_copy(update={"steps": (*PLAN.steps[:2], bake, PLAN.steps[2])})
     step = StepStatus(index=3, of=4, since=NOW - timedelta(minutes=3), gate="bake", reason="bakes", warm=True)
@@ -342,7 +342,7 @@ def test_an_ended_rollout_shows_the_evidence_that_it_ended_with() -> None:
     assert not any(line.startswith("this step") for line in lines)
 
 
-def test_a_rollout_without_evidence_is_told_as_ever() -> None:
+def test_a_rollout_without_evidence_is_shown_as_ever() -> None:
     steps = (PlanStep(weight=25, gate="manual"), PlanStep(weight=100, gate="none"))
     status = collecting(plan=FrozenPlan(strategy="canary", steps=steps), metrics=())
     lines = described_lines(status)
@@ -360,7 +360,7 @@ def test_a_webhook_is_named_without_its_secrets() -> None:
     assert not any("secret" in line for line in lines)
 
 
-def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
+def test_receivers_are_shown_by_their_hosts_with_how_far_they_are() -> None:
     receivers = [
         NotificationReceiver(webhook="https://ann:secret@a.example/secret?token=secret", events=("started",)),
         NotificationReceiver(webhook="https://b.example:8443/"),
@@ -384,7 +384,7 @@ def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
     assert not any("secret" in line for line in lines)
 
 
-def test_a_plan_that_somebody_took_the_steps_from_is_told_without_them() -> None:
+def test_a_plan_that_somebody_took_the_steps_from_is_shown_without_them() -> None:
     status = collecting()
     damaged = status.model_copy(update={"plan": status.plan.model_copy(update={"steps": ()})})
     assert any("errorRate" in line for line in described_lines(damaged))
@@ -444,7 +444,7 @@ def test_a_step_that_compares_copies_says_what_it_asks_and_what_became_of_them()
     assert "before step 1: 9 of 9 agree" in lines
 
 
-def test_a_verdict_on_copies_is_told_while_a_person_is_waited_for() -> None:
+def test_a_verdict_on_copies_is_shown_while_a_person_is_waited_for() -> None:
     plan = freeze.freeze(Rollout(strategy="shadow"), 7, 8, NOW).plan
     verdict = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
     step = StepStatus(index=2, of=3, gate="manual", reason="waits for promote", since=NOW)
@@ -454,7 +454,7 @@ def test_a_verdict_on_copies_is_told_while_a_person_is_waited_for() -> None:
     assert "agreement by exact: 99.9 % of 901" in described_lines(status)
 
 
-def test_replicas_that_are_shared_and_traffic_that_goes_back_are_told() -> None:
+def test_replicas_that_are_shared_and_traffic_that_goes_back_are_shown() -> None:
     status = ModelDeploymentStatus(
         replicas=4,
         ready_replicas=3,

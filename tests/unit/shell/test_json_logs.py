@@ -34,7 +34,7 @@ def test_a_line_has_what_collectors_look_for() -> None:
         ),
     ],
 )
-def test_an_error_that_nobody_caught_is_one_line(code: str, message: str) -> None:
+def test_an_error_that_is_not_caught_is_one_line(code: str, message: str) -> None:
     (line,) = lines(code)
     assert (line["level"], line["message"]) == ("critical", message)
     assert line["reason"] == line["error"] in {"ValueError", "ZeroDivisionError"}

@@ -56,7 +56,7 @@ def row(uid: str, arm: str, assigned: int, errors: int) -> dict[str, Any]:
     return {"attempt": uid, "arm": arm, "origin": "assigned", "assigned": assigned, "ends": ends}
 
 
-def test_arms_are_told_as_the_edges_count_them_now(
+def test_arms_are_shown_as_the_edges_count_them_now(
     local: Any, server: Any, manifest: Any, agent: tuple[int, dict[str, Any]]
 ) -> None:
     local("apply", "-f", str(manifest()))

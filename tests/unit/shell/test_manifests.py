@@ -141,7 +141,7 @@ def test_of_two_descriptions_the_first_counts(tmp_path: Path) -> None:
     )
 
 
-def test_files_that_cannot_be_read_are_told_and_unsure(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_shown_and_unsure(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
     (tmp_path / "large.yaml").write_bytes(b"#" * (manifests.MAX_MANIFEST_BYTES + 1))
     (tmp_path / "pod.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}")

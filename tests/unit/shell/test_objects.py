@@ -52,7 +52,7 @@ def test_a_refused_object_is_one_line_that_names_file_field_and_value(
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
 
-def test_a_manifest_whose_aliases_write_out_to_too_much_is_told_and_the_rest_goes_on(
+def test_a_manifest_whose_aliases_write_out_to_too_much_is_shown_and_the_rest_goes_on(
     on_server: Any, manifest: Any, tmp_path: Path
 ) -> None:
     bomb = tmp_path / "bomb.yaml"
@@ -64,7 +64,7 @@ def test_a_manifest_whose_aliases_write_out_to_too_much_is_told_and_the_rest_goe
         assert done.err == f"error: {bomb}: line 2: aliases write out to more than 1048576 characters\n"
 
 
-def test_a_spec_that_is_stored_and_not_acted_on_is_told_at_once(on_server: Any, manifest: Any) -> None:
+def test_a_spec_that_is_stored_and_not_acted_on_is_shown_at_once(on_server: Any, manifest: Any) -> None:
     path = str(manifest(scheduling={"queue": "q"}))
     for done in (on_server("apply", "-f", path), on_server("apply", "-f", path)):
         assert done.code == ExitCode.REFUSED
@@ -78,7 +78,7 @@ def test_a_spec_that_is_stored_and_not_acted_on_is_told_at_once(on_server: Any, 
 
 
 @pytest.mark.parametrize(("stopped", "code"), [(False, ExitCode.REFUSED), (True, ExitCode.OK)])
-def test_an_experiment_that_is_not_acted_on_is_told_unless_it_is_to_end(
+def test_an_experiment_that_is_not_acted_on_is_shown_unless_it_is_to_end(
     on_server: Any, tmp_path: Path, stopped: bool, code: ExitCode
 ) -> None:
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
@@ -103,7 +103,7 @@ def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manif
     assert done.err.startswith(f"error: {tmp_path}/bad.yaml: line ")
 
 
-def test_nothing_to_apply_is_told(on_server: Any, tmp_path: Path) -> None:
+def test_nothing_to_apply_is_shown(on_server: Any, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     done = on_server("apply", "-f", str(tmp_path / "empty.yaml"))
     assert (done.code, done.err) == (
@@ -129,7 +129,7 @@ def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest:
     assert (head.split()[0], line.split()[:2]) == ("NAMESPACE", ["vision", "digits"])
 
 
-def test_what_local_mode_could_not_apply_is_told_beside_what_is_there(
+def test_what_local_mode_could_not_apply_is_shown_beside_what_is_there(
     local: Any, local_state: Path, manifest: Any
 ) -> None:
     local("apply", "-f", str(manifest()))
@@ -166,7 +166,7 @@ def test_an_unknown_name_is_code_3(on_server: Any) -> None:
     assert on_server("get", "mexp", "nothing").err == "error: Experiment vision/nothing does not exist\n"
 
 
-def test_an_empty_list_is_told_on_standard_error(on_server: Any) -> None:
+def test_an_empty_list_is_shown_on_standard_error(on_server: Any) -> None:
     done = on_server("get")
     assert (done.code, done.out, done.err) == (0, "", "no ModelDeployment in namespace vision\n")
     assert json.loads(on_server("get", "-o", "json").out)["items"] == []
@@ -259,7 +259,7 @@ def _fact(text: str, name: str) -> str:
     return line.removeprefix(name).strip()
 
 
-def test_delete_takes_objects_and_tells_what_is_absent(on_server: Any, server: Any, manifest: Any) -> None:
+def test_delete_takes_objects_and_shows_what_is_absent(on_server: Any, server: Any, manifest: Any) -> None:
     path = str(manifest())
     on_server("apply", "-f", path)
     done = on_server("delete", "digits", "other")

@@ -98,7 +98,7 @@ async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
     assert not watching.kube.ready
 
 
-async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_for(
+async def test_a_namespace_that_went_with_its_roles_is_shown_once_and_not_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed = {"audio"}
@@ -125,7 +125,7 @@ async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_
     assert watching.kopf._round.is_set()
 
 
-async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:
+async def test_a_watch_that_shows_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:
     client = Client()
     watching = watching_of(client, Installation())
     await watching.list_all()

@@ -54,7 +54,7 @@ def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: An
     server.until(lambda cluster: cluster.at_weight(wanted, 25), "25 % for the planned revision")
 
 
-def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_told(
+def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_shown(
     served: Any, server: Any, manifest: Any
 ) -> None:
     served("apply", "-f", str(manifest("file:///models/v2")))
@@ -155,7 +155,7 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
         ({"bake": {}}, "100 %, unless harm rolls it back"),
     ],
 )
-def test_that_no_gate_decides_on_traffic_is_told(served: Any, manifest: Any, more: Any, ends: str) -> None:
+def test_that_no_gate_decides_on_traffic_is_shown(served: Any, manifest: Any, more: Any, ends: str) -> None:
     timed = {"weight": 10, "gate": "time", "minDuration": "30s"}
     expected = "no gate uses evidence"
     rollout: dict[str, Any] = {"steps": [timed, {"pause": {"duration": "1h"}}], **more}
@@ -186,7 +186,7 @@ def test_a_return_within_the_window_has_no_steps(served: Any, server: Any, manif
     assert other.startswith("canary beside revision 2")
 
 
-def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
+def test_what_waits_for_a_window_is_shown(served: Any, manifest: Any) -> None:
     # The command line uses the clock of its machine.
     opens = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0)
     rollout = {
@@ -200,7 +200,7 @@ def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
     assert "window" not in plan(served, manifest(rollout=rollout))["lines"][-1]
 
 
-def test_what_becomes_of_a_rollout_that_is_under_way_is_told(served: Any, server: Any, manifest: Any) -> None:
+def test_what_becomes_of_a_rollout_that_is_under_way_is_shown(served: Any, server: Any, manifest: Any) -> None:
     manual = {"steps": [{"weight": 10, "gate": "manual"}]}
     served("apply", "-f", str(manifest("file:///models/v2", rollout=manual)))
     server.until(lambda cluster: cluster.at_weight(2, 10), "10 % for revision 2")
@@ -236,7 +236,7 @@ def test_a_gate_of_evidence_is_called_so(served: Any, manifest: Any) -> None:
     assert preview["lines"][-1] == "canary beside revision 1: 10 % (evidence) → 50 % (evidence) → 100 %"
 
 
-def test_a_bake_is_told_behind_the_steps(served: Any, manifest: Any) -> None:
+def test_a_bake_is_shown_behind_the_steps(served: Any, manifest: Any) -> None:
     rollout = {"steps": [{"weight": 50, "gate": "manual"}], "bake": {"duration": "2h", "holdback": "3%"}}
     expected = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
     assert expected == "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %"
@@ -245,7 +245,7 @@ def test_a_bake_is_told_behind_the_steps(served: Any, manifest: Any) -> None:
 
 
 @pytest.mark.parametrize("policy", ["onInconclusive", "onNoData"])
-def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: Any, policy: str) -> None:
+def test_a_policy_that_promotes_without_evidence_is_shown(served: Any, manifest: Any, policy: str) -> None:
     by_hand = {"steps": [{"weight": 10, "gate": "manual"}], policy: "promote"}
     assert plan(served, manifest("file:///models/v2", rollout=by_hand))["lines"][-1].startswith("canary beside")
     expected = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
@@ -275,14 +275,14 @@ def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: 
         ([{"weight": 10}, {"pause": {"duration": "1h"}}, {"weight": 50}, {"pause": {}}], []),
     ],
 )
-def test_a_step_that_asks_for_no_evidence_is_told_beside_others_that_do(
+def test_a_step_that_asks_for_no_evidence_is_shown_beside_others_that_do(
     served: Any, manifest: Any, steps: list[Any], expected: list[str]
 ) -> None:
     lines = plan(served, manifest("file:///models/v2", rollout={"steps": steps}))["lines"]
     assert [each for each in lines if each.startswith("step ")] == expected
 
 
-def test_a_secret_that_is_missing_is_told_unless_it_comes_along(served: Any, manifest: Any) -> None:
+def test_a_secret_that_is_missing_is_shown_unless_it_comes_along(served: Any, manifest: Any) -> None:
     path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
     expected = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then every request is refused"
     assert plan(served, path)["lines"][-1] == expected
@@ -311,7 +311,7 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
         ({"scheduling": {"queue": "q"}}, "NotYetSupported: spec.scheduling.queue: is not supported yet"),
     ],
 )
-def test_what_would_be_refused_is_told_and_code_1(
+def test_what_would_be_refused_is_shown_and_code_1(
     served: Any, manifest: Any, spec: dict[str, Any], problem: str
 ) -> None:
     preview = plan(served, manifest(**spec))
@@ -397,7 +397,7 @@ def test_replicas_that_a_manifest_no_longer_has_are_what_an_apply_makes_of_them(
     assert plan(on_server, path)["outcome"] == "unchanged"
 
 
-def test_a_model_that_this_machine_lacks_is_told_where_it_would_be_loaded(
+def test_a_model_that_this_machine_lacks_is_shown_where_it_would_be_loaded(
     on_server: Any, local: Any, manifest: Any, tmp_path: Path
 ) -> None:
     path = manifest(f"file://{tmp_path}/model")
@@ -414,7 +414,7 @@ def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
     assert done.out.splitlines()[1].startswith("  • creates revision 2 (")
 
 
-def test_a_candidate_in_place_is_told_with_what_it_costs_or_why_it_cannot_be(
+def test_a_candidate_in_place_is_shown_with_what_it_costs_or_why_it_cannot_be(
     on_server: Any, server: Any, manifest: Any
 ) -> None:
     rollout = {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "inPlace"}

@@ -68,7 +68,7 @@ def plan(call: Any, *paths: Path) -> Json:
     return found
 
 
-def test_arms_shares_and_what_decides_are_told_and_nothing_is_written(
+def test_arms_shares_and_what_decides_are_shown_and_nothing_is_written(
     served: Any, server: Any, experiment: Any
 ) -> None:
     before = server.cluster.kube.store.revision
@@ -108,7 +108,7 @@ def test_arms_shares_and_what_decides_are_told_and_nothing_is_written(
         ({"floor": "50%"}, "weights become equal and stay so: 2 arms cannot have more than 50 % each"),
     ],
 )
-def test_where_weights_may_go_is_told(served: Any, experiment: Any, given: Json, expected: str) -> None:
+def test_where_weights_may_go_is_shown(served: Any, experiment: Any, given: Json, expected: str) -> None:
     path = experiment(metrics=BUYING, allocation={"mode": "thompson", **given})
     assert f"shares of the traffic: stable 80 %, control 10 %, wide 10 %; {expected}" in plan(served, path)["lines"]
 
@@ -148,7 +148,7 @@ def begin(call: Any, server: Any, path: Path) -> None:
     server.operator.clear()
 
 
-def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any, server: Any, experiment: Any) -> None:
+def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any, server: Any, experiment: Any) -> None:
     begin(served, server, experiment(metrics=BUYING, exposure="100%", stop={"maxDuration": "20m"}))
 
     async def ended(cluster: Any) -> None:
@@ -195,13 +195,13 @@ def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any,
         ),
     ],
 )
-def test_what_would_be_refused_is_told(served: Any, experiment: Any, spec: Json, problem: str) -> None:
+def test_what_would_be_refused_is_shown(served: Any, experiment: Any, spec: Json, problem: str) -> None:
     preview = plan(served, experiment(**spec))
     assert preview["problems"][0].startswith(problem)
     assert preview["lines"] == []
 
 
-def test_a_place_that_no_administrator_allows_is_told_where_that_may_be_read(
+def test_a_place_that_no_administrator_allows_is_shown_where_that_may_be_read(
     served: Any, server: Any, experiment: Any
 ) -> None:
     path = experiment(metrics=BUYING, exposureLog={"uri": "s3://logs/b"})
@@ -286,7 +286,7 @@ def shared(preview: Json) -> list[str]:
     return [line.partition(": who was")[0] for line in preview["lines"] if line.startswith("SaltReused: ")]
 
 
-def test_a_salt_that_others_have_is_told_before_either_is_applied(
+def test_a_salt_that_others_have_is_shown_before_either_is_applied(
     served: Any, server: Any, manifest: Any, experiment: Any
 ) -> None:
     assert shared(plan(served, experiment(unit=SPRING))) == []

@@ -124,7 +124,7 @@ def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates
         (20.0, 0.005, 0.0, {"max_duration": None}, ""),
     ],
 )
-def test_a_plan_with_too_little_time_for_its_traffic_is_told(
+def test_a_plan_with_too_little_time_for_its_traffic_is_shown(
     rps: float | None, errors: float | None, floor: float, gates: dict[str, Any], expected: str
 ) -> None:
     found = find_undecidable_step(frozen(rps, errors, floor, **gates))
@@ -132,7 +132,7 @@ def test_a_plan_with_too_little_time_for_its_traffic_is_told(
     assert bool(found) is bool(expected)
 
 
-def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> None:
+def test_what_is_shown_of_too_little_time_is_what_a_gate_typically_takes() -> None:
     found = find_undecidable_step(frozen(2.0, 0.02, 0.0, max_duration=5 * MINUTE))
     # The first step needs half of the traffic.
     needed = estimate_sample_size(0.02, 1.0, 0.25, MetricLimits(0.25, 0.0, 0.5, 0.05))
@@ -240,7 +240,7 @@ def test_numbers_that_make_no_sense_are_refused(sundog: Any, option: str, value:
     assert problem in done.err
 
 
-def test_what_cannot_be_simulated_is_told(sundog: Any, manifest: Any) -> None:
+def test_what_cannot_be_simulated_is_shown(sundog: Any, manifest: Any) -> None:
     path = manifest(rollout={"steps": [{"weight": 50, "gate": "manual"}]})
     done = sundog("experiment", "power", "-f", str(path), "--rps", "1", "--errors", "1%")
     assert (done.code, "no step with an evidence gate" in done.err) == (1, True)

@@ -30,7 +30,7 @@ async def test_each_check_is_named_with_what_is_wrong() -> None:
         assert (await ask(port, "/elsewhere"))[0] == 404
 
 
-def test_a_loop_that_stands_still_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_stands_still_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     assert probes.make_heartbeat_check(lambda: 1000.0, "the loop")() == ""
     assert probes.make_heartbeat_check(lambda: 900.0, "the loop")() == "the loop has not run for 100 s"

@@ -80,7 +80,7 @@ def test_a_page_that_cannot_be_written_is_one_line(
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_is_not_there_is_told_by_name(on_server: Any, server: Any, manifest: Any) -> None:
+def test_what_is_not_there_is_shown_by_name(on_server: Any, server: Any, manifest: Any) -> None:
     done = report(on_server, "nothing")
     assert (done.code, done.err) == (
         ExitCode.NOT_FOUND,

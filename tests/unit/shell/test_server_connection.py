@@ -137,7 +137,7 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
         (MANIFEST.replace("{model:", "{modle: 1, model:"), "ModelDeployment default/tiny: spec.modle: unknown field"),
     ],
 )
-def test_a_broken_manifest_is_told_without_a_server(
+def test_a_broken_manifest_is_shown_without_a_server(
     sundog: Any, tmp_path: Path, verb: str, text: str, message: str
 ) -> None:
     (tmp_path / "a.yaml").write_text(text)
@@ -148,13 +148,13 @@ def test_a_broken_manifest_is_told_without_a_server(
     assert server.startswith("error: no API server")
 
 
-def test_what_an_apply_does_not_validate_is_not_told_without_a_server(sundog: Any, tmp_path: Path) -> None:
+def test_what_an_apply_does_not_validate_is_not_shown_without_a_server(sundog: Any, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(MANIFEST.replace("{model:", "{modle: 1, model:"))
     done = sundog("apply", "--no-validate", "-f", str(tmp_path / "a.yaml"))
     assert (done.code, done.err.startswith("error: no API server")) == (ExitCode.UNREACHABLE, True)
 
 
-def test_of_a_delete_what_cannot_be_read_is_told_without_a_server(sundog: Any, tmp_path: Path) -> None:
+def test_of_a_delete_what_cannot_be_read_is_shown_without_a_server(sundog: Any, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: [1")
     done = sundog("delete", "-f", str(tmp_path / "a.yaml"))
     assert (done.code, len(done.err.splitlines())) == (ExitCode.REFUSED, 2)
@@ -191,7 +191,7 @@ def test_a_server_that_does_not_answer_is_code_4(sundog: Any, server: Any) -> No
     assert len(done.err.splitlines()) == 1
 
 
-def test_verbose_tells_which_server(on_server: Any, server: Any) -> None:
+def test_verbose_shows_which_server(on_server: Any, server: Any) -> None:
     assert on_server("get", "-v").err.splitlines()[0] == f"using kubeconfig {server.kubeconfig}, namespace vision"
 
 

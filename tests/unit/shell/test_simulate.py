@@ -105,7 +105,7 @@ def test_a_gate_asks_for_the_weight_that_follows_it_whatever_gates_that(sundog: 
         ),
     ],
 )
-def test_what_cannot_be_simulated_is_told(sundog: Any, tmp_path: Path, rollout: dict[str, Any], problem: str) -> None:
+def test_what_cannot_be_simulated_is_shown(sundog: Any, tmp_path: Path, rollout: dict[str, Any], problem: str) -> None:
     done = sundog("experiment", "simulate", "-f", manifest(tmp_path, rollout), "--rps", "1", "--errors", "1%")
     assert done.code == 1
     assert problem in done.err

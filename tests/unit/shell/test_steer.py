@@ -36,7 +36,7 @@ def test_promote_walks_the_steps_of_the_candidate(canary: Any, server: Any) -> N
     server.serve_revision(2)
 
 
-def test_a_command_that_nobody_has_handled_yet_is_not_overwritten(canary: Any, server: Any) -> None:
+def test_a_command_that_is_not_handled_yet_is_not_overwritten(canary: Any, server: Any) -> None:
     server.operator.clear()
     assert canary("promote", "digits", "--no-wait").code == 0
     done = canary("abort", "digits", "--no-wait")
@@ -88,7 +88,7 @@ def test_what_else_is_written_meanwhile_keeps_no_command_back(
     assert annotations(server)["other"] == "written"
 
 
-def test_whose_command_is_overwritten_is_told_by_what(canary: Any, server: Any, written_after_reading: Any) -> None:
+def test_whose_command_is_overwritten_is_shown_by_what(canary: Any, server: Any, written_after_reading: Any) -> None:
     server.operator.clear()
     written_after_reading(2, **{COMMAND: THEIRS})
     done = canary("pause", "digits")
@@ -158,7 +158,7 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
 @pytest.mark.parametrize(
     ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision before 1 ever served")]
 )
-def test_what_there_is_nothing_for_is_told_with_the_object(
+def test_what_there_is_nothing_for_is_shown_with_the_object(
     on_server: Any, server: Any, manifest: Any, verb: str, problem: str
 ) -> None:
     on_server("apply", "-f", str(manifest()))
@@ -169,7 +169,7 @@ def test_what_there_is_nothing_for_is_told_with_the_object(
     assert problem in done.err
 
 
-def test_who_stops_an_experiment_by_its_own_name_is_told_whose_it_is(canary: Any, tmp_path: Path) -> None:
+def test_who_stops_an_experiment_by_its_own_name_is_shown_whose_it_is(canary: Any, tmp_path: Path) -> None:
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
     path = tmp_path / "wide.yaml"
     path.write_text(json.dumps({**head, "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}]}}))
@@ -190,7 +190,7 @@ def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any)
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
+def test_what_becomes_of_a_command_is_shown_where_the_api_server_goes_away(
     canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.operator.clear()

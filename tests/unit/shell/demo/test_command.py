@@ -50,7 +50,7 @@ def test_a_folder_that_no_uri_can_name_is_refused_before_anything_is_done(
     assert not (tmp_path / name).exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(
+def test_a_folder_that_cannot_be_made_is_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "_REQUIRED_PACKAGES", ())
@@ -77,7 +77,7 @@ def test_a_step_that_is_not_reached_ends_the_demo_with_a_reason_and_a_record(
     assert set(Path("/tmp").glob("sundog-demo-*")) <= before
 
 
-def test_a_training_that_fails_is_told_by_its_last_line(
+def test_a_training_that_fails_is_shown_by_its_last_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     python = tmp_path / "python"

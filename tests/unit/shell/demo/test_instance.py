@@ -53,7 +53,7 @@ async def wait_for_output(found: DemoInstance, text: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_one_that_ends_at_once_is_told_with_its_last_words(start: Start) -> None:
+async def test_one_that_ends_at_once_is_shown_with_its_last_words(start: Start) -> None:
     found = start("print('error: port 1 is taken'); sys.exit(4)")
     with pytest.raises(CommandFailed, match=r"ended with status 4: error: port 1 is taken"):
         async with watch_deployment(found, PATIENCE_S):
@@ -99,7 +99,7 @@ async def test_what_it_leaves_behind_is_killed_and_that_is_no_success(start: Sta
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_a_verb_that_fails_is_told_with_what_it_said(start: Start) -> None:
+async def test_a_verb_that_fails_is_shown_with_what_it_said(start: Start) -> None:
     found = start("print('error: no rollout', file=sys.stderr); sys.exit(1)")
     with pytest.raises(CommandFailed, match=r"`sundog promote digits` failed with status 1: error: no rollout"):
         await found.run("promote", "digits")

@@ -53,7 +53,7 @@ def test_a_failed_request_is_no_success() -> None:
     assert "1 × HTTP 500" in text
 
 
-def test_a_run_that_sent_nothing_can_be_told() -> None:
+def test_a_run_that_sent_nothing_can_be_shown() -> None:
     empty = DemoRecord(steps=[DemoStep("train", "Train", 1.0, False, "no torch")])
     assert empty.document()["succeeded"] is False
     assert "not reached: Train: no torch" in printed(empty)

@@ -77,7 +77,7 @@ def test_the_clients_send_the_held_out_images(trained: tuple[Path, dict[str, flo
     assert held_out.bodies[0].decode().replace(" ", "") == f'{{"inputs":[{rows}]}}'.replace(" ", "")
 
 
-def test_progress_is_told_after_each_pass() -> None:
+def test_progress_is_shown_after_each_pass() -> None:
     progress_calls: list[tuple[str, int, int]] = []
     training.train(
         training.TrainingRecipe("v1", "linear", 2, 0.1),

@@ -65,7 +65,7 @@ def test_an_effect_that_is_hardly_found_is_warned_of(sundog: Any, manifest: Any)
     assert "warning: an arm that is 10 % better wins within 1h with a likelihood of only 0%" in done.err
 
 
-def test_a_simulation_tells_when(sundog: Any, manifest: Any) -> None:
+def test_a_simulation_shows_when(sundog: Any, manifest: Any) -> None:
     path = manifest(CONVERSION, unit={"header": "x-user-id"}, allocation={"mode": "thompson"})
     options = ("-f", path, "--units", "90000", "--rate", "10%", "--runs", "10", "--effect", "30%")
     done = sundog("experiment", "simulate", *options)
@@ -138,7 +138,7 @@ def test_what_is_soon_over_is_looked_at_each_hour_or_once(
     ],
 )
 @pytest.mark.parametrize("verb", ["power", "simulate"])
-def test_what_does_not_go_together_is_told(
+def test_what_does_not_go_together_is_shown(
     sundog: Any, manifest: Any, verb: str, options: tuple[str, ...], problem: str
 ) -> None:
     done = sundog("experiment", verb, "-f", manifest(CONVERSION, REVENUE), *options)
@@ -146,7 +146,7 @@ def test_what_does_not_go_together_is_told(
     assert problem in done.err
 
 
-def test_manifests_that_do_not_do_are_told(sundog: Any, manifest: Any) -> None:
+def test_manifests_that_do_not_do_are_shown(sundog: Any, manifest: Any) -> None:
     asked = ("experiment", "power", "--rps", "1", "--rate", "4%")
     for options, problem in (
         (lambda: (), "give its manifest with -f"),

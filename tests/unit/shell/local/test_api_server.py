@@ -21,7 +21,7 @@ def test_what_was_wrong_before_may_stay_so() -> None:
     assert len(find_admission_violations(old, experiment())) == 1
 
 
-def test_what_is_wrong_as_well_is_told() -> None:
+def test_what_is_wrong_as_well_is_shown() -> None:
     old = experiment(arms=[{"name": "canary"}])
     (message,) = find_admission_violations(experiment(arms=[{"name": "canary"}], exposure="0%"), old)
     assert message.startswith("spec.exposure: 0% ")

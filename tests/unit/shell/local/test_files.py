@@ -163,7 +163,7 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
         (text().replace("ModelDeployment", "ModelDeploymnet"), "a.yaml: kind 'ModelDeploymnet'"),
     ],
 )
-async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: str, message: str) -> None:
+async def test_a_mistake_is_shown_once_and_keeps_what_serves(world: World, bad: str, message: str) -> None:
     world.write("a.yaml", text("a"))
     await world.settle()
     world.write("a.yaml", bad)
@@ -266,7 +266,9 @@ async def test_a_file_that_is_empty_for_a_moment_deletes_nothing(world: World) -
 
 
 @pytest.mark.parametrize("empty", ["", "\n", "---\n", "---\n---\n", "# a comment\n", "null", "kind: List\nitems: []"])
-async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_told_once(world: World, empty: str) -> None:
+async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_shown_once(
+    world: World, empty: str
+) -> None:
     world.write("a.yaml", f"{text('a')}---\n{text('b')}")
     await world.settle()
     world.write("a.yaml", empty)
@@ -286,7 +288,7 @@ async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_told
     assert await world.uris() == {}
 
 
-async def test_an_emptied_file_is_told_anew_after_it_described_something(world: World) -> None:
+async def test_an_emptied_file_is_shown_anew_after_it_described_something(world: World) -> None:
     for round_ in (1, 2):
         world.write("a.yaml", text("a"))
         await world.settle()
@@ -324,7 +326,9 @@ async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(wo
     assert await world.uris() == {}
 
 
-async def test_nothing_is_told_of_files_that_never_described_anything_or_whose_object_was_deleted(world: World) -> None:
+async def test_nothing_is_shown_of_files_that_never_described_anything_or_whose_object_was_deleted(
+    world: World,
+) -> None:
     world.write("notes.yaml", "# nothing here\n")
     world.write("a.yaml", text("a"))
     await world.settle()

@@ -89,7 +89,7 @@ def test_why_an_interval_beside_a_verdict_contains_1_is_said() -> None:
     assert ONE_SIDED_NOTE in render_html(report_of(beside), "0.1.0", NOW)
 
 
-def test_a_bake_is_told_with_the_steps() -> None:
+def test_a_bake_is_shown_with_the_steps() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 25}], "bake": {"holdback": "2%"}})
     report = report_of(running(plan=freeze.freeze(rollout, 7, 8, BEGUN).plan))
     assert fact(report, "steps") == "25 % → 50 % → 98 % → 100 %"
@@ -140,7 +140,7 @@ def test_one_that_ended_says_how_and_why(
     assert fact(report, "ended") == f"2026-11-26 12:{minutes:02}:00 UTC, after {minutes}m"
 
 
-def test_no_sentence_is_told_twice_and_none_of_what_waits_for_nothing() -> None:
+def test_no_sentence_is_shown_twice_and_none_of_what_waits_for_nothing() -> None:
     assert report_of(rolled_back()).why == ("RolledBack: errorRate is 3 times stable's",)
     assert report_of(promoted()).why == (
         "Promoted: after step 4 at 100 %",
@@ -174,7 +174,7 @@ def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
     assert make_report({**stored(running()), "status": {}}, NOW).heading == "Not started"
 
 
-def test_a_status_that_somebody_damaged_is_told_as_far_as_it_goes() -> None:
+def test_a_status_that_is_damaged_is_shown_as_far_as_it_goes() -> None:
     many = tuple(ERRORS.model_copy(update={"name": f"m{n}"}) for n in range(40))
     report = report_of(running(metrics=many, history=(), arms=running().arms[:1]))
     assert (report.looks, [arm.name for arm in report.arms]) == ((), ["stable"])
@@ -215,7 +215,7 @@ def test_headings(changes: dict[str, Any], heading: str) -> None:
     assert report_of(running(**changes)).heading == heading
 
 
-def test_what_copies_came_to_is_told_before_anybody_decides() -> None:
+def test_what_copies_came_to_is_shown_before_anybody_decides() -> None:
     assert report_of(copied(2, "manual")).why[0] == PASSED.reason
 
 
@@ -228,7 +228,7 @@ def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
     return running(plan=plan, step=step, verdict=PASSED, **changes)
 
 
-def test_a_bake_after_a_shadow_is_told_as_any_other_until_it_is_over() -> None:
+def test_a_bake_after_a_shadow_is_shown_as_any_other_until_it_is_over() -> None:
     report = report_of(copied(3, "bake"))
     assert (report.heading, report.why[0]) == ("Undecided, still running", "bakes until noon")
     assert fact(report, "steps") == "0 % → 0 % → 99 % → 100 %"
@@ -338,7 +338,7 @@ def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
     assert [set(found) for found in colours.values()] == [{"36"}, {"35"}, {"32"}]
 
 
-def test_what_is_told_of_two_metrics_of_one_name_is_told_of_each() -> None:
+def test_what_is_shown_of_two_metrics_of_one_name_is_shown_of_each() -> None:
     found = {metric.name: metric for metric in report_of(one_name(), BEGUN + 4 * 60 * MINUTE).metrics}
     success, harm = found["a: errorRate (success)"], found["a: errorRate (harm)"]
     assert success.last is not None

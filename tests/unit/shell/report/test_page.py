@@ -225,7 +225,7 @@ def test_before_weights_of_arms_were_kept_their_sum_is_drawn() -> None:
     assert lately["together"][-1][0] == lately["control"][0][0]
 
 
-def test_a_metric_is_told_by_what_is_compared_and_by_what_is_counted() -> None:
+def test_a_metric_is_shown_by_what_is_compared_and_by_what_is_counted() -> None:
     def describe(status: ExperimentStatus, title: str) -> tuple[str, str]:
         figure = figure_of(status, title)
         return text_of(next(figure.iter("desc"))), legend(status, title)["one"]
@@ -250,7 +250,7 @@ def test_a_metric_is_told_by_what_is_compared_and_by_what_is_counted() -> None:
     assert one == "as often as stable (1)"
 
 
-def test_better_and_worse_have_colours_that_are_told() -> None:
+def test_better_and_worse_have_colours_that_are_shown() -> None:
     found = {title: kinds(figure_of(two_arms(), title), "bar") for title in ("a: converted", "b: converted")}
     assert found == {
         "a: converted": [*["open"] * 9, *["better"] * 3],
@@ -319,7 +319,7 @@ def test_ten_arms_and_all_verdicts_can_be_told_apart_in_light_and_in_dark(scheme
 
 
 @pytest.mark.parametrize("ratio", [-1.0, 1e-320, 1e308])
-def test_a_history_that_somebody_damaged_is_drawn_as_far_as_it_goes(ratio: float) -> None:
+def test_a_history_that_is_damaged_is_drawn_as_far_as_it_goes(ratio: float) -> None:
     first, *others = running().history
     point = others[-1].model_copy(update={"metrics": (HistoryMetric(name="errorRate", ratio=ratio, lower=ratio),)})
     assert len(parsed(running(history=(first, *others[:-1], point))).findall(".//figure")) == 3

@@ -93,7 +93,7 @@ def test_percents(most: float, texts: list[str]) -> None:
 
 
 @given(positive, st.floats(1.3, 1e6))
-def test_ratios_are_round_and_at_least_one_is_told_of_any_range_that_has_one(low: float, times: float) -> None:
+def test_ratios_are_round_and_at_least_one_is_shown_of_any_range_that_has_one(low: float, times: float) -> None:
     scale = AxisScale(low, low * times, 172, 10, "log")
     ticks = scales.ratio_ticks(scale, 20)
     assert len(ticks) >= 1 or times < 2.5
