@@ -16,8 +16,8 @@ async def trained(folder: DemoFolder) -> AsyncIterator[dict[str, object]]:
     """Replace the training."""
     folder.models.mkdir(parents=True)
     image = [[0] * 8] * 8
-    (folder.models / dataset.HELD_OUT).write_bytes(orjson.dumps({"images": [image], "labels": [3]}))
-    (folder.models / dataset.TRAINED).write_bytes(orjson.dumps({"accuracy": {"v1": 0.9, "v2": 0.98}}))
+    (folder.models / dataset.HELD_OUT_FILE).write_bytes(orjson.dumps({"images": [image], "labels": [3]}))
+    (folder.models / dataset.TRAINED_FILE).write_bytes(orjson.dumps({"accuracy": {"v1": 0.9, "v2": 0.98}}))
     yield {"model": "v1", "epoch": 1, "of": 1}
 
 

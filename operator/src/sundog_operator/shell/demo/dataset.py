@@ -6,11 +6,11 @@ from typing import Final
 
 import orjson
 
-WEAK: Final = "v1"
-GOOD: Final = "v2"
-BROKEN: Final = "v3"
-HELD_OUT: Final = "held-out.json"
-TRAINED: Final = "trained.json"
+WEAK_MODEL: Final = "v1"
+GOOD_MODEL: Final = "v2"
+BROKEN_MODEL: Final = "v3"
+HELD_OUT_FILE: Final = "held-out.json"
+TRAINED_FILE: Final = "trained.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class HeldOutImages:
 
 def read_held_out(directory: Path) -> HeldOutImages:
     """Read the files that `training` wrote into a directory."""
-    held_out = orjson.loads((directory / HELD_OUT).read_bytes())
-    trained = orjson.loads((directory / TRAINED).read_bytes())
+    held_out = orjson.loads((directory / HELD_OUT_FILE).read_bytes())
+    trained = orjson.loads((directory / TRAINED_FILE).read_bytes())
     bodies = tuple(orjson.dumps({"inputs": [image]}) for image in held_out["images"])
     return HeldOutImages(bodies, tuple(held_out["labels"]), trained["accuracy"])

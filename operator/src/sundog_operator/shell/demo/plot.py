@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL
 from sundog_operator.shell.demo.load import RequestSample
 from sundog_operator.shell.demo.results import percentile
 from sundog_operator.shell.demo.run_record import DemoRecord, PlotMark
 
-_COLOURS: Final[Mapping[str, str]] = {WEAK: "#5b7c99", GOOD: "#f0a030", BROKEN: "#c0392b"}
+_COLOURS: Final[Mapping[str, str]] = {WEAK_MODEL: "#5b7c99", GOOD_MODEL: "#f0a030", BROKEN_MODEL: "#c0392b"}
 _FAILED: Final = "#c0392b"
 _OTHER: Final = "#999999"
 _INK: Final = "#2b2b2b"

@@ -15,7 +15,7 @@ import orjson
 from sundog_operator.api.conditions import truncate
 from sundog_operator.errors import SundogError
 from sundog_operator.shell.demo import manifest
-from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK, HeldOutImages, read_held_out
+from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL, HeldOutImages, read_held_out
 from sundog_operator.shell.demo.instance import DemoInstance, DeploymentSnapshot, WatchedDeployment, watch_deployment
 from sundog_operator.shell.demo.load import CLIENT_COUNT, LoadGenerator
 from sundog_operator.shell.demo.results import WeightPhase, summarise_recent
@@ -96,7 +96,7 @@ class DemoScenario:
             DemoStep(name, title) for name, title in STEP_TITLES.items() if not (keep and name == "stop")
         ]
         held_out = await self._train()
-        manifest.write_manifest(self.folder.manifest, WEAK)
+        manifest.write_manifest(self.folder.manifest, WEAK_MODEL)
         instance = DemoInstance.start(self.folder.manifest, self.state_dir, self.folder.log)
         succeeded = False
         try:
@@ -140,7 +140,7 @@ class DemoScenario:
                 _READY_TIMEOUT_S,
             )
             assert snapshot.status.stable is not None
-            self.record.models[snapshot.status.stable.revision] = WEAK
+            self.record.models[snapshot.status.stable.revision] = WEAK_MODEL
             self.url = snapshot.status.url
             step.outcome = f"revision {snapshot.status.stable.revision} serves at {self.url}"
 
@@ -153,12 +153,12 @@ class DemoScenario:
     async def _roll_out(self, deployment: WatchedDeployment, load: LoadGenerator) -> int:
         """Run the canary to its manual gate; return its revision."""
         with self._step("edit") as step:
-            manifest.write_manifest(self.folder.manifest, GOOD)
+            manifest.write_manifest(self.folder.manifest, GOOD_MODEL)
             self._mark(load, "manifest: v2")
             snapshot = await deployment.until(lambda now: now.status.candidate, "a revision of v2", _SHIFT_TIMEOUT_S)
             assert snapshot.status.candidate is not None
             candidate = snapshot.status.candidate.revision
-            self.record.models[candidate] = GOOD
+            self.record.models[candidate] = GOOD_MODEL
             snapshot = await deployment.until(
                 lambda now: _is_canary_at(now, manifest.TIMED_WEIGHT_PERCENT), "a canary of v2", _READY_TIMEOUT_S
             )
@@ -197,7 +197,7 @@ class DemoScenario:
     async def _roll_out_broken_model(self, deployment: WatchedDeployment, load: LoadGenerator) -> None:
         stable = max(self.record.models)
         with self._step("refuse") as step:
-            manifest.write_manifest(self.folder.manifest, BROKEN)
+            manifest.write_manifest(self.folder.manifest, BROKEN_MODEL)
             self._mark(load, "manifest: v3 (broken)")
             start_s = load.now_s()
             snapshot = await deployment.until(
@@ -217,7 +217,7 @@ class DemoScenario:
     async def _restore(self, deployment: WatchedDeployment) -> None:
         stable = max(self.record.models)
         with self._step("restore") as step:
-            manifest.write_manifest(self.folder.manifest, GOOD)
+            manifest.write_manifest(self.folder.manifest, GOOD_MODEL)
             await deployment.until(
                 lambda now: _is_only_revision(now, stable) and not now.is_true("Stalled"),
                 "v2 settled",

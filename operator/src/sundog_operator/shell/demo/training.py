@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from sundog_operator.shell.demo.dataset import BROKEN, GOOD, HELD_OUT, TRAINED, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, HELD_OUT_FILE, TRAINED_FILE, WEAK_MODEL
 
 SEED: Final = 7
 HELD_OUT_IMAGES: Final = 540
@@ -39,7 +39,7 @@ class TrainingRecipe:
     rate: float
 
 
-TRAINING_RECIPES: Final = (TrainingRecipe(WEAK, "linear", 60, 0.1), TrainingRecipe(GOOD, "conv", 12, 0.01))
+TRAINING_RECIPES: Final = (TrainingRecipe(WEAK_MODEL, "linear", 60, 0.1), TrainingRecipe(GOOD_MODEL, "conv", 12, 0.01))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,11 @@ def train_models(directory: Path, progress: ProgressCallback) -> dict[str, float
         net = train(recipe, digits, progress)
         accuracies[recipe.name] = measure_accuracy(net, digits)
         write_model(directory / recipe.name, recipe.code, net)
-        if recipe.name == WEAK:
+        if recipe.name == WEAK_MODEL:
             # A broken upload: the weights of one network with the code of another.
-            write_model(directory / BROKEN, "conv", net)
-    _write_json(directory / HELD_OUT, _held_out_document(digits))
-    _write_json(directory / TRAINED, {"seed": SEED, "trainingImages": len(digits.labels), "accuracy": accuracies})
+            write_model(directory / BROKEN_MODEL, "conv", net)
+    _write_json(directory / HELD_OUT_FILE, _held_out_document(digits))
+    _write_json(directory / TRAINED_FILE, {"seed": SEED, "trainingImages": len(digits.labels), "accuracy": accuracies})
     return accuracies
 
 

@@ -9,10 +9,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL
 from sundog_operator.shell.demo.results import RecentTraffic
 
-MODEL_STYLES: Final[Mapping[str, str]] = {WEAK: "blue", GOOD: "yellow", BROKEN: "red"}
+MODEL_STYLES: Final[Mapping[str, str]] = {WEAK_MODEL: "blue", GOOD_MODEL: "yellow", BROKEN_MODEL: "red"}
 _BAR_WIDTH: Final = 40
 
 

@@ -134,7 +134,7 @@ def _traffic_charts(report: ExperimentReport, time: AxisScale) -> Iterator[Chart
 
 def _rollout_share_chart(looks: Sequence[ReportPoint], time: AxisScale) -> Chart:
     """Return the chart of the candidate's share; stable gets the rest."""
-    up = scales.percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
+    up = scales.make_percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
     counted = [None if shares is None else shares[-1] for shares in _counted_shares(looks)]
     line = _format_points(_step_points(looks, [up.at(look.weight) for look in looks], time))
     return Chart(
@@ -142,8 +142,8 @@ def _rollout_share_chart(looks: Sequence[ReportPoint], time: AxisScale) -> Chart
         title="Traffic of the candidate",
         description="The candidate's percent of the traffic over time, as configured and as counted between two evaluations.",
         legend=(("candidate", "configured"), ("observed", "counted")),
-        x_ticks=tuple(scales.time_ticks(time, _MIN_TICK_DISTANCE_X)),
-        y_ticks=tuple(scales.percent_ticks(up)),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_percent_ticks(up)),
         head=("time", "configured", "counted until then"),
         rows=tuple(
             (format_elapsed(look.at_s), f"{look.weight:g} %", _format_share(share))
@@ -175,7 +175,7 @@ def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
     looks, series = report.looks, list(make_traffic_series(report))
     drawn = [each for each in series if each.has_weights]
     largest = max(filter(None, (weight for each in drawn for weight in each.weights)), default=0)
-    up = scales.percent_scale(min(largest * _HEADROOM, 100), BOTTOM, TOP)
+    up = scales.make_percent_scale(min(largest * _HEADROOM, 100), BOTTOM, TOP)
     return Chart(
         ident="share",
         title="Traffic of the arms",
@@ -184,8 +184,8 @@ def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
             " stable gets the rest, outside of the Experiment. Lines of the same percent lie side by side."
         ),
         legend=(*((each.kind, each.name) for each in series), ("counted", "counted")),
-        x_ticks=tuple(scales.time_ticks(time, _MIN_TICK_DISTANCE_X)),
-        y_ticks=tuple(scales.percent_ticks(up)),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_percent_ticks(up)),
         head=("time", *(name for each in series for name in _series_heads(each))),
         rows=tuple(
             (format_elapsed(look.at_s), *(cell for each in series for cell in _series_cells(each, number)))
@@ -293,15 +293,15 @@ def _step_points(
 def _requests_chart(report: ExperimentReport, time: AxisScale) -> Chart:
     looks = report.looks
     drawn = [(index, lane) for index, lane in enumerate(report.lanes) if lane.kind != OUTSIDE]
-    up = scales.count_scale(max(look.requests[index] for look in looks for index, _ in drawn), BOTTOM, TOP)
+    up = scales.make_count_scale(max(look.requests[index] for look in looks for index, _ in drawn), BOTTOM, TOP)
     receivers = "stable and the candidate" if report.kind == ROLLOUT else "control and each arm"
     return Chart(
         ident="requests",
         title="Requests by arm since the start",
         description=f"The number of requests to {receivers} since the start.",
         legend=tuple((lane.kind, lane.name) for _, lane in drawn),
-        x_ticks=tuple(scales.time_ticks(time, _MIN_TICK_DISTANCE_X)),
-        y_ticks=tuple(scales.count_ticks(up)),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_count_ticks(up)),
         head=("time", *(name for lane in report.lanes for name in (lane.name, "errors"))),
         rows=tuple(
             (
@@ -338,8 +338,8 @@ def _metric_chart(metric: ReportMetric, number: int, time: AxisScale) -> Chart:
             " An arrow marks an end outside of the drawing."
         ),
         legend=tuple(legend),
-        x_ticks=tuple(scales.time_ticks(time, _MIN_TICK_DISTANCE_X)),
-        y_ticks=tuple(scales.ratio_ticks(up, _MIN_TICK_DISTANCE_Y)),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_ratio_ticks(up, _MIN_TICK_DISTANCE_Y)),
         head=("time", "ratio", "interval", "allowed", "verdict"),
         # A change of weight and an evaluation may share a second.
         rows=tuple(dict.fromkeys(_make_row(point, has_limit=metric.judged) for point in metric.bounds)),

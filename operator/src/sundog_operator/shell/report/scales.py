@@ -61,7 +61,7 @@ class AxisTick:
     text: str
 
 
-def time_ticks(scale: AxisScale, min_distance: float) -> list[AxisTick]:
+def make_time_ticks(scale: AxisScale, min_distance: float) -> list[AxisTick]:
     """Return ticks of an axis of seconds from 0 on, at least `min_distance` from each other."""
     per_second = abs(scale.end - scale.start) / scale.high
     step = next((each for each in _TICK_SECONDS if each * per_second >= min_distance), _TICK_SECONDS[-1])
@@ -72,26 +72,26 @@ def time_ticks(scale: AxisScale, min_distance: float) -> list[AxisTick]:
     ]
 
 
-def count_scale(largest: float, start: float, end: float) -> AxisScale:
+def make_count_scale(largest: float, start: float, end: float) -> AxisScale:
     """Return a linear axis of whole numbers from 0 to a round number of at least `largest` and 5."""
     step = _step(largest)
     return AxisScale(0.0, step * math.ceil(largest / step) if largest > _MIN_HIGH else _MIN_HIGH, start, end)
 
 
-def percent_scale(largest: float, start: float, end: float) -> AxisScale:
+def make_percent_scale(largest: float, start: float, end: float) -> AxisScale:
     """Return a linear axis of percents from 0 to a round value of at least `largest`, in hundredths; to 5 if that is 0."""
-    scale = count_scale(largest * _HUNDREDTHS, start, end)
+    scale = make_count_scale(largest * _HUNDREDTHS, start, end)
     return replace(scale, high=scale.high / _HUNDREDTHS if largest else _MIN_HIGH)
 
 
-def percent_ticks(scale: AxisScale) -> list[AxisTick]:
-    """Return the ticks of a `percent_scale`."""
+def make_percent_ticks(scale: AxisScale) -> list[AxisTick]:
+    """Return the ticks of a `make_percent_scale`."""
     step = _step(scale.high * _HUNDREDTHS) / _HUNDREDTHS
     return [AxisTick(scale.at(step * n), f"{step * n:.4g} %") for n in range(round(scale.high / step) + 1)]
 
 
-def count_ticks(scale: AxisScale) -> list[AxisTick]:
-    """Return four to six ticks of a `count_scale`, including both ends."""
+def make_count_ticks(scale: AxisScale) -> list[AxisTick]:
+    """Return four to six ticks of a `make_count_scale`, including both ends."""
     step = _step(scale.high)
     return [AxisTick(scale.at(step * n), format_count(step * n)) for n in range(round(scale.high / step) + 1)]
 
@@ -110,7 +110,7 @@ def format_count(number: float) -> str:
     return f"{number / size:.3g} {unit}".rstrip()
 
 
-def ratio_ticks(scale: AxisScale, min_distance: float) -> list[AxisTick]:
+def make_ratio_ticks(scale: AxisScale, min_distance: float) -> list[AxisTick]:
     """Return as many ticks of a log axis as fit with that distance; at least one if the axis has a round value."""
     chosen: list[float] = []
     for mantissas in _MANTISSAS:
