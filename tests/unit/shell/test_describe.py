@@ -275,7 +275,8 @@ def test_a_warm_up_says_when_it_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "follows"), [("rollback", "stable gets all traffic"), ("promote", "then it passes without evidence")]
+    ("policy", "follows"),
+    [("rollback", "then stable gets all traffic"), ("promote", "then it passes without evidence")],
 )
 def test_what_follows_on_a_step_that_takes_too_long_is_the_plans(policy: str, follows: str) -> None:
     status = collecting(plan=PLAN.model_copy(update={"on_inconclusive": policy}))
@@ -295,7 +296,7 @@ def test_a_bake_shows_what_remains() -> None:
     plan = PLAN.model_copy(update={"steps": (*PLAN.steps[:2], bake, PLAN.steps[2])})
     step = StepStatus(index=3, of=4, since=NOW - timedelta(minutes=3), gate="bake", reason="bakes", warm=True)
     lines = described_lines(collecting(plan=plan, step=step))
-    assert "3 98 % bakes 30m, 2 % with stable now: bakes" in lines
+    assert "3 98 % bake 30m, 2 % with stable now: bakes" in lines
     assert "this step promoted in 27m, unless it does harm" in lines
     held = described_lines(collecting(plan=plan, step=step, paused=PauseStatus(reason="Manual", since=NOW)))
     assert "this step its time is paused" in held
@@ -370,8 +371,8 @@ def test_receivers_are_shown_by_their_hosts_with_how_far_they_are() -> None:
         RolloutNotice(event=event, reason="Manual: by hand", time=NOW) for event in ("started", "paused", "promoted")
     ]
     deliveries = [
-        NotificationDelivery(receiver=0, described_lines=1),
-        NotificationDelivery(receiver=1, described_lines=2, lost=1, problem="answered 500"),
+        NotificationDelivery(receiver=0, told=1),
+        NotificationDelivery(receiver=1, told=2, lost=1, problem="answered 500"),
     ]
     plan = PLAN.model_copy(update={"notify": tuple(receivers)})
     lines = described_lines(collecting(plan=plan, notices=tuple(notices), deliveries=tuple(deliveries)))

@@ -226,8 +226,8 @@ def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, man
     assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (
         "canary beside revision 1: steps by stable's traffic when the rollout starts:"
         f" {' → '.join(evidence)} below 50 requests a second, or if unknown;"
-        f" {' → '.join(['5 % (evidence)', *evidence])} from 50 on;"
-        f" {' → '.join(['1 % (evidence)', '5 % (evidence)', *evidence])} from 1000 on"
+        f" {' → '.join(['5 % (evidence)', *evidence])} from 50;"
+        f" {' → '.join(['1 % (evidence)', '5 % (evidence)', *evidence])} from 1000"
     )
 
 
@@ -410,7 +410,7 @@ def test_a_model_that_this_machine_lacks_is_shown_where_it_would_be_loaded(
 
 def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
     done = served("plan", "-f", str(manifest("file:///models/v2")))
-    assert done.out.splitlines()[0] == "ModelDeployment vision/digits changes"
+    assert done.out.splitlines()[0] == "ModelDeployment vision/digits would change"
     assert done.out.splitlines()[1].startswith("  • creates revision 2 (")
 
 
