@@ -53,7 +53,7 @@ def test_manifest_to_predictions_canary_kill_and_promotion(
     plan_file = up.manifests.parent / "models" / "planned.yaml"
     plan_file.write_text(planned)
     preview = up.sundog("plan", "-f", str(plan_file))
-    assert "makes revision 2" in preview.stdout
+    assert "creates revision 2" in preview.stdout
     assert "25 % (manual gate) → 50 % (manual gate) → 100 %" in preview.stdout
 
     manifest.write_text(planned)

@@ -67,7 +67,7 @@ def test_asked_to_end(api: Any) -> None:
             wait_until(api.reconciled, "a ModelDeployment reconciled by the other", alive=second)
             assert api.holder() == "b"
             messages = [line["message"] for line in first.lines()]
-            assert messages[-1] == "ended as asked"
+            assert messages[-1] == "stopped as requested"
 
 
 def test_asked_to_end_it_gives_the_lease_back(api: Any) -> None:

@@ -24,13 +24,14 @@ from sundog_operator.adapters.local.state_directory import write_atomically
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.ports import CONFIG_MAP, EXPERIMENT, Clock, Kubernetes, Object, Ref
 from sundog_operator.shell.local.instance import (
+    STOP_SIGNALS,
     InstanceParts,
     StopRequest,
-    handle_signals,
     make_dependencies,
     run_instance,
 )
 from sundog_operator.shell.local.views import LineView
+from sundog_operator.shell.run_until_signal import handle_signals
 
 Json = dict[str, Any]
 Ranges = dict[str, list[list[int]]]
@@ -165,7 +166,7 @@ def world(
 async def main(manifests: Path, state: Path) -> int:
     beside, stop = Beside(manifests.parent), StopRequest()
     parts = InstanceParts(partial(controllers, beside), partial(world, beside))
-    with handle_signals(stop):
+    with handle_signals(STOP_SIGNALS, stop.request):
         return await run_instance(state, manifests, stop, LineView(quiet=False), parts=parts)
 
 

@@ -28,7 +28,7 @@ install()
 from sundog_operator.shell.operator import main
 main()
 """
-_PORT = re.compile(r'"probes and metrics are at port (\d+)"')
+_PORT = re.compile(r'"serving probes and metrics on port (\d+)"')
 
 
 @dataclass

@@ -957,7 +957,7 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     assert (await said(cluster, "Stalled"))[:2] == ("True", "InsufficientCapacity")
     asked = {"replicas": 2, "rollout": STOP, "resources": {"gpu": {"count": 2}}}
     assert await planned(cluster, **asked) == [
-        "Experiment a goes on as long as revision 4 finds no room",
+        "Experiment a continues until the cluster has capacity for revision 4",
         f"revision 4: {told}",
     ]
     waiting = {**asked, "rollout": {**STOP, "duringExperiment": "wait"}}

@@ -1,4 +1,4 @@
-"""The command line in this process, against an API server that a reconciler with stand-ins for Ray and the edge works on."""
+"""Run the command line in this process, with an API server whose reconciler uses stand-ins for Ray and the edge."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ Sundog = Callable[..., Done]
 
 
 class Server:
-    """An API server on loopback in a thread of its own. Its reconciler works while `operator` says so."""
+    """An API server on loopback in a separate thread. Its reconciler runs while `operator` is set."""
 
     def __init__(self, folder: Path) -> None:
         self.kubeconfig = folder / "kubeconfig"
@@ -64,7 +64,7 @@ class Server:
         self._loop.close()
 
     def do(self, make: Callable[[Cluster], Awaitable[T]]) -> T:
-        """Run something where the server runs."""
+        """Run a coroutine in the server's thread."""
 
         async def call() -> T:
             return await make(self.cluster)
@@ -72,7 +72,7 @@ class Server:
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE_S)
 
     def until(self, condition: Callable[[Cluster], Awaitable[Any]], what: str) -> Any:
-        """Wait for the reconciler to bring something about."""
+        """Wait until the reconciler reaches a state."""
         self.operator.set()
         deadline = time.monotonic() + PATIENCE_S
         while not (value := self.do(condition)):
@@ -80,7 +80,7 @@ class Server:
         return value
 
     def serve_revision(self, number: int) -> None:
-        """Wait until a revision is stable and ready, and nothing is on its way."""
+        """Wait until a revision is stable and ready, without a rollout under way."""
 
         async def settled(cluster: Cluster) -> bool:
             return await cluster.serves(number) and not (await cluster.status()).get("retiring")
@@ -116,7 +116,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _apart(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the instance, the kubeconfig or the settings of whoever runs it."""
+    """Hide the instance, the kubeconfig and the settings of the user who runs the tests."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     for name in ("KUBECONFIG", "SUNDOG_STATE_DIR", "SUNDOG_DEBUG", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -148,7 +148,7 @@ def on_server(sundog: Sundog, server: Server) -> Sundog:
 
 @pytest.fixture
 def local_state(server: Server) -> Iterator[Path]:
-    """The state directory of an instance of local mode that has the API server."""
+    """Return the state directory of a local instance with the API server."""
     with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
         state = state_dir_paths.prepare_state_dir(Path(folder))
         shutil.copy(server.kubeconfig, state.path / state_dir_paths.KUBECONFIG_FILE)
@@ -158,7 +158,7 @@ def local_state(server: Server) -> Iterator[Path]:
 
 @pytest.fixture
 def local(local_state: Path, sundog: Sundog) -> Sundog:
-    """Run a command line against the API server, as that of an instance of local mode."""
+    """Run a command line against the API server as the one of a local instance."""
     return lambda *arguments: sundog(*arguments, "--state-dir", str(local_state))
 
 

@@ -1,9 +1,10 @@
-"""The command as a whole: overview, start-up, errors, exit codes, reference."""
+"""The `sundog` command: overview, start-up, errors, exit codes, reference."""
 
 import errno
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,28 @@ def test_every_command_can_be_imported_and_explains_itself(name: str, sundog: An
     assert done.out.startswith(f"Usage: sundog {name}")
 
 
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below a group with its full name."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        assert child is not None
+        yield from commands(child, f"{path} {name}")
+
+
+def test_every_command_has_an_example_on_one_line() -> None:
+    for name, command in commands(cli.root, "sundog"):
+        epilog = command.epilog or ""
+        assert name in f"{command.help} {epilog}"
+        assert not epilog or epilog.startswith(reference.EXAMPLE_PREFIX)
+        assert len(epilog) < 78, "longer ones are wrapped"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["serve"], "error: No such command 'serve'; see `sundog --help`"),
         (["get", "--wide"], "error: No such option '--wide'"),
@@ -68,10 +89,10 @@ def test_every_command_can_be_imported_and_explains_itself(name: str, sundog: An
         (["apply", "-f", "/does/not/exist.yaml"], "'/does/not/exist.yaml' does not exist"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: list[str], message: str) -> None:
     done = sundog(*arguments)
     assert done.code == ExitCode.USAGE
-    assert told in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -86,12 +107,12 @@ def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: lis
     ],
 )
 @pytest.mark.parametrize("address", ["https://example.com/tiny.yaml", "s3://bucket/tiny.yaml"])
-def test_an_address_in_place_of_a_manifest_is_told_as_one(
+def test_an_address_in_place_of_a_manifest_is_shown_as_one(
     sundog: Any, arguments: list[str], instead: str, address: str
 ) -> None:
     done = sundog(*arguments, address)
     assert done.code == ExitCode.USAGE
-    assert f"{address!r} is an address, and addresses are not taken: give {instead};" in done.err
+    assert f"{address!r} is an address; expected {instead};" in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -177,7 +198,7 @@ def test_a_full_disk_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -
     done = sundog("version")
     assert done.code == ExitCode.REFUSED
     assert done.err == (
-        "error: /state/origins.json: No space left on device: free some space, or choose another --state-dir\n"
+        "error: /state/origins.json: No space left on device. Free some space, or choose another --state-dir\n"
     )
 
 
@@ -193,7 +214,7 @@ def test_a_command_that_no_package_brings_says_how_to_get_it(sundog: Any, monkey
     done = sundog("digest", "x")
     assert done.code == ExitCode.REFUSED
     assert done.err == (
-        "error: `sundog digest` is not part of this installation: pip install --upgrade 'sundog[runtime]'\n"
+        "error: `sundog digest` is not part of this installation. Run: pip install --upgrade 'sundog[runtime]'\n"
     )
 
 
@@ -209,7 +230,7 @@ def test_commands_of_the_model_server_explain_themselves_without_torch(verb: str
 
 
 def test_get_and_completion_of_a_local_instance_import_nothing_slow(local_state: Path) -> None:
-    """Modules stand for time: these took more than half of it."""
+    """The imports of these modules took more than half of the time."""
     slow = ("kubernetes", "pydantic", "sundog_operator.api", "numpy", "sundog_operator.adapters.memory_kubernetes")
     code = (
         "import sys; from sundog_operator.shell import cli\n"

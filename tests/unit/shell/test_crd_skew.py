@@ -1,4 +1,4 @@
-"""At its start the operator compares the CRDs of the cluster with its own."""
+"""Comparison of the cluster's CRDs with the operator's at its start."""
 
 import copy
 import logging
@@ -30,7 +30,7 @@ class Server:
 
 @pytest.fixture
 def published() -> Schemas:
-    """As of this release."""
+    """Return the schemas of this release."""
     group, version = API_VERSION.split("/")
     made: Schemas = {"io.k8s.Status": {"type": "object"}}
     for definition in CRD_DEFINITIONS:
@@ -39,7 +39,7 @@ def published() -> Schemas:
     return copy.deepcopy(made)
 
 
-async def told(published: Schemas | None, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
+async def logged_skew(published: Schemas | None, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
     with caplog.at_level(logging.INFO, logger="sundog.operator"):
         await log_crd_skew(Server(published), API_VERSION)
     return [(each.levelname, getattr(each, "reason", ""), each.getMessage()) for each in caplog.records]
@@ -48,11 +48,11 @@ async def told(published: Schemas | None, caplog: pytest.LogCaptureFixture) -> l
 async def test_the_crds_of_this_release_are_nothing_to_tell(
     published: Schemas, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert await told(published, caplog) == []
+    assert await logged_skew(published, caplog) == []
 
 
-async def test_nothing_is_told_where_nothing_is_published(caplog: pytest.LogCaptureFixture) -> None:
-    assert await told(None, caplog) == []
+async def test_nothing_is_shown_where_nothing_is_published(caplog: pytest.LogCaptureFixture) -> None:
+    assert await logged_skew(None, caplog) == []
 
 
 async def test_fields_that_the_api_server_would_drop_are_an_error(
@@ -60,12 +60,12 @@ async def test_fields_that_the_api_server_would_drop_are_an_error(
 ) -> None:
     status = published["ModelDeployment"]["properties"]["status"]["properties"]
     del status["startup"], status["retiring"]["items"]["properties"]["since"]
-    assert await told(published, caplog) == [
+    assert await logged_skew(published, caplog) == [
         (
             "ERROR",
             "CRDOlder",
             "CRD modeldeployments: has no status.retiring[].since, status.startup; expected the CRD of this release. "
-            "The API server drops these fields: apply the CRD of this release",
+            "The API server drops these fields. Apply the CRD of this release",
         )
     ]
 
@@ -74,11 +74,11 @@ async def test_fields_of_a_newer_release_are_a_warning(published: Schemas, caplo
     properties = published["Experiment"]["properties"]
     properties["status"]["properties"]["forecast"] = {"type": "object", "properties": {"at": {"type": "string"}}}
     properties["spec"]["properties"] |= {f"later{number}": {"type": "string"} for number in range(6)}
-    assert await told(published, caplog) == [
+    assert await logged_skew(published, caplog) == [
         (
             "WARNING",
             "CRDNewer",
             "CRD experiments: has spec.later0, spec.later1, spec.later2, spec.later3, spec.later4 and 2 more, which this "
-            "release does not know; it leaves them as they are and does nothing with them",
+            "release does not know; the operator ignores these fields and keeps their values",
         )
     ]

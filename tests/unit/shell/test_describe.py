@@ -1,4 +1,4 @@
-"""What `sundog describe` says of a rollout that is decided on evidence."""
+"""`sundog describe` of a rollout with evidence gates."""
 
 import io
 from datetime import UTC, datetime, timedelta
@@ -99,7 +99,7 @@ PLAN = FrozenPlan(
 
 
 def collecting(**changes: Any) -> ExperimentStatus:
-    """Revision 8 at 25 % for three minutes, beside revision 7."""
+    """Return a status with revision 8 at 25 % for three minutes, beside revision 7."""
     status = ExperimentStatus(
         phase="Running",
         plan=PLAN,
@@ -115,8 +115,8 @@ def collecting(**changes: Any) -> ExperimentStatus:
     return status.model_copy(update=changes)
 
 
-def told(status: ExperimentStatus, width: int = 10_000) -> list[str]:
-    """The lines, with one space for many."""
+def described_lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
+    """Return the lines, with single spaces."""
     obj = {
         "metadata": {"namespace": "vision", "name": "digits-r8"},
         "spec": {"modelDeployment": "digits"},
@@ -127,8 +127,8 @@ def told(status: ExperimentStatus, width: int = 10_000) -> list[str]:
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
-def test_metrics_are_told_with_their_numbers_and_when_they_are_expected_to_decide() -> None:
-    lines = told(collecting())
+def test_metrics_are_shown_with_their_numbers_and_when_they_are_expected_to_decide() -> None:
+    lines = described_lines(collecting())
     head = lines.index("Evidence, 40s old (events of stable/candidate)")
     assert lines[head + 1 : head + 6] == [
         "METRIC ROLE EVENTS RATIO INTERVAL ALLOWED VERDICT ETA",
@@ -140,7 +140,7 @@ def test_metrics_are_told_with_their_numbers_and_when_they_are_expected_to_decid
 
 
 @pytest.mark.parametrize(
-    ("verdict", "interval", "says"),
+    ("verdict", "interval", "expected"),
     [
         ("Better", (0.00616, 1.02), True),
         ("Worse", (0.97, 2.5), True),
@@ -152,10 +152,10 @@ def test_metrics_are_told_with_their_numbers_and_when_they_are_expected_to_decid
     ],
 )
 def test_why_an_interval_beside_a_verdict_contains_1_is_said(
-    verdict: str, interval: tuple[float, ...], says: bool
+    verdict: str, interval: tuple[float, ...], expected: bool
 ) -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="conv", verdict=verdict, interval=interval)
-    assert (ONE_SIDED_NOTE in told(collecting(metrics=(ERRORS, mistakes)))) is says
+    assert (ONE_SIDED_NOTE in described_lines(collecting(metrics=(ERRORS, mistakes)))) is expected
 
 
 def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
@@ -178,7 +178,7 @@ def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("startup", "says"),
+    ("startup", "expected"),
     [
         (
             {"revision": 2, "cluster": "9s", "scheduled": "0s", "ray": "7s500ms", "load": "2s", "total": "19s"},
@@ -188,7 +188,7 @@ def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
         (None, []),
     ],
 )
-def test_a_start_says_where_the_time_went(startup: dict[str, Any] | None, says: list[str]) -> None:
+def test_a_start_says_where_the_time_went(startup: dict[str, Any] | None, expected: list[str]) -> None:
     obj = {
         "metadata": {"namespace": "vision", "name": "digits", "generation": 1},
         "spec": {},
@@ -197,11 +197,11 @@ def test_a_start_says_where_the_time_went(startup: dict[str, Any] | None, says: 
     output = io.StringIO()
     Console(file=output, width=200).print(describe_model_deployment(DeploymentDetails(obj), NOW))
     lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
-    assert [line for line in lines if line.startswith("Started")] == says
+    assert [line for line in lines if line.startswith("Started")] == expected
 
 
-def test_a_step_says_what_it_waits_for_and_a_sentence_is_told_once() -> None:
-    lines = told(collecting())
+def test_a_step_says_what_it_waits_for_and_a_sentence_is_shown_once() -> None:
+    lines = described_lines(collecting())
     assert f"1 25 % evidence, 5m to 1d now: {ERRORS.message}" in lines
     assert "2 50 % evidence, 5m to 1d" in lines
     assert "3 100 % none" in lines
@@ -209,46 +209,46 @@ def test_a_step_says_what_it_waits_for_and_a_sentence_is_told_once() -> None:
 
 
 def test_the_plan_says_what_the_candidate_is_held_to() -> None:
-    lines = told(collecting())
+    lines = described_lines(collecting())
     head = lines.index("Plan")
     assert lines[head + 1 : head + 7] == [
-        "traffic 12.3 requests a second when it began",
+        "traffic 12.3 requests a second at its start",
         "errorRate up to 25 % more than stable, or 0.5 % of all requests",
-        "latencyP99 no more answers above 110 ms than stable has above 100 ms",
-        "rejections for harm alone, from 25 % more than stable on; no gate waits for it",
+        "latencyP99 no more responses above 110 ms than stable has above 100 ms",
+        "rejections for harm only, from 25 % more than stable; no gate waits for it",
         "alpha 0.05, the error of each direction",
-        "this step takes at least 2m more; undecided in 23h, it is paused",
+        "this step takes at least 2m more; inconclusive in 23h, then it pauses",
     ]
 
 
-def test_what_arms_are_held_to_is_told_beside_control() -> None:
+def test_what_arms_are_held_to_is_shown_beside_control() -> None:
     out = io.StringIO()
     Console(file=out, width=10_000).print(describe_experiment(stored(two_arms()), (), NOW))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "errorRate up to 25 % more than control, or 0.5 % of all requests" in lines
-    assert "rejections for harm alone, from 25 % more than control on; no gate waits for it" in lines
+    assert "rejections for harm only, from 25 % more than control; no gate waits for it" in lines
 
 
-def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None:
+def test_a_latency_that_a_list_leaves_out_is_shown_to_be_for_harm_alone() -> None:
     spec = Rollout.from_json({"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP99"}]})
     left_out = next(each for each in resolve_guardrails(spec, StableTraffic(10)) if each.metric == "latencyP95")
     assert (
         describe_guardrail_limit(left_out, "stable")
-        == "for harm alone, from 25 % longer than stable on; no gate waits for it"
+        == "for harm only, from 25 % longer than stable; no gate waits for it"
     )
 
 
-def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
+def test_alpha_is_shown_with_what_shadows_and_traffic_share_of_it() -> None:
     shared = PLAN.model_copy(update={"harm_shares": 3})
     both = "0.05, the error of each direction; to roll back, 0.0167 for each shadow step and for traffic"
-    assert f"alpha {both}" in told(collecting(plan=shared))
+    assert f"alpha {both}" in described_lines(collecting(plan=shared))
     alone = shared.model_copy(update={"guardrails": (), "harm_shares": 2})
     assert (
         plan_text.describe_alpha(alone) == "0.05, the error of each direction; to roll back, 0.025 for each shadow step"
     )
 
 
-def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
+def test_alpha_is_shown_with_what_the_first_blocks_have_of_it() -> None:
     plan = PLAN.model_copy(update={"early_harm": 0.2})
     assert plan_text.describe_alpha(plan) == (
         "0.05, the error of each direction; 0.01 to roll back on errors in the canary's first blocks"
@@ -259,70 +259,71 @@ def test_what_is_not_known_yet_is_said() -> None:
     latency = PlanGuardrail(metric="latencyP95", margin=0.25)
     plan = PLAN.model_copy(update={"guardrails": (latency,), "requests_per_second": None})
     undecided = ERRORS.model_copy(update={"ratio": None, "interval": (), "eta": None, "events": (0, 0)})
-    lines = told(collecting(plan=plan, metrics=(undecided,), counted_at=None))
-    assert "traffic not known when it began" in lines
-    assert "latencyP95 up to 25 % longer than stable, whose own is not known yet" in lines
+    lines = described_lines(collecting(plan=plan, metrics=(undecided,), counted_at=None))
+    assert "traffic unknown at its start" in lines
+    assert "latencyP95 up to 25 % longer than stable, whose latency is not known yet" in lines
     assert "Evidence (events of stable/candidate)" in lines
     assert "errorRate guardrail 0/0 1.5 Undecided unknown" in lines
 
 
 def test_a_warm_up_says_when_it_ends() -> None:
     step = StepStatus(index=1, of=3, since=NOW - timedelta(hours=30), gate="evidence", reason="warms up")
-    lines = told(collecting(step=step, metrics=(), evidence_epochs=()))
-    assert "this step warms up, until 200 requests of the candidate or 1m; undecided in 0s, it is paused" in lines
+    lines = described_lines(collecting(step=step, metrics=(), evidence_epochs=()))
+    assert "this step warms up until 200 requests of the candidate or 1m; inconclusive in 0s, then it pauses" in lines
     assert not any(line.startswith("Evidence") for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("policy", "follows"), [("rollback", "stable gets all traffic"), ("promote", "it is passed without evidence")]
+    ("policy", "follows"),
+    [("rollback", "then stable gets all traffic"), ("promote", "then it passes without evidence")],
 )
 def test_what_follows_on_a_step_that_takes_too_long_is_the_plans(policy: str, follows: str) -> None:
     status = collecting(plan=PLAN.model_copy(update={"on_inconclusive": policy}))
-    assert f"this step takes at least 2m more; undecided in 23h, {follows}" in told(status)
+    assert f"this step takes at least 2m more; inconclusive in 23h, {follows}" in described_lines(status)
 
 
 def test_a_step_that_passed_without_evidence_says_by_what() -> None:
     step = StepStatus(index=2, of=3, gate="evidence", reason="collects evidence")
     passed = PassedStep(step=1, weight=25, by="onInconclusive: promote")
-    lines = told(collecting(step=step, without_evidence=(passed,)))
+    lines = described_lines(collecting(step=step, without_evidence=(passed,)))
     assert any(line.endswith(" passed without evidence, by onInconclusive: promote") for line in lines)
-    assert not any("passed without" in line for line in told(collecting(step=step)))
+    assert not any("passed without" in line for line in described_lines(collecting(step=step)))
 
 
-def test_a_bake_tells_what_remains() -> None:
+def test_a_bake_shows_what_remains() -> None:
     bake = PlanStep(weight=98, gate="bake", min_duration=timedelta(minutes=30))
     plan = PLAN.model_copy(update={"steps": (*PLAN.steps[:2], bake, PLAN.steps[2])})
     step = StepStatus(index=3, of=4, since=NOW - timedelta(minutes=3), gate="bake", reason="bakes", warm=True)
-    lines = told(collecting(plan=plan, step=step))
-    assert "3 98 % bakes 30m, 2 % with stable now: bakes" in lines
+    lines = described_lines(collecting(plan=plan, step=step))
+    assert "3 98 % bake 30m, 2 % with stable now: bakes" in lines
     assert "this step promoted in 27m, unless it does harm" in lines
-    held = told(collecting(plan=plan, step=step, paused=PauseStatus(reason="Manual", since=NOW)))
-    assert "this step its time stands still" in held
-    over = told(collecting(plan=plan, step=step.model_copy(update={"since": NOW - timedelta(minutes=31)})))
+    held = described_lines(collecting(plan=plan, step=step, paused=PauseStatus(reason="Manual", since=NOW)))
+    assert "this step its time is paused" in held
+    over = described_lines(collecting(plan=plan, step=step.model_copy(update={"since": NOW - timedelta(minutes=31)})))
     assert not any(line.startswith("this step") for line in over)
 
 
 def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
     gates = tuple(step.model_copy(update={"max_duration": FIVE_MINUTES}) for step in PLAN.steps[:2])
     slow = PLAN.model_copy(update={"steps": (*gates, PLAN.steps[2]), "requests_per_second": 1.0, "error_rate": 0.01})
-    (beware,) = [line for line in told(collecting(plan=slow)) if line.startswith("beware")]
-    assert beware.startswith(
-        "beware step 1 at 25 % is unlikely to be decided within its 5m: at 1 requests/s with 1.00% failures, "
+    (warning,) = [line for line in described_lines(collecting(plan=slow)) if line.startswith("warning")]
+    assert warning.startswith(
+        "warning step 1 at 25 % is unlikely to be decided within its 5m: at 1 requests/s with 1.00% failures, "
     )
     ended = collecting(plan=slow, phase="Stopped")
     for status in (collecting(), ended):
-        assert not any(line.startswith("beware") for line in told(status))
+        assert not any(line.startswith("warning") for line in described_lines(status))
 
 
 def test_a_paused_rollout_has_its_reason_and_no_deadline() -> None:
-    lines = told(collecting(paused=PauseStatus(reason="Inconclusive", since=NOW)))
+    lines = described_lines(collecting(paused=PauseStatus(reason="Inconclusive", since=NOW)))
     assert "Rollout digits-r8: Running, paused (Inconclusive)" in lines
-    assert not any("undecided in" in line for line in lines)
+    assert not any("inconclusive in" in line for line in lines)
 
 
 def test_a_gate_that_a_command_opened_waits_for_no_evidence() -> None:
     step = StepStatus(index=1, of=3, since=NOW, gate="none", reason="shifts traffic", warm=True)
-    assert not any(line.startswith("this step") for line in told(collecting(step=step)))
+    assert not any(line.startswith("this step") for line in described_lines(collecting(step=step)))
 
 
 def test_an_ended_rollout_shows_the_evidence_that_it_ended_with() -> None:
@@ -334,17 +335,17 @@ def test_an_ended_rollout_shows_the_evidence_that_it_ended_with() -> None:
         metrics=(harm,),
         verdict=Verdict(decision="RolledBack", winner="stable", reason="RolledBack: worse than allowed"),
     )
-    lines = told(status)
+    lines = described_lines(status)
     assert "Evidence at its end (events of stable/candidate)" in lines
     assert "errorRate guardrail 212/74 3 2.1–4.4 1.5 Harm" in lines
     assert sum("worse than allowed" in line for line in lines) == 1
     assert not any(line.startswith("this step") for line in lines)
 
 
-def test_a_rollout_without_evidence_is_told_as_ever() -> None:
+def test_a_rollout_without_evidence_is_shown_as_ever() -> None:
     steps = (PlanStep(weight=25, gate="manual"), PlanStep(weight=100, gate="none"))
     status = collecting(plan=FrozenPlan(strategy="canary", steps=steps), metrics=())
-    lines = told(status)
+    lines = described_lines(status)
     assert "Plan" not in lines
     assert not any(line.startswith("Evidence") for line in lines)
 
@@ -353,13 +354,13 @@ def test_a_webhook_is_named_without_its_secrets() -> None:
     gate = PlanWebhook(url="https://ann:secret@gate.example/confirm?token=secret")
     steps = (PlanStep(weight=25, gate="webhook", webhook=gate), PlanStep(weight=100, gate="none"))
     waits = StepStatus(index=1, of=2, since=NOW, gate="webhook", reason="asks webhook https://gate.example/confirm")
-    lines = told(collecting(plan=FrozenPlan(strategy="canary", steps=steps), step=waits, metrics=()))
+    lines = described_lines(collecting(plan=FrozenPlan(strategy="canary", steps=steps), step=waits, metrics=()))
     place = "webhook https://gate.example/confirm"
     assert f"1 25 % {place} now: asks {place}" in lines
     assert not any("secret" in line for line in lines)
 
 
-def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
+def test_receivers_are_shown_by_their_hosts_with_how_far_they_are() -> None:
     receivers = [
         NotificationReceiver(webhook="https://ann:secret@a.example/secret?token=secret", events=("started",)),
         NotificationReceiver(webhook="https://b.example:8443/"),
@@ -373,24 +374,24 @@ def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
         NotificationDelivery(receiver=1, told=2, lost=1, problem="answered 500"),
     ]
     plan = PLAN.model_copy(update={"notify": tuple(receivers)})
-    lines = told(collecting(plan=plan, notices=tuple(notices), deliveries=tuple(deliveries)))
-    at = lines.index("Told to")
+    lines = described_lines(collecting(plan=plan, notices=tuple(notices), deliveries=tuple(deliveries)))
+    at = lines.index("Notifications")
     assert lines[at + 1 : at + 4] == [
-        "https://a.example all was told",
-        "https://b.example:8443 promoted is to be told, 1 given up: answered 500",
-        "https://c.example paused is to be told",
+        "https://a.example all delivered",
+        "https://b.example:8443 promoted is pending, 1 given up: answered 500",
+        "https://c.example paused is pending",
     ]
     assert not any("secret" in line for line in lines)
 
 
-def test_a_plan_that_somebody_took_the_steps_from_is_told_without_them() -> None:
+def test_a_plan_that_somebody_took_the_steps_from_is_shown_without_them() -> None:
     status = collecting()
     damaged = status.model_copy(update={"plan": status.plan.model_copy(update={"steps": ()})})
-    assert any("errorRate" in line for line in told(damaged))
+    assert any("errorRate" in line for line in described_lines(damaged))
 
 
 def test_the_table_fits_an_ordinary_terminal() -> None:
-    lines = told(collecting(metrics=(ERRORS, LATENCY, REJECTIONS)), width=100)
+    lines = described_lines(collecting(metrics=(ERRORS, LATENCY, REJECTIONS)), width=100)
     assert "errorRate guardrail 212/74 1.05 0.7–1.53 1.5 Undecided 11m" in lines
 
 
@@ -404,10 +405,10 @@ def test_a_step_by_header_says_which_and_what_became_of_such_requests() -> None:
         step=StepStatus(index=2, of=2, gate="manual", reason="waits for promote", since=NOW),
         arms=(stable, canary),
     )
-    assert "1 0 % headers x-canary: true and x-team: ranking passed" in told(status)
-    assert "By header" not in told(status)
+    assert "1 0 % headers x-canary: true and x-team: ranking passed" in described_lines(status)
+    assert "By header" not in described_lines(status)
     counted = canary.model_copy(update={"header_requests": 12, "header_errors": 1})
-    lines = told(status.model_copy(update={"arms": (stable, counted)}))
+    lines = described_lines(status.model_copy(update={"arms": (stable, counted)}))
     assert "canary 12 requests, 1 errors; they do not count as evidence" in lines
 
 
@@ -418,7 +419,7 @@ def test_a_step_that_compares_copies_says_what_it_asks_and_what_became_of_them()
         sampled=130, sent=110, dropped=12, skipped=8, paired=105, agreed=100, disagreed=5, errors=3, timeouts=2
     )
     agreement = MetricStatus(name="agreement", role="shadow", ratio=0.909, interval=(0.8, 0.96), verdict="Undecided")
-    lines = told(
+    lines = described_lines(
         ExperimentStatus(
             phase="Running",
             plan=plan,
@@ -443,17 +444,17 @@ def test_a_step_that_compares_copies_says_what_it_asks_and_what_became_of_them()
     assert "before step 1: 9 of 9 agree" in lines
 
 
-def test_a_verdict_on_copies_is_told_while_a_person_is_waited_for() -> None:
+def test_a_verdict_on_copies_is_shown_while_a_person_is_waited_for() -> None:
     plan = freeze.freeze(Rollout(strategy="shadow"), 7, 8, NOW).plan
     verdict = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
     step = StepStatus(index=2, of=3, gate="manual", reason="waits for promote", since=NOW)
     status = ExperimentStatus(
         phase="Running", plan=plan, step=step, arms=freeze.arms_at_weight(0, 7, 8), verdict=verdict
     )
-    assert "agreement by exact: 99.9 % of 901" in told(status)
+    assert "agreement by exact: 99.9 % of 901" in described_lines(status)
 
 
-def test_replicas_that_are_shared_and_traffic_that_goes_back_are_told() -> None:
+def test_replicas_that_are_shared_and_traffic_that_goes_back_are_shown() -> None:
     status = ModelDeploymentStatus(
         replicas=4,
         ready_replicas=3,
@@ -468,6 +469,8 @@ def test_replicas_that_are_shared_and_traffic_that_goes_back_are_told() -> None:
     Console(file=out, width=200).print(
         describe_model_deployment(DeploymentDetails({**obj, "status": spare.to_json()}), NOW)
     )
-    assert "share the 4 that the service needs, and 1 more for which there was room" in out.getvalue()
+    assert "share the 4 that the service needs, and 1 more that the cluster has room for" in out.getvalue()
     back = TrafficReturnStatus(reason="RolledBack", message="errorRate", since=NOW)
-    assert "Rollout digits-r8: Running, gives its traffic back (RolledBack)" in told(collecting(giving_back=back))
+    assert "Rollout digits-r8: Running, returns its traffic to stable (RolledBack)" in described_lines(
+        collecting(giving_back=back)
+    )

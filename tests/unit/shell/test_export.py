@@ -1,4 +1,4 @@
-"""`sundog experiment export`, from an edge's own answer to files."""
+"""`sundog experiment export`, from an edge's response to files."""
 
 import asyncio
 import builtins
@@ -46,7 +46,7 @@ def pod(address: str, port: int, *, ready: bool = True) -> Object:
 
 @dataclass
 class Edge:
-    """An edge's agent on loopback, and beside it an API server that leads to one elsewhere."""
+    """An edge's agent on loopback, and an API server with a route to another agent."""
 
     store: MemoryOutcomes = field(default_factory=MemoryOutcomes)
     port: int = 0
@@ -104,7 +104,7 @@ def fill(store: MemoryOutcomes, units: int = 3) -> None:
 
 @pytest.fixture
 def exported(on_server: Any, server: Any, edge: Edge, tmp_path: Path) -> Callable[..., Any]:
-    """Run the command with a pod of an edge, and an Experiment of given metrics."""
+    """Run the command with an edge pod, and an Experiment with the given metrics."""
 
     def call(*arguments: str, ready: bool = True, **metrics: Any) -> Any:
         async def make(cluster: Cluster) -> None:
@@ -203,11 +203,11 @@ def test_without_pyarrow_parquet_is_refused_with_the_way_to_it(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"grows": 1}, "more came meanwhile"),
-        ({"events": 5}, "of 5 outcomes the newest 2 are kept"),
+        ({"grows": 1}, "more outcomes arrived meanwhile"),
+        ({"events": 5}, "the edge keeps only the newest 2 of 5 outcomes"),
     ],
 )
-def test_what_is_not_all_is_written_and_told(
+def test_what_is_not_all_is_written_and_shown(
     exported: Any, edge: Edge, tmp_path: Path, change: dict[str, int], why: str
 ) -> None:
     fill(edge.store)
@@ -237,7 +237,7 @@ def test_an_experiment_without_outcomes_has_nothing_to_export(exported: Any) -> 
 def test_without_a_ready_edge_it_says_so(exported: Any) -> None:
     done = exported(ready=False)
     assert done.code == ExitCode.UNREACHABLE
-    assert f"namespace {NAMESPACE} has no edge that is ready" in done.err
+    assert f"namespace {NAMESPACE} has no ready edge" in done.err
 
 
 def test_an_edge_can_be_named(exported: Any, edge: Edge, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_an_edge_can_be_named(exported: Any, edge: Edge, tmp_path: Path) -> None
     for url in ("nowhere", "ftp://127.0.0.1:1", "127.0.0.1:1", "http://[::1"):
         done = exported("--url", url, ready=False)
         assert done.code == ExitCode.USAGE
-        assert done.err.startswith(f"error: --url {url!r} is not an address such as http://HOST:PORT")
+        assert done.err.startswith(f"error: --url {url!r}: expected an address such as http://HOST:PORT")
 
 
 def test_from_outside_of_a_cluster_it_goes_through_the_api_server(sundog: Any, edge: Edge, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an administrator has set, read by a user: of the release that looks after a namespace, and of no other."""
+"""Users read the settings of the release that watches their namespace, and of no other."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`sundog describe` counts as the edges do, not as a status did a minute ago."""
+"""`sundog describe` shows the present counts of the edges, not those of a status a minute ago."""
 
 import http.server
 import json
@@ -15,7 +15,7 @@ from sundog_operator.ports import EXPERIMENT, POD, Object, Ref, ref_of
 
 @pytest.fixture
 def agent() -> Iterator[tuple[int, dict[str, Any]]]:
-    """The port of an edge's agent, and the evidence that it serves."""
+    """Return the port of an edge's agent, and the evidence that it serves."""
     evidence: dict[str, Any] = {"version": 1, "counters": []}
 
     class Agent(http.server.BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ def agent() -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 async def edge(cluster: Any, port: int) -> None:
-    """The only edge pod is one that answers at a real port."""
+    """Return the only edge pod, which serves at a real port."""
     for pod in await cluster.kube.list(POD, NAMESPACE, objects.EDGE_SELECTOR):
         await cluster.kube.delete(ref_of(pod))
     made: Object = {
@@ -56,7 +56,7 @@ def row(uid: str, arm: str, assigned: int, errors: int) -> dict[str, Any]:
     return {"attempt": uid, "arm": arm, "origin": "assigned", "assigned": assigned, "ends": ends}
 
 
-def test_arms_are_told_as_the_edges_count_them_now(
+def test_arms_are_shown_as_the_edges_count_them_now(
     local: Any, server: Any, manifest: Any, agent: tuple[int, dict[str, Any]]
 ) -> None:
     local("apply", "-f", str(manifest()))

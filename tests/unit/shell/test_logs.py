@@ -1,4 +1,4 @@
-"""`sundog logs`, in local mode and in a cluster, and what `describe` takes from them."""
+"""`sundog logs` in local mode and in a cluster, and the exceptions that `describe` shows."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sundog_operator.shell.exit_codes import ExitCode
 
 @pytest.fixture
 def replicas(local_state: Path) -> Path:
-    """Two revisions have logged."""
+    """Write logs of two revisions."""
     folder = local_state / "ray" / "0" / "session_latest" / "logs" / "serve"
     folder.mkdir(parents=True)
     raised = {"time": "2026-11-29T05:00:00", "exception": "Called from …\nValueError: wrong"}
@@ -30,7 +30,7 @@ def test_lines_tell_whose_they_are(local: Any, manifest: Any, replicas: Path) ->
     assert {line.partition(" | ")[0] for line in local("logs", "digits").out.splitlines()} == {"r1 aaa", "r2 bbb"}
     done = local("logs", "digits", "--revision", "3")
     assert (done.code, done.out) == (ExitCode.NOT_FOUND, "")
-    assert done.err.startswith("error: no replica of revision 3 of digits has written a log: `sundog describe digits`")
+    assert done.err.startswith("error: no replica of revision 3 of digits has written a log. `sundog describe digits`")
     assert local("logs", "nothing").code == ExitCode.NOT_FOUND
 
 
@@ -39,9 +39,9 @@ def test_describe_shows_what_the_candidate_raised(local: Any, server: Any, manif
     server.serve_revision(1)
     local("apply", "-f", str(manifest("file:///models/v2")))
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    told = local("describe", "digits").out
-    assert "revision 2: 2026-11-29T05:00:00 ValueError: wrong" in told
-    assert "sundog logs digits --revision 2" in told
+    output = local("describe", "digits").out
+    assert "revision 2: 2026-11-29T05:00:00 ValueError: wrong" in output
+    assert "sundog logs digits --revision 2" in output
 
 
 def test_in_a_cluster_each_running_pod_is_asked(

@@ -35,7 +35,7 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [1", "a.yaml: line 1: expected ',' or ']', but got '<stream end>'"),
         (BOMB, "a.yaml: line 8: aliases write out to more than 1048576 characters"),
@@ -45,22 +45,25 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
             "a.yaml: line 5: key 'model' is there twice, first in line 5",
         ),
         (good() + good(), "a.yaml: line 7: key 'apiVersion' is there twice, first in line 2"),
-        ("just text", "a.yaml: a document is a str, expected an object with apiVersion and kind"),
-        ("kind: Pod\napiVersion: v1", "is not one of ModelDeployment, Experiment of serving.sundog.dev/v1alpha1"),
+        ("just text", "a.yaml: document is a str; expected an object with apiVersion and kind"),
+        (
+            "kind: Pod\napiVersion: v1",
+            "is not supported; expected ModelDeployment, Experiment of serving.sundog.dev/v1alpha1",
+        ),
         (
             good().replace("v1alpha1", "v9"),
-            "a.yaml: apiVersion: 'serving.sundog.dev/v9' is not serving.sundog.dev/v1alpha1",
+            "a.yaml: apiVersion: found 'serving.sundog.dev/v9'; expected serving.sundog.dev/v1alpha1",
         ),
         (good().replace("{name: digits}", "{}"), "a.yaml: ModelDeployment: metadata.name is required"),
         (good().replace("{name: digits}", ""), "a.yaml: ModelDeployment: metadata.name is required"),
         (good().replace("digits", "''"), "a.yaml: ModelDeployment: metadata.name is required"),
-        (good(name="5"), "a.yaml: ModelDeployment: metadata.name: 5 is not a string, quotes make it one"),
-        (good(name="no"), "a.yaml: ModelDeployment: metadata.name: false is not a string, quotes make it one"),
+        (good(name="5"), "a.yaml: ModelDeployment: metadata.name: 5 is not a string. Put it in quotes"),
+        (good(name="no"), "a.yaml: ModelDeployment: metadata.name: false is not a string. Put it in quotes"),
         (good(name="[a]"), 'a.yaml: ModelDeployment: metadata.name: ["a"] is not a string'),
         (good().replace("{name: digits}", "digits"), 'a.yaml: ModelDeployment: metadata: "digits" is not an object'),
         (
             good(uri="file://models/v1"),
-            "'file://models/v1' is not absolute: write file:///… or file://${MANIFEST_DIR}/…",
+            "'file://models/v1' is not absolute; expected file:///… or file://${MANIFEST_DIR}/…",
         ),
         (
             good(uri="file://./models/v1"),
@@ -69,11 +72,11 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
         (good().replace("model:", "1: 2, model:"), "cannot be written as JSON"),
     ],
 )
-def test_each_mistake_is_one_line_with_its_place(text: str, told: str) -> None:
+def test_each_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
     documents, problems = read(text)
     assert documents == []
     assert len(problems) == 1
-    assert told in problems[0]
+    assert message in problems[0]
     assert "\n" not in problems[0]
 
 
@@ -112,7 +115,10 @@ def test_manifest_dir_is_the_folder_of_the_manifest(uri: str, expanded: str) -> 
 
 
 def test_manifest_dir_needs_a_file() -> None:
-    assert "${MANIFEST_DIR} needs a manifest in a file" in read(good(uri="file://${MANIFEST_DIR}/m"), None)[1][0]
+    assert (
+        "${MANIFEST_DIR} is for manifests in files, not for standard input"
+        in read(good(uri="file://${MANIFEST_DIR}/m"), None)[1][0]
+    )
 
 
 def test_folders_are_read_without_hidden_and_other_files(tmp_path: Path) -> None:
@@ -131,22 +137,22 @@ def test_of_two_descriptions_the_first_counts(tmp_path: Path) -> None:
     reading = manifests.read_manifests(tmp_path, "default")
     assert [document.object["spec"]["model"]["uri"] for document in reading.documents] == ["file:///first"]
     assert str(reading.problems[0]) == (
-        f"{tmp_path}/b.yaml: ModelDeployment default/digits is in {tmp_path}/a.yaml too, which counts"
+        f"{tmp_path}/b.yaml: ModelDeployment default/digits is also in {tmp_path}/a.yaml, which counts"
     )
 
 
-def test_files_that_cannot_be_read_are_told_and_unsure(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_shown_and_unsure(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
     (tmp_path / "large.yaml").write_bytes(b"#" * (manifests.MAX_MANIFEST_BYTES + 1))
     (tmp_path / "pod.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}")
     reading = manifests.read_manifests(tmp_path, "default")
-    told = {Path(problem.source).name: problem.message for problem in reading.problems if not problem.skipped}
-    assert told == {
-        "large.yaml": f"is larger than {manifests.MAX_MANIFEST_BYTES} bytes",
-        "latin.yaml": "is not UTF-8 text",
+    message = {Path(problem.source).name: problem.message for problem in reading.problems if not problem.skipped}
+    assert message == {
+        "large.yaml": f"file is larger than {manifests.MAX_MANIFEST_BYTES} bytes",
+        "latin.yaml": "file is not UTF-8 text",
     }
     assert reading.can_contain(tmp_path / "latin.yaml", "any")
     assert reading.can_contain(tmp_path / "large.yaml", "any")
-    # Another kind may be no mistake; only what has its name may have been meant.
+    # Another kind need not be a mistake; only an object with that name may be the misspelt one.
     assert reading.can_contain(tmp_path / "pod.yaml", "x")
     assert not reading.can_contain(tmp_path / "pod.yaml", "any")

@@ -1,4 +1,4 @@
-"""apply, get, describe and delete."""
+"""`sundog apply`, `get`, `describe` and `delete`."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_an_apply_without_change_is_unchanged_while_the_operator_works(
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ({"replicas": "many"}, 'spec.replicas: "many" is a string, not an integer'),
         ({"model": {"uri": "ftp://x"}}, "spec.model.uri: ftp://x does not start with one of file://"),
@@ -41,30 +41,30 @@ def test_an_apply_without_change_is_unchanged_while_the_operator_works(
     ],
 )
 def test_a_refused_object_is_one_line_that_names_file_field_and_value(
-    on_server: Any, server: Any, manifest: Any, spec: dict[str, Any], told: str
+    on_server: Any, server: Any, manifest: Any, spec: dict[str, Any], message: str
 ) -> None:
     path = manifest(**spec)
     done = on_server("apply", "-f", str(path))
     assert done.code == ExitCode.REFUSED
     assert done.err.startswith(f"error: {path}: ModelDeployment vision/digits")
-    assert told in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
 
-def test_a_manifest_whose_aliases_write_out_to_too_much_is_told_and_the_rest_goes_on(
+def test_a_manifest_whose_aliases_write_out_to_too_much_is_shown_and_the_rest_goes_on(
     on_server: Any, manifest: Any, tmp_path: Path
 ) -> None:
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(f"a: &a [{'x, ' * 9_000}]\nb: [{'*a, ' * 60}]")
     good = str(manifest())
-    for verb, shown in (("plan", "ModelDeployment vision/digits is created\n"), ("apply", f"{FULL} created\n")):
+    for verb, shown in (("plan", "ModelDeployment vision/digits would be created\n"), ("apply", f"{FULL} created\n")):
         done = on_server(verb, "-f", str(bomb), "-f", good)
         assert (done.code, done.out.startswith(shown)) == (ExitCode.REFUSED, True)
         assert done.err == f"error: {bomb}: line 2: aliases write out to more than 1048576 characters\n"
 
 
-def test_a_spec_that_is_stored_and_not_acted_on_is_told_at_once(on_server: Any, manifest: Any) -> None:
+def test_a_spec_that_is_stored_and_not_acted_on_is_shown_at_once(on_server: Any, manifest: Any) -> None:
     path = str(manifest(scheduling={"queue": "q"}))
     for done in (on_server("apply", "-f", path), on_server("apply", "-f", path)):
         assert done.code == ExitCode.REFUSED
@@ -78,7 +78,7 @@ def test_a_spec_that_is_stored_and_not_acted_on_is_told_at_once(on_server: Any, 
 
 
 @pytest.mark.parametrize(("stopped", "code"), [(False, ExitCode.REFUSED), (True, ExitCode.OK)])
-def test_an_experiment_that_is_not_acted_on_is_told_unless_it_is_to_end(
+def test_an_experiment_that_is_not_acted_on_is_shown_unless_it_is_to_end(
     on_server: Any, tmp_path: Path, stopped: bool, code: ExitCode
 ) -> None:
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
@@ -103,7 +103,7 @@ def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manif
     assert done.err.startswith(f"error: {tmp_path}/bad.yaml: line ")
 
 
-def test_nothing_to_apply_is_told(on_server: Any, tmp_path: Path) -> None:
+def test_nothing_to_apply_is_shown(on_server: Any, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     done = on_server("apply", "-f", str(tmp_path / "empty.yaml"))
     assert (done.code, done.err) == (
@@ -129,13 +129,13 @@ def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest:
     assert (head.split()[0], line.split()[:2]) == ("NAMESPACE", ["vision", "digits"])
 
 
-def test_what_local_mode_could_not_apply_is_told_beside_what_is_there(
+def test_what_local_mode_could_not_apply_is_shown_beside_what_is_there(
     local: Any, local_state: Path, manifest: Any
 ) -> None:
     local("apply", "-f", str(manifest()))
     state_dir_paths.write_manifest_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
-    told = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
-    assert local("get").err == local("describe", "digits").err == told
+    message = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
+    assert local("get").err == local("describe", "digits").err == message
     assert local("get", "digits", "-o", "json").json["metadata"]["name"] == "digits"
     state_dir_paths.write_manifest_problems(local_state, [])
     assert local("get").err == ""
@@ -166,7 +166,7 @@ def test_an_unknown_name_is_code_3(on_server: Any) -> None:
     assert on_server("get", "mexp", "nothing").err == "error: Experiment vision/nothing does not exist\n"
 
 
-def test_an_empty_list_is_told_on_standard_error(on_server: Any) -> None:
+def test_an_empty_list_is_shown_on_standard_error(on_server: Any) -> None:
     done = on_server("get")
     assert (done.code, done.out, done.err) == (0, "", "no ModelDeployment in namespace vision\n")
     assert json.loads(on_server("get", "-o", "json").out)["items"] == []
@@ -184,11 +184,11 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
         return steps.get("reason") == "waits for promote"
 
     server.until(waits, "the gate")
-    told = on_server("describe", "digits").out
-    assert _fact(told, "Waits for") == "revision 2, step 1 of 3: waits for promote"
+    message = on_server("describe", "digits").out
+    assert _fact(message, "Waits for") == "revision 2, step 1 of 3: waits for promote"
     assert "revision 1 serves; revision 2 waits for promote" in on_server("get", "digits").out
-    assert "rollout digits-r2: revision 2 gets 25 % of the traffic from epoch 1" in told, "a pipe gets whole lines"
-    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert "rollout digits-r2: revision 2 gets 25 % of the traffic from epoch 1" in message, "a pipe gets whole lines"
+    lines = [" ".join(line.split()) for line in message.splitlines()]
     assert any(line.startswith("r1 stable 75 %") and line.endswith("file:///models/v1") for line in lines)
     assert any(line.startswith("r2 candidate 25 %") and line.endswith("file:///models/v2") for line in lines)
     assert "Rollout digits-r2: Running" in lines
@@ -222,7 +222,7 @@ def test_a_rollout_that_evidence_does_not_decide_is_seen_at_once(on_server: Any,
     assert "Rollout digits-r2: Running, paused (NoData)" in lines
     assert "1 25 % evidence, 0s to 5s now: paused because an arm has no requests" in lines
     assert "errorRate up to 25 % more than stable, or 1 % of all requests" in lines
-    assert "latencyP95 up to 25 % longer than stable, whose own is not known yet" in lines
+    assert "latencyP95 up to 25 % longer than stable, whose latency is not known yet" in lines
     head, line = on_server("get", "mexp", "digits-r2").out.splitlines()
     assert dict(zip(head.split(), line.split(), strict=False))["PAUSED"] == "NoData"
 
@@ -233,12 +233,12 @@ def test_get_says_that_a_rollout_waits_for_evidence(on_server: Any, server: Any,
     server.serve_revision(1)
     on_server("apply", "-f", str(manifest("file:///models/v2", rollout=rollout)))
 
-    async def told(cluster: Any) -> bool:
+    async def message(cluster: Any) -> bool:
         conditions = (await cluster.status())["conditions"]
         ready = next(each for each in conditions if each["type"] == "Ready")
         return "revision 1 serves; revision 2 waits for evidence at 25 %" in str(ready["message"])
 
-    server.until(told, "what it waits for")
+    server.until(message, "what it waits for")
     assert "revision 2 waits for evidence at 25 %" in on_server("get", "digits").out
 
 
@@ -249,9 +249,9 @@ def test_describe_shows_why_a_spec_is_refused(on_server: Any, server: Any, manif
         return await cluster.condition("Stalled") == ("True", "NotYetSupported")
 
     server.until(stalled, "the refusal")
-    told = " ".join(on_server("describe", "digits").out.split())
-    assert "spec.model.uri" in told
-    assert "NotYetSupported" in told
+    message = " ".join(on_server("describe", "digits").out.split())
+    assert "spec.model.uri" in message
+    assert "NotYetSupported" in message
 
 
 def _fact(text: str, name: str) -> str:
@@ -259,7 +259,7 @@ def _fact(text: str, name: str) -> str:
     return line.removeprefix(name).strip()
 
 
-def test_delete_takes_objects_and_tells_what_is_absent(on_server: Any, server: Any, manifest: Any) -> None:
+def test_delete_takes_objects_and_shows_what_is_absent(on_server: Any, server: Any, manifest: Any) -> None:
     path = str(manifest())
     on_server("apply", "-f", path)
     done = on_server("delete", "digits", "other")
@@ -289,18 +289,18 @@ def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_
 def test_describe_prints_documents(on_server: Any, server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
-    told = on_server("describe", "digits", "-o", "json").json
-    assert told["modelDeployment"]["metadata"]["name"] == "digits"
-    assert told["waitsFor"] == "nothing"
-    assert [each["revision"] for each in told["revisions"]] == [1]
-    assert {"RevisionCreated", "Promoted"} <= {each["reason"] for each in told["events"]}
-    assert yaml.safe_load(on_server("describe", "digits", "-o", "yaml").out) == told
+    message = on_server("describe", "digits", "-o", "json").json
+    assert message["modelDeployment"]["metadata"]["name"] == "digits"
+    assert message["waitsFor"] == "nothing"
+    assert [each["revision"] for each in message["revisions"]] == [1]
+    assert {"RevisionCreated", "Promoted"} <= {each["reason"] for each in message["events"]}
+    assert yaml.safe_load(on_server("describe", "digits", "-o", "yaml").out) == message
 
 
 def test_url_is_the_endpoint_alone(on_server: Any, server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest()))
     done = on_server("url", "digits")
     assert (done.code, done.out) == (ExitCode.REFUSED, "")
-    assert "has no endpoint yet: `sundog describe digits` tells why" in done.err
+    assert "has no endpoint yet. `sundog describe digits` shows why" in done.err
     server.serve_revision(1)
     assert on_server("url", "digits").out == f"{on_server('get', 'digits', '-o', 'json').json['status']['url']}\n"

@@ -1,4 +1,4 @@
-"""What the operator asks the API server to be told of: no more than it has rights to by default."""
+"""The operator watches only the objects that its default permissions cover."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ from sundog_operator.shell.operator import ObjectWatcher, OperatorOptions
 
 
 class Client:
-    """An API server without objects, and which refuses HTTPRoutes with `lacks`."""
+    """An API server without objects. With `lacks` it does not serve HTTPRoutes."""
 
     changes = 0
 
@@ -84,7 +84,7 @@ async def test_any_other_kind_is_waited_for(caplog: pytest.LogCaptureFixture) ->
         await watching.list_all()
     assert not watching.kube.ready
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["rayclusters of ray.io/v1 are not served: is it installed? no rayclusters"]
+    assert warnings == ["API server does not serve rayclusters of ray.io/v1; is it installed? no rayclusters"]
 
 
 async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
@@ -98,7 +98,7 @@ async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
     assert not watching.kube.ready
 
 
-async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_for(
+async def test_a_namespace_that_went_with_its_roles_is_shown_once_and_not_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed = {"audio"}
@@ -114,7 +114,7 @@ async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_
         await watching.list_all()
     assert watching.kube.ready
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["the operator may not look at namespace audio: is it gone? It goes on with the others"]
+    assert warnings == ["no permission to read namespace audio, or it was deleted; still watching the others"]
     assert watching.kopf.namespaces() == ["vision"]
     assert watching.kopf._restart.is_set(), "the watches begin anew, without it"
 
@@ -125,17 +125,17 @@ async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_
     assert watching.kopf._restart.is_set()
 
 
-async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:
+async def test_a_watch_that_shows_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:
     client = Client()
     watching = watching_of(client, Installation())
     await watching.list_all()
 
     async def listed_after_a_change() -> tuple[bool, str]:
-        """Whether the watches begin anew, and what /healthz says."""
+        """Return whether the watches restart, and the problem in /healthz."""
         client.changes += 10
         watching.kopf._restart.clear()
         await watching.list_all()
-        return watching.kopf._restart.is_set(), watching.deafness.problem()
+        return watching.kopf._restart.is_set(), watching.stale_watches.problem()
 
     assert await listed_after_a_change() == (False, ""), "a list may be a moment ahead"
     assert await listed_after_a_change() == (True, "")
@@ -144,8 +144,8 @@ async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_pr
     assert await listed_after_a_change() == (False, broken)
     assert await listed_after_a_change() == (False, broken)
     meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes + 1)}
-    watching._told(CONFIG_MAP, "MODIFIED", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
-    assert watching.deafness.problem() == "", "it tells again"
+    watching._on_watch_event(CONFIG_MAP, "MODIFIED", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    assert watching.stale_watches.problem() == "", "it tells again"
 
 
 async def test_a_watch_of_what_does_not_change_may_be_silent() -> None:
@@ -157,7 +157,7 @@ async def test_a_watch_of_what_does_not_change_may_be_silent() -> None:
         await watching.list_all()
         await watching.list_all()
     assert not watching.kopf._restart.is_set()
-    assert watching.deafness.problem() == ""
+    assert watching.stale_watches.problem() == ""
 
 
 async def test_a_list_of_a_watch_that_begins_is_no_word_of_a_change() -> None:
@@ -168,5 +168,5 @@ async def test_a_list_of_a_watch_that_begins_is_no_word_of_a_change() -> None:
         client.changes += 10
         await watching.list_all()
         meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes)}
-        watching._told(CONFIG_MAP, None, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
-    assert watching.deafness.problem() != ""
+        watching._on_watch_event(CONFIG_MAP, None, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    assert watching.stale_watches.problem() != ""

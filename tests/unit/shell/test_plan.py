@@ -1,4 +1,4 @@
-"""`sundog plan`: what would happen, compared with what then happens."""
+"""`sundog plan`: the preview, compared with the effect of the apply."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from sundog_operator.shell.preview.model_deployment import find_server_violation
 
 @pytest.fixture
 def served(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 1 serves."""
+    """Let revision 1 serve."""
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     server.operator.clear()
@@ -32,7 +32,7 @@ def plan(call: Any, path: Any) -> dict[str, Any]:
 def test_a_first_revision(on_server: Any, server: Any, manifest: Any) -> None:
     preview = plan(on_server, manifest())
     assert (preview["outcome"], preview["revision"]) == ("create", 1)
-    assert preview["lines"] == ["makes revision 1", "revision 1 gets all traffic once it is ready"]
+    assert preview["lines"] == ["creates revision 1", "revision 1 gets all traffic once it is ready"]
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
 
@@ -41,7 +41,7 @@ def test_a_changed_model_is_a_canary_and_nothing_is_written(served: Any, server:
     preview = plan(served, manifest("file:///models/v2"))
     assert (preview["outcome"], preview["revision"]) == ("change", 2)
     assert preview["lines"] == [
-        "makes revision 2 (spec.model.uri: file:///models/v1 → file:///models/v2)",
+        "creates revision 2 (spec.model.uri: file:///models/v1 → file:///models/v2)",
         "canary beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %",
     ]
     assert server.cluster.kube.store.revision == before
@@ -54,7 +54,7 @@ def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: An
     server.until(lambda cluster: cluster.at_weight(wanted, 25), "25 % for the planned revision")
 
 
-def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_told(
+def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_shown(
     served: Any, server: Any, manifest: Any
 ) -> None:
     served("apply", "-f", str(manifest("file:///models/v2")))
@@ -76,7 +76,7 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_t
         return found
 
     assert lines("6m")[-1] == (
-        "if traffic is as it was when digits-r2 began, step 1 at 50 % is unlikely to be decided within its 6m: at 1 requests/s"
+        "with the traffic at the start of digits-r2, step 1 at 50 % is unlikely to be decided within its 6m: at 1 requests/s"
         " with 0.00% failures, it takes about 16m"
     )
     assert lines("2h") == [line for line in lines("2h") if "unlikely" not in line]
@@ -85,10 +85,10 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_t
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
-        ({"replicas": 3}, "changes in place, without a revision (spec.replicas: 1 → 3)"),
+        ({"replicas": 3}, "changes in place, without a new revision (spec.replicas: 1 → 3)"),
         (
             {"runtime": {"userConfig": {"threshold": 0.5}}},
-            "changes in place, without a revision (spec.runtime.userConfig.threshold: none → 0.5)",
+            "changes in place, without a new revision (spec.runtime.userConfig.threshold: none → 0.5)",
         ),
     ],
 )
@@ -151,19 +151,19 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
 @pytest.mark.parametrize(
     ("more", "ends"),
     [
-        ({}, "time alone leads to 100 %, whatever the candidate answers"),
-        ({"bake": {}}, "100 %, unless harm rolls back"),
+        ({}, "time alone promotes to 100 %, whatever the candidate returns"),
+        ({"bake": {}}, "100 %, unless harm rolls it back"),
     ],
 )
-def test_that_no_gate_decides_on_traffic_is_told(served: Any, manifest: Any, more: Any, ends: str) -> None:
+def test_that_no_gate_decides_on_traffic_is_shown(served: Any, manifest: Any, more: Any, ends: str) -> None:
     timed = {"weight": 10, "gate": "time", "minDuration": "30s"}
-    told = "no gate decides on traffic"
+    expected = "no gate uses evidence"
     rollout: dict[str, Any] = {"steps": [timed, {"pause": {"duration": "1h"}}], **more}
     last = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
-    assert last.startswith(told)
+    assert last.startswith(expected)
     assert last.endswith(ends)
     asked = {"steps": [timed, {"pause": {}}], **more}
-    assert told not in plan(served, manifest("file:///models/v2", rollout=asked))["lines"][-1]
+    assert expected not in plan(served, manifest("file:///models/v2", rollout=asked))["lines"][-1]
 
 
 def test_no_secret_of_an_address_is_shown(served: Any, manifest: Any) -> None:
@@ -186,8 +186,8 @@ def test_a_return_within_the_window_has_no_steps(served: Any, server: Any, manif
     assert other.startswith("canary beside revision 2")
 
 
-def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
-    # The command line has the clock of whoever runs it.
+def test_what_waits_for_a_window_is_shown(served: Any, manifest: Any) -> None:
+    # The command line uses the clock of its machine.
     opens = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0)
     rollout = {
         "steps": [{"weight": 10, "gate": "manual"}],
@@ -195,18 +195,18 @@ def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
     }
     assert plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-2:] == [
         "canary beside revision 1: 10 % (manual gate) → 100 %",
-        f"no traffic moves before {opens:%Y-%m-%dT%H}:00:00Z: until then it is outside its windows",
+        f"no traffic moves before {opens:%Y-%m-%dT%H}:00:00Z, when the next window opens",
     ]
     assert "window" not in plan(served, manifest(rollout=rollout))["lines"][-1]
 
 
-def test_what_becomes_of_a_rollout_that_is_under_way_is_told(served: Any, server: Any, manifest: Any) -> None:
+def test_what_becomes_of_a_rollout_that_is_under_way_is_shown(served: Any, server: Any, manifest: Any) -> None:
     manual = {"steps": [{"weight": 10, "gate": "manual"}]}
     served("apply", "-f", str(manifest("file:///models/v2", rollout=manual)))
     server.until(lambda cluster: cluster.at_weight(2, 10), "10 % for revision 2")
     server.operator.clear()
-    told = "the rollout of revision 2, which has 10 % of the traffic"
-    for policy, line in (("queue", f"waits for the end of {told}"), ("restart", f"ends {told}")):
+    expected = "the rollout of revision 2, which has 10 % of the traffic"
+    for policy, line in (("queue", f"waits for the end of {expected}"), ("restart", f"ends {expected}")):
         path = manifest("file:///models/v3", rollout={**manual, "onNewRevision": policy})
         assert line in plan(served, path)["lines"]
     queued = manifest("file:///models/v3", rollout={**manual, "onNewRevision": "queue"})
@@ -225,9 +225,9 @@ def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, man
     evidence = ["25 % (evidence)", "50 % (evidence)", "100 %"]
     assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (
         "canary beside revision 1: steps by stable's traffic when the rollout starts:"
-        f" {' → '.join(evidence)} below 50 requests a second, or where that is not known;"
-        f" {' → '.join(['5 % (evidence)', *evidence])} from 50 on;"
-        f" {' → '.join(['1 % (evidence)', '5 % (evidence)', *evidence])} from 1000 on"
+        f" {' → '.join(evidence)} below 50 requests a second, or if unknown;"
+        f" {' → '.join(['5 % (evidence)', *evidence])} from 50;"
+        f" {' → '.join(['1 % (evidence)', '5 % (evidence)', *evidence])} from 1000"
     )
 
 
@@ -236,25 +236,25 @@ def test_a_gate_of_evidence_is_called_so(served: Any, manifest: Any) -> None:
     assert preview["lines"][-1] == "canary beside revision 1: 10 % (evidence) → 50 % (evidence) → 100 %"
 
 
-def test_a_bake_is_told_behind_the_steps(served: Any, manifest: Any) -> None:
+def test_a_bake_is_shown_behind_the_steps(served: Any, manifest: Any) -> None:
     rollout = {"steps": [{"weight": 50, "gate": "manual"}], "bake": {"duration": "2h", "holdback": "3%"}}
-    told = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
-    assert told == "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %"
+    expected = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
+    assert expected == "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %"
     implied = plan(served, manifest("file:///models/v2", rollout={"bake": {}}))["lines"][-1]
     assert "25 % (evidence) → 50 % (evidence) → 99 % (bakes for 30m) → 100 % below 50 requests a second" in implied
 
 
 @pytest.mark.parametrize("policy", ["onInconclusive", "onNoData"])
-def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: Any, policy: str) -> None:
+def test_a_policy_that_promotes_without_evidence_is_shown(served: Any, manifest: Any, policy: str) -> None:
     by_hand = {"steps": [{"weight": 10, "gate": "manual"}], policy: "promote"}
     assert plan(served, manifest("file:///models/v2", rollout=by_hand))["lines"][-1].startswith("canary beside")
-    told = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
-    assert told.startswith(f"{policy}: promote passes a step")
-    assert told.endswith(", so a promotion has no statistical guarantee")
+    expected = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
+    assert expected.startswith(f"{policy}: promote passes a step")
+    assert expected.endswith(", so a promotion has no statistical guarantee")
 
 
 @pytest.mark.parametrize(
-    ("steps", "told"),
+    ("steps", "expected"),
     [
         (
             [{"weight": 10, "gate": "time"}, {"weight": 50}],
@@ -271,21 +271,21 @@ def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: 
             [{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "manual"}],
             ["step 1 at 10 % (for 5m) passes by time alone"],
         ),
-        # A pause goes on with the evidence of its weight.
+        # A resumed pause continues with the evidence of its weight.
         ([{"weight": 10}, {"pause": {"duration": "1h"}}, {"weight": 50}, {"pause": {}}], []),
     ],
 )
-def test_a_step_that_asks_for_no_evidence_is_told_beside_others_that_do(
-    served: Any, manifest: Any, steps: list[Any], told: list[str]
+def test_a_step_that_asks_for_no_evidence_is_shown_beside_others_that_do(
+    served: Any, manifest: Any, steps: list[Any], expected: list[str]
 ) -> None:
     lines = plan(served, manifest("file:///models/v2", rollout={"steps": steps}))["lines"]
-    assert [each for each in lines if each.startswith("step ")] == told
+    assert [each for each in lines if each.startswith("step ")] == expected
 
 
-def test_a_secret_that_is_missing_is_told_unless_it_comes_along(served: Any, manifest: Any) -> None:
+def test_a_secret_that_is_missing_is_shown_unless_it_comes_along(served: Any, manifest: Any) -> None:
     path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
-    told = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then the edge rejects every request"
-    assert plan(served, path)["lines"][-1] == told
+    expected = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then the edge rejects every request"
+    assert plan(served, path)["lines"][-1] == expected
     head = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: {NAMESPACE}}}\n"
     path.write_text(f"{path.read_text()}\n---\n{head}stringData: {{ann: a-key-of-16-letters}}\n")
     assert plan(served, path)["lines"][-1] == "revision 1 keeps all traffic"
@@ -311,7 +311,7 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
         ({"scheduling": {"queue": "q"}}, "NotYetSupported: spec.scheduling.queue: is not supported yet"),
     ],
 )
-def test_what_would_be_refused_is_told_and_code_1(
+def test_what_would_be_refused_is_shown_and_code_1(
     served: Any, manifest: Any, spec: dict[str, Any], problem: str
 ) -> None:
     preview = plan(served, manifest(**spec))
@@ -369,7 +369,7 @@ def test_a_revision_that_was_aborted_stays_held_back(served: Any, server: Any, m
         "revision 2 is held back, because it was aborted: "
     )
     lines = plan(served, manifest("file:///models/v2", replicas=2))["lines"]
-    assert lines[-1] == "revision 2 stays held back, because it was aborted: `sundog retry` tries it again"
+    assert lines[-1] == "revision 2 stays held back, because it was aborted. `sundog retry` retries it"
 
 
 def test_replicas_of_an_autoscaler_are_no_change(served: Any, server: Any, manifest: Any) -> None:
@@ -389,7 +389,7 @@ def test_replicas_that_a_manifest_no_longer_has_are_what_an_apply_makes_of_them(
     server.serve_revision(1)
     path = manifest()
     planned = plan(on_server, path)
-    assert planned["lines"][0] == "changes in place, without a revision (spec.replicas: 2 → 1)"
+    assert planned["lines"][0] == "changes in place, without a new revision (spec.replicas: 2 → 1)"
     assert plan(on_server, path) == planned, "nothing was written"
     on_server("apply", "-f", str(path))
     stored = server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")))
@@ -397,24 +397,24 @@ def test_replicas_that_a_manifest_no_longer_has_are_what_an_apply_makes_of_them(
     assert plan(on_server, path)["outcome"] == "unchanged"
 
 
-def test_a_model_that_this_machine_lacks_is_told_where_it_would_be_loaded(
+def test_a_model_that_this_machine_lacks_is_shown_where_it_would_be_loaded(
     on_server: Any, local: Any, manifest: Any, tmp_path: Path
 ) -> None:
     path = manifest(f"file://{tmp_path}/model")
-    told = f"spec.model.uri: {tmp_path}/model does not exist on this machine; nothing of it starts before it does"
-    assert plan(local, path)["lines"][-1] == told
-    assert told not in plan(on_server, path)["lines"], "a cluster has other files"
+    expected = f"spec.model.uri: {tmp_path}/model does not exist on this machine. No replica starts until you create it"
+    assert plan(local, path)["lines"][-1] == expected
+    assert expected not in plan(on_server, path)["lines"], "a cluster has other files"
     (tmp_path / "model").mkdir()
-    assert told not in plan(local, path)["lines"]
+    assert expected not in plan(local, path)["lines"]
 
 
 def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
     done = served("plan", "-f", str(manifest("file:///models/v2")))
-    assert done.out.splitlines()[0] == "ModelDeployment vision/digits changes"
-    assert done.out.splitlines()[1].startswith("  • makes revision 2 (")
+    assert done.out.splitlines()[0] == "ModelDeployment vision/digits would change"
+    assert done.out.splitlines()[1].startswith("  • creates revision 2 (")
 
 
-def test_a_candidate_in_place_is_told_with_what_it_costs_or_why_it_cannot_be(
+def test_a_candidate_in_place_is_shown_with_what_it_costs_or_why_it_cannot_be(
     on_server: Any, server: Any, manifest: Any
 ) -> None:
     rollout = {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "inPlace"}
@@ -422,8 +422,8 @@ def test_a_candidate_in_place_is_told_with_what_it_costs_or_why_it_cannot_be(
     server.serve_revision(1)
     path = manifest("file:///models/v2", replicas=4, rollout=rollout)
     assert plan(on_server, path)["lines"][1:] == [
-        "canary in the place of revision 1: 50 % (manual gate) → 100 %",
-        "both share the 4 replicas of the service, and traffic follows each one; stable lacks one while each starts",
+        "canary in place of revision 1: 50 % (manual gate) → 100 %",
+        "both revisions share the service's 4 replicas, and traffic follows them; stable has one less while each replica starts",
     ]
     alone = manifest("file:///models/v2", replicas=1, rollout=rollout)
     assert plan(on_server, alone)["lines"][-1].startswith(

@@ -1,4 +1,4 @@
-"""`sundog plan` of Experiments: what would be compared, compared with what then is."""
+"""`sundog plan` of Experiments: the preview, compared with the effect of the apply."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ WIDE = {"name": "wide", "model": {"uri": "file:///models/wide"}}
 
 @pytest.fixture
 def served(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 1 serves, and has traffic."""
+    """Let revision 1 serve, with traffic."""
 
     async def busy(cluster: Any) -> None:
         cluster.edges.traffic = Traffic(3)
@@ -68,7 +68,7 @@ def plan(call: Any, *paths: Path) -> Json:
     return found
 
 
-def test_arms_shares_and_what_decides_are_told_and_nothing_is_written(
+def test_arms_shares_and_what_decides_are_shown_and_nothing_is_written(
     served: Any, server: Any, experiment: Any
 ) -> None:
     before = server.cluster.kube.store.revision
@@ -82,11 +82,11 @@ def test_arms_shares_and_what_decides_are_told_and_nothing_is_written(
     assert (preview["kind"], preview["name"], preview["outcome"]) == ("Experiment", f"{NAMESPACE}/ab", "create")
     lines = preview["lines"]
     assert lines[:7] == [
-        "begins when the replicas of its arms are ready",
+        "starts when the replicas of its arms are ready",
         "compares with control, which is revision 1",
-        "arm wide: makes revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)",
-        "arm strict: makes revision 3 (spec.runtime.userConfig.threshold: 0.5 → 0.7)",
-        "arm same: makes revision 4, which differs in nothing",
+        "arm wide: creates revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)",
+        "arm strict: creates revision 3 (spec.runtime.userConfig.threshold: 0.5 → 0.7)",
+        "arm same: creates revision 4, which equals control",
         "shares of the traffic: stable 80 %, control 8 %, wide 6 %, strict 4 %, same 2 %",
         "units stay with their arm, by header x-user-id",
     ]
@@ -95,22 +95,22 @@ def test_arms_shares_and_what_decides_are_told_and_nothing_is_written(
         "success conversion: rate of bought should increase, by 20 % or more",
         "ends when an arm has won or none can, after 14d or 2000000 units",
         "alpha is 0.05, the error of each direction; 0.0167 for each of 3 pairs of arm and success metric",
-        "how long that takes: `sundog experiment power` tells, with what comes and what of control is known",
+        "duration: unknown; `sundog experiment power` estimates it from your traffic and control's metric",
     ]
     assert server.cluster.kube.store.revision == before
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
-        ({}, "weights follow the first success metric, none below 5 % of what is exposed"),
-        ({"floor": "12.5%"}, "weights follow the first success metric, none below 12.5 % of what is exposed"),
-        ({"floor": "50%"}, "weights come to be equal and stay so: 2 arms cannot have more than 50 % each"),
+        ({}, "weights follow the first success metric, none below 5 % of the exposed traffic"),
+        ({"floor": "12.5%"}, "weights follow the first success metric, none below 12.5 % of the exposed traffic"),
+        ({"floor": "50%"}, "weights become equal and stay so: 2 arms cannot have more than 50 % each"),
     ],
 )
-def test_where_weights_may_go_is_told(served: Any, experiment: Any, given: Json, told: str) -> None:
+def test_where_weights_may_go_is_shown(served: Any, experiment: Any, given: Json, expected: str) -> None:
     path = experiment(metrics=BUYING, allocation={"mode": "thompson", **given})
-    assert f"shares of the traffic: stable 80 %, control 10 %, wide 10 %; {told}" in plan(served, path)["lines"]
+    assert f"shares of the traffic: stable 80 %, control 10 %, wide 10 %; {expected}" in plan(served, path)["lines"]
 
 
 def test_what_was_planned_is_what_begins_and_an_edit_of_it_is_refused(
@@ -118,22 +118,22 @@ def test_what_was_planned_is_what_begins_and_an_edit_of_it_is_refused(
 ) -> None:
     path = experiment(exposure="60%")
     planned = plan(served, path)["lines"]
-    assert "arm wide: makes revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)" in planned
+    assert "arm wide: creates revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)" in planned
     assert "shares of the traffic: stable 40 %, control 30 %, wide 30 %" in planned
     begin(served, server, path)
-    told = server.do(lambda cluster: cluster.experiment("ab"))["status"]["arms"]
-    found = [(arm["name"], arm["revision"], arm["weight"]) for arm in told]
+    expected = server.do(lambda cluster: cluster.experiment("ab"))["status"]["arms"]
+    found = [(arm["name"], arm["revision"], arm["weight"]) for arm in expected]
     assert found == [("stable", 1, 40), ("control", 1, 30), ("wide", 2, 30)]
     assert plan(served, path)["lines"] == ["nothing changes", "it runs"]
     refused = plan(served, experiment(exposure="80%"))
     assert refused["problems"] == ["PlanFrozen: spec.exposure or spec.weights: cannot be changed while it runs"]
-    assert refused["lines"] == ["what runs goes on by its plan"]
+    assert refused["lines"] == ["the running Experiment keeps its plan"]
     moved = plan(served, experiment(exposure="60%", modelDeployment="letters"))
     assert moved["problems"] == ["spec.modelDeployment: cannot be changed; create another Experiment"]
     assert plan(served, experiment(exposure="60%", stopped=True))["lines"] == ["it ends, with the evidence so far"]
     other = plan(served, experiment("other"))["lines"]
     assert other[0] == "waits until Experiment ab has ended"
-    assert other[2].startswith("arm wide: revision 2, which is known already (")
+    assert other[2].startswith("arm wide: uses revision 2, which exists already (")
     assert served("apply", "-f", str(experiment("other"))).code == 0
     assert plan(served, experiment("other", exposure="10%"))["lines"][0] == "waits until Experiment ab has ended"
 
@@ -148,7 +148,7 @@ def begin(call: Any, server: Any, path: Path) -> None:
     server.operator.clear()
 
 
-def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any, server: Any, experiment: Any) -> None:
+def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any, server: Any, experiment: Any) -> None:
     begin(served, server, experiment(metrics=BUYING, exposure="100%", stop={"maxDuration": "20m"}))
 
     async def ended(cluster: Any) -> None:
@@ -159,13 +159,13 @@ def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any,
 
     server.do(ended)
     assert plan(served, experiment(metrics=BUYING, exposure="50%"))["lines"] == [
-        "it has ended, and no edit begins it again: create another Experiment"
+        "it has ended, and an edit cannot restart it. Create another Experiment"
     ]
     again = {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "20%"}]}
     lines = plan(served, experiment("again", metrics=again, exposure="50%"))["lines"]
-    assert lines[-2].startswith("by what Experiment ab has counted, ")
+    assert lines[-2].startswith("by the counts of Experiment ab, ")
     assert 4e6 < float(lines[-2].split()[-5]) < 7e6
-    assert lines[-1].startswith("bought: an arm that is better by 20 % is typically found after ")
+    assert lines[-1].startswith("bought: an arm that is 20 % better is typically found after ")
     assert 0.1 < float(lines[-1].rpartition("; control has ")[2]) < 0.23
     small = {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0.1%"}]}
     stop = {"maxUnits": 10_000}
@@ -177,7 +177,7 @@ def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any,
         {"metrics": {"success": [{**again["success"][0], "type": "mean"}]}},
     ):
         lines = plan(served, experiment("again", **{"metrics": again, **unknown}))["lines"]
-        assert lines[-1].startswith("how long that takes: `sundog experiment power` tells")
+        assert lines[-1].startswith("duration: unknown; `sundog experiment power` estimates it")
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any,
         ),
     ],
 )
-def test_what_would_be_refused_is_told(served: Any, experiment: Any, spec: Json, problem: str) -> None:
+def test_what_would_be_refused_is_shown(served: Any, experiment: Any, spec: Json, problem: str) -> None:
     preview = plan(served, experiment(**spec))
     assert preview["problems"][0].startswith(problem)
     assert preview["lines"] == []
 
 
-def test_a_place_that_no_administrator_allows_is_told_where_that_may_be_read(
+def test_a_place_that_no_administrator_allows_is_shown_where_that_may_be_read(
     served: Any, server: Any, experiment: Any
 ) -> None:
     path = experiment(metrics=BUYING, exposureLog={"uri": "s3://logs/b"})
@@ -231,13 +231,13 @@ async def test_local_mode_allows_any_place_that_a_machine_has() -> None:
 
 def test_one_without_its_deployment_waits_for_it(on_server: Any, server: Any, manifest: Any, experiment: Any) -> None:
     lines = plan(on_server, experiment())["lines"]
-    assert lines[:2] == ["begins once ModelDeployment digits serves", "there is no ModelDeployment digits yet"]
+    assert lines[:2] == ["starts when ModelDeployment digits serves", "ModelDeployment digits does not exist yet"]
     both = plan(on_server, manifest(), experiment())["lines"]
     assert both[:2] == [
-        "begins once ModelDeployment digits, which is applied with it, serves",
+        "starts when ModelDeployment digits, which is applied with it, serves",
         "shares of the traffic: stable 80 %, control 10 %, wide 10 %",
     ]
-    assert plan(on_server, experiment(stopped=True))["lines"] == ["it never begins, for it is stopped"]
+    assert plan(on_server, experiment(stopped=True))["lines"] == ["it is stopped, so it never starts"]
     assert server.do(lambda cluster: cluster.kube.list(EXPERIMENT)) == []
 
 
@@ -254,7 +254,7 @@ def test_it_waits_for_a_rollout_and_while_the_spec_is_paused(
 
 
 def test_the_text_names_the_kind(served: Any, experiment: Any) -> None:
-    assert served("plan", "-f", str(experiment())).out.splitlines()[0] == f"Experiment {NAMESPACE}/ab is created"
+    assert served("plan", "-f", str(experiment())).out.splitlines()[0] == f"Experiment {NAMESPACE}/ab would be created"
 
 
 NOTHING: Json = {"exposure": "0%"}
@@ -273,7 +273,7 @@ def stored(**spec: Any) -> Json:
 def test_one_whose_stored_spec_is_refused_may_be_stopped() -> None:
     before = stored(**NOTHING)
     preview = preview_experiment(stored(**NOTHING, stopped=True), before, None, NOW)
-    assert (preview.outcome, preview.lines) == ("change", ("it never begins, for it is stopped",))
+    assert (preview.outcome, preview.lines) == ("change", ("it is stopped, so it never starts",))
     running = {**before, "status": {"phase": "Running", "plan": {"hash": "a"}}}
     assert preview_experiment(stored(**NOTHING, stopped=True), running, None, NOW).problems == ()
     assert preview_experiment(before, None, None, NOW).outcome == "refused"
@@ -288,7 +288,7 @@ def shared(preview: Json) -> list[str]:
     return [line.partition(" has the same salt")[0] for line in preview["lines"] if line.startswith("SaltReused: ")]
 
 
-def test_a_salt_that_others_have_is_told_before_either_is_applied(
+def test_a_salt_that_others_have_is_shown_before_either_is_applied(
     served: Any, server: Any, manifest: Any, experiment: Any
 ) -> None:
     assert shared(plan(served, experiment(unit=SPRING))) == []
@@ -301,7 +301,7 @@ def test_a_salt_that_others_have_is_told_before_either_is_applied(
     of_rollouts = ["SaltReused: spec.rollout.unit.salt: Experiment earlier"]
     assert shared(plan(served, manifest(rollout={"unit": SPRING}))) == of_rollouts
     assert shared(plan(served, manifest(name="letters", rollout={"unit": SPRING}))) == of_rollouts
-    # What is applied may be what is told of already.
+    # The applied object may be a known salt owner already.
     assert served("apply", "-f", str(manifest(rollout={"unit": SPRING}))).code == ExitCode.OK
     unchanged = plan(served, manifest(rollout={"unit": SPRING}))
     assert (unchanged["outcome"], shared(unchanged)) == ("unchanged", of_rollouts)

@@ -1,4 +1,4 @@
-"""`sundog experiment power`: how much a gate takes, held against the simulation of the same."""
+"""`sundog experiment power`: estimates of a gate, compared with its simulation."""
 
 import json
 import math
@@ -18,7 +18,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def plan(weight: int = 50, floor: float = 0.0, **gate: Any) -> FrozenPlan:
-    """Without a warm-up or a time that a step lasts at least: those are no question of power."""
+    """Return a plan without warm-up and minimum durations, which power does not depend on."""
     step = PlanStep(weight=weight, gate="evidence", max_duration=gate.pop("max_duration", timedelta(days=1)), **gate)
     return FrozenPlan(
         steps=(step, PlanStep(weight=100, gate="none")),
@@ -91,7 +91,7 @@ def test_extremes_are_numbers(times: float) -> None:
 
 
 def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates: Any) -> FrozenPlan:
-    """With two steps, frozen at that traffic."""
+    """Return a plan with two steps, frozen at that traffic."""
     first, *others = plan(25, floor, **gates).steps
     second = first.model_copy(update={"weight": 50})
     return plan(25, floor).model_copy(
@@ -100,7 +100,7 @@ def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates
 
 
 @pytest.mark.parametrize(
-    ("rps", "errors", "floor", "gates", "said"),
+    ("rps", "errors", "floor", "gates", "expected"),
     [
         (20.0, 0.005, 0.01, {}, ""),
         (None, None, 0.01, {}, ""),
@@ -124,23 +124,23 @@ def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates
         (20.0, 0.005, 0.0, {"max_duration": None}, ""),
     ],
 )
-def test_a_plan_with_too_little_time_for_its_traffic_is_told(
-    rps: float | None, errors: float | None, floor: float, gates: dict[str, Any], said: str
+def test_a_plan_with_too_little_time_for_its_traffic_is_shown(
+    rps: float | None, errors: float | None, floor: float, gates: dict[str, Any], expected: str
 ) -> None:
     found = find_undecidable_step(frozen(rps, errors, floor, **gates))
-    assert said in found
-    assert bool(found) is bool(said)
+    assert expected in found
+    assert bool(found) is bool(expected)
 
 
-def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> None:
+def test_what_is_shown_of_too_little_time_is_what_a_gate_typically_takes() -> None:
     found = find_undecidable_step(frozen(2.0, 0.02, 0.0, max_duration=5 * MINUTE))
-    # The first step asks for half of the traffic.
+    # The first step needs half of the traffic.
     needed = estimate_sample_size(0.02, 1.0, 0.25, MetricLimits(0.25, 0.0, 0.5, 0.05))
     assert needed is not None
     assert found.endswith(f"it takes about {math.ceil(needed.requests / 2 / 3600)}h")
 
 
-def told(sundog: Any, *options: str) -> dict[str, Any]:
+def estimate(sundog: Any, *options: str) -> dict[str, Any]:
     done = sundog("experiment", "power", *options, "--runs", "10", "-o", "json")
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads(done.out)
@@ -150,7 +150,7 @@ def told(sundog: Any, *options: str) -> dict[str, Any]:
 def test_a_table_over_some_effects(sundog: Any) -> None:
     options = ("--rps", "100", "--errors", "1%", "--runs", "10", "--max-duration", "30m")
     lines = sundog("experiment", "power", *options).out.splitlines()
-    assert lines[0] == "The gate at 50 %, errorRate with a margin of 25%, a floor of 0.50%, alpha 0.05, 30m at most"
+    assert lines[0] == "The gate at 50 %, errorRate with a margin of 25%, a floor of 0.50%, alpha 0.05, at most 30m"
     assert lines[1].split() == [
         "ERRORS",
         "TYPICALLY",
@@ -169,7 +169,7 @@ def test_a_table_over_some_effects(sundog: Any) -> None:
 
 def test_what_is_given_is_used_instead_of_the_plans(sundog: Any) -> None:
     options = ("--rps", "50", "--errors", "1%", "--times", "1", "--weight", "25", "--margin", "150%", "--floor", "0%")
-    found = told(sundog, *options, "--alpha", "0.2", "--max-duration", "2h")
+    found = estimate(sundog, *options, "--alpha", "0.2", "--max-duration", "2h")
     assert {name: found[name] for name in ("weight", "margin", "floor", "alpha", "maxDuration")} == {
         "weight": 25,
         "margin": 1.5,
@@ -179,7 +179,7 @@ def test_what_is_given_is_used_instead_of_the_plans(sundog: Any) -> None:
     }
     (one,) = found["candidates"]
     assert one["decides"] == "margin"
-    (strict,) = told(sundog, *options, "--max-duration", "2h")["candidates"]
+    (strict,) = estimate(sundog, *options, "--max-duration", "2h")["candidates"]
     assert strict["events"] > one["events"]
 
 
@@ -189,7 +189,7 @@ def test_a_plan_of_a_manifest(sundog: Any, manifest: Any) -> None:
         "guardrails": [{"metric": "errorRate", "margin": "50%", "floor": "0%"}],
     }
     path = manifest(rollout=rollout)
-    found = told(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1")
+    found = estimate(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1")
     assert [found[name] for name in ("weight", "margin", "maxDuration")] == [40, 0.5, "20m"]
 
 
@@ -199,8 +199,8 @@ def test_the_last_gate_behind_shadows_has_what_they_leave_of_alpha(sundog: Any, 
     options = ("-f", str(path), "--rps", "100", "--errors", "1%", "--times", "3")
     title = sundog("experiment", "power", *options, "--runs", "10", "--alpha", "0.1").out.splitlines()[0]
     assert ", alpha 0.1 (0.0333 for harm), " in title
-    found = told(sundog, *options)
-    alone = told(sundog, "-f", str(manifest(rollout={"steps": [{"weight": 50}]})), *options[2:])
+    found = estimate(sundog, *options)
+    alone = estimate(sundog, "-f", str(manifest(rollout={"steps": [{"weight": 50}]})), *options[2:])
     assert (found["harmShares"], "harmShares" in alone) == (3, False)
     assert found["candidates"][0]["events"] > alone["candidates"][0]["events"]
 
@@ -210,7 +210,7 @@ def test_the_last_gate_asks_for_the_weight_that_follows_it(sundog: Any, manifest
     alone = {"steps": [{"weight": 10}], "guardrails": [{"metric": "errorRate"}]}
     before_another = {**alone, "steps": [*alone["steps"], {"weight": 20, "gate": "manual"}]}
     (all_,), (some,) = (
-        told(sundog, "-f", str(manifest(rollout=rollout)), *options)["candidates"]
+        estimate(sundog, "-f", str(manifest(rollout=rollout)), *options)["candidates"]
         for rollout in (alone, before_another)
     )
     assert some["requests"] < 0.7 * all_["requests"]
@@ -219,7 +219,7 @@ def test_the_last_gate_asks_for_the_weight_that_follows_it(sundog: Any, manifest
 def test_a_gate_that_will_hardly_pass_in_time_is_warned_of(sundog: Any) -> None:
     options = ("experiment", "power", "--rps", "1", "--errors", "0%", "--runs", "10")
     slow = sundog(*options, "--max-duration", "5m")
-    assert "likelihood of 0% only" in slow.err
+    assert "likelihood of only 0%" in slow.err
     assert "here pause" in slow.err
     assert sundog(*options, "--max-duration", "2h").err.strip() == ""
 
@@ -228,7 +228,7 @@ def test_a_gate_that_will_hardly_pass_in_time_is_warned_of(sundog: Any) -> None:
     ("option", "value", "problem"),
     [
         ("--max-duration", "soon", "'soon' is not a duration such as 30s"),
-        ("--max-duration", "0s", "'0s' is no time at all"),
+        ("--max-duration", "0s", "'0s': expected a duration above 0"),
         ("--weight", "100", "100 is not in the range 1<=x<=99"),
         ("--floor", "1", "'1' is not a percentage from 0% to below 100%"),
         ("--alpha", "0", "0.0 is not in the range 0<x<=0.5"),
@@ -240,10 +240,10 @@ def test_numbers_that_make_no_sense_are_refused(sundog: Any, option: str, value:
     assert problem in done.err
 
 
-def test_what_cannot_be_simulated_is_told(sundog: Any, manifest: Any) -> None:
+def test_what_cannot_be_simulated_is_shown(sundog: Any, manifest: Any) -> None:
     path = manifest(rollout={"steps": [{"weight": 50, "gate": "manual"}]})
     done = sundog("experiment", "power", "-f", str(path), "--rps", "1", "--errors", "1%")
-    assert (done.code, "no step that is gated by evidence" in done.err) == (1, True)
+    assert (done.code, "no step with an evidence gate" in done.err) == (1, True)
 
 
 def test_what_is_decided_for_certain_leaves_nothing_undecided() -> None:

@@ -26,7 +26,7 @@ from waiting import PATIENCE_S
 
 @dataclass
 class Endpoint:
-    """Doubles the inputs; refuses what is no list; never answers `wait`; answers `stream` and its like in their form."""
+    """An endpoint that doubles the inputs, refuses other types than lists, never responds to `wait`, and streams for `stream`."""
 
     url: str = ""
     certificate: Certificate | None = None
@@ -82,7 +82,7 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoin
     async def serve() -> None:
         app = web.Application()
         app.router.add_post("/digits", made.answer)
-        # As an API server: the object, and the way to its Service.
+        # An API server with the object and the proxy to its Service.
         app.router.add_get(f"{OBJECTS}/modeldeployments/digits", made.stored)
         app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services/http:digits:http/proxy/digits/", made.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -112,7 +112,7 @@ def server_context(certificate: Certificate, folder: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def digits(on_server: Any, server: Any, manifest: Any, endpoint: Endpoint) -> Any:
-    """A ModelDeployment whose status names the endpoint."""
+    """Store a ModelDeployment whose status names the endpoint."""
     on_server("apply", "-f", str(manifest()))
 
     async def publish(cluster: Any) -> None:
@@ -165,7 +165,7 @@ TAKEN = ("PortTaken", "port 8080, on which the haproxy of this edge listens, is 
 
 
 def edge_pod(server: Any, stopped: dict[str, tuple[str, str]]) -> None:
-    """The edge of an instance, with why parts of it do not run."""
+    """Return the edge pod of an instance, with the reasons why its parts do not run."""
 
     async def publish(cluster: Any) -> None:
         metadata = {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": objects.EDGE_SELECTOR}
@@ -203,7 +203,7 @@ def test_an_answer_that_is_cut_off_is_no_success(digits: Any, endpoint: Endpoint
     assert (done.code, done.out) == (ExitCode.REFUSED, '{"token":"a"}\n'), (
         "the endpoint was reached: the prediction failed"
     )
-    assert done.err.startswith(f"error: {endpoint.url}: the answer was cut off")
+    assert done.err.startswith(f"error: {endpoint.url}: the response is incomplete")
 
 
 def test_bytes_are_for_files_and_pipes(digits: Any) -> None:
@@ -225,7 +225,7 @@ def test_a_certificate_is_checked_for_the_name_of_the_service(digits: Any, endpo
     refused = digits("predict", "digits", "-d", "[1]")
     assert refused.code == ExitCode.UNREACHABLE
     assert "its certificate is not trusted (" in refused.err
-    assert refused.err.endswith("give --cacert FILE, or --insecure\n")
+    assert refused.err.endswith("Give --cacert FILE, or --insecure\n")
     assert digits("predict", "digits", "-d", "[1]", "--insecure").code == 0
     trusted = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "tls.crt"))
     assert (trusted.code, trusted.out) == (0, '{"outputs":[2]}\n')
@@ -238,14 +238,17 @@ def test_a_certificate_for_another_name_is_refused(digits: Any, endpoint: Endpoi
     assert "digits.vision.svc" in done.err
     (tmp_path / "junk.pem").write_text("no certificate")
     junk = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "junk.pem"))
-    assert (junk.code, junk.err) == (ExitCode.REFUSED, f"error: --cacert {tmp_path}/junk.pem: holds no certificates\n")
+    assert (junk.code, junk.err) == (
+        ExitCode.REFUSED,
+        f"error: --cacert {tmp_path}/junk.pem: the file holds no certificates\n",
+    )
 
 
 def test_a_key_that_no_header_can_hold_is_not_shown(digits: Any, endpoint: Endpoint) -> None:
     for key in ("s3cret\r", "s3\ncret", "s3cret\udcff"):
         done = digits("predict", "digits", "-d", "[1]", "--api-key", key)
         assert (done.code, done.out) == (ExitCode.USAGE, "")
-        assert done.err.startswith("error: the API key holds a character that no header can, such as the end of a line")
+        assert done.err.startswith("error: the API key has a character that no header may have, such as a line end")
         assert "cret" not in done.err
     assert endpoint.seen == []
 
@@ -287,7 +290,7 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["-d", "[1"], ExitCode.REFUSED, "error: the data is not JSON: "),
         ([], ExitCode.USAGE, "error: give either --data or -f"),
@@ -295,17 +298,17 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
         (
             ["-d", "1", "-H", "a: b\r\nc: d"],
             ExitCode.USAGE,
-            r"error: --header 'a: b\r\nc: d' holds a character that no header can",
+            r"error: --header 'a: b\r\nc: d' has a character that no header may have",
         ),
         (
             ["-d", "1", "-H", "a: b\x7f"],
             ExitCode.USAGE,
-            r"error: --header 'a: b\x7f' holds a character that no header can",
+            r"error: --header 'a: b\x7f' has a character that no header may have",
         ),
         (
             ["-d", "1", "-H", "a: \udcff"],
             ExitCode.USAGE,
-            r"error: --header 'a: \udcff' holds a character that no header can",
+            r"error: --header 'a: \udcff' has a character that no header may have",
         ),
         (["-d", "1", "-H", "a\r\nb: c"], ExitCode.USAGE, r"error: --header 'a\r\nb: c' is not NAME:VALUE"),
         (["-d", "1", "-H", "a b: c"], ExitCode.USAGE, "error: --header 'a b: c' is not NAME:VALUE"),
@@ -323,7 +326,7 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
             (
                 ["-d", "1", "--url", url],
                 ExitCode.USAGE,
-                f"error: --url {url!r} is not an address such as http://HOST:PORT",
+                f"error: --url {url!r}: expected an address such as http://HOST:PORT",
             )
             for url in (
                 "nonsense",
@@ -342,13 +345,13 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
             )
         ),
         (["-d", "1", "--url", "HTTP://[::1]:1/x"], ExitCode.UNREACHABLE, "error: HTTP://[::1]:1/x: cannot be reached"),
-        (["-d", '"wait"', "--timeout", "0.2"], ExitCode.TIMEOUT, "no answer within 0.2 s"),
+        (["-d", '"wait"', "--timeout", "0.2"], ExitCode.TIMEOUT, "no response within 0.2 s"),
     ],
 )
-def test_mistakes_have_their_codes(digits: Any, arguments: list[str], code: ExitCode, told: str) -> None:
+def test_mistakes_have_their_codes(digits: Any, arguments: list[str], code: ExitCode, message: str) -> None:
     done = digits("predict", "digits", *arguments)
     assert done.code == code
-    assert told in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -357,5 +360,5 @@ def test_without_an_endpoint_it_says_where_to_look(on_server: Any, manifest: Any
     done = on_server("predict", "digits", "-d", "1")
     assert done.code == ExitCode.REFUSED
     assert done.err == (
-        "error: ModelDeployment vision/digits has no endpoint yet: `sundog describe digits` tells why\n"
+        "error: ModelDeployment vision/digits has no endpoint yet. `sundog describe digits` shows why\n"
     )

@@ -1,4 +1,4 @@
-"""`sundog experiment report`: which rollout is meant, and where it is told."""
+"""`sundog experiment report`: the choice of the rollout, and the outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from sundog_operator.shell.exit_codes import ExitCode
 
 @pytest.fixture
 def rolling(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 2 was aborted, and revision 3 is at 25 %."""
+    """Abort revision 2, and roll out revision 3 to 25 %."""
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     for number in (2, 3):
@@ -33,7 +33,7 @@ def test_by_the_name_of_an_experiment_and_of_a_model_deployment(rolling: Any) ->
     ended = report(rolling, "digits-r2").out.splitlines()
     assert ended[:3] == [
         "Rollout vision/digits-r2",
-        "Ended without a verdict of evidence: Superseded",
+        "Ended without a verdict on evidence: Superseded",
         "Superseded: revision 3 is wanted now",
     ]
 
@@ -46,7 +46,7 @@ def test_of_one_that_has_no_rollout_under_way_the_newest(rolling: Any, server: A
         return (await cluster.status()).get("experiment", "") == ""
 
     server.until(ended, "the end")
-    assert report(rolling, "digits").out.startswith("Rollout vision/digits-r3\nEnded without a verdict of evidence: A")
+    assert report(rolling, "digits").out.startswith("Rollout vision/digits-r3\nEnded without a verdict on evidence: A")
 
 
 def test_a_page_is_written_where_it_is_asked_for(rolling: Any, tmp_path: Path) -> None:
@@ -58,16 +58,16 @@ def test_a_page_is_written_where_it_is_asked_for(rolling: Any, tmp_path: Path) -
 
 
 def test_its_numbers_are_printed_as_json(rolling: Any) -> None:
-    told = report(rolling, "digits", "-o", "json").json
-    assert told["title"] == "vision/digits-r3"
-    assert [each["name"] for each in told["arms"]] == ["stable", "canary"]
-    assert not any("_" in key for key in told)
+    document = report(rolling, "digits", "-o", "json").json
+    assert document["title"] == "vision/digits-r3"
+    assert [each["name"] for each in document["arms"]] == ["stable", "canary"]
+    assert not any("_" in key for key in document)
 
 
 @pytest.mark.parametrize(
     ("file", "code", "problem"),
     [
-        ("report.json", ExitCode.USAGE, "report.json does not end with .html"),
+        ("report.json", ExitCode.USAGE, "report.json: expected a file that ends with .html"),
         ("nowhere/report.html", ExitCode.REFUSED, "nowhere/report.html: cannot be written: No such file or directory"),
     ],
 )
@@ -80,15 +80,15 @@ def test_a_page_that_cannot_be_written_is_one_line(
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_is_not_there_is_told_by_name(on_server: Any, server: Any, manifest: Any) -> None:
+def test_what_is_not_there_is_shown_by_name(on_server: Any, server: Any, manifest: Any) -> None:
     done = report(on_server, "nothing")
     assert (done.code, done.err) == (
         ExitCode.NOT_FOUND,
-        "error: there is neither an Experiment nor a ModelDeployment vision/nothing\n",
+        "error: no Experiment and no ModelDeployment is named vision/nothing\n",
     )
     on_server("apply", "-f", str(manifest()))
     done = report(on_server, "digits")
     assert (done.code, done.err) == (
         ExitCode.NOT_FOUND,
-        "error: ModelDeployment vision/digits has had no rollout: there is nothing to report\n",
+        "error: ModelDeployment vision/digits has had no rollout yet\n",
     )

@@ -1,4 +1,4 @@
-"""Which API server is chosen, and what is said when there is none."""
+"""The choice of the API server, and the errors without one."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def kubeconfig(path: Path, namespace: str = "") -> Path:
 
 @contextlib.contextmanager
 def instance(where: Path) -> Iterator[StateDirectory]:
-    """An instance that runs, as far as anybody can tell."""
+    """Return the state directory of an instance that seems to run."""
     state = state_dir_paths.prepare_state_dir(where)
     kubeconfig(state.path / state_dir_paths.KUBECONFIG_FILE, "local")
     with state.hold():
@@ -60,7 +60,7 @@ def test_a_running_instance_comes_before_the_cluster_and_says_so(tmp_path: Path,
         found = resolve_target(ServerSelection(), environment)
         assert found.kubeconfig == state.path / "kubeconfig"
         assert found.namespace == "local"
-        assert found.note == f"using the local instance in {where}; --kubeconfig chooses a cluster"
+        assert found.note == f"using the local instance in {where}; use --kubeconfig for a cluster"
         assert resolve_target(ServerSelection(context="here"), environment).kubeconfig == cluster
         assert resolve_target(ServerSelection(plugin=True), environment).kubeconfig == cluster
         assert resolve_target(ServerSelection(plugin=True), environment).note == ""
@@ -84,7 +84,7 @@ def test_a_named_instance_that_has_ended_never_falls_through_to_a_cluster(
         environment["SUNDOG_STATE_DIR"] = str(state_dir)
     with instance(state_dir) as state:
         assert resolve_target(selection, environment).kubeconfig == state.path / "kubeconfig"
-    with pytest.raises(CommandFailed, match=f"no local instance runs in {state_dir}: start one") as caught:
+    with pytest.raises(CommandFailed, match=f"no local instance runs in {state_dir}. Start one") as caught:
         resolve_target(selection, environment)
     assert caught.value.exit_code == ExitCode.UNREACHABLE
 
@@ -126,10 +126,10 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
 
 @pytest.mark.parametrize("verb", ["plan", "apply"])
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [1", "line 1: expected ',' or ']', but got '<stream end>'"),
-        (f"{MANIFEST}---\n{SECRET}---\n5", "a document is a int, expected an object with apiVersion and kind"),
+        (f"{MANIFEST}---\n{SECRET}---\n5", "document is a int; expected an object with apiVersion and kind"),
         (
             MANIFEST.replace("{model:", "{replicas: many, model:"),
             'ModelDeployment default/tiny: spec.replicas: "many" is a string, not an integer',
@@ -137,24 +137,24 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
         (MANIFEST.replace("{model:", "{modle: 1, model:"), "ModelDeployment default/tiny: spec.modle: unknown field"),
     ],
 )
-def test_a_broken_manifest_is_told_without_a_server(
-    sundog: Any, tmp_path: Path, verb: str, text: str, told: str
+def test_a_broken_manifest_is_shown_without_a_server(
+    sundog: Any, tmp_path: Path, verb: str, text: str, message: str
 ) -> None:
     (tmp_path / "a.yaml").write_text(text)
     done = sundog(verb, "-f", str(tmp_path / "a.yaml"))
     assert (done.code, done.out) == (ExitCode.REFUSED, "")
     mistake, server = done.err.splitlines()
-    assert mistake.startswith(f"error: {tmp_path}/a.yaml: {told}")
+    assert mistake.startswith(f"error: {tmp_path}/a.yaml: {message}")
     assert server.startswith("error: no API server")
 
 
-def test_what_an_apply_does_not_validate_is_not_told_without_a_server(sundog: Any, tmp_path: Path) -> None:
+def test_what_an_apply_does_not_validate_is_not_shown_without_a_server(sundog: Any, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(MANIFEST.replace("{model:", "{modle: 1, model:"))
     done = sundog("apply", "--no-validate", "-f", str(tmp_path / "a.yaml"))
     assert (done.code, done.err.startswith("error: no API server")) == (ExitCode.UNREACHABLE, True)
 
 
-def test_of_a_delete_what_cannot_be_read_is_told_without_a_server(sundog: Any, tmp_path: Path) -> None:
+def test_of_a_delete_what_cannot_be_read_is_shown_without_a_server(sundog: Any, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: [1")
     done = sundog("delete", "-f", str(tmp_path / "a.yaml"))
     assert (done.code, len(done.err.splitlines())) == (ExitCode.REFUSED, 2)
@@ -191,7 +191,7 @@ def test_a_server_that_does_not_answer_is_code_4(sundog: Any, server: Any) -> No
     assert len(done.err.splitlines()) == 1
 
 
-def test_verbose_tells_which_server(on_server: Any, server: Any) -> None:
+def test_verbose_shows_which_server(on_server: Any, server: Any) -> None:
     assert on_server("get", "-v").err.splitlines()[0] == f"using kubeconfig {server.kubeconfig}, namespace vision"
 
 

@@ -1,4 +1,4 @@
-"""`sundog experiment simulate`: what evidence will have to say."""
+"""`sundog experiment simulate` of rollouts."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ QUICK = ("--runs", "20", "--hours", "2")
 
 
 def simulated(sundog: Any, *options: str) -> dict[float, dict[str, Any]]:
-    """Each candidate by its number of times."""
+    """Return each candidate by its multiple of stable's error rate."""
     done = sundog("experiment", "simulate", *options, *QUICK, "-o", "json")
     assert done.code == 0, done.err
     return {each["times"]: each for each in json.loads(done.out)["candidates"]}
@@ -55,11 +55,11 @@ def test_times_are_those_of_gates_and_a_bake_comes_after_them(sundog: Any, tmp_p
     options = ("--rps", "100", "--errors", "1%", "--times", "1")
     found = simulated(sundog, "-f", baked, *options)
     assert found == simulated(sundog, "-f", manifest(tmp_path, alike), *options)
-    told = sundog(
+    result = sundog(
         "experiment", "simulate", "-f", manifest(tmp_path, {**alike, "bake": {"duration": "2h"}}), *options, *QUICK
     )
-    assert told.out.splitlines()[0].startswith("50 % → 99 % → 100 %")
-    assert "at most; until the gates have opened, before the bake of 2h" in " ".join(told.out.split())
+    assert result.out.splitlines()[0].startswith("50 % → 99 % → 100 %")
+    assert "; times end when the gates pass, before the bake of 2h" in " ".join(result.out.split())
 
 
 def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:
 def test_steps_are_those_of_the_replicas_that_the_manifest_asks_for(
     sundog: Any, tmp_path: Path, replicas: int, steps: list[int]
 ) -> None:
-    """Where latencies are compared, loads that are not alike take another step."""
+    """With a latency guardrail, different loads need another step."""
     path = manifest(tmp_path, {"steps": [{"weight": 25}]}, replicas=replicas)
     options = ("--rps", "20", "--errors", "1%", "--times", "1", *QUICK, "-o", "json")
     assert json.loads(sundog("experiment", "simulate", "-f", path, *options).out)["steps"] == steps
@@ -93,16 +93,19 @@ def test_a_gate_asks_for_the_weight_that_follows_it_whatever_gates_that(sundog: 
 @pytest.mark.parametrize(
     ("rollout", "problem"),
     [
-        ({"steps": [{"weight": 50, "gate": "manual"}]}, "spec.rollout has no step that is gated by evidence"),
+        ({"steps": [{"weight": 50, "gate": "manual"}]}, "spec.rollout has no step with an evidence gate"),
         ({"guardrails": [{"metric": "latencyP99"}]}, "spec.rollout.guardrails has no errorRate"),
-        ({"strategy": "recreate"}, "spec.rollout.strategy is recreate; canary alone has steps to simulate"),
+        (
+            {"strategy": "recreate"},
+            "spec.rollout.strategy: found recreate; expected canary, which has steps to simulate",
+        ),
         (
             {"steps": [{"weight": 500}]},
             "digits.yaml: ModelDeployment default/digits is invalid: spec.rollout.steps[0].weight: 500 is not between 1 and 100",
         ),
     ],
 )
-def test_what_cannot_be_simulated_is_told(sundog: Any, tmp_path: Path, rollout: dict[str, Any], problem: str) -> None:
+def test_what_cannot_be_simulated_is_shown(sundog: Any, tmp_path: Path, rollout: dict[str, Any], problem: str) -> None:
     done = sundog("experiment", "simulate", "-f", manifest(tmp_path, rollout), "--rps", "1", "--errors", "1%")
     assert done.code == 1
     assert problem in done.err

@@ -1,4 +1,4 @@
-"""The verbs that steer rollouts, against the real planner."""
+"""The commands that control rollouts, with the real planner."""
 
 import itertools
 import json
@@ -15,13 +15,13 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
-from sundog_operator.shell.verbs.get import find
+from sundog_operator.shell.verbs.get import get_object
 from sundog_operator.shell.verbs.rollout_commands import find_previous_revision, find_revision_to_retry
 
 
 @pytest.fixture
 def canary(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Revision 1 serves, revision 2 has 25 %."""
+    """Let revision 1 serve, and revision 2 have 25 %."""
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     on_server("apply", "-f", str(manifest("file:///models/v2")))
@@ -36,7 +36,7 @@ def test_promote_walks_the_steps_of_the_candidate(canary: Any, server: Any) -> N
     server.serve_revision(2)
 
 
-def test_a_command_that_nobody_has_handled_yet_is_not_overwritten(canary: Any, server: Any) -> None:
+def test_a_command_that_is_not_handled_yet_is_not_overwritten(canary: Any, server: Any) -> None:
     server.operator.clear()
     assert canary("promote", "digits", "--no-wait").code == 0
     done = canary("abort", "digits", "--no-wait")
@@ -50,18 +50,18 @@ THEIRS = "abort revision=2 id=theirs"
 
 @pytest.fixture
 def written_after_reading(monkeypatch: pytest.MonkeyPatch, server: Any) -> Callable[..., None]:
-    """Let somebody annotate the object when a verb has just read it, the given time that it does."""
+    """Annotate the object right after a command has read it for the given time."""
 
     def arrange(time: int, **annotations: str) -> None:
         times = itertools.count(1)
 
         async def read(of: Any, ref: Ref) -> Object:
-            obj = await find(of, ref)
+            obj = await get_object(of, ref)
             if next(times) == time:
                 server.do(lambda cluster: cluster.kube.annotate(ref, annotations))
             return obj
 
-        monkeypatch.setattr("sundog_operator.shell.verbs.rollout_commands.find", read)
+        monkeypatch.setattr("sundog_operator.shell.verbs.rollout_commands.get_object", read)
 
     return arrange
 
@@ -76,7 +76,7 @@ def test_of_two_commands_at_once_the_first_stays(canary: Any, server: Any, writt
     written_after_reading(1, **{COMMAND: THEIRS})
     done = canary("pause", "digits", "--no-wait")
     assert done.code == ExitCode.REFUSED
-    assert f"the command {THEIRS!r} is not handled yet: try again in a moment" in done.err
+    assert f"the command {THEIRS!r} is not handled yet. Try again later" in done.err
     assert annotations(server) == {COMMAND: THEIRS}
 
 
@@ -88,12 +88,12 @@ def test_what_else_is_written_meanwhile_keeps_no_command_back(
     assert annotations(server)["other"] == "written"
 
 
-def test_whose_command_is_overwritten_is_told_by_what(canary: Any, server: Any, written_after_reading: Any) -> None:
+def test_whose_command_is_overwritten_is_shown_by_what(canary: Any, server: Any, written_after_reading: Any) -> None:
     server.operator.clear()
     written_after_reading(2, **{COMMAND: THEIRS})
     done = canary("pause", "digits")
     assert done.code == ExitCode.REFUSED
-    assert f"was overwritten before anybody told what became of it; the annotation is {THEIRS!r}" in done.err
+    assert f"was overwritten before its result was known; the annotation is {THEIRS!r}" in done.err
 
 
 def test_skip_leads_to_the_next_step_and_to_no_promotion(canary: Any, server: Any) -> None:
@@ -133,15 +133,13 @@ def test_pause_and_resume(canary: Any, server: Any) -> None:
 def test_abort_and_retry(canary: Any, server: Any) -> None:
     assert canary("abort", "digits").code == 0
     server.serve_revision(1)
-    assert canary("abort", "digits").err == (
-        "error: ModelDeployment vision/digits: no rollout is under way, there is nothing to abort\n"
-    )
+    assert canary("abort", "digits").err == ("error: ModelDeployment vision/digits: no rollout to abort\n")
     assert canary("retry", "digits").out == "digits: retry revision 2 accepted\n"
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 % again")
 
 
 def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: Any, manifest: Any) -> None:
-    # Revision 2 is aborted and 3 promoted: it is 1 that served before 3.
+    # Revision 2 is aborted and 3 promoted: revision 1 served before 3.
     assert canary("abort", "digits").code == 0
     server.serve_revision(1)
     canary("apply", "-f", str(manifest("file:///models/v3")))
@@ -158,9 +156,9 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
 
 
 @pytest.mark.parametrize(
-    ("verb", "problem"), [("retry", "there is nothing to retry"), ("rollback", "no revision before 1 ever served")]
+    ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision before 1 ever served")]
 )
-def test_what_there_is_nothing_for_is_told_with_the_object(
+def test_what_there_is_nothing_for_is_shown_with_the_object(
     on_server: Any, server: Any, manifest: Any, verb: str, problem: str
 ) -> None:
     on_server("apply", "-f", str(manifest()))
@@ -171,7 +169,7 @@ def test_what_there_is_nothing_for_is_told_with_the_object(
     assert problem in done.err
 
 
-def test_who_stops_an_experiment_by_its_own_name_is_told_whose_it_is(canary: Any, tmp_path: Path) -> None:
+def test_who_stops_an_experiment_by_its_own_name_is_shown_whose_it_is(canary: Any, tmp_path: Path) -> None:
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
     path = tmp_path / "wide.yaml"
     path.write_text(json.dumps({**head, "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}]}}))
@@ -179,7 +177,7 @@ def test_who_stops_an_experiment_by_its_own_name_is_told_whose_it_is(canary: Any
     done = canary("stop", "wide")
     assert done.code == ExitCode.NOT_FOUND
     assert done.err == (
-        f"error: ModelDeployment {NAMESPACE}/wide does not exist; Experiment wide is one of digits: `sundog stop digits`\n"
+        f"error: ModelDeployment {NAMESPACE}/wide does not exist. Experiment wide runs on digits: use `sundog stop digits`\n"
     )
     assert canary("stop", "narrow").err == f"error: ModelDeployment {NAMESPACE}/narrow does not exist\n"
 
@@ -192,7 +190,7 @@ def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any)
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
+def test_what_becomes_of_a_command_is_shown_where_the_api_server_goes_away(
     canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.operator.clear()
@@ -213,9 +211,9 @@ def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
     monkeypatch.setattr(KubernetesClient, "annotate", writes)
     done = canary("abort", "digits")
     assert done.code == ExitCode.UNREACHABLE
-    begin = f"error: ModelDeployment {NAMESPACE}/digits: abort revision 2 is kept as "
+    begin = f"error: ModelDeployment {NAMESPACE}/digits: abort revision 2 is stored as "
     assert done.err.startswith(begin)
-    assert ", and handled when an operator runs (ModelDeployment" in done.err
+    assert "; an operator handles it when it runs (ModelDeployment" in done.err
 
     async def is_gone(*_what: Any, **_how: Any) -> Object:
         raise DependencyError("the API server does not answer")
@@ -225,7 +223,7 @@ def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
     server.do(lambda cluster: cluster.kube.annotate(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits"), {COMMAND: None}))
     done = canary("abort", "digits")
     assert done.code == ExitCode.UNREACHABLE
-    assert "whether the API server has taken the command is not known: `sundog describe` shows it" in done.err
+    assert "the API server may have stored the command; `sundog describe` shows it" in done.err
 
 
 def test_no_wait_writes_the_annotation_and_returns(canary: Any, server: Any) -> None:
@@ -254,8 +252,8 @@ def _status(stable: int | None, candidate: int | None = None, held: int | None =
         (_status(3), [1, 2, 3], set(), 2),
         (_status(3), [1, 2, 3], {2}, 1),
         (_status(3, candidate=4), [1, 3, 4], set(), 3),
-        (_status(1), [1, 2], {2}, "no revision before 1 ever served; choose one with --to. The history: 1, 2"),
-        (_status(None), [1], set(), "nothing serves yet"),
+        (_status(1), [1, 2], {2}, "no revision before 1 ever served. Choose one with --to; the history has 1, 2"),
+        (_status(None), [1], set(), "no revision serves yet"),
     ],
 )
 def test_which_revision_a_rollback_goes_to(
@@ -272,5 +270,5 @@ def test_which_revision_a_rollback_goes_to(
 def test_which_revision_is_retried() -> None:
     assert find_revision_to_retry(_status(1, candidate=2)) == 2
     assert find_revision_to_retry(_status(1, held=2)) == 2
-    with pytest.raises(CommandFailed, match="there is nothing to retry"):
+    with pytest.raises(CommandFailed, match="nothing to retry"):
         find_revision_to_retry(_status(1))

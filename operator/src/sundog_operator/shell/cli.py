@@ -1,4 +1,4 @@
-"""The command `sundog`. Every verb is imported when it is used, so that the command starts fast."""
+"""The command `sundog`. It imports a verb only when the verb runs, so it starts fast."""
 
 import errno
 import importlib
@@ -14,42 +14,47 @@ from sundog_operator.shell.exit_codes import EXIT_CODE_MEANINGS, CommandFailed, 
 
 DEBUG_VARIABLE: Final = "SUNDOG_DEBUG"
 PLUGIN_NAME: Final = "kubectl sundog"
-"""What the command calls itself as kubectl's plugin."""
+"""Name of the command when it runs as a plugin of kubectl."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _PACKAGE: Final = "sundog_operator.shell"
 
 
 ENTRY_POINT_GROUP: Final = "sundog.commands"
-"""The entry points of commands that other packages bring: the operator imports none of them."""
+"""Entry points of commands that other packages provide. The operator imports none of those packages."""
 
 
 class CommandEntry(NamedTuple):
-    """Where a command is, and its line in the overview. Without a place, another package brings it: see `GROUP`."""
+    """A command's import path and its line in the overview.
 
-    place: str
+    The path is relative to this package. It is empty for a command of another package: see `ENTRY_POINT_GROUP`.
+    """
+
+    import_path: str
     help: str
 
 
 COMMANDS: Final[dict[str, CommandEntry]] = {
-    "apply": CommandEntry("verbs.apply:apply", "Create or change what manifests describe."),
+    "apply": CommandEntry("verbs.apply:apply", "Create or update the objects of manifests."),
     "get": CommandEntry("verbs.get:get", "List ModelDeployments or Experiments."),
-    "describe": CommandEntry("verbs.describe:describe", "Tell all about one, and what it waits for."),
-    "logs": CommandEntry("verbs.logs:logs", "Print what the replicas of a model log."),
+    "describe": CommandEntry("verbs.describe:describe", "Show one object in full, and what it waits for."),
+    "logs": CommandEntry("verbs.logs:logs", "Print the logs of a model's replicas."),
     "delete": CommandEntry("verbs.delete:delete", "Delete ModelDeployments or Experiments."),
-    "plan": CommandEntry("verbs.plan:plan", "Tell what applying manifests would do, and why."),
-    "experiment": CommandEntry("verbs.experiment:experiment", "Look ahead at what evidence will say, or report it."),
+    "plan": CommandEntry("verbs.plan:plan", "Show what an apply would change, and why."),
+    "experiment": CommandEntry(
+        "verbs.experiment:experiment", "Estimate how a rollout or an Experiment ends, or report it."
+    ),
     "predict": CommandEntry("verbs.predict:predict", "Send a request to a model's endpoint."),
     "url": CommandEntry("verbs.url:url", "Print the address of a model's endpoint."),
-    "promote": CommandEntry("verbs.rollout_commands:promote", "Let a rollout pass its current step."),
-    "skip": CommandEntry("verbs.rollout_commands:skip", "Leave out a rollout's current step."),
-    "pause": CommandEntry("verbs.rollout_commands:pause", "Let a rollout stand still."),
-    "resume": CommandEntry("verbs.rollout_commands:resume", "Let a paused rollout go on."),
-    "abort": CommandEntry("verbs.rollout_commands:abort", "End a rollout; all traffic goes back to stable."),
-    "rollback": CommandEntry("verbs.rollout_commands:rollback", "Go back to an earlier revision at once."),
+    "promote": CommandEntry("verbs.rollout_commands:promote", "Promote the current step of a rollout."),
+    "skip": CommandEntry("verbs.rollout_commands:skip", "Skip the current step of a rollout."),
+    "pause": CommandEntry("verbs.rollout_commands:pause", "Pause a rollout."),
+    "resume": CommandEntry("verbs.rollout_commands:resume", "Resume a paused rollout."),
+    "abort": CommandEntry("verbs.rollout_commands:abort", "End a rollout and send all traffic back to stable."),
+    "rollback": CommandEntry("verbs.rollout_commands:rollback", "Roll back to an earlier revision at once."),
     "stop": CommandEntry("verbs.rollout_commands:stop", "End the Experiment that runs on a ModelDeployment."),
-    "retry": CommandEntry("verbs.rollout_commands:retry", "Try a failed, aborted or rolled-back revision again."),
-    "package": CommandEntry("", "Write a model's directory from code and weights, and try it."),
-    "digest": CommandEntry("", "Print the digest of a model's directory or file."),
+    "retry": CommandEntry("verbs.rollout_commands:retry", "Retry a failed, aborted or rolled-back revision."),
+    "package": CommandEntry("", "Create and test a model directory from code and weights."),
+    "digest": CommandEntry("", "Print the digest of a model directory or file."),
     "local": CommandEntry("local.commands:local", "Serve manifests on this machine, without a cluster."),
     "demo": CommandEntry("demo.command:demo", "Show a rollout of two small models on this machine."),
     "doctor": CommandEntry("verbs.doctor:doctor", "Check whether this machine can run local mode."),
@@ -59,50 +64,50 @@ COMMANDS: Final[dict[str, CommandEntry]] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used."""
+    """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """All commands, in the order in which they are shown."""
+        """Return all commands in display order."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import a command. Raises CommandFailed when what it needs is not installed."""
+        """Import a command. Raises CommandFailed when a package that it needs is not installed."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
         try:
-            command = _imported(entry.place) if entry.place else _brought(cmd_name)
+            command = _import_command(entry.import_path) if entry.import_path else _load_entry_point(cmd_name)
         except ModuleNotFoundError as err:
             raise CommandFailed(
-                f"`sundog {cmd_name}` needs {err.name}, which is not installed: pip install 'sundog[local]'"
+                f"`sundog {cmd_name}` needs {err.name}, which is not installed. Run: pip install 'sundog[local]'"
             ) from err
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """The overview, written without importing anything."""
+        """Write the overview without importing any command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """The exit codes."""
+        """Write the exit codes."""
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), meaning) for code, meaning in EXIT_CODE_MEANINGS.items()])
 
 
-def _imported(place: str) -> object:
-    module, _, attribute = place.partition(":")
+def _import_command(import_path: str) -> object:
+    module, _, attribute = import_path.partition(":")
     return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), attribute)
 
 
-def _brought(name: str) -> object:
-    """A command of another package. Raises CommandFailed where none brings it."""
+def _load_entry_point(name: str) -> object:
+    """Import a command of another package. Raises CommandFailed when no installed package provides it."""
     from importlib.metadata import entry_points
 
     found = next(iter(entry_points(group=ENTRY_POINT_GROUP, name=name)), None)
     if found is None:
         raise CommandFailed(
-            f"`sundog {name}` is not part of this installation: pip install --upgrade 'sundog[runtime]'"
+            f"`sundog {name}` is not part of this installation. Run: pip install --upgrade 'sundog[runtime]'"
         )
     return found.load()
 
@@ -122,12 +127,12 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 def root() -> None:
     """Serve PyTorch models on Ray Serve, with canaries, on a cluster or on this machine.
 
-    Verbs talk to the local instance that runs here, else to the cluster of the kubeconfig.
+    Commands use the local instance if one runs on this machine, else the cluster of the kubeconfig.
     """
 
 
 def run(arguments: Sequence[str], program: str = "sundog") -> int:
-    """Run a command line; its exit code. Errors are one line on standard error, unless SUNDOG_DEBUG=1."""
+    """Run a command line and return its exit code. Errors are one line on standard error, unless SUNDOG_DEBUG=1."""
     try:
         code = root.main(list(arguments), prog_name=program, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as err:
@@ -139,7 +144,7 @@ def run(arguments: Sequence[str], program: str = "sundog") -> int:
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has had enough; the interpreter must not complain when it flushes.
+        # The reader of our output closed the pipe. The interpreter would report an error when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except SundogError as err:
@@ -148,8 +153,8 @@ def run(arguments: Sequence[str], program: str = "sundog") -> int:
         if err.errno not in _FULL:
             return _fail_inside(err)
         what = f"{err.filename}: " if err.filename else ""
-        return _fail(err, f"{what}{err.strerror}: free some space, or choose another --state-dir", ExitCode.REFUSED)
-    except Exception as err:  # noqa: BLE001 the last line of defence: no user sees a traceback
+        return _fail(err, f"{what}{err.strerror}. Free some space, or choose another --state-dir", ExitCode.REFUSED)
+    except Exception as err:  # noqa: BLE001 no user sees a traceback
         return _fail_inside(err)
     return int(code) if isinstance(code, int) else ExitCode.OK
 
@@ -157,7 +162,7 @@ def run(arguments: Sequence[str], program: str = "sundog") -> int:
 def _fail_inside(error: Exception) -> int:
     return _fail(
         error,
-        f"in sundog itself: {type(error).__name__}: {one_line(error)} ({DEBUG_VARIABLE}=1 tells more)",
+        f"in sundog itself: {type(error).__name__}: {one_line(error)} ({DEBUG_VARIABLE}=1 shows the traceback)",
         ExitCode.INTERNAL,
     )
 

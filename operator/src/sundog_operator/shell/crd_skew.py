@@ -1,4 +1,4 @@
-"""Compares the CRDs of the cluster with this release, once at the start."""
+"""Compare the CRDs of the cluster with this release, once at the start."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,39 +16,39 @@ _PARTS: Final = ("spec", "status")
 
 
 class SchemaPublisher(Protocol):
-    """Who publishes the schemas of an API group's version, by any names."""
+    """A server that publishes the schemas of an API group's version."""
 
     async def schemas(self, api_version: str) -> Mapping[str, Any]:
-        """Raises DependencyError."""
+        """Return the schemas by arbitrary names. Raises DependencyError."""
 
 
 async def log_crd_skew(server: SchemaPublisher, api_version: str) -> None:
-    """Log which fields the CRDs lack, and which they have beyond this release. Nothing where the API server does not publish them."""
+    """Log the fields that the CRDs lack, and those that this release lacks. Log none if the API server publishes no schemas."""
     try:
         published = await server.schemas(api_version)
     except DependencyError as err:
-        log.debug("the CRDs could not be compared: %s", err)
+        log.debug("CRDs cannot be compared: %s", err)
         return
     for definition in CRD_DEFINITIONS:
         schema = crd_diff.find_served_schema(published, api_version.partition("/")[0], definition.kind)
         if schema is not None:
-            _log(definition, schema)
+            _log_differences(definition, schema)
 
 
-def _log(definition: CrdDefinition, schema: Mapping[str, Any]) -> None:
+def _log_differences(definition: CrdDefinition, schema: Mapping[str, Any]) -> None:
     name = definition.plural
     if lacking := list(_paths(definition, schema, crd_diff.find_missing_fields)):
         log.error(
-            "CRD %s: has no %s; expected the CRD of this release. The API server drops these fields: apply the CRD of this release",
+            "CRD %s: has no %s; expected the CRD of this release. The API server drops these fields. Apply the CRD of this release",
             name,
-            _shown(lacking),
+            _format_paths(lacking),
             extra={"reason": "CRDOlder"},
         )
     if unknown := list(_paths(definition, schema, crd_diff.find_extra_fields)):
         log.warning(
-            "CRD %s: has %s, which this release does not know; it leaves them as they are and does nothing with them",
+            "CRD %s: has %s, which this release does not know; the operator ignores these fields and keeps their values",
             name,
-            _shown(unknown),
+            _format_paths(unknown),
             extra={"reason": "CRDNewer"},
         )
 
@@ -59,7 +59,7 @@ def _paths(definition: CrdDefinition, schema: Mapping[str, Any], compare: Any) -
         yield from compare(properties.get(part) or {}, node.fields[part].node, part)
 
 
-def _shown(paths: Iterable[str]) -> str:
+def _format_paths(paths: Iterable[str]) -> str:
     found = sorted(paths)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(found[:_SHOWN]) + more

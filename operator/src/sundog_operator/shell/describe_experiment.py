@@ -1,4 +1,4 @@
-"""All about one Experiment, for people."""
+"""Describe an Experiment in full."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -35,60 +35,60 @@ from sundog_operator.shell.layout import (
 from sundog_operator.shell.plan_text import checks_section, plan_section, steps_section
 
 ONE_SIDED_NOTE: Final = (
-    "Better and Worse are each found by one side alone, at every look; an interval has both its ends at that level, "
+    "Better and Worse are one-sided verdicts at every evaluation. An interval has both ends at that level, "
     "so it is a little wider and may still contain 1."
 )
 
 
 def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) -> RenderableType:
-    """An Experiment in full."""
+    """Describe an Experiment in full."""
     meta = obj["metadata"]
     status = ExperimentStatus.parse(obj.get("status"))
     return Group(
         title_line(f"Experiment {meta['namespace']}/{meta['name']}"),
         facts_section([("Model", str((obj.get("spec") or {}).get("modelDeployment", "")))]),
-        *rollout(obj, now),
+        *experiment_sections(obj, now),
         *make_section("Conditions", conditions_section(status.conditions, now)),
         *make_section("Events", events_section(events, now)),
     )
 
 
-def rollout(experiment: Object, now: datetime) -> list[RenderableType]:
-    """A rollout or an Experiment: its plan, arms and metrics."""
+def experiment_sections(experiment: Object, now: datetime) -> list[RenderableType]:
+    """Return the plan, arms and metrics of a rollout or an Experiment."""
     status = ExperimentStatus.parse(experiment.get("status"))
-    what = "Rollout" if _is_of_rollout(status) else "Experiment"
-    heading = f"{what} {experiment['metadata']['name']}: {status.phase}"
+    kind = "Rollout" if _is_rollout(status) else "Experiment"
+    heading = f"{kind} {experiment['metadata']['name']}: {status.phase}"
     if status.paused is not None:
         heading += f", paused ({status.paused.reason})"
     if status.giving_back is not None:
-        heading += f", gives its traffic back ({status.giving_back.reason})"
+        heading += f", returns its traffic to stable ({status.giving_back.reason})"
     parts: list[RenderableType] = [Text(), title_line(heading)]
     if status.plan.steps:
         parts.append(steps_section(status))
     if status.arms:
-        parts.append(_arms(status))
+        parts.append(_arms_table(status))
     if (state.is_over(status) or status.verdict.decision == state.PASSED) and status.verdict.reason:
         parts.append(Text(status.verdict.reason))
     if status.plan.notify:
-        parts += make_section("Told to", facts_section(_receivers(status)))
+        parts += make_section("Notifications", facts_section(_receivers(status)))
     if status.plan.guardrails:
         parts += make_section("Plan", facts_section(plan_section(status, now)))
     if status.plan.checks:
-        parts += make_section("Checks of Prometheus", checks_section(status))
-    parts += _beside_weights(status)
+        parts += make_section("Prometheus checks", checks_section(status))
+    parts += _traffic_without_weight(status)
     if status.metrics:
-        parts += make_section(_age_of_evidence(status, now), _metrics(status))
-        parts += [Text(told) for told in _told_beside(status)]
+        parts += make_section(_metrics_title(status, now), _metrics_table(status))
+        parts += [Text(line) for line in _metric_messages(status)]
     return parts
 
 
-def _beside_weights(status: ExperimentStatus) -> list[RenderableType]:
-    """What the candidate got that is in no count of an arm."""
+def _traffic_without_weight(status: ExperimentStatus) -> list[RenderableType]:
+    """Return sections for requests of the candidate that no arm counts: copies and requests by header."""
     parts: list[RenderableType] = []
     if status.shadow is not None:
         parts += make_section("Copies", facts_section(_copies(status.shadow)))
-    if (told := plan_text.describe_header_requests(status)) is not None:
-        parts += make_section("By header", facts_section([(names.CANARY, told)]))
+    if (requests := plan_text.describe_header_requests(status)) is not None:
+        parts += make_section("By header", facts_section([(names.CANARY, requests)]))
     return parts
 
 
@@ -98,84 +98,84 @@ def _copies(shadow: ShadowStatus) -> Iterator[tuple[str, str]]:
         yield "before", each
 
 
-def _is_of_rollout(status: ExperimentStatus) -> bool:
-    """One of a user's own has no steps; before it is frozen nobody can tell, and it has nothing to show."""
+def _is_rollout(status: ExperimentStatus) -> bool:
+    """Report whether a frozen Experiment belongs to a rollout: only rollouts have steps."""
     return status.plan.comparison is None and bool(status.plan.steps)
 
 
 def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
-    """Who is told of it, and how far each of them is."""
-    waiting = {each.receiver: each.notice for each in notifications.pending_notices(status)}
+    """Yield each receiver of notifications with the state of its delivery."""
+    pending = {each.receiver: each.notice for each in notifications.pending_notices(status)}
     deliveries = {each.receiver: each for each in status.deliveries}
     for number, receiver in enumerate(status.plan.notify):
-        notice, delivery = waiting.get(number), deliveries.get(number)
-        told = f"{notice.event} is to be told" if notice is not None else "all was told"
+        notice, delivery = pending.get(number), deliveries.get(number)
+        text = f"{notice.event} is pending" if notice is not None else "all delivered"
         if delivery is not None and delivery.lost:
-            told += f", {delivery.lost} given up"
+            text += f", {delivery.lost} given up"
         if delivery is not None and delivery.problem:
-            told += f": {delivery.problem}"
-        yield webhook_urls.url_origin(receiver.webhook), told
+            text += f": {delivery.problem}"
+        yield webhook_urls.url_origin(receiver.webhook), text
 
 
-def _age_of_evidence(status: ExperimentStatus, now: datetime) -> str:
+def _metrics_title(status: ExperimentStatus, now: datetime) -> str:
     age = f", {ago(status.counted_at, now)} old" if status.counted_at is not None else ""
-    arms = "stable/candidate" if _is_of_rollout(status) else "control/arm"
+    arms = "stable/candidate" if _is_rollout(status) else "control/arm"
     return f"Evidence{' at its end' if state.is_over(status) else age} (events of {arms})"
 
 
-def _metrics(status: ExperimentStatus) -> RenderableType:
+def _metrics_table(status: ExperimentStatus) -> RenderableType:
     table = grid("METRIC", "ROLE", "EVENTS", "RATIO", "INTERVAL", "ALLOWED", "VERDICT", "ETA", header=True)
     for metric in status.metrics:
-        told = metric.name if _is_of_rollout(status) or not metric.arm else f"{metric.arm}: {metric.name}"
-        table.add_row(*map(Text, (told, *_metric(metric, over=state.is_over(status)))))
+        name = metric.name if _is_rollout(status) or not metric.arm else f"{metric.arm}: {metric.name}"
+        table.add_row(*map(Text, (name, *_metric_cells(metric, is_over=state.is_over(status)))))
     return table
 
 
-def _metric(metric: MetricStatus, *, over: bool) -> tuple[str, ...]:
-    judged = metric.role not in ("harm", "success", "secondary")
-    waits = metric.role not in ("harm", SHADOW) and not over and metric.verdict == "Undecided"
+def _metric_cells(metric: MetricStatus, *, is_over: bool) -> tuple[str, ...]:
+    has_limit = metric.role not in ("harm", "success", "secondary")
+    has_eta = metric.role not in ("harm", SHADOW) and not is_over and metric.verdict == "Undecided"
     return (
         metric.role,
         "/".join(map(str, metric.events)),
         "" if metric.ratio is None else f"{metric.ratio:.3g}",
         format_interval(metric),
-        f"{metric.allowed:.3g}" if judged and metric.allowed is not None else "",
+        f"{metric.allowed:.3g}" if has_limit and metric.allowed is not None else "",
         metric.verdict,
-        ("unknown" if metric.eta is None else format_span(metric.eta)) if waits else "",
+        ("unknown" if metric.eta is None else format_span(metric.eta)) if has_eta else "",
     )
 
 
 def format_interval(metric: MetricStatus) -> str:
-    """Both ends, or the lower one where the upper is not known, and that they are of this step alone; empty where neither is."""
-    alone = " in this step" if metric.basis == "ThisStep" else ""
+    """Format an interval, whose upper end may be unknown, and note if it is of this step only; empty without an interval."""
+    basis = " in this step" if metric.basis == "ThisStep" else ""
     match metric.interval:
         case (lower, upper):
-            return f"{lower:.3g}–{upper:.3g}{alone}"
+            return f"{lower:.3g}–{upper:.3g}{basis}"
         case (lower,):
-            return f"{lower:.3g}–{alone}"
+            return f"{lower:.3g}–{basis}"
         case _:
             return ""
 
 
-def _told_beside(status: ExperimentStatus) -> Iterator[str]:
-    """Sentences about metrics that stand in the way, or are not judged, and that are not told as the step's reason or the outcome."""
-    told = (status.step.reason if status.step else "") + status.verdict.reason
+def _metric_messages(status: ExperimentStatus) -> Iterator[str]:
+    """Yield messages of success metrics, undecided guardrails and harm that neither the step nor the verdict repeats."""
+    shown = (status.step.reason if status.step else "") + status.verdict.reason
     for metric in status.metrics:
-        stands = metric.role == "guardrail" and metric.verdict not in ("Passed", "NoData")
-        stands = stands or metric.role == "success"
-        if (stands or metric.verdict == "Harm") and metric.message and metric.message not in told:
+        is_blocking = metric.role == "guardrail" and metric.verdict not in ("Passed", "NoData")
+        is_relevant = is_blocking or metric.role == "success" or metric.verdict == "Harm"
+        if is_relevant and metric.message and metric.message not in shown:
             yield metric.message
-    if side := find_one_sided_note(status.metrics):
-        yield side
+    if note := find_one_sided_note(status.metrics):
+        yield note
 
 
 def find_one_sided_note(metrics: Sequence[MetricStatus]) -> str:
-    """Why an interval that is shown beside `Better` or `Worse` contains 1; empty where none does."""
+    """Return why the interval of a `Better` or `Worse` metric contains 1; empty if none does."""
     ends = ((*each.interval, math.inf)[:2] for each in metrics if each.interval and each.verdict in ("Better", "Worse"))
     return ONE_SIDED_NOTE if any(lower <= 1 <= upper for lower, upper in ends) else ""
 
 
-def _arms(status: ExperimentStatus) -> RenderableType:
+def _arms_table(status: ExperimentStatus) -> RenderableType:
     table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", header=True)
     for arm in status.arms:
         weight = f"{arm.weight:g} %" + (" (dropped)" if arm.dropped else "")

@@ -1,4 +1,4 @@
-"""Exit codes: what they mean, and which one an error stands for."""
+"""Exit codes, their meanings, and the exit code of each error."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -22,18 +22,18 @@ class ExitCode(IntEnum):
 
 EXIT_CODE_MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.OK: "done",
-    ExitCode.REFUSED: "refused or failed: a bad manifest, a rejected command, a failed check or prediction, an answer that was cut off",
+    ExitCode.REFUSED: "refused or failed: an invalid manifest, a rejected command, a failed check or prediction, an incomplete response",
     ExitCode.USAGE: "the command line is wrong",
-    ExitCode.NOT_FOUND: "what was named does not exist",
+    ExitCode.NOT_FOUND: "a named object or file does not exist",
     ExitCode.UNREACHABLE: "the API server or the endpoint cannot be reached",
-    ExitCode.TIMEOUT: "no answer in time",
+    ExitCode.TIMEOUT: "no response in time",
     ExitCode.INTERNAL: "an error in sundog itself",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
 }
 
 
 class CommandFailed(SundogError):
-    """A command ends with one line and an exit code."""
+    """A failed command: one line for the user and an exit code."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.REFUSED) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class CommandFailed(SundogError):
 
 
 def exit_code_of(error: SundogError) -> ExitCode:
-    """The exit code of an error."""
+    """Return the exit code of an error."""
     match error:
         case CommandFailed():
             return error.exit_code
@@ -56,5 +56,5 @@ def exit_code_of(error: SundogError) -> ExitCode:
 
 
 def one_line(text: object) -> str:
-    """A text as one line."""
+    """Return a text as one line."""
     return " ".join(str(text).split())

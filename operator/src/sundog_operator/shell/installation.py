@@ -1,4 +1,4 @@
-"""What the administrator of a cluster has set, for command lines whose user may read it."""
+"""Settings of a cluster's administrator, for users with permission to read them."""
 
 from typing import Final
 
@@ -11,17 +11,18 @@ _FILE: Final = "installation.yaml"
 
 
 async def find_installation(kube: Kubernetes, namespace: str) -> Installation | None:
-    """The installation that looks after a namespace; None where that is not known.
+    """Return the installation that watches a namespace, or None if that is unknown.
 
-    So it is where one may not read it, where none or several look after it, and where one is of a version that has what is not known here.
+    It is unknown without permission to read it, and if no or several installations watch the namespace.
+    It is also unknown if a newer version wrote settings that this one cannot parse.
     """
     try:
         stored = await kube.list(CONFIG_MAP, labels=_OF_THE_CHART)
-        every = [parse_installation(text, _FILE) for text in map(_text, stored) if text]
+        installations = [parse_installation(text, _FILE) for text in map(_text, stored) if text]
     except (DependencyError, InstallationError):
         return None
-    mine = [each for each in every if not each.watch_namespaces or namespace in each.watch_namespaces]
-    return mine[0] if len(mine) == 1 else None
+    watching = [each for each in installations if not each.watch_namespaces or namespace in each.watch_namespaces]
+    return watching[0] if len(watching) == 1 else None
 
 
 def _text(config_map: Object) -> str:

@@ -1,4 +1,4 @@
-"""Logs as JSON, one line each. What a message says is written by us and holds no secret; arguments of exceptions are not added to it."""
+"""Logs as JSON, one object a line. Messages are our own texts without secrets; arguments of exceptions are left out."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ _TRACE_LINES: Final = 12
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per record: time, level, logger, message, and key, reason and duration where the record has them."""
+    """Format a record as one object: time, level, logger, message, and key, reason and duration if it has them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging."""
@@ -29,30 +29,30 @@ class JsonFormatter(logging.Formatter):
         line |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
-            line["where"] = _where(record.exc_info[2])
+            line["where"] = _frames(record.exc_info[2])
         return orjson.dumps(line, default=str).decode()
 
 
-def _where(trace: object) -> list[str]:
-    """The places of a traceback, without the source lines and the values in them."""
+def _frames(trace: object) -> list[str]:
+    """Return the places of a traceback without source lines, which may show values."""
     frames = traceback.extract_tb(trace)[-_TRACE_LINES:]  # type: ignore[arg-type]
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def configure_json_logs(level: str) -> None:
-    """Let this process log so, to standard error: warnings and errors that nobody caught as well."""
+    """Log JSON to standard error from now on, including Python warnings and uncaught errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
-    sys.excepthook = lambda _type, error, _trace: _tell(error)
-    threading.excepthook = lambda args: _tell(args.exc_value, args.thread)
+    sys.excepthook = lambda _type, error, _trace: _log_uncaught(error)
+    threading.excepthook = lambda args: _log_uncaught(args.exc_value, args.thread)
 
 
-def _tell(error: BaseException | None, thread: threading.Thread | None = None) -> None:
-    """What nobody caught is a line like all others."""
-    who = f"thread {thread.name}" if thread else "the process"
+def _log_uncaught(error: BaseException | None, thread: threading.Thread | None = None) -> None:
+    """Log an uncaught error, except Ctrl-C."""
+    where = f"thread {thread.name}" if thread else "the process"
     if error is not None and not isinstance(error, KeyboardInterrupt):
-        log.critical("an error ends %s", who, exc_info=error, extra={"reason": type(error).__name__})
+        log.critical("uncaught error ended %s", where, exc_info=error, extra={"reason": type(error).__name__})

@@ -1,4 +1,4 @@
-"""The kinds by the names that users give them."""
+"""Kinds and object names on the command line."""
 
 from typing import Final
 
@@ -13,14 +13,17 @@ _NAMES: Final = {
 
 
 def parse_kind_and_names(arguments: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
-    """(kind, names) of arguments such as `digits`, `mexp digits-r8` or `modeldeployment/digits`; ModelDeployment unless told."""
+    """Return (kind, names) of arguments such as `digits`, `mexp digits-r8` or `modeldeployment/digits`.
+
+    The default kind is ModelDeployment.
+    """
     if not arguments:
         return MODEL_DEPLOYMENT, ()
     if all("/" in argument for argument in arguments):
         kinds = {argument.partition("/")[0].lower().partition(".")[0] for argument in arguments}
         kind = _NAMES.get(kinds.pop()) if len(kinds) == 1 else None
         if kind is None:
-            raise click.UsageError(f"{arguments[0]!r} is not KIND/NAME with one kind out of {', '.join(_NAMES)}")
+            raise click.UsageError(f"{arguments[0]!r}: expected KIND/NAME with one kind out of {', '.join(_NAMES)}")
         return kind, tuple(argument.partition("/")[2] for argument in arguments)
     kind = _NAMES.get(arguments[0].lower())
     return (MODEL_DEPLOYMENT, arguments) if kind is None else (kind, arguments[1:])

@@ -1,4 +1,4 @@
-"""How sections, facts, conditions and events are laid out."""
+"""Lay out sections, facts, conditions and events for terminals."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -18,17 +18,17 @@ NO_TIME: Final = format_duration(timedelta())
 
 
 def title_line(text: str) -> RenderableType:
-    """A heading."""
+    """Return a heading."""
     return Text(text, style="bold")
 
 
 def make_section(title: str, body: RenderableType | None) -> list[RenderableType]:
-    """A heading and what stands below it; nothing where there is nothing."""
+    """Return a heading with its body; empty without a body."""
     return [] if body is None else [Text(), title_line(title), body]
 
 
 def facts_section(facts: Iterable[tuple[str, str]]) -> RenderableType:
-    """Names and values in two columns."""
+    """Return names and values in two columns."""
     table = grid("", "")
     for name, value in facts:
         table.add_row(Text(name), Text(value))
@@ -36,7 +36,7 @@ def facts_section(facts: Iterable[tuple[str, str]]) -> RenderableType:
 
 
 def grid(*columns: str, header: bool = False) -> Table:
-    """A table without lines."""
+    """Return a table without lines."""
     table = Table(box=None, show_header=header, header_style="", pad_edge=True, padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
         last = index == len(columns) - 1
@@ -45,7 +45,7 @@ def grid(*columns: str, header: bool = False) -> Table:
 
 
 def conditions_section(conditions: Sequence[Condition], now: datetime) -> RenderableType | None:
-    """Conditions as a table; None without any."""
+    """Return conditions as a table; None if there are none."""
     table = grid("TYPE", "STATUS", "SINCE", "REASON", "MESSAGE", header=True)
     for each in conditions:
         table.add_row(
@@ -55,10 +55,12 @@ def conditions_section(conditions: Sequence[Condition], now: datetime) -> Render
 
 
 def events_section(events: Sequence[Object], now: datetime) -> RenderableType | None:
-    """Events as a table, oldest first; None without any."""
+    """Return events as a table, oldest first; None if there are none."""
     table = grid("AGO", "REASON", "NOTE", header=True)
     for event in sorted(events, key=_time_of):
-        table.add_row(*map(Text, (ago(_instant(_time_of(event)), now), event.get("reason", ""), event.get("note", ""))))
+        table.add_row(
+            *map(Text, (ago(_parse_time(_time_of(event)), now), event.get("reason", ""), event.get("note", "")))
+        )
     return table if events else None
 
 
@@ -66,7 +68,7 @@ def _time_of(event: Object) -> str:
     return str(event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
 
 
-def _instant(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
@@ -74,12 +76,12 @@ def _instant(text: str) -> datetime | None:
 
 
 def ago(since: Any, now: datetime) -> str:
-    """How long ago, in one unit."""
+    """Format the time since then in one unit; empty if `since` is no time."""
     return format_span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
 
 
 def format_span(time: timedelta) -> str:
-    """A time for people, in one unit."""
+    """Format a duration in one unit, such as `5m`."""
     seconds = int(time.total_seconds())
     for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * unit:

@@ -1,4 +1,4 @@
-"""Counts of a rollout's arms as its edges have them now: a status is written once a minute, lest it change with each request."""
+"""Current counts of a rollout's arms, read from the edges. The operator writes them to the status only once a minute."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,49 +21,49 @@ from sundog_operator.errors import DependencyError
 from sundog_operator.ports import POD, Object, ref_of
 from sundog_operator.shell.server_connection import ServerConnection
 
-_PATIENCE_S: Final = 2.0
+_TIMEOUT_S: Final = 2.0
 
 
 async def add_live_counts(server: ServerConnection, experiment: Object) -> Object:
-    """An Experiment with requests and errors of its arms as the edges tell them; as it is stored where none can be asked."""
+    """Return an Experiment with the edges' present requests and errors of its arms; unchanged if no edge can be read."""
     status = experiment.get("status") or {}
     if not status.get("arms") or status.get("phase") in (state.CONCLUDED, state.STOPPED):
         return experiment
-    reports = await _reports(server)
+    reports = await _read_edges(server)
     uid = str(experiment["metadata"]["uid"])
     arms = [
-        _counted(arm, request_counts.count_requests_and_errors(uid, str(arm.get("name")), reports))
+        _with_counts(arm, request_counts.count_requests_and_errors(uid, str(arm.get("name")), reports))
         for arm in status["arms"]
     ]
     return {**experiment, "status": {**status, "arms": arms}}
 
 
-def _counted(arm: dict[str, Any], told: tuple[int, int]) -> dict[str, Any]:
-    """An edge that is gone or silent takes back nothing that was counted."""
-    counts = max(arm.get("requests", 0), told[0]), max(arm.get("errors", 0), told[1])
-    return {**arm, "requests": counts[0], "errors": counts[1]}
+def _with_counts(arm: dict[str, Any], counts: tuple[int, int]) -> dict[str, Any]:
+    """Return an arm with the larger of its stored and its present counts: an edge that is gone must not lower them."""
+    requests, errors = counts
+    return {**arm, "requests": max(arm.get("requests", 0), requests), "errors": max(arm.get("errors", 0), errors)}
 
 
-async def _reports(server: ServerConnection) -> Sequence[EdgeReport]:
-    """What the edges of the namespace tell."""
+async def _read_edges(server: ServerConnection) -> Sequence[EdgeReport]:
+    """Read the reports of the namespace's edges."""
     pods = await server.kube.list(POD, server.namespace, objects.EDGE_SELECTOR)
     if server.local:
         async with aiohttp.ClientSession() as session:
             return await HttpEdges(session).read(pods)
-    return await asyncio.gather(*(_by_api_server(server, pod) for pod in pods))
+    return await asyncio.gather(*(_read_edge_through_api_server(server, pod) for pod in pods))
 
 
-async def _by_api_server(server: ServerConnection, pod: Object) -> EdgeReport:
-    """What one edge tells through the API server; without evidence where that may not or cannot be asked."""
-    nothing = EdgeReport(pod["metadata"]["name"], ready=False, terminating=False, evidence=None)
+async def _read_edge_through_api_server(server: ServerConnection, pod: Object) -> EdgeReport:
+    """Read one edge's report through the API server; without evidence if the user lacks permission or the edge fails."""
+    unknown = EdgeReport(pod["metadata"]["name"], ready=False, terminating=False, evidence=None)
     port = find_agent_port(pod)
     if port is None:
-        return nothing
+        return unknown
     try:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             response = await server.kube.get_from_pod(ref_of(pod), port, "/evidence")
             body = await read_body(response, MAX_EVIDENCE_BYTES)
         evidence = parse_evidence(body) if response.status == 200 else None
     except (DependencyError, aiohttp.ClientError, OSError, NoEvidenceError):
-        return nothing
-    return EdgeReport(nothing.pod, ready=True, terminating=False, evidence=evidence)
+        return unknown
+    return EdgeReport(unknown.pod, ready=True, terminating=False, evidence=evidence)

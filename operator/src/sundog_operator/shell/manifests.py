@@ -1,7 +1,7 @@
-"""Reads manifests: YAML files with one document or several, or folders of them.
+"""Read manifests: YAML files with one or more documents, or folders of them.
 
-A `file://` URI in a manifest is absolute, or begins with `file://${MANIFEST_DIR}`, which stands for the folder of the manifest: examples
-then work from any checkout, and no working directory decides what is served.
+A `file://` URI in a manifest is absolute, or begins with `file://${MANIFEST_DIR}`, which stands for the folder of the manifest.
+Examples then work from any checkout and any working directory.
 """
 
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import orjson
 
 from sundog_operator.api import API_VERSION, RESOURCE_TYPES
@@ -26,7 +27,7 @@ _SUFFIXES: Final = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class ManifestObject:
-    """One object of a manifest. `source` names its file for messages; `path` is None for standard input."""
+    """One object of a manifest. `source` names its file in messages; `path` is None for standard input."""
 
     source: str
     path: Path | None
@@ -34,12 +35,12 @@ class ManifestObject:
 
     @property
     def ref(self) -> Ref:
-        """The object's reference."""
+        """Reference of the object."""
         return ref_of(self.object)
 
 
 def is_unchanged(before: Object | None, after: Object) -> bool:
-    """Whether an apply left an object as it was; its status, which others write meanwhile, does not count."""
+    """Report whether an apply left an object unchanged. The status is ignored, because others write it meanwhile."""
     return before is not None and _content(before) == _content(after)
 
 
@@ -50,9 +51,9 @@ def _content(obj: Object) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ManifestProblem:
-    """What is wrong with a file or a document of it.
+    """A problem of a file or of one of its documents.
 
-    `skipped`: an object of a kind that is not served here, which need be no mistake; `name` is then its name.
+    `skipped`: the object's kind is not served here, which need not be a mistake; `name` is then its name.
     """
 
     source: str
@@ -63,12 +64,16 @@ class ManifestProblem:
     def __str__(self) -> str:
         return f"{self.source}: {self.message}"
 
+    def print(self) -> None:
+        """Print the problem on standard error."""
+        click.echo(f"{'skipped' if self.skipped else 'error'}: {self}", err=True)
+
 
 @dataclass(frozen=True, slots=True)
 class ManifestReading:
-    """What was found below a path.
+    """Objects and problems below a path.
 
-    `empty`: files that are there and describe nothing, such as those of comments alone.
+    `empty`: files that exist and describe no object, such as files with comments only.
     """
 
     documents: tuple[ManifestObject, ...]
@@ -76,72 +81,80 @@ class ManifestReading:
     empty: frozenset[Path] = frozenset()
 
     def can_contain(self, path: Path, name: str) -> bool:
-        """Whether a file may describe an object although no document does.
+        """Report whether a file may describe an object although none of the read documents does.
 
-        It, or a folder around it, cannot be read in full; or a document has that name, and perhaps a mistake in its kind.
+        That is so if the file, or a folder around it, cannot be read in full. It is also so if a skipped document
+        has that name: its kind may be misspelt.
         """
-        unsure = {problem.source for problem in self.problems if not problem.skipped}
-        if not unsure.isdisjoint(map(str, (path, *path.parents))):
+        unreadable = {problem.source for problem in self.problems if not problem.skipped}
+        if not unreadable.isdisjoint(map(str, (path, *path.parents))):
             return True
         return any(problem.source == str(path) and problem.name == name for problem in self.problems if problem.skipped)
 
 
-def find_manifest_files(root: Path) -> tuple[list[Path], list[ManifestProblem]]:
-    """The manifests at a path, in order: the file itself, or all `*.yaml` and `*.yml` below the folder, hidden ones left out.
+def has_mistakes(problems: Iterable[ManifestProblem]) -> bool:
+    """Report whether any of these problems is a mistake, not a skipped object."""
+    return any(not problem.skipped for problem in problems)
 
-    With them, the folders that cannot be read.
+
+def find_manifest_files(root: Path) -> tuple[list[Path], list[ManifestProblem]]:
+    """Return (manifests, unreadable folders) at a path.
+
+    The manifests are the file itself, or all `*.yaml` and `*.yml` below the folder in order, except hidden ones.
     """
     if not root.is_dir():
         return ([root] if root.exists() else []), []
     found: list[Path] = []
-    refused: list[OSError] = []
-    for folder, folders, names in os.walk(root, onerror=refused.append):
+    errors: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(folder, name) for name in names if is_manifest(name)]
-    return sorted(found), [ManifestProblem(str(err.filename), err.strerror or "cannot be read") for err in refused]
+    return sorted(found), [ManifestProblem(str(err.filename), err.strerror or "cannot be read") for err in errors]
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a file of that name holds manifests."""
+    """Report whether a file of that name holds manifests."""
     return name.endswith(_SUFFIXES) and not name.startswith(".")
 
 
 def read_manifests(root: Path, namespace: str, *, force_namespace: bool = False) -> ManifestReading:
-    """Read every manifest at a path. An object that two documents describe counts once, as in the first."""
-    paths, refused = find_manifest_files(root)
-    return _gather(
-        ((path, *read_manifest_file(path, namespace, force_namespace=force_namespace)) for path in paths), refused
+    """Read every manifest at a path. If two documents describe an object, the first one counts."""
+    paths, unreadable = find_manifest_files(root)
+    return _merge(
+        ((path, *read_manifest_file(path, namespace, force_namespace=force_namespace)) for path in paths), unreadable
     )
 
 
-def _gather(
-    files: Iterable[tuple[Path, list[ManifestObject], list[ManifestProblem]]], refused: list[ManifestProblem]
+def _merge(
+    files: Iterable[tuple[Path, list[ManifestObject], list[ManifestProblem]]], unreadable: list[ManifestProblem]
 ) -> ManifestReading:
     documents: dict[Ref, ManifestObject] = {}
-    problems = list(refused)
+    problems = list(unreadable)
     empty: set[Path] = set()
-    for path, found, wrong in files:
-        problems += wrong
-        if not found and not wrong:
+    for path, found, found_problems in files:
+        problems += found_problems
+        if not found and not found_problems:
             empty.add(path)
         for document in found:
             first = documents.setdefault(document.ref, document)
             if first is not document:
-                problems.append(ManifestProblem(str(path), f"{document.ref} is in {first.source} too, which counts"))
+                problems.append(ManifestProblem(str(path), f"{document.ref} is also in {first.source}, which counts"))
     return ManifestReading(tuple(documents.values()), tuple(problems), frozenset(empty))
 
 
 def read_manifest_file(
     path: Path, namespace: str, *, force_namespace: bool = False
 ) -> tuple[list[ManifestObject], list[ManifestProblem]]:
-    """The documents of one file, and what is wrong with it. Never raises for what a file holds."""
+    """Return (documents, problems) of one file. Never raises for the content of a file."""
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
-            return [], [ManifestProblem(str(path), f"is larger than {MAX_MANIFEST_BYTES} bytes")]
+            return [], [ManifestProblem(str(path), f"file is larger than {MAX_MANIFEST_BYTES} bytes")]
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:
         return [], [
-            ManifestProblem(str(path), err.strerror or str(err) if isinstance(err, OSError) else "is not UTF-8 text")
+            ManifestProblem(
+                str(path), err.strerror or str(err) if isinstance(err, OSError) else "file is not UTF-8 text"
+            )
         ]
     return parse_manifest(text, str(path), path, namespace, force_namespace=force_namespace)
 
@@ -149,24 +162,24 @@ def read_manifest_file(
 def parse_manifest(
     text: str, source: str, path: Path | None, namespace: str, *, force_namespace: bool = False
 ) -> tuple[list[ManifestObject], list[ManifestProblem]]:
-    """The documents of a text, and what is wrong with it.
+    """Return (documents, problems) of a text.
 
-    `namespace` is that of objects that name none; with `force_namespace` objects of another one are refused.
+    Objects without a namespace get `namespace`. With `force_namespace`, an object of another namespace is a problem.
     """
     documents: list[ManifestObject] = []
     problems: list[ManifestProblem] = []
     try:
         for raw in strict_yaml.load_all(text):
             for item in _items(raw):
-                made = _document(item, source, path, namespace, force_namespace)
-                (documents if isinstance(made, ManifestObject) else problems).append(made)  # type: ignore[arg-type]
+                result = _parse_document(item, source, path, namespace, force_namespace)
+                (documents if isinstance(result, ManifestObject) else problems).append(result)  # type: ignore[arg-type]
     except strict_yaml.InvalidYaml as err:
         problems.append(ManifestProblem(source, str(err)))
     return documents, problems
 
 
 def _items(raw: Any) -> Iterator[Any]:
-    """The objects of a document: none of an empty one, those of a List, as `get -o yaml` prints it."""
+    """Yield the objects of a document: none if it is empty, the items of a List as `get -o yaml` prints it."""
     if raw is None:
         return
     if isinstance(raw, dict) and raw.get("kind") == "List" and isinstance(raw.get("items"), list):
@@ -175,21 +188,23 @@ def _items(raw: Any) -> Iterator[Any]:
         yield raw
 
 
-def _document(
+def _parse_document(
     raw: Any, source: str, path: Path | None, namespace: str, force: bool
 ) -> ManifestObject | ManifestProblem:
     if not isinstance(raw, dict):
         return ManifestProblem(
-            source, f"a document is a {type(raw).__name__}, expected an object with apiVersion and kind"
+            source, f"document is a {type(raw).__name__}; expected an object with apiVersion and kind"
         )
     try:
         obj: Object = orjson.loads(orjson.dumps(raw))
     except TypeError as err:
         return ManifestProblem(source, f"{raw.get('kind', 'a document')} cannot be written as JSON: {err}")
-    if problem := _foreign(obj):
+    if problem := _kind_problem(obj):
         return ManifestProblem(source, problem, skipped=not _is_ours(obj), name=_name_of(obj))
-    if problem := _place(obj, namespace, force):
+    if problem := _metadata_problem(obj, namespace, force):
         return ManifestProblem(source, problem)
+    obj["metadata"]["namespace"] = obj["metadata"].get("namespace") or namespace
+    obj.pop("status", None)
     problems: list[str] = []
     spec = obj.get("spec")
     if isinstance(spec, dict):
@@ -200,7 +215,7 @@ def _document(
 
 
 def _is_ours(obj: Object) -> bool:
-    """Whether an object says that it is one of ours, or nothing that could be anybody's."""
+    """Report whether an object is of our API group, or lacks the kind or apiVersion that would name another one."""
     kind, version = obj.get("kind"), obj.get("apiVersion")
     return not kind or not version or str(version).partition("/")[0] == API_VERSION.partition("/")[0]
 
@@ -210,34 +225,34 @@ def _name_of(obj: Object) -> str:
     return str(meta.get("name", "")) if isinstance(meta, dict) else ""
 
 
-def _foreign(obj: Object) -> str:
+def _kind_problem(obj: Object) -> str:
+    """Return why an object's kind is not served here; empty if it is."""
     kind, version = obj.get("kind"), obj.get("apiVersion")
     if (version, kind) == (SECRET.api_version, SECRET.kind):
         return ""
     if kind not in RESOURCE_TYPES or not _is_ours(obj) or not version:
         return (
-            f"kind {kind!r} of {version!r} is not one of {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"
+            f"kind {kind!r} of {version!r} is not supported; "
+            f"expected {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"
         )
-    return "" if version == API_VERSION else f"apiVersion: {version!r} is not {API_VERSION}"
+    return "" if version == API_VERSION else f"apiVersion: found {version!r}; expected {API_VERSION}"
 
 
-def _place(obj: Object, namespace: str, force: bool) -> str:
-    """Fill in the namespace; what is wrong with the metadata."""
-    if problem := _nameless(obj.get("metadata")):
+def _metadata_problem(obj: Object, namespace: str, force: bool) -> str:
+    """Return why the metadata are invalid; empty if they are valid."""
+    if problem := _name_problem(obj.get("metadata")):
         return f"{obj['kind']}: {problem}"
     meta = obj["metadata"]
     found = meta.get("namespace") or namespace
     if not isinstance(found, str):
         return f"{obj['kind']} {meta['name']}: metadata.namespace: {found!r} is not a string"
     if force and found != namespace:
-        return f"{obj['kind']} {meta['name']}: metadata.namespace is {found!r}, expected {namespace!r}"
-    meta["namespace"] = found
-    obj.pop("status", None)
+        return f"{obj['kind']} {meta['name']}: metadata.namespace: found {found!r}; expected {namespace!r}"
     return ""
 
 
-def _nameless(meta: Any) -> str:
-    """Why metadata hold no name; empty where they do."""
+def _name_problem(meta: Any) -> str:
+    """Return why metadata hold no name; empty if they hold one."""
     if meta is not None and not isinstance(meta, dict):
         return f"metadata: {format_value(meta)} is not an object"
     name = (meta or {}).get("name")
@@ -245,7 +260,7 @@ def _nameless(meta: Any) -> str:
         return "metadata.name is required"
     if isinstance(name, str):
         return ""
-    hint = "" if isinstance(name, dict | list) else ", quotes make it one"
+    hint = "" if isinstance(name, dict | list) else ". Put it in quotes"
     return f"metadata.name: {format_value(name)} is not a string{hint}"
 
 
@@ -263,10 +278,10 @@ def _file_uri(uri: str, where: str, path: Path | None, problems: list[str]) -> s
     rest = uri.removeprefix(_FILE)
     if rest == MANIFEST_DIR_PLACEHOLDER or rest.startswith(f"{MANIFEST_DIR_PLACEHOLDER}/"):
         if path is None:
-            problems.append(f"{where}: {MANIFEST_DIR_PLACEHOLDER} needs a manifest in a file")
+            problems.append(f"{where}: {MANIFEST_DIR_PLACEHOLDER} is for manifests in files, not for standard input")
             return uri
         below = rest.removeprefix(MANIFEST_DIR_PLACEHOLDER).lstrip("/")
         return _FILE + os.path.normpath(Path(os.path.abspath(path.parent), below))  # noqa: PTH100 links are kept
     if not re.match(r"/[^/]|/$", rest):
-        problems.append(f"{where}: {uri!r} is not absolute: write file:///… or file://{MANIFEST_DIR_PLACEHOLDER}/…")
+        problems.append(f"{where}: {uri!r} is not absolute; expected file:///… or file://{MANIFEST_DIR_PLACEHOLDER}/…")
     return uri

@@ -1,4 +1,4 @@
-"""The command `sundog-operator`: the operator of a cluster, put together, run, and ended."""
+"""The command `sundog-operator`: assemble, run and stop the operator of a cluster."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import click
@@ -41,17 +41,19 @@ from sundog_operator.shell import probes
 from sundog_operator.shell.crd_skew import log_crd_skew
 from sundog_operator.shell.exit_codes import ExitCode, one_line
 from sundog_operator.shell.json_logs import configure_json_logs
+from sundog_operator.shell.run_until_signal import handle_signals, run_until
 
 log = logging.getLogger("sundog.operator")
 
 LEASE_NAME: Final = "sundog-operator"
 RESYNC_S: Final = 120.0
-"""How often everything is listed: a watch that lost its place never tells of what was deleted meanwhile."""
+"""Seconds between two lists of all objects: a watch that restarts misses the deletions in between."""
 OPTIONAL_KIND_CHECK_S: Final = 20.0
-"""How often an optional kind that the API server does not serve is looked for."""
+"""Seconds between two checks whether the API server serves an optional kind by now."""
 _RETRY_S: Final = 2.0
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-# Of a large cluster's Secrets the largest and the most numerous are none that an endpoint could name.
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+# No endpoint can name Secrets of these types, which are the largest and most numerous ones of a large cluster.
 _SECRETS: Final = (
     "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson"
 )
@@ -59,7 +61,7 @@ _SECRETS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class OperatorOptions:
-    """What the command line says."""
+    """Options of the command line."""
 
     installation: Installation
     kubeconfig: Path | None
@@ -72,7 +74,7 @@ class OperatorOptions:
 
 
 class ObjectWatcher:
-    """Objects in memory, kept by kopf's watches and by lists now and then."""
+    """Keep objects in memory current, by kopf's watches and by periodic lists."""
 
     def __init__(self, client: KubernetesClient, options: OperatorOptions, metrics: OperatorMetrics) -> None:
         self._metrics = metrics
@@ -80,33 +82,33 @@ class ObjectWatcher:
         self._waking: set[asyncio.Task[None]] = set()
         self._absent: set[Kind] = set()
         self._closed: frozenset[str] = frozenset()
-        self._operator: Controller | None = None
-        self.deafness = StaleWatchDetector()
+        self._controller: Controller | None = None
+        self.stale_watches = StaleWatchDetector()
         namespaces = tuple(options.installation.watch_namespaces)
-        self.kube = CachedKubernetes(client, self._changed, SystemClock(), namespaces, on_write=self._wrote)
+        self.kube = CachedKubernetes(client, self._on_change, SystemClock(), namespaces, on_write=self._on_write)
         self._secrets = options.installation.watch_secrets
-        self.kopf = KopfWatch(self.watched, self._told, client.login, namespaces, lambda: self.kube.closed)
+        self.kopf = KopfWatch(self.watched, self._on_watch_event, client.login, namespaces, lambda: self.kube.closed)
 
     def watched(self) -> list[WatchTarget]:
-        """What kopf is told to watch. It would warn of an optional kind that is not served."""
+        """Return the kinds for kopf to watch. Optional kinds that are not served are left out, because kopf warns of them."""
         watched = [WatchTarget(kind, labels) for kind, labels in SCOPES.items() if not self.kube.lacks(kind)]
         return [*watched, WatchTarget(SECRET, fields=_SECRETS)] if self._secrets else watched
 
-    def set_controller(self, operator: Controller) -> None:
-        """Whom to tell of changes from now on."""
-        self._operator = operator
+    def set_controller(self, controller: Controller) -> None:
+        """Notify this controller of changes from now on."""
+        self._controller = controller
 
     async def run(self) -> None:
         """Watch and list until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._resync())
-            await self._look_for(OPTIONAL)
+            await self._try_list(OPTIONAL)
             group.create_task(self.kopf.run())
             while True:
                 await asyncio.sleep(OPTIONAL_KIND_CHECK_S)
-                await self._look_for(filter(self.kube.lacks, OPTIONAL))
+                await self._try_list(filter(self.kube.lacks, OPTIONAL))
 
-    async def _look_for(self, kinds: Iterable[Kind]) -> None:
+    async def _try_list(self, kinds: Iterable[Kind]) -> None:
         for kind in kinds:
             with contextlib.suppress(DependencyError):
                 await self._list(kind)
@@ -116,8 +118,8 @@ class ObjectWatcher:
         await asyncio.gather(*(self._list(kind) for kind in SCOPES))
         closed = self.kube.closed
         if closed - self._closed:
-            told = ", ".join(sorted(closed - self._closed))
-            log.warning("the operator may not look at namespace %s: is it gone? It goes on with the others", told)
+            namespaces = ", ".join(sorted(closed - self._closed))
+            log.warning("no permission to read namespace %s, or it was deleted; still watching the others", namespaces)
         if closed != self._closed:
             self._closed = closed
             self.kopf.renew()
@@ -128,7 +130,7 @@ class ObjectWatcher:
             try:
                 await self.list_all()
             except DependencyError as err:
-                log.warning("objects cannot be listed: %s", one_line(err), extra={"reason": type(err).__name__})
+                log.warning("listing objects failed: %s", one_line(err), extra={"reason": type(err).__name__})
             await asyncio.sleep(_RETRY_S if first and not self.kube.ready else self._resync_s)
 
     async def _list(self, kind: Kind) -> None:
@@ -139,7 +141,11 @@ class ObjectWatcher:
             if kind not in self._absent:
                 level = logging.INFO if kind in OPTIONAL else logging.WARNING
                 log.log(
-                    level, "%s of %s are not served: is it installed? %s", kind.plural, kind.api_version, one_line(err)
+                    level,
+                    "API server does not serve %s of %s; is it installed? %s",
+                    kind.plural,
+                    kind.api_version,
+                    one_line(err),
                 )
             self._absent.add(kind)
             return
@@ -147,59 +153,58 @@ class ObjectWatcher:
             self._absent.add(kind)
             raise
         if lacked or kind in self._absent:
-            # kopf looks once which kinds there are: one that could not be listed is perhaps not among them.
+            # kopf reads the list of kinds once. It may lack a kind that could not be listed then.
             self._absent.discard(kind)
             self.kopf.renew()
         elif not first:
             self._metrics.missed(kind.kind, missed)
-            if self.deafness.listed(kind, missed):
-                log.warning("the watch of %s tells nothing of changes: the watches begin anew", kind.plural)
+            if self.stale_watches.listed(kind, missed):
+                log.warning("watch of %s delivered no changes; restarting the watches", kind.plural)
                 self.kopf.renew()
 
-    def _told(self, kind: Kind, change: str | None, obj: Object) -> None:
-        """What a watch says."""
+    def _on_watch_event(self, kind: Kind, change: str | None, obj: Object) -> None:
         if change is not None:
-            self.deafness.heard(kind)
+            self.stale_watches.heard(kind)
         if kind != SECRET:
             self.kube.feed(change, obj)
-        elif change is not None and self._operator is not None:
+        elif change is not None and self._controller is not None:
             meta = obj["metadata"]
             self.kube.forget_secret(Ref(SECRET, meta["namespace"], meta["name"]))
-            task = asyncio.ensure_future(self._wake_users(self._operator, meta["namespace"], meta["name"]))
+            task = asyncio.ensure_future(self._enqueue_users(self._controller, meta["namespace"], meta["name"]))
             self._waking.add(task)
             task.add_done_callback(self._waking.discard)
 
-    async def _wake_users(self, operator: Controller, namespace: str, secret: str) -> None:
+    async def _enqueue_users(self, controller: Controller, namespace: str, secret: str) -> None:
         try:
-            await operator.enqueue_secret_users(namespace, secret)
+            await controller.enqueue_secret_users(namespace, secret)
         except DependencyError as err:
-            log.warning("users of Secret %s/%s: %s", namespace, secret, one_line(err))
+            log.warning("users of Secret %s/%s cannot be requeued: %s", namespace, secret, one_line(err))
 
-    def _changed(self, obj: Object) -> None:
-        if self._operator is not None:
-            self._operator.wake(obj)
+    def _on_change(self, obj: Object) -> None:
+        if self._controller is not None:
+            self._controller.wake(obj)
 
-    def _wrote(self, obj: Object) -> None:
-        if self._operator is not None:
-            self._operator.handle_own_write(obj)
+    def _on_write(self, obj: Object) -> None:
+        if self._controller is not None:
+            self._controller.handle_own_write(obj)
 
 
 async def run_operator(options: OperatorOptions) -> ExitCode:
-    """Run until SIGTERM or until another process leads. Raises DependencyError where there is no configuration."""
+    """Run until SIGTERM or until another process leads. Raises DependencyError if there is no cluster configuration."""
     clock, metrics = SystemClock(), OperatorMetrics(options.installation.workers, options.identity)
     async with contextlib.AsyncExitStack() as stack:
-        client = await _connected(options, metrics, stack)
+        client = await _connect(options, metrics, stack)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         lease = Ref(LEASE, options.namespace, options.lease)
-        # Connections of its own, as client-go has them: no other request stands before the Lease's renewal.
+        # Separate connections, as client-go has them: the renewal of the Lease waits for no other request.
         elector = Elector(
-            await _connected(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
+            await _connect(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
         )
-        watching = ObjectWatcher(client, options, metrics)
-        # A thread that the end of the process surprises complains after what is to be its last word: why it ends.
-        stack.push_async_callback(watching.kopf.ended)
-        world = Dependencies(
-            FencedKubernetes(watching.kube, lambda: elector.leads),
+        watcher = ObjectWatcher(client, options, metrics)
+        # Wait for kopf's thread. Else it may log errors after the line that explains why the process ends.
+        stack.push_async_callback(watcher.kopf.ended)
+        dependencies = Dependencies(
+            FencedKubernetes(watcher.kube, lambda: elector.leads),
             FencedServe(SharedServe(RayServe(session, SecretTokens(client, clock)), clock), lambda: elector.leads),
             SharedEdges(HttpEdges(session), clock),
             HttpWebhooks(AddressPolicy(frozenset(options.installation.webhooks.hosts))),
@@ -210,20 +215,27 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
             prometheus=_prometheus(session, options.installation),
             exposure_logs=EdgeExposureLogWriter(),
         )
-        operator = Controller(world, observer=metrics)
-        watching.set_controller(operator)
-        await stack.enter_async_context(_endpoints(options, metrics, watching, operator))
-        work = _work(watching, elector, operator, metrics, client)
-        return await _until_asked(work, watching.run(), release=elector.release)
+        controller = Controller(dependencies, observer=metrics)
+        watcher.set_controller(controller)
+        await stack.enter_async_context(_serve_endpoints(options, metrics, watcher, controller))
+        stop = asyncio.Event()
+        with handle_signals(_STOP_SIGNALS, stop.set):
+            try:
+                await run_until(stop, (_lead(watcher, elector, controller, metrics, client), watcher.run()))
+            finally:
+                # Another process can lead at once.
+                await elector.release()
+        log.info("stopped as requested")
+        return ExitCode.OK
 
 
 def _prometheus(session: aiohttp.ClientSession, installation: Installation) -> HttpPrometheus | None:
-    """Where rollouts read numbers; None where the installation names no Prometheus."""
-    named = installation.prometheus
-    return HttpPrometheus(session, named.url, named.timeout.total_seconds()) if named.url else None
+    """Return the Prometheus that rollouts query; None if the installation names none."""
+    server = installation.prometheus
+    return HttpPrometheus(session, server.url, server.timeout.total_seconds()) if server.url else None
 
 
-async def _connected(
+async def _connect(
     options: OperatorOptions, metrics: OperatorMetrics, stack: contextlib.AsyncExitStack
 ) -> KubernetesClient:
     client = await KubernetesClient.connect(options.kubeconfig)
@@ -232,45 +244,45 @@ async def _connected(
     return client
 
 
-async def _work(
-    watching: ObjectWatcher, elector: Elector, operator: Controller, metrics: OperatorMetrics, client: KubernetesClient
+async def _lead(
+    watcher: ObjectWatcher, elector: Elector, controller: Controller, metrics: OperatorMetrics, client: KubernetesClient
 ) -> None:
-    """Follow, then lead. Raises LeadershipLost."""
+    """Wait for the leadership, then reconcile. Raises LeadershipLost."""
     await elector.acquire()
     async with asyncio.TaskGroup() as group:
         group.create_task(elector.keep())
         metrics.set_leading(leads=True)
         group.create_task(log_crd_skew(client, API_VERSION))
-        # What the last leader wrote must be known before anything is decided.
+        # Decisions need the last leader's writes.
         while True:
             try:
-                await watching.list_all()
+                await watcher.list_all()
                 break
             except DependencyError as err:
-                log.warning("this process leads, and waits for a first list: %s", one_line(err))
+                log.warning("leading, but still waiting for a first list: %s", one_line(err))
                 await asyncio.sleep(_RETRY_S)
-        log.info("all objects are known, work begins")
-        group.create_task(operator.work())
+        log.info("all objects are listed; reconciling")
+        group.create_task(controller.work())
 
 
 @contextlib.asynccontextmanager
-async def _endpoints(
-    options: OperatorOptions, metrics: OperatorMetrics, watching: ObjectWatcher, operator: Controller
+async def _serve_endpoints(
+    options: OperatorOptions, metrics: OperatorMetrics, watcher: ObjectWatcher, controller: Controller
 ) -> AsyncIterator[None]:
-    heart = LoopHeartbeat()
-    metrics.measure(lambda: operator.queue.depth, lambda: [(k.kind, watching.kube.objects.count(k)) for k in SCOPES])
-    metrics.describe(lambda: (entry.load() for entry in watching.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
+    heartbeat = LoopHeartbeat()
+    metrics.measure(lambda: controller.queue.depth, lambda: [(k.kind, watcher.kube.objects.count(k)) for k in SCOPES])
+    metrics.describe(lambda: (entry.load() for entry in watcher.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
     health = {
-        "loop": probes.make_heartbeat_check(lambda: heart.beat, "the event loop"),
-        "watches": probes.make_heartbeat_check(lambda: watching.kopf.beat, "the watches' event loop"),
-        "changes": watching.deafness.problem,
+        "loop": probes.make_heartbeat_check(lambda: heartbeat.beat, "the event loop"),
+        "watches": probes.make_heartbeat_check(lambda: watcher.kopf.beat, "the watches' event loop"),
+        "changes": watcher.stale_watches.problem,
     }
-    readiness = {"objects": lambda: "" if watching.kube.ready else "not every kind was listed yet"}
+    readiness = {"objects": lambda: "" if watcher.kube.ready else "not every kind was listed yet"}
     async with probes.serve_probes(
         options.host, options.port, health=health, readiness=readiness, metrics=metrics.text
     ) as port:
-        log.info("probes and metrics are at port %d", port)
-        beating = asyncio.create_task(heart.run())
+        log.info("serving probes and metrics on port %d", port)
+        beating = asyncio.create_task(heartbeat.run())
         try:
             yield
         finally:
@@ -278,60 +290,20 @@ async def _endpoints(
 
 
 class LoopHeartbeat:
-    """Notes that an event loop turns."""
+    """Record when the event loop last ran, by time.monotonic."""
 
     def __init__(self) -> None:
         self.beat = time.monotonic()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Record until cancelled."""
         while True:
             self.beat = time.monotonic()
             await asyncio.sleep(1.0)
 
 
-async def _until_asked(*work: Coroutine[Any, Any, None], release: Any) -> ExitCode:
-    """Run all until a signal asks for the end, or one of them fails; then let another process lead."""
-    asked = asyncio.Event()
-    with _signals(asked):
-        tasks = [asyncio.create_task(part) for part in work]
-        waiter = asyncio.create_task(asked.wait())
-        try:
-            await asyncio.wait((waiter, *tasks), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (waiter, *tasks):
-                task.cancel()
-            ends = await asyncio.gather(*tasks, return_exceptions=True)
-            await release()
-    for end in ends:
-        if isinstance(end, Exception):
-            raise _cause(end)
-    log.info("ended as asked")
-    return ExitCode.OK
-
-
-def _cause(error: Exception) -> Exception:
-    """The first error inside the groups of task groups."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-@contextlib.contextmanager
-def _signals(asked: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, asked.set)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
 def _own_namespace() -> str:
-    """Where this pod runs; `default` outside of a cluster."""
+    """Return the namespace of this pod; `default` outside of a cluster."""
     try:
         return os.environ.get("POD_NAMESPACE") or _SERVICE_ACCOUNT.read_text().strip()
     except OSError:
@@ -339,33 +311,35 @@ def _own_namespace() -> str:
 
 
 def _own_name() -> str:
-    """A name that no other candidate has: that of the pod, else of the machine and the process."""
+    """Return a unique name of this process: the pod's name, else host and process id."""
     return os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}"
 
 
 @click.command("sundog-operator", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The installation's file, YAML."
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The YAML file of the installation."
 )
 @click.option(
     "--kubeconfig",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Which cluster; without it the one that this pod runs in.",
+    help="The cluster. Default: the one that this pod runs in.",
 )
-@click.option("--namespace", help="Where the Lease is; without it the pod's own.")
+@click.option("--namespace", help="Namespace of the Lease. Default: this pod's namespace.")
 @click.option(
     "--lease",
     default=LEASE_NAME,
-    help="Name of the Lease. Operators that name the same one are replicas of each other.",
+    help="Name of the Lease. Operators with the same Lease are replicas of each other.",
 )
-@click.option("--identity", help="Names this process in the Lease and in events; without it the pod's name.")
-@click.option("--host", default="0.0.0.0", help="Where probes and metrics are answered.")  # noqa: S104 - of a pod
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, help="Likewise; 0 takes a free one.")
+@click.option("--identity", help="Name of this process in the Lease and in events. Default: the pod's name.")
+@click.option("--host", default="0.0.0.0", help="Address of probes and metrics.")  # noqa: S104 - of a pod
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, help="Port of probes and metrics; 0 takes a free one."
+)
 @click.option(
     "--resync-seconds",
     type=click.FloatRange(min=1),
     default=RESYNC_S,
-    help="How often all objects are listed, for what a watch missed.",
+    help="Seconds between two lists of all objects, which find changes that a watch missed.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.version_option(package_name="sundog", prog_name="sundog-operator")
@@ -382,7 +356,7 @@ def main(
 ) -> None:
     """Reconcile the ModelDeployments of a cluster.
 
-    Of several replicas the one that holds the Lease acts; the others watch, and take over when it ends or falls silent.
+    The replica that holds the Lease acts. The others watch, and one takes over when the leader ends or stops renewing the Lease.
     """
     configure_json_logs(log_level)
     silence_kopf_loggers()

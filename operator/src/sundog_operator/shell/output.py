@@ -1,4 +1,4 @@
-"""How objects are printed: as a table, as JSON or YAML, or by name."""
+"""Print objects as a table, as JSON or YAML, or by name."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,35 +17,43 @@ from sundog_operator.ports import Kind, Object
 OutputFormat = Literal["table", "wide", "json", "yaml", "name"]
 OUTPUT_FORMATS: Final = ("table", "wide", "json", "yaml", "name")
 PIPE_WIDTH_COLUMNS: Final = 10_000
-"""Columns where nobody looks at a terminal: nothing is cut off or folded."""
+"""Columns when standard output is no terminal: no line is cut or folded."""
 
 OUTPUT_OPTION: Final = click.option(
-    "-o", "--output", type=click.Choice(OUTPUT_FORMATS), default="table", show_default=True, help="How to print."
+    "-o", "--output", type=click.Choice(OUTPUT_FORMATS), default="table", show_default=True, help="Output format."
+)
+TEXT_OUTPUT_OPTION: Final = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("text", "json", "yaml")),
+    default="text",
+    show_default=True,
+    help="Output format.",
 )
 
 
 def format_full_name(kind: Kind, name: str) -> str:
-    """An object's name as kubectl prints it, such as `modeldeployment.serving.sundog.dev/digits`."""
+    """Format an object's name as kubectl prints it, such as `modeldeployment.serving.sundog.dev/digits`."""
     return f"{kind.kind.lower()}{'.' + kind.group if kind.group else ''}/{name}"
 
 
 def print_json(document: Any) -> None:
-    """Indented JSON on standard output."""
+    """Print indented JSON."""
     click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
 def print_yaml(document: Any) -> None:
-    """YAML on standard output."""
+    """Print YAML."""
     click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
-def print_document(document: Any, output: OutputFormat) -> None:
-    """A document as JSON or YAML."""
+def print_document(document: Any, output: str) -> None:
+    """Print a document as JSON or YAML."""
     (print_yaml if output == "yaml" else print_json)(document)
 
 
 def print_objects(kind: Kind, objects: Sequence[Object], output: OutputFormat, *, single: bool) -> None:
-    """Print objects of one kind as documents or by name: `single` without a list around it."""
+    """Print objects of one kind as documents or by name; `single` prints one object without a List."""
     if output == "name":
         for obj in objects:
             click.echo(format_full_name(kind, obj["metadata"]["name"]))
@@ -57,7 +65,7 @@ def print_objects(kind: Kind, objects: Sequence[Object], output: OutputFormat, *
 def make_table(
     kind: Kind, objects: Sequence[Object], *, wide: bool, namespaces: bool
 ) -> tuple[list[str], list[list[str]]]:
-    """(headers, rows) by the printer columns of the CRD, as kubectl shows them."""
+    """Return (headers, rows) by the printer columns of the CRD, as kubectl shows them."""
     from sundog_operator.adapters.memory_kubernetes import tables
     from sundog_operator.shell.local.api_server import printer_columns
 
@@ -66,7 +74,7 @@ def make_table(
 
 
 def select_visible_columns(table: Object, *, wide: bool, namespaces: bool) -> tuple[list[str], list[list[str]]]:
-    """(headers, rows) of a Table of an API server, without the columns for wide terminals unless `wide`."""
+    """Return (headers, rows) of a Table of an API server. Columns with a priority appear only if `wide`."""
     columns = [(each, wide or not each.get("priority")) for each in table["columnDefinitions"]]
     headers = [str(each["name"]).upper() for each, is_shown in columns if is_shown]
     rows = []
@@ -78,7 +86,7 @@ def select_visible_columns(table: Object, *, wide: bool, namespaces: bool) -> tu
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
-    """Aligned columns; what does not fit a terminal goes on in the next line of its cell."""
+    """Print aligned columns. On a terminal, long cells fold to the next line."""
     table = Table(box=None, pad_edge=False, show_header=header, header_style="")
     for name in headers:
         table.add_column(name, overflow="fold", no_wrap=not sys.stdout.isatty())
@@ -88,7 +96,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header
 
 
 def print_rich(renderable: RenderableType, width: int | None) -> None:
-    """Print something of rich in that many columns, those of the terminal by default, without blanks at the ends of lines."""
+    """Print a renderable of rich in `width` columns, by default those of the terminal, without trailing blanks."""
     console = Console(highlight=False, width=width)
     with console.capture() as captured:
         console.print(renderable)

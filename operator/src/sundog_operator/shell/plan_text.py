@@ -1,4 +1,4 @@
-"""A frozen plan, in words."""
+"""Describe a frozen plan in words."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -29,37 +29,37 @@ from sundog_operator.core.rollout import (
 from sundog_operator.core.rollout.resolve import format_latency
 from sundog_operator.shell.layout import format_span, grid
 
-_UNDECIDED: Final = {
-    "pause": "it is paused",
-    "rollback": "stable gets all traffic",
-    "promote": "it is passed without evidence",
+_INCONCLUSIVE: Final = {
+    "pause": "then it pauses",
+    "rollback": "then stable gets all traffic",
+    "promote": "then it passes without evidence",
 }
-"""What follows on a step that takes too long, by `onInconclusive`."""
+"""Result of a step that takes too long, by `onInconclusive`."""
 
 
 def steps_section(status: ExperimentStatus) -> RenderableType:
-    """The steps of a plan as a table."""
+    """Return the steps of a plan as a table."""
     table = grid("STEP", "WEIGHT", "GATE", "", header=True)
     current = status.step.index if status.step else 0
-    concluded = status.phase == state.CONCLUDED
-    without = {each.step: f"passed without evidence, by {each.by}" for each in status.without_evidence or ()}
+    is_concluded = status.phase == state.CONCLUDED
+    without_evidence = {each.step: f"passed without evidence, by {each.by}" for each in status.without_evidence or ()}
     for index, step in enumerate(status.plan.steps, start=1):
-        if concluded or index < current:
-            told = without.get(index, "passed")
+        if is_concluded or index < current:
+            progress = without_evidence.get(index, "passed")
         elif index == current and status.step is not None:
-            told = f"now: {status.step.reason}"
+            progress = f"now: {status.step.reason}"
         else:
-            told = ""
-        table.add_row(*map(Text, (str(index), f"{step.weight} %", _gate(step), told)))
+            progress = ""
+        table.add_row(*map(Text, (str(index), f"{step.weight} %", _describe_gate(step), progress)))
     return table
 
 
-def _gate(step: PlanStep) -> str:
+def _describe_gate(step: PlanStep) -> str:
     match step.gate:
         case "time":
             return f"for {format_duration(step.min_duration)}"
         case "bake":
-            return f"bakes {format_duration(step.min_duration)}, {100 - step.weight} % with stable"
+            return f"bake {format_duration(step.min_duration)}, {100 - step.weight} % with stable"
         case "evidence":
             longest = f" to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
             return f"evidence, {format_duration(step.min_duration)}{longest}"
@@ -80,20 +80,19 @@ def _gate(step: PlanStep) -> str:
 
 
 def checks_section(status: ExperimentStatus) -> RenderableType:
-    """Prometheus checks of a plan as a table."""
+    """Return the Prometheus checks of a plan as a table."""
     table = grid("CHECK", "ALLOWED", "VERDICT", "", header=True)
-    for check, told in zip(status.plan.checks, prometheus_checks.check_statuses(status), strict=True):
-        table.add_row(
-            *map(Text, (check.name, prometheus_checks.format_limits(check), told.verdict or "none yet", told.message))
-        )
+    for check, result in zip(status.plan.checks, prometheus_checks.check_statuses(status), strict=True):
+        limits = prometheus_checks.format_limits(check)
+        table.add_row(*map(Text, (check.name, limits, result.verdict or "none yet", result.message)))
     return table
 
 
 def plan_section(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
-    """What an evidence-gated rollout is held to, and where the current step is in its time."""
+    """Yield the limits of a plan with evidence gates, and the time of the current step."""
     plan = status.plan
     traffic = plan.requests_per_second
-    yield "traffic", "not known when it began" if traffic is None else f"{traffic:.3g} requests a second when it began"
+    yield "traffic", "unknown at its start" if traffic is None else f"{traffic:.3g} requests a second at its start"
     for guardrail in plan.guardrails:
         yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
     if plan.alpha is not None:
@@ -102,61 +101,61 @@ def plan_section(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str,
         yield "ends", describe_end_conditions(plan.comparison)
         for outcome in plan.comparison.outcomes:
             yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
-    if not state.is_over(status) and (doubt := _doubt(plan)):
-        yield "beware", doubt
-    if not state.is_over(status) and (told := "; ".join(_timing(status, now))):
-        yield "this step", told
+    if not state.is_over(status) and (warning := _find_undecidable_step(plan)):
+        yield "warning", warning
+    if not state.is_over(status) and (timing := "; ".join(_describe_timing(status, now))):
+        yield "this step", timing
 
 
-def _doubt(plan: FrozenPlan) -> str:
-    # Arrays take their time to load, and most of what is described needs none.
+def _find_undecidable_step(plan: FrozenPlan) -> str:
+    # The import loads numpy, which is slow and rarely needed.
     from sundog_operator.core.analysis.power import find_undecidable_step
 
     return find_undecidable_step(plan)
 
 
 def describe_outcome_goal(outcome: PlanOutcome) -> str:
-    """Which way an outcome is better, and from what effect on it matters."""
-    least = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
-    return f"{outcome.type} of {outcome.feedback} should {outcome.goal}{least}"
+    """Describe the better direction of an outcome, and its minimum effect."""
+    minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
+    return f"{outcome.type} of {outcome.feedback} should {outcome.goal}{minimum}"
 
 
 def describe_end_conditions(comparison: PlanComparison) -> str:
-    """What ends an Experiment of a user's own without a verdict."""
-    told = f"after {format_duration(comparison.max_duration)} or {comparison.max_units} units"
+    """Describe what ends an Experiment."""
+    limits = f"after {format_duration(comparison.max_duration)} or {comparison.max_units} units"
     if not any(each.role == "success" for each in comparison.outcomes):
-        return told
-    won = "when an arm has won or none can" if comparison.on_win == "none" else "when no arm can win"
-    return f"{won}, {told}"
+        return limits
+    win = "when an arm has won or none can" if comparison.on_win == "none" else "when no arm can win"
+    return f"{win}, {limits}"
 
 
 def baseline_arm(plan: FrozenPlan) -> str:
-    """What is compared with: control of an Experiment of a user's own, stable of a rollout."""
+    """Return the arm that others are compared with: control of an Experiment, stable of a rollout."""
     return names.STABLE if plan.comparison is None else names.CONTROL
 
 
-def describe_guardrail_limit(guardrail: PlanGuardrail, than: str) -> str:
-    """How much worse than that a candidate, or an arm, may be."""
+def describe_guardrail_limit(guardrail: PlanGuardrail, baseline: str) -> str:
+    """Describe how much worse than the baseline a candidate, or an arm, may be."""
     if guardrail.role == "harm":
         more = "longer" if is_latency_metric(guardrail.metric) else "more"
-        return f"for harm alone, from {_percent(guardrail.margin)} {more} than {than} on; no gate waits for it"
+        return f"for harm only, from {_percent(guardrail.margin)} {more} than {baseline}; no gate waits for it"
     if not is_latency_metric(guardrail.metric):
         floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
-        ceiling = f"; at most {_percent(guardrail.max)} of its own" if guardrail.max else ""
-        return f"up to {_percent(guardrail.margin)} more than {than}{floor}{ceiling}"
+        maximum = f"; at most {_percent(guardrail.max)} of its requests" if guardrail.max else ""
+        return f"up to {_percent(guardrail.margin)} more than {baseline}{floor}{maximum}"
     stable, candidate = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
-    longest = f"; at most {format_latency(guardrail.max_microseconds)} of its own" if guardrail.max_microseconds else ""
+    maximum = f"; at most {format_latency(guardrail.max_microseconds)}" if guardrail.max_microseconds else ""
     if stable is None or candidate is None:
-        return f"up to {_percent(guardrail.margin)} longer than {than}, whose own is not known yet{longest}"
-    return f"no more answers above {format_latency(candidate)} than {than} has above {format_latency(stable)}{longest}"
+        return f"up to {_percent(guardrail.margin)} longer than {baseline}, whose latency is not known yet{maximum}"
+    return f"no more responses above {format_latency(candidate)} than {baseline} has above {format_latency(stable)}{maximum}"
 
 
 def _percent(share: float) -> str:
     return f"{share * 100:g} %"
 
 
-def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
-    """What of a step's time is to come."""
+def _describe_timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
+    """Yield the remaining times of the current step."""
     step = status.step
     if step is None or step.since is None or not status.plan.steps:
         return
@@ -164,18 +163,16 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
     if state.is_baking(status):
         left = step.since + planned.min_duration - now
         if status.paused is not None or step.held_since is not None:
-            yield "its time stands still"
+            yield "its time is paused"
         elif left > timedelta(0):
             yield f"promoted in {format_span(left)}, unless it does harm"
     if step.gate != "evidence":
         return
     if not step.warm:
-        ends = (
-            f"{status.plan.warmup_requests} requests of the candidate or {format_duration(status.plan.warmup_duration)}"
-        )
-        yield f"warms up, until {ends}"
+        requests, duration = status.plan.warmup_requests, format_duration(status.plan.warmup_duration)
+        yield f"warms up until {requests} requests of the candidate or {duration}"
     if (left := step.since + planned.min_duration - now) > timedelta(0):
         yield f"takes at least {format_span(left)} more"
     if planned.max_duration is not None and status.paused is None and step.held_since is None:
         left = max(step.since + planned.max_duration - now, timedelta(0))
-        yield f"undecided in {format_span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
+        yield f"inconclusive in {format_span(left)}, {_INCONCLUSIVE[status.plan.on_inconclusive]}"

@@ -1,4 +1,4 @@
-"""What the kubelet and Prometheus ask the operator: `/healthz`, `/readyz`, `/metrics`."""
+"""Endpoints of the operator for the kubelet and Prometheus: `/healthz`, `/readyz`, `/metrics`."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -9,17 +9,17 @@ from aiohttp import web
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ProbeCheck = Callable[[], str]
-"""What is wrong, in one line; empty when nothing is."""
+"""Return the problem in one line; empty if healthy."""
 
 STALE_AFTER_S: Final = 60.0
 
 
 def make_heartbeat_check(beat: Callable[[], float], what: str, stale_s: float = STALE_AFTER_S) -> ProbeCheck:
-    """A check that a loop turned lately; `beat` gives when, by time.monotonic."""
+    """Return a check that a loop still runs. `beat` returns the time.monotonic of its last turn."""
 
     def check() -> str:
-        silent = time.monotonic() - beat()
-        return f"{what} stands still for {silent:.0f} s" if silent > stale_s else ""
+        age_s = time.monotonic() - beat()
+        return f"{what} has not run for {age_s:.0f} s" if age_s > stale_s else ""
 
     return check
 
@@ -33,11 +33,11 @@ async def serve_probes(
     readiness: Mapping[str, ProbeCheck],
     metrics: Callable[[], bytes],
 ) -> AsyncIterator[int]:
-    """Answer while the context lasts; gives the port, a free one for 0."""
+    """Serve the endpoints while the context is open. Yields the port, a free one if `port` is 0."""
     app = web.Application()
-    app.router.add_get("/healthz", _answer(health))
-    app.router.add_get("/readyz", _answer(readiness))
-    app.router.add_get("/metrics", _metrics(metrics))
+    app.router.add_get("/healthz", _make_check_handler(health))
+    app.router.add_get("/readyz", _make_check_handler(readiness))
+    app.router.add_get("/metrics", _make_metrics_handler(metrics))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -47,18 +47,18 @@ async def serve_probes(
         await runner.cleanup()
 
 
-def _answer(checks: Mapping[str, ProbeCheck]) -> Handler:
-    async def answer(_: web.Request) -> web.Response:
-        wrong = {name: problem for name, check in checks.items() if (problem := check())}
-        lines = [f"{name}: {wrong.get(name) or 'ok'}" for name in checks]
-        return web.Response(text="\n".join(lines) + "\n", status=503 if wrong else 200)
+def _make_check_handler(checks: Mapping[str, ProbeCheck]) -> Handler:
+    async def handle(_: web.Request) -> web.Response:
+        problems = {name: problem for name, check in checks.items() if (problem := check())}
+        lines = [f"{name}: {problems.get(name) or 'ok'}" for name in checks]
+        return web.Response(text="\n".join(lines) + "\n", status=503 if problems else 200)
 
-    return answer
+    return handle
 
 
-def _metrics(metrics: Callable[[], bytes]) -> Handler:
-    async def answer(_: web.Request) -> web.Response:
+def _make_metrics_handler(metrics: Callable[[], bytes]) -> Handler:
+    async def handle(_: web.Request) -> web.Response:
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=metrics(), headers=headers)
 
-    return answer
+    return handle

@@ -1,4 +1,4 @@
-"""What an endpoint answered, and how it is shown: JSON, text, lines as they come, or bytes."""
+"""Read and print responses of an endpoint: JSON, text, streams of lines, or bytes."""
 
 import base64
 import sys
@@ -23,7 +23,7 @@ _MAX_BYTES: Final = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class EndpointResponse:
-    """A whole answer."""
+    """A complete response."""
 
     status: int
     content_type: str
@@ -33,7 +33,7 @@ class EndpointResponse:
 
     @property
     def body(self) -> Any:
-        """JSON as it is, lines and events as a list of their items, text as text, anything else as base64."""
+        """Content for a document: JSON parsed, lines and events as a list, text as a string, anything else as base64."""
         text = _text(self.raw)
         if self.content_type in JSON_LINES_TYPES or self.content_type == EVENT_STREAM_TYPE:
             return [_json(item) for item in _items(self.content_type, text or "")]
@@ -45,69 +45,74 @@ class EndpointResponse:
 
 
 def is_streamed(response: ClientResponse) -> bool:
-    """Whether an answer comes piece by piece."""
+    """Report whether a response is a stream of lines or events."""
     return response.status == 200 and response.content_type in (*JSON_LINES_TYPES, EVENT_STREAM_TYPE)
 
 
 async def read_response(response: ClientResponse) -> EndpointResponse:
-    """The whole answer. Raises CommandFailed for one that is too large, ClientError for one that is cut off."""
+    """Read the complete response. Raises CommandFailed if it is too large, ClientError if it is incomplete."""
     raw = b""
     async for chunk in response.content.iter_any():
         raw += chunk
         if len(raw) > _MAX_BYTES:
-            raise CommandFailed(f"{response.url}: the answer is larger than {_MAX_BYTES} bytes")
-    told = response.headers
-    return EndpointResponse(response.status, response.content_type, raw, told.get(_ARM, ""), told.get(_REVISION, ""))
+            raise CommandFailed(f"{response.url}: the response is larger than {_MAX_BYTES} bytes")
+    return _endpoint_response(response, raw)
 
 
 async def print_streamed_response(response: ClientResponse) -> EndpointResponse:
-    """Print every piece at once; the answer without its body. Raises ClientError for one that is cut off."""
+    """Print each chunk as it arrives and return the response without its body. Raises ClientError if it is incomplete."""
     last = b""
     async for chunk in response.content.iter_any():
         click.echo(chunk, nl=False)
         last = chunk
     if last and not last.endswith(b"\n"):
         click.echo()
-    told = response.headers
-    return EndpointResponse(response.status, response.content_type, b"", told.get(_ARM, ""), told.get(_REVISION, ""))
+    return _endpoint_response(response, b"")
 
 
-def print_response(answer: EndpointResponse) -> None:
-    """Print a whole answer for people and pipes. Raises CommandFailed rather than to write bytes to a terminal."""
-    if answer.content_type in _JSON or _text(answer.raw) is not None:
-        body = answer.body
+def _endpoint_response(response: ClientResponse, raw: bytes) -> EndpointResponse:
+    headers = response.headers
+    return EndpointResponse(
+        response.status, response.content_type, raw, headers.get(_ARM, ""), headers.get(_REVISION, "")
+    )
+
+
+def print_response(response: EndpointResponse) -> None:
+    """Print a complete response. Raises CommandFailed instead of writing bytes to a terminal."""
+    if response.content_type in _JSON or _text(response.raw) is not None:
+        body = response.body
         click.echo(body if isinstance(body, str) else orjson.dumps(body).decode())
     elif sys.stdout.isatty():
-        size = len(answer.raw)
+        size = len(response.raw)
         raise CommandFailed(
-            f"the answer is {size} bytes of {answer.content_type}: send standard output to a file, or use -o json"
+            f"the response is {size} bytes of {response.content_type}. Redirect standard output to a file, or use -o json"
         )
     else:
-        click.echo(answer.raw, nl=False)
+        click.echo(response.raw, nl=False)
 
 
-def print_response_document(answer: EndpointResponse, milliseconds: float, output: str) -> None:
-    """Print an answer with who gave it, as JSON or YAML."""
-    whole = {
-        "prediction": answer.body,
-        "arm": answer.arm,
-        "revision": answer.revision,
+def print_response_document(response: EndpointResponse, milliseconds: float, output: str) -> None:
+    """Print a response with its arm, revision and latency as JSON or YAML."""
+    document = {
+        "prediction": response.body,
+        "arm": response.arm,
+        "revision": response.revision,
         "milliseconds": round(milliseconds, 3),
     }
-    print_document(whole, "json" if output == "json" else "yaml")
+    print_document(document, "json" if output == "json" else "yaml")
 
 
-def print_response_source(answer: EndpointResponse, milliseconds: float) -> None:
-    """Tell on standard error who answered, and how fast."""
-    click.echo(f"arm {answer.arm or '?'}, revision {answer.revision or '?'}, {milliseconds:.1f} ms", err=True)
+def print_response_source(response: EndpointResponse, milliseconds: float) -> None:
+    """Print the arm, revision and latency of a response on standard error."""
+    click.echo(f"arm {response.arm or '?'}, revision {response.revision or '?'}, {milliseconds:.1f} ms", err=True)
 
 
-def error_reason(answer: EndpointResponse) -> str:
-    """What problem details or a Status of the API server say, or the start of the text."""
-    body = answer.body
+def error_reason(response: EndpointResponse) -> str:
+    """Return the text of problem details or of a Status of the API server, else the start of the body."""
+    body = response.body
     if isinstance(body, dict):
-        told = [str(body[key]) for key in ("title", "detail", "message") if body.get(key)]
-        return ": ".join(dict.fromkeys(told)) or orjson.dumps(body).decode()[:300]
+        texts = [str(body[key]) for key in ("title", "detail", "message") if body.get(key)]
+        return ": ".join(dict.fromkeys(texts)) or orjson.dumps(body).decode()[:300]
     return str(body).strip()[:300] or "no reason given"
 
 

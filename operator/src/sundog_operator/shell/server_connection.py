@@ -1,9 +1,9 @@
-"""Which API server a verb talks to: the local instance that runs here, or the cluster of a kubeconfig."""
+"""Choose the API server of a command and connect to it: the local instance, or the cluster of a kubeconfig."""
 
 import asyncio
 import functools
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,17 +15,21 @@ from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
+    from sundog_operator.shell.manifests import ManifestProblem
 
 T = TypeVar("T")
 
 FIELD_MANAGER: Final = "sundog-cli"
-"""Field manager of what users apply, by command or by file: the newest apply decides."""
+"""Field manager of objects that users apply, by command or by file: the newest apply wins."""
 _KUBECONFIG: Final = "KUBECONFIG"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSelection:
-    """What the command line says about the API server. `plugin`: it is kubectl's, whose cluster is meant unless an instance is named."""
+    """Options that choose the API server.
+
+    `plugin`: the command runs as `kubectl sundog`, which uses kubectl's cluster unless an instance is named.
+    """
 
     kubeconfig: Path | None = None
     context: str | None = None
@@ -38,9 +42,12 @@ class ServerSelection:
 
 @dataclass(frozen=True, slots=True)
 class ServerTarget:
-    """An API server. `kubeconfig` may be several files, as KUBECONFIG has them. `note` says which one was chosen over another.
+    """An API server.
 
-    `local`: that of an instance of local mode, which has no pods.
+    Attributes:
+        kubeconfig: one file, or several as in KUBECONFIG.
+        note: a line for the user if several servers were possible.
+        local: it belongs to an instance of local mode, which has no pods.
     """
 
     kubeconfig: Path
@@ -52,47 +59,47 @@ class ServerTarget:
 
 
 def resolve_target(selection: ServerSelection, environment: Mapping[str, str]) -> ServerTarget:
-    """The API server that is meant. Raises CommandFailed when there is none."""
+    """Choose the API server. Raises CommandFailed when there is none."""
     if selection.kubeconfig is not None:
         if not selection.kubeconfig.is_file():
-            raise CommandFailed(f"--kubeconfig {selection.kubeconfig}: there is no such file", ExitCode.UNREACHABLE)
+            raise CommandFailed(f"--kubeconfig {selection.kubeconfig}: the file does not exist", ExitCode.UNREACHABLE)
         return _target(selection, selection.kubeconfig, f"kubeconfig {selection.kubeconfig}")
     from sundog_operator.shell.local import state_dir_paths
 
     named = selection.state_dir is not None or selection.instance is not None
-    # Who names an instance by the variable must not reach a cluster because that instance has ended.
+    # A user who names an instance by the variable must not reach a cluster when that instance has ended.
     named = named or (selection.context is None and bool(environment.get(state_dir_paths.STATE_DIR_VARIABLE)))
     cluster = None if named else _cluster_kubeconfig(environment)
     elsewhere = selection.context is not None or (selection.plugin and cluster is not None)
     local = None if elsewhere and not named else _local_kubeconfig(selection, environment)
     if local is not None:
         path, where = local
-        note = f"using the local instance in {where}; --kubeconfig chooses a cluster" if cluster else ""
+        note = f"using the local instance in {where}; use --kubeconfig for a cluster" if cluster else ""
         return replace(_target(selection, path, f"local instance in {where}", note), local=True)
     if named:
-        where = _place(selection, environment)
+        where = _state_dir(selection, environment)
         raise CommandFailed(
-            f"no local instance runs in {where}: start one with `sundog local up PATH`", ExitCode.UNREACHABLE
+            f"no local instance runs in {where}. Start one with `sundog local up PATH`", ExitCode.UNREACHABLE
         )
     if cluster is None:
         raise CommandFailed(
-            "no API server: no local instance runs (`sundog local up PATH`), and there is no kubeconfig",
+            "no API server: no local instance runs, and no kubeconfig exists. Run `sundog local up PATH`, or give --kubeconfig",
             ExitCode.UNREACHABLE,
         )
     return _target(selection, cluster, f"kubeconfig {cluster}")
 
 
-def _place(selection: ServerSelection, environment: Mapping[str, str]) -> Path:
+def _state_dir(selection: ServerSelection, environment: Mapping[str, str]) -> Path:
     from sundog_operator.shell.local import state_dir_paths
 
     return state_dir_paths.choose_state_dir(selection.state_dir, selection.instance, environment)
 
 
 def _local_kubeconfig(selection: ServerSelection, environment: Mapping[str, str]) -> tuple[Path, Path] | None:
-    """(kubeconfig, state directory) of the instance, if it runs."""
+    """Return (kubeconfig, state directory) of the instance, or None if it does not run."""
     from sundog_operator.shell.local import state_dir_paths
 
-    where = _place(selection, environment)
+    where = _state_dir(selection, environment)
     state = state_dir_paths.find_state_dir(where)
     kubeconfig = state.path / state_dir_paths.KUBECONFIG_FILE
     return (kubeconfig, where) if state.is_held() and kubeconfig.is_file() else None
@@ -101,8 +108,8 @@ def _local_kubeconfig(selection: ServerSelection, environment: Mapping[str, str]
 def _cluster_kubeconfig(environment: Mapping[str, str]) -> Path | None:
     if named := environment.get(_KUBECONFIG):
         return Path(named) if any(Path(part).is_file() for part in named.split(os.pathsep) if part) else None
-    usual = Path.home() / ".kube" / "config"
-    return usual if usual.is_file() else None
+    default = Path.home() / ".kube" / "config"
+    return default if default.is_file() else None
 
 
 def _target(selection: ServerSelection, kubeconfig: Path, description: str, note: str = "") -> ServerTarget:
@@ -111,7 +118,7 @@ def _target(selection: ServerSelection, kubeconfig: Path, description: str, note
 
 
 def _namespace(kubeconfig: Path, context: str | None) -> str:
-    """The namespace of a kubeconfig's context; empty where it names none."""
+    """Return the namespace of a kubeconfig's context; empty if it names none."""
     import yaml
 
     contexts: dict[str, Any] = {}
@@ -130,7 +137,7 @@ def _namespace(kubeconfig: Path, context: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerConnection:
-    """A connection, and the namespace of objects that name none."""
+    """A connection to an API server, and the namespace of objects without one."""
 
     kube: "KubernetesClient"
     namespace: str
@@ -139,11 +146,11 @@ class ServerConnection:
 
     @property
     def local(self) -> bool:
-        """Whether it is that of an instance of local mode, which has no pods."""
+        """Report whether the server belongs to an instance of local mode, which has no pods."""
         return self.state is not None
 
     def print_problems(self) -> None:
-        """Print what is wrong with the manifests of a local instance, which no object can tell."""
+        """Print the problems of a local instance's manifests, which no object shows."""
         from sundog_operator.shell.local import state_dir_paths
 
         for line in state_dir_paths.read_problems(self.state) if self.state is not None else ():
@@ -151,12 +158,14 @@ class ServerConnection:
 
 
 def with_server(
-    command: Callable[..., Awaitable[T]], *, without: Callable[..., bool] = lambda **_: False
+    command: Callable[..., Awaitable[T]],
+    *,
+    find_offline_problems: "Callable[..., Sequence[ManifestProblem]]" = lambda **_: (),
 ) -> Callable[..., T]:
     """Give a command the options that choose its API server, and run it as a coroutine with a connection.
 
-    Where there is no API server, `without` gets the namespace and the options: it tells what is wrong all the same, and whether
-    anything is. Then the exit code is that of what is refused.
+    Without an API server, `find_offline_problems` gets the namespace and the options of the command. Its problems are
+    printed. If one of them is a mistake, the exit code is that of a refused manifest.
     """
 
     @functools.wraps(command)
@@ -167,19 +176,22 @@ def with_server(
         try:
             target = resolve_target(selection, os.environ)
         except CommandFailed as err:
-            if without(namespace=selection.namespace or "default", **options):
+            problems = find_offline_problems(namespace=selection.namespace or "default", **options)
+            for problem in problems:
+                problem.print()
+            if not all(problem.skipped for problem in problems):
                 raise CommandFailed(str(err)) from None
             raise
         if selection.verbose or target.note:
             click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)
-        return asyncio.run(_connected(target, lambda server: command(server, **options)))
+        return asyncio.run(_with_connection(target, lambda server: command(server, **options)))
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
     return wrapped
 
 
-async def _connected(target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]]) -> T:
+async def _with_connection(target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]]) -> T:
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
 
     if target.local:
@@ -194,7 +206,7 @@ async def _connected(target: ServerTarget, use: Callable[[ServerConnection], Awa
 
 
 def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names of ModelDeployments for shell completion; none where the server does not answer at once."""
+    """Return names of ModelDeployments for shell completion; none if the server does not answer within a second."""
     from sundog_operator.ports import MODEL_DEPLOYMENT
 
     async def names(server: ServerConnection) -> list[str]:
@@ -202,27 +214,22 @@ def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: 
             objects = await server.kube.list(MODEL_DEPLOYMENT, server.namespace)
         return [obj["metadata"]["name"] for obj in objects if obj["metadata"]["name"].startswith(incomplete)]
 
-    given = ctx.params
-    selection = ServerSelection(
-        kubeconfig=given.get("kubeconfig"),
-        context=given.get("context"),
-        state_dir=given.get("state_dir"),
-        instance=given.get("instance"),
-        namespace=given.get("namespace"),
-    )
+    option_names = ("kubeconfig", "context", "state_dir", "instance", "namespace")
+    options: dict[str, Any] = {name: ctx.params.get(name) for name in option_names}
+    selection = ServerSelection(**options)
     try:
-        return asyncio.run(_connected(resolve_target(selection, os.environ), names))
+        return asyncio.run(_with_connection(resolve_target(selection, os.environ), names))
     except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
         return []
 
 
 _OPTIONS: Final = (
-    click.option("-n", "--namespace", metavar="NAME", help="Default: that of the kubeconfig."),
-    click.option("--kubeconfig", type=click.Path(path_type=Path), help="The API server; before everything else."),
+    click.option("-n", "--namespace", metavar="NAME", help="The namespace. Default: the kubeconfig's namespace."),
+    click.option("--kubeconfig", type=click.Path(path_type=Path), help="The cluster; overrides any local instance."),
     click.option("--context", metavar="NAME", help="A context of the kubeconfig."),
     click.option("--instance", metavar="NAME", help="A local instance by name."),
     click.option("--state-dir", type=click.Path(path_type=Path), help="A local instance by its state directory."),
-    click.option("-v", "--verbose", is_flag=True, help="Tell which API server is used."),
+    click.option("-v", "--verbose", is_flag=True, help="Show which API server is used."),
 )
 
 NAME_ARGUMENT: Final = click.argument("name", shell_complete=complete_names)

@@ -8,7 +8,7 @@ from sundog_runtime.errors import StartError
 from sundog_runtime.sources.file_digests import make_os_start_error, read_entry, read_tree, tree_digest
 
 
-@click.command()
+@click.command(epilog="Example: sundog digest models/v1")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 def digest(path: Path) -> None:
     """Print the digest of a model's directory or file, for spec.model.digest.

@@ -1,4 +1,4 @@
-"""Starting and ending a local instance, with programs in its place that misbehave."""
+"""Start and stop a local instance, replaced by programs that misbehave."""
 
 import asyncio
 import shutil
@@ -45,7 +45,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_dir: Path) -> I
         each.process.wait()
 
 
-async def told(found: DemoInstance, text: str) -> None:
+async def wait_for_output(found: DemoInstance, text: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while True:
             if text in found.log.read_text():
@@ -53,7 +53,7 @@ async def told(found: DemoInstance, text: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_one_that_ends_at_once_is_told_with_its_last_words(start: Start) -> None:
+async def test_one_that_ends_at_once_is_shown_with_its_last_words(start: Start) -> None:
     found = start("print('error: port 1 is taken'); sys.exit(4)")
     with pytest.raises(CommandFailed, match=r"ended with status 4: error: port 1 is taken"):
         async with watch_deployment(found, PATIENCE_S):
@@ -62,7 +62,7 @@ async def test_one_that_ends_at_once_is_told_with_its_last_words(start: Start) -
 
 async def test_one_that_never_answers_is_given_up(start: Start) -> None:
     found = start("print('starting', flush=True); time.sleep(60)")
-    await told(found, "starting")
+    await wait_for_output(found, "starting")
     with pytest.raises(CommandFailed, match=r"did not answer within 0 s: it wrote no kubeconfig: starting"):
         async with watch_deployment(found, 0.3):
             pass
@@ -70,7 +70,7 @@ async def test_one_that_never_answers_is_given_up(start: Start) -> None:
 
 async def test_ctrl_c_ends_it(start: Start) -> None:
     found = start("signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); print('up', flush=True); time.sleep(60)")
-    await told(found, "up")
+    await wait_for_output(found, "up")
     await found.stop()
     assert found.process.returncode == 0
 
@@ -78,9 +78,9 @@ async def test_ctrl_c_ends_it(start: Start) -> None:
 async def test_one_that_does_not_end_is_killed_and_that_is_no_success(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instance, "_STOP_S", 0.2)
+    monkeypatch.setattr(instance, "_STOP_TIMEOUT_S", 0.2)
     found = start("signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)")
-    await told(found, "up")
+    await wait_for_output(found, "up")
     with pytest.raises(CommandFailed, match="did not end within 0 s of Ctrl-C and was killed"):
         await found.stop()
     assert found.process.wait(PATIENCE_S) == -9
@@ -92,16 +92,16 @@ async def test_what_it_leaves_behind_is_killed_and_that_is_no_success(start: Sta
         "print(child.pid, 'up', flush=True)\n"
         "signal.signal(signal.SIGINT, lambda *_: os._exit(0))\ntime.sleep(60)"
     )
-    await told(found, "up")
+    await wait_for_output(found, "up")
     pid = int(found.log.read_text().split()[0])
     with pytest.raises(CommandFailed, match=rf"left 1 processes behind \(pid {pid}\), which were killed"):
         await found.stop()
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_a_verb_that_fails_is_told_with_what_it_said(start: Start) -> None:
+async def test_a_verb_that_fails_is_shown_with_what_it_said(start: Start) -> None:
     found = start("print('error: no rollout', file=sys.stderr); sys.exit(1)")
-    with pytest.raises(CommandFailed, match=r"`sundog promote digits` ended with status 1: error: no rollout"):
+    with pytest.raises(CommandFailed, match=r"`sundog promote digits` failed with status 1: error: no rollout"):
         await found.run("promote", "digits")
 
 
@@ -128,10 +128,10 @@ def test_a_status_of_an_older_spec_is_not_current() -> None:
             ],
         },
     }
-    seen = DeploymentSnapshot.of(obj)
-    assert not seen.current
-    assert seen.weights == {1: 75, 2: 25}
-    assert seen.is_true("Ready")
-    assert not seen.is_true("Stalled")
-    assert seen.explain() == "Ready=True Serving: revision 1 serves"
+    snapshot = DeploymentSnapshot.of(obj)
+    assert not snapshot.current
+    assert snapshot.weights == {1: 75, 2: 25}
+    assert snapshot.is_true("Ready")
+    assert not snapshot.is_true("Stalled")
+    assert snapshot.explain() == "Ready=True Serving: revision 1 serves"
     assert DeploymentSnapshot.of({"metadata": {"generation": 1}}).explain() == "no status yet"

@@ -35,7 +35,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 async def echo(request: web.Request) -> web.Response:
-    """Reads the digit that the first pixel of the image spells."""
+    """Return the value of the image's first pixel as the digit."""
     digit = orjson.loads(await request.read())["inputs"][0][0][0]
     scores = [float(number == digit) for number in range(10)]
     return web.json_response({"outputs": [scores]}, headers={"x-sundog-revision": "7"})
@@ -67,7 +67,7 @@ async def test_each_client_has_one_request_at_a_time(serve: Serve) -> None:
         most = max(most, inside)
         if inside == 3:
             all_inside.set()
-        # The first three answers wait for each other, however slow the machine is.
+        # The first three responses wait for each other, so the order does not depend on the machine's speed.
         await all_inside.wait()
         await asyncio.sleep(0.001)
         inside -= 1
@@ -96,11 +96,11 @@ async def test_the_end_waits_for_the_answers_that_are_due(serve: Serve) -> None:
     ("answer", "problem"),
     [
         (web.Response(status=503, text="not ready"), "HTTP 503: not ready"),
-        (web.json_response({"outputs": [[1.0]]}), "the answer has no x-sundog-revision"),
-        (web.Response(text="hello", headers={"x-sundog-revision": "1"}), "the answer holds no scores: hello"),
+        (web.json_response({"outputs": [[1.0]]}), "the response has no x-sundog-revision"),
+        (web.Response(text="hello", headers={"x-sundog-revision": "1"}), "the response has no scores: hello"),
         (
             web.json_response({"outputs": []}, headers={"x-sundog-revision": "1"}),
-            'the answer holds no scores: {"outputs": []}',
+            'the response has no scores: {"outputs": []}',
         ),
     ],
 )
@@ -124,4 +124,4 @@ async def test_a_connection_that_is_cut_is_a_problem_and_is_not_tried_again(serv
 
     found = await samples(await serve(cut), at_least=3, clients=1)
     assert len(found) == calls
-    assert all(sample.problem.startswith("no answer: ") for sample in found)
+    assert all(sample.problem.startswith("no response: ") for sample in found)

@@ -1,4 +1,4 @@
-"""The demo's manifest, and the example's, as `sundog local up` reads them."""
+"""The manifests of the demo and of the example, as `sundog local up` reads them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from sundog_operator.api import ModelDeployment, find_unsupported_fields
 from sundog_operator.ports import Object
 from sundog_operator.shell import manifests
 from sundog_operator.shell.demo import manifest
-from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "digits" / "local" / "modeldeployment.yaml"
 
@@ -20,7 +20,7 @@ def read(path: Path) -> Object:
     return document.object
 
 
-@pytest.mark.parametrize("model", [WEAK, GOOD, BROKEN])
+@pytest.mark.parametrize("model", [WEAK_MODEL, GOOD_MODEL, BROKEN_MODEL])
 def test_the_manifest_is_valid_and_acted_on_in_full(tmp_path: Path, model: str) -> None:
     path = tmp_path / "digits.yaml"
     manifest.write_manifest(path, model)
@@ -32,9 +32,9 @@ def test_the_manifest_is_valid_and_acted_on_in_full(tmp_path: Path, model: str) 
 
 def test_an_edit_changes_the_model_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "digits.yaml"
-    manifest.write_manifest(path, WEAK)
+    manifest.write_manifest(path, WEAK_MODEL)
     before = path.read_text().splitlines()
-    manifest.write_manifest(path, GOOD)
+    manifest.write_manifest(path, GOOD_MODEL)
     after = path.read_text().splitlines()
     changed = [(old.strip(), new.strip()) for old, new in zip(before, after, strict=True) if old != new]
     assert changed == [("uri: file://${MANIFEST_DIR}/models/v1", "uri: file://${MANIFEST_DIR}/models/v2")]

@@ -34,7 +34,7 @@ def recorded(*, problem: str = "") -> DemoRecord:
 
 
 def amount(path: Path, colour: tuple[int, int, int]) -> int:
-    """How many pixels have about that colour."""
+    """Count the pixels of about that colour."""
     pixels = imread(path)[..., :3] * 255
     return int((abs(pixels - colour).max(axis=2) < 4).sum())
 

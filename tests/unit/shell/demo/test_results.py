@@ -1,4 +1,4 @@
-"""Numbers from recorded requests."""
+"""Statistics of recorded requests."""
 
 import math
 
@@ -16,7 +16,7 @@ def sample(sent_s: float, revision: int = 1, image: int = 0, predicted: int = 4,
 
 
 def test_an_image_counts_once_for_the_accuracy_however_often_it_was_sent() -> None:
-    # Image 0 is read right each of nine times, images 1 and 2 are read wrong once.
+    # Nine predictions of image 0 are right; one of each of images 1 and 2 is wrong.
     samples = [sample(t) for t in range(9)] + [sample(9, image=1, predicted=4), sample(10, image=2, predicted=4)]
     assert results.measure_accuracy(samples, LABELS) == (pytest.approx(1 / 3), 3)
 

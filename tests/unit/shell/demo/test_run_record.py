@@ -1,4 +1,4 @@
-"""Whether a run was a success, and how it is told."""
+"""Success and failure of a run, and its output."""
 
 from io import StringIO
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_failed_request_is_no_success() -> None:
     assert "1 × HTTP 500" in text
 
 
-def test_a_run_that_sent_nothing_can_be_told() -> None:
+def test_a_run_that_sent_nothing_can_be_shown() -> None:
     empty = DemoRecord(steps=[DemoStep("train", "Train", 1.0, False, "no torch")])
     assert empty.document()["succeeded"] is False
     assert "not reached: Train: no torch" in printed(empty)
@@ -69,13 +69,13 @@ def test_the_tables_name_accuracy_and_shares() -> None:
 def test_without_a_terminal_there_are_plain_lines() -> None:
     console = Console(file=StringIO(), width=60)
     shown = view.make_view(console)
-    shown.begin("Serve v1")
+    shown.start_step("Serve v1")
     shown.detail("left out, because it changes all the time")
     shown.traffic(RecentTraffic(10, 5.0, {1: 1.0}, 4.0, 9.0), {1: "v1"}, 0)
-    shown.say("[bold] is no markup here, and a line that is longer than the width of the console is not cut")
-    shown.end("revision 1 answers", 2.0, reached=True)
-    shown.rest()
-    shown.end("no process is left", 1.0, reached=True)
+    shown.log_line("[bold] is no markup here, and a line that is longer than the width of the console is not cut")
+    shown.end_step("revision 1 answers", 2.0, reached=True)
+    shown.clear_traffic()
+    shown.end_step("no process is left", 1.0, reached=True)
     shown.close()
     assert isinstance(console.file, StringIO)
     assert console.file.getvalue().splitlines() == [

@@ -1,4 +1,4 @@
-"""The training: honest, repeatable, and what it writes."""
+"""The training: held-out images, repeatability, and files."""
 
 from pathlib import Path
 
@@ -77,9 +77,11 @@ def test_the_clients_send_the_held_out_images(trained: tuple[Path, dict[str, flo
     assert held_out.bodies[0].decode().replace(" ", "") == f'{{"inputs":[{rows}]}}'.replace(" ", "")
 
 
-def test_progress_is_told_after_each_pass() -> None:
-    told: list[tuple[str, int, int]] = []
+def test_progress_is_shown_after_each_pass() -> None:
+    progress_calls: list[tuple[str, int, int]] = []
     training.train(
-        training.TrainingRecipe("v1", "linear", 2, 0.1), training.read_digits(), lambda *progress: told.append(progress)
+        training.TrainingRecipe("v1", "linear", 2, 0.1),
+        training.read_digits(),
+        lambda *progress: progress_calls.append(progress),
     )
-    assert told == [("v1", 1, 2), ("v1", 2, 2)]
+    assert progress_calls == [("v1", 1, 2), ("v1", 2, 2)]

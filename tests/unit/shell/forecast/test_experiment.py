@@ -1,4 +1,4 @@
-"""`sundog experiment power` and `simulate` of an Experiment: what they are asked, what they show, and what does not go together."""
+"""`sundog experiment power` and `simulate` of an Experiment: options, output, and invalid combinations."""
 
 import json
 import re
@@ -31,20 +31,17 @@ def test_power_over_some_effects(sundog: Any, manifest: Any) -> None:
     assert done.code == 0, done.err
     title, names, *rows, planned, peeked = done.out.splitlines()
     assert title == (
-        "2 beside control, conversion to increase, 20% of the units, alpha 0.05, fixed weights, 14d at most"
+        "2 arms and control, conversion to increase, 20% of the units, alpha 0.05, fixed weights, at most 14d"
     )
     assert names.split() == ["EFFECT", "UNITS", "TIME", "WINS", "WRONG", "NO", "WINNER", "UNDECIDED"]
     assert [row.split()[0] for row in rows] == ["0", "5", "10", "20"]
     assert "100%" in rows[-1]
     assert done.err.strip() == ""
-    once, five = (float(found) for found in re.findall(r"(\d+) (?:units|at most)", planned))
+    once, five = (float(found) for found in re.findall(r"(?:in|at most) (\d+)", planned))
     # Three arms, two tests, each of one side: 1.96 and 0.84 standard errors for 10 % of 10 %.
     assert once == pytest.approx(3 * (1.96 + 0.8416) ** 2 * (0.1 * 0.9 + 0.11 * 0.89) / 0.01**2, rel=1e-3)
     assert once < five < 1.03 * once
-    assert (
-        "Looked at each day, 14 times, the former finds what is not there in 22% of all experiments, not in 5%"
-        in peeked
-    )
+    assert "Evaluated every day, 14 times, the first test is wrong in 22% of all experiments instead of 5%" in peeked
 
 
 @pytest.mark.parametrize(("goal", "rows"), [("increase", ["0", "10", "20"]), ("decrease", ["0", "10", "20", "40"])])
@@ -65,10 +62,10 @@ def test_the_largest_alpha_is_no_accident(sundog: Any, manifest: Any, verb: str)
 def test_an_effect_that_is_hardly_found_is_warned_of(sundog: Any, manifest: Any) -> None:
     path = manifest(CONVERSION, stop={"maxDuration": "1h"})
     done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10", "--effect", "10%")
-    assert "warning: an arm that is better by 10 % wins with a likelihood of 0% only within 1h" in done.err
+    assert "warning: an arm that is 10 % better wins within 1h with a likelihood of only 0%" in done.err
 
 
-def test_a_simulation_tells_when(sundog: Any, manifest: Any) -> None:
+def test_a_simulation_shows_when(sundog: Any, manifest: Any) -> None:
     path = manifest(CONVERSION, unit={"header": "x-user-id"}, allocation={"mode": "thompson"})
     options = ("-f", path, "--units", "90000", "--rate", "10%", "--runs", "10", "--effect", "30%")
     done = sundog("experiment", "simulate", *options)
@@ -92,26 +89,26 @@ def test_a_mean(sundog: Any, manifest: Any) -> None:
     assert units == sorted(units, reverse=True)
     assert found["peeking"] == {"looks": 14, "every": "1d", "wrong": pytest.approx(0.22, abs=0.001)}
     assert (found["effects"][0]["oneLook"], found["effects"][0]["fiveLooks"]) == (None, None)
-    # As far as one arm of three is from control, in standard errors of 12 by unit.
+    # Standard errors between one of three arms and control, with a deviation of 12 by unit.
     assert found["effects"][3]["oneLook"] == pytest.approx(3 * 2 * (12 * (2.2414 + 0.8416) / 0.4) ** 2, rel=1e-3)
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize(("longest", "told"), [("10h", "each hour, 10 times"), ("1h", None)])
+@pytest.mark.parametrize(("longest", "expected"), [("10h", "every hour, 10 times"), ("1h", None)])
 def test_what_is_soon_over_is_looked_at_each_hour_or_once(
-    sundog: Any, manifest: Any, longest: str, told: str | None
+    sundog: Any, manifest: Any, longest: str, expected: str | None
 ) -> None:
     path = manifest(CONVERSION, stop={"maxDuration": longest})
     done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10")
-    assert ("times, the former" in done.out) == (told is not None)
-    assert (told or "") in done.out
+    assert ("times, the first test" in done.out) == (expected is not None)
+    assert (expected or "") in done.out
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         (("--rate", "4%"), "each request is a unit; give --rps"),
-        (("--rps", "1", "--mean", "4"), "conversion is a rate; give control's with --rate"),
+        (("--rps", "1", "--mean", "4"), "conversion is a rate; give control's rate with --rate"),
         (
             ("--rps", "1", "--rate", "4%", "--metric", "revenue"),
             "revenue is a mean; give control's with --mean and --deviation",
@@ -120,28 +117,28 @@ def test_what_is_soon_over_is_looked_at_each_hour_or_once(
             ("--rps", "1", "--mean", "4", "--metric", "revenue"),
             "revenue is a mean; give control's with --mean and --deviation",
         ),
-        (("--rps", "1", "--rate", "4%", "--metric", "profit"), "has no profit; there are conversion, revenue"),
-        (("--rps", "1"), "a rollout needs --rps and --errors; an Experiment -f, with --rate or --mean"),
+        (("--rps", "1", "--rate", "4%", "--metric", "profit"), "has no profit; expected one of conversion, revenue"),
+        (("--rps", "1"), "a rollout needs --rps and --errors; an Experiment needs -f with --rate or --mean"),
         (
             ("--rps", "1", "--errors", "1%"),
-            "experiment.yaml: has 0 ModelDeployments; one is expected; of an Experiment tell --rate or --mean",
+            "experiment.yaml: found 0 ModelDeployments; expected one; an Experiment needs --rate or --mean",
         ),
         (
             ("--rps", "1", "--rate", "4%", "--errors", "1%"),
-            "--errors is about a rollout; --rate and --mean are about an Experiment",
+            "--errors is for a rollout; --rate and --mean are for an Experiment",
         ),
         (
             ("--rps", "1", "--errors", "1%", "--effect", "5%"),
-            "--effect is about an Experiment; give --rate or --mean as well",
+            "--effect is for an Experiment, which also needs --rate or --mean",
         ),
         (
             ("--rps", "1", "--rate", "80%", "--effect", "50%"),
-            "conversion of 0.8 of the units cannot be 50 % better; at most 25 % is left",
+            "--effect 50%: conversion is 0.8 in control; expected at most 25%",
         ),
     ],
 )
 @pytest.mark.parametrize("verb", ["power", "simulate"])
-def test_what_does_not_go_together_is_told(
+def test_what_does_not_go_together_is_shown(
     sundog: Any, manifest: Any, verb: str, options: tuple[str, ...], problem: str
 ) -> None:
     done = sundog("experiment", verb, "-f", manifest(CONVERSION, REVENUE), *options)
@@ -149,19 +146,19 @@ def test_what_does_not_go_together_is_told(
     assert problem in done.err
 
 
-def test_manifests_that_do_not_do_are_told(sundog: Any, manifest: Any) -> None:
+def test_manifests_that_do_not_do_are_shown(sundog: Any, manifest: Any) -> None:
     asked = ("experiment", "power", "--rps", "1", "--rate", "4%")
     for options, problem in (
         (lambda: (), "give its manifest with -f"),
-        (lambda: ("-f", manifest()), "has no metric; there is nothing to win by"),
-        (lambda: ("-f", manifest(CONVERSION, copies=2)), "has 2 Experiments; one is expected"),
+        (lambda: ("-f", manifest()), "is empty; expected a metric to win by"),
+        (lambda: ("-f", manifest(CONVERSION, copies=2)), "found 2 Experiments; expected one"),
         (
             lambda: ("-f", manifest(CONVERSION, weights={"control": 100})),
             "experiment.yaml: Experiment default/e0 is invalid: spec.weights: ",
         ),
         (
             lambda: ("-f", manifest(CONVERSION, unit={"cookie": "user"})),
-            "give with --units how many new ones come a day",
+            "give the number of new units a day with --units",
         ),
     ):
         done = sundog(*asked, *options())

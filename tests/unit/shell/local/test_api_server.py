@@ -1,4 +1,4 @@
-"""What local mode's API server refuses."""
+"""Refusals of local mode's API server."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ def test_what_was_wrong_before_may_stay_so() -> None:
     assert len(find_admission_violations(old, experiment())) == 1
 
 
-def test_what_is_wrong_as_well_is_told() -> None:
+def test_what_is_wrong_as_well_is_shown() -> None:
     old = experiment(arms=[{"name": "canary"}])
-    (told,) = find_admission_violations(experiment(arms=[{"name": "canary"}], exposure="0%"), old)
-    assert told.startswith("spec.exposure: 0% ")
+    (message,) = find_admission_violations(experiment(arms=[{"name": "canary"}], exposure="0%"), old)
+    assert message.startswith("spec.exposure: 0% ")
 
 
 def test_another_deployment_is_refused() -> None:
-    (told,) = find_admission_violations(experiment(modelDeployment="letters"), experiment())
-    assert told == "spec.modelDeployment: cannot be changed; create another Experiment"
+    (message,) = find_admission_violations(experiment(modelDeployment="letters"), experiment())
+    assert message == "spec.modelDeployment: cannot be changed; create another Experiment"

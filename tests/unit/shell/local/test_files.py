@@ -1,4 +1,4 @@
-"""Manifests as the truth: edits, mistakes, removals, restarts."""
+"""Follow manifests: edits, mistakes, removals, restarts."""
 
 import os
 from collections.abc import Iterator
@@ -31,19 +31,19 @@ def text(name: str = "a", uri: str = "v1") -> str:
 
 @dataclass
 class Seen:
-    """A view that remembers."""
+    """A view that records everything."""
 
     notices: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     now: list[str] = field(default_factory=list)
 
-    def notice(self, told: str) -> None:
-        self.notices.append(told)
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
 
-    def problem(self, told: str) -> None:
-        self.problems.append(told)
+    def problem(self, message: str) -> None:
+        self.problems.append(message)
 
-    def standing(self, problems: Any) -> None:
+    def show_problems(self, problems: Any) -> None:
         self.now = list(problems)
 
     def deployments(self, objects: Any) -> None: ...
@@ -74,12 +74,12 @@ class World:
             self.clock,
             self.view,
             namespace="default",
-            keep=partial(state_dir_paths.write_manifest_problems, self.state),
+            save_problems=partial(state_dir_paths.write_manifest_problems, self.state),
         )
         return self
 
     async def settle(self) -> None:
-        """Look once, and once more when every file has been as it is for 5 s."""
+        """Sync now, and again after no file has changed for 5 s."""
         await self.files.sync()
         self.clock.advance(5)
         await self.files.sync()
@@ -134,16 +134,16 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
     for _ in range(3):
         await world.settle()
     assert await world.uris() == {}
-    (told,) = world.view.notices
-    assert told.startswith("ModelDeployment default/a was deleted; ")
-    assert "a.yaml still describes it, so an edit or the next start makes it again" in told
+    (message,) = world.view.notices
+    assert message.startswith("ModelDeployment default/a was deleted; ")
+    assert "a.yaml still describes it, so an edit or the next start creates it again" in message
     world.write("a.yaml", text("a", "v2"))
     await world.settle()
     assert await world.uris() == {"a": "v2"}
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         ("a: [1", "a.yaml: line 1: "),
         (text() + "# made\nmade: 2024-13-45", "a.yaml: line 7: a value stands for a YAML timestamp and is none"),
@@ -163,14 +163,14 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
         (text().replace("ModelDeployment", "ModelDeploymnet"), "a.yaml: kind 'ModelDeploymnet'"),
     ],
 )
-async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: str, told: str) -> None:
+async def test_a_mistake_is_shown_once_and_keeps_what_serves(world: World, bad: str, message: str) -> None:
     world.write("a.yaml", text("a"))
     await world.settle()
     world.write("a.yaml", bad)
     for _ in range(3):
         await world.settle()
     assert len(world.view.problems) == 1
-    assert told in world.view.problems[0]
+    assert message in world.view.problems[0]
     assert world.view.problems[0].removeprefix("skipped: ").startswith(str(world.folder))
     assert "\n" not in world.view.problems[0]
     assert await world.uris() == {"a": "v1"}
@@ -266,27 +266,29 @@ async def test_a_file_that_is_empty_for_a_moment_deletes_nothing(world: World) -
 
 
 @pytest.mark.parametrize("empty", ["", "\n", "---\n", "---\n---\n", "# a comment\n", "null", "kind: List\nitems: []"])
-async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_told_once(world: World, empty: str) -> None:
+async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_shown_once(
+    world: World, empty: str
+) -> None:
     world.write("a.yaml", f"{text('a')}---\n{text('b')}")
     await world.settle()
     world.write("a.yaml", empty)
     for _ in range(3):
         await world.settle()
-    told = (
-        f"{world.folder}/a.yaml: describes nothing; kept until the file is removed:"
+    message = (
+        f"{world.folder}/a.yaml: the file is empty; its objects are kept until you remove it:"
         " ModelDeployment default/a, ModelDeployment default/b"
     )
-    assert world.view.problems == [told]
+    assert world.view.problems == [message]
     assert await world.uris() == {"a": "v1", "b": "v1"}
     await world.start().settle()
-    assert world.view.problems == [told, told], "a later start keeps and tells it too"
+    assert world.view.problems == [message, message], "a later start keeps and tells it too"
     assert await world.uris() == {"a": "v1", "b": "v1"}
     (world.folder / "a.yaml").unlink()
     await world.settle()
     assert await world.uris() == {}
 
 
-async def test_an_emptied_file_is_told_anew_after_it_described_something(world: World) -> None:
+async def test_an_emptied_file_is_shown_anew_after_it_described_something(world: World) -> None:
     for round_ in (1, 2):
         world.write("a.yaml", text("a"))
         await world.settle()
@@ -317,14 +319,16 @@ async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(wo
     world.write("b.yaml", "")
     await world.settle()
     assert await world.uris() == {"a": "v1"}
-    (told,) = world.view.problems
-    assert told.startswith(f"{world.folder}/b.yaml: describes nothing; kept until the file is removed")
+    (message,) = world.view.problems
+    assert message.startswith(f"{world.folder}/b.yaml: the file is empty; its objects are kept until you remove it")
     (world.folder / "b.yaml").unlink()
     await world.settle()
     assert await world.uris() == {}
 
 
-async def test_nothing_is_told_of_files_that_never_described_anything_or_whose_object_was_deleted(world: World) -> None:
+async def test_nothing_is_shown_of_files_that_never_described_anything_or_whose_object_was_deleted(
+    world: World,
+) -> None:
     world.write("notes.yaml", "# nothing here\n")
     world.write("a.yaml", text("a"))
     await world.settle()
@@ -368,7 +372,7 @@ async def test_a_start_at_another_path_takes_nothing_away(world: World) -> None:
     (world.root / "b.yaml").write_text(text("b"))
     await world.start().files.begin()
     assert await world.uris() == {"a": "v1", "b": "v1"}
-    assert any("default/a stays, though it came from" in notice for notice in world.view.notices)
+    assert any("default/a is kept although it came from" in notice for notice in world.view.notices)
 
 
 async def test_a_restart_knows_what_came_from_files(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The life of an instance, with processes that stand in for Ray and the edge."""
+"""Start, run and stop an instance with stand-ins for Ray and the edge."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from waiting import PATIENCE_S, comes_true
 
 
 class Stubborn:
-    """Starts one process that ignores SIGTERM; `stop_all` waits long for it."""
+    """A controller with one process that ignores SIGTERM; `stop_all` waits long for it."""
 
     def __init__(self, _kube: Kubernetes, state: Path, clock: Clock, grace_s: float = 0.1) -> None:
         self.processes = Processes(StateDirectory.at(state), SystemProcessTable(), clock)
@@ -52,7 +52,7 @@ class Stubborn:
 
 
 class Silent:
-    """Neither Ray nor an edge answers."""
+    """Ray and edges that do not respond."""
 
     async def read(self, asked: Any) -> Any:
         if isinstance(asked, str):
@@ -120,7 +120,7 @@ async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, 
         async with asyncio.timeout(PATIENCE_S):
             while not await asyncio.to_thread(applied):
                 pass
-        stop.ask()
+        stop.request()
         assert await asyncio.wait_for(task, PATIENCE_S) == ExitCode.OK
     assert left(state_dir) == []
     assert not (state_dir / state_dir_paths.KUBECONFIG_FILE).exists()
@@ -129,10 +129,10 @@ async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, 
 
 async def test_asked_twice_it_kills(state_dir: Path, manifests: Path) -> None:
     async with running(state_dir, manifests, grace_s=300) as (stop, task):
-        stop.ask()
+        stop.request()
         await asyncio.sleep(0)
         assert not task.done()
-        stop.ask()
+        stop.request()
         assert await asyncio.wait_for(task, PATIENCE_S) == ExitCode.INTERRUPTED
     assert left(state_dir) == []
 
@@ -148,7 +148,7 @@ async def test_two_state_directories_run_side_by_side(state_dir: Path, manifests
     other = Path(tempfile.mkdtemp(prefix="sdi-"))
     try:
         async with running(state_dir, manifests) as (_, first), running(other, manifests) as (stop, second):
-            stop.ask()
+            stop.request()
             assert await asyncio.wait_for(second, PATIENCE_S) == ExitCode.OK
             assert not first.done()
             assert left(state_dir)
@@ -170,7 +170,7 @@ async def test_a_part_that_breaks_ends_the_instance_in_order(state_dir: Path, ma
 
 async def test_what_a_killed_instance_left_is_taken_down(state_dir: Path, manifests: Path) -> None:
     async with running(state_dir, manifests) as (_, task):
-        # As after kill -9: nothing was ended in order.
+        # As after kill -9: without an orderly stop.
         original, instance.stop_all_processes = instance.stop_all_processes, _nothing  # type: ignore[assignment]
         try:
             task.cancel()
@@ -190,8 +190,8 @@ async def _nothing(*_arguments: Any) -> None:
 
 def test_down_and_status_tell_what_is_there(state_dir: Path, sundog: Any) -> None:
     state_dir_paths.prepare_state_dir(state_dir)
-    told = sundog("local", "status", "--state-dir", str(state_dir))
-    assert (told.code, told.out) == (ExitCode.NOT_FOUND, f"no instance runs in {state_dir}\n")
+    result = sundog("local", "status", "--state-dir", str(state_dir))
+    assert (result.code, result.out) == (ExitCode.NOT_FOUND, f"no instance runs in {state_dir}\n")
     assert sundog("local", "down", "--state-dir", str(state_dir)).out == f"nothing runs in {state_dir}\n"
 
 
@@ -203,16 +203,17 @@ def test_a_path_that_does_not_exist_is_code_2(sundog: Any, tmp_path: Path) -> No
 
 def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Path) -> None:
     code = (
-        "import asyncio, sys; from pathlib import Path; from sundog_operator.shell.local.instance import *\n"
-        "from sundog_operator.shell.local.views import LineView\n"
+        "import asyncio\n"
+        "from sundog_operator.shell.local.instance import STOP_SIGNALS, StopRequest\n"
+        "from sundog_operator.shell.run_until_signal import handle_signals\n"
         "async def main():\n"
-        "    stop = Stop()\n"
-        "    with signals(stop):\n"
+        "    stop = StopRequest()\n"
+        "    with handle_signals(STOP_SIGNALS, stop.request):\n"
         "        print('ready', flush=True)\n"
-        "        await stop.asked.wait()\n"
-        "        print('asked', flush=True)\n"
-        "        await stop.hurry.wait()\n"
-        "        print('hurry', flush=True)\n"
+        "        await stop.end_requested.wait()\n"
+        "        print('end', flush=True)\n"
+        "        await stop.kill_requested.wait()\n"
+        "        print('kill', flush=True)\n"
         "asyncio.run(main())"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -220,7 +221,7 @@ def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Pa
     with child.stdout as lines:
         assert lines.readline() == "ready\n"
         child.send_signal(signal.SIGHUP)
-        assert lines.readline() == "asked\n"
+        assert lines.readline() == "end\n"
         child.send_signal(signal.SIGINT)
-        assert lines.readline() == "hurry\n"
+        assert lines.readline() == "kill\n"
     assert child.wait(PATIENCE_S) == 0

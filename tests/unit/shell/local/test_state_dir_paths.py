@@ -24,7 +24,7 @@ def test_a_short_path_is_used_as_it_is() -> None:
 
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for links of our own, with a path as short as the real one."""
+    """Return a separate folder for links, with a path as short as the real one."""
     with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
         monkeypatch.setattr(state_dir_paths, "_LINKS", Path(folder))
         yield Path(folder)
@@ -39,7 +39,7 @@ def test_a_long_path_is_reached_by_a_private_link(tmp_path: Path, links: Path) -
     assert (path / "ray-token").exists()
     assert state_dir_paths.find_state_dir(path) == state
     assert state_dir_paths.prepare_state_dir(path) == state
-    # Another directory whose link was taken away by a clean-up gets it back.
+    # A directory whose link a clean-up removed gets it back.
     state.path.unlink()
     assert state_dir_paths.prepare_state_dir(path).path.readlink() == path
 

@@ -67,7 +67,7 @@ def test_a_reader_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_not_applied_stays_below_the_table() -> None:
     screen = io.StringIO()
     view = LiveInstanceView(Console(file=screen, force_terminal=True, width=120), "sundog local")
-    view.standing(["a.yaml: spec.replicas: -1 is less than 0"])
+    view.show_problems(["a.yaml: spec.replicas: -1 is less than 0"])
     for number in range(20):
         view.notice(f"notice {number}")
     view.close()

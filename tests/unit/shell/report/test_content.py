@@ -1,4 +1,4 @@
-"""What a report tells of rollouts under way, ended, and without traffic."""
+"""Content of reports of rollouts under way, ended, and without traffic."""
 
 import io
 import re
@@ -45,15 +45,15 @@ NOW = BEGUN + 12 * MINUTE
 PASSED = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
 
 
-def told(status: ExperimentStatus, now: datetime = NOW) -> ExperimentReport:
+def report_of(status: ExperimentStatus, now: datetime = NOW) -> ExperimentReport:
     return make_report(stored(status), now)
 
 
 def lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
-    """What a terminal shows, with one space for many."""
+    """Return the lines of a terminal, with single spaces."""
     out = io.StringIO()
     now = max([NOW, *(point.at for point in status.history)])
-    Console(file=out, width=width).print(terminal.render_report(told(status, now)))
+    Console(file=out, width=width).print(terminal.render_report(report_of(status, now)))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
@@ -62,11 +62,11 @@ def fact(report: ExperimentReport, name: str) -> str:
 
 
 def test_one_that_goes_on_says_what_it_waits_for_and_what_is_known() -> None:
-    report = told(running())
-    assert (report.title, report.heading, report.tone) == ("vision/digits-r8", "Undecided, goes on", "open")
+    report = report_of(running())
+    assert (report.title, report.heading, report.tone) == ("vision/digits-r8", "Undecided, still running", "open")
     assert report.why == (ERRORS.message,)
     assert fact(report, "so far") == "12m"
-    assert fact(report, "traffic") == "100 requests a second when it began"
+    assert fact(report, "traffic") == "100 requests a second at its start"
     assert report.seconds == 720
     assert [(arm.name, arm.revision, arm.weight, arm.requests, arm.evidence, arm.errors) for arm in report.arms] == [
         ("stable", 7, 75, 49_500, 49_000, 495),
@@ -83,42 +83,44 @@ def test_why_an_interval_beside_a_verdict_contains_1_is_said() -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="canary", verdict="Better", interval=(0.1, 1.02))
     status = running()
     beside = status.model_copy(update={"metrics": (*status.metrics, mistakes)})
-    assert ONE_SIDED_NOTE in told(beside).why
+    assert ONE_SIDED_NOTE in report_of(beside).why
     assert ONE_SIDED_NOTE in lines(beside)
     assert ONE_SIDED_NOTE not in lines(status)
-    assert ONE_SIDED_NOTE in render_html(told(beside), "0.1.0", NOW)
+    assert ONE_SIDED_NOTE in render_html(report_of(beside), "0.1.0", NOW)
 
 
-def test_a_bake_is_told_with_the_steps() -> None:
+def test_a_bake_is_shown_with_the_steps() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 25}], "bake": {"holdback": "2%"}})
-    report = told(running(plan=freeze.freeze(rollout, 7, 8, BEGUN).plan))
+    report = report_of(running(plan=freeze.freeze(rollout, 7, 8, BEGUN).plan))
     assert fact(report, "steps") == "25 % → 50 % → 98 % → 100 %"
     assert fact(report, "bake") == "2 % stays with stable for 30m"
 
 
 def test_data_quality_has_the_split_and_what_nobody_knows_of() -> None:
-    report = told(running())
+    report = report_of(running())
     assert fact(report, "data quality") == "Consistent"
     assert fact(report, "silent edges") == "none, as of the last write"
-    assert fact(report, "lost") == "3 of stable's requests and 1 of the candidate's ended, nobody knows how"
-    assert fact(report, "running") == "2 of stable's and 0 of the candidate's, when that was last told"
+    assert fact(report, "lost") == "3 of stable's requests and 1 of the candidate's have an unknown result"
+    assert fact(report, "running") == "2 of stable's requests and 0 of the candidate's, as of the last report"
     split = fact(report, "sample ratio")
     assert split.startswith("the canary got 16333 of 65333 requests, expected 16333; log E against")
     silent = condition("DataQuality", "Unknown", "EdgeSilent", message="edge-1: does not tell what it has counted")
-    report = told(running(conditions=(silent,), evidence_epochs=()))
+    report = report_of(running(conditions=(silent,), evidence_epochs=()))
     assert fact(report, "silent edges") == "edge-1: does not tell what it has counted"
-    assert fact(report, "sample ratio") == "nothing was counted as evidence"
+    assert fact(report, "sample ratio") == "no evidence was counted"
 
 
 def test_requests_of_units_that_stay_with_an_arm_are_no_split_to_be_wrong() -> None:
     plan = running().plan.model_copy(update={"unit": PlanUnit(kind="header", name="x-user")})
-    split = fact(told(running(plan=plan, evidence_epochs=(EvidenceEpoch(number=2, weight=50),))), "sample ratio")
-    assert split.startswith("the candidate got 16333 of 65333 requests, which need not fall to the arms by the weights")
+    split = fact(report_of(running(plan=plan, evidence_epochs=(EvidenceEpoch(number=2, weight=50),))), "sample ratio")
+    assert split.startswith("the candidate got 16333 of 65333 requests. Only units split by the weights")
 
 
 def test_a_split_that_is_wrong_is_seen() -> None:
     epochs = (EvidenceEpoch(number=2, weight=50),)
-    log_e = float(fact(told(running(evidence_epochs=epochs)), "sample ratio").split("the split is ")[1].split(",")[0])
+    log_e = float(
+        fact(report_of(running(evidence_epochs=epochs)), "sample ratio").split("the split is ")[1].split(";")[0]
+    )
     assert log_e > 1000
 
 
@@ -132,22 +134,22 @@ def test_a_split_that_is_wrong_is_seen() -> None:
 def test_one_that_ended_says_how_and_why(
     status: ExperimentStatus, heading: str, tone: str, why: str, minutes: int
 ) -> None:
-    report = told(status)
+    report = report_of(status)
     assert (report.heading, report.tone, report.why[0]) == (heading, tone, why)
     assert report.seconds == 60 * minutes
     assert fact(report, "ended") == f"2026-11-26 12:{minutes:02}:00 UTC, after {minutes}m"
 
 
-def test_no_sentence_is_told_twice_and_none_of_what_waits_for_nothing() -> None:
-    assert told(rolled_back()).why == ("RolledBack: errorRate is 3 times stable's",)
-    assert told(promoted()).why == (
+def test_no_sentence_is_shown_twice_and_none_of_what_waits_for_nothing() -> None:
+    assert report_of(rolled_back()).why == ("RolledBack: errorRate is 3 times stable's",)
+    assert report_of(promoted()).why == (
         "Promoted: after step 4 at 100 %",
         "errorRate is 1.05 times stable's: no worse than allowed",
     )
 
 
 def test_without_traffic_nothing_is_made_up() -> None:
-    report = told(without_traffic())
+    report = report_of(without_traffic())
     assert {metric.bounds for metric in report.metrics} == {()}
     assert [arm.error_rate for arm in report.arms] == [None, None]
     assert fact(report, "counts") == "none are kept"
@@ -157,24 +159,24 @@ def test_without_traffic_nothing_is_made_up() -> None:
 
 
 def test_what_is_allowed_is_that_of_the_weight_under_which_it_was_counted() -> None:
-    allowed = {bound.at_s // 60: bound.allowed for bound in told(promoted()).metrics[0].bounds}
+    allowed = {bound.at_s // 60: bound.allowed for bound in report_of(promoted()).metrics[0].bounds}
     # 0, 5, 25, 50 and 100 %, twelve minutes: a new one in minutes 3, 5, 8 and 10.
     assert (allowed[4], allowed[5], allowed[6], allowed[8], allowed[9], allowed[11]) == (2, 2, 1.5, 1.5, 1.25, 1.25)
 
 
 def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
-    report = told(running(history=()))
+    report = report_of(running(history=()))
     assert not report.remembered
     assert [(look.at_s, look.weight, look.requests) for look in report.looks] == [(660.0, 25, (49_500, 16_500))]
     assert report.looks[0].weights == (75, 25)
     assert [bound.ratio for bound in report.metrics[0].bounds] == [1.05]
     assert ExperimentStatus.parse({}).history == ()
-    assert make_report({**stored(running()), "status": {}}, NOW).heading == "Has not begun"
+    assert make_report({**stored(running()), "status": {}}, NOW).heading == "Not started"
 
 
-def test_a_status_that_somebody_damaged_is_told_as_far_as_it_goes() -> None:
+def test_a_status_that_is_damaged_is_shown_as_far_as_it_goes() -> None:
     many = tuple(ERRORS.model_copy(update={"name": f"m{n}"}) for n in range(40))
-    report = told(running(metrics=many, history=(), arms=running().arms[:1]))
+    report = report_of(running(metrics=many, history=(), arms=running().arms[:1]))
     assert (report.looks, [arm.name for arm in report.arms]) == ((), ["stable"])
     assert lines(running(metrics=many, history=(), arms=()))
 
@@ -187,8 +189,8 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
         verdict=Verdict(reason="Aborted: by command abc"),
         conditions=(condition("Running", "False", "Aborted", BEGUN + 5 * MINUTE),),
     )
-    report = told(status)
-    assert report.heading == "Ended without a verdict of evidence: Aborted"
+    report = report_of(status)
+    assert report.heading == "Ended without a verdict on evidence: Aborted"
     assert (report.looks[-1].at_s, report.looks[-1].weight, report.looks[-1].requests) == (300.0, 0, (49_500, 16_500))
 
 
@@ -200,25 +202,25 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
             {"phase": "Concluded", "verdict": Verdict(reason="Promoted: after step 2 at 50 %")},
             "Promoted, not by evidence",
         ),
-        ({"phase": "Pending"}, "Has not begun"),
-        ({"verdict": PASSED, "step": None}, "Its copies have passed: promote or abort it"),
-        ({"phase": "Concluded", "verdict": PASSED}, "Promoted by command, after its copies had passed"),
+        ({"phase": "Pending"}, "Not started"),
+        ({"verdict": PASSED, "step": None}, "Its copies passed: promote or abort it"),
+        ({"phase": "Concluded", "verdict": PASSED}, "Promoted by command, after its copies passed"),
         (
             {"phase": "Stopped", "verdict": PASSED.model_copy(update={"reason": "Aborted: by command c"})},
-            "Its copies had passed, and it was not promoted: Aborted",
+            "Its copies passed, but it was not promoted: Aborted",
         ),
     ],
 )
 def test_headings(changes: dict[str, Any], heading: str) -> None:
-    assert told(running(**changes)).heading == heading
+    assert report_of(running(**changes)).heading == heading
 
 
-def test_what_copies_came_to_is_told_before_anybody_decides() -> None:
-    assert told(copied(2, "manual")).why[0] == PASSED.reason
+def test_what_copies_came_to_is_shown_before_anybody_decides() -> None:
+    assert report_of(copied(2, "manual")).why[0] == PASSED.reason
 
 
 def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
-    """After a shadow that has passed, and before a bake."""
+    """Return a status between a passed shadow step and a bake."""
     plan = freeze.freeze(Rollout.from_json({"strategy": "shadow", "bake": {}}), 7, 8, BEGUN).plan
     step = StepStatus(
         index=index, of=4, gate=gate, reason="bakes until noon" if gate == "bake" else "waits for promote"
@@ -226,13 +228,13 @@ def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
     return running(plan=plan, step=step, verdict=PASSED, **changes)
 
 
-def test_a_bake_after_a_shadow_is_told_as_any_other_until_it_is_over() -> None:
-    report = told(copied(3, "bake"))
-    assert (report.heading, report.why[0]) == ("Undecided, goes on", "bakes until noon")
+def test_a_bake_after_a_shadow_is_shown_as_any_other_until_it_is_over() -> None:
+    report = report_of(copied(3, "bake"))
+    assert (report.heading, report.why[0]) == ("Undecided, still running", "bakes until noon")
     assert fact(report, "steps") == "0 % → 0 % → 99 % → 100 %"
     assert fact(report, "bake") == "1 % stays with stable for 30m"
-    assert told(copied(3, "bake", paused=PauseStatus(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
-    assert told(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies had passed"
+    assert report_of(copied(3, "bake", paused=PauseStatus(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
+    assert report_of(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies passed"
 
 
 def test_a_terminal_shows_the_interval_shrink_between_its_limits() -> None:
@@ -259,7 +261,7 @@ def test_an_interval_of_one_step_alone_says_so(width: int) -> None:
     found = lines(status, width)
     assert not any("this step" in line for line in lines(running(), width))
     assert any("this step" in line for line in found)
-    assert "in this step</td>" in render_html(told(status), "0.1.0", NOW)
+    assert "in this step</td>" in render_html(report_of(status), "0.1.0", NOW)
     assert all(len(line) <= width for line in found)
 
 
@@ -304,7 +306,7 @@ def test_a_terminal_shows_ten_arms_and_that_one_was_dropped() -> None:
 def test_a_terminal_shows_what_was_kept_before_weights_of_arms_were() -> None:
     shown = lines(of_before(moving()))
     head = shown.index("Traffic of the arms over time, to 85 %")
-    assert shown[head + 1].startswith("beside control, rounded ▕")
+    assert shown[head + 1].startswith("all arms except control, rounded ▕")
     assert shown[head + 1].endswith("▏ 67 % → 85 %, moved 2 times")
     assert shown[head + 2] == "in 7:00:00"
 
@@ -315,19 +317,19 @@ def test_a_terminal_says_what_the_ratio_of_a_metric_of_an_arm_is() -> None:
         return shown[shown.index(title) + 1]
 
     assert below(means(), "a: spent over time: mean of amount should increase") == (
-        "How many times as much of it a unit of arm a has as one of control"
+        "Ratio of the mean by unit: arm a to control"
     )
     assert below(two_arms(), "a: converted over time: rate of bought should increase, by 2 % or more") == (
-        "How many times as often it happens with arm a as with control"
+        "Ratio of the frequency: arm a to control"
     )
     assert below(
         two_arms(), "b: errorRate over time: up to 25 % more than control, or 0.5 % of all requests"
-    ).startswith("How many times as often it happens with arm b")
+    ).startswith("Ratio of the frequency: arm b")
 
 
 def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
     out = io.StringIO()
-    report = told(two_arms(), BEGUN + 60 * 11 * MINUTE)
+    report = report_of(two_arms(), BEGUN + 60 * 11 * MINUTE)
     Console(file=out, width=200, force_terminal=True, color_system="standard").print(terminal.render_report(report))
     colours = {
         verdict: re.findall(rf"\x1b\[(\d+)m[^\x1b]*\x1b\[0m  {verdict}", out.getvalue())
@@ -336,8 +338,8 @@ def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
     assert [set(found) for found in colours.values()] == [{"36"}, {"35"}, {"32"}]
 
 
-def test_what_is_told_of_two_metrics_of_one_name_is_told_of_each() -> None:
-    found = {metric.name: metric for metric in told(one_name(), BEGUN + 4 * 60 * MINUTE).metrics}
+def test_what_is_shown_of_two_metrics_of_one_name_is_shown_of_each() -> None:
+    found = {metric.name: metric for metric in report_of(one_name(), BEGUN + 4 * 60 * MINUTE).metrics}
     success, harm = found["a: errorRate (success)"], found["a: errorRate (harm)"]
     assert success.last is not None
     assert harm.last is not None
@@ -347,7 +349,7 @@ def test_what_is_told_of_two_metrics_of_one_name_is_told_of_each() -> None:
     ]
     assert {bound.ratio for bound in success.bounds} == {0.5}
     assert {bound.ratio for bound in harm.bounds} == {1.1}
-    before = {metric.name: metric for metric in told(of_before(one_name()), BEGUN + 4 * 60 * MINUTE).metrics}
+    before = {metric.name: metric for metric in report_of(of_before(one_name()), BEGUN + 4 * 60 * MINUTE).metrics}
     assert before["a: errorRate (harm)"].bounds == before["a: errorRate (success)"].bounds == ()
-    alone = told(of_before(two_arms()), BEGUN + 11 * 60 * MINUTE).metrics
+    alone = report_of(of_before(two_arms()), BEGUN + 11 * 60 * MINUTE).metrics
     assert all(len(metric.bounds) == 12 for metric in alone if metric.last is not None)

@@ -1,4 +1,4 @@
-"""The page of a report: whole, on its own, the same in numbers as in drawings, and deaf to what others write into it."""
+"""The page of a report: complete, self-contained, with equal numbers in tables and charts, and safe against hostile texts."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ from sundog_operator.shell.report.page import render_html
 from told_experiments import NINE, means, moving, of_before, one_name, ten_arms, two_arms
 from told_rollouts import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 
-REQUESTS = "Requests by arm, in all since the begin"
+REQUESTS = "Requests by arm since the start"
 NOW = BEGUN + 12 * MINUTE
 OF_ROLLOUTS = {
     "running": running(),
@@ -51,7 +51,7 @@ SIDES = {"x": (0, charts.WIDTH), "y": (0, charts.HEIGHT)}
 
 
 def now_of(status: ExperimentStatus) -> datetime:
-    """Some time after the last look."""
+    """Return a time after the last evaluation."""
     return max([NOW, *(point.at + MINUTE for point in status.history)])
 
 
@@ -61,7 +61,7 @@ def made(status: ExperimentStatus, name: str = "digits-r8", deployment: str = "d
 
 
 def parsed(status: ExperimentStatus, **names: str) -> Element:
-    """The document, read by a parser that forgives nothing."""
+    """Parse the document with a strict parser."""
     return ET.fromstring(made(status, **names))
 
 
@@ -70,7 +70,7 @@ def text_of(element: Element) -> str:
 
 
 def tables(root: Element) -> dict[str, list[list[str]]]:
-    """By caption, the last of a name: heads and rows."""
+    """Return heads and rows by caption; the last table of a caption counts."""
     return {
         text_of(table.find("caption")): [[text_of(cell) for cell in row] for row in table.iter("tr")]  # type: ignore[arg-type]
         for table in root.iter("table")
@@ -128,7 +128,7 @@ def test_what_is_drawn(state: str, charts_: list[str], verdict: str) -> None:
 
 @pytest.mark.parametrize("status", STATES.values(), ids=STATES)
 def test_whatever_is_drawn_has_a_look_of_its_own_and_a_legend(status: ExperimentStatus) -> None:
-    """A kind that the style knows nothing of is not seen at all."""
+    """An element without a style is invisible."""
     root = parsed(status)
     (style,) = (each.text or "" for each in root.iter("style"))
     for figure in root.iter("figure"):
@@ -145,7 +145,7 @@ def test_whatever_is_drawn_has_a_look_of_its_own_and_a_legend(status: Experiment
 
 
 def kinds(element: Element, of: str) -> list[str]:
-    """What those that are drawn so stand for."""
+    """Return the kinds of all elements of that class."""
     found = ((each.get("class") or "").split() for each in element.iter())
     return [words[1] for words in found if words[:1] == [of] and len(words) > 1]
 
@@ -155,7 +155,7 @@ def figure_of(status: ExperimentStatus, title: str) -> Element:
 
 
 def courses(status: ExperimentStatus) -> dict[str, list[tuple[float, float]]]:
-    """The lines of the traffic by what they stand for: (x, y) of each corner."""
+    """Return the traffic lines by kind: (x, y) of each corner."""
     found = figure_of(status, "Traffic of the arms").iter("polyline")
     return {
         (each.get("class") or "").split()[1]: [
@@ -213,41 +213,44 @@ def test_weights_below_one_percent_are_shown() -> None:
 
 def test_before_weights_of_arms_were_kept_their_sum_is_drawn() -> None:
     assert list(courses(OF_EXPERIMENTS["arms of before"])) == ["together"]
-    assert legend(OF_EXPERIMENTS["arms of before"], "Traffic of the arms")["together"] == "beside control, rounded"
+    assert (
+        legend(OF_EXPERIMENTS["arms of before"], "Traffic of the arms")["together"]
+        == "all arms except control, rounded"
+    )
     rows = tables(parsed(OF_EXPERIMENTS["arms of before"]))["Traffic of the arms"]
-    assert rows[0] == ["time", "beside control, rounded", "control, counted", "a, counted", "b, counted"]
+    assert rows[0] == ["time", "all arms except control, rounded", "control, counted", "a, counted", "b, counted"]
     assert rows[-1] == ["7:00:00", "85 %", "15 %", "80 %", "5 %"]
     lately = courses(OF_EXPERIMENTS["arms since lately"])
     assert list(lately) == ["together", "control", "arm-1", "arm-2"]
     assert lately["together"][-1][0] == lately["control"][0][0]
 
 
-def test_a_metric_is_told_by_what_is_compared_and_by_what_is_counted() -> None:
-    def told(status: ExperimentStatus, title: str) -> tuple[str, str]:
+def test_a_metric_is_shown_by_what_is_compared_and_by_what_is_counted() -> None:
+    def describe(status: ExperimentStatus, title: str) -> tuple[str, str]:
         figure = figure_of(status, title)
         return text_of(next(figure.iter("desc"))), legend(status, title)["one"]
 
-    assert told(means(), "a: spent") == (
-        "How many times as much of it a unit of arm a has as one of control, and between which ends that is known to be, over time;"
-        " on a log scale. Wanted: mean of amount should increase. An end beyond the drawing has an arrow.",
+    assert describe(means(), "a: spent") == (
+        "Ratio of the mean by unit: arm a to control, with its interval, over time, on a log scale."
+        " Goal: mean of amount should increase. An arrow marks an end outside of the drawing.",
         "as much as control (1)",
     )
-    assert told(two_arms(), "b: converted") == (
-        "How many times as often it happens with arm b as with control, and between which ends that is known to be, over time;"
-        " on a log scale. Wanted: rate of bought should increase, by 2 % or more. An end beyond the drawing has an arrow.",
+    assert describe(two_arms(), "b: converted") == (
+        "Ratio of the frequency: arm b to control, with its interval, over time, on a log scale."
+        " Goal: rate of bought should increase, by 2 % or more. An arrow marks an end outside of the drawing.",
         "as often as control (1)",
     )
-    description, one = told(two_arms(), "a: errorRate")
-    assert "with arm a as with control" in description
-    assert "Held to: up to 25 % more than control, or 0.5 % of all requests." in description
+    description, one = describe(two_arms(), "a: errorRate")
+    assert ": arm a to control" in description
+    assert "Limit: up to 25 % more than control, or 0.5 % of all requests." in description
     assert one == "as often as control (1)"
-    description, one = told(promoted(), "errorRate")
-    assert "with the candidate as with stable" in description
-    assert "Held to: up to 25 % more than stable, or 0.5 % of all requests." in description
+    description, one = describe(promoted(), "errorRate")
+    assert ": the candidate to stable" in description
+    assert "Limit: up to 25 % more than stable, or 0.5 % of all requests." in description
     assert one == "as often as stable (1)"
 
 
-def test_better_and_worse_have_colours_that_are_told() -> None:
+def test_better_and_worse_have_colours_that_are_shown() -> None:
     found = {title: kinds(figure_of(two_arms(), title), "bar") for title in ("a: converted", "b: converted")}
     assert found == {
         "a: converted": [*["open"] * 9, *["better"] * 3],
@@ -273,19 +276,19 @@ def test_two_metrics_of_one_name_are_two_charts_with_their_own_numbers() -> None
 
 
 def palette(scheme: int) -> dict[str, str]:
-    """The colours of light, 0, or of dark, 1."""
+    """Return the colours of the light scheme, 0, or of the dark one, 1."""
     (style,) = (each.text or "" for each in parsed(running()).iter("style"))
     return dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]{6})", style.split(":root {")[scheme + 1]))
 
 
 def channels(colour: str) -> list[float]:
-    """Red, green and blue as light: 0 to 1, linear."""
+    """Return linear red, green and blue from 0 to 1."""
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
 
 
 def contrast(one: str, other: str) -> float:
-    """As WCAG has it: 3 is asked of what is drawn."""
+    """Return the contrast of WCAG, which needs 3 for graphics."""
     bright, dark = sorted(
         (sum(map(math.prod, zip((0.2126, 0.7152, 0.0722), channels(each), strict=True))) for each in (one, other)),
         reverse=True,
@@ -294,7 +297,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def lab(colour: str) -> tuple[float, float, float]:
-    """In CIELAB, where a distance of 2.3 can just be seen."""
+    """Return CIELAB coordinates. A distance of 2.3 is just visible."""
     red, green, blue = channels(colour)
     white = (
         (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.9505,
@@ -316,7 +319,7 @@ def test_ten_arms_and_all_verdicts_can_be_told_apart_in_light_and_in_dark(scheme
 
 
 @pytest.mark.parametrize("ratio", [-1.0, 1e-320, 1e308])
-def test_a_history_that_somebody_damaged_is_drawn_as_far_as_it_goes(ratio: float) -> None:
+def test_a_history_that_is_damaged_is_drawn_as_far_as_it_goes(ratio: float) -> None:
     first, *others = running().history
     point = others[-1].model_copy(update={"metrics": (HistoryMetric(name="errorRate", ratio=ratio, lower=ratio),)})
     assert len(parsed(running(history=(first, *others[:-1], point))).findall(".//figure")) == 3
@@ -390,7 +393,9 @@ points = st.lists(
 
 @settings(deadline=None)
 @given(points)
-def test_nothing_is_drawn_outside_whatever_was_found(told: list[tuple[int, int, int, HistoryMetric | None]]) -> None:
+def test_nothing_is_drawn_outside_whatever_was_found(
+    describe: list[tuple[int, int, int, HistoryMetric | None]],
+) -> None:
     history = tuple(
         HistoryPoint(
             at=BEGUN + timedelta(seconds=at),
@@ -400,7 +405,7 @@ def test_nothing_is_drawn_outside_whatever_was_found(told: list[tuple[int, int, 
             errors=(0, 0),
             metrics=(metric,) if metric else None,
         )
-        for at, weight, requests, metric in sorted(told, key=lambda each: each[0])
+        for at, weight, requests, metric in sorted(describe, key=lambda each: each[0])
     )
     now = history[-1].at + MINUTE
     report = make_report(stored(running(history=history, metrics=(), counted_at=None)), now)
@@ -424,7 +429,7 @@ of_arms = st.lists(
 
 @settings(deadline=None)
 @given(of_arms)
-def test_nor_is_anything_of_arms(told: list[tuple[int, list[float] | None, list[int]]]) -> None:
+def test_nor_is_anything_of_arms(describe: list[tuple[int, list[float] | None, list[int]]]) -> None:
     history = tuple(
         HistoryPoint(
             at=BEGUN + timedelta(seconds=at),
@@ -434,18 +439,18 @@ def test_nor_is_anything_of_arms(told: list[tuple[int, list[float] | None, list[
             requests=tuple(requests),
             errors=(0, 0, 0, 0),
         )
-        for at, weights, requests in sorted(told, key=lambda each: each[0])
+        for at, weights, requests in sorted(describe, key=lambda each: each[0])
     )
     status = moving().model_copy(update={"history": history, "counted_at": None})
     for chart in charts.make_charts(make_report(stored(status), now_of(status))):
-        drawn = [tuple(map(float, place.split(","))) for line in chart.lines for place in line.places.split()]
+        drawn = [tuple(map(float, place.split(","))) for line in chart.lines for place in line.points.split()]
         drawn += [(dot.x, dot.y) for dot in chart.dots]
         assert drawn
         assert all(charts.LEFT <= x <= charts.RIGHT and charts.TOP <= y <= charts.BOTTOM for x, y in drawn)
 
 
 def places(svg: Element) -> Iterator[tuple[str, float]]:
-    """The coordinates in a drawing."""
+    """Return the coordinates in a drawing."""
     for each in svg.iter():
         for name in ("x", "x1", "x2", "cx", "y", "y1", "y2", "cy"):
             if name in each.attrib:
@@ -462,7 +467,7 @@ def near(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("status", STATES.values(), ids=STATES)
 def test_no_label_is_written_over_another(status: ExperimentStatus) -> None:
-    """A digit takes some 7 of the 12 of its height."""
+    """A digit is about 7 wide at a height of 12."""
     for svg in parsed(status).iter("svg"):
         labels = list(svg.iter("text"))
         for index, one in enumerate(labels):

@@ -1,4 +1,4 @@
-"""Axes: every value where it belongs, ticks at round values and never over each other."""
+"""Axes: positions of values, and ticks at round values that do not overlap."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ def apart(ticks: list[AxisTick]) -> float:
 
 @given(st.floats(1, 3e7))
 def test_times_are_whole_and_have_one_unit(seconds: float) -> None:
-    ticks = scales.time_ticks(AxisScale(0, seconds, 46, 388), 58)
+    ticks = scales.make_time_ticks(AxisScale(0, seconds, 46, 388), 58)
     assert 2 <= len(ticks) <= 6 or seconds < 1.5
     assert apart(ticks) >= 58
     assert ticks[0].text == "0"
@@ -37,14 +37,14 @@ def test_times_are_whole_and_have_one_unit(seconds: float) -> None:
     ],
 )
 def test_times(seconds: float, texts: list[str]) -> None:
-    found = [tick.text for tick in scales.time_ticks(AxisScale(0, seconds, 46, 388), 56)]
+    found = [tick.text for tick in scales.make_time_ticks(AxisScale(0, seconds, 46, 388), 56)]
     assert found == texts
 
 
 @given(st.floats(0, 1e10))
 def test_counts_begin_at_0_and_end_at_a_round_value_above_all(most: float) -> None:
-    scale = scales.count_scale(most, 172, 10)
-    ticks = scales.count_ticks(scale)
+    scale = scales.make_count_scale(most, 172, 10)
+    ticks = scales.make_count_ticks(scale)
     assert most <= scale.high <= max(2 * most, 5)
     assert 4 <= len(ticks) <= 6
     assert (ticks[0].text, ticks[0].at, ticks[-1].at) == ("0", 172, 10)
@@ -63,14 +63,14 @@ def test_counts_begin_at_0_and_end_at_a_round_value_above_all(most: float) -> No
     ],
 )
 def test_counts(most: float, texts: list[str]) -> None:
-    assert [tick.text for tick in scales.count_ticks(scales.count_scale(most, 172, 10))] == texts
+    assert [tick.text for tick in scales.make_count_ticks(scales.make_count_scale(most, 172, 10))] == texts
 
 
 @given(st.integers(0, 10_000))
 def test_percents_begin_at_0_and_are_in_hundredths_at_least(hundredths: int) -> None:
     most = hundredths / 100
-    scale = scales.percent_scale(most, 172, 10)
-    ticks = scales.percent_ticks(scale)
+    scale = scales.make_percent_scale(most, 172, 10)
+    ticks = scales.make_percent_ticks(scale)
     assert most <= scale.high <= (max(2 * most, 0.05) if most else 5)
     assert 4 <= len(ticks) <= 6
     assert (ticks[0].text, ticks[0].at, ticks[-1].at) == ("0 %", 172, 10)
@@ -89,13 +89,13 @@ def test_percents_begin_at_0_and_are_in_hundredths_at_least(hundredths: int) -> 
     ],
 )
 def test_percents(most: float, texts: list[str]) -> None:
-    assert [tick.text for tick in scales.percent_ticks(scales.percent_scale(most, 172, 10))] == texts
+    assert [tick.text for tick in scales.make_percent_ticks(scales.make_percent_scale(most, 172, 10))] == texts
 
 
 @given(positive, st.floats(1.3, 1e6))
-def test_ratios_are_round_and_at_least_one_is_told_of_any_range_that_has_one(low: float, times: float) -> None:
+def test_ratios_are_round_and_at_least_one_is_shown_of_any_range_that_has_one(low: float, times: float) -> None:
     scale = AxisScale(low, low * times, 172, 10, "log")
-    ticks = scales.ratio_ticks(scale, 20)
+    ticks = scales.make_ratio_ticks(scale, 20)
     assert len(ticks) >= 1 or times < 2.5
     assert len(ticks) < 2 or apart(ticks) >= 20 or math.log10(times) > 6
     for tick in ticks:

@@ -21,54 +21,55 @@ from sundog_operator.shell.demo.run_record import DemoRecord
 from sundog_operator.shell.demo.scenario import DemoFolder, DemoScenario
 from sundog_operator.shell.demo.view import make_view
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+from sundog_operator.shell.run_until_signal import handle_signals
 
-_NEEDED: Final = ("torch", "safetensors", "sklearn", "matplotlib", "ray")
-# What a model's URI cannot hold.
-_REFUSED: Final = "%?#\\"
+_REQUIRED_PACKAGES: Final = ("torch", "safetensors", "sklearn", "matplotlib", "ray")
+# Characters that the URI of a model cannot hold.
+_FORBIDDEN: Final = "%?#\\"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@click.command()
+@click.command(epilog="Example: sundog demo --keep")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("out/demo"),
     show_default=True,
-    help="Where the models, the manifest and the results go.",
+    help="Directory for the models, the manifest and the results.",
 )
-@click.option("--keep", is_flag=True, help="Leave it up at the end.")
+@click.option("--keep", is_flag=True, help="Keep the instance running at the end.")
 def demo(out: Path, keep: bool) -> int:
     """Show a rollout of two small models on this machine, under load.
 
-    Trains two networks on real images of handwritten digits, serves the first, walks a canary to the second, tries a
-    broken third, and tells what the clients saw: accuracy through the endpoint, failed requests, shares, latency.
+    It trains two networks on real images of handwritten digits, serves the first, promotes the second through a canary,
+    and tries a broken third one. It reports what the clients measured: accuracy, failed requests, shares and latency.
     """
     folder = DemoFolder(out.absolute())
     _check(folder)
     console = Console(soft_wrap=False)
     # Below /tmp, not below $TMPDIR: the sockets in it need a short path.
     state_dir = Path(tempfile.mkdtemp(prefix="sundog-demo-", dir="/tmp"))
-    story = DemoScenario(folder, state_dir, make_view(console))
-    kept, began = False, time.monotonic()
+    scenario = DemoScenario(folder, state_dir, make_view(console))
+    is_kept, start = False, time.monotonic()
     try:
-        kept = asyncio.run(_run(story, keep))
+        is_kept = asyncio.run(_run(scenario, keep))
     finally:
-        if not kept:
+        if not is_kept:
             shutil.rmtree(state_dir, ignore_errors=True)
-    story.record.seconds = time.monotonic() - began
-    _conclude(console, folder, story)
-    if kept:
-        report.print_instance_help(console, folder, story)
-    return ExitCode.REFUSED if story.record.problems() else ExitCode.OK
+    scenario.record.seconds = time.monotonic() - start
+    _write_results(console, folder, scenario)
+    if is_kept:
+        report.print_instance_help(console, folder, scenario)
+    return ExitCode.REFUSED if scenario.record.problems() else ExitCode.OK
 
 
 def _check(folder: DemoFolder) -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise CommandFailed(f"the demo needs {', '.join(missing)}: pip install 'sundog[local]'")
-    if found := [char for char in _REFUSED if char in str(folder.path)]:
+        raise CommandFailed(f"the demo needs {', '.join(missing)}. Run: pip install 'sundog[local]'")
+    if found := [char for char in _FORBIDDEN if char in str(folder.path)]:
         raise CommandFailed(
-            f"--out: {folder.path} holds {found[0]!r}, which the URI of a model cannot: choose another folder"
+            f"--out: {folder.path} has {found[0]!r}, which the URI of a model cannot hold. Choose another folder"
         )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -76,13 +77,13 @@ def _check(folder: DemoFolder) -> None:
         raise CommandFailed(f"--out: {folder.path}: {error.strerror}") from error
 
 
-async def _run(story: DemoScenario, keep: bool) -> bool:
-    """Run the story until it ends or somebody asks for the end; whether the instance is still up.
+async def _run(scenario: DemoScenario, keep: bool) -> bool:
+    """Run the scenario until it ends or a signal stops it; return whether the instance still runs.
 
-    What is not reached is in the record. Raises KeyboardInterrupt after everything was ended.
+    The record has the steps that were not reached. Raises KeyboardInterrupt after everything has ended.
     """
-    running = asyncio.ensure_future(story.run(keep=keep))
-    with _signals(running):
+    running = asyncio.ensure_future(scenario.run(keep=keep))
+    with _cancel_on_signals(running):
         try:
             await running
         except SundogError:
@@ -90,41 +91,37 @@ async def _run(story: DemoScenario, keep: bool) -> bool:
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
-            story.view.close()
+            scenario.view.close()
     return keep
 
 
 @contextlib.contextmanager
-def _signals(running: "asyncio.Future[None]") -> Iterator[None]:
-    """Let Ctrl-C and its like end the story, once: what is being ended meanwhile must not be left half way."""
-    loop = asyncio.get_running_loop()
+def _cancel_on_signals(running: "asyncio.Future[None]") -> Iterator[None]:
+    """Cancel the scenario at the first signal, and ignore others: a second one must not interrupt the clean-up."""
+    is_cancelled = False
 
-    def end() -> None:
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, lambda: None)
-        running.cancel()
+    def cancel_once() -> None:
+        nonlocal is_cancelled
+        if not is_cancelled:
+            is_cancelled = True
+            running.cancel()
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, end)
-    try:
+    with handle_signals(_SIGNALS, cancel_once):
         yield
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
 
 
-def _conclude(console: Console, folder: DemoFolder, story: DemoScenario) -> None:
-    """Write the results and print them."""
-    record = story.record
+def _write_results(console: Console, folder: DemoFolder, scenario: DemoScenario) -> None:
+    """Write and print the results."""
+    record = scenario.record
     files = [folder.path / "results.json"]
     files[0].write_bytes(orjson.dumps(record.document(), option=orjson.OPT_INDENT_2))
     if record.samples:
-        files.append(_plot(folder, record))
+        files.append(_write_plot(folder, record))
     report.print_results(console, record, files)
 
 
-def _plot(folder: DemoFolder, record: DemoRecord) -> Path:
-    # Imported late: it takes a second, and whoever looks at --help has no use for it.
+def _write_plot(folder: DemoFolder, record: DemoRecord) -> Path:
+    # A late import: it takes a second, and --help does not need it.
     from sundog_operator.shell.demo import plot
 
     path = folder.path / "rollout.png"

@@ -1,4 +1,4 @@
-"""Clients that send the held-out images without a stop, and record what came back. They judge nothing."""
+"""Clients that send the held-out images continuously and record the responses."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import orjson
 
 CLIENT_COUNT: Final = 8
 PAUSE_S: Final = 0.02
-"""What a client waits between an answer and its next request: some 300 requests a second leave two cores to the models."""
+"""Pause of a client before its next request: some 300 requests a second leave two cores to the models."""
 REVISION_HEADER: Final = "x-sundog-revision"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 
@@ -23,12 +23,12 @@ class RequestSample:
     """One request.
 
     Attributes:
-        sent_s: when it was sent, in seconds since the load began.
-        latency_s: until the whole answer was there, or until it failed.
+        sent_s: time of sending, in seconds since the load began.
+        latency_s: seconds until the complete response or the failure.
         image: index of the held-out image.
-        revision: who answered, by the edge's response header; 0 where nobody told.
-        predicted: the digit of the largest score; -1 for a request that failed.
-        problem: why it failed, in one line; empty for one that was answered.
+        revision: revision in the edge's response header; 0 if there is none.
+        predicted: the digit of the largest score; -1 for a failed request.
+        problem: why it failed, in one line; empty after a success.
     """
 
     sent_s: float
@@ -41,7 +41,7 @@ class RequestSample:
 
 @dataclass(slots=True)
 class LoadGenerator:
-    """What was sent so far. `samples` only ever grows, in the order of the answers."""
+    """Clients and their requests. `samples` only grows, in the order of the responses."""
 
     url: str
     bodies: Sequence[bytes]
@@ -52,13 +52,13 @@ class LoadGenerator:
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def now_s(self) -> float:
-        """Seconds since the load began."""
+        """Return the seconds since the load began."""
         return time.perf_counter() - self.began
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Send while the context lasts; at its end each client still waits for the answer to its last request."""
-        # Each client keeps one connection, as a service that calls a model does.
+        """Send while the context is open. At its end each client waits for its last response."""
+        # Each client keeps its connection, as a service that calls a model does.
         connector = aiohttp.TCPConnector(limit=self.clients)
         async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session:
             clients = [asyncio.create_task(self._send_all(session, number)) for number in range(self.clients)]
@@ -69,8 +69,8 @@ class LoadGenerator:
                 await asyncio.gather(*clients)
 
     async def _send_all(self, session: aiohttp.ClientSession, client: int) -> None:
-        """All images in an order of this client's own, over and over, each after the answer to the one before."""
-        order = random.Random(client)  # noqa: S311 an order, no secret
+        """Send all images repeatedly, one at a time, in this client's own order."""
+        order = random.Random(client)  # noqa: S311 not a secret
         while True:
             for image in order.sample(range(len(self.bodies)), len(self.bodies)):
                 self.samples.append(await self._send(session, image))
@@ -87,21 +87,22 @@ class LoadGenerator:
                 self.url, data=self.bodies[image], headers={"content-type": "application/json"}
             ) as response:
                 body = await response.read()
-            revision, predicted, problem = _judge(response.status, response.headers.get(REVISION_HEADER, ""), body)
+            header = response.headers.get(REVISION_HEADER, "")
+            revision, predicted, problem = _parse_response(response.status, header, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            problem = f"no answer: {type(error).__name__}: {error}"[:200]
+            problem = f"no response: {type(error).__name__}: {error}"[:200]
         return RequestSample(sent, self.now_s() - sent, image, revision, predicted, problem)
 
 
-def _judge(status: int, header: str, body: bytes) -> tuple[int, int, str]:
-    """(revision, predicted digit, problem) of an answer."""
+def _parse_response(status: int, header: str, body: bytes) -> tuple[int, int, str]:
+    """Return (revision, predicted digit, problem) of a response."""
     revision = int(header) if header.isdecimal() else 0
     if status != 200:
         return revision, -1, f"HTTP {status}: {body[:120].decode(errors='replace')}"
     if not revision:
-        return 0, -1, f"the answer has no {REVISION_HEADER}"
+        return 0, -1, f"the response has no {REVISION_HEADER}"
     try:
         scores = orjson.loads(body)["outputs"][0]
         return revision, max(range(len(scores)), key=scores.__getitem__), ""
     except (ValueError, LookupError, TypeError):
-        return revision, -1, f"the answer holds no scores: {body[:120].decode(errors='replace')}"
+        return revision, -1, f"the response has no scores: {body[:120].decode(errors='replace')}"

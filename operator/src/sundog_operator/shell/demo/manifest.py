@@ -1,4 +1,4 @@
-"""The demo's manifest: one file that is edited as a user would edit it."""
+"""The demo's manifest: one file that the demo edits as a user would."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ MANUAL_WEIGHT_PERCENT: Final = 50
 
 
 def make_manifest(model: str) -> dict[str, Any]:
-    """A ModelDeployment of a model in the folder `models` beside it. An edit becomes a canary of two steps."""
+    """Return a ModelDeployment for a model in the folder `models` beside the manifest. Its rollout has two canary steps."""
     return {
         "apiVersion": MODEL_DEPLOYMENT.api_version,
         "kind": MODEL_DEPLOYMENT.kind,
@@ -36,7 +36,7 @@ def make_manifest(model: str) -> dict[str, Any]:
 
 
 def write_manifest(path: Path, model: str) -> None:
-    """Make the manifest serve another model. A reader sees the old text or the new, as with an editor's save."""
+    """Write the manifest for a model. The replacement is atomic: a reader sees the old or the new text."""
     draft = path.with_name(f".{path.name}.new")
     draft.write_text(yaml.safe_dump(make_manifest(model), sort_keys=False))
     draft.replace(path)

@@ -1,4 +1,4 @@
-"""The plot of a run: who got the traffic, and how fast the answers were."""
+"""Plot the shares of the traffic and the latencies of a run."""
 
 import math
 from collections import defaultdict
@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL
 from sundog_operator.shell.demo.load import RequestSample
 from sundog_operator.shell.demo.results import percentile
 from sundog_operator.shell.demo.run_record import DemoRecord, PlotMark
 
-_COLOURS: Final[Mapping[str, str]] = {WEAK: "#5b7c99", GOOD: "#f0a030", BROKEN: "#c0392b"}
+_COLOURS: Final[Mapping[str, str]] = {WEAK_MODEL: "#5b7c99", GOOD_MODEL: "#f0a030", BROKEN_MODEL: "#c0392b"}
 _FAILED: Final = "#c0392b"
 _OTHER: Final = "#999999"
 _INK: Final = "#2b2b2b"
@@ -32,7 +32,7 @@ _LEGEND: Final[Mapping[str, Any]] = {
     "fontsize": 9,
     "handlelength": 1.8,
 }
-_MOST: Final = 80.0
+_LABEL_MIN_SHARE: Final = 80.0
 _STYLE: Final[Mapping[str, Any]] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -50,7 +50,7 @@ _STYLE: Final[Mapping[str, Any]] = {
 
 
 def write_plot(path: Path, record: DemoRecord) -> None:
-    """Draw a run into a PNG file of some 1 600 × 1 000 pixels. Blocks for about a second; raises OSError."""
+    """Write the plot as a PNG file of some 1 600 × 1 000 pixels. Blocks for about a second; raises OSError."""
     with mpl.rc_context(dict(_STYLE)):
         figure = Figure(figsize=(11, 6.8), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
@@ -65,7 +65,7 @@ def write_plot(path: Path, record: DemoRecord) -> None:
 
 
 class _Bins:
-    """Answered requests by the time in which they were sent, and by revision."""
+    """Latencies of successful requests by revision and by the time of sending."""
 
     def __init__(self, samples: Sequence[RequestSample]) -> None:
         self.end_s = max((sample.sent_s for sample in samples), default=1.0)
@@ -75,21 +75,21 @@ class _Bins:
         self.failures = [sample.sent_s for sample in samples if sample.problem]
         for sample in samples:
             if not sample.problem:
-                place = min(int(sample.sent_s / self.width_s), self.count - 1)
-                self.latencies[sample.revision][place].append(1000 * sample.latency_s)
+                index = min(int(sample.sent_s / self.width_s), self.count - 1)
+                self.latencies[sample.revision][index].append(1000 * sample.latency_s)
 
     @property
     def edges(self) -> list[float]:
-        """Where the bins begin, and where the last one ends."""
+        """Start of each bin, and end of the last one."""
         return [index * self.width_s for index in range(self.count + 1)]
 
     @property
     def centres(self) -> list[float]:
-        """The middle of each bin."""
+        """Middle of each bin."""
         return [(index + 0.5) * self.width_s for index in range(self.count)]
 
     def shares(self) -> dict[int, list[float]]:
-        """Percent of each bin's answers by revision; NaN where there was no answer."""
+        """Return the percent of each bin's responses by revision; NaN for a bin without responses."""
         totals = [sum(len(bins[index]) for bins in self.latencies.values()) for index in range(self.count)]
         return {
             revision: [
@@ -99,19 +99,19 @@ class _Bins:
         }
 
     def percentiles(self, revision: int, share: float) -> list[float]:
-        """A percentile of the latency in each bin, in ms."""
+        """Return a percentile of the latency in each bin, in ms."""
         return [percentile(found, share) for found in self.latencies[revision]]
 
 
 def _draw_shares(axes: Any, bins: _Bins, record: DemoRecord) -> None:
     floor = [0.0] * (bins.count + 1)
     for revision, shares in bins.shares().items():
-        # The last value once more, so that the last step has a width.
+        # The last value is repeated: it gives the last step its width.
         top = [below + share for below, share in zip(floor, [*shares, shares[-1]], strict=True)]
         model = record.models.get(revision, "?")
         colour = _COLOURS.get(model, _OTHER)
         axes.fill_between(bins.edges, floor, top, step="post", color=colour, alpha=0.85, linewidth=0)
-        _name(axes, bins, shares, floor, f"{model} · revision {revision}")
+        _label_area(axes, bins, shares, floor, f"{model} · revision {revision}")
         floor = top
     for phase in record.phases:
         below = 100.0 - phase.weights[max(phase.weights)]
@@ -124,10 +124,12 @@ def _draw_shares(axes: Any, bins: _Bins, record: DemoRecord) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
 
 
-def _name(axes: Any, bins: _Bins, shares: Sequence[float], floor: Sequence[float], text: str) -> None:
+def _label_area(axes: Any, bins: _Bins, shares: Sequence[float], floor: Sequence[float], text: str) -> None:
     """Write a revision's name into the middle of the longest time in which it had most of the traffic."""
     runs = [
-        [index for index, _ in run] for most, run in groupby(enumerate(shares), lambda item: item[1] > _MOST) if most
+        [index for index, _ in run]
+        for is_large, run in groupby(enumerate(shares), lambda item: item[1] > _LABEL_MIN_SHARE)
+        if is_large
     ]
     if not runs:
         return
@@ -158,7 +160,7 @@ def _draw_latencies(axes: Any, bins: _Bins, record: DemoRecord) -> None:
 
 
 def _draw_marks(share: Any, latency: Any, marks: Sequence[PlotMark]) -> None:
-    """A line through both panels for each event, its text slanted above so that near ones do not collide."""
+    """Draw a line through both panels for each event, with a slanted label: slanted labels do not overlap."""
     for mark in marks:
         for axes in (share, latency):
             axes.axvline(mark.at_s, color=_INK, linewidth=0.8, alpha=0.55)
@@ -179,8 +181,6 @@ def _draw_title(figure: Any, record: DemoRecord) -> None:
     summary = record.summary()
     failed = "none failed" if not summary.failed else f"{summary.failed} failed"
     figure.text(0.075, 0.955, "A canary of handwritten-digit models", fontsize=15, fontweight="bold")
-    accuracies = ", ".join(
-        f"{record.models.get(found.revision, '?')} reads {found.accuracy:.1%}" for found in summary.revisions
-    )
-    text = f"{summary.sent:,} requests, {failed}; of the held-out images {accuracies} right"
+    accuracies = ", ".join(f"{record.models.get(each.revision, '?')} {each.accuracy:.1%}" for each in summary.revisions)
+    text = f"{summary.sent:,} requests, {failed}; accuracy on the held-out images: {accuracies}"
     figure.text(0.075, 0.92, text, fontsize=10, color=_FAINT)

@@ -1,4 +1,4 @@
-"""What happened in a run of the demo: its steps, and when traffic was moved."""
+"""The record of a demo run: its steps, requests and changes of traffic."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from sundog_operator.shell.demo.results import WeightPhase
 
 @dataclass(slots=True)
 class DemoStep:
-    """One step of the demo. `seconds` is how long it took; `outcome` what came of it, or why it was not reached."""
+    """One step of the demo. `outcome` describes its result, or why it was not reached."""
 
     name: str
     title: str
@@ -23,7 +23,7 @@ class DemoStep:
 
 @dataclass(frozen=True, slots=True)
 class PlotMark:
-    """An event to be seen in the plot. `at_s` is in seconds since the load began."""
+    """An event in the plot. `at_s` is in seconds since the load began."""
 
     at_s: float
     text: str
@@ -31,13 +31,13 @@ class PlotMark:
 
 @dataclass(slots=True)
 class DemoRecord:
-    """Everything that is known of a run.
+    """The record of one run.
 
     Attributes:
         models: the model of each revision.
         offline: accuracy of each model on the held-out images, measured after its training.
-        refused: the conditions that told why the broken revision got no traffic.
-        seconds: how long the whole run took.
+        refused: the conditions that explain why the broken revision got no traffic.
+        seconds: duration of the run.
     """
 
     steps: list[DemoStep] = field(default_factory=list)
@@ -51,20 +51,20 @@ class DemoRecord:
     seconds: float = 0.0
 
     def problems(self) -> list[str]:
-        """Why the run is no success; empty when it is one."""
+        """Return why the run failed; empty after a success."""
         missed = [step for step in self.steps if not step.reached]
-        told = [f"not reached: {step.title}: {step.outcome or 'interrupted'}" for step in missed[:1]]
+        problems = [f"not reached: {step.title}: {step.outcome or 'interrupted'}" for step in missed[:1]]
         failed = [sample.problem for sample in self.samples if sample.problem]
         if failed:
-            told.append(f"{len(failed)} of {len(self.samples)} requests failed; the first: {failed[0]}")
-        return told
+            problems.append(f"{len(failed)} of {len(self.samples)} requests failed; the first: {failed[0]}")
+        return problems
 
     def summary(self) -> results.Results:
-        """The numbers."""
+        """Return the statistics."""
         return results.summarise(self.samples, self.phases, self.labels)
 
     def document(self) -> dict[str, Any]:
-        """The run as JSON."""
+        """Return the run as JSON."""
         problems = self.problems()
         return {
             "version": 1,
@@ -77,7 +77,7 @@ class DemoRecord:
             ],
             **results.make_results_document(self.summary(), self.models, self.offline),
             "refused": [
-                {"type": told.type, "status": told.status, "reason": told.reason, "message": told.message}
-                for told in self.refused
+                {"type": each.type, "status": each.status, "reason": each.reason, "message": each.message}
+                for each in self.refused
             ],
         }

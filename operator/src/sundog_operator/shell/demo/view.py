@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: a live view on a terminal, else plain lines."""
+"""Output of the running demo: a live view on a terminal, else plain lines."""
 
 from collections.abc import Mapping
 from typing import Final, Protocol
@@ -9,85 +9,85 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.demo.dataset import BROKEN, GOOD, WEAK
+from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL
 from sundog_operator.shell.demo.results import RecentTraffic
 
-MODEL_STYLES: Final[Mapping[str, str]] = {WEAK: "blue", GOOD: "yellow", BROKEN: "red"}
-_BAR: Final = 40
+MODEL_STYLES: Final[Mapping[str, str]] = {WEAK_MODEL: "blue", GOOD_MODEL: "yellow", BROKEN_MODEL: "red"}
+_BAR_WIDTH: Final = 40
 
 
 class DemoView(Protocol):
-    """Where the demo tells what happens."""
+    """Shows the progress of the demo."""
 
-    def begin(self, title: str) -> None:
-        """A step begins."""
+    def start_step(self, title: str) -> None:
+        """Show the start of a step."""
 
     def detail(self, text: str) -> None:
-        """How far the step is."""
+        """Show the progress of the step."""
 
-    def say(self, text: str) -> None:
-        """A line worth keeping."""
+    def log_line(self, text: str) -> None:
+        """Print a line that stays."""
 
-    def end(self, outcome: str, seconds: float, *, reached: bool) -> None:
-        """The step is over."""
+    def end_step(self, outcome: str, seconds: float, *, reached: bool) -> None:
+        """Show the end of the step."""
 
     def traffic(self, now: RecentTraffic, models: Mapping[int, str], failed: int) -> None:
-        """The last seconds of the load."""
+        """Show the traffic of the last seconds."""
 
-    def rest(self) -> None:
-        """Nothing is sent any more."""
+    def clear_traffic(self) -> None:
+        """Remove the traffic after the last request."""
 
     def close(self) -> None:
-        """Nothing more is shown live."""
+        """End the live view."""
 
 
 def make_view(console: Console) -> DemoView:
-    """The view for a console."""
+    """Return the view for a console."""
     return LiveDemoView(console) if console.is_terminal else PlainDemoView(console)
 
 
 class PlainDemoView:
-    """Plain lines, for logs. What changes all the time is left out."""
+    """A view with plain lines for logs, without progress within a step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._traffic = ""
 
-    def begin(self, title: str) -> None:
-        """See View."""
+    def start_step(self, title: str) -> None:
+        """See DemoView."""
         self._print(f"{title} …")
 
     def detail(self, text: str) -> None:
-        """See View."""
+        """See DemoView."""
 
-    def say(self, text: str) -> None:
-        """See View."""
+    def log_line(self, text: str) -> None:
+        """See DemoView."""
         self._print(f"  {text}")
 
-    def end(self, outcome: str, seconds: float, *, reached: bool) -> None:
-        """See View."""
+    def end_step(self, outcome: str, seconds: float, *, reached: bool) -> None:
+        """See DemoView."""
         if self._traffic:
             self._print(f"  {self._traffic}")
         self._print(f"  {'done' if reached else 'FAILED'} in {seconds:.1f} s: {outcome}")
 
     def traffic(self, now: RecentTraffic, models: Mapping[int, str], failed: int) -> None:
-        """See View."""
+        """See DemoView."""
         shares = ", ".join(f"{models.get(revision, '?')} {share:.0%}" for revision, share in now.shares.items())
-        self._traffic = f"traffic: {shares}; {_numbers(now, failed)}"
+        self._traffic = f"traffic: {shares}; {_format_numbers(now, failed)}"
 
-    def rest(self) -> None:
-        """See View."""
+    def clear_traffic(self) -> None:
+        """See DemoView."""
         self._traffic = ""
 
     def close(self) -> None:
-        """See View."""
+        """See DemoView."""
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveDemoView:
-    """Finished steps stay; below them the current one and the traffic are drawn anew in place."""
+    """A live view: finished steps stay, and the current step and the traffic are redrawn below them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -97,20 +97,20 @@ class LiveDemoView:
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=8)
         self._live.start()
 
-    def begin(self, title: str) -> None:
-        """See View."""
+    def start_step(self, title: str) -> None:
+        """See DemoView."""
         self._title, self._detail = title, ""
 
     def detail(self, text: str) -> None:
-        """See View."""
+        """See DemoView."""
         self._detail = text
 
-    def say(self, text: str) -> None:
-        """See View."""
+    def log_line(self, text: str) -> None:
+        """See DemoView."""
         self._console.print(Text(f"  {text}", style="dim"))
 
-    def end(self, outcome: str, seconds: float, *, reached: bool) -> None:
-        """See View."""
+    def end_step(self, outcome: str, seconds: float, *, reached: bool) -> None:
+        """See DemoView."""
         mark, style = ("✓", "bold green") if reached else ("✗", "bold red")
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column()
@@ -121,19 +121,19 @@ class LiveDemoView:
         self._title, self._detail = "", ""
 
     def traffic(self, now: RecentTraffic, models: Mapping[int, str], failed: int) -> None:
-        """See View."""
+        """See DemoView."""
         self._bar = Group(
             Text(),
             render_traffic_bar(now, models),
-            Text(f"  {_numbers(now, failed)}", style="red" if failed else "dim"),
+            Text(f"  {_format_numbers(now, failed)}", style="red" if failed else "dim"),
         )
 
-    def rest(self) -> None:
-        """See View."""
+    def clear_traffic(self) -> None:
+        """See DemoView."""
         self._bar = Text()
 
     def close(self) -> None:
-        """See View."""
+        """See DemoView."""
         self._title, self._bar = "", Text()
         self._live.stop()
 
@@ -145,19 +145,19 @@ class LiveDemoView:
 
 
 def render_traffic_bar(now: RecentTraffic, models: Mapping[int, str]) -> Text:
-    """The shares of the last seconds as one coloured bar of a fixed width."""
+    """Draw the shares of the last seconds as one coloured bar of a fixed width."""
     bar, legend = Text("  "), Text("  ")
     drawn, total = 0, 0.0
     for revision, share in now.shares.items():
         model, total = models.get(revision, "?"), total + share
-        until = round(total * _BAR)
+        until = round(total * _BAR_WIDTH)
         bar.append("█" * (until - drawn), style=MODEL_STYLES.get(model, ""))
         legend.append(f"{model} {share:.0%}  ", style=MODEL_STYLES.get(model, ""))
         drawn = until
-    return bar.append("░" * (_BAR - drawn), style="dim").append_text(legend)
+    return bar.append("░" * (_BAR_WIDTH - drawn), style="dim").append_text(legend)
 
 
-def _numbers(now: RecentTraffic, failed: int) -> str:
+def _format_numbers(now: RecentTraffic, failed: int) -> str:
     return (
         f"{now.rate:.0f} requests/s, p50 {now.p50_ms:.1f} ms, p99 {now.p99_ms:.1f} ms; {now.sent} sent, {failed} failed"
     )

@@ -1,1 +1,1 @@
-"""Commands that estimate how long a test takes."""
+"""Shared parts of the commands that estimate rollouts and Experiments."""

@@ -1,4 +1,4 @@
-"""What verbs that look ahead say of an Experiment: one arm that is better, beside others that are like control."""
+"""Forecasts of an Experiment in which one arm is better and the others equal control."""
 
 import functools
 import math
@@ -11,7 +11,6 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
@@ -22,16 +21,16 @@ from sundog_operator.core.stats.power.experiment_simulation import ControlBaseli
 from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.forecast import options as forecast_options
 
-_A_DAY_S: Final = 86_400.0
-_OF_ROLLOUTS: Final = ("errors", "times", "hours", "weight", "margin", "floor", "alpha", "max_duration")
-_EACH: Final = {timedelta(days=1): "day", timedelta(hours=1): "hour"}
+_DAY_S: Final = 86_400.0
+_ROLLOUT_OPTIONS: Final = ("errors", "times", "hours", "weight", "margin", "floor", "alpha", "max_duration")
+_PERIODS: Final = {timedelta(days=1): "day", timedelta(hours=1): "hour"}
 _UNLIKELY: Final = 0.5
-"""Below which likelihood of winning an arm that is better by what is worth finding is warned of."""
+"""Warn if an arm that is better by the minimum effect wins with a lower likelihood."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExperimentAssumptions:
-    """What is said of control and of the better arm, and of which metric."""
+    """Assumptions of the user about a success metric of control and about the better arm."""
 
     rate: float | None
     mean: float | None
@@ -41,8 +40,8 @@ class ExperimentAssumptions:
     effects: Sequence[float]
 
     @property
-    def given(self) -> bool:
-        """Whether an Experiment is meant."""
+    def is_given(self) -> bool:
+        """Report whether the forecast is for an Experiment."""
         return self.rate is not None or self.mean is not None
 
 
@@ -50,163 +49,171 @@ _OPTIONS: Final = (
     click.option(
         "--rate",
         type=forecast_options.PercentParam(),
-        help="Of an Experiment: the share of control's units that the success metric counts, such as 3%.",
+        help="Experiment: control's rate of the success metric, such as 3% of its units.",
     ),
-    click.option("--mean", type=float, help="Of an Experiment whose success metric is a mean: control's, by unit."),
-    click.option("--deviation", type=click.FloatRange(0, min_open=True), help="With --mean: by how much units vary."),
+    click.option("--mean", type=float, help="Experiment: control's mean of the success metric by unit."),
+    click.option(
+        "--deviation", type=click.FloatRange(0, min_open=True), help="With --mean: standard deviation of the units."
+    ),
     click.option(
         "--units",
         type=click.FloatRange(1, 1e10),
-        help="Of an Experiment: new units a day, where units stay with an arm; else --rps tells it.",
+        help="Experiment: new units a day, if units stay with an arm. Else use --rps.",
     ),
-    click.option("--metric", help="Of an Experiment: which success metric; by default the first."),
+    click.option("--metric", help="Experiment: name of the success metric. Default: the first."),
     click.option(
         "--effect",
         "effects",
         type=forecast_options.PercentParam(100_000),
         multiple=True,
-        help="Of an Experiment: by how much the better arm is better; may be repeated. By default none, and half to twice minimumEffect.",
+        help="Experiment: relative effect of the better arm; may be repeated. Default: 0 %, and half to twice minimumEffect.",
     ),
 )
 
 
 def experiment_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of an Experiment, as its argument `asked`."""
+    """Give a command the options of an Experiment, as its argument `assumptions`."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, **given: Any) -> None:
+    def wrapped(*args: Any, **options: Any) -> None:
         names = ("rate", "mean", "deviation", "units", "metric", "effects")
-        asked = ExperimentAssumptions(*(given.pop(name) for name in names))
-        _refuse_others(asked, names)
-        command(*args, asked=asked, **given)
+        assumptions = ExperimentAssumptions(*(options.pop(name) for name in names))
+        _reject_mixed_options(assumptions, names)
+        command(*args, assumptions=assumptions, **options)
 
-    found: Callable[..., None] = wrapped
+    result: Callable[..., None] = wrapped
     for option in reversed(_OPTIONS):
-        found = option(found)
-    return found
+        result = option(result)
+    return result
 
 
-def _refuse_others(asked: ExperimentAssumptions, names: Sequence[str]) -> None:
-    """Raises click.UsageError for an option of a rollout beside those of an Experiment, and the other way round."""
+def _reject_mixed_options(assumptions: ExperimentAssumptions, names: Sequence[str]) -> None:
+    """Raise click.UsageError if options of a rollout and of an Experiment are mixed."""
     context = click.get_current_context()
     for option in context.command.params:
         if context.get_parameter_source(option.name or "") is not ParameterSource.COMMANDLINE:
             continue
-        if asked.given and option.name in _OF_ROLLOUTS:
-            raise click.UsageError(f"{option.opts[0]} is about a rollout; --rate and --mean are about an Experiment")
-        if not asked.given and option.name in names:
-            raise click.UsageError(f"{option.opts[0]} is about an Experiment; give --rate or --mean as well")
+        if assumptions.is_given and option.name in _ROLLOUT_OPTIONS:
+            raise click.UsageError(f"{option.opts[0]} is for a rollout; --rate and --mean are for an Experiment")
+        if not assumptions.is_given and option.name in names:
+            raise click.UsageError(f"{option.opts[0]} is for an Experiment, which also needs --rate or --mean")
 
 
-def print_power(asked: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str) -> None:
-    """Print what typically decides, and how likely each end is."""
-    spec, place, traffic = _read(asked, file, rps)
-    found = _played(asked, spec, place, traffic, runs)
+def print_power(
+    assumptions: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str
+) -> None:
+    """Print the typical sample sizes and the likelihood of each end."""
+    spec, index, traffic = _read(assumptions, file, rps)
+    found = _simulate(assumptions, spec, index, traffic, runs)
     forecast_options.print_forecast(
-        output, lambda: _document(spec, place, traffic, found), lambda: _power_table(spec, place, traffic, found)
+        output, lambda: _document(spec, index, traffic, found), lambda: _power_table(spec, index, traffic, found)
     )
-    metric = power.planned_metrics(spec)[place]
+    metric = power.planned_metrics(spec)[index]
     for each in found:
         if each.effect >= (metric.minimum_effect or math.inf) and each.right < _UNLIKELY:
             click.echo(
-                f"warning: an arm that is better by {100 * each.effect:.3g} % wins with a likelihood of {each.right:.0%} only within"
-                f" {format_duration(power.horizon(spec, traffic))}",
+                f"warning: an arm that is {100 * each.effect:.3g} % better wins within"
+                f" {format_duration(power.horizon(spec, traffic))} with a likelihood of only {each.right:.0%}",
                 err=True,
             )
 
 
 def print_simulation(
-    asked: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str
+    assumptions: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str
 ) -> None:
-    """Print how likely each end is, and when it comes."""
-    spec, place, traffic = _read(asked, file, rps)
-    found = _played(asked, spec, place, traffic, runs)
+    """Print the likelihood and the time of each end."""
+    spec, index, traffic = _read(assumptions, file, rps)
+    found = _simulate(assumptions, spec, index, traffic, runs)
     forecast_options.print_forecast(
-        output, lambda: _document(spec, place, traffic, found), lambda: _ends_table(spec, place, traffic, found)
+        output, lambda: _document(spec, index, traffic, found), lambda: _ends_table(spec, index, traffic, found)
     )
 
 
 def _read(
-    asked: ExperimentAssumptions, file: Path | None, rps: float | None
+    assumptions: ExperimentAssumptions, file: Path | None, rps: float | None
 ) -> tuple[ExperimentSpec, int, ExperimentTraffic]:
-    """The experiment, the place of the metric that is meant, and the traffic. Raises CommandFailed for what does not go together."""
+    """Return (experiment, index of the success metric, traffic). Raises CommandFailed and click.UsageError."""
     if file is None:
-        raise click.UsageError("--rate and --mean are about an Experiment; give its manifest with -f")
+        raise click.UsageError("--rate and --mean are for an Experiment; give its manifest with -f")
     spec = forecast_options.read_only_object(file, Experiment).spec
-    found = power.planned_metrics(spec)
-    names = [each.name for each in found]
-    if not found:
-        raise CommandFailed(f"{file}: spec.metrics.success has no metric; there is nothing to win by")
-    if asked.metric is not None and asked.metric not in names:
-        raise CommandFailed(f"{file}: spec.metrics.success has no {asked.metric}; there are {', '.join(names)}")
-    place = 0 if asked.metric is None else names.index(asked.metric)
-    return spec, place, ExperimentTraffic(_units_per_second(asked, spec, rps), _base(asked, found[place]))
+    metrics = power.planned_metrics(spec)
+    names = [each.name for each in metrics]
+    if not metrics:
+        raise CommandFailed(f"{file}: spec.metrics.success is empty; expected a metric to win by")
+    if assumptions.metric is not None and assumptions.metric not in names:
+        raise CommandFailed(
+            f"{file}: spec.metrics.success has no {assumptions.metric}; expected one of {', '.join(names)}"
+        )
+    index = 0 if assumptions.metric is None else names.index(assumptions.metric)
+    return spec, index, ExperimentTraffic(_units_per_second(assumptions, spec, rps), _base(assumptions, metrics[index]))
 
 
-def _base(asked: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
+def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
     if metric.type == "rate":
-        if asked.rate is None:
-            raise click.UsageError(f"{metric.name} is a rate; give control's with --rate")
-        return ControlBaseline(asked.rate)
-    if asked.mean is None or asked.deviation is None:
+        if assumptions.rate is None:
+            raise click.UsageError(f"{metric.name} is a rate; give control's rate with --rate")
+        return ControlBaseline(assumptions.rate)
+    if assumptions.mean is None or assumptions.deviation is None:
         raise click.UsageError(f"{metric.name} is a mean; give control's with --mean and --deviation")
-    return ControlBaseline(asked.mean, asked.deviation)
+    return ControlBaseline(assumptions.mean, assumptions.deviation)
 
 
-def _units_per_second(asked: ExperimentAssumptions, spec: ExperimentSpec, rps: float | None) -> float:
+def _units_per_second(assumptions: ExperimentAssumptions, spec: ExperimentSpec, rps: float | None) -> float:
     if edge_units.resolve_unit(spec.unit) == edge_units.PER_REQUEST:
         if rps is None:
             raise click.UsageError("each request is a unit; give --rps")
         return rps
-    if asked.units is None:
-        raise click.UsageError("units stay with an arm; give with --units how many new ones come a day")
-    return asked.units / _A_DAY_S
+    if assumptions.units is None:
+        raise click.UsageError("units stay with an arm; give the number of new units a day with --units")
+    return assumptions.units / _DAY_S
 
 
-def _played(
-    asked: ExperimentAssumptions, spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, runs: int
+def _simulate(
+    assumptions: ExperimentAssumptions, spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, runs: int
 ) -> list[ExperimentForecast]:
     return forecast_options.simulate_effects(
-        _effects(asked, power.planned_metrics(spec)[place], traffic.base),
+        _effects(assumptions, power.planned_metrics(spec)[index], traffic.base),
         power.LOOKS,
-        lambda effect, on_look: power.forecast_experiment(spec, traffic, place, effect, runs=runs, on_look=on_look),
+        lambda effect, on_look: power.forecast_experiment(spec, traffic, index, effect, runs=runs, on_look=on_look),
         name=lambda effect: f"{100 * effect:.3g} % better",
     )
 
 
-def _effects(asked: ExperimentAssumptions, metric: OutcomeMetric, base: ControlBaseline) -> Sequence[float]:
-    """Those that are asked for, else some around what is worth finding. Raises click.UsageError for a rate beyond 0 or 100 %."""
-    most = _most(metric, base)
-    for effect in asked.effects:
-        if effect > most:
+def _effects(assumptions: ExperimentAssumptions, metric: OutcomeMetric, base: ControlBaseline) -> Sequence[float]:
+    """Return the user's effects, else some around the minimum effect. Raises click.UsageError for a rate beyond 0 or 100 %."""
+    largest = _largest_effect(metric, base)
+    for effect in assumptions.effects:
+        if effect > largest:
             raise click.UsageError(
-                f"{metric.name} of {base.value:.3g} of the units cannot be {100 * effect:.3g} % better; at most {100 * most:.3g} % is left"
+                f"--effect {100 * effect:.3g}%: {metric.name} is {base.value:.3g} in control; expected at most {100 * largest:.3g}%"
             )
-    return asked.effects or [each * metric.effect for each in (0.0, 0.5, 1.0, 2.0) if each * metric.effect <= most]
+    return assumptions.effects or [
+        each * metric.effect for each in (0.0, 0.5, 1.0, 2.0) if each * metric.effect <= largest
+    ]
 
 
-def _most(metric: OutcomeMetric, base: ControlBaseline) -> float:
-    """By how much an arm can be better; a mean by any."""
+def _largest_effect(metric: OutcomeMetric, base: ControlBaseline) -> float:
+    """Return the largest possible effect; infinity for a mean."""
     if metric.type == "mean" or not base.value:
         return math.inf
     return 1.0 if metric.sign < 0 else 1 / base.value - 1
 
 
 def _document(
-    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
 ) -> dict[str, object]:
     looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     return {
-        "metric": power.planned_metrics(spec)[place].name,
+        "metric": power.planned_metrics(spec)[index].name,
         "alpha": spec.alpha,
         "maxDuration": format_duration(power.horizon(spec, traffic)),
         "peeking": {"looks": looks, "every": format_duration(every), "wrong": round(wrong, 4)},
         "effects": [
             {
                 "effect": round(each.effect, 6),
-                "units": _whole(each.units),
-                "oneLook": _whole(each.one_look),
-                "fiveLooks": _whole(each.few_looks),
+                "units": _round_or_none(each.units),
+                "oneLook": _round_or_none(each.one_look),
+                "fiveLooks": _round_or_none(each.few_looks),
                 "minutes": forecast_options.finite_or_none(each.seconds / 60),
                 "wins": each.right,
                 "wrongWins": each.wrong,
@@ -220,13 +227,13 @@ def _document(
     }
 
 
-def _whole(units: float) -> int | None:
-    """For JSON, which knows no infinity."""
+def _round_or_none(units: float) -> int | None:
+    """Return a whole number, or None for infinity, which JSON cannot hold."""
     return round(units) if math.isfinite(units) else None
 
 
 def _power_table(
-    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
 ) -> RenderableType:
     rows = (
         (
@@ -238,31 +245,31 @@ def _power_table(
         for each in found
     )
     names = ("EFFECT", "UNITS", "TIME", "WINS", "WRONG", "NO WINNER", "UNDECIDED", "")
-    return Group(_table(spec, place, traffic, names, rows), *_yardsticks(spec, place, traffic, found))
+    return Group(_make_table(spec, index, traffic, names, rows), *_compare_fixed_tests(spec, index, traffic, found))
 
 
-def _yardsticks(
-    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+def _compare_fixed_tests(
+    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
 ) -> Iterator[str]:
-    """What tests of planned looks would take, and what looking at one all the time would cost."""
-    worth = power.planned_metrics(spec)[place].effect
-    of = min((each for each in found if each.effect), key=lambda each: abs(each.effect - worth), default=None)
-    if of is None:
+    """Yield the sample sizes of tests with planned evaluations, and the error of evaluating such a test all the time."""
+    minimum = power.planned_metrics(spec)[index].effect
+    nearest = min((each for each in found if each.effect), key=lambda each: abs(each.effect - minimum), default=None)
+    if nearest is None:
         return
     yield (
-        f"Looked at once, at the end, a test finds {100 * of.effect:.3g} % four times out of five with {of.one_look:.0f} units; with"
-        f" {power.FEW_LOOKS} looks (O'Brien-Fleming), with {of.few_looks:.0f} at most."
+        f"A test with one evaluation at the end finds {100 * nearest.effect:.3g} % with 80 % power in {nearest.one_look:.0f} units;"
+        f" one with {power.FEW_LOOKS} evaluations (O'Brien-Fleming) needs at most {nearest.few_looks:.0f}."
     )
     looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     if looks > 1:
         yield (
-            f"Looked at each {_EACH[every]}, {looks} times, the former finds what is not there in {wrong:.0%} of all experiments,"
-            f" not in {spec.alpha:.0%}: here you may look at any time."
+            f"Evaluated every {_PERIODS[every]}, {looks} times, the first test is wrong in {wrong:.0%} of all experiments"
+            f" instead of {spec.alpha:.0%}. Sundog's bounds hold at every evaluation."
         )
 
 
 def _ends_table(
-    spec: ExperimentSpec, place: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
+    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
 ) -> RenderableType:
     rows = (
         (
@@ -274,27 +281,23 @@ def _ends_table(
         for each in found
     )
     names = ("EFFECT", "WINS", "WRONG", "NO WINNER", "UNDECIDED", "", "MEDIAN", "80 %")
-    return _table(spec, place, traffic, names, rows)
+    return _make_table(spec, index, traffic, names, rows)
 
 
-def _table(
+def _make_table(
     spec: ExperimentSpec,
-    place: int,
+    index: int,
     traffic: ExperimentTraffic,
-    names: Sequence[str],
+    columns: Sequence[str],
     rows: Iterable[Sequence[RenderableType]],
 ) -> RenderableType:
-    metric = power.planned_metrics(spec)[place]
+    metric = power.planned_metrics(spec)[index]
+    arms = f"{len(spec.arms)} arm{'s' if len(spec.arms) > 1 else ''}"
     title = (
-        f"{len(spec.arms)} beside control, {metric.name} to {metric.goal}, {spec.exposure} of the units, alpha {spec.alpha:g},"
-        f" {spec.allocation.mode} weights, {format_duration(power.horizon(spec, traffic))} at most"
+        f"{arms} and control, {metric.name} to {metric.goal}, {spec.exposure} of the units, alpha {spec.alpha:g},"
+        f" {spec.allocation.mode} weights, at most {format_duration(power.horizon(spec, traffic))}"
     )
-    table = Table(box=None, header_style="", padding=(0, 2, 0, 0))
-    for name in names:
-        table.add_column(name, no_wrap=True, justify="left" if name in ("", "EFFECT") else "right")
-    for row in rows:
-        table.add_row(*row)
-    return Group(title, table)
+    return forecast_options.make_table(title, columns, rows)
 
 
 def _likelihoods(each: ExperimentForecast) -> tuple[RenderableType, ...]:

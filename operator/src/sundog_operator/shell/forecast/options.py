@@ -1,14 +1,15 @@
-"""What verbs that look ahead have in common: what they are asked, the plan that is meant, and how they show likelihoods."""
+"""Options, plans and output that the forecast commands share."""
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import Progress
+from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.api import Experiment, FrozenPlan, ModelDeployment, Rollout
@@ -25,26 +26,27 @@ from sundog_operator.shell.url_options import LocalPath
 T = TypeVar("T")
 R = TypeVar("R", ModelDeployment, Experiment)
 
-_BAR: Final = 20
+_BAR_WIDTH: Final = 20
+_LEFT_COLUMNS: Final = ("", "ERRORS", "EFFECT", "TYPICALLY")
 
 
 class PercentParam(click.ParamType[float]):
-    """A share such as 0.5%, below `most` percent."""
+    """A share such as 0.5%, below `limit` percent."""
 
     name = "percentage"
 
-    def __init__(self, most: int = 100) -> None:
-        self._most = most
+    def __init__(self, limit: int = 100) -> None:
+        self._limit = limit
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The share as a number."""
+        """Return the share as a number from 0 on."""
         text = str(value)
         try:
             share = float(text.removesuffix("%")) / 100
         except ValueError:
             share = math.nan
-        if not text.endswith("%") or not 0 <= share < self._most / 100:
-            self.fail(f"{text!r} is not a percentage from 0% to below {self._most}%", param, ctx)
+        if not text.endswith("%") or not 0 <= share < self._limit / 100:
+            self.fail(f"{text!r} is not a percentage from 0% to below {self._limit}%", param, ctx)
         return share
 
 
@@ -53,49 +55,52 @@ FILE_OPTION: Final = click.option(
     "--filename",
     "file",
     type=LocalPath(),
-    help="A manifest with a rollout or an Experiment.",
+    help="A manifest with a ModelDeployment or an Experiment.",
 )
 RPS_OPTION: Final = click.option(
     "--rps", type=click.FloatRange(0.01, 100_000), help="Requests per second of the service."
 )
-ERRORS_OPTION: Final = click.option(
-    "--errors", type=PercentParam(), help="Of a rollout: the share of stable's requests that fail, such as 0.5%."
-)
+ERRORS_OPTION: Final = click.option("--errors", type=PercentParam(), help="Rollout: stable's error rate, such as 0.5%.")
 RUNS_OPTION: Final = click.option(
-    "--runs", type=click.IntRange(10, 10_000), default=200, show_default=True, help="How many are simulated of each."
-)
-FORECAST_OUTPUT_OPTION: Final = click.option(
-    "-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True
+    "--runs",
+    type=click.IntRange(10, 10_000),
+    default=200,
+    show_default=True,
+    help="Number of simulations of each case.",
 )
 
 
 def read_plan(file: Path | None, rps: float) -> FrozenPlan:
-    """The plan as it would be frozen with that traffic. Raises CommandFailed for a manifest without one that can be simulated."""
-    rollout, replicas = (Rollout(), 1) if file is None else _asked(file)
+    """Return the plan as it would be frozen with that traffic. Raises CommandFailed if it cannot be simulated."""
+    rollout, replicas = (Rollout(), 1) if file is None else _read_rollout(file)
     if rollout.strategy != "canary":
-        raise CommandFailed(f"{file}: spec.rollout.strategy is {rollout.strategy}; canary alone has steps to simulate")
+        raise CommandFailed(
+            f"{file}: spec.rollout.strategy: found {rollout.strategy}; expected canary, which has steps to simulate"
+        )
     plan = freeze.resolve_plan(rollout, StableTraffic(rps), replicas)
     if not forecasting.gated_steps(plan):
-        raise CommandFailed(f"{file}: spec.rollout has no step that is gated by evidence; there is nothing to simulate")
+        raise CommandFailed(f"{file}: spec.rollout has no step with an evidence gate; expected one to simulate")
     if forecasting.find_error_guardrail(plan) is None:
-        raise CommandFailed(f"{file}: spec.rollout.guardrails has no errorRate, and other metrics are not simulated")
+        raise CommandFailed(
+            f"{file}: spec.rollout.guardrails has no errorRate; expected it, as no other metric can be simulated"
+        )
     return plan
 
 
-def _asked(file: Path) -> tuple[Rollout, int]:
-    """The rollout of a manifest, and the replicas of its service."""
-    spec = read_only_object(file, ModelDeployment, "of an Experiment tell --rate or --mean").spec
+def _read_rollout(file: Path) -> tuple[Rollout, int]:
+    """Return (rollout, replicas) of a manifest."""
+    spec = read_only_object(file, ModelDeployment, "an Experiment needs --rate or --mean").spec
     return spec.rollout, spec.replicas
 
 
 def read_only_object(file: Path, kind: type[R], hint: str = "") -> R:
-    """The one object of a kind in a manifest. Raises CommandFailed where there is not one, with the hint, or it is invalid."""
+    """Return the one object of a kind in a manifest. Raises CommandFailed, with the hint if there is none."""
     reading = manifests.read_manifests(file, "default")
     found = [each for each in reading.documents if each.object["kind"] == kind.__name__]
     if reading.problems:
         raise CommandFailed(str(reading.problems[0]))
     if len(found) != 1:
-        problem = f"{file}: has {len(found)} {kind.__name__}s; one is expected"
+        problem = f"{file}: found {len(found)} {kind.__name__}s; expected one"
         raise CommandFailed(f"{problem}; {hint}" if hint and reading.documents and not found else problem)
     try:
         return kind.parse(found[0].object)
@@ -104,53 +109,64 @@ def read_only_object(file: Path, kind: type[R], hint: str = "") -> R:
 
 
 def make_service(rps: float | None, errors: float | None) -> ServiceTraffic:
-    """The traffic of a rollout's service. Raises click.UsageError where it is not told."""
+    """Return the traffic of a rollout's service. Raises click.UsageError if an option is missing."""
     if rps is None or errors is None:
-        raise click.UsageError("a rollout needs --rps and --errors; an Experiment -f, with --rate or --mean")
+        raise click.UsageError("a rollout needs --rps and --errors; an Experiment needs -f with --rate or --mean")
     return ServiceTraffic(rps, errors)
 
 
 def simulate_effects(
-    times: Sequence[float],
-    ticks: int,
-    play: Callable[[float, Callable[[int], None]], T],
+    effects: Sequence[float],
+    max_ticks: int,
+    simulate: Callable[[float, Callable[[int], None]], T],
     name: Callable[[float], str] = lambda each: f"{each:g} times the errors",
 ) -> list[T]:
-    """What `play` makes of each effect, with its progress on standard error; of each there are so many ticks at most."""
+    """Return the result of `simulate` for each effect. Show the progress, of at most `max_ticks` ticks, on standard error."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        found = []
-        for each in times:
-            task = progress.add_task(name(each), total=ticks)
+        results = []
+        for each in effects:
+            task = progress.add_task(name(each), total=max_ticks)
             on_tick = lambda tick, task=task: progress.update(task, completed=tick + 1)  # noqa: E731
-            found.append(play(each, on_tick))
-    return found
+            results.append(simulate(each, on_tick))
+    return results
 
 
-def print_forecast(output: str, document: Callable[[], dict[str, object]], shown: Callable[[], RenderableType]) -> None:
-    """Print what was found as `OUTPUT` asks."""
-    match output:
-        case "json" | "yaml":
-            print_document(document(), output)
-        case _:
-            print_rich(shown(), None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
+def print_forecast(output: str, document: Callable[[], dict[str, object]], text: Callable[[], RenderableType]) -> None:
+    """Print a forecast as text, JSON or YAML."""
+    if output == "text":
+        print_rich(text(), None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
+    else:
+        print_document(document(), output)
 
 
-def format_likelihoods(each: RolloutForecast) -> tuple[str, str, str]:
-    """Of each end, as text."""
-    promoted, back, undecided = (f"{share:.0%}" for share in (each.promoted, each.rolled_back, each.undecided))
-    return promoted, back, undecided
+def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> Group:
+    """Return a table below its title. Numbers are aligned to the right."""
+    table = Table(box=None, header_style="", padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, no_wrap=True, justify="left" if name in _LEFT_COLUMNS else "right")
+    for row in rows:
+        table.add_row(*row)
+    return Group(Text(title), table)
 
 
-def render_likelihood_bar(good: float, bad: float, nobody: float = 0.0) -> Text:
-    """Shares of the ends, drawn, with what is not decided in the rest."""
-    parts = [round(share * _BAR) for share in (good, bad, nobody)]
-    drawn = Text("█" * parts[0], style="green")
-    drawn.append("▓" * parts[1], style="red").append("▒" * parts[2])
-    return drawn.append("░" * (_BAR - sum(parts)), style="dim")
+def format_likelihoods(forecast: RolloutForecast) -> tuple[str, str, str]:
+    """Format the likelihoods of promotion, rollback and no decision."""
+    promoted, rolled_back, undecided = (
+        f"{share:.0%}" for share in (forecast.promoted, forecast.rolled_back, forecast.undecided)
+    )
+    return promoted, rolled_back, undecided
+
+
+def render_likelihood_bar(good: float, bad: float, no_winner: float = 0.0) -> Text:
+    """Draw the shares of the ends. The rest of the bar is undecided."""
+    parts = [round(share * _BAR_WIDTH) for share in (good, bad, no_winner)]
+    bar = Text("█" * parts[0], style="green")
+    bar.append("▓" * parts[1], style="red").append("▒" * parts[2])
+    return bar.append("░" * (_BAR_WIDTH - sum(parts)), style="dim")
 
 
 def format_minutes(minutes: float) -> str:
-    """A time for people."""
+    """Format a duration in minutes, hours or days."""
     if not math.isfinite(minutes):
         return "–"
     if minutes < 120:
@@ -159,5 +175,5 @@ def format_minutes(minutes: float) -> str:
 
 
 def finite_or_none(value: float) -> float | None:
-    """A number for JSON, which knows no infinity."""
+    """Return a rounded number, or None for infinity, which JSON cannot hold."""
     return round(value, 2) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The API server of local mode: the in-memory one, with the schemas, the admission and the columns of the CRDs."""
+"""The API server of local mode: the in-memory one with the schemas, admission rules and columns of the CRDs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,24 +17,24 @@ _PLURALS = {definition.kind: definition.plural for definition in CRD_DEFINITIONS
 
 
 def open_api_server(path: Path, clock: Clock) -> MemoryKubernetes:
-    """The server whose objects live in an SQLite file. Raises StateRefused."""
+    """Open the server with the objects of an SQLite file. Raises StateRefused."""
     return MemoryKubernetes.open(path, clock, schemas=crd_schemas(), admit=find_admission_violations)
 
 
 def crd_schemas() -> Mapping[str, dict[str, Any]]:
-    """The schema of each of our kinds."""
+    """Return the schema of each of our kinds."""
     return {kind: version["schema"]["openAPIV3Schema"] for kind, version in _CRDS.items()}
 
 
 def printer_columns() -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """The columns that `get` shows, by kind."""
+    """Return the columns that `get` shows, by kind."""
     return {kind: version["additionalPrinterColumns"] for kind, version in _CRDS.items()}
 
 
 def find_admission_violations(obj: Object, before: Object | None) -> Sequence[str]:
-    """What is wrong with an object of ours, one line per violation, as the CRD's schema and rules have it.
+    """Return the violations of the CRD's schema and rules in an object of ours, one line each.
 
-    What was wrong before may stay so: of a rule that is new, edits of something else are not the place to tell.
+    A violation that is stored already is allowed: a new rule must not block edits of other fields.
     """
     if obj.get("kind") not in RESOURCE_TYPES:
         return ()

@@ -20,28 +20,29 @@ from sundog_operator.api.schema.validation import validate
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.instance import (
+    STOP_SIGNALS,
     InstanceParts,
     StopRequest,
-    handle_signals,
     make_dependencies,
     run_instance,
     stop_leftover_instance,
 )
 from sundog_operator.shell.local.views import InstanceView, LineView, LiveInstanceView
+from sundog_operator.shell.run_until_signal import handle_signals
 from sundog_operator.shell.url_options import LocalPath
 
-_END_S: Final = 60.0
+_STOP_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
 
 
 def instance_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that name an instance."""
+    """Give a command the options that name an instance."""
     for option in (
-        click.option("--instance", metavar="NAME", help="One of several on this machine; each has a state of its own."),
+        click.option("--instance", metavar="NAME", help="Name of the instance. Each instance has its own state."),
         click.option(
             "--state-dir",
             type=click.Path(path_type=Path, file_okay=False),
-            help=f"Where all of it is kept. Default: {state_dir_paths.STATE_DIR_VARIABLE}, or ~/.local/state/sundog/<instance>.",
+            help=f"Directory of the state. Default: {state_dir_paths.STATE_DIR_VARIABLE}, or ~/.local/state/sundog/<instance>.",
         ),
     ):
         command = option(command)
@@ -53,50 +54,50 @@ def local() -> None:
     """Serve manifests on this machine, without a cluster."""
 
 
-def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
-    """The same rules as in an installation."""
-    server, wrong = validate(PrometheusServer, {"url": url})
+def _validate_prometheus_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
+    """Apply the rules of an installation's URL."""
+    server, violations = validate(PrometheusServer, {"url": url})
     if server is None:
-        raise click.BadParameter("; ".join(each.message for each in wrong))
+        raise click.BadParameter("; ".join(each.message for each in violations))
     return server.url
 
 
-@local.command()
+@local.command(epilog="Example: sundog local up examples/digits/local")
 @click.argument("path", type=LocalPath())
 @instance_options
-@click.option("-n", "--namespace", default="default", show_default=True, help="Of objects that name none.")
-@click.option("-q", "--quiet", is_flag=True, help="Show problems only.")
+@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of objects without one.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only problems.")
 @click.option(
     "--prometheus",
     metavar="URL",
     default="",
-    callback=_checked_url,
-    help="The Prometheus that guardrails and analyses of rollouts are read from, such as http://127.0.0.1:9090.",
+    callback=_validate_prometheus_url,
+    help="The Prometheus for guardrails and analyses of rollouts, such as http://127.0.0.1:9090.",
 )
 def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str, quiet: bool, prometheus: str) -> int:
     """Serve the manifests at PATH, a file or a folder, until Ctrl-C.
 
-    Saving a manifest applies it; removing one deletes what it described after 5 s, and emptying one does not.
-    A later start goes on where this one ended.
-    In a manifest, file://${MANIFEST_DIR} stands for the folder that the manifest is in.
+    Saving a manifest applies it. Removing a manifest deletes its objects after 5 s; emptying it does not.
+    The next start continues from the present state.
+    In a manifest, file://${MANIFEST_DIR} stands for the folder of the manifest.
     """
     where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
-    parts = InstanceParts(world=partial(make_dependencies, prometheus=prometheus))
+    parts = InstanceParts(dependencies=partial(make_dependencies, prometheus=prometheus))
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 links are kept
     return asyncio.run(_up(where, absolute, namespace, quiet, parts))
 
 
 async def _up(where: Path, path: Path, namespace: str, quiet: bool, parts: InstanceParts) -> int:
     stop = StopRequest()
-    view = _view(where, quiet)
+    view = _make_view(where, quiet)
     try:
-        with handle_signals(stop):
+        with handle_signals(STOP_SIGNALS, stop.request):
             return await run_instance(where, path, stop, view, namespace=namespace, parts=parts)
     finally:
         view.close()
 
 
-def _view(where: Path, quiet: bool) -> InstanceView:
+def _make_view(where: Path, quiet: bool) -> InstanceView:
     if quiet or not sys.stdout.isatty():
         return LineView(quiet=quiet)
     from rich.console import Console
@@ -104,48 +105,44 @@ def _view(where: Path, quiet: bool) -> InstanceView:
     return LiveInstanceView(Console(), f"sundog local · {where}")
 
 
-@local.command()
+@local.command(epilog="Example: sundog local down")
 @instance_options
 def down(state_dir: Path | None, instance: str | None) -> int:
-    """End an instance: one that runs, or what a killed one left."""
+    """Stop an instance, or end the processes that a killed instance left."""
     where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
     state = state_dir_paths.find_state_dir(where)
     if state.is_held():
-        _end(state)
-        click.echo(f"the instance in {where} was ended")
-    elif asyncio.run(_take_down(where)):
-        click.echo(f"what was left of the instance in {where} was ended")
+        _stop(state)
+        click.echo(f"stopped the instance in {where}")
+    elif asyncio.run(stop_leftover_instance(where)):
+        click.echo(f"ended the processes that a killed instance left in {where}")
     else:
         click.echo(f"nothing runs in {where}")
     return ExitCode.OK
 
 
-async def _take_down(where: Path) -> bool:
-    return await stop_leftover_instance(where)
-
-
-def _end(state: StateDirectory) -> None:
+def _stop(state: StateDirectory) -> None:
     pid = state.holder()
     if pid is None:
-        raise CommandFailed(f"{state.lock}: holds no pid; end the process that runs there")
+        raise CommandFailed(f"{state.lock}: found no pid. End the process that runs there")
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _END_S
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
     while state.is_held():
         if time.monotonic() > deadline:
-            raise CommandFailed(f"pid {pid} did not end within {_END_S:g} s", ExitCode.TIMEOUT)
+            raise CommandFailed(f"pid {pid} did not end within {_STOP_TIMEOUT_S:g} s", ExitCode.TIMEOUT)
         time.sleep(_POLL_S)
 
 
-@local.command()
+@local.command(epilog="Example: sundog local status")
 @instance_options
 def status(state_dir: Path | None, instance: str | None) -> int:
-    """Tell whether an instance runs, and where its parts are. Exit code 3 when none does."""
+    """Show whether an instance runs, and its paths. Exit code 3 if none runs."""
     where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
     state = state_dir_paths.find_state_dir(where)
     processes = find_marked_processes(state, SystemProcessTable())
     if not state.is_held():
-        left = f"; {len(processes)} processes of a killed one are left: `sundog local up` goes on with them, `sundog local down` ends them"
-        click.echo(f"no instance runs in {where}{left if processes else ''}")
+        leftovers = f". A killed instance left {len(processes)} processes: `sundog local up` takes them over, `sundog local down` ends them"
+        click.echo(f"no instance runs in {where}{leftovers if processes else ''}")
         return ExitCode.NOT_FOUND
     click.echo(f"state directory  {where}")
     click.echo(f"pid              {state.holder()}")

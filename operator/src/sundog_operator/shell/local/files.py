@@ -1,4 +1,4 @@
-"""Manifests on disk as the truth of an instance: an edit is an apply, what is taken out is deleted."""
+"""Follow manifests on disk: apply edits, and delete objects that no manifest describes any more."""
 
 import contextlib
 import hashlib
@@ -25,13 +25,14 @@ _Key = TypeVar("_Key")
 
 
 class ManifestFiles:
-    """Applies the manifests at a path, and follows them.
+    """Apply the manifests at a path, and follow their changes.
 
-    A document is applied at the start and whenever it changed, so what `sundog apply` did meanwhile stays until then.
-    An error is shown once, and what serves is kept. An object is deleted only if it came from a file at this very path
-    that was removed, or that can be read and describes others: who starts with another path by mistake loses nothing, and
-    neither does who empties a file. A deletion is announced, and happens when the file has not changed for 5 s, for an
-    editor may write it in pieces.
+    A document is applied at the start and when it changes. An object that `sundog apply` changed stays so until then.
+    An error is shown once, and the present object is kept.
+
+    An object is deleted only if it came from a file at this path that was removed, or that is readable and describes
+    other objects. A start with another path deletes nothing, and neither does an emptied file. A deletion is announced,
+    and happens after the file has not changed for 5 s, because an editor may write it in pieces.
     """
 
     def __init__(
@@ -43,16 +44,16 @@ class ManifestFiles:
         view: InstanceView,
         *,
         namespace: str,
-        keep: Callable[[Sequence[str]], None] = lambda _: None,
+        save_problems: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         """Args:
         root: a file, or a folder of files.
-        kube: what the manifests are applied to.
-        origins: which object came from which file.
-        clock: tells how long a file has been stable.
-        view: where it is shown what happens.
-        namespace: of objects that name none.
-        keep: called with all problems of the manifests whenever they change, for others to read.
+        kube: the server that the manifests are applied to.
+        origins: the file of each object.
+        clock: measures how long a file has not changed.
+        view: shows changes and problems.
+        namespace: the namespace of objects without one.
+        save_problems: called with all problems of the manifests when they change.
         """
         self._root = root
         self._is_folder = root.is_dir()
@@ -63,22 +64,22 @@ class ManifestFiles:
         self._namespace = namespace
         self._digests: dict[Ref, str] = {}
         self._applied: set[Ref] = set()
-        self._told: set[str] = set()
-        self._told_empty: set[str] = set()
+        self._shown_problems: set[str] = set()
+        self._shown_empty_files: set[str] = set()
         self._refused: dict[Ref, str] = {}
-        self._keep = keep
-        self._standing: list[str] | None = None
-        self._gone_since: dict[tuple[Ref, int], float] = {}
+        self._save_problems = save_problems
+        self._problems: list[str] | None = None
+        self._removed_since: dict[tuple[Ref, int], float] = {}
         self._empty_since: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Follow the manifests until cancelled."""
         await self.begin()
         folder = self._root if self._is_folder else self._root.parent
-        # Some editors replace a file and some file systems tell nothing: the folder is watched, and looked through besides.
+        # Some editors replace files and some file systems send no events: watch the folder, and rescan it as well.
         async for _ in awatch(
             folder,
-            watch_filter=self._concerns_us,
+            watch_filter=self._is_relevant,
             recursive=self._is_folder,
             rust_timeout=_RESCAN_MS,
             yield_on_timeout=True,
@@ -87,77 +88,78 @@ class ManifestFiles:
             await self.sync()
 
     async def begin(self) -> None:
-        """Apply everything, delete what was taken out meanwhile, and tell what came from elsewhere."""
+        """Apply all manifests, delete objects that were removed meanwhile, and show objects of other paths."""
         reading = await self._apply_all()
-        self._tell_of_others({document.ref for document in reading.documents})
-        await self._let_go(reading)
+        self._show_objects_of_other_paths({document.ref for document in reading.documents})
+        await self._delete_removed(reading)
 
     async def sync(self) -> None:
-        """Apply what changed, and delete what has been taken out for long enough."""
-        await self._let_go(await self._apply_all())
+        """Apply changes, and delete objects that have been removed for long enough."""
+        await self._delete_removed(await self._apply_all())
 
-    async def _let_go(self, reading: ManifestReading) -> None:
-        """Announce what is taken out, and delete what still is when its file has been stable."""
+    async def _delete_removed(self, reading: ManifestReading) -> None:
+        """Announce objects that were removed from the manifests, and delete those whose file has not changed since."""
         now = self._clock.monotonic()
-        before = {ref for ref, _ in self._gone_since}
-        self._gone_since = _since({(ref, self._stamp(ref)) for ref in self._gone(reading)}, self._gone_since, now)
-        self._empty_since = _since(await self._kept(reading), self._empty_since, now)
-        for ref in sorted({ref for ref, _ in self._gone_since} - before):
+        before = {ref for ref, _ in self._removed_since}
+        removed = {(ref, self._modified_ns(ref)) for ref in self._find_removed(reading)}
+        self._removed_since = _track(removed, self._removed_since, now)
+        self._empty_since = _track(await self._describe_empty_files(reading), self._empty_since, now)
+        for ref in sorted({ref for ref, _ in self._removed_since} - before):
             self._view.notice(
                 f"{ref}: no manifest describes it any more; it is deleted in {_GRACE_S:g} s unless one does again"
             )
-        await self._delete({ref for ref, _ in _lasting(self._gone_since, now)})
-        self._tell_of_empty(_lasting(self._empty_since, now))
-        self._show_standing(reading)
+        await self._delete({ref for ref, _ in _stable_keys(self._removed_since, now)})
+        self._show_empty_files(_stable_keys(self._empty_since, now))
+        self._update_problems(reading)
 
-    def _show_standing(self, reading: ManifestReading) -> None:
-        """Show what is wrong now, and keep it."""
+    def _update_problems(self, reading: ManifestReading) -> None:
+        """Show and save the present problems if they changed."""
         present = {document.ref for document in reading.documents}
-        self._refused = {ref: told for ref, told in self._refused.items() if ref in present}
+        self._refused = {ref: line for ref, line in self._refused.items() if ref in present}
         mistakes = [str(problem) for problem in reading.problems if not problem.skipped]
-        standing = sorted({*mistakes, *self._refused.values(), *self._told_empty})
-        if standing != self._standing:
-            self._standing = standing
-            self._keep(standing)
-            self._view.standing(standing)
+        problems = sorted({*mistakes, *self._refused.values(), *self._shown_empty_files})
+        if problems != self._problems:
+            self._problems = problems
+            self._save_problems(problems)
+            self._view.show_problems(problems)
 
-    def _stamp(self, ref: Ref) -> int:
-        """When the file that described an object was changed last, in nanoseconds; 0 where it is gone."""
+    def _modified_ns(self, ref: Ref) -> int:
+        """Return when the file of an object was last modified, in nanoseconds; 0 if it is gone."""
         try:
             return Path(self._origins.all()[ref].path).stat().st_mtime_ns
         except OSError:
             return 0
 
-    def _concerns_us(self, _change: Change, path: str) -> bool:
+    def _is_relevant(self, _change: Change, path: str) -> bool:
         return manifests.is_manifest(Path(path).name) if self._is_folder else Path(path) == self._root
 
     async def _apply_all(self) -> ManifestReading:
         reading = manifests.read_manifests(self._root, self._namespace)
         lines = {f"skipped: {problem}" if problem.skipped else str(problem) for problem in reading.problems}
-        for line in sorted(lines - self._told):
+        for line in sorted(lines - self._shown_problems):
             self._view.problem(line)
-        self._told = lines
+        self._shown_problems = lines
         for document in reading.documents:
             digest = hashlib.sha256(orjson.dumps(document.object, option=orjson.OPT_SORT_KEYS)).hexdigest()
             if self._digests.get(document.ref) != digest:
                 self._digests[document.ref] = digest
                 await self._apply(document)
             elif document.ref in self._applied:
-                await self._look_after(document)
+                await self._check_unchanged(document)
         return reading
 
-    async def _look_after(self, document: ManifestObject) -> None:
-        """Of an object that is described as it was: that it was deleted meanwhile, or where it is described now."""
+    async def _check_unchanged(self, document: ManifestObject) -> None:
+        """Update the file of an object whose document did not change, or show that the object was deleted."""
         stored = await self._kube.get(document.ref)
         if stored is not None:
-            self._remember(document, stored)
+            self._record_origin(document, stored)
             return
         self._applied.discard(document.ref)
         self._view.notice(
-            f"{document.ref} was deleted; {document.source} still describes it, so an edit or the next start makes it again"
+            f"{document.ref} was deleted; {document.source} still describes it, so an edit or the next start creates it again"
         )
 
-    def _remember(self, document: ManifestObject, stored: Object) -> None:
+    def _record_origin(self, document: ManifestObject, stored: Object) -> None:
         path = "" if document.path is None else str(document.path.absolute())
         self._origins.remember(document.ref, ManifestOrigin(path, stored["metadata"]["uid"]))
 
@@ -167,18 +169,18 @@ class ManifestFiles:
             before = await self._kube.get(ref)
             stored = await self._kube.apply(document.object, manager=FIELD_MANAGER, strict=True)
         except SundogError as err:
-            told = f"{ref}: {'; '.join(err.causes)}" if isinstance(err, Invalid) else one_line(err)
-            self._refused[ref] = f"{document.source}: {told}"
+            reason = f"{ref}: {'; '.join(err.causes)}" if isinstance(err, Invalid) else one_line(err)
+            self._refused[ref] = f"{document.source}: {reason}"
             self._view.problem(self._refused[ref])
             return
         self._refused.pop(ref, None)
-        self._remember(document, stored)
+        self._record_origin(document, stored)
         self._applied.add(ref)
         if not manifests.is_unchanged(before, stored):
             self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
 
-    def _gone(self, reading: ManifestReading) -> set[Ref]:
-        """Objects that came from a file and are in no manifest any more. What cannot be read, or is empty, takes nothing with it."""
+    def _find_removed(self, reading: ManifestReading) -> set[Ref]:
+        """Return objects that came from a file and are in no manifest any more. Unreadable and empty files remove none."""
         present = {document.ref for document in reading.documents}
         if self._is_folder and not self._root.is_dir():
             return set()
@@ -186,38 +188,38 @@ class ManifestFiles:
             ref
             for ref, origin in self._origins.all().items()
             if ref not in present
-            and self._is_here(origin)
+            and self._is_below_root(origin)
             and Path(origin.path) not in reading.empty
             and not reading.can_contain(Path(origin.path), ref.name)
         }
 
-    async def _kept(self, reading: ManifestReading) -> set[str]:
-        """Of each file that describes nothing any more, what is told of the objects that it described."""
+    async def _describe_empty_files(self, reading: ManifestReading) -> set[str]:
+        """Return a line for each file that was emptied, with the objects that it described."""
         present = {document.ref for document in reading.documents}
         kept: dict[str, list[str]] = {}
         for ref, origin in sorted(self._origins.all().items()):
             if ref not in present and Path(origin.path) in reading.empty and await self._kube.get(ref) is not None:
                 kept.setdefault(origin.path, []).append(str(ref))
         return {
-            f"{path}: describes nothing; kept until the file is removed: {', '.join(refs)}"
+            f"{path}: the file is empty; its objects are kept until you remove it: {', '.join(refs)}"
             for path, refs in kept.items()
         }
 
-    def _is_here(self, origin: ManifestOrigin) -> bool:
+    def _is_below_root(self, origin: ManifestOrigin) -> bool:
         path, root = Path(origin.path).absolute(), self._root.absolute()
         return path.is_relative_to(root) if self._is_folder else path == root
 
-    def _tell_of_others(self, present: set[Ref]) -> None:
+    def _show_objects_of_other_paths(self, present: set[Ref]) -> None:
         for ref, origin in sorted(self._origins.all().items()):
-            if ref not in present and not self._is_here(origin):
+            if ref not in present and not self._is_below_root(origin):
                 self._view.notice(
-                    f"{ref} stays, though it came from {origin.path} and not from {self._root}; sundog delete takes it away"
+                    f"{ref} is kept although it came from {origin.path}, not from {self._root}. Use `sundog delete` to delete it"
                 )
 
-    def _tell_of_empty(self, kept: set[str]) -> None:
-        for line in sorted(kept - self._told_empty):
+    def _show_empty_files(self, lines: set[str]) -> None:
+        for line in sorted(lines - self._shown_empty_files):
             self._view.problem(line)
-        self._told_empty = kept
+        self._shown_empty_files = lines
 
     async def _delete(self, refs: set[Ref]) -> None:
         for ref in sorted(refs):
@@ -225,17 +227,17 @@ class ManifestFiles:
             self._digests.pop(ref, None)
             self._applied.discard(ref)
             self._origins.forget(ref)
-            # Where somebody deleted it and made another one, that is not ours to delete.
+            # Another uid: a user deleted the object and created a new one, which must stay.
             with contextlib.suppress(Conflict):
                 await self._kube.delete(ref, uid=origin.uid)
-                self._view.notice(f"{ref} deleted: no manifest describes it any more, it came from {origin.path}")
+                self._view.notice(f"{ref} deleted: it came from {origin.path}, and no manifest describes it any more")
 
 
-def _since(keys: Collection[_Key], before: Mapping[_Key, float], now: float) -> dict[_Key, float]:
-    """Since when each holds, by the monotonic clock in seconds."""
+def _track(keys: Collection[_Key], before: Mapping[_Key, float], now: float) -> dict[_Key, float]:
+    """Return since when each key has been there, by the monotonic clock in seconds."""
     return {key: before.get(key, now) for key in keys}
 
 
-def _lasting(since: Mapping[_Key, float], now: float) -> set[_Key]:
-    """Those that have held for as long as a file may take to be written."""
+def _stable_keys(since: Mapping[_Key, float], now: float) -> set[_Key]:
+    """Return keys that have been there longer than a file takes to be written."""
     return {key for key, begun in since.items() if now - begun >= _GRACE_S}

@@ -1,4 +1,4 @@
-"""Which objects came from which manifest, remembered on disk: a file that vanishes takes exactly those with it."""
+"""The manifest file of each applied object, stored on disk: removing a file deletes exactly its objects."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,31 +11,31 @@ from sundog_operator.ports import KINDS, Ref
 
 @dataclass(frozen=True, slots=True)
 class ManifestOrigin:
-    """An object that was applied from a file. The uid tells it from a later one of its name."""
+    """The file that an object was applied from. The uid distinguishes it from a later object of the same name."""
 
     path: str
     uid: str
 
 
 class OriginStore:
-    """All origins of one instance. Each change is on disk when its call returns."""
+    """All origins of one instance. Each method that changes them returns after the change is on disk."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._known = _load(file)
 
     def all(self) -> dict[Ref, ManifestOrigin]:
-        """Every object that came from a file."""
+        """Return every object that came from a file."""
         return dict(self._known)
 
     def remember(self, ref: Ref, origin: ManifestOrigin) -> None:
-        """An object was applied from a file."""
+        """Store that an object was applied from a file."""
         if self._known.get(ref) != origin:
             self._known[ref] = origin
             self._save()
 
     def forget(self, ref: Ref) -> None:
-        """An object is no file's any more."""
+        """Remove the origin of an object."""
         if self._known.pop(ref, None) is not None:
             self._save()
 

@@ -1,4 +1,4 @@
-"""Where an instance of local mode keeps its state."""
+"""Paths of an instance's state directory."""
 
 import contextlib
 import hashlib
@@ -22,11 +22,11 @@ STATE_DIR_VARIABLE: Final = "SUNDOG_STATE_DIR"
 DEFAULT_INSTANCE: Final = "default"
 KUBECONFIG_FILE: Final = "kubeconfig"
 _PROBLEMS: Final = "problems.json"
-_LINKS: Final = Path("/tmp")  # noqa: S108 the folder of links below it is private, which is checked
+_LINKS: Final = Path("/tmp")  # noqa: S108 the folder of links below it is checked to be private
 
 
 def choose_state_dir(state_dir: Path | None, instance: str | None, environment: Mapping[str, str]) -> Path:
-    """The state directory as its user knows it: the option, the variable, or one per instance below the XDG state folder."""
+    """Return the state directory: the option, the variable, or one per instance below the XDG state folder."""
     if state_dir is not None:
         return StateDirectory.at(state_dir).path
     if instance is None and (named := environment.get(STATE_DIR_VARIABLE)):
@@ -36,7 +36,7 @@ def choose_state_dir(state_dir: Path | None, instance: str | None, environment: 
 
 
 def shorten_path(path: Path) -> Path:
-    """A path to a state directory that leaves room for the Unix sockets below it: itself, or where a short link is or will be."""
+    """Return a path to a state directory that is short enough for Unix sockets below it: itself, or the path of a short link."""
     if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         return path
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
@@ -44,41 +44,41 @@ def shorten_path(path: Path) -> Path:
 
 
 def prepare_state_dir(path: Path) -> StateDirectory:
-    """Create the state directory, with a short link to it where its path is too long. Raises StateDirectoryError."""
-    reached = shorten_path(path)
-    if reached != path:
-        _link(reached, path)
-    state = StateDirectory.at(reached)
+    """Create the state directory, and a short link to it if its path is too long. Raises StateDirectoryError."""
+    short = shorten_path(path)
+    if short != path:
+        _link(short, path)
+    state = StateDirectory.at(short)
     state.prepare()
     return state
 
 
 def remove_short_link(path: Path) -> None:
-    """Take away the short link to a state directory that nothing runs in, and the folder of links when it was the last."""
-    reached = shorten_path(path)
-    if reached == path:
+    """Remove the short link to an unused state directory, and the folder of links if it is empty then."""
+    short = shorten_path(path)
+    if short == path:
         return
     with contextlib.suppress(OSError):
-        if reached.is_symlink():
-            reached.unlink()
-        # Refused while others have links there.
-        reached.parent.rmdir()
+        if short.is_symlink():
+            short.unlink()
+        # Fails while other links are there.
+        short.parent.rmdir()
 
 
 def find_state_dir(path: Path) -> StateDirectory:
-    """The state directory as a running instance knows it; nothing is created."""
+    """Return the state directory as a running instance uses it, without creating it."""
     return StateDirectory.at(shorten_path(path))
 
 
 def write_manifest_problems(path: Path, problems: Sequence[str]) -> None:
-    """Keep what is wrong with the manifests of an instance, one line each, for verbs that run beside it."""
+    """Save the problems of an instance's manifests, one line each, for other commands."""
     write_atomically(path / _PROBLEMS, orjson.dumps({"version": 1, "problems": list(problems)}))
 
 
 def read_problems(path: Path) -> list[str]:
-    """What is wrong with the manifests of the instance in a state directory; empty where nothing is known."""
-    found = (read_json(path / _PROBLEMS) or {}).get("problems")
-    return [str(each) for each in found] if isinstance(found, list) else []
+    """Return the saved problems of an instance's manifests; empty if none are saved."""
+    problems = (read_json(path / _PROBLEMS) or {}).get("problems")
+    return [str(each) for each in problems] if isinstance(problems, list) else []
 
 
 def _link(link: Path, target: Path) -> None:
@@ -86,9 +86,9 @@ def _link(link: Path, target: Path) -> None:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.parent.mkdir(mode=0o700, exist_ok=True)
         status = link.parent.lstat()
-        # The folder for temporary files is everybody's: a folder of another user could hold links to anywhere.
+        # All users can write to /tmp: a folder of another user could hold links to anywhere.
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise StateDirectoryError(f"{link.parent} is not a private folder of yours: remove it, or give --state-dir")
+            raise StateDirectoryError(f"{link.parent} is not a private folder of yours. Remove it, or give --state-dir")
         if link.is_symlink() and link.readlink() != target:
             link.unlink()
         if not link.is_symlink():

@@ -1,4 +1,4 @@
-"""Tells a view what happens in an API server."""
+"""Feed a view with the objects and events of an API server."""
 
 import asyncio
 
@@ -7,13 +7,13 @@ from sundog_operator.shell.local.views import InstanceView
 
 
 async def update_view(kube: Kubernetes, view: InstanceView) -> None:
-    """Until the API server closes or the task is cancelled."""
+    """Update the view until the API server closes or the task is cancelled."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_deployments(kube, view))
-        group.create_task(_events(kube, view))
+        group.create_task(_watch_deployments(kube, view))
+        group.create_task(_watch_events(kube, view))
 
 
-async def _deployments(kube: Kubernetes, view: InstanceView) -> None:
+async def _watch_deployments(kube: Kubernetes, view: InstanceView) -> None:
     known: dict[tuple[str, str], Object] = {}
     synced = False
     async for event in kube.watch(MODEL_DEPLOYMENT):
@@ -21,15 +21,15 @@ async def _deployments(kube: Kubernetes, view: InstanceView) -> None:
             synced = True
         else:
             meta = event.object["metadata"]
-            place = (meta["namespace"], meta["name"])
-            known[place] = event.object
+            key = (meta["namespace"], meta["name"])
+            known[key] = event.object
             if event.type == "DELETED":
-                del known[place]
+                del known[key]
         if synced:
-            view.deployments([known[place] for place in sorted(known)])
+            view.deployments([known[key] for key in sorted(known)])
 
 
-async def _events(kube: Kubernetes, view: InstanceView) -> None:
+async def _watch_events(kube: Kubernetes, view: InstanceView) -> None:
     synced = False
     async for event in kube.watch(EVENT):
         if event.type == "SYNCED":

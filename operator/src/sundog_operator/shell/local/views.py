@@ -1,4 +1,4 @@
-"""What `sundog local up` shows: a live table on a terminal, else one plain line per change."""
+"""Output of `sundog local up`: a live table on a terminal, else one plain line per change."""
 
 import contextlib
 import logging
@@ -23,29 +23,29 @@ _STYLES: Final = {"True": "green", "False": "red", "Unknown": "yellow"}
 
 
 class InstanceView(Protocol):
-    """Where an instance tells what happens."""
+    """Shows changes and problems of an instance."""
 
     def notice(self, text: str) -> None:
-        """Something was done."""
+        """Show an action of the instance."""
 
     def problem(self, text: str) -> None:
-        """Something is wrong and has to be mended by the user."""
+        """Show a new problem for the user to fix."""
 
-    def standing(self, problems: Sequence[str]) -> None:
-        """All problems of manifests as they are now; each was told when it came up."""
+    def show_problems(self, problems: Sequence[str]) -> None:
+        """Show all present problems of manifests. `problem` has shown each of them before."""
 
     def deployments(self, objects: Sequence[Object]) -> None:
-        """All ModelDeployments as they are now."""
+        """Show the present state of all ModelDeployments."""
 
     def event(self, event: Object) -> None:
-        """Something happened to an object."""
+        """Show an event of an object."""
 
     def close(self) -> None:
-        """Nothing more is shown."""
+        """Stop showing."""
 
 
 def make_summary_row(obj: Object) -> dict[str, str]:
-    """A ModelDeployment in short, by column."""
+    """Return the summary of a ModelDeployment by column."""
     meta, status = obj["metadata"], obj.get("status") or {}
     ready: dict[str, Any] = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
     stable, candidate = status.get("stable"), status.get("candidate")
@@ -53,8 +53,8 @@ def make_summary_row(obj: Object) -> dict[str, str]:
         "NAME": f"{meta['namespace']}/{meta['name']}",
         "READY": ready.get("status", "Unknown"),
         "REASON": ready.get("reason", "Pending"),
-        "STABLE": _revision(stable),
-        "CANDIDATE": _revision(candidate),
+        "STABLE": _format_revision(stable),
+        "CANDIDATE": _format_revision(candidate),
         "WEIGHT": f"{candidate['weight']} %" if candidate else "-",
         "REPLICAS": f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}",
         "URL": status.get("url") or "-",
@@ -62,52 +62,52 @@ def make_summary_row(obj: Object) -> dict[str, str]:
     }
 
 
-def _revision(revision: Any) -> str:
+def _format_revision(revision: Any) -> str:
     return f"r{revision['revision']}" if revision else "-"
 
 
 def format_event(event: Object) -> str:
-    """An event in one line."""
+    """Format an event as one line."""
     regarding = event["regarding"]
     return f"{regarding['namespace']}/{regarding['name']}: {event['reason']}: {event['note']}"
 
 
 class LineView:
-    """One plain line per change, for scripts and logs; `quiet` leaves problems only, which go to standard error."""
+    """A view with one plain line per change, for scripts and logs. With `quiet` it prints only problems, on standard error."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._shown: dict[str, str] = {}
 
     def notice(self, text: str) -> None:
-        """See View."""
+        """See InstanceView."""
         if not self._quiet:
             _echo(f"{_now()} {text}")
 
     def problem(self, text: str) -> None:
-        """See View."""
+        """See InstanceView."""
         _echo(f"error: {text}" if self._quiet else f"{_now()} error: {text}", err=True)
 
-    def standing(self, problems: Sequence[str]) -> None:
-        """See View."""
+    def show_problems(self, problems: Sequence[str]) -> None:
+        """See InstanceView."""
 
     def deployments(self, objects: Sequence[Object]) -> None:
-        """See View."""
-        rows = {row["NAME"]: _sentence(row) for row in map(make_summary_row, objects)}
-        for name, sentence in rows.items():
-            if self._shown.get(name) != sentence:
-                self.notice(sentence)
-        self._shown = rows
+        """See InstanceView."""
+        lines = {row["NAME"]: _format_row(row) for row in map(make_summary_row, objects)}
+        for name, line in lines.items():
+            if self._shown.get(name) != line:
+                self.notice(line)
+        self._shown = lines
 
     def event(self, event: Object) -> None:
-        """See View."""
+        """See InstanceView."""
         self.notice(format_event(event))
 
     def close(self) -> None:
-        """See View."""
+        """See InstanceView."""
 
 
-def _sentence(row: dict[str, str]) -> str:
+def _format_row(row: dict[str, str]) -> str:
     candidate = (
         f" candidate={row['CANDIDATE']} weight={row['WEIGHT'].replace(' ', '')}" if row["CANDIDATE"] != "-" else ""
     )
@@ -118,66 +118,66 @@ def _sentence(row: dict[str, str]) -> str:
 
 
 class LoggingInstanceView:
-    """Passes everything on to another view, and logs what a reader of the log needs later."""
+    """A view that logs everything except tables, and passes it on to another view."""
 
     def __init__(self, view: InstanceView) -> None:
         self._view = view
 
     def notice(self, text: str) -> None:
-        """See View."""
+        """See InstanceView."""
         log.info("%s", text)
         self._view.notice(text)
 
     def problem(self, text: str) -> None:
-        """See View."""
+        """See InstanceView."""
         log.warning("%s", text)
         self._view.problem(text)
 
-    def standing(self, problems: Sequence[str]) -> None:
-        """See View."""
-        self._view.standing(problems)
+    def show_problems(self, problems: Sequence[str]) -> None:
+        """See InstanceView."""
+        self._view.show_problems(problems)
 
     def deployments(self, objects: Sequence[Object]) -> None:
-        """See View."""
+        """See InstanceView."""
         self._view.deployments(objects)
 
     def event(self, event: Object) -> None:
-        """See View."""
+        """See InstanceView."""
         log.log(logging.WARNING if event["type"] == "Warning" else logging.INFO, "%s", format_event(event))
         self._view.event(event)
 
     def close(self) -> None:
-        """See View."""
+        """See InstanceView."""
         self._view.close()
 
 
 class LiveInstanceView:
-    """A table that is drawn anew in place, with the last lines below it."""
+    """A view with a table that is redrawn in place, and the last lines below it."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._title = title
         self._rows: list[dict[str, str]] = []
         self._lines: deque[Text] = deque(maxlen=_SHOWN_EVENTS)
-        self._standing: tuple[str, ...] = ()
+        self._problems: tuple[str, ...] = ()
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
     def notice(self, text: str) -> None:
-        """See View."""
+        """See InstanceView."""
         self._line(Text(text))
 
     def problem(self, text: str) -> None:
-        """See View."""
+        """See InstanceView."""
         self._line(Text(f"error: {text}", style="red"))
 
-    def standing(self, problems: Sequence[str]) -> None:
-        """See View. They stay below the table for as long as they last."""
-        if tuple(problems) != self._standing:
-            self._standing = tuple(problems)
+    def show_problems(self, problems: Sequence[str]) -> None:
+        """See InstanceView. The problems stay below the table while they last."""
+        if tuple(problems) != self._problems:
+            self._problems = tuple(problems)
             self._draw()
 
     def deployments(self, objects: Sequence[Object]) -> None:
-        """See View."""
+        """See InstanceView."""
         rows = [make_summary_row(obj) for obj in objects]
         if rows != self._rows:
             known = {row["NAME"]: row["MESSAGE"] for row in self._rows}
@@ -188,11 +188,11 @@ class LiveInstanceView:
                     self._line(Text(f"{row['NAME']}: {row['MESSAGE']}"))
 
     def event(self, event: Object) -> None:
-        """See View."""
+        """See InstanceView."""
         self._line(Text(format_event(event), style="yellow" if event["type"] == "Warning" else ""))
 
     def close(self) -> None:
-        """See View."""
+        """See InstanceView."""
         with contextlib.suppress(OSError):
             self._live.stop()
 
@@ -209,16 +209,16 @@ class LiveInstanceView:
             table.add_row(*(Text(row[name], style=style if name == "READY" else "") for name in _COLUMNS))
         body = table if self._rows else Text(f"{self._title}\nno ModelDeployment yet")
         with contextlib.suppress(OSError):
-            self._live.update(Group(body, *self._pinned(), Text(), *self._lines), refresh=True)
+            self._live.update(Group(body, *self._render_problems(), Text(), *self._lines), refresh=True)
 
-    def _pinned(self) -> list[Text]:
-        if not self._standing:
+    def _render_problems(self) -> list[Text]:
+        if not self._problems:
             return []
-        return [Text(), Text("not applied:"), *(Text(f"  {each}", style="red") for each in self._standing)]
+        return [Text(), Text("not applied:"), *(Text(f"  {each}", style="red") for each in self._problems)]
 
 
 def _echo(text: str, *, err: bool = False) -> None:
-    # A closed terminal or pipe must not keep an instance from being ended in order.
+    # A closed terminal or pipe must not prevent an orderly stop.
     with contextlib.suppress(OSError):
         click.echo(text, err=err)
 

@@ -1,1 +1,1 @@
-"""What applying a manifest would do."""
+"""Preview what an apply of a manifest would change."""

@@ -1,4 +1,4 @@
-"""What applying a manifest would do, and why: the planner's own decision over what is observed now, with nothing written."""
+"""Preview an apply of a ModelDeployment: the planner's decision for the present state, without writing anything."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,20 +35,20 @@ from sundog_operator.shell.preview.spec_diff import SpecChange, format_causes
 PreviewOutcome = Literal["create", "change", "unchanged", "refused"]
 
 _REVISION_PARTS: Final = ("model", "runtime", "resources", "scheduling")
-_DECIDING: Final = frozenset({"evidence", "manual", "webhook", "analysis", "shadow"})
-"""Gates that time alone does not open."""
+_DECIDING_GATES: Final = frozenset({"evidence", "manual", "webhook", "analysis", "shadow"})
+"""Gates that need more than time to pass."""
 
 _IN_PLACE: Final = "runtime.userConfig"
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would happen.
+    """Result of a preview.
 
     Attributes:
-        revision: that the manifest stands for; None when it is refused, and of an Experiment.
-        lines: what happens, in order.
-        problems: why it is refused.
+        revision: revision of the manifest; None for a refused manifest and for an Experiment.
+        lines: changes in order.
+        problems: reasons of a refusal.
     """
 
     name: str
@@ -60,64 +60,66 @@ class Preview:
 
 
 def preview_model_deployment(
-    manifest: Object, stored: Object | None, seen: ObservedState, now: datetime, applied: Object | None = None
+    manifest: Object, stored: Object | None, observed: ObservedState, now: datetime, applied: Object | None = None
 ) -> Preview:
     """Preview one ModelDeployment.
 
     Args:
-        manifest: what is to be applied.
-        stored: the object as it is; None where there is none.
-        seen: what is observed of it.
-        now: the current instant.
-        applied: the object as the API server would store it; None where it was not asked or does not say.
+        manifest: the manifest to apply.
+        stored: the present object; None if there is none.
+        observed: the observed state of the ModelDeployment.
+        now: the present time.
+        applied: the object as the API server would store it; None if that is unknown.
     """
     name = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
-    wanted = _merged(manifest, stored, applied)
-    if problems := find_server_violations(manifest, wanted, stored):
-        return Preview(name, "refused", problems=problems, lines=_kept(stored))
-    acceptance = accept_model_deployment(wanted, seen.installation)
+    desired = _merge(manifest, stored, applied)
+    if problems := find_server_violations(manifest, desired, stored):
+        return Preview(name, "refused", problems=problems, lines=_kept_revision(stored))
+    acceptance = accept_model_deployment(desired, observed.installation)
     if acceptance.spec is None:
-        return Preview(name, "refused", problems=(f"{acceptance.reason}: {acceptance.message}",), lines=_kept(stored))
-    under_way = _status(stored).experiment
-    # What would begin by itself is none of the manifest's.
-    own = tuple(each for each in seen.own if each.name == under_way)
-    decided = make_plan(replace(seen, deployment=wanted, own=own), now)
-    number = _revision_of(acceptance.spec, seen, decided)
-    differing = _changes(stored, acceptance.spec)
-    shared = tuple(_shared_salt(manifest, seen))
-    if stored is not None and not differing:
-        lines = ("nothing changes", *_standing(acceptance.spec, stored, number), *shared)
+        problem = f"{acceptance.reason}: {acceptance.message}"
+        return Preview(name, "refused", problems=(problem,), lines=_kept_revision(stored))
+    running = _status(stored).experiment
+    # Experiments that would start anyway are no effect of the manifest.
+    own = tuple(each for each in observed.own if each.name == running)
+    plan = make_plan(replace(observed, deployment=desired, own=own), now)
+    number = _find_revision_number(acceptance.spec, observed, plan)
+    changes = _find_changes(stored, acceptance.spec)
+    salt = tuple(_describe_shared_salt(manifest, observed))
+    if stored is not None and not changes:
+        lines = ("nothing changes", *_describe_hold(acceptance.spec, stored, number), *salt)
         return Preview(name, "unchanged", number, lines)
-    lines = (*_lines(acceptance.spec, stored, seen, decided, number, differing, now), *shared)
+    lines = (*_describe_changes(acceptance.spec, stored, observed, plan, number, changes, now), *salt)
     return Preview(name, "create" if stored is None else "change", number, lines)
 
 
 def make_new_object(manifest: Object) -> Object:
-    """The manifest as the object that the API server would store first."""
+    """Return the object that the API server would create from a manifest."""
     return {**manifest, "metadata": {**manifest["metadata"], "uid": "", "generation": 1}}
 
 
-def _merged(manifest: Object, stored: Object | None, applied: Object | None) -> Object:
+def _merge(manifest: Object, stored: Object | None, applied: Object | None) -> Object:
     if stored is None:
         return make_new_object(manifest)
     spec = dict(manifest.get("spec") or {})
-    # Left out of Git where an autoscaler drives it: the stored value then stays. Only the API server knows whose it is.
-    left = (applied or stored)["spec"]
-    if "replicas" not in spec and "replicas" in left:
-        spec["replicas"] = left["replicas"]
+    # Users omit replicas from manifests when an autoscaler sets it; the stored value then stays.
+    # Only the API server knows which field manager owns the field.
+    present = (applied or stored)["spec"]
+    if "replicas" not in spec and "replicas" in present:
+        spec["replicas"] = present["replicas"]
     meta = stored["metadata"]
     return {**stored, "spec": spec, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}}
 
 
-def find_server_violations(manifest: Object, wanted: Object, stored: Object | None) -> tuple[str, ...]:
-    """What the API server would say against a manifest, with which an object would be as `wanted`. It spares what is stored so already."""
+def find_server_violations(manifest: Object, desired: Object, stored: Object | None) -> tuple[str, ...]:
+    """Return the violations that the API server would find in a manifest and its `desired` object, except stored ones."""
     unknown = [str(violation) for violation in unknown_fields(manifest)]
-    spared = [] if stored is None else find_violations(stored)
-    wrong = [str(violation) for violation in find_violations(wanted) if violation not in spared]
-    if wrong or stored is None:
-        return (*unknown, *wrong)
+    present = [] if stored is None else find_violations(stored)
+    violations = [str(violation) for violation in find_violations(desired) if violation not in present]
+    if violations or stored is None:
+        return (*unknown, *violations)
     try:
-        old, new = parse_resource(stored), parse_resource(wanted)
+        old, new = parse_resource(stored), parse_resource(desired)
     except SpecError:
         return tuple(unknown)
     return (*unknown, *(str(violation) for violation in find_immutable_changes(old, new)))
@@ -127,21 +129,21 @@ def _status(stored: Object | None) -> ModelDeploymentStatus:
     return ModelDeploymentStatus.parse((stored or {}).get("status"))
 
 
-def _kept(stored: Object | None) -> tuple[str, ...]:
+def _kept_revision(stored: Object | None) -> tuple[str, ...]:
     stable = _status(stored).stable
     return (f"revision {stable.revision} keeps serving",) if stable is not None else ()
 
 
-def _revision_of(spec: ModelDeploymentSpec, seen: ObservedState, decided: ReconcilePlan) -> int:
-    made = next((child for child in decided.objects_to_create if child["kind"] == CONTROLLER_REVISION.kind), None)
-    if made is not None:
-        return int(made["revision"])
-    found = revisions.find_by_hash(seen.revisions, revisions.content_hash(revisions.content_of(spec)))
-    assert found is not None
-    return found.number
+def _find_revision_number(spec: ModelDeploymentSpec, observed: ObservedState, plan: ReconcilePlan) -> int:
+    created = next((child for child in plan.objects_to_create if child["kind"] == CONTROLLER_REVISION.kind), None)
+    if created is not None:
+        return int(created["revision"])
+    known = revisions.find_by_hash(observed.revisions, revisions.content_hash(revisions.content_of(spec)))
+    assert known is not None
+    return known.number
 
 
-def _changes(stored: Object | None, spec: ModelDeploymentSpec) -> list[SpecChange]:
+def _find_changes(stored: Object | None, spec: ModelDeploymentSpec) -> list[SpecChange]:
     if stored is None:
         return []
     try:
@@ -151,142 +153,145 @@ def _changes(stored: Object | None, spec: ModelDeploymentSpec) -> list[SpecChang
     return spec_diff.find_changes(before, spec.to_json())
 
 
-def _makes_revision(change: SpecChange) -> bool:
+def _is_part_of_revision(change: SpecChange) -> bool:
     part = change.path.partition(".")[0]
     return part in _REVISION_PARTS and not change.path.startswith(_IN_PLACE)
 
 
-def _lines(
+def _describe_changes(
     spec: ModelDeploymentSpec,
     stored: Object | None,
-    seen: ObservedState,
-    decided: ReconcilePlan,
+    observed: ObservedState,
+    plan: ReconcilePlan,
     number: int,
-    differing: Sequence[SpecChange],
+    changes: Sequence[SpecChange],
     now: datetime,
 ) -> Iterator[str]:
     before = _status(stored)
-    is_new = all(revision.number != number for revision in seen.revisions)
-    why = [str(change) for change in differing if _makes_revision(change)]
+    is_new = all(revision.number != number for revision in observed.revisions)
+    causes = [str(change) for change in changes if _is_part_of_revision(change)]
     if is_new:
-        yield f"makes revision {number}{format_causes(why)}"
+        yield f"creates revision {number}{format_causes(causes)}"
     elif before.stable is None or before.stable.revision != number:
-        yield f"stands for revision {number}, which is known already{format_causes(why)}"
-    in_place = [str(change) for change in differing if not _makes_revision(change)]
-    if in_place:
-        yield f"changes in place, without a revision{format_causes(in_place)}"
-    yield from _ended(before, decided, number)
-    yield from _way(spec, before, seen, decided, number)
-    yield from _window(spec, before, number, now)
+        yield f"uses revision {number}, which exists already{format_causes(causes)}"
+    others = [str(change) for change in changes if not _is_part_of_revision(change)]
+    if others:
+        yield f"changes in place, without a new revision{format_causes(others)}"
+    yield from _describe_other_rollout(before, plan, number)
+    yield from _describe_traffic(spec, before, observed, plan, number)
+    yield from _describe_window(spec, before, number, now)
     missing = secrets.find_missing_secrets(
-        secrets.secret_references(spec.endpoint), seen.secrets, seen.deployment["metadata"]["namespace"]
+        secrets.secret_references(spec.endpoint), observed.secrets, observed.deployment["metadata"]["namespace"]
     )
     if missing is not None:
         yield missing[1]
 
 
-def _ended(before: ModelDeploymentStatus, decided: ReconcilePlan, number: int) -> Iterator[str]:
-    candidate, goes_on = before.candidate, decided.status.candidate
+def _describe_other_rollout(before: ModelDeploymentStatus, plan: ReconcilePlan, number: int) -> Iterator[str]:
+    """Describe the effect on the rollout of another revision that is under way."""
+    candidate, next_candidate = before.candidate, plan.status.candidate
     if candidate is None or candidate.revision == number:
         return
-    told = f"the rollout of revision {candidate.revision}, which has {candidate.weight} % of the traffic"
-    stays = goes_on is not None and goes_on.revision == candidate.revision
-    yield f"waits for the end of {told}" if stays else f"ends {told}"
+    rollout = f"the rollout of revision {candidate.revision}, which has {candidate.weight} % of the traffic"
+    goes_on = next_candidate is not None and next_candidate.revision == candidate.revision
+    yield f"waits for the end of {rollout}" if goes_on else f"ends {rollout}"
 
 
-def _way(
-    spec: ModelDeploymentSpec, before: ModelDeploymentStatus, seen: ObservedState, decided: ReconcilePlan, number: int
+def _describe_traffic(
+    spec: ModelDeploymentSpec, before: ModelDeploymentStatus, observed: ObservedState, plan: ReconcilePlan, number: int
 ) -> Iterator[str]:
-    """How the revision gets its traffic."""
-    stable, hold = before.stable, held_back_revisions.find_hold(decided.status, number)
+    """Describe how the revision gets its traffic."""
+    stable, hold = before.stable, held_back_revisions.find_hold(plan.status, number)
     if stable is None:
         yield f"revision {number} gets all traffic once it is ready"
     elif stable.revision == number:
         yield f"revision {number} keeps all traffic"
     elif hold is not None:
-        yield f"revision {number} stays held back, because it was {_words(hold.outcome)}: `sundog retry` tries it again"
+        yield f"revision {number} stays held back, because it was {_format_outcome(hold.outcome)}. `sundog retry` retries it"
     elif before.candidate is not None and before.candidate.revision == number:
-        yield f"the rollout of revision {number} goes on by the plan it started with"
+        yield f"the rollout of revision {number} continues with its frozen plan"
     elif spec.rollout.dry_run:
         yield next(
-            (c.message for c in decided.status.conditions if c.reason == "DryRun"), "nothing moves: dryRun is true"
+            (c.message for c in plan.status.conditions if c.reason == "DryRun"), "no traffic moves: dryRun is true"
         )
     elif spec.paused or spec.rollout.paused:
         yield f"revision {number} waits while the spec is paused; revision {stable.revision} keeps serving"
     elif before.arms is not None:
-        yield from _beside_arms(before, decided, number)
+        yield from _describe_running_experiment(before, plan, number)
     elif spec.rollout.strategy in STEPPED_STRATEGIES and number in rollback_window.revisions_in_window(
         spec.rollout, before.stable_before
     ):
         yield f"{rollback_window.fast_rollback_reason(number)}: all traffic at once, without steps, when all its replicas are ready"
     elif spec.rollout.strategy in STEPPED_STRATEGIES:
-        shared = _shared(decided)
-        where = "beside" if shared is None else "in the place of"
-        yield f"{spec.rollout.strategy} {where} revision {stable.revision}: {describe_steps(spec, shared)}"
-        yield from _room(spec, decided)
-        yield from _passed_without_evidence(resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared))
-        yield from _too_slow(spec, seen)
+        shared = _find_shared_capacity(plan)
+        relation = "beside" if shared is None else "in place of"
+        yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
+        yield from _describe_capacity(spec, plan)
+        yield from _describe_missing_evidence(resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared))
+        yield from _describe_undecidable_step(spec, observed)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
 
 
-def _beside_arms(before: ModelDeploymentStatus, decided: ReconcilePlan, number: int) -> Iterator[str]:
-    """What becomes of the Experiment of a user that is under way."""
-    if not decided.status.arms:
+def _describe_running_experiment(before: ModelDeploymentStatus, plan: ReconcilePlan, number: int) -> Iterator[str]:
+    """Describe the effect on the Experiment that is running."""
+    if not plan.status.arms:
         yield f"ends Experiment {before.experiment} first"
-    elif decided.status.queued == number:
+    elif plan.status.queued == number:
         yield f"waits for the end of Experiment {before.experiment} first"
     else:
-        yield f"Experiment {before.experiment} goes on as long as revision {number} finds no room"
-        yield from _room_missing(decided)
+        yield f"Experiment {before.experiment} continues until the cluster has capacity for revision {number}"
+        yield from _describe_missing_capacity(plan)
 
 
-def _shared(decided: ReconcilePlan) -> PlanInPlace | None:
-    """How the candidate that would begin shares stable's replicas; None where its own come on top, or none begins."""
-    return in_place.in_place_from_capacity(decided.status.capacity) if decided.status.candidate is not None else None
+def _find_shared_capacity(plan: ReconcilePlan) -> PlanInPlace | None:
+    """Return how a new candidate shares stable's replicas; None if it gets replicas of its own, or none starts."""
+    return in_place.in_place_from_capacity(plan.status.capacity) if plan.status.candidate is not None else None
 
 
-def _room(spec: ModelDeploymentSpec, decided: ReconcilePlan) -> Iterator[str]:
-    """What it means that replicas are shared, or why none can be had."""
-    shared = _shared(decided)
+def _describe_capacity(spec: ModelDeploymentSpec, plan: ReconcilePlan) -> Iterator[str]:
+    """Describe how replicas are shared, or why there is no capacity."""
+    shared = _find_shared_capacity(plan)
     if shared is not None:
-        short = "one replica more than that runs meanwhile" if shared.spare else "stable lacks one while each starts"
-        yield f"both share the {spec.replicas} replicas of the service, and traffic follows each one; {short}"
-    elif decided.status.candidate is None:
-        yield from _room_missing(decided)
+        spare = "one more replica runs meanwhile" if shared.spare else "stable has one less while each replica starts"
+        yield f"both revisions share the service's {spec.replicas} replicas, and traffic follows them; {spare}"
+    elif plan.status.candidate is None:
+        yield from _describe_missing_capacity(plan)
 
 
-def _room_missing(decided: ReconcilePlan) -> Iterator[str]:
-    yield from (c.message for c in decided.status.conditions if (c.type, c.status) == ("CapacityAvailable", "False"))
+def _describe_missing_capacity(plan: ReconcilePlan) -> Iterator[str]:
+    yield from (c.message for c in plan.status.conditions if (c.type, c.status) == ("CapacityAvailable", "False"))
 
 
-def _too_slow(spec: ModelDeploymentSpec, seen: ObservedState) -> Iterator[str]:
-    """Which step's time is too short at the traffic of the newest rollout, which is all that is known of it here."""
-    frozen = [(each.status.plan.frozen_at, each.name, each.status.plan) for each in seen.rollouts]
+def _describe_undecidable_step(spec: ModelDeploymentSpec, observed: ObservedState) -> Iterator[str]:
+    """Describe a step that is too short for the traffic of the newest rollout, the only traffic known here."""
+    frozen = [(each.status.plan.frozen_at, each.name, each.status.plan) for each in observed.rollouts]
     known = [(at, name, plan) for at, name, plan in frozen if at is not None and plan.requests_per_second is not None]
     if not known:
         return
-    _, name, before = max(known, key=lambda each: each[:2])
-    traffic = StableTraffic(before.requests_per_second, error_rate=before.error_rate)
-    if doubt := power.find_undecidable_step(resolve_plan(spec.rollout, traffic, spec.replicas)):
-        yield f"if traffic is as it was when {name} began, {doubt}"
+    _, name, newest = max(known, key=lambda each: each[:2])
+    traffic = StableTraffic(newest.requests_per_second, error_rate=newest.error_rate)
+    if warning := power.find_undecidable_step(resolve_plan(spec.rollout, traffic, spec.replicas)):
+        yield f"with the traffic at the start of {name}, {warning}"
 
 
-def _shared_salt(manifest: Object, seen: ObservedState) -> Iterator[str]:
-    if told := salts.make_reuse_message("ModelDeployment", manifest["metadata"]["name"], seen.salts):
-        yield f"{salts.SALT_REUSED}: {told}"
+def _describe_shared_salt(manifest: Object, observed: ObservedState) -> Iterator[str]:
+    if message := salts.make_reuse_message("ModelDeployment", manifest["metadata"]["name"], observed.salts):
+        yield f"{salts.SALT_REUSED}: {message}"
 
 
-def _window(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, number: int, now: datetime) -> Iterator[str]:
-    """Whether traffic has to wait for a window."""
+def _describe_window(
+    spec: ModelDeploymentSpec, before: ModelDeploymentStatus, number: int, now: datetime
+) -> Iterator[str]:
+    """Describe the window that traffic has to wait for."""
     opening = windows.next_opening(spec.rollout.windows, now)
-    goes_back = number in rollback_window.revisions_in_window(spec.rollout, before.stable_before)
-    if opening is not None and before.stable is not None and before.stable.revision != number and not goes_back:
-        yield f"no traffic moves before {format_timestamp(opening)}: until then it is outside its windows"
+    is_rollback = number in rollback_window.revisions_in_window(spec.rollout, before.stable_before)
+    if opening is not None and before.stable is not None and before.stable.revision != number and not is_rollback:
+        yield f"no traffic moves before {format_timestamp(opening)}, when the next window opens"
 
 
-def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterator[str]:
-    """Why an unchanged manifest may not be what serves."""
+def _describe_hold(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterator[str]:
+    """Describe why the revision of an unchanged manifest may not be the one that serves."""
     status = _status(stored)
     hold = held_back_revisions.find_hold(status, number)
     if status.candidate is not None and status.candidate.revision == number:
@@ -294,40 +299,39 @@ def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterato
     elif status.queued == number and status.candidate is not None:
         yield f"revision {number} waits until the rollout of revision {status.candidate.revision} has ended"
     elif hold is not None:
-        yield f"revision {number} is held back, because it was {_words(hold.outcome)}: {hold.reason}"
+        yield f"revision {number} is held back, because it was {_format_outcome(hold.outcome)}: {hold.reason}"
 
 
-def _words(outcome: str) -> str:
+def _format_outcome(outcome: str) -> str:
     return "rolled back" if outcome == "RolledBack" else outcome.lower()
 
 
 def describe_steps(spec: ModelDeploymentSpec, shared: PlanInPlace | None = None) -> str:
-    """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`; where the spec has none, what they are resolved to.
+    """Describe the steps of a rollout in one line, such as `25 % (manual gate) → 100 %`.
 
-    `shared` is how stable's replicas are shared, where they are.
+    Without steps in the spec, describe the steps that it resolves to. `shared` is how stable's replicas are shared, if they are.
     """
     if spec.rollout.steps or spec.rollout.strategy != "canary":
-        return plan_text.format_steps(resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared).steps)
-    quiet, busy, very_busy = (_resolved(spec, each, shared) for each in (0.0, BUSY_RPS, VERY_BUSY_RPS))
+        return _format_steps(spec, None, shared)
+    quiet, busy, very_busy = (_format_steps(spec, each, shared) for each in (0.0, BUSY_RPS, VERY_BUSY_RPS))
     return (
         "steps by stable's traffic when the rollout starts:"
-        f" {quiet} below {BUSY_RPS:g} requests a second, or where that is not known;"
-        f" {busy} from {BUSY_RPS:g} on; {very_busy} from {VERY_BUSY_RPS:g} on"
+        f" {quiet} below {BUSY_RPS:g} requests a second, or if unknown;"
+        f" {busy} from {BUSY_RPS:g}; {very_busy} from {VERY_BUSY_RPS:g}"
     )
 
 
-def _resolved(spec: ModelDeploymentSpec, requests_per_second: float, shared: PlanInPlace | None) -> str:
-    return plan_text.format_steps(
-        resolve_plan(spec.rollout, StableTraffic(requests_per_second), spec.replicas, shared).steps
-    )
+def _format_steps(spec: ModelDeploymentSpec, requests_per_second: float | None, shared: PlanInPlace | None) -> str:
+    traffic = StableTraffic(requests_per_second)
+    return plan_text.format_steps(resolve_plan(spec.rollout, traffic, spec.replicas, shared).steps)
 
 
-def _passed_without_evidence(plan: FrozenPlan) -> Iterator[str]:
-    """What voids that evidence vouches for a promotion, and which steps pass without it."""
+def _describe_missing_evidence(plan: FrozenPlan) -> Iterator[str]:
+    """Describe why a promotion may happen without evidence, and which steps pass without it."""
     gates = {step.gate for step in plan.steps}
-    if plan.strategy == "canary" and not gates & _DECIDING and not plan.checks:
-        unless = ", unless harm rolls back" if BAKE in gates else ", whatever the candidate answers"
-        yield f"no gate decides on traffic: time alone leads to 100 %{unless}"
+    if plan.strategy == "canary" and not gates & _DECIDING_GATES and not plan.checks:
+        unless = ", unless harm rolls it back" if BAKE in gates else ", whatever the candidate returns"
+        yield f"no gate uses evidence: time alone promotes to 100 %{unless}"
         return
     yield from steps_without_evidence.weights_without_evidence(plan)
     yield from (

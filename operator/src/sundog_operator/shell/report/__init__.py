@@ -1,1 +1,1 @@
-"""The report of a rollout or an experiment, as Markdown or HTML."""
+"""The report of a rollout or an Experiment, for a terminal, as JSON or as HTML."""

@@ -1,4 +1,4 @@
-"""The charts of a report as lines, bars and dots of a drawing of 400 × 200: what goes where, and nothing of how it looks. Pure."""
+"""Lay out the charts of a report as lines, bars and dots on 400 × 200 units, without styles. Pure functions."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,43 +24,49 @@ RIGHT: Final = 388
 TOP: Final = 10
 BOTTOM: Final = 172
 
-_APART_X: Final = 58
-_APART_Y: Final = 20
-_ENOUGH: Final = 20
-"""Requests between two looks, for their share to be drawn."""
+_MIN_TICK_DISTANCE_X: Final = 58
+_MIN_TICK_DISTANCE_Y: Final = 20
+_MIN_REQUESTS: Final = 20
+"""Requests between two evaluations that a counted share needs."""
 
-_BEYOND: Final = 2.5
-"""How many times further than what must be seen the ends of early intervals may take an axis."""
+_MAX_EARLY_STRETCH: Final = 2.5
+"""Largest factor by which early intervals may extend an axis beyond the values that it must show."""
 
-_WIDE: Final = 3.0
-"""Of a line, with what has to be between it and the next one."""
+_LINE_DISTANCE: Final = 3.0
+"""Distance between lines of equal weight, including their width."""
 
 _TOGETHER: Final = "together"
-"""The kind of the line of all arms beside control."""
+"""Kind of the line for the sum of all arms except control."""
 
-_ROOM: Final = 1.1
-"""What is above the greatest weight, for lines that lie beside its own."""
+_HEADROOM: Final = 1.1
+"""Factor of the largest weight that an axis shows, which leaves room for lines beside it."""
 
 _COLOURED: Final = {"Better": "better", "Worse": "worse", "Passed": "passed", "Harm": "harm"}
-"""The verdicts that have a colour of their own."""
+"""Verdicts with a colour of their own."""
 
-_LEAST_RATIO: Final = 1e-6
+_MIN_RATIO: Final = 1e-6
 
-_FARTHEST: Final = 8.0
-"""How many times further than the ratio the end of an interval is shown."""
+_MAX_STRETCH: Final = 8.0
+"""Largest factor by which the last interval may extend an axis beyond the values that it must show."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChartLine:
-    """A line through places as SVG has them; `kind` says what it stands for."""
+    """A line as points of SVG. `kind` selects its style."""
 
     kind: str
-    places: str
+    points: str
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalBar:
-    """An interval: its ends, whether the drawing ends before it does, and where the ratio is, if it is known and in sight."""
+    """A bar for an interval.
+
+    Attributes:
+        cut_top: the interval continues above the drawing; `cut_bottom` likewise below.
+        centre: position of the ratio; None if it is unknown or outside of the drawing.
+        text: its tooltip.
+    """
 
     kind: str
     x: float
@@ -69,12 +75,12 @@ class IntervalBar:
     cut_top: bool
     cut_bottom: bool
     centre: float | None
-    told: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChartDot:
-    """A place."""
+    """A dot."""
 
     kind: str
     x: float
@@ -83,13 +89,12 @@ class ChartDot:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing, what it shows in words, and its numbers.
+    """A drawing with its texts and numbers.
 
     Attributes:
-        ident: unique in a document.
-        title: what is shown.
-        description: how it is to be read.
-        legend: (kind, words) of what is drawn.
+        ident: id, unique in a document.
+        description: explanation for readers of the chart.
+        legend: (kind, label) of each line, bar and dot.
         rows: its numbers as a table below `head`.
     """
 
@@ -108,51 +113,51 @@ class Chart:
 
 
 def make_charts(report: ExperimentReport) -> list[Chart]:
-    """Traffic, requests, and each metric of which anything is known."""
+    """Return the charts of traffic, of requests, and of each metric with data."""
     time = AxisScale(0.0, report.seconds, LEFT, RIGHT)
-    metrics = [_of_metric(metric, number, time) for number, metric in enumerate(report.metrics) if metric.bounds]
-    return [*_of_looks(report, time), *metrics]
+    metrics = [_metric_chart(metric, number, time) for number, metric in enumerate(report.metrics) if metric.bounds]
+    return [*_traffic_charts(report, time), *metrics]
 
 
 def format_elapsed(seconds: float) -> str:
-    """A time since the begin, such as 1:02:03."""
+    """Format a time since the start, such as 1:02:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}"
 
 
-def _of_looks(report: ExperimentReport, time: AxisScale) -> Iterator[Chart]:
+def _traffic_charts(report: ExperimentReport, time: AxisScale) -> Iterator[Chart]:
     if report.looks:
-        yield _share(report.looks, time) if report.kind == ROLLOUT else _shares(report, time)
-        yield _requests(report, time)
+        yield _rollout_share_chart(report.looks, time) if report.kind == ROLLOUT else _arm_shares_chart(report, time)
+        yield _requests_chart(report, time)
 
 
-def _share(looks: Sequence[ReportPoint], time: AxisScale) -> Chart:
-    """Of a rollout: stable has what its candidate has not."""
-    up = scales.percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
-    counted = [None if shares is None else shares[-1] for shares in _counted(looks)]
-    line = _joined(_held(looks, [up.at(look.weight) for look in looks], time))
+def _rollout_share_chart(looks: Sequence[ReportPoint], time: AxisScale) -> Chart:
+    """Return the chart of the candidate's share; stable gets the rest."""
+    up = scales.make_percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
+    counted = [None if shares is None else shares[-1] for shares in _counted_shares(looks)]
+    line = _format_points(_step_points(looks, [up.at(look.weight) for look in looks], time))
     return Chart(
         ident="share",
         title="Traffic of the candidate",
-        description="The percent of the traffic that goes to the candidate over time, as configured and as counted between two looks.",
+        description="The candidate's percent of the traffic over time, as configured and as counted between two evaluations.",
         legend=(("candidate", "configured"), ("observed", "counted")),
-        x_ticks=tuple(scales.time_ticks(time, _APART_X)),
-        y_ticks=tuple(scales.percent_ticks(up)),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_percent_ticks(up)),
         head=("time", "configured", "counted until then"),
         rows=tuple(
-            (format_elapsed(look.at_s), f"{look.weight:g} %", _share_told(share))
+            (format_elapsed(look.at_s), f"{look.weight:g} %", _format_share(share))
             for look, share in zip(looks, counted, strict=True)
         ),
         lines=(ChartLine("candidate", line),),
-        dots=tuple(_dots("observed", looks, counted, time, up)),
-        area=f"{_place(time.at(looks[0].at_s))},{BOTTOM} {line} {_place(time.end)},{BOTTOM}",
+        dots=tuple(_make_dots("observed", looks, counted, time, up)),
+        area=f"{_round(time.at(looks[0].at_s))},{BOTTOM} {line} {_round(time.end)},{BOTTOM}",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficSeries:
-    """What somebody was to get from each look on, and got until then, in percent; None where that is not known."""
+    """Percent of the traffic of one lane at each evaluation: configured from then on, and counted until then; None if unknown."""
 
     kind: str
     name: str
@@ -161,140 +166,142 @@ class TrafficSeries:
 
     @property
     def has_weights(self) -> bool:
-        """Whether any weight is known."""
+        """Report whether any weight is known."""
         return any(weight is not None for weight in self.weights)
 
 
-def _shares(report: ExperimentReport, time: AxisScale) -> Chart:
-    """Of an experiment: a line for control and one for each arm."""
-    looks, courses = report.looks, list(make_traffic_series(report))
-    drawn = [course for course in courses if course.has_weights]
-    most = max(filter(None, (weight for course in drawn for weight in course.weights)), default=0)
-    up = scales.percent_scale(min(most * _ROOM, 100), BOTTOM, TOP)
+def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
+    """Return the chart of an Experiment's shares: a line for control and for each arm."""
+    looks, series = report.looks, list(make_traffic_series(report))
+    drawn = [each for each in series if each.has_weights]
+    largest = max(filter(None, (weight for each in drawn for weight in each.weights)), default=0)
+    up = scales.make_percent_scale(min(largest * _HEADROOM, 100), BOTTOM, TOP)
     return Chart(
         ident="share",
         title="Traffic of the arms",
         description=(
-            "The percent of the traffic that goes to control and to each arm over time, as configured and as counted between two looks;"
-            " what is left is stable's, outside of the experiment. Lines of the same percent lie side by side."
+            "The percent of the traffic of control and of each arm over time, as configured and as counted between two evaluations;"
+            " stable gets the rest, outside of the Experiment. Lines of the same percent lie side by side."
         ),
-        legend=(*((course.kind, course.name) for course in courses), ("counted", "counted")),
-        x_ticks=tuple(scales.time_ticks(time, _APART_X)),
-        y_ticks=tuple(scales.percent_ticks(up)),
-        head=("time", *(name for course in courses for name in _heads(course))),
+        legend=(*((each.kind, each.name) for each in series), ("counted", "counted")),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_percent_ticks(up)),
+        head=("time", *(name for each in series for name in _series_heads(each))),
         rows=tuple(
-            (format_elapsed(look.at_s), *(cell for course in courses for cell in _cells(course, number)))
+            (format_elapsed(look.at_s), *(cell for each in series for cell in _series_cells(each, number)))
             for number, look in enumerate(looks)
         ),
         lines=tuple(
-            ChartLine(course.kind, _joined(_held(looks, heights, time)))
-            for course, heights in zip(drawn, _heights(drawn, up), strict=True)
+            ChartLine(each.kind, _format_points(_step_points(looks, heights, time)))
+            for each, heights in zip(drawn, _line_heights(drawn, up), strict=True)
         ),
-        dots=tuple(dot for course in courses for dot in _dots(course.kind, looks, course.counted, time, up)),
+        dots=tuple(dot for each in series for dot in _make_dots(each.kind, looks, each.counted, time, up)),
     )
 
 
 def make_traffic_series(report: ExperimentReport) -> Iterator[TrafficSeries]:
-    """Those of control and of the arms; before them what all arms had together, where a history has no more than that."""
-    looks, counted = report.looks, _counted(report.looks)
+    """Yield the series of control and of each arm; first the sum of all arms if an old history has only that."""
+    looks, counted = report.looks, _counted_shares(report.looks)
     if any(look.weights is None for look in looks):
         sums = [float(look.weight) if look.weights is None else None for look in looks]
-        yield TrafficSeries(_TOGETHER, "beside control, rounded", sums, [None] * len(looks))
-    for place, lane in enumerate(report.lanes):
+        yield TrafficSeries(_TOGETHER, "all arms except control, rounded", sums, [None] * len(looks))
+    for index, lane in enumerate(report.lanes):
         if lane.kind != OUTSIDE:
             yield TrafficSeries(
                 lane.kind,
                 lane.name,
-                [None if look.weights is None else look.weights[place] for look in looks],
-                [None if shares is None else shares[place] for shares in counted],
+                [None if look.weights is None else look.weights[index] for look in looks],
+                [None if shares is None else shares[index] for shares in counted],
             )
 
 
-def _heads(course: TrafficSeries) -> Iterator[str]:
-    if course.has_weights:
-        yield course.name
-    if course.kind != _TOGETHER:
-        yield f"{course.name}, counted"
+def _series_heads(series: TrafficSeries) -> Iterator[str]:
+    if series.has_weights:
+        yield series.name
+    if series.kind != _TOGETHER:
+        yield f"{series.name}, counted"
 
 
-def _cells(course: TrafficSeries, number: int) -> Iterator[str]:
-    weight = course.weights[number]
-    if course.has_weights:
+def _series_cells(series: TrafficSeries, number: int) -> Iterator[str]:
+    weight = series.weights[number]
+    if series.has_weights:
         yield "–" if weight is None else f"{weight:g} %"
-    if course.kind != _TOGETHER:
-        yield _share_told(course.counted[number])
+    if series.kind != _TOGETHER:
+        yield _format_share(series.counted[number])
 
 
-def _share_told(share: float | None) -> str:
+def _format_share(share: float | None) -> str:
     return "–" if share is None else f"{share:.3g} %"
 
 
-def _counted(looks: Sequence[ReportPoint]) -> list[tuple[float, ...] | None]:
-    """Percent of the requests that each lane got since the look before; None where they were too few to tell."""
+def _counted_shares(looks: Sequence[ReportPoint]) -> list[tuple[float, ...] | None]:
+    """Return each lane's percent of the requests since the previous evaluation; None if they were too few."""
     found: list[tuple[float, ...] | None] = [None]
     for before, look in itertools.pairwise(looks):
         since = [new - old for new, old in zip(look.requests, before.requests, strict=True)]
-        known = min(since) >= 0 and sum(since) >= _ENOUGH
-        found.append(tuple(100 * each / sum(since) for each in since) if known else None)
+        is_known = min(since) >= 0 and sum(since) >= _MIN_REQUESTS
+        found.append(tuple(100 * each / sum(since) for each in since) if is_known else None)
     return found
 
 
-def _dots(
+def _make_dots(
     kind: str, looks: Sequence[ReportPoint], shares: Sequence[float | None], time: AxisScale, up: AxisScale
 ) -> Iterator[ChartDot]:
     for look, share in zip(looks, shares, strict=True):
         if share is not None:
-            yield ChartDot(kind, _place(time.at(look.at_s)), _place(up.at(share)))
+            yield ChartDot(kind, _round(time.at(look.at_s)), _round(up.at(share)))
 
 
-def _heights(courses: Sequence[TrafficSeries], up: AxisScale) -> list[list[float | None]]:
-    """Where the line of each course is from each look on; what would lie on each other lies side by side."""
-    found: list[list[float | None]] = [[] for _ in courses]
-    for weights in zip(*(course.weights for course in courses), strict=True):
-        apart = iter(_side_by_side([up.at(weight) for weight in weights if weight is not None]))
+def _line_heights(series: Sequence[TrafficSeries], up: AxisScale) -> list[list[float | None]]:
+    """Return the height of each line from each evaluation on. Lines that would overlap lie side by side."""
+    found: list[list[float | None]] = [[] for _ in series]
+    for weights in zip(*(each.weights for each in series), strict=True):
+        separated = iter(_separate([up.at(weight) for weight in weights if weight is not None]))
         for heights, weight in zip(found, weights, strict=True):
-            heights.append(None if weight is None else next(apart))
+            heights.append(None if weight is None else next(separated))
     return found
 
 
-def _side_by_side(heights: Sequence[float]) -> list[float]:
-    """Heights of lines with those that are closer than lines are wide moved apart, in their order and around where they were."""
+def _separate(heights: Sequence[float]) -> list[float]:
+    """Move lines that overlap apart around their middle, and keep their order."""
     order = sorted(range(len(heights)), key=heights.__getitem__)
     groups: list[list[int]] = []
-    for place in order:
-        if groups and heights[place] - heights[groups[-1][-1]] < _WIDE:
-            groups[-1].append(place)
+    for index in order:
+        if groups and heights[index] - heights[groups[-1][-1]] < _LINE_DISTANCE:
+            groups[-1].append(index)
         else:
-            groups.append([place])
-    found = [0.0] * len(heights)
+            groups.append([index])
+    result = [0.0] * len(heights)
     for group in groups:
-        reach = _WIDE * (len(group) - 1)
-        middle = sum(heights[place] for place in group) / len(group)
-        top = min(max(middle - reach / 2, TOP), BOTTOM - reach)
-        for number, place in enumerate(group):
-            found[place] = top + number * _WIDE
-    return found
+        extent = _LINE_DISTANCE * (len(group) - 1)
+        middle = sum(heights[index] for index in group) / len(group)
+        top = min(max(middle - extent / 2, TOP), BOTTOM - extent)
+        for number, index in enumerate(group):
+            result[index] = top + number * _LINE_DISTANCE
+    return result
 
 
-def _held(looks: Sequence[ReportPoint], heights: Sequence[float | None], time: AxisScale) -> list[tuple[float, float]]:
-    """Each height holds until the next look, the last one until the end."""
+def _step_points(
+    looks: Sequence[ReportPoint], heights: Sequence[float | None], time: AxisScale
+) -> list[tuple[float, float]]:
+    """Return the points of a step line: each height holds until the next evaluation, the last one until the end."""
     ends = [*(time.at(look.at_s) for look in looks), time.end]
     known = [(x, after, y) for (x, after), y in zip(itertools.pairwise(ends), heights, strict=True) if y is not None]
-    return [place for x, after, y in known for place in ((x, y), (after, y))]
+    return [point for x, after, y in known for point in ((x, y), (after, y))]
 
 
-def _requests(report: ExperimentReport, time: AxisScale) -> Chart:
+def _requests_chart(report: ExperimentReport, time: AxisScale) -> Chart:
     looks = report.looks
-    drawn = [(place, lane) for place, lane in enumerate(report.lanes) if lane.kind != OUTSIDE]
-    up = scales.count_scale(max(look.requests[place] for look in looks for place, _ in drawn), BOTTOM, TOP)
-    who = "stable and the candidate" if report.kind == ROLLOUT else "control and each arm"
+    drawn = [(index, lane) for index, lane in enumerate(report.lanes) if lane.kind != OUTSIDE]
+    up = scales.make_count_scale(max(look.requests[index] for look in looks for index, _ in drawn), BOTTOM, TOP)
+    receivers = "stable and the candidate" if report.kind == ROLLOUT else "control and each arm"
     return Chart(
         ident="requests",
-        title="Requests by arm, in all since the begin",
-        description=f"How many requests {who} have got since the begin.",
+        title="Requests by arm since the start",
+        description=f"The number of requests to {receivers} since the start.",
         legend=tuple((lane.kind, lane.name) for _, lane in drawn),
-        x_ticks=tuple(scales.time_ticks(time, _APART_X)),
-        y_ticks=tuple(scales.count_ticks(up)),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_count_ticks(up)),
         head=("time", *(name for lane in report.lanes for name in (lane.name, "errors"))),
         rows=tuple(
             (
@@ -304,109 +311,109 @@ def _requests(report: ExperimentReport, time: AxisScale) -> Chart:
             for look in looks
         ),
         lines=tuple(
-            ChartLine(lane.kind, _joined([(time.at(look.at_s), up.at(look.requests[place])) for look in looks]))
-            for place, lane in drawn
+            ChartLine(lane.kind, _format_points([(time.at(look.at_s), up.at(look.requests[index])) for look in looks]))
+            for index, lane in drawn
         ),
     )
 
 
-def _of_metric(metric: ReportMetric, number: int, time: AxisScale) -> Chart:
+def _metric_chart(metric: ReportMetric, number: int, time: AxisScale) -> Chart:
     up = make_ratio_scale(metric, BOTTOM, TOP)
-    gates = metric.judged and any(bound.allowed != metric.margin for bound in metric.bounds)
-    bars = tuple(_bar(bound, time, up) for bound in metric.bounds if bound.lower is not None or bound.ratio)
-    lines = [ChartLine("one", _across(1.0, time, up))]
-    legend = [("interval", "ratio and interval"), *_verdicts(bars), ("one", f"{metric.unit} (1)")]
+    has_gates = metric.judged and any(point.allowed != metric.margin for point in metric.bounds)
+    bars = tuple(_make_bar(point, time, up) for point in metric.bounds if point.lower is not None or point.ratio)
+    lines = [ChartLine("one", _horizontal_line(1.0, time, up))]
+    legend = [("interval", "ratio and interval"), *_verdict_legend(bars), ("one", f"{metric.unit} (1)")]
     if metric.margin != 1:
-        lines.append(ChartLine("margin", _across(metric.margin, time, up)))
+        lines.append(ChartLine("margin", _horizontal_line(metric.margin, time, up)))
         legend.append(("margin", f"margin ({metric.margin:.3g})"))
-    if gates:
-        lines.append(ChartLine("gate", _joined(_allowed(metric.bounds, time, up))))
-        legend.append(("gate", "what the next gate lets pass"))
-    asked = "Held to" if metric.type == "event" else "Wanted"
+    if has_gates:
+        lines.append(ChartLine("gate", _format_points(_allowed_points(metric.bounds, time, up))))
+        legend.append(("gate", "limit of the next gate"))
+    label = "Limit" if metric.type == "event" else "Goal"
     return Chart(
         ident=f"metric-{number}",
         title=metric.name,
         description=(
-            f"{metric.meaning}, and between which ends that is known to be, over time; on a log scale. {asked}: {metric.limit}."
-            " An end beyond the drawing has an arrow."
+            f"{metric.meaning}, with its interval, over time, on a log scale. {label}: {metric.limit}."
+            " An arrow marks an end outside of the drawing."
         ),
         legend=tuple(legend),
-        x_ticks=tuple(scales.time_ticks(time, _APART_X)),
-        y_ticks=tuple(scales.ratio_ticks(up, _APART_Y)),
+        x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
+        y_ticks=tuple(scales.make_ratio_ticks(up, _MIN_TICK_DISTANCE_Y)),
         head=("time", "ratio", "interval", "allowed", "verdict"),
-        # A change of weight and a look may fall into one second.
-        rows=tuple(dict.fromkeys(_row(bound, judged=metric.judged) for bound in metric.bounds)),
+        # A change of weight and an evaluation may share a second.
+        rows=tuple(dict.fromkeys(_make_row(point, has_limit=metric.judged) for point in metric.bounds)),
         lines=tuple(lines),
         bars=bars,
     )
 
 
-def _verdicts(bars: Sequence[IntervalBar]) -> Iterator[tuple[str, str]]:
-    """(kind, words) of the verdicts that have a colour of their own, of those that are there."""
-    there = {bar.kind for bar in bars}
-    return ((kind, verdict) for verdict, kind in _COLOURED.items() if kind in there)
+def _verdict_legend(bars: Sequence[IntervalBar]) -> Iterator[tuple[str, str]]:
+    """Yield (kind, label) of the coloured verdicts among the bars."""
+    kinds = {bar.kind for bar in bars}
+    return ((kind, verdict) for verdict, kind in _COLOURED.items() if kind in kinds)
 
 
-def _across(ratio: float, time: AxisScale, up: AxisScale) -> str:
-    return _joined([(time.start, up.at(ratio)), (time.end, up.at(ratio))])
+def _horizontal_line(ratio: float, time: AxisScale, up: AxisScale) -> str:
+    return _format_points([(time.start, up.at(ratio)), (time.end, up.at(ratio))])
 
 
-def _allowed(bounds: Sequence[MetricPoint], time: AxisScale, up: AxisScale) -> Iterator[tuple[float, float]]:
-    """What is allowed holds until another is."""
-    ends = [*(time.at(bound.at_s) for bound in bounds), time.end]
-    for (x, after), bound in zip(itertools.pairwise(ends), bounds, strict=True):
-        yield from ((x, up.at(bound.allowed)), (after, up.at(bound.allowed)))
+def _allowed_points(points: Sequence[MetricPoint], time: AxisScale, up: AxisScale) -> Iterator[tuple[float, float]]:
+    """Yield the points of a step line of allowed ratios."""
+    ends = [*(time.at(point.at_s) for point in points), time.end]
+    for (x, after), point in zip(itertools.pairwise(ends), points, strict=True):
+        yield from ((x, up.at(point.allowed)), (after, up.at(point.allowed)))
 
 
-def _row(bound: MetricPoint, *, judged: bool) -> tuple[str, ...]:
+def _make_row(point: MetricPoint, *, has_limit: bool) -> tuple[str, ...]:
     return (
-        format_elapsed(bound.at_s),
-        "–" if bound.ratio is None else f"{bound.ratio:.3g}",
-        format_point_interval(bound) or "–",
-        f"{bound.allowed:.3g}" if judged else "–",
-        bound.verdict,
+        format_elapsed(point.at_s),
+        "–" if point.ratio is None else f"{point.ratio:.3g}",
+        format_point_interval(point) or "–",
+        f"{point.allowed:.3g}" if has_limit else "–",
+        point.verdict,
     )
 
 
 def make_ratio_scale(metric: ReportMetric, start: float, end: float) -> AxisScale:
-    """An axis with everything that decides: limits, ratios, and the last interval; of the others what is not far beyond."""
+    """Return an axis that shows limits, ratios and the last interval, and early intervals if they are near."""
     last = metric.bounds[-1]
-    ratios = [bound.ratio for bound in metric.bounds if bound.ratio]
-    limits = [1.0, metric.margin, *(bound.allowed for bound in metric.bounds if metric.judged)]
-    # Of what stable never had the lower end is all that is known.
-    known = [*limits, *ratios, *([last.lower] if last.ratio is None and last.lower else [])]
-    low, high = min(known), max(known)
-    low = min(low, max(last.lower or 0.0, low / _FARTHEST))
-    high = max(high, min(last.upper or 0.0, high * _FARTHEST))
-    lowers = [bound.lower for bound in metric.bounds if bound.lower]
-    uppers = [bound.upper for bound in metric.bounds if bound.upper]
-    low = min(low, max(min(lowers, default=low), low / _BEYOND))
-    high = max(high, min(max(uppers, default=high), high * _BEYOND))
-    # A status that somebody damaged may hold any number.
-    return AxisScale(max(low / 1.1, _LEAST_RATIO), min(high * 1.1, 1 / _LEAST_RATIO), start, end, "log")
+    ratios = [point.ratio for point in metric.bounds if point.ratio]
+    limits = [1.0, metric.margin, *(point.allowed for point in metric.bounds if metric.judged)]
+    # If stable never had the event, only the lower end is known.
+    required = [*limits, *ratios, *([last.lower] if last.ratio is None and last.lower else [])]
+    low, high = min(required), max(required)
+    low = min(low, max(last.lower or 0.0, low / _MAX_STRETCH))
+    high = max(high, min(last.upper or 0.0, high * _MAX_STRETCH))
+    lowers = [point.lower for point in metric.bounds if point.lower]
+    uppers = [point.upper for point in metric.bounds if point.upper]
+    low = min(low, max(min(lowers, default=low), low / _MAX_EARLY_STRETCH))
+    high = max(high, min(max(uppers, default=high), high * _MAX_EARLY_STRETCH))
+    # A damaged status may hold any number.
+    return AxisScale(max(low / 1.1, _MIN_RATIO), min(high * 1.1, 1 / _MIN_RATIO), start, end, "log")
 
 
-def _bar(bound: MetricPoint, time: AxisScale, up: AxisScale) -> IntervalBar:
-    lower = bound.lower if bound.lower is not None else bound.ratio or up.low
-    known = bound.lower is not None
-    upper = bound.upper if bound.upper is not None else up.high if known else lower
-    seen = bound.ratio is not None and up.shows(bound.ratio)
+def _make_bar(point: MetricPoint, time: AxisScale, up: AxisScale) -> IntervalBar:
+    lower = point.lower if point.lower is not None else point.ratio or up.low
+    has_interval = point.lower is not None
+    upper = point.upper if point.upper is not None else up.high if has_interval else lower
+    is_visible = point.ratio is not None and up.shows(point.ratio)
     return IntervalBar(
-        kind=_COLOURED.get(bound.verdict, "open"),
-        x=_place(time.at(bound.at_s)),
-        top=_place(up.at(upper)),
-        bottom=_place(up.at(max(lower, up.low))),
-        cut_top=known and (bound.upper is None or bound.upper > up.high),
-        cut_bottom=known and lower < up.low,
-        centre=_place(up.at(bound.ratio)) if seen and bound.ratio is not None else None,
-        told=f"{format_elapsed(bound.at_s)}: {' '.join(_row(bound, judged=False)[1:3])}, {bound.verdict}",
+        kind=_COLOURED.get(point.verdict, "open"),
+        x=_round(time.at(point.at_s)),
+        top=_round(up.at(upper)),
+        bottom=_round(up.at(max(lower, up.low))),
+        cut_top=has_interval and (point.upper is None or point.upper > up.high),
+        cut_bottom=has_interval and lower < up.low,
+        centre=_round(up.at(point.ratio)) if is_visible and point.ratio is not None else None,
+        text=f"{format_elapsed(point.at_s)}: {' '.join(_make_row(point, has_limit=False)[1:3])}, {point.verdict}",
     )
 
 
-def _joined(places: Iterable[tuple[float, float]]) -> str:
-    return " ".join(f"{_place(x)},{_place(y)}" for x, y in places)
+def _format_points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{_round(x)},{_round(y)}" for x, y in points)
 
 
-def _place(value: float) -> float:
-    """To a tenth: nobody sees more."""
+def _round(value: float) -> float:
+    """Round to a tenth, which is finer than a pixel."""
     return round(value, 1)

@@ -1,4 +1,4 @@
-"""A report as data."""
+"""The data of a report. `-o json` prints the fields, so their names are part of the interface."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -9,18 +9,18 @@ from sundog_operator.api import (
 
 ROLLOUT: Final = "Rollout"
 OUTSIDE: Final = "outside"
-"""Of an experiment what gets traffic, and is compared with nothing."""
+"""Kind of the lane that gets the traffic outside of an Experiment."""
 MAX_ARMS: Final = 9
-"""Beside control."""
+"""Largest number of arms, control not included."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportLane:
-    """Somebody who gets traffic.
+    """A receiver of traffic.
 
     Attributes:
         kind: stable or candidate of a rollout; else `OUTSIDE`, control, or arm-1 to arm-9.
-        name: for people.
+        name: display name.
     """
 
     kind: str
@@ -29,14 +29,14 @@ class ReportLane:
 
 @dataclass(frozen=True, slots=True)
 class ReportPoint:
-    """What was known at one time.
+    """Traffic at one time.
 
     Attributes:
         at_s: seconds since the rollout began.
-        weight: percent of the traffic from then on of the candidate, or of all arms beside control, to a whole number.
-        weights: of each lane; None where its history has their sum alone.
-        requests: of each lane, until then.
-        errors: of those, the ones that failed.
+        weight: the candidate's percent of the traffic from then on, or that of all arms except control; a whole number.
+        weights: percent of each lane; None if the history has only their sum.
+        requests: requests of each lane until then.
+        errors: failed requests of each lane.
     """
 
     at_s: float
@@ -48,10 +48,13 @@ class ReportPoint:
 
 @dataclass(frozen=True, slots=True)
 class MetricPoint:
-    """What was known of one metric at one time; `allowed` is the ratio up to which the gate of that time passes.
+    """One metric at one time.
 
-    An end that is None is not known; a ratio that is None is of a metric that stable never had. `basis` is as in `HistoryMetric`,
-    empty where that has none.
+    Attributes:
+        ratio: candidate to stable; None if stable never had the event.
+        lower: lower end of the interval; None if unknown. `upper` likewise.
+        allowed: the largest ratio with which the gate of that time passes.
+        basis: as in `HistoryMetric`; empty if that has none.
     """
 
     at_s: float
@@ -65,17 +68,17 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class ReportMetric:
-    """One metric over all of the time.
+    """One metric over time.
 
     Attributes:
-        name: as in the plan, of an arm with the arm's.
-        judged: whether gates wait for it; else it can only do harm, or is an outcome.
-        compared: what its ratio is of: an arm and control, or the candidate and stable.
-        type: what it is: an event of the edge, or an outcome that is a rate or a mean.
-        limit: how much worse the candidate may be, or what is wanted of an outcome, in words.
+        name: name in the plan, with the arm's name if it has one.
+        judged: gates wait for it; otherwise it can only do harm, or is an outcome.
+        compared: the two sides of its ratio: an arm and control, or the candidate and stable.
+        type: an event of the edge, or an outcome that is a rate or a mean.
+        limit: description of the guardrail's limit or of the outcome's goal.
         margin: the ratio beyond which the candidate does harm.
-        bounds: oldest first.
-        last: its numbers as they were told last; None where nothing was.
+        bounds: points, oldest first.
+        last: its last reported numbers; None if there are none.
     """
 
     name: str
@@ -89,21 +92,21 @@ class ReportMetric:
 
     @property
     def unit(self) -> str:
-        """What a ratio of 1 is."""
+        """Description of a ratio of 1."""
         return f"as {'much' if self.type == 'mean' else 'often'} as {self.compared[1]}"
 
     @property
     def meaning(self) -> str:
-        """What the ratio is."""
+        """Description of the ratio."""
         arm, base = self.compared
         if self.type == "mean":
-            return f"How many times as much of it a unit of {arm} has as one of {base}"
-        return f"How many times as often it happens with {arm} as with {base}"
+            return f"Ratio of the mean by unit: {arm} to {base}"
+        return f"Ratio of the frequency: {arm} to {base}"
 
 
 @dataclass(frozen=True, slots=True)
 class ReportArm:
-    """One arm: its revision, percent of the traffic now, requests in all and of those as evidence, and failures."""
+    """One arm: its revision, present percent of the traffic, requests, those of them that are evidence, and failures."""
 
     name: str
     revision: int
@@ -114,27 +117,28 @@ class ReportArm:
 
     @property
     def error_rate(self) -> float | None:
-        """The share of its requests that failed."""
+        """Share of its requests that failed; None without requests."""
         return self.errors / self.requests if self.requests else None
 
 
 @dataclass(frozen=True, slots=True)
 class ExperimentReport:
-    """A rollout, told.
+    """The report of a rollout or an Experiment.
 
     Attributes:
-        kind: Rollout, or Experiment for one of a user's own.
-        who: what gets traffic beside stable: the candidate, or the arms.
-        lanes: of whom the looks tell; those of a rollout are stable and the candidate.
-        arms_compared: what the two arms of a metric are called.
-        title: the Experiment, such as `vision/digits-r8`.
-        heading: how it ended, or where it is.
+        kind: Rollout or Experiment.
+        who: the receivers of traffic other than stable: the candidate, or the arms.
+        lanes: the lanes of `looks`; those of a rollout are stable and the candidate.
+        arms_compared: display names of the two sides of a metric.
+        title: the Experiment's full name, such as `vision/digits-r8`.
+        heading: its end or its present state.
         tone: good, bad or open.
-        why: sentences.
-        facts: (name, value) of what it is and was held to.
-        quality: (name, value) of how far the counts can be trusted.
-        seconds: from its begin to its end, or to now.
-        remembered: whether its status has a history.
+        why: sentences that explain the heading.
+        facts: (name, value) of its plan and limits.
+        quality: (name, value) of the quality of its data.
+        looks: traffic at each evaluation.
+        seconds: from its start to its end, or to now.
+        remembered: its status has a history.
     """
 
     kind: str

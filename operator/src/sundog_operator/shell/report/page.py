@@ -1,4 +1,4 @@
-"""A report as one HTML document that needs nothing else: no script, no other file, no network."""
+"""Render a report as one HTML document without scripts, other files or network access."""
 
 from datetime import datetime
 from typing import Final
@@ -10,11 +10,11 @@ from sundog_operator.shell.report.model import MAX_ARMS, ExperimentReport
 
 _TEMPLATE: Final = "page.html.j2"
 _DASHED: Final = 5
-"""Beyond that arm lines have dashes: nine colours are many."""
+"""Lines of arms after this number are dashed, because nine colours are hard to distinguish."""
 
 
 def render_html(report: ExperimentReport, version: str, now: datetime) -> str:
-    """The document. Every text of the report is escaped; `version` and the time it was made are told at its end."""
+    """Render the document. It escapes every text of the report, and ends with `version` and `now`."""
     environment = Environment(
         loader=PackageLoader("sundog_operator.shell.report", "."),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Axes: where a value lies, and round values to write beside it. Pure."""
+"""Axes of charts: positions of values, and ticks at round values. Pure functions."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-_PAUSES: Final = (
+_TICK_SECONDS: Final = (
     *(1, 2, 5, 10, 15, 30),
     *(_MINUTE * each for each in (1, 2, 5, 10, 15, 30)),
     *(_HOUR * each for each in (1, 2, 3, 6, 12)),
@@ -15,12 +15,12 @@ _PAUSES: Final = (
 )
 """Seconds between two ticks of a time axis."""
 
-_LEAST: Final = 5.0
+_MIN_HIGH: Final = 5.0
 _HUNDREDTHS: Final = 100
-"""In a percent: weights are no finer."""
+"""Steps in a percent: weights are no finer."""
 
 _MANTISSAS: Final = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
-"""Of the ticks of an axis of ratios, the sparsest first."""
+"""Mantissas of the ticks of a ratio axis, the sparsest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class AxisScale:
     Attributes:
         low: the value at `start`.
         high: the value at `end`, above `low`.
-        start: where the axis begins.
-        end: where it ends; below `start` for an axis that goes up.
+        start: position of the axis' start.
+        end: position of its end; below `start` for an axis that goes up.
         kind: linear, or log for values above 0.
     """
 
@@ -42,87 +42,87 @@ class AxisScale:
     kind: Literal["linear", "log"] = "linear"
 
     def at(self, value: float) -> float:
-        """Where a value lies; one beyond an end lies at that end."""
-        low, high, kept = self.low, self.high, min(max(value, self.low), self.high)
+        """Return the position of a value, clamped to the ends."""
+        low, high, clamped = self.low, self.high, min(max(value, self.low), self.high)
         if self.kind == "log":
-            low, high, kept = math.log(low), math.log(high), math.log(kept)
-        return self.start + (kept - low) / (high - low) * (self.end - self.start)
+            low, high, clamped = math.log(low), math.log(high), math.log(clamped)
+        return self.start + (clamped - low) / (high - low) * (self.end - self.start)
 
     def shows(self, value: float) -> bool:
-        """Whether a value is between the ends."""
+        """Report whether a value is between the ends."""
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True)
 class AxisTick:
-    """A mark at a place of the drawing, with what is written beside it."""
+    """A mark at a position of the drawing, with its label."""
 
     at: float
     text: str
 
 
-def time_ticks(scale: AxisScale, apart: float) -> list[AxisTick]:
-    """Ticks of an axis of seconds from 0 on, at least so far from each other."""
+def make_time_ticks(scale: AxisScale, min_distance: float) -> list[AxisTick]:
+    """Return ticks of an axis of seconds from 0 on, at least `min_distance` from each other."""
     per_second = abs(scale.end - scale.start) / scale.high
-    pause = next((each for each in _PAUSES if each * per_second >= apart), _PAUSES[-1])
-    size, unit = next(each for each in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")) if pause % each[0] == 0)
+    step = next((each for each in _TICK_SECONDS if each * per_second >= min_distance), _TICK_SECONDS[-1])
+    size, unit = next(each for each in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")) if step % each[0] == 0)
     return [
         AxisTick(scale.at(second), f"{second // size} {unit}" if second else "0")
-        for second in range(0, int(scale.high) + 1, pause)
+        for second in range(0, int(scale.high) + 1, step)
     ]
 
 
-def count_scale(most: float, start: float, end: float) -> AxisScale:
-    """A linear axis of whole numbers from 0 to a round one that is no less than `most`, nor than 5."""
-    step = _step(most)
-    return AxisScale(0.0, step * math.ceil(most / step) if most > _LEAST else _LEAST, start, end)
+def make_count_scale(largest: float, start: float, end: float) -> AxisScale:
+    """Return a linear axis of whole numbers from 0 to a round number of at least `largest` and 5."""
+    step = _step(largest)
+    return AxisScale(0.0, step * math.ceil(largest / step) if largest > _MIN_HIGH else _MIN_HIGH, start, end)
 
 
-def percent_scale(most: float, start: float, end: float) -> AxisScale:
-    """The same of percents, down to hundredths: a weight of half a percent fills it. Of none at all it goes to 5."""
-    scale = count_scale(most * _HUNDREDTHS, start, end)
-    return replace(scale, high=scale.high / _HUNDREDTHS if most else _LEAST)
+def make_percent_scale(largest: float, start: float, end: float) -> AxisScale:
+    """Return a linear axis of percents from 0 to a round value of at least `largest`, in hundredths; to 5 if that is 0."""
+    scale = make_count_scale(largest * _HUNDREDTHS, start, end)
+    return replace(scale, high=scale.high / _HUNDREDTHS if largest else _MIN_HIGH)
 
 
-def percent_ticks(scale: AxisScale) -> list[AxisTick]:
-    """Those of a `percent_scale`."""
+def make_percent_ticks(scale: AxisScale) -> list[AxisTick]:
+    """Return the ticks of a `make_percent_scale`."""
     step = _step(scale.high * _HUNDREDTHS) / _HUNDREDTHS
     return [AxisTick(scale.at(step * n), f"{step * n:.4g} %") for n in range(round(scale.high / step) + 1)]
 
 
-def count_ticks(scale: AxisScale) -> list[AxisTick]:
-    """Four to six ticks of a `count_scale`, both ends among them."""
+def make_count_ticks(scale: AxisScale) -> list[AxisTick]:
+    """Return four to six ticks of a `make_count_scale`, including both ends."""
     step = _step(scale.high)
-    return [AxisTick(scale.at(step * n), counted(step * n)) for n in range(round(scale.high / step) + 1)]
+    return [AxisTick(scale.at(step * n), format_count(step * n)) for n in range(round(scale.high / step) + 1)]
 
 
-def _step(most: float) -> float:
-    """The least of 1, 2, 2.5 and 5 times a power of ten that is whole, and a fifth of `most` or more."""
-    fifth = max(most, _LEAST) / 5
+def _step(largest: float) -> float:
+    """Return the smallest whole number of 1, 2, 2.5 and 5 times a power of ten that is a fifth of `largest` or more."""
+    fifth = max(largest, _MIN_HIGH) / 5
     power = 10.0 ** math.floor(math.log10(fifth))
     rounded = (each * power for each in (1, 2, 2.5, 5, 10))
     return next(each for each in rounded if each.is_integer() and each >= fifth * (1 - 1e-9))
 
 
-def counted(number: float) -> str:
-    """A number of requests in short, such as 2.5 k."""
+def format_count(number: float) -> str:
+    """Format a number of requests in short, such as 2.5 k."""
     size, unit = next((each for each in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= each[0]), (1.0, ""))
     return f"{number / size:.3g} {unit}".rstrip()
 
 
-def ratio_ticks(scale: AxisScale, apart: float) -> list[AxisTick]:
-    """Ticks of a log axis, as many as are so far from each other; at least one at a round value where there is any."""
+def make_ratio_ticks(scale: AxisScale, min_distance: float) -> list[AxisTick]:
+    """Return as many ticks of a log axis as fit with that distance; at least one if the axis has a round value."""
     chosen: list[float] = []
     for mantissas in _MANTISSAS:
-        found = _between(scale, mantissas)
-        places = [scale.at(value) for value in found]
-        if chosen and any(abs(b - a) < apart for a, b in itertools.pairwise(places)):
+        values = _round_values(scale, mantissas)
+        positions = [scale.at(value) for value in values]
+        if chosen and any(abs(b - a) < min_distance for a, b in itertools.pairwise(positions)):
             break
-        chosen = found
+        chosen = values
     return [AxisTick(scale.at(value), f"{value:g}") for value in chosen]
 
 
-def _between(scale: AxisScale, mantissas: Sequence[float]) -> list[float]:
+def _round_values(scale: AxisScale, mantissas: Sequence[float]) -> list[float]:
     powers = range(math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high)) + 1)
     values = [float(f"{mantissa * 10.0**power:.3g}") for power in powers for mantissa in mantissas]
     return [value for value in values if scale.shows(value)]

@@ -1,4 +1,4 @@
-"""The final figures of a report as tables of text, the same in a terminal and on a page. Pure."""
+"""The final figures of a report as tables of text, for a terminal and for a page. Pure functions."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, Report
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A title, heads of columns, and rows of as many cells. The first `words` columns hold words, the others numbers."""
+    """A table of text. The first `words` columns hold words, the others numbers."""
 
     title: str
     head: tuple[str, ...]
@@ -18,23 +18,23 @@ class ReportTable:
 
 
 def make_tables(report: ExperimentReport) -> list[ReportTable]:
-    """Arms, and metrics where any are judged."""
+    """Return the table of arms, and the table of metrics if it has rows."""
     total = sum(arm.requests for arm in report.arms)
     arms = ReportTable(
         "Sample",
         ("ARM", "REVISION", "WEIGHT", "REQUESTS", "SHARE", "EVIDENCE", "ERRORS", "ERROR RATE"),
-        tuple(_arm(arm, total) for arm in report.arms),
+        tuple(_arm_cells(arm, total) for arm in report.arms),
     )
     metrics = ReportTable(
         f"Metrics, with the events of {'both arms' if report.kind == ROLLOUT else 'control and of the arm'}",
         ("METRIC", "ROLE", "VERDICT", *(name.upper() for name in report.arms_compared), "RATIO", "INTERVAL", "ALLOWED"),
-        tuple(_metric(metric, metric.last) for metric in report.metrics if metric.last is not None),
+        tuple(_metric_cells(metric, metric.last) for metric in report.metrics if metric.last is not None),
         words=3,
     )
     return [table for table in (arms, metrics) if table.rows]
 
 
-def _arm(arm: ReportArm, total: int) -> tuple[str, ...]:
+def _arm_cells(arm: ReportArm, total: int) -> tuple[str, ...]:
     return (
         arm.name,
         f"r{arm.revision}",
@@ -47,7 +47,7 @@ def _arm(arm: ReportArm, total: int) -> tuple[str, ...]:
     )
 
 
-def _metric(metric: ReportMetric, last: MetricStatus) -> tuple[str, ...]:
+def _metric_cells(metric: ReportMetric, last: MetricStatus) -> tuple[str, ...]:
     stable, candidate = (*map(str, last.events), "–", "–")[:2]
     return (
         metric.name,

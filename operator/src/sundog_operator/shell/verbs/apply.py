@@ -14,9 +14,15 @@ from sundog_operator.core.experiments import admission
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Object
-from sundog_operator.shell import manifests
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, exit_code_of, one_line
-from sundog_operator.shell.manifests import ManifestObject, ManifestProblem
+from sundog_operator.shell.manifests import (
+    ManifestObject,
+    ManifestProblem,
+    has_mistakes,
+    is_unchanged,
+    parse_manifest,
+    read_manifests,
+)
 from sundog_operator.shell.output import format_full_name
 from sundog_operator.shell.server_connection import ServerConnection, with_server
 from sundog_operator.shell.url_options import LocalPath
@@ -28,40 +34,45 @@ FILES_OPTION: Final = click.option(
     type=LocalPath(allow_dash=True),
     multiple=True,
     required=True,
-    help="A manifest, a folder of them, or - for standard input.",
+    help="A manifest, a folder of manifests, or - for standard input.",
 )
 
 
-def report_offline_problems(files: Sequence[Path], namespace: str, validate: bool = True, **_: object) -> bool:
-    """Print what is wrong with manifests, as far as no API server needs to be asked; whether anything is."""
+def find_offline_problems(
+    files: Sequence[Path], namespace: str, validate: bool = True, **_: object
+) -> Sequence[ManifestProblem]:
+    """Return the problems of manifests that can be found without an API server."""
     documents, problems = read_all_manifests(files, namespace)
-    mistaken = report_problems(problems)
     for document in documents:
         if document.ref.kind == SECRET:
             continue
-        wrong = [*(unknown_fields(document.object) if validate else ()), *find_violations(document.object)]
-        if wrong:
-            click.echo(f"error: {document.source}: {document.ref}: {'; '.join(map(str, wrong))}", err=True)
-            mistaken = True
-    return mistaken
+        violations = [*(unknown_fields(document.object) if validate else ()), *find_violations(document.object)]
+        if violations:
+            message = f"{document.ref}: {'; '.join(map(str, violations))}"
+            problems.append(ManifestProblem(document.source, message))
+    return problems
 
 
-@click.command()
+@click.command(epilog="Example: sundog apply -f digits.yaml")
 @FILES_OPTION
 @click.option("--validate/--no-validate", default=True, show_default=True, help="Refuse fields that do not exist.")
-@partial(with_server, without=report_offline_problems)
+@partial(with_server, find_offline_problems=find_offline_problems)
 async def apply(server: ServerConnection, files: Sequence[Path], validate: bool) -> int:
-    """Create or change what manifests describe.
+    """Create or update the objects of manifests.
 
-    Each object is applied on its own; one that is refused keeps what serves. In a manifest, file://${MANIFEST_DIR} stands for its folder.
-    A spec that the API server stores and that nobody acts on, such as one with a field that is not supported yet, is told with exit code 1.
+    Each object is applied independently. If one is refused, its present revision keeps serving.
+    In a manifest, file://${MANIFEST_DIR} stands for its folder.
+
+    Exit code 1 also if the API server stores a spec that the operator will refuse, such as one with an unsupported field.
     """
     documents, problems = read_all_manifests(files, server.namespace)
-    worst = ExitCode.REFUSED if report_problems(problems) else ExitCode.OK
+    for problem in problems:
+        problem.print()
+    worst = ExitCode.REFUSED if has_mistakes(problems) else ExitCode.OK
     for document in documents:
         try:
             after = await _apply(server, document, validate)
-            if refusal := _refusal(server, after):
+            if refusal := _find_refusal(server, after):
                 raise CommandFailed(f"{document.ref}: {refusal}")
         except SundogError as err:
             click.echo(f"error: {document.source}: {one_line(err)}", err=True)
@@ -74,50 +85,43 @@ async def apply(server: ServerConnection, files: Sequence[Path], validate: bool)
 
 
 async def _apply(server: ServerConnection, document: ManifestObject, validate: bool) -> Object:
-    """What is stored afterwards; prints what was done. Raises SundogError."""
+    """Apply an object, print the result, and return the stored object. Raises SundogError."""
     if validate and (unknown := unknown_fields(document.object)):
         raise CommandFailed(f"{document.ref}: {unknown[0]}")
     before = await server.kube.get(document.ref)
     after = await server.kube.apply(document.object)
-    done = "created" if before is None else "unchanged" if manifests.is_unchanged(before, after) else "configured"
-    click.echo(f"{format_full_name(document.ref.kind, document.ref.name)} {done}")
+    result = "created" if before is None else "unchanged" if is_unchanged(before, after) else "configured"
+    click.echo(f"{format_full_name(document.ref.kind, document.ref.name)} {result}")
     return after
 
 
-def _refusal(server: ServerConnection, stored: Object) -> str:
-    """Why the operator does not act on a spec that the API server took, as its condition will say; empty where it does."""
+def _find_refusal(server: ServerConnection, stored: Object) -> str:
+    """Return why the operator will refuse a stored spec, as its condition will show; empty if it accepts it."""
     match stored["kind"]:
         case MODEL_DEPLOYMENT.kind:
-            # What an administrator set is not known here; what matters is whether there are pods.
-            judged = accept_model_deployment(stored, None if server.local else Installation())
-            reason, message = judged.reason, judged.message
+            # The administrator's settings are unknown here. Only the existence of pods matters.
+            deployment = accept_model_deployment(stored, None if server.local else Installation())
+            reason, message = deployment.reason, deployment.message
         case EXPERIMENT.kind:
-            own = admission.check_admission(stored)
-            # One that is to end does so whatever else it says.
-            reason, message = ("", "") if own.stopped else (own.reason, own.message)
+            experiment = admission.check_admission(stored)
+            # A stopped Experiment ends even if its spec is invalid.
+            reason, message = ("", "") if experiment.stopped else (experiment.reason, experiment.message)
         case _:
             reason, message = "", ""
     return f"{reason}: {message}" if reason else ""
 
 
 def read_all_manifests(files: Sequence[Path], namespace: str) -> tuple[list[ManifestObject], list[ManifestProblem]]:
-    """The documents of all paths, and what is wrong with them."""
+    """Return (documents, problems) of all paths."""
     documents: list[ManifestObject] = []
     problems: list[ManifestProblem] = []
     for file in files:
         if str(file) == "-":
             text = sys.stdin.read()
-            found, wrong = manifests.parse_manifest(text, "standard input", None, namespace)
+            found, found_problems = parse_manifest(text, "standard input", None, namespace)
         else:
-            reading = manifests.read_manifests(file, namespace)
-            found, wrong = list(reading.documents), list(reading.problems)
+            reading = read_manifests(file, namespace)
+            found, found_problems = list(reading.documents), list(reading.problems)
         documents += found
-        problems += wrong
+        problems += found_problems
     return documents, problems
-
-
-def report_problems(problems: Sequence[ManifestProblem]) -> bool:
-    """Print what is wrong with manifests; whether anything of it is a mistake."""
-    for problem in problems:
-        click.echo(f"{'skipped' if problem.skipped else 'error'}: {problem}", err=True)
-    return any(not problem.skipped for problem in problems)

@@ -17,10 +17,10 @@ def completion(shell: str) -> None:
     bash: sundog completion bash > ~/.local/share/bash-completion/completions/sundog
     zsh:  sundog completion zsh > "${fpath[1]}/_sundog"
     fish: sundog completion fish > ~/.config/fish/completions/sundog.fish
-    """  # noqa: D301 click takes the character, not its spelling
+    """  # noqa: D301 click needs the character itself
     from sundog_operator.shell.cli import root
 
     found = get_completion_class(shell)
     if found is None:
-        raise CommandFailed(f"there is no completion for {shell}")
+        raise CommandFailed(f"no completion for {shell}; expected bash, zsh or fish")
     click.echo(found(root, {}, "sundog", _VARIABLE).source())

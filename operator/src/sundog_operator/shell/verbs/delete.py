@@ -9,17 +9,18 @@ import click
 from sundog_operator.ports import Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.exit_codes import ExitCode
+from sundog_operator.shell.manifests import ManifestProblem, has_mistakes
 from sundog_operator.shell.output import format_full_name
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 from sundog_operator.shell.url_options import LocalPath
-from sundog_operator.shell.verbs.apply import read_all_manifests, report_problems
+from sundog_operator.shell.verbs.apply import read_all_manifests
 
 
-def _told_without_server(files: Sequence[Path], namespace: str, **_: object) -> bool:
-    return report_problems(read_all_manifests(files, namespace)[1])
+def _find_offline_problems(files: Sequence[Path], namespace: str, **_: object) -> Sequence[ManifestProblem]:
+    return read_all_manifests(files, namespace)[1]
 
 
-@click.command()
+@click.command(epilog="Example: sundog delete digits")
 @click.argument("what", nargs=-1, metavar="[mdep|mexp] NAME...", shell_complete=complete_names)
 @click.option(
     "-f",
@@ -27,15 +28,17 @@ def _told_without_server(files: Sequence[Path], namespace: str, **_: object) -> 
     "files",
     type=LocalPath(allow_dash=True),
     multiple=True,
-    help="Delete what a manifest describes.",
+    help="Delete the objects of a manifest.",
 )
-@click.option("--ignore-not-found", is_flag=True, help="What does not exist is no error.")
-@partial(with_server, without=_told_without_server)
+@click.option("--ignore-not-found", is_flag=True, help="Ignore objects that do not exist.")
+@partial(with_server, find_offline_problems=_find_offline_problems)
 async def delete(server: ServerConnection, what: tuple[str, ...], files: Sequence[Path], ignore_not_found: bool) -> int:
-    """Delete ModelDeployments or Experiments, with all that serves them."""
+    """Delete ModelDeployments or Experiments, with their replicas and endpoints."""
     kind, names = kinds.parse_kind_and_names(what)
     documents, problems = read_all_manifests(files, server.namespace)
-    worst = ExitCode.REFUSED if report_problems(problems) else ExitCode.OK
+    for problem in problems:
+        problem.print()
+    worst = ExitCode.REFUSED if has_mistakes(problems) else ExitCode.OK
     refs = [*(Ref(kind, server.namespace, name) for name in names), *(document.ref for document in documents)]
     if not refs and not problems:
         raise click.UsageError("give NAME or -f")

@@ -20,60 +20,60 @@ from sundog_operator.shell.describe import (
 )
 from sundog_operator.shell.describe_experiment import describe_experiment
 from sundog_operator.shell.live_counts import add_live_counts
-from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_document, print_rich
+from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
-from sundog_operator.shell.verbs.get import find
+from sundog_operator.shell.verbs.get import get_object
 
-_EVENTS: Final = 12
+_MAX_EVENTS: Final = 12
 
 
-@click.command()
+@click.command(epilog="Example: sundog describe digits")
 @click.argument("what", nargs=-1, required=True, metavar="[mdep|mexp] NAME...", shell_complete=complete_names)
-@click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
+@TEXT_OUTPUT_OPTION
 @with_server
 async def describe(server: ServerConnection, what: tuple[str, ...], output: str) -> None:
-    """Tell all about a ModelDeployment or an Experiment: revisions, steps, what it waits for, conditions, events."""
-    kind, found = kinds.parse_kind_and_names(what)
-    if not found:
+    """Show a ModelDeployment or an Experiment in full: revisions, steps, what it waits for, conditions, events."""
+    kind, names = kinds.parse_kind_and_names(what)
+    if not names:
         raise click.UsageError("give a NAME")
-    objects = [await find(server, Ref(kind, server.namespace, name)) for name in found]
-    known = [await _subject(server, obj, await _events(server, obj)) for obj in objects]
-    if output == "json" or output == "yaml":
-        documents = [_document(subject) for subject in known]
-        print_document(documents[0] if len(documents) == 1 else documents, "json" if output == "json" else "yaml")
+    objects = [await get_object(server, Ref(kind, server.namespace, name)) for name in names]
+    descriptions = [await _read_details(server, obj, await _read_events(server, obj)) for obj in objects]
+    if output != "text":
+        documents = [_document(details) for details in descriptions]
+        print_document(documents[0] if len(documents) == 1 else documents, output)
     else:
-        _print(known)
+        _print(descriptions)
     server.print_problems()
 
 
-def _print(known: Sequence[DeploymentDetails]) -> None:
+def _print(descriptions: Sequence[DeploymentDetails]) -> None:
     now = datetime.now(UTC)
-    for position, subject in enumerate(known):
+    for position, details in enumerate(descriptions):
         if position:
             click.echo()
-        if subject.obj["kind"] == EXPERIMENT.kind:
-            shown = describe_experiment(subject.obj, subject.events, now)
+        if details.obj["kind"] == EXPERIMENT.kind:
+            text = describe_experiment(details.obj, details.events, now)
         else:
-            shown = describe_model_deployment(subject, now)
-        print_rich(shown, None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
+            text = describe_model_deployment(details, now)
+        print_rich(text, None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
 
 
-def _document(subject: DeploymentDetails) -> dict[str, Any]:
-    """All that a description is made of, as the API server has it."""
-    if subject.obj["kind"] == EXPERIMENT.kind:
-        return {"experiment": subject.obj, "events": list(subject.events)}
-    status = ModelDeploymentStatus.parse(subject.obj.get("status"))
+def _document(details: DeploymentDetails) -> dict[str, Any]:
+    """Return all parts of a description, as the API server has them."""
+    if details.obj["kind"] == EXPERIMENT.kind:
+        return {"experiment": details.obj, "events": list(details.events)}
+    status = ModelDeploymentStatus.parse(details.obj.get("status"))
     return {
-        "modelDeployment": subject.obj,
-        "waitsFor": find_wait_reason(subject.obj, status),
-        "revisions": [{"revision": each.number, "content": dict(each.content)} for each in subject.revisions],
-        "experiment": subject.experiment,
-        "raised": subject.exception,
-        "events": list(subject.events),
+        "modelDeployment": details.obj,
+        "waitsFor": find_wait_reason(details.obj, status),
+        "revisions": [{"revision": each.number, "content": dict(each.content)} for each in details.revisions],
+        "experiment": details.experiment,
+        "raised": details.exception,
+        "events": list(details.events),
     }
 
 
-async def _subject(server: ServerConnection, obj: Object, events: list[Object]) -> DeploymentDetails:
+async def _read_details(server: ServerConnection, obj: Object, events: list[Object]) -> DeploymentDetails:
     meta = obj["metadata"]
     if obj["kind"] == EXPERIMENT.kind:
         return DeploymentDetails(obj=await add_live_counts(server, obj), events=events)
@@ -84,19 +84,21 @@ async def _subject(server: ServerConnection, obj: Object, events: list[Object]) 
     return DeploymentDetails(
         obj=obj,
         revisions=[revision for each in own if (revision := revisions.parse_controller_revision(each)) is not None],
-        experiment=await _with_counts(server, Ref(EXPERIMENT, server.namespace, experiment)) if experiment else None,
-        exception=_exception(server, meta["name"], newest_rollout_revision(status)),
+        experiment=await _read_experiment(server, Ref(EXPERIMENT, server.namespace, experiment))
+        if experiment
+        else None,
+        exception=_find_exception(server, meta["name"], newest_rollout_revision(status)),
         events=events,
     )
 
 
-async def _with_counts(server: ServerConnection, ref: Ref) -> Object | None:
+async def _read_experiment(server: ServerConnection, ref: Ref) -> Object | None:
     experiment = await server.kube.get(ref)
     return None if experiment is None else await add_live_counts(server, experiment)
 
 
-def _exception(server: ServerConnection, name: str, revision: int | None) -> str:
-    """What the model of a revision raised last, where its replicas' logs are on this machine."""
+def _find_exception(server: ServerConnection, name: str, revision: int | None) -> str:
+    """Return the last exception of a revision's model; empty if its replicas' logs are not on this machine."""
     if server.state is None or revision is None:
         return ""
     from sundog_operator.adapters.local import replica_logs
@@ -104,12 +106,12 @@ def _exception(server: ServerConnection, name: str, revision: int | None) -> str
     return replica_logs.find_last_exception(server.state, name, revision)
 
 
-async def _events(server: ServerConnection, obj: Object) -> list[Object]:
-    """The newest events about an object."""
+async def _read_events(server: ServerConnection, obj: Object) -> list[Object]:
+    """Return the newest events about an object."""
     uid = obj["metadata"]["uid"]
     own = [
         event
         for event in await server.kube.list(EVENT, server.namespace)
         if (event.get("regarding") or {}).get("uid") == uid
     ]
-    return sorted(own, key=lambda event: str(event.get("eventTime") or ""))[-_EVENTS:]
+    return sorted(own, key=lambda event: str(event.get("eventTime") or ""))[-_MAX_EVENTS:]

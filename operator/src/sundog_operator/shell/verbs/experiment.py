@@ -1,4 +1,4 @@
-"""`sundog experiment`: what evidence will have to say, and what it has said."""
+"""`sundog experiment`: estimate, report and export rollouts and Experiments."""
 
 import click
 
@@ -10,7 +10,7 @@ from sundog_operator.shell.verbs.simulate import simulate
 
 @click.group()
 def experiment() -> None:
-    """Tell what evidence will have to say, and what it has said."""
+    """Estimate how a rollout or an Experiment ends, report it, or export its data."""
 
 
 for _command in (simulate, power, report, export):

@@ -9,10 +9,10 @@ from sundog_operator.shell.output import OUTPUT_OPTION, OutputFormat, print_obje
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 
 
-@click.command()
+@click.command(epilog="Example: sundog get mexp -o wide")
 @click.argument("what", nargs=-1, metavar="[mdep|mexp] [NAME]", shell_complete=complete_names)
-@click.option("-A", "--all-namespaces", is_flag=True)
-@click.option("-w", "--watch", is_flag=True, help="Go on and print what changes, until Ctrl-C.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="List the objects of all namespaces.")
+@click.option("-w", "--watch", is_flag=True, help="Print changes until Ctrl-C.")
 @OUTPUT_OPTION
 @with_server
 async def get(
@@ -22,7 +22,7 @@ async def get(
     kind, names = kinds.parse_kind_and_names(what)
     namespace = None if all_namespaces else server.namespace
     if all_namespaces and names:
-        raise click.UsageError("a NAME cannot be looked up in all namespaces")
+        raise click.UsageError("NAME and --all-namespaces cannot be combined")
     if watch:
         await _watch(server, kind, namespace, names, output)
         return
@@ -36,11 +36,11 @@ async def get(
 async def _read(server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
     if not names:
         return await server.kube.list(kind, namespace)
-    return [await find(server, Ref(kind, server.namespace, name)) for name in names]
+    return [await get_object(server, Ref(kind, server.namespace, name)) for name in names]
 
 
-async def find(server: ServerConnection, ref: Ref) -> Object:
-    """An object. Raises NotFound."""
+async def get_object(server: ServerConnection, ref: Ref) -> Object:
+    """Return an object. Raises NotFound."""
     obj = await server.kube.get(ref)
     if obj is None:
         raise NotFound(f"{ref} does not exist")
@@ -50,9 +50,9 @@ async def find(server: ServerConnection, ref: Ref) -> Object:
 async def _print_table(
     server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...], *, wide: bool
 ) -> None:
-    """The table that the API server makes: it knows the columns."""
-    found = await _tables(server, kind, namespace, names)
-    table = {**found[0], "rows": [row for each in found for row in each["rows"]]}
+    """Print the table of the API server, which knows the columns."""
+    tables = await _read_tables(server, kind, namespace, names)
+    table = {**tables[0], "rows": [row for each in tables for row in each["rows"]]}
     if not table["rows"]:
         where = f"in namespace {namespace}" if namespace else "in any namespace"
         click.echo(f"no {kind.kind} {where}", err=True)
@@ -60,8 +60,10 @@ async def _print_table(
     output.print_table(*output.select_visible_columns(table, wide=wide, namespaces=namespace is None))
 
 
-async def _tables(server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
-    """Of all objects, or one for each name. Raises NotFound."""
+async def _read_tables(
+    server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...]
+) -> list[Object]:
+    """Return one table of all objects, or one for each name. Raises NotFound."""
     if not names:
         return [await server.kube.table(kind, namespace)]
     tables = []
@@ -76,8 +78,8 @@ async def _tables(server: ServerConnection, kind: Kind, namespace: str | None, n
 async def _watch(
     server: ServerConnection, kind: Kind, namespace: str | None, names: tuple[str, ...], form: OutputFormat
 ) -> None:
-    """Print every object, and again whenever its line changes."""
-    shown: dict[tuple[str, str], list[str]] = {}
+    """Print every object, and print it again when its line changes."""
+    printed: dict[tuple[str, str], list[str]] = {}
     is_table = form in ("table", "wide")
     async for event in server.kube.watch(kind, namespace):
         meta = event.object.get("metadata") or {}
@@ -87,14 +89,14 @@ async def _watch(
             print_objects(kind, [event.object], form, single=True)
             continue
         headers, rows = output.make_table(kind, [event.object], wide=form == "wide", namespaces=namespace is None)
-        place, line = (meta["namespace"], meta["name"]), rows[0]
-        if not shown:
-            _line(headers)
-        if shown.get(place, [])[:-1] != line[:-1]:
-            _line(line)
-        shown[place] = line
+        key, cells = (meta["namespace"], meta["name"]), rows[0]
+        if not printed:
+            _print_line(headers)
+        if printed.get(key, [])[:-1] != cells[:-1]:
+            _print_line(cells)
+        printed[key] = cells
 
 
-def _line(cells: list[str]) -> None:
-    """One line of a table that is not known in full: every column has a fixed width."""
+def _print_line(cells: list[str]) -> None:
+    """Print one line of a growing table: every column has a fixed width."""
     click.echo("  ".join(f"{cell:<{max(10, min(len(cell), 24))}}" for cell in cells).rstrip())

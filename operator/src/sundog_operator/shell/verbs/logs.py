@@ -12,34 +12,38 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
-from sundog_operator.shell.verbs.get import find
+from sundog_operator.shell.verbs.get import get_object
 
-_LOOK_S: Final = 0.5
+_POLL_S: Final = 0.5
 _CONTAINER: Final = "ray-worker"
 _FILES: Final = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 in the pod
 
 
-@click.command()
+@click.command(epilog="Example: sundog logs digits --revision 2 -f")
 @NAME_ARGUMENT
-@click.option("--revision", type=click.IntRange(1), help="Of this revision alone. Default: of all that have replicas.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@click.option("--revision", type=click.IntRange(1), help="Print only this revision. Default: all that have replicas.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until Ctrl-C.")
 @click.option(
-    "--tail", type=click.IntRange(0), default=100, show_default=True, help="At most so many lines of each replica."
+    "--tail",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="Print at most this many lines of each replica.",
 )
 @with_server
 async def logs(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
-    """Print what the replicas of a ModelDeployment log: what their models print, log and raise, by request id, and how they started.
+    """Print the logs of a ModelDeployment's replicas: their start, and the output, logs and exceptions of models by request id.
 
-    In local mode also that of replicas that have ended. In a cluster it takes the permission to get and create `pods/exec`.
+    Local mode also prints the logs of ended replicas. In a cluster you need permission to get and create `pods/exec`.
     """
-    await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     if server.state is not None:
-        await _of_files(server.state, name, revision, follow, tail)
+        await _print_files(server.state, name, revision, follow, tail)
     else:
-        await _of_pods(server, name, revision, follow, tail)
+        await _print_pods(server, name, revision, follow, tail)
 
 
-async def _of_files(state: Path, name: str, revision: int | None, follow: bool, tail: int) -> None:
+async def _print_files(state: Path, name: str, revision: int | None, follow: bool, tail: int) -> None:
     readers: dict[Path, replica_logs.ReplicaLogReader] = {}
     while True:
         for file in replica_logs.find_logs(state, name, revision):
@@ -48,34 +52,34 @@ async def _of_files(state: Path, name: str, revision: int | None, follow: bool, 
             for line in reader.last(tail) if known is None else reader.more():
                 click.echo(f"{file.label} | {line}")
         if not readers and not follow:
-            raise _nothing(name, revision)
+            raise _no_logs(name, revision)
         if not follow:
             return
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
 
 
-async def _of_pods(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
+async def _print_pods(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
     labels = {names.LABEL_MODEL_DEPLOYMENT: name}
     if revision is not None:
         labels[names.LABEL_REVISION] = str(revision)
-    pods = [pod for pod in await server.kube.list(POD, server.namespace, labels) if _runs(pod)]
+    pods = [pod for pod in await server.kube.list(POD, server.namespace, labels) if _is_running(pod)]
     if not pods:
-        raise _nothing(name, revision)
-    await asyncio.gather(*(_of_pod(server, pod, name, follow, tail) for pod in pods))
+        raise _no_logs(name, revision)
+    await asyncio.gather(*(_print_pod(server, pod, name, follow, tail) for pod in pods))
 
 
-async def _of_pod(server: ServerConnection, pod: Object, name: str, follow: bool, tail: int) -> None:
+async def _print_pod(server: ServerConnection, pod: Object, name: str, follow: bool, tail: int) -> None:
     meta = pod["metadata"]
     number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
-    # A pod has one replica at a time; `-q` leaves out the names of its files.
-    how = f"-q -n {tail}{' -F' if follow else ''}"
-    command = ("sh", "-c", f"tail {how} {_FILES}/replica_{name}-r{number}_*.log 2>/dev/null")
+    # A pod has one replica at a time; `-q` omits the names of its files.
+    options = f"-q -n {tail}{' -F' if follow else ''}"
+    command = ("sh", "-c", f"tail {options} {_FILES}/replica_{name}-r{number}_*.log 2>/dev/null")
     async for line in _lines(server.kube.output_of(Ref(POD, server.namespace, meta["name"]), _CONTAINER, command)):
         click.echo(f"r{number} {meta['name']} | {line}")
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """Text line by line, the last one also without its end."""
+    """Yield text line by line, with a last line that may lack its end."""
     partial = b""
     async for chunk in chunks:
         *whole, partial = (partial + chunk).split(b"\n")
@@ -85,12 +89,13 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
         yield partial.decode("utf-8", "replace")
 
 
-def _runs(pod: Object) -> bool:
+def _is_running(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") == "Running"
 
 
-def _nothing(name: str, revision: int | None) -> CommandFailed:
-    of = f"revision {revision} of {name}" if revision is not None else name
+def _no_logs(name: str, revision: int | None) -> CommandFailed:
+    subject = f"revision {revision} of {name}" if revision is not None else name
     return CommandFailed(
-        f"no replica of {of} has written a log: `sundog describe {name}` tells what it waits for", ExitCode.NOT_FOUND
+        f"no replica of {subject} has written a log. `sundog describe {name}` shows what it waits for",
+        ExitCode.NOT_FOUND,
     )

@@ -22,10 +22,11 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, SERVICE, Object, Ref
 from sundog_operator.shell import responses
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, one_line
+from sundog_operator.shell.output import TEXT_OUTPUT_OPTION
 from sundog_operator.shell.responses import EndpointResponse
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.url_options import validate_http_url
-from sundog_operator.shell.verbs.get import find
+from sundog_operator.shell.verbs.get import get_object
 from sundog_operator.shell.verbs.url import endpoint_url
 
 _INPUTS: Final = "inputs"
@@ -35,11 +36,11 @@ _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True)
 class PredictEndpoint:
-    """Where to ask.
+    """The endpoint of a request.
 
     Attributes:
-        host: the name that its certificate is for; empty where the URL says it.
-        service: what is asked through the API server, for its name says nothing outside of the cluster; else None.
+        host: the name in its certificate; empty if the URL has it.
+        service: the Service to reach through the API server; None to connect directly.
     """
 
     url: str
@@ -49,7 +50,7 @@ class PredictEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """One request, and whom to trust for it. `verify` False trusts any certificate."""
+    """One request, with its certificate authorities. `verify` False trusts any certificate."""
 
     body: bytes
     headers: dict[str, str]
@@ -58,19 +59,19 @@ class PredictRequest:
     authorities: Path | None
 
 
-@click.command()
+@click.command(epilog='Example: sundog predict digits -d "[[1, 2]]"')
 @NAME_ARGUMENT
 @click.option(
     "-d",
     "--data",
-    help='The inputs as JSON, such as [[1, 2]]; or the whole body, {"inputs": …}. @FILE reads a file, @- standard input.',
+    help='The inputs as JSON, such as [[1, 2]], or the whole body, {"inputs": …}. @FILE reads a file, @- standard input.',
 )
 @click.option(
     "-f",
     "--filename",
     "file",
     type=click.Path(exists=True, path_type=Path, allow_dash=True, dir_okay=False),
-    help="A file with them; - for standard input.",
+    help="A file with the inputs or the body; - for standard input.",
 )
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of the request.")
 @click.option(
@@ -78,21 +79,27 @@ class PredictRequest:
     envvar="SUNDOG_API_KEY",
     show_envvar=True,
     metavar="KEY",
-    help="For an endpoint that asks for one. Others on the machine see arguments, but not the environment.",
+    help="The API key of an endpoint that needs one. Prefer the variable: other users of the machine can see arguments.",
 )
 @click.option(
-    "--url", callback=validate_http_url, help="The endpoint, where that of the status cannot be reached from here."
+    "--url",
+    callback=validate_http_url,
+    help="Address of the endpoint, if the one in the status is unreachable from here.",
 )
 @click.option(
     "--cacert",
     type=click.Path(exists=True, path_type=Path, dir_okay=False),
-    help="Certificates to trust, beside those of the system.",
+    help="Certificates to trust, in addition to those of the system.",
 )
 @click.option("-k", "--insecure", is_flag=True, help="Trust any certificate.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds."
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for the response.",
 )
-@click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
+@TEXT_OUTPUT_OPTION
 @with_server
 async def predict(
     server: ServerConnection,
@@ -109,23 +116,24 @@ async def predict(
 ) -> None:
     """Send a request to a model's endpoint and print the prediction.
 
-    From outside of the cluster it goes through the API server, which takes the right to create `services/proxy`.
+    From outside of the cluster the request goes through the API server, which needs permission to create `services/proxy`.
 
-    What answered, and how fast, goes to standard error. An answer in pieces is printed as it comes. `-o json` prints all of it.
+    Standard error gets the arm, the revision and the latency. Streamed responses are printed as they arrive.
+    `-o json` prints everything in one document.
     """
-    call = PredictRequest(_body(data, file), _headers(headers, api_key), timeout, not insecure, cacert)
-    endpoint = PredictEndpoint(url) if url else await _endpoint(server, name)
+    request = PredictRequest(_make_body(data, file), _make_headers(headers, api_key), timeout, not insecure, cacert)
+    endpoint = PredictEndpoint(url) if url else await _find_endpoint(server, name)
     started = time.perf_counter()
-    answer = await _post(server, endpoint, call, as_it_comes=output == "text")
+    response = await _post(server, endpoint, request, print_body=output == "text")
     elapsed_ms = (time.perf_counter() - started) * 1000
     if output == "text":
-        responses.print_response_source(answer, elapsed_ms)
+        responses.print_response_source(response, elapsed_ms)
     else:
-        responses.print_response_document(answer, elapsed_ms, output)
+        responses.print_response_document(response, elapsed_ms, output)
 
 
-def _body(data: str | None, file: Path | None) -> bytes:
-    """The request: an object with `inputs` as it is, anything else as the inputs. Raises UsageError, CommandFailed."""
+def _make_body(data: str | None, file: Path | None) -> bytes:
+    """Return the body: an object with `inputs` unchanged, other JSON as the inputs. Raises UsageError, CommandFailed."""
     if (data is None) == (file is None):
         raise click.UsageError("give either --data or -f")
     if data is not None and data.startswith("@"):
@@ -141,45 +149,45 @@ def _body(data: str | None, file: Path | None) -> bytes:
     return orjson.dumps(parsed if isinstance(parsed, dict) and _INPUTS in parsed else {_INPUTS: parsed})
 
 
-def _headers(given: tuple[str, ...], api_key: str | None) -> dict[str, str]:
-    """Those of the request. Raises UsageError for what cannot be sent as one."""
-    if api_key and not _is_sendable(api_key):
-        raise click.UsageError("the API key holds a character that no header can, such as the end of a line")
-    found = {"Content-Type": "application/json"} | ({_API_KEY: api_key} if api_key else {})
-    for text in given:
+def _make_headers(headers: tuple[str, ...], api_key: str | None) -> dict[str, str]:
+    """Return the headers of the request. Raises UsageError for a header that HTTP does not allow."""
+    if api_key and not _is_header_value(api_key):
+        raise click.UsageError("the API key has a character that no header may have, such as a line end")
+    result = {"Content-Type": "application/json"} | ({_API_KEY: api_key} if api_key else {})
+    for text in headers:
         name, colon, value = (part.strip() for part in text.partition(":"))
         if not colon or not _HEADER_NAME.fullmatch(name):
             raise click.UsageError(f"--header {text!r} is not NAME:VALUE")
-        if not _is_sendable(value):
-            raise click.UsageError(f"--header {text!r} holds a character that no header can")
-        found[name] = value
-    return found
+        if not _is_header_value(value):
+            raise click.UsageError(f"--header {text!r} has a character that no header may have")
+        result[name] = value
+    return result
 
 
-def _is_sendable(value: str) -> bool:
-    """Whether a text can be the value of a header: without control characters, and in UTF-8."""
+def _is_header_value(value: str) -> bool:
+    """Report whether a text can be the value of a header: UTF-8 without control characters."""
     return not any((ord(each) < 0x20 and each != "\t") or ord(each) == 0x7F or _is_surrogate(each) for each in value)
 
 
 def _is_surrogate(each: str) -> bool:
-    """Whether a character stands for a byte of the command line that is no UTF-8."""
+    """Report whether a character represents a byte of the command line that is not UTF-8."""
     return 0xD800 <= ord(each) <= 0xDFFF
 
 
-async def _endpoint(server: ServerConnection, name: str) -> PredictEndpoint:
-    obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+async def _find_endpoint(server: ServerConnection, name: str) -> PredictEndpoint:
+    obj = await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     address = endpoint_url(obj)
     if server.local:
-        await _refuse_a_stranger(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+        await _require_running_edge(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     service = Ref(SERVICE, server.namespace, name)
-    inside = urlsplit(address).hostname in names.hosts(name, server.namespace)
-    if inside and not await _is_known(str(urlsplit(address).hostname)):
+    is_cluster_name = urlsplit(address).hostname in names.hosts(name, server.namespace)
+    if is_cluster_name and not await _can_resolve(str(urlsplit(address).hostname)):
         return PredictEndpoint(address, service=service)
-    return PredictEndpoint(address, _certified(obj, address))
+    return PredictEndpoint(address, _certificate_host(obj, address))
 
 
-async def _refuse_a_stranger(server: ServerConnection, ref: Ref) -> None:
-    """Raises CommandFailed while HAProxy of the local instance does not run: whoever answers at its port then is somebody else."""
+async def _require_running_edge(server: ServerConnection, ref: Ref) -> None:
+    """Raise CommandFailed while HAProxy of the local instance does not run: another program may then answer at its port."""
     for pod in await server.kube.list(POD, ref.namespace, objects.EDGE_SELECTOR):
         for container in (pod.get("status") or {}).get("containerStatuses") or ():
             waiting = container["state"].get("waiting")
@@ -187,16 +195,16 @@ async def _refuse_a_stranger(server: ServerConnection, ref: Ref) -> None:
                 raise CommandFailed(f"{ref}: its edge does not run: {waiting['message']}", ExitCode.UNREACHABLE)
 
 
-async def _is_known(host: str) -> bool:
-    """Whether a name has an address here."""
+async def _can_resolve(host: str) -> bool:
+    """Report whether a name has an address here."""
     try:
         return bool(await asyncio.get_running_loop().getaddrinfo(host, None))
     except OSError:
         return False
 
 
-def _certified(obj: Object, address: str) -> str:
-    """The name that a certificate is for, of an endpoint that is reached at a bare address."""
+def _certificate_host(obj: Object, address: str) -> str:
+    """Return the name in the certificate of an endpoint with an IP address; empty for other endpoints."""
     try:
         ipaddress.ip_address(urlsplit(address).hostname or "")
     except ValueError:
@@ -206,85 +214,85 @@ def _certified(obj: Object, address: str) -> str:
     return str(host or names.hosts(meta["name"], meta["namespace"])[0])
 
 
-def _trust(call: PredictRequest) -> ssl.SSLContext | bool:
-    """What aiohttp is to do about certificates. Raises CommandFailed."""
-    if not call.verify:
+def _ssl_option(request: PredictRequest) -> ssl.SSLContext | bool:
+    """Return the `ssl` argument of aiohttp. Raises CommandFailed."""
+    if not request.verify:
         return False
-    if call.authorities is None:
+    if request.authorities is None:
         return True
     try:
         context = ssl.create_default_context()
-        context.load_verify_locations(call.authorities)
+        context.load_verify_locations(request.authorities)
     except ssl.SSLError:
-        raise CommandFailed(f"--cacert {call.authorities}: holds no certificates") from None
+        raise CommandFailed(f"--cacert {request.authorities}: the file holds no certificates") from None
     except OSError as err:
-        raise CommandFailed(f"--cacert {call.authorities}: {err.strerror}") from None
+        raise CommandFailed(f"--cacert {request.authorities}: {err.strerror}") from None
     return context
 
 
 async def _post(
-    server: ServerConnection, endpoint: PredictEndpoint, call: PredictRequest, *, as_it_comes: bool
+    server: ServerConnection, endpoint: PredictEndpoint, request: PredictRequest, *, print_body: bool
 ) -> EndpointResponse:
-    """The answer, printed already with `as_it_comes`. Raises CommandFailed, also for an answer that is no prediction."""
-    url, begun = endpoint.url, False
+    """Send the request and return the response; print it with `print_body`. Raises CommandFailed, also for other statuses than 200."""
+    url, has_response = endpoint.url, False
     try:
-        async with _asked(server, endpoint, call) as response:
-            begun = True
-            return await _taken(url, response, as_it_comes)
+        async with _send(server, endpoint, request) as response:
+            has_response = True
+            return await _receive(url, response, print_body)
     except aiohttp.InvalidURL:
         raise click.UsageError(f"--url {url!r} is not an address") from None
     except TimeoutError:
-        raise CommandFailed(f"{url}: no answer within {call.timeout_s:g} s", ExitCode.TIMEOUT) from None
+        raise CommandFailed(f"{url}: no response within {request.timeout_s:g} s", ExitCode.TIMEOUT) from None
     except aiohttp.ClientConnectorCertificateError as err:
-        told = one_line(getattr(err.certificate_error, "verify_message", "") or err.certificate_error)
+        reason = one_line(getattr(err.certificate_error, "verify_message", "") or err.certificate_error)
         raise CommandFailed(
-            f"{url}: its certificate is not trusted ({told}): give --cacert FILE, or --insecure", ExitCode.UNREACHABLE
+            f"{url}: its certificate is not trusted ({reason}). Give --cacert FILE, or --insecure", ExitCode.UNREACHABLE
         ) from None
     except (aiohttp.ClientError, OSError) as err:
-        if begun:
-            raise CommandFailed(f"{url}: the answer was cut off: {one_line(err)}") from None
+        if has_response:
+            raise CommandFailed(f"{url}: the response is incomplete: {one_line(err)}") from None
         raise CommandFailed(f"{url}: cannot be reached: {one_line(err)}", ExitCode.UNREACHABLE) from None
     except ValueError as err:
-        if begun:
+        if has_response:
             raise
-        # Found out by the client as it composes the request: a Content-Length that is no number, or two ways to log in.
+        # aiohttp rejects the request itself: a Content-Length that is no number, or two ways to log in.
         raise click.UsageError(f"the request cannot be sent: {one_line(err)}") from None
 
 
-async def _taken(url: str, response: aiohttp.ClientResponse, as_it_comes: bool) -> EndpointResponse:
-    if as_it_comes and responses.is_streamed(response):
+async def _receive(url: str, response: aiohttp.ClientResponse, print_body: bool) -> EndpointResponse:
+    if print_body and responses.is_streamed(response):
         return await responses.print_streamed_response(response)
-    answer = await responses.read_response(response)
-    if answer.status != 200:
-        raise CommandFailed(f"{url}: status {answer.status}: {responses.error_reason(answer)}")
-    if as_it_comes:
-        responses.print_response(answer)
-    return answer
+    complete = await responses.read_response(response)
+    if complete.status != 200:
+        raise CommandFailed(f"{url}: status {complete.status}: {responses.error_reason(complete)}")
+    if print_body:
+        responses.print_response(complete)
+    return complete
 
 
 @asynccontextmanager
-async def _asked(
-    server: ServerConnection, endpoint: PredictEndpoint, call: PredictRequest
+async def _send(
+    server: ServerConnection, endpoint: PredictEndpoint, request: PredictRequest
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     scheme = urlsplit(endpoint.url).scheme
     if endpoint.service is not None:
-        # By the path, for the API server sends a host of its own.
-        path, body = f"/{endpoint.service.name}/", orjson.loads(call.body)
-        async with asyncio.timeout(call.timeout_s):
-            response = await server.kube.post_to_service(endpoint.service, scheme, path, body, call.headers)
+        # The path selects the service, because the API server sends its own Host header.
+        path, body = f"/{endpoint.service.name}/", orjson.loads(request.body)
+        async with asyncio.timeout(request.timeout_s):
+            response = await server.kube.post_to_service(endpoint.service, scheme, path, body, request.headers)
             try:
                 yield response
             finally:
                 response.close()
         return
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=call.timeout_s)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=request.timeout_s)) as session,
         session.post(
             endpoint.url,
-            data=call.body,
-            headers=call.headers,
+            data=request.body,
+            headers=request.headers,
             allow_redirects=False,
-            ssl=_trust(call),
+            ssl=_ssl_option(request),
             server_hostname=(endpoint.host if scheme == "https" else "") or None,
         ) as response,
     ):

@@ -6,25 +6,29 @@ from typing import Final
 
 import click
 
-from sundog_operator.shell.output import print_document
+from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document
 
 _PARTS: Final = ("ray", "torch", "kubernetes", "kopf")
 
 
 def own_version() -> str:
-    """The installed version of this distribution."""
+    """Return the installed version of this distribution."""
     return metadata.version("sundog")
 
 
-@click.command()
-@click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
+@click.command(epilog="Example: sundog version -o json")
+@TEXT_OUTPUT_OPTION
 def version(output: str) -> None:
-    """Print the version, and those of what it builds on."""
-    found = {"sundog": own_version(), "python": platform.python_version(), **{part: _version(part) for part in _PARTS}}
-    if output == "json" or output == "yaml":
-        print_document(found, "json" if output == "json" else "yaml")
+    """Print the versions of Sundog and of its main dependencies."""
+    versions = {
+        "sundog": own_version(),
+        "python": platform.python_version(),
+        **{part: _version(part) for part in _PARTS},
+    }
+    if output != "text":
+        print_document(versions, output)
         return
-    for name, number in found.items():
+    for name, number in versions.items():
         click.echo(f"{name} {number or 'not installed'}")
 
 

@@ -1,11 +1,11 @@
 # mypy: disable-error-code="misc"
-"""A small convolutional network that sees each 8×8 image as it is."""
+"""A small convolutional network for 8×8 images at full resolution."""
 
 import torch
 
 
 class Net(torch.nn.Module):
-    """Pixels of 0 to 16 as float32 [n, 8, 8] in, scores of the ten digits [n, 10] out."""
+    """Map pixels of 0 to 16, float32 [n, 8, 8], to scores of the ten digits, [n, 10]."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
@@ -19,6 +19,6 @@ class Net(torch.nn.Module):
         self.read = torch.nn.Linear(2 * channels * 16, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Scores; the largest one names the digit."""
+        """Return scores; the largest one is the predicted digit."""
         scores: torch.Tensor = self.read(self.see(images.unsqueeze(1) / 16).flatten(1))
         return scores

@@ -1,18 +1,18 @@
 # mypy: disable-error-code="misc"
-"""A linear classifier that sees each 8×8 image at half its resolution."""
+"""A linear classifier for 8×8 images at half their resolution."""
 
 import torch
 
 
 class Net(torch.nn.Module):
-    """Pixels of 0 to 16 as float32 [n, 8, 8] in, scores of the ten digits [n, 10] out."""
+    """Map pixels of 0 to 16, float32 [n, 8, 8], to scores of the ten digits, [n, 10]."""
 
     def __init__(self) -> None:
         super().__init__()
         self.read = torch.nn.Linear(16, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Scores; the largest one names the digit."""
+        """Return scores; the largest one is the predicted digit."""
         coarse = torch.nn.functional.avg_pool2d(images.unsqueeze(1) / 16, 2)
         scores: torch.Tensor = self.read(coarse.flatten(1))
         return scores
