@@ -67,7 +67,7 @@ def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_pa
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
     message = refused("haproxy", "--state-dir", str(tmp_path), "--http-bind", "nonsense")
-    assert "HAProxy refuses the configuration" in message
+    assert "HAProxy rejects the configuration" in message
     assert "nonsense" in message
     assert not (tmp_path / "haproxy.cfg").exists()
 

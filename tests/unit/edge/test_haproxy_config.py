@@ -355,7 +355,7 @@ def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_
     [
         ({"cors": {"allowedOrigins": []}}, "allowedOrigins"),
         ({"cors": {"allowedOrigins": ["https://a b"]}}, "allowedOrigins"),
-        ({"cors": {"allowedOrigins": ["*"], "allowCredentials": True}}, "credentials are for origins that are named"),
+        ({"cors": {"allowedOrigins": ["*"], "allowCredentials": True}}, "expected named origins with allowCredentials"),
         ({"cors": {"allowedOrigins": ["*"], "exposedHeaders": ["a,b"]}}, "exposedHeaders"),
         ({"rateLimit": {"total": {"requests": 1, "seconds": 2}}}, "seconds"),
         ({"rateLimit": {"total": {"requests": 0, "seconds": 1}}}, "requests"),
@@ -406,10 +406,10 @@ def test_a_shadow_is_one_reload_and_two_fields_more():
 @pytest.mark.parametrize(
     ("shadow", "says"),
     [
-        ({"arm": "a9", "percent": 20}, "names arm 'a9', which it does not have"),
+        ({"arm": "a9", "percent": 20}, "names arm 'a9'; expected an arm"),
         ({"arm": "a1", "percent": 0}, "greater than or equal to 1"),
         ({"arm": "a1", "percent": 20, "comparator": {"kind": "code"}}, "'exact', 'tolerance', 'argmax' or 'custom'"),
-        ({"arm": "a1", "percent": 20, "comparator": {"kind": "custom"}}, "has parts if it is custom"),
+        ({"arm": "a1", "percent": 20, "comparator": {"kind": "custom"}}, "expected parts with kind custom"),
         ({"arm": "a1", "percent": 20, "comparator": {"path": "outputs"}}, "match pattern"),
         ({"arm": "a1", "percent": 20, "comparator": {"rtol": -1}}, "greater than or equal to 0"),
     ],

@@ -20,7 +20,7 @@ from sundog_edge.mirror.compare import Incomparable, answers_agree, compare_answ
 from sundog_edge.mirror.counts import MirrorCounts
 from sundog_edge.mirror.records import MirroredAnswer, MirrorRecord, parse_record
 from sundog_edge.mirror.send import MAX_IN_FLIGHT, MAX_LAG_US, Mirror, MirrorTarget
-from sundog_edge.split.document import Comparator, PartComparator
+from sundog_edge.split.shadow import Comparator, PartComparator
 from waiting import PATIENCE_S
 
 NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from sundog_edge.mirror.records import MirroredAnswer
-from sundog_edge.split.document import Comparator, PartComparator
+from sundog_edge.split.shadow import Comparator, PartComparator
 
 _EXACT: Final = PartComparator()
 _PART = re.compile(r"\.([A-Za-z0-9_-]+)|\[([0-9]+)\]")

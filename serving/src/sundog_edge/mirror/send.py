@@ -15,7 +15,7 @@ from sundog_edge.http_body import read_body
 from sundog_edge.mirror.compare import compare_answers
 from sundog_edge.mirror.counts import MirrorCounts
 from sundog_edge.mirror.records import MirroredAnswer, MirroredRequest, MirrorRecord, parse_record
-from sundog_edge.split.document import Comparator
+from sundog_edge.split.shadow import Comparator
 
 LOG = logging.getLogger(__name__)
 MAX_IN_FLIGHT: Final = 32

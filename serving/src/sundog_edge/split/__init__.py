@@ -1,1 +1,1 @@
-"""The split document: what the operator wants of an edge, and how it is put in force."""
+"""The split document: what the operator wants of an edge, and how the edge applies it."""

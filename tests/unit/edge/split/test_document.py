@@ -228,11 +228,11 @@ def test_more_arms_or_segments_than_fit_are_refused():
     arms = [
         {**GOOD["services"][0]["arms"][0], "name": f"a{n}", "application": f"x-{n}", "ranges": []} for n in range(12)
     ]
-    assert "12 arms, at most 11" in refusal(changed((*SERVICE, "arms"), arms))
+    assert "12 arms; expected at most 11" in refusal(changed((*SERVICE, "arms"), arms))
     many = copy.deepcopy(GOOD)
     for number, arm in enumerate(many["services"][0]["arms"]):
         arm["ranges"] = [[start, start + 20] for start in range(number * 20, 10_000, 40)]
-    assert "500 segments, at most 256" in refusal(many)
+    assert "500 segments; expected at most 256" in refusal(many)
 
 
 def test_names_hosts_and_applications_belong_to_one_service():
