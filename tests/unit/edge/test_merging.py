@@ -104,7 +104,7 @@ def sample_of(entries, limit=8) -> UnitSample:
     made = UnitSample(limit=limit)
     for number, moment, events in entries:
         if number < made.tau:
-            made.see(number, moment, events)
+            made.observe(number, moment, events)
     return made
 
 

@@ -240,7 +240,7 @@ class Agent:
         await self._traffic.check(time.time())
 
     def _watch_units(self, coming: SplitDocument | None = None) -> None:
-        if self.intake.follow(coming):
+        if self.intake.update_trackers(coming):
             self._counting.ledger.watch(self.intake.first_seen)
 
     def _settle(self) -> None:
@@ -281,7 +281,7 @@ class Agent:
         try:
             await self._take(document)
         except (EdgeError, OSError) as error:
-            self._error = f"generation {document.generation} could not be applied and is tried again: {error}"
+            self._error = f"generation {document.generation} cannot be applied; still retrying: {error}"
             self._postpone(version, error)
             raise
         self._done, self._failures, self._error = version, 0, ""
@@ -293,7 +293,7 @@ class Agent:
             self._watch_units(document)
             await self._traffic.apply(document, time.time())
             LOG.info("generation %d is in force", document.generation)
-        self._counting.ledger.know(document)
+        self._counting.ledger.record_revisions(document)
         self._watch_units()
 
     def _postpone(self, version: tuple[int, ...], error: Exception) -> None:

@@ -361,7 +361,7 @@ def test_units_are_seen_first_where_their_attempt_is_watched():
         (row.format("att", 0, "assigned", "sticky"), {"unit": 9, "received": 40}),
     ]
     ledger.consume([line("b-1", key, 2, **own) for key, own in shown], 2.0)
-    assert seen.some() == ({(1 << 64) - 5: FirstExposure(20, 2, "stable"), 9: FirstExposure(40, 0, "stable")}, 0)
+    assert seen.next_batch() == ({(1 << 64) - 5: FirstExposure(20, 2, "stable"), 9: FirstExposure(40, 0, "stable")}, 0)
     ledger.watch({})
     ledger.consume([line("b-1", row.format("att", 1, "assigned", "sticky"), 3, unit=10)], 3.0)
     assert len(seen.waiting) == 2
