@@ -586,7 +586,7 @@ async def test_while_the_store_is_away_traffic_goes_on_and_the_evidence_says_so(
 
     async def error():
         found = (await edge.evidence())["services"]["digits"]["feedback"].get("error", "")
-        return found.startswith(f"store of feedback 127.0.0.1:{free_store_port}: ")
+        return found.startswith(f"feedback store 127.0.0.1:{free_store_port}: ")
 
     await edge.comes_true(error, "an error in the evidence")
     async with edge.session.post(

@@ -83,9 +83,9 @@ def test_a_file_has_one_key_or_two(tmp_path) -> None:
     for content, told in (
         ("", "has 0 keys"),
         (f"{'ab' * 16}\n" * 3, "has 3 keys"),
-        ("ab" * 15, "line 1 is no key: at least 32 hexadecimal digits"),
-        (f"{'ab' * 16}\n{'zz' * 16}", "line 2 is no key"),
-        ("ab" * 16 + "a", "line 1 is no key"),
+        ("ab" * 15, "line 1 is not a key; expected at least 32 hexadecimal digits"),
+        (f"{'ab' * 16}\n{'zz' * 16}", "line 2 is not a key"),
+        ("ab" * 16 + "a", "line 1 is not a key"),
     ):
         with pytest.raises(SecretError, match=told) as raised:
             parse_keys(content.encode())
@@ -113,7 +113,7 @@ def test_a_new_key_signs_once_every_edge_can_have_it(tmp_path) -> None:
     file.write_text("nothing\n")
     broken = reader.read()
     assert (broken.signing, broken.accepted) == (b"", ())
-    assert broken.problem.startswith(f"--signing-key {file} line 1 is no key")
+    assert broken.problem.startswith(f"--signing-key {file} line 1 is not a key")
     write(KEY)
     assert reader.read().accepted == (KEY,)
 

@@ -66,11 +66,11 @@ class Desk:
         self.intake = FeedbackIntake(
             self.store, lambda: self.keys, lambda: self.document, self.drain, lambda: self.clock
         )
-        self.intake.follow()
+        self.intake.update_trackers()
 
     def drain(self) -> None:
         for unit, us in self.lines:
-            self.intake.first_seen["digits/d-1"].see(unit, us, 1, "stable")
+            self.intake.first_seen["digits/d-1"].observe(unit, us, 1, "stable")
         self.lines = []
 
     def id(self, number: int = 1, attempt: str = "d-1", key: bytes = KEY, service: str = "digits") -> str:
@@ -99,7 +99,7 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     assert (await desk.take(before))[0] == 200
     desk.document = document("d-2")
     desk.clock = NOW + 55
-    desk.intake.follow()
+    desk.intake.update_trackers()
     told = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 2, int(NOW) - 10))
     status, answer = await desk.take(converted(told), before)
     assert (status, answer["late"], answer["accepted"]) == (207, 2, 0)
@@ -109,7 +109,7 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     assert (section["late"], section["unknown"], section["outcomes"]) == (2, 1, [])
     # What it knows longer stays known since then.
     desk.clock = NOW + 500
-    desk.intake.follow()
+    desk.intake.update_trackers()
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
 
 
@@ -216,7 +216,7 @@ async def test_without_a_key_no_feedback_is_taken_and_the_evidence_says_why(desk
     assert (await desk.section())["error"] == "the agent was started without --signing-key"
     without = FeedbackIntake(None, lambda: desk.keys, lambda: desk.document, desk.drain)
     await without.tick()
-    assert without.follow() is False
+    assert without.update_trackers() is False
     assert without.sections() == {"digits": {"attempt": "d-1", "error": "the agent was started without --store"}}
 
 
@@ -229,7 +229,7 @@ async def test_a_store_that_is_away_loses_nothing_that_was_acknowledged(desk: De
     assert (status, answer["code"]) == (503, "FeedbackUnavailable")
     with pytest.raises(StoreUnavailable):
         await desk.intake.tick()
-    assert desk.intake.sections()["digits"] == {"attempt": "d-1", "error": "store of feedback: away"}
+    assert desk.intake.sections()["digits"] == {"attempt": "d-1", "error": "feedback store: away"}
     assert desk.intake.failures == 2
     desk.store.away = False
     after = await desk.section()
@@ -272,7 +272,7 @@ async def test_what_waits_is_handed_over_on_the_way_out(desk: Desk) -> None:
 async def test_a_new_attempt_begins_at_nothing(desk: Desk) -> None:
     await desk.take(converted(desk.id(1)))
     desk.document = document("d-2")
-    assert desk.intake.follow() is True
+    assert desk.intake.update_trackers() is True
     assert [*desk.intake.first_seen] == ["digits/d-2"]
     assert (await desk.section())["sequence"] == 0
     assert (await desk.take(converted(desk.id(1))))[1]["unknown"] == 1
@@ -282,28 +282,28 @@ async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_ag
     """As after a warm-up, of which lines still come when the next epoch is on its way."""
     desk.document, coming = document(epoch=1, feedback=None), document(epoch=2)
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
-    assert desk.intake.follow(coming) is True
+    assert desk.intake.update_trackers(coming) is True
     seen = desk.intake.first_seen["digits/d-1"]
-    seen.see(7, int(NOW * 1e6), 1, "stable")
+    seen.observe(7, int(NOW * 1e6), 1, "stable")
     desk.document = coming
-    desk.intake.follow()
-    seen.see(8, int(NOW * 1e6), 1, "stable")
-    seen.see(7, int(NOW * 1e6) + 1, 2, "stable")
+    desk.intake.update_trackers()
+    seen.observe(8, int(NOW * 1e6), 1, "stable")
+    seen.observe(7, int(NOW * 1e6) + 1, 2, "stable")
     assert (await desk.section())["exposed"] == [[2, "stable", 1]]
 
 
 async def test_an_agent_that_is_started_anew_takes_the_lines_that_waited_for_it(desk: Desk) -> None:
     desk.document, coming = None, document(epoch=5)
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
-    assert desk.intake.follow(coming) is True
-    desk.intake.first_seen["digits/d-1"].see(7, int(NOW * 1e6), 4, "stable")
+    assert desk.intake.update_trackers(coming) is True
+    desk.intake.first_seen["digits/d-1"].observe(7, int(NOW * 1e6), 4, "stable")
     desk.document = coming
     assert (await desk.section())["exposed"] == [[4, "stable", 1]]
 
 
 async def test_where_requests_are_units_none_is_watched(desk: Desk) -> None:
     desk.document = document(unit={"kind": "request"})
-    assert desk.intake.follow() is True
+    assert desk.intake.update_trackers() is True
     assert not desk.intake.first_seen
     assert (await desk.take(converted(desk.id(5))))[0] == 200
     found = await desk.section()
@@ -319,7 +319,7 @@ async def test_what_found_no_room_is_counted_once_however_many_report_at_once(de
 
     desk.store = Slow()
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW)
-    desk.intake.follow()
+    desk.intake.update_trackers()
     desk.intake.first_seen["digits/d-1"].dropped = 7
     await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(5)))
     assert desk.intake.first_seen["digits/d-1"].dropped == 0
@@ -334,7 +334,7 @@ async def test_attempts_that_have_ended_leave_nothing(desk: Desk) -> None:
     before = locks()
     for number in range(1, 6):
         desk.document = document(f"d-{number}")
-        desk.intake.follow()
+        desk.intake.update_trackers()
         assert (await desk.take(converted(desk.id(number, f"d-{number}"))))[0] == 200
     assert locks() == before
 
@@ -344,11 +344,11 @@ def test_services_share_the_memory_for_units(desk: Desk) -> None:
     (service,) = desk.document.services
     many = tuple(service.model_copy(update={"name": f"s{number}"}) for number in range(40))
     desk.document = desk.document.model_copy(update={"services": many})
-    desk.intake.follow()
-    assert sum(seen.waits for seen in desk.intake.first_seen.values()) == 400_000
+    desk.intake.update_trackers()
+    assert sum(seen.max_waiting for seen in desk.intake.first_seen.values()) == 400_000
     desk.document = desk.document.model_copy(update={"services": many[:2]})
-    desk.intake.follow()
-    assert [seen.waits for seen in desk.intake.first_seen.values()] == [100_000] * 2
+    desk.intake.update_trackers()
+    assert [seen.max_waiting for seen in desk.intake.first_seen.values()] == [100_000] * 2
 
 
 async def test_an_edge_whose_clock_is_behind_that_of_another_takes_what_happens_now(desk: Desk) -> None:

@@ -138,7 +138,7 @@ def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_
         rows = {row["origin"]: row for row in build_evidence(AgentState("e", "n"), None, ledger, 2.0)["counters"]}
         page = render_metrics(ledger, None, {}, "", {}).decode().splitlines()
         kept = [each for each in page if "_log_" not in each and "_created" not in each]
-        return rows, seen.some(), ledger.samples["digits/att"].as_json(), kept
+        return rows, seen.next_batch(), ledger.samples["digits/att"].as_json(), kept
 
     requests = [line(REQUEST, number, 5000, unit=number) for number in range(1, 4)]
     asked = [line(PROBE, number, 50, unit=100 + number) for number in range(1, 41)]

@@ -32,7 +32,7 @@ from sundog_edge.state_dir import StateDir
 from waiting import comes_true
 
 ROUNDS = 30
-STEPS = ("apply", "renew", "offer_grpc", "check")
+STEPS = ("apply", "renew", "enable_grpc", "check")
 DOCUMENT = {"version": 1, "namespace": "vision", "generation": 1, "clusters": {}, "services": []}
 
 
@@ -273,7 +273,7 @@ async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_sh
         await agent._control()
         told = (await agent.evidence())["document"]
         assert told["generation"] == 1
-        assert told["error"] == f"generation 2 could not be applied and is tried again: {error}"
+        assert told["error"] == f"generation 2 cannot be applied; still retrying: {error}"
     await agent._control()
     told = (await agent.evidence())["document"]
     assert (told["generation"], told["error"]) == (2, "")

@@ -36,7 +36,7 @@ async def test_no_more_than_so_much_is_read(monkeypatch):
     assert body.pieces == [b"ghi", b"jkl"]
 
 
-@pytest.mark.parametrize("bound", ["TIME_S", "SILENCE_S"])
+@pytest.mark.parametrize("bound", ["BODY_TIMEOUT_S", "IDLE_TIMEOUT_S"])
 async def test_who_dawdles_is_not_waited_for(monkeypatch, bound):
     monkeypatch.setattr(oversized_bodies, "BODY_TIMEOUT_S", PATIENCE_S)
     monkeypatch.setattr(oversized_bodies, "IDLE_TIMEOUT_S", PATIENCE_S)
