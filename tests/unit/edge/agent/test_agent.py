@@ -50,7 +50,7 @@ def turns(monkeypatch) -> Counter[str]:
     for owner, names in ((SplitApplier, STEPS), (Workers, ("refresh",)), (ReplicaSync, ("tick",))):
         for name in names:
             monkeypatch.setattr(owner, name, turn(name))
-    for pause in ("CONTROL_S", "SECRETS_S", "AGAIN_S"):
+    for pause in ("CONTROL_PERIOD_S", "SECRETS_PERIOD_S", "RETRY_S"):
         monkeypatch.setattr(loops, pause, 0.0)
     return counted
 
@@ -67,7 +67,7 @@ async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path,
     options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
     async with aiohttp.ClientSession() as session:
         agent = Agent(options, session)
-        agent._answers.calls = {"sundog": {"digits-r7": {"127.0.0.1:1": 2}}}
+        agent._poller.calls = {"sundog": {"digits-r7": {"127.0.0.1:1": 2}}}
         running = asyncio.create_task(agent.run())
 
         async def enough() -> bool:
@@ -107,7 +107,7 @@ async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_p
             await agent._control()
             await agent._control()
         finally:
-            agent._counting.stop()
+            agent._collector.stop()
     assert order == ["tick", "apply", "tick", "tick"]
 
 
@@ -122,16 +122,16 @@ async def test_an_edge_that_cannot_follow_its_replicas_has_not_got_to_know_them(
         with monkeypatch.context() as broken:
             broken.setattr(ReplicaSync, "tick", refused)
             agent = Agent(options, session)
-        agent._traffic.in_force = SimpleNamespace(document=SimpleNamespace(services=()))
+        agent._split.in_force = SimpleNamespace(document=SimpleNamespace(services=()))
         try:
             for _ in range(3):
                 await agent._control()
             assert not agent._settled
-            agent._replicas = PeriodicTask(agent._following.tick)
+            agent._replica_task = PeriodicTask(agent._replica_sync.tick)
             await agent._control()
             assert agent._settled
         finally:
-            agent._counting.stop()
+            agent._collector.stop()
 
 
 def taking_feedback(attempt: str) -> dict[str, object]:
@@ -190,7 +190,7 @@ async def test_lines_that_waited_for_the_agent_show_first_exposures_though_hapro
 
         async def counted() -> bool:
             assert not running.done()
-            return bool(agent._counting.ledger.boots)
+            return bool(agent._collector.ledger.boots)
 
         try:
             await comes_true(counted, "the line is counted")
@@ -209,7 +209,7 @@ async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, 
         # One worker has the new document by now, another one does not.
         edge.answer("d-1", unit=5)
         edge.answer("d-2", unit=6)
-        await agent._counting.drain()
+        await agent._collector.drain()
         seen.update({attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()})
         self.in_force = AppliedDocument(document, now, {})
 
@@ -221,12 +221,12 @@ async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, 
             await agent._control()
             assert seen == {"digits/d-1": [5], "digits/d-2": [6]}
             edge.answer("d-2", unit=7)
-            await agent._counting.drain()
+            await agent._collector.drain()
             assert {attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()} == {
                 "digits/d-2": [6, 7]
             }
         finally:
-            agent._counting.stop()
+            agent._collector.stop()
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ async def following(tmp_path, turns) -> AsyncIterator[tuple[Agent, Path]]:
     async with aiohttp.ClientSession() as session:
         agent = Agent(options, session)
         yield agent, split
-        agent._counting.stop()
+        agent._collector.stop()
 
 
 def failing(monkeypatch, errors: list[Exception]) -> list[int]:
