@@ -227,7 +227,7 @@ async def test_of_two_writes_the_later_secret_stays(api, account, tmp_path, monk
         {"metadata": {"resourceVersion": version}, "data": {"keys": text}}
         for version, text in (("9", "old"), ("10", "new"))
     ]
-    taking = [asyncio.create_task(source._take_secrets(server, each)) for each in told]
+    taking = [asyncio.create_task(source._store_secrets(server, each)) for each in told]
     for _ in range(10):
         await asyncio.sleep(0)
     going.set()
@@ -277,13 +277,13 @@ async def test_an_api_server_that_is_away_takes_nothing_away_and_comes_back(api,
     await until(lambda: generation(state) == 1 and len(api.watches) == 2)
     api.end_watches()
     await api.stop()
-    await until(lambda: sum("cannot be asked for" in line for line in caplog.messages) == 2)
+    await until(lambda: sum("is not available for" in line for line in caplog.messages) == 2)
     assert generation(state) == 1
     api.document(2)
     await api.start()
     await until(lambda: generation(state) == 2)
     # However often it was tried: once for each of the two.
-    assert sum("cannot be asked for" in line for line in caplog.messages) == 2
+    assert sum("is not available for" in line for line in caplog.messages) == 2
 
 
 @pytest.mark.parametrize("status", [401, 403, 410, 500])
@@ -310,7 +310,7 @@ async def test_no_token_and_no_content_is_told(api, account):
     server = ApiServer(account, "vision")
     with pytest.raises(ApiUnavailable) as refused:
         await server.read("configmaps", "sundog-edge")
-    assert str(refused.value) == "the API server answered 403 for configmaps sundog-edge"
+    assert str(refused.value) == "API server answered 403 for configmaps sundog-edge; expected 200"
     account.token.unlink()
     with pytest.raises(ApiUnavailable, match="configmaps sundog-edge: No such file or directory"):
         await server.read("configmaps", "sundog-edge")
