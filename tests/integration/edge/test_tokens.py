@@ -155,7 +155,7 @@ async def test_keys_are_rotated_and_one_that_is_gone_is_believed_no_more(edge, d
     edge.secret("issuer", jwks__json="{}")
     await becomes(edge, keys.token("new", keys.other), 401)
     problems = (await edge.evidence())["services"]["digits"]["problems"]
-    assert problems == ["Secret issuer jwks.json is no JSON Web Key Set"]
+    assert problems == ["Secret issuer jwks.json is not a JSON Web Key Set"]
 
 
 async def test_the_subject_of_a_token_is_the_client_that_is_slowed(edge, digits):

@@ -66,7 +66,7 @@ class SplitApplier:
         self.signing_keys = NO_KEYS
         self._grpc = False
         self._tls = CertificateSync(haproxy, workers, state)
-        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.last()
+        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.read_stored()
         if self.in_force is not None:
             self._credentials, self._certificates = self._read_secrets(self.in_force.document)
             self._tls.write(self._certificates)

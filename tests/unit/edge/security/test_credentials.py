@@ -32,13 +32,13 @@ def digest(content: bytes) -> str:
     ("files", "wrong"),
     [
         ({}, "is missing or empty"),
-        ({"ada": b"short"}, "ada is no API key: at least 16 printable ASCII characters are expected"),
-        ({"ada": b"0123456789 abcdef"}, "ada is no API key"),
-        ({"ada": b"0123456789abcde\xff"}, "ada is no API key"),
-        ({"ada": b"0123456789\nabcdef"}, "ada is no API key"),
-        ({"a b": GOOD}, "file 'a b' has no name of a client"),
-        ({"ada\n": GOOD}, r"file 'ada\n' has no name of a client"),
-        ({"ada": GOOD, "bob": GOOD}, "bob has the API key of ada"),
+        ({"ada": b"short"}, "file ada is not an API key; expected at least 16 printable ASCII characters"),
+        ({"ada": b"0123456789 abcdef"}, "file ada is not an API key"),
+        ({"ada": b"0123456789abcde\xff"}, "file ada is not an API key"),
+        ({"ada": b"0123456789\nabcdef"}, "file ada is not an API key"),
+        ({"a b": GOOD}, "file 'a b' does not have a valid client name"),
+        ({"ada\n": GOOD}, r"file 'ada\n' does not have a valid client name"),
+        ({"ada": GOOD, "bob": GOOD}, "file bob has the API key of ada"),
     ],
 )
 def test_a_broken_api_key_is_told_and_the_others_count(files, wrong):
@@ -78,16 +78,16 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
     [
         ({}, "is missing or empty"),
         ({"other": b"{}"}, "has no file jwks.json"),
-        ({"jwks.json": b"{"}, "jwks.json is no JSON Web Key Set"),
-        ({"jwks.json": b"[]"}, "jwks.json is no JSON Web Key Set"),
-        (jwks(), f"jwks.json needs 1 to {MAX_KEYS_PER_SET} keys"),
-        (jwks(*[{}] * (MAX_KEYS_PER_SET + 1)), f"jwks.json needs 1 to {MAX_KEYS_PER_SET} keys"),
-        (jwks("x"), "key 0 of jwks.json cannot be read"),
-        (jwks({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}), "key 0 of jwks.json cannot be read"),
+        ({"jwks.json": b"{"}, "jwks.json is not a JSON Web Key Set"),
+        ({"jwks.json": b"[]"}, "jwks.json is not a JSON Web Key Set"),
+        (jwks(), f"jwks.json does not have 1 to {MAX_KEYS_PER_SET} keys"),
+        (jwks(*[{}] * (MAX_KEYS_PER_SET + 1)), f"jwks.json does not have 1 to {MAX_KEYS_PER_SET} keys"),
+        (jwks("x"), "key 0 of jwks.json is not readable"),
+        (jwks({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}), "key 0 of jwks.json is not readable"),
         (jwks(member(ed25519.Ed25519PrivateKey.generate())), "key 0 of jwks.json is for 'EdDSA'"),
-        (jwks(member(CURVE, kid=7)), "key 0 of jwks.json has a kid that is no string"),
-        (jwks(shared(b"k" * 31, alg="HS256")), "key 0 of jwks.json is shared and needs at least 32 bytes"),
-        (jwks(shared(b"k" * 31 + b"\0", alg="HS256")), "key 0 of jwks.json is shared and needs at least 32 bytes"),
+        (jwks(member(CURVE, kid=7)), "key 0 of jwks.json has a kid that is not a string"),
+        (jwks(shared(b"k" * 31, alg="HS256")), "key 0 of jwks.json is shared; expected at least 32 bytes"),
+        (jwks(shared(b"k" * 31 + b"\0", alg="HS256")), "key 0 of jwks.json is shared; expected at least 32 bytes"),
     ],
 )
 def test_a_broken_key_set_is_told(files, wrong):
@@ -140,7 +140,7 @@ def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buff
     files = {"tls.crt": certificate, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key}
     assert build_pem(files) == pem
     assert b"\n\n" not in build_pem({**files, "tls.crt": b"\n# note\n\n" + certificate})
-    with pytest.raises(SecretError, match=rf"at most {MAX_PEM_BYTES} are taken"):
+    with pytest.raises(SecretError, match=rf"expected at most {MAX_PEM_BYTES}"):
         build_pem({**files, "tls.crt": certificate * 40})
 
 
@@ -151,7 +151,7 @@ def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
     known, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
     der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER).replace(known, unknown)
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
-    with pytest.raises(SecretError, match=r"tls\.crt is for a key of a kind that is not supported"):
+    with pytest.raises(SecretError, match=r"tls\.crt has a key of a type that is not supported"):
         build_pem({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
 
 
