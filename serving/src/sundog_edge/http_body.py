@@ -1,13 +1,13 @@
-"""Answers of others, read to their end."""
+"""Read HTTP bodies up to a limit."""
 
 import aiohttp
 
 
-async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The whole body, or `most` + 1 bytes of one that is larger."""
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return the whole body, or `max_bytes` + 1 bytes of a larger one."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > most:
+        if len(body) > max_bytes:
             break
-    return bytes(body[: most + 1])
+    return bytes(body[: max_bytes + 1])

@@ -26,14 +26,14 @@ def refused(*arguments: str) -> str:
 def test_a_state_directory_too_deep_for_sockets_is_refused(tmp_path):
     deep = tmp_path / ("x" * 80)
     message = refused("haproxy", "--state-dir", str(deep))
-    assert "at most 75 fit a Unix socket path" in message
+    assert "expected at most 75, for Unix socket paths" in message
     assert message.count("\n") == 1
     assert not deep.exists()
 
 
 @pytest.mark.parametrize("name", ["a b", 'a"b', "a$b", "a#b", "a;b"])
 def test_a_state_directory_that_the_configuration_cannot_hold_is_refused(tmp_path, name):
-    with pytest.raises(SettingsError, match="which HAProxy cannot be told"):
+    with pytest.raises(SettingsError, match="which HAProxy's configuration cannot contain"):
         StateDir.at((tmp_path / name).relative_to(tmp_path))
 
 
@@ -99,7 +99,7 @@ def test_a_listen_address_that_is_none_is_a_usage_error(tmp_path):
         "--listen",
         "here",
     )
-    assert "'here' is not HOST:PORT" in refused("agent", *arguments)
+    assert "found 'here'; expected HOST:PORT" in refused("agent", *arguments)
 
 
 def test_settings_survive_their_file_and_a_damaged_one_is_as_none(tmp_path):
@@ -123,7 +123,7 @@ def test_a_drain_of_what_has_ended_returns():
 @pytest.mark.parametrize("arguments", [(), ("--split", "x", "--config-map", "y")])
 def test_the_document_comes_from_one_place(tmp_path, arguments):
     message = refused("agent", "--state-dir", str(tmp_path), "--edge-name=e", "--namespace=n", *arguments)
-    assert "exactly one of --split FILE and --config-map NAME is needed" in message
+    assert "expected exactly one of the two" in message
 
 
 def test_a_config_map_is_for_pods(tmp_path, monkeypatch):
