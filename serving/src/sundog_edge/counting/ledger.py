@@ -30,13 +30,11 @@ from sundog_edge.counting.log_lines import (
     parse_head,
 )
 from sundog_edge.counting.rows import (
-    ASSIGNED_ORIGIN,
     FIRST_ATTEMPT_FAILED,
     KIND_OF_END,
     ROW_COLUMNS,
     SLOW,
     SLOW_FURTHER,
-    STICKY_UNIT,
     TIMED_ENDS,
     RowCounters,
     RowKey,
@@ -44,7 +42,7 @@ from sundog_edge.counting.rows import (
 from sundog_edge.counting.unit_groups import UnitGroupCounts
 from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample, units_per_sample
 from sundog_edge.feedback.first_seen import FirstExposureTracker
-from sundog_edge.haproxy.names import FALLBACK_PREFIX, PROBE_ORIGIN
+from sundog_edge.haproxy.names import ASSIGNED_ORIGIN, FALLBACK_PREFIX, PROBE_ORIGIN, STICKY_UNIT
 from sundog_edge.split.document import SplitDocument
 
 _MAX_CELLS = 10_000

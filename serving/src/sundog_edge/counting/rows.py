@@ -12,8 +12,6 @@ from sundog_edge.counting.unit_groups import UnitGroupCounts
 
 KINDS = ("ok", "failed", "aborted")
 KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
-STICKY_UNIT = "sticky"
-ASSIGNED_ORIGIN = "assigned"
 TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
 """Ends that can count as slow. A client that aborts has waited for at least this long. Failures count as failures only."""
 ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
