@@ -43,7 +43,7 @@ def test_a_haproxy_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     message = refused("haproxy", "--state-dir", "s")
-    assert f"{program.HAPROXY_VARIABLE}={tmp_path / 'none'} is not an executable file" in message
+    assert f"{program.HAPROXY_VARIABLE}: found {tmp_path / 'none'}; expected an executable file" in message
     assert message.count("\n") == 1
 
 

@@ -21,7 +21,7 @@ class Recorder(HaproxyClient):
         self.prepared: dict[str, str] = {}
         self.sent: list[str] = []
 
-    async def _send(self, text: str, pid: int | None, patience_s: float = 5.0) -> str:
+    async def _send(self, text: str, pid: int | None, timeout_s: float = 5.0) -> str:
         self.sent.append(text)
         answers = [
             self._one(part.removeprefix(f"@!{pid} ")) for part in (text.split("; ") if "<<" not in text else [text])

@@ -249,7 +249,7 @@ class SplitApplier:
             if worker.old and not worker.relays:
                 worker.relays = True
                 try:
-                    await self._haproxy.relay(worker.pid, self._state.map(RELAY_MAP))
+                    await self._haproxy.start_relay(worker.pid, self._state.map(RELAY_MAP))
                 except HaproxyRefused as error:
                     # The worker has ended, or a version without handover started it.
                     LOG.info("%s", error)

@@ -51,7 +51,7 @@ async def test_another_command_is_sent_once_and_its_silence_told(master: Master)
     """It may have been obeyed."""
     master.silent = 1
     with pytest.raises(HaproxySilent, match=rf"does not answer on {master.path} within 0.05 s"):
-        await HaproxyClient(master.path).command("reload", patience_s=0.05)
+        await HaproxyClient(master.path).command("reload", timeout_s=0.05)
     assert master.asked == ["reload"]
 
 
