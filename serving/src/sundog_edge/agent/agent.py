@@ -23,8 +23,9 @@ from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.workers import Workers
 from sundog_edge.mirror.supervisor import MirrorSupervisor
 from sundog_edge.replicas.plan import ServeClient
+from sundog_edge.replicas.serve_poller import ServePoller
 from sundog_edge.replicas.startup_reports import StartupReports
-from sundog_edge.replicas.sync import ReplicaSync, ServePoller
+from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.security.secrets import Secrets
 from sundog_edge.split.apply import SplitApplier
 from sundog_edge.split.document import SplitDocument, parse_document

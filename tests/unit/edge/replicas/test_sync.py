@@ -8,8 +8,9 @@ import pytest
 
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.client import ServerState
-from sundog_edge.replicas import sync
-from sundog_edge.replicas.sync import ReplicaSync, ServePoller
+from sundog_edge.replicas import serve_poller, sync
+from sundog_edge.replicas.serve_poller import ServePoller
+from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.split.document import Cluster
 from sundog_edge.split.layout import SlotAssignment, SlotServer
 
@@ -33,7 +34,7 @@ class Client:
 
 
 async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_time(monkeypatch):
-    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     client = Client()
     answers = ServePoller(client)
     await answers.poll({"good": GOOD, "slow": SLOW})
@@ -60,7 +61,7 @@ def test_edges_do_not_ask_in_step():
 
 
 async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(monkeypatch):
-    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     client = Client()
     answers = ServePoller(client)
     await answers.poll({"good": GOOD, "slow": SLOW})
@@ -81,7 +82,7 @@ def test_the_more_servers_there_are_the_less_often_each_is_checked(servers, mill
 
 
 async def test_all_ports_of_all_clusters_count(monkeypatch):
-    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     answers = ServePoller(Client())
     await answers.poll({"good": GOOD, "again": GOOD})
     assert answers.count == 2
@@ -134,7 +135,7 @@ async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(mo
         await answers.poll({"sundog-0": HEAD})
     assert (answers.fallbacks, names.asked) == ({"sundog-0": "10.0.0.1:8000"}, 1)
     first = answers.version
-    monkeypatch.setattr(sync, "RESOLVE_S", 0.0)
+    monkeypatch.setattr(serve_poller, "RESOLVE_S", 0.0)
     names.address = "10.0.0.2"
     await answers.poll({"sundog-0": HEAD})
     assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}
