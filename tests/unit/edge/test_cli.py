@@ -1,4 +1,4 @@
-"""What the command says when it cannot start: one line, and what to do."""
+"""Errors at the start of the command: one line with the fix."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_pa
 
 
 def test_one_thread_writes_all_lines_unless_more_are_asked_for(tmp_path, monkeypatch):
-    """Two that write at the same instant lose a line: HAProxy drops it rather than wait."""
+    """Two threads that write at the same time lose a line: HAProxy drops it and does not wait."""
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     monkeypatch.setattr(os, "execv", lambda *_: None)
     for variable in (BOOT_VARIABLE, LOG_VARIABLE):

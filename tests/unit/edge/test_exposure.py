@@ -1,4 +1,4 @@
-"""The id of an exposure: read as it was signed, and nothing else."""
+"""Ids of exposures: only signed ones are read."""
 
 import os
 import string

@@ -1,4 +1,4 @@
-"""Reported outcomes: what is one, what is refused and why, and which of two are the same."""
+"""Reported outcomes: parsing, refusals with reasons, and repetitions."""
 
 import json
 import math

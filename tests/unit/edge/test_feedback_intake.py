@@ -1,4 +1,4 @@
-"""The intake: bodies in, answers out; what is reported of a store that is away."""
+"""The intake: bodies in, answers out; and the reports while the store is away."""
 
 import asyncio
 import gc
@@ -55,7 +55,7 @@ def document(attempt: str = "d-1", **changes: object) -> SplitDocument:
 
 
 class Desk:
-    """An intake with all that it depends on, to be changed."""
+    """An intake with changeable dependencies."""
 
     def __init__(self) -> None:
         self.store: MemoryStore = MemoryStore()
@@ -107,7 +107,7 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
     section = await desk.section()
     assert (section["late"], section["unknown"], section["outcomes"]) == (2, 1, [])
-    # What it knows longer stays known since then.
+    # An older attempt keeps its start.
     desk.clock = NOW + 500
     desk.intake.update_trackers()
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
@@ -279,7 +279,7 @@ async def test_a_new_attempt_begins_at_nothing(desk: Desk) -> None:
 
 
 async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_again(desk: Desk) -> None:
-    """As after a warm-up, of which lines still come when the next epoch is on its way."""
+    """After a warm-up, its lines still come when the next epoch starts."""
     desk.document, coming = document(epoch=1, feedback=None), document(epoch=2)
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
     assert desk.intake.update_trackers(coming) is True

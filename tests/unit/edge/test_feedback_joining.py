@@ -1,4 +1,4 @@
-"""The join, against a count of everything from the beginning; and exposures of units, against a flood of them."""
+"""The join, compared with a count from scratch; and exposures of many units."""
 
 import tracemalloc
 from collections import defaultdict
@@ -62,7 +62,7 @@ def write(own: MemoryAttempt, batch: OutcomeBatch) -> list[str]:
 
 
 class Replay:
-    """What came of everything, told one event at a time and summed at the end."""
+    """The results of all events, joined one by one and summed at the end."""
 
     def __init__(self) -> None:
         self.first: dict[int, FirstExposure] = {}
@@ -195,7 +195,7 @@ def test_a_flood_of_units_leaves_memory_bounded() -> None:
     tracemalloc.start()
     try:
         for unit in range(1, 200_001):
-            # The spread of a hash, without the cost of one here.
+            # Spread like a hash, without its cost.
             seen.observe(unit * 0x9E3779B97F4A7C15 & 0xFFFF_FFFF_FFFF_FFFF, unit, 3, "canary")
             if unit % WRITE_BATCH_UNITS == 0 and unit < 100_000:
                 largest = max(largest, seen.held)

@@ -145,7 +145,7 @@ def test_a_new_name_of_a_header_is_a_reload_and_its_rules_are_there_for_services
 
 
 def with_thresholds(*us: int | None, **further: int) -> SplitDocument:
-    """Two arms that share the buckets, each with its own threshold and all with further ones, and a way to choose the second."""
+    """Two arms that share the buckets, with thresholds of their own and common further ones, and an override for the second."""
     service = document("digits-r7", "digits-r8").model_dump(mode="json")["services"][0]
     for arm, ranges, own in zip(service["arms"], ([[0, 4000]], [[4000, 10_000]]), us, strict=True):
         arm |= {"ranges": ranges, "slowMicroseconds": own, **further}
@@ -325,7 +325,7 @@ def test_answers_are_compressed_where_a_service_offers_it():
     assert fit_layout(Layout(), plain).needs_reload(layout)
     assert Layout.from_json(layout.as_json()).compression
     text = render_config(HaproxyProcessSettings(), layout, STATE)
-    # Of arms alone: calls by gRPC, feedback and what the edge answers itself stay as they are.
+    # Only for arms: gRPC calls, feedback and the edge's own answers stay the same.
     assert text.count("compression algo gzip") == 1
     assert "compression algo gzip" in text[text.index("defaults arm from base") :]
     assert build_maps(asked, layout)["splits"]["digits"].split("|")[6] == "rz"
@@ -345,7 +345,7 @@ def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_
     assert (origin, seconds, credentials) == ("", "600", "")
     assert {"authorization", "x-api-key", "x-user-id"} <= {*request.split(",")}
     assert {"retry-after", "x-request-id"} <= {*response.split(",")}
-    # They stay when the last of them is gone: that is no reason for a reload.
+    # The rules stay after the last such service: their removal is no reason for a reload.
     assert fit_layout(layout, plain).cors
     assert build_maps(plain, fit_layout(layout, plain))["cors"] == {}
 
@@ -428,7 +428,7 @@ def test_a_worker_that_leaves_outlives_the_longest_request(seconds, wait, hard_s
     layout = fit_layout(Layout(), wanted)
     assert f"    hard-stop-after {hard_stop}s\n" in render_config(HaproxyProcessSettings(), layout, STATE)
     assert Layout().needs_reload(layout) is (hard_stop > 120)
-    # What was once allowed may still run: a shorter one changes nothing, and is not worth a reload.
+    # Requests under the longer limit may still run. A shorter limit does not need a reload.
     assert fit_layout(layout, document("digits-r7")).drain_s == layout.drain_s
     assert Layout.from_json(layout.as_json()) == layout
     assert "    hard-stop-after 3000s\n" in render_config(HaproxyProcessSettings(drain_seconds=3000), layout, STATE)

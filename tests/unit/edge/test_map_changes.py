@@ -1,4 +1,4 @@
-"""A change of a map costs what differs, in an order in which nothing refers to what is not there."""
+"""A change of a map costs only the differences, in an order without dangling references."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ENTRIES = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["1", "2"
 
 
 class Recorder(HaproxyClient):
-    """Keeps one map by the commands that it gets."""
+    """A worker's map, changed by commands."""
 
     def __init__(self, entries: dict[str, str]) -> None:
         super().__init__(Path("/none"))

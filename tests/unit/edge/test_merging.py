@@ -1,4 +1,4 @@
-"""Blocks, groups, samples of units: what two edges have counted is what one would have, in any order."""
+"""Blocks, groups and samples of units: the merge of two edges' counts equals the counts of one edge, in any order."""
 
 import random
 
@@ -40,7 +40,7 @@ def test_blocks_are_the_same_in_any_order_and_merged(entries, order: random.Rand
 
 
 def test_blocks_that_are_ahead_of_the_clock_leave_no_other_out():
-    """The clock was a day ahead for a moment, or so far that what was before is kept, and what is ahead was counted by then."""
+    """The clock was ahead for a moment: by a day, or by so little that the earlier blocks stay."""
     for ahead in (
         8640,
         RETAINED_BLOCKS + 1,
@@ -123,7 +123,7 @@ def test_a_sample_is_the_same_in_any_order_and_merged(entries, order: random.Ran
     merged.merge(parts[2])
     assert merged.as_json() == whole.as_json()
     assert UnitSample.from_json(whole.as_json()).as_json() == whole.as_json()
-    # Nobody below the threshold is missing, and each has the earliest of all it did.
+    # No unit below the threshold is missing, and each has its earliest events.
     by_unit: dict[int, list] = {}
     for number, moment, events in entries:
         by_unit.setdefault(number, []).append((moment, events))
@@ -144,7 +144,7 @@ def test_many_samples_share_one_budget():
 
 
 NOW = 14_005.0
-"""When all lines have come."""
+"""Check the counts after the last line."""
 
 
 def line(worker: int, number: int, status: int, arm: str, user: int, block: int) -> bytes:
@@ -173,7 +173,7 @@ def row_of(ledger: Ledger, arm: str) -> dict:
     for boot in ledger.boots.values():
         if (key := f"digits/att/0/{arm}/assigned/sticky") in boot.rows:
             merged.merge(boot.rows[key])
-    # What HAProxy has counted is not in lines.
+    # HAProxy's own counts are not in lines.
     return {**merged.as_json(), **merged.details_as_json(), "highest": 0}
 
 

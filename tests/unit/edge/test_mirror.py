@@ -1,4 +1,4 @@
-"""Copies of requests: how they are read, when two answers agree, what is counted."""
+"""Copies of requests: their parsing, the comparison of answers, the counts."""
 
 import asyncio
 import base64
@@ -41,7 +41,7 @@ def plain(document: Any) -> MirroredAnswer:
 
 
 def binary(*tensors: tuple[str, list[int], bytes]) -> MirroredAnswer:
-    """An answer of the Open Inference Protocol with its tensors behind the JSON."""
+    """Return an answer of the Open Inference Protocol with its tensors after the JSON."""
     outputs = [
         {"name": f"y{index}", "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
         for index, (kind, shape, data) in enumerate(tensors)
@@ -51,7 +51,7 @@ def binary(*tensors: tuple[str, list[int], bytes]) -> MirroredAnswer:
 
 
 def encoded(value: bytes) -> bytes:
-    """As HAProxy writes two slices."""
+    """Encode a body like HAProxy, in two slices."""
     halves = [base64.b64encode(value[:6000]), base64.b64encode(value[6000:])]
     return b"".join(half or b"-" for half in halves)
 
@@ -285,16 +285,18 @@ def test_binary_tensors_are_compared_as_numbers() -> None:
     assert not any(
         answers_agree(forgiving, one, another) for one, another in itertools.permutations((endless, finite, other), 2)
     )
-    assert answers_agree(Comparator(), binary(("BYTES", [1], b"\1\0\0\0a")), binary(("BYTES", [1], b"\1\0\0\0b"))) is False
+    assert (
+        answers_agree(Comparator(), binary(("BYTES", [1], b"\1\0\0\0a")), binary(("BYTES", [1], b"\1\0\0\0b"))) is False
+    )
 
 
 def test_bfloat16_is_compared_as_the_numbers_it_stands_for() -> None:
-    # 1.0 and 2.0, and 1.0 and the next number after 2.0, which is larger by one of 128 parts.
+    # 1.0 and 2.0; then 1.0 and the next number after 2.0, which is larger by 1/128.
     one, near = (binary(("BF16", [1, 2], bytes.fromhex(told))) for told in ("803f0040", "803f0140"))
     assert answers_agree(Comparator(), one, near) is False
     assert answers_agree(Comparator(kind="tolerance", rtol=0.008), one, near)
     assert answers_agree(Comparator(kind="tolerance", rtol=0.007), one, near) is False
-    # 1.0 and 2.0 beside 256.0 and 2.0: as bytes, the first of either is the largest.
+    # 1.0 and 2.0 against 256.0 and 2.0: read as bytes, the first would be the largest in both.
     assert answers_agree(Comparator(kind="argmax"), one, binary(("BF16", [1, 2], bytes.fromhex("80430040")))) is False
     assert answers_agree(Comparator(kind="argmax"), one, near)
 
@@ -426,7 +428,7 @@ async def test_a_cookie_of_one_answer_goes_with_no_other_copy() -> None:
 
     app = web.Application()
     app.router.add_post("/", answer)
-    # By a name: aiohttp keeps no cookies of bare addresses anyway.
+    # By name: aiohttp stores no cookies of numeric addresses.
     async with TestServer(app, host="localhost") as server, make_session() as session:
         for _ in range(2):
             (await session.post(server.make_url("/"))).release()

@@ -1,4 +1,4 @@
-"""Probes: the edge and the model server agree on what they are, and they are counted apart."""
+"""Probes: the edge and the model server agree on them, and they are counted separately."""
 
 import re
 
@@ -65,7 +65,7 @@ def is_probe(path: str) -> bool:
 
 
 def route(path: str) -> Route | None:
-    """What the model server has at a path below its prefix; it takes slashes at the end away."""
+    """The model server's route of a path below its prefix. It ignores trailing slashes."""
     try:
         return ROUTES.find(path.rstrip("/") or "/")
     except Problem:

@@ -1,4 +1,4 @@
-"""The agent's loop: whatever fails in it keeps nothing else from its turn."""
+"""The agent's loop: a failed task does not stop the others."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ DOCUMENT = {"version": 1, "namespace": "vision", "generation": 1, "clusters": {}
 
 @pytest.fixture
 def turns(monkeypatch) -> Counter[str]:
-    """How often each part of the loop had its turn; there is no HAProxy that could refuse any of them, and no pause."""
+    """Turns of each task of the loop, without HAProxy and without pauses."""
     counted: Counter[str] = Counter()
 
     def turn(name: str):
@@ -72,7 +72,7 @@ async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path,
 
         async def enough() -> bool:
             assert not running.done()
-            # A document that is in force is not applied again.
+            # The document in force is not applied again.
             asked = [name for name in STEPS if name == broken or name != "apply"]
             return all(turns[name] >= ROUNDS for name in ("tick", *asked))
 
@@ -153,7 +153,7 @@ def taking_feedback(attempt: str) -> dict[str, object]:
 
 
 class Edge:
-    """The state of an edge whose agent is about to start, with an attempt d-1 in force, and its pipe."""
+    """State directory and pipe of an edge before the start of its agent, with attempt d-1 in force."""
 
     def __init__(self, folder: Path) -> None:
         self.state = StateDir.at(folder / "s")
@@ -169,7 +169,7 @@ class Edge:
         self.state.applied.write_text(json.dumps({"document": content, "appliedAt": 1.0, "since": {}}))
 
     def answer(self, attempt: str, unit: int) -> None:
-        """HAProxy writes of a request that has ended."""
+        """Write HAProxy's line of an ended request."""
         row = f"digits/{attempt}/1/stable/assigned/sticky"
         tail = f"1 10 20 20 {unit} 7 1000000000"
         os.write(self.pipe, f"abcd-1 {row} digits - 200 -- 0 10.0.0.1:80 ok - 100 {tail}\n".encode())
@@ -206,7 +206,7 @@ async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, 
     seen: dict[str, list[int]] = {}
 
     async def apply(self, document, now):
-        # One worker has the new document by now, another one does not.
+        # One worker already has the new document, another does not.
         edge.answer("d-1", unit=5)
         edge.answer("d-2", unit=6)
         await agent._collector.drain()
@@ -231,7 +231,7 @@ async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, 
 
 @pytest.fixture
 async def following(tmp_path, turns) -> AsyncIterator[tuple[Agent, Path]]:
-    """An agent without HAProxy, whose control loop a test turns, and the file of its split document."""
+    """An agent without HAProxy, whose control loop the test calls, and the file of its split document."""
     split = tmp_path / "split.json"
     split.write_text(json.dumps(DOCUMENT))
     options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
@@ -242,7 +242,7 @@ async def following(tmp_path, turns) -> AsyncIterator[tuple[Agent, Path]]:
 
 
 def failing(monkeypatch, errors: list[Exception]) -> list[int]:
-    """Have the next attempts to apply a document fail; gives the generations of all attempts."""
+    """Make the next attempts to apply a document fail. Return the generations of all attempts."""
     attempts: list[int] = []
 
     async def apply(self, document, now):

@@ -1,4 +1,4 @@
-"""What the agent answers over HTTP."""
+"""The agent's HTTP server."""
 
 import errno
 
@@ -8,9 +8,9 @@ from sundog_edge.agent.http_server import make_agent_app
 
 
 class Agent:
-    """One whose disk is full."""
+    """An agent whose disk is full."""
 
-    async def evidence(self, question):
+    async def evidence(self, query):
         raise OSError(errno.ENOSPC, "No space left on device", "/s/counters.json")
 
 

@@ -1,4 +1,4 @@
-"""Parts of the agent's work: when each has its turn, and what is said of those that fail."""
+"""Periodic tasks of the agent: the times of their turns, and the log of failures."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from sundog_edge.errors import HaproxyRefused
 
 
 class Work:
-    """Counts its turns, and raises what it is told to. Its clock stands still unless it is moved."""
+    """Counts its turns, and raises `error` if it is set. Its clock moves only when a test sets `now`."""
 
     def __init__(self) -> None:
         self.turns = 0

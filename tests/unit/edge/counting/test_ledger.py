@@ -1,4 +1,4 @@
-"""Accumulation: nothing vanishes, the order of lines does not matter, late is not lost."""
+"""The ledger: no count vanishes, the order of lines does not matter, late lines are not lost."""
 
 import random
 from itertools import pairwise
@@ -46,7 +46,7 @@ def conserved(row: RowCounters) -> bool:
 
 
 class Haproxy:
-    """A worker in miniature: chooses, ends and writes lines as the real one does."""
+    """A small model of a worker: it assigns and ends requests and writes lines like a real one."""
 
     def __init__(self, boot: str) -> None:
         self.boot = boot
@@ -117,7 +117,7 @@ def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
                 dropped += _ends(before) - _ends(ledger)
         rows = [row for boot in ledger.boots.values() for row in boot.rows.values()]
         assert all(conserved(row) for row in rows)
-        # Late is not lost: never more than what really went missing.
+        # Late lines are not lost: `lost` never exceeds the really missing lines.
         assert sum(row.lost for row in rows) <= dropped
     ledger.consume(worker.pipe, 0)
     worker.pipe.clear()
@@ -130,7 +130,7 @@ def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
     boot.finish(1.0)
     assert all(conserved(row) and row.in_flight == 0 for row in rows)
     assert sum(row.lost for row in rows) == dropped + len(worker.running)
-    # What ends after all, or runs on since the worker was only away from the list, was lost for a while and is assigned once.
+    # Requests that end later, or still run because the worker was only unlisted, were lost for a while and are assigned once.
     assigned = sum(worker.assigned.values())
     ledger = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
     boot = ledger.boot(worker.boot, 0)
@@ -209,7 +209,7 @@ def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
 
 
 def test_what_waited_long_for_a_replica_is_slow_all_the_same():
-    """A candidate that dies again and again would be as quick as any else: what waits for its next replica, others answer."""
+    """A candidate that ends repeatedly would look fast, because its waiting requests are answered elsewhere."""
     ledger, key = Ledger(), KEY.format("canary")
     elsewhere = {"server": "fallback-127.0.0.1:8000", "slow": "2500"}
     lines = [line("a-1", key, 1, total=2501, **elsewhere), line("a-1", key, 2, total=2500, **elsewhere)]
@@ -285,7 +285,7 @@ def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
     column = 1 + ROW_COLUMNS.index("slow")
     assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
     assert {arm: sum(own[grouping.SLOW_INDEXES[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
-    # A request that began under another threshold.
+    # A request that started under another threshold.
     ledger.consume([line("a-1", KEY.format("canary"), 9, total=1150, slow=str(own)) for own in (1100, 1200)], 0)
     assert rows["canary"].slow == 2
 
@@ -295,7 +295,7 @@ def test_each_threshold_of_an_arm_has_counts_of_its_own():
     key = KEY.format("stable")
     totals = (100, 101, 501, 1001, 9000)
     ledger.consume([line("a-1", key, n, total=total, slow="500,100,1000") for n, total in enumerate(totals)], 0)
-    # What began when there was one threshold, and failures, which are slow by none.
+    # Requests that started under a single threshold, and failures, which never count as slow.
     ledger.consume([line("a-1", key, 5, total=9000, slow="500"), line("a-1", key, 6, 500, total=9000, slow="5,5,5")], 0)
     row = ledger.boots["a-1"].rows[key]
     wanted = {"slow": 4, "slow2": 4, "slow3": 2}
@@ -398,7 +398,7 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     assert "sundog_edge_log_lines_total 4.0" in page
     ledger.consume([line("b-2", old, 2)], 12.0)
     assert ledger.boots["b-2"].rows[old].ended == 1
-    # What is known of a forgotten arm goes on from where it was.
+    # The sums of a dropped arm continue to grow.
     again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
     assert (
         'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 4.0'
@@ -435,5 +435,5 @@ def test_the_coarse_histogram_has_every_duration_below_the_same_edge():
         histogram.add(counts, histogram.find_bucket(duration))
     found = coarsen(counts)
     assert sum(found) == 6
-    # Below 100 µs, below 200 µs, and without an upper edge.
+    # Below 100 µs, below 200 µs, and without an upper limit.
     assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -1,4 +1,4 @@
-"""HAProxy's lines."""
+"""HAProxy's log lines."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""The lines of an export, and how they are answered."""
+"""The lines of an export, and its HTTP answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -25,7 +25,7 @@ class Read:
 
 @dataclass
 class Memory:
-    """A store of what a test puts in. It fails after so many rows, and waits where it is told to."""
+    """A store with a test's rows. It can fail after some rows, and wait before it goes on."""
 
     exposed: list[ExportedExposure] = field(default_factory=list)
     told: list[ExportedOutcome] = field(default_factory=list)

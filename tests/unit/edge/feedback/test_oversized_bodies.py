@@ -1,4 +1,4 @@
-"""A body that nobody takes is read to its end, but not for ever."""
+"""A too large body is read to its end, within limits."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from waiting import PATIENCE_S
 
 
 class Body:
-    """Gives the pieces, and then its end, or nothing more."""
+    """Returns the pieces, then its end; or hangs."""
 
     def __init__(self, *pieces: bytes, ends: bool = True) -> None:
         self.pieces = list(pieces)

@@ -1,4 +1,4 @@
-"""Commands to HAProxy's master: who is silent, and who is asked again."""
+"""Commands to HAProxy's master: timeouts and retries."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from sundog_edge.haproxy.client import HaproxyClient, WorkerProcess
 
 
 class Master:
-    """A master's socket; `silent` so many connections are never answered, and others by what is `said`."""
+    """A master's socket: the first `silent` connections get no answer, others get `said`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,7 +48,7 @@ async def test_a_master_that_does_not_answer_the_first_connection_is_asked_again
 
 
 async def test_another_command_is_sent_once_and_its_silence_told(master: Master) -> None:
-    """It may have been obeyed."""
+    """HAProxy may have run it."""
     master.silent = 1
     with pytest.raises(HaproxySilent, match=rf"does not answer on {master.path} within 0.05 s"):
         await HaproxyClient(master.path).command("reload", timeout_s=0.05)
@@ -119,7 +119,7 @@ async def test_a_path_with_other_letters_and_a_payload_are_sent(master: Master) 
 async def test_a_check_that_was_late_is_told_from_one_that_failed(
     master: Master, state: int, status: int, health: int, expected: tuple[bool, bool, bool]
 ) -> None:
-    """Lines as HAProxy 2.8.25 writes them."""
+    """Lines of HAProxy 2.8.25."""
     master.said = f"1\n# be_id be_name …\n2 slot0 1 10.0.0.1:1 10.0.0.1 {state} 0 1 1 3 {status} 0 {health} 7 0 0 0 - 1 - 0 0 - - 0\n"
     (found,) = await HaproxyClient(master.path).servers(31)
     assert (found.running, found.slow, found.failing) == expected

@@ -1,4 +1,4 @@
-"""The document and the Secrets out of an API server that is slow, silent, ahead, behind, or away."""
+"""The document and the Secrets from an API server that is slow, silent, ahead, behind, or away."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ PATH = "/api/v1/namespaces/vision/"
 
 
 class Api:
-    """Lists and watches of one ConfigMap and one Secret, as an API server answers them."""
+    """An API server's lists and watches of one ConfigMap and one Secret."""
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
@@ -31,7 +31,7 @@ class Api:
         self.version = 1
         self.status = 200
         self.answering = asyncio.Event()
-        """Lists are answered while it is set, with what there was when they were asked for."""
+        """Lists are answered while it is set, with the state at the time of the request."""
 
         self.answering.set()
         self.watches: list[asyncio.Queue[dict[str, Any] | None]] = []
@@ -282,7 +282,7 @@ async def test_an_api_server_that_is_away_takes_nothing_away_and_comes_back(api,
     api.document(2)
     await api.start()
     await until(lambda: generation(state) == 2)
-    # However often it was tried: once for each of the two.
+    # One line for each object, whatever the number of retries.
     assert sum("is not available for" in line for line in caplog.messages) == 2
 
 

@@ -1,4 +1,4 @@
-"""From Serve's answer and HAProxy's state to commands."""
+"""Commands from Serve's answer and HAProxy's state."""
 
 import re
 from dataclasses import replace
@@ -53,7 +53,7 @@ def test_targets_are_read_and_serves_own_proxy_is_none():
         ]
     }
     assert parse_http_targets(answer, REMOTE) == {"a": ("10.0.0.7:30003", "10.0.0.8:30003"), "b": ()}
-    # With a loopback dashboard replicas listen on loopback only.
+    # With a dashboard on loopback, replicas listen on loopback only.
     assert parse_http_targets(answer, LOCAL)["a"] == ("127.0.0.1:30003", "127.0.0.1:30003")
 
 
@@ -213,7 +213,7 @@ SLOW = {"slow": True, "failing": True}
         ([server("a:1", **SLOW)], ["a:1"]),
         ([server("a:1", running=False, **SLOW)], ["a:1"]),
         ([server("a:1", **SLOW), server("b:1", running=False, **SLOW)], ["a:1", "b:1"]),
-        # Put back a moment ago, and not checked since.
+        # Restored a moment ago, and not checked since.
         ([server("a:1", slow=True), server("b:1", **SLOW)], ["b:1"]),
         ([server("a:1", slow=True)], []),
         ([server("a:1", **SLOW), server("b:1")], []),
@@ -250,7 +250,7 @@ def test_a_server_is_proven_until_a_check_fails_for_another_reason_than_its_slow
     assert find_proven((), [new]) == find_proven((), [slow]) == frozenset()
     assert find_proven((), [server("a:1")]) == {"a:1"}
     assert find_proven({"a:1"}, [slow]) == {"a:1"}
-    # Another application has its address, or nobody.
+    # Another application has its address, or none.
     assert find_proven({"a:1"}, [new]) == find_proven({"a:1"}, []) == frozenset()
 
 
@@ -274,7 +274,7 @@ def test_a_server_that_comes_back_while_it_drains_is_ready_again_but_never_from_
     st.data(),
 )
 def test_stepping_ends_at_the_listed_servers_and_never_leaves_a_slot_bare(before, after, data):
-    """Health as HAProxy has it: added servers are down, and pass their check at some later step."""
+    """HAProxy's health: added servers are down, and pass their check at a later step."""
     states = {name: server(name) for name in before}
     for _ in range(20):
         had_running = any(state.up for state in states.values())

@@ -1,4 +1,4 @@
-"""How replicas started, as the agent learns it from themselves; they run a tenant's code, and may answer anything."""
+"""Startup reports of replicas, which run a tenant's code, so their answers are untrusted."""
 
 import json
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ SERVICE = {
 
 
 class Replica:
-    """One that answers what it is told to, and counts how often it was asked."""
+    """A replica that gives a set answer, and counts its requests."""
 
     def __init__(self) -> None:
         self.told: Any = TOLD

@@ -1,4 +1,4 @@
-"""Asking clusters for their replicas."""
+"""Polling of clusters, and the log of replicas."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
 
 
 class Client:
-    """Clusters of which one answers at once and the other when it is let."""
+    """Two clusters: one answers at once, the other after `go_on`."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -111,7 +111,7 @@ def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
 
 
 class Names:
-    """A name server whose answers a test changes."""
+    """A name server whose answers the test changes."""
 
     def __init__(self, monkeypatch) -> None:
         self.asked = 0

@@ -1,4 +1,4 @@
-"""Secrets become look-ups: API keys, keys of tokens, certificates; whatever is broken harms only itself."""
+"""Look-ups from Secrets: API keys, token keys, certificates. A broken part does not affect the others."""
 
 import base64
 import datetime as dt
@@ -121,7 +121,7 @@ def test_a_private_key_in_a_set_is_used_as_public_only():
     private = jwt.algorithms.ECAlgorithm.to_jwk(CURVE, as_dict=True)
     found, told = parse_jwks(jwks({**private, "kid": "e"}))
     assert told == ()
-    # The only key also serves tokens that name none.
+    # The only key also serves tokens without a key id.
     assert found[""] == found[digest(b"e")]
     assert b"PRIVATE" not in found[""][1]
 
@@ -145,9 +145,9 @@ def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buff
 
 
 def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
-    """One Secret like this must not keep all others from being read."""
+    """One such Secret must not prevent the reading of others."""
     certificate, _, key = make_self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
-    # The name of elliptic curves in it, and another of the same length.
+    # The OID of elliptic curves, replaced by another of the same length.
     known, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
     der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER).replace(known, unknown)
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"

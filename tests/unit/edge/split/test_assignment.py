@@ -22,7 +22,7 @@ from sundog_edge.split.assignment import (
 @pytest.mark.parametrize(
     ("salt", "unit", "expected"),
     [
-        # Frozen: another value would move users between arms in the middle of an experiment.
+        # Fixed: another value would move users between arms during an experiment.
         ("digits-salt", b"a", 9991),
         ("digits-salt", b"user-1", 5029),
         ("s", b"", 4987),
@@ -44,7 +44,7 @@ def test_buckets_are_uniform_and_salts_independent():
 
 @st.composite
 def tables(draw):
-    """Ranges of 1..11 arms that cover every bucket once, in any order."""
+    """Ranges of 1 to 11 arms that cover every bucket once, in any order."""
     count = draw(st.integers(1, 11))
     cuts = sorted(draw(st.sets(st.integers(1, BUCKET_COUNT - 1), max_size=40)))
     ranges = [[] for _ in range(count)]
@@ -103,7 +103,7 @@ def test_prefixes_hold_exactly_the_buckets_of_their_range(interval):
         number for prefix in found for number in range(BUCKET_COUNT) if str(BUCKET_COUNT + number).startswith(prefix)
     ]
     assert held == [*range(start, end)]
-    # Two digits each side of four, nine each: an entry costs memory.
+    # Four times two digits, nine prefixes each: every entry costs memory.
     assert len(found) <= 72
 
 
@@ -159,5 +159,5 @@ def test_a_json_value_is_a_unit(value, unit):
 
 
 def test_golden_hash_of_a_unit():
-    # Frozen: samples of units of several edges and versions are joined by it.
+    # Fixed: samples of several edges and versions merge by it.
     assert unit_hash(b"user-1") == 0xA173746B114C6BE8

@@ -1,4 +1,4 @@
-"""The split document is taken whole or refused whole, with one line."""
+"""The split document is accepted or refused as a whole, with one line."""
 
 import copy
 import json
@@ -190,7 +190,7 @@ def test_unknown_fields_are_ignored():
         ((*CANARY, "slowMicroseconds2"), 0, ["arms[1].slowMicroseconds2", "0"]),
         ((*CANARY, "slowMicroseconds2"), 9000, ["arms[1]", "without the one before it"]),
         ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
-        # What is demanded of callers and not understood would else let everybody in.
+        # An ignored requirement would let every caller in.
         ((*SERVICE, "auth"), {"oidc": {}}, ["services[0].auth.oidc"]),
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuers": []}}, ["services[0].auth.jwt.issuers"]),
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuer": "a|b"}}, ["services[0].auth.jwt.issuer", "a|b"]),
