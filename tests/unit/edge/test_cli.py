@@ -37,7 +37,7 @@ def test_a_state_directory_that_the_configuration_cannot_hold_is_refused(tmp_pat
         StateDir.at((tmp_path / name).relative_to(tmp_path))
 
 
-def test_a_haproxy_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_missing_haproxy_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv(program.HAPROXY_VARIABLE, str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
@@ -72,7 +72,7 @@ def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_pa
     assert not (tmp_path / "haproxy.cfg").exists()
 
 
-def test_one_thread_writes_all_lines_unless_more_are_asked_for(tmp_path, monkeypatch):
+def test_one_thread_writes_all_lines_by_default(tmp_path, monkeypatch):
     """Two threads that write at the same time lose a line: HAProxy drops it and does not wait."""
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     monkeypatch.setattr(os, "execv", lambda *_: None)
@@ -86,7 +86,7 @@ def test_one_thread_writes_all_lines_unless_more_are_asked_for(tmp_path, monkeyp
         assert f"    nbthread {threads}\n" in (state / "haproxy.cfg").read_text()
 
 
-def test_a_listen_address_that_is_none_is_a_usage_error(tmp_path):
+def test_an_invalid_listen_address_is_a_usage_error(tmp_path):
     arguments = (
         "--state-dir",
         str(tmp_path),
@@ -102,7 +102,7 @@ def test_a_listen_address_that_is_none_is_a_usage_error(tmp_path):
     assert "found 'here'; expected HOST:PORT" in refused("agent", *arguments)
 
 
-def test_settings_survive_their_file_and_a_damaged_one_is_as_none(tmp_path):
+def test_settings_are_read_back_and_a_damaged_file_counts_as_missing(tmp_path):
     state = StateDir(tmp_path)
     assert HaproxyProcessSettings.load(state) is None
     settings = HaproxyProcessSettings(http_bind="1.2.3.4:5", threads=3)
@@ -113,7 +113,7 @@ def test_settings_survive_their_file_and_a_damaged_one_is_as_none(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layout.json", "settings.json"]
 
 
-def test_a_drain_of_what_has_ended_returns():
+def test_draining_an_ended_process_returns():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     result = CliRunner().invoke(main, ["drain", "--pid", str(ended.pid), "--delay-seconds=0"])

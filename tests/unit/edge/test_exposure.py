@@ -27,7 +27,7 @@ exposures = st.builds(
 
 
 @given(names, exposures)
-def test_an_id_is_read_as_it_was_signed_with_either_key(service: str, exposure: SignedExposure) -> None:
+def test_an_id_signed_with_either_key_is_read(service: str, exposure: SignedExposure) -> None:
     text = sign_exposure(KEY, service, exposure)
     assert len(text) <= MAX_CHARACTERS
     assert set(text) <= {*string.ascii_letters, *string.digits, *"-._~"}
@@ -66,14 +66,14 @@ def test_every_other_character_at_every_place_is_refused() -> None:
 
 
 @given(st.text(max_size=300))
-def test_any_text_is_no_id(text: str) -> None:
+def test_arbitrary_text_is_not_an_id(text: str) -> None:
     assert verify_exposure([KEY], "digits", text) is None
 
 
 @pytest.mark.parametrize(
     "told", ["2~a~0~b~0123456789abcdef~1", "1~a~0~b~0123456789ABCDEF~1", "1~a~-1~b~0123456789abcdef~1"]
 )
-def test_a_text_of_another_shape_is_no_id_though_it_be_signed(told: str) -> None:
+def test_a_signed_text_of_another_shape_is_not_an_id(told: str) -> None:
     assert verify_exposure([KEY], "digits", f"{told}~{_signature(KEY, 'digits', 'b', told)}") is None
 
 
@@ -92,7 +92,7 @@ def test_a_file_has_one_key_or_two(tmp_path) -> None:
         assert "abab" not in str(raised.value)
 
 
-def test_a_new_key_signs_once_every_edge_can_have_it(tmp_path) -> None:
+def test_a_new_key_signs_after_every_edge_can_have_it(tmp_path) -> None:
     file, clock = tmp_path / "key", [1000.0]
     reader = SigningKeyFile(file, lambda: clock[0])
 

@@ -113,7 +113,7 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
 
 
-async def test_each_item_is_answered_for_itself(desk: Desk) -> None:
+async def test_each_item_has_its_own_result(desk: Desk) -> None:
     status, answer = await desk.take(
         converted(desk.id(1)),
         converted(desk.id(1)),
@@ -144,7 +144,7 @@ async def test_each_item_is_answered_for_itself(desk: Desk) -> None:
     assert "nobody" not in json.dumps(answer)
 
 
-async def test_whose_id_it_is_not_cannot_be_told_from_the_answer(desk: Desk) -> None:
+async def test_the_answer_does_not_reveal_the_owner_of_an_id(desk: Desk) -> None:
     genuine = desk.id()
     strangers = [
         "anything",
@@ -163,13 +163,13 @@ async def test_whose_id_it_is_not_cannot_be_told_from_the_answer(desk: Desk) -> 
     assert (await desk.take(converted(desk.id(key=OLD))))[1]["accepted"] == 1
 
 
-async def test_only_the_first_problems_are_told(desk: Desk) -> None:
+async def test_only_the_first_problems_are_listed(desk: Desk) -> None:
     _, answer = await desk.take(*[converted("x")] * 50)
     assert answer["unknown"] == 50
     assert [each["item"] for each in answer["problems"]] == list(range(MAX_PROBLEMS))
 
 
-async def test_a_unit_whose_request_has_just_been_answered_is_known(desk: Desk) -> None:
+async def test_a_unit_of_a_just_answered_request_is_known(desk: Desk) -> None:
     desk.lines = [(unit_hash(b"ada"), int((NOW - 1) * 1e6))]
     assert await desk.take({"unit": "ada", "metric": "converted"}) == (
         200,
@@ -237,7 +237,7 @@ async def test_a_store_that_is_away_loses_nothing_that_was_acknowledged(desk: De
     assert after["outcomes"] == before["outcomes"] == [["converted", 1, "stable", 1, 1, 10**6, 10**12]]
 
 
-async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> None:
+async def test_a_hanging_store_is_waited_for_with_a_timeout(desk: Desk) -> None:
     class Hanging(MemoryStore):
         hangs = True
 
@@ -258,7 +258,7 @@ async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> No
     assert (await desk.take(converted(desk.id(1))))[1]["accepted"] == 1
 
 
-async def test_what_waits_is_handed_over_on_the_way_out(desk: Desk) -> None:
+async def test_waiting_exposures_are_written_at_the_end(desk: Desk) -> None:
     desk.lines = [(7, int(NOW * 1e6))]
     desk.drain()
     await desk.intake.finish()
@@ -269,7 +269,7 @@ async def test_what_waits_is_handed_over_on_the_way_out(desk: Desk) -> None:
     await desk.intake.finish()
 
 
-async def test_a_new_attempt_begins_at_nothing(desk: Desk) -> None:
+async def test_a_new_attempt_starts_at_zero(desk: Desk) -> None:
     await desk.take(converted(desk.id(1)))
     desk.document = document("d-2")
     assert desk.intake.update_trackers() is True
@@ -278,7 +278,7 @@ async def test_a_new_attempt_begins_at_nothing(desk: Desk) -> None:
     assert (await desk.take(converted(desk.id(1))))[1]["unknown"] == 1
 
 
-async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_again(desk: Desk) -> None:
+async def test_a_unit_from_before_feedback_is_first_exposed_when_it_comes_again(desk: Desk) -> None:
     """After a warm-up, its lines still come when the next epoch starts."""
     desk.document, coming = document(epoch=1, feedback=None), document(epoch=2)
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
@@ -292,7 +292,7 @@ async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_ag
     assert (await desk.section())["exposed"] == [[2, "stable", 1]]
 
 
-async def test_an_agent_that_is_started_anew_takes_the_lines_that_waited_for_it(desk: Desk) -> None:
+async def test_a_restarted_agent_reads_the_waiting_lines(desk: Desk) -> None:
     desk.document, coming = None, document(epoch=5)
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
     assert desk.intake.update_trackers(coming) is True
@@ -301,7 +301,7 @@ async def test_an_agent_that_is_started_anew_takes_the_lines_that_waited_for_it(
     assert (await desk.section())["exposed"] == [[4, "stable", 1]]
 
 
-async def test_where_requests_are_units_none_is_watched(desk: Desk) -> None:
+async def test_no_unit_is_tracked_if_requests_are_units(desk: Desk) -> None:
     desk.document = document(unit={"kind": "request"})
     assert desk.intake.update_trackers() is True
     assert not desk.intake.first_seen
@@ -310,7 +310,7 @@ async def test_where_requests_are_units_none_is_watched(desk: Desk) -> None:
     assert (found["exposed"], found["outcomes"][0][3]) == ([], 1)
 
 
-async def test_what_found_no_room_is_counted_once_however_many_report_at_once(desk: Desk) -> None:
+async def test_dropped_exposures_are_counted_once_with_concurrent_reports(desk: Desk) -> None:
     class Slow(MemoryStore):
         async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
             for _ in range(20):
@@ -330,7 +330,7 @@ def locks() -> int:
     return sum(type(each) is asyncio.Lock for each in gc.get_objects())
 
 
-async def test_attempts_that_have_ended_leave_nothing(desk: Desk) -> None:
+async def test_ended_attempts_leave_no_state(desk: Desk) -> None:
     before = locks()
     for number in range(1, 6):
         desk.document = document(f"d-{number}")
@@ -351,14 +351,14 @@ def test_services_share_the_memory_for_units(desk: Desk) -> None:
     assert [seen.max_waiting for seen in desk.intake.first_seen.values()] == [100_000] * 2
 
 
-async def test_an_edge_whose_clock_is_behind_that_of_another_takes_what_happens_now(desk: Desk) -> None:
+async def test_an_edge_with_a_late_clock_accepts_events_without_a_time(desk: Desk) -> None:
     ahead = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 1, int(NOW) + 2))
     told = datetime.fromtimestamp(NOW, UTC).isoformat()
     _, answer = await desk.take(converted(ahead), converted(ahead, time=told))
     assert (answer["accepted"], answer["late"]) == (1, 1)
 
 
-async def test_so_it_does_where_the_unit_is_told_and_the_exposure_is_in_the_store(desk: Desk) -> None:
+async def test_an_edge_with_a_late_clock_accepts_units_with_stored_exposures(desk: Desk) -> None:
     desk.lines = [(unit_hash(b"ada"), int(NOW + 2) * 1_000_000)]
     ada, told = {"unit": "ada", "metric": "converted"}, datetime.fromtimestamp(NOW, UTC).isoformat()
     _, answer = await desk.take(ada, {**ada, "time": None, "id": "again"}, {**ada, "time": told})

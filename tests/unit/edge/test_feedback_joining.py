@@ -110,7 +110,7 @@ class Replay:
 
 
 @given(batches)
-def test_sums_are_those_of_everything_counted_from_the_beginning(told: list[OutcomeBatch]) -> None:
+def test_sums_equal_a_count_from_scratch(told: list[OutcomeBatch]) -> None:
     own, replay = MemoryAttempt(), Replay()
     for batch in told:
         before = own.tally.get("sequence", 0), dict(own.tally)
@@ -139,7 +139,7 @@ def test_a_section_of_nothing_is_all_zero() -> None:
     }
 
 
-def test_a_unit_waits_with_its_earliest_request_and_is_asked_for_once() -> None:
+def test_a_unit_waits_with_its_earliest_request_and_is_written_once() -> None:
     seen = FirstExposureTracker()
     seen.observe(1, 20, 1, "b")
     seen.observe(1, 10, 0, "a")
@@ -151,7 +151,7 @@ def test_a_unit_waits_with_its_earliest_request_and_is_asked_for_once() -> None:
     assert seen.next_batch() == ({}, 0)
 
 
-def test_what_finds_no_room_is_counted_and_taken_when_it_comes_again() -> None:
+def test_units_without_room_are_counted_and_taken_when_they_come_again() -> None:
     seen = FirstExposureTracker(waiting=2)
     for unit in (1, 2, 3, 4):
         seen.observe(unit, 10, 0, "a")
@@ -176,7 +176,7 @@ def test_units_that_come_again_are_remembered_among_many_that_do_not() -> None:
     assert asked == 10
 
 
-def test_many_attempts_hold_no_more_than_a_few() -> None:
+def test_many_attempts_need_no_more_memory_than_a_few() -> None:
     seen = FirstExposureTracker()
     for attempts, remembered, waits in (
         (0, 200_000, 100_000),

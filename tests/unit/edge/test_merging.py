@@ -39,7 +39,7 @@ def test_blocks_are_the_same_in_any_order_and_merged(entries, order: random.Rand
     assert sum(sum(row[1:]) for row in whole.rows()) == sum(n for b, _, n in entries if b in kept)
 
 
-def test_blocks_that_are_ahead_of_the_clock_leave_no_other_out():
+def test_blocks_ahead_of_the_clock_displace_no_others():
     """The clock was ahead for a moment: by a day, or by so little that the earlier blocks stay."""
     for ahead in (
         8640,
@@ -65,7 +65,7 @@ def test_blocks_that_are_ahead_of_the_clock_leave_no_other_out():
                 assert before == [[own, 1] for own in range(1000, 1010) if own > 1009 + ahead - RETAINED_BLOCKS]
 
 
-def test_a_line_that_is_ahead_of_the_clock_counts_as_one_of_now():
+def test_a_line_ahead_of_the_clock_counts_for_the_present_block():
     ledger = Ledger()
     now = 10_000_000.0
     stamped = int(now) // 10 + 8640
@@ -77,13 +77,13 @@ def test_a_line_that_is_ahead_of_the_clock_counts_as_one_of_now():
     assert sum(sum(counts[1 : 1 + len(ENDS)]) for counts in row.blocks.rows()) == 601
 
 
-def test_a_line_of_the_first_block_of_all_times_is_counted():
+def test_a_line_of_block_zero_is_counted():
     blocks = TimeBlockCounts(1)
     blocks.add(0, 0, 1)
     assert blocks.rows() == [[0, 1]]
 
 
-def test_a_little_ahead_of_the_clock_is_what_it_says():
+def test_a_block_slightly_ahead_of_the_clock_is_accepted():
     blocks = TimeBlockCounts(1)
     blocks.add(1000 + MAX_BLOCKS_AHEAD, 0, 1, 1000)
     blocks.add(1000, 0, 1, 1000)
@@ -179,7 +179,7 @@ def row_of(ledger: Ledger, arm: str) -> dict:
 
 @settings(deadline=None)
 @given(LINES, st.randoms())
-def test_two_edges_merged_are_one_in_any_order(entries, order: random.Random):
+def test_two_merged_edges_equal_one_in_any_order(entries, order: random.Random):
     lines = [line(1, number, *entry) for number, entry in enumerate(entries, start=1)]
     one = Ledger()
     one.consume(lines, NOW)
@@ -226,7 +226,7 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
     assert again.as_json() == ledger.as_json()
 
 
-def test_groups_of_a_snapshot_with_other_columns_are_left_out():
+def test_groups_of_a_snapshot_with_other_columns_are_skipped():
     ledger = Ledger()
     ledger.consume([line(1, 0, 200, "canary", 5, 1000), line(1, 1, 500, "canary", 5, 1000)], NOW)
     details = ledger.details_as_json()
@@ -238,7 +238,7 @@ def test_groups_of_a_snapshot_with_other_columns_are_left_out():
 
 
 @pytest.mark.parametrize("own", [b"x 1 2 3 4 5 6", b"1 x 2 3 4 5 6", b"1 2 3 4 5 100 6", b"1 2 3 4 5 -1 6"])
-def test_a_line_with_a_damaged_tail_counts_nothing_but_itself(own):
+def test_a_line_with_a_damaged_tail_counts_only_as_unparsable(own):
     ledger = Ledger()
     head = line(1, 1, 200, "stable", 1, 1000).rsplit(b" ", 7)[0]
     ledger.consume([head + b" " + own], NOW)

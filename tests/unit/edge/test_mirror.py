@@ -84,7 +84,7 @@ def datagram(**changes: Any) -> bytes:
     return b'<133>1 - - haproxy 1 - [mirror of="' + b" ".join(written) + b'"] line of the log\n'
 
 
-def test_a_record_is_read_as_it_was_sent() -> None:
+def test_a_record_is_parsed() -> None:
     record = parse_record(datagram())
     assert record == MirrorRecord(
         "b1-7",
@@ -99,7 +99,7 @@ def test_a_record_is_read_as_it_was_sent() -> None:
 
 
 @given(body=st.binary(max_size=12_000), answer=st.binary(max_size=12_000))
-def test_bodies_survive_the_way(body: bytes, answer: bytes) -> None:
+def test_bodies_are_decoded_unchanged(body: bytes, answer: bytes) -> None:
     record = parse_record(datagram(body=body, size=str(len(body)), answer=answer, answer_size=str(len(answer))))
     assert (record.skip, record.request.body, record.answer.body) == ("", body, answer)
 
@@ -116,7 +116,7 @@ def test_bodies_survive_the_way(body: bytes, answer: bytes) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_repeated_says_why(changes: dict[str, str], skip: str) -> None:
+def test_a_record_that_cannot_be_repeated_has_the_reason(changes: dict[str, str], skip: str) -> None:
     assert parse_record(datagram(**changes)).skip == skip
 
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_repeated_says_why(changes: dict[str, str], skip: str) ->
     [b"", b"<133>1 - -", datagram()[:80], datagram(key=" a b"), datagram(received="-"), datagram(body="***")],
     ids=lambda each: str(each[:30]),
 )
-def test_what_is_no_record_is_refused(damaged: bytes) -> None:
+def test_invalid_records_are_refused(damaged: bytes) -> None:
     with pytest.raises(ValueError, match=r"record|literal|base64"):
         parse_record(damaged)
 
@@ -142,7 +142,7 @@ def test_every_answer_agrees_with_itself_in_any_order(kind: str, document: Any) 
 
 
 @given(one=DOCUMENTS, other=DOCUMENTS)
-def test_exact_is_symmetric_and_tolerance_forgives_no_less(one: Any, other: Any) -> None:
+def test_exact_is_symmetric_and_tolerance_is_not_stricter(one: Any, other: Any) -> None:
     exact = answers_agree(Comparator(), plain(one), plain(other))
     assert exact == answers_agree(Comparator(), plain(other), plain(one))
     if exact:
@@ -173,7 +173,7 @@ def test_tolerance_is_a_limit(rows: list[list[float]], off: float) -> None:
     ],
     ids=str,
 )
-def test_what_json_calls_equal_is_equal(one: Any, other: Any, same: bool) -> None:
+def test_equality_is_that_of_json(one: Any, other: Any, same: bool) -> None:
     for kind in ("exact", "tolerance"):
         assert answers_agree(Comparator(kind=kind), plain(one), plain(other)) == same
 
@@ -199,11 +199,11 @@ def test_what_json_calls_equal_is_equal(one: Any, other: Any, same: bool) -> Non
     ],
     ids=str,
 )
-def test_argmax_looks_at_places_alone(one: Any, other: Any, same: bool) -> None:
+def test_argmax_compares_indexes_only(one: Any, other: Any, same: bool) -> None:
     assert answers_agree(Comparator(kind="argmax"), plain(one), plain(other)) == same
 
 
-def test_a_path_leaves_aside_what_is_elsewhere() -> None:
+def test_a_path_ignores_other_parts() -> None:
     one, other = {"model": "v1", "outputs": [{"data": [1]}]}, {"model": "v2", "outputs": [{"data": [1]}]}
     assert answers_agree(Comparator(), plain(one), plain(other)) is False
     assert answers_agree(Comparator(path="$.outputs[0].data"), plain(one), plain(other))
@@ -227,7 +227,7 @@ CUSTOM = Comparator(kind="custom", parts=(SCORES, BOX))
     ],
     ids=str,
 )
-def test_custom_agrees_where_every_part_does_in_its_own_way(other: Any, same: bool, by_part: tuple[bool, bool]) -> None:
+def test_custom_agrees_if_every_part_agrees(other: Any, same: bool, by_part: tuple[bool, bool]) -> None:
     one = plain({"scores": [0.1, 0.9], "box": [1, 9], "id": "a"})
     assert answers_agree(CUSTOM, one, plain(other)) == same
     found = compare_answers(CUSTOM, one, plain(other))
@@ -235,7 +235,7 @@ def test_custom_agrees_where_every_part_does_in_its_own_way(other: Any, same: bo
     assert compare_answers(CUSTOM, one, one) == dict.fromkeys(found, True)
 
 
-def test_custom_is_no_measure_where_stable_lacks_a_part_whatever_the_others_say() -> None:
+def test_custom_has_no_verdict_if_stable_lacks_a_part() -> None:
     one, other = plain({"scores": [0.1, 0.9]}), plain({"scores": [0.9, 0.1], "box": [1, 9]})
     found = compare_answers(CUSTOM, one, other)
     assert found == {"argmax $.scores": False, "tolerance $.box": None, "exact": False, "custom": None}
@@ -244,13 +244,13 @@ def test_custom_is_no_measure_where_stable_lacks_a_part_whatever_the_others_say(
     assert compare_answers(CUSTOM, other, garbage) == dict.fromkeys(found, False)
 
 
-def test_what_is_compared_exactly_beside_is_the_same_part() -> None:
+def test_the_additional_exact_comparison_has_the_same_path() -> None:
     one, other = plain({"a": [1.0, 2.0], "id": 1}), plain({"a": [1.0, 2.0], "id": 2})
     assert compare_answers(Comparator(kind="argmax", path="$.a"), one, other) == {"argmax": True, "exact": True}
     assert compare_answers(Comparator(), one, other) == {"exact": False}
 
 
-def test_a_target_is_told_whole() -> None:
+def test_a_target_survives_its_json() -> None:
     told = orjson.loads(orjson.dumps(target(comparator=CUSTOM).as_json()))
     assert MirrorTarget.from_json(told) == target(comparator=CUSTOM)
 
@@ -266,7 +266,7 @@ def test_a_target_is_told_whole() -> None:
     ],
     ids=str,
 )
-def test_parts_that_nobody_can_compare_are_refused(comparator: dict[str, Any]) -> None:
+def test_invalid_parts_are_refused(comparator: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"[Cc]omparator"):
         Comparator.model_validate(comparator)
 
@@ -290,7 +290,7 @@ def test_binary_tensors_are_compared_as_numbers() -> None:
     )
 
 
-def test_bfloat16_is_compared_as_the_numbers_it_stands_for() -> None:
+def test_bfloat16_is_compared_as_numbers() -> None:
     # 1.0 and 2.0; then 1.0 and the next number after 2.0, which is larger by 1/128.
     one, near = (binary(("BF16", [1, 2], bytes.fromhex(told))) for told in ("803f0040", "803f0140"))
     assert answers_agree(Comparator(), one, near) is False
@@ -314,13 +314,13 @@ def test_bfloat16_is_compared_as_the_numbers_it_stands_for() -> None:
     ids=lambda each: str(each.body[:20]),
 )
 @pytest.mark.parametrize("kind", ["exact", "tolerance", "argmax"])
-def test_garbage_agrees_with_nothing_and_is_no_measure(kind: str, garbage: MirroredAnswer) -> None:
+def test_garbage_agrees_with_nothing_and_gives_no_verdict_as_stable(kind: str, garbage: MirroredAnswer) -> None:
     assert answers_agree(Comparator(kind=kind), plain({"outputs": [1.0, 2.0]}), garbage) is False
     assert answers_agree(Comparator(kind=kind), garbage, plain({"outputs": [1.0, 2.0]})) is None
 
 
 @pytest.mark.parametrize("kind", ["exact", "tolerance", "argmax"])
-def test_what_is_nested_deeper_than_is_looked_at_is_no_measure(kind: str) -> None:
+def test_too_deeply_nested_answers_have_no_verdict(kind: str) -> None:
     deep = MirroredAnswer("", None, b"[" * 1000 + b"1" + b"]" * 1000)
     assert answers_agree(Comparator(kind=kind), deep, deep) is None
 
@@ -350,7 +350,7 @@ def target(**changes: Any) -> MirrorTarget:
         ({}, {}, MAX_LAG_US, {"dropped": 1}),
     ],
 )
-async def test_what_is_not_to_be_repeated_is_not(
+async def test_requests_with_a_reason_are_not_repeated(
     fields: dict[str, str], aim: dict[str, Any], late_us: int, counted: dict[str, int]
 ) -> None:
     async with make_session() as session:
@@ -361,7 +361,7 @@ async def test_what_is_not_to_be_repeated_is_not(
     assert (own.sent, own.skipped | ({"dropped": own.dropped} if own.dropped else {})) == (0, counted)
 
 
-async def test_what_finds_no_replica_once_the_candidate_has_answered_counts_against_it() -> None:
+async def test_a_missing_replica_counts_as_error_after_the_candidates_first_answer() -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response([1])
 
@@ -387,7 +387,7 @@ async def test_what_finds_no_replica_once_the_candidate_has_answered_counts_agai
     assert (later.sent, later.skipped) == (0, {"noReplica": 1}), "of another epoch nothing has answered yet"
 
 
-async def test_copies_under_way_are_few() -> None:
+async def test_concurrent_copies_are_limited() -> None:
     async with make_session() as session:
         mirror = Mirror(session)
         mirror.set_targets({"digits": target()})
@@ -400,7 +400,7 @@ async def test_copies_under_way_are_few() -> None:
     assert (own.errors, own.in_flight) == (MAX_IN_FLIGHT, 0)
 
 
-async def test_a_copy_goes_nowhere_but_to_a_replica() -> None:
+async def test_a_copy_goes_to_a_replica_only() -> None:
     seen: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -419,7 +419,7 @@ async def test_a_copy_goes_nowhere_but_to_a_replica() -> None:
     assert (seen, own.errors) == (["/digits-r8.app/v2/infer"], 1)
 
 
-async def test_a_cookie_of_one_answer_goes_with_no_other_copy() -> None:
+async def test_cookies_of_an_answer_are_not_sent_with_other_copies() -> None:
     seen: list[str | None] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -445,7 +445,7 @@ def some() -> MirrorCounts:
     return counts
 
 
-def test_counts_keep_what_they_are_over_a_restart() -> None:
+def test_counts_survive_a_restart() -> None:
     counts = some()
     stored = MirrorCounts.from_json(orjson.loads(orjson.dumps(counts.as_json())))
     assert stored == counts
@@ -458,7 +458,7 @@ def test_counts_keep_what_they_are_over_a_restart() -> None:
     assert sum(stored.stable) == sum(stored.candidate) == 4
 
 
-def test_how_long_both_took_is_counted_apart() -> None:
+def test_both_durations_are_counted_separately() -> None:
     counts = MirrorCounts()
     counts.add_pair(1250, 1000)
     at = histogram.find_bucket

@@ -73,7 +73,7 @@ def route(path: str) -> Route | None:
 
 
 @pytest.mark.parametrize("path", WITHOUT_THE_MODEL)
-def test_what_the_model_server_answers_without_its_model_is_a_probe(path):
+def test_requests_answered_without_the_model_are_probes(path):
     found = route(path)
     assert found is not None
     assert found.answer is not None
@@ -104,19 +104,19 @@ def test_what_the_model_server_answers_without_its_model_is_a_probe(path):
         "/-/routes",
     ],
 )
-def test_any_other_path_is_a_request(path):
+def test_other_paths_are_requests(path):
     assert not is_probe(path)
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=7))
-def test_no_path_of_the_model_is_a_probe_and_none_of_the_others_is_missed(parts):
+def test_probes_are_exactly_the_routes_without_the_model(parts):
     path = "/" + "/".join(parts)
     found = route(path)
     if found is not None:
         assert is_probe(path) == (found.answer is not None), path
 
 
-def test_of_grpc_all_but_predictions_are_probes():
+def test_all_grpc_methods_except_predictions_are_probes():
     assert {path.rpartition("/")[2] for path in grpc.PROBES} == {*METHODS} - {"ModelInfer"}
 
 
@@ -128,7 +128,7 @@ def line(row: str, number: int, total_us: int, unit: int = 5) -> bytes:
 REQUEST, PROBE = "digits/att/2/stable/assigned/sticky", "digits/att/2/stable/probe/anonymous"
 
 
-def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_be_without_them():
+def test_probes_do_not_change_the_row_units_or_metrics_of_an_arm():
     def told(lines: list[bytes], requests: int, asked: int):
         ledger, seen = Ledger(), FirstExposureTracker()
         ledger.watch({"digits/att": seen})
@@ -151,7 +151,7 @@ def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_
     assert (probe["assigned"], probe["ends"]["ok"], probe["inFlight"], probe["lost"]) == (40, 40, 0, 0)
 
 
-def test_a_probe_whose_line_is_lost_is_lost_among_probes():
+def test_a_lost_line_of_a_probe_counts_for_probes():
     ledger = Ledger()
     ledger.consume([line(PROBE, 1, 50), line(REQUEST, 1, 50)], 1.0)
     ledger.boots["a-1"].settle(
@@ -161,7 +161,7 @@ def test_a_probe_whose_line_is_lost_is_lost_among_probes():
     assert rows == {PROBE: (3, 1, 1, 1), REQUEST: (1, 1, 0, 0)}
 
 
-def test_probes_that_are_forgotten_stay_in_the_sum_of_probes():
+def test_dropped_probes_stay_in_the_sum_of_probes():
     ledger = Ledger()
     ledger.consume([line(PROBE, 1, 50), line(PROBE, 2, 50), line(REQUEST, 1, 50)], 1.0)
     ledger.forget_rows("a-1", ledger.idle_rows("a-1", 2.0, set()))

@@ -56,7 +56,7 @@ def turns(monkeypatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("broken", STEPS)
-async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path, monkeypatch, caplog, turns, broken):
+async def test_replicas_are_synced_while_another_task_keeps_failing(tmp_path, monkeypatch, caplog, turns, broken):
     async def refused(self, *_):
         turns[broken] += 1
         raise HaproxyRefused(f"{broken} is refused")
@@ -86,7 +86,7 @@ async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path,
     assert told == [f"{broken} is refused"]
 
 
-async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_path, monkeypatch, turns):
+async def test_replicas_of_a_new_document_are_synced_in_the_same_turn(tmp_path, monkeypatch, turns):
     order: list[str] = []
 
     async def apply(self, document, now):
@@ -111,7 +111,7 @@ async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_p
     assert order == ["tick", "apply", "tick", "tick"]
 
 
-async def test_an_edge_that_cannot_follow_its_replicas_has_not_got_to_know_them(tmp_path, monkeypatch, turns):
+async def test_an_edge_that_cannot_sync_replicas_is_not_settled(tmp_path, monkeypatch, turns):
     async def refused(self):
         raise HaproxyRefused("no")
 
@@ -182,7 +182,7 @@ def edge(tmp_path) -> Iterator[Edge]:
     os.close(edge.pipe)
 
 
-async def test_lines_that_waited_for_the_agent_show_first_exposures_though_haproxy_is_away(edge):
+async def test_waiting_lines_give_first_exposures_while_haproxy_is_away(edge):
     edge.answer("d-1", unit=5)
     async with aiohttp.ClientSession() as session:
         agent = Agent(edge.options, session)
@@ -202,7 +202,7 @@ async def test_lines_that_waited_for_the_agent_show_first_exposures_though_hapro
     assert edge.store.attempts["digits/d-1"].firsts == {5: FirstExposure(1_000_000_000, 1, "stable")}
 
 
-async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, monkeypatch, turns):
+async def test_first_exposures_are_tracked_while_a_document_is_applied(edge, monkeypatch, turns):
     seen: dict[str, list[int]] = {}
 
     async def apply(self, document, now):
@@ -260,9 +260,7 @@ NO_PROCESS = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
 
 @pytest.mark.parametrize("error", [FULL_DISK, NO_PROCESS, HaproxyRefused("no"), HaproxyUnavailable("away")])
-async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_shown_until_then(
-    following, monkeypatch, error
-):
+async def test_a_failed_document_is_retried_and_its_error_is_shown_until_then(following, monkeypatch, error):
     agent, split = following
     attempts = failing(monkeypatch, [])
     await agent._control()
@@ -281,7 +279,7 @@ async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_sh
     assert failing_twice == [2, 2, 2]
 
 
-async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_is_to_wait(following, monkeypatch):
+async def test_a_changed_document_is_applied_without_the_pause_of_the_failed_one(following, monkeypatch):
     agent, split = following
     monkeypatch.setattr(loops, "RETRY_S", 1000.0)
     monkeypatch.setattr(loops, "MAX_RETRY_S", 1000.0)
@@ -295,11 +293,11 @@ async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_
     assert agent._error == ""
 
 
-def test_the_pause_before_another_attempt_grows_to_ten_seconds():
+def test_the_pause_before_a_retry_grows_to_ten_seconds():
     assert [loops.retry_delay_s(failures) for failures in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
 
 
-async def test_the_error_of_a_document_that_could_not_be_read_goes_when_it_can(following, monkeypatch):
+async def test_the_error_of_an_unreadable_document_ends_when_it_is_readable(following, monkeypatch):
     agent, split = following
     attempts = failing(monkeypatch, [])
     await agent._control()
@@ -314,7 +312,7 @@ async def test_the_error_of_a_document_that_could_not_be_read_goes_when_it_can(f
     assert (agent._error, attempts) == ("", [1])
 
 
-async def test_what_cannot_be_written_down_is_not_in_force(tmp_path, monkeypatch):
+async def test_an_unwritable_document_is_not_in_force(tmp_path, monkeypatch):
     async def put(self, *_):
         pass
 

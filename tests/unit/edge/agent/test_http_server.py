@@ -14,7 +14,7 @@ class Agent:
         raise OSError(errno.ENOSPC, "No space left on device", "/s/counters.json")
 
 
-async def test_counters_that_cannot_be_written_down_are_not_shown_and_the_answer_says_why():
+async def test_unwritable_counters_are_not_shown_and_the_answer_has_the_reason():
     async with TestClient(TestServer(make_agent_app(Agent()))) as client:
         answer = await client.get("/evidence")
         assert answer.status == 503

@@ -23,7 +23,7 @@ class Work:
         return PeriodicTask(self.turn, clock=lambda: self.now, **pauses)
 
 
-async def test_a_step_comes_at_once_and_then_in_its_own_time():
+async def test_a_task_runs_at_once_and_then_at_its_interval():
     work = Work()
     step = work.step(interval_s=1.0, retry_s=5.0)
     for at, turns in ((100.0, 1), (100.9, 1), (101.0, 2), (101.9, 2), (102.0, 3)):
@@ -32,7 +32,7 @@ async def test_a_step_comes_at_once_and_then_in_its_own_time():
         assert work.turns == turns, at
 
 
-async def test_one_that_failed_waits_before_it_is_tried_again():
+async def test_a_failed_task_waits_before_its_retry():
     work = Work()
     step = work.step(retry_s=5.0)
     work.error = HaproxyRefused("no")
@@ -46,7 +46,7 @@ async def test_one_that_failed_waits_before_it_is_tried_again():
     assert not step.failing
 
 
-async def test_each_error_is_logged_once_until_a_turn_went_well(caplog):
+async def test_each_error_is_logged_once_until_a_turn_succeeds(caplog):
     work = Work()
     step = work.step()
     refused, full = HaproxyRefused("refused"), OSError("disk full")
@@ -56,7 +56,7 @@ async def test_each_error_is_logged_once_until_a_turn_went_well(caplog):
     assert [record.getMessage() for record in caplog.records] == ["refused", "disk full", "refused"]
 
 
-async def test_a_mistake_of_the_program_is_nothing_to_go_on_with():
+async def test_a_programming_error_is_raised():
     work = Work()
     work.error = KeyError("x")
     with pytest.raises(KeyError):

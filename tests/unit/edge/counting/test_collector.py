@@ -40,7 +40,7 @@ class Workers:
         self.all = [self.current, self.away]
 
 
-async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypatch):
+async def test_a_relisted_worker_has_lost_nothing(tmp_path, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("sundog_edge.counting.collector.time.time", lambda: now)
     workers = Workers()
@@ -61,7 +61,7 @@ async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypa
         counting.stop()
 
 
-def test_a_snapshot_whose_blocks_have_other_columns_is_left_alone(tmp_path):
+def test_a_snapshot_with_other_block_columns_is_ignored(tmp_path):
     state = StateDir.at(tmp_path / "s")
     first = CounterCollector(Haproxy(), Workers(), state)
     first.ledger.boot("old-6", 1.0).row(KEY).blocks.add(1000, 11, 1)
@@ -165,7 +165,7 @@ async def books(tmp_path, monkeypatch):
     books.counting.stop()
 
 
-async def test_a_table_that_was_asked_for_before_a_row_was_let_go_of_brings_nothing_back(books):
+async def test_an_outdated_table_does_not_bring_a_dropped_row_back(books):
     books.haproxy.answering.clear()
     settling = asyncio.create_task(books.counting.settle())
     await asyncio.sleep(0)
@@ -178,7 +178,7 @@ async def test_a_table_that_was_asked_for_before_a_row_was_let_go_of_brings_noth
     assert (books.rows, books.past) == ({}, ENDED)
 
 
-async def test_what_haproxy_was_not_there_to_let_go_of_is_kept(books):
+async def test_rows_are_retained_while_haproxy_cannot_clear_them(books):
     books.haproxy.away = True
     with pytest.raises(HaproxyUnavailable):
         await books.counting.forget(set())
@@ -192,7 +192,7 @@ async def test_what_haproxy_was_not_there_to_let_go_of_is_kept(books):
     assert books.rows == {"stable": (1, 0, 0)}
 
 
-async def test_a_row_that_is_in_use_again_is_kept_and_the_others_go(books, caplog):
+async def test_a_reused_row_is_retained_and_the_others_are_dropped(books, caplog):
     books.haproxy.rows[KEY] = TableEntry(COUNT + 1, 1)
     # A cleared row comes again at once: its new count must not retain the old one.
     books.haproxy.cleared = lambda: books.haproxy.rows.update({OTHER: TableEntry(1, 1)})
@@ -203,7 +203,7 @@ async def test_a_row_that_is_in_use_again_is_kept_and_the_others_go(books, caplo
     assert books.past == {"canary": (COUNT, 0, 0)}
 
 
-async def test_rows_of_a_worker_that_is_not_listed_are_kept(books):
+async def test_rows_of_an_unlisted_worker_are_retained(books):
     listed, books.workers.all = books.workers.all, []
     await books.counting.forget(set())
     books.workers.all = listed
@@ -211,7 +211,7 @@ async def test_rows_of_a_worker_that_is_not_listed_are_kept(books):
     assert (books.rows, books.past) == (ENDED, {})
 
 
-async def test_a_line_that_waits_while_its_row_is_let_go_of_is_of_that_row(books, tmp_path):
+async def test_a_line_that_waits_while_its_row_is_dropped_counts_for_that_row(books, tmp_path):
     pipe = open_for_haproxy(tmp_path / "s" / "log.pipe")
     try:
         books.haproxy.cleared = lambda: os.write(pipe, line(KEY, COUNT + 1) + b"\n")

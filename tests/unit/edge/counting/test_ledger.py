@@ -200,7 +200,7 @@ def test_histograms_have_every_end_once(entries):
             assert all(counts[-1] > 0 for counts in family.values() if counts)
 
 
-def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
+def test_requests_through_serves_own_proxy_are_not_in_latency():
     ledger = Ledger()
     ledger.consume([line("a-1", KEY.format("stable"), 1, server="fallback-127.0.0.1:8000")], 0)
     row = ledger.boots["a-1"].rows[KEY.format("stable")]
@@ -208,7 +208,7 @@ def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
     assert row.total["ok"] == row.ttfb["ok"] == []
 
 
-def test_what_waited_long_for_a_replica_is_slow_all_the_same():
+def test_a_long_wait_for_a_replica_counts_as_slow():
     """A candidate that ends repeatedly would look fast, because its waiting requests are answered elsewhere."""
     ledger, key = Ledger(), KEY.format("canary")
     elsewhere = {"server": "fallback-127.0.0.1:8000", "slow": "2500"}
@@ -219,7 +219,7 @@ def test_what_waited_long_for_a_replica_is_slow_all_the_same():
     assert sum(counts[1 + ROW_COLUMNS.index("slow")] for counts in row.blocks.rows()) == 1
 
 
-def test_retries_are_charged_and_rescues_counted():
+def test_retries_and_rescues_are_counted():
     ledger = Ledger()
     key = KEY.format("stable")
     ledger.consume([line("a-1", key, 3, retries="+2"), line("a-1", key, 4, 500, retries="1")], 0)
@@ -240,7 +240,7 @@ def test_poison_is_counted_stays_in_snapshots_and_is_shown():
     )
 
 
-def test_a_snapshot_of_before_poison_was_counted_has_none():
+def test_a_snapshot_from_before_poison_has_none():
     ledger = Ledger()
     ledger.consume([line("a-1", KEY.format("stable"), 1)], 0)
     stored = ledger.as_json()
@@ -268,7 +268,7 @@ def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_fai
     ]
 
 
-def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
+def test_an_answer_is_slow_by_its_arms_threshold_at_its_start():
     ledger = Ledger()
     totals = ((1000, 200), (1001, 200), (1200, 404), (1201, 429), (9000, 500))
     for arm, slow in (("stable", "1000"), ("canary", "1200"), ("other", "-")):
@@ -290,7 +290,7 @@ def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
     assert rows["canary"].slow == 2
 
 
-def test_each_threshold_of_an_arm_has_counts_of_its_own():
+def test_each_threshold_of_an_arm_has_separate_counts():
     ledger = Ledger()
     key = KEY.format("stable")
     totals = (100, 101, 501, 1001, 9000)
@@ -324,7 +324,7 @@ def test_each_threshold_of_an_arm_has_counts_of_its_own():
     assert f'sundog_edge_slow_further_total{{{arm},threshold="3"}} 2.0' in page
 
 
-def test_a_line_with_more_thresholds_than_are_counted_is_none():
+def test_a_line_with_too_many_thresholds_is_unparsable():
     ledger = Ledger()
     ledger.boot("a-1", 0.0)
     ledger.consume([line("a-1", KEY.format("stable"), n, slow=slow) for n, slow in enumerate(("1,2,3,4", "1,,2"))], 0)
@@ -347,7 +347,7 @@ def test_feedback_is_counted_by_status_and_in_no_row():
     assert ledger.gone.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
 
 
-def test_units_are_seen_first_where_their_attempt_is_watched():
+def test_first_exposures_are_tracked_for_watched_attempts():
     ledger, seen = Ledger(), FirstExposureTracker()
     row = "digits/{}/{}/stable/{}/{}"
     ledger.consume([line("b-1", row.format("att", 0, "assigned", "sticky"), 1, unit=5)], 1.0)
@@ -367,14 +367,14 @@ def test_units_are_seen_first_where_their_attempt_is_watched():
     assert len(seen.waiting) == 2
 
 
-def test_unparsable_lines_are_counted_where_they_come_from():
+def test_unparsable_lines_are_counted_for_their_boot():
     ledger = Ledger()
     ledger.consume([line("a-1", KEY.format("stable"), 1), b"a-1 rubbish", b"rubbish", b"\xff"], 0)
     assert ledger.boots["a-1"].unparsable == 1
     assert ledger.strays == 2
 
 
-def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
+def test_old_boots_are_dropped_and_stay_in_the_sums():
     old, new = KEY.format("stable"), KEY.format("canary").replace("/att/", "/next/")
     ledger = Ledger({"a-1": Boot("a-1", 1, 0), "b-2": Boot("b-2", 2, 0)})
     ledger.consume([line("a-1", old, 1), line("b-2", old, 1), line("b-2", new, 1)], 10.0)
@@ -406,14 +406,14 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     )
 
 
-def test_a_row_with_requests_running_is_not_forgotten():
+def test_a_row_with_running_requests_is_not_dropped():
     ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
     ledger.boots["a-1"].settle({KEY.format("stable"): TableEntry(2, 2)}, "all", 1.0)
     assert ledger.idle_rows("a-1", 5.0, set()) == []
 
 
 @given(st.integers(0, 10**10))
-def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
+def test_a_duration_is_in_the_bucket_of_its_limits(duration):
     counts: list[int] = []
     histogram.add(counts, histogram.find_bucket(duration))
     bucket = len(counts) - 1
@@ -422,14 +422,14 @@ def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
     assert bucket == len(histogram.EDGES_US) or duration < histogram.EDGES_US[bucket]
 
 
-def test_edges_resolve_a_margin_of_ten_percent():
+def test_bucket_limits_resolve_a_margin_of_ten_percent():
     edges = histogram.EDGES_US
     assert list(edges) == sorted(set(edges))
     assert (edges[0], edges[-1]) == (100, 1_000_000_000)
     assert all(high / low < 1.06 for low, high in pairwise(edges))
 
 
-def test_the_coarse_histogram_has_every_duration_below_the_same_edge():
+def test_the_coarse_histogram_has_every_duration_below_the_same_limit():
     counts: list[int] = []
     for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
         histogram.add(counts, histogram.find_bucket(duration))

@@ -23,13 +23,13 @@ class Body:
         return b""
 
 
-async def test_all_of_it_is_read():
+async def test_the_whole_body_is_read():
     body = Body(b"a", b"b", b"c")
     await oversized_bodies.drain_body(body)
     assert body.pieces == []
 
 
-async def test_no_more_than_so_much_is_read(monkeypatch):
+async def test_at_most_the_limit_is_read(monkeypatch):
     monkeypatch.setattr(oversized_bodies, "MAX_BYTES", 4)
     body = Body(b"abc", b"def", b"ghi", b"jkl")
     await oversized_bodies.drain_body(body)
@@ -37,7 +37,7 @@ async def test_no_more_than_so_much_is_read(monkeypatch):
 
 
 @pytest.mark.parametrize("bound", ["BODY_TIMEOUT_S", "IDLE_TIMEOUT_S"])
-async def test_who_dawdles_is_not_waited_for(monkeypatch, bound):
+async def test_a_slow_client_reaches_a_timeout(monkeypatch, bound):
     monkeypatch.setattr(oversized_bodies, "BODY_TIMEOUT_S", PATIENCE_S)
     monkeypatch.setattr(oversized_bodies, "IDLE_TIMEOUT_S", PATIENCE_S)
     monkeypatch.setattr(oversized_bodies, bound, 0.001)

@@ -92,7 +92,7 @@ async def test_a_healthy_replica_is_asked_once(
     assert (starts.known, replica.asked) == ({"digits-r1": START}, 1)
 
 
-async def test_the_evidence_has_it_beside_the_health_of_the_arm(
+async def test_the_evidence_has_the_report_beside_the_health_of_the_arm(
     replica: Replica, starts: StartupReports, document: SplitDocument
 ) -> None:
     await starts.tick(document, replica.addresses)
@@ -101,7 +101,7 @@ async def test_the_evidence_has_it_beside_the_health_of_the_arm(
     assert told["services"]["digits"]["arms"]["stable"]["startup"] == START
 
 
-async def test_what_leaves_the_document_is_forgotten(
+async def test_reports_of_applications_that_left_the_document_are_dropped(
     replica: Replica, starts: StartupReports, document: SplitDocument
 ) -> None:
     await starts.tick(document, replica.addresses)
@@ -150,7 +150,7 @@ async def test_a_redirect_is_not_followed(
         {"phases": {"load": 1.0}, "padding": "x" * 70_000},
     ],
 )
-async def test_an_answer_of_another_shape_is_no_start(
+async def test_an_answer_of_another_shape_is_no_report(
     replica: Replica, starts: StartupReports, document: SplitDocument, told: Any
 ) -> None:
     replica.told = told

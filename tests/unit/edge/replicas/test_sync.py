@@ -33,7 +33,7 @@ class Client:
         return {"digits-r1": (f"127.0.0.1:{self.port}",)}, {}
 
 
-async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_time(monkeypatch):
+async def test_a_hanging_cluster_delays_no_other_and_has_one_poll_at_a_time(monkeypatch):
     monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     client = Client()
     answers = ServePoller(client)
@@ -52,7 +52,7 @@ async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_tim
     assert client.asked["http://slow"] == 2
 
 
-def test_edges_do_not_ask_in_step():
+def test_edges_poll_at_random_times():
     calm = ReplicaSync(None, None, None, ServePoller(Client()))
     pauses = [calm.poll_delay_s for _ in range(50)]
     low, high = ((1 + sign * sync.POLL_JITTER) * sync.POLL_S for sign in (-1, 1))
@@ -60,7 +60,7 @@ def test_edges_do_not_ask_in_step():
     assert len({*pauses}) == len(pauses)
 
 
-async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(monkeypatch):
+async def test_a_hanging_cluster_that_left_the_document_is_dropped(monkeypatch):
     monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     client = Client()
     answers = ServePoller(client)
@@ -88,7 +88,7 @@ async def test_all_ports_of_all_clusters_count(monkeypatch):
     assert answers.count == 2
 
 
-def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
+def test_changes_of_a_replica_are_logged_with_its_application():
     holding = SlotAssignment("slot2", "digits-r7", "digits", "/digits-r7")
     names = ("stays", "comes", "fails", "drains", "went")
     stays, comes, fails, drains, went = (SlotServer("slot2", name, name, 0) for name in names)
@@ -128,7 +128,7 @@ class Names:
 HEAD = Cluster(dashboard="http://good", fallback="sundog-0-head-svc.vision.svc:8000")
 
 
-async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(monkeypatch):
+async def test_the_address_of_a_head_is_resolved_again_at_intervals(monkeypatch):
     names, client = Names(monkeypatch), Client()
     answers = ServePoller(client)
     for _ in range(3):
@@ -145,7 +145,7 @@ async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(mo
     assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}, "a name server that is away takes no address away"
 
 
-async def test_a_head_that_is_silent_may_have_another_address(monkeypatch):
+async def test_the_address_of_a_silent_head_is_resolved_again(monkeypatch):
     names, client = Names(monkeypatch), Client()
     answers = ServePoller(client)
     client.go_on.set()

@@ -41,14 +41,14 @@ def digest(content: bytes) -> str:
         ({"ada": GOOD, "bob": GOOD}, "file bob has the API key of ada"),
     ],
 )
-def test_a_broken_api_key_is_told_and_the_others_count(files, wrong):
+def test_a_broken_api_key_is_a_problem_and_the_others_count(files, wrong):
     found, told = parse_api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
     assert told[0].startswith(wrong)
     assert len(told) == 1
     assert (found.get(digest(b"zoe-key-0123456789")) == "zoe") is bool(files)
 
 
-def test_an_api_key_is_kept_as_its_digest_without_outer_blanks():
+def test_an_api_key_is_stored_as_its_digest_without_outer_blanks():
     assert parse_api_keys({"ada": GOOD + b"\r\n"}) == ({digest(GOOD): "ada"}, ())
 
 
@@ -90,13 +90,13 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
         (jwks(shared(b"k" * 31 + b"\0", alg="HS256")), "key 0 of jwks.json is shared; expected at least 32 bytes"),
     ],
 )
-def test_a_broken_key_set_is_told(files, wrong):
+def test_a_broken_key_set_is_a_problem(files, wrong):
     found, told = parse_jwks(files)
     assert found == {}
     assert told[0].startswith(wrong)
 
 
-def test_good_keys_of_a_set_count_beside_broken_ones_and_what_they_sign_with_is_theirs_to_say():
+def test_valid_keys_of_a_set_count_and_determine_their_algorithms():
     found, told = parse_jwks(
         jwks(
             member(CURVE, kid="e"),
@@ -134,7 +134,7 @@ def test_no_content_of_a_secret_raises_anything_but_a_secret_error(first, second
         build_pem({"tls.crt": first, "tls.key": third})
 
 
-def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buffer_is_not():
+def test_a_self_signed_certificate_is_accepted_and_a_chain_above_a_buffer_is_not():
     pem = make_self_signed(dt.datetime.now(dt.UTC))
     certificate, _, key = pem.partition(b"-----BEGIN PRIVATE KEY-----")
     files = {"tls.crt": certificate, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key}
@@ -144,7 +144,7 @@ def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buff
         build_pem({**files, "tls.crt": certificate * 40})
 
 
-def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
+def test_a_certificate_with_an_unsupported_key_is_a_problem():
     """One such Secret must not prevent the reading of others."""
     certificate, _, key = make_self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
     # The OID of elliptic curves, replaced by another of the same length.
@@ -155,7 +155,7 @@ def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
         build_pem({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
 
 
-def test_secrets_are_read_as_the_kubelet_writes_them(tmp_path: Path):
+def test_secrets_are_read_from_the_kubelets_layout(tmp_path: Path):
     for version, content in (("1", b"one"), ("2", b"two")):
         folder = tmp_path / "clients" / f"..v{version}"
         folder.mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_secrets_are_read_as_the_kubelet_writes_them(tmp_path: Path):
     assert SecretsDir(None).read(["clients"]) == {"clients": {}}
 
 
-def test_a_file_that_is_too_large_or_no_file_counts_as_missing(tmp_path: Path):
+def test_a_too_large_file_or_a_directory_counts_as_missing(tmp_path: Path):
     folder = tmp_path / "clients"
     (folder / "directory").mkdir(parents=True)
     with (folder / "large").open("wb") as file:
@@ -181,7 +181,7 @@ def test_a_file_that_is_too_large_or_no_file_counts_as_missing(tmp_path: Path):
     assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"ada": b"x"}}
 
 
-def test_a_secret_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+def test_a_secret_that_changes_during_a_read_is_read_again(tmp_path, monkeypatch):
     folder = tmp_path / "clients"
     folder.mkdir()
     for name in ("a", "b"):

@@ -56,7 +56,7 @@ def tables(draw):
 
 
 @given(tables())
-def test_a_table_gives_every_bucket_to_the_arm_that_claims_it(ranges):
+def test_a_table_maps_every_bucket_to_its_arm(ranges):
     table = build_segments(ranges)
     assert [segment.end for segment in table] == sorted({segment.end for segment in table})
     assert table[-1].end == BUCKET_COUNT
@@ -90,13 +90,13 @@ def test_an_empty_table_has_no_arm():
     assert find_arm((), 5) is None
 
 
-def test_the_bias_of_the_modulo_is_as_small_as_said():
+def test_the_bias_of_the_modulo_is_small():
     assert Fraction(BUCKET_COUNT, 2**63) < Fraction(1, 10**14)
 
 
 @settings(deadline=None)
 @given(st.tuples(st.integers(0, BUCKET_COUNT), st.integers(0, BUCKET_COUNT)).map(sorted))
-def test_prefixes_hold_exactly_the_buckets_of_their_range(interval):
+def test_prefixes_match_exactly_the_buckets_of_their_range(interval):
     start, end = interval
     found = bucket_prefixes(start, end)
     held = [

@@ -83,7 +83,7 @@ def test_the_contracts_example_is_read():
     ]
 
 
-def test_what_counts_as_slow_is_each_arms_own_and_may_be_left_out():
+def test_slow_thresholds_are_per_arm_and_optional():
     document = parse_document(json.dumps(changed((*CANARY, "slowMicroseconds"), 275_000)).encode(), "vision")
     assert [arm.slow_us for arm in document.services[0].arms] == [(), (275_000,)]
     several = changed((*CANARY, "slowMicroseconds"), 275_000)
@@ -95,7 +95,7 @@ def test_what_counts_as_slow_is_each_arms_own_and_may_be_left_out():
     )
 
 
-def test_feedback_is_left_out_or_names_its_metrics():
+def test_feedback_is_optional_and_names_its_metrics():
     def feedback(value):
         return (
             parse_document(json.dumps(changed((*SERVICE, "feedback"), value)).encode(), "vision").services[0].feedback
@@ -108,7 +108,7 @@ def test_feedback_is_left_out_or_names_its_metrics():
     assert feedback({"metrics": many, "maxUnits": 1, "later": 1}).metrics == (*many,)
 
 
-def test_a_match_is_left_out_or_names_headers_and_an_arm():
+def test_a_match_is_optional_and_names_headers_and_an_arm():
     def match(value):
         return parse_document(json.dumps(changed((*SERVICE, "match"), value)).encode(), "vision").services[0].match
 
@@ -139,7 +139,7 @@ def test_a_match_is_left_out_or_names_headers_and_an_arm():
     ],
     ids=str,
 )
-def test_a_match_that_could_be_anything_else_is_refused(arm, headers):
+def test_an_invalid_match_is_refused(arm, headers):
     assert "match" in refusal(changed((*SERVICE, "match"), {"arm": arm, "headers": headers}))
 
 
@@ -218,7 +218,7 @@ def test_unknown_fields_are_ignored():
         ((*CANARY, "ranges"), [[0, 2500, 3]], ["ranges[0]"]),
     ],
 )
-def test_a_violation_is_named_with_what_was_found(path, value, words):
+def test_a_violation_names_the_field_and_the_value(path, value, words):
     message = refusal(changed(path, value))
     for word in words:
         assert word in message
@@ -243,7 +243,7 @@ def test_names_hosts_and_applications_belong_to_one_service():
     assert "application digits-r7" in refusal(changed(("services",), [twin, {**other, "hosts": []}]))
 
 
-def test_what_is_no_document_is_refused():
+def test_invalid_documents_are_refused():
     assert "JSON" in refusal(b"{")
     assert "JSON" in refusal(b"\xff")
     assert "bytes" in refusal(b" " * (5 << 20))
