@@ -71,23 +71,23 @@ def test_arbitrary_text_is_not_an_id(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "told", ["2~a~0~b~0123456789abcdef~1", "1~a~0~b~0123456789ABCDEF~1", "1~a~-1~b~0123456789abcdef~1"]
+    "text", ["2~a~0~b~0123456789abcdef~1", "1~a~0~b~0123456789ABCDEF~1", "1~a~-1~b~0123456789abcdef~1"]
 )
-def test_a_signed_text_of_another_shape_is_not_an_id(told: str) -> None:
-    assert verify_exposure([KEY], "digits", f"{told}~{_signature(KEY, 'digits', 'b', told)}") is None
+def test_a_signed_text_of_another_shape_is_not_an_id(text: str) -> None:
+    assert verify_exposure([KEY], "digits", f"{text}~{_signature(KEY, 'digits', 'b', text)}") is None
 
 
 def test_a_file_has_one_key_or_two(tmp_path) -> None:
     assert parse_keys(KEY.hex().encode()) == (KEY,)
     assert parse_keys(f"\n {OTHER.hex()}\r\n{KEY.hex().upper()}\n".encode()) == (OTHER, KEY)
-    for content, told in (
+    for content, message in (
         ("", "has 0 keys"),
         (f"{'ab' * 16}\n" * 3, "has 3 keys"),
         ("ab" * 15, "line 1 is not a key; expected at least 32 hexadecimal digits"),
         (f"{'ab' * 16}\n{'zz' * 16}", "line 2 is not a key"),
         ("ab" * 16 + "a", "line 1 is not a key"),
     ):
-        with pytest.raises(SecretError, match=told) as raised:
+        with pytest.raises(SecretError, match=message) as raised:
             parse_keys(content.encode())
         assert "abab" not in str(raised.value)
 

@@ -49,7 +49,7 @@ def test_a_body_is_an_object_or_a_list(body, items):
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "the body is no JSON"),
         (b"{", "the body is no JSON"),
@@ -64,8 +64,8 @@ def test_a_body_is_an_object_or_a_list(body, items):
         (b"true", "the body is a boolean"),
     ],
 )
-def test_an_invalid_body_is_refused(body, told):
-    with pytest.raises(BodyRefused, match=told) as raised:
+def test_an_invalid_body_is_refused(body, message):
+    with pytest.raises(BodyRefused, match=message) as raised:
         parse_items(body)
     assert len(str(raised.value)) < 250
 
@@ -142,9 +142,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("told", "result", "field", "found", "expected"), REFUSED)
-def test_a_refusal_has_field_found_and_expected(told, result, field, found, expected):
-    refusal = parse_item(told, READING)
+@pytest.mark.parametrize(("reported", "result", "field", "found", "expected"), REFUSED)
+def test_a_refusal_has_field_found_and_expected(reported, result, field, found, expected):
+    refusal = parse_item(reported, READING)
     assert isinstance(refusal, ItemRefusal), refusal
     assert (refusal.result, refusal.field) == (result, field)
     assert found in refusal.found

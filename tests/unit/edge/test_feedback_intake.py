@@ -100,8 +100,8 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     desk.document = document("d-2")
     desk.clock = NOW + 55
     desk.intake.update_trackers()
-    told = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 2, int(NOW) - 10))
-    status, answer = await desk.take(converted(told), before)
+    exposure_id = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 2, int(NOW) - 10))
+    status, answer = await desk.take(converted(exposure_id), before)
     assert (status, answer["late"], answer["accepted"]) == (207, 2, 0)
     ahead = sign_exposure(KEY, "digits", SignedExposure("d-3", 1, "stable", 2, int(NOW) + 40))
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
@@ -353,15 +353,15 @@ def test_services_share_the_memory_for_units(desk: Desk) -> None:
 
 async def test_an_edge_with_a_late_clock_accepts_events_without_a_time(desk: Desk) -> None:
     ahead = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 1, int(NOW) + 2))
-    told = datetime.fromtimestamp(NOW, UTC).isoformat()
-    _, answer = await desk.take(converted(ahead), converted(ahead, time=told))
+    now = datetime.fromtimestamp(NOW, UTC).isoformat()
+    _, answer = await desk.take(converted(ahead), converted(ahead, time=now))
     assert (answer["accepted"], answer["late"]) == (1, 1)
 
 
 async def test_an_edge_with_a_late_clock_accepts_units_with_stored_exposures(desk: Desk) -> None:
     desk.lines = [(unit_hash(b"ada"), int(NOW + 2) * 1_000_000)]
-    ada, told = {"unit": "ada", "metric": "converted"}, datetime.fromtimestamp(NOW, UTC).isoformat()
-    _, answer = await desk.take(ada, {**ada, "time": None, "id": "again"}, {**ada, "time": told})
+    ada, now = {"unit": "ada", "metric": "converted"}, datetime.fromtimestamp(NOW, UTC).isoformat()
+    _, answer = await desk.take(ada, {**ada, "time": None, "id": "again"}, {**ada, "time": now})
     assert (answer["accepted"], answer["late"]) == (2, 1)
     assert [event.seconds for event, _ in desk.store.attempts["digits/d-1"].events] == [int(NOW) + 2] * 2
 

@@ -32,10 +32,10 @@ firsts = st.builds(
 @st.composite
 def events(draw: st.DrawFn) -> OutcomeEvent:
     unit = draw(units)
-    told = SignedExposure("attempt", draw(st.integers(0, 2)), draw(arms), unit, T0) if draw(st.booleans()) else None
+    exposure = SignedExposure("attempt", draw(st.integers(0, 2)), draw(arms), unit, T0) if draw(st.booleans()) else None
     value = draw(st.integers(-3, 3) | st.sampled_from((10**15, -(10**15))))
     key, metric = bytes([draw(st.integers(0, 20))]), draw(st.sampled_from(("m", "n")))
-    return OutcomeEvent(key, unit, told, metric, value, draw(instants), draw(st.booleans()))
+    return OutcomeEvent(key, unit, exposure, metric, value, draw(instants), draw(st.booleans()))
 
 
 batches = st.lists(
@@ -110,9 +110,9 @@ class Replay:
 
 
 @given(batches)
-def test_sums_equal_a_count_from_scratch(told: list[OutcomeBatch]) -> None:
+def test_sums_equal_a_count_from_scratch(batches: list[OutcomeBatch]) -> None:
     own, replay = MemoryAttempt(), Replay()
-    for batch in told:
+    for batch in batches:
         before = own.tally.get("sequence", 0), dict(own.tally)
         write(own, batch)
         replay.write(batch)

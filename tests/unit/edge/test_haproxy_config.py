@@ -88,8 +88,8 @@ def test_feedback_changes_the_arms_of_its_service_only():
         return build_maps(wanted, fit_layout(Layout(), wanted), CallerCredentials(signing_key=b"\1\2"))
 
     plain, taking = maps(), maps(feedback={"metrics": ["m"]})
-    (value,), (told,) = plain["ranges"].values(), taking["ranges"].values()
-    assert told == f"{value}!att~3~a0"
+    (value,), (with_feedback,) = plain["ranges"].values(), taking["ranges"].values()
+    assert with_feedback == f"{value}!att~3~a0"
     assert [*maps(feedback={"metrics": ["m"]}, reveal=False)["ranges"].values()] == [f"{value}!att~3~"]
     assert [*taking["overrides"].values()] == [*plain["overrides"].values()], "who chose is not exposed"
     assert [each["splits"]["digits"].split("|")[6] for each in (plain, taking)] == ["ro", "rof"]

@@ -198,8 +198,8 @@ def test_two_merged_edges_equal_one_in_any_order(entries, order: random.Random):
 @given(LINES)
 def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
     ledger = Ledger()
-    told = list(enumerate(entries, start=1))
-    ledger.consume([line(1, number, *entry) for number, entry in told], NOW)
+    numbered = list(enumerate(entries, start=1))
+    ledger.consume([line(1, number, *entry) for number, entry in numbered], NOW)
     for boot in ledger.boots.values():
         for key, row in boot.rows.items():
             newest = row.blocks.newest
@@ -217,7 +217,9 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
             )
             assert [sums[place] for place in grouping.SLOW_INDEXES] == [row.slow, row.slow2, row.slow3]
             totals = [
-                total_us(number, user) for number, (status, arm, user, _) in told if status != 500 and f"/{arm}/" in key
+                total_us(number, user)
+                for number, (status, arm, user, _) in numbered
+                if status != 500 and f"/{arm}/" in key
             ]
             assert [row.slow, row.slow2] == [sum(total > limit for total in totals) for limit in (3000, 9000)]
             assert sums[grouping.FIRST_ATTEMPT_FAILED_INDEX] == row.first_attempt_failed

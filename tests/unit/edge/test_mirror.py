@@ -251,8 +251,8 @@ def test_the_additional_exact_comparison_has_the_same_path() -> None:
 
 
 def test_a_target_survives_its_json() -> None:
-    told = orjson.loads(orjson.dumps(target(comparator=CUSTOM).as_json()))
-    assert MirrorTarget.from_json(told) == target(comparator=CUSTOM)
+    stored = orjson.loads(orjson.dumps(target(comparator=CUSTOM).as_json()))
+    assert MirrorTarget.from_json(stored) == target(comparator=CUSTOM)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_binary_tensors_are_compared_as_numbers() -> None:
 
 def test_bfloat16_is_compared_as_numbers() -> None:
     # 1.0 and 2.0; then 1.0 and the next number after 2.0, which is larger by 1/128.
-    one, near = (binary(("BF16", [1, 2], bytes.fromhex(told))) for told in ("803f0040", "803f0140"))
+    one, near = (binary(("BF16", [1, 2], bytes.fromhex(text))) for text in ("803f0040", "803f0140"))
     assert answers_agree(Comparator(), one, near) is False
     assert answers_agree(Comparator(kind="tolerance", rtol=0.008), one, near)
     assert answers_agree(Comparator(kind="tolerance", rtol=0.007), one, near) is False

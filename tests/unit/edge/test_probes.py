@@ -129,7 +129,7 @@ REQUEST, PROBE = "digits/att/2/stable/assigned/sticky", "digits/att/2/stable/pro
 
 
 def test_probes_do_not_change_the_row_units_or_metrics_of_an_arm():
-    def told(lines: list[bytes], requests: int, asked: int):
+    def count_all(lines: list[bytes], requests: int, asked: int):
         ledger, seen = Ledger(), FirstExposureTracker()
         ledger.watch({"digits/att": seen})
         ledger.consume(lines, 1.0)
@@ -142,7 +142,7 @@ def test_probes_do_not_change_the_row_units_or_metrics_of_an_arm():
 
     requests = [line(REQUEST, number, 5000, unit=number) for number in range(1, 4)]
     asked = [line(PROBE, number, 50, unit=100 + number) for number in range(1, 41)]
-    alone, both = told(requests, 3, 0), told([*requests, *asked], 3, 40)
+    alone, both = count_all(requests, 3, 0), count_all([*requests, *asked], 3, 40)
     assert both[0]["assigned"] == alone[0]["assigned"]
     assert both[1:3] == alone[1:3]
     extra = [each for each in both[3] if each not in alone[3]]

@@ -82,8 +82,8 @@ async def test_replicas_are_synced_while_another_task_keeps_failing(tmp_path, mo
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == [f"{broken} is refused"]
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert messages == [f"{broken} is refused"]
 
 
 async def test_replicas_of_a_new_document_are_synced_in_the_same_turn(tmp_path, monkeypatch, turns):
@@ -269,12 +269,12 @@ async def test_a_failed_document_is_retried_and_its_error_is_shown_until_then(fo
     failing_twice = failing(monkeypatch, [error, error])
     for _ in range(2):
         await agent._control()
-        told = (await agent.evidence())["document"]
-        assert told["generation"] == 1
-        assert told["error"] == f"generation 2 cannot be applied; still retrying: {error}"
+        document = (await agent.evidence())["document"]
+        assert document["generation"] == 1
+        assert document["error"] == f"generation 2 cannot be applied; still retrying: {error}"
     await agent._control()
-    told = (await agent.evidence())["document"]
-    assert (told["generation"], told["error"]) == (2, "")
+    document = (await agent.evidence())["document"]
+    assert (document["generation"], document["error"]) == (2, "")
     await agent._control()
     assert failing_twice == [2, 2, 2]
 

@@ -88,8 +88,8 @@ def _of_one_latency(state: StateDir) -> None:
         del own["slow2"], own["slow3"]
     for _, _, own in details["rows"]:
         own["blocks"] = [each[:-2] for each in own["blocks"]]
-    for file, told in ((state.counters, counters), (state.details, details)):
-        file.write_bytes(orjson.dumps({**told, "format": 4}))
+    for file, content in ((state.counters, counters), (state.details, details)):
+        file.write_bytes(orjson.dumps({**content, "format": 4}))
 
 
 def line(key: str, number: int) -> bytes:

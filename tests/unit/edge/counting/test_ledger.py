@@ -306,13 +306,13 @@ def test_each_threshold_of_an_arm_has_separate_counts():
     assert {name: groups[name] for name in SLOW_COLUMNS} == wanted
     events = [unit.events for unit in ledger.samples["digits/att"].units.values()]
     assert {name: sum(name in each for each in events) for name in SLOW_COLUMNS} == wanted
-    told = build_evidence(
+    evidence = build_evidence(
         AgentState("edge", "vision"), None, ledger, 0.0, EvidenceQuery(details=frozenset({"blocks", "groups"}))
     )
-    (own,) = told["counters"]
+    (own,) = evidence["counters"]
     assert {name: own[name] for name in SLOW_COLUMNS} == wanted
-    assert told["blocks"]["columns"][-3:] == ("slow2", "slow3", "inFlight")
-    assert told["groups"]["columns"][-2:] == ("slow2", "slow3")
+    assert evidence["blocks"]["columns"][-3:] == ("slow2", "slow3", "inFlight")
+    assert evidence["groups"]["columns"][-2:] == ("slow2", "slow3")
     merged = RowCounters()
     merged.merge(row)
     merged.merge(row)
@@ -334,10 +334,10 @@ def test_a_line_with_too_many_thresholds_is_unparsable():
 def test_feedback_is_counted_by_status_and_in_no_row():
     ledger = Ledger()
 
-    def told(status: int, block: str) -> bytes:
+    def feedback_line(status: int, block: str) -> bytes:
         return f"abcd-1 - digits feedback {status} -- 0 agent - - {block} - - 5 - - - -".encode()
 
-    ledger.consume([told(200, "1"), told(200, "2"), told(503, "1"), told(408, "-")], 1.0)
+    ledger.consume([feedback_line(200, "1"), feedback_line(200, "2"), feedback_line(503, "1"), feedback_line(408, "-")], 1.0)
     boot = ledger.boots["abcd-1"]
     assert boot.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
     assert (boot.lines, boot.counted_lines, boot.rows, boot.refused) == (4, 3, {}, {})

@@ -38,8 +38,8 @@ def head(**changes: str) -> bytes:
 
 def test_a_head_is_parsed():
     assert parse_head(head()) == EndHead("abcd-12", ROW, "ok", 0, False, "127.0.0.1:30003", (), 179500000)
-    told = head(row="-", refused="feedback", status="207", server="agent", outcome="-")
-    assert parse_head(told) == FeedbackHead("abcd-12", "digits", 207, True)
+    parsed = head(row="-", refused="feedback", status="207", server="agent", outcome="-")
+    assert parse_head(parsed) == FeedbackHead("abcd-12", "digits", 207, True)
     retried = head(retries="+2", server="fallback-1:2", outcome="-", termination="sH", status="504", slow="2500")
     assert parse_head(retried) == EndHead("abcd-12", ROW, "timeout", 2, True, "fallback-1:2", (2500,), 179500000)
     several = parse_head(head(slow="2500,90,7"))
@@ -61,9 +61,9 @@ def test_a_head_is_parsed():
     ],
 )
 def test_a_request_is_poison_if_two_replicas_ended_without_an_answer(changes, poison):
-    told = parse_head(head(**{"status": "502", "termination": "SH", "retries": "+1", "outcome": "-", **changes}))
-    assert isinstance(told, EndHead)
-    assert told.poison is poison
+    parsed = parse_head(head(**{"status": "502", "termination": "SH", "retries": "+1", "outcome": "-", **changes}))
+    assert isinstance(parsed, EndHead)
+    assert parsed.poison is poison
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Memory:
     """A store with a test's rows. It can fail after some rows, and wait before it goes on."""
 
     exposed: list[ExportedExposure] = field(default_factory=list)
-    told: list[ExportedOutcome] = field(default_factory=list)
+    outcome_rows: list[ExportedOutcome] = field(default_factory=list)
     sequence: int = 7
     fails_after: int | None = None
     waits: asyncio.Event | None = None
@@ -36,7 +36,7 @@ class Memory:
     async def read(self, attempts: Collection[str]) -> Read:
         if self.fails_after == 0:
             raise EdgeError("the store is away")
-        tally = {"sequence": self.sequence, "events": len(self.told), "squares": 2**70}
+        tally = {"sequence": self.sequence, "events": len(self.outcome_rows), "squares": 2**70}
         return Read("s1", dict.fromkeys(attempts, tally))
 
     async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
@@ -50,7 +50,7 @@ class Memory:
 
     async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         assert attempt == "digits/uid-1"
-        for each in self.told:
+        for each in self.outcome_rows:
             yield each
 
 

@@ -170,10 +170,10 @@ async def test_present_and_later_objects_are_written(api, state):
 
 async def test_a_document_is_never_written_before_its_secrets(api, state):
     await until(lambda: len(api.watches) == 2)
-    api.secrets(keys={"ada": "told by nobody"}, tell=False)
+    api.secrets(keys={"ada": "not announced"}, tell=False)
     api.document(1)
     await until(lambda: generation(state) == 1)
-    assert secret(state, "keys") == {"ada": b"told by nobody"}
+    assert secret(state, "keys") == {"ada": b"not announced"}
 
 
 async def test_an_outdated_read_of_secrets_reverts_nothing(api, state):
@@ -223,11 +223,11 @@ async def test_of_two_writes_the_later_secret_stays(api, account, tmp_path, monk
     monkeypatch.setattr(config_source.asyncio, "to_thread", to_thread)
     state = StateDir.at(tmp_path / "t")
     source, server = ClusterSource(lambda: server, state, "sundog-edge"), ApiServer(account, "vision")
-    told = [
+    versions = [
         {"metadata": {"resourceVersion": version}, "data": {"keys": text}}
         for version, text in (("9", "old"), ("10", "new"))
     ]
-    taking = [asyncio.create_task(source._store_secrets(server, each)) for each in told]
+    taking = [asyncio.create_task(source._store_secrets(server, each)) for each in versions]
     for _ in range(10):
         await asyncio.sleep(0)
     going.set()

@@ -14,7 +14,7 @@ from sundog_edge.counting.ledger import Ledger
 from sundog_edge.replicas.startup_reports import UNKNOWN_STARTUP, StartupReports
 from sundog_edge.split.document import SplitDocument, parse_document
 
-TOLD = {"version": 1, "beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
+ANSWER = {"version": 1, "beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
 START = {"beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
 
 
@@ -46,7 +46,7 @@ class Replica:
     """A replica that gives a set answer, and counts its requests."""
 
     def __init__(self) -> None:
-        self.told: Any = TOLD
+        self.answer: Any = ANSWER
         self.status = 200
         self.asked = 0
         app = web.Application()
@@ -55,7 +55,7 @@ class Replica:
 
     async def _startup(self, _: web.Request) -> web.Response:
         self.asked += 1
-        return web.json_response(self.told, status=self.status, headers={"Location": "/digits-r1.app/-/startup"})
+        return web.json_response(self.answer, status=self.status, headers={"Location": "/digits-r1.app/-/startup"})
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:
@@ -97,8 +97,8 @@ async def test_the_evidence_has_the_report_beside_the_health_of_the_arm(
 ) -> None:
     await starts.tick(document, replica.addresses)
     seen = AgentState("e", "vision", starts=starts.known)
-    told = build_evidence(seen, AppliedDocument(document, 0.0, {}), Ledger(), 0.0)
-    assert told["services"]["digits"]["arms"]["stable"]["startup"] == START
+    evidence = build_evidence(seen, AppliedDocument(document, 0.0, {}), Ledger(), 0.0)
+    assert evidence["services"]["digits"]["arms"]["stable"]["startup"] == START
 
 
 async def test_reports_of_applications_that_left_the_document_are_dropped(
@@ -134,7 +134,7 @@ async def test_a_redirect_is_not_followed(
 
 
 @pytest.mark.parametrize(
-    "told",
+    "answer",
     [
         None,
         [],
@@ -151,8 +151,8 @@ async def test_a_redirect_is_not_followed(
     ],
 )
 async def test_an_answer_of_another_shape_is_no_report(
-    replica: Replica, starts: StartupReports, document: SplitDocument, told: Any
+    replica: Replica, starts: StartupReports, document: SplitDocument, answer: Any
 ) -> None:
-    replica.told = told
+    replica.answer = answer
     await starts.tick(document, replica.addresses)
     assert starts.known == {"digits-r1": UNKNOWN_STARTUP}

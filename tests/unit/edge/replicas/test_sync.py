@@ -98,8 +98,8 @@ def test_changes_of_a_replica_are_logged_with_its_application():
         ServerState("slot2", "fails", "fails", False, False, False, 1),
         ServerState("slot2", "drains", "drains", True, True, False, 1),
     ]
-    told = sync.health_changes(holding, (stays, fails, drains, went, call), (stays, comes), states)
-    assert told == [
+    lines = sync.health_changes(holding, (stays, fails, drains, went, call), (stays, comes), states)
+    assert lines == [
         (logging.INFO, "replica comes of digits-r7 (slot2) answers"),
         (logging.INFO, "replica drains of digits-r7 (slot2) leaves"),
         (

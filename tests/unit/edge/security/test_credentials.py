@@ -42,9 +42,9 @@ def digest(content: bytes) -> str:
     ],
 )
 def test_a_broken_api_key_is_a_problem_and_the_others_count(files, wrong):
-    found, told = parse_api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
-    assert told[0].startswith(wrong)
-    assert len(told) == 1
+    found, problems = parse_api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
+    assert problems[0].startswith(wrong)
+    assert len(problems) == 1
     assert (found.get(digest(b"zoe-key-0123456789")) == "zoe") is bool(files)
 
 
@@ -91,13 +91,13 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
     ],
 )
 def test_a_broken_key_set_is_a_problem(files, wrong):
-    found, told = parse_jwks(files)
+    found, problems = parse_jwks(files)
     assert found == {}
-    assert told[0].startswith(wrong)
+    assert problems[0].startswith(wrong)
 
 
 def test_valid_keys_of_a_set_count_and_determine_their_algorithms():
-    found, told = parse_jwks(
+    found, problems = parse_jwks(
         jwks(
             member(CURVE, kid="e"),
             member(ed25519.Ed25519PrivateKey.generate(), kid="ed"),
@@ -110,7 +110,7 @@ def test_valid_keys_of_a_set_count_and_determine_their_algorithms():
         digest(b"e"): "ES256",
         digest(b"h"): "HS256",
     }
-    assert len(told) == 2
+    assert len(problems) == 2
     pem = found[digest(b"e")][1]
     assert isinstance(pem, bytes)
     assert pem.startswith(b"-----BEGIN PUBLIC KEY-----")
@@ -119,8 +119,8 @@ def test_valid_keys_of_a_set_count_and_determine_their_algorithms():
 
 def test_a_private_key_in_a_set_is_used_as_public_only():
     private = jwt.algorithms.ECAlgorithm.to_jwk(CURVE, as_dict=True)
-    found, told = parse_jwks(jwks({**private, "kid": "e"}))
-    assert told == ()
+    found, problems = parse_jwks(jwks({**private, "kid": "e"}))
+    assert problems == ()
     # The only key also serves tokens without a key id.
     assert found[""] == found[digest(b"e")]
     assert b"PRIVATE" not in found[""][1]
