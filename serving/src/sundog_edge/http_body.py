@@ -1,6 +1,10 @@
-"""Read HTTP bodies up to a limit."""
+"""HTTP bodies: read them up to a limit, and encode JSON."""
+
+import json
+from typing import Any
 
 import aiohttp
+import orjson
 
 
 async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -11,3 +15,11 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             break
     return bytes(body[: max_bytes + 1])
+
+
+def encode_json(document: Any) -> bytes:
+    """Return the document as JSON, also with numbers beyond the 64 bits that orjson writes, such as sums of squares."""
+    try:
+        return orjson.dumps(document)
+    except TypeError:
+        return json.dumps(document).encode()

@@ -147,6 +147,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write a file as `write_atomically` does, unless it already has this content."""
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
+
+
 def read_json(path: Path) -> Any | None:
     """Return the JSON in a file of the edge; None if the file is missing or damaged."""
     try:

@@ -1,10 +1,7 @@
 """The agent's HTTP server."""
 
-import json
 from collections.abc import Callable
-from typing import Any
 
-import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -12,6 +9,7 @@ from sundog_edge.agent.agent import Agent
 from sundog_edge.counting.evidence import DETAILS, EvidenceQuery
 from sundog_edge.feedback import export
 from sundog_edge.feedback.join import render_feedback_section
+from sundog_edge.http_body import encode_json
 
 
 def make_agent_app(agent: Agent) -> web.Application:
@@ -31,7 +29,7 @@ def make_agent_app(agent: Agent) -> web.Application:
         except OSError as error:
             # Unwritten counters are not shown: the next agent would not have them.
             return web.Response(status=503, text=f"the counters cannot be written: {error}\n")
-        return web.Response(body=_encode(document), content_type="application/json")
+        return web.Response(body=encode_json(document), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=await agent.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})
@@ -69,14 +67,6 @@ def parse_query(values_of: Callable[[str, list[str]], list[str]]) -> EvidenceQue
     except ValueError:
         raise ValueError(f"since: found {since[:40]!r}; expected Unix seconds") from None
     return EvidenceQuery(frozenset(values_of("service", [])), changed_since, details)
-
-
-def _encode(document: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(document)
-    except TypeError:
-        # Sums of squares may exceed the 64 bits that orjson writes.
-        return json.dumps(document).encode()
 
 
 def _render_health(is_good: bool, problem: str) -> web.Response:

@@ -6,16 +6,16 @@ exposure may come more than once. Outcomes come in the order of their acceptance
 """
 
 import asyncio
-import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
 from sundog_edge.errors import EdgeError
+from sundog_edge.feedback.store import ExportedExposure, ExportedOutcome, OutcomeStore
+from sundog_edge.http_body import encode_json
 
 log = logging.getLogger(__name__)
 
@@ -28,57 +28,12 @@ _TIMEOUT_S: Final = 600.0
 _ATTEMPT: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
 
-class ExportedExposure(NamedTuple):
-    """The first exposure of a unit. `unit` is its hash, `us` is Unix time in microseconds."""
-
-    unit: int
-    us: int
-    epoch: int
-    arm: str
-
-
-class ExportedOutcome(NamedTuple):
-    """One accepted outcome, with the epoch and arm of its unit's first exposure. `value` is in millionths, `seconds` is Unix time."""
-
-    unit: int
-    metric: str
-    epoch: int
-    arm: str
-    value: int
-    seconds: int
-
-
-class StoredTallies(Protocol):
-    """The tallies of the requested attempts."""
-
-    @property
-    def id(self) -> str:
-        """The id of the store."""
-
-    @property
-    def tallies(self) -> Mapping[str, Mapping[str, int]]:
-        """Tallies by attempt."""
-
-
-class ExportableStore(Protocol):
-    """The part of a feedback store that the export needs. Attempts are named `service/attempt`; every method raises EdgeError."""
-
-    async def read(self, attempts: Collection[str]) -> StoredTallies:
-        """Return the present tallies."""
-
-    def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
-        """Yield every stored first exposure; one may come more than once."""
-
-    def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
-        """Yield every stored outcome, oldest first."""
-
-
 SectionRenderer = Callable[[str, str, Mapping[str, int]], dict[str, Any]]
 """Renders an attempt's section of the evidence from its uid, the id of the store, and its tally."""
 
 
 async def export_lines(
-    store: ExportableStore, section: SectionRenderer, service: str, attempt: str
+    store: OutcomeStore, section: SectionRenderer, service: str, attempt: str
 ) -> AsyncIterator[bytes]:
     """Yield the lines of one attempt in blocks of some hundreds. Raises EdgeError."""
     name = f"{service}/{attempt}"
@@ -100,22 +55,18 @@ async def export_lines(
     yield b"".join([*block, _line("end", {**counts, **await _sums(store, section, name, attempt)})])
 
 
-async def _sums(store: ExportableStore, section: SectionRenderer, name: str, attempt: str) -> dict[str, Any]:
+async def _sums(store: OutcomeStore, section: SectionRenderer, name: str, attempt: str) -> dict[str, Any]:
     stored = await store.read([name])
     tally = stored.tallies.get(name, {})
     return {"events": tally.get("events", 0), "feedback": section(attempt, stored.id, tally)}
 
 
 def _line(kind: str, content: Any) -> bytes:
-    try:
-        return orjson.dumps({kind: content}) + b"\n"
-    except TypeError:
-        # Sums of squares may exceed the 64 bits that orjson writes.
-        return json.dumps({kind: content}).encode() + b"\n"
+    return encode_json({kind: content}) + b"\n"
 
 
 def make_export_handler(
-    store: Callable[[], ExportableStore | None], section: SectionRenderer
+    store: Callable[[], OutcomeStore | None], section: SectionRenderer
 ) -> Callable[[web.Request], Any]:
     """Return the handler of `GET /feedback/{service}/{attempt}/export`. It serves one export at a time; others get 503."""
     exporting = asyncio.Lock()

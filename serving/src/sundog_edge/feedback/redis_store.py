@@ -18,15 +18,22 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError, WatchError
 
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_edge.feedback.join import STREAM_EVENTS, FirstExposure, OutcomeBatch, StoreChange, StoredState, join
-from sundog_edge.feedback.store import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
+from sundog_edge.feedback.store import (
+    COLLECTIONS,
+    PAGE_ROWS,
+    RETENTION_S,
+    ExportedExposure,
+    ExportedOutcome,
+    StoreSnapshot,
+    pack_unit,
+    unpack_unit,
+)
 
 _T = TypeVar("_T")
 _ANSWER_S = 2.0
 _WRITE_ATTEMPTS = 50
 _PAUSE_S = 0.02
-_OF_ATTEMPT = ("tally", "units", "keys", "totals", "events")
 
 
 class RedisStore:
@@ -201,7 +208,7 @@ class RedisStore:
             for attempt in fresh:
                 pipe.hset(key, attempt, str(now))
             for attempt in forgotten:
-                pipe.unlink(*(self._key(attempt, what) for what in _OF_ATTEMPT))
+                pipe.unlink(*(self._key(attempt, what) for what in COLLECTIONS))
                 pipe.hdel(key, attempt)
             await pipe.execute()
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_edge.feedback.join import (
     EVENTS,
     STREAM_EVENTS,
@@ -22,7 +21,16 @@ from sundog_edge.feedback.join import (
     StoredState,
     join,
 )
-from sundog_edge.feedback.store import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
+from sundog_edge.feedback.store import (
+    COLLECTIONS,
+    PAGE_ROWS,
+    RETENTION_S,
+    ExportedExposure,
+    ExportedOutcome,
+    StoreSnapshot,
+    pack_unit,
+    unpack_unit,
+)
 
 _T = TypeVar("_T")
 _BUSY_S = 5.0
@@ -43,7 +51,6 @@ _OF_NAMED_ATTEMPT = "attempt = (SELECT number FROM attempts WHERE name = ?)"
 _EXPOSURES = f"SELECT unit, us, epoch, arm FROM units WHERE {_OF_NAMED_ATTEMPT} AND unit > ? ORDER BY unit LIMIT ?"  # noqa: S608
 _OUTCOMES = f"""SELECT number, unit, metric, epoch, arm, value, seconds FROM events
     WHERE {_OF_NAMED_ATTEMPT} AND number > ? ORDER BY number LIMIT ?"""  # noqa: S608 - constant text
-_OF_ATTEMPT = ("tally", "units", "keys", "totals", "events")
 
 
 class SqliteStore:
@@ -192,7 +199,7 @@ class SqliteStore:
             forgotten = connection.execute(
                 "SELECT number FROM attempts WHERE named < ?", (now - RETENTION_S,)
             ).fetchall()
-            for table in _OF_ATTEMPT:
+            for table in COLLECTIONS:
                 connection.executemany(f"DELETE FROM {table} WHERE attempt = ?", forgotten)  # noqa: S608 - constant names
             connection.executemany("DELETE FROM attempts WHERE number = ?", forgotten)
 

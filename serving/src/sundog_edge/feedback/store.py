@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_edge.feedback.join import OutcomeBatch
 
 PAGE_ROWS = 1000
@@ -12,6 +11,30 @@ PAGE_ROWS = 1000
 
 RETENTION_S = 7 * 24 * 3600.0
 """A store removes an attempt that no split document has named for this long."""
+
+
+COLLECTIONS = ("tally", "units", "keys", "totals", "events")
+"""Names of an attempt's collections in a store."""
+
+
+class ExportedExposure(NamedTuple):
+    """The first exposure of a unit. `unit` is its hash, `us` is Unix time in microseconds."""
+
+    unit: int
+    us: int
+    epoch: int
+    arm: str
+
+
+class ExportedOutcome(NamedTuple):
+    """One accepted outcome, with the epoch and arm of its unit's first exposure. `value` is in millionths, `seconds` is Unix time."""
+
+    unit: int
+    metric: str
+    epoch: int
+    arm: str
+    value: int
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from sundog_edge.errors import ApiUnavailable
 from sundog_edge.kubernetes.client import ApiServer
-from sundog_edge.state_dir import StateDir, write_atomically
+from sundog_edge.state_dir import StateDir, write_if_changed
 
 LOG = logging.getLogger(__name__)
 SPLIT_KEY = "split.json"
@@ -82,7 +81,7 @@ class ClusterSource:
             return
         # The operator writes Secrets before the document names them. Two watches have no common order, so this one reads the Secret.
         await self._store_secrets(api, (await api.read(SECRETS, self._name)).object)
-        await asyncio.to_thread(_write_if_new, self._state.split, text.encode())
+        await asyncio.to_thread(write_if_changed, self._state.split, text.encode())
 
     async def _read_secrets(self, api: ApiServer) -> str:
         newest_before = self._newest
@@ -99,7 +98,7 @@ class ClusterSource:
         # Two tasks deliver the same Secret, and either may be late: a revoked key must not come back.
         async with self._writing:
             if (version := _version_of(secret)) >= self._newest:
-                await asyncio.to_thread(_write_if_new, self._state.secrets, orjson.dumps(secret.get("data") or {}))
+                await asyncio.to_thread(write_if_changed, self._state.secrets, orjson.dumps(secret.get("data") or {}))
                 self._newest = version
 
 
@@ -113,8 +112,3 @@ def retry_delay_s(failures: int) -> float:
     """Return the seconds until the next read: more with every failure in a row, and random, so that edges do not read all at once."""
     longest = min(FIRST_PAUSE_S * 2.0 ** min(failures, 10), MAX_PAUSE_S)
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret hangs on it
-
-
-def _write_if_new(path: Path, content: bytes) -> None:
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)

@@ -7,7 +7,7 @@ from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.workers import Worker, Workers
 from sundog_edge.security.certificates import Certificates, make_self_signed
-from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, write_atomically
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, write_atomically, write_if_changed
 
 LOG = logging.getLogger(__name__)
 DEFAULT_CERTIFICATE = "_default"
@@ -27,9 +27,7 @@ class CertificateSync:
         """Write the files with which the next worker starts. Certificates are written before the list that names them."""
         self._desired = desired
         for secret, pem in desired.pems.items():
-            path = self._state.certificate(secret)
-            if not path.exists() or path.read_bytes() != pem:
-                write_atomically(path, pem)
+            write_if_changed(self._state.certificate(secret), pem)
         write_certificate_list(self._state, desired)
         existing = {path.name for path in self._state.certificate(DEFAULT_CERTIFICATE).parent.glob("*.pem")}
         for name in existing - {
@@ -95,9 +93,7 @@ def write_certificate_list(state: StateDir, desired: Certificates) -> None:
     """Write the list of certificates. HAProxy presents the first to clients that name no listed host."""
     lines = "".join(f"{path} {hosts}\n" for path, hosts in render_list_entries(desired, state).items())
     content = f"{state.certificate(DEFAULT_CERTIFICATE)}\n{lines}".encode()
-    path = state.certificate_list
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+    write_if_changed(state.certificate_list, content)
 
 
 def ensure_files(state: StateDir) -> None:

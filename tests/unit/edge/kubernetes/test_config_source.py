@@ -195,10 +195,10 @@ async def test_a_late_watch_reverts_nothing(api, state, monkeypatch):
 
     def write(path, content):
         written.append(content)
-        write_if_new(path, content)
+        write_if_changed(path, content)
 
-    write_if_new = config_source._write_if_new
-    monkeypatch.setattr(config_source, "_write_if_new", write)
+    write_if_changed = config_source.write_if_changed
+    monkeypatch.setattr(config_source, "write_if_changed", write)
     await until(lambda: len(api.watches) == 2)
     api.secrets(keys={"ada": "revoked later"}, tell=False)
     late = api.objects["secrets"]
