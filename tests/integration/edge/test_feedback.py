@@ -14,9 +14,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge_reference import sign_exposure
 from feedback_stores import redis_server
 from ports import free_port
-from sundog_edge.feedback.exposure import sign_exposure, verify_exposure
+from sundog_edge.feedback.exposure import verify_exposure
 from sundog_edge.haproxy.rules.feedback import MAX_REQUESTS_PER_SECOND
 from sundog_edge.split.assignment import json_unit, unit_hash
 

@@ -10,7 +10,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from sundog_edge.split.assignment import bucket_of_unit, json_unit
+from edge_reference import bucket_of_unit
+from sundog_edge.split.assignment import json_unit
 
 pytestmark = pytest.mark.haproxy
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_reference import sign_exposure
 from sundog_edge.errors import SecretError
-from sundog_edge.feedback.exposure import MAX_CHARACTERS, SignedExposure, _signature, sign_exposure, verify_exposure
+from sundog_edge.feedback.exposure import MAX_CHARACTERS, SignedExposure, _signature, verify_exposure
 from sundog_edge.feedback.signing_keys import KEY_SETTLE_S, NO_KEYS, SigningKeyFile, SigningKeys, parse_keys
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))

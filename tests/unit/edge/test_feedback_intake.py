@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from edge_reference import sign_exposure
 from feedback_stores import MemoryStore
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.exposure import SignedExposure, sign_exposure
+from sundog_edge.feedback.exposure import SignedExposure
 from sundog_edge.feedback.intake import MAX_PROBLEMS, FeedbackIntake
 from sundog_edge.feedback.join import OutcomeBatch
 from sundog_edge.feedback.signing_keys import NO_KEYS, SigningKeys

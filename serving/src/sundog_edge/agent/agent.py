@@ -88,7 +88,7 @@ class Agent:
         # This comes before the first line is counted: lines waiting in the pipe may show first exposures.
         self._watch_units()
         self._mirror_supervisor = MirrorSupervisor(haproxy, self._workers, options.state)
-        self._applied_version: tuple[int, ...] = ()
+        self._processed_version: tuple[int, ...] = ()
         self._failed_version: tuple[int, ...] = ()
         self._failures = 0
         self._startups = StartupReports(session)
@@ -260,7 +260,7 @@ class Agent:
         try:
             status = self._options.split.stat()
             version = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if version == self._applied_version or (
+            if version == self._processed_version or (
                 version == self._failed_version and time.monotonic() < self._retry_at
             ):
                 return
@@ -268,14 +268,14 @@ class Agent:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._applied_version = ()
+            self._processed_version = ()
             self._error = f"split document {self._options.split} cannot be read: {error.strerror}"
             return
         try:
             document = parse_document(raw, self._options.namespace)
         except DocumentError as error:
             LOG.warning("%s", error)
-            self._applied_version, self._error = version, str(error)
+            self._processed_version, self._error = version, str(error)
             return
         try:
             await self._apply(document)
@@ -283,7 +283,7 @@ class Agent:
             self._error = f"generation {document.generation} cannot be applied; still retrying: {error}"
             self._schedule_retry(version, error)
             raise
-        self._applied_version, self._failures, self._error = version, 0, ""
+        self._processed_version, self._failures, self._error = version, 0, ""
 
     async def _apply(self, document: SplitDocument) -> None:
         in_force = self._split.in_force

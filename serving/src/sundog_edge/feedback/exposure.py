@@ -35,13 +35,6 @@ class SignedExposure(NamedTuple):
     seconds: int
 
 
-def sign_exposure(key: bytes, service: str, exposure: SignedExposure, *, reveal: bool = True) -> str:
-    """Return the id of an exposure, with its arm only if `reveal`. HAProxy signs the same way; tests compare both."""
-    attempt, epoch, arm, unit, seconds = exposure
-    text = SEPARATOR.join((VERSION, attempt, str(epoch), arm if reveal else "", f"{unit:016x}", str(seconds)))
-    return f"{text}{SEPARATOR}{_signature(key, service, arm, text)}"
-
-
 def verify_exposure(
     keys: Collection[bytes], service: str, text: str, arms: Iterable[str] = ()
 ) -> SignedExposure | None:

@@ -1,7 +1,4 @@
-"""From a unit to its arm: the hashes that HAProxy computes, and the range table in which HAProxy finds the arm.
-
-`bucket_of_unit`, `group_of_unit` and `find_arm` are the reference implementation: tests compare HAProxy's rules with them, bit for bit.
-"""
+"""Units, buckets, and the tables from buckets to arms. HAProxy computes the hashes; `tests/support/edge_reference.py` repeats them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +7,6 @@ import xxhash
 
 BUCKET_COUNT = 10_000
 GROUP_COUNT = 100
-_POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
-
-
-def bucket_of_unit(salt: str, unit: bytes) -> int:
-    """Return the bucket of a unit: XXH64(salt ":" unit, seed 0), sign bit dropped, modulo 10 000.
-
-    `unit` is the header value as HAProxy sees it: raw bytes without leading and trailing blanks. HAProxy's integers are signed, so with
-    the sign bit its modulo could be negative. The bias of the modulo is below 1e-14.
-    """
-    return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKET_COUNT
 
 
 def json_unit(value: object) -> bytes:
@@ -38,11 +25,6 @@ def json_unit(value: object) -> bytes:
 def unit_hash(unit: bytes) -> int:
     """Return the unsalted 64-bit hash of a unit, which decides whether a unit is sampled, at every edge and in every experiment."""
     return xxhash.xxh64_intdigest(unit)
-
-
-def group_of_unit(salt: str, unit: bytes) -> int:
-    """Return the group of a unit, 0..99, independent of its bucket: XXH64("g:" salt unit), sign bit dropped, modulo 100."""
-    return (xxhash.xxh64_intdigest(b"g:" + salt.encode() + unit) & _POSITIVE) % GROUP_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +54,6 @@ def build_segments(ranges: Sequence[Sequence[tuple[int, int]]]) -> tuple[Segment
     if ascending and position != BUCKET_COUNT:
         raise ValueError(f"bucket {position} is not covered")
     return tuple(table)
-
-
-def find_arm(table: Sequence[Segment], bucket: int) -> int | None:
-    """Return the arm of a bucket; None for an empty table."""
-    return next((segment.arm for segment in table if bucket < segment.end), None)
 
 
 def bucket_prefixes(start: int, end: int) -> tuple[str, ...]:

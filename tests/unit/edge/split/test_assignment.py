@@ -6,14 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_reference import bucket_of_unit, find_arm, group_of_unit
 from sundog_edge.split.assignment import (
     BUCKET_COUNT,
     GROUP_COUNT,
-    bucket_of_unit,
     bucket_prefixes,
     build_segments,
-    find_arm,
-    group_of_unit,
     json_unit,
     unit_hash,
 )
