@@ -72,7 +72,7 @@ class EvidenceQuery:
     details: frozenset[str] = frozenset()
 
     def includes(self, service: str) -> bool:
-        """Whether a service is requested."""
+        """Return whether a service is requested."""
         return not self.services or service in self.services
 
 

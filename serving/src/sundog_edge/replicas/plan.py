@@ -237,8 +237,8 @@ def _has_failed_to_start(server: ServerState) -> bool:
 def plan_slow_replicas(desired: DesiredSlot, present: Sequence[ServerState], proven: Collection[str]) -> list[str]:
     """Return commands that retain slow replicas if no replica answers its checks in time.
 
-    On an overloaded machine, removing all slow replicas would fail every request. A replica is removed all the same if it refuses
-    connections, answers for another application, is no longer listed by Serve, or has never passed a check (is not `proven`).
+    On an overloaded machine, removing all slow replicas would fail every request. Some replicas are removed all the same: those that refuse
+    connections, answer for another application, are no longer listed by Serve, or have never passed a check (are not `proven`).
     """
     candidates = [server for server in present if _is_candidate(server)]
     if any(server.running and not server.slow for server in candidates):

@@ -112,7 +112,7 @@ class Layout:
         )
 
     def needs_reload(self, other: "Layout") -> bool:
-        """Whether the change to the other layout is more than run-time commands can do."""
+        """Return whether the change to the other layout needs a reload, because run-time commands cannot do it."""
         new_keys = {*other.public_keys} - {*self.public_keys}
         return bool(new_keys) or self.static != other.static
 

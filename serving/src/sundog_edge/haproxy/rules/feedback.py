@@ -79,8 +79,8 @@ def use_backend() -> str:
 def backends(state: StateDir) -> str:
     """Return the backend of the agent, which gets the name of the service. Only HAProxy reaches its socket.
 
-    A connection has one request. The agent's server (aiohttp) reads trailers of a request as headers of the next one, and a client can put
-    into trailers what HAProxy's rules remove from headers. Plain-text errors of that server become problem documents, and no answer shows
+    A connection has one request. The agent's server (aiohttp) reads trailers of a request as headers of the next one. A client can put
+    into trailers the headers that HAProxy's rules remove. Plain-text errors of that server become problem documents, and no answer shows
     its name.
     """
     unavailable = "feedback is not taken now"
