@@ -79,7 +79,7 @@ class MemoryStore:
 
     def _answer(self) -> None:
         if self.away:
-            raise StoreUnavailable("store of feedback: away")
+            raise StoreUnavailable("feedback store: away")
 
 
 @contextmanager

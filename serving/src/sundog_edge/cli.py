@@ -1,4 +1,4 @@
-"""The command `sundog-edge`: `haproxy` becomes HAProxy, `agent` runs beside it. Neither ends the other."""
+"""The command `sundog-edge`: `haproxy` starts HAProxy, `agent` runs beside it. Neither ends the other."""
 
 import asyncio
 import logging
@@ -26,42 +26,48 @@ _STATE_DIR = click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Shared by HAProxy and the agent.",
+    help="Directory that HAProxy and the agent share.",
 )
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 
 
 @click.group()
 def main() -> None:
-    """The edge of one namespace: HAProxy and its agent."""
+    """Run the edge of one namespace: HAProxy and its agent."""
 
 
 @main.command()
 @_STATE_DIR
-@click.option("--http-bind", default="127.0.0.1:8080", show_default=True, help="Where clients connect, ADDRESS:PORT.")
-@click.option("--https-bind", default="", help="Where clients connect with TLS, ADDRESS:PORT; empty is nowhere.")
+@click.option("--http-bind", default="127.0.0.1:8080", show_default=True, help="Listen for clients at ADDRESS:PORT.")
+@click.option("--https-bind", default="", help="Listen for TLS clients at ADDRESS:PORT; empty: no TLS.")
 @click.option(
     "--threads",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Of HAProxy. With more of them it drops a request's line now and then: that request is counted as lost.",
+    help="Threads of HAProxy. With more than one, HAProxy sometimes drops a request's log line; that request counts as lost.",
 )
-@click.option("--max-connections", type=click.IntRange(0), default=0, show_default=True, help="0: as files allow.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Limit the connections; 0: as many as the limit of open files allows.",
+)
 @click.option(
     "--drain-seconds",
     type=click.IntRange(1),
     default=120,
     show_default=True,
-    help="Least deadline of a worker that leaves; longer where a request may take longer.",
+    help="Least deadline of a replaced worker; longer if a request may take longer.",
 )
 @click.option(
     "--request-seconds",
     type=click.IntRange(1),
     default=15,
     show_default=True,
-    help="For a request's headers, and its body up to the size of a buffer, to come.",
+    help="Longest wait for a request's headers, and for its body up to --buffer-bytes.",
 )
 @click.option(
     "--client-seconds", type=click.IntRange(1), default=30, show_default=True, help="Longest silence of a client."
@@ -71,14 +77,14 @@ def main() -> None:
     type=click.IntRange(0),
     default=8192,
     show_default=True,
-    help="Most connections, and most requests, of one client address at once; 0 is no limit.",
+    help="Limit connections, and running requests, of one client address; 0: no limit.",
 )
 @click.option(
     "--buffer-bytes",
     type=click.IntRange(16_384, 1 << 20),
     default=16_384,
     show_default=True,
-    help="Largest request, with its headers, that is retried and searched for a unit; two such buffers per connection.",
+    help="Largest request with headers that HAProxy retries and searches for a unit; a connection needs two such buffers.",
 )
 def haproxy(
     state_dir: Path,
@@ -92,7 +98,10 @@ def haproxy(
     source_connections: int,
     buffer_bytes: int,
 ) -> None:
-    """Become HAProxy, with the last good layout and maps of the state directory."""
+    """Start HAProxy in this process, with the last good layout and maps of the state directory.
+
+    Example: sundog-edge haproxy --state-dir /var/lib/sundog-edge --http-bind 0.0.0.0:8080
+    """
     try:
         state = StateDir.at(state_dir)
         program = haproxy_program.find_haproxy()
@@ -117,78 +126,95 @@ def haproxy(
 
 
 def prepare(state: StateDir, settings: HaproxyProcessSettings) -> None:
-    """Write the configuration for the layout of the state directory, checked by HAProxy itself."""
+    """Write the configuration for the layout of the state directory, after HAProxy has checked it."""
     ensure_map_files(state)
     certificate_sync.ensure_files(state)
     stored = read_json(state.layout)
     layout = Layout() if stored is None else Layout.from_json(stored)
-    # A public key whose file is gone only makes its tokens unknown; without this HAProxy would not start.
-    there = tuple(file for file in layout.public_keys if state.public_key(file).exists())
-    text = render_config(settings, replace(layout, public_keys=there), state)
+    # Without this, HAProxy would not start if a key file is missing. Tokens of a missing key are only unknown.
+    existing = tuple(file for file in layout.public_keys if state.public_key(file).exists())
+    text = render_config(settings, replace(layout, public_keys=existing), state)
     asyncio.run(check_config(text, state))
     write_atomically(state.config, text.encode())
     settings.save(state)
 
 
 @main.command()
-@click.option("--pid", type=click.IntRange(1), default=1, show_default=True, help="HAProxy's; in its container, 1.")
 @click.option(
-    "--delay-seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="Until no client comes any more."
+    "--pid", type=click.IntRange(1), default=1, show_default=True, help="Process id of HAProxy; 1 in its container."
+)
+@click.option(
+    "--delay-seconds",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    help="Wait before draining, until clients no longer connect.",
 )
 def drain(pid: int, delay_seconds: float) -> None:
-    """Let HAProxy finish what it has and end. For a container's preStop hook: returns when HAProxy is gone.
+    """Drain HAProxy: it finishes its requests and ends. For a container's preStop hook; returns when HAProxy has ended.
 
-    For the delay it goes on as ever, for clients learn only by and by that this edge is leaving.
+    During the delay HAProxy serves as before, because clients learn only gradually that this edge terminates.
+
+    Example: sundog-edge drain --pid 1 --delay-seconds 5
     """
     time.sleep(delay_seconds)
     try:
         os.kill(pid, signal.SIGUSR1)
         while True:
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
             os.kill(pid, 0)
     except ProcessLookupError:
         return
     except PermissionError:
-        raise click.ClickException(f"--pid {pid} belongs to another user") from None
+        raise click.ClickException(f"--pid {pid}: the process belongs to another user") from None
 
 
 @main.command()
 @_STATE_DIR
-@click.option("--split", type=click.Path(path_type=Path), default=None, help="The split document; may appear later.")
 @click.option(
-    "--config-map", default="", help="Instead of --split: the ConfigMap with the document, and the Secret beside it."
+    "--split", type=click.Path(path_type=Path), default=None, help="File with the split document; it may appear later."
 )
-@click.option("--listen", default="127.0.0.1:8081", show_default=True, help="Where evidence and health are served.")
-@click.option("--edge-name", required=True, help="The name of this edge in its evidence, such as the pod's.")
+@click.option(
+    "--config-map", default="", help="Instead of --split: name of the ConfigMap with the document, and of its Secret."
+)
+@click.option("--listen", default="127.0.0.1:8081", show_default=True, help="Serve evidence and health at HOST:PORT.")
+@click.option("--edge-name", required=True, help="Name of this edge in its evidence, such as the pod's name.")
 @click.option("--namespace", required=True)
-@click.option("--ray-token-file", type=click.Path(path_type=Path), default=None, help="Token for Serve's REST API.")
+@click.option(
+    "--ray-token-file", type=click.Path(path_type=Path), default=None, help="File with the token for Serve's REST API."
+)
 @click.option(
     "--secrets-dir",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Secrets that services name, as DIR/<secret>/<key>.",
+    help="Directory with the Secrets of services, as DIR/<secret>/<key>.",
 )
 @click.option(
     "--settle-seconds",
     type=click.FloatRange(0),
     default=0.0,
     show_default=True,
-    help="How long to look for replicas before being ready without them.",
+    help="Longest wait for replicas before the edge is ready without them.",
 )
 @click.option(
     "--linger-seconds",
     type=click.FloatRange(0),
     default=None,
-    help="On SIGTERM, go on until HAProxy has ended and this long after.",
+    help="On SIGTERM, continue until this long after HAProxy's end.",
 )
 @click.option(
     "--signing-key",
     type=click.Path(path_type=Path),
     default=None,
-    help="File with the key that exposures are signed with, in hexadecimal; of two lines the first is newer.",
+    help="File with the hexadecimal key that signs exposures; of two lines, the first is newer.",
 )
-@click.option("--store", default="", help="Where feedback is kept: sqlite:///PATH or redis://HOST:PORT.")
-@click.option("--store-password-file", type=click.Path(path_type=Path), default=None, help="Password of that server.")
+@click.option("--store", default="", help="Store of feedback: sqlite:///PATH or redis://HOST:PORT.")
+@click.option(
+    "--store-password-file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="File with the password of the store's server.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def agent(
     state_dir: Path,
@@ -206,15 +232,18 @@ def agent(
     store_password_file: Path | None,
     log_level: str,
 ) -> None:
-    """Run the agent until SIGTERM or SIGINT."""
+    """Run the agent until SIGTERM or SIGINT.
+
+    Example: sundog-edge agent --state-dir DIR --split split.json --edge-name edge-0 --namespace vision
+    """
     if (split is None) == (not config_map):
-        raise click.UsageError("exactly one of --split FILE and --config-map NAME is needed")
+        raise click.UsageError("--split, --config-map: expected exactly one of the two")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
-        raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
-    # HAProxy is to be back at once when it was killed, and needs none of what the agent is made of.
+        raise click.BadParameter(f"found {listen!r}; expected HOST:PORT", param_hint="--listen")
+    # Imported here: a killed HAProxy must restart at once, and does not need the agent's modules.
     from sundog_edge.agent.run import run
 
     try:

@@ -2,41 +2,41 @@
 
 EdgeError
 ├── DocumentError          the split document is refused as a whole; the previous one stays in force
-├── SecretError            one Secret is missing or broken; what it is for is off
-├── SettingsError          a command line or state directory that cannot work
+├── SecretError            one Secret is missing or broken; the feature that needs it is off
+├── SettingsError          an invalid command line or state directory
 ├── HaproxyUnavailable     HAProxy does not answer on its master socket
-│   └── HaproxySilent      it took the connection and said nothing in time
+│   └── HaproxySilent      HAProxy accepted the connection and did not answer in time
 ├── HaproxyRefused         HAProxy answered a command with an error
-├── ApiUnavailable         the Kubernetes API server gave no usable answer; what is known stays in force
-├── StoreUnavailable       the store of feedback did not answer, or did not take what was written
+├── ApiUnavailable         the Kubernetes API server gave no usable answer; the last known state stays in force
+├── StoreUnavailable       the feedback store did not answer, or did not accept a write
 └── ServeUnavailable       Serve's REST API gave no usable answer: unknown, not "no replicas"
 
-The messages are one line and hold no secret.
+Messages are one line and hold no secret.
 """
 
 
 class EdgeError(Exception):
-    """Base of all errors the edge raises on purpose."""
+    """Base of the errors that the edge raises on purpose."""
 
 
 class DocumentError(EdgeError):
-    """The split document cannot be applied until its author changes it."""
+    """The split document is invalid until its author changes it."""
 
 
 class SecretError(EdgeError):
-    """A Secret cannot be used; the message names it and the file in it, and nothing of what it holds."""
+    """A Secret cannot be used. The message names the Secret and its file, and shows no content."""
 
 
 class SettingsError(EdgeError):
-    """The edge cannot start as it was asked to."""
+    """The edge cannot start with these settings."""
 
 
 class HaproxyUnavailable(EdgeError):
-    """Nothing answers on HAProxy's master socket."""
+    """HAProxy does not answer on its master socket."""
 
 
 class HaproxySilent(HaproxyUnavailable):
-    """HAProxy's master socket takes a connection, and no answer comes in time."""
+    """HAProxy's master socket accepts a connection, and no answer comes in time."""
 
 
 class HaproxyRefused(EdgeError):
@@ -44,12 +44,12 @@ class HaproxyRefused(EdgeError):
 
 
 class ServeUnavailable(EdgeError):
-    """Serve's REST API did not answer, or not with what it documents."""
+    """Serve's REST API did not answer, or not in the documented form."""
 
 
 class ApiUnavailable(EdgeError):
-    """The Kubernetes API server did not answer, or not with what it documents."""
+    """The Kubernetes API server did not answer, or not in the documented form."""
 
 
 class StoreUnavailable(EdgeError):
-    """The store of feedback cannot be reached or refuses."""
+    """The feedback store does not answer, or refuses."""

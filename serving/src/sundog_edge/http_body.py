@@ -1,13 +1,25 @@
-"""Answers of others, read to their end."""
+"""HTTP bodies: read them up to a limit, and encode JSON."""
+
+import json
+from typing import Any
 
 import aiohttp
+import orjson
 
 
-async def read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The whole body, or `most` + 1 bytes of one that is larger."""
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return the whole body, or `max_bytes` + 1 bytes of a larger one."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > most:
+        if len(body) > max_bytes:
             break
-    return bytes(body[: most + 1])
+    return bytes(body[: max_bytes + 1])
+
+
+def encode_json(document: Any) -> bytes:
+    """Return the document as JSON, also with numbers beyond the 64 bits that orjson writes, such as sums of squares."""
+    try:
+        return orjson.dumps(document)
+    except TypeError:
+        return json.dumps(document).encode()

@@ -1,13 +1,13 @@
-"""How much memory this process may use."""
+"""The memory limit of this process."""
 
 import os
 from pathlib import Path
 
-_OF_GROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUP_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def memory_limit_bytes(files: tuple[Path, ...] = _OF_GROUP) -> int:
-    """Bytes: the limit of the container (of control groups, version 2 or 1), or what the machine has if that is less or there is none."""
+def memory_limit_bytes(files: tuple[Path, ...] = _CGROUP_FILES) -> int:
+    """Return the bytes that the process may use: the container's limit (cgroup version 2 or 1), at most the machine's memory."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    told = (file.read_text().strip() for file in files if file.exists())
-    return min([machine, *(int(text) for text in told if text.isdigit())])
+    limits = (file.read_text().strip() for file in files if file.exists())
+    return min([machine, *(int(text) for text in limits if text.isdigit())])

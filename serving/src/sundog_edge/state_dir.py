@@ -1,4 +1,4 @@
-"""The state directory: the files that HAProxy and the agent share, and nothing else."""
+"""The state directory: all files that HAProxy and the agent share."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ import orjson
 
 from sundog_edge.errors import SettingsError
 
-# Unix socket paths end at 107 characters, and HAProxy binds under a longer temporary name first.
+# A Unix socket path has at most 107 characters, and HAProxy first binds a longer temporary name.
 MAX_PATH = 75
 
 
@@ -24,21 +24,21 @@ class StateDir:
 
     @classmethod
     def at(cls, path: Path) -> "StateDir":
-        """The state directory at `path`, created private where it is missing. Raises SettingsError for a path that cannot work."""
+        """Return the state directory at `path`. Create a missing one with private access. Raises SettingsError for an invalid path."""
         root = path.absolute()
         if len(str(root)) > MAX_PATH:
             raise SettingsError(
-                f"--state-dir {root} has {len(str(root))} characters, at most {MAX_PATH} fit a Unix socket path"
+                f"--state-dir {root}: found {len(str(root))} characters; expected at most {MAX_PATH}, for Unix socket paths"
             )
         if any(character.isspace() or character in "\"'\\#$;" for character in str(root)):
             raise SettingsError(
-                f"--state-dir {root} has a blank, quote, backslash, #, $ or ;, which HAProxy cannot be told"
+                f"--state-dir {root}: found a blank, quote, backslash, #, $ or ;, which HAProxy's configuration cannot contain"
             )
         try:
             for name in ("maps", "public_keys", "certificates"):
                 (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise SettingsError(f"--state-dir {root} cannot be created: {error.strerror}") from None
+            raise SettingsError(f"--state-dir {root}: cannot be created: {error.strerror}") from None
         return cls(root)
 
     @property
@@ -48,12 +48,12 @@ class StateDir:
 
     @property
     def candidate(self) -> Path:
-        """A configuration that is being checked."""
+        """A configuration that HAProxy checks."""
         return self.root / "haproxy.candidate.cfg"
 
     @property
     def settings(self) -> Path:
-        """How HAProxy was started."""
+        """HAProxy's start settings."""
         return self.root / "settings.json"
 
     @property
@@ -63,17 +63,17 @@ class StateDir:
 
     @property
     def applied(self) -> Path:
-        """The split document in force, with the instant it was applied."""
+        """The split document in force, with the time at which it was applied."""
         return self.root / "applied.json"
 
     @property
     def split(self) -> Path:
-        """The last split document that the API server told, where it comes from there."""
+        """The last split document from the API server; only with --config-map."""
         return self.root / "split.json"
 
     @property
     def secrets(self) -> Path:
-        """The last Secrets that the API server told, where they come from there."""
+        """The last Secrets from the API server; only with --config-map."""
         return self.root / "secrets.json"
 
     @property
@@ -88,54 +88,54 @@ class StateDir:
 
     @property
     def master_socket(self) -> Path:
-        """HAProxy's master command line."""
+        """Socket of HAProxy's master command line."""
         return self.root / "master.sock"
 
     @property
     def relay_socket(self) -> Path:
-        """Where a worker takes requests from the one that it has replaced."""
+        """Socket on which a worker takes requests from its predecessor."""
         return self.root / "relay.sock"
 
     @property
     def feedback_socket(self) -> Path:
-        """Where the agent takes feedback from HAProxy."""
+        """Socket on which the agent takes feedback from HAProxy."""
         return self.root / "feedback.sock"
 
     @property
     def mirror_socket(self) -> Path:
-        """Where HAProxy sends copies of requests and answers."""
+        """Socket to which HAProxy sends copies of requests and answers."""
         return self.root / "mirror.sock"
 
     @property
     def mirrored(self) -> Path:
-        """The agent's last snapshot of what was mirrored."""
+        """The agent's last snapshot of mirrored requests."""
         return self.root / "mirrored.json"
 
     @property
     def log_pipe(self) -> Path:
-        """The named pipe that HAProxy's lines go through."""
+        """The named pipe for HAProxy's log lines."""
         return self.root / "log.pipe"
 
     def map(self, name: str) -> Path:
-        """A map file."""
+        """Return the path of a map file."""
         return self.root / "maps" / f"{name}.map"
 
     def certificate(self, secret: str) -> Path:
-        """The chain and key of a Secret, as HAProxy loads them."""
+        """Return the path of a Secret's chain and key, as HAProxy loads them."""
         return self.root / "certificates" / f"{secret}.pem"
 
     @property
     def certificate_list(self) -> Path:
-        """Which certificate answers for which host."""
+        """List of certificates with their hosts."""
         return self.root / "certificates" / "list.txt"
 
     def public_key(self, file: str) -> Path:
-        """The file of a public key that tokens are signed with."""
+        """Return the path of a public key that verifies tokens."""
         return self.root / "public_keys" / file
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, also after a crash of this process."""
+    """Replace a file in one step: readers see the old or the new content, even after a crash of this process."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -147,8 +147,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write a file as `write_atomically` does, unless it already has this content."""
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
+
+
 def read_json(path: Path) -> Any | None:
-    """The JSON in a file of our own; None where it is missing or damaged, which is treated alike: begin anew."""
+    """Return the JSON in a file of the edge; None if the file is missing or damaged."""
     try:
         return orjson.loads(path.read_bytes())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -157,13 +163,17 @@ def read_json(path: Path) -> Any | None:
 
 @dataclass(frozen=True, slots=True)
 class HaproxyProcessSettings:
-    """How HAProxy runs: what only a restart or a reload changes. Times in seconds, sizes in bytes. `https_bind` empty is no TLS.
+    """Settings of HAProxy's process, which only a restart or a reload changes.
 
-    `drain_seconds` is the least deadline of a worker that leaves. `max_connections` 0 is as many as the limit of open files allows.
-    `request_seconds` is for the headers of a request and the part of
-    its body that fits `buffer_bytes`, which is also what is retried and searched for a unit; `client_seconds` is for any later silence
-    of the client, `source_connections` for one client address, as connections and as requests under way (0: any number).
-    `memory_bytes` is what HAProxy may use, of which buffers take half.
+    Attributes:
+        https_bind: address for TLS; empty for none.
+        max_connections: 0 for as many as the limit of open files allows.
+        drain_seconds: least deadline of a replaced worker.
+        request_seconds: longest wait for a request's headers and the part of its body that fits `buffer_bytes`.
+        client_seconds: longest later silence of the client.
+        source_connections: largest number of connections, and of running requests, of one client address; 0 for no limit.
+        buffer_bytes: largest request that HAProxy retries and searches for a unit.
+        memory_bytes: memory that HAProxy may use; buffers take half.
     """
 
     http_bind: str = "127.0.0.1:8080"
@@ -178,12 +188,12 @@ class HaproxyProcessSettings:
     memory_bytes: int = 1 << 30
 
     def save(self, state: StateDir) -> None:
-        """Tell the agent how HAProxy was started."""
+        """Write the settings for the agent."""
         write_atomically(state.settings, orjson.dumps(asdict(self)))
 
     @classmethod
     def load(cls, state: StateDir) -> "HaproxyProcessSettings | None":
-        """The settings of the HAProxy of this state directory; None before its first start."""
+        """Return the settings of this directory's HAProxy; None before its first start."""
         stored = read_json(state.settings)
         known = cls.__slots__
         # Another version of this program may have written the file.

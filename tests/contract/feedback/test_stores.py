@@ -290,7 +290,7 @@ async def test_a_store_tells_that_it_is_away_and_comes_back(tmp_path: Path, unus
     password = folder / "password"
     store = open_store(f"redis://127.0.0.1:{unused_port}", "n", password)
     password.write_text("wrong")
-    with pytest.raises(StoreUnavailable, match=f"store of feedback 127.0.0.1:{unused_port}"):
+    with pytest.raises(StoreUnavailable, match=f"feedback store 127.0.0.1:{unused_port}"):
         await store.read(["s/a"])
     with redis_server(folder, unused_port):
         assert await store.write("s/a", OutcomeBatch({1: first()}, (event(1, 1),))) == ["accepted"]
@@ -311,7 +311,7 @@ async def test_a_store_tells_that_it_is_away_and_comes_back(tmp_path: Path, unus
 async def test_a_file_that_cannot_be_a_store_is_told_and_tried_again(tmp_path: Path) -> None:
     place = tmp_path / "folder" / "feedback.db"
     store = SqliteStore(place)
-    with pytest.raises(StoreUnavailable, match=r"store of feedback .*: .*No such file or directory"):
+    with pytest.raises(StoreUnavailable, match=r"feedback store .*: .*No such file or directory"):
         await store.read([])
     place.parent.mkdir()
     place.write_text("no database, and longer than a header of one could be" * 3)
@@ -380,7 +380,7 @@ async def test_what_is_not_ours_in_a_server_is_told_as_one_that_does_not_answer(
         anext(store.outcomes("s/b")),
         store.read(["s/d"]),
     ):
-        with pytest.raises(StoreUnavailable, match=r"store of feedback 127\.0\.0\.1"):
+        with pytest.raises(StoreUnavailable, match=r"feedback store 127\.0\.0\.1"):
             await work
     await store.write("s/c", OutcomeBatch({1: first()}))
     await store.close()
@@ -414,7 +414,7 @@ async def test_a_password_that_is_no_text_is_told_and_does_not_end_the_agent(
     ],
 )
 def test_another_url_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"^--store .* is neither sqlite:///PATH nor redis://HOST:PORT$"):
+    with pytest.raises(SettingsError, match=r"^--store: found .*; expected sqlite:///PATH or redis://HOST:PORT$"):
         open_store(url, "n")
 
 

@@ -102,8 +102,8 @@ async def test_a_broken_key_harms_nobody_else(edge, keyed):
         return (await edge.evidence())["services"]["digits"]["problems"]
 
     assert await edge.comes_true(told, "problems") == [
-        "Secret clients ada is no API key: at least 16 printable ASCII characters are expected",
-        "Secret clients carl has the API key of bob",
+        "Secret clients file ada is not an API key; expected at least 16 printable ASCII characters",
+        "Secret clients file carl has the API key of bob",
     ]
     assert await status(edge, x_api_key=BOB) == 200
     assert await status(edge, x_api_key="short") == 401

@@ -14,9 +14,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge_reference import sign_exposure
 from feedback_stores import redis_server
 from ports import free_port
-from sundog_edge.feedback.exposure import sign_exposure, verify_exposure
+from sundog_edge.feedback.exposure import verify_exposure
 from sundog_edge.haproxy.rules.feedback import MAX_REQUESTS_PER_SECOND
 from sundog_edge.split.assignment import json_unit, unit_hash
 
@@ -586,7 +587,7 @@ async def test_while_the_store_is_away_traffic_goes_on_and_the_evidence_says_so(
 
     async def error():
         found = (await edge.evidence())["services"]["digits"]["feedback"].get("error", "")
-        return found.startswith(f"store of feedback 127.0.0.1:{free_store_port}: ")
+        return found.startswith(f"feedback store 127.0.0.1:{free_store_port}: ")
 
     await edge.comes_true(error, "an error in the evidence")
     async with edge.session.post(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sundog_edge.split.assignment import bucket_of_unit
+from edge_reference import bucket_of_unit
 
 pytestmark = pytest.mark.haproxy
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sundog_edge.split.assignment import bucket_of_unit
+from edge_reference import bucket_of_unit
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sundog_edge.split.assignment import bucket_of_unit
+from edge_reference import bucket_of_unit
 
 pytestmark = pytest.mark.haproxy
 

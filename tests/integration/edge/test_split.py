@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from sundog_edge.split.assignment import bucket_of_unit, build_segments, find_arm, unit_hash
+from edge_reference import bucket_of_unit, find_arm
+from sundog_edge.split.assignment import build_segments, unit_hash
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

@@ -175,8 +175,8 @@ async def test_a_broken_secret_is_told_and_harms_nobody_else(edge, digits):
     for files_now, told in (
         (None, "tls.key does not belong to tls.crt"),
         ({"tls__crt": other["tls__crt"]}, "has no file tls.key"),
-        ({"tls__crt": b"x", "tls__key": b"y"}, "tls.crt is no certificate in PEM"),
-        ({"tls__crt": other["tls__crt"], "tls__key": b"y"}, "tls.key is no private key in PEM without a password"),
+        ({"tls__crt": b"x", "tls__key": b"y"}, "tls.crt is not a PEM certificate"),
+        ({"tls__crt": other["tls__crt"], "tls__key": b"y"}, "tls.key is not a PEM private key without a password"),
         ({}, "is missing or empty"),
     ):
         if files_now is not None:

@@ -10,7 +10,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from sundog_edge.split.assignment import bucket_of_unit, json_unit
+from edge_reference import bucket_of_unit
+from sundog_edge.split.assignment import json_unit
 
 pytestmark = pytest.mark.haproxy
 
@@ -155,7 +156,7 @@ async def test_keys_are_rotated_and_one_that_is_gone_is_believed_no_more(edge, d
     edge.secret("issuer", jwks__json="{}")
     await becomes(edge, keys.token("new", keys.other), 401)
     problems = (await edge.evidence())["services"]["digits"]["problems"]
-    assert problems == ["Secret issuer jwks.json is no JSON Web Key Set"]
+    assert problems == ["Secret issuer jwks.json is not a JSON Web Key Set"]
 
 
 async def test_the_subject_of_a_token_is_the_client_that_is_slowed(edge, digits):

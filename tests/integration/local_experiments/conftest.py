@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
+from edge_reference import bucket_of_unit
 from real_local import GROUP, Up, instance, is_ready
 from standing_in.local_up import Beside, Ranges
 from standing_in.ray_heads import Head, running_head
-from sundog_edge.split.assignment import bucket_of_unit
 from sundog_operator.core.analysis.counters import Counters
 from waiting import comes_true
 

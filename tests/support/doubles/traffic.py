@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import numpy as np
 import orjson
 
+import edge_reference
 from sundog_edge.counting import blocks, evidence
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, EvidenceQuery
 from sundog_edge.counting.ledger import Ledger
@@ -366,11 +367,14 @@ def _placed(users: Users, salt: str, ranges: str) -> _Placed:
     table = assignment.build_segments(json.loads(ranges))
     named = [users.name(number) for number in range(users.count)]
     units = [
-        Unit(int.from_bytes(assignment.unit_hash(each).to_bytes(8), signed=True), assignment.group_of_unit(salt, each))
+        Unit(
+            int.from_bytes(assignment.unit_hash(each).to_bytes(8), signed=True),
+            edge_reference.group_of_unit(salt, each),
+        )
         for each in named
     ]
     return _Placed(
-        units, np.array([assignment.find_arm(table, assignment.bucket_of_unit(salt, each)) for each in named])
+        units, np.array([edge_reference.find_arm(table, edge_reference.bucket_of_unit(salt, each)) for each in named])
     )
 
 

@@ -1,4 +1,4 @@
-"""What the command says when it cannot start: one line, and what to do."""
+"""Errors at the start of the command: one line with the fix."""
 
 import os
 import shutil
@@ -26,24 +26,24 @@ def refused(*arguments: str) -> str:
 def test_a_state_directory_too_deep_for_sockets_is_refused(tmp_path):
     deep = tmp_path / ("x" * 80)
     message = refused("haproxy", "--state-dir", str(deep))
-    assert "at most 75 fit a Unix socket path" in message
+    assert "expected at most 75, for Unix socket paths" in message
     assert message.count("\n") == 1
     assert not deep.exists()
 
 
 @pytest.mark.parametrize("name", ["a b", 'a"b', "a$b", "a#b", "a;b"])
 def test_a_state_directory_that_the_configuration_cannot_hold_is_refused(tmp_path, name):
-    with pytest.raises(SettingsError, match="which HAProxy cannot be told"):
+    with pytest.raises(SettingsError, match="which HAProxy's configuration cannot contain"):
         StateDir.at((tmp_path / name).relative_to(tmp_path))
 
 
-def test_a_haproxy_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_missing_haproxy_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv(program.HAPROXY_VARIABLE, str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     message = refused("haproxy", "--state-dir", "s")
-    assert f"{program.HAPROXY_VARIABLE}={tmp_path / 'none'} is not an executable file" in message
+    assert f"{program.HAPROXY_VARIABLE}: found {tmp_path / 'none'}; expected an executable file" in message
     assert message.count("\n") == 1
 
 
@@ -67,13 +67,13 @@ def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_pa
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
     message = refused("haproxy", "--state-dir", str(tmp_path), "--http-bind", "nonsense")
-    assert "HAProxy refuses the configuration" in message
+    assert "HAProxy rejects the configuration" in message
     assert "nonsense" in message
     assert not (tmp_path / "haproxy.cfg").exists()
 
 
-def test_one_thread_writes_all_lines_unless_more_are_asked_for(tmp_path, monkeypatch):
-    """Two that write at the same instant lose a line: HAProxy drops it rather than wait."""
+def test_one_thread_writes_all_lines_by_default(tmp_path, monkeypatch):
+    """Two threads that write at the same time lose a line: HAProxy drops it and does not wait."""
     monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
     monkeypatch.setattr(os, "execv", lambda *_: None)
     for variable in (BOOT_VARIABLE, LOG_VARIABLE):
@@ -86,7 +86,7 @@ def test_one_thread_writes_all_lines_unless_more_are_asked_for(tmp_path, monkeyp
         assert f"    nbthread {threads}\n" in (state / "haproxy.cfg").read_text()
 
 
-def test_a_listen_address_that_is_none_is_a_usage_error(tmp_path):
+def test_an_invalid_listen_address_is_a_usage_error(tmp_path):
     arguments = (
         "--state-dir",
         str(tmp_path),
@@ -99,10 +99,10 @@ def test_a_listen_address_that_is_none_is_a_usage_error(tmp_path):
         "--listen",
         "here",
     )
-    assert "'here' is not HOST:PORT" in refused("agent", *arguments)
+    assert "found 'here'; expected HOST:PORT" in refused("agent", *arguments)
 
 
-def test_settings_survive_their_file_and_a_damaged_one_is_as_none(tmp_path):
+def test_settings_are_read_back_and_a_damaged_file_counts_as_missing(tmp_path):
     state = StateDir(tmp_path)
     assert HaproxyProcessSettings.load(state) is None
     settings = HaproxyProcessSettings(http_bind="1.2.3.4:5", threads=3)
@@ -113,7 +113,7 @@ def test_settings_survive_their_file_and_a_damaged_one_is_as_none(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layout.json", "settings.json"]
 
 
-def test_a_drain_of_what_has_ended_returns():
+def test_draining_an_ended_process_returns():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     result = CliRunner().invoke(main, ["drain", "--pid", str(ended.pid), "--delay-seconds=0"])
@@ -123,7 +123,7 @@ def test_a_drain_of_what_has_ended_returns():
 @pytest.mark.parametrize("arguments", [(), ("--split", "x", "--config-map", "y")])
 def test_the_document_comes_from_one_place(tmp_path, arguments):
     message = refused("agent", "--state-dir", str(tmp_path), "--edge-name=e", "--namespace=n", *arguments)
-    assert "exactly one of --split FILE and --config-map NAME is needed" in message
+    assert "expected exactly one of the two" in message
 
 
 def test_a_config_map_is_for_pods(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The id of an exposure: read as it was signed, and nothing else."""
+"""Ids of exposures: only signed ones are read."""
 
 import os
 import string
@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_reference import sign_exposure
 from sundog_edge.errors import SecretError
-from sundog_edge.feedback.exposure import MAX_CHARACTERS, SignedExposure, _signature, sign_exposure, verify_exposure
+from sundog_edge.feedback.exposure import MAX_CHARACTERS, SignedExposure, _signature, verify_exposure
 from sundog_edge.feedback.signing_keys import KEY_SETTLE_S, NO_KEYS, SigningKeyFile, SigningKeys, parse_keys
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -27,7 +28,7 @@ exposures = st.builds(
 
 
 @given(names, exposures)
-def test_an_id_is_read_as_it_was_signed_with_either_key(service: str, exposure: SignedExposure) -> None:
+def test_an_id_signed_with_either_key_is_read(service: str, exposure: SignedExposure) -> None:
     text = sign_exposure(KEY, service, exposure)
     assert len(text) <= MAX_CHARACTERS
     assert set(text) <= {*string.ascii_letters, *string.digits, *"-._~"}
@@ -66,33 +67,33 @@ def test_every_other_character_at_every_place_is_refused() -> None:
 
 
 @given(st.text(max_size=300))
-def test_any_text_is_no_id(text: str) -> None:
+def test_arbitrary_text_is_not_an_id(text: str) -> None:
     assert verify_exposure([KEY], "digits", text) is None
 
 
 @pytest.mark.parametrize(
-    "told", ["2~a~0~b~0123456789abcdef~1", "1~a~0~b~0123456789ABCDEF~1", "1~a~-1~b~0123456789abcdef~1"]
+    "text", ["2~a~0~b~0123456789abcdef~1", "1~a~0~b~0123456789ABCDEF~1", "1~a~-1~b~0123456789abcdef~1"]
 )
-def test_a_text_of_another_shape_is_no_id_though_it_be_signed(told: str) -> None:
-    assert verify_exposure([KEY], "digits", f"{told}~{_signature(KEY, 'digits', 'b', told)}") is None
+def test_a_signed_text_of_another_shape_is_not_an_id(text: str) -> None:
+    assert verify_exposure([KEY], "digits", f"{text}~{_signature(KEY, 'digits', 'b', text)}") is None
 
 
 def test_a_file_has_one_key_or_two(tmp_path) -> None:
     assert parse_keys(KEY.hex().encode()) == (KEY,)
     assert parse_keys(f"\n {OTHER.hex()}\r\n{KEY.hex().upper()}\n".encode()) == (OTHER, KEY)
-    for content, told in (
+    for content, message in (
         ("", "has 0 keys"),
         (f"{'ab' * 16}\n" * 3, "has 3 keys"),
-        ("ab" * 15, "line 1 is no key: at least 32 hexadecimal digits"),
-        (f"{'ab' * 16}\n{'zz' * 16}", "line 2 is no key"),
-        ("ab" * 16 + "a", "line 1 is no key"),
+        ("ab" * 15, "line 1 is not a key; expected at least 32 hexadecimal digits"),
+        (f"{'ab' * 16}\n{'zz' * 16}", "line 2 is not a key"),
+        ("ab" * 16 + "a", "line 1 is not a key"),
     ):
-        with pytest.raises(SecretError, match=told) as raised:
+        with pytest.raises(SecretError, match=message) as raised:
             parse_keys(content.encode())
         assert "abab" not in str(raised.value)
 
 
-def test_a_new_key_signs_once_every_edge_can_have_it(tmp_path) -> None:
+def test_a_new_key_signs_after_every_edge_can_have_it(tmp_path) -> None:
     file, clock = tmp_path / "key", [1000.0]
     reader = SigningKeyFile(file, lambda: clock[0])
 
@@ -113,7 +114,7 @@ def test_a_new_key_signs_once_every_edge_can_have_it(tmp_path) -> None:
     file.write_text("nothing\n")
     broken = reader.read()
     assert (broken.signing, broken.accepted) == (b"", ())
-    assert broken.problem.startswith(f"--signing-key {file} line 1 is no key")
+    assert broken.problem.startswith(f"--signing-key {file} line 1 is not a key")
     write(KEY)
     assert reader.read().accepted == (KEY,)
 

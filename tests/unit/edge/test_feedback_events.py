@@ -1,4 +1,4 @@
-"""Reported outcomes: what is one, what is refused and why, and which of two are the same."""
+"""Reported outcomes: parsing, refusals with reasons, and repetitions."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def test_a_body_is_an_object_or_a_list(body, items):
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "the body is no JSON"),
         (b"{", "the body is no JSON"),
@@ -64,8 +64,8 @@ def test_a_body_is_an_object_or_a_list(body, items):
         (b"true", "the body is a boolean"),
     ],
 )
-def test_a_body_that_is_no_list_of_items_is_refused(body, told):
-    with pytest.raises(BodyRefused, match=told) as raised:
+def test_an_invalid_body_is_refused(body, message):
+    with pytest.raises(BodyRefused, match=message) as raised:
         parse_items(body)
     assert len(str(raised.value)) < 250
 
@@ -82,7 +82,7 @@ def test_an_item_is_an_event():
     assert event(time="2026-01-21t14:53:20.999999999+02:00").seconds == 1_769_000_000
 
 
-def test_a_unit_is_what_the_edge_takes_for_one():
+def test_a_unit_is_read_as_the_edge_reads_it():
     for value, unit in (("u-7", b"u-7"), (7, b"7"), (7.9, b"7"), (True, b"1"), ("é", "é".encode())):
         found = parse_item({"unit": value, "metric": "revenue"}, READING)
         assert (found.unit, found.exposure) == (unit_hash(unit), None)
@@ -142,9 +142,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("told", "result", "field", "found", "expected"), REFUSED)
-def test_what_is_no_event_is_told_by_field_found_and_expected(told, result, field, found, expected):
-    refusal = parse_item(told, READING)
+@pytest.mark.parametrize(("reported", "result", "field", "found", "expected"), REFUSED)
+def test_a_refusal_has_field_found_and_expected(reported, result, field, found, expected):
+    refusal = parse_item(reported, READING)
     assert isinstance(refusal, ItemRefusal), refusal
     assert (refusal.result, refusal.field) == (result, field)
     assert found in refusal.found
@@ -152,18 +152,18 @@ def test_what_is_no_event_is_told_by_field_found_and_expected(told, result, fiel
     assert max(map(len, refusal)) < 200
 
 
-def test_a_time_up_to_a_minute_ahead_is_taken_for_another_clock():
+def test_a_time_up_to_a_minute_ahead_is_accepted():
     ahead = datetime.fromtimestamp(int(NOW) + MAX_FUTURE_S, UTC).isoformat()
     assert event(time=ahead).seconds == int(NOW) + MAX_FUTURE_S
 
 
-def test_where_requests_are_units_a_unit_cannot_be_told():
+def test_a_unit_is_refused_if_requests_are_units():
     refusal = parse_item({"unit": "u", "metric": "converted"}, OF_REQUESTS)
     assert refusal[:3] == ("invalid", "unit", "a unit")
     assert isinstance(parse_item(item(), OF_REQUESTS), OutcomeEvent)
 
 
-def test_what_makes_two_events_one():
+def test_two_events_are_equal_by_their_key():
     later = ParseContext(NOW + 5, READING.metrics, True, READING.exposure_of, ONE.attempt)
     assert parse_item(item(), later).key == event().key, "a repetition without a time is the same"
     assert event(id="a").key == event(id="a", value=3, time="2026-01-21T12:00:00Z").key, "an id says it all"

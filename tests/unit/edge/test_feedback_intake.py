@@ -1,4 +1,4 @@
-"""The intake: bodies in, answers out; what is reported of a store that is away."""
+"""The intake: bodies in, answers out; and the reports while the store is away."""
 
 import asyncio
 import gc
@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from edge_reference import sign_exposure
 from feedback_stores import MemoryStore
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.exposure import SignedExposure, sign_exposure
+from sundog_edge.feedback.exposure import SignedExposure
 from sundog_edge.feedback.intake import MAX_PROBLEMS, FeedbackIntake
 from sundog_edge.feedback.join import OutcomeBatch
 from sundog_edge.feedback.signing_keys import NO_KEYS, SigningKeys
@@ -55,7 +56,7 @@ def document(attempt: str = "d-1", **changes: object) -> SplitDocument:
 
 
 class Desk:
-    """An intake with all that it depends on, to be changed."""
+    """An intake with changeable dependencies."""
 
     def __init__(self) -> None:
         self.store: MemoryStore = MemoryStore()
@@ -66,11 +67,11 @@ class Desk:
         self.intake = FeedbackIntake(
             self.store, lambda: self.keys, lambda: self.document, self.drain, lambda: self.clock
         )
-        self.intake.follow()
+        self.intake.update_trackers()
 
     def drain(self) -> None:
         for unit, us in self.lines:
-            self.intake.first_seen["digits/d-1"].see(unit, us, 1, "stable")
+            self.intake.first_seen["digits/d-1"].observe(unit, us, 1, "stable")
         self.lines = []
 
     def id(self, number: int = 1, attempt: str = "d-1", key: bytes = KEY, service: str = "digits") -> str:
@@ -99,21 +100,21 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     assert (await desk.take(before))[0] == 200
     desk.document = document("d-2")
     desk.clock = NOW + 55
-    desk.intake.follow()
-    told = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 2, int(NOW) - 10))
-    status, answer = await desk.take(converted(told), before)
+    desk.intake.update_trackers()
+    exposure_id = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 2, int(NOW) - 10))
+    status, answer = await desk.take(converted(exposure_id), before)
     assert (status, answer["late"], answer["accepted"]) == (207, 2, 0)
     ahead = sign_exposure(KEY, "digits", SignedExposure("d-3", 1, "stable", 2, int(NOW) + 40))
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
     section = await desk.section()
     assert (section["late"], section["unknown"], section["outcomes"]) == (2, 1, [])
-    # What it knows longer stays known since then.
+    # An older attempt keeps its start.
     desk.clock = NOW + 500
-    desk.intake.follow()
+    desk.intake.update_trackers()
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
 
 
-async def test_each_item_is_answered_for_itself(desk: Desk) -> None:
+async def test_each_item_has_its_own_result(desk: Desk) -> None:
     status, answer = await desk.take(
         converted(desk.id(1)),
         converted(desk.id(1)),
@@ -144,7 +145,7 @@ async def test_each_item_is_answered_for_itself(desk: Desk) -> None:
     assert "nobody" not in json.dumps(answer)
 
 
-async def test_whose_id_it_is_not_cannot_be_told_from_the_answer(desk: Desk) -> None:
+async def test_the_answer_does_not_reveal_the_owner_of_an_id(desk: Desk) -> None:
     genuine = desk.id()
     strangers = [
         "anything",
@@ -163,13 +164,13 @@ async def test_whose_id_it_is_not_cannot_be_told_from_the_answer(desk: Desk) -> 
     assert (await desk.take(converted(desk.id(key=OLD))))[1]["accepted"] == 1
 
 
-async def test_only_the_first_problems_are_told(desk: Desk) -> None:
+async def test_only_the_first_problems_are_listed(desk: Desk) -> None:
     _, answer = await desk.take(*[converted("x")] * 50)
     assert answer["unknown"] == 50
     assert [each["item"] for each in answer["problems"]] == list(range(MAX_PROBLEMS))
 
 
-async def test_a_unit_whose_request_has_just_been_answered_is_known(desk: Desk) -> None:
+async def test_a_unit_of_a_just_answered_request_is_known(desk: Desk) -> None:
     desk.lines = [(unit_hash(b"ada"), int((NOW - 1) * 1e6))]
     assert await desk.take({"unit": "ada", "metric": "converted"}) == (
         200,
@@ -216,7 +217,7 @@ async def test_without_a_key_no_feedback_is_taken_and_the_evidence_says_why(desk
     assert (await desk.section())["error"] == "the agent was started without --signing-key"
     without = FeedbackIntake(None, lambda: desk.keys, lambda: desk.document, desk.drain)
     await without.tick()
-    assert without.follow() is False
+    assert without.update_trackers() is False
     assert without.sections() == {"digits": {"attempt": "d-1", "error": "the agent was started without --store"}}
 
 
@@ -229,7 +230,7 @@ async def test_a_store_that_is_away_loses_nothing_that_was_acknowledged(desk: De
     assert (status, answer["code"]) == (503, "FeedbackUnavailable")
     with pytest.raises(StoreUnavailable):
         await desk.intake.tick()
-    assert desk.intake.sections()["digits"] == {"attempt": "d-1", "error": "store of feedback: away"}
+    assert desk.intake.sections()["digits"] == {"attempt": "d-1", "error": "feedback store: away"}
     assert desk.intake.failures == 2
     desk.store.away = False
     after = await desk.section()
@@ -237,7 +238,7 @@ async def test_a_store_that_is_away_loses_nothing_that_was_acknowledged(desk: De
     assert after["outcomes"] == before["outcomes"] == [["converted", 1, "stable", 1, 1, 10**6, 10**12]]
 
 
-async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> None:
+async def test_a_hanging_store_is_waited_for_with_a_timeout(desk: Desk) -> None:
     class Hanging(MemoryStore):
         hangs = True
 
@@ -258,7 +259,7 @@ async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> No
     assert (await desk.take(converted(desk.id(1))))[1]["accepted"] == 1
 
 
-async def test_what_waits_is_handed_over_on_the_way_out(desk: Desk) -> None:
+async def test_waiting_exposures_are_written_at_the_end(desk: Desk) -> None:
     desk.lines = [(7, int(NOW * 1e6))]
     desk.drain()
     await desk.intake.finish()
@@ -269,48 +270,48 @@ async def test_what_waits_is_handed_over_on_the_way_out(desk: Desk) -> None:
     await desk.intake.finish()
 
 
-async def test_a_new_attempt_begins_at_nothing(desk: Desk) -> None:
+async def test_a_new_attempt_starts_at_zero(desk: Desk) -> None:
     await desk.take(converted(desk.id(1)))
     desk.document = document("d-2")
-    assert desk.intake.follow() is True
+    assert desk.intake.update_trackers() is True
     assert [*desk.intake.first_seen] == ["digits/d-2"]
     assert (await desk.section())["sequence"] == 0
     assert (await desk.take(converted(desk.id(1))))[1]["unknown"] == 1
 
 
-async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_again(desk: Desk) -> None:
-    """As after a warm-up, of which lines still come when the next epoch is on its way."""
+async def test_a_unit_from_before_feedback_is_first_exposed_when_it_comes_again(desk: Desk) -> None:
+    """After a warm-up, its lines still come when the next epoch starts."""
     desk.document, coming = document(epoch=1, feedback=None), document(epoch=2)
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
-    assert desk.intake.follow(coming) is True
+    assert desk.intake.update_trackers(coming) is True
     seen = desk.intake.first_seen["digits/d-1"]
-    seen.see(7, int(NOW * 1e6), 1, "stable")
+    seen.observe(7, int(NOW * 1e6), 1, "stable")
     desk.document = coming
-    desk.intake.follow()
-    seen.see(8, int(NOW * 1e6), 1, "stable")
-    seen.see(7, int(NOW * 1e6) + 1, 2, "stable")
+    desk.intake.update_trackers()
+    seen.observe(8, int(NOW * 1e6), 1, "stable")
+    seen.observe(7, int(NOW * 1e6) + 1, 2, "stable")
     assert (await desk.section())["exposed"] == [[2, "stable", 1]]
 
 
-async def test_an_agent_that_is_started_anew_takes_the_lines_that_waited_for_it(desk: Desk) -> None:
+async def test_a_restarted_agent_reads_the_waiting_lines(desk: Desk) -> None:
     desk.document, coming = None, document(epoch=5)
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
-    assert desk.intake.follow(coming) is True
-    desk.intake.first_seen["digits/d-1"].see(7, int(NOW * 1e6), 4, "stable")
+    assert desk.intake.update_trackers(coming) is True
+    desk.intake.first_seen["digits/d-1"].observe(7, int(NOW * 1e6), 4, "stable")
     desk.document = coming
     assert (await desk.section())["exposed"] == [[4, "stable", 1]]
 
 
-async def test_where_requests_are_units_none_is_watched(desk: Desk) -> None:
+async def test_no_unit_is_tracked_if_requests_are_units(desk: Desk) -> None:
     desk.document = document(unit={"kind": "request"})
-    assert desk.intake.follow() is True
+    assert desk.intake.update_trackers() is True
     assert not desk.intake.first_seen
     assert (await desk.take(converted(desk.id(5))))[0] == 200
     found = await desk.section()
     assert (found["exposed"], found["outcomes"][0][3]) == ([], 1)
 
 
-async def test_what_found_no_room_is_counted_once_however_many_report_at_once(desk: Desk) -> None:
+async def test_dropped_exposures_are_counted_once_with_concurrent_reports(desk: Desk) -> None:
     class Slow(MemoryStore):
         async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
             for _ in range(20):
@@ -319,7 +320,7 @@ async def test_what_found_no_room_is_counted_once_however_many_report_at_once(de
 
     desk.store = Slow()
     desk.intake = FeedbackIntake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW)
-    desk.intake.follow()
+    desk.intake.update_trackers()
     desk.intake.first_seen["digits/d-1"].dropped = 7
     await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(5)))
     assert desk.intake.first_seen["digits/d-1"].dropped == 0
@@ -330,11 +331,11 @@ def locks() -> int:
     return sum(type(each) is asyncio.Lock for each in gc.get_objects())
 
 
-async def test_attempts_that_have_ended_leave_nothing(desk: Desk) -> None:
+async def test_ended_attempts_leave_no_state(desk: Desk) -> None:
     before = locks()
     for number in range(1, 6):
         desk.document = document(f"d-{number}")
-        desk.intake.follow()
+        desk.intake.update_trackers()
         assert (await desk.take(converted(desk.id(number, f"d-{number}"))))[0] == 200
     assert locks() == before
 
@@ -344,24 +345,24 @@ def test_services_share_the_memory_for_units(desk: Desk) -> None:
     (service,) = desk.document.services
     many = tuple(service.model_copy(update={"name": f"s{number}"}) for number in range(40))
     desk.document = desk.document.model_copy(update={"services": many})
-    desk.intake.follow()
-    assert sum(seen.waits for seen in desk.intake.first_seen.values()) == 400_000
+    desk.intake.update_trackers()
+    assert sum(seen.max_waiting for seen in desk.intake.first_seen.values()) == 400_000
     desk.document = desk.document.model_copy(update={"services": many[:2]})
-    desk.intake.follow()
-    assert [seen.waits for seen in desk.intake.first_seen.values()] == [100_000] * 2
+    desk.intake.update_trackers()
+    assert [seen.max_waiting for seen in desk.intake.first_seen.values()] == [100_000] * 2
 
 
-async def test_an_edge_whose_clock_is_behind_that_of_another_takes_what_happens_now(desk: Desk) -> None:
+async def test_an_edge_with_a_late_clock_accepts_events_without_a_time(desk: Desk) -> None:
     ahead = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 1, int(NOW) + 2))
-    told = datetime.fromtimestamp(NOW, UTC).isoformat()
-    _, answer = await desk.take(converted(ahead), converted(ahead, time=told))
+    now = datetime.fromtimestamp(NOW, UTC).isoformat()
+    _, answer = await desk.take(converted(ahead), converted(ahead, time=now))
     assert (answer["accepted"], answer["late"]) == (1, 1)
 
 
-async def test_so_it_does_where_the_unit_is_told_and_the_exposure_is_in_the_store(desk: Desk) -> None:
+async def test_an_edge_with_a_late_clock_accepts_units_with_stored_exposures(desk: Desk) -> None:
     desk.lines = [(unit_hash(b"ada"), int(NOW + 2) * 1_000_000)]
-    ada, told = {"unit": "ada", "metric": "converted"}, datetime.fromtimestamp(NOW, UTC).isoformat()
-    _, answer = await desk.take(ada, {**ada, "time": None, "id": "again"}, {**ada, "time": told})
+    ada, now = {"unit": "ada", "metric": "converted"}, datetime.fromtimestamp(NOW, UTC).isoformat()
+    _, answer = await desk.take(ada, {**ada, "time": None, "id": "again"}, {**ada, "time": now})
     assert (answer["accepted"], answer["late"]) == (2, 1)
     assert [event.seconds for event, _ in desk.store.attempts["digits/d-1"].events] == [int(NOW) + 2] * 2
 

@@ -1,4 +1,4 @@
-"""The join, against a count of everything from the beginning; and exposures of units, against a flood of them."""
+"""The join, compared with a count from scratch; and exposures of many units."""
 
 import tracemalloc
 from collections import defaultdict
@@ -32,10 +32,10 @@ firsts = st.builds(
 @st.composite
 def events(draw: st.DrawFn) -> OutcomeEvent:
     unit = draw(units)
-    told = SignedExposure("attempt", draw(st.integers(0, 2)), draw(arms), unit, T0) if draw(st.booleans()) else None
+    exposure = SignedExposure("attempt", draw(st.integers(0, 2)), draw(arms), unit, T0) if draw(st.booleans()) else None
     value = draw(st.integers(-3, 3) | st.sampled_from((10**15, -(10**15))))
     key, metric = bytes([draw(st.integers(0, 20))]), draw(st.sampled_from(("m", "n")))
-    return OutcomeEvent(key, unit, told, metric, value, draw(instants), draw(st.booleans()))
+    return OutcomeEvent(key, unit, exposure, metric, value, draw(instants), draw(st.booleans()))
 
 
 batches = st.lists(
@@ -62,7 +62,7 @@ def write(own: MemoryAttempt, batch: OutcomeBatch) -> list[str]:
 
 
 class Replay:
-    """What came of everything, told one event at a time and summed at the end."""
+    """The results of all events, joined one by one and summed at the end."""
 
     def __init__(self) -> None:
         self.first: dict[int, FirstExposure] = {}
@@ -110,9 +110,9 @@ class Replay:
 
 
 @given(batches)
-def test_sums_are_those_of_everything_counted_from_the_beginning(told: list[OutcomeBatch]) -> None:
+def test_sums_equal_a_count_from_scratch(batches: list[OutcomeBatch]) -> None:
     own, replay = MemoryAttempt(), Replay()
-    for batch in told:
+    for batch in batches:
         before = own.tally.get("sequence", 0), dict(own.tally)
         write(own, batch)
         replay.write(batch)
@@ -139,28 +139,28 @@ def test_a_section_of_nothing_is_all_zero() -> None:
     }
 
 
-def test_a_unit_waits_with_its_earliest_request_and_is_asked_for_once() -> None:
+def test_a_unit_waits_with_its_earliest_request_and_is_written_once() -> None:
     seen = FirstExposureTracker()
-    seen.see(1, 20, 1, "b")
-    seen.see(1, 10, 0, "a")
-    seen.see(1, 30, 1, "b")
-    assert seen.some() == ({1: FirstExposure(10, 0, "a")}, 0)
-    assert seen.some() == ({1: FirstExposure(10, 0, "a")}, 0), "until it is written"
-    seen.written(*seen.some())
-    seen.see(1, 40, 2, "a")
-    assert seen.some() == ({}, 0)
+    seen.observe(1, 20, 1, "b")
+    seen.observe(1, 10, 0, "a")
+    seen.observe(1, 30, 1, "b")
+    assert seen.next_batch() == ({1: FirstExposure(10, 0, "a")}, 0)
+    assert seen.next_batch() == ({1: FirstExposure(10, 0, "a")}, 0), "until it is written"
+    seen.mark_written(*seen.next_batch())
+    seen.observe(1, 40, 2, "a")
+    assert seen.next_batch() == ({}, 0)
 
 
-def test_what_finds_no_room_is_counted_and_taken_when_it_comes_again() -> None:
+def test_units_without_room_are_counted_and_taken_when_they_come_again() -> None:
     seen = FirstExposureTracker(waiting=2)
     for unit in (1, 2, 3, 4):
-        seen.see(unit, 10, 0, "a")
-    firsts, dropped = seen.some()
+        seen.observe(unit, 10, 0, "a")
+    firsts, dropped = seen.next_batch()
     assert (set(firsts), dropped) == ({1, 2}, 2)
-    seen.see(5, 10, 0, "a")
-    seen.written(firsts, dropped)
-    seen.see(3, 50, 1, "a")
-    assert seen.some() == ({3: FirstExposure(50, 1, "a")}, 1)
+    seen.observe(5, 10, 0, "a")
+    seen.mark_written(firsts, dropped)
+    seen.observe(3, 50, 1, "a")
+    assert seen.next_batch() == ({3: FirstExposure(50, 1, "a")}, 1)
 
 
 def test_units_that_come_again_are_remembered_among_many_that_do_not() -> None:
@@ -168,15 +168,15 @@ def test_units_that_come_again_are_remembered_among_many_that_do_not() -> None:
     asked = 0
     for number in range(10_000):
         for unit in (10**6 + number, number % 10):
-            seen.see(unit, 10, 0, "a")
-        firsts, dropped = seen.some()
+            seen.observe(unit, 10, 0, "a")
+        firsts, dropped = seen.next_batch()
         asked += sum(unit < 10 for unit in firsts)
-        seen.written(firsts, dropped)
+        seen.mark_written(firsts, dropped)
         assert seen.held <= 100
     assert asked == 10
 
 
-def test_many_attempts_hold_no_more_than_a_few() -> None:
+def test_many_attempts_need_no_more_memory_than_a_few() -> None:
     seen = FirstExposureTracker()
     for attempts, remembered, waits in (
         (0, 200_000, 100_000),
@@ -185,7 +185,7 @@ def test_many_attempts_hold_no_more_than_a_few() -> None:
         (10**9, 1, 1),
     ):
         seen.share(attempts)
-        assert (seen.remembered, seen.waits) == (remembered, waits)
+        assert (seen.remembered, seen.max_waiting) == (remembered, waits)
 
 
 @pytest.mark.extended
@@ -195,11 +195,11 @@ def test_a_flood_of_units_leaves_memory_bounded() -> None:
     tracemalloc.start()
     try:
         for unit in range(1, 200_001):
-            # The spread of a hash, without the cost of one here.
-            seen.see(unit * 0x9E3779B97F4A7C15 & 0xFFFF_FFFF_FFFF_FFFF, unit, 3, "canary")
+            # Spread like a hash, without its cost.
+            seen.observe(unit * 0x9E3779B97F4A7C15 & 0xFFFF_FFFF_FFFF_FFFF, unit, 3, "canary")
             if unit % WRITE_BATCH_UNITS == 0 and unit < 100_000:
                 largest = max(largest, seen.held)
-                seen.written(*seen.some())
+                seen.mark_written(*seen.next_batch())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -57,7 +57,7 @@ def document(*applications: str, header: str = "", services: int = 1, **changes)
     )
 
 
-def test_one_value_says_which_table_assigns_and_the_table_has_the_arms():
+def test_one_value_selects_the_table_and_the_table_has_the_arms():
     wanted = document("digits-r7", "digits-r8", header="X-User", services=2)
     maps = build_maps(wanted, fit_layout(Layout(), wanted))
     table = maps["splits"]["digits"].split("|")[5]
@@ -71,7 +71,7 @@ def test_one_value_says_which_table_assigns_and_the_table_has_the_arms():
 
 
 @pytest.mark.parametrize("changes", [{"epoch": 4}, {"attempt": "other"}, {"name": "x"}], ids=str)
-def test_another_content_is_another_table_and_the_same_content_the_same(changes):
+def test_the_name_of_a_table_depends_on_its_content_only(changes):
     def tables(**own) -> set[str]:
         wanted = document("digits-r7", **own)
         return {key.split("/")[0] for key in build_maps(wanted, fit_layout(Layout(), wanted))["ranges"]}
@@ -81,15 +81,15 @@ def test_another_content_is_another_table_and_the_same_content_the_same(changes)
     assert not tables() & tables(**changes)
 
 
-def test_feedback_changes_the_arms_that_it_is_for_and_no_others():
+def test_feedback_changes_the_arms_of_its_service_only():
     def maps(**own):
         override = {"header": "x-pick", "value": "v", "arm": "a0", "callers": {"networks": ["10.0.0.0/8"]}}
         wanted = document("digits-r7", header="X-User", overrides=[override], **own)
         return build_maps(wanted, fit_layout(Layout(), wanted), CallerCredentials(signing_key=b"\1\2"))
 
     plain, taking = maps(), maps(feedback={"metrics": ["m"]})
-    (value,), (told,) = plain["ranges"].values(), taking["ranges"].values()
-    assert told == f"{value}!att~3~a0"
+    (value,), (with_feedback,) = plain["ranges"].values(), taking["ranges"].values()
+    assert with_feedback == f"{value}!att~3~a0"
     assert [*maps(feedback={"metrics": ["m"]}, reveal=False)["ranges"].values()] == [f"{value}!att~3~"]
     assert [*taking["overrides"].values()] == [*plain["overrides"].values()], "who chose is not exposed"
     assert [each["splits"]["digits"].split("|")[6] for each in (plain, taking)] == ["ro", "rof"]
@@ -104,7 +104,7 @@ def matching(*headers: str, arm: str = "a1", **changes) -> SplitDocument:
     return document("digits-r7", "digits-r8", match=match, **changes)
 
 
-def test_headers_are_a_table_of_hashes_that_leads_to_the_arm():
+def test_matches_look_up_hashes_of_headers():
     wanted = matching("x-b", "x-a")
     maps = build_maps(wanted, fit_layout(Layout(), wanted))
     table = maps["splits"]["digits"].split("|")[5]
@@ -119,7 +119,7 @@ def test_headers_are_a_table_of_hashes_that_leads_to_the_arm():
     assert maps["ranges"][f"{table}/1"].startswith("slot0!digits/att/3/a0/assigned!")
 
 
-def test_other_headers_are_another_table_and_none_are_the_table_of_before():
+def test_other_headers_give_another_table_and_no_headers_the_earlier_one():
     def table(wanted: SplitDocument) -> str:
         return build_maps(wanted, fit_layout(Layout(), wanted))["splits"]["digits"].split("|")[5]
 
@@ -129,7 +129,7 @@ def test_other_headers_are_another_table_and_none_are_the_table_of_before():
     assert table(matching()) == table(document("digits-r7", "digits-r8")) == "c5deece6a84e6eee"
 
 
-def test_a_new_name_of_a_header_is_a_reload_and_its_rules_are_there_for_services_that_ask():
+def test_a_new_header_name_needs_a_reload_and_its_rules_apply_where_needed():
     plain = fit_layout(Layout(), document("a-r1"))
     assert "matched" not in render_config(HaproxyProcessSettings(http_bind="0.0.0.0:80"), plain, STATE)
     wanted = matching("x-b", "x-a")
@@ -145,7 +145,7 @@ def test_a_new_name_of_a_header_is_a_reload_and_its_rules_are_there_for_services
 
 
 def with_thresholds(*us: int | None, **further: int) -> SplitDocument:
-    """Two arms that share the buckets, each with its own threshold and all with further ones, and a way to choose the second."""
+    """Two arms that share the buckets, with thresholds of their own and common further ones, and an override for the second."""
     service = document("digits-r7", "digits-r8").model_dump(mode="json")["services"][0]
     for arm, ranges, own in zip(service["arms"], ([[0, 4000]], [[4000, 10_000]]), us, strict=True):
         arm |= {"ranges": ranges, "slowMicroseconds": own, **further}
@@ -153,7 +153,7 @@ def with_thresholds(*us: int | None, **further: int) -> SplitDocument:
     return document(arms=service["arms"], overrides=[{"header": "x-a", "value": "b", "arm": "a1", "callers": callers}])
 
 
-def test_an_arms_value_says_what_counts_as_slow_and_another_threshold_is_another_table():
+def test_an_arms_value_has_its_slow_thresholds_and_another_threshold_gives_another_table():
     def thresholds(*us: int | None, **further: int) -> tuple[str, dict[str, str], dict[str, str]]:
         wanted = with_thresholds(*us, **further)
         maps = build_maps(wanted, fit_layout(Layout(), wanted))
@@ -171,7 +171,7 @@ def test_an_arms_value_says_what_counts_as_slow_and_another_threshold_is_another
     assert len({first, second, third}) == 3
 
 
-def test_an_override_holds_for_every_network_inside_an_allowed_one():
+def test_an_override_applies_to_every_network_inside_an_allowed_one():
     callers = {"keys": ["ops"], "networks": ["10.0.0.0/8"]}
     wanted = document(
         "digits-r7",
@@ -252,17 +252,17 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
 @pytest.mark.parametrize(
     ("memory", "buffer", "wanted"), [(1 << 30, 16_384, 32_768), (1 << 30, 1 << 20, 512), (1 << 20, 1 << 20, 64)]
 )
-def test_buffers_take_half_of_the_memory_there_is(memory, buffer, wanted):
+def test_buffers_take_half_of_the_memory(memory, buffer, wanted):
     text = render_config(HaproxyProcessSettings(memory_bytes=memory, buffer_bytes=buffer), Layout(), STATE)
     assert f"    tune.buffers.limit {wanted}\n" in text
 
 
-def test_how_many_requests_an_address_has_is_asked_where_connections_are():
+def test_requests_of_an_address_are_limited_like_its_connections():
     assert "sc_conn_cur(7) gt 5 " in render_config(HaproxyProcessSettings(source_connections=5), Layout(), STATE)
     assert "sc_conn_cur" not in render_config(HaproxyProcessSettings(source_connections=0), Layout(), STATE)
 
 
-def test_the_memory_there_is_is_the_containers_where_that_is_less_than_the_machines(tmp_path):
+def test_the_memory_limit_is_the_lower_one_of_container_and_machine(tmp_path):
     machine = memory_limit_bytes(())
     newer, older = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
     assert memory_limit_bytes((newer, older)) == machine
@@ -278,7 +278,7 @@ def waits(timeout: float, *applications: str) -> SplitDocument:
     return document(*applications, queue={"maxRequests": 7, "timeoutSeconds": timeout})
 
 
-def test_a_wait_of_its_own_needs_one_reload_and_the_next_revision_none():
+def test_a_new_wait_needs_one_reload_and_the_next_revision_none():
     layout = fit_layout(Layout(), document("a-r1"))
     first = fit_layout(layout, waits(2, "a-r1", "a-r2"))
     assert layout.needs_reload(first)
@@ -291,7 +291,7 @@ def test_a_wait_of_its_own_needs_one_reload_and_the_next_revision_none():
     assert "timeout queue 2000ms" in render_config(HaproxyProcessSettings(), second, STATE)
 
 
-def test_only_services_that_ask_for_something_have_a_policy():
+def test_only_services_with_a_policy_have_an_entry():
     asked = document(
         "digits-r7",
         auth={"apiKeys": "clients", "jwt": {"jwks": "issuer", "issuer": "https://i/a b", "audience": "d"}},
@@ -318,20 +318,20 @@ def test_arms_that_share_an_application_share_its_queue():
     assert build_maps(shared, fit_layout(Layout(), shared))["queues"] == {"slot0": str(whole)}
 
 
-def test_answers_are_compressed_where_a_service_offers_it():
+def test_answers_are_compressed_if_the_service_offers_it():
     plain, asked = document("digits-r7"), document("digits-r7", compression="gzip")
     assert "compression algo" not in render_config(HaproxyProcessSettings(), fit_layout(Layout(), plain), STATE)
     layout = fit_layout(fit_layout(Layout(), plain), asked)
     assert fit_layout(Layout(), plain).needs_reload(layout)
     assert Layout.from_json(layout.as_json()).compression
     text = render_config(HaproxyProcessSettings(), layout, STATE)
-    # Of arms alone: calls by gRPC, feedback and what the edge answers itself stay as they are.
+    # Only for arms: gRPC calls, feedback and the edge's own answers stay the same.
     assert text.count("compression algo gzip") == 1
     assert "compression algo gzip" in text[text.index("defaults arm from base") :]
     assert build_maps(asked, layout)["splits"]["digits"].split("|")[6] == "rz"
 
 
-def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_be_sent():
+def test_cors_rules_come_with_the_first_service_and_allow_the_header_of_its_unit():
     plain = document("digits-r7")
     assert "access-control" not in render_config(HaproxyProcessSettings(), fit_layout(Layout(), plain), STATE)
     asked = document("digits-r7", header="X-User-Id", cors={"allowedOrigins": ["https://a.example", "http://b:3000"]})
@@ -345,7 +345,7 @@ def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_
     assert (origin, seconds, credentials) == ("", "600", "")
     assert {"authorization", "x-api-key", "x-user-id"} <= {*request.split(",")}
     assert {"retry-after", "x-request-id"} <= {*response.split(",")}
-    # They stay when the last of them is gone: that is no reason for a reload.
+    # The rules stay after the last such service: their removal is no reason for a reload.
     assert fit_layout(layout, plain).cors
     assert build_maps(plain, fit_layout(layout, plain))["cors"] == {}
 
@@ -355,7 +355,7 @@ def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_
     [
         ({"cors": {"allowedOrigins": []}}, "allowedOrigins"),
         ({"cors": {"allowedOrigins": ["https://a b"]}}, "allowedOrigins"),
-        ({"cors": {"allowedOrigins": ["*"], "allowCredentials": True}}, "credentials are for origins that are named"),
+        ({"cors": {"allowedOrigins": ["*"], "allowCredentials": True}}, "expected named origins with allowCredentials"),
         ({"cors": {"allowedOrigins": ["*"], "exposedHeaders": ["a,b"]}}, "exposedHeaders"),
         ({"rateLimit": {"total": {"requests": 1, "seconds": 2}}}, "seconds"),
         ({"rateLimit": {"total": {"requests": 0, "seconds": 1}}}, "requests"),
@@ -367,12 +367,12 @@ def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_
         ({"queue": {"maxRequests": -1, "timeoutSeconds": 1}}, "maxRequests"),
     ],
 )
-def test_a_policy_that_no_map_can_hold_is_refused(changes, words):
+def test_an_invalid_policy_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         document("digits-r7", **changes)
 
 
-def test_new_public_keys_and_grpc_need_a_reload_and_keys_that_go_do_not():
+def test_new_public_keys_and_grpc_need_a_reload_and_removed_keys_do_not():
     layout = Layout(public_keys=("a.pem",))
     assert layout.needs_reload(Layout(public_keys=("a.pem", "b.pem")))
     assert not layout.needs_reload(Layout())
@@ -389,7 +389,7 @@ def test_new_public_keys_and_grpc_need_a_reload_and_keys_that_go_do_not():
 SHADOW = {"arm": "a1", "percent": 20, "comparator": {"kind": "tolerance", "atol": 1, "path": "$.outputs[0]"}}
 
 
-def test_a_shadow_is_one_reload_and_two_fields_more():
+def test_a_shadow_needs_one_reload_and_adds_two_fields():
     plain, shadowed = document("digits-r7", "digits-r8"), document("digits-r7", "digits-r8", shadow=SHADOW)
     before, after = fit_layout(Layout(), plain), fit_layout(fit_layout(Layout(), plain), shadowed)
     assert before.needs_reload(after)
@@ -406,16 +406,16 @@ def test_a_shadow_is_one_reload_and_two_fields_more():
 @pytest.mark.parametrize(
     ("shadow", "says"),
     [
-        ({"arm": "a9", "percent": 20}, "names arm 'a9', which it does not have"),
+        ({"arm": "a9", "percent": 20}, "names arm 'a9'; expected an arm"),
         ({"arm": "a1", "percent": 0}, "greater than or equal to 1"),
         ({"arm": "a1", "percent": 20, "comparator": {"kind": "code"}}, "'exact', 'tolerance', 'argmax' or 'custom'"),
-        ({"arm": "a1", "percent": 20, "comparator": {"kind": "custom"}}, "has parts if it is custom"),
+        ({"arm": "a1", "percent": 20, "comparator": {"kind": "custom"}}, "expected parts with kind custom"),
         ({"arm": "a1", "percent": 20, "comparator": {"path": "outputs"}}, "match pattern"),
         ({"arm": "a1", "percent": 20, "comparator": {"rtol": -1}}, "greater than or equal to 0"),
     ],
     ids=str,
 )
-def test_a_shadow_that_cannot_be_is_refused(shadow, says):
+def test_an_invalid_shadow_is_refused(shadow, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         document("digits-r7", "digits-r8", shadow=shadow)
 
@@ -423,12 +423,12 @@ def test_a_shadow_that_cannot_be_is_refused(shadow, says):
 @pytest.mark.parametrize(
     ("seconds", "wait", "hard_stop"), [(30, 5, 120), (95, 5, 120), (96, 5, 240), (95, 60, 240), (600, 5, 960)]
 )
-def test_a_worker_that_leaves_outlives_the_longest_request(seconds, wait, hard_stop):
+def test_a_replaced_worker_outlives_the_longest_request(seconds, wait, hard_stop):
     wanted = document("digits-r7", requestTimeoutSeconds=seconds, queue={"timeoutSeconds": wait})
     layout = fit_layout(Layout(), wanted)
     assert f"    hard-stop-after {hard_stop}s\n" in render_config(HaproxyProcessSettings(), layout, STATE)
     assert Layout().needs_reload(layout) is (hard_stop > 120)
-    # What was once allowed may still run: a shorter one changes nothing, and is not worth a reload.
+    # Requests under the longer limit may still run. A shorter limit does not need a reload.
     assert fit_layout(layout, document("digits-r7")).drain_s == layout.drain_s
     assert Layout.from_json(layout.as_json()) == layout
     assert "    hard-stop-after 3000s\n" in render_config(HaproxyProcessSettings(drain_seconds=3000), layout, STATE)

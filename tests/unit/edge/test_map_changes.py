@@ -1,4 +1,4 @@
-"""A change of a map costs what differs, in an order in which nothing refers to what is not there."""
+"""A change of a map costs only the differences, in an order without dangling references."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ENTRIES = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["1", "2"
 
 
 class Recorder(HaproxyClient):
-    """Keeps one map by the commands that it gets."""
+    """A worker's map, changed by commands."""
 
     def __init__(self, entries: dict[str, str]) -> None:
         super().__init__(Path("/none"))
@@ -21,7 +21,7 @@ class Recorder(HaproxyClient):
         self.prepared: dict[str, str] = {}
         self.sent: list[str] = []
 
-    async def _send(self, text: str, pid: int | None, patience_s: float = 5.0) -> str:
+    async def _send(self, text: str, pid: int | None, timeout_s: float = 5.0) -> str:
         self.sent.append(text)
         answers = [
             self._one(part.removeprefix(f"@!{pid} ")) for part in (text.split("; ") if "<<" not in text else [text])
@@ -51,7 +51,7 @@ def _pairs(payload: str) -> dict[str, str]:
 
 
 @given(ENTRIES, ENTRIES)
-async def test_the_map_becomes_what_is_wanted(before, after):
+async def test_the_map_gets_the_desired_content(before, after):
     haproxy = Recorder(before)
     await haproxy.change_map(1, MAP, before, after)
     assert haproxy.entries == after
@@ -66,7 +66,7 @@ async def test_one_entry_of_thousands_is_one_command():
     assert haproxy.sent == [f"set map {MAP} k77 2"]
 
 
-async def test_a_map_of_which_much_changes_is_replaced_in_one_step():
+async def test_a_map_with_many_changes_is_replaced_in_one_step():
     before = {f"k{number}": "1" for number in range(1000)}
     haproxy = Recorder(before)
     await haproxy.change_map(1, MAP, before, dict.fromkeys(before, "2"))
@@ -76,14 +76,14 @@ async def test_a_map_of_which_much_changes_is_replaced_in_one_step():
 
 
 @pytest.mark.parametrize("value", ["a b", "a;b", "a\\b", "a#b", "<<", '"a"', "'a'", "é"])
-async def test_a_value_that_is_no_word_of_a_command_goes_by_payload(value):
+async def test_a_value_that_cannot_be_a_word_is_sent_as_payload(value):
     haproxy = Recorder({"a": "1", "b": "1"})
     await haproxy.change_map(1, MAP, {"a": "1", "b": "1"}, {"a": value, "b": "1"})
     assert not [command for command in haproxy.sent if command.startswith("set map")]
     assert haproxy.entries == {"a": value, "b": "1"}
 
 
-async def test_what_maps_hold_as_a_rule_is_set_in_place():
+async def test_ordinary_values_are_set_in_place():
     for value in (
         "salt|jsonPath:$.a[0]|5000|6|100000|0f|ro",
         "slot1!digits/a/0/stable/assigned!/digits-r7.app!7!stable!250000",
@@ -94,7 +94,7 @@ async def test_what_maps_hold_as_a_rule_is_set_in_place():
 
 
 @pytest.mark.parametrize("entries", [1, 100, 5000])
-async def test_no_command_outgrows_a_buffer(entries):
+async def test_every_command_fits_a_buffer(entries):
     haproxy = Recorder({})
     await haproxy.change_map(1, MAP, {}, {f"key-{number}": "v" * 200 for number in range(entries)})
     assert len(haproxy.entries) == entries

@@ -1,4 +1,4 @@
-"""Blocks, groups, samples of units: what two edges have counted is what one would have, in any order."""
+"""Blocks, groups and samples of units: the merge of two edges' counts equals the counts of one edge, in any order."""
 
 import random
 
@@ -39,8 +39,8 @@ def test_blocks_are_the_same_in_any_order_and_merged(entries, order: random.Rand
     assert sum(sum(row[1:]) for row in whole.rows()) == sum(n for b, _, n in entries if b in kept)
 
 
-def test_blocks_that_are_ahead_of_the_clock_leave_no_other_out():
-    """The clock was a day ahead for a moment, or so far that what was before is kept, and what is ahead was counted by then."""
+def test_blocks_ahead_of_the_clock_displace_no_others():
+    """The clock was ahead for a moment: by a day, or by so little that the earlier blocks stay."""
     for ahead in (
         8640,
         RETAINED_BLOCKS + 1,
@@ -65,7 +65,7 @@ def test_blocks_that_are_ahead_of_the_clock_leave_no_other_out():
                 assert before == [[own, 1] for own in range(1000, 1010) if own > 1009 + ahead - RETAINED_BLOCKS]
 
 
-def test_a_line_that_is_ahead_of_the_clock_counts_as_one_of_now():
+def test_a_line_ahead_of_the_clock_counts_for_the_present_block():
     ledger = Ledger()
     now = 10_000_000.0
     stamped = int(now) // 10 + 8640
@@ -77,13 +77,13 @@ def test_a_line_that_is_ahead_of_the_clock_counts_as_one_of_now():
     assert sum(sum(counts[1 : 1 + len(ENDS)]) for counts in row.blocks.rows()) == 601
 
 
-def test_a_line_of_the_first_block_of_all_times_is_counted():
+def test_a_line_of_block_zero_is_counted():
     blocks = TimeBlockCounts(1)
     blocks.add(0, 0, 1)
     assert blocks.rows() == [[0, 1]]
 
 
-def test_a_little_ahead_of_the_clock_is_what_it_says():
+def test_a_block_slightly_ahead_of_the_clock_is_accepted():
     blocks = TimeBlockCounts(1)
     blocks.add(1000 + MAX_BLOCKS_AHEAD, 0, 1, 1000)
     blocks.add(1000, 0, 1, 1000)
@@ -104,7 +104,7 @@ def sample_of(entries, limit=8) -> UnitSample:
     made = UnitSample(limit=limit)
     for number, moment, events in entries:
         if number < made.tau:
-            made.see(number, moment, events)
+            made.observe(number, moment, events)
     return made
 
 
@@ -123,7 +123,7 @@ def test_a_sample_is_the_same_in_any_order_and_merged(entries, order: random.Ran
     merged.merge(parts[2])
     assert merged.as_json() == whole.as_json()
     assert UnitSample.from_json(whole.as_json()).as_json() == whole.as_json()
-    # Nobody below the threshold is missing, and each has the earliest of all it did.
+    # No unit below the threshold is missing, and each has its earliest events.
     by_unit: dict[int, list] = {}
     for number, moment, events in entries:
         by_unit.setdefault(number, []).append((moment, events))
@@ -144,7 +144,7 @@ def test_many_samples_share_one_budget():
 
 
 NOW = 14_005.0
-"""When all lines have come."""
+"""Check the counts after the last line."""
 
 
 def line(worker: int, number: int, status: int, arm: str, user: int, block: int) -> bytes:
@@ -173,13 +173,13 @@ def row_of(ledger: Ledger, arm: str) -> dict:
     for boot in ledger.boots.values():
         if (key := f"digits/att/0/{arm}/assigned/sticky") in boot.rows:
             merged.merge(boot.rows[key])
-    # What HAProxy has counted is not in lines.
+    # HAProxy's own counts are not in lines.
     return {**merged.as_json(), **merged.details_as_json(), "highest": 0}
 
 
 @settings(deadline=None)
 @given(LINES, st.randoms())
-def test_two_edges_merged_are_one_in_any_order(entries, order: random.Random):
+def test_two_merged_edges_equal_one_in_any_order(entries, order: random.Random):
     lines = [line(1, number, *entry) for number, entry in enumerate(entries, start=1)]
     one = Ledger()
     one.consume(lines, NOW)
@@ -198,8 +198,8 @@ def test_two_edges_merged_are_one_in_any_order(entries, order: random.Random):
 @given(LINES)
 def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
     ledger = Ledger()
-    told = list(enumerate(entries, start=1))
-    ledger.consume([line(1, number, *entry) for number, entry in told], NOW)
+    numbered = list(enumerate(entries, start=1))
+    ledger.consume([line(1, number, *entry) for number, entry in numbered], NOW)
     for boot in ledger.boots.values():
         for key, row in boot.rows.items():
             newest = row.blocks.newest
@@ -217,7 +217,9 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
             )
             assert [sums[place] for place in grouping.SLOW_INDEXES] == [row.slow, row.slow2, row.slow3]
             totals = [
-                total_us(number, user) for number, (status, arm, user, _) in told if status != 500 and f"/{arm}/" in key
+                total_us(number, user)
+                for number, (status, arm, user, _) in numbered
+                if status != 500 and f"/{arm}/" in key
             ]
             assert [row.slow, row.slow2] == [sum(total > limit for total in totals) for limit in (3000, 9000)]
             assert sums[grouping.FIRST_ATTEMPT_FAILED_INDEX] == row.first_attempt_failed
@@ -226,7 +228,7 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
     assert again.as_json() == ledger.as_json()
 
 
-def test_groups_of_a_snapshot_with_other_columns_are_left_out():
+def test_groups_of_a_snapshot_with_other_columns_are_skipped():
     ledger = Ledger()
     ledger.consume([line(1, 0, 200, "canary", 5, 1000), line(1, 1, 500, "canary", 5, 1000)], NOW)
     details = ledger.details_as_json()
@@ -238,7 +240,7 @@ def test_groups_of_a_snapshot_with_other_columns_are_left_out():
 
 
 @pytest.mark.parametrize("own", [b"x 1 2 3 4 5 6", b"1 x 2 3 4 5 6", b"1 2 3 4 5 100 6", b"1 2 3 4 5 -1 6"])
-def test_a_line_with_a_damaged_tail_counts_nothing_but_itself(own):
+def test_a_line_with_a_damaged_tail_counts_only_as_unparsable(own):
     ledger = Ledger()
     head = line(1, 1, 200, "stable", 1, 1000).rsplit(b" ", 7)[0]
     ledger.consume([head + b" " + own], NOW)

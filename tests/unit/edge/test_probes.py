@@ -1,4 +1,4 @@
-"""Probes: the edge and the model server agree on what they are, and they are counted apart."""
+"""Probes: the edge and the model server agree on them, and they are counted separately."""
 
 import re
 
@@ -65,7 +65,7 @@ def is_probe(path: str) -> bool:
 
 
 def route(path: str) -> Route | None:
-    """What the model server has at a path below its prefix; it takes slashes at the end away."""
+    """The model server's route of a path below its prefix. It ignores trailing slashes."""
     try:
         return ROUTES.find(path.rstrip("/") or "/")
     except Problem:
@@ -73,7 +73,7 @@ def route(path: str) -> Route | None:
 
 
 @pytest.mark.parametrize("path", WITHOUT_THE_MODEL)
-def test_what_the_model_server_answers_without_its_model_is_a_probe(path):
+def test_requests_answered_without_the_model_are_probes(path):
     found = route(path)
     assert found is not None
     assert found.answer is not None
@@ -104,19 +104,19 @@ def test_what_the_model_server_answers_without_its_model_is_a_probe(path):
         "/-/routes",
     ],
 )
-def test_any_other_path_is_a_request(path):
+def test_other_paths_are_requests(path):
     assert not is_probe(path)
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=7))
-def test_no_path_of_the_model_is_a_probe_and_none_of_the_others_is_missed(parts):
+def test_probes_are_exactly_the_routes_without_the_model(parts):
     path = "/" + "/".join(parts)
     found = route(path)
     if found is not None:
         assert is_probe(path) == (found.answer is not None), path
 
 
-def test_of_grpc_all_but_predictions_are_probes():
+def test_all_grpc_methods_except_predictions_are_probes():
     assert {path.rpartition("/")[2] for path in grpc.PROBES} == {*METHODS} - {"ModelInfer"}
 
 
@@ -128,8 +128,8 @@ def line(row: str, number: int, total_us: int, unit: int = 5) -> bytes:
 REQUEST, PROBE = "digits/att/2/stable/assigned/sticky", "digits/att/2/stable/probe/anonymous"
 
 
-def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_be_without_them():
-    def told(lines: list[bytes], requests: int, asked: int):
+def test_probes_do_not_change_the_row_units_or_metrics_of_an_arm():
+    def count_all(lines: list[bytes], requests: int, asked: int):
         ledger, seen = Ledger(), FirstExposureTracker()
         ledger.watch({"digits/att": seen})
         ledger.consume(lines, 1.0)
@@ -138,11 +138,11 @@ def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_
         rows = {row["origin"]: row for row in build_evidence(AgentState("e", "n"), None, ledger, 2.0)["counters"]}
         page = render_metrics(ledger, None, {}, "", {}).decode().splitlines()
         kept = [each for each in page if "_log_" not in each and "_created" not in each]
-        return rows, seen.some(), ledger.samples["digits/att"].as_json(), kept
+        return rows, seen.next_batch(), ledger.samples["digits/att"].as_json(), kept
 
     requests = [line(REQUEST, number, 5000, unit=number) for number in range(1, 4)]
     asked = [line(PROBE, number, 50, unit=100 + number) for number in range(1, 41)]
-    alone, both = told(requests, 3, 0), told([*requests, *asked], 3, 40)
+    alone, both = count_all(requests, 3, 0), count_all([*requests, *asked], 3, 40)
     assert both[0]["assigned"] == alone[0]["assigned"]
     assert both[1:3] == alone[1:3]
     extra = [each for each in both[3] if each not in alone[3]]
@@ -151,7 +151,7 @@ def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_
     assert (probe["assigned"], probe["ends"]["ok"], probe["inFlight"], probe["lost"]) == (40, 40, 0, 0)
 
 
-def test_a_probe_whose_line_is_lost_is_lost_among_probes():
+def test_a_lost_line_of_a_probe_counts_for_probes():
     ledger = Ledger()
     ledger.consume([line(PROBE, 1, 50), line(REQUEST, 1, 50)], 1.0)
     ledger.boots["a-1"].settle(
@@ -161,7 +161,7 @@ def test_a_probe_whose_line_is_lost_is_lost_among_probes():
     assert rows == {PROBE: (3, 1, 1, 1), REQUEST: (1, 1, 0, 0)}
 
 
-def test_probes_that_are_forgotten_stay_in_the_sum_of_probes():
+def test_dropped_probes_stay_in_the_sum_of_probes():
     ledger = Ledger()
     ledger.consume([line(PROBE, 1, 50), line(PROBE, 2, 50), line(REQUEST, 1, 50)], 1.0)
     ledger.forget_rows("a-1", ledger.idle_rows("a-1", 2.0, set()))

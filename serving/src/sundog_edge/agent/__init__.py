@@ -1,1 +1,1 @@
-"""The agent: it follows what an edge is to do, and reports what the edge has counted."""
+"""The agent: it applies the split document, and reports the counts of the edge."""

@@ -1,4 +1,4 @@
-"""The agent: follows the split document, Serve's replicas and HAProxy's counters. It is on the path of no request to a model."""
+"""The agent: follows the split document, Serve's replicas and HAProxy's counters. No request to a model passes through it."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,10 @@ from typing import Any
 
 import aiohttp
 
-from sundog_edge.agent import metrics as agent_metrics
+from sundog_edge.agent.metrics import render_metrics
 from sundog_edge.agent.periodic_task import PeriodicTask
-from sundog_edge.counting import evidence as counting_evidence
 from sundog_edge.counting.collector import CounterCollector
+from sundog_edge.counting.evidence import FULL_QUERY, AgentState, EvidenceQuery, build_evidence
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
 from sundog_edge.feedback.intake import FeedbackIntake
 from sundog_edge.feedback.signing_keys import SigningKeyFile
@@ -23,8 +23,9 @@ from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.workers import Workers
 from sundog_edge.mirror.supervisor import MirrorSupervisor
 from sundog_edge.replicas.plan import ServeClient
+from sundog_edge.replicas.serve_poller import ServePoller
 from sundog_edge.replicas.startup_reports import StartupReports
-from sundog_edge.replicas.sync import ReplicaSync, ServePoller
+from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.security.secrets import Secrets
 from sundog_edge.split.apply import SplitApplier
 from sundog_edge.split.document import SplitDocument, parse_document
@@ -40,7 +41,7 @@ STARTUP_PERIOD_S = 0.5
 FORGET_PERIOD_S = 60.0
 SECRETS_PERIOD_S = 1.0
 RETRY_S = 1.0
-"""Pause before what HAProxy refused is tried again: each try may have it check a whole configuration."""
+"""Pause before the retry of a failed task: each try may have HAProxy check a whole configuration."""
 
 MAX_RETRY_S = 10.0
 
@@ -50,9 +51,9 @@ _STUCK_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """How the agent was started. `settle_s` is how long it may take to find the replicas before it calls itself ready without them.
+    """The agent's start options. `settle_s`: longest wait for the replicas before the agent is ready without them.
 
-    Without `signing_key` or `store` no feedback is taken.
+    Without `signing_key` or `store`, the edge takes no feedback.
     """
 
     state: StateDir
@@ -67,249 +68,247 @@ class AgentOptions:
 
 
 class Agent:
-    """Composes the parts; `run` until cancelled."""
+    """The agent: composes the parts and runs them until it is cancelled."""
 
     def __init__(self, options: AgentOptions, session: aiohttp.ClientSession) -> None:
         haproxy = HaproxyClient(options.state.master_socket)
         self._options = options
         self._workers = Workers(haproxy)
         signing = SigningKeyFile(options.signing_key)
-        self._traffic = SplitApplier(haproxy, self._workers, options.state, options.secrets, signing)
-        self._counting = CounterCollector(haproxy, self._workers, options.state)
-        self._answers = ServePoller(ServeClient(session, options.token_file))
-        self._following = ReplicaSync(haproxy, self._workers, self._traffic, self._answers)
+        self._split = SplitApplier(haproxy, self._workers, options.state, options.secrets, signing)
+        self._collector = CounterCollector(haproxy, self._workers, options.state)
+        self._poller = ServePoller(ServeClient(session, options.token_file))
+        self._replica_sync = ReplicaSync(haproxy, self._workers, self._split, self._poller)
         self.intake = FeedbackIntake(
             options.store,
-            lambda: self._traffic.signing_keys,
-            lambda: self._traffic.in_force.document if self._traffic.in_force else None,
-            self._counting.drain_lines,
+            lambda: self._split.signing_keys,
+            lambda: self._split.in_force.document if self._split.in_force else None,
+            self._collector.drain_lines,
         )
-        # Before any line is counted: those that wait in the pipe show first exposures too.
+        # This comes before the first line is counted: lines waiting in the pipe may show first exposures.
         self._watch_units()
-        self._shadowing = MirrorSupervisor(haproxy, self._workers, options.state)
-        self._done: tuple[int, ...] = ()
-        self._failed: tuple[int, ...] = ()
+        self._mirror_supervisor = MirrorSupervisor(haproxy, self._workers, options.state)
+        self._processed_version: tuple[int, ...] = ()
+        self._failed_version: tuple[int, ...] = ()
         self._failures = 0
-        self._starts = StartupReports(session)
-        self._again_at = 0.0
+        self._startups = StartupReports(session)
+        self._retry_at = 0.0
         self._error = ""
-        self._alive_at = 0.0
-        self._away = asyncio.Event()
-        self._away.set()
-        self._settle_until: float | None = None
+        self._last_turn_at = 0.0
+        self._haproxy_away = asyncio.Event()
+        self._haproxy_away.set()
+        self._settle_deadline: float | None = None
         self._settled = options.settle_s == 0
-        self._replicas = PeriodicTask(self._following.tick)
-        self._steps = (
-            PeriodicTask(self._follow_document),
-            PeriodicTask(self._renew_secrets, every_s=SECRETS_PERIOD_S, again_s=RETRY_S),
-            PeriodicTask(self._offer_grpc, again_s=RETRY_S),
+        self._replica_task = PeriodicTask(self._replica_sync.tick)
+        self._tasks = (
+            PeriodicTask(self._apply_newest),
+            PeriodicTask(self._renew_secrets, interval_s=SECRETS_PERIOD_S, retry_s=RETRY_S),
+            PeriodicTask(self._enable_grpc, retry_s=RETRY_S),
             PeriodicTask(self._check_maps),
         )
 
     async def run(self) -> None:
-        """Serve until cancelled; on the way out everything counted is written down."""
+        """Run until cancelled. At the end, write snapshots of all counts."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_repeat(PeriodicTask(self._control), lambda: CONTROL_PERIOD_S))
-                tasks.create_task(_repeat(PeriodicTask(self._counting.drain), lambda: DRAIN_PERIOD_S))
-                tasks.create_task(_repeat(PeriodicTask(self._counting.tick), lambda: COUNT_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._collector.drain), lambda: DRAIN_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._collector.tick), lambda: COUNT_PERIOD_S))
                 tasks.create_task(_repeat(PeriodicTask(self.intake.tick), lambda: FEEDBACK_PERIOD_S))
                 tasks.create_task(_repeat(PeriodicTask(self._mirror), lambda: MIRROR_PERIOD_S))
-                tasks.create_task(_repeat(PeriodicTask(self._ask_starts), lambda: STARTUP_PERIOD_S))
+                tasks.create_task(_repeat(PeriodicTask(self._read_startups), lambda: STARTUP_PERIOD_S))
                 tasks.create_task(_repeat(PeriodicTask(self._forget), lambda: FORGET_PERIOD_S))
-                tasks.create_task(_repeat(PeriodicTask(self._poll), lambda: self._following.poll_delay_s))
+                tasks.create_task(_repeat(PeriodicTask(self._poll), lambda: self._replica_sync.poll_delay_s))
         finally:
-            self._counting.stop()
-            await self._shadowing.stop()
+            self._collector.stop()
+            await self._mirror_supervisor.stop()
 
     async def wait_for_haproxy_exit(self, seconds: float) -> None:
-        """Return some seconds after HAProxy has ended: what it served last is still counted, and can still be read."""
-        await self._away.wait()
+        """Return `seconds` after HAProxy has ended, so that its last requests are counted and can be read."""
+        await self._haproxy_away.wait()
         await asyncio.sleep(seconds)
 
     @property
     def alive(self) -> bool:
-        """Whether the loops turn, which a start anew could help; HAProxy is another process and may be away."""
-        return time.monotonic() - self._alive_at < _STUCK_S
+        """Whether the loops run. If not, a restart may help. HAProxy, another process, may be away."""
+        return time.monotonic() - self._last_turn_at < _STUCK_S
 
     @property
     def healthy(self) -> bool:
-        """Whether the loops turn and HAProxy answers."""
-        return not self._away.is_set() and time.monotonic() - self._alive_at < _STALE_S
+        """Whether the loops run and HAProxy answers."""
+        return not self._haproxy_away.is_set() and time.monotonic() - self._last_turn_at < _STALE_S
 
     @property
     def ready(self) -> bool:
-        """Whether a document is in force in a running HAProxy that has got to know the replicas of what has traffic."""
-        return self.healthy and self._traffic.in_force is not None and self._settled
+        """Whether a document is in force in a running HAProxy that has the replicas of all arms with traffic."""
+        return self.healthy and self._split.in_force is not None and self._settled
 
-    async def evidence(
-        self, question: counting_evidence.EvidenceQuery = counting_evidence.FULL_QUERY
-    ) -> dict[str, Any]:
-        """The evidence document, or what of it is asked for, with HAProxy's counts as they are now or, without HAProxy, were last read.
+    async def evidence(self, query: EvidenceQuery = FULL_QUERY) -> dict[str, Any]:
+        """Return the requested part of the evidence document, with HAProxy's present counts; without HAProxy, with the last read ones.
 
-        Raises OSError where the counters cannot be written down.
+        Raises OSError if the counters cannot be written.
         """
         running: dict[str, dict[str, int]] = {}
         with contextlib.suppress(EdgeError):
-            await self._counting.settle()
-            running = await self._following.running()
-            await self._shadowing.settle()
-        # What is told here is on disk first: no counter of a boot ever goes back, whatever is killed next.
-        self._counting.save()
-        self._shadowing.save()
-        seen = counting_evidence.AgentState(
+            await self._collector.settle()
+            running = await self._replica_sync.running()
+            await self._mirror_supervisor.settle()
+        # Written before it is shown: so no counter of a boot goes back, whatever is killed next.
+        self._collector.save()
+        self._mirror_supervisor.save()
+        state = AgentState(
             self._options.edge,
             self._options.namespace,
             self._error,
-            self._following.servers,
+            self._replica_sync.servers,
             running,
-            self._traffic.problems,
+            self._split.problems,
             self.intake.sections(),
-            self._shadowing.rows,
-            self._shadowing.ready,
-            self._starts.known,
+            self._mirror_supervisor.rows,
+            self._mirror_supervisor.ready,
+            self._startups.known,
         )
-        return counting_evidence.build_evidence(
-            seen, self._traffic.in_force, self._counting.ledger, time.time(), question
-        )
+        return build_evidence(state, self._split.in_force, self._collector.ledger, time.time(), query)
 
     async def metrics(self) -> bytes:
-        """The page for Prometheus, with HAProxy's counts as they are now."""
+        """Return the page for Prometheus, with HAProxy's present counts."""
         with contextlib.suppress(EdgeError):
-            await self._counting.settle()
-        # A counter that has been told must not go back when the agent is killed.
-        self._counting.save()
-        self._shadowing.save()
-        return agent_metrics.render_metrics(
-            self._counting.ledger,
-            self._traffic.in_force,
-            self._following.servers,
+            await self._collector.settle()
+        # Written before it is shown: so no counter goes back when the agent is killed.
+        self._collector.save()
+        self._mirror_supervisor.save()
+        return render_metrics(
+            self._collector.ledger,
+            self._split.in_force,
+            self._replica_sync.servers,
             self._error,
-            self._shadowing.by_service,
+            self._mirror_supervisor.by_service,
             self.intake,
         )
 
     async def _forget(self) -> None:
-        in_force = self._traffic.in_force
+        in_force = self._split.in_force
         if in_force is not None:
             attempts = {(service.name, service.attempt) for service in in_force.document.services}
-            await self._counting.forget(attempts)
-            self._shadowing.forget(self._counting.ledger.boots, attempts)
+            await self._collector.forget(attempts)
+            self._mirror_supervisor.forget(self._collector.ledger.boots, attempts)
 
     async def _mirror(self) -> None:
-        in_force = self._traffic.in_force
-        await self._shadowing.tick(in_force.document if in_force else None, self._following.addresses)
+        in_force = self._split.in_force
+        await self._mirror_supervisor.tick(in_force.document if in_force else None, self._replica_sync.addresses)
 
-    async def _ask_starts(self) -> None:
-        in_force = self._traffic.in_force
-        await self._starts.tick(in_force.document if in_force else None, self._following.addresses)
+    async def _read_startups(self) -> None:
+        in_force = self._split.in_force
+        await self._startups.tick(in_force.document if in_force else None, self._replica_sync.addresses)
 
     async def _poll(self) -> None:
-        in_force = self._traffic.in_force
+        in_force = self._split.in_force
         if in_force is not None:
-            await self._answers.poll(in_force.document.clusters)
+            await self._poller.poll(in_force.document.clusters)
 
     async def _control(self) -> None:
-        self._alive_at = time.monotonic()
+        self._last_turn_at = time.monotonic()
         try:
             await self._workers.refresh()
         except HaproxyUnavailable:
-            self._away.set()
+            self._haproxy_away.set()
             raise
         if self._workers.current is None:
-            self._away.set()
+            self._haproxy_away.set()
         else:
-            self._away.clear()
-        # Replicas first: whatever else fails, or takes long, no request is to be sent to one that is gone.
-        await self._replicas.take()
-        before = self._traffic.in_force
-        for step in self._steps:
-            await step.take()
-        if self._traffic.in_force is not before:
-            await self._replicas.take()
-        self._settle()
+            self._haproxy_away.clear()
+        # Replicas first: no request may go to an ended replica, whatever else fails or takes long.
+        await self._replica_task.run_if_due()
+        before = self._split.in_force
+        for task in self._tasks:
+            await task.run_if_due()
+        if self._split.in_force is not before:
+            await self._replica_task.run_if_due()
+        self._check_settled()
 
     async def _renew_secrets(self) -> None:
-        await self._traffic.renew(time.time())
+        await self._split.renew(time.time())
 
-    async def _offer_grpc(self) -> None:
-        if any(self._answers.calls.values()):
-            await self._traffic.enable_grpc(time.time())
+    async def _enable_grpc(self) -> None:
+        if any(self._poller.calls.values()):
+            await self._split.enable_grpc(time.time())
 
     async def _check_maps(self) -> None:
-        await self._traffic.check(time.time())
+        await self._split.check(time.time())
 
     def _watch_units(self, coming: SplitDocument | None = None) -> None:
-        if self.intake.follow(coming):
-            self._counting.ledger.watch(self.intake.first_seen)
+        if self.intake.update_trackers(coming):
+            self._collector.ledger.watch(self.intake.first_seen)
 
-    def _settle(self) -> None:
-        """Note once that HAProxy knows a healthy replica of all that has traffic, or that there was time enough to find one.
+    def _check_settled(self) -> None:
+        """Set `_settled` once HAProxy has a healthy replica of every arm with traffic, or when `settle_s` has passed.
 
-        Without this an edge that has just been started would be sent requests that the others could have answered.
+        Without this, a new edge would get requests that other edges could have answered.
         """
-        in_force = self._traffic.in_force
-        if self._settled or in_force is None or self._replicas.failing:
+        in_force = self._split.in_force
+        if self._settled or in_force is None or self._replica_task.failing:
             return
-        if self._settle_until is None:
-            self._settle_until = time.monotonic() + self._options.settle_s
-        carrying = [arm.application for service in in_force.document.services for arm in service.arms if arm.weight]
-        counts = self._following.servers
-        found = all(name in counts and counts[name].up for name in carrying)
-        self._settled = found or time.monotonic() >= self._settle_until
+        if self._settle_deadline is None:
+            self._settle_deadline = time.monotonic() + self._options.settle_s
+        with_traffic = [arm.application for service in in_force.document.services for arm in service.arms if arm.weight]
+        counts = self._replica_sync.servers
+        is_complete = all(name in counts and counts[name].up for name in with_traffic)
+        self._settled = is_complete or time.monotonic() >= self._settle_deadline
 
-    async def _follow_document(self) -> None:
-        """Put the newest document in force. What fails is tried again, more rarely each time; a document that has changed, at once."""
+    async def _apply_newest(self) -> None:
+        """Apply the newest document. Retry a failed one with growing pauses, and a changed one at once."""
         try:
             status = self._options.split.stat()
             version = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if version == self._done or (version == self._failed and time.monotonic() < self._again_at):
+            if version == self._processed_version or (
+                version == self._failed_version and time.monotonic() < self._retry_at
+            ):
                 return
             raw = await asyncio.to_thread(self._options.split.read_bytes)
         except FileNotFoundError:
             return
         except OSError as error:
-            self._done = ()
+            self._processed_version = ()
             self._error = f"split document {self._options.split} cannot be read: {error.strerror}"
             return
         try:
             document = parse_document(raw, self._options.namespace)
         except DocumentError as error:
             LOG.warning("%s", error)
-            self._done, self._error = version, str(error)
+            self._processed_version, self._error = version, str(error)
             return
         try:
-            await self._take(document)
+            await self._apply(document)
         except (EdgeError, OSError) as error:
-            self._error = f"generation {document.generation} could not be applied and is tried again: {error}"
-            self._postpone(version, error)
+            self._error = f"generation {document.generation} cannot be applied; still retrying: {error}"
+            self._schedule_retry(version, error)
             raise
-        self._done, self._failures, self._error = version, 0, ""
+        self._processed_version, self._failures, self._error = version, 0, ""
 
-    async def _take(self, document: SplitDocument) -> None:
-        in_force = self._traffic.in_force
+    async def _apply(self, document: SplitDocument) -> None:
+        in_force = self._split.in_force
         if in_force is None or in_force.document != document:
-            # Its first requests may have ended before all workers have it.
+            # The document's first requests may end before all workers have it.
             self._watch_units(document)
-            await self._traffic.apply(document, time.time())
+            await self._split.apply(document, time.time())
             LOG.info("generation %d is in force", document.generation)
-        self._counting.ledger.know(document)
+        self._collector.ledger.record_revisions(document)
         self._watch_units()
 
-    def _postpone(self, version: tuple[int, ...], error: Exception) -> None:
-        self._failures = self._failures + 1 if version == self._failed else 1
-        self._failed = version
-        # Whether HAProxy is back costs nothing to find out.
+    def _schedule_retry(self, version: tuple[int, ...], error: Exception) -> None:
+        self._failures = self._failures + 1 if version == self._failed_version else 1
+        self._failed_version = version
+        # It costs nothing to check whether HAProxy is back.
         pause_s = 0.0 if isinstance(error, HaproxyUnavailable) else retry_delay_s(self._failures)
-        self._again_at = time.monotonic() + pause_s
+        self._retry_at = time.monotonic() + pause_s
 
 
 def retry_delay_s(failures: int) -> float:
-    """Seconds until a document that could not be applied so many times in a row is tried again."""
+    """Return the seconds until the retry of a document, after so many failures in a row."""
     return min(RETRY_S * 2.0 ** min(failures - 1, 10), MAX_RETRY_S)
 
 
-async def _repeat(step: PeriodicTask, pause_s: Callable[[], float]) -> None:
+async def _repeat(task: PeriodicTask, pause_s: Callable[[], float]) -> None:
     while True:
-        await step.take()
+        await task.run_if_due()
         await asyncio.sleep(pause_s())

@@ -1,8 +1,8 @@
-"""`/metrics` in Prometheus' text format, from the same ledger as the evidence. Pure.
+"""Render `/metrics` in Prometheus' text format, from the same ledger as the evidence. Pure.
 
-Rows of epochs, units, origins and boots are added up, and what the ledger has forgotten stays in the sums, so counters only rise.
-Probes are in a counter of their own alone: an alert or a guardrail that looks at the others is to see what the model does.
-Labels are service, arm, revision and end, and words of our own: their number follows the split document, never what clients send.
+Counters add up the rows of all epochs, units, origins and boots, including dropped ones, so they only rise. Probes have a separate counter:
+alerts and guardrails on the other counters should see the model. Labels are service, arm, revision, end and fixed words. So their
+number depends on the split document, never on clients.
 """
 
 from collections import defaultdict
@@ -23,11 +23,11 @@ from sundog_edge.mirror.counts import MirrorCounts
 
 _ARM = ("service", "arm", "revision")
 _EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35})
-"""About 1, 2 and 5 of every decade, of the edges that the evidence has."""
+"""About 1, 2 and 5 of every decade, from the limits of the evidence's histograms."""
 
 
 class _Sum:
-    """What one arm's rows add up to."""
+    """Sums of one arm's rows."""
 
     __slots__ = (
         "assigned",
@@ -68,7 +68,7 @@ class _Sum:
 
 
 def coarsen(counts: list[int]) -> list[int]:
-    """A histogram of the evidence with the edges of the metrics: counts per bucket, the last without an upper edge."""
+    """Return a histogram of the evidence with the limits of the metrics: counts per bucket, the last without an upper limit."""
     starts = (0, *(edge + 1 for edge in _EDGES))
     return [sum(counts[start:end]) for start, end in zip(starts, (*starts[1:], None), strict=True)]
 
@@ -81,15 +81,15 @@ def render_metrics(
     mirrored: Mapping[str, tuple[int, MirrorCounts]],
     intake: FeedbackIntake | None = None,
 ) -> bytes:
-    """The page. `mirrored` has for each service what was sampled, and what came of it."""
+    """Return the page. `mirrored` has the sampled requests and the counts of each service."""
     registry = CollectorRegistry()
-    taken = _feedback(ledger, intake) if intake is not None else ()
+    feedback = _feedback(ledger, intake) if intake is not None else ()
     families = [
         *_traffic(ledger),
         *_probes(ledger),
         *_shadows(mirrored),
         *_edge(ledger, in_force, servers, error),
-        *taken,
+        *feedback,
     ]
     registry.register(_Page(families))
     return generate_latest(registry)
@@ -104,7 +104,7 @@ class _Page:
 
 
 def _sums(ledger: Ledger, *, probes: bool) -> dict[tuple[str, ...], _Sum]:
-    """By service, arm and revision, of probes or of all else."""
+    """Return sums by service, arm and revision, either of probes or of all other requests."""
     sums: dict[tuple[str, ...], _Sum] = defaultdict(_Sum)
     for name, row in (ledger.past_probes if probes else ledger.past).items():
         service, revision, arm = name.split("/")
@@ -120,18 +120,16 @@ def _sums(ledger: Ledger, *, probes: bool) -> dict[tuple[str, ...], _Sum]:
 def _traffic(ledger: Ledger) -> Iterator[Metric]:
     assigned = CounterMetricFamily("sundog_edge_assigned", "Requests for which an arm was chosen.", labels=_ARM)
     ends = CounterMetricFamily("sundog_edge_requests", "Requests by how they ended.", labels=(*_ARM, "end"))
-    lost = CounterMetricFamily("sundog_edge_lost", "Requests whose end is not known.", labels=_ARM)
+    lost = CounterMetricFamily("sundog_edge_lost", "Requests whose end is unknown.", labels=_ARM)
     running = GaugeMetricFamily("sundog_edge_in_flight", "Requests running.", labels=_ARM)
-    retries = CounterMetricFamily("sundog_edge_retries", "Further attempts at another replica.", labels=_ARM)
-    rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that a further attempt made good.", labels=_ARM)
+    retries = CounterMetricFamily("sundog_edge_retries", "Retries at another replica.", labels=_ARM)
+    rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that succeeded after a retry.", labels=_ARM)
     poison = CounterMetricFamily(
         "sundog_edge_poison",
-        "Requests that were retried and ended without an answer of that replica either.",
+        "Requests whose retry ended without an answer of the replica too.",
         labels=_ARM,
     )
-    slow = CounterMetricFamily(
-        "sundog_edge_slow", "Answers above their arm's threshold, the first of several.", labels=_ARM
-    )
+    slow = CounterMetricFamily("sundog_edge_slow", "Answers above their arm's first threshold.", labels=_ARM)
     further = CounterMetricFamily(
         "sundog_edge_slow_further", "Answers above a further threshold of their arm.", labels=(*_ARM, "threshold")
     )
@@ -160,7 +158,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
 
 def _probes(ledger: Ledger) -> Iterator[Metric]:
     probes = CounterMetricFamily(
-        "sundog_edge_probes", "Health checks and questions about the model by how they ended.", labels=(*_ARM, "end")
+        "sundog_edge_probes", "Health checks and metadata requests by how they ended.", labels=(*_ARM, "end")
     )
     for labels, own in sorted(_sums(ledger, probes=True).items()):
         for end, count in own.ends.items():
@@ -170,11 +168,11 @@ def _probes(ledger: Ledger) -> Iterator[Metric]:
 
 
 def _shadows(mirrored: Mapping[str, tuple[int, MirrorCounts]]) -> Iterator[Metric]:
-    """What a candidate gets copies of: never in the counters of arms."""
-    sampled = CounterMetricFamily("sundog_edge_shadow_sampled", "Requests drawn to be copied.", labels=("service",))
+    """Yield the metrics of shadow traffic, which is never in the counters of arms."""
+    sampled = CounterMetricFamily("sundog_edge_shadow_sampled", "Requests sampled for a copy.", labels=("service",))
     copies = CounterMetricFamily(
         "sundog_edge_shadow_copies",
-        "Sampled requests by what became of them: a pair, an error, a timeout, lost, dropped, or why left out.",
+        "Sampled requests by outcome: a pair, an error, a timeout, lost, dropped, or the reason why they were skipped.",
         labels=("service", "outcome"),
     )
     pairs = CounterMetricFamily(
@@ -206,7 +204,7 @@ def _edge(
     ledger: Ledger, in_force: AppliedDocument | None, servers: Mapping[str, ServerCounts], error: str
 ) -> Iterator[Metric]:
     refused = CounterMetricFamily(
-        "sundog_edge_refused", "Requests that got no arm, by why.", labels=("service", "kind")
+        "sundog_edge_refused", "Requests without an arm, by reason.", labels=("service", "kind")
     )
     kinds: dict[tuple[str, str], int] = defaultdict(int)
     for boot in (*ledger.boots.values(), ledger.gone):
@@ -232,7 +230,7 @@ def _edge(
 
 def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
     requests = CounterMetricFamily(
-        "sundog_edge_feedback_requests", "Requests with feedback, by their answer.", labels=("service", "status")
+        "sundog_edge_feedback_requests", "Requests with feedback by status.", labels=("service", "status")
     )
     statuses: dict[tuple[str, str], int] = defaultdict(int)
     for boot in (*ledger.boots.values(), ledger.gone):
@@ -244,18 +242,16 @@ def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
     yield requests
     items = CounterMetricFamily(
         "sundog_edge_feedback_items",
-        "Reported outcomes, by what came of them, since the agent's start.",
+        "Reported outcomes by result, since the agent's start.",
         labels=("service", "result"),
     )
     for labels, count in sorted(intake.results.items()):
         items.add_metric(labels, count)
     yield items
-    yield CounterMetricFamily(
-        "sundog_edge_feedback_store_failures", "Times that the store did not answer.", intake.failures
-    )
+    yield CounterMetricFamily("sundog_edge_feedback_store_failures", "Failed calls of the store.", intake.failures)
     yield GaugeMetricFamily(
         "sundog_edge_feedback_exposures_waiting",
-        "First exposures of units that the store does not have yet.",
+        "First exposures that wait for the store.",
         sum(len(seen.waiting) for seen in intake.first_seen.values()),
     )
 
@@ -272,7 +268,7 @@ def _integrity(ledger: Ledger) -> Iterator[Metric]:
     boots = list(ledger.boots.values())
     for name, member, what in (
         ("lines", "lines", "Lines read."),
-        ("unparsable", "unparsable", "Lines that are none of ours."),
+        ("unparsable", "unparsable", "Lines of another format."),
         ("dropped", "dropped", "Lines that HAProxy could not write."),
         ("gaps", "all_gaps", "Requests without a line."),
     ):

@@ -1,4 +1,4 @@
-"""Parts of the agent's work, of which each fails by itself."""
+"""Periodic tasks of the agent. A failed task does not stop the others."""
 
 import logging
 import time
@@ -10,43 +10,43 @@ LOG = logging.getLogger(__name__)
 
 
 class PeriodicTask:
-    """Something that is done again and again. What it raises is logged, and keeps nothing else from its turn.
+    """Work that is repeated. Its errors are logged and do not stop other tasks.
 
-    `every_s` is the least time in seconds from the end of one turn to the next, `again_s` the same after one that failed.
+    `interval_s` is the least time in seconds from the end of one turn to the next; `retry_s` is the same after a failed turn.
     """
 
     def __init__(
         self,
         work: Callable[[], Awaitable[None]],
         *,
-        every_s: float = 0.0,
-        again_s: float = 0.0,
+        interval_s: float = 0.0,
+        retry_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work = work
-        self._every_s = every_s
-        self._again_s = again_s
+        self._interval_s = interval_s
+        self._retry_s = retry_s
         self._clock = clock
         self._due_at = clock()
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     @property
     def failing(self) -> bool:
         """Whether the last turn failed."""
-        return bool(self._told)
+        return bool(self._logged)
 
-    async def take(self) -> None:
-        """One turn, if it is time. An error that was logged is logged again only after a turn that went well."""
+    async def run_if_due(self) -> None:
+        """Run one turn if it is due. The same error is logged again only after a successful turn."""
         if self._clock() < self._due_at:
             return
         try:
             await self._work()
         except (EdgeError, OSError) as error:
-            # Whatever is away comes back, and a full disk is emptied; until then what serves goes on serving.
-            if str(error) not in self._told:
+            # Peers come back, and full disks get space. Until then the edge continues to serve.
+            if str(error) not in self._logged:
                 LOG.warning("%s", error)
-                self._told.add(str(error))
-            self._due_at = self._clock() + self._again_s
+                self._logged.add(str(error))
+            self._due_at = self._clock() + self._retry_s
         else:
-            self._told.clear()
-            self._due_at = self._clock() + self._every_s
+            self._logged.clear()
+            self._due_at = self._clock() + self._interval_s

@@ -1,4 +1,4 @@
-"""Runs the agent as a process: its loops, and what it serves."""
+"""Run the agent as a process: its loops and its HTTP servers."""
 
 import asyncio
 import logging
@@ -39,9 +39,9 @@ def run(
     store: str,
     store_password_file: Path | None,
 ) -> None:
-    """Until SIGTERM or SIGINT. The document comes from the file `split`, or without one from `config_map`.
+    """Run until SIGTERM or SIGINT. The split document comes from the file `split`, or without a file from `config_map`.
 
-    Raises EdgeError, and OSError when the address cannot be listened on.
+    Raises EdgeError, and OSError if the address is not available.
     """
     secrets = SecretsDir(secrets_dir) if split is not None else ComposedSecrets(state.secrets)
     options = AgentOptions(
@@ -56,11 +56,11 @@ def run(
 async def _run(
     options: AgentOptions, source: ClusterSource | None, host: str, port: int, linger_seconds: float | None
 ) -> None:
-    # Names are resolved in threads; a name server that hangs must not take those with which files are read.
+    # Names are resolved in threads. A hanging name server must not take all threads, because file access needs threads too.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     async with (
         aiohttp.ClientSession() as session,
-        _served(options, session, host, port) as agent,
+        _serve(options, session, host, port) as agent,
         asyncio.TaskGroup() as tasks,
     ):
         work = [tasks.create_task(agent.run())]
@@ -78,18 +78,18 @@ async def _run(
 
 
 @asynccontextmanager
-async def _served(options: AgentOptions, session: aiohttp.ClientSession, host: str, port: int) -> AsyncIterator[Agent]:
+async def _serve(options: AgentOptions, session: aiohttp.ClientSession, host: str, port: int) -> AsyncIterator[Agent]:
     agent = Agent(options, session)
     runner = web.AppRunner(make_agent_app(agent), access_log=None)
-    feedback = web.AppRunner(receiver.make_feedback_app(agent.intake), access_log=None)
+    feedback_runner = web.AppRunner(receiver.make_feedback_app(agent.intake), access_log=None)
     await runner.setup()
-    await feedback.setup()
+    await feedback_runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        await web.UnixSite(feedback, options.state.feedback_socket).start()
+        await web.UnixSite(feedback_runner, options.state.feedback_socket).start()
         options.state.feedback_socket.chmod(0o600)
         yield agent
     finally:
-        await feedback.cleanup()
+        await feedback_runner.cleanup()
         await runner.cleanup()
         await agent.intake.finish()

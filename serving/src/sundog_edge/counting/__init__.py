@@ -1,1 +1,1 @@
-"""Counts of requests, from HAProxy's lines and tables to the evidence document."""
+"""Counts of requests, from HAProxy's log lines and tables to the evidence document."""

@@ -1,4 +1,4 @@
-"""Counts per block of ten seconds of arrival, one hour kept: what the dispersion of outcomes is measured on. Pure."""
+"""Counts per block of ten seconds of arrival, for one hour. The dispersion of outcomes is measured on them. Pure."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 BLOCK_S = 10
 RETAINED_BLOCKS = 360
 MAX_BLOCKS_AHEAD = 6
-"""So many blocks ahead of the clock may be what HAProxy has stamped: it reads the same clock at another moment."""
+"""Blocks that a line may be ahead of the agent's clock: HAProxy reads the same clock at another moment."""
 
 
 class TimeBlockCounts:
-    """`width` counts for each of the last KEPT blocks. A block is a UTC instant divided by SECONDS.
+    """`width` counts for each of the last RETAINED_BLOCKS blocks. A block is Unix time divided by BLOCK_S.
 
-    What arrives more than KEPT blocks before the newest is left out, so in which order lines come makes no difference to any block kept.
-    A block further than AHEAD ahead of the clock is none: kept as the newest it would leave out all others until the clock is there.
+    Counts of older blocks are ignored, so the order of lines does not change any retained block. A block more than MAX_BLOCKS_AHEAD
+    ahead of the clock is not valid: as the newest block it would displace all others until the clock reaches it.
     """
 
     __slots__ = ("_counts", "newest", "width")
@@ -26,7 +26,8 @@ class TimeBlockCounts:
     def add(self, block: int, column: int, count: int, present: int | None = None) -> None:
         """Add to one count of one block.
 
-        Where `present`, the block of the clock, is given, blocks that are too far ahead of it are forgotten, and this one counts there.
+        `present` is the block of the clock, if known. Then counts of blocks too far ahead of it are removed, and such a new block counts as
+        the present one.
         """
         if present is not None:
             if self.newest > present + MAX_BLOCKS_AHEAD:
@@ -50,25 +51,25 @@ class TimeBlockCounts:
         self.newest = block
 
     def _clear(self, after: int, last: int) -> None:
-        nothing = array("Q", bytes(8 * self.width))
+        zeros = array("Q", bytes(8 * self.width))
         for block in range(max(after, last - RETAINED_BLOCKS) + 1, last + 1):
             start = block % RETAINED_BLOCKS * self.width
-            self._counts[start : start + self.width] = nothing
+            self._counts[start : start + self.width] = zeros
 
     def rows(self, oldest: int = 0) -> list[list[int]]:
-        """`[block, count, …]` of every block from `oldest` on that is not all zero, ascending."""
+        """Return `[block, count, …]` of every block from `oldest` on with a count other than 0, ascending."""
         if not self._counts:
             return []
-        found = []
+        rows = []
         for block in range(max(oldest, self.newest - RETAINED_BLOCKS + 1, 0), self.newest + 1):
             start = block % RETAINED_BLOCKS * self.width
             counts = self._counts[start : start + self.width].tolist()
             if any(counts):
-                found.append([block, *counts])
-        return found
+                rows.append([block, *counts])
+        return rows
 
     def merge(self, rows: Iterable[Sequence[int]]) -> None:
-        """Add what `rows` of another gave."""
+        """Add the rows of another TimeBlockCounts."""
         for block, *counts in rows:
             for column, count in enumerate(counts):
                 if count:

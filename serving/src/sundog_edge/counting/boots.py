@@ -1,4 +1,4 @@
-"""What one start of HAProxy has counted. Pure."""
+"""Counters of one HAProxy worker process. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +11,18 @@ UNSIGNED = (1 << 64) - 1
 
 @dataclass(slots=True)
 class Boot:
-    """The counters of one HAProxy worker process. Instants in Unix seconds; `ended_at` 0 while it runs.
+    """The counters of one HAProxy worker process.
 
-    `running` has, by row, how many requests that arrived in which block are still running; `feedback`, by service and status, those with
-    feedback.
+    Attributes:
+        started_at: Unix seconds.
+        ended_at: Unix seconds; 0 while the process runs.
+        requests: requests that HAProxy counted.
+        lines: log lines read, including lines that count no request.
+        gaps: requests without a line, as far as readings prove them.
+        dropped: lines that HAProxy could not write.
+        refused: requests without an arm, by service and kind.
+        running: running requests by row and block of arrival.
+        feedback: requests with feedback, by service and status.
     """
 
     id: str
@@ -34,35 +42,35 @@ class Boot:
     feedback: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def row(self, key: str) -> RowCounters:
-        """The row of a key, made if it is new."""
+        """Return the row of a key; add it if it is new."""
         found = self.rows.get(key)
         if found is None:
             found = self.rows[key] = RowCounters()
         return found
 
-    def settle(self, table: StickTable, whole: str, now: float = 0.0) -> None:
-        """Find lost lines: `table` was read before lines that have all been counted by now.
+    def settle(self, table: StickTable, total_key: str, now: float = 0.0) -> None:
+        """Find lost lines. `table` was read before the last lines, and all lines are counted by now.
 
-        `whole` is the entry that counts every request.
+        `total_key` is the entry that counts every request.
         """
-        for key, seen in table.items():
-            if key == whole:
-                self.requests = max(self.requests, seen.assigned)
-                self.gaps = max(self.gaps, seen.assigned - seen.running - self.counted_lines)
+        for key, entry in table.items():
+            if key == total_key:
+                self.requests = max(self.requests, entry.assigned)
+                self.gaps = max(self.gaps, entry.assigned - entry.running - self.counted_lines)
                 continue
             row = self.row(key)
             before = row.highest, row.lost
-            row.settle(seen)
+            row.settle(entry)
             if before != (row.highest, row.lost):
                 row.changed = now
 
     @property
     def all_gaps(self) -> int:
-        """Requests without a line, by now: of a worker that is gone, all that it had counted."""
+        """Requests without a line. After the worker's end, these are all its requests without a line."""
         return max(self.gaps, self.requests - self.counted_lines) if self.ended_at else self.gaps
 
     def finish(self, now: float) -> None:
-        """The worker is gone and no line of it can come any more: what has not ended is lost."""
+        """Note the worker's end, after its last line: its running requests are lost."""
         self.ended_at = now
         self.draining = False
         self.running = {}
@@ -72,7 +80,7 @@ class Boot:
                 row.changed = now
 
     def resume(self, now: float) -> None:
-        """The worker is there after all, having been away from the list for a while: what was written off still runs."""
+        """Note that the worker is listed again: requests that were written off still run."""
         self.ended_at = 0.0
         for row in self.rows.values():
             if row.written_off:
@@ -80,24 +88,24 @@ class Boot:
                 row.changed = now
 
     def add_sums(self, other: "Boot") -> None:
-        """Add another boot's counts of lines and refusals."""
+        """Add another boot's counts of lines, refusals and feedback."""
         gaps = self.gaps + other.all_gaps
         for name in ("requests", "lines", "counted_lines", "unparsable", "dropped"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.gaps = gaps
-        for mine, its in ((self.refused, other.refused), (self.feedback, other.feedback)):
-            for service, kinds in its.items():
-                own = mine.setdefault(service, {})
-                for kind, count in kinds.items():
-                    own[kind] = own.get(kind, 0) + count
+        for sums, added in ((self.refused, other.refused), (self.feedback, other.feedback)):
+            for service, counts in added.items():
+                of_service = sums.setdefault(service, {})
+                for kind, count in counts.items():
+                    of_service[kind] = of_service.get(kind, 0) + count
 
     def as_json(self) -> dict[str, Any]:
-        """For the snapshot."""
+        """Return the boot for the snapshot."""
         plain = {name: getattr(self, name) for name in self.__slots__ if name not in {"rows", "running"}}
         return {**plain, "rows": {key: row.as_json() for key, row in self.rows.items()}}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Boot":
-        """The boot that `as_json` gave."""
+        """Return the boot that `as_json` gave."""
         rows = {key: RowCounters(**row) for key, row in stored["rows"].items()}
         return cls(**{**stored, "rows": rows})

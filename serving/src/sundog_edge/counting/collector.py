@@ -1,4 +1,4 @@
-"""Keeps the ledger: HAProxy's tables and lines in, snapshots out."""
+"""Keep the ledger up to date from HAProxy's tables and lines, and write snapshots of it."""
 
 import json
 import logging
@@ -23,17 +23,18 @@ _DETAILS_EVERY_S = 10.0
 _COST_FACTOR = 50
 _FORMAT = 5
 _READABLE = frozenset({4, _FORMAT})
-"""Before 5 nothing was counted by a further threshold, which what is read from then on says as well."""
+"""Format 4 has no counts of the second and third slow threshold; they are read as 0."""
 
 
 class CounterCollector:
     """The counters of this edge.
 
-    An agent that is killed loses the lines that it read after its last snapshot (at most a second's); lines that it did not read wait in
-    the pipe. HAProxy's own counts survive, so what is lost shows as `lost` as soon as the next agent has settled. When HAProxy
-    itself is killed, the requests that were running and what it counted after the agent's last look are lost as well; the latter, having
-    neither a count nor a line, are the only ones that nothing can show. Without an agent the pipe, too, is HAProxy's alone: if that is
-    killed then, they are all since the last snapshot.
+    A killed agent loses the lines that it read after its last snapshot, at most those of a second. Unread lines wait in the pipe. HAProxy's
+    own counts survive, so the next agent shows the lost requests as `lost` once it has settled.
+
+    A killed HAProxy also loses its running requests, and the requests that it counted after the agent's last reading. The latter have
+    neither a count nor a line, so nothing can show them. While no agent runs, only HAProxy holds the pipe open. If HAProxy is killed then,
+    nothing can show the requests since the last snapshot.
     """
 
     def __init__(self, haproxy: HaproxyClient, workers: Workers, state: StateDir) -> None:
@@ -48,15 +49,15 @@ class CounterCollector:
         self._forgotten = 0
 
     async def drain(self) -> None:
-        """Count the lines that have come."""
+        """Count the lines in the pipe."""
         self.drain_lines()
 
     def drain_lines(self) -> None:
-        """The same, for who has to know of all that has been answered."""
+        """Count the lines in the pipe; for callers that need every answered request counted."""
         self._reader.drain(time.time())
 
     async def tick(self) -> None:
-        """Settle every worker, close the books of workers that are gone, write a snapshot. Raises HaproxyUnavailable."""
+        """Settle every worker, finish workers that ended, and write a snapshot if it is due. Raises HaproxyUnavailable."""
         await self.settle()
         if time.monotonic() >= self._save_at:
             self.save()
@@ -64,9 +65,9 @@ class CounterCollector:
             self.save_details()
 
     async def forget(self, attempts: Collection[tuple[str, str]]) -> None:
-        """Let go of what ended or was last counted an hour ago, but for the (service, attempt)s in force. Raises HaproxyUnavailable.
+        """Drop boots that ended, and rows that last changed, an hour ago, except rows of the (service, attempt)s in force.
 
-        HAProxy lets go of a row first: one that it still had would come back from there, with all of its requests lost.
+        HAProxy drops a row first. Otherwise the next reading would bring it back, with all of its requests lost. Raises HaproxyUnavailable.
         """
         before = time.time() - RETAIN_ENDED_S
         self.ledger.forget(before, attempts)
@@ -74,28 +75,28 @@ class CounterCollector:
             rows = self.ledger.idle_rows(worker.boot, before, attempts)
             if rows:
                 cleared = await self._clear(worker, rows)
-                # Lines of what was cleared are in the pipe by now, and belong to what goes.
+                # Lines of cleared rows are in the pipe by now, and must count in the dropped rows.
                 self._reader.drain(time.time())
                 self.ledger.forget_rows(worker.boot, cleared)
                 self._forgotten += 1
 
     async def _clear(self, worker: Worker, rows: Sequence[str]) -> Sequence[str]:
-        """Take rows out of a worker's table. Gives those that are out of it: a row that is in use again stays."""
+        """Clear rows in a worker's table. Return the rows that are cleared: a row that is in use again stays."""
         try:
             await self._haproxy.forget_rows(worker.pid, rows)
         except HaproxyRefused as error:
             LOG.warning("%s", error)
             table = await self._haproxy.table(worker.pid)
             known = self.ledger.boots[worker.boot].rows
-            # A count only ever goes back by being cleared.
+            # Only a clear lowers a count.
             return [key for key in rows if key not in table or table[key].assigned < known[key].highest]
         return rows
 
     async def settle(self) -> None:
-        """Take over every worker's counts as they are now. Raises HaproxyUnavailable."""
+        """Read the present counts of every worker. Raises HaproxyUnavailable."""
         for worker in self._workers.all:
             try:
-                await self._settle(worker)
+                await self._settle_worker(worker)
             except HaproxyRefused as error:
                 LOG.warning("%s", error)
         current = self._workers.current
@@ -103,8 +104,8 @@ class CounterCollector:
             boot.draining = not boot.ended_at and current is not None and boot.id != current.boot
         self._finish_gone()
 
-    async def _settle(self, worker: Worker) -> None:
-        table = await self._table(worker)
+    async def _settle_worker(self, worker: Worker) -> None:
+        table = await self._read_table(worker)
         now = time.time()
         self._reader.drain(now)
         boot = self.ledger.boot(worker.boot, worker.started_at)
@@ -115,37 +116,37 @@ class CounterCollector:
         boot.running = await self._haproxy.in_flight_by_block(worker.pid)
         boot.dropped = max(boot.dropped, await self._haproxy.dropped_lines(worker.pid))
 
-    async def _table(self, worker: Worker) -> StickTable:
-        """A worker's counts as they are now, without what was let go of."""
+    async def _read_table(self, worker: Worker) -> StickTable:
+        """Return a worker's present counts, without dropped rows."""
         while True:
             forgotten = self._forgotten
             table = await self._haproxy.table(worker.pid)
-            # An answer from before a row was let go of would bring it back.
+            # A table from before a row was dropped would bring the row back.
             if forgotten == self._forgotten:
                 return table
 
     def stop(self) -> None:
-        """Count what has come, write it down, and let go of the pipe."""
+        """Count the lines in the pipe, write snapshots, and close the pipe."""
         self._reader.drain(time.time())
         self.save()
         self.save_details()
         self._reader.close()
 
     def save(self) -> None:
-        """Write a snapshot of the counters if any line has come since the last. What it costs is kept to a small part of the time."""
+        """Write a snapshot of the counters if they changed since the last one. Snapshots take at most a fiftieth of the time."""
         if self.ledger.dirty:
-            began = time.monotonic()
+            started = time.monotonic()
             write_atomically(self._state.counters, orjson.dumps({"format": _FORMAT, **self.ledger.as_json()}))
             self.ledger.dirty = False
-            self._save_at = time.monotonic() + _COST_FACTOR * (time.monotonic() - began)
+            self._save_at = time.monotonic() + _COST_FACTOR * (time.monotonic() - started)
 
     def save_details(self) -> None:
-        """Write a snapshot of blocks, groups and samples; it is larger, and what is lost of it is no count of requests."""
-        began = time.monotonic()
-        # Sums of squares outgrow what orjson writes.
+        """Write a snapshot of blocks, groups and samples. It is larger and rarer; if it is lost, no count of requests is lost."""
+        started = time.monotonic()
+        # Numbers here may exceed the 64 bits that orjson writes.
         write_atomically(self._state.details, json.dumps({"format": _FORMAT, **self.ledger.details_as_json()}).encode())
         now = time.monotonic()
-        self._save_details_at = now + max(_DETAILS_EVERY_S, _COST_FACTOR * (now - began))
+        self._save_details_at = now + max(_DETAILS_EVERY_S, _COST_FACTOR * (now - started))
 
     def _finish_gone(self) -> None:
         now = time.time()
@@ -153,14 +154,14 @@ class CounterCollector:
         absent = {key for key, boot in self.ledger.boots.items() if not boot.ended_at and key not in present}
         self._absent_since = {key: self._absent_since.get(key, now) for key in absent}
         for key, since in self._absent_since.items():
-            # The list of workers is read less often than lines: a boot that is new here must have had time to appear in it.
+            # The list of workers is read less often than lines: a boot that is new here needs time to appear in the list.
             if present and now - since >= _GONE_AFTER_S:
                 self.ledger.boots[key].finish(now)
                 self.ledger.dirty = True
 
 
 def _read(state: StateDir) -> Ledger:
-    """The ledger of the last snapshot; an empty one where there is none of this format."""
+    """Read the ledger of the last snapshot; return an empty one if there is none in a readable format."""
     stored = read_json(state.counters)
     if stored is None or stored.get("format") not in _READABLE:
         return Ledger()

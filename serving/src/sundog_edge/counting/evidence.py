@@ -1,12 +1,11 @@
-"""The evidence document, built from the counters and from what is in force. Pure."""
+"""The evidence document, built from the counters and the document in force. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sundog_edge.counting import blocks as blocking
-from sundog_edge.counting import histogram
-from sundog_edge.counting import unit_groups as grouping
+from sundog_edge.counting import histogram, unit_groups
+from sundog_edge.counting.blocks import BLOCK_S
 from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_lines import SERVICE_REFUSALS, SLOW_COLUMNS
@@ -27,7 +26,7 @@ class ServerCounts:
 
 @dataclass(frozen=True, slots=True)
 class AppliedDocument:
-    """The document that every new request is assigned by. `since` has the instant at which each service last changed."""
+    """The document in force for every new request. `since` is the time at which each service last changed, by name."""
 
     document: SplitDocument
     applied_at: float
@@ -36,9 +35,17 @@ class AppliedDocument:
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """What the agent sees beside the counters: replicas by application, running requests by service and
-    application (those that have left the document included), why a document was refused, what services lack of their Secrets, the feedback
-    of services that take any, what was mirrored, whether a mirror runs, and how the first replica of each application started.
+    """What the agent knows besides the counters.
+
+    Attributes:
+        error: why the newest document was refused; empty if it was not.
+        servers: replicas by application.
+        running: running requests by service and application, including applications that left the document.
+        problems: problems with Secrets and TLS by service.
+        feedback: feedback of the services that take it.
+        mirrored: rows of mirrored requests.
+        mirroring: whether a mirror runs.
+        starts: startup reports by application, of one replica each.
     """
 
     edge: str
@@ -55,17 +62,17 @@ class AgentState:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceQuery:
-    """What of the evidence is asked for: services by name (none: all), rows that changed at or after an instant, and details.
+    """The requested part of the evidence: services by name (none: all), rows that changed at or after `since`, and details.
 
-    Raises nothing: a service that is not known has nothing to tell.
+    An unknown service is not an error; it has no rows.
     """
 
     services: frozenset[str] = frozenset()
     since: float = 0.0
     details: frozenset[str] = frozenset()
 
-    def asks(self, service: str) -> bool:
-        """Whether a service is asked for."""
+    def includes(self, service: str) -> bool:
+        """Return whether a service is requested."""
         return not self.services or service in self.services
 
 
@@ -75,98 +82,100 @@ BLOCK_COLUMNS = ("start", *ROW_COLUMNS, "inFlight")
 
 
 def build_evidence(
-    seen: AgentState,
+    agent: AgentState,
     in_force: AppliedDocument | None,
     ledger: Ledger,
     clock: float,
-    question: EvidenceQuery = FULL_QUERY,
+    query: EvidenceQuery = FULL_QUERY,
 ) -> dict[str, Any]:
-    """The evidence document of this edge at `clock` (Unix seconds)."""
+    """Return the evidence document of this edge at `clock`, in Unix seconds."""
     boots = list(ledger.boots.values())
     document = in_force.document if in_force else None
     return {
         "version": VERSION,
-        "edge": seen.edge,
-        "namespace": seen.namespace,
+        "edge": agent.edge,
+        "namespace": agent.namespace,
         "clock": clock,
         "document": {
             "generation": document.generation if document else 0,
             "appliedAt": in_force.applied_at if in_force else 0.0,
-            "error": seen.error,
+            "error": agent.error,
         },
         "services": {
-            service.name: _service(service, in_force, seen, boots)
+            service.name: _service(service, in_force, agent, boots)
             for service in (document.services if document else ())
-            if question.asks(service.name)
+            if query.includes(service.name)
         },
         "boots": [_boot(boot) for boot in boots],
         "histogram": {"version": histogram.VERSION, "edgesUs": histogram.EDGES_US},
         "counters": [
-            _row(boot, key, row, question)
+            _row(boot, key, row, query)
             for boot in boots
             for key, row in boot.rows.items()
-            if row.changed >= question.since and question.asks(key.partition("/")[0])
+            if row.changed >= query.since and query.includes(key.partition("/")[0])
         ],
         **(
-            {"shadows": shadows} if (shadows := [row for row in seen.mirrored if question.asks(row["service"])]) else {}
+            {"shadows": shadows}
+            if (shadows := [row for row in agent.mirrored if query.includes(row["service"])])
+            else {}
         ),
         "strayLines": ledger.strays,
-        **_details(ledger, question),
+        **_details(ledger, query),
     }
 
 
-def _details(ledger: Ledger, question: EvidenceQuery) -> dict[str, Any]:
+def _details(ledger: Ledger, query: EvidenceQuery) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if "blocks" in question.details:
-        found["blocks"] = {"seconds": blocking.BLOCK_S, "columns": BLOCK_COLUMNS}
-    if "groups" in question.details:
-        found["groups"] = {"columns": ("group", *grouping.COLUMNS)}
-    if "units" in question.details:
+    if "blocks" in query.details:
+        found["blocks"] = {"seconds": BLOCK_S, "columns": BLOCK_COLUMNS}
+    if "groups" in query.details:
+        found["groups"] = {"columns": ("group", *unit_groups.COLUMNS)}
+    if "units" in query.details:
         found["units"] = [
             {"service": service, "attempt": attempt, **sample.as_json()}
             for (service, _, attempt), sample in ((name.partition("/"), own) for name, own in ledger.samples.items())
-            if question.asks(service)
+            if query.includes(service)
         ]
     return found
 
 
 def _service(
-    service: Service, in_force: AppliedDocument | None, seen: AgentState, boots: Sequence[Boot]
+    service: Service, in_force: AppliedDocument | None, agent: AgentState, boots: Sequence[Boot]
 ) -> dict[str, Any]:
     applications = {arm.application for arm in service.arms}
-    running = seen.running.get(service.name, {})
+    running = agent.running.get(service.name, {})
     refused = [(boot.id, boot.refused[service.name]) for boot in boots if service.name in boot.refused]
     return {
         "attempt": service.attempt,
         "epoch": service.epoch,
         "since": in_force.since.get(service.name, in_force.applied_at) if in_force else 0.0,
-        "arms": {arm.name: _arm(arm, seen) for arm in service.arms},
+        "arms": {arm.name: _arm(arm, agent) for arm in service.arms},
         "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
         "refused": [{"boot": boot, **dict.fromkeys(SERVICE_REFUSALS, 0), **kinds} for boot, kinds in refused],
-        "problems": list(seen.problems.get(service.name, ())),
-        **({"feedback": seen.feedback[service.name]} if service.name in seen.feedback else {}),
+        "problems": list(agent.problems.get(service.name, ())),
+        **({"feedback": agent.feedback[service.name]} if service.name in agent.feedback else {}),
         **({"match": service.match.model_dump()} if service.match else {}),
-        **({"shadow": {"arm": service.shadow.arm, "mirroring": seen.mirroring}} if service.shadow else {}),
+        **({"shadow": {"arm": service.shadow.arm, "mirroring": agent.mirroring}} if service.shadow else {}),
     }
 
 
-def _arm(arm: Arm, seen: AgentState) -> dict[str, Any]:
-    counts = seen.servers.get(arm.application)
-    told: dict[str, Any] = {
+def _arm(arm: Arm, agent: AgentState) -> dict[str, Any]:
+    counts = agent.servers.get(arm.application)
+    rendered: dict[str, Any] = {
         "application": arm.application,
         "weight": arm.weight,
         "slowMicroseconds": arm.slowMicroseconds,
         **{f"slowMicroseconds{place}": us for place, us in enumerate(arm.slow_us[1:], start=2)},
     }
     if counts is not None:
-        told["servers"] = {"up": counts.up, "down": counts.down, "draining": counts.draining}
-    if arm.application in seen.starts:
-        told["startup"] = seen.starts[arm.application]
-    return told
+        rendered["servers"] = {"up": counts.up, "down": counts.down, "draining": counts.draining}
+    if arm.application in agent.starts:
+        rendered["startup"] = agent.starts[arm.application]
+    return rendered
 
 
 def _boot(boot: Boot) -> dict[str, Any]:
-    nowhere = boot.refused.get("", {})
+    without_service = boot.refused.get("", {})
     return {
         "id": boot.id,
         "pid": boot.pid,
@@ -180,19 +189,19 @@ def _boot(boot: Boot) -> dict[str, Any]:
             "gaps": boot.all_gaps,
             "dropped": boot.dropped,
         },
-        "refused": {"malformed": 0, "unknown": 0, "unfinished": 0, **nowhere},
+        "refused": {"malformed": 0, "unknown": 0, "unfinished": 0, **without_service},
     }
 
 
-def _row(boot: Boot, key: str, row: RowCounters, question: EvidenceQuery) -> dict[str, Any]:
+def _row(boot: Boot, key: str, row: RowCounters, query: EvidenceQuery) -> dict[str, Any]:
     running = boot.running.get(key, {})
-    made: dict[str, Any] = {
+    rendered: dict[str, Any] = {
         "boot": boot.id,
         **RowKey.of(key)._asdict(),
         "changed": row.changed,
         "assigned": row.assigned,
         "inFlight": row.in_flight,
-        "inFlightSince": [[block * blocking.BLOCK_S, running[block]] for block in sorted(running)],
+        "inFlightSince": [[block * BLOCK_S, running[block]] for block in sorted(running)],
         "lost": row.lost,
         "ends": row.ends,
         **{name: getattr(row, name) for name in SLOW_COLUMNS},
@@ -207,17 +216,14 @@ def _row(boot: Boot, key: str, row: RowCounters, question: EvidenceQuery) -> dic
         "ttfb": row.ttfb,
         "total": row.total,
     }
-    if "blocks" in question.details:
-        made["blocks"] = _blocks(row, running)
-    if "groups" in question.details:
-        made["groups"] = grouping.to_rows(row.groups)
-    return made
+    if "blocks" in query.details:
+        rendered["blocks"] = _blocks(row, running)
+    if "groups" in query.details:
+        rendered["groups"] = unit_groups.to_rows(row.groups)
+    return rendered
 
 
 def _blocks(row: RowCounters, running: Mapping[int, int]) -> list[list[int]]:
     ended = {block: counts for block, *counts in row.blocks.rows()}
-    nothing = [0] * row.blocks.width
-    return [
-        [block * blocking.BLOCK_S, *ended.get(block, nothing), running.get(block, 0)]
-        for block in sorted({*ended, *running})
-    ]
+    zeros = [0] * row.blocks.width
+    return [[block * BLOCK_S, *ended.get(block, zeros), running.get(block, 0)] for block in sorted({*ended, *running})]

@@ -1,6 +1,7 @@
-"""Histograms of durations with fixed, versioned edges, so that rows of any edge and any day merge by addition.
+"""Histograms of durations with fixed, versioned bucket limits, so that histograms of any edge and day merge by addition.
 
-Bucket i has durations in [edge i-1, edge i): bucket 0 is below 100 µs and the last has no upper edge. Lists have no trailing zeros.
+Bucket i has durations in [limit i-1, limit i): bucket 0 is below 100 µs, and the last bucket has no upper limit. Lists have no trailing
+zeros.
 """
 
 from bisect import bisect_right
@@ -8,16 +9,16 @@ from collections.abc import Sequence
 
 VERSION = 1
 EDGES_US: tuple[int, ...] = tuple(round(100 * 10 ** (step / 50)) for step in range(351))
-"""Upper edges in microseconds, 100 µs to 1000 s, 50 a decade: a bucket is 4.7 % wide, so that a margin of 10 % is two of them."""
+"""Upper limits in microseconds, 100 µs to 1000 s, 50 a decade. A bucket is 4.7 % wide, so a margin of 10 % is two buckets."""
 
 
 def find_bucket(duration_us: int) -> int:
-    """The bucket of a duration."""
+    """Return the bucket of a duration."""
     return bisect_right(EDGES_US, duration_us)
 
 
 def add(counts: list[int], bucket: int, count: int = 1) -> None:
-    """Count in place; the list grows as needed."""
+    """Add to a bucket in place; the list grows as needed."""
     try:
         counts[bucket] += count
     except IndexError:

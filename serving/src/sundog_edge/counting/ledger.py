@@ -1,16 +1,15 @@
-"""What happened, per boot and row, accumulated from lines and from HAProxy's own counts. Pure: no I/O, no clock.
+"""Counts per boot and row, from log lines and from HAProxy's own counts. Pure: no I/O, no clock.
 
-A row is `service/attempt/epoch/arm/origin/unit`, and probes have rows of their own. Three sources make its numbers:
+A row is `service/attempt/epoch/arm/origin/unit`. Probes have separate rows. The numbers of a row have three sources:
 
-- `assigned` is HAProxy's own count, taken when the arm is chosen, read from a stick table;
+- `assigned` is HAProxy's own count at the choice of the arm, read from a stick table;
 - an end is counted when its line arrives;
-- `lost` is what must have ended although its line never came.
+- `lost` are requests that must have ended although their lines never came.
 
-For `lost`, HAProxy also keeps how many requests of a row are running, and it writes a request's line into the pipe before it
-takes the request out of that number. Read the table at an instant T, then read the pipe until it is empty. Now
-`assigned(T) - running(T) - ends seen` cannot be above the number of lost lines, because ends after T can only lower it. So the
-largest such value ever seen never blames a line that is only late, and it reaches the truth at the first reading without an end
-between table and pipe.
+HAProxy also counts the running requests of a row. It writes a request's line into the pipe before it subtracts the request from that
+count. The agent reads the table at a time T, then reads the pipe until it is empty. Then `assigned(T) - running(T) - counted ends` is at
+most the number of lost lines, because ends after T only lower it. So the largest such value never counts a late line as lost. It is exact
+after the first reading without an end between table and pipe.
 """
 
 import itertools
@@ -18,8 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sundog_edge.counting import histogram
-from sundog_edge.counting import unit_groups as grouping
+from sundog_edge.counting import histogram, unit_groups
 from sundog_edge.counting.blocks import BLOCK_S, TimeBlockCounts
 from sundog_edge.counting.boots import UNSIGNED, Boot
 from sundog_edge.counting.log_lines import (
@@ -32,13 +30,11 @@ from sundog_edge.counting.log_lines import (
     parse_head,
 )
 from sundog_edge.counting.rows import (
-    ASSIGNED_ORIGIN,
     FIRST_ATTEMPT_FAILED,
     KIND_OF_END,
     ROW_COLUMNS,
     SLOW,
     SLOW_FURTHER,
-    STICKY_UNIT,
     TIMED_ENDS,
     RowCounters,
     RowKey,
@@ -46,7 +42,7 @@ from sundog_edge.counting.rows import (
 from sundog_edge.counting.unit_groups import UnitGroupCounts
 from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample, units_per_sample
 from sundog_edge.feedback.first_seen import FirstExposureTracker
-from sundog_edge.haproxy.names import FALLBACK_PREFIX, PROBE_ORIGIN
+from sundog_edge.haproxy.names import ASSIGNED_ORIGIN, FALLBACK_PREFIX, PROBE_ORIGIN, STICKY_UNIT
 from sundog_edge.split.document import SplitDocument
 
 _MAX_CELLS = 10_000
@@ -54,7 +50,7 @@ _NEVER = 1 << 62
 
 
 class _Cell:
-    """Where the lines with one head are counted: what is alike for all of them, once, and what has come since the last flush."""
+    """Counts of the lines with one head: the parsed head, and the sums since the last flush."""
 
     __slots__ = (
         *("boot", "column", "events", "firsts", "further", "further_us", "groups", "head", "highest", "key", "n"),
@@ -85,23 +81,30 @@ class _Cell:
         self.events = (EVENT_OF_END[head.end],) if head.end in EVENT_OF_END else ()
         self.row = row = boot.row(head.row)
         if not head.server.startswith(FALLBACK_PREFIX):
-            # Serve's own proxy holds requests while there is no replica: that wait says nothing about the arm's model.
+            # Serve's own proxy holds requests while there is no replica. That wait does not measure the arm's model.
             self.total = row.total[KIND_OF_END[head.end]]
             self.ttfb = row.ttfb[KIND_OF_END[head.end]]
         if self.key.unit == STICKY_UNIT:
             self.groups = row.groups
         if head.slow_us and head.end in TIMED_ENDS:
-            # It says a lot about the arm, though: who waits there waits because it has no replica.
+            # That wait counts as slow all the same: the arm has no replica.
             self.slow_us, *further = head.slow_us
             self.further_us, self.further = tuple(further), [0] * len(further)
 
 
 @dataclass(slots=True)
 class Ledger:
-    """All boots of this edge, the living and those that ended lately; and of every attempt a sample of its units.
+    """All running and recently ended boots of this edge, and a sample of units for every attempt.
 
-    `past` keeps the sums of rows that have been forgotten, by service and arm, `past_probes` those of probes, `gone` those of boots;
-    `revisions` has which revision an attempt's arm is. `first_seen` takes the first exposures of units, for the attempts that are in it.
+    Attributes:
+        strays: unparsable lines without a known boot.
+        dirty: whether anything changed since the last snapshot.
+        samples: samples of units by `service/attempt`.
+        revisions: revision by `service/attempt/arm`.
+        past: sums of dropped rows by `service/revision/arm`, without probes.
+        past_probes: sums of dropped rows of probes.
+        gone: sums of dropped boots.
+        first_seen: trackers of first exposures by `service/attempt`.
     """
 
     boots: dict[str, Boot] = field(default_factory=dict)
@@ -116,16 +119,16 @@ class Ledger:
     _cells: dict[bytes, _Cell] = field(default_factory=dict)
 
     def consume(self, lines: Iterable[bytes], now: float) -> None:
-        """Count lines, at the instant `now` in Unix seconds.
+        """Count lines at `now`, in Unix seconds.
 
-        This is where the agent's time goes: each line costs one split, one look-up by its head and a few additions.
+        The agent spends most of its time here: each line costs one split, one look-up by its head and a few additions.
         """
         cells = self._cells
         touched: list[_Cell] = []
         for line in lines:
             try:
                 head, count, ttfb, total, _, unit, group, received = line.rsplit(b" ", TAIL_FIELDS)
-                cell = cells.get(head) or self._cell(head, now)
+                cell = cells.get(head) or self._open_cell(head, now)
                 if not cell.n:
                     touched.append(cell)
                 if cell.row is None:
@@ -144,19 +147,19 @@ class Ledger:
                 cell.highest = number
             cell.slow += total_us > cell.slow_us
             if cell.further_us:
-                _count_further(cell, total_us)
+                _count_further_thresholds(cell, total_us)
             if cell.total is not None:
-                _time(cell, cell.total, total_us, ttfb_us)
-        self._take(touched, now)
+                _add_times(cell, cell.total, total_us, ttfb_us)
+        self._flush_cells(touched, now)
 
-    def _take(self, touched: Iterable[_Cell], now: float) -> None:
+    def _flush_cells(self, touched: Iterable[_Cell], now: float) -> None:
         for cell in touched:
-            _flush(cell, now)
+            _flush_cell(cell, now)
         if len(self._cells) > _MAX_CELLS:
             self._cells.clear()
         self.dirty = True
 
-    def _cell(self, head: bytes, now: float) -> _Cell:
+    def _open_cell(self, head: bytes, now: float) -> _Cell:
         parsed = parse_head(head)
         cell = self._cells[head] = _Cell(self.boot(parsed.boot, now), parsed)
         if cell.groups is not None and cell.key.origin == ASSIGNED_ORIGIN:
@@ -165,12 +168,12 @@ class Ledger:
         return cell
 
     def watch(self, first_seen: Mapping[str, FirstExposureTracker]) -> None:
-        """Let the units of these attempts be seen there from now on, and of no others."""
+        """Set the trackers of first exposures by attempt; units of other attempts are not tracked from now on."""
         self.first_seen = first_seen
         self._cells.clear()
 
     def sample(self, key: RowKey) -> UnitSample:
-        """The sample of an attempt's units, made if it is new: then all others may have to shrink."""
+        """Return the sample of an attempt's units. Adding a new sample may shrink all others."""
         name = f"{key.service}/{key.attempt}"
         found = self.samples.get(name)
         if found is None:
@@ -181,7 +184,7 @@ class Ledger:
         return found
 
     def boot(self, boot_id: str, now: float) -> Boot:
-        """The boot of an id `<start of HAProxy>-<pid>`, made if it is new."""
+        """Return the boot of an id `<start of HAProxy>-<pid>`; add it if it is new."""
         found = self.boots.get(boot_id)
         if found is None:
             pid = boot_id.rpartition("-")[2]
@@ -189,7 +192,7 @@ class Ledger:
         return found
 
     def idle_rows(self, boot_id: str, before: float, attempts: Collection[tuple[str, str]]) -> list[str]:
-        """Rows of a boot without requests in flight that last changed before an instant, but for the (service, attempt)s in force."""
+        """Return rows of a boot without requests in flight that last changed before `before`, except rows of the (service, attempt)s."""
         boot = self.boots.get(boot_id)
         return [
             key
@@ -198,16 +201,16 @@ class Ledger:
         ]
 
     def forget_rows(self, boot_id: str, keys: Iterable[str]) -> None:
-        """Drop rows of a boot whose worker does not have them any more; their sums stay."""
+        """Drop rows of a boot that its worker has cleared; their sums stay."""
         for key in keys:
             self._keep_sums(key, self.boots[boot_id].rows.pop(key))
         self._cells.clear()
         self.dirty = True
 
     def forget(self, before: float, attempts: Collection[tuple[str, str]]) -> None:
-        """Drop boots that ended before an instant, and samples of attempts that have no rows.
+        """Drop boots that ended before `before`, and samples and revisions of attempts without rows.
 
-        `attempts` are the (service, attempt) in force, of which nothing but boots is dropped. The sums of rows stay.
+        Samples and revisions of `attempts`, the (service, attempt)s in force, stay. So do the sums of rows.
         """
         gone = [boot for boot in self.boots.values() if boot.ended_at and boot.ended_at < before]
         for boot in gone:
@@ -230,18 +233,18 @@ class Ledger:
         past = self.past_probes if parts.origin == PROBE_ORIGIN else self.past
         past.setdefault(name, RowCounters()).merge(row)
 
-    def know(self, document: SplitDocument) -> None:
-        """Remember which revision each arm of a document is."""
+    def record_revisions(self, document: SplitDocument) -> None:
+        """Store the revision of each arm of a document."""
         for service in document.services:
             for arm in service.arms:
                 self.revisions[f"{service.name}/{service.attempt}/{arm.name}"] = arm.revision
 
     def revision(self, key: RowKey) -> str:
-        """The revision that a row's arm is, as a label; empty where it is not known."""
+        """Return the revision of a row's arm as a label; empty if it is not known."""
         return str(self.revisions.get(f"{key.service}/{key.attempt}/{key.arm}", ""))
 
     def as_json(self) -> dict[str, Any]:
-        """For the snapshot: what is cumulative."""
+        """Return the cumulative counts for the snapshot."""
         return {
             "boots": [boot.as_json() for boot in self.boots.values()],
             "strays": self.strays,
@@ -252,7 +255,7 @@ class Ledger:
         }
 
     def details_as_json(self) -> dict[str, Any]:
-        """For the snapshot: blocks and groups of every row, and the samples of units."""
+        """Return blocks and groups of every row, and the samples of units, for the snapshot."""
         return {
             "rows": [
                 [boot.id, key, row.details_as_json()] for boot in self.boots.values() for key, row in boot.rows.items()
@@ -262,13 +265,13 @@ class Ledger:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> "Ledger":
-        """The ledger that `as_json` and `details_as_json` gave."""
+        """Return the ledger that `as_json` and `details_as_json` gave."""
         boots = [Boot.from_json(boot) for boot in stored["boots"]]
         ledger = cls({boot.id: boot for boot in boots}, stored["strays"])
         ledger.revisions = dict(stored["revisions"])
         ledger.gone = Boot.from_json(stored["gone"])
         ledger.past = {name: RowCounters(**row) for name, row in stored["past"].items()}
-        # An agent of before probes were told apart has written none.
+        # An older agent, which did not separate probes, has not written this.
         ledger.past_probes = {name: RowCounters(**row) for name, row in stored.get("pastProbes", {}).items()}
         for boot_id, key, own in (details or {}).get("rows", ()):
             row = ledger.boots[boot_id].rows.get(key) if boot_id in ledger.boots else None
@@ -287,20 +290,20 @@ class Ledger:
             boot.unparsable += 1
 
 
-def _count_further(cell: _Cell, total_us: int) -> None:
+def _count_further_thresholds(cell: _Cell, total_us: int) -> None:
     for place, limit in enumerate(cell.further_us):
         cell.further[place] += total_us > limit
 
 
-def _time(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
+def _add_times(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
     cell.us += total_us
     histogram.add(total, histogram.find_bucket(total_us))
     histogram.add(cell.ttfb, histogram.find_bucket(ttfb_us))
 
 
 def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int) -> None:
-    """Count one request of a sticky unit in its group and, if it was drawn, in the sample."""
-    counts = grouping.get_or_add_counts(cell.groups if cell.groups is not None else {}, group)
+    """Count one request of a sticky unit in its group and, if the unit is sampled, in the sample."""
+    counts = unit_groups.get_or_add_counts(cell.groups if cell.groups is not None else {}, group)
     slow = total_us > cell.slow_us
     counts[cell.column] += 1
     if slow:
@@ -309,25 +312,25 @@ def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int
         for column, limit in zip(_FURTHER_OF_GROUP, cell.further_us, strict=False):
             counts[column] += total_us > limit
     if cell.retried:
-        counts[grouping.FIRST_ATTEMPT_FAILED_INDEX] += 1
+        counts[unit_groups.FIRST_ATTEMPT_FAILED_INDEX] += 1
     sample = cell.sample
     if sample is not None:
         number = unit & UNSIGNED
         if cell.firsts is not None:
-            cell.firsts.see(number, received, cell.key.epoch, cell.key.arm)
+            cell.firsts.observe(number, received, cell.key.epoch, cell.key.arm)
         if number < sample.tau:
             events = (*cell.events, SLOW_COLUMNS[0]) if slow else cell.events
             if cell.further_us:
                 above = (total_us > limit for limit in cell.further_us)
                 events = (*events, *itertools.compress(SLOW_COLUMNS[1:], above))
-            sample.see(number, (received, cell.key.epoch, cell.key.arm), events)
+            sample.observe(number, (received, cell.key.epoch, cell.key.arm), events)
 
 
-_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = grouping.SLOW_INDEXES
+_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = unit_groups.SLOW_INDEXES
 
 
-def _flush(cell: _Cell, now: float) -> None:
-    """Bring what a cell has gathered into its boot and row."""
+def _flush_cell(cell: _Cell, now: float) -> None:
+    """Add the sums of a cell to its boot and row."""
     n, head, boot = cell.n, cell.head, cell.boot
     cell.n = 0
     boot.lines += n

@@ -1,12 +1,14 @@
-"""HAProxy's lines, parsed.
+"""Parse HAProxy's log lines.
 
-A line is a head, which many requests have alike, and a tail of numbers, parted by one blank, `-` where there is nothing:
-`boot row service refused status termination retries server outcome slow block` and
-`count ttfb total bytes unit group received`. `slow` has the arm's thresholds, parted by commas, and `block` is the number of the 10 s block
-of arrival; times are microseconds, `ttfb` and `total` from the instant at which the edge had the headers and as much of the body as fits
-its buffer: all of a smaller one, while the rest of a larger one comes after it. `unit` is the unsalted hash as a signed integer.
-HAProxy composes every field from fixed words, its own maps and its own numbers, so no client or replica can put a blank or a line
-end into one.
+A line has a head, which is the same for many requests, and a tail of numbers. Fields are separated by one blank; `-` is an empty field.
+
+- Head: `boot row service refused status termination retries server outcome slow block`. `slow` is the arm's thresholds, separated by
+  commas. `block` is the number of the 10 s block of arrival.
+- Tail: `count ttfb total bytes unit group received`. Times are microseconds. `ttfb` and `total` start when the edge has the headers and
+  the part of the body that fits its buffer; the rest of a larger body arrives later. `unit` is the unsalted hash as a signed integer.
+
+HAProxy composes every field from fixed words, its own maps and its own numbers. So no client or replica can put a blank or a line end
+into a field.
 """
 
 import re
@@ -27,16 +29,16 @@ ENDS = (
 ABORTS = frozenset({"abortBefore", "abortDuring"})
 ERRORS = frozenset({"server5xx", "edge5xx", "timeout", "truncated", "invalid"})
 SLOW_COLUMNS = ("slow", "slow2", "slow3")
-"""What is counted of answers that take long, by the place of the threshold that they are above."""
+"""Counts of slow answers, by the position of the exceeded threshold."""
 
 SERVICE_REFUSALS = ("auth", "rate", "size", "malformed", "websocket", "notReady")
-"""Why a service refuses a request before it has an arm."""
+"""Kinds of refusals by a service, before the request has an arm."""
 
 FEEDBACK_KIND = "feedback"
-"""What stands for the kind of a refusal in the line of a request with feedback, however that was answered."""
+"""The kind in the line of a request with feedback, whatever its answer."""
 
 GIVEN_UP_OUTCOME = "givenUp"
-"""The outcome of a call by gRPC that its client's own deadline has ended, whatever was answered to it then."""
+"""The outcome of a gRPC call that ended by its client's own deadline, whatever its answer."""
 
 _KIND_OF_STATUS = {401: "auth", 403: "auth", 413: "size", 429: "rate", 501: "websocket", 503: "notReady"}
 HEAD_FIELDS = 11
@@ -54,13 +56,13 @@ _GRPC_ENDS = {
     14: "server5xx",
     15: "server5xx",
 }
-"""By grpc-status: cancelled, unknown, deadline exceeded, resource exhausted, internal, unavailable, data loss; others blame the client."""
+"""By grpc-status: cancelled, unknown, deadline exceeded, resource exhausted, internal, unavailable, data loss. Others are client errors."""
 
 
 class EndHead(NamedTuple):
-    """What the head of a line says about requests that had an arm. `slow_us` has the arm's thresholds, in the order of `SLOW`.
+    """The head of lines of requests that had an arm. `slow_us` is the arm's thresholds, in the order of SLOW_COLUMNS.
 
-    `poison` where the first attempt failed, and the replica of the second went away without an answer.
+    `poison`: the first attempt failed, and the replica of the second one ended without an answer.
     """
 
     boot: str
@@ -75,7 +77,7 @@ class EndHead(NamedTuple):
 
 
 class RefusalHead(NamedTuple):
-    """Requests, or the starts of some, that never got an arm. `counted` when HAProxy saw whole headers and so counted them."""
+    """The head of lines of requests, complete or not, that never got an arm. `counted`: HAProxy saw whole headers and so counted them."""
 
     boot: str
     kind: str
@@ -84,7 +86,7 @@ class RefusalHead(NamedTuple):
 
 
 class FeedbackHead(NamedTuple):
-    """Requests with feedback of one service, and how they were answered. `counted` as for refusals."""
+    """The head of lines of requests with feedback for one service, by status. `counted` as for refusals."""
 
     boot: str
     service: str
@@ -93,19 +95,19 @@ class FeedbackHead(NamedTuple):
 
 
 def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
-    """The head of a line. Raises ValueError when it is none of ours."""
+    """Parse the head of a line. Raises ValueError for a head of another shape."""
     fields = head.decode().split(" ")
     if len(fields) != HEAD_FIELDS:
-        raise ValueError(f"a line's head has {len(fields)} fields, not {HEAD_FIELDS}")
+        raise ValueError(f"head of a line: found {len(fields)} fields; expected {HEAD_FIELDS}")
     boot, row, service, refused, status, termination, retries, server, outcome, slow, block = fields
     if row == _NONE:
-        known = "" if service == _NONE else service
+        service_name = "" if service == _NONE else service
         if refused == FEEDBACK_KIND:
-            return FeedbackHead(boot, known, int(status), block != _NONE)
-        kind = refused if refused != _NONE else classify_refusal(int(status), termination, bool(known))
+            return FeedbackHead(boot, service_name, int(status), block != _NONE)
+        kind = refused if refused != _NONE else classify_refusal(int(status), termination, bool(service_name))
         if not _KIND.fullmatch(kind):
-            raise ValueError("a line's kind of refusal is no word")
-        return RefusalHead(boot, kind, known, block != _NONE)
+            raise ValueError("kind of refusal in a line: expected a word")
+        return RefusalHead(boot, kind, service_name, block != _NONE)
     return EndHead(
         boot,
         row,
@@ -113,25 +115,25 @@ def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
         int(retries),
         retries.startswith("+"),
         server,
-        () if slow == _NONE else _thresholds(slow),
+        () if slow == _NONE else _parse_thresholds(slow),
         int(block),
         int(retries) > 0 and outcome == _NONE and (status, termination[:2]) == ("502", "SH"),
     )
 
 
-def _thresholds(told: str) -> tuple[int, ...]:
-    found = tuple(map(int, told.split(",")))
-    if len(found) > len(SLOW_COLUMNS):
-        raise ValueError(f"a line has {len(found)} thresholds, more than {len(SLOW_COLUMNS)}")
-    return found
+def _parse_thresholds(text: str) -> tuple[int, ...]:
+    thresholds = tuple(map(int, text.split(",")))
+    if len(thresholds) > len(SLOW_COLUMNS):
+        raise ValueError(f"thresholds of a line: found {len(thresholds)}; expected at most {len(SLOW_COLUMNS)}")
+    return thresholds
 
 
 def classify_end(status: int, termination: str, outcome: str) -> str:
-    """The class of a request's end.
+    """Return the class of a request's end, one of ENDS.
 
-    `termination` is HAProxy's pair of letters: who ended the session (`-` nobody, C or c the client, S the server, s the server by
-    timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `outcome` is `-` until a replica's
-    status has come, then `ok`, `invalid`, `grpc<status>` or `givenUp`; `timeout` where Serve's own proxy has waited in vain.
+    `termination` is HAProxy's pair of letters: who ended the session (`-` normal end, C or c the client, S the server, s the server by
+    timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `outcome` is `-` until a replica
+    has sent a status, then `ok`, `invalid`, `grpc<status>` or `givenUp`; `timeout` where Serve's own proxy found no replica in time.
     """
     if outcome == GIVEN_UP_OUTCOME:
         return "abortBefore"
@@ -140,15 +142,15 @@ def classify_end(status: int, termination: str, outcome: str) -> str:
     if cause in {"C", "c"}:
         return "abortDuring" if responded else "abortBefore"
     if responded:
-        return _answered(status, cause, outcome)
-    # An answer without a server's status was composed by the edge; only the wait for the server's headers is a timeout of the request.
+        return _classify_answered(status, cause, outcome)
+    # Without a server's status, the edge composed the answer. Only the wait for the server's headers is a timeout of the request.
     return "timeout" if termination[:2] == "sH" else "edge5xx"
 
 
-def _answered(status: int, cause: str, outcome: str) -> str:
+def _classify_answered(status: int, cause: str, outcome: str) -> str:
     if cause == "s" or outcome == "timeout":
         return "timeout"
-    # The model server cuts off a client that has such an answer and still sends its body.
+    # The model server closes the connection to a client that has a 4xx answer and still sends its body.
     if cause != "-" and not (cause == "S" and 400 <= status < 500):
         return "truncated"
     if status >= 500:
@@ -163,7 +165,7 @@ def _answered(status: int, cause: str, outcome: str) -> str:
 
 
 def classify_refusal(status: int, termination: str, known_service: bool) -> str:
-    """Why a request got no arm, where no rule of ours has said so."""
+    """Return the kind of a refusal for which no rule of the edge has set one."""
     if termination[:1] in {"C", "c"} or status == 408:
         return "unfinished"
     if known_service and status in _KIND_OF_STATUS:

@@ -1,8 +1,8 @@
 """The named pipe that carries HAProxy's lines to the agent.
 
-A line is in the pipe before HAProxy goes on, so what a worker wrote outlives it, and what nobody has read outlives the agent:
-HAProxy itself holds the pipe open. (HAProxy's own rings stop sending when a worker is replaced, which loses the last lines of
-every reload, those of the longest requests.) The pipe is bounded; while it is full, lines are dropped and HAProxy counts them.
+A line is in the pipe before HAProxy continues, so a worker's lines survive the worker. Unread lines survive the agent, because HAProxy
+itself holds the pipe open. (HAProxy's own rings stop sending when a worker is replaced. That loses the last lines of every reload, those
+of the longest requests.) The pipe is bounded: while it is full, HAProxy drops lines and counts them.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ _READ_BYTES = 1 << 20
 
 
 def open_for_haproxy(path: Path) -> int:
-    """A descriptor of the pipe that a program executed next inherits; the pipe is made where it is missing."""
-    _make(path)
-    # Read and write: so there always is a reader, and a write never fails because the agent is away.
+    """Return a descriptor of the pipe that the next executed program inherits. Create the pipe if it is missing."""
+    _create_pipe(path)
+    # Opened for reading too: so the pipe always has a reader, and no write fails while the agent is away.
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     os.set_inheritable(descriptor, True)
     return descriptor
 
 
-def _make(path: Path) -> None:
+def _create_pipe(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
 
@@ -33,11 +33,11 @@ def _make(path: Path) -> None:
 class LogReader:
     """Counts lines into a ledger.
 
-    It is asked from time to time rather than woken by every line, which would cost more than the counting.
+    The agent calls it at intervals: to wake up at every line would cost more than the counting.
     """
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
-        _make(path)
+        _create_pipe(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         self._ledger = ledger
         self._partial = b""
@@ -56,13 +56,13 @@ class LogReader:
             return b""
 
     def close(self) -> None:
-        """Let go of the pipe; what is in it stays while HAProxy runs."""
+        """Close the pipe. Its content stays while HAProxy runs."""
         os.close(self._descriptor)
 
 
 def _enlarge(descriptor: int) -> None:
     for size in _SIZES:
-        # How large a pipe may be depends on the machine and on privileges.
+        # The largest allowed size depends on the machine and on privileges.
         with contextlib.suppress(PermissionError, OSError):
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, size)
             return

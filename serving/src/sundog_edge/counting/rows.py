@@ -7,27 +7,21 @@ from typing import Any, NamedTuple
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.blocks import TimeBlockCounts
-from sundog_edge.counting.log_lines import (
-    ABORTS,
-    ENDS,
-    SLOW_COLUMNS,
-)
+from sundog_edge.counting.log_lines import ABORTS, ENDS, SLOW_COLUMNS
 from sundog_edge.counting.unit_groups import UnitGroupCounts
 
 KINDS = ("ok", "failed", "aborted")
 KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
-STICKY_UNIT = "sticky"
-ASSIGNED_ORIGIN = "assigned"
 TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
-"""Ends that can be slow. Who gives up has waited for so long at least; failures are counted as what they are."""
+"""Ends that can count as slow. A client that aborts has waited for at least this long. Failures count as failures only."""
 ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
-"""What the blocks of a row count."""
+"""Columns of a row's blocks."""
 SLOW, *SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW_COLUMNS)
 FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
 
 
 class TableEntry(NamedTuple):
-    """One entry of HAProxy's table: requests counted so far, and requests running."""
+    """One entry of HAProxy's table: requests assigned so far, and running requests."""
 
     assigned: int
     running: int
@@ -42,9 +36,16 @@ def _by_kind() -> dict[str, list[int]]:
 
 @dataclass(slots=True)
 class RowCounters:
-    """The counters of one row. Histograms as in `histogram`; `duration_us` is the sum of the total times that they hold.
+    """The counters of one row.
 
-    `changed` is the instant of the last change in Unix seconds. `written_off` is what of `lost` only the end of the worker says.
+    Attributes:
+        highest: HAProxy's count of assigned requests, as last read or as lines show.
+        lost: requests that must have ended without a line.
+        written_off: the part of `lost` that is known only from the worker's end.
+        duration_us: sum of the total times in the histograms.
+        ttfb: histograms of the time to first byte, by kind.
+        total: histograms of the total time, by kind.
+        changed: time of the last change in Unix seconds.
     """
 
     highest: int = 0
@@ -70,32 +71,32 @@ class RowCounters:
 
     @property
     def assigned(self) -> int:
-        """Requests for which the row was chosen: HAProxy's count as last read, or what lines have proved since."""
+        """Requests for which the row was chosen: HAProxy's count as last read, or what lines show since then."""
         return max(self.highest, self.ended + self.lost)
 
     @property
     def in_flight(self) -> int:
-        """Requests that have neither ended nor been lost."""
+        """Requests that have neither ended nor are lost."""
         return self.assigned - self.ended - self.lost
 
     def write_off(self) -> None:
-        """What is in flight never ends."""
+        """Count every request in flight as lost."""
         self.written_off += self.in_flight
         self.lost += self.in_flight
 
     def take_back(self, most: int) -> None:
-        """So many of those written off have ended after all, or run on."""
+        """Take back up to `most` written-off requests: they have ended, or still run."""
         back = min(most, self.written_off)
         self.written_off -= back
         self.lost -= back
 
-    def settle(self, seen: TableEntry) -> None:
-        """Raise `lost` to what a table entry proves, all lines before it having come."""
-        self.highest = max(self.highest, seen.assigned)
-        self.lost = max(self.lost, seen.assigned - seen.running - self.ended)
+    def settle(self, entry: TableEntry) -> None:
+        """Raise `lost` to what a table entry proves. All lines before the entry must be counted."""
+        self.highest = max(self.highest, entry.assigned)
+        self.lost = max(self.lost, entry.assigned - entry.running - self.ended)
 
     def merge(self, other: "RowCounters") -> None:
-        """Add the counts of another boot or edge; requests in flight there stay in flight here."""
+        """Add the counts of another boot or edge. Its requests in flight stay in flight."""
         self.highest = self.assigned + other.assigned
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -109,15 +110,15 @@ class RowCounters:
         grouping.merge(self.groups, grouping.to_rows(other.groups))
 
     def as_json(self) -> dict[str, Any]:
-        """For the snapshot: what is cumulative."""
+        """Return the cumulative counters for the snapshot."""
         return {name: getattr(self, name) for name in self.__slots__ if name not in _DETAILS}
 
     def details_as_json(self) -> dict[str, Any]:
-        """For the snapshot: blocks and groups."""
+        """Return blocks and groups for the snapshot."""
         return {"blocks": self.blocks.rows(), "groups": grouping.to_rows(self.groups)}
 
     def add_details(self, stored: Mapping[str, Any]) -> None:
-        """Add what `details_as_json` gave."""
+        """Add the blocks and groups that `details_as_json` gave."""
         self.blocks.merge(stored["blocks"])
         grouping.merge(self.groups, stored["groups"])
 
@@ -138,7 +139,7 @@ _SUMS = (
 
 
 class RowKey(NamedTuple):
-    """A row's key taken apart."""
+    """The parts of a row's key."""
 
     service: str
     attempt: str
@@ -149,6 +150,6 @@ class RowKey(NamedTuple):
 
     @classmethod
     def of(cls, key: str) -> "RowKey":
-        """Raises ValueError for a key of another shape."""
+        """Parse a key. Raises ValueError for a key of another shape."""
         service, attempt, epoch, arm, origin, unit = key.split("/")
         return cls(service, attempt, int(epoch), arm, origin, unit)

@@ -1,7 +1,7 @@
-"""A sample of the sticky units of one attempt: who came first to which arm, and what first happened to them. Pure.
+"""A sample of the sticky units of one attempt: the first exposure of each unit, and its first event of each kind. Pure.
 
-A unit is in the sample if the unsalted 64-bit hash of it is below a threshold τ. Every edge draws by the same hash, so the samples
-of several edges or boots merge: the smallest τ, the union, the earliest of each first. When a sample outgrows its limit, τ halves.
+A unit is in the sample if its unsalted 64-bit hash is below a threshold τ. Every edge uses the same hash, so samples of several edges or
+boots merge: the smallest τ, the union of units, the earliest of each first event. When a sample exceeds its limit, τ halves.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sundog_edge.counting.log_lines import ENDS, ERRORS
 FULL_TAU = 1 << 64
 MAX_UNITS = 1000
 TOTAL_UNITS_BUDGET = 50_000
-"""Units over all samples of an edge; with many samples each gets less."""
+"""Units over all samples of an edge. With many samples, each holds fewer."""
 
 MIN_UNITS = 50
 EVENT_OF_END = {
@@ -26,19 +26,19 @@ EVENT_OF_END = {
 assert {*EVENT_OF_END} == {*ENDS} - {"ok"}
 
 Arrival = tuple[int, int, str]
-"""(arrival in Unix microseconds, epoch, arm): ordered by time, so that the least is the earliest and ties are no ambiguity."""
+"""(arrival in Unix microseconds, epoch, arm): ordered by time, so the least is the earliest; ties are resolved too."""
 
 
 @dataclass(slots=True)
 class SampledUnit:
-    """One unit: its first exposure, its ended requests, and the first event of each kind."""
+    """One unit: its first exposure, its number of ended requests, and its first event of each kind."""
 
     first: Arrival
     n: int = 0
     events: dict[str, Arrival] = field(default_factory=dict)
 
     def add(self, first: Arrival, n: int, events: Mapping[str, Arrival]) -> None:
-        """Take in more of the same unit."""
+        """Add observations of the same unit."""
         self.first = min(self.first, first)
         self.n += n
         for kind, moment in events.items():
@@ -53,8 +53,8 @@ class UnitSample:
     units: dict[int, SampledUnit] = field(default_factory=dict)
     limit: int = MAX_UNITS
 
-    def see(self, number: int, moment: Arrival, events: tuple[str, ...]) -> None:
-        """Count one ended request of the unit with this hash, which is below `tau`."""
+    def observe(self, number: int, moment: Arrival, events: tuple[str, ...]) -> None:
+        """Count one ended request of the unit with this hash. The hash must be below `tau`."""
         unit = self.units.get(number)
         if unit is None:
             unit = self.units[number] = SampledUnit(moment)
@@ -63,7 +63,7 @@ class UnitSample:
             self.shrink(self.limit)
 
     def merge(self, other: "UnitSample") -> None:
-        """Take in another edge's or boot's sample of the same attempt."""
+        """Merge another edge's or boot's sample of the same attempt."""
         self._cut(min(self.tau, other.tau))
         for number, unit in other.units.items():
             if number < self.tau:
@@ -71,7 +71,7 @@ class UnitSample:
         self.shrink(self.limit)
 
     def shrink(self, limit: int) -> None:
-        """Hold at most `limit` units from now on."""
+        """Set the limit of units, and reduce the sample to it."""
         self.limit = limit
         while len(self.units) > limit:
             self._cut(self.tau // 2)
@@ -82,7 +82,7 @@ class UnitSample:
             self.units = {number: unit for number, unit in self.units.items() if number < tau}
 
     def as_json(self) -> dict[str, Any]:
-        """τ and `[hash, [µs, epoch, arm], n, {event: [µs, epoch, arm]}]` of every unit, by hash. Hashes are hexadecimal."""
+        """Return τ and `[hash, [µs, epoch, arm], n, {event: [µs, epoch, arm]}]` of every unit, by hash. Hashes are hexadecimal."""
         units = [
             [f"{number:016x}", [*unit.first], unit.n, {kind: [*unit.events[kind]] for kind in sorted(unit.events)}]
             for number, unit in sorted(self.units.items())
@@ -91,7 +91,7 @@ class UnitSample:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "UnitSample":
-        """The sample that `as_json` gave."""
+        """Return the sample that `as_json` gave."""
         units = {
             int(number, 16): SampledUnit(tuple(first), n, {kind: tuple(moment) for kind, moment in events.items()})
             for number, first, n, events in stored["units"]
@@ -100,5 +100,5 @@ class UnitSample:
 
 
 def units_per_sample(samples: int) -> int:
-    """Units that each of so many samples may hold."""
+    """Return how many units each of so many samples may hold."""
     return max(MIN_UNITS, min(MAX_UNITS, TOTAL_UNITS_BUDGET // max(1, samples)))

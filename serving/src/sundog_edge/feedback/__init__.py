@@ -1,1 +1,1 @@
-"""Outcomes that clients report, joined with the exposures that they belong to."""
+"""Outcomes that clients report, joined with their exposures."""

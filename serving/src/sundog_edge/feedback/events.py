@@ -1,4 +1,4 @@
-"""Reported outcomes, parsed and checked one by one: bytes of strangers in, events and refusals out. Pure."""
+"""Parse and check reported outcomes one by one: untrusted bytes in, events and refusals out. Pure."""
 
 import math
 import re
@@ -18,27 +18,27 @@ MAX_VALUE = 10**9
 MILLION = 1_000_000
 MAX_FUTURE_S = 60
 ATTEMPT_SKEW_S = 60
-"""By so much other edges may have a new attempt earlier, clocks included."""
+"""Seconds by which other edges may have a new attempt earlier, including clock differences."""
 
 MAX_ID_CHARACTERS = 200
 MAX_UNIT_BYTES = 4096
 KEY_BYTES = 16
-_SHOWN = 60
-_IN_FORCE = "an exposure of this service's attempt that is in force"
+_EXCERPT_CHARACTERS = 60
+_EXPECTED_EXPOSURE = "an exposure of this service's attempt that is in force"
 _NO_ID = "a text that is none (it is not told again)"
-"""The same for all texts: an answer, or a log with it, holds no id, and does not tell whose one is."""
+"""The same for all texts: so no answer, and no log of it, repeats an id or shows whose it is."""
 
 _MEMBERS = frozenset({"exposure", "unit", "metric", "value", "id", "time"})
-# What RFC 3339 has of ISO 8601; Python reads more.
+# RFC 3339's part of ISO 8601; Python accepts more.
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})")
 
 
 class BodyRefused(ValueError):
-    """A body that is no list of items; the message says what was found and expected."""
+    """A body that is not a list of items. The message states what was found and what is expected."""
 
 
 class ItemRefusal(NamedTuple):
-    """Why an item is refused: the result that it counts as, its field, what was found and what was expected."""
+    """The reason why an item is refused: its result, its field, what was found and what was expected."""
 
     result: str
     field: str
@@ -47,10 +47,15 @@ class ItemRefusal(NamedTuple):
 
 
 class OutcomeEvent(NamedTuple):
-    """One outcome. `key` is the same for a repetition and for nothing else, `value` is in millionths, `seconds` is Unix time.
+    """One outcome.
 
-    `exposure` is what a signed id told; None where the unit's value was told, whose `unit` is the hash of it. `timed` says whether an
-    instant was told: else `seconds` is when the event came.
+    Attributes:
+        key: the same for repetitions of the event, and different for all others.
+        unit: hash of the unit.
+        exposure: the signed exposure that was reported; None if the unit's value was reported.
+        value: in millionths.
+        seconds: Unix time.
+        timed: whether the event had a time; otherwise `seconds` is its arrival.
     """
 
     key: bytes
@@ -64,10 +69,15 @@ class OutcomeEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParseContext:
-    """What an item is read by: the clock in Unix seconds, the metrics of the service, whether it has sticky units, and its exposures.
+    """Everything that parsing an item depends on.
 
-    `exposure_of` gives the exposure of an id of the service, None for every other text. `attempt` is the one in force, which this edge
-    knows since `began`, in Unix seconds; before that, where it does not matter.
+    Attributes:
+        now: the clock in Unix seconds.
+        metrics: metrics of the service.
+        sticky: whether the service has sticky units.
+        exposure_of: gives the exposure of an id of the service; None for other texts.
+        attempt: the attempt in force.
+        began: Unix seconds since when this edge has the attempt.
     """
 
     now: float
@@ -79,119 +89,123 @@ class ParseContext:
 
 
 def parse_items(body: bytes) -> list[Any]:
-    """The items of a body: a list of them, or one. Raises BodyRefused."""
+    """Return the items of a body: a list of items, or one item. Raises BodyRefused."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BodyRefused(f"the body is no JSON: {error.msg} at byte {error.pos}"[:200]) from None
     items = parsed if isinstance(parsed, list) else [parsed]
     if isinstance(parsed, str | int | float | bool | None):
-        raise BodyRefused(f"the body is {_kind(parsed)}; an object, or a list of objects, is expected")
+        raise BodyRefused(f"the body is {_describe_type(parsed)}; an object, or a list of objects, is expected")
     if not 0 < len(items) <= MAX_ITEMS:
         raise BodyRefused(f"the body has {len(items)} items; 1 to {MAX_ITEMS} are expected")
     return items
 
 
-def parse_item(item: Any, reading: ParseContext) -> OutcomeEvent | ItemRefusal:
-    """The event that an item is, or why it is none."""
+def parse_item(item: Any, context: ParseContext) -> OutcomeEvent | ItemRefusal:
+    """Return the event of an item, or why the item is refused."""
     if not isinstance(item, dict):
-        return ItemRefusal("invalid", "", _kind(item), "an object")
-    wrong = _shape(item, reading) or _value(item) or _id(item)
-    if wrong:
-        return wrong
-    seconds = _seconds(item.get("time"), reading.now)
+        return ItemRefusal("invalid", "", _describe_type(item), "an object")
+    refusal = _check_members(item, context) or _check_value(item) or _check_id(item)
+    if refusal:
+        return refusal
+    seconds = _parse_time(item.get("time"), context.now)
     if isinstance(seconds, ItemRefusal):
         return seconds
-    whose = _whose(item, reading)
-    if isinstance(whose, ItemRefusal):
-        return whose
-    unit, exposure = whose
+    found = _find_unit(item, context)
+    if isinstance(found, ItemRefusal):
+        return found
+    unit, exposure = found
     value = round(item.get("value", 1) * MILLION)
     timed = item.get("time") is not None
     return OutcomeEvent(_key(item, unit, value), unit, exposure, item["metric"], value, seconds, timed)
 
 
-def _shape(item: Mapping[str, Any], reading: ParseContext) -> ItemRefusal | None:
+def _check_members(item: Mapping[str, Any], context: ParseContext) -> ItemRefusal | None:
     surplus = item.keys() - _MEMBERS
     if surplus:
-        return ItemRefusal("invalid", _shown(min(surplus)), "a field", f"none but {', '.join(sorted(_MEMBERS))}")
+        return ItemRefusal("invalid", _excerpt(min(surplus)), "a field", f"none but {', '.join(sorted(_MEMBERS))}")
     if ("exposure" in item) == ("unit" in item):
         found = "both" if "unit" in item else "neither"
         return ItemRefusal("invalid", "exposure", f"{found} of exposure and unit", "one of the two")
     metric = item.get("metric")
-    if not isinstance(metric, str) or metric not in reading.metrics:
-        found = _shown(metric) if "metric" in item else "nothing"
-        return ItemRefusal("invalid", "metric", found, f"one of {', '.join(reading.metrics)}")
+    if not isinstance(metric, str) or metric not in context.metrics:
+        found = _excerpt(metric) if "metric" in item else "nothing"
+        return ItemRefusal("invalid", "metric", found, f"one of {', '.join(context.metrics)}")
     return None
 
 
-def _value(item: Mapping[str, Any]) -> ItemRefusal | None:
+def _check_value(item: Mapping[str, Any]) -> ItemRefusal | None:
     value = item.get("value", 1)
     # `orjson` takes neither NaN nor infinity; a number too large for it to hold is infinite.
     if not isinstance(value, int | float) or not -MAX_VALUE <= value <= MAX_VALUE:
-        return ItemRefusal("invalid", "value", _shown(value), f"a boolean or a number from {-MAX_VALUE} to {MAX_VALUE}")
+        return ItemRefusal(
+            "invalid", "value", _excerpt(value), f"a boolean or a number from {-MAX_VALUE} to {MAX_VALUE}"
+        )
     return None
 
 
-def _id(item: Mapping[str, Any]) -> ItemRefusal | None:
-    told = item.get("id", "-")
-    if not isinstance(told, str) or not 0 < len(told) <= MAX_ID_CHARACTERS:
-        return ItemRefusal("invalid", "id", _shown(told), f"a string of 1 to {MAX_ID_CHARACTERS} characters")
+def _check_id(item: Mapping[str, Any]) -> ItemRefusal | None:
+    event_id = item.get("id", "-")
+    if not isinstance(event_id, str) or not 0 < len(event_id) <= MAX_ID_CHARACTERS:
+        return ItemRefusal("invalid", "id", _excerpt(event_id), f"a string of 1 to {MAX_ID_CHARACTERS} characters")
     return None
 
 
-def _seconds(told: Any, now: float) -> int | ItemRefusal:
-    """The instant of the event in whole Unix seconds: an exposure is known no more exactly."""
-    if told is None:
+def _parse_time(text: Any, now: float) -> int | ItemRefusal:
+    """Return the time of the event in whole Unix seconds: times of exposures are no more exact."""
+    if text is None:
         return int(now)
     expected = "an instant as of RFC 3339, such as 2026-01-31T12:00:00Z"
-    if not isinstance(told, str) or not _TIME.fullmatch(told):
-        return ItemRefusal("invalid", "time", _shown(told), expected)
+    if not isinstance(text, str) or not _TIME.fullmatch(text):
+        return ItemRefusal("invalid", "time", _excerpt(text), expected)
     try:
-        seconds = int(datetime.fromisoformat(told.upper()).timestamp())
+        seconds = int(datetime.fromisoformat(text.upper()).timestamp())
     except (ValueError, OverflowError):
-        return ItemRefusal("invalid", "time", _shown(told), expected)
+        return ItemRefusal("invalid", "time", _excerpt(text), expected)
     if seconds > now + MAX_FUTURE_S:
-        return ItemRefusal("future", "time", _shown(told), f"no more than {MAX_FUTURE_S} s from now")
+        return ItemRefusal("future", "time", _excerpt(text), f"no more than {MAX_FUTURE_S} s from now")
     return seconds
 
 
-def _whose(item: Mapping[str, Any], reading: ParseContext) -> tuple[int, SignedExposure | None] | ItemRefusal:
+def _find_unit(item: Mapping[str, Any], context: ParseContext) -> tuple[int, SignedExposure | None] | ItemRefusal:
     if "exposure" in item:
-        told = item["exposure"]
-        exposure = reading.exposure_of(told) if isinstance(told, str) else None
+        exposure_id = item["exposure"]
+        exposure = context.exposure_of(exposure_id) if isinstance(exposure_id, str) else None
         if exposure is None:
-            found = _NO_ID if isinstance(told, str) else _kind(told)
-            result = "unknown" if isinstance(told, str) else "invalid"
-            return ItemRefusal(result, "exposure", found, _IN_FORCE)
-        if exposure.attempt != reading.attempt:
-            if exposure.seconds < reading.began - ATTEMPT_SKEW_S:
-                return ItemRefusal("late", "exposure", "an exposure of an attempt that has ended", _IN_FORCE)
-            # Other edges may have its attempt already: it looks like any other that is not known.
-            return ItemRefusal("unknown", "exposure", _NO_ID, _IN_FORCE)
+            found = _NO_ID if isinstance(exposure_id, str) else _describe_type(exposure_id)
+            result = "unknown" if isinstance(exposure_id, str) else "invalid"
+            return ItemRefusal(result, "exposure", found, _EXPECTED_EXPOSURE)
+        if exposure.attempt != context.attempt:
+            if exposure.seconds < context.began - ATTEMPT_SKEW_S:
+                return ItemRefusal("late", "exposure", "an exposure of an attempt that has ended", _EXPECTED_EXPOSURE)
+            # Other edges may already have this attempt; here it is an unknown exposure.
+            return ItemRefusal("unknown", "exposure", _NO_ID, _EXPECTED_EXPOSURE)
         return exposure.unit, exposure
-    if not reading.sticky:
+    if not context.sticky:
         return ItemRefusal(
             "invalid", "unit", "a unit", "an exposure: every request is a unit of its own in this service"
         )
     unit = json_unit(item["unit"])
     if not 0 < len(unit) <= MAX_UNIT_BYTES:
-        found = _kind(item["unit"]) + (f" of {len(unit)} bytes" if unit else "")
+        found = _describe_type(item["unit"]) + (f" of {len(unit)} bytes" if unit else "")
         return ItemRefusal("invalid", "unit", found, f"a string of 1 to {MAX_UNIT_BYTES} bytes, or a number")
     return unit_hash(unit), None
 
 
 def _key(item: Mapping[str, Any], unit: int, value: int) -> bytes:
-    """What says whether an event has come before: its id; else which exposure (or unit), which value and which instant it told.
+    """Return the key that identifies an event: a hash of unit, metric and id; without an id, of unit, metric, exposure, value and time.
 
-    Unit and metric belong to it in either case, so an id need be no other's only where both are the same.
+    An id need be unique only among events of the same unit and metric.
     """
-    told = ("id", item["id"]) if "id" in item else ("as", item.get("exposure", ""), str(value), item.get("time") or "")
-    parts = (f"{unit:016x}", item["metric"], *told)
+    identity = (
+        ("id", item["id"]) if "id" in item else ("as", item.get("exposure", ""), str(value), item.get("time") or "")
+    )
+    parts = (f"{unit:016x}", item["metric"], *identity)
     return blake2b("\0".join(parts).encode(errors="replace"), digest_size=KEY_BYTES).digest()
 
 
-def _kind(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else "a boolean"
     if isinstance(value, str):
@@ -199,8 +213,8 @@ def _kind(value: Any) -> str:
     return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "a number"
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     if isinstance(value, dict | list):
-        return _kind(value)
+        return _describe_type(value)
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return text if len(text) <= _EXCERPT_CHARACTERS else f"{text[:_EXCERPT_CHARACTERS]}…"

@@ -1,9 +1,9 @@
-"""The id of an exposure: which arm of which attempt a unit had, and when, signed by the edge. HAProxy writes it, this module reads it.
+"""Read the signed id of an exposure: attempt, epoch, arm, unit and time. HAProxy writes it.
 
-An id is `1~attempt~epoch~arm~unit~seconds~signature`: the unit is the unsalted 64-bit hash in hexadecimal, the instant is Unix time of
-arrival, and the signature the first 128 bits of HMAC-SHA256 over `service~arm~1~attempt~epoch~arm~unit~seconds`, as base64url. The
-service is signed and not told: it is known by where the id comes back, and an id of another service has a wrong signature. Where
-clients must not know their arm, the arm is signed and not told either: the second one is empty.
+An id is `1~attempt~epoch~arm~unit~seconds~signature`. The unit is the unsalted 64-bit hash in hexadecimal. The time is Unix time of
+arrival. The signature is the first 128 bits of HMAC-SHA256 over `service~arm~1~attempt~epoch~arm~unit~seconds`, as base64url. The id does
+not contain the service: it comes back to a service, and an id of another service has a wrong signature. If clients must not know their
+arm, the id has no arm either: the second `arm` is empty.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 VERSION = "1"
 SEPARATOR = "~"
-"""Neither in any name that an id holds nor in need of escape in a URL."""
+"""A character that no name in an id contains, and that URLs need not escape."""
 
 SIGNATURE_BYTES = 16
 MAX_CHARACTERS = 256
@@ -35,29 +35,22 @@ class SignedExposure(NamedTuple):
     seconds: int
 
 
-def sign_exposure(key: bytes, service: str, exposure: SignedExposure, *, reveal: bool = True) -> str:
-    """The id of an exposure; only one that is to `reveal` it tells the arm."""
-    attempt, epoch, arm, unit, seconds = exposure
-    text = SEPARATOR.join((VERSION, attempt, str(epoch), arm if reveal else "", f"{unit:016x}", str(seconds)))
-    return f"{text}{SEPARATOR}{_signature(key, service, arm, text)}"
-
-
 def verify_exposure(
     keys: Collection[bytes], service: str, text: str, arms: Iterable[str] = ()
 ) -> SignedExposure | None:
-    """The exposure of an id that one of the keys has signed for the service, else None. Of an id that tells no arm it is one of `arms`."""
-    told, _, signature = text[: MAX_CHARACTERS + 1].rpartition(SEPARATOR)
-    match = _SHAPE.fullmatch(told)
+    """Return the exposure of an id that one of the keys signed for the service, else None. An id without an arm has one of `arms`."""
+    signed_text, _, signature = text[: MAX_CHARACTERS + 1].rpartition(SEPARATOR)
+    match = _SHAPE.fullmatch(signed_text)
     if match is None:
         return None
-    # As text: the last character of a signature has bits to spare, so several would stand for the same bytes.
+    # Compared as text: the last character of a signature has unused bits, so several texts decode to the same bytes.
     found = signature.encode(errors="replace")
     candidates = [match["arm"]] if match["arm"] else arms
-    # All of them, whatever the first says: how long it takes tells nothing.
+    # Every candidate is checked, so the duration reveals nothing.
     genuine = [
         arm
         for arm in candidates
-        if [key for key in keys if hmac.compare_digest(_signature(key, service, arm, told).encode(), found)]
+        if [key for key in keys if hmac.compare_digest(_signature(key, service, arm, signed_text).encode(), found)]
     ]
     if not genuine:
         return None

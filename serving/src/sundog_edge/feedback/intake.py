@@ -1,4 +1,4 @@
-"""Takes feedback: reads what was reported, has the store join it, and tells what came of it. Also hands first exposures to the store."""
+"""Take feedback: parse reported outcomes, have the store join them, and answer with the results. Also write first exposures."""
 
 import asyncio
 import contextlib
@@ -28,10 +28,10 @@ ATTEMPT_REFRESH_S = 60.0
 _FLUSH_S = 0.5
 _FINISH_S = 3.0
 _ANSWER_S = 10.0
-"""So long a request may wait for the store. HAProxy gives up a little later, and sends the next beside those that still wait."""
+"""Longest wait of a request for the store. HAProxy gives up a little later, and then sends the next request while old ones still wait."""
 
-_AT_ONCE = 100
-"""Items that are read before others get their turn: reading is the agent's time, and so is counting requests."""
+_ITEMS_PER_TURN = 100
+"""Items that are parsed before other tasks of the agent get a turn, such as the counting of requests."""
 
 _STORE_REFUSALS = {
     "late": ("time", f"from the exposure to {WINDOW_S // 86_400} days after it"),
@@ -42,7 +42,7 @@ _STORE_REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class FeedbackResponse:
-    """An HTTP status and a JSON document; `code` is that of a problem, and then `document` is its detail."""
+    """An HTTP status and a JSON document; or, for a problem, its `code` and `detail`."""
 
     status: int
     document: Mapping[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class FeedbackResponse:
 
 
 class FeedbackIntake:
-    """All feedback of one edge. `keys` and `document` tell what is in force now; `drain` counts the lines that have come."""
+    """The feedback of one edge. `keys` and `document` return those in force; `drain` counts the lines in the pipe."""
 
     def __init__(
         self,
@@ -63,27 +63,27 @@ class FeedbackIntake:
         answer_s: float = _ANSWER_S,
     ) -> None:
         self.results: Counter[tuple[str, str]] = Counter()
-        """Items by service and result, since this agent started."""
+        """Items by service and result, since the start of this agent."""
 
         self.failures = 0
-        """Times that the store did not answer, since this agent started."""
+        """Failed calls of the store, since the start of this agent."""
 
         self.first_seen: dict[str, FirstExposureTracker] = {}
-        """By attempt, for services with sticky units; whoever counts lines fills it."""
+        """Trackers by attempt, for services with sticky units. The ledger fills them."""
 
         self.store = store
-        """Where feedback is kept; None where none is."""
+        """The store of feedback; None without `--store`."""
 
         self._keys = keys
         self._document = document
         self._drain = drain
         self._clock = clock
         self._answer_s = answer_s
-        # One by attempt, as long as somebody holds or awaits it.
+        # One lock by attempt, while a task holds or awaits it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._stored: StoreSnapshot | None = None
+        self._snapshot: StoreSnapshot | None = None
         self._error = ""
-        self._named_at = -ATTEMPT_REFRESH_S
+        self._refreshed_at = -ATTEMPT_REFRESH_S
         self._began: dict[str, float] = {}
 
     @property
@@ -93,14 +93,14 @@ class FeedbackIntake:
 
     @property
     def unavailable_reason(self) -> str:
-        """Why no feedback is taken; empty while it is."""
+        """The reason why no feedback is taken; empty while it is taken."""
         if self.store is None:
             return "the agent was started without --store"
         keys = self._keys()
         return "" if keys.accepted else keys.problem or "the agent was started without --signing-key"
 
-    def follow(self, coming: SplitDocument | None = None) -> bool:
-        """Let `first_seen` have what the document in force and one that is `coming` ask for. Whether that has changed anything."""
+    def update_trackers(self, coming: SplitDocument | None = None) -> bool:
+        """Fit `first_seen` to the document in force and the `coming` one. Return whether that changed it."""
         services = self.services.values() if self.store is not None else ()
         ahead = _with_feedback(coming).values() if self.store is not None else ()
         now = self._clock()
@@ -108,17 +108,17 @@ class FeedbackIntake:
         wanted = {attempt_name(service) for service in (*services, *ahead) if service.unit.source}
         changed = wanted != self.first_seen.keys()
         if changed:
-            since = _asked_since(self._document(), coming)
+            since = _feedback_since(self._document(), coming)
             self.first_seen = {
                 attempt: self.first_seen.get(attempt) or FirstExposureTracker(since=since.get(attempt, 0))
                 for attempt in wanted
             }
-            for seen in self.first_seen.values():
-                seen.share(len(wanted))
+            for tracker in self.first_seen.values():
+                tracker.share(len(wanted))
         return changed
 
     async def take(self, name: str, body: bytes) -> FeedbackResponse:
-        """What is answered to a body that was posted for a service."""
+        """Return the answer to a body that was posted for a service."""
         service = self.services.get(name)
         if service is None or service.feedback is None:
             return FeedbackResponse(404, code="NoFeedback", detail="this service takes no feedback")
@@ -128,34 +128,34 @@ class FeedbackIntake:
             items = parse_items(body)
         except BodyRefused as refused:
             return FeedbackResponse(400, code="BadFeedback", detail=str(refused))
-        read_items = await self._read(service, items)
+        parsed = await self._parse(service, items)
         try:
-            results = await self._written_in_time(service, read_items)
+            results = await self._write_in_time(service, parsed)
         except StoreUnavailable as error:
             self._fail(error)
             return FeedbackResponse(503, code="FeedbackUnavailable", detail="the store of feedback does not answer")
         self.results.update((name, result) for result in results)
-        return _answer(read_items, results)
+        return _render_answer(parsed, results)
 
     async def tick(self) -> None:
-        """Hand over first exposures and read the tallies, for services with feedback. Raises StoreUnavailable."""
+        """Write first exposures and read the tallies, for services with feedback. Raises StoreUnavailable."""
         services = self.services
         if self.store is None or not services:
             return
         try:
             for service in services.values():
                 await self._flush(service)
-            if time.monotonic() - self._named_at >= ATTEMPT_REFRESH_S:
+            if time.monotonic() - self._refreshed_at >= ATTEMPT_REFRESH_S:
                 await self.store.name([attempt_name(service) for service in services.values()], self._clock())
-                self._named_at = time.monotonic()
-            self._stored = await self.store.read([attempt_name(service) for service in services.values()])
+                self._refreshed_at = time.monotonic()
+            self._snapshot = await self.store.read([attempt_name(service) for service in services.values()])
             self._error = ""
         except StoreUnavailable as error:
             self._fail(error)
             raise
 
     async def finish(self) -> None:
-        """Hand over what waits, on the way out, and let go of the store; if that does not answer, what waits is lost."""
+        """Write the waiting exposures and close the store, at the end of the agent. They are lost if the store does not answer."""
         if self.store is None:
             return
         with contextlib.suppress(StoreUnavailable, TimeoutError):
@@ -166,23 +166,23 @@ class FeedbackIntake:
             await self.store.close()
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """What the evidence says of each service's feedback, as the store had it at the last look."""
+        """Return each service's feedback section of the evidence, as of the last read of the store."""
         return {service.name: self._section(service) for service in self.services.values()}
 
     def _section(self, service: Service) -> dict[str, Any]:
         error = self.unavailable_reason or self._error
-        tally = None if self._stored is None else self._stored.tallies.get(attempt_name(service))
-        if error or self._stored is None or tally is None:
+        tally = None if self._snapshot is None else self._snapshot.tallies.get(attempt_name(service))
+        if error or self._snapshot is None or tally is None:
             return {"attempt": service.attempt, "error": error or "the store has not been read yet"}
-        return render_feedback_section(service.attempt, self._stored.id, tally)
+        return render_feedback_section(service.attempt, self._snapshot.id, tally)
 
     def _fail(self, error: StoreUnavailable) -> None:
         self.failures += 1
         self._error = str(error)
 
-    async def _read(self, service: Service, items: list[Any]) -> list[OutcomeEvent | ItemRefusal]:
+    async def _parse(self, service: Service, items: list[Any]) -> list[OutcomeEvent | ItemRefusal]:
         assert service.feedback is not None
-        reading = ParseContext(
+        context = ParseContext(
             self._clock(),
             service.feedback.metrics,
             bool(service.unit.source),
@@ -190,13 +190,13 @@ class FeedbackIntake:
             service.attempt,
             self._began.get(attempt_name(service), -math.inf),
         )
-        found: list[OutcomeEvent | ItemRefusal] = []
-        for start in range(0, len(items), _AT_ONCE):
-            found += [parse_item(item, reading) for item in items[start : start + _AT_ONCE]]
+        parsed: list[OutcomeEvent | ItemRefusal] = []
+        for start in range(0, len(items), _ITEMS_PER_TURN):
+            parsed += [parse_item(item, context) for item in items[start : start + _ITEMS_PER_TURN]]
             await asyncio.sleep(0)
-        # Whose answer is on its way may have a line that waits.
+        # The lines of just answered requests may still be in the pipe.
         self._drain()
-        return found
+        return parsed
 
     def _exposure_of(self, service: Service) -> Callable[[str], SignedExposure | None]:
         keys = self._keys().accepted
@@ -204,29 +204,29 @@ class FeedbackIntake:
 
         return lambda text: verify_exposure(keys, service.name, text, arms)
 
-    async def _written_in_time(self, service: Service, read_items: list[OutcomeEvent | ItemRefusal]) -> list[str]:
+    async def _write_in_time(self, service: Service, parsed: list[OutcomeEvent | ItemRefusal]) -> list[str]:
         try:
             async with asyncio.timeout(self._answer_s):
-                return await self._write(service, read_items)
+                return await self._write(service, parsed)
         except TimeoutError:
-            raise StoreUnavailable(f"store of feedback: no answer within {self._answer_s:g} s") from None
+            raise StoreUnavailable(f"feedback store: no answer within {self._answer_s:g} s") from None
 
-    async def _write(self, service: Service, read_items: list[OutcomeEvent | ItemRefusal]) -> list[str]:
-        events = [item for item in read_items if isinstance(item, OutcomeEvent)]
-        refused = Counter(item.result for item in read_items if isinstance(item, ItemRefusal))
-        written = iter(await self._hand_over(service, events, refused))
-        return [item.result if isinstance(item, ItemRefusal) else next(written) for item in read_items]
+    async def _write(self, service: Service, parsed: list[OutcomeEvent | ItemRefusal]) -> list[str]:
+        events = [item for item in parsed if isinstance(item, OutcomeEvent)]
+        refused = Counter(item.result for item in parsed if isinstance(item, ItemRefusal))
+        written = iter(await self._write_batch(service, events, refused))
+        return [item.result if isinstance(item, ItemRefusal) else next(written) for item in parsed]
 
     async def _flush(self, service: Service) -> None:
-        """Write exposures until none waits or the time for it is over; what is left comes with the next."""
+        """Write exposures until none waits or _FLUSH_S has passed. The next call writes the rest."""
         until = time.monotonic() + _FLUSH_S
-        seen = self.first_seen.get(attempt_name(service))
-        while seen is not None and (seen.waiting or seen.dropped):
-            await self._hand_over(service, (), {})
+        tracker = self.first_seen.get(attempt_name(service))
+        while tracker is not None and (tracker.waiting or tracker.dropped):
+            await self._write_batch(service, (), {})
             if time.monotonic() >= until:
                 return
 
-    async def _hand_over(
+    async def _write_batch(
         self, service: Service, events: Iterable[OutcomeEvent], refused: Mapping[str, int]
     ) -> list[str]:
         assert self.store is not None
@@ -234,19 +234,19 @@ class FeedbackIntake:
         attempt = attempt_name(service)
         lock = self._locks.setdefault(attempt, asyncio.Lock())
         async with lock:
-            seen = self.first_seen.get(attempt)
-            firsts, dropped = seen.some() if seen is not None else ({}, 0)
+            tracker = self.first_seen.get(attempt)
+            firsts, dropped = tracker.next_batch() if tracker is not None else ({}, 0)
             batch = OutcomeBatch(
                 firsts, tuple(events), refused, dropped, bool(service.unit.source), service.feedback.maxUnits
             )
             results = await self.store.write(attempt, batch)
-            if seen is not None:
-                seen.written(firsts, dropped)
+            if tracker is not None:
+                tracker.mark_written(firsts, dropped)
         return results
 
 
 def attempt_name(service: Service) -> str:
-    """How a store names the attempt of a service."""
+    """Return a store's name of the attempt of a service."""
     return f"{service.name}/{service.attempt}"
 
 
@@ -254,17 +254,17 @@ def _with_feedback(document: SplitDocument | None) -> dict[str, Service]:
     return {service.name: service for service in (document.services if document else ()) if service.feedback}
 
 
-def _asked_since(before: SplitDocument | None, coming: SplitDocument | None) -> dict[str, int]:
-    """The epoch of each attempt with which outcomes of it are asked for, where it has had traffic without."""
+def _feedback_since(before: SplitDocument | None, coming: SplitDocument | None) -> dict[str, int]:
+    """Return the first epoch with feedback of each attempt that already had traffic without feedback."""
     without = {attempt_name(service) for service in (before.services if before else ()) if not service.feedback}
     ahead = ((attempt_name(service), service.epoch) for service in _with_feedback(coming).values())
     return {attempt: epoch for attempt, epoch in ahead if attempt in without}
 
 
-def _answer(items: list[OutcomeEvent | ItemRefusal], results: list[str]) -> FeedbackResponse:
+def _render_answer(items: list[OutcomeEvent | ItemRefusal], results: list[str]) -> FeedbackResponse:
     counts = Counter(results)
     problems = [
-        {"item": number, "result": result, **_why(item, result)}
+        {"item": number, "result": result, **_explain(item, result)}
         for number, (item, result) in enumerate(zip(items, results, strict=True))
         if result not in {ACCEPTED, "duplicate"}
     ]
@@ -275,15 +275,15 @@ def _answer(items: list[OutcomeEvent | ItemRefusal], results: list[str]) -> Feed
     return FeedbackResponse(207 if problems else 200, document)
 
 
-def _why(item: OutcomeEvent | ItemRefusal, result: str) -> dict[str, str]:
+def _explain(item: OutcomeEvent | ItemRefusal, result: str) -> dict[str, str]:
     if isinstance(item, ItemRefusal):
         return {"field": item.field, "found": item.found, "expected": item.expected}
-    where, expected = _STORE_REFUSALS[result]
-    return {"field": where, "found": _found(item, result), "expected": expected}
+    field_name, expected = _STORE_REFUSALS[result]
+    return {"field": field_name, "found": _found(item, result), "expected": expected}
 
 
 def _found(event: OutcomeEvent, result: str) -> str:
-    """Of an event that the store refused. A unit may be a person's name, and is not told again."""
+    """Return what was found, for an event that the store refused. A unit may be a person's name, so it is not shown."""
     match result:
         case "late":
             return f"{datetime.fromtimestamp(event.seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,7 +1,7 @@
-"""Joins outcomes with the first exposure of their unit, and keeps the sums of what came of it. Pure: every store asks it what to write.
+"""Join outcomes with the first exposures of their units, and compute the sums. Pure: every store asks it what to write.
 
-A unit's outcomes count for the epoch and arm of its first exposure; of a service whose every request is a unit, for those of the
-request. Sums are in millionths, and squares in their squares: they are exact, and outgrow 64 bits.
+A unit's outcomes count for the epoch and arm of its first exposure. If each request of a service is a unit, they count for those of the
+request. Sums are in millionths, sums of squares in square millionths. They are exact and may exceed 64 bits.
 """
 
 from collections import Counter
@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 from sundog_edge.feedback.events import MILLION, OutcomeEvent
 
 WINDOW_S = 30 * 24 * 3600
-"""So long after its exposure an outcome counts."""
+"""An outcome counts until this long after its exposure."""
 
 ACCEPTED = "accepted"
 REJECTED_RESULTS = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
-"""Results of items that are in no sum but are counted, in the order of the evidence."""
+"""Results of items that are counted but are in no sum, in the order of the evidence."""
 
 MAX_EVENTS = 4_000_000
-"""Events of one attempt: each is remembered, so that none counts twice. What is beyond is overflow."""
+"""Largest number of events of one attempt. Each is remembered, so that none counts twice. Further events are overflow."""
 
 STREAM_EVENTS = 1_000_000
-"""Events of one attempt that are kept as they came, the newest; no sum depends on them."""
+"""Newest events of one attempt that are stored one by one. No sum depends on them."""
 
 SEQUENCE = "sequence"
 UNITS = "units"
@@ -40,9 +40,9 @@ class FirstExposure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeBatch:
-    """What is written in one step: exposures by unit, reported events, and how many items were refused, by result.
+    """A batch for one write: first exposures by unit, reported events, and the number of refused items by result.
 
-    `sticky` says whether units come again: only then are their exposures kept. `dropped` exposures could not be kept until now.
+    `sticky`: units come again, so their exposures are stored. `dropped`: exposures that were dropped before the write.
     """
 
     firsts: Mapping[int, FirstExposure] = field(default_factory=dict)
@@ -55,12 +55,12 @@ class OutcomeBatch:
 
     @property
     def units(self) -> frozenset[int]:
-        """Every unit whose first exposure has to be known."""
+        """Units whose first exposures the join needs."""
         return frozenset((*self.firsts, *(event.unit for event in self.events))) if self.sticky else frozenset()
 
     @property
     def totals(self) -> frozenset[tuple[int, str]]:
-        """(unit, metric) of every sum that has to be known."""
+        """(unit, metric) of the sums that the join needs."""
         return frozenset((event.unit, event.metric) for event in self.events)
 
     @property
@@ -71,7 +71,7 @@ class OutcomeBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """What a store has of the things a batch names: keys of events, first exposures, sums by (unit, metric); and the whole tally."""
+    """The stored state for a batch: known event keys, first exposures, sums by (unit, metric), and the whole tally."""
 
     keys: Collection[bytes]
     firsts: Mapping[int, FirstExposure]
@@ -81,7 +81,7 @@ class StoredState:
 
 @dataclass(slots=True)
 class StoreChange:
-    """What a store has to write: `tally` and `totals` are new values. `results` has one word for each event of the batch."""
+    """The change that a store has to write. `tally` and `totals` are new values; `results` has one result for each event of the batch."""
 
     results: list[str] = field(default_factory=list)
     firsts: dict[int, FirstExposure] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class StoreChange:
 
 
 def join(batch: OutcomeBatch, known: StoredState) -> StoreChange:
-    """What comes of a batch. Order within it counts: the first of two equal events is accepted."""
+    """Return the change for a batch. The order of events matters: the first of two equal events is accepted."""
     joining = _Joining(batch, known)
     joining.count("overflow", batch.dropped)
     for unit, first in batch.firsts.items():
@@ -118,7 +118,7 @@ class _Joining:
             self.change.tally[name] = self._tally(name) + more
 
     def expose(self, unit: int, first: FirstExposure) -> FirstExposure | None:
-        """The unit's first exposure, which is the one that was recorded first; None where no more units are kept."""
+        """Return the first recorded exposure of the unit; None if the limit of units is reached."""
         stored = self._known.firsts.get(unit) or self.change.firsts.get(unit)
         if stored is not None:
             return stored
@@ -138,7 +138,7 @@ class _Joining:
             return "duplicate"
         exposed_at = first.us // MILLION
         if not event.timed:
-            # Now is after the exposure, whatever the clock says of the edge that has seen it.
+            # Its arrival is after the exposure, whatever the clock of the edge of that exposure.
             event = event._replace(seconds=max(event.seconds, exposed_at))
         if not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
             return "late"
@@ -148,12 +148,12 @@ class _Joining:
         return ACCEPTED
 
     def _first(self, event: OutcomeEvent) -> FirstExposure | None:
-        told = event.exposure
-        own = None if told is None else FirstExposure(told.seconds * MILLION, told.epoch, told.arm)
-        if own is None or not self._batch.sticky:
-            return own or self._known.firsts.get(event.unit) or self.change.firsts.get(event.unit)
-        # An exposure that is signed proves itself, also before the line of its request has been counted.
-        return self.expose(event.unit, own)
+        signed = event.exposure
+        reported = None if signed is None else FirstExposure(signed.seconds * MILLION, signed.epoch, signed.arm)
+        if reported is None or not self._batch.sticky:
+            return reported or self._known.firsts.get(event.unit) or self.change.firsts.get(event.unit)
+        # The signature proves the exposure, even before the line of its request is counted.
+        return self.expose(event.unit, reported)
 
     def _add(self, event: OutcomeEvent, first: FirstExposure) -> None:
         change = self.change
@@ -174,7 +174,7 @@ class _Joining:
 
 
 def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any]:
-    """What the evidence says of one attempt's feedback."""
+    """Return the feedback section of one attempt in the evidence."""
     exposed: list[list[Any]] = []
     outcomes: dict[tuple[str, int, str], dict[str, int]] = {}
     for name, value in tally.items():

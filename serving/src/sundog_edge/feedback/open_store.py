@@ -1,4 +1,4 @@
-"""Opens the store that an option names."""
+"""Open the store that `--store` names."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,9 +9,9 @@ from sundog_edge.feedback.store import OutcomeStore
 
 
 def open_store(url: str, namespace: str, password_file: Path | None = None) -> OutcomeStore:
-    """The store at `sqlite:///PATH` or `redis://HOST:PORT`. Raises SettingsError for another URL; nothing is connected yet."""
+    """Return the store at `sqlite:///PATH` or `redis://HOST:PORT`, not yet connected. Raises SettingsError for another URL."""
     parts = urlsplit(url)
-    # As it stands: a path may have what a URL takes for a query or a fragment.
+    # The path is not parsed as a URL: it may contain `?` and `#`.
     path = url.removeprefix("sqlite://")
     if path != url and path.startswith("/") and len(path) > 1:
         return SqliteStore(Path(path))
@@ -20,9 +20,9 @@ def open_store(url: str, namespace: str, password_file: Path | None = None) -> O
     except ValueError:
         port = None
     if parts.scheme == "redis" and parts.hostname and port and not (parts.username or parts.password or parts.query):
-        # Only where it is asked for: the client of Redis takes a while to import.
+        # Imported only if needed: the import of the Redis client is slow.
         from sundog_edge.feedback.redis_store import RedisStore
 
         return RedisStore(parts.hostname, port, password_file, namespace)
     shown = f"{parts.scheme}://…" if "@" in url else repr(url[:80])
-    raise SettingsError(f"--store {shown} is neither sqlite:///PATH nor redis://HOST:PORT")
+    raise SettingsError(f"--store: found {shown}; expected sqlite:///PATH or redis://HOST:PORT")

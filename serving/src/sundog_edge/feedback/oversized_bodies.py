@@ -1,7 +1,7 @@
-"""Bodies that are too large: their rest is read and forgotten, so that their clients read why.
+"""Read and discard the rest of too large bodies, so that their clients get the answer.
 
-Many clients write all of a request before they read. If HAProxy answered and closed at once, the kernel would reset the connection under
-what it has not read, and such a client would see that alone. So HAProxy brings these requests here, to the socket that has feedback too.
+Many clients write the whole request before they read. If HAProxy answered and closed at once, the kernel would reset the connection because
+of the unread rest, and the client would see only the reset. So HAProxy sends these requests here, to the socket for feedback.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from sundog_edge.haproxy.rules.drain import BODY_TIMEOUT_S, IDLE_TIMEOUT_S, MAX_
 
 
 async def drain_body(body: StreamReader) -> None:
-    """Read a body to its end, at most so many bytes of it, and for no longer than `TIME_S`, or `SILENCE_S` while nothing comes."""
+    """Read a body to its end, at most MAX_BYTES, for at most BODY_TIMEOUT_S, and at most IDLE_TIMEOUT_S without data."""
     left = MAX_BYTES
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -22,6 +22,6 @@ async def drain_body(body: StreamReader) -> None:
 
 
 async def handle_drain(request: web.Request) -> web.Response:
-    """Answer once the body is read, or as much of it as is read at all. What the client is told is HAProxy's."""
+    """Answer after the body is read, up to the limits. HAProxy replaces the answer."""
     await drain_body(request.content)
     return web.Response(status=413)

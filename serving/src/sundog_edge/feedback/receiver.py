@@ -1,4 +1,4 @@
-"""Where HAProxy brings feedback, and bodies that are too large: a Unix socket of the state directory, which nobody else reaches."""
+"""Receive feedback and too large bodies from HAProxy, on a Unix socket in the state directory that only HAProxy reaches."""
 
 import asyncio
 import json
@@ -13,14 +13,14 @@ from sundog_edge.haproxy.rules.drain import PATH as DRAIN_PATH
 from sundog_edge.haproxy.rules.feedback import MAX_BYTES, PATH, SERVICE_HEADER
 
 _TITLES = {status: status.phrase for status in HTTPStatus} | {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
-"""As HTTP has them now, and HAProxy's answers here."""
+"""HTTP's present titles, the same as in HAProxy's answers."""
 
 BODY_TIMEOUT_S = 10.0
-"""For a body to come: who dawdles must not hold a place that others wait for."""
+"""Longest wait for a body: a slow client must not block others."""
 
 
 def make_feedback_app(intake: FeedbackIntake) -> web.Application:
-    """`POST /-/feedback`, and whatever is to be read and forgotten."""
+    """Return the application: `POST /-/feedback`, and the path of bodies to discard."""
 
     async def feedback(request: web.Request) -> web.Response:
         try:
@@ -33,8 +33,8 @@ def make_feedback_app(intake: FeedbackIntake) -> web.Application:
             answer = FeedbackResponse(413, code="BodyTooLarge", detail=f"the body is larger than {MAX_BYTES} bytes")
         else:
             services = request.headers.getall(SERVICE_HEADER, [])
-            # HAProxy sets one. Another has come past its rules, as a trailer may, and nobody knows which of them is true.
-            answer = await intake.take(services[0], body) if len(services) == 1 else _unclear(services)
+            # HAProxy sets one. A second one bypassed its rules, for example as a trailer, and either may be the true one.
+            answer = await intake.take(services[0], body) if len(services) == 1 else _refuse_service_headers(services)
         return make_response(answer, request.headers.get("x-request-id", ""))
 
     app = web.Application(client_max_size=MAX_BYTES)
@@ -43,7 +43,7 @@ def make_feedback_app(intake: FeedbackIntake) -> web.Application:
     return app
 
 
-def _unclear(services: list[str]) -> FeedbackResponse:
+def _refuse_service_headers(services: list[str]) -> FeedbackResponse:
     return FeedbackResponse(
         400,
         code="BadFeedback",
@@ -52,7 +52,7 @@ def _unclear(services: list[str]) -> FeedbackResponse:
 
 
 def make_response(answer: FeedbackResponse, request_id: str) -> web.Response:
-    """An answer as HTTP; one with a code is a problem document."""
+    """Return an answer as HTTP. An answer with a code becomes a problem document."""
     if not answer.code:
         return web.Response(status=answer.status, body=orjson.dumps(answer.document), content_type="application/json")
     members = {
@@ -65,11 +65,11 @@ def make_response(answer: FeedbackResponse, request_id: str) -> web.Response:
         "error": answer.detail,
     }
     headers = {"retry-after": str(RETRY_AFTER_S)} if answer.status == 503 else {}
-    # A client that is still sending its body has to be told that nobody reads on.
+    # A client that still sends its body must see that the edge no longer reads.
     force_close = answer.status in {408, 413}
-    made = web.Response(
+    response = web.Response(
         status=answer.status, text=json.dumps(members), content_type="application/problem+json", headers=headers
     )
     if force_close:
-        made.force_close()
-    return made
+        response.force_close()
+    return response

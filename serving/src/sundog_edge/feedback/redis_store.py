@@ -1,7 +1,7 @@
-"""The store of a cluster: a Valkey or Redis server, by the protocol that both speak.
+"""The store of a cluster: a Valkey or Redis server, by their common protocol.
 
-A write is optimistic: what a batch needs is read while the attempt's tally is watched, and what comes of it is written in one
-transaction, which the server refuses if anybody has written to the attempt meanwhile. Sums outgrow what a script on the server can count.
+A write is optimistic: the store watches the attempt's tally, reads the state for the batch, and writes the change in one transaction. The
+server refuses the transaction if another edge has written to the attempt meanwhile. Scripts on the server cannot hold the sums.
 """
 
 import asyncio
@@ -18,19 +18,26 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError, WatchError
 
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_edge.feedback.join import STREAM_EVENTS, FirstExposure, OutcomeBatch, StoreChange, StoredState, join
-from sundog_edge.feedback.store import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
+from sundog_edge.feedback.store import (
+    COLLECTIONS,
+    PAGE_ROWS,
+    RETENTION_S,
+    ExportedExposure,
+    ExportedOutcome,
+    StoreSnapshot,
+    pack_unit,
+    unpack_unit,
+)
 
 _T = TypeVar("_T")
 _ANSWER_S = 2.0
-_TRIES = 50
+_WRITE_ATTEMPTS = 50
 _PAUSE_S = 0.02
-_OF_ATTEMPT = ("tally", "units", "keys", "totals", "events")
 
 
 class RedisStore:
-    """See `stored.Store`. `namespace` keeps edges of other namespaces apart that share the server."""
+    """An `OutcomeStore`. `namespace` separates the namespaces that share the server."""
 
     def __init__(
         self,
@@ -41,7 +48,7 @@ class RedisStore:
         stream_events: int = STREAM_EVENTS,
     ) -> None:
         self._address = f"{host}:{port}"
-        # Braces keep all that one transaction touches at one node of a cluster.
+        # Braces keep all keys of a transaction on one node of a cluster.
         self._prefix = f"sundog:{{{namespace}}}"
         self._stream_events = stream_events
         self._redis = client.Redis(
@@ -50,25 +57,25 @@ class RedisStore:
             credential_provider=_PasswordFile(password_file) if password_file else None,
             socket_timeout=_ANSWER_S,
             socket_connect_timeout=_ANSWER_S,
-            # What was sent may have been done: the caller decides whether to send it again.
+            # A sent command may have run: the caller decides whether to retry.
             retry=Retry(NoBackoff(), 0),
             client_name="sundog-edge",
         )
 
     async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         return await self._guarded(lambda: self._write(attempt, batch))
 
     async def read(self, attempts: Collection[str]) -> StoreSnapshot:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         return await self._guarded(lambda: self._read(tuple(attempts)))
 
     async def name(self, attempts: Collection[str], now: float) -> None:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         await self._guarded(lambda: self._name(attempts, now))
 
     async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         key, cursor = self._key(attempt, "units"), 0
         while True:
             cursor, found = await self._guarded(lambda at=cursor: self._page(key, at))  # type: ignore[misc]
@@ -78,7 +85,7 @@ class RedisStore:
                 return
 
     async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         key, after = self._key(attempt, "events"), "-"
         while page := await self._guarded(lambda at=after: self._entries(key, at)):  # type: ignore[misc]
             for _, outcome in page:
@@ -92,27 +99,27 @@ class RedisStore:
 
     async def _entries(self, key: str, after: str) -> list[tuple[str, ExportedOutcome]]:
         found: Any = await self._redis.xrange(key, min=after, count=PAGE_ROWS)
-        return [(number.decode(), _outcome(told)) for number, told in found]
+        return [(number.decode(), _outcome(entry)) for number, entry in found]
 
     async def close(self) -> None:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         await self._redis.aclose()
 
     async def _guarded(self, work: Callable[[], Awaitable[_T]]) -> _T:
         try:
             return await work()
         except (RedisError, OSError, ValueError) as error:
-            # A server that has started anew has closed every connection, also those that lie idle.
+            # A restarted server has closed every connection, including idle ones.
             await self._redis.connection_pool.disconnect(inuse_connections=False)
-            # A server of somebody else's may hold what is not ours, and a file with a password anything: none of that is told.
+            # A foreign server may hold foreign data, and a password file any text: the message shows none of it.
             what = f"unreadable ({type(error).__name__})" if isinstance(error, ValueError) else _one_line(error)
-            raise StoreUnavailable(f"store of feedback {self._address}: {what}") from None
+            raise StoreUnavailable(f"feedback store {self._address}: {what}") from None
 
     def _key(self, attempt: str, what: str) -> str:
         return f"{self._prefix}:{attempt}:{what}"
 
     async def _write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
-        for tried in range(_TRIES):
+        for retries in range(_WRITE_ATTEMPTS):
             async with self._redis.pipeline(transaction=True) as pipe:
                 await pipe.watch(self._key(attempt, "tally"))
                 change = join(batch, await self._known(attempt, batch))
@@ -126,8 +133,10 @@ class RedisStore:
                     pass
                 else:
                     return change.results
-            await asyncio.sleep(random.uniform(0, _PAUSE_S) * min(tried + 1, 10))  # noqa: S311 - no secret
-        raise StoreUnavailable(f"store of feedback {self._address}: others wrote at the same time, {_TRIES} times")
+            await asyncio.sleep(random.uniform(0, _PAUSE_S) * min(retries + 1, 10))  # noqa: S311 - no secret
+        raise StoreUnavailable(
+            f"feedback store {self._address}: other edges wrote at the same time in {_WRITE_ATTEMPTS} attempts"
+        )
 
     async def _known(self, attempt: str, batch: OutcomeBatch) -> StoredState:
         keys = [event.key for event in batch.events]
@@ -154,8 +163,10 @@ class RedisStore:
 
     def _queue(self, pipe: Any, attempt: str, change: StoreChange) -> None:
         if change.firsts:
-            told = {pack_unit(unit): f"{first.us}/{first.epoch}/{first.arm}" for unit, first in change.firsts.items()}
-            pipe.hset(self._key(attempt, "units"), mapping=told)
+            exposures = {
+                pack_unit(unit): f"{first.us}/{first.epoch}/{first.arm}" for unit, first in change.firsts.items()
+            }
+            pipe.hset(self._key(attempt, "units"), mapping=exposures)
         if change.keys:
             pipe.sadd(self._key(attempt, "keys"), *change.keys)
         if change.totals:
@@ -173,7 +184,7 @@ class RedisStore:
             pipe.xadd(self._key(attempt, "events"), entry, maxlen=self._stream_events, approximate=True)
         written = {name: str(value) for name, value in change.tally.items()}
         pipe.hset(self._key(attempt, "tally"), mapping=written)
-        # One that no document names any more is forgotten all the same.
+        # `name` also removes attempts that no document has named.
         pipe.hsetnx(f"{self._prefix}:attempts", attempt, "0")
 
     async def _read(self, attempts: tuple[str, ...]) -> StoreSnapshot:
@@ -197,13 +208,13 @@ class RedisStore:
             for attempt in fresh:
                 pipe.hset(key, attempt, str(now))
             for attempt in forgotten:
-                pipe.unlink(*(self._key(attempt, what) for what in _OF_ATTEMPT))
+                pipe.unlink(*(self._key(attempt, what) for what in COLLECTIONS))
                 pipe.hdel(key, attempt)
             await pipe.execute()
 
 
 class _PasswordFile(CredentialProvider):
-    """The password as the file has it when a connection is made: it may be replaced at any time."""
+    """The password, read at every connection: its file may be replaced at any time."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -224,11 +235,11 @@ def _first(text: bytes) -> FirstExposure:
     return FirstExposure(int(us), int(epoch), arm)
 
 
-def _outcome(told: Mapping[bytes, bytes]) -> ExportedOutcome:
+def _outcome(entry: Mapping[bytes, bytes]) -> ExportedOutcome:
     names = (b"unit", b"metric", b"epoch", b"arm", b"value", b"seconds")
-    if not told.keys() >= {*names}:
-        raise ValueError("an entry of the stream is no outcome")
-    unit, metric, epoch, arm, value, seconds = (told[name] for name in names)
+    if not entry.keys() >= {*names}:
+        raise ValueError("an entry of the stream is not an outcome")
+    unit, metric, epoch, arm, value, seconds = (entry[name] for name in names)
     return ExportedOutcome(unpack_unit(unit), metric.decode(), int(epoch), arm.decode(), int(value), int(seconds))
 
 

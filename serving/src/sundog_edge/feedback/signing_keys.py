@@ -1,4 +1,4 @@
-"""The keys that exposures are signed with: a file of one or two lines of hexadecimal digits, the newest first."""
+"""Keys that sign exposures: a file of one or two lines of hexadecimal digits, newest key first."""
 
 import re
 import time
@@ -11,14 +11,14 @@ from sundog_edge.errors import SecretError
 MIN_KEY_BYTES = 16
 MAX_FILE_BYTES = 4096
 KEY_SETTLE_S = 120.0
-"""So long after its file has changed a new key only verifies: by then every edge has it."""
+"""A new key only verifies until this long after the change of its file: by then every edge has it."""
 
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKeys:
-    """`signing` is the key of new exposures, `accepted` are those that an exposure may have; without a key there is no feedback."""
+    """`signing` is the key for new exposures, `accepted` are the keys that verify. Without keys there is no feedback; see `problem`."""
 
     signing: bytes = b""
     accepted: tuple[bytes, ...] = ()
@@ -29,18 +29,18 @@ NO_KEYS = SigningKeys()
 
 
 def parse_keys(content: bytes) -> tuple[bytes, ...]:
-    """The keys in a file's content, the newest first. Raises SecretError that names the line."""
+    """Parse the keys in a file's content, newest first. Raises SecretError, which names the line."""
     lines = [line.strip() for line in content.decode(errors="replace").split("\n") if line.strip()]
     if len(lines) not in {1, 2}:
-        raise SecretError(f"has {len(lines)} keys; one is expected, or two, the newest first")
+        raise SecretError(f"has {len(lines)} keys; expected one, or two with the newest first")
     for number, line in enumerate(lines, 1):
         if not _HEX.fullmatch(line) or len(line) < 2 * MIN_KEY_BYTES:
-            raise SecretError(f"line {number} is no key: at least {2 * MIN_KEY_BYTES} hexadecimal digits are expected")
+            raise SecretError(f"line {number} is not a key; expected at least {2 * MIN_KEY_BYTES} hexadecimal digits")
     return tuple(bytes.fromhex(line) for line in lines)
 
 
 class SigningKeyFile:
-    """The keys of a file, read anew when it changes. A file that is missing or broken gives no keys and a problem."""
+    """The keys of a file, read again when it changes. A missing or broken file gives no keys and a problem."""
 
     def __init__(self, file: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._file = file
@@ -50,7 +50,7 @@ class SigningKeyFile:
         self._problem = ""
 
     def read(self) -> SigningKeys:
-        """The keys as they are now."""
+        """Return the present keys."""
         if self._file is None:
             return NO_KEYS
         try:
@@ -66,6 +66,6 @@ class SigningKeyFile:
             self._keys, self._problem, self._stamp = (), str(error), stamp
         if not self._keys:
             return SigningKeys(problem=f"--signing-key {self._file} {self._problem}")
-        # Another edge may not have read the new key yet, and would not know an exposure that it has signed.
+        # Another edge may not have read the new key yet, and would refuse exposures signed with it.
         fresh = self._clock() - stamp[1] / 1e9 < KEY_SETTLE_S
         return SigningKeys(self._keys[-1] if fresh else self._keys[0], self._keys)

@@ -1,4 +1,4 @@
-"""The store of one machine: a SQLite file, which every edge of the machine may open."""
+"""The store of one machine: a SQLite file that every edge of the machine may open."""
 
 import asyncio
 import fcntl
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_edge.feedback.join import (
     EVENTS,
     STREAM_EVENTS,
@@ -22,7 +21,16 @@ from sundog_edge.feedback.join import (
     StoredState,
     join,
 )
-from sundog_edge.feedback.store import PAGE_ROWS, RETENTION_S, StoreSnapshot, pack_unit, unpack_unit
+from sundog_edge.feedback.store import (
+    COLLECTIONS,
+    PAGE_ROWS,
+    RETENTION_S,
+    ExportedExposure,
+    ExportedOutcome,
+    StoreSnapshot,
+    pack_unit,
+    unpack_unit,
+)
 
 _T = TypeVar("_T")
 _BUSY_S = 5.0
@@ -39,15 +47,14 @@ CREATE TABLE IF NOT EXISTS events
     (attempt INTEGER, number INTEGER, unit BLOB, metric TEXT, epoch INTEGER, arm TEXT, value INTEGER, seconds INTEGER,
      PRIMARY KEY (attempt, number)) WITHOUT ROWID;
 """
-_ITS = "attempt = (SELECT number FROM attempts WHERE name = ?)"
-_EXPOSURES = f"SELECT unit, us, epoch, arm FROM units WHERE {_ITS} AND unit > ? ORDER BY unit LIMIT ?"  # noqa: S608
+_OF_NAMED_ATTEMPT = "attempt = (SELECT number FROM attempts WHERE name = ?)"
+_EXPOSURES = f"SELECT unit, us, epoch, arm FROM units WHERE {_OF_NAMED_ATTEMPT} AND unit > ? ORDER BY unit LIMIT ?"  # noqa: S608
 _OUTCOMES = f"""SELECT number, unit, metric, epoch, arm, value, seconds FROM events
-    WHERE {_ITS} AND number > ? ORDER BY number LIMIT ?"""  # noqa: S608 - words of ours
-_OF_ATTEMPT = ("tally", "units", "keys", "totals", "events")
+    WHERE {_OF_NAMED_ATTEMPT} AND number > ? ORDER BY number LIMIT ?"""  # noqa: S608 - constant text
 
 
 class SqliteStore:
-    """See `stored.Store`. One thread has the connection; a file that cannot be opened is tried again at the next call."""
+    """An `OutcomeStore`. One thread has the connection. After an error, the next call opens the file again."""
 
     def __init__(self, path: Path, stream_events: int = STREAM_EVENTS) -> None:
         self._path = path
@@ -56,19 +63,19 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
 
     async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         return await self._run(lambda: self._write(attempt, batch))
 
     async def read(self, attempts: Collection[str]) -> StoreSnapshot:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         return await self._run(lambda: self._read(tuple(attempts)))
 
     async def name(self, attempts: Collection[str], now: float) -> None:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         await self._run(lambda: self._name(tuple(attempts), now))
 
     async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         after = b""
         while page := await self._page(_EXPOSURES, attempt, after):
             for unit, *first in page:
@@ -76,11 +83,11 @@ class SqliteStore:
             after = page[-1][0]
 
     async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         after = 0
         while page := await self._page(_OUTCOMES, attempt, after):
-            for _, unit, *told in page:
-                yield ExportedOutcome(unpack_unit(unit), *told)
+            for _, unit, *outcome in page:
+                yield ExportedOutcome(unpack_unit(unit), *outcome)
             after = page[-1][0]
 
     async def _page(self, query: str, attempt: str, after: bytes | int) -> list[tuple[Any, ...]]:
@@ -91,7 +98,7 @@ class SqliteStore:
         return await self._run(read)
 
     async def close(self) -> None:
-        """See the protocol."""
+        """Implement `OutcomeStore`."""
         await self._run(self._close)
         self._thread.shutdown()
 
@@ -102,14 +109,14 @@ class SqliteStore:
         try:
             return work()
         except (sqlite3.Error, OSError) as error:
-            # Whatever is wrong with the file, the next call opens it anew.
+            # The next call opens the file again, whatever the error.
             self._close()
-            raise StoreUnavailable(f"store of feedback {self._path}: {error}") from None
+            raise StoreUnavailable(f"feedback store {self._path}: {error}") from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._connection = self._connection or self._open()
-        # Others wait here rather than fail half way, when they would want to write after they have read.
+        # Other writers wait here. Without IMMEDIATE they would fail half way, at a write after a read.
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -120,12 +127,12 @@ class SqliteStore:
             raise
 
     def _open(self) -> sqlite3.Connection:
-        # SQLite lets nobody wait for the switch to its log: of edges that open a new file at once, all but one would fail.
-        with _alone(self._path.with_name(f"{self._path.name}.lock")):
-            return self._prepared()
+        # The switch to SQLite's write-ahead log does not wait: if several edges opened a new file at once, all but one would fail.
+        with _lock(self._path.with_name(f"{self._path.name}.lock")):
+            return self._connect()
 
-    def _prepared(self) -> sqlite3.Connection:
-        # Not opened by hand: to close a file drops all locks that the process has on it, SQLite's too.
+    def _connect(self) -> sqlite3.Connection:
+        # Only touched: closing a file drops all locks of the process on it, including SQLite's.
         self._path.touch(0o600)
         connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
@@ -181,8 +188,8 @@ class SqliteStore:
     def _read(self, attempts: tuple[str, ...]) -> StoreSnapshot:
         with self._transaction() as connection:
             (own,) = connection.execute("SELECT id FROM store").fetchone()
-            # What is only asked for is not made: anybody who may read evidence may ask for any name.
-            return StoreSnapshot(own, {name: _tally(connection, _there(connection, name)) for name in attempts})
+            # A read adds no attempt: any reader of evidence may ask for any name.
+            return StoreSnapshot(own, {name: _tally(connection, _find_number(connection, name)) for name in attempts})
 
     def _name(self, attempts: tuple[str, ...], now: float) -> None:
         with self._transaction() as connection:
@@ -192,28 +199,28 @@ class SqliteStore:
             forgotten = connection.execute(
                 "SELECT number FROM attempts WHERE named < ?", (now - RETENTION_S,)
             ).fetchall()
-            for table in _OF_ATTEMPT:
-                connection.executemany(f"DELETE FROM {table} WHERE attempt = ?", forgotten)  # noqa: S608 - names of ours
+            for table in COLLECTIONS:
+                connection.executemany(f"DELETE FROM {table} WHERE attempt = ?", forgotten)  # noqa: S608 - constant names
             connection.executemany("DELETE FROM attempts WHERE number = ?", forgotten)
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+def _lock(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _number(connection: sqlite3.Connection, attempt: str) -> int:
     connection.execute("INSERT OR IGNORE INTO attempts (name, named) VALUES (?, 0)", (attempt,))
-    return _there(connection, attempt)
+    return _find_number(connection, attempt)
 
 
-def _there(connection: sqlite3.Connection, attempt: str) -> int:
-    """The number of an attempt; 0, which none has, before anything of it was written."""
+def _find_number(connection: sqlite3.Connection, attempt: str) -> int:
+    """Return the number of an attempt; 0, which no attempt has, before its first write."""
     found = connection.execute("SELECT number FROM attempts WHERE name = ?", (attempt,)).fetchone()
     return int(found[0]) if found else 0
 

@@ -1,57 +1,80 @@
-"""Where exposures and outcomes are kept: one store for all edges of a namespace. `opening` opens one."""
+"""The store of exposures and outcomes: one for all edges of a namespace. `open_store` opens one."""
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_edge.feedback.join import OutcomeBatch
 
 PAGE_ROWS = 1000
-"""Rows that are read at once of what may be millions."""
+"""Rows of one read; there may be millions."""
 
 RETENTION_S = 7 * 24 * 3600.0
-"""An attempt that no split document has named for so long is removed."""
+"""A store removes an attempt that no split document has named for this long."""
+
+
+COLLECTIONS = ("tally", "units", "keys", "totals", "events")
+"""Names of an attempt's collections in a store."""
+
+
+class ExportedExposure(NamedTuple):
+    """The first exposure of a unit. `unit` is its hash, `us` is Unix time in microseconds."""
+
+    unit: int
+    us: int
+    epoch: int
+    arm: str
+
+
+class ExportedOutcome(NamedTuple):
+    """One accepted outcome, with the epoch and arm of its unit's first exposure. `value` is in millionths, `seconds` is Unix time."""
+
+    unit: int
+    metric: str
+    epoch: int
+    arm: str
+    value: int
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSnapshot:
-    """What a store holds: its id, which another store never has, and the tally of each attempt that was asked for."""
+    """The id of a store, which is unique, and the tally of each requested attempt."""
 
     id: str
     tallies: Mapping[str, Mapping[str, int]]
 
 
 class OutcomeStore(Protocol):
-    """Attempts are named `service/attempt`. Every method raises StoreUnavailable; whether a write was made before that is not known."""
+    """A store. Attempts are named `service/attempt`. Every method raises StoreUnavailable; then a write may have happened or not."""
 
     async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
-        """Join a batch with what is known and write what comes of it, in one step that no other edge sees half of.
+        """Join a batch with the stored state and write the change, in one atomic step.
 
-        Returns once it is written, with the result of each event. To write a batch again is harmless: its events are duplicates then.
+        Return the result of each event once the change is written. It is safe to write a batch again: its events are duplicates then.
         """
 
     async def read(self, attempts: Collection[str]) -> StoreSnapshot:
-        """The tallies as they are now; empty for an attempt that has none."""
+        """Return the present tallies; empty for an attempt without one."""
 
     async def name(self, attempts: Collection[str], now: float) -> None:
-        """Note that these attempts are in a split document, and remove those that have been in none for FORGOTTEN_AFTER_S."""
+        """Note that these attempts are in a split document, and remove attempts that no document has named for RETENTION_S."""
 
     def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
-        """Every first exposure that is kept; one may come more than once."""
+        """Yield every stored first exposure; one may come more than once."""
 
     def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
-        """Every accepted outcome that is kept, the oldest first."""
+        """Yield every stored accepted outcome, oldest first."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 def pack_unit(unit: int) -> bytes:
-    """A unit's hash as a store holds it."""
+    """Return a unit's hash as a store holds it."""
     return unit.to_bytes(8, "big")
 
 
 def unpack_unit(stored: bytes) -> int:
-    """The hash that `packed` has made so."""
+    """Return the hash that `pack_unit` encoded."""
     return int.from_bytes(stored, "big")

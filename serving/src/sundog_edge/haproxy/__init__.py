@@ -1,1 +1,1 @@
-"""HAProxy's configuration and maps, rendered."""
+"""HAProxy: its configuration and maps, its command line, and its workers."""

@@ -1,4 +1,4 @@
-"""The arm slots: what happens to a request once its arm is chosen."""
+"""The backends of arm slots: rules for requests that have an arm."""
 
 from sundog_edge.haproxy.names import (
     BLOCKS_TABLE,
@@ -20,25 +20,25 @@ _FATAL_IDS = 100_000
 
 
 def render_server_options(server: SlotServer) -> str:
-    """The options of a server line, the same in the file and at run time."""
+    """Return the options of a server line, which are the same in the file and at run time."""
     limit = f" maxconn {server.maxconn}" if server.maxconn else ""
-    # A gRPC port answers no check of ours; its replica's HTTP port does, and both are one process.
-    call = f" port {server.check_port} check-proto h1 proto h2" if server.check_port else ""
+    # A gRPC port does not answer HTTP checks. The replica's HTTP port does, and both belong to one process.
+    grpc_check = f" port {server.check_port} check-proto h1 proto h2" if server.check_port else ""
     if server.backup:
-        return f"{server.address} check inter {server.check_ms} fall 1 rise 1{call}{limit} backup"
-    # One that refuses a request's connection is out at once. One whose check fails is asked again at once, and is out when that fails
-    # too: a busy machine makes a check late now and then. Where no replica answers in time, the agent keeps those in that only are slow.
+        return f"{server.address} check inter {server.check_ms} fall 1 rise 1{grpc_check}{limit} backup"
+    # A server that refuses a request's connection is down at once. After a failed check, HAProxy checks again at once, and the second
+    # failure takes the server down: a busy machine sometimes delays a check. If no replica answers in time, the agent retains slow ones.
     return (
         f"{server.address} check inter {server.check_ms} fastinter {FAST_CHECK_MS} downinter {CHECK_MS} "
-        f"observe layer4 error-limit 1 on-error mark-down fall {FALL} rise {RISE}{call}{limit}"
+        f"observe layer4 error-limit 1 on-error mark-down fall {FALL} rise {RISE}{grpc_check}{limit}"
     )
 
 
 def render_tables() -> str:
-    """Backends that hold no server: counts by row, those running by row and block of arrival, ids of requests that replicas died of, and
-    where requests without a slot end.
+    """Return backends without servers: request counts by row, running requests by row and block of arrival, ids of requests that ended a
+    replica, and `none` for requests without a slot.
     """
-    # A split that names a slot this worker lacks must not pick a server: `none` has none.
+    # A split may name a slot that this worker lacks. Then the request must not reach a server: `none` has none.
     return f"""backend {ROWS_TABLE} from base
     stick-table type string len 250 size {MAX_ROWS} nopurge store gpc0,conn_cur
 
@@ -53,43 +53,45 @@ backend none from base
 
 
 def render_arm_defaults(state: StateDir, *, shadowed: bool = False, compressed: bool = False) -> str:
-    """`defaults arm`: count the choice, rewrite the path, pick a replica, mark the answer."""
+    """Return `defaults arm`: count the choice, rewrite the path, choose a replica, mark the answer."""
     paths = """    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless { var(txn.byhost) -m found }
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if { var(txn.byhost) -m found }
 """
     paths += compression.rules() if compressed else ""
     if shadowed:
-        return _defaults("arm", paths + shadow.request_rules(), _stand_in() + shadow.response_rules(), state)
-    return _defaults("arm", paths, _stand_in(), state)
+        return _defaults("arm", paths + shadow.request_rules(), _fallback_responses() + shadow.response_rules(), state)
+    return _defaults("arm", paths, _fallback_responses(), state)
 
 
-def _stand_in() -> str:
-    """What Serve's own proxy says of itself, in plain text where a model speaks JSON: there was no replica, or none answered in time."""
-    mine = "{ var(txn.standin) -m bool }"
-    late = render_problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded")
-    nobody = render_problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica")
+def _fallback_responses() -> str:
+    """Return rules that replace plain-text errors of Serve's own proxy: no replica, or none answered in time. A model answers JSON."""
+    is_proxy_error = "{ var(txn.standin) -m bool }"
+    timeout = render_problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded")
+    no_replica = render_problem(
+        503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica"
+    )
     return f"""    http-response set-var(txn.standin) bool(true) if {{ srv_name -m beg {FALLBACK_PREFIX}- }} {{ status 404 408 500 503 }} \
 !{{ res.hdr(content-type) -m sub json }}
-    http-response unset-var(txn.outcome) if {mine}
-    http-response set-var(txn.outcome) str(timeout) if {mine} {{ status 408 }}
-    http-response return {late} if {mine} {{ status 408 }}
-    http-response return {nobody} if {mine}
+    http-response unset-var(txn.outcome) if {is_proxy_error}
+    http-response set-var(txn.outcome) str(timeout) if {is_proxy_error} {{ status 408 }}
+    http-response return {timeout} if {is_proxy_error} {{ status 408 }}
+    http-response return {no_replica} if {is_proxy_error}
 """
 
 
 def render_grpc_defaults(state: StateDir, *, shadowed: bool = False) -> str:
-    """`defaults call`: the same for gRPC, where the path stays and a header names the application."""
+    """Return `defaults call`: the same for gRPC, where the path stays and a header names the application."""
     mirrored = shadow.request_rules() if shadowed else ""
     return _defaults("call", grpc.error_responses() + grpc.request_rules(state) + mirrored, grpc.outcome_rules(), state)
 
 
-def _fatal() -> str:
-    """A request of which a replica died, and the next one too, is tried no third time, not even when its client sends it again."""
-    known = "{ sc_get_gpc0(8) gt 0 }"
-    died = "{ status 502 } !{ var(txn.outcome) -m found }"
+def _fatal_request_rules() -> str:
+    """Return rules against a third attempt of a request that ended two replicas, even if its client sends it again."""
+    is_known = "{ sc_get_gpc0(8) gt 0 }"
+    ended_replica = "{ status 502 } !{ var(txn.outcome) -m found }"
     return f"""    http-request track-sc8 var(txn.requestid) table {FATAL_TABLE} if {HAS_CLIENT_ID}
-    http-request disable-l7-retry if {HAS_CLIENT_ID} {known}
-    http-after-response sc-inc-gpc0(8) if {HAS_CLIENT_ID} {died}
+    http-request disable-l7-retry if {HAS_CLIENT_ID} {is_known}
+    http-after-response sc-inc-gpc0(8) if {HAS_CLIENT_ID} {ended_replica}
 """
 
 
@@ -111,7 +113,7 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     http-request set-var(txn.block) var(txn.received),div(10000000)
     http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
 {admission.queue_limit(state)}\
-{_fatal()}\
+{_fatal_request_rules()}\
     http-request set-timeout server var(txn.split),field(3,|)
 {request}\
     http-response set-var(txn.ttfb) date(0,us),sub(txn.received)
@@ -124,7 +126,7 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
 
 
 def render_slot(name: str, wait_ms: int, servers: list[SlotServer]) -> str:
-    """One arm slot, or its twin for gRPC, with the longest wait for a busy replica, and the replicas that a new worker starts with."""
+    """Return one arm slot, or its twin for gRPC: the longest wait for a busy replica, and the servers with which a new worker starts."""
     lines = "".join(f"    server {server.name} {render_server_options(server)}\n" for server in servers)
     kind = "call" if name.endswith(GRPC_SUFFIX) else "arm"
     return f"backend {name} from {kind}\n    timeout queue {wait_ms}ms\n{lines}"

@@ -1,4 +1,4 @@
-"""HAProxy's command line, reached through the master's socket: one connection a command, any worker by its pid."""
+"""Client for HAProxy's command line at the master's socket: one connection per command, and any worker by its pid."""
 
 import asyncio
 import re
@@ -14,17 +14,17 @@ from sundog_edge.split.layout import FALL, RISE
 
 TIMEOUT_S = 5.0
 RELOAD_S = 60.0
-"""The master answers when the new worker has read its configuration. Giving up before that and trying again starts one worker more."""
+"""The master answers after the new worker has read its configuration. A retry before that would start one more worker."""
 
-# HAProxy opens its socket before it parts into master and worker, and nobody ever answers who connected in between: he has to come again.
-_FIRST_PATIENCE_S = 0.5
-# A command line and a payload each have to fit one 16 kB buffer.
+# HAProxy opens its socket before it forks into master and worker. A connection from in between never gets an answer: connect again.
+_FIRST_TIMEOUT_S = 0.5
+# A command line and a payload must each fit one 16 kB buffer.
 _PAYLOAD_BYTES = 12_000
 _BATCH = 40
-_WHOLESALE = 400
-# What ends a command, escapes its end, or begins a payload. A path may hold any other letter.
+_MAX_CHANGES = 400
+# Characters that end a command, escape its end, or begin a payload. A path may contain all others.
 _SEPARATOR = re.compile(r"[;\\\x00-\x1f\x7f]|<<")
-# Printable ASCII but for what HAProxy's command line reads as an end, an escape or the mark of a payload.
+# Printable ASCII, except characters that HAProxy's command line reads as an end, an escape or the mark of a payload.
 _PLAIN = re.compile(r"[!$-&(-:=-\[\]-~]*")
 _ROW = re.compile(r"key=(\S+) .*gpc0=(\d+) conn_cur=(\d+)")
 _RUNNING = re.compile(r"key=(\S+)/(\d+) .*conn_cur=(\d+)")
@@ -32,15 +32,15 @@ _SAMPLED = re.compile(r"key=(\S+) .*gpc0=(\d+) .*conn_cur=(\d+) .*gpc1=(\d+)")
 _EXPECTED = re.compile(r"^(New server registered\.|Server deleted\.|)$")
 _DRAIN_FLAGS = 0x08 | 0x10
 _TIMED_OUT = "12"
-"""HAProxy's number for a check that was connected and got no answer in time (L7TOUT)."""
+"""HAProxy's number for a check that connected and got no answer in time (L7TOUT)."""
 
-_HEALTHY = RISE + FALL - 1
+_FULL_HEALTH = RISE + FALL - 1
 _MAINTENANCE_FLAGS = 0x01 | 0x02 | 0x04 | 0x20
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
-    """One worker as the master lists it. `old` after a reload: it only finishes what it has."""
+    """One worker in the master's list. `old`: it was replaced, and only finishes its requests."""
 
     pid: int
     old: bool
@@ -48,9 +48,13 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """One server of a slot in one worker. `since_s` is the time since it last went up or down, `check_port` 0 its own.
+    """One server of a slot in one worker.
 
-    `slow` where its last check was connected and got no answer in time, `failing` where its last check counts against it.
+    Attributes:
+        since_s: seconds since it last went up or down.
+        check_port: port of the health check; 0 for its own port.
+        slow: its last check connected and got no answer in time.
+        failing: its last check failed.
     """
 
     slot: str
@@ -66,51 +70,51 @@ class ServerState:
 
     @property
     def up(self) -> bool:
-        """Whether it gets new requests."""
+        """Whether the server gets new requests."""
         return self.running and not self.draining and not self.maintenance
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorSampling:
-    """Requests of a service that were drawn to be mirrored, those of them that a copy was made of, and those of the latter that run."""
+    """Requests of a service that were sampled for mirroring; `taken`: those copied; `running`: the copied ones that still run."""
 
     all: int = 0
     taken: int = 0
     running: int = 0
 
     def as_json(self) -> dict[str, int]:
-        """As plain JSON, without what runs."""
+        """Return the counts as plain JSON, without running requests."""
         return {"sampled": self.all, "taken": self.taken}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLoad:
-    """Requests running by backend and by (backend, server)."""
+    """Running requests by backend, and by (backend, server)."""
 
     backends: Mapping[str, int]
     servers: Mapping[tuple[str, str], int]
 
 
 class HaproxyClient:
-    """Commands to the HAProxy whose master listens on `socket`.
+    """Client of the HAProxy whose master listens on `socket`.
 
-    Every method raises HaproxyUnavailable when nothing answers in time, and HaproxyRefused for an answer that is an error.
+    Every method raises HaproxyUnavailable if HAProxy does not answer in time, and HaproxyRefused if the answer is an error.
     """
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
 
-    async def command(self, text: str, pid: int | None = None, *, patience_s: float = TIMEOUT_S) -> str:
-        """The answer to one command of the master, or of the worker `pid`. Its first line may end in ` <<`; what follows is its payload."""
-        return await self._send(_one(text), pid, patience_s)
+    async def command(self, text: str, pid: int | None = None, *, timeout_s: float = TIMEOUT_S) -> str:
+        """Run a command of the master, or of the worker `pid`; return the answer. A payload follows a first line that ends in ` <<`."""
+        return await self._send(_check_command(text), pid, timeout_s)
 
-    async def _send(self, text: str, pid: int | None, patience_s: float = TIMEOUT_S) -> str:
+    async def _send(self, text: str, pid: int | None, timeout_s: float = TIMEOUT_S) -> str:
         line = text if pid is None else f"@!{pid} {text}"
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._exchange(line)
         except TimeoutError:
-            raise HaproxySilent(f"HAProxy does not answer on {self._socket} within {patience_s:g} s") from None
+            raise HaproxySilent(f"HAProxy does not answer on {self._socket} within {timeout_s:g} s") from None
         except OSError as error:
             raise HaproxyUnavailable(f"HAProxy does not answer on {self._socket}: {error}") from None
 
@@ -124,17 +128,17 @@ class HaproxyClient:
             writer.close()
 
     async def batch(self, commands: Sequence[str], pid: int) -> None:
-        """Run commands in order in one worker. Raises HaproxyRefused naming the first answer that is no success."""
+        """Run commands in order in one worker. Raises HaproxyRefused with the first answer that is not a success."""
         for chunk in _chunks(commands, pid):
-            answer = await self._send(_joined(chunk, pid), pid)
+            answer = await self._send(_join_commands(chunk, pid), pid)
             for line in answer.splitlines():
                 if not _EXPECTED.match(line.strip()):
                     raise HaproxyRefused(f"HAProxy worker {pid}: {line.strip()} ({chunk[0]} …)")
 
     async def processes(self) -> list[WorkerProcess]:
-        """The workers, the current one first."""
+        """Return the workers, current first."""
         try:
-            answer = await self.command("show proc", patience_s=_FIRST_PATIENCE_S)
+            answer = await self.command("show proc", timeout_s=_FIRST_TIMEOUT_S)
         except HaproxySilent:
             answer = await self.command("show proc")
         found: list[WorkerProcess] = []
@@ -148,7 +152,7 @@ class HaproxyClient:
         return found
 
     async def boot_id(self, pid: int) -> str:
-        """The identity of a worker, as its lines carry it."""
+        """Return the boot id of a worker, as in its log lines."""
         answer = await self.command(f"show env {BOOT_VARIABLE}", pid)
         _, found, value = answer.strip().partition("=")
         if not found:
@@ -156,21 +160,21 @@ class HaproxyClient:
         return f"{value.strip()}-{pid}"
 
     async def info(self, pid: int) -> dict[str, str]:
-        """`show info` of a worker."""
+        """Return the answer of `show info` of a worker."""
         answer = await self.command("show info", pid)
         return {key: value.strip() for key, _, value in (line.partition(":") for line in answer.splitlines())}
 
     async def dropped_lines(self, pid: int) -> int:
-        """Lines that a worker could not write because the pipe was full."""
+        """Return the number of lines that a worker dropped because the pipe was full."""
         return int((await self.info(pid)).get("DroppedLogs", "0"))
 
     async def table(self, pid: int) -> dict[str, TableEntry]:
-        """Requests assigned and running, by row."""
+        """Return assigned and running requests by row."""
         answer = await self.command(f"show table {ROWS_TABLE}", pid)
         return {match[1]: TableEntry(int(match[2]), int(match[3])) for match in _ROW.finditer(answer)}
 
     async def in_flight_by_block(self, pid: int) -> dict[str, dict[int, int]]:
-        """Requests running, by row and block of arrival. Costs what runs, not what has ever run."""
+        """Return running requests by row and block of arrival. The cost depends on running requests only."""
         answer = await self.command(f"show table {BLOCKS_TABLE} data.conn_cur gt 0", pid)
         found: dict[str, dict[int, int]] = {}
         for match in _RUNNING.finditer(answer):
@@ -178,60 +182,61 @@ class HaproxyClient:
         return found
 
     async def mirrored(self, pid: int) -> dict[str, MirrorSampling]:
-        """What was drawn to be mirrored, by `service/attempt/epoch`; nothing where the worker has no rules for it."""
+        """Return sampled requests by `service/attempt/epoch`; nothing if the worker has no rules for mirroring."""
         answer = await self.command(f"show table {MIRRORED_TABLE}", pid)
         return {
             match[1]: MirrorSampling(int(match[2]), int(match[4]), int(match[3])) for match in _SAMPLED.finditer(answer)
         }
 
     async def forget_rows(self, pid: int, rows: Sequence[str]) -> None:
-        """Take rows out of the table of counts."""
+        """Remove rows from the table of counts."""
         await self.batch([f"clear table {ROWS_TABLE} key {row}" for row in rows], pid)
 
     async def map_entries(self, pid: int, path: Path) -> dict[str, str]:
-        """The content of a map."""
+        """Return the content of a map."""
         answer = await self.command(f"show map {path}", pid)
         rows = (line.split(" ", 2) for line in answer.splitlines() if line.startswith("0x"))
         return {row[1]: row[2] if len(row) > 2 else "" for row in rows}
 
     async def change_map(self, pid: int, path: Path, before: Mapping[str, str], after: Mapping[str, str]) -> None:
-        """Bring a map that holds `before` to `after`, at the cost of what differs: first what is new, then what has changed, entry by
-        entry, then without what is gone. Where much has changed, or a new value cannot be a word of a command, the map is replaced in
-        one step instead: lines of a payload are taken as they are.
+        """Change a map from `before` to `after`: add new entries, then change values one by one, then remove entries.
+
+        After many changes, or if a changed value cannot be a word of a command, the map is replaced in one step instead. Lines of a payload
+        may contain any word.
         """
         changed = [key for key, value in after.items() if before.get(key, value) != value]
         gone = [key for key in before if key not in after]
-        if len(changed) + len(gone) > _WHOLESALE or not all(_PLAIN.fullmatch(after[key]) for key in changed):
+        if len(changed) + len(gone) > _MAX_CHANGES or not all(_PLAIN.fullmatch(after[key]) for key in changed):
             await self.replace_map(pid, path, after)
             return
         for payload in _payloads({key: value for key, value in after.items() if key not in before}):
-            await self._silently(f"add map {path} <<\n{payload}", pid, path)
+            await self._run_silent(f"add map {path} <<\n{payload}", pid, path)
         await self.batch([f"set map {path} {key} {after[key]}" for key in changed], pid)
         await self.batch([f"del map {path} {key}" for key in gone], pid)
 
     async def replace_map(self, pid: int, path: Path, entries: Mapping[str, str]) -> None:
-        """Replace a map in one step: every request sees the old content or the new."""
+        """Replace a map in one step: every request sees either the old or the new content."""
         answer = await self.command(f"prepare map {path}", pid)
         match = re.search(r"New version created: (\d+)", answer)
         if match is None:
             raise HaproxyRefused(f"HAProxy worker {pid} refused to prepare map {path.name}: {answer.strip()}")
         version = match[1]
         for payload in _payloads(entries):
-            await self._silently(f"add map @{version} {path} <<\n{payload}", pid, path)
-        await self._silently(f"commit map @{version} {path}", pid, path)
+            await self._run_silent(f"add map @{version} {path} <<\n{payload}", pid, path)
+        await self._run_silent(f"commit map @{version} {path}", pid, path)
 
-    async def _silently(self, command: str, pid: int, path: Path) -> None:
+    async def _run_silent(self, command: str, pid: int, path: Path) -> None:
         answer = await self.command(command, pid)
         if answer.strip():
             raise HaproxyRefused(f"HAProxy worker {pid} refused entries of map {path.name}: {answer.strip()}")
 
     async def certificates(self, pid: int) -> list[str]:
-        """The files of the certificates that a worker has loaded."""
+        """Return the files of the certificates that a worker has loaded."""
         answer = await self.command("show ssl cert", pid)
         return [line for line in answer.splitlines() if line.startswith("/")]
 
     async def certificate_list(self, pid: int, path: Path) -> list[tuple[str, str, str]]:
-        """(file, line number, host names sorted) of each line of a list of certificates."""
+        """Return (file, line number, sorted host names) of each line of a list of certificates."""
         answer = await self.command(f"show ssl crt-list -n {path}", pid)
         rows = (line.split() for line in answer.splitlines() if line.startswith("/"))
         return [
@@ -240,94 +245,96 @@ class HaproxyClient:
         ]
 
     async def set_certificate(self, pid: int, path: str, pem: bytes, *, new: bool) -> None:
-        """Load a certificate, or replace it for every new connection."""
+        """Load a certificate, or replace it for all new connections."""
         if new:
-            await self._succeed(f"new ssl cert {path}", pid, "New empty certificate store")
-        await self._succeed(f"set ssl cert {path} <<\n{pem.decode()}", pid, "Transaction")
-        await self._succeed(f"commit ssl cert {path}", pid, "Success!")
+            await self._run_expecting(f"new ssl cert {path}", pid, "New empty certificate store")
+        await self._run_expecting(f"set ssl cert {path} <<\n{pem.decode()}", pid, "Transaction")
+        await self._run_expecting(f"commit ssl cert {path}", pid, "Success!")
 
     async def add_certificate_to_list(self, pid: int, path: Path, file: str, hosts: str) -> None:
-        """Have a certificate answer for host names."""
-        await self._succeed(f"add ssl crt-list {path} <<\n{file} {hosts}\n", pid, "Success!")
+        """Add a certificate to a list for some host names."""
+        await self._run_expecting(f"add ssl crt-list {path} <<\n{file} {hosts}\n", pid, "Success!")
 
     async def remove_certificate_from_list(self, pid: int, path: Path, line: str) -> None:
-        """Take one `file:number` from a list."""
-        await self._succeed(f"del ssl crt-list {path} {line}", pid, "deleted")
+        """Remove one `file:number` from a list."""
+        await self._run_expecting(f"del ssl crt-list {path} {line}", pid, "deleted")
 
     async def delete_certificate(self, pid: int, path: str) -> None:
-        """Forget a certificate that no list names."""
-        await self._succeed(f"del ssl cert {path}", pid, "deleted")
+        """Remove a certificate that no list names."""
+        await self._run_expecting(f"del ssl cert {path}", pid, "deleted")
 
-    async def _succeed(self, command: str, pid: int, sign: str) -> None:
+    async def _run_expecting(self, command: str, pid: int, expected: str) -> None:
         answer = await self.command(command, pid)
-        if sign not in answer:
-            # The command may hold a key: only its first line is told.
+        if expected not in answer:
+            # The command may contain a key: the message shows only its first line.
             raise HaproxyRefused(f"HAProxy worker {pid}: {' '.join(answer.split())[:200]} ({command.splitlines()[0]})")
 
     async def servers(self, pid: int, slots: Iterable[str] | None = None) -> list[ServerState]:
-        """The servers of some slots, or of all."""
+        """Return the servers of some slots, or of all."""
         if slots is None:
             answer = await self.command("show servers state", pid)
         else:
-            answer = await self._many([f"show servers state {slot}" for slot in slots], pid)
+            answer = await self._run_many([f"show servers state {slot}" for slot in slots], pid)
         rows = (line.split() for line in answer.splitlines() if not line.startswith("#"))
         return [_server_state(row) for row in rows if len(row) > 21]
 
     async def load(self, pid: int, slots: Iterable[str] | None = None) -> RequestLoad:
-        """Requests running: of all backends, or of some slots and their servers."""
+        """Return running requests of all backends, or of some slots and their servers."""
         if slots is None:
             answer = await self.command("show stat -1 2 -1", pid)
         else:
-            answer = await self._many([f"show stat {slot} 6 -1" for slot in slots], pid)
-        # A line begins with the names of proxy and server, its fifth field is the number of sessions.
+            answer = await self._run_many([f"show stat {slot} 6 -1" for slot in slots], pid)
+        # The first two fields of a line are proxy and server; the fifth is the number of sessions.
         rows = (line.split(",", 5) for line in answer.splitlines() if line and not line.startswith("#"))
         current = {(row[0], row[1]): int(row[4]) for row in rows if len(row) > 5}
         return RequestLoad({proxy: count for (proxy, name), count in current.items() if name == "BACKEND"}, current)
 
-    async def _many(self, commands: Sequence[str], pid: int) -> str:
-        answers = [await self._send(_joined(chunk, pid), pid) for chunk in _chunks(commands, pid)]
+    async def _run_many(self, commands: Sequence[str], pid: int) -> str:
+        answers = [await self._send(_join_commands(chunk, pid), pid) for chunk in _chunks(commands, pid)]
         return "\n".join(answers)
 
-    async def relay(self, pid: int, path: Path) -> None:
-        """Have a worker that was replaced hand every further request to its successor; `path` is the map that says so."""
-        await self._silently(f"add map {path} {SUCCESSOR_KEY} 1", pid, path)
+    async def start_relay(self, pid: int, path: Path) -> None:
+        """Have a replaced worker hand every further request to its successor. `path` is the map that enables this."""
+        await self._run_silent(f"add map {path} {SUCCESSOR_KEY} 1", pid, path)
 
     async def reload(self) -> None:
-        """Start a new worker with the configuration file; the old one finishes what it has."""
-        answer = await self.command("reload", patience_s=RELOAD_S)
+        """Start a new worker with the configuration file; the old one finishes its requests."""
+        answer = await self.command("reload", timeout_s=RELOAD_S)
         if not answer.startswith("Success=1"):
             raise HaproxyRefused(f"HAProxy refused to reload: {' '.join(answer.split())[:300]}")
 
 
-def _one(command: str) -> str:
-    """The command, if it is one and no more. Raises HaproxyRefused: what is written into a command must not be able to begin another."""
+def _check_command(command: str) -> str:
+    """Return the command if it is a single one. Raises HaproxyRefused: no value in a command may begin another command."""
     line, mark, payload = command.partition(" <<\n")
     found = _SEPARATOR.search(line)
     if found or "\x00" in payload or (mark and (payload.startswith("\n") or "\n\n" in payload)):
-        what = repr(found[0]) if found else "an empty line in its payload"
-        raise HaproxyRefused(f"command {line[:100]!r} was not sent: it holds {what}, which would begin another command")
+        unsafe = repr(found[0]) if found else "an empty line in its payload"
+        raise HaproxyRefused(
+            f"command {line[:100]!r} was not sent: it contains {unsafe}, which would begin another command"
+        )
     return command
 
 
-def _joined(commands: Sequence[str], pid: int) -> str:
-    """Commands for one worker as one line; each of them has to be a single one without a payload. Raises HaproxyRefused."""
+def _join_commands(commands: Sequence[str], pid: int) -> str:
+    """Join commands for one worker to one line. Raises HaproxyRefused unless each is a single command without a payload."""
     for command in commands:
-        if "\n" in _one(command):
-            raise HaproxyRefused(f"command {command[:100]!r} was not sent: a payload cannot be one of several commands")
+        if "\n" in _check_command(command):
+            raise HaproxyRefused(f"command {command[:100]!r} was not sent: expected no payload among several commands")
     return "; ".join([commands[0], *(f"@!{pid} {command}" for command in commands[1:])])
 
 
 def _chunks(commands: Sequence[str], pid: int) -> list[list[str]]:
-    """Commands in groups that fit one command line each."""
+    """Split commands into groups that each fit one command line."""
     chunks: list[list[str]] = []
     size = 0
     for command in commands:
-        own = len(command) + len(str(pid)) + 5
-        if not chunks or size + own > _PAYLOAD_BYTES or len(chunks[-1]) >= _BATCH:
+        added = len(command) + len(str(pid)) + 5
+        if not chunks or size + added > _PAYLOAD_BYTES or len(chunks[-1]) >= _BATCH:
             chunks.append([])
             size = 0
         chunks[-1].append(command)
-        size += own
+        size += added
     return chunks
 
 
@@ -337,7 +344,7 @@ def _payloads(entries: Mapping[str, str]) -> list[str]:
     for key, value in entries.items():
         if "\n" in key or "\n" in value:
             raise HaproxyRefused(
-                f"entry {key[:100]!r} of a map was not sent: it holds a line feed, which would begin another entry"
+                f"entry {key[:100]!r} of a map was not sent: it contains a line feed, which would begin another entry"
             )
         line = f"{key} {value}\n"
         if current and len(current) + len(line) > _PAYLOAD_BYTES:
@@ -359,5 +366,5 @@ def _server_state(row: Sequence[str]) -> ServerState:
         since_s=int(row[9]),
         check_port=int(row[21]),
         slow=row[10] == _TIMED_OUT,
-        failing=int(row[12]) < _HEALTHY,
+        failing=int(row[12]) < _FULL_HEALTH,
     )

@@ -1,8 +1,11 @@
-"""HAProxy's configuration, rendered. Pure: settings and layout in, text out.
+"""Render HAProxy's configuration. Pure: settings and layout in, text out.
 
-One request, in this order: its service by host, else by the first path segment; one lookup in `splits` gives everything else (salt,
-unit, limits, and the range table), another in that table the arm, so that arm, epoch, attempt, application and what counts as slow
-always belong together; the slot's backend then counts the choice, rewrites the path and picks a replica.
+A request passes these steps:
+
+1. HAProxy finds its service by host, otherwise by the first path segment.
+2. One look-up in `splits` gives salt, unit, limits and the range table; one look-up in that table gives the arm. So arm, epoch, attempt,
+   application and slow thresholds always belong together.
+3. The slot's backend counts the choice, rewrites the path and chooses a replica.
 """
 
 from sundog_edge.haproxy import backends
@@ -16,10 +19,10 @@ from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
 
 def render_config(settings: HaproxyProcessSettings, layout: Layout, state: StateDir) -> str:
-    """The whole configuration."""
+    """Return the whole configuration."""
     slots = slot_names(layout.slots)
-    calls = [slot + GRPC_SUFFIX for slot in slots] if layout.grpc else []
-    by_slot: dict[str, list[SlotServer]] = {slot: [] for slot in (*slots, *calls)}
+    grpc_slots = [slot + GRPC_SUFFIX for slot in slots] if layout.grpc else []
+    by_slot: dict[str, list[SlotServer]] = {slot: [] for slot in (*slots, *grpc_slots)}
     for server in sorted(layout.servers):
         by_slot.get(server.slot, []).append(server)
     waits = dict(layout.waits)

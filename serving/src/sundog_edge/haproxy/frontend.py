@@ -1,4 +1,4 @@
-"""The one frontend: the order of the rules that every request goes through."""
+"""The frontend: the order of the rules for every request."""
 
 from sundog_edge.haproxy import log_line
 from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
@@ -21,8 +21,8 @@ from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
 
 def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: StateDir) -> str:
-    """The section."""
-    # HAProxy tells HTTP/2 from HTTP/1 by itself: by its preface without TLS, by ALPN with it.
+    """Return the section of the frontend."""
+    # HAProxy detects HTTP/2: without TLS by its preface, with TLS by ALPN.
     https = f"    bind {settings.https_bind} ssl crt-list {state.certificate_list} alpn h2,http/1.1\n"
     return f"""frontend edge from base
     bind {settings.http_bind}

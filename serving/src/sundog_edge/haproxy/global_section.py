@@ -1,11 +1,11 @@
-"""The process as a whole, and what every section inherits."""
+"""The sections for the whole process, and the defaults of all others."""
 
 from sundog_edge.haproxy.names import STICK_COUNTERS
 from sundog_edge.haproxy.problems import render_problem
 from sundog_edge.haproxy.rules import compression, memory_limits
 from sundog_edge.state_dir import HaproxyProcessSettings
 
-# Of TLS 1.2, what has forward secrecy and authenticated encryption; every cipher of TLS 1.3 has both.
+# Ciphers of TLS 1.2 with forward secrecy and authenticated encryption; every cipher of TLS 1.3 has both.
 CIPHERS = ":".join(
     f"ECDHE-{signature}-{cipher}"
     for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
@@ -14,8 +14,8 @@ CIPHERS = ":".join(
 
 
 def render_global(settings: HaproxyProcessSettings, drain_s: int = 0) -> str:
-    """`global`: what the process may use. `drain_s`: the least seconds for the requests of a worker that leaves."""
-    # The limit of open files of a container can be a thousand times what is needed, and HAProxy allocates for all of it.
+    """Return `global`: limits of the process. `drain_s`: least seconds for the requests of a replaced worker."""
+    # A container's limit of open files can be a thousand times too high, and HAProxy allocates memory for all of it.
     connections = f"maxconn {settings.max_connections}" if settings.max_connections else "fd-hard-limit 65536"
     return f"""global
     {connections}
@@ -34,7 +34,7 @@ def render_global(settings: HaproxyProcessSettings, drain_s: int = 0) -> str:
 
 
 def render_defaults(settings: HaproxyProcessSettings) -> str:
-    """`defaults base`: timeouts, and HAProxy's own errors as problem documents."""
+    """Return `defaults base`: timeouts, and HAProxy's own errors as problem documents."""
     errors = (
         render_problem(400, "Bad Request", "the request is not valid HTTP, or its headers are too large"),
         render_problem(408, "Request Timeout", "the request did not arrive in time"),
@@ -44,8 +44,8 @@ def render_defaults(settings: HaproxyProcessSettings) -> str:
         render_problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded"),
     )
     lines = "\n".join(f"    http-error {error}" for error in errors)
-    # A first packet that was lost is sent again after a second: with no more patience than that one lost packet is a replica that is down.
-    # `http-no-delay`: the kernel would hold back each piece of a stream for 200 ms, in case that more comes to fill its packet.
+    # `timeout connect`: a lost first packet is sent again after a second. With a timeout of 1 s, one lost packet would take a replica down.
+    # `http-no-delay`: without it, the kernel delays each piece of a stream by 200 ms, to fill a packet.
     return f"""defaults base
     mode http
     timeout connect 2s

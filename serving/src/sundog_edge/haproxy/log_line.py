@@ -1,9 +1,9 @@
-"""The line that HAProxy writes into the agent's pipe for every request; `sundog_edge.counting.log_lines` reads it."""
+"""The log line that HAProxy writes into the agent's pipe for every request. `sundog_edge.counting.log_lines` parses it."""
 
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 
-# What many requests have alike comes first, what each has for itself last: the agent takes the first part apart once.
-_ALIKE = (
+# Fields that many requests share come first: the agent parses that part only once.
+_SHARED = (
     f"${{{BOOT_VARIABLE}}}-%pid",
     "%[var(txn.row)]",
     "%[var(txn.service)]",
@@ -16,7 +16,7 @@ _ALIKE = (
     "%[var(txn.arm),field(6,!)]",
     "%[var(txn.received),div(10000000)]",
 )
-_OWN = (
+_PER_REQUEST = (
     "%[var(txn.count)]",
     "%[var(txn.ttfb)]",
     "%[date(0,us),sub(txn.received)]",
@@ -28,7 +28,7 @@ _OWN = (
 
 
 def render_log_format() -> str:
-    """Where lines go, and what is in them."""
+    """Return the target and the format of log lines."""
     return f"""    log fd@${{{LOG_VARIABLE}}} len 2048 format raw local0
-    log-format "{" ".join((*_ALIKE, *_OWN))}"
+    log-format "{" ".join((*_SHARED, *_PER_REQUEST))}"
 """

@@ -1,22 +1,22 @@
-"""The maps: what changes from document to document without a reload. Pure: document and layout in, text out.
+"""The maps: the parts of a document that change without a reload. Pure: document and layout in, text out.
 
 - `hosts`: host → service.
-- `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|flags`, and of a service that is mirrored `|share|arm`: how
-  many of 10 000 requests, and the arm that gets the copies. One value, so one look-up decides by which table a request is assigned.
-  Flags: `r` reveals the arm to clients, `o` has overrides, `h` looks at headers, `f` takes feedback, `z` compresses answers,
+- `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|flags`. A mirrored service also has `|share|arm`: copies per
+  10 000 requests, and the arm that gets them. It is one value, so one look-up decides which table assigns a request.
+  Flags: `r` reveals the arm to clients, `o` has overrides, `h` matches headers, `f` takes feedback, `z` compresses answers,
   `-` none of these.
-- `ranges`: `table/prefix` → arm, the prefixes of `assignment.prefixes`. An arm is `slot!row!route prefix!revision!name!slow us`, its
-  row `service/attempt/epoch/arm/origin`; several such times are parted by commas. Where an answer tells its exposure,
-  `!attempt~epoch~arm` follows, without the arm where clients must not know it.
-- `overrides`: `table|header|value|caller` → arm, a caller being `n<network>` or `k<API key>`.
-- `matches`: `table|header|SHA-256 of its value` → `+`, and `table|number of such headers` → the arm that a request with all of them gets.
-- `networks`: network → itself, to find a client's narrowest one that any override names.
+- `ranges`: `table/prefix` → arm, with the prefixes of `assignment.bucket_prefixes`. An arm is
+  `slot!row!route prefix!revision!name!slow us`; its row is `service/attempt/epoch/arm/origin`; commas separate several slow thresholds.
+  If answers carry their exposure, `!attempt~epoch~arm` follows, without the arm if clients must not know it.
+- `overrides`: `table|header|value|caller` → arm. A caller is `n<network>` or `k<API key>`.
+- `matches`: `table|header|SHA-256 of its value` → `+`, and `table|number of such headers` → the arm of requests that have all of them.
+- `networks`: network → itself, to find the narrowest network of a client that any override allows.
 - `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
-- `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them; `cors`, `origins`: as `haproxy.cors` has them.
-- `signing`: `newest` → the key, as base64, that exposures are signed with.
+- `queues`, `keys`, `tokens`, `policies`: see `haproxy.policies`; `cors`, `origins`: see `haproxy.rules.cors`.
+- `signing`: `newest` → the key that signs exposures, as base64.
 
-A table is named by a hash of its content and never changes. What is new is written before `splits` points at it, and what is old is
-taken away a while after, so each request sees one table as a whole.
+A table is named by a hash of its content and never changes. The agent writes a new table before `splits` refers to it, and removes an old
+one some seconds later. So each request sees one whole table.
 """
 
 import base64
@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 import xxhash
 
 from sundog_edge.feedback.exposure import SEPARATOR
-from sundog_edge.haproxy.names import GRPC_SUFFIX
+from sundog_edge.haproxy.names import ASSIGNED_ORIGIN, GRPC_SUFFIX, OVERRIDE_ORIGIN
 from sundog_edge.haproxy.policies import build_policy_maps
 from sundog_edge.haproxy.rules import cors
 from sundog_edge.haproxy.rules.feedback import SIGNING_KEY_ENTRY
@@ -38,11 +38,7 @@ from sundog_edge.split.document import Arm, Service, SplitDocument
 from sundog_edge.split.layout import Layout
 
 EMPTY_FIELD = "-"
-ASSIGNED_ORIGIN = "assigned"
-OVERRIDE_ORIGIN = "override"
-"""The origin of requests whose arm was chosen: by their caller, or by their headers."""
-
-_ONE = "+"
+_PRESENT = "+"
 
 Maps = dict[str, dict[str, str]]
 """Map name → key → value."""
@@ -64,14 +60,14 @@ MAP_NAMES = (
     "splits",
     "hosts",
 )
-"""In the order in which they are to be written: what is referred to comes before what refers to it."""
+"""In the order of writing: a map comes before the maps that refer to it."""
 
 TABLE_MAPS = ("ranges", "overrides", "matches")
-"""Maps whose entries outlive the document for a while."""
+"""Maps whose entries stay for a while after their document."""
 
 
 def build_maps(document: SplitDocument, layout: Layout, credentials: CallerCredentials = NO_CREDENTIALS) -> Maps:
-    """The content of all maps for a document whose applications have their slots in `layout`."""
+    """Return the content of all maps for a document whose applications have slots in `layout`."""
     slots = layout.slot_of
     twins = ("", GRPC_SUFFIX) if layout.grpc else ("",)
     networks = sorted(document.networks)
@@ -101,17 +97,17 @@ def build_maps(document: SplitDocument, layout: Layout, credentials: CallerCrede
 
 
 def render_split_value(service: Service, table: str) -> str:
-    """The value of one service in `splits`."""
+    """Return the value of a service in `splits`."""
     timeout_ms = max(1, round(service.requestTimeoutSeconds * 1000))
-    asked = {
+    features = {
         "r": service.reveal,
         "o": service.overrides,
         "h": service.match,
         "f": service.feedback,
         "z": service.compression,
     }
-    flags = "".join(flag for flag, is_asked in asked.items() if is_asked)
-    # The replica gets a second more than the edge: else its own 408 could come first and count as the client's fault.
+    flags = "".join(flag for flag, is_used in features.items() if is_used)
+    # The replica's timeout is a second longer than the edge's. Otherwise its 408 could come first and count as a client error.
     fields = (
         service.salt,
         service.unit.source or EMPTY_FIELD,
@@ -126,7 +122,7 @@ def render_split_value(service: Service, table: str) -> str:
 
 
 def _table(service: Service, slots: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """(name, entries of `ranges`) of a service's table; `-` and nothing without arms."""
+    """Return (name, entries of `ranges`) of a service's table; `-` and no entries without arms."""
     arms = [_arm(service, arm, ASSIGNED_ORIGIN, slots) for arm in service.arms]
     segments = service.table
     if not segments:
@@ -134,14 +130,14 @@ def _table(service: Service, slots: Mapping[str, str]) -> tuple[str, dict[str, s
     content = repr((arms, segments, service.overrides, *([service.match] if service.match else [])))
     table = xxhash.xxh64_hexdigest(content.encode())
     starts = (0, *(segment.end for segment in segments[:-1]))
-    found = [
+    entries = [
         (arms[segment.arm], prefix)
         for start, segment in zip(starts, segments, strict=True)
         for prefix in bucket_prefixes(start, segment.end)
     ]
-    # The longest prefix decides, so the arm that would need the most is what the shortest of all stands for.
-    most = Counter(arm for arm, _ in found).most_common(1)[0][0]
-    return table, {f"{table}/1": most, **{f"{table}/{prefix}": arm for arm, prefix in found if arm != most}}
+    # The longest prefix decides. So the arm with the most prefixes gets the shortest of all, in place of its own.
+    most = Counter(arm for arm, _ in entries).most_common(1)[0][0]
+    return table, {f"{table}/1": most, **{f"{table}/{prefix}": arm for arm, prefix in entries if arm != most}}
 
 
 def _overrides(
@@ -153,8 +149,8 @@ def _overrides(
     for override in service.overrides:
         value = _arm(service, arms[override.arm], OVERRIDE_ORIGIN, slots)
         callers = [f"k{key}" for key in override.callers.keys]
-        # A client is looked up by its narrowest network, which may be a part of one that is allowed here.
-        callers += [f"n{network}" for network in networks if _within(network, override.callers.networks)]
+        # HAProxy finds a client's narrowest network, which may be a part of a network that is allowed here.
+        callers += [f"n{network}" for network in networks if _is_within(network, override.callers.networks)]
         yield from ((f"{table}|{override.header.lower()}|{override.value}|{caller}", value) for caller in callers)
 
 
@@ -164,14 +160,14 @@ def _matches(service: Service, table: str, slots: Mapping[str, str]) -> dict[str
         return {}
     arm = next(arm for arm in service.arms if arm.name == match.arm)
     hashed = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in match.headers.items()}
-    wanted = {f"{table}|{name}|{digest}": _ONE for name, digest in hashed.items()}
+    wanted = {f"{table}|{name}|{digest}": _PRESENT for name, digest in hashed.items()}
     return {**wanted, f"{table}|{len(wanted)}": _arm(service, arm, OVERRIDE_ORIGIN, slots)}
 
 
-def _within(network: str, allowed: tuple[str, ...]) -> bool:
-    own = ipaddress.ip_network(network)
+def _is_within(network: str, allowed: tuple[str, ...]) -> bool:
+    inner = ipaddress.ip_network(network)
     return any(
-        own.version == other.version and own.subnet_of(other)  # type: ignore[arg-type]
+        inner.version == other.version and inner.subnet_of(other)  # type: ignore[arg-type]
         for other in map(ipaddress.ip_network, allowed)
     )
 
@@ -186,12 +182,12 @@ def _arm(service: Service, arm: Arm, origin: str, slots: Mapping[str, str]) -> s
         arm.name,
         ",".join(map(str, arm.slow_us)) or EMPTY_FIELD,
     )
-    # Who chose the arm himself was not assigned, and what becomes of him is no evidence.
-    told = SEPARATOR.join((service.attempt, str(service.epoch), arm.name if service.reveal else ""))
-    exposed = (told,) if service.feedback else ()
+    # A caller that chose the arm was not assigned, so its outcomes are no evidence.
+    exposure = SEPARATOR.join((service.attempt, str(service.epoch), arm.name if service.reveal else ""))
+    exposed = (exposure,) if service.feedback else ()
     return "!".join((*fields, *(exposed if origin == ASSIGNED_ORIGIN else ())))
 
 
 def render_map(entries: Mapping[str, str]) -> str:
-    """A map file."""
+    """Return the text of a map file."""
     return "".join(f"{key} {value}\n" for key, value in sorted(entries.items()))

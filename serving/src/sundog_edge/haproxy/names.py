@@ -1,14 +1,22 @@
-"""Names that HAProxy's configuration, its maps and those who read its tables and lines agree on."""
+"""Names that HAProxy's configuration, its maps, and the readers of its tables and lines share."""
 
 BOOT_VARIABLE = "SUNDOG_EDGE_BOOT"
 LOG_VARIABLE = "SUNDOG_EDGE_LOG_FD"
 ALL_REQUESTS = "all"
 FALLBACK_PREFIX = "fallback"
+STICKY_UNIT = "sticky"
+ASSIGNED_ORIGIN = "assigned"
+OVERRIDE_ORIGIN = "override"
+"""Origin of requests whose arm was chosen by their caller or by their headers."""
+
 PROBE_ORIGIN = "probe"
-"""The origin of requests that the model server answers without its model."""
+"""Origin of requests that the model server answers without its model."""
 
 GRPC_SUFFIX = "-grpc"
-"""What is added to a slot's name for the backend that reaches the same replicas by gRPC."""
+"""Suffix of a slot's name for the backend that reaches the same replicas by gRPC."""
+
+HAS_POLICY = "{ var(txn.policy) -m found }"
+"""Condition: whether the service has a policy."""
 
 ROWS_TABLE = "rows"
 MAX_ROWS = 20_000
@@ -17,12 +25,10 @@ MAX_BLOCKS = 50_000
 MIRRORED_TABLE = "mirrored"
 
 CLIENT_ADDRESS = "src,ipmask(32,64)"
-"""Whose a connection is; of IPv6 the first 64 bits, of which one client has all that follows."""
+"""The client of a connection. Of IPv6 the first 64 bits, because a client has all addresses below them."""
 
 FATAL_TABLE = "fatal"
-"""Ids of requests that replicas died of."""
+"""Table of the ids of requests that ended a replica."""
 
 STICK_COUNTERS = 9
-"""0 row, 1 all requests, 2 block, 3 client, 4 service, 5 source address, 6 what is mirrored, 7 requests of a source address, 8 id of a
-request.
-"""
+"""0 row, 1 all requests, 2 block, 3 client, 4 service, 5 source address, 6 mirrored requests, 7 requests of an address, 8 request id."""

@@ -1,8 +1,8 @@
-"""The maps of admission: who may call, how often, and how many may wait. Pure.
+"""The maps of admission: who may call, how often, and how many requests may wait. Pure.
 
-- `policies`: service → `policy_value`, for services that ask for anything.
-- `keys` and `tokens`: as `credentials.Credentials` has them.
-- `queues`: slot → how many requests may wait in it.
+- `policies`: service → `render_policy`, for services with any policy.
+- `keys` and `tokens`: see `credentials.CallerCredentials`.
+- `queues`: slot → number of requests that may wait in it.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from sundog_edge.split.document import Service, SplitDocument
 def build_policy_maps(
     document: SplitDocument, slots: Mapping[str, str], credentials: CallerCredentials, twins: tuple[str, ...] = ("",)
 ) -> dict[str, dict[str, str]]:
-    """The entries of all of them; `slots` has the slot of every application, `twins` what its backends' names end with."""
+    """Return the entries of all these maps. `slots`: slot by application; `twins`: suffixes of its backends' names."""
     policies = {service.name: render_policy(service) for service in document.services}
     return {
         "queues": {
@@ -31,16 +31,18 @@ def build_policy_maps(
 
 
 def _weights(service: Service) -> dict[str, float]:
-    """Percent of the traffic by application: of two arms that share one, both together wait in its slot."""
-    found: dict[str, float] = {}
+    """Return percent of the traffic by application: two arms of one application wait in the same slot."""
+    weights: dict[str, float] = {}
     for arm in service.arms:
-        found[arm.application] = found.get(arm.application, 0.0) + arm.weight
-    return found
+        weights[arm.application] = weights.get(arm.application, 0.0) + arm.weight
+    return weights
 
 
 def render_policy(service: Service) -> str:
-    """`API keys|token keys|issuer|audience|requests of a client|in seconds|retry after|requests of all|in seconds|retry after|queue`, where
-    the first two are Secrets and the last is 0 for a service without a queue; nothing but separators where it asks for nothing.
+    """Return a service's value in `policies`; only separators for a service without policies.
+
+    `API keys|token keys|issuer|audience|requests of a client|in seconds|retry after|requests of all|in seconds|retry after|queue`. The
+    first two are Secrets, and the last is 0 for a service without a queue.
     """
     jwt = service.auth.jwt
     fields = [service.auth.apiKeys, *((jwt.jwks, jwt.issuer, jwt.audience) if jwt else ("", "", ""))]

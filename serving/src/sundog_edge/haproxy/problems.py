@@ -1,12 +1,12 @@
-"""Answers of the edge itself: RFC 9457 problem details for HTTP, a status without a body for gRPC, as HAProxy writes them."""
+"""The edge's own answers, as HAProxy rules: RFC 9457 problem details for HTTP, a status without a body for gRPC."""
 
 import json
 
 IS_GRPC = "{ var(txn.grpc) -m bool }"
-"""Whether a request is a call by gRPC."""
+"""Whether a request is a gRPC call."""
 
-_SHOWN_BYTES = 64
-"""Of what a client sent, in the answer to it."""
+_EXCERPT_BYTES = 64
+"""Bytes of client input that an answer repeats."""
 
 _GRPC_STATUS = {
     400: 3,
@@ -24,24 +24,24 @@ _GRPC_STATUS = {
     503: 14,
     504: 4,
 }
-"""By HTTP status. A gRPC client prefers it, but gives up on an answer that has a body, too."""
+"""gRPC status by HTTP status. gRPC clients prefer it, but reject an answer that also has a body."""
 
 
 def json_excerpt(fetch: str) -> str:
-    """What a client sent, in the detail of a problem document: its beginning, escaped."""
-    return f"'%[{fetch},bytes(0,{_SHOWN_BYTES}),json(utf8s)]'"
+    """Return a rule's text for the start of client input in a problem document, escaped."""
+    return f"'%[{fetch},bytes(0,{_EXCERPT_BYTES}),json(utf8s)]'"
 
 
 def header_excerpt(fetch: str) -> str:
-    """The same in that of a call, which is a header field and may have escapes by percent."""
-    return f"'%[{fetch},bytes(0,{_SHOWN_BYTES}),url_enc]'"
+    """Return the same for a gRPC message, which is a header field with percent escapes."""
+    return f"'%[{fetch},bytes(0,{_EXCERPT_BYTES}),url_enc]'"
 
 
 def render_problem(status: int, title: str, detail: str, extra: str = "", code: str = "") -> str:
-    """The arguments of `http-error` or `http-request return` for a problem document; `extra` holds further header fields.
+    """Return the arguments of `http-error` or `http-request return` for a problem document. `extra`: further header fields.
 
-    It has the members that those of the model server have: `code`, the title as one word unless told, and `requestId`, empty where the
-    request was refused before it could have one. `error` is what clients of the Open Inference Protocol read.
+    Members are the same as in the model server's problem documents. `code` is the title as one word by default. `requestId` is empty if the
+    request was refused before it had an id. Clients of the Open Inference Protocol read `error`.
     """
     members = {
         "type": "about:blank",
@@ -49,7 +49,7 @@ def render_problem(status: int, title: str, detail: str, extra: str = "", code: 
         "status": status,
         "detail": detail,
         "code": code or title.replace(" ", ""),
-        # What an id may hold needs no escape in JSON.
+        # No character of an id needs an escape in JSON.
         "requestId": "%[var(txn.requestid)]",
         "error": detail,
     }
@@ -58,16 +58,16 @@ def render_problem(status: int, title: str, detail: str, extra: str = "", code: 
 
 
 def render_grpc_problem(status: int, detail: str, extra: str = "") -> str:
-    """The same for gRPC. The HTTP status stays, for it tells in the log what was refused."""
+    """Return the same for gRPC. The HTTP status stays, because it shows the refusal in the log."""
     return f'status {status} hdr grpc-status {_GRPC_STATUS[status]} hdr grpc-message "{detail}"{extra}'
 
 
 def render_refusal(
     status: int, title: str, detail: str, condition: str, extra: str = "", code: str = "", call: str = ""
 ) -> str:
-    """Rules that refuse a request to which `condition` applies, in the form that its client understands.
+    """Return rules that refuse requests under `condition`, in the form for their clients.
 
-    `call` is the detail for callers by gRPC, where it is another one.
+    `call` is the detail for gRPC callers, if it differs.
     """
     return f"""    http-request return {render_grpc_problem(status, call or detail, extra)} if {IS_GRPC} {condition}
     http-request return {render_problem(status, title, detail, extra, code)} if {condition}

@@ -1,4 +1,4 @@
-"""The living workers of HAProxy."""
+"""The running workers of HAProxy."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,10 @@ from sundog_edge.security.certificates import Certificates
 
 @dataclass(slots=True)
 class Worker:
-    """One worker process. `maps` is what its maps are known to hold; None until they have been read. So for `certificates`.
-    `relays` once it hands to its successor what still reaches it.
+    """One worker process.
+
+    `maps` and `certificates` are the known content of the worker; None while it is unknown. `relays`: the worker hands further requests to
+    its successor.
     """
 
     pid: int
@@ -32,7 +34,7 @@ class Workers:
 
     @property
     def all(self) -> list[Worker]:
-        """Every worker that lives, the current one first."""
+        """All running workers, current first."""
         return sorted(self._known.values(), key=lambda worker: worker.old)
 
     @property
@@ -42,18 +44,18 @@ class Workers:
 
     async def refresh(self) -> None:
         """Read the list again. Raises HaproxyUnavailable."""
-        seen: dict[str, Worker] = {}
+        running: dict[str, Worker] = {}
         for process in await self._haproxy.processes():
             try:
                 boot = await self._haproxy.boot_id(process.pid)
-                worker = self._known.get(boot) or await self._meet(process.pid, boot)
+                worker = self._known.get(boot) or await self._add(process.pid, boot)
             except HaproxyRefused:
-                # It ended between the list and the question.
+                # The worker ended after the list was read.
                 continue
             worker.old = process.old
-            seen[boot] = worker
-        self._known = seen
+            running[boot] = worker
+        self._known = running
 
-    async def _meet(self, pid: int, boot: str) -> Worker:
+    async def _add(self, pid: int, boot: str) -> Worker:
         info = await self._haproxy.info(pid)
         return Worker(pid, boot, float(info.get("Start_time_sec", "0")))

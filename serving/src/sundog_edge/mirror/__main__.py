@@ -1,7 +1,7 @@
-"""The process: datagrams in, counts out. It ends when the agent that started it closes its input, or is gone.
+"""The mirror's process: datagrams in, counts out. It ends when its agent closes its input or ends.
 
-The agent writes one line of JSON to its input for every change of the targets, `{"services": {name: target}}`, and reads one from its
-output a few times a second: `{"counts": [{boot, key, …}], "unparsable": n}`, everything since the process began.
+For every change of the targets, the agent writes one line of JSON to its input: `{"services": {name: target}}`. A few times a second, it
+reads one line from its output: `{"counts": [{boot, key, …}], "unparsable": n}`, all counts since the start of the process.
 """
 
 import asyncio
@@ -20,39 +20,39 @@ from sundog_edge.mirror.send import Mirror, MirrorTarget
 
 REPORT_PERIOD_S = 0.2
 _NICE = 10
-_MOST_LINE_BYTES = 16 << 20
+_MAX_LINE_BYTES = 16 << 20
 _DATAGRAM_BYTES = 1 << 17
 _RECEIVE_BYTES = 8 << 20
 _IDLE_S = 2.0
-"""A connection that a replica might close any moment is not used again: that would count as the candidate's error."""
+"""An idle connection is not used after this time: the replica might close it, which would count as the candidate's error."""
 
 
 def bind_socket(path: Path) -> socket.socket:
-    """The socket that HAProxy sends to, in the place of one that a mirror before has left."""
+    """Return the socket to which HAProxy sends. It replaces a socket of an earlier mirror."""
     path.unlink(missing_ok=True)
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    made.bind(str(path))
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bound.setblocking(False)
+    bound.bind(str(path))
     path.chmod(0o600)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
-    return made
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+    return bound
 
 
 def receive_all(mirror: Mirror, source: socket.socket) -> None:
-    """Take every datagram that has come."""
+    """Process all received datagrams."""
     with contextlib.suppress(BlockingIOError):
         while True:
             mirror.take(source.recv(_DATAGRAM_BYTES), time.time_ns() // 1000)
 
 
 def render_report(mirror: Mirror) -> bytes:
-    """One line."""
-    counts = [{"boot": boot, "key": key, **own.as_json()} for (boot, key), own in mirror.counts.items()]
-    return orjson.dumps({"counts": counts, "unparsable": mirror.unparsable}) + b"\n"
+    """Return the report as one line of JSON."""
+    rows = [{"boot": boot, "key": key, **counts.as_json()} for (boot, key), counts in mirror.counts.items()]
+    return orjson.dumps({"counts": rows, "unparsable": mirror.unparsable}) + b"\n"
 
 
 def make_session() -> aiohttp.ClientSession:
-    """What copies are sent by. No cookie of an answer goes along with the next copy, which is somebody else's."""
+    """Return the HTTP session for copies. It stores no cookies, because the next copy is from another client."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -66,30 +66,30 @@ async def _run(path: Path) -> None:
         mirror = Mirror(session)
         with bind_socket(path) as source:
             loop.add_reader(source, receive_all, mirror, source)
-            followed = asyncio.Event()
-            telling = asyncio.create_task(_tell(mirror, followed))
+            has_targets = asyncio.Event()
+            reporting = asyncio.create_task(_report(mirror, has_targets))
             try:
-                await _listen(mirror, followed)
+                await _read_targets(mirror, has_targets)
             finally:
-                telling.cancel()
+                reporting.cancel()
                 loop.remove_reader(source)
 
 
-async def _listen(mirror: Mirror, followed: asyncio.Event) -> None:
-    """Follow what the agent says, until it says no more."""
-    reader = asyncio.StreamReader(limit=_MOST_LINE_BYTES)
+async def _read_targets(mirror: Mirror, has_targets: asyncio.Event) -> None:
+    """Apply the targets from the agent, until the agent closes the input."""
+    reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        told = orjson.loads(line)["services"]
-        mirror.follow({name: MirrorTarget.from_json(target) for name, target in told.items()})
-        followed.set()
+        services = orjson.loads(line)["services"]
+        mirror.set_targets({name: MirrorTarget.from_json(target) for name, target in services.items()})
+        has_targets.set()
 
 
-async def _tell(mirror: Mirror, followed: asyncio.Event) -> None:
-    # Who hears of it takes it for one that mirrors, which it does not before it knows where to.
-    await followed.wait()
+async def _report(mirror: Mirror, has_targets: asyncio.Event) -> None:
+    # The first report marks the mirror as ready, which needs targets.
+    await has_targets.wait()
     while True:
-        # An agent that does not read holds nothing up but this process; one that has gone ends it.
+        # An agent that does not read blocks only this task; the end of the agent ends the process.
         await asyncio.to_thread(_write, render_report(mirror))
         await asyncio.sleep(REPORT_PERIOD_S)
 
@@ -101,10 +101,10 @@ def _write(line: bytes) -> None:
 
 
 def lower_priority() -> None:
-    """Whoever asks, and whoever answers, comes first: by weight, and on Linux by that a copy that is due interrupts nobody."""
+    """Lower the priority below clients' requests: by nice value, and on Linux by a scheduling class that interrupts no process."""
     os.nice(_NICE)
     if sys.platform == "linux":
-        # A sandbox may refuse it.
+        # A sandbox may refuse the call.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
@@ -112,7 +112,7 @@ def lower_priority() -> None:
 def main() -> None:
     """Run until the input ends."""
     lower_priority()
-    # A terminal's interrupt reaches all of its processes; the agent is the one to end this.
+    # A terminal's interrupt reaches all of its processes, but only the agent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(_run(Path(sys.argv[1])))
 

@@ -1,4 +1,4 @@
-"""What came of the requests that were mirrored, by service, attempt and epoch. Cumulative integers. Pure."""
+"""Counts of mirrored requests by service, attempt and epoch: cumulative integers. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,29 +6,31 @@ from typing import Any, Self
 
 from sundog_edge.counting import histogram
 
-_SINGLE = ("sent", "dropped", "paired", "errors", "timeouts", "lost")
+_SCALARS = ("sent", "dropped", "paired", "errors", "timeouts", "lost")
 
 _HISTOGRAMS = ("slower", "faster", "stable", "candidate")
 
 
 @dataclass(slots=True)
 class MirrorCounts:
-    """`sent` is paired + errors + timeouts + in flight + lost. All that was sampled is sent, dropped, skipped, or on its way to be.
+    """Counts of one key. `sent` is paired + errors + timeouts + in flight + lost.
+
+    Every sampled request is sent, dropped or skipped, or still waits.
 
     Attributes:
         sent: repeated at the candidate.
-        dropped: not repeated, for the mirror was behind.
-        skipped: not repeated, by why.
-        paired: answered by the candidate with 200, as by stable.
-        errors: answered by the candidate with anything else, or not at all: likewise where it has no replica any more.
+        dropped: not repeated, because the mirror was too slow.
+        skipped: not repeated, by reason.
+        paired: answered with 200 by the candidate and by stable.
+        errors: answered with another status by the candidate, or not at all, or without a replica.
         timeouts: not answered in time.
-        lost: repeated by a mirror that ended before the answer came.
+        lost: repeated by a mirror that ended before the answer.
         in_flight: repeated, and not answered yet.
         verdicts: (agree, disagree, incomparable) of the pairs, by comparator.
-        slower: pairs by how much longer the candidate took, a histogram of microseconds.
-        faster: the others, by how much less long it took.
-        stable: pairs by how long stable took, likewise.
-        candidate: pairs by how long the candidate took, the mirror's own time included.
+        slower: histogram of pairs by the candidate's additional time, in microseconds.
+        faster: histogram of the other pairs by the candidate's saved time.
+        stable: histogram of pairs by stable's time.
+        candidate: histogram of pairs by the candidate's time, including the mirror's own time.
     """
 
     sent: int = 0
@@ -47,19 +49,19 @@ class MirrorCounts:
 
     @property
     def received(self) -> int:
-        """Everything that the mirror was told of."""
+        """Number of requests that reached the mirror."""
         return self.sent + self.dropped + sum(self.skipped.values())
 
-    def skip(self, why: str) -> None:
-        """Count one that is not repeated."""
-        self.skipped[why] = self.skipped.get(why, 0) + 1
+    def skip(self, reason: str) -> None:
+        """Count a request that is not repeated."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
-    def compared(self, comparator: str, *, agree: bool | None) -> None:
-        """Count one verdict; None is none, for stable's own answer is not what the comparator is for."""
+    def add_verdict(self, comparator: str, *, agree: bool | None) -> None:
+        """Count one verdict; None if the comparator does not apply to stable's answer."""
         self.verdicts.setdefault(comparator, [0, 0, 0])[2 if agree is None else 0 if agree else 1] += 1
 
-    def took(self, candidate_us: int, stable_us: int) -> None:
-        """Count a pair, by how long each took."""
+    def add_pair(self, candidate_us: int, stable_us: int) -> None:
+        """Count a pair with both durations."""
         self.paired += 1
         difference_us = candidate_us - stable_us
         histogram.add(self.candidate, histogram.find_bucket(candidate_us))
@@ -67,27 +69,27 @@ class MirrorCounts:
         histogram.add(self.slower if difference_us >= 0 else self.faster, histogram.find_bucket(abs(difference_us)))
 
     def add(self, other: "MirrorCounts") -> None:
-        """Add another's counts in place. What is in flight is no count and stays."""
-        for name in _SINGLE:
+        """Add other counts in place. `in_flight` is not cumulative and stays."""
+        for name in _SCALARS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for why, count in other.skipped.items():
-            self.skipped[why] = self.skipped.get(why, 0) + count
+        for reason, count in other.skipped.items():
+            self.skipped[reason] = self.skipped.get(reason, 0) + count
         for comparator, counted in other.verdicts.items():
             before = self.verdicts.get(comparator, [0, 0, 0])
             self.verdicts[comparator] = [one + another for one, another in zip(before, counted, strict=True)]
         for name in _HISTOGRAMS:
             histogram.merge(getattr(self, name), getattr(other, name))
 
-    def ended(self) -> "MirrorCounts":
-        """As they are when their mirror is gone: what was in flight is lost."""
-        made = MirrorCounts(lost=self.in_flight)
-        made.add(self)
-        return made
+    def as_ended(self) -> "MirrorCounts":
+        """Return the counts after the end of their mirror: requests in flight are lost."""
+        ended = MirrorCounts(lost=self.in_flight)
+        ended.add(self)
+        return ended
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the counts as plain JSON."""
         return {
-            **{name: getattr(self, name) for name in _SINGLE},
+            **{name: getattr(self, name) for name in _SCALARS},
             "inFlight": self.in_flight,
             "skipped": self.skipped,
             "verdicts": self.verdicts,
@@ -96,15 +98,15 @@ class MirrorCounts:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The counts that `as_json` gave."""
+        """Return the counts that `as_json` gave."""
         return cls(
-            **{name: int(stored[name]) for name in _SINGLE},
+            **{name: int(stored[name]) for name in _SCALARS},
             in_flight=int(stored["inFlight"]),
             skipped=dict(stored["skipped"]),
             verdicts={name: list(both) for name, both in stored["verdicts"].items()},
             slower=list(stored["slower"]),
             faster=list(stored["faster"]),
-            # What an earlier version stored has none of these.
+            # An earlier version did not store these.
             stable=list(stored.get("stable", ())),
             candidate=list(stored.get("candidate", ())),
         )

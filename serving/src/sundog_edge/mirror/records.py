@@ -1,4 +1,4 @@
-"""HAProxy's datagrams, parsed: one request that was sampled, and how it was answered. Pure."""
+"""Parse HAProxy's datagrams: one sampled request and its answer each. Pure."""
 
 import base64
 import binascii
@@ -13,7 +13,7 @@ _PARTS = len(FIELDS) + 2
 
 
 class MirroredRequest(NamedTuple):
-    """What is repeated. `path` has its query and not the route prefix; empty headers were not sent."""
+    """The request to repeat. `path` has the query, but not the route prefix. Empty headers were not sent."""
 
     id: str
     path: str
@@ -24,7 +24,7 @@ class MirroredRequest(NamedTuple):
 
 
 class MirroredAnswer(NamedTuple):
-    """An answer with status 200. `json_length` is how much of it is JSON, where binary tensors follow; else None."""
+    """An answer with status 200. `json_length`: bytes of JSON before binary tensors; None without tensors."""
 
     content_type: str
     json_length: int | None
@@ -32,9 +32,9 @@ class MirroredAnswer(NamedTuple):
 
 
 class MirrorRecord(NamedTuple):
-    """One request. `skip` says why it cannot be repeated, and is empty where it can; then all else is there.
+    """One request. `skip` is the reason not to repeat it; if empty, all other fields are valid.
 
-    `key` is `service/attempt/epoch`; `ended_us` is Unix time and `total_us` what stable took, in microseconds.
+    `key` is `service/attempt/epoch`. `ended_us` is Unix time and `total_us` the duration of stable's answer, in microseconds.
     """
 
     boot: str
@@ -47,22 +47,22 @@ class MirrorRecord(NamedTuple):
 
 
 def parse_record(datagram: bytes) -> MirrorRecord:
-    """The record in a datagram. Raises ValueError for one that is none of ours."""
+    """Parse the record in a datagram. Raises ValueError for another format."""
     found = _DATA.search(datagram)
     if found is None:
-        raise ValueError("a datagram has no record")
+        raise ValueError("datagram: found no record")
     parts = found[1].split(b" ")
     if len(parts) != _PARTS:
-        raise ValueError(f"a record has {len(parts)} fields, not {_PARTS}")
+        raise ValueError(f"record: found {len(parts)} fields; expected {_PARTS}")
     boot, key, skip, status, termination, outcome, received, total, request_id, prefix, size, answer_size = (
         part.decode() for part in parts[:12]
     )
-    path, content_type, json_length, accept, answer_type, answer_json = (_bytes(part) for part in parts[12:18])
-    body, answer = _bytes(parts[18]), _bytes(parts[19])
-    shown_path = path.decode("ascii", errors="replace")
+    path, content_type, json_length, accept, answer_type, answer_json = (_decode(part) for part in parts[12:18])
+    body, answer = _decode(parts[18]), _decode(parts[19])
+    path_text = path.decode("ascii", errors="replace")
     request = MirroredRequest(
         request_id,
-        shown_path.removeprefix(prefix) or "/",
+        path_text.removeprefix(prefix) or "/",
         _header(content_type),
         _header(json_length),
         _header(accept),
@@ -72,7 +72,8 @@ def parse_record(datagram: bytes) -> MirrorRecord:
     return MirrorRecord(
         boot,
         key,
-        _why_not(skip, status, termination, outcome) or _cut(len(body), size, len(answer), answer_size),
+        _find_skip_reason(skip, status, termination, outcome)
+        or _check_sizes(len(body), size, len(answer), answer_size),
         int(received) + int(total),
         int(total),
         request,
@@ -80,24 +81,24 @@ def parse_record(datagram: bytes) -> MirrorRecord:
     )
 
 
-def _bytes(part: bytes) -> bytes:
-    """What a field in base64 holds; each of its slices that is empty is written as a dash."""
+def _decode(part: bytes) -> bytes:
+    """Decode a base64 field. HAProxy writes a dash for each of its empty slices."""
     try:
         return base64.b64decode(part.replace(b"-", b""), validate=True)
     except binascii.Error:
-        raise ValueError("a record's field is no base64") from None
+        raise ValueError("field of a record: expected base64") from None
 
 
 def _header(value: bytes) -> str:
     return value.decode("latin-1").strip()
 
 
-def _why_not(skip: str, status: str, termination: str, outcome: str) -> str:
+def _find_skip_reason(skip: str, status: str, termination: str, outcome: str) -> str:
     if skip != _NONE:
         return skip
     return "" if (status, termination, outcome) == ("200", "--", "ok") else "failed"
 
 
-def _cut(body: int, size: str, answer: int, answer_size: str) -> str:
-    """A header block that leaves no room for the body has only a part of it in the buffer."""
+def _check_sizes(body: int, size: str, answer: int, answer_size: str) -> str:
+    """Return `size` if the copy is incomplete: large headers may leave too little room for the body in the buffer."""
     return "" if (str(body), str(answer)) == (size, answer_size) else "size"

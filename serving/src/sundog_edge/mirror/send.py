@@ -1,4 +1,4 @@
-"""Repeats requests at a candidate's replicas, and counts how its answers compare. Nobody waits for any of it."""
+"""Repeat requests at a candidate's replicas, and count how the answers compare. No client waits for this."""
 
 import asyncio
 import itertools
@@ -15,25 +15,25 @@ from sundog_edge.http_body import read_body
 from sundog_edge.mirror.compare import compare_answers
 from sundog_edge.mirror.counts import MirrorCounts
 from sundog_edge.mirror.records import MirroredAnswer, MirroredRequest, MirrorRecord, parse_record
-from sundog_edge.split.document import Comparator
+from sundog_edge.split.shadow import Comparator
 
 LOG = logging.getLogger(__name__)
 MAX_IN_FLIGHT: Final = 32
-"""Requests of one service that wait for the candidate. Beyond that it is behind, and more would only hold it up more."""
+"""Concurrent copies of one service. A candidate with more is too slow, and further copies would slow it down more."""
 
 MAX_LAG_US: Final = 5_000_000
-"""What ended longer ago is not repeated any more."""
+"""A request that ended longer ago is not repeated."""
 
-_MOST_ANSWER_BYTES: Final = 1 << 20
+_MAX_ANSWER_BYTES: Final = 1 << 20
 _JSON_LENGTH: Final = "inference-header-content-length"
 
 CountsKey = tuple[str, str]
-"""HAProxy worker's boot, and `service/attempt/epoch`."""
+"""Boot of the HAProxy worker, and `service/attempt/epoch`."""
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorTarget:
-    """Where the copies of a service's requests go: `addresses` are healthy replicas of the candidate. Made by the agent as JSON."""
+    """The target of a service's copies. `addresses` are healthy replicas of the candidate. The agent sends it as JSON."""
 
     key: str
     prefix: str
@@ -42,13 +42,13 @@ class MirrorTarget:
     comparator: Comparator
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
-        """The target that `as_json` gave."""
-        comparator = Comparator.model_validate(told["comparator"])
-        return cls(told["key"], told["prefix"], tuple(told["addresses"]), told["timeoutSeconds"], comparator)
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the target that `as_json` gave."""
+        comparator = Comparator.model_validate(stored["comparator"])
+        return cls(stored["key"], stored["prefix"], tuple(stored["addresses"]), stored["timeoutSeconds"], comparator)
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the target as plain JSON."""
         return {
             "key": self.key,
             "prefix": self.prefix,
@@ -59,7 +59,7 @@ class MirrorTarget:
 
 
 class Mirror:
-    """Takes datagrams, and keeps counts. `unparsable` are those that are none of HAProxy's."""
+    """Repeats the requests in datagrams, and counts the results. `unparsable`: datagrams of another format."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.counts: dict[CountsKey, MirrorCounts] = {}
@@ -68,14 +68,14 @@ class Mirror:
         self._targets: dict[str, MirrorTarget] = {}
         self._turns = itertools.count()
         self._running: dict[str, set[asyncio.Task[None]]] = {}
-        self._answered: dict[str, str] = {}
+        self._answered_key: dict[str, str] = {}
 
-    def follow(self, targets: Mapping[str, MirrorTarget]) -> None:
-        """Send copies to these from now on, by service."""
+    def set_targets(self, targets: Mapping[str, MirrorTarget]) -> None:
+        """Set the targets of copies by service."""
         self._targets = dict(targets)
 
     def take(self, datagram: bytes, now_us: int) -> None:
-        """Repeat the request in a datagram, unless there is a reason not to."""
+        """Repeat the request in a datagram, or count the reason why not."""
         try:
             record = parse_record(datagram)
         except ValueError as error:
@@ -90,8 +90,8 @@ class Mirror:
             counts.skip(record.skip)
         elif target is None or target.key != record.key:
             counts.skip("ended")
-        elif not target.addresses and self._answered.get(service) != record.key:
-            # It may not be followed yet: what has answered here was there, and what comes after that is its own.
+        elif not target.addresses and self._answered_key.get(service) != record.key:
+            # The agent may not know the candidate's replicas yet. After its first answer here, missing replicas count as its errors.
             counts.skip("noReplica")
         elif not target.addresses:
             counts.sent += 1
@@ -120,15 +120,15 @@ class Mirror:
             if answer is None:
                 counts.errors += 1
             else:
-                self._answered[record.key.partition("/")[0]] = record.key
-                counts.took((time.perf_counter_ns() - began) // 1000, record.total_us)
+                self._answered_key[record.key.partition("/")[0]] = record.key
+                counts.add_pair((time.perf_counter_ns() - began) // 1000, record.total_us)
                 for name, agree in compare_answers(target.comparator, record.answer, answer).items():
-                    counts.compared(name, agree=agree)
+                    counts.add_verdict(name, agree=agree)
         finally:
             counts.in_flight -= 1
 
     async def _ask(self, base: str, target: MirrorTarget, request: MirroredRequest) -> MirroredAnswer | None:
-        """The candidate's answer; None for one without status 200 or without an end."""
+        """Return the candidate's answer; None if its status is not 200 or its outcome is invalid."""
         headers = {
             "content-type": request.content_type,
             "accept": request.accept,
@@ -143,7 +143,7 @@ class Mirror:
         async with self._session.post(url, data=request.body, headers=sent, allow_redirects=False) as response:
             if response.status != 200 or response.headers.get("x-sundog-outcome") == "invalid":
                 return None
-            # No answer of stable's that is compared is nearly as long.
-            body = await read_body(response, _MOST_ANSWER_BYTES)
+            # Compared answers of stable are much shorter.
+            body = await read_body(response, _MAX_ANSWER_BYTES)
             length = response.headers.get(_JSON_LENGTH, "")
             return MirroredAnswer(response.content_type, int(length) if length.isdecimal() else None, body)

@@ -1,4 +1,4 @@
-"""The agent's part in mirroring: it keeps the mirror's process running, tells it where candidates are, and keeps its counts."""
+"""The agent's part of mirroring: run the mirror's process, send it the targets, and store its counts."""
 
 import asyncio
 import contextlib
@@ -20,21 +20,21 @@ from sundog_edge.state_dir import StateDir, read_json, write_atomically
 
 LOG = logging.getLogger(__name__)
 _SILENCE_S = 30.0
-"""A mirror that has told nothing for so long hangs. It is nice: on a busy machine it may get no CPU for a while."""
+"""A mirror without a report for this long hangs. Its priority is low: on a busy machine it may get no CPU for a while."""
 
 _START_S = 120.0
-"""The same for one that has told nothing at all yet."""
+"""The same before the first report."""
 
-_AGAIN_S = 1.0
+_RESTART_S = 1.0
 _SETTLED_S = MAX_LAG_US / 1e6 + 1
-"""What ended longer ago and was not told of by then never will be: the mirror itself would drop it."""
+"""A request that ended longer ago and was not reported never will be: the mirror would drop it."""
 
-_MOST_LINE_BYTES = 16 << 20
+_MAX_LINE_BYTES = 16 << 20
 _FORMAT = 1
 
 
 class MirrorSupervisor:
-    """Counts by (boot, `service/attempt/epoch`), cumulative over mirrors and agents; and the mirror's process, while one is needed."""
+    """The mirror's process, while one is needed; and counts by (boot, `service/attempt/epoch`), cumulative over mirrors and agents."""
 
     def __init__(self, haproxy: HaproxyClient, workers: Workers, state: StateDir) -> None:
         self.sampled: dict[CountsKey, MirrorSampling] = {}
@@ -44,21 +44,21 @@ class MirrorSupervisor:
         self._past: dict[CountsKey, MirrorCounts] = {}
         self._now: dict[CountsKey, MirrorCounts] = {}
         self._gone: dict[str, tuple[int, MirrorCounts]] = {}
-        self._unheard: dict[CountsKey, int] = {}
+        self._unreported: dict[CountsKey, int] = {}
         self._expected: list[tuple[float, dict[CountsKey, int]]] = []
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._told: bytes = b""
-        self._heard = False
-        self._heard_at = 0.0
-        self._again_at = 0.0
+        self._sent_targets: bytes = b""
+        self._has_reported = False
+        self._reported_at = 0.0
+        self._restart_at = 0.0
         self._saved: bytes = b""
-        self._read()
+        self._read_snapshot()
 
     @property
     def counts(self) -> dict[CountsKey, MirrorCounts]:
-        """Everything that is known; what HAProxy counted and no mirror was told of is dropped."""
-        found = self._lasting()
+        """All known counts. Requests above the rate count as skipped; copies that no mirror reported count as dropped."""
+        found = self._merge_counts()
         for key, own in found.items():
             sampled = self.sampled.get(key, MirrorSampling())
             if sampled.all > sampled.taken:
@@ -67,13 +67,15 @@ class MirrorSupervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether a mirror runs and has told that it does."""
-        return self._process is not None and self._process.returncode is None and self._heard
+        """Whether a mirror runs and has reported."""
+        return self._process is not None and self._process.returncode is None and self._has_reported
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The counts as they are in the evidence: sampled = sent + dropped + Σ skipped + waiting, sent = paired + errors + timeouts +
-        in flight + lost, and of each comparator paired = agree + disagree + incomparable.
+        """Rows of the evidence.
+
+        sampled = sent + dropped + Σ skipped + waiting; sent = paired + errors + timeouts + in flight + lost; for each comparator,
+        paired = agree + disagree + incomparable.
         """
         found = []
         for (boot, key), own in sorted(self.counts.items()):
@@ -84,28 +86,28 @@ class MirrorSupervisor:
         return found
 
     async def tick(self, document: SplitDocument | None, addresses: Mapping[str, Collection[str]]) -> None:
-        """Keep a mirror for what the document asks for; `addresses` has the healthy replicas of each application.
+        """Run a mirror while the document needs one. `addresses`: healthy replicas of each application.
 
         Raises HaproxyUnavailable.
         """
-        targets = _targets(document, addresses)
+        targets = _find_targets(document, addresses)
         if not targets:
-            await self._end()
+            await self._end_process()
         elif self._process is None or self._process.returncode is not None or self._is_silent:
-            await self._begin_anew()
+            await self._restart_process()
         if self._process is not None and self._process.returncode is None:
-            self._tell(targets)
+            self._send_targets(targets)
         await self.settle()
         self.save()
 
     async def stop(self) -> None:
-        """End the mirror, and write down what it counted."""
-        await self._end()
+        """End the mirror, and write a snapshot of its counts."""
+        await self._end_process()
         self.save()
 
     @property
     def by_service(self) -> dict[str, tuple[int, MirrorCounts]]:
-        """(sampled, counts) of each service since the edge's first start, what was let go of included."""
+        """(sampled, counts) of each service since the edge's first start, including dropped keys."""
         found = dict(self._gone)
         for (boot, key), own in self.counts.items():
             service = key.partition("/")[0]
@@ -114,7 +116,7 @@ class MirrorSupervisor:
         return found
 
     def forget(self, boots: Collection[str], attempts: Collection[tuple[str, str]]) -> None:
-        """Let go of what was counted by boots that are not remembered any more, but for the (service, attempt)s in force."""
+        """Drop counts of boots that the ledger has dropped, except those of the (service, attempt)s in force; their sums stay."""
         counts = self.counts
         gone = {
             (boot, key) for boot, key in counts if boot not in boots and tuple(key.split("/")[:2]) not in attempts
@@ -124,23 +126,23 @@ class MirrorSupervisor:
             sampled, before = self._gone.get(service, (0, MirrorCounts()))
             own = counts[boot, key]
             self._gone[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
-            for known in (self._past, self._unheard, self.sampled):
-                known.pop((boot, key), None)
+            for by_key in (self._past, self._unreported, self.sampled):
+                by_key.pop((boot, key), None)
 
     def _sampled_of(self, key: CountsKey, own: MirrorCounts) -> int:
-        # The mirror may have told of some that came after the last look at HAProxy.
+        # The mirror may have reported requests that came after the last reading of HAProxy.
         return max(self.sampled.get(key, MirrorSampling()).all, own.received)
 
     def save(self) -> None:
-        """Write a snapshot where anything has changed."""
+        """Write a snapshot if anything has changed."""
         rows = [
             {
                 "boot": boot,
                 "key": key,
                 **self.sampled.get((boot, key), MirrorSampling()).as_json(),
-                **own.ended().as_json(),
+                **own.as_ended().as_json(),
             }
-            for (boot, key), own in self._lasting().items()
+            for (boot, key), own in self._merge_counts().items()
         ]
         gone = {name: {"sampled": sampled, **own.as_json()} for name, (sampled, own) in self._gone.items()}
         content = orjson.dumps({"format": _FORMAT, "rows": rows, "gone": gone})
@@ -148,16 +150,16 @@ class MirrorSupervisor:
             write_atomically(self._state.mirrored, content)
             self._saved = content
 
-    def _lasting(self) -> dict[CountsKey, MirrorCounts]:
+    def _merge_counts(self) -> dict[CountsKey, MirrorCounts]:
         found: dict[CountsKey, MirrorCounts] = {}
         for key in {*self._past, *self._now, *self.sampled}:
             own = _sum(each[key] for each in (self._past, self._now) if key in each)
             own.in_flight = self._now[key].in_flight if key in self._now else 0
-            own.dropped += self._unheard.get(key, 0)
+            own.dropped += self._unreported.get(key, 0)
             found[key] = own
         return found
 
-    def _read(self) -> None:
+    def _read_snapshot(self) -> None:
         stored = read_json(self._state.mirrored)
         if stored is None or stored.get("format") != _FORMAT:
             return
@@ -169,36 +171,36 @@ class MirrorSupervisor:
 
     @property
     def _is_silent(self) -> bool:
-        return time.monotonic() - self._heard_at > (_SILENCE_S if self._heard else _START_S)
+        return time.monotonic() - self._reported_at > (_SILENCE_S if self._has_reported else _START_S)
 
-    async def _begin_anew(self) -> None:
-        if time.monotonic() < self._again_at:
+    async def _restart_process(self) -> None:
+        if time.monotonic() < self._restart_at:
             return
         if self._process is not None:
             LOG.warning("the mirror %s; starting another", "hangs" if self._process.returncode is None else "has ended")
-        await self._end()
-        self._again_at = time.monotonic() + _AGAIN_S
-        self._heard, self._heard_at = False, time.monotonic()
-        self._told = b""
+        await self._end_process()
+        self._restart_at = time.monotonic() + _RESTART_S
+        self._has_reported, self._reported_at = False, time.monotonic()
+        self._sent_targets = b""
         self._process = await asyncio.create_subprocess_exec(
-            # `-P`: what lies in the working directory is no module.
+            # `-P`: no modules from the working directory.
             *(sys.executable, "-P", "-m", "sundog_edge.mirror", str(self._state.mirror_socket)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            limit=_MOST_LINE_BYTES,
+            limit=_MAX_LINE_BYTES,
         )
-        self._reading = asyncio.create_task(self._listen(self._process))
+        self._reading = asyncio.create_task(self._read_reports(self._process))
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+    async def _read_reports(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         while line := await process.stdout.readline():
             with contextlib.suppress(orjson.JSONDecodeError):
-                told = orjson.loads(line)
-                self._now = {(row["boot"], row["key"]): MirrorCounts.from_json(row) for row in told["counts"]}
-                self._heard, self._heard_at = True, time.monotonic()
+                report = orjson.loads(line)
+                self._now = {(row["boot"], row["key"]): MirrorCounts.from_json(row) for row in report["counts"]}
+                self._has_reported, self._reported_at = True, time.monotonic()
 
-    async def _end(self) -> None:
-        """End the process, a hanging one too. What it had under way is lost."""
+    async def _end_process(self) -> None:
+        """End the process, even if it hangs. Its running copies are lost."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -209,20 +211,20 @@ class MirrorSupervisor:
             await self._reading
             self._reading = None
         for key, counts in self._now.items():
-            self._past.setdefault(key, MirrorCounts()).add(counts.ended())
+            self._past.setdefault(key, MirrorCounts()).add(counts.as_ended())
         self._now = {}
 
-    def _tell(self, targets: Mapping[str, MirrorTarget]) -> None:
+    def _send_targets(self, targets: Mapping[str, MirrorTarget]) -> None:
         line = orjson.dumps({"services": {name: target.as_json() for name, target in targets.items()}}) + b"\n"
         pipe = self._process.stdin if self._process is not None else None
-        # One that does not read gets no more; it hangs, and is replaced.
-        if line != self._told and pipe is not None and not pipe.transport.get_write_buffer_size():
+        # A mirror that does not read gets no more lines; it hangs and will be replaced.
+        if line != self._sent_targets and pipe is not None and not pipe.transport.get_write_buffer_size():
             with contextlib.suppress(ConnectionError):
                 pipe.write(line)
-                self._told = line
+                self._sent_targets = line
 
     async def settle(self) -> None:
-        """Take over what HAProxy has counted by now, and find out what of it no mirror was told of. Raises HaproxyUnavailable."""
+        """Read HAProxy's counts, and find copies that no mirror has reported. Raises HaproxyUnavailable."""
         if self._process is None and not self.sampled:
             return
         now = time.monotonic()
@@ -231,7 +233,7 @@ class MirrorSupervisor:
             try:
                 table = await self._haproxy.mirrored(worker.pid)
             except HaproxyRefused:
-                # Its configuration is from before the first service that is mirrored.
+                # The worker's configuration is older than the first mirrored service.
                 continue
             for name, sampled in table.items():
                 self.sampled[worker.boot, name] = sampled
@@ -243,18 +245,18 @@ class MirrorSupervisor:
         if since <= now - _SETTLED_S:
             for key, count in due.items():
                 received = sum(each[key].received for each in (self._past, self._now) if key in each)
-                self._unheard[key] = max(self._unheard.get(key, 0), count - received)
+                self._unreported[key] = max(self._unreported.get(key, 0), count - received)
 
 
 def _sum(parts: Iterable[MirrorCounts]) -> MirrorCounts:
-    """A new one; what is in flight is left out."""
-    made = MirrorCounts()
-    for each in parts:
-        made.add(each)
-    return made
+    """Return the sum of counts, without requests in flight."""
+    total = MirrorCounts()
+    for part in parts:
+        total.add(part)
+    return total
 
 
-def _targets(document: SplitDocument | None, addresses: Mapping[str, Collection[str]]) -> dict[str, MirrorTarget]:
+def _find_targets(document: SplitDocument | None, addresses: Mapping[str, Collection[str]]) -> dict[str, MirrorTarget]:
     found: dict[str, MirrorTarget] = {}
     for service in document.services if document else ():
         shadow = service.shadow

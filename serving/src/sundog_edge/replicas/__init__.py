@@ -1,1 +1,1 @@
-"""The replicas of each application, as HAProxy knows them."""
+"""The replicas of each application: their discovery, and their servers in HAProxy."""

@@ -1,4 +1,4 @@
-"""How a replica of each application started, as it reports itself: asked once, of a replica that HAProxy finds healthy."""
+"""Startup reports: for each application, one healthy replica is asked once how it started."""
 
 import asyncio
 import math
@@ -15,71 +15,73 @@ from sundog_edge.split.document import SplitDocument
 
 PATH: Final = "/-/startup"
 RETRY_S: Final = 30.0
-"""Pause before an application whose replica did not answer is asked again."""
+"""Pause before a retry, after a replica gave no report."""
 
-_AT_ONCE: Final = 16
-_MOST_BYTES: Final = 64 << 10
-_MOST_PHASES: Final = 16
-_MOST_S: Final = 1e7
+_MAX_CONCURRENT: Final = 16
+_MAX_BYTES: Final = 64 << 10
+_MAX_PHASES: Final = 16
+_MAX_DURATION_S: Final = 1e7
 _PHASE: Final = re.compile(r"[a-z]{1,32}")
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 
 StartupReport = Mapping[str, Any]
-"""`phases`: seconds by name, and `beganAt`, Unix seconds, where the replica reports it. No phases: no replica could be asked."""
+"""`phases`: seconds by name. `beganAt`: Unix seconds, if the replica reports it. Without phases, no replica has answered."""
 
 UNKNOWN_STARTUP: Final[StartupReport] = {"phases": {}}
 
 
 class StartupReports:
-    """The starts of the applications of the document in force, in `known`. A replica runs a tenant's code and may answer anything."""
+    """Startup reports of the applications in the document, in `known`. A replica runs a tenant's code, so its answer is untrusted."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.known: dict[str, StartupReport] = {}
         self._session = session
-        self._ask_at: dict[str, float] = {}
+        self._due_at: dict[str, float] = {}
 
     async def tick(self, document: SplitDocument | None, addresses: Mapping[str, Collection[str]]) -> None:
-        """Ask for what is not known; `addresses` has the healthy replicas of each application, each as host:port."""
+        """Read missing reports. `addresses`: healthy replicas of each application, as host:port."""
         prefixes = {
-            arm.application: arm.routePrefix for each in (document.services if document else ()) for arm in each.arms
+            arm.application: arm.routePrefix
+            for service in (document.services if document else ())
+            for arm in service.arms
         }
         for gone in self.known.keys() - prefixes.keys():
             del self.known[gone]
-            self._ask_at.pop(gone, None)
+            self._due_at.pop(gone, None)
         now = time.monotonic()
-        due = [name for name in prefixes if addresses.get(name) and now >= self._ask_at.get(name, now)]
-        questions = {
-            name: f"http://{min(addresses[name])}{prefixes[name].rstrip('/')}{PATH}" for name in due[:_AT_ONCE]
+        due = [name for name in prefixes if addresses.get(name) and now >= self._due_at.get(name, now)]
+        urls = {
+            name: f"http://{min(addresses[name])}{prefixes[name].rstrip('/')}{PATH}" for name in due[:_MAX_CONCURRENT]
         }
-        for name, start in zip(questions, await asyncio.gather(*map(self._ask, questions.values())), strict=True):
-            self.known[name] = start
-            self._ask_at[name] = math.inf if start["phases"] else now + RETRY_S
+        for name, report in zip(urls, await asyncio.gather(*map(self._read, urls.values())), strict=True):
+            self.known[name] = report
+            self._due_at[name] = math.inf if report["phases"] else now + RETRY_S
 
-    async def _ask(self, url: str) -> StartupReport:
+    async def _read(self, url: str) -> StartupReport:
         try:
             async with self._session.get(url, timeout=_TIMEOUT, allow_redirects=False) as response:
-                body = await read_body(response, _MOST_BYTES)
-                is_told = response.status == 200 and len(body) <= _MOST_BYTES
-                return parse_startup(orjson.loads(body)) if is_told else UNKNOWN_STARTUP
+                body = await read_body(response, _MAX_BYTES)
+                is_valid = response.status == 200 and len(body) <= _MAX_BYTES
+                return parse_startup(orjson.loads(body)) if is_valid else UNKNOWN_STARTUP
         except (aiohttp.ClientError, OSError, ValueError):
             return UNKNOWN_STARTUP
 
 
 def parse_startup(answer: Any) -> StartupReport:
-    """Read the answer of a replica. Raises ValueError for one of another shape."""
+    """Parse the answer of a replica. Raises ValueError for another shape."""
     phases = answer.get("phases") if isinstance(answer, dict) else None
-    if not isinstance(phases, dict) or len(phases) > _MOST_PHASES:
-        raise ValueError("no phases")
+    if not isinstance(phases, dict) or len(phases) > _MAX_PHASES:
+        raise ValueError(f"phases: expected an object with at most {_MAX_PHASES} members")
     if not all(_PHASE.fullmatch(name) and _is_duration(seconds) for name, seconds in phases.items()):
-        raise ValueError("phases are no durations by name")
+        raise ValueError("phases: expected durations in seconds by name")
     began = answer.get("beganAt")
     if began is not None and not _is_number(began):
-        raise ValueError("beganAt is no time")
+        raise ValueError("beganAt: expected Unix seconds")
     return {"phases": phases, **({} if began is None else {"beganAt": began})}
 
 
 def _is_duration(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= _MOST_S
+    return _is_number(value) and 0 <= value <= _MAX_DURATION_S
 
 
 def _is_number(value: Any) -> bool:

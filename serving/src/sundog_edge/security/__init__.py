@@ -1,1 +1,1 @@
-"""Certificates, API keys and the Secrets that they come from."""
+"""Certificates and API keys of services, and the Secrets with them."""

@@ -1,4 +1,4 @@
-"""Puts certificates in force: files for the next worker, commands for those that run."""
+"""Apply certificates: files for the next worker, commands for running workers."""
 
 import datetime as dt
 import logging
@@ -7,11 +7,11 @@ from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.workers import Worker, Workers
 from sundog_edge.security.certificates import Certificates, make_self_signed
-from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, write_atomically
+from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, write_atomically, write_if_changed
 
 LOG = logging.getLogger(__name__)
 DEFAULT_CERTIFICATE = "_default"
-"""No Secret has such a name."""
+"""Name of the default certificate. No Secret can have this name."""
 
 
 class CertificateSync:
@@ -21,52 +21,52 @@ class CertificateSync:
         self._haproxy = haproxy
         self._workers = workers
         self._state = state
-        self._wanted: Certificates | None = None
+        self._desired: Certificates | None = None
 
-    def write(self, wanted: Certificates) -> None:
-        """The files that the next worker starts with; a certificate is there before the list names it."""
-        self._wanted = wanted
-        for secret, pem in wanted.pems.items():
-            path = self._state.certificate(secret)
-            if not path.exists() or path.read_bytes() != pem:
-                write_atomically(path, pem)
-        write_certificate_list(self._state, wanted)
-        unused = {path.name for path in self._state.certificate(DEFAULT_CERTIFICATE).parent.glob("*.pem")}
-        for name in unused - {self._state.certificate(secret).name for secret in (DEFAULT_CERTIFICATE, *wanted.pems)}:
+    def write(self, desired: Certificates) -> None:
+        """Write the files with which the next worker starts. Certificates are written before the list that names them."""
+        self._desired = desired
+        for secret, pem in desired.pems.items():
+            write_if_changed(self._state.certificate(secret), pem)
+        write_certificate_list(self._state, desired)
+        existing = {path.name for path in self._state.certificate(DEFAULT_CERTIFICATE).parent.glob("*.pem")}
+        for name in existing - {
+            self._state.certificate(secret).name for secret in (DEFAULT_CERTIFICATE, *desired.pems)
+        }:
             self._state.certificate(name.removesuffix(".pem")).unlink(missing_ok=True)
 
-    def last(self) -> Certificates:
-        """What the files of an earlier agent hold."""
+    def read_stored(self) -> Certificates:
+        """Return the certificates in the files of an earlier agent."""
         files = self._state.certificate(DEFAULT_CERTIFICATE).parent.glob("*.pem")
         return Certificates({path.stem: path.read_bytes() for path in files if path.stem != DEFAULT_CERTIFICATE})
 
     async def push(self) -> None:
-        """Bring every worker that has other certificates to what is wanted. A worker that refuses is replaced by a new one."""
-        if self._wanted is None:
+        """Give every worker the desired certificates. A reload replaces the current worker if it refuses them."""
+        if self._desired is None:
             return
-        pending = [worker for worker in self._workers.all if worker.certificates != self._wanted]
+        pending = [worker for worker in self._workers.all if worker.certificates != self._desired]
         settings = HaproxyProcessSettings.load(self._state) if pending else None
         for worker in pending:
             if settings is None or not settings.https_bind:
-                worker.certificates = self._wanted
+                worker.certificates = self._desired
                 continue
             try:
-                await self._push(worker, self._wanted)
+                await self._push_to_worker(worker, self._desired)
             except HaproxyRefused as error:
                 LOG.warning("%s", error)
                 if not worker.old:
                     await self._haproxy.reload()
                     await self._workers.refresh()
-            worker.certificates = self._wanted
+            worker.certificates = self._desired
 
-    async def _push(self, worker: Worker, wanted: Certificates) -> None:
-        known = await self._haproxy.certificates(worker.pid)
+    async def _push_to_worker(self, worker: Worker, desired: Certificates) -> None:
+        loaded = await self._haproxy.certificates(worker.pid)
         before = worker.certificates or Certificates()
-        lines = render_list_entries(wanted, self._state)
-        for secret, pem in wanted.pems.items():
+        lines = render_list_entries(desired, self._state)
+        for secret, pem in desired.pems.items():
             path = str(self._state.certificate(secret))
-            if path in lines and (path not in known or before.pems.get(secret) != pem):
-                await self._haproxy.set_certificate(worker.pid, path, pem, new=path not in known)
+            if path in lines and (path not in loaded or before.pems.get(secret) != pem):
+                await self._haproxy.set_certificate(worker.pid, path, pem, new=path not in loaded)
         listed = await self._haproxy.certificate_list(worker.pid, self._state.certificate_list)
         default = str(self._state.certificate(DEFAULT_CERTIFICATE))
         present = {(path, hosts) for path, _, hosts in listed}
@@ -78,34 +78,32 @@ class CertificateSync:
                 await self._haproxy.remove_certificate_from_list(
                     worker.pid, self._state.certificate_list, f"{path}:{number}"
                 )
-        for path in known:
+        for path in loaded:
             if path != default and path not in lines:
                 await self._haproxy.delete_certificate(worker.pid, path)
 
 
 def render_list_entries(certificates: Certificates, state: StateDir) -> dict[str, str]:
-    """The names that a certificate answers for, by its file; one without a name is not listed."""
+    """Return the host names of each certificate by its file, without certificates that have no host."""
     named = (secret for secret in sorted(certificates.pems) if certificates.hosts.get(secret))
     return {str(state.certificate(secret)): " ".join(certificates.hosts[secret]) for secret in named}
 
 
-def write_certificate_list(state: StateDir, wanted: Certificates) -> None:
-    """The list of certificates; the first is presented to whoever names no host that has one."""
-    lines = "".join(f"{path} {hosts}\n" for path, hosts in render_list_entries(wanted, state).items())
+def write_certificate_list(state: StateDir, desired: Certificates) -> None:
+    """Write the list of certificates. HAProxy presents the first to clients that name no listed host."""
+    lines = "".join(f"{path} {hosts}\n" for path, hosts in render_list_entries(desired, state).items())
     content = f"{state.certificate(DEFAULT_CERTIFICATE)}\n{lines}".encode()
-    path = state.certificate_list
-    if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+    write_if_changed(state.certificate_list, content)
 
 
 def ensure_files(state: StateDir) -> None:
-    """HAProxy does not start without its list, nor with one that names a file which is gone."""
+    """Create a valid list of certificates: HAProxy does not start without one, or with one that names a missing file."""
     if not state.certificate(DEFAULT_CERTIFICATE).exists():
         write_atomically(state.certificate(DEFAULT_CERTIFICATE), make_self_signed(dt.datetime.now(dt.UTC)))
     lines = state.certificate_list.read_text().splitlines() if state.certificate_list.exists() else []
-    there = [line for line in lines if (state.root / line.split(" ", 1)[0]).exists()]
-    if there != lines or not lines:
+    valid = [line for line in lines if (state.root / line.split(" ", 1)[0]).exists()]
+    if valid != lines or not lines:
         write_atomically(
             state.certificate_list,
-            "".join(f"{line}\n" for line in there or [str(state.certificate(DEFAULT_CERTIFICATE))]).encode(),
+            "".join(f"{line}\n" for line in valid or [str(state.certificate(DEFAULT_CERTIFICATE))]).encode(),
         )

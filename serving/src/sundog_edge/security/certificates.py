@@ -1,4 +1,4 @@
-"""Certificates of services: from the files of a Secret to what HAProxy loads. Pure, but for the one that stands in for all others."""
+"""Certificates of services: from the files of a Secret to the PEM that HAProxy loads. Pure, except `make_self_signed`."""
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
@@ -14,14 +14,14 @@ from sundog_edge.split.document import SplitDocument
 
 CERTIFICATE_FILE = "tls.crt"
 KEY_FILE = "tls.key"
-# A certificate is handed to a running HAProxy in one buffer of 16 kB.
+# A running HAProxy gets a certificate in one buffer of 16 kB.
 MAX_PEM_BYTES = 14_000
 _DEFAULT_YEARS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM and host names by Secret, of those that can be used, and what is wrong with the others."""
+    """PEM and host names by Secret, for usable certificates; and the problems of the others."""
 
     pems: Mapping[str, bytes] = field(default_factory=dict)
     hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Certificates:
 
 
 def load_certificates(document: SplitDocument, secrets: Mapping[str, Mapping[str, bytes]]) -> Certificates:
-    """The certificates that the services of a document name, with the hosts that each answers for."""
+    """Return the certificates that the services of a document name, with the hosts of each."""
     pems: dict[str, bytes] = {}
     hosts: dict[str, tuple[str, ...]] = {}
     problems: dict[str, tuple[str, ...]] = {}
@@ -44,41 +44,41 @@ def load_certificates(document: SplitDocument, secrets: Mapping[str, Mapping[str
     return Certificates(pems, hosts, problems)
 
 
-def keep_last_good(found: Certificates, before: Certificates, there: Iterable[str]) -> Certificates:
-    """`found`, and for every Secret of `there` that has become broken what it was `before`: told as a problem, and served on."""
-    kept = {secret: before.pems[secret] for secret in there if secret in found.problems and secret in before.pems}
+def keep_last_good(found: Certificates, before: Certificates, present: Iterable[str]) -> Certificates:
+    """Return `found`, and for each broken Secret of `present` its certificate from `before`. The problem stays listed."""
+    kept = {secret: before.pems[secret] for secret in present if secret in found.problems and secret in before.pems}
     return replace(found, pems={**found.pems, **kept})
 
 
 def build_pem(files: Mapping[str, bytes]) -> bytes:
-    """Chain and key of a Secret of type kubernetes.io/tls as one PEM without blank lines. Raises SecretError saying what is wrong."""
+    """Return chain and key of a kubernetes.io/tls Secret as one PEM without blank lines. Raises SecretError, which states the problem."""
     for name in (CERTIFICATE_FILE, KEY_FILE):
         if name not in files:
             raise SecretError(f"has no file {name}" if files else "is missing or empty")
     try:
         chain = x509.load_pem_x509_certificates(files[CERTIFICATE_FILE])
     except ValueError:
-        raise SecretError(f"{CERTIFICATE_FILE} is no certificate in PEM") from None
+        raise SecretError(f"{CERTIFICATE_FILE} is not a PEM certificate") from None
     try:
         key = serialization.load_pem_private_key(files[KEY_FILE], password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise SecretError(f"{KEY_FILE} is no private key in PEM without a password") from None
+        raise SecretError(f"{KEY_FILE} is not a PEM private key without a password") from None
     try:
         certified = chain[0].public_key()
     except (ValueError, UnsupportedAlgorithm):
-        raise SecretError(f"{CERTIFICATE_FILE} is for a key of a kind that is not supported") from None
+        raise SecretError(f"{CERTIFICATE_FILE} has a key of a type that is not supported") from None
     if key.public_key() != certified:
         raise SecretError(f"{KEY_FILE} does not belong to {CERTIFICATE_FILE}")
     pem = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     if len(pem) > MAX_PEM_BYTES:
-        raise SecretError(f"has {len(pem)} bytes of certificates and key, at most {MAX_PEM_BYTES} are taken")
+        raise SecretError(f"has {len(pem)} bytes of certificates and key; expected at most {MAX_PEM_BYTES}")
     return pem
 
 
 def make_self_signed(now: dt.datetime) -> bytes:
-    """A certificate that no client trusts, for names that have none: HAProxy needs one to begin with."""
+    """Return a self-signed certificate for hosts without one: HAProxy needs a certificate to start. No client trusts it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sundog-edge.invalid")])
     certificate = (

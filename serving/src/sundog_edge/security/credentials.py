@@ -1,6 +1,6 @@
-"""What callers prove who they are with, as HAProxy looks it up. Pure: the files of Secrets in, map entries and key files out.
+"""Credentials of callers, as HAProxy looks them up. Pure: files of Secrets in, map entries and key files out.
 
-API keys are kept as SHA-256 only. HAProxy compares digests by a look-up, so how long it takes says nothing about a key.
+Only the SHA-256 of API keys is stored. HAProxy looks digests up in a map, so the duration reveals nothing about a key.
 """
 
 import base64
@@ -30,10 +30,14 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class CallerCredentials:
-    """What `keys` and `tokens` hold, the files of public keys by name (PEM), what is wrong, by Secret, and what exposures are signed with.
+    """Entries of the maps `keys` and `tokens`, and other key material.
 
-    `keys`: `<secret>/<SHA-256 of the API key>` → client. `tokens`: `<secret>/<SHA-256 of the id>` → `<algorithm>|<key>`, where a key is
-    the path of a public one, or base64url of a shared one.
+    Attributes:
+        keys: `<secret>/<SHA-256 of the API key>` → client.
+        tokens: `<secret>/<SHA-256 of the key id>` → `<algorithm>|<key>`: the path of a public key, or base64url of a shared one.
+        public_keys: PEM by file name.
+        problems: problems by Secret.
+        signing_key: the key that signs exposures.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -51,9 +55,9 @@ NO_CREDENTIALS = CallerCredentials()
 def load_credentials(
     document: SplitDocument, secrets: Mapping[str, Files], path_of: Callable[[str], str]
 ) -> CallerCredentials:
-    """Everything that services of `document` accept; `path_of` tells where a public key's file will be.
+    """Return the credentials that the services of `document` accept. `path_of` returns the path of a public key's file.
 
-    A Secret that is missing lets nobody in; of one that is broken in part the rest counts.
+    A missing Secret lets no caller in. The valid parts of a broken Secret count.
     """
     keys: dict[str, str] = {}
     tokens: dict[str, str] = {}
@@ -63,39 +67,39 @@ def load_credentials(
         clients, problems[secret] = parse_api_keys(secrets.get(secret, {}))
         keys |= {f"{secret}/{digest}": client for digest, client in clients.items()}
     for secret in sorted({service.auth.jwt.jwks for service in document.services if service.auth.jwt}):
-        found, wrong = parse_jwks(secrets.get(secret, {}))
-        problems[secret] = (*problems.get(secret, ()), *wrong)
+        found, of_secret = parse_jwks(secrets.get(secret, {}))
+        problems[secret] = (*problems.get(secret, ()), *of_secret)
         for key_id, (algorithm, key) in found.items():
-            shown = key if isinstance(key, str) else path_of(key_file_name(key))
-            tokens[f"{secret}/{key_id}"] = f"{algorithm}|{shown}"
+            rendered = key if isinstance(key, str) else path_of(key_file_name(key))
+            tokens[f"{secret}/{key_id}"] = f"{algorithm}|{rendered}"
             if isinstance(key, bytes):
                 public_keys[key_file_name(key)] = key
-    return CallerCredentials(keys, tokens, public_keys, {secret: wrong for secret, wrong in problems.items() if wrong})
+    return CallerCredentials(keys, tokens, public_keys, {secret: found for secret, found in problems.items() if found})
 
 
 def parse_api_keys(files: Files) -> tuple[dict[str, str], tuple[str, ...]]:
-    """SHA-256 of each key → client, and what is wrong with the others."""
+    """Return SHA-256 of each key → client, and the problems of the other files."""
     found: dict[str, str] = {}
-    wrong: list[str] = [] if files else ["is missing or empty"]
+    problems: list[str] = [] if files else ["is missing or empty"]
     for client, content in sorted(files.items()):
         key = content.strip()
         if not _CLIENT.fullmatch(client):
-            wrong.append(f"file {client[:60]!r} has no name of a client")
+            problems.append(f"file {client[:60]!r} does not have a valid client name")
         elif len(key) < MIN_KEY_CHARACTERS or not all(0x20 < byte < 0x7F for byte in key):
-            wrong.append(
-                f"{client} is no API key: at least {MIN_KEY_CHARACTERS} printable ASCII characters are expected"
+            problems.append(
+                f"file {client} is not an API key; expected at least {MIN_KEY_CHARACTERS} printable ASCII characters"
             )
         else:
             other = found.setdefault(hashlib.sha256(key).hexdigest(), client)
             if other != client:
-                wrong.append(f"{client} has the API key of {other}")
-    return found, tuple(wrong)
+                problems.append(f"file {client} has the API key of {other}")
+    return found, tuple(problems)
 
 
 def parse_jwks(files: Files) -> tuple[dict[str, tuple[str, str | bytes]], tuple[str, ...]]:
-    """SHA-256 of each key's id → its algorithm and the key (PEM of a public one, base64url of a shared one), and what is wrong.
+    """Return SHA-256 of each key id → algorithm and key (PEM of a public key, base64url of a shared one), and the problems.
 
-    A set with one key also serves tokens that name none (id "").
+    A set with one key also serves tokens without a key id (id "").
     """
     content = files.get(JWKS_FILE)
     if content is None:
@@ -103,31 +107,31 @@ def parse_jwks(files: Files) -> tuple[dict[str, tuple[str, str | bytes]], tuple[
     try:
         members = orjson.loads(content)["keys"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return {}, (f"{JWKS_FILE} is no JSON Web Key Set",)
+        return {}, (f"{JWKS_FILE} is not a JSON Web Key Set",)
     if not isinstance(members, list) or not 0 < len(members) <= MAX_KEYS_PER_SET:
-        return {}, (f"{JWKS_FILE} needs 1 to {MAX_KEYS_PER_SET} keys",)
+        return {}, (f"{JWKS_FILE} does not have 1 to {MAX_KEYS_PER_SET} keys",)
     found: dict[str, tuple[str, str | bytes]] = {}
-    wrong: list[str] = []
-    for number, member in enumerate(_signing(members)):
+    problems: list[str] = []
+    for number, member in enumerate(_signing_members(members)):
         try:
             key_id, key = _token_key(member)
         except SecretError as error:
-            wrong.append(f"key {number} of {JWKS_FILE} {error}")
+            problems.append(f"key {number} of {JWKS_FILE} {error}")
             continue
         if key_id in found:
-            wrong.append(f"key {number} of {JWKS_FILE} has the kid of another")
+            problems.append(f"key {number} of {JWKS_FILE} has the kid of another key")
         found.setdefault(key_id, key)
     if len(found) == 1:
         found.setdefault("", next(iter(found.values())))
-    return found, tuple(wrong)
+    return found, tuple(problems)
 
 
 def key_file_name(pem: bytes) -> str:
-    """The name of a public key's file: another key has another name, so that what HAProxy has loaded never changes under it."""
+    """Return the file name of a public key. Each key has its own name, so a file that HAProxy has loaded never changes."""
     return f"{hashlib.sha256(pem).hexdigest()[:32]}.pem"
 
 
-def _signing(members: Iterable[Any]) -> list[Any]:
+def _signing_members(members: Iterable[Any]) -> list[Any]:
     return [member for member in members if not isinstance(member, dict) or member.get("use", "sig") == "sig"]
 
 
@@ -135,10 +139,10 @@ def _token_key(member: Any) -> tuple[str, tuple[str, str | bytes]]:
     try:
         parsed = jwt.PyJWK(member)
     except (jwt.PyJWTError, AttributeError, TypeError, ValueError):
-        raise SecretError("cannot be read, or is for an algorithm that is not supported") from None
+        raise SecretError("is not readable, or its algorithm is not supported") from None
     key_id = parsed.key_id
     if key_id is not None and not isinstance(key_id, str):
-        raise SecretError("has a kid that is no string")
+        raise SecretError("has a kid that is not a string")
     name = "" if key_id is None else hashlib.sha256(key_id.encode()).hexdigest()
     return name, (parsed.algorithm_name, _key(parsed))
 
@@ -148,16 +152,16 @@ def _key(parsed: jwt.PyJWK) -> str | bytes:
     key = parsed.key
     if algorithm in {"HS256", "HS384", "HS512"} and isinstance(key, bytes):
         if len(key) < MIN_HMAC_BYTES or 0 in key:
-            raise SecretError(f"is shared and needs at least {MIN_HMAC_BYTES} bytes, none of them zero")
+            raise SecretError(f"is shared; expected at least {MIN_HMAC_BYTES} bytes, none of them zero")
         return base64.urlsafe_b64encode(key).decode().rstrip("=")
     public = key.public_key() if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) else key
     if isinstance(public, rsa.RSAPublicKey) and algorithm in {"RS256", "RS384", "RS512"}:
         if public.key_size < MIN_RSA_BITS:
-            raise SecretError(f"is RSA of {public.key_size} bits, at least {MIN_RSA_BITS} are needed")
+            raise SecretError(f"is RSA with {public.key_size} bits; expected at least {MIN_RSA_BITS}")
         return _pem(public)
     if isinstance(public, ec.EllipticCurvePublicKey) and algorithm in {"ES256", "ES384", "ES512"}:
         return _pem(public)
-    raise SecretError(f"is for {algorithm[:20]!r}; RS, ES and HS 256, 384 and 512 are supported")
+    raise SecretError(f"is for {algorithm[:20]!r}; expected RS, ES or HS with 256, 384 or 512")
 
 
 def _pem(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:

@@ -1,4 +1,4 @@
-"""The Secrets that services name, read anew when they change: files as the kubelet mounts them, or one file that holds them all."""
+"""Secrets of services, read again when they change: files mounted by the kubelet, or one file with all Secrets."""
 
 import base64
 import binascii
@@ -12,40 +12,40 @@ from sundog_edge.state_dir import read_json
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 10_000
-_TRIES = 3
+_MAX_RETRIES = 3
 
 _Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 class Secrets(Protocol):
-    """Where Secrets come from."""
+    """A source of Secrets."""
 
     def read(self, names: Iterable[str]) -> dict[str, Mapping[str, bytes]]:
-        """The content of each Secret of `names`, by key; one that is missing has none. What cannot be read counts as missing."""
+        """Return the content of each Secret of `names`, by key. A missing Secret has no keys; unreadable content counts as missing."""
 
 
 class ComposedSecrets:
-    """The `data` of the one Secret into which the operator composes those that are named: name → base64 of {key: base64}."""
+    """The `data` of the one Secret into which the operator composes the named Secrets: name → base64 of {key: base64}."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._read: tuple[tuple[int, int], Mapping[str, Any]] = ((0, 0), {})
 
     def read(self, names: Iterable[str]) -> dict[str, Mapping[str, bytes]]:
-        """See the protocol."""
+        """Implement `Secrets`."""
         try:
             status = self._file.stat()
         except OSError:
             return {name: {} for name in names}
-        # The file is replaced, never rewritten, so all Secrets of one version are seen or all of the next.
+        # The file is replaced, never rewritten. So a read gives all Secrets of one version.
         stamp = (status.st_ino, status.st_mtime_ns)
         if stamp != self._read[0]:
             stored = read_json(self._file)
             self._read = (stamp, stored if isinstance(stored, dict) else {})
-        return {name: _composed(self._read[1].get(name)) for name in names}
+        return {name: _decode(self._read[1].get(name)) for name in names}
 
 
-def _composed(encoded: Any) -> Mapping[str, bytes]:
+def _decode(encoded: Any) -> Mapping[str, bytes]:
     try:
         keys = orjson.loads(base64.b64decode(encoded or "", validate=True) or b"{}")
         return {key: base64.b64decode(text, validate=True) for key, text in keys.items()}
@@ -54,28 +54,28 @@ def _composed(encoded: Any) -> Mapping[str, bytes]:
 
 
 class SecretsDir:
-    """The Secrets below `root`, as `<root>/<secret>/<key>`; without a root there are none."""
+    """The Secrets in `root`, as `<root>/<secret>/<key>`; without a root, none."""
 
     def __init__(self, root: Path | None) -> None:
         self._root = root
         self._read: dict[str, tuple[_Stamp, dict[str, bytes]]] = {}
 
     def read(self, names: Iterable[str]) -> dict[str, Mapping[str, bytes]]:
-        """The files of each Secret of `names`, by file name; one that is missing has none. A file that cannot be read counts as missing."""
-        self._read = {name: self._secret(name) for name in sorted(set(names))}
+        """Return the files of each Secret of `names`, by file name. A missing Secret has none; an unreadable file counts as missing."""
+        self._read = {name: self._read_secret(name) for name in sorted(set(names))}
         return {name: files for name, (_, files) in self._read.items()}
 
-    def _secret(self, name: str) -> tuple[_Stamp, dict[str, bytes]]:
+    def _read_secret(self, name: str) -> tuple[_Stamp, dict[str, bytes]]:
         if self._root is None:
             return (), {}
         folder = self._root / name
         stamp = _stamp(folder)
-        known = self._read.get(name)
-        if known is not None and known[0] == stamp:
-            return known
+        cached = self._read.get(name)
+        if cached is not None and cached[0] == stamp:
+            return cached
         contents = {file: _content(folder / file) for file, *_ in stamp}
-        for _ in range(_TRIES):
-            # A certificate of one version and a key of the next would look like a broken Secret.
+        for _ in range(_MAX_RETRIES):
+            # A certificate and a key of different versions would look like a broken Secret.
             if (again := _stamp(folder)) == stamp:
                 break
             stamp, contents = again, {file: _content(folder / file) for file, *_ in again}
@@ -83,7 +83,7 @@ class SecretsDir:
 
 
 def _stamp(folder: Path) -> _Stamp:
-    """What changes with a file's content: the kubelet swaps a link, others replace or rewrite."""
+    """Return metadata that changes with the files' content. The kubelet swaps a link; others replace or rewrite files."""
     try:
         # The kubelet keeps the real files in `..data` and links to them.
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))[:MAX_FILES]

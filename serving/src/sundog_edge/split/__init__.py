@@ -1,1 +1,1 @@
-"""The split document: what the operator wants of an edge, and how it is put in force."""
+"""The split document: the edge's desired state from the operator, and its application."""

@@ -1,4 +1,4 @@
-"""Puts a split document in force: layout, configuration file, map files, and the maps of every worker."""
+"""Apply a split document: layout, configuration file, map files, and the maps of every worker."""
 
 import asyncio
 import logging
@@ -36,10 +36,10 @@ _WRITE_COST_FACTOR = 50
 
 
 class SplitApplier:
-    """What is in force, and how it gets there.
+    """The document in force, and the operations that apply another.
 
-    Everything is in the state directory before HAProxy is told: a new worker, a restarted HAProxy and a restarted agent all begin
-    with what was in force.
+    Each change is in the state directory before HAProxy gets it. So a new worker, a restarted HAProxy and a restarted agent all start
+    with the document in force.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SplitApplier:
         stored_layout = read_json(state.layout)
         stored = read_json(state.applied)
         self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)
-        self.in_force = None if stored is None else _in_force_of(stored)
+        self.in_force = None if stored is None else _parse_in_force(stored)
         self._written: Maps = {}
         self._leaving: dict[tuple[str, str], tuple[str, float]] = {}
         self._stale = False
@@ -66,7 +66,7 @@ class SplitApplier:
         self.signing_keys = NO_KEYS
         self._grpc = False
         self._tls = CertificateSync(haproxy, workers, state)
-        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.last()
+        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.read_stored()
         if self.in_force is not None:
             self._credentials, self._certificates = self._read_secrets(self.in_force.document)
             self._tls.write(self._certificates)
@@ -76,45 +76,45 @@ class SplitApplier:
 
     @property
     def problems(self) -> dict[str, list[str]]:
-        """What each service lacks of what it asks for, one line each."""
+        """Problems of each service with its Secrets and TLS, one line each."""
         document = self.in_force.document if self.in_force else None
         settings = HaproxyProcessSettings.load(self._state)
         without_tls = settings is None or not settings.https_bind
         return {
             service.name: [
                 *(
-                    f"Secret {secret} {wrong}"
+                    f"Secret {secret} {problem}"
                     for secret in dict.fromkeys(service.secrets)
-                    for wrong in self._wrong(secret)
+                    for problem in self._secret_problems(secret)
                 ),
                 *(["TLS is off: the edge was started without --https-bind"] if service.tls and without_tls else []),
             ]
             for service in (document.services if document else ())
         }
 
-    def _wrong(self, secret: str) -> tuple[str, ...]:
+    def _secret_problems(self, secret: str) -> tuple[str, ...]:
         return (*self._certificates.problems.get(secret, ()), *self._credentials.problems.get(secret, ()))
 
     async def apply(self, document: SplitDocument, now: float) -> None:
-        """Put `document` in force for every new request, as a whole.
+        """Apply `document` as a whole to every new request.
 
-        Raises DocumentError, HaproxyRefused, HaproxyUnavailable, or OSError for a file that cannot be written or a process that cannot be
-        started; then the previous document stays in force, or, where that happened half way, the next attempt completes this one.
+        Raises DocumentError, HaproxyRefused, HaproxyUnavailable, or OSError for a file that cannot be written or a process that cannot
+        start. Then the previous document stays in force; after a failure half way, the next attempt completes this one.
         """
         await self._put(document, *await asyncio.to_thread(self._read_secrets, document), now)
-        in_force = AppliedDocument(document, now, _since(self.in_force, document, now))
-        # In force is what an agent that is started anew finds too.
-        write_atomically(self._state.applied, orjson.dumps(_stored(in_force)))
+        in_force = AppliedDocument(document, now, _service_change_times(self.in_force, document, now))
+        # A restarted agent must find the same document in force.
+        write_atomically(self._state.applied, orjson.dumps(_render_in_force(in_force)))
         self.in_force = in_force
 
     async def enable_grpc(self, now: float) -> None:
-        """Give every slot its twin for gRPC, from the first replica on that has such a port. Raises as `apply` does."""
+        """Give every slot its twin for gRPC. The first replica with a gRPC port needs this. Raises as `apply` does."""
         if self.in_force is not None and not self.layout.grpc:
             self._grpc = True
             await self._put(self.in_force.document, self._credentials, self._certificates, now)
 
     async def renew(self, now: float) -> None:
-        """Take over what has changed in the Secrets of the document in force. Raises as `apply` does."""
+        """Apply changes in the Secrets of the document in force. Raises as `apply` does."""
         if self.in_force is None:
             return
         secrets = await asyncio.to_thread(self._read_secrets, self.in_force.document)
@@ -122,15 +122,15 @@ class SplitApplier:
             await self._put(self.in_force.document, *secrets, now)
             credentials, certificates = secrets
             LOG.info(
-                "Secrets have changed: %d API keys, %d keys of tokens, %d certificates",
+                "applied changed Secrets: %d API keys, %d token keys, %d certificates",
                 len(credentials.keys),
                 len(credentials.tokens),
                 len(certificates.pems),
             )
 
     async def check(self, now: float) -> None:
-        """Bring the maps of every worker to what is in force, without tables that nothing can be using any more."""
-        await self._relay()
+        """Bring the maps of every worker to the document in force, without tables that no request can use any more."""
+        await self._start_relays()
         if self._maps is None:
             return
         expired = any(until <= now for _, until in self._leaving.values())
@@ -142,7 +142,7 @@ class SplitApplier:
         await self._tls.push()
 
     def _with_leaving(self, wanted: Maps, now: float) -> Maps:
-        """`wanted` and the entries of tables that were in force until lately: a request that has found its table must find its range."""
+        """Return `wanted` with the entries of recently replaced tables: a request that has found its table must find its range."""
         for name in TABLE_MAPS:
             for key, value in (self._maps or {}).get(name, {}).items():
                 if key not in wanted[name]:
@@ -158,10 +158,10 @@ class SplitApplier:
         return maps
 
     def keep(self, layout: Layout) -> None:
-        """Make a layout the one that the next worker starts with."""
+        """Write the layout with which the next worker starts."""
         if layout == self.layout and not self._stale and self._state.layout.exists():
             return
-        began = time.monotonic()
+        started = time.monotonic()
         settings = HaproxyProcessSettings.load(self._state)
         if settings is not None:
             write_atomically(self._state.config, render_config(settings, layout, self._state).encode())
@@ -169,15 +169,15 @@ class SplitApplier:
         self.layout = layout
         self._stale = False
         now = time.monotonic()
-        self._write_again_at = now + max(_WRITE_EVERY_S, _WRITE_COST_FACTOR * (now - began))
+        self._write_again_at = now + max(_WRITE_EVERY_S, _WRITE_COST_FACTOR * (now - started))
 
     def record_servers(self, servers: tuple[SlotServer, ...], leaving: frozenset[str]) -> None:
-        """Remember which servers are up, and which slots are still being left.
+        """Store the servers that are up, and the slots that are still leaving.
 
-        Written down from time to time: a new worker that starts with a server too few or too many soon finds out.
+        The file is written only from time to time: a new worker soon corrects a missing or surplus server.
         """
-        holdings = tuple(holding for holding in self.layout.leaving if holding.slot in leaving)
-        layout = replace(self.layout, servers=servers, leaving=holdings)
+        still_leaving = tuple(holding for holding in self.layout.leaving if holding.slot in leaving)
+        layout = replace(self.layout, servers=servers, leaving=still_leaving)
         if layout != self.layout:
             self.layout, self._stale = layout, True
         if self._stale and time.monotonic() >= self._write_again_at:
@@ -188,8 +188,8 @@ class SplitApplier:
         credentials = load_credentials(document, secrets, lambda file: str(self._state.public_key(file)))
         self.signing_keys = self._signing.read()
         credentials = replace(credentials, signing_key=self.signing_keys.signing)
-        there = [secret for secret, files in secrets.items() if files]
-        return credentials, keep_last_good(load_certificates(document, secrets), self._certificates, there)
+        present = [secret for secret, files in secrets.items() if files]
+        return credentials, keep_last_good(load_certificates(document, secrets), self._certificates, present)
 
     async def _put(
         self, document: SplitDocument, credentials: CallerCredentials, certificates: Certificates, now: float
@@ -230,7 +230,7 @@ class SplitApplier:
                     name: await self._haproxy.map_entries(worker.pid, self._state.map(name)) for name in MAP_NAMES
                 }
             before, worker.maps = worker.maps, None
-            # What is referred to comes before what refers to it, and goes after it.
+            # MAP_NAMES is ordered: a map comes before the maps that refer to it. So entries are added in order and removed in reverse.
             between = {name: {**before[name], **maps[name]} for name in MAP_NAMES}
             for name in MAP_NAMES:
                 await self._haproxy.change_map(worker.pid, self._state.map(name), before[name], between[name])
@@ -240,24 +240,24 @@ class SplitApplier:
         except HaproxyRefused:
             if not worker.old:
                 raise
-            # A worker on its way out may vanish between two commands.
-            LOG.info("worker %d ended while its maps were written", worker.pid)
+            # An old worker may end between two commands.
+            LOG.info("worker %d ended during the update of its maps", worker.pid)
 
-    async def _relay(self) -> None:
-        """Have workers that were replaced hand on what still reaches them."""
+    async def _start_relays(self) -> None:
+        """Have replaced workers hand over requests that still reach them."""
         for worker in self._workers.all if self._workers.current else ():
             if worker.old and not worker.relays:
                 worker.relays = True
                 try:
-                    await self._haproxy.relay(worker.pid, self._state.map(RELAY_MAP))
+                    await self._haproxy.start_relay(worker.pid, self._state.map(RELAY_MAP))
                 except HaproxyRefused as error:
-                    # It has ended, or was started by a version that knows no relay.
+                    # The worker has ended, or a version without handover started it.
                     LOG.info("%s", error)
 
     async def _reload(self, layout: Layout) -> None:
         settings = HaproxyProcessSettings.load(self._state)
         if settings is None:
-            raise HaproxyUnavailable(f"HAProxy has not been started with {self._state.root} yet")
+            raise HaproxyUnavailable(f"HAProxy has not been started with state directory {self._state.root} yet")
         before = self._state.config.read_bytes()
         await check_config(render_config(settings, layout, self._state), self._state)
         write_atomically(self._state.config, render_config(settings, layout, self._state).encode())
@@ -266,11 +266,11 @@ class SplitApplier:
         except (HaproxyRefused, HaproxyUnavailable):
             write_atomically(self._state.config, before)
             raise
-        # Whatever fails from here on: the next attempt needs no other worker.
+        # If something fails from here on, the next attempt needs no other worker.
         self.keep(layout)
         await self._workers.refresh()
-        # Before the new document is pushed: what it asks for may be known to the new worker alone.
-        await self._relay()
+        # This comes before the new document: only the new worker may know the names that the document needs.
+        await self._start_relays()
         LOG.info(
             "reloaded HAProxy for %d slots, units %s and %d public keys",
             layout.slots,
@@ -280,12 +280,12 @@ class SplitApplier:
 
 
 async def check_config(text: str, state: StateDir) -> None:
-    """Have HAProxy parse a configuration. Raises HaproxyRefused with its first complaint, SettingsError where HAProxy is missing."""
+    """Have HAProxy check a configuration. Raises HaproxyRefused with the first alert, SettingsError where HAProxy is missing."""
     write_atomically(state.candidate, text.encode())
     process = await asyncio.create_subprocess_exec(
         program.find_haproxy(),
         *("-c", "-f", str(state.candidate)),
-        # What stands for the log pipe here is never written to.
+        # HAProxy never writes to this stand-in for the log pipe during a check.
         env={**os.environ, BOOT_VARIABLE: "check", LOG_VARIABLE: "2"},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -293,19 +293,19 @@ async def check_config(text: str, state: StateDir) -> None:
     _, stderr = await process.communicate()
     if process.returncode != 0:
         alerts = [line for line in stderr.decode(errors="replace").splitlines() if "[ALERT]" in line]
-        raise HaproxyRefused(f"HAProxy refuses the configuration: {(alerts or ['no reason given'])[0]}")
+        raise HaproxyRefused(f"HAProxy rejects the configuration: {(alerts or ['no reason given'])[0]}")
 
 
 def ensure_map_files(state: StateDir) -> None:
-    """HAProxy does not start without its map files."""
+    """Create missing map files: HAProxy does not start without them."""
     for name in (*MAP_NAMES, RELAY_MAP):
         path: Path = state.map(name)
         if not path.exists():
             write_atomically(path, b"")
 
 
-def _since(before: AppliedDocument | None, document: SplitDocument, now: float) -> dict[str, float]:
-    """The instant at which each service became what it is."""
+def _service_change_times(before: AppliedDocument | None, document: SplitDocument, now: float) -> dict[str, float]:
+    """Return the time at which each service last changed."""
     known: dict[str, Service] = {service.name: service for service in before.document.services} if before else {}
     return {
         service.name: before.since.get(service.name, now) if before and known.get(service.name) == service else now
@@ -313,7 +313,7 @@ def _since(before: AppliedDocument | None, document: SplitDocument, now: float) 
     }
 
 
-def _stored(in_force: AppliedDocument) -> dict[str, Any]:
+def _render_in_force(in_force: AppliedDocument) -> dict[str, Any]:
     return {
         "document": in_force.document.model_dump(mode="json"),
         "appliedAt": in_force.applied_at,
@@ -321,6 +321,6 @@ def _stored(in_force: AppliedDocument) -> dict[str, Any]:
     }
 
 
-def _in_force_of(stored: Mapping[str, Any]) -> AppliedDocument:
+def _parse_in_force(stored: Mapping[str, Any]) -> AppliedDocument:
     document = SplitDocument.model_validate_json(orjson.dumps(stored["document"]))
     return AppliedDocument(document, stored["appliedAt"], stored["since"])

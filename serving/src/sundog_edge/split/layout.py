@@ -1,4 +1,4 @@
-"""The static shape of HAProxy's configuration and which application holds which arm slot. Pure."""
+"""The static shape of HAProxy's configuration, and which application has which arm slot. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,17 +11,17 @@ MIN_SLOTS = 16
 DEFAULT_DRAIN_S = 120
 _DRAIN_MARGIN_S = 20
 CHECK_MS = 500
-"""Between two health checks of a server, where there are few."""
+"""Milliseconds between two health checks of a server while there are few servers."""
 
 FALL, RISE = 2, 1
-"""Checks in a row that fail until a server is down, and that pass until it is up again."""
+"""Failed checks in a row until a server is down; passed checks until it is up again."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class SlotServer:
-    """One server of a slot, as it is known to answer. `maxconn` 0 is no limit of our own. `check_ms` is between health checks.
+    """One server of a slot. `maxconn` 0 means no limit. `check_ms` is the time between health checks.
 
-    `check_port` other than 0 makes it a gRPC server, whose replica is checked at that port by HTTP.
+    A `check_port` other than 0 marks a gRPC server; HAProxy checks its replica at that port by HTTP.
     """
 
     slot: str
@@ -35,7 +35,7 @@ class SlotServer:
 
 @dataclass(frozen=True, slots=True)
 class SlotAssignment:
-    """A slot in an application's hands."""
+    """The application that has a slot."""
 
     slot: str
     application: str
@@ -45,18 +45,26 @@ class SlotAssignment:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything a reload needs beside the settings.
+    """Everything that a reload needs besides the settings.
 
-    Backends cannot be made at run time, so arm slots are declared ahead and given to applications as they come. A reload is needed
-    only when slots run out, a name or public key is new, or no free slot has the wait that a service wants: HAProxy's rules hold the
-    names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` and `matches` as bare header names;
-    `waits` are milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files; `grpc` says whether
-    every slot has a twin for gRPC, which comes with the first replica that offers it; `shadow` whether the rules of mirroring are there,
-    `cors` whether those for browsers are, and `compression` whether answers can be compressed, which come with the first service
-    that asks for them; `drain_s` the seconds that a worker
-    which was replaced has for its requests, 0 where what it was started with is enough. `leaving` are slots whose
-    application left the document but which may still have servers and requests. `servers` are those that were up, so that a new worker
-    starts with them.
+    HAProxy cannot add backends at run time. So its configuration declares arm slots ahead, and applications get slots as they come.
+    A reload is needed only when the slots run out, when a name or public key is new, or when no free slot has the wait that a service
+    wants. (HAProxy's rules contain the names of headers, cookies and JSON paths.)
+
+    Attributes:
+        units: sources of units, such as `header:x-user-id`.
+        overrides: names of headers in overrides.
+        matches: names of headers in matches.
+        waits: longest wait in milliseconds by slot, where it is not the default.
+        public_keys: names of files.
+        grpc: whether every slot has a twin for gRPC. Twins come with the first replica that offers gRPC.
+        shadow: whether the rules of mirroring exist. They come with the first service that needs them, like the next two.
+        cors: whether the rules for browsers exist.
+        compression: whether HAProxy may compress answers.
+        drain_s: seconds that a replaced worker has for its requests; 0 where its start settings are enough.
+        held: slots of applications in the document.
+        leaving: slots whose application left the document, but which may still have servers and requests.
+        servers: servers that were up. A new worker starts with them.
     """
 
     slots: int = MIN_SLOTS
@@ -76,16 +84,16 @@ class Layout:
 
     @property
     def slot_of(self) -> dict[str, str]:
-        """Slot by application, of those in the document."""
+        """Slot by application, for the applications in the document."""
         return {holding.application: holding.slot for holding in self.held}
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the layout as plain JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Layout":
-        """The layout that `as_json` gave."""
+        """Return the layout that `as_json` gave."""
         return cls(
             slots=stored["slots"],
             units=tuple(stored.get("units", ())),
@@ -104,30 +112,30 @@ class Layout:
         )
 
     def needs_reload(self, other: "Layout") -> bool:
-        """Whether going from this layout to the other is more than run-time commands can do."""
+        """Return whether the change to the other layout needs a reload, because run-time commands cannot do it."""
         new_keys = {*other.public_keys} - {*self.public_keys}
         return bool(new_keys) or self.static != other.static
 
     @property
     def static(self) -> tuple[object, ...]:
-        """What only a reload changes, but for public keys."""
+        """Parts that only a reload changes, except public keys."""
         names = self.units, self.overrides, self.matches
         return self.slots, names, self.waits, self.grpc, self.shadow, self.cors, self.compression, self.drain_s
 
 
 def slot_names(count: int) -> tuple[str, ...]:
-    """The names of the first slots."""
+    """Return the names of the first `count` slots."""
     return tuple(f"slot{number}" for number in range(count))
 
 
 def fit_layout(layout: Layout, document: SplitDocument) -> Layout:
-    """The layout for a document: every application keeps its slot, new ones get a free one, those gone start to leave theirs.
+    """Return the layout for a document: known applications keep their slots, new ones get free slots, and slots of the others are leaving.
 
-    When slots run out their number doubles, so that the next many applications need no reload. Names that nobody uses any more stay
-    until a new one makes a reload necessary anyway.
+    When the slots run out, their number doubles, so that many further applications need no reload. Unused names stay until a new name
+    makes a reload necessary anyway.
     """
     wanted = {arm.application: (service.name, arm.routePrefix) for service in document.services for arm in service.arms}
-    waiting = {
+    wait_ms = {
         arm.application: service.queue.wait_ms if service.queue else DEFAULT_WAIT_MS
         for service in document.services
         for arm in service.arms
@@ -140,9 +148,9 @@ def fit_layout(layout: Layout, document: SplitDocument) -> Layout:
     slots = layout.slots
     while slots - len(taken) < len(newcomers):
         slots *= 2
-    places, waits = _places(
-        {name: waiting[name] for name in kept},
-        {name: waiting[name] for name in newcomers},
+    places, waits = _choose_slots(
+        {name: wait_ms[name] for name in kept},
+        {name: wait_ms[name] for name in newcomers},
         {name: holding.slot for name, holding in kept.items()},
         [slot for slot in slot_names(slots) if slot not in taken],
         dict(layout.waits),
@@ -168,30 +176,30 @@ def fit_layout(layout: Layout, document: SplitDocument) -> Layout:
 
 
 def max_request_s(service: Service) -> float:
-    """The longest that a request of a service may be at the edge, in seconds, its wait for a replica included."""
+    """Return the longest time that a request of a service may spend at the edge, in seconds, including its wait for a replica."""
     wait_s = service.queue.timeoutSeconds if service.queue else DEFAULT_WAIT_MS / 1000
     return service.requestTimeoutSeconds + wait_s
 
 
 def _drain_s(document: SplitDocument) -> int:
-    """The least of 120, 240, 480 … seconds that is longer than any request; 0 for the first of them."""
-    needed, found = max(map(max_request_s, document.services), default=0.0) + _DRAIN_MARGIN_S, DEFAULT_DRAIN_S
-    while found < needed:
-        found *= 2
-    return found if found > DEFAULT_DRAIN_S else 0
+    """Return the least of 120, 240, 480 … seconds that is longer than any request; 0 in place of 120."""
+    needed_s, drain_s = max(map(max_request_s, document.services), default=0.0) + _DRAIN_MARGIN_S, DEFAULT_DRAIN_S
+    while drain_s < needed_s:
+        drain_s *= 2
+    return drain_s if drain_s > DEFAULT_DRAIN_S else 0
 
 
-def _places(
+def _choose_slots(
     kept: Mapping[str, int],
     newcomers: Mapping[str, int],
     slot_of: Mapping[str, str],
     free: list[str],
     waits: dict[str, int],
 ) -> tuple[dict[str, str], tuple[tuple[str, int], ...]]:
-    """A free slot for each newcomer, and the waits of all slots; `kept` and `newcomers` are waits by application.
+    """Return a free slot for each newcomer, and the waits of all slots. `kept` and `newcomers` are waits by application.
 
-    A free slot that has the wait already is taken first. Where another has to be given it, a second one gets it too, if there is one:
-    it is the next revision's, which then needs no reload.
+    A newcomer gets a free slot that already has its wait, if there is one. Otherwise two free slots get the wait: the second is for the
+    next revision, which then needs no reload.
     """
     waits |= {slot_of[name]: wait for name, wait in kept.items()}
     places: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The agent's loop: whatever fails in it keeps nothing else from its turn."""
+"""The agent's loop: a failed task does not stop the others."""
 
 import asyncio
 import contextlib
@@ -32,13 +32,13 @@ from sundog_edge.state_dir import StateDir
 from waiting import comes_true
 
 ROUNDS = 30
-STEPS = ("apply", "renew", "offer_grpc", "check")
+STEPS = ("apply", "renew", "enable_grpc", "check")
 DOCUMENT = {"version": 1, "namespace": "vision", "generation": 1, "clusters": {}, "services": []}
 
 
 @pytest.fixture
 def turns(monkeypatch) -> Counter[str]:
-    """How often each part of the loop had its turn; there is no HAProxy that could refuse any of them, and no pause."""
+    """Turns of each task of the loop, without HAProxy and without pauses."""
     counted: Counter[str] = Counter()
 
     def turn(name: str):
@@ -50,13 +50,13 @@ def turns(monkeypatch) -> Counter[str]:
     for owner, names in ((SplitApplier, STEPS), (Workers, ("refresh",)), (ReplicaSync, ("tick",))):
         for name in names:
             monkeypatch.setattr(owner, name, turn(name))
-    for pause in ("CONTROL_S", "SECRETS_S", "AGAIN_S"):
+    for pause in ("CONTROL_PERIOD_S", "SECRETS_PERIOD_S", "RETRY_S"):
         monkeypatch.setattr(loops, pause, 0.0)
     return counted
 
 
 @pytest.mark.parametrize("broken", STEPS)
-async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path, monkeypatch, caplog, turns, broken):
+async def test_replicas_are_synced_while_another_task_keeps_failing(tmp_path, monkeypatch, caplog, turns, broken):
     async def refused(self, *_):
         turns[broken] += 1
         raise HaproxyRefused(f"{broken} is refused")
@@ -67,12 +67,12 @@ async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path,
     options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
     async with aiohttp.ClientSession() as session:
         agent = Agent(options, session)
-        agent._answers.calls = {"sundog": {"digits-r7": {"127.0.0.1:1": 2}}}
+        agent._poller.calls = {"sundog": {"digits-r7": {"127.0.0.1:1": 2}}}
         running = asyncio.create_task(agent.run())
 
         async def enough() -> bool:
             assert not running.done()
-            # A document that is in force is not applied again.
+            # The document in force is not applied again.
             asked = [name for name in STEPS if name == broken or name != "apply"]
             return all(turns[name] >= ROUNDS for name in ("tick", *asked))
 
@@ -82,11 +82,11 @@ async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path,
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == [f"{broken} is refused"]
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert messages == [f"{broken} is refused"]
 
 
-async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_path, monkeypatch, turns):
+async def test_replicas_of_a_new_document_are_synced_in_the_same_turn(tmp_path, monkeypatch, turns):
     order: list[str] = []
 
     async def apply(self, document, now):
@@ -107,11 +107,11 @@ async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_p
             await agent._control()
             await agent._control()
         finally:
-            agent._counting.stop()
+            agent._collector.stop()
     assert order == ["tick", "apply", "tick", "tick"]
 
 
-async def test_an_edge_that_cannot_follow_its_replicas_has_not_got_to_know_them(tmp_path, monkeypatch, turns):
+async def test_an_edge_that_cannot_sync_replicas_is_not_settled(tmp_path, monkeypatch, turns):
     async def refused(self):
         raise HaproxyRefused("no")
 
@@ -122,16 +122,16 @@ async def test_an_edge_that_cannot_follow_its_replicas_has_not_got_to_know_them(
         with monkeypatch.context() as broken:
             broken.setattr(ReplicaSync, "tick", refused)
             agent = Agent(options, session)
-        agent._traffic.in_force = SimpleNamespace(document=SimpleNamespace(services=()))
+        agent._split.in_force = SimpleNamespace(document=SimpleNamespace(services=()))
         try:
             for _ in range(3):
                 await agent._control()
             assert not agent._settled
-            agent._replicas = PeriodicTask(agent._following.tick)
+            agent._replica_task = PeriodicTask(agent._replica_sync.tick)
             await agent._control()
             assert agent._settled
         finally:
-            agent._counting.stop()
+            agent._collector.stop()
 
 
 def taking_feedback(attempt: str) -> dict[str, object]:
@@ -153,7 +153,7 @@ def taking_feedback(attempt: str) -> dict[str, object]:
 
 
 class Edge:
-    """The state of an edge whose agent is about to start, with an attempt d-1 in force, and its pipe."""
+    """State directory and pipe of an edge before the start of its agent, with attempt d-1 in force."""
 
     def __init__(self, folder: Path) -> None:
         self.state = StateDir.at(folder / "s")
@@ -169,7 +169,7 @@ class Edge:
         self.state.applied.write_text(json.dumps({"document": content, "appliedAt": 1.0, "since": {}}))
 
     def answer(self, attempt: str, unit: int) -> None:
-        """HAProxy writes of a request that has ended."""
+        """Write HAProxy's line of an ended request."""
         row = f"digits/{attempt}/1/stable/assigned/sticky"
         tail = f"1 10 20 20 {unit} 7 1000000000"
         os.write(self.pipe, f"abcd-1 {row} digits - 200 -- 0 10.0.0.1:80 ok - 100 {tail}\n".encode())
@@ -182,7 +182,7 @@ def edge(tmp_path) -> Iterator[Edge]:
     os.close(edge.pipe)
 
 
-async def test_lines_that_waited_for_the_agent_show_first_exposures_though_haproxy_is_away(edge):
+async def test_waiting_lines_give_first_exposures_while_haproxy_is_away(edge):
     edge.answer("d-1", unit=5)
     async with aiohttp.ClientSession() as session:
         agent = Agent(edge.options, session)
@@ -190,7 +190,7 @@ async def test_lines_that_waited_for_the_agent_show_first_exposures_though_hapro
 
         async def counted() -> bool:
             assert not running.done()
-            return bool(agent._counting.ledger.boots)
+            return bool(agent._collector.ledger.boots)
 
         try:
             await comes_true(counted, "the line is counted")
@@ -202,14 +202,14 @@ async def test_lines_that_waited_for_the_agent_show_first_exposures_though_hapro
     assert edge.store.attempts["digits/d-1"].firsts == {5: FirstExposure(1_000_000_000, 1, "stable")}
 
 
-async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, monkeypatch, turns):
+async def test_first_exposures_are_tracked_while_a_document_is_applied(edge, monkeypatch, turns):
     seen: dict[str, list[int]] = {}
 
     async def apply(self, document, now):
-        # One worker has the new document by now, another one does not.
+        # One worker already has the new document, another does not.
         edge.answer("d-1", unit=5)
         edge.answer("d-2", unit=6)
-        await agent._counting.drain()
+        await agent._collector.drain()
         seen.update({attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()})
         self.in_force = AppliedDocument(document, now, {})
 
@@ -221,28 +221,28 @@ async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, 
             await agent._control()
             assert seen == {"digits/d-1": [5], "digits/d-2": [6]}
             edge.answer("d-2", unit=7)
-            await agent._counting.drain()
+            await agent._collector.drain()
             assert {attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()} == {
                 "digits/d-2": [6, 7]
             }
         finally:
-            agent._counting.stop()
+            agent._collector.stop()
 
 
 @pytest.fixture
 async def following(tmp_path, turns) -> AsyncIterator[tuple[Agent, Path]]:
-    """An agent without HAProxy, whose control loop a test turns, and the file of its split document."""
+    """An agent without HAProxy, whose control loop the test calls, and the file of its split document."""
     split = tmp_path / "split.json"
     split.write_text(json.dumps(DOCUMENT))
     options = AgentOptions(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
     async with aiohttp.ClientSession() as session:
         agent = Agent(options, session)
         yield agent, split
-        agent._counting.stop()
+        agent._collector.stop()
 
 
 def failing(monkeypatch, errors: list[Exception]) -> list[int]:
-    """Have the next attempts to apply a document fail; gives the generations of all attempts."""
+    """Make the next attempts to apply a document fail. Return the generations of all attempts."""
     attempts: list[int] = []
 
     async def apply(self, document, now):
@@ -260,9 +260,7 @@ NO_PROCESS = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
 
 @pytest.mark.parametrize("error", [FULL_DISK, NO_PROCESS, HaproxyRefused("no"), HaproxyUnavailable("away")])
-async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_shown_until_then(
-    following, monkeypatch, error
-):
+async def test_a_failed_document_is_retried_and_its_error_is_shown_until_then(following, monkeypatch, error):
     agent, split = following
     attempts = failing(monkeypatch, [])
     await agent._control()
@@ -271,17 +269,17 @@ async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_sh
     failing_twice = failing(monkeypatch, [error, error])
     for _ in range(2):
         await agent._control()
-        told = (await agent.evidence())["document"]
-        assert told["generation"] == 1
-        assert told["error"] == f"generation 2 could not be applied and is tried again: {error}"
+        document = (await agent.evidence())["document"]
+        assert document["generation"] == 1
+        assert document["error"] == f"generation 2 cannot be applied; still retrying: {error}"
     await agent._control()
-    told = (await agent.evidence())["document"]
-    assert (told["generation"], told["error"]) == (2, "")
+    document = (await agent.evidence())["document"]
+    assert (document["generation"], document["error"]) == (2, "")
     await agent._control()
     assert failing_twice == [2, 2, 2]
 
 
-async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_is_to_wait(following, monkeypatch):
+async def test_a_changed_document_is_applied_without_the_pause_of_the_failed_one(following, monkeypatch):
     agent, split = following
     monkeypatch.setattr(loops, "RETRY_S", 1000.0)
     monkeypatch.setattr(loops, "MAX_RETRY_S", 1000.0)
@@ -295,11 +293,11 @@ async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_
     assert agent._error == ""
 
 
-def test_the_pause_before_another_attempt_grows_to_ten_seconds():
+def test_the_pause_before_a_retry_grows_to_ten_seconds():
     assert [loops.retry_delay_s(failures) for failures in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
 
 
-async def test_the_error_of_a_document_that_could_not_be_read_goes_when_it_can(following, monkeypatch):
+async def test_the_error_of_an_unreadable_document_ends_when_it_is_readable(following, monkeypatch):
     agent, split = following
     attempts = failing(monkeypatch, [])
     await agent._control()
@@ -314,7 +312,7 @@ async def test_the_error_of_a_document_that_could_not_be_read_goes_when_it_can(f
     assert (agent._error, attempts) == ("", [1])
 
 
-async def test_what_cannot_be_written_down_is_not_in_force(tmp_path, monkeypatch):
+async def test_an_unwritable_document_is_not_in_force(tmp_path, monkeypatch):
     async def put(self, *_):
         pass
 

@@ -1,4 +1,4 @@
-"""What the agent answers over HTTP."""
+"""The agent's HTTP server."""
 
 import errno
 
@@ -8,13 +8,13 @@ from sundog_edge.agent.http_server import make_agent_app
 
 
 class Agent:
-    """One whose disk is full."""
+    """An agent whose disk is full."""
 
-    async def evidence(self, question):
+    async def evidence(self, query):
         raise OSError(errno.ENOSPC, "No space left on device", "/s/counters.json")
 
 
-async def test_counters_that_cannot_be_written_down_are_not_shown_and_the_answer_says_why():
+async def test_unwritable_counters_are_not_shown_and_the_answer_has_the_reason():
     async with TestClient(TestServer(make_agent_app(Agent()))) as client:
         answer = await client.get("/evidence")
         assert answer.status == 503

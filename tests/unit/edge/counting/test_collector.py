@@ -1,4 +1,4 @@
-"""The books of workers that leave the list, for good or for a while, and of rows that are let go of."""
+"""Counters of workers that leave the list, for good or for a while, and of dropped rows."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ COUNT = 5
 
 
 class Haproxy:
-    """A worker with one request that runs."""
+    """A worker with one running request."""
 
     async def table(self, pid):
         return {"all": TableEntry(1, 1), KEY: TableEntry(1, 1)}
@@ -32,7 +32,7 @@ class Haproxy:
 
 
 class Workers:
-    """What the master lists."""
+    """The master's list of workers."""
 
     def __init__(self) -> None:
         self.current = Worker(7, "new-7", 1.0)
@@ -40,7 +40,7 @@ class Workers:
         self.all = [self.current, self.away]
 
 
-async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypatch):
+async def test_a_relisted_worker_has_lost_nothing(tmp_path, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("sundog_edge.counting.collector.time.time", lambda: now)
     workers = Workers()
@@ -61,7 +61,7 @@ async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypa
         counting.stop()
 
 
-def test_a_snapshot_whose_blocks_have_other_columns_is_left_alone(tmp_path):
+def test_a_snapshot_with_other_block_columns_is_ignored(tmp_path):
     state = StateDir.at(tmp_path / "s")
     first = CounterCollector(Haproxy(), Workers(), state)
     first.ledger.boot("old-6", 1.0).row(KEY).blocks.add(1000, 11, 1)
@@ -82,14 +82,14 @@ def test_a_snapshot_whose_blocks_have_other_columns_is_left_alone(tmp_path):
 
 
 def _of_one_latency(state: StateDir) -> None:
-    """Make the snapshot one of an agent that counted by one threshold alone."""
+    """Rewrite the snapshot in the format of an agent with only one threshold."""
     counters, details = (orjson.loads(file.read_bytes()) for file in (state.counters, state.details))
     for own in (row for boot in counters["boots"] for row in boot["rows"].values()):
         del own["slow2"], own["slow3"]
     for _, _, own in details["rows"]:
         own["blocks"] = [each[:-2] for each in own["blocks"]]
-    for file, told in ((state.counters, counters), (state.details, details)):
-        file.write_bytes(orjson.dumps({**told, "format": 4}))
+    for file, content in ((state.counters, counters), (state.details, details)):
+        file.write_bytes(orjson.dumps({**content, "format": 4}))
 
 
 def line(key: str, number: int) -> bytes:
@@ -97,7 +97,7 @@ def line(key: str, number: int) -> bytes:
 
 
 class Table:
-    """The counts of a worker: it answers with what they were when it was asked, and clears a row that no request uses."""
+    """The counts of a worker: it answers with the counts at the time of the request, and clears rows without requests."""
 
     def __init__(self) -> None:
         self.rows = {"all": TableEntry(2 * COUNT, 0), KEY: TableEntry(COUNT, 0), OTHER: TableEntry(COUNT, 0)}
@@ -129,7 +129,7 @@ class Table:
 
 
 class Books:
-    """What was counted an hour ago of an attempt that is not in force any more."""
+    """Counts of an hour ago, of an attempt that is no longer in force."""
 
     def __init__(self, state: StateDir) -> None:
         self.haproxy, self.workers = Table(), Workers()
@@ -138,13 +138,13 @@ class Books:
 
     @property
     def rows(self) -> dict[str, tuple[int, int, int]]:
-        """(assigned, in flight, lost) of each row."""
+        """Return Return (assigned, in flight, lost) of each row."""
         boot = self.counting.ledger.boots["new-7"]
         return {RowKey.of(key).arm: (row.assigned, row.in_flight, row.lost) for key, row in boot.rows.items()}
 
     @property
     def past(self) -> dict[str, tuple[int, int, int]]:
-        """The same of what was let go of."""
+        """Return the same for dropped rows."""
         past = self.counting.ledger.past
         return {name.split("/")[2]: (row.assigned, row.in_flight, row.lost) for name, row in past.items()}
 
@@ -165,7 +165,7 @@ async def books(tmp_path, monkeypatch):
     books.counting.stop()
 
 
-async def test_a_table_that_was_asked_for_before_a_row_was_let_go_of_brings_nothing_back(books):
+async def test_an_outdated_table_does_not_bring_a_dropped_row_back(books):
     books.haproxy.answering.clear()
     settling = asyncio.create_task(books.counting.settle())
     await asyncio.sleep(0)
@@ -178,7 +178,7 @@ async def test_a_table_that_was_asked_for_before_a_row_was_let_go_of_brings_noth
     assert (books.rows, books.past) == ({}, ENDED)
 
 
-async def test_what_haproxy_was_not_there_to_let_go_of_is_kept(books):
+async def test_rows_are_retained_while_haproxy_cannot_clear_them(books):
     books.haproxy.away = True
     with pytest.raises(HaproxyUnavailable):
         await books.counting.forget(set())
@@ -192,9 +192,9 @@ async def test_what_haproxy_was_not_there_to_let_go_of_is_kept(books):
     assert books.rows == {"stable": (1, 0, 0)}
 
 
-async def test_a_row_that_is_in_use_again_is_kept_and_the_others_go(books, caplog):
+async def test_a_reused_row_is_retained_and_the_others_are_dropped(books, caplog):
     books.haproxy.rows[KEY] = TableEntry(COUNT + 1, 1)
-    # And one comes again as soon as it is cleared: its new count is no reason to keep the old one.
+    # A cleared row comes again at once: its new count must not retain the old one.
     books.haproxy.cleared = lambda: books.haproxy.rows.update({OTHER: TableEntry(1, 1)})
     await books.counting.forget(set())
     assert caplog.messages == ["Entry currently in use, cannot remove"]
@@ -203,7 +203,7 @@ async def test_a_row_that_is_in_use_again_is_kept_and_the_others_go(books, caplo
     assert books.past == {"canary": (COUNT, 0, 0)}
 
 
-async def test_rows_of_a_worker_that_is_not_listed_are_kept(books):
+async def test_rows_of_an_unlisted_worker_are_retained(books):
     listed, books.workers.all = books.workers.all, []
     await books.counting.forget(set())
     books.workers.all = listed
@@ -211,7 +211,7 @@ async def test_rows_of_a_worker_that_is_not_listed_are_kept(books):
     assert (books.rows, books.past) == (ENDED, {})
 
 
-async def test_a_line_that_waits_while_its_row_is_let_go_of_is_of_that_row(books, tmp_path):
+async def test_a_line_that_waits_while_its_row_is_dropped_counts_for_that_row(books, tmp_path):
     pipe = open_for_haproxy(tmp_path / "s" / "log.pipe")
     try:
         books.haproxy.cleared = lambda: os.write(pipe, line(KEY, COUNT + 1) + b"\n")

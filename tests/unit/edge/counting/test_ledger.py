@@ -1,4 +1,4 @@
-"""Accumulation: nothing vanishes, the order of lines does not matter, late is not lost."""
+"""The ledger: no count vanishes, the order of lines does not matter, late lines are not lost."""
 
 import random
 from itertools import pairwise
@@ -46,7 +46,7 @@ def conserved(row: RowCounters) -> bool:
 
 
 class Haproxy:
-    """A worker in miniature: chooses, ends and writes lines as the real one does."""
+    """A small model of a worker: it assigns and ends requests and writes lines like a real one."""
 
     def __init__(self, boot: str) -> None:
         self.boot = boot
@@ -117,7 +117,7 @@ def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
                 dropped += _ends(before) - _ends(ledger)
         rows = [row for boot in ledger.boots.values() for row in boot.rows.values()]
         assert all(conserved(row) for row in rows)
-        # Late is not lost: never more than what really went missing.
+        # Late lines are not lost: `lost` never exceeds the really missing lines.
         assert sum(row.lost for row in rows) <= dropped
     ledger.consume(worker.pipe, 0)
     worker.pipe.clear()
@@ -130,7 +130,7 @@ def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
     boot.finish(1.0)
     assert all(conserved(row) and row.in_flight == 0 for row in rows)
     assert sum(row.lost for row in rows) == dropped + len(worker.running)
-    # What ends after all, or runs on since the worker was only away from the list, was lost for a while and is assigned once.
+    # Requests that end later, or still run because the worker was only unlisted, were lost for a while and are assigned once.
     assigned = sum(worker.assigned.values())
     ledger = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
     boot = ledger.boot(worker.boot, 0)
@@ -200,7 +200,7 @@ def test_histograms_have_every_end_once(entries):
             assert all(counts[-1] > 0 for counts in family.values() if counts)
 
 
-def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
+def test_requests_through_serves_own_proxy_are_not_in_latency():
     ledger = Ledger()
     ledger.consume([line("a-1", KEY.format("stable"), 1, server="fallback-127.0.0.1:8000")], 0)
     row = ledger.boots["a-1"].rows[KEY.format("stable")]
@@ -208,8 +208,8 @@ def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
     assert row.total["ok"] == row.ttfb["ok"] == []
 
 
-def test_what_waited_long_for_a_replica_is_slow_all_the_same():
-    """A candidate that dies again and again would be as quick as any else: what waits for its next replica, others answer."""
+def test_a_long_wait_for_a_replica_counts_as_slow():
+    """A candidate that ends repeatedly would look fast, because its waiting requests are answered elsewhere."""
     ledger, key = Ledger(), KEY.format("canary")
     elsewhere = {"server": "fallback-127.0.0.1:8000", "slow": "2500"}
     lines = [line("a-1", key, 1, total=2501, **elsewhere), line("a-1", key, 2, total=2500, **elsewhere)]
@@ -219,7 +219,7 @@ def test_what_waited_long_for_a_replica_is_slow_all_the_same():
     assert sum(counts[1 + ROW_COLUMNS.index("slow")] for counts in row.blocks.rows()) == 1
 
 
-def test_retries_are_charged_and_rescues_counted():
+def test_retries_and_rescues_are_counted():
     ledger = Ledger()
     key = KEY.format("stable")
     ledger.consume([line("a-1", key, 3, retries="+2"), line("a-1", key, 4, 500, retries="1")], 0)
@@ -240,7 +240,7 @@ def test_poison_is_counted_stays_in_snapshots_and_is_shown():
     )
 
 
-def test_a_snapshot_of_before_poison_was_counted_has_none():
+def test_a_snapshot_from_before_poison_has_none():
     ledger = Ledger()
     ledger.consume([line("a-1", KEY.format("stable"), 1)], 0)
     stored = ledger.as_json()
@@ -268,7 +268,7 @@ def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_fai
     ]
 
 
-def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
+def test_an_answer_is_slow_by_its_arms_threshold_at_its_start():
     ledger = Ledger()
     totals = ((1000, 200), (1001, 200), (1200, 404), (1201, 429), (9000, 500))
     for arm, slow in (("stable", "1000"), ("canary", "1200"), ("other", "-")):
@@ -285,17 +285,17 @@ def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
     column = 1 + ROW_COLUMNS.index("slow")
     assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
     assert {arm: sum(own[grouping.SLOW_INDEXES[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
-    # A request that began under another threshold.
+    # A request that started under another threshold.
     ledger.consume([line("a-1", KEY.format("canary"), 9, total=1150, slow=str(own)) for own in (1100, 1200)], 0)
     assert rows["canary"].slow == 2
 
 
-def test_each_threshold_of_an_arm_has_counts_of_its_own():
+def test_each_threshold_of_an_arm_has_separate_counts():
     ledger = Ledger()
     key = KEY.format("stable")
     totals = (100, 101, 501, 1001, 9000)
     ledger.consume([line("a-1", key, n, total=total, slow="500,100,1000") for n, total in enumerate(totals)], 0)
-    # What began when there was one threshold, and failures, which are slow by none.
+    # Requests that started under a single threshold, and failures, which never count as slow.
     ledger.consume([line("a-1", key, 5, total=9000, slow="500"), line("a-1", key, 6, 500, total=9000, slow="5,5,5")], 0)
     row = ledger.boots["a-1"].rows[key]
     wanted = {"slow": 4, "slow2": 4, "slow3": 2}
@@ -306,13 +306,13 @@ def test_each_threshold_of_an_arm_has_counts_of_its_own():
     assert {name: groups[name] for name in SLOW_COLUMNS} == wanted
     events = [unit.events for unit in ledger.samples["digits/att"].units.values()]
     assert {name: sum(name in each for each in events) for name in SLOW_COLUMNS} == wanted
-    told = build_evidence(
+    evidence = build_evidence(
         AgentState("edge", "vision"), None, ledger, 0.0, EvidenceQuery(details=frozenset({"blocks", "groups"}))
     )
-    (own,) = told["counters"]
+    (own,) = evidence["counters"]
     assert {name: own[name] for name in SLOW_COLUMNS} == wanted
-    assert told["blocks"]["columns"][-3:] == ("slow2", "slow3", "inFlight")
-    assert told["groups"]["columns"][-2:] == ("slow2", "slow3")
+    assert evidence["blocks"]["columns"][-3:] == ("slow2", "slow3", "inFlight")
+    assert evidence["groups"]["columns"][-2:] == ("slow2", "slow3")
     merged = RowCounters()
     merged.merge(row)
     merged.merge(row)
@@ -324,7 +324,7 @@ def test_each_threshold_of_an_arm_has_counts_of_its_own():
     assert f'sundog_edge_slow_further_total{{{arm},threshold="3"}} 2.0' in page
 
 
-def test_a_line_with_more_thresholds_than_are_counted_is_none():
+def test_a_line_with_too_many_thresholds_is_unparsable():
     ledger = Ledger()
     ledger.boot("a-1", 0.0)
     ledger.consume([line("a-1", KEY.format("stable"), n, slow=slow) for n, slow in enumerate(("1,2,3,4", "1,,2"))], 0)
@@ -334,10 +334,10 @@ def test_a_line_with_more_thresholds_than_are_counted_is_none():
 def test_feedback_is_counted_by_status_and_in_no_row():
     ledger = Ledger()
 
-    def told(status: int, block: str) -> bytes:
+    def feedback_line(status: int, block: str) -> bytes:
         return f"abcd-1 - digits feedback {status} -- 0 agent - - {block} - - 5 - - - -".encode()
 
-    ledger.consume([told(200, "1"), told(200, "2"), told(503, "1"), told(408, "-")], 1.0)
+    ledger.consume([feedback_line(200, "1"), feedback_line(200, "2"), feedback_line(503, "1"), feedback_line(408, "-")], 1.0)
     boot = ledger.boots["abcd-1"]
     assert boot.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
     assert (boot.lines, boot.counted_lines, boot.rows, boot.refused) == (4, 3, {}, {})
@@ -347,7 +347,7 @@ def test_feedback_is_counted_by_status_and_in_no_row():
     assert ledger.gone.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
 
 
-def test_units_are_seen_first_where_their_attempt_is_watched():
+def test_first_exposures_are_tracked_for_watched_attempts():
     ledger, seen = Ledger(), FirstExposureTracker()
     row = "digits/{}/{}/stable/{}/{}"
     ledger.consume([line("b-1", row.format("att", 0, "assigned", "sticky"), 1, unit=5)], 1.0)
@@ -361,20 +361,20 @@ def test_units_are_seen_first_where_their_attempt_is_watched():
         (row.format("att", 0, "assigned", "sticky"), {"unit": 9, "received": 40}),
     ]
     ledger.consume([line("b-1", key, 2, **own) for key, own in shown], 2.0)
-    assert seen.some() == ({(1 << 64) - 5: FirstExposure(20, 2, "stable"), 9: FirstExposure(40, 0, "stable")}, 0)
+    assert seen.next_batch() == ({(1 << 64) - 5: FirstExposure(20, 2, "stable"), 9: FirstExposure(40, 0, "stable")}, 0)
     ledger.watch({})
     ledger.consume([line("b-1", row.format("att", 1, "assigned", "sticky"), 3, unit=10)], 3.0)
     assert len(seen.waiting) == 2
 
 
-def test_unparsable_lines_are_counted_where_they_come_from():
+def test_unparsable_lines_are_counted_for_their_boot():
     ledger = Ledger()
     ledger.consume([line("a-1", KEY.format("stable"), 1), b"a-1 rubbish", b"rubbish", b"\xff"], 0)
     assert ledger.boots["a-1"].unparsable == 1
     assert ledger.strays == 2
 
 
-def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
+def test_old_boots_are_dropped_and_stay_in_the_sums():
     old, new = KEY.format("stable"), KEY.format("canary").replace("/att/", "/next/")
     ledger = Ledger({"a-1": Boot("a-1", 1, 0), "b-2": Boot("b-2", 2, 0)})
     ledger.consume([line("a-1", old, 1), line("b-2", old, 1), line("b-2", new, 1)], 10.0)
@@ -398,7 +398,7 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     assert "sundog_edge_log_lines_total 4.0" in page
     ledger.consume([line("b-2", old, 2)], 12.0)
     assert ledger.boots["b-2"].rows[old].ended == 1
-    # What is known of a forgotten arm goes on from where it was.
+    # The sums of a dropped arm continue to grow.
     again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
     assert (
         'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 4.0'
@@ -406,14 +406,14 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     )
 
 
-def test_a_row_with_requests_running_is_not_forgotten():
+def test_a_row_with_running_requests_is_not_dropped():
     ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
     ledger.boots["a-1"].settle({KEY.format("stable"): TableEntry(2, 2)}, "all", 1.0)
     assert ledger.idle_rows("a-1", 5.0, set()) == []
 
 
 @given(st.integers(0, 10**10))
-def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
+def test_a_duration_is_in_the_bucket_of_its_limits(duration):
     counts: list[int] = []
     histogram.add(counts, histogram.find_bucket(duration))
     bucket = len(counts) - 1
@@ -422,18 +422,18 @@ def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
     assert bucket == len(histogram.EDGES_US) or duration < histogram.EDGES_US[bucket]
 
 
-def test_edges_resolve_a_margin_of_ten_percent():
+def test_bucket_limits_resolve_a_margin_of_ten_percent():
     edges = histogram.EDGES_US
     assert list(edges) == sorted(set(edges))
     assert (edges[0], edges[-1]) == (100, 1_000_000_000)
     assert all(high / low < 1.06 for low, high in pairwise(edges))
 
 
-def test_the_coarse_histogram_has_every_duration_below_the_same_edge():
+def test_the_coarse_histogram_has_every_duration_below_the_same_limit():
     counts: list[int] = []
     for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
         histogram.add(counts, histogram.find_bucket(duration))
     found = coarsen(counts)
     assert sum(found) == 6
-    # Below 100 µs, below 200 µs, and without an upper edge.
+    # Below 100 µs, below 200 µs, and without an upper limit.
     assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -1,4 +1,4 @@
-"""HAProxy's lines."""
+"""HAProxy's log lines."""
 
 import contextlib
 
@@ -36,10 +36,10 @@ def head(**changes: str) -> bytes:
     return " ".join({**fields, **changes}.values()).encode()
 
 
-def test_a_head_is_read():
+def test_a_head_is_parsed():
     assert parse_head(head()) == EndHead("abcd-12", ROW, "ok", 0, False, "127.0.0.1:30003", (), 179500000)
-    told = head(row="-", refused="feedback", status="207", server="agent", outcome="-")
-    assert parse_head(told) == FeedbackHead("abcd-12", "digits", 207, True)
+    parsed = head(row="-", refused="feedback", status="207", server="agent", outcome="-")
+    assert parse_head(parsed) == FeedbackHead("abcd-12", "digits", 207, True)
     retried = head(retries="+2", server="fallback-1:2", outcome="-", termination="sH", status="504", slow="2500")
     assert parse_head(retried) == EndHead("abcd-12", ROW, "timeout", 2, True, "fallback-1:2", (2500,), 179500000)
     several = parse_head(head(slow="2500,90,7"))
@@ -60,10 +60,10 @@ def test_a_head_is_read():
         ({"status": "200", "termination": "SD", "outcome": "ok"}, False),
     ],
 )
-def test_a_request_is_poison_where_two_replicas_in_a_row_went_away_without_an_answer(changes, poison):
-    told = parse_head(head(**{"status": "502", "termination": "SH", "retries": "+1", "outcome": "-", **changes}))
-    assert isinstance(told, EndHead)
-    assert told.poison is poison
+def test_a_request_is_poison_if_two_replicas_ended_without_an_answer(changes, poison):
+    parsed = parse_head(head(**{"status": "502", "termination": "SH", "retries": "+1", "outcome": "-", **changes}))
+    assert isinstance(parsed, EndHead)
+    assert parsed.poison is poison
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_every_termination_has_one_class(status, termination, outcome, end):
         ({"status": "401", "refused": "auth"}, "auth"),
     ],
 )
-def test_what_never_got_an_arm(changes, kind):
+def test_refusals_before_an_arm_have_a_kind(changes, kind):
     found = parse_head(head(row="-", server="<NOSRV>", outcome="-", **changes))
     service = "" if changes.get("service") == "-" else "digits"
     assert found == RefusalHead("abcd-12", kind, service, changes.get("block") != "-")
 
 
 @given(st.binary(max_size=300), st.integers(0, HEAD_FIELDS - 1))
-def test_what_is_no_head_is_a_value_error_at_most(data, place):
+def test_an_invalid_head_raises_only_value_error(data, place):
     fields = head().split(b" ")
     for candidate in (data, b" ".join([*fields[:place], data, *fields[place + 1 :]])):
         with contextlib.suppress(ValueError):

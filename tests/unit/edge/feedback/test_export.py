@@ -1,4 +1,4 @@
-"""The lines of an export, and how they are answered."""
+"""The lines of an export, and its HTTP answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -25,10 +25,10 @@ class Read:
 
 @dataclass
 class Memory:
-    """A store of what a test puts in. It fails after so many rows, and waits where it is told to."""
+    """A store with a test's rows. It can fail after some rows, and wait before it goes on."""
 
     exposed: list[ExportedExposure] = field(default_factory=list)
-    told: list[ExportedOutcome] = field(default_factory=list)
+    outcome_rows: list[ExportedOutcome] = field(default_factory=list)
     sequence: int = 7
     fails_after: int | None = None
     waits: asyncio.Event | None = None
@@ -36,7 +36,7 @@ class Memory:
     async def read(self, attempts: Collection[str]) -> Read:
         if self.fails_after == 0:
             raise EdgeError("the store is away")
-        tally = {"sequence": self.sequence, "events": len(self.told), "squares": 2**70}
+        tally = {"sequence": self.sequence, "events": len(self.outcome_rows), "squares": 2**70}
         return Read("s1", dict.fromkeys(attempts, tally))
 
     async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
@@ -50,7 +50,7 @@ class Memory:
 
     async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         assert attempt == "digits/uid-1"
-        for each in self.told:
+        for each in self.outcome_rows:
             yield each
 
 
@@ -78,7 +78,7 @@ async def read(store: Memory) -> list[Any]:
     return [next(iter(orjson.loads(line).items())) for line in text.splitlines() if "squares" not in line]
 
 
-async def test_everything_is_told_line_by_line_between_head_and_end() -> None:
+async def test_all_rows_come_as_lines_between_head_and_end() -> None:
     async with client_of(many(2)) as client, client.get(PATH) as response:
         found = await response.text()
     head, *rows, end = found.splitlines()
@@ -94,18 +94,18 @@ async def test_everything_is_told_line_by_line_between_head_and_end() -> None:
 
 
 @pytest.mark.parametrize("units", [0, 1, 499, 500, 501, 1200])
-async def test_every_row_is_told_once_however_many_there_are(units: int) -> None:
+async def test_every_row_is_exported_once(units: int) -> None:
     rows = await read(many(units))
     assert [kind for kind, _ in rows] == ["exposure"] * units + ["outcome"] * units
     assert [int(content[0], 16) for _, content in rows] == [*range(units), *range(units)]
 
 
-async def test_a_store_that_is_away_is_told_before_anything() -> None:
+async def test_an_unavailable_store_is_reported_first() -> None:
     async with client_of(Memory(fails_after=0)) as client, client.get(PATH) as response:
         assert (response.status, await response.text()) == (503, "the store is away\n")
 
 
-async def test_a_store_that_goes_away_leaves_an_answer_that_nobody_takes_for_whole() -> None:
+async def test_a_store_that_fails_midway_leaves_a_visibly_incomplete_answer() -> None:
     store = many(2000)
     store.fails_after = 1500
     async with client_of(store) as client, client.get(PATH) as response:
@@ -113,7 +113,7 @@ async def test_a_store_that_goes_away_leaves_an_answer_that_nobody_takes_for_who
             await response.read()
 
 
-async def test_one_at_a_time_and_the_next_one_after_it() -> None:
+async def test_exports_run_one_at_a_time() -> None:
     store = many(1)
     store.waits = asyncio.Event()
     async with client_of(store) as client, client.get(PATH) as first:
@@ -128,11 +128,11 @@ async def test_one_at_a_time_and_the_next_one_after_it() -> None:
 
 
 @pytest.mark.parametrize("path", ["/feedback/digits/a%2Fb/export", "/feedback/%2E%2E%2F/x/export"])
-async def test_what_is_no_name_is_not_looked_for(path: str) -> None:
+async def test_invalid_names_are_not_looked_up(path: str) -> None:
     async with client_of(many(1)) as client, client.get(path) as response:
         assert response.status == 404
 
 
-async def test_an_edge_without_a_store_says_so() -> None:
+async def test_an_edge_without_a_store_answers_404() -> None:
     async with client_of(None) as client, client.get(PATH) as response:
         assert (response.status, await response.text()) == (404, "this edge keeps no outcomes of that name\n")

@@ -1,4 +1,4 @@
-"""A body that nobody takes is read to its end, but not for ever."""
+"""A too large body is read to its end, within limits."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from waiting import PATIENCE_S
 
 
 class Body:
-    """Gives the pieces, and then its end, or nothing more."""
+    """Returns the pieces, then its end; or hangs."""
 
     def __init__(self, *pieces: bytes, ends: bool = True) -> None:
         self.pieces = list(pieces)
@@ -23,21 +23,21 @@ class Body:
         return b""
 
 
-async def test_all_of_it_is_read():
+async def test_the_whole_body_is_read():
     body = Body(b"a", b"b", b"c")
     await oversized_bodies.drain_body(body)
     assert body.pieces == []
 
 
-async def test_no_more_than_so_much_is_read(monkeypatch):
+async def test_at_most_the_limit_is_read(monkeypatch):
     monkeypatch.setattr(oversized_bodies, "MAX_BYTES", 4)
     body = Body(b"abc", b"def", b"ghi", b"jkl")
     await oversized_bodies.drain_body(body)
     assert body.pieces == [b"ghi", b"jkl"]
 
 
-@pytest.mark.parametrize("bound", ["TIME_S", "SILENCE_S"])
-async def test_who_dawdles_is_not_waited_for(monkeypatch, bound):
+@pytest.mark.parametrize("bound", ["BODY_TIMEOUT_S", "IDLE_TIMEOUT_S"])
+async def test_a_slow_client_reaches_a_timeout(monkeypatch, bound):
     monkeypatch.setattr(oversized_bodies, "BODY_TIMEOUT_S", PATIENCE_S)
     monkeypatch.setattr(oversized_bodies, "IDLE_TIMEOUT_S", PATIENCE_S)
     monkeypatch.setattr(oversized_bodies, bound, 0.001)

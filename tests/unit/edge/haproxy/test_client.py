@@ -1,4 +1,4 @@
-"""Commands to HAProxy's master: who is silent, and who is asked again."""
+"""Commands to HAProxy's master: timeouts and retries."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from sundog_edge.haproxy.client import HaproxyClient, WorkerProcess
 
 
 class Master:
-    """A master's socket; `silent` so many connections are never answered, and others by what is `said`."""
+    """A master's socket: the first `silent` connections get no answer, others get `said`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,11 +47,11 @@ async def test_a_master_that_does_not_answer_the_first_connection_is_asked_again
     assert master.asked == ["show proc", "show proc"]
 
 
-async def test_another_command_is_sent_once_and_its_silence_told(master: Master) -> None:
-    """It may have been obeyed."""
+async def test_other_commands_are_sent_once_and_their_timeout_is_raised(master: Master) -> None:
+    """HAProxy may have run it."""
     master.silent = 1
     with pytest.raises(HaproxySilent, match=rf"does not answer on {master.path} within 0.05 s"):
-        await HaproxyClient(master.path).command("reload", patience_s=0.05)
+        await HaproxyClient(master.path).command("reload", timeout_s=0.05)
     assert master.asked == ["reload"]
 
 
@@ -74,7 +74,7 @@ SEPARATED = (
 
 
 @pytest.mark.parametrize("command", SEPARATED)
-async def test_what_would_be_more_than_one_command_is_not_sent(master: Master, command: str) -> None:
+async def test_text_with_more_than_one_command_is_not_sent(master: Master, command: str) -> None:
     haproxy = HaproxyClient(master.path)
     for send in (haproxy.command(command, 7), haproxy.batch(["show info", command], 7)):
         with pytest.raises(HaproxyRefused, match="was not sent"):
@@ -92,7 +92,7 @@ async def test_a_payload_that_would_end_early_is_not_sent(master: Master, payloa
 
 
 @pytest.mark.parametrize("entries", [{"a": "1\nb 2"}, {"a\nb": "1"}])
-async def test_an_entry_of_a_map_that_would_be_two_is_not_sent(master: Master, entries: dict[str, str]) -> None:
+async def test_a_map_entry_that_would_be_two_is_not_sent(master: Master, entries: dict[str, str]) -> None:
     with pytest.raises(HaproxyRefused, match="was not sent"):
         await HaproxyClient(master.path).change_map(7, Path("/s/hosts.map"), {}, entries)
     assert master.asked == []
@@ -116,10 +116,10 @@ async def test_a_path_with_other_letters_and_a_payload_are_sent(master: Master) 
     ],
     ids=["passed", "late once", "late twice", "put back", "refused", "another application", "unreachable"],
 )
-async def test_a_check_that_was_late_is_told_from_one_that_failed(
+async def test_a_late_check_is_distinguished_from_a_failed_one(
     master: Master, state: int, status: int, health: int, expected: tuple[bool, bool, bool]
 ) -> None:
-    """Lines as HAProxy 2.8.25 writes them."""
+    """Lines of HAProxy 2.8.25."""
     master.said = f"1\n# be_id be_name …\n2 slot0 1 10.0.0.1:1 10.0.0.1 {state} 0 1 1 3 {status} 0 {health} 7 0 0 0 - 1 - 0 0 - - 0\n"
     (found,) = await HaproxyClient(master.path).servers(31)
     assert (found.running, found.slow, found.failing) == expected

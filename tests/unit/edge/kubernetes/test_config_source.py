@@ -1,4 +1,4 @@
-"""The document and the Secrets out of an API server that is slow, silent, ahead, behind, or away."""
+"""The document and the Secrets from an API server that is slow, silent, ahead, behind, or away."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ PATH = "/api/v1/namespaces/vision/"
 
 
 class Api:
-    """Lists and watches of one ConfigMap and one Secret, as an API server answers them."""
+    """An API server's lists and watches of one ConfigMap and one Secret."""
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
@@ -31,7 +31,7 @@ class Api:
         self.version = 1
         self.status = 200
         self.answering = asyncio.Event()
-        """Lists are answered while it is set, with what there was when they were asked for."""
+        """Lists are answered while it is set, with the state at the time of the request."""
 
         self.answering.set()
         self.watches: list[asyncio.Queue[dict[str, Any] | None]] = []
@@ -154,7 +154,7 @@ def secret(state: StateDir, name: str) -> dict[str, bytes]:
     return dict(ComposedSecrets(state.secrets).read([name])[name])
 
 
-async def test_what_is_there_and_what_comes_later_is_written_down(api, state):
+async def test_present_and_later_objects_are_written(api, state):
     await until(lambda: len(api.watches) == 2)
     assert not state.split.exists()
     api.secrets(keys={"ada": "first"})
@@ -168,15 +168,15 @@ async def test_what_is_there_and_what_comes_later_is_written_down(api, state):
     assert api.asked.count(("list", "configmaps")) == 1
 
 
-async def test_a_document_is_never_in_force_before_the_secrets_that_it_was_written_after(api, state):
+async def test_a_document_is_never_written_before_its_secrets(api, state):
     await until(lambda: len(api.watches) == 2)
-    api.secrets(keys={"ada": "told by nobody"}, tell=False)
+    api.secrets(keys={"ada": "not announced"}, tell=False)
     api.document(1)
     await until(lambda: generation(state) == 1)
-    assert secret(state, "keys") == {"ada": b"told by nobody"}
+    assert secret(state, "keys") == {"ada": b"not announced"}
 
 
-async def test_secrets_that_were_asked_for_before_they_changed_take_nothing_back(api, state):
+async def test_an_outdated_read_of_secrets_reverts_nothing(api, state):
     await until(lambda: len(api.watches) == 2)
     api.secrets(keys={"ada": "revoked later"})
     await until(lambda: secret(state, "keys") == {"ada": b"revoked later"})
@@ -190,15 +190,15 @@ async def test_secrets_that_were_asked_for_before_they_changed_take_nothing_back
     assert secret(state, "keys") == {"bob": b"x"}
 
 
-async def test_a_watch_that_is_behind_takes_nothing_back(api, state, monkeypatch):
+async def test_a_late_watch_reverts_nothing(api, state, monkeypatch):
     written: list[bytes] = []
 
     def write(path, content):
         written.append(content)
-        write_if_new(path, content)
+        write_if_changed(path, content)
 
-    write_if_new = config_source._write_if_new
-    monkeypatch.setattr(config_source, "_write_if_new", write)
+    write_if_changed = config_source.write_if_changed
+    monkeypatch.setattr(config_source, "write_if_changed", write)
     await until(lambda: len(api.watches) == 2)
     api.secrets(keys={"ada": "revoked later"}, tell=False)
     late = api.objects["secrets"]
@@ -223,11 +223,11 @@ async def test_of_two_writes_the_later_secret_stays(api, account, tmp_path, monk
     monkeypatch.setattr(config_source.asyncio, "to_thread", to_thread)
     state = StateDir.at(tmp_path / "t")
     source, server = ClusterSource(lambda: server, state, "sundog-edge"), ApiServer(account, "vision")
-    told = [
+    versions = [
         {"metadata": {"resourceVersion": version}, "data": {"keys": text}}
         for version, text in (("9", "old"), ("10", "new"))
     ]
-    taking = [asyncio.create_task(source._take_secrets(server, each)) for each in told]
+    taking = [asyncio.create_task(source._store_secrets(server, each)) for each in versions]
     for _ in range(10):
         await asyncio.sleep(0)
     going.set()
@@ -235,7 +235,7 @@ async def test_of_two_writes_the_later_secret_stays(api, account, tmp_path, monk
     assert json.loads(state.secrets.read_text()) == {"keys": "new"}
 
 
-async def test_a_restored_backup_whose_versions_are_lower_is_taken_over(api, state):
+async def test_a_restored_backup_with_lower_versions_is_applied(api, state):
     api.version = 100
     await until(lambda: len(api.watches) == 2)
     api.secrets(keys={"ada": "lost with the disk"})
@@ -251,7 +251,7 @@ async def test_a_restored_backup_whose_versions_are_lower_is_taken_over(api, sta
 @pytest.mark.parametrize(
     "last", [(), ({"type": "ERROR", "object": {"code": 410}},), ({"type": "BOOKMARK", "object": {}},)], ids=str
 )
-async def test_what_happened_while_no_watch_ran_is_read(api, state, last):
+async def test_changes_without_a_watch_are_read(api, state, last):
     api.document(1)
     await until(lambda: generation(state) == 1 and len(api.watches) == 2)
     api.document(2, tell=False)
@@ -259,7 +259,7 @@ async def test_what_happened_while_no_watch_ran_is_read(api, state, last):
     await until(lambda: generation(state) == 2)
 
 
-async def test_what_is_deleted_stays_as_it_was(api, state):
+async def test_deleted_objects_change_nothing(api, state):
     api.document(1)
     api.secrets(keys={"ada": "x"})
     await until(lambda: generation(state) == 1 and len(api.watches) == 2)
@@ -271,23 +271,23 @@ async def test_what_is_deleted_stays_as_it_was(api, state):
     assert secret(state, "keys") == {"ada": b"x"}
 
 
-async def test_an_api_server_that_is_away_takes_nothing_away_and_comes_back(api, state, monkeypatch, caplog):
+async def test_an_unavailable_api_server_changes_nothing_and_is_followed_again(api, state, monkeypatch, caplog):
     monkeypatch.setattr(config_source, "MAX_PAUSE_S", 0.02)
     api.document(1)
     await until(lambda: generation(state) == 1 and len(api.watches) == 2)
     api.end_watches()
     await api.stop()
-    await until(lambda: sum("cannot be asked for" in line for line in caplog.messages) == 2)
+    await until(lambda: sum("is not available for" in line for line in caplog.messages) == 2)
     assert generation(state) == 1
     api.document(2)
     await api.start()
     await until(lambda: generation(state) == 2)
-    # However often it was tried: once for each of the two.
-    assert sum("cannot be asked for" in line for line in caplog.messages) == 2
+    # One line for each object, whatever the number of retries.
+    assert sum("is not available for" in line for line in caplog.messages) == 2
 
 
 @pytest.mark.parametrize("status", [401, 403, 410, 500])
-async def test_an_answer_that_is_none_is_asked_for_again(api, state, status):
+async def test_an_invalid_answer_is_requested_again(api, state, status):
     api.document(1)
     await until(lambda: generation(state) == 1 and len(api.watches) == 2)
     api.status = status
@@ -305,12 +305,12 @@ async def test_the_token_is_read_for_every_request(api, account, state):
     await until(lambda: api.tokens == {"Bearer first", "Bearer second"})
 
 
-async def test_no_token_and_no_content_is_told(api, account):
+async def test_errors_show_no_token_and_no_content(api, account):
     api.status = 403
     server = ApiServer(account, "vision")
     with pytest.raises(ApiUnavailable) as refused:
         await server.read("configmaps", "sundog-edge")
-    assert str(refused.value) == "the API server answered 403 for configmaps sundog-edge"
+    assert str(refused.value) == "API server answered 403 for configmaps sundog-edge; expected 200"
     account.token.unlink()
     with pytest.raises(ApiUnavailable, match="configmaps sundog-edge: No such file or directory"):
         await server.read("configmaps", "sundog-edge")
@@ -333,7 +333,7 @@ def test_the_account_of_a_pod(tmp_path):
         ServiceAccount.of_pod({}, tmp_path)
 
 
-def test_pauses_grow_to_a_bound_and_are_never_all_the_same():
+def test_pauses_grow_to_a_limit_and_are_random():
     for failures in range(2000):
         assert 0.25 <= retry_delay_s(failures) <= 10
     assert len({retry_delay_s(20) for _ in range(20)}) > 1
@@ -353,7 +353,7 @@ def test_pauses_grow_to_a_bound_and_are_never_all_the_same():
         json.dumps({"keys": encode('{"ada": "%"}')}).encode(),
     ],
 )
-def test_composed_secrets_that_cannot_be_read_count_as_missing(tmp_path, stored):
+def test_unreadable_composed_secrets_count_as_missing(tmp_path, stored):
     file = tmp_path / "secrets.json"
     assert ComposedSecrets(file).read(["keys"]) == {"keys": {}}
     file.write_bytes(stored)

@@ -1,4 +1,4 @@
-"""From Serve's answer and HAProxy's state to commands."""
+"""Commands from Serve's answer and HAProxy's state."""
 
 import re
 from dataclasses import replace
@@ -43,7 +43,7 @@ def wish(*listed, known=True, fallback=""):
     return DesiredSlot("slot0", listed if known else None, fallback, 8)
 
 
-def test_targets_are_read_and_serves_own_proxy_is_none():
+def test_targets_are_parsed_without_serves_own_proxy():
     answer = {
         "target_groups": [
             group("a", ("10.0.0.7", 30003), ("10.0.0.8", 30003)),
@@ -53,7 +53,7 @@ def test_targets_are_read_and_serves_own_proxy_is_none():
         ]
     }
     assert parse_http_targets(answer, REMOTE) == {"a": ("10.0.0.7:30003", "10.0.0.8:30003"), "b": ()}
-    # With a loopback dashboard replicas listen on loopback only.
+    # With a dashboard on loopback, replicas listen on loopback only.
     assert parse_http_targets(answer, LOCAL)["a"] == ("127.0.0.1:30003", "127.0.0.1:30003")
 
 
@@ -69,7 +69,7 @@ def test_targets_are_read_and_serves_own_proxy_is_none():
         {"target_groups": [group(["a"], ("10.0.0.7", 1))]},
     ],
 )
-def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
+def test_an_answer_of_another_shape_means_unknown_and_not_empty(answer):
     with pytest.raises(ServeUnavailable):
         parse_http_targets(answer, REMOTE)
 
@@ -97,7 +97,7 @@ def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
     ],
 )
 @pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
-def test_an_address_that_is_more_than_an_address_makes_the_answer_unusable(ip, port, protocol):
+def test_an_invalid_address_makes_the_answer_unusable(ip, port, protocol):
     answer = {"target_groups": [group("a", (ip, port), protocol=protocol)]}
     with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
         parse_http_targets(answer, REMOTE)
@@ -105,13 +105,13 @@ def test_an_address_that_is_more_than_an_address_makes_the_answer_unusable(ip, p
         parse_grpc_targets(answer, REMOTE)
 
 
-def test_an_address_of_ipv6_is_one():
+def test_an_ipv6_address_is_valid():
     answer = {"target_groups": [group("a", ("FD00::0007", 30003))]}
     assert parse_http_targets(answer, REMOTE) == {"a": ("fd00::7:30003",)}
 
 
 @given(st.text() | st.from_regex(r"10\.0\.0\.1[;\n %:]+.*"), st.integers() | st.text())
-def test_whatever_serve_names_a_command_to_add_it_is_one_command(ip, port):
+def test_an_add_command_is_always_a_single_command(ip, port):
     try:
         targets = parse_http_targets({"target_groups": [group("a", (ip, port))]}, REMOTE)
     except ServeUnavailable:
@@ -213,7 +213,7 @@ SLOW = {"slow": True, "failing": True}
         ([server("a:1", **SLOW)], ["a:1"]),
         ([server("a:1", running=False, **SLOW)], ["a:1"]),
         ([server("a:1", **SLOW), server("b:1", running=False, **SLOW)], ["a:1", "b:1"]),
-        # Put back a moment ago, and not checked since.
+        # Restored a moment ago, and not checked since.
         ([server("a:1", slow=True), server("b:1", **SLOW)], ["b:1"]),
         ([server("a:1", slow=True)], []),
         ([server("a:1", **SLOW), server("b:1")], []),
@@ -233,28 +233,28 @@ SLOW = {"slow": True, "failing": True}
         *("beside Serve's own proxy", "never passed", "Serve names it no more"),
     ],
 )
-def test_replicas_that_only_are_slow_stay_where_no_other_answers_in_time(present, kept):
+def test_slow_replicas_stay_if_no_other_answers_in_time(present, kept):
     wished = wish("a:1", "b:1", "new:1")
     commands = plan_slow_replicas(wished, present, {"a:1", "b:1", "gone:1"})
     assert commands == [f"set server slot0/{name} health up" for name in kept]
 
 
-def test_while_serve_is_silent_all_that_are_there_count_as_named():
+def test_while_serve_is_silent_present_servers_count_as_listed():
     assert plan_slow_replicas(wish(known=False), [server("gone:1", **SLOW)], {"gone:1"}) == [
         "set server slot0/gone:1 health up"
     ]
 
 
-def test_a_server_is_proven_until_a_check_fails_for_another_reason_than_its_slowness():
+def test_a_server_is_proven_until_a_check_fails_for_a_reason_other_than_slowness():
     new, slow = server("a:1", running=False, failing=True), server("a:1", running=False, **SLOW)
     assert find_proven((), [new]) == find_proven((), [slow]) == frozenset()
     assert find_proven((), [server("a:1")]) == {"a:1"}
     assert find_proven({"a:1"}, [slow]) == {"a:1"}
-    # Another application has its address, or nobody.
+    # Another application has its address, or none.
     assert find_proven({"a:1"}, [new]) == find_proven({"a:1"}, []) == frozenset()
 
 
-def test_a_server_leaves_when_the_longest_request_of_its_service_has_had_its_time():
+def test_a_server_is_removed_after_the_time_of_the_longest_request():
     key, state = ("slot0", "b:1"), server("b:1", draining=True)
     assert [drain_limit_s(seconds) for seconds in (0.5, 30, 90, 86_400)] == [60, 60, 100, 86_410]
     assert plan_commands("slot0", {}, [state], {key: 1}, {key: 99.0}, drain_limit_s(90)) == []
@@ -273,8 +273,8 @@ def test_a_server_that_comes_back_while_it_drains_is_ready_again_but_never_from_
     st.lists(st.sampled_from("abcd"), unique=True),
     st.data(),
 )
-def test_stepping_ends_at_the_listed_servers_and_never_leaves_a_slot_bare(before, after, data):
-    """Health as HAProxy has it: added servers are down, and pass their check at some later step."""
+def test_steps_end_at_the_listed_servers_and_never_empty_a_slot(before, after, data):
+    """HAProxy's health: added servers are down, and pass their check at a later step."""
     states = {name: server(name) for name in before}
     for _ in range(20):
         had_running = any(state.up for state in states.values())

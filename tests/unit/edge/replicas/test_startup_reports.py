@@ -1,4 +1,4 @@
-"""How replicas started, as the agent learns it from themselves; they run a tenant's code, and may answer anything."""
+"""Startup reports of replicas, which run a tenant's code, so their answers are untrusted."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from sundog_edge.counting.ledger import Ledger
 from sundog_edge.replicas.startup_reports import UNKNOWN_STARTUP, StartupReports
 from sundog_edge.split.document import SplitDocument, parse_document
 
-TOLD = {"version": 1, "beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
+ANSWER = {"version": 1, "beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
 START = {"beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
 
 
@@ -43,10 +43,10 @@ SERVICE = {
 
 
 class Replica:
-    """One that answers what it is told to, and counts how often it was asked."""
+    """A replica that gives a set answer, and counts its requests."""
 
     def __init__(self) -> None:
-        self.told: Any = TOLD
+        self.answer: Any = ANSWER
         self.status = 200
         self.asked = 0
         app = web.Application()
@@ -55,7 +55,7 @@ class Replica:
 
     async def _startup(self, _: web.Request) -> web.Response:
         self.asked += 1
-        return web.json_response(self.told, status=self.status, headers={"Location": "/digits-r1.app/-/startup"})
+        return web.json_response(self.answer, status=self.status, headers={"Location": "/digits-r1.app/-/startup"})
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:
@@ -92,16 +92,16 @@ async def test_a_healthy_replica_is_asked_once(
     assert (starts.known, replica.asked) == ({"digits-r1": START}, 1)
 
 
-async def test_the_evidence_has_it_beside_the_health_of_the_arm(
+async def test_the_evidence_has_the_report_beside_the_health_of_the_arm(
     replica: Replica, starts: StartupReports, document: SplitDocument
 ) -> None:
     await starts.tick(document, replica.addresses)
     seen = AgentState("e", "vision", starts=starts.known)
-    told = build_evidence(seen, AppliedDocument(document, 0.0, {}), Ledger(), 0.0)
-    assert told["services"]["digits"]["arms"]["stable"]["startup"] == START
+    evidence = build_evidence(seen, AppliedDocument(document, 0.0, {}), Ledger(), 0.0)
+    assert evidence["services"]["digits"]["arms"]["stable"]["startup"] == START
 
 
-async def test_what_leaves_the_document_is_forgotten(
+async def test_reports_of_applications_that_left_the_document_are_dropped(
     replica: Replica, starts: StartupReports, document: SplitDocument
 ) -> None:
     await starts.tick(document, replica.addresses)
@@ -134,7 +134,7 @@ async def test_a_redirect_is_not_followed(
 
 
 @pytest.mark.parametrize(
-    "told",
+    "answer",
     [
         None,
         [],
@@ -150,9 +150,9 @@ async def test_a_redirect_is_not_followed(
         {"phases": {"load": 1.0}, "padding": "x" * 70_000},
     ],
 )
-async def test_an_answer_of_another_shape_is_no_start(
-    replica: Replica, starts: StartupReports, document: SplitDocument, told: Any
+async def test_an_answer_of_another_shape_is_no_report(
+    replica: Replica, starts: StartupReports, document: SplitDocument, answer: Any
 ) -> None:
-    replica.told = told
+    replica.answer = answer
     await starts.tick(document, replica.addresses)
     assert starts.known == {"digits-r1": UNKNOWN_STARTUP}

@@ -1,4 +1,4 @@
-"""Asking clusters for their replicas."""
+"""Polling of clusters, and the log of replicas."""
 
 import asyncio
 import logging
@@ -8,8 +8,9 @@ import pytest
 
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.client import ServerState
-from sundog_edge.replicas import sync
-from sundog_edge.replicas.sync import ReplicaSync, ServePoller
+from sundog_edge.replicas import serve_poller, sync
+from sundog_edge.replicas.serve_poller import ServePoller
+from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.split.document import Cluster
 from sundog_edge.split.layout import SlotAssignment, SlotServer
 
@@ -17,7 +18,7 @@ GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
 
 
 class Client:
-    """Clusters of which one answers at once and the other when it is let."""
+    """Two clusters: one answers at once, the other after `go_on`."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -32,8 +33,8 @@ class Client:
         return {"digits-r1": (f"127.0.0.1:{self.port}",)}, {}
 
 
-async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_time(monkeypatch):
-    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
+async def test_a_hanging_cluster_delays_no_other_and_has_one_poll_at_a_time(monkeypatch):
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     client = Client()
     answers = ServePoller(client)
     await answers.poll({"good": GOOD, "slow": SLOW})
@@ -51,7 +52,7 @@ async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_tim
     assert client.asked["http://slow"] == 2
 
 
-def test_edges_do_not_ask_in_step():
+def test_edges_poll_at_random_times():
     calm = ReplicaSync(None, None, None, ServePoller(Client()))
     pauses = [calm.poll_delay_s for _ in range(50)]
     low, high = ((1 + sign * sync.POLL_JITTER) * sync.POLL_S for sign in (-1, 1))
@@ -59,8 +60,8 @@ def test_edges_do_not_ask_in_step():
     assert len({*pauses}) == len(pauses)
 
 
-async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(monkeypatch):
-    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
+async def test_a_hanging_cluster_that_left_the_document_is_dropped(monkeypatch):
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     client = Client()
     answers = ServePoller(client)
     await answers.poll({"good": GOOD, "slow": SLOW})
@@ -81,13 +82,13 @@ def test_the_more_servers_there_are_the_less_often_each_is_checked(servers, mill
 
 
 async def test_all_ports_of_all_clusters_count(monkeypatch):
-    monkeypatch.setattr(sync, "POLL_WAIT_S", 0.01)
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
     answers = ServePoller(Client())
     await answers.poll({"good": GOOD, "again": GOOD})
     assert answers.count == 2
 
 
-def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
+def test_changes_of_a_replica_are_logged_with_its_application():
     holding = SlotAssignment("slot2", "digits-r7", "digits", "/digits-r7")
     names = ("stays", "comes", "fails", "drains", "went")
     stays, comes, fails, drains, went = (SlotServer("slot2", name, name, 0) for name in names)
@@ -97,8 +98,8 @@ def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
         ServerState("slot2", "fails", "fails", False, False, False, 1),
         ServerState("slot2", "drains", "drains", True, True, False, 1),
     ]
-    told = sync.health_changes(holding, (stays, fails, drains, went, call), (stays, comes), states)
-    assert told == [
+    lines = sync.health_changes(holding, (stays, fails, drains, went, call), (stays, comes), states)
+    assert lines == [
         (logging.INFO, "replica comes of digits-r7 (slot2) answers"),
         (logging.INFO, "replica drains of digits-r7 (slot2) leaves"),
         (
@@ -110,7 +111,7 @@ def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
 
 
 class Names:
-    """A name server whose answers a test changes."""
+    """A name server whose answers the test changes."""
 
     def __init__(self, monkeypatch) -> None:
         self.asked = 0
@@ -127,14 +128,14 @@ class Names:
 HEAD = Cluster(dashboard="http://good", fallback="sundog-0-head-svc.vision.svc:8000")
 
 
-async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(monkeypatch):
+async def test_the_address_of_a_head_is_resolved_again_at_intervals(monkeypatch):
     names, client = Names(monkeypatch), Client()
     answers = ServePoller(client)
     for _ in range(3):
         await answers.poll({"sundog-0": HEAD})
     assert (answers.fallbacks, names.asked) == ({"sundog-0": "10.0.0.1:8000"}, 1)
     first = answers.version
-    monkeypatch.setattr(sync, "RESOLVE_S", 0.0)
+    monkeypatch.setattr(serve_poller, "RESOLVE_S", 0.0)
     names.address = "10.0.0.2"
     await answers.poll({"sundog-0": HEAD})
     assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}
@@ -144,7 +145,7 @@ async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(mo
     assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}, "a name server that is away takes no address away"
 
 
-async def test_a_head_that_is_silent_may_have_another_address(monkeypatch):
+async def test_the_address_of_a_silent_head_is_resolved_again(monkeypatch):
     names, client = Names(monkeypatch), Client()
     answers = ServePoller(client)
     client.go_on.set()

@@ -1,4 +1,4 @@
-"""Secrets become look-ups: API keys, keys of tokens, certificates; whatever is broken harms only itself."""
+"""Look-ups from Secrets: API keys, token keys, certificates. A broken part does not affect the others."""
 
 import base64
 import datetime as dt
@@ -32,23 +32,23 @@ def digest(content: bytes) -> str:
     ("files", "wrong"),
     [
         ({}, "is missing or empty"),
-        ({"ada": b"short"}, "ada is no API key: at least 16 printable ASCII characters are expected"),
-        ({"ada": b"0123456789 abcdef"}, "ada is no API key"),
-        ({"ada": b"0123456789abcde\xff"}, "ada is no API key"),
-        ({"ada": b"0123456789\nabcdef"}, "ada is no API key"),
-        ({"a b": GOOD}, "file 'a b' has no name of a client"),
-        ({"ada\n": GOOD}, r"file 'ada\n' has no name of a client"),
-        ({"ada": GOOD, "bob": GOOD}, "bob has the API key of ada"),
+        ({"ada": b"short"}, "file ada is not an API key; expected at least 16 printable ASCII characters"),
+        ({"ada": b"0123456789 abcdef"}, "file ada is not an API key"),
+        ({"ada": b"0123456789abcde\xff"}, "file ada is not an API key"),
+        ({"ada": b"0123456789\nabcdef"}, "file ada is not an API key"),
+        ({"a b": GOOD}, "file 'a b' does not have a valid client name"),
+        ({"ada\n": GOOD}, r"file 'ada\n' does not have a valid client name"),
+        ({"ada": GOOD, "bob": GOOD}, "file bob has the API key of ada"),
     ],
 )
-def test_a_broken_api_key_is_told_and_the_others_count(files, wrong):
-    found, told = parse_api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
-    assert told[0].startswith(wrong)
-    assert len(told) == 1
+def test_a_broken_api_key_is_a_problem_and_the_others_count(files, wrong):
+    found, problems = parse_api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
+    assert problems[0].startswith(wrong)
+    assert len(problems) == 1
     assert (found.get(digest(b"zoe-key-0123456789")) == "zoe") is bool(files)
 
 
-def test_an_api_key_is_kept_as_its_digest_without_outer_blanks():
+def test_an_api_key_is_stored_as_its_digest_without_outer_blanks():
     assert parse_api_keys({"ada": GOOD + b"\r\n"}) == ({digest(GOOD): "ada"}, ())
 
 
@@ -78,26 +78,26 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
     [
         ({}, "is missing or empty"),
         ({"other": b"{}"}, "has no file jwks.json"),
-        ({"jwks.json": b"{"}, "jwks.json is no JSON Web Key Set"),
-        ({"jwks.json": b"[]"}, "jwks.json is no JSON Web Key Set"),
-        (jwks(), f"jwks.json needs 1 to {MAX_KEYS_PER_SET} keys"),
-        (jwks(*[{}] * (MAX_KEYS_PER_SET + 1)), f"jwks.json needs 1 to {MAX_KEYS_PER_SET} keys"),
-        (jwks("x"), "key 0 of jwks.json cannot be read"),
-        (jwks({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}), "key 0 of jwks.json cannot be read"),
+        ({"jwks.json": b"{"}, "jwks.json is not a JSON Web Key Set"),
+        ({"jwks.json": b"[]"}, "jwks.json is not a JSON Web Key Set"),
+        (jwks(), f"jwks.json does not have 1 to {MAX_KEYS_PER_SET} keys"),
+        (jwks(*[{}] * (MAX_KEYS_PER_SET + 1)), f"jwks.json does not have 1 to {MAX_KEYS_PER_SET} keys"),
+        (jwks("x"), "key 0 of jwks.json is not readable"),
+        (jwks({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}), "key 0 of jwks.json is not readable"),
         (jwks(member(ed25519.Ed25519PrivateKey.generate())), "key 0 of jwks.json is for 'EdDSA'"),
-        (jwks(member(CURVE, kid=7)), "key 0 of jwks.json has a kid that is no string"),
-        (jwks(shared(b"k" * 31, alg="HS256")), "key 0 of jwks.json is shared and needs at least 32 bytes"),
-        (jwks(shared(b"k" * 31 + b"\0", alg="HS256")), "key 0 of jwks.json is shared and needs at least 32 bytes"),
+        (jwks(member(CURVE, kid=7)), "key 0 of jwks.json has a kid that is not a string"),
+        (jwks(shared(b"k" * 31, alg="HS256")), "key 0 of jwks.json is shared; expected at least 32 bytes"),
+        (jwks(shared(b"k" * 31 + b"\0", alg="HS256")), "key 0 of jwks.json is shared; expected at least 32 bytes"),
     ],
 )
-def test_a_broken_key_set_is_told(files, wrong):
-    found, told = parse_jwks(files)
+def test_a_broken_key_set_is_a_problem(files, wrong):
+    found, problems = parse_jwks(files)
     assert found == {}
-    assert told[0].startswith(wrong)
+    assert problems[0].startswith(wrong)
 
 
-def test_good_keys_of_a_set_count_beside_broken_ones_and_what_they_sign_with_is_theirs_to_say():
-    found, told = parse_jwks(
+def test_valid_keys_of_a_set_count_and_determine_their_algorithms():
+    found, problems = parse_jwks(
         jwks(
             member(CURVE, kid="e"),
             member(ed25519.Ed25519PrivateKey.generate(), kid="ed"),
@@ -110,7 +110,7 @@ def test_good_keys_of_a_set_count_beside_broken_ones_and_what_they_sign_with_is_
         digest(b"e"): "ES256",
         digest(b"h"): "HS256",
     }
-    assert len(told) == 2
+    assert len(problems) == 2
     pem = found[digest(b"e")][1]
     assert isinstance(pem, bytes)
     assert pem.startswith(b"-----BEGIN PUBLIC KEY-----")
@@ -119,9 +119,9 @@ def test_good_keys_of_a_set_count_beside_broken_ones_and_what_they_sign_with_is_
 
 def test_a_private_key_in_a_set_is_used_as_public_only():
     private = jwt.algorithms.ECAlgorithm.to_jwk(CURVE, as_dict=True)
-    found, told = parse_jwks(jwks({**private, "kid": "e"}))
-    assert told == ()
-    # The only key also serves tokens that name none.
+    found, problems = parse_jwks(jwks({**private, "kid": "e"}))
+    assert problems == ()
+    # The only key also serves tokens without a key id.
     assert found[""] == found[digest(b"e")]
     assert b"PRIVATE" not in found[""][1]
 
@@ -134,28 +134,28 @@ def test_no_content_of_a_secret_raises_anything_but_a_secret_error(first, second
         build_pem({"tls.crt": first, "tls.key": third})
 
 
-def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buffer_is_not():
+def test_a_self_signed_certificate_is_accepted_and_a_chain_above_a_buffer_is_not():
     pem = make_self_signed(dt.datetime.now(dt.UTC))
     certificate, _, key = pem.partition(b"-----BEGIN PRIVATE KEY-----")
     files = {"tls.crt": certificate, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key}
     assert build_pem(files) == pem
     assert b"\n\n" not in build_pem({**files, "tls.crt": b"\n# note\n\n" + certificate})
-    with pytest.raises(SecretError, match=rf"at most {MAX_PEM_BYTES} are taken"):
+    with pytest.raises(SecretError, match=rf"expected at most {MAX_PEM_BYTES}"):
         build_pem({**files, "tls.crt": certificate * 40})
 
 
-def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
-    """One Secret like this must not keep all others from being read."""
+def test_a_certificate_with_an_unsupported_key_is_a_problem():
+    """One such Secret must not prevent the reading of others."""
     certificate, _, key = make_self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
-    # The name of elliptic curves in it, and another of the same length.
+    # The OID of elliptic curves, replaced by another of the same length.
     known, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
     der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER).replace(known, unknown)
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
-    with pytest.raises(SecretError, match=r"tls\.crt is for a key of a kind that is not supported"):
+    with pytest.raises(SecretError, match=r"tls\.crt has a key of a type that is not supported"):
         build_pem({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
 
 
-def test_secrets_are_read_as_the_kubelet_writes_them(tmp_path: Path):
+def test_secrets_are_read_from_the_kubelets_layout(tmp_path: Path):
     for version, content in (("1", b"one"), ("2", b"two")):
         folder = tmp_path / "clients" / f"..v{version}"
         folder.mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_secrets_are_read_as_the_kubelet_writes_them(tmp_path: Path):
     assert SecretsDir(None).read(["clients"]) == {"clients": {}}
 
 
-def test_a_file_that_is_too_large_or_no_file_counts_as_missing(tmp_path: Path):
+def test_a_too_large_file_or_a_directory_counts_as_missing(tmp_path: Path):
     folder = tmp_path / "clients"
     (folder / "directory").mkdir(parents=True)
     with (folder / "large").open("wb") as file:
@@ -181,7 +181,7 @@ def test_a_file_that_is_too_large_or_no_file_counts_as_missing(tmp_path: Path):
     assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"ada": b"x"}}
 
 
-def test_a_secret_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+def test_a_secret_that_changes_during_a_read_is_read_again(tmp_path, monkeypatch):
     folder = tmp_path / "clients"
     folder.mkdir()
     for name in ("a", "b"):

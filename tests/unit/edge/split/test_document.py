@@ -1,4 +1,4 @@
-"""The split document is taken whole or refused whole, with one line."""
+"""The split document is accepted or refused as a whole, with one line."""
 
 import copy
 import json
@@ -83,7 +83,7 @@ def test_the_contracts_example_is_read():
     ]
 
 
-def test_what_counts_as_slow_is_each_arms_own_and_may_be_left_out():
+def test_slow_thresholds_are_per_arm_and_optional():
     document = parse_document(json.dumps(changed((*CANARY, "slowMicroseconds"), 275_000)).encode(), "vision")
     assert [arm.slow_us for arm in document.services[0].arms] == [(), (275_000,)]
     several = changed((*CANARY, "slowMicroseconds"), 275_000)
@@ -95,7 +95,7 @@ def test_what_counts_as_slow_is_each_arms_own_and_may_be_left_out():
     )
 
 
-def test_feedback_is_left_out_or_names_its_metrics():
+def test_feedback_is_optional_and_names_its_metrics():
     def feedback(value):
         return (
             parse_document(json.dumps(changed((*SERVICE, "feedback"), value)).encode(), "vision").services[0].feedback
@@ -108,7 +108,7 @@ def test_feedback_is_left_out_or_names_its_metrics():
     assert feedback({"metrics": many, "maxUnits": 1, "later": 1}).metrics == (*many,)
 
 
-def test_a_match_is_left_out_or_names_headers_and_an_arm():
+def test_a_match_is_optional_and_names_headers_and_an_arm():
     def match(value):
         return parse_document(json.dumps(changed((*SERVICE, "match"), value)).encode(), "vision").services[0].match
 
@@ -139,7 +139,7 @@ def test_a_match_is_left_out_or_names_headers_and_an_arm():
     ],
     ids=str,
 )
-def test_a_match_that_could_be_anything_else_is_refused(arm, headers):
+def test_an_invalid_match_is_refused(arm, headers):
     assert "match" in refusal(changed((*SERVICE, "match"), {"arm": arm, "headers": headers}))
 
 
@@ -190,7 +190,7 @@ def test_unknown_fields_are_ignored():
         ((*CANARY, "slowMicroseconds2"), 0, ["arms[1].slowMicroseconds2", "0"]),
         ((*CANARY, "slowMicroseconds2"), 9000, ["arms[1]", "without the one before it"]),
         ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
-        # What is demanded of callers and not understood would else let everybody in.
+        # An ignored requirement would let every caller in.
         ((*SERVICE, "auth"), {"oidc": {}}, ["services[0].auth.oidc"]),
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuers": []}}, ["services[0].auth.jwt.issuers"]),
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuer": "a|b"}}, ["services[0].auth.jwt.issuer", "a|b"]),
@@ -218,7 +218,7 @@ def test_unknown_fields_are_ignored():
         ((*CANARY, "ranges"), [[0, 2500, 3]], ["ranges[0]"]),
     ],
 )
-def test_a_violation_is_named_with_what_was_found(path, value, words):
+def test_a_violation_names_the_field_and_the_value(path, value, words):
     message = refusal(changed(path, value))
     for word in words:
         assert word in message
@@ -228,11 +228,11 @@ def test_more_arms_or_segments_than_fit_are_refused():
     arms = [
         {**GOOD["services"][0]["arms"][0], "name": f"a{n}", "application": f"x-{n}", "ranges": []} for n in range(12)
     ]
-    assert "12 arms, at most 11" in refusal(changed((*SERVICE, "arms"), arms))
+    assert "12 arms; expected at most 11" in refusal(changed((*SERVICE, "arms"), arms))
     many = copy.deepcopy(GOOD)
     for number, arm in enumerate(many["services"][0]["arms"]):
         arm["ranges"] = [[start, start + 20] for start in range(number * 20, 10_000, 40)]
-    assert "500 segments, at most 256" in refusal(many)
+    assert "500 segments; expected at most 256" in refusal(many)
 
 
 def test_names_hosts_and_applications_belong_to_one_service():
@@ -243,7 +243,7 @@ def test_names_hosts_and_applications_belong_to_one_service():
     assert "application digits-r7" in refusal(changed(("services",), [twin, {**other, "hosts": []}]))
 
 
-def test_what_is_no_document_is_refused():
+def test_invalid_documents_are_refused():
     assert "JSON" in refusal(b"{")
     assert "JSON" in refusal(b"\xff")
     assert "bytes" in refusal(b" " * (5 << 20))

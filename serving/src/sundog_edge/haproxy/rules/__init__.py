@@ -1,1 +1,1 @@
-"""Rules that a request passes in HAProxy, one concern a module."""
+"""HAProxy's rules for requests, one concern per module."""

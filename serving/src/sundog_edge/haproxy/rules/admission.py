@@ -1,9 +1,10 @@
-"""Whether a request is let in, and what is taken from it before a replica sees it.
+"""Admission: refuse requests, and remove headers that no replica may see.
 
-Who is refused here has no arm. The kind of a refusal is told by its status (`loglines.refusal_kind`), so every kind has one of its own.
+A request that is refused here has no arm. `log_lines.classify_refusal` derives the kind of a refusal from its status, so every kind has a
+different status.
 """
 
-from sundog_edge.haproxy.names import CLIENT_ADDRESS
+from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
 from sundog_edge.haproxy.problems import IS_GRPC, render_grpc_problem, render_problem, render_refusal
 from sundog_edge.haproxy.rules import authentication, drain, feedback, grpc, rate_limits
 from sundog_edge.split.layout import Layout
@@ -12,14 +13,11 @@ from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 SOURCES_TABLE = "sources"
 _SOURCES = 100_000
 _METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
-"""Those that a model server refuses with a problem document, if it does. Its parser does not know all others."""
-
-HAS_POLICY = "{ var(txn.policy) -m found }"
-"""Whether the service asks for more than what every service gets."""
+"""Methods that the model server answers, or refuses with a problem document. Its parser does not know the others."""
 
 
 def connection_limit(settings: HaproxyProcessSettings) -> str:
-    """Refuse more connections of one address than it may have."""
+    """Return rules that refuse too many connections of one address."""
     if not settings.source_connections:
         return ""
     return f"""    tcp-request connection track-sc5 {CLIENT_ADDRESS} table {SOURCES_TABLE}
@@ -28,7 +26,7 @@ def connection_limit(settings: HaproxyProcessSettings) -> str:
 
 
 def backends(layout: Layout, state: StateDir) -> str:
-    """The backends that hold what is counted and known here."""
+    """Return the backends for the tables and keys of admission."""
     return f"""backend {SOURCES_TABLE} from base
     stick-table type ipv6 size {_SOURCES} expire 1m store conn_cur
 
@@ -37,22 +35,22 @@ def backends(layout: Layout, state: StateDir) -> str:
 
 
 def expect_continue(state: StateDir) -> str:
-    """Refuse a body that is larger by what the request says of itself, where the client waits to be asked for it.
+    """Return rules that refuse a body by its `content-length` if the client waits for `100 Continue`.
 
-    Others send it whatever is answered, and read that only if somebody reads theirs.
+    Other clients send the body in any case, and read the answer only after the edge has read it.
     """
-    asks = f"!{IS_GRPC} {{ req.fhdr(expect) -i -m str 100-continue }} {{ req.hdr(content-length) -m found }}"
-    large = "{ var(txn.limit) -m found } { req.hdr_val(content-length),sub(txn.limit) gt 0 }"
+    is_waiting = f"!{IS_GRPC} {{ req.fhdr(expect) -i -m str 100-continue }} {{ req.hdr(content-length) -m found }}"
+    is_large = "{ var(txn.limit) -m found } { req.hdr_val(content-length),sub(txn.limit) gt 0 }"
     limit = "larger than %[var(txn.limit)] bytes"
-    found = "the body of %[req.hdr_val(content-length)] bytes is"
-    refused = render_problem(413, "Content Too Large", f"{found} {limit}", code="BodyTooLarge")
-    return f"""    http-request set-var(txn.limit) var(txn.name),map_str({state.map("splits")}),field(5,|) if {asks}
-    http-request return {refused} if {asks} {large}
+    body = "the body of %[req.hdr_val(content-length)] bytes is"
+    refused = render_problem(413, "Content Too Large", f"{body} {limit}", code="BodyTooLarge")
+    return f"""    http-request set-var(txn.limit) var(txn.name),map_str({state.map("splits")}),field(5,|) if {is_waiting}
+    http-request return {refused} if {is_waiting} {is_large}
 """
 
 
 def rules(state: StateDir) -> str:
-    """Refuse what the service does not take, and set `txn.policy` where the service has one."""
+    """Return rules that refuse invalid requests, and set `txn.policy` if the service has a policy."""
     method = render_refusal(
         405,
         "Method Not Allowed",
@@ -79,7 +77,7 @@ def rules(state: StateDir) -> str:
     return f"""{method}{host}{websocket}{dots}\
     http-request set-var(txn.limit) var(txn.split),field(5,|)
     http-request set-var(txn.limit) int({feedback.MAX_BYTES}) if {feedback.IS_FEEDBACK}
-{_body()}\
+{_body_size_rules()}\
 {grpc.refuse_malformed()}\
     http-request set-var(txn.policy) var(txn.name),map_str({state.map("policies")})
 {authentication.rules(state)}\
@@ -87,30 +85,29 @@ def rules(state: StateDir) -> str:
 {rate_limits.rules()}"""
 
 
-def _body() -> str:
-    """Refuse, once `txn.limit` is set, a body that is larger, by what the request says of itself or by what has come of it.
+def _body_size_rules() -> str:
+    """Return rules that refuse a body larger than `txn.limit`, by its declared or its received size.
 
-    Of a call that is in front of its message: whether it is compressed, and its length. A replica would have it in memory, unpacked,
-    before anybody looked at it.
+    A gRPC message starts with a compression flag and its length. A replica would decompress the message in memory before any check.
     """
-    large, told = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
+    is_large, is_declared = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
     limit = "larger than %[var(txn.limit)] bytes"
-    packed = render_grpc_problem(415, "a compressed message is not supported; send it as it is")
-    # That of feedback is no field's.
+    compressed = render_grpc_problem(415, "a compressed message is not supported; send it as it is")
+    # The limit of feedback is not a field of the service.
     field = ", which is endpoint.maxRequestBytes of its service"
     message = render_grpc_problem(413, f"the message of %[var(txn.message)] bytes is {limit}{field}")
-    return f"""    http-request return {packed} if {IS_GRPC} {{ req.body,bytes(0,1),hex -m str 01 }}
+    return f"""    http-request return {compressed} if {IS_GRPC} {{ req.body,bytes(0,1),hex -m str 01 }}
     http-request set-var(txn.message) req.body,bytes(1,4),be2dec(,4) if {IS_GRPC}
     http-request return {message} if {IS_GRPC} {{ var(txn.message),sub(txn.limit) gt 0 }}
-    http-request set-var-fmt(txn.toolarge) "the body is {limit}" if !{IS_GRPC} {large}
+    http-request set-var-fmt(txn.toolarge) "the body is {limit}" if !{IS_GRPC} {is_large}
     http-request set-var-fmt(txn.toolarge) "%[var(txn.toolarge)]{field}" if {drain.IS_TOO_LARGE} !{feedback.IS_FEEDBACK}
     http-request set-var-fmt(txn.toolarge) "the body of %[req.body_size] bytes is {limit}{field}" \
-if {drain.IS_TOO_LARGE} {told} !{feedback.IS_FEEDBACK}
+if {drain.IS_TOO_LARGE} {is_declared} !{feedback.IS_FEEDBACK}
 {drain.rules()}"""
 
 
 def header_rules() -> str:
-    """Take away what only the edge may say to a replica, what is meant for the edge alone, and what an underscore disguises."""
+    """Return rules that remove headers: those that only the edge may set, those for the edge only, and those with underscores."""
     return f"""    http-request del-header x-sundog- -m beg
     http-request del-header _ -m sub
     http-request del-header upgrade
@@ -124,7 +121,7 @@ def header_rules() -> str:
 
 
 def queue_limit(state: StateDir) -> str:
-    """Refuse, in an arm's backend, what would wait behind too many; it counts against the arm, whose shortage it is."""
+    """Return rules of an arm's backend that refuse requests when too many wait. Refusals count for the arm, which lacks replicas."""
     retry = " hdr Retry-After 1"
     full = [
         render_refusal(

@@ -1,9 +1,9 @@
-"""Who calls: an API key, compared by its SHA-256, or a signed token. Only for services whose policy asks.
+"""Authenticate callers by API key, compared by its SHA-256, or by signed token. Only for services whose policy requires it.
 
-Nothing here depends on how many keys there are: a digest, or the id of a token's key, is looked up in a map.
+The cost does not depend on the number of keys: HAProxy looks up a digest, or the id of a token's key, in a map.
 """
 
-from sundog_edge.haproxy.names import CLIENT_ADDRESS
+from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
 from sundog_edge.haproxy.problems import render_refusal
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import StateDir
@@ -11,18 +11,17 @@ from sundog_edge.state_dir import StateDir
 SKEW_S = 60
 MAX_AUDIENCES = 8
 AUTH_REQUIRED = "{ var(txn.guarded) -m bool }"
-_POLICY = "{ var(txn.policy) -m found }"
 _KEYS = "{ var(txn.keys) -m len gt 0 }"
 _JWKS = "{ var(txn.jwks) -m len gt 0 }"
 HAS_VALID_TOKEN = "{ var(txn.signed) -m int 1 }"  # noqa: S105
-"""Whether the request's token, `txn.token`, is one of this service."""
+"""Whether the request's token, `txn.token`, is valid for this service."""
 
-# What is no number counts as 0 in HAProxy's arithmetic, which lies in the past.
+# HAProxy's arithmetic reads text as 0, a time in the past.
 _SECONDS = "^[0-9]{1,15}$"
 
 
 def backend(layout: Layout, state: StateDir) -> str:
-    """A backend that gets no request: HAProxy loads the public keys that its rules name, and knows no others."""
+    """Return a backend that gets no request. HAProxy loads only public keys that its rules name."""
     lines = "".join(
         f'    http-request set-var(txn.signed) str(),jwt_verify("RS256","{state.public_key(file)}")\n'
         for file in layout.public_keys
@@ -31,7 +30,7 @@ def backend(layout: Layout, state: StateDir) -> str:
 
 
 def rules(state: StateDir) -> str:
-    """Set `txn.caller` (for rates) and `txn.client` (an API key's name), or answer 401 or 403."""
+    """Return rules that set `txn.caller` (for rates) and `txn.client` (an API key's name), or answer 401 or 403."""
     unknown = render_refusal(
         401,
         "Unauthorized",
@@ -39,15 +38,15 @@ def rules(state: StateDir) -> str:
         f"{AUTH_REQUIRED} !{{ var(txn.caller) -m found }}",
         " hdr WWW-Authenticate Bearer",
     )
-    return f"""    http-request set-var(txn.keys) var(txn.policy),field(1,|) if {_POLICY}
-    http-request set-var(txn.jwks) var(txn.policy),field(2,|) if {_POLICY}
+    return f"""    http-request set-var(txn.keys) var(txn.policy),field(1,|) if {HAS_POLICY}
+    http-request set-var(txn.jwks) var(txn.policy),field(2,|) if {HAS_POLICY}
     http-request set-var(txn.guarded) bool(true) if {_KEYS} || {_JWKS}
-{_api_keys(state)}\
-{_tokens(state)}\
+{_api_key_rules(state)}\
+{_token_rules(state)}\
 {unknown}"""
 
 
-def _api_keys(state: StateDir) -> str:
+def _api_key_rules(state: StateDir) -> str:
     return f"""    http-request set-var(txn.credential) http_auth_bearer if {_KEYS}
     http-request set-var(txn.credential) req.fhdr(x-api-key) if {_KEYS} {{ req.fhdr(x-api-key) -m found }}
     http-request set-var(txn.digest) var(txn.credential),sha2(256),hex,lower if {_KEYS}
@@ -56,31 +55,31 @@ def _api_keys(state: StateDir) -> str:
 """
 
 
-def _tokens(state: StateDir) -> str:
-    """A token's key is found by its `kid`; what algorithm it signs with is the key's to say, never the token's."""
-    asked = f"{_JWKS} !{{ var(txn.client) -m found }}"
-    wanted = "{ var(txn.audience) -m len gt 0 }"
-    # Of a subject that HAProxy cannot read nobody knows whose it is: as a key of its own it would be that of all such tokens together.
-    named = f"{HAS_VALID_TOKEN} {{ var(txn.subject) -m len gt 0 }}"
+def _token_rules(state: StateDir) -> str:
+    """Return rules for tokens. The `kid` selects the key. The key, never the token, determines the algorithm."""
+    is_required = f"{_JWKS} !{{ var(txn.client) -m found }}"
+    has_audience = "{ var(txn.audience) -m len gt 0 }"
+    # A subject that HAProxy cannot read identifies no caller: as a key, it would be shared by all such tokens.
+    has_subject = f"{HAS_VALID_TOKEN} {{ var(txn.subject) -m len gt 0 }}"
     audiences = "".join(
-        f"    http-request set-var(txn.intended) bool(true) if {HAS_VALID_TOKEN} {wanted} "
+        f"    http-request set-var(txn.intended) bool(true) if {HAS_VALID_TOKEN} {has_audience} "
         f"{{ var(txn.token),jwt_payload_query('{path}'),strcmp(txn.audience) eq 0 }}\n"
         for path in ("$.aud", *(f"$.aud[{index}]" for index in range(MAX_AUDIENCES)))
     )
-    elsewhere = render_refusal(
+    wrong_audience = render_refusal(
         403,
         "Forbidden",
         "the token is not for this service",
-        f"{HAS_VALID_TOKEN} {wanted} !{{ var(txn.intended) -m bool }}",
+        f"{HAS_VALID_TOKEN} {has_audience} !{{ var(txn.intended) -m bool }}",
     )
-    return f"""    http-request set-var(txn.token) http_auth_bearer if {asked}
-    http-request set-var(txn.kid) var(txn.token),jwt_header_query('$.kid'),sha2(256),hex,lower if {asked}
-    http-request set-var(txn.jwk) var(txn.jwks),concat(/,txn.kid),map_str({state.map("tokens")}) if {asked}
-    http-request set-var(txn.alg) var(txn.jwk),field(1,|) if {asked}
-    http-request set-var(txn.key) var(txn.jwk),field(2,|) if {asked}
-    http-request set-var(txn.key) var(txn.key),ub64dec if {asked} {{ var(txn.alg) -m beg HS }}
+    return f"""    http-request set-var(txn.token) http_auth_bearer if {is_required}
+    http-request set-var(txn.kid) var(txn.token),jwt_header_query('$.kid'),sha2(256),hex,lower if {is_required}
+    http-request set-var(txn.jwk) var(txn.jwks),concat(/,txn.kid),map_str({state.map("tokens")}) if {is_required}
+    http-request set-var(txn.alg) var(txn.jwk),field(1,|) if {is_required}
+    http-request set-var(txn.key) var(txn.jwk),field(2,|) if {is_required}
+    http-request set-var(txn.key) var(txn.key),ub64dec if {is_required} {{ var(txn.alg) -m beg HS }}
     http-request set-var(txn.signed) var(txn.token),jwt_verify(txn.alg,txn.key) \
-if {asked} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
+if {is_required} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
     http-request set-var(txn.now) date if {HAS_VALID_TOKEN}
     http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int') if {HAS_VALID_TOKEN}
     http-request set-var(txn.nbf) var(txn.token),jwt_payload_query('$.nbf','int') if {HAS_VALID_TOKEN}
@@ -93,9 +92,9 @@ if {asked} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
     http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN} {{ var(txn.issuer) -m len gt 0 }} \
 !{{ var(txn.token),jwt_payload_query('$.iss'),strcmp(txn.issuer) eq 0 }}
 {audiences}\
-{elsewhere}\
+{wrong_audience}\
     http-request set-var(txn.subject) var(txn.token),jwt_payload_query('$.sub') if {HAS_VALID_TOKEN}
-    http-request set-var(txn.subject) var(txn.subject),xxh64 if {named}
-    http-request set-var(txn.caller) str(j),concat(/,txn.subject) if {named}
+    http-request set-var(txn.subject) var(txn.subject),xxh64 if {has_subject}
+    http-request set-var(txn.caller) str(j),concat(/,txn.subject) if {has_subject}
     http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {HAS_VALID_TOKEN} !{{ var(txn.caller) -m found }}
 """

@@ -1,25 +1,25 @@
-"""Compressed answers: JSON by gzip, where the service offers it and the client asks. The rules come with the first such service.
+"""Compress answers: JSON by gzip, if the service offers it and the client accepts it. The rules come with the first such service.
 
-HAProxy compresses what it forwards, and decides by the request's `accept-encoding`, so the other services of a namespace lose that header.
-It leaves alone answers to HEAD and HTTP/1.0, errors, and what a replica has compressed. Streams and gRPC have other types.
+HAProxy decides by the request's `accept-encoding`, so rules remove that header for the other services of a namespace. HAProxy does not
+compress answers to HEAD and HTTP/1.0, errors, and already compressed answers. Streams and gRPC have other content types.
 """
 
 from sundog_edge.state_dir import HaproxyProcessSettings
 
-_OFFERED = "{ var(txn.flags) -m sub z }"
+_IS_OFFERED = "{ var(txn.flags) -m sub z }"
 _MEMORY_PART = 16
-"""Of HAProxy's memory, what compression may use. An answer for which nothing is left is sent as it is."""
+"""Compression may use this part of HAProxy's memory. Without free memory, an answer is not compressed."""
 
 
 def limits(settings: HaproxyProcessSettings) -> str:
-    """Line of `global`."""
+    """Return the line of `global`."""
     return f"    maxzlibmem {max(1, settings.memory_bytes // _MEMORY_PART >> 20)}\n"
 
 
 def rules() -> str:
-    """Lines of the defaults of arms. `vary` is for caches that keep an answer as it was; HAProxy marks those that it compresses itself."""
+    """Return lines for the defaults of arms. `vary` is for caches of uncompressed answers; HAProxy adds it to those that it compresses."""
     return f"""    compression algo gzip
     compression type application/json
-    http-request del-header accept-encoding unless {_OFFERED}
-    http-response add-header vary accept-encoding if {_OFFERED} {{ res.hdr(content-type) -m beg application/json }}
+    http-request del-header accept-encoding unless {_IS_OFFERED}
+    http-response add-header vary accept-encoding if {_IS_OFFERED} {{ res.hdr(content-type) -m beg application/json }}
 """

@@ -1,9 +1,9 @@
-"""Browsers: which pages of other origins may call a service, and read what is answered (the CORS protocol of the Fetch standard).
+"""CORS: which web pages of other origins may call a service and read its answers (the CORS protocol of the Fetch standard).
 
-The rules are there from the first service on that asks for them. They come before every rule that refuses, so that a page can read
-refusals too. A preflight is a browser's question and no request of a client: it needs no key, reaches no replica, and is not counted.
+The rules come with the first service that has a CORS policy. They stand before every rule that refuses, so that a page can read refusals
+too. A preflight is not a client's request: it needs no key, reaches no replica, and is not counted.
 
-- Map `cors`: service → `*` for any origin, request headers, response headers, seconds, `true` with credentials; parted by `|`.
+- Map `cors`: service → `*` for any origin, request headers, response headers, seconds, `true` with credentials; separated by `|`.
 - Map `origins`: `service|origin` → the origin.
 """
 
@@ -13,10 +13,10 @@ from sundog_edge.split.policies import ANY_ORIGIN, Cors
 from sundog_edge.state_dir import StateDir
 
 ALLOWED_METHODS = "GET, HEAD, POST"
-"""Those that a model server answers."""
+"""Methods that a model server answers."""
 
 ALLOWED_HEADERS = ("authorization", "content-type", "inference-header-content-length", "x-api-key", "x-request-id")
-"""Headers of requests that every client may have to send."""
+"""Request headers that any client may need."""
 
 EXPOSED_HEADERS = (
     "inference-header-content-length",
@@ -26,18 +26,18 @@ EXPOSED_HEADERS = (
     "x-sundog-exposure",
     "x-sundog-revision",
 )
-"""Headers of answers that every page may read."""
+"""Response headers that every page may read."""
 
-_SERVED = "{ var(txn.cors) -m found }"
+_HAS_CORS = "{ var(txn.cors) -m found }"
 _ORIGIN = "{ var(txn.origin) -m found }"
 _ALLOWED = "{ var(txn.allowed) -m found }"
 _PREFLIGHT = "{ var(txn.preflight) -m bool }"
 
 
 def rules(state: StateDir) -> str:
-    """Set `txn.cors` where the service has it and `txn.allowed` where the request's origin may call, and answer preflights.
+    """Return rules that set `txn.cors` if the service has a policy and `txn.allowed` if the origin may call, and answer preflights.
 
-    For the frontend, once `txn.name` is set. Calls by gRPC are none that a browser could make.
+    They need `txn.name`. They skip gRPC calls, which browsers cannot make.
     """
     refused = render_problem(
         403,
@@ -45,17 +45,17 @@ def rules(state: StateDir) -> str:
         f"the origin {json_excerpt('var(txn.origin)')} is not among endpoint.cors.allowedOrigins of this service",
         code="OriginNotAllowed",
     )
-    asked = f"{_ORIGIN} {{ method OPTIONS }} {{ req.fhdr(access-control-request-method) -m found }}"
+    is_preflight = f"{_ORIGIN} {{ method OPTIONS }} {{ req.fhdr(access-control-request-method) -m found }}"
     return f"""    http-request set-var(txn.cors) var(txn.name),map_str({state.map("cors")}) if !{IS_GRPC}
-    http-request set-var(txn.origin) req.fhdr(origin) if {_SERVED} {{ req.fhdr(origin) -m found }}
+    http-request set-var(txn.origin) req.fhdr(origin) if {_HAS_CORS} {{ req.fhdr(origin) -m found }}
     http-request set-var(txn.allowed) var(txn.name),concat(|,txn.origin),map_str({state.map("origins")}) if {_ORIGIN}
     http-request set-var(txn.allowed) str({ANY_ORIGIN}) if {_ORIGIN} {{ var(txn.cors),field(1,|) -m str {ANY_ORIGIN} }}
-    http-request set-var(txn.preflight) bool(true) if {asked}
+    http-request set-var(txn.preflight) bool(true) if {is_preflight}
     http-request set-log-level silent if {_PREFLIGHT}
     http-request return {refused} if {_PREFLIGHT} !{_ALLOWED}
     http-request return status 200 if {_PREFLIGHT}
-    http-after-response del-header access-control- -m beg if {_SERVED}
-    http-after-response add-header vary origin if {_SERVED}
+    http-after-response del-header access-control- -m beg if {_HAS_CORS}
+    http-after-response add-header vary origin if {_HAS_CORS}
     http-after-response set-header access-control-allow-origin %[var(txn.allowed)] if {_ALLOWED}
     http-after-response set-header access-control-allow-credentials true if {_ALLOWED} {{ var(txn.cors),field(5,|) -m str true }}
     http-after-response set-header access-control-expose-headers %[var(txn.cors),field(3,|)] if {_ALLOWED} !{_PREFLIGHT}
@@ -66,13 +66,13 @@ def rules(state: StateDir) -> str:
 
 
 def build_cors_maps(document: SplitDocument) -> dict[str, dict[str, str]]:
-    """The entries of both maps. Pure."""
-    asked = [(service, service.cors) for service in document.services if service.cors]
+    """Return the entries of both maps. Pure."""
+    with_cors = [(service, service.cors) for service in document.services if service.cors]
     return {
-        "cors": {service.name: _value(service, cors) for service, cors in asked},
+        "cors": {service.name: _value(service, cors) for service, cors in with_cors},
         "origins": {
             f"{service.name}|{origin}": origin
-            for service, cors in asked
+            for service, cors in with_cors
             for origin in cors.allowedOrigins
             if origin != ANY_ORIGIN
         },
@@ -80,7 +80,7 @@ def build_cors_maps(document: SplitDocument) -> dict[str, dict[str, str]]:
 
 
 def _value(service: Service, cors: Cors) -> str:
-    # A page whose users are units has to send the header that says who they are.
+    # A page must send the header that identifies its user's unit.
     unit = (service.unit.name.lower(),) if service.unit.kind == "header" else ()
     fields = (
         ANY_ORIGIN if ANY_ORIGIN in cors.allowedOrigins else "",

@@ -1,7 +1,6 @@
-"""Bodies that are too large: the agent reads the rest, and then the client gets its answer (`sundog_edge.feedback.oversized_bodies`).
+"""Drain too large bodies: the agent reads the rest, then the client gets its answer (`sundog_edge.feedback.oversized_bodies`).
 
-A body of which all is here, and one that is known to be too large even for that, are refused at once. So are all that find the agent
-away or busy with others.
+HAProxy refuses at once a body that has arrived completely, a body too large to drain, and any body while the agent is away or busy.
 """
 
 from sundog_edge.haproxy.problems import render_problem
@@ -9,15 +8,15 @@ from sundog_edge.state_dir import StateDir
 
 PATH = "/-/drain"
 MAX_BYTES = 64 << 20
-"""Of one body, what is read at most."""
+"""Largest body that the agent drains."""
 
 BODY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 2.0
-"""For all of it, and for the next piece of it, at most."""
+"""Longest wait for the whole body, and for its next part."""
 
 BACKEND = "drain"
 IS_TOO_LARGE = "{ var(txn.toolarge) -m found }"
-"""Whether a body is too large; the variable says for what."""
+"""Whether a body is too large. The variable is the detail of the answer."""
 
 MAX_CONNECTIONS = 8
 _DRAINED = "{ var(txn.drained) -m bool }"
@@ -26,21 +25,21 @@ _LENGTHS = "^(?!content-length$|transfer-encoding$|host$)"
 
 
 def rules() -> str:
-    """Refuse a request whose body is too large, or have its rest read first."""
-    unread = f"!{{ internal.htx.has_eom }} {{ req.body_size le {MAX_BYTES} }}"
-    return f"""    http-request set-var(txn.drained) bool(true) if {IS_TOO_LARGE} {unread}
+    """Return rules that refuse a request with a too large body, or first send it to the agent."""
+    is_unread = f"!{{ internal.htx.has_eom }} {{ req.body_size le {MAX_BYTES} }}"
+    return f"""    http-request set-var(txn.drained) bool(true) if {IS_TOO_LARGE} {is_unread}
     http-request allow if {_DRAINED}
     http-request return {_REFUSED} if {IS_TOO_LARGE}
 """
 
 
 def use_backend() -> str:
-    """Rules of the frontend that end with a backend for such a request."""
+    """Return the rule of the frontend that chooses the backend of such a request."""
     return f"    use_backend {BACKEND} if {_DRAINED}\n"
 
 
 def backend(state: StateDir) -> str:
-    """The agent, which gets nothing of a request but its body; what the client reads is composed here."""
+    """Return the backend of the agent. The agent gets only the body of a request; HAProxy composes the answer here."""
     errors = "".join(
         f"    http-error {_REFUSED.replace('status 413', f'status {status}', 1)}\n" for status in (502, 503, 504)
     )

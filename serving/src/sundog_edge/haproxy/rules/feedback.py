@@ -1,6 +1,6 @@
-"""Feedback: the exposure that an answer tells, and the way of `POST /-/feedback` to the agent.
+"""Feedback: the exposure header of answers, and the route of `POST /-/feedback` to the agent.
 
-Only services that ask for it pay for it. What is reported is no request of an arm: it is neither assigned nor counted in a row.
+Only services with feedback have this cost. A report is not a request of an arm: it is neither assigned nor counted in a row.
 """
 
 from sundog_edge.counting.log_lines import FEEDBACK_KIND
@@ -16,25 +16,25 @@ SERVICE_HEADER = "x-sundog-service"
 EXPOSURE_HEADER = "x-sundog-exposure"
 MAX_BYTES = 1 << 20
 MAX_REQUESTS_PER_SECOND = 200
-"""Requests with feedback of one service that one edge lets through in a second."""
+"""Requests with feedback of one service that one edge admits per second."""
 
 MAX_CONNECTIONS = 16
 MAX_QUEUED = 64
 _TABLE = "feedback-rate"
 _SERVICES = 1000
 IS_FEEDBACK = "{ var(txn.feedback) -m bool }"
-"""Whether a request is feedback; so from `route` on."""
+"""Whether a request is feedback; set by `route_rules`."""
 
 _RETRY = " hdr Retry-After 1"
 _CODE = "FeedbackUnavailable"
 
 
 def route_rules() -> str:
-    """Set `txn.feedback` for what is meant for the agent: `/-/feedback` at the service's host, else `/<service>/-/feedback`.
+    """Return rules that set `txn.feedback` for requests to the agent: `/-/feedback` at the service's host, else `/<service>/-/feedback`.
 
-    Who takes none refuses it here: what an application still reports after an experiment must be no rejection of an arm.
+    A service without feedback refuses here: reports after an experiment must not count as rejections of an arm.
     """
-    ends = f"{{ path -m end {PATH} }}"
+    has_suffix = f"{{ path -m end {PATH} }}"
     method = render_refusal(
         405,
         "Method Not Allowed",
@@ -42,22 +42,22 @@ def route_rules() -> str:
         f"{IS_FEEDBACK} !{{ method POST }}",
         " hdr Allow POST",
     )
-    none = render_refusal(
+    no_feedback = render_refusal(
         404,
         "Not Found",
         "this service takes no feedback",
         f"{IS_FEEDBACK} !{{ var(txn.split),field(7,|) -m sub f }}",
         code="NoFeedback",
     )
-    return f"""    http-request set-var(txn.feedback) bool(true) if {ends} {{ var(txn.byhost) -m found }} {{ path -m str {PATH} }}
-    http-request set-var(txn.feedback) bool(true) if {ends} !{{ var(txn.byhost) -m found }} {{ path,regsub(^/[^/]*,) -m str {PATH} }}
+    return f"""    http-request set-var(txn.feedback) bool(true) if {has_suffix} {{ var(txn.byhost) -m found }} {{ path -m str {PATH} }}
+    http-request set-var(txn.feedback) bool(true) if {has_suffix} !{{ var(txn.byhost) -m found }} {{ path,regsub(^/[^/]*,) -m str {PATH} }}
     http-request set-var(txn.refused) str({FEEDBACK_KIND}) if {IS_FEEDBACK}
-{none}{method}"""
+{no_feedback}{method}"""
 
 
 def rate_limit() -> str:
-    """Refuse what comes too often, in place of the service's own rates, which are for predictions."""
-    often = render_refusal(
+    """Return rules that refuse too frequent feedback, in place of the service's rate limits, which are for predictions."""
+    too_often = render_refusal(
         429,
         "Too Many Requests",
         "feedback of this service comes too often: send more events with each request",
@@ -65,34 +65,34 @@ def rate_limit() -> str:
         _RETRY,
     )
     return f"""    http-request track-sc3 var(txn.name) table {_TABLE} if {IS_FEEDBACK}
-{often}\
+{too_often}\
     http-request sc-inc-gpc0(3) if {IS_FEEDBACK}
     http-request allow if {IS_FEEDBACK}
 """
 
 
 def use_backend() -> str:
-    """Rules of the frontend that end with a backend for feedback."""
+    """Return the rule of the frontend that chooses the backend of feedback."""
     return f"    use_backend {BACKEND} if {IS_FEEDBACK}\n"
 
 
 def backends(state: StateDir) -> str:
-    """The agent, who is told whose feedback it is; nobody but HAProxy reaches its socket.
+    """Return the backend of the agent, which gets the name of the service. Only HAProxy reaches its socket.
 
-    A connection to it has one request. Its server (aiohttp) takes the trailers of a request for headers of the next one, and in trailers
-    a client may say what HAProxy's rules have taken from the headers. What that server answers by itself, in a text of its own, becomes
-    a problem document, and no answer tells its name.
+    A connection has one request. The agent's server (aiohttp) reads trailers of a request as headers of the next one. A client can put
+    into trailers the headers that HAProxy's rules remove. Plain-text errors of that server become problem documents, and no answer shows
+    its name.
     """
-    away = "feedback is not taken now"
+    unavailable = "feedback is not taken now"
     errors = "".join(
-        f"    http-error {render_problem(status, title, away, _RETRY, _CODE)}\n"
+        f"    http-error {render_problem(status, title, unavailable, _RETRY, _CODE)}\n"
         for status, title in ((502, "Bad Gateway"), (503, "Service Unavailable"), (504, "Gateway Timeout"))
     )
-    own = "!{ res.hdr(content-type) -m sub json }"
-    unread = render_problem(400, "Bad Request", "the header of the request is not understood", code="BadFeedback")
-    broken = render_problem(500, "Internal Server Error", "feedback was not taken")
-    many = render_refusal(
-        503, "Service Unavailable", away, f"{{ be_conn gt {MAX_CONNECTIONS + MAX_QUEUED} }}", _RETRY, _CODE
+    is_plain_text = "!{ res.hdr(content-type) -m sub json }"
+    bad_request = render_problem(400, "Bad Request", "the header of the request is not understood", code="BadFeedback")
+    failed = render_problem(500, "Internal Server Error", "feedback was not taken")
+    too_many = render_refusal(
+        503, "Service Unavailable", unavailable, f"{{ be_conn gt {MAX_CONNECTIONS + MAX_QUEUED} }}", _RETRY, _CODE
     )
     return f"""backend {_TABLE} from base
     stick-table type string len 64 size {_SERVICES} expire 10s store gpc0,gpc0_rate(1s)
@@ -103,7 +103,7 @@ backend {BACKEND} from base
     retries 1
     option http-server-close
     http-reuse never
-{errors}{many}\
+{errors}{too_many}\
     http-request del-header x-sundog- -m beg
     http-request del-header _ -m sub
     http-request del-header x-api-key
@@ -111,21 +111,21 @@ backend {BACKEND} from base
     http-request del-header cookie
     http-request set-header {SERVICE_HEADER} %[var(txn.name)]
     http-request set-path {PATH}
-    http-response return {unread} if {{ status 400:499 }} {own}
-    http-response return {broken} if {{ status ge 500 }} {own}
+    http-response return {bad_request} if {{ status 400:499 }} {is_plain_text}
+    http-response return {failed} if {{ status ge 500 }} {is_plain_text}
     http-response del-header server
     server agent unix@{state.feedback_socket} maxconn {MAX_CONNECTIONS}
 """
 
 
 def exposure_header(state: StateDir) -> str:
-    """Rules of an arm's answer: its exposure, as `sundog_edge.feedback.exposure` reads it, while there is a key to sign it with.
+    """Return rules of an arm's answer: its exposure while there is a signing key; `sundog_edge.feedback.exposure` reads it.
 
-    A service whose every request is a unit gets a number of its own for each; a request without a sticky unit is nobody's exposure.
+    If each request is a unit, each gets a random unit. With sticky units, a request without a unit has no exposure.
     """
-    mark = "{ var(txn.mark) -m len gt 0 }"
-    of_request = "{ var(txn.source) -m str -- - }"
-    told = "{ var(txn.exposure) -m found }"
+    has_mark = "{ var(txn.mark) -m len gt 0 }"
+    is_request_unit = "{ var(txn.source) -m str -- - }"
+    has_exposure = "{ var(txn.exposure) -m found }"
     text = SEPARATOR.join(
         (VERSION, "%[var(txn.mark)]", "%[var(txn.exposed),xxh64,hex,lower]", "%[var(txn.received),div(1000000)]")
     )
@@ -133,10 +133,10 @@ def exposure_header(state: StateDir) -> str:
     message = f"var(txn.name),concat({SEPARATOR},txn.armname,{SEPARATOR}),concat(,txn.exposure)"
     signature = f"{message},hmac(sha256,txn.signing),bytes(0,{SIGNATURE_BYTES}),ub64enc"
     return f"""    http-after-response set-var(txn.mark) var(txn.arm),field(7,!) if {{ var(txn.flags) -m sub f }} !{probes.IS_PROBE}
-    http-after-response set-var(txn.exposed) uuid() if {mark} {of_request}
-    http-after-response set-var(txn.exposed) var(txn.unit) if {mark} !{of_request}
-    http-after-response set-var(txn.signing) str({SIGNING_KEY_ENTRY}),map_str({state.map("signing")}) if {mark} {is_exposed}
+    http-after-response set-var(txn.exposed) uuid() if {has_mark} {is_request_unit}
+    http-after-response set-var(txn.exposed) var(txn.unit) if {has_mark} !{is_request_unit}
+    http-after-response set-var(txn.signing) str({SIGNING_KEY_ENTRY}),map_str({state.map("signing")}) if {has_mark} {is_exposed}
     http-after-response set-var(txn.armname) var(txn.arm),field(5,!) if {{ var(txn.signing) -m found }}
     http-after-response set-var-fmt(txn.exposure) {text} if {{ var(txn.signing) -m found }}
-    http-after-response set-header {EXPOSURE_HEADER} %[var(txn.exposure)]{SEPARATOR}%[{signature}] if {told}
+    http-after-response set-header {EXPOSURE_HEADER} %[var(txn.exposure)]{SEPARATOR}%[{signature}] if {has_exposure}
 """

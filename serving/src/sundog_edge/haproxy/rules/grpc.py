@@ -1,6 +1,6 @@
-"""Calls by gRPC: the same services, splits and counters; replicas are reached at their gRPC ports, by HTTP/2 without TLS.
+"""gRPC calls: they have the same services, splits and counters, and reach replicas at their gRPC ports, by HTTP/2 without TLS.
 
-What the edge answers itself has the HTTP status of the same problem, a `grpc-status` beside it, and no body.
+The edge's own answers have the HTTP status of the problem, a `grpc-status`, and no body.
 """
 
 from sundog_edge.counting.log_lines import GIVEN_UP_OUTCOME
@@ -20,10 +20,10 @@ PROBES = (
 """Paths that the model server answers without its model."""
 
 IS_GRPC_PATH = f"{{ path -m beg {SERVICE} {HEALTH} }}"
-"""Whether the path is one of gRPC: what `txn.grpc` is set by."""
+"""Whether the path is of gRPC. `txn.grpc` is set by this."""
 
 SERVICE_METADATA = "sundog-service"
-"""Names the service where the authority does not."""
+"""Metadata that names the service if the authority does not."""
 
 _UNITS = {
     "H": "mul(3600000)",
@@ -33,36 +33,36 @@ _UNITS = {
     "u": "div(1000)",
     "n": "div(1000000)",
 }
-"""Units of a deadline, to milliseconds."""
+"""Conversion of a deadline's units to milliseconds."""
 
 _EARLY_MS = 10
-"""How much too early a server's clock may let a deadline pass."""
+"""Milliseconds by which a server's clock may end a deadline too early."""
 
 _PREFIX_BYTES = 5
-"""In front of a message: whether it is compressed, and its length."""
+"""Bytes before a message: its compression flag and its length."""
 
 _ENCODINGS = "identity gzip deflate"
-"""Those that a server of gRPC knows. Of a compressed message none is supported, but a client may name one and send it as it is."""
+"""Encodings that a gRPC server knows. Compressed messages are not supported, but a client may name one and not compress."""
 
 _DIGIT = "[A-Za-z0-9+/]"
 _BASE64 = f"({_DIGIT}{{64}})*({_DIGIT}{{4}}){{0,15}}({_DIGIT}[AQgw]|{_DIGIT}{{2}}[AEIMQUYcgkosw048])?=*"
-"""As a server of gRPC takes it. Long runs come first, for each repetition of a group may cost stack."""
+"""Base64 as a gRPC server accepts it. Long runs come first, because each repetition of a group may cost stack."""
 
 _BINARY, _END = r"(^|\n)[^:\n]*-bin: ", r"\r"
-"""Of a line of headers, what stands before the value of one in base64, and after it."""
+"""The text before and after a base64 value in a header line."""
 
 
 def refuse_unsupported() -> str:
-    """Refuse at once a method that no replica has: the client of a stream sends on, and waits for the answer meanwhile."""
+    """Return the rule that refuses an unknown method at once: a streaming client would continue to send and wait for the answer."""
     known = " ".join((*PROBES, f"{SERVICE}ModelInfer"))
     refused = render_grpc_problem(405, "this method is not supported")
     return f"    http-request return {refused} if {IS_GRPC} !{{ path -m str {known} }}\n"
 
 
 def refuse_malformed() -> str:
-    """Refuse what is no valid call. A server of gRPC takes it for its own error or waits for the rest, and an arm would be blamed.
+    """Return rules that refuse invalid calls. A gRPC server reports them as its own errors or waits for more, which would count for an arm.
 
-    A message that is longer than the buffer and has no length in the headers cannot be seen to end early.
+    HAProxy cannot detect the early end of a message that exceeds the buffer and has no length in the headers.
     """
     method = render_grpc_problem(405, "a call is a POST", " hdr Allow POST")
     trailers = render_grpc_problem(400, "a call needs the header te: trailers")
@@ -86,11 +86,11 @@ def refuse_malformed() -> str:
 
 
 def request_rules(state: StateDir) -> str:
-    """Rules of an arm's gRPC backend: the application's name, and the client's deadline or the service's, whichever is earlier.
+    """Return rules of an arm's gRPC backend: the application's name, and the earlier of the client's and the service's deadline.
 
-    What gRPC's libraries tell each other of calls is taken away: a server fails at values of it that it does not know.
+    Metadata between gRPC libraries is removed: a server fails at unknown values of it.
     """
-    asked = "".join(
+    deadlines = "".join(
         f"    http-request set-var(txn.asked) req.fhdr(grpc-timeout),rtrim({unit}),{factor} "
         f"if {{ req.fhdr(grpc-timeout) -m reg ^[0-9]{{1,8}}{unit}$ }}\n"
         for unit, factor in _UNITS.items()
@@ -100,7 +100,7 @@ def request_rules(state: StateDir) -> str:
     http-request del-header grpc-internal- -m beg
     http-request del-header ^(grpc-(previous-rpc-attempts|retry-pushback-ms|status)|lb-cost-bin)$ -m reg
     http-request set-var(txn.deadline) var(txn.split),field(3,|),add(0)
-{asked}\
+{deadlines}\
     http-request set-var(txn.own) bool(true) if {{ var(txn.asked) -m found }} {{ var(txn.asked),sub(txn.deadline) lt 0 }}
     http-request set-var(txn.deadline) var(txn.asked) if {{ var(txn.own) -m bool }}
     http-request set-header grpc-timeout %[var(txn.deadline)]m
@@ -108,9 +108,9 @@ def request_rules(state: StateDir) -> str:
 
 
 def outcome_rules() -> str:
-    """A status that comes with the headers, as that of an error without an answer does; one that comes after an answer is not seen.
+    """Return rules that set the outcome from a status in the headers, as of errors without an answer. HAProxy does not see a later status.
 
-    Where the client's own deadline is the earlier one and has passed, a call that ends by it was given up by its client.
+    If the client's deadline is the earlier one and has passed, the client gave up the call.
     """
     passed = f"{{ var(txn.ttfb),div(1000),add({_EARLY_MS}),sub(txn.deadline) ge 0 }}"
     return f"""    http-response set-var-fmt(txn.outcome) grpc%[res.fhdr(grpc-status)] if {{ res.fhdr(grpc-status) -m reg ^[0-9]{{1,2}}$ }}
@@ -119,14 +119,14 @@ def outcome_rules() -> str:
 
 
 def use_backend(layout: Layout) -> str:
-    """Rules of the frontend that end with a backend for a call."""
+    """Return the rule of the frontend that chooses the backend of a call."""
     if not layout.grpc:
         return f"    use_backend none if {IS_GRPC}\n"
     return f"    use_backend %[var(txn.arm),field(1,!)]-grpc if {IS_GRPC}\n"
 
 
 def error_responses() -> str:
-    """HAProxy's own errors, as a gRPC client reads them."""
+    """Return HAProxy's own errors in the form for gRPC clients."""
     answers = (
         render_grpc_problem(500, "the edge failed"),
         render_grpc_problem(502, "the replica gave no valid answer"),

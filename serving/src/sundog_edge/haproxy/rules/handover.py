@@ -1,35 +1,34 @@
-"""What a replaced worker does with requests that still reach it, on connections that were idle when it was replaced.
+"""Handover: a replaced worker forwards requests that still reach it, on connections that were idle at its replacement.
 
-Such a worker has the rules, the keys and the servers of the moment it was replaced, and checks no server any more. So it hands each
-request to its successor, which assigns and counts it, and forgets it: no line, no count. HAProxy then closes the client's connection
-with the answer.
+Such a worker has outdated rules, keys and servers, and no longer checks servers. So it forwards each request to its successor, which
+assigns and counts it. The old worker writes no line and counts nothing. HAProxy closes the client's connection with the answer.
 """
 
 from sundog_edge.haproxy.rules import grpc
 from sundog_edge.state_dir import StateDir
 
 MAP = "relay"
-"""Empty, until the agent has seen that a worker has a successor: HAProxy changes nothing else in one that was replaced."""
+"""This map is empty until the agent sees that the worker has a successor. In a replaced worker, only maps can change."""
 
 SUCCESSOR_KEY = "successor"
 _TLS = "x-sundog-tls"
 IS_OVER_TLS = ("{ ssl_fc }", f"{{ so_name relay }} {{ req.hdr({_TLS}) -m found }}")
-"""Conditions of which either means that the client came by TLS."""
+"""Conditions for a client with TLS; either is enough."""
 
 
-def _relays(state: StateDir) -> str:
-    """The condition; a worker that goes on pays for its first half only."""
+def _relay_condition(state: StateDir) -> str:
+    """Return the condition of handover. In a current worker, only its first half is evaluated."""
     return f"{{ stopping }} {{ str({SUCCESSOR_KEY}),map_str({state.map(MAP)}) -m found }}"
 
 
 def bind(state: StateDir) -> str:
-    """Where the frontend takes what its predecessor hands over; who the client is comes with the connection."""
+    """Return the bind line for requests of the predecessor. The PROXY protocol carries the client's address."""
     return f"    bind unix@{state.relay_socket} name relay accept-proxy mode 600\n"
 
 
 def rules(state: StateDir) -> str:
-    """The first rules of the frontend: for what is handed over they are the last."""
-    relays = _relays(state)
+    """Return the first rules of the frontend, which are the last ones for forwarded requests."""
+    relays = _relay_condition(state)
     return f"""    http-request del-header {_TLS} if {relays} !{{ so_name relay }}
     http-request set-header {_TLS} 1 if {relays} {{ ssl_fc }}
     http-request set-log-level silent if {relays}
@@ -38,15 +37,15 @@ def rules(state: StateDir) -> str:
 
 
 def use_backend(state: StateDir) -> str:
-    """The first choice of a backend."""
-    relays = _relays(state)
+    """Return the first choice of a backend."""
+    relays = _relay_condition(state)
     return f"""    use_backend relay-calls if {relays} {grpc.IS_GRPC_PATH}
     use_backend relay if {relays}
 """
 
 
 def backends(state: StateDir) -> str:
-    """The way to the successor. Its own timeouts hold there, so none is needed here."""
+    """Return the backends for the successor. Its timeouts apply, so none is needed here."""
     return "\n".join(
         f"""backend {name} from base
     timeout server 1d

@@ -1,7 +1,6 @@
-"""What clients may hold of HAProxy's memory: buffers in all, requests of one connection, and requests of one address.
+"""Limit clients' use of HAProxy's memory: buffers in total, requests of one connection, and requests of one address.
 
-The start of a body is waited for before any rule that refuses, except for those that need none, so who holds what is bounded whoever
-calls, and whatever for.
+HAProxy waits for the start of a body before any rule that refuses, except rules that need no body. So these limits apply to every caller.
 """
 
 from sundog_edge.haproxy.names import CLIENT_ADDRESS
@@ -10,46 +9,46 @@ from sundog_edge.state_dir import HaproxyProcessSettings
 TABLE = "holding"
 _SOURCES = 100_000
 REFUSAL_KIND = "source"
-"""The kind of refusal in the line of a request of an address that has too many."""
+"""Kind of refusal for a request of an address with too many requests."""
 
 MAX_STREAMS = 32
-"""Requests of one HTTP/2 connection at once. Clients are told, and let further ones wait, or open another connection."""
+"""Concurrent requests of one HTTP/2 connection. Clients know this limit; they let more requests wait, or open another connection."""
 
-_FEWEST_BUFFERS = 64
+_MIN_BUFFERS = 64
 
 
 def limits(settings: HaproxyProcessSettings) -> str:
-    """Lines of `global`. Who finds no buffer waits: better late than that the kernel ends HAProxy with all that it holds.
+    """Return lines of `global`. Without a free buffer, a request waits; otherwise the kernel might kill HAProxy for its memory.
 
-    The other half of the memory is for TLS, tables, maps, and a worker that has a successor.
+    The other half of the memory is for TLS, tables, maps, and a replaced worker.
     """
-    buffers = max(settings.memory_bytes // 2 // settings.buffer_bytes, _FEWEST_BUFFERS)
+    buffers = max(settings.memory_bytes // 2 // settings.buffer_bytes, _MIN_BUFFERS)
     return f"""    tune.buffers.limit {buffers}
     tune.h2.fe.max-concurrent-streams {MAX_STREAMS}
 """
 
 
 def rules(settings: HaproxyProcessSettings) -> str:
-    """Close the connection of a request, as soon as its headers are there, if its address has as many under way as it may have connections.
+    """Return rules that close a connection after the request's headers if its address has too many running requests.
 
-    HTTP/2 and gRPC have many requests on a connection, so a limit of connections alone is none of memory.
+    The limit equals that of connections. HTTP/2 and gRPC have many requests on a connection, so limiting connections does not limit memory.
     """
     if not settings.source_connections:
         return ""
-    many = f"{{ sc_conn_cur(7) gt {settings.source_connections} }}"
+    too_many = f"{{ sc_conn_cur(7) gt {settings.source_connections} }}"
     return f"""    tcp-request content track-sc7 {CLIENT_ADDRESS} table {TABLE}
-    tcp-request content set-var(txn.refused) str({REFUSAL_KIND}) if {many}
-    tcp-request content reject if {many}
+    tcp-request content set-var(txn.refused) str({REFUSAL_KIND}) if {too_many}
+    tcp-request content reject if {too_many}
 """
 
 
 def wait_for_body(settings: HaproxyProcessSettings) -> str:
-    """Wait until a request's body is here, or as much of it as a buffer takes."""
+    """Return the rule that waits for a request's body, or for as much of it as fits a buffer."""
     return f"    http-request wait-for-body time {settings.request_seconds}s\n"
 
 
 def table() -> str:
-    """The backend that holds how many requests an address has under way."""
+    """Return the backend with the table of running requests by address."""
     return f"""backend {TABLE} from base
     stick-table type ipv6 size {_SOURCES} expire 1m store conn_cur
 """

@@ -1,8 +1,8 @@
-"""Probes: health checks and questions about the model, which the model server answers without its model. They have rows of their own.
+"""Probes: health checks and metadata requests, which the model server answers without its model. They have separate rows.
 
-Checks of a load balancer are many, fast and good: among the requests of an arm they would hide its errors and its slow answers. So they are
-of another origin, whichever way their arm was chosen, and nobody's unit. The model server leaves the same out of its own metrics. A path
-counts as it is written; one that is written otherwise is a request like any other.
+A load balancer's checks are many, fast and successful. Among the requests of an arm they would hide its errors and slow answers. So they
+have their own origin, however their arm was chosen, and no unit. The model server excludes the same requests from its metrics. Only the
+literal paths count as probes; differently encoded ones are ordinary requests.
 """
 
 from sundog_edge.haproxy.names import PROBE_ORIGIN
@@ -10,23 +10,23 @@ from sundog_edge.haproxy.problems import IS_GRPC
 from sundog_edge.haproxy.rules import grpc
 
 PATHS = "(/openapi[.]json|/-/startup|/v1/models(/[^/:]+)?|/v2(/health/(live|ready)|/models/[^/]+(/versions/[^/]+)?(/ready)?)?)/*"
-"""As a regular expression, what is asked by GET or HEAD, below a service's own path.
+"""Regular expression of probe paths for GET and HEAD, below a service's path.
 
-Of any model: the answer that there is no such one says nothing of the arm either.
+They match any model name: a 404 for an unknown model does not measure the arm either.
 """
 
 POST_PATHS = "/v2/repository/index/*"
-"""The same for what is asked by POST."""
+"""The same for POST."""
 
 IS_PROBE = "{ var(txn.probe) -m bool }"
-"""Whether a request is a probe; so from `rules` on."""
+"""Whether a request is a probe; set by `rules`."""
 
 
 def rules() -> str:
-    """Set `txn.probe`. What is asked by POST pays for two comparisons."""
-    asked, by_host = "{ method GET HEAD }", "{ var(txn.byhost) -m found }"
-    return f"""    http-request set-var(txn.probe) bool(true) if {asked} {by_host} {{ path -m reg ^{PATHS}$ }}
-    http-request set-var(txn.probe) bool(true) if {asked} !{by_host} {{ path -m reg ^/[^/]+{PATHS}$ }}
+    """Return rules that set `txn.probe`. They cost a POST two comparisons."""
+    is_get, by_host = "{ method GET HEAD }", "{ var(txn.byhost) -m found }"
+    return f"""    http-request set-var(txn.probe) bool(true) if {is_get} {by_host} {{ path -m reg ^{PATHS}$ }}
+    http-request set-var(txn.probe) bool(true) if {is_get} !{by_host} {{ path -m reg ^/[^/]+{PATHS}$ }}
     http-request set-var(txn.probe) bool(true) if {{ method POST }} {by_host} {{ path -m reg ^{POST_PATHS}$ }}
     http-request set-var(txn.probe) bool(true) if {{ method POST }} !{by_host} {{ path -m reg ^/[^/]+{POST_PATHS}$ }}
     http-request set-var(txn.probe) bool(true) if {IS_GRPC} {{ path -m str {" ".join(grpc.PROBES)} }}
@@ -34,6 +34,6 @@ def rules() -> str:
 
 
 def row_rule() -> str:
-    """The rule by which a probe of an arm is counted apart from the arm's requests, once `txn.row` is set."""
+    """Return the rule that counts an arm's probes in a separate row. It needs `txn.row`."""
     return f"""    http-request set-var(txn.row) var(txn.arm),field(2,!),field(1,/,4),concat(/{PROBE_ORIGIN}/anonymous) if {IS_PROBE}
 """

@@ -1,15 +1,14 @@
-"""How often a service may be called: by one client, and by all. Counted are requests that are let in; a limit holds per edge."""
+"""Rate limits of a service: per client, and over all clients. Only admitted requests count; a limit applies per edge."""
 
-from sundog_edge.haproxy.names import CLIENT_ADDRESS
+from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
 from sundog_edge.haproxy.problems import render_refusal
 
 PERIODS_S = (1, 60, 3600)
 _CLIENTS = 100_000
-_POLICY = "{ var(txn.policy) -m found }"
 
 
 def tables() -> str:
-    """One table for each length of time: HAProxy knows a rate over one fixed period of a table."""
+    """Return one table for each period: a table of HAProxy has one fixed period."""
     return "\n".join(
         f"backend rate{seconds} from base\n"
         f"    stick-table type string len 160 size {_CLIENTS} expire {2 * seconds}s store gpc0,gpc0_rate({seconds}s)\n"
@@ -18,29 +17,29 @@ def tables() -> str:
 
 
 def rules() -> str:
-    """Refuse what comes too often. A client is its API key, its token's subject, or else its address (of IPv6 the first 64 bits)."""
-    return f"""    http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {_POLICY} !{{ var(txn.caller) -m found }}
-    http-request set-var(txn.ratekey) var(txn.name),concat(/,txn.caller) if {_POLICY}
+    """Return rules that refuse too frequent requests. A client is an API key, a token's subject, or an address (IPv6: the first 64 bits)."""
+    return f"""    http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {HAS_POLICY} !{{ var(txn.caller) -m found }}
+    http-request set-var(txn.ratekey) var(txn.name),concat(/,txn.caller) if {HAS_POLICY}
 {_limit(3, "txn.ratekey", "client", 5)}\
 {_limit(4, "txn.name", "total", 8)}\
-    http-request sc-inc-gpc0(3) if {_POLICY}
-    http-request sc-inc-gpc0(4) if {_POLICY}
+    http-request sc-inc-gpc0(3) if {HAS_POLICY}
+    http-request sc-inc-gpc0(4) if {HAS_POLICY}
 """
 
 
 def _limit(counter: int, key: str, what: str, field: int) -> str:
-    slow = render_refusal(
+    too_often = render_refusal(
         429,
         "Too Many Requests",
         "this client calls too often" if what == "client" else "this service is called too often",
-        f"{_POLICY} {{ var(txn.{what}limit) -m len gt 0 }} {{ sc_gpc0_rate({counter}),sub(txn.{what}limit) ge 0 }}",
+        f"{HAS_POLICY} {{ var(txn.{what}limit) -m len gt 0 }} {{ sc_gpc0_rate({counter}),sub(txn.{what}limit) ge 0 }}",
         f' hdr Retry-After "%[var(txn.policy),field({field + 2},|)]"',
     )
     tracks = "".join(
         f"    http-request track-sc{counter} var({key}) table rate{seconds} "
-        f"if {_POLICY} {{ var(txn.policy),field({field + 1},|) -m str {seconds} }}\n"
+        f"if {HAS_POLICY} {{ var(txn.policy),field({field + 1},|) -m str {seconds} }}\n"
         for seconds in PERIODS_S
     )
     return f"""{tracks}\
-    http-request set-var(txn.{what}limit) var(txn.policy),field({field},|) if {_POLICY}
-{slow}"""
+    http-request set-var(txn.{what}limit) var(txn.policy),field({field},|) if {HAS_POLICY}
+{too_often}"""

@@ -1,11 +1,11 @@
-"""A request's id: the client's if it is well-formed, else one of the edge's own, told to the replica and to the client."""
+"""Set a request's id: the client's if it is well-formed, otherwise a new one. The replica and the client get it."""
 
 HAS_CLIENT_ID = "{ var(txn.named) -m bool }"
-"""Whether the id is the client's, who may come again with it."""
+"""Whether the id is the client's, which may repeat it."""
 
 
 def rules() -> str:
-    """Set `txn.requestid`, `txn.named` and the header."""
+    """Return rules that set `txn.requestid`, `txn.named` and the header."""
     return f"""    http-request set-var(txn.requestid) req.fhdr(x-request-id,1)
     http-request set-var(txn.named) bool(true) if {{ var(txn.requestid) -m reg ^[A-Za-z0-9._:-]{{1,128}}$ }}
     http-request set-var(txn.requestid) uuid() unless {HAS_CLIENT_ID}

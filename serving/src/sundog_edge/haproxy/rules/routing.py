@@ -1,4 +1,4 @@
-"""Which service a request is for: by host, else by the first path segment, for gRPC by the metadata `sundog-service`."""
+"""Find the service of a request: by host, else by the first path segment; for gRPC by the metadata `sundog-service`."""
 
 from sundog_edge.haproxy.problems import IS_GRPC, header_excerpt, json_excerpt, render_refusal
 from sundog_edge.haproxy.rules import grpc
@@ -8,7 +8,7 @@ _METADATA = f"req.fhdr({grpc.SERVICE_METADATA})"
 
 
 def service_name(state: StateDir) -> str:
-    """Set `txn.name`. `txn.byhost` is there if the host decided."""
+    """Return rules that set `txn.name`, and `txn.byhost` if the host names the service."""
     return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,rtrim(.),lower,map_str({state.map("hosts")})
     http-request set-var(txn.name) var(txn.byhost)
     http-request set-var(txn.name) path,field(2,/) unless {{ var(txn.byhost) -m found }}
@@ -18,7 +18,10 @@ def service_name(state: StateDir) -> str:
 
 
 def rules(state: StateDir) -> str:
-    """Set the service's `splits` value `txn.split`, or answer 404. This comes behind the wait for a body: a value may not grow old."""
+    """Return rules that set `txn.split`, the service's value in `splits`, or answer 404.
+
+    They come after the wait for the body, so that the value is not outdated.
+    """
     host, metadata = "req.hdr(host)", _METADATA
     unknown = render_refusal(
         404,
