@@ -328,7 +328,7 @@ async def test_a_mistake_of_ours_closes_the_way_and_costs_no_request(
         writer.write(post(body))
         assert (await answer_of(reader))[2].startswith(b"usual /m " + body)
     assert [record.message for record in caplog.records if record.name == "ray.serve.sundog"] == [
-        "requests are not answered at once any more: the short way failed"
+        "fast path disabled: it failed"
     ]
     assert house.door.inside == 0
 

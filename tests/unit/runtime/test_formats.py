@@ -398,15 +398,18 @@ def test_types_of_undeclared_numbers() -> None:
         ("inputs: &a []\noutputs: *a", "aliases"),
         (
             "format: torch\nentrypoint: a:b\nformat: auto",
-            "model.yaml: line 3: key 'format' is there twice, first in line 1",
+            "model.yaml: line 3: duplicate key 'format', first in line 1",
         ),
-        ("config: {depth: 1, depth: 2}", "model.yaml: line 1: key 'depth' is there twice, first in line 1"),
+        ("config: {depth: 1, depth: 2}", "model.yaml: line 1: duplicate key 'depth', first in line 1"),
         ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
         ("inputs: [{name: x, dtype: float32, shape: 4}]", "inputs.0.shape"),
         ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),
         ("surprise: 1", "surprise"),
         ("[1]", "valid dictionary"),
-        ("inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]", "a name twice"),
+        (
+            "inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]",
+            "two tensors with the same name",
+        ),
         ("x: " + "y" * 70_000, "larger than"),
     ],
 )

@@ -192,7 +192,7 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
     [
         ("bytes", [["a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
         ("bytes", [[b"a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
-        ("bytes", [[b"a"]], "OutputNotAsDeclared", "output 'y' is bytes [1, 1]; declared is bytes [-1, 2]"),
+        ("bytes", [[b"a"]], "OutputNotAsDeclared", "output 'y' is bytes [1, 1]; expected bytes [-1, 2]"),
         # Such arrays cut off zeros at the end.
         ("bytes", np.array([[b"a", b"b"]]), "OutputUnusable", "holds an array of |S1"),
         ("string", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),

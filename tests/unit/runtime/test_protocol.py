@@ -768,8 +768,8 @@ async def test_undeclared_whole_numbers_fit_a_network_of_floats(torch_model: Pat
 @pytest.mark.parametrize(
     ("declared", "says"),
     [
-        ("shape: [-1, 2]", "'scores' is float32 [1, 3]; declared is float32 [-1, 2]"),
-        ("shape: [-1, 3, 1]", "declared is float32 [-1, 3, 1]"),
+        ("shape: [-1, 2]", "'scores' is float32 [1, 3]; expected float32 [-1, 2]"),
+        ("shape: [-1, 3, 1]", "expected float32 [-1, 3, 1]"),
     ],
 )
 async def test_outputs_are_as_declared(torch_model: Path, args: Any, serve: Any, declared: str, says: str) -> None:

@@ -190,7 +190,7 @@ async def test_zeros_may_give_nan(torch_model: Path, args: Any, serve: Any, capl
     (torch_model / "net.py").write_text(source)
     with caplog.at_level(logging.WARNING, "ray.serve.sundog"):
         client = await serve(args(torch_model))
-    assert "request 1 of 4, not of its example: the model's output holds NaN" in caplog.text
+    assert "request 1 of 4, not with its example: the model's output holds NaN" in caplog.text
     assert (await client.post("/", json={"inputs": [[1.0] * 4]})).status_code == 200
     assert (await client.post("/", json={"inputs": [[0.0] * 4]})).json()["code"] == "OutputNotFinite"
 
@@ -232,7 +232,7 @@ async def test_settings_that_are_wrong(
         await serve(args(python_model(COUNTING), "predictor:Predictor"), wrong)
     client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
     await client.replica.reconfigure(wrong)
-    assert "the one before stays in force" in caplog.text
+    assert "the previous one stays in force" in caplog.text
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
 
 

@@ -17,8 +17,8 @@ with warnings.catch_warnings():
     from ray.serve._private.http_util import RequestIdMiddleware
 
     from sundog_runtime.fast_path import TrailerDroppingProtocol
-    from sundog_runtime.serve import FAST_PATH_VARIABLE, _Model, _shorten_the_way
-    from sundog_runtime.serve_internals import _Metered, _put_in, install_fast_path
+    from sundog_runtime.serve import FAST_PATH_VARIABLE, _Model, _install_fast_path
+    from sundog_runtime.serve_internals import _Metered, _set_protocol, install_fast_path
 
 
 class Counts:
@@ -72,11 +72,11 @@ def quiet_serve() -> Any:
     logger.setLevel(before)
 
 
-async def test_the_protocol_is_put_into_serves_server(quiet_serve: logging.Logger) -> None:
+async def test_the_protocol_is_set_protocolto_serves_server(quiet_serve: logging.Logger) -> None:
     replica = standin()
-    assert _put_in(replica, lambda *_: None, ("/", "/v2/models/m/infer")) == ""
+    assert _set_protocol(replica, lambda *_: None, ("/", "/v2/models/m/infer")) == ""
     config = replica._direct_ingress_http_server.config
-    assert set(config.http.way.paths) == {b"/m", b"/m/", b"/m/v2/models/m/infer"}
+    assert set(config.http.fast_path.paths) == {b"/m", b"/m/", b"/m/v2/models/m/infer"}
     config.load()
     assert config.http_protocol_class is config.http
 
@@ -107,7 +107,7 @@ async def test_another_serve_is_left_as_it_is(
 ) -> None:
     replica = standin()
     change(replica)
-    assert reason in _put_in(replica, lambda *_: None, ("/",))
+    assert reason in _set_protocol(replica, lambda *_: None, ("/",))
     server = replica._direct_ingress_http_server
     assert server is None or server.config.http == ("h11" if reason == "httptools" else TrailerDroppingProtocol)
 
@@ -132,18 +132,18 @@ async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
     await replica._maybe_start_direct_ingress_servers()
     assert started == [True]
     [record] = [each for each in caplog.records if each.name == "ray.serve.sundog"]
-    assert f"requests take Serve's own way, which is longer: AttributeError: {''}" in record.getMessage()
+    assert f"fast path disabled: AttributeError: {''}" in record.getMessage()
     assert missing in record.getMessage()
 
 
 @pytest.mark.parametrize(
     ("version", "value", "why"),
     [
-        ("2.61.0", "", "Ray is 2.61.0, known is 2.60"),
-        ("2.600.0", "", "Ray is 2.600.0, known is 2.60"),
-        ("3.0.0.dev0", "", "Ray is 3.0.0.dev0, known is 2.60"),
-        ("2.60.1", "off", "it was switched off"),
-        ("2.60.1", "OFF", "it was switched off"),
+        ("2.61.0", "", "Ray is 2.61.0; expected 2.60"),
+        ("2.600.0", "", "Ray is 2.600.0; expected 2.60"),
+        ("3.0.0.dev0", "", "Ray is 3.0.0.dev0; expected 2.60"),
+        ("2.60.1", "off", "it is turned off"),
+        ("2.60.1", "OFF", "it is turned off"),
         ("2.60.0", "", ""),
         ("2.60.0", "on", ""),
     ],
@@ -169,10 +169,10 @@ async def test_it_is_off_by_its_switch_and_with_any_other_ray(
     )
     monkeypatch.setattr(ray, "__version__", version)
     monkeypatch.setenv(FAST_PATH_VARIABLE, value)
-    _shorten_the_way(SimpleNamespace(at_once=lambda *_: None, paths=("/",)))
+    _install_fast_path(SimpleNamespace(at_once=lambda *_: None, paths=("/",)))
     await replica._maybe_start_direct_ingress_servers()
     told = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
-    assert told == ([f"requests take Serve's own way, which is longer: {why}"] if why else [])
+    assert told == ([f"fast path disabled: {why}"] if why else [])
     # What was switched off still lets no trailer become a header; of another Ray nothing is touched.
     config = replica._direct_ingress_http_server.config
     assert (config.http == "auto") == ("Ray is" in why)
