@@ -200,7 +200,6 @@ class _Work:
         """Time the block."""
         since = time.monotonic()
         self.started = self.started or since
-        self.begun = self.begun or since
         try:
             yield
         finally:

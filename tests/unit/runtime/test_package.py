@@ -195,7 +195,7 @@ def test_bytes_that_nobody_gives_are_not_guessed(workshop: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "not run" in done.output
     assert written(workshop / "pictures")["inputs"] == [{"name": "picture", "dtype": "bytes", "shape": [-1]}]
-    assert "batchable   no: input 'picture' holds bytes values, which are not joined" in done.output
+    assert "batchable   no: input 'picture' holds bytes values, which are not batched" in done.output
 
 
 WHOLE = base64.b64encode(bytes(range(256))).decode()
@@ -221,7 +221,7 @@ def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, len
     ("example", "says"),
     [
         (["text", 7], "input 'picture' holds integer values; expected string"),
-        ([{"base64": "§"}], "input 'picture': base64 holds no base64: "),
+        ([{"base64": "§"}], "input 'picture': base64 is not valid base64: "),
         ([{"base32": "MFRGG==="}], "input 'picture' holds object values; expected string"),
         ([["a"]], "input 'picture' has the shape [1, 1]"),
         ({"photo": ["a"]}, "inputs has 'photo'; expected 'picture'"),
@@ -285,11 +285,11 @@ def test_tied_weights_become_safetensors(workshop: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--input", "x"], 2, "'x' is not of the form name:dtype:shape"),
-        (["--input", "x:float31:1"], 2, "'float31' is none of bool"),
-        (["--input", "x:bool:-2"], 2, "a size below -1"),
-        (["--config", "x"], 2, "'x' is not of the form key=value"),
-        (["--example", "{"], 2, "it is not JSON"),
+        (["--input", "x"], 2, "'x': expected name:dtype:shape"),
+        (["--input", "x:float31:1"], 2, "dtype 'float31': expected one of bool"),
+        (["--input", "x:bool:-2"], 2, "found a size below -1"),
+        (["--config", "x"], 2, "'x': expected key=value"),
+        (["--example", "{"], 2, "expected JSON"),
         (["--example", "@nowhere"], 2, "nowhere: No such file"),
         (["--weights", "net.py", "--entrypoint", "net:Net"], 1, "net.py is something else; expected a state dict"),
         (["--weights", "whole.pt", "--entrypoint", "net:Net"], 1, "whole.pt holds more than tensors"),

@@ -459,7 +459,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_given_up(client: httpx.Asy
     )
     assert (request.taken == 0) == silent
     assert replica.metrics.answers == {"RequestTimeout": 1}
-    assert replica._scheduler._coming == 0, "others are held for company that never comes"
+    assert replica._scheduler._arriving == 0, "others are held for company that never comes"
     assert (await client.post("/", json={"inputs": [ROW]})).status_code == 200
 
 
@@ -540,7 +540,7 @@ async def test_who_is_cancelled_while_its_body_comes_is_not_answered(client: htt
     request = Pieces(b" " * 100, timeout="30")
     request.go.clear()
     task = asyncio.create_task(replica.app(request.scope, request.receive, request.send))
-    while not replica._scheduler._coming:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
+    while not replica._scheduler._arriving:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])

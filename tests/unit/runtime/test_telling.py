@@ -316,7 +316,7 @@ async def test_without_user_config_the_first_health_check_ends_the_start(torch_m
     ("declared", "joins", "says"),
     [
         ("[-1, 4]", True, ""),
-        ("[1, 4]", False, "input 'x' has the shape [1, 4]; a batch axis is a first size of -1"),
+        ("[1, 4]", False, "input 'x' has the shape [1, 4]; expected a first size of -1, the batch axis"),
     ],
 )
 async def test_the_warm_up_tries_the_largest_batch(

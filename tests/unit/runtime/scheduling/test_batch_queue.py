@@ -73,7 +73,7 @@ def test_nobody_waits_longer_than_a_pass_takes() -> None:
     batches.add(QueuedRequest(1, "other"), 0.0)
     assert taken(batches, 0.0) == [0]
     batches.done(0.0005)
-    batches._about = 9
+    batches._expected = 9
     assert batches.take(0.0001) == ([], 0.0005)
     assert taken(batches, 0.0005) == [1]
 

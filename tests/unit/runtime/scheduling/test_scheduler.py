@@ -341,8 +341,8 @@ async def test_a_pass_is_stuck_when_nobody_can_be_waiting_for_it(make: Callable[
 
 
 def quick(scheduler: Scheduler) -> None:
-    assert scheduler._pace is not None
-    scheduler._pace._on_probation = 0
+    assert scheduler._durations is not None
+    scheduler._durations._on_probation = 0
 
 
 async def test_a_model_that_answers_with_memory_of_its_own(make: Callable[..., Scheduler]) -> None:
@@ -378,7 +378,7 @@ async def test_a_large_input_never_runs_on_the_event_loop(make: Callable[..., Sc
 
 
 async def test_a_model_that_may_have_to_compile_never_runs_on_the_event_loop(make: Callable[..., Scheduler]) -> None:
-    assert make(loaded(not_thirteen, "pytorch", needs_model_thread=True))._pace is None
+    assert make(loaded(not_thirteen, "pytorch", needs_model_thread=True))._durations is None
 
 
 async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable[..., Scheduler]) -> None:
@@ -422,8 +422,8 @@ async def test_who_is_held_goes_to_the_thread_when_the_model_turns_slow(make: Ca
     task = asyncio.create_task(scheduler.infer(rows(1), RequestContext()))
     await waiting(scheduler, 1)
     assert not gate.calls
-    assert scheduler._pace is not None
-    scheduler._pace.observe(LONG_SECONDS * 2)
+    assert scheduler._durations is not None
+    scheduler._durations.observe(LONG_SECONDS * 2)
     scheduler.expected()
     assert (await task)[0, 0] == 2
     await scheduler._thread.run(lambda: None)
