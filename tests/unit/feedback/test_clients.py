@@ -298,11 +298,11 @@ def test_who_sends_never_waits_and_a_closing_client_waits_no_longer_than_told() 
 def test_an_answer_is_read_by_its_status() -> None:
     with pytest.raises(RetryableDeliveryError) as raised:
         parse_response(httpx.Response(503, headers={"retry-after": "3"}))
-    assert raised.value.after == 3
+    assert raised.value.retry_after_s == 3
     for text, wanted in (("3600", 10), ("Wed, 21 Oct 2026 07:28:00 GMT", 0), ("", 0)):
         with pytest.raises(RetryableDeliveryError) as raised:
             parse_response(httpx.Response(429, headers={"retry-after": text}))
-        assert raised.value.after == wanted
+        assert raised.value.retry_after_s == wanted
     with pytest.raises(DeliveryFailed, match="answered 401 Unauthorized"):
         parse_response(httpx.Response(401))
 

@@ -252,7 +252,7 @@ def test_what_tritonclient_is_told_over_http(served: Served) -> None:
     with tritonclient.http.InferenceServerClient(served.http) as client:
         tensor = tritonclient.http.InferInput("x", [1], "FP32")
         tensor.set_data_from_numpy(np.array([1], np.float32))
-        with pytest.raises(InferenceServerException, match="there is no model 'other'"):
+        with pytest.raises(InferenceServerException, match="model 'other' does not exist"):
             client.infer("other", [tensor])
         with pytest.raises(InferenceServerException, match="which is not supported"):
             client.infer("echo", [tensor], sequence_id=3, sequence_start=True)
@@ -384,7 +384,7 @@ def infer(client: Any, name: str, values: Any, model: str = "echo", timeout: flo
 @pytest.mark.parametrize(
     ("name", "values", "model", "status", "says"),
     [
-        ("y", [1], "other", "NOT_FOUND", "ModelNotFound: there is no model 'other' here"),
+        ("y", [1], "other", "NOT_FOUND", "ModelNotFound: model 'other' does not exist here"),
         ("x", [1], "echo", "INVALID_ARGUMENT", "WrongInputs: inputs names a tensor twice"),
         ("y", [float("nan")], "echo", "INVALID_ARGUMENT", "NotFinite: input 'y' holds NaN"),
         ("fail", [1], "echo", "INTERNAL", "ModelError: the model raised an error"),
@@ -433,7 +433,7 @@ def ask_by_the_client_of_the_working_group(client: OpenInferenceClient) -> None:
     wrong = RequestInput(name="x", datatype="INT64", shape=[2, 3], data=[1, 2])
     with pytest.raises(BadRequestError) as caught:
         client.model_infer("echo", request=InferenceRequest(inputs=[wrong]))
-    assert "shape says [2, 3]" in str(caught.value.body)
+    assert "expected [2, 3]" in str(caught.value.body)
 
 
 # In a process of its own: it brings the same messages in the same package as tritonclient, which protobuf refuses.

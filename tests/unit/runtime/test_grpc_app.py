@@ -65,7 +65,7 @@ class Counted:
 def app(peers: str = "", **about: Any) -> tuple[GrpcApp, Counted]:
     counted = Counted()
     made = GrpcApp("m", "1.0", None, None, counted, 100, peers)  # type: ignore[arg-type]
-    made._about |= about
+    made._answers_without_model |= about
     return made, counted
 
 

@@ -68,7 +68,7 @@ def sent(dtype: str, raw: bytes, **change: Any) -> dict[str, Any]:
 
 
 def parts(found: EncodedResponse) -> tuple[Any, bytes]:
-    """The JSON and the bytes behind it."""
+    """The JSON and the bytes after it."""
     headers = dict(found.headers)
     assert found.content_type == b"application/octet-stream"
     length = int(headers[b"inference-header-content-length"])
@@ -134,7 +134,7 @@ def test_bf16_has_no_form_in_json() -> None:
     raw = raw_of("bfloat16", VALUES["bfloat16"])
     with pytest.raises(Problem, match="BF16 has no form in JSON; send"):
         answer(echo("bfloat16"), orjson.dumps({"inputs": [sent("bfloat16", b"", parameters={}, data=[1, 2, 3, 4])]}))
-    with pytest.raises(Problem, match="BF16 has no form in JSON; ask"):
+    with pytest.raises(Problem, match="BF16 has no form in JSON; request"):
         answer(echo("bfloat16"), *binary({"inputs": [sent("bfloat16", raw)]}, raw))
 
 
@@ -143,7 +143,7 @@ def test_bytes_have_no_form_in_json() -> None:
     text = orjson.dumps({"inputs": [sent("bytes", b"", parameters={}, data=["a", "b", "c", "d"])]})
     refused(echo("bytes"), text, "WrongType", "input 'x': bytes have no form in JSON; send it as a binary tensor")
     body, headers = binary({"inputs": [sent("bytes", raw)]}, raw)
-    says = "output 'y': bytes have no form in JSON; ask for it as binary data"
+    says = "output 'y': bytes have no form in JSON; request it as binary data"
     refused(echo("bytes"), body, "WrongType", says, headers)
 
 
@@ -153,7 +153,7 @@ def test_plain_json_has_no_bytes(body: bytes) -> None:
     with pytest.raises(Problem, match="input 'x': bytes have no form in JSON; send it as a binary tensor") as caught:
         decode_plain(LoadedModel("python", "", lambda batch: batch, Signature((spec,), (number,))), body)
     assert (caught.value.status, caught.value.code) == (400, "WrongType")
-    with pytest.raises(Problem, match="output 'x': bytes have no form in JSON; ask for it as a binary tensor"):
+    with pytest.raises(Problem, match="output 'x': bytes have no form in JSON; request it as a binary tensor"):
         decode_plain(LoadedModel("python", "", lambda batch: batch, Signature((number,), (spec,))), body)
 
 
@@ -195,10 +195,10 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
         ("bytes", [[b"a"]], "OutputNotAsDeclared", "output 'y' is bytes [1, 1]; expected bytes [-1, 2]"),
         # Such arrays cut off zeros at the end.
         ("bytes", np.array([[b"a", b"b"]]), "OutputUnusable", "holds an array of |S1"),
-        ("string", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
-        ("float32", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
-        ("", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
-        ("", {"deep": [{"er": b"a"}]}, "OutputUnusable", "holds bytes, for which an output has to be declared"),
+        ("string", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
+        ("float32", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
+        ("", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
+        ("", {"deep": [{"er": b"a"}]}, "OutputUnusable", "holds bytes; declare the output"),
     ],
 )
 def test_only_an_output_that_is_declared_so_holds_bytes(dtype: str, output: Any, code: str, says: str) -> None:
@@ -304,7 +304,7 @@ def refused(
 FOUR = np.arange(4, dtype=np.float32).tobytes()
 CASES: list[tuple[str, Callable[[], tuple[Any, bytes]], str, str]] = [
     ("no such size", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR[:-1]), "WrongSize", "15 bytes are left"),
-    ("more bytes", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR + b"1"), "WrongSize", "1 bytes behind"),
+    ("more bytes", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR + b"1"), "WrongSize", "1 bytes after"),
     (
         "size is not that of the shape",
         lambda: ({"inputs": [sent("float32", FOUR, shape=[3, 2])]}, FOUR),
@@ -428,8 +428,8 @@ def test_binary_data_without_the_header() -> None:
         (b"\1\0\0\0a" * 3 + b"\0", "WrongSize", "ends within element 3"),
         (b"\1\0\0\0a" * 3 + b"\2\0\0\0a", "WrongSize", "ends within element 3"),
         (b"\xff\xff\xff\xff" * 4, "WrongSize", "ends within element 0"),
-        (b"\1\0\0\0a" * 5, "WrongSize", "5 bytes behind its last element"),
-        (b"\1\0\0\0\xff" * 4, "WrongType", "no UTF-8"),
+        (b"\1\0\0\0a" * 5, "WrongSize", "5 bytes after its last element"),
+        (b"\1\0\0\0\xff" * 4, "WrongType", "not UTF-8"),
     ],
 )
 def test_bytes_that_are_wrong(raw: bytes, code: str, says: str) -> None:

@@ -194,7 +194,7 @@ async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str,
         (tensor(ROW, datatype="BYTES"), "WrongType", "BYTES; expected FP32"),
         (tensor(ROW, shape=[4]), "WrongShape", "[4]; expected [-1, 4]"),
         (tensor([1.0], shape=[]), "WrongShape", "'x' has the shape []; expected [-1, 4]"),
-        (tensor(ROW, shape=[2, 4]), "WrongShape", "data has the shape [4]; shape says [2, 4]"),
+        (tensor(ROW, shape=[2, 4]), "WrongShape", "data has the shape [4]; expected [2, 4]"),
         (tensor(ROW, shape=[10**12, 4]), "WrongShape", "data has the shape [4]"),
         (tensor(ROW, shape=[-1, 4]), "WrongShape", "not an array of sizes"),
         (tensor(ROW, shape=[True, 4]), "WrongShape", "not an array of sizes"),
@@ -367,7 +367,7 @@ async def test_compressed_bodies(client: httpx.AsyncClient, encoding: str) -> No
         ("gzip, gzip", b"x", 415, "ContentEncoding", "'gzip, gzip'"),
         ("gzip", b"\x1f\x8b\x08", 400, "MalformedBody", "the body ends within its gzip data"),
         ("gzip", b"{}", 400, "MalformedBody", "the body is not gzip"),
-        ("gzip", gzip.compress(b"{}") + b"{}", 400, "MalformedBody", "has bytes behind its gzip data"),
+        ("gzip", gzip.compress(b"{}") + b"{}", 400, "MalformedBody", "has bytes after its gzip data"),
         ("deflate", gzip.compress(b"{}"), 400, "MalformedBody", "the body is not deflate"),
     ],
 )
@@ -455,7 +455,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_given_up(client: httpx.Asy
     assert headers[b"connection"] == b"close", "what still comes holds a place at the edge"
     assert (document["code"], document["detail"]) == (
         "RequestTimeout",
-        f"the request's time was over when {request.taken} of 10000000 bytes of its body had arrived",
+        f"the request's deadline passed when {request.taken} of 10000000 bytes of its body had arrived",
     )
     assert (request.taken == 0) == silent
     assert replica.metrics.answers == {"RequestTimeout": 1}
@@ -472,7 +472,7 @@ async def test_a_body_that_lies_unread_when_the_time_is_over_is_the_replica_s_fa
     await replica.app(request.scope, request.receive, request.send)
     status, headers, document = request.told()
     assert (status, headers[b"connection"], document["code"]) == (504, b"close", "DeadlineExceeded")
-    assert document["detail"] == "the request's time was over before its body was read"
+    assert document["detail"] == "the request's deadline passed before its body was read"
 
 
 async def test_who_leaves_while_its_body_is_late_is_not_answered(client: httpx.AsyncClient) -> None:
@@ -630,7 +630,7 @@ async def test_a_model_that_raises(evaluator: httpx.AsyncClient, caplog: pytest.
     with caplog.at_level(logging.ERROR, "ray.serve.sundog"):
         answer = await evaluator.post("/", json={"inputs": {"code": code}}, headers={"x-request-id": "find-me"})
     detail = problem(answer, 500, "ModelError")
-    assert detail == "the model raised an error; its log tells more under this request id"
+    assert detail == "the model raised an error; see the replica's log for this request id"
     assert answer.json()["requestId"] == "find-me"
     assert "request find-me: the model raised" in caplog.text
     assert "Traceback" in caplog.text

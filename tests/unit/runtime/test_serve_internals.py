@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from ray.serve._private.http_util import RequestIdMiddleware
 
     from sundog_runtime.fast_path import TrailerDroppingProtocol
-    from sundog_runtime.serve import FAST_PATH_VARIABLE, _Model, _install_fast_path
+    from sundog_runtime.serve import FAST_PATH_VARIABLE, _install_fast_path, _Model
     from sundog_runtime.serve_internals import _Metered, _set_protocol, install_fast_path
 
 
