@@ -221,7 +221,7 @@ def test_members_and_depth_are_bounded(into: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_huge_header_is_not_read_into_memory(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_LONGEST_READ", 2 * 1024 * 1024)
+    monkeypatch.setattr(archive, "_MAX_READ_BYTES", 2 * 1024 * 1024)
     with pytest.raises(SourceRefused, match="has a header of more than"):
         unpacked(tar_with((named("x" * 3_000_000), b""), form=tarfile.GNU_FORMAT), "m.tar", into)
 

@@ -58,7 +58,7 @@ def test_a_page_before_the_last() -> None:
     ],
 )
 def test_what_is_no_page(text: str) -> None:
-    with pytest.raises(LoadFailed, match="s3://models/a: what the store sent is no listing") as caught:
+    with pytest.raises(LoadFailed, match="s3://models/a: the store's answer is not a listing") as caught:
         parse_page(text.encode(), "s3://models/a")
     assert "secret" not in caught.value.message
 

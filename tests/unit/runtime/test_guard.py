@@ -47,13 +47,13 @@ def test_names_and_networks_are_listed_between_commas() -> None:
     guard.check("any", "10.2.3.4")
     guard.check("any", "fd00::1")
     assert guard.lists("minio.models.svc")
-    with pytest.raises(LoadFailed, match=r"'10\.0\.0\.1/8', which is no network"):
+    with pytest.raises(LoadFailed, match=r"'10\.0\.0\.1/8'; expected a host name, or a network"):
         read_guard({"SUNDOG_SOURCE_ALLOW_HOSTS": "10.0.0.1/8"})
 
 
 def test_limits_come_from_the_environment() -> None:
     limits = read_limits({"SUNDOG_MODEL_MAX_BYTES": "5", "SUNDOG_SOURCE_MAX_SECONDS": "7"})
-    assert (limits.model_bytes, limits.seconds, limits.cache_bytes) == (5, 7, 200 * GIB)
+    assert (limits.model_bytes, limits.total_s, limits.cache_bytes) == (5, 7, 200 * GIB)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "1Gi", "²", " 1"])
