@@ -387,7 +387,7 @@ CALLS: dict[str, tuple[bytes, str, str, str]] = {
 
 PATHS: dict[str, tuple[str, str, int, str]] = {
     "unknown path": ("POST", "/good/v3", 404, "path '/v3' does not exist"),
-    "unknown model": ("POST", "/good/v2/models/other/infer", 404, "no model 'other' here; the model is 'good'"),
+    "unknown model": ("POST", "/good/v2/models/other/infer", 404, "model 'other' does not exist here; expected 'good'"),
     "unknown version": ("POST", "/good/v2/models/good/versions/8/infer", 404, "model 'good' has no version '8'"),
     "wrong method": ("GET", "/good", 405, "GET is not allowed here; allowed: POST"),
     "another wrong method": ("DELETE", "/good/v2/models/good", 405, "DELETE is not allowed here; allowed: GET, HEAD"),

@@ -84,7 +84,7 @@ def test_a_compiled_network_gives_its_answers_and_its_code_is_kept(
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
         model = load(compiled_model)
     torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach(), atol=1e-5, rtol=1e-4)
-    assert f"code is kept in {cache / 'vision'}" in caplog.text
+    assert f"the code is in {cache / 'vision'}" in caplog.text
     assert (cache / "vision").stat().st_mode & 0o077 == 0
     assert [path for path in (cache / "vision").rglob("*") if path.is_file()]
 
@@ -125,7 +125,7 @@ def test_a_compiler_that_fails_is_told_once_and_the_network_runs(
     compiler.fails = TorchDynamoException("no C++ compiler\nhere")
     model = load(compiled_model)
     torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
-    assert caplog.text.count("torch.compile failed, the network runs as it is: no C++ compiler here") == 1
+    assert caplog.text.count("torch.compile failed, the network runs uncompiled: no C++ compiler here") == 1
     assert len(compiler.sizes) == 1
 
 
@@ -152,7 +152,7 @@ def test_without_a_c_compiler_the_network_runs(
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
     assert load(compiled_model).predict(X).shape == (3, 3)
-    assert "torch.compile failed, the network runs as it is: " in caplog.text
+    assert "torch.compile failed, the network runs uncompiled: " in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["python", "torchscript"])
@@ -178,7 +178,7 @@ def test_a_directory_that_cannot_be_made_is_told(
     monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "file"))
     persist_compiled_code("vision")
     assert DIRECTORY not in os.environ
-    assert "compiled code is not kept: " in caplog.text
+    assert "compiled code is not cached: " in caplog.text
 
 
 @pytest.mark.parametrize("namespace", ["", "..", "a/b", "-a"])

@@ -10,11 +10,12 @@ import torch
 
 from sundog_runtime.arguments import ModelArguments, parse_arguments
 from sundog_runtime.errors import LoadFailed
-from sundog_runtime.formats import transformers_directory
 from sundog_runtime.formats.device import CPU, Device, DeviceWatch, select_device
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.sentence_transformers import SentenceEncoding
+from sundog_runtime.formats.transformers.generation import generate_tokens
+from sundog_runtime.formats.transformers.model import TransformersModel, TransformersSettings
 from sundog_runtime.sources.open_model import open_model
 
 X = np.ones((2, 4), np.float32)
@@ -112,9 +113,9 @@ def test_generated_tokens_go_where_the_first_ones_were() -> None:
             seen.append(input_ids.device.type)
             return type("Output", (dict,), {"logits": torch.tensor([[[0.0, 1.0]]])})({"cache": None})
 
-    settings = transformers_directory.TransformersSettings.model_validate({"maxNewTokens": 3})
-    model = transformers_directory._Model(Network(), CPU, None, "generation", settings, SentenceEncoding(), 2, 0)
-    assert list(transformers_directory._continuation(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
+    settings = TransformersSettings.model_validate({"maxNewTokens": 3})
+    model = TransformersModel(Network(), CPU, None, "generation", settings, SentenceEncoding(), 2, 0)
+    assert list(generate_tokens(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
     assert seen == ["meta", "meta", "meta"]
 
 

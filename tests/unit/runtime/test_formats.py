@@ -160,18 +160,18 @@ def test_a_pickle_of_anything_else_is_refused_and_does_not_run(torch_model: Path
 def test_a_module_instead_of_a_state_dict(torch_model: Path) -> None:
     (torch_model / "model.safetensors").unlink()
     torch.save([torch.zeros(1)], torch_model / "m.pt")
-    with pytest.raises(FormatNotRecognised, match="holds a list; supported is a state dict"):
+    with pytest.raises(FormatNotRecognised, match="holds a list; expected a state dict"):
         load(torch_model)
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:
-    with pytest.raises(FormatNotRecognised, match="found no weights; supported: "):
+    with pytest.raises(FormatNotRecognised, match="found no weights; expected "):
         load(tmp_path, entrypoint="")
 
 
 def test_code_without_weights_and_entrypoint(tmp_path: Path) -> None:
     (tmp_path / "predictor.py").write_text("class Predictor: ...")
-    told = "predictor.py is code: model.entrypoint must name what is to be loaded of it, such as predictor:Predictor"
+    told = "predictor.py is code: set model.entrypoint to the class to load, such as predictor:Predictor"
     with pytest.raises(EntrypointMissing, match=told):
         load(tmp_path, entrypoint="")
 
@@ -185,8 +185,8 @@ def test_one_weight_file_only(torch_model: Path) -> None:
 @pytest.mark.parametrize(
     ("entrypoint", "says"),
     [
-        ("", "must name its module, such as net:Net"),
-        ("net", "not of the form module:attribute"),
+        ("", "set model.entrypoint to its module, such as net:Net"),
+        ("net", "expected the form module:attribute"),
         ("net:", "not of the form"),
         ("../net:Net", "not of the form"),
         ("net:Net()", "not of the form"),
@@ -340,7 +340,7 @@ def test_a_predictor_in_one_file(python_model: Callable[[str], Path]) -> None:
 
 def test_a_predictor_that_lacks_a_method_or_fails(python_model: Callable[[str], Path]) -> None:
     root = python_model("class Predictor:\n    def load(self, path, config): pass\n")
-    with pytest.raises(EntrypointMissing, match="it lacks predict"):
+    with pytest.raises(EntrypointMissing, match="lacks predict"):
         load(root, "predictor:Predictor", format="python")
     with pytest.raises(LoadFailed, match=r"predictor:Predictor.load raised KeyError: 'factor'"):
         load(python_model(PREDICTOR), "predictor:Predictor")

@@ -260,7 +260,7 @@ def test_model_yaml_declares_every_input_of_a_program(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("inputs:\n- {name: a, dtype: float32, shape: [-1, 4]}\n")
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path)
-    assert caught.value.message == "model.yaml: inputs has 1 tensors; the program takes 2: left, right"
+    assert caught.value.message == "model.yaml: inputs has 1 tensors; expected 2 as in the program: left, right"
 
 
 def test_rows_are_joined_only_where_the_program_takes_any_number(tmp_path: Path) -> None:
@@ -300,9 +300,9 @@ def test_auto_tells_what_it_found(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     ("saved", "asked", "says"),
     [
-        ("exported", "torchscript", "found digits.bin is a torch.export archive; supported: "),
-        ("torchscript", "exported", "found digits.bin is a TorchScript archive; supported: "),
-        ("exported", "torch", "found digits.bin is a torch.export archive; supported: "),
+        ("exported", "torchscript", "found digits.bin is a torch.export archive; expected "),
+        ("torchscript", "exported", "found digits.bin is a TorchScript archive; expected "),
+        ("exported", "torch", "found digits.bin is a torch.export archive; expected "),
         ("torchscript", "python", "format python needs model.entrypoint"),
     ],
 )

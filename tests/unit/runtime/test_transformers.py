@@ -377,7 +377,7 @@ def edited(root: Path, **fields: Any) -> None:
         ({"architectures": ["BertForDreams"]}, "expected one class of transformers"),
         ({"architectures": None}, "architectures is None"),
         ({"architectures": ["logging"]}, "expected one class of transformers"),
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is no class of the model_type 'bert'"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not a class of the model_type 'bert'"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised weights are not supported"),
         ({"hidden_size": 32}, "loading "),
         ({"num_hidden_layers": 2}, "the weights lack 16 tensors of BertForSequenceClassification"),

@@ -1,4 +1,4 @@
-"""Format `python`: a class with `load` and `predict`. The protocol is described in `formats.model`."""
+"""Format `python`: a class with `load` and `predict`. `formats.loaded_model` describes the protocol."""
 
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ def is_predictor(target: Any) -> bool:
 
 
 def load_python(path: Path, target: Any, description: ModelDescription) -> LoadedModel:
-    """Make the predictor and let it load. Raises a StartError."""
+    """Create the predictor and load its model. Raises a StartError."""
     entrypoint = description.entrypoint
     if not is_predictor(target):
         missing = [name for name in _METHODS if not callable(getattr(target, name, None))]
         raise EntrypointMissing(
-            f"entrypoint {entrypoint!r} is no class with {' and '.join(_METHODS)}: it lacks {', '.join(missing)}"
+            f"entrypoint {entrypoint!r} lacks {', '.join(missing)}; expected a class with {' and '.join(_METHODS)}"
         )
     try:
         with torch.inference_mode():
@@ -39,7 +39,7 @@ def load_python(path: Path, target: Any, description: ModelDescription) -> Loade
     outputs = description.signature.outputs
     if streams and (raw := [spec.name for spec in outputs if spec.dtype == "bytes"]):
         raise LoadFailed(
-            f"{MODEL_YAML}: output {raw[0]!r} is of bytes, and the answers of a stream are JSON, which has no form for them"
+            f"{MODEL_YAML}: output {raw[0]!r} is of bytes; expected another type in a stream, whose answers are JSON"
         )
     names = [spec.name for spec in outputs]
     call = in_inference_mode(predictor.predict)

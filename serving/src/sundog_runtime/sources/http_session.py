@@ -53,7 +53,9 @@ class WebSession:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity", "User-Agent": "sundog"},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._limits.connect_s, sock_read=self._limits.idle_s),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._limits.connect_s, sock_read=self._limits.idle_s
+            ),
         )
         return self
 
