@@ -30,14 +30,14 @@ _logger = logging.getLogger("ray.serve.sundog")
 class AdmissionCounter(Protocol):
     """Count ongoing requests, which Serve limits and scales by."""
 
-    def enter(self) -> bool:
-        """Count a request if another one is allowed now, until `leave`. Return whether it was counted."""
+    def try_admit(self) -> bool:
+        """Count a request if another one is allowed now, until `record_response`. Return whether it was counted."""
 
-    def leave(self, status: int, seconds: float) -> None:
+    def record_response(self, status: int, seconds: float) -> None:
         """Record a response: its status and its duration."""
 
     def cancel_admission(self) -> None:
-        """Undo `enter`, because the request takes uvicorn's path and is counted there."""
+        """Undo `try_admit`, because the request takes uvicorn's path and is counted there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class _FastPathProtocol(TrailerDroppingProtocol):
         elif not _SAFE_TO_RETURN.fullmatch(given):
             return False
         admission_counter = self.fast_path.admission_counter
-        if not admission_counter.enter():
+        if not admission_counter.try_admit():
             return False
         reply = None
         try:
@@ -195,7 +195,7 @@ class _FastPathProtocol(TrailerDroppingProtocol):
 
     def _record(self, status: int, seconds: float) -> None:
         try:
-            self.fast_path.admission_counter.leave(status, seconds)
+            self.fast_path.admission_counter.record_response(status, seconds)
         except Exception:
             type(self).enabled = False
             _logger.exception("fast path disabled: a request could not be counted")

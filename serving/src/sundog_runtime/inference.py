@@ -40,7 +40,7 @@ class Inference:
     def __init__(
         self, model: LoadedModel, scheduler: Scheduler, thread: ModelThread, codec: ModelThread, metrics: ReplicaMetrics
     ) -> None:
-        self.streams = model.streams
+        self.is_streaming = model.is_streaming
         self.scheduler = scheduler
         self._model = model
         self._thread = thread
@@ -56,7 +56,7 @@ class Inference:
     ) -> DecodedRequest | None:
         """Return the query in `body`; None if `answer_at_once` cannot answer it. Raises Problem 400."""
         small = len(body) <= SMALL_BYTES and self._answers_are_small
-        return decode(headers, body) if small and not self.streams and self.scheduler.can_infer_at_once() else None
+        return decode(headers, body) if small and not self.is_streaming and self.scheduler.can_infer_at_once() else None
 
     def answer_at_once(self, query: DecodedRequest, context: RequestContext) -> EncodedResponse | None:
         """Answer like `answer`, but without waiting; return None if it would have to wait.
@@ -97,7 +97,7 @@ class Inference:
 
     async def answer(self, query: DecodedRequest, context: RequestContext) -> EncodedResponse:
         """Return the answer. Raises Problem, and what the model raises. When cancelled, the request leaves the queue."""
-        if self.streams:
+        if self.is_streaming:
             detail = "the model answers in a stream, which this protocol does not support; request it in plain JSON"
             raise Problem(400, "Streaming", detail)
         try:
@@ -135,8 +135,8 @@ class Inference:
             raise
         finally:
             if work.started:
-                self._metrics.waited(work.started - work.requested)
-                self._metrics.passed(1, work.seconds)
+                self._metrics.record_wait(work.started - work.requested)
+                self._metrics.record_pass(1, work.seconds)
 
     def _encode(self, query: DecodedRequest, output: Any) -> EncodedResponse:
         return query.encode(check_outputs(self._model.signature.outputs, output))

@@ -94,7 +94,9 @@ class Replica:
             with startup.phase("load"):
                 seconds = load_deadline_s(total_file_bytes(files))
                 timeout_error = LoadTimeout(f"loading did not end within {seconds:.0f} s")
-                model = await attempts.in_time(thread.run(lambda: _load(files, arguments)), seconds, timeout_error)
+                model = await attempts.run_with_timeout(
+                    thread.run(lambda: _load(files, arguments)), seconds, timeout_error
+                )
             _limit_torch_threads(arguments.cpu)
         except StartError:
             thread.close()
@@ -116,7 +118,7 @@ class Replica:
             if self._settings is None:
                 seconds = load_deadline_s(0)
                 timeout_error = LoadTimeout(f"configure did not end within {seconds:.0f} s")
-                await self._attempts.in_time(self._configure(settings.user_config), seconds, timeout_error)
+                await self._attempts.run_with_timeout(self._configure(settings.user_config), seconds, timeout_error)
             elif settings.user_config != self._settings.user_config:
                 await self._configure(settings.user_config)
         except StartError as error:
@@ -137,9 +139,9 @@ class Replica:
         """
         if self._settings is None:
             await self.reconfigure(None)
-        if lost := self._model.lost():
+        if lost := self._model.lost_reason():
             raise RuntimeError(f"the device is lost: {lost}")
-        if self._scheduler.stuck:
+        if self._scheduler.is_stuck:
             raise RuntimeError(f"the model has been busy with one call for {self._thread.busy_seconds:.0f} s")
 
     async def infer(self, query: DecodedRequest, context: RequestContext | None = None) -> EncodedResponse:
@@ -166,12 +168,12 @@ class Replica:
 
     async def _warm_up(self) -> None:
         requests, timeout_s = self._arguments.warmup.requests, self._arguments.warmup.timeout_seconds
-        rows = self._arguments.batching.max_size if self._scheduler.joins else 1
-        loop, stop_joining = asyncio.get_running_loop(), self._scheduler.stop_joining
+        rows = self._arguments.batching.max_size if self._scheduler.is_batching else 1
+        loop, stop_batching = asyncio.get_running_loop(), self._scheduler.stop_batching
         timeout_error = WarmupTimeout(f"{requests} warm-up requests did not end within {timeout_s:g} s")
         with self.startup.phase("warmup"):
-            made = await self._attempts.in_time(
-                self._thread.run(lambda: warm_up(self._model, requests, loop, rows, stop_joining)),
+            made = await self._attempts.run_with_timeout(
+                self._thread.run(lambda: warm_up(self._model, requests, loop, rows, stop_batching)),
                 timeout_s,
                 timeout_error,
             )
@@ -196,7 +198,7 @@ def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
     gpu = arguments.gpu
     model = load_model(files, arguments.model, arguments.namespace, lambda: select_device(gpu.count, gpu.vendor))
     if (watch := make_device_watch(gpu.count, gpu.vendor)) is not None:
-        model = replace(model, predict=watch.over(model.predict), lost=lambda: watch.lost)
+        model = replace(model, predict=watch.wrap(model.predict), lost_reason=lambda: watch.lost_reason)
     if model.example is None or model.signature.inputs:
         return model
     try:

@@ -98,7 +98,7 @@ def _install_fast_path(app: Any) -> None:
     except ImportError as error:
         _logger.warning("fast path disabled: %s", error)
         return
-    install_fast_path(app.at_once, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
+    install_fast_path(app.try_answer, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def _unsupported_setting(replica: Any, config: uvicorn.Config) -> str:
 class _Metered:
     """Serve's own counts and metrics, by which it scales, limits and drains.
 
-    The model runs without a pause between `enter` and `leave`. A request that counted only that long would be invisible to
+    The model runs without a pause between `try_admit` and `record_response`. A request that counted only that long would be invisible to
     all other code on the event loop, however busy the replica is. A request therefore counts until the loop's next turn:
     the count is the number of requests that one turn answered.
     """
@@ -128,13 +128,13 @@ class _Metered:
             is_direct_ingress=True,
         )
 
-    def enter(self) -> bool:
+    def try_admit(self) -> bool:
         if self._replica._semaphore.locked() or not self._replica._can_accept_request(self._request):
             return False
         self._counts.inc_num_ongoing_requests(self._request)
         return True
 
-    def leave(self, status: int, seconds: float) -> None:
+    def record_response(self, status: int, seconds: float) -> None:
         if not self._inside:
             self._loop.call_soon(self._release_counted)
         self._inside += 1

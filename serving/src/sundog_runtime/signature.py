@@ -89,18 +89,18 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One size that several inputs share: `places` are names of inputs and a dimension of each. `most` 0 is no limit."""
+    """One size that several inputs share: `dimensions` are names of inputs and a dimension of each. `max_size` 0 is no limit."""
 
-    places: tuple[tuple[str, int], ...]
-    least: int = 1
-    most: int = 0
+    dimensions: tuple[tuple[str, int], ...]
+    min_size: int = 1
+    max_size: int = 0
 
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Check the shapes of all inputs. Raises Problem 400 naming the input."""
-        (first, at), *others = self.places
+        (first, at), *others = self.dimensions
         size = shapes[first][at]
-        if size < self.least or 0 < self.most < size:
-            limits = f"at least {self.least}" if size < self.least else f"at most {self.most}"
+        if size < self.min_size or 0 < self.max_size < size:
+            limits = f"at least {self.min_size}" if size < self.min_size else f"at most {self.max_size}"
             raise bad_input("WrongShape", f"input {first!r} has the size {size} in dimension {at}; expected {limits}")
         for name, dimension in others:
             if (found := shapes[name][dimension]) != size:
@@ -123,7 +123,7 @@ def add_row_axis(batchable: bool | None, signature: Signature) -> Signature:
     free = tuple((spec.name, 0) for spec in signature.inputs if spec.shape[:1] == (-1,))
     if len(free) < 2 or not is_batchable(batchable, signature):
         return signature
-    return replace(signature, axes=(Axis(free, least=0),))
+    return replace(signature, axes=(Axis(free, min_size=0),))
 
 
 def forbid_empty_inputs(signature: Signature) -> Signature:

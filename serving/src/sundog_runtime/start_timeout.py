@@ -61,7 +61,7 @@ class StartAttempts:
                 if 0 <= self._clock() - path.stat().st_mtime < REPORT_WINDOW_S and (error := _parse_attempt(text)):
                     raise error
 
-    async def in_time(self, work: Awaitable[Result], seconds: float, timeout_error: StartError) -> Result:
+    async def run_with_timeout(self, work: Awaitable[Result], seconds: float, timeout_error: StartError) -> Result:
         """Return the result of `work`. Raises `timeout_error` after `seconds`.
 
         If no Python code can run then, the process ends and the next attempt raises it. Otherwise `work` goes on in its

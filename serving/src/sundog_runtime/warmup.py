@@ -26,14 +26,14 @@ def warm_up(
     requests: int,
     loop: asyncio.AbstractEventLoop,
     max_rows: int = 1,
-    stop_joining: Callable[[str], None] = print,
+    stop_batching: Callable[[str], None] = print,
 ) -> int:
     """Predict `requests` times with the model's example, or with zeros of the declared shapes. Return the number of predictions.
 
     To be called on the model's thread; an asynchronous generator runs on `loop`, as it does for requests.
 
     With `max_rows` above 1 the model then gets that many rows at once, as batching does. If it fails on that, or returns
-    another number of rows, `stop_joining` is called with the reason. Without an example and declared inputs the warm-up is
+    another number of rows, `stop_batching` is called with the reason. Without an example and declared inputs the warm-up is
     skipped. Raises WarmupFailed if the model raises on its example, if an answer differs from its declaration, or if the
     answer to the model's own example is not finite. Zeros may give NaN; then other numbers must not.
     """
@@ -51,7 +51,7 @@ def warm_up(
         if not _is_finite(model, deepcopy(example), which, loop, own=own) and number == 1:
             _require_some_finite(model, which, loop)
     if max_rows > 1:
-        _warm_up_joined(model, example, requests, max_rows, stop_joining)
+        _warm_up_batched(model, example, requests, max_rows, stop_batching)
     return requests
 
 
@@ -123,7 +123,7 @@ def _is_finite(model: LoadedModel, example: Any, which: str, loop: asyncio.Abstr
     except Exception as error:
         raise WarmupFailed(f"{which} raised {type(error).__name__}: {error}") from error
     try:
-        for item in output if model.streams and isinstance(output, list) else [output]:
+        for item in output if model.is_streaming and isinstance(output, list) else [output]:
             _encode(check_outputs(model.signature.outputs, to_plain(item)), model.signature)
     except Problem as problem:
         if problem.code == "OutputNotFinite" and not own:
@@ -148,20 +148,20 @@ async def _items(generator: AsyncGenerator[Any, Any]) -> list[Any]:
         raise as_exception(error) from None
 
 
-def _warm_up_joined(
-    model: LoadedModel, example: Any, requests: int, max_rows: int, stop_joining: Callable[[str], None]
+def _warm_up_batched(
+    model: LoadedModel, example: Any, requests: int, max_rows: int, stop_batching: Callable[[str], None]
 ) -> None:
     example = to_arrays(example)
     key, rows = batch_key(example)
     if key is None:
-        stop_joining("its example is not made of arrays with the same number of rows")
+        stop_batching("its example is not made of arrays with the same number of rows")
         return
     times = max(1, max_rows // rows)
     try:
         for _ in range(min(2, requests)):
             output = model.predict(join_batches([example] * times))
     except Exception as error:  # noqa: BLE001 (a model that fails on many rows may still work with one)
-        stop_joining(f"{rows * times} rows at once raised {type(error).__name__}: {error}")
+        stop_batching(f"{rows * times} rows at once raised {type(error).__name__}: {error}")
         return
     try:
         parts = split_output(to_plain(output), [rows] * times)
@@ -169,7 +169,7 @@ def _warm_up_joined(
         # Not finite: logged above already, and not related to the number of rows.
         return
     if parts is None:
-        stop_joining("its outputs do not have as many rows as its inputs")
+        stop_batching("its outputs do not have as many rows as its inputs")
 
 
 def to_arrays(batch: Any) -> Any:

@@ -100,7 +100,7 @@ def test_an_object_of_a_bucket(bucket: tuple[str, Put]) -> None:
     put("b/ü x=1+.pt2", BIG)
     found = open_model(f"{start}/b/ü x=1+.pt2", sha(BIG))
     assert found.path.read_bytes() == BIG
-    assert found.only == "ü x=1+.pt2"
+    assert found.file_name == "ü x=1+.pt2"
 
 
 def test_an_empty_object_of_a_bucket(bucket: tuple[str, Put]) -> None:
@@ -115,7 +115,7 @@ def test_an_archive_in_a_bucket(bucket: tuple[str, Put]) -> None:
     archive = tar_of(MODEL)
     put("c/model.tar.gz", archive)
     found = open_model(f"{start}/c/model.tar.gz", sha(archive))
-    assert (read(found.root), found.only) == (MODEL, "")
+    assert (read(found.root), found.file_name) == (MODEL, "")
     assert open_model(f"{start}/c/model.tar.gz", sha(archive)).root == found.root
 
 
@@ -457,14 +457,14 @@ def hub(serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPa
 
 def test_a_commit_of_a_hub(hub: Hub) -> None:
     found = open_model(f"hf://owner/name@{COMMIT}", "")
-    assert (read(found.root), found.only) == (MODEL, "")
+    assert (read(found.root), found.file_name) == (MODEL, "")
     assert open_model(f"hf://owner/name@{COMMIT}", tree_digest(MODEL)).verified is not None
 
 
 def test_parts_of_a_hubs_repository(hub: Hub) -> None:
     assert read(open_model(f"hf://owner/name@{COMMIT}/code", "").root) == {"net.py": MODEL["code/net.py"]}
     one = open_model(f"hf://owner/name@{COMMIT}/model.safetensors", sha(BIG))
-    assert (one.only, one.path.read_bytes()) == ("model.safetensors", BIG)
+    assert (one.file_name, one.path.read_bytes()) == ("model.safetensors", BIG)
     with pytest.raises(ModelNotFound, match="has nothing at 'other'"):
         open_model(f"hf://owner/name@{COMMIT}/other", "")
 

@@ -196,15 +196,15 @@ def test_a_directory_that_the_environment_names_is_left(monkeypatch: pytest.Monk
 
 def test_shapes_come_from_the_example_or_from_what_is_declared() -> None:
     signature = Signature((TensorSpec("x", "float32", (-1, 4)), TensorSpec("y", "int64", (-1,))))
-    assert [batch["x"].shape for batch in make_compile_batches(None, signature, batches=True)] == [(1, 4), (2, 4)]
-    assert [batch.shape for batch in make_compile_batches(lambda: torch.zeros(3, 2), signature, batches=True)] == [
+    assert [batch["x"].shape for batch in make_compile_batches(None, signature, batchable=True)] == [(1, 4), (2, 4)]
+    assert [batch.shape for batch in make_compile_batches(lambda: torch.zeros(3, 2), signature, batchable=True)] == [
         (3, 2),
         (6, 2),
     ]
-    assert [batch.shape for batch in make_compile_batches(lambda: np.zeros((3, 2)), signature, batches=False)] == [
+    assert [batch.shape for batch in make_compile_batches(lambda: np.zeros((3, 2)), signature, batchable=False)] == [
         (3, 2)
     ]
-    assert list(make_compile_batches(None, Signature(), batches=True)) == []
+    assert list(make_compile_batches(None, Signature(), batchable=True)) == []
 
 
 CONVOLUTION = """

@@ -176,7 +176,7 @@ async def test_a_replica_that_was_promised_a_device_does_not_start_without(
 
 
 def test_a_batch_is_given_with_what_is_no_tensor_as_it_is(device: Device, pinned: Pinned) -> None:
-    given = device.give({"x": torch.zeros(2), "texts": ["a"], "there": torch.zeros(3, device="meta")})
+    given = device.to_device({"x": torch.zeros(2), "texts": ["a"], "there": torch.zeros(3, device="meta")})
     assert given["texts"] == ["a"]
     assert (given["x"].device.type, given["there"].shape) == ("meta", (3,))
     assert pinned.copied == [(2,)]
@@ -192,10 +192,10 @@ def test_a_device_is_lost_when_it_refuses_everything_after_an_error() -> None:
     once, lost = DeviceWatch(lambda: None), DeviceWatch(refuses)
     for watch in (once, lost):
         with pytest.raises(torch.AcceleratorError):
-            watch.over(fails)(None)
-    assert once.lost == ""
-    assert lost.lost.startswith("CUDA error: device-side assert triggered")
-    assert DeviceWatch(refuses).over(lambda batch: batch)(1) == 1
+            watch.wrap(fails)(None)
+    assert once.lost_reason == ""
+    assert lost.lost_reason.startswith("CUDA error: device-side assert triggered")
+    assert DeviceWatch(refuses).wrap(lambda batch: batch)(1) == 1
 
 
 async def test_a_replica_whose_device_is_lost_is_unhealthy(

@@ -32,11 +32,11 @@ class Door:
         self.left: list[int] = []
         self.fails = False
 
-    def enter(self) -> bool:
+    def try_admit(self) -> bool:
         self.inside += self.open
         return self.open
 
-    def leave(self, status: int, seconds: float) -> None:
+    def record_response(self, status: int, seconds: float) -> None:
         if self.fails:
             raise RuntimeError("no ink")
         assert seconds >= 0
@@ -374,7 +374,7 @@ async def replica(torch_model: Path, args: Any, monkeypatch: pytest.MonkeyPatch)
     await made.reconfigure({"maxRequestBytes": 1000})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(made.app), base_url="http://replica") as client:
         async with asyncio.timeout(PATIENCE_S):
-            while made.app.at_once("/", {}, GOOD) is None:
+            while made.app.try_answer("/", {}, GOOD) is None:
                 assert (await client.post("/", content=GOOD)).status_code == 200
     yield made
     made.close()
@@ -395,11 +395,11 @@ NAN = b'{"inputs":[[1e30,1e30,-1e30,1e30]]}'
 async def test_the_answer_is_that_of_the_usual_way(
     replica: Replica, path: str, headers: dict[str, str], body: bytes
 ) -> None:
-    before = replica.metrics.at_once
+    before = replica.metrics.fast_path_answers
     given = {name.encode(): value.encode() for name, value in headers.items()}
-    found = replica.app.at_once(path, given, body)
+    found = replica.app.try_answer(path, given, body)
     assert found is not None
-    assert replica.metrics.at_once == before + 1
+    assert replica.metrics.fast_path_answers == before + 1
     async with httpx.AsyncClient(transport=httpx.ASGITransport(replica.app), base_url="http://replica") as client:
         usual = await client.post(path, content=body, headers=headers)
     assert (found.status, found.body) == (usual.status_code, usual.content)
@@ -421,9 +421,9 @@ async def test_the_answer_is_that_of_the_usual_way(
 async def test_what_is_not_the_usual_is_left_to_the_usual_way(
     replica: Replica, path: str, headers: dict[bytes, bytes], body: bytes
 ) -> None:
-    before = (dict(replica.metrics.answers), replica.metrics.at_once)
-    assert replica.app.at_once(path, headers, body) is None
-    assert (dict(replica.metrics.answers), replica.metrics.at_once) == before
+    before = (dict(replica.metrics.answers), replica.metrics.fast_path_answers)
+    assert replica.app.try_answer(path, headers, body) is None
+    assert (dict(replica.metrics.answers), replica.metrics.fast_path_answers) == before
 
 
 async def test_a_trailer_behind_the_headers_takes_the_place_of_none(replica: Replica) -> None:
@@ -442,8 +442,8 @@ async def test_a_model_that_is_asked_at_once_is_told_the_parameters(replica: Rep
     object.__setattr__(
         replica._model, "predict", lambda batch: (seen.append(dict(parameters().request)), usual(batch))[1]
     )
-    assert replica.app.at_once("/", {}, GOOD[:-1] + b',"parameters":{"seed":7}}') is not None
-    assert replica.app.at_once("/", {}, GOOD) is not None
+    assert replica.app.try_answer("/", {}, GOOD[:-1] + b',"parameters":{"seed":7}}') is not None
+    assert replica.app.try_answer("/", {}, GOOD) is not None
     assert seen == [{"seed": 7}, {}]
 
 
@@ -455,7 +455,7 @@ async def test_an_error_of_the_model_is_told_at_once_and_only_once(replica: Repl
         raise RuntimeError("out of order")
 
     object.__setattr__(replica._model, "predict", broken)
-    found = replica.app.at_once("/", {b"x-request-id": b"find-me"}, GOOD)
+    found = replica.app.try_answer("/", {b"x-request-id": b"find-me"}, GOOD)
     assert found is not None
     assert (found.status, b'"requestId":"find-me"' in found.body, len(calls)) == (500, True, 1)
     assert replica.metrics.answers["ModelError"] == 1
@@ -469,10 +469,10 @@ async def test_nothing_is_answered_beside_a_call_on_the_thread(replica: Replica)
         replica._thread.run(lambda: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(PATIENCE_S))
     )
     await asyncio.sleep(0)
-    assert replica.app.at_once("/", {}, GOOD) is None
+    assert replica.app.try_answer("/", {}, GOOD) is None
     gate.set()
     await busy
-    assert replica.app.at_once("/", {}, GOOD) is not None
+    assert replica.app.try_answer("/", {}, GOOD) is not None
 
 
 async def test_after_a_large_answer_the_next_is_written_elsewhere(replica: Replica) -> None:
@@ -480,9 +480,9 @@ async def test_after_a_large_answer_the_next_is_written_elsewhere(replica: Repli
 
     small = replica._model.predict
     object.__setattr__(replica._model, "predict", lambda batch: torch.zeros(1, 3).expand(10_000, 3))
-    assert replica.app.at_once("/", {}, GOOD) is not None
-    assert replica.app.at_once("/", {}, GOOD) is None
+    assert replica.app.try_answer("/", {}, GOOD) is not None
+    assert replica.app.try_answer("/", {}, GOOD) is None
     object.__setattr__(replica._model, "predict", small)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(replica.app), base_url="http://replica") as client:
         assert (await client.post("/", content=GOOD)).status_code == 200
-    assert replica.app.at_once("/", {}, GOOD) is not None
+    assert replica.app.try_answer("/", {}, GOOD) is not None

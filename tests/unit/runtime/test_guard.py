@@ -46,7 +46,7 @@ def test_names_and_networks_are_listed_between_commas() -> None:
     guard.check("minio.models.svc", "192.168.0.1")
     guard.check("any", "10.2.3.4")
     guard.check("any", "fd00::1")
-    assert guard.lists("minio.models.svc")
+    assert guard.is_listed("minio.models.svc")
     with pytest.raises(LoadFailed, match=r"'10\.0\.0\.1/8'; expected a host name, or a network"):
         read_guard({"SUNDOG_SOURCE_ALLOW_HOSTS": "10.0.0.1/8"})
 

@@ -30,7 +30,7 @@ TWO = model_of(TensorSpec("a", "int8", (2, -1)), TensorSpec("b", "string", (1,))
 ALL = model_of(*(TensorSpec(dtype, dtype, (-1,)) for dtype in OIP_TYPES if dtype not in ("bfloat16", "bytes")))
 NOTHING = LoadedModel("python", "", lambda batch: batch, Signature())
 LARGE = model_of(TensorSpec("x", "float32", (-1, 3, 224, 224)))
-STREAM = replace(ONE, streams=True)
+STREAM = replace(ONE, is_streaming=True)
 PICTURES = model_of(TensorSpec("png", "bytes", (-1,)), TensorSpec("turn", "int64", (-1,)))
 DRAWS = replace(PICTURES, signature=Signature(ONE.signature.inputs, PICTURES.signature.outputs))
 

@@ -257,7 +257,7 @@ def test_no_message_names_the_folder_in_which_it_was_tried(workshop: Path, argum
     assert done.exit_code == 1
     assert ".model." not in done.output
     if arguments[:1] == ("--code",):
-        assert "EntrypointMissing: net.py is code: model.entrypoint must name what is to be loaded of it" in done.output
+        assert "EntrypointMissing: net.py is code: set model.entrypoint to the class to load" in done.output
 
 
 def test_an_error_in_the_users_own_file_names_that_file(workshop: Path) -> None:

@@ -264,8 +264,8 @@ def test_model_yaml_declares_every_input_of_a_program(tmp_path: Path) -> None:
 
 
 def test_rows_are_joined_only_where_the_program_takes_any_number(tmp_path: Path) -> None:
-    assert load(export(Digits(), tmp_path / "any.pt2", torch.zeros(2, 64))).batches
-    assert not load(export(Digits(), tmp_path / "two.pt2", torch.zeros(2, 64), batch=None)).batches
+    assert load(export(Digits(), tmp_path / "any.pt2", torch.zeros(2, 64))).is_batchable
+    assert not load(export(Digits(), tmp_path / "two.pt2", torch.zeros(2, 64), batch=None)).is_batchable
 
 
 def test_parameters_of_a_script_are_those_of_its_forward(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_parameters_of_a_script_are_those_of_its_forward(tmp_path: Path) -> None
 
 def test_whole_numbers_for_a_script_that_begins_with_an_embedding(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Embedding(5, 2), torch.nn.Linear(2, 1))
-    assert load(script(net, tmp_path / "words.ts")).whole_numbers == "int64"
+    assert load(script(net, tmp_path / "words.ts")).integer_dtype == "int64"
 
 
 @pytest.mark.parametrize("name", SAVE)

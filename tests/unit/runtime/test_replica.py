@@ -141,7 +141,7 @@ async def test_no_file_is_guessed_for_the_warm_up(
 async def test_a_stream_has_no_bytes_to_answer_with(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
     root = python_model(FILES.replace("return batch", "yield batch"))
     (root / "model.yaml").write_text(OF_BYTES)
-    with pytest.raises(LoadFailed, match="output 'turned' is of bytes, and the answers of a stream are JSON"):
+    with pytest.raises(LoadFailed, match="output 'turned' is of bytes; expected another type in a stream"):
         await serve(args(root, "predictor:Predictor"))
 
 
@@ -280,7 +280,7 @@ async def test_one_call_at_a_time_in_order() -> None:
         range(50)
     )
     assert order == list(range(50))
-    assert thread.idle
+    assert thread.is_idle
     thread.close()
 
 
@@ -291,12 +291,12 @@ async def test_a_call_nobody_waits_for_is_not_made() -> None:
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.wait([second])
-    assert not thread.idle
+    assert not thread.is_idle
     release.set()
     await first
     await thread.run(lambda: None)
     assert made == []
-    assert thread.idle
+    assert thread.is_idle
     thread.close()
 
 

@@ -169,7 +169,7 @@ async def test_it_is_off_by_its_switch_and_with_any_other_ray(
     )
     monkeypatch.setattr(ray, "__version__", version)
     monkeypatch.setenv(FAST_PATH_VARIABLE, value)
-    _install_fast_path(SimpleNamespace(at_once=lambda *_: None, paths=("/",)))
+    _install_fast_path(SimpleNamespace(try_answer=lambda *_: None, paths=("/",)))
     await replica._maybe_start_direct_ingress_servers()
     told = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
     assert told == ([f"fast path disabled: {why}"] if why else [])
@@ -184,9 +184,9 @@ async def test_requests_count_until_the_event_loop_comes_round() -> None:
     counts = replica._metrics_manager
     metered = _Metered(replica, asyncio.get_running_loop())
     for status in (200, 200, 500):
-        assert metered.enter()
-        metered.leave(status, 0.001)
-    assert metered.enter()
+        assert metered.try_admit()
+        metered.record_response(status, 0.001)
+    assert metered.try_admit()
     metered.cancel_admission()
     assert counts.ongoing == 3
     await asyncio.sleep(0)
@@ -199,7 +199,7 @@ async def test_requests_count_until_the_event_loop_comes_round() -> None:
 )
 async def test_serves_limits_hold(change: dict[str, Any]) -> None:
     replica = standin(**change)
-    assert not _Metered(replica, asyncio.get_running_loop()).enter()
+    assert not _Metered(replica, asyncio.get_running_loop()).try_admit()
     assert replica._metrics_manager.ongoing == 0
 
 

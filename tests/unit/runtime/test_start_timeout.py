@@ -82,7 +82,7 @@ async def test_what_ends_in_time_leaves_nothing(tmp_path: Path) -> None:
     async def seven() -> int:
         return 7
 
-    assert await attempts.in_time(seven(), PATIENCE_S, LATE) == 7
+    assert await attempts.run_with_timeout(seven(), PATIENCE_S, LATE) == 7
     assert left(tmp_path / "starts") == []
     attempts.raise_last_timeout()
 
@@ -92,7 +92,7 @@ async def test_what_fails_in_time_leaves_nothing(tmp_path: Path) -> None:
         raise TimeoutError("of the model's own")
 
     with pytest.raises(TimeoutError, match="of the model's own"):
-        await StartAttempts(tmp_path / "starts", "digits").in_time(fails(), PATIENCE_S, LATE)
+        await StartAttempts(tmp_path / "starts", "digits").run_with_timeout(fails(), PATIENCE_S, LATE)
     assert left(tmp_path / "starts") == []
 
 
@@ -102,7 +102,7 @@ async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
 ) -> None:
     now = time.time()
     with pytest.raises(type(late)):
-        await StartAttempts(tmp_path, "digits").in_time(never(), 0.01, late)
+        await StartAttempts(tmp_path, "digits").run_with_timeout(never(), 0.01, late)
 
     def at(seconds: float, revision: str = "digits") -> None:
         StartAttempts(tmp_path, revision, clock=lambda: now + seconds).raise_last_timeout()
@@ -118,7 +118,7 @@ async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
 
 
 async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
-    under_way = asyncio.create_task(StartAttempts(tmp_path, "digits").in_time(never(), PATIENCE_S, LATE))
+    under_way = asyncio.create_task(StartAttempts(tmp_path, "digits").run_with_timeout(never(), PATIENCE_S, LATE))
     await asyncio.sleep(0)
     assert len(left(tmp_path)) == 1
     StartAttempts(tmp_path, "digits").raise_last_timeout()
@@ -133,7 +133,7 @@ async def test_a_folder_that_cannot_be_made_hinders_nobody(tmp_path: Path) -> No
     attempts = StartAttempts(tmp_path / "file", "digits")
     attempts.raise_last_timeout()
     with pytest.raises(LoadTimeout):
-        await attempts.in_time(never(), 0.01, LATE)
+        await attempts.run_with_timeout(never(), 0.01, LATE)
 
 
 @pytest.mark.extended
@@ -172,7 +172,7 @@ def test_a_model_that_holds_the_lock_is_ended_and_told(
 async def test_what_was_put_in_again_is_a_real_attempt(torch_model: Path, args: Callable[..., dict[str, Any]]) -> None:
     wanted = args(torch_model)
     with pytest.raises(LoadTimeout):
-        await _attempts(parse_arguments(wanted), "1").in_time(never(), 0.01, LATE)
+        await _attempts(parse_arguments(wanted), "1").run_with_timeout(never(), 0.01, LATE)
     with pytest.raises(LoadTimeout, match=f"^{LATE}$"):
         await Replica.start(wanted, "1")
     (await Replica.start(wanted, "2")).close()

@@ -177,7 +177,7 @@ def test_a_histogram_counts_up_to_its_edges() -> None:
 def test_the_number_of_series_is_bounded() -> None:
     metrics = ReplicaMetrics()
     for number in range(1000):
-        metrics.answered(f"Code{number}", 0.1)
+        metrics.record_answer(f"Code{number}", 0.1)
     assert len(metrics.answers) == 101
     assert metrics.answers[END_OTHER] == 900
 
@@ -209,12 +209,12 @@ def test_growth_is_exported_once() -> None:
     metrics, counters, gauges = ReplicaMetrics(), Recorded(), Recorded()
     metrics.startup = {"load": 2.5}
     exporter = RayMetricsExporter(metrics, "digits", 8, counters, gauges)
-    metrics.answered("ok", 0.003)
+    metrics.record_answer("ok", 0.003)
     exporter.export()
-    metrics.answered("ok", 0.3)
-    metrics.answered("ModelError", 0.3)
-    metrics.passed(3, 0.02)
-    metrics.waited(0.001)
+    metrics.record_answer("ok", 0.3)
+    metrics.record_answer("ModelError", 0.3)
+    metrics.record_pass(3, 0.02)
+    metrics.record_wait(0.001)
     exporter.export()
     exporter.export()
     assert gauges.values == {("sundog_runtime_startup_seconds", "load"): 2.5}
@@ -333,7 +333,7 @@ async def test_the_warm_up_tries_the_largest_batch(
     client = await serve(args(torch_model) | {"batching": {"maxSize": 8, "maxDelaySeconds": 0.001}})
     predict = client.replica._model.module
     assert predict.seen == [1, 1, 1, 1, *([8, 8] if joins else [])]
-    assert client.replica._scheduler.joins is joins
+    assert client.replica._scheduler.is_batching is joins
     assert says in caplog.text
 
 

@@ -290,7 +290,7 @@ def test_the_manifest_s_pooling_and_task_go_before_the_directory_s(tmp_path: Pat
             {"pooling": {"pooling_mode": "median"}},
             "1_Pooling/config.json: pooling_mode is 'median'; expected one of cls",
         ),
-        ({"pooling": {}}, "1_Pooling/config.json: no mode of pooling is set"),
+        ({"pooling": {}}, "1_Pooling/config.json: found no pooling mode"),
         (
             {
                 "pooling": {"pooling_mode": "cls", "include_prompt": False},
@@ -347,8 +347,8 @@ def test_any_other_class_gives_its_own_tensors(tmp_path: Path) -> None:
 def test_text_is_generated_piece_by_piece(tmp_path: Path) -> None:
     network = gpt2()
     model = load(save(tmp_path, network, tokenizer(marks=False)), config={"maxNewTokens": 5})
-    assert model.streams
-    assert not model.batches
+    assert model.is_streaming
+    assert not model.is_batchable
     ids = torch.tensor([[4, 6]])
     wanted = network.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)[0, 2:].tolist()
     pieces = [item["text"][0] for item in model.predict(["good film"])]

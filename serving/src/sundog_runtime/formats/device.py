@@ -31,17 +31,17 @@ class Device:
         """Whether the device is the CPU, so that requests need no copy."""
         return bool(self.where.type == "cpu")
 
-    def place(self, module: torch.nn.Module) -> torch.nn.Module:
+    def place_module(self, module: torch.nn.Module) -> torch.nn.Module:
         """Move the module's weights and buffers to the device; return the same object. Raises what torch raises."""
         return module if self.is_cpu else module.to(self.where)
 
-    def give(self, value: Any) -> Any:
+    def to_device(self, value: Any) -> Any:
         """Move the tensors of a batch to the device; return anything else unchanged.
 
         The copy uses pinned memory, so it does not block this thread. Later work on the device waits for it.
         """
         if isinstance(value, dict):
-            return {name: self.give(item) for name, item in value.items()}
+            return {name: self.to_device(item) for name, item in value.items()}
         if not isinstance(value, torch.Tensor) or value.device == self.where:
             return value
         return self.pin(value).to(self.where, non_blocking=True)
@@ -73,13 +73,13 @@ def select_device(count: int, vendor: str, cuda: Any = torch.cuda) -> Device:
 class DeviceWatch:
     """Detects a lost device: after some errors, such as an index out of range, CUDA refuses a process all work.
 
-    `synchronize` raises then. Attributes: `lost` is the reason, and is empty before.
+    `synchronize` raises then. Attributes: `lost_reason` is the reason, and is empty before.
     """
 
     synchronize: Callable[[], Any]
-    lost: str = field(default="", init=False)
+    lost_reason: str = field(default="", init=False)
 
-    def over(self, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def wrap(self, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return `predict` with the check. An error of `predict` is raised to the request."""
 
         def watched(batch: Any) -> Any:
@@ -95,8 +95,8 @@ class DeviceWatch:
         try:
             self.synchronize()
         except torch.AcceleratorError:
-            self.lost = one_line(error, 200)
-            _logger.error("the device is lost, the replica must be replaced: %s", self.lost)  # noqa: TRY400 (the request has the traceback)
+            self.lost_reason = one_line(error, 200)
+            _logger.error("the device is lost, the replica must be replaced: %s", self.lost_reason)  # noqa: TRY400 (the request has the traceback)
 
 
 def make_device_watch(count: int, vendor: str) -> DeviceWatch | None:

@@ -105,7 +105,7 @@ def _choose_format(files: ModelFiles, description: ModelDescription, candidates:
         return description.format
     if description.entrypoint:
         return "auto"
-    if not files.only and read_transformers_config(files.root) is not None:
+    if not files.file_name and read_transformers_config(files.root) is not None:
         return "transformers"
     for content, name in ((Content.EXPORTED, "exported"), (Content.TORCHSCRIPT, "torchscript")):
         if any(found.content is content for found in candidates):
@@ -133,8 +133,8 @@ def _missing_entrypoint(
 
 def _modules(files: ModelFiles) -> list[Path]:
     """Return the Python modules at the top of the model, by name."""
-    if files.only:
-        return [files.path] if files.only.endswith(".py") else []
+    if files.file_name:
+        return [files.path] if files.file_name.endswith(".py") else []
     return sorted(path for path in files.root.glob("*.py") if path.is_file() and path.stem.isidentifier())
 
 
@@ -157,7 +157,7 @@ def _target(files: ModelFiles, description: ModelDescription) -> object:
 
 def _description(files: ModelFiles) -> ModelDescription:
     path = files.root / MODEL_YAML
-    if files.only or not path.is_file():
+    if files.file_name or not path.is_file():
         return ModelDescription()
     with path.open("rb") as file:
         return parse_description(file.read(MAX_MODEL_YAML_BYTES + 1))
@@ -165,8 +165,8 @@ def _description(files: ModelFiles) -> ModelDescription:
 
 def _weight_files(files: ModelFiles) -> list[Path]:
     """Return the files at the top of the model that may hold weights, by name: all except code and descriptions."""
-    if files.only:
-        return [files.path] if not files.only.endswith(".py") else []
+    if files.file_name:
+        return [files.path] if not files.file_name.endswith(".py") else []
     found = sorted(path for path in files.root.iterdir() if path.is_file() and path.suffix not in _NO_WEIGHTS)
     if len(found) > _MAX_LISTED:
         raise LoadFailed(f"{files.root} holds more than {_MAX_LISTED} files beside its code; expected one with weights")

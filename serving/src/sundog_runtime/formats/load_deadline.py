@@ -34,7 +34,7 @@ def total_file_bytes(files: ModelFiles) -> int:
     if files.verified is not None:
         return sum(entry.size for entry in files.verified)
     total = 0
-    for path in islice([files.path] if files.only else iterate_paths(files.root), MAX_FILES):
+    for path in islice([files.path] if files.file_name else iterate_paths(files.root), MAX_FILES):
         with suppress(OSError):
             total += path.stat().st_size
     return total

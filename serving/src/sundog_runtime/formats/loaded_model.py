@@ -37,14 +37,14 @@ from sundog_runtime.signature import Signature
 class LoadedModel:
     """A model in memory. `found` describes its source, for the log.
 
-    `parameters` are those of a module's forward. If no input is declared, JSON integers get the type `whole_numbers`, and
-    other numbers the type `numbers`.
+    `parameters` are those of a module's forward. If no input is declared, JSON integers get the type `integer_dtype`, and
+    other numbers the type `float_dtype`.
 
-    `streams`: `predict` returns a generator, whose items are answers.
-    `batches`: arrays of several requests may be joined along their first dimension, and the answer split there.
+    `is_streaming`: `predict` returns a generator, whose items are answers.
+    `is_batchable`: arrays of several requests may be joined along their first dimension, and the answer split there.
     `needs_model_thread`: a request may call the compiler, or code that only one thread may run.
     `module` is the network, if there is one, to count its parameters.
-    `device` is the name of its device for people. `lost` returns why the device is unusable; empty while it works.
+    `device` is the name of its device for people. `lost_reason` returns why the device is unusable; empty while it works.
     """
 
     platform: str
@@ -54,11 +54,11 @@ class LoadedModel:
     example: Callable[[], Any] | None = None
     configure: Callable[[dict[str, Any]], None] | None = None
     parameters: inspect.Signature | None = None
-    numbers: str = "float64"
-    whole_numbers: str = "int64"
-    streams: bool = False
-    batches: bool = True
+    float_dtype: str = "float64"
+    integer_dtype: str = "int64"
+    is_streaming: bool = False
+    is_batchable: bool = True
     needs_model_thread: bool = False
     module: Any = None
     device: str = "cpu"
-    lost: Callable[[], str] = lambda: ""
+    lost_reason: Callable[[], str] = lambda: ""

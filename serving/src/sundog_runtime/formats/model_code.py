@@ -71,7 +71,7 @@ class ModelCode:
         """Return the bytes of a Python file by its relative path; with a digest, exactly the verified ones."""
         if self._verified is not None:
             return self._verified.get(path)
-        if self._files.only and path != self._files.only:
+        if self._files.file_name and path != self._files.file_name:
             return None
         file = self._files.root / path
         return file.read_bytes() if file.is_file() else None
@@ -80,7 +80,7 @@ class ModelCode:
         """Whether the model has that directory; `path` is relative."""
         if self._verified is not None:
             return any(name.startswith(f"{path}/") for name in self._verified)
-        return not self._files.only and (self._files.root / path).is_dir()
+        return not self._files.file_name and (self._files.root / path).is_dir()
 
     def has_module(self, top_level: str) -> bool:
         """Whether the model's directory has a module or package of that name."""

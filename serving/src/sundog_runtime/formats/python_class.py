@@ -35,9 +35,9 @@ def load_python(path: Path, target: Any, description: ModelDescription) -> Loade
     except Exception as error:
         raise make_load_error(f"{entrypoint}.load", error) from error
 
-    streams = is_streaming(predictor)
+    streaming = is_streaming(predictor)
     outputs = description.signature.outputs
-    if streams and (raw := [spec.name for spec in outputs if spec.dtype == "bytes"]):
+    if streaming and (raw := [spec.name for spec in outputs if spec.dtype == "bytes"]):
         raise LoadFailed(
             f"{MODEL_YAML}: output {raw[0]!r} is of bytes; expected another type in a stream, whose answers are JSON"
         )
@@ -46,10 +46,10 @@ def load_python(path: Path, target: Any, description: ModelDescription) -> Loade
     return LoadedModel(
         platform="python",
         found=f"the predictor class {entrypoint}",
-        predict=call if streams else lambda batch: name_outputs(call(batch), names),
+        predict=call if streaming else lambda batch: name_outputs(call(batch), names),
         signature=description.signature,
         example=getattr(predictor, "example", None),
         configure=getattr(predictor, "configure", None),
-        streams=streams,
-        batches=not streams and is_batchable(description.batchable, description.signature),
+        is_streaming=streaming,
+        is_batchable=not streaming and is_batchable(description.batchable, description.signature),
     )

@@ -40,12 +40,12 @@ class SentenceEncoding:
     lower_case: bool = False
     prompt: str = ""
 
-    def prepared(self, texts: Sequence[str]) -> list[str]:
+    def prepare_texts(self, texts: Sequence[str]) -> list[str]:
         """Return the texts as the tokenizer gets them."""
         whole = [self.prompt + text for text in texts]
         return [text.lower() for text in whole] if self.lower_case else whole
 
-    def pooled(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def pool(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return one vector for each text: `tokens` [texts, length, size], `mask` [texts, length] (0: padding) → [texts, size × modes]."""
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.int64, device=tokens.device)

@@ -60,15 +60,15 @@ def load_exported(
         module = (program if device.is_cpu else move_to_device_pass(program, device.where)).module()
     except Exception as error:
         raise make_load_error(f"reading {archive.name}", error) from error
-    numbers, whole_numbers = default_dtypes(module)
-    batches = is_batchable(description.batchable, signature)
+    float_dtype, integer_dtype = default_dtypes(module)
+    batchable = is_batchable(description.batchable, signature)
     predict = make_network_predict(
         module,
         description,
         signature,
         example,
         device,
-        batches=batches,
+        batchable=batchable,
         channels_last=_channels_last(module, description),
         arrange=partial(inputs.arrange, names),
     )
@@ -78,10 +78,10 @@ def load_exported(
         predict=predict,
         signature=signature,
         example=example,
-        numbers=numbers,
-        whole_numbers=whole_numbers,
-        batches=batches,
-        needs_model_thread=needs_model_thread(description, signature, device, batches=batches),
+        float_dtype=float_dtype,
+        integer_dtype=integer_dtype,
+        is_batchable=batchable,
+        needs_model_thread=needs_model_thread(description, signature, device, batchable=batchable),
         module=module,
         device=device.name,
     )
@@ -107,7 +107,7 @@ def load_torchscript(
         raise LoadFailed(
             f"{MODEL_YAML}: compile is set; expected none for TorchScript, which has its own compiler. Remove it."
         )
-    numbers, whole_numbers = default_dtypes(module)
+    float_dtype, integer_dtype = default_dtypes(module)
     channels_last = _channels_last(module, description)
     return LoadedModel(
         platform="pytorch",
@@ -117,9 +117,9 @@ def load_torchscript(
         ),
         signature=description.signature,
         parameters=parameters,
-        numbers=numbers,
-        whole_numbers=whole_numbers,
-        batches=is_batchable(description.batchable, description.signature),
+        float_dtype=float_dtype,
+        integer_dtype=integer_dtype,
+        is_batchable=is_batchable(description.batchable, description.signature),
         device=device.name,
     )
 
@@ -175,7 +175,7 @@ def _under(declared: Signature, found: Signature) -> Signature:
     inputs = declared.inputs or found.inputs
     renamed = {own.name: spec.name for own, spec in zip(found.inputs, inputs, strict=True)}
     axes = tuple(
-        replace(axis, places=tuple((renamed[name], dimension) for name, dimension in axis.places))
+        replace(axis, dimensions=tuple((renamed[name], dimension) for name, dimension in axis.dimensions))
         for axis in found.axes
     )
     return Signature(inputs, declared.outputs or found.outputs, axes)

@@ -37,7 +37,7 @@ class CompiledNetwork:
         self._call: Callable[..., Any] = torch.compile(module, mode=None if mode == "default" else mode)
 
     @property
-    def compiled(self) -> bool:
+    def is_compiled(self) -> bool:
         """Whether it still runs compiled."""
         return self._call is not self._module
 
@@ -84,28 +84,28 @@ def compile_on_batches(
             count += 1
     except Exception as error:  # noqa: BLE001 (see above)
         _logger.warning("the network raised %s during compilation: %s", type(error).__name__, one_line(error, 300))
-    if network.compiled:
+    if network.is_compiled:
         directory = os.environ.get(_DIRECTORY) or "a temporary directory"
         _logger.info("compiled for %d shapes in %.1f s; the code is in %s", count, clock() - started, directory)
 
 
-def make_compile_batches(example: Callable[[], Any] | None, signature: Signature, *, batches: bool) -> Iterator[Any]:
+def make_compile_batches(example: Callable[[], Any] | None, signature: Signature, *, batchable: bool) -> Iterator[Any]:
     """Yield batches whose numbers of rows make torch compile for any number; nothing if no input is known."""
     if example is not None:
         given = example()
-        for rows in _SIZES if batches else _SIZES[:1]:
+        for rows in _SIZES if batchable else _SIZES[:1]:
             yield _repeat(given, rows)
     elif signature.inputs:
-        for rows in _SIZES if batches else _SIZES[:1]:
+        for rows in _SIZES if batchable else _SIZES[:1]:
             named = {spec.name: _zeros(spec, rows) for spec in signature.inputs}
             yield named if len(named) > 1 else next(iter(named.values()))
 
 
-def can_recompile_later(signature: Signature, *, batches: bool) -> bool:
+def can_recompile_later(signature: Signature, *, batchable: bool) -> bool:
     """Whether a request can have sizes without compiled code: all free sizes except the number of rows, which `_SIZES` covers."""
     if not signature.inputs:
         return True
-    return any(-1 in (spec.shape[1:] if batches else spec.shape) for spec in signature.inputs)
+    return any(-1 in (spec.shape[1:] if batchable else spec.shape) for spec in signature.inputs)
 
 
 def _repeat(batch: Any, times: int) -> Any:

@@ -32,15 +32,15 @@ def make_load_error(action: str, error: Exception) -> StartError:
 def place_module(module: torch.nn.Module, device: Device, name: str) -> torch.nn.Module:
     """Return the module on the device. Raises a StartError that names what was loaded."""
     try:
-        return device.place(module)
+        return device.place_module(module)
     except Exception as error:
         raise make_load_error(f"placing {name} on {device.name}", error) from error
 
 
-def needs_model_thread(description: ModelDescription, signature: Signature, device: Device, *, batches: bool) -> bool:
+def needs_model_thread(description: ModelDescription, signature: Signature, device: Device, *, batchable: bool) -> bool:
     """Whether a request may call the compiler, or code that only one thread may run, such as the graphs that CUDA replays."""
     enabled = description.compile.enabled
-    return enabled and (not device.is_cpu or can_recompile_later(signature, batches=batches))
+    return enabled and (not device.is_cpu or can_recompile_later(signature, batchable=batchable))
 
 
 def default_dtypes(module: torch.nn.Module) -> tuple[str, str]:
@@ -86,7 +86,7 @@ def make_network_predict(
     example: Callable[[], Any] | None,
     device: Device = CPU,
     *,
-    batches: bool,
+    batchable: bool,
     channels_last: bool,
     arrange: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda call: call,
 ) -> Callable[[Any], Any]:
@@ -98,7 +98,7 @@ def make_network_predict(
         return make_predict(arrange(module), signature, device, channels_last=channels_last, half=is_bfloat16(module))
     network = CompiledNetwork(module, description.compile.mode)
     predict = make_predict(arrange(network), signature, device, channels_last=channels_last, half=is_bfloat16(module))
-    compile_on_batches(network, predict, make_compile_batches(example, signature, batches=batches))
+    compile_on_batches(network, predict, make_compile_batches(example, signature, batchable=batchable))
     return predict
 
 
@@ -124,7 +124,7 @@ def make_predict(
         with torch.inference_mode():
             given = to_tensors(batch)
             if moves:
-                given = device.give(given)
+                given = device.to_device(given)
             if every or halved:
                 given = _halved(given, halved, every=every)
             if channels_last:

@@ -60,8 +60,8 @@ def load_torch(
     channels_last = needs_channels_last(module, description)
     if channels_last:
         module.to(memory_format=torch.channels_last)
-    numbers, whole_numbers = default_dtypes(module)
-    example, batches = getattr(module, "example", None), is_batchable(description.batchable, description.signature)
+    float_dtype, integer_dtype = default_dtypes(module)
+    example, batchable = getattr(module, "example", None), is_batchable(description.batchable, description.signature)
     # The compiler was not run for an empty batch, so an empty request would start it.
     signature = forbid_empty_inputs(description.signature) if description.compile.enabled else description.signature
     return LoadedModel(
@@ -73,17 +73,17 @@ def load_torch(
             signature,
             example,
             device,
-            batches=batches,
+            batchable=batchable,
             channels_last=channels_last,
         ),
         signature=signature,
         example=example,
         configure=getattr(module, "configure", None),
         parameters=inspect.signature(module.forward),
-        numbers=numbers,
-        whole_numbers=whole_numbers,
-        batches=batches,
-        needs_model_thread=needs_model_thread(description, signature, device, batches=batches),
+        float_dtype=float_dtype,
+        integer_dtype=integer_dtype,
+        is_batchable=batchable,
+        needs_model_thread=needs_model_thread(description, signature, device, batchable=batchable),
         module=module,
         device=device.name,
     )

@@ -45,7 +45,7 @@ class PackageRequest:
 
 @dataclass(frozen=True, slots=True)
 class PackageReport:
-    """The packaged model. Times are in seconds, of this machine; `latency` is None if nothing could be run.
+    """The packaged model. Times are in seconds, of this machine; `latency_s` is None if nothing could be run.
 
     `unbatchable_reason` is why requests are not batched; empty if they may be.
     """
@@ -55,9 +55,9 @@ class PackageReport:
     files: int
     bytes: int
     parameters: int | None
-    load: float
-    latency: float | None
-    streams: bool
+    load_s: float
+    latency_s: float | None
+    is_streaming: bool
     unbatchable_reason: str
     signature: Signature
     digest: str
@@ -138,7 +138,7 @@ def _load(stage: Path, wanted: PackageRequest, entries: tuple[FileEntry, ...] = 
 def _latency(model: LoadedModel, batch: Any, runs: int) -> float:
     """Return the median of some runs after the first, whose answer is checked like every answer. Raises a StartError."""
     output = run_model(model, batch)
-    if not model.streams:
+    if not model.is_streaming:
         try:
             check_outputs(model.signature.outputs, output)
         except Problem as problem:
@@ -160,9 +160,9 @@ def _report(
         files=len(entries),
         bytes=sum(entry.size for entry in entries),
         parameters=None if model.module is None else sum(each.numel() for each in model.module.parameters()),
-        load=seconds,
-        latency=latency,
-        streams=model.streams,
+        load_s=seconds,
+        latency_s=latency,
+        is_streaming=model.is_streaming,
         unbatchable_reason=find_unbatchable_reason(model),
         signature=model.signature,
         digest=tree_digest(entries),

@@ -84,7 +84,7 @@ def run_model(model: LoadedModel, batch: Any) -> Any:
     """Return the output as a client would get it; the first item of a stream. Raises a StartError."""
     try:
         output = model.predict(batch)
-        if model.streams:
+        if model.is_streaming:
             output = _first(output)
         return to_plain(output)
     except StartError:
@@ -120,7 +120,7 @@ def infer_signature(model: LoadedModel, batch: Any, output: Any) -> Signature:
     declared = model.signature
     inputs = declared.inputs or _specs_of(batch, _input_name(model))
     outputs = declared.outputs
-    if outputs or model.streams:
+    if outputs or model.is_streaming:
         return Signature(_with_rows(model, inputs, batch, output), outputs)
     return Signature(
         _with_rows(model, inputs, batch, output), _any_rows(_specs_of(output, "outputs"), _scales(model, batch, output))
@@ -137,7 +137,7 @@ def _any_rows(specs: tuple[TensorSpec, ...], scales: bool) -> tuple[TensorSpec, 
 
 def _scales(model: LoadedModel, batch: Any, output: Any) -> bool:
     """Whether a batch with doubled rows gives every output with doubled rows."""
-    if model.streams:
+    if model.is_streaming:
         return False
     try:
         twice = run_model(model, _twice(batch))
@@ -202,7 +202,7 @@ def _guess(model: LoadedModel) -> Any:
     layer = find_first_layer(model.module) if isinstance(model.module, torch.nn.Module) else None
     if not isinstance(layer, torch.nn.Linear):
         return None
-    batch = np.zeros((1, layer.in_features), dtype=model.numbers)
+    batch = np.zeros((1, layer.in_features), dtype=model.float_dtype)
     try:
         model.predict(batch)
     except Exception:  # noqa: BLE001 (it was a guess)

@@ -30,16 +30,16 @@ _TURNS = 3
 
 
 class RequestBody:
-    """A request's body while it arrives. `has_more` is whether more is to come; `arrived` is the number of bytes received."""
+    """A request's body while it arrives. `has_more` is whether more is to come; `received_bytes` is the number of bytes received."""
 
     def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, deadline: float) -> None:
         self.has_more = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-        self.arrived = 0
+        self.received_bytes = 0
         self.deadline = deadline
         self._receive = receive
 
     @property
-    def is_held(self) -> bool:
+    def is_blocking_connection(self) -> bool:
         """Whether a client that still sends would hold its connection until the deadline."""
         return self.has_more and self.deadline < inf
 
@@ -47,10 +47,10 @@ class RequestBody:
         """Return the server's next message."""
         message = await self._receive()
         self.has_more = message.get("more_body", False)
-        self.arrived += len(message.get("body", b""))
+        self.received_bytes += len(message.get("body", b""))
         return message
 
-    async def receive_at_once(self) -> Message | None:
+    async def receive_nowait(self) -> Message | None:
         """Return the next message if it is there without waiting for the client; otherwise None."""
         receiving = asyncio.ensure_future(self.receive())
         try:
@@ -90,7 +90,7 @@ async def read_body_before_deadline(headers: Mapping[bytes, bytes], incoming: Re
 
 async def _timeout_problem(headers: Mapping[bytes, bytes], incoming: RequestBody) -> Problem:
     """Return the problem by who is at fault. A replica that was too busy to read has a large part of the body, or its end, unread."""
-    unread = await incoming.receive_at_once()
+    unread = await incoming.receive_nowait()
     if unread is not None and unread["type"] == "http.disconnect":
         raise ClientGoneError
     was_unread = unread is not None and (len(unread.get("body", b"")) >= _UNREAD_BYTES or not incoming.has_more)
@@ -101,7 +101,7 @@ async def _timeout_problem(headers: Mapping[bytes, bytes], incoming: RequestBody
         return Problem(504, "DeadlineExceeded", "the request's deadline passed before its body was read", close)
     length = headers.get(b"content-length", b"").decode("latin-1")
     of = f" of {length}" if length else ""
-    detail = f"the request's deadline passed when {incoming.arrived}{of} bytes of its body had arrived"
+    detail = f"the request's deadline passed when {incoming.received_bytes}{of} bytes of its body had arrived"
     return Problem(408, "RequestTimeout", detail, close)
 
 

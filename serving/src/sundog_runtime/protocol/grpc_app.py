@@ -99,7 +99,7 @@ class GrpcApp:
             return b""
         finally:
             if end is not None:
-                self._metrics.answered(end, time.monotonic() - started)
+                self._metrics.record_answer(end, time.monotonic() - started)
         return found
 
     async def _answer(self, method: str, body: bytes, context: GrpcContext, request: RequestContext) -> bytes:
@@ -109,14 +109,14 @@ class GrpcApp:
             raise Problem(413, "BodyTooLarge", f"the message is larger than {self.max_request_bytes} bytes")
         if method in self._answers_without_model:
             return self._answers_without_model[method](body)
-        if self._inference.streams:
+        if self._inference.is_streaming:
             raise Problem(501, "Streaming", "the model answers in a stream, which this method does not support")
         scheduler = self._inference.scheduler
-        scheduler.expect()
+        scheduler.begin_arrival()
         try:
             query = await self._inference.read(self._decode, {}, body)
         finally:
-            scheduler.expected()
+            scheduler.end_arrival()
         answer = await self._inference.answer(query, request)
         return answer.body
 

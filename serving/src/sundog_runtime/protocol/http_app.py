@@ -50,10 +50,10 @@ class HttpApp:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Return the paths that `at_once` can answer."""
+        """Return the paths that `try_answer` can answer."""
         return self._routes.prediction_paths
 
-    def at_once(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> HttpResponse | None:
+    def try_answer(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> HttpResponse | None:
         """Return the reply to a whole POST below the prefix, if nothing has to be waited for.
 
         Return None otherwise, and for any unusual request. Then nothing has happened, and `__call__` handles the request.
@@ -79,8 +79,8 @@ class HttpApp:
             problem, document = as_problem(error, context)
             end = problem.code
             reply = HttpResponse(problem.status, ((b"content-type", PROBLEM_TYPE), *problem.headers), document)
-        self._metrics.answered(end, time.monotonic() - started)
-        self._metrics.at_once += 1
+        self._metrics.record_answer(end, time.monotonic() - started)
+        self._metrics.fast_path_answers += 1
         return reply
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,13 +101,13 @@ class HttpApp:
             problem, document = as_problem(error, context)
             end = problem.code
             headers_of_problem = [(b"content-type", PROBLEM_TYPE), *problem.headers]
-            await _send(send, problem.status, headers_of_problem, document, more=incoming.is_held)
+            await _send(send, problem.status, headers_of_problem, document, more=incoming.is_blocking_connection)
         finally:
             if end is not None:
-                self._metrics.answered(end, time.monotonic() - started)
+                self._metrics.record_answer(end, time.monotonic() - started)
         # If the connection were closed now, a client that still sends would see a reset instead of its answer. If it stayed open, the
         # client could hold it for good. The server closes it when this call returns without the end of the response.
-        if incoming.is_held and await incoming.discard():
+        if incoming.is_blocking_connection and await incoming.discard():
             await send({"type": "http.response.body"})
 
     async def _reply(
@@ -117,22 +117,22 @@ class HttpApp:
         route = self._route(scope)
         if route.answer is not None:
             answer = route.answer() if callable(route.answer) else route.answer
-            await _send_answer(send, answer, more=incoming.is_held)
+            await _send_answer(send, answer, more=incoming.is_blocking_connection)
             return None
         assert route.decode is not None
         scheduler = self._inference.scheduler
-        scheduler.expect()
+        scheduler.begin_arrival()
         try:
             limit = self.max_request_bytes
             body = await read_body_before_deadline(headers, incoming, limit)
             query = await self._read(route.decode, headers, body, limit)
         finally:
-            scheduler.expected()
-        if self._inference.streams and scope.get("http_version") == "1.0":
+            scheduler.end_arrival()
+        if self._inference.is_streaming and scope.get("http_version") == "1.0":
             # HTTP/1.0 has no chunks, and the HTTP server would send some.
             answers = self._inference.stream(query, context)
             await _send_answer(send, await collect_stream(answers, wants_events(headers), incoming.receive))
-        elif self._inference.streams:
+        elif self._inference.is_streaming:
             answers = self._inference.stream(query, context)
             to_problem = partial(as_problem, context=context)
             await send_stream(answers, wants_events(headers), incoming.receive, send, to_problem)

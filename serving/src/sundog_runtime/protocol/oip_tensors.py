@@ -164,7 +164,7 @@ def _natural(model: LoadedModel, value: Any) -> Any:
     """Convert an undeclared input to the types of the network's weights, which the client's types may differ from."""
     if model.platform != "pytorch" or value.dtype.kind == "b":
         return value
-    return value.astype(model.numbers if value.dtype.kind == "f" else model.whole_numbers, copy=False)
+    return value.astype(model.float_dtype if value.dtype.kind == "f" else model.integer_dtype, copy=False)
 
 
 def _unknown_output(name: str, names: Sequence[str]) -> Problem:

@@ -105,9 +105,9 @@ def _plain(model: LoadedModel) -> Json:
         body = {"anyOf": [body, _nested(inputs[0])]}
     elif not inputs:
         body = {"anyOf": [body, {"type": "array", "minItems": 1}]}
-    answers = _object({spec.name: _nested(spec, least=0) for spec in outputs})
+    answers = _object({spec.name: _nested(spec, min_size=0) for spec in outputs})
     answer: Json = (
-        {} if not outputs else {"anyOf": [_nested(outputs[0], least=0), answers]} if len(outputs) == 1 else answers
+        {} if not outputs else {"anyOf": [_nested(outputs[0], min_size=0), answers]} if len(outputs) == 1 else answers
     )
     example = {"inputs": _example(inputs)} if _has_example(inputs) else None
     return {
@@ -133,7 +133,9 @@ def _infer(model: LoadedModel) -> Json:
         optional={"id": {"type": "string"}},
     )
     binary = (
-        "are accepted beside JSON, and outputs are only JSON" if model.streams else "are accepted and sent beside JSON"
+        "are accepted beside JSON, and outputs are only JSON"
+        if model.is_streaming
+        else "are accepted and sent beside JSON"
     )
     return {
         "summary": "Predict, by the Open Inference Protocol",
@@ -197,11 +199,11 @@ def _any_tensor(parameters: Json) -> Json:
     )
 
 
-def _nested(spec: TensorSpec, least: int = 1) -> Json:
-    """Return the schema of lists in lists, one for each dimension; `least` is the minimum of a free size."""
+def _nested(spec: TensorSpec, min_size: int = 1) -> Json:
+    """Return the schema of lists in lists, one for each dimension; `min_size` is the minimum of a free size."""
     schema = _scalar(spec)
     for size in reversed(spec.shape):
-        limits = {"minItems": size, "maxItems": size} if size >= 0 else {"minItems": least}
+        limits = {"minItems": size, "maxItems": size} if size >= 0 else {"minItems": min_size}
         schema = {"type": "array", "items": schema, **limits}
     return schema
 
@@ -247,7 +249,7 @@ def _get(summary: str, schema: str) -> Json:
 
 def _answers(model: LoadedModel, answer: Json, *, binary: bool = False) -> Json:
     """Return the responses of a prediction; `binary` is whether outputs may be requested as bytes."""
-    if model.streams:
+    if model.is_streaming:
         description = (
             f"Answers in pieces: events if Accept names {SSE_TYPE.decode()}, otherwise one JSON document per line."
         )
@@ -281,7 +283,7 @@ def _responses(description: str, content: Json, codes: Json) -> Json:
 
 
 def _problem_response(model: LoadedModel) -> Json:
-    codes = _STREAM_CODES if model.streams else _PROBLEM_CODES
+    codes = _STREAM_CODES if model.is_streaming else _PROBLEM_CODES
     description = " ".join(f"{status}: {text}" for status, text in codes.items())
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": description, "content": {"application/problem+json": {"schema": schema}}}

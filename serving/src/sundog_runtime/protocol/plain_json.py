@@ -155,7 +155,7 @@ def undeclared_array(model: LoadedModel, value: Any, name: str) -> Array | Any:
     flat = flatten(value, what)
     if flat.types == {bool}:
         return to_array(flat, "bool", what)
-    return to_array(flat, model.numbers if float in flat.types else model.whole_numbers, what)
+    return to_array(flat, model.float_dtype if float in flat.types else model.integer_dtype, what)
 
 
 def _has_other_than_numbers(value: list[Any]) -> bool:

@@ -23,7 +23,7 @@ from sundog_runtime.tensors import Array
 def find_unbatchable_reason(model: LoadedModel) -> str:
     """Return the reason why requests to the model must not be batched at all; empty if they may be."""
     declared = model.signature.inputs
-    if model.streams:
+    if model.is_streaming:
         return "the model streams"
     if not declared:
         return "the model has no inputs in model.yaml and no example() of arrays, so the batch axis is unknown"
@@ -31,7 +31,7 @@ def find_unbatchable_reason(model: LoadedModel) -> str:
         return (
             f"input {wrong[0].name!r} has the shape {list(wrong[0].shape)}; expected a first size of -1, the batch axis"
         )
-    if not model.batches:
+    if not model.is_batchable:
         return "model.yaml has batchable: false, or declares an output whose first size is not -1"
     if texts := [spec for spec in declared if spec.dtype in ("string", "bytes")]:
         return f"input {texts[0].name!r} holds {texts[0].dtype} values, which are not batched"

@@ -37,7 +37,7 @@ class BatchQueue(Generic[Payload]):
     """
 
     max_rows: int = 1
-    max_delay: float = 0.0
+    max_delay_s: float = 0.0
     pass_seconds: float = 0.0
     _waiting: deque[QueuedRequest[Payload]] = field(default_factory=deque)
     _running: int = 0
@@ -62,16 +62,16 @@ class BatchQueue(Generic[Payload]):
             return False
         return True
 
-    def take(self, now: float) -> tuple[list[QueuedRequest[Payload]], float | None]:
+    def take_batch(self, now: float) -> tuple[list[QueuedRequest[Payload]], float | None]:
         """Return the next batch, all with one key, the oldest request first; or no batch, and the time of the next call at the latest.
 
-        The time is None if no request waits. The caller calls `done` after the pass.
+        The time is None if no request waits. The caller calls `record_pass` after the pass.
         """
         if not self._waiting:
             return [], None
         batch, is_full = self._next()
         if not is_full and len(self._waiting) < self._expected:
-            until = self._waiting[0].arrived + min(self.max_delay, self.pass_seconds)
+            until = self._waiting[0].arrived + min(self.max_delay_s, self.pass_seconds)
             if now < until:
                 self._held = True
                 return [], until
@@ -86,7 +86,7 @@ class BatchQueue(Generic[Payload]):
         self._running = len(batch)
         return batch, None
 
-    def done(self, seconds: float) -> None:
+    def record_pass(self, seconds: float) -> None:
         """Record the pass of the last batch, which took `seconds`."""
         self._running = 0
         self.pass_seconds += (seconds - self.pass_seconds) / self._mean_over if self.pass_seconds else seconds

@@ -115,9 +115,9 @@ class PassDurations:
             self._on_probation -= 1
         self._weight = min(self._weight + 1.0, _MEAN_OVER)
         self._mean += (seconds - self._mean) / self._weight
-        self._limit = HYSTERESIS * QUICK_SECONDS if self.quick else QUICK_SECONDS
+        self._limit = HYSTERESIS * QUICK_SECONDS if self.is_quick else QUICK_SECONDS
 
     @property
-    def quick(self) -> bool:
+    def is_quick(self) -> bool:
         """Whether the next pass may run on the event loop."""
         return not self._on_probation and self._mean <= self._limit

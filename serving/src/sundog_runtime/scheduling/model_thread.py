@@ -62,7 +62,7 @@ class ModelThread:
         self._jobs.put(call)
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no call of `run` is running or waiting, as the event loop sees it."""
         return not self._waiting
 

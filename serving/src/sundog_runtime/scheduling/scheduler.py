@@ -78,7 +78,7 @@ class Scheduler:
         thread: ModelThread,
         metrics: ReplicaMetrics,
         max_rows: int = 1,
-        max_delay: float = 0.0,
+        max_delay_s: float = 0.0,
         max_waiting: int = MAX_QUEUED_REQUESTS,
         clock: Callable[[], float] = time.monotonic,
         usage: Callable[[], ThreadUsage] | None = thread_usage_reader,
@@ -93,8 +93,8 @@ class Scheduler:
         self._durations = PassDurations() if model.platform == "pytorch" and not model.needs_model_thread else None
         # A predictor may also return memory of its own, and write to it in its next call, before this answer is encoded.
         self._copies = model.platform == "python"
-        self.joins = max_rows > 1 and not find_unbatchable_reason(model)
-        self._batches: BatchQueue[_PendingRequest] = BatchQueue(max_rows if self.joins else 1, max_delay)
+        self.is_batching = max_rows > 1 and not find_unbatchable_reason(model)
+        self._batches: BatchQueue[_PendingRequest] = BatchQueue(max_rows if self.is_batching else 1, max_delay_s)
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         # Whether a step is on the model's thread, or about to be. Changes under the lock. While it is False, only the
@@ -111,23 +111,23 @@ class Scheduler:
         return len(self._batches)
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether a call of the model has been running for so long that no request behind it will be answered."""
         return self._thread.busy_seconds > self._stuck_limit_s
 
     def run_with_stuck_limit(self, longest: float, call: Callable[[], Result]) -> Result:
-        """Return `call()`, made on the model's thread. Meanwhile `stuck` depends on `longest`, the seconds that its clients wait."""
+        """Return `call()`, made on the model's thread. Meanwhile `is_stuck` depends on `longest`, the seconds that its clients wait."""
         self._stuck_limit_s = min(max(_MIN_STUCK_LIMIT_S, STUCK_DEADLINE_FACTOR * longest), STUCK_AFTER_SECONDS)
         try:
             return call()
         finally:
             self._stuck_limit_s = STUCK_AFTER_SECONDS
 
-    def expect(self) -> None:
-        """Note that a request has begun to arrive: held requests may wait for it. A call of `expected` must follow."""
+    def begin_arrival(self) -> None:
+        """Note that a request has begun to arrive: held requests may wait for it. A call of `end_arrival` must follow."""
         self._arriving += 1
 
-    def expected(self) -> None:
+    def end_arrival(self) -> None:
         """Note that the request has arrived and is about to call `infer`, or never will."""
         self._arriving -= 1
         if self._held and not self._arriving:
@@ -135,7 +135,7 @@ class Scheduler:
 
     def can_infer_at_once(self) -> bool:
         """Whether `infer_at_once` may answer a request that has arrived now."""
-        return self._can_run_on_loop() and not self._held and not (self._arriving and self.joins)
+        return self._can_run_on_loop() and not self._held and not (self._arriving and self.is_batching)
 
     def infer_at_once(self, batch: Any, context: RequestContext) -> Any:
         """Infer like `infer` if nothing has to be waited for; otherwise return NOT_AT_ONCE without any effect."""
@@ -162,7 +162,7 @@ class Scheduler:
 
     def _can_run_on_loop(self) -> bool:
         # Never beside a call on the thread: a model runs one call at a time.
-        return self._durations is not None and self._durations.quick and not self._stepping and self._thread.idle
+        return self._durations is not None and self._durations.is_quick and not self._stepping and self._thread.is_idle
 
     def _run_on_loop(self, batch: Any, context: RequestContext, now: float) -> Any:
         before = self._usage() if self._usage is not None else None
@@ -170,7 +170,7 @@ class Scheduler:
         seconds = self._clock() - now
         if self._durations is not None:
             self._durations.observe(self._own_seconds(seconds, before))
-        self._metrics.passed(1, seconds)
+        self._metrics.record_pass(1, seconds)
         if error is not None:
             raise as_exception(error)
         return output
@@ -178,7 +178,7 @@ class Scheduler:
     async def _wait(self, batch: Any, context: RequestContext, now: float) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        key, rows = batch_key(batch) if self.joins else (None, 1)
+        key, rows = batch_key(batch) if self.is_batching else (None, 1)
         if key is not None and context.parameters is not NO_PARAMETERS:
             key = (key, context.parameters.key)
         entry = QueuedRequest(_PendingRequest(batch, context, future), key, rows)
@@ -216,7 +216,7 @@ class Scheduler:
         """Hold waiting requests on the event loop until the arriving ones are here, or for as long as that is worthwhile."""
         if not self._held:
             self._held = True
-            delay_s = min(self._batches.max_delay, self._batches.pass_seconds)
+            delay_s = min(self._batches.max_delay_s, self._batches.pass_seconds)
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._flush)
         if not self._arriving:
             self._flush()
@@ -230,11 +230,11 @@ class Scheduler:
             self._timer.cancel()
             self._timer = None
         while self._can_run_on_loop():
-            batch, _ = self._batches.take(inf)
+            batch, _ = self._batches.take_batch(inf)
             if not batch:
                 return
             result = self._run_batch(batch)
-            self._batches.done(result.seconds)
+            self._batches.record_pass(result.seconds)
             self._settle(result)
         self._start_thread_step()
 
@@ -257,11 +257,11 @@ class Scheduler:
 
     def _settle(self, result: _BatchResult) -> None:
         """Give every request its result, on the event loop."""
-        self._metrics.passed(len(result.batch), result.seconds)
+        self._metrics.record_pass(len(result.batch), result.seconds)
         if self._durations is not None:
             self._durations.observe(result.own_seconds)
         for entry, (output, error) in zip(result.batch, result.results, strict=True):
-            self._metrics.waited(result.started - entry.arrived)
+            self._metrics.record_wait(result.started - entry.arrived)
             future = entry.payload.future
             if future.done():
                 continue
@@ -277,7 +277,7 @@ class Scheduler:
         """
         with self._changed:
             while True:
-                batch, until = self._batches.take(self._clock())
+                batch, until = self._batches.take_batch(self._clock())
                 if batch:
                     break
                 if until is None:
@@ -287,7 +287,7 @@ class Scheduler:
         longest = max(entry.payload.context.deadline - entry.arrived for entry in batch)
         result = self.run_with_stuck_limit(longest, lambda: self._run_batch(batch))
         with self._changed:
-            self._batches.done(result.seconds)
+            self._batches.record_pass(result.seconds)
             self._stepping = again = bool(self._batches)
         if again:
             self._thread.post(self._step)
@@ -327,17 +327,17 @@ class Scheduler:
             return None
         parts = split_output(output, [entry.rows for entry in batch])
         if parts is None:
-            self.stop_joining("its outputs do not have as many rows as its inputs")
+            self.stop_batching("its outputs do not have as many rows as its inputs")
             return None
         return [(part, None) for part in parts]
 
     def _to_plain(self, output: Any) -> Any:
         return to_plain(output, copy=self._copies)
 
-    def stop_joining(self, reason: str) -> None:
+    def stop_batching(self, reason: str) -> None:
         """Run each further request in a pass of its own."""
-        if self.joins:
-            self.joins = False
+        if self.is_batching:
+            self.is_batching = False
             self._batches.max_rows = 1
             _logger.warning("requests are not batched: the model cannot take several at once: %s", reason)
 

@@ -139,9 +139,9 @@ def render_report(report: "PackageReport") -> dict[str, Any]:
         "files": report.files,
         "bytes": report.bytes,
         "parameters": report.parameters,
-        "loadSeconds": report.load,
-        "latencySeconds": report.latency,
-        "streams": report.streams,
+        "loadSeconds": report.load_s,
+        "latencySeconds": report.latency_s,
+        "streams": report.is_streaming,
         "batchable": not report.unbatchable_reason,
         "inputs": [_tensor(spec) for spec in report.signature.inputs],
         "outputs": [_tensor(spec) for spec in report.signature.outputs],
@@ -159,7 +159,9 @@ def _print(report: "PackageReport") -> None:
     from rich.text import Text
 
     latency = (
-        "not run: give --input or --example" if report.latency is None else f"{report.latency * 1e3:.2f} ms (median)"
+        "not run: give --input or --example"
+        if report.latency_s is None
+        else f"{report.latency_s * 1e3:.2f} ms (median)"
     )
     rows = [
         ("directory", str(report.path)),
@@ -169,7 +171,7 @@ def _print(report: "PackageReport") -> None:
         ("inputs", _format_specs(report.signature.inputs)),
         ("outputs", _format_specs(report.signature.outputs)),
         ("batchable", f"no: {report.unbatchable_reason}" if report.unbatchable_reason else "yes"),
-        ("load", f"{report.load:.2f} s"),
+        ("load", f"{report.load_s:.2f} s"),
         ("prediction", latency),
         ("digest", report.digest),
     ]

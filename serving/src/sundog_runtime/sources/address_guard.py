@@ -35,7 +35,7 @@ _PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 class AddressGuard:
     """The rules. A listed name may lead to private addresses; only a listed network may contain a metadata service."""
 
-    names: frozenset[str] = frozenset()
+    host_names: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
 
     def check(self, host: str, address: str) -> None:
@@ -46,7 +46,7 @@ class AddressGuard:
         if found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified:
             raise SourceRefused(f"{host} leads to a link-local, metadata or multicast address, which is forbidden")
         is_public = found.is_global and (isinstance(found, ipaddress.IPv4Address) or found in _PUBLIC_V6)
-        if not is_public and host not in self.names:
+        if not is_public and host not in self.host_names:
             raise SourceRefused(
                 f"{host} leads to a private address; an administrator can list it in {ALLOWED_HOSTS_VARIABLE}"
             )
@@ -62,9 +62,9 @@ class AddressGuard:
             return
         self.check(host, host)
 
-    def lists(self, host: str) -> bool:
+    def is_listed(self, host: str) -> bool:
         """Whether the administrator listed exactly this host."""
-        return host in self.names
+        return host in self.host_names
 
 
 def read_guard(environment: Mapping[str, str] = os.environ) -> AddressGuard:

@@ -36,7 +36,7 @@ class CacheEntryFacts:
     """Facts about an entry: its tree's digest when it was made, the name of its one file or '', and its bytes."""
 
     tree: str
-    only: str
+    file_name: str
     size: int
 
 
@@ -115,7 +115,7 @@ class ModelCache:
         for path in partial.iterdir():
             if path.name != MODEL_DIRECTORY:
                 remove_path(path)
-        document = {"tree": facts.tree, "only": facts.only, "size": facts.size}
+        document = {"tree": facts.tree, "only": facts.file_name, "size": facts.size}
         with (partial / ENTRY_FILE).open("w") as file:
             json.dump(document, file)
             file.flush()

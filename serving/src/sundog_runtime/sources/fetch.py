@@ -39,7 +39,7 @@ class FetchedModel:
     """A verified model in the cache, and the seconds of each phase. `lease` keeps it in the cache."""
 
     root: Path
-    only: str
+    file_name: str
     verified: tuple[FileEntry, ...]
     lease: CacheLease
     seconds: dict[str, float]
@@ -84,7 +84,7 @@ class _Fetch:
     def _identity(self, listing: ModelListing) -> str:
         # A model without identity can be loaded but not shared, because a later change could not be detected.
         text = listing.identity or uuid.uuid4().hex
-        return "id:" + hashlib.sha256(f"{self.uri!r}\n{listing.only}\n{text}".encode()).hexdigest()
+        return "id:" + hashlib.sha256(f"{self.uri!r}\n{listing.file_name}\n{text}".encode()).hexdigest()
 
     @asynccontextmanager
     async def _listing(self) -> AsyncIterator[ModelListing]:
@@ -130,7 +130,7 @@ class _Fetch:
             is_valid = (
                 facts is not None
                 and tree_digest(entries) == facts.tree
-                and self._has_expected_digest(entries, facts.only)
+                and self._has_expected_digest(entries, facts.file_name)
             )
         except StartError:
             is_valid = False
@@ -139,13 +139,13 @@ class _Fetch:
             self._discard(key)
             return None
         self.seconds["verify"] = self.seconds.get("verify", 0) + time.monotonic() - started
-        return FetchedModel(root, facts.only, entries, lease, self.seconds)
+        return FetchedModel(root, facts.file_name, entries, lease, self.seconds)
 
-    def _has_expected_digest(self, entries: tuple[FileEntry, ...], only: str) -> bool:
+    def _has_expected_digest(self, entries: tuple[FileEntry, ...], file_name: str) -> bool:
         """Whether the files have the model's digest. An archive's digest is that of its bytes, checked before it was unpacked."""
         if not self.digest or self._is_checked_elsewhere():
             return True
-        return self.digest == (f"sha256:{entries[0].sha256}" if only else tree_digest(entries))
+        return self.digest == (f"sha256:{entries[0].sha256}" if file_name else tree_digest(entries))
 
     def _is_checked_elsewhere(self) -> bool:
         if isinstance(self.uri, ArtefactUri):
@@ -164,7 +164,7 @@ class _Fetch:
             lease.release()
 
     async def _make(self, key: str, listing: ModelListing) -> None:
-        if self.digest and listing.only and not isinstance(self.uri, ArtefactUri):
+        if self.digest and listing.file_name and not isinstance(self.uri, ArtefactUri):
             expected = replace(listing.objects[0], sha256=self.digest.removeprefix("sha256:"))
             listing = replace(listing, objects=(expected,))
         partial = self.cache.partial(key)
@@ -193,8 +193,8 @@ class _Fetch:
         layout.make_read_only(root)
         entries = read_tree(root)
         _check_hashes(entries, listing)
-        only = "" if any(remote.unpack for remote in listing.objects) else listing.only
-        if not self._has_expected_digest(entries, only):
+        file_name = "" if any(remote.unpack for remote in listing.objects) else listing.file_name
+        if not self._has_expected_digest(entries, file_name):
             found = tree_digest(entries)
             raise DigestMismatch(
                 f"the downloaded model has the digest {found}; expected {self.digest}, which is model.digest"
@@ -202,7 +202,7 @@ class _Fetch:
         for entry in entries:
             _sync(root / entry.path)
         self.made = entries
-        return CacheEntryFacts(tree_digest(entries), only, sum(entry.size for entry in entries))
+        return CacheEntryFacts(tree_digest(entries), file_name, sum(entry.size for entry in entries))
 
 
 async def _list(uri: StoreUri, web: WebSession, guard: AddressGuard, limits: DownloadLimits) -> ModelListing:

@@ -173,7 +173,7 @@ class WebSession:
             raise SourceRefused(f"{what}: redirected to an invalid address") from None
         if target.scheme != url.scheme or target.user or target.password:
             raise SourceRefused(f"{what}: redirected to another scheme, or with credentials")
-        if not same and not allow_other_hosts and not self._guard.lists(target.host or ""):
+        if not same and not allow_other_hosts and not self._guard.is_listed(target.host or ""):
             raise SourceRefused(f"{what}: redirected to another host, {target.host}; expected the same host")
         return target
 

@@ -50,16 +50,16 @@ async def list_repository(uri: HubUri, web: WebSession, limits: DownloadLimits) 
     below = [file for file in files if not uri.path or file.path == uri.path or file.path.startswith(f"{uri.path}/")]
     if not below:
         raise ModelNotFound(f"{shown} has nothing at {uri.path!r}" if uri.path else f"{shown} is empty")
-    only = uri.path.rpartition("/")[2] if [file.path for file in below] == [uri.path] else ""
+    file_name = uri.path.rpartition("/")[2] if [file.path for file in below] == [uri.path] else ""
     objects = []
     for file in below:
-        name = only or check_member_name(file.path.removeprefix(f"{uri.path}/") if uri.path else file.path, shown)
+        name = file_name or check_member_name(file.path.removeprefix(f"{uri.path}/") if uri.path else file.path, shown)
         url = endpoint / uri.repository / "resolve" / revision / file.path
         # Without a commit only the name of the content identifies a file: the branch may move between listing and reading.
         identity = f"{uri.revision}/{file.sha256 or file.content}"
         read = partial(web.read, url, f"{shown}/{file.path}", size=file.size, headers=headers, allow_other_hosts=True)
         objects.append(RemoteObject(name, file.size, identity, read, sha256=file.sha256))
-    return ModelListing(tuple(objects), only)
+    return ModelListing(tuple(objects), file_name)
 
 
 def _tree(endpoint: URL, repository: str, revision: str) -> URL:

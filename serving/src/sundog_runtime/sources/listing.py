@@ -58,10 +58,10 @@ class RemoteObject:
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """A model in a store. `only` is the name of its one file, empty for a directory."""
+    """A model in a store. `file_name` is the name of its one file, empty for a directory."""
 
     objects: tuple[RemoteObject, ...]
-    only: str = ""
+    file_name: str = ""
 
     @property
     def size(self) -> int:

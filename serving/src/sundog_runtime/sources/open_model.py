@@ -29,20 +29,20 @@ _held: Final[list[CacheLease]] = []
 class ModelFiles:
     """The location of a model, and its verified files.
 
-    `root` is the model's directory. For a model of one file, `only` is that file's name and `root` its directory, whose
+    `root` is the model's directory. For a model of one file, `file_name` is that file's name and `root` its directory, whose
     other files do not belong to the model. `verified` is None for a path without a digest. `seconds` has the durations of
     list, download and verify (with unpacking), without phases that did not happen.
     """
 
     root: Path
-    only: str = ""
+    file_name: str = ""
     verified: tuple[FileEntry, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
         """Return the model's directory or its one file."""
-        return self.root / self.only if self.only else self.root
+        return self.root / self.file_name if self.file_name else self.root
 
     def check_unchanged(self) -> None:
         """Raise DigestMismatch if a verified file has changed, because other content may have been loaded."""
@@ -66,7 +66,7 @@ def open_model(uri: str, digest: str, namespace: str = "default") -> ModelFiles:
 
     found = fetch_model(source, digest, namespace)
     _held.append(found.lease)
-    return ModelFiles(found.root, found.only, found.verified, found.seconds)
+    return ModelFiles(found.root, found.file_name, found.verified, found.seconds)
 
 
 def _open_path(path: Path, digest: str) -> ModelFiles:

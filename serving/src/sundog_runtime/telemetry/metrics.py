@@ -40,7 +40,7 @@ class ReplicaMetrics:
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
         """Requests by result: `ok`, the code of a problem, or `ClientGone`."""
-        self.at_once = 0
+        self.fast_path_answers = 0
         """Requests among them that the fast path answered."""
         self.latency = Histogram(LATENCY_BUCKETS_S)
         """Time from the first byte that the application sees to the last that it sends."""
@@ -51,7 +51,7 @@ class ReplicaMetrics:
         self.startup: dict[str, float] = {}
         """Seconds of each phase of the start."""
 
-    def answered(self, end: str, seconds: float) -> None:
+    def record_answer(self, end: str, seconds: float) -> None:
         """Record the end of one request."""
         # A predictor may raise problems with codes of its own: the number of time series must stay bounded.
         if end not in self.answers and len(self.answers) >= _MAX_CODES:
@@ -59,11 +59,11 @@ class ReplicaMetrics:
         self.answers[end] += 1
         self.latency.observe(seconds)
 
-    def passed(self, requests: int, seconds: float) -> None:
+    def record_pass(self, requests: int, seconds: float) -> None:
         """Record one call of the model for this many requests."""
         self.batch_size.observe(requests)
         self.pass_time.observe(seconds)
 
-    def waited(self, seconds: float) -> None:
+    def record_wait(self, seconds: float) -> None:
         """Record one request's time in the queue. Requests that were answered at once are not included."""
         self.queue_wait.observe(max(0.0, seconds))

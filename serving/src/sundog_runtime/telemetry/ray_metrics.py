@@ -27,7 +27,7 @@ def iterate_samples(metrics: ReplicaMetrics) -> Iterator[Sample]:
     """Yield every value that only grows."""
     for end, count in metrics.answers.items():
         yield "requests", "end", end, count
-    yield "requests_at_once", "", "", metrics.at_once
+    yield "requests_at_once", "", "", metrics.fast_path_answers
     for name, histogram in (
         ("request_seconds", metrics.latency),
         ("queue_wait_seconds", metrics.queue_wait),

@@ -36,41 +36,41 @@ ROW = np.zeros((1, 2), "float32")
 def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
     pace = PassDurations()
     for _ in range(PROBATION_CALLS):
-        assert not pace.quick
+        assert not pace.is_quick
         pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick
+    assert pace.is_quick
     for penalty in (*(FIRST_PENALTY_CALLS * 4**times for times in range(4)), PENALTY_CALLS, PENALTY_CALLS):
         pace.observe(LONG_SECONDS * 1.01)
         for _ in range(penalty):
-            assert not pace.quick
+            assert not pace.is_quick
             pace.observe(QUICK_SECONDS / 4)
-        assert pace.quick
+        assert pace.is_quick
     for _ in range(FORGET_AFTER_CALLS):
         pace.observe(QUICK_SECONDS / 4)
     pace.observe(LONG_SECONDS * 1.01)
     for _ in range(FIRST_PENALTY_CALLS):
-        assert not pace.quick
+        assert not pace.is_quick
         pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick
+    assert pace.is_quick
 
 
 def test_pace_never_calls_a_slow_model_quick() -> None:
     pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * 1.5)
-    assert not pace.quick
+    assert not pace.is_quick
 
 
 def test_pace_near_its_limit_does_not_go_to_and_fro() -> None:
     pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * (1 + HYSTERESIS) / 2)
-        assert not pace.quick
-    while not pace.quick:
+        assert not pace.is_quick
+    while not pace.is_quick:
         pace.observe(QUICK_SECONDS / 2)
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * (1 + HYSTERESIS) / 2)
-        assert pace.quick
+        assert pace.is_quick
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_a_model_that_turns_slow_leaves_within_so_many_passes(seconds: float, pa
     pace = PassDurations()
     for _ in range(10 * PROBATION_CALLS):
         pace.observe(QUICK_SECONDS / 10)
-    assert pace.quick
+    assert pace.is_quick
     for _ in range(passes):
         pace.observe(seconds)
-    assert not pace.quick
+    assert not pace.is_quick
 
 
 def test_a_short_pass_is_its_own_and_nobody_asks_the_kernel() -> None:

@@ -64,7 +64,7 @@ async def make() -> AsyncIterator[Callable[..., Scheduler]]:
 
 
 async def waiting(scheduler: Scheduler, count: int) -> None:
-    while scheduler.waiting != count:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
+    while len(scheduler._batches) != count:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
         await asyncio.sleep(0)
 
 
@@ -93,7 +93,7 @@ async def test_who_waits_is_joined_and_gets_its_own_rows(make: Callable[..., Sch
 
 @pytest.mark.parametrize("max_rows", [1, 2, 8])
 async def test_every_request_gets_its_own_answer_once(make: Callable[..., Scheduler], max_rows: int) -> None:
-    scheduler = make(loaded(lambda batch: batch + 1), max_rows=max_rows, max_delay=0.001)
+    scheduler = make(loaded(lambda batch: batch + 1), max_rows=max_rows, max_delay_s=0.001)
 
     async def client(number: int) -> None:
         for turn in range(20):
@@ -101,7 +101,7 @@ async def test_every_request_gets_its_own_answer_once(make: Callable[..., Schedu
             assert (await scheduler.infer(mine, RequestContext()) == mine + 1).all()
 
     await asyncio.gather(*map(client, range(12)))
-    assert scheduler.waiting == 0
+    assert len(scheduler._batches) == 0
 
 
 def not_thirteen(batch: Any) -> Any:
@@ -139,7 +139,7 @@ async def test_an_error_stays_with_the_request_that_is_guilty(
     assert [first[0, 0], one[0, 0], two[0, 0]] == [0, 2, 4]
     assert isinstance(guilty, error)
     assert says in str(guilty)
-    assert scheduler.joins
+    assert scheduler.is_batching
 
 
 async def test_a_model_that_changes_its_input_changes_nobody_elses(make: Callable[..., Scheduler]) -> None:
@@ -163,7 +163,7 @@ async def test_outputs_that_are_not_rows_end_the_joining(
     tasks = await behind(scheduler, gate, rows(1), rows(2))
     gate.go.set()
     assert await asyncio.gather(*tasks) == [{"sum": 0}, {"sum": 1}, {"sum": 2}]
-    assert not scheduler.joins
+    assert not scheduler.is_batching
     assert "requests are not batched: the model cannot take several at once: its outputs" in caplog.text
     gate.go.clear(), gate.began.clear(), gate.calls.clear()
     tasks = await behind(scheduler, gate, rows(1), rows(2))
@@ -179,7 +179,7 @@ async def test_outputs_that_are_not_rows_end_the_joining(
         {"signature": Signature((TensorSpec("x", "float32", (1, 2)),))},
         {"signature": Signature((TensorSpec("x", "string", (-1,)),))},
         {"signature": Signature((TensorSpec("x", "bytes", (-1,)),))},
-        {"streams": True},
+        {"is_streaming": True},
     ],
 )
 async def test_models_whose_requests_are_never_joined(make: Callable[..., Scheduler], change: Any) -> None:
@@ -217,7 +217,7 @@ async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Schedul
     with pytest.raises(Problem) as caught:
         await tasks[1]
     assert (caught.value.status, caught.value.code) == (504, "DeadlineExceeded")
-    assert scheduler.waiting == 0
+    assert len(scheduler._batches) == 0
     with pytest.raises(Problem):
         await scheduler.infer(rows(14), RequestContext(deadline=time.monotonic()))
     gate.go.set()
@@ -272,7 +272,7 @@ async def test_who_is_cancelled_leaves_the_queue(make: Callable[..., Scheduler])
     tasks = await behind(scheduler, gate, rows(1), rows(13), rows(2))
     tasks[2].cancel()
     await asyncio.wait([tasks[2]])
-    assert scheduler.waiting == 2
+    assert len(scheduler._batches) == 2
     gate.go.set()
     assert [(await tasks[index])[0, 0] for index in (0, 1, 3)] == [0, 2, 4]
     assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 2]]
@@ -331,13 +331,13 @@ async def test_a_pass_is_stuck_when_nobody_can_be_waiting_for_it(make: Callable[
         task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=deadline)))
         await asyncio.to_thread(gate.began.wait)
         now[0] += patience
-        assert not scheduler.stuck
+        assert not scheduler.is_stuck
         now[0] += 1
-        assert scheduler.stuck
+        assert scheduler.is_stuck
         gate.go.set()
         await asyncio.gather(task, return_exceptions=True)
         await scheduler._thread.run(lambda: None)
-        assert not scheduler.stuck
+        assert not scheduler.is_stuck
 
 
 def quick(scheduler: Scheduler) -> None:
@@ -371,9 +371,9 @@ async def test_a_large_input_never_runs_on_the_event_loop(make: Callable[..., Sc
         large = np.zeros((100_000, 2), "float32")
         await scheduler.infer(large if declared == "x" else {"x": large}, RequestContext())
         await scheduler.infer(rows(1), RequestContext())
-        scheduler.expect()
+        scheduler.begin_arrival()
         await scheduler.infer(large, RequestContext())
-        scheduler.expected()
+        scheduler.end_arrival()
     assert here == [False, True, False] * 2
 
 
@@ -388,14 +388,14 @@ async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable
         calls.append((len(batch), threading.current_thread() is threading.main_thread()))
         return batch * 2
 
-    scheduler = make(loaded(predict, "pytorch"), max_rows=8, max_delay=60.0)
+    scheduler = make(loaded(predict, "pytorch"), max_rows=8, max_delay_s=60.0)
     scheduler._batches.pass_seconds = 60.0
     quick(scheduler)
 
     async def ask(number: int) -> Any:
-        scheduler.expect()
+        scheduler.begin_arrival()
         await asyncio.sleep(0)
-        scheduler.expected()
+        scheduler.end_arrival()
         return (await scheduler.infer(rows(number), RequestContext()))[0, 0]
 
     assert await ask(1) == 2
@@ -404,27 +404,27 @@ async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable
 
 
 async def test_who_is_held_on_the_event_loop_waits_no_longer_than_the_delay(make: Callable[..., Scheduler]) -> None:
-    scheduler = make(loaded(lambda batch: batch * 2, "pytorch"), max_delay=0.001)
+    scheduler = make(loaded(lambda batch: batch * 2, "pytorch"), max_delay_s=0.001)
     scheduler._batches.pass_seconds = 0.001
     quick(scheduler)
-    scheduler.expect()
+    scheduler.begin_arrival()
     assert (await scheduler.infer(rows(1), RequestContext()))[0, 0] == 2
-    scheduler.expected()
+    scheduler.end_arrival()
 
 
 async def test_who_is_held_goes_to_the_thread_when_the_model_turns_slow(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     gate.go.set()
-    scheduler = make(loaded(gate, "pytorch"), max_delay=60.0)
+    scheduler = make(loaded(gate, "pytorch"), max_delay_s=60.0)
     scheduler._batches.pass_seconds = 60.0
     quick(scheduler)
-    scheduler.expect()
+    scheduler.begin_arrival()
     task = asyncio.create_task(scheduler.infer(rows(1), RequestContext()))
     await waiting(scheduler, 1)
     assert not gate.calls
     assert scheduler._durations is not None
     scheduler._durations.observe(LONG_SECONDS * 2)
-    scheduler.expected()
+    scheduler.end_arrival()
     assert (await task)[0, 0] == 2
     await scheduler._thread.run(lambda: None)
     assert not scheduler._stepping

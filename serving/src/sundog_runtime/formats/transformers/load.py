@@ -53,28 +53,28 @@ _TASKS: dict[str, TransformersTask] = {
 def load_transformers(files: ModelFiles, description: ModelDescription, device: Device = CPU) -> LoadedModel:
     """Build the class that `config.json` names, load its weights and place it. Raises a StartError."""
     root = files.root
-    document = None if files.only else read_transformers_config(root)
+    document = None if files.file_name else read_transformers_config(root)
     if document is None:
         raise FormatNotRecognised(f"{files.path} has no config.json with a model_type, as save_pretrained writes it")
     settings = _parse_settings(description.config)
     sentences = read_sentence_encoding(root) if settings.task in (None, "embeddings") else None
     try:
-        network = device.place(_load_network(root, document, embeds=sentences is not None))
+        network = device.place_module(_load_network(root, document, embeds=sentences is not None))
         tokenizer = _load_tokenizer(root)
     except Exception as error:
         raise make_load_error(f"loading {root}", error) from error
     model = _assemble(network, device, tokenizer, settings, sentences)
     signature = complete_signature(model, description.signature)
     check_declared_inputs(model, signature)
-    streams = model.task == "generation"
+    streaming = model.task == "generation"
     return LoadedModel(
         platform="transformers",
         found=f"a Hugging Face directory with {type(network).__name__}, used for {model.task}",
-        predict=in_inference_mode(make_generator(model) if streams else make_predictor(model, signature)),
+        predict=in_inference_mode(make_generator(model) if streaming else make_predictor(model, signature)),
         signature=signature,
         example=_example(signature),
-        streams=streams,
-        batches=not streams and is_batchable(description.batchable, signature),
+        is_streaming=streaming,
+        is_batchable=not streaming and is_batchable(description.batchable, signature),
         module=network,
         device=device.name,
     )

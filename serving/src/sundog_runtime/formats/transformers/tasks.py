@@ -52,7 +52,7 @@ def make_predictor(model: TransformersModel, signature: Signature) -> Callable[[
 def prepare_arguments(model: TransformersModel, batch: Any, names: list[str]) -> dict[str, Any]:
     """Return the network's keyword arguments, checked before they move to its device. Raises Problem 400."""
     if names == ["text"] and model.tokenizer is not None:
-        return dict(model.device.give(_tokenize(model, batch)))
+        return dict(model.device.to_device(_tokenize(model, batch)))
     arguments = to_tensors(batch if isinstance(batch, dict) else {names[0]: batch})
     ids = arguments.get("input_ids")
     if isinstance(ids, torch.Tensor):
@@ -62,7 +62,7 @@ def prepare_arguments(model: TransformersModel, batch: Any, names: list[str]) ->
             found = f"input 'input_ids' has {ids.shape[-1]} tokens"
             raise bad_input("WrongShape", f"{found}; expected at most {model.max_length}")
         _check_companions(arguments, ids)
-    return {name: _to_weights_type(model, value) for name, value in model.device.give(arguments).items()}
+    return {name: _to_weights_type(model, value) for name, value in model.device.to_device(arguments).items()}
 
 
 def _inputs(model: TransformersModel) -> tuple[TensorSpec, ...]:
@@ -130,7 +130,7 @@ def _tokenize(model: TransformersModel, texts: Any) -> dict[str, Any]:
     """Convert texts to tokens, padded to the longest text; longer texts than the model accepts are cut at the end."""
     limit = {"truncation": True, "max_length": model.max_length} if model.max_length else {}
     if model.task == "embeddings":
-        texts = model.sentences.prepared(texts)
+        texts = model.sentences.prepare_texts(texts)
     encoded = model.tokenizer(texts, padding=len(texts) > 1, return_tensors="pt", return_attention_mask=True, **limit)
     if encoded["input_ids"].shape[-1] == 0 or not bool(encoded["attention_mask"].any(dim=1).all()):
         raise bad_input("EmptyInput", "input 'text' holds a text without a token")
@@ -165,4 +165,4 @@ def _pool(model: TransformersModel, arguments: dict[str, Any], output: Any) -> t
     last = last.float()
     if last.ndim != 3:
         return last.flatten(2).mean(dim=2)
-    return model.sentences.pooled(last, arguments.get("attention_mask"))
+    return model.sentences.pool(last, arguments.get("attention_mask"))
