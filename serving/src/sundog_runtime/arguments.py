@@ -81,7 +81,7 @@ def parse_arguments(args: Any) -> Arguments:
     try:
         return Arguments.model_validate(args)
     except ValidationError as error:
-        raise LoadFailed(_describe("args", error)) from None
+        raise LoadFailed(describe_validation_error(error, "args")) from None
 
 
 def parse_settings(user_config: Any) -> ReplicaSettings:
@@ -89,12 +89,14 @@ def parse_settings(user_config: Any) -> ReplicaSettings:
     try:
         return ReplicaSettings.model_validate({} if user_config is None else user_config)
     except ValidationError as error:
-        raise LoadFailed(_describe("user_config", error)) from None
+        raise LoadFailed(describe_validation_error(error, "user_config")) from None
 
 
-def _describe(root: str, error: ValidationError) -> str:
+def describe_validation_error(error: ValidationError, *root: str) -> str:
     """Return one clause per wrong field. Values are left out because a configuration may hold secrets."""
     return "; ".join(
-        f"{'.'.join([root, *map(str, found['loc'])])}: {found['msg'][0].lower()}{found['msg'][1:]}"
+        ": ".join(
+            filter(None, [".".join([*root, *map(str, found["loc"])]), f"{found['msg'][0].lower()}{found['msg'][1:]}"])
+        )
         for found in error.errors(include_url=False, include_input=False)
     )

@@ -19,12 +19,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.context import headers_of
 from sundog_runtime.protocol.messages import Buffer, HttpResponse
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 REQUEST_ID_HEADER = b"x-request-id"
 _SAFE_TO_RETURN = re.compile(rb"[\x21-\x7e]{1,256}")
 _STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class AdmissionCounter(Protocol):

@@ -22,6 +22,7 @@ from sundog_runtime.scheduling.execution_mode import SMALL_BYTES, is_small
 from sundog_runtime.scheduling.model_thread import ModelThread, as_exception
 from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, make_deadline_problem
 from sundog_runtime.signature import check_outputs
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
@@ -31,7 +32,7 @@ _END = object()
 _EXITS = (SystemExit, KeyboardInterrupt)
 """Exceptions that asyncio passes on to the caller of the loop. A model that raises one on the event loop would end the replica."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class Inference:

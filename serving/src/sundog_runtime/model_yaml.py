@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sundog_runtime.arguments import ModelArguments, ModelFormat
+from sundog_runtime.arguments import ModelArguments, ModelFormat, describe_validation_error
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.signature import Signature, TensorField, add_row_axis
 from sundog_runtime.tensors import TensorSpec
@@ -134,10 +134,7 @@ def parse_description(text: bytes) -> ModelDescription:
     try:
         parsed = DescriptionFile.model_validate({} if document is None else document)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False)
-        )
-        raise LoadFailed(f"{MODEL_YAML}: {wrong}") from None
+        raise LoadFailed(f"{MODEL_YAML}: {describe_validation_error(error)}") from None
     for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):

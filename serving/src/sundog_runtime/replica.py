@@ -27,6 +27,7 @@ from sundog_runtime.signature import infer_inputs
 from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.open_model import ModelFiles, open_model
 from sundog_runtime.start_timeout import StartAttempts
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.telemetry.startup import StartupPhases
 from sundog_runtime.warmup import warm_up
@@ -34,7 +35,7 @@ from sundog_runtime.warmup import warm_up
 STARTUP_PATH = "/-/startup"
 """Below the prefix: the duration of each phase of the start."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class Replica:

@@ -17,7 +17,7 @@ from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
 from sundog_runtime.event_loop_watchdog import watch_event_loop
 from sundog_runtime.protocol.grpc_service import GrpcHandler, GrpcMethods
-from sundog_runtime.telemetry.logs import SERVE_LOGGER_NAME, disable_request_logs, install_json_formatter
+from sundog_runtime.telemetry.logs import LOGGER_NAME, SERVE_LOGGER_NAME, disable_request_logs, install_json_formatter
 from sundog_runtime.telemetry.model_output import capture_model_output
 from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter
 
@@ -30,7 +30,7 @@ KNOWN_RAY = "2.60"
 FAST_PATH_VARIABLE, OFF = "SUNDOG_FAST_PATH", "off"
 """The environment variable of a replica that turns the fast path off, and the value for that."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class _Model(GrpcMethods):

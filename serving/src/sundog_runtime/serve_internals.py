@@ -22,10 +22,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from sundog_runtime.errors import one_line
 from sundog_runtime.fast_path import FastPath, TrailerDroppingProtocol, make_protocol_class
 from sundog_runtime.protocol.messages import Buffer, HttpResponse
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 AnswerAtOnce: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], HttpResponse | None]
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def install_fast_path(answer: AnswerAtOnce, paths: Iterable[str], *, is_on: bool = True) -> None:

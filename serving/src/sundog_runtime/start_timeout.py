@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sundog_runtime.errors import LoadTimeout, StartError, WarmupTimeout
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 Result = TypeVar("Result")
 
@@ -39,7 +40,7 @@ _MODEL_THREAD_FRAME = re.compile(r'model_thread\.py", line \d+ in job$', re.MULT
 
 _LIBRARIES = tuple({f"{prefix}/lib" for prefix in (sys.prefix, sys.base_prefix)})
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class StartAttempts:

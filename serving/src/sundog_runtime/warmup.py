@@ -16,9 +16,10 @@ from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
 from sundog_runtime.scheduling.model_thread import as_exception
 from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy, to_plain
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def warm_up(

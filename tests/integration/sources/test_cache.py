@@ -33,8 +33,8 @@ SCRIPT = f"""
 import sys
 from sundog_runtime.sources import fetch
 from sundog_runtime.sources.open_model import open_model
-from sundog_runtime.sources.download_limits import Limits
-fetch.limits_of = lambda: Limits(part_bytes={PART}, connections=3)
+from sundog_runtime.sources.download_limits import DownloadLimits
+fetch.read_limits = lambda: DownloadLimits(part_bytes={PART}, connections=3)
 print(open_model(sys.argv[1], sys.argv[2]).path, flush=True)
 sys.stdin.read()
 """

@@ -421,7 +421,7 @@ def test_damaged_files_are_start_errors(tmp_path: Path, name: str) -> None:
     ("config", "says"),
     [
         ({"task": "dance"}, "config.task"),
-        ({"temperature": 1}, "config.temperature: Extra inputs are not permitted"),
+        ({"temperature": 1}, "config.temperature: extra inputs are not permitted"),
         ({"task": "generation"}, "BertForSequenceClassification cannot generate"),
         ({"maxLength": 0}, "config.maxLength"),
     ],

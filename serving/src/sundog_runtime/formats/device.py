@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from sundog_runtime.errors import LoadFailed, one_line
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 CUDA_VENDORS = frozenset({"nvidia", "amd"})
 """Vendors whose devices torch uses as CUDA. With the others a model must place itself."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 @dataclass(frozen=True, slots=True)

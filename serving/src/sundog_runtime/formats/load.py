@@ -30,6 +30,7 @@ from sundog_runtime.model_yaml import (
 )
 from sundog_runtime.sources.file_digests import make_os_start_error
 from sundog_runtime.sources.open_model import ModelFiles
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 SUPPORTED_FORMATS = (
     "safetensors or a torch state dict with an entrypoint (format torch), a torch.export archive (exported), "
@@ -38,7 +39,7 @@ SUPPORTED_FORMATS = (
 
 _MAX_LISTED = 1000
 _NO_WEIGHTS = frozenset({".py", ".pyc", ".yaml", ".md"})
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def load_model(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
 
-from sundog_runtime.errors import LoadFailed
+from sundog_runtime.sources.download_limits import read_positive
 from sundog_runtime.sources.file_digests import MAX_FILES, iterate_paths
 from sundog_runtime.sources.open_model import ModelFiles
 
@@ -21,12 +21,8 @@ SLOWEST_BYTES_PER_SECOND = 20e6
 
 def load_deadline_s(model_bytes: int, environment: Mapping[str, str] = os.environ) -> float:
     """Return the deadline to load a model of that size. Raises LoadFailed if the environment's value is not a positive whole number."""
-    text = environment.get(LOAD_DEADLINE_VARIABLE, "")
-    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise LoadFailed(
-            f"the environment variable {LOAD_DEADLINE_VARIABLE} is {text!r}; expected a positive whole number"
-        )
-    return (float(text) if text else BASE_LOAD_SECONDS) + model_bytes / SLOWEST_BYTES_PER_SECOND
+    base_s = read_positive(environment, LOAD_DEADLINE_VARIABLE) or BASE_LOAD_SECONDS
+    return base_s + model_bytes / SLOWEST_BYTES_PER_SECOND
 
 
 def total_file_bytes(files: ModelFiles) -> int:

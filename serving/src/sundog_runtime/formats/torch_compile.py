@@ -19,6 +19,7 @@ from sundog_runtime.errors import one_line
 from sundog_runtime.model_yaml import CompileMode
 from sundog_runtime.signature import Signature
 from sundog_runtime.sources.cache import cache_root
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy
 
 _DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
@@ -26,7 +27,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _SIZES = (1, 2)
 """Rows to compile for. Torch makes code for one row, and at the second number of rows code for any other."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class CompiledNetwork:

@@ -7,17 +7,14 @@ place at the edge as long as more is to come, even after it was answered.
 import asyncio
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import suppress
 from math import inf
-from typing import Any
 
 from sundog_runtime.errors import ClientGoneError, Problem, bad_input
+from sundog_runtime.protocol.asgi import Message, Receive
 from sundog_runtime.protocol.messages import Buffer
 from sundog_runtime.protocol.oip import alignment_padding
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 
 _UNREAD_BYTES = 16_384
 """Bytes of a buffered body that an edge sends at a time."""

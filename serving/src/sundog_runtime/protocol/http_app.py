@@ -5,16 +5,14 @@ for the model checks for a disconnect itself: Serve would start two tasks for ev
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from sundog_runtime.context import RequestContext, deadline_of, headers_of
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.inference import Inference
+from sundog_runtime.protocol.asgi import Receive, Scope, Send
 from sundog_runtime.protocol.body import (
-    Message,
-    Receive,
     RequestBody,
     content_encoding,
     decompress,
@@ -25,9 +23,6 @@ from sundog_runtime.protocol.problem_details import PROBLEM_TYPE, make_problem, 
 from sundog_runtime.protocol.routes import Decoder, Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, collect_stream, send_stream, until_gone, wants_events
 from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
-
-Scope = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 
 
 class HttpApp:

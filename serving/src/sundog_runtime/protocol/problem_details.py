@@ -7,10 +7,11 @@ from typing import Any
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem
 from sundog_runtime.protocol.plain_json import encode_json
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 PROBLEM_TYPE = b"application/problem+json"
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def make_problem(error: Exception, context: RequestContext) -> Problem:

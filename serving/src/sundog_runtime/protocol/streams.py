@@ -5,17 +5,15 @@ sent as an event, and the connection is cut, so that a counter of answers sees a
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
 
 import orjson
 
 from sundog_runtime.errors import ClientGoneError, Problem
+from sundog_runtime.protocol.asgi import Receive, Send
 from sundog_runtime.protocol.messages import JSON_TYPE, EncodedResponse
 from sundog_runtime.scheduling.model_thread import as_exception
-
-Message = MutableMapping[str, Any]
 
 SSE_TYPE = b"text/event-stream"
 NDJSON_TYPE = b"application/x-ndjson"
@@ -37,8 +35,8 @@ def wants_events(headers: Mapping[bytes, bytes]) -> bool:
 async def send_stream(
     answers: AsyncGenerator[EncodedResponse, None],
     events: bool,
-    receive: Callable[[], Awaitable[Message]],
-    send: Callable[[Message], Awaitable[None]],
+    receive: Receive,
+    send: Send,
     as_problem: Callable[[Exception], tuple[Problem, bytes]],
 ) -> None:
     """Send every answer as soon as it is ready. The next one is computed only after the server has taken this one.
@@ -69,7 +67,7 @@ async def send_stream(
 
 
 async def collect_stream(
-    answers: AsyncGenerator[EncodedResponse, None], events: bool, receive: Callable[[], Awaitable[Message]]
+    answers: AsyncGenerator[EncodedResponse, None], events: bool, receive: Receive
 ) -> EncodedResponse:
     """Return all pieces as one answer, for clients without chunks. Raises the error of `answers`, and ClientGoneError."""
     gone = asyncio.create_task(until_gone(receive))
@@ -109,7 +107,7 @@ async def _next(answers: AsyncGenerator[EncodedResponse, None], gone: "asyncio.T
     return answer
 
 
-async def until_gone(receive: Callable[[], Awaitable[Message]]) -> None:
+async def until_gone(receive: Receive) -> None:
     """Return when the client has gone away. Other messages of `receive` are dropped."""
     while (await receive())["type"] != "http.disconnect":
         pass

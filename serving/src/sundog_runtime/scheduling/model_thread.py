@@ -13,12 +13,14 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from sundog_runtime.telemetry.logs import LOGGER_NAME
+
 Result = TypeVar("Result")
 
 STUCK_AFTER_SECONDS = 600.0
 """A call that runs longer makes the replica unhealthy, because no request behind it will be answered."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class ModelThread:

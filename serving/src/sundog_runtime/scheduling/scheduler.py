@@ -25,6 +25,7 @@ from sundog_runtime.scheduling.execution_mode import (
     unpreempted_seconds,
 )
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread, as_exception
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
@@ -40,7 +41,7 @@ STUCK_DEADLINE_FACTOR = 4.0
 """A call is stuck if it runs longer than this many times the deadlines of its requests, because no client waits any more."""
 
 _MIN_STUCK_LIMIT_S = 60.0
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, SourceRefused
-from sundog_runtime.sources.file_digests import MAX_DEPTH, MAX_FILES
+from sundog_runtime.sources.file_digests import CHUNK_BYTES, MAX_DEPTH, MAX_FILES
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_EXPANSION_RATIO = 200
@@ -25,7 +25,6 @@ MAX_EXPANSION_RATIO = 200
 UNLIMITED_RATIO_BYTES = 64 * 1024 * 1024
 """The ratio is not checked up to this many bytes in total."""
 
-_CHUNK = 1024 * 1024
 _MAX_READ_BYTES = 16 * 1024 * 1024
 _GZIP = b"\x1f\x8b"
 _UNUSABLE = (
@@ -110,7 +109,7 @@ class _Writer:
         except (FileExistsError, IsADirectoryError):
             raise SourceRefused(f"{self._archive} holds {plain!r} twice") from None
         with os.fdopen(descriptor, "wb", buffering=0) as file:
-            while block := content.read(_CHUNK):
+            while block := content.read(CHUNK_BYTES):
                 self._count_bytes(len(block))
                 write_all(file.fileno(), block)
 
@@ -195,7 +194,7 @@ def _require_end(file: IO[bytes], offset: int) -> None:
     """
     file.seek(offset)
     length = 0
-    while block := file.read(_CHUNK):
+    while block := file.read(CHUNK_BYTES):
         if block.count(0) != len(block):
             raise tarfile.ReadError(f"no member at byte {offset}, and not the end: it is damaged")
         length += len(block)
@@ -220,7 +219,7 @@ def _decompress(archive: Path, allowed: int) -> Path:
     # Allow for headers and padding of the members, beside their content.
     left = allowed + MAX_FILES * 4096
     with gzip.open(archive, "rb") as source, plain.open("wb", buffering=0) as target:
-        while block := source.read(_CHUNK):
+        while block := source.read(CHUNK_BYTES):
             left -= len(block)
             if left < 0:
                 plain.unlink()

@@ -28,7 +28,7 @@ from sundog_runtime.sources.address_guard import AddressGuard, check_addresses
 from sundog_runtime.sources.archive import check_member_name, is_archive
 from sundog_runtime.sources.bucket_listing import BucketObject, ListingPage, page_query, parse_page
 from sundog_runtime.sources.download_limits import DownloadLimits
-from sundog_runtime.sources.file_digests import MAX_FILES
+from sundog_runtime.sources.file_digests import CHUNK_BYTES, MAX_FILES
 from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
 from sundog_runtime.sources.listing import (
     ModelListing,
@@ -44,7 +44,6 @@ _SIGNATURE_LIFETIME = timedelta(minutes=15)
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3})")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _GOOGLE = "https://storage.googleapis.com"
-_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +274,7 @@ async def _read_with_obstore(
             raise TransientSourceError(
                 f"{shown}: the store sent bytes from {result.range[0]}; expected bytes from {start}"
             )
-        async for chunk in result.stream(min_chunk_size=_CHUNK):
+        async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
             yield bytes(chunk)
 
 

@@ -125,10 +125,10 @@ class ModelCache:
             partial / MODEL_DIRECTORY,
             partial,
         ):
-            _sync(directory)
+            sync_path(directory)
         remove_path(entry)
         partial.rename(entry)
-        _sync(entry.parent)
+        sync_path(entry.parent)
 
     def discard(self, key: str) -> None:
         """Remove the entry and its partial files. Needs the exclusive lease."""
@@ -243,8 +243,9 @@ def _bytes_below(directory: Path) -> int:
     return total
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_path(path: Path) -> None:
+    """Write a file or directory to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:

@@ -8,7 +8,7 @@ from sundog_runtime.errors import LoadFailed
 
 GIB = 1024**3
 
-_BYTES = {
+_VARIABLES = {
     "SUNDOG_MODEL_MAX_BYTES": "model_bytes",
     "SUNDOG_CACHE_MAX_BYTES": "cache_bytes",
     "SUNDOG_SOURCE_MIN_BYTES_PER_SECOND": "bytes_per_second",
@@ -51,11 +51,13 @@ class DownloadLimits:
 
 def read_limits(environment: Mapping[str, str] = os.environ) -> DownloadLimits:
     """Return the defaults, overridden by the environment. Raises LoadFailed for anything except positive whole numbers."""
-    given = {}
-    for name, field in _BYTES.items():
-        text = environment.get(name, "")
-        if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-            raise LoadFailed(f"the environment variable {name} is {text!r}; expected a positive whole number")
-        if text:
-            given[field] = int(text)
-    return DownloadLimits(**given)
+    given = {field: read_positive(environment, name) for name, field in _VARIABLES.items()}
+    return DownloadLimits(**{field: value for field, value in given.items() if value})
+
+
+def read_positive(environment: Mapping[str, str], name: str) -> int:
+    """Return the number in an environment variable; 0 if it is not set. Raises LoadFailed unless it is a positive whole number."""
+    text = environment.get(name, "")
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise LoadFailed(f"the environment variable {name} is {text!r}; expected a positive whole number")
+    return int(text or 0)

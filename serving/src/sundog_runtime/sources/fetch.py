@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -200,7 +199,7 @@ class _Fetch:
                 f"the downloaded model has the digest {found}; expected {self.digest}, which is model.digest"
             )
         for entry in entries:
-            _sync(root / entry.path)
+            layout.sync_path(root / entry.path)
         self.made = entries
         return CacheEntryFacts(tree_digest(entries), file_name, sum(entry.size for entry in entries))
 
@@ -263,11 +262,3 @@ def _is_resumable(error: BaseException) -> bool:
     if isinstance(error, ObjectChanged):
         return False
     return isinstance(error, SourceUnavailable | AccessDenied) or not isinstance(error, Exception)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,7 +24,7 @@ MAX_DEPTH = 32
 MAX_SOURCE_BYTES = 16 * 1024 * 1024
 """A larger Python file is not kept in memory, so it cannot be imported."""
 
-_BLOCK = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -104,7 +104,7 @@ def read_entry(path: Path, relative: str) -> FileEntry:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        while block := file.read(_BLOCK):
+        while block := file.read(CHUNK_BYTES):
             hasher.update(block)
             size += len(block)
             if keep and size <= MAX_SOURCE_BYTES:

@@ -17,10 +17,10 @@ from yarl import URL
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceRefused, StartError
 from sundog_runtime.sources.address_guard import AddressGuard, GuardedResolver
 from sundog_runtime.sources.download_limits import DownloadLimits
+from sundog_runtime.sources.file_digests import CHUNK_BYTES
 from sundog_runtime.sources.listing import ObjectChanged, TransientSourceError
 
 MAX_REDIRECTS = 5
-CHUNK_BYTES = 1024 * 1024
 _MAX_METADATA_BYTES = 4 * 1024 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import Histogram, ReplicaMetrics
 
 EXPORT_INTERVAL_SECONDS = 5.0
 PREFIX = "sundog_runtime_"
 
 _LABELS = ("service", "revision")
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 Sample = tuple[str, str, str, float]
 """Name without prefix, name and value of one more label (empty: none), and the total since the start."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sundog_runtime.arguments import describe_validation_error
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import read_transformers_config
 from sundog_runtime.formats.device import CPU, Device
@@ -84,10 +85,7 @@ def _parse_settings(config: dict[str, Any]) -> TransformersSettings:
     try:
         return TransformersSettings.model_validate(config)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"config.{'.'.join(map(str, found['loc']))}: {found['msg']}"
-            for found in error.errors(include_url=False, include_input=False)
-        )
+        wrong = describe_validation_error(error, "config")
         raise LoadFailed(
             f"{wrong}; expected only task, maxLength, pooling and maxNewTokens in config of a transformers model"
         ) from None
