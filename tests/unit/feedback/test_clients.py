@@ -1,4 +1,4 @@
-"""The clients of feedback: what they send, what they send again, and that they hold up nobody."""
+"""The feedback clients: events that they send and retry, and that callers are never delayed."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def test_an_option_that_no_client_knows_is_refused(client: type[Feedback] | type
 
 
 class Server:
-    """Answers by a script, then takes everything. Keeps what it was sent."""
+    """Answers by a script, then accepts everything. Keeps the events."""
 
     def __init__(self, *script: httpx.Response | Exception) -> None:
         self.script = [*script]
@@ -57,7 +57,7 @@ Report = Callable[..., Awaitable[Counts]]
 
 @pytest.fixture(params=["threaded", "asynchronous"])
 def report(request: pytest.FixtureRequest) -> Report:
-    """Sends events to a server with one of the clients, closes it, and gives its counts."""
+    """Send events to a server with one of the clients, close it, and return its counts."""
 
     async def threaded(server: Server, *events: dict[str, object], **options: object) -> Counts:
         def run() -> Counts:
@@ -199,7 +199,7 @@ def test_in_a_forked_process_a_client_takes_nothing_and_holds_up_nobody() -> Non
     with Feedback(URL, transport=httpx.MockTransport(Server()), linger_s=60.0) as feedback:
         feedback.send(**event(1))
         reading, writing = os.pipe()
-        # As another thread may hold it at the moment of a fork, when nobody in the child will ever let go of it.
+        # Another thread may hold the lock at the moment of a fork; the child then never sees it released.
         held, done = threading.Event(), threading.Event()
         holder = threading.Thread(target=_hold, args=(feedback, held, done))
         holder.start()

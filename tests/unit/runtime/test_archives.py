@@ -1,4 +1,4 @@
-"""Archives of strangers: what is unpacked, and what is refused."""
+"""Untrusted archives: which members are unpacked, and which are refused."""
 
 import gzip
 import io
@@ -50,7 +50,7 @@ def zip_mode(name: str, mode: int) -> zipfile.ZipInfo:
 
 
 def long_names(count: int) -> bytes:
-    """Headers that each give a name to the next one, and no file behind them."""
+    """Return headers that each give a name to the next one, without a file at the end."""
     header = named("././@LongLink", tarfile.GNUTYPE_LONGNAME)
     header.size = 1
     return (header.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * count
@@ -156,7 +156,7 @@ def test_what_is_no_archive_is_told(name: str, body: bytes, into: Path) -> None:
         unpacked(body, name, into)
 
 
-# A directory, and three files of which one is empty: headers at 0, 512, 1536 and 2560, the end at 3072.
+# A directory, and three files, one of them empty: headers at 0, 512, 1536 and 2560, the end at 3072.
 TAR_MEMBERS, TAR_END = (0, 512, 1536, 2560), 3072
 
 
@@ -187,7 +187,7 @@ def test_one_block_of_zeros_ends_a_tar(into: Path) -> None:
 
 
 def test_a_member_of_a_zip_without_a_name_is_refused(into: Path) -> None:
-    # A name ends at a zero.
+    # A name ends at a zero byte.
     body = zip_with(("name", b"x")).replace(b"name", b"\0ame")
     with pytest.raises(SourceRefused, match="holds a file without a name"):
         unpacked(body, "m.zip", into)

@@ -1,4 +1,4 @@
-"""The XML of a bucket's listing, as stores write it and as none should."""
+"""The XML of a bucket's listing: valid variants of stores, and invalid documents."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Clients that others wrote, against a served replica: REST by uvicorn, gRPC by grpc.aio as Serve wires it."""
+"""Third-party clients against a served replica: REST through uvicorn, gRPC through grpc.aio as Serve connects it."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ class Predictor:
         return batch
 """
 
-# Turns pictures upside down, and tells their sizes.
+# Turns pictures upside down, and returns their sizes.
 PICTURES = """
 import io
 from PIL import Image
@@ -108,7 +108,7 @@ class ContextOfServe:
 
 
 class AsServeCalls:
-    """Calls methods as Serve does: bytes and its own context in, an object that serialises itself out."""
+    """Calls methods as Serve does: with bytes and its own context, for an object that serialises itself."""
 
     def __init__(self, deployed: Deployed) -> None:
         self.deployed = deployed
@@ -128,7 +128,7 @@ class AsServeCalls:
 
 
 class Served:
-    """A replica with two ports, on an event loop of its own."""
+    """A replica with two ports, on its own event loop."""
 
     def __init__(self, args: dict[str, Any]) -> None:
         self.args = args
@@ -142,7 +142,7 @@ class Served:
         await replica.reconfigure({"maxRequestBytes": 3_000_000})
         config = uvicorn.Config(replica.app, host="127.0.0.1", port=0, log_level="error", access_log=False)
         server = uvicorn.Server(config)
-        # It must not take the signals of the test run.
+        # uvicorn must not take the signals of the test run.
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         serving = asyncio.create_task(server.serve())
         rpc = grpc.aio.server()
@@ -173,7 +173,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A predictor that gives back what it gets."""
+    """Return a predictor that returns its input."""
     root = tmp_path_factory.mktemp("echo")
     (root / "predictor.py").write_text(ECHO)
     model = {"uri": f"file://{root}", "entrypoint": "predictor:Predictor"}
@@ -184,7 +184,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A predictor of pictures as files."""
+    """Return a predictor of picture files."""
     root = tmp_path_factory.mktemp("gallery")
     (root / "predictor.py").write_text(PICTURES)
     (root / "model.yaml").write_text(DECLARED)
@@ -321,7 +321,7 @@ def test_tritonclient_s_own_parameters_reach_the_model(served: Served, kind: Any
 
 
 def picture(width: int, height: int) -> bytes:
-    """A PNG file of which the first pixel alone is white."""
+    """Return a PNG file in which only the first pixel is white."""
     made, written = Image.new("L", (width, height)), io.BytesIO()
     made.putpixel((0, 0), 255)
     made.save(written, "PNG")
@@ -436,7 +436,7 @@ def ask_by_the_client_of_the_working_group(client: OpenInferenceClient) -> None:
     assert "expected [2, 3]" in str(caught.value.body)
 
 
-# In a process of its own: it brings the same messages in the same package as tritonclient, which protobuf refuses.
+# In its own process: it has the same messages in the same package as tritonclient, which protobuf refuses.
 OTHER_GRPC_CLIENT = """
 import sys, grpc
 from open_inference.grpc import protocol as p

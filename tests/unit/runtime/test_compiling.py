@@ -1,4 +1,4 @@
-"""torch.compile: before Ready, with its code kept; and a compiler that fails is no reason to fail."""
+"""torch.compile: compiled before Ready, with cached code; a failing compiler is no reason to fail."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ def load(root: Path, namespace: str = "vision", **model: Any) -> LoadedModel:
 
 
 class Compiler:
-    """Stands in for torch.compile. `sizes` are the numbers of rows that it ran with."""
+    """Stands in for torch.compile. `sizes` are the numbers of rows of its calls."""
 
     def __init__(self, fails: Exception | None = None) -> None:
         self.fails = fails

@@ -1,4 +1,4 @@
-"""A large binary tensor is in memory once on its way in, and once on its way out."""
+"""A large binary tensor is in memory only once on its way in, and once on its way out."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def document(**more: Any) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 def receiving(text: bytes, size: int) -> Any:
-    """As a server hands over a body that comes in pieces: nothing of it is held here."""
+    """Return a server's `receive` for a body in pieces, without a copy of its own."""
 
     def messages() -> Iterator[Any]:
         yield {"type": "http.request", "body": text, "more_body": True}
@@ -56,7 +56,7 @@ async def test_less_than_two_copies_in_and_out() -> None:
     finally:
         tracemalloc.stop()
     assert len(answer.body) > PAYLOAD
-    # The array is the body's memory, which grows in steps of an eighth; the answer is a second payload.
+    # The array is the body's memory, which grows in steps of an eighth. The answer is a second payload.
     assert read < 1.2 * PAYLOAD
     assert both < 2.3 * PAYLOAD
 

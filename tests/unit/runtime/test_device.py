@@ -1,4 +1,4 @@
-"""Networks on an accelerator. Torch's `meta` device stands in: it refuses the CPU's tensors as CUDA does, and computes shapes alone."""
+"""Networks on an accelerator. Torch's `meta` device stands in: like CUDA it refuses the CPU's tensors, but it computes only shapes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ class Net(torch.nn.Module):
 
 
 class Pinned:
-    """Stands for pinned memory: counts what is copied there."""
+    """Stands in for pinned memory, and records the copies."""
 
     def __init__(self) -> None:
         self.copied: list[tuple[int, ...]] = []
@@ -137,7 +137,7 @@ def test_predictors_place_themselves(python_model: Callable[[str], Path]) -> Non
 
 
 class Cuda:
-    """What is asked of torch.cuda."""
+    """The part of torch.cuda that is used."""
 
     def __init__(self, available: bool) -> None:
         self._available = available

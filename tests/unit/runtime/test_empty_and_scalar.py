@@ -1,4 +1,4 @@
-"""Tensors without values and without dimensions, by all encodings of the Open Inference Protocol."""
+"""Tensors without values and without dimensions, in all encodings of the Open Inference Protocol."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +59,7 @@ def _array(datatype: str, values: list[Any]) -> tuple[Any, str]:
 
 
 def shown(answer: EncodedResponse) -> Shown:
-    """Datatype, shape and values of the one output."""
+    """Return datatype, shape and values of the one output."""
     headers = dict(answer.headers)
     if answer.content_type == b"application/grpc":
         response = ModelInferResponse.FromString(bytes(answer.body))

@@ -1,4 +1,4 @@
-"""A model that hangs on the event loop takes its process with it, and nothing else does."""
+"""A model that hangs on the event loop ends its process, and nothing else does."""
 
 import asyncio
 import contextlib

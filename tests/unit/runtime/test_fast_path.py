@@ -1,4 +1,4 @@
-"""The short way of small requests: who takes it, and that it answers as the usual way does."""
+"""The fast path of small requests: which requests take it, and that it answers like uvicorn's path."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ GOOD = b'{"inputs":[[0.5,-1.0,2.0,0.25]]}'
 
 
 class Door:
-    """Lets everybody in, unless told; and counts."""
+    """Admits every request by default, and counts."""
 
     def __init__(self) -> None:
         self.open = True
@@ -48,7 +48,7 @@ class Door:
 
 
 class House:
-    """A server with a short way that echoes, and a usual way that echoes otherwise, after `gate`."""
+    """A server with a fast path that echoes, and a normal path that echoes differently, after `gate`."""
 
     def __init__(self) -> None:
         self.door = Door()
@@ -86,7 +86,7 @@ class House:
 
 @pytest.fixture
 def protocol() -> type[HttpToolsProtocol] | None:
-    """What is spoken in place of the protocol with a short way."""
+    """The protocol in place of the one with a fast path."""
     return None
 
 
@@ -216,7 +216,7 @@ async def test_a_request_in_pieces_arrives_whole(house: House, connect: Any, at:
     reader, writer = await connect()
     whole = post(b"in pieces", "x-a: 1", "x-b: 2")
     writer.write(whole[:at])
-    # An answer on another connection: the server has seen the first piece by then.
+    # An answer on another connection shows that the server has seen the first piece.
     other, more = await connect()
     more.write(post(b"two"))
     await answer_of(other)
@@ -248,7 +248,7 @@ async def test_no_trailer_is_a_header_on_the_short_way(house: House, connect: An
     writer.write(chunked(b"one") + post(b"two"))
     status, headers, body = await answer_of(reader)
     assert (status, headers["x-request-id"], body) == (200, "given", b"short / one")
-    # Nor one of the next request.
+    # No trailer of the next request either.
     assert (await answer_of(reader))[2] == b"short / two"
     assert [set(each) for each in house.told] == [
         {b"host", b"transfer-encoding", b"x-request-id"},
@@ -362,12 +362,12 @@ async def test_a_server_that_ends_closes_idle_connections_and_finishes_the_other
     assert (body.split(b" [")[0], headers["connection"]) == (b"usual /m usual", "close")
 
 
-# What the application has for it.
+# The paths that the application answers.
 
 
 @pytest.fixture
 async def replica(torch_model: Path, args: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
-    """A network that has proved to be quick: on a busy machine too."""
+    """A network that has proved to be quick, even on a busy machine."""
     monkeypatch.setattr(execution_mode, "QUICK_SECONDS", math.inf)
     monkeypatch.setattr(execution_mode, "LONG_SECONDS", math.inf)
     made = await Replica.start(args(torch_model))
@@ -427,7 +427,7 @@ async def test_what_is_not_the_usual_is_left_to_the_usual_way(
 
 
 async def test_a_trailer_behind_the_headers_takes_the_place_of_none(replica: Replica) -> None:
-    """Where a server puts them there: Serve's own proxy does."""
+    """A server may append trailers to the headers, as Serve's own proxy does."""
     headers = [("x-sundog-timeout-seconds", "60"), ("x-request-id", "given")]
     trailers = [("x-sundog-timeout-seconds", "1e-9"), ("x-request-id", "forged")]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(replica.app), base_url="http://replica") as client:
@@ -462,7 +462,7 @@ async def test_an_error_of_the_model_is_told_at_once_and_only_once(replica: Repl
 
 
 async def test_nothing_is_answered_beside_a_call_on_the_thread(replica: Replica) -> None:
-    """A model is used by one at a time."""
+    """A model runs one call at a time."""
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
     busy = asyncio.create_task(

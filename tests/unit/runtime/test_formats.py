@@ -1,4 +1,4 @@
-"""From files to a model in memory: what is recognised, what is refused, and whose code runs."""
+"""From files to a model in memory: which formats are detected, which are refused, and which code runs."""
 
 import io
 import logging
@@ -76,7 +76,7 @@ def test_weights_of_half_precision(torch_model: Path, network: torch.nn.Module, 
 def test_integers_are_no_weights_of_a_module_that_has_fractions(
     torch_model: Path, network: torch.nn.Module, suffix: str
 ) -> None:
-    """Quantised weights without their scales would be served as if they were the trained ones."""
+    """Without this check, quantised weights without their scales would be served like trained ones."""
     state = network.state_dict()
     state["second.weight"] = (state["second.weight"] * 100).to(torch.int8)
     (torch_model / "model.safetensors").unlink()
@@ -132,7 +132,7 @@ def test_weights_are_known_by_content_not_by_name(torch_model: Path) -> None:
 
 
 class Evil:
-    """Leaves a mark where it is unpickled."""
+    """Leaves a mark when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -257,7 +257,7 @@ def test_verified_code_is_what_runs_even_if_the_file_changes(torch_model: Path) 
 
 
 def revision(root: Path, number: int) -> ModelCode:
-    """A revision with modules of the same names as every other, which import each other in all ways."""
+    """Create a revision whose modules have the same names as in every other, and import each other in all ways."""
     (root / "parts").mkdir(parents=True)
     (root / "helper.py").write_text(f"NUMBER = {number}\n")
     (root / "parts" / "__init__.py").write_text("")

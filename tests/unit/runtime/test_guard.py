@@ -1,4 +1,4 @@
-"""Where URIs may lead, and what a download may cost."""
+"""Where URIs may lead, and the limits of a download."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Open Inference Protocol over REST, from bytes to bytes: every datatype, both ways, and what is refused."""
+"""Open Inference Protocol over REST, from bytes to bytes: every datatype, both ways, and refused requests."""
 
 import struct
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def sent(dtype: str, raw: bytes, **change: Any) -> dict[str, Any]:
 
 
 def parts(found: EncodedResponse) -> tuple[Any, bytes]:
-    """The JSON and the bytes after it."""
+    """Return the JSON and the bytes after it."""
     headers = dict(found.headers)
     assert found.content_type == b"application/octet-stream"
     length = int(headers[b"inference-header-content-length"])
@@ -86,7 +86,7 @@ def test_every_datatype_goes_both_ways_in_binary(dtype: str, declared: bool) -> 
     document, tail = parts(answer(model, body, headers))
     [output] = document.pop("outputs")
     assert document == {"model_name": "m", "model_version": "1", "id": "7"}
-    # Without a declaration nothing says that the numbers were sixteen bits wide.
+    # Without a declaration it is unknown that the numbers were sixteen bits wide.
     wide = dtype == "bfloat16" and not declared
     expected = VALUES[dtype].tobytes() if wide else raw
     assert output == {
@@ -104,7 +104,7 @@ def test_every_datatype_goes_both_ways_in_binary(dtype: str, declared: bool) -> 
     "dtype", [dtype for dtype, array in VALUES.items() if array.dtype.name == dtype and array.dtype.itemsize > 1]
 )
 def test_an_output_in_the_other_byte_order_is_answered_as_in_ours(dtype: str, declared: bool, copy: bool) -> None:
-    """As a model has it from a file that was written elsewhere."""
+    """A model may have such arrays from a file that was written on another machine."""
     ours = VALUES[dtype]
     theirs = ours.astype(ours.dtype.newbyteorder("S"))
     assert not theirs.dtype.isnative
@@ -158,7 +158,7 @@ def test_plain_json_has_no_bytes(body: bytes) -> None:
 
 
 def test_other_outputs_than_those_of_bytes_can_be_asked_for_in_json() -> None:
-    """As can those of bytes, one by one, in binary."""
+    """Outputs of bytes can be requested too, one by one, in binary."""
     signature = Signature((TensorSpec("x", "uint8", (-1,)),), tuple(map(named, ("png", "size"), ("bytes", "int64"))))
     model = LoadedModel("python", "", lambda batch: {"png": [b"\xff"], "size": [3]}, signature)
     body: dict[str, Any] = {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [1], "data": [1]}]}
@@ -193,7 +193,7 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
         ("bytes", [["a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
         ("bytes", [[b"a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
         ("bytes", [[b"a"]], "OutputNotAsDeclared", "output 'y' is bytes [1, 1]; expected bytes [-1, 2]"),
-        # Such arrays cut off zeros at the end.
+        # Such numpy arrays drop zeros at the end.
         ("bytes", np.array([[b"a", b"b"]]), "OutputUnusable", "holds an array of |S1"),
         ("string", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
         ("float32", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
@@ -222,7 +222,7 @@ def test_bf16_rounds_to_the_nearest_and_to_even(number: float, bits: int) -> Non
 
 
 def asking(model: LoadedModel) -> tuple[bytes, dict[bytes, bytes]]:
-    """A request for binary outputs."""
+    """Return a request for binary outputs."""
     [spec] = model.signature.inputs
     raw = raw_of(spec.dtype, VALUES[spec.dtype])
     return binary({"inputs": [sent(spec.dtype, raw)], "parameters": {"binary_data_output": True}}, raw)

@@ -120,7 +120,7 @@ def test_only_streams_are_said_to_stream(path: str) -> None:
     assert set(whole["200"]["content"]) == {"application/json"} | binary
     assert set(pieces["200"]["content"]) == {"application/x-ndjson", "text/event-stream"}
     assert "text/event-stream" in pieces["200"]["description"]
-    # Binary outputs cannot be asked for in plain JSON.
+    # Plain JSON cannot request binary outputs.
     assert set(pieces) - set(whole) == ({"406"} if path != "/" else set())
 
 
@@ -157,7 +157,7 @@ async def stream(python_model: Callable[[str], Path], args: Any, serve: Any) -> 
 
 
 async def ask(client: Any, path: str, body: Any, accept: str = "*/*") -> tuple[int, str, list[str]]:
-    """Status, content type and pieces of an answer that may be cut."""
+    """Return status, content type and pieces of an answer that may be cut."""
     messages = iter([{"type": "http.request", "body": orjson.dumps(body)}])
     sent: list[Any] = []
 
@@ -190,7 +190,7 @@ async def test_every_piece_of_a_stream_is_as_the_document_says(
         found = dict(line.split(": ", 1) for line in piece.split("\n") if line) if events else orjson.loads(piece)
         jsonschema.Draft202012Validator(schema | components).validate(found)
         if events:
-            # A validator does not look into strings.
+            # A validator does not check the content of strings.
             data = jsonschema.Draft202012Validator(schema["properties"]["data"]["contentSchema"] | components)
             data.validate(orjson.loads(found["data"]))
             assert not data.is_valid({"error": "none of these"})
@@ -210,7 +210,7 @@ async def test_binary_outputs_of_a_stream_are_refused_as_the_document_says(strea
 
 
 def test_without_declared_inputs_a_list_is_a_body_as_well() -> None:
-    """As the server takes it; an empty one it refuses."""
+    """The schema agrees with the server, which accepts a list but refuses an empty one."""
     document = document_of(NOTHING)
     schema = document["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     validator = jsonschema.Draft202012Validator(schema)

@@ -1,4 +1,4 @@
-"""`sundog package` and `sundog digest`: what they write is what the server loads."""
+"""`sundog package` and `sundog digest`: the server loads what they write."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ def sundog(command: Any, *arguments: object) -> Result:
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with what somebody has after training."""
+    """Make a current folder with the files that a user has after training."""
     root = tmp_path / "workshop"
     root.mkdir()
     (root / "net.py").write_text(NET)

@@ -1,4 +1,4 @@
-"""What clients say beside their tensors reaches the model, whichever way they ask, and joins no requests that say other things."""
+"""Clients' parameters reach the model in every protocol. Requests with different parameters are never batched together."""
 
 import asyncio
 import logging
@@ -173,7 +173,7 @@ async def client(python_model: Callable[[str], Path], args: Any, serve: Any) -> 
 
 
 async def test_requests_that_say_other_things_are_no_pass_together(client: httpx.AsyncClient) -> None:
-    """Whoever ignores what is beside the tensors is joined with nobody who does not."""
+    """Requests without parameters are never batched with requests that have some."""
 
     async def ask(number: int, scale: Any) -> Any:
         document: dict[str, Any] = {"inputs": [[number, number]]}

@@ -1,4 +1,4 @@
-"""What a predictor's `predict` may be, and what the batcher and the streamer are told of it."""
+"""All kinds of a predictor's `predict`, and the facts that the batcher and the streamer get."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Archives that hold network and weights: torch.export and TorchScript, and those that are refused."""
+"""Archives that hold network and weights, torch.export and TorchScript, and refused ones."""
 
 import logging
 import warnings
@@ -35,7 +35,7 @@ class Digits(torch.nn.Module):
 
 
 class Two(torch.nn.Module):
-    """Two inputs, and outputs of the kind that is asked for."""
+    """Two inputs, and outputs of the requested kind."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ async def test_a_program_of_half_precision(
 
 
 class Words(torch.nn.Module):
-    """Inputs by position and by keyword, of tokens and of numbers; a constant; one that is a dict of tensors."""
+    """Inputs by position and by keyword, of tokens and of numbers; a constant; one dict of tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ async def test_sizes_that_a_program_does_not_take_are_the_client_s_mistake(
 
 
 class Scaled(torch.nn.Module):
-    """A factor that is a tensor without a dimension, which no request can give."""
+    """A factor that is a tensor without a dimension, which no request can provide."""
 
     def forward(self, image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         return image * factor

@@ -1,4 +1,4 @@
-"""Requests: every good one is answered, every bad one gets problem details that name what is wrong."""
+"""Every valid request is answered, and every invalid one gets problem details that name the reason."""
 
 import asyncio
 import gzip
@@ -29,13 +29,13 @@ ROW = [0.5, -1.0, 2.0, 0.25]
 
 @pytest.fixture
 async def client(torch_model: Path, args: Any, serve: Any) -> httpx.AsyncClient:
-    """A replica of the declared torch model."""
+    """Start a replica of the declared torch model."""
     found: httpx.AsyncClient = await serve(args(torch_model))
     return found
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> str:
-    """The detail of problem details that are as RFC 9457 wants them."""
+    """Check that problem details conform to RFC 9457, and return their detail."""
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json()
     assert (answer.status_code, document["status"], document["code"]) == (status, status, code), document
@@ -409,7 +409,7 @@ async def test_a_client_that_goes_away_gets_no_answer(client: httpx.AsyncClient)
 
 
 class Pieces:
-    """One request as a server makes it, whose body comes piece by piece, one at each turn of the loop or when `go` is set."""
+    """One request from a server, whose body arrives piece by piece, one at each turn of the loop or when `go` is set."""
 
     def __init__(
         self, body: bytes, timeout: str = "", *, piece: int = 1, asked: tuple[str, str] = ("POST", "/")
@@ -436,7 +436,7 @@ class Pieces:
         self.sent.append(message)
 
     def told(self) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
-        """Status, headers and document of an answer that is over."""
+        """Return status, headers and document of a complete answer."""
         start, body = self.sent
         assert not body["more_body"]
         return start["status"], dict(start["headers"]), json.loads(body["body"])
@@ -488,7 +488,7 @@ async def test_who_leaves_while_its_body_is_late_is_not_answered(client: httpx.A
 
 
 EARLY = [(("POST", "/nothing"), 404), (("GET", "/"), 405), (("GET", "/v2/health/live"), 200)]
-"""What is answered without a look at the body, and with which status."""
+"""Requests that are answered without a look at the body, and their statuses."""
 
 
 @pytest.mark.parametrize(("asked", "status"), EARLY)
@@ -565,7 +565,7 @@ async def test_lifespan_and_websockets(client: httpx.AsyncClient) -> None:
 
 
 class Body:
-    """A body in pieces, which counts how many were taken."""
+    """A body in pieces, which counts the pieces that were read."""
 
     def __init__(self, piece: bytes, count: int) -> None:
         self.piece, self.count, self.taken = piece, count, 0
@@ -609,7 +609,7 @@ class Predictor:
 
 @pytest.fixture
 async def evaluator(python_model: Callable[[str], Path], args: Any, serve: Any) -> httpx.AsyncClient:
-    """A predictor whose output is whatever the request says."""
+    """A predictor whose output comes from the request."""
     found: httpx.AsyncClient = await serve(args(python_model(FAILS), "predictor:Predictor"))
     return found
 
@@ -814,7 +814,7 @@ async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path:
         flat = np.array(answer.json()["outputs"] if path == "/" else answer.json()["outputs"][0]["data"], dtype=float)
         assert all(map(math.isfinite, flat.ravel()))
         return
-    # A finite input may overflow inside of the network: that is the model's answer, and no exception.
+    # A finite input may overflow inside the network: that is the model's answer, and not an exception.
     if answer.status_code == 500:
         problem(answer, 500, "OutputNotFinite")
         return

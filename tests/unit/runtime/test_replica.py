@@ -45,7 +45,7 @@ WITH_EXAMPLE = (
 
 
 async def started(args: Any) -> Replica:
-    """A replica after its whole start."""
+    """Return a replica after its whole start."""
     replica = await Replica.start(args)
     try:
         await replica.reconfigure({})
@@ -103,10 +103,10 @@ outputs: [{name: turned, dtype: bytes, shape: [-1]}]
 
 
 async def test_a_thread_at_rest_holds_nothing_of_what_it_did() -> None:
-    """The body of the last large request would stay until the next one, beside which it would count."""
+    """The body of the last large request would otherwise stay in memory until the next one."""
 
     class Body:
-        """Stands in for one, which cannot be asked whether it is gone."""
+        """Stands in for a request object, which has no weak references."""
 
     thread, body = ModelThread(), Body()
     gone = weakref.ref(body)
@@ -227,7 +227,7 @@ async def test_settings_apply_in_place(python_model: Callable[[str], Path], args
 async def test_settings_that_are_wrong(
     python_model: Callable[[str], Path], args: Any, serve: Any, wrong: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the start they fail it; later the ones before stay in force, since raising would end a replica that serves."""
+    """At the start they fail it. Later the previous settings stay in force, because raising would end a working replica."""
     with pytest.raises(LoadFailed):
         await serve(args(python_model(COUNTING), "predictor:Predictor"), wrong)
     client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})

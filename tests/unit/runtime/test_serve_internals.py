@@ -1,4 +1,4 @@
-"""Where the short way is put into Serve, that another Serve is left as it is, and that Serve still counts."""
+"""The fast path inside Serve: where it is installed, that other versions of Serve stay unchanged, and that Serve still counts."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 with warnings.catch_warnings():
-    # Serve's own, about its use of pydantic.
+    # Warnings of Serve about its use of pydantic.
     warnings.simplefilter("ignore")
     from ray.serve._private.http_util import RequestIdMiddleware
 
@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 
 class Counts:
-    """As Serve's, with what was recorded."""
+    """Stands in for Serve's class, and records its calls."""
 
     def __init__(self) -> None:
         self.ongoing = 0
@@ -43,7 +43,7 @@ class Counts:
 
 
 def standin(**change: Any) -> SimpleNamespace:
-    """What of a Serve replica is looked at."""
+    """The part of a Serve replica that is used."""
 
     async def ingress(scope: Any, receive: Any, send: Any) -> None: ...
 
@@ -64,7 +64,7 @@ def standin(**change: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def quiet_serve() -> Any:
-    """Serve's logger as a replica leaves it."""
+    """Serve's logger in the state that a replica leaves it in."""
     logger = logging.getLogger("ray.serve")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -173,7 +173,7 @@ async def test_it_is_off_by_its_switch_and_with_any_other_ray(
     await replica._maybe_start_direct_ingress_servers()
     told = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
     assert told == ([f"fast path disabled: {why}"] if why else [])
-    # What was switched off still lets no trailer become a header; of another Ray nothing is touched.
+    # With the fast path turned off, trailers are still dropped. With another Ray nothing is changed.
     config = replica._direct_ingress_http_server.config
     assert (config.http == "auto") == ("Ray is" in why)
     assert hasattr(config.http, "way") == (not why)
@@ -217,7 +217,7 @@ async def test_once_it_has_started_a_replica_leaves_what_stays_to_no_collection(
     model._replica = SimpleNamespace(reconfigure=start, check_health=lambda: asyncio.sleep(0))
     model._watching = None
     await model.reconfigure({})
-    # What is garbage by then is collected: it would stay for good.
+    # Garbage is collected before the freeze; otherwise it would stay for good.
     assert calls == ["collect", "freeze"]
     await model.check_health()
     assert calls == ["collect", "freeze"]

@@ -1,4 +1,4 @@
-"""URIs, digests, and what may be in a model's directory."""
+"""URIs, digests, and the allowed content of a model's directory."""
 
 import errno
 import hashlib
@@ -184,7 +184,7 @@ def test_neither_file_nor_directory(tmp_path: Path) -> None:
 
 
 def test_not_readable(tmp_path: Path) -> None:
-    """In a process that root has taken its right to read everything from."""
+    """Run in a process without root's permission to read everything."""
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "a").chmod(0)
     code = "import sys; from sundog_runtime.sources.open_model import open_model; open_model(*sys.argv[1:])"

@@ -1,4 +1,4 @@
-"""A start that never ends: told within its time, ended where the model holds the interpreter's lock, and told by the next attempt then."""
+"""A start that hangs: it fails in time, the process ends if the model holds the interpreter lock, and the next attempt reports it."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ class Predictor:
         {predict}
 """
 FOR_EVER = "ctypes.PyDLL(None).pause()"
-"""Sleeps in C without letting go of the lock; a regular expression or a loop of numpy would, and burn a core as well."""
+"""Sleep in C while holding the lock. A regular expression or a loop of numpy would do the same, and burn a core as well."""
 
 BUILD = """
 import json, sys
@@ -152,7 +152,7 @@ def test_a_model_that_holds_the_lock_is_ended_and_told(
     root = python_model(HOLDS_THE_LOCK.format(**code))
     wanted = args(root, "predictor:Predictor", warmup={"timeoutSeconds": 2.0})
     ended = subprocess.run(
-        # Only what is to be late has little time, for the machine may be busy.
+        # Only the hanging phase has a short timeout, because the machine may be busy.
         [sys.executable, "-c", START, json.dumps(wanted), "2" if part == "load" else "600"],
         capture_output=True,
         timeout=PATIENCE_S,

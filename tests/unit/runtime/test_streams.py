@@ -1,4 +1,4 @@
-"""Answers in pieces: events and lines, errors on the way, clients that leave, and who else is served meanwhile."""
+"""Answers in pieces: events and lines, errors in between, disconnects, and other requests meanwhile."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ async def stream(python_model: Callable[[str], Path], args: Any, serve: Any, log
 
 
 class Connection:
-    """One request as a server makes it: what the application sends is seen at once, and may be held up."""
+    """One request from a server. Tests see every sent message at once, and can delay it."""
 
     def __init__(self, items: Any, accept: str = "", path: str = "/", timeout: str = "") -> None:
         self.body = orjson.dumps({"inputs": {"items": items}})
@@ -80,7 +80,7 @@ class Connection:
 
 
 async def all_of(connection: Connection, task: "asyncio.Task[None]") -> list[Any]:
-    """Everything that is sent until the application returns."""
+    """Return everything that is sent until the application returns."""
     messages = []
     while not (task.done() and connection.sent.empty()):
         following = asyncio.create_task(connection.sent.get())
@@ -101,7 +101,7 @@ async def all_of(connection: Connection, task: "asyncio.Task[None]") -> list[Any
     ],
 )
 async def test_a_client_of_http_1_0_gets_all_pieces_at_once(stream: Any, accept: str, body: bytes) -> None:
-    """It has no chunks: without a length it would take them for what the model answers."""
+    """HTTP/1.0 has no chunks: without a length its clients would take them for content of the answer."""
     connection = Connection([1, 2], accept)
     connection.scope["http_version"] = "1.0"
     start, whole = await all_of(connection, connection.run(await stream(STREAMING)))
@@ -152,7 +152,7 @@ async def test_a_stream_is_one_pass_that_waited_once(stream: Any, code: str) -> 
 
 @pytest.mark.parametrize("code", [STREAMING, ASYNCHRONOUS], ids=["sync", "async"])
 async def test_a_stream_is_warmed_up(stream: Any, log: list[Any], code: str) -> None:
-    """To its end, four times; where requests run, so that what it keeps belongs to their loop."""
+    """Run it to its end, four times, in the loop of the requests, to which its objects belong."""
     example = 'return {"items": [1, 2]}'
     client = await stream(code + f"\n    def example(self):\n        {example}\n")
     assert log == [1, 2, "closed"] * 4

@@ -1,4 +1,4 @@
-"""What a replica tells of itself: request ids and traces, log lines, counts, start-up phases."""
+"""A replica's telemetry: request ids and traces, log lines, counts, start-up phases."""
 
 import json
 import logging
@@ -147,7 +147,7 @@ def test_a_traceback_is_whole_although_serve_replaces_print(name: str, monkeypat
 
 @pytest.fixture
 def loggers() -> Iterator[tuple[logging.Logger, logging.Logger]]:
-    """Serve's logger and ours, put back as they were."""
+    """Serve's logger and this package's, restored afterwards."""
     pair = logging.getLogger("ray.serve"), logging.getLogger("ray.serve.sundog")
     levels = [logger.level for logger in pair]
     yield pair
@@ -273,7 +273,7 @@ async def test_a_predictor_asks_about_its_request(python_model: Callable[[str], 
         True,
     ]
     assert (await client.get("/nowhere")).status_code == 404
-    # A probe says nothing of the model.
+    # A probe is not counted, because it does not reach the model.
     assert (await client.get("/v2/health/ready")).status_code == 200
     metrics: ReplicaMetrics = client.replica.metrics  # type: ignore[attr-defined]
     assert metrics.answers == {"ok": 1, "NotFound": 1}

@@ -1,4 +1,4 @@
-"""Hugging Face directories: what is served of them, and that nothing of them runs or is fetched."""
+"""Hugging Face directories: which models are served, and that no code of them runs and nothing is downloaded."""
 
 import json
 import socket
@@ -188,7 +188,7 @@ def sentences(
     transformer: dict[str, Any] | None = None,
     main: dict[str, Any] | None = None,
 ) -> Path:
-    """The files that make a directory one of sentence-transformers."""
+    """Return the files that turn a directory into one of sentence-transformers."""
     paths = ["", *(f"{index}_{step}" for index, step in enumerate(steps[1:], start=1))]
     types = (f"sentence_transformers.models.{step}" for step in steps)
     modules = [{"type": kind, "path": path} for kind, path in zip(types, paths, strict=True)]
@@ -204,7 +204,7 @@ TEXTS = ["good", "a Bad bad film"]
 
 
 def vectors(network: Any, texts: list[str], pool: Callable[[torch.Tensor], torch.Tensor], limit: int = 12) -> Any:
-    """One text after the other, so that there is no padding."""
+    """Encode one text after the other, so that there is no padding."""
     words = tokenizer()
     given = [words(text, return_tensors="pt", truncation=True, max_length=limit) for text in texts]
     return torch.stack([pool(network(**one).last_hidden_state[0]) for one in given]).detach()
@@ -238,7 +238,7 @@ def test_sentences_are_pooled_as_their_directory_says(
     network, words = bert(BertModel, position_embedding_type="none"), tokenizer()
     words.padding_side = side
     if side == "left":
-        # Positions go from the left, padding or none: without a meaning of theirs the answers are the same.
+        # Positions count from the left, also with padding: without weights for them the answers are equal.
         torch.nn.init.zeros_(network.embeddings.position_embeddings.weight)
     save(tmp_path, network, words)
     sentences(tmp_path, config, ("Transformer", "Pooling", *(["Normalize"] if normalize else [])))

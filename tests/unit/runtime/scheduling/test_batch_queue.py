@@ -1,4 +1,4 @@
-"""When waiting requests go, and which of them together; how rows are joined and split."""
+"""When waiting requests run, and which of them together; how rows are joined and split."""
 
 from typing import Any
 

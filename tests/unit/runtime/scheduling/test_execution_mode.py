@@ -1,4 +1,4 @@
-"""Which passes may run on the event loop: by their own time, whatever the machine does beside them."""
+"""Which passes may run on the event loop: by their own time, without the machine's share."""
 
 import threading
 import time
@@ -97,7 +97,7 @@ def test_a_long_pass_is_its_cpu_time_unless_it_waited() -> None:
     before = ThreadUsage(5.0, 7)
     assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.25, 7)) == pytest.approx(0.25)
     assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.25, 8)) == 0.3
-    # The kernel's figures are not taken at the same moment as the clock.
+    # The kernel's numbers are not read at the same moment as the clock.
     assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.4, 7)) == 0.3
 
 
@@ -118,7 +118,7 @@ def test_the_kernel_counts_waiting_and_work_by_thread() -> None:
 
 @dataclass
 class Machine:
-    """A clock, and what the kernel says of the thread; each pass takes what stands here."""
+    """A clock, and the kernel's numbers of the thread; each pass takes the times that are set here."""
 
     now: float = 100.0
     used: ThreadUsage = field(default_factory=lambda: ThreadUsage(0.0, 0))
@@ -148,7 +148,7 @@ async def scheduler(machine: Machine) -> AsyncIterator[Scheduler]:
 
 
 async def passes(scheduler: Scheduler, machine: Machine, count: int) -> list[bool]:
-    """Whether each of so many passes ran on the event loop."""
+    """Return for each of `count` passes whether it ran on the event loop."""
     machine.threads.clear()
     for _ in range(count):
         await scheduler.infer(ROW, RequestContext())

@@ -1,4 +1,4 @@
-"""Waiting, joining, deadlines, leaving, and errors that stay their own."""
+"""Queue, batches, deadlines, disconnects, and errors that reach only their own request."""
 
 import asyncio
 import threading
@@ -21,13 +21,13 @@ from sundog_runtime.tensors import TensorSpec
 from waiting import PATIENCE_S
 
 SOON_S = 0.5
-"""A deadline that passes while a test waits for it, long after the request is where it is to be by then."""
+"""A deadline that passes while a test waits for it, long after the request has reached its place."""
 
 DECLARED = Signature((TensorSpec("x", "float32", (-1, 2)),))
 
 
 class Gate:
-    """A model whose first pass waits until it is told to go on. Knows what it was called with."""
+    """A model whose first pass waits until it may go on. Records its inputs."""
 
     def __init__(self, answer: Callable[[Any], Any] = lambda batch: batch * 2) -> None:
         self.began, self.go, self.calls = threading.Event(), threading.Event(), list[Any]()
@@ -69,7 +69,7 @@ async def waiting(scheduler: Scheduler, count: int) -> None:
 
 
 async def behind(scheduler: Scheduler, gate: Gate, *batches: Any, **context: Any) -> list["asyncio.Task[Any]"]:
-    """A request that is before the model, and others that wait behind it."""
+    """Start a request that occupies the model, and others that wait behind it."""
     tasks = [asyncio.create_task(scheduler.infer(rows(0), RequestContext()))]
     await asyncio.to_thread(gate.began.wait)
     for count, batch in enumerate(batches, 1):

@@ -1,4 +1,4 @@
-"""What a model prints and logs becomes lines of its replica's log, as soon as it is there."""
+"""The output and log of a model become lines of its replica's log at once."""
 # ruff: noqa: T201 (`print` is what is tested)
 
 import builtins
@@ -27,9 +27,9 @@ def _serves_print(*_: Any, **__: Any) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The log of a replica that has loaded its model; streams, `print` and loggers are put back.
+    """Return the log of a replica that has loaded its model; restore streams, `print` and loggers afterwards.
 
-    Tests call `log_model_output` themselves, because pytest sets the streams anew before each.
+    Tests call `capture_model_output` themselves, because pytest replaces the streams before each of them.
     """
     serve, root = logging.getLogger("ray.serve"), logging.getLogger()
     changed = [serve, root, logging.getLogger("ray.serve.sundog"), *map(logging.getLogger, NOISY_LOGGERS)]
@@ -59,7 +59,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def lines(file: Path) -> Lines:
-    """The level, logger and message of what is in the log now."""
+    """Return level, logger and message of each line of the log."""
 
     def read() -> list[tuple[str, str, str]]:
         documents = [json.loads(line) for line in file.read_text().splitlines()]
