@@ -72,8 +72,8 @@ class Replica:
             ReplicaSettings().max_request_bytes,
             os.environ.get(PEERS_VARIABLE, ""),
         )
-        if batching.max_size > 1 and (why := find_unbatchable_reason(model)):
-            _logger.warning("requests are not batched: %s", why)
+        if batching.max_size > 1 and (reason := find_unbatchable_reason(model)):
+            _logger.warning("requests are not batched: %s", reason)
 
     @classmethod
     async def start(cls, args: Any, build: str = "") -> "Replica":

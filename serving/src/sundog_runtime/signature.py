@@ -129,7 +129,7 @@ def add_row_axis(batchable: bool | None, signature: Signature) -> Signature:
 def forbid_empty_inputs(signature: Signature) -> Signature:
     """Return the signature without inputs of size 0, for models that do not support them."""
     free = [(spec.name, at) for spec in signature.inputs for at, size in enumerate(spec.shape) if size == -1]
-    return replace(signature, axes=(*signature.axes, *(Axis((place,)) for place in free)))
+    return replace(signature, axes=(*signature.axes, *(Axis((dimension,)) for dimension in free)))
 
 
 def infer_inputs(example: Any) -> tuple[TensorSpec, ...]:

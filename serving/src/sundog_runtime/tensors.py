@@ -317,8 +317,8 @@ def _plain_array(array: Array, depth: int, *, copy: bool) -> Any:
         if not array.ndim:
             return array[()]
         # orjson only writes arrays in the machine's byte order.
-        ours = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
-        return np.array(array, ours, order="C") if copy else np.ascontiguousarray(array, ours)
+        native = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+        return np.array(array, native, order="C") if copy else np.ascontiguousarray(array, native)
     if array.dtype.kind in "OU":
         return _plain(array.tolist(), depth + 1, copy=copy)
     raise _unusable(f"holds an array of {array.dtype}")

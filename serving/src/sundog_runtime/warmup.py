@@ -43,8 +43,8 @@ def warm_up(
     own = model.example is not None
     example = _example(model) if own else make_zero_batch(model.signature.inputs)
     if example is None and not own:
-        why = ", and its inputs hold bytes" if model.signature.inputs else " and no inputs in model.yaml"
-        _logger.info("warm-up skipped: the model has no example()%s", why)
+        reason = ", and its inputs hold bytes" if model.signature.inputs else " and no inputs in model.yaml"
+        _logger.info("warm-up skipped: the model has no example()%s", reason)
         return 0
     for number in range(1, requests + 1):
         which = f"warm-up request {number} of {requests}"

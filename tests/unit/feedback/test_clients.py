@@ -83,8 +83,8 @@ def event(number: int = 0, **members: object) -> dict[str, object]:
 
 async def test_events_go_together_with_what_was_told_of_them(report: Report) -> None:
     server = Server()
-    told = {"event_id": "order-7", "time": "2026-01-31T12:00:00Z", "value": 2.5}
-    counts = await report(server, event(1), {"unit": "ada", "metric": "n", **told}, headers={"x-api-key": "k"})
+    members = {"event_id": "order-7", "time": "2026-01-31T12:00:00Z", "value": 2.5}
+    counts = await report(server, event(1), {"unit": "ada", "metric": "n", **members}, headers={"x-api-key": "k"})
     assert counts == Counts(accepted=2)
     assert server.bodies == [
         [
@@ -208,9 +208,9 @@ def test_in_a_forked_process_a_client_takes_nothing_and_holds_up_nobody() -> Non
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if not child:
-            told = (feedback.send(**event(2)), feedback.flush(0), feedback.counts.dropped)
+            members = (feedback.send(**event(2)), feedback.flush(0), feedback.counts.dropped)
             feedback.close()
-            os.write(writing, repr(told).encode())
+            os.write(writing, repr(members).encode())
             os._exit(0)
         done.set()
         holder.join()

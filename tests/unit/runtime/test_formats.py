@@ -171,8 +171,8 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 
 def test_code_without_weights_and_entrypoint(tmp_path: Path) -> None:
     (tmp_path / "predictor.py").write_text("class Predictor: ...")
-    told = "predictor.py is code: set model.entrypoint to the class to load, such as predictor:Predictor"
-    with pytest.raises(EntrypointMissing, match=told):
+    message = "predictor.py is code: set model.entrypoint to the class to load, such as predictor:Predictor"
+    with pytest.raises(EntrypointMissing, match=message):
         load(tmp_path, entrypoint="")
 
 

@@ -66,10 +66,10 @@ async def test_the_smallest_call(
         "inputs": [{"name": "x", "dtype": "float32", "shape": [-1, 4]}],
         "outputs": [{"name": "outputs", "dtype": "float32", "shape": [-1, 3]}],
     }
-    told = dict(line.split(None, 1) for line in done.output.splitlines())
-    assert told["parameters"] == "67"
-    assert told["digest"] == sundog(digest, "model").output.strip()
-    client = await serve(args(root, "", digest=told["digest"]))
+    report = dict(line.split(None, 1) for line in done.output.splitlines())
+    assert report["parameters"] == "67"
+    assert report["digest"] == sundog(digest, "model").output.strip()
+    client = await serve(args(root, "", digest=report["digest"]))
     torch.manual_seed(3)
     answer = (await client.post("/", json={"inputs": [[1, 2, 3, 4]]})).json()["outputs"]
     np.testing.assert_allclose(answer, Net()(torch.tensor([[1.0, 2, 3, 4]])).detach().numpy(), rtol=1e-5)
@@ -211,9 +211,9 @@ def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, len
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1", "-o", "json")
     done = sundog(package, *arguments, "--example", json.dumps(example))
     assert done.exit_code == 0, done.output
-    told = json.loads(done.output)
-    assert told["latencySeconds"] > 0
-    assert told["batchable"] is False
+    report = json.loads(done.output)
+    assert report["latencySeconds"] > 0
+    assert report["batchable"] is False
     assert [each["name"] for each in written(workshop / "pictures")["outputs"]] == ["length", "turned"]
 
 

@@ -25,7 +25,7 @@ MODEL = LoadedModel("python", "", lambda batch: batch, Signature((TensorSpec("x"
 GIVEN = {"language": "de", "seed": 7, "temperature": 0.5, "verbose": True, "stop": None}
 
 
-def told(query: DecodedRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+def model_parameters_of(query: DecodedRequest) -> tuple[dict[str, Any], dict[str, Any]]:
     assert query.parameters is not None
     return dict(query.parameters.request), {name: dict(found) for name, found in query.parameters.inputs.items()}
 
@@ -51,10 +51,10 @@ def plain(parameters: Any = None) -> DecodedRequest:
 
 
 def test_they_come_through_as_they_were_sent() -> None:
-    assert told(rest(GIVEN)) == told(plain(GIVEN)) == (GIVEN, {})
-    found, _ = told(rest(GIVEN))
+    assert model_parameters_of(rest(GIVEN)) == model_parameters_of(plain(GIVEN)) == (GIVEN, {})
+    found, _ = model_parameters_of(rest(GIVEN))
     assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in GIVEN.items()}
-    assert told(rest(of_input={"content_type": "np"})) == ({}, {"x": {"content_type": "np"}})
+    assert model_parameters_of(rest(of_input={"content_type": "np"})) == ({}, {"x": {"content_type": "np"}})
 
 
 def test_every_kind_of_grpc_is_the_value_it_holds() -> None:
@@ -74,7 +74,7 @@ def test_every_kind_of_grpc_is_the_value_it_holds() -> None:
         "verbose": False,
         "stop": None,
     }
-    assert told(grpc(sent, {"top": {"int64_param": 3}})) == (expected, {"x": {"top": 3}})
+    assert model_parameters_of(grpc(sent, {"top": {"int64_param": 3}})) == (expected, {"x": {"top": 3}})
 
 
 def test_where_there_are_none_nothing_is_made() -> None:
@@ -86,7 +86,7 @@ def test_where_there_are_none_nothing_is_made() -> None:
 
 
 def test_how_tensors_are_sent_is_no_matter_of_the_model() -> None:
-    assert told(rest({"binary_data_output": False, "seed": 1})) == ({"seed": 1}, {})
+    assert model_parameters_of(rest({"binary_data_output": False, "seed": 1})) == ({"seed": 1}, {})
     assert rest(of_output={"binary_data": True, "seed": 1}).parameters is None
 
 

@@ -435,7 +435,7 @@ class Pieces:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    def told(self) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
+    def response(self) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
         """Return status, headers and document of a complete answer."""
         start, body = self.sent
         assert not body["more_body"]
@@ -450,7 +450,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_given_up(client: httpx.Asy
         request.go.clear()
     async with asyncio.timeout(PATIENCE_S):
         await replica.app(request.scope, request.receive, request.send)
-    status, headers, document = request.told()
+    status, headers, document = request.response()
     assert (status, headers[b"content-type"]) == (408, b"application/problem+json")
     assert headers[b"connection"] == b"close", "what still comes holds a place at the edge"
     assert (document["code"], document["detail"]) == (
@@ -470,7 +470,7 @@ async def test_a_body_that_lies_unread_when_the_time_is_over_is_the_replica_s_fa
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * size, timeout="0.0000001", piece=16_384)
     await replica.app(request.scope, request.receive, request.send)
-    status, headers, document = request.told()
+    status, headers, document = request.response()
     assert (status, headers[b"connection"], document["code"]) == (504, b"close", "DeadlineExceeded")
     assert document["detail"] == "the request's deadline passed before its body was read"
 
@@ -524,7 +524,7 @@ async def test_without_a_deadline_what_is_sent_on_is_the_server_s(
 ) -> None:
     request = Pieces(b" " * 100, asked=asked)
     await client.replica.app(request.scope, request.receive, request.send)  # type: ignore[attr-defined]
-    assert (request.told()[0], request.taken) == (status, 0)
+    assert (request.response()[0], request.taken) == (status, 0)
 
 
 @pytest.mark.parametrize("timeout", ["", "30"], ids=["no deadline", "in time"])

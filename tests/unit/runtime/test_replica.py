@@ -319,14 +319,14 @@ async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: A
 
 async def test_who_has_the_result_of_a_call_finds_the_thread_free(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, looked_at = asyncio.get_running_loop(), threading.Event()
-    tell = loop.call_soon_threadsafe
+    call = loop.call_soon_threadsafe
 
-    def tell_and_be_slow(*told: Any) -> Any:
-        handle = tell(*told)
+    def call_slowly(*args: Any) -> Any:
+        handle = call(*args)
         looked_at.wait()
         return handle
 
-    monkeypatch.setattr(loop, "call_soon_threadsafe", tell_and_be_slow)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", call_slowly)
     thread = ModelThread()
     await thread.run(lambda: None)
     assert thread.busy_seconds == 0.0

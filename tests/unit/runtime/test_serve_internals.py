@@ -137,7 +137,7 @@ async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
 
 
 @pytest.mark.parametrize(
-    ("version", "value", "why"),
+    ("version", "value", "reason"),
     [
         ("2.61.0", "", "Ray is 2.61.0; expected 2.60"),
         ("2.600.0", "", "Ray is 2.600.0; expected 2.60"),
@@ -154,7 +154,7 @@ async def test_it_is_off_by_its_switch_and_with_any_other_ray(
     caplog: pytest.LogCaptureFixture,
     version: str,
     value: str,
-    why: str,
+    reason: str,
 ) -> None:
     import ray
     from ray._private import worker
@@ -171,12 +171,12 @@ async def test_it_is_off_by_its_switch_and_with_any_other_ray(
     monkeypatch.setenv(FAST_PATH_VARIABLE, value)
     _install_fast_path(SimpleNamespace(try_answer=lambda *_: None, paths=("/",)))
     await replica._maybe_start_direct_ingress_servers()
-    told = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
-    assert told == ([f"fast path disabled: {why}"] if why else [])
+    messages = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
+    assert messages == ([f"fast path disabled: {reason}"] if reason else [])
     # With the fast path turned off, trailers are still dropped. With another Ray nothing is changed.
     config = replica._direct_ingress_http_server.config
-    assert (config.http == "auto") == ("Ray is" in why)
-    assert hasattr(config.http, "way") == (not why)
+    assert (config.http == "auto") == ("Ray is" in reason)
+    assert hasattr(config.http, "fast_path") == (not reason)
 
 
 async def test_requests_count_until_the_event_loop_comes_round() -> None:

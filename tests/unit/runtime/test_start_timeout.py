@@ -161,12 +161,12 @@ def test_a_model_that_holds_the_lock_is_ended_and_told(
     assert ended.returncode == 1, ended.stderr
     lines = (root / "predictor.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if FOR_EVER in text)
-    with pytest.raises(StartError) as told:
+    with pytest.raises(StartError) as raised:
         asyncio.run(Replica.start(wanted, "1"))
-    assert told.value.message == (
+    assert raised.value.message == (
         f"{says}: {part} at predictor.py:{line} held Python's interpreter lock, so the process was ended"
     )
-    assert type(told.value) is (WarmupTimeout if part == "predict" else LoadTimeout)
+    assert type(raised.value) is (WarmupTimeout if part == "predict" else LoadTimeout)
 
 
 async def test_what_was_put_in_again_is_a_real_attempt(torch_model: Path, args: Callable[..., dict[str, Any]]) -> None:

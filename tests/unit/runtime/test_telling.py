@@ -140,9 +140,9 @@ def test_a_traceback_is_whole_although_serve_replaces_print(name: str, monkeypat
     record = logging.makeLogRecord({"name": name, "levelname": "ERROR", "msg": "it raised", "exc_info": found})
     monkeypatch.setattr("builtins.print", of_serve)
     line = JsonLinesFormatter("digits", 8, logging.Formatter("%(message)s")).format(record)
-    told = line.partition("\n")[2] if name == "ray.serve" else json.loads(line)["exception"]
-    assert told.startswith("Traceback (most recent call last):\n  File ")
-    assert told.endswith("\nValueError: wrong")
+    trace = line.partition("\n")[2] if name == "ray.serve" else json.loads(line)["exception"]
+    assert trace.startswith("Traceback (most recent call last):\n  File ")
+    assert trace.endswith("\nValueError: wrong")
 
 
 @pytest.fixture

@@ -205,12 +205,12 @@ def _program_inputs(program: torch.export.ExportedProgram, archive: str) -> _Inp
 
 def _axes(program: torch.export.ExportedProgram, specs: Sequence[TensorSpec]) -> tuple[Axis, ...]:
     """Return the free sizes. None of them may be 0, because a program is exported for sizes of 1 and more."""
-    values, places = _placeholders(program), dict[Any, list[tuple[str, int]]]()
+    values, dimensions = _placeholders(program), dict[Any, list[tuple[str, int]]]()
     for spec in specs:
         for dimension, size in enumerate(values[spec.name].shape):
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                places.setdefault(size.node.expr, []).append((spec.name, dimension))
-    return tuple(Axis(tuple(where), *_limits(program, symbol)) for symbol, where in places.items())
+                dimensions.setdefault(size.node.expr, []).append((spec.name, dimension))
+    return tuple(Axis(tuple(where), *_limits(program, symbol)) for symbol, where in dimensions.items())
 
 
 def _limits(program: torch.export.ExportedProgram, symbol: Any) -> tuple[int, int]:

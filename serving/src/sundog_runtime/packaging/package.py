@@ -63,32 +63,32 @@ class PackageReport:
     digest: str
 
 
-def package(place: Path, wanted: PackageRequest) -> PackageReport:
-    """Write the directory `place`, load it as the server does, and run it. If that fails, nothing is written.
+def package(directory: Path, wanted: PackageRequest) -> PackageReport:
+    """Write `directory`, load it as the server does, and run it. If that fails, nothing is written.
 
     Raises a StartError.
     """
-    if place.exists() and not place.is_dir():
-        raise LoadFailed(f"{place}: found a file; expected a directory")
-    with staging_directory(place) as stage:
+    if directory.exists() and not directory.is_dir():
+        raise LoadFailed(f"{directory}: found a file; expected a directory")
+    with staging_directory(directory) as stage:
         if wanted.weights is None:
             convert_weights(stage)
         else:
             add_weights(stage, wanted.weights)
         # Absolute, because messages show these paths.
-        beside = [Path.cwd(), *([wanted.weights.absolute().parent] if wanted.weights else [])]
+        search_paths = [Path.cwd(), *([wanted.weights.absolute().parent] if wanted.weights else [])]
         found = _read_description(stage)
         description = _apply_request(found, wanted)
-        copied = add_code(stage, wanted.code, description.entrypoint, beside)
+        copied = add_code(stage, wanted.code, description.entrypoint, search_paths)
         if description != found:
             write_description(stage, description)
         try:
-            return _load_and_run(place, stage, wanted, description)
+            return _load_and_run(directory, stage, wanted, description)
         except StartError as error:
-            raise type(error)(_original_paths(error.message, stage, place, copied)) from error
+            raise type(error)(_original_paths(error.message, stage, directory, copied)) from error
 
 
-def _load_and_run(place: Path, stage: Path, wanted: PackageRequest, description: ModelDescription) -> PackageReport:
+def _load_and_run(directory: Path, stage: Path, wanted: PackageRequest, description: ModelDescription) -> PackageReport:
     """Load and run the staged model, and complete its description. Raises a StartError."""
     model, _ = _load(stage, wanted)
     batch = choose_batch(model, wanted.example)
@@ -98,14 +98,14 @@ def _load_and_run(place: Path, stage: Path, wanted: PackageRequest, description:
     entries = read_tree(stage)
     model, seconds = _load(stage, wanted, entries)
     latency = None if batch is None else _latency(model, batch, wanted.runs)
-    return _report(place, model, entries, seconds, latency)
+    return _report(directory, model, entries, seconds, latency)
 
 
-def _original_paths(message: str, stage: Path, place: Path, copied: Sequence[Path]) -> str:
+def _original_paths(message: str, stage: Path, directory: Path, copied: Sequence[Path]) -> str:
     """Return a message with the user's own paths: the staged files are gone when the message is read."""
     for path in copied:
         message = message.replace(str(stage / path.name), str(path.absolute()))
-    return message.replace(str(stage), str(place))
+    return message.replace(str(stage), str(directory))
 
 
 def _read_description(stage: Path) -> ModelDescription:
@@ -152,10 +152,10 @@ def _latency(model: LoadedModel, batch: Any, runs: int) -> float:
 
 
 def _report(
-    place: Path, model: LoadedModel, entries: tuple[FileEntry, ...], seconds: float, latency: float | None
+    directory: Path, model: LoadedModel, entries: tuple[FileEntry, ...], seconds: float, latency: float | None
 ) -> PackageReport:
     return PackageReport(
-        path=place,
+        path=directory,
         found=model.found,
         files=len(entries),
         bytes=sum(entry.size for entry in entries),

@@ -24,30 +24,30 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 
 @contextmanager
-def staging_directory(place: Path) -> Iterator[Path]:
-    """Yield a copy of `place`, or an empty directory, and move it to `place` if the block succeeds.
+def staging_directory(directory: Path) -> Iterator[Path]:
+    """Yield a copy of `directory`, or an empty directory, and move it to `directory` if the block succeeds.
 
-    Files are linked if the file system supports it, so a large model is not copied. `place` does not change before the end.
+    Files are linked if the file system supports it, so a large model is not copied. `directory` does not change before the end.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
         stage, old = Path(scratch) / "new", Path(scratch) / "old"
-        if place.is_dir():
-            shutil.copytree(place, stage, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+        if directory.is_dir():
+            shutil.copytree(directory, stage, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             stage.mkdir()
         yield stage
         _make_readable(stage)
-        if place.exists():
-            place.rename(old)
+        if directory.exists():
+            directory.rename(old)
         try:
-            stage.rename(place)
+            stage.rename(directory)
         except OSError:
-            old.rename(place)
+            old.rename(directory)
             raise
 
 
-def add_code(stage: Path, files: Sequence[Path], entrypoint: str, beside: Sequence[Path]) -> tuple[Path, ...]:
+def add_code(stage: Path, files: Sequence[Path], entrypoint: str, search_paths: Sequence[Path]) -> tuple[Path, ...]:
     """Copy modules and packages. Without the entrypoint's own, copy it from `beside`. Return what was copied."""
     for path in files:
         _copy(path, stage / path.name)
@@ -55,7 +55,7 @@ def add_code(stage: Path, files: Sequence[Path], entrypoint: str, beside: Sequen
     if not module or (stage / f"{module}.py").exists() or (stage / module).exists():
         return tuple(files)
     found = next(
-        (path for folder in beside for path in (folder / f"{module}.py", folder / module) if _is_code(path)), None
+        (path for folder in search_paths for path in (folder / f"{module}.py", folder / module) if _is_code(path)), None
     )
     if found is None:
         return tuple(files)

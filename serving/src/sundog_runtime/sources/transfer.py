@@ -198,12 +198,12 @@ class _Cursor:
 
 def check_object_paths(objects: Sequence[RemoteObject]) -> None:
     """Check that all objects can be files of one tree. Raises SourceRefused."""
-    seen: set[str] = set()
+    paths: set[str] = set()
     for path in sorted(remote.path for remote in objects):
         above = (str(parent) for parent in PurePosixPath(path).parents)
-        if not path or path in seen or any(parent in seen for parent in above):
+        if not path or path in paths or any(parent in paths for parent in above):
             raise SourceRefused(f"the store holds {path!r} twice, or as a file and as a directory")
-        seen.add(path)
+        paths.add(path)
 
 
 def check_total_size(objects: Sequence[RemoteObject], limits: DownloadLimits) -> None:
