@@ -129,7 +129,7 @@ REFUSED_ZIP = {
         *((f"{key}.zip", body) for key, body in REFUSED_ZIP.items()),
     ],
 )
-def test_what_is_no_plain_file_at_a_plain_place_is_refused(name: str, body: bytes, into: Path) -> None:
+def test_only_plain_files_at_safe_paths_are_unpacked(name: str, body: bytes, into: Path) -> None:
     with pytest.raises(SourceRefused) as caught:
         unpacked(body, name, into)
     assert name in caught.value.message
@@ -151,7 +151,7 @@ def test_what_is_no_plain_file_at_a_plain_place_is_refused(name: str, body: byte
         ("m.zip", b""),
     ],
 )
-def test_what_is_no_archive_is_told(name: str, body: bytes, into: Path) -> None:
+def test_an_invalid_archive_is_reported(name: str, body: bytes, into: Path) -> None:
     with pytest.raises(LoadFailed, match="is not a usable archive"):
         unpacked(body, name, into)
 
@@ -177,7 +177,7 @@ def damaged(body: bytes, at: int) -> bytes:
         pytest.param(plain_tar() + plain_tar(), id="two, one behind the other"),
     ],
 )
-def test_no_tar_loses_members_in_silence(body: bytes, compress: bool, into: Path) -> None:
+def test_a_truncated_tar_is_reported(body: bytes, compress: bool, into: Path) -> None:
     with pytest.raises(LoadFailed, match="is not a usable archive"):
         unpacked(gzip.compress(body) if compress else body, "m.tar", into)
 
@@ -246,7 +246,7 @@ def test_a_lying_size_in_a_zip_is_noticed(into: Path) -> None:
         ("tar", False),
     ],
 )
-def test_an_archive_is_told_by_its_name(name: str, expected: bool) -> None:
+def test_an_archive_is_recognised_by_its_name(name: str, expected: bool) -> None:
     assert is_archive(name) is expected
 
 

@@ -248,7 +248,7 @@ def test_tritonclient_may_compress(served: Served, compression: str) -> None:
             np.testing.assert_array_equal(result.as_numpy("outputs"), [1, 2])
 
 
-def test_what_tritonclient_is_told_over_http(served: Served) -> None:
+def test_errors_for_tritonclient_over_http(served: Served) -> None:
     with tritonclient.http.InferenceServerClient(served.http) as client:
         tensor = tritonclient.http.InferInput("x", [1], "FP32")
         tensor.set_data_from_numpy(np.array([1], np.float32))
@@ -364,7 +364,7 @@ def test_pictures_have_no_form_in_json(gallery: Served) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "WrongType")
 
 
-def test_what_is_no_picture_is_the_model_s_error(gallery: Served) -> None:
+def test_an_invalid_picture_is_the_model_s_error(gallery: Served) -> None:
     with tritonclient.grpc.InferenceServerClient(gallery.grpc) as client:
         tensor = tritonclient.grpc.InferInput("picture", [1], "BYTES")
         tensor.set_data_from_numpy(np.array([b"text"], np.object_))
@@ -391,7 +391,7 @@ def infer(client: Any, name: str, values: Any, model: str = "echo", timeout: flo
         ("y", [0] * 500_000, "echo", "RESOURCE_EXHAUSTED", "BodyTooLarge: the message is larger than 3000000 bytes"),
     ],
 )
-def test_what_tritonclient_is_told_over_grpc(
+def test_errors_for_tritonclient_over_grpc(
     served: Served, name: str, values: Any, model: str, status: str, says: str
 ) -> None:
     with tritonclient.grpc.InferenceServerClient(served.grpc) as client:

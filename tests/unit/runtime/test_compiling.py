@@ -119,7 +119,7 @@ def test_without_compile_nothing_is_compiled(torch_model: Path, compiler: Compil
     assert compiler.modes == []
 
 
-def test_a_compiler_that_fails_is_told_once_and_the_network_runs(
+def test_a_failing_compiler_is_logged_once_and_the_network_runs(
     compiled_model: Path, network: torch.nn.Module, compiler: Compiler, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiler.fails = TorchDynamoException("no C++ compiler\nhere")
@@ -137,7 +137,7 @@ def test_a_compiler_that_fails_later_costs_no_request(
     torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
 
 
-def test_what_the_network_raises_is_its_own(compiled_model: Path, compiler: Compiler) -> None:
+def test_errors_of_the_network_pass_through(compiled_model: Path, compiler: Compiler) -> None:
     model = load(compiled_model)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         model.predict(np.ones((1, 5), np.float32))
@@ -156,7 +156,9 @@ def test_without_a_c_compiler_the_network_runs(
 
 
 @pytest.mark.parametrize("kind", ["python", "torchscript"])
-def test_what_cannot_be_compiled_is_refused(tmp_path: Path, python_model: Callable[[str], Path], kind: str) -> None:
+def test_formats_that_cannot_be_compiled_are_refused(
+    tmp_path: Path, python_model: Callable[[str], Path], kind: str
+) -> None:
     if kind == "python":
         code = "class Net:\n    def load(self, path, config): pass\n    def predict(self, batch): return batch\n"
         root, entrypoint = python_model(code), "predictor:Net"
@@ -171,7 +173,7 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path, python_model: Callab
         load(root, entrypoint=entrypoint, trustCode=True)
 
 
-def test_a_directory_that_cannot_be_made_is_told(
+def test_a_directory_that_cannot_be_created_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")

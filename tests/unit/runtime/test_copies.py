@@ -62,7 +62,7 @@ async def test_less_than_two_copies_in_and_out() -> None:
 
 
 @pytest.mark.parametrize("filling", range(20))
-async def test_what_comes_in_pieces_is_aligned_without_a_copy(filling: int) -> None:
+async def test_a_body_in_pieces_is_aligned_without_a_copy(filling: int) -> None:
     text, headers = document(id="x" * filling)
     body = await read_body(headers, receiving(text, PAYLOAD), 2 * PAYLOAD)
     model = LoadedModel("python", "", lambda batch: batch, Signature((SPEC,), (SPEC,)))
@@ -73,7 +73,7 @@ async def test_what_comes_in_pieces_is_aligned_without_a_copy(filling: int) -> N
 
 
 @pytest.mark.parametrize("headers", [{}, {b"inference-header-content-length": b"7"}], ids=["plain", "padded"])
-async def test_the_limit_is_of_the_body_alone(headers: dict[bytes, bytes]) -> None:
+async def test_the_limit_counts_only_the_body(headers: dict[bytes, bytes]) -> None:
     body = await read_body(headers, receiving(b"1234567", 93), 100)
     assert bytes(body) == b"1234567" + bytes(93)
     with pytest.raises(Problem) as caught:

@@ -160,7 +160,7 @@ def test_without_devices_of_cuda_the_cpu_computes(count: int, vendor: str) -> No
     assert select_device(count, vendor, Cuda(available=True)).is_cpu
 
 
-def test_a_device_that_torch_does_not_see_is_told_and_not_replaced_by_the_cpu() -> None:
+def test_a_device_that_torch_does_not_see_is_an_error() -> None:
     with pytest.raises(
         LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\) and torch .* sees no device: the image"
     ):
@@ -175,7 +175,7 @@ async def test_a_replica_that_was_promised_a_device_does_not_start_without(
         await serve({**args(torch_model), "gpu": {"count": 1, "vendor": "nvidia"}})
 
 
-def test_a_batch_is_given_with_what_is_no_tensor_as_it_is(device: Device, pinned: Pinned) -> None:
+def test_values_that_are_not_tensors_are_not_moved(device: Device, pinned: Pinned) -> None:
     given = device.to_device({"x": torch.zeros(2), "texts": ["a"], "there": torch.zeros(3, device="meta")})
     assert given["texts"] == ["a"]
     assert (given["x"].device.type, given["there"].shape) == ("meta", (3,))

@@ -60,7 +60,7 @@ asyncio.run(serve())
 
 
 @pytest.mark.parametrize("hang", ["time.sleep(600)", "ctypes.PyDLL(None).pause()"], ids=["waits", "holds the lock"])
-def test_a_network_that_hangs_on_the_event_loop_ends_the_process_and_is_in_its_last_words(
+def test_a_network_that_hangs_on_the_event_loop_ends_the_process_with_its_stack(
     torch_model: Path, args: Callable[..., dict[str, Any]], hang: str
 ) -> None:
     (torch_model / "net.py").write_text(HANGS.format(hang=hang, quick=4 * PROBATION_CALLS))
@@ -70,7 +70,7 @@ def test_a_network_that_hangs_on_the_event_loop_ends_the_process_and_is_in_its_l
     assert "in forward" in done.stderr
 
 
-async def test_while_the_event_loop_turns_the_end_is_put_off_and_afterwards_there_is_none(
+async def test_a_running_event_loop_postpones_the_end_of_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[tuple[float, bool]] = []

@@ -163,7 +163,7 @@ async def test_a_request_in_one_piece_is_answered_at_once(server: EchoServer, co
 
 
 @pytest.mark.parametrize(("status", "line"), [("500", b"500 Internal Server Error"), ("599", b"599 ")])
-async def test_the_status_is_told_and_counted(server: EchoServer, connect: Any, status: str, line: bytes) -> None:
+async def test_the_status_is_sent_and_counted(server: EchoServer, connect: Any, status: str, line: bytes) -> None:
     reader, writer = await connect()
     writer.write(post(b"one", f"x-status: {status}"))
     assert await reader.readline() == b"HTTP/1.1 " + line + b"\r\n"
@@ -183,7 +183,7 @@ async def test_the_status_is_told_and_counted(server: EchoServer, connect: Any, 
         post(b"usual"),
     ],
 )
-async def test_every_other_request_takes_the_usual_way(server: EchoServer, connect: Any, request_: bytes) -> None:
+async def test_every_other_request_takes_the_normal_path(server: EchoServer, connect: Any, request_: bytes) -> None:
     reader, writer = await connect()
     writer.write(request_)
     status, _, body = await answer_of(reader)
@@ -192,7 +192,7 @@ async def test_every_other_request_takes_the_usual_way(server: EchoServer, conne
     assert (server.admission.left, server.admission.inside) == ([], 0)
 
 
-async def test_a_body_that_is_announced_is_waited_for(server: EchoServer, connect: Any) -> None:
+async def test_an_announced_body_is_awaited(server: EchoServer, connect: Any) -> None:
     reader, writer = await connect()
     whole = post(b"one", "expect: 100-continue")
     writer.write(whole[:-3])
@@ -201,7 +201,7 @@ async def test_a_body_that_is_announced_is_waited_for(server: EchoServer, connec
     assert b"usual /m one" in (await answer_of(reader))[2]
 
 
-async def test_who_is_not_let_in_takes_the_usual_way(server: EchoServer, connect: Any) -> None:
+async def test_a_request_that_is_not_admitted_takes_the_normal_path(server: EchoServer, connect: Any) -> None:
     server.admission.open = False
     reader, writer = await connect()
     writer.write(post(b"one"))
@@ -243,7 +243,7 @@ def chunked(body: bytes, *, path: str = "/m", trailers: bytes = TRAILERS) -> byt
     return head + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailers)
 
 
-async def test_no_trailer_is_a_header_on_the_short_way(server: EchoServer, connect: Any) -> None:
+async def test_trailers_are_dropped_on_the_fast_path(server: EchoServer, connect: Any) -> None:
     reader, writer = await connect()
     writer.write(chunked(b"one") + post(b"two"))
     status, headers, body = await answer_of(reader)
@@ -261,7 +261,7 @@ async def test_no_trailer_is_a_header_on_the_short_way(server: EchoServer, conne
 )
 @pytest.mark.parametrize(("path", "body"), [("/m", b"usual"), ("/other", b"one")])
 @pytest.mark.parametrize("at", [-len(TRAILERS) - 2, -3, 10_000], ids=["late", "in two pieces", "at once"])
-async def test_no_trailer_is_a_header_on_the_usual_way(
+async def test_trailers_are_dropped_on_the_normal_path(
     server: EchoServer, connect: Any, path: str, body: bytes, at: int
 ) -> None:
     server.gate.clear()
@@ -300,7 +300,7 @@ async def test_pipelined_requests_are_answered_in_their_order(server: EchoServer
         b"POST /m HTTP/1.1\r\nhost m\r\n\r\n",
     ],
 )
-async def test_malformed_requests_harm_nobody(server: EchoServer, connect: Any, garbage: bytes) -> None:
+async def test_malformed_requests_affect_no_other_client(server: EchoServer, connect: Any, garbage: bytes) -> None:
     reader, writer = await connect()
     good, more = await connect()
     writer.write(garbage)
@@ -311,7 +311,7 @@ async def test_malformed_requests_harm_nobody(server: EchoServer, connect: Any, 
     assert (server.admission.inside, server.asked) == (0, 0)
 
 
-async def test_a_client_that_leaves_in_the_middle_harms_nobody(server: EchoServer, connect: Any) -> None:
+async def test_a_client_that_leaves_in_the_middle_affects_no_other(server: EchoServer, connect: Any) -> None:
     _, writer = await connect()
     writer.write(post(b"one")[:-2])
     writer.transport.abort()
@@ -320,7 +320,7 @@ async def test_a_client_that_leaves_in_the_middle_harms_nobody(server: EchoServe
     assert (await answer_of(reader))[2] == b"short / two"
 
 
-async def test_a_mistake_of_ours_closes_the_way_and_costs_no_request(
+async def test_an_error_of_the_fast_path_disables_it_without_a_lost_request(
     server: EchoServer, connect: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader, writer = await connect()
@@ -333,7 +333,7 @@ async def test_a_mistake_of_ours_closes_the_way_and_costs_no_request(
     assert server.admission.inside == 0
 
 
-async def test_what_cannot_be_counted_is_answered_once(
+async def test_a_request_that_cannot_be_counted_is_answered_once(
     server: EchoServer, connect: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.admission.fails = True
@@ -394,7 +394,7 @@ NAN = b'{"inputs":[[1e30,1e30,-1e30,1e30]]}'
         ("/", {"x-sundog-timeout-seconds": "5"}, GOOD),
     ],
 )
-async def test_the_answer_is_that_of_the_usual_way(
+async def test_the_answer_equals_that_of_the_normal_path(
     replica: Replica, path: str, headers: dict[str, str], body: bytes
 ) -> None:
     before = replica.metrics.fast_path_answers
@@ -420,7 +420,7 @@ async def test_the_answer_is_that_of_the_usual_way(
         ("/nowhere", {}, GOOD),
     ],
 )
-async def test_what_is_not_the_usual_is_left_to_the_usual_way(
+async def test_unusual_requests_take_the_normal_path(
     replica: Replica, path: str, headers: dict[bytes, bytes], body: bytes
 ) -> None:
     before = (dict(replica.metrics.answers), replica.metrics.fast_path_answers)
@@ -428,7 +428,7 @@ async def test_what_is_not_the_usual_is_left_to_the_usual_way(
     assert (dict(replica.metrics.answers), replica.metrics.fast_path_answers) == before
 
 
-async def test_a_trailer_behind_the_headers_takes_the_place_of_none(replica: Replica) -> None:
+async def test_a_trailer_replaces_no_header(replica: Replica) -> None:
     """A server may append trailers to the headers, as Serve's own proxy does."""
     headers = [("x-sundog-timeout-seconds", "60"), ("x-request-id", "given")]
     trailers = [("x-sundog-timeout-seconds", "1e-9"), ("x-request-id", "forged")]
@@ -438,7 +438,7 @@ async def test_a_trailer_behind_the_headers_takes_the_place_of_none(replica: Rep
     assert refused.json()["requestId"] == "given"
 
 
-async def test_a_model_that_is_asked_at_once_is_told_the_parameters(replica: Replica) -> None:
+async def test_the_fast_path_passes_parameters_to_the_model(replica: Replica) -> None:
     seen: list[Any] = []
     usual = replica._model.predict
     object.__setattr__(
@@ -449,7 +449,7 @@ async def test_a_model_that_is_asked_at_once_is_told_the_parameters(replica: Rep
     assert seen == [{"seed": 7}, {}]
 
 
-async def test_an_error_of_the_model_is_told_at_once_and_only_once(replica: Replica) -> None:
+async def test_the_fast_path_reports_an_error_of_the_model_once(replica: Replica) -> None:
     calls = []
 
     def broken(batch: Any) -> Any:
@@ -463,7 +463,7 @@ async def test_an_error_of_the_model_is_told_at_once_and_only_once(replica: Repl
     assert replica.metrics.answers["ModelError"] == 1
 
 
-async def test_nothing_is_answered_beside_a_call_on_the_thread(replica: Replica) -> None:
+async def test_the_fast_path_never_runs_beside_a_call_on_the_thread(replica: Replica) -> None:
     """A model runs one call at a time."""
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -477,7 +477,7 @@ async def test_nothing_is_answered_beside_a_call_on_the_thread(replica: Replica)
     assert replica.app.try_answer("/", {}, GOOD) is not None
 
 
-async def test_after_a_large_answer_the_next_is_written_elsewhere(replica: Replica) -> None:
+async def test_after_a_large_answer_the_next_takes_the_normal_path(replica: Replica) -> None:
     import torch
 
     small = replica._model.predict

@@ -92,14 +92,14 @@ def test_weights_of_another_precision_are_converted(torch_model: Path, network: 
     torch.testing.assert_close(load(torch_model).predict(X), network.float()(torch.from_numpy(X)).detach())
 
 
-def test_what_the_manifest_says_goes_before_model_yaml(torch_model: Path) -> None:
+def test_the_manifest_overrides_model_yaml(torch_model: Path) -> None:
     (torch_model / "model.yaml").write_text("entrypoint: net:Nowhere\nconfig: {hidden: 5, wrong: 1}\nformat: python\n")
     append(torch_model / "net.py", "\ndef make(hidden, wrong):\n    assert wrong == 1\n    return Net(hidden)\n")
     model = load(torch_model, "net:make", config={"hidden": 8}, format="torch")
     assert model.predict(X).shape == (1, 3)
 
 
-def test_model_yaml_alone_says_how_to_load(torch_model: Path) -> None:
+def test_model_yaml_alone_is_enough_to_load(torch_model: Path) -> None:
     (torch_model / "model.yaml").write_text("entrypoint: net:Net\nconfig: {hidden: 8}\nformat: torch\n")
     assert load(torch_model, "").predict(X).shape == (1, 3)
 
@@ -120,7 +120,7 @@ def test_evaluation_mode(torch_model: Path) -> None:
     assert load(torch_model).predict(X).tolist() == [[0.0, 0.0, 0.0]]
 
 
-def test_auto_says_what_it_found(torch_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_the_detected_format(torch_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
         load(torch_model)
     assert f"format auto: found model.safetensors, which is safetensors in {torch_model}" in caplog.text
@@ -248,7 +248,7 @@ def test_the_digest_covers_code_and_nothing_is_written(torch_model: Path) -> Non
     assert tree_digest(read_tree(torch_model)) == digest, "loading left something behind"
 
 
-def test_verified_code_is_what_runs_even_if_the_file_changes(torch_model: Path) -> None:
+def test_only_verified_code_runs_even_if_the_file_changes(torch_model: Path) -> None:
     files = open_model(f"file://{torch_model}", tree_digest(read_tree(torch_model)))
     (torch_model / "net.py").write_text("raise AssertionError('not what was verified')")
     assert ModelCode(files).resolve("net:Net").__name__ == "Net"
@@ -282,7 +282,7 @@ def test_two_revisions_with_modules_of_the_same_names(tmp_path: Path) -> None:
         first()
 
 
-def test_a_model_s_module_hides_an_installed_one_from_the_model_alone(tmp_path: Path) -> None:
+def test_a_model_s_module_hides_an_installed_one_only_from_the_model(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("mine = True\n")
     (tmp_path / "net.py").write_text("import json\nmine = json.mine\n")
     assert ModelCode(ModelFiles(tmp_path)).resolve("net:mine") is True

@@ -28,7 +28,7 @@ from sundog_runtime.protocol.inference_pb2 import ServerLiveResponse
         ("", False),
     ],
 )
-def test_who_is_on_this_machine(peer: str, local: bool) -> None:
+def test_callers_on_this_machine(peer: str, local: bool) -> None:
     assert _is_local(peer) == local
 
 
@@ -147,7 +147,7 @@ async def test_the_edges_request_id_is_in_the_log(caplog: pytest.LogCaptureFixtu
     assert "request find-me: the model raised" in caplog.text
 
 
-async def test_an_error_of_serve_is_made_one_without_an_answer() -> None:
+async def test_an_error_is_sent_without_an_answer() -> None:
     """Serve sets a status and sends an empty message, after which the edge's proxy would not see the status."""
 
     async def handler(request: bytes, context: Any) -> bytes:

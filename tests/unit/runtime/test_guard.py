@@ -36,7 +36,7 @@ def test_metadata_services_are_open_to_no_name(address: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0", "127.000.000.001", "127.0.0.1."])
-def test_what_a_resolver_may_take_for_an_address_is_refused(host: str) -> None:
+def test_ambiguous_addresses_are_refused(host: str) -> None:
     with pytest.raises(SourceRefused, match="written in full"):
         AddressGuard().check_literal(host)
 

@@ -120,7 +120,7 @@ def test_an_output_in_the_other_byte_order_is_answered_as_in_ours(dtype: str, de
 
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("dtype", [dtype for dtype in VALUES if dtype not in ("bfloat16", "bytes")])
-def test_every_datatype_but_bf16_goes_both_ways_in_json(dtype: str, flat: bool) -> None:
+def test_every_datatype_except_bf16_goes_both_ways_in_json(dtype: str, flat: bool) -> None:
     array = VALUES[dtype]
     data = array.ravel().tolist() if flat else array.tolist()
     body = {"inputs": [{"name": "x", "datatype": OIP_TYPES[dtype], "shape": [2, 2], "data": data}]}
@@ -240,7 +240,7 @@ def asking(model: LoadedModel) -> tuple[bytes, dict[bytes, bytes]]:
         (False, True, True),
     ],
 )
-def test_what_an_output_says_goes_before_what_the_request_says(
+def test_an_output_s_flag_overrides_the_request_s(
     request_level: bool | None, output_level: bool | None, expected: bool
 ) -> None:
     body: dict[str, Any] = {

@@ -83,7 +83,7 @@ def test_examples_fit_their_schemas_and_are_answered(model: LoadedModel) -> None
         [1, 2, 3, 4],
     ],
 )
-def test_what_the_schema_refuses_is_refused(body: Any) -> None:
+def test_requests_that_the_schema_refuses_are_refused(body: Any) -> None:
     schema = document_of(ONE)["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert not jsonschema.Draft202012Validator(schema).is_valid(body)
     with pytest.raises(Problem):
@@ -96,7 +96,7 @@ def test_large_inputs_and_unknown_ones_have_no_example() -> None:
         assert "example" not in content["application/json"]
 
 
-def test_what_has_no_form_in_json_is_asked_for_in_binary() -> None:
+def test_values_without_a_form_in_json_are_requested_in_binary() -> None:
     bodies = ({"inputs": {"png": ["a"], "turn": [1]}}, [[1, 2, 3, 4]])
     for model, body in zip((PICTURES, DRAWS), bodies, strict=True):
         document = document_of(model)
@@ -114,7 +114,7 @@ def test_what_has_no_form_in_json_is_asked_for_in_binary() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v2/models/m/infer"])
-def test_only_streams_are_said_to_stream(path: str) -> None:
+def test_only_streaming_models_document_streams(path: str) -> None:
     whole, pieces = (document_of(model)["paths"][path]["post"]["responses"] for model in (ONE, STREAM))
     binary = {"application/octet-stream"} if path != "/" else set()
     assert set(whole["200"]["content"]) == {"application/json"} | binary

@@ -88,7 +88,7 @@ def test_it_can_be_run_again_and_changes_nothing(workshop: Path) -> None:
     assert second["latencySeconds"] > 0
 
 
-def test_a_folder_that_is_a_model_gets_what_it_lacks(workshop: Path) -> None:
+def test_an_existing_model_directory_is_completed(workshop: Path) -> None:
     done = sundog(package, ".", "--entrypoint", "net:Net", "--config", "hidden=8")
     assert done.exit_code == 0, done.output
     assert not (workshop / "weights.pt").exists()
@@ -96,7 +96,7 @@ def test_a_folder_that_is_a_model_gets_what_it_lacks(workshop: Path) -> None:
     assert (workshop / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_what_fails_leaves_everything_as_it_was(workshop: Path) -> None:
+def test_a_failure_leaves_the_directory_unchanged(workshop: Path) -> None:
     before = {path.name: path.read_bytes() for path in workshop.iterdir()}
     done = sundog(package, ".", "--entrypoint", "net:Net", "--config", "hidden=9")
     assert done.exit_code == 1
@@ -188,7 +188,7 @@ def test_a_predictor_of_bytes_is_described_by_its_example(workshop: Path) -> Non
     assert "turned bytes [-1]" in done.output
 
 
-def test_bytes_that_nobody_gives_are_not_guessed(workshop: Path) -> None:
+def test_missing_bytes_are_not_guessed(workshop: Path) -> None:
     (workshop / "pictures.py").write_text(PICTURES)
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1")
     done = sundog(package, *arguments)
@@ -299,7 +299,7 @@ def test_tied_weights_become_safetensors(workshop: Path) -> None:
         (["--weights", "weights.pt", "--entrypoint", "net:Net", "--example", "[[1, []]]"], 1, "--example: "),
     ],
 )
-def test_what_is_wrong_is_told(workshop: Path, arguments: list[str], code: int, says: str) -> None:
+def test_errors_are_reported_in_one_line(workshop: Path, arguments: list[str], code: int, says: str) -> None:
     torch.save(torch.nn.Linear(1, 1), workshop / "whole.pt")
     torch.save([torch.zeros(1)], workshop / "list.pt")
     done = sundog(package, "model", *arguments)

@@ -145,15 +145,13 @@ def test_byte_strings_that_the_interpreter_shares_are_not_written_to() -> None:
     assert bytes([7])[0] == 7
 
 
-def test_what_is_no_array_of_numbers_stays_as_it_is() -> None:
+def test_values_that_are_not_numeric_arrays_are_unchanged() -> None:
     assert to_tensor(["a"]) == ["a"]
     texts = np.array(["a"], dtype=object)
     assert to_tensor(texts) is texts
 
 
-def test_what_goes_while_a_model_is_measured_counts_for_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_vanish_during_the_measurement_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     going = tmp_path / "model" / "going"
     going.mkdir(parents=True)
     (going / "weights").write_bytes(b"123")

@@ -130,7 +130,7 @@ async def test_several_inputs_and_outputs_have_names(
         assert answer[outputs[1]] == [2.0]
 
 
-def test_names_of_model_yaml_go_before_the_program_s(tmp_path: Path) -> None:
+def test_names_of_model_yaml_override_the_program_s(tmp_path: Path) -> None:
     network = Two("tuple")
     export(network, tmp_path / "two.pt2", torch.zeros(2, 4), torch.zeros(2))
     (tmp_path / "model.yaml").write_text(
@@ -206,7 +206,7 @@ async def test_inputs_by_keyword_are_inputs_as_those_by_position(
     ],
 )
 @pytest.mark.parametrize("protocol", ["plain", "open inference"])
-async def test_sizes_that_a_program_does_not_take_are_the_client_s_mistake(
+async def test_sizes_that_a_program_does_not_accept_are_the_client_s_error(
     tmp_path: Path,
     serve: Callable[..., Any],
     args: Callable[..., dict[str, Any]],
@@ -290,7 +290,7 @@ def test_without_trust_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.Mon
     assert "set spec.model.trustCode: true" in caught.value.message
 
 
-def test_auto_tells_what_it_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_the_archive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     export(Digits(), tmp_path / "digits.txt", torch.zeros(2, 64))
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
         load(tmp_path)
@@ -361,7 +361,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("write", "found", "instead"), REFUSED, ids=[str(found) for _, found, _ in REFUSED])
-def test_what_is_refused_says_what_to_do_instead(
+def test_refused_archives_come_with_a_hint(
     tmp_path: Path, write: Callable[[Path], None], found: Content, instead: str
 ) -> None:
     write(tmp_path / "model.safetensors")

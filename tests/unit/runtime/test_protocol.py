@@ -443,7 +443,7 @@ class Pieces:
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["drop by drop", "silent"])
-async def test_a_body_that_does_not_arrive_in_time_is_given_up(client: httpx.AsyncClient, silent: bool) -> None:
+async def test_a_body_that_does_not_arrive_in_time_is_a_timeout(client: httpx.AsyncClient, silent: bool) -> None:
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * 10_000_000, timeout="0.5")
     if silent:
@@ -475,7 +475,7 @@ async def test_a_body_that_lies_unread_when_the_time_is_over_is_the_replica_s_fa
     assert document["detail"] == "the request's deadline passed before its body was read"
 
 
-async def test_who_leaves_while_its_body_is_late_is_not_answered(client: httpx.AsyncClient) -> None:
+async def test_a_client_that_leaves_while_its_body_is_late_gets_no_answer(client: httpx.AsyncClient) -> None:
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * 100, timeout="0.0000001")
 
@@ -492,7 +492,7 @@ EARLY = [(("POST", "/nothing"), 404), (("GET", "/"), 405), (("GET", "/v2/health/
 
 
 @pytest.mark.parametrize(("asked", "status"), EARLY)
-async def test_who_was_answered_and_sends_on_has_the_rest_of_the_request_s_time(
+async def test_a_client_may_send_the_rest_until_the_deadline(
     client: httpx.AsyncClient, asked: tuple[str, str], status: int
 ) -> None:
     replica = client.replica  # type: ignore[attr-defined]
@@ -507,7 +507,7 @@ async def test_who_was_answered_and_sends_on_has_the_rest_of_the_request_s_time(
 
 
 @pytest.mark.parametrize(("asked", "status"), EARLY)
-async def test_who_was_answered_and_sends_the_rest_in_time_keeps_its_connection(
+async def test_a_client_that_sends_the_rest_in_time_keeps_its_connection(
     client: httpx.AsyncClient, asked: tuple[str, str], status: int
 ) -> None:
     replica = client.replica  # type: ignore[attr-defined]
@@ -519,7 +519,7 @@ async def test_who_was_answered_and_sends_the_rest_in_time_keeps_its_connection(
 
 
 @pytest.mark.parametrize(("asked", "status"), EARLY)
-async def test_without_a_deadline_what_is_sent_on_is_the_server_s(
+async def test_without_a_deadline_the_rest_of_a_body_is_left_to_the_server(
     client: httpx.AsyncClient, asked: tuple[str, str], status: int
 ) -> None:
     request = Pieces(b" " * 100, asked=asked)
@@ -535,7 +535,7 @@ async def test_a_slow_body_that_arrives_in_time_is_answered(client: httpx.AsyncC
     assert b"connection" not in dict(request.sent[0]["headers"])
 
 
-async def test_who_is_cancelled_while_its_body_comes_is_not_answered(client: httpx.AsyncClient) -> None:
+async def test_a_request_cancelled_during_its_body_gets_no_answer(client: httpx.AsyncClient) -> None:
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * 100, timeout="30")
     request.go.clear()
@@ -707,7 +707,7 @@ class Predictor:
         (None, "NoneType"),
     ],
 )
-async def test_what_an_undeclared_predictor_gets(
+async def test_inputs_of_an_undeclared_predictor(
     python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any, kind: str
 ) -> None:
     client = await serve(args(python_model(ECHO), "predictor:Predictor"))
@@ -716,7 +716,7 @@ async def test_what_an_undeclared_predictor_gets(
 
 
 @pytest.mark.parametrize("inputs", [[[1, 2], [3]], [1, True], [], {}])
-async def test_what_an_undeclared_predictor_does_not_get(
+async def test_refused_inputs_of_an_undeclared_predictor(
     python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any
 ) -> None:
     client = await serve(args(python_model(ECHO), "predictor:Predictor"))
@@ -808,7 +808,7 @@ bodies = st.one_of(
 
 @settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["/", "/v2/models/digits/infer"]), body=bodies)
-async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path: str, body: bytes) -> None:
+async def test_any_body_gets_an_answer_or_a_problem(client: httpx.AsyncClient, path: str, body: bytes) -> None:
     answer = await client.post(path, content=body)
     if answer.status_code == 200:
         flat = np.array(answer.json()["outputs"] if path == "/" else answer.json()["outputs"][0]["data"], dtype=float)
@@ -824,7 +824,7 @@ async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path:
 
 @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS"]), path=st.text(max_size=30))
-async def test_no_path_gets_more_than_a_problem(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_any_path_gets_an_answer_or_a_problem(client: httpx.AsyncClient, method: str, path: str) -> None:
     answer = await client.request(method, f"http://replica/digits-r8.app/{quote(path)}")
     assert answer.status_code in (200, 400, 404, 405)
 
@@ -842,7 +842,7 @@ async def test_no_path_gets_more_than_a_problem(client: httpx.AsyncClient, metho
         ("__import__('numpy').zeros((1, 2))", 500, "OutputNotAsDeclared"),
     ],
 )
-async def test_lists_become_what_was_declared(
+async def test_lists_become_arrays_of_the_declared_type(
     python_model: Callable[[str], Path], args: Any, serve: Any, value: str, status: int, expected: Any
 ) -> None:
     root = python_model(FAILS.replace('eval(batch["code"])', value))

@@ -79,7 +79,7 @@ async def test_warm_up_uses_declared_shapes(
     assert "warm-up: 3 requests in" in caplog.text
 
 
-async def test_nothing_known_is_said(
+async def test_a_skipped_warm_up_is_logged(
     python_model: Callable[[str], Path], args: Any, serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
@@ -102,7 +102,7 @@ outputs: [{name: turned, dtype: bytes, shape: [-1]}]
 """
 
 
-async def test_a_thread_at_rest_holds_nothing_of_what_it_did() -> None:
+async def test_an_idle_thread_keeps_no_reference_to_its_last_call() -> None:
     """The body of the last large request would otherwise stay in memory until the next one."""
 
     class Body:
@@ -284,7 +284,7 @@ async def test_one_call_at_a_time_in_order() -> None:
     thread.close()
 
 
-async def test_a_call_nobody_waits_for_is_not_made() -> None:
+async def test_a_cancelled_call_is_skipped() -> None:
     thread, release, made = ModelThread(), threading.Event(), []
     first = asyncio.create_task(thread.run(release.wait))
     second = asyncio.create_task(thread.run(lambda: made.append(1)))
@@ -317,7 +317,7 @@ async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: A
     await replica.check_health()
 
 
-async def test_who_has_the_result_of_a_call_finds_the_thread_free(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_thread_is_free_when_a_result_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, looked_at = asyncio.get_running_loop(), threading.Event()
     call = loop.call_soon_threadsafe
 

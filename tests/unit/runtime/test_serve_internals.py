@@ -72,7 +72,7 @@ def quiet_serve() -> Any:
     logger.setLevel(before)
 
 
-async def test_the_protocol_is_set_protocolto_serves_server(quiet_serve: logging.Logger) -> None:
+async def test_the_protocol_is_set_on_serves_server(quiet_serve: logging.Logger) -> None:
     replica = standin()
     assert _set_protocol(replica, lambda *_: None, ("/", "/v2/models/m/infer")) == ""
     config = replica._direct_ingress_http_server.config
@@ -102,7 +102,7 @@ def _middleware(replica: SimpleNamespace) -> None:
         (lambda _: logging.getLogger("ray.serve").setLevel(logging.INFO), "logged"),
     ],
 )
-async def test_another_serve_is_left_as_it_is(
+async def test_another_serve_stays_unchanged(
     quiet_serve: logging.Logger, change: Callable[[SimpleNamespace], None], reason: str
 ) -> None:
     replica = standin()
@@ -113,7 +113,7 @@ async def test_another_serve_is_left_as_it_is(
 
 
 @pytest.mark.parametrize("missing", sorted(set(vars(standin())) - {"_semaphore", "_can_accept_request"}))
-async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
+async def test_a_serve_with_other_internals_is_logged_once_and_serves(
     quiet_serve: logging.Logger, missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from ray._private import worker
@@ -148,7 +148,7 @@ async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
         ("2.60.0", "on", ""),
     ],
 )
-async def test_it_is_off_by_its_switch_and_with_any_other_ray(
+async def test_it_is_disabled_by_its_variable_and_with_any_other_ray(
     quiet_serve: logging.Logger,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -179,7 +179,7 @@ async def test_it_is_off_by_its_switch_and_with_any_other_ray(
     assert hasattr(config.http, "fast_path") == (not reason)
 
 
-async def test_requests_count_until_the_event_loop_comes_round() -> None:
+async def test_requests_count_until_the_next_turn_of_the_event_loop() -> None:
     replica = standin()
     counts = replica._metrics_manager
     metered = _Metered(replica, asyncio.get_running_loop())
@@ -203,7 +203,7 @@ async def test_serves_limits_hold(change: dict[str, Any]) -> None:
     assert replica._metrics_manager.ongoing == 0
 
 
-async def test_once_it_has_started_a_replica_leaves_what_stays_to_no_collection(
+async def test_after_its_start_a_replica_freezes_garbage_collection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []

@@ -67,7 +67,7 @@ def test_plain_uris_are_taken_literally(uri: str, path: str) -> None:
         ("", "file://"),
     ],
 )
-def test_everything_else_is_refused_and_says_why(uri: str, says: str) -> None:
+def test_all_other_uris_are_refused_with_a_reason(uri: str, says: str) -> None:
     with pytest.raises(LoadFailed) as caught:
         parse_uri(uri)
     assert says in caught.value.message

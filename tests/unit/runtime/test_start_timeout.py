@@ -76,7 +76,7 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_what_ends_in_time_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_attempt_that_ends_in_time_leaves_no_file(tmp_path: Path) -> None:
     attempts = StartAttempts(tmp_path / "starts", "digits")
 
     async def seven() -> int:
@@ -87,7 +87,7 @@ async def test_what_ends_in_time_leaves_nothing(tmp_path: Path) -> None:
     attempts.raise_last_timeout()
 
 
-async def test_what_fails_in_time_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_attempt_that_fails_in_time_leaves_no_file(tmp_path: Path) -> None:
     async def fails() -> None:
         raise TimeoutError("of the model's own")
 
@@ -97,9 +97,7 @@ async def test_what_fails_in_time_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [LATE, WarmupTimeout("4 warm-up requests did not end within 1 s")])
-async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
-    tmp_path: Path, late: StartError
-) -> None:
+async def test_a_timeout_is_raised_by_the_next_attempt_of_its_revision(tmp_path: Path, late: StartError) -> None:
     now = time.time()
     with pytest.raises(type(late)):
         await StartAttempts(tmp_path, "digits").run_with_timeout(never(), 0.01, late)
@@ -117,7 +115,7 @@ async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
     assert left(tmp_path) == []
 
 
-async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
+async def test_an_attempt_in_progress_is_not_reported(tmp_path: Path) -> None:
     under_way = asyncio.create_task(StartAttempts(tmp_path, "digits").run_with_timeout(never(), PATIENCE_S, LATE))
     await asyncio.sleep(0)
     assert len(left(tmp_path)) == 1
@@ -128,7 +126,7 @@ async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-async def test_a_folder_that_cannot_be_made_hinders_nobody(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_created_does_not_prevent_a_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     attempts = StartAttempts(tmp_path / "file", "digits")
     attempts.raise_last_timeout()
@@ -145,7 +143,7 @@ async def test_a_folder_that_cannot_be_made_hinders_nobody(tmp_path: Path) -> No
         ("predict", "4 warm-up requests did not end within 2 s"),
     ],
 )
-def test_a_model_that_holds_the_lock_is_ended_and_told(
+def test_a_model_that_holds_the_lock_is_ended_and_reported(
     python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], part: str, says: str
 ) -> None:
     code = {"load": "pass", "configure": "pass", "predict": "return batch"} | {part: FOR_EVER}
@@ -169,7 +167,7 @@ def test_a_model_that_holds_the_lock_is_ended_and_told(
     assert type(raised.value) is (WarmupTimeout if part == "predict" else LoadTimeout)
 
 
-async def test_what_was_put_in_again_is_a_real_attempt(torch_model: Path, args: Callable[..., dict[str, Any]]) -> None:
+async def test_a_new_build_is_a_real_attempt(torch_model: Path, args: Callable[..., dict[str, Any]]) -> None:
     wanted = args(torch_model)
     with pytest.raises(LoadTimeout):
         await _attempts(parse_arguments(wanted), "1").run_with_timeout(never(), 0.01, LATE)
@@ -195,5 +193,5 @@ def test_a_deadline_that_is_no_number_of_seconds_is_refused(text: str) -> None:
         load_deadline_s(0, {"SUNDOG_LOAD_MAX_SECONDS": text})
 
 
-def test_whoever_runs_the_server_says_how_long_a_load_may_take() -> None:
+def test_the_administrator_sets_the_load_deadline() -> None:
     assert load_deadline_s(40_000_000, {"SUNDOG_LOAD_MAX_SECONDS": "30"}) == 32

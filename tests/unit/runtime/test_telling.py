@@ -69,7 +69,7 @@ def test_the_edges_deadline_is_taken_as_it_is(given: str, seconds: float | None)
     assert found == (float("inf") if seconds is None else 100 + seconds)
 
 
-def test_what_is_worked_on() -> None:
+def test_current_requests() -> None:
     one, two = RequestContext(), RequestContext()
     assert (current(), joined()) == (None, ())
     with working_on(one):
@@ -156,7 +156,7 @@ def loggers() -> Iterator[tuple[logging.Logger, logging.Logger]]:
 
 
 @pytest.mark.parametrize(("level", "serve_says"), [(logging.INFO, False), (logging.DEBUG, True)])
-def test_serve_makes_no_record_of_a_request_and_we_still_speak(
+def test_serve_logs_no_requests_and_this_package_still_logs(
     loggers: tuple[logging.Logger, logging.Logger], level: int, serve_says: bool
 ) -> None:
     serve, ours = loggers
@@ -235,12 +235,12 @@ def test_growth_is_exported_once() -> None:
     ("before", "cpu", "threads"),
     [({}, 2.0, "2"), ({"OMP_NUM_THREADS": "1"}, 1.2, "2"), ({"OMP_NUM_THREADS": "1"}, 0.5, "1")],
 )
-def test_libraries_are_told_their_share(before: dict[str, str], cpu: float, threads: str) -> None:
+def test_libraries_get_their_share_of_threads(before: dict[str, str], cpu: float, threads: str) -> None:
     limit_library_threads(cpu, before)
     assert set(before.values()) == {threads}
 
 
-def test_what_the_user_set_stays() -> None:
+def test_values_that_the_user_set_stay() -> None:
     environment = {"OMP_NUM_THREADS": "7", "MKL_NUM_THREADS": "3"}
     limit_library_threads(2.0, environment)
     assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == ("7", "3")
@@ -291,7 +291,7 @@ async def test_the_phases_of_the_start_can_be_read(torch_model: Path, args: Any,
     assert client.replica.metrics.startup.keys() == document["phases"].keys()  # type: ignore[attr-defined]
 
 
-def test_the_parts_of_a_phase_stand_in_its_place() -> None:
+def test_the_parts_of_a_phase_replace_it() -> None:
     startup = StartupPhases(iter((1.0, 6.0, 6.0, 7.0)).__next__)
     for name in ("download", "load"):
         with startup.phase(name):

@@ -121,7 +121,7 @@ async def test_tokens_where_there_is_no_tokenizer(
     ("ids", "says"),
     [([[2, 8]], "a token outside of 0 to 7"), ([[-1]], "a token outside of 0 to 7"), ([[2] * 13], "at most 12")],
 )
-async def test_tokens_that_the_network_would_fall_over(
+async def test_tokens_outside_of_the_network_s_limits_are_refused(
     tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], ids: list[list[int]], says: str
 ) -> None:
     client = await serve(args(save(tmp_path, bert()), ""))
@@ -130,7 +130,7 @@ async def test_tokens_that_the_network_would_fall_over(
     assert says in answer.json()["detail"]
 
 
-def test_a_text_longer_than_the_network_takes_is_cut(tmp_path: Path) -> None:
+def test_a_text_longer_than_the_network_accepts_is_cut(tmp_path: Path) -> None:
     model = load(save(tmp_path, bert(), tokenizer()))
     assert model.predict(["good " * 50])["logits"].shape == (1, 2)
 
@@ -169,7 +169,7 @@ def test_embeddings_leave_padding_out(tmp_path: Path, pooling: str) -> None:
         ([[0, 0, 0]], "input 'attention_mask' has a row without a token"),
     ],
 )
-def test_what_comes_beside_tokens_fits_to_them(tmp_path: Path, mask: list[list[int]], says: str) -> None:
+def test_inputs_beside_tokens_fit_them(tmp_path: Path, mask: list[list[int]], says: str) -> None:
     save(tmp_path, bert(BertModel))
     (tmp_path / "model.yaml").write_text(
         "inputs:\n- {name: input_ids, dtype: int64, shape: [-1, -1]}\n"
@@ -232,7 +232,7 @@ POOLING: list[tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] = [
 @pytest.mark.parametrize(("config", "pool"), POOLING, ids=[" ".join(config) for config, _ in POOLING])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_sentences_are_pooled_as_their_directory_says(
+def test_sentences_are_pooled_by_the_directory_s_settings(
     tmp_path: Path, config: dict[str, Any], pool: Callable[[torch.Tensor], torch.Tensor], normalize: bool, side: str
 ) -> None:
     network, words = bert(BertModel, position_embedding_type="none"), tokenizer()
@@ -249,7 +249,7 @@ def test_sentences_are_pooled_as_their_directory_says(
     torch.testing.assert_close(model.predict(TEXTS)["embeddings"], wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_sentences_are_cut_lowered_and_prompted_as_their_directory_says(tmp_path: Path) -> None:
+def test_sentences_are_cut_lowered_and_prompted_by_the_directory_s_settings(tmp_path: Path) -> None:
     network = bert(BertModel)
     save(tmp_path, network, tokenizer())
     main = {"prompts": {"query": "A film ", "other": "x"}, "default_prompt_name": "query"}
@@ -272,7 +272,7 @@ def test_sentences_of_a_network_that_was_saved_under_another_head(tmp_path: Path
     torch.testing.assert_close(load(tmp_path).predict(TEXTS)["embeddings"], wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_the_manifest_s_pooling_and_task_go_before_the_directory_s(tmp_path: Path) -> None:
+def test_the_manifest_s_pooling_and_task_override_the_directory_s(tmp_path: Path) -> None:
     network = bert(BertModel)
     sentences(save(tmp_path, network, tokenizer()), {"pooling_mode_mean_tokens": True})
     wanted = vectors(network, TEXTS, lambda tokens: tokens[0])
@@ -319,7 +319,7 @@ def test_sentences_that_would_not_be_their_authors_are_refused(
         ({"num_labels": 1, "id2label": {0: "x"}, "label2id": {"x": 0}}, ["logits"]),
     ],
 )
-def test_what_a_classifier_answers(tmp_path: Path, config: dict[str, Any], names: list[str]) -> None:
+def test_outputs_of_a_classifier(tmp_path: Path, config: dict[str, Any], names: list[str]) -> None:
     given = {key: value for key, value in config.items() if key != "num_labels"}
     model = load(save(tmp_path, bert(**given), tokenizer()))
     assert list(model.predict(["good"])) == names == [spec.name for spec in model.signature.outputs]
@@ -437,7 +437,7 @@ def test_classification_needs_classes(tmp_path: Path) -> None:
         load(save(tmp_path, bert(BertModel)), config={"task": "classification"})
 
 
-def test_declared_inputs_that_the_network_does_not_take(tmp_path: Path) -> None:
+def test_declared_inputs_that_the_network_does_not_accept(tmp_path: Path) -> None:
     save(tmp_path, bert())
     (tmp_path / "model.yaml").write_text("inputs:\n- {name: words, dtype: int64, shape: [-1, -1]}\n")
     with pytest.raises(LoadFailed, match="the declared input 'words' is none of BertForSequenceClassification"):

@@ -33,7 +33,7 @@ from sundog_runtime.telemetry.metrics import ReplicaMetrics
 ROW = np.zeros((1, 2), "float32")
 
 
-def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
+def test_durations_are_quick_after_probation_and_forget_slowly() -> None:
     pace = PassDurations()
     for _ in range(PROBATION_CALLS):
         assert not pace.is_quick
@@ -54,14 +54,14 @@ def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
     assert pace.is_quick
 
 
-def test_pace_never_calls_a_slow_model_quick() -> None:
+def test_durations_of_a_slow_model_are_never_quick() -> None:
     pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * 1.5)
     assert not pace.is_quick
 
 
-def test_pace_near_its_limit_does_not_go_to_and_fro() -> None:
+def test_a_duration_near_its_limit_does_not_alternate() -> None:
     pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * (1 + HYSTERESIS) / 2)
@@ -76,7 +76,7 @@ def test_pace_near_its_limit_does_not_go_to_and_fro() -> None:
 @pytest.mark.parametrize(
     ("seconds", "passes"), [(LONG_SECONDS * 1.01, 1), (0.3, 1), (QUICK_SECONDS * 5, 16), (QUICK_SECONDS * 2, 64)]
 )
-def test_a_model_that_turns_slow_leaves_within_so_many_passes(seconds: float, passes: int) -> None:
+def test_a_model_that_turns_slow_leaves_within_a_number_of_passes(seconds: float, passes: int) -> None:
     pace = PassDurations()
     for _ in range(10 * PROBATION_CALLS):
         pace.observe(QUICK_SECONDS / 10)
@@ -86,7 +86,7 @@ def test_a_model_that_turns_slow_leaves_within_so_many_passes(seconds: float, pa
     assert not pace.is_quick
 
 
-def test_a_short_pass_is_its_own_and_nobody_asks_the_kernel() -> None:
+def test_a_short_pass_needs_no_usage_from_the_kernel() -> None:
     def never() -> ThreadUsage:
         raise AssertionError
 
@@ -183,7 +183,7 @@ async def test_a_network_that_is_always_slow_never_runs_on_the_loop(
     assert not any(await passes(scheduler, machine, 500))
 
 
-async def test_without_the_kernels_word_a_pass_is_as_long_as_it_took(machine: Machine) -> None:
+async def test_without_usage_from_the_kernel_a_pass_counts_whole(machine: Machine) -> None:
     thread = ModelThread()
     model = LoadedModel("pytorch", "a test", machine.predict, Signature())
     scheduler = Scheduler(model, thread, ReplicaMetrics(), clock=lambda: machine.now, usage=None)

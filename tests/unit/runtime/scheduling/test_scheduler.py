@@ -78,7 +78,7 @@ async def behind(scheduler: Scheduler, gate: Gate, *batches: Any, **context: Any
     return tasks
 
 
-async def test_who_waits_is_joined_and_gets_its_own_rows(make: Callable[..., Scheduler]) -> None:
+async def test_waiting_requests_are_batched_and_get_their_own_rows(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate, rows(1), rows(2, 3), rows(4), rows(5))
@@ -128,7 +128,7 @@ def exit_at_thirteen(batch: Any) -> Any:
         (exit_at_thirteen, RuntimeError, "the model raised SystemExit"),
     ],
 )
-async def test_an_error_stays_with_the_request_that_is_guilty(
+async def test_an_error_reaches_only_its_own_request(
     make: Callable[..., Scheduler], answer: Callable[[Any], Any], error: type[Exception], says: str
 ) -> None:
     gate = Gate(answer)
@@ -142,7 +142,7 @@ async def test_an_error_stays_with_the_request_that_is_guilty(
     assert scheduler.is_batching
 
 
-async def test_a_model_that_changes_its_input_changes_nobody_elses(make: Callable[..., Scheduler]) -> None:
+async def test_a_model_that_changes_its_input_changes_no_other_request(make: Callable[..., Scheduler]) -> None:
     def spoil(batch: Any) -> Any:
         batch += 1
         if len(batch) > 1:
@@ -155,7 +155,7 @@ async def test_a_model_that_changes_its_input_changes_nobody_elses(make: Callabl
     assert [answer[0, 0] for answer in await asyncio.gather(*tasks)] == [1, 2, 3]
 
 
-async def test_outputs_that_are_not_rows_end_the_joining(
+async def test_outputs_that_are_not_rows_end_the_batching(
     make: Callable[..., Scheduler], caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(lambda batch: {"sum": float(batch.sum())})
@@ -182,7 +182,7 @@ async def test_outputs_that_are_not_rows_end_the_joining(
         {"is_streaming": True},
     ],
 )
-async def test_models_whose_requests_are_never_joined(make: Callable[..., Scheduler], change: Any) -> None:
+async def test_models_whose_requests_are_never_batched(make: Callable[..., Scheduler], change: Any) -> None:
     gate = Gate()
     scheduler = make(loaded(gate, **change))
     tasks = await behind(scheduler, gate, rows(1), rows(2))
@@ -191,7 +191,7 @@ async def test_models_whose_requests_are_never_joined(make: Callable[..., Schedu
     assert [len(call) for call in gate.calls] == [1, 1, 1]
 
 
-async def test_who_says_the_same_beside_its_tensors_is_joined(make: Callable[..., Scheduler]) -> None:
+async def test_requests_with_equal_parameters_are_batched(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate)
@@ -210,7 +210,7 @@ def test_a_text_or_a_file_is_small_by_its_length(one: Any) -> None:
     assert not is_small([one * 10_000])
 
 
-async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Scheduler]) -> None:
+async def test_a_request_past_its_deadline_is_not_computed(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate, rows(13), deadline=time.monotonic() + SOON_S)
@@ -226,7 +226,7 @@ async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Schedul
     assert not any({13, 14} & set(call[:, 0]) for call in gate.calls)
 
 
-async def test_what_comes_too_late_is_not_computed_by_an_idle_model(make: Callable[..., Scheduler]) -> None:
+async def test_a_late_request_is_not_computed_by_an_idle_model(make: Callable[..., Scheduler]) -> None:
     calls: list[Any] = []
     scheduler = make(loaded(calls.append, "pytorch"))
     quick(scheduler)
@@ -235,7 +235,9 @@ async def test_what_comes_too_late_is_not_computed_by_an_idle_model(make: Callab
     assert calls == []
 
 
-async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Callable[..., Scheduler]) -> None:
+async def test_an_abandoned_request_is_skipped_when_a_batch_is_retried_one_by_one(
+    make: Callable[..., Scheduler],
+) -> None:
     began, go = threading.Event(), threading.Event()
 
     def fail(batch: Any) -> Any:
@@ -255,7 +257,7 @@ async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Ca
     assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 13, 2], [1], [13]]
 
 
-async def test_a_pass_that_outlasts_the_deadline_answers_nobody(make: Callable[..., Scheduler]) -> None:
+async def test_a_pass_that_outlasts_the_deadline_has_no_answer(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=time.monotonic() + SOON_S)))
@@ -266,7 +268,7 @@ async def test_a_pass_that_outlasts_the_deadline_answers_nobody(make: Callable[.
     assert (await scheduler.infer(rows(2), RequestContext()))[0, 0] == 4
 
 
-async def test_who_is_cancelled_leaves_the_queue(make: Callable[..., Scheduler]) -> None:
+async def test_a_cancelled_request_leaves_the_queue(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate, rows(1), rows(13), rows(2))
@@ -278,7 +280,7 @@ async def test_who_is_cancelled_leaves_the_queue(make: Callable[..., Scheduler])
     assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 2]]
 
 
-async def test_whose_client_is_gone_leaves_the_queue(make: Callable[..., Scheduler]) -> None:
+async def test_a_request_leaves_the_queue_when_its_client_goes_away(make: Callable[..., Scheduler]) -> None:
     gate, gone = Gate(), asyncio.Event()
 
     async def until_gone() -> None:
@@ -317,7 +319,7 @@ async def test_the_queue_is_bounded(make: Callable[..., Scheduler]) -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_a_pass_is_stuck_when_nobody_can_be_waiting_for_it(make: Callable[..., Scheduler]) -> None:
+async def test_a_pass_is_stuck_when_no_client_can_still_wait(make: Callable[..., Scheduler]) -> None:
     gate, now = Gate(), [1000.0]
     scheduler = make(loaded(gate), clock=lambda: now[0])
     scheduler._thread._clock = lambda: now[0]
@@ -345,7 +347,7 @@ def quick(scheduler: Scheduler) -> None:
     scheduler._durations._on_probation = 0
 
 
-async def test_a_model_that_answers_with_memory_of_its_own(make: Callable[..., Scheduler]) -> None:
+async def test_a_model_that_reuses_its_output_memory(make: Callable[..., Scheduler]) -> None:
     memory = np.zeros((1, 2), "float32")
 
     def predict(batch: Any) -> Any:
@@ -381,7 +383,7 @@ async def test_a_model_that_may_have_to_compile_never_runs_on_the_event_loop(mak
     assert make(loaded(not_thirteen, "pytorch", needs_model_thread=True))._durations is None
 
 
-async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable[..., Scheduler]) -> None:
+async def test_on_the_event_loop_arriving_requests_are_batched(make: Callable[..., Scheduler]) -> None:
     calls: list[Any] = []
 
     def predict(batch: Any) -> Any:
@@ -403,7 +405,7 @@ async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable
     assert calls == [(1, True), (5, True)]
 
 
-async def test_who_is_held_on_the_event_loop_waits_no_longer_than_the_delay(make: Callable[..., Scheduler]) -> None:
+async def test_a_request_held_on_the_event_loop_waits_up_to_the_delay(make: Callable[..., Scheduler]) -> None:
     scheduler = make(loaded(lambda batch: batch * 2, "pytorch"), max_delay_s=0.001)
     scheduler._batches.pass_seconds = 0.001
     quick(scheduler)
@@ -412,7 +414,7 @@ async def test_who_is_held_on_the_event_loop_waits_no_longer_than_the_delay(make
     scheduler.end_arrival()
 
 
-async def test_who_is_held_goes_to_the_thread_when_the_model_turns_slow(make: Callable[..., Scheduler]) -> None:
+async def test_a_held_request_moves_to_the_thread_when_the_model_turns_slow(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     gate.go.set()
     scheduler = make(loaded(gate, "pytorch"), max_delay_s=60.0)
@@ -430,7 +432,7 @@ async def test_who_is_held_goes_to_the_thread_when_the_model_turns_slow(make: Ca
     assert not scheduler._stepping
 
 
-async def test_the_model_can_ask_what_it_works_on(make: Callable[..., Scheduler]) -> None:
+async def test_the_model_can_read_its_current_requests(make: Callable[..., Scheduler]) -> None:
     seen: list[Any] = []
     scheduler = make(loaded(lambda batch: (seen.append(current()), batch)[1]))
     context = RequestContext({b"x-request-id": b"find-me"})
