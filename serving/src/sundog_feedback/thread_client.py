@@ -14,7 +14,7 @@ from sundog_feedback.retry import DeliveryFailed, parse_response
 
 
 class Feedback(BaseClient):
-    """Report outcomes to the service at `url`, as in `with Feedback("http://digits.vision.svc") as feedback: feedback.send(…)`.
+    """A client that reports outcomes to the service at `url`: `with Feedback("http://digits.vision.svc") as feedback: feedback.send(…)`.
 
     Keyword arguments are the members of `Options`. `close` sends waiting events, and so does the end of `with`.
     After a fork, the new process must create its own client: in it this one drops all events. Raises httpx.InvalidURL for an invalid URL.

@@ -29,7 +29,7 @@ _logger = logging.getLogger(LOGGER_NAME)
 
 
 class AdmissionCounter(Protocol):
-    """Count ongoing requests, which Serve limits and scales by."""
+    """A counter of ongoing requests, by which Serve limits and scales."""
 
     def try_admit(self) -> bool:
         """Count a request if another one is allowed now, until `record_response`. Return whether it was counted."""

@@ -77,7 +77,7 @@ def _set_protocol(replica: Any, answer: AnswerAtOnce, paths: Iterable[str], *, i
     whole = {f"{prefix}{path}".encode("ascii"): path for path in paths}
     if prefix:
         whole[prefix.encode("ascii")] = "/"
-    metered = _Metered(replica, asyncio.get_running_loop())
+    metered = _ServeAdmissionCounter(replica, asyncio.get_running_loop())
     protocol = make_protocol_class(FastPath(whole, answer, metered))
     server.config.http = server.config.http_protocol_class = protocol
     return ""
@@ -102,7 +102,7 @@ def _unsupported_setting(replica: Any, config: uvicorn.Config) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-class _Metered:
+class _ServeAdmissionCounter:
     """Serve's own counts and metrics, by which it scales, limits and drains.
 
     The model runs without a pause between `try_admit` and `record_response`. A request that counted only that long would be invisible to

@@ -276,7 +276,7 @@ def check_finite(value: Any) -> None:
 
 
 def to_numpy(value: Any) -> Any:
-    """A torch tensor as a numpy array on the CPU (bfloat16 as float32); anything else as it is."""
+    """Convert a torch tensor to a numpy array on the CPU (bfloat16 to float32); return anything else unchanged."""
     if hasattr(value, "detach") and hasattr(value, "numpy"):
         tensor = value.detach()
         tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor

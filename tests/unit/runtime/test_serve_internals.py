@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 
     from sundog_runtime.fast_path import TrailerDroppingProtocol
     from sundog_runtime.serve import FAST_PATH_VARIABLE, _install_fast_path, _Model
-    from sundog_runtime.serve_internals import _Metered, _set_protocol, install_fast_path
+    from sundog_runtime.serve_internals import _ServeAdmissionCounter, _set_protocol, install_fast_path
 
 
 class Counts:
@@ -182,7 +182,7 @@ async def test_it_is_disabled_by_its_variable_and_with_any_other_ray(
 async def test_requests_count_until_the_next_turn_of_the_event_loop() -> None:
     replica = standin()
     counts = replica._metrics_manager
-    metered = _Metered(replica, asyncio.get_running_loop())
+    metered = _ServeAdmissionCounter(replica, asyncio.get_running_loop())
     for status in (200, 200, 500):
         assert metered.try_admit()
         metered.record_response(status, 0.001)
@@ -199,7 +199,7 @@ async def test_requests_count_until_the_next_turn_of_the_event_loop() -> None:
 )
 async def test_serves_limits_hold(change: dict[str, Any]) -> None:
     replica = standin(**change)
-    assert not _Metered(replica, asyncio.get_running_loop()).try_admit()
+    assert not _ServeAdmissionCounter(replica, asyncio.get_running_loop()).try_admit()
     assert replica._metrics_manager.ongoing == 0
 
 

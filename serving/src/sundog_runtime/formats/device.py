@@ -72,7 +72,7 @@ def select_device(count: int, vendor: str, cuda: Any = torch.cuda) -> Device:
 
 @dataclass(slots=True)
 class DeviceWatch:
-    """Detects a lost device: after some errors, such as an index out of range, CUDA refuses a process all work.
+    """A check for a lost device: after some errors, such as an index out of range, CUDA refuses a process all work.
 
     `synchronize` raises then. Attributes: `lost_reason` is the reason, and is empty before.
     """

@@ -127,7 +127,7 @@ class ModelCode:
 
 
 class _Loader(SourceLoader):
-    """Loads from the model's bytes. It has no method `path_stats`, so no bytecode is read or written."""
+    """A loader that reads the model's bytes. It has no method `path_stats`, so no bytecode is read or written."""
 
     def __init__(self, code: ModelCode, path: str) -> None:
         self._code = code
@@ -148,7 +148,7 @@ class _Loader(SourceLoader):
 
 
 class _Finder:
-    """Finds the modules below the packages of loaded models, and no others."""
+    """A finder for the modules below the packages of loaded models, and no others."""
 
     @classmethod
     def find_spec(

@@ -48,7 +48,7 @@ def staging_directory(directory: Path) -> Iterator[Path]:
 
 
 def add_code(stage: Path, files: Sequence[Path], entrypoint: str, search_paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Copy modules and packages. Without the entrypoint's own, copy it from `beside`. Return what was copied."""
+    """Copy modules and packages. Without the entrypoint's own, copy it from `search_paths`. Return what was copied."""
     for path in files:
         _copy(path, stage / path.name)
     module = entrypoint.partition(":")[0].partition(".")[0]

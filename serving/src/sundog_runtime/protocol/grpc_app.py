@@ -51,7 +51,7 @@ _REQUEST_IDS = (b"x-request-id", b"request_id")
 
 
 class GrpcApp:
-    """Answers the methods for one model. `max_request_bytes` may be set at any time, as that of `HttpApp`."""
+    """The gRPC methods for one model. `max_request_bytes` may be set at any time, like that of `HttpApp`."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMet
 
 
 class HttpApp:
-    """Serves one model. `max_request_bytes` may be set at any time and applies to requests that begin afterwards."""
+    """The HTTP API of one model. `max_request_bytes` may be set at any time and applies to requests that begin afterwards."""
 
     def __init__(self, routes: Routes, inference: Inference, metrics: ReplicaMetrics, max_request_bytes: int) -> None:
         self.max_request_bytes = max_request_bytes

@@ -24,7 +24,7 @@ _logger = logging.getLogger(LOGGER_NAME)
 
 
 class ModelThread:
-    """Runs calls in the order of their submission. The thread is a daemon, so a call that hangs does not keep the process alive."""
+    """A thread that runs calls in the order of their submission. It is a daemon, so a call that hangs does not keep the process alive."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "sundog-model") -> None:
         self._clock = clock

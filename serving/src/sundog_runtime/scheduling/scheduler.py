@@ -71,7 +71,7 @@ class _BatchResult:
 
 
 class Scheduler:
-    """Runs one model: one call at a time, on its thread, or on the event loop if its passes are quick."""
+    """The scheduler of one model: one call at a time, on its thread, or on the event loop if its passes are quick."""
 
     def __init__(
         self,

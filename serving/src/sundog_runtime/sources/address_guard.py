@@ -84,7 +84,7 @@ def read_guard(environment: Mapping[str, str] = os.environ) -> AddressGuard:
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves for a connector, which then connects to the returned addresses without another resolution."""
+    """A resolver for a connector, which then connects to the returned addresses without another resolution."""
 
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard

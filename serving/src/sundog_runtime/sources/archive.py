@@ -82,7 +82,7 @@ def check_member_name(name: str, archive: str) -> str:
 
 
 class _Writer:
-    """Counts and writes plain files below one directory. `written` is in bytes."""
+    """A writer of plain files below one directory, with limits. `written` is in bytes."""
 
     def __init__(self, archive: Path, into: Path, allowed: int) -> None:
         self._archive = archive.name

@@ -74,7 +74,7 @@ class DownloadJournal:
 
 
 class Transfer:
-    """Downloads one listing into one directory. `received` counts all received bytes, including retries."""
+    """The download of one listing into one directory. `received` counts all received bytes, including retries."""
 
     def __init__(self, listing: ModelListing, directory: Path, limits: DownloadLimits) -> None:
         self._objects = listing.objects

@@ -20,7 +20,7 @@ LOGGER_NAME = f"{SERVE_LOGGER_NAME}.sundog"
 
 
 class RequestContextFilter(logging.Filter):
-    """Add the current request to a record when it is made, because a handler may format it much later."""
+    """A filter that adds the current request to a record when it is made, because a handler may format it much later."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record."""
@@ -30,7 +30,7 @@ class RequestContextFilter(logging.Filter):
 
 
 class JsonLinesFormatter(logging.Formatter):
-    """Format records as JSON, except those of Serve's logger, which keep their previous formatter."""
+    """A formatter that writes records as JSON, except those of Serve's logger, which keep their previous formatter."""
 
     def __init__(self, service: str, revision: int, others: logging.Formatter | None) -> None:
         super().__init__()

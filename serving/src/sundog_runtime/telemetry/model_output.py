@@ -101,7 +101,7 @@ def _overwritten(text: str) -> str:
 
 
 class _ToReplicaLog(logging.Handler):
-    """Pass records of all loggers to the handlers of the replica's log."""
+    """A handler that passes records of all loggers to the handlers of the replica's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handle a record (see logging)."""

@@ -44,7 +44,7 @@ def generate_tokens(model: TransformersModel, ids: torch.Tensor, stop: set[int])
 
 
 class _StreamDecoder:
-    """Decodes tokens as they arrive: a token may be half a character, and its text depends on the tokens before it."""
+    """A decoder of tokens as they arrive: a token may be half a character, and its text depends on the tokens before it."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
