@@ -10,7 +10,7 @@ import grpc
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
-_SERVICE_OF = {
+METHODS = {
     "ServerLive": INFERENCE_SERVICE,
     "ServerReady": INFERENCE_SERVICE,
     "ModelReady": INFERENCE_SERVICE,
@@ -19,14 +19,14 @@ _SERVICE_OF = {
     "ModelInfer": INFERENCE_SERVICE,
     "Check": HEALTH_SERVICE,
 }
-METHODS = tuple(_SERVICE_OF)
+"""The service of each method."""
 
 
 def add_to_server(servicer: Any, server: Any) -> None:
     """Add the handlers to a server: the function that `grpc_options.grpc_servicer_functions` names. Messages stay bytes."""
     handlers: dict[str, Any] = {
         f"/{service}/{method}": grpc.unary_unary_rpc_method_handler(getattr(servicer, method))
-        for method, service in _SERVICE_OF.items()
+        for method, service in METHODS.items()
     }
     server.add_generic_rpc_handlers((_Handlers(handlers),))
 
