@@ -347,7 +347,7 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
     )
     client: httpx.AsyncClient = await serve(args(torch_model))
     scheduler: Scheduler = client.replica._scheduler  # type: ignore[attr-defined]
-    assert scheduler._pace is not None
+    assert scheduler._durations is not None
     names = (await _module(client)).names
 
     async def ask() -> set[str]:
@@ -356,8 +356,8 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
         return set(names)
 
     assert await ask() == {"sundog-model"}
-    scheduler._pace = PassDurations()
-    scheduler._pace._on_probation = 0
+    scheduler._durations = PassDurations()
+    scheduler._durations._on_probation = 0
     assert await ask() == {"MainThread"}
     release = threading.Event()
     busy = asyncio.create_task(scheduler._thread.run(release.wait))
@@ -368,7 +368,7 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
     release.set()
     assert await asked == {"sundog-model"}, "a pass on the event loop beside one on the thread"
     await busy
-    scheduler._pace._mean = 1.0
+    scheduler._durations._mean = 1.0
     assert await ask() == {"sundog-model"}
 
 

@@ -95,7 +95,7 @@ def test_rows_fill_a_batch(rows: list[int], batches: list[list[int]]) -> None:
     found = []
     while batch := taken(waiting, 1.0):
         found.append(batch)
-        waiting.done(PASS_SECONDS)
+        waiting.record_pass(PASS_SECONDS)
     assert found == batches
 
 
