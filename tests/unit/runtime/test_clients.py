@@ -358,7 +358,7 @@ def test_pictures_have_no_form_in_json(gallery: Served) -> None:
             client.infer("gallery", [tensor])
         tensor.set_data_from_numpy(np.array([picture(1, 1)], np.object_))
         as_json = tritonclient.http.InferRequestedOutput("turned", binary_data=False)
-        with pytest.raises(InferenceServerException, match="output 'turned': bytes have no form in JSON; ask for it"):
+        with pytest.raises(InferenceServerException, match="output 'turned': bytes have no form in JSON; request it"):
             client.infer("gallery", [tensor], outputs=[as_json])
     answer = httpx.post(f"http://{gallery.http}/", json={"inputs": ["text"]}, timeout=PATIENCE_S)
     assert (answer.status_code, answer.json()["code"]) == (400, "WrongType")

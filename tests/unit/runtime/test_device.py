@@ -162,7 +162,7 @@ def test_without_devices_of_cuda_the_cpu_computes(count: int, vendor: str) -> No
 
 def test_a_device_that_torch_does_not_see_is_an_error() -> None:
     with pytest.raises(
-        LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\) and torch .* sees no device: the image"
+        LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\), and torch .* sees no device\. Use an image"
     ):
         select_device(1, "nvidia", Cuda(available=False))
 
@@ -203,7 +203,7 @@ async def test_a_replica_whose_device_is_lost_is_unhealthy(
 ) -> None:
     replica = (await serve(args(torch_model))).replica
     await replica.check_health()
-    object.__setattr__(replica._model, "lost", lambda: "device-side assert")
+    object.__setattr__(replica._model, "lost_reason", lambda: "device-side assert")
     with pytest.raises(RuntimeError, match="the device is lost: device-side assert"):
         await replica.check_health()
 

@@ -38,17 +38,17 @@ class Net(torch.nn.Module):
 
 SERVE = """
 import asyncio, json, sys
-from sundog_runtime import loop_watch
+from sundog_runtime import event_loop_watchdog
 from sundog_runtime.context import RequestContext
 from sundog_runtime.replica import Replica
 
-loop_watch.STALL_S, loop_watch.BEAT_S = 1.0, 0.1
+event_loop_watchdog.STALL_S, event_loop_watchdog.HEARTBEAT_S = 1.0, 0.1
 
 
 async def serve():
     replica = await Replica.start(json.loads(sys.argv[1]))
     await replica.reconfigure(None)
-    watching = asyncio.create_task(loop_watch.watch())
+    watching = asyncio.create_task(event_loop_watchdog.watch_event_loop())
     await asyncio.sleep(0)
     for _ in range(1000):
         await replica._scheduler.infer([[1.0, 2.0, 3.0, 4.0]], RequestContext())

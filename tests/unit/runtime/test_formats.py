@@ -187,9 +187,9 @@ def test_one_weight_file_only(torch_model: Path) -> None:
     [
         ("", "set model.entrypoint to its module, such as net:Net"),
         ("net", "expected the form module:attribute"),
-        ("net:", "not of the form"),
-        ("../net:Net", "not of the form"),
-        ("net:Net()", "not of the form"),
+        ("net:", "expected the form"),
+        ("../net:Net", "expected the form"),
+        ("net:Net()", "expected the form"),
         ("nut:Net", "has no module 'nut'"),
         ("net.deeper:Net", "has no module 'net.deeper'"),
         ("net:Nut", "has no attribute 'Nut'"),

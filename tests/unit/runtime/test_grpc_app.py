@@ -58,7 +58,7 @@ class Counted:
     def __init__(self) -> None:
         self.ends: list[str] = []
 
-    def answered(self, end: str, _: float) -> None:
+    def record_answer(self, end: str, _: float) -> None:
         self.ends.append(end)
 
 

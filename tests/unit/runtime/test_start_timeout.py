@@ -50,11 +50,11 @@ print(json.dumps(made))
 
 START = """
 import asyncio, json, os, sys
-from sundog_runtime import attempts
+from sundog_runtime import start_timeout
 from sundog_runtime.formats import device, load
 from sundog_runtime.replica import Replica
 
-attempts._GRACE_SECONDS = 0.0
+start_timeout._GRACE_SECONDS = 0.0
 
 
 async def start():

@@ -47,7 +47,7 @@ def rows(*numbers: float) -> Any:
 
 
 def loaded(predict: Callable[[Any], Any], platform: str = "python", **change: Any) -> LoadedModel:
-    return LoadedModel(platform, "a test", predict, **{"signature": DECLARED, "batches": True, **change})
+    return LoadedModel(platform, "a test", predict, **{"signature": DECLARED, "is_batchable": True, **change})
 
 
 @pytest.fixture
