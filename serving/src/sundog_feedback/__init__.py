@@ -1,6 +1,6 @@
-"""Reports outcomes of predictions to a Sundog edge: `Feedback` from threads, `AsyncFeedback` from an event loop.
+"""Report outcomes of predictions to a Sundog edge: `Feedback` from threads, `AsyncFeedback` from an event loop.
 
-Sending never waits for the network and never raises because of it. Needs the extra `sundog[feedback]` and nothing else of Sundog.
+`send` never waits for the network and never raises because of it. Needs the extra `sundog[feedback]` and nothing else of Sundog.
 """
 
 from sundog_feedback.async_client import AsyncFeedback

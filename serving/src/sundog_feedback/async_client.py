@@ -1,4 +1,4 @@
-"""The client for programs of one event loop: a task of its own sends what others put."""
+"""The client for programs with one event loop: a background task sends the events."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from sundog_feedback.retry import DeliveryFailed, parse_response
 
 
 class AsyncFeedback(BaseClient):
-    """As `Feedback`, with `async with`; `send` is called without `await`."""
+    """The same as `Feedback`, with `async with`; `send` is called without `await`."""
 
     def __init__(
         self,
@@ -26,37 +26,37 @@ class AsyncFeedback(BaseClient):
         super().__init__(url, **options)
         self._http = httpx.AsyncClient(headers=self._headers, timeout=self._timeout_s, transport=transport)
         self._retrying = AsyncRetrying(**self._policy)
-        self._some, self._none, self._hurry = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._none.set()
+        self._has_events, self._is_empty, self._flush_now = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._is_empty.set()
         self._task: asyncio.Task[None] | None = None
 
     def send(self, **outcome: Unpack[Outcome]) -> bool:
-        """As `Feedback.send`."""
+        """Report an outcome, as `Feedback.send` does."""
         if self._task is None or self._task.done():
             self._outbox.drop(1, "the client is not open")
             return False
         taken = self._outbox.put(make_event(**outcome))
         if taken:
-            self._some.set()
-            self._none.clear()
+            self._has_events.set()
+            self._is_empty.clear()
         return taken
 
     @property
     def counts(self) -> Counts:
-        """What came of all events so far."""
+        """Return the counts of all events so far."""
         return self._outbox.counts
 
     async def flush(self, timeout_s: float = 10.0) -> bool:
-        """As `Feedback.flush`."""
-        self._hurry.set()
+        """Wait until everything is sent or dropped, as `Feedback.flush` does."""
+        self._flush_now.set()
         try:
-            await asyncio.wait_for(self._none.wait(), timeout_s)
+            await asyncio.wait_for(self._is_empty.wait(), timeout_s)
         except TimeoutError:
             return False
         return True
 
     async def close(self, timeout_s: float = 10.0) -> None:
-        """As `Feedback.close`."""
+        """Send waiting events and drop the rest, as `Feedback.close` does."""
         await self.flush(timeout_s)
         task, self._task = self._task, None
         if task is not None:
@@ -77,17 +77,17 @@ class AsyncFeedback(BaseClient):
 
     async def _run(self) -> None:
         while True:
-            await self._some.wait()
+            await self._has_events.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._linger_s)
+                await asyncio.wait_for(self._flush_now.wait(), self._linger_s)
             while body := self._outbox.take():
                 try:
                     self._outbox.settle(await self._retrying(self._post, body))
                 except (httpx.HTTPError, DeliveryFailed) as error:
                     self._outbox.drop_batch(str(error) or type(error).__name__)
-            self._some.clear()
-            self._hurry.clear()
-            self._none.set()
+            self._has_events.clear()
+            self._flush_now.clear()
+            self._is_empty.set()
 
     async def _post(self, body: bytes) -> Any:
         return parse_response(await self._http.post(self._url, content=body))

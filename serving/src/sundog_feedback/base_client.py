@@ -1,4 +1,4 @@
-"""What both clients are told and have: where outcomes go and how, what an outcome is, and what waits."""
+"""The part that both clients share: their options, outcomes, and the outbox."""
 
 from collections.abc import Mapping
 from typing import Any, Required, TypedDict
@@ -14,8 +14,8 @@ DEFAULT_LINGER_S = 0.2
 class Options(TypedDict, total=False):
     """How a client sends.
 
-    `headers` go with each request, such as an API key. Events wait up to `linger_s` seconds for others, then go in one request; at most
-    `capacity` wait. What the edge does not take for `give_up_s` seconds is dropped.
+    Each request has `headers`, such as an API key. An event waits up to `linger_s` seconds for others, to share one request.
+    At most `capacity` events wait. Events that the edge does not accept within `give_up_s` seconds are dropped.
     """
 
     headers: Mapping[str, str] | None
@@ -27,7 +27,7 @@ class Options(TypedDict, total=False):
 class Outcome(TypedDict, total=False):
     """An outcome of an exposure (the answer's header `x-sundog-exposure`) or of a unit.
 
-    The same outcome sent twice counts once, unless `event_id` or `time` (RFC 3339) tell them apart. `value` is 1 where none is given.
+    An outcome that is sent twice counts once, unless `event_id` or `time` (RFC 3339) differ. `value` is 1 by default.
     """
 
     metric: Required[str]
@@ -39,7 +39,7 @@ class Outcome(TypedDict, total=False):
 
 
 class BaseClient:
-    """Takes the options. Raises httpx.InvalidURL for what is no URL."""
+    """Base of both clients. Raises httpx.InvalidURL for an invalid URL."""
 
     def __init__(
         self,
@@ -67,6 +67,6 @@ def make_event(
     event_id: str | None = None,
     time: str | None = None,
 ) -> dict[str, Any]:
-    """An outcome as an edge takes it."""
+    """Return an outcome in the edge's format."""
     members = {"exposure": exposure, "unit": unit, "metric": metric, "value": value, "id": event_id, "time": time}
     return {name: member for name, member in members.items() if member is not None}

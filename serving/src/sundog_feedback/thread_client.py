@@ -1,4 +1,4 @@
-"""The client for programs of threads: a thread of its own sends what the others put."""
+"""The client for programs with threads: a background thread sends the events."""
 
 import os
 import threading
@@ -14,10 +14,10 @@ from sundog_feedback.retry import DeliveryFailed, parse_response
 
 
 class Feedback(BaseClient):
-    """Reports outcomes to the service at `url`, as in `with Feedback("http://digits.vision.svc") as feedback: feedback.send(…)`.
+    """A client that reports outcomes to the service at `url`: `with Feedback("http://digits.vision.svc") as feedback: feedback.send(…)`.
 
-    How is said by the members of `Options`. `close` sends what waits; so does the end of `with`.
-    A process that is forked has to make one of its own: in it this one takes nothing. Raises httpx.InvalidURL for what is no URL.
+    Keyword arguments are the members of `Options`. `close` sends waiting events, and so does the end of `with`.
+    After a fork, the new process must create its own client: in it this one drops all events. Raises httpx.InvalidURL for an invalid URL.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Feedback(BaseClient):
         self._thread.start()
 
     def send(self, **outcome: Unpack[Outcome]) -> bool:
-        """Report an outcome, by the members of `Outcome`. Returns at once, edge or no edge; False if it was dropped at once."""
+        """Report an outcome by the members of `Outcome`. Return at once, without waiting for the edge; False if it was dropped."""
         event = make_event(**outcome)
         if self._is_forked:
             self._outbox.drop(1, "the client belongs to the process that this one was forked from")
@@ -54,14 +54,14 @@ class Feedback(BaseClient):
 
     @property
     def counts(self) -> Counts:
-        """What came of all events so far."""
+        """Return the counts of all events so far."""
         if self._is_forked:
             return self._outbox.counts
         with self._changed:
             return self._outbox.counts
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Wait until everything has been sent or dropped. False if the time was not enough."""
+        """Wait until everything is sent or dropped. Return False after `timeout_s` seconds."""
         if self._is_forked:
             return False
         with self._changed:
@@ -73,7 +73,7 @@ class Feedback(BaseClient):
                 self._flushing -= 1
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Send what waits, for so long at most; what is left is dropped."""
+        """Send waiting events for at most `timeout_s` seconds, and drop the rest."""
         if self._is_forked:
             return
         self.flush(timeout_s)
@@ -95,11 +95,11 @@ class Feedback(BaseClient):
 
     @property
     def _is_forked(self) -> bool:
-        """Whether this is a copy: it has no thread, and its lock may have been held by one when the copy was made."""
+        """Whether this is a copy in a forked process: it has no thread, and another thread may have held its lock at the fork."""
         return os.getpid() != self._process
 
     def _run(self) -> None:
-        while body := self._next():
+        while body := self._next_batch():
             try:
                 answer = self._retrying(self._post, body)
             except (httpx.HTTPError, DeliveryFailed) as error:
@@ -111,8 +111,8 @@ class Feedback(BaseClient):
             with self._changed:
                 self._changed.notify_all()
 
-    def _next(self) -> bytes:
-        """The next body, once there is one and others have had time to join it; empty when the client is closed."""
+    def _next_batch(self) -> bytes:
+        """Return the next body, after a pause in which more events can join it; empty when the client is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._outbox))
             self._changed.wait_for(lambda: self._closed or self._flushing, self._linger_s)

@@ -1,4 +1,4 @@
-"""What the operator sends: `args`, fixed for a revision, and `user_config`, changed in place."""
+"""Settings that the operator sends: `args`, fixed for a revision, and `user_config`, which changes in place."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ class _Contract(BaseModel):
 
 
 class ModelArguments(_Contract):
-    """What is served. `digest` is empty or `sha256:` and 64 lower-case hex digits."""
+    """The model to serve. `digest` is empty or `sha256:` and 64 lower-case hex digits."""
 
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
@@ -31,7 +31,7 @@ class ModelArguments(_Contract):
 
 
 class Batching(_Contract):
-    """Joining requests: rows in one pass, and how long a lone request waits for others. One row is no batching."""
+    """How requests are batched: rows in one pass, and how long a lone request waits for others. One row means no batching."""
 
     max_size: Annotated[int, Field(alias="maxSize", ge=1, le=4096)] = 1
     max_delay_seconds: Annotated[float, Field(alias="maxDelaySeconds", ge=0, allow_inf_nan=False)] = 0.002
@@ -45,7 +45,7 @@ class Warmup(_Contract):
 
 
 class Gpu(_Contract):
-    """Devices that the replica was given, and whose they are."""
+    """Number and vendor of the replica's devices."""
 
     count: Annotated[int, Field(ge=0)] = 0
     vendor: Annotated[str, Field(max_length=63)] = "nvidia"
@@ -74,27 +74,29 @@ class ReplicaSettings(_Contract):
 
 
 def parse_arguments(args: Any) -> Arguments:
-    """Raises LoadFailed naming every field that is wrong."""
+    """Parse `args`. Raises LoadFailed naming every field that is wrong."""
     found = args.get("version") if isinstance(args, dict) else None
     if isinstance(args, dict) and (found != ARGUMENTS_VERSION or isinstance(found, bool)):
-        raise LoadFailed(f"args.version is {found!r}; this model server reads version {ARGUMENTS_VERSION}")
+        raise LoadFailed(f"args.version: {found!r}; expected {ARGUMENTS_VERSION}")
     try:
         return Arguments.model_validate(args)
     except ValidationError as error:
-        raise LoadFailed(_describe("args", error)) from None
+        raise LoadFailed(describe_validation_error(error, "args")) from None
 
 
 def parse_settings(user_config: Any) -> ReplicaSettings:
-    """Raises LoadFailed naming every field that is wrong. None is all defaults."""
+    """Parse `user_config`; None means all defaults. Raises LoadFailed naming every field that is wrong."""
     try:
         return ReplicaSettings.model_validate({} if user_config is None else user_config)
     except ValidationError as error:
-        raise LoadFailed(_describe("user_config", error)) from None
+        raise LoadFailed(describe_validation_error(error, "user_config")) from None
 
 
-def _describe(root: str, error: ValidationError) -> str:
-    """One clause per wrong field. Values are left out: a configuration may hold secrets."""
+def describe_validation_error(error: ValidationError, *root: str) -> str:
+    """Return one clause per wrong field. Values are left out because a configuration may hold secrets."""
     return "; ".join(
-        f"{'.'.join([root, *map(str, found['loc'])])}: {found['msg'][0].lower()}{found['msg'][1:]}"
+        ": ".join(
+            filter(None, [".".join([*root, *map(str, found["loc"])]), f"{found['msg'][0].lower()}{found['msg'][1:]}"])
+        )
         for found in error.errors(include_url=False, include_input=False)
     )

@@ -1,4 +1,4 @@
-"""What is known about the request that a model is working on.
+"""Facts about the request that a model is working on.
 
 A predictor asks `sundog_runtime.context.current()` inside of `predict`:
 
@@ -6,9 +6,8 @@ A predictor asks `sundog_runtime.context.current()` inside of `predict`:
     if request is not None:
         log.info("…", extra={"request": request.request_id, "trace": request.trace_id})
 
-A pass over several joined requests has no single one: `current()` is None then, and `joined()` gives all of them in the
-order of their rows. What clients say beside their tensors is the same for all of them, and `parameters()` has it:
-
+A call of the model with several batched requests has no single one: `current()` is None then, and `joined()` returns all
+of them in the order of their rows. All of them have the same parameters, which clients send beside their tensors:
     temperature = parameters().request.get("temperature", 1.0)
     language = parameters().inputs.get("text", {}).get("language")
 """
@@ -40,9 +39,9 @@ Parameter = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a client says beside its tensors, read-only: of the request by name, and by the name of an input where it has some.
+    """Parameters that a client sends beside its tensors, read-only: those of the request, and those of each input by its name.
 
-    What the protocol itself gives a meaning to, such as `binary_data`, is not among it.
+    Parameters to which the protocol gives a meaning, such as `binary_data`, are not included.
     """
 
     request: Mapping[str, Parameter]
@@ -50,12 +49,12 @@ class Parameters:
 
     @property
     def key(self) -> Hashable:
-        """Equal for what is the same to a model: 1, 1.0 and true are not."""
+        """Return a key that is equal for parameters that mean the same to a model: 1, 1.0 and true differ."""
         return _typed(self.request), tuple((name, _typed(given)) for name, given in sorted(self.inputs.items()))
 
 
 def parameters_of(request: Mapping[str, Parameter], inputs: Mapping[str, Mapping[str, Parameter]]) -> Parameters:
-    """Read-only views of what nobody else changes."""
+    """Wrap mappings that no other code changes as read-only views."""
     views = {name: MappingProxyType(given) for name, given in inputs.items()}
     return Parameters(MappingProxyType(request), MappingProxyType(views))
 
@@ -70,9 +69,9 @@ NO_PARAMETERS = parameters_of({}, {})
 class RequestContext:
     """One request. `deadline` is in seconds of `time.monotonic()`, or infinite.
 
-    `until_gone` returns when nobody waits for the answer any more; None where the caller cancels what it gave up.
+    `until_gone` returns when the client has gone away; None where the protocol cancels abandoned requests itself.
     `parameters` are known once the body has been read.
-    Ids are made when somebody asks for them: most requests are answered without.
+    Ids are made on first use because most requests need none.
     """
 
     def __init__(
@@ -88,8 +87,8 @@ class RequestContext:
         self.parameters = parameters
 
     def with_parameters(self, parameters: Parameters) -> "RequestContext":
-        """The same request, under the same ids."""
-        # They are made when somebody asks, and here two could ask.
+        """Return the same request, with the same ids, with other parameters."""
+        # Make the ids before the copy; otherwise each copy would make its own.
         _ = self.request_id, self.traceparent
         found = copy(self)
         found.parameters = parameters
@@ -97,46 +96,46 @@ class RequestContext:
 
     @cached_property
     def request_id(self) -> str:
-        """The one the client, the edge or Serve gave, where it is fit to be printed; else a new one."""
+        """Return the id from the client, the edge or Serve if it is printable; otherwise a new one."""
         given = self._headers.get(b"x-request-id", b"")
         return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
     @cached_property
     def traceparent(self) -> str:
-        """The caller's W3C `traceparent`; where that is missing or invalid, that of a new trace which nobody samples."""
+        """Return the caller's W3C `traceparent`; if it is missing or invalid, one of a new trace that is not sampled."""
         given = self._headers.get(b"traceparent", b"").strip()
         matched = _TRACEPARENT.fullmatch(given)
-        # Version 00 has exactly four fields; a later one may have more behind them.
+        # Version 00 has exactly four fields; a later version may have more after them.
         if matched is None or (given.startswith(b"00") and len(given) != _KNOWN_VERSION_BYTES):
             return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
         return given[:_KNOWN_VERSION_BYTES].decode("ascii")
 
     @property
     def tracestate(self) -> str:
-        """The caller's `tracestate`, empty where `traceparent` is a new one: it belongs to the trace it came with."""
+        """Return the caller's `tracestate`; empty if `traceparent` is new, because a state belongs to its trace."""
         if self.traceparent.encode() != self._headers.get(b"traceparent", b"").strip()[:_KNOWN_VERSION_BYTES]:
             return ""
         return self._headers.get(b"tracestate", b"").decode("latin-1")[:512]
 
     @property
     def trace_id(self) -> str:
-        """32 hexadecimal digits."""
+        """Return the trace id of `traceparent`, 32 hexadecimal digits."""
         return self.traceparent[3:35]
 
 
 def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers by name, in lower case as they came; the first of several by one name.
+    """Return headers by name, in lower case as they arrived; the first one if a name occurs several times.
 
-    A server may have put trailers behind them, which nobody in front of it has looked at: none takes the place of a header.
+    A server may append trailers to the headers. Proxies do not check trailers, so a trailer never replaces a header.
     """
     return dict(reversed(pairs))
 
 
 def deadline_of(headers: Mapping[bytes, bytes], now: float) -> float:
-    """When the answer is no longer wanted, in the clock of `now`; infinite where no header says anything usable.
+    """Return the time when the client stops waiting, in the clock of `now`; infinite if no header gives a usable time.
 
-    The edge's header is ours alone. Of Serve's the deadline is a little before the time that it gives: Serve reads it
-    too, and would answer first, in its own words.
+    Only the edge sets the header of Sundog. Serve reads its own header too, and would answer first with its own message.
+    For that header the deadline is therefore a little before the given time.
     """
     if (given := headers.get(TIMEOUT_HEADER)) is not None:
         return now + _seconds(given)
@@ -158,25 +157,25 @@ _current: ContextVar[tuple[RequestContext, ...]] = ContextVar("sundog_requests",
 
 
 def current() -> RequestContext | None:
-    """The request that this call of the model is for; None outside of one, and for several joined ones."""
+    """Return the request that this call of the model is for; None outside of a call, and for several batched requests."""
     requests = _current.get()
     return requests[0] if len(requests) == 1 else None
 
 
 def joined() -> tuple[RequestContext, ...]:
-    """All requests that this call of the model is for, in the order of their rows."""
+    """Return all requests that this call of the model is for, in the order of their rows."""
     return _current.get()
 
 
 def parameters() -> Parameters:
-    """What clients say beside their tensors in this call of the model: requests that say other things are not joined with it."""
+    """Return the parameters of this call of the model. Requests with different parameters are never batched together."""
     requests = _current.get()
     return requests[0].parameters if requests else NO_PARAMETERS
 
 
 @contextmanager
 def working_on(*requests: RequestContext) -> Iterator[None]:
-    """Inside, `current` and `joined` tell of `requests`."""
+    """Make `current` and `joined` return `requests` inside the block."""
     token = _current.set(requests)
     try:
         yield
@@ -185,7 +184,7 @@ def working_on(*requests: RequestContext) -> Iterator[None]:
 
 
 def call_for(requests: tuple[RequestContext, ...], call: Callable[[], object]) -> object:
-    """`call()`, with `requests` as what it is for. As `working_on`, for the path where microseconds count."""
+    """Return `call()`, made for `requests`. Same as `working_on`, for the path where microseconds count."""
     token = _current.set(requests)
     try:
         return call()

@@ -1,30 +1,30 @@
 """Errors.
 
-StartError                 the replica cannot start; shown in the Serve deployment's message, one reason each
-├── ModelNotFound          nothing is at the URI
-├── AccessDenied           something is there, and may not be read
-├── DigestMismatch         what is there is not what was promised, or changed while it was read
+StartError                 the replica cannot start; the Serve deployment's message shows it, one reason each
+├── ModelNotFound          the URI leads to nothing
+├── AccessDenied           the model exists, and this process may not read it
+├── DigestMismatch         the content differs from the expected digest, or changed while it was read
 ├── ModelTooLarge          the model has too many files, or does not fit into memory
 ├── NoSpace                the disk is full
-├── SourceUnavailable      the store does not answer, or not as it should; trying again can help
-├── SourceRefused          the source breaks a rule of safety: an address, a redirect, what an archive holds
-├── FormatNotRecognised    nothing there that this server can load
-├── CodeNotTrusted         what is there can run code, and `trustCode` is not set
-├── EntrypointMissing      `entrypoint` is not given, or names nothing
+├── SourceUnavailable      the store does not answer, or answers wrongly; a retry can help
+├── SourceRefused          the source breaks a safety rule: an address, a redirect, the content of an archive
+├── FormatNotRecognised    the model has no format that this server can load
+├── CodeNotTrusted         the model can run code, and `trustCode` is not set
+├── EntrypointMissing      `entrypoint` is missing, or names nothing
 ├── LoadFailed             the model's own code or weights failed, or the arguments are not usable
 ├── LoadTimeout            loading did not end in time
 ├── WarmupFailed           the model failed on a warm-up request
 └── WarmupTimeout          the warm-up did not end in time
 Problem                    one request cannot be answered; becomes RFC 9457 problem details
-ClientGoneError            nobody waits for the answer
+ClientGoneError            the client has gone away
 """
 
 _MESSAGE_LIMIT = 1000
-"""Characters of a start error that are kept: the first useful line, not a log."""
+"""Characters of a start error that are kept: enough for the first useful line, not for a log."""
 
 
 def one_line(text: object, limit: int = _MESSAGE_LIMIT) -> str:
-    """`text` on one line, white space collapsed, at most `limit` characters."""
+    """Return `text` on one line, white space collapsed, at most `limit` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
@@ -34,25 +34,25 @@ class StartError(Exception):
 
     def __init__(self, message: str) -> None:
         self.message = one_line(message)
-        # A traceback puts the class name in front of the text; the operator's line begins after a line break.
+        # A traceback puts the class name in front of the text; the operator's line starts after a line break.
         super().__init__(f"\nsundog: {self.reason}: {self.message}\n")
 
     @property
     def reason(self) -> str:
-        """The condition reason: the name of the class."""
+        """Return the condition reason: the name of the class."""
         return type(self).__name__
 
 
 class ModelNotFound(StartError):
-    """Nothing is at the model's URI."""
+    """The model's URI leads to nothing."""
 
 
 class AccessDenied(StartError):
-    """The model is there, and this process may not read it."""
+    """The model exists, and this process may not read it."""
 
 
 class DigestMismatch(StartError):
-    """The model's bytes are not the promised ones."""
+    """The model's bytes differ from the expected digest."""
 
 
 class ModelTooLarge(StartError):
@@ -64,27 +64,27 @@ class NoSpace(StartError):
 
 
 class SourceUnavailable(StartError):
-    """The store does not answer, or not as it should. Trying again can help."""
+    """The store does not answer, or answers wrongly. A retry can help."""
 
 
 class SourceRefused(StartError):
-    """The source breaks a rule of safety: where it leads, or what its archive holds."""
+    """The source breaks a safety rule: the address that it leads to, or the content of its archive."""
 
 
 class FormatNotRecognised(StartError):
-    """No format that this server loads."""
+    """The model has no format that this server loads."""
 
 
 class CodeNotTrusted(StartError):
-    """The archive can run code when it is loaded, and nobody said that it may."""
+    """The archive can run code when it is loaded, and `trustCode` is not set."""
 
 
 class EntrypointMissing(StartError):
-    """The entrypoint is needed and not given, or it names nothing."""
+    """The entrypoint is required and missing, or it names nothing."""
 
 
 class LoadFailed(StartError):
-    """Loading raised."""
+    """Loading raised an error."""
 
 
 class LoadTimeout(StartError):
@@ -92,7 +92,7 @@ class LoadTimeout(StartError):
 
 
 class WarmupFailed(StartError):
-    """A warm-up request raised."""
+    """A warm-up request raised an error."""
 
 
 class WarmupTimeout(StartError):
@@ -100,13 +100,13 @@ class WarmupTimeout(StartError):
 
 
 INVALID_OUTCOME = ((b"x-sundog-outcome", b"invalid"),)
-"""The header of an answer that an unusable output of the model led to."""
+"""The header of an answer that reports an unusable output of the model."""
 
 
 class Problem(Exception):
-    """Why one request cannot be answered.
+    """The reason why one request cannot be answered.
 
-    `code` is a stable CamelCase word for programs, `detail` a sentence for people; it names the input, what was found
+    `code` is a stable CamelCase word for programs. `detail` is a sentence for people: it names the input, what was found
     and what was expected. `headers` are added to the answer.
     """
 
@@ -119,17 +119,17 @@ class Problem(Exception):
 
 
 class ClientGoneError(Exception):
-    """There is nobody left to answer."""
+    """The client has gone away, so no answer is needed."""
 
 
 def bad_input(code: str, detail: str) -> Problem:
-    """A problem with status 400."""
+    """Return a problem with status 400."""
     return Problem(400, code, detail)
 
 
 def bad_output(code: str, detail: str) -> Problem:
-    """A problem with status 500: the model answered, and its answer cannot be given to anybody.
+    """Return a problem with status 500: the model answered, and its answer is unusable.
 
-    The header tells whoever counts that it was the model's answer, and not the server, that is at fault.
+    The header shows that the model's answer is at fault, and not the server.
     """
     return Problem(500, code, detail, INVALID_OUTCOME)

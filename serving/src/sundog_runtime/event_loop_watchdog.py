@@ -1,7 +1,7 @@
-"""Ends the process when its event loop stands still.
+"""End the process when its event loop stands still.
 
-Quick models run on the event loop, beside deadlines and health checks. A call there that does not end stops all of them, and nobody within
-the process could say so. Serve replaces a process that ends within a second; it takes minutes to give up one that is silent.
+Quick models run on the event loop, beside deadlines and health checks. A call that does not end stops all of them, and no code within
+the process could report it. Serve replaces a process that ends within a second; it needs minutes to give up a silent one.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ import faulthandler
 from typing import NoReturn
 
 STALL_S = 60.0
-"""As long as a call on the model's thread is waited for at least."""
+"""At least as long as a call on the model's thread may take."""
 
 HEARTBEAT_S = 5.0
 
 
 async def watch_event_loop() -> NoReturn:
-    """Until cancelled, put off the end of the process again and again, which the event loop can do only while it turns.
+    """Postpone the end of the process again and again, until cancelled. Only a running event loop can do so.
 
-    When it has stood still for STALL_S seconds, the stacks of all threads are written to stderr and the process ends with status 1. A timer
-    in C sees to it, which needs no lock of the interpreter. A process has one such timer, which the start of a model needs before.
+    When the loop has stood still for STALL_S seconds, the stacks of all threads are written to stderr and the process ends with status 1.
+    A timer in C does it, which does not need the interpreter lock. A process has one such timer; before this, the start of a model uses it.
     """
     try:
         while True:

@@ -1,9 +1,9 @@
-"""HTTP/1.1 as uvicorn speaks it, with a shorter way for small requests that are answered at once.
+"""uvicorn's HTTP/1.1 protocol, with a fast path for small requests that can be answered at once.
 
-What is usual about a small model's request, that it arrives in one piece and that its model answers within a
-millisecond on the event loop, needs none of what is made for the others: a scope, a task, messages, two writes. Here
-such a request is answered in the call that received its last byte, in one write. Every other request goes uvicorn's
-way, untouched: it begins there with its headers, or, where its body is late, a moment after them.
+A small model's request usually arrives in one piece, and its model answers within a millisecond on the event loop. Such a
+request needs no scope, no task, no messages and no second write. The fast path answers it in the call that received its
+last byte, in one write. Every other request takes uvicorn's path, unchanged: it starts there with its headers or, if its
+body is late, a moment after them.
 """
 
 import logging
@@ -19,32 +19,33 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.context import headers_of
 from sundog_runtime.protocol.messages import Buffer, HttpResponse
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 REQUEST_ID_HEADER = b"x-request-id"
-_FIT_TO_BE_REPEATED = re.compile(rb"[\x21-\x7e]{1,256}")
+_SAFE_TO_RETURN = re.compile(rb"[\x21-\x7e]{1,256}")
 _STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class AdmissionCounter(Protocol):
-    """Counts the requests in the house for whoever limits and scales by them."""
+    """A counter of ongoing requests, by which Serve limits and scales."""
 
-    def enter(self) -> bool:
-        """Whether a request may be worked on now; if so it counts until `leave`."""
+    def try_admit(self) -> bool:
+        """Count a request if another one is allowed now, until `record_response`. Return whether it was counted."""
 
-    def leave(self, status: int, seconds: float) -> None:
-        """It was answered."""
+    def record_response(self, status: int, seconds: float) -> None:
+        """Record a response: its status and its duration."""
 
     def cancel_admission(self) -> None:
-        """It comes in by another door: as if it had not entered."""
+        """Undo `try_admit`, because the request takes uvicorn's path and is counted there."""
 
 
 @dataclass(frozen=True, slots=True)
 class FastPath:
-    """`answer` gives the reply to a POST by path, headers and body, or None to have it asked the usual way.
+    """`answer` returns the response to a POST by path, headers and body, or None if uvicorn's path must handle it.
 
-    `paths` are those as they stand in a request, without a query. Whatever `answer` raises closes this way for good.
+    `paths` are full paths as requests have them, without a query. Any exception from `answer` disables the fast path for good.
     """
 
     paths: Mapping[bytes, str]
@@ -53,60 +54,60 @@ class FastPath:
 
 
 class TrailerDroppingProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, but for trailers, which it puts behind the headers: nobody in front of it has looked at them.
+    """uvicorn's protocol without trailers, which uvicorn appends to the headers although no proxy has checked them.
 
-    A proxy that takes headers away, or sets them, does so before the body, and passes on what comes after it.
+    A proxy that removes or sets headers does so before the body, and passes on what comes after it.
     """
 
     _headers_are_over = False
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Start a request."""
         self._headers_are_over = False
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; or a trailer, which the parser tells by the same name."""
+        """Add a header; ignore a trailer, for which the parser calls this method too."""
         if not self._headers_are_over:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """What is told as a header from now on is none."""
+        """Take what follows as trailers."""
         self._headers_are_over = True
         super().on_headers_complete()
 
 
-class _ShortWayProtocol(TrailerDroppingProtocol):
-    """One connection."""
+class _FastPathProtocol(TrailerDroppingProtocol):
+    """One connection. `enabled` holds for all connections of a server."""
 
-    way: ClassVar[FastPath]
-    open: ClassVar[bool] = True
+    fast_path: ClassVar[FastPath]
+    enabled: ClassVar[bool] = True
     _held = False
     _body: bytes | bytearray = b""
     _default_headers: Any = None
     _head = b""
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn; and what has not arrived whole by now takes the usual way."""
+        """Parse `data`. A request that has not arrived whole after that takes uvicorn's path."""
         super().data_received(data)
         if self._held:
-            self._take_the_usual_way()
+            self._release_held()
 
     def on_message_begin(self) -> None:
-        """A request begins. Its scope is made when it is needed."""
+        """Start a request. Its scope is made when it is needed."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._headers_are_over = False
 
     def on_headers_complete(self) -> None:
-        """Hold what may be answered at once until its body is here."""
+        """Hold a request that the fast path may answer until its body has arrived."""
         self._headers_are_over = True
-        if self._may_be_held():
+        if self._can_be_held():
             self._held, self._body = True, b""
         else:
-            self._begin_the_usual_way()
+            self._start_in_uvicorn()
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
+        """Add a part of the body."""
         if not self._held:
             super().on_body(body)
         elif self._body:
@@ -116,19 +117,19 @@ class _ShortWayProtocol(TrailerDroppingProtocol):
             self._body = body
 
     def on_message_complete(self) -> None:
-        """The request is here."""
-        if self._held and self._answered():
+        """Answer the complete request."""
+        if self._held and self._try_answer_safely():
             self._held = False
             return
         if self._held:
-            self._take_the_usual_way()
+            self._release_held()
         super().on_message_complete()
 
-    def _may_be_held(self) -> bool:
-        # In the order of what is told cheapest; a cycle that is under way answers first (pipelining).
+    def _can_be_held(self) -> bool:
+        # Cheapest checks first. An earlier request that is still open must be answered first (pipelining).
         return (
-            self.open
-            and self.url in self.way.paths
+            self.enabled
+            and self.url in self.fast_path.paths
             and (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
@@ -137,48 +138,51 @@ class _ShortWayProtocol(TrailerDroppingProtocol):
             and not self.flow.write_paused
         )
 
-    def _take_the_usual_way(self) -> None:
+    def _release_held(self) -> None:
         self._held = False
         if self.transport.is_closing():
-            # It was malformed: the answer to that is sent.
+            # The request was malformed, and uvicorn has sent the answer to that.
             return
         body, self._body = self._body, b""
-        self._begin_the_usual_way()
+        self._start_in_uvicorn()
         if body:
             super().on_body(bytes(body))
 
-    def _begin_the_usual_way(self) -> None:
+    def _start_in_uvicorn(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
-        # The scope has this list.
+        # The scope holds this list object, so it is extended in place.
         self.headers.extend(headers)
         super().on_headers_complete()
 
-    def _answered(self) -> bool:
-        """Whether the request has its answer. Raises nothing: the parser would call the request malformed."""
+    def _try_answer_safely(self) -> bool:
+        """Answer the request if the fast path can; return whether it did.
+
+        Raises nothing: the parser would report the request as malformed.
+        """
         try:
-            return self._answer_at_once()
+            return self._try_answer()
         except Exception:
-            # Nothing is written yet.
-            type(self).open = False
-            _logger.exception("requests are not answered at once any more: the short way failed")
+            # No byte of an answer has been written yet, so uvicorn's path can answer.
+            type(self).enabled = False
+            _logger.exception("fast path disabled: it failed")
             return False
 
-    def _answer_at_once(self) -> bool:
-        begun = time.monotonic()
+    def _try_answer(self) -> bool:
+        started = time.monotonic()
         headers = headers_of(self.headers)
         given = headers.get(REQUEST_ID_HEADER)
         if given is None:
             given = headers[REQUEST_ID_HEADER] = str(uuid4()).encode()
-        elif not _FIT_TO_BE_REPEATED.fullmatch(given):
+        elif not _SAFE_TO_RETURN.fullmatch(given):
             return False
-        admission_counter = self.way.admission_counter
-        if not admission_counter.enter():
+        admission_counter = self.fast_path.admission_counter
+        if not admission_counter.try_admit():
             return False
         reply = None
         try:
-            reply = self.way.answer(self.way.paths[self.url], headers, self._body)
+            reply = self.fast_path.answer(self.fast_path.paths[self.url], headers, self._body)
         finally:
             if reply is None:
                 admission_counter.cancel_admission()
@@ -186,16 +190,16 @@ class _ShortWayProtocol(TrailerDroppingProtocol):
             return False
         ready = time.monotonic()
         self._write(reply, given)
-        # The client has its answer: what is left is done while it reads.
-        self._put_down(reply.status, ready - begun)
+        # The client has its answer; the rest happens while it reads.
+        self._record(reply.status, ready - started)
         return True
 
-    def _put_down(self, status: int, seconds: float) -> None:
+    def _record(self, status: int, seconds: float) -> None:
         try:
-            self.way.admission_counter.leave(status, seconds)
+            self.fast_path.admission_counter.record_response(status, seconds)
         except Exception:
-            type(self).open = False
-            _logger.exception("requests are not answered at once any more: they could not be counted")
+            type(self).enabled = False
+            _logger.exception("fast path disabled: a request could not be counted")
         self.on_response_complete()
 
     def _write(self, reply: HttpResponse, request_id: bytes) -> None:
@@ -211,6 +215,6 @@ class _ShortWayProtocol(TrailerDroppingProtocol):
         )
 
 
-def make_protocol_class(short_way: FastPath) -> type[HttpToolsProtocol]:
-    """What uvicorn makes for every connection, in the place of its own."""
-    return type("ShortWayProtocol", (_ShortWayProtocol,), {"way": short_way})
+def make_protocol_class(fast_path: FastPath) -> type[HttpToolsProtocol]:
+    """Return the class that uvicorn instantiates for every connection, instead of its own."""
+    return type("FastPathProtocol", (_FastPathProtocol,), {"fast_path": fast_path})

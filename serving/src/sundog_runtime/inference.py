@@ -1,4 +1,4 @@
-"""From a decoded request to its answer, whatever the protocol."""
+"""The path from a decoded request to its answer, for every protocol."""
 
 import asyncio
 import logging
@@ -22,25 +22,26 @@ from sundog_runtime.scheduling.execution_mode import SMALL_BYTES, is_small
 from sundog_runtime.scheduling.model_thread import ModelThread, as_exception
 from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, make_deadline_problem
 from sundog_runtime.signature import check_outputs
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
 Result = TypeVar("Result")
 
 _END = object()
-_ENDS_THE_LOOP = (SystemExit, KeyboardInterrupt)
-"""What asyncio lets through to whoever runs it, and so ends the replica, where a model raises it on the event loop."""
+_EXITS = (SystemExit, KeyboardInterrupt)
+"""Exceptions that asyncio passes on to the caller of the loop. A model that raises one on the event loop would end the replica."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class Inference:
-    """One model's answers. `thread` runs the model; large bodies are read and written on `codec`, a thread beside it."""
+    """Answers of one model. `thread` runs the model; `codec` is a second thread, which reads and writes large bodies."""
 
     def __init__(
         self, model: LoadedModel, scheduler: Scheduler, thread: ModelThread, codec: ModelThread, metrics: ReplicaMetrics
     ) -> None:
-        self.streams = model.streams
+        self.is_streaming = model.is_streaming
         self.scheduler = scheduler
         self._model = model
         self._thread = thread
@@ -54,23 +55,23 @@ class Inference:
         headers: Mapping[bytes, bytes],
         body: Buffer,
     ) -> DecodedRequest | None:
-        """The query in `body`; None where `answer_at_once` would have nothing to say to it. Raises Problem 400."""
+        """Return the query in `body`; None if `answer_at_once` cannot answer it. Raises Problem 400."""
         small = len(body) <= SMALL_BYTES and self._answers_are_small
-        return decode(headers, body) if small and not self.streams and self.scheduler.can_infer_at_once() else None
+        return decode(headers, body) if small and not self.is_streaming and self.scheduler.can_infer_at_once() else None
 
     def answer_at_once(self, query: DecodedRequest, context: RequestContext) -> EncodedResponse | None:
-        """As `answer`, but without waiting for anything; None where something must be waited for.
+        """Answer like `answer`, but without waiting; return None if it would have to wait.
 
-        An answer is written here however large it is. After a large one the next is not asked for here.
+        An answer is encoded here however large it is. After a large answer, the next request is not answered at once.
         """
         try:
-            output = self.scheduler.infer_at_once(query.batch, _told(context, query))
+            output = self.scheduler.infer_at_once(query.batch, _with_parameters(context, query))
             if output is NOT_AT_ONCE:
                 return None
             self._answers_are_small = is_small(output)
             return self._encode(query, output)
         except Exception as error:
-            _refuse_lack_of_values(error, query.batch)
+            _raise_if_values_missing(error, query.batch)
             raise
 
     async def read(
@@ -79,7 +80,7 @@ class Inference:
         headers: Mapping[bytes, bytes],
         body: Buffer,
     ) -> DecodedRequest:
-        """The query in `body`. Raises Problem 400."""
+        """Return the query in `body`. Raises Problem 400."""
         return (
             decode(headers, body)
             if len(body) <= SMALL_BYTES
@@ -92,29 +93,30 @@ class Inference:
         headers: Mapping[bytes, bytes],
         body: Buffer,
     ) -> DecodedRequest:
-        """As `read`, while the event loop goes on. Raises Problem 400."""
+        """Read like `read`, without blocking the event loop. Raises Problem 400."""
         return await self._codec.run(lambda: decode(headers, body))
 
     async def answer(self, query: DecodedRequest, context: RequestContext) -> EncodedResponse:
-        """Raises Problem, and what the model raises. Cancel it, and the request leaves the queue."""
-        if self.streams:
-            raise Problem(400, "Streaming", "the model answers in a stream, which this way of asking does not have")
+        """Return the answer. Raises Problem, and what the model raises. When cancelled, the request leaves the queue."""
+        if self.is_streaming:
+            detail = "the model answers in a stream, which this protocol does not support; request it in plain JSON"
+            raise Problem(400, "Streaming", detail)
         try:
-            output = await self.scheduler.infer(query.batch, _told(context, query))
+            output = await self.scheduler.infer(query.batch, _with_parameters(context, query))
             self._answers_are_small = is_small(output)
             if self._answers_are_small:
                 return self._encode(query, output)
             return await self._codec.run(lambda: self._encode(query, output))
         except Exception as error:
-            _refuse_lack_of_values(error, query.batch)
+            _raise_if_values_missing(error, query.batch)
             raise
 
     async def stream(self, query: DecodedRequest, context: RequestContext) -> AsyncGenerator[EncodedResponse, None]:
-        """One answer for each item that the model yields, computed when it is asked for. Close it to stop the model.
+        """Yield one answer for each item that the model yields, computed on demand. Close the generator to stop the model.
 
         The deadline is that of the last item. Raises as `answer` does.
         """
-        context = _told(context, query)
+        context = _with_parameters(context, query)
         work = _Work(time.monotonic())
         try:
             result = await _before(
@@ -130,81 +132,83 @@ class Inference:
                 while (item := await _before(context.deadline, anext(items, _END))) is not _END:
                     yield self._encode(query, item)
         except Exception as error:
-            _refuse_lack_of_values(error, query.batch)
+            _raise_if_values_missing(error, query.batch)
             raise
         finally:
-            if work.begun:
-                self._metrics.waited(work.begun - work.asked)
-                self._metrics.passed(1, work.seconds)
+            if work.started:
+                self._metrics.record_wait(work.started - work.requested)
+                self._metrics.record_pass(1, work.seconds)
 
     def _encode(self, query: DecodedRequest, output: Any) -> EncodedResponse:
         return query.encode(check_outputs(self._model.signature.outputs, output))
 
     async def _on_model(self, call: Callable[[], Any], context: RequestContext, work: "_Work") -> Any:
-        """One call of the model for a stream, on its thread."""
-        timed = partial(work.of, lambda: call_for((context,), call))
-        return await self._thread.run(lambda: self.scheduler.run_with_stuck_limit(context.deadline - work.asked, timed))
+        """Call the model for a stream, on its thread."""
+        timed = partial(work.time, lambda: call_for((context,), call))
+        return await self._thread.run(
+            lambda: self.scheduler.run_with_stuck_limit(context.deadline - work.requested, timed)
+        )
 
     async def _on_thread(self, generator: Any, context: RequestContext, work: "_Work") -> AsyncGenerator[Any, None]:
-        """Between two items other requests have their turn."""
+        """Yield the items of a synchronous generator. Other requests run between two items."""
         try:
             while True:
-                # Copied there: the model may write to it again as soon as another stream has its turn.
+                # Copied on the model's thread: the model may write to the item again as soon as another stream runs.
                 item = await self._on_model(lambda: _next(generator), context, work)
                 if item is _END:
                     return
                 yield item
         finally:
             self._thread.post(
-                lambda: self.scheduler.run_with_stuck_limit(context.deadline - work.asked, generator.close)
+                lambda: self.scheduler.run_with_stuck_limit(context.deadline - work.requested, generator.close)
             )
 
 
-def _refuse_lack_of_values(error: Exception, batch: Any) -> None:
-    """Raises Problem 400 where `error` is of an input without values: clients choose that, so it is no failure of the model."""
+def _raise_if_values_missing(error: Exception, batch: Any) -> None:
+    """Raise Problem 400 if the model failed on an input without values: clients choose that, so it is no failure of the model."""
     failed = not isinstance(error, Problem) or error.status == HTTPStatus.INTERNAL_SERVER_ERROR
-    if failed and _lacks_values(batch):
+    if failed and _has_empty_input(batch):
         _logger.info("the model failed on an input without values: %r", error)
         detail = "an input holds no values, and the model fails on that; send at least one row"
         raise bad_input("EmptyInput", detail) from error
 
 
-def _lacks_values(value: Any) -> bool:
+def _has_empty_input(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.size == 0
     if isinstance(value, dict):
-        return any(map(_lacks_values, value.values()))
-    return isinstance(value, list) and all(map(_lacks_values, value))
+        return any(map(_has_empty_input, value.values()))
+    return isinstance(value, list) and all(map(_has_empty_input, value))
 
 
-def _told(context: RequestContext, query: DecodedRequest) -> RequestContext:
+def _with_parameters(context: RequestContext, query: DecodedRequest) -> RequestContext:
     return context if query.parameters is None else context.with_parameters(query.parameters)
 
 
 @dataclass(slots=True)
 class _Work:
-    """What one stream has had of the model: when it was asked for, when that began (0: not yet), and for how long in all, in seconds.
+    """The model's time for one stream, in seconds: when it was requested, when it started (0: not yet), and its sum.
 
-    Between two items the model works for others; what an asynchronous one awaits is its own time.
+    Between two items the model works for other requests. Time that an asynchronous model awaits counts as its own.
     """
 
-    asked: float
-    begun: float = 0.0
+    requested: float
+    started: float = 0.0
     seconds: float = 0.0
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Time what is done within."""
+    def measure(self) -> Iterator[None]:
+        """Time the block."""
         since = time.monotonic()
-        self.begun = self.begun or since
+        self.started = self.started or since
         try:
             yield
         finally:
             self.seconds += time.monotonic() - since
 
-    def of(self, function: Callable[[], Result]) -> Result:
+    def time(self, function: Callable[[], Result]) -> Result:
         """Time one call."""
-        with self.going_on():
+        with self.measure():
             return function()
 
 
@@ -212,9 +216,9 @@ async def _on_loop(generator: Any, context: RequestContext, work: _Work) -> Asyn
     try:
         while True:
             try:
-                with working_on(context), work.going_on():
+                with working_on(context), work.measure():
                     item = await anext(generator, _END)
-            except (asyncio.CancelledError, *_ENDS_THE_LOOP) as error:
+            except (asyncio.CancelledError, *_EXITS) as error:
                 if _is_cancellation(error):
                     raise
                 raise as_exception(error) from error
@@ -224,15 +228,15 @@ async def _on_loop(generator: Any, context: RequestContext, work: _Work) -> Asyn
     finally:
         try:
             await generator.aclose()
-        except (Exception, asyncio.CancelledError, *_ENDS_THE_LOOP) as error:
+        except (Exception, asyncio.CancelledError, *_EXITS) as error:
             if _is_cancellation(error):
                 raise
-            # Nobody is left to be told; with a synchronous one it is the same.
-            _logger.exception("a stream that was given up raised")
+            # The client has gone away. A synchronous generator's error is logged in the same way.
+            _logger.exception("an abandoned stream raised")
 
 
 def _is_cancellation(error: BaseException) -> bool:
-    """Whether `error` is that somebody cancels the present task; else it is of the model's own, whatever it is."""
+    """Whether `error` means that the current task is cancelled; otherwise the model raised it, whatever its type."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
@@ -247,7 +251,7 @@ def _next(generator: Any) -> Any:
 
 
 async def _before(deadline: float, awaitable: Any) -> Any:
-    """Raises Problem 504 when it takes too long."""
+    """Return the result of `awaitable`. Raises Problem 504 when it takes too long."""
     if deadline == inf:
         return await awaitable
     try:

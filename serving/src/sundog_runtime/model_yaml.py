@@ -1,4 +1,4 @@
-"""What a model says about itself, in the optional file `model.yaml` beside its weights.
+"""A model's description of itself, in the optional file `model.yaml` beside its weights.
 
     format: torch
     entrypoint: net:Net
@@ -11,8 +11,8 @@
     channelsLast: false
     compile: {enabled: true, mode: default}
 
-Every field is optional. What `spec.model` says goes before what the file says: `format` unless it is `auto`, `entrypoint`
-unless it is empty, and `config` key by key. There is no `trustCode` here: a model does not vouch for itself.
+Every field is optional. `spec.model` overrides the file: `format` unless it is `auto`, `entrypoint` unless it is empty,
+and `config` key by key. `trustCode` is not a field of the file: a model does not vouch for itself.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sundog_runtime.arguments import ModelArguments, ModelFormat
+from sundog_runtime.arguments import ModelArguments, ModelFormat, describe_validation_error
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.signature import Signature, TensorField, add_row_axis
 from sundog_runtime.tensors import TensorSpec
@@ -34,7 +34,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 class Compile(BaseModel):
-    """Whether and how `torch.compile` is used. It takes effect before the replica is ready."""
+    """Whether and how `torch.compile` is used. The network is compiled before the replica is ready."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -43,12 +43,12 @@ class Compile(BaseModel):
 
 
 class DescriptionFile(BaseModel):
-    """The fields of `model.yaml`; an unknown one is an error."""
+    """The fields of `model.yaml`; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, title="model.yaml")
 
     format: Annotated[
-        ModelFormat, Field(description="How the model is stored. `auto` tells it from the content of the files.")
+        ModelFormat, Field(description="How the model is stored. `auto` detects it from the content of the files.")
     ] = "auto"
     entrypoint: Annotated[
         str,
@@ -62,23 +62,24 @@ class DescriptionFile(BaseModel):
         Field(description="Keyword arguments of the entrypoint, or the settings of a transformers model."),
     ] = {}
     inputs: Annotated[
-        list[TensorField], Field(description="What a request must hold, in order. Every request is checked.")
+        list[TensorField],
+        Field(description="The tensors that a request must hold, in order. Every request is checked."),
     ] = []
     outputs: Annotated[
-        list[TensorField], Field(description="What an answer holds, in order. Every answer is checked.")
+        list[TensorField], Field(description="The tensors that an answer holds, in order. Every answer is checked.")
     ] = []
     batchable: Annotated[
         bool | None,
         Field(
-            description="Whether rows of several requests may be joined along the first dimension. By default they may where"
-            " every declared input and output has -1 there; the inputs of a request then have as many rows as each other."
+            description="Whether rows of several requests may be batched along the first dimension. By default yes if every"
+            " declared input and output has -1 there. All inputs of one request then need the same number of rows."
         ),
     ] = None
     channels_last: Annotated[
         bool | None,
         Field(
             alias="channelsLast",
-            description="Keep 4-D weights and inputs in channels-last memory order. By default on where the first layer is a"
+            description="Keep 4-D weights and inputs in channels-last memory order. By default on if the first layer is a"
             " Conv2d and a 4-D input is declared.",
         ),
     ] = None
@@ -87,7 +88,7 @@ class DescriptionFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What `model.yaml` and the manifest say together."""
+    """`model.yaml` and the manifest, merged."""
 
     format: ModelFormat = "auto"
     entrypoint: str = ""
@@ -99,16 +100,16 @@ class ModelDescription:
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes no aliases, which a few lines of write out to gigabytes, and no key twice."""
+    """A safe loader that refuses duplicate keys, and aliases, which can expand a few lines to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node. Raises LoadFailed for an alias."""
+        """Return the next node. Raises LoadFailed for an alias."""
         if self.check_event(yaml.AliasEvent):
-            raise LoadFailed(f"{MODEL_YAML} uses YAML aliases; write the values out")
+            raise LoadFailed(f"{MODEL_YAML}: found a YAML alias; expected none. Write the values out.")
         return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """The next mapping. Raises LoadFailed for a key that is there twice."""
+        """Return the next mapping. Raises LoadFailed for a duplicate key."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -117,15 +118,15 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if (key.tag, key.value) in lines:
                 first = lines[key.tag, key.value]
-                raise LoadFailed(f"{MODEL_YAML}: line {line}: key {key.value!r} is there twice, first in line {first}")
+                raise LoadFailed(f"{MODEL_YAML}: line {line}: duplicate key {key.value!r}, first in line {first}")
             lines[key.tag, key.value] = line
         return node
 
 
 def parse_description(text: bytes) -> ModelDescription:
-    """Raises LoadFailed naming the file and every field that is wrong."""
+    """Parse the content of `model.yaml`. Raises LoadFailed naming the file and every field that is wrong."""
     if len(text) > MAX_MODEL_YAML_BYTES:
-        raise LoadFailed(f"{MODEL_YAML} is larger than {MAX_MODEL_YAML_BYTES} bytes")
+        raise LoadFailed(f"{MODEL_YAML}: {len(text)} bytes; expected at most {MAX_MODEL_YAML_BYTES}")
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 it is a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -133,14 +134,11 @@ def parse_description(text: bytes) -> ModelDescription:
     try:
         parsed = DescriptionFile.model_validate({} if document is None else document)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False)
-        )
-        raise LoadFailed(f"{MODEL_YAML}: {wrong}") from None
+        raise LoadFailed(f"{MODEL_YAML}: {describe_validation_error(error)}") from None
     for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):
-            raise LoadFailed(f"{MODEL_YAML}: {kind} holds a name twice")
+            raise LoadFailed(f"{MODEL_YAML}: {kind} has two tensors with the same name; expected unique names")
     return ModelDescription(
         format=parsed.format,
         entrypoint=parsed.entrypoint,
@@ -157,7 +155,7 @@ def _specs(fields: list[TensorField]) -> tuple[TensorSpec, ...]:
 
 
 def merge_manifest(manifest: ModelArguments, file: ModelDescription) -> ModelDescription:
-    """The file's description with what the manifest says put over it."""
+    """Return the file's description with the manifest's values over it."""
     return ModelDescription(
         format=file.format if manifest.format == "auto" else manifest.format,
         entrypoint=manifest.entrypoint or file.entrypoint,

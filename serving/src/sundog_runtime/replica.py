@@ -1,4 +1,4 @@
-"""One replica: load, configure, warm up, serve, reconfigure. Knows nothing of Serve."""
+"""One replica: load, configure, warm up, serve, reconfigure. Independent of Serve."""
 
 import asyncio
 import logging
@@ -27,18 +27,19 @@ from sundog_runtime.signature import infer_inputs
 from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.open_model import ModelFiles, open_model
 from sundog_runtime.start_timeout import StartAttempts
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.telemetry.startup import StartupPhases
 from sundog_runtime.warmup import warm_up
 
 STARTUP_PATH = "/-/startup"
-"""Below the prefix: how long the phases of the start took."""
+"""Below the prefix: the duration of each phase of the start."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class Replica:
-    """A model in memory that answers. Made by `start`; ready after the first `reconfigure` or `check_health`."""
+    """A loaded model that answers. Created by `start`; ready after the first `reconfigure` or `check_health`."""
 
     def __init__(
         self,
@@ -71,14 +72,14 @@ class Replica:
             ReplicaSettings().max_request_bytes,
             os.environ.get(PEERS_VARIABLE, ""),
         )
-        if batching.max_size > 1 and (why := find_unbatchable_reason(model)):
-            _logger.warning("requests are not batched: %s", why)
+        if batching.max_size > 1 and (reason := find_unbatchable_reason(model)):
+            _logger.warning("requests are not batched: %s", reason)
 
     @classmethod
     async def start(cls, args: Any, build: str = "") -> "Replica":
-        """Load, without blocking the event loop. Raises a StartError.
+        """Load without blocking the event loop. Raises a StartError.
 
-        `build` names the application that Serve starts: an attempt that did not end speaks for those that follow at the same one alone.
+        `build` names the application that Serve starts. A timeout of an earlier attempt counts only for the same application.
         """
         arguments = parse_arguments(args)
         attempts = _attempts(arguments, build)
@@ -93,9 +94,11 @@ class Replica:
             startup.detail("download", files.seconds)
             with startup.phase("load"):
                 seconds = load_deadline_s(total_file_bytes(files))
-                late = LoadTimeout(f"loading did not end within {seconds:.0f} s")
-                model = await attempts.in_time(thread.run(lambda: _load(files, arguments)), seconds, late)
-            _use_cores(arguments.cpu)
+                timeout_error = LoadTimeout(f"loading did not end within {seconds:.0f} s")
+                model = await attempts.run_with_timeout(
+                    thread.run(lambda: _load(files, arguments)), seconds, timeout_error
+                )
+            _limit_torch_threads(arguments.cpu)
         except StartError:
             thread.close()
             raise
@@ -105,24 +108,24 @@ class Replica:
         return cls(arguments, model, thread, startup, attempts)
 
     async def reconfigure(self, user_config: Any) -> None:
-        """Apply `user_config` between two requests; the first time also warm up, with what was configured.
+        """Apply `user_config` between two requests; the first time also warm up, after the configuration.
 
-        The first one belongs to the start: what is wrong with it raises a StartError. A later one that cannot be
-        applied is logged and the one before stays in force: raising would make Serve stop a replica that serves.
+        The first call belongs to the start: an error in its `user_config` raises a StartError. If a later one cannot be
+        applied, the error is logged and the previous one stays in force: raising would make Serve stop a working replica.
         """
         first = self._settings is None
         try:
             settings = parse_settings(user_config)
             if self._settings is None:
                 seconds = load_deadline_s(0)
-                late = LoadTimeout(f"configure did not end within {seconds:.0f} s")
-                await self._attempts.in_time(self._configure(settings.user_config), seconds, late)
+                timeout_error = LoadTimeout(f"configure did not end within {seconds:.0f} s")
+                await self._attempts.run_with_timeout(self._configure(settings.user_config), seconds, timeout_error)
             elif settings.user_config != self._settings.user_config:
                 await self._configure(settings.user_config)
         except StartError as error:
             if first:
                 raise
-            _logger.error("the new user_config is not applied, the one before stays in force: %s", error.message)  # noqa: TRY400 (no traceback: it is the user's)
+            _logger.error("user_config rejected, the previous one stays in force: %s", error.message)  # noqa: TRY400 (no traceback: it is the user's)
             return
         if first:
             await self._warm_up()
@@ -130,27 +133,27 @@ class Replica:
         self.app.max_request_bytes = self.grpc.max_request_bytes = settings.max_request_bytes
 
     async def check_health(self) -> None:
-        """Raises RuntimeError when a call has been running for so long that nothing behind it will be answered, or the device is lost.
+        """Raise RuntimeError if a call blocks the queue for too long, or the device is lost.
 
-        Serve asks before the replica is ready. Where it had no `user_config` to hand over, the start ends here; raises a
-        StartError then.
+        Serve checks before the replica is ready too. If Serve had no `user_config` to pass, the start ends here and can
+        raise a StartError.
         """
         if self._settings is None:
             await self.reconfigure(None)
-        if lost := self._model.lost():
+        if lost := self._model.lost_reason():
             raise RuntimeError(f"the device is lost: {lost}")
-        if self._scheduler.stuck:
+        if self._scheduler.is_stuck:
             raise RuntimeError(f"the model has been busy with one call for {self._thread.busy_seconds:.0f} s")
 
     async def infer(self, query: DecodedRequest, context: RequestContext | None = None) -> EncodedResponse:
-        """The answer to a query of any protocol, by the same queue and in the same batches as all others.
+        """Return the answer to a query of any protocol, through the queue and the batches that all protocols share.
 
-        Raises Problem, and what the model raises on this request. Cancel it, and the request leaves the queue.
+        Raises Problem, and what the model raises on this request. When cancelled, the request leaves the queue.
         """
         return await self._inference.answer(query, context or RequestContext())
 
     def close(self) -> None:
-        """End the threads, after what they were asked for."""
+        """End the threads after their pending work."""
         self._thread.close()
         self._codec.close()
 
@@ -159,19 +162,21 @@ class Replica:
         if configure is None:
             return
         try:
-            # A copy: what the model does with it must not change what the next user_config is compared with.
+            # A copy: changes that the model makes must not change the value that the next user_config is compared with.
             await self._thread.run(lambda: configure(deepcopy(user_config)))
         except Exception as error:
             raise LoadFailed(f"configure raised {type(error).__name__}: {error}") from error
 
     async def _warm_up(self) -> None:
-        wanted, timeout = self._arguments.warmup.requests, self._arguments.warmup.timeout_seconds
-        rows = self._arguments.batching.max_size if self._scheduler.joins else 1
-        loop, stop_joining = asyncio.get_running_loop(), self._scheduler.stop_joining
-        late = WarmupTimeout(f"{wanted} warm-up requests did not end within {timeout:g} s")
+        requests, timeout_s = self._arguments.warmup.requests, self._arguments.warmup.timeout_seconds
+        rows = self._arguments.batching.max_size if self._scheduler.is_batching else 1
+        loop, stop_batching = asyncio.get_running_loop(), self._scheduler.stop_batching
+        timeout_error = WarmupTimeout(f"{requests} warm-up requests did not end within {timeout_s:g} s")
         with self.startup.phase("warmup"):
-            made = await self._attempts.in_time(
-                self._thread.run(lambda: warm_up(self._model, wanted, loop, rows, stop_joining)), timeout, late
+            made = await self._attempts.run_with_timeout(
+                self._thread.run(lambda: warm_up(self._model, requests, loop, rows, stop_batching)),
+                timeout_s,
+                timeout_error,
             )
         if made:
             _logger.info("warm-up: %d requests in %.3f s", made, self.startup.phases["warmup"])
@@ -185,16 +190,16 @@ def _attempts(arguments: Arguments, build: str) -> StartAttempts:
 
 
 def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
-    """The model, with the inputs of its example where it declares none."""
-    # torch takes seconds to import: a model that is not there, or is not what was promised, is told without it.
+    """Load the model; take its inputs from its example if it declares none."""
+    # torch takes seconds to import: a missing model or a wrong digest is reported without it.
     from sundog_runtime.formats.device import make_device_watch, select_device
     from sundog_runtime.formats.load import load_model
 
-    _use_cores(arguments.cpu)
+    _limit_torch_threads(arguments.cpu)
     gpu = arguments.gpu
     model = load_model(files, arguments.model, arguments.namespace, lambda: select_device(gpu.count, gpu.vendor))
     if (watch := make_device_watch(gpu.count, gpu.vendor)) is not None:
-        model = replace(model, predict=watch.over(model.predict), lost=lambda: watch.lost)
+        model = replace(model, predict=watch.wrap(model.predict), lost_reason=lambda: watch.lost_reason)
     if model.example is None or model.signature.inputs:
         return model
     try:
@@ -204,8 +209,8 @@ def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
     return replace(model, signature=replace(model.signature, inputs=inputs))
 
 
-def _use_cores(cpu: float) -> None:
-    """OpenMP keeps the number of threads per thread: every thread that runs the model must be told."""
+def _limit_torch_threads(cpu: float) -> None:
+    """Limit torch's threads for the calling thread: OpenMP keeps the limit per thread, so each thread that runs the model needs it."""
     from sundog_runtime.formats.torch_state import set_torch_threads
 
     set_torch_threads(cpu)

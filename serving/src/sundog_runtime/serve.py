@@ -17,95 +17,93 @@ from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
 from sundog_runtime.event_loop_watchdog import watch_event_loop
 from sundog_runtime.protocol.grpc_service import GrpcHandler, GrpcMethods
-from sundog_runtime.telemetry.logs import SERVE_LOGGER_NAME, disable_request_logs, install_json_formatter
+from sundog_runtime.telemetry.logs import LOGGER_NAME, SERVE_LOGGER_NAME, disable_request_logs, install_json_formatter
 from sundog_runtime.telemetry.model_output import capture_model_output
 from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter
 
 MAX_START_FAILURES = 3
-"""Serve gives up after so many failed starts, whatever the number of replicas: most failures are for good."""
+"""Failed starts after which Serve gives up, for any number of replicas: most failures are permanent."""
 
 KNOWN_RAY = "2.60"
 """The release whose private names `serve_internals` uses."""
 
 FAST_PATH_VARIABLE, OFF = "SUNDOG_FAST_PATH", "off"
-"""The environment variable of a replica, and its value, with which every request takes Serve's own way."""
+"""The environment variable of a replica that turns the fast path off, and the value for that."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class _Model(GrpcMethods):
-    """The one deployment of an application. It speaks Serve's language, and leaves the work to `replica.Replica`."""
+    """The one deployment of an application. It implements Serve's interface and delegates to `replica.Replica`."""
 
     async def __init__(self, args: dict[str, Any], build: str = "") -> None:  # type: ignore[misc]  # Serve awaits constructors
-        # Imported where a model runs: building an application needs no torch, and builds are done one after the other.
+        # Imported here, where a model runs: building an application needs no torch, and Serve builds one at a time.
         from sundog_runtime.replica import Replica
 
         arguments = parse_arguments(args)
         install_json_formatter(arguments.service, arguments.revision, logging.getLogger(SERVE_LOGGER_NAME))
         capture_model_output()
-        with _told():
+        with _log_start_error():
             self._replica = await Replica.start(args, build)
         exporter = RayMetricsExporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
         self._watching: asyncio.Task[NoReturn] | None = None
         self._exporting = asyncio.create_task(exporter.export_forever())
         disable_request_logs(logging.getLogger(SERVE_LOGGER_NAME))
-        _shorten_the_way(self._replica.app)
+        _install_fast_path(self._replica.app)
 
     def __serve_build_asgi_app__(self) -> Any:
-        """The application that Serve calls; made after the constructor."""
+        """Return the application that Serve calls; Serve calls this after the constructor."""
         return self._replica.app
 
     def grpc_handler(self) -> GrpcHandler:
-        """What answers Serve's calls of the gRPC methods."""
+        """Return the handler of the gRPC methods."""
         return self._replica.grpc
 
     async def reconfigure(self, user_config: Any) -> None:
-        """Serve hands over `user_config`, at the start, before the replica counts as ready, and on every change."""
-        with _told():
+        """Apply `user_config`. Serve calls this at the start, before the replica counts as ready, and on every change."""
+        with _log_start_error():
             await self._replica.reconfigure(user_config)
-        self._watch()
+        self._start_watchdog()
 
     async def check_health(self) -> None:
-        """Serve asks before the replica is ready, then every few seconds; raising three times makes it replace it."""
-        with _told():
+        """Check the replica. Serve calls this before it is ready, then every few seconds, and replaces it after three errors."""
+        with _log_start_error():
             await self._replica.check_health()
-        self._watch()
+        self._start_watchdog()
 
-    def _watch(self) -> None:
-        """Watch the event loop from when the replica has started: until then the start is what is watched."""
+    def _start_watchdog(self) -> None:
+        """Watch the event loop once the replica has started. Until then `StartAttempts` watches the start."""
         if self._watching is None:
-            _leave_what_stays_to_no_collection()
+            _freeze_garbage_collection()
             self._watching = asyncio.create_task(watch_event_loop())
 
 
-def _leave_what_stays_to_no_collection() -> None:
-    """Have Python's garbage collector never look again at what was made for the start: modules, Serve, the model.
+def _freeze_garbage_collection() -> None:
+    """Exclude all present objects from garbage collection: modules, Serve, the model.
 
-    There are some 400 000 objects of it, and each full collection looks at all of them, between two lines of whatever runs:
-    a request waits 100 ms and more for nothing, and a quick model looks slow.
+    These are some 400 000 objects. Each full collection would visit all of them, at any line of code: a request would wait
+    100 ms and more, and a quick model would look slow.
     """
     gc.collect()
     gc.freeze()
 
 
-def _shorten_the_way(app: Any) -> None:
-    """Have small requests answered at once, where Ray is the one whose inside we know."""
+def _install_fast_path(app: Any) -> None:
+    """Install the fast path if this is the Ray release whose internals are known."""
     if not ray.__version__.startswith(f"{KNOWN_RAY}."):
-        _logger.warning(
-            "requests take Serve's own way, which is longer: Ray is %s, known is %s", ray.__version__, KNOWN_RAY
-        )
+        _logger.warning("fast path disabled: Ray is %s; expected %s", ray.__version__, KNOWN_RAY)
         return
     try:
         from sundog_runtime.serve_internals import install_fast_path
     except ImportError as error:
-        _logger.warning("requests take Serve's own way, which is longer: %s", error)
+        _logger.warning("fast path disabled: %s", error)
         return
-    install_fast_path(app.at_once, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
+    install_fast_path(app.try_answer, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A start error is logged whole. Serve shows people the line that matters, without the way through the code."""
+def _log_start_error() -> Iterator[None]:
+    """Log a start error with its traceback, and raise it without: Serve shows users the line that matters."""
     try:
         yield
     except StartError as error:
@@ -117,9 +115,9 @@ Model = serve.deployment(name="Model", max_constructor_retry_count=MAX_START_FAI
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application for one revision. Raises LoadFailed when `args` are not the contract's.
+    """Return the application for one revision. Raises LoadFailed if `args` break the contract.
 
-    Serve builds it once for all of its own attempts to start it, and anew where it was taken out and put in again.
+    Serve builds it once for all of its own attempts to start it, and again after it was removed and added.
     """
     parse_arguments(args)
     return Model.bind(args, uuid.uuid4().hex)

@@ -1,8 +1,8 @@
-"""The one place that knows Serve from inside: where our own HTTP protocol is put into a replica's server.
+"""Serve's internals: the one module that puts Sundog's HTTP protocol into a replica's server.
 
 Serve has no public way to choose the protocol of a replica's HTTP server, nor to count requests that its application did
-not see. So this looks first whether everything is as it was in the Serve that it was written for. Where anything
-is not, Serve's own way stays, which answers every request alike and only takes longer; but no trailer becomes a header there.
+not see. This module therefore first checks that everything is as in the Serve release that it was written for. If
+anything differs, Serve's own path stays, which answers every request alike but slower. Trailers are dropped on both paths.
 """
 
 import asyncio
@@ -22,71 +22,72 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from sundog_runtime.errors import one_line
 from sundog_runtime.fast_path import FastPath, TrailerDroppingProtocol, make_protocol_class
 from sundog_runtime.protocol.messages import Buffer, HttpResponse
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 AnswerAtOnce: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], HttpResponse | None]
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def install_fast_path(answer: AnswerAtOnce, paths: Iterable[str], *, is_on: bool = True) -> None:
-    """Called while Serve constructs the replica: its HTTP server, when it starts, answers at once what `answer` can.
+    """Make the replica's HTTP server answer at once what `answer` can. To be called while Serve constructs the replica.
 
-    `paths` are those below the prefix that `answer` knows. Where Serve is not as expected the log says so, once. Where it is not `is_on`,
-    only trailers are kept from becoming headers.
+    `paths` are those below the prefix that `answer` handles. If Serve is not as expected, the log reports it once. Without `is_on`,
+    the server only drops trailers.
     """
     try:
         replica = worker.global_worker.actors[worker.global_worker.actor_id]._replica_impl
         start = replica._maybe_start_direct_ingress_servers
-    except Exception as error:  # noqa: BLE001 (whatever it is, Serve's own way is there)
-        _tell(f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 (after any error Serve's own path still works)
+        _log_disabled(f"{type(error).__name__}: {error}")
         return
 
-    async def start_with_a_short_way() -> None:
+    async def start_with_fast_path() -> None:
         await start()
         try:
-            why_not = _put_in(replica, answer, paths, is_on=is_on)
+            reason = _set_protocol(replica, answer, paths, is_on=is_on)
         except Exception as error:  # noqa: BLE001 (as above)
-            why_not = f"{type(error).__name__}: {error}"
-        if why_not:
-            _tell(why_not)
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            _log_disabled(reason)
         else:
-            _logger.info("small requests are answered at once")
+            _logger.info("fast path enabled")
 
-    replica._maybe_start_direct_ingress_servers = start_with_a_short_way
-
-
-def _tell(why_not: str) -> None:
-    _logger.warning("requests take Serve's own way, which is longer: %s", one_line(why_not))
+    replica._maybe_start_direct_ingress_servers = start_with_fast_path
 
 
-def _put_in(replica: Any, answer: AnswerAtOnce, paths: Iterable[str], *, is_on: bool = True) -> str:
-    """Why it was not done; empty where it was. Raises whatever the internals of another Serve lead to."""
+def _log_disabled(reason: str) -> None:
+    _logger.warning("fast path disabled: %s", one_line(reason))
+
+
+def _set_protocol(replica: Any, answer: AnswerAtOnce, paths: Iterable[str], *, is_on: bool = True) -> str:
+    """Set the server's protocol. Return the reason if the fast path stays off, otherwise "". Raises any error of Serve's internals."""
     server = replica._direct_ingress_http_server
     if server is None:
         return "the replica has no HTTP server of its own"
-    if not _speaks_by_httptools(server.config):
-        return "its HTTP server does not speak by httptools"
-    # What it is configured with counts until it is loaded, and what it has loaded from then on.
+    if not _uses_httptools(server.config):
+        return "its HTTP server does not use httptools"
+    # uvicorn reads `http` until it has loaded the configuration, and `http_protocol_class` after that.
     server.config.http = server.config.http_protocol_class = TrailerDroppingProtocol
     if not is_on:
-        return "it was switched off"
-    if why_not := _why_not(replica, server.config):
-        return why_not
+        return "it is turned off"
+    if reason := _unsupported_setting(replica, server.config):
+        return reason
     prefix = replica._route_prefix.rstrip("/")
     whole = {f"{prefix}{path}".encode("ascii"): path for path in paths}
     if prefix:
         whole[prefix.encode("ascii")] = "/"
-    metered = _Metered(replica, asyncio.get_running_loop())
+    metered = _ServeAdmissionCounter(replica, asyncio.get_running_loop())
     protocol = make_protocol_class(FastPath(whole, answer, metered))
     server.config.http = server.config.http_protocol_class = protocol
     return ""
 
 
-def _speaks_by_httptools(config: uvicorn.Config) -> bool:
+def _uses_httptools(config: uvicorn.Config) -> bool:
     return config.http == "auto" and AutoHTTPProtocol is HttpToolsProtocol
 
 
-def _why_not(replica: Any, config: uvicorn.Config) -> str:
+def _unsupported_setting(replica: Any, config: uvicorn.Config) -> str:
     make: Any = config.app
     outermost = make()
     reasons = {
@@ -101,12 +102,12 @@ def _why_not(replica: Any, config: uvicorn.Config) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-class _Metered:
-    """Serve's own counts, by its own means: what it scales, limits and drains by, and its metrics.
+class _ServeAdmissionCounter:
+    """Serve's own counts and metrics, by which it scales, limits and drains.
 
-    The model runs without a pause between `enter` and `leave`, so nobody on the event loop would ever see a request
-    that is counted only that long, however busy the replica is. It counts until the loop comes round: what is seen then
-    is what was worked on in one turn of the loop.
+    The model runs without a pause between `try_admit` and `record_response`. A request that counted only that long would be invisible to
+    all other code on the event loop, however busy the replica is. A request therefore counts until the loop's next turn:
+    the count is the number of requests that one turn answered.
     """
 
     def __init__(self, replica: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -115,7 +116,7 @@ class _Metered:
         self._loop = loop
         self._inside = 0
         self._app, self._deployment = replica._deployment_id.app_name, replica._deployment_id.name
-        # Fails now, rather than at the first request, where Serve's parameters are others.
+        # Fail now, and not at the first request, if this Serve has other parameters.
         inspect.signature(self._counts.record_request_metrics).bind(route="", latency_ms=0.0, is_error=False)
         self._request = RequestMetadata(
             request_id="",
@@ -128,15 +129,15 @@ class _Metered:
             is_direct_ingress=True,
         )
 
-    def enter(self) -> bool:
+    def try_admit(self) -> bool:
         if self._replica._semaphore.locked() or not self._replica._can_accept_request(self._request):
             return False
         self._counts.inc_num_ongoing_requests(self._request)
         return True
 
-    def leave(self, status: int, seconds: float) -> None:
+    def record_response(self, status: int, seconds: float) -> None:
         if not self._inside:
-            self._loop.call_soon(self._come_round)
+            self._loop.call_soon(self._release_counted)
         self._inside += 1
         route, milliseconds = self._request.route, seconds * 1000.0
         self._counts.record_request_metrics(route=route, latency_ms=milliseconds, is_error=False)
@@ -154,7 +155,7 @@ class _Metered:
     def cancel_admission(self) -> None:
         self._counts.dec_num_ongoing_requests(self._request)
 
-    def _come_round(self) -> None:
+    def _release_counted(self) -> None:
         for _ in range(self._inside):
             self._counts.dec_num_ongoing_requests(self._request)
         self._inside = 0

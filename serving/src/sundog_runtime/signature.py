@@ -1,7 +1,7 @@
-"""A model's inputs and outputs by name, type and shape, and whether an answer is what was declared.
+"""A model's inputs and outputs by name, type and shape, and the check of answers against them.
 
 `dtype` is one of `tensors.OIP_TYPES`; -1 in `shape` is any size, and the first dimension is the batch. Declared inputs
-are checked on every request, declared outputs on every answer. `description` reads them from `model.yaml`.
+are checked on every request, declared outputs on every answer. `model_yaml` reads them from `model.yaml`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ _Dtype = Literal[
 class TensorField(BaseModel):
     """One tensor as `model.yaml` declares it. In `shape`, -1 is any size; the first dimension is the batch.
 
-    With `allowNaN` it may hold NaN and infinity: as an input by binary tensors and gRPC, for JSON cannot say them; as an
-    output JSON says null for them.
+    With `allowNaN` it may hold NaN and infinity. As inputs they need binary tensors or gRPC, because JSON has no form for
+    them; in outputs JSON has null for them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -57,7 +57,7 @@ class TensorField(BaseModel):
     dtype: Annotated[
         _Dtype,
         Field(
-            description="The type of the values. `string` is text in UTF-8; `bytes` are any, such as those of an image file,"
+            description="The type of the values. `string` is text in UTF-8; `bytes` are arbitrary, such as an image file,"
             " and have no form in JSON."
         ),
     ]
@@ -70,17 +70,17 @@ class TensorField(BaseModel):
     ]
     allow_nan: Annotated[
         bool,
-        Field(alias="allowNaN", description="Whether it may hold NaN and infinity, which are refused otherwise."),
+        Field(alias="allowNaN", description="Accept NaN and infinity, which are an error otherwise."),
     ] = False
 
     def spec(self) -> TensorSpec:
-        """The same for those who check arrays."""
+        """Return the same as a TensorSpec, against which arrays are checked."""
         return TensorSpec(self.name, self.dtype, tuple(self.shape), self.allow_nan)
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Inputs and outputs in order; empty where nothing is known. `axes` are what sizes of the inputs must have in common."""
+    """Inputs and outputs in order; empty if unknown. `axes` are sizes that inputs have in common."""
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -89,18 +89,18 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One size, wherever it occurs: `places` are names of inputs and a dimension of each. `most` 0 is no limit."""
+    """One size that several inputs share: `dimensions` are names of inputs and a dimension of each. `max_size` 0 is no limit."""
 
-    places: tuple[tuple[str, int], ...]
-    least: int = 1
-    most: int = 0
+    dimensions: tuple[tuple[str, int], ...]
+    min_size: int = 1
+    max_size: int = 0
 
     def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Raises Problem 400 naming the input."""
-        (first, at), *others = self.places
+        """Check the shapes of all inputs. Raises Problem 400 naming the input."""
+        (first, at), *others = self.dimensions
         size = shapes[first][at]
-        if size < self.least or 0 < self.most < size:
-            limits = f"at least {self.least}" if size < self.least else f"at most {self.most}"
+        if size < self.min_size or 0 < self.max_size < size:
+            limits = f"at least {self.min_size}" if size < self.min_size else f"at most {self.max_size}"
             raise bad_input("WrongShape", f"input {first!r} has the size {size} in dimension {at}; expected {limits}")
         for name, dimension in others:
             if (found := shapes[name][dimension]) != size:
@@ -112,30 +112,30 @@ class Axis:
 
 
 def is_batchable(batchable: bool | None, signature: Signature) -> bool:
-    """What `batchable` in model.yaml says; else whether every declared input and output has rows, as many as you like."""
+    """Whether requests may be batched: `batchable` of model.yaml, or by default whether all tensors have a free number of rows."""
     if batchable is not None:
         return batchable
     return all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
 
 
 def add_row_axis(batchable: bool | None, signature: Signature) -> Signature:
-    """The same, where the first size is the number of rows: all inputs with a free one must have as many."""
+    """Return the signature with one shared number of rows, if the first dimension is rows: inputs with a free one must agree."""
     free = tuple((spec.name, 0) for spec in signature.inputs if spec.shape[:1] == (-1,))
     if len(free) < 2 or not is_batchable(batchable, signature):
         return signature
-    return replace(signature, axes=(Axis(free, least=0),))
+    return replace(signature, axes=(Axis(free, min_size=0),))
 
 
 def forbid_empty_inputs(signature: Signature) -> Signature:
-    """The same, where no input has a size of 0: for models that were not made for it."""
+    """Return the signature without inputs of size 0, for models that do not support them."""
     free = [(spec.name, at) for spec in signature.inputs for at, size in enumerate(spec.shape) if size == -1]
-    return replace(signature, axes=(*signature.axes, *(Axis((place,)) for place in free)))
+    return replace(signature, axes=(*signature.axes, *(Axis((dimension,)) for dimension in free)))
 
 
 def infer_inputs(example: Any) -> tuple[TensorSpec, ...]:
-    """Names, types and numbers of dimensions of an example batch; empty when it is not made of arrays.
+    """Return names, types and numbers of dimensions of an example batch; empty if it is not made of arrays.
 
-    An example tells no sizes: which dimensions may vary cannot be read off one value.
+    Sizes stay free: one example does not show which dimensions may vary.
     """
     named = example if isinstance(example, dict) else {"inputs": example}
     specs = []
@@ -148,17 +148,17 @@ def infer_inputs(example: Any) -> tuple[TensorSpec, ...]:
 
 
 def check_outputs(specs: tuple[TensorSpec, ...], output: Any) -> Any:
-    """`output`, as `tensors.plain` gives it, with nested lists turned into arrays of the declared types.
+    """Return `output` of `tensors.to_plain`, with nested lists converted to arrays of the declared types.
 
-    Raises Problem 500 when it is not what was declared, or not finite where that is not allowed. Without a declaration it
-    stays as it is, and must be finite.
+    Raises Problem 500 if it differs from its declaration, or is not finite although it must be. Without a declaration the
+    output is returned unchanged, and must be finite.
     """
     if not specs:
         check_finite(output)
         return output
     named = output if isinstance(output, dict) else {specs[0].name: output}
     if sorted(named) != sorted(spec.name for spec in specs):
-        raise _wrong(f"the outputs are {sorted(named)}; declared are {sorted(spec.name for spec in specs)}")
+        raise _wrong(f"the outputs are {sorted(named)}; expected {sorted(spec.name for spec in specs)}")
     arrays = {spec.name: _conform(spec, named[spec.name]) for spec in specs}
     return arrays if isinstance(output, dict) else arrays[specs[0].name]
 
@@ -169,15 +169,15 @@ def _conform(spec: TensorSpec, value: Any) -> Any:
     array = to_declared_array(spec, value)
     if array.dtype.name != numpy_type(spec.dtype) or not spec.accepts(array.shape):
         found = spec.dtype if array.dtype.kind == "O" else array.dtype.name
-        declared = f"declared is {spec.dtype} {list(spec.shape)}"
-        raise _wrong(f"output {spec.name!r} is {found} {list(array.shape)}; {declared}")
+        expected = f"expected {spec.dtype} {list(spec.shape)}"
+        raise _wrong(f"output {spec.name!r} is {found} {list(array.shape)}; {expected}")
     return value if array.dtype.kind == "O" else array
 
 
 def to_declared_array(spec: TensorSpec, value: Any) -> Array:
-    """An output of `tensors.plain` as an array of the declared type. Raises Problem 500.
+    """Return an output of `tensors.to_plain` as an array of the declared type. Raises Problem 500.
 
-    A scalar is an array of one where that is declared, and an empty list has no rows, of whatever size.
+    A scalar becomes an array of one if that is declared. An empty list becomes an array of no rows with the declared sizes.
     """
     array = output_array(spec.name, value, spec.dtype, allow_nan=spec.allow_nan)
     if not array.ndim and spec.accepts((1,)):

@@ -1,4 +1,4 @@
-"""Arrays: what a model says about them, how JSON becomes one, how one becomes JSON."""
+"""Arrays: their declaration by a model, and their conversion from and to JSON."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -32,12 +32,12 @@ OIP_TYPES = {
     "string": "BYTES",
     "bytes": "BYTES",
 }
-"""Our type names, which are numpy's and torch's, and those of the Open Inference Protocol."""
+"""The names of types, which numpy and torch share, and those of the Open Inference Protocol."""
 
 _IN_MEMORY = {"bfloat16": "float32", "string": "object", "bytes": "object"}
 
 DTYPES = {oip: name for name, oip in OIP_TYPES.items() if name != "bytes"}
-"""What a client names by the protocol. Only a model can say that BYTES are none of text."""
+"""Types by the names that clients use. Only a model can declare that BYTES are not text."""
 
 MAX_DIMENSIONS = 32
 
@@ -54,7 +54,7 @@ _STRUCT_CODES = {
     "int64": "q",
     "uint64": "Q",
 }
-"""Codes of `struct`, which takes numbers of the right kind and range alone, and several times as fast as numpy does."""
+"""Codes of `struct`, which accepts only numbers of the right kind and range, and is several times as fast as numpy."""
 
 _MANY = 4096
 
@@ -90,7 +90,7 @@ class TensorSpec:
     allow_nan: bool = False
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        """Whether an array of that shape fits."""
+        """Whether an array of this shape fits."""
         return len(shape) == len(self.shape) and all(
             wanted in (-1, found) for wanted, found in zip(self.shape, shape, strict=True)
         )
@@ -106,9 +106,9 @@ class FlatList:
 
 
 def flatten(value: Any, what: str) -> FlatList:
-    """Raises Problem 400 when the nested lists are ragged, mixed with scalars or too deep; `what` names them.
+    """Flatten nested lists. Raises Problem 400 if they are ragged, mixed with scalars or too deep; `what` names them.
 
-    Nothing larger than the list itself is allocated, whatever it holds.
+    Allocates nothing larger than the list itself, for any content.
     """
     level, shape = [value], list[int]()
     while (types := frozenset(map(type, level))) == {list}:
@@ -126,7 +126,7 @@ def flatten(value: Any, what: str) -> FlatList:
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
-    """The shape of an array, or of nested lists that are known to be rectangular."""
+    """Return the shape of an array, or of nested lists that are known to be rectangular."""
     if isinstance(value, np.ndarray):
         return tuple(value.shape)
     if not isinstance(value, list):
@@ -135,10 +135,10 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 
 def try_number_array(value: Any, spec: TensorSpec) -> Array | None:
-    """Nested lists that are at once seen to hold what `spec` says, as an array; None where a closer look is needed.
+    """Return nested lists as an array if a quick check shows that they hold what `spec` declares; otherwise None.
 
-    The short way for what most requests are, with the same result as `flatten`, `check_shape` and `to_array`. It does not
-    see that a value is a boolean: only for JSON without `true` and `false`.
+    This is the fast path for most requests, with the same result as `flatten`, `check_shape` and `to_array`. It does not
+    detect booleans, so it is only for JSON without `true` and `false`.
     """
     code = _STRUCT_CODES.get(spec.dtype)
     if code is None or not spec.shape:
@@ -162,7 +162,7 @@ def try_number_array(value: Any, spec: TensorSpec) -> Array | None:
     except (struct.error, OverflowError):
         return None
     array = np.frombuffer(numbers, dtype=spec.dtype).reshape(shape)
-    # In native mode a number beyond float32 is packed as infinity.
+    # In native mode `struct` packs a number beyond float32 as infinity.
     return array if is_finite(array) else None
 
 
@@ -172,10 +172,10 @@ def _row_of(size: int, code: str) -> struct.Struct:
 
 
 def to_array(flat: FlatList, dtype: str, what: str, *, allow_nan: bool = False) -> Array:
-    """Convert without loss of kind: integers may become numbers, and 2.0 is an integer as JSON Schema has it.
+    """Convert to an array, and keep the kind: integers may become numbers, and 2.0 is an integer as in JSON Schema.
 
-    Nothing else changes its type. Strings and bytes become an array of objects. Raises Problem 400, also for numbers that
-    are infinite in `dtype`.
+    No other value changes its type. Strings and bytes become an array of objects. Raises Problem 400, also for numbers
+    that are infinite in `dtype`.
     """
     if float in flat.types and "int" in dtype:
         flat = _whole(flat)
@@ -193,37 +193,37 @@ def to_array(flat: FlatList, dtype: str, what: str, *, allow_nan: bool = False) 
 
 
 def _whole(flat: FlatList) -> FlatList:
-    """With integers in place of numbers that are whole."""
+    """Return the list with whole numbers converted to integers."""
     values = [int(value) if type(value) is float and value.is_integer() else value for value in flat.values]
     return FlatList(values, flat.shape, frozenset(map(type, values)))
 
 
 def numpy_type(dtype: str) -> str:
-    """How an array of one of our types is held: numpy knows no bfloat16, and strings are objects."""
+    """Return the numpy type that holds `dtype`: numpy has no bfloat16, and strings are objects."""
     return _IN_MEMORY.get(dtype, dtype)
 
 
 def is_finite(array: Array) -> bool:
-    """Whether an array holds neither NaN nor infinity. Next to nothing is allocated where it holds neither."""
+    """Whether an array holds neither NaN nor infinity. If it holds neither, almost nothing is allocated."""
     if array.dtype.kind != "f":
         return True
     if array.size > _MANY:
-        # NaN and infinity go through every sum. The converse is not true, so a sum of neither proves, and no other.
+        # NaN and infinity make every sum not finite. A finite sum is therefore a proof; any other sum proves nothing.
         with np.errstate(all="ignore"):
             if np.isfinite(array.sum()):
                 return True
-    # Half of the time that `all` takes for a small array.
+    # For a small array, this takes half of the time of `all`.
     return bool(np.count_nonzero(np.isfinite(array)) == array.size)
 
 
 def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
-    """Raises Problem 400 naming found and expected."""
+    """Check a shape. Raises Problem 400 naming found and expected."""
     if not spec.accepts(shape):
         raise bad_input("WrongShape", f"input {spec.name!r} has the shape {list(shape)}; expected {list(spec.shape)}")
 
 
 def output_array(name: str, value: Any, dtype: str = "", *, allow_nan: bool = False) -> Array:
-    """One output of `plain` as an array: nested lists get `dtype`, or their natural type; a scalar has no dimensions.
+    """Return one output of `to_plain` as an array: nested lists get `dtype`, or their natural type; a scalar has no dimensions.
 
     Raises Problem 500.
     """
@@ -246,20 +246,20 @@ def _natural(types: frozenset[type]) -> str:
 
 
 def to_plain(output: Any, *, copy: bool = False) -> Any:
-    """A model's output as what orjson writes, numpy arrays, lists, strings and numbers, and bytes, which it does not.
+    """Convert a model's output to types that orjson writes (numpy arrays, lists, strings, numbers), and bytes, which it does not.
 
-    A numpy scalar, as which an array without dimensions counts, keeps its type outside of lists.
-    With `copy` its arrays share no memory with the model's. Raises Problem 500 for all other types. NaN, infinity and bytes
-    where there should be none are `require_finite`'s business.
+    A numpy scalar keeps its type outside of lists, and so does an array without dimensions.
+    With `copy` the arrays share no memory with the model's. Raises Problem 500 for all other types. `check_finite` checks
+    NaN, infinity and unexpected bytes.
     """
     return _plain(output, 0, copy=copy)
 
 
 def check_finite(value: Any) -> None:
-    """Raises Problem 500 when `value`, as `plain` gives it, holds NaN or infinity anywhere, or bytes.
+    """Raise Problem 500 if `value`, a result of `to_plain`, holds NaN or infinity anywhere, or bytes.
 
-    JSON would turn the former into null, and a wrong answer with status 200 is invisible to whoever counts errors. It has no
-    form for the latter, which are for outputs that are declared to hold them.
+    JSON would turn NaN into null, and a count of errors does not include a wrong answer with status 200. JSON has no form
+    for bytes, so only outputs that declare bytes may hold them.
     """
     if isinstance(value, np.ndarray | np.generic):
         finite = is_finite(np.asarray(value))
@@ -268,7 +268,7 @@ def check_finite(value: Any) -> None:
             check_finite(item)
         return
     elif isinstance(value, bytes):
-        raise _unusable("holds bytes, for which an output has to be declared in model.yaml, with dtype: bytes")
+        raise _unusable("holds bytes; declare the output in model.yaml with dtype: bytes")
     else:
         finite = not isinstance(value, float) or isfinite(value)
     if not finite:
@@ -276,7 +276,7 @@ def check_finite(value: Any) -> None:
 
 
 def to_numpy(value: Any) -> Any:
-    """A torch tensor as a numpy array on the CPU (bfloat16 as float32); anything else as it is."""
+    """Convert a torch tensor to a numpy array on the CPU (bfloat16 to float32); return anything else unchanged."""
     if hasattr(value, "detach") and hasattr(value, "numpy"):
         tensor = value.detach()
         tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
@@ -302,7 +302,7 @@ def _plain(value: Any, depth: int, *, copy: bool) -> Any:
         return _plain_array(np.asarray(value), depth, copy=copy)
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
-            raise _unusable("has a key that is no string")
+            raise _unusable("has a key that is not a string")
         return {key: _plain(item, depth + 1, copy=copy) for key, item in value.items()}
     if isinstance(value, list | tuple):
         items = [_plain(item, depth + 1, copy=copy) for item in value]
@@ -316,9 +316,9 @@ def _plain_array(array: Array, depth: int, *, copy: bool) -> Any:
     if array.dtype.kind in "biuf":
         if not array.ndim:
             return array[()]
-        # JSON is written of arrays in the machine's byte order alone.
-        ours = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
-        return np.array(array, ours, order="C") if copy else np.ascontiguousarray(array, ours)
+        # orjson only writes arrays in the machine's byte order.
+        native = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+        return np.array(array, native, order="C") if copy else np.ascontiguousarray(array, native)
     if array.dtype.kind in "OU":
         return _plain(array.tolist(), depth + 1, copy=copy)
     raise _unusable(f"holds an array of {array.dtype}")

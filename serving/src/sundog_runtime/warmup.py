@@ -16,9 +16,10 @@ from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
 from sundog_runtime.scheduling.model_thread import as_exception
 from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy, to_plain
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def warm_up(
@@ -26,39 +27,39 @@ def warm_up(
     requests: int,
     loop: asyncio.AbstractEventLoop,
     max_rows: int = 1,
-    stop_joining: Callable[[str], None] = print,
+    stop_batching: Callable[[str], None] = print,
 ) -> int:
-    """Predict `requests` times with the model's example, else with zeros of the declared shapes. How often it did.
+    """Predict `requests` times with the model's example, or with zeros of the declared shapes. Return the number of predictions.
 
     To be called on the model's thread; an asynchronous generator runs on `loop`, as it does for requests.
 
-    With `max_rows` above 1 the model is then given that many rows at once, as batching will; where it fails on that, or
-    answers with another number of rows, `stop_joining` is told why. Where nothing is known about the inputs nothing is
-    done. Raises WarmupFailed when the model raises on its example, when an answer is not as declared, or when the
-    answer to the model's own example is not finite. Zeros may lawfully give NaN, so where they do, other numbers must not.
+    With `max_rows` above 1 the model then gets that many rows at once, as batching does. If it fails on that, or returns
+    another number of rows, `stop_batching` is called with the reason. Without an example and declared inputs the warm-up is
+    skipped. Raises WarmupFailed if the model raises on its example, if an answer differs from its declaration, or if the
+    answer to the model's own example is not finite. Zeros may give NaN; then other numbers must not.
     """
     if not requests:
         return 0
     own = model.example is not None
     example = _example(model) if own else make_zero_batch(model.signature.inputs)
     if example is None and not own:
-        why = ", and its inputs hold bytes" if model.signature.inputs else " and no inputs in model.yaml"
-        _logger.info("warm-up skipped: the model has no example()%s", why)
+        reason = ", and its inputs hold bytes" if model.signature.inputs else " and no inputs in model.yaml"
+        _logger.info("warm-up skipped: the model has no example()%s", reason)
         return 0
     for number in range(1, requests + 1):
         which = f"warm-up request {number} of {requests}"
-        # A copy each: a model may change what it is given.
+        # One copy for each prediction: a model may change its input.
         if not _is_finite(model, deepcopy(example), which, loop, own=own) and number == 1:
             _require_some_finite(model, which, loop)
     if max_rows > 1:
-        _warm_up_joined(model, example, requests, max_rows, stop_joining)
+        _warm_up_batched(model, example, requests, max_rows, stop_batching)
     return requests
 
 
 def make_zero_batch(inputs: tuple[TensorSpec, ...]) -> Any:
-    """A batch as `predict` gets it, all zeros and empty strings, every free dimension 1.
+    """Return a batch as `predict` gets it: all zeros and empty strings, every free dimension 1.
 
-    None where nothing is declared, or bytes are: nobody knows of which file.
+    None if no inputs are declared, or if one holds bytes, because the kind of file is unknown.
     """
     if not inputs or any(spec.dtype == "bytes" for spec in inputs):
         return None
@@ -66,7 +67,7 @@ def make_zero_batch(inputs: tuple[TensorSpec, ...]) -> Any:
 
 
 def _batch(inputs: tuple[TensorSpec, ...], value: Callable[[TensorSpec], Any]) -> Any:
-    """A `value` for each input, as `predict` gets them."""
+    """Return a `value` for each input, as `predict` gets them."""
     named = {spec.name: value(spec) for spec in inputs}
     return next(iter(named.values())) if len(named) == 1 else named
 
@@ -78,7 +79,7 @@ def _zero(spec: TensorSpec) -> Any:
 
 
 def _varied(spec: TensorSpec) -> Any:
-    """Numbers between 0 and 1 that differ, the same each time; whole ones are 0 and 1, which any vocabulary has."""
+    """Return varied numbers between 0 and 1, the same each time; integers are 0 and 1, which any vocabulary has."""
     if spec.dtype == "string":
         return np.full(_shape(spec), "a", dtype=object).tolist()
     numbers = np.random.default_rng(0).random(_shape(spec))
@@ -99,11 +100,11 @@ def _example(model: LoadedModel) -> Any:
 
 
 def _require_some_finite(model: LoadedModel, which: str, loop: asyncio.AbstractEventLoop) -> None:
-    """After zeros that gave NaN. Raises WarmupFailed where other numbers do too; ones that the model does not take prove nothing."""
+    """Raise WarmupFailed if other numbers than zeros give NaN too. Numbers that the model refuses prove nothing."""
     try:
         finite = _is_finite(model, _batch(model.signature.inputs, _varied), which, loop, own=False)
     except WarmupFailed as error:
-        _logger.info("%s: other numbers than zeros were not tried to the end: %s", which, error.message)
+        _logger.info("%s: the check with other numbers than zeros failed: %s", which, error.message)
         return
     if not finite:
         raise WarmupFailed(
@@ -113,7 +114,7 @@ def _require_some_finite(model: LoadedModel, which: str, loop: asyncio.AbstractE
 
 
 def _is_finite(model: LoadedModel, example: Any, which: str, loop: asyncio.AbstractEventLoop, *, own: bool) -> bool:
-    """Predict. Whether the answer holds neither NaN nor infinity; of the model's `own` example it must not, or WarmupFailed is raised."""
+    """Predict, and return whether the answer is finite. Raises WarmupFailed if the answer to the model's `own` example is not."""
     try:
         output = model.predict(example)
         if isgenerator(output):
@@ -123,18 +124,18 @@ def _is_finite(model: LoadedModel, example: Any, which: str, loop: asyncio.Abstr
     except Exception as error:
         raise WarmupFailed(f"{which} raised {type(error).__name__}: {error}") from error
     try:
-        for item in output if model.streams and isinstance(output, list) else [output]:
+        for item in output if model.is_streaming and isinstance(output, list) else [output]:
             _encode(check_outputs(model.signature.outputs, to_plain(item)), model.signature)
     except Problem as problem:
         if problem.code == "OutputNotFinite" and not own:
-            _logger.warning("%s, not of its example: %s", which, problem.detail)
+            _logger.warning("%s, not with its example: %s", which, problem.detail)
             return False
         raise WarmupFailed(f"{which}: {problem.detail}") from None
     return True
 
 
 def _encode(output: Any, signature: Signature) -> None:
-    """As JSON, but for a model whose outputs have no form there."""
+    """Encode as JSON, except for a model whose outputs have no form there."""
     if all(spec.dtype != "bytes" for spec in signature.outputs):
         encode_json(output)
 
@@ -144,34 +145,34 @@ async def _items(generator: AsyncGenerator[Any, Any]) -> list[Any]:
         async with aclosing(generator):
             return [item async for item in generator]
     except (SystemExit, KeyboardInterrupt) as error:
-        # asyncio would let it end the replica.
+        # asyncio would pass it on and so end the replica.
         raise as_exception(error) from None
 
 
-def _warm_up_joined(
-    model: LoadedModel, example: Any, requests: int, max_rows: int, stop_joining: Callable[[str], None]
+def _warm_up_batched(
+    model: LoadedModel, example: Any, requests: int, max_rows: int, stop_batching: Callable[[str], None]
 ) -> None:
     example = to_arrays(example)
     key, rows = batch_key(example)
     if key is None:
-        stop_joining("its example is not made of arrays with the same number of rows")
+        stop_batching("its example is not made of arrays with the same number of rows")
         return
     times = max(1, max_rows // rows)
     try:
         for _ in range(min(2, requests)):
             output = model.predict(join_batches([example] * times))
-    except Exception as error:  # noqa: BLE001 (what fails on many rows may serve one at a time)
-        stop_joining(f"{rows * times} rows at once raised {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 (a model that fails on many rows may still work with one)
+        stop_batching(f"{rows * times} rows at once raised {type(error).__name__}: {error}")
         return
     try:
         parts = split_output(to_plain(output), [rows] * times)
     except Problem:
-        # Not finite: said above already, and no matter of the number of rows.
+        # Not finite: logged above already, and not related to the number of rows.
         return
     if parts is None:
-        stop_joining("its outputs do not have as many rows as its inputs")
+        stop_batching("its outputs do not have as many rows as its inputs")
 
 
 def to_arrays(batch: Any) -> Any:
-    """`batch` with numpy arrays where it has tensors, as requests have them."""
+    """Return `batch` with tensors converted to numpy arrays, as requests have them."""
     return {name: to_numpy(value) for name, value in batch.items()} if isinstance(batch, dict) else to_numpy(batch)

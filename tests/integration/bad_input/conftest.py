@@ -102,7 +102,7 @@ def bad_models(models: Path) -> dict[str, Bad]:
             f"model.digest is {zeros}",
         ),
         "large": Bad({"uri": uri("deep"), "digest": zeros}, "ModelTooLarge", "holds directories deeper than 32"),
-        "format": Bad({"uri": uri("text")}, "FormatNotRecognised", "found notes.txt; supported: safetensors"),
+        "format": Bad({"uri": uri("text")}, "FormatNotRecognised", "found notes.txt; expected safetensors"),
         "entry": Bad(
             {"uri": uri("good"), "entrypoint": "net:Missing"},
             "EntrypointMissing",

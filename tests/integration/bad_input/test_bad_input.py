@@ -293,7 +293,7 @@ BINARY: dict[str, tuple[tuple[bytes, str], str]] = {
         binary((ROW * 50_000)[:-4], 800_000, shape=[50_000, 4]),
         "input 'x': binary_data_size is 800000; 799996 bytes are left",
     ),
-    "bytes behind it": (binary(ROW + b"abc"), "the body has 3 bytes behind those of the inputs"),
+    "bytes behind it": (binary(ROW + b"abc"), "the body has 3 bytes after those of the inputs"),
     "size without a number": (binary(size="16"), "input 'x': binary_data_size is not a number of bytes"),
     "negative size": (binary(size=-16), "input 'x': binary_data_size is not a number of bytes"),
     "wrong dtype": (binary(datatype="INT32"), "input 'x' has the datatype INT32; expected FP32"),
@@ -314,7 +314,7 @@ PROTOCOL: dict[str, tuple[Any, str]] = {
     "wrong dtype": (tensor(datatype="INT64"), "input 'x' has the datatype INT64; expected FP32"),
     "strings": (tensor(data=["a", "b", "c", "d"]), "holds string values; expected float32"),
     "wrong shape": (tensor(shape=[2, 2]), "input 'x' has the shape [2, 2]; expected [-1, 4]"),
-    "count beside its shape": (tensor(shape=[2, 4]), "data has the shape [4]; shape says [2, 4]"),
+    "count beside its shape": (tensor(shape=[2, 4]), "data has the shape [4]; expected [2, 4]"),
     "a shape that nobody has": (tensor(shape=[NOBODY_HAS, 4]), "data has the shape [4]"),
     "shape without numbers": (tensor(shape="1,4"), "not an array of sizes"),
     "too many dimensions": (tensor(shape=[1] * 40), "more than 32"),
@@ -361,7 +361,7 @@ CALLS: dict[str, tuple[bytes, str, str, str]] = {
         "INVALID_ARGUMENT",
         "NotFinite: input 'x' holds NaN or infinity",
     ),
-    "no message": (b"\xff\xff", "good", "INVALID_ARGUMENT", "MalformedMessage: the message is no ModelInferRequest"),
+    "no message": (b"\xff\xff", "good", "INVALID_ARGUMENT", "MalformedMessage: the message is not a ModelInferRequest"),
     "too large": (
         TOO_LARGE,
         "good",
@@ -373,7 +373,7 @@ CALLS: dict[str, tuple[bytes, str, str, str]] = {
         infer("other").SerializeToString(),
         "good",
         "NOT_FOUND",
-        "ModelNotFound: there is no model 'other' here; the model is 'good'",
+        "ModelNotFound: model 'other' does not exist here; expected 'good'",
     ),
     "unknown service": (
         infer().SerializeToString(),
@@ -386,8 +386,8 @@ CALLS: dict[str, tuple[bytes, str, str, str]] = {
 
 
 PATHS: dict[str, tuple[str, str, int, str]] = {
-    "unknown path": ("POST", "/good/v3", 404, "there is nothing at '/v3'"),
-    "unknown model": ("POST", "/good/v2/models/other/infer", 404, "no model 'other' here; the model is 'good'"),
+    "unknown path": ("POST", "/good/v3", 404, "path '/v3' does not exist"),
+    "unknown model": ("POST", "/good/v2/models/other/infer", 404, "model 'other' does not exist here; expected 'good'"),
     "unknown version": ("POST", "/good/v2/models/good/versions/8/infer", 404, "model 'good' has no version '8'"),
     "wrong method": ("GET", "/good", 405, "GET is not allowed here; allowed: POST"),
     "another wrong method": ("DELETE", "/good/v2/models/good", 405, "DELETE is not allowed here; allowed: GET, HEAD"),

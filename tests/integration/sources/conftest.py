@@ -19,7 +19,7 @@ from sundog_runtime.sources import fetch, open_model
 from sundog_runtime.sources.download_limits import DownloadLimits, read_limits
 from waiting import PATIENCE_S
 
-FAST = DownloadLimits(part_bytes=64 * 1024, pause=0.001, max_pause_s=0.01, attempts=3, connect=10, idle=20)
+FAST = DownloadLimits(part_bytes=64 * 1024, min_pause_s=0.001, max_pause_s=0.01, attempts=3, connect_s=10, idle_s=20)
 
 Serve = Callable[[Handler], Server]
 

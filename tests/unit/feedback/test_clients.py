@@ -1,4 +1,4 @@
-"""The clients of feedback: what they send, what they send again, and that they hold up nobody."""
+"""The feedback clients: events that they send and retry, and that callers are never delayed."""
 
 import asyncio
 import json
@@ -23,13 +23,13 @@ URL = "http://digits.test"
 
 
 @pytest.mark.parametrize("client", [Feedback, AsyncFeedback])
-def test_an_option_that_no_client_knows_is_refused(client: type[Feedback] | type[AsyncFeedback]) -> None:
+def test_unknown_options_are_refused(client: type[Feedback] | type[AsyncFeedback]) -> None:
     with pytest.raises(TypeError, match="linger"):
         client(URL, linger=1)
 
 
 class Server:
-    """Answers by a script, then takes everything. Keeps what it was sent."""
+    """Answers by a script, then accepts everything. Keeps the events."""
 
     def __init__(self, *script: httpx.Response | Exception) -> None:
         self.script = [*script]
@@ -57,7 +57,7 @@ Report = Callable[..., Awaitable[Counts]]
 
 @pytest.fixture(params=["threaded", "asynchronous"])
 def report(request: pytest.FixtureRequest) -> Report:
-    """Sends events to a server with one of the clients, closes it, and gives its counts."""
+    """Send events to a server with one of the clients, close it, and return its counts."""
 
     async def threaded(server: Server, *events: dict[str, object], **options: object) -> Counts:
         def run() -> Counts:
@@ -81,10 +81,10 @@ def event(number: int = 0, **members: object) -> dict[str, object]:
     return {"exposure": f"e{number}", "metric": "m", **members}
 
 
-async def test_events_go_together_with_what_was_told_of_them(report: Report) -> None:
+async def test_events_are_sent_together_with_all_their_members(report: Report) -> None:
     server = Server()
-    told = {"event_id": "order-7", "time": "2026-01-31T12:00:00Z", "value": 2.5}
-    counts = await report(server, event(1), {"unit": "ada", "metric": "n", **told}, headers={"x-api-key": "k"})
+    members = {"event_id": "order-7", "time": "2026-01-31T12:00:00Z", "value": 2.5}
+    counts = await report(server, event(1), {"unit": "ada", "metric": "n", **members}, headers={"x-api-key": "k"})
     assert counts == Counts(accepted=2)
     assert server.bodies == [
         [
@@ -96,7 +96,7 @@ async def test_events_go_together_with_what_was_told_of_them(report: Report) -> 
     assert (server.headers[0]["x-api-key"], server.headers[0]["content-type"]) == ("k", "application/json")
 
 
-async def test_an_edge_that_is_away_or_busy_is_asked_again(report: Report) -> None:
+async def test_requests_to_an_absent_or_busy_edge_are_retried(report: Report) -> None:
     server = Server(
         httpx.ConnectError("refused"),
         httpx.ReadTimeout("late"),
@@ -109,7 +109,7 @@ async def test_an_edge_that_is_away_or_busy_is_asked_again(report: Report) -> No
     assert server.taken == [{"exposure": "e0", "metric": "m", "value": 1}]
 
 
-async def test_what_an_edge_will_never_take_is_dropped_and_told_once(report: Report, caplog) -> None:
+async def test_permanently_refused_events_are_dropped_and_logged_once(report: Report, caplog) -> None:
     for status in (400, 401, 403, 404, 413, 301):
         caplog.clear()
         server = Server(*(httpx.Response(status) for _ in range(2)))
@@ -119,7 +119,7 @@ async def test_what_an_edge_will_never_take_is_dropped_and_told_once(report: Rep
         assert f"answered {status}" in caplog.text
 
 
-async def test_after_a_while_an_edge_is_given_up(report: Report) -> None:
+async def test_retries_end_after_a_while(report: Report) -> None:
     server = Server(*(httpx.ConnectError("refused") for _ in range(1000)))
     assert await report(server, event(), give_up_s=0.2) == Counts(dropped=1)
 
@@ -151,25 +151,25 @@ async def test_single_refusals_are_counted(report: Report, caplog) -> None:
         b'{"problems": {"a": 1}}',
     ],
 )
-async def test_an_answer_of_somebody_else_is_no_success(report: Report, body: bytes) -> None:
+async def test_an_answer_of_another_server_is_not_a_success(report: Report, body: bytes) -> None:
     counts = await report(Server(httpx.Response(200, content=body)), event())
     assert (counts.accepted, counts.refused + counts.dropped) == (0, 1)
 
 
-async def test_a_strange_answer_is_no_end_of_a_client(report: Report) -> None:
+async def test_a_client_survives_an_invalid_answer(report: Report) -> None:
     server = Server(httpx.Response(200, content=b'{"accepted": [1], "problems": 7}'))
     counts = await report(server, *map(event, range(1500)), linger_s=60.0)
     assert counts == Counts(accepted=500, refused=1000)
 
 
-async def test_many_events_go_in_as_many_requests_as_an_edge_takes(report: Report) -> None:
+async def test_many_events_are_sent_in_several_requests(report: Report) -> None:
     server = Server()
     assert await report(server, *map(event, range(2500)), linger_s=60.0) == Counts(accepted=2500)
     assert max(len(body) for body in server.bodies) <= MAX_BATCH_EVENTS
     assert [each["exposure"] for each in server.taken] == [f"e{number}" for number in range(2500)]
 
 
-async def test_nothing_is_raised_for_what_cannot_be_sent(report: Report) -> None:
+async def test_events_that_cannot_be_sent_raise_nothing(report: Report) -> None:
     server = Server()
     nothing = {"exposure": None, "metric": "m"}
     counts = await report(server, nothing, event(value=float("nan")), event(value=object()), event(1))
@@ -181,25 +181,25 @@ async def test_nothing_is_raised_for_what_cannot_be_sent(report: Report) -> None
     [{"event_id": "\ud800"}, {"exposure": "\udfff"}, {"value": 10**400}, {"exposure": None, "unit": 10**400}],
     ids=["half a character", "the other half", "value", "unit"],
 )
-async def test_what_an_edge_cannot_read_spoils_no_other_event(report: Report, poison: dict[str, object]) -> None:
+async def test_an_unreadable_event_does_not_affect_others(report: Report, poison: dict[str, object]) -> None:
     server = Server()
     counts = await report(server, event(1), event(**poison), event(2, event_id="h\u00e9"), linger_s=60.0)
     assert counts == Counts(accepted=2, dropped=1)
     assert len(parse_items(json.dumps(server.bodies[0], ensure_ascii=False).encode())) == 2
 
 
-async def test_what_is_nested_deeper_than_json_goes_is_dropped(report: Report) -> None:
+async def test_events_nested_deeper_than_json_allows_are_dropped(report: Report) -> None:
     deep: object = 1
     for _ in range(100_000):
         deep = [deep]
     assert await report(Server(), event(value=deep)) == Counts(dropped=1)
 
 
-def test_in_a_forked_process_a_client_takes_nothing_and_holds_up_nobody() -> None:
+def test_in_a_forked_process_a_client_drops_events_without_blocking() -> None:
     with Feedback(URL, transport=httpx.MockTransport(Server()), linger_s=60.0) as feedback:
         feedback.send(**event(1))
         reading, writing = os.pipe()
-        # As another thread may hold it at the moment of a fork, when nobody in the child will ever let go of it.
+        # Another thread may hold the lock at the moment of a fork; the child then never sees it released.
         held, done = threading.Event(), threading.Event()
         holder = threading.Thread(target=_hold, args=(feedback, held, done))
         holder.start()
@@ -208,9 +208,9 @@ def test_in_a_forked_process_a_client_takes_nothing_and_holds_up_nobody() -> Non
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if not child:
-            told = (feedback.send(**event(2)), feedback.flush(0), feedback.counts.dropped)
+            members = (feedback.send(**event(2)), feedback.flush(0), feedback.counts.dropped)
             feedback.close()
-            os.write(writing, repr(told).encode())
+            os.write(writing, repr(members).encode())
             os._exit(0)
         done.set()
         holder.join()
@@ -231,7 +231,7 @@ def _hold(feedback: Feedback, held: threading.Event, done: threading.Event) -> N
         done.wait(PATIENCE_S)
 
 
-async def test_a_client_whose_task_has_ended_takes_nothing() -> None:
+async def test_a_client_without_its_task_drops_events() -> None:
     feedback = await AsyncFeedback(URL, transport=httpx.MockTransport(Server())).__aenter__()
     (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "sundog-feedback"]
     task.cancel()
@@ -241,7 +241,7 @@ async def test_a_client_whose_task_has_ended_takes_nothing() -> None:
     assert feedback.counts == Counts(dropped=1)
 
 
-async def test_a_closed_client_takes_nothing(report: Report) -> None:
+async def test_a_closed_client_drops_events(report: Report) -> None:
     feedback = Feedback(URL, transport=httpx.MockTransport(Server()))
     await asyncio.to_thread(feedback.close)
     assert feedback.send(**event()) is False
@@ -261,7 +261,7 @@ def test_a_full_outbox_drops_the_newest_and_counts() -> None:
     assert outbox.counts == Counts(accepted=3, dropped=3)
 
 
-def test_a_batch_is_no_larger_than_an_edge_takes() -> None:
+def test_a_batch_is_not_larger_than_an_edge_accepts() -> None:
     outbox = Outbox()
     for number in range(500):
         outbox.put({"unit": f"{number}-{'x' * 4000}", "metric": "m"})
@@ -274,7 +274,7 @@ def test_a_batch_is_no_larger_than_an_edge_takes() -> None:
     assert outbox.counts == Counts(accepted=len(sizes), refused=500 - len(sizes))
 
 
-def test_who_sends_never_waits_and_a_closing_client_waits_no_longer_than_told() -> None:
+def test_send_never_waits_and_close_waits_up_to_its_timeout() -> None:
     hangs, entered, answered = threading.Event(), threading.Event(), threading.Event()
 
     def server(request: httpx.Request) -> httpx.Response:
@@ -295,19 +295,19 @@ def test_who_sends_never_waits_and_a_closing_client_waits_no_longer_than_told() 
     hangs.set()
 
 
-def test_an_answer_is_read_by_its_status() -> None:
+def test_an_answer_is_parsed_by_its_status() -> None:
     with pytest.raises(RetryableDeliveryError) as raised:
         parse_response(httpx.Response(503, headers={"retry-after": "3"}))
-    assert raised.value.after == 3
+    assert raised.value.retry_after_s == 3
     for text, wanted in (("3600", 10), ("Wed, 21 Oct 2026 07:28:00 GMT", 0), ("", 0)):
         with pytest.raises(RetryableDeliveryError) as raised:
             parse_response(httpx.Response(429, headers={"retry-after": text}))
-        assert raised.value.after == wanted
+        assert raised.value.retry_after_s == wanted
     with pytest.raises(DeliveryFailed, match="answered 401 Unauthorized"):
         parse_response(httpx.Response(401))
 
 
-def test_what_is_no_url_is_told_at_once() -> None:
+def test_an_invalid_url_raises_at_once() -> None:
     with pytest.raises(httpx.InvalidURL):
         Feedback("http://a:b:c")
     assert logging.getLogger("sundog_feedback").level == logging.NOTSET

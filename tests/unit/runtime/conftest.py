@@ -36,7 +36,7 @@ outputs:
 
 @pytest.fixture(autouse=True)
 def interpreter_is_left_as_it_was():
-    """A model's modules are nobody else's: they are in no name that other code of the process imports."""
+    """Check that a model's modules stay private: no other code of the process can import them by name."""
     path = list(sys.path)
     yield
     assert sys.path == path
@@ -45,12 +45,12 @@ def interpreter_is_left_as_it_was():
 
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test leaves on the node is nobody else's."""
+    """Keep everything that a test leaves on the node away from other tests."""
     monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
 
 
 class Net(torch.nn.Module):
-    """The same network as NET, to make weights with."""
+    """The same network as NET, to create weights."""
 
     def __init__(self, hidden: int = 8) -> None:
         super().__init__()
@@ -63,14 +63,14 @@ class Net(torch.nn.Module):
 
 @pytest.fixture
 def network() -> torch.nn.Module:
-    """The network whose weights `torch_model` holds."""
+    """Return the network whose weights `torch_model` holds."""
     torch.manual_seed(3)
     return Net()
 
 
 @pytest.fixture
 def torch_model(tmp_path: Path, network: torch.nn.Module) -> Path:
-    """A directory with code, safetensors weights and a description."""
+    """Return a directory with code, safetensors weights and a description."""
     root = tmp_path / "model"
     root.mkdir()
     (root / "net.py").write_text(NET)
@@ -81,7 +81,7 @@ def torch_model(tmp_path: Path, network: torch.nn.Module) -> Path:
 
 @pytest.fixture
 def python_model(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a directory with `predictor.py`."""
+    """Return a function that creates a directory with `predictor.py`."""
 
     def make(code: str) -> Path:
         root = tmp_path / "python"
@@ -95,7 +95,7 @@ def python_model(tmp_path: Path) -> Callable[[str], Path]:
 def arguments(
     path: Path, entrypoint: str = "net:Net", warmup: dict[str, Any] | None = None, **model: Any
 ) -> dict[str, Any]:
-    """`args` as the operator writes them."""
+    """Return `args` in the operator's format."""
     return {
         "version": 1,
         "namespace": "vision",
@@ -118,7 +118,7 @@ def arguments(
 
 @pytest.fixture
 def args() -> Callable[..., dict[str, Any]]:
-    """See `arguments`."""
+    """Return a function: see `arguments`."""
     return arguments
 
 
@@ -127,7 +127,7 @@ PREFIX = "/digits-r8.app"
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Any]]:
-    """Starts a replica for `args`; gives a client below its prefix. What the application raises reaches the test."""
+    """Start a replica for `args`, and return a client below its prefix. Errors of the application reach the test."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(args: dict[str, Any], user_config: Any = None) -> httpx.AsyncClient:

@@ -1,4 +1,4 @@
-"""Archives of strangers: what is unpacked, and what is refused."""
+"""Untrusted archives: which members are unpacked, and which are refused."""
 
 import gzip
 import io
@@ -50,7 +50,7 @@ def zip_mode(name: str, mode: int) -> zipfile.ZipInfo:
 
 
 def long_names(count: int) -> bytes:
-    """Headers that each give a name to the next one, and no file behind them."""
+    """Return headers that each give a name to the next one, without a file at the end."""
     header = named("././@LongLink", tarfile.GNUTYPE_LONGNAME)
     header.size = 1
     return (header.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * count
@@ -129,7 +129,7 @@ REFUSED_ZIP = {
         *((f"{key}.zip", body) for key, body in REFUSED_ZIP.items()),
     ],
 )
-def test_what_is_no_plain_file_at_a_plain_place_is_refused(name: str, body: bytes, into: Path) -> None:
+def test_only_plain_files_at_safe_paths_are_unpacked(name: str, body: bytes, into: Path) -> None:
     with pytest.raises(SourceRefused) as caught:
         unpacked(body, name, into)
     assert name in caught.value.message
@@ -151,12 +151,12 @@ def test_what_is_no_plain_file_at_a_plain_place_is_refused(name: str, body: byte
         ("m.zip", b""),
     ],
 )
-def test_what_is_no_archive_is_told(name: str, body: bytes, into: Path) -> None:
+def test_an_invalid_archive_is_reported(name: str, body: bytes, into: Path) -> None:
     with pytest.raises(LoadFailed, match="is not a usable archive"):
         unpacked(body, name, into)
 
 
-# A directory, and three files of which one is empty: headers at 0, 512, 1536 and 2560, the end at 3072.
+# A directory, and three files, one of them empty: headers at 0, 512, 1536 and 2560, the end at 3072.
 TAR_MEMBERS, TAR_END = (0, 512, 1536, 2560), 3072
 
 
@@ -177,7 +177,7 @@ def damaged(body: bytes, at: int) -> bytes:
         pytest.param(plain_tar() + plain_tar(), id="two, one behind the other"),
     ],
 )
-def test_no_tar_loses_members_in_silence(body: bytes, compress: bool, into: Path) -> None:
+def test_a_truncated_tar_is_reported(body: bytes, compress: bool, into: Path) -> None:
     with pytest.raises(LoadFailed, match="is not a usable archive"):
         unpacked(gzip.compress(body) if compress else body, "m.tar", into)
 
@@ -187,7 +187,7 @@ def test_one_block_of_zeros_ends_a_tar(into: Path) -> None:
 
 
 def test_a_member_of_a_zip_without_a_name_is_refused(into: Path) -> None:
-    # A name ends at a zero.
+    # A name ends at a zero byte.
     body = zip_with(("name", b"x")).replace(b"name", b"\0ame")
     with pytest.raises(SourceRefused, match="holds a file without a name"):
         unpacked(body, "m.zip", into)
@@ -221,7 +221,7 @@ def test_members_and_depth_are_bounded(into: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_huge_header_is_not_read_into_memory(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_LONGEST_READ", 2 * 1024 * 1024)
+    monkeypatch.setattr(archive, "_MAX_READ_BYTES", 2 * 1024 * 1024)
     with pytest.raises(SourceRefused, match="has a header of more than"):
         unpacked(tar_with((named("x" * 3_000_000), b""), form=tarfile.GNU_FORMAT), "m.tar", into)
 
@@ -246,7 +246,7 @@ def test_a_lying_size_in_a_zip_is_noticed(into: Path) -> None:
         ("tar", False),
     ],
 )
-def test_an_archive_is_told_by_its_name(name: str, expected: bool) -> None:
+def test_an_archive_is_recognised_by_its_name(name: str, expected: bool) -> None:
     assert is_archive(name) is expected
 
 

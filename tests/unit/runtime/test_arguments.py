@@ -1,4 +1,4 @@
-"""What the operator sends is parsed as a whole or refused by field."""
+"""The operator's arguments are parsed as a whole, or refused by field."""
 
 from pathlib import Path
 from typing import Any

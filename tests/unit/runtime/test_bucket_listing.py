@@ -1,4 +1,4 @@
-"""The XML of a bucket's listing, as stores write it and as none should."""
+"""The XML of a bucket's listing: valid variants of stores, and invalid documents."""
 
 import pytest
 
@@ -57,12 +57,12 @@ def test_a_page_before_the_last() -> None:
         "<ListBucketResult>" + "<a>" * 100_000,
     ],
 )
-def test_what_is_no_page(text: str) -> None:
-    with pytest.raises(LoadFailed, match="s3://models/a: what the store sent is no listing") as caught:
+def test_invalid_pages_are_refused(text: str) -> None:
+    with pytest.raises(LoadFailed, match="s3://models/a: the store's answer is not a listing") as caught:
         parse_page(text.encode(), "s3://models/a")
     assert "secret" not in caught.value.message
 
 
-def test_a_query_has_nothing_that_a_signature_would_have_to_rewrite() -> None:
+def test_a_query_is_encoded_as_signatures_require() -> None:
     assert page_query("a b/ü+=&/") == "list-type=2&prefix=a%20b%2F%C3%BC%2B%3D%26%2F"
     assert page_query("a/", "1/+=") == "list-type=2&prefix=a%2F&continuation-token=1%2F%2B%3D"

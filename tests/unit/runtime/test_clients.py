@@ -1,4 +1,4 @@
-"""Clients that others wrote, against a served replica: REST by uvicorn, gRPC by grpc.aio as Serve wires it."""
+"""Third-party clients against a served replica: REST through uvicorn, gRPC through grpc.aio as Serve connects it."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ class Predictor:
         return batch
 """
 
-# Turns pictures upside down, and tells their sizes.
+# Turns pictures upside down, and returns their sizes.
 PICTURES = """
 import io
 from PIL import Image
@@ -108,7 +108,7 @@ class ContextOfServe:
 
 
 class AsServeCalls:
-    """Calls methods as Serve does: bytes and its own context in, an object that serialises itself out."""
+    """Calls methods as Serve does: with bytes and its own context, for an object that serialises itself."""
 
     def __init__(self, deployed: Deployed) -> None:
         self.deployed = deployed
@@ -128,7 +128,7 @@ class AsServeCalls:
 
 
 class Served:
-    """A replica with two ports, on an event loop of its own."""
+    """A replica with two ports, on its own event loop."""
 
     def __init__(self, args: dict[str, Any]) -> None:
         self.args = args
@@ -142,7 +142,7 @@ class Served:
         await replica.reconfigure({"maxRequestBytes": 3_000_000})
         config = uvicorn.Config(replica.app, host="127.0.0.1", port=0, log_level="error", access_log=False)
         server = uvicorn.Server(config)
-        # It must not take the signals of the test run.
+        # uvicorn must not take the signals of the test run.
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         serving = asyncio.create_task(server.serve())
         rpc = grpc.aio.server()
@@ -173,7 +173,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A predictor that gives back what it gets."""
+    """Return a predictor that returns its input."""
     root = tmp_path_factory.mktemp("echo")
     (root / "predictor.py").write_text(ECHO)
     model = {"uri": f"file://{root}", "entrypoint": "predictor:Predictor"}
@@ -184,7 +184,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A predictor of pictures as files."""
+    """Return a predictor of picture files."""
     root = tmp_path_factory.mktemp("gallery")
     (root / "predictor.py").write_text(PICTURES)
     (root / "model.yaml").write_text(DECLARED)
@@ -248,11 +248,11 @@ def test_tritonclient_may_compress(served: Served, compression: str) -> None:
             np.testing.assert_array_equal(result.as_numpy("outputs"), [1, 2])
 
 
-def test_what_tritonclient_is_told_over_http(served: Served) -> None:
+def test_errors_for_tritonclient_over_http(served: Served) -> None:
     with tritonclient.http.InferenceServerClient(served.http) as client:
         tensor = tritonclient.http.InferInput("x", [1], "FP32")
         tensor.set_data_from_numpy(np.array([1], np.float32))
-        with pytest.raises(InferenceServerException, match="there is no model 'other'"):
+        with pytest.raises(InferenceServerException, match="model 'other' does not exist"):
             client.infer("other", [tensor])
         with pytest.raises(InferenceServerException, match="which is not supported"):
             client.infer("echo", [tensor], sequence_id=3, sequence_start=True)
@@ -321,7 +321,7 @@ def test_tritonclient_s_own_parameters_reach_the_model(served: Served, kind: Any
 
 
 def picture(width: int, height: int) -> bytes:
-    """A PNG file of which the first pixel alone is white."""
+    """Return a PNG file in which only the first pixel is white."""
     made, written = Image.new("L", (width, height)), io.BytesIO()
     made.putpixel((0, 0), 255)
     made.save(written, "PNG")
@@ -358,13 +358,13 @@ def test_pictures_have_no_form_in_json(gallery: Served) -> None:
             client.infer("gallery", [tensor])
         tensor.set_data_from_numpy(np.array([picture(1, 1)], np.object_))
         as_json = tritonclient.http.InferRequestedOutput("turned", binary_data=False)
-        with pytest.raises(InferenceServerException, match="output 'turned': bytes have no form in JSON; ask for it"):
+        with pytest.raises(InferenceServerException, match="output 'turned': bytes have no form in JSON; request it"):
             client.infer("gallery", [tensor], outputs=[as_json])
     answer = httpx.post(f"http://{gallery.http}/", json={"inputs": ["text"]}, timeout=PATIENCE_S)
     assert (answer.status_code, answer.json()["code"]) == (400, "WrongType")
 
 
-def test_what_is_no_picture_is_the_model_s_error(gallery: Served) -> None:
+def test_an_invalid_picture_is_the_model_s_error(gallery: Served) -> None:
     with tritonclient.grpc.InferenceServerClient(gallery.grpc) as client:
         tensor = tritonclient.grpc.InferInput("picture", [1], "BYTES")
         tensor.set_data_from_numpy(np.array([b"text"], np.object_))
@@ -384,14 +384,14 @@ def infer(client: Any, name: str, values: Any, model: str = "echo", timeout: flo
 @pytest.mark.parametrize(
     ("name", "values", "model", "status", "says"),
     [
-        ("y", [1], "other", "NOT_FOUND", "ModelNotFound: there is no model 'other' here"),
+        ("y", [1], "other", "NOT_FOUND", "ModelNotFound: model 'other' does not exist here"),
         ("x", [1], "echo", "INVALID_ARGUMENT", "WrongInputs: inputs names a tensor twice"),
         ("y", [float("nan")], "echo", "INVALID_ARGUMENT", "NotFinite: input 'y' holds NaN"),
         ("fail", [1], "echo", "INTERNAL", "ModelError: the model raised an error"),
         ("y", [0] * 500_000, "echo", "RESOURCE_EXHAUSTED", "BodyTooLarge: the message is larger than 3000000 bytes"),
     ],
 )
-def test_what_tritonclient_is_told_over_grpc(
+def test_errors_for_tritonclient_over_grpc(
     served: Served, name: str, values: Any, model: str, status: str, says: str
 ) -> None:
     with tritonclient.grpc.InferenceServerClient(served.grpc) as client:
@@ -433,10 +433,10 @@ def ask_by_the_client_of_the_working_group(client: OpenInferenceClient) -> None:
     wrong = RequestInput(name="x", datatype="INT64", shape=[2, 3], data=[1, 2])
     with pytest.raises(BadRequestError) as caught:
         client.model_infer("echo", request=InferenceRequest(inputs=[wrong]))
-    assert "shape says [2, 3]" in str(caught.value.body)
+    assert "expected [2, 3]" in str(caught.value.body)
 
 
-# In a process of its own: it brings the same messages in the same package as tritonclient, which protobuf refuses.
+# In its own process: it has the same messages in the same package as tritonclient, which protobuf refuses.
 OTHER_GRPC_CLIENT = """
 import sys, grpc
 from open_inference.grpc import protocol as p

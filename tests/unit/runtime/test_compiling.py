@@ -1,4 +1,4 @@
-"""torch.compile: before Ready, with its code kept; and a compiler that fails is no reason to fail."""
+"""torch.compile: compiled before Ready, with cached code; a failing compiler is no reason to fail."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ def load(root: Path, namespace: str = "vision", **model: Any) -> LoadedModel:
 
 
 class Compiler:
-    """Stands in for torch.compile. `sizes` are the numbers of rows that it ran with."""
+    """Stands in for torch.compile. `sizes` are the numbers of rows of its calls."""
 
     def __init__(self, fails: Exception | None = None) -> None:
         self.fails = fails
@@ -84,7 +84,7 @@ def test_a_compiled_network_gives_its_answers_and_its_code_is_kept(
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
         model = load(compiled_model)
     torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach(), atol=1e-5, rtol=1e-4)
-    assert f"code is kept in {cache / 'vision'}" in caplog.text
+    assert f"the code is in {cache / 'vision'}" in caplog.text
     assert (cache / "vision").stat().st_mode & 0o077 == 0
     assert [path for path in (cache / "vision").rglob("*") if path.is_file()]
 
@@ -119,13 +119,13 @@ def test_without_compile_nothing_is_compiled(torch_model: Path, compiler: Compil
     assert compiler.modes == []
 
 
-def test_a_compiler_that_fails_is_told_once_and_the_network_runs(
+def test_a_failing_compiler_is_logged_once_and_the_network_runs(
     compiled_model: Path, network: torch.nn.Module, compiler: Compiler, caplog: pytest.LogCaptureFixture
 ) -> None:
     compiler.fails = TorchDynamoException("no C++ compiler\nhere")
     model = load(compiled_model)
     torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
-    assert caplog.text.count("torch.compile failed, the network runs as it is: no C++ compiler here") == 1
+    assert caplog.text.count("torch.compile failed, the network runs uncompiled: no C++ compiler here") == 1
     assert len(compiler.sizes) == 1
 
 
@@ -137,7 +137,7 @@ def test_a_compiler_that_fails_later_costs_no_request(
     torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
 
 
-def test_what_the_network_raises_is_its_own(compiled_model: Path, compiler: Compiler) -> None:
+def test_errors_of_the_network_pass_through(compiled_model: Path, compiler: Compiler) -> None:
     model = load(compiled_model)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         model.predict(np.ones((1, 5), np.float32))
@@ -152,11 +152,13 @@ def test_without_a_c_compiler_the_network_runs(
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
     assert load(compiled_model).predict(X).shape == (3, 3)
-    assert "torch.compile failed, the network runs as it is: " in caplog.text
+    assert "torch.compile failed, the network runs uncompiled: " in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["python", "torchscript"])
-def test_what_cannot_be_compiled_is_refused(tmp_path: Path, python_model: Callable[[str], Path], kind: str) -> None:
+def test_formats_that_cannot_be_compiled_are_refused(
+    tmp_path: Path, python_model: Callable[[str], Path], kind: str
+) -> None:
     if kind == "python":
         code = "class Net:\n    def load(self, path, config): pass\n    def predict(self, batch): return batch\n"
         root, entrypoint = python_model(code), "predictor:Net"
@@ -171,14 +173,14 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path, python_model: Callab
         load(root, entrypoint=entrypoint, trustCode=True)
 
 
-def test_a_directory_that_cannot_be_made_is_told(
+def test_a_directory_that_cannot_be_created_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "file"))
     persist_compiled_code("vision")
     assert DIRECTORY not in os.environ
-    assert "compiled code is not kept: " in caplog.text
+    assert "compiled code is not cached: " in caplog.text
 
 
 @pytest.mark.parametrize("namespace", ["", "..", "a/b", "-a"])
@@ -196,15 +198,15 @@ def test_a_directory_that_the_environment_names_is_left(monkeypatch: pytest.Monk
 
 def test_shapes_come_from_the_example_or_from_what_is_declared() -> None:
     signature = Signature((TensorSpec("x", "float32", (-1, 4)), TensorSpec("y", "int64", (-1,))))
-    assert [batch["x"].shape for batch in make_compile_batches(None, signature, batches=True)] == [(1, 4), (2, 4)]
-    assert [batch.shape for batch in make_compile_batches(lambda: torch.zeros(3, 2), signature, batches=True)] == [
+    assert [batch["x"].shape for batch in make_compile_batches(None, signature, batchable=True)] == [(1, 4), (2, 4)]
+    assert [batch.shape for batch in make_compile_batches(lambda: torch.zeros(3, 2), signature, batchable=True)] == [
         (3, 2),
         (6, 2),
     ]
-    assert [batch.shape for batch in make_compile_batches(lambda: np.zeros((3, 2)), signature, batches=False)] == [
+    assert [batch.shape for batch in make_compile_batches(lambda: np.zeros((3, 2)), signature, batchable=False)] == [
         (3, 2)
     ]
-    assert list(make_compile_batches(None, Signature(), batches=True)) == []
+    assert list(make_compile_batches(None, Signature(), batchable=True)) == []
 
 
 CONVOLUTION = """

@@ -1,4 +1,4 @@
-"""A large binary tensor is in memory once on its way in, and once on its way out."""
+"""A large binary tensor is in memory only once on its way in, and once on its way out."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def document(**more: Any) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 def receiving(text: bytes, size: int) -> Any:
-    """As a server hands over a body that comes in pieces: nothing of it is held here."""
+    """Return a server's `receive` for a body in pieces, without a copy of its own."""
 
     def messages() -> Iterator[Any]:
         yield {"type": "http.request", "body": text, "more_body": True}
@@ -56,13 +56,13 @@ async def test_less_than_two_copies_in_and_out() -> None:
     finally:
         tracemalloc.stop()
     assert len(answer.body) > PAYLOAD
-    # The array is the body's memory, which grows in steps of an eighth; the answer is a second payload.
+    # The array is the body's memory, which grows in steps of an eighth. The answer is a second payload.
     assert read < 1.2 * PAYLOAD
     assert both < 2.3 * PAYLOAD
 
 
 @pytest.mark.parametrize("filling", range(20))
-async def test_what_comes_in_pieces_is_aligned_without_a_copy(filling: int) -> None:
+async def test_a_body_in_pieces_is_aligned_without_a_copy(filling: int) -> None:
     text, headers = document(id="x" * filling)
     body = await read_body(headers, receiving(text, PAYLOAD), 2 * PAYLOAD)
     model = LoadedModel("python", "", lambda batch: batch, Signature((SPEC,), (SPEC,)))
@@ -73,7 +73,7 @@ async def test_what_comes_in_pieces_is_aligned_without_a_copy(filling: int) -> N
 
 
 @pytest.mark.parametrize("headers", [{}, {b"inference-header-content-length": b"7"}], ids=["plain", "padded"])
-async def test_the_limit_is_of_the_body_alone(headers: dict[bytes, bytes]) -> None:
+async def test_the_limit_counts_only_the_body(headers: dict[bytes, bytes]) -> None:
     body = await read_body(headers, receiving(b"1234567", 93), 100)
     assert bytes(body) == b"1234567" + bytes(93)
     with pytest.raises(Problem) as caught:

@@ -1,4 +1,4 @@
-"""Networks on an accelerator. Torch's `meta` device stands in: it refuses the CPU's tensors as CUDA does, and computes shapes alone."""
+"""Networks on an accelerator. Torch's `meta` device stands in: like CUDA it refuses the CPU's tensors, but it computes only shapes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +10,12 @@ import torch
 
 from sundog_runtime.arguments import ModelArguments, parse_arguments
 from sundog_runtime.errors import LoadFailed
-from sundog_runtime.formats import transformers_directory
 from sundog_runtime.formats.device import CPU, Device, DeviceWatch, select_device
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.sentence_transformers import SentenceEncoding
+from sundog_runtime.formats.transformers.generation import generate_tokens
+from sundog_runtime.formats.transformers.model import TransformersModel, TransformersSettings
 from sundog_runtime.sources.open_model import open_model
 
 X = np.ones((2, 4), np.float32)
@@ -28,7 +29,7 @@ class Net(torch.nn.Module):
 
 
 class Pinned:
-    """Stands for pinned memory: counts what is copied there."""
+    """Stands in for pinned memory, and records the copies."""
 
     def __init__(self) -> None:
         self.copied: list[tuple[int, ...]] = []
@@ -112,9 +113,9 @@ def test_generated_tokens_go_where_the_first_ones_were() -> None:
             seen.append(input_ids.device.type)
             return type("Output", (dict,), {"logits": torch.tensor([[[0.0, 1.0]]])})({"cache": None})
 
-    settings = transformers_directory.TransformersSettings.model_validate({"maxNewTokens": 3})
-    model = transformers_directory._Model(Network(), CPU, None, "generation", settings, SentenceEncoding(), 2, 0)
-    assert list(transformers_directory._continuation(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
+    settings = TransformersSettings.model_validate({"maxNewTokens": 3})
+    model = TransformersModel(Network(), CPU, None, "generation", settings, SentenceEncoding(), 2, 0)
+    assert list(generate_tokens(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
     assert seen == ["meta", "meta", "meta"]
 
 
@@ -136,7 +137,7 @@ def test_predictors_place_themselves(python_model: Callable[[str], Path]) -> Non
 
 
 class Cuda:
-    """What is asked of torch.cuda."""
+    """The part of torch.cuda that is used."""
 
     def __init__(self, available: bool) -> None:
         self._available = available
@@ -159,9 +160,9 @@ def test_without_devices_of_cuda_the_cpu_computes(count: int, vendor: str) -> No
     assert select_device(count, vendor, Cuda(available=True)).is_cpu
 
 
-def test_a_device_that_torch_does_not_see_is_told_and_not_replaced_by_the_cpu() -> None:
+def test_a_device_that_torch_does_not_see_is_an_error() -> None:
     with pytest.raises(
-        LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\) and torch .* sees no device: the image"
+        LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\), and torch .* sees no device\. Use an image"
     ):
         select_device(1, "nvidia", Cuda(available=False))
 
@@ -174,8 +175,8 @@ async def test_a_replica_that_was_promised_a_device_does_not_start_without(
         await serve({**args(torch_model), "gpu": {"count": 1, "vendor": "nvidia"}})
 
 
-def test_a_batch_is_given_with_what_is_no_tensor_as_it_is(device: Device, pinned: Pinned) -> None:
-    given = device.give({"x": torch.zeros(2), "texts": ["a"], "there": torch.zeros(3, device="meta")})
+def test_values_that_are_not_tensors_are_not_moved(device: Device, pinned: Pinned) -> None:
+    given = device.to_device({"x": torch.zeros(2), "texts": ["a"], "there": torch.zeros(3, device="meta")})
     assert given["texts"] == ["a"]
     assert (given["x"].device.type, given["there"].shape) == ("meta", (3,))
     assert pinned.copied == [(2,)]
@@ -191,10 +192,10 @@ def test_a_device_is_lost_when_it_refuses_everything_after_an_error() -> None:
     once, lost = DeviceWatch(lambda: None), DeviceWatch(refuses)
     for watch in (once, lost):
         with pytest.raises(torch.AcceleratorError):
-            watch.over(fails)(None)
-    assert once.lost == ""
-    assert lost.lost.startswith("CUDA error: device-side assert triggered")
-    assert DeviceWatch(refuses).over(lambda batch: batch)(1) == 1
+            watch.wrap(fails)(None)
+    assert once.lost_reason == ""
+    assert lost.lost_reason.startswith("CUDA error: device-side assert triggered")
+    assert DeviceWatch(refuses).wrap(lambda batch: batch)(1) == 1
 
 
 async def test_a_replica_whose_device_is_lost_is_unhealthy(
@@ -202,7 +203,7 @@ async def test_a_replica_whose_device_is_lost_is_unhealthy(
 ) -> None:
     replica = (await serve(args(torch_model))).replica
     await replica.check_health()
-    object.__setattr__(replica._model, "lost", lambda: "device-side assert")
+    object.__setattr__(replica._model, "lost_reason", lambda: "device-side assert")
     with pytest.raises(RuntimeError, match="the device is lost: device-side assert"):
         await replica.check_health()
 

@@ -1,4 +1,4 @@
-"""Tensors without values and without dimensions, by all encodings of the Open Inference Protocol."""
+"""Tensors without values and without dimensions, in all encodings of the Open Inference Protocol."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +59,7 @@ def _array(datatype: str, values: list[Any]) -> tuple[Any, str]:
 
 
 def shown(answer: EncodedResponse) -> Shown:
-    """Datatype, shape and values of the one output."""
+    """Return datatype, shape and values of the one output."""
     headers = dict(answer.headers)
     if answer.content_type == b"application/grpc":
         response = ModelInferResponse.FromString(bytes(answer.body))
@@ -141,7 +141,7 @@ def test_a_scalar_in_json_may_stand_without_an_array() -> None:
     ("declared", "shape", "values"),
     [((2, 4), [0, 4], []), ((-1, 4), [0, 3], []), ((-1, 4), [], [1.0]), ((), [1], [1.0]), ((1,), [], [1.0])],
 )
-def test_what_the_signature_does_not_allow_names_the_input(
+def test_a_shape_outside_the_signature_names_the_input(
     decode: Decode, declared: tuple[int, ...], shape: list[int], values: list[float]
 ) -> None:
     with pytest.raises(Problem) as caught:
@@ -222,7 +222,7 @@ def test_rows_may_be_none_where_inputs_agree() -> None:
 
 
 @ENCODINGS
-def test_some_models_are_never_given_nothing(decode: Decode) -> None:
+def test_some_models_never_get_empty_inputs(decode: Decode) -> None:
     signature = forbid_empty_inputs(Signature((TensorSpec("x", "float32", (-1, 2)),)))
     assert signature.axes == (Axis((("x", 0),)),)
     with pytest.raises(Problem) as caught:
@@ -253,7 +253,7 @@ class Predictor:
 
 
 @pytest.mark.parametrize("code", [MEANS, STREAMS], ids=["answers", "streams"])
-async def test_a_model_that_fails_on_no_values_is_not_at_fault(
+async def test_a_failure_on_an_empty_input_is_the_client_s_error(
     python_model: Callable[[str], Path], args: Callable[..., Any], serve: Callable[..., Any], code: str
 ) -> None:
     client = await serve(args(python_model(code), "predictor:Predictor"))

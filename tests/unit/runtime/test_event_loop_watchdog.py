@@ -1,4 +1,4 @@
-"""A model that hangs on the event loop takes its process with it, and nothing else does."""
+"""A model that hangs on the event loop ends its process, and nothing else does."""
 
 import asyncio
 import contextlib
@@ -38,17 +38,17 @@ class Net(torch.nn.Module):
 
 SERVE = """
 import asyncio, json, sys
-from sundog_runtime import loop_watch
+from sundog_runtime import event_loop_watchdog
 from sundog_runtime.context import RequestContext
 from sundog_runtime.replica import Replica
 
-loop_watch.STALL_S, loop_watch.BEAT_S = 1.0, 0.1
+event_loop_watchdog.STALL_S, event_loop_watchdog.HEARTBEAT_S = 1.0, 0.1
 
 
 async def serve():
     replica = await Replica.start(json.loads(sys.argv[1]))
     await replica.reconfigure(None)
-    watching = asyncio.create_task(loop_watch.watch())
+    watching = asyncio.create_task(event_loop_watchdog.watch_event_loop())
     await asyncio.sleep(0)
     for _ in range(1000):
         await replica._scheduler.infer([[1.0, 2.0, 3.0, 4.0]], RequestContext())
@@ -60,7 +60,7 @@ asyncio.run(serve())
 
 
 @pytest.mark.parametrize("hang", ["time.sleep(600)", "ctypes.PyDLL(None).pause()"], ids=["waits", "holds the lock"])
-def test_a_network_that_hangs_on_the_event_loop_ends_the_process_and_is_in_its_last_words(
+def test_a_network_that_hangs_on_the_event_loop_ends_the_process_with_its_stack(
     torch_model: Path, args: Callable[..., dict[str, Any]], hang: str
 ) -> None:
     (torch_model / "net.py").write_text(HANGS.format(hang=hang, quick=4 * PROBATION_CALLS))
@@ -70,7 +70,7 @@ def test_a_network_that_hangs_on_the_event_loop_ends_the_process_and_is_in_its_l
     assert "in forward" in done.stderr
 
 
-async def test_while_the_event_loop_turns_the_end_is_put_off_and_afterwards_there_is_none(
+async def test_a_running_event_loop_postpones_the_end_of_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[tuple[float, bool]] = []

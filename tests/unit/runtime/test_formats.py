@@ -1,4 +1,4 @@
-"""From files to a model in memory: what is recognised, what is refused, and whose code runs."""
+"""From files to a model in memory: which formats are detected, which are refused, and which code runs."""
 
 import io
 import logging
@@ -76,7 +76,7 @@ def test_weights_of_half_precision(torch_model: Path, network: torch.nn.Module, 
 def test_integers_are_no_weights_of_a_module_that_has_fractions(
     torch_model: Path, network: torch.nn.Module, suffix: str
 ) -> None:
-    """Quantised weights without their scales would be served as if they were the trained ones."""
+    """Without this check, quantised weights without their scales would be served like trained ones."""
     state = network.state_dict()
     state["second.weight"] = (state["second.weight"] * 100).to(torch.int8)
     (torch_model / "model.safetensors").unlink()
@@ -92,21 +92,21 @@ def test_weights_of_another_precision_are_converted(torch_model: Path, network: 
     torch.testing.assert_close(load(torch_model).predict(X), network.float()(torch.from_numpy(X)).detach())
 
 
-def test_what_the_manifest_says_goes_before_model_yaml(torch_model: Path) -> None:
+def test_the_manifest_overrides_model_yaml(torch_model: Path) -> None:
     (torch_model / "model.yaml").write_text("entrypoint: net:Nowhere\nconfig: {hidden: 5, wrong: 1}\nformat: python\n")
     append(torch_model / "net.py", "\ndef make(hidden, wrong):\n    assert wrong == 1\n    return Net(hidden)\n")
     model = load(torch_model, "net:make", config={"hidden": 8}, format="torch")
     assert model.predict(X).shape == (1, 3)
 
 
-def test_model_yaml_alone_says_how_to_load(torch_model: Path) -> None:
+def test_model_yaml_alone_is_enough_to_load(torch_model: Path) -> None:
     (torch_model / "model.yaml").write_text("entrypoint: net:Net\nconfig: {hidden: 8}\nformat: torch\n")
     assert load(torch_model, "").predict(X).shape == (1, 3)
 
 
 def test_a_model_does_not_vouch_for_itself(torch_model: Path) -> None:
     (torch_model / "model.yaml").write_text("trustCode: true\n")
-    with pytest.raises(LoadFailed, match=r"model\.yaml: trustCode: Extra inputs are not permitted"):
+    with pytest.raises(LoadFailed, match=r"model\.yaml: trustCode: extra inputs are not permitted"):
         load(torch_model)
 
 
@@ -120,7 +120,7 @@ def test_evaluation_mode(torch_model: Path) -> None:
     assert load(torch_model).predict(X).tolist() == [[0.0, 0.0, 0.0]]
 
 
-def test_auto_says_what_it_found(torch_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_the_detected_format(torch_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
         load(torch_model)
     assert f"format auto: found model.safetensors, which is safetensors in {torch_model}" in caplog.text
@@ -132,7 +132,7 @@ def test_weights_are_known_by_content_not_by_name(torch_model: Path) -> None:
 
 
 class Evil:
-    """Leaves a mark where it is unpickled."""
+    """Leaves a mark when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -160,19 +160,19 @@ def test_a_pickle_of_anything_else_is_refused_and_does_not_run(torch_model: Path
 def test_a_module_instead_of_a_state_dict(torch_model: Path) -> None:
     (torch_model / "model.safetensors").unlink()
     torch.save([torch.zeros(1)], torch_model / "m.pt")
-    with pytest.raises(FormatNotRecognised, match="holds a list; supported is a state dict"):
+    with pytest.raises(FormatNotRecognised, match="holds a list; expected a state dict"):
         load(torch_model)
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:
-    with pytest.raises(FormatNotRecognised, match="found no weights; supported: "):
+    with pytest.raises(FormatNotRecognised, match="found no weights; expected "):
         load(tmp_path, entrypoint="")
 
 
 def test_code_without_weights_and_entrypoint(tmp_path: Path) -> None:
     (tmp_path / "predictor.py").write_text("class Predictor: ...")
-    told = "predictor.py is code: model.entrypoint must name what is to be loaded of it, such as predictor:Predictor"
-    with pytest.raises(EntrypointMissing, match=told):
+    message = "predictor.py is code: set model.entrypoint to the class to load, such as predictor:Predictor"
+    with pytest.raises(EntrypointMissing, match=message):
         load(tmp_path, entrypoint="")
 
 
@@ -185,11 +185,11 @@ def test_one_weight_file_only(torch_model: Path) -> None:
 @pytest.mark.parametrize(
     ("entrypoint", "says"),
     [
-        ("", "must name its module, such as net:Net"),
-        ("net", "not of the form module:attribute"),
-        ("net:", "not of the form"),
-        ("../net:Net", "not of the form"),
-        ("net:Net()", "not of the form"),
+        ("", "set model.entrypoint to its module, such as net:Net"),
+        ("net", "expected the form module:attribute"),
+        ("net:", "expected the form"),
+        ("../net:Net", "expected the form"),
+        ("net:Net()", "expected the form"),
         ("nut:Net", "has no module 'nut'"),
         ("net.deeper:Net", "has no module 'net.deeper'"),
         ("net:Nut", "has no attribute 'Nut'"),
@@ -248,7 +248,7 @@ def test_the_digest_covers_code_and_nothing_is_written(torch_model: Path) -> Non
     assert tree_digest(read_tree(torch_model)) == digest, "loading left something behind"
 
 
-def test_verified_code_is_what_runs_even_if_the_file_changes(torch_model: Path) -> None:
+def test_only_verified_code_runs_even_if_the_file_changes(torch_model: Path) -> None:
     files = open_model(f"file://{torch_model}", tree_digest(read_tree(torch_model)))
     (torch_model / "net.py").write_text("raise AssertionError('not what was verified')")
     assert ModelCode(files).resolve("net:Net").__name__ == "Net"
@@ -257,7 +257,7 @@ def test_verified_code_is_what_runs_even_if_the_file_changes(torch_model: Path) 
 
 
 def revision(root: Path, number: int) -> ModelCode:
-    """A revision with modules of the same names as every other, which import each other in all ways."""
+    """Create a revision whose modules have the same names as in every other, and import each other in all ways."""
     (root / "parts").mkdir(parents=True)
     (root / "helper.py").write_text(f"NUMBER = {number}\n")
     (root / "parts" / "__init__.py").write_text("")
@@ -282,7 +282,7 @@ def test_two_revisions_with_modules_of_the_same_names(tmp_path: Path) -> None:
         first()
 
 
-def test_a_model_s_module_hides_an_installed_one_from_the_model_alone(tmp_path: Path) -> None:
+def test_a_model_s_module_hides_an_installed_one_only_from_the_model(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("mine = True\n")
     (tmp_path / "net.py").write_text("import json\nmine = json.mine\n")
     assert ModelCode(ModelFiles(tmp_path)).resolve("net:mine") is True
@@ -340,7 +340,7 @@ def test_a_predictor_in_one_file(python_model: Callable[[str], Path]) -> None:
 
 def test_a_predictor_that_lacks_a_method_or_fails(python_model: Callable[[str], Path]) -> None:
     root = python_model("class Predictor:\n    def load(self, path, config): pass\n")
-    with pytest.raises(EntrypointMissing, match="it lacks predict"):
+    with pytest.raises(EntrypointMissing, match="lacks predict"):
         load(root, "predictor:Predictor", format="python")
     with pytest.raises(LoadFailed, match=r"predictor:Predictor.load raised KeyError: 'factor'"):
         load(python_model(PREDICTOR), "predictor:Predictor")
@@ -395,19 +395,22 @@ def test_types_of_undeclared_numbers() -> None:
     ("text", "says"),
     [
         ("inputs: [", "is not YAML"),
-        ("inputs: &a []\noutputs: *a", "aliases"),
+        ("inputs: &a []\noutputs: *a", "found a YAML alias"),
         (
             "format: torch\nentrypoint: a:b\nformat: auto",
-            "model.yaml: line 3: key 'format' is there twice, first in line 1",
+            "model.yaml: line 3: duplicate key 'format', first in line 1",
         ),
-        ("config: {depth: 1, depth: 2}", "model.yaml: line 1: key 'depth' is there twice, first in line 1"),
+        ("config: {depth: 1, depth: 2}", "model.yaml: line 1: duplicate key 'depth', first in line 1"),
         ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
         ("inputs: [{name: x, dtype: float32, shape: 4}]", "inputs.0.shape"),
         ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),
         ("surprise: 1", "surprise"),
         ("[1]", "valid dictionary"),
-        ("inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]", "a name twice"),
-        ("x: " + "y" * 70_000, "larger than"),
+        (
+            "inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]",
+            "two tensors with the same name",
+        ),
+        ("x: " + "y" * 70_000, "expected at most 65536"),
     ],
 )
 def test_descriptions_that_are_wrong(torch_model: Path, text: str, says: str) -> None:

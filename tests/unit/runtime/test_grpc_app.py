@@ -1,4 +1,4 @@
-"""gRPC of a replica: who may call, and what the model's own failures become."""
+"""gRPC of a replica: which calls are allowed, and how errors of the model are reported."""
 
 from typing import Any
 from unittest.mock import Mock
@@ -28,7 +28,7 @@ from sundog_runtime.protocol.inference_pb2 import ServerLiveResponse
         ("", False),
     ],
 )
-def test_who_is_on_this_machine(peer: str, local: bool) -> None:
+def test_callers_on_this_machine(peer: str, local: bool) -> None:
     assert _is_local(peer) == local
 
 
@@ -58,14 +58,14 @@ class Counted:
     def __init__(self) -> None:
         self.ends: list[str] = []
 
-    def answered(self, end: str, _: float) -> None:
+    def record_answer(self, end: str, _: float) -> None:
         self.ends.append(end)
 
 
 def app(peers: str = "", **about: Any) -> tuple[GrpcApp, Counted]:
     counted = Counted()
     made = GrpcApp("m", "1.0", None, None, counted, 100, peers)  # type: ignore[arg-type]
-    made._about |= about
+    made._answers_without_model |= about
     return made, counted
 
 
@@ -83,7 +83,7 @@ async def test_in_local_mode_only_this_machine_is_answered(peers: str, peer: str
     body = await made.answer("ServerLive", b"", context)
     assert context.code is code
     assert body == (ServerLiveResponse(live=True).SerializeToString() if code is grpc.StatusCode.OK else b"")
-    # A probe that is answered is nothing that the model did.
+    # An answered probe is not an answer of the model.
     assert counted.ends == ([] if code is grpc.StatusCode.OK else ["NotLocal"])
 
 
@@ -147,8 +147,8 @@ async def test_the_edges_request_id_is_in_the_log(caplog: pytest.LogCaptureFixtu
     assert "request find-me: the model raised" in caplog.text
 
 
-async def test_an_error_of_serve_is_made_one_without_an_answer() -> None:
-    """Serve sets a status and answers with an empty message; behind an answer the edge's proxy would not see the status."""
+async def test_an_error_is_sent_without_an_answer() -> None:
+    """Serve sets a status and sends an empty message, after which the edge's proxy would not see the status."""
 
     async def handler(request: bytes, context: Any) -> bytes:
         return request
@@ -162,7 +162,7 @@ async def test_an_error_of_serve_is_made_one_without_an_answer() -> None:
         context.abort.side_effect = Aborted
         add_to_server(Mock(), server)
         [[handlers]] = server.add_generic_rpc_handlers.call_args.args
-        # As Serve's own gRPCGenericServer does it.
+        # As in Serve's own gRPCGenericServer.
         handlers._method_handlers = {
             name: each._replace(unary_unary=handler) for name, each in handlers._method_handlers.items()
         }

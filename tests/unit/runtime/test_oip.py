@@ -1,4 +1,4 @@
-"""Open Inference Protocol over REST, from bytes to bytes: every datatype, both ways, and what is refused."""
+"""Open Inference Protocol over REST, from bytes to bytes: every datatype, both ways, and refused requests."""
 
 import struct
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def sent(dtype: str, raw: bytes, **change: Any) -> dict[str, Any]:
 
 
 def parts(found: EncodedResponse) -> tuple[Any, bytes]:
-    """The JSON and the bytes behind it."""
+    """Return the JSON and the bytes after it."""
     headers = dict(found.headers)
     assert found.content_type == b"application/octet-stream"
     length = int(headers[b"inference-header-content-length"])
@@ -86,7 +86,7 @@ def test_every_datatype_goes_both_ways_in_binary(dtype: str, declared: bool) -> 
     document, tail = parts(answer(model, body, headers))
     [output] = document.pop("outputs")
     assert document == {"model_name": "m", "model_version": "1", "id": "7"}
-    # Without a declaration nothing says that the numbers were sixteen bits wide.
+    # Without a declaration it is unknown that the numbers were sixteen bits wide.
     wide = dtype == "bfloat16" and not declared
     expected = VALUES[dtype].tobytes() if wide else raw
     assert output == {
@@ -104,7 +104,7 @@ def test_every_datatype_goes_both_ways_in_binary(dtype: str, declared: bool) -> 
     "dtype", [dtype for dtype, array in VALUES.items() if array.dtype.name == dtype and array.dtype.itemsize > 1]
 )
 def test_an_output_in_the_other_byte_order_is_answered_as_in_ours(dtype: str, declared: bool, copy: bool) -> None:
-    """As a model has it from a file that was written elsewhere."""
+    """A model may have such arrays from a file that was written on another machine."""
     ours = VALUES[dtype]
     theirs = ours.astype(ours.dtype.newbyteorder("S"))
     assert not theirs.dtype.isnative
@@ -120,7 +120,7 @@ def test_an_output_in_the_other_byte_order_is_answered_as_in_ours(dtype: str, de
 
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("dtype", [dtype for dtype in VALUES if dtype not in ("bfloat16", "bytes")])
-def test_every_datatype_but_bf16_goes_both_ways_in_json(dtype: str, flat: bool) -> None:
+def test_every_datatype_except_bf16_goes_both_ways_in_json(dtype: str, flat: bool) -> None:
     array = VALUES[dtype]
     data = array.ravel().tolist() if flat else array.tolist()
     body = {"inputs": [{"name": "x", "datatype": OIP_TYPES[dtype], "shape": [2, 2], "data": data}]}
@@ -134,7 +134,7 @@ def test_bf16_has_no_form_in_json() -> None:
     raw = raw_of("bfloat16", VALUES["bfloat16"])
     with pytest.raises(Problem, match="BF16 has no form in JSON; send"):
         answer(echo("bfloat16"), orjson.dumps({"inputs": [sent("bfloat16", b"", parameters={}, data=[1, 2, 3, 4])]}))
-    with pytest.raises(Problem, match="BF16 has no form in JSON; ask"):
+    with pytest.raises(Problem, match="BF16 has no form in JSON; request"):
         answer(echo("bfloat16"), *binary({"inputs": [sent("bfloat16", raw)]}, raw))
 
 
@@ -143,7 +143,7 @@ def test_bytes_have_no_form_in_json() -> None:
     text = orjson.dumps({"inputs": [sent("bytes", b"", parameters={}, data=["a", "b", "c", "d"])]})
     refused(echo("bytes"), text, "WrongType", "input 'x': bytes have no form in JSON; send it as a binary tensor")
     body, headers = binary({"inputs": [sent("bytes", raw)]}, raw)
-    says = "output 'y': bytes have no form in JSON; ask for it as binary data"
+    says = "output 'y': bytes have no form in JSON; request it as binary data"
     refused(echo("bytes"), body, "WrongType", says, headers)
 
 
@@ -153,12 +153,12 @@ def test_plain_json_has_no_bytes(body: bytes) -> None:
     with pytest.raises(Problem, match="input 'x': bytes have no form in JSON; send it as a binary tensor") as caught:
         decode_plain(LoadedModel("python", "", lambda batch: batch, Signature((spec,), (number,))), body)
     assert (caught.value.status, caught.value.code) == (400, "WrongType")
-    with pytest.raises(Problem, match="output 'x': bytes have no form in JSON; ask for it as a binary tensor"):
+    with pytest.raises(Problem, match="output 'x': bytes have no form in JSON; request it as a binary tensor"):
         decode_plain(LoadedModel("python", "", lambda batch: batch, Signature((number,), (spec,))), body)
 
 
 def test_other_outputs_than_those_of_bytes_can_be_asked_for_in_json() -> None:
-    """As can those of bytes, one by one, in binary."""
+    """Outputs of bytes can be requested too, one by one, in binary."""
     signature = Signature((TensorSpec("x", "uint8", (-1,)),), tuple(map(named, ("png", "size"), ("bytes", "int64"))))
     model = LoadedModel("python", "", lambda batch: {"png": [b"\xff"], "size": [3]}, signature)
     body: dict[str, Any] = {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [1], "data": [1]}]}
@@ -192,13 +192,13 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
     [
         ("bytes", [["a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
         ("bytes", [[b"a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
-        ("bytes", [[b"a"]], "OutputNotAsDeclared", "output 'y' is bytes [1, 1]; declared is bytes [-1, 2]"),
-        # Such arrays cut off zeros at the end.
+        ("bytes", [[b"a"]], "OutputNotAsDeclared", "output 'y' is bytes [1, 1]; expected bytes [-1, 2]"),
+        # Such numpy arrays drop zeros at the end.
         ("bytes", np.array([[b"a", b"b"]]), "OutputUnusable", "holds an array of |S1"),
-        ("string", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
-        ("float32", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
-        ("", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
-        ("", {"deep": [{"er": b"a"}]}, "OutputUnusable", "holds bytes, for which an output has to be declared"),
+        ("string", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
+        ("float32", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
+        ("", [[b"a", b"b"]], "OutputUnusable", "holds bytes; declare the output"),
+        ("", {"deep": [{"er": b"a"}]}, "OutputUnusable", "holds bytes; declare the output"),
     ],
 )
 def test_only_an_output_that_is_declared_so_holds_bytes(dtype: str, output: Any, code: str, says: str) -> None:
@@ -222,7 +222,7 @@ def test_bf16_rounds_to_the_nearest_and_to_even(number: float, bits: int) -> Non
 
 
 def asking(model: LoadedModel) -> tuple[bytes, dict[bytes, bytes]]:
-    """A request for binary outputs."""
+    """Return a request for binary outputs."""
     [spec] = model.signature.inputs
     raw = raw_of(spec.dtype, VALUES[spec.dtype])
     return binary({"inputs": [sent(spec.dtype, raw)], "parameters": {"binary_data_output": True}}, raw)
@@ -240,7 +240,7 @@ def asking(model: LoadedModel) -> tuple[bytes, dict[bytes, bytes]]:
         (False, True, True),
     ],
 )
-def test_what_an_output_says_goes_before_what_the_request_says(
+def test_an_output_s_flag_overrides_the_request_s(
     request_level: bool | None, output_level: bool | None, expected: bool
 ) -> None:
     body: dict[str, Any] = {
@@ -304,7 +304,7 @@ def refused(
 FOUR = np.arange(4, dtype=np.float32).tobytes()
 CASES: list[tuple[str, Callable[[], tuple[Any, bytes]], str, str]] = [
     ("no such size", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR[:-1]), "WrongSize", "15 bytes are left"),
-    ("more bytes", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR + b"1"), "WrongSize", "1 bytes behind"),
+    ("more bytes", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR + b"1"), "WrongSize", "1 bytes after"),
     (
         "size is not that of the shape",
         lambda: ({"inputs": [sent("float32", FOUR, shape=[3, 2])]}, FOUR),
@@ -428,8 +428,8 @@ def test_binary_data_without_the_header() -> None:
         (b"\1\0\0\0a" * 3 + b"\0", "WrongSize", "ends within element 3"),
         (b"\1\0\0\0a" * 3 + b"\2\0\0\0a", "WrongSize", "ends within element 3"),
         (b"\xff\xff\xff\xff" * 4, "WrongSize", "ends within element 0"),
-        (b"\1\0\0\0a" * 5, "WrongSize", "5 bytes behind its last element"),
-        (b"\1\0\0\0\xff" * 4, "WrongType", "no UTF-8"),
+        (b"\1\0\0\0a" * 5, "WrongSize", "5 bytes after its last element"),
+        (b"\1\0\0\0\xff" * 4, "WrongType", "not UTF-8"),
     ],
 )
 def test_bytes_that_are_wrong(raw: bytes, code: str, says: str) -> None:

@@ -30,7 +30,7 @@ TWO = model_of(TensorSpec("a", "int8", (2, -1)), TensorSpec("b", "string", (1,))
 ALL = model_of(*(TensorSpec(dtype, dtype, (-1,)) for dtype in OIP_TYPES if dtype not in ("bfloat16", "bytes")))
 NOTHING = LoadedModel("python", "", lambda batch: batch, Signature())
 LARGE = model_of(TensorSpec("x", "float32", (-1, 3, 224, 224)))
-STREAM = replace(ONE, streams=True)
+STREAM = replace(ONE, is_streaming=True)
 PICTURES = model_of(TensorSpec("png", "bytes", (-1,)), TensorSpec("turn", "int64", (-1,)))
 DRAWS = replace(PICTURES, signature=Signature(ONE.signature.inputs, PICTURES.signature.outputs))
 
@@ -83,7 +83,7 @@ def test_examples_fit_their_schemas_and_are_answered(model: LoadedModel) -> None
         [1, 2, 3, 4],
     ],
 )
-def test_what_the_schema_refuses_is_refused(body: Any) -> None:
+def test_requests_that_the_schema_refuses_are_refused(body: Any) -> None:
     schema = document_of(ONE)["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert not jsonschema.Draft202012Validator(schema).is_valid(body)
     with pytest.raises(Problem):
@@ -96,7 +96,7 @@ def test_large_inputs_and_unknown_ones_have_no_example() -> None:
         assert "example" not in content["application/json"]
 
 
-def test_what_has_no_form_in_json_is_asked_for_in_binary() -> None:
+def test_values_without_a_form_in_json_are_requested_in_binary() -> None:
     bodies = ({"inputs": {"png": ["a"], "turn": [1]}}, [[1, 2, 3, 4]])
     for model, body in zip((PICTURES, DRAWS), bodies, strict=True):
         document = document_of(model)
@@ -114,13 +114,13 @@ def test_what_has_no_form_in_json_is_asked_for_in_binary() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v2/models/m/infer"])
-def test_only_streams_are_said_to_stream(path: str) -> None:
+def test_only_streaming_models_document_streams(path: str) -> None:
     whole, pieces = (document_of(model)["paths"][path]["post"]["responses"] for model in (ONE, STREAM))
     binary = {"application/octet-stream"} if path != "/" else set()
     assert set(whole["200"]["content"]) == {"application/json"} | binary
     assert set(pieces["200"]["content"]) == {"application/x-ndjson", "text/event-stream"}
     assert "text/event-stream" in pieces["200"]["description"]
-    # Binary outputs cannot be asked for in plain JSON.
+    # Plain JSON cannot request binary outputs.
     assert set(pieces) - set(whole) == ({"406"} if path != "/" else set())
 
 
@@ -157,7 +157,7 @@ async def stream(python_model: Callable[[str], Path], args: Any, serve: Any) -> 
 
 
 async def ask(client: Any, path: str, body: Any, accept: str = "*/*") -> tuple[int, str, list[str]]:
-    """Status, content type and pieces of an answer that may be cut."""
+    """Return status, content type and pieces of an answer that may be cut."""
     messages = iter([{"type": "http.request", "body": orjson.dumps(body)}])
     sent: list[Any] = []
 
@@ -190,7 +190,7 @@ async def test_every_piece_of_a_stream_is_as_the_document_says(
         found = dict(line.split(": ", 1) for line in piece.split("\n") if line) if events else orjson.loads(piece)
         jsonschema.Draft202012Validator(schema | components).validate(found)
         if events:
-            # A validator does not look into strings.
+            # A validator does not check the content of strings.
             data = jsonschema.Draft202012Validator(schema["properties"]["data"]["contentSchema"] | components)
             data.validate(orjson.loads(found["data"]))
             assert not data.is_valid({"error": "none of these"})
@@ -210,7 +210,7 @@ async def test_binary_outputs_of_a_stream_are_refused_as_the_document_says(strea
 
 
 def test_without_declared_inputs_a_list_is_a_body_as_well() -> None:
-    """As the server takes it; an empty one it refuses."""
+    """The schema agrees with the server, which accepts a list but refuses an empty one."""
     document = document_of(NOTHING)
     schema = document["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     validator = jsonschema.Draft202012Validator(schema)

@@ -1,4 +1,4 @@
-"""`sundog package` and `sundog digest`: what they write is what the server loads."""
+"""`sundog package` and `sundog digest`: the server loads what they write."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ def sundog(command: Any, *arguments: object) -> Result:
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with what somebody has after training."""
+    """Make a current folder with the files that a user has after training."""
     root = tmp_path / "workshop"
     root.mkdir()
     (root / "net.py").write_text(NET)
@@ -66,10 +66,10 @@ async def test_the_smallest_call(
         "inputs": [{"name": "x", "dtype": "float32", "shape": [-1, 4]}],
         "outputs": [{"name": "outputs", "dtype": "float32", "shape": [-1, 3]}],
     }
-    told = dict(line.split(None, 1) for line in done.output.splitlines())
-    assert told["parameters"] == "67"
-    assert told["digest"] == sundog(digest, "model").output.strip()
-    client = await serve(args(root, "", digest=told["digest"]))
+    report = dict(line.split(None, 1) for line in done.output.splitlines())
+    assert report["parameters"] == "67"
+    assert report["digest"] == sundog(digest, "model").output.strip()
+    client = await serve(args(root, "", digest=report["digest"]))
     torch.manual_seed(3)
     answer = (await client.post("/", json={"inputs": [[1, 2, 3, 4]]})).json()["outputs"]
     np.testing.assert_allclose(answer, Net()(torch.tensor([[1.0, 2, 3, 4]])).detach().numpy(), rtol=1e-5)
@@ -88,7 +88,7 @@ def test_it_can_be_run_again_and_changes_nothing(workshop: Path) -> None:
     assert second["latencySeconds"] > 0
 
 
-def test_a_folder_that_is_a_model_gets_what_it_lacks(workshop: Path) -> None:
+def test_an_existing_model_directory_is_completed(workshop: Path) -> None:
     done = sundog(package, ".", "--entrypoint", "net:Net", "--config", "hidden=8")
     assert done.exit_code == 0, done.output
     assert not (workshop / "weights.pt").exists()
@@ -96,7 +96,7 @@ def test_a_folder_that_is_a_model_gets_what_it_lacks(workshop: Path) -> None:
     assert (workshop / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_what_fails_leaves_everything_as_it_was(workshop: Path) -> None:
+def test_a_failure_leaves_the_directory_unchanged(workshop: Path) -> None:
     before = {path.name: path.read_bytes() for path in workshop.iterdir()}
     done = sundog(package, ".", "--entrypoint", "net:Net", "--config", "hidden=9")
     assert done.exit_code == 1
@@ -188,14 +188,14 @@ def test_a_predictor_of_bytes_is_described_by_its_example(workshop: Path) -> Non
     assert "turned bytes [-1]" in done.output
 
 
-def test_bytes_that_nobody_gives_are_not_guessed(workshop: Path) -> None:
+def test_missing_bytes_are_not_guessed(workshop: Path) -> None:
     (workshop / "pictures.py").write_text(PICTURES)
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1")
     done = sundog(package, *arguments)
     assert done.exit_code == 0, done.output
     assert "not run" in done.output
     assert written(workshop / "pictures")["inputs"] == [{"name": "picture", "dtype": "bytes", "shape": [-1]}]
-    assert "batchable   no: input 'picture' holds bytes values, which are not joined" in done.output
+    assert "batchable   no: input 'picture' holds bytes values, which are not batched" in done.output
 
 
 WHOLE = base64.b64encode(bytes(range(256))).decode()
@@ -211,9 +211,9 @@ def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, len
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1", "-o", "json")
     done = sundog(package, *arguments, "--example", json.dumps(example))
     assert done.exit_code == 0, done.output
-    told = json.loads(done.output)
-    assert told["latencySeconds"] > 0
-    assert told["batchable"] is False
+    report = json.loads(done.output)
+    assert report["latencySeconds"] > 0
+    assert report["batchable"] is False
     assert [each["name"] for each in written(workshop / "pictures")["outputs"]] == ["length", "turned"]
 
 
@@ -221,7 +221,7 @@ def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, len
     ("example", "says"),
     [
         (["text", 7], "input 'picture' holds integer values; expected string"),
-        ([{"base64": "§"}], "input 'picture': base64 holds no base64: "),
+        ([{"base64": "§"}], "input 'picture': base64 is not valid base64: "),
         ([{"base32": "MFRGG==="}], "input 'picture' holds object values; expected string"),
         ([["a"]], "input 'picture' has the shape [1, 1]"),
         ({"photo": ["a"]}, "inputs has 'photo'; expected 'picture'"),
@@ -257,7 +257,7 @@ def test_no_message_names_the_folder_in_which_it_was_tried(workshop: Path, argum
     assert done.exit_code == 1
     assert ".model." not in done.output
     if arguments[:1] == ("--code",):
-        assert "EntrypointMissing: net.py is code: model.entrypoint must name what is to be loaded of it" in done.output
+        assert "EntrypointMissing: net.py is code: set model.entrypoint to the class to load" in done.output
 
 
 def test_an_error_in_the_users_own_file_names_that_file(workshop: Path) -> None:
@@ -285,11 +285,11 @@ def test_tied_weights_become_safetensors(workshop: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--input", "x"], 2, "'x' is not of the form name:dtype:shape"),
-        (["--input", "x:float31:1"], 2, "'float31' is none of bool"),
-        (["--input", "x:bool:-2"], 2, "a size below -1"),
-        (["--config", "x"], 2, "'x' is not of the form key=value"),
-        (["--example", "{"], 2, "it is not JSON"),
+        (["--input", "x"], 2, "'x': expected name:dtype:shape"),
+        (["--input", "x:float31:1"], 2, "dtype 'float31': expected one of bool"),
+        (["--input", "x:bool:-2"], 2, "found a size below -1"),
+        (["--config", "x"], 2, "'x': expected key=value"),
+        (["--example", "{"], 2, "expected JSON"),
         (["--example", "@nowhere"], 2, "nowhere: No such file"),
         (["--weights", "net.py", "--entrypoint", "net:Net"], 1, "net.py is something else; expected a state dict"),
         (["--weights", "whole.pt", "--entrypoint", "net:Net"], 1, "whole.pt holds more than tensors"),
@@ -299,7 +299,7 @@ def test_tied_weights_become_safetensors(workshop: Path) -> None:
         (["--weights", "weights.pt", "--entrypoint", "net:Net", "--example", "[[1, []]]"], 1, "--example: "),
     ],
 )
-def test_what_is_wrong_is_told(workshop: Path, arguments: list[str], code: int, says: str) -> None:
+def test_errors_are_reported_in_one_line(workshop: Path, arguments: list[str], code: int, says: str) -> None:
     torch.save(torch.nn.Linear(1, 1), workshop / "whole.pt")
     torch.save([torch.zeros(1)], workshop / "list.pt")
     done = sundog(package, "model", *arguments)

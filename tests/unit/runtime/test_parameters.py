@@ -1,4 +1,4 @@
-"""What clients say beside their tensors reaches the model, whichever way they ask, and joins no requests that say other things."""
+"""Clients' parameters reach the model in every protocol. Requests with different parameters are never batched together."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ MODEL = LoadedModel("python", "", lambda batch: batch, Signature((TensorSpec("x"
 GIVEN = {"language": "de", "seed": 7, "temperature": 0.5, "verbose": True, "stop": None}
 
 
-def told(query: DecodedRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+def model_parameters_of(query: DecodedRequest) -> tuple[dict[str, Any], dict[str, Any]]:
     assert query.parameters is not None
     return dict(query.parameters.request), {name: dict(found) for name, found in query.parameters.inputs.items()}
 
@@ -51,10 +51,10 @@ def plain(parameters: Any = None) -> DecodedRequest:
 
 
 def test_they_come_through_as_they_were_sent() -> None:
-    assert told(rest(GIVEN)) == told(plain(GIVEN)) == (GIVEN, {})
-    found, _ = told(rest(GIVEN))
+    assert model_parameters_of(rest(GIVEN)) == model_parameters_of(plain(GIVEN)) == (GIVEN, {})
+    found, _ = model_parameters_of(rest(GIVEN))
     assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in GIVEN.items()}
-    assert told(rest(of_input={"content_type": "np"})) == ({}, {"x": {"content_type": "np"}})
+    assert model_parameters_of(rest(of_input={"content_type": "np"})) == ({}, {"x": {"content_type": "np"}})
 
 
 def test_every_kind_of_grpc_is_the_value_it_holds() -> None:
@@ -74,10 +74,10 @@ def test_every_kind_of_grpc_is_the_value_it_holds() -> None:
         "verbose": False,
         "stop": None,
     }
-    assert told(grpc(sent, {"top": {"int64_param": 3}})) == (expected, {"x": {"top": 3}})
+    assert model_parameters_of(grpc(sent, {"top": {"int64_param": 3}})) == (expected, {"x": {"top": 3}})
 
 
-def test_where_there_are_none_nothing_is_made() -> None:
+def test_without_parameters_no_object_is_created() -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
     text = encode_json({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     headers = {b"inference-header-content-length": str(len(text)).encode()}
@@ -85,14 +85,14 @@ def test_where_there_are_none_nothing_is_made() -> None:
     assert [query.parameters for query in queries] == [None] * 6
 
 
-def test_how_tensors_are_sent_is_no_matter_of_the_model() -> None:
-    assert told(rest({"binary_data_output": False, "seed": 1})) == ({"seed": 1}, {})
+def test_parameters_of_the_encoding_do_not_reach_the_model() -> None:
+    assert model_parameters_of(rest({"binary_data_output": False, "seed": 1})) == ({"seed": 1}, {})
     assert rest(of_output={"binary_data": True, "seed": 1}).parameters is None
 
 
 @pytest.mark.parametrize("ask", [rest, plain, lambda given: grpc({name: {} for name in given})])
 @pytest.mark.parametrize("name", ["classification", "shared_memory_region", "sequence_id"])
-def test_what_asks_for_another_answer_is_refused_everywhere(ask: Callable[[Any], DecodedRequest], name: str) -> None:
+def test_unsupported_parameters_are_refused_everywhere(ask: Callable[[Any], DecodedRequest], name: str) -> None:
     with pytest.raises(Problem) as caught:
         ask({name: 1})
     assert (caught.value.status, caught.value.code) == (400, "UnsupportedParameter")
@@ -121,7 +121,7 @@ def test_a_request_keeps_its_ids_and_its_time() -> None:
     assert (before.parameters, dict(after.parameters.request)) == (NO_PARAMETERS, {"a": 1})
 
 
-def test_what_a_call_is_told() -> None:
+def test_parameters_of_a_call() -> None:
     assert parameters() is NO_PARAMETERS
     given = parameters_of({"a": 1}, {"x": {"b": 2}})
     one, two = (RequestContext(parameters=given) for _ in range(2))
@@ -142,7 +142,7 @@ def test_what_a_call_is_told() -> None:
         ({"a": None}, {"a": ""}, False),
     ],
 )
-def test_what_is_the_same_to_a_model(one: Any, other: Any, same: bool) -> None:
+def test_equal_parameters_have_equal_keys(one: Any, other: Any, same: bool) -> None:
     assert (parameters_of(one, {}).key == parameters_of(other, {}).key) is same
     assert (parameters_of({}, {"x": one}).key == parameters_of({}, {"x": other}).key) is same
     assert parameters_of(one, {}).key != parameters_of({}, {"x": one}).key
@@ -172,8 +172,8 @@ async def client(python_model: Callable[[str], Path], args: Any, serve: Any) -> 
     return found
 
 
-async def test_requests_that_say_other_things_are_no_pass_together(client: httpx.AsyncClient) -> None:
-    """Whoever ignores what is beside the tensors is joined with nobody who does not."""
+async def test_requests_with_different_parameters_are_never_batched(client: httpx.AsyncClient) -> None:
+    """Requests without parameters are never batched with requests that have some."""
 
     async def ask(number: int, scale: Any) -> Any:
         document: dict[str, Any] = {"inputs": [[number, number]]}
@@ -228,7 +228,7 @@ class Predictor:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-async def test_streams_are_told_at_every_item(
+async def test_streams_see_their_parameters_at_every_item(
     python_model: Callable[[str], Path], args: Any, serve: Any, kind: str
 ) -> None:
     client = await serve(args(python_model(STREAMS.format(kind=kind)), "predictor:Predictor"))

@@ -1,4 +1,4 @@
-"""Whatever bytes come, the parsers of every protocol give a query or a Problem with a status of the client's."""
+"""For any bytes, the parsers of every protocol return a query or raise a Problem with a 4xx status."""
 
 import contextlib
 from typing import Any
@@ -60,7 +60,7 @@ requests = st.fixed_dictionaries(
 
 
 def as_json(value: Any) -> bytes:
-    """With integers beyond 64 bits and NaN, as a hostile client writes them."""
+    """Encode as JSON, with integers beyond 64 bits and NaN, as a hostile client does."""
     with contextlib.suppress(TypeError):
         return orjson.dumps(value)
     import json
@@ -69,14 +69,14 @@ def as_json(value: Any) -> bytes:
 
 
 def answered(model: LoadedModel, decode: Any) -> None:
-    """A query whose batch can be answered by itself, or a Problem."""
+    """Decode a query and encode its own batch as the answer; a Problem is fine."""
     problem = None
     try:
         query = decode()
         query.encode(check_outputs((), to_plain(query.batch)))
     except Problem as raised:
         problem = raised
-    # An undeclared Python model may be given what is no tensor, and then answer with what has no datatype.
+    # An undeclared Python model may get input that is no tensor, and then return output that has no datatype.
     assert problem is None or problem.status in (400, 404) or problem.code == "OutputUnusable", problem.detail
 
 
@@ -138,7 +138,7 @@ shapes = arrays.array_shapes(max_dims=3, max_side=3)
 
 @st.composite
 def typed(draw: st.DrawFn) -> tuple[str, Any]:
-    """A type of ours and an array of it, with finite values that the type can hold."""
+    """Draw a type and an array of it, with finite values that the type can hold."""
     dtype = draw(st.sampled_from(DTYPES))
     shape = draw(shapes)
     if dtype == "string":
@@ -178,7 +178,7 @@ def test_grpc_round_trip(found: tuple[str, Any], raw: bool) -> None:
     assert answer.raw_output_contents[0] == request.raw_input_contents[0]
     if raw or "float16" in dtype:
         return
-    # What was answered in one form is asked in the other.
+    # A tensor that was encoded in one form is sent in the other.
     contents = {
         "b": "bool_contents",
         "f": "fp32_contents" if dtype == "float32" else "fp64_contents",
@@ -201,7 +201,7 @@ nested = st.recursive(
 
 
 @given(nested, st.sampled_from(DTYPES), st.lists(st.integers(-1, 3), min_size=1, max_size=3))
-def test_the_short_way_gives_what_the_long_way_gives(value: Any, dtype: str, shape: list[int]) -> None:
+def test_the_fast_path_returns_the_same_as_the_slow_path(value: Any, dtype: str, shape: list[int]) -> None:
     spec = TensorSpec("x", dtype, tuple(shape))
     quick = try_number_array(value, spec)
     if quick is None:
@@ -217,7 +217,7 @@ def test_the_short_way_gives_what_the_long_way_gives(value: Any, dtype: str, sha
     ("dtype", "value"),
     [("float16", 65520.0), ("float32", 1e300), ("float32", -1e39), ("int8", 128), ("uint8", -1), ("uint64", 2**64)],
 )
-def test_the_short_way_leaves_what_is_out_of_range_to_the_long_one(dtype: str, value: Any) -> None:
+def test_the_fast_path_skips_values_out_of_range(dtype: str, value: Any) -> None:
     assert try_number_array([0, value], TensorSpec("x", dtype, (2,))) is None
 
 

@@ -1,4 +1,4 @@
-"""What a predictor's `predict` may be, and what the batcher and the streamer are told of it."""
+"""All kinds of a predictor's `predict`, and the facts that the batcher and the streamer get."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -57,8 +57,8 @@ def streaming(request: pytest.FixtureRequest, python_model: Callable[[str], Path
 
 
 def test_a_predictor_that_yields_streams(streaming: LoadedModel) -> None:
-    assert streaming.streams
-    assert not streaming.batches
+    assert streaming.is_streaming
+    assert not streaming.is_batchable
     assert list(streaming.predict(["a", "b"])) == ["a", "b"]
 
 
@@ -83,7 +83,7 @@ async def test_an_async_generator_is_left_to_the_event_loop(python_model: Callab
         "    async def predict(self, batch):\n        for word in batch:\n            yield word\n"
     )
     model = load(python_model(code))
-    assert model.streams
+    assert model.is_streaming
     assert [item async for item in model.predict(["a", "b"])] == ["a", "b"]
 
 
@@ -93,7 +93,7 @@ def test_an_async_predict_is_run_to_its_end(python_model: Callable[[str], Path])
         "    async def predict(self, batch):\n        await asyncio.sleep(0)\n        return batch * 2\n"
     )
     model = load(python_model(code))
-    assert not model.streams
+    assert not model.is_streaming
     assert model.predict(np.array([1, 2])).tolist() == [2, 4]
     assert model.predict(np.array([3])).tolist() == [6]
 
@@ -121,9 +121,9 @@ def test_rows_may_be_joined_where_any_number_of_them_is_declared(
 
 def test_batchable_in_model_yaml(torch_model: Path) -> None:
     model = ModelArguments.model_validate({"uri": f"file://{torch_model}", "entrypoint": "net:Net"})
-    assert load_model(open_model(model.uri, ""), model).batches
+    assert load_model(open_model(model.uri, ""), model).is_batchable
     (torch_model / "model.yaml").write_text("batchable: false\n")
-    assert not load_model(open_model(model.uri, ""), model).batches
+    assert not load_model(open_model(model.uri, ""), model).is_batchable
 
 
 @pytest.mark.parametrize("values", [64, 100_000])
@@ -145,15 +145,13 @@ def test_byte_strings_that_the_interpreter_shares_are_not_written_to() -> None:
     assert bytes([7])[0] == 7
 
 
-def test_what_is_no_array_of_numbers_stays_as_it_is() -> None:
+def test_values_that_are_not_numeric_arrays_are_unchanged() -> None:
     assert to_tensor(["a"]) == ["a"]
     texts = np.array(["a"], dtype=object)
     assert to_tensor(texts) is texts
 
 
-def test_what_goes_while_a_model_is_measured_counts_for_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_vanish_during_the_measurement_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     going = tmp_path / "model" / "going"
     going.mkdir(parents=True)
     (going / "weights").write_bytes(b"123")

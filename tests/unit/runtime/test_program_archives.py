@@ -1,4 +1,4 @@
-"""Archives that hold network and weights: torch.export and TorchScript, and those that are refused."""
+"""Archives that hold network and weights, torch.export and TorchScript, and refused ones."""
 
 import logging
 import warnings
@@ -35,7 +35,7 @@ class Digits(torch.nn.Module):
 
 
 class Two(torch.nn.Module):
-    """Two inputs, and outputs of the kind that is asked for."""
+    """Two inputs, and outputs of the requested kind."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ async def test_several_inputs_and_outputs_have_names(
         assert answer[outputs[1]] == [2.0]
 
 
-def test_names_of_model_yaml_go_before_the_program_s(tmp_path: Path) -> None:
+def test_names_of_model_yaml_override_the_program_s(tmp_path: Path) -> None:
     network = Two("tuple")
     export(network, tmp_path / "two.pt2", torch.zeros(2, 4), torch.zeros(2))
     (tmp_path / "model.yaml").write_text(
@@ -157,7 +157,7 @@ async def test_a_program_of_half_precision(
 
 
 class Words(torch.nn.Module):
-    """Inputs by position and by keyword, of tokens and of numbers; a constant; one that is a dict of tensors."""
+    """Inputs by position and by keyword, of tokens and of numbers; a constant; one dict of tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ async def test_inputs_by_keyword_are_inputs_as_those_by_position(
     ],
 )
 @pytest.mark.parametrize("protocol", ["plain", "open inference"])
-async def test_sizes_that_a_program_does_not_take_are_the_client_s_mistake(
+async def test_sizes_that_a_program_does_not_accept_are_the_client_s_error(
     tmp_path: Path,
     serve: Callable[..., Any],
     args: Callable[..., dict[str, Any]],
@@ -242,7 +242,7 @@ async def test_sizes_that_a_program_does_not_take_are_the_client_s_mistake(
 
 
 class Scaled(torch.nn.Module):
-    """A factor that is a tensor without a dimension, which no request can give."""
+    """A factor that is a tensor without a dimension, which no request can provide."""
 
     def forward(self, image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         return image * factor
@@ -260,12 +260,12 @@ def test_model_yaml_declares_every_input_of_a_program(tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text("inputs:\n- {name: a, dtype: float32, shape: [-1, 4]}\n")
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path)
-    assert caught.value.message == "model.yaml: inputs has 1 tensors; the program takes 2: left, right"
+    assert caught.value.message == "model.yaml: inputs has 1 tensors; expected 2 as in the program: left, right"
 
 
 def test_rows_are_joined_only_where_the_program_takes_any_number(tmp_path: Path) -> None:
-    assert load(export(Digits(), tmp_path / "any.pt2", torch.zeros(2, 64))).batches
-    assert not load(export(Digits(), tmp_path / "two.pt2", torch.zeros(2, 64), batch=None)).batches
+    assert load(export(Digits(), tmp_path / "any.pt2", torch.zeros(2, 64))).is_batchable
+    assert not load(export(Digits(), tmp_path / "two.pt2", torch.zeros(2, 64), batch=None)).is_batchable
 
 
 def test_parameters_of_a_script_are_those_of_its_forward(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_parameters_of_a_script_are_those_of_its_forward(tmp_path: Path) -> None
 
 def test_whole_numbers_for_a_script_that_begins_with_an_embedding(tmp_path: Path) -> None:
     net = torch.nn.Sequential(torch.nn.Embedding(5, 2), torch.nn.Linear(2, 1))
-    assert load(script(net, tmp_path / "words.ts")).whole_numbers == "int64"
+    assert load(script(net, tmp_path / "words.ts")).integer_dtype == "int64"
 
 
 @pytest.mark.parametrize("name", SAVE)
@@ -290,7 +290,7 @@ def test_without_trust_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.Mon
     assert "set spec.model.trustCode: true" in caught.value.message
 
 
-def test_auto_tells_what_it_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_the_archive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     export(Digits(), tmp_path / "digits.txt", torch.zeros(2, 64))
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
         load(tmp_path)
@@ -300,9 +300,9 @@ def test_auto_tells_what_it_found(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     ("saved", "asked", "says"),
     [
-        ("exported", "torchscript", "found digits.bin is a torch.export archive; supported: "),
-        ("torchscript", "exported", "found digits.bin is a TorchScript archive; supported: "),
-        ("exported", "torch", "found digits.bin is a torch.export archive; supported: "),
+        ("exported", "torchscript", "found digits.bin is a torch.export archive; expected "),
+        ("torchscript", "exported", "found digits.bin is a TorchScript archive; expected "),
+        ("exported", "torch", "found digits.bin is a torch.export archive; expected "),
         ("torchscript", "python", "format python needs model.entrypoint"),
     ],
 )
@@ -361,7 +361,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("write", "found", "instead"), REFUSED, ids=[str(found) for _, found, _ in REFUSED])
-def test_what_is_refused_says_what_to_do_instead(
+def test_refused_archives_come_with_a_hint(
     tmp_path: Path, write: Callable[[Path], None], found: Content, instead: str
 ) -> None:
     write(tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Requests: every good one is answered, every bad one gets problem details that name what is wrong."""
+"""Every valid request is answered, and every invalid one gets problem details that name the reason."""
 
 import asyncio
 import gzip
@@ -29,13 +29,13 @@ ROW = [0.5, -1.0, 2.0, 0.25]
 
 @pytest.fixture
 async def client(torch_model: Path, args: Any, serve: Any) -> httpx.AsyncClient:
-    """A replica of the declared torch model."""
+    """Start a replica of the declared torch model."""
     found: httpx.AsyncClient = await serve(args(torch_model))
     return found
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> str:
-    """The detail of problem details that are as RFC 9457 wants them."""
+    """Check that problem details conform to RFC 9457, and return their detail."""
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json()
     assert (answer.status_code, document["status"], document["code"]) == (status, status, code), document
@@ -194,7 +194,7 @@ async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str,
         (tensor(ROW, datatype="BYTES"), "WrongType", "BYTES; expected FP32"),
         (tensor(ROW, shape=[4]), "WrongShape", "[4]; expected [-1, 4]"),
         (tensor([1.0], shape=[]), "WrongShape", "'x' has the shape []; expected [-1, 4]"),
-        (tensor(ROW, shape=[2, 4]), "WrongShape", "data has the shape [4]; shape says [2, 4]"),
+        (tensor(ROW, shape=[2, 4]), "WrongShape", "data has the shape [4]; expected [2, 4]"),
         (tensor(ROW, shape=[10**12, 4]), "WrongShape", "data has the shape [4]"),
         (tensor(ROW, shape=[-1, 4]), "WrongShape", "not an array of sizes"),
         (tensor(ROW, shape=[True, 4]), "WrongShape", "not an array of sizes"),
@@ -367,7 +367,7 @@ async def test_compressed_bodies(client: httpx.AsyncClient, encoding: str) -> No
         ("gzip, gzip", b"x", 415, "ContentEncoding", "'gzip, gzip'"),
         ("gzip", b"\x1f\x8b\x08", 400, "MalformedBody", "the body ends within its gzip data"),
         ("gzip", b"{}", 400, "MalformedBody", "the body is not gzip"),
-        ("gzip", gzip.compress(b"{}") + b"{}", 400, "MalformedBody", "has bytes behind its gzip data"),
+        ("gzip", gzip.compress(b"{}") + b"{}", 400, "MalformedBody", "has bytes after its gzip data"),
         ("deflate", gzip.compress(b"{}"), 400, "MalformedBody", "the body is not deflate"),
     ],
 )
@@ -409,7 +409,7 @@ async def test_a_client_that_goes_away_gets_no_answer(client: httpx.AsyncClient)
 
 
 class Pieces:
-    """One request as a server makes it, whose body comes piece by piece, one at each turn of the loop or when `go` is set."""
+    """One request from a server, whose body arrives piece by piece, one at each turn of the loop or when `go` is set."""
 
     def __init__(
         self, body: bytes, timeout: str = "", *, piece: int = 1, asked: tuple[str, str] = ("POST", "/")
@@ -435,31 +435,31 @@ class Pieces:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    def told(self) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
-        """Status, headers and document of an answer that is over."""
+    def response(self) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
+        """Return status, headers and document of a complete answer."""
         start, body = self.sent
         assert not body["more_body"]
         return start["status"], dict(start["headers"]), json.loads(body["body"])
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["drop by drop", "silent"])
-async def test_a_body_that_does_not_arrive_in_time_is_given_up(client: httpx.AsyncClient, silent: bool) -> None:
+async def test_a_body_that_does_not_arrive_in_time_is_a_timeout(client: httpx.AsyncClient, silent: bool) -> None:
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * 10_000_000, timeout="0.5")
     if silent:
         request.go.clear()
     async with asyncio.timeout(PATIENCE_S):
         await replica.app(request.scope, request.receive, request.send)
-    status, headers, document = request.told()
+    status, headers, document = request.response()
     assert (status, headers[b"content-type"]) == (408, b"application/problem+json")
     assert headers[b"connection"] == b"close", "what still comes holds a place at the edge"
     assert (document["code"], document["detail"]) == (
         "RequestTimeout",
-        f"the request's time was over when {request.taken} of 10000000 bytes of its body had arrived",
+        f"the request's deadline passed when {request.taken} of 10000000 bytes of its body had arrived",
     )
     assert (request.taken == 0) == silent
     assert replica.metrics.answers == {"RequestTimeout": 1}
-    assert replica._scheduler._coming == 0, "others are held for company that never comes"
+    assert replica._scheduler._arriving == 0, "others are held for company that never comes"
     assert (await client.post("/", json={"inputs": [ROW]})).status_code == 200
 
 
@@ -470,12 +470,12 @@ async def test_a_body_that_lies_unread_when_the_time_is_over_is_the_replica_s_fa
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * size, timeout="0.0000001", piece=16_384)
     await replica.app(request.scope, request.receive, request.send)
-    status, headers, document = request.told()
+    status, headers, document = request.response()
     assert (status, headers[b"connection"], document["code"]) == (504, b"close", "DeadlineExceeded")
-    assert document["detail"] == "the request's time was over before its body was read"
+    assert document["detail"] == "the request's deadline passed before its body was read"
 
 
-async def test_who_leaves_while_its_body_is_late_is_not_answered(client: httpx.AsyncClient) -> None:
+async def test_a_client_that_leaves_while_its_body_is_late_gets_no_answer(client: httpx.AsyncClient) -> None:
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * 100, timeout="0.0000001")
 
@@ -488,11 +488,11 @@ async def test_who_leaves_while_its_body_is_late_is_not_answered(client: httpx.A
 
 
 EARLY = [(("POST", "/nothing"), 404), (("GET", "/"), 405), (("GET", "/v2/health/live"), 200)]
-"""What is answered without a look at the body, and with which status."""
+"""Requests that are answered without a look at the body, and their statuses."""
 
 
 @pytest.mark.parametrize(("asked", "status"), EARLY)
-async def test_who_was_answered_and_sends_on_has_the_rest_of_the_request_s_time(
+async def test_a_client_may_send_the_rest_until_the_deadline(
     client: httpx.AsyncClient, asked: tuple[str, str], status: int
 ) -> None:
     replica = client.replica  # type: ignore[attr-defined]
@@ -507,7 +507,7 @@ async def test_who_was_answered_and_sends_on_has_the_rest_of_the_request_s_time(
 
 
 @pytest.mark.parametrize(("asked", "status"), EARLY)
-async def test_who_was_answered_and_sends_the_rest_in_time_keeps_its_connection(
+async def test_a_client_that_sends_the_rest_in_time_keeps_its_connection(
     client: httpx.AsyncClient, asked: tuple[str, str], status: int
 ) -> None:
     replica = client.replica  # type: ignore[attr-defined]
@@ -519,12 +519,12 @@ async def test_who_was_answered_and_sends_the_rest_in_time_keeps_its_connection(
 
 
 @pytest.mark.parametrize(("asked", "status"), EARLY)
-async def test_without_a_deadline_what_is_sent_on_is_the_server_s(
+async def test_without_a_deadline_the_rest_of_a_body_is_left_to_the_server(
     client: httpx.AsyncClient, asked: tuple[str, str], status: int
 ) -> None:
     request = Pieces(b" " * 100, asked=asked)
     await client.replica.app(request.scope, request.receive, request.send)  # type: ignore[attr-defined]
-    assert (request.told()[0], request.taken) == (status, 0)
+    assert (request.response()[0], request.taken) == (status, 0)
 
 
 @pytest.mark.parametrize("timeout", ["", "30"], ids=["no deadline", "in time"])
@@ -535,12 +535,12 @@ async def test_a_slow_body_that_arrives_in_time_is_answered(client: httpx.AsyncC
     assert b"connection" not in dict(request.sent[0]["headers"])
 
 
-async def test_who_is_cancelled_while_its_body_comes_is_not_answered(client: httpx.AsyncClient) -> None:
+async def test_a_request_cancelled_during_its_body_gets_no_answer(client: httpx.AsyncClient) -> None:
     replica = client.replica  # type: ignore[attr-defined]
     request = Pieces(b" " * 100, timeout="30")
     request.go.clear()
     task = asyncio.create_task(replica.app(request.scope, request.receive, request.send))
-    while not replica._scheduler._coming:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
+    while not replica._scheduler._arriving:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
@@ -565,7 +565,7 @@ async def test_lifespan_and_websockets(client: httpx.AsyncClient) -> None:
 
 
 class Body:
-    """A body in pieces, which counts how many were taken."""
+    """A body in pieces, which counts the pieces that were read."""
 
     def __init__(self, piece: bytes, count: int) -> None:
         self.piece, self.count, self.taken = piece, count, 0
@@ -609,7 +609,7 @@ class Predictor:
 
 @pytest.fixture
 async def evaluator(python_model: Callable[[str], Path], args: Any, serve: Any) -> httpx.AsyncClient:
-    """A predictor whose output is whatever the request says."""
+    """A predictor whose output comes from the request."""
     found: httpx.AsyncClient = await serve(args(python_model(FAILS), "predictor:Predictor"))
     return found
 
@@ -630,7 +630,7 @@ async def test_a_model_that_raises(evaluator: httpx.AsyncClient, caplog: pytest.
     with caplog.at_level(logging.ERROR, "ray.serve.sundog"):
         answer = await evaluator.post("/", json={"inputs": {"code": code}}, headers={"x-request-id": "find-me"})
     detail = problem(answer, 500, "ModelError")
-    assert detail == "the model raised an error; its log tells more under this request id"
+    assert detail == "the model raised an error; see the replica's log for this request id"
     assert answer.json()["requestId"] == "find-me"
     assert "request find-me: the model raised" in caplog.text
     assert "Traceback" in caplog.text
@@ -707,7 +707,7 @@ class Predictor:
         (None, "NoneType"),
     ],
 )
-async def test_what_an_undeclared_predictor_gets(
+async def test_inputs_of_an_undeclared_predictor(
     python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any, kind: str
 ) -> None:
     client = await serve(args(python_model(ECHO), "predictor:Predictor"))
@@ -716,7 +716,7 @@ async def test_what_an_undeclared_predictor_gets(
 
 
 @pytest.mark.parametrize("inputs", [[[1, 2], [3]], [1, True], [], {}])
-async def test_what_an_undeclared_predictor_does_not_get(
+async def test_refused_inputs_of_an_undeclared_predictor(
     python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any
 ) -> None:
     client = await serve(args(python_model(ECHO), "predictor:Predictor"))
@@ -768,8 +768,8 @@ async def test_undeclared_whole_numbers_fit_a_network_of_floats(torch_model: Pat
 @pytest.mark.parametrize(
     ("declared", "says"),
     [
-        ("shape: [-1, 2]", "'scores' is float32 [1, 3]; declared is float32 [-1, 2]"),
-        ("shape: [-1, 3, 1]", "declared is float32 [-1, 3, 1]"),
+        ("shape: [-1, 2]", "'scores' is float32 [1, 3]; expected float32 [-1, 2]"),
+        ("shape: [-1, 3, 1]", "expected float32 [-1, 3, 1]"),
     ],
 )
 async def test_outputs_are_as_declared(torch_model: Path, args: Any, serve: Any, declared: str, says: str) -> None:
@@ -808,13 +808,13 @@ bodies = st.one_of(
 
 @settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["/", "/v2/models/digits/infer"]), body=bodies)
-async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path: str, body: bytes) -> None:
+async def test_any_body_gets_an_answer_or_a_problem(client: httpx.AsyncClient, path: str, body: bytes) -> None:
     answer = await client.post(path, content=body)
     if answer.status_code == 200:
         flat = np.array(answer.json()["outputs"] if path == "/" else answer.json()["outputs"][0]["data"], dtype=float)
         assert all(map(math.isfinite, flat.ravel()))
         return
-    # A finite input may overflow inside of the network: that is the model's answer, and no exception.
+    # A finite input may overflow inside the network: that is the model's answer, and not an exception.
     if answer.status_code == 500:
         problem(answer, 500, "OutputNotFinite")
         return
@@ -824,7 +824,7 @@ async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path:
 
 @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS"]), path=st.text(max_size=30))
-async def test_no_path_gets_more_than_a_problem(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_any_path_gets_an_answer_or_a_problem(client: httpx.AsyncClient, method: str, path: str) -> None:
     answer = await client.request(method, f"http://replica/digits-r8.app/{quote(path)}")
     assert answer.status_code in (200, 400, 404, 405)
 
@@ -842,7 +842,7 @@ async def test_no_path_gets_more_than_a_problem(client: httpx.AsyncClient, metho
         ("__import__('numpy').zeros((1, 2))", 500, "OutputNotAsDeclared"),
     ],
 )
-async def test_lists_become_what_was_declared(
+async def test_lists_become_arrays_of_the_declared_type(
     python_model: Callable[[str], Path], args: Any, serve: Any, value: str, status: int, expected: Any
 ) -> None:
     root = python_model(FAILS.replace('eval(batch["code"])', value))

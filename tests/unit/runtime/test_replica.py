@@ -45,7 +45,7 @@ WITH_EXAMPLE = (
 
 
 async def started(args: Any) -> Replica:
-    """A replica after its whole start."""
+    """Return a replica after its whole start."""
     replica = await Replica.start(args)
     try:
         await replica.reconfigure({})
@@ -79,7 +79,7 @@ async def test_warm_up_uses_declared_shapes(
     assert "warm-up: 3 requests in" in caplog.text
 
 
-async def test_nothing_known_is_said(
+async def test_a_skipped_warm_up_is_logged(
     python_model: Callable[[str], Path], args: Any, serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
@@ -102,11 +102,11 @@ outputs: [{name: turned, dtype: bytes, shape: [-1]}]
 """
 
 
-async def test_a_thread_at_rest_holds_nothing_of_what_it_did() -> None:
-    """The body of the last large request would stay until the next one, beside which it would count."""
+async def test_an_idle_thread_keeps_no_reference_to_its_last_call() -> None:
+    """The body of the last large request would otherwise stay in memory until the next one."""
 
     class Body:
-        """Stands in for one, which cannot be asked whether it is gone."""
+        """Stands in for a request object, which has no weak references."""
 
     thread, body = ModelThread(), Body()
     gone = weakref.ref(body)
@@ -141,7 +141,7 @@ async def test_no_file_is_guessed_for_the_warm_up(
 async def test_a_stream_has_no_bytes_to_answer_with(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
     root = python_model(FILES.replace("return batch", "yield batch"))
     (root / "model.yaml").write_text(OF_BYTES)
-    with pytest.raises(LoadFailed, match="output 'turned' is of bytes, and the answers of a stream are JSON"):
+    with pytest.raises(LoadFailed, match="output 'turned' is of bytes; expected another type in a stream"):
         await serve(args(root, "predictor:Predictor"))
 
 
@@ -190,7 +190,7 @@ async def test_zeros_may_give_nan(torch_model: Path, args: Any, serve: Any, capl
     (torch_model / "net.py").write_text(source)
     with caplog.at_level(logging.WARNING, "ray.serve.sundog"):
         client = await serve(args(torch_model))
-    assert "request 1 of 4, not of its example: the model's output holds NaN" in caplog.text
+    assert "request 1 of 4, not with its example: the model's output holds NaN" in caplog.text
     assert (await client.post("/", json={"inputs": [[1.0] * 4]})).status_code == 200
     assert (await client.post("/", json={"inputs": [[0.0] * 4]})).json()["code"] == "OutputNotFinite"
 
@@ -227,12 +227,12 @@ async def test_settings_apply_in_place(python_model: Callable[[str], Path], args
 async def test_settings_that_are_wrong(
     python_model: Callable[[str], Path], args: Any, serve: Any, wrong: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the start they fail it; later the ones before stay in force, since raising would end a replica that serves."""
+    """At the start they fail it. Later the previous settings stay in force, because raising would end a working replica."""
     with pytest.raises(LoadFailed):
         await serve(args(python_model(COUNTING), "predictor:Predictor"), wrong)
     client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
     await client.replica.reconfigure(wrong)
-    assert "the one before stays in force" in caplog.text
+    assert "the previous one stays in force" in caplog.text
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
 
 
@@ -280,23 +280,23 @@ async def test_one_call_at_a_time_in_order() -> None:
         range(50)
     )
     assert order == list(range(50))
-    assert thread.idle
+    assert thread.is_idle
     thread.close()
 
 
-async def test_a_call_nobody_waits_for_is_not_made() -> None:
+async def test_a_cancelled_call_is_skipped() -> None:
     thread, release, made = ModelThread(), threading.Event(), []
     first = asyncio.create_task(thread.run(release.wait))
     second = asyncio.create_task(thread.run(lambda: made.append(1)))
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.wait([second])
-    assert not thread.idle
+    assert not thread.is_idle
     release.set()
     await first
     await thread.run(lambda: None)
     assert made == []
-    assert thread.idle
+    assert thread.is_idle
     thread.close()
 
 
@@ -317,16 +317,16 @@ async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: A
     await replica.check_health()
 
 
-async def test_who_has_the_result_of_a_call_finds_the_thread_free(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_thread_is_free_when_a_result_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, looked_at = asyncio.get_running_loop(), threading.Event()
-    tell = loop.call_soon_threadsafe
+    call = loop.call_soon_threadsafe
 
-    def tell_and_be_slow(*told: Any) -> Any:
-        handle = tell(*told)
+    def call_slowly(*args: Any) -> Any:
+        handle = call(*args)
         looked_at.wait()
         return handle
 
-    monkeypatch.setattr(loop, "call_soon_threadsafe", tell_and_be_slow)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", call_slowly)
     thread = ModelThread()
     await thread.run(lambda: None)
     assert thread.busy_seconds == 0.0
@@ -347,7 +347,7 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
     )
     client: httpx.AsyncClient = await serve(args(torch_model))
     scheduler: Scheduler = client.replica._scheduler  # type: ignore[attr-defined]
-    assert scheduler._pace is not None
+    assert scheduler._durations is not None
     names = (await _module(client)).names
 
     async def ask() -> set[str]:
@@ -356,8 +356,8 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
         return set(names)
 
     assert await ask() == {"sundog-model"}
-    scheduler._pace = PassDurations()
-    scheduler._pace._on_probation = 0
+    scheduler._durations = PassDurations()
+    scheduler._durations._on_probation = 0
     assert await ask() == {"MainThread"}
     release = threading.Event()
     busy = asyncio.create_task(scheduler._thread.run(release.wait))
@@ -368,7 +368,7 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
     release.set()
     assert await asked == {"sundog-model"}, "a pass on the event loop beside one on the thread"
     await busy
-    scheduler._pace._mean = 1.0
+    scheduler._durations._mean = 1.0
     assert await ask() == {"sundog-model"}
 
 

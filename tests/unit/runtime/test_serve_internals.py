@@ -1,4 +1,4 @@
-"""Where the short way is put into Serve, that another Serve is left as it is, and that Serve still counts."""
+"""The fast path inside Serve: where it is installed, that other versions of Serve stay unchanged, and that Serve still counts."""
 
 import asyncio
 import gc
@@ -12,17 +12,17 @@ import pytest
 import uvicorn
 
 with warnings.catch_warnings():
-    # Serve's own, about its use of pydantic.
+    # Warnings of Serve about its use of pydantic.
     warnings.simplefilter("ignore")
     from ray.serve._private.http_util import RequestIdMiddleware
 
     from sundog_runtime.fast_path import TrailerDroppingProtocol
-    from sundog_runtime.serve import FAST_PATH_VARIABLE, _Model, _shorten_the_way
-    from sundog_runtime.serve_internals import _Metered, _put_in, install_fast_path
+    from sundog_runtime.serve import FAST_PATH_VARIABLE, _install_fast_path, _Model
+    from sundog_runtime.serve_internals import _ServeAdmissionCounter, _set_protocol, install_fast_path
 
 
 class Counts:
-    """As Serve's, with what was recorded."""
+    """Stands in for Serve's class, and records its calls."""
 
     def __init__(self) -> None:
         self.ongoing = 0
@@ -43,7 +43,7 @@ class Counts:
 
 
 def standin(**change: Any) -> SimpleNamespace:
-    """What of a Serve replica is looked at."""
+    """The part of a Serve replica that is used."""
 
     async def ingress(scope: Any, receive: Any, send: Any) -> None: ...
 
@@ -64,7 +64,7 @@ def standin(**change: Any) -> SimpleNamespace:
 
 @pytest.fixture
 def quiet_serve() -> Any:
-    """Serve's logger as a replica leaves it."""
+    """Serve's logger in the state that a replica leaves it in."""
     logger = logging.getLogger("ray.serve")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -72,11 +72,11 @@ def quiet_serve() -> Any:
     logger.setLevel(before)
 
 
-async def test_the_protocol_is_put_into_serves_server(quiet_serve: logging.Logger) -> None:
+async def test_the_protocol_is_set_on_serves_server(quiet_serve: logging.Logger) -> None:
     replica = standin()
-    assert _put_in(replica, lambda *_: None, ("/", "/v2/models/m/infer")) == ""
+    assert _set_protocol(replica, lambda *_: None, ("/", "/v2/models/m/infer")) == ""
     config = replica._direct_ingress_http_server.config
-    assert set(config.http.way.paths) == {b"/m", b"/m/", b"/m/v2/models/m/infer"}
+    assert set(config.http.fast_path.paths) == {b"/m", b"/m/", b"/m/v2/models/m/infer"}
     config.load()
     assert config.http_protocol_class is config.http
 
@@ -102,18 +102,18 @@ def _middleware(replica: SimpleNamespace) -> None:
         (lambda _: logging.getLogger("ray.serve").setLevel(logging.INFO), "logged"),
     ],
 )
-async def test_another_serve_is_left_as_it_is(
+async def test_another_serve_stays_unchanged(
     quiet_serve: logging.Logger, change: Callable[[SimpleNamespace], None], reason: str
 ) -> None:
     replica = standin()
     change(replica)
-    assert reason in _put_in(replica, lambda *_: None, ("/",))
+    assert reason in _set_protocol(replica, lambda *_: None, ("/",))
     server = replica._direct_ingress_http_server
     assert server is None or server.config.http == ("h11" if reason == "httptools" else TrailerDroppingProtocol)
 
 
 @pytest.mark.parametrize("missing", sorted(set(vars(standin())) - {"_semaphore", "_can_accept_request"}))
-async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
+async def test_a_serve_with_other_internals_is_logged_once_and_serves(
     quiet_serve: logging.Logger, missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from ray._private import worker
@@ -132,29 +132,29 @@ async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
     await replica._maybe_start_direct_ingress_servers()
     assert started == [True]
     [record] = [each for each in caplog.records if each.name == "ray.serve.sundog"]
-    assert f"requests take Serve's own way, which is longer: AttributeError: {''}" in record.getMessage()
+    assert f"fast path disabled: AttributeError: {''}" in record.getMessage()
     assert missing in record.getMessage()
 
 
 @pytest.mark.parametrize(
-    ("version", "value", "why"),
+    ("version", "value", "reason"),
     [
-        ("2.61.0", "", "Ray is 2.61.0, known is 2.60"),
-        ("2.600.0", "", "Ray is 2.600.0, known is 2.60"),
-        ("3.0.0.dev0", "", "Ray is 3.0.0.dev0, known is 2.60"),
-        ("2.60.1", "off", "it was switched off"),
-        ("2.60.1", "OFF", "it was switched off"),
+        ("2.61.0", "", "Ray is 2.61.0; expected 2.60"),
+        ("2.600.0", "", "Ray is 2.600.0; expected 2.60"),
+        ("3.0.0.dev0", "", "Ray is 3.0.0.dev0; expected 2.60"),
+        ("2.60.1", "off", "it is turned off"),
+        ("2.60.1", "OFF", "it is turned off"),
         ("2.60.0", "", ""),
         ("2.60.0", "on", ""),
     ],
 )
-async def test_it_is_off_by_its_switch_and_with_any_other_ray(
+async def test_it_is_disabled_by_its_variable_and_with_any_other_ray(
     quiet_serve: logging.Logger,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     version: str,
     value: str,
-    why: str,
+    reason: str,
 ) -> None:
     import ray
     from ray._private import worker
@@ -169,24 +169,24 @@ async def test_it_is_off_by_its_switch_and_with_any_other_ray(
     )
     monkeypatch.setattr(ray, "__version__", version)
     monkeypatch.setenv(FAST_PATH_VARIABLE, value)
-    _shorten_the_way(SimpleNamespace(at_once=lambda *_: None, paths=("/",)))
+    _install_fast_path(SimpleNamespace(try_answer=lambda *_: None, paths=("/",)))
     await replica._maybe_start_direct_ingress_servers()
-    told = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
-    assert told == ([f"requests take Serve's own way, which is longer: {why}"] if why else [])
-    # What was switched off still lets no trailer become a header; of another Ray nothing is touched.
+    messages = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
+    assert messages == ([f"fast path disabled: {reason}"] if reason else [])
+    # With the fast path turned off, trailers are still dropped. With another Ray nothing is changed.
     config = replica._direct_ingress_http_server.config
-    assert (config.http == "auto") == ("Ray is" in why)
-    assert hasattr(config.http, "way") == (not why)
+    assert (config.http == "auto") == ("Ray is" in reason)
+    assert hasattr(config.http, "fast_path") == (not reason)
 
 
-async def test_requests_count_until_the_event_loop_comes_round() -> None:
+async def test_requests_count_until_the_next_turn_of_the_event_loop() -> None:
     replica = standin()
     counts = replica._metrics_manager
-    metered = _Metered(replica, asyncio.get_running_loop())
+    metered = _ServeAdmissionCounter(replica, asyncio.get_running_loop())
     for status in (200, 200, 500):
-        assert metered.enter()
-        metered.leave(status, 0.001)
-    assert metered.enter()
+        assert metered.try_admit()
+        metered.record_response(status, 0.001)
+    assert metered.try_admit()
     metered.cancel_admission()
     assert counts.ongoing == 3
     await asyncio.sleep(0)
@@ -199,11 +199,11 @@ async def test_requests_count_until_the_event_loop_comes_round() -> None:
 )
 async def test_serves_limits_hold(change: dict[str, Any]) -> None:
     replica = standin(**change)
-    assert not _Metered(replica, asyncio.get_running_loop()).enter()
+    assert not _ServeAdmissionCounter(replica, asyncio.get_running_loop()).try_admit()
     assert replica._metrics_manager.ongoing == 0
 
 
-async def test_once_it_has_started_a_replica_leaves_what_stays_to_no_collection(
+async def test_after_its_start_a_replica_freezes_garbage_collection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
@@ -217,7 +217,7 @@ async def test_once_it_has_started_a_replica_leaves_what_stays_to_no_collection(
     model._replica = SimpleNamespace(reconfigure=start, check_health=lambda: asyncio.sleep(0))
     model._watching = None
     await model.reconfigure({})
-    # What is garbage by then is collected: it would stay for good.
+    # Garbage is collected before the freeze; otherwise it would stay for good.
     assert calls == ["collect", "freeze"]
     await model.check_health()
     assert calls == ["collect", "freeze"]

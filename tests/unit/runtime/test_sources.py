@@ -1,4 +1,4 @@
-"""URIs, digests, and what may be in a model's directory."""
+"""URIs, digests, and the allowed content of a model's directory."""
 
 import errno
 import hashlib
@@ -67,7 +67,7 @@ def test_plain_uris_are_taken_literally(uri: str, path: str) -> None:
         ("", "file://"),
     ],
 )
-def test_everything_else_is_refused_and_says_why(uri: str, says: str) -> None:
+def test_all_other_uris_are_refused_with_a_reason(uri: str, says: str) -> None:
     with pytest.raises(LoadFailed) as caught:
         parse_uri(uri)
     assert says in caught.value.message
@@ -184,7 +184,7 @@ def test_neither_file_nor_directory(tmp_path: Path) -> None:
 
 
 def test_not_readable(tmp_path: Path) -> None:
-    """In a process that root has taken its right to read everything from."""
+    """Run in a process without root's permission to read everything."""
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "a").chmod(0)
     code = "import sys; from sundog_runtime.sources.open_model import open_model; open_model(*sys.argv[1:])"

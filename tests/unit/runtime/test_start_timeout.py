@@ -1,4 +1,4 @@
-"""A start that never ends: told within its time, ended where the model holds the interpreter's lock, and told by the next attempt then."""
+"""A start that hangs: it fails in time, the process ends if the model holds the interpreter lock, and the next attempt reports it."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ class Predictor:
         {predict}
 """
 FOR_EVER = "ctypes.PyDLL(None).pause()"
-"""Sleeps in C without letting go of the lock; a regular expression or a loop of numpy would, and burn a core as well."""
+"""Sleep in C while holding the lock. A regular expression or a loop of numpy would do the same, and burn a core as well."""
 
 BUILD = """
 import json, sys
@@ -50,11 +50,11 @@ print(json.dumps(made))
 
 START = """
 import asyncio, json, os, sys
-from sundog_runtime import attempts
+from sundog_runtime import start_timeout
 from sundog_runtime.formats import device, load
 from sundog_runtime.replica import Replica
 
-attempts._GRACE_SECONDS = 0.0
+start_timeout._GRACE_SECONDS = 0.0
 
 
 async def start():
@@ -76,33 +76,31 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_what_ends_in_time_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_attempt_that_ends_in_time_leaves_no_file(tmp_path: Path) -> None:
     attempts = StartAttempts(tmp_path / "starts", "digits")
 
     async def seven() -> int:
         return 7
 
-    assert await attempts.in_time(seven(), PATIENCE_S, LATE) == 7
+    assert await attempts.run_with_timeout(seven(), PATIENCE_S, LATE) == 7
     assert left(tmp_path / "starts") == []
     attempts.raise_last_timeout()
 
 
-async def test_what_fails_in_time_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_attempt_that_fails_in_time_leaves_no_file(tmp_path: Path) -> None:
     async def fails() -> None:
         raise TimeoutError("of the model's own")
 
     with pytest.raises(TimeoutError, match="of the model's own"):
-        await StartAttempts(tmp_path / "starts", "digits").in_time(fails(), PATIENCE_S, LATE)
+        await StartAttempts(tmp_path / "starts", "digits").run_with_timeout(fails(), PATIENCE_S, LATE)
     assert left(tmp_path / "starts") == []
 
 
 @pytest.mark.parametrize("late", [LATE, WarmupTimeout("4 warm-up requests did not end within 1 s")])
-async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
-    tmp_path: Path, late: StartError
-) -> None:
+async def test_a_timeout_is_raised_by_the_next_attempt_of_its_revision(tmp_path: Path, late: StartError) -> None:
     now = time.time()
     with pytest.raises(type(late)):
-        await StartAttempts(tmp_path, "digits").in_time(never(), 0.01, late)
+        await StartAttempts(tmp_path, "digits").run_with_timeout(never(), 0.01, late)
 
     def at(seconds: float, revision: str = "digits") -> None:
         StartAttempts(tmp_path, revision, clock=lambda: now + seconds).raise_last_timeout()
@@ -117,8 +115,8 @@ async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
     assert left(tmp_path) == []
 
 
-async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
-    under_way = asyncio.create_task(StartAttempts(tmp_path, "digits").in_time(never(), PATIENCE_S, LATE))
+async def test_an_attempt_in_progress_is_not_reported(tmp_path: Path) -> None:
+    under_way = asyncio.create_task(StartAttempts(tmp_path, "digits").run_with_timeout(never(), PATIENCE_S, LATE))
     await asyncio.sleep(0)
     assert len(left(tmp_path)) == 1
     StartAttempts(tmp_path, "digits").raise_last_timeout()
@@ -128,12 +126,12 @@ async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-async def test_a_folder_that_cannot_be_made_hinders_nobody(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_created_does_not_prevent_a_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     attempts = StartAttempts(tmp_path / "file", "digits")
     attempts.raise_last_timeout()
     with pytest.raises(LoadTimeout):
-        await attempts.in_time(never(), 0.01, LATE)
+        await attempts.run_with_timeout(never(), 0.01, LATE)
 
 
 @pytest.mark.extended
@@ -145,14 +143,14 @@ async def test_a_folder_that_cannot_be_made_hinders_nobody(tmp_path: Path) -> No
         ("predict", "4 warm-up requests did not end within 2 s"),
     ],
 )
-def test_a_model_that_holds_the_lock_is_ended_and_told(
+def test_a_model_that_holds_the_lock_is_ended_and_reported(
     python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], part: str, says: str
 ) -> None:
     code = {"load": "pass", "configure": "pass", "predict": "return batch"} | {part: FOR_EVER}
     root = python_model(HOLDS_THE_LOCK.format(**code))
     wanted = args(root, "predictor:Predictor", warmup={"timeoutSeconds": 2.0})
     ended = subprocess.run(
-        # Only what is to be late has little time, for the machine may be busy.
+        # Only the hanging phase has a short timeout, because the machine may be busy.
         [sys.executable, "-c", START, json.dumps(wanted), "2" if part == "load" else "600"],
         capture_output=True,
         timeout=PATIENCE_S,
@@ -161,18 +159,18 @@ def test_a_model_that_holds_the_lock_is_ended_and_told(
     assert ended.returncode == 1, ended.stderr
     lines = (root / "predictor.py").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if FOR_EVER in text)
-    with pytest.raises(StartError) as told:
+    with pytest.raises(StartError) as raised:
         asyncio.run(Replica.start(wanted, "1"))
-    assert told.value.message == (
+    assert raised.value.message == (
         f"{says}: {part} at predictor.py:{line} held Python's interpreter lock, so the process was ended"
     )
-    assert type(told.value) is (WarmupTimeout if part == "predict" else LoadTimeout)
+    assert type(raised.value) is (WarmupTimeout if part == "predict" else LoadTimeout)
 
 
-async def test_what_was_put_in_again_is_a_real_attempt(torch_model: Path, args: Callable[..., dict[str, Any]]) -> None:
+async def test_a_new_build_is_a_real_attempt(torch_model: Path, args: Callable[..., dict[str, Any]]) -> None:
     wanted = args(torch_model)
     with pytest.raises(LoadTimeout):
-        await _attempts(parse_arguments(wanted), "1").in_time(never(), 0.01, LATE)
+        await _attempts(parse_arguments(wanted), "1").run_with_timeout(never(), 0.01, LATE)
     with pytest.raises(LoadTimeout, match=f"^{LATE}$"):
         await Replica.start(wanted, "1")
     (await Replica.start(wanted, "2")).close()
@@ -195,5 +193,5 @@ def test_a_deadline_that_is_no_number_of_seconds_is_refused(text: str) -> None:
         load_deadline_s(0, {"SUNDOG_LOAD_MAX_SECONDS": text})
 
 
-def test_whoever_runs_the_server_says_how_long_a_load_may_take() -> None:
+def test_the_administrator_sets_the_load_deadline() -> None:
     assert load_deadline_s(40_000_000, {"SUNDOG_LOAD_MAX_SECONDS": "30"}) == 32

@@ -1,4 +1,4 @@
-"""Answers in pieces: events and lines, errors on the way, clients that leave, and who else is served meanwhile."""
+"""Answers in pieces: events and lines, errors in between, disconnects, and other requests meanwhile."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ async def stream(python_model: Callable[[str], Path], args: Any, serve: Any, log
 
 
 class Connection:
-    """One request as a server makes it: what the application sends is seen at once, and may be held up."""
+    """One request from a server. Tests see every sent message at once, and can delay it."""
 
     def __init__(self, items: Any, accept: str = "", path: str = "/", timeout: str = "") -> None:
         self.body = orjson.dumps({"inputs": {"items": items}})
@@ -80,7 +80,7 @@ class Connection:
 
 
 async def all_of(connection: Connection, task: "asyncio.Task[None]") -> list[Any]:
-    """Everything that is sent until the application returns."""
+    """Return everything that is sent until the application returns."""
     messages = []
     while not (task.done() and connection.sent.empty()):
         following = asyncio.create_task(connection.sent.get())
@@ -101,7 +101,7 @@ async def all_of(connection: Connection, task: "asyncio.Task[None]") -> list[Any
     ],
 )
 async def test_a_client_of_http_1_0_gets_all_pieces_at_once(stream: Any, accept: str, body: bytes) -> None:
-    """It has no chunks: without a length it would take them for what the model answers."""
+    """HTTP/1.0 has no chunks: without a length its clients would take them for content of the answer."""
     connection = Connection([1, 2], accept)
     connection.scope["http_version"] = "1.0"
     start, whole = await all_of(connection, connection.run(await stream(STREAMING)))
@@ -112,7 +112,7 @@ async def test_a_client_of_http_1_0_gets_all_pieces_at_once(stream: Any, accept:
     assert (whole["body"], whole["more_body"]) == (body, False)
 
 
-async def test_a_client_of_http_1_0_is_told_of_an_error_by_its_status(stream: Any) -> None:
+async def test_a_client_of_http_1_0_gets_an_error_as_its_status(stream: Any) -> None:
     connection = Connection([1, None])
     connection.scope["http_version"] = "1.0"
     start, whole = await all_of(connection, connection.run(await stream(STREAMING)))
@@ -152,7 +152,7 @@ async def test_a_stream_is_one_pass_that_waited_once(stream: Any, code: str) -> 
 
 @pytest.mark.parametrize("code", [STREAMING, ASYNCHRONOUS], ids=["sync", "async"])
 async def test_a_stream_is_warmed_up(stream: Any, log: list[Any], code: str) -> None:
-    """To its end, four times; where requests run, so that what it keeps belongs to their loop."""
+    """Run it to its end, four times, in the loop of the requests, to which its objects belong."""
     example = 'return {"items": [1, 2]}'
     client = await stream(code + f"\n    def example(self):\n        {example}\n")
     assert log == [1, 2, "closed"] * 4
@@ -182,7 +182,7 @@ async def test_an_error_before_the_first_item_has_a_status(stream: Any, code: st
 
 @every_kind
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
-async def test_a_later_error_is_told_and_the_connection_cut(stream: Any, code: str, accept: str) -> None:
+async def test_a_later_error_is_sent_and_the_connection_cut(stream: Any, code: str, accept: str) -> None:
     client = await stream(code)
     connection = Connection([1, None, 2], accept)
     messages = await all_of(connection, connection.run(client))
@@ -316,7 +316,7 @@ class Predictor:
 
 
 @pytest.mark.parametrize("code", [EXITING, EXITING.replace("def predict", "async def predict")], ids=["sync", "async"])
-async def test_a_stream_that_exits_ends_nothing_but_itself(stream: Any, code: str) -> None:
+async def test_a_stream_that_exits_ends_only_itself(stream: Any, code: str) -> None:
     client = await stream(code)
     for _ in range(2):
         connection = Connection([1])
@@ -363,7 +363,7 @@ async def test_a_cancellation_of_the_models_own_has_a_status(stream: Any, own: s
 
 
 @every_cancellation
-async def test_a_later_cancellation_of_the_models_own_is_told(stream: Any, own: str) -> None:
+async def test_a_later_cancellation_by_the_model_is_sent(stream: Any, own: str) -> None:
     client = await stream(CANCELLED.format(own))
     connection = Connection("later", "text/event-stream")
     messages = await all_of(connection, connection.run(client))
@@ -373,7 +373,7 @@ async def test_a_later_cancellation_of_the_models_own_is_told(stream: Any, own: 
 
 
 @pytest.mark.parametrize("own", list(OWN.values())[:2], ids=list(OWN)[:2])
-async def test_who_asks_for_a_stream_is_not_cancelled_by_the_model(stream: Any, own: str) -> None:
+async def test_a_stream_s_caller_is_not_cancelled_by_the_model(stream: Any, own: str) -> None:
     client = await stream(CANCELLED.format(own))
     query = DecodedRequest({"items": "later"}, lambda output: EncodedResponse(b"x"))
     answers = client.replica._inference.stream(query, RequestContext())
@@ -383,7 +383,7 @@ async def test_who_asks_for_a_stream_is_not_cancelled_by_the_model(stream: Any, 
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
 
 
-async def test_a_cancellation_at_the_end_of_a_stream_that_is_given_up_ends_nothing_else(stream: Any) -> None:
+async def test_a_cancellation_at_the_end_of_an_abandoned_stream_ends_nothing_else(stream: Any) -> None:
     code = """
 import asyncio
 
@@ -432,7 +432,7 @@ class Predictor:
         assert [json.loads(line)["outputs"] for line in answer.text.splitlines()] == [[mine]] * 20
 
 
-async def test_other_requests_have_their_turn_between_two_items(stream: Any, log: list[Any]) -> None:
+async def test_other_requests_run_between_two_items(stream: Any, log: list[Any]) -> None:
     client = await stream(STREAMING)
     first, second = Connection([1, 2]), Connection([3, 4])
     tasks = [connection.run(client) for connection in (first, second)]
@@ -443,7 +443,7 @@ async def test_other_requests_have_their_turn_between_two_items(stream: Any, log
     await asyncio.gather(*map(all_of, (first, second), tasks))
 
 
-async def test_what_cannot_stream_refuses(stream: Any) -> None:
+async def test_protocols_without_streams_refuse(stream: Any) -> None:
     client = await stream(STREAMING)
     query = DecodedRequest({"items": [1]}, lambda output: EncodedResponse(b"x", b"application/octet-stream"))
     with pytest.raises(Problem) as caught:

@@ -1,4 +1,4 @@
-"""What a replica tells of itself: request ids and traces, log lines, counts, start-up phases."""
+"""A replica's telemetry: request ids and traces, log lines, counts, start-up phases."""
 
 import json
 import logging
@@ -69,7 +69,7 @@ def test_the_edges_deadline_is_taken_as_it_is(given: str, seconds: float | None)
     assert found == (float("inf") if seconds is None else 100 + seconds)
 
 
-def test_what_is_worked_on() -> None:
+def test_current_requests() -> None:
     one, two = RequestContext(), RequestContext()
     assert (current(), joined()) == (None, ())
     with working_on(one):
@@ -140,14 +140,14 @@ def test_a_traceback_is_whole_although_serve_replaces_print(name: str, monkeypat
     record = logging.makeLogRecord({"name": name, "levelname": "ERROR", "msg": "it raised", "exc_info": found})
     monkeypatch.setattr("builtins.print", of_serve)
     line = JsonLinesFormatter("digits", 8, logging.Formatter("%(message)s")).format(record)
-    told = line.partition("\n")[2] if name == "ray.serve" else json.loads(line)["exception"]
-    assert told.startswith("Traceback (most recent call last):\n  File ")
-    assert told.endswith("\nValueError: wrong")
+    trace = line.partition("\n")[2] if name == "ray.serve" else json.loads(line)["exception"]
+    assert trace.startswith("Traceback (most recent call last):\n  File ")
+    assert trace.endswith("\nValueError: wrong")
 
 
 @pytest.fixture
 def loggers() -> Iterator[tuple[logging.Logger, logging.Logger]]:
-    """Serve's logger and ours, put back as they were."""
+    """Serve's logger and this package's, restored afterwards."""
     pair = logging.getLogger("ray.serve"), logging.getLogger("ray.serve.sundog")
     levels = [logger.level for logger in pair]
     yield pair
@@ -156,7 +156,7 @@ def loggers() -> Iterator[tuple[logging.Logger, logging.Logger]]:
 
 
 @pytest.mark.parametrize(("level", "serve_says"), [(logging.INFO, False), (logging.DEBUG, True)])
-def test_serve_makes_no_record_of_a_request_and_we_still_speak(
+def test_serve_logs_no_requests_and_this_package_still_logs(
     loggers: tuple[logging.Logger, logging.Logger], level: int, serve_says: bool
 ) -> None:
     serve, ours = loggers
@@ -177,7 +177,7 @@ def test_a_histogram_counts_up_to_its_edges() -> None:
 def test_the_number_of_series_is_bounded() -> None:
     metrics = ReplicaMetrics()
     for number in range(1000):
-        metrics.answered(f"Code{number}", 0.1)
+        metrics.record_answer(f"Code{number}", 0.1)
     assert len(metrics.answers) == 101
     assert metrics.answers[END_OTHER] == 900
 
@@ -209,12 +209,12 @@ def test_growth_is_exported_once() -> None:
     metrics, counters, gauges = ReplicaMetrics(), Recorded(), Recorded()
     metrics.startup = {"load": 2.5}
     exporter = RayMetricsExporter(metrics, "digits", 8, counters, gauges)
-    metrics.answered("ok", 0.003)
+    metrics.record_answer("ok", 0.003)
     exporter.export()
-    metrics.answered("ok", 0.3)
-    metrics.answered("ModelError", 0.3)
-    metrics.passed(3, 0.02)
-    metrics.waited(0.001)
+    metrics.record_answer("ok", 0.3)
+    metrics.record_answer("ModelError", 0.3)
+    metrics.record_pass(3, 0.02)
+    metrics.record_wait(0.001)
     exporter.export()
     exporter.export()
     assert gauges.values == {("sundog_runtime_startup_seconds", "load"): 2.5}
@@ -235,12 +235,12 @@ def test_growth_is_exported_once() -> None:
     ("before", "cpu", "threads"),
     [({}, 2.0, "2"), ({"OMP_NUM_THREADS": "1"}, 1.2, "2"), ({"OMP_NUM_THREADS": "1"}, 0.5, "1")],
 )
-def test_libraries_are_told_their_share(before: dict[str, str], cpu: float, threads: str) -> None:
+def test_libraries_get_their_share_of_threads(before: dict[str, str], cpu: float, threads: str) -> None:
     limit_library_threads(cpu, before)
     assert set(before.values()) == {threads}
 
 
-def test_what_the_user_set_stays() -> None:
+def test_values_that_the_user_set_stay() -> None:
     environment = {"OMP_NUM_THREADS": "7", "MKL_NUM_THREADS": "3"}
     limit_library_threads(2.0, environment)
     assert (environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]) == ("7", "3")
@@ -273,7 +273,7 @@ async def test_a_predictor_asks_about_its_request(python_model: Callable[[str], 
         True,
     ]
     assert (await client.get("/nowhere")).status_code == 404
-    # A probe says nothing of the model.
+    # A probe is not counted, because it does not reach the model.
     assert (await client.get("/v2/health/ready")).status_code == 200
     metrics: ReplicaMetrics = client.replica.metrics  # type: ignore[attr-defined]
     assert metrics.answers == {"ok": 1, "NotFound": 1}
@@ -291,7 +291,7 @@ async def test_the_phases_of_the_start_can_be_read(torch_model: Path, args: Any,
     assert client.replica.metrics.startup.keys() == document["phases"].keys()  # type: ignore[attr-defined]
 
 
-def test_the_parts_of_a_phase_stand_in_its_place() -> None:
+def test_the_parts_of_a_phase_replace_it() -> None:
     startup = StartupPhases(iter((1.0, 6.0, 6.0, 7.0)).__next__)
     for name in ("download", "load"):
         with startup.phase(name):
@@ -316,7 +316,7 @@ async def test_without_user_config_the_first_health_check_ends_the_start(torch_m
     ("declared", "joins", "says"),
     [
         ("[-1, 4]", True, ""),
-        ("[1, 4]", False, "input 'x' has the shape [1, 4]; a batch axis is a first size of -1"),
+        ("[1, 4]", False, "input 'x' has the shape [1, 4]; expected a first size of -1, the batch axis"),
     ],
 )
 async def test_the_warm_up_tries_the_largest_batch(
@@ -333,7 +333,7 @@ async def test_the_warm_up_tries_the_largest_batch(
     client = await serve(args(torch_model) | {"batching": {"maxSize": 8, "maxDelaySeconds": 0.001}})
     predict = client.replica._model.module
     assert predict.seen == [1, 1, 1, 1, *([8, 8] if joins else [])]
-    assert client.replica._scheduler.joins is joins
+    assert client.replica._scheduler.is_batching is joins
     assert says in caplog.text
 
 

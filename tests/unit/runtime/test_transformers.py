@@ -1,4 +1,4 @@
-"""Hugging Face directories: what is served of them, and that nothing of them runs or is fetched."""
+"""Hugging Face directories: which models are served, and that no code of them runs and nothing is downloaded."""
 
 import json
 import socket
@@ -121,7 +121,7 @@ async def test_tokens_where_there_is_no_tokenizer(
     ("ids", "says"),
     [([[2, 8]], "a token outside of 0 to 7"), ([[-1]], "a token outside of 0 to 7"), ([[2] * 13], "at most 12")],
 )
-async def test_tokens_that_the_network_would_fall_over(
+async def test_tokens_outside_of_the_network_s_limits_are_refused(
     tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], ids: list[list[int]], says: str
 ) -> None:
     client = await serve(args(save(tmp_path, bert()), ""))
@@ -130,7 +130,7 @@ async def test_tokens_that_the_network_would_fall_over(
     assert says in answer.json()["detail"]
 
 
-def test_a_text_longer_than_the_network_takes_is_cut(tmp_path: Path) -> None:
+def test_a_text_longer_than_the_network_accepts_is_cut(tmp_path: Path) -> None:
     model = load(save(tmp_path, bert(), tokenizer()))
     assert model.predict(["good " * 50])["logits"].shape == (1, 2)
 
@@ -169,7 +169,7 @@ def test_embeddings_leave_padding_out(tmp_path: Path, pooling: str) -> None:
         ([[0, 0, 0]], "input 'attention_mask' has a row without a token"),
     ],
 )
-def test_what_comes_beside_tokens_fits_to_them(tmp_path: Path, mask: list[list[int]], says: str) -> None:
+def test_inputs_beside_tokens_fit_them(tmp_path: Path, mask: list[list[int]], says: str) -> None:
     save(tmp_path, bert(BertModel))
     (tmp_path / "model.yaml").write_text(
         "inputs:\n- {name: input_ids, dtype: int64, shape: [-1, -1]}\n"
@@ -188,7 +188,7 @@ def sentences(
     transformer: dict[str, Any] | None = None,
     main: dict[str, Any] | None = None,
 ) -> Path:
-    """The files that make a directory one of sentence-transformers."""
+    """Return the files that turn a directory into one of sentence-transformers."""
     paths = ["", *(f"{index}_{step}" for index, step in enumerate(steps[1:], start=1))]
     types = (f"sentence_transformers.models.{step}" for step in steps)
     modules = [{"type": kind, "path": path} for kind, path in zip(types, paths, strict=True)]
@@ -204,7 +204,7 @@ TEXTS = ["good", "a Bad bad film"]
 
 
 def vectors(network: Any, texts: list[str], pool: Callable[[torch.Tensor], torch.Tensor], limit: int = 12) -> Any:
-    """One text after the other, so that there is no padding."""
+    """Encode one text after the other, so that there is no padding."""
     words = tokenizer()
     given = [words(text, return_tensors="pt", truncation=True, max_length=limit) for text in texts]
     return torch.stack([pool(network(**one).last_hidden_state[0]) for one in given]).detach()
@@ -232,13 +232,13 @@ POOLING: list[tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] = [
 @pytest.mark.parametrize(("config", "pool"), POOLING, ids=[" ".join(config) for config, _ in POOLING])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_sentences_are_pooled_as_their_directory_says(
+def test_sentences_are_pooled_by_the_directory_s_settings(
     tmp_path: Path, config: dict[str, Any], pool: Callable[[torch.Tensor], torch.Tensor], normalize: bool, side: str
 ) -> None:
     network, words = bert(BertModel, position_embedding_type="none"), tokenizer()
     words.padding_side = side
     if side == "left":
-        # Positions go from the left, padding or none: without a meaning of theirs the answers are the same.
+        # Positions count from the left, also with padding: without weights for them the answers are equal.
         torch.nn.init.zeros_(network.embeddings.position_embeddings.weight)
     save(tmp_path, network, words)
     sentences(tmp_path, config, ("Transformer", "Pooling", *(["Normalize"] if normalize else [])))
@@ -249,7 +249,7 @@ def test_sentences_are_pooled_as_their_directory_says(
     torch.testing.assert_close(model.predict(TEXTS)["embeddings"], wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_sentences_are_cut_lowered_and_prompted_as_their_directory_says(tmp_path: Path) -> None:
+def test_sentences_are_cut_lowered_and_prompted_by_the_directory_s_settings(tmp_path: Path) -> None:
     network = bert(BertModel)
     save(tmp_path, network, tokenizer())
     main = {"prompts": {"query": "A film ", "other": "x"}, "default_prompt_name": "query"}
@@ -272,7 +272,7 @@ def test_sentences_of_a_network_that_was_saved_under_another_head(tmp_path: Path
     torch.testing.assert_close(load(tmp_path).predict(TEXTS)["embeddings"], wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_the_manifest_s_pooling_and_task_go_before_the_directory_s(tmp_path: Path) -> None:
+def test_the_manifest_s_pooling_and_task_override_the_directory_s(tmp_path: Path) -> None:
     network = bert(BertModel)
     sentences(save(tmp_path, network, tokenizer()), {"pooling_mode_mean_tokens": True})
     wanted = vectors(network, TEXTS, lambda tokens: tokens[0])
@@ -290,7 +290,7 @@ def test_the_manifest_s_pooling_and_task_go_before_the_directory_s(tmp_path: Pat
             {"pooling": {"pooling_mode": "median"}},
             "1_Pooling/config.json: pooling_mode is 'median'; expected one of cls",
         ),
-        ({"pooling": {}}, "1_Pooling/config.json: no mode of pooling is set"),
+        ({"pooling": {}}, "1_Pooling/config.json: found no pooling mode"),
         (
             {
                 "pooling": {"pooling_mode": "cls", "include_prompt": False},
@@ -319,7 +319,7 @@ def test_sentences_that_would_not_be_their_authors_are_refused(
         ({"num_labels": 1, "id2label": {0: "x"}, "label2id": {"x": 0}}, ["logits"]),
     ],
 )
-def test_what_a_classifier_answers(tmp_path: Path, config: dict[str, Any], names: list[str]) -> None:
+def test_outputs_of_a_classifier(tmp_path: Path, config: dict[str, Any], names: list[str]) -> None:
     given = {key: value for key, value in config.items() if key != "num_labels"}
     model = load(save(tmp_path, bert(**given), tokenizer()))
     assert list(model.predict(["good"])) == names == [spec.name for spec in model.signature.outputs]
@@ -347,8 +347,8 @@ def test_any_other_class_gives_its_own_tensors(tmp_path: Path) -> None:
 def test_text_is_generated_piece_by_piece(tmp_path: Path) -> None:
     network = gpt2()
     model = load(save(tmp_path, network, tokenizer(marks=False)), config={"maxNewTokens": 5})
-    assert model.streams
-    assert not model.batches
+    assert model.is_streaming
+    assert not model.is_batchable
     ids = torch.tensor([[4, 6]])
     wanted = network.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)[0, 2:].tolist()
     pieces = [item["text"][0] for item in model.predict(["good film"])]
@@ -377,7 +377,7 @@ def edited(root: Path, **fields: Any) -> None:
         ({"architectures": ["BertForDreams"]}, "expected one class of transformers"),
         ({"architectures": None}, "architectures is None"),
         ({"architectures": ["logging"]}, "expected one class of transformers"),
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is no class of the model_type 'bert'"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not a class of the model_type 'bert'"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised weights are not supported"),
         ({"hidden_size": 32}, "loading "),
         ({"num_hidden_layers": 2}, "the weights lack 16 tensors of BertForSequenceClassification"),
@@ -421,7 +421,7 @@ def test_damaged_files_are_start_errors(tmp_path: Path, name: str) -> None:
     ("config", "says"),
     [
         ({"task": "dance"}, "config.task"),
-        ({"temperature": 1}, "config.temperature: Extra inputs are not permitted"),
+        ({"temperature": 1}, "config.temperature: extra inputs are not permitted"),
         ({"task": "generation"}, "BertForSequenceClassification cannot generate"),
         ({"maxLength": 0}, "config.maxLength"),
     ],
@@ -437,7 +437,7 @@ def test_classification_needs_classes(tmp_path: Path) -> None:
         load(save(tmp_path, bert(BertModel)), config={"task": "classification"})
 
 
-def test_declared_inputs_that_the_network_does_not_take(tmp_path: Path) -> None:
+def test_declared_inputs_that_the_network_does_not_accept(tmp_path: Path) -> None:
     save(tmp_path, bert())
     (tmp_path / "model.yaml").write_text("inputs:\n- {name: words, dtype: int64, shape: [-1, -1]}\n")
     with pytest.raises(LoadFailed, match="the declared input 'words' is none of BertForSequenceClassification"):

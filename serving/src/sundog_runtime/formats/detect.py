@@ -1,4 +1,4 @@
-"""What a file is, told from its content. Names and extensions decide nothing: they are what an attacker chooses."""
+"""Detect what a file is by its content, never by its name or extension, which an attacker can choose."""
 
 import io
 import json
@@ -13,11 +13,11 @@ _HEAD = 16
 _MAX_SAFETENSORS_HEADER = 100_000_000
 _MAX_CONFIG_BYTES = 1024 * 1024
 _ONNX_FIELDS = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42")
-"""Keys of the protocol-buffer fields that follow the first one, the version, in an ONNX file."""
+"""Keys of the protocol-buffer fields that can follow the first one, the version, in an ONNX file."""
 
 
 class Content(StrEnum):
-    """Kinds of content, as they are named to people."""
+    """Kinds of content, by the names that messages use."""
 
     SAFETENSORS = "safetensors"
     STATE_DICT = "a torch zip archive (state dict)"
@@ -35,7 +35,7 @@ class Content(StrEnum):
 
 
 WEIGHT_CONTENTS = frozenset({Content.SAFETENSORS, Content.STATE_DICT})
-"""What the torch format loads."""
+"""Contents that the torch format loads."""
 
 CONVERSION_HINTS = {
     Content.PICKLE: "a pickle runs code when it is read: save the state dict with safetensors.torch.save_file",
@@ -45,33 +45,33 @@ CONVERSION_HINTS = {
     Content.GGUF: "convert it to safetensors, or load it in a predictor class",
     Content.HDF5: "convert it to safetensors, or load it in a predictor class",
 }
-"""What to do about content that is known and not loaded."""
+"""Advice for contents that are detected but not loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectedFile:
-    """A file that could hold weights, and what it is. `name` is relative to the model."""
+    """A file that may hold weights, and its content. `name` is relative to the model."""
 
     name: str
     content: Content
 
 
 def detect_content(path: Path) -> Content:
-    """Reads at most the head and, for a zip file, its directory. Raises OSError."""
+    """Detect the content from the head and, for a zip file, its directory. Raises OSError."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
         if not head:
             return Content.EMPTY
         if head.startswith(b"PK\x03\x04"):
-            return _sniff_zip(file)
-        # Before the others: a header of 0x…80 bytes makes the first bytes of a safetensors file look like a pickle.
+            return _detect_zip(file)
+        # Checked before the others: a header of 0x…80 bytes makes the first bytes of a safetensors file look like a pickle.
         if _is_safetensors(file, head):
             return Content.SAFETENSORS
-    return _sniff_head(head)
+    return _detect_head(head)
 
 
 def read_transformers_config(root: Path) -> dict[str, Any] | None:
-    """`config.json` of a Hugging Face transformers directory; None where there is none. Raises OSError."""
+    """Return `config.json` of a Hugging Face transformers directory; None if there is none. Raises OSError."""
     path = root / "config.json"
     if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:
         return None
@@ -82,7 +82,7 @@ def read_transformers_config(root: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) and isinstance(config.get("model_type"), str) else None
 
 
-def _sniff_head(head: bytes) -> Content:
+def _detect_head(head: bytes) -> Content:
     if head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5:
         return Content.PICKLE
     if head.startswith(b"GGUF"):
@@ -95,7 +95,7 @@ def _sniff_head(head: bytes) -> Content:
 
 
 def _is_safetensors(file: io.BufferedReader, head: bytes) -> bool:
-    """8 bytes of little-endian header length, then a JSON object of that length."""
+    """Whether the file has 8 bytes of little-endian header length, then a JSON object of that length."""
     if len(head) < 10 or head[8:9] != b"{":
         return False
     (length,) = struct.unpack("<Q", head[:8])
@@ -109,7 +109,7 @@ def _is_safetensors(file: io.BufferedReader, head: bytes) -> bool:
         return False
 
 
-def _sniff_zip(file: io.BufferedReader) -> Content:
+def _detect_zip(file: io.BufferedReader) -> Content:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

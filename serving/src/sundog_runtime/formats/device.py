@@ -1,6 +1,6 @@
-"""Where a network computes: on the first accelerator that its replica was given, else on the CPU.
+"""The device of a network: the first accelerator of its replica, otherwise the CPU.
 
-Ray shows a replica its own devices only, so the first one of the process is its own. A predictor class places itself.
+Ray shows a replica only its own devices, so the first one of the process belongs to it. A predictor class places itself.
 """
 
 import logging
@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from sundog_runtime.errors import LoadFailed, one_line
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 CUDA_VENDORS = frozenset({"nvidia", "amd"})
-"""Vendors whose devices are CUDA's to torch. With the others a model has to place itself."""
+"""Vendors whose devices torch uses as CUDA. With the others a model must place itself."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One of torch's devices. `pin` copies a tensor into memory from which the device reads by itself; `name` is for people."""
+    """One of torch's devices. `pin` copies a tensor into memory that the device can read directly; `name` is for people."""
 
     where: torch.device
     name: str
@@ -28,20 +29,20 @@ class Device:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether requests are there already."""
+        """Whether the device is the CPU, so that requests need no copy."""
         return bool(self.where.type == "cpu")
 
-    def place(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module with its weights and buffers on the device; the same object. Raises what torch raises."""
+    def place_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Move the module's weights and buffers to the device; return the same object. Raises what torch raises."""
         return module if self.is_cpu else module.to(self.where)
 
-    def give(self, value: Any) -> Any:
-        """A batch with its tensors on the device; anything else in it as it is.
+    def to_device(self, value: Any) -> Any:
+        """Move the tensors of a batch to the device; return anything else unchanged.
 
-        The copy goes by pinned memory, so that it does not hold up this thread, and the next work there waits for it.
+        The copy uses pinned memory, so it does not block this thread. Later work on the device waits for it.
         """
         if isinstance(value, dict):
-            return {name: self.give(item) for name, item in value.items()}
+            return {name: self.to_device(item) for name, item in value.items()}
         if not isinstance(value, torch.Tensor) or value.device == self.where:
             return value
         return self.pin(value).to(self.where, non_blocking=True)
@@ -55,50 +56,50 @@ CPU = Device(torch.device("cpu"), "cpu", lambda value: value)
 
 
 def select_device(count: int, vendor: str, cuda: Any = torch.cuda) -> Device:
-    """The device of a replica that was given so many of a vendor. Raises LoadFailed where torch sees none of them.
+    """Return the device of a replica with `count` devices of a vendor. Raises LoadFailed if torch sees none of them.
 
-    A network that was promised an accelerator must not be served on the CPU, a hundred times slower, without a word.
+    Without the error, the network would run on the CPU, a hundred times slower, and no one would notice.
     """
     if not count or vendor not in CUDA_VENDORS:
         return CPU
     if not cuda.is_available():
         raise LoadFailed(
-            f"resources.gpu.count is {count} ({vendor}) and torch {torch.__version__} sees no device: the image needs a torch "
-            "for it, the node its driver, and often scheduling.runtimeClassName"
+            f"resources.gpu.count is {count} ({vendor}), and torch {torch.__version__} sees no device. Use an image with a "
+            "torch for it, install the driver on the node, and often set scheduling.runtimeClassName."
         )
     return Device(torch.device("cuda", 0), f"cuda:0, {cuda.get_device_name(0)}", _pinned)
 
 
 @dataclass(slots=True)
 class DeviceWatch:
-    """Notices when a device is lost: after some errors, such as an index out of range, CUDA refuses a process everything.
+    """A check for a lost device: after some errors, such as an index out of range, CUDA refuses a process all work.
 
-    `synchronize` raises then. Attributes: `lost` says why, and is empty until then.
+    `synchronize` raises then. Attributes: `lost_reason` is the reason, and is empty before.
     """
 
     synchronize: Callable[[], Any]
-    lost: str = field(default="", init=False)
+    lost_reason: str = field(default="", init=False)
 
-    def over(self, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """`predict`, watched. What it raises goes on to the request."""
+    def wrap(self, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return `predict` with the check. An error of `predict` is raised to the request."""
 
         def watched(batch: Any) -> Any:
             try:
                 return predict(batch)
             except torch.AcceleratorError as error:
-                self._look(error)
+                self._check(error)
                 raise
 
         return watched
 
-    def _look(self, error: Exception) -> None:
+    def _check(self, error: Exception) -> None:
         try:
             self.synchronize()
         except torch.AcceleratorError:
-            self.lost = one_line(error, 200)
-            _logger.error("the device is lost, the replica has to be replaced: %s", self.lost)  # noqa: TRY400 (the request has the traceback)
+            self.lost_reason = one_line(error, 200)
+            _logger.error("the device is lost, the replica must be replaced: %s", self.lost_reason)  # noqa: TRY400 (the request has the traceback)
 
 
 def make_device_watch(count: int, vendor: str) -> DeviceWatch | None:
-    """What watches the devices of a replica; None where there is nothing to be lost."""
+    """Return a watch of a replica's devices; None if it has none that can be lost."""
     return DeviceWatch(torch.cuda.synchronize) if count and vendor in CUDA_VENDORS else None

@@ -1,4 +1,4 @@
-"""From verified files to a model in memory."""
+"""Load a model from verified files into memory."""
 
 import logging
 from collections.abc import Callable
@@ -30,6 +30,7 @@ from sundog_runtime.model_yaml import (
 )
 from sundog_runtime.sources.file_digests import make_os_start_error
 from sundog_runtime.sources.open_model import ModelFiles
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 SUPPORTED_FORMATS = (
     "safetensors or a torch state dict with an entrypoint (format torch), a torch.export archive (exported), "
@@ -38,15 +39,15 @@ SUPPORTED_FORMATS = (
 
 _MAX_LISTED = 1000
 _NO_WEIGHTS = frozenset({".py", ".pyc", ".yaml", ".md"})
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def load_model(
     files: ModelFiles, model: ModelArguments, namespace: str = "", device: Callable[[], Device] = lambda: CPU
 ) -> LoadedModel:
-    """Load in the format that is asked for, or for `auto` the one found, and compile where model.yaml says so.
+    """Load in the requested format, or for `auto` in the detected one, and compile if model.yaml enables it.
 
-    Compiled code is kept for the namespace, where one is given. `device` is asked where there is a network to place.
+    Compiled code is cached for the namespace, if one is given. `device` is only called if there is a network to place.
     Raises a StartError.
     """
     try:
@@ -58,7 +59,9 @@ def load_model(
         raise make_os_start_error(error, error.filename or files.path) from error
     files.check_unchanged()
     if description.compile.enabled and loaded.platform != "pytorch":
-        raise LoadFailed(f"{MODEL_YAML}: compile is for networks of format torch or exported; found {loaded.found}")
+        raise LoadFailed(
+            f"{MODEL_YAML}: compile is set, and found {loaded.found}; expected a network of format torch or exported"
+        )
     _logger.info("format %s: found %s in %s, on %s", description.format, loaded.found, files.path, loaded.device)
     return loaded
 
@@ -67,80 +70,82 @@ def _load(
     files: ModelFiles, description: ModelDescription, device: Callable[[], Device], *, trusted: bool
 ) -> LoadedModel:
     candidates = [DetectedFile(path.name, detect_content(path)) for path in _weight_files(files)]
-    match _choose(files, description, candidates):
+    match _choose_format(files, description, candidates):
         case "transformers":
-            # Its own library takes seconds to import.
-            from sundog_runtime.formats.transformers_directory import load_transformers
+            # Imported late: its library takes seconds to import.
+            from sundog_runtime.formats.transformers.load import load_transformers
 
             return load_transformers(files, description, device())
         case "exported":
-            archive = _one(files, candidates, {Content.EXPORTED})
+            archive = _only_file(files, candidates, {Content.EXPORTED})
             check_code_trusted(archive, trusted)
             return load_exported(files.root / archive.name, archive, description, device())
         case "torchscript":
-            archive = _one(files, candidates, {Content.TORCHSCRIPT})
+            archive = _only_file(files, candidates, {Content.TORCHSCRIPT})
             check_code_trusted(archive, trusted)
             return load_torchscript(files.root / archive.name, archive, description, device())
         case "python":
             return load_python(files.path, _target(files, description), description)
         case "torch":
-            weights = _one(files, candidates, WEIGHT_CONTENTS)
+            weights = _only_file(files, candidates, WEIGHT_CONTENTS)
             return load_torch(files.root / weights.name, weights, _target(files, description), description, device())
         case _:
-            # An entrypoint that is no predictor builds a network.
+            # An entrypoint that is not a predictor builds a network.
             target = _target(files, description)
             if is_predictor(target):
                 return load_python(files.path, target, description)
-            weights = _one(files, candidates, WEIGHT_CONTENTS)
+            weights = _only_file(files, candidates, WEIGHT_CONTENTS)
             return load_torch(files.root / weights.name, weights, target, description, device())
 
 
-def _choose(files: ModelFiles, description: ModelDescription, candidates: list[DetectedFile]) -> str:
-    """The format: what is asked for, else what the content is. Raises a StartError where it is none."""
+def _choose_format(files: ModelFiles, description: ModelDescription, candidates: list[DetectedFile]) -> str:
+    """Return the requested format, or else the detected one. Raises a StartError if there is none."""
     if description.format != "auto":
         if description.format in ("torch", "python") and not description.entrypoint:
-            raise _no_entrypoint(files, description.format, candidates)
+            raise _missing_entrypoint(files, description.format, candidates)
         return description.format
     if description.entrypoint:
         return "auto"
-    if not files.only and read_transformers_config(files.root) is not None:
+    if not files.file_name and read_transformers_config(files.root) is not None:
         return "transformers"
     for content, name in ((Content.EXPORTED, "exported"), (Content.TORCHSCRIPT, "torchscript")):
         if any(found.content is content for found in candidates):
             return name
-    raise _no_entrypoint(files, "torch", candidates)
+    raise _missing_entrypoint(files, "torch", candidates)
 
 
-def _no_entrypoint(
+def _missing_entrypoint(
     files: ModelFiles, wanted: str, candidates: list[DetectedFile]
 ) -> EntrypointMissing | FormatNotRecognised:
     weights = [found for found in candidates if found.content in WEIGHT_CONTENTS]
     if weights and wanted == "torch":
         return EntrypointMissing(
-            f"{weights[0].name} is {weights[0].content}: model.entrypoint must name its module, such as net:Net"
+            f"{weights[0].name} is {weights[0].content}: set model.entrypoint to its module, such as net:Net"
         )
     if wanted == "python":
         return EntrypointMissing("format python needs model.entrypoint, such as predictor:Predictor")
     code = _modules(files)
     if code and not candidates:
         return EntrypointMissing(
-            f"{code[0].name} is code: model.entrypoint must name what is to be loaded of it, such as {code[0].stem}:Predictor"
+            f"{code[0].name} is code: set model.entrypoint to the class to load, such as {code[0].stem}:Predictor"
         )
-    return FormatNotRecognised(_nothing(files, candidates))
+    return FormatNotRecognised(_describe_contents(files, candidates))
 
 
 def _modules(files: ModelFiles) -> list[Path]:
-    """The Python modules at the top of the model, by name."""
-    if files.only:
-        return [files.path] if files.only.endswith(".py") else []
+    """Return the Python modules at the top of the model, by name."""
+    if files.file_name:
+        return [files.path] if files.file_name.endswith(".py") else []
     return sorted(path for path in files.root.glob("*.py") if path.is_file() and path.stem.isidentifier())
 
 
-def _one(files: ModelFiles, candidates: list[DetectedFile], wanted: set[Content] | frozenset[Content]) -> DetectedFile:
-    """The one file of that content. Raises FormatNotRecognised or LoadFailed."""
+def _only_file(
+    files: ModelFiles, candidates: list[DetectedFile], wanted: set[Content] | frozenset[Content]
+) -> DetectedFile:
+    """Return the one file of that content. Raises FormatNotRecognised or LoadFailed."""
     fitting = [found for found in candidates if found.content in wanted]
     if not fitting:
-        raise FormatNotRecognised(_nothing(files, candidates))
+        raise FormatNotRecognised(_describe_contents(files, candidates))
     if len(fitting) > 1:
         names = ", ".join(found.name for found in fitting[:5])
         raise LoadFailed(f"{files.path} holds {len(fitting)} weight files ({names}); expected one")
@@ -153,25 +158,25 @@ def _target(files: ModelFiles, description: ModelDescription) -> object:
 
 def _description(files: ModelFiles) -> ModelDescription:
     path = files.root / MODEL_YAML
-    if files.only or not path.is_file():
+    if files.file_name or not path.is_file():
         return ModelDescription()
     with path.open("rb") as file:
         return parse_description(file.read(MAX_MODEL_YAML_BYTES + 1))
 
 
 def _weight_files(files: ModelFiles) -> list[Path]:
-    """The files at the top of the model that could hold weights, by name. Code and descriptions could not."""
-    if files.only:
-        return [files.path] if not files.only.endswith(".py") else []
+    """Return the files at the top of the model that may hold weights, by name: all except code and descriptions."""
+    if files.file_name:
+        return [files.path] if not files.file_name.endswith(".py") else []
     found = sorted(path for path in files.root.iterdir() if path.is_file() and path.suffix not in _NO_WEIGHTS)
     if len(found) > _MAX_LISTED:
         raise LoadFailed(f"{files.root} holds more than {_MAX_LISTED} files beside its code; expected one with weights")
     return found
 
 
-def _nothing(files: ModelFiles, candidates: list[DetectedFile]) -> str:
+def _describe_contents(files: ModelFiles, candidates: list[DetectedFile]) -> str:
     known = [found for found in candidates[:5] if found.content is not Content.OTHER]
     listed = ", ".join(f"{found.name} is {found.content}" for found in known)
     others = ", ".join(found.name for found in candidates[:5])
-    advice = next((f" ({CONVERSION_HINTS[found.content]})" for found in known if found.content in CONVERSION_HINTS), "")
-    return f"{files.path}: found {listed or others or 'no weights'}{advice}; supported: {SUPPORTED_FORMATS}"
+    hint = next((f" ({CONVERSION_HINTS[found.content]})" for found in known if found.content in CONVERSION_HINTS), "")
+    return f"{files.path}: found {listed or others or 'no weights'}{hint}; expected {SUPPORTED_FORMATS}"

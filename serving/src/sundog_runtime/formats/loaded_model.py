@@ -1,26 +1,26 @@
-"""What every format loads into: one thing that predicts.
+"""The result of loading any format: one object that predicts.
 
-A **torch** model is a state dict and an entrypoint: a `torch.nn.Module` class, or a function that returns a module. It is
-called with `model.config` as keyword arguments, given the weights, put into evaluation mode and called with tensors: one
-positional tensor for one input, keyword arguments for several. `example()` and `configure()`, as below, are optional.
+A **torch** model is a state dict and an entrypoint: a `torch.nn.Module` class, or a function that returns a module. The
+server calls it with `model.config` as keyword arguments, loads the weights, and sets evaluation mode. Requests call it with
+tensors: one positional tensor for one input, keyword arguments for several. `example()` and `configure()`, as below, are
+optional.
 
-A **python** model is a class, made without arguments, with
+A **python** model is a class without constructor arguments, with
 
     def load(self, path: pathlib.Path, config: dict) -> None   # path: the model's directory or file
     def predict(self, batch)                                   # returns the outputs
     def example(self)                                          # optional: a batch that predict accepts
     def configure(self, user_config: dict) -> None             # optional: before the first request and on changes
 
-`batch` is a numpy array where one array was sent, a dict of name to array where names were sent; what is no array of
-numbers or booleans (strings, records) arrives as the JSON it was, and an input that model.yaml declares as `bytes` as nested
-lists of `bytes` objects. Outputs are arrays, tensors, dicts of name to array, anything JSON can hold, or, where they are
-declared so, `bytes` objects in lists or in arrays of objects. All methods run without gradients and on one thread, never
-two at a time.
+`batch` is a numpy array if the client sent one array, and a dict of name to array if it sent names. Inputs that are not
+arrays of numbers or booleans (strings, records) stay JSON. An input that model.yaml declares as `bytes` is nested lists of
+`bytes` objects. Outputs are arrays, tensors, dicts of name to array, or any JSON. Outputs that are declared as `bytes` are
+`bytes` objects in lists or in arrays of objects. All methods run without gradients and on one thread, never two at a time.
 
-A `predict` that is a generator function, synchronous or asynchronous, **streams**: each item it yields is an answer of its
-own. So does one of a class with `streams = True` that returns a generator. An asynchronous generator runs on the replica's
-event loop and must not block it; a synchronous one runs on the model's thread, where other calls may come between two
-items. An `async` function is run to its end on the model's thread.
+A `predict` that is a generator function, synchronous or asynchronous, **streams**: each yielded item is an answer of its
+own. So does the `predict` of a class with `streams = True` that returns a generator. An asynchronous generator runs on the
+replica's event loop and must not block it. A synchronous one runs on the model's thread, where other calls may come between
+two items. An `async` function runs to its end on the model's thread.
 
 A torch module is not called twice at a time either, but not always on the same thread.
 """
@@ -35,16 +35,16 @@ from sundog_runtime.signature import Signature
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory. `found` says what it was loaded from, for the log.
+    """A model in memory. `found` describes its source, for the log.
 
-    `parameters` are those of a module's forward. `whole_numbers` is the type that JSON integers get where no input is
-    declared, `numbers` the same for numbers with a fraction.
+    `parameters` are those of a module's forward. If no input is declared, JSON integers get the type `integer_dtype`, and
+    other numbers the type `float_dtype`.
 
-    `streams`: `predict` returns a generator, whose items are answers.
-    `batches`: arrays of several requests may be joined along their first dimension, and the answer split there.
-    `compiles`: a request may be the first of its sizes, and wait for the compiler.
-    `module` is the network where there is one, for those who count its parameters.
-    `device` is where it computes, as people are told. `lost` says why it can compute no more; empty while it can.
+    `is_streaming`: `predict` returns a generator, whose items are answers.
+    `is_batchable`: arrays of several requests may be joined along their first dimension, and the answer split there.
+    `needs_model_thread`: a request may call the compiler, or code that only one thread may run.
+    `module` is the network, if there is one, to count its parameters.
+    `device` is the name of its device for people. `lost_reason` returns why the device is unusable; empty while it works.
     """
 
     platform: str
@@ -54,11 +54,11 @@ class LoadedModel:
     example: Callable[[], Any] | None = None
     configure: Callable[[dict[str, Any]], None] | None = None
     parameters: inspect.Signature | None = None
-    numbers: str = "float64"
-    whole_numbers: str = "int64"
-    streams: bool = False
-    batches: bool = True
+    float_dtype: str = "float64"
+    integer_dtype: str = "int64"
+    is_streaming: bool = False
+    is_batchable: bool = True
     needs_model_thread: bool = False
     module: Any = None
     device: str = "cpu"
-    lost: Callable[[], str] = lambda: ""
+    lost_reason: Callable[[], str] = lambda: ""

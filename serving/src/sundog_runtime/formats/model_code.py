@@ -1,11 +1,11 @@
-"""A model's own Python modules, imported from its directory without becoming anybody else's.
+"""Import a model's own Python modules from its directory, isolated from all other models.
 
-Two revisions may both have a module `net`, with different code. So modules live in `sys.modules` below a package name
-that no other load shares, `sys.path` stays as it is, and inside the model's code `import helper` means its own
-`helper.py`. Nothing is written into the model's directory (no bytecode: it would change the digest).
+Two revisions may both have a module `net`, with different code. So modules live in `sys.modules` below a package name that
+no other load shares, and `sys.path` stays unchanged. Inside the model's code `import helper` means its own `helper.py`.
+Nothing is written into the model's directory: bytecode would change the digest.
 
-Imports by statement are covered, also inside functions; `importlib.import_module("helper")` is not, and extension
-modules are not loaded from a model's directory.
+Import statements are covered, also inside functions; `importlib.import_module("helper")` is not, and extension modules are
+not loaded from a model's directory.
 """
 
 import builtins
@@ -27,7 +27,7 @@ _codes: dict[str, "ModelCode"] = {}
 
 
 class ModelCode:
-    """The importable modules of one loaded model. `close` forgets them."""
+    """The importable modules of one loaded model. `close` removes them."""
 
     def __init__(self, files: ModelFiles) -> None:
         self._files = files
@@ -45,13 +45,13 @@ class ModelCode:
         sys.modules[self.package] = root
 
     def resolve(self, entrypoint: str) -> Any:
-        """The object that `module:attribute` names: in the model's directory, else installed in the image.
+        """Return the object that `module:attribute` names, in the model's directory or installed in the image.
 
-        Raises EntrypointMissing, or LoadFailed when the module itself raises.
+        Raises EntrypointMissing, or LoadFailed if the module itself raises.
         """
         module_name, colon, attribute = entrypoint.partition(":")
         if not colon or not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
-            raise EntrypointMissing(f"entrypoint {entrypoint!r} is not of the form module:attribute")
+            raise EntrypointMissing(f"entrypoint {entrypoint!r}: expected the form module:attribute")
         target: Any = self._import(module_name, entrypoint)
         for part in attribute.split("."):
             if not hasattr(target, part):
@@ -62,32 +62,32 @@ class ModelCode:
         return target
 
     def close(self) -> None:
-        """Forget the modules. Objects made of them keep working; their later imports do not."""
+        """Remove the modules. Objects made of them still work; their later imports do not."""
         del _codes[self.package]
         for name in [name for name in sys.modules if name == self.package or name.startswith(f"{self.package}.")]:
             del sys.modules[name]
 
     def source(self, path: str) -> bytes | None:
-        """The bytes of a Python file by its relative path; with a digest, exactly the verified ones."""
+        """Return the bytes of a Python file by its relative path; with a digest, exactly the verified ones."""
         if self._verified is not None:
             return self._verified.get(path)
-        if self._files.only and path != self._files.only:
+        if self._files.file_name and path != self._files.file_name:
             return None
         file = self._files.root / path
         return file.read_bytes() if file.is_file() else None
 
     def is_directory(self, path: str) -> bool:
-        """Whether the model has that directory, relative."""
+        """Whether the model has that directory; `path` is relative."""
         if self._verified is not None:
             return any(name.startswith(f"{path}/") for name in self._verified)
-        return not self._files.only and (self._files.root / path).is_dir()
+        return not self._files.file_name and (self._files.root / path).is_dir()
 
     def has_module(self, top_level: str) -> bool:
         """Whether the model's directory has a module or package of that name."""
         return self.source(f"{top_level}.py") is not None or self.is_directory(top_level)
 
     def location(self, path: str) -> Path:
-        """Where a relative path is, for tracebacks and `__file__`."""
+        """Return the path of a file by its relative path, for tracebacks and `__file__`."""
         return self._files.root / path
 
     def import_for_model(
@@ -98,7 +98,7 @@ class ModelCode:
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
-        """`__import__` as the model's modules see it: their own directory first, as with `python model/net.py`."""
+        """Import for the model's modules: from their own directory first, as with `python model/net.py`."""
         top_level = name.partition(".")[0]
         if level or not self.has_module(top_level):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
@@ -127,7 +127,7 @@ class ModelCode:
 
 
 class _Loader(SourceLoader):
-    """Loads from the model's bytes. Without `path_stats` no bytecode is read or written."""
+    """A loader that reads the model's bytes. It has no method `path_stats`, so no bytecode is read or written."""
 
     def __init__(self, code: ModelCode, path: str) -> None:
         self._code = code
@@ -139,7 +139,7 @@ class _Loader(SourceLoader):
     def get_data(self, path: str | bytes) -> bytes:  # noqa: ARG002
         source = self._code.source(self._path)
         if source is None:
-            raise OSError(f"{self._path} is gone")
+            raise OSError(f"{self._path} no longer exists")
         return source
 
     def exec_module(self, module: ModuleType) -> None:
@@ -148,7 +148,7 @@ class _Loader(SourceLoader):
 
 
 class _Finder:
-    """Finds the modules below the packages of loaded models, and nothing else."""
+    """A finder for the modules below the packages of loaded models, and no others."""
 
     @classmethod
     def find_spec(

@@ -1,8 +1,7 @@
-"""A predictor's `predict`, whatever kind of function it is, as one that is called on the model's thread.
+"""Wrap a predictor's `predict`, any kind of function, for calls on the model's thread.
 
-Gradients are off while the model's code runs, and only then: a generator is left in the middle, and what runs between
-two of its steps on the same thread is not the model. An asynchronous generator is handed on as it is: it runs on the
-replica's event loop.
+Gradients are off only while the model's code runs: a generator pauses between two steps, and other code then runs on the
+same thread. An asynchronous generator is returned unchanged, because it runs on the replica's event loop.
 """
 
 import asyncio
@@ -18,16 +17,16 @@ _END = object()
 
 
 def is_streaming(predictor: Any) -> bool:
-    """Whether its `predict` is a generator function, or the class says `streams = True`: its answer comes in parts."""
+    """Whether `predict` is a generator function, or the class has `streams = True`: its answer then comes in parts."""
     predict = predictor.predict
     is_generator = inspect.isgeneratorfunction(predict) or inspect.isasyncgenfunction(predict)
     return is_generator or getattr(predictor, "streams", False) is True
 
 
 def in_inference_mode(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`predict` in inference mode; a coroutine function is run to its end."""
+    """Return `predict` in inference mode; a coroutine function runs to its end."""
     if inspect.iscoroutinefunction(predict):
-        return _awaited(predict)
+        return _run_coroutine(predict)
 
     def call(batch: Any) -> Any:
         with torch.inference_mode():
@@ -38,7 +37,7 @@ def in_inference_mode(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _steps(generator: Any) -> Generator[Any, None, None]:
-    # Closing: a client that went away leaves in the middle, and the model's own `finally` is to run then.
+    # Closed explicitly: if the client goes away in the middle, the model's own `finally` must run then.
     with closing(generator):
         while True:
             with torch.inference_mode():
@@ -48,8 +47,8 @@ def _steps(generator: Any) -> Generator[Any, None, None]:
             yield item
 
 
-def _awaited(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    # One loop for all calls: what the model keeps between them, such as a connection, belongs to a loop.
+def _run_coroutine(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    # One loop for all calls, because objects that the model keeps between them, such as a connection, belong to a loop.
     loop = asyncio.new_event_loop()
 
     def call(batch: Any) -> Any:

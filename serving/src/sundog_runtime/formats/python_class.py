@@ -1,4 +1,4 @@
-"""Format `python`: a class with `load` and `predict`. The protocol is described in `formats.model`."""
+"""Format `python`: a class with `load` and `predict`. `formats.loaded_model` describes the protocol."""
 
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ def is_predictor(target: Any) -> bool:
 
 
 def load_python(path: Path, target: Any, description: ModelDescription) -> LoadedModel:
-    """Make the predictor and let it load. Raises a StartError."""
+    """Create the predictor and load its model. Raises a StartError."""
     entrypoint = description.entrypoint
     if not is_predictor(target):
         missing = [name for name in _METHODS if not callable(getattr(target, name, None))]
         raise EntrypointMissing(
-            f"entrypoint {entrypoint!r} is no class with {' and '.join(_METHODS)}: it lacks {', '.join(missing)}"
+            f"entrypoint {entrypoint!r} lacks {', '.join(missing)}; expected a class with {' and '.join(_METHODS)}"
         )
     try:
         with torch.inference_mode():
@@ -35,21 +35,21 @@ def load_python(path: Path, target: Any, description: ModelDescription) -> Loade
     except Exception as error:
         raise make_load_error(f"{entrypoint}.load", error) from error
 
-    streams = is_streaming(predictor)
+    streaming = is_streaming(predictor)
     outputs = description.signature.outputs
-    if streams and (raw := [spec.name for spec in outputs if spec.dtype == "bytes"]):
+    if streaming and (raw := [spec.name for spec in outputs if spec.dtype == "bytes"]):
         raise LoadFailed(
-            f"{MODEL_YAML}: output {raw[0]!r} is of bytes, and the answers of a stream are JSON, which has no form for them"
+            f"{MODEL_YAML}: output {raw[0]!r} is of bytes; expected another type in a stream, whose answers are JSON"
         )
     names = [spec.name for spec in outputs]
     call = in_inference_mode(predictor.predict)
     return LoadedModel(
         platform="python",
         found=f"the predictor class {entrypoint}",
-        predict=call if streams else lambda batch: name_outputs(call(batch), names),
+        predict=call if streaming else lambda batch: name_outputs(call(batch), names),
         signature=description.signature,
         example=getattr(predictor, "example", None),
         configure=getattr(predictor, "configure", None),
-        streams=streams,
-        batches=not streams and is_batchable(description.batchable, description.signature),
+        is_streaming=streaming,
+        is_batchable=not streaming and is_batchable(description.batchable, description.signature),
     )

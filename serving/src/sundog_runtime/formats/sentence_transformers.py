@@ -1,7 +1,7 @@
-"""What a directory of sentence-transformers says beside its network: how the vectors of tokens become the one of a text.
+"""Settings of a sentence-transformers directory: how the vectors of tokens become the vector of a text.
 
-`modules.json` lists the steps. Taken are a Transformer at the top of the directory, one Pooling behind it and perhaps a Normalize; with
-others the embeddings would not be their authors', so they are refused. https://sbert.net/docs/package_reference/sentence_transformer
+`modules.json` lists the steps. Supported are a Transformer at the top of the directory, then one Pooling, then optionally a Normalize.
+Other steps would change the embeddings, so they are refused. https://sbert.net/docs/package_reference/sentence_transformer
 """
 
 import json
@@ -27,12 +27,12 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""As the library wrote them before it had `pooling_mode`, in the order in which several are put behind each other."""
+"""Flags of the library before it had `pooling_mode`, in the order in which several modes are concatenated."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceEncoding:
-    """How a text becomes a vector. `max_length` is in tokens, 0 where nothing is said; `prompt` stands before each text."""
+    """How a text becomes a vector. `max_length` is in tokens, 0 if not set; `prompt` precedes each text."""
 
     pooling: tuple[str, ...] = ("mean",)
     normalize: bool = False
@@ -40,13 +40,13 @@ class SentenceEncoding:
     lower_case: bool = False
     prompt: str = ""
 
-    def prepared(self, texts: Sequence[str]) -> list[str]:
-        """The texts as the tokenizer gets them."""
+    def prepare_texts(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts as the tokenizer gets them."""
         whole = [self.prompt + text for text in texts]
         return [text.lower() for text in whole] if self.lower_case else whole
 
-    def pooled(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """One vector for each text: `tokens` [texts, length, size] and `mask` [texts, length], 0 at padding, give [texts, size × modes]."""
+    def pool(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return one vector for each text: `tokens` [texts, length, size], `mask` [texts, length] (0: padding) → [texts, size × modes]."""
         if mask is None:
             mask = torch.ones(tokens.shape[:2], dtype=torch.int64, device=tokens.device)
         vectors = torch.cat([_POOLING[mode](tokens, mask) for mode in self.pooling], dim=-1)
@@ -54,15 +54,15 @@ class SentenceEncoding:
 
 
 def read_sentence_encoding(root: Path) -> SentenceEncoding | None:
-    """None where the directory is no such one. Raises LoadFailed for steps and settings that this server does not take."""
+    """Read the settings; None without `modules.json`. Raises LoadFailed for unsupported steps and settings."""
     if not (root / MODULES_FILE).is_file():
         return None
     modules = _read(root / MODULES_FILE, list)
     kinds = [str(_member(module, "type", str, MODULES_FILE)).rpartition(".")[2] for module in modules]
     if kinds not in _STEPS:
         raise LoadFailed(
-            f"{MODULES_FILE}: the steps are {', '.join(kinds) or 'none'}; expected Transformer, Pooling and perhaps Normalize. "
-            "Bring others as a predictor class (format python)"
+            f"{MODULES_FILE}: the steps are {', '.join(kinds) or 'none'}; expected Transformer, Pooling and optionally "
+            "Normalize. Bring others as a predictor class (format python)."
         )
     folders = [_member(module, "path", str, MODULES_FILE) for module in modules]
     if folders[0] or Path(folders[1]).name != folders[1]:
@@ -91,16 +91,16 @@ def _modes(config: Mapping[str, Any], file: str, *, prompted: bool) -> tuple[str
     if unknown := [mode for mode in modes if mode not in _POOLING]:
         raise LoadFailed(f"{file}: pooling_mode is {unknown[0]!r}; expected one of {', '.join(_POOLING)}")
     if not modes:
-        raise LoadFailed(f"{file}: no mode of pooling is set; expected pooling_mode or one of {', '.join(_FLAGS)}")
+        raise LoadFailed(f"{file}: found no pooling mode; expected pooling_mode or one of {', '.join(_FLAGS)}")
     if prompted and config.get("include_prompt") is False:
         raise LoadFailed(
-            f"{file}: include_prompt is false; a default prompt is taken only with its tokens in the pooling"
+            f"{file}: include_prompt is false; expected true with a default prompt, whose tokens are always pooled"
         )
     return modes
 
 
 def _prompt(config: Mapping[str, Any]) -> str:
-    """What stands before every text where a client does nothing about it."""
+    """Return the prompt that precedes every text by default."""
     name, prompts = config.get("default_prompt_name"), config.get("prompts") or {}
     if name is None:
         return ""
@@ -111,7 +111,7 @@ def _prompt(config: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, kind: type) -> Any:
-    """A file of JSON. Raises LoadFailed."""
+    """Read a file of JSON. Raises LoadFailed."""
     try:
         with path.open("rb") as file:
             document = json.loads(file.read(_MAX_BYTES))
@@ -125,7 +125,7 @@ def _read(path: Path, kind: type) -> Any:
 def _member(holder: Any, name: str, kind: type, file: str) -> Any:
     value = holder.get(name) if isinstance(holder, dict) else None
     if not isinstance(value, kind):
-        raise LoadFailed(f"{file}: a step has no {name}; expected type and path of each")
+        raise LoadFailed(f"{file}: a step has no {name}; expected type and path of each step")
     return value
 
 
@@ -138,16 +138,16 @@ def _count(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _first(mask: torch.Tensor) -> torch.Tensor:
-    """The place of each text's first token: padding may be on its left."""
+    """Return the position of each text's first token: padding may be on its left."""
     return mask.int().argmax(dim=1)
 
 
-def _at(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    return tokens[torch.arange(len(tokens), device=tokens.device), places]
+def _at(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return tokens[torch.arange(len(tokens), device=tokens.device), positions]
 
 
 def _weighted_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Later tokens count more: the first 1, the second 2, and so on."""
+    """Return the weighted mean, in which later tokens count more: the first 1, the second 2, and so on."""
     weights = mask.cumsum(dim=1) * mask
     return _sum(tokens, weights) / _count(weights)
 

@@ -1,4 +1,4 @@
-"""Arrays of a request as tensors, without a copy."""
+"""Convert arrays of a request to tensors without a copy."""
 
 import warnings
 from typing import Any
@@ -9,23 +9,23 @@ import torch
 _SMALL_BYTES = 256
 
 
-def _silence_the_read_only_warning() -> None:
-    """Torch warns once for each process of arrays that are read-only, as those over a request's bytes are.
+def _use_up_read_only_warning() -> None:
+    """Trigger torch's warning about read-only arrays, which comes once per process. Arrays over a request's bytes are read-only.
 
-    It is right that a module which changes its input in place then writes into those bytes. They belong to that request
-    alone and nobody reads them again, so this saves a copy of the whole payload. (The interpreter shares byte strings of
-    one byte; small arrays are therefore copied.) The one warning is spent here, where nobody else's can be hidden.
+    The warning is right: a module that changes its input in place writes into those bytes. They belong to that request
+    alone and are not read again, so this saves a copy of the whole payload. (The interpreter shares byte strings of one
+    byte, so small arrays are copied.) The warning is triggered here, where no other warning can be hidden.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         torch.from_numpy(np.frombuffer(b"spent", np.uint8))
 
 
-_silence_the_read_only_warning()
+_use_up_read_only_warning()
 
 
 def to_tensor(value: Any) -> Any:
-    """A tensor over the same memory where `value` is an array of numbers or booleans; anything else as it is."""
+    """Return a tensor over the memory of an array of numbers or booleans; return anything else unchanged."""
     if not isinstance(value, np.ndarray) or value.dtype.kind == "O":
         return value
     if not value.flags.writeable and value.nbytes <= _SMALL_BYTES:
@@ -34,5 +34,5 @@ def to_tensor(value: Any) -> Any:
 
 
 def to_tensors(batch: Any) -> Any:
-    """`tensor` of a batch: one value, or a dict of them by name."""
+    """Apply `to_tensor` to a batch: one value, or a dict of them by name."""
     return {name: to_tensor(value) for name, value in batch.items()} if isinstance(batch, dict) else to_tensor(batch)

@@ -1,7 +1,7 @@
 """Formats `exported` (torch.export, .pt2) and `torchscript`: network and weights in one archive.
 
-Both run what the archive says: a `.pt2` holds pickles, a TorchScript archive a program for torch's interpreter. So they
-are opened only where the manifest says `trustCode: true`.
+Both run code of the archive: a `.pt2` holds pickles, a TorchScript archive a program for torch's interpreter. So they are
+opened only if the manifest has `trustCode: true`.
 """
 
 import inspect
@@ -36,11 +36,11 @@ from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
 
 def check_code_trusted(found: DetectedFile, trusted: bool) -> None:
-    """Raises CodeNotTrusted naming what to set."""
+    """Check that the manifest trusts the archive's code. Raises CodeNotTrusted with the setting."""
     if not trusted:
         raise CodeNotTrusted(
-            f"{found.name} is {found.content}, which can run code when it is loaded: "
-            "if you trust where it comes from, set spec.model.trustCode: true"
+            f"{found.name} is {found.content}, which can run code when it is loaded. "
+            "If you trust its source, set spec.model.trustCode: true."
         )
 
 
@@ -49,28 +49,28 @@ def load_exported(
 ) -> LoadedModel:
     """Read a program that was saved with `torch.export.save`. Raises a StartError."""
     try:
-        # By descriptor: given a path, torch complains of a name that does not end in .pt2.
+        # Opened here: with a path, torch complains about a name that does not end in .pt2.
         with path.open("rb") as file:
             program = torch.export.load(file)
         inputs = _program_inputs(program, archive.name)
         signature = _under(description.signature, Signature(inputs.specs, _program_outputs(program), inputs.axes))
         names = [spec.name for spec in signature.inputs]
         example = _example(program, inputs, names)
-        # A program remembers devices in its steps as well, which `to` of a module would not change.
+        # A program also has devices in its steps, which a module's `to` would not change.
         module = (program if device.is_cpu else move_to_device_pass(program, device.where)).module()
     except Exception as error:
         raise make_load_error(f"reading {archive.name}", error) from error
-    numbers, whole_numbers = default_dtypes(module)
-    batches = is_batchable(description.batchable, signature)
+    float_dtype, integer_dtype = default_dtypes(module)
+    batchable = is_batchable(description.batchable, signature)
     predict = make_network_predict(
         module,
         description,
         signature,
         example,
         device,
-        batches=batches,
+        batchable=batchable,
         channels_last=_channels_last(module, description),
-        arrange=partial(inputs.arranged, names),
+        arrange=partial(inputs.arrange, names),
     )
     return LoadedModel(
         platform="pytorch",
@@ -78,10 +78,10 @@ def load_exported(
         predict=predict,
         signature=signature,
         example=example,
-        numbers=numbers,
-        whole_numbers=whole_numbers,
-        batches=batches,
-        needs_model_thread=needs_model_thread(description, signature, device, batches=batches),
+        float_dtype=float_dtype,
+        integer_dtype=integer_dtype,
+        is_batchable=batchable,
+        needs_model_thread=needs_model_thread(description, signature, device, batchable=batchable),
         module=module,
         device=device.name,
     )
@@ -93,7 +93,7 @@ def load_torchscript(
     """Read a module that was saved with `torch.jit.save`. Raises a StartError."""
     try:
         with warnings.catch_warnings():
-            # Deprecated since torch 2.10 and still there: the archives that people have are to be served.
+            # Deprecated since torch 2.10 but still available, and users have such archives.
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
             module = torch.jit.load(path, map_location=device.where)
@@ -104,8 +104,10 @@ def load_torchscript(
     except Exception as error:
         raise make_load_error(f"reading {archive.name}", error) from error
     if description.compile.enabled:
-        raise LoadFailed(f"{MODEL_YAML}: compile is not for TorchScript, which has a compiler of its own; remove it")
-    numbers, whole_numbers = default_dtypes(module)
+        raise LoadFailed(
+            f"{MODEL_YAML}: compile is set; expected none for TorchScript, which has its own compiler. Remove it."
+        )
+    float_dtype, integer_dtype = default_dtypes(module)
     channels_last = _channels_last(module, description)
     return LoadedModel(
         platform="pytorch",
@@ -115,29 +117,29 @@ def load_torchscript(
         ),
         signature=description.signature,
         parameters=parameters,
-        numbers=numbers,
-        whole_numbers=whole_numbers,
-        batches=is_batchable(description.batchable, description.signature),
+        float_dtype=float_dtype,
+        integer_dtype=integer_dtype,
+        is_batchable=is_batchable(description.batchable, description.signature),
         device=device.name,
     )
 
 
 def _channels_last(module: torch.nn.Module, description: ModelDescription) -> bool:
-    """An archive's weights stay in the order they were saved in; its inputs follow only where that is asked for."""
+    """Whether inputs use channels-last order, only on request: an archive's weights keep their order."""
     return description.channels_last is True and needs_channels_last(module, description)
 
 
 _TENSOR = object()
-"""A leaf of a program's arguments that requests give. All others are constants."""
+"""A leaf of a program's arguments that comes from the request. All others are constants."""
 
 _NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """The tensors that a program takes, in its order, with its own names, and where they stand among its arguments.
+    """The input tensors of a program, in its order and with its names, and their positions among its arguments.
 
-    `leaves` are those of the tree of its arguments, by position and by keyword. `axes` are sizes that are one in the program.
+    `leaves` are those of the tree of its arguments, positional and keyword. `axes` are sizes that the program shares.
     """
 
     specs: tuple[TensorSpec, ...]
@@ -145,8 +147,8 @@ class _Inputs:
     leaves: tuple[Any, ...]
     tree: Any
 
-    def arranged(self, names: Sequence[str], call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, a program, with its tensors by name, or the only one by position. `names` stand for those of `specs`."""
+    def arrange(self, names: Sequence[str], call: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `call`, a program, to take tensors by name, or a single one by position. `names` replace those of `specs`."""
 
         def with_structure(*args: Any, **kwargs: Any) -> Any:
             given = iter(args or [kwargs[name] for name in names])
@@ -164,22 +166,23 @@ class _Inputs:
 
 
 def _under(declared: Signature, found: Signature) -> Signature:
-    """What model.yaml declares, else what the program says; sizes in common are the program's. Raises LoadFailed."""
+    """Return the signature of model.yaml, completed by the program's; shared sizes are the program's. Raises LoadFailed."""
     if declared.inputs and len(declared.inputs) != len(found.inputs):
-        taken = ", ".join(spec.name for spec in found.inputs)
+        names = ", ".join(spec.name for spec in found.inputs)
         raise LoadFailed(
-            f"{MODEL_YAML}: inputs has {len(declared.inputs)} tensors; the program takes {len(found.inputs)}: {taken}"
+            f"{MODEL_YAML}: inputs has {len(declared.inputs)} tensors; expected {len(found.inputs)} as in the program: {names}"
         )
     inputs = declared.inputs or found.inputs
-    names = {own.name: spec.name for own, spec in zip(found.inputs, inputs, strict=True)}
+    renamed = {own.name: spec.name for own, spec in zip(found.inputs, inputs, strict=True)}
     axes = tuple(
-        replace(axis, places=tuple((names[name], dimension) for name, dimension in axis.places)) for axis in found.axes
+        replace(axis, dimensions=tuple((renamed[name], dimension) for name, dimension in axis.dimensions))
+        for axis in found.axes
     )
     return Signature(inputs, declared.outputs or found.outputs, axes)
 
 
 def _program_inputs(program: torch.export.ExportedProgram, archive: str) -> _Inputs:
-    """Raises LoadFailed for an input that no request can give."""
+    """Return the program's inputs. Raises LoadFailed for an input that no request can provide."""
     values, leaves, specs = _placeholders(program), list[Any](), list[TensorSpec]()
     for given in program.graph_signature.input_specs:
         if given.kind is not InputKind.USER_INPUT:
@@ -193,7 +196,7 @@ def _program_inputs(program: torch.export.ExportedProgram, archive: str) -> _Inp
             found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise LoadFailed(
                 f"{archive}: input {name!r} of the program is {found}; expected a tensor with at least one dimension, "
-                f"of {', '.join(OIP_TYPES)}. Export a module that wraps it and takes such"
+                f"of {', '.join(OIP_TYPES)}. Export a module that wraps it and takes only such inputs."
             )
         leaves.append(_TENSOR)
         specs.append(spec)
@@ -201,17 +204,17 @@ def _program_inputs(program: torch.export.ExportedProgram, archive: str) -> _Inp
 
 
 def _axes(program: torch.export.ExportedProgram, specs: Sequence[TensorSpec]) -> tuple[Axis, ...]:
-    """The free sizes, of which none may be 0: a program is exported for sizes of 1 and more."""
-    values, places = _placeholders(program), dict[Any, list[tuple[str, int]]]()
+    """Return the free sizes. None of them may be 0, because a program is exported for sizes of 1 and more."""
+    values, dimensions = _placeholders(program), dict[Any, list[tuple[str, int]]]()
     for spec in specs:
         for dimension, size in enumerate(values[spec.name].shape):
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                places.setdefault(size.node.expr, []).append((spec.name, dimension))
-    return tuple(Axis(tuple(where), *_limits(program, symbol)) for symbol, where in places.items())
+                dimensions.setdefault(size.node.expr, []).append((spec.name, dimension))
+    return tuple(Axis(tuple(where), *_limits(program, symbol)) for symbol, where in dimensions.items())
 
 
 def _limits(program: torch.export.ExportedProgram, symbol: Any) -> tuple[int, int]:
-    """The least and the most that a program takes as a size. A least of 2 is what it was traced with, and is not checked by torch."""
+    """Return the minimum and maximum of a size. A minimum of 2 only comes from tracing, and torch does not check it."""
     limits = program.range_constraints.get(symbol)
     if limits is None:
         return 1, 0
@@ -220,7 +223,7 @@ def _limits(program: torch.export.ExportedProgram, symbol: Any) -> tuple[int, in
 
 
 def _program_outputs(program: torch.export.ExportedProgram) -> tuple[TensorSpec, ...]:
-    """The program's outputs: the keys of a dict, else `output`, or `output_0` and so on for several."""
+    """Return the program's outputs by the keys of a dict, or as `output`, or `output_0` and so on for several."""
     node = next(node for node in program.graph.nodes if node.op == "output")
     wanted = set(program.graph_signature.user_outputs)
     values = [value for value in node.args[0] if getattr(value, "name", None) in wanted]
@@ -243,7 +246,7 @@ def _placeholders(program: torch.export.ExportedProgram) -> dict[str, Any]:
 
 
 def _spec(name: str, value: Any) -> TensorSpec | None:
-    """Name, type and shape of a tensor of the graph; a symbolic size is any size."""
+    """Return name, type and shape of a tensor of the graph; a symbolic size is any size."""
     if not isinstance(value, torch.Tensor) or not value.ndim:
         return None
     dtype = str(value.dtype).removeprefix("torch.")
@@ -253,7 +256,7 @@ def _spec(name: str, value: Any) -> TensorSpec | None:
 
 
 def _example(program: torch.export.ExportedProgram, inputs: _Inputs, names: list[str]) -> Callable[[], Any] | None:
-    """What the program was exported with, as a batch."""
+    """Return the arguments that the program was exported with, as a batch."""
     if program.example_inputs is None:
         return None
     args, kwargs = program.example_inputs
@@ -267,7 +270,7 @@ def _example(program: torch.export.ExportedProgram, inputs: _Inputs, names: list
 
 
 def _script_parameters(module: Any) -> inspect.Signature:
-    """The parameters of forward, from its schema."""
+    """Return the parameters of forward, from its schema."""
     arguments = module.forward.schema.arguments[1:]
     return inspect.Signature(
         [

@@ -1,7 +1,7 @@
-"""`torch.compile`, where model.yaml asks for it: done while the model loads, kept on the node, never a reason to fail.
+"""`torch.compile`, if model.yaml enables it: compiled while the model loads, cached on the node, never a reason to fail.
 
-Compiling takes from seconds to minutes; with what an earlier replica of the same namespace left in the cache it takes
-about one second. The cache holds machine code, so no namespace reads another's.
+Compilation takes from seconds to minutes. With the cache of an earlier replica of the same namespace it takes about one
+second. The cache holds machine code, so no namespace reads another's.
 """
 
 import logging
@@ -19,6 +19,7 @@ from sundog_runtime.errors import one_line
 from sundog_runtime.model_yaml import CompileMode
 from sundog_runtime.signature import Signature
 from sundog_runtime.sources.cache import cache_root
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy
 
 _DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
@@ -26,35 +27,35 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _SIZES = (1, 2)
 """Rows to compile for. Torch makes code for one row, and at the second number of rows code for any other."""
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 class CompiledNetwork:
-    """A network that runs compiled until the compiler fails, and from then on as it is."""
+    """A network that runs compiled until the compiler fails, and uncompiled after that."""
 
     def __init__(self, module: torch.nn.Module, mode: CompileMode) -> None:
         self._module = module
         self._call: Callable[..., Any] = torch.compile(module, mode=None if mode == "default" else mode)
 
     @property
-    def compiled(self) -> bool:
+    def is_compiled(self) -> bool:
         """Whether it still runs compiled."""
         return self._call is not self._module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's output. Raises what the network raises."""
+        """Return the network's output. Raises what the network raises."""
         try:
             return self._call(*args, **kwargs)
         except TorchDynamoException as error:
             self._call = self._module
-            _logger.warning("torch.compile failed, the network runs as it is: %s", one_line(error, 300))
+            _logger.warning("torch.compile failed, the network runs uncompiled: %s", one_line(error, 300))
             return self._module(*args, **kwargs)
 
 
 def persist_compiled_code(namespace: str) -> None:
-    """Let the compiler keep its code below the node's cache, unless the environment says where.
+    """Keep compiled code below the node's cache, unless the environment sets another directory.
 
-    A directory that cannot be made is no reason to fail: the code is then lost with the process.
+    If the directory cannot be created, the code is lost with the process; that is no reason to fail.
     """
     if os.environ.get(_DIRECTORY) or not _NAMESPACE.fullmatch(namespace):
         return
@@ -62,7 +63,7 @@ def persist_compiled_code(namespace: str) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        _logger.warning("compiled code is not kept: %s: %s", path, error.strerror)
+        _logger.warning("compiled code is not cached: %s: %s", path, error.strerror)
         return
     os.environ[_DIRECTORY] = str(path)
 
@@ -75,42 +76,42 @@ def compile_on_batches(
 ) -> None:
     """Run the network on `batches`, so that it is compiled before the replica is ready.
 
-    What the network itself raises is left to the warm-up, which says it better.
+    Errors of the network itself are only logged here: the warm-up reports them in more detail.
     """
-    begun, made = clock(), 0
+    started, count = clock(), 0
     try:
         for batch in batches:
             predict(batch)
-            made += 1
+            count += 1
     except Exception as error:  # noqa: BLE001 (see above)
-        _logger.warning("while compiling, the network raised %s: %s", type(error).__name__, one_line(error, 300))
-    if network.compiled:
-        where = os.environ.get(_DIRECTORY) or "a temporary directory"
-        _logger.info("compiled for %d shapes in %.1f s; code is kept in %s", made, clock() - begun, where)
+        _logger.warning("the network raised %s during compilation: %s", type(error).__name__, one_line(error, 300))
+    if network.is_compiled:
+        directory = os.environ.get(_DIRECTORY) or "a temporary directory"
+        _logger.info("compiled for %d shapes in %.1f s; the code is in %s", count, clock() - started, directory)
 
 
-def make_compile_batches(example: Callable[[], Any] | None, signature: Signature, *, batches: bool) -> Iterator[Any]:
-    """Batches of the numbers of rows that make torch compile for any number; empty where no input is known."""
+def make_compile_batches(example: Callable[[], Any] | None, signature: Signature, *, batchable: bool) -> Iterator[Any]:
+    """Yield batches whose numbers of rows make torch compile for any number; nothing if no input is known."""
     if example is not None:
         given = example()
-        for rows in _SIZES if batches else _SIZES[:1]:
-            yield _repeated(given, rows)
+        for rows in _SIZES if batchable else _SIZES[:1]:
+            yield _repeat(given, rows)
     elif signature.inputs:
-        for rows in _SIZES if batches else _SIZES[:1]:
+        for rows in _SIZES if batchable else _SIZES[:1]:
             named = {spec.name: _zeros(spec, rows) for spec in signature.inputs}
             yield named if len(named) > 1 else next(iter(named.values()))
 
 
-def can_recompile_later(signature: Signature, *, batches: bool) -> bool:
-    """Whether a request can have sizes that `shapes` does not cover: any but a free number of rows, which it does."""
+def can_recompile_later(signature: Signature, *, batchable: bool) -> bool:
+    """Whether a request can have sizes without compiled code: all free sizes except the number of rows, which `_SIZES` covers."""
     if not signature.inputs:
         return True
-    return any(-1 in (spec.shape[1:] if batches else spec.shape) for spec in signature.inputs)
+    return any(-1 in (spec.shape[1:] if batchable else spec.shape) for spec in signature.inputs)
 
 
-def _repeated(batch: Any, times: int) -> Any:
+def _repeat(batch: Any, times: int) -> Any:
     if isinstance(batch, dict):
-        return {name: _repeated(value, times) for name, value in batch.items()}
+        return {name: _repeat(value, times) for name, value in batch.items()}
     array = to_numpy(batch)
     return np.concatenate([array] * times) if isinstance(array, np.ndarray) and array.ndim else array
 

@@ -1,4 +1,4 @@
-"""What the formats that end in a torch module have in common: how it is called, and what is told about it."""
+"""The part that all formats with a torch module share: how it is called, and facts about it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,33 +20,33 @@ from sundog_runtime.signature import Signature
 _EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
 
 
-def make_load_error(doing: str, error: Exception) -> StartError:
-    """The start error for an exception of the model or of torch."""
+def make_load_error(action: str, error: Exception) -> StartError:
+    """Return the start error for an exception of the model or of torch."""
     if isinstance(error, StartError):
         return error
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-        return ModelTooLarge(f"{doing}: not enough memory: {error}")
-    return LoadFailed(f"{doing} raised {type(error).__name__}: {error}")
+        return ModelTooLarge(f"{action}: not enough memory: {error}")
+    return LoadFailed(f"{action} raised {type(error).__name__}: {error}")
 
 
 def place_module(module: torch.nn.Module, device: Device, name: str) -> torch.nn.Module:
-    """The module on the device. Raises a StartError that names what was loaded."""
+    """Return the module on the device. Raises a StartError that names what was loaded."""
     try:
-        return device.place(module)
+        return device.place_module(module)
     except Exception as error:
         raise make_load_error(f"placing {name} on {device.name}", error) from error
 
 
-def needs_model_thread(description: ModelDescription, signature: Signature, device: Device, *, batches: bool) -> bool:
-    """Whether a request may meet the compiler, or code that only one thread may run, as the graphs that CUDA replays."""
+def needs_model_thread(description: ModelDescription, signature: Signature, device: Device, *, batchable: bool) -> bool:
+    """Whether a request may call the compiler, or code that only one thread may run, such as the graphs that CUDA replays."""
     enabled = description.compile.enabled
-    return enabled and (not device.is_cpu or can_recompile_later(signature, batches=batches))
+    return enabled and (not device.is_cpu or can_recompile_later(signature, batchable=batchable))
 
 
 def default_dtypes(module: torch.nn.Module) -> tuple[str, str]:
-    """Types for undeclared numbers and whole numbers.
+    """Return the types for undeclared floating-point numbers and integers.
 
-    Numbers get the type of the first floating parameter. Whole numbers do too, because JSON writers drop the `.0`,
+    Floating-point numbers get the type of the first floating parameter. Integers do too, because JSON writers omit `.0`,
     unless the first layer is an embedding, which takes indices.
     """
     floating = (parameter.dtype for parameter in module.parameters() if parameter.dtype.is_floating_point)
@@ -56,21 +56,21 @@ def default_dtypes(module: torch.nn.Module) -> tuple[str, str]:
 
 
 def find_first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
-    """The first part that has parameters of its own."""
+    """Return the first layer that has parameters of its own."""
     return next((layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None), None)
 
 
 def _kind(layer: torch.nn.Module) -> str:
-    """The class, also of a part of a TorchScript module, which remembers its name only."""
+    """Return the name of the layer's class. A part of a TorchScript module only stores that name."""
     kinds = [kind.__name__ for kind in type(layer).__mro__]
     found = getattr(layer, "original_name", "")
     return str(found) if found else next((kind for kind in kinds if kind in _EMBEDDINGS | {"Conv2d"}), kinds[0])
 
 
 def needs_channels_last(module: torch.nn.Module, description: ModelDescription) -> bool:
-    """Whether 4-D weights and inputs go into channels-last order: as asked, else where it is known to help.
+    """Whether 4-D weights and inputs use channels-last order: as model.yaml requests, by default where it is known to help.
 
-    Convolutions on CPU and GPU compute in that order; without it they convert in each layer.
+    Convolutions on CPU and GPU compute in that order, and otherwise convert in each layer.
     """
     if description.channels_last is not None:
         return description.channels_last
@@ -86,19 +86,19 @@ def make_network_predict(
     example: Callable[[], Any] | None,
     device: Device = CPU,
     *,
-    batches: bool,
+    batchable: bool,
     channels_last: bool,
     arrange: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda call: call,
 ) -> Callable[[Any], Any]:
-    """`predict` of a network, compiled by now where model.yaml asks for it.
+    """Return `predict` of a network, compiled now if model.yaml enables it.
 
-    `arrange` makes what is called with inputs by name, or with one, of what takes the network's own arguments.
+    `arrange` wraps a call that takes the network's own arguments into one that takes inputs by name, or one input.
     """
     if not description.compile.enabled:
         return make_predict(arrange(module), signature, device, channels_last=channels_last, half=is_bfloat16(module))
     network = CompiledNetwork(module, description.compile.mode)
     predict = make_predict(arrange(network), signature, device, channels_last=channels_last, half=is_bfloat16(module))
-    compile_on_batches(network, predict, make_compile_batches(example, signature, batches=batches))
+    compile_on_batches(network, predict, make_compile_batches(example, signature, batchable=batchable))
     return predict
 
 
@@ -110,10 +110,10 @@ def make_predict(
     channels_last: bool,
     half: bool = False,
 ) -> Callable[[Any], Any]:
-    """`predict` of a module: one positional tensor for one input, keyword arguments for several, no gradients.
+    """Return `predict` of a module: one positional tensor for one input, keyword arguments for several, no gradients.
 
-    A tuple of as many tensors as outputs are declared gets their names. Inputs declared as bfloat16, or with `half` all
-    numbers with a fraction where none is declared, get that type: as arrays, which know none, they are float32.
+    A tuple with as many tensors as declared outputs gets their names. Inputs that are declared as bfloat16 are converted
+    from float32, because numpy has no bfloat16. With `half`, so are all undeclared floating-point inputs.
     """
     names = [spec.name for spec in signature.outputs]
     halved = {spec.name for spec in signature.inputs if spec.dtype == "bfloat16"}
@@ -124,7 +124,7 @@ def make_predict(
         with torch.inference_mode():
             given = to_tensors(batch)
             if moves:
-                given = device.give(given)
+                given = device.to_device(given)
             if every or halved:
                 given = _halved(given, halved, every=every)
             if channels_last:
@@ -136,7 +136,7 @@ def make_predict(
 
 
 def name_outputs(output: Any, names: list[str]) -> Any:
-    """A tuple or list of as many values as there are declared names, by name; anything else as it is."""
+    """Name the values of a tuple or list with as many values as declared names; return anything else unchanged."""
     if len(names) > 1 and isinstance(output, list | tuple) and len(output) == len(names):
         return dict(zip(names, output, strict=True))
     return output

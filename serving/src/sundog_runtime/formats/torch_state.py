@@ -29,10 +29,10 @@ from sundog_runtime.signature import forbid_empty_inputs, is_batchable
 def set_torch_threads(cpu: float) -> None:
     """Let a forward pass on this thread use as many threads as the replica has cores, rounded up.
 
-    OpenMP keeps the number per thread, so every thread that runs the model must be told.
+    OpenMP keeps the number per thread, so every thread that runs the model must call this.
     """
     torch.set_num_threads(thread_count(cpu))
-    # One call at a time leaves nothing to run beside it. Torch lets this be set once in a process, before any work.
+    # Calls run one at a time, so nothing runs in parallel to one. Torch accepts this only once in a process, before any work.
     with contextlib.suppress(RuntimeError):
         if torch.get_num_interop_threads() != 1:
             torch.set_num_interop_threads(1)
@@ -41,7 +41,7 @@ def set_torch_threads(cpu: float) -> None:
 def load_torch(
     path: Path, weights: DetectedFile, factory: Any, description: ModelDescription, device: Device = CPU
 ) -> LoadedModel:
-    """Build the module, give it the weights of `path`, place it. Raises a StartError."""
+    """Build the module, load the weights of `path`, place it. Raises a StartError."""
     if not callable(factory):
         raise EntrypointMissing(
             f"the entrypoint is a {type(factory).__name__}; expected a torch.nn.Module class or a function"
@@ -50,7 +50,7 @@ def load_torch(
     state = read_state_dict(path, weights)
     _check_types(module, state, weights.name)
     try:
-        # strict: a missing or surplus tensor would be a model that answers, with other weights than were trained.
+        # strict: with a missing or extra tensor, the model would answer with other weights than it was trained with.
         module.load_state_dict(state, strict=True)
     except Exception as error:
         if isinstance(error, RuntimeError):
@@ -60,9 +60,9 @@ def load_torch(
     channels_last = needs_channels_last(module, description)
     if channels_last:
         module.to(memory_format=torch.channels_last)
-    numbers, whole_numbers = default_dtypes(module)
-    example, batches = getattr(module, "example", None), is_batchable(description.batchable, description.signature)
-    # No batch that was compiled for is empty, so one that is would meet the compiler.
+    float_dtype, integer_dtype = default_dtypes(module)
+    example, batchable = getattr(module, "example", None), is_batchable(description.batchable, description.signature)
+    # The compiler was not run for an empty batch, so an empty request would start it.
     signature = forbid_empty_inputs(description.signature) if description.compile.enabled else description.signature
     return LoadedModel(
         platform="pytorch",
@@ -73,17 +73,17 @@ def load_torch(
             signature,
             example,
             device,
-            batches=batches,
+            batchable=batchable,
             channels_last=channels_last,
         ),
         signature=signature,
         example=example,
         configure=getattr(module, "configure", None),
         parameters=inspect.signature(module.forward),
-        numbers=numbers,
-        whole_numbers=whole_numbers,
-        batches=batches,
-        needs_model_thread=needs_model_thread(description, signature, device, batches=batches),
+        float_dtype=float_dtype,
+        integer_dtype=integer_dtype,
+        is_batchable=batchable,
+        needs_model_thread=needs_model_thread(description, signature, device, batchable=batchable),
         module=module,
         device=device.name,
     )
@@ -101,9 +101,9 @@ def build_module(factory: Callable[..., Any], config: dict[str, Any]) -> torch.n
 
 
 def _check_types(module: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
-    """Refuse integers where the module has numbers with a fraction. Raises LoadFailed.
+    """Refuse integer weights where the module has floating-point ones. Raises LoadFailed.
 
-    Torch would convert them. Weights that were quantised mean nothing without their scales, and the model would answer all the same.
+    Torch would convert them. Quantised weights are meaningless without their scales, and the model would still answer.
     """
     for key, wanted in module.state_dict().items():
         found = state.get(key)
@@ -111,8 +111,8 @@ def _check_types(module: torch.nn.Module, state: Mapping[str, torch.Tensor], nam
             continue
         if found.dtype is not torch.bool and not found.is_complex():
             raise LoadFailed(
-                f"{name}: tensor {key!r} is {_dtype(found)}; expected {_dtype(wanted)}, as the entrypoint's module has it. "
-                "Save the weights before they are quantised"
+                f"{name}: tensor {key!r} is {_dtype(found)}; expected {_dtype(wanted)}, as in the entrypoint's module. "
+                "Save the weights before they are quantised."
             )
 
 
@@ -121,7 +121,7 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def read_state_dict(path: Path, weights: DetectedFile) -> dict[str, torch.Tensor]:
-    """The tensors by name. No code in the file runs. Raises a StartError."""
+    """Read the tensors by name. No code in the file runs. Raises a StartError."""
     try:
         if weights.content is Content.SAFETENSORS:
             state: Any = safetensors.torch.load_file(path)
@@ -130,18 +130,18 @@ def read_state_dict(path: Path, weights: DetectedFile) -> dict[str, torch.Tensor
     except Exception as error:
         if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
             raise FormatNotRecognised(
-                f"{weights.name} is a pickle of more than tensors; supported is a state dict: "
-                "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)"
+                f"{weights.name} is a pickle of more than tensors; expected a state dict. Save it with "
+                "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)."
             ) from error
         raise make_load_error(f"reading {weights.name}", error) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise FormatNotRecognised(
-            f"{weights.name} holds a {type(state).__name__}; supported is a state dict, names to tensors"
+            f"{weights.name} holds a {type(state).__name__}; expected a state dict, names to tensors"
         )
     return state
 
 
 def _one_line(error: Exception) -> str:
-    """Torch lists each tensor on a line of its own, below a heading that says less than they do."""
+    """Return torch's message on one line, without its heading: the list of tensors below it is more specific."""
     heading, _, rest = str(error).partition("\n")
     return " ".join((rest or heading).split())

@@ -1,4 +1,4 @@
-"""From a module and weights to a directory that the server is known to load."""
+"""Package a module and weights as a directory that the server is known to load."""
 
 import statistics
 import time
@@ -29,7 +29,7 @@ from sundog_runtime.tensors import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class PackageRequest:
-    """What is to be packaged. What is empty is left to the directory and its model.yaml, or found out."""
+    """What to package. Empty fields come from the directory and its model.yaml, or are inferred."""
 
     entrypoint: str = ""
     weights: Path | None = None
@@ -45,9 +45,9 @@ class PackageRequest:
 
 @dataclass(frozen=True, slots=True)
 class PackageReport:
-    """What was packaged. Times are in seconds, of this machine; `latency` is None where nothing could be run.
+    """The packaged model. Times are in seconds, of this machine; `latency_s` is None if nothing could be run.
 
-    `unjoined` says why requests are not joined in batches; empty where they may be.
+    `unbatchable_reason` is why requests are not batched; empty if they may be.
     """
 
     path: Path
@@ -55,41 +55,41 @@ class PackageReport:
     files: int
     bytes: int
     parameters: int | None
-    load: float
-    latency: float | None
-    streams: bool
+    load_s: float
+    latency_s: float | None
+    is_streaming: bool
     unbatchable_reason: str
     signature: Signature
     digest: str
 
 
-def package(place: Path, wanted: PackageRequest) -> PackageReport:
-    """Write the directory `place`, load it as the server does and run it. Nothing is written where that fails.
+def package(directory: Path, wanted: PackageRequest) -> PackageReport:
+    """Write `directory`, load it as the server does, and run it. If that fails, nothing is written.
 
     Raises a StartError.
     """
-    if place.exists() and not place.is_dir():
-        raise LoadFailed(f"{place} is no directory")
-    with staging_directory(place) as stage:
+    if directory.exists() and not directory.is_dir():
+        raise LoadFailed(f"{directory}: found a file; expected a directory")
+    with staging_directory(directory) as stage:
         if wanted.weights is None:
             convert_weights(stage)
         else:
             add_weights(stage, wanted.weights)
-        # An absolute path, as messages have it.
-        beside = [Path.cwd(), *([wanted.weights.absolute().parent] if wanted.weights else [])]
-        found = _found(stage)
-        description = _over(found, wanted)
-        copied = add_code(stage, wanted.code, description.entrypoint, beside)
+        # Absolute, because messages show these paths.
+        search_paths = [Path.cwd(), *([wanted.weights.absolute().parent] if wanted.weights else [])]
+        found = _read_description(stage)
+        description = _apply_request(found, wanted)
+        copied = add_code(stage, wanted.code, description.entrypoint, search_paths)
         if description != found:
             write_description(stage, description)
         try:
-            return _tried(place, stage, wanted, description)
+            return _load_and_run(directory, stage, wanted, description)
         except StartError as error:
-            raise type(error)(_in_place(error.message, stage, place, copied)) from error
+            raise type(error)(_original_paths(error.message, stage, directory, copied)) from error
 
 
-def _tried(place: Path, stage: Path, wanted: PackageRequest, description: ModelDescription) -> PackageReport:
-    """Load what is staged and run it, and complete its description. Raises a StartError."""
+def _load_and_run(directory: Path, stage: Path, wanted: PackageRequest, description: ModelDescription) -> PackageReport:
+    """Load and run the staged model, and complete its description. Raises a StartError."""
     model, _ = _load(stage, wanted)
     batch = choose_batch(model, wanted.example)
     if batch is not None and not (model.signature.inputs and model.signature.outputs):
@@ -98,22 +98,22 @@ def _tried(place: Path, stage: Path, wanted: PackageRequest, description: ModelD
     entries = read_tree(stage)
     model, seconds = _load(stage, wanted, entries)
     latency = None if batch is None else _latency(model, batch, wanted.runs)
-    return _report(place, model, entries, seconds, latency)
+    return _report(directory, model, entries, seconds, latency)
 
 
-def _in_place(message: str, stage: Path, place: Path, copied: Sequence[Path]) -> str:
-    """A message with the files as whoever packages has them: what is staged is gone when the message is read."""
+def _original_paths(message: str, stage: Path, directory: Path, copied: Sequence[Path]) -> str:
+    """Return a message with the user's own paths: the staged files are gone when the message is read."""
     for path in copied:
         message = message.replace(str(stage / path.name), str(path.absolute()))
-    return message.replace(str(stage), str(place))
+    return message.replace(str(stage), str(directory))
 
 
-def _found(stage: Path) -> ModelDescription:
+def _read_description(stage: Path) -> ModelDescription:
     path = stage / MODEL_YAML
     return parse_description(path.read_bytes()[: MAX_MODEL_YAML_BYTES + 1]) if path.is_file() else ModelDescription()
 
 
-def _over(found: ModelDescription, wanted: PackageRequest) -> ModelDescription:
+def _apply_request(found: ModelDescription, wanted: PackageRequest) -> ModelDescription:
     return replace(
         found,
         format=found.format if wanted.format == "auto" else wanted.format,
@@ -125,42 +125,44 @@ def _over(found: ModelDescription, wanted: PackageRequest) -> ModelDescription:
 
 
 def _load(stage: Path, wanted: PackageRequest, entries: tuple[FileEntry, ...] = ()) -> tuple[LoadedModel, float]:
-    """Load as a replica does, with the digest where the files are final; the model and how long it took."""
+    """Load as a replica does, with the digest if the files are final. Return the model and the seconds that it took."""
     digest = tree_digest(entries) if entries else ""
-    asked = ModelArguments.model_validate({"uri": f"file://{stage}", "digest": digest, "trustCode": wanted.trust_code})
-    begun = time.perf_counter()
-    model = load_model(open_model(asked.uri, asked.digest), asked)
-    return model, time.perf_counter() - begun
+    arguments = ModelArguments.model_validate(
+        {"uri": f"file://{stage}", "digest": digest, "trustCode": wanted.trust_code}
+    )
+    started = time.perf_counter()
+    model = load_model(open_model(arguments.uri, arguments.digest), arguments)
+    return model, time.perf_counter() - started
 
 
 def _latency(model: LoadedModel, batch: Any, runs: int) -> float:
-    """The median of some runs after the first, whose answer is checked as every answer is. Raises a StartError."""
+    """Return the median of some runs after the first, whose answer is checked like every answer. Raises a StartError."""
     output = run_model(model, batch)
-    if not model.streams:
+    if not model.is_streaming:
         try:
             check_outputs(model.signature.outputs, output)
         except Problem as problem:
             raise LoadFailed(f"a prediction failed: {problem.detail}") from None
     taken = []
     for _ in range(max(1, runs)):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         run_model(model, batch)
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.perf_counter() - started)
     return statistics.median(taken)
 
 
 def _report(
-    place: Path, model: LoadedModel, entries: tuple[FileEntry, ...], seconds: float, latency: float | None
+    directory: Path, model: LoadedModel, entries: tuple[FileEntry, ...], seconds: float, latency: float | None
 ) -> PackageReport:
     return PackageReport(
-        path=place,
+        path=directory,
         found=model.found,
         files=len(entries),
         bytes=sum(entry.size for entry in entries),
         parameters=None if model.module is None else sum(each.numel() for each in model.module.parameters()),
-        load=seconds,
-        latency=latency,
-        streams=model.streams,
+        load_s=seconds,
+        latency_s=latency,
+        is_streaming=model.is_streaming,
         unbatchable_reason=find_unbatchable_reason(model),
         signature=model.signature,
         digest=tree_digest(entries),

@@ -1,4 +1,4 @@
-"""Building a model's directory beside its place, and putting it there in one step when it is known to work."""
+"""Build a model's directory beside its final place, and move it there in one step once it works."""
 
 import os
 import shutil
@@ -20,42 +20,42 @@ from sundog_runtime.signature import Signature
 WEIGHTS_NAME = "model.safetensors"
 _WEIGHTS = frozenset({Content.SAFETENSORS, Content.STATE_DICT, Content.EXPORTED, Content.TORCHSCRIPT})
 _NESTED = ("state_dict", "model_state_dict", "model")
-"""Where training loops keep the state dict inside of a checkpoint."""
+"""Keys under which training loops keep the state dict in a checkpoint."""
 
 
 @contextmanager
-def staging_directory(place: Path) -> Iterator[Path]:
-    """A copy of `place`, or an empty directory, which takes its place when the block ends well.
+def staging_directory(directory: Path) -> Iterator[Path]:
+    """Yield a copy of `directory`, or an empty directory, and move it to `directory` if the block succeeds.
 
-    Files are linked where the file system can, so a large model is not copied; nothing in `place` changes before the end.
+    Files are linked if the file system supports it, so a large model is not copied. `directory` does not change before the end.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
         stage, old = Path(scratch) / "new", Path(scratch) / "old"
-        if place.is_dir():
-            shutil.copytree(place, stage, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+        if directory.is_dir():
+            shutil.copytree(directory, stage, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             stage.mkdir()
         yield stage
         _make_readable(stage)
-        if place.exists():
-            place.rename(old)
+        if directory.exists():
+            directory.rename(old)
         try:
-            stage.rename(place)
+            stage.rename(directory)
         except OSError:
-            old.rename(place)
+            old.rename(directory)
             raise
 
 
-def add_code(stage: Path, files: Sequence[Path], entrypoint: str, beside: Sequence[Path]) -> tuple[Path, ...]:
-    """Copy modules and packages; the entrypoint's own is looked for `beside` where nobody gave it. What was copied."""
+def add_code(stage: Path, files: Sequence[Path], entrypoint: str, search_paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Copy modules and packages. Without the entrypoint's own, copy it from `search_paths`. Return what was copied."""
     for path in files:
         _copy(path, stage / path.name)
     module = entrypoint.partition(":")[0].partition(".")[0]
     if not module or (stage / f"{module}.py").exists() or (stage / module).exists():
         return tuple(files)
     found = next(
-        (path for folder in beside for path in (folder / f"{module}.py", folder / module) if _is_code(path)), None
+        (path for folder in search_paths for path in (folder / f"{module}.py", folder / module) if _is_code(path)), None
     )
     if found is None:
         return tuple(files)
@@ -64,7 +64,7 @@ def add_code(stage: Path, files: Sequence[Path], entrypoint: str, beside: Sequen
 
 
 def add_weights(stage: Path, path: Path) -> str:
-    """Put weights into the directory in place of those that are there, a state dict as safetensors; their name there.
+    """Put weights into the directory in place of those that are there, a state dict as safetensors. Return their name there.
 
     Raises a StartError.
     """
@@ -88,14 +88,14 @@ def _add(stage: Path, path: Path) -> str:
             _copy(path, stage / path.name)
             return path.name
         case _:
-            instead = f": {CONVERSION_HINTS[content]}" if content in CONVERSION_HINTS else ""
+            hint = f": {CONVERSION_HINTS[content]}" if content in CONVERSION_HINTS else ""
             raise FormatNotRecognised(
-                f"{path.name} is {content}{instead}; expected a state dict, a .pt2 or a TorchScript archive"
+                f"{path.name} is {content}{hint}; expected a state dict, a .pt2 or a TorchScript archive"
             )
 
 
 def convert_weights(stage: Path) -> None:
-    """Turn a state dict that is alone in the directory into safetensors."""
+    """Convert a state dict to safetensors if it is the only one in the directory."""
     found = [DetectedFile(path.name, detect_content(path)) for path in stage.iterdir() if path.is_file()]
     states = [each.name for each in found if each.content is Content.STATE_DICT]
     if len(states) == 1 and not any(each.content is Content.SAFETENSORS for each in found):
@@ -110,22 +110,22 @@ def convert_to_safetensors(source: Path, target: Path) -> None:
     except Exception as error:
         if "weights_only" in str(error).lower():
             raise FormatNotRecognised(
-                f"{source.name} holds more than tensors, which would run code when it is read: "
-                "write torch.save(model.state_dict(), …) where the model is trained"
+                f"{source.name} holds more than tensors, which would run code when it is read; expected tensors only. "
+                "Write torch.save(model.state_dict(), …) where the model is trained."
             ) from error
         raise make_load_error(f"reading {source.name}", error) from error
     if isinstance(state, dict):
         state = next((state[key] for key in _NESTED if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         kinds = sorted({type(value).__name__ for value in state.values()}) if isinstance(state, dict) else []
-        held = f"a dict of {', '.join(kinds)}" if kinds else f"a {type(state).__name__}"
-        raise FormatNotRecognised(f"{source.name} holds {held}; expected a state dict, names to tensors")
-    # A copy each: tensors that share memory, such as tied weights, have no place in the format.
+        found = f"a dict of {', '.join(kinds)}" if kinds else f"a {type(state).__name__}"
+        raise FormatNotRecognised(f"{source.name} holds {found}; expected a state dict, names to tensors")
+    # One copy each: the format has no tensors that share memory, such as tied weights.
     safetensors.torch.save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, target)
 
 
 def write_description(stage: Path, description: ModelDescription) -> None:
-    """Write `model.yaml` with what is not the default."""
+    """Write the fields of `model.yaml` that are not the default."""
     document: dict[str, object] = {}
     if description.format != "auto":
         document["format"] = description.format
@@ -141,7 +141,7 @@ def write_description(stage: Path, description: ModelDescription) -> None:
     if description.compile.enabled:
         document["compile"] = description.compile.model_dump()
     path = stage / MODEL_YAML
-    # Not through a link: the file in the model's place is another name of the same bytes until the end.
+    # Unlink first: until the end the file is a hard link to the one in the model's place.
     path.unlink(missing_ok=True)
     if document:
         path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
@@ -160,7 +160,7 @@ def _tensors(signature: Signature) -> dict[str, object]:
 
 
 def _make_readable(stage: Path) -> None:
-    """Let others read it: the server need not run as who packages, and safetensors writes files for their owner alone."""
+    """Let all users read the directory: the server may run as another user, and safetensors writes files for their owner alone."""
     stage.chmod(0o755)
     for path in stage.rglob("*"):
         mode = path.stat().st_mode
@@ -173,13 +173,13 @@ def _is_code(path: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file over what is there, or a package where nothing is. Raises LoadFailed."""
+    """Copy a file over an existing one, or a package to a new name. Raises LoadFailed."""
     if source.is_dir():
         if target.exists():
-            raise LoadFailed(f"the model's directory has a {target.name} already")
+            raise LoadFailed(f"the model's directory already has a {target.name}")
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         return
-    # Not into the file that is there: it may be a link to the one in the model's place.
+    # Never write into the existing file: it may be a link to the one in the model's place.
     target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
 

@@ -1,4 +1,4 @@
-"""What a model takes and gives, found out by running it."""
+"""Infer a model's inputs and outputs by running it."""
 
 import asyncio
 import base64
@@ -22,13 +22,13 @@ from sundog_runtime.warmup import make_zero_batch
 _END = object()
 _BASE64 = "base64"
 _ONE_TO_ONE = "latin-1"
-"""An encoding in which each byte is a character, and the other way round."""
+"""An encoding that maps each byte to one character and back."""
 
 
 def choose_batch(model: LoadedModel, example: Any) -> Any:
-    """A batch to run the model with: the example given (JSON), its own, zeros of its inputs, or a guess; else None.
+    """Return a batch to run the model with: the given example (JSON), its own, zeros of its inputs, or a guess; else None.
 
-    Raises LoadFailed for an example that is none.
+    Raises LoadFailed for an invalid example.
     """
     if example is not None:
         try:
@@ -44,14 +44,14 @@ def choose_batch(model: LoadedModel, example: Any) -> Any:
 
 
 def decode_example(model: LoadedModel, example: Any) -> Any:
-    """What `predict` gets for an example in JSON, which has a form for bytes here: text, or an object with `base64`.
+    """Decode an example in JSON to what `predict` gets. Here bytes have a form: text, or an object with `base64`.
 
     Raises Problem 400.
     """
     raw = {spec.name for spec in model.signature.inputs if spec.dtype == "bytes"}
     if not raw:
         return make_json_batch(model, example)
-    # As strings they are checked as any other input is; each character of them is one byte.
+    # As strings they are checked like any other input; each of their characters is one byte.
     inputs = tuple(replace(spec, dtype="string") if spec.name in raw else spec for spec in model.signature.inputs)
     named = example if isinstance(example, dict) else {inputs[0].name: example}
     texts = {name: _as_text(value, f"input {name!r}") if name in raw else value for name, value in named.items()}
@@ -63,7 +63,7 @@ def decode_example(model: LoadedModel, example: Any) -> Any:
 
 
 def _as_text(value: Any, what: str, depth: int = 0) -> Any:
-    """Nested lists with a string of as many characters in place of bytes; what is none stays. Raises Problem 400."""
+    """Convert bytes in nested lists to strings with one character for each byte; other values stay. Raises Problem 400."""
     if isinstance(value, list) and depth < MAX_DIMENSIONS:
         return [_as_text(item, what, depth + 1) for item in value]
     if isinstance(value, str):
@@ -72,7 +72,7 @@ def _as_text(value: Any, what: str, depth: int = 0) -> Any:
         try:
             return base64.b64decode(value[_BASE64], validate=True).decode(_ONE_TO_ONE)
         except ValueError as error:
-            raise bad_input("WrongType", f"{what}: {_BASE64} holds no base64: {error}") from None
+            raise bad_input("WrongType", f"{what}: {_BASE64} is not valid base64: {error}") from None
     return value
 
 
@@ -81,10 +81,10 @@ def _as_bytes(value: Any) -> Any:
 
 
 def run_model(model: LoadedModel, batch: Any) -> Any:
-    """The output as a client would get it; of a stream, the first item. Raises a StartError."""
+    """Return the output as a client would get it; the first item of a stream. Raises a StartError."""
     try:
         output = model.predict(batch)
-        if model.streams:
+        if model.is_streaming:
             output = _first(output)
         return to_plain(output)
     except StartError:
@@ -96,32 +96,34 @@ def run_model(model: LoadedModel, batch: Any) -> Any:
 
 
 def _first(stream: Any) -> Any:
-    """The first item of a stream, or what is answered in place of one. Raises LoadFailed for an empty one."""
+    """Return the first item of a stream, or the output if it is not a stream. Raises LoadFailed for an empty one."""
     if not isasyncgen(stream) and not isgenerator(stream):
         return stream
-    item = asyncio.run(_first_of(stream)) if isasyncgen(stream) else next(stream, _END)
+    item = asyncio.run(_anext(stream)) if isasyncgen(stream) else next(stream, _END)
     if item is _END:
-        raise LoadFailed("a prediction gave an empty stream; give an --example with an answer")
+        raise LoadFailed(
+            "a prediction gave an empty stream; expected at least one item. Give an --example with an answer."
+        )
     return item
 
 
-async def _first_of(stream: AsyncGenerator[Any, Any]) -> Any:
+async def _anext(stream: AsyncGenerator[Any, Any]) -> Any:
     async with aclosing(stream):
         return await anext(stream, _END)
 
 
 def infer_signature(model: LoadedModel, batch: Any, output: Any) -> Signature:
-    """What is declared, and for the rest what `batch` and its `output` show.
+    """Return the declared signature, completed by what `batch` and its `output` show.
 
-    The first size is any (-1) where twice the rows give twice the rows; the other sizes are as they were seen.
+    The first size is any (-1) if twice the rows give twice the rows; the other sizes are those of the example.
     """
     declared = model.signature
-    inputs = declared.inputs or _seen(batch, _input_name(model))
+    inputs = declared.inputs or _specs_of(batch, _input_name(model))
     outputs = declared.outputs
-    if outputs or model.streams:
+    if outputs or model.is_streaming:
         return Signature(_with_rows(model, inputs, batch, output), outputs)
     return Signature(
-        _with_rows(model, inputs, batch, output), _any_rows(_seen(output, "outputs"), _scales(model, batch, output))
+        _with_rows(model, inputs, batch, output), _any_rows(_specs_of(output, "outputs"), _scales(model, batch, output))
     )
 
 
@@ -134,8 +136,8 @@ def _any_rows(specs: tuple[TensorSpec, ...], scales: bool) -> tuple[TensorSpec, 
 
 
 def _scales(model: LoadedModel, batch: Any, output: Any) -> bool:
-    """Whether a batch with its rows twice gives each output with its rows twice."""
-    if model.streams:
+    """Whether a batch with doubled rows gives every output with doubled rows."""
+    if model.is_streaming:
         return False
     try:
         twice = run_model(model, _twice(batch))
@@ -158,7 +160,7 @@ def _twice(batch: Any) -> Any:
         return np.concatenate([batch, batch])
     if isinstance(batch, list):
         return batch + batch
-    raise ValueError("not made of rows")
+    raise ValueError("the batch is not made of rows")
 
 
 def _arrays(value: Any) -> dict[str, np.ndarray[Any, Any]]:
@@ -166,8 +168,8 @@ def _arrays(value: Any) -> dict[str, np.ndarray[Any, Any]]:
     return {str(name): np.asarray(item) for name, item in named.items()}
 
 
-def _seen(value: Any, name: str) -> tuple[TensorSpec, ...]:
-    """Names, types and shapes of what is made of arrays or lists of one kind of value; empty for anything else."""
+def _specs_of(value: Any, name: str) -> tuple[TensorSpec, ...]:
+    """Return names, types and shapes of arrays, or of lists of one type of value; empty for anything else."""
     specs = []
     for key, item in (value if isinstance(value, dict) else {name: value}).items():
         try:
@@ -182,7 +184,7 @@ def _seen(value: Any, name: str) -> tuple[TensorSpec, ...]:
 
 
 def _type_of(array: np.ndarray[Any, Any]) -> str:
-    """One of our types, or a name that is none of them."""
+    """Return the name of the type; it is not in OIP_TYPES if no such type fits."""
     if array.dtype.kind == "O":
         kinds = set(map(type, array.ravel().tolist()))
         return "string" if kinds == {str} else "bytes" if kinds == {bytes} else "object"
@@ -190,17 +192,17 @@ def _type_of(array: np.ndarray[Any, Any]) -> str:
 
 
 def _input_name(model: LoadedModel) -> str:
-    """The name of forward's first parameter, where there is one."""
+    """Return the name of forward's first parameter, or `inputs` if it has none."""
     names = list(model.parameters.parameters) if model.parameters is not None else []
     return names[0] if names else "inputs"
 
 
 def _guess(model: LoadedModel) -> Any:
-    """A row of zeros for a network that begins with a linear layer and takes it; else None."""
+    """Return a row of zeros for a network that begins with a linear layer, if the network accepts it; else None."""
     layer = find_first_layer(model.module) if isinstance(model.module, torch.nn.Module) else None
     if not isinstance(layer, torch.nn.Linear):
         return None
-    batch = np.zeros((1, layer.in_features), dtype=model.numbers)
+    batch = np.zeros((1, layer.in_features), dtype=model.float_dtype)
     try:
         model.predict(batch)
     except Exception:  # noqa: BLE001 (it was a guess)

@@ -16,15 +16,15 @@ _WIRE = {"bool": "u1", "bfloat16": "<u2"}
 
 
 def item_size(dtype: str) -> int:
-    """Bytes of one element of a type of numbers or booleans."""
+    """Return the bytes of one element of a number or boolean type."""
     return np.dtype(_wire_type(dtype)).itemsize
 
 
 def decode_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
-    """An array of the type and shape in `sent`, or nested lists of strings, or of bytes where `wanted` says so. Raises Problem 400.
+    """Return an array of the type and shape in `sent`; for BYTES nested lists of strings, or of bytes if `wanted` declares them.
 
-    The sizes are compared before anything is allocated. Numbers stay where they are in `data` where it can be written to
-    and they are aligned.
+    The sizes are compared before anything is allocated. Numbers stay in `data` without a copy if they are aligned and
+    writable there. Raises Problem 400.
     """
     what = f"input {sent.name[:60]!r}"
     count = prod(sent.shape)
@@ -44,7 +44,7 @@ def decode_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
 
 
 def encode_raw(array: Array, dtype: str) -> Buffer:
-    """The bytes of an output, without a copy where the array has them. Raises Problem 500 for what is no text."""
+    """Return the bytes of an output, without a copy if the array has them. Raises Problem 500 for invalid strings."""
     if dtype in ("string", "bytes"):
         return _joined(encode_elements(array, dtype))
     if dtype == "bfloat16":
@@ -65,12 +65,12 @@ def _numbers(wire: Array, dtype: str, what: str) -> Array:
     if dtype == "bfloat16":
         # The upper half of a float32. The array is a new one.
         return (wire.astype(np.uint32) << 16).view(np.float32)
-    # A model may write to its inputs, and torch reads memory as its types want it.
+    # A model may write to its inputs, and torch needs memory that is aligned for the type.
     return np.require(wire.astype(wire.dtype.newbyteorder("="), copy=False), requirements=("A", "W"))
 
 
 def _to_bfloat16(array: Array) -> Array:
-    """The upper halves of float32, rounded to the nearest, to even in the middle; NaN stays one."""
+    """Return the upper halves of float32, rounded to nearest, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
     return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
@@ -90,33 +90,33 @@ def _elements(data: Buffer, count: int, what: str) -> Iterator[memoryview]:
             raise bad_input("WrongSize", f"{what} ends within element {number}")
         yield view[start:at]
     if at != len(view):
-        raise bad_input("WrongSize", f"{what} has {len(view) - at} bytes behind its last element")
+        raise bad_input("WrongSize", f"{what} has {len(view) - at} bytes after its last element")
 
 
 def decode_element(data: Buffer, wanted: TensorSpec, what: str) -> str | bytes:
-    """An element of BYTES. Raises Problem 400 where it is no UTF-8, unless bytes are wanted: strings are text, here as in JSON."""
+    """Decode an element of BYTES. Strings must be UTF-8, as in JSON. Raises Problem 400 for others, unless bytes are wanted."""
     if wanted.dtype == "bytes":
         return bytes(data)
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError:
-        raise bad_input("WrongType", f"{what} holds bytes that are no UTF-8; send them as UINT8") from None
+        raise bad_input("WrongType", f"{what} holds bytes that are not UTF-8; send them as UINT8") from None
 
 
 def reshape_to_lists(values: Sequence[str | bytes], shape: Sequence[int]) -> Any:
-    """Strings or bytes as nested lists of that shape."""
+    """Return strings or bytes as nested lists of that shape."""
     return np.array(values, dtype=object).reshape(shape).tolist()
 
 
 def encode_elements(array: Array, dtype: str) -> list[bytes]:
-    """Those of an output in BYTES, strings in UTF-8. Raises Problem 500 for surrogates, which have none."""
+    """Return the elements of a BYTES output, strings in UTF-8. Raises Problem 500 for surrogates, which UTF-8 does not have."""
     values: list[Any] = array.ravel().tolist()
     if dtype == "bytes":
         return values
     try:
         return [text.encode() for text in values]
     except UnicodeEncodeError:
-        raise bad_output("OutputUnusable", "the model's output holds a string that is no text") from None
+        raise bad_output("OutputUnusable", "the model's output holds a string that is not valid Unicode") from None
 
 
 def _joined(values: list[bytes]) -> bytes:
@@ -124,5 +124,5 @@ def _joined(values: list[bytes]) -> bytes:
 
 
 def _shown(number: int) -> str:
-    """A number that may have thousands of digits."""
+    """Format a number that may have thousands of digits."""
     return str(number) if number < 2**63 else "more than 2⁶³"

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC, as `app` is for REST: limits, statuses, and who may call."""
+"""The Open Inference Protocol over gRPC, as `http_app` is for REST: limits, statuses, and allowed callers."""
 
 import re
 import time
@@ -28,9 +28,9 @@ from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMet
 
 PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"
 LOOPBACK = "loopback"
-"""As the value of that environment variable: only calls from this machine are answered.
+"""Value of that environment variable with which only calls from this machine are answered.
 
-Serve's gRPC servers listen on all interfaces, whatever its HTTP servers do.
+Serve's gRPC servers listen on all interfaces, unlike its HTTP servers.
 """
 
 _CODES = {
@@ -44,14 +44,14 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""What a status of HTTP is by gRPC; any other that blames the client is INVALID_ARGUMENT, and all others are INTERNAL."""
+"""gRPC's codes for HTTP statuses. Any other 4xx is INVALID_ARGUMENT, and all others are INTERNAL."""
 
 _PEER = re.compile(r"ipv[46]:(.*):\d+")
 _REQUEST_IDS = (b"x-request-id", b"request_id")
 
 
 class GrpcApp:
-    """Answers the methods for one model. `max_request_bytes` may be set at any time, as that of `App`."""
+    """The gRPC methods for one model. `max_request_bytes` may be set at any time, like that of `HttpApp`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class GrpcApp:
         self._inference = inference
         self._metrics = metrics
         self._peers = peers
-        self._about: dict[str, Callable[[bytes], bytes]] = {
+        self._answers_without_model: dict[str, Callable[[bytes], bytes]] = {
             "ServerLive": lambda _: server_live(),
             "ServerReady": lambda _: server_ready(),
             "ServerMetadata": lambda _: server_metadata(version),
@@ -80,26 +80,26 @@ class GrpcApp:
         )
 
     async def answer(self, method: str, body: bytes, context: GrpcContext) -> bytes:
-        """The bytes of the answering message. Where there is none, `context` gets a status, its details and trailers."""
-        begun = time.monotonic()
+        """Return the bytes of the answer. On an error, set status, details and trailers on `context` instead."""
+        started = time.monotonic()
         headers = _headers(context)
-        request = RequestContext(headers, deadline_of(headers, begun))
+        request = RequestContext(headers, deadline_of(headers, started))
         end: str | None = END_CLIENT_GONE
         try:
             found = await self._answer(method, body, context, request)
-            # As by REST: what is answered without the model says nothing of it.
-            end = None if method in self._about else END_OK
-        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
+            # As for REST: only answers of the model are counted.
+            end = None if method in self._answers_without_model else END_OK
+        except Exception as error:  # noqa: BLE001 (the model's; `make_problem` logs it)
             problem = make_problem(error, request)
             end = problem.code
-            # Set, not raised: Serve would log a traceback for what is the client's mistake.
+            # Set, not raised: Serve would log a traceback for the client's mistake.
             context.set_code(_code(problem.status))
             context.set_details(f"{problem.code}: {problem.detail}")
             context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in problem.headers])
             return b""
         finally:
             if end is not None:
-                self._metrics.answered(end, time.monotonic() - begun)
+                self._metrics.record_answer(end, time.monotonic() - started)
         return found
 
     async def _answer(self, method: str, body: bytes, context: GrpcContext, request: RequestContext) -> bytes:
@@ -107,28 +107,28 @@ class GrpcApp:
             raise Problem(403, "NotLocal", "only calls from the same machine are answered here")
         if len(body) > self.max_request_bytes:
             raise Problem(413, "BodyTooLarge", f"the message is larger than {self.max_request_bytes} bytes")
-        if method in self._about:
-            return self._about[method](body)
-        if self._inference.streams:
-            raise Problem(501, "Streaming", "the model answers in a stream, which this method does not have")
+        if method in self._answers_without_model:
+            return self._answers_without_model[method](body)
+        if self._inference.is_streaming:
+            raise Problem(501, "Streaming", "the model answers in a stream, which this method does not support")
         scheduler = self._inference.scheduler
-        scheduler.expect()
+        scheduler.begin_arrival()
         try:
             query = await self._inference.read(self._decode, {}, body)
         finally:
-            scheduler.expected()
+            scheduler.end_arrival()
         answer = await self._inference.answer(query, request)
         return answer.body
 
 
 def _code(status: int) -> grpc.StatusCode:
-    # A predictor may raise a Problem of any status, and whoever counts errors blames the model for INTERNAL.
+    # A predictor may raise a Problem of any status, and INTERNAL counts as an error of the model.
     others = grpc.StatusCode.INVALID_ARGUMENT if 400 <= status < 500 else grpc.StatusCode.INTERNAL
     return _CODES.get(status, others)
 
 
 def _headers(context: GrpcContext) -> dict[bytes, bytes]:
-    """The metadata as headers of HTTP, which they were. The edge gives the request's id in Serve's name for it."""
+    """Return the metadata as HTTP headers. The edge sends the request's id under Serve's name for it."""
     headers = {
         name.encode(): value if isinstance(value, bytes) else value.encode()
         for name, value in context.invocation_metadata()
@@ -138,7 +138,7 @@ def _headers(context: GrpcContext) -> dict[bytes, bytes]:
 
 
 def _is_local(peer: str) -> bool:
-    """Whether gRPC's name of a caller is one of this machine."""
+    """Whether gRPC's name of a caller is an address of this machine."""
     matched = _PEER.fullmatch(unquote(peer))
     if matched is None:
         return peer.startswith("unix:")

@@ -1,7 +1,7 @@
-"""The messages of the Open Inference Protocol over gRPC, from bytes to a query and from an output to bytes.
+"""The messages of the Open Inference Protocol over gRPC, decoded to queries and encoded from outputs.
 
-A request has its values in `raw_input_contents` for all inputs, or in `contents` for all; FP16 and BF16 have raw contents
-only. The answer takes the form of the request, and is raw where one of its outputs has no other.
+A request has its values in `raw_input_contents` for all inputs, or in `contents` for all; FP16 and BF16 have only raw
+contents. The answer has the form of the request, and is raw if one of its outputs has no other form.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,43 +71,45 @@ _CONTENTS = {
     "string": "bytes_contents",
     "bytes": "bytes_contents",
 }
-"""The field of InferTensorContents that a type has."""
+"""The field of InferTensorContents for each type."""
 
 
 def server_live() -> bytes:
-    """The answer of ServerLive."""
+    """Return the answer of ServerLive."""
     return ServerLiveResponse(live=True).SerializeToString()
 
 
 def server_ready() -> bytes:
-    """The answer of ServerReady."""
+    """Return the answer of ServerReady."""
     return ServerReadyResponse(ready=True).SerializeToString()
 
 
 def health(name: str, body: bytes) -> bytes:
-    """The answer of gRPC's own health check, of the server, the protocol's service or the model. Raises Problem 400 and 404."""
+    """Return the answer of gRPC's own health check, for the server, the protocol's service or the model. Raises Problem 400 and 404."""
     service = _parse(HealthCheckRequest, body).service
     if service not in ("", INFERENCE_SERVICE, name):
         raise Problem(
-            404, "NotFound", f"there is no service {service[:100]!r} here; expected {INFERENCE_SERVICE!r} or {name!r}"
+            404,
+            "NotFound",
+            f"service {service[:100]!r} does not exist here; expected {INFERENCE_SERVICE!r} or {name!r}",
         )
     return HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
 
 
 def server_metadata(version: str) -> bytes:
-    """The answer of ServerMetadata."""
+    """Return the answer of ServerMetadata."""
     return ServerMetadataResponse(name="sundog", version=version, extensions=EXTENSIONS).SerializeToString()
 
 
 def model_ready(name: str, body: bytes) -> bytes:
-    """The answer of ModelReady. Raises Problem 400 and 404."""
+    """Return the answer of ModelReady. Raises Problem 400 and 404."""
     request = _parse(ModelReadyRequest, body)
     check_model(request.name, request.version, name)
     return ModelReadyResponse(ready=True).SerializeToString()
 
 
 def model_metadata(name: str, model: LoadedModel, body: bytes) -> bytes:
-    """The answer of ModelMetadata. Raises Problem 400 and 404."""
+    """Return the answer of ModelMetadata. Raises Problem 400 and 404."""
     request = _parse(ModelMetadataRequest, body)
     check_model(request.name, request.version, name)
     return ModelMetadataResponse(
@@ -120,7 +122,7 @@ def model_metadata(name: str, model: LoadedModel, body: bytes) -> bytes:
 
 
 def decode_infer(name: str, model: LoadedModel, body: Buffer) -> DecodedRequest:
-    """The request of ModelInfer. Raises Problem 400 and 404."""
+    """Decode the request of ModelInfer. Raises Problem 400 and 404."""
     request = _parse(ModelInferRequest, body)
     check_model(request.model_name, request.model_version, name)
     parameters = _parameters(request.parameters, "the request")
@@ -129,7 +131,7 @@ def decode_infer(name: str, model: LoadedModel, body: Buffer) -> DecodedRequest:
     check_requested_outputs(model, wanted or ())
     raw = bool(request.raw_input_contents)
 
-    def answer(output: Any) -> EncodedResponse:
+    def encode(output: Any) -> EncodedResponse:
         outputs = make_response_tensors(model, output, wanted)
         response = ModelInferResponse(model_name=name, model_version=MODEL_VERSION, id=request.id)
         as_bytes = raw or any(found.dtype not in _CONTENTS for found in outputs)
@@ -139,16 +141,16 @@ def decode_infer(name: str, model: LoadedModel, body: Buffer) -> DecodedRequest:
                 response.raw_output_contents.append(bytes(encode_raw(found.array, found.dtype)))
             else:
                 getattr(tensor.contents, _CONTENTS[found.dtype]).extend(_values(found))
-        return EncodedResponse(_serialized(response), MESSAGE_TYPE)
+        return EncodedResponse(_serialize(response), MESSAGE_TYPE)
 
-    return DecodedRequest(make_batch(model, inputs), answer, collect_parameters(parameters, inputs))
+    return DecodedRequest(make_batch(model, inputs), encode, collect_parameters(parameters, inputs))
 
 
 def _parse(kind: Any, body: Buffer) -> Any:
     try:
         return kind.FromString(body)
     except DecodeError:
-        raise bad_input("MalformedMessage", f"the message is no {kind.DESCRIPTOR.name}") from None
+        raise bad_input("MalformedMessage", f"the message is not a {kind.DESCRIPTOR.name}") from None
 
 
 def _inputs(request: ModelInferRequest) -> list[RequestTensor]:
@@ -201,7 +203,7 @@ def _typed(spec: TensorSpec, contents: InferTensorContents, where: str) -> Calla
 def _typed_array(spec: TensorSpec, values: Sequence[Any], wanted: TensorSpec) -> Any:
     what, count = f"input {spec.name[:60]!r}", prod(spec.shape)
     if len(values) != count:
-        raise bad_input("WrongShape", f"{what}: contents has {len(values)} values; shape says {list(spec.shape)}")
+        raise bad_input("WrongShape", f"{what}: contents has {len(values)} values; expected {count} by its shape")
     if spec.dtype == "string":
         return reshape_to_lists([decode_element(value, wanted, what) for value in values], spec.shape)
     array: Array = np.fromiter(values, dtype=_wide(spec.dtype), count=count)
@@ -215,13 +217,13 @@ def _typed_array(spec: TensorSpec, values: Sequence[Any], wanted: TensorSpec) ->
 
 
 def _wide(dtype: str) -> str:
-    """A type that holds whatever stands in the field of `dtype`."""
+    """Return a type that holds any value of the field of `dtype`."""
     kind = np.dtype(dtype).kind
     return {"i": "int64", "u": "uint64"}.get(kind, dtype)
 
 
 def _wanted(request: ModelInferRequest) -> list[str] | None:
-    """The outputs asked for, or None for all."""
+    """Return the requested outputs, or None for all."""
     check_tensor_count(request.outputs, "outputs")
     wanted = [tensor.name for tensor in request.outputs]
     for tensor in request.outputs:
@@ -237,7 +239,7 @@ def _values(found: ResponseTensor) -> list[Any]:
     return found.array.ravel().tolist()
 
 
-def _serialized(message: Message) -> bytes:
+def _serialize(message: Message) -> bytes:
     try:
         return message.SerializeToString()
     except ValueError as error:

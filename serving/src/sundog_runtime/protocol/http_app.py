@@ -1,20 +1,18 @@
-"""The ASGI application: methods, streams and problem details. The paths are in `routes`, what is taken of a body in `body`.
+"""The ASGI application: methods, streams and problem details. `routes` has the paths, `body` reads bodies.
 
-Raw ASGI, because a framework's share of the time of a small model's request is larger than the model's. Who waits for
-the model looks for itself whether its client is gone: Serve would start two tasks for every request to do it.
+It is raw ASGI, because a framework takes more time for a small model's request than the model does. A request that waits
+for the model checks for a disconnect itself: Serve would start two tasks for every request to do so.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from sundog_runtime.context import RequestContext, deadline_of, headers_of
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.inference import Inference
+from sundog_runtime.protocol.asgi import Receive, Scope, Send
 from sundog_runtime.protocol.body import (
-    Message,
-    Receive,
     RequestBody,
     content_encoding,
     decompress,
@@ -26,12 +24,9 @@ from sundog_runtime.protocol.routes import Decoder, Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, collect_stream, send_stream, until_gone, wants_events
 from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
-Scope = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-
 
 class HttpApp:
-    """Serves one model. `max_request_bytes` may be set at any time and holds for requests that begin afterwards."""
+    """The HTTP API of one model. `max_request_bytes` may be set at any time and applies to requests that begin afterwards."""
 
     def __init__(self, routes: Routes, inference: Inference, metrics: ReplicaMetrics, max_request_bytes: int) -> None:
         self.max_request_bytes = max_request_bytes
@@ -50,15 +45,15 @@ class HttpApp:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Those that `at_once` may have an answer for."""
+        """Return the paths that `try_answer` can answer."""
         return self._routes.prediction_paths
 
-    def at_once(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> HttpResponse | None:
-        """The reply to a whole POST below the prefix, where nothing has to be waited for.
+    def try_answer(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> HttpResponse | None:
+        """Return the reply to a whole POST below the prefix, if nothing has to be waited for.
 
-        None where it must, and for whatever is not the usual: then nothing has happened, and `__call__` takes it.
+        Return None otherwise, and for any unusual request. Then nothing has happened, and `__call__` handles the request.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         if len(body) > self.max_request_bytes or b"content-encoding" in headers:
             return None
         try:
@@ -68,25 +63,25 @@ class HttpApp:
             return None
         if query is None:
             return None
-        context = RequestContext(headers, deadline_of(headers, begun))
+        context = RequestContext(headers, deadline_of(headers, started))
         end = END_OK
         try:
             answer = self._inference.answer_at_once(query, context)
             if answer is None:
                 return None
             reply = HttpResponse(200, ((b"content-type", answer.content_type), *answer.headers), answer.body)
-        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
+        except Exception as error:  # noqa: BLE001 (the model's; `make_problem` logs it)
             problem, document = as_problem(error, context)
             end = problem.code
             reply = HttpResponse(problem.status, ((b"content-type", PROBLEM_TYPE), *problem.headers), document)
-        self._metrics.answered(end, time.monotonic() - begun)
-        self._metrics.at_once += 1
+        self._metrics.record_answer(end, time.monotonic() - started)
+        self._metrics.fast_path_answers += 1
         return reply
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         headers = headers_of(scope["headers"])
-        deadline = deadline_of(headers, begun)
+        deadline = deadline_of(headers, started)
         context = RequestContext(headers, deadline, partial(until_gone, receive))
         incoming = RequestBody(headers, receive, deadline)
         end: str | None = END_CLIENT_GONE
@@ -95,60 +90,60 @@ class HttpApp:
         except ClientGoneError:
             return
         except BrokenStreamError as broken:
-            # Not the whole answer was sent: when the call returns now, the server cuts the connection.
+            # The answer is incomplete: when this call returns now, the server cuts the connection.
             end = broken.problem.code
-        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
+        except Exception as error:  # noqa: BLE001 (the model's; `make_problem` logs it)
             problem, document = as_problem(error, context)
             end = problem.code
             headers_of_problem = [(b"content-type", PROBLEM_TYPE), *problem.headers]
-            await _send(send, problem.status, headers_of_problem, document, more=incoming.is_held)
+            await _send(send, problem.status, headers_of_problem, document, more=incoming.is_blocking_connection)
         finally:
             if end is not None:
-                self._metrics.answered(end, time.monotonic() - begun)
-        # Who still sends would see a reset in the place of its answer if the connection were closed now; and held it for good
-        # if nobody closed it, which the server does when the call returns without the end of the response.
-        if incoming.is_held and await incoming.discard():
+                self._metrics.record_answer(end, time.monotonic() - started)
+        # If the connection were closed now, a client that still sends would see a reset instead of its answer. If it stayed open, the
+        # client could hold it for good. The server closes it when this call returns without the end of the response.
+        if incoming.is_blocking_connection and await incoming.discard():
             await send({"type": "http.response.body"})
 
     async def _reply(
         self, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext, incoming: RequestBody, send: Send
     ) -> str | None:
-        """How the request is counted; None for what says nothing of the model, such as a probe."""
+        """Answer the request. Return the result to count; None for requests that do not reach the model, such as a probe."""
         route = self._route(scope)
         if route.answer is not None:
             answer = route.answer() if callable(route.answer) else route.answer
-            await _send_answer(send, answer, more=incoming.is_held)
+            await _send_answer(send, answer, more=incoming.is_blocking_connection)
             return None
         assert route.decode is not None
         scheduler = self._inference.scheduler
-        scheduler.expect()
+        scheduler.begin_arrival()
         try:
             limit = self.max_request_bytes
             body = await read_body_before_deadline(headers, incoming, limit)
             query = await self._read(route.decode, headers, body, limit)
         finally:
-            scheduler.expected()
-        if self._inference.streams and scope.get("http_version") == "1.0":
-            # It has no chunks, and the HTTP server would send it some.
+            scheduler.end_arrival()
+        if self._inference.is_streaming and scope.get("http_version") == "1.0":
+            # HTTP/1.0 has no chunks, and the HTTP server would send some.
             answers = self._inference.stream(query, context)
             await _send_answer(send, await collect_stream(answers, wants_events(headers), incoming.receive))
-        elif self._inference.streams:
+        elif self._inference.is_streaming:
             answers = self._inference.stream(query, context)
-            tell = partial(as_problem, context=context)
-            await send_stream(answers, wants_events(headers), incoming.receive, send, tell)
+            to_problem = partial(as_problem, context=context)
+            await send_stream(answers, wants_events(headers), incoming.receive, send, to_problem)
         else:
             await _send_answer(send, await self._inference.answer(query, context))
         return END_OK
 
     async def _read(self, decode: Decoder, headers: Mapping[bytes, bytes], body: Buffer, limit: int) -> DecodedRequest:
-        """The query in a body, as it was sent."""
+        """Decode a body, which may be compressed."""
         if not (encoding := content_encoding(headers)):
             return await self._inference.read(decode, headers, body)
 
         def read(headers: Mapping[bytes, bytes], body: Buffer) -> DecodedRequest:
             return decode(headers, decompress(body, encoding, limit))
 
-        # Whatever its size: a few bytes may become very many.
+        # For any size: a few bytes may expand to very many.
         return await self._inference.read_on_codec_thread(read, headers, body)
 
     def _route(self, scope: Scope) -> Route:
@@ -161,14 +156,14 @@ class HttpApp:
 
 
 def _path(scope: Scope) -> str:
-    """The path below the application's prefix, as `Routes.find` wants it."""
+    """Return the path below the application's prefix, in the form that `Routes.find` needs."""
     root: str = scope.get("root_path", "")
     whole: str = scope["path"]
     return (whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/"
 
 
 def as_problem(error: Exception, context: RequestContext) -> tuple[Problem, bytes]:
-    """The problem of an exception, and its document."""
+    """Return the problem of an exception, and its document."""
     problem = make_problem(error, context)
     return problem, render_problem(problem, context.request_id)
 
@@ -180,7 +175,7 @@ async def _send_answer(send: Send, answer: EncodedResponse, *, more: bool = Fals
 async def _send(
     send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, *, more: bool = False
 ) -> None:
-    """All that a client gets. With `more` the response is not over for the server."""
+    """Send the whole answer. With `more`, the response stays open for the server."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -1,4 +1,4 @@
-"""What lies between bytes and the model: a decoded request, and how the model's output becomes its answer."""
+"""The types between bytes and the model: a decoded request, and the encoder of its answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ JSON_TYPE = b"application/json"
 
 @dataclass(frozen=True, slots=True)
 class EncodedResponse:
-    """A whole answer with status 200: its body, its content type, and headers beside that."""
+    """A whole answer with status 200: its body, its content type, and further headers."""
 
     body: bytes
     content_type: bytes = JSON_TYPE
@@ -23,7 +23,7 @@ class EncodedResponse:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole answer of any status, but for `content-length` and what the HTTP server adds."""
+    """A whole answer of any status, without `content-length` and the headers that the HTTP server adds."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -34,9 +34,9 @@ class HttpResponse:
 class DecodedRequest:
     """One decoded request.
 
-    `batch` is what the model's `predict` gets: an array, names to arrays, or JSON. `encode` turns the output, as
-    `signature.conform` gives it, into the answer; it raises Problem for what the protocol cannot write.
-    `parameters` are those that the model may read; None where there are none.
+    `batch` is the argument of the model's `predict`: an array, names to arrays, or JSON. `encode` encodes the output of
+    `signature.check_outputs`; it raises Problem for values that the protocol cannot express.
+    `parameters` are those that the model may read; None if there are none.
     """
 
     batch: Any

@@ -2,9 +2,9 @@
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 
-With the extension the body is JSON, as long as the header `Inference-Header-Content-Length` says, and behind it the bytes
-of the inputs that have the parameter `binary_data_size` in place of `data`, in the order of the inputs. Outputs go the
-same way where `binary_data` of the output, or `binary_data_output` of the request, is true.
+With the extension, the body is JSON of the length in the header `Inference-Header-Content-Length`. After it follow the
+bytes of the inputs that have the parameter `binary_data_size` in place of `data`, in the order of the inputs. Outputs are
+encoded in the same way if `binary_data` of the output, or `binary_data_output` of the request, is true.
 """
 
 from collections.abc import Mapping
@@ -40,21 +40,21 @@ _OUTPUT_FIELDS = frozenset({"name", "parameters"})
 _NO_FORM_IN_JSON = {"bfloat16": "BF16 has", "bytes": "bytes have"}
 _MAX_DIGITS = 19
 _ALIGNMENT = 16
-"""Of memory that Python allocates, and enough for every datatype."""
+"""Alignment of memory that Python allocates, and enough for every datatype."""
 
 
 def server_metadata(version: str) -> bytes:
-    """`GET /v2`."""
+    """Return the answer to `GET /v2`."""
     return encode_json({"name": "sundog", "version": version, "extensions": list(EXTENSIONS)})
 
 
 def repository_index(name: str) -> bytes:
-    """`POST /v2/repository/index`, of Triton's extension: the one model, which is ready, as nobody would be answered before."""
+    """Return the answer to `POST /v2/repository/index` of Triton's extension: the one model, which is ready when it can answer."""
     return encode_json([{"name": name, "version": MODEL_VERSION, "state": "READY", "reason": ""}])
 
 
 def model_metadata(name: str, model: LoadedModel) -> bytes:
-    """`GET /v2/models/{name}`."""
+    """Return the answer to `GET /v2/models/{name}`."""
     return encode_json(
         {
             "name": name,
@@ -67,9 +67,9 @@ def model_metadata(name: str, model: LoadedModel) -> bytes:
 
 
 def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], body: Buffer) -> DecodedRequest:
-    """`POST /v2/models/{name}/infer`. Raises Problem 400.
+    """Decode the body of `POST /v2/models/{name}/infer`. Raises Problem 400.
 
-    Unknown members of the request are ignored, as other servers do: KServe's client, for one, always sends `model_name`.
+    Unknown members of the request are ignored, as other servers do: KServe's client always sends `model_name`.
     """
     text, tail = _split(headers, body)
     request = parse_json_object(text)
@@ -84,32 +84,32 @@ def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], bo
     batch = make_batch(model, inputs)
     _check_forms(model, wanted, binary_by_default)
 
-    def answer(output: Any) -> EncodedResponse:
+    def encode(output: Any) -> EncodedResponse:
         names = None if wanted is None else list(wanted)
-        asked = wanted or {}
+        requested = wanted or {}
         document: dict[str, Any] = {"model_name": name, "model_version": MODEL_VERSION, "outputs": []}
         if request_id:
             document["id"] = request_id
         parts = list[Buffer]()
         for found in make_response_tensors(model, output, names):
-            binary = _is_binary(found.name, asked, binary_by_default)
+            binary = _is_binary(found.name, requested, binary_by_default)
             raw = encode_raw(found.array, found.dtype) if binary else None
             document["outputs"].append(_output(found, raw))
             if raw is not None:
                 parts.append(raw)
         return _answer(encode_json(document), parts)
 
-    return DecodedRequest(batch, answer, collect_parameters(parameters, inputs))
+    return DecodedRequest(batch, encode, collect_parameters(parameters, inputs))
 
 
 def alignment_padding(headers: Mapping[bytes, bytes]) -> int:
-    """How many bytes must stand before a body so that what follows its JSON is aligned."""
+    """Return the number of bytes before a body that align the data after its JSON."""
     length = headers.get(JSON_LENGTH_HEADER, b"").strip()
     return -int(length) % _ALIGNMENT if length.isdigit() and len(length) <= _MAX_DIGITS else 0
 
 
 def _split(headers: Mapping[bytes, bytes], body: Buffer) -> tuple[Buffer, memoryview | None]:
-    """The JSON, and the bytes behind it where the client says that there may be some. Raises Problem 400."""
+    """Return the JSON, and the bytes after it if the client declares its length. Raises Problem 400."""
     length = headers.get(JSON_LENGTH_HEADER)
     if length is None:
         return body, None
@@ -125,15 +125,15 @@ def _split(headers: Mapping[bytes, bytes], body: Buffer) -> tuple[Buffer, memory
 
 
 def _inputs(value: Any, tail: memoryview | None, booleans: bool) -> list[RequestTensor]:
-    """The tensors of a request with what the client says about them. All binary data is some tensor's."""
+    """Return the tensors of a request with the client's declarations. Every byte of binary data belongs to a tensor."""
     if not isinstance(value, list) or not value:
         raise bad_input("MissingInputs", "inputs is not a non-empty array of tensors")
     check_tensor_count(value, "inputs")
     inputs, at = list[RequestTensor](), 0
     for index, item in enumerate(value):
-        spec, size, parameters = _sent(item, index)
+        spec, size, parameters = _parse_input(item, index)
         if size is None:
-            inputs.append(_from_json(spec, item, booleans, parameters))
+            inputs.append(_read_from_json(spec, item, booleans, parameters))
             continue
         if tail is None:
             raise bad_input(
@@ -142,15 +142,15 @@ def _inputs(value: Any, tail: memoryview | None, booleans: bool) -> list[Request
         if size > len(tail) - at:
             left = len(tail) - at
             raise bad_input("WrongSize", f"input {spec.name[:60]!r}: binary_data_size is {size}; {left} bytes are left")
-        inputs.append(_from_tail(spec, tail[at : at + size], parameters))
+        inputs.append(_read_from_tail(spec, tail[at : at + size], parameters))
         at += size
     if tail is not None and at != len(tail):
-        raise bad_input("WrongSize", f"the body has {len(tail) - at} bytes behind those of the inputs")
+        raise bad_input("WrongSize", f"the body has {len(tail) - at} bytes after those of the inputs")
     return inputs
 
 
-def _sent(item: Any, index: int) -> tuple[TensorSpec, int | None, dict[str, Parameter]]:
-    """What a client says about an input, with the size of its binary data, and all of its parameters."""
+def _parse_input(item: Any, index: int) -> tuple[TensorSpec, int | None, dict[str, Parameter]]:
+    """Return the client's declaration of an input, the size of its binary data, and all of its parameters."""
     if not isinstance(item, dict):
         raise bad_input("WrongType", f"inputs[{index}] is not an object")
     spec = parse_tensor_spec(item.get("name"), item.get("datatype"), item.get("shape"), f"inputs[{index}]")
@@ -171,7 +171,7 @@ def _sent(item: Any, index: int) -> tuple[TensorSpec, int | None, dict[str, Para
     return spec, size, parameters
 
 
-def _from_json(
+def _read_from_json(
     spec: TensorSpec, item: dict[str, Any], booleans: bool, parameters: dict[str, Parameter]
 ) -> RequestTensor:
     data = item["data"]
@@ -183,12 +183,12 @@ def _from_json(
     return RequestTensor(spec, read, parameters)
 
 
-def _from_tail(spec: TensorSpec, data: memoryview, parameters: dict[str, Parameter]) -> RequestTensor:
+def _read_from_tail(spec: TensorSpec, data: memoryview, parameters: dict[str, Parameter]) -> RequestTensor:
     return RequestTensor(spec, lambda wanted: decode_raw(spec, data, wanted), parameters)
 
 
 def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
-    """The data, flat or nested, in the shape the client gave. The sizes are compared before anything is allocated."""
+    """Return the data, flat or nested, in the client's shape. The sizes are compared before anything is allocated."""
     what, count = f"input {spec.name[:60]!r}", prod(spec.shape)
     if not booleans:
         nested = isinstance(data, list) and bool(data) and type(data[0]) is list
@@ -197,13 +197,15 @@ def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
             return quick.reshape(spec.shape)
     flat = flatten(data, what)
     if flat.shape not in (spec.shape, (count,)):
-        raise bad_input("WrongShape", f"{what}: data has the shape {list(flat.shape)}; shape says {list(spec.shape)}")
+        raise bad_input(
+            "WrongShape", f"{what}: data has the shape {list(flat.shape)}; expected {list(spec.shape)} as in shape"
+        )
     array = to_array(FlatList(flat.values, spec.shape, flat.types), spec.dtype, what)
     return reshape_to_lists(flat.values, spec.shape) if spec.dtype == "string" else array
 
 
 def _wanted(value: Any) -> dict[str, bool | None] | None:
-    """The outputs asked for, each with whether it is to be binary where that is said; None for all outputs."""
+    """Return the requested outputs, each with its flag for binary data if given; None for all outputs."""
     if value is None:
         return None
     if not isinstance(value, list) or not all(
@@ -222,18 +224,18 @@ def _wanted(value: Any) -> dict[str, bool | None] | None:
 
 
 def _check_forms(model: LoadedModel, wanted: Mapping[str, bool | None] | None, by_default: bool) -> None:
-    """Refuse to answer in JSON what has no form there, before the model runs for nothing. Raises Problem 400."""
+    """Check that outputs in JSON have a form there, before the model runs in vain. Raises Problem 400."""
     for spec in model.signature.outputs:
         if spec.dtype not in _NO_FORM_IN_JSON or (wanted is not None and spec.name not in wanted):
             continue
         if not _is_binary(spec.name, wanted or {}, by_default):
             what = _NO_FORM_IN_JSON[spec.dtype]
-            raise bad_input("WrongType", f"output {spec.name!r}: {what} no form in JSON; ask for it as binary data")
+            raise bad_input("WrongType", f"output {spec.name!r}: {what} no form in JSON; request it as binary data")
 
 
-def _is_binary(name: str, asked: Mapping[str, bool | None], by_default: bool) -> bool:
-    """What an output says goes before what the request says."""
-    binary = asked.get(name)
+def _is_binary(name: str, requested: Mapping[str, bool | None], by_default: bool) -> bool:
+    """Whether an output is encoded as binary data: its own flag overrides the request's."""
+    binary = requested.get(name)
     return by_default if binary is None else binary
 
 
@@ -252,19 +254,19 @@ def _check_fields(holder: dict[str, Any], known: frozenset[str], where: str) -> 
 
 
 def _output(found: ResponseTensor, raw: Buffer | None) -> dict[str, Any]:
-    described: dict[str, Any] = {
+    document: dict[str, Any] = {
         "name": found.name,
         "datatype": found.datatype,
         "shape": list(found.array.shape),
     }
     if raw is not None:
-        return described | {"parameters": {"binary_data_size": len(raw)}}
+        return document | {"parameters": {"binary_data_size": len(raw)}}
     flat = found.array.ravel()
-    return described | {"data": flat.tolist() if found.dtype == "string" else flat}
+    return document | {"data": flat.tolist() if found.dtype == "string" else flat}
 
 
 def _answer(text: bytes, parts: list[Buffer]) -> EncodedResponse:
-    """JSON alone, or with binary data behind it: one copy of each output, this one."""
+    """Return JSON, with binary data after it if there is any. This makes the only copy of each output."""
     if not parts:
         return EncodedResponse(text, JSON_TYPE)
     return EncodedResponse(b"".join([text, *parts]), BINARY_TYPE, ((JSON_LENGTH_HEADER, b"%d" % len(text)),))

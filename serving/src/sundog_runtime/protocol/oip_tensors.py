@@ -1,4 +1,4 @@
-"""What REST and gRPC of the Open Inference Protocol have in common: tensors by name, checked against the signature."""
+"""The part of the Open Inference Protocol that REST and gRPC share: tensors by name, checked against the signature."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ from sundog_runtime.tensors import (
 )
 
 MODEL_VERSION = "1"
-"""The only version of every model. The revision is none: in an experiment clients must not learn their arm."""
+"""The only version of every model. It is not the revision, because in an experiment clients must not learn their arm."""
 
 EXTENSIONS = ("binary_tensor_data",)
 MAX_TENSORS = 1024
 
 MAX_EMPTY_SIZES = 2**20
-"""Limit of the product of the sizes beside a 0: no bytes pay for them, but lists and the model's own arrays may have as many items."""
+"""Limit of the product of the sizes beside a 0: such a shape costs no bytes, but lists and arrays of the model may have as many items."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestTensor:
-    """An input as the client sent it: what the client says of it, and how its values are read.
+    """An input as the client sent it: its declaration by the client, and a function that reads its values.
 
-    `read` gets what the model declares, or `spec` itself where it declares nothing, compares sizes before it allocates, and
-    raises Problem 400.
+    The argument of `read` is the model's declaration, or `spec` itself if there is none. It compares sizes before it
+    allocates, and raises Problem 400.
     """
 
     spec: TensorSpec
@@ -46,7 +46,7 @@ class RequestTensor:
 
 @dataclass(frozen=True, slots=True)
 class ResponseTensor:
-    """One output of the model, of one of our types."""
+    """One output of the model, of a type in OIP_TYPES."""
 
     name: str
     dtype: str
@@ -54,12 +54,12 @@ class ResponseTensor:
 
     @property
     def datatype(self) -> str:
-        """The protocol's name of `dtype`."""
+        """Return the protocol's name of `dtype`."""
         return OIP_TYPES[self.dtype]
 
 
 def parse_tensor_spec(name: Any, datatype: Any, shape: Any, where: str) -> TensorSpec:
-    """Name, type and shape of an input from what a client wrote. Raises Problem 400."""
+    """Parse name, type and shape of an input. Raises Problem 400."""
     if not isinstance(name, str) or not name:
         raise bad_input("WrongType", f"{where}.name is not a string with at least one character")
     if not isinstance(datatype, str) or datatype not in DTYPES:
@@ -78,25 +78,25 @@ def parse_tensor_spec(name: Any, datatype: Any, shape: Any, where: str) -> Tenso
 
 
 def check_tensor_count(tensors: Sequence[Any], what: str) -> None:
-    """Raises Problem 400 for more tensors than any model has."""
+    """Check the number of tensors. Raises Problem 400 for more than any model has."""
     if len(tensors) > MAX_TENSORS:
-        raise bad_input("TooManyTensors", f"{what} has {len(tensors)} tensors; at most {MAX_TENSORS} are read")
+        raise bad_input("TooManyTensors", f"{what} has {len(tensors)} tensors; expected at most {MAX_TENSORS}")
 
 
 def check_model(model_name: str, version: str, name: str) -> None:
-    """Raises Problem 404."""
+    """Check the requested model and version. Raises Problem 404."""
     if model_name != name:
-        raise Problem(404, "ModelNotFound", f"there is no model {model_name[:100]!r} here; the model is {name!r}")
+        raise Problem(404, "ModelNotFound", f"model {model_name[:100]!r} does not exist here; expected {name!r}")
     if version not in ("", MODEL_VERSION):
         raise Problem(
             404,
             "VersionNotFound",
-            f"model {name!r} has no version {version[:60]!r}; it has {MODEL_VERSION!r}, whatever its revision",
+            f"model {name!r} has no version {version[:60]!r}; expected {MODEL_VERSION!r}, for every revision",
         )
 
 
 def make_batch(model: LoadedModel, inputs: Sequence[RequestTensor]) -> Any:
-    """What `predict` gets. Everything is checked before any input is read. Raises Problem 400."""
+    """Return the argument of `predict`. All checks come before any input is read. Raises Problem 400."""
     names = [sent.spec.name for sent in inputs]
     if len(set(names)) < len(names):
         raise bad_input("WrongInputs", "inputs names a tensor twice")
@@ -111,21 +111,21 @@ def make_batch(model: LoadedModel, inputs: Sequence[RequestTensor]) -> Any:
 
 
 def collect_parameters(request: Mapping[str, Parameter], inputs: Sequence[RequestTensor]) -> Parameters | None:
-    """What the model may read beside its tensors; None, at no cost to speak of, where there is nothing."""
+    """Return the parameters that the model may read; None if there are none, which costs almost nothing."""
     if not request and not any(sent.parameters for sent in inputs):
         return None
     return model_parameters(request, {sent.spec.name: sent.parameters for sent in inputs})
 
 
 def check_requested_outputs(model: LoadedModel, wanted: Sequence[str]) -> None:
-    """Raises Problem 400 for an output that is not among the declared ones, before the model runs for nothing."""
+    """Check the requested outputs against the declared ones before the model runs in vain. Raises Problem 400."""
     names = [spec.name for spec in model.signature.outputs]
     if names and (missing := [name for name in wanted if name not in names]):
         raise _unknown_output(missing[0], names)
 
 
 def make_response_tensors(model: LoadedModel, output: Any, wanted: Sequence[str] | None) -> list[ResponseTensor]:
-    """The outputs asked for, or all. Raises Problem 400 for an unknown one, 500 for one without a datatype."""
+    """Return the requested outputs, or all. Raises Problem 400 for an unknown one, 500 for one without a datatype."""
     declared = {spec.name: spec for spec in model.signature.outputs}
     named = output if isinstance(output, dict) else {next(iter(declared), "outputs"): output}
     if wanted is None:
@@ -155,20 +155,20 @@ def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], input
 def _check_undeclared(model: LoadedModel, inputs: Sequence[RequestTensor]) -> None:
     texts = [sent.spec.name for sent in inputs if sent.spec.dtype == "string"]
     if model.platform == "pytorch" and texts:
-        raise bad_input("WrongType", f"input {texts[0][:60]!r} has the datatype BYTES, which the model does not take")
+        raise bad_input("WrongType", f"input {texts[0][:60]!r} has the datatype BYTES, which the model does not accept")
     if len(inputs) > 1:
         check_names(model, [sent.spec.name for sent in inputs])
 
 
 def _natural(model: LoadedModel, value: Any) -> Any:
-    """Undeclared inputs of a network: the client's types need not be those of its weights."""
+    """Convert an undeclared input to the types of the network's weights, which the client's types may differ from."""
     if model.platform != "pytorch" or value.dtype.kind == "b":
         return value
-    return value.astype(model.numbers if value.dtype.kind == "f" else model.whole_numbers, copy=False)
+    return value.astype(model.float_dtype if value.dtype.kind == "f" else model.integer_dtype, copy=False)
 
 
 def _unknown_output(name: str, names: Sequence[str]) -> Problem:
-    return bad_input("UnknownOutput", f"the model has no output {name[:60]!r}; it has {', '.join(map(repr, names))}")
+    return bad_input("UnknownOutput", f"the model has no output {name[:60]!r}; expected {', '.join(map(repr, names))}")
 
 
 def _output(name: str, value: Any, declared: TensorSpec | None) -> ResponseTensor:

@@ -1,6 +1,7 @@
 """An OpenAPI 3.1 document of one model: its paths, and its inputs and outputs with their shapes.
 
-What JSON Schema cannot say, such as that as many values are sent as a shape counts, is answered 400 all the same.
+JSON Schema cannot express all rules, such as that a tensor has as many values as its shape requires. The server checks them
+and answers 400.
 """
 
 from math import prod
@@ -20,20 +21,20 @@ Json = dict[str, Any]
 
 _MAX_EXAMPLE_VALUES = 4096
 _PROBLEM_CODES = {
-    "400": "The request is not what this model takes.",
-    "404": "There is no such model or path.",
+    "400": "The request does not fit this model.",
+    "404": "This model or path does not exist.",
     "405": "The method is not allowed here.",
-    "413": "The body is larger than this deployment takes.",
-    "415": "An unknown content encoding.",
-    "500": "The model failed, or what it answered is not what was declared.",
+    "413": "The body is larger than this deployment accepts.",
+    "415": "Unknown content encoding.",
+    "500": "The model failed, or its answer differs from its declaration.",
     "503": "Too many requests at once.",
-    "504": "The time for the answer is over.",
+    "504": "The deadline of the request has passed.",
 }
-_STREAM_CODES = dict(sorted({**_PROBLEM_CODES, "406": "Binary outputs, which no stream has."}.items()))
+_STREAM_CODES = dict(sorted({**_PROBLEM_CODES, "406": "Binary outputs are not supported in a stream."}.items()))
 
 
 def render_openapi(name: str, version: str, model: LoadedModel) -> bytes:
-    """`GET /openapi.json`. Paths are below the place of this document, whatever prefix that has."""
+    """Return the answer to `GET /openapi.json`. Its paths are relative to this document, for any prefix."""
     infer = {"post": _infer(model)}
     about = {
         "/v2": _get("Server metadata", "ServerMetadata"),
@@ -47,7 +48,7 @@ def render_openapi(name: str, version: str, model: LoadedModel) -> bytes:
             f"{root}/infer": infer,
         }
     signature = model.signature
-    # Where a value has no form in JSON, the path is there and answers 400 to everything.
+    # If a value has no form in JSON, the plain path exists and answers 400 to everything.
     plain = {} if _of_bytes((*signature.inputs, *signature.outputs)) else {"/": {"post": _plain(model)}}
     return encode_json(
         {
@@ -73,7 +74,7 @@ def _schemas() -> Json:
                 "detail": text,
                 "code": text,
                 "requestId": text,
-                "error": {**text, "description": "As detail."},
+                "error": {**text, "description": "The same as detail."},
             }
         ),
         "Flag": _object({}, optional={"live": flag, "ready": flag, "name": text}),
@@ -104,9 +105,9 @@ def _plain(model: LoadedModel) -> Json:
         body = {"anyOf": [body, _nested(inputs[0])]}
     elif not inputs:
         body = {"anyOf": [body, {"type": "array", "minItems": 1}]}
-    answers = _object({spec.name: _nested(spec, least=0) for spec in outputs})
+    answers = _object({spec.name: _nested(spec, min_size=0) for spec in outputs})
     answer: Json = (
-        {} if not outputs else {"anyOf": [_nested(outputs[0], least=0), answers]} if len(outputs) == 1 else answers
+        {} if not outputs else {"anyOf": [_nested(outputs[0], min_size=0), answers]} if len(outputs) == 1 else answers
     )
     example = {"inputs": _example(inputs)} if _has_example(inputs) else None
     return {
@@ -131,17 +132,21 @@ def _infer(model: LoadedModel) -> Json:
         },
         optional={"id": {"type": "string"}},
     )
-    ways = "come beside JSON, and outputs are JSON alone" if model.streams else "go both ways beside JSON"
+    binary = (
+        "are accepted beside JSON, and outputs are only JSON"
+        if model.is_streaming
+        else "are accepted and sent beside JSON"
+    )
     return {
         "summary": "Predict, by the Open Inference Protocol",
-        "description": f"Binary tensors {ways}: header Inference-Header-Content-Length.",
+        "description": f"Binary tensors {binary}: header Inference-Header-Content-Length.",
         "requestBody": {"required": True, "content": _request(model, parameters)},
         "responses": _answers(model, answer, binary=True),
     }
 
 
 def _request(model: LoadedModel, parameters: Json) -> Json:
-    """JSON, or where an input has no form in it what nobody but clients of the protocol reads."""
+    """Return the request's content: JSON, or if an input has no form in it, an opaque type that clients of the protocol know."""
     inputs = model.signature.inputs
     if _of_bytes(inputs):
         return {BINARY_TYPE.decode(): {}}
@@ -162,7 +167,7 @@ def _request(model: LoadedModel, parameters: Json) -> Json:
 
 
 def _of_bytes(specs: tuple[TensorSpec, ...]) -> bool:
-    """Whether one of them has no form in JSON."""
+    """Whether one of the tensors has no form in JSON."""
     return any(spec.dtype == "bytes" for spec in specs)
 
 
@@ -194,11 +199,11 @@ def _any_tensor(parameters: Json) -> Json:
     )
 
 
-def _nested(spec: TensorSpec, least: int = 1) -> Json:
-    """Lists in lists, one for each dimension; `least` is the least of a free size."""
+def _nested(spec: TensorSpec, min_size: int = 1) -> Json:
+    """Return the schema of lists in lists, one for each dimension; `min_size` is the minimum of a free size."""
     schema = _scalar(spec)
     for size in reversed(spec.shape):
-        limits = {"minItems": size, "maxItems": size} if size >= 0 else {"minItems": least}
+        limits = {"minItems": size, "maxItems": size} if size >= 0 else {"minItems": min_size}
         schema = {"type": "array", "items": schema, **limits}
     return schema
 
@@ -215,7 +220,7 @@ def _scalar(spec: TensorSpec) -> Json:
 
 
 def _has_example(inputs: tuple[TensorSpec, ...]) -> bool:
-    """Whether zeros of the declared shapes are few enough to be read, and can be said in JSON."""
+    """Whether zeros of the declared shapes are few enough for an example, and have a form in JSON."""
     return bool(inputs) and all(prod(_shape(spec)) <= _MAX_EXAMPLE_VALUES for spec in inputs)
 
 
@@ -243,10 +248,12 @@ def _get(summary: str, schema: str) -> Json:
 
 
 def _answers(model: LoadedModel, answer: Json, *, binary: bool = False) -> Json:
-    """What the model's answers look like; `binary`: outputs may be asked for as bytes."""
-    if model.streams:
-        told = f"Answers in pieces: events where Accept names {SSE_TYPE.decode()}, else one JSON document a line."
-        return _responses(told, _stream(answer), _STREAM_CODES if binary else _PROBLEM_CODES)
+    """Return the responses of a prediction; `binary` is whether outputs may be requested as bytes."""
+    if model.is_streaming:
+        description = (
+            f"Answers in pieces: events if Accept names {SSE_TYPE.decode()}, otherwise one JSON document per line."
+        )
+        return _responses(description, _stream(answer), _STREAM_CODES if binary else _PROBLEM_CODES)
     content = _json(answer)
     if binary:
         content[BINARY_TYPE.decode()] = {}
@@ -254,7 +261,7 @@ def _answers(model: LoadedModel, answer: Json, *, binary: bool = False) -> Json:
 
 
 def _stream(answer: Json) -> Json:
-    """OpenAPI 3.1 has no word for the items of a stream: as is the custom, the schema is that of each."""
+    """Return the content of a stream. OpenAPI 3.1 cannot describe its items, so by convention the schema is that of each item."""
     problem = {"$ref": "#/components/schemas/Problem"}
     line = {"anyOf": [answer, _object({"error": problem})], "description": "One line. An error is the last."}
     data = {"anyOf": [answer, problem]}
@@ -262,7 +269,7 @@ def _stream(answer: Json) -> Json:
         {"data": {"type": "string", "contentMediaType": JSON_TYPE.decode(), "contentSchema": data}},
         optional={"event": {"enum": ["message", "error"]}},
     )
-    event["description"] = "One event. An error is the last, and its data the problem."
+    event["description"] = "One event. An error is the last event, and its data is the problem."
     return {NDJSON_TYPE.decode(): {"schema": line}, SSE_TYPE.decode(): {"schema": event}}
 
 
@@ -270,16 +277,16 @@ def _json(schema: Json) -> Json:
     return {JSON_TYPE.decode(): {"schema": schema}}
 
 
-def _responses(told: str, content: Json, codes: Json) -> Json:
+def _responses(description: str, content: Json, codes: Json) -> Json:
     problem = {"$ref": "#/components/responses/Problem"}
-    return {"200": {"description": told, "content": content}, **dict.fromkeys(codes, problem)}
+    return {"200": {"description": description, "content": content}, **dict.fromkeys(codes, problem)}
 
 
 def _problem_response(model: LoadedModel) -> Json:
-    codes = _STREAM_CODES if model.streams else _PROBLEM_CODES
-    described = " ".join(f"{status}: {text}" for status, text in codes.items())
+    codes = _STREAM_CODES if model.is_streaming else _PROBLEM_CODES
+    description = " ".join(f"{status}: {text}" for status, text in codes.items())
     schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": described, "content": {"application/problem+json": {"schema": schema}}}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
 
 
 def _media(schema: Json, example: Any) -> Json:

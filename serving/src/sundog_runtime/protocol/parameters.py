@@ -1,6 +1,6 @@
-"""`parameters` of a request and of its tensors: what this server acts on, what it refuses, and what is left to the model.
+"""`parameters` of a request and of its tensors: the ones that this server handles, refuses, or leaves to the model.
 
-The protocol lets clients say what they like. What nobody here knows is the model's to read, as `context.parameters`.
+The protocol allows any parameters. The model can read those that the server does not know, as `context.parameters`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,19 +9,19 @@ from typing import Any
 from sundog_runtime.context import Parameter, Parameters, parameters_of
 from sundog_runtime.errors import bad_input
 
-_CHANGES_THE_ANSWER = ("classification", "shared_memory_", "sequence_")
-_HOW_TENSORS_ARE_SENT = frozenset({"binary_data", "binary_data_output", "binary_data_size"})
+_UNSUPPORTED_PREFIXES = ("classification", "shared_memory_", "sequence_")
+_TENSOR_FORMAT = frozenset({"binary_data", "binary_data_output", "binary_data_size"})
 
 
 def check_parameters(names: Iterable[str], where: str) -> None:
-    """Refuse what asks for another answer than this server gives. Raises Problem 400."""
+    """Check parameter names. Raises Problem 400 for one that requests another kind of answer than this server gives."""
     for name in names:
-        if name.startswith(_CHANGES_THE_ANSWER):
+        if name.startswith(_UNSUPPORTED_PREFIXES):
             raise bad_input("UnsupportedParameter", f"{where} has the parameter {name[:60]!r}, which is not supported")
 
 
 def parse_parameters(holder: Mapping[str, Any], where: str) -> dict[str, Parameter]:
-    """The `parameters` of an object in JSON. Raises Problem 400."""
+    """Return the `parameters` of a JSON object. Raises Problem 400."""
     value = holder.get("parameters")
     if value is None:
         return {}
@@ -34,11 +34,11 @@ def parse_parameters(holder: Mapping[str, Any], where: str) -> dict[str, Paramet
 def model_parameters(
     request: Mapping[str, Parameter], inputs: Mapping[str, Mapping[str, Parameter]]
 ) -> Parameters | None:
-    """Those that are not this server's, of the request and by input. None where there are none."""
-    left = _left(request)
-    of_inputs = {name: found for name, given in inputs.items() if (found := _left(given))}
-    return parameters_of(left, of_inputs) if left or of_inputs else None
+    """Return the parameters for the model, of the request and by input; None if there are none."""
+    remaining = _for_model(request)
+    of_inputs = {name: found for name, given in inputs.items() if (found := _for_model(given))}
+    return parameters_of(remaining, of_inputs) if remaining or of_inputs else None
 
 
-def _left(given: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    return {name: value for name, value in given.items() if name not in _HOW_TENSORS_ARE_SENT}
+def _for_model(given: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {name: value for name, value in given.items() if name not in _TENSOR_FORMAT}

@@ -1,4 +1,4 @@
-"""Plain JSON: `{"inputs": …}`, which may have `"parameters"`, or just a list of rows, → `{"outputs": …}`."""
+"""Plain JSON: `{"inputs": …}`, optionally with `"parameters"`, or just a list of rows, → `{"outputs": …}`."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _BINARY = "binary tensor of the Open Inference Protocol"
 
 
 def parse_json(body: Buffer) -> Any:
-    """JSON. NaN, Infinity, overflowing numbers, bad UTF-8 and deep nesting are none. Raises Problem 400."""
+    """Parse JSON. NaN, Infinity, overflowing numbers, bad UTF-8 and deep nesting are errors. Raises Problem 400."""
     if not body:
         raise bad_input("EmptyBody", "the body is empty; expected JSON")
     try:
@@ -25,7 +25,7 @@ def parse_json(body: Buffer) -> Any:
 
 
 def parse_json_object(body: Buffer) -> dict[str, Any]:
-    """As `parse`, and an object."""
+    """Parse JSON that must be an object. Raises Problem 400."""
     document = parse_json(body)
     if not isinstance(document, dict):
         raise bad_input("WrongType", f"the body is a JSON {json_type(document)}; expected an object")
@@ -33,31 +33,31 @@ def parse_json_object(body: Buffer) -> dict[str, Any]:
 
 
 def may_hold_booleans(body: Buffer) -> bool:
-    """Whether there may be a boolean in JSON; False is certain. Much faster than to look at every value."""
+    """Whether JSON may hold a boolean; False is certain. Much faster than a check of every value."""
     text = bytes(body) if isinstance(body, memoryview) else body
-    # To look for one letter takes a thirtieth of the time, and where there are only numbers it is enough.
+    # The search for one letter takes a thirtieth of the time, and is enough if there are only numbers.
     return (b"r" in text and b"true" in text) or (b"l" in text and b"false" in text)
 
 
 def decode_plain(model: LoadedModel, body: Buffer) -> DecodedRequest:
-    """`POST /`. Raises Problem 400."""
-    document, told = parse_json(body), None
+    """Decode the body of `POST /`. Raises Problem 400."""
+    document, parameters = parse_json(body), None
     if isinstance(document, dict):
         if "inputs" not in document:
             raise bad_input("MissingInputs", 'the body has no "inputs"; expected {"inputs": …}')
         if unknown := sorted(set(document) - _FIELDS):
             raise bad_input(
                 "UnknownField",
-                f'the body has the unknown field {unknown[0][:60]!r}; expected "inputs", and "parameters" where there are some',
+                f'the body has the unknown field {unknown[0][:60]!r}; expected "inputs", and optionally "parameters"',
             )
         if "parameters" in document:
-            told = model_parameters(parse_parameters(document, "the request"), {})
+            parameters = model_parameters(parse_parameters(document, "the request"), {})
         document = document["inputs"]
     elif not isinstance(document, list):
         raise bad_input("WrongType", f"the body is a JSON {json_type(document)}; expected an object or an array")
     batch = make_json_batch(model, document, may_hold_booleans(body))
     check_json_outputs(model)
-    return DecodedRequest(batch, _encode_plain, told)
+    return DecodedRequest(batch, _encode_plain, parameters)
 
 
 def _encode_plain(output: Any) -> EncodedResponse:
@@ -65,7 +65,7 @@ def _encode_plain(output: Any) -> EncodedResponse:
 
 
 def encode_json(document: Any) -> bytes:
-    """JSON, with numpy arrays written as nested lists. Raises Problem 500 for what JSON or UTF-8 cannot hold."""
+    """Encode as JSON, numpy arrays as nested lists. Raises Problem 500 for values that JSON or UTF-8 cannot express."""
     try:
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError as error:
@@ -73,7 +73,7 @@ def encode_json(document: Any) -> bytes:
 
 
 def make_json_batch(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
-    """What `predict` gets; `booleans` says whether there may be any in `inputs`. Raises Problem 400."""
+    """Return the argument of `predict`; `booleans` is whether `inputs` may hold any. Raises Problem 400."""
     specs = model.signature.inputs
     if not specs:
         return _undeclared(model, inputs)
@@ -92,7 +92,7 @@ def make_json_batch(model: LoadedModel, inputs: Any, booleans: bool = True) -> A
 
 
 def declared_array(spec: TensorSpec, value: Any, booleans: bool) -> Any:
-    """An input of the declared type and shape. Strings stay nested lists. Raises Problem 400."""
+    """Return an input of the declared type and shape. Strings stay nested lists. Raises Problem 400."""
     check_json_input(spec)
     if not booleans:
         quick = try_number_array(value, spec)
@@ -102,58 +102,60 @@ def declared_array(spec: TensorSpec, value: Any, booleans: bool) -> Any:
     flat = flatten(value, what)
     check_shape(spec, flat.shape)
     if not flat.values:
-        raise bad_input("EmptyInput", f"{what} has the shape {list(flat.shape)}: it holds no values")
+        raise bad_input("EmptyInput", f"{what} has the shape {list(flat.shape)}, without values; expected values")
     array = to_array(flat, spec.dtype, what)
     return value if spec.dtype == "string" else array
 
 
 def check_json_input(spec: TensorSpec) -> None:
-    """Raises Problem 400 for an input whose values JSON has no form for."""
+    """Check that an input has a form in JSON. Raises Problem 400."""
     if spec.dtype == "bytes":
         raise bad_input("WrongType", f"input {spec.name!r}: bytes have no form in JSON; send it as a {_BINARY}")
 
 
 def check_json_outputs(model: LoadedModel) -> None:
-    """As `check_json_input`, before the model runs for nothing."""
+    """Check that all outputs have a form in JSON, before the model runs in vain. Raises Problem 400."""
     for spec in model.signature.outputs:
         if spec.dtype == "bytes":
-            raise bad_input("WrongType", f"output {spec.name!r}: bytes have no form in JSON; ask for it as a {_BINARY}")
+            raise bad_input("WrongType", f"output {spec.name!r}: bytes have no form in JSON; request it as a {_BINARY}")
 
 
 def _undeclared(model: LoadedModel, inputs: Any) -> Any:
     if isinstance(inputs, dict):
         if not inputs:
-            raise bad_input("EmptyInput", "inputs is an empty object")
+            raise bad_input("EmptyInput", "inputs is an empty object; expected at least one input")
         check_names(model, list(inputs))
         return {name: undeclared_array(model, value, name) for name, value in inputs.items()}
     return undeclared_array(model, inputs, "inputs")
 
 
 def check_names(model: LoadedModel, names: list[str]) -> None:
-    """Whether undeclared inputs are parameters of a module's forward. Raises Problem 400."""
+    """Check that undeclared inputs are parameters of a module's forward. Raises Problem 400."""
     if model.parameters is None:
         return
     try:
         model.parameters.bind(**dict.fromkeys(names))
     except TypeError as error:
-        raise bad_input("WrongInputs", f"inputs has {_shown(names)}, which the model does not take: {error}") from None
+        raise bad_input(
+            "WrongInputs", f"inputs has {_shown(names)}, which the model does not accept: {error}"
+        ) from None
 
 
 def undeclared_array(model: LoadedModel, value: Any, name: str) -> Array | Any:
-    """An array where `value` is a rectangular array of numbers or booleans; else, for Python models, the JSON it is."""
+    """Return a rectangular array of numbers or booleans as an array; for Python models, return other JSON unchanged."""
     if not isinstance(value, list):
         if model.platform == "pytorch":
             raise bad_input("WrongType", f"input {name!r} is a JSON {json_type(value)}; expected an array")
         return value
     if not value:
-        raise bad_input("EmptyInput", f"input {name!r} is an empty array")
+        raise bad_input("EmptyInput", f"input {name!r} is an empty array; expected values")
     if model.platform != "pytorch" and _has_other_than_numbers(value):
         return value
     what = f"input {name[:60]!r}"
     flat = flatten(value, what)
     if flat.types == {bool}:
         return to_array(flat, "bool", what)
-    return to_array(flat, model.numbers if float in flat.types else model.whole_numbers, what)
+    return to_array(flat, model.float_dtype if float in flat.types else model.integer_dtype, what)
 
 
 def _has_other_than_numbers(value: list[Any]) -> bool:
@@ -168,7 +170,7 @@ def _has_other_than_numbers(value: list[Any]) -> bool:
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls a value."""
+    """Return JSON's name of a value's type."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
 

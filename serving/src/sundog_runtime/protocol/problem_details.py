@@ -1,4 +1,4 @@
-"""What is told of an error: RFC 9457 problem details, the same in every protocol."""
+"""RFC 9457 problem details of an error, the same in every protocol."""
 
 import logging
 from http import HTTPStatus
@@ -7,31 +7,32 @@ from typing import Any
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem
 from sundog_runtime.protocol.plain_json import encode_json
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 PROBLEM_TYPE = b"application/problem+json"
 
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 def make_problem(error: Exception, context: RequestContext) -> Problem:
-    """The problem of an exception. What is none is the model's: it is logged, and clients are told no more than that."""
+    """Return the problem of an exception. Any other exception is the model's: it is logged, and clients get no details of it."""
     if isinstance(error, Problem):
         return error
     _logger.error(
         "request %s: the model raised", context.request_id, exc_info=error, extra={"request_context": context}
     )
-    return Problem(500, "ModelError", "the model raised an error; its log tells more under this request id")
+    return Problem(500, "ModelError", "the model raised an error; see the replica's log for this request id")
 
 
 _TITLES = {int(status): status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",
     422: "Unprocessable Content",
 }
-"""As HTTP has them now, and the edge. A predictor may raise a Problem of any status, also of one that has no phrase."""
+"""Titles as in today's HTTP, and as the edge has them. A predictor may raise a Problem of any status, even without a phrase."""
 
 
 def render_problem(problem: Problem, request_id: str) -> bytes:
-    """Problem details as the edge's are, with `code`, `requestId` and, for clients of the Open Inference Protocol, `error`."""
+    """Return problem details in the edge's format, with `code`, `requestId` and, for the Open Inference Protocol, `error`."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": _TITLES.get(problem.status, ""),

@@ -1,4 +1,4 @@
-"""Which path is answered how. A new path of the protocols is one entry here."""
+"""The paths of the HTTP API and their answers. A new path of the protocols is one entry here."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ from sundog_runtime.protocol.plain_json import decode_plain, encode_json
 from sundog_runtime.protocol.v1 import decode_v1, model_list, model_status
 
 Headers: TypeAlias = Mapping[bytes, bytes]
-"""Names in lower case, as ASGI gives them; of a name sent twice the last."""
+"""Names in lower case, as in ASGI; the last value of a name that is sent twice."""
 
 Decoder: TypeAlias = Callable[[Headers, Buffer], DecodedRequest]
-"""From headers and body to a query. Raises Problem."""
+"""Decodes headers and body to a query. Raises Problem."""
 
 _V1_PATH = re.compile(r"/v1/models/([^/]+?)(?::predict)?")
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
@@ -26,16 +26,16 @@ _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Either an answer to GET (to POST where it is `posted`), made before or when it is asked for, or what decodes the body of a POST."""
+    """An answer to GET, or to POST if `is_post`, fixed or made for each request; or the decoder of the body of a POST."""
 
     answer: EncodedResponse | Callable[[], EncodedResponse] | None = None
     decode: Decoder | None = None
-    posted: bool = False
+    is_post: bool = False
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The HTTP methods that are allowed here."""
-        return ("POST",) if self.decode is not None or self.posted else ("GET", "HEAD")
+        """Return the HTTP methods that are allowed here."""
+        return ("POST",) if self.decode is not None or self.is_post else ("GET", "HEAD")
 
 
 class Routes:
@@ -49,7 +49,7 @@ class Routes:
             "/v2": _get(server_metadata(version)),
             "/v2/health/live": _get(encode_json({"live": True})),
             "/v2/health/ready": _get(encode_json({"ready": True})),
-            "/v2/repository/index": Route(answer=EncodedResponse(repository_index(name)), posted=True),
+            "/v2/repository/index": Route(answer=EncodedResponse(repository_index(name)), is_post=True),
             "/v1/models": _get(model_list(name)),
             f"/v1/models/{name}": _get(model_status(name)),
             f"/v1/models/{name}:predict": Route(decode=lambda _, body: decode_v1(model, body)),
@@ -62,17 +62,17 @@ class Routes:
 
     @property
     def prediction_paths(self) -> tuple[str, ...]:
-        """Paths that the model is asked at, without those of versions."""
+        """Return the paths of predictions, without those that have a version."""
         fixed = (path for path, route in self._fixed.items() if route.decode is not None)
         of_model = (path for path, route in self._of_model.items() if route.decode is not None)
         return (*fixed, *(f"/v2/models/{self._name}{path}" for path in of_model))
 
     def add(self, path: str, route: Route) -> None:
-        """One more path. It has no slash at its end."""
+        """Add a path. It has no slash at its end."""
         self._fixed[path] = route
 
     def find(self, path: str) -> Route:
-        """The route of a path below the prefix, which has no slash at its end but `/` itself. Raises Problem 404."""
+        """Return the route of a path below the prefix, without a slash at its end except `/` itself. Raises Problem 404."""
         if found := self._fixed.get(path):
             return found
         if matched := _V1_PATH.fullmatch(path):
@@ -80,7 +80,7 @@ class Routes:
         matched = _MODEL_PATH.fullmatch(path)
         route = self._of_model.get(matched[3] or "") if matched else None
         if matched is None or route is None:
-            raise Problem(404, "NotFound", f"there is nothing at {path[:200]!r}")
+            raise Problem(404, "NotFound", f"path {path[:200]!r} does not exist")
         check_model(matched[1], matched[2] or "", self._name)
         return route
 

@@ -1,28 +1,26 @@
-"""Answers in pieces: server-sent events where the client asks for them, else one JSON document a line.
+"""Answers in pieces: server-sent events if the client accepts them, otherwise one JSON document per line.
 
-The first item is computed before anything is sent, so that an error up to there gets a status of its own. A later one
-is told as an event, and the connection is cut, which whoever counts answers sees as a truncated one.
+The first item is computed before anything is sent, so an error up to there gets a status of its own. A later error is
+sent as an event, and the connection is cut, so that a counter of answers sees a truncated one.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
 
 import orjson
 
 from sundog_runtime.errors import ClientGoneError, Problem
+from sundog_runtime.protocol.asgi import Receive, Send
 from sundog_runtime.protocol.messages import JSON_TYPE, EncodedResponse
 from sundog_runtime.scheduling.model_thread import as_exception
-
-Message = MutableMapping[str, Any]
 
 SSE_TYPE = b"text/event-stream"
 NDJSON_TYPE = b"application/x-ndjson"
 
 
 class BrokenStreamError(Exception):
-    """A stream that has begun cannot go on; `problem` says why, and has been told."""
+    """A stream failed after its first item; `problem` is the reason, which the client has received."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
@@ -30,21 +28,21 @@ class BrokenStreamError(Exception):
 
 
 def wants_events(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the client asks for server-sent events."""
+    """Whether the client accepts server-sent events."""
     return SSE_TYPE in headers.get(b"accept", b"").lower()
 
 
 async def send_stream(
     answers: AsyncGenerator[EncodedResponse, None],
     events: bool,
-    receive: Callable[[], Awaitable[Message]],
-    send: Callable[[Message], Awaitable[None]],
+    receive: Receive,
+    send: Send,
     as_problem: Callable[[Exception], tuple[Problem, bytes]],
 ) -> None:
-    """Send every answer when it is there. The next one is computed only when the server has taken this one.
+    """Send every answer as soon as it is ready. The next one is computed only after the server has taken this one.
 
-    `as_problem` gives the problem of an exception, and its document. Raises what `answers` raises before the first of
-    them, then BrokenStreamError; ClientGoneError when the client left, which also stops `answers`.
+    `as_problem` returns the problem of an exception, and its document. Raises the error of `answers` before the first
+    answer, BrokenStreamError after it, and ClientGoneError when the client goes away, which also stops `answers`.
     """
     gone = asyncio.create_task(until_gone(receive))
     try:
@@ -60,8 +58,8 @@ async def send_stream(
                     raise
                 except Exception as error:
                     problem, document = as_problem(error)
-                    told = _event(document, events, b"error")
-                    await send({"type": "http.response.body", "body": told, "more_body": True})
+                    event = _event(document, events, b"error")
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
                     raise BrokenStreamError(problem) from error
             await send({"type": "http.response.body", "body": b""})
     finally:
@@ -69,9 +67,9 @@ async def send_stream(
 
 
 async def collect_stream(
-    answers: AsyncGenerator[EncodedResponse, None], events: bool, receive: Callable[[], Awaitable[Message]]
+    answers: AsyncGenerator[EncodedResponse, None], events: bool, receive: Receive
 ) -> EncodedResponse:
-    """All pieces as one answer, for a client that knows no others. Raises what `answers` raises, and ClientGoneError."""
+    """Return all pieces as one answer, for clients without chunks. Raises the error of `answers`, and ClientGoneError."""
     gone = asyncio.create_task(until_gone(receive))
     pieces = list[bytes]()
     try:
@@ -88,29 +86,29 @@ def _content_type(events: bool) -> tuple[bytes, bytes]:
 
 
 async def _next(answers: AsyncGenerator[EncodedResponse, None], gone: "asyncio.Task[None]") -> EncodedResponse | None:
-    following = asyncio.ensure_future(anext(answers, None))
+    upcoming = asyncio.ensure_future(anext(answers, None))
     try:
-        await asyncio.wait((following, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((upcoming, gone), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        if not following.done():
-            following.cancel()
-            await asyncio.wait((following,))
+        if not upcoming.done():
+            upcoming.cancel()
+            await asyncio.wait((upcoming,))
     if gone.done():
-        if not following.cancelled():
-            following.exception()  # seen, and nobody is left to be told
+        if not upcoming.cancelled():
+            upcoming.exception()  # retrieved, so that asyncio does not log it; the client has gone away
         raise ClientGoneError
     try:
-        answer = following.result()
+        answer = upcoming.result()
     except asyncio.CancelledError as error:
-        # Nobody here has cancelled it, so the model has.
+        # This code has not cancelled it, so the model has.
         raise as_exception(error) from error
     if answer is not None and answer.content_type != JSON_TYPE:
-        raise Problem(406, "NotAcceptable", "a stream's answers are JSON; do not ask for binary outputs")
+        raise Problem(406, "NotAcceptable", "a stream's answers are JSON; do not request binary outputs")
     return answer
 
 
-async def until_gone(receive: Callable[[], Awaitable[Message]]) -> None:
-    """Returns when the client has left. What else `receive` has is dropped."""
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has gone away. Other messages of `receive` are dropped."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -1,4 +1,4 @@
-"""KServe's protocol of version 1, for clients that know no other: `{"instances": [row, …]}` → `{"predictions": [row, …]}`.
+"""KServe's protocol of version 1, for clients that support no other: `{"instances": [row, …]}` → `{"predictions": [row, …]}`.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
@@ -21,17 +21,17 @@ from sundog_runtime.tensors import Array
 
 
 def model_list(name: str) -> bytes:
-    """`GET /v1/models`."""
+    """Return the answer to `GET /v1/models`."""
     return encode_json({"models": [name]})
 
 
 def model_status(name: str) -> bytes:
-    """`GET /v1/models/{name}`."""
+    """Return the answer to `GET /v1/models/{name}`."""
     return encode_json({"name": name, "ready": True})
 
 
 def decode_v1(model: LoadedModel, body: Buffer) -> DecodedRequest:
-    """`POST /v1/models/{name}:predict`. Raises Problem 400."""
+    """Decode the body of `POST /v1/models/{name}:predict`. Raises Problem 400."""
     instances = parse_json_object(body).get("instances")
     if not isinstance(instances, list) or not instances:
         raise bad_input("MissingInputs", 'the body has no "instances"; expected {"instances": [row, …]}')
@@ -41,7 +41,7 @@ def decode_v1(model: LoadedModel, body: Buffer) -> DecodedRequest:
 
 
 def _inputs(model: LoadedModel, instances: list[Any]) -> Any:
-    """Rows as columns where they name the model's inputs; else as they are. Raises Problem 400 for rows with other names."""
+    """Convert rows that name the model's inputs to columns; return other rows unchanged. Raises Problem 400 if their names differ."""
     if not model.signature.inputs or not isinstance(instances[0], dict):
         return instances
     names = instances[0].keys()
@@ -51,7 +51,7 @@ def _inputs(model: LoadedModel, instances: list[Any]) -> Any:
                 "WrongType", f"instances[{index}] is a JSON {json_type(row)}; expected an object, as instances[0] is"
             )
         if row.keys() != names:
-            raise bad_input("WrongInputs", f"instances[{index}] has other names than instances[0]")
+            raise bad_input("WrongInputs", f"instances[{index}] has other names than instances[0]; expected the same")
     return {name: [row[name] for row in instances] for name in names}
 
 
@@ -60,7 +60,7 @@ def _encode(output: Any) -> EncodedResponse:
 
 
 def _rows(output: Any) -> Any:
-    """Columns as rows with names, where all have as many; anything else as it is."""
+    """Convert columns of equal length to rows with names; return anything else unchanged."""
     if not isinstance(output, Mapping) or not output or not all(map(_has_rows, output.values())):
         return output
     columns = {name: value.tolist() if not isinstance(value, list) else value for name, value in output.items()}

@@ -1,12 +1,12 @@
-"""Several requests' inputs as one batch, and one batch's outputs as several requests'.
+"""Assemble a batch from the inputs of several requests, and split its output again.
 
-Requests are joined along the first axis where that cannot change what a request is answered:
+Requests are batched along the first axis where that cannot change the answer of a request:
 
-- the model declares its inputs, by `model.yaml` or `example()`, each with any size (-1) along the first axis: nothing
-  else tells that this axis is a batch;
-- all inputs are arrays with the same number of rows, at least one. What is no array (strings, bytes, records) is
-  never joined;
-- names, types and all further sizes are the same, and so is what clients say beside their tensors (`context.parameters`).
+- the model declares its inputs, by `model.yaml` or `example()`, each with any size (-1) along the first axis. Nothing
+  else shows that this axis is a batch;
+- all inputs are arrays with the same number of rows, at least one. Other inputs (strings, bytes, records) are never
+  batched;
+- names, types and all further sizes are equal, and so are the clients' parameters (`context.parameters`).
 
 The outputs must be arrays or lists with as many rows as the inputs, one or several by name.
 """
@@ -21,25 +21,25 @@ from sundog_runtime.tensors import Array
 
 
 def find_unbatchable_reason(model: LoadedModel) -> str:
-    """Why requests to the model must not be joined at all; empty where they may be."""
+    """Return the reason why requests to the model must not be batched at all; empty if they may be."""
     declared = model.signature.inputs
-    if model.streams:
+    if model.is_streaming:
         return "the model streams"
     if not declared:
-        return (
-            "the model has no inputs in model.yaml and no example() of arrays, so nothing says which axis is the batch"
-        )
+        return "the model has no inputs in model.yaml and no example() of arrays, so the batch axis is unknown"
     if wrong := [spec for spec in declared if not spec.shape or spec.shape[0] != -1]:
-        return f"input {wrong[0].name!r} has the shape {list(wrong[0].shape)}; a batch axis is a first size of -1"
-    if not model.batches:
+        return (
+            f"input {wrong[0].name!r} has the shape {list(wrong[0].shape)}; expected a first size of -1, the batch axis"
+        )
+    if not model.is_batchable:
         return "model.yaml has batchable: false, or declares an output whose first size is not -1"
     if texts := [spec for spec in declared if spec.dtype in ("string", "bytes")]:
-        return f"input {texts[0].name!r} holds {texts[0].dtype} values, which are not joined"
+        return f"input {texts[0].name!r} holds {texts[0].dtype} values, which are not batched"
     return ""
 
 
 def batch_key(batch: Any) -> tuple[Hashable, int]:
-    """What batches must have in common to be joined, and the number of rows; (None, 1) for what cannot be."""
+    """Return the key that batches must share to be joined, and the number of rows; (None, 1) if a batch cannot be joined."""
     if isinstance(batch, np.ndarray):
         return (None, 1) if not _is_rows(batch) else ((batch.dtype.str, batch.shape[1:]), batch.shape[0])
     if not isinstance(batch, dict) or not batch:
@@ -54,14 +54,14 @@ def batch_key(batch: Any) -> tuple[Hashable, int]:
 
 
 def join_batches(batches: Sequence[Any]) -> Any:
-    """One batch of equal `form`s, in their order. Always a copy: what a model does to it reaches no request."""
+    """Join batches with equal `batch_key`, in their order. Always a copy: changes by the model reach no request."""
     if isinstance(batches[0], dict):
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return np.concatenate(batches)
 
 
 def split_output(output: Any, rows: Sequence[int]) -> list[Any] | None:
-    """Each request's part of `output`, which is as `tensors.plain` gives it; None where its rows are not the inputs'."""
+    """Return each request's part of `output` (a result of `tensors.to_plain`); None if its rows are not those of the inputs."""
     if isinstance(output, dict):
         named = {name: split_output(value, rows) for name, value in output.items()}
         if not named or any(parts is None or isinstance(output[name], dict) for name, parts in named.items()):

@@ -1,14 +1,14 @@
-"""When waiting requests are put before the model, and which of them together. No clock, no threads, no arrays.
+"""A queue that decides when the model gets waiting requests, and which of them together. No clock, no threads, no arrays.
 
-A pass over many rows costs less than as many passes over one. But waiting for company costs the ones that wait, and is
-for nothing when nobody comes. So:
+A pass over many rows costs less than as many passes over one. But a request that waits for others is delayed, without
+any benefit if none come. So:
 
-- While the model is busy, requests gather by themselves; what has gathered goes next, as far as it fits.
-- When the model is free, a lone request waits only while more are known to be about: as many as were in the house at
-  once lately. It waits no longer than `max_delay`, nor longer than a pass takes, since a shorter pass would have been
-  over by then. Who waited in vain teaches the queue that fewer are about.
+- While the model is busy, requests gather anyway; the next batch has as many of them as fit.
+- When the model is free, a lone request waits only while more are expected: as many as were in the replica at once
+  lately. It waits no longer than `max_delay_s`, nor longer than a pass takes, because a shorter pass would have ended
+  by then. A request that waits in vain makes the queue expect fewer.
 
-With one connection there is never more than one request in the house, and nobody waits.
+With one connection there is never more than one request in the replica, and no request waits.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ Payload = TypeVar("Payload")
 
 @dataclass(eq=False, slots=True)
 class QueuedRequest(Generic[Payload]):
-    """A waiting request. Entries with equal `key` may be joined; None joins with nobody. `rows` is its size."""
+    """A waiting request. Requests with equal `key` may be batched; None means never. `rows` is its size."""
 
     payload: Payload
     key: Hashable = None
@@ -31,19 +31,19 @@ class QueuedRequest(Generic[Payload]):
 
 @dataclass(slots=True)
 class BatchQueue(Generic[Payload]):
-    """Requests in the order of their arrival, handed out in batches of at most `max_rows` rows.
+    """Requests in the order of their arrival, returned in batches of at most `max_rows` rows.
 
-    A request of more rows than that is handed out alone. Times are in seconds of one clock, whichever.
+    A request of more rows is returned alone. All times are in seconds of one clock, whichever.
     """
 
     max_rows: int = 1
-    max_delay: float = 0.0
+    max_delay_s: float = 0.0
     pass_seconds: float = 0.0
     _waiting: deque[QueuedRequest[Payload]] = field(default_factory=deque)
     _running: int = 0
-    _about: int = 1
+    _expected: int = 1
     _held: bool = False
-    _memory: float = 32.0
+    _mean_over: float = 32.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -52,31 +52,31 @@ class BatchQueue(Generic[Payload]):
         """Queue a request."""
         entry.arrived = now
         self._waiting.append(entry)
-        self._about = max(self._about, len(self._waiting) + self._running)
+        self._expected = max(self._expected, len(self._waiting) + self._running)
 
     def discard(self, entry: QueuedRequest[Payload]) -> bool:
-        """Take a request back that nobody wants an answer to any more. False when it is not waiting."""
+        """Remove an abandoned request. Return False if it is not waiting."""
         try:
             self._waiting.remove(entry)
         except ValueError:
             return False
         return True
 
-    def take(self, now: float) -> tuple[list[QueuedRequest[Payload]], float | None]:
-        """The next batch, all with one key, the oldest request first; or none, and when to ask again at the latest.
+    def take_batch(self, now: float) -> tuple[list[QueuedRequest[Payload]], float | None]:
+        """Return the next batch, all with one key, the oldest request first; or no batch, and the time of the next call at the latest.
 
-        None instead of a time when nothing waits. The caller tells by `done` when the batch is through.
+        The time is None if no request waits. The caller calls `record_pass` after the pass.
         """
         if not self._waiting:
             return [], None
-        batch, full = self._next()
-        if not full and len(self._waiting) < self._about:
-            until = self._waiting[0].arrived + min(self.max_delay, self.pass_seconds)
+        batch, is_full = self._next()
+        if not is_full and len(self._waiting) < self._expected:
+            until = self._waiting[0].arrived + min(self.max_delay_s, self.pass_seconds)
             if now < until:
                 self._held = True
                 return [], until
             if self._held:
-                self._about = len(self._waiting)
+                self._expected = len(self._waiting)
         self._held = False
         if len(batch) == len(self._waiting):
             self._waiting.clear()
@@ -86,13 +86,13 @@ class BatchQueue(Generic[Payload]):
         self._running = len(batch)
         return batch, None
 
-    def done(self, seconds: float) -> None:
-        """The batch that was taken last is through; its pass took `seconds`."""
+    def record_pass(self, seconds: float) -> None:
+        """Record the pass of the last batch, which took `seconds`."""
         self._running = 0
-        self.pass_seconds += (seconds - self.pass_seconds) / self._memory if self.pass_seconds else seconds
+        self.pass_seconds += (seconds - self.pass_seconds) / self._mean_over if self.pass_seconds else seconds
 
     def _next(self) -> tuple[list[QueuedRequest[Payload]], bool]:
-        """The oldest request and those that may join it, and whether no further one could."""
+        """Return the oldest request and those that may join it, and whether the batch is full."""
         first = self._waiting[0]
         batch, rows = [first], first.rows
         if first.key is None or rows >= self.max_rows:

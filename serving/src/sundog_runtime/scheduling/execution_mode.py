@@ -1,12 +1,12 @@
-"""Where the next forward pass may run, and where what goes in and out is read and written.
+"""Choose where the next forward pass runs, and where large bodies are read and written.
 
-Handing a call to the model's thread and back costs more than a small network's whole forward pass (measured on two
-cores: a request takes 165 µs on the event loop, 350 µs by way of the thread). But a pass on the event loop holds up
-everything of the replica, health checks included. So only passes of torch models that have proved to be quick run there,
-and only over inputs that are small: what was learned of one row says nothing of ten thousand.
+Passing a call to the model's thread and back costs more than a small network's whole forward pass (measured on two
+cores: a request takes 165 µs on the event loop, 350 µs through the thread). But a pass on the event loop blocks
+everything else in the replica, health checks included. So only torch models with quick passes run there, and only with
+small inputs: the time for one row says nothing about ten thousand rows.
 
-A pass counts with its own time. Time in which its thread was ready to run and had no core is the machine's: on a busy
-one, and where a container's CPU is throttled, a pass of 0.1 ms may take 100 ms from begin to end.
+A pass counts with its own time. Time in which its thread was ready to run and had no core is the machine's. On a busy
+machine, or in a container with a CPU limit, a pass of 0.1 ms may take 100 ms from begin to end.
 """
 
 import resource
@@ -17,30 +17,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 QUICK_SECONDS = 0.002
-"""Passes of at most this mean duration may run on the event loop."""
+"""Maximum mean duration of passes that may start to run on the event loop."""
 
 HYSTERESIS = 1.5
-"""Passes that run there leave it at so many times that duration: a model near the limit does not go to and fro."""
+"""Factor of that duration at which passes leave the event loop again, so that a model near the limit does not alternate."""
 
 LONG_SECONDS = 0.05
-"""A pass longer than this sends the next `FIRST_PENALTY_CALLS` to the thread, and each further one four times as many, up
-to `PENALTY_CALLS`. One alone may be chance; a model that has them now and then will not stay on the loop."""
+"""A longer pass sends the next `FIRST_PENALTY_CALLS` passes to the thread. Each further long pass sends four times as many,
+up to `PENALTY_CALLS`. A single one may be chance; a model that has them now and then does not stay on the event loop."""
 
 FIRST_PENALTY_CALLS = 64
 PENALTY_CALLS = 10_000
 FORGET_AFTER_CALLS = 100_000
 PROBATION_CALLS = 16
 SMALL_BYTES = 64 * 1024
-"""Larger bodies and outputs take long to read and write, whatever the model does: another thread does it."""
+"""Larger bodies and outputs take long to read and write, for any model, so another thread does it."""
 
 _MANY_ITEMS = 4096
-_MEMORY = 32.0
+_MEAN_OVER = 32.0
 
 
 def is_small(value: Any) -> bool:
-    """Whether a batch, or an output as `tensors.plain` gives it, takes next to no time to work on.
+    """Whether a batch, or an output of `tensors.to_plain`, takes almost no time to read or write.
 
-    Of nested lists the first of each level is looked at, as if they were rectangular.
+    Nested lists are taken as rectangular: only the first item of each level is checked.
     """
     if isinstance(value, np.ndarray):
         return value.nbytes <= SMALL_BYTES
@@ -54,20 +54,20 @@ def is_small(value: Any) -> bool:
 
 
 class ThreadUsage(NamedTuple):
-    """What a thread has had since its start: CPU seconds, and how often it gave up its core to wait for something."""
+    """A thread's usage since its start: CPU seconds, and how often it gave up its core to wait."""
 
     cpu_s: float
     waits: int
 
 
 def read_thread_usage() -> ThreadUsage:
-    """That of the calling thread."""
+    """Return the usage of the calling thread."""
     found = resource.getrusage(resource.RUSAGE_THREAD)
     return ThreadUsage(found.ru_utime + found.ru_stime, found.ru_nvcsw)
 
 
 def _waits_are_counted() -> bool:
-    """Not on macOS, which has no usage by thread, nor in sandboxes that count nothing."""
+    """Whether the kernel counts waits: macOS has no usage by thread, and some sandboxes count nothing."""
     if not hasattr(resource, "RUSAGE_THREAD"):
         return False
     before = read_thread_usage().waits
@@ -76,34 +76,34 @@ def _waits_are_counted() -> bool:
 
 
 thread_usage_reader: Callable[[], ThreadUsage] | None = read_thread_usage if _waits_are_counted() else None
-"""None where the kernel does not say what a thread has had."""
+"""None if the kernel does not count a thread's usage."""
 
 
 def unpreempted_seconds(seconds: float, before: ThreadUsage, usage: Callable[[], ThreadUsage]) -> float:
-    """The own time of a pass that took `seconds` from begin to end on this thread, whose usage was `before` when it began.
+    """Return the own time of a pass that took `seconds` on this thread, whose usage was `before` at its begin.
 
-    A thread that never waited has had its CPU time. One that did, for a device, a lock or a clock, has had all of it.
+    The own time is the CPU time if the thread never waited. If it waited, for a device, a lock or a clock, it is `seconds`.
     """
     if seconds <= QUICK_SECONDS:
-        # It is quick, whosever time it was.
+        # The pass is quick, with or without the machine's share.
         return seconds
     now = usage()
     return min(seconds, now.cpu_s - before.cpu_s) if now.waits == before.waits else seconds
 
 
 class PassDurations:
-    """How long the passes of one model take: an exponentially weighted mean over some 32, and a memory for long ones."""
+    """Durations of one model's passes: an exponentially weighted mean over about 32, and a penalty for long ones."""
 
     def __init__(self) -> None:
         self._mean = 0.0
-        self._weighed = 0.0
+        self._weight = 0.0
         self._limit = QUICK_SECONDS
         self._on_probation = PROBATION_CALLS
         self._penalty = FIRST_PENALTY_CALLS
         self._since_long = 0
 
     def observe(self, seconds: float) -> None:
-        """Take one pass into account, by its own time."""
+        """Record one pass by its own time."""
         self._since_long += 1
         if seconds > LONG_SECONDS:
             if self._since_long > FORGET_AFTER_CALLS:
@@ -113,11 +113,11 @@ class PassDurations:
             self._since_long = 0
         elif self._on_probation:
             self._on_probation -= 1
-        self._weighed = min(self._weighed + 1.0, _MEMORY)
-        self._mean += (seconds - self._mean) / self._weighed
-        self._limit = HYSTERESIS * QUICK_SECONDS if self.quick else QUICK_SECONDS
+        self._weight = min(self._weight + 1.0, _MEAN_OVER)
+        self._mean += (seconds - self._mean) / self._weight
+        self._limit = HYSTERESIS * QUICK_SECONDS if self.is_quick else QUICK_SECONDS
 
     @property
-    def quick(self) -> bool:
+    def is_quick(self) -> bool:
         """Whether the next pass may run on the event loop."""
         return not self._on_probation and self._mean <= self._limit

@@ -1,6 +1,6 @@
-"""Between decoded requests and the model: waiting, joining, deadlines, and each request's own end.
+"""The scheduler between decoded requests and the model: queue, batches, deadlines, and each request's own result.
 
-Everything here runs on the event loop but `_step` and `_pass`, which run where the model does.
+Everything here runs on the event loop, except `_step` and `_run_batch`, which run where the model does.
 """
 
 import asyncio
@@ -25,52 +25,53 @@ from sundog_runtime.scheduling.execution_mode import (
     unpreempted_seconds,
 )
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread, as_exception
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
 Result = TypeVar("Result")
 
 MAX_QUEUED_REQUESTS = 1024
-"""Requests that may wait in one replica. Serve admits `maxOngoingRequests` at a time, which is less as a rule."""
+"""Requests that may wait in one replica. Serve admits `maxOngoingRequests` at a time, which is usually less."""
 
 NOT_AT_ONCE = object()
-"""Instead of an output: the request has to wait."""
+"""Returned instead of an output if the request has to wait."""
 
 STUCK_DEADLINE_FACTOR = 4.0
-"""A call that runs longer than so many times the deadlines of its requests is stuck: nobody waits for it any more."""
+"""A call is stuck if it runs longer than this many times the deadlines of its requests, because no client waits any more."""
 
-_LEAST_PATIENCE_SECONDS = 60.0
-_logger = logging.getLogger("ray.serve.sundog")
+_MIN_STUCK_LIMIT_S = 60.0
+_logger = logging.getLogger(LOGGER_NAME)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
-    """One request's inputs, and who waits for the output."""
+class _PendingRequest:
+    """One request's inputs, and the future that gets its output."""
 
     batch: Any
     context: RequestContext
     future: "asyncio.Future[Any]"
 
 
-_Entry: TypeAlias = QueuedRequest[_Ask]
+_Entry: TypeAlias = QueuedRequest[_PendingRequest]
 
 
 @dataclass(frozen=True, slots=True)
-class _Passed:
-    """What came out of handing out one batch: for each request its output or its error.
+class _BatchResult:
+    """The result of one batch: an output or an error for each request.
 
-    `seconds` are from begin to end; `own_seconds` are those of them that were not the machine's (`pace`).
+    `seconds` are from begin to end; `own_seconds` are without time that the machine took (`execution_mode`).
     """
 
     batch: list[_Entry]
-    ends: list[tuple[Any, BaseException | None]]
-    begun: float
+    results: list[tuple[Any, BaseException | None]]
+    started: float
     seconds: float
     own_seconds: float
 
 
 class Scheduler:
-    """Runs one model: one call at a time, on its thread, or on the event loop where that is quick."""
+    """The scheduler of one model: one call at a time, on its thread, or on the event loop if its passes are quick."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Scheduler:
         thread: ModelThread,
         metrics: ReplicaMetrics,
         max_rows: int = 1,
-        max_delay: float = 0.0,
+        max_delay_s: float = 0.0,
         max_waiting: int = MAX_QUEUED_REQUESTS,
         clock: Callable[[], float] = time.monotonic,
         usage: Callable[[], ThreadUsage] | None = thread_usage_reader,
@@ -90,87 +91,87 @@ class Scheduler:
         self._clock = clock
         self._usage = usage
         # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
-        self._pace = PassDurations() if model.platform == "pytorch" and not model.needs_model_thread else None
-        # It may also answer with memory of its own that its next call writes to, before this answer is written.
+        self._durations = PassDurations() if model.platform == "pytorch" and not model.needs_model_thread else None
+        # A predictor may also return memory of its own, and write to it in its next call, before this answer is encoded.
         self._copies = model.platform == "python"
-        self.joins = max_rows > 1 and not find_unbatchable_reason(model)
-        self._batches: BatchQueue[_Ask] = BatchQueue(max_rows if self.joins else 1, max_delay)
+        self.is_batching = max_rows > 1 and not find_unbatchable_reason(model)
+        self._batches: BatchQueue[_PendingRequest] = BatchQueue(max_rows if self.is_batching else 1, max_delay_s)
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Whether a step is on the model's thread, or about to be. Changes under the lock; while it is False nothing
-        # but the event loop touches the queue or the model.
+        # Whether a step is on the model's thread, or about to be. Changes under the lock. While it is False, only the
+        # event loop touches the queue or the model.
         self._stepping = False
-        self._coming = 0
+        self._arriving = 0
         self._held = False
         self._timer: asyncio.TimerHandle | None = None
-        self._patience = STUCK_AFTER_SECONDS
+        self._stuck_limit_s = STUCK_AFTER_SECONDS
 
     @property
     def waiting(self) -> int:
-        """Requests that are in the queue."""
+        """Return the number of requests in the queue."""
         return len(self._batches)
 
     @property
-    def stuck(self) -> bool:
-        """Whether a call of the model has been running for so long that nothing behind it will be answered."""
-        return self._thread.busy_seconds > self._patience
+    def is_stuck(self) -> bool:
+        """Whether a call of the model has been running for so long that no request behind it will be answered."""
+        return self._thread.busy_seconds > self._stuck_limit_s
 
     def run_with_stuck_limit(self, longest: float, call: Callable[[], Result]) -> Result:
-        """`call()`, on the model's thread. While it runs, `stuck` goes by `longest`, the seconds that who asked for it waits."""
-        self._patience = min(max(_LEAST_PATIENCE_SECONDS, STUCK_DEADLINE_FACTOR * longest), STUCK_AFTER_SECONDS)
+        """Return `call()`, made on the model's thread. Meanwhile `is_stuck` depends on `longest`, the seconds that its clients wait."""
+        self._stuck_limit_s = min(max(_MIN_STUCK_LIMIT_S, STUCK_DEADLINE_FACTOR * longest), STUCK_AFTER_SECONDS)
         try:
             return call()
         finally:
-            self._patience = STUCK_AFTER_SECONDS
+            self._stuck_limit_s = STUCK_AFTER_SECONDS
 
-    def expect(self) -> None:
-        """A request has begun to arrive: who is held for company may wait for it. `expected` must follow."""
-        self._coming += 1
+    def begin_arrival(self) -> None:
+        """Note that a request has begun to arrive: held requests may wait for it. A call of `end_arrival` must follow."""
+        self._arriving += 1
 
-    def expected(self) -> None:
-        """The request has arrived, and is about to ask for its answer, or it never will."""
-        self._coming -= 1
-        if self._held and not self._coming:
+    def end_arrival(self) -> None:
+        """Note that the request has arrived and is about to call `infer`, or never will."""
+        self._arriving -= 1
+        if self._held and not self._arriving:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def can_infer_at_once(self) -> bool:
-        """Whether `infer_at_once` may have an answer for a request that is here now."""
-        return self._may_run_here() and not self._held and not (self._coming and self.joins)
+        """Whether `infer_at_once` may answer a request that has arrived now."""
+        return self._can_run_on_loop() and not self._held and not (self._arriving and self.is_batching)
 
     def infer_at_once(self, batch: Any, context: RequestContext) -> Any:
-        """As `infer`, where nothing has to be waited for; else NOT_AT_ONCE, and nothing has happened."""
+        """Infer like `infer` if nothing has to be waited for; otherwise return NOT_AT_ONCE without any effect."""
         now = self._clock()
         if context.deadline <= now:
             raise make_deadline_problem()
-        return self._here(batch, context, now) if self.can_infer_at_once() and is_small(batch) else NOT_AT_ONCE
+        return self._run_on_loop(batch, context, now) if self.can_infer_at_once() and is_small(batch) else NOT_AT_ONCE
 
     async def infer(self, batch: Any, context: RequestContext) -> Any:
-        """The model's output for `batch`, as `tensors.plain` gives it.
+        """Return the model's output for `batch`, converted by `tensors.to_plain`.
 
-        Raises Problem 504 when the deadline passes (what still waits then is never computed), Problem 503 when too
-        many wait, and whatever the model raises on this request alone. When it is cancelled, or when its client is gone
-        (which raises ClientGoneError), it leaves the queue.
+        Raises Problem 504 when the deadline passes (a request that still waits then is never computed), Problem 503 when
+        too many wait, and any error that the model raises on this request alone. When it is cancelled, or when its client
+        goes away (which raises ClientGoneError), the request leaves the queue.
         """
         output = self.infer_at_once(batch, context)
         if output is not NOT_AT_ONCE:
             return output
         now = self._clock()
         if len(self._batches) >= self._max_waiting:
-            detail = f"{self._max_waiting} requests are waiting for the model already"
+            detail = f"{self._max_waiting} requests already wait for the model"
             raise Problem(503, "Overloaded", detail, ((b"retry-after", b"1"),))
         return await self._wait(batch, context, now)
 
-    def _may_run_here(self) -> bool:
-        # Never beside a call on the thread: a model is used by one at a time.
-        return self._pace is not None and self._pace.quick and not self._stepping and self._thread.idle
+    def _can_run_on_loop(self) -> bool:
+        # Never beside a call on the thread: a model runs one call at a time.
+        return self._durations is not None and self._durations.is_quick and not self._stepping and self._thread.is_idle
 
-    def _here(self, batch: Any, context: RequestContext, now: float) -> Any:
+    def _run_on_loop(self, batch: Any, context: RequestContext, now: float) -> Any:
         before = self._usage() if self._usage is not None else None
-        output, error = self._alone(batch, context)
+        output, error = self._run_one(batch, context)
         seconds = self._clock() - now
-        if self._pace is not None:
-            self._pace.observe(self._own(seconds, before))
-        self._metrics.passed(1, seconds)
+        if self._durations is not None:
+            self._durations.observe(self._own_seconds(seconds, before))
+        self._metrics.record_pass(1, seconds)
         if error is not None:
             raise as_exception(error)
         return output
@@ -178,18 +179,18 @@ class Scheduler:
     async def _wait(self, batch: Any, context: RequestContext, now: float) -> Any:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        key, rows = batch_key(batch) if self.joins else (None, 1)
+        key, rows = batch_key(batch) if self.is_batching else (None, 1)
         if key is not None and context.parameters is not NO_PARAMETERS:
             key = (key, context.parameters.key)
-        entry = QueuedRequest(_Ask(batch, context, future), key, rows)
+        entry = QueuedRequest(_PendingRequest(batch, context, future), key, rows)
         alarm = None
         if context.deadline < inf:
             alarm = loop.call_later(context.deadline - now, self._expire, entry)
         watch = None
         if context.until_gone is not None:
-            watch = loop.create_task(_leave(future, context.until_gone))
+            watch = loop.create_task(_cancel_when_gone(future, context.until_gone))
         try:
-            self._put(entry, now)
+            self._enqueue(entry, now)
             return await future
         except asyncio.CancelledError:
             self._withdraw(entry)
@@ -202,43 +203,43 @@ class Scheduler:
             if watch is not None:
                 watch.cancel()
 
-    def _put(self, entry: _Entry, now: float) -> None:
-        here = (self._held or self._may_run_here()) and is_small(entry.payload.batch)
+    def _enqueue(self, entry: _Entry, now: float) -> None:
+        runs_on_loop = (self._held or self._can_run_on_loop()) and is_small(entry.payload.batch)
         with self._changed:
             self._batches.add(entry, now)
             self._changed.notify()
-        if here:
+        if runs_on_loop:
             self._hold()
         else:
-            self._to_thread()
+            self._start_thread_step()
 
     def _hold(self) -> None:
-        """Keep what waits on the event loop until those that are coming are here, or for as long as is worth it."""
+        """Hold waiting requests on the event loop until the arriving ones are here, or for as long as that is worthwhile."""
         if not self._held:
             self._held = True
-            patience = min(self._batches.max_delay, self._batches.pass_seconds)
-            self._timer = asyncio.get_running_loop().call_later(patience, self._flush)
-        if not self._coming:
+            delay_s = min(self._batches.max_delay_s, self._batches.pass_seconds)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._flush)
+        if not self._arriving:
             self._flush()
 
     def _flush(self) -> None:
-        """Put before the model what was held, if it still is."""
+        """Run the held requests, if they are still held."""
         if not self._held:
             return
         self._held = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._may_run_here():
-            batch, _ = self._batches.take(inf)
+        while self._can_run_on_loop():
+            batch, _ = self._batches.take_batch(inf)
             if not batch:
                 return
-            passed = self._pass(batch)
-            self._batches.done(passed.seconds)
-            self._settle(passed)
-        self._to_thread()
+            result = self._run_batch(batch)
+            self._batches.record_pass(result.seconds)
+            self._settle(result)
+        self._start_thread_step()
 
-    def _to_thread(self) -> None:
+    def _start_thread_step(self) -> None:
         self._loop = asyncio.get_running_loop()
         with self._changed:
             post = bool(self._batches) and not self._stepping
@@ -255,13 +256,13 @@ class Scheduler:
         if not entry.payload.future.done():
             entry.payload.future.set_exception(make_deadline_problem())
 
-    def _settle(self, passed: _Passed) -> None:
-        """On the event loop: give every request its end."""
-        self._metrics.passed(len(passed.batch), passed.seconds)
-        if self._pace is not None:
-            self._pace.observe(passed.own_seconds)
-        for entry, (output, error) in zip(passed.batch, passed.ends, strict=True):
-            self._metrics.waited(passed.begun - entry.arrived)
+    def _settle(self, result: _BatchResult) -> None:
+        """Give every request its result, on the event loop."""
+        self._metrics.record_pass(len(result.batch), result.seconds)
+        if self._durations is not None:
+            self._durations.observe(result.own_seconds)
+        for entry, (output, error) in zip(result.batch, result.results, strict=True):
+            self._metrics.record_wait(result.started - entry.arrived)
             future = entry.payload.future
             if future.done():
                 continue
@@ -271,13 +272,13 @@ class Scheduler:
                 future.set_exception(as_exception(error))
 
     def _step(self) -> None:
-        """On the model's thread: the next batch, if something still waits.
+        """Run the next batch on the model's thread, if a request still waits.
 
-        One batch at a time, behind whatever else the thread was asked for meanwhile: settings come between requests.
+        One batch at a time, behind other calls that were submitted meanwhile: settings are applied between requests.
         """
         with self._changed:
             while True:
-                batch, until = self._batches.take(self._clock())
+                batch, until = self._batches.take_batch(self._clock())
                 if batch:
                     break
                 if until is None:
@@ -285,80 +286,81 @@ class Scheduler:
                     return
                 self._changed.wait(until - self._clock())
         longest = max(entry.payload.context.deadline - entry.arrived for entry in batch)
-        passed = self.run_with_stuck_limit(longest, lambda: self._pass(batch))
+        result = self.run_with_stuck_limit(longest, lambda: self._run_batch(batch))
         with self._changed:
-            self._batches.done(passed.seconds)
+            self._batches.record_pass(result.seconds)
             self._stepping = again = bool(self._batches)
         if again:
             self._thread.post(self._step)
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._settle, passed)
+            self._loop.call_soon_threadsafe(self._settle, result)
         except RuntimeError:
-            # The loop is closed: the process is going away, and nobody waits for the result.
+            # The loop is closed: the process is ending, and no client waits for the result.
             return
 
-    def _pass(self, batch: list[_Entry]) -> _Passed:
+    def _run_batch(self, batch: list[_Entry]) -> _BatchResult:
         before = self._usage() if self._usage is not None else None
-        begun = self._clock()
-        ends = self._joined(batch) if len(batch) > 1 else None
-        if ends is None:
-            ends = [self._of(entry) for entry in batch]
-        seconds = self._clock() - begun
-        return _Passed(batch, ends, begun, seconds, self._own(seconds, before))
+        started = self._clock()
+        results = self._run_joined(batch) if len(batch) > 1 else None
+        if results is None:
+            results = [self._run_entry(entry) for entry in batch]
+        seconds = self._clock() - started
+        return _BatchResult(batch, results, started, seconds, self._own_seconds(seconds, before))
 
-    def _own(self, seconds: float, before: ThreadUsage | None) -> float:
-        """The own time of a pass on this thread; all of it where nothing says what the thread has had."""
+    def _own_seconds(self, seconds: float, before: ThreadUsage | None) -> float:
+        """Return the own time of a pass on this thread; `seconds` if the thread's usage is unknown."""
         if before is None or self._usage is None:
             return seconds
         return unpreempted_seconds(seconds, before, self._usage)
 
-    def _joined(self, batch: list[_Entry]) -> list[tuple[Any, BaseException | None]] | None:
-        """Every request's part of one call; None where the call failed: then each must be tried alone.
+    def _run_joined(self, batch: list[_Entry]) -> list[tuple[Any, BaseException | None]] | None:
+        """Return every request's part of one call; None if the call failed, so that each request must run alone.
 
-        An error of one request is so told to that one, and the others get what they would have got.
+        An error of one request thus reaches only that request, and the others get their own outputs.
         """
-        asks = [entry.payload for entry in batch]
+        requests = [entry.payload for entry in batch]
         try:
-            inputs = join_batches([ask.batch for ask in asks])
-            output = self._plain(call_for(tuple(ask.context for ask in asks), lambda: self._model.predict(inputs)))
-        except BaseException:  # noqa: BLE001 (told to the request that raises it again)
+            inputs = join_batches([request.batch for request in requests])
+            contexts = tuple(request.context for request in requests)
+            output = self._to_plain(call_for(contexts, lambda: self._model.predict(inputs)))
+        except BaseException:  # noqa: BLE001 (the request that raises it again gets it)
             return None
         parts = split_output(output, [entry.rows for entry in batch])
         if parts is None:
-            self.stop_joining("its outputs do not have as many rows as its inputs")
+            self.stop_batching("its outputs do not have as many rows as its inputs")
             return None
         return [(part, None) for part in parts]
 
-    def _plain(self, output: Any) -> Any:
+    def _to_plain(self, output: Any) -> Any:
         return to_plain(output, copy=self._copies)
 
-    def stop_joining(self, why: str) -> None:
-        """From now on each request is a pass of its own."""
-        if self.joins:
-            self.joins = False
+    def stop_batching(self, reason: str) -> None:
+        """Run each further request in a pass of its own."""
+        if self.is_batching:
+            self.is_batching = False
             self._batches.max_rows = 1
-            _logger.warning("requests are not batched: the model cannot take several at once: %s", why)
+            _logger.warning("requests are not batched: the model cannot take several at once: %s", reason)
 
-    def _of(self, entry: _Entry) -> tuple[Any, BaseException | None]:
-        # One that has left while the others were tried is not worth a pass.
+    def _run_entry(self, entry: _Entry) -> tuple[Any, BaseException | None]:
+        # A request that was abandoned while the others ran is not worth a pass.
         if entry.payload.future.done():
             return None, None
-        return self._alone(entry.payload.batch, entry.payload.context)
+        return self._run_one(entry.payload.batch, entry.payload.context)
 
-    def _alone(self, batch: Any, context: RequestContext) -> tuple[Any, BaseException | None]:
+    def _run_one(self, batch: Any, context: RequestContext) -> tuple[Any, BaseException | None]:
         try:
-            return self._plain(call_for((context,), lambda: self._model.predict(batch))), None
-        except BaseException as raised:  # noqa: BLE001 (it is the request's, whatever it is; the others must live on)
+            return self._to_plain(call_for((context,), lambda: self._model.predict(batch))), None
+        except BaseException as raised:  # noqa: BLE001 (any error is this request's; the other requests must go on)
             return None, raised
 
 
 def make_deadline_problem() -> Problem:
-    """The end of a request whose time is over."""
-    return Problem(504, "DeadlineExceeded", "the request's time was over before the model had answered it")
+    """Return the problem of a request whose deadline has passed."""
+    return Problem(504, "DeadlineExceeded", "the request's deadline passed before the model had answered")
 
 
-async def _leave(future: "asyncio.Future[Any]", until_gone: Callable[[], Awaitable[None]]) -> None:
-    """Cancel `future` when the client is gone."""
+async def _cancel_when_gone(future: "asyncio.Future[Any]", until_gone: Callable[[], Awaitable[None]]) -> None:
+    """Cancel `future` when the client goes away."""
     await until_gone()
     future.cancel()

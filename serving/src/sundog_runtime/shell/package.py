@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sundog_runtime.packaging.package import PackageReport
 
 _FILE = click.Path(exists=True, path_type=Path)
-_EXAMPLE = 'A request\'s "inputs" as JSON, or @FILE, to run the model with. Bytes are text, or {"base64": "…"}.'
+_EXAMPLE = 'The "inputs" of a request, as JSON or @FILE, to run the model with. Bytes are text, or {"base64": "…"}.'
 _FORMATS = ("auto", "torch", "exported", "torchscript", "transformers", "python")
 
 
@@ -27,29 +27,29 @@ class _Input(click.ParamType[TensorSpec]):
     name = "name:dtype:shape"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TensorSpec:
-        """Parse one input; fails the command line when it is none."""
+        """Parse one input. Fail the command line if it is invalid."""
         name, _, rest = str(value).partition(":")
         dtype, _, sizes = rest.partition(":")
         if not name or not re.fullmatch(r"-?\d+(,-?\d+)*", sizes):
-            self.fail(f"{value!r} is not of the form name:dtype:shape, such as image:float32:-1,64", param, ctx)
+            self.fail(f"{value!r}: expected name:dtype:shape, such as image:float32:-1,64", param, ctx)
         if dtype not in OIP_TYPES:
-            self.fail(f"{dtype!r} is none of {', '.join(OIP_TYPES)}", param, ctx)
+            self.fail(f"dtype {dtype!r}: expected one of {', '.join(OIP_TYPES)}", param, ctx)
         shape = tuple(map(int, sizes.split(",")))
         if any(size < -1 for size in shape):
-            self.fail(f"{value!r} has a size below -1; -1 is any size", param, ctx)
+            self.fail(f"{value!r}: found a size below -1; expected sizes, where -1 is any size", param, ctx)
         return TensorSpec(name, dtype, shape)
 
 
 class _Setting(click.ParamType[tuple[str, Any]]):
-    """`key=value`, where the value is JSON or else text."""
+    """`key=value`, where the value is JSON, otherwise text."""
 
     name = "key=value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Parse one setting; fails the command line when it is none."""
+        """Parse one setting. Fail the command line if it is invalid."""
         key, equals, text = str(value).partition("=")
         if not equals or not key:
-            self.fail(f"{value!r} is not of the form key=value", param, ctx)
+            self.fail(f"{value!r}: expected key=value", param, ctx)
         try:
             return key, json.loads(text)
         except ValueError:
@@ -62,28 +62,28 @@ class _Json(click.ParamType[Any]):
     name = "json"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it; fails the command line when it is none."""
+        """Parse the value. Fail the command line if it is invalid."""
         try:
             text = Path(value[1:]).read_bytes() if str(value).startswith("@") else str(value)
             return orjson.loads(text)
         except OSError as error:
             self.fail(f"{value[1:]}: {error.strerror}", param, ctx)
         except orjson.JSONDecodeError as error:
-            self.fail(f"it is not JSON: {error}", param, ctx)
+            self.fail(f"expected JSON: {error}", param, ctx)
 
 
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--entrypoint", metavar="MODULE:NAME", default="", help="The network's class, or a predictor class.")
+@click.option("--entrypoint", metavar="MODULE:NAME", default="", help="The class of the network or of the predictor.")
 @click.option("--weights", type=_FILE, help="A state dict (.pt or safetensors), a .pt2 or a TorchScript archive.")
-@click.option("--code", type=_FILE, multiple=True, help="A module or package to copy. The entrypoint's own is found.")
-@click.option("--config", type=_Setting(), multiple=True, help="An argument of the entrypoint.")
-@click.option("--input", "inputs", type=_Input(), multiple=True, help="An input, such as image:float32:-1,64.")
+@click.option("--code", type=_FILE, multiple=True, help="Copy a module or package. The entrypoint's own is found.")
+@click.option("--config", type=_Setting(), multiple=True, help="Set an argument of the entrypoint.")
+@click.option("--input", "inputs", type=_Input(), multiple=True, help="Declare an input, such as image:float32:-1,64.")
 @click.option("--example", type=_Json(), help=_EXAMPLE)
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="auto", show_default=True)
 @click.option("--compile", "compile_", is_flag=True, help="Use torch.compile in the server.")
 @click.option("--trust-code", is_flag=True, help="Open an archive that can run code, as spec.model.trustCode does.")
-@click.option("--runs", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Runs to measure.")
+@click.option("--runs", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Number of timed runs.")
 @click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
 def package(  # one parameter for each option
     directory: Path,
@@ -101,8 +101,8 @@ def package(  # one parameter for each option
 ) -> None:
     """Write a model's directory from code and weights, load it as the server does, and run it.
 
-    Weights become safetensors; inputs and outputs are found out by running and written to model.yaml. A DIRECTORY that is
-    there already is completed and checked. It changes only when the model loads and runs.
+    Weights become safetensors. Inputs and outputs are inferred from a run and written to model.yaml. An existing DIRECTORY
+    is completed and checked. It changes only when the model loads and runs.
 
     \b
     sundog package model --entrypoint net:Net --weights weights.pt
@@ -119,7 +119,7 @@ def package(  # one parameter for each option
         entrypoint, weights, code, format_, dict(config), inputs, example, compile_, trust_code, runs
     )
     try:
-        # The URI that it is loaded by has no `..`; links are kept.
+        # The URI of the directory must not have `..`; links are kept.
         report = write(Path(os.path.abspath(directory)), wanted)  # noqa: PTH100
     except StartError as error:
         raise click.ClickException(f"{error.reason}: {error.message}") from None
@@ -132,16 +132,16 @@ def package(  # one parameter for each option
 
 
 def render_report(report: "PackageReport") -> dict[str, Any]:
-    """The report as JSON."""
+    """Return the report as JSON."""
     return {
         "path": str(report.path),
         "found": report.found,
         "files": report.files,
         "bytes": report.bytes,
         "parameters": report.parameters,
-        "loadSeconds": report.load,
-        "latencySeconds": report.latency,
-        "streams": report.streams,
+        "loadSeconds": report.load_s,
+        "latencySeconds": report.latency_s,
+        "streams": report.is_streaming,
         "batchable": not report.unbatchable_reason,
         "inputs": [_tensor(spec) for spec in report.signature.inputs],
         "outputs": [_tensor(spec) for spec in report.signature.outputs],
@@ -159,17 +159,19 @@ def _print(report: "PackageReport") -> None:
     from rich.text import Text
 
     latency = (
-        "not run: say --input or --example" if report.latency is None else f"{report.latency * 1e3:.2f} ms (median)"
+        "not run: give --input or --example"
+        if report.latency_s is None
+        else f"{report.latency_s * 1e3:.2f} ms (median)"
     )
     rows = [
         ("directory", str(report.path)),
         ("found", report.found),
         ("size", f"{report.bytes:,} bytes in {report.files} files"),
         ("parameters", "unknown" if report.parameters is None else f"{report.parameters:,}"),
-        ("inputs", _shown(report.signature.inputs)),
-        ("outputs", _shown(report.signature.outputs)),
+        ("inputs", _format_specs(report.signature.inputs)),
+        ("outputs", _format_specs(report.signature.outputs)),
         ("batchable", f"no: {report.unbatchable_reason}" if report.unbatchable_reason else "yes"),
-        ("load", f"{report.load:.2f} s"),
+        ("load", f"{report.load_s:.2f} s"),
         ("prediction", latency),
         ("digest", report.digest),
     ]
@@ -185,5 +187,5 @@ def _print(report: "PackageReport") -> None:
         click.echo(line.rstrip())
 
 
-def _shown(specs: tuple[TensorSpec, ...]) -> str:
+def _format_specs(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs) or "not declared"

@@ -1,7 +1,7 @@
-"""Archives that somebody else made, unpacked so that nothing lands outside, and nothing lands that is no plain file.
+"""Unpack untrusted archives so that only plain files appear, and none outside of the target directory.
 
-Members are looked at one by one and written by hand. `tarfile`'s filters have been bypassed in the interpreters that are
-in use, and `extractall` trusts what a member says of itself.
+Members are checked one by one and written by this module. `tarfile`'s filters have been bypassed in interpreters that are
+in use, and `extractall` trusts the members' own claims.
 """
 
 import gzip
@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, SourceRefused
-from sundog_runtime.sources.file_digests import MAX_DEPTH, MAX_FILES
+from sundog_runtime.sources.file_digests import CHUNK_BYTES, MAX_DEPTH, MAX_FILES
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_EXPANSION_RATIO = 200
-"""Bytes that one byte of an archive may become; weights compress by less than 2, text by less than 20."""
+"""Maximum of bytes that one byte of an archive may become; weights compress by less than 2, text by less than 20."""
 UNLIMITED_RATIO_BYTES = 64 * 1024 * 1024
-"""Up to this many bytes in all the ratio does not matter."""
+"""The ratio is not checked up to this many bytes in total."""
 
-_CHUNK = 1024 * 1024
-_LONGEST_READ = 16 * 1024 * 1024
+_MAX_READ_BYTES = 16 * 1024 * 1024
 _GZIP = b"\x1f\x8b"
 _UNUSABLE = (
     tarfile.TarError,
@@ -36,33 +35,33 @@ _UNUSABLE = (
     EOFError,
     NotImplementedError,
     OverflowError,
-    # Of headers that stand for what follows them, one after the other.
+    # Raised for long chains of headers that refer to the next header.
     RecursionError,
     ValueError,
 )
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file is unpacked: the author of the manifest says so by its name. `.pt2` is a zip file and stays one."""
+    """Whether a file is unpacked: the author of the manifest decides by its name. `.pt2` is a zip file and stays one."""
     return name.endswith(ARCHIVE_SUFFIXES)
 
 
-def unpack(archive: Path, into: Path, most_bytes: int) -> int:
-    """Write the members below `into`, a directory, and return how many bytes they have.
+def unpack(archive: Path, into: Path, max_bytes: int) -> int:
+    """Write the members below `into`, a directory, and return their total number of bytes.
 
-    Raises SourceRefused for a member that is no plain file or would land elsewhere, ModelTooLarge beyond `most_bytes`,
-    LoadFailed for what is no such archive, OSError for what the disk says.
+    Raises SourceRefused for a member that is not a plain file or would be outside, ModelTooLarge beyond `max_bytes`,
+    LoadFailed for an invalid archive, OSError for errors of the disk.
     """
-    allowed = min(most_bytes, max(UNLIMITED_RATIO_BYTES, MAX_EXPANSION_RATIO * archive.stat().st_size))
+    allowed = min(max_bytes, max(UNLIMITED_RATIO_BYTES, MAX_EXPANSION_RATIO * archive.stat().st_size))
     try:
-        read = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
-        return read(archive, into, allowed)
+        unpack_members = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
+        return unpack_members(archive, into, allowed)
     except _UNUSABLE as error:
         raise LoadFailed(f"{archive.name} is not a usable archive: {type(error).__name__}: {error}") from None
 
 
 def check_member_name(name: str, archive: str) -> str:
-    """The name with '/' between segments, none of them empty, '.' or '..'. Raises SourceRefused."""
+    """Return the name with '/' between segments, none of them empty, '.' or '..'. Raises SourceRefused."""
     shown = f"{archive} holds {name[:100]!r}"
     if any(ord(char) < 0x20 or ord(char) == 0x7F or char == "\\" for char in name):
         raise SourceRefused(f"{shown}: control characters and backslashes are refused")
@@ -83,7 +82,7 @@ def check_member_name(name: str, archive: str) -> str:
 
 
 class _Writer:
-    """Counts and writes plain files below one directory. `written` is in bytes."""
+    """A writer of plain files below one directory, with limits. `written` is in bytes."""
 
     def __init__(self, archive: Path, into: Path, allowed: int) -> None:
         self._archive = archive.name
@@ -93,12 +92,12 @@ class _Writer:
         self.written = 0
 
     def directory(self, name: str) -> None:
-        """Raises SourceRefused where a file of that name was written before."""
+        """Create a directory. Raises SourceRefused if a file of that name exists."""
         self._count()
         self._make(self._into / check_member_name(name, self._archive))
 
     def file(self, name: str, content: IO[bytes]) -> None:
-        """Raises SourceRefused where the name is taken: of two members of one name, which one counts is a trap."""
+        """Write a file. Raises SourceRefused if the name exists: with two members of one name, it is unclear which one counts."""
         self._count()
         plain = check_member_name(name, self._archive)
         if not plain:
@@ -110,11 +109,11 @@ class _Writer:
         except (FileExistsError, IsADirectoryError):
             raise SourceRefused(f"{self._archive} holds {plain!r} twice") from None
         with os.fdopen(descriptor, "wb", buffering=0) as file:
-            while block := content.read(_CHUNK):
-                self._spend(len(block))
+            while block := content.read(CHUNK_BYTES):
+                self._count_bytes(len(block))
                 write_all(file.fileno(), block)
 
-    def _spend(self, count: int) -> None:
+    def _count_bytes(self, count: int) -> None:
         self.written += count
         if self.written > self._allowed:
             raise ModelTooLarge(
@@ -130,11 +129,11 @@ class _Writer:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise SourceRefused(f"{self._archive} holds a file and a directory of one name") from None
+            raise SourceRefused(f"{self._archive} holds a file and a directory with the same name") from None
 
 
 class _Bounded(io.RawIOBase):
-    """A file that refuses to be read in huge pieces: the size of a header is what the archive's author wrote there."""
+    """A file that refuses huge reads: the archive's author chose the size of each header."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         super().__init__()
@@ -142,9 +141,9 @@ class _Bounded(io.RawIOBase):
         self._name = name
 
     def read(self, size: int = -1) -> bytes:
-        found = self._file.read(size if 0 <= size <= _LONGEST_READ else _LONGEST_READ + 1)
-        if len(found) > _LONGEST_READ:
-            raise SourceRefused(f"{self._name} has a header of more than {_LONGEST_READ} bytes")
+        found = self._file.read(size if 0 <= size <= _MAX_READ_BYTES else _MAX_READ_BYTES + 1)
+        if len(found) > _MAX_READ_BYTES:
+            raise SourceRefused(f"{self._name} has a header of more than {_MAX_READ_BYTES} bytes")
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -161,7 +160,7 @@ class _Bounded(io.RawIOBase):
 
 
 def write_all(descriptor: int, block: bytes) -> None:
-    """Raises OSError, ENOSPC among them."""
+    """Write a whole block. Raises OSError, such as ENOSPC."""
     view = memoryview(block)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -189,13 +188,13 @@ def _open_tar(file: IO[bytes], name: str) -> AbstractContextManager[tarfile.TarF
 
 
 def _require_end(file: IO[bytes], offset: int) -> None:
-    """Raises tarfile.ReadError where what stands behind the last member is not the end of an archive.
+    """Check that the archive ends after its last member. Raises tarfile.ReadError.
 
-    `tarfile` takes whatever it cannot read there for the end: of a file that was cut or damaged it finds fewer members.
+    `tarfile` takes any unreadable data there for the end, so it would find fewer members in a truncated or damaged file.
     """
     file.seek(offset)
     length = 0
-    while block := file.read(_CHUNK):
+    while block := file.read(CHUNK_BYTES):
         if block.count(0) != len(block):
             raise tarfile.ReadError(f"no member at byte {offset}, and not the end: it is damaged")
         length += len(block)
@@ -211,16 +210,16 @@ def _write_tar_member(tar: tarfile.TarFile, member: tarfile.TarInfo, writer: _Wr
         assert content is not None
         writer.file(member.name, content)
     else:
-        raise SourceRefused(f"{archive} holds {member.name[:100]!r}, {_tar_kind(member)}; plain files are accepted")
+        raise SourceRefused(f"{archive} holds {member.name[:100]!r}, {_tar_kind(member)}; expected only plain files")
 
 
 def _decompress(archive: Path, allowed: int) -> Path:
-    """A plain tar file beside the archive: in it one can seek without decompressing all before."""
+    """Decompress into a plain tar file beside the archive, because a seek in a compressed one decompresses all before."""
     plain = archive.with_name(f"{archive.name}.plain")
-    # Headers and padding of the members, beside their content.
+    # Allow for headers and padding of the members, beside their content.
     left = allowed + MAX_FILES * 4096
     with gzip.open(archive, "rb") as source, plain.open("wb", buffering=0) as target:
-        while block := source.read(_CHUNK):
+        while block := source.read(CHUNK_BYTES):
             left -= len(block)
             if left < 0:
                 plain.unlink()
@@ -253,12 +252,14 @@ def _zip_members(packed: zipfile.ZipFile, archive: str) -> Iterator[zipfile.ZipI
         kind = stat.S_IFMT(mode)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise SourceRefused(
-                f"{archive} holds {member.filename[:100]!r}, a link or device; plain files are accepted"
+                f"{archive} holds {member.filename[:100]!r}, a link or device; expected only plain files"
             )
         if member.flag_bits & 1:
-            raise SourceRefused(f"{archive} holds {member.filename[:100]!r}, which is encrypted")
+            raise SourceRefused(f"{archive} holds {member.filename[:100]!r}, which is encrypted; expected plain files")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise SourceRefused(f"{archive} holds {member.filename[:100]!r}, compressed by other than deflate")
+            raise SourceRefused(
+                f"{archive} holds {member.filename[:100]!r} in an unknown compression; expected deflate"
+            )
         yield member
 
 

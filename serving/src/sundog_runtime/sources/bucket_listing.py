@@ -1,4 +1,4 @@
-"""The listing of a bucket, page by page, as S3 has it and Google's storage too: what is asked, and the XML that is answered."""
+"""The listing of a bucket, page by page, in the protocol of S3, which Google's storage has too: the query, and the XML answer."""
 
 from dataclasses import dataclass
 from typing import NoReturn
@@ -12,7 +12,7 @@ _ROOT = "ListBucketResult"
 
 @dataclass(frozen=True, slots=True)
 class BucketObject:
-    """An object: its whole key, its bytes, and its ETag as it is sent with it, in quotes."""
+    """An object: its whole key, its bytes, and its ETag in quotes, as in the header."""
 
     key: str
     size: int
@@ -21,40 +21,42 @@ class BucketObject:
 
 @dataclass(frozen=True, slots=True)
 class ListingPage:
-    """Some of the objects. `following` is what the next page is asked by, empty after the last one."""
+    """Some of the objects. `continuation_token` requests the next page; it is empty after the last one."""
 
     objects: tuple[BucketObject, ...]
-    following: str
+    continuation_token: str
 
 
-def page_query(prefix: str, following: str = "") -> str:
-    """The query of a page of all keys that begin with `prefix`, percent-encoded as signatures want it."""
-    asked = {"list-type": "2", "prefix": prefix, **({"continuation-token": following} if following else {})}
-    return urlencode(asked, quote_via=quote, safe="")
+def page_query(prefix: str, continuation_token: str = "") -> str:
+    """Return the query for a page of all keys that begin with `prefix`, percent-encoded as signatures require."""
+    fields = {"list-type": "2", "prefix": prefix}
+    if continuation_token:
+        fields["continuation-token"] = continuation_token
+    return urlencode(fields, quote_via=quote, safe="")
 
 
 def parse_page(body: bytes, shown: str) -> ListingPage:
-    """Raises LoadFailed for what is no page of a listing, and shows nothing of it. `shown` names what was listed."""
+    """Parse a page; `shown` names the bucket. Raises LoadFailed for anything else, without showing its content."""
     parser = XMLParser(target=_WithoutDoctype())  # noqa: S314 - what makes XML dangerous is declared in document types
     try:
         parser.feed(body)
         return _page(parser.close())
     except (ParseError, ValueError, LookupError):
-        raise LoadFailed(f"{shown}: what the store sent is no listing") from None
+        raise LoadFailed(f"{shown}: the store's answer is not a listing") from None
 
 
 class _WithoutDoctype(TreeBuilder):
-    """A listing has none, and by one a few bytes could become gigabytes."""
+    """A tree builder that refuses document types: a listing has none, and in one a few bytes could become gigabytes."""
 
     def doctype(self, name: str, *_: str | None) -> NoReturn:
-        """Raises ValueError."""
-        raise ValueError(f"a document type {name!r}")
+        """Raise ValueError."""
+        raise ValueError(f"found a document type {name!r}")
 
 
 def _page(root: Element) -> ListingPage:
-    # Some stores answer in Amazon's namespace, some in none.
+    # Some stores answer in Amazon's namespace, some without a namespace.
     if root.tag.rpartition("}")[2] != _ROOT:
-        raise ValueError("another document")
+        raise ValueError("not a listing")
     objects = tuple(BucketObject(_text(item, "Key"), _size(item), _etag(item)) for item in root.iterfind("{*}Contents"))
     more = root.findtext("{*}IsTruncated", "").strip() == "true"
     return ListingPage(objects, _text(root, "NextContinuationToken") if more else "")
@@ -75,6 +77,6 @@ def _size(item: Element) -> int:
 
 
 def _etag(item: Element) -> str:
-    """As the header has it: not all stores give it quotes here."""
+    """Return the ETag as the header has it: some stores omit the quotes here."""
     found = item.findtext("{*}ETag", "")
     return f'"{found}"' if found and not found.endswith('"') else found

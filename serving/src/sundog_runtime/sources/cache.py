@@ -1,13 +1,13 @@
-"""Models that were downloaded, kept on this node for every replica that wants them.
+"""The cache of downloaded models on this node, for all replicas that use them.
 
     <root>/models/<namespace>/entries/<key>/model/…      what is loaded; read-only
                                            /entry.json   what was verified
-                              partial/<key>/…            on its way
+                              partial/<key>/…            being made
                               locks/<key>                held exclusively to make or remove, shared to use
 
-A namespace has a directory of its own: whether another one has a model is nobody's business, and nobody can put
-something there for another one to find. An entry appears by one rename, whole and verified. Locks are `flock`s, so they
-go with their process however it ends; a network file system that has none of them is no place for a cache.
+Each namespace has its own directory: no namespace can see whether another one has a model, or place something for
+another one to find. An entry appears by one rename, complete and verified. Locks are `flock`s, so they end with their
+process, however it ends. A network file system without them is not suitable for the cache.
 """
 
 import contextlib
@@ -33,21 +33,21 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class CacheEntryFacts:
-    """What is known of an entry: its tree's digest when it was made, its one file's name or '', and its bytes."""
+    """Facts about an entry: its tree's digest when it was made, the name of its one file or '', and its bytes."""
 
     tree: str
-    only: str
+    file_name: str
     size: int
 
 
 class CacheLease:
-    """The right to an entry, or to make it, until `release` or the end of the process."""
+    """A shared or exclusive lock of an entry, until `release` or the end of the process."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """A second time does nothing."""
+        """Release the lock. A second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -59,7 +59,7 @@ class ModelCache:
     def __init__(self, root: Path, namespace: str) -> None:
         if not _NAMESPACE.fullmatch(namespace) or len(namespace) > 253:
             raise LoadFailed(
-                f"the namespace {namespace!r} is no name of lower-case letters, digits, inner dashes and dots"
+                f"namespace {namespace!r}: expected a name of lower-case letters, digits, inner dashes and dots"
             )
         self._all = root / "models"
         self._home = self._all / namespace
@@ -70,39 +70,39 @@ class ModelCache:
             raise make_os_start_error(error, f"the cache {self._home}") from None
 
     def entry(self, key: str) -> Path:
-        """Where the entry is, or would be."""
+        """Return the path of the entry, which may not exist."""
         return self._home / "entries" / key
 
     def partial(self, key: str) -> Path:
-        """Where it is made. Only who holds it exclusively may touch it."""
+        """Return the path where the entry is made. Only the holder of the exclusive lease may touch it."""
         return self._home / "partial" / key
 
-    def shared(self, key: str) -> CacheLease | None:
-        """A lease on an entry that is there; None if it is not, or is being made or removed."""
+    def acquire_shared(self, key: str) -> CacheLease | None:
+        """Return a lease on an existing entry; None if it does not exist, or is being made or removed."""
         if not self.entry(key).is_dir():
             return None
         lease = self._lease(key, fcntl.LOCK_SH)
-        # Between the look and the lock it may have been removed, and somebody may be about to make it anew.
+        # Between the check and the lock another process may have removed the entry, and may be about to make it again.
         if lease is not None and not self.entry(key).is_dir():
             lease.release()
             return None
         return lease
 
     def acquire_exclusive(self, key: str) -> CacheLease | None:
-        """The right to make or remove the entry; None while anybody else has it, or uses the entry."""
+        """Return a lease to make or remove the entry; None while any other lease on it exists."""
         return self._lease(key, fcntl.LOCK_EX)
 
     def _lease(self, key: str, kind: int) -> CacheLease | None:
         descriptor = _open_lock(self._home / "locks" / key)
-        if not _try(descriptor, kind):
+        if not _try_lock(descriptor, kind):
             os.close(descriptor)
             return None
         with contextlib.suppress(OSError):
             os.utime(descriptor)
         return CacheLease(descriptor)
 
-    def facts(self, key: str) -> CacheEntryFacts | None:
-        """None where they cannot be read: then the entry is worth nothing."""
+    def read_facts(self, key: str) -> CacheEntryFacts | None:
+        """Return the facts of an entry; None if they cannot be read, which makes the entry unusable."""
         try:
             found = json.loads((self.entry(key) / ENTRY_FILE).read_bytes())
             return CacheEntryFacts(str(found["tree"]), str(found["only"]), int(found["size"]))
@@ -110,12 +110,12 @@ class ModelCache:
             return None
 
     def publish(self, key: str, facts: CacheEntryFacts) -> None:
-        """Make `partial(key)/model` the entry, all at once. Needs the exclusive lease."""
+        """Turn `partial(key)/model` into the entry, atomically. Needs the exclusive lease."""
         partial, entry = self.partial(key), self.entry(key)
         for path in partial.iterdir():
             if path.name != MODEL_DIRECTORY:
                 remove_path(path)
-        document = {"tree": facts.tree, "only": facts.only, "size": facts.size}
+        document = {"tree": facts.tree, "only": facts.file_name, "size": facts.size}
         with (partial / ENTRY_FILE).open("w") as file:
             json.dump(document, file)
             file.flush()
@@ -125,34 +125,34 @@ class ModelCache:
             partial / MODEL_DIRECTORY,
             partial,
         ):
-            _sync(directory)
+            sync_path(directory)
         remove_path(entry)
         partial.rename(entry)
-        _sync(entry.parent)
+        sync_path(entry.parent)
 
     def discard(self, key: str) -> None:
-        """Remove the entry and what was begun. Needs the exclusive lease."""
+        """Remove the entry and its partial files. Needs the exclusive lease."""
         remove_path(self.partial(key))
         self._remove_entry(self._home, key)
 
     def make_room(self, needed: int, budget: int) -> None:
-        """Remove what was used least recently until `needed` bytes fit into the budget and onto the disk.
+        """Remove the least recently used entries until `needed` bytes fit into the budget and onto the disk.
 
-        What is in use stays, so it may not suffice. Entries of all namespaces count: the disk is one.
+        Entries in use stay, so the room may not suffice. Entries of all namespaces count, because they share the disk.
         """
-        held = sorted(self._held())
-        total = sum(size for _, _, _, size in held)
-        for _, home, key, size in held:
+        present = sorted(self._entries())
+        total = sum(size for _, _, _, size in present)
+        for _, home, key, size in present:
             found = os.statvfs(self._home)
             if total + needed <= budget and needed <= found.f_bavail * found.f_frsize:
                 return
             if self._evict(home, key):
                 total -= size
 
-    def _held(self) -> Iterator[tuple[int, Path, str, int]]:
-        """Last use, namespace's directory, key and bytes of everything that is kept or was begun."""
-        for home in _inside(self._all):
-            for lock in _inside(home / "locks"):
+    def _entries(self) -> Iterator[tuple[int, Path, str, int]]:
+        """Yield last use, namespace's directory, key and bytes of every entry, complete or partial."""
+        for home in _list_directory(self._all):
+            for lock in _list_directory(home / "locks"):
                 size = sum(_bytes_below(home / part / lock.name) for part in ("entries", "partial"))
                 if size:
                     with contextlib.suppress(OSError):
@@ -162,10 +162,10 @@ class ModelCache:
         try:
             descriptor = _open_lock(home / "locks" / key)
         except StartError:
-            # Of a namespace that is gone by now, or is not ours to look into: no matter of the model that needs room.
+            # The namespace is gone, or this process may not read it. Either way the model that needs room can go on.
             return False
         try:
-            if not _try(descriptor, fcntl.LOCK_EX):
+            if not _try_lock(descriptor, fcntl.LOCK_EX):
                 return False
             self._remove_entry(home, key)
             remove_path(home / "partial" / key)
@@ -174,31 +174,31 @@ class ModelCache:
             os.close(descriptor)
 
     def _remove_entry(self, home: Path, key: str) -> None:
-        """By a rename first: a crash while files go one by one must not leave half an entry where a whole one was."""
-        entry, grave = home / "entries" / key, home / "partial" / key / "removed"
+        """Remove an entry, by a rename first: a crash during the removal must not leave half an entry in its place."""
+        entry, removed = home / "entries" / key, home / "partial" / key / "removed"
         if not entry.exists():
             return
         remove_path(home / "partial" / key)
-        grave.parent.mkdir(parents=True)
-        entry.rename(grave)
+        removed.parent.mkdir(parents=True)
+        entry.rename(removed)
         remove_path(home / "partial" / key)
 
 
 def cache_root() -> Path:
-    """SUNDOG_CACHE_DIR, else `~/.cache/sundog`."""
+    """Return SUNDOG_CACHE_DIR, or by default `~/.cache/sundog`."""
     given = os.environ.get(CACHE_DIR_VARIABLE, "")
     return Path(given) if given else Path.home() / ".cache" / "sundog"
 
 
 def make_read_only(root: Path) -> None:
-    """Take away every right to write: before the hashing, for a change of rights changes a file's stamp."""
+    """Remove every write permission. This comes before the hashing, because it changes a file's stamp."""
     for path in sorted(root.rglob("*"), reverse=True):
         path.chmod(0o555 if path.is_dir() else 0o444)
     root.chmod(0o555)
 
 
 def remove_path(path: Path) -> None:
-    """Whatever it is, read-only or not there. Raises OSError."""
+    """Remove a file or directory, even if it is read-only; do nothing if it does not exist. Raises OSError."""
     if not path.is_symlink() and path.is_dir():
         for directory in (path, *(inner for inner in path.rglob("*") if inner.is_dir() and not inner.is_symlink())):
             directory.chmod(0o700)
@@ -212,13 +212,13 @@ def _open_lock(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o600)
     except OSError as error:
-        # What was put into a read-only cache can be used all the same.
+        # Entries of a read-only cache can still be used.
         if error.errno == errno.EROFS and path.exists():
             return os.open(path, os.O_RDONLY | flags)
         raise make_os_start_error(error, f"the cache's {path}") from None
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -226,8 +226,8 @@ def _try(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _inside(directory: Path) -> list[Path]:
-    """What is in a directory; nothing where it cannot be listed, for it may be gone."""
+def _list_directory(directory: Path) -> list[Path]:
+    """Return the content of a directory; nothing if it cannot be listed, because it may be gone."""
     try:
         return list(directory.iterdir())
     except OSError:
@@ -235,7 +235,7 @@ def _inside(directory: Path) -> list[Path]:
 
 
 def _bytes_below(directory: Path) -> int:
-    """Bytes that the disk gave, not those that a sparse file claims."""
+    """Return the bytes on the disk, which differ from the size of a sparse file."""
     total = 0
     for path in iterate_paths(directory):
         with contextlib.suppress(OSError):
@@ -243,8 +243,9 @@ def _bytes_below(directory: Path) -> int:
     return total
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_path(path: Path) -> None:
+    """Write a file or directory to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,8 +1,7 @@
-"""A model of a store, on this node's disk: found in the cache, or brought there once for all replicas."""
+"""Fetch a model of a store to this node's disk: from the cache, or downloaded once for all replicas."""
 
 import asyncio
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -36,17 +35,17 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class FetchedModel:
-    """A verified model in the cache, and how long which phase took, in seconds. `lease` keeps it there."""
+    """A verified model in the cache, and the seconds of each phase. `lease` keeps it in the cache."""
 
     root: Path
-    only: str
+    file_name: str
     verified: tuple[FileEntry, ...]
     lease: CacheLease
     seconds: dict[str, float]
 
 
 def fetch_model(uri: StoreUri, digest: str, namespace: str) -> FetchedModel:
-    """Raises a StartError. Not to be called where an event loop runs."""
+    """Fetch a model. Not to be called in a thread with a running event loop. Raises a StartError."""
     cache = ModelCache(layout.cache_root(), namespace)
     try:
         return asyncio.run(_Fetch(uri, digest, cache, read_limits(), read_guard()).run())
@@ -65,43 +64,43 @@ class _Fetch:
     guard: AddressGuard
     seconds: dict[str, float] = field(default_factory=dict)
     made: tuple[FileEntry, ...] = ()
-    """What this fetch itself has just put into the cache, and hashed."""
+    """The files that this fetch itself has put into the cache, and hashed."""
 
     async def run(self) -> FetchedModel:
-        """From the cache without asking anybody where a digest says what is meant; else the store is asked first."""
-        promised = self._promised()
-        if promised and (found := await asyncio.to_thread(self._cached, _key(promised))):
+        """Return the model. With a digest, the cache is searched without a request to the store; otherwise the store is asked first."""
+        pinned = self._pinned_digest()
+        if pinned and (found := await asyncio.to_thread(self._cached, _key(pinned))):
             return found
-        begun = time.monotonic()
+        started = time.monotonic()
         async with self._listing() as listing:
-            self.seconds["list"] = time.monotonic() - begun
-            key = _key(promised or self._identity(listing))
+            self.seconds["list"] = time.monotonic() - started
+            key = _key(pinned or self._identity(listing))
             return await self._wait_or_make(key, listing)
 
-    def _promised(self) -> str:
+    def _pinned_digest(self) -> str:
         return self.uri.digest if isinstance(self.uri, ArtefactUri) else self.digest
 
     def _identity(self, listing: ModelListing) -> str:
-        # What has no identity can be loaded, and not be shared: nobody could tell when it is outdated.
+        # A model without identity can be loaded but not shared, because a later change could not be detected.
         text = listing.identity or uuid.uuid4().hex
-        return "id:" + hashlib.sha256(f"{self.uri!r}\n{listing.only}\n{text}".encode()).hexdigest()
+        return "id:" + hashlib.sha256(f"{self.uri!r}\n{listing.file_name}\n{text}".encode()).hexdigest()
 
     @asynccontextmanager
     async def _listing(self) -> AsyncIterator[ModelListing]:
         async with AsyncExitStack() as stack:
             web = await stack.enter_async_context(WebSession(self.guard, self.limits))
             try:
-                # A store that sends a listing byte by byte is never silent.
-                async with asyncio.timeout(self.limits.listing):
+                # A store that sends a listing byte by byte never runs into the timeout for silence.
+                async with asyncio.timeout(self.limits.listing_s):
                     listing = await _list(self.uri, web, self.guard, self.limits)
             except TimeoutError:
                 raise SourceUnavailable(
-                    f"the store did not tell within {self.limits.listing:g} s what it has"
+                    f"the store's listing did not arrive within {self.limits.listing_s:g} s"
                 ) from None
             yield listing
 
     async def _wait_or_make(self, key: str, listing: ModelListing) -> FetchedModel:
-        deadline = time.monotonic() + 2 * self.limits.seconds
+        deadline = time.monotonic() + 2 * self.limits.total_s
         while time.monotonic() < deadline:
             if found := await asyncio.to_thread(self._cached, key):
                 return found
@@ -110,40 +109,44 @@ class _Fetch:
                     if not self.cache.entry(key).is_dir():
                         await self._make(key, listing)
                 finally:
-                    # Another may remove the entry before it is looked up again: then it is made again.
+                    # Another process may remove the entry before the next check; then it is made again.
                     lease.release()
                 continue
             await asyncio.sleep(_POLL_S)
-        raise SourceUnavailable(f"another process has been loading the same model for {2 * self.limits.seconds:g} s")
+        raise SourceUnavailable(f"another process has been loading the same model for {2 * self.limits.total_s:g} s")
 
     def _cached(self, key: str) -> FetchedModel | None:
-        """The entry, hashed anew: a disk or a neighbour may have changed it since."""
-        lease = self.cache.shared(key)
+        """Return the cached model, hashed again: a disk error or another process may have changed it."""
+        lease = self.cache.acquire_shared(key)
         if lease is None:
             return None
-        begun = time.monotonic()
-        root, facts = self.cache.entry(key) / layout.MODEL_DIRECTORY, self.cache.facts(key)
+        started = time.monotonic()
+        root, facts = self.cache.entry(key) / layout.MODEL_DIRECTORY, self.cache.read_facts(key)
         try:
-            # Bytes that were hashed on their way in are not hashed again, if no stamp says that they changed.
+            # Bytes that this fetch hashed are not hashed again unless a stamp shows a change.
             fresh = bool(self.made) and not find_changed_file(root, self.made)
             entries = self.made if fresh else read_tree(root)
-            whole = facts is not None and tree_digest(entries) == facts.tree and self._as_promised(entries, facts.only)
+            is_valid = (
+                facts is not None
+                and tree_digest(entries) == facts.tree
+                and self._has_expected_digest(entries, facts.file_name)
+            )
         except StartError:
-            whole = False
-        if facts is None or not whole:
+            is_valid = False
+        if facts is None or not is_valid:
             lease.release()
             self._discard(key)
             return None
-        self.seconds["verify"] = self.seconds.get("verify", 0) + time.monotonic() - begun
-        return FetchedModel(root, facts.only, entries, lease, self.seconds)
+        self.seconds["verify"] = self.seconds.get("verify", 0) + time.monotonic() - started
+        return FetchedModel(root, facts.file_name, entries, lease, self.seconds)
 
-    def _as_promised(self, entries: tuple[FileEntry, ...], only: str) -> bool:
-        """Of archives the digest is that of what was sent, which is gone; for them stands what was found in them."""
-        if not self.digest or self._pinned_otherwise():
+    def _has_expected_digest(self, entries: tuple[FileEntry, ...], file_name: str) -> bool:
+        """Whether the files have the model's digest. An archive's digest is that of its bytes, checked before it was unpacked."""
+        if not self.digest or self._is_checked_elsewhere():
             return True
-        return self.digest == (f"sha256:{entries[0].sha256}" if only else tree_digest(entries))
+        return self.digest == (f"sha256:{entries[0].sha256}" if file_name else tree_digest(entries))
 
-    def _pinned_otherwise(self) -> bool:
+    def _is_checked_elsewhere(self) -> bool:
         if isinstance(self.uri, ArtefactUri):
             return True
         return (isinstance(self.uri, WebUri) and is_archive(self.uri.path)) or (
@@ -160,26 +163,26 @@ class _Fetch:
             lease.release()
 
     async def _make(self, key: str, listing: ModelListing) -> None:
-        if self.digest and listing.only and not isinstance(self.uri, ArtefactUri):
-            promised = replace(listing.objects[0], sha256=self.digest.removeprefix("sha256:"))
-            listing = replace(listing, objects=(promised,))
+        if self.digest and listing.file_name and not isinstance(self.uri, ArtefactUri):
+            expected = replace(listing.objects[0], sha256=self.digest.removeprefix("sha256:"))
+            listing = replace(listing, objects=(expected,))
         partial = self.cache.partial(key)
         try:
-            begun = time.monotonic()
+            started = time.monotonic()
             transfer = Transfer(listing, partial, self.limits)
             await transfer.run(lambda needed: self.cache.make_room(needed, self.limits.cache_bytes))
-            self.seconds["download"] = time.monotonic() - begun
-            begun = time.monotonic()
+            self.seconds["download"] = time.monotonic() - started
+            started = time.monotonic()
             facts = await asyncio.to_thread(self._assemble, partial, listing)
-            self.seconds["verify"] = time.monotonic() - begun
+            self.seconds["verify"] = time.monotonic() - started
         except BaseException as error:
-            if not _resumable(error):
+            if not _is_resumable(error):
                 layout.remove_path(partial)
             raise
         self.cache.publish(key, facts)
 
     def _assemble(self, partial: Path, listing: ModelListing) -> CacheEntryFacts:
-        """Put what was downloaded in its place, archives unpacked, and hash it."""
+        """Move the downloaded files to their place, archives unpacked, and hash them."""
         root = partial / layout.MODEL_DIRECTORY
         layout.remove_path(root)
         if any(remote.unpack for remote in listing.objects):
@@ -189,18 +192,20 @@ class _Fetch:
         layout.make_read_only(root)
         entries = read_tree(root)
         _check_hashes(entries, listing)
-        only = "" if any(remote.unpack for remote in listing.objects) else listing.only
-        if not self._as_promised(entries, only):
+        file_name = "" if any(remote.unpack for remote in listing.objects) else listing.file_name
+        if not self._has_expected_digest(entries, file_name):
             found = tree_digest(entries)
-            raise DigestMismatch(f"what the store sent has the digest {found}; model.digest is {self.digest}")
+            raise DigestMismatch(
+                f"the downloaded model has the digest {found}; expected {self.digest}, which is model.digest"
+            )
         for entry in entries:
-            _sync(root / entry.path)
+            layout.sync_path(root / entry.path)
         self.made = entries
-        return CacheEntryFacts(tree_digest(entries), only, sum(entry.size for entry in entries))
+        return CacheEntryFacts(tree_digest(entries), file_name, sum(entry.size for entry in entries))
 
 
 async def _list(uri: StoreUri, web: WebSession, guard: AddressGuard, limits: DownloadLimits) -> ModelListing:
-    # Each store's libraries take time to import, and most servers need none of them.
+    # Imported late: each store's libraries take time to import, and most servers need none of them.
     match uri:
         case WebUri():
             from sundog_runtime.sources.https import list_file
@@ -233,35 +238,27 @@ def _unpack(downloaded: Path, root: Path, listing: ModelListing, limits: Downloa
         target = root / remote.path
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            raise LoadFailed(f"{remote.path} is there twice: as a file, and in an archive")
+            raise LoadFailed(f"{remote.path} exists twice: as a file, and in an archive")
         path.rename(target)
 
 
 def _check_hashes(entries: tuple[FileEntry, ...], listing: ModelListing) -> None:
-    promised = {remote.path: remote.sha256 for remote in listing.objects if not remote.unpack}
+    expected = {remote.path: remote.sha256 for remote in listing.objects if not remote.unpack}
     for entry in entries:
-        _check_hash(entry.path, entry.sha256, promised.get(entry.path, ""))
+        _check_hash(entry.path, entry.sha256, expected.get(entry.path, ""))
 
 
-def _check_hash(path: str, found: str, promised: str) -> None:
-    if promised and found != promised:
-        raise DigestMismatch(f"{path} has the digest sha256:{found}; expected sha256:{promised}")
+def _check_hash(path: str, found: str, expected: str) -> None:
+    if expected and found != expected:
+        raise DigestMismatch(f"{path} has the digest sha256:{found}; expected sha256:{expected}")
 
 
 def _key(identity: str) -> str:
     return identity.replace(":", "-")
 
 
-def _resumable(error: BaseException) -> bool:
-    """Whether what arrived so far is worth keeping: the store may come back, a credential may be renewed."""
+def _is_resumable(error: BaseException) -> bool:
+    """Whether the received parts are worth keeping: the store may come back, or a credential may be renewed."""
     if isinstance(error, ObjectChanged):
         return False
     return isinstance(error, SourceUnavailable | AccessDenied) or not isinstance(error, Exception)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The files of a model: facts about each, their digest, and whether they changed since."""
+"""The files of a model: facts about each, their digest, and whether they changed later."""
 
 import errno
 import hashlib
@@ -22,9 +22,9 @@ from sundog_runtime.errors import (
 MAX_FILES = 10_000
 MAX_DEPTH = 32
 MAX_SOURCE_BYTES = 16 * 1024 * 1024
-"""A Python file larger than this is not kept in memory, and so cannot be imported."""
+"""A larger Python file is not kept in memory, so it cannot be imported."""
 
-_BLOCK = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -32,7 +32,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What a change of a file's content changes too. `changed_ns` cannot be set back by an unprivileged process."""
+    """Facts that change whenever a file's content changes. An unprivileged process cannot set `changed_ns` back."""
 
     device: int
     inode: int
@@ -50,11 +50,11 @@ class FileEntry:
     sha256: str
     stamp: FileStamp
     source: bytes | None
-    """The hashed content of a Python file, so that exactly what was verified is what runs."""
+    """The hashed content of a Python file, so that exactly the verified code runs."""
 
 
 def make_os_start_error(error: OSError, path: object) -> StartError:
-    """The start error that says what the system said."""
+    """Return the start error for an error of the operating system."""
     detail = f"{path}: {os.strerror(error.errno) if error.errno else error}"
     if error.errno in _NOT_THERE:
         return ModelNotFound(detail)
@@ -66,7 +66,7 @@ def make_os_start_error(error: OSError, path: object) -> StartError:
 
 
 def tree_digest(entries: Iterable[FileEntry]) -> str:
-    """`sha256:` and the hash of canonical JSON of [path, size, sha256] rows in the order of their paths.
+    """Return `sha256:` and the hash of canonical JSON of [path, size, sha256] rows in the order of their paths.
 
     Two trees with equal digests hold the same files, so they load identically.
     """
@@ -76,7 +76,7 @@ def tree_digest(entries: Iterable[FileEntry]) -> str:
 
 
 def read_tree(root: Path) -> tuple[FileEntry, ...]:
-    """Hash every file below `root`, a directory. Raises DigestMismatch for anything that is no regular file."""
+    """Hash every file below `root`, a directory. Raises DigestMismatch for anything except regular files and directories."""
     entries = []
     try:
         for directory, directories, names in _walk(root):
@@ -85,7 +85,9 @@ def read_tree(root: Path) -> tuple[FileEntry, ...]:
                 relative = path.relative_to(root).as_posix()
                 mode = path.lstat().st_mode
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise DigestMismatch(f"{relative} is {_kind(mode)}; a model with a digest holds regular files only")
+                    raise DigestMismatch(
+                        f"{relative} is {_kind(mode)}; expected only regular files in a model with a digest"
+                    )
                 if stat.S_ISREG(mode):
                     entries.append(read_entry(path, relative))
                 if len(entries) > MAX_FILES:
@@ -102,7 +104,7 @@ def read_entry(path: Path, relative: str) -> FileEntry:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        while block := file.read(_BLOCK):
+        while block := file.read(CHUNK_BYTES):
             hasher.update(block)
             size += len(block)
             if keep and size <= MAX_SOURCE_BYTES:
@@ -115,7 +117,7 @@ def read_entry(path: Path, relative: str) -> FileEntry:
 
 
 def find_changed_file(root: Path, entries: Iterable[FileEntry]) -> str:
-    """The relative path of the first file that is no longer what was hashed; empty if there is none."""
+    """Return the relative path of the first file that changed since it was hashed; empty if there is none."""
     for entry in entries:
         try:
             now = _stamp((root / entry.path).lstat())
@@ -127,7 +129,7 @@ def find_changed_file(root: Path, entries: Iterable[FileEntry]) -> str:
 
 
 def iterate_paths(directory: Path) -> Iterator[Path]:
-    """All that is in a directory. Others may remove meanwhile: what cannot be listed any more is passed over, which `rglob` does not do."""
+    """Yield everything below a directory. Unlike `rglob`, skip parts that other processes remove meanwhile."""
     for folder, directories, names in os.walk(directory):
         yield from (Path(folder, name) for name in (*directories, *names))
 

@@ -1,4 +1,4 @@
-"""HTTP as models are read by: GET, every hop guarded, nothing taken from the environment's proxies or .netrc."""
+"""HTTP GET for models: every hop is guarded, and proxies and .netrc of the environment are ignored."""
 
 import asyncio
 import re
@@ -17,11 +17,11 @@ from yarl import URL
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceRefused, StartError
 from sundog_runtime.sources.address_guard import AddressGuard, GuardedResolver
 from sundog_runtime.sources.download_limits import DownloadLimits
+from sundog_runtime.sources.file_digests import CHUNK_BYTES
 from sundog_runtime.sources.listing import ObjectChanged, TransientSourceError
 
 MAX_REDIRECTS = 5
-CHUNK_BYTES = 1024 * 1024
-_MOST_TOLD = 4 * 1024 * 1024
+_MAX_METADATA_BYTES = 4 * 1024 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -42,18 +42,20 @@ class WebSession:
             resolver=GuardedResolver(self._guard),
             use_dns_cache=False,
             limit=self._limits.connections,
-            # Honours SSL_CERT_FILE, by which an administrator adds an authority of his own.
+            # Honours SSL_CERT_FILE, with which an administrator adds a certificate authority.
             ssl=ssl.create_default_context(),
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            response_class=_remembering(self._connections),
+            response_class=_recording_response(self._connections),
             trust_env=False,
-            # What is sent is what is stored and hashed.
+            # Store and hash exactly the bytes that are sent.
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity", "User-Agent": "sundog"},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._limits.connect, sock_read=self._limits.idle),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._limits.connect_s, sock_read=self._limits.idle_s
+            ),
         )
         return self
 
@@ -62,14 +64,14 @@ class WebSession:
     ) -> None:
         assert self._session is not None
         await self._session.close()
-        # The session forgets a connection that was given up, which then waits for the store's farewell: a silent one
-        # would keep it open for as long as it likes.
+        # The session forgets an abandoned connection, which then waits for the store to close it. A silent store could keep it
+        # open for any time.
         for transport, socket in self._connections.items():
             transport.abort()
-            # One that was closed twice, as aiohttp does it with what is no HTTP, no longer knows how to abort.
+            # aiohttp closes a connection twice if its data is not HTTP; such a connection can no longer be aborted.
             with suppress(OSError):
                 socket.shutdown(SHUT_RDWR)
-        # Its end is read in a turn of the loop, and the connection is taken apart in the next.
+        # The loop reads the end of a connection in one turn, and closes it in the next.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -77,9 +79,9 @@ class WebSession:
     async def get(
         self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, allow_other_hosts: bool = False
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer behind all redirects, whatever its status; without `roam` they stay on the host.
+        """Yield the answer after all redirects, with any status. Redirects stay on the host, unless `allow_other_hosts`.
 
-        `Authorization` goes to the first host only. Raises SourceRefused, or Transient for trouble on the way.
+        `Authorization` goes to the first host only. Raises SourceRefused, or TransientSourceError for network errors.
         """
         assert self._session is not None
         sent = dict(headers or {})
@@ -90,22 +92,22 @@ class WebSession:
                     if response.status not in _REDIRECTS:
                         yield response
                         return
-                    following = self._follow(
+                    target = self._redirect_target(
                         url, response.headers.get("Location", ""), what, allow_other_hosts=allow_other_hosts
                     )
-                if following.origin() != url.origin():
+                if target.origin() != url.origin():
                     sent.pop("Authorization", None)
-                url = following
+                url = target
         except StartError:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise TransientSourceError(f"{what}: {_told(error)}") from None
+            raise TransientSourceError(f"{what}: {_describe_error(error)}") from None
         raise SourceRefused(f"{what}: more than {MAX_REDIRECTS} redirects")
 
     async def probe(
         self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, allow_other_hosts: bool = False
     ) -> tuple[int | None, str, bool]:
-        """Size, strong ETag and whether ranges are answered, by asking for the first byte."""
+        """Return size, strong ETag and whether ranges are supported, by a request for the first byte."""
         async with self.get(
             url, what, {**(headers or {}), "Range": "bytes=0-0"}, allow_other_hosts=allow_other_hosts
         ) as response:
@@ -113,7 +115,7 @@ class WebSession:
             total = _total(response)
             if response.status == 416 and total == 0:
                 return 0, etag, True
-            # An empty object has no first byte, and not every store tells its size beside saying so.
+            # An empty object has no first byte, and not every store reports its size with this answer.
             if response.status == 416:
                 return await self._whole(url, what, headers, allow_other_hosts=allow_other_hosts)
             if response.status == 206:
@@ -140,9 +142,9 @@ class WebSession:
         headers: Mapping[str, str] | None = None,
         allow_other_hosts: bool = False,
     ) -> AsyncGenerator[bytes, None]:
-        """Bytes `start` to before `end`. Raises Changed where the object is not the one with that ETag and size."""
+        """Yield bytes `start` to before `end`. Raises ObjectChanged if the object has another ETag or size."""
         wanted = dict(headers or {})
-        if partly := start > 0 or (end is not None and end != size):
+        if is_part := start > 0 or (end is not None and end != size):
             wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             if etag:
                 wanted["If-Range"] = etag
@@ -151,45 +153,45 @@ class WebSession:
             found = _strong(response.headers.get("ETag", ""))
             if etag and found and found != etag:
                 raise ObjectChanged(f"{what}: changed while it was read")
-            if partly and response.status == 206:
+            if is_part and response.status == 206:
                 _check_range(response, what, start, end, size)
-            elif partly:
+            elif is_part:
                 raise ObjectChanged(
-                    f"{what}: all of it was sent where a part was asked for; it changed, or ranges are ignored"
+                    f"{what}: all of it was sent; expected a part. It changed, or the store ignores ranges."
                 )
             try:
                 async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                     yield chunk
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise TransientSourceError(f"{what}: {_told(error)}") from None
+                raise TransientSourceError(f"{what}: {_describe_error(error)}") from None
 
-    def _follow(self, url: URL, location: str, what: str, *, allow_other_hosts: bool) -> URL:
+    def _redirect_target(self, url: URL, location: str, what: str, *, allow_other_hosts: bool) -> URL:
         try:
-            following = url.join(URL(location))
-            same = following.origin() == url.origin()
+            target = url.join(URL(location))
+            same = target.origin() == url.origin()
         except ValueError:
-            raise SourceRefused(f"{what}: redirected to what is no address") from None
-        if following.scheme != url.scheme or following.user or following.password:
+            raise SourceRefused(f"{what}: redirected to an invalid address") from None
+        if target.scheme != url.scheme or target.user or target.password:
             raise SourceRefused(f"{what}: redirected to another scheme, or with credentials")
-        if not same and not allow_other_hosts and not self._guard.lists(following.host or ""):
-            raise SourceRefused(f"{what}: redirected to another host, {following.host}, which is not followed")
-        return following
+        if not same and not allow_other_hosts and not self._guard.is_listed(target.host or ""):
+            raise SourceRefused(f"{what}: redirected to another host, {target.host}; expected the same host")
+        return target
 
 
-def _remembering(connections: dict[asyncio.Transport, TransportSocket]) -> type[aiohttp.ClientResponse]:
-    """Answers that note over which connections they come, before their first byte."""
+def _recording_response(connections: dict[asyncio.Transport, TransportSocket]) -> type[aiohttp.ClientResponse]:
+    """Return a response class that records its connection, before its first byte."""
 
-    class Answer(aiohttp.ClientResponse):
+    class RecordingResponse(aiohttp.ClientResponse):
         async def start(self, connection: Connection) -> aiohttp.ClientResponse:
             if connection.transport is not None:
                 connections[connection.transport] = connection.transport.get_extra_info("socket")
             return await super().start(connection)
 
-    return Answer
+    return RecordingResponse
 
 
 def check_status(response: aiohttp.ClientResponse, what: str) -> None:
-    """Raises the StartError that the status stands for."""
+    """Check the status. Raises the StartError for it."""
     status = response.status
     if status in (200, 206):
         return
@@ -200,20 +202,20 @@ def check_status(response: aiohttp.ClientResponse, what: str) -> None:
     if status in (412, 416):
         raise ObjectChanged(f"{what}: changed while it was read (the store answered {status})")
     if status in _TRANSIENT:
-        raise TransientSourceError(f"{what}: the store answered {status}", _after(response))
+        raise TransientSourceError(f"{what}: the store answered {status}", _retry_after_s(response))
     raise LoadFailed(f"{what}: the store answered {status}")
 
 
 async def read_whole_body(response: aiohttp.ClientResponse, what: str) -> bytes:
-    """The body of what tells about models. Raises ModelTooLarge, or Transient where it breaks off."""
+    """Return a body of metadata. Raises ModelTooLarge, or TransientSourceError if it breaks off."""
     body = bytearray()
     try:
         async for chunk in response.content.iter_chunked(64 * 1024):
             body += chunk
-            if len(body) > _MOST_TOLD:
-                raise ModelTooLarge(f"{what}: the answer has more than {_MOST_TOLD} bytes")
+            if len(body) > _MAX_METADATA_BYTES:
+                raise ModelTooLarge(f"{what}: the answer has more than {_MAX_METADATA_BYTES} bytes")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise TransientSourceError(f"{what}: {_told(error)}") from None
+        raise TransientSourceError(f"{what}: {_describe_error(error)}") from None
     return bytes(body)
 
 
@@ -221,9 +223,9 @@ def _check_range(response: aiohttp.ClientResponse, what: str, start: int, end: i
     sent = response.headers.get("Content-Range", "")
     found = _RANGE.fullmatch(sent)
     if found is None or found[1] is None or int(found[1]) != start or (end is not None and int(found[2]) >= end):
-        raise TransientSourceError(f"{what}: {sent[:60]!r} was sent where bytes from {start} were asked for")
+        raise TransientSourceError(f"{what}: the store sent {sent[:60]!r}; expected bytes from {start}")
     if size is not None and found[3] != "*" and int(found[3]) != size:
-        raise ObjectChanged(f"{what}: has {found[3]} bytes now, and had {size}")
+        raise ObjectChanged(f"{what}: has {found[3]} bytes; expected {size}")
 
 
 def _total(response: aiohttp.ClientResponse) -> int | None:
@@ -232,17 +234,17 @@ def _total(response: aiohttp.ClientResponse) -> int | None:
 
 
 def _strong(etag: str) -> str:
-    """Weak ETags stay the same where bytes change."""
+    """Return a strong ETag, otherwise "": weak ETags can stay the same when bytes change."""
     return "" if etag.startswith("W/") else etag
 
 
-def _after(response: aiohttp.ClientResponse) -> float:
+def _retry_after_s(response: aiohttp.ClientResponse) -> float:
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
 
 
-def _told(error: BaseException) -> str:
-    """What went wrong, without the URL that some of these errors carry."""
+def _describe_error(error: BaseException) -> str:
+    """Describe an error without the URL that some of these errors hold."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "the store was silent for too long"
     if isinstance(error, aiohttp.ClientPayloadError):
@@ -253,4 +255,4 @@ def _told(error: BaseException) -> str:
         return "the store's name cannot be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"the store cannot be reached: {error.os_error.strerror or type(error.os_error).__name__}"
-    return f"the store does not answer as HTTP wants it ({type(error).__name__})"
+    return f"the store's answer is not valid HTTP ({type(error).__name__})"

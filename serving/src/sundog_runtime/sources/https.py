@@ -10,7 +10,7 @@ from sundog_runtime.sources.uri import WebUri
 
 
 async def list_file(uri: WebUri, web: WebSession, limits: DownloadLimits) -> ModelListing:
-    """Raises a StartError."""
+    """List the one file. Raises a StartError."""
     url = URL(f"https://{uri.authority}/{uri.path}", encoded=True)
     what, name = f"https://{uri.authority}/{uri.path}", uri.path.rpartition("/")[2]
     async for attempt in make_retrying(limits):

@@ -1,8 +1,8 @@
 """`hf://`: a repository of a Hugging Face hub, at one commit.
 
-The hub's protocol is one kind of GET for the listing, page by page, and one for the files. Made by `web` they have its
-guard, limits and resumption; the hub's own client follows a listing to any host, and takes proxies from the environment.
-The hub's address is the administrator's (HF_ENDPOINT). It sends readers of files on to its storage, on other hosts.
+The hub's protocol is one kind of GET for the listing, page by page, and one for the files. `http_session` makes them with
+its guard, limits and resumption. The hub's own client would follow a listing to any host, and take proxies from the
+environment. The administrator sets the hub's address (HF_ENDPOINT). The hub redirects file reads to its storage, on other hosts.
 """
 
 import json
@@ -31,7 +31,7 @@ _MAIN = "main"
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One of the listing. `content` is the hub's name of it, `sha256` empty but for large files."""
+    """One file of the listing. `content` is the hub's name of its content; `sha256` is only set for large files."""
 
     path: str
     size: int
@@ -40,7 +40,7 @@ class _File:
 
 
 async def list_repository(uri: HubUri, web: WebSession, limits: DownloadLimits) -> ModelListing:
-    """Raises a StartError. Of what the hub keeps as large files, it tells the sha256, which is checked."""
+    """List a repository. Large files have the hub's sha256, which is checked. Raises a StartError."""
     endpoint = URL(os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/") or _PUBLIC)
     token = os.environ.get("HF_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -50,16 +50,16 @@ async def list_repository(uri: HubUri, web: WebSession, limits: DownloadLimits) 
     below = [file for file in files if not uri.path or file.path == uri.path or file.path.startswith(f"{uri.path}/")]
     if not below:
         raise ModelNotFound(f"{shown} has nothing at {uri.path!r}" if uri.path else f"{shown} is empty")
-    only = uri.path.rpartition("/")[2] if [file.path for file in below] == [uri.path] else ""
+    file_name = uri.path.rpartition("/")[2] if [file.path for file in below] == [uri.path] else ""
     objects = []
     for file in below:
-        name = only or check_member_name(file.path.removeprefix(f"{uri.path}/") if uri.path else file.path, shown)
+        name = file_name or check_member_name(file.path.removeprefix(f"{uri.path}/") if uri.path else file.path, shown)
         url = endpoint / uri.repository / "resolve" / revision / file.path
-        # Without a commit the name of the content is all there is: the branch may move between listing and reading.
+        # Without a commit only the name of the content identifies a file: the branch may move between listing and reading.
         identity = f"{uri.revision}/{file.sha256 or file.content}"
         read = partial(web.read, url, f"{shown}/{file.path}", size=file.size, headers=headers, allow_other_hosts=True)
         objects.append(RemoteObject(name, file.size, identity, read, sha256=file.sha256))
-    return ModelListing(tuple(objects), only)
+    return ModelListing(tuple(objects), file_name)
 
 
 def _tree(endpoint: URL, repository: str, revision: str) -> URL:
@@ -71,38 +71,38 @@ def _tree(endpoint: URL, repository: str, revision: str) -> URL:
 async def _files(
     first: URL, headers: Mapping[str, str], shown: str, web: WebSession, limits: DownloadLimits
 ) -> list[_File]:
-    """All files of a repository. Directories are items of the listing too."""
-    found, seen = list[_File](), 0
+    """Return all files of a repository. Directories are items of the listing too."""
+    found, item_count = list[_File](), 0
     page: URL | None = first
     while page is not None:
         items, page = await _page(page, headers, shown, web, limits)
-        seen += len(items)
+        item_count += len(items)
         found += _files_of(items, shown)
-        if len(found) > MAX_FILES or seen > 2 * MAX_FILES:
+        if len(found) > MAX_FILES or item_count > 2 * MAX_FILES:
             raise ModelTooLarge(f"{shown} holds more than {MAX_FILES} files")
-        # It would get the token as well.
+        # The other host would get the token as well.
         if page is not None and page.origin() != first.origin():
-            raise SourceRefused(f"{shown}: the listing goes on at another host, {page.host}, which is not followed")
+            raise SourceRefused(f"{shown}: the listing goes on at another host, {page.host}; expected the same host")
     return found
 
 
 async def _page(
     url: URL, headers: Mapping[str, str], shown: str, web: WebSession, limits: DownloadLimits
 ) -> tuple[list[Any], URL | None]:
-    """The items of one page, and where the next one is."""
+    """Return the items of one page, and the URL of the next page."""
     async for attempt in make_retrying(limits):
         with attempt:
             async with web.get(url, shown, headers) as response:
                 _check(response, shown)
                 body = await read_whole_body(response, shown)
-                following = response.links.get("next")
+                next_link = response.links.get("next")
     try:
         items = json.loads(body)
     except (ValueError, RecursionError):
         items = None
     if not isinstance(items, list):
-        raise LoadFailed(f"{shown}: what the hub sent is no listing")
-    return items, None if following is None else URL(following["url"])
+        raise LoadFailed(f"{shown}: the hub's answer is not a listing")
+    return items, None if next_link is None else URL(next_link["url"])
 
 
 def _files_of(items: list[Any], shown: str) -> list[_File]:
@@ -113,16 +113,16 @@ def _files_of(items: list[Any], shown: str) -> list[_File]:
             if item["type"] == "file"
         ]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise LoadFailed(f"{shown}: the hub's listing has an item that is no file as it should be") from None
+        raise LoadFailed(f"{shown}: the hub's listing has an item that is not a valid file") from None
 
 
 def _check(response: aiohttp.ClientResponse, shown: str) -> None:
-    """Raises the StartError that the status stands for."""
+    """Check the status. Raises the StartError for it."""
     status = response.status
     if response.headers.get("X-Error-Code") == "GatedRepo":
-        raise AccessDenied(f"{shown}: the repository is gated, and this token is not let in")
+        raise AccessDenied(f"{shown}: the repository is gated, and HF_TOKEN has no access. Request access at the hub.")
     if status == 404:
         raise ModelNotFound(f"{shown}: the hub has no such repository or commit")
     if status in (401, 403):
-        raise AccessDenied(f"{shown}: the hub answered {status}: it does not exist, or HF_TOKEN is not let in")
+        raise AccessDenied(f"{shown}: the hub answered {status}: it does not exist, or HF_TOKEN has no access")
     check_status(response, shown)

@@ -1,4 +1,4 @@
-"""What a store has of a model: objects that can be read, whichever store it is."""
+"""The listing of a model in a store: readable objects, for any store."""
 
 import hashlib
 import json
@@ -11,35 +11,35 @@ from sundog_runtime.errors import SourceUnavailable
 from sundog_runtime.sources.download_limits import DownloadLimits
 
 ReadRange = Callable[[int, int | None], AsyncGenerator[bytes, None]]
-"""The bytes from one offset to before another, or to the end. Raises a StartError, Transient where trying helps."""
+"""Yields the bytes from one offset to before another, or to the end. Raises a StartError; a TransientSourceError if a retry can help."""
 
 
 class TransientSourceError(SourceUnavailable):
-    """Trouble that may pass at once. `after` is how many seconds the store asked to be left alone."""
+    """An error that may pass soon. `retry_after_s` is the pause that the store requested."""
 
     reason = "SourceUnavailable"
 
-    def __init__(self, message: str, after: float = 0) -> None:
+    def __init__(self, message: str, retry_after_s: float = 0) -> None:
         super().__init__(message)
-        self.after = after
+        self.retry_after_s = retry_after_s
 
 
 class ObjectChanged(SourceUnavailable):
-    """An object is no longer what the listing told: parts of the two must not be joined."""
+    """An object differs from the listing: parts of its two versions must not be joined."""
 
     reason = "SourceUnavailable"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteObject:
-    """One object. `size` is in bytes, None where the store does not tell.
+    """One object. `size` is in bytes, None if the store does not report it.
 
     Attributes:
         path: relative to the model, with '/' between segments.
-        identity: changes with the content; empty where nothing does, and then no two reads are joined.
-        ranged: whether it can be read from an offset.
-        sha256: what the store promises, in hex; empty without a promise.
-        unpack: an archive, in whose place its members belong.
+        identity: changes with the content; empty if nothing does, and then parts of different reads are never joined.
+        supports_ranges: whether it can be read from an offset.
+        sha256: the expected digest, in hex; empty if there is none.
+        unpack: whether it is an archive, to be replaced by its members.
     """
 
     path: str
@@ -51,26 +51,26 @@ class RemoteObject:
     unpack: bool = False
 
     @property
-    def in_parts(self) -> bool:
+    def is_resumable(self) -> bool:
         """Whether parts that were read at different times belong together."""
         return bool(self.supports_ranges and self.identity and self.size is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """A model as a store has it. `only` is the name of its one file, empty for a directory."""
+    """A model in a store. `file_name` is the name of its one file, empty for a directory."""
 
     objects: tuple[RemoteObject, ...]
-    only: str = ""
+    file_name: str = ""
 
     @property
     def size(self) -> int:
-        """Bytes, as far as they are known."""
+        """Return the number of bytes, as far as sizes are known."""
         return sum(remote.size or 0 for remote in self.objects)
 
     @property
     def identity(self) -> str:
-        """A hash of every object's name, size and identity; empty if one has no identity."""
+        """Return a hash of every object's name, size and identity; empty if one has no identity."""
         if not all(remote.identity for remote in self.objects):
             return ""
         rows = sorted([remote.path, remote.size, remote.identity] for remote in self.objects)
@@ -78,13 +78,13 @@ class ModelListing:
 
 
 def make_retrying(limits: DownloadLimits) -> AsyncRetrying:
-    """Attempts, with growing pauses, as long as what is raised is Transient. The last one is raised as it is."""
-    backoff = wait_random_exponential(multiplier=limits.pause, max=limits.max_pause_s)
+    """Return a retry loop with growing pauses for TransientSourceError. The last error is raised unchanged."""
+    backoff = wait_random_exponential(multiplier=limits.min_pause_s, max=limits.max_pause_s)
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, TransientSourceError) else 0
-        return max(backoff(state), min(asked, limits.max_pause_s))
+        requested_s = error.retry_after_s if isinstance(error, TransientSourceError) else 0
+        return max(backoff(state), min(requested_s, limits.max_pause_s))
 
     return AsyncRetrying(
         retry=retry_if_exception_type(TransientSourceError),

@@ -1,4 +1,4 @@
-"""Where a model is: a path of this machine, a mounted volume, or what a store sent into the cache."""
+"""Locate a model: a path of this machine, a mounted volume, or a store's model in the cache."""
 
 import os
 import time
@@ -27,50 +27,50 @@ _held: Final[list[CacheLease]] = []
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model is, and what was verified about it.
+    """The location of a model, and its verified files.
 
-    `root` is the model's directory; for a model of one file, `only` is that file's name and `root` the directory around
-    it, of which nothing else belongs to the model. `verified` is None for a path without a digest. `seconds` says how
-    long list, download and verify (with unpacking) took; what did not happen is not in it.
+    `root` is the model's directory. For a model of one file, `file_name` is that file's name and `root` its directory, whose
+    other files do not belong to the model. `verified` is None for a path without a digest. `seconds` has the durations of
+    list, download and verify (with unpacking), without phases that did not happen.
     """
 
     root: Path
-    only: str = ""
+    file_name: str = ""
     verified: tuple[FileEntry, ...] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
-        """The model's directory or its one file."""
-        return self.root / self.only if self.only else self.root
+        """Return the model's directory or its one file."""
+        return self.root / self.file_name if self.file_name else self.root
 
     def check_unchanged(self) -> None:
-        """Raises DigestMismatch when a verified file changed since: what was loaded may then be something else."""
+        """Raise DigestMismatch if a verified file has changed, because other content may have been loaded."""
         if self.verified is not None and (path := find_changed_file(self.root, self.verified)):
             raise DigestMismatch(f"{path} changed while the model was loaded")
 
 
 def open_model(uri: str, digest: str, namespace: str = "default") -> ModelFiles:
-    """Find a model or bring it here, and, with a digest, verify it before anything reads it as a model.
+    """Find a model or download it, and verify its digest, if any, before any of it is used.
 
-    A directory's digest is `tree.tree_digest`, a file's or an archive's the sha256 of its bytes, an artefact's that of
-    its manifest. What came from a store stays in the cache as long as this process lives. Raises a StartError.
+    The digest of a directory is `file_digests.tree_digest`, of a file or an archive the sha256 of its bytes, and of an
+    artefact that of its manifest. A model of a store stays in the cache as long as this process lives. Raises a StartError.
     """
     source = parse_uri(uri, digest)
     if isinstance(source, FileUri):
         return _open_path(Path(source.path), digest)
     if isinstance(source, PvcUri):
         return _open_path(_mounted(source), digest)
-    # Its libraries take time to import, and a model on a path needs none of them.
+    # Imported late: its libraries take time to import, and a model on a path needs none of them.
     from sundog_runtime.sources.fetch import fetch_model
 
     found = fetch_model(source, digest, namespace)
     _held.append(found.lease)
-    return ModelFiles(found.root, found.only, found.verified, found.seconds)
+    return ModelFiles(found.root, found.file_name, found.verified, found.seconds)
 
 
 def _open_path(path: Path, digest: str) -> ModelFiles:
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         path.stat()
         is_directory = path.is_dir()
@@ -80,7 +80,7 @@ def _open_path(path: Path, digest: str) -> ModelFiles:
         raise LoadFailed(f"{path} is neither a directory nor a regular file")
     verify = _verified_tree if is_directory else _verified_file
     verified = verify(path, digest) if digest else None
-    seconds = {"verify": time.monotonic() - begun} if digest else {}
+    seconds = {"verify": time.monotonic() - started} if digest else {}
     return (
         ModelFiles(path, "", verified, seconds)
         if is_directory
@@ -89,7 +89,7 @@ def _open_path(path: Path, digest: str) -> ModelFiles:
 
 
 def _mounted(uri: PvcUri) -> Path:
-    """Raises ModelNotFound without a mount, SourceRefused where a link leads out of the volume."""
+    """Return the path in the mounted volume. Raises ModelNotFound without a mount, SourceRefused if a link leads out of the volume."""
     root = Path(os.environ.get(PVC_ROOT_VARIABLE, "") or "/mnt/pvc") / uri.claim
     if not root.is_dir():
         raise ModelNotFound(f"no volume of the claim {uri.claim!r} is mounted at {root}")
@@ -101,7 +101,9 @@ def _mounted(uri: PvcUri) -> Path:
 
 def _verified_tree(path: Path, digest: str) -> tuple[FileEntry, ...]:
     if path.is_symlink():
-        raise DigestMismatch(f"{path} is a symbolic link; a model with a digest is a directory or a regular file")
+        raise DigestMismatch(
+            f"{path} is a symbolic link; expected a directory or a regular file for a model with a digest"
+        )
     entries = read_tree(path)
     _compare(path, tree_digest(entries), digest)
     return entries
@@ -109,7 +111,9 @@ def _verified_tree(path: Path, digest: str) -> tuple[FileEntry, ...]:
 
 def _verified_file(path: Path, digest: str) -> tuple[FileEntry, ...]:
     if path.is_symlink():
-        raise DigestMismatch(f"{path} is a symbolic link; a model with a digest is a directory or a regular file")
+        raise DigestMismatch(
+            f"{path} is a symbolic link; expected a directory or a regular file for a model with a digest"
+        )
     try:
         entry = read_entry(path, path.name)
     except OSError as error:
@@ -120,4 +124,4 @@ def _verified_file(path: Path, digest: str) -> tuple[FileEntry, ...]:
 
 def _compare(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise DigestMismatch(f"{path} has the digest {found}; model.digest is {expected}")
+        raise DigestMismatch(f"{path} has the digest {found}; expected {expected}, which is model.digest")

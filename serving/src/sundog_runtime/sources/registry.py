@@ -1,10 +1,10 @@
 """`oci://`: an artefact of a registry, as oras and image builders push them.
 
 A layer with a title is a file of that name; a tar layer is unpacked. The digest is that of the manifest, which holds the
-digests of all layers. Registries send readers on to their storage, on other hosts.
+digests of all layers. Registries redirect reads of layers to their storage, on other hosts.
 
-The registry's protocol is three kinds of GET. Made by `web` they have its guard, limits and resumption, which no client
-for registries has.
+The registry's protocol is three kinds of GET. `http_session` makes them with its guard, limits and resumption, which no
+registry client has.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _TAR = re.compile(r"application/vnd\.(oci\.image\.layer\.v1\.tar(\+gzip)?|docker
 
 
 async def list_artefact(uri: ArtefactUri, web: WebSession, limits: DownloadLimits) -> ModelListing:
-    """Raises a StartError, DigestMismatch where the manifest is not the promised one."""
+    """List the layers. Raises a StartError; DigestMismatch if the manifest differs from the expected one."""
     shown = f"oci://{uri.authority}/{uri.repository}@{uri.digest}"
     base = _base(uri)
     access = _Access(uri, base, web, shown)
@@ -53,29 +53,29 @@ async def list_artefact(uri: ArtefactUri, web: WebSession, limits: DownloadLimit
                 check_status(response, shown)
                 body = await read_whole_body(response, shown)
     if (found := "sha256:" + hashlib.sha256(body).hexdigest()) != uri.digest:
-        raise DigestMismatch(f"{shown}: the manifest that was sent has the digest {found}")
+        raise DigestMismatch(f"{shown}: the manifest that was sent has the digest {found}; expected {uri.digest}")
     layers = _layers(body, shown)
     return ModelListing(tuple(_remote(layer, number, base, access, web, shown) for number, layer in enumerate(layers)))
 
 
 class _Access:
-    """What the registry wants to see with each request. Its tokens live for minutes, and a download may take longer."""
+    """The headers that authorize requests. Its tokens live for minutes, and a download may take longer."""
 
     def __init__(self, uri: ArtefactUri, base: URL, web: WebSession, shown: str) -> None:
         self.headers: Mapping[str, str] = {}
-        self._ask = partial(_authorization, uri, base, web, shown)
-        self._asking = asyncio.Lock()
+        self._authorize = partial(_authorization, uri, base, web, shown)
+        self._renewing = asyncio.Lock()
 
     async def renew(self, refused: Mapping[str, str]) -> None:
-        """Ask anew, unless that was done since `refused` was taken."""
-        async with self._asking:
+        """Renew the headers, unless that happened since `refused` was read."""
+        async with self._renewing:
             if self.headers is refused:
-                self.headers = await self._ask()
+                self.headers = await self._authorize()
 
     async def read(
         self, web: WebSession, url: URL, what: str, start: int, end: int | None, *, size: int
     ) -> AsyncGenerator[bytes, None]:
-        """As `Web.read`. A token that is refused is replaced once: a refusal comes before the first byte."""
+        """Read like `WebSession.read`. A refused token is replaced once: the refusal comes before the first byte."""
         sent = self.headers
         reading = partial(web.read, url, what, start, end, size=size, allow_other_hosts=True)
         try:
@@ -92,14 +92,14 @@ class _Access:
 
 
 def _base(uri: ArtefactUri) -> URL:
-    # As every client does: a registry on this machine has no certificate. It is reached only where it is listed.
+    # As in every client, a registry on this machine is called without TLS. It must be listed to be reached at all.
     host, _ = split_authority(uri.authority)
     scheme = "http" if host in ("localhost", "127.0.0.1", "::1") else "https"
     return URL(f"{scheme}://{uri.authority}/v2/{uri.repository}", encoded=True)
 
 
 async def _authorization(uri: ArtefactUri, base: URL, web: WebSession, shown: str) -> Mapping[str, str]:
-    """What the registry wants to see with each request: nothing, a password, or a token that is fetched for it."""
+    """Return the headers that the registry requires: none, a password, or a token that is fetched for it."""
     login = _login(uri.authority)
     async with web.get(base.origin() / "v2/", shown) as response:
         challenge = response.headers.get("WWW-Authenticate", "") if response.status == 401 else ""
@@ -110,7 +110,7 @@ async def _authorization(uri: ArtefactUri, base: URL, web: WebSession, shown: st
     wanted = dict(_PARAMETER.findall(challenge))
     realm = URL(wanted.get("realm", ""))
     if realm.scheme not in ("https", base.scheme) or not realm.host:
-        raise AccessDenied(f"{shown}: the registry wants an authorization that is not supported")
+        raise AccessDenied(f"{shown}: the registry requires an authorization that is not supported")
     query = {
         "scope": f"repository:{uri.repository}:pull",
         **({"service": wanted["service"]} if "service" in wanted else {}),
@@ -126,7 +126,7 @@ async def _authorization(uri: ArtefactUri, base: URL, web: WebSession, shown: st
 
 
 def _login(authority: str) -> Mapping[str, str]:
-    """The entry of the registry in `$DOCKER_CONFIG/config.json`, where there is one."""
+    """Return the registry's credentials of `$DOCKER_CONFIG/config.json`, if there are any."""
     path = Path(os.environ.get("DOCKER_CONFIG", "") or Path.home() / ".docker") / "config.json"
     try:
         text = str(json.loads(path.read_bytes())["auths"][authority]["auth"])

@@ -1,7 +1,7 @@
-"""Bytes from a store onto the disk: in parts, several at a time, resumed where a crash left off.
+"""Download bytes from a store to the disk: in parts, several at a time, resumed after a crash.
 
-A journal beside the files says which parts are on the disk. A part is written down there after its bytes were synced, so
-that a part in the journal is never a hole in the file.
+A journal beside the files lists the parts that are on the disk. A part is added after its bytes were synced, so that a
+part in the journal is never a hole in the file.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ DOWNLOAD_DIRECTORY = "download"
 JOURNAL_FILE = "journal"
 
 MakeRoom = Callable[[int], None]
-"""Frees that many bytes where it can."""
+"""Frees that many bytes if possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Bytes `start` to before `end` of the object of that index; `end` is None where the size is not known."""
+    """Bytes `start` to before `end` of the object with that index; `end` is None if the size is unknown."""
 
     index: int
     number: int
@@ -42,14 +42,14 @@ class _Part:
 
 
 class DownloadJournal:
-    """The parts that are on the disk, of one listing. Lines of JSON; a torn last line counts as none."""
+    """The parts of one listing that are on the disk. Lines of JSON; an incomplete last line is ignored."""
 
     def __init__(self, path: Path, identity: str) -> None:
         self._path = path
         self._identity = identity
 
     def read(self) -> set[tuple[int, int]]:
-        """Nothing, if what was begun was another model."""
+        """Return the parts on the disk; none if the journal is of another model."""
         try:
             lines = self._path.read_text().splitlines()
         except (OSError, ValueError):
@@ -64,17 +64,17 @@ class DownloadJournal:
         return done
 
     def begin(self) -> None:
-        """Forget what was done."""
+        """Start an empty journal."""
         self._path.write_text(f"{self._identity}\n")
 
     def add(self, index: int, number: int) -> None:
-        """The bytes are synced before; the line need not be: losing it costs a download of the part."""
+        """Add a part. Its bytes must be synced before; the line need not be, because its loss costs only a download of the part."""
         with self._path.open("a") as file:
             file.write(f"[{index},{number}]\n")
 
 
 class Transfer:
-    """Downloads one listing into one directory. `received` counts the bytes that came, retries included."""
+    """The download of one listing into one directory. `received` counts all received bytes, including retries."""
 
     def __init__(self, listing: ModelListing, directory: Path, limits: DownloadLimits) -> None:
         self._objects = listing.objects
@@ -86,32 +86,32 @@ class Transfer:
         self.received = 0
 
     async def run(self, make_room: MakeRoom) -> None:
-        """Raises a StartError. What arrived stays on the disk and is taken up by the next run."""
+        """Download all missing parts. Received parts stay on the disk for the next run. Raises a StartError."""
         check_object_paths(self._objects)
         check_total_size(self._objects, self._limits)
         done = self._journal.read()
-        # What was complete and on its way into its place when a process died is not where the journal has it.
+        # If a process died while it moved complete files to their place, they are no longer where the journal expects them.
         if not done or not all(self._file(index).is_file() for index, _ in done if index < len(self._objects)):
             done = set()
             remove_path(self._directory / DOWNLOAD_DIRECTORY)
             self._directory.mkdir(parents=True, exist_ok=True)
             self._journal.begin()
         parts = list(self._parts())
-        left = [part for part in parts if (part.index, part.number) not in done]
+        missing = [part for part in parts if (part.index, part.number) not in done]
         self._make_files()
-        needed = sum(_length(part) for part in left)
+        needed = sum(_length(part) for part in missing)
         make_room(needed)
         check_disk_space(self._directory, needed)
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                await self._all(left)
+            async with asyncio.timeout(self._limits.total_s):
+                await self._download_parts(missing)
         except TimeoutError:
-            raise SourceUnavailable(f"the model did not arrive within {self._limits.seconds:g} s") from None
+            raise SourceUnavailable(f"the model did not arrive within {self._limits.total_s:g} s") from None
 
     def _parts(self) -> Iterator[_Part]:
         step = self._limits.part_bytes
         for index, remote in enumerate(self._objects):
-            if remote.size is None or not remote.in_parts:
+            if remote.size is None or not remote.is_resumable:
                 yield _Part(index, 0, 0, remote.size)
                 continue
             for number, start in enumerate(range(0, max(remote.size, 1), step)):
@@ -126,9 +126,9 @@ class Transfer:
     def _file(self, index: int) -> Path:
         return self._directory / DOWNLOAD_DIRECTORY / self._objects[index].path
 
-    async def _all(self, parts: list[_Part]) -> None:
+    async def _download_parts(self, parts: list[_Part]) -> None:
         queue = iter(parts)
-        watch = asyncio.create_task(self._watch())
+        watch = asyncio.create_task(self._check_rate())
         workers = [asyncio.create_task(self._work(queue)) for _ in range(min(self._limits.connections, len(parts)))]
         try:
             pending: set[asyncio.Task[None]] = {*workers}
@@ -144,45 +144,45 @@ class Transfer:
 
     async def _work(self, queue: Iterator[_Part]) -> None:
         for part in queue:
-            await self._one(part)
+            await self._download_part(part)
 
-    async def _watch(self) -> None:
-        """A store that sends a byte a second holds a replica for ever without ever being silent."""
+    async def _check_rate(self) -> None:
+        """Fail if the store is too slow: one byte per second would block a replica for ever without a timeout."""
         while True:
             before = self.received
-            await asyncio.sleep(self._limits.window)
-            if self.received - before < self._limits.bytes_per_second * self._limits.window:
+            await asyncio.sleep(self._limits.window_s)
+            if self.received - before < self._limits.bytes_per_second * self._limits.window_s:
                 raise SourceUnavailable(
-                    f"{self.received - before} bytes arrived in {self._limits.window:g} s; "
-                    f"expected {self._limits.bytes_per_second} bytes a second at least"
+                    f"{self.received - before} bytes arrived in {self._limits.window_s:g} s; "
+                    f"expected at least {self._limits.bytes_per_second} bytes per second"
                 )
 
-    async def _one(self, part: _Part) -> None:
+    async def _download_part(self, part: _Part) -> None:
         remote, cursor = self._objects[part.index], _Cursor(part.start)
         descriptor = os.open(self._file(part.index), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             async for attempt in make_retrying(self._limits):
                 with attempt:
-                    if not remote.in_parts:
+                    if not remote.is_resumable:
                         cursor.offset = 0
                         os.ftruncate(descriptor, 0)
                     await self._read(remote, descriptor, cursor, part.end)
             await asyncio.to_thread(os.fdatasync, descriptor)
         finally:
             os.close(descriptor)
-        if remote.in_parts:
+        if remote.is_resumable:
             self._journal.add(part.index, part.number)
 
     async def _read(self, remote: RemoteObject, descriptor: int, cursor: "_Cursor", end: int | None) -> None:
-        """From the cursor on; it says how far this came, also where it raises."""
+        """Read from the cursor on, and move the cursor with each written byte, even if an error follows."""
         if cursor.offset == end:
             return
-        most = self._limits.model_bytes - self._known if end is None else end
+        limit = self._limits.model_bytes - self._known if end is None else end
         async with aclosing(remote.read(cursor.offset, end)) as chunks:
             async for chunk in chunks:
                 self.received += len(chunk)
-                if cursor.offset + len(chunk) > most:
-                    raise _too_much(remote, end, self._limits)
+                if cursor.offset + len(chunk) > limit:
+                    raise _too_many_bytes(remote, end, self._limits)
                 _write_at(descriptor, chunk, cursor.offset)
                 cursor.offset += len(chunk)
         if end is not None and cursor.offset < end:
@@ -191,44 +191,46 @@ class Transfer:
 
 @dataclass(slots=True)
 class _Cursor:
-    """Where the next byte goes."""
+    """The offset of the next byte."""
 
     offset: int
 
 
 def check_object_paths(objects: Sequence[RemoteObject]) -> None:
-    """Raises SourceRefused where two objects cannot both be files of one tree."""
-    seen: set[str] = set()
+    """Check that all objects can be files of one tree. Raises SourceRefused."""
+    paths: set[str] = set()
     for path in sorted(remote.path for remote in objects):
         above = (str(parent) for parent in PurePosixPath(path).parents)
-        if not path or path in seen or any(parent in seen for parent in above):
+        if not path or path in paths or any(parent in paths for parent in above):
             raise SourceRefused(f"the store holds {path!r} twice, or as a file and as a directory")
-        seen.add(path)
+        paths.add(path)
 
 
 def check_total_size(objects: Sequence[RemoteObject], limits: DownloadLimits) -> None:
-    """Raises ModelTooLarge before the first byte, as far as sizes are known."""
+    """Check sizes, as far as they are known, before the first byte. Raises ModelTooLarge."""
     if len(objects) > MAX_FILES:
         raise ModelTooLarge(f"the model has more than {MAX_FILES} files")
     total = sum(remote.size or 0 for remote in objects)
     if total > limits.model_bytes:
-        raise ModelTooLarge(f"the model has {total} bytes; SUNDOG_MODEL_MAX_BYTES allows {limits.model_bytes}")
+        raise ModelTooLarge(
+            f"the model has {total} bytes; expected at most {limits.model_bytes} (SUNDOG_MODEL_MAX_BYTES)"
+        )
 
 
 def check_disk_space(directory: Path, needed: int) -> None:
-    """Raises NoSpace."""
+    """Check the free space of the disk. Raises NoSpace."""
     found = os.statvfs(directory)
     free = found.f_bavail * found.f_frsize
     if needed > free:
-        raise NoSpace(f"the model needs {needed} bytes more and the disk of the cache has {free}")
+        raise NoSpace(f"the disk of the cache has {free} bytes free; expected {needed} for the model")
 
 
-def _too_much(remote: RemoteObject, end: int | None, limits: DownloadLimits) -> StartError:
+def _too_many_bytes(remote: RemoteObject, end: int | None, limits: DownloadLimits) -> StartError:
     if end is None:
         return ModelTooLarge(
-            f"{remote.path}: more than the {limits.model_bytes} bytes of SUNDOG_MODEL_MAX_BYTES were sent"
+            f"{remote.path}: the store sent more than {limits.model_bytes} bytes, the limit of SUNDOG_MODEL_MAX_BYTES"
         )
-    return ObjectChanged(f"{remote.path}: the store sent more bytes than it told")
+    return ObjectChanged(f"{remote.path}: the store sent more bytes than it had announced")
 
 
 def _length(part: _Part) -> int:

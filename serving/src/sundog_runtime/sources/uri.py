@@ -7,8 +7,8 @@
     hf://owner/name@commit[/path]                    a repository at one commit, or a part of it
     oci://registry[:port]/repository@sha256:digest   an artefact
 
-Nothing is decoded: an escape could hide a character from these checks. A branch, or an image's tag, may name something
-else tomorrow: beside `model.digest` alone is one accepted.
+Nothing is decoded, because an escape could hide a character from these checks. A branch, or an image's tag, may name
+something else tomorrow, so it is accepted only together with `model.digest`.
 """
 
 import re
@@ -54,7 +54,7 @@ class PvcUri:
 
 @dataclass(frozen=True, slots=True)
 class WebUri:
-    """One file of a web server. `authority` is the host, with its port where one is given."""
+    """One file of a web server. `authority` is the host, with its port if it has one."""
 
     authority: str
     path: str
@@ -62,18 +62,18 @@ class WebUri:
 
 @dataclass(frozen=True, slots=True)
 class BucketUri:
-    """An object of a bucket, or what is below it. `scheme` is s3 or gs; `key` has no slash at either end."""
+    """An object of a bucket, or all objects below it. `scheme` is s3 or gs; `key` has no slash at either end."""
 
     scheme: str
     bucket: str
     key: str
     directory: bool = field(repr=False)
-    """Whether the URI ended in '/', which no object is meant by. What is meant is the same thing, by its repr too."""
+    """Whether the URI ended in '/', so that it names no object. Not in the repr, which is the same with and without a slash."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubUri:
-    """A repository of a Hugging Face hub. Without a full commit in `revision`, a digest is given beside the URI."""
+    """A repository of a Hugging Face hub. If `revision` is not a full commit, the model has a digest beside the URI."""
 
     repository: str
     revision: str
@@ -82,7 +82,7 @@ class HubUri:
 
 @dataclass(frozen=True, slots=True)
 class ArtefactUri:
-    """An artefact of an OCI registry. `digest` is that of its manifest; where it is empty, one is given beside the URI."""
+    """An artefact of an OCI registry. `digest` is that of its manifest; if it is empty, the model has one beside the URI."""
 
     authority: str
     repository: str
@@ -94,7 +94,7 @@ ModelUri = FileUri | PvcUri | WebUri | BucketUri | HubUri | ArtefactUri
 
 
 def parse_uri(raw: str, digest: str = "") -> ModelUri:
-    """Raises LoadFailed for anything but a plain URI of a scheme in SCHEMES. `digest` is `model.digest`."""
+    """Parse a plain URI of a scheme in SCHEMES. `digest` is `model.digest`. Raises LoadFailed for anything else."""
     if any(ord(char) < 0x20 or ord(char) == 0x7F for char in raw):
         raise LoadFailed("model.uri holds a control character")
     # `%` could hide a character from these checks; `?` and `#` begin a query and a fragment.
@@ -102,9 +102,11 @@ def parse_uri(raw: str, digest: str = "") -> ModelUri:
         raise LoadFailed(f"model.uri holds {found[0]!r}; a model's URI has no escapes, query or fragment")
     scheme, separator, rest = raw.partition("://")
     authority, slash, path = rest.partition("/")
-    # In a hub's URI the commit is behind an '@', also in a repository without owner.
+    # In a hub's URI the commit follows an '@', also in a repository without owner.
     if "@" in (authority if separator else raw.partition("/")[0]) and (scheme != "hf" or ":" in authority):
-        raise LoadFailed("model.uri holds user information before '@'; credentials do not belong into a URI")
+        raise LoadFailed(
+            "model.uri holds user information before '@'; expected none. Use credentials of the environment."
+        )
     shown = one_line(raw, 200)
     if not separator or scheme not in SCHEMES:
         raise LoadFailed(f"model.uri {shown!r} does not begin with {_either(tuple(f'{name}://' for name in SCHEMES))}")
@@ -125,7 +127,7 @@ def parse_uri(raw: str, digest: str = "") -> ModelUri:
 
 
 def split_authority(authority: str) -> tuple[str, int | None]:
-    """Host, without the brackets of an IPv6 address, and port."""
+    """Return host, without the brackets of an IPv6 address, and port."""
     parts = urlsplit(f"//{authority}")
     return parts.hostname or "", parts.port
 

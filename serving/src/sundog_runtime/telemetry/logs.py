@@ -1,6 +1,6 @@
-"""One JSON document a line, for what the model server logs and what its model prints and logs.
+"""One JSON document per line for the log of the model server, and for output of its model.
 
-Serve's handlers decide where a line goes; these lines get a form of their own there, and Serve's keep theirs.
+Serve's handlers decide where a line goes. This module formats these lines; Serve's own lines keep their format.
 """
 
 import logging
@@ -20,17 +20,17 @@ LOGGER_NAME = f"{SERVE_LOGGER_NAME}.sundog"
 
 
 class RequestContextFilter(logging.Filter):
-    """Notes the request that a record is about where the record is made: a handler may format it much later."""
+    """A filter that adds the current request to a record when it is made, because a handler may format it much later."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Never drops a record."""
+        """Keep every record."""
         if getattr(record, "request_context", None) is None:
             record.request_context = current()
         return True
 
 
 class JsonLinesFormatter(logging.Formatter):
-    """Formats records as JSON, and leaves those of Serve's logger to the formatter that was there before."""
+    """A formatter that writes records as JSON, except those of Serve's logger, which keep their previous formatter."""
 
     def __init__(self, service: str, revision: int, others: logging.Formatter | None) -> None:
         super().__init__()
@@ -39,9 +39,9 @@ class JsonLinesFormatter(logging.Formatter):
         self._others = others or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without a line break."""
+        """Return one line, without a line break."""
         if record.exc_info and not record.exc_text:
-            # The other formatter takes what it finds here.
+            # The other formatter reuses this text.
             record.exc_text = self.formatException(record.exc_info)
         if record.name == SERVE_LOGGER_NAME:
             return self._others.format(record)
@@ -62,14 +62,14 @@ class JsonLinesFormatter(logging.Formatter):
         return orjson.dumps(document, default=str).decode()
 
     def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 logging's name
-        """The traceback, made without `print`: Serve replaces it in replicas by one that writes a tuple into a file."""
+        """Return the traceback, made without `print`: in replicas, Serve's `print` writes a tuple into a file."""
         return "".join(traceback.format_exception(*ei)).rstrip("\n")
 
 
 def install_json_formatter(service: str, revision: int, parent: logging.Logger) -> None:
-    """Give the handlers of `parent`, and those they pass records on to, this form, and let none hold lines back.
+    """Set this format on the handlers of `parent` and on their targets, and make every handler write at once.
 
-    Serve's throughput mode keeps a thousand records in memory before it writes them, which is for records of requests.
+    Serve's throughput mode keeps a thousand records in memory before it writes them; that is meant for request logs.
     """
     logger = logging.getLogger(LOGGER_NAME)
     if not any(isinstance(found, RequestContextFilter) for found in logger.filters):
@@ -84,10 +84,10 @@ def install_json_formatter(service: str, revision: int, parent: logging.Logger) 
 
 
 def disable_request_logs(parent: logging.Logger) -> None:
-    """Raise the level of `parent`, which is Serve's logger, above INFO; this package keeps saying what it says.
+    """Raise the level of `parent`, which is Serve's logger, above INFO. This package's logger stays at INFO.
 
-    Serve makes a record of every request, and where the access log is off drops it in a handler: up to a tenth of a small
-    request's CPU. A level that somebody has set lower stays.
+    Serve makes a record of every request. If the access log is off, a handler drops that record. This costs up to a tenth
+    of a small request's CPU. A lower level that a user has set stays.
     """
     if parent.level == logging.INFO:
         logging.getLogger(LOGGER_NAME).setLevel(logging.INFO)

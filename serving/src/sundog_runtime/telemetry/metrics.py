@@ -1,6 +1,6 @@
-"""What one replica has done, counted in the process. Who exports it is the rim's business (`ray_metrics`).
+"""Counters of one replica, kept in the process. `ray_metrics` exports them.
 
-Everything is called on the event loop. Counting a request must cost next to nothing, so nothing here but additions.
+All methods are called on the event loop. Counting a request must cost almost nothing, so there are only additions.
 """
 
 from bisect import bisect_left
@@ -19,7 +19,7 @@ _MAX_CODES = 100
 
 @dataclass(slots=True)
 class Histogram:
-    """How many values were at most each edge, above the one before; the last count is of values above all edges."""
+    """Counts of values up to each edge and above the previous one; the last count is of values above all edges."""
 
     edges: tuple[float, ...]
     counts: list[int] = field(default_factory=list)
@@ -39,11 +39,11 @@ class ReplicaMetrics:
 
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
-        """Requests by their end: `ok`, the code of a problem, or `ClientGone`."""
-        self.at_once = 0
-        """Requests among them that were answered in the call that received them (`short_way`)."""
+        """Requests by result: `ok`, the code of a problem, or `ClientGone`."""
+        self.fast_path_answers = 0
+        """Requests among them that the fast path answered."""
         self.latency = Histogram(LATENCY_BUCKETS_S)
-        """From the first byte that the application sees to the last that it sends."""
+        """Time from the first byte that the application sees to the last that it sends."""
         self.queue_wait = Histogram(LATENCY_BUCKETS_S)
         self.pass_time = Histogram(LATENCY_BUCKETS_S)
         self.batch_size = Histogram(BATCH_SIZE_BUCKETS)
@@ -51,19 +51,19 @@ class ReplicaMetrics:
         self.startup: dict[str, float] = {}
         """Seconds of each phase of the start."""
 
-    def answered(self, end: str, seconds: float) -> None:
-        """One request is over."""
+    def record_answer(self, end: str, seconds: float) -> None:
+        """Record the end of one request."""
         # A predictor may raise problems with codes of its own: the number of time series must stay bounded.
         if end not in self.answers and len(self.answers) >= _MAX_CODES:
             end = END_OTHER
         self.answers[end] += 1
         self.latency.observe(seconds)
 
-    def passed(self, requests: int, seconds: float) -> None:
-        """The model was called for so many requests."""
+    def record_pass(self, requests: int, seconds: float) -> None:
+        """Record one call of the model for this many requests."""
         self.batch_size.observe(requests)
         self.pass_time.observe(seconds)
 
-    def waited(self, seconds: float) -> None:
-        """One request's time in the queue. Requests that were answered at once are not among them."""
+    def record_wait(self, seconds: float) -> None:
+        """Record one request's time in the queue. Requests that were answered at once are not included."""
         self.queue_wait.observe(max(0.0, seconds))

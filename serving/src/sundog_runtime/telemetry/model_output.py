@@ -1,7 +1,7 @@
-"""What a model prints and logs, as lines of its replica's log.
+"""Capture what a model prints and logs as lines of its replica's log.
 
-Serve passes both streams of a replica, and `print`, on to its own logger at INFO, which `logs.make_no_records_of_requests`
-switches off. Nothing of Serve's is needed to undo that: the streams, `print` and the root logger are Python's.
+Serve passes both streams of a replica, and `print`, to its own logger at INFO, which `logs.disable_request_logs` switches
+off. Undoing that needs no part of Serve: the streams, `print` and the root logger are Python's.
 """
 
 import builtins
@@ -15,10 +15,10 @@ from typing import Any, TextIO
 from sundog_runtime.telemetry.logs import LOGGER_NAME
 
 MAX_PARTIAL_CHARACTERS = 65_536
-"""So much text without a line break becomes a line."""
+"""Text of this length without a line break becomes a line."""
 
 NOISY_LOGGERS = ("httpx", "uvicorn")
-"""Loggers of libraries that the model server uses: at INFO they log each request, with the secrets in signed URLs, and each server."""
+"""Loggers of libraries of the model server. At INFO they log each server, and each request with the secrets in signed URLs."""
 
 
 class _ThisThread(threading.local):
@@ -33,9 +33,9 @@ class _Partial(threading.local):
 
 
 class LogStream(io.TextIOBase):
-    """A text stream whose lines become INFO records under `name`. What lacks a line break yet is kept by thread, so no two mix.
+    """A text stream whose lines become INFO records under `name`. Incomplete lines are kept by thread, so they never mix.
 
-    Has the descriptor and the binary buffer of `original`: what native code and subprocesses write does not come here.
+    It has the descriptor and the binary buffer of `original`: output of native code and subprocesses is not captured.
     """
 
     encoding = "utf-8"
@@ -48,24 +48,24 @@ class LogStream(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        """That of the original."""
+        """Return the buffer of the original."""
         return self._original.buffer
 
     def fileno(self) -> int:
-        """That of the original."""
+        """Return the descriptor of the original."""
         return self._original.fileno()
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Log the lines that `text` ends; blank ones are left out. Returns the length of `text`."""
+        """Log the lines that `text` completes, except blank ones. Return the length of `text`."""
         if _this_thread.is_logging:
-            # A handler that cannot write reports it here.
+            # A handler that cannot write reports that to this stream.
             return self._original.write(text)
         *lines, rest = (self._partial.text + text).split("\n")
-        # Set before anything is logged: a model that is called off in between does not repeat its lines.
+        # Set before logging: a model that is interrupted in between does not repeat its lines.
         self._partial.text = _overwritten(rest)
         for line in lines:
             self._log(line)
@@ -74,7 +74,7 @@ class LogStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Log what lacks a line break, except a progress bar: that is logged as it was last, when its line ends."""
+        """Log the incomplete line, except a progress bar, whose last state is logged when its line ends."""
         if not self._partial.text.startswith("\r"):
             self._log_partial()
 
@@ -95,23 +95,23 @@ class LogStream(io.TextIOBase):
 
 
 def _overwritten(text: str) -> str:
-    """`text` as a terminal shows it: what precedes a carriage return is gone once something follows. Starts with it then."""
+    """Return `text` as a terminal shows it: text before a carriage return is overwritten. The result then starts with one."""
     before, _, after = text.rpartition("\r")
     return f"\r{after}" if before and after else text
 
 
 class _ToReplicaLog(logging.Handler):
-    """Passes records of all loggers on to the handlers of the replica's log."""
+    """A handler that passes records of all loggers to the handlers of the replica's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging."""
+        """Handle a record (see logging)."""
         logging.getLogger(LOGGER_NAME).handle(record)
 
 
 def print_to_stream(
     *objects: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False
 ) -> None:
-    """Do as Python's `print`. Serve's logs whatever goes to a stream, and writes a tuple into any other file."""
+    """Print like Python's `print`. Serve's version logs everything that goes to a stream, and writes a tuple into other files."""
     out = sys.stdout if file is None else file
     out.write((" " if sep is None else sep).join(map(str, objects)) + ("\n" if end is None else end))
     if flush:
@@ -119,9 +119,9 @@ def print_to_stream(
 
 
 def capture_model_output() -> None:
-    """From now on what the process prints, and logs by any logger from INFO up, goes into the replica's log.
+    """Send everything that the process prints, and logs from INFO up, to the replica's log.
 
-    Levels and handlers that somebody has set stay.
+    Levels and handlers that a user has set stay.
     """
     if sys.__stdout__ is not None and sys.__stderr__ is not None:
         sys.stdout = LogStream("stdout", sys.__stdout__)

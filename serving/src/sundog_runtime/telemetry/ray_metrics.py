@@ -1,8 +1,8 @@
-"""The counts of one replica, where Ray's metrics agent of the node exports them for Prometheus.
+"""Export the counters of one replica through Ray's metrics agent of the node, for Prometheus.
 
 Ray's counters and histograms cost microseconds for every value, and a histogram takes one value at a time. So values are
-counted in the process (`metrics`), and what was added since the last time is handed over every few seconds, as counters:
-a histogram is a counter `…_bucket` with the label `le`, cumulative as Prometheus has it, and two more for `_sum` and `_count`.
+counted in the process (`metrics`), and their growth is exported every few seconds, as counters. A histogram becomes a
+counter `…_bucket` with the label `le`, cumulative as in Prometheus, and two more for `_sum` and `_count`.
 """
 
 import asyncio
@@ -11,23 +11,24 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
+from sundog_runtime.telemetry.logs import LOGGER_NAME
 from sundog_runtime.telemetry.metrics import Histogram, ReplicaMetrics
 
 EXPORT_INTERVAL_SECONDS = 5.0
 PREFIX = "sundog_runtime_"
 
 _LABELS = ("service", "revision")
-_logger = logging.getLogger("ray.serve.sundog")
+_logger = logging.getLogger(LOGGER_NAME)
 
 Sample = tuple[str, str, str, float]
 """Name without prefix, name and value of one more label (empty: none), and the total since the start."""
 
 
 def iterate_samples(metrics: ReplicaMetrics) -> Iterator[Sample]:
-    """Everything that only grows."""
+    """Yield every value that only grows."""
     for end, count in metrics.answers.items():
         yield "requests", "end", end, count
-    yield "requests_at_once", "", "", metrics.at_once
+    yield "requests_at_once", "", "", metrics.fast_path_answers
     for name, histogram in (
         ("request_seconds", metrics.latency),
         ("queue_wait_seconds", metrics.queue_wait),
@@ -46,7 +47,7 @@ def _histogram(name: str, histogram: Histogram) -> Iterator[Sample]:
 
 
 class RayMetricsExporter:
-    """Hands the growth of `metrics` over. `counter` and `gauge` make Ray's metrics; they take name, text and labels."""
+    """Export the growth of `metrics`. `counter` and `gauge` create Ray's metrics; they take name, text and labels."""
 
     def __init__(
         self,
@@ -60,30 +61,30 @@ class RayMetricsExporter:
         self._tags = {"service": service, "revision": str(revision)}
         self._make_counter = counter
         self._counters: dict[str, Any] = {}
-        self._told: dict[tuple[str, str], float] = {}
+        self._exported: dict[tuple[str, str], float] = {}
         self._startup = gauge(
-            f"{PREFIX}startup_seconds", "How long a phase of the start took.", tag_keys=(*_LABELS, "phase")
+            f"{PREFIX}startup_seconds", "Duration of a phase of the start.", tag_keys=(*_LABELS, "phase")
         )
 
     def export(self) -> None:
-        """Once. What did not grow is not touched."""
+        """Export once. Values that did not grow are skipped."""
         for phase, seconds in self._metrics.startup.items():
             self._startup.set(seconds, tags=self._tags | {"phase": phase})
         for name, label, value, total in iterate_samples(self._metrics):
-            grown = total - self._told.get((name, value), 0.0)
+            grown = total - self._exported.get((name, value), 0.0)
             if grown > 0:
                 self._counter(name, label).inc(grown, tags=self._tags | ({label: value} if label else {}))
-                self._told[name, value] = total
+                self._exported[name, value] = total
 
     async def export_forever(self) -> None:
-        """Every few seconds, until cancelled."""
+        """Export every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(EXPORT_INTERVAL_SECONDS)
             try:
                 self.export()
             except Exception:
-                # Serving does not depend on being measured.
-                _logger.exception("metrics were not exported")
+                # The replica serves without metrics too.
+                _logger.exception("metrics export failed")
 
     def _counter(self, name: str, label: str) -> Any:
         found = self._counters.get(name)
@@ -94,7 +95,7 @@ class RayMetricsExporter:
 
 
 _TEXTS = {
-    "requests": "Requests by their end: ok, the code of a problem, or ClientGone.",
+    "requests": "Requests by result: ok, the code of a problem, or ClientGone.",
     "requests_at_once": "Requests among them that were answered in the call that received them.",
 } | {
     f"{name}_{part}": text

@@ -1,4 +1,4 @@
-"""How long each phase of a replica's start took."""
+"""Durations of the phases of a replica's start."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,9 +8,9 @@ STARTUP_VERSION = 1
 
 
 class StartupPhases:
-    """Seconds by phase, in the order in which the phases were begun. A phase that failed is not among them.
+    """Seconds by phase, in the order of their start. A phase that failed is not included.
 
-    `began_s` is when the first of them began, in seconds since 1970.
+    `began_s` is the start of the first phase, in seconds since 1970.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,13 +20,13 @@ class StartupPhases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure what runs inside."""
-        begun = self._clock()
+        """Measure the block."""
+        started = self._clock()
         yield
-        self.phases[name] = self.phases.get(name, 0.0) + self._clock() - begun
+        self.phases[name] = self.phases.get(name, 0.0) + self._clock() - started
 
     def detail(self, name: str, parts: Mapping[str, float]) -> None:
-        """Tell the parts of a phase, in seconds, in its place; without any, it stays as it is."""
+        """Replace a phase by its parts, in seconds; without any, it stays."""
         if parts:
             self.phases = {
                 key: value
@@ -35,10 +35,10 @@ class StartupPhases:
             }
 
     def document(self) -> dict[str, object]:
-        """What `GET /-/startup` answers."""
+        """Return the document of `GET /-/startup`."""
         phases = {name: round(seconds, 6) for name, seconds in self.phases.items()}
         return {"version": STARTUP_VERSION, "beganAt": round(self.began_s, 3), "phases": phases}
 
     def line(self) -> str:
-        """For the log."""
+        """Return one line for the log."""
         return ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self.phases.items())

@@ -1,4 +1,4 @@
-"""When waiting requests go, and which of them together; how rows are joined and split."""
+"""When waiting requests run, and which of them together; how rows are joined and split."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from sundog_runtime.scheduling.batch_queue import BatchQueue, QueuedRequest
 PASS_SECONDS = 0.01
 
 
-def queue(max_rows: int = 4, max_delay: float = 0.002, pass_seconds: float = PASS_SECONDS) -> BatchQueue[int]:
-    return BatchQueue(max_rows, max_delay, pass_seconds)
+def queue(max_rows: int = 4, max_delay_s: float = 0.002, pass_seconds: float = PASS_SECONDS) -> BatchQueue[int]:
+    return BatchQueue(max_rows, max_delay_s, pass_seconds)
 
 
 def taken(batches: BatchQueue[int], now: float) -> list[int]:
-    batch, _ = batches.take(now)
+    batch, _ = batches.take_batch(now)
     return [entry.payload for entry in batch]
 
 
@@ -27,54 +27,54 @@ def test_a_lone_request_never_waits() -> None:
     for number in range(100):
         batches.add(QueuedRequest(number, "key"), number * 0.02)
         assert taken(batches, number * 0.02) == [number]
-        batches.done(PASS_SECONDS)
-    assert batches.take(10.0) == ([], None)
+        batches.record_pass(PASS_SECONDS)
+    assert batches.take_batch(10.0) == ([], None)
 
 
-def test_what_gathers_while_the_model_is_busy_goes_together() -> None:
+def test_requests_that_gather_while_the_model_is_busy_run_together() -> None:
     batches = queue(max_rows=8)
     batches.add(QueuedRequest(0, "key"), 0.0)
     assert taken(batches, 0.0) == [0]
     for number in range(1, 5):
         batches.add(QueuedRequest(number, "key"), 0.001)
-    batches.done(PASS_SECONDS)
+    batches.record_pass(PASS_SECONDS)
     assert taken(batches, 0.01) == [1, 2, 3, 4], "they have waited longer than the delay"
 
 
-def test_company_that_was_there_lately_is_waited_for_no_longer_than_the_delay() -> None:
+def test_expected_requests_are_awaited_up_to_the_delay() -> None:
     batches = queue(max_rows=8)
     for number in range(3):
         batches.add(QueuedRequest(number, "key"), 0.0)
     assert taken(batches, 0.0) == [0, 1, 2]
-    batches.done(PASS_SECONDS)
+    batches.record_pass(PASS_SECONDS)
     batches.add(QueuedRequest(3, "key"), 1.0)
-    assert batches.take(1.001) == ([], 1.002)
+    assert batches.take_batch(1.001) == ([], 1.002)
     assert taken(batches, 1.002) == [3]
-    batches.done(PASS_SECONDS)
+    batches.record_pass(PASS_SECONDS)
     batches.add(QueuedRequest(4, "key"), 2.0)
     assert taken(batches, 2.0) == [4], "who waited in vain teaches that nobody else is about"
 
 
-def test_all_that_are_about_end_the_wait() -> None:
+def test_the_wait_ends_when_all_expected_requests_are_there() -> None:
     batches = queue(max_rows=8)
     for number in range(3):
         batches.add(QueuedRequest(number, "key"), 0.0)
     taken(batches, 0.0)
-    batches.done(PASS_SECONDS)
+    batches.record_pass(PASS_SECONDS)
     for number in range(3):
         assert taken(batches, 1.0) == []
         batches.add(QueuedRequest(number, "key"), 1.0)
     assert taken(batches, 1.0) == [0, 1, 2]
 
 
-def test_nobody_waits_longer_than_a_pass_takes() -> None:
-    batches = queue(max_delay=1.0, pass_seconds=0.0005)
+def test_no_request_waits_longer_than_a_pass_takes() -> None:
+    batches = queue(max_delay_s=1.0, pass_seconds=0.0005)
     batches.add(QueuedRequest(0, "key"), 0.0)
     batches.add(QueuedRequest(1, "other"), 0.0)
     assert taken(batches, 0.0) == [0]
-    batches.done(0.0005)
-    batches._about = 9
-    assert batches.take(0.0001) == ([], 0.0005)
+    batches.record_pass(0.0005)
+    batches._expected = 9
+    assert batches.take_batch(0.0001) == ([], 0.0005)
     assert taken(batches, 0.0005) == [1]
 
 
@@ -95,7 +95,7 @@ def test_rows_fill_a_batch(rows: list[int], batches: list[list[int]]) -> None:
     found = []
     while batch := taken(waiting, 1.0):
         found.append(batch)
-        waiting.done(PASS_SECONDS)
+        waiting.record_pass(PASS_SECONDS)
     assert found == batches
 
 
@@ -109,7 +109,7 @@ def test_only_equal_keys_are_joined_and_the_oldest_goes_first() -> None:
     assert found == [[0, 2], [1, 5], [3], [4]]
 
 
-def test_who_left_is_not_handed_out() -> None:
+def test_an_abandoned_request_is_not_returned() -> None:
     batches = queue()
     entries = [QueuedRequest(number, "key") for number in range(3)]
     for entry in entries:
@@ -132,15 +132,15 @@ steps = st.lists(
 
 @settings(deadline=None)
 @given(steps, st.integers(1, 5), st.floats(0.0, 0.01))
-def test_every_request_is_handed_out_once_unless_it_left(steps: list[Any], max_rows: int, max_delay: float) -> None:
-    batches, now = BatchQueue[int](max_rows, max_delay, PASS_SECONDS), 0.0
+def test_every_request_is_returned_once_unless_abandoned(steps: list[Any], max_rows: int, max_delay_s: float) -> None:
+    batches, now = BatchQueue[int](max_rows, max_delay_s, PASS_SECONDS), 0.0
     entries: list[QueuedRequest[int]] = []
     gone: set[int] = set()
     handed: list[int] = []
 
     def take(at: float) -> bool:
         oldest = min((entry.payload for entry in entries if entry.payload not in gone | set(handed)), default=None)
-        batch, until = batches.take(at)
+        batch, until = batches.take_batch(at)
         if not batch:
             assert (until is None) == (oldest is None)
             assert until is None or until > at
@@ -149,7 +149,7 @@ def test_every_request_is_handed_out_once_unless_it_left(steps: list[Any], max_r
         assert len(batch) == 1 or (sum(entry.rows for entry in batch) <= max_rows and batch[0].key is not None)
         assert len({entry.key for entry in batch}) == 1
         handed.extend(entry.payload for entry in batch)
-        batches.done(0.001)
+        batches.record_pass(0.001)
         return True
 
     for kind, value, rows in steps:
@@ -198,7 +198,7 @@ def test_each_request_gets_its_own_rows(rows: list[int], named: bool) -> None:
         ({"x": np.zeros((1, 4), "float32")}, False),
     ],
 )
-def test_forms_that_may_be_joined(batch: Any, same: bool) -> None:
+def test_keys_of_batches_that_can_be_joined(batch: Any, same: bool) -> None:
     assert (batch_key(batch)[0] == batch_key(np.ones((2, 4), "float32"))[0]) is same
 
 
@@ -216,7 +216,7 @@ def test_forms_that_may_be_joined(batch: Any, same: bool) -> None:
         {"x": np.zeros((1, 4)), "y": [1]},
     ],
 )
-def test_forms_that_join_nobody(batch: Any) -> None:
+def test_batches_that_cannot_be_joined(batch: Any) -> None:
     assert batch_key(batch)[0] is None
 
 

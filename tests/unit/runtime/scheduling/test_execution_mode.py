@@ -1,4 +1,4 @@
-"""Which passes may run on the event loop: by their own time, whatever the machine does beside them."""
+"""Which passes may run on the event loop: by their own time, without the machine's share."""
 
 import threading
 import time
@@ -33,60 +33,60 @@ from sundog_runtime.telemetry.metrics import ReplicaMetrics
 ROW = np.zeros((1, 2), "float32")
 
 
-def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
+def test_durations_are_quick_after_probation_and_forget_slowly() -> None:
     pace = PassDurations()
     for _ in range(PROBATION_CALLS):
-        assert not pace.quick
+        assert not pace.is_quick
         pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick
+    assert pace.is_quick
     for penalty in (*(FIRST_PENALTY_CALLS * 4**times for times in range(4)), PENALTY_CALLS, PENALTY_CALLS):
         pace.observe(LONG_SECONDS * 1.01)
         for _ in range(penalty):
-            assert not pace.quick
+            assert not pace.is_quick
             pace.observe(QUICK_SECONDS / 4)
-        assert pace.quick
+        assert pace.is_quick
     for _ in range(FORGET_AFTER_CALLS):
         pace.observe(QUICK_SECONDS / 4)
     pace.observe(LONG_SECONDS * 1.01)
     for _ in range(FIRST_PENALTY_CALLS):
-        assert not pace.quick
+        assert not pace.is_quick
         pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick
+    assert pace.is_quick
 
 
-def test_pace_never_calls_a_slow_model_quick() -> None:
+def test_durations_of_a_slow_model_are_never_quick() -> None:
     pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * 1.5)
-    assert not pace.quick
+    assert not pace.is_quick
 
 
-def test_pace_near_its_limit_does_not_go_to_and_fro() -> None:
+def test_a_duration_near_its_limit_does_not_alternate() -> None:
     pace = PassDurations()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * (1 + HYSTERESIS) / 2)
-        assert not pace.quick
-    while not pace.quick:
+        assert not pace.is_quick
+    while not pace.is_quick:
         pace.observe(QUICK_SECONDS / 2)
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * (1 + HYSTERESIS) / 2)
-        assert pace.quick
+        assert pace.is_quick
 
 
 @pytest.mark.parametrize(
     ("seconds", "passes"), [(LONG_SECONDS * 1.01, 1), (0.3, 1), (QUICK_SECONDS * 5, 16), (QUICK_SECONDS * 2, 64)]
 )
-def test_a_model_that_turns_slow_leaves_within_so_many_passes(seconds: float, passes: int) -> None:
+def test_a_model_that_turns_slow_leaves_within_a_number_of_passes(seconds: float, passes: int) -> None:
     pace = PassDurations()
     for _ in range(10 * PROBATION_CALLS):
         pace.observe(QUICK_SECONDS / 10)
-    assert pace.quick
+    assert pace.is_quick
     for _ in range(passes):
         pace.observe(seconds)
-    assert not pace.quick
+    assert not pace.is_quick
 
 
-def test_a_short_pass_is_its_own_and_nobody_asks_the_kernel() -> None:
+def test_a_short_pass_needs_no_usage_from_the_kernel() -> None:
     def never() -> ThreadUsage:
         raise AssertionError
 
@@ -97,7 +97,7 @@ def test_a_long_pass_is_its_cpu_time_unless_it_waited() -> None:
     before = ThreadUsage(5.0, 7)
     assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.25, 7)) == pytest.approx(0.25)
     assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.25, 8)) == 0.3
-    # The kernel's figures are not taken at the same moment as the clock.
+    # The kernel's numbers are not read at the same moment as the clock.
     assert unpreempted_seconds(0.3, before, lambda: ThreadUsage(5.4, 7)) == 0.3
 
 
@@ -118,7 +118,7 @@ def test_the_kernel_counts_waiting_and_work_by_thread() -> None:
 
 @dataclass
 class Machine:
-    """A clock, and what the kernel says of the thread; each pass takes what stands here."""
+    """A clock, and the kernel's numbers of the thread; each pass takes the times that are set here."""
 
     now: float = 100.0
     used: ThreadUsage = field(default_factory=lambda: ThreadUsage(0.0, 0))
@@ -148,7 +148,7 @@ async def scheduler(machine: Machine) -> AsyncIterator[Scheduler]:
 
 
 async def passes(scheduler: Scheduler, machine: Machine, count: int) -> list[bool]:
-    """Whether each of so many passes ran on the event loop."""
+    """Return for each of `count` passes whether it ran on the event loop."""
     machine.threads.clear()
     for _ in range(count):
         await scheduler.infer(ROW, RequestContext())
@@ -183,7 +183,7 @@ async def test_a_network_that_is_always_slow_never_runs_on_the_loop(
     assert not any(await passes(scheduler, machine, 500))
 
 
-async def test_without_the_kernels_word_a_pass_is_as_long_as_it_took(machine: Machine) -> None:
+async def test_without_usage_from_the_kernel_a_pass_counts_whole(machine: Machine) -> None:
     thread = ModelThread()
     model = LoadedModel("pytorch", "a test", machine.predict, Signature())
     scheduler = Scheduler(model, thread, ReplicaMetrics(), clock=lambda: machine.now, usage=None)

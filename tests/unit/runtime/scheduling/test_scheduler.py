@@ -1,4 +1,4 @@
-"""Waiting, joining, deadlines, leaving, and errors that stay their own."""
+"""Queue, batches, deadlines, disconnects, and errors that reach only their own request."""
 
 import asyncio
 import threading
@@ -21,13 +21,13 @@ from sundog_runtime.tensors import TensorSpec
 from waiting import PATIENCE_S
 
 SOON_S = 0.5
-"""A deadline that passes while a test waits for it, long after the request is where it is to be by then."""
+"""A deadline that passes while a test waits for it, long after the request has reached its place."""
 
 DECLARED = Signature((TensorSpec("x", "float32", (-1, 2)),))
 
 
 class Gate:
-    """A model whose first pass waits until it is told to go on. Knows what it was called with."""
+    """A model whose first pass waits until it may go on. Records its inputs."""
 
     def __init__(self, answer: Callable[[Any], Any] = lambda batch: batch * 2) -> None:
         self.began, self.go, self.calls = threading.Event(), threading.Event(), list[Any]()
@@ -47,7 +47,7 @@ def rows(*numbers: float) -> Any:
 
 
 def loaded(predict: Callable[[Any], Any], platform: str = "python", **change: Any) -> LoadedModel:
-    return LoadedModel(platform, "a test", predict, **{"signature": DECLARED, "batches": True, **change})
+    return LoadedModel(platform, "a test", predict, **{"signature": DECLARED, "is_batchable": True, **change})
 
 
 @pytest.fixture
@@ -64,12 +64,12 @@ async def make() -> AsyncIterator[Callable[..., Scheduler]]:
 
 
 async def waiting(scheduler: Scheduler, count: int) -> None:
-    while scheduler.waiting != count:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
+    while len(scheduler._batches) != count:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
         await asyncio.sleep(0)
 
 
 async def behind(scheduler: Scheduler, gate: Gate, *batches: Any, **context: Any) -> list["asyncio.Task[Any]"]:
-    """A request that is before the model, and others that wait behind it."""
+    """Start a request that occupies the model, and others that wait behind it."""
     tasks = [asyncio.create_task(scheduler.infer(rows(0), RequestContext()))]
     await asyncio.to_thread(gate.began.wait)
     for count, batch in enumerate(batches, 1):
@@ -78,7 +78,7 @@ async def behind(scheduler: Scheduler, gate: Gate, *batches: Any, **context: Any
     return tasks
 
 
-async def test_who_waits_is_joined_and_gets_its_own_rows(make: Callable[..., Scheduler]) -> None:
+async def test_waiting_requests_are_batched_and_get_their_own_rows(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate, rows(1), rows(2, 3), rows(4), rows(5))
@@ -93,7 +93,7 @@ async def test_who_waits_is_joined_and_gets_its_own_rows(make: Callable[..., Sch
 
 @pytest.mark.parametrize("max_rows", [1, 2, 8])
 async def test_every_request_gets_its_own_answer_once(make: Callable[..., Scheduler], max_rows: int) -> None:
-    scheduler = make(loaded(lambda batch: batch + 1), max_rows=max_rows, max_delay=0.001)
+    scheduler = make(loaded(lambda batch: batch + 1), max_rows=max_rows, max_delay_s=0.001)
 
     async def client(number: int) -> None:
         for turn in range(20):
@@ -101,7 +101,7 @@ async def test_every_request_gets_its_own_answer_once(make: Callable[..., Schedu
             assert (await scheduler.infer(mine, RequestContext()) == mine + 1).all()
 
     await asyncio.gather(*map(client, range(12)))
-    assert scheduler.waiting == 0
+    assert len(scheduler._batches) == 0
 
 
 def not_thirteen(batch: Any) -> Any:
@@ -128,7 +128,7 @@ def exit_at_thirteen(batch: Any) -> Any:
         (exit_at_thirteen, RuntimeError, "the model raised SystemExit"),
     ],
 )
-async def test_an_error_stays_with_the_request_that_is_guilty(
+async def test_an_error_reaches_only_its_own_request(
     make: Callable[..., Scheduler], answer: Callable[[Any], Any], error: type[Exception], says: str
 ) -> None:
     gate = Gate(answer)
@@ -139,10 +139,10 @@ async def test_an_error_stays_with_the_request_that_is_guilty(
     assert [first[0, 0], one[0, 0], two[0, 0]] == [0, 2, 4]
     assert isinstance(guilty, error)
     assert says in str(guilty)
-    assert scheduler.joins
+    assert scheduler.is_batching
 
 
-async def test_a_model_that_changes_its_input_changes_nobody_elses(make: Callable[..., Scheduler]) -> None:
+async def test_a_model_that_changes_its_input_changes_no_other_request(make: Callable[..., Scheduler]) -> None:
     def spoil(batch: Any) -> Any:
         batch += 1
         if len(batch) > 1:
@@ -155,7 +155,7 @@ async def test_a_model_that_changes_its_input_changes_nobody_elses(make: Callabl
     assert [answer[0, 0] for answer in await asyncio.gather(*tasks)] == [1, 2, 3]
 
 
-async def test_outputs_that_are_not_rows_end_the_joining(
+async def test_outputs_that_are_not_rows_end_the_batching(
     make: Callable[..., Scheduler], caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(lambda batch: {"sum": float(batch.sum())})
@@ -163,7 +163,7 @@ async def test_outputs_that_are_not_rows_end_the_joining(
     tasks = await behind(scheduler, gate, rows(1), rows(2))
     gate.go.set()
     assert await asyncio.gather(*tasks) == [{"sum": 0}, {"sum": 1}, {"sum": 2}]
-    assert not scheduler.joins
+    assert not scheduler.is_batching
     assert "requests are not batched: the model cannot take several at once: its outputs" in caplog.text
     gate.go.clear(), gate.began.clear(), gate.calls.clear()
     tasks = await behind(scheduler, gate, rows(1), rows(2))
@@ -179,10 +179,10 @@ async def test_outputs_that_are_not_rows_end_the_joining(
         {"signature": Signature((TensorSpec("x", "float32", (1, 2)),))},
         {"signature": Signature((TensorSpec("x", "string", (-1,)),))},
         {"signature": Signature((TensorSpec("x", "bytes", (-1,)),))},
-        {"streams": True},
+        {"is_streaming": True},
     ],
 )
-async def test_models_whose_requests_are_never_joined(make: Callable[..., Scheduler], change: Any) -> None:
+async def test_models_whose_requests_are_never_batched(make: Callable[..., Scheduler], change: Any) -> None:
     gate = Gate()
     scheduler = make(loaded(gate, **change))
     tasks = await behind(scheduler, gate, rows(1), rows(2))
@@ -191,7 +191,7 @@ async def test_models_whose_requests_are_never_joined(make: Callable[..., Schedu
     assert [len(call) for call in gate.calls] == [1, 1, 1]
 
 
-async def test_who_says_the_same_beside_its_tensors_is_joined(make: Callable[..., Scheduler]) -> None:
+async def test_requests_with_equal_parameters_are_batched(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate)
@@ -210,14 +210,14 @@ def test_a_text_or_a_file_is_small_by_its_length(one: Any) -> None:
     assert not is_small([one * 10_000])
 
 
-async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Scheduler]) -> None:
+async def test_a_request_past_its_deadline_is_not_computed(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate, rows(13), deadline=time.monotonic() + SOON_S)
     with pytest.raises(Problem) as caught:
         await tasks[1]
     assert (caught.value.status, caught.value.code) == (504, "DeadlineExceeded")
-    assert scheduler.waiting == 0
+    assert len(scheduler._batches) == 0
     with pytest.raises(Problem):
         await scheduler.infer(rows(14), RequestContext(deadline=time.monotonic()))
     gate.go.set()
@@ -226,16 +226,18 @@ async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Schedul
     assert not any({13, 14} & set(call[:, 0]) for call in gate.calls)
 
 
-async def test_what_comes_too_late_is_not_computed_by_an_idle_model(make: Callable[..., Scheduler]) -> None:
+async def test_a_late_request_is_not_computed_by_an_idle_model(make: Callable[..., Scheduler]) -> None:
     calls: list[Any] = []
     scheduler = make(loaded(calls.append, "pytorch"))
     quick(scheduler)
-    with pytest.raises(Problem, match="time was over"):
+    with pytest.raises(Problem, match="deadline passed"):
         await scheduler.infer(rows(1), RequestContext(deadline=time.monotonic()))
     assert calls == []
 
 
-async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Callable[..., Scheduler]) -> None:
+async def test_an_abandoned_request_is_skipped_when_a_batch_is_retried_one_by_one(
+    make: Callable[..., Scheduler],
+) -> None:
     began, go = threading.Event(), threading.Event()
 
     def fail(batch: Any) -> Any:
@@ -255,30 +257,30 @@ async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Ca
     assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 13, 2], [1], [13]]
 
 
-async def test_a_pass_that_outlasts_the_deadline_answers_nobody(make: Callable[..., Scheduler]) -> None:
+async def test_a_pass_that_outlasts_the_deadline_has_no_answer(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=time.monotonic() + SOON_S)))
     await asyncio.to_thread(gate.began.wait)
-    with pytest.raises(Problem, match="time was over"):
+    with pytest.raises(Problem, match="deadline passed"):
         await task
     gate.go.set()
     assert (await scheduler.infer(rows(2), RequestContext()))[0, 0] == 4
 
 
-async def test_who_is_cancelled_leaves_the_queue(make: Callable[..., Scheduler]) -> None:
+async def test_a_cancelled_request_leaves_the_queue(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
     tasks = await behind(scheduler, gate, rows(1), rows(13), rows(2))
     tasks[2].cancel()
     await asyncio.wait([tasks[2]])
-    assert scheduler.waiting == 2
+    assert len(scheduler._batches) == 2
     gate.go.set()
     assert [(await tasks[index])[0, 0] for index in (0, 1, 3)] == [0, 2, 4]
     assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 2]]
 
 
-async def test_whose_client_is_gone_leaves_the_queue(make: Callable[..., Scheduler]) -> None:
+async def test_a_request_leaves_the_queue_when_its_client_goes_away(make: Callable[..., Scheduler]) -> None:
     gate, gone = Gate(), asyncio.Event()
 
     async def until_gone() -> None:
@@ -317,7 +319,7 @@ async def test_the_queue_is_bounded(make: Callable[..., Scheduler]) -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_a_pass_is_stuck_when_nobody_can_be_waiting_for_it(make: Callable[..., Scheduler]) -> None:
+async def test_a_pass_is_stuck_when_no_client_can_still_wait(make: Callable[..., Scheduler]) -> None:
     gate, now = Gate(), [1000.0]
     scheduler = make(loaded(gate), clock=lambda: now[0])
     scheduler._thread._clock = lambda: now[0]
@@ -331,21 +333,21 @@ async def test_a_pass_is_stuck_when_nobody_can_be_waiting_for_it(make: Callable[
         task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=deadline)))
         await asyncio.to_thread(gate.began.wait)
         now[0] += patience
-        assert not scheduler.stuck
+        assert not scheduler.is_stuck
         now[0] += 1
-        assert scheduler.stuck
+        assert scheduler.is_stuck
         gate.go.set()
         await asyncio.gather(task, return_exceptions=True)
         await scheduler._thread.run(lambda: None)
-        assert not scheduler.stuck
+        assert not scheduler.is_stuck
 
 
 def quick(scheduler: Scheduler) -> None:
-    assert scheduler._pace is not None
-    scheduler._pace._on_probation = 0
+    assert scheduler._durations is not None
+    scheduler._durations._on_probation = 0
 
 
-async def test_a_model_that_answers_with_memory_of_its_own(make: Callable[..., Scheduler]) -> None:
+async def test_a_model_that_reuses_its_output_memory(make: Callable[..., Scheduler]) -> None:
     memory = np.zeros((1, 2), "float32")
 
     def predict(batch: Any) -> Any:
@@ -371,31 +373,31 @@ async def test_a_large_input_never_runs_on_the_event_loop(make: Callable[..., Sc
         large = np.zeros((100_000, 2), "float32")
         await scheduler.infer(large if declared == "x" else {"x": large}, RequestContext())
         await scheduler.infer(rows(1), RequestContext())
-        scheduler.expect()
+        scheduler.begin_arrival()
         await scheduler.infer(large, RequestContext())
-        scheduler.expected()
+        scheduler.end_arrival()
     assert here == [False, True, False] * 2
 
 
 async def test_a_model_that_may_have_to_compile_never_runs_on_the_event_loop(make: Callable[..., Scheduler]) -> None:
-    assert make(loaded(not_thirteen, "pytorch", needs_model_thread=True))._pace is None
+    assert make(loaded(not_thirteen, "pytorch", needs_model_thread=True))._durations is None
 
 
-async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable[..., Scheduler]) -> None:
+async def test_on_the_event_loop_arriving_requests_are_batched(make: Callable[..., Scheduler]) -> None:
     calls: list[Any] = []
 
     def predict(batch: Any) -> Any:
         calls.append((len(batch), threading.current_thread() is threading.main_thread()))
         return batch * 2
 
-    scheduler = make(loaded(predict, "pytorch"), max_rows=8, max_delay=60.0)
+    scheduler = make(loaded(predict, "pytorch"), max_rows=8, max_delay_s=60.0)
     scheduler._batches.pass_seconds = 60.0
     quick(scheduler)
 
     async def ask(number: int) -> Any:
-        scheduler.expect()
+        scheduler.begin_arrival()
         await asyncio.sleep(0)
-        scheduler.expected()
+        scheduler.end_arrival()
         return (await scheduler.infer(rows(number), RequestContext()))[0, 0]
 
     assert await ask(1) == 2
@@ -403,34 +405,34 @@ async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable
     assert calls == [(1, True), (5, True)]
 
 
-async def test_who_is_held_on_the_event_loop_waits_no_longer_than_the_delay(make: Callable[..., Scheduler]) -> None:
-    scheduler = make(loaded(lambda batch: batch * 2, "pytorch"), max_delay=0.001)
+async def test_a_request_held_on_the_event_loop_waits_up_to_the_delay(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(loaded(lambda batch: batch * 2, "pytorch"), max_delay_s=0.001)
     scheduler._batches.pass_seconds = 0.001
     quick(scheduler)
-    scheduler.expect()
+    scheduler.begin_arrival()
     assert (await scheduler.infer(rows(1), RequestContext()))[0, 0] == 2
-    scheduler.expected()
+    scheduler.end_arrival()
 
 
-async def test_who_is_held_goes_to_the_thread_when_the_model_turns_slow(make: Callable[..., Scheduler]) -> None:
+async def test_a_held_request_moves_to_the_thread_when_the_model_turns_slow(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     gate.go.set()
-    scheduler = make(loaded(gate, "pytorch"), max_delay=60.0)
+    scheduler = make(loaded(gate, "pytorch"), max_delay_s=60.0)
     scheduler._batches.pass_seconds = 60.0
     quick(scheduler)
-    scheduler.expect()
+    scheduler.begin_arrival()
     task = asyncio.create_task(scheduler.infer(rows(1), RequestContext()))
     await waiting(scheduler, 1)
     assert not gate.calls
-    assert scheduler._pace is not None
-    scheduler._pace.observe(LONG_SECONDS * 2)
-    scheduler.expected()
+    assert scheduler._durations is not None
+    scheduler._durations.observe(LONG_SECONDS * 2)
+    scheduler.end_arrival()
     assert (await task)[0, 0] == 2
     await scheduler._thread.run(lambda: None)
     assert not scheduler._stepping
 
 
-async def test_the_model_can_ask_what_it_works_on(make: Callable[..., Scheduler]) -> None:
+async def test_the_model_can_read_its_current_requests(make: Callable[..., Scheduler]) -> None:
     seen: list[Any] = []
     scheduler = make(loaded(lambda batch: (seen.append(current()), batch)[1]))
     context = RequestContext({b"x-request-id": b"find-me"})

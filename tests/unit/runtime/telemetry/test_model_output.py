@@ -1,4 +1,4 @@
-"""What a model prints and logs becomes lines of its replica's log, as soon as it is there."""
+"""The output and log of a model become lines of its replica's log at once."""
 # ruff: noqa: T201 (`print` is what is tested)
 
 import builtins
@@ -27,9 +27,9 @@ def _serves_print(*_: Any, **__: Any) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The log of a replica that has loaded its model; streams, `print` and loggers are put back.
+    """Return the log of a replica that has loaded its model; restore streams, `print` and loggers afterwards.
 
-    Tests call `log_model_output` themselves, because pytest sets the streams anew before each.
+    Tests call `capture_model_output` themselves, because pytest replaces the streams before each of them.
     """
     serve, root = logging.getLogger("ray.serve"), logging.getLogger()
     changed = [serve, root, logging.getLogger("ray.serve.sundog"), *map(logging.getLogger, NOISY_LOGGERS)]
@@ -59,7 +59,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def lines(file: Path) -> Lines:
-    """The level, logger and message of what is in the log now."""
+    """Return level, logger and message of each line of the log."""
 
     def read() -> list[tuple[str, str, str]]:
         documents = [json.loads(line) for line in file.read_text().splitlines()]
@@ -128,7 +128,7 @@ def test_a_flush_shows_half_a_line_and_a_progress_bar_is_one_line(lines: Lines) 
     assert lines()[1:] == [("info", "stderr", "100 %")]
 
 
-def test_what_never_ends_its_line_is_shown(lines: Lines) -> None:
+def test_text_without_a_line_break_is_logged(lines: Lines) -> None:
     capture_model_output()
     for _ in range(9):
         sys.stdout.write("x" * (MAX_PARTIAL_CHARACTERS // 8))
@@ -153,9 +153,7 @@ def test_other_files_are_written_as_python_does(lines: Lines) -> None:
     assert lines() == []
 
 
-def test_a_log_that_cannot_be_written_ends_in_the_process_s_own_stream(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_log_handler_reports_to_the_original_stream(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", own)
     capture_model_output()
@@ -175,7 +173,7 @@ def test_a_log_that_cannot_be_written_ends_in_the_process_s_own_stream(
     assert file.read_text() == ""
 
 
-def test_twice_is_as_once(lines: Lines) -> None:
+def test_capturing_twice_has_no_effect(lines: Lines) -> None:
     capture_model_output()
     capture_model_output()
     print("one")
