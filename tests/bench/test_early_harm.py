@@ -20,7 +20,7 @@ from stalling_replicas import Stalling
 from sundog_operator.api import Rollout
 from sundog_operator.core.evidence.simulating import TICK_S, Outcomes, Plan, Steady, World, roll_out
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
 RUNS, WORSE_RUNS = 1000, 300
 TEN_MINUTES, HALF_AN_HOUR = 60, 180

@@ -22,7 +22,7 @@ from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import Outcomes, Plan, Steady, World, roll_out
 from sundog_operator.core.rollout.resolve import BUSY_RPS
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
 AN_HOUR = 360
 TWO_STEPS, THREE_STEPS = by_default(1), by_default(BUSY_RPS)
