@@ -27,7 +27,7 @@ from sundog_operator.core.stats.power.rollout_simulation import (
     simulate_rollouts,
 )
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
 RUNS, WORSE_RUNS = 1000, 300
 TEN_MINUTES, HALF_AN_HOUR = 60, 180

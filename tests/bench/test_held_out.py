@@ -20,7 +20,7 @@ from returning_users import Users, by_beta, unevenly
 from stalling_replicas import Stalling
 from sundog_operator.core.stats.power.rollout_simulation import TrafficModel, simulate_rollouts
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
 RUNS = 1000
 AN_HOUR = 360

@@ -28,7 +28,7 @@ from sundog_operator.core.stats.power.rollout_simulation import (
     simulate_rollouts,
 )
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
 AN_HOUR = 360
 TWO_STEPS, THREE_STEPS = by_default(1), by_default(BUSY_RPS)
@@ -37,12 +37,12 @@ AS_DESIGNED = (22, 25, 3.6 * 60, 4.3 * 60, 15, 15, 15, math.inf, 22)
 """Minutes that the default plan was chosen by, of simulations without a dispersion: of how long it takes, row by row."""
 DESIGN_HOLDS = 0.2
 """By which share a median may differ from that."""
-LATER = {0: 29, 1: 40, 3: 5.2 * 60}
+LATER = {0: 30, 1: 35, 3: 5.2 * 60}
 """Rows in which it does not hold, and minutes that they take, as docs/limits.md has them.
 
 Without errors a gate's bound takes less than half of α, and one of the whole would have had 26 minutes. With few of them the dispersion as
 measured is above 1, by which evidence is divided: of the second row half of the runs see none in their first half hour, and the others are
-ten minutes later.
+later.
 """
 LATER_HOLDS = 0.1
 FOUND_BY = 3

@@ -20,7 +20,7 @@ from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Fixed, Flagger, Played, Policy, play
 from whole_rollouts import ANY, APPLICATIONS, Ended, Service, play_out, service
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
 GOOD = 200
 WORSE = 20
