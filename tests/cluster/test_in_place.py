@@ -221,9 +221,7 @@ def test_a_candidate_takes_the_places_of_replicas_that_have_drained(seer: Seer, 
         seer.until_whole(after)
         assert first.items() <= seer.replicas(after).items()
     assert told.reasons("RevisionReady") <= {"Ready", "Deploying", "Unschedulable"}
-    assert told.before("Unschedulable") == {
-        f"revision {after}: waits for 1 pod of revision {before} to terminate"
-    }
+    assert told.before("Unschedulable") == {f"revision {after}: waits for 1 pod of revision {before} to terminate"}
     assert {(status, reason) for status, reason, _ in told.of("Ready")} == {("True", "Serving")}
     assert told.reasons("CapacityAvailable") == {"Fits"}
     assert told.reasons("Stalled") == {""}

@@ -337,7 +337,9 @@ def test_feedback_is_counted_by_status_and_in_no_row():
     def feedback_line(status: int, block: str) -> bytes:
         return f"abcd-1 - digits feedback {status} -- 0 agent - - {block} - - 5 - - - -".encode()
 
-    ledger.consume([feedback_line(200, "1"), feedback_line(200, "2"), feedback_line(503, "1"), feedback_line(408, "-")], 1.0)
+    ledger.consume(
+        [feedback_line(200, "1"), feedback_line(200, "2"), feedback_line(503, "1"), feedback_line(408, "-")], 1.0
+    )
     boot = ledger.boots["abcd-1"]
     assert boot.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
     assert (boot.lines, boot.counted_lines, boot.rows, boot.refused) == (4, 3, {}, {})

@@ -17,7 +17,8 @@ def find_crossings(
 ) -> Numbers:
     """Return the points where `excess` is 0, by regula falsi; all arrays have the same shape.
 
-    The value at an end that stays for two steps is halved, because that end would never move otherwise (Illinois rule; Dowell and Jarratt, BIT 1971).
+    The value at an end that stays for two steps is halved, because that end would never move otherwise.
+    Source: the Illinois rule (Dowell and Jarratt, BIT 1971).
 
     Args:
         excess: the function.
