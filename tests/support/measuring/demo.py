@@ -1,4 +1,4 @@
-"""Run the demo once and draw what its clients measured: `python -m measuring.demo`.
+"""Run the demo once and draw what its clients measured: `PYTHONPATH=tests/support .venv/bin/python -m measuring.demo`.
 
 It writes `docs/images/demo.json` and draws `docs/images/demo.svg` from it; `--draw` draws the recorded run again.
 """
