@@ -118,7 +118,7 @@ def test_the_readme_brings_a_model_into_a_cluster_by_the_lines_of_its_example() 
 
 
 def test_manifests_were_found() -> None:
-    assert {"README.md", "docs/quickstart.md", "docs/concepts.md"} <= {page for page, *_ in manifests()}
+    assert {"README.md", "docs/tutorials/first-model.md", "docs/concepts.md"} <= {page for page, *_ in manifests()}
     assert ("docs/operations.md", True) in {(page, in_pods) for page, _, in_pods in manifests()}
 
 
