@@ -16,7 +16,7 @@ SOURCE = "source/"
 
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)(?=[)#])")
-BLOCK_AFTER_TEXT = re.compile(r"^(?! *(?:[-*|>#]|\d+\.) *)( *\S.*\n)(?=- |1\. |\|)", re.MULTILINE)
+BLOCK_AFTER_TEXT = re.compile(r"^(?![-*] |[|>#]|\d+\. )(\S.*\n)(?=- |1\. |\|)", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -34,6 +34,8 @@ EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
 IN_A_CLUSTER = "# in a cluster\n"
 """How a manifest begins that local mode refuses."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SUNDOG = re.compile(r"(?:^[ ]*|[|;(]\s*|\bdo\s+)(?:\S*/|kubectl )?sundog ([^|;)#>\n]+)", re.MULTILINE)
+"""A command in a script, without `sundog`."""
 
 
 def relative(path: Path) -> str:
@@ -117,6 +119,19 @@ def test_the_readme_brings_a_model_into_a_cluster_by_the_lines_of_its_example() 
     assert asks.startswith("kubectl -n vision run ask ")
 
 
+def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(page, Experiment); a manifest that begins with its kind gets an API version."""
+    for page, document, _ in documents():
+        if document.get("kind") == "Experiment":
+            head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
+            yield page, {**head, **document, "metadata": {"namespace": "default", **document["metadata"]}}
+
+
+@pytest.mark.parametrize(("page", "manifest"), list(experiments()))
+def test_experiments_that_are_shown_are_accepted(page: str, manifest: dict[str, Any]) -> None:
+    assert find_violations(manifest) == [], page
+
+
 def test_manifests_were_found() -> None:
     assert {"README.md", "docs/tutorials/first-model.md", "docs/concepts.md"} <= {page for page, *_ in manifests()}
     assert ("docs/operations.md", True) in {(page, in_pods) for page, _, in_pods in manifests()}
@@ -124,9 +139,9 @@ def test_manifests_were_found() -> None:
 
 def commands() -> Iterator[tuple[str, str, bool]]:
     """(page, arguments of sundog, whether it is meant to be typed as it is)."""
-    for page, block in blocks("sh"):
-        script = re.sub(r"<<'(\w+)'\n.*?\n\1$", "", block, flags=re.DOTALL | re.MULTILINE)
-        for line in re.findall(r"(?:^|[|;(]\s*|\bdo\s+)(?:\S*/)?sundog ([^|;)#>\n]+)", script, re.MULTILINE):
+    for page, block in [*blocks("sh"), *blocks("bash")]:
+        script = re.sub(r"<<'(\w+)'\n.*?\n\1$", "", block, flags=re.DOTALL | re.MULTILINE).replace("\\\n", "")
+        for line in SUNDOG.findall(script):
             yield page, line.strip().removesuffix(" 2"), True
     for page in PAGES:
         if page.name != "cli.md":  # generated from the commands
