@@ -34,7 +34,7 @@ EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
 IN_A_CLUSTER = "# in a cluster\n"
 """How a manifest begins that local mode refuses."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-SUNDOG = re.compile(r"(?:^[ ]*|[|;(]\s*|\bdo\s+)(?:\S*/|kubectl )?sundog ([^|;)#>\n]+)", re.MULTILINE)
+SUNDOG = re.compile(r"(?:^[ ]*|[|;(]\s*|\bdo\s+)(?:[\w.~/-]*/|kubectl )?sundog ([^|;)#>\n]+)", re.MULTILINE)
 """A command in a script, without `sundog`."""
 
 
@@ -120,11 +120,13 @@ def test_the_readme_brings_a_model_into_a_cluster_by_the_lines_of_its_example() 
 
 
 def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
-    """(page, Experiment); a manifest that begins with its kind gets an API version."""
+    """(page, Experiment), with what a page may leave out."""
     for page, document, _ in documents():
         if document.get("kind") == "Experiment":
             head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
-            yield page, {**head, **document, "metadata": {"namespace": "default", **document["metadata"]}}
+            metadata = {"name": "shown", "namespace": "default", **document.get("metadata", {})}
+            spec = {"modelDeployment": "digits", "arms": [{"name": "wide"}], **document["spec"]}
+            yield page, {**head, **document, "metadata": metadata, "spec": spec}
 
 
 @pytest.mark.parametrize(("page", "manifest"), list(experiments()))
