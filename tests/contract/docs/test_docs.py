@@ -33,6 +33,11 @@ PAGES = sorted(
 EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
 IN_A_CLUSTER = "# in a cluster\n"
 """How a manifest begins that local mode refuses."""
+EXPERIMENT_SPEC = {
+    "modelDeployment": "digits",
+    "arms": [{"name": "wide"}],
+    "metrics": {"success": [{"name": "conversion", "feedback": "converted"}]},
+}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SUNDOG = re.compile(r"(?:^[ ]*|[|;(]\s*|\bdo\s+)(?:[\w.~/-]*/|kubectl )?sundog ([^|;)#>\n]+)", re.MULTILINE)
 """A command in a script, without `sundog`."""
@@ -125,7 +130,7 @@ def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
         if document.get("kind") == "Experiment":
             head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
             metadata = {"name": "shown", "namespace": "default", **document.get("metadata", {})}
-            spec = {"modelDeployment": "digits", "arms": [{"name": "wide"}], **document["spec"]}
+            spec = {**EXPERIMENT_SPEC, **document["spec"]}
             yield page, {**head, **document, "metadata": metadata, "spec": spec}
 
 
