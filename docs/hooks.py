@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from markdown import Extension, Markdown
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -17,6 +18,22 @@ SOURCE = "source/"
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)(?=[)#])")
 BLOCK_AFTER_TEXT = re.compile(r"^(?![-*] |[|>#]|\d+\. )(\S.*\n)(?=- |1\. |\|)", re.MULTILINE)
+ITEM_AFTER_PARAGRAPH = re.compile(r"(\n\n(?: {2,}\S.*\n)+)(?=- )")
+
+
+class TwoSpaces(Extension):
+    """Two spaces indent the content of a list item."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+        """Set the width of an indent, before other extensions add to the parser."""
+        md.tab_length = 2
+        md.build_parser()
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Read list items as GitHub does."""
+    config.markdown_extensions.insert(0, TwoSpaces())
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -44,7 +61,10 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
             return match[1]
         return posixpath.relpath(_page_uri(target), posixpath.dirname(page.file.src_uri) or ".")
 
-    return _outside_fences(markdown, lambda text: BLOCK_AFTER_TEXT.sub(r"\1\n", LINK.sub(lead, text)))
+    def change(text: str) -> str:
+        return ITEM_AFTER_PARAGRAPH.sub(r"\1\n", BLOCK_AFTER_TEXT.sub(r"\1\n", LINK.sub(lead, text)))
+
+    return _outside_fences(markdown, change)
 
 
 def _linked_paths(page: File) -> list[str]:

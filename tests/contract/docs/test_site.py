@@ -71,6 +71,7 @@ def hooks() -> ModuleType:
         ("index.md", "Items:\n- one\n- two\n", "Items:\n\n- one\n- two\n"),
         ("index.md", "**Bold**:\n- one\n", "**Bold**:\n\n- one\n"),
         ("index.md", "Table:\n| a |\n|---|\n", "Table:\n\n| a |\n|---|\n"),
+        ("index.md", "- one\n\n  more\n- two\n", "- one\n\n  more\n\n- two\n"),
         ("index.md", "- one\n  more\n- two\n", None),
         ("index.md", "```yaml\nsteps:\n- {weight: 5}\n```\n", None),
     ],
