@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import (
     freeze,
@@ -114,7 +115,7 @@ ROWS = [
     Row(
         "a failure takes all traffic back",
         AT_HALF,
-        tick_inputs(failure=("LoadFailed", "boom")),
+        tick_inputs(failure=Cause("LoadFailed", "boom")),
         "Stopped",
         3,
         0,
@@ -124,7 +125,7 @@ ROWS = [
     Row(
         "a failure without traffic needs no epoch",
         frozen(),
-        tick_inputs(failure=("LoadFailed", "boom")),
+        tick_inputs(failure=Cause("LoadFailed", "boom")),
         "Stopped",
         None,
         0,
@@ -269,7 +270,7 @@ def test_full_promote_goes_to_the_end_from_anywhere() -> None:
 
 def test_an_ended_attempt_never_changes() -> None:
     stopped = transitions.stop(AT_HALF, "Aborted", "by command x", T0)
-    assert state_machine.tick(stopped, tick_inputs(failure=("LoadFailed", "boom"))) == stopped
+    assert state_machine.tick(stopped, tick_inputs(failure=Cause("LoadFailed", "boom"))) == stopped
 
 
 def test_an_implied_last_step_is_added_and_an_explicit_one_is_kept() -> None:

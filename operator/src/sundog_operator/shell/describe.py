@@ -14,6 +14,7 @@ from sundog_operator.api import (
     RevisionStatus,
     format_duration,
 )
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.revisions import Revision
 from sundog_operator.ports import Object
 from sundog_operator.shell.describe_experiment import experiment_sections
@@ -76,7 +77,7 @@ def find_wait_reason(obj: Object, status: ModelDeploymentStatus) -> str:
         if condition is not None and condition.status != "True":
             return condition.message or condition.reason
     progressing = by_type.get("Progressing")
-    if progressing is not None and progressing.reason == "ExperimentRunning":
+    if progressing is not None and progressing.reason == DeploymentReason.EXPERIMENT_RUNNING:
         return progressing.message
     return "nothing"
 
@@ -131,7 +132,7 @@ def _describe_start(status: ModelDeploymentStatus) -> str:
 
 
 def _find_dry_run(status: ModelDeploymentStatus) -> Condition | None:
-    return next((condition for condition in status.conditions if condition.reason == "DryRun"), None)
+    return next((condition for condition in status.conditions if condition.reason == DeploymentReason.DRY_RUN), None)
 
 
 def _revisions_table(details: DeploymentDetails, status: ModelDeploymentStatus, now: datetime) -> RenderableType:

@@ -1,8 +1,8 @@
 """`status` of an Experiment."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.conditions import Condition
@@ -10,6 +10,7 @@ from sundog_operator.api.experiment.arms import Bucket, BucketRange
 from sundog_operator.api.experiment.frozen_plan import FrozenPlan
 from sundog_operator.api.experiment.history import HistoryPoint, NotificationDelivery, RolloutNotice
 from sundog_operator.api.model_deployment.status import NonNegativeInt, RevisionNumber, WholePercent
+from sundog_operator.api.reasons import Cause, add_stored_code
 from sundog_operator.api.resource import Status
 from sundog_operator.api.scalars import (
     Duration,
@@ -158,6 +159,12 @@ class ArmStatus(ApiBase):
         None,
         description="Of an Experiment of a user's own: why it got no traffic any more, in a word, a colon and a sentence.",
     )
+    dropped_code: Text | None = Field(None, description="The word that dropped begins with, for programs.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_dropped_code(cls, data: Any) -> Any:
+        return add_stored_code(data, "dropped", "dropped_code")
 
 
 class ShadowStatus(ApiBase):
@@ -284,6 +291,24 @@ class Verdict(ApiBase):
         description="Where evidence has decided: of a rollout the arm that has all traffic since, of a user's own the one that won.",
     )
     reason: Message = Field("", description="Of one that ended: how, and why; with Passed before that: what was found.")
+    code: Text | None = Field(
+        None, description="The word that reason begins with, for programs: how it ended, or why. Absent before the end."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_code(cls, data: Any) -> Any:
+        return add_stored_code(data, "reason", "code")
+
+    @classmethod
+    def of(cls, cause: Cause, decision: str, winner: str = "", limit: int | None = None) -> Self:
+        """Return the verdict for a cause, with at most `limit` characters of text."""
+        return cls(decision=decision, winner=winner, reason=str(cause)[:limit], code=cause.reason)
+
+    @property
+    def message(self) -> str:
+        """The reason without its code."""
+        return self.reason.removeprefix(f"{self.code}: ")
 
 
 class ExperimentStatus(Status):

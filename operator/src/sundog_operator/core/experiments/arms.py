@@ -16,6 +16,7 @@ from sundog_operator.api import (
     find_violations,
 )
 from sundog_operator.api.installation import Installation
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core import revisions
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.kubernetes import accelerators, capacity
@@ -128,8 +129,8 @@ def _problems(content: Json, installation: Installation | None) -> list[Violatio
 
 def find_arm_shortage(
     stable: Revision, spec: ExperimentSpec, rooms: Mapping[str, AvailableCapacity], replicas: Mapping[str, int]
-) -> tuple[str, str] | None:
-    """Return (reason, message) why the arms' replicas do not fit beside the running ones; None where they do, or where capacity is unknown.
+) -> Cause | None:
+    """Return why the arms' replicas do not fit beside the running ones; None where they do, or where capacity is unknown.
 
     Arms with equal demands are summed. Arms with different devices are checked separately.
     """

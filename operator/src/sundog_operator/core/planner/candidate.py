@@ -1,6 +1,7 @@
 """The choice of a candidate and the start of its rollout."""
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, PlanInPlace
+from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import (
@@ -13,7 +14,13 @@ from sundog_operator.core.planner import (
 from sundog_operator.core.planner.context import PlanContext, RolloutAttempt
 from sundog_operator.core.planner.drain import MAX_DRAINING
 from sundog_operator.core.planner.experiment import cleanup
-from sundog_operator.core.planner.outcome import drop_candidate, is_rollback, make_last_rollout, make_revision_status
+from sundog_operator.core.planner.outcome import (
+    RolloutEnd,
+    drop_candidate,
+    is_rollback,
+    make_last_rollout,
+    make_revision_status,
+)
 from sundog_operator.core.planner.recovery import choose_cluster
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, replica_counts, state
@@ -42,7 +49,7 @@ def choose_candidate(context: PlanContext) -> None:
         context.set(queued=wanted.number)
         return
     if candidate is not None:
-        drop_candidate(context, "Superseded", f"revision {wanted.number} replaces it")
+        drop_candidate(context, RolloutEnd.of("Superseded", f"revision {wanted.number} replaces it"))
     if context.is_giving_back or _is_drain_awaited(context):
         context.set(queued=wanted.number)
         return
@@ -54,7 +61,8 @@ def _drop_candidate_for_held_back(context: PlanContext, wanted: Revision) -> Non
     candidate, is_dry_run = context.status.candidate, context.spec is not None and context.spec.rollout.dry_run
     if candidate is None or is_dry_run or is_rollback(context, candidate) or _is_edit_queued(context):
         return
-    drop_candidate(context, "Superseded", f"the spec is back at revision {wanted.number}, which is held back")
+    why = f"the spec is back at revision {wanted.number}, which is held back"
+    drop_candidate(context, RolloutEnd.of("Superseded", why))
 
 
 def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
@@ -68,9 +76,8 @@ def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
             context.set(kept=())
             return
         context.capacity_shortage = None
-        cleanup.stop_experiment(
-            context, "Superseded", f"revision {wanted.number} rolls out, and spec.rollout.duringExperiment is stop"
-        )
+        why = f"revision {wanted.number} rolls out, and spec.rollout.duringExperiment is stop"
+        cleanup.stop_experiment(context, Cause(EndReason.SUPERSEDED, why))
     context.set(queued=wanted.number)
 
 
@@ -117,7 +124,7 @@ def _return_to_stable(context: PlanContext) -> None:
     """Drop the candidate, or else release held-back revisions: the spec is back at the stable revision."""
     last = context.status.last_rollout
     if context.status.candidate is not None:
-        drop_candidate(context, "Superseded", "the spec is back at the stable revision")
+        drop_candidate(context, RolloutEnd.of("Superseded", "the spec is back at the stable revision"))
     else:
         context.set(held_back=(), last_rollout=None if held_back_revisions.is_failed_rollout(last) else last)
 
@@ -126,7 +133,7 @@ def hold_back(context: PlanContext, reason: str) -> None:
     """Hold the wanted revision back until a retry, or until the spec was back at stable."""
     number = context.wanted.number if context.wanted else context.stable_number
     if number is not None:
-        last = make_last_rollout(context, number, "RolledBack", reason, "")
+        last = make_last_rollout(context, number, RolloutEnd.of("RolledBack", reason), "")
         context.set(held_back=held_back_revisions.add_hold(context.status.held_back, last), last_rollout=last)
 
 

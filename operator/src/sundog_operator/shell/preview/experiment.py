@@ -13,6 +13,7 @@ from sundog_operator.api import (
     PlanComparison,
     Rollout,
 )
+from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
 from sundog_operator.core.edge.salts import SaltOwner
@@ -139,7 +140,7 @@ def _describe_shared_salt(
     """Describe who shares its salt, except for an Experiment that ends and assigns no more units."""
     message = salts.make_reuse_message("Experiment", manifest["metadata"]["name"], known)
     if message and not (acceptance.stopped or is_over(status)):
-        yield f"{salts.SALT_REUSED}: {message}"
+        yield f"{ExperimentReason.SALT_REUSED}: {message}"
 
 
 def _describe_state(status: ExperimentStatus) -> Iterator[str]:

@@ -4,20 +4,24 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
+from sundog_operator.api.reasons import EndReason, ExperimentReason
 from sundog_operator.core.edge import salts
 from sundog_operator.core.experiments import outcome_evaluation, power, state
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.experiment import arm_status, lifecycle, start
+from sundog_operator.core.planner.experiment import arm_status, lifecycle
 from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.rollout.state import RUNNING, STOPPED, is_over
 from sundog_operator.core.stats.findings import MetricVerdict
 
-PLAN_FROZEN: Final = "PlanFrozen"
-SAMPLE_RATIO_MISMATCH: Final = "SampleRatioMismatch"
-NORMAL_END_REASONS: Final = ("StoppedByUser", "StopCommand", "Superseded", "RolledBack")
+NORMAL_END_REASONS: Final = (
+    EndReason.STOPPED_BY_USER,
+    EndReason.STOP_COMMAND,
+    EndReason.SUPERSEDED,
+    EndReason.ROLLED_BACK,
+)
 """Reasons for which an Experiment stops without a problem."""
 
 
@@ -41,7 +45,9 @@ def _with_phase(context: PlanContext, experiment: UserExperiment, status: Experi
     if is_over(status) or (context.experiment is not None and context.experiment.name == experiment.name):
         return status
     waits = context.experiment_waits.get(experiment.name)
-    return status.model_copy(update={"phase": "Queued" if waits and waits[0] == start.QUEUED else "Pending"})
+    return status.model_copy(
+        update={"phase": "Queued" if waits and waits.reason == ExperimentReason.QUEUED else "Pending"}
+    )
 
 
 def _with_conditions(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
@@ -71,7 +77,7 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
     if spec is None:
         return Conclusion("False", acceptance.reason, _with_plan_note(status, acceptance.message))
     waits = context.experiment_waits.get(experiment.name)
-    if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
+    if waits is not None and waits.reason in (ExperimentReason.NOT_YET_SUPPORTED, ExperimentReason.INVALID_SPEC):
         return Conclusion("False", *waits)
     if (
         not is_over(status)
@@ -81,12 +87,12 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
         message = (
             f"{fields}: cannot be changed while it runs. Undo that, or set spec.stopped and create another Experiment"
         )
-        return Conclusion("False", PLAN_FROZEN, _with_plan_note(status, message))
+        return Conclusion("False", ExperimentReason.PLAN_FROZEN, _with_plan_note(status, message))
     if not is_over(status) and (
         reuse := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
     ):
-        return Conclusion("True", salts.SALT_REUSED, reuse)
-    return Conclusion("True", "Accepted", "")
+        return Conclusion("True", ExperimentReason.SALT_REUSED, reuse)
+    return Conclusion("True", ExperimentReason.ACCEPTED, "")
 
 
 def _with_plan_note(status: ExperimentStatus, message: str) -> str:
@@ -99,16 +105,15 @@ def _with_plan_note(status: ExperimentStatus, message: str) -> str:
 
 def _running(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
     if is_over(status):
-        reason, _, _ = status.verdict.reason.partition(":")
-        return Conclusion("False", reason or status.phase, status.verdict.reason)
+        return Conclusion("False", status.verdict.code or status.phase, status.verdict.reason)
     if status.phase == RUNNING:
         dropped = [f"arm {arm.name} was dropped: {arm.dropped}" for arm in state.treatment_arms(status) if arm.dropped]
         won = [status.paused.message] if state.has_won(status) and status.paused is not None else []
         return Conclusion("True", RUNNING, "; ".join([*won, _shares(status), *dropped]))
     if context.experiment is not None and context.experiment.name == experiment.name:
-        return Conclusion("False", "ArmsStarting", _starting(context))
+        return Conclusion("False", ExperimentReason.ARMS_STARTING, _starting(context))
     waits = context.experiment_waits.get(experiment.name)
-    return Conclusion("False", *waits) if waits else Conclusion("False", "Pending", "")
+    return Conclusion("False", *waits) if waits else Conclusion("False", ExperimentReason.PENDING, "")
 
 
 def _shares(status: ExperimentStatus) -> str:
@@ -135,18 +140,20 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
     stored = next((each for each in experiment.status.conditions if each.type == "DataQuality"), None)
     if evaluated is None and stored is not None and state.has_begun(status):
         return Conclusion.of(stored)
-    reason, message = context.observed.storeless if experiment.has_outcomes else ("", "")
-    storeless = Conclusion("False", reason, f"outcomes are not stored: {message}") if reason else None
+    problem = context.observed.storeless if experiment.has_outcomes else None
+    storeless = (
+        None if problem is None else Conclusion("False", problem.reason, f"outcomes are not stored: {problem.message}")
+    )
     if evaluated is None or not status.evidence_epochs:
-        return storeless or Conclusion("Unknown", "NotEvaluated", "there is no evidence yet")
+        return storeless or Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, "there is no evidence yet")
     if evaluated.broken:
-        mismatch = Conclusion("False", SAMPLE_RATIO_MISMATCH, evaluated.broken)
+        mismatch = Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.broken)
         return _keep_numbers(context, status, stored, mismatch)
     if evaluated.feedback is not None:
         return storeless or Conclusion("False", *evaluated.feedback)
     if evaluated.unreachable_edges:
         edges = ", ".join(evaluated.unreachable_edges)
-        return Conclusion("Unknown", "EdgeSilent", f"verdicts wait for the counters of {edges}")
+        return Conclusion("Unknown", ExperimentReason.EDGE_SILENT, f"verdicts wait for the counters of {edges}")
     # An ended Experiment has no pause any more.
     before = experiment.status if is_over(status) else status
     if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
@@ -154,7 +161,7 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
         return Conclusion("False", before.paused.reason, message)
     if evaluated.lost is not None and not storeless:
         return _keep_numbers(context, status, stored, Conclusion("False", *evaluated.lost))
-    consistent = Conclusion("True", "Consistent", evaluated.unknown_units_message)
+    consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.unknown_units_message)
     return storeless or _keep_numbers(context, status, stored, consistent)
 
 
@@ -204,9 +211,9 @@ def _unlikely_names(missing: Sequence[MetricStatus]) -> str:
 def _stalled(status: ExperimentStatus, accepted: Conclusion) -> Conclusion:
     if accepted.status == "False" and not is_over(status):
         return accepted._replace(status="True")
-    reason = status.verdict.reason.partition(":")[0]
-    if status.phase == STOPPED and reason not in NORMAL_END_REASONS:
-        return Conclusion("True", reason, status.verdict.reason)
+    code = status.verdict.code or status.phase
+    if status.phase == STOPPED and code not in NORMAL_END_REASONS:
+        return Conclusion("True", code, status.verdict.reason)
     return Conclusion("False", "", "")
 
 
