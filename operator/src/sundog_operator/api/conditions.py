@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,17 @@ class Condition(ApiBase):
     message: Message = ""
     last_transition_time: Timestamp
     observed_generation: Annotated[Integer, Field(ge=0)] = 0
+
+
+_PROBLEM_IF_TRUE: Final = ("Reconciling", "Stalled")
+_ACTIVITIES: Final = ("Progressing", "Running", "Conclusive")
+
+
+def has_problem(condition: Condition) -> bool:
+    """Whether a condition is not as it should be. Conditions that only describe an activity have no such status."""
+    if condition.type in _ACTIVITIES:
+        return False
+    return (condition.status == "True") == (condition.type in _PROBLEM_IF_TRUE)
 
 
 def truncate(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:

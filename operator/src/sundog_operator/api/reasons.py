@@ -232,11 +232,16 @@ class PauseReason(StrEnum):
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     SAMPLE_RATIO = "SampleRatio"
     WAITS_FOR_PROMOTE = "WaitsForPromote"
-    """In a notification only: the gate of a step waits for a user."""
+    """The gate of a step waits for a user. Notifications and `status.step` have it, `status.paused` has not."""
     WON = "Won"
 
 
-def reason_anchor(reason: str) -> str:
+def is_documented(reason: str) -> bool:
+    """Whether the reason of a condition has an entry in the documentation. Gateway controllers use reasons of their own."""
+    return reason in {*StartFailure, *DeploymentReason, *ExperimentReason}
+
+
+def reason_link(reason: str) -> str:
     """Return the link to the entry of a reason in the documentation."""
     return f"{REASONS_PAGE}#{reason.lower()}"
 

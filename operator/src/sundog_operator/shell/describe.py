@@ -26,6 +26,7 @@ from sundog_operator.shell.layout import (
     facts_section,
     grid,
     make_section,
+    reasons_section,
     title_line,
 )
 
@@ -59,6 +60,7 @@ def describe_model_deployment(details: DeploymentDetails, now: datetime) -> Rend
         parts += experiment_sections(details.experiment, now)
     parts += make_section("Commands", _last_command_and_rollout(status))
     parts += make_section("Conditions", conditions_section(status.conditions, now))
+    parts += make_section("Reasons", reasons_section(status.conditions))
     parts += make_section("Events", events_section(details.events, now))
     return Group(*parts)
 

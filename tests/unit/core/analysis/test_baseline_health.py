@@ -80,7 +80,7 @@ def test_an_experiment_is_not_called_a_rollout() -> None:
 def test_an_outage_is_over_after_five_healthy_minutes(ago_s: int, settled: bool) -> None:
     """Each of the last five minutes covers a minute of blocks: one with a sixth of the outage counts like a full one."""
     found: Any = watch(FrozenPlan(error_rate=0.0), {"server5xx": 100}, {"server5xx": 100}, ago_s)
-    assert (found.outage and found.outage.reason, found.settled) == ("", settled)
+    assert (found.outage and found.outage.reason, found.settled) == (None, settled)
 
 
 def test_no_counts_are_no_outage() -> None:

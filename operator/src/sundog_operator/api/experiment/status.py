@@ -51,6 +51,9 @@ class StepStatus(ApiBase):
     )
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
+    code: Text | None = Field(
+        None, description="WaitsForPromote while only the command promote continues the rollout; absent otherwise."
+    )
     held_since: Timestamp | None = Field(
         None,
         description="Since when the spec holds it, or its windows do; with the gates evidence, shadow and bake, which windows do not hold.",

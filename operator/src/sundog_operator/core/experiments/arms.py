@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sundog_operator.api import (
@@ -90,7 +90,7 @@ def _merge_fields(part: Any, given: Any) -> Any:
 def find_arm_violations(stable: Revision, spec: ExperimentSpec, installation: Installation | None) -> list[Violation]:
     """Return why arms could not run as revisions of the ModelDeployment."""
     return [
-        Violation(f"spec.arms[{index}].{each.path.removeprefix('spec.')}", each.message)
+        replace(each, path=f"spec.arms[{index}].{each.path.removeprefix('spec.')}")
         for index, arm in enumerate(spec.arms)
         for each in _problems(_content(stable, arm), installation)
     ]

@@ -153,11 +153,9 @@ def _find_unhealthy(context: PlanContext, number: int, stored: Condition | None)
 
 def _is_new_deployment(context: PlanContext, newest: RevisionStatus, stored: Condition) -> bool:
     """Whether a revision was reported as deploying a moment ago, so that a RayCluster without an answer is no problem yet."""
-    is_deploying = (
-        stored.status == "False"
-        and stored.reason == DEPLOYING
-        and stored.message.startswith(f"revision {newest.revision}:")
-    )
+    before = context.before.candidate or context.before.stable
+    is_same = before is not None and before.revision == newest.revision
+    is_deploying = is_same and stored.status == "False" and stored.reason == DEPLOYING
     return is_deploying and newest.since is not None and context.now - newest.since < RAY_GRACE
 
 
@@ -372,7 +370,7 @@ def _find_rollout_wait(context: PlanContext) -> list[str]:
     step = progress.step
     if step is None:
         return []
-    if step.reason == state.WAITS_FOR_PROMOTE:
+    if step.code == PauseReason.WAITS_FOR_PROMOTE:
         return [f"revision {candidate.revision} {state.WAITS_FOR_PROMOTE}"]
     if step.gate == "evidence" and step.since is not None:
         return [f"revision {candidate.revision} waits for evidence at {state.canary_weight(progress)} %"]

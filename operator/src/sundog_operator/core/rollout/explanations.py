@@ -74,18 +74,20 @@ def describe_missing_evidence(status: ExperimentStatus) -> str:
 
 def explain(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Store what the attempt waits for. No text changes with time alone, or the status would change at every tick."""
-    step = with_reason(status, _waiting_for(status, inputs))
+    obstacle = _find_obstacle(status, inputs)
+    step = with_reason(status, obstacle or _describe_gate(status, inputs))
     if step is None:
         return status
+    code = PauseReason.WAITS_FOR_PROMOTE if not obstacle and gate_in_force(status) == "manual" else None
     short = not is_held(status, inputs) and replicas_waited_for(status, inputs.replicas, inputs.available) > 0
     since = (step.short_since or inputs.now) if short else None
-    return status.model_copy(update={"step": step.model_copy(update={"short_since": since})})
+    return status.model_copy(update={"step": step.model_copy(update={"code": code, "short_since": since})})
 
 
-def _waiting_for(status: ExperimentStatus, inputs: RolloutInputs) -> str:
-    step, needed = current_step(status), wanted_replicas(status, inputs.replicas)
-    unmet = prometheus_checks.find_blocking_check(status)
-    explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
+def _find_obstacle(status: ExperimentStatus, inputs: RolloutInputs) -> str:
+    """Return what a rollout waits for before its gate counts; empty for nothing."""
+    needed = wanted_replicas(status, inputs.replicas)
+    obstacles: tuple[tuple[bool, Callable[[], str]], ...] = (
         (inputs.held, lambda: "held by the spec"),
         (status.paused is not None, lambda: describe_pause(status)),
         (inputs.opens_at is not None, lambda: windows.describe_closed_windows(inputs.opens_at or inputs.now)),
@@ -94,6 +96,14 @@ def _waiting_for(status: ExperimentStatus, inputs: RolloutInputs) -> str:
             lambda: "waits for the edges to confirm the split",
         ),
         (inputs.available < needed, lambda: _describe_missing_replicas(inputs, needed)),
+    )
+    return next((text() for holds, text in obstacles if holds), "")
+
+
+def _describe_gate(status: ExperimentStatus, inputs: RolloutInputs) -> str:
+    """Describe what the gate of the current step waits for."""
+    step, unmet = current_step(status), prometheus_checks.find_blocking_check(status)
+    explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
         (gate_in_force(status) == "manual", lambda: WAITS_FOR_PROMOTE),
         (gate_in_force(status) != "none" and unmet != "", lambda: f"waits for a check to pass: {unmet}"),
         (gate_in_force(status) == "time", lambda: f"waits {step.min_duration.total_seconds():g} s"),

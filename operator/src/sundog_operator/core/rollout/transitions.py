@@ -203,4 +203,4 @@ def advance(status: ExperimentStatus, inputs: RolloutInputs, opened_by: str) -> 
 
 def with_reason(status: ExperimentStatus, reason: str) -> StepStatus | None:
     """Return the current step with the reason why it waits."""
-    return status.step.model_copy(update={"reason": reason}) if status.step else None
+    return status.step.model_copy(update={"reason": reason, "code": None}) if status.step else None

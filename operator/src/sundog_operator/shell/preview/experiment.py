@@ -113,10 +113,10 @@ def _find_refusals(
         fields = (
             freeze.find_changed_fields(status.plan, spec, arms.plan_arms(control, spec)) if control is not None else ""
         )
-        return (f"PlanFrozen: {fields}: cannot be changed while it runs",) if fields else ()
+        return (f"{ExperimentReason.PLAN_FROZEN}: {fields}: cannot be changed while it runs",) if fields else ()
     deployment = accept_deployment(observed.deployment, observed.installation).spec
     violations = arms.find_experiment_violations(_find_stable(observed), spec, deployment, observed.installation)
-    return tuple(f"{refusal_reason(each.message)}: {each}" for each in violations)
+    return tuple(f"{refusal_reason(each)}: {each}" for each in violations)
 
 
 def _describe_end(status: ExperimentStatus, *, stopped: bool) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus
+from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus, Violation
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason
 from sundog_operator.core import events, revisions
 from sundog_operator.core.edge.buckets import BUCKETS
@@ -116,13 +116,12 @@ def find_refusal(context: PlanContext, experiment: UserExperiment) -> Cause | No
     if spec is None:
         return Cause(experiment.acceptance.reason, experiment.acceptance.message)
     violations = arms.find_experiment_violations(stable, spec, context.spec, context.observed.installation)
-    return Cause(refusal_reason(violations[0].message), "; ".join(map(str, violations))) if violations else None
+    return Cause(refusal_reason(violations[0]), "; ".join(map(str, violations))) if violations else None
 
 
-def refusal_reason(message: str) -> str:
-    """Return the reason of a refusal, from its message."""
-    is_unsupported = "not supported" in message or "local mode" in message
-    return ExperimentReason.NOT_YET_SUPPORTED if is_unsupported else ExperimentReason.INVALID_SPEC
+def refusal_reason(violation: Violation) -> ExperimentReason:
+    """Return the reason for which an Experiment with this violation is refused."""
+    return ExperimentReason.NOT_YET_SUPPORTED if violation.is_unsupported else ExperimentReason.INVALID_SPEC
 
 
 def _start_arms(context: PlanContext, experiment: UserExperiment) -> None:
