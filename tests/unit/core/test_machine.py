@@ -475,7 +475,7 @@ inputs = st.builds(
     available=st.integers(0, 5),
     confirmed=st.booleans(),
     held=st.booleans(),
-    failure=st.one_of(st.none(), st.just(("LoadFailed", "boom"))),
+    failure=st.one_of(st.none(), st.just(Cause("LoadFailed", "boom"))),
     late=st.sampled_from(["", "not ready within 5m: the store is away"]),
     evidence=st.sampled_from(
         [

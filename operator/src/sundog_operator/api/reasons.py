@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 REASONS_PAGE: Final = "docs/reference/condition-reasons.md"
 """The page of the documentation that has an entry for each reason, with the reason in lower case as its anchor."""
 
-_CODE: Final = re.compile(r"([A-Z][A-Za-z]+): ")
+_CODE: Final = re.compile(r"([A-Z][A-Za-z]{1,62}): ")
 _BY_COMMAND: Final = "by command "
 
 
@@ -260,3 +260,17 @@ def add_stored_rollout_code(data: Any) -> Any:
     if isinstance(data, Mapping) and "code" not in data and str(data.get("reason") or "").startswith(_BY_COMMAND):
         return {**data, "code": str(EndReason.ABORTED)}
     return add_stored_code(data, "reason", "code")
+
+
+def add_stored_rollback(status: Any) -> Any:
+    """Return a stored status whose candidate has `broughtBack`. An older release only recorded the command when the candidate started."""
+    candidate, last = (status.get(key) if isinstance(status, Mapping) else None for key in ("candidate", "lastRollout"))
+    if not isinstance(candidate, Mapping) or not isinstance(last, Mapping) or "broughtBack" in candidate:
+        return status
+    brought_back = (
+        last.get("outcome") == EndReason.ROLLED_BACK
+        and not last.get("experiment")
+        and last.get("at") == candidate.get("since")
+        and last.get("revision") != candidate.get("revision")
+    )
+    return {**status, "candidate": {**candidate, "broughtBack": True}} if brought_back else status

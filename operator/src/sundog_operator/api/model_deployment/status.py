@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.conditions import Condition
-from sundog_operator.api.reasons import add_stored_rollout_code
+from sundog_operator.api.reasons import add_stored_rollback, add_stored_rollout_code
 from sundog_operator.api.resource import Status
 from sundog_operator.api.scalars import (
     Duration,
@@ -196,3 +196,8 @@ class ModelDeploymentStatus(Status):
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
         (), description="See the conditions below."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_rollback(cls, data: Any) -> Any:
+        return add_stored_rollback(data)

@@ -11,6 +11,7 @@ from sundog_operator.core.planner import (
     held_back_revisions,
     rollback_window,
 )
+from sundog_operator.core.planner.candidate_placement import CandidatePlacement
 from sundog_operator.core.planner.context import PlanContext, RolloutAttempt
 from sundog_operator.core.planner.drain import MAX_DRAINING
 from sundog_operator.core.planner.experiment import cleanup
@@ -59,7 +60,7 @@ def choose_candidate(context: PlanContext) -> None:
 def _drop_candidate_for_held_back(context: PlanContext, wanted: Revision) -> None:
     """Drop the candidate when an edit goes back to a held-back revision. A rollback by command stays."""
     candidate, is_dry_run = context.status.candidate, context.spec is not None and context.spec.rollout.dry_run
-    if candidate is None or is_dry_run or is_rollback(context, candidate) or _is_edit_queued(context):
+    if candidate is None or is_dry_run or is_rollback(candidate) or _is_edit_queued(context):
         return
     why = f"the spec is back at revision {wanted.number}, which is held back"
     drop_candidate(context, RolloutEnd.of("Superseded", why))
@@ -71,7 +72,7 @@ def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
     if spec is None or context.is_held:
         return
     if should_stop_experiments(spec):
-        if not _place_candidate(context, spec) and not candidate_placement.can_fit_without_arms(context, spec):
+        if not _place_candidate(context, spec).fits and not candidate_placement.can_fit_without_arms(context, spec):
             # Do not stop an Experiment for a candidate that does not fit even then.
             context.set(kept=())
             return
@@ -99,7 +100,7 @@ def _report_dry_run(context: PlanContext, wanted: Revision) -> None:
     spec, stable = context.spec, context.stable_number
     if spec is None or stable is None:
         return
-    if stable == wanted.number or _place_candidate(context, spec):
+    if stable == wanted.number or _place_candidate(context, spec).fits:
         waits = stable != wanted.number and _is_edit_queued(context)
         context.dry_run_message = dry_run.describe_rollout(context, spec, stable, wanted.number, waits=waits)
 
@@ -176,7 +177,7 @@ def _start(context: PlanContext, wanted: Revision) -> None:
     spec, stable = context.spec, context.status.stable
     if spec is None or (stable is not None and context.is_held):
         return
-    if stable is not None and not _place_candidate(context, spec):
+    if stable is not None and not _place_candidate(context, spec).fits:
         # Warm revisions make room, which a later pass finds.
         context.set(kept=())
         return
@@ -184,11 +185,11 @@ def _start(context: PlanContext, wanted: Revision) -> None:
     _become_candidate(context, wanted.number, replicas, context.shared)
 
 
-def _place_candidate(context: PlanContext, spec: ModelDeploymentSpec) -> bool:
-    """Set the context's `capacity_shortage` and `shared` for a new candidate; return whether its pods fit."""
+def _place_candidate(context: PlanContext, spec: ModelDeploymentSpec) -> CandidatePlacement:
+    """Return the placement of a new candidate, and record it in the context."""
     placement = candidate_placement.find_placement(context, spec)
     context.capacity_shortage, context.shared = placement.short, placement.shared
-    return placement.fits
+    return placement
 
 
 def _first_replicas(context: PlanContext, spec: ModelDeploymentSpec) -> int:
@@ -206,7 +207,7 @@ def ensure_rollout_experiment(context: PlanContext) -> None:
         return
     # A rollback by command has no steps, even if the spec has become that revision meanwhile.
     is_recorded = spec.rollout.strategy in STEPPED_STRATEGIES or bool(spec.rollout.notify)
-    has_no_steps = candidate.revision != wanted.number or is_rollback(context, candidate)
+    has_no_steps = candidate.revision != wanted.number or is_rollback(candidate)
     if has_no_steps or (not is_recorded and context.rollout is None):
         return
     if context.rollout is None:

@@ -32,6 +32,8 @@ def execute_command(context: PlanContext) -> None:
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
     was_run = _was_run(context, command)
+    if command.verb == "promote" and _is_paused_for_sample_ratio(context):
+        evaluation.evaluate_rollout(context)
     problem = (
         _find_id_reuse(context, command) or command.problem or ("" if was_run else _find_refusal(context, command))
     )
@@ -111,15 +113,18 @@ def _refuse_steering(context: PlanContext, command: RolloutCommand) -> str:
         return (
             f"{windows.describe_closed_windows(context.window_opens_at)}. Remove spec.rollout.windows to continue now"
         )
-    return _recheck_sample_ratio(context) if command.verb == "promote" else ""
+    return _find_sample_ratio_mismatch(context) if command.verb == "promote" else ""
 
 
-def _recheck_sample_ratio(context: PlanContext) -> str:
-    """Evaluate a rollout again that is paused for a sample-ratio mismatch, and return the mismatch; empty if there is none."""
+def _is_paused_for_sample_ratio(context: PlanContext) -> bool:
     paused = context.progress.paused if context.progress is not None else None
-    if paused is None or paused.reason != PauseReason.SAMPLE_RATIO:
+    return paused is not None and paused.reason == PauseReason.SAMPLE_RATIO
+
+
+def _find_sample_ratio_mismatch(context: PlanContext) -> str:
+    """Return the mismatch of a rollout that is paused for it, by this pass's evaluation; empty if there is none any more."""
+    if not _is_paused_for_sample_ratio(context):
         return ""
-    evaluation.evaluate_rollout(context)
     broken = context.evaluation.broken if context.evaluation is not None else ""
     return f"requests do not follow the weights: {broken}. The rollout would be paused again at once" if broken else ""
 

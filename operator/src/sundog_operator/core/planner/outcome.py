@@ -91,9 +91,7 @@ def end_candidate(context: PlanContext, number: int, end: RolloutEnd, experiment
     candidate, last = context.status.candidate, make_last_rollout(context, number, end, experiment)
     attempt = _attempt_of(context, number, experiment)
     # A rollback candidate is not the spec's revision, which is held back already.
-    is_held = held_back_revisions.is_failed_rollout(last) and not (
-        candidate is not None and is_rollback(context, candidate)
-    )
+    is_held = held_back_revisions.is_failed_rollout(last) and not (candidate is not None and is_rollback(candidate))
     if candidate is not None and candidate.revision == number:
         if candidate.retry_at is None:
             # A candidate that waits for its next attempt has no replicas.
@@ -144,7 +142,7 @@ def make_revision_status(context: PlanContext, number: int, replicas: int) -> Re
 def abort_candidate(context: PlanContext, why: str) -> None:
     """Drop a candidate without steps. An aborted rollback also releases the stable revision, if it is the spec's."""
     candidate, wanted = context.status.candidate, context.wanted
-    was_rollback = candidate is not None and is_rollback(context, candidate)
+    was_rollback = candidate is not None and is_rollback(candidate)
     drop_candidate(context, RolloutEnd.of("Aborted", why))
     if was_rollback and wanted is not None and wanted.number == context.stable_number:
         release_hold(context, wanted.number)
@@ -194,7 +192,7 @@ def promote_without_steps(context: PlanContext) -> None:
         end_candidate(context, candidate.revision, RolloutEnd.of_failure(failure))
         return
     # A first revision is no rollout, and nothing holds it.
-    is_held = context.is_held and not is_rollback(context, candidate)
+    is_held = context.is_held and not is_rollback(candidate)
     if stable is not None and (is_held or window_opening_for(context, candidate) is not None):
         return
     readiness = context.readiness(candidate.revision)
@@ -206,21 +204,11 @@ def promote_without_steps(context: PlanContext) -> None:
 
 def window_opening_for(context: PlanContext, candidate: RevisionStatus) -> datetime | None:
     """Return when the spec's windows allow a candidate without steps; None if it waits for no window."""
-    if context.status.stable is None or context.is_fast_rollback or is_rollback(context, candidate):
+    if context.status.stable is None or context.is_fast_rollback or is_rollback(candidate):
         return None
     return context.window_opens_at
 
 
-def is_rollback(context: PlanContext, candidate: RevisionStatus) -> bool:
+def is_rollback(candidate: RevisionStatus) -> bool:
     """Whether the candidate is a rollback by command, which also runs while the spec is paused or refused."""
-    if candidate.brought_back is not None:
-        return candidate.brought_back
-    # A status of an older release lacks the field. There the command was recorded when the candidate started.
-    last = context.status.last_rollout
-    return (
-        last is not None
-        and last.outcome == "RolledBack"
-        and not last.experiment
-        and last.at == candidate.since
-        and last.revision != candidate.revision
-    )
+    return bool(candidate.brought_back)

@@ -148,7 +148,7 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
         return storeless or Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, "there is no evidence yet")
     if evaluated.broken:
         mismatch = Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.broken)
-        return _keep_numbers(context, status, stored, mismatch)
+        return _keep_numbers(experiment.status, status, stored, mismatch)
     if evaluated.feedback is not None:
         return storeless or Conclusion("False", *evaluated.feedback)
     if evaluated.unreachable_edges:
@@ -160,16 +160,16 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
         message = f"collects no evidence until control has been healthy for 5 minutes: {before.paused.message}"
         return Conclusion("False", before.paused.reason, message)
     if evaluated.lost is not None and not storeless:
-        return _keep_numbers(context, status, stored, Conclusion("False", *evaluated.lost))
+        return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.lost))
     consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.unknown_units_message)
-    return storeless or _keep_numbers(context, status, stored, consistent)
+    return storeless or _keep_numbers(experiment.status, status, stored, consistent)
 
 
 def _keep_numbers(
-    context: PlanContext, status: ExperimentStatus, stored: Condition | None, new: Conclusion
+    before: ExperimentStatus, status: ExperimentStatus, stored: Condition | None, new: Conclusion
 ) -> Conclusion:
     """Return the new conclusion after a report of counts, else the stored one if only its numbers differ."""
-    if stored is None or status.counted_at == context.now:
+    if stored is None or status.counted_at != before.counted_at:
         return new
     is_same = (stored.status, stored.reason, bool(stored.message)) == (new.status, new.reason, bool(new.message))
     return Conclusion.of(stored) if is_same else new
