@@ -1,14 +1,24 @@
 """The reference names every reason that the code can give, and none that it cannot."""
 
+import ast
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from doubles.cluster import MANUAL, NAMESPACE, TIMED, Cluster
 from sundog_operator.api import Condition, reference
-from sundog_operator.api.reasons import DeploymentReason, EndReason, EventReason, ExperimentReason, StartFailure
+from sundog_operator.api.reasons import (
+    DeploymentReason,
+    EndReason,
+    EventReason,
+    ExperimentReason,
+    PauseReason,
+    StartFailure,
+)
 from sundog_operator.api.reference import ConditionText
+from sundog_operator.core import events
 from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.ray import readiness
 from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Kind
@@ -25,6 +35,18 @@ LATER = [{"name": "wide", "resources": {"gpu": {"memory": "40Gi"}}}]
 """An arm that asks for what is not supported yet."""
 
 
+ROOT = Path(__file__).parents[3]
+SOURCES = ROOT / "operator" / "src" / "sundog_operator"
+REGISTRY = (DeploymentReason, ExperimentReason, EventReason, StartFailure, EndReason, PauseReason)
+OTHER_VALUES = {
+    *("Pending", "Queued", "Running", "Concluded", "Stopped"),
+    *("Promoted", "RolledBack", "Aborted", "Superseded", "Accepted"),
+    *("Undecided", "Passed", "NoData", "Harm", "Winner", "NoWinner", "Won", "Ready"),
+    *("ImagePullBackOff", "CreateContainerError", "CrashLoopBackOff"),
+}
+"""Phases, outcomes, decisions, condition types and words of the kubelet that are reasons too."""
+
+
 def told_of(kind: Kind) -> set[str]:
     return {each.reason for text in TABLES[kind] for each in text.reasons}
 
@@ -32,14 +54,38 @@ def told_of(kind: Kind) -> set[str]:
 def test_the_reference_tells_each_reason_of_the_registry_and_no_other() -> None:
     assert told_of(MODEL_DEPLOYMENT) == set(DeploymentReason)
     assert told_of(EXPERIMENT) == set(ExperimentReason)
-    assert EVENTS == set(EventReason)
-    assert FAILURES == set(StartFailure)
+    assert set(EventReason) == EVENTS
+    assert set(StartFailure) == FAILURES
 
 
 def test_an_end_is_a_reason_of_running() -> None:
     running = {each.reason for text in TABLES[EXPERIMENT] if text.type == "Running" for each in text.reasons}
     # `NoData` is in the table of pauses only.
     assert set(EndReason) - {EndReason.NO_DATA} <= running
+
+
+def literals(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+@pytest.mark.parametrize("layer", ["core", "app"])
+def test_a_reason_is_written_as_a_member_of_the_registry(layer: str) -> None:
+    reasons = {str(member) for kind in REGISTRY for member in kind}
+    written = {path.name: literals(path) & reasons - OTHER_VALUES for path in (SOURCES / layer).rglob("*.py")}
+    assert {name: words for name, words in written.items() if words} == {}
+
+
+def test_the_registry_has_no_reason_that_nobody_gives() -> None:
+    composed = {events.rollout_ended(outcome, "", "").reason for outcome in ("Aborted", "RolledBack", "Superseded")}
+    composed |= {events.experiment_ended("", "", phase, "").reason for phase in ("Concluded", "Stopped")}
+    composed |= {events.command_handled("", "", result, "").reason for result in ("Accepted", "Rejected")}
+    sources = "\n".join(
+        path.read_text() for layer in ("core", "app", "api") for path in (SOURCES / layer).rglob("*.py")
+    )
+    given = {str(member) for kind in REGISTRY for member in kind if f"{kind.__name__}.{member.name}" in sources}
+    known = given | composed | set(start_errors()) | OTHER_VALUES
+    assert {str(member) for kind in REGISTRY for member in kind} - known == set()
 
 
 def start_errors() -> list[str]:

@@ -11,7 +11,7 @@ from sundog_operator.api import (
     Verdict,
     format_duration,
 )
-from sundog_operator.api.reasons import Cause, PauseReason
+from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.rollout import (
     prometheus_checks,
     steps_without_evidence,
@@ -186,7 +186,7 @@ def _apply_policy(status: ExperimentStatus, inputs: RolloutInputs, policy: str, 
     unmet = prometheus_checks.find_blocking_check(status)
     match policy:
         case "rollback":
-            return stop(updated, Cause(reason, describe_missing_evidence(updated)), inputs.now)
+            return stop(updated, Cause(EndReason(reason), describe_missing_evidence(updated)), inputs.now)
         case "promote":
             # The policy replaces evidence, but not the checks of Prometheus.
             return None if unmet else _advance_by_policy(updated, inputs, reason)
