@@ -15,7 +15,8 @@ REASONS_PAGE: Final = "docs/reference/condition-reasons.md"
 """The page of the documentation that has an entry for each reason, with the reason in lower case as its anchor."""
 
 _CODE: Final = re.compile(r"([A-Z][A-Za-z]{1,62}): ")
-_BY_COMMAND: Final = "by command "
+_BY_COMMAND: Final = "by command"
+_ARM_WAS_DROPPED: Final = "the arm was dropped"
 
 
 class Cause(NamedTuple):
@@ -236,6 +237,13 @@ class PauseReason(StrEnum):
     WON = "Won"
 
 
+class MetricNote(StrEnum):
+    """Why an undecided metric may stay undecided."""
+
+    ARM_DROPPED = "ArmDropped"
+    UNLIKELY = "Unlikely"
+
+
 def is_documented(reason: str) -> bool:
     """Whether the reason of a condition has an entry in the documentation. Gateway controllers use reasons of their own."""
     return reason in {*StartFailure, *DeploymentReason, *ExperimentReason}
@@ -260,6 +268,13 @@ def add_stored_rollout_code(data: Any) -> Any:
     if isinstance(data, Mapping) and "code" not in data and str(data.get("reason") or "").startswith(_BY_COMMAND):
         return {**data, "code": str(EndReason.ABORTED)}
     return add_stored_code(data, "reason", "code")
+
+
+def add_stored_metric_note(data: Any) -> Any:
+    """Return a stored metric with the note that its arm was dropped, which an older release only wrote into the message."""
+    if not isinstance(data, Mapping) or "note" in data or _ARM_WAS_DROPPED not in str(data.get("message") or ""):
+        return data
+    return {**data, "note": str(MetricNote.ARM_DROPPED)}
 
 
 def add_stored_rollback(status: Any) -> Any:

@@ -10,7 +10,7 @@ from sundog_operator.api.experiment.arms import Bucket, BucketRange
 from sundog_operator.api.experiment.frozen_plan import FrozenPlan
 from sundog_operator.api.experiment.history import HistoryPoint, NotificationDelivery, RolloutNotice
 from sundog_operator.api.model_deployment.status import NonNegativeInt, RevisionNumber, WholePercent
-from sundog_operator.api.reasons import Cause, add_stored_code
+from sundog_operator.api.reasons import Cause, add_stored_code, add_stored_metric_note
 from sundog_operator.api.resource import Status
 from sundog_operator.api.scalars import (
     Duration,
@@ -264,6 +264,15 @@ class MetricStatus(ApiBase):
         None, description="How long that typically takes from countedAt on; absent where nobody can tell."
     )
     message: Message = Field("", description="All of that in a sentence.")
+    note: Text | None = Field(
+        None,
+        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_note(cls, data: Any) -> Any:
+        return add_stored_metric_note(data)
 
 
 class ExposureLogStatus(ApiBase):

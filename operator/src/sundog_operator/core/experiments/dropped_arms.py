@@ -9,7 +9,7 @@ from sundog_operator.api import (
     MetricStatus,
     Verdict,
 )
-from sundog_operator.api.reasons import Cause, EndReason
+from sundog_operator.api.reasons import Cause, EndReason, MetricNote
 from sundog_operator.core.experiments.state import (
     HARM,
     ArmState,
@@ -91,11 +91,11 @@ def merge_dropped_metrics(status: ExperimentStatus, metrics: Sequence[MetricStat
 def _mark_dropped(metric: MetricStatus) -> MetricStatus:
     """Return a metric's last status without estimates, with a message that its arm was dropped."""
     message, ending = metric.message, f"; {ARM_IS_OUT}"
-    if ARM_IS_OUT not in message:
+    if metric.note != MetricNote.ARM_DROPPED:
         undecided = metric.verdict == UNDECIDED
         message = (
             f"{metric.name} of {metric.arm} was not decided: {ARM_IS_OUT}"
             if undecided
             else message[: MAX_REASON_CHARS - len(ending)] + ending
         )
-    return metric.model_copy(update={"needed": None, "eta": None, "message": message})
+    return metric.model_copy(update={"needed": None, "eta": None, "message": message, "note": MetricNote.ARM_DROPPED})

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
-from sundog_operator.api.reasons import EndReason, ExperimentReason
+from sundog_operator.api.reasons import EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import outcome_evaluation, power, state
+from sundog_operator.core.experiments import outcome_evaluation, state
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
@@ -203,8 +203,9 @@ def _first_message(missing: Sequence[MetricStatus]) -> str:
 
 def _unlikely_names(missing: Sequence[MetricStatus]) -> str:
     """Return the metrics, 15 at most, that are unlikely to be decided in time, without the one whose message is shown."""
-    names = [each.name for each in missing if f"{each.name} {power.UNLIKELY_TEXT}" in each.message]
-    others = [name for name in dict.fromkeys(names) if f"{name} {power.UNLIKELY_TEXT}" not in missing[0].message]
+    shown = missing[0].name if missing[0].note == MetricNote.UNLIKELY else ""
+    names = [each.name for each in missing if each.note == MetricNote.UNLIKELY and each.name != shown]
+    others = list(dict.fromkeys(names))
     return f"; unlikely to be decided before it stops, see status.metrics: {', '.join(others)}" if others else ""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus
-from sundog_operator.api.reasons import Cause
+from sundog_operator.api.reasons import Cause, MetricNote
 from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
@@ -97,7 +97,7 @@ def _with_power_warning(
     if not warning:
         return metric
     message = f"{metric.message}; {warning}"[: transitions.MAX_REASON_CHARS]
-    return metric.model_copy(update={"message": message})
+    return metric.model_copy(update={"message": message, "note": MetricNote.UNLIKELY})
 
 
 def _success_warning(context: PlanContext, metric: MetricStatus, rate: ObservedRate | None) -> str:
