@@ -92,10 +92,8 @@ def _capacity_available(context: PlanContext) -> Conclusion:
             context, spec, newest.replicas - placed - terminating_pods.count_terminating(context, newest.revision)
         )
     if short is not None:
-        reason, message = short
-        return Conclusion(
-            "False", reason, f"revision {context.wanted.number}: {message}" if context.wanted else message
-        )
+        message = f"revision {context.wanted.number}: {short.message}" if context.wanted else short.message
+        return Conclusion("False", short.reason, message)
     if devices is None:
         return Conclusion("True", DeploymentReason.NO_GPU_REQUESTED, "no GPU is requested")
     # A candidate in place gets devices as stable gives up replicas. The rollout shows how far that is.

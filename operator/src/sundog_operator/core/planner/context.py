@@ -142,7 +142,7 @@ class PlanContext:
         rollout: the active rollout attempt.
         commit: (Experiment name, status) to write before anything else changes.
         dry_run_message: the rollout that would start without `dryRun`.
-        capacity_shortage: (reason, message) if the wanted revision's pods do not fit.
+        capacity_shortage: the shortage if the wanted revision's pods do not fit.
         shared: how a new candidate would share stable's replicas; None if it gets replicas of its own.
         evaluation: the evaluation of the active attempt; None if there is none.
         shadow: the comparison of the candidate's answers to copies of requests; None if it gets no copies now.
@@ -150,7 +150,7 @@ class PlanContext:
         experiment_statuses: statuses of users' Experiments to write, by name, before anything else changes.
         experiment_evaluation: the evaluation of the active Experiment; None if there is none.
         evaluated_experiment: the name of the Experiment that `experiment_evaluation` is of. It may have ended in this plan.
-        experiment_waits: (reason, message) by name, for users' Experiments that have not started.
+        experiment_waits: causes by name, for users' Experiments that have not started.
         new_revisions: revisions that this plan creates beside the wanted one.
     """
 
