@@ -4,13 +4,13 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import Condition, ExperimentStatus, LastRollout, RevisionStatus, model_deployment_conditions
+from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason, EndReason, PauseReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import http_route, salts, secrets
 from sundog_operator.core.kubernetes import accelerators, pod_problems
 from sundog_operator.core.planner import candidate_placement, deadline, held_back_revisions, outcome
-from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
@@ -44,9 +44,8 @@ def set_conditions(context: PlanContext) -> None:
     reconciling = Conclusion("False", "", "") if is_settled else Conclusion("True", ready.reason, ready.message)
     conclusions["Reconciling"] = reconciling
     conditions = model_deployment_conditions(context.before.conditions, generation=generation, at=context.now)
-    mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
-    for type_, (status, reason, message) in conclusions.items():
-        mark[status](type_, reason, message, at=context.now)
+    for type_, conclusion in conclusions.items():
+        conditions.mark(type_, conclusion, at=context.now)
     if context.spec is not None and not context.spec.endpoint.gateway.name:
         conditions.drop(http_route.ROUTE_ACCEPTED)
     context.set(conditions=conditions.conditions(), observed_generation=generation)
@@ -55,11 +54,10 @@ def set_conditions(context: PlanContext) -> None:
 
 def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> None:
     """Add an event if the spec is refused, once for each generation."""
-    status, reason, message = spec_accepted
     stored = context.stored_condition("SpecAccepted")
     is_reported = stored is not None and stored.status == "False" and stored.observed_generation == generation
-    if status == "False" and not is_reported:
-        context.events.append(events.spec_refused(reason, message, generation))
+    if spec_accepted.status == "False" and not is_reported:
+        context.events.append(events.spec_refused(spec_accepted.reason, spec_accepted.message, generation))
 
 
 def _spec_accepted(context: PlanContext) -> Conclusion:
@@ -123,8 +121,8 @@ def _revision_ready(context: PlanContext) -> Conclusion:
         return Conclusion("Unknown", readiness.reason, problem or readiness.message)
     if _has_traffic(context, newest) and (unhealthy := _find_unhealthy(context, newest.revision, stored)):
         return unhealthy
-    status = "True" if readiness.ready else "False"
-    return Conclusion(status, readiness.reason, f"revision {newest.revision}: {readiness.message}")
+    message = f"revision {newest.revision}: {readiness.message}"
+    return Conclusion("True" if readiness.ready else "False", readiness.reason, message)
 
 
 def _find_pending_pods(context: PlanContext, number: int) -> Conclusion | None:
@@ -209,10 +207,8 @@ def _route_accepted(context: PlanContext) -> Conclusion | None:
     if context.spec is None or not context.spec.endpoint.gateway.name:
         return None
     observed = context.observed
-    return Conclusion(
-        *http_route.evaluate_route(
-            observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
-        )
+    return http_route.evaluate_route(
+        observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
     )
 
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
+from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
 from sundog_operator.core.experiments import outcome_evaluation, state
 from sundog_operator.core.experiments.queue import UserExperiment
-from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle
 from sundog_operator.core.rollout import baseline_outage
@@ -64,9 +64,8 @@ def _with_conditions(context: PlanContext, experiment: UserExperiment, status: E
         conclusions = {"SpecAccepted": accepted, "Running": conclusions["Running"]}
     conclusions["Stalled"] = _stalled(status, accepted)
     conclusions["Ready"] = _ready(status, conclusions)
-    mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
-    for type_, (truth, reason, message) in conclusions.items():
-        mark[truth](type_, reason, message, at=context.now)
+    for type_, conclusion in conclusions.items():
+        conditions.mark(type_, conclusion, at=context.now)
     return status.model_copy(
         update={"observed_generation": experiment.generation, "conditions": conditions.conditions()}
     )
