@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_deployment.status import NonNegativeInt, WholePercent
-from sundog_operator.api.reasons import add_stored_code
+from sundog_operator.api.older_releases import add_stored_code
 from sundog_operator.api.rollout.lifecycle import NotificationEvent
 from sundog_operator.api.scalars import (
     Items,

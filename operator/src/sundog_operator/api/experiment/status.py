@@ -10,7 +10,8 @@ from sundog_operator.api.experiment.arms import Bucket, BucketRange
 from sundog_operator.api.experiment.frozen_plan import FrozenPlan
 from sundog_operator.api.experiment.history import HistoryPoint, NotificationDelivery, RolloutNotice
 from sundog_operator.api.model_deployment.status import NonNegativeInt, RevisionNumber, WholePercent
-from sundog_operator.api.reasons import Cause, add_stored_code, add_stored_metric_note
+from sundog_operator.api.older_releases import add_stored_code, add_stored_metric_note
+from sundog_operator.api.reasons import Cause
 from sundog_operator.api.resource import Status
 from sundog_operator.api.scalars import (
     Duration,

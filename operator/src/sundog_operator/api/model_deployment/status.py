@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.conditions import Condition
-from sundog_operator.api.reasons import add_stored_rollback, add_stored_rollout_code
+from sundog_operator.api.older_releases import add_stored_rollback, add_stored_rollout_code
 from sundog_operator.api.resource import Status
 from sundog_operator.api.scalars import (
     Duration,
