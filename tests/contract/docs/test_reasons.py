@@ -2,8 +2,6 @@
 
 import ast
 import functools
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +9,20 @@ import pytest
 
 from doubles.cluster import MANUAL, NAMESPACE, TIMED, Cluster
 from sundog_operator.api import Condition, reference
+from sundog_operator.api.reasons import (
+    DeploymentReason,
+    EndReason,
+    EventReason,
+    ExperimentReason,
+    PauseReason,
+    StartFailure,
+)
 from sundog_operator.api.reference import ConditionText
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.ray import readiness
-from sundog_operator.ports import EVENT, EXPERIMENT, KINDS, MODEL_DEPLOYMENT, Kind
+from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Kind
 from sundog_runtime import errors
-
-ROOT = Path(__file__).parents[3]
-OPERATOR = ROOT / "operator" / "src" / "sundog_operator"
-BUILDERS = {"accelerators", "edge_store", "pods", "groups", "token", "valkey"}
-"""Modules that make objects of Kubernetes, full of its words, and say nothing."""
-SPEAKING = sorted(
-    path
-    for path in [
-        *OPERATOR.glob("core/**/*.py"),
-        *OPERATOR.glob("app/**/*.py"),
-        *(OPERATOR / "api" / f"{name}.py" for name in ("conditions", "kinds", "resource", "schema/unsupported")),
-    ]
-    if path.stem not in BUILDERS
-)
-WORD = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
 
 TABLES = {MODEL_DEPLOYMENT: reference.MODEL_DEPLOYMENT_CONDITIONS, EXPERIMENT: reference.EXPERIMENT_CONDITIONS}
 TYPES = {condition.type for table in TABLES.values() for condition in table}
@@ -43,98 +34,58 @@ SALTED = {"header": "x-user-id", "salt": "s"}
 LATER = [{"name": "wide", "resources": {"gpu": {"memory": "40Gi"}}}]
 """An arm that asks for what is not supported yet."""
 
-NO_REASONS = {
-    *("True", "False", "Unknown"),
-    *("Normal", "Warning"),
-    *(
-        "AcceptSpec",
-        "Command",
-        "CreateRevision",
-        "DecideExperiment",
-        "DropArm",
-        "EndExperiment",
-        "StartExperiment",
-        "Notify",
-        "OpenGate",
-        "Pause",
-        "Promote",
-        "ReplaceEdge",
-        "ReplaceReplica",
-        "RetryRequest",
-        "Resume",
-        "RollBack",
-        "Rollout",
-        "Shift",
-        "StartRevision",
-        "WriteLog",
-        "WriteService",
-    ),
-    *(
-        "AlwaysAllow",
-        "Egress",
-        "Exists",
-        "Failed",
-        "Ingress",
-        "Memory",
-        "Never",
-        "Opaque",
-        "RollingUpdate",
-        "RuntimeDefault",
-        "ScheduleAnyway",
-        "Succeeded",
-    ),
-    *(kind.kind for kind in KINDS),
-    *("ErrImagePull", "ErrImageNeverPull", "ImageInspectError", "InvalidImageName"),
-    *("CreateContainerConfigError", "RunContainerError", "PodScheduled", "PodReadyToStartContainers"),
-    *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "ReplicaFailure", "Settings"),
-    *("Started", "WaitsForPromote"),
-    *(
-        "Manual",
-        "SampleRatio",
-        "ControlUnhealthy",
-        "ControlDegraded",
-        "Shifting",
-        "Rejected",
-        "Superseded",
-        "Suspended",
-    ),
-    *("Gateway", "PathPrefix", "ResolvedRefs"),
-    *("NoData", "Invalid", "Undecided", "Heterogeneous", "Passed", "Harm"),
-    *("AllSteps", "ThisStep"),
-    *("Better", "Worse", "NoEffect"),
-    *("Winner", "NoWinner", "Open", "Held", "Won", "Hopeless", "Out"),
+
+ROOT = Path(__file__).parents[3]
+SOURCES = ROOT / "operator" / "src" / "sundog_operator"
+REGISTRY = (DeploymentReason, ExperimentReason, EventReason, StartFailure, EndReason, PauseReason)
+OTHER_VALUES = {
+    *("Pending", "Queued", "Running", "Concluded", "Stopped"),
+    *("Promoted", "RolledBack", "Aborted", "Superseded", "Accepted"),
+    *("Undecided", "Passed", "NoData", "Harm", "Winner", "NoWinner", "Won", "Ready"),
+    *("ImagePullBackOff", "CreateContainerError", "CrashLoopBackOff"),
 }
-"""CamelCase words in the code that are values of other fields: of `paused.reason`, `step.reason` and the like."""
+"""Phases, outcomes, decisions, condition types and words of the kubelet that are reasons too."""
 
 
-def words(path: Path) -> Iterator[str]:
-    """CamelCase strings of a module, without those that are annotations."""
-    tree = ast.parse(path.read_text())
-    annotations = {
-        id(part)
-        for node in ast.walk(tree)
-        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None))
-        if annotation is not None
-        for part in ast.walk(annotation)
-    }
-    for node in ast.walk(tree):
-        if id(node) in annotations:
-            continue
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and WORD.fullmatch(node.value):
-            yield node.value
+def told_of(kind: Kind) -> set[str]:
+    return {each.reason for text in TABLES[kind] for each in text.reasons}
 
 
-@pytest.mark.parametrize("path", SPEAKING, ids=lambda path: str(path.relative_to(OPERATOR)))
-def test_each_word_that_may_be_a_reason_is_in_the_reference(path: Path) -> None:
-    assert set(words(path)) - TOLD - TYPES - NO_REASONS == set()
+def test_the_reference_tells_each_reason_of_the_registry_and_no_other() -> None:
+    assert told_of(MODEL_DEPLOYMENT) == set(DeploymentReason)
+    assert told_of(EXPERIMENT) == set(ExperimentReason)
+    assert set(EventReason) == EVENTS
+    assert set(StartFailure) == FAILURES
 
 
-def test_the_reference_tells_no_reason_that_nobody_gives() -> None:
+def test_an_end_is_a_reason_of_running() -> None:
+    running = {each.reason for text in TABLES[EXPERIMENT] if text.type == "Running" for each in text.reasons}
+    # `NoData` is in the table of pauses only.
+    assert set(EndReason) - {EndReason.NO_DATA} <= running
+
+
+def literals(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+@pytest.mark.parametrize("layer", ["core", "app"])
+def test_a_reason_is_written_as_a_member_of_the_registry(layer: str) -> None:
+    reasons = {str(member) for kind in REGISTRY for member in kind}
+    written = {path.name: literals(path) & reasons - OTHER_VALUES for path in (SOURCES / layer).rglob("*.py")}
+    assert {name: words for name, words in written.items() if words} == {}
+
+
+def test_the_registry_has_no_reason_that_nobody_gives() -> None:
     composed = {events.rollout_ended(outcome, "", "").reason for outcome in ("Aborted", "RolledBack", "Superseded")}
     composed |= {events.experiment_ended("", "", phase, "").reason for phase in ("Concluded", "Stopped")}
     composed |= {events.command_handled("", "", result, "").reason for result in ("Accepted", "Rejected")}
-    spoken = {word for path in SPEAKING for word in words(path)} | set(start_errors()) | composed
-    assert TOLD - spoken == set()
+    sources = "\n".join(
+        path.read_text() for layer in ("core", "app", "api") for path in (SOURCES / layer).rglob("*.py")
+    )
+    given = {str(member) for kind in REGISTRY for member in kind if f"{kind.__name__}.{member.name}" in sources}
+    known = given | composed | set(start_errors()) | OTHER_VALUES
+    assert {str(member) for kind in REGISTRY for member in kind} - known == set()
 
 
 def start_errors() -> list[str]:

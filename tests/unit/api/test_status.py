@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -177,3 +178,54 @@ def test_garbage_never_raises(garbage: Any) -> None:
     for type_ in (ModelDeploymentStatus, ExperimentStatus):
         read = type_.parse(garbage)
         assert type_.parse(read.to_json()) == read
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "message"),
+    [
+        ("RolledBack: errorRate: 3 times stable's", "RolledBack", "errorRate: 3 times stable's"),
+        ("ModelNotFound: nothing at s3://a/b: 404", "ModelNotFound", "nothing at s3://a/b: 404"),
+        ("wide won and was then dropped: Harm: worse", None, "wide won and was then dropped: Harm: worse"),
+        ("agreement: 99 % of 1000 pairs", None, "agreement: 99 % of 1000 pairs"),
+        ("", None, ""),
+    ],
+)
+def test_a_verdict_of_an_older_release_has_its_code(reason: str, code: str | None, message: str) -> None:
+    verdict = ExperimentStatus.parse({"verdict": {"decision": "Undecided", "reason": reason}}).verdict
+    assert (verdict.code, verdict.message, verdict.reason) == (code, message, reason)
+
+
+def test_a_stored_code_is_not_read_again_from_the_text() -> None:
+    verdict = ExperimentStatus.parse({"verdict": {"reason": "Harm: by wide", "code": "NoWinner"}}).verdict
+    assert (verdict.code, verdict.message) == ("NoWinner", "Harm: by wide")
+
+
+def test_a_dropped_arm_and_a_notice_of_an_older_release_have_their_codes() -> None:
+    notice = {
+        "event": "paused",
+        "reason": "NoData: paused because an arm has no requests",
+        "time": "2026-11-20T09:30:00Z",
+    }
+    status = ExperimentStatus.parse({"arms": [{"name": "wide", "dropped": "Harm: worse"}], "notices": [notice]})
+    assert (status.arms[0].dropped_code, status.notices[0].code) == ("Harm", "NoData")
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [("by command c1", "Aborted"), ("LoadFailed: size mismatch", "LoadFailed"), ("it took too long", None)],
+)
+def test_a_hold_of_an_older_release_has_its_code(reason: str, code: str | None) -> None:
+    hold = {"experiment": "", "revision": 2, "outcome": "Aborted", "reason": reason, "at": "2026-11-20T09:30:00Z"}
+    status = ModelDeploymentStatus.parse({"heldBack": [hold], "lastRollout": hold})
+    assert status.last_rollout is not None
+    assert [status.held_back[0].code, status.last_rollout.code] == [code, code]
+
+
+@pytest.mark.parametrize(("since", "brought_back"), [("2026-11-20T09:30:00Z", True), ("2026-11-20T09:31:00Z", None)])
+def test_a_rollback_of_an_older_release_is_known_by_the_time_of_its_command(
+    since: str, brought_back: bool | None
+) -> None:
+    last = {"experiment": "", "revision": 2, "outcome": "RolledBack", "reason": "r", "at": "2026-11-20T09:30:00Z"}
+    status = ModelDeploymentStatus.parse({"candidate": {"revision": 1, "since": since}, "lastRollout": last})
+    assert status.candidate is not None
+    assert status.candidate.brought_back is brought_back

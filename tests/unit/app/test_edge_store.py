@@ -240,7 +240,7 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
     await put_secret(cluster, "redis", password="p")
     await reconcile(cluster)
     assert await takes_feedback(cluster)
-    assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) == ("", "")
+    assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) is None
     assert await there(cluster) == ["Secret"]
     await cluster.kube.delete(EXPERIMENT_REF)
     await reconcile(cluster)

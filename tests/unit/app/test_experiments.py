@@ -104,7 +104,12 @@ async def test_an_experiment_runs_until_it_is_stopped() -> None:
     await cluster.until(functools.partial(settled, cluster))
     told = await status(cluster)
     assert condition(told, "Ready") == ("True", "Stopped")
-    assert told["verdict"] == {"decision": "Undecided", "winner": "", "reason": "StoppedByUser: spec.stopped is true"}
+    assert told["verdict"] == {
+        "decision": "Undecided",
+        "winner": "",
+        "reason": "StoppedByUser: spec.stopped is true",
+        "code": "StoppedByUser",
+    }
     assert cluster.serve.running("digits-r2") == 0
     assert await cluster.weights() == {1: 100}
 

@@ -64,6 +64,7 @@ class TestReturns:
             "experiment": "digits-r1",
             "revision": 1,
             "outcome": "Promoted",
+            "code": "Promoted",
             "reason": "returns to revision 1, within rollbackWindow",
             "at": "",
         }

@@ -199,6 +199,7 @@ async def test_abort_returns_all_traffic_and_holds_the_revision_back(cluster: Cl
         "experiment": "digits-r2",
         "revision": 2,
         "outcome": "Aborted",
+        "code": "Aborted",
         "reason": "by command x",
         "at": "",
     }

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import (
     freeze,
@@ -114,7 +115,7 @@ ROWS = [
     Row(
         "a failure takes all traffic back",
         AT_HALF,
-        tick_inputs(failure=("LoadFailed", "boom")),
+        tick_inputs(failure=Cause("LoadFailed", "boom")),
         "Stopped",
         3,
         0,
@@ -124,7 +125,7 @@ ROWS = [
     Row(
         "a failure without traffic needs no epoch",
         frozen(),
-        tick_inputs(failure=("LoadFailed", "boom")),
+        tick_inputs(failure=Cause("LoadFailed", "boom")),
         "Stopped",
         None,
         0,
@@ -208,7 +209,7 @@ def test_a_webhook_is_asked_only_while_its_step_waits() -> None:
     assert webhook.url == "https://u:p@gate/a?t=1"
     paused = steering.execute_command(AT_WEBHOOK, RolloutCommand("p", "pause", 8), T0)
     opened = steering.execute_command(AT_WEBHOOK, RolloutCommand("f", "promote", 8, full=True), T0)
-    stopped = transitions.stop(AT_WEBHOOK, "Aborted", "by command x", T0)
+    stopped = transitions.stop(AT_WEBHOOK, Cause("Aborted", "by command x"), T0)
     for other in (frozen(), COLLECTING, AT_PAUSE, AT_HALF, paused, opened, stopped):
         assert state.pending_webhook(other) is None
 
@@ -268,8 +269,8 @@ def test_full_promote_goes_to_the_end_from_anywhere() -> None:
 
 
 def test_an_ended_attempt_never_changes() -> None:
-    stopped = transitions.stop(AT_HALF, "Aborted", "by command x", T0)
-    assert state_machine.tick(stopped, tick_inputs(failure=("LoadFailed", "boom"))) == stopped
+    stopped = transitions.stop(AT_HALF, Cause("Aborted", "by command x"), T0)
+    assert state_machine.tick(stopped, tick_inputs(failure=Cause("LoadFailed", "boom"))) == stopped
 
 
 def test_an_implied_last_step_is_added_and_an_explicit_one_is_kept() -> None:
@@ -447,7 +448,7 @@ def test_a_shadow_that_has_passed_bakes_after_a_command() -> None:
         baking, tick_inputs(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")})
     )
     assert (harmed.phase, harmed.verdict.decision, state.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
-    aborted = transitions.stop(baking, "Aborted", "by command x", T0)
+    aborted = transitions.stop(baking, Cause("Aborted", "by command x"), T0)
     assert (aborted.verdict.decision, state.canary_weight(aborted)) == ("Passed", 0)
     over = ticked(baking, tick_inputs(now=T0 + timedelta(days=1, minutes=10), evidence=HEARD))
     assert (over.phase, over.verdict.decision, over.verdict.winner) == ("Concluded", "Passed", "")
@@ -474,7 +475,7 @@ inputs = st.builds(
     available=st.integers(0, 5),
     confirmed=st.booleans(),
     held=st.booleans(),
-    failure=st.one_of(st.none(), st.just(("LoadFailed", "boom"))),
+    failure=st.one_of(st.none(), st.just(Cause("LoadFailed", "boom"))),
     late=st.sampled_from(["", "not ready within 5m: the store is away"]),
     evidence=st.sampled_from(
         [

@@ -178,6 +178,24 @@ def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
 
 
 @pytest.mark.parametrize(
+    ("type_", "status", "reason", "expected"),
+    [
+        ("Stalled", "True", "LoadFailed", ["LoadFailed docs/reference/condition-reasons.md#loadfailed"]),
+        ("RevisionReady", "False", "OOMKilled", ["OOMKilled docs/reference/condition-reasons.md#oomkilled"]),
+        ("Ready", "True", "Serving", []),
+        ("Progressing", "False", "Complete", []),
+        ("RouteAccepted", "False", "NotAllowedByListeners", []),
+    ],
+)
+def test_a_reason_that_needs_attention_has_the_link_of_its_entry(
+    type_: str, status: Literal["True", "False"], reason: str, expected: list[str]
+) -> None:
+    condition = Condition(type=type_, status=status, reason=reason, message="m", last_transition_time=NOW)
+    lines = described_lines(collecting(conditions=(condition,)))
+    assert [line for line in lines if "condition-reasons.md" in line] == expected
+
+
+@pytest.mark.parametrize(
     ("startup", "expected"),
     [
         (

@@ -1,7 +1,7 @@
 """The operator's metrics. The first have controller-runtime's names, so that existing dashboards and alerts work; then come our own."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, get_args
 from urllib.parse import urlsplit
 
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sundog_operator.api.reasons import EventReason
 from sundog_operator.app.controller import Result
 from sundog_operator.app.queue.keys import Key, KeyKind
 from sundog_operator.core.events import KubernetesEvent
@@ -16,8 +17,16 @@ from sundog_operator.ports import Object
 
 QUEUE_NAME: Final = "sundog"
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
-_DECISIONS: Final = {"Promoted": "promote", "RolloutStarted": "start", "TrafficShifted": "shift"}
-_ROLLOUT_PREFIX: Final = "Rollout"
+_DECISIONS: Final[Mapping[str, str]] = {
+    EventReason.PROMOTED: "promote",
+    EventReason.ROLLOUT_STARTED: "start",
+    EventReason.TRAFFIC_SHIFTED: "shift",
+    EventReason.ROLLOUT_PAUSED: "paused",
+    EventReason.ROLLOUT_RESUMED: "resumed",
+    EventReason.ROLLOUT_ABORTED: "aborted",
+    EventReason.ROLLOUT_ROLLED_BACK: "rolledback",
+    EventReason.ROLLOUT_SUPERSEDED: "superseded",
+}
 
 
 class OperatorMetrics:
@@ -109,8 +118,7 @@ class OperatorMetrics:
 
     def told(self, event: KubernetesEvent) -> None:
         """Count an event that was recorded for the first time."""
-        if event.reason in _DECISIONS or event.reason.startswith(_ROLLOUT_PREFIX):
-            decision = _DECISIONS.get(event.reason) or event.reason.removeprefix(_ROLLOUT_PREFIX).lower()
+        if (decision := _DECISIONS.get(event.reason)) is not None:
             self._decisions.labels(decision, event.reason).inc()
 
     def missed(self, kind: str, count: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -30,6 +30,30 @@ class Condition(ApiBase):
     message: Message = ""
     last_transition_time: Timestamp
     observed_generation: Annotated[Integer, Field(ge=0)] = 0
+
+
+class Conclusion(NamedTuple):
+    """What a condition is to say: its status, its reason and its message."""
+
+    status: ConditionStatus
+    reason: str
+    message: str
+
+    @classmethod
+    def of(cls, condition: Condition) -> Self:
+        """Return what a stored condition says."""
+        return cls(condition.status, condition.reason, condition.message)
+
+
+_PROBLEM_IF_TRUE: Final = ("Reconciling", "Stalled")
+_ACTIVITIES: Final = ("Progressing", "Running", "Conclusive")
+
+
+def has_problem(condition: Condition) -> bool:
+    """Whether a condition is not as it should be. Conditions that only describe an activity have no such status."""
+    if condition.type in _ACTIVITIES:
+        return False
+    return (condition.status == "True") == (condition.type in _PROBLEM_IF_TRUE)
 
 
 def truncate(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
@@ -76,6 +100,10 @@ class ConditionSet:
     def mark_unknown(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
         """An abnormal condition disappears. Raises ValueError for an unknown type."""
         self._mark(type_, "Unknown", reason, message, at)
+
+    def mark(self, type_: str, conclusion: Conclusion, *, at: datetime) -> None:
+        """Set a condition; an abnormal one that is not True disappears. Raises ValueError for an unknown type."""
+        self._mark(type_, conclusion.status, conclusion.reason, conclusion.message, at)
 
     def drop(self, type_: str) -> None:
         """What an optional condition is about is not asked for any more."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from sundog_operator.api.experiment.experiment import Experiment
 from sundog_operator.api.model_deployment.model_deployment import ModelDeployment
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.schema.validation import Violation, find_changed_immutables, find_unknown_fields, quote_value
 from sundog_operator.errors import SpecError
@@ -42,5 +43,5 @@ def _type_of(obj: object) -> type[Resource]:
     kind = obj.get("kind") if isinstance(obj, Mapping) else None
     type_ = RESOURCE_TYPES.get(kind) if isinstance(kind, str) else None
     if type_ is None:
-        raise SpecError("InvalidSpec", f"{quote_value(kind)} is not one of {', '.join(RESOURCE_TYPES)}")
+        raise SpecError(DeploymentReason.INVALID_SPEC, f"{quote_value(kind)} is not one of {', '.join(RESOURCE_TYPES)}")
     return type_

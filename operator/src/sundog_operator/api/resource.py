@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.memo import Memoized
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.api.scalars import Items, Timestamp
 from sundog_operator.api.schema.validation import Violation, validate
 from sundog_operator.errors import SpecError
@@ -76,7 +77,7 @@ class Resource(ApiBase):
         """
         value, found = validate(cls, _without_status(obj))
         if value is None:
-            raise SpecError("InvalidSpec", "; ".join(str(violation) for violation in found))
+            raise SpecError(DeploymentReason.INVALID_SPEC, "; ".join(str(violation) for violation in found))
         return value.model_copy(update={"status": cls.status_type().parse(obj.get("status"))})
 
     @classmethod

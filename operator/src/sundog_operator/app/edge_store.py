@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api.installation import Installation
+from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.app.apply import ensure, ensure_created
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.edge_resources import find_foreign_objects
@@ -27,29 +28,36 @@ async def is_needed(deps: Dependencies, namespace: str) -> bool:
     return any(await deps.kube.views(EXPERIMENT, namespace, feedback_store.is_needed_by))
 
 
-async def find_store_problem(deps: Dependencies, namespace: str, installation: Installation) -> tuple[str, str]:
-    """Return (reason, message) of why the edges cannot use the store; both empty where they can. Raises DependencyError."""
+async def find_store_problem(deps: Dependencies, namespace: str, installation: Installation) -> Cause | None:
+    """Return why the edges cannot use the store; None where they can. Raises DependencyError."""
     refs = [Ref(kind, namespace, names.EDGE_STORE) for kind in _KINDS]
     if found := await find_foreign_objects(deps, refs):
-        return "NotOwned", f"{', '.join(found)}: exists and was not made by Sundog; rename or delete it"
+        return Cause(
+            ExperimentReason.NOT_OWNED, f"{', '.join(found)}: exists and was not made by Sundog; rename or delete it"
+        )
     name = installation.feedback.store.external.password_secret_name
     if not name:
-        return "", ""
+        return None
     secret = await deps.kube.get(Ref(SECRET, namespace, name))
     if secret is None:
-        return "SecretNotFound", f"Secret {name} of the outcome store: does not exist; create it"
+        return Cause(
+            ExperimentReason.SECRET_NOT_FOUND, f"Secret {name} of the outcome store: does not exist; create it"
+        )
     if names.PASSWORD_KEY not in (secret.get("data") or {}):
-        return "SecretIncomplete", f"Secret {name} of the outcome store: has no key {names.PASSWORD_KEY}; add it"
-    return "", ""
+        return Cause(
+            ExperimentReason.SECRET_INCOMPLETE,
+            f"Secret {name} of the outcome store: has no key {names.PASSWORD_KEY}; add it",
+        )
+    return None
 
 
 async def apply_edge_store(
     deps: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
 ) -> bool:
     """Apply the store. Return False where the edges cannot use it: they serve without it. Raises DependencyError."""
-    reason, message = await find_store_problem(deps, namespace, installation)
-    if reason:
-        log.warning("the edges of %s keep no outcomes: %s", namespace, message, extra={"reason": reason})
+    if (problem := await find_store_problem(deps, namespace, installation)) is not None:
+        extra = {"reason": problem.reason}
+        log.warning("the edges of %s keep no outcomes: %s", namespace, problem.message, extra=extra)
         return False
     store = feedback_store.make_namespace_store(namespace, members)
     await ensure_created(

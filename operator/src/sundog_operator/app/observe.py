@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.api.reasons import Cause
 from sundog_operator.app import edge_store
 from sundog_operator.app.background.prometheus_queries import read_metrics
 from sundog_operator.app.background.webhook_gate import ask_webhook
@@ -114,10 +115,10 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     )
 
 
-async def _find_store_problem(deps: Dependencies, namespace: str, own: Sequence[UserExperiment]) -> tuple[str, str]:
+async def _find_store_problem(deps: Dependencies, namespace: str, own: Sequence[UserExperiment]) -> Cause | None:
     installation = deps.settings.installation
     if installation is None or not any(each.has_outcomes for each in own):
-        return "", ""
+        return None
     return await edge_store.find_store_problem(deps, namespace, installation)
 
 

@@ -7,6 +7,7 @@ pass does everything else.
 from typing import Final
 
 from sundog_operator.api import ExperimentStatus, experiment_conditions
+from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason
 from sundog_operator.app.background import exposure_logs, notifications
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
@@ -16,7 +17,7 @@ from sundog_operator.core.experiments.admission import ExperimentAcceptance, che
 from sundog_operator.core.rollout.state import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
-MODEL_DEPLOYMENT_NOT_FOUND: Final = "ModelDeploymentNotFound"
+MODEL_DEPLOYMENT_NOT_FOUND: Final = ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND
 RESYNC_S: Final = 15.0
 """Seconds between checks that the ModelDeployment still exists: its deletion wakes no key."""
 
@@ -59,7 +60,7 @@ async def _find_blocked_status(
         return None
     missing = f"spec.modelDeployment: no ModelDeployment {name} in namespace {stored['metadata']['namespace']}"
     if state.has_begun(before):
-        ended = transitions.end_experiment(before, STOPPED, MODEL_DEPLOYMENT_NOT_FOUND, missing, now)
+        ended = transitions.end_experiment(before, STOPPED, Cause(EndReason.MODEL_DEPLOYMENT_NOT_FOUND, missing), now)
         return _make_blocked_status(stored, ended, MODEL_DEPLOYMENT_NOT_FOUND, missing, deps)
     waiting = before.model_copy(update={"phase": "Pending"})
     message = f"{missing}; create it, and the Experiment begins"

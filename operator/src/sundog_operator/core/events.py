@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sundog_operator.api import format_timestamp
+from sundog_operator.api.reasons import EventReason
 
 NOTE_LIMIT = 1024
 """Bytes of UTF-8. The API server rejects an event with a longer note."""
@@ -38,32 +39,32 @@ def _since(of: str, reason: str, since: datetime) -> str:
 def revision_created(number: int) -> KubernetesEvent:
     """The operator created a revision for a changed spec."""
     return KubernetesEvent(
-        "Normal", "RevisionCreated", "CreateRevision", f"created revision {number} for the spec", str(number)
+        "Normal", EventReason.REVISION_CREATED, "CreateRevision", f"created revision {number} for the spec", str(number)
     )
 
 
 def rollout_started(experiment: str, revision: int, stable: int) -> KubernetesEvent:
     """A candidate starts beside stable."""
     note = f"rollout {experiment} of revision {revision} started; revision {stable} keeps serving"
-    return KubernetesEvent("Normal", "RolloutStarted", "Rollout", note, experiment)
+    return KubernetesEvent("Normal", EventReason.ROLLOUT_STARTED, "Rollout", note, experiment)
 
 
 def traffic_shifted(experiment: str, epoch: int, weight: int, revision: int, why: str) -> KubernetesEvent:
     """The operator committed a new weight. `why` is the reason; empty for the first weight."""
     note = f"rollout {experiment}: revision {revision} gets {weight} % of the traffic from epoch {epoch}{_because(why)}"
-    return KubernetesEvent("Normal", "TrafficShifted", "Shift", note, f"{experiment}/{epoch}")
+    return KubernetesEvent("Normal", EventReason.TRAFFIC_SHIFTED, "Shift", note, f"{experiment}/{epoch}")
 
 
 def gate_opened(experiment: str, step: int, weight: int, why: str) -> KubernetesEvent:
     """A gate opened, and the next step starts at the same weight. Another weight has the event `traffic_shifted` instead."""
     note = f"rollout {experiment}: step {step} started, still at {weight} %{_because(why)}"
-    return KubernetesEvent("Normal", "GateOpened", "OpenGate", note, f"{experiment}/{step}")
+    return KubernetesEvent("Normal", EventReason.GATE_OPENED, "OpenGate", note, f"{experiment}/{step}")
 
 
 def rollout_paused(experiment: str, epoch: int, reason: str, message: str, since: datetime) -> KubernetesEvent:
     """A rollout is paused until a user acts. A later pause for the same reason is another event."""
     key = _since(f"{experiment}/{epoch}", reason, since)
-    return KubernetesEvent("Warning", "RolloutPaused", "Pause", f"rollout {experiment}: {message}", key)
+    return KubernetesEvent("Warning", EventReason.ROLLOUT_PAUSED, "Pause", f"rollout {experiment}: {message}", key)
 
 
 def rollout_resumed(experiment: str, reason: str, since: datetime) -> KubernetesEvent:
@@ -72,86 +73,90 @@ def rollout_resumed(experiment: str, reason: str, since: datetime) -> Kubernetes
         f"rollout {experiment} resumed: it was paused ({reason}) since {format_timestamp(since)},"
         " and stable has been healthy for 5 minutes"
     )
-    return KubernetesEvent("Normal", "RolloutResumed", "Resume", note, _since(experiment, reason, since))
+    return KubernetesEvent("Normal", EventReason.ROLLOUT_RESUMED, "Resume", note, _since(experiment, reason, since))
 
 
 def revision_promoted(revision: int, previous: int | None, attempt: str, why: str = "") -> KubernetesEvent:
     """A revision became stable. `attempt` identifies this attempt at the revision; `why` is the reason."""
     note = f"revision {revision} is stable" + (f"; it replaces revision {previous}" if previous else "") + _because(why)
-    return KubernetesEvent("Normal", "Promoted", "Promote", note, f"{previous}-{revision}/{attempt}")
+    return KubernetesEvent("Normal", EventReason.PROMOTED, "Promote", note, f"{previous}-{revision}/{attempt}")
 
 
 def rollout_ended(outcome: str, attempt: str, message: str) -> KubernetesEvent:
     """A rollout ended without its candidate becoming stable."""
     kind: Literal["Normal", "Warning"] = "Normal" if outcome == "Superseded" else "Warning"
-    return KubernetesEvent(kind, f"Rollout{outcome}", "RollBack", message, f"{attempt}/{outcome}")
+    return KubernetesEvent(kind, EventReason(f"Rollout{outcome}"), "RollBack", message, f"{attempt}/{outcome}")
 
 
 def experiment_started(experiment: str, uid: str, arms: Sequence[str], stable: int) -> KubernetesEvent:
     """The arms of a user's Experiment start."""
     note = f"Experiment {experiment}: starting {', '.join(arms)} beside revision {stable}, which keeps serving"
-    return KubernetesEvent("Normal", "ExperimentStarted", "StartExperiment", note, uid)
+    return KubernetesEvent("Normal", EventReason.EXPERIMENT_STARTED, "StartExperiment", note, uid)
 
 
 def experiment_running(experiment: str, uid: str, epoch: int, shares: str) -> KubernetesEvent:
     """The arms of an Experiment have traffic."""
     note = f"Experiment {experiment}: {shares} from epoch {epoch}"
-    return KubernetesEvent("Normal", "ExperimentRunning", "StartExperiment", note, f"{uid}/{epoch}")
+    return KubernetesEvent("Normal", EventReason.EXPERIMENT_RUNNING, "StartExperiment", note, f"{uid}/{epoch}")
 
 
 def arm_dropped(experiment: str, uid: str, arm: str, why: str) -> KubernetesEvent:
     """The operator dropped one arm; the other arms keep their traffic."""
     return KubernetesEvent(
-        "Warning", "ArmDropped", "DropArm", f"Experiment {experiment}: arm {arm}: {why}", f"{uid}/{arm}"
+        "Warning", EventReason.ARM_DROPPED, "DropArm", f"Experiment {experiment}: arm {arm}: {why}", f"{uid}/{arm}"
     )
 
 
 def weights_moved(experiment: str, uid: str, epoch: int, shares: str) -> KubernetesEvent:
     """The outcomes of the arms changed their weights."""
     note = f"Experiment {experiment}: outcomes moved the weights to {shares} from epoch {epoch}"
-    return KubernetesEvent("Normal", "WeightsMoved", "Shift", note, f"{uid}/{epoch}")
+    return KubernetesEvent("Normal", EventReason.WEIGHTS_MOVED, "Shift", note, f"{uid}/{epoch}")
 
 
 def experiment_paused(experiment: str, uid: str, reason: str, message: str, since: datetime) -> KubernetesEvent:
     """An Experiment collects no evidence, because its control is unhealthy."""
     note = f"Experiment {experiment} collects no evidence until control has been healthy for 5 minutes: {message}"
-    return KubernetesEvent("Warning", "ExperimentPaused", "Pause", note, _since(uid, reason, since))
+    return KubernetesEvent("Warning", EventReason.EXPERIMENT_PAUSED, "Pause", note, _since(uid, reason, since))
 
 
 def experiment_resumed(experiment: str, uid: str, reason: str, since: datetime) -> KubernetesEvent:
     """An Experiment collects evidence again, without a user's action."""
     note = f"Experiment {experiment} collects evidence again: it was paused ({reason}) since {format_timestamp(since)}"
-    return KubernetesEvent("Normal", "ExperimentResumed", "Resume", note, _since(uid, reason, since))
+    return KubernetesEvent("Normal", EventReason.EXPERIMENT_RESUMED, "Resume", note, _since(uid, reason, since))
 
 
 def evidence_doubted(experiment: str, uid: str, reason: str, message: str, since: datetime) -> KubernetesEvent:
     """The data allows no verdict since `since`, for `reason`. Its key leaves out `message`, whose numbers may change."""
     note = f"Experiment {experiment}: no verdict while its data is in doubt ({reason}): {message}"
-    return KubernetesEvent("Warning", "EvidenceDoubted", "DecideExperiment", note, _since(uid, reason, since))
+    return KubernetesEvent(
+        "Warning", EventReason.EVIDENCE_DOUBTED, "DecideExperiment", note, _since(uid, reason, since)
+    )
 
 
 def arm_won(experiment: str, uid: str, reason: str) -> KubernetesEvent:
     """An arm won, and the experiment runs until a user ends it."""
-    return KubernetesEvent("Normal", "ArmWon", "DecideExperiment", f"Experiment {experiment}: {reason}", uid)
+    return KubernetesEvent("Normal", EventReason.ARM_WON, "DecideExperiment", f"Experiment {experiment}: {reason}", uid)
 
 
 def experiment_ended(experiment: str, uid: str, phase: str, reason: str) -> KubernetesEvent:
     """An Experiment ended, and stable has all traffic. `uid` is empty for an Experiment that was deleted."""
     kind: Literal["Normal", "Warning"] = "Normal" if phase == "Concluded" else "Warning"
     note = f"Experiment {experiment}: {reason}"
-    return KubernetesEvent(kind, f"Experiment{phase}", "EndExperiment", note, f"{uid or experiment}/{phase}")
+    return KubernetesEvent(
+        kind, EventReason(f"Experiment{phase}"), "EndExperiment", note, f"{uid or experiment}/{phase}"
+    )
 
 
 def log_not_written(experiment: str, sequence: int, problem: str) -> KubernetesEvent:
     """The operator could not write an exposure log."""
     note = f"Experiment {experiment}: exposure log {sequence}: {problem}; still retrying, and the experiment continues"
-    return KubernetesEvent("Warning", "LogNotWritten", "WriteLog", note, f"{experiment}/{sequence}")
+    return KubernetesEvent("Warning", EventReason.LOG_NOT_WRITTEN, "WriteLog", note, f"{experiment}/{sequence}")
 
 
 def service_refused(problem: str) -> KubernetesEvent:
     """The API server rejected the Service of a ModelDeployment. The key leaves out `problem`, whose numbers may change."""
     note = f"Service: not written, so the address may not work: {problem}; still retrying"
-    return KubernetesEvent("Warning", "ServiceRefused", "WriteService", note, "")
+    return KubernetesEvent("Warning", EventReason.SERVICE_REFUSED, "WriteService", note, "")
 
 
 def replica_lost(revision: int, replicas: Sequence[str], running: int, wanted: int, problem: str) -> KubernetesEvent:
@@ -159,13 +164,15 @@ def replica_lost(revision: int, replicas: Sequence[str], running: int, wanted: i
     which = f"replica {replicas[0]}" if len(replicas) == 1 else f"{len(replicas)} replicas"
     note = f"revision {revision}: {which} ended; Serve starts a replacement; {running} of {wanted} run"
     cause = " ".join(problem.split())
-    return KubernetesEvent("Warning", "ReplicaLost", "ReplaceReplica", note + _because(cause), ",".join(replicas))
+    return KubernetesEvent(
+        "Warning", EventReason.REPLICA_LOST, "ReplaceReplica", note + _because(cause), ",".join(replicas)
+    )
 
 
 def edge_replaced(pod: str, uid: str, epoch: int) -> KubernetesEvent:
     """The operator deletes an edge pod that did not apply an abort."""
     note = f"edge {pod}: epoch {epoch} is not in force 60 s after an abort; deleting the pod, and another replaces it"
-    return KubernetesEvent("Warning", "EdgeReplaced", "ReplaceEdge", note, uid)
+    return KubernetesEvent("Warning", EventReason.EDGE_REPLACED, "ReplaceEdge", note, uid)
 
 
 def poison_request(revision: int, count: int, attempt: str) -> KubernetesEvent:
@@ -176,7 +183,7 @@ def poison_request(revision: int, count: int, attempt: str) -> KubernetesEvent:
         " the edges do not retry a third time"
     )
     return KubernetesEvent(
-        "Warning", "PoisonRequest", "RetryRequest", note, f"{attempt}/{revision}/{count.bit_length()}"
+        "Warning", EventReason.POISON_REQUEST, "RetryRequest", note, f"{attempt}/{revision}/{count.bit_length()}"
     )
 
 
@@ -185,7 +192,7 @@ def notification_failed(experiment: str, receiver: int, place: str, problem: str
     note = (
         f"rollout {experiment}: {place} (notify[{receiver}]) {problem}; retrying for an hour, and the rollout continues"
     )
-    return KubernetesEvent("Warning", "NotificationFailed", "Notify", note, f"{experiment}/{receiver}")
+    return KubernetesEvent("Warning", EventReason.NOTIFICATION_FAILED, "Notify", note, f"{experiment}/{receiver}")
 
 
 def revision_failed(revision: int, reason: str, message: str, failures: int) -> KubernetesEvent:
@@ -199,7 +206,7 @@ def command_handled(verb: str, ident: str, result: str, message: str) -> Kuberne
     """The operator accepted or rejected a command."""
     kind: Literal["Normal", "Warning"] = "Normal" if result == "Accepted" else "Warning"
     note = f"{verb} {ident}: {result}" + (f": {message}" if message else "")
-    return KubernetesEvent(kind, f"Command{result}", "Command", note, ident)
+    return KubernetesEvent(kind, EventReason(f"Command{result}"), "Command", note, ident)
 
 
 def spec_refused(reason: str, message: str, generation: int) -> KubernetesEvent:

@@ -14,6 +14,7 @@ from sundog_operator.api import (
     RevisionStatus,
     format_duration,
 )
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.revisions import Revision
 from sundog_operator.ports import Object
 from sundog_operator.shell.describe_experiment import experiment_sections
@@ -25,6 +26,7 @@ from sundog_operator.shell.layout import (
     facts_section,
     grid,
     make_section,
+    reasons_section,
     title_line,
 )
 
@@ -58,6 +60,7 @@ def describe_model_deployment(details: DeploymentDetails, now: datetime) -> Rend
         parts += experiment_sections(details.experiment, now)
     parts += make_section("Commands", _last_command_and_rollout(status))
     parts += make_section("Conditions", conditions_section(status.conditions, now))
+    parts += make_section("Reasons", reasons_section(status.conditions))
     parts += make_section("Events", events_section(details.events, now))
     return Group(*parts)
 
@@ -76,7 +79,7 @@ def find_wait_reason(obj: Object, status: ModelDeploymentStatus) -> str:
         if condition is not None and condition.status != "True":
             return condition.message or condition.reason
     progressing = by_type.get("Progressing")
-    if progressing is not None and progressing.reason == "ExperimentRunning":
+    if progressing is not None and progressing.reason == DeploymentReason.EXPERIMENT_RUNNING:
         return progressing.message
     return "nothing"
 
@@ -131,7 +134,7 @@ def _describe_start(status: ModelDeploymentStatus) -> str:
 
 
 def _find_dry_run(status: ModelDeploymentStatus) -> Condition | None:
-    return next((condition for condition in status.conditions if condition.reason == "DryRun"), None)
+    return next((condition for condition in status.conditions if condition.reason == DeploymentReason.DRY_RUN), None)
 
 
 def _revisions_table(details: DeploymentDetails, status: ModelDeploymentStatus, now: datetime) -> RenderableType:

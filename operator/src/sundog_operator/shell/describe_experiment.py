@@ -30,6 +30,7 @@ from sundog_operator.shell.layout import (
     format_span,
     grid,
     make_section,
+    reasons_section,
     title_line,
 )
 from sundog_operator.shell.plan_text import checks_section, plan_section, steps_section
@@ -49,6 +50,7 @@ def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) ->
         facts_section([("Model", str((obj.get("spec") or {}).get("modelDeployment", "")))]),
         *experiment_sections(obj, now),
         *make_section("Conditions", conditions_section(status.conditions, now)),
+        *make_section("Reasons", reasons_section(status.conditions)),
         *make_section("Events", events_section(events, now)),
     )
 

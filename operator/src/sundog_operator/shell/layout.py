@@ -8,10 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.api import (
-    Condition,
-    format_duration,
-)
+from sundog_operator.api import Condition, format_duration
+from sundog_operator.api.conditions import has_problem
+from sundog_operator.api.reasons import is_documented, reason_link
 from sundog_operator.ports import Object
 
 NO_TIME: Final = format_duration(timedelta())
@@ -52,6 +51,12 @@ def conditions_section(conditions: Sequence[Condition], now: datetime) -> Render
             *map(Text, (each.type, each.status, ago(each.last_transition_time, now), each.reason, each.message))
         )
     return table if conditions else None
+
+
+def reasons_section(conditions: Sequence[Condition]) -> RenderableType | None:
+    """Return each reason of a condition that is not as it should be, with the link to its entry; None if all are."""
+    found = dict.fromkeys(each.reason for each in conditions if has_problem(each) and is_documented(each.reason))
+    return facts_section((reason, reason_link(reason)) for reason in found) if found else None
 
 
 def events_section(events: Sequence[Object], now: datetime) -> RenderableType | None:

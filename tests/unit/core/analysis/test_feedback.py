@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sundog_edge.feedback.join import render_feedback_section
+from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.analysis import feedback
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSelection, FeedbackSums, OutcomeSums
@@ -64,7 +65,10 @@ def test_overflow_and_unknown_units_are_kept() -> None:
 def test_known_sums_are_never_taken_back() -> None:
     older = edge("b", of({"sequence": 4, "exposed/2/wide": 7}))
     assert feedback.update_sums(KNOWN, [older], WANTED) == (KNOWN, None)
-    assert feedback.update_sums(KNOWN, [], WANTED) == (KNOWN, (feedback.FEEDBACK_UNAVAILABLE, "there is no edge"))
+    assert feedback.update_sums(KNOWN, [], WANTED) == (
+        KNOWN,
+        (ExperimentReason.FEEDBACK_UNAVAILABLE, "there is no edge"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ def test_known_sums_are_never_taken_back() -> None:
     ],
 )
 def test_a_missing_or_invalid_report_is_described_and_one_valid_edge_is_enough(report: EdgeReport, why: str) -> None:
-    assert feedback.update_sums(KNOWN, [report], WANTED) == (KNOWN, (feedback.FEEDBACK_UNAVAILABLE, why))
+    assert feedback.update_sums(KNOWN, [report], WANTED) == (KNOWN, (ExperimentReason.FEEDBACK_UNAVAILABLE, why))
     assert feedback.update_sums(FeedbackSums(), [report, edge("b", of(TALLY))], WANTED) == (KNOWN, None)
 
 
@@ -104,7 +108,7 @@ def test_another_store_is_reported_and_not_used() -> None:
         known, problem = feedback.update_sums(KNOWN, reports, WANTED)
         assert known == KNOWN
         assert problem is not None
-        assert problem[0] == feedback.FEEDBACK_STORE_REPLACED
+        assert problem[0] == ExperimentReason.FEEDBACK_STORE_REPLACED
         assert "(s1, s2)" in problem[1]
 
 

@@ -21,6 +21,7 @@ from sundog_operator.api import (
     ShadowStatus,
     StepStatus,
 )
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import (
@@ -505,7 +506,7 @@ def test_copies_are_requested_only_during_the_step() -> None:
     assert opened.step is not None
     opened = opened.model_copy(update={"step": opened.step.model_copy(update={"gate": "none"})})
     assert shadow_agreement.evaluate_shadow(opened, ATTEMPT, []) is None
-    stopped = transitions.stop(running(status), "Aborted", "by command", T0)
+    stopped = transitions.stop(running(status), Cause("Aborted", "by command"), T0)
     assert shadow_agreement.evaluate_shadow(stopped, ATTEMPT, []) is None
     assert shadow_comparison.active_shadow(running(status)) == status.plan.steps[0].shadow
 

@@ -8,6 +8,7 @@ import pytest
 
 from experiment_statuses import T0, begin_experiment
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import blocks
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
@@ -50,7 +51,7 @@ class Counts:
         following = self.folded.following
         self.blocks = {**{n: b for n, b in self.blocks.items() if n > following - 60}, following - 1: own}
 
-    def evaluate(self, feedback: tuple[str, str] | None = None) -> ExperimentEvaluation:
+    def evaluate(self, feedback: Cause | None = None) -> ExperimentEvaluation:
         collected = CollectedCounts(
             tallies=Counters("uid", {"edge-0/b": self.rows}, {1: self.folded}, {1: self.folded}),
             reports=[],
@@ -169,7 +170,7 @@ def test_outcomes_without_counts_have_no_data() -> None:
 
 def test_nothing_is_decided_while_outcomes_are_unavailable() -> None:
     counts = Counts(running("a", metrics={"success": [{"name": "conversion", "feedback": "converted"}]}))
-    problem = ("FeedbackUnavailable", "no edge has any")
+    problem = Cause("FeedbackUnavailable", "no edge has any")
     evaluation = counts.evaluate(problem)
     assert evaluation.feedback == problem
     assert evaluation.ruling is not None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bucket_ranges import is_partition
 from experiment_statuses import T0, freeze_experiment, stable_revision
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, PlanGuardrail
+from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
@@ -94,7 +95,7 @@ def test_harm_of_the_last_arm_concludes_and_its_loss_stops() -> None:
     after = state_machine.tick(running(names=("a",)), inputs(9, evidence=evidence(harm={"a": "worse"})))
     assert (after.phase, after.verdict.decision, after.verdict.winner) == ("Concluded", "Harm", "")
     assert weights(after) == {"stable": 100, "control": 0, "a": 0}
-    gone = {"a": ArmState(failure=("ArmUnavailable", "no replica"))}
+    gone = {"a": ArmState(failure=Cause("ArmUnavailable", "no replica"))}
     after = state_machine.tick(running(names=("a",)), inputs(9, arms=gone, evidence=evidence()))
     assert (after.phase, after.verdict.decision) == ("Stopped", "Undecided")
     assert after.verdict.reason == "ArmUnavailable: all arms were dropped: arm a: ArmUnavailable: no replica"
@@ -102,13 +103,15 @@ def test_harm_of_the_last_arm_concludes_and_its_loss_stops() -> None:
 
 def test_an_arm_that_cannot_start_stops_it_before_anything_moves() -> None:
     status = frozen()
-    after = state_machine.tick(status, inputs(arms={"b": ArmState(failure=("LoadFailed", "size mismatch"))}))
+    after = state_machine.tick(status, inputs(arms={"b": ArmState(failure=Cause("LoadFailed", "size mismatch"))}))
     assert (after.phase, after.verdict.reason) == ("Stopped", "LoadFailed: arm b: size mismatch")
     assert (after.arms, after.epoch) == (status.arms, status.epoch)
 
 
 def test_epochs_with_unfit_control_are_no_evidence() -> None:
-    troubled = evidence(control=BaselineHealth("ControlUnhealthy", "20 % of control's requests failed", settled=False))
+    troubled = evidence(
+        control=BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "20 % of control's requests failed"), settled=False)
+    )
     paused = state_machine.tick(running(), inputs(9, evidence=troubled))
     assert paused.paused is not None
     assert [epoch.troubled for epoch in paused.evidence_epochs] == [True]
@@ -119,7 +122,7 @@ def test_epochs_with_unfit_control_are_no_evidence() -> None:
     assert [(epoch.number, epoch.troubled) for epoch in renewed.evidence_epochs] == [(2, True), (3, False)]
 
 
-OUTAGE = BaselineHealth("ControlUnhealthy", "20 % of control's requests failed", settled=False)
+OUTAGE = BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "20 % of control's requests failed"), settled=False)
 
 
 def won_by(arm: str) -> ExperimentStatus:
@@ -170,13 +173,16 @@ def test_a_winner_that_does_harm_has_not_won_and_the_others_go_on() -> None:
 def test_a_win_outlasts_harm_of_another_arm_and_a_winner_that_is_gone() -> None:
     status = won_by("a")
     harmed = state_machine.tick(status, inputs(20, evidence=evidence(harm={"b": "worse"})))
-    gone = state_machine.tick(status, inputs(20, arms={"a": ArmState(failure=("ArmUnavailable", "no replica"))}))
+    gone = state_machine.tick(status, inputs(20, arms={"a": ArmState(failure=Cause("ArmUnavailable", "no replica"))}))
     for after in (harmed, gone):
         assert (after.paused, after.verdict) == (status.paused, status.verdict)
 
 
 HARM_OF_B: dict[str, Any] = {"evidence": evidence(harm={"b": "worse"})}
-LOSS_OF_A: dict[str, Any] = {"arms": {"a": ArmState(failure=("ArmUnavailable", "no replica"))}, "evidence": evidence()}
+LOSS_OF_A: dict[str, Any] = {
+    "arms": {"a": ArmState(failure=Cause("ArmUnavailable", "no replica"))},
+    "evidence": evidence(),
+}
 
 
 @pytest.mark.parametrize("drops", [(HARM_OF_B, LOSS_OF_A), (LOSS_OF_A, HARM_OF_B)], ids=["harm first", "loss first"])
@@ -197,14 +203,14 @@ def test_if_the_winner_does_harm_no_arm_has_won() -> None:
 
 def test_a_drop_does_not_end_the_warm_up() -> None:
     status = state_machine.tick(state_machine.tick(frozen(), inputs()), inputs(1))
-    gone = {"a": ArmState(failure=("ArmUnavailable", "no replica"))}
+    gone = {"a": ArmState(failure=Cause("ArmUnavailable", "no replica"))}
     after = state_machine.tick(status, inputs(1.2, arms=gone, evidence=ExperimentEvaluation(requests=3)))
     assert (weights(after)["a"], after.epoch.number, after.evidence_epochs) == (0, 2, ())
 
 
 def test_a_warm_up_does_not_end_while_control_is_unfit() -> None:
     status = state_machine.tick(state_machine.tick(frozen(), inputs()), inputs(1))
-    troubled = evidence(control=BaselineHealth("ControlUnhealthy", "bad", settled=False))
+    troubled = evidence(control=BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "bad"), settled=False))
     paused = state_machine.tick(status, inputs(2, evidence=troubled))
     assert paused.paused is not None
     assert state_machine.tick(paused, inputs(30, evidence=troubled)) == paused
@@ -216,7 +222,8 @@ def test_the_number_of_epochs_is_bounded_and_excluded_ones_go_first() -> None:
     status = running()
     for minute in range(10, 10 + 5 * state.MAX_EPOCHS, 5):
         status = state_machine.tick(
-            status, inputs(minute, evidence=evidence(control=BaselineHealth("ControlUnhealthy", "bad")))
+            status,
+            inputs(minute, evidence=evidence(control=BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "bad")))),
         )
         for later in (1, 2, 3):
             status = state_machine.tick(status, inputs(minute + later, evidence=evidence()))
@@ -277,7 +284,7 @@ def test_the_number_of_units_never_falls() -> None:
 
 @pytest.mark.parametrize("status", [frozen(), running()])
 def test_a_requested_end_gives_stable_all_traffic(status: ExperimentStatus) -> None:
-    after = state_machine.tick(status, inputs(9, end=("StoppedByUser", "spec.stopped is true")))
+    after = state_machine.tick(status, inputs(9, end=Cause("StoppedByUser", "spec.stopped is true")))
     assert (after.phase, after.verdict.reason) == ("Stopped", "StoppedByUser: spec.stopped is true")
     assert weights(after)["stable"] == 100
     assert state_machine.tick(after, inputs(99, evidence=evidence(harm={"a": "worse"}))) == after
@@ -311,10 +318,12 @@ def test_each_bucket_always_has_one_arm_and_control_keeps_its_own(history: list[
             harm=dict.fromkeys(now["harm"], "worse"),
             dead=dict.fromkeys(now["dead"], "dead"),
             broken="broken" if now["broken"] else "",
-            control=BaselineHealth("ControlUnhealthy", "bad", settled=False) if now["trouble"] else BaselineHealth(),
+            control=BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "bad"), settled=False)
+            if now["trouble"]
+            else BaselineHealth(),
         )
-        failed = {name: ArmState(failure=("DeployFailed", "gone")) for name in now["failed"]}
-        end = ("StoppedByUser", "asked for") if now["end"] else None
+        failed = {name: ArmState(failure=Cause("DeployFailed", "gone")) for name in now["failed"]}
+        end = Cause("StoppedByUser", "asked for") if now["end"] else None
         before = status
         status = state_machine.tick(
             status, inputs(minute, confirmed=now["confirmed"], arms=failed, end=end, evidence=found)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sundog_operator.api import ExperimentStatus, PlanInPlace, Rollout
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.rollout import freeze, in_place, replica_counts, state, state_machine, steering, transitions
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.evaluation import Evaluation
@@ -139,7 +140,7 @@ def inputs(needed: int = 4, after: timedelta = timedelta(0), **changes: object) 
 
 class TestGivingBack:
     def test_traffic_follows_the_replicas_of_stable_and_then_it_has_ended(self) -> None:
-        status = transitions.stop(rollout_at(50), "RolledBack", "errors", T0)
+        status = transitions.stop(rollout_at(50), Cause("RolledBack", "errors"), T0)
         assert (status.phase, state.canary_weight(status)) == ("Running", 50)
         weights = []
         for ready in (1, 2, 2, 3):
@@ -149,20 +150,20 @@ class TestGivingBack:
         assert (status.phase, status.giving_back, status.verdict.reason) == ("Stopped", None, "RolledBack: errors")
 
     def test_what_ends_it_first_is_what_is_told(self) -> None:
-        status = transitions.stop(rollout_at(50), "Aborted", "by command a", T0)
-        assert transitions.stop(status, "RolledBack", "errors", T0) == status
-        result = state_machine.tick(status, inputs(stable=1, failure=("DeployFailed", "gone")))
+        status = transitions.stop(rollout_at(50), Cause("Aborted", "by command a"), T0)
+        assert transitions.stop(status, Cause("RolledBack", "errors"), T0) == status
+        result = state_machine.tick(status, inputs(stable=1, failure=Cause("DeployFailed", "gone")))
         assert result.giving_back == status.giving_back
         assert result.step is not None
         assert result.step.reason == ("Aborted: returns traffic to stable as its replicas become available: 1 of 4")
 
     def test_a_replica_of_stable_that_dies_takes_no_traffic_back(self) -> None:
-        status = state_machine.tick(transitions.stop(rollout_at(50), "Aborted", "a", T0), inputs(stable=2))
+        status = state_machine.tick(transitions.stop(rollout_at(50), Cause("Aborted", "a"), T0), inputs(stable=2))
         assert state.canary_weight(state_machine.tick(status, inputs(stable=0))) == 25
 
     @pytest.mark.parametrize("end", [{"dead": True}, {"after": state.GIVE_BACK_TIMEOUT}])
     def test_all_of_it_goes_back_at_once_from_what_is_dead_or_where_nothing_comes(self, end: dict[str, object]) -> None:
-        status = transitions.stop(rollout_at(75), "Aborted", "a", T0)
+        status = transitions.stop(rollout_at(75), Cause("Aborted", "a"), T0)
         status = state_machine.tick(status, inputs(stable=0))
         assert state.canary_weight(status) == 75
         ended = state_machine.tick(status, inputs(stable=0, **end))  # type: ignore[arg-type]
@@ -170,14 +171,16 @@ class TestGivingBack:
 
     def test_each_share_has_its_own_time_to_go_back(self) -> None:
         late = state.GIVE_BACK_TIMEOUT - timedelta(seconds=1)
-        status = state_machine.tick(transitions.stop(rollout_at(75, 8), "Aborted", "a", T0), inputs(8, late, stable=3))
+        status = state_machine.tick(
+            transitions.stop(rollout_at(75, 8), Cause("Aborted", "a"), T0), inputs(8, late, stable=3)
+        )
         weight = state.canary_weight(status)
         assert 0 < weight < 75
         assert state.canary_weight(state_machine.tick(status, inputs(8, 2 * late, stable=3))) == weight
 
     def test_a_clock_that_is_set_back_lets_it_wait_for_no_longer(self) -> None:
         back = timedelta(days=1)
-        status = state_machine.tick(transitions.stop(rollout_at(75), "Aborted", "a", T0), inputs(after=-back))
+        status = state_machine.tick(transitions.stop(rollout_at(75), Cause("Aborted", "a"), T0), inputs(after=-back))
         assert state.canary_weight(status) == 75
         ended = state_machine.tick(status, inputs(after=state.GIVE_BACK_TIMEOUT - back))
         assert (ended.phase, state.canary_weight(ended)) == ("Stopped", 0)
@@ -185,14 +188,14 @@ class TestGivingBack:
     def test_without_traffic_there_is_nothing_to_give_back(self) -> None:
         rollout = Rollout.from_json({"steps": [{"weight": 25}], "capacity": "inPlace"})
         pending = freeze.freeze(rollout, 7, 8, T0, replicas=4, shared=PlanInPlace())
-        assert transitions.stop(pending, "Aborted", "a", T0).phase == "Stopped"
+        assert transitions.stop(pending, Cause("Aborted", "a"), T0).phase == "Stopped"
 
     def test_beside_stable_it_ends_at_once(self) -> None:
         beside = rollout_at(50).model_copy(update={"plan": rollout_at(50).plan.model_copy(update={"in_place": None})})
-        assert transitions.stop(beside, "Aborted", "a", T0).phase == "Stopped"
+        assert transitions.stop(beside, Cause("Aborted", "a"), T0).phase == "Stopped"
 
     @pytest.mark.parametrize(
-        "ends", [{"failure": ("CandidateUnavailable", "gone")}, {"evidence": Evaluation(harm="h")}]
+        "ends", [{"failure": Cause("CandidateUnavailable", "gone")}, {"evidence": Evaluation(harm="h")}]
     )
     def test_whatever_ends_it_is_paced(self, ends: dict[str, object]) -> None:
         status = state_machine.tick(rollout_at(50), inputs(available=2, stable=2, **ends))

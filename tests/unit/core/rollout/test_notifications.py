@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentStatus, NotificationDelivery, PauseStatus, Rollout, RolloutNotice
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import freeze, notifications, state_machine, steering, transitions
 from sundog_operator.core.rollout.commands import RolloutCommand
@@ -75,14 +76,14 @@ def test_without_receivers_nothing_is_kept() -> None:
 )
 def test_an_end_has_the_name_in_the_status_of_the_deployment(end: tuple[str, str], event: str | None) -> None:
     before = frozen({"webhook": HOOK})
-    after = notifications.add_notices(before, transitions.stop(before, *end, T0), T0)
+    after = notifications.add_notices(before, transitions.stop(before, Cause(*end), T0), T0)
     assert notices_of(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
     assert notifications.add_notices(after, after, T0) == after
 
 
 def test_a_reason_is_cut_to_what_a_status_takes() -> None:
     before = frozen({"webhook": HOOK})
-    after = notifications.add_notices(before, transitions.stop(before, "LoadFailed", "x" * 5000, T0), T0)
+    after = notifications.add_notices(before, transitions.stop(before, Cause("LoadFailed", "x" * 5000), T0), T0)
     assert after.notices[-1].reason == "LoadFailed: " + "x" * (notifications.REASON_LIMIT - 12)
     assert ExperimentStatus.parse(after.to_json()).notices == after.notices
 
@@ -115,7 +116,7 @@ def test_an_attempt_has_room_for_its_end_whatever_it_was_paused_for() -> None:
     full = status.model_copy(update={"notices": (*status.notices, *many)})
     paused = full.model_copy(update={"paused": PauseStatus(reason="NoData", since=T0)})
     assert notifications.add_notices(full, paused, T0).notices == full.notices
-    ended = notifications.add_notices(full, transitions.stop(full, "Aborted", "by command x", T0), T0)
+    ended = notifications.add_notices(full, transitions.stop(full, Cause("Aborted", "by command x"), T0), T0)
     assert ended.notices[-1].event == "aborted"
     assert ExperimentStatus.parse(ended.to_json()) == ended
 

@@ -19,6 +19,7 @@ from sundog_operator.api import (
     Rollout,
     StepStatus,
 )
+from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.rollout import (
     explanations,
     freeze,
@@ -29,7 +30,7 @@ from sundog_operator.core.rollout import (
     transitions,
 )
 from sundog_operator.core.rollout.commands import RolloutCommand
-from sundog_operator.core.rollout.evaluation import CONTROL_UNHEALTHY, HEALTHY, BaselineHealth, Evaluation
+from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth, Evaluation
 from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.rollout.state import RolloutInputs
 
@@ -97,9 +98,9 @@ def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
 
 def test_traffic_is_the_committed_one_not_that_of_the_step() -> None:
     waits = steering.execute_command(frozen(), RolloutCommand("a", "promote", 8, full=True), T0)
-    assert not state.had_traffic(transitions.stop(waits, "Aborted", "by command b", T0))
+    assert not state.had_traffic(transitions.stop(waits, Cause("Aborted", "by command b"), T0))
     served = settle(frozen(), timedelta(0), make_evaluation())
-    assert state.had_traffic(transitions.stop(served, "Aborted", "by command b", T0))
+    assert state.had_traffic(transitions.stop(served, Cause("Aborted", "by command b"), T0))
     by_header = settle(
         frozen(steps=[{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25}]), timedelta(0), make_evaluation()
     )
@@ -112,7 +113,7 @@ def test_an_older_attempt_had_traffic_by_its_entered_steps() -> None:
 
     assert not state.had_traffic(of_before(frozen()))
     served = of_before(settle(frozen(), timedelta(0), make_evaluation()))
-    assert state.had_traffic(transitions.stop(served, "Aborted", "by command b", T0))
+    assert state.had_traffic(transitions.stop(served, Cause("Aborted", "by command b"), T0))
 
 
 def test_a_warm_up_counts_from_when_all_edges_have_the_weight() -> None:
@@ -194,7 +195,7 @@ def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
         collecting(), tick_inputs(LATER, make_evaluation(harm="five times the errors"), opens_at=OPENS)
     )
     failed = state_machine.tick(
-        collecting(), tick_inputs(LATER, make_evaluation(), opens_at=OPENS, failure=("LoadFailed", "boom"))
+        collecting(), tick_inputs(LATER, make_evaluation(), opens_at=OPENS, failure=Cause("LoadFailed", "boom"))
     )
     aborted = steering.execute_command(collecting(), RolloutCommand("a", "abort", 8), T0 + LATER)
     for ended in (harmed, failed, aborted):
@@ -249,20 +250,21 @@ def test_a_sample_ratio_mismatch_does_not_replace_a_manual_pause() -> None:
     assert settle(paused, LATER * 9, make_evaluation(broken="600 of 1000")).paused == paused.paused
 
 
-OUTAGE = BaselineHealth(CONTROL_UNHEALTHY, "50.0% of stable's requests failed in a minute", settled=False)
+FAILS = Cause(PauseReason.CONTROL_UNHEALTHY, "50.0% of stable's requests failed in a minute")
+OUTAGE = BaselineHealth(FAILS, settled=False)
 CALM = BaselineHealth(settled=False)
 
 
 def test_an_outage_of_stable_pauses_and_the_rollout_resumes_after_it() -> None:
     hit = settle(collecting(), timedelta(minutes=30), make_evaluation(control=OUTAGE, passed=True))
     assert (hit.paused and hit.paused.reason, index(hit), state.canary_weight(hit)) == (
-        CONTROL_UNHEALTHY,
+        PauseReason.CONTROL_UNHEALTHY,
         1,
         25,
     )
     assert [each.troubled for each in hit.evidence_epochs] == [True]
     assert hit.step is not None
-    assert hit.step.reason == f"paused until stable has been healthy for 5 minutes: {OUTAGE.message}"
+    assert hit.step.reason == f"paused until stable has been healthy for 5 minutes: {FAILS.message}"
     assert settle(hit, timedelta(minutes=40), make_evaluation(control=CALM, passed=True)) == hit
     over = settle(hit, timedelta(minutes=45), make_evaluation())
     assert (over.paused, [(each.number, each.troubled) for each in over.evidence_epochs]) == (
@@ -321,14 +323,14 @@ def test_a_rollout_resumed_in_an_outage_pauses_again_and_gets_a_new_epoch_after_
     hit = settle(collecting(), timedelta(minutes=30), make_evaluation(control=OUTAGE))
     resumed = steering.execute_command(hit, RolloutCommand("r", "resume", 8), T0 + timedelta(minutes=31))
     again = settle(resumed, timedelta(minutes=31), make_evaluation(control=OUTAGE))
-    assert (again.paused and again.paused.reason, epochs(again)) == (CONTROL_UNHEALTHY, epochs(hit))
+    assert (again.paused and again.paused.reason, epochs(again)) == (PauseReason.CONTROL_UNHEALTHY, epochs(hit))
     assert epochs(settle(resumed, timedelta(minutes=31), make_evaluation(control=CALM))) == [(2, 25), (3, 25)]
 
 
 def test_an_outage_in_a_warm_up_only_lengthens_it() -> None:
     started = settle(frozen(), timedelta(0), make_evaluation(silent=True))
     hit = settle(started, timedelta(seconds=30), make_evaluation(control=OUTAGE))
-    assert (hit.paused and hit.paused.reason, epochs(hit)) == (CONTROL_UNHEALTHY, [])
+    assert (hit.paused and hit.paused.reason, epochs(hit)) == (PauseReason.CONTROL_UNHEALTHY, [])
     assert epochs(settle(hit, timedelta(minutes=9), make_evaluation())) == [(2, 25)]
 
 
@@ -842,7 +844,13 @@ def test_a_step_without_decision_can_be_skipped_and_a_gate_at_all_traffic_decide
 
 @pytest.mark.parametrize(
     ("reason", "stays"),
-    [("Inconclusive", False), ("NoData", False), ("Manual", True), ("SampleRatio", True), (CONTROL_UNHEALTHY, True)],
+    [
+        ("Inconclusive", False),
+        ("NoData", False),
+        ("Manual", True),
+        ("SampleRatio", True),
+        (PauseReason.CONTROL_UNHEALTHY, True),
+    ],
 )
 def test_a_pause_ends_with_the_step_that_it_is_for(reason: Any, stays: bool) -> None:
     paused = collecting().model_copy(update={"paused": PauseStatus(reason=reason, since=T0)})

@@ -1,11 +1,12 @@
 """What a status remembers of the past: metrics over time, and notifications."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_deployment.status import NonNegativeInt, WholePercent
+from sundog_operator.api.older_releases import add_stored_code
 from sundog_operator.api.rollout.lifecycle import NotificationEvent
 from sundog_operator.api.scalars import (
     Items,
@@ -66,8 +67,14 @@ class RolloutNotice(ApiBase):
     step: NonNegativeInt = Field(0, description="At which step; 0 before the first.")
     weight: WholePercent = Field(0, description="The candidate's percent of the traffic then.")
     reason: Text = Field("", description="Why: a word, a colon, and a sentence.")
+    code: Text | None = Field(None, description="The word that reason begins with, for programs.")
     verdict: Text = Field("", description="What evidence had decided by then, as in status.verdict.decision.")
     time: Timestamp = Field(description="When.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_code(cls, data: Any) -> Any:
+        return add_stored_code(data, "reason", "code")
 
 
 class NotificationDelivery(ApiBase):

@@ -1,8 +1,8 @@
 """`status` of an Experiment."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.conditions import Condition
@@ -10,6 +10,8 @@ from sundog_operator.api.experiment.arms import Bucket, BucketRange
 from sundog_operator.api.experiment.frozen_plan import FrozenPlan
 from sundog_operator.api.experiment.history import HistoryPoint, NotificationDelivery, RolloutNotice
 from sundog_operator.api.model_deployment.status import NonNegativeInt, RevisionNumber, WholePercent
+from sundog_operator.api.older_releases import add_stored_code, add_stored_metric_note
+from sundog_operator.api.reasons import Cause
 from sundog_operator.api.resource import Status
 from sundog_operator.api.scalars import (
     Duration,
@@ -50,6 +52,9 @@ class StepStatus(ApiBase):
     )
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
+    code: Text | None = Field(
+        None, description="WaitsForPromote while only the command promote continues the rollout; absent otherwise."
+    )
     held_since: Timestamp | None = Field(
         None,
         description="Since when the spec holds it, or its windows do; with the gates evidence, shadow and bake, which windows do not hold.",
@@ -158,6 +163,12 @@ class ArmStatus(ApiBase):
         None,
         description="Of an Experiment of a user's own: why it got no traffic any more, in a word, a colon and a sentence.",
     )
+    dropped_code: Text | None = Field(None, description="The word that dropped begins with, for programs.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_dropped_code(cls, data: Any) -> Any:
+        return add_stored_code(data, "dropped", "dropped_code")
 
 
 class ShadowStatus(ApiBase):
@@ -254,6 +265,15 @@ class MetricStatus(ApiBase):
         None, description="How long that typically takes from countedAt on; absent where nobody can tell."
     )
     message: Message = Field("", description="All of that in a sentence.")
+    note: Text | None = Field(
+        None,
+        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_note(cls, data: Any) -> Any:
+        return add_stored_metric_note(data)
 
 
 class ExposureLogStatus(ApiBase):
@@ -284,6 +304,24 @@ class Verdict(ApiBase):
         description="Where evidence has decided: of a rollout the arm that has all traffic since, of a user's own the one that won.",
     )
     reason: Message = Field("", description="Of one that ended: how, and why; with Passed before that: what was found.")
+    code: Text | None = Field(
+        None, description="The word that reason begins with, for programs: how it ended, or why. Absent before the end."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_code(cls, data: Any) -> Any:
+        return add_stored_code(data, "reason", "code")
+
+    @classmethod
+    def of(cls, cause: Cause, decision: str, winner: str = "", limit: int | None = None) -> Self:
+        """Return the verdict for a cause, with at most `limit` characters of text."""
+        return cls(decision=decision, winner=winner, reason=str(cause)[:limit], code=cause.reason)
+
+    @property
+    def message(self) -> str:
+        """The reason without its code."""
+        return self.reason.removeprefix(f"{self.code}: ")
 
 
 class ExperimentStatus(Status):

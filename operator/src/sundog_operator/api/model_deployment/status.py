@@ -1,11 +1,12 @@
 """`status` of a ModelDeployment."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.conditions import Condition
+from sundog_operator.api.older_releases import add_stored_rollback, add_stored_rollout_code
 from sundog_operator.api.resource import Status
 from sundog_operator.api.scalars import (
     Duration,
@@ -128,7 +129,15 @@ class LastRollout(ApiBase):
         description="Aborted and RolledBack hold the revision back until `retry`, or until the spec stands for what is stable."
     )
     reason: Message = Field("", description="Why it ended so.")
+    code: Text | None = Field(
+        None, description="As in the Experiment's status.verdict.code: the outcome, or the failure that aborted it."
+    )
     at: Timestamp = Field(description="When it ended.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_code(cls, data: Any) -> Any:
+        return add_stored_rollout_code(data)
 
 
 class ModelDeploymentStatus(Status):
@@ -187,3 +196,8 @@ class ModelDeploymentStatus(Status):
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
         (), description="See the conditions below."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_rollback(cls, data: Any) -> Any:
+        return add_stored_rollback(data)

@@ -367,7 +367,7 @@ class _Refusal:
         elif path in self._local:
             yield from _unless_default(inner, child, at, self._local[path])
         elif path in self._conditions and (message := self._conditions[path](inner)):
-            yield Violation(at, message)
+            yield Violation(at, message, is_unsupported=True)
         elif child.node.kind == "object" and inner is not None:
             yield from self.below(inner, child.node, path, at)
         elif child.node.kind == "array" and child.node.items is not None:
@@ -377,9 +377,13 @@ class _Refusal:
 
 def _gate_with_times(step: Step, place: str) -> Iterator[Violation]:
     if step.gate not in (None, "evidence") and step.max_duration != DEFAULT_MAX_DURATION:
-        yield Violation(f"{place}.maxDuration", f"is not supported yet beside gate: {step.gate}; leave it out")
+        yield Violation(
+            f"{place}.maxDuration", f"is not supported yet beside gate: {step.gate}; leave it out", is_unsupported=True
+        )
     if step.gate == "manual" and step.min_duration != DEFAULT_MIN_DURATION:
-        yield Violation(f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out")
+        yield Violation(
+            f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out", is_unsupported=True
+        )
 
 
 def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:
@@ -389,9 +393,13 @@ def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Itera
         for name, inner in child.node.fields.items():
             yield from _unless_default(getattr(value, inner.attribute), inner, f"{place}.{name}", why)
     elif child.node.kind in ("string", "integer", "number", "boolean") and child.initial not in (None, ""):
-        yield Violation(place, f"{quote_value(_text(value))} {why}; leave it at {quote_value(_text(child.initial))}")
+        yield Violation(
+            place,
+            f"{quote_value(_text(value))} {why}; leave it at {quote_value(_text(child.initial))}",
+            is_unsupported=True,
+        )
     else:
-        yield Violation(place, f"{why}; leave it out")
+        yield Violation(place, f"{why}; leave it out", is_unsupported=True)
 
 
 def _text(value: Any) -> Any:

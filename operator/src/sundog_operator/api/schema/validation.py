@@ -38,6 +38,8 @@ class Violation:
 
     path: str
     message: str
+    is_unsupported: bool = False
+    """Whether this version, or local mode, does not support what the author asks for."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}"

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api import FrozenPlan
+from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, BlockCounts, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY, HEALTHY, BaselineHealth
+from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 
 _MINUTE: Final = 60 // BLOCK_S
@@ -33,18 +34,15 @@ def evaluate_baseline(
     newest = int(now_s - GRACE_S) // BLOCK_S
     if _sum(control, blocks, newest - _FIVE_MINUTES - _MINUTE, newest).errors < _FAILURES:
         return HEALTHY
-    (reason, message), *before = (
-        _evaluate_minute(plan, blocks, newest - ago, control, arms) for ago in range(_FIVE_MINUTES)
-    )
-    return BaselineHealth(reason, message, settled=not reason and not any(reason for reason, _ in before))
+    present, *before = (_find_outage(plan, blocks, newest - ago, control, arms) for ago in range(_FIVE_MINUTES))
+    return BaselineHealth(present, settled=present is None and not any(before))
 
 
-def _evaluate_minute(
-    plan: FrozenPlan, blocks: BlocksByEpoch, end: int, control: str, arms: Sequence[str]
-) -> tuple[str, str]:
+def _find_outage(plan: FrozenPlan, blocks: BlocksByEpoch, end: int, control: str, arms: Sequence[str]) -> Cause | None:
+    """Return why control is unfit as a baseline in the minute up to a block; None if it is fit."""
     stable, *others = (_sum(arm, blocks, end - _MINUTE, end) for arm in (control, *arms))
     if stable.errors < _FAILURES:
-        return "", ""
+        return None
     failed, ceiling, before = stable.errors / stable.ended, _ceiling(plan), plan.error_rate
     text = f"{failed:.1%} of {control}'s requests failed in a minute"
     if ceiling is not None and failed > ceiling:
@@ -52,13 +50,11 @@ def _evaluate_minute(
             if arm.errors > ceiling * arm.ended:
                 who = "the canary" if plan.comparison is None else f"arm {name}"
                 found = f"{text} and {arm.errors / arm.ended:.1%} of {who}'s; max is {ceiling * 100:g} %"
-                return CONTROL_UNHEALTHY, found
+                return Cause(PauseReason.CONTROL_UNHEALTHY, found)
     if before is not None and failed > max(_DEGRADED_RATIO * before, before + _DEGRADED_INCREASE):
-        return (
-            CONTROL_DEGRADED,
-            f"{text}, and {before:.2%} before the {'rollout' if plan.comparison is None else 'experiment'}",
-        )
-    return "", ""
+        what = "rollout" if plan.comparison is None else "experiment"
+        return Cause(PauseReason.CONTROL_DEGRADED, f"{text}, and {before:.2%} before the {what}")
+    return None
 
 
 def _sum(arm: str, blocks: BlocksByEpoch, begin: int, end: int) -> BlockCounts:

@@ -8,11 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.edge.reported_counts import PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.observed import EdgeReport
-
-FEEDBACK_UNAVAILABLE: Final = "FeedbackUnavailable"
-FEEDBACK_STORE_REPLACED: Final = "FeedbackStoreReplaced"
 
 ATTEMPT_COUNTERS: Final = ("overflow", "unknown")
 """Counts of a whole attempt, which are part of no sum."""
@@ -122,8 +120,8 @@ def find_feedback_section(service: str, report: EdgeReport) -> Any:
 
 def update_sums(
     before: FeedbackSums, reports: Sequence[EdgeReport], wanted: FeedbackSelection
-) -> tuple[FeedbackSums, tuple[str, str] | None]:
-    """Update the sums with the reports of every edge. Also return (reason, message) if they are not usable, else None."""
+) -> tuple[FeedbackSums, Cause | None]:
+    """Update the sums with the reports of every edge. Also return why they are not usable, else None."""
     found: list[FeedbackSums] = []
     missing: list[str] = []
     for report in reports:
@@ -138,9 +136,11 @@ def update_sums(
     if len(stores) > 1:
         ids = ", ".join(sorted(stores))
         message = f"the edges report more than one outcome store ({ids}); each has only a part of the outcomes"
-        return known, (FEEDBACK_STORE_REPLACED, message)
+        return known, Cause(ExperimentReason.FEEDBACK_STORE_REPLACED, message)
     if not found:
-        return known, (FEEDBACK_UNAVAILABLE, "; ".join(missing[:_MAX_NAMED_EDGES]) or "there is no edge")
+        return known, Cause(
+            ExperimentReason.FEEDBACK_UNAVAILABLE, "; ".join(missing[:_MAX_NAMED_EDGES]) or "there is no edge"
+        )
     return known, None
 
 

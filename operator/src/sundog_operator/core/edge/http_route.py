@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sundog_operator.api import Endpoint
-from sundog_operator.api.conditions import CAMEL_CASE
+from sundog_operator.api.conditions import CAMEL_CASE, Conclusion
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.edge.objects import is_made_for, make_own_metadata
 from sundog_operator.core.kubernetes import names, pods
 
@@ -49,8 +50,8 @@ def make_parent_ref(endpoint: Endpoint, namespace: str) -> Json:
     return {"group": GATEWAY_GROUP, "kind": "Gateway", "namespace": where, "name": gateway.name, **section}
 
 
-def evaluate_route(deployment: Json, endpoint: Endpoint, route: Json | None, *, served: bool) -> tuple[str, str, str]:
-    """Return (status, reason, message) of the condition `RouteAccepted`.
+def evaluate_route(deployment: Json, endpoint: Endpoint, route: Json | None, *, served: bool) -> Conclusion:
+    """Return the conclusion about the condition `RouteAccepted`.
 
     Args:
         deployment: the stored ModelDeployment.
@@ -61,33 +62,37 @@ def evaluate_route(deployment: Json, endpoint: Endpoint, route: Json | None, *, 
     meta = deployment["metadata"]
     wanted = make_parent_ref(endpoint, meta["namespace"])
     if not served:
-        return (
+        return Conclusion(
             "False",
-            "GatewayAPIMissing",
+            DeploymentReason.GATEWAY_API_MISSING,
             f"spec.endpoint.gateway: the API server serves no HTTPRoutes of {API_VERSION} to Sundog; install the Gateway API",
         )
     if route is None:
-        return "Unknown", "NotWritten", "the HTTPRoute does not exist yet; if this lasts, read the operator's log"
+        return Conclusion(
+            "Unknown",
+            DeploymentReason.NOT_WRITTEN,
+            "the HTTPRoute does not exist yet; if this lasts, read the operator's log",
+        )
     if not is_made_for(route, deployment):
         found = f"HTTPRoute {meta['name']}: exists and was not made by Sundog; it is left alone. Rename or delete it"
-        return "False", "NotOwned", found
+        return Conclusion("False", DeploymentReason.NOT_OWNED, found)
     answers = list(_read_answers(route, wanted))
     if (rejection := next((each for each in answers if each[1]["status"] == "False"), None)) is not None:
         controller, condition = rejection
-        return (
+        return Conclusion(
             "False",
             _find_reason(condition),
             f"{_format_gateway(wanted)}: {_format_message(condition)} ({controller})",
         )
     true = {condition["type"] for _, condition in answers if condition["status"] == "True"}
     if missing := [type_ for type_ in _ROUTE_CONDITIONS if type_ not in true]:
-        return (
+        return Conclusion(
             "Unknown",
-            "NotAnswered",
+            DeploymentReason.NOT_ANSWERED,
             f"{_format_gateway(wanted)}: no controller has set {' and '.join(missing)} of the route yet",
         )
     controllers = ", ".join(sorted({controller for controller, _ in answers}))
-    return "True", "Accepted", f"{_format_gateway(wanted)} accepts the route ({controllers})"
+    return Conclusion("True", DeploymentReason.ACCEPTED, f"{_format_gateway(wanted)} accepts the route ({controllers})")
 
 
 def _read_answers(route: Json, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
@@ -106,7 +111,7 @@ def _read_answers(route: Json, wanted: Mapping[str, Any]) -> Iterator[tuple[str,
 def _find_reason(condition: Json) -> str:
     """Return the controller's reason, or `NotAccepted` where our conditions cannot have it."""
     reason: str = condition["reason"]
-    return reason if re.fullmatch(CAMEL_CASE, reason) else "NotAccepted"
+    return reason if re.fullmatch(CAMEL_CASE, reason) else DeploymentReason.NOT_ACCEPTED
 
 
 def _format_message(condition: Json) -> str:

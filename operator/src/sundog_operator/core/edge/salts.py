@@ -4,8 +4,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-SALT_REUSED: Final = "SaltReused"
-
 SaltOwnerKind = Literal["Experiment", "ModelDeployment"]
 
 _UNITS: Final[Mapping[SaltOwnerKind, tuple[str, ...]]] = {

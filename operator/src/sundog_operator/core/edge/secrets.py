@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sundog_operator.api import Endpoint
+from sundog_operator.api.reasons import Cause, DeploymentReason
 
 TLS_KEYS: Final = ("tls.crt", "tls.key")
 JWKS_KEYS: Final = ("jwks.json",)
-NOT_FOUND: Final = "SecretNotFound"
-INCOMPLETE: Final = "SecretIncomplete"
-INVALID: Final = "SecretInvalid"
 MAX_SECRET_BYTES: Final = 1_000_000
 """Size limit of a Kubernetes object, without its metadata."""
 
@@ -59,19 +57,18 @@ def secret_names(endpoint: Endpoint) -> tuple[str, ...]:
     return tuple(sorted({reference.secret for reference in secret_references(endpoint)}))
 
 
-def find_missing_secrets(
-    needed: Sequence[SecretReference], found: KeysBySecret, namespace: str
-) -> tuple[str, str] | None:
-    """Return (reason, message) about the Secrets and keys that are missing; None where none is."""
+def find_missing_secrets(needed: Sequence[SecretReference], found: KeysBySecret, namespace: str) -> Cause | None:
+    """Return which Secrets and keys are missing; None where none is."""
     missing = [(each, problem) for each in needed if (problem := _find_problem(each, found.get(each.secret)))]
     if not missing:
         return None
-    reason = NOT_FOUND if any(found.get(each.secret) is None for each, _ in missing) else INCOMPLETE
+    is_absent = any(found.get(each.secret) is None for each, _ in missing)
+    reason = DeploymentReason.SECRET_NOT_FOUND if is_absent else DeploymentReason.SECRET_INCOMPLETE
     messages = (
         f"spec.endpoint.{each.field}: Secret {namespace}/{each.secret} {problem}; {each.without}"
         for each, problem in missing
     )
-    return reason, "; ".join(messages)
+    return Cause(reason, "; ".join(messages))
 
 
 def _find_problem(reference: SecretReference, keys: frozenset[str] | None) -> str:

@@ -4,17 +4,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sundog_operator.api import (
-    NOT_YET_SUPPORTED,
     Experiment,
     ExperimentSpec,
     find_unsupported_experiment_fields,
     is_rollout_experiment,
 )
 from sundog_operator.api.memo import Memoized
+from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.experiments.arms import planned_buckets
 from sundog_operator.errors import SpecError
-
-INVALID_SPEC: Final = "InvalidSpec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +54,11 @@ def _check(obj: dict[str, Any]) -> ExperimentAcceptance:
     if is_rollout_experiment(experiment):
         return ExperimentAcceptance(of_rollout=True)
     if missing := find_unsupported_experiment_fields(experiment):
-        return ExperimentAcceptance(reason=NOT_YET_SUPPORTED, message="; ".join(map(str, missing)))
+        return ExperimentAcceptance(reason=ExperimentReason.NOT_YET_SUPPORTED, message="; ".join(map(str, missing)))
     empty = [name for name, buckets in planned_buckets(experiment.spec).items() if not buckets]
     if empty:
         message = f"spec.exposure: {experiment.spec.exposure} leaves {' and '.join(empty)} without any of the traffic"
-        return ExperimentAcceptance(reason=INVALID_SPEC, message=message)
+        return ExperimentAcceptance(reason=ExperimentReason.INVALID_SPEC, message=message)
     return ExperimentAcceptance(experiment.spec)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sundog_operator.api import (
@@ -16,6 +16,7 @@ from sundog_operator.api import (
     find_violations,
 )
 from sundog_operator.api.installation import Installation
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core import revisions
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.kubernetes import accelerators, capacity
@@ -89,7 +90,7 @@ def _merge_fields(part: Any, given: Any) -> Any:
 def find_arm_violations(stable: Revision, spec: ExperimentSpec, installation: Installation | None) -> list[Violation]:
     """Return why arms could not run as revisions of the ModelDeployment."""
     return [
-        Violation(f"spec.arms[{index}].{each.path.removeprefix('spec.')}", each.message)
+        replace(each, path=f"spec.arms[{index}].{each.path.removeprefix('spec.')}")
         for index, arm in enumerate(spec.arms)
         for each in _problems(_content(stable, arm), installation)
     ]
@@ -128,8 +129,8 @@ def _problems(content: Json, installation: Installation | None) -> list[Violatio
 
 def find_arm_shortage(
     stable: Revision, spec: ExperimentSpec, rooms: Mapping[str, AvailableCapacity], replicas: Mapping[str, int]
-) -> tuple[str, str] | None:
-    """Return (reason, message) why the arms' replicas do not fit beside the running ones; None where they do, or where capacity is unknown.
+) -> Cause | None:
+    """Return why the arms' replicas do not fit beside the running ones; None where they do, or where capacity is unknown.
 
     Arms with equal demands are summed. Arms with different devices are checked separately.
     """

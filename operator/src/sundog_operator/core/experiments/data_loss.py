@@ -15,14 +15,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentStatus
+from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import state
-
-REQUESTS_LOST: Final = "RequestsLost"
-OVERFLOW: Final = "FeedbackOverflow"
 
 MAX_LOST_SHARE: Final = 0.01
 """Share of the data that may be missing."""
@@ -33,12 +31,12 @@ _MANY: Final = 0.1
 _UNTIL: Final = "no arm can win until the missing share is below the limit"
 
 
-def find_data_loss(status: ExperimentStatus, collected: CollectedCounts) -> tuple[str, str] | None:
-    """Return (reason, message) why too much data is missing for a winner; None where enough is there."""
+def find_data_loss(status: ExperimentStatus, collected: CollectedCounts) -> Cause | None:
+    """Return why too much data is missing for a winner; None where enough is there."""
     if lost := _describe_lost_lines(status, collected):
-        return REQUESTS_LOST, lost
+        return Cause(ExperimentReason.REQUESTS_LOST, lost)
     if lost := _describe_overflow(status, collected.tallies.feedback):
-        return OVERFLOW, lost
+        return Cause(ExperimentReason.FEEDBACK_OVERFLOW, lost)
     return None
 
 

@@ -9,8 +9,8 @@ from sundog_operator.api import (
     MetricStatus,
     Verdict,
 )
+from sundog_operator.api.reasons import Cause, EndReason, MetricNote
 from sundog_operator.core.experiments.state import (
-    ARM_UNAVAILABLE,
     HARM,
     ArmState,
     ExperimentInputs,
@@ -31,16 +31,20 @@ def drop(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus
     """Take all traffic from arms that do harm or cannot serve, at once; the other arms go on unchanged."""
     if not has_begun(status):
         return None
-    reasons = {arm.name: reason for arm in active_arms(status) if (reason := _drop_reason(arm.name, inputs))}
-    if not reasons:
+    causes = {arm.name: cause for arm in active_arms(status) if (cause := _drop_cause(arm.name, inputs)) is not None}
+    if not causes:
         return None
-    arms = tuple(arm.model_copy(update={"dropped": reasons.get(arm.name, arm.dropped)}) for arm in status.arms)
+    arms = tuple(_drop_arm(arm, causes[arm.name]) if arm.name in causes else arm for arm in status.arms)
     without = status.model_copy(update={"arms": arms})
     metrics = merge_dropped_metrics(without, inputs.evidence.metrics if inputs.evidence else ())
     marked = _reopen_if_winner_harmed(without.model_copy(update={"metrics": metrics}))
     if active_arms(marked):
         return as_evidence(with_shares(marked, target_buckets(marked), inputs.now), again=bool(status.evidence_epochs))
     return _end_without_arms(marked, inputs.now)
+
+
+def _drop_arm(arm: ArmStatus, cause: Cause) -> ArmStatus:
+    return arm.model_copy(update={"dropped": str(cause)[:MAX_REASON_CHARS], "dropped_code": cause.reason})
 
 
 def _reopen_if_winner_harmed(status: ExperimentStatus) -> ExperimentStatus:
@@ -54,26 +58,26 @@ def _reopen_if_winner_harmed(status: ExperimentStatus) -> ExperimentStatus:
 
 
 def _did_harm(arm: ArmStatus) -> bool:
-    return (arm.dropped or "").startswith(f"{HARM}:")
+    return arm.dropped_code == EndReason.HARM
 
 
-def _drop_reason(arm: str, inputs: ExperimentInputs) -> str:
+def _drop_cause(arm: str, inputs: ExperimentInputs) -> Cause | None:
     failure, evidence = inputs.arms.get(arm, ArmState()).failure, inputs.evidence
     if failure is not None:
-        return f"{failure[0]}: {failure[1]}"[:MAX_REASON_CHARS]
+        return failure
     if evidence is None:
-        return ""
+        return None
     # A sample-ratio mismatch invalidates all tests. An arm that fails nearly everything is dropped without a test.
     harm = evidence.dead.get(arm, "") or ("" if evidence.broken else evidence.harm.get(arm, ""))
-    return f"{HARM}: {harm}"[:MAX_REASON_CHARS] if harm else ""
+    return Cause(EndReason.HARM, harm) if harm else None
 
 
 def _end_without_arms(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """End the experiment after its last arm was dropped: concluded if one did harm and none had won, stopped otherwise."""
     message = "all arms were dropped: " + "; ".join(f"arm {arm.name}: {arm.dropped}" for arm in treatment_arms(status))
     if not has_won(status) and any(map(_did_harm, treatment_arms(status))):
-        return end_experiment(status, CONCLUDED, HARM, message, now, decision=HARM)
-    return end_experiment(status, STOPPED, ARM_UNAVAILABLE, message, now)
+        return end_experiment(status, CONCLUDED, Cause(EndReason.HARM, message), now, decision=HARM)
+    return end_experiment(status, STOPPED, Cause(EndReason.ARM_UNAVAILABLE, message), now)
 
 
 def merge_dropped_metrics(status: ExperimentStatus, metrics: Sequence[MetricStatus]) -> tuple[MetricStatus, ...]:
@@ -87,11 +91,11 @@ def merge_dropped_metrics(status: ExperimentStatus, metrics: Sequence[MetricStat
 def _mark_dropped(metric: MetricStatus) -> MetricStatus:
     """Return a metric's last status without estimates, with a message that its arm was dropped."""
     message, ending = metric.message, f"; {ARM_IS_OUT}"
-    if ARM_IS_OUT not in message:
+    if metric.note != MetricNote.ARM_DROPPED:
         undecided = metric.verdict == UNDECIDED
         message = (
             f"{metric.name} of {metric.arm} was not decided: {ARM_IS_OUT}"
             if undecided
             else message[: MAX_REASON_CHARS - len(ending)] + ending
         )
-    return metric.model_copy(update={"needed": None, "eta": None, "message": message})
+    return metric.model_copy(update={"needed": None, "eta": None, "message": message, "note": MetricNote.ARM_DROPPED})

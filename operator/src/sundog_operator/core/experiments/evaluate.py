@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import (
     arm_pair,
     baseline_health,
@@ -34,7 +35,7 @@ def evaluate_experiment(
     status: ExperimentStatus,
     collected: CollectedCounts,
     replicas: Mapping[str, int],
-    feedback: tuple[str, str] | None = None,
+    feedback: Cause | None = None,
 ) -> ExperimentEvaluation:
     """Evaluate an experiment's evidence.
 
@@ -42,7 +43,7 @@ def evaluate_experiment(
         status: the status of an experiment with a frozen plan.
         collected: the collected counts.
         replicas: healthy replicas of each arm, control's included.
-        feedback: (reason, message) why outcomes from edges cannot be used; None where they can.
+        feedback: why outcomes from edges cannot be used; None where they can.
     """
     limits, active = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
@@ -60,7 +61,9 @@ def evaluate_experiment(
     unreachable_edges = tuple(counters.find_unreachable_edges(collected.tallies, collected.reports))
     unreachable = f"no counts from {', '.join(unreachable_edges)}" if unreachable_edges else ""
     lost = data_loss.find_data_loss(status, collected)
-    undecided = broken or control.message or unreachable or next((each[1] for each in (feedback, lost) if each), "")
+    outage = control.outage.message if control.outage is not None else ""
+    missing = next((each.message for each in (feedback, lost) if each is not None), "")
+    undecided = broken or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
         status, collected.tallies, _guardrails(metrics), undecided, at

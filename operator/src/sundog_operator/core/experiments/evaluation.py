@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sundog_operator.api import MetricStatus, PlanGuardrail
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
 
 
@@ -51,8 +52,8 @@ class ExperimentEvaluation:
         ruling: the decision by outcomes; None without success metrics.
         shares: buckets of control and of each arm, once weights are to change.
         rate: the observed rate of units; None where unknown.
-        feedback: (reason, message) why outcomes from edges cannot be used; None where they can, or where there are none.
-        lost: (reason, message) why too much data is missing for a winner; None where enough is there.
+        feedback: why outcomes from edges cannot be used; None where they can, or where there are none.
+        lost: why too much data is missing for a winner; None where enough is there.
         unknown_units_message: sentence about outcomes that belong to no known unit; empty where they are few.
         guardrails: the plan's guardrails, with latency thresholds as far as those are known.
     """
@@ -69,6 +70,6 @@ class ExperimentEvaluation:
     ruling: OutcomeRuling | None = None
     shares: tuple[int, ...] | None = None
     rate: ObservedRate | None = None
-    feedback: tuple[str, str] | None = None
-    lost: tuple[str, str] | None = None
+    feedback: Cause | None = None
+    lost: Cause | None = None
     unknown_units_message: str = ""

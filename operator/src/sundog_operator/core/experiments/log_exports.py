@@ -9,15 +9,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ExposureLogStatus, experiment_conditions
+from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.text import format_count
 
 LOG_FIELD: Final = "exposureLog"
 CONDITION: Final = "LogWritten"
-WRITTEN: Final = "Written"
-NOT_WRITTEN: Final = "NotWritten"
-PLACE_NOT_ALLOWED: Final = "PlaceNotAllowed"
+WRITTEN: Final = ExperimentReason.WRITTEN
+NOT_WRITTEN: Final = ExperimentReason.NOT_WRITTEN
+PLACE_NOT_ALLOWED: Final = ExperimentReason.PLACE_NOT_ALLOWED
 
 EXPORT_INTERVAL: Final = timedelta(hours=1)
 INTERVAL_DIVISOR: Final = 10

@@ -14,6 +14,7 @@ from sundog_operator.api import (
     MetricStatus,
     PlanOutcome,
 )
+from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.analysis import feedback
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
@@ -236,6 +237,7 @@ def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[i
         needed=None if out else _finite(finding.needed),
         eta=timedelta(seconds=round(finding.eta_s)) if finding.eta_s <= _LONGEST_S and not out else None,
         message=finding.sentence(arm, out=out)[: transitions.MAX_REASON_CHARS],
+        note=MetricNote.ARM_DROPPED if out and finding.verdict == OutcomeVerdict.UNDECIDED else None,
     )
 
 

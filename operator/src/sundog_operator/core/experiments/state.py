@@ -12,18 +12,14 @@ from sundog_operator.api import (
     ExperimentStatus,
     PlanComparison,
 )
+from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.kubernetes import names
 
 HARM: Final = "Harm"
-ARM_UNAVAILABLE: Final = "ArmUnavailable"
-MAX_DURATION: Final = "MaxDuration"
-MAX_UNITS: Final = "MaxUnits"
 WINNER: Final = "Winner"
 NO_WINNER: Final = "NoWinner"
-WON: Final = "Won"
-"""Pause reason of an experiment that an arm has won and whose weights stay."""
 MAX_EPOCHS: Final = 40
 """Epochs of evidence: the first, one for each dropped arm, change of weights and win, and some for outages of control."""
 MAX_UNITS_KEPT: Final = 100_000_000
@@ -37,12 +33,12 @@ class ArmState:
     Attributes:
         available: replicas that Serve runs and every ready edge sees as healthy.
         wanted: replicas that it needs.
-        failure: (reason, message) why it must not go on.
+        failure: why it must not go on; None where it may.
     """
 
     available: int = 0
     wanted: int = 1
-    failure: tuple[str, str] | None = None
+    failure: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +49,14 @@ class ExperimentInputs:
         now: the present time.
         confirmed: whether every edge has the current epoch in force.
         arms: state by name of the arms beside control.
-        end: (reason, message) why the experiment ends now.
+        end: why the experiment ends now; None where it goes on.
         evidence: the evaluation; None where nothing was evaluated.
     """
 
     now: datetime
     confirmed: bool
     arms: Mapping[str, ArmState] = field(default_factory=dict)
-    end: tuple[str, str] | None = None
+    end: Cause | None = None
     evidence: ExperimentEvaluation | None = None
 
 
@@ -127,7 +123,7 @@ def max_first_exposures(status: ExperimentStatus) -> int:
 
 def has_won(status: ExperimentStatus) -> bool:
     """Return whether an arm has won and the experiment goes on."""
-    return status.paused is not None and status.paused.reason == WON
+    return status.paused is not None and status.paused.reason == PauseReason.WON
 
 
 def control_revision(status: ExperimentStatus) -> int:

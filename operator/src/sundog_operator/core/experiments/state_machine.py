@@ -18,15 +18,13 @@ from sundog_operator.api import (
     Verdict,
     format_duration,
 )
+from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.edge import buckets, units
 from sundog_operator.core.experiments.dropped_arms import drop, merge_dropped_metrics
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.experiments.state import (
-    MAX_DURATION,
-    MAX_UNITS,
     NO_WINNER,
     WINNER,
-    WON,
     ArmState,
     ExperimentInputs,
     frozen_comparison,
@@ -67,7 +65,7 @@ def tick(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus
 
 
 def _end(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
-    return end_experiment(status, STOPPED, *inputs.end, inputs.now) if inputs.end else None
+    return end_experiment(status, STOPPED, inputs.end, inputs.now) if inputs.end else None
 
 
 def _fail(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
@@ -77,15 +75,16 @@ def _fail(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatu
     for arm in treatment_arms(status):
         failure = inputs.arms.get(arm.name, ArmState()).failure
         if failure is not None:
-            return end_experiment(status, STOPPED, failure[0], f"arm {arm.name}: {failure[1]}", inputs.now)
+            cause = failure._replace(message=f"arm {arm.name}: {failure.message}")
+            return end_experiment(status, STOPPED, cause, inputs.now)
     return None
 
 
 def _pause_for_baseline(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """Pause decisions while control is unfit for comparison: failures of all arms would hide those of one arm."""
-    if inputs.evidence is None or not inputs.evidence.control.reason or status.phase != RUNNING:
+    if inputs.evidence is None or not inputs.evidence.control.outage or status.phase != RUNNING:
         return None
-    return baseline_outage.pause_for_baseline(status, inputs.evidence.control, inputs.now)
+    return baseline_outage.pause_for_baseline(status, inputs.evidence.control.outage, inputs.now)
 
 
 def _recover(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
@@ -172,16 +171,17 @@ def _decide(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentSta
         return None
     status = _with_metrics(status, inputs)
     if ruling.decision == NO_WINNER:
-        return end_experiment(status, CONCLUDED, NO_WINNER, ruling.reason, inputs.now, decision=NO_WINNER)
+        return end_experiment(
+            status, CONCLUDED, Cause(EndReason.NO_WINNER, ruling.reason), inputs.now, decision=NO_WINNER
+        )
     if ruling.decision != WINNER:
         return None
+    cause = Cause(EndReason.WINNER, ruling.reason)
     if frozen_comparison(status).on_win == "none":
-        return end_experiment(
-            status, CONCLUDED, WINNER, ruling.reason, inputs.now, decision=WINNER, winner=ruling.winner
-        )
+        return end_experiment(status, CONCLUDED, cause, inputs.now, decision=WINNER, winner=ruling.winner)
     message = f"{ruling.winner} has won; weights stay until the experiment is stopped or deleted"
-    verdict = Verdict(decision=WINNER, winner=ruling.winner, reason=f"{WINNER}: {ruling.reason}"[:MAX_REASON_CHARS])
-    paused = PauseStatus(reason=WON, since=inputs.now, message=message)
+    verdict = Verdict.of(cause, WINNER, ruling.winner, MAX_REASON_CHARS)
+    paused = PauseStatus(reason=PauseReason.WON, since=inputs.now, message=message)
     won = status.model_copy(update={"verdict": verdict, "paused": paused})
     # A new epoch keeps the evidence of the win: a later outage of control excludes only its own epoch.
     return as_evidence(with_shares(won, target_buckets(won), inputs.now), again=True)
@@ -211,12 +211,12 @@ def _time_out(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentS
     limits, lasted, status = frozen_comparison(status), inputs.now - status.since, _with_metrics(status, inputs)
     if lasted >= limits.max_duration:
         message = f"ran for {format_duration(limits.max_duration)} (spec.stop.maxDuration){_outcomes_so_far(inputs)}"
-        return end_experiment(status, CONCLUDED, MAX_DURATION, message, inputs.now)
+        return end_experiment(status, CONCLUDED, Cause(EndReason.MAX_DURATION, message), inputs.now)
     taken = units_taken(status, inputs.evidence)
     if taken >= limits.max_units:
         what = "units" if units.is_sticky(status.plan) else "requests"
         message = f"took {taken} {what} (spec.stop.maxUnits: {limits.max_units}){_outcomes_so_far(inputs)}"
-        return end_experiment(status, CONCLUDED, MAX_UNITS, message, inputs.now)
+        return end_experiment(status, CONCLUDED, Cause(EndReason.MAX_UNITS, message), inputs.now)
     return None
 
 

@@ -10,6 +10,7 @@ from sundog_operator.api import (
     ExperimentStatus,
     Verdict,
 )
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments.state import MAX_EPOCHS, has_begun, has_won, target_buckets
 from sundog_operator.core.kubernetes import names
@@ -24,17 +25,16 @@ MAX_REASON_CHARS: Final = 1024
 def end_experiment(
     status: ExperimentStatus,
     phase: str,
-    reason: str,
-    message: str,
+    cause: Cause,
     now: datetime,
     decision: str = UNDECIDED,
     winner: str = "",
 ) -> ExperimentStatus:
     """End the experiment, with all traffic on stable. If an arm has won, it is concluded with that winner whatever ends it."""
     moved = with_shares(status, {names.STABLE: buckets.BUCKETS}, now) if has_begun(status) else status
-    verdict = Verdict(decision=decision, winner=winner, reason=f"{reason}: {message}"[:MAX_REASON_CHARS])
+    verdict = Verdict.of(cause, decision, winner, MAX_REASON_CHARS)
     if has_won(status) and decision == UNDECIDED:
-        ended = f"; ended by {reason}: {message}"[: MAX_REASON_CHARS // 2]
+        ended = f"; ended by {cause}"[: MAX_REASON_CHARS // 2]
         phase, verdict = (
             CONCLUDED,
             status.verdict.model_copy(

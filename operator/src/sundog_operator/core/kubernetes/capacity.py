@@ -3,17 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
+from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core.kubernetes import accelerators, names, pods
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
-
-INSUFFICIENT_CAPACITY: Final = "InsufficientCapacity"
-INSUFFICIENT_QUOTA: Final = "InsufficientQuota"
 
 Json = Mapping[str, Any]
 
@@ -144,10 +142,8 @@ def add_freed_devices(room: AvailableCapacity, devices: Devices, freed: int) -> 
     return replace(room, on_nodes=nodes, quota=None if quota is None else quota + freed)
 
 
-def find_shortage(
-    devices: Devices, replicas: int, room: AvailableCapacity, types: Sequence[str]
-) -> tuple[str, str] | None:
-    """Return (reason, message) where `replicas` more replicas do not fit; None where they fit or nothing is known."""
+def find_shortage(devices: Devices, replicas: int, room: AvailableCapacity, types: Sequence[str]) -> Cause | None:
+    """Return the shortage where `replicas` more replicas do not fit; None where they fit or nothing is known."""
     needed, free = replicas * devices.count, room.on_nodes
     over_quota = room.quota is not None and needed > room.quota
     if replicas <= 0 or (not over_quota and (free is None or replicas <= free.replicas)):
@@ -160,18 +156,19 @@ def find_shortage(
         message += f", {room.quota} left by the namespace's quota"
     # Autoscalers may add nodes, but nothing raises a quota. So the quota is the reason where both fall short.
     if over_quota:
-        return INSUFFICIENT_QUOTA, message
+        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, message)
     scattered = free is not None and needed <= free.free
-    return INSUFFICIENT_CAPACITY, message + (f", not {devices.count} of them on one node" if scattered else "")
+    placement = f", not {devices.count} of them on one node" if scattered else ""
+    return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, message + placement)
 
 
-def is_blocking(short: tuple[str, str] | None, installation: Installation | None) -> bool:
+def is_blocking(short: Cause | None, installation: Installation | None) -> bool:
     """Return whether pods must wait until a shortage is over.
 
     With `gpu.nodesCome` an autoscaler adds nodes for pending pods, so missing nodes do not block. A quota always does.
     """
     nodes_come = installation is not None and installation.gpu.nodes_come
-    return short is not None and not (nodes_come and short[0] == INSUFFICIENT_CAPACITY)
+    return short is not None and not (nodes_come and short.reason == DeploymentReason.INSUFFICIENT_CAPACITY)
 
 
 def requested_devices(pod: Json, resource: str) -> int:

@@ -1,68 +1,66 @@
 """Find the problem that keeps pods from running, in the words of the kubelet and the scheduler."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
+
+from sundog_operator.api.reasons import Cause, DeploymentReason
 
 Pod = Mapping[str, Any]
 
-OOM_KILLED: Final = "OOMKilled"
-IMAGE_PULL_BACK_OFF: Final = "ImagePullBackOff"
-CREATE_CONTAINER_ERROR: Final = "CreateContainerError"
-CRASH_LOOP_BACK_OFF: Final = "CrashLoopBackOff"
-CONTAINER_EXITED: Final = "ContainerExited"
-UNSCHEDULABLE: Final = "Unschedulable"
-PRECEDENCE: Final = (
-    OOM_KILLED,
-    IMAGE_PULL_BACK_OFF,
-    CREATE_CONTAINER_ERROR,
-    CRASH_LOOP_BACK_OFF,
-    CONTAINER_EXITED,
-    UNSCHEDULABLE,
+PRECEDENCE: Final[Sequence[str]] = (
+    DeploymentReason.OOM_KILLED,
+    DeploymentReason.IMAGE_PULL_BACK_OFF,
+    DeploymentReason.CREATE_CONTAINER_ERROR,
+    DeploymentReason.CRASH_LOOP_BACK_OFF,
+    DeploymentReason.CONTAINER_EXITED,
+    DeploymentReason.UNSCHEDULABLE,
 )
 """The first of these problems counts: it is nearest to the cause."""
 
 _WAITING: Final[Mapping[str, str]] = {
-    "ImagePullBackOff": IMAGE_PULL_BACK_OFF,
-    "ErrImagePull": IMAGE_PULL_BACK_OFF,
-    "ErrImageNeverPull": IMAGE_PULL_BACK_OFF,
-    "ImageInspectError": IMAGE_PULL_BACK_OFF,
-    "InvalidImageName": IMAGE_PULL_BACK_OFF,
-    "CreateContainerConfigError": CREATE_CONTAINER_ERROR,
-    "CreateContainerError": CREATE_CONTAINER_ERROR,
-    "RunContainerError": CREATE_CONTAINER_ERROR,
-    "CrashLoopBackOff": CRASH_LOOP_BACK_OFF,
+    "ImagePullBackOff": DeploymentReason.IMAGE_PULL_BACK_OFF,
+    "ErrImagePull": DeploymentReason.IMAGE_PULL_BACK_OFF,
+    "ErrImageNeverPull": DeploymentReason.IMAGE_PULL_BACK_OFF,
+    "ImageInspectError": DeploymentReason.IMAGE_PULL_BACK_OFF,
+    "InvalidImageName": DeploymentReason.IMAGE_PULL_BACK_OFF,
+    "CreateContainerConfigError": DeploymentReason.CREATE_CONTAINER_ERROR,
+    "CreateContainerError": DeploymentReason.CREATE_CONTAINER_ERROR,
+    "RunContainerError": DeploymentReason.CREATE_CONTAINER_ERROR,
+    "CrashLoopBackOff": DeploymentReason.CRASH_LOOP_BACK_OFF,
 }
 _MAX_MESSAGE: Final = 300
 
 
-def find_pod_problem(pods: Iterable[Pod]) -> tuple[str, str] | None:
-    """Return (reason, message) of the most important problem of the pods; None without one. Terminating pods do not count."""
+def find_pod_problem(pods: Iterable[Pod]) -> Cause | None:
+    """Return the most important problem of the pods; None without one. Terminating pods do not count."""
     found = [each for pod in pods if "deletionTimestamp" not in pod["metadata"] for each in _problems(pod)]
-    return min(found, key=lambda each: (PRECEDENCE.index(each[0]), each[1]), default=None)
+    return min(found, key=lambda each: (PRECEDENCE.index(each.reason), each.message), default=None)
 
 
-def _problems(pod: Pod) -> Iterator[tuple[str, str]]:
+def _problems(pod: Pod) -> Iterator[Cause]:
     name = pod["metadata"]["name"]
     scheduled = find_condition(pod, "PodScheduled")
-    if scheduled.get("status") == "False" and scheduled.get("reason") == UNSCHEDULABLE:
-        yield UNSCHEDULABLE, f"pod {name}: {_first_line(scheduled.get('message'))}"
+    if scheduled.get("status") == "False" and scheduled.get("reason") == DeploymentReason.UNSCHEDULABLE:
+        yield Cause(DeploymentReason.UNSCHEDULABLE, f"pod {name}: {_first_line(scheduled.get('message'))}")
     for container in container_statuses(pod):
-        for reason, text in _container_problems(container):
-            yield reason, f"pod {name}, container {container.get('name')}: {text}"
+        for problem in _container_problems(container):
+            message = f"pod {name}, container {container.get('name')}: {problem.message}"
+            yield problem._replace(message=message)
 
 
-def _container_problems(container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _container_problems(container: Mapping[str, Any]) -> Iterator[Cause]:
     state, last = container.get("state") or {}, container.get("lastState") or {}
     waiting = state.get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     if reason in _WAITING:
-        yield _WAITING[reason], _first_line(waiting.get("message") or reason)
+        yield Cause(_WAITING[reason], _first_line(waiting.get("message") or reason))
     for ended in (state.get("terminated"), last.get("terminated") if reason else None):
-        if ended and ended.get("reason") == OOM_KILLED:
-            yield OOM_KILLED, "used more memory than its limit"
+        if ended and ended.get("reason") == DeploymentReason.OOM_KILLED:
+            yield Cause(DeploymentReason.OOM_KILLED, "used more memory than its limit")
         elif ended and ended.get("exitCode"):
             text = f"exited with code {ended['exitCode']}"
-            yield CONTAINER_EXITED, f"{text}: {_first_line(ended['message'])}" if ended.get("message") else text
+            message = f"{text}: {_first_line(ended['message'])}" if ended.get("message") else text
+            yield Cause(DeploymentReason.CONTAINER_EXITED, message)
 
 
 def _first_line(text: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from sundog_operator.api import EnvVar, ModelDeploymentSpec
+from sundog_operator.api.reasons import Cause, DeploymentReason
 
 ReferenceKind = Literal["Secret", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim"]
 Json = dict[str, Any]
@@ -19,12 +20,15 @@ _PVC: Final = "pvc://"
 _OCI: Final = "oci://"
 _CLAIM: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _REASONS: Final[Mapping[ReferenceKind, str]] = {
-    "Secret": "SecretNotFound",
-    "ConfigMap": "ConfigMapNotFound",
-    "ServiceAccount": "ServiceAccountNotFound",
-    "PersistentVolumeClaim": "ClaimNotFound",
+    "Secret": DeploymentReason.SECRET_NOT_FOUND,
+    "ConfigMap": DeploymentReason.CONFIG_MAP_NOT_FOUND,
+    "ServiceAccount": DeploymentReason.SERVICE_ACCOUNT_NOT_FOUND,
+    "PersistentVolumeClaim": DeploymentReason.CLAIM_NOT_FOUND,
 }
-_INCOMPLETE: Final[Mapping[ReferenceKind, str]] = {"Secret": "SecretIncomplete", "ConfigMap": "ConfigMapIncomplete"}
+_INCOMPLETE: Final[Mapping[ReferenceKind, str]] = {
+    "Secret": DeploymentReason.SECRET_INCOMPLETE,
+    "ConfigMap": DeploymentReason.CONFIG_MAP_INCOMPLETE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,8 @@ def _references(spec: ModelDeploymentSpec) -> Iterator[ObjectReference]:
             yield ObjectReference(f"{place}.configMapKeyRef", "ConfigMap", config.name, config.key)
 
 
-def find_missing_references(
-    needed: Sequence[ObjectReference], found: KeysByObject, namespace: str
-) -> tuple[str, str] | None:
-    """Return (reason, message) about the missing objects and keys; None where none is missing.
+def find_missing_references(needed: Sequence[ObjectReference], found: KeysByObject, namespace: str) -> Cause | None:
+    """Return which objects and keys are missing; None where none is.
 
     An object that is not in `found` was not looked up, and counts as present.
     """
@@ -93,7 +95,7 @@ def find_missing_references(
         + ("does not exist" if reason == _REASONS[each.kind] else f"has no key {each.key}")
         for each, reason in missing
     )
-    return missing[0][1], "; ".join(messages)
+    return Cause(missing[0][1], "; ".join(messages))
 
 
 def _find_reason(reference: ObjectReference, found: KeysByObject) -> str:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sundog_operator.api import NOT_YET_SUPPORTED, ModelDeployment, ModelDeploymentSpec, find_unsupported_fields
+from sundog_operator.api import ModelDeployment, ModelDeploymentSpec, find_unsupported_fields
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.memo import Memoized
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.rollout import windows
 from sundog_operator.errors import SpecError
 
@@ -38,14 +39,16 @@ def _accept(in_pods: bool, digest_required: bool, obj: dict[str, Any]) -> ModelD
     except SpecError as err:
         return ModelDeploymentAcceptance(None, err.reason, str(err))
     if problems := windows.find_problems(spec.rollout.windows, "spec.rollout.windows"):
-        return ModelDeploymentAcceptance(None, "InvalidSpec", "; ".join(map(str, problems)))
+        return ModelDeploymentAcceptance(None, DeploymentReason.INVALID_SPEC, "; ".join(map(str, problems)))
     missing = find_unsupported_fields(spec, in_pods=in_pods)
     if missing:
-        return ModelDeploymentAcceptance(None, NOT_YET_SUPPORTED, "; ".join(f"{v.path}: {v.message}" for v in missing))
+        return ModelDeploymentAcceptance(
+            None, DeploymentReason.NOT_YET_SUPPORTED, "; ".join(f"{v.path}: {v.message}" for v in missing)
+        )
     if digest_required and not spec.model.digest:
         return ModelDeploymentAcceptance(
             None,
-            "DigestRequired",
+            DeploymentReason.DIGEST_REQUIRED,
             "spec.model.digest: not set; the administrator of Sundog requires it. Set the digest of the model",
         )
     return ModelDeploymentAcceptance(spec)

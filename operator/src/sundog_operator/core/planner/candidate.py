@@ -1,6 +1,7 @@
 """The choice of a candidate and the start of its rollout."""
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, PlanInPlace
+from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import (
@@ -10,10 +11,17 @@ from sundog_operator.core.planner import (
     held_back_revisions,
     rollback_window,
 )
+from sundog_operator.core.planner.candidate_placement import CandidatePlacement
 from sundog_operator.core.planner.context import PlanContext, RolloutAttempt
 from sundog_operator.core.planner.drain import MAX_DRAINING
 from sundog_operator.core.planner.experiment import cleanup
-from sundog_operator.core.planner.outcome import drop_candidate, is_rollback, make_last_rollout, make_revision_status
+from sundog_operator.core.planner.outcome import (
+    RolloutEnd,
+    drop_candidate,
+    is_rollback,
+    make_last_rollout,
+    make_revision_status,
+)
 from sundog_operator.core.planner.recovery import choose_cluster
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, replica_counts, state
@@ -42,7 +50,7 @@ def choose_candidate(context: PlanContext) -> None:
         context.set(queued=wanted.number)
         return
     if candidate is not None:
-        drop_candidate(context, "Superseded", f"revision {wanted.number} replaces it")
+        drop_candidate(context, RolloutEnd.of("Superseded", f"revision {wanted.number} replaces it"))
     if context.is_giving_back or _is_drain_awaited(context):
         context.set(queued=wanted.number)
         return
@@ -52,9 +60,10 @@ def choose_candidate(context: PlanContext) -> None:
 def _drop_candidate_for_held_back(context: PlanContext, wanted: Revision) -> None:
     """Drop the candidate when an edit goes back to a held-back revision. A rollback by command stays."""
     candidate, is_dry_run = context.status.candidate, context.spec is not None and context.spec.rollout.dry_run
-    if candidate is None or is_dry_run or is_rollback(context, candidate) or _is_edit_queued(context):
+    if candidate is None or is_dry_run or is_rollback(candidate) or _is_edit_queued(context):
         return
-    drop_candidate(context, "Superseded", f"the spec is back at revision {wanted.number}, which is held back")
+    why = f"the spec is back at revision {wanted.number}, which is held back"
+    drop_candidate(context, RolloutEnd.of("Superseded", why))
 
 
 def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
@@ -63,14 +72,13 @@ def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
     if spec is None or context.is_held:
         return
     if should_stop_experiments(spec):
-        if not _place_candidate(context, spec) and not candidate_placement.can_fit_without_arms(context, spec):
+        if not _place_candidate(context, spec).fits and not candidate_placement.can_fit_without_arms(context, spec):
             # Do not stop an Experiment for a candidate that does not fit even then.
             context.set(kept=())
             return
         context.capacity_shortage = None
-        cleanup.stop_experiment(
-            context, "Superseded", f"revision {wanted.number} rolls out, and spec.rollout.duringExperiment is stop"
-        )
+        why = f"revision {wanted.number} rolls out, and spec.rollout.duringExperiment is stop"
+        cleanup.stop_experiment(context, Cause(EndReason.SUPERSEDED, why))
     context.set(queued=wanted.number)
 
 
@@ -92,7 +100,7 @@ def _report_dry_run(context: PlanContext, wanted: Revision) -> None:
     spec, stable = context.spec, context.stable_number
     if spec is None or stable is None:
         return
-    if stable == wanted.number or _place_candidate(context, spec):
+    if stable == wanted.number or _place_candidate(context, spec).fits:
         waits = stable != wanted.number and _is_edit_queued(context)
         context.dry_run_message = dry_run.describe_rollout(context, spec, stable, wanted.number, waits=waits)
 
@@ -117,7 +125,7 @@ def _return_to_stable(context: PlanContext) -> None:
     """Drop the candidate, or else release held-back revisions: the spec is back at the stable revision."""
     last = context.status.last_rollout
     if context.status.candidate is not None:
-        drop_candidate(context, "Superseded", "the spec is back at the stable revision")
+        drop_candidate(context, RolloutEnd.of("Superseded", "the spec is back at the stable revision"))
     else:
         context.set(held_back=(), last_rollout=None if held_back_revisions.is_failed_rollout(last) else last)
 
@@ -126,7 +134,7 @@ def hold_back(context: PlanContext, reason: str) -> None:
     """Hold the wanted revision back until a retry, or until the spec was back at stable."""
     number = context.wanted.number if context.wanted else context.stable_number
     if number is not None:
-        last = make_last_rollout(context, number, "RolledBack", reason, "")
+        last = make_last_rollout(context, number, RolloutEnd.of("RolledBack", reason), "")
         context.set(held_back=held_back_revisions.add_hold(context.status.held_back, last), last_rollout=last)
 
 
@@ -169,7 +177,7 @@ def _start(context: PlanContext, wanted: Revision) -> None:
     spec, stable = context.spec, context.status.stable
     if spec is None or (stable is not None and context.is_held):
         return
-    if stable is not None and not _place_candidate(context, spec):
+    if stable is not None and not _place_candidate(context, spec).fits:
         # Warm revisions make room, which a later pass finds.
         context.set(kept=())
         return
@@ -177,11 +185,11 @@ def _start(context: PlanContext, wanted: Revision) -> None:
     _become_candidate(context, wanted.number, replicas, context.shared)
 
 
-def _place_candidate(context: PlanContext, spec: ModelDeploymentSpec) -> bool:
-    """Set the context's `capacity_shortage` and `shared` for a new candidate; return whether its pods fit."""
+def _place_candidate(context: PlanContext, spec: ModelDeploymentSpec) -> CandidatePlacement:
+    """Return the placement of a new candidate, and record it in the context."""
     placement = candidate_placement.find_placement(context, spec)
     context.capacity_shortage, context.shared = placement.short, placement.shared
-    return placement.fits
+    return placement
 
 
 def _first_replicas(context: PlanContext, spec: ModelDeploymentSpec) -> int:
@@ -199,7 +207,7 @@ def ensure_rollout_experiment(context: PlanContext) -> None:
         return
     # A rollback by command has no steps, even if the spec has become that revision meanwhile.
     is_recorded = spec.rollout.strategy in STEPPED_STRATEGIES or bool(spec.rollout.notify)
-    has_no_steps = candidate.revision != wanted.number or is_rollback(context, candidate)
+    has_no_steps = candidate.revision != wanted.number or is_rollback(candidate)
     if has_no_steps or (not is_recorded and context.rollout is None):
         return
     if context.rollout is None:

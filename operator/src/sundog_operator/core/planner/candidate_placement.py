@@ -9,6 +9,7 @@ from sundog_operator.api import (
     PlanInPlace,
     find_in_place_conflict,
 )
+from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import accelerators, capacity
 from sundog_operator.core.planner.context import PlanContext
@@ -25,12 +26,12 @@ class CandidatePlacement:
 
     Attributes:
         fits: whether the candidate may start.
-        short: (reason, message) of the resources it lacks, or None. It may start nevertheless if new nodes can provide them.
+        short: the resources that it lacks, or None. It may start nevertheless if new nodes can provide them.
         shared: how it shares stable's replicas; None if it gets its own.
     """
 
     fits: bool
-    short: tuple[str, str] | None = None
+    short: Cause | None = None
     shared: PlanInPlace | None = None
 
 
@@ -42,9 +43,8 @@ def find_placement(context: PlanContext, spec: ModelDeploymentSpec) -> Candidate
         return CandidatePlacement(fits_beside, beside)
     if why := _find_in_place_problem(context, spec):
         # With `auto`, the message is about room beside stable.
-        return CandidatePlacement(
-            False, (capacity.INSUFFICIENT_CAPACITY, why) if policy == CAPACITY_IN_PLACE else beside
-        )
+        is_in_place = policy == CAPACITY_IN_PLACE
+        return CandidatePlacement(False, Cause(DeploymentReason.INSUFFICIENT_CAPACITY, why) if is_in_place else beside)
     needs_gpu, room = accelerators.replica_devices(spec.resources.gpu) is not None, context.observed.room
     is_free = needs_gpu and room is not None and room.on_nodes is not None and find_shortage(context, spec, 1) is None
     spare = 1 if is_free else 0
@@ -64,8 +64,8 @@ def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> boo
     return not capacity.is_blocking(short, context.observed.installation)
 
 
-def find_shortage(context: PlanContext, spec: ModelDeploymentSpec, replicas: int) -> tuple[str, str] | None:
-    """Return (reason, message) if so many more replicas do not fit; None if they do, or if capacity is unknown."""
+def find_shortage(context: PlanContext, spec: ModelDeploymentSpec, replicas: int) -> Cause | None:
+    """Return the shortage if so many more replicas do not fit; None if they do, or if capacity is unknown."""
     devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
     if devices is None or room is None:
         return None

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from sundog_operator.api import LastCommand
+from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core import events, revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate as planner_candidate
@@ -31,6 +32,8 @@ def execute_command(context: PlanContext) -> None:
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
     was_run = _was_run(context, command)
+    if command.verb == "promote" and _is_paused_for_sample_ratio(context):
+        evaluation.evaluate_rollout(context)
     problem = (
         _find_id_reuse(context, command) or command.problem or ("" if was_run else _find_refusal(context, command))
     )
@@ -110,15 +113,18 @@ def _refuse_steering(context: PlanContext, command: RolloutCommand) -> str:
         return (
             f"{windows.describe_closed_windows(context.window_opens_at)}. Remove spec.rollout.windows to continue now"
         )
-    return _recheck_sample_ratio(context) if command.verb == "promote" else ""
+    return _find_sample_ratio_mismatch(context) if command.verb == "promote" else ""
 
 
-def _recheck_sample_ratio(context: PlanContext) -> str:
-    """Evaluate a rollout again that is paused for a sample-ratio mismatch, and return the mismatch; empty if there is none."""
+def _is_paused_for_sample_ratio(context: PlanContext) -> bool:
     paused = context.progress.paused if context.progress is not None else None
-    if paused is None or paused.reason != state.SAMPLE_RATIO:
+    return paused is not None and paused.reason == PauseReason.SAMPLE_RATIO
+
+
+def _find_sample_ratio_mismatch(context: PlanContext) -> str:
+    """Return the mismatch of a rollout that is paused for it, by this pass's evaluation; empty if there is none any more."""
+    if not _is_paused_for_sample_ratio(context):
         return ""
-    evaluation.evaluate_rollout(context)
     broken = context.evaluation.broken if context.evaluation is not None else ""
     return f"requests do not follow the weights: {broken}. The rollout would be paused again at once" if broken else ""
 
@@ -226,7 +232,11 @@ def _has_problem(context: PlanContext, number: int) -> bool:
         or deadline.find_late_reason(context, candidate)
     ):
         return True
-    if progress is not None and progress.paused is not None and progress.paused.reason == state.DEADLINE_EXCEEDED:
+    if (
+        progress is not None
+        and progress.paused is not None
+        and progress.paused.reason == PauseReason.PROGRESS_DEADLINE_EXCEEDED
+    ):
         return True
     is_starting = readiness.ready or readiness.reason == DEPLOYING
     return not is_starting or find_pending_reason(context, number) is not None
@@ -239,7 +249,7 @@ def _run(context: PlanContext, command: RolloutCommand) -> None:
         case "retry":
             _retry(context, command.revision)
         case "stop":
-            cleanup.stop_experiment(context, "StopCommand", f"by command {command.id}")
+            cleanup.stop_experiment(context, Cause(EndReason.STOP_COMMAND, f"by command {command.id}"))
         case "abort" if context.progress is None:
             outcome.abort_candidate(context, f"by command {command.id}")
         case _:
@@ -266,8 +276,8 @@ def _retry(context: PlanContext, number: int) -> None:
 def _roll_back(context: PlanContext, command: RolloutCommand) -> None:
     """Go back to an earlier revision at once. The spec's revision is held back until the spec changes or a retry."""
     reason = f"rollback to revision {command.revision} by command {command.id}"
-    cleanup.stop_experiment(context, "RolledBack", reason)
-    outcome.drop_candidate(context, "RolledBack", reason)
+    cleanup.stop_experiment(context, Cause(EndReason.ROLLED_BACK, reason))
+    outcome.drop_candidate(context, outcome.RolloutEnd.of("RolledBack", reason))
     planner_candidate.hold_back(context, reason)
     if command.revision != context.stable_number:
         planner_candidate.start_rollback(context, command.revision)

@@ -4,12 +4,13 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import Condition, ExperimentStatus, LastRollout, RevisionStatus, model_deployment_conditions
+from sundog_operator.api.conditions import Conclusion
+from sundog_operator.api.reasons import DeploymentReason, EndReason, PauseReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import http_route, salts, secrets
 from sundog_operator.core.kubernetes import accelerators, pod_problems
 from sundog_operator.core.planner import candidate_placement, deadline, held_back_revisions, outcome
-from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
@@ -20,8 +21,6 @@ from sundog_operator.core.rollout import explanations, state, windows
 RAY_GRACE: Final = timedelta(seconds=10)
 """Time for which a new revision's RayCluster may not answer while it starts."""
 CONFIRM_GRACE: Final = timedelta(seconds=30)
-_NO_HEALTHY_REPLICA: Final = "NoHealthyReplica"
-EXPERIMENT_RUNNING: Final = "ExperimentRunning"
 
 
 def set_conditions(context: PlanContext) -> None:
@@ -45,9 +44,8 @@ def set_conditions(context: PlanContext) -> None:
     reconciling = Conclusion("False", "", "") if is_settled else Conclusion("True", ready.reason, ready.message)
     conclusions["Reconciling"] = reconciling
     conditions = model_deployment_conditions(context.before.conditions, generation=generation, at=context.now)
-    mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
-    for type_, (status, reason, message) in conclusions.items():
-        mark[status](type_, reason, message, at=context.now)
+    for type_, conclusion in conclusions.items():
+        conditions.mark(type_, conclusion, at=context.now)
     if context.spec is not None and not context.spec.endpoint.gateway.name:
         conditions.drop(http_route.ROUTE_ACCEPTED)
     context.set(conditions=conditions.conditions(), observed_generation=generation)
@@ -56,17 +54,18 @@ def set_conditions(context: PlanContext) -> None:
 
 def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> None:
     """Add an event if the spec is refused, once for each generation."""
-    status, reason, message = spec_accepted
     stored = context.stored_condition("SpecAccepted")
     is_reported = stored is not None and stored.status == "False" and stored.observed_generation == generation
-    if status == "False" and not is_reported:
-        context.events.append(events.spec_refused(reason, message, generation))
+    if spec_accepted.status == "False" and not is_reported:
+        context.events.append(events.spec_refused(spec_accepted.reason, spec_accepted.message, generation))
 
 
 def _spec_accepted(context: PlanContext) -> Conclusion:
     if context.observed.foreign:
         found = ", ".join(context.observed.foreign)
-        return Conclusion("False", "NotOwned", f"{found}: exists and was not made by Sundog; rename or delete it")
+        return Conclusion(
+            "False", DeploymentReason.NOT_OWNED, f"{found}: exists and was not made by Sundog; rename or delete it"
+        )
     if context.acceptance.spec is None:
         return Conclusion("False", context.acceptance.reason, context.acceptance.message)
     if context.observed.host_taken_by:
@@ -74,10 +73,10 @@ def _spec_accepted(context: PlanContext) -> Conclusion:
         message = (
             f"spec.endpoint.host: ModelDeployment {context.observed.host_taken_by} has {host}. Choose another host"
         )
-        return Conclusion("False", "HostTaken", message)
+        return Conclusion("False", DeploymentReason.HOST_TAKEN, message)
     if reuse := salts.make_reuse_message("ModelDeployment", context.service, context.observed.salts):
-        return Conclusion("True", salts.SALT_REUSED, reuse)
-    return Conclusion("True", "Accepted", "")
+        return Conclusion("True", DeploymentReason.SALT_REUSED, reuse)
+    return Conclusion("True", DeploymentReason.ACCEPTED, "")
 
 
 def _capacity_available(context: PlanContext) -> Conclusion:
@@ -91,22 +90,20 @@ def _capacity_available(context: PlanContext) -> Conclusion:
             context, spec, newest.replicas - placed - terminating_pods.count_terminating(context, newest.revision)
         )
     if short is not None:
-        reason, message = short
-        return Conclusion(
-            "False", reason, f"revision {context.wanted.number}: {message}" if context.wanted else message
-        )
+        message = f"revision {context.wanted.number}: {short.message}" if context.wanted else short.message
+        return Conclusion("False", short.reason, message)
     if devices is None:
-        return Conclusion("True", "NoGPURequested", "no GPU is requested")
+        return Conclusion("True", DeploymentReason.NO_GPU_REQUESTED, "no GPU is requested")
     # A candidate in place gets devices as stable gives up replicas. The rollout shows how far that is.
     where = ", in place of stable's" if in_place else ""
-    return Conclusion("True", "Fits", f"{devices.count} {devices.resource} for each replica{where}")
+    return Conclusion("True", DeploymentReason.FITS, f"{devices.count} {devices.resource} for each replica{where}")
 
 
 def _revision_ready(context: PlanContext) -> Conclusion:
     newest = context.status.candidate or context.status.stable
     stored = context.stored_condition("RevisionReady")
     if newest is None:
-        return Conclusion("Unknown", "NoRevision", "there is no revision yet")
+        return Conclusion("Unknown", DeploymentReason.NO_REVISION, "there is no revision yet")
     readiness = context.readiness(newest.revision)
     if not readiness.ready and not readiness.failed and (pending := _find_pending_pods(context, newest.revision)):
         return pending
@@ -124,8 +121,8 @@ def _revision_ready(context: PlanContext) -> Conclusion:
         return Conclusion("Unknown", readiness.reason, problem or readiness.message)
     if _has_traffic(context, newest) and (unhealthy := _find_unhealthy(context, newest.revision, stored)):
         return unhealthy
-    status = "True" if readiness.ready else "False"
-    return Conclusion(status, readiness.reason, f"revision {newest.revision}: {readiness.message}")
+    message = f"revision {newest.revision}: {readiness.message}"
+    return Conclusion("True" if readiness.ready else "False", readiness.reason, message)
 
 
 def _find_pending_pods(context: PlanContext, number: int) -> Conclusion | None:
@@ -141,20 +138,20 @@ def _find_unhealthy(context: PlanContext, number: int, stored: Condition | None)
     """Return the conclusion if no edge sees a healthy replica of a revision, now or in the last report; else None."""
     healthy = edge_confirmation.reported_replicas(context.service, number, context.observed.edges)
     if healthy == 0:
-        return Conclusion("False", _NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica")
+        return Conclusion(
+            "False", DeploymentReason.NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica"
+        )
     # Without a report of an edge, the stored condition stays.
-    if healthy is None and stored is not None and stored.reason == _NO_HEALTHY_REPLICA:
+    if healthy is None and stored is not None and stored.reason == DeploymentReason.NO_HEALTHY_REPLICA:
         return Conclusion.of(stored)
     return None
 
 
 def _is_new_deployment(context: PlanContext, newest: RevisionStatus, stored: Condition) -> bool:
     """Whether a revision was reported as deploying a moment ago, so that a RayCluster without an answer is no problem yet."""
-    is_deploying = (
-        stored.status == "False"
-        and stored.reason == DEPLOYING
-        and stored.message.startswith(f"revision {newest.revision}:")
-    )
+    before = context.before.candidate or context.before.stable
+    is_same = before is not None and before.revision == newest.revision
+    is_deploying = is_same and stored.status == "False" and stored.reason == DEPLOYING
     return is_deploying and newest.since is not None and context.now - newest.since < RAY_GRACE
 
 
@@ -167,27 +164,27 @@ def _has_traffic(context: PlanContext, newest: RevisionStatus) -> bool:
 def _is_failed_revision_held(context: PlanContext) -> bool:
     """Whether the wanted revision failed and is held back. Its reason must stay visible although stable serves."""
     hold = context.hold
-    return hold is not None and hold.outcome == "Aborted" and not hold.reason.startswith("by command")
+    return hold is not None and hold.outcome == "Aborted" and hold.code != EndReason.ABORTED
 
 
 def _traffic_synced(context: PlanContext) -> Conclusion:
     split = context.desired_split()
     if split is None:
-        return Conclusion("False", "NothingServes", "no revision is ready for traffic")
+        return Conclusion("False", DeploymentReason.NOTHING_SERVES, "no revision is ready for traffic")
     confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
     if confirmation.confirmed:
-        return Conclusion("True", "InForce", f"every edge has epoch {split.epoch} in force")
+        return Conclusion("True", DeploymentReason.IN_FORCE, f"every edge has epoch {split.epoch} in force")
     stored = context.stored_condition("TrafficSynced")
     if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
         message = f"epoch {split.epoch} is not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
-        return Conclusion("False", "EdgeNotConfirmed", message)
-    return Conclusion("Unknown", "Confirming", "waits for the edges to confirm the split")
+        return Conclusion("False", DeploymentReason.EDGE_NOT_CONFIRMED, message)
+    return Conclusion("Unknown", DeploymentReason.CONFIRMING, "waits for the edges to confirm the split")
 
 
 def _is_confirmation_late(context: PlanContext, stored: Condition) -> bool:
     """Whether the edges have not confirmed the split for `CONFIRM_GRACE`, by the stored `TrafficSynced`."""
-    if stored.reason == "EdgeNotConfirmed":
+    if stored.reason == DeploymentReason.EDGE_NOT_CONFIRMED:
         return True
     return stored.status == "Unknown" and context.now - stored.last_transition_time >= CONFIRM_GRACE
 
@@ -202,7 +199,7 @@ def secret_problem(context: PlanContext) -> Conclusion | None:
         return Conclusion("False", *missing)
     problems = edge_confirmation.find_edge_problems(context.service, context.observed.edges) if needed else []
     message = "; ".join(f"{pod}: {problem}" for pod, problem in problems)
-    return Conclusion("False", secrets.INVALID, message) if problems else None
+    return Conclusion("False", DeploymentReason.SECRET_INVALID, message) if problems else None
 
 
 def _route_accepted(context: PlanContext) -> Conclusion | None:
@@ -210,26 +207,28 @@ def _route_accepted(context: PlanContext) -> Conclusion | None:
     if context.spec is None or not context.spec.endpoint.gateway.name:
         return None
     observed = context.observed
-    return Conclusion(
-        *http_route.evaluate_route(
-            observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
-        )
+    return http_route.evaluate_route(
+        observed.deployment, context.spec.endpoint, observed.route, served=observed.routes_served
     )
 
 
 def _progressing(context: PlanContext) -> Conclusion:
     progress, candidate = context.progress, context.status.candidate
     paused = progress.paused if progress is not None else None
-    is_deadline_pause = paused is not None and paused.reason == state.DEADLINE_EXCEEDED
+    is_deadline_pause = paused is not None and paused.reason == PauseReason.PROGRESS_DEADLINE_EXCEEDED
     if candidate is not None and candidate.retry_at is not None and not is_deadline_pause:
         return Conclusion(
-            "True", "Retrying", f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}"
+            "True",
+            DeploymentReason.RETRYING,
+            f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}",
         )
     if progress is not None and candidate is not None:
         return _rollout_progressing(context, progress, candidate)
     if candidate is not None:
         return Conclusion(
-            "True", "Deploying", f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}"
+            "True",
+            DeploymentReason.DEPLOYING,
+            f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}",
         )
     return _not_progressing(context)
 
@@ -241,7 +240,7 @@ def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candi
     suffix = f"; revision {context.status.queued} waits until this rollout has ended" if context.status.queued else ""
     suffix += f"; {context.dry_run_message}" if context.dry_run_message else ""
     if context.is_giving_back:
-        return Conclusion("True", "RollingBack", f"{prefix}{step.reason if step else ''}{suffix}")
+        return Conclusion("True", DeploymentReason.ROLLING_BACK, f"{prefix}{step.reason if step else ''}{suffix}")
     if step is not None:
         text = f"step {step.index} of {step.of}: {step.reason}"
     elif progress.paused is not None:
@@ -249,25 +248,29 @@ def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candi
     else:
         text = f"waits for revision {candidate.revision}"
     is_paused = progress.paused is not None or context.is_held or context.window_opens_at is not None
-    return Conclusion("True", "Paused" if is_paused else "RollingOut", f"{prefix}{text}{suffix}")
+    return Conclusion(
+        "True", DeploymentReason.PAUSED if is_paused else DeploymentReason.ROLLING_OUT, f"{prefix}{text}{suffix}"
+    )
 
 
 def _not_progressing(context: PlanContext) -> Conclusion:
     """Return the conclusion without a candidate: a dry run, a queued or held-back revision, or none of these."""
     if context.dry_run_message:
-        return Conclusion("False", "DryRun", context.dry_run_message)
+        return Conclusion("False", DeploymentReason.DRY_RUN, context.dry_run_message)
     if context.status.queued is not None and context.experiment is not None:
         message = f"revision {context.status.queued} waits until Experiment {context.experiment.name} has ended"
-        return Conclusion("False", EXPERIMENT_RUNNING, message)
+        return Conclusion("False", DeploymentReason.EXPERIMENT_RUNNING, message)
     if context.status.queued is not None:
         draining = ", ".join(str(retiring.revision) for retiring in context.status.retiring)
         message = f"revision {context.status.queued} waits until the replicas of revision {draining} are gone"
-        return Conclusion("True", "Queued", message if draining else f"revision {context.status.queued} starts next")
+        return Conclusion(
+            "True", DeploymentReason.QUEUED, message if draining else f"revision {context.status.queued} starts next"
+        )
     if (hold := context.hold) is not None:
         return Conclusion("False", hold.outcome, f"revision {hold.revision}: {_hold_reason(context, hold)}")
     if context.capacity_shortage is not None and context.status.stable is not None:
         return Conclusion("False", *context.capacity_shortage)
-    return Conclusion("False", "Complete" if context.status.stable else "NotStarted", "")
+    return Conclusion("False", DeploymentReason.COMPLETE if context.status.stable else DeploymentReason.NOT_STARTED, "")
 
 
 def _hold_reason(context: PlanContext, hold: LastRollout) -> str:
@@ -291,12 +294,14 @@ def _window_text(context: PlanContext, candidate: RevisionStatus) -> str:
 
 def _promoted(context: PlanContext, traffic_synced: Conclusion) -> Conclusion:
     if context.wanted is None:
-        return Conclusion("Unknown", "SpecRefused", "")
+        return Conclusion("Unknown", DeploymentReason.SPEC_REFUSED, "")
     if context.stable_number != context.wanted.number or context.status.candidate is not None:
-        return Conclusion("False", "NotPromoted", f"revision {context.wanted.number} does not have all traffic")
+        return Conclusion(
+            "False", DeploymentReason.NOT_PROMOTED, f"revision {context.wanted.number} does not have all traffic"
+        )
     if traffic_synced.status != "True":
-        return Conclusion("False", "Confirming", traffic_synced.message)
-    return Conclusion("True", "Promoted", f"revision {context.wanted.number} has all traffic")
+        return Conclusion("False", DeploymentReason.CONFIRMING, traffic_synced.message)
+    return Conclusion("True", DeploymentReason.PROMOTED, f"revision {context.wanted.number} has all traffic")
 
 
 def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:
@@ -306,16 +311,16 @@ def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusi
         cause = "SpecAccepted" if conclusions["SpecAccepted"].status == "False" else "RevisionReady"
         return conclusions[cause]._replace(status="False")
     synced = conclusions["TrafficSynced"]
-    if synced.reason in (secrets.NOT_FOUND, secrets.INCOMPLETE):
+    if synced.reason in (DeploymentReason.SECRET_NOT_FOUND, DeploymentReason.SECRET_INCOMPLETE):
         return synced
     healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)
     if healthy:
         more = [*_find_problem(conclusions), *_find_rollout_wait(context)]
-        return Conclusion("True", "Serving", "; ".join([f"revision {stable.revision} serves", *more]))
+        return Conclusion("True", DeploymentReason.SERVING, "; ".join([f"revision {stable.revision} serves", *more]))
     if healthy is None and (stored := _stored_ready(context, synced)) is not None:
         return stored
     message = f"no edge sees a healthy replica of revision {stable.revision}: {synced.message}"
-    return Conclusion("False", _NO_HEALTHY_REPLICA, message)
+    return Conclusion("False", DeploymentReason.NO_HEALTHY_REPLICA, message)
 
 
 def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None:
@@ -359,7 +364,7 @@ def _find_rollout_wait(context: PlanContext) -> list[str]:
     step = progress.step
     if step is None:
         return []
-    if step.reason == state.WAITS_FOR_PROMOTE:
+    if step.code == PauseReason.WAITS_FOR_PROMOTE:
         return [f"revision {candidate.revision} {state.WAITS_FOR_PROMOTE}"]
     if step.gate == "evidence" and step.since is not None:
         return [f"revision {candidate.revision} waits for evidence at {state.canary_weight(progress)} %"]
@@ -380,7 +385,7 @@ def _stalled(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclu
             return Conclusion("True", readiness.reason, f"revision {candidate.revision}: {readiness.message}")
     if candidate is not None and _is_late(context, candidate):
         message = f"{deadline.describe_deadline(context)}: {conclusions['RevisionReady'].message}; still retrying"
-        return Conclusion("True", state.DEADLINE_EXCEEDED, message)
+        return Conclusion("True", DeploymentReason.PROGRESS_DEADLINE_EXCEEDED, message)
     return Conclusion("False", "", "")
 
 

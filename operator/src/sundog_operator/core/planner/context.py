@@ -16,6 +16,7 @@ from sundog_operator.api import (
     parse_timestamp,
 )
 from sundog_operator.api.installation import Installation
+from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import stable_traffic
 from sundog_operator.core.edge import confirmation
@@ -92,7 +93,7 @@ class ObservedState:
         readings: the newest result of each Prometheus query, by slot (`rollout.prometheus_checks`).
         own: the users' Experiments on it.
         salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
-        storeless: (reason, message) if the edges cannot store the outcomes that a user's Experiment needs; else empty texts.
+        storeless: why the edges cannot store the outcomes that a user's Experiment needs; None where they can.
         arm_rooms: like `room`, by Experiment and arm, for the Experiments that may start next.
     """
 
@@ -121,7 +122,7 @@ class ObservedState:
     readings: Mapping[str, PrometheusResult] = field(default_factory=dict)
     own: tuple[UserExperiment, ...] = ()
     salts: tuple[SaltOwner, ...] = ()
-    storeless: tuple[str, str] = ("", "")
+    storeless: Cause | None = None
     arm_rooms: Mapping[tuple[str, str], AvailableCapacity] = field(default_factory=dict)
 
     @property
@@ -141,7 +142,7 @@ class PlanContext:
         rollout: the active rollout attempt.
         commit: (Experiment name, status) to write before anything else changes.
         dry_run_message: the rollout that would start without `dryRun`.
-        capacity_shortage: (reason, message) if the wanted revision's pods do not fit.
+        capacity_shortage: the shortage if the wanted revision's pods do not fit.
         shared: how a new candidate would share stable's replicas; None if it gets replicas of its own.
         evaluation: the evaluation of the active attempt; None if there is none.
         shadow: the comparison of the candidate's answers to copies of requests; None if it gets no copies now.
@@ -149,7 +150,7 @@ class PlanContext:
         experiment_statuses: statuses of users' Experiments to write, by name, before anything else changes.
         experiment_evaluation: the evaluation of the active Experiment; None if there is none.
         evaluated_experiment: the name of the Experiment that `experiment_evaluation` is of. It may have ended in this plan.
-        experiment_waits: (reason, message) by name, for users' Experiments that have not started.
+        experiment_waits: causes by name, for users' Experiments that have not started.
         new_revisions: revisions that this plan creates beside the wanted one.
     """
 
@@ -164,7 +165,7 @@ class PlanContext:
     rollout: RolloutAttempt | None = None
     commit: tuple[str, ExperimentStatus] | None = None
     dry_run_message: str = ""
-    capacity_shortage: tuple[str, str] | None = None
+    capacity_shortage: Cause | None = None
     shared: PlanInPlace | None = None
     evaluation: Evaluation | None = None
     shadow: ShadowComparison | None = None
@@ -172,7 +173,7 @@ class PlanContext:
     experiment_statuses: dict[str, ExperimentStatus] = field(default_factory=dict)
     experiment_evaluation: ExperimentEvaluation | None = None
     evaluated_experiment: str = ""
-    experiment_waits: dict[str, tuple[str, str]] = field(default_factory=dict)
+    experiment_waits: dict[str, Cause] = field(default_factory=dict)
     new_revisions: list[Revision] = field(default_factory=list)
     objects_to_create: list[Json] = field(default_factory=list)
     events: list[KubernetesEvent] = field(default_factory=list)
@@ -225,7 +226,9 @@ class PlanContext:
         """Return the readiness of a revision, as Serve reports it."""
         revision = self.revision(number)
         if revision is None:
-            return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number}: not found")
+            return Readiness(
+                0, False, False, True, DeploymentReason.REVISION_MISSING, f"ControllerRevision {number}: not found"
+            )
         is_stored = revisions.find_by_number(self.observed.revisions, number) is not None
         if not is_stored and self._cluster_name(number) not in self.observed.serves:
             # This plan creates it. No status has it yet, and Serve is configured from statuses alone.

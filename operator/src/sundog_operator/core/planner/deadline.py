@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from sundog_operator.api import Condition, RevisionStatus, format_duration
+from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
@@ -19,19 +20,21 @@ def has_traffic(context: PlanContext) -> bool:
     return context.progress is not None and state.has_traffic(context.progress)
 
 
-def find_failure(context: PlanContext, candidate: RevisionStatus) -> tuple[str, str] | None:
-    """Return (reason, message) if a rollout must stop now; None if it may continue."""
+def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | None:
+    """Return why a rollout must stop now; None if it may continue."""
     readiness = context.readiness(candidate.revision)
     if readiness.failed and (not readiness.retryable or has_traffic(context)):
-        return readiness.reason, readiness.message
+        return Cause(readiness.reason, readiness.message)
     if is_unavailable(context, candidate):
         failing = _stored_not_ready(context)
         why = f": {failing.message}" if failing is not None else ""
-        return "CandidateUnavailable", f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}"
+        return Cause(
+            EndReason.CANDIDATE_UNAVAILABLE, f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}"
+        )
     late = find_late_reason(context, candidate)
     if not late or not _is_deadline_fatal(context):
         return None
-    return state.DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}"
+    return Cause(EndReason.PROGRESS_DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}")
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:

@@ -1,9 +1,10 @@
 """The end of a candidate: it becomes stable, or it drains."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
 from sundog_operator.api import ExperimentStatus, LastRollout, RevisionStatus
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
@@ -13,6 +14,24 @@ from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.rollout import explanations, state, transitions
 
 RolloutOutcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
+
+
+class RolloutEnd(NamedTuple):
+    """How a rollout ended: the outcome, the reason for it, and a text. A failure aborts with a reason of its own."""
+
+    outcome: RolloutOutcome
+    code: str
+    text: str
+
+    @classmethod
+    def of(cls, outcome: RolloutOutcome, text: str) -> Self:
+        """Return an end whose reason is its outcome."""
+        return cls(outcome, outcome, text)
+
+    @classmethod
+    def of_failure(cls, cause: Cause) -> Self:
+        """Return the end of a rollout whose candidate failed."""
+        return cls("Aborted", cause.reason, str(cause))
 
 
 def apply_rollout_outcome(context: PlanContext) -> None:
@@ -31,17 +50,16 @@ def apply_rollout_outcome(context: PlanContext) -> None:
         event_reason = explanations.promotion_reason(attempt.status)
         promote_revision(context, attempt.revision, attempt.name, attempt.status.plan.reason, event_reason)
     else:
-        end_candidate(context, attempt.revision, *rollout_outcome(attempt.status), attempt.name)
+        end_candidate(context, attempt.revision, rollout_end(attempt.status), attempt.name)
 
 
-def rollout_outcome(status: ExperimentStatus) -> tuple[RolloutOutcome, str]:
-    """Return (outcome, reason) of an attempt whose revision was not promoted."""
-    reason, _, message = status.verdict.reason.partition(": ")
-    match reason:
-        case "Superseded" | "RolledBack" | "Aborted":
-            return reason, message
-        case _:
-            return "Aborted", f"{reason}: {message}"
+def rollout_end(status: ExperimentStatus) -> RolloutEnd:
+    """Return how an attempt ended whose revision was not promoted."""
+    match status.verdict.code:
+        case "Superseded" | "RolledBack" | "Aborted" as outcome:
+            return RolloutEnd.of(outcome, status.verdict.message)
+        case code:
+            return RolloutEnd("Aborted", code or "", status.verdict.reason)
 
 
 def promote_revision(
@@ -64,19 +82,16 @@ def promote_revision(
     )
     # A rollback by command is neither of these, and keeps its reason in the status.
     if previous is not None and (experiment or (context.wanted is not None and context.wanted.number == number)):
-        context.set(last_rollout=make_last_rollout(context, number, "Promoted", reason, experiment))
+        end = RolloutEnd.of("Promoted", reason)
+        context.set(last_rollout=make_last_rollout(context, number, end, experiment))
 
 
-def end_candidate(
-    context: PlanContext, number: int, outcome: RolloutOutcome, reason: str, experiment: str = ""
-) -> None:
-    """Drain a candidate, with all traffic on stable, and record the outcome."""
-    candidate, last = context.status.candidate, make_last_rollout(context, number, outcome, reason, experiment)
+def end_candidate(context: PlanContext, number: int, end: RolloutEnd, experiment: str = "") -> None:
+    """Drain a candidate, with all traffic on stable, and record how its rollout ended."""
+    candidate, last = context.status.candidate, make_last_rollout(context, number, end, experiment)
     attempt = _attempt_of(context, number, experiment)
     # A rollback candidate is not the spec's revision, which is held back already.
-    is_held = held_back_revisions.is_failed_rollout(last) and not (
-        candidate is not None and is_rollback(context, candidate)
-    )
+    is_held = held_back_revisions.is_failed_rollout(last) and not (candidate is not None and is_rollback(candidate))
     if candidate is not None and candidate.revision == number:
         if candidate.retry_at is None:
             # A candidate that waits for its next attempt has no replicas.
@@ -87,7 +102,7 @@ def end_candidate(
     if is_held:
         context.set(held_back=held_back_revisions.add_hold(context.status.held_back, last))
     context.set(experiment="", last_rollout=last)
-    context.events.append(events.rollout_ended(outcome, attempt, f"revision {number}: {reason}"))
+    context.events.append(events.rollout_ended(end.outcome, attempt, f"revision {number}: {end.text}"))
 
 
 def _attempt_of(context: PlanContext, number: int, experiment: str) -> str:
@@ -102,11 +117,16 @@ def _had_traffic(context: PlanContext, experiment: str) -> bool:
     return any(each.name == experiment and state.had_traffic(each.status) for each in context.observed.rollouts)
 
 
-def make_last_rollout(
-    context: PlanContext, number: int, outcome: RolloutOutcome, reason: str, experiment: str
-) -> LastRollout:
+def make_last_rollout(context: PlanContext, number: int, end: RolloutEnd, experiment: str) -> LastRollout:
     """Return a `status.lastRollout` that ended now."""
-    return LastRollout(experiment=experiment, revision=number, outcome=outcome, reason=reason[:1024], at=context.now)
+    return LastRollout(
+        experiment=experiment,
+        revision=number,
+        outcome=end.outcome,
+        code=end.code,
+        reason=end.text[:1024],
+        at=context.now,
+    )
 
 
 def make_revision_status(context: PlanContext, number: int, replicas: int) -> RevisionStatus:
@@ -122,8 +142,8 @@ def make_revision_status(context: PlanContext, number: int, replicas: int) -> Re
 def abort_candidate(context: PlanContext, why: str) -> None:
     """Drop a candidate without steps. An aborted rollback also releases the stable revision, if it is the spec's."""
     candidate, wanted = context.status.candidate, context.wanted
-    was_rollback = candidate is not None and is_rollback(context, candidate)
-    drop_candidate(context, "Aborted", why)
+    was_rollback = candidate is not None and is_rollback(candidate)
+    drop_candidate(context, RolloutEnd.of("Aborted", why))
     if was_rollback and wanted is not None and wanted.number == context.stable_number:
         release_hold(context, wanted.number)
 
@@ -138,7 +158,7 @@ def release_hold(context: PlanContext, number: int) -> None:
     )
 
 
-def drop_candidate(context: PlanContext, outcome: RolloutOutcome, why: str) -> None:
+def drop_candidate(context: PlanContext, end: RolloutEnd) -> None:
     """Stop the Experiment of a candidate, then drop the candidate. One in place first gives its traffic back.
 
     If a command in the same pass ended the rollout already, its outcome stays.
@@ -147,14 +167,14 @@ def drop_candidate(context: PlanContext, outcome: RolloutOutcome, why: str) -> N
     if context.is_giving_back:
         return
     if attempt is not None and context.progress is not None:
-        stopped = transitions.stop(context.progress, outcome, why, context.now)
+        stopped = transitions.stop(context.progress, Cause(end.code, end.text), context.now)
         context.commit_rollout(stopped)
         if not state.is_over(stopped):
             return
-        outcome, why = rollout_outcome(stopped)
+        end = rollout_end(stopped)
     context.rollout = None
     if candidate is not None:
-        end_candidate(context, candidate.revision, outcome, why, context.status.experiment)
+        end_candidate(context, candidate.revision, end, context.status.experiment)
 
 
 def _own_cluster(context: PlanContext, number: int) -> str:
@@ -169,10 +189,10 @@ def promote_without_steps(context: PlanContext) -> None:
     if candidate is None or context.status.experiment:
         return
     if stable is not None and (failure := find_failure(context, candidate)):
-        end_candidate(context, candidate.revision, "Aborted", ": ".join(failure))
+        end_candidate(context, candidate.revision, RolloutEnd.of_failure(failure))
         return
     # A first revision is no rollout, and nothing holds it.
-    is_held = context.is_held and not is_rollback(context, candidate)
+    is_held = context.is_held and not is_rollback(candidate)
     if stable is not None and (is_held or window_opening_for(context, candidate) is not None):
         return
     readiness = context.readiness(candidate.revision)
@@ -184,21 +204,11 @@ def promote_without_steps(context: PlanContext) -> None:
 
 def window_opening_for(context: PlanContext, candidate: RevisionStatus) -> datetime | None:
     """Return when the spec's windows allow a candidate without steps; None if it waits for no window."""
-    if context.status.stable is None or context.is_fast_rollback or is_rollback(context, candidate):
+    if context.status.stable is None or context.is_fast_rollback or is_rollback(candidate):
         return None
     return context.window_opens_at
 
 
-def is_rollback(context: PlanContext, candidate: RevisionStatus) -> bool:
+def is_rollback(candidate: RevisionStatus) -> bool:
     """Whether the candidate is a rollback by command, which also runs while the spec is paused or refused."""
-    if candidate.brought_back is not None:
-        return candidate.brought_back
-    # A status of an older release lacks the field. There the command was recorded when the candidate started.
-    last = context.status.last_rollout
-    return (
-        last is not None
-        and last.outcome == "RolledBack"
-        and not last.experiment
-        and last.at == candidate.since
-        and last.revision != candidate.revision
-    )
+    return bool(candidate.brought_back)

@@ -8,7 +8,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.desired_state import live_revisions
-from sundog_operator.core.planner.outcome import make_last_rollout, make_revision_status, rollout_outcome
+from sundog_operator.core.planner.outcome import make_last_rollout, make_revision_status, rollout_end
 from sundog_operator.core.ray import clusters
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import state
@@ -73,9 +73,7 @@ def recover_lost_status(context: PlanContext) -> None:
             capacity = candidate_placement.make_capacity_status(context.status.capacity, shared, replicas)
             context.set(stable=serving.model_copy(update={"replicas": arm_replicas.stable}), capacity=capacity)
     elif latest.status.phase == state.STOPPED:
-        context.set(
-            last_rollout=make_last_rollout(context, latest.revision, *rollout_outcome(latest.status), latest.name)
-        )
+        context.set(last_rollout=make_last_rollout(context, latest.revision, rollout_end(latest.status), latest.name))
 
 
 def _serving_replicas(context: PlanContext, numbers: Sequence[int]) -> int | None:

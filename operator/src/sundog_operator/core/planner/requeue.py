@@ -2,9 +2,9 @@
 
 from typing import Final
 
+from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.planner.conditions import secret_problem
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.experiment.start import QUEUED
 from sundog_operator.core.rollout.state import RUNNING
 
 POLL_S: Final = 0.2
@@ -68,7 +68,10 @@ def _experiment_requeue_s(context: PlanContext) -> float | None:
     """Return the seconds until the next pass for users' Experiments; None if no Experiment needs one."""
     active = context.experiment_progress
     if active is None:
-        status, queued = context.status, any(reason == QUEUED for reason, _ in context.experiment_waits.values())
+        status, queued = (
+            context.status,
+            any(each.reason == ExperimentReason.QUEUED for each in context.experiment_waits.values()),
+        )
         starts_next = queued and not status.retiring and status.candidate is None and status.queued is None
         return POLL_S if starts_next and context.capacity_shortage is None else None
     if context.experiment is not None and context.experiment.name in context.experiment_statuses:

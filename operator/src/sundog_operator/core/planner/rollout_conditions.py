@@ -1,6 +1,7 @@
 """Conditions and events of the Experiment that records a rollout."""
 
 from sundog_operator.api import ConditionSet, ExperimentStatus, experiment_conditions
+from sundog_operator.api.reasons import ExperimentReason, PauseReason
 from sundog_operator.core import events
 from sundog_operator.core.analysis import power
 from sundog_operator.core.events import KubernetesEvent
@@ -22,7 +23,7 @@ def transition_events(context: PlanContext, before: ExperimentStatus, after: Exp
     rollout, paused, weight = context.rollout, after.paused, state.canary_weight(after)
     if rollout is None or state.is_over(after):
         return []
-    if paused is not None and paused != before.paused and paused.reason != state.MANUAL:
+    if paused is not None and paused != before.paused and paused.reason != PauseReason.MANUAL:
         message = explanations.describe_pause(after)
         return [events.rollout_paused(rollout.name, after.epoch.number, paused.reason, message, paused.since)]
     if (
@@ -50,7 +51,7 @@ def set_rollout_conditions(context: PlanContext) -> None:
     name, status = context.commit
     conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=context.now)
     mark_running = conditions.mark_false if state.is_over(status) else conditions.mark_true
-    reason = status.verdict.reason.partition(":")[0] if state.is_over(status) else status.phase
+    reason = (status.verdict.code or status.phase) if state.is_over(status) else status.phase
     mark_running("Running", reason, status.verdict.reason if state.is_over(status) else "", at=context.now)
     conditions.mark_true("Ready", status.phase, "", at=context.now)
     _mark_evidence(context, status, conditions)
@@ -62,7 +63,7 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
     if not status.plan.guardrails:
         why = freeze.no_evidence_reason(status.plan)
         message = why if status.plan.reason else NOT_EVALUATED
-        conditions.mark_unknown("DataQuality", "NotEvaluated", message, at=context.now)
+        conditions.mark_unknown("DataQuality", ExperimentReason.NOT_EVALUATED, message, at=context.now)
         if status.verdict.decision == freeze.UNDECIDED:
             conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided_message(status, why), at=context.now)
         else:
@@ -70,14 +71,16 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
         return
     mismatch = context.evaluation.broken if context.evaluation else ""
     if mismatch:
-        conditions.mark_false("DataQuality", "SampleRatioMismatch", mismatch, at=context.now)
+        conditions.mark_false("DataQuality", ExperimentReason.SAMPLE_RATIO_MISMATCH, mismatch, at=context.now)
     elif context.evaluation is not None and context.evaluation.unreachable_edges:
         message = f"gates wait for the counters of {', '.join(context.evaluation.unreachable_edges)}"
-        conditions.mark_unknown("DataQuality", "EdgeSilent", message, at=context.now)
+        conditions.mark_unknown("DataQuality", ExperimentReason.EDGE_SILENT, message, at=context.now)
     elif context.evaluation is not None:
-        conditions.mark_true("DataQuality", "Consistent", _lost_message(*context.evaluation.lost), at=context.now)
+        conditions.mark_true(
+            "DataQuality", ExperimentReason.CONSISTENT, _lost_message(*context.evaluation.lost), at=context.now
+        )
     elif not state.is_evaluated(status):
-        conditions.mark_unknown("DataQuality", "NotEvaluated", EVALUATED_IN_BAKE, at=context.now)
+        conditions.mark_unknown("DataQuality", ExperimentReason.NOT_EVALUATED, EVALUATED_IN_BAKE, at=context.now)
     # A step that passed its gate may still be rolled back, for example in a bake.
     is_settled = state.is_over(status) or state.is_decided_by_copies(status)
     if status.verdict.decision == freeze.UNDECIDED or not is_settled:

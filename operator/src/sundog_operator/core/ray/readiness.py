@@ -4,16 +4,25 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from sundog_operator.api.reasons import Cause, DeploymentReason, StartFailure
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, ServeState
 from sundog_operator.core.revisions import Revision
 
-RETRYABLE_REASONS: Final = frozenset(
-    {"ModelNotFound", "AccessDenied", "NoSpace", "SourceUnavailable", "LoadTimeout", "WarmupTimeout", "DeployFailed"}
+RETRYABLE_REASONS: Final[frozenset[str]] = frozenset(
+    {
+        StartFailure.MODEL_NOT_FOUND,
+        StartFailure.ACCESS_DENIED,
+        StartFailure.NO_SPACE,
+        StartFailure.SOURCE_UNAVAILABLE,
+        StartFailure.LOAD_TIMEOUT,
+        StartFailure.WARMUP_TIMEOUT,
+        StartFailure.DEPLOY_FAILED,
+    }
 )
 """Reasons that can pass without an edit: a file appears, a permission is granted, a disk is cleared, a machine recovers."""
 
-DEPLOYING: Final = "Deploying"
+DEPLOYING: Final = DeploymentReason.DEPLOYING
 """The reason while a start continues. It is no failure."""
 
 _GENERIC_MESSAGE: Final = "Failed to update the deployments"
@@ -50,22 +59,22 @@ NOT_DEPLOYED: Final = Readiness(0, False, False, True, DEPLOYING, "Serve has not
 def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> Readiness:
     """Return the readiness of a revision. An application of its name with another hash does not count."""
     if not serve.known:
-        return Readiness(0, False, False, False, "RayUnknown", "Serve does not answer")
+        return Readiness(0, False, False, False, DeploymentReason.RAY_UNKNOWN, "Serve does not answer")
     app = serve.applications.get(names.application(service, revision.number))
     if app is None or _hash(app) != revision.hash:
         return NOT_DEPLOYED
     running = sum(deployment.running for deployment in app.deployments)
     runtime_error = _find_runtime_error(app)
     if app.status == "DEPLOY_FAILED" or any(d.status == "DEPLOY_FAILED" for d in app.deployments):
-        reason, message = runtime_error or ("DeployFailed", _summarize(app))
+        reason, message = runtime_error or Cause(StartFailure.DEPLOY_FAILED, _summarize(app))
         return Readiness(running, False, True, True, reason, message)
     if app.status == "UNHEALTHY" or any(d.status == "UNHEALTHY" for d in app.deployments):
-        reason, message = runtime_error or ("Unhealthy", _summarize(app))
+        reason, message = runtime_error or Cause(DeploymentReason.UNHEALTHY, _summarize(app))
         return Readiness(running, False, False, True, reason, message)
     if app.status == "RUNNING" and running and _is_settled(app):
-        return Readiness(running, True, False, True, "Ready", f"{_format_target(app)} running")
+        return Readiness(running, True, False, True, DeploymentReason.READY, f"{_format_target(app)} running")
     progress = f"{running} of {_format_target(app)} running; Serve reports {app.status}"
-    reason, message = runtime_error or (DEPLOYING, progress)
+    reason, message = runtime_error or Cause(DEPLOYING, progress)
     return Readiness(running, False, False, True, reason, message)
 
 
@@ -82,12 +91,12 @@ def _hash(app: ApplicationState) -> str:
     return str((app.config.get("args") or {}).get("revisionHash", ""))
 
 
-def _find_runtime_error(app: ApplicationState) -> tuple[str, str] | None:
-    """Return (reason, message) of the model server's error in Serve's messages; None without one."""
+def _find_runtime_error(app: ApplicationState) -> Cause | None:
+    """Return the model server's error in Serve's messages; None without one."""
     for text in (*(d.message for d in app.deployments), app.message):
         if found := _RUNTIME_ERROR.findall(text):
             reason, message = found[-1]  # the latest of several attempts
-            return reason, message.strip()
+            return Cause(reason, message.strip())
     return None
 
 

@@ -2,23 +2,26 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus, PauseStatus
-from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY, BaselineHealth
+from sundog_operator.api.reasons import Cause, PauseReason
+
+OUTAGE_REASONS: Final = (PauseReason.CONTROL_UNHEALTHY, PauseReason.CONTROL_DEGRADED)
 
 
 def is_paused_for_baseline(status: ExperimentStatus) -> bool:
     """Whether an outage of the baseline paused the rollout or experiment."""
-    return status.paused is not None and status.paused.reason in (CONTROL_UNHEALTHY, CONTROL_DEGRADED)
+    return status.paused is not None and status.paused.reason in OUTAGE_REASONS
 
 
-def pause_for_baseline(status: ExperimentStatus, health: BaselineHealth, now: datetime) -> ExperimentStatus | None:
+def pause_for_baseline(status: ExperimentStatus, outage: Cause, now: datetime) -> ExperimentStatus | None:
     """Pause unless paused already, and exclude the current epoch from gates; None if nothing changes."""
     epochs = tuple(
         each.model_copy(update={"troubled": each.troubled or each.number == status.epoch.number})
         for each in status.evidence_epochs
     )
-    paused = status.paused or PauseStatus(reason=health.reason, since=now, message=health.message)
+    paused = status.paused or PauseStatus(reason=outage.reason, since=now, message=outage.message)
     after = status.model_copy(update={"paused": paused, "evidence_epochs": epochs})
     return None if after == status else after
 

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sundog_operator.api import MetricStatus, PlanGuardrail
-
-CONTROL_UNHEALTHY: Final = "ControlUnhealthy"
-CONTROL_DEGRADED: Final = "ControlDegraded"
+from sundog_operator.api.reasons import Cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +12,11 @@ class BaselineHealth:
     """Health of stable, the baseline of the comparison.
 
     Attributes:
-        reason: `CONTROL_UNHEALTHY` or `CONTROL_DEGRADED`; empty if stable is healthy.
-        message: the reason with numbers.
+        outage: why stable is unfit; None if it is healthy.
         settled: whether stable has been healthy for five minutes.
     """
 
-    reason: str = ""
-    message: str = ""
+    outage: Cause | None = None
     settled: bool = True
 
 

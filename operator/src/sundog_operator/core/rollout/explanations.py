@@ -10,20 +10,20 @@ from sundog_operator.api import (
     format_duration,
     format_timestamp,
 )
+from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import (
+    baseline_outage,
     header_match,
     prometheus_checks,
     shadow_comparison,
     webhook_urls,
     windows,
 )
-from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY
 from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 from sundog_operator.core.rollout.state import (
-    MANUAL,
     WAITS_FOR_PROMOTE,
     RolloutInputs,
     canary_weight,
@@ -39,14 +39,13 @@ from sundog_operator.core.rollout.transitions import join_texts, with_reason
 
 def promotion_reason(status: ExperimentStatus) -> str:
     """Return why the canary was promoted, in a sentence."""
-    _, _, message = status.verdict.reason.partition(": ")
-    return join_texts(message, (status.step.opened_by if status.step else None) or "")
+    return join_texts(status.verdict.message, (status.step.opened_by if status.step else None) or "")
 
 
 def weight_change_reason(status: ExperimentStatus) -> str:
     """Return why the weights changed, in a sentence; empty if no reason is stored."""
     if status.giving_back is not None:
-        return f"{status.giving_back.reason}: {status.giving_back.message}"
+        return str(Cause(status.giving_back.reason, status.giving_back.message))
     return (status.step.opened_by if status.step else None) or ""
 
 
@@ -75,18 +74,20 @@ def describe_missing_evidence(status: ExperimentStatus) -> str:
 
 def explain(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Store what the attempt waits for. No text changes with time alone, or the status would change at every tick."""
-    step = with_reason(status, _waiting_for(status, inputs))
+    obstacle = _find_obstacle(status, inputs)
+    step = with_reason(status, obstacle or _describe_gate(status, inputs))
     if step is None:
         return status
+    code = PauseReason.WAITS_FOR_PROMOTE if not obstacle and gate_in_force(status) == "manual" else None
     short = not is_held(status, inputs) and replicas_waited_for(status, inputs.replicas, inputs.available) > 0
     since = (step.short_since or inputs.now) if short else None
-    return status.model_copy(update={"step": step.model_copy(update={"short_since": since})})
+    return status.model_copy(update={"step": step.model_copy(update={"code": code, "short_since": since})})
 
 
-def _waiting_for(status: ExperimentStatus, inputs: RolloutInputs) -> str:
-    step, needed = current_step(status), wanted_replicas(status, inputs.replicas)
-    unmet = prometheus_checks.find_blocking_check(status)
-    explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
+def _find_obstacle(status: ExperimentStatus, inputs: RolloutInputs) -> str:
+    """Return what a rollout waits for before its gate counts; empty for nothing."""
+    needed = wanted_replicas(status, inputs.replicas)
+    obstacles: tuple[tuple[bool, Callable[[], str]], ...] = (
         (inputs.held, lambda: "held by the spec"),
         (status.paused is not None, lambda: describe_pause(status)),
         (inputs.opens_at is not None, lambda: windows.describe_closed_windows(inputs.opens_at or inputs.now)),
@@ -95,6 +96,14 @@ def _waiting_for(status: ExperimentStatus, inputs: RolloutInputs) -> str:
             lambda: "waits for the edges to confirm the split",
         ),
         (inputs.available < needed, lambda: _describe_missing_replicas(inputs, needed)),
+    )
+    return next((text() for holds, text in obstacles if holds), "")
+
+
+def _describe_gate(status: ExperimentStatus, inputs: RolloutInputs) -> str:
+    """Describe what the gate of the current step waits for."""
+    step, unmet = current_step(status), prometheus_checks.find_blocking_check(status)
+    explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
         (gate_in_force(status) == "manual", lambda: WAITS_FOR_PROMOTE),
         (gate_in_force(status) != "none" and unmet != "", lambda: f"waits for a check to pass: {unmet}"),
         (gate_in_force(status) == "time", lambda: f"waits {step.min_duration.total_seconds():g} s"),
@@ -132,17 +141,17 @@ def _describe_webhook(step: PlanStep, answer: WebhookResult | None) -> str:
 
 def describe_pause(status: ExperimentStatus) -> str:
     """Describe why the rollout is paused."""
-    match status.paused.reason if status.paused else MANUAL:
-        case "Inconclusive":
+    match status.paused.reason if status.paused else PauseReason.MANUAL:
+        case PauseReason.INCONCLUSIVE:
             message = status.paused.message if status.paused else ""
             return f"paused because it took too long: {message or describe_missing_evidence(status)}"
-        case "NoData":
+        case PauseReason.NO_DATA:
             return "paused because an arm has no requests"
-        case "ProgressDeadlineExceeded":
+        case PauseReason.PROGRESS_DEADLINE_EXCEEDED:
             return f"paused because it was {status.paused.message if status.paused else 'not ready in time'}"
-        case "SampleRatio":
+        case PauseReason.SAMPLE_RATIO:
             return "paused because requests do not follow the weights (sample-ratio mismatch)"
-        case reason if status.paused is not None and reason in (CONTROL_UNHEALTHY, CONTROL_DEGRADED):
+        case reason if status.paused is not None and reason in baseline_outage.OUTAGE_REASONS:
             return f"paused until {names.STABLE} has been healthy for 5 minutes: {status.paused.message}"
         case _:
             return "paused by command"

@@ -11,6 +11,7 @@ from sundog_operator.api import (
     Verdict,
     format_duration,
 )
+from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.rollout import (
     prometheus_checks,
     steps_without_evidence,
@@ -21,9 +22,7 @@ from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.rollout.shadow_comparison import SHADOW, ShadowComparison
 from sundog_operator.core.rollout.state import (
-    INCONCLUSIVE,
     MIN_NO_DATA_DURATION,
-    NO_DATA,
     PASSED,
     PROMOTED,
     RUNNING,
@@ -149,7 +148,9 @@ def time_out_shadow(status: ExperimentStatus, inputs: RolloutInputs) -> Experime
     with_copies = status.model_copy(update={"shadow": copies.status})
     if step.max_duration is None or inputs.now - status.step.since < step.max_duration:
         return None
-    policy, reason = ("pause", NO_DATA) if copies.silent else (status.plan.on_inconclusive, INCONCLUSIVE)
+    policy, reason = (
+        ("pause", PauseReason.NO_DATA) if copies.silent else (status.plan.on_inconclusive, PauseReason.INCONCLUSIVE)
+    )
     return _apply_policy(with_copies, inputs, policy, reason)
 
 
@@ -169,14 +170,14 @@ def time_out_evidence(status: ExperimentStatus, inputs: RolloutInputs) -> Experi
         and status.plan.on_no_data != "hold"
         and silent_for >= max(step.min_duration, MIN_NO_DATA_DURATION)
     ):
-        return _apply_policy(status, inputs, status.plan.on_no_data, NO_DATA)
+        return _apply_policy(status, inputs, status.plan.on_no_data, PauseReason.NO_DATA)
     if step.max_duration is None or waited < step.max_duration:
         return None
     return _apply_policy(
         status,
         inputs,
         "pause" if evidence.silent else status.plan.on_inconclusive,
-        NO_DATA if evidence.silent else INCONCLUSIVE,
+        PauseReason.NO_DATA if evidence.silent else PauseReason.INCONCLUSIVE,
     )
 
 
@@ -185,7 +186,7 @@ def _apply_policy(status: ExperimentStatus, inputs: RolloutInputs, policy: str, 
     unmet = prometheus_checks.find_blocking_check(status)
     match policy:
         case "rollback":
-            return stop(updated, reason, describe_missing_evidence(updated), inputs.now)
+            return stop(updated, Cause(EndReason(reason), describe_missing_evidence(updated)), inputs.now)
         case "promote":
             # The policy replaces evidence, but not the checks of Prometheus.
             return None if unmet else _advance_by_policy(updated, inputs, reason)
@@ -195,7 +196,9 @@ def _apply_policy(status: ExperimentStatus, inputs: RolloutInputs, policy: str, 
 
 def _advance_by_policy(status: ExperimentStatus, inputs: RolloutInputs, reason: str) -> ExperimentStatus | None:
     """Go on by a policy, and record it: evidence does not support this step."""
-    missing = "an arm has no requests" if reason == NO_DATA else describe_missing_evidence(status)
-    policy = steps_without_evidence.ON_NO_DATA if reason == NO_DATA else steps_without_evidence.ON_INCONCLUSIVE
+    missing = "an arm has no requests" if reason == PauseReason.NO_DATA else describe_missing_evidence(status)
+    policy = (
+        steps_without_evidence.ON_NO_DATA if reason == PauseReason.NO_DATA else steps_without_evidence.ON_INCONCLUSIVE
+    )
     known = steps_without_evidence.record_passed(status, (step_index(status),), policy)
     return advance(known, inputs, f"{policy}, although {missing}")

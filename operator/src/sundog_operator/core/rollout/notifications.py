@@ -16,6 +16,7 @@ from sundog_operator.api import (
     RolloutNotice,
     format_timestamp,
 )
+from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import explanations, state
 
@@ -29,7 +30,6 @@ REASON_LIMIT: Final = 1024
 """Limit of a reason in characters: an error of a model may be far longer."""
 
 DELIVERIES: Final = "deliveries"
-WAITS_FOR_PROMOTE_REASON: Final = "WaitsForPromote"
 
 Json = dict[str, Any]
 
@@ -55,21 +55,23 @@ def add_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetime
 
 def _new_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> Iterator[RolloutNotice]:
     if not state.is_frozen(before):
-        yield _notice(after, "started", f"Started: revision {state.arm_revisions(after)[1]} is starting", now)
+        started = Cause("Started", f"revision {state.arm_revisions(after)[1]} is starting")
+        yield _notice(after, "started", started, now)
     if state.is_over(after):
         event = _end_event(after) if not state.is_over(before) else None
         if event is not None:
-            yield _notice(after, event, after.verdict.reason, now)
-    elif (reason := _pause_reason(after)) and reason != _pause_reason(before):
-        yield _notice(after, "paused", reason, now)
+            yield _notice(after, event, Cause(after.verdict.code or "", after.verdict.message), now)
+    elif (cause := _pause_cause(after)) is not None and cause != _pause_cause(before):
+        yield _notice(after, "paused", cause, now)
 
 
-def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now: datetime) -> RolloutNotice:
+def _notice(status: ExperimentStatus, event: NotificationEvent, cause: Cause, now: datetime) -> RolloutNotice:
     return RolloutNotice(
         event=event,
         step=state.step_index(status),
         weight=state.canary_weight(status),
-        reason=reason[:REASON_LIMIT],
+        reason=str(cause)[:REASON_LIMIT],
+        code=cause.reason,
         verdict=status.verdict.decision,
         time=now,
     )
@@ -78,23 +80,23 @@ def _notice(status: ExperimentStatus, event: NotificationEvent, reason: str, now
 def _end_event(status: ExperimentStatus) -> NotificationEvent | None:
     if status.phase == state.CONCLUDED:
         return "promoted"
-    match status.verdict.reason.partition(":")[0]:
-        case "Superseded":
+    match status.verdict.code:
+        case EndReason.SUPERSEDED:
             return None
-        case state.ROLLED_BACK:
+        case EndReason.ROLLED_BACK:
             return "rolledBack"
         case _:
             return "aborted"
 
 
-def _pause_reason(status: ExperimentStatus) -> str:
-    """Return why the rollout is paused, reason first; empty if it is not, or if only its spec holds it."""
+def _pause_cause(status: ExperimentStatus) -> Cause | None:
+    """Return why the rollout is paused; None if it is not, or if only its spec holds it."""
     step = status.step
     if status.paused is not None:
-        return f"{status.paused.reason}: {explanations.describe_pause(status)}"
+        return Cause(status.paused.reason, explanations.describe_pause(status))
     if step is not None and step.since is not None and step.gate == "manual":
-        return f"{WAITS_FOR_PROMOTE_REASON}: step {step.index} {state.WAITS_FOR_PROMOTE}"
-    return ""
+        return Cause(PauseReason.WAITS_FOR_PROMOTE, f"step {step.index} {state.WAITS_FOR_PROMOTE}")
+    return None
 
 
 def _is_known(new: RolloutNotice, known: Sequence[RolloutNotice]) -> bool:
@@ -105,7 +107,7 @@ def _is_known(new: RolloutNotice, known: Sequence[RolloutNotice]) -> bool:
 
 
 def _key(notice: RolloutNotice) -> tuple[object, ...]:
-    return (notice.event, notice.step, notice.reason.partition(":")[0]) if notice.event == "paused" else (notice.event,)
+    return (notice.event, notice.step, notice.code) if notice.event == "paused" else (notice.event,)
 
 
 def pending_notices(status: ExperimentStatus) -> list[PendingNotice]:

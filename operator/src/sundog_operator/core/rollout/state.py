@@ -10,6 +10,7 @@ from sundog_operator.api import (
     PlanStep,
     PlanWebhook,
 )
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.rollout import (
@@ -32,11 +33,6 @@ PROMOTED: Final = "Promoted"
 ROLLED_BACK: Final = "RolledBack"
 PASSED: Final = "Passed"
 """Decision for a canary that passed a shadow comparison with strategy: shadow. It causes no promotion."""
-MANUAL: Final = "Manual"
-INCONCLUSIVE: Final = "Inconclusive"
-NO_DATA: Final = "NoData"
-SAMPLE_RATIO: Final = "SampleRatio"
-DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
 MISMATCH_GRACE: Final = timedelta(minutes=5)
 """Time that a sample-ratio mismatch may last before stable gets all traffic."""
 MAX_EVIDENCE_EPOCHS: Final = 32
@@ -62,7 +58,7 @@ class RolloutInputs:
         confirmed: every edge has the current epoch in force.
         held: the spec pauses rollouts, or is invalid.
         opens_at: when the next window opens; None inside a window.
-        failure: why the attempt must stop now, as (reason, message).
+        failure: why the attempt must stop now; None if it may continue.
         late: why the canary, or the replicas of a step, missed the deadline, if that pauses the rollout; else empty.
         evidence: the evaluation of the canary; None if the plan evaluates nothing.
         answer: the last answer of the current step's webhook; None if there is none yet.
@@ -79,7 +75,7 @@ class RolloutInputs:
     confirmed: bool
     held: bool = False
     opens_at: datetime | None = None
-    failure: tuple[str, str] | None = None
+    failure: Cause | None = None
     late: str = ""
     evidence: Evaluation | None = None
     answer: WebhookResult | None = None

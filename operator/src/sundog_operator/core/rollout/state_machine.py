@@ -13,6 +13,7 @@ from sundog_operator.api import (
     ExperimentStatus,
     PauseStatus,
 )
+from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.rollout import (
     baseline_outage,
     in_place,
@@ -25,15 +26,11 @@ from sundog_operator.core.rollout.gates import pass_gate, time_out_evidence, tim
 from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.rollout.resolve import needs_threshold
 from sundog_operator.core.rollout.state import (
-    DEADLINE_EXCEEDED,
-    INCONCLUSIVE,
-    MANUAL,
     MISMATCH_GRACE,
     PAUSABLE_GATES,
     PENDING,
     ROLLED_BACK,
     RUNNING,
-    SAMPLE_RATIO,
     RolloutInputs,
     canary_weight,
     current_step,
@@ -90,14 +87,16 @@ def tick(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
 
 
 def _stop_on_failure(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
-    return stop(status, *inputs.failure, inputs.now) if inputs.failure else None
+    return stop(status, inputs.failure, inputs.now) if inputs.failure else None
 
 
 def _roll_back_on_harm(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """End the attempt on harm, even if it is paused or held: a canary with traffic goes on doing harm."""
     if inputs.evidence is None or not inputs.evidence.harm or canary_weight(status) in (0, 100):
         return None
-    return stop(with_decision(status, ROLLED_BACK, inputs), ROLLED_BACK, inputs.evidence.harm, inputs.now)
+    return stop(
+        with_decision(status, ROLLED_BACK, inputs), Cause(EndReason.ROLLED_BACK, inputs.evidence.harm), inputs.now
+    )
 
 
 def _roll_back_on_copies(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
@@ -105,13 +104,15 @@ def _roll_back_on_copies(status: ExperimentStatus, inputs: RolloutInputs) -> Exp
     if inputs.copies is None or not inputs.copies.failed:
         return None
     with_copies = status.model_copy(update={"shadow": inputs.copies.status})
-    return stop(with_decision(with_copies, ROLLED_BACK, inputs), ROLLED_BACK, inputs.copies.failed, inputs.now)
+    return stop(
+        with_decision(with_copies, ROLLED_BACK, inputs), Cause(EndReason.ROLLED_BACK, inputs.copies.failed), inputs.now
+    )
 
 
 def _roll_back_on_check(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """End the attempt if a Prometheus check failed too often in a row. This is a user's limit, not evidence."""
     failed = prometheus_checks.find_failure(status)
-    return stop(status, ROLLED_BACK, failed, inputs.now) if failed else None
+    return stop(status, Cause(EndReason.ROLLED_BACK, failed), inputs.now) if failed else None
 
 
 def _pause_on_deadline(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
@@ -119,7 +120,9 @@ def _pause_on_deadline(status: ExperimentStatus, inputs: RolloutInputs) -> Exper
     if not inputs.late or status.paused is not None:
         return None
     return status.model_copy(
-        update={"paused": PauseStatus(reason=DEADLINE_EXCEEDED, since=inputs.now, message=inputs.late)}
+        update={
+            "paused": PauseStatus(reason=PauseReason.PROGRESS_DEADLINE_EXCEEDED, since=inputs.now, message=inputs.late)
+        }
     )
 
 
@@ -129,8 +132,10 @@ def _apply_inconclusive_policy(status: ExperimentStatus, inputs: RolloutInputs) 
     if not unknown or policy == "promote" or gate_in_force(status) == "none" or is_traffic_held(status, inputs):
         return None
     if policy == "rollback":
-        return stop(status, INCONCLUSIVE, unknown, inputs.now)
-    return status.model_copy(update={"paused": PauseStatus(reason=INCONCLUSIVE, since=inputs.now, message=unknown)})
+        return stop(status, Cause(EndReason.INCONCLUSIVE, unknown), inputs.now)
+    return status.model_copy(
+        update={"paused": PauseStatus(reason=PauseReason.INCONCLUSIVE, since=inputs.now, message=unknown)}
+    )
 
 
 def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
@@ -155,11 +160,11 @@ def _pause_on_mismatch(status: ExperimentStatus, inputs: RolloutInputs) -> Exper
     if inputs.evidence is None or not inputs.evidence.broken or status.phase != RUNNING:
         return None
     paused = status.paused
-    if paused is None or paused.reason not in (SAMPLE_RATIO, MANUAL):
-        return status.model_copy(update={"paused": PauseStatus(reason=SAMPLE_RATIO, since=inputs.now)})
-    if paused.reason == MANUAL or inputs.now - paused.since < MISMATCH_GRACE:
+    if paused is None or paused.reason not in (PauseReason.SAMPLE_RATIO, PauseReason.MANUAL):
+        return status.model_copy(update={"paused": PauseStatus(reason=PauseReason.SAMPLE_RATIO, since=inputs.now)})
+    if paused.reason == PauseReason.MANUAL or inputs.now - paused.since < MISMATCH_GRACE:
         return None
-    return stop(status, "SampleRatioMismatch", inputs.evidence.broken, inputs.now)
+    return stop(status, Cause(EndReason.SAMPLE_RATIO_MISMATCH, inputs.evidence.broken), inputs.now)
 
 
 def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
@@ -167,11 +172,11 @@ def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> Experim
 
     A rollout that is paused for another reason stays so, and goes on counting. A gate that a command opened needs no baseline.
     """
-    if inputs.evidence is None or not inputs.evidence.control.reason or gate_in_force(status) == "none":
+    if inputs.evidence is None or not inputs.evidence.control.outage or gate_in_force(status) == "none":
         return None
     if status.phase != RUNNING or canary_weight(status) in (0, 100):
         return None
-    return baseline_outage.pause_for_baseline(status, inputs.evidence.control, inputs.now)
+    return baseline_outage.pause_for_baseline(status, inputs.evidence.control.outage, inputs.now)
 
 
 def _resume_after_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:

@@ -7,6 +7,7 @@ from sundog_operator.api import (
     PauseStatus,
     PlanStep,
 )
+from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.rollout import (
     baseline_outage,
     prometheus_checks,
@@ -15,11 +16,7 @@ from sundog_operator.core.rollout import (
 from sundog_operator.core.rollout.commands import RolloutCommand
 from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.core.rollout.state import (
-    DEADLINE_EXCEEDED,
     DECIDING_GATES,
-    INCONCLUSIVE,
-    MANUAL,
-    NO_DATA,
     PAUSABLE_GATES,
     PENDING,
     RUNNING,
@@ -38,7 +35,7 @@ def execute_command(status: ExperimentStatus, command: RolloutCommand, now: date
         case "resume":
             return resume(marked, now)
         case "abort":
-            return stop(marked, "Aborted", f"by command {command.id}", now)
+            return stop(marked, Cause(EndReason.ABORTED, f"by command {command.id}"), now)
         case "promote":
             return _promote(_restart_deadline(marked, now), full=command.full)
         case "skip" if not skip_refusal(marked):
@@ -55,14 +52,14 @@ def _pause(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     if status.paused is not None and not baseline_outage.is_paused_for_baseline(status):
         return status
     since = now if status.paused is None else status.paused.since
-    return status.model_copy(update={"paused": PauseStatus(reason=MANUAL, since=since)})
+    return status.model_copy(update={"paused": PauseStatus(reason=PauseReason.MANUAL, since=since)})
 
 
 def resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """Resume. A step that took too long starts its time again, or it would pause at once. A manual pause takes no time of a step."""
     paused, step = status.paused, status.step
     if paused is not None and step is not None and step.since is not None and step.gate in PAUSABLE_GATES:
-        late = paused.reason in (INCONCLUSIVE, NO_DATA)
+        late = paused.reason in (PauseReason.INCONCLUSIVE, PauseReason.NO_DATA)
         begun = max(paused.since, step.since)
         # The end of a hold gives the step the time that it lasted during the pause.
         ended = now if step.held_since is None else max(step.held_since, begun)
@@ -74,7 +71,9 @@ def resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
 
 def _restart_deadline(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """Restart the progress deadline if the rollout is paused for it, or if it passed during a pause before the first step."""
-    waited = status.paused is not None and (status.paused.reason == DEADLINE_EXCEEDED or status.phase == PENDING)
+    waited = status.paused is not None and (
+        status.paused.reason == PauseReason.PROGRESS_DEADLINE_EXCEEDED or status.phase == PENDING
+    )
     return status.model_copy(update={"resumed_at": now}) if waited else status
 
 
@@ -119,7 +118,7 @@ def _is_bake_or_all_traffic(step: PlanStep) -> bool:
 
 def _skip(status: ExperimentStatus) -> ExperimentStatus:
     """Skip the rest of the current step. A pause for another reason than this step stays, because its cause remains."""
-    if status.paused is not None and status.paused.reason in (INCONCLUSIVE, NO_DATA):
+    if status.paused is not None and status.paused.reason in (PauseReason.INCONCLUSIVE, PauseReason.NO_DATA):
         status = prometheus_checks.reset_inconclusive(status.model_copy(update={"paused": None}))
     index = step_index(status)
     known = steps_without_evidence.record_skipped(status, range(max(index, 1), index + 1), "skip")

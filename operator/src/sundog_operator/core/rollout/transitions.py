@@ -10,6 +10,7 @@ from sundog_operator.api import (
     TrafficReturnStatus,
     Verdict,
 )
+from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import (
     baseline_outage,
@@ -35,7 +36,7 @@ from sundog_operator.core.rollout.state import (
 )
 
 
-def stop(status: ExperimentStatus, reason: str, message: str, now: datetime) -> ExperimentStatus:
+def stop(status: ExperimentStatus, cause: Cause, now: datetime) -> ExperimentStatus:
     """End the attempt with all traffic on stable. In place, begin to return traffic as stable's replicas become available.
 
     An attempt that has ended stays as it is.
@@ -43,9 +44,9 @@ def stop(status: ExperimentStatus, reason: str, message: str, now: datetime) -> 
     if is_over(status) or status.giving_back is not None:
         return status
     if status.plan.in_place is None or not canary_weight(status):
-        return _end(status, STOPPED, 0, reason, message, now)
-    back = TrafficReturnStatus(reason=reason, message=message, since=now)
-    return status.model_copy(update={"giving_back": back, "paused": None, "step": with_reason(status, reason)})
+        return _end(status, STOPPED, 0, cause, now)
+    back = TrafficReturnStatus(reason=cause.reason, message=cause.message, since=now)
+    return status.model_copy(update={"giving_back": back, "paused": None, "step": with_reason(status, cause.reason)})
 
 
 def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, inputs: RolloutInputs) -> ExperimentStatus:
@@ -62,7 +63,8 @@ def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, inputs: 
     lost = inputs.dead or inputs.now - back.since >= inputs.patience
     left = 0 if lost else in_place.remaining_weight(inputs.replicas, spare, weight, inputs.stable)
     if not left:
-        return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, back.reason, back.message, inputs.now)
+        cause = Cause(back.reason, back.message)
+        return _end(status.model_copy(update={"giving_back": None}), STOPPED, 0, cause, inputs.now)
     if left < weight:
         again = back.model_copy(update={"since": inputs.now})
         return with_weight(status, left, inputs.now).model_copy(update={"giving_back": again})
@@ -70,27 +72,25 @@ def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, inputs: 
     return confirm(status, inputs) or status.model_copy(update={"step": with_reason(status, text)})
 
 
-def _end(
-    status: ExperimentStatus, phase: str, weight: int, reason: str, message: str, now: datetime
-) -> ExperimentStatus:
-    verdict = _verdict(status, phase, f"{reason}: {message}")
+def _end(status: ExperimentStatus, phase: str, weight: int, cause: Cause, now: datetime) -> ExperimentStatus:
+    verdict = _verdict(status, phase, cause)
     ended = with_weight(status, weight, now) if canary_weight(status) != weight else status
     update = {
         "phase": phase,
         "verdict": verdict,
         "paused": None,
-        "step": with_reason(ended, reason),
+        "step": with_reason(ended, cause.reason),
         "checks": status.checks,
     }
     return ended.model_copy(update=update)
 
 
-def _verdict(status: ExperimentStatus, phase: str, reason: str) -> Verdict:
+def _verdict(status: ExperimentStatus, phase: str, cause: Cause) -> Verdict:
     """Return the final verdict. It is conclusive if `with_decision` recorded the same decision before."""
     conclusive = status.verdict.decision == (PROMOTED if phase == CONCLUDED else ROLLED_BACK)
     decision = status.verdict.decision if conclusive or status.verdict.decision == PASSED else UNDECIDED
     winner = "" if not conclusive else names.CANARY if phase == CONCLUDED else names.STABLE
-    return Verdict(decision=decision, winner=winner, reason=reason)
+    return Verdict.of(cause, decision, winner)
 
 
 def with_decision(status: ExperimentStatus, decision: str, inputs: RolloutInputs) -> ExperimentStatus:
@@ -158,7 +158,7 @@ def conclude(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatu
         return None
     text = status.plan.reason or f"after step {len(status.plan.steps)} at {last.weight} %"
     without = "" if status.plan.reason else steps_without_evidence.describe_passed(status)
-    return _end(status, CONCLUDED, 100, PROMOTED, join_texts(text, without), inputs.now)
+    return _end(status, CONCLUDED, 100, Cause(EndReason.PROMOTED, join_texts(text, without)), inputs.now)
 
 
 def confirm(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
@@ -203,4 +203,4 @@ def advance(status: ExperimentStatus, inputs: RolloutInputs, opened_by: str) -> 
 
 def with_reason(status: ExperimentStatus, reason: str) -> StepStatus | None:
     """Return the current step with the reason why it waits."""
-    return status.step.model_copy(update={"reason": reason}) if status.step else None
+    return status.step.model_copy(update={"reason": reason, "code": None}) if status.step else None

@@ -13,6 +13,7 @@ from sundog_operator.api import (
     PlanComparison,
     Rollout,
 )
+from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
 from sundog_operator.core.edge.salts import SaltOwner
@@ -112,10 +113,10 @@ def _find_refusals(
         fields = (
             freeze.find_changed_fields(status.plan, spec, arms.plan_arms(control, spec)) if control is not None else ""
         )
-        return (f"PlanFrozen: {fields}: cannot be changed while it runs",) if fields else ()
+        return (f"{ExperimentReason.PLAN_FROZEN}: {fields}: cannot be changed while it runs",) if fields else ()
     deployment = accept_deployment(observed.deployment, observed.installation).spec
     violations = arms.find_experiment_violations(_find_stable(observed), spec, deployment, observed.installation)
-    return tuple(f"{refusal_reason(each.message)}: {each}" for each in violations)
+    return tuple(f"{refusal_reason(each)}: {each}" for each in violations)
 
 
 def _describe_end(status: ExperimentStatus, *, stopped: bool) -> str:
@@ -139,7 +140,7 @@ def _describe_shared_salt(
     """Describe who shares its salt, except for an Experiment that ends and assigns no more units."""
     message = salts.make_reuse_message("Experiment", manifest["metadata"]["name"], known)
     if message and not (acceptance.stopped or is_over(status)):
-        yield f"{salts.SALT_REUSED}: {message}"
+        yield f"{ExperimentReason.SALT_REUSED}: {message}"
 
 
 def _describe_state(status: ExperimentStatus) -> Iterator[str]:

@@ -17,6 +17,7 @@ from sundog_operator.api import (
     parse_resource,
     unknown_fields,
 )
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import power
 from sundog_operator.core.edge import salts, secrets
@@ -212,7 +213,8 @@ def _describe_traffic(
         yield f"the rollout of revision {number} continues with its frozen plan"
     elif spec.rollout.dry_run:
         yield next(
-            (c.message for c in plan.status.conditions if c.reason == "DryRun"), "no traffic moves: dryRun is true"
+            (c.message for c in plan.status.conditions if c.reason == DeploymentReason.DRY_RUN),
+            "no traffic moves: dryRun is true",
         )
     elif spec.paused or spec.rollout.paused:
         yield f"revision {number} waits while the spec is paused; revision {stable.revision} keeps serving"
@@ -277,7 +279,7 @@ def _describe_undecidable_step(spec: ModelDeploymentSpec, observed: ObservedStat
 
 def _describe_shared_salt(manifest: Object, observed: ObservedState) -> Iterator[str]:
     if message := salts.make_reuse_message("ModelDeployment", manifest["metadata"]["name"], observed.salts):
-        yield f"{salts.SALT_REUSED}: {message}"
+        yield f"{DeploymentReason.SALT_REUSED}: {message}"
 
 
 def _describe_window(

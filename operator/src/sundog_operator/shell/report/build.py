@@ -17,6 +17,7 @@ from sundog_operator.api import (
     format_duration,
     is_latency_metric,
 )
+from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.analysis import power, split_mismatch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
@@ -147,7 +148,7 @@ def _find_points(status: ExperimentStatus, end: datetime) -> tuple[HistoryPoint,
 
 def _make_heading(status: ExperimentStatus) -> tuple[str, str]:
     """Return (heading, tone)."""
-    reason = status.verdict.reason.partition(":")[0]
+    reason = status.verdict.code or ""
     if status.verdict.winner and status.plan.comparison is not None:
         return f"{status.verdict.winner} won", "good"
     if state.is_decided_by_copies(status):
@@ -246,7 +247,7 @@ def _quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str
     if condition is not None:
         yield "data quality", f"{condition.reason}: {condition.message}" if condition.message else condition.reason
     if status.plan.guardrails:
-        is_silent = condition is not None and condition.reason == "EdgeSilent"
+        is_silent = condition is not None and condition.reason == ExperimentReason.EDGE_SILENT
         yield "silent edges", condition.message if condition is not None and is_silent else "none, as of the last write"
     if not counters.sources:
         yield "counts", "none are kept"

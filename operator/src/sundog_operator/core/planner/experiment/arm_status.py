@@ -1,6 +1,7 @@
 """The arms of an Experiment: their start, their problems and their replicas."""
 
 from sundog_operator.api import ArmRevision, ExperimentStatus
+from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core.experiments import state
 from sundog_operator.core.experiments.state import ArmState
 from sundog_operator.core.kubernetes import names
@@ -29,25 +30,25 @@ def arm_state(context: PlanContext, arm: ArmRevision, progress: ExperimentStatus
     )
 
 
-def _find_failure(context: PlanContext, arm: ArmRevision, *, begun: bool) -> tuple[str, str] | None:
-    """Return (reason, message) if an arm must be dropped, or the Experiment cannot start; else None."""
+def _find_failure(context: PlanContext, arm: ArmRevision, *, begun: bool) -> Cause | None:
+    """Return why an arm must be dropped, or the Experiment cannot start; else None."""
     readiness, revision = context.readiness(arm.revision), f"revision {arm.revision}"
     if readiness.failed and (begun or not readiness.retryable):
-        return readiness.reason, f"{revision}: {readiness.message}"
+        return Cause(readiness.reason, f"{revision}: {readiness.message}")
     if begun:
         message = f"{revision} had no healthy replica for {deadline.UNAVAILABLE_GRACE.total_seconds():g} s, while {names.STABLE} had"
-        return (state.ARM_UNAVAILABLE, message) if deadline.is_unavailable(context, arm) else None
+        return Cause(EndReason.ARM_UNAVAILABLE, message) if deadline.is_unavailable(context, arm) else None
     limit = context.spec.rollout.progress_deadline if context.spec is not None else None
     if limit is None or context.now - (arm.since or context.now) < limit:
         return None
     message = f"{revision}: {deadline.describe_deadline(context)}: {describe_pending_reason(context, arm)}"
-    return "ProgressDeadlineExceeded", message
+    return Cause(EndReason.PROGRESS_DEADLINE_EXCEEDED, message)
 
 
 def describe_pending_reason(context: PlanContext, arm: ArmRevision) -> str:
     """Return why an arm is not ready, in one line."""
     if (pending := find_pending_reason(context, arm.revision)) is not None:
-        return pending[1]
+        return pending.message
     readiness = context.readiness(arm.revision)
     return arm.problem or f"revision {arm.revision}: {readiness.message}"
 

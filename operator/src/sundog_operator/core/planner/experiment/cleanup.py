@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from sundog_operator.api import ExperimentStatus
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core import events
 from sundog_operator.core.experiments import transitions
 from sundog_operator.core.experiments.queue import UserExperiment
@@ -11,12 +12,12 @@ from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.rollout.state import STOPPED
 
 
-def stop_experiment(context: PlanContext, reason: str, message: str) -> None:
+def stop_experiment(context: PlanContext, cause: Cause) -> None:
     """Stop the active Experiment, with all traffic on stable."""
     experiment, progress = context.experiment, context.experiment_progress
     if experiment is None or progress is None:
         return
-    ended = transitions.end_experiment(progress, STOPPED, reason, message, context.now)
+    ended = transitions.end_experiment(progress, STOPPED, cause, context.now)
     context.experiment_statuses[experiment.name] = ended
     finish_experiment(context, experiment, ended)
 

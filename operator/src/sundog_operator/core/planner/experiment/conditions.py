@@ -4,20 +4,24 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
+from sundog_operator.api.conditions import Conclusion
+from sundog_operator.api.reasons import EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import outcome_evaluation, power, state
+from sundog_operator.core.experiments import outcome_evaluation, state
 from sundog_operator.core.experiments.queue import UserExperiment
-from sundog_operator.core.planner.conclusion import Conclusion
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.experiment import arm_status, lifecycle, start
+from sundog_operator.core.planner.experiment import arm_status, lifecycle
 from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.rollout.state import RUNNING, STOPPED, is_over
 from sundog_operator.core.stats.findings import MetricVerdict
 
-PLAN_FROZEN: Final = "PlanFrozen"
-SAMPLE_RATIO_MISMATCH: Final = "SampleRatioMismatch"
-NORMAL_END_REASONS: Final = ("StoppedByUser", "StopCommand", "Superseded", "RolledBack")
+NORMAL_END_REASONS: Final = (
+    EndReason.STOPPED_BY_USER,
+    EndReason.STOP_COMMAND,
+    EndReason.SUPERSEDED,
+    EndReason.ROLLED_BACK,
+)
 """Reasons for which an Experiment stops without a problem."""
 
 
@@ -41,7 +45,9 @@ def _with_phase(context: PlanContext, experiment: UserExperiment, status: Experi
     if is_over(status) or (context.experiment is not None and context.experiment.name == experiment.name):
         return status
     waits = context.experiment_waits.get(experiment.name)
-    return status.model_copy(update={"phase": "Queued" if waits and waits[0] == start.QUEUED else "Pending"})
+    return status.model_copy(
+        update={"phase": "Queued" if waits and waits.reason == ExperimentReason.QUEUED else "Pending"}
+    )
 
 
 def _with_conditions(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
@@ -58,9 +64,8 @@ def _with_conditions(context: PlanContext, experiment: UserExperiment, status: E
         conclusions = {"SpecAccepted": accepted, "Running": conclusions["Running"]}
     conclusions["Stalled"] = _stalled(status, accepted)
     conclusions["Ready"] = _ready(status, conclusions)
-    mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
-    for type_, (truth, reason, message) in conclusions.items():
-        mark[truth](type_, reason, message, at=context.now)
+    for type_, conclusion in conclusions.items():
+        conditions.mark(type_, conclusion, at=context.now)
     return status.model_copy(
         update={"observed_generation": experiment.generation, "conditions": conditions.conditions()}
     )
@@ -71,7 +76,7 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
     if spec is None:
         return Conclusion("False", acceptance.reason, _with_plan_note(status, acceptance.message))
     waits = context.experiment_waits.get(experiment.name)
-    if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
+    if waits is not None and waits.reason in (ExperimentReason.NOT_YET_SUPPORTED, ExperimentReason.INVALID_SPEC):
         return Conclusion("False", *waits)
     if (
         not is_over(status)
@@ -81,12 +86,12 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
         message = (
             f"{fields}: cannot be changed while it runs. Undo that, or set spec.stopped and create another Experiment"
         )
-        return Conclusion("False", PLAN_FROZEN, _with_plan_note(status, message))
+        return Conclusion("False", ExperimentReason.PLAN_FROZEN, _with_plan_note(status, message))
     if not is_over(status) and (
         reuse := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
     ):
-        return Conclusion("True", salts.SALT_REUSED, reuse)
-    return Conclusion("True", "Accepted", "")
+        return Conclusion("True", ExperimentReason.SALT_REUSED, reuse)
+    return Conclusion("True", ExperimentReason.ACCEPTED, "")
 
 
 def _with_plan_note(status: ExperimentStatus, message: str) -> str:
@@ -99,16 +104,15 @@ def _with_plan_note(status: ExperimentStatus, message: str) -> str:
 
 def _running(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
     if is_over(status):
-        reason, _, _ = status.verdict.reason.partition(":")
-        return Conclusion("False", reason or status.phase, status.verdict.reason)
+        return Conclusion("False", status.verdict.code or status.phase, status.verdict.reason)
     if status.phase == RUNNING:
         dropped = [f"arm {arm.name} was dropped: {arm.dropped}" for arm in state.treatment_arms(status) if arm.dropped]
         won = [status.paused.message] if state.has_won(status) and status.paused is not None else []
         return Conclusion("True", RUNNING, "; ".join([*won, _shares(status), *dropped]))
     if context.experiment is not None and context.experiment.name == experiment.name:
-        return Conclusion("False", "ArmsStarting", _starting(context))
+        return Conclusion("False", ExperimentReason.ARMS_STARTING, _starting(context))
     waits = context.experiment_waits.get(experiment.name)
-    return Conclusion("False", *waits) if waits else Conclusion("False", "Pending", "")
+    return Conclusion("False", *waits) if waits else Conclusion("False", ExperimentReason.PENDING, "")
 
 
 def _shares(status: ExperimentStatus) -> str:
@@ -135,34 +139,36 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
     stored = next((each for each in experiment.status.conditions if each.type == "DataQuality"), None)
     if evaluated is None and stored is not None and state.has_begun(status):
         return Conclusion.of(stored)
-    reason, message = context.observed.storeless if experiment.has_outcomes else ("", "")
-    storeless = Conclusion("False", reason, f"outcomes are not stored: {message}") if reason else None
+    problem = context.observed.storeless if experiment.has_outcomes else None
+    storeless = (
+        None if problem is None else Conclusion("False", problem.reason, f"outcomes are not stored: {problem.message}")
+    )
     if evaluated is None or not status.evidence_epochs:
-        return storeless or Conclusion("Unknown", "NotEvaluated", "there is no evidence yet")
+        return storeless or Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, "there is no evidence yet")
     if evaluated.broken:
-        mismatch = Conclusion("False", SAMPLE_RATIO_MISMATCH, evaluated.broken)
-        return _keep_numbers(context, status, stored, mismatch)
+        mismatch = Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.broken)
+        return _keep_numbers(experiment.status, status, stored, mismatch)
     if evaluated.feedback is not None:
         return storeless or Conclusion("False", *evaluated.feedback)
     if evaluated.unreachable_edges:
         edges = ", ".join(evaluated.unreachable_edges)
-        return Conclusion("Unknown", "EdgeSilent", f"verdicts wait for the counters of {edges}")
+        return Conclusion("Unknown", ExperimentReason.EDGE_SILENT, f"verdicts wait for the counters of {edges}")
     # An ended Experiment has no pause any more.
     before = experiment.status if is_over(status) else status
     if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
         message = f"collects no evidence until control has been healthy for 5 minutes: {before.paused.message}"
         return Conclusion("False", before.paused.reason, message)
     if evaluated.lost is not None and not storeless:
-        return _keep_numbers(context, status, stored, Conclusion("False", *evaluated.lost))
-    consistent = Conclusion("True", "Consistent", evaluated.unknown_units_message)
-    return storeless or _keep_numbers(context, status, stored, consistent)
+        return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.lost))
+    consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.unknown_units_message)
+    return storeless or _keep_numbers(experiment.status, status, stored, consistent)
 
 
 def _keep_numbers(
-    context: PlanContext, status: ExperimentStatus, stored: Condition | None, new: Conclusion
+    before: ExperimentStatus, status: ExperimentStatus, stored: Condition | None, new: Conclusion
 ) -> Conclusion:
     """Return the new conclusion after a report of counts, else the stored one if only its numbers differ."""
-    if stored is None or status.counted_at == context.now:
+    if stored is None or status.counted_at != before.counted_at:
         return new
     is_same = (stored.status, stored.reason, bool(stored.message)) == (new.status, new.reason, bool(new.message))
     return Conclusion.of(stored) if is_same else new
@@ -196,17 +202,18 @@ def _first_message(missing: Sequence[MetricStatus]) -> str:
 
 def _unlikely_names(missing: Sequence[MetricStatus]) -> str:
     """Return the metrics, 15 at most, that are unlikely to be decided in time, without the one whose message is shown."""
-    names = [each.name for each in missing if f"{each.name} {power.UNLIKELY_TEXT}" in each.message]
-    others = [name for name in dict.fromkeys(names) if f"{name} {power.UNLIKELY_TEXT}" not in missing[0].message]
+    shown = missing[0].name if missing[0].note == MetricNote.UNLIKELY else ""
+    names = [each.name for each in missing if each.note == MetricNote.UNLIKELY and each.name != shown]
+    others = list(dict.fromkeys(names))
     return f"; unlikely to be decided before it stops, see status.metrics: {', '.join(others)}" if others else ""
 
 
 def _stalled(status: ExperimentStatus, accepted: Conclusion) -> Conclusion:
     if accepted.status == "False" and not is_over(status):
         return accepted._replace(status="True")
-    reason = status.verdict.reason.partition(":")[0]
-    if status.phase == STOPPED and reason not in NORMAL_END_REASONS:
-        return Conclusion("True", reason, status.verdict.reason)
+    code = status.verdict.code or status.phase
+    if status.phase == STOPPED and code not in NORMAL_END_REASONS:
+        return Conclusion("True", code, status.verdict.reason)
     return Conclusion("False", "", "")
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus
+from sundog_operator.api.reasons import Cause, MetricNote
 from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
@@ -52,8 +53,8 @@ def evaluate_experiment(
 
 def _with_feedback(
     context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus, counted: Counters
-) -> tuple[Counters, tuple[str, str] | None]:
-    """Return the counters with the edges' outcomes, and (reason, message) if those are not usable; unchanged before the evidence."""
+) -> tuple[Counters, Cause | None]:
+    """Return the counters with the edges' outcomes, and why those are not usable; unchanged before the evidence."""
     wanted = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
     if wanted is None or not progress.evidence_epochs:
         return counted, None
@@ -96,7 +97,7 @@ def _with_power_warning(
     if not warning:
         return metric
     message = f"{metric.message}; {warning}"[: transitions.MAX_REASON_CHARS]
-    return metric.model_copy(update={"message": message})
+    return metric.model_copy(update={"message": message, "note": MetricNote.UNLIKELY})
 
 
 def _success_warning(context: PlanContext, metric: MetricStatus, rate: ObservedRate | None) -> str:

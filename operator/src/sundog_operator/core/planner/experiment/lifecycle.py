@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import ExperimentSpec, ExperimentStatus
+from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.events import KubernetesEvent
@@ -27,7 +28,6 @@ from sundog_operator.core.planner.experiment.start import (
     set_arms,
 )
 from sundog_operator.core.rollout import baseline_outage, history
-from sundog_operator.core.rollout.evaluation import CONTROL_DEGRADED, CONTROL_UNHEALTHY
 from sundog_operator.core.rollout.state import STOPPED, is_over
 
 DATA_QUALITY_GRACE: Final = timedelta(minutes=1)
@@ -179,7 +179,7 @@ def report_data_quality(context: PlanContext) -> None:
     if experiment is None or progress is None or is_over(progress):
         return
     quality = next((each for each in progress.conditions if each.type == "DataQuality"), None)
-    if quality is None or quality.status != "False" or quality.reason in (CONTROL_UNHEALTHY, CONTROL_DEGRADED):
+    if quality is None or quality.status != "False" or quality.reason in baseline_outage.OUTAGE_REASONS:
         return
     if context.now - quality.last_transition_time >= DATA_QUALITY_GRACE:
         since = quality.last_transition_time
@@ -209,12 +209,12 @@ def find_plan_changes(context: PlanContext, experiment: UserExperiment, spec: Ex
     return freeze.find_changed_fields(experiment.status.plan, spec, arms.plan_arms(stable, spec))
 
 
-def _find_end(context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus) -> tuple[str, str] | None:
+def _find_end(context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus) -> Cause | None:
     if experiment.acceptance.stopped:
         return STOPPED_BY_USER
     if not is_on_stable(context, progress):
-        return (
-            "Superseded",
+        return Cause(
+            EndReason.SUPERSEDED,
             f"revision {context.stable_number} is stable, but its control is revision {state.control_revision(progress)}",
         )
     return None

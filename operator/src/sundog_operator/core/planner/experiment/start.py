@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus
+from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus, Violation
+from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason
 from sundog_operator.core import events, revisions
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation, arms, freeze, state, transitions
@@ -15,10 +16,8 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.state import STOPPED
 
-WAITS_FOR_MODEL_DEPLOYMENT: Final = "WaitsForModelDeployment"
-QUEUED: Final = "Queued"
-CONTROL_LOST: Final = ("Superseded", "its control revision was lost and is no longer stable")
-STOPPED_BY_USER: Final = ("StoppedByUser", "spec.stopped is true")
+CONTROL_LOST: Final = Cause(EndReason.SUPERSEDED, "its control revision was lost and is no longer stable")
+STOPPED_BY_USER: Final = Cause(EndReason.STOPPED_BY_USER, "spec.stopped is true")
 
 
 def is_on_stable(context: PlanContext, status: ExperimentStatus) -> bool:
@@ -59,22 +58,22 @@ def start_next_experiment(context: PlanContext) -> None:
         if experiment.acceptance.spec is None and not state.is_frozen(experiment.status):
             continue
         if (ending := _find_end(context, experiment)) is not None:
-            ended = transitions.end_experiment(experiment.status, STOPPED, *ending, context.now)
+            ended = transitions.end_experiment(experiment.status, STOPPED, ending, context.now)
             context.experiment_statuses[experiment.name] = ended
             continue
         waits = find_refusal(context, experiment) or blocked
         if waits is None and (waits := _find_shortage(context, experiment)) is not None:
             # A newer Experiment must not take the capacity that this one waits for.
-            blocked = QUEUED, f"waits for Experiment {experiment.name}, which is older"
+            blocked = Cause(ExperimentReason.QUEUED, f"waits for Experiment {experiment.name}, which is older")
         if context.experiment is None and waits is None and not state.has_begun(experiment.status):
             _start_arms(context, experiment)
         else:
-            queued = QUEUED, f"waits for Experiment {context.status.experiment}"
+            queued = Cause(ExperimentReason.QUEUED, f"waits for Experiment {context.status.experiment}")
             context.experiment_waits[experiment.name] = waits or queued
 
 
-def _find_end(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
-    """Return (reason, message) if an inactive Experiment ends: its control was lost, or a user stopped it."""
+def _find_end(context: PlanContext, experiment: UserExperiment) -> Cause | None:
+    """Return why an inactive Experiment ends: its control was lost, or a user stopped it."""
     has_begun = state.has_begun(experiment.status)
     if has_begun and context.stable_number is not None and not is_on_stable(context, experiment.status):
         # Its counters belong to this plan. With another plan they would be evidence of other revisions.
@@ -82,48 +81,47 @@ def _find_end(context: PlanContext, experiment: UserExperiment) -> tuple[str, st
     return STOPPED_BY_USER if experiment.acceptance.stopped else None
 
 
-def _find_start_blocker(context: PlanContext) -> tuple[str, str] | None:
-    """Return (reason, message) of what must happen before any Experiment can start; None if the next one can."""
+def _find_start_blocker(context: PlanContext) -> Cause | None:
+    """Return what must happen before any Experiment can start; None if the next one can."""
     status, service = context.status, f"ModelDeployment {context.service}"
     if status.stable is None or not context.available(status.stable.revision):
-        return WAITS_FOR_MODEL_DEPLOYMENT, f"waits until {service} serves"
+        return Cause(ExperimentReason.WAITS_FOR_MODEL_DEPLOYMENT, f"waits until {service} serves")
     if context.spec is None:
-        return WAITS_FOR_MODEL_DEPLOYMENT, f"waits until the spec of {service} is accepted"
+        return Cause(ExperimentReason.WAITS_FOR_MODEL_DEPLOYMENT, f"waits until the spec of {service} is accepted")
     if context.experiment is not None:
-        return QUEUED, f"waits until Experiment {context.experiment.name} has ended"
+        return Cause(ExperimentReason.QUEUED, f"waits until Experiment {context.experiment.name} has ended")
     if status.candidate is not None or status.queued is not None or context.rollout is not None:
         number = status.candidate.revision if status.candidate else status.queued
-        return QUEUED, f"waits until the rollout of revision {number} has ended"
+        return Cause(ExperimentReason.QUEUED, f"waits until the rollout of revision {number} has ended")
     if (
         context.capacity_shortage is not None
         and context.wanted is not None
         and not context.is_held
         and candidate.should_stop_experiments(context.spec)
     ):
-        return QUEUED, f"waits until there is capacity for revision {context.wanted.number}"
+        return Cause(ExperimentReason.QUEUED, f"waits until there is capacity for revision {context.wanted.number}")
     if context.spec.paused:
-        return WAITS_FOR_MODEL_DEPLOYMENT, f"waits while spec.paused of {service} is true"
+        return Cause(ExperimentReason.WAITS_FOR_MODEL_DEPLOYMENT, f"waits while spec.paused of {service} is true")
     if status.retiring:
         draining = ", ".join(str(each.revision) for each in status.retiring)
-        return QUEUED, f"waits until the replicas of revision {draining} are gone"
+        return Cause(ExperimentReason.QUEUED, f"waits until the replicas of revision {draining} are gone")
     if context.objects_to_create or context.commit is not None or context.experiment_statuses:
-        return QUEUED, f"waits for {service}"
+        return Cause(ExperimentReason.QUEUED, f"waits for {service}")
     return None
 
 
-def find_refusal(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
-    """Return (reason, message) if an Experiment is refused, whatever else is active; else None."""
+def find_refusal(context: PlanContext, experiment: UserExperiment) -> Cause | None:
+    """Return why an Experiment is refused, whatever else is active; else None."""
     spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None:
-        return experiment.acceptance.reason, experiment.acceptance.message
+        return Cause(experiment.acceptance.reason, experiment.acceptance.message)
     violations = arms.find_experiment_violations(stable, spec, context.spec, context.observed.installation)
-    return (refusal_reason(violations[0].message), "; ".join(map(str, violations))) if violations else None
+    return Cause(refusal_reason(violations[0]), "; ".join(map(str, violations))) if violations else None
 
 
-def refusal_reason(message: str) -> str:
-    """Return the reason of a refusal, from its message."""
-    is_unsupported = "not supported" in message or "local mode" in message
-    return "NotYetSupported" if is_unsupported else "InvalidSpec"
+def refusal_reason(violation: Violation) -> ExperimentReason:
+    """Return the reason for which an Experiment with this violation is refused."""
+    return ExperimentReason.NOT_YET_SUPPORTED if violation.is_unsupported else ExperimentReason.INVALID_SPEC
 
 
 def _start_arms(context: PlanContext, experiment: UserExperiment) -> None:
@@ -146,8 +144,8 @@ def _start_arms(context: PlanContext, experiment: UserExperiment) -> None:
     )
 
 
-def _find_shortage(context: PlanContext, experiment: UserExperiment) -> tuple[str, str] | None:
-    """Return (reason, message) if the pods of the arms do not fit beside the running ones; else None."""
+def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | None:
+    """Return the shortage if the pods of the arms do not fit beside the running ones; else None."""
     spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None or stable is None:
         return None

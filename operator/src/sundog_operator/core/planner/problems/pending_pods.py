@@ -1,17 +1,14 @@
 """Reasons why pods of a revision do not run."""
 
-from typing import Final
-
+from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core.kubernetes import pod_problems, references
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 
-POD_REFUSED: Final = "PodRefused"
 
-
-def find_pending_reason(context: PlanContext, number: int) -> tuple[str, str] | None:
-    """Return (reason, message) if pods of a revision, or the head or store of its RayCluster, cannot run.
+def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
+    """Return why pods of a revision, or the head or store of its RayCluster, cannot run; None if they can.
 
     An unscheduled pod is no problem while terminating pods make room for it.
     """
@@ -21,27 +18,28 @@ def find_pending_reason(context: PlanContext, number: int) -> tuple[str, str] | 
             references.find_references(context.spec), context.observed.references, namespace
         )
         if missing is not None:
-            return missing[0], f"revision {number}: {missing[1]}"
+            return missing._replace(message=f"revision {number}: {missing.message}")
     pod_problem = pod_problems.find_pod_problem(context.pods_of(number))
     if pod_problem is not None and not (
-        pod_problem[0] == pod_problems.UNSCHEDULABLE and terminating_pods.has_enough_terminating(context, number)
+        pod_problem.reason == DeploymentReason.UNSCHEDULABLE
+        and terminating_pods.has_enough_terminating(context, number)
     ):
-        return pod_problem[0], f"revision {number}: {pod_problem[1]}"
+        return pod_problem._replace(message=f"revision {number}: {pod_problem.message}")
     # A head does not start without its store, so the store's problem is closer to the cause.
     for what, pods in (
         ("the store of Ray", context.store_pods_of(number)),
         ("the head of Ray", context.head_pods_of(number)),
     ):
         if (other := pod_problems.find_pod_problem(pods)) is not None:
-            return other[0], f"{what}: {other[1]}"
+            return other._replace(message=f"{what}: {other.message}")
     return _find_refusal(context, number)
 
 
-def _find_refusal(context: PlanContext, number: int) -> tuple[str, str] | None:
-    """Return (reason, message) if the API server rejects pods of KubeRay, for example because of a quota."""
+def _find_refusal(context: PlanContext, number: int) -> Cause | None:
+    """Return the refusal if the API server rejects pods of KubeRay, for example because of a quota."""
     cluster = context.cluster_of(number)
     if cluster is None or not cluster.refusal:
         return None
     wanted = desired_state.live_revisions(context.status).get(number, 0)
     message = f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
-    return (POD_REFUSED, message) if len(context.pods_of(number)) < wanted else None
+    return Cause(DeploymentReason.POD_REFUSED, message) if len(context.pods_of(number)) < wanted else None

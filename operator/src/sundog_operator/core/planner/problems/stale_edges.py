@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
+from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.observed import EdgeReport
@@ -23,7 +24,12 @@ def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
     is_aborted = context.is_giving_back or any(
         _is_draining(context, revision) for revision in failed | _dropped_revisions(context)
     )
-    if not context.observed.in_cluster or not is_aborted or synced is None or synced.reason != "EdgeNotConfirmed":
+    if (
+        not context.observed.in_cluster
+        or not is_aborted
+        or synced is None
+        or synced.reason != DeploymentReason.EDGE_NOT_CONFIRMED
+    ):
         return ()
     if context.now - synced.last_transition_time < REPLACE_GRACE:
         return ()
