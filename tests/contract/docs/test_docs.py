@@ -17,7 +17,6 @@ from sundog_operator.api import (
     ModelDeploymentSpec,
     find_unsupported_fields,
     find_violations,
-    reference,
 )
 from sundog_operator.core.edge import deployment
 from sundog_operator.core.kubernetes import grace_periods
@@ -178,16 +177,3 @@ def test_the_readme_asks_for_the_memory_that_doctor_wants() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_metrics_have_their_whole_names_for_who_searches(page: Path) -> None:
     assert re.findall(r"`…_\w+[^`]*`", prose(page)) == []
-
-
-def test_trouble_by_reason_names_every_reason_that_is_trouble() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
-    of_interest = ("Ready", "SpecAccepted", "RevisionReady", "TrafficSynced", "Stalled")
-    trouble = [
-        each.reason
-        for text in reference.MODEL_DEPLOYMENT_CONDITIONS
-        for each in text.reasons
-        if text.type in of_interest and (each.truth == "True") == (text.type == "Stalled")
-    ]
-    for reason in (*trouble, *(each.reason for each in reference.START_FAILURE_REASONS)):
-        assert f"`{reason}`" in page, reason

@@ -1,0 +1,111 @@
+"""Render the page of condition reasons: one anchor for each reason, with its meaning and its fix."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from reference.markdown import GENERATED, cell, table
+from reference.reasons import (
+    ADVICE,
+    EVENTS,
+    EXPERIMENT_CONDITIONS,
+    MODEL_DEPLOYMENT_CONDITIONS,
+    START_FAILURE_REASONS,
+    Advice,
+    ConditionText,
+    ReasonText,
+)
+from reference.reasons.advice import DESCRIBE, EXPERIMENT
+
+_TOP: Final = f"""# Condition reasons
+
+{GENERATED.format("the tables in tools/reference/reasons")}
+
+`sundog describe NAME` shows the conditions, their messages and the events of a ModelDeployment.
+`sundog describe mexp NAME` shows those of an Experiment. Each reason has an entry below:
+its anchor is the reason in lower case. In the commands, replace the words in capitals: NAME is the
+ModelDeployment, or the Experiment after `mexp` and `experiment`.
+
+"""
+_MODEL_DEPLOYMENT: Final = "## Conditions of a ModelDeployment\n\n"
+_EXPERIMENT: Final = """
+## Conditions of an Experiment
+
+The operator creates an Experiment for each rollout with steps. You create your own to compare arms.
+
+"""
+_START_FAILURES: Final = """
+## Why a revision did not start
+
+The model server reports the reason. The operator retries after 10 s, 20 s, 40 s, … and at most 5 minutes.
+It does not retry a final failure: fix the cause, then edit the manifest or run `sundog retry NAME`.
+If a candidate fails for good, or is not ready within `spec.rollout.progressDeadline`, its rollout ends and
+stable keeps serving.
+
+"""
+_EVENTS: Final = """
+## Events of a ModelDeployment
+
+An Experiment has no events of its own. Its ModelDeployment has them.
+A [start failure](#why-a-revision-did-not-start) is a Warning with its reason.
+
+"""
+
+
+def render_page() -> str:
+    """Return the page, as Markdown."""
+    return "".join(
+        (
+            *(_TOP, _MODEL_DEPLOYMENT, _conditions(MODEL_DEPLOYMENT_CONDITIONS)),
+            *(_EXPERIMENT, _conditions(EXPERIMENT_CONDITIONS)),
+            *(_START_FAILURES, _index(("failure", "reasons"), START_FAILURE_REASONS)),
+            *(_EVENTS, _index(("type", "reasons"), EVENTS)),
+            "\n## Reasons\n",
+            *_entries(),
+        )
+    )
+
+
+def _conditions(conditions: Sequence[ConditionText]) -> str:
+    rows = []
+    for condition in conditions:
+        links = [f"{truth}: {reasons}" for truth, reasons in _links(condition.reasons)]
+        rows.append(
+            (f"`{condition.type}`", cell(condition.meaning), "<br>".join([*links, *filter(None, [condition.borrows])]))
+        )
+    return table(("condition", "meaning", "reasons"), rows)
+
+
+def _index(head: Sequence[str], reasons: Sequence[ReasonText]) -> str:
+    return table(head, _links(reasons))
+
+
+def _links(reasons: Sequence[ReasonText]) -> Iterator[tuple[str, str]]:
+    """Yield each status with links to its reasons."""
+    for truth in dict.fromkeys(each.truth for each in reasons):
+        found = (each.reason for each in reasons if each.truth == truth)
+        yield truth, ", ".join(f"[`{reason}`](#{reason.lower()})" for reason in found)
+
+
+def _entries() -> Iterator[str]:
+    places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for reason, meaning, place in _occurrences():
+        places[reason][meaning].append(place)
+    for reason, meanings in sorted(places.items(), key=lambda entry: entry[0].lower()):
+        yield f"\n### {reason}\n\n"
+        yield from (f"- {', '.join(found)}: {meaning}\n" for meaning, found in meanings.items())
+        is_experiment = all(place.startswith("Experiment") for found in meanings.values() for place in found)
+        advice = ADVICE.get(reason, Advice(EXPERIMENT if is_experiment else DESCRIBE, "Nothing to fix."))
+        yield f"\nLook closer: `{advice.look}`\n\nFix: {advice.fix}\n"
+
+
+def _occurrences() -> Iterator[tuple[str, str, str]]:
+    """Yield reason, meaning and place of every text."""
+    for kind, conditions in (("ModelDeployment", MODEL_DEPLOYMENT_CONDITIONS), ("Experiment", EXPERIMENT_CONDITIONS)):
+        for condition in conditions:
+            for each in condition.reasons:
+                yield each.reason, each.meaning, f"{kind} `{condition.type}={each.truth}`"
+    for each in START_FAILURE_REASONS:
+        yield each.reason, each.meaning, f"[Start failure](#why-a-revision-did-not-start), {each.truth}"
+    for each in EVENTS:
+        yield each.reason, each.meaning, f"Event ({each.truth})"
