@@ -50,8 +50,8 @@ You can also write one yourself, to compare arms.
 """
 _CONDITIONS: Final = """### {0} conditions
 
-[Condition reasons](condition-reasons.md) lists every condition and reason of {0}s, what each means and how
-to fix it.
+[Condition reasons](condition-reasons.md) lists every condition and reason of {0}s,
+what each means and how to fix it.
 """
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z.]+)\}")
 

@@ -1,7 +1,7 @@
 """Render the reference of the command line from its commands."""
 
 import inspect
-import re
+import textwrap
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,15 +13,15 @@ from sundog_operator.shell.exit_codes import EXIT_CODE_MEANINGS
 
 EXAMPLE_PREFIX: Final = "Example: "
 """Start of the epilog of every command."""
-_PREFORMATTED: Final = re.compile(r"\x08\n(.+?)(?=\n\n|\Z)", re.DOTALL)
-"""A paragraph that click does not wrap."""
+_PREFORMATTED: Final = "\b\n"
+"""Start of a paragraph that click does not wrap."""
 _SERVER: Final = ("namespace", "kubeconfig", "context", "instance", "state_dir", "verbose")
 _TOP: Final = f"""# Command line
 
 {GENERATED.format("the commands")}
 
-`sundog` also runs as `kubectl sundog`: the package installs a plugin that kubectl finds on the `PATH`.
-`SUNDOG_DEBUG=1` shows the traceback of an error.
+`sundog` also runs as `kubectl sundog`: the package installs a plugin that kubectl finds on the
+`PATH`. `SUNDOG_DEBUG=1` shows the traceback of an error.
 
 ## Exit codes
 
@@ -29,23 +29,27 @@ _TOP: Final = f"""# Command line
 _WHICH: Final = """
 ## Which API server
 
-The commands are the same for the local instance and for a cluster. They use the first of these that exists; `-v` shows which:
+The commands are the same for the local instance and for a cluster. They use the first of these
+that exists; `-v` shows which:
 
 1. `--kubeconfig FILE`, with `--context NAME` to choose one of its contexts;
 2. the local instance of `--state-dir DIR`, `--instance NAME` or `SUNDOG_STATE_DIR`, which must run;
 3. the local instance `default`, if it runs;
 4. the kubeconfig of `KUBECONFIG`, or `~/.kube/config`.
 
-If both 3 and 4 exist, `sundog` uses 3 and prints one line about it on standard error. `kubectl sundog` uses 4.
-Options follow the verb, because kubectl passes none of its own options to a plugin: `kubectl sundog get -n vision --context staging`.
+If both 3 and 4 exist, `sundog` uses 3 and prints one line about it on standard error.
+`kubectl sundog` uses 4. Options follow the verb, because kubectl passes none of its own options to
+a plugin: `kubectl sundog get -n vision --context staging`.
 `-n NAME` is the namespace; the default is the namespace of the kubeconfig.
 
 ## Manifests
 
-`-f` takes a file, a folder or `-` for standard input. Of a folder it reads all `*.yaml` and `*.yml` below it, except hidden ones.
-It reads the kinds of `serving.sundog.dev` and Secrets.
-`file://` URIs in manifests are absolute, or begin with `file://${MANIFEST_DIR}`, which stands for the folder of the manifest.
-`kubectl` does not replace this placeholder, and a cluster's nodes do not have your folders: use another scheme there.
+`-f` takes a file, a folder or `-` for standard input. From a folder it reads all `*.yaml` and
+`*.yml` below it, except hidden ones. It reads the kinds of `serving.sundog.dev` and Secrets.
+
+`file://` URIs in manifests are absolute, or begin with `file://${MANIFEST_DIR}`, which stands for
+the folder of the manifest. `kubectl` does not replace this placeholder, and a cluster's nodes do not
+have your folders: use another scheme there.
 
 ## Commands
 """
@@ -63,6 +67,12 @@ def render_page() -> str:
     return text
 
 
+def _paragraph(text: str) -> str:
+    if text.startswith(_PREFORMATTED):
+        return f"```\n{text.removeprefix(_PREFORMATTED)}\n```"
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
@@ -72,7 +82,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
         return
     usage = " ".join(command.collect_usage_pieces(context)).replace("[OPTIONS] ", "").replace("[OPTIONS]", "")
     yield f"\n### {context.command_path}\n\n`{context.command_path} {usage}".rstrip() + "`\n\n"
-    yield _PREFORMATTED.sub(r"```\n\1\n```", inspect.cleandoc(command.help or "")) + "\n"
+    yield "\n\n".join(map(_paragraph, inspect.cleandoc(command.help or "").split("\n\n"))) + "\n"
     assert command.epilog, f"{context.command_path} has no example"
     yield f"\n{EXAMPLE_PREFIX}`{command.epilog.removeprefix(EXAMPLE_PREFIX)}`\n"
     options = [p for p in command.params if isinstance(p, click.Option) and p.name not in _SERVER]

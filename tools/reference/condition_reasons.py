@@ -1,8 +1,8 @@
 """Render the page of condition reasons: one anchor for each reason, with its meaning and its fix."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Final
+from itertools import groupby
+from typing import Final, NamedTuple
 
 from reference.markdown import GENERATED, cell, table
 from reference.reasons import (
@@ -31,16 +31,17 @@ _MODEL_DEPLOYMENT: Final = "## Conditions of a ModelDeployment\n\n"
 _EXPERIMENT: Final = """
 ## Conditions of an Experiment
 
-The operator creates an Experiment for each rollout with steps. You create your own to compare arms.
+The operator creates an Experiment for each rollout with steps. You create your own to compare
+arms.
 
 """
 _START_FAILURES: Final = """
 ## Why a revision did not start
 
-The model server reports the reason. The operator retries after 10 s, 20 s, 40 s, … and at most 5 minutes.
-It does not retry a final failure: fix the cause, then edit the manifest or run `sundog retry NAME`.
-If a candidate fails for good, or is not ready within `spec.rollout.progressDeadline`, its rollout ends and
-stable keeps serving.
+The model server reports the reason. The operator retries after 10 s, 20 s, 40 s, … and at most
+5 minutes. It does not retry a final failure: fix the cause, then edit the manifest or run
+`sundog retry NAME`. If a candidate fails for good, or is not ready within
+`spec.rollout.progressDeadline`, its rollout ends and stable keeps serving.
 
 """
 _EVENTS: Final = """
@@ -88,24 +89,39 @@ def _links(reasons: Sequence[ReasonText]) -> Iterator[tuple[str, str]]:
 
 
 def _entries() -> Iterator[str]:
-    places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for reason, meaning, place in _occurrences():
-        places[reason][meaning].append(place)
-    for reason, meanings in sorted(places.items(), key=lambda entry: entry[0].lower()):
+    occurrences = sorted(_occurrences(), key=lambda each: each.reason.lower())
+    for reason, group in groupby(occurrences, key=lambda each: each.reason):
+        found = list(group)
         yield f"\n### {reason}\n\n"
-        yield from (f"- {', '.join(found)}: {meaning}\n" for meaning, found in meanings.items())
-        is_experiment = all(place.startswith("Experiment") for found in meanings.values() for place in found)
-        advice = ADVICE.get(reason, Advice(EXPERIMENT if is_experiment else DESCRIBE, "Nothing to fix."))
-        yield f"\nLook closer: `{advice.look}`\n\nFix: {advice.fix}\n"
+        for meaning in dict.fromkeys(each.meaning for each in found):
+            yield f"- {_places([each for each in found if each.meaning == meaning])}: {meaning}\n"
+        is_experiment = all(each.kind == "Experiment" for each in found)
+        advice = ADVICE.get(reason, Advice(EXPERIMENT if is_experiment else DESCRIBE, ""))
+        fix = f"Fix: {advice.fix}" if advice.fix else "There is nothing to fix."
+        yield f"\nLook closer: `{advice.look}`\n\n{fix}\n"
 
 
-def _occurrences() -> Iterator[tuple[str, str, str]]:
-    """Yield reason, meaning and place of every text."""
+class _Occurrence(NamedTuple):
+    reason: str
+    meaning: str
+    kind: str
+    state: str
+
+
+def _places(occurrences: Sequence[_Occurrence]) -> str:
+    """Return the kinds and states with one meaning, such as ``ModelDeployment `Ready=False`, `Stalled=True` ``."""
+    kinds = dict.fromkeys(each.kind for each in occurrences)
+    return ", ".join(
+        f"{kind} {', '.join(f'`{each.state}`' for each in occurrences if each.kind == kind)}" for kind in kinds
+    )
+
+
+def _occurrences() -> Iterator[_Occurrence]:
     for kind, conditions in (("ModelDeployment", MODEL_DEPLOYMENT_CONDITIONS), ("Experiment", EXPERIMENT_CONDITIONS)):
         for condition in conditions:
             for each in condition.reasons:
-                yield each.reason, each.meaning, f"{kind} `{condition.type}={each.truth}`"
+                yield _Occurrence(each.reason, each.meaning, kind, f"{condition.type}={each.truth}")
     for each in START_FAILURE_REASONS:
-        yield each.reason, each.meaning, f"[Start failure](#why-a-revision-did-not-start), {each.truth}"
+        yield _Occurrence(each.reason, each.meaning, "[Start failure](#why-a-revision-did-not-start)", each.truth)
     for each in EVENTS:
-        yield each.reason, each.meaning, f"Event ({each.truth})"
+        yield _Occurrence(each.reason, each.meaning, "Event", each.truth)

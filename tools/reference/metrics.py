@@ -70,8 +70,8 @@ _TOP: Final = f"""# Metrics
 
 {GENERATED.format("the operator, the edge and the model server")}
 
-Three programs export Prometheus metrics. The number of time series depends on your objects, never on
-what clients send. [Alerts](../../helm/sundog/files/alerts.yaml) and a
+Three programs export Prometheus metrics. The number of time series depends on your objects, never
+on what clients send. [Alerts](../../helm/sundog/files/alerts.yaml) and a
 [dashboard](../../helm/sundog/files/dashboard.json) are part of the chart.
 
 | program | where |
@@ -80,7 +80,8 @@ what clients send. [Alerts](../../helm/sundog/files/alerts.yaml) and a
 | [edge](#edge) | `GET /metrics` at the agent of each edge |
 | [model server](#model-server) | the metrics port of Ray on each node, under Ray's prefix `ray_` |
 
-A histogram `NAME` consists of the series `NAME_bucket` with the label `le`, `NAME_sum` and `NAME_count`.
+A histogram `NAME` consists of the series `NAME_bucket` with the label `le`, `NAME_sum` and
+`NAME_count`.
 """
 _OPERATOR: Final = """
 ## Operator

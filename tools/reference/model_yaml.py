@@ -12,12 +12,14 @@ _TOP: Final = f"""# model.yaml
 
 {GENERATED.format("sundog_runtime.model_yaml")}
 
-A model can describe itself in the file `model.yaml` at the top of its directory. The file and each of its fields are optional.
-An unknown field, a duplicate key, a YAML alias or a file of more than {_MAX_KIB} KiB is an error (`LoadFailed`).
-[{SCHEMA_NAME}]({SCHEMA_NAME}) is its JSON Schema, for editors. How to bring a model: [Models](../models.md).
+A model can describe itself in the file `model.yaml` at the top of its directory. The file and each
+of its fields are optional. An unknown field, a duplicate key, a YAML alias or a file of more than
+{_MAX_KIB} KiB is an error ([`LoadFailed`](condition-reasons.md#loadfailed)).
+[{SCHEMA_NAME}]({SCHEMA_NAME}) is its JSON Schema, for editors.
+[Models](../models.md) explains how to bring a model.
 
-`spec.model` overrides the file: `format` unless it is `auto`, `entrypoint` unless it is empty, `config` key by key.
-`trustCode` is a field of the manifest only: a model does not vouch for itself.
+`spec.model` overrides the file: `format` unless it is `auto`, `entrypoint` unless it is empty, and
+`config` key by key. Only the manifest has `trustCode`, because a model must not trust itself.
 
 ```yaml
 entrypoint: net:Net

@@ -17,8 +17,8 @@ def test_exported_members() -> None:
     for name in api.__all__:
         assert getattr(api, name) is not None
     modules = {
-        "conditions", "experiment", "generate", "installation", "kinds", "model_deployment", "model_uri", "part", "quantities",
-        "reference", "remembered", "resource", "rollout", "rules", "scalars", "schema", "skew", "strict_yaml", "structure", "support",
+        "conditions", "experiment", "installation", "kinds", "model_deployment", "model_uri", "part", "quantities",
+        "remembered", "resource", "rollout", "rules", "scalars", "schema", "skew", "strict_yaml", "structure", "support",
         "unknown_status", "validation",
     }  # fmt: skip
     public = {name for name in vars(api) if not name.startswith("_")} - modules

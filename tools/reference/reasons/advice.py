@@ -19,7 +19,7 @@ _SEE_OUTAGE: Final = (
     "Fix what both arms need, such as a database. The operator continues after 5 healthy minutes. If the candidate"
     " itself overloads it, end the rollout with `sundog abort NAME`, or the Experiment with `sundog stop NAME`."
 )
-_NEXT_PLAN: Final = "Set `spec.stopped: true`, fix the cause, then create another Experiment."
+_NEXT_PLAN: Final = "Set `spec.stopped: true`, restore the store, then create another Experiment."
 
 ADVICE: Final = {
     # SpecAccepted
@@ -111,7 +111,8 @@ ADVICE: Final = {
     ),
     "FormatNotRecognised": Advice(DESCRIBE, "Set `spec.model.format`, or put a supported file into the directory."),
     "CodeNotTrusted": Advice(
-        DESCRIBE, "If you trust the model's author, set `spec.model.trustCode: true`. Else convert it to safetensors."
+        DESCRIBE,
+        "If you trust the model's author, set `spec.model.trustCode: true`. Else save its weights as safetensors.",
     ),
     "EntrypointMissing": Advice(DESCRIBE, "Set `spec.model.entrypoint` to `module:Name` of a class in the model."),
     "LoadFailed": Advice(_LOGS, _EDIT_OR_RETRY),
@@ -175,7 +176,7 @@ ADVICE: Final = {
     ),
     "Inconclusive": Advice(
         "sundog experiment report NAME",
-        "Run `sundog retry NAME`. First raise the weight, the margin or `maxDuration`, so that the evidence can decide.",
+        "Raise the weight, the margin or `maxDuration`, so that the evidence can decide. Then run `sundog retry NAME`.",
     ),
     "SampleRatioMismatch": Advice(
         _EDGE_LOGS,
@@ -196,7 +197,7 @@ ADVICE: Final = {
     "ArmUnavailable": Advice(
         _LOGS, "Read the log of the arm's revision, fix the model, then create another Experiment."
     ),
-    "ArmDropped": Advice(EXPERIMENT, "The note has the cause. The other arms continue without you."),
+    "ArmDropped": Advice(EXPERIMENT, "Read the cause in the note. Fix the arm before another Experiment uses it."),
     "Harm": Advice("sundog experiment report NAME", "Read which guardrail failed, and fix the arms."),
     "NoWinner": Advice("sundog experiment report NAME", "Keep the stable revision, or test arms that differ more."),
     "ExperimentStopped": Advice("sundog experiment report NAME", "Read the note. To repeat it, create an Experiment."),

@@ -209,8 +209,8 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ReasonText(
                 "True",
                 "Paused",
-                "The rollout is paused: by a command, by the spec, outside its windows, or because the evidence does"
-                " not decide.",
+                "The rollout is paused: by a command, by the spec, outside its windows, because the evidence does not"
+                " decide, or because the candidate was not ready in time.",
             ),
             ReasonText(
                 "True",
