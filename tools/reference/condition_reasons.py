@@ -10,6 +10,7 @@ from reference.reasons import (
     EVENTS,
     EXPERIMENT_CONDITIONS,
     MODEL_DEPLOYMENT_CONDITIONS,
+    PAUSE_REASONS,
     START_FAILURE_REASONS,
     Advice,
     ConditionText,
@@ -44,6 +45,13 @@ The model server reports the reason. The operator retries after 10 s, 20 s, 40 s
 `spec.rollout.progressDeadline`, its rollout ends and stable keeps serving.
 
 """
+_PAUSES: Final = """
+## Why a rollout is paused
+
+`status.paused.reason` of the Experiment has the reason, and the message of `Progressing` describes it. A
+paused rollout keeps its weight, and is still tested for harm.
+
+"""
 _EVENTS: Final = """
 ## Events of a ModelDeployment
 
@@ -60,6 +68,7 @@ def render_page() -> str:
             *(_TOP, _MODEL_DEPLOYMENT, _conditions(MODEL_DEPLOYMENT_CONDITIONS)),
             *(_EXPERIMENT, _conditions(EXPERIMENT_CONDITIONS)),
             *(_START_FAILURES, _index(("failure", "reasons"), START_FAILURE_REASONS)),
+            *(_PAUSES, _index(("paused", "reasons"), PAUSE_REASONS)),
             *(_EVENTS, _index(("type", "reasons"), EVENTS)),
             "\n## Reasons\n",
             *_entries(),
@@ -123,5 +132,7 @@ def _occurrences() -> Iterator[_Occurrence]:
                 yield _Occurrence(each.reason, each.meaning, kind, f"{condition.type}={each.truth}")
     for each in START_FAILURE_REASONS:
         yield _Occurrence(each.reason, each.meaning, "[Start failure](#why-a-revision-did-not-start)", each.truth)
+    for each in PAUSE_REASONS:
+        yield _Occurrence(each.reason, each.meaning, "[Pause](#why-a-rollout-is-paused) of", each.truth)
     for each in EVENTS:
         yield _Occurrence(each.reason, each.meaning, "Event", each.truth)

@@ -1,7 +1,9 @@
 """The documentation holds together: links resolve, manifests are accepted and supported, commands exist."""
 
+import functools
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,12 +110,18 @@ def test_manifests_that_are_shown_are_accepted_and_supported(
     assert windows.find_problems(spec.rollout.windows, page) == []
 
 
-def test_the_readme_brings_a_model_into_a_cluster_by_the_lines_of_its_example() -> None:
-    """Those are run on a cluster by `real_serving`. Pasted as a whole, the block must leave nothing to look up elsewhere."""
-    example = readme_commands(ROOT / "examples" / "digits" / "README.md", "In a cluster")
-    *_, asks = whole = readme_commands(ROOT / "README.md", "On a cluster")
-    assert whole[-len(example) - 1 : -1] == example
-    assert asks.startswith("kubectl -n vision run ask ")
+def test_the_readme_installs_with_three_commands_of_tested_versions() -> None:
+    _, *commands = readme_commands(ROOT / "README.md", "Install on a cluster")
+    kuberay, images, install = commands
+    [tested] = re.findall(r"ray-operator v(\S+)", (ROOT / "tests/cluster/go/kuberay/go.mod").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"--version {tested} " in kuberay
+    assert {*re.findall(r":(\d+\.\d+\.\d+)", images + install)} == {version}
+    values = yaml.safe_load((ROOT / "helm/sundog/values.yaml").read_text())
+    for keys in re.findall(r"--set ([\w.]+)=", install):
+        assert isinstance(functools.reduce(dict.__getitem__, keys.split("."), values), str)
+    for command in (kuberay, install):
+        assert "--create-namespace" in command
 
 
 def test_manifests_were_found() -> None:

@@ -10,7 +10,14 @@ import pytest
 
 from reference import __main__ as generate
 from reference import metrics
-from reference.reasons import ADVICE, EVENTS, EXPERIMENT_CONDITIONS, MODEL_DEPLOYMENT_CONDITIONS, START_FAILURE_REASONS
+from reference.reasons import (
+    ADVICE,
+    EVENTS,
+    EXPERIMENT_CONDITIONS,
+    MODEL_DEPLOYMENT_CONDITIONS,
+    PAUSE_REASONS,
+    START_FAILURE_REASONS,
+)
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs" / "reference"
@@ -144,9 +151,8 @@ def test_every_reason_that_is_trouble_has_advice() -> None:
         for each in condition.reasons
         if each.truth == ("True" if condition.type == "Stalled" else "False")
     }
-    trouble |= {each.reason for each in START_FAILURE_REASONS} | {
-        each.reason for each in EVENTS if each.truth == "Warning"
-    }
+    trouble |= {each.reason for each in (*START_FAILURE_REASONS, *PAUSE_REASONS)}
+    trouble |= {each.reason for each in EVENTS if each.truth == "Warning"}
     assert trouble - ends - set(ADVICE) == set()
 
 

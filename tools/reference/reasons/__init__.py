@@ -4,6 +4,7 @@ from reference.reasons.advice import ADVICE
 from reference.reasons.events import EVENTS
 from reference.reasons.experiment import EXPERIMENT_CONDITIONS
 from reference.reasons.model_deployment import MODEL_DEPLOYMENT_CONDITIONS
+from reference.reasons.pauses import PAUSE_REASONS
 from reference.reasons.start_failures import START_FAILURE_REASONS
 from reference.reasons.text import Advice, ConditionText, ReasonText
 
@@ -12,6 +13,7 @@ __all__ = [
     "EVENTS",
     "EXPERIMENT_CONDITIONS",
     "MODEL_DEPLOYMENT_CONDITIONS",
+    "PAUSE_REASONS",
     "START_FAILURE_REASONS",
     "Advice",
     "ConditionText",

@@ -153,6 +153,17 @@ ADVICE: Final = {
         "The message shows what the rollout waits for. Then `sundog resume NAME`, `sundog promote NAME` or"
         " `sundog abort NAME`, or change the spec.",
     ),
+    "Manual": Advice(DESCRIBE, "Run `sundog resume NAME` to continue, or `sundog abort NAME` to end it."),
+    "NoData": Advice(
+        DESCRIBE,
+        "Send requests: `sundog_edge_assigned_total` counts them by `arm`. `sundog resume NAME` waits again,"
+        " `sundog promote NAME` continues without evidence.",
+    ),
+    "SampleRatio": Advice(
+        _EDGE_LOGS,
+        "Check the edges: `sundog_edge_lost_total`, `sundog_edge_log_dropped_total`, and pods of another version. The"
+        " operator rejects `promote` meanwhile.",
+    ),
     "RolloutPaused": Advice(
         DESCRIBE, "Read the table of metrics. Then `sundog resume NAME`, `sundog promote NAME` or `sundog abort NAME`."
     ),
@@ -176,7 +187,8 @@ ADVICE: Final = {
     ),
     "Inconclusive": Advice(
         "sundog experiment report NAME",
-        "Raise the weight, the margin or `maxDuration`, so that the evidence can decide. Then run `sundog retry NAME`.",
+        "While it is paused, `sundog resume NAME` gives the step its time again. After its end, raise the weight, the"
+        " margin or `maxDuration`, then run `sundog retry NAME`.",
     ),
     "SampleRatioMismatch": Advice(
         _EDGE_LOGS,
@@ -204,6 +216,9 @@ ADVICE: Final = {
     "ExperimentPaused": Advice(EXPERIMENT, _SEE_OUTAGE),
     "EvidenceDoubted": Advice(EXPERIMENT, "See the reason of `DataQuality`."),
     "ArmWon": Advice(
+        "sundog experiment report NAME", "Put the winner into the ModelDeployment, then run `sundog stop NAME`."
+    ),
+    "Won": Advice(
         "sundog experiment report NAME", "Put the winner into the ModelDeployment, then run `sundog stop NAME`."
     ),
     "Winner": Advice("sundog experiment report NAME", "Put the winner into the ModelDeployment."),

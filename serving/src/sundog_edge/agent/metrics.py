@@ -236,7 +236,9 @@ def _edge(
         in_force.document.generation if in_force else 0,
     )
     yield GaugeMetricFamily(
-        "sundog_edge_document_refused", "1 while the newest split document is refused.", int(bool(error))
+        "sundog_edge_document_refused",
+        "1 while the newest split document is not in force: refused, not readable, or not applied.",
+        int(bool(error)),
     )
     yield from _integrity(ledger)
 
