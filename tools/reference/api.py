@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from reference.markdown import GENERATED, cell, table
+from reference.markdown import GENERATED, cell, paragraph, table
 from sundog_operator.api.experiment.experiment import Experiment
 from sundog_operator.api.model_deployment.model_deployment import ModelDeployment
 from sundog_operator.api.model_deployment.spec import ModelDeploymentSpec
@@ -66,16 +66,15 @@ def render_page() -> str:
 def _kind(name: str, kind: type[Resource], note: str = "") -> Iterator[str]:
     root = build_node_tree(kind)
     spec, status = root.fields["spec"].node, root.fields["status"].node
-    yield f"## {name}\n\n{root.description}\n"
+    yield f"## {name}\n\n{paragraph(root.description)}\n"
     if note:
         yield note
     has_change = name == "ModelDeployment"
     head = ("field", "type", "default", *(["change"] if has_change else []), "meaning")
     yield f"### {name}.spec\n\n" + table(head, _rows(spec, "spec", has_change=has_change))
     rules = [*((rule.field, _message(rule.message)) for rule in root.rules), *_all_rules(spec, "spec")]
-    yield "Further rules, by the message that the API server shows:\n\n" + "".join(
-        f"- `{path}`: {text}\n" for path, text in rules
-    )
+    messages = ((f"`{path}`", text) for path, text in rules)
+    yield "Further rules:\n\n" + table(("field", "message of the API server"), messages)
     yield f"### {name}.status\n\n" + table(("field", "type", "meaning"), _status_rows(status, "status"))
     yield _CONDITIONS.format(name)
 

@@ -1,13 +1,12 @@
 """Render the reference of the command line from its commands."""
 
 import inspect
-import textwrap
 from collections.abc import Iterator
 from typing import Final
 
 import click
 
-from reference.markdown import GENERATED, cell, table
+from reference.markdown import GENERATED, cell, paragraph, table
 from sundog_operator.shell.cli import COMMANDS, root
 from sundog_operator.shell.exit_codes import EXIT_CODE_MEANINGS
 
@@ -48,8 +47,8 @@ a plugin: `kubectl sundog get -n vision --context staging`.
 `*.yml` below it, except hidden ones. It reads the kinds of `serving.sundog.dev` and Secrets.
 
 `file://` URIs in manifests are absolute, or begin with `file://${MANIFEST_DIR}`, which stands for
-the folder of the manifest. `kubectl` does not replace this placeholder, and a cluster's nodes do not
-have your folders: use another scheme there.
+the folder of the manifest. `kubectl` does not replace this placeholder, and a cluster's nodes do
+not have your folders: use another scheme there.
 
 ## Commands
 """
@@ -70,7 +69,7 @@ def render_page() -> str:
 def _paragraph(text: str) -> str:
     if text.startswith(_PREFORMATTED):
         return f"```\n{text.removeprefix(_PREFORMATTED)}\n```"
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+    return paragraph(text)
 
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from reference.markdown import GENERATED, cell, table
+from reference.markdown import GENERATED, cell, paragraph, table
 from reference.reasons import (
     ADVICE,
     EVENTS,
@@ -48,8 +48,8 @@ The model server reports the reason. The operator retries after 10 s, 20 s, 40 s
 _PAUSES: Final = """
 ## Why a rollout is paused
 
-`status.paused.reason` of the Experiment has the reason, and the message of `Progressing` describes it. A
-paused rollout keeps its weight, and is still tested for harm.
+`status.paused.reason` of the Experiment has the reason, and the message of `Progressing` describes
+it. A paused rollout keeps its weight, and is still tested for harm.
 
 """
 _EVENTS: Final = """
@@ -103,11 +103,12 @@ def _entries() -> Iterator[str]:
         found = list(group)
         yield f"\n### {reason}\n\n"
         for meaning in dict.fromkeys(each.meaning for each in found):
-            yield f"- {_places([each for each in found if each.meaning == meaning])}: {meaning}\n"
+            places = _places([each for each in found if each.meaning == meaning])
+            yield paragraph(f"- {places}: {meaning}", "  ") + "\n"
         is_experiment = all(each.kind == "Experiment" for each in found)
         advice = ADVICE.get(reason, Advice(EXPERIMENT if is_experiment else DESCRIBE, ""))
         fix = f"Fix: {advice.fix}" if advice.fix else "There is nothing to fix."
-        yield f"\nLook closer: `{advice.look}`\n\n{fix}\n"
+        yield f"\nLook closer: `{advice.look}`\n\n{paragraph(fix)}\n"
 
 
 class _Occurrence(NamedTuple):

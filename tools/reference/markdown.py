@@ -1,5 +1,6 @@
 """Parts of Markdown pages."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -10,6 +11,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table. `cell` escapes texts for it."""
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """Wrap a text at 100 columns. Later lines of a list item have an indent."""
+    return textwrap.fill(text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def cell(text: str) -> str:

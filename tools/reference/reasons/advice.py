@@ -1,4 +1,4 @@
-"""What a user can do about each reason: a command to look closer, and the fix."""
+"""Advice about each reason: a command to look closer, and the fix."""
 
 from typing import Final
 

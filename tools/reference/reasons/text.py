@@ -24,7 +24,7 @@ class ConditionText:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a user can do about a reason: a command to look closer, and the fix."""
+    """A command to look closer at a reason, and the fix."""
 
     look: str
     fix: str
