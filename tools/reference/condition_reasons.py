@@ -134,6 +134,6 @@ def _occurrences() -> Iterator[_Occurrence]:
     for each in START_FAILURE_REASONS:
         yield _Occurrence(each.reason, each.meaning, "[Start failure](#why-a-revision-did-not-start)", each.truth)
     for each in PAUSE_REASONS:
-        yield _Occurrence(each.reason, each.meaning, "[Pause](#why-a-rollout-is-paused) of", each.truth)
+        yield _Occurrence(each.reason, each.meaning, "[Paused](#why-a-rollout-is-paused)", each.truth)
     for each in EVENTS:
         yield _Occurrence(each.reason, each.meaning, "Event", each.truth)

@@ -4,9 +4,9 @@ from typing import Final
 
 from reference.reasons.text import ReasonText
 
-_ROLLOUT: Final = "a rollout"
-_EXPERIMENT: Final = "an Experiment"
-_BOTH: Final = "both"
+_ROLLOUT: Final = "rollout"
+_EXPERIMENT: Final = "Experiment"
+_BOTH: Final = "rollout or Experiment"
 
 PAUSE_REASONS: Final = (
     ReasonText(_ROLLOUT, "Manual", "A command paused it."),
