@@ -125,8 +125,10 @@ def test_the_readme_installs_with_three_commands_of_tested_versions() -> None:
 
 
 def test_manifests_were_found() -> None:
-    assert {"README.md", "docs/quickstart.md", "docs/concepts.md"} <= {page for page, *_ in manifests()}
-    assert ("docs/operations.md", True) in {(page, in_pods) for page, _, in_pods in manifests()}
+    assert {"README.md", "docs/quickstart.md", "docs/guides/canaries-and-gates.md"} <= {
+        page for page, *_ in manifests()
+    }
+    assert ("docs/guides/autoscaling-and-sizing.md", True) in {(page, in_pods) for page, _, in_pods in manifests()}
 
 
 def commands() -> Iterator[tuple[str, str, bool]]:
@@ -170,7 +172,7 @@ def test_commands_were_found() -> None:
     assert shown >= {"local", "get", "predict", "describe", "plan", "promote", "abort", "rollback", "retry", "doctor"}
 
 
-@pytest.mark.parametrize("page", ["limits.md", "operations.md"])
+@pytest.mark.parametrize("page", ["guides/monitoring.md"])
 def test_how_long_an_edge_takes_to_leave_is_what_its_pods_are_given(page: str) -> None:
     assert (
         f"{deployment.termination_grace_s(grace_periods.DEFAULT_EDGE_DRAIN_S)} s at"
