@@ -50,6 +50,7 @@ _PAUSES: Final = """
 
 `status.paused.reason` of the Experiment has the reason, and the message of `Progressing` describes
 it. A paused rollout keeps its weight, and is still tested for harm.
+[Verdicts and margins](../guides/verdicts-and-margins.md) shows how to read the numbers.
 
 """
 _EVENTS: Final = """

@@ -16,7 +16,7 @@ A model can describe itself in the file `model.yaml` at the top of its directory
 of its fields are optional. An unknown field, a duplicate key, a YAML alias or a file of more than
 {_MAX_KIB} KiB is an error ([`LoadFailed`](condition-reasons.md#loadfailed)).
 [{SCHEMA_NAME}]({SCHEMA_NAME}) is its JSON Schema, for editors.
-[Models](../models.md) explains how to bring a model.
+[Bring a model](../guides/bring-a-model.md) explains how to use it.
 
 `spec.model` overrides the file: `format` unless it is `auto`, `entrypoint` unless it is empty, and
 `config` key by key. Only the manifest has `trustCode`, because a model must not trust itself.
