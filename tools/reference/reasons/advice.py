@@ -25,7 +25,8 @@ ADVICE: Final = {
     # SpecAccepted
     "InvalidSpec": Advice(DESCRIBE, "Change the field that the message names. The stable revision keeps serving."),
     "NotYetSupported": Advice(
-        DESCRIBE, "Remove the field that the message names, or choose a supported value. See [limits](../explanation/limits.md)."
+        DESCRIBE,
+        "Remove the field that the message names, or choose a supported value. See [limits](../explanation/limits.md).",
     ),
     "DigestRequired": Advice(
         "sundog digest PATH", "Set `spec.model.digest` to the digest that the command prints for your model."
