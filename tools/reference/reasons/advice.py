@@ -155,6 +155,7 @@ ADVICE: Final = {
         " `sundog abort NAME`, or change the spec.",
     ),
     "Manual": Advice(DESCRIBE, "Run `sundog resume NAME` to continue, or `sundog abort NAME` to end it."),
+    "WaitsForPromote": Advice(DESCRIBE, "Run `sundog promote NAME` to continue, or `sundog abort NAME` to end it."),
     "NoData": Advice(
         DESCRIBE,
         "Send requests: `sundog_edge_assigned_total` counts them by `arm`. `sundog resume NAME` waits again,"

@@ -11,6 +11,9 @@ _BOTH: Final = "rollout or Experiment"
 PAUSE_REASONS: Final = (
     ReasonText(_ROLLOUT, "Manual", "A command paused it."),
     ReasonText(
+        _ROLLOUT, "WaitsForPromote", "The gate of a step waits for a user. `status.step` and notifications have it."
+    ),
+    ReasonText(
         _ROLLOUT,
         "Inconclusive",
         "`maxDuration` of a step is over, and a guardrail has neither passed nor shown harm, or Prometheus has no number.",
