@@ -10,9 +10,7 @@ _BOTH: Final = "rollout or Experiment"
 
 PAUSE_REASONS: Final = (
     ReasonText(_ROLLOUT, "Manual", "A command paused it."),
-    ReasonText(
-        _ROLLOUT, "WaitsForPromote", "The gate of a step waits for a user. `status.step` and notifications have it."
-    ),
+    ReasonText(_ROLLOUT, "WaitsForPromote", "The gate of a step waits for a user. Notifications have this reason."),
     ReasonText(
         _ROLLOUT,
         "Inconclusive",
