@@ -16,7 +16,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # What a tier leaves to `make test-all`.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate images format clean
+.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate docs images format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
 run: $(VENV)/.local
@@ -110,6 +110,11 @@ campaigns: $(VENV)/.dev
 generate: $(VENV)/.dev
 	PYTHONPATH=tools:tests/support $(BIN)/python -m charting.generate
 	PYTHONPATH=tools $(BIN)/python -m reference
+
+# The documentation site, in out/site; search needs a server: `python -m http.server -d out/site`.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
 
 # The images, by buildah, podman or docker: `make images REGISTRY=registry.example.com/sundog ONLY=operator-edge`. See images/README.md.
 images:

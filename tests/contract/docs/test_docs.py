@@ -34,7 +34,14 @@ PAGES = sorted(
 EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
 IN_A_CLUSTER = "# in a cluster\n"
 """How a manifest begins that local mode refuses."""
+EXPERIMENT_SPEC = {
+    "modelDeployment": "digits",
+    "arms": [{"name": "wide"}],
+    "metrics": {"success": [{"name": "conversion", "feedback": "converted"}]},
+}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SUNDOG = re.compile(r"(?:^[ ]*|[|;(]\s*|\bdo\s+)(?:[\w.~/-]*/|kubectl )?sundog ([^|;)#>\n]+)", re.MULTILINE)
+"""A command in a script, without `sundog`."""
 
 
 def relative(path: Path) -> str:
@@ -124,18 +131,32 @@ def test_the_readme_installs_with_three_commands_of_tested_versions() -> None:
         assert "--create-namespace" in command
 
 
+def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(page, Experiment), with what a page may leave out."""
+    for page, document, _ in documents():
+        if document.get("kind") == "Experiment":
+            head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
+            metadata = {"name": "shown", "namespace": "default", **document.get("metadata", {})}
+            spec = {**EXPERIMENT_SPEC, **document["spec"]}
+            yield page, {**head, **document, "metadata": metadata, "spec": spec}
+
+
+@pytest.mark.parametrize(("page", "manifest"), list(experiments()))
+def test_experiments_that_are_shown_are_accepted(page: str, manifest: dict[str, Any]) -> None:
+    assert find_violations(manifest) == [], page
+
+
 def test_manifests_were_found() -> None:
-    assert {"README.md", "docs/quickstart.md", "docs/guides/canaries-and-gates.md"} <= {
-        page for page, *_ in manifests()
-    }
+    expected = {"README.md", "docs/tutorials/first-model.md", "docs/guides/canaries-and-gates.md"}
+    assert expected <= {page for page, *_ in manifests()}
     assert ("docs/guides/autoscaling-and-sizing.md", True) in {(page, in_pods) for page, _, in_pods in manifests()}
 
 
 def commands() -> Iterator[tuple[str, str, bool]]:
     """(page, arguments of sundog, whether it is meant to be typed as it is)."""
-    for page, block in blocks("sh"):
-        script = re.sub(r"<<'(\w+)'\n.*?\n\1$", "", block, flags=re.DOTALL | re.MULTILINE)
-        for line in re.findall(r"(?:^|[|;(]\s*|\bdo\s+)(?:\S*/)?sundog ([^|;)#>\n]+)", script, re.MULTILINE):
+    for page, block in [*blocks("sh"), *blocks("bash")]:
+        script = re.sub(r"<<'(\w+)'\n.*?\n\1$", "", block, flags=re.DOTALL | re.MULTILINE).replace("\\\n", "")
+        for line in SUNDOG.findall(script):
             yield page, line.strip().removesuffix(" 2"), True
     for page in PAGES:
         if page.name != "cli.md":  # generated from the commands

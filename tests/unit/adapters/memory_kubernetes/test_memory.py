@@ -169,7 +169,7 @@ class TestAdmission:
     ) -> None:
         with pytest.raises(Invalid, match="expected at most 1048576"):
             await kube.apply(config_map("a", x="y" * 1_100_000))
-        with pytest.raises(Invalid, match=r"data\[x\]: int is not a string"):
+        with pytest.raises(Invalid, match=r"data\[x\]: int; expected a string"):
             await kube.apply(config_map("a", x=1))
 
 

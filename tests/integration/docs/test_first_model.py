@@ -16,7 +16,7 @@ from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
-PAGE = Path(__file__).parents[3] / "docs" / "quickstart.md"
+PAGE = Path(__file__).parents[3] / "docs" / "tutorials" / "first-model.md"
 PART = re.compile(
     r"<!-- until: (?P<until>.+?) -->|^```sh\n(?P<commands>.*?)^```\n(?:```text\n(?P<output>.*?)^```)?",
     re.DOTALL | re.MULTILINE,

@@ -1,4 +1,4 @@
-"""The commands of docs/models.md, one after the other in an empty folder."""
+"""The commands of docs/guides/bring-a-model.md, one after the other in an empty folder."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from waiting import patience
 
-PAGE = Path(__file__).parents[3] / "docs" / "models.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "bring-a-model.md"
 
 
 @pytest.mark.timeout(patience(1000))

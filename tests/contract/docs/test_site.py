@@ -1,0 +1,107 @@
+"""The documentation site: its navigation has every page, its links stay in it, and tutorials can be followed."""
+
+import importlib.util
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from real_serving import readme_commands
+
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+SHELL = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+class SiteLoader(yaml.SafeLoader):
+    """Reads mkdocs.yml without the Python objects that it names."""
+
+
+SiteLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+def pages_of(entry: Any) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+        return
+    for child in entry.values() if isinstance(entry, dict) else entry:
+        yield from pages_of(child)
+
+
+def test_each_page_is_in_the_navigation_once() -> None:
+    config = yaml.load((ROOT / "mkdocs.yml").read_text(), SiteLoader)
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    decisions = {page for page in pages if page.startswith("adr/0")}
+    assert sorted(pages_of(config["nav"])) == sorted(pages - decisions)
+
+
+def test_the_site_loads_nothing_from_other_hosts() -> None:
+    config = yaml.load((ROOT / "mkdocs.yml").read_text(), SiteLoader)
+    assert config["theme"]["font"] is False
+    assert "://" not in (ROOT / "mkdocs.yml").read_text()
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("page", "markdown", "expected"),
+    [
+        ("guides/gpus.md", "[API](../reference/api.md#spec)", "[API](../reference/api.md#spec)"),
+        ("guides/gpus.md", "[readme](../../README.md)", "[readme](../source/README.md)"),
+        ("guides/gpus.md", "[code](../../pyproject.toml)", "[code](../source/pyproject.toml.md)"),
+        ("index.md", "[folder](../operator/src)", "[folder](source/operator/src/README.md)"),
+        ("source/examples/README.md", "[API](../docs/reference/api.md)", "[API](../../reference/api.md)"),
+        ("source/examples/README.md", "[digits](digits/README.md)", "[digits](digits/README.md)"),
+        ("index.md", "[gone](../gone.md) [web](https://example.com/a.md)", None),
+        ("index.md", "Items:\n- one\n- two\n", "Items:\n\n- one\n- two\n"),
+        ("index.md", "**Bold**:\n- one\n", "**Bold**:\n\n- one\n"),
+        ("index.md", "Table:\n| a |\n|---|\n", "Table:\n\n| a |\n|---|\n"),
+        ("index.md", "- one\n\n  more\n- two\n", "- one\n\n  more\n\n- two\n"),
+        ("index.md", "- one\n  more\n- two\n", None),
+        ("index.md", "```yaml\nsteps:\n- {weight: 5}\n```\n", None),
+    ],
+)
+def test_markdown_is_read_as_on_github(hooks: ModuleType, page: str, markdown: str, expected: str | None) -> None:
+    found = hooks.on_page_markdown(markdown, SimpleNamespace(file=SimpleNamespace(src_uri=page)))
+    assert found == (markdown if expected is None else expected)
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda page: page.stem)
+def test_the_commands_of_a_tutorial_are_valid_in_bash(tutorial: Path) -> None:
+    blocks = SHELL.findall(tutorial.read_text())
+    assert blocks
+    for block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), block
+
+
+def test_tutorials_on_one_machine_have_names_of_their_own() -> None:
+    """Their objects stay in the default instance, which a later tutorial starts again."""
+    names = [re.findall(r"^metadata: \{name: (\w+)\}", page.read_text(), re.MULTILINE) for page in TUTORIALS]
+    found = [name for page in names for name in {*page}]
+    assert len(found) >= 3
+    assert len(found) == len({*found})
+
+
+def test_the_tutorial_for_a_cluster_has_the_commands_that_are_run_on_one() -> None:
+    tutorial = DOCS / "tutorials" / "first-model-on-a-cluster.md"
+    example = readme_commands(ROOT / "examples" / "digits" / "README.md", "In a cluster")
+    commands = [*readme_commands(tutorial, "3. Serve a model"), *readme_commands(tutorial, "4. Send a request")]
+    assert commands[: len(example)] == example
+    [kuberay] = re.findall(r"ray-operator v(\S+)", (ROOT / "tests/cluster/go/kuberay/go.mod").read_text())
+    assert f"--version {kuberay} " in readme_commands(tutorial, "1. Install KubeRay")[0]
