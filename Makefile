@@ -29,8 +29,8 @@ test: check
 
 # Style, types and layers; under a minute.
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check operator serving tests
-	$(BIN)/ruff check operator serving tests
+	$(BIN)/ruff format --check operator serving tests tools
+	$(BIN)/ruff check operator serving tests tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -106,10 +106,10 @@ campaigns: $(VENV)/.dev
 	$(BIN)/pytest tests/bench -s -m campaign --only '$(ONLY)'; measured=$$?; export PYTHONPATH=tests/support; \
 	$(BIN)/python -m campaigning.plotting && $(BIN)/python -m measuring.record && exit $$measured
 
-# The CRDs and the API reference from the types; of the chart the table of its values and the golden files.
+# Everything that is generated: CRDs, reference pages, the schema, table and golden files of the chart.
 generate: $(VENV)/.dev
-	$(BIN)/python -m sundog_operator.api.generate
-	PYTHONPATH=tests/support $(BIN)/python -m charting.generate
+	PYTHONPATH=tools:tests/support $(BIN)/python -m charting.generate
+	PYTHONPATH=tools $(BIN)/python -m reference
 
 # The documentation site, in out/site; search needs a server: `python -m http.server -d out/site`.
 docs: export NO_MKDOCS_2_WARNING := 1
@@ -121,8 +121,8 @@ images:
 	images/build $(subst $(comma), ,$(ONLY))
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format operator serving tests
-	$(BIN)/ruff check --fix operator serving tests
+	$(BIN)/ruff format operator serving tests tools
+	$(BIN)/ruff check --fix operator serving tests tools
 
 # Installs one extra by uv: that of the PATH, else one that pip puts into the environment. pip itself installs where an
 # index of its own is set up for it, which uv would not read, or where uv fails; its messages are shown on one line.

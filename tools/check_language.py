@@ -85,8 +85,8 @@ def check_document(file: str, text: str) -> Iterator[Finding]:
     for start, sentence in _sentences(prose):
         words = len(re.findall(r"[\w'’-]+", re.sub(r"`[^`]*`|\]\([^)]*\)", "x", sentence)))
         if words > MAX_WORDS:
-            line = prose.count("\n", 0, start) + 1
-            yield Finding(file, line, f"sentence of {words} words; expected at most {MAX_WORDS}")
+            number = prose.count("\n", 0, start) + 1
+            yield Finding(file, number, f"sentence of {words} words; expected at most {MAX_WORDS}")
 
 
 def _banned(file: str, first_line: int, text: str) -> Iterator[Finding]:

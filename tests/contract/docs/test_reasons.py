@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from doubles.cluster import MANUAL, NAMESPACE, TIMED, Cluster
-from sundog_operator.api import Condition, reference
+from reference import condition_reasons
+from reference import reasons as reference
+from reference.reasons import ConditionText
+from sundog_operator.api import Condition
 from sundog_operator.api.reasons import (
     DeploymentReason,
     EndReason,
@@ -17,7 +20,6 @@ from sundog_operator.api.reasons import (
     PauseReason,
     StartFailure,
 )
-from sundog_operator.api.reference import ConditionText
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.ray import readiness
@@ -99,11 +101,11 @@ def test_each_failure_of_the_model_server_is_told_with_what_follows() -> None:
 
 
 def test_the_page_shows_the_tables() -> None:
-    page = reference.render_api_reference()
+    page = condition_reasons.render_page()
     for reason in TOLD:
-        assert f"| `{reason}` |" in page
+        assert f"\n### {reason}\n" in page
     for type_ in TYPES:
-        assert f"**`{type_}`**" in page
+        assert f"| `{type_}` |" in page
 
 
 def pairs(text: ConditionText) -> set[tuple[str, str]]:

@@ -11,7 +11,8 @@ from cel_expr_python import cel
 from charting import ROOT
 from charting.argocd import CONFIG, SCRIPTS, config, health
 from doubles.cluster import Cluster
-from sundog_operator.api import Experiment, ModelDeployment, reference
+from reference import condition_reasons
+from sundog_operator.api import Experiment, ModelDeployment
 
 KINDS = ["Experiment", "ModelDeployment"]
 CASES = [
@@ -70,10 +71,10 @@ def test_the_test_data_is_what_the_operator_could_write(kind: str, path: str, wa
     obj = loaded(kind, path)
     parsed = {"ModelDeployment": ModelDeployment, "Experiment": Experiment}[kind].parse(obj)
     assert parsed is not None
-    text = reference.render_api_reference()
+    text = condition_reasons.render_page()
     for condition in obj["status"].get("conditions", ()):
         assert f"`{condition['type']}`" in text
-        assert kind == "Experiment" or f"`{condition['reason']}`" in text, condition
+        assert kind == "Experiment" or f"### {condition['reason']}\n" in text, condition
 
 
 def test_the_config_map_has_the_scripts() -> None:

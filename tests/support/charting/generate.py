@@ -4,17 +4,16 @@
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 from charting import CHART, GOLDEN, argocd, cases, golden
+from reference import chart_values
+from reference.chart_values import SCHEMA, VALUES
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.schema.node_tree import Node, build_node_tree
 
-SCHEMA = CHART / "values.schema.json"
-VALUES = CHART / "values.yaml"
 README = CHART / "README.md"
 BEGIN, END = "<!-- begin of the table, made by `make generate` -->\n", "<!-- end of the table -->\n"
 INSTALLATION = (
@@ -103,31 +102,13 @@ def values_text(text: str) -> str:
     return before + mark + yaml.safe_dump({"installation": installation_values()}, sort_keys=False, width=120)
 
 
-def rows(schema: dict[str, Any], defaults: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Key, default and meaning of each value that has no further keys of its own, in the schema's order."""
-    for name, part in schema["properties"].items():
-        default = (defaults or {}).get(name)
-        if part.get("properties"):
-            yield from rows(part, default, f"{prefix}{name}.")
-        elif name != "global":
-            yield f"{prefix}{name}", json.dumps(default, ensure_ascii=False), part["description"]
-
-
-def table() -> str:
-    """The values of the chart in Markdown."""
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    defaults = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
-    lines = (f"| `{key}` | `{default}` | {meaning} |\n" for key, default, meaning in rows(schema, defaults))
-    return "| value | default | |\n|---|---|---|\n" + "".join(lines)
-
-
 def readme_text(text: str) -> str:
     """The chart's README with a fresh table. Raises ValueError where its marks are missing."""
     before, _, rest = text.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
         raise ValueError(f"{README} has no marks of its table")
-    return before + BEGIN + table() + END + after
+    return before + BEGIN + chart_values.render_table() + END + after
 
 
 MADE = {SCHEMA: schema_text, VALUES: values_text, README: readme_text}

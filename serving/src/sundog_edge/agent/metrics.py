@@ -83,16 +83,25 @@ def render_metrics(
 ) -> bytes:
     """Return the page. `mirrored` has the sampled requests and the counts of each service."""
     registry = CollectorRegistry()
-    feedback = _feedback(ledger, intake) if intake is not None else ()
-    families = [
-        *_traffic(ledger),
-        *_probes(ledger),
-        *_shadows(mirrored),
-        *_edge(ledger, in_force, servers, error),
-        *feedback,
-    ]
-    registry.register(_Page(families))
+    registry.register(_Page(list(metric_families(ledger, in_force, servers, error, mirrored, intake))))
     return generate_latest(registry)
+
+
+def metric_families(
+    ledger: Ledger,
+    in_force: AppliedDocument | None,
+    servers: Mapping[str, ServerCounts],
+    error: str,
+    mirrored: Mapping[str, tuple[int, MirrorCounts]],
+    intake: FeedbackIntake | None,
+) -> Iterator[Metric]:
+    """Yield every metric of the page."""
+    yield from _traffic(ledger)
+    yield from _probes(ledger)
+    yield from _shadows(mirrored)
+    yield from _edge(ledger, in_force, servers, error)
+    if intake is not None:
+        yield from _feedback(ledger, intake)
 
 
 class _Page:
@@ -121,12 +130,12 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     assigned = CounterMetricFamily("sundog_edge_assigned", "Requests for which an arm was chosen.", labels=_ARM)
     ends = CounterMetricFamily("sundog_edge_requests", "Requests by how they ended.", labels=(*_ARM, "end"))
     lost = CounterMetricFamily("sundog_edge_lost", "Requests whose end is unknown.", labels=_ARM)
-    running = GaugeMetricFamily("sundog_edge_in_flight", "Requests running.", labels=_ARM)
+    running = GaugeMetricFamily("sundog_edge_in_flight", "Requests that run now.", labels=_ARM)
     retries = CounterMetricFamily("sundog_edge_retries", "Retries at another replica.", labels=_ARM)
     rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that succeeded after a retry.", labels=_ARM)
     poison = CounterMetricFamily(
         "sundog_edge_poison",
-        "Requests whose retry ended without an answer of the replica too.",
+        "Requests that got no answer from two replicas, and may have crashed both.",
         labels=_ARM,
     )
     slow = CounterMetricFamily("sundog_edge_slow", "Answers above their arm's first threshold.", labels=_ARM)
@@ -135,7 +144,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     )
     duration = HistogramMetricFamily(
         "sundog_edge_request_duration_seconds",
-        "From the headers and the first 16 kB of the body received to the last byte answered.",
+        "Time from the headers and the first 16 kB of the body to the last byte of the answer.",
         labels=_ARM,
     )
     for labels, own in sorted(_sums(ledger, probes=False).items()):
@@ -222,15 +231,21 @@ def _edge(
             replicas.add_metric((service_name, arm_name, revision, state), number)
     yield replicas
     yield GaugeMetricFamily(
-        "sundog_edge_document_generation", "Generation in force.", in_force.document.generation if in_force else 0
+        "sundog_edge_document_generation",
+        "Generation of the split document in force.",
+        in_force.document.generation if in_force else 0,
     )
-    yield GaugeMetricFamily("sundog_edge_document_refused", "1 while the newest document is not in force: refused, not readable, or not applied.", int(bool(error)))
+    yield GaugeMetricFamily(
+        "sundog_edge_document_refused",
+        "1 while the newest split document is not in force: refused, not readable, or not applied.",
+        int(bool(error)),
+    )
     yield from _integrity(ledger)
 
 
 def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
     requests = CounterMetricFamily(
-        "sundog_edge_feedback_requests", "Requests with feedback by status.", labels=("service", "status")
+        "sundog_edge_feedback_requests", "Requests with feedback, by status.", labels=("service", "status")
     )
     statuses: dict[tuple[str, str], int] = defaultdict(int)
     for boot in (*ledger.boots.values(), ledger.gone):
@@ -267,14 +282,16 @@ def _arms(
 def _integrity(ledger: Ledger) -> Iterator[Metric]:
     boots = list(ledger.boots.values())
     for name, member, what in (
-        ("lines", "lines", "Lines read."),
-        ("unparsable", "unparsable", "Lines of another format."),
-        ("dropped", "dropped", "Lines that HAProxy could not write."),
-        ("gaps", "all_gaps", "Requests without a line."),
+        ("lines", "lines", "Log lines of HAProxy that the agent read."),
+        ("unparsable", "unparsable", "Log lines that the agent could not parse."),
+        ("dropped", "dropped", "Log lines that HAProxy could not write, shadow copies included."),
+        ("gaps", "all_gaps", "Requests without a log line."),
     ):
         yield CounterMetricFamily(
             f"sundog_edge_log_{name}", what, sum(getattr(boot, member) for boot in (*boots, ledger.gone))
         )
     yield GaugeMetricFamily(
-        "sundog_edge_workers", "HAProxy workers that run.", sum(not boot.ended_at for boot in boots)
+        "sundog_edge_workers",
+        "HAProxy workers that run; more than one while an earlier one drains.",
+        sum(not boot.ended_at for boot in boots),
     )

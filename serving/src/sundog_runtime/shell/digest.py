@@ -14,10 +14,7 @@ def digest(path: Path) -> None:
     """Print the digest of a model's directory or file, for spec.model.digest.
 
     The directory may hold only regular files. All of them count, hidden files too.
-
-    \b
-    sundog digest model
-    """  # noqa: D301 click takes the character, not its spelling
+    """
     try:
         if path.is_dir():
             click.echo(tree_digest(read_tree(path)))

@@ -72,7 +72,7 @@ class _Json(click.ParamType[Any]):
             self.fail(f"expected JSON: {error}", param, ctx)
 
 
-@click.command()
+@click.command(epilog="Example: sundog package model --entrypoint net:Net --weights weights.pt")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--entrypoint", metavar="MODULE:NAME", default="", help="The class of the network or of the predictor.")
 @click.option("--weights", type=_FILE, help="A state dict (.pt or safetensors), a .pt2 or a TorchScript archive.")
@@ -103,11 +103,7 @@ def package(  # one parameter for each option
 
     Weights become safetensors. Inputs and outputs are inferred from a run and written to model.yaml. An existing DIRECTORY
     is completed and checked. It changes only when the model loads and runs.
-
-    \b
-    sundog package model --entrypoint net:Net --weights weights.pt
-    sundog package model --weights digits.pt2 --trust-code
-    """  # noqa: D301 click takes the character, not its spelling
+    """
     try:
         from sundog_runtime.packaging.package import PackageRequest
         from sundog_runtime.packaging.package import package as write

@@ -8,7 +8,7 @@ from sundog_operator.shell.exit_codes import CommandFailed
 _VARIABLE = "_SUNDOG_COMPLETE"
 
 
-@click.command()
+@click.command(epilog="Example: sundog completion fish | source")
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> None:
     """Print the completion script of a shell.

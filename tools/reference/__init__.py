@@ -1,0 +1,1 @@
+"""Developers' tooling: generates the CRDs and the reference pages. Not part of the distribution."""
