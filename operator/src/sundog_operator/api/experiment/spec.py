@@ -126,13 +126,13 @@ class ExperimentSpec(ApiBase):
                 f" && '{CONTROL}' in self.weights && self.arms.all(a, a.name in self.weights)"
             ),
             holds=_weights_name_arms,
-            message=f"wrong names of weights; expected {CONTROL} and every arm, and nothing else",
+            message=f"wrong names; expected {CONTROL} and every arm, and nothing else",
             field="weights",
         ),
         Rule(
             cel="self.weights.size() == 0 || self.weights.map(k, self.weights[k]).sum() == 100",
             holds=lambda spec: not spec.weights or sum(spec.weights.values()) == 100,
-            message="wrong sum of weights; expected 100",
+            message="wrong sum; expected weights that sum to 100",
             field="weights",
         ),
         Rule(
@@ -154,7 +154,7 @@ class ExperimentSpec(ApiBase):
                 " || double(self.allocation.floor.split('%')[0]) * double(self.arms.size() + 1) <= 100.0"
             ),
             holds=_floors_fit,
-            message="{allocation.floor} of each arm, control included, is more than 100% together; expected less",
+            message="{allocation.floor} for each arm, including control, is more than 100% together; expected less",
             field="allocation.floor",
             applies_to_new_only=True,
         ),

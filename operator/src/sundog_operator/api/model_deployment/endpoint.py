@@ -171,7 +171,7 @@ class Callers(ApiBase):
         Rule(
             cel="self.apiKeys.size() + self.networks.size() > 0",
             holds=lambda callers: bool(callers.api_keys or callers.networks),
-            message="neither apiKeys nor networks; expected at least one of them",
+            message="expected apiKeys, networks or both",
         ),
     )
 

@@ -81,7 +81,7 @@ class EnvSource(ApiBase):
         Rule(
             cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
             holds=lambda source: len(set_fields(source, ("secret_key_ref", "config_map_key_ref"))) == 1,
-            message="secretKeyRef and configMapKeyRef; expected exactly one of them",
+            message="expected exactly one of secretKeyRef and configMapKeyRef",
         ),
     )
 
@@ -106,7 +106,7 @@ class EnvVar(ApiBase):
         Rule(
             cel="!has(self.value) || !has(self.valueFrom)",
             holds=lambda var: var.value is None or var.value_from is None,
-            message="value and valueFrom; expected at most one of them",
+            message="expected at most one of value and valueFrom",
         ),
     )
 

@@ -149,7 +149,7 @@ class Autoscaling(ApiBase):
         Rule(
             cel="self.minReplicas <= self.maxReplicas",
             holds=lambda scaling: scaling.min_replicas <= scaling.max_replicas,
-            message="{minReplicas} is greater than maxReplicas, {maxReplicas}; expected at most that",
+            message="{minReplicas} is greater than maxReplicas; expected at most {maxReplicas}",
             field="minReplicas",
         ),
     )

@@ -41,8 +41,8 @@ AUTOSCALING_TARGET_RULE = Rule(
     cel="!has(self.autoscaling) || self.autoscaling.targetOngoingRequests * 2 <= self.runtime.maxOngoingRequests",
     holds=_can_scale_up,
     message=(
-        "{autoscaling.targetOngoingRequests} is more than half of runtime.maxOngoingRequests,"
-        " {runtime.maxOngoingRequests}; expected at most half"
+        "{autoscaling.targetOngoingRequests} is more than half of runtime.maxOngoingRequests; expected at most half"
+        " of {runtime.maxOngoingRequests}"
     ),
     field="autoscaling.targetOngoingRequests",
 )

@@ -60,7 +60,7 @@ class Threshold(ApiBase):
         Rule(
             cel="has(self.min) || has(self.max)",
             holds=lambda limits: limits.min is not None or limits.max is not None,
-            message="neither min nor max; expected at least one of them",
+            message="expected min, max or both",
         ),
         Rule(
             cel="!has(self.min) || !has(self.max) || self.min <= self.max",

@@ -81,7 +81,7 @@ class RolloutGuardrail(MetricGuardrail):
         Rule(
             cel="has(self.metric) != has(self.prometheus)",
             holds=lambda guardrail: (guardrail.metric is None) != (guardrail.prometheus is None),
-            message="metric and prometheus; expected exactly one of them",
+            message="expected exactly one of metric and prometheus",
         ),
         Rule(
             cel="!has(self.prometheus) || has(self.name) && has(self.threshold)",
@@ -108,7 +108,7 @@ class RolloutGuardrail(MetricGuardrail):
             cel="!has(self.enabled) || self.enabled || has(self.metric) && self.metric.startsWith('latency')"
             " && !has(self.margin) && !has(self.floor) && !has(self.max)",
             holds=lambda guardrail: guardrail.enabled or _is_plain_latency(guardrail),
-            message="enabled: false does not fit here; expected it with a latency, without margin, floor and max",
+            message="enabled: false on another guardrail; expected only on a latency without margin, floor and max",
         ),
         MAX_FITS_METRIC_RULE,
     )

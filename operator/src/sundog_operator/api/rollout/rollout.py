@@ -64,7 +64,7 @@ RISING_WEIGHTS_RULE = Rule(
             cel=(
                 f"{_INDEXES}.filter(l, l < self.size() && has(self[l].weight)).map(l,"
                 f" {_INDEXES}.filter(e, e < l && has(self[e].weight) && self[e].weight >= self[l].weight)"
-                ".map(e, 'step %d has %d, and step %d has %d'.format([l + 1, self[l].weight, e + 1, self[e].weight]))"
+                ".map(e, 'step %d has %d, but step %d has %d'.format([l + 1, self[l].weight, e + 1, self[e].weight]))"
                 ").filter(f, f.size() > 0)[0][0]"
             ),
             of=_describe_falling_weights,

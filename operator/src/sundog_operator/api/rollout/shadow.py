@@ -71,7 +71,7 @@ class Agreement(ApiBase):
         Rule(
             cel="(self.by == 'custom') == has(self.parts)",
             holds=lambda agreement: (agreement.by == "custom") == (agreement.parts is not None),
-            message="by and parts do not fit; expected parts exactly with by: custom",
+            message="expected parts with by: custom, and only with it",
         ),
         Rule(
             cel="self.by != 'custom' || !has(self.path)",

@@ -61,7 +61,7 @@ class ScaleStep(ApiBase):
         Rule(
             cel="has(self.replicas) != has(self.percent)",
             holds=lambda scale: (scale.replicas is None) != (scale.percent is None),
-            message="replicas and percent; expected exactly one of them",
+            message="expected exactly one of replicas and percent",
         ),
     )
 
@@ -89,7 +89,7 @@ MIN_WITHIN_MAX_DURATION_RULE = Rule(
         f" || {_seconds_of('minDuration', DEFAULT_MIN_DURATION)} <= {_seconds_of('maxDuration', DEFAULT_MAX_DURATION)}"
     ),
     holds=_min_is_within_max_duration,
-    message="{minDuration} is greater than maxDuration, {maxDuration}; expected at most that",
+    message="{minDuration} is greater than maxDuration; expected at most {maxDuration}",
     field="minDuration",
     absent=(
         ("minDuration", format_duration(DEFAULT_MIN_DURATION)),
@@ -144,7 +144,7 @@ class Step(ApiBase):
         Rule(
             cel=f"[{', '.join(f'has(self.{kind})' for kind in STEP_KINDS)}].filter(x, x).size() == 1",
             holds=lambda step: len(set_fields(step, STEP_KINDS)) == 1,
-            message="not one kind of step; expected exactly one of weight, pause, headers, scale, analysis, webhook and shadow",
+            message="expected exactly one of weight, pause, headers, scale, analysis, webhook and shadow",
         ),
         Rule(
             cel="has(self.weight) || !(has(self.gate) || has(self.minDuration) || has(self.maxDuration))",

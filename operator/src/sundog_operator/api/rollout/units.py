@@ -67,7 +67,7 @@ class Unit(ApiBase):
                 ".filter(x, x).size() <= 1"
             ),
             holds=lambda unit: len(set_fields(unit, ("header", "cookie", "json_path", "jwt_claim", "request"))) <= 1,
-            message="more than one source of the unit; expected at most one of header, cookie, jsonPath, jwtClaim and request",
+            message="expected at most one of header, cookie, jsonPath, jwtClaim and request",
         ),
     )
 

@@ -114,7 +114,8 @@ def _shape_violation(detail: ErrorDetails, node: Node, path: str) -> Violation:
     is_key = location[-1:] == ("[key]",)
     place, target = _locate(node, location[:-2] if is_key else location, path)
     if is_key and target.key is not None:
-        return Violation(place, f"key {_sentence(detail, target.key)}")
+        prefix = "key of" if detail["type"] == "string_too_long" else "key"
+        return Violation(place, f"{prefix} {_sentence(detail, target.key)}")
     return Violation(place, _sentence(detail, target))
 
 
