@@ -53,7 +53,7 @@ def _make_form_rule(scheme: str, form: str, rest: str) -> Rule:
     return Rule(
         cel=f"!self.startsWith('{start}') || self.matches(r'{whole}')",
         holds=lambda uri: not uri.startswith(start) or fits(uri),
-        message="{}; expected the form" + form,
+        message="{}; expected the form " + form,
     )
 
 

@@ -54,7 +54,7 @@ def scheme_rule(schemes: tuple[str, ...]) -> Rule:
     return Rule(
         cel=f"self == '' || self.matches('^({'|'.join(schemes)})://.')",
         holds=lambda uri: not uri or any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in schemes),
-        message="{}; expected a URI that starts with one of" + allowed,
+        message="{}; expected a URI that starts with one of " + allowed,
     )
 
 

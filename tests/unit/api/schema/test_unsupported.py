@@ -188,8 +188,14 @@ REFUSED = [
         "spec.rollout.steps[0].minDuration: is not supported yet with gate: manual; leave it out",
     ),
     (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode does not have; expected never"),
-    (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: needs pods, which local mode does not have; leave it out"),
-    (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: needs a Gateway, which local mode does not have; leave it out"),
+    (
+        spec(scheduling={"nodeSelector": {"a": "b"}}),
+        "spec.scheduling.nodeSelector: needs pods, which local mode does not have; leave it out",
+    ),
+    (
+        spec(endpoint={"gateway": {"name": "g"}}),
+        "spec.endpoint.gateway.name: needs a Gateway, which local mode does not have; leave it out",
+    ),
     (spec(baseline={"uri": "file:///a"}), "spec.baseline.uri: is not supported yet; leave it out"),
 ]  # fmt: skip
 
